@@ -1,0 +1,19 @@
+"""The stages, one file each: a contract that KFP can compile, and one call into the library."""
+
+from kfp_vision.components.check_run import check_run
+from kfp_vision.components.evaluate_classifier import evaluate_classifier
+from kfp_vision.components.fingerprint_images import fingerprint_images
+from kfp_vision.components.ingest_images import ingest_images
+from kfp_vision.components.split_images import split_images
+from kfp_vision.components.train_classifier import train_classifier
+from kfp_vision.components.write_tfrecords import write_tfrecords
+
+__all__ = [
+    "check_run",
+    "evaluate_classifier",
+    "fingerprint_images",
+    "ingest_images",
+    "split_images",
+    "train_classifier",
+    "write_tfrecords",
+]

@@ -1,0 +1,40 @@
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def check_run(
+    images_uri: str,
+    check_images: bool,
+    validation_ratio: float,
+    test_ratio: float,
+    images_per_shard: int,
+    network: str,
+    fine_tune: bool,
+    checkpoint_uri: str,
+    train_last_layer_only: bool,
+    batch_size: int,
+    learning_rate: float,
+    train_steps: int,
+    optimizer: str,
+    learning_rate_schedule: str,
+    image_size: int,
+    advanced: dict,
+    gpu_type: str,
+    gpu_count: int,
+    node_selector: dict,
+    tolerations: list,
+    min_accuracy: float,
+    model_name: str,
+    deploy_to: str,
+    test_image_uri: str,
+) -> None:
+    """Refuses wrong values, data that is not there and a checkpoint that does not fit, before any data moves.
+
+    The arguments are the fields of the run form; see image_classification.
+    """
+    fields = dict(locals())
+    from kfp_vision import parameters
+
+    parameters.check_run(fields)

@@ -1,0 +1,18 @@
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def fingerprint_images(images_uri: str) -> str:
+    """Says in one string what lies at a URI, from listings alone. While it stays the same, later stages need not run again.
+
+    Args:
+        images_uri: a folder of class folders, an archive of one (also over http), or sample.
+
+    Returns:
+        A hash of names, sizes and times.
+    """
+    from kfp_vision import storage
+
+    return storage.fingerprint(images_uri)

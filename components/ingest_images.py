@@ -1,0 +1,39 @@
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def ingest_images(
+    fingerprint: str,
+    images_uri: str,
+    check_images: bool,
+    validation_ratio: float,
+    test_ratio: float,
+    images: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.HTML],
+) -> str:
+    """Finds the pictures at a URI and writes a table of them; every picture stays where it is.
+
+    Args:
+        fingerprint: what lies at the URI, so that the stage is run again when it changes.
+        images_uri: a folder of class folders, an archive of one (also over http), or sample.
+        check_images: refuse data that no classifier can be trained on.
+        validation_ratio: share of each class held out while training.
+        test_ratio: share of each class held out for the last evaluation.
+
+    Returns:
+        images: The table, one row a picture: uri, label, bytes, content_id, name.
+        summary: A page about the data.
+        Output: A hash of labels and contents, wherever the pictures lie.
+    """
+    from pathlib import Path
+
+    from kfp_vision import catalog
+
+    splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
+    found = catalog.ingest(
+        images_uri, check_images=check_images, splits=splits, table=Path(images.path), page=Path(summary.path)
+    )
+    images.metadata.update({"pictures": len(found.rows), "classes": len(found.classes), "source": images_uri})
+    return found.fingerprint

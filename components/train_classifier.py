@@ -1,0 +1,65 @@
+from kfp import dsl
+
+from kfp_vision.components.images import GPU_IMAGE
+
+
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
+def train_classifier(
+    train_records: dsl.Input[dsl.Dataset],
+    validation_records: dsl.Input[dsl.Dataset],
+    label_map: dsl.Input[dsl.Artifact],
+    network: str,
+    fine_tune: bool,
+    checkpoint_uri: str,
+    train_last_layer_only: bool,
+    batch_size: int,
+    learning_rate: float,
+    train_steps: int,
+    optimizer: str,
+    learning_rate_schedule: str,
+    image_size: int,
+    gpu_count: int,
+    model_name: str,
+    advanced: dict,
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    curves: dsl.Output[dsl.HTML],
+    events: dsl.Output[dsl.Artifact],
+) -> None:
+    """Trains a network on TFRecords, from a checkpoint or from scratch, and exports it.
+
+    Args:
+        train_records: the pictures to train on.
+        validation_records: the pictures to validate on while training.
+        label_map: the folder with labels.txt.
+        network: inception_v1 or googlenet.
+        fine_tune: start from checkpoint_uri rather than from random weights.
+        checkpoint_uri: a TF-Slim checkpoint, an .npz of arrays, or an archive with one in it.
+        train_last_layer_only: leave all other layers as they are in the checkpoint.
+        batch_size: pictures a step.
+        learning_rate: of the first step.
+        train_steps: how many steps.
+        optimizer: adadelta, adagrad, adam, adamw, ftrl, momentum, rmsprop or sgd.
+        learning_rate_schedule: exponential, fixed, polynomial or cosine.
+        image_size: height and width of the pictures in pixels; 0 for the network's own.
+        gpu_count: GPUs that were asked for.
+        model_name: the name of the model.
+        advanced: what is rarely touched, such as momentum, weight_decay, label_smoothing.
+
+    Returns:
+        model: A folder with classifier.keras, labels.txt, and serving/1, the SavedModel.
+        metrics: The last loss, accuracy and pictures a second.
+        curves: A page with the learning curves.
+        events: A folder for TensorBoard.
+    """
+    fields = dict(locals())
+    from pathlib import Path
+
+    from kfp_vision import training
+
+    recipe = training.Recipe(**{name: fields[name] for name in training.Recipe.__dataclass_fields__})
+    inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
+    outputs = {"model": Path(model.path), "events": Path(events.path), "page": Path(curves.path)}
+    reached = training.train_classifier(recipe, *inputs, **outputs)
+    model.metadata.update({"network": network, "model_name": model_name, "framework": "tensorflow"})
+    metrics.metadata.update(reached)

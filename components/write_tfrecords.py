@@ -1,0 +1,47 @@
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def write_tfrecords(
+    train: dsl.Input[dsl.Dataset],
+    validation: dsl.Input[dsl.Dataset],
+    test: dsl.Input[dsl.Dataset],
+    label_map: dsl.Input[dsl.Artifact],
+    images_per_shard: int,
+    advanced: dict,
+    train_records: dsl.Output[dsl.Dataset],
+    validation_records: dsl.Output[dsl.Dataset],
+    test_records: dsl.Output[dsl.Dataset],
+    refused: dsl.Output[dsl.Dataset],
+) -> None:
+    """Looks at every picture once and writes it to TFRecord files in the schema of TF-Slim.
+
+    Args:
+        train: the table of pictures to train on.
+        validation: the table of pictures to validate on.
+        test: the table of pictures to test on.
+        label_map: the folder with labels.txt.
+        images_per_shard: pictures in each file but the last.
+        advanced: max_refused_ratio is read of it.
+
+    Returns:
+        train_records: A folder of files such as train-00000-of-00003.tfrecord.
+        validation_records: The same for validation.
+        test_records: The same for test.
+        refused: The table of pictures that could not be used: uri, label, reason.
+    """
+    from pathlib import Path
+
+    from kfp_vision import parameters, records
+
+    tables = {"train": Path(train.path), "validation": Path(validation.path), "test": Path(test.path)}
+    outputs = {"train": train_records, "validation": validation_records, "test": test_records}
+    folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
+    ratio = parameters.advanced(advanced)["max_refused_ratio"]
+    limits = {"images_per_shard": images_per_shard, "max_refused_ratio": ratio}
+    written = records.write_tfrecords(tables, Path(label_map.path), folders, Path(refused.path), **limits)
+    train_records.metadata.update({"pictures": written["train"].images, "files": len(written["train"].shards)})
+    validation_records.metadata["pictures"] = written["validation"].images
+    test_records.metadata["pictures"] = written["test"].images

@@ -1,0 +1,169 @@
+"""The command `kfp-vision`: runs a pipeline on this machine, writes the sample pictures, compiles the pipelines.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong use. An error is one line on stderr; a traceback comes only with --debug.
+"""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kfp_vision import __version__, local_run, parameters, sample, storage
+from kfp_vision.errors import InputError
+
+DONE, FAILED, WRONG_USE = 0, 1, 2
+INTERRUPTED = 130
+URI_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri")
+
+
+class WrongUse(Exception):
+    """A command that cannot be carried out as it was typed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carries out a command line and gives its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except WrongUse as error:
+        return _say(error, WRONG_USE, options.debug)
+    except (InputError, OSError) as error:
+        return _say(error, FAILED, options.debug)
+    except KeyboardInterrupt:
+        return _say(KeyboardInterrupt("error: interrupted"), INTERRUPTED, options.debug)
+    return DONE
+
+
+def parser() -> argparse.ArgumentParser:
+    """The grammar of the command line."""
+    top = argparse.ArgumentParser(prog="kfp-vision", description="Image classification on Kubeflow Pipelines, without code.")
+    top.add_argument("--version", action="version", version=f"kfp-vision {__version__}")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show everything the stages print, and tracebacks")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", parents=[shared], help="run a pipeline on this machine, without a cluster")
+    run.add_argument("pipeline", nargs="?", default="image_classification", help="default: %(default)s")
+    run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a field of the run form")
+    run.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are made (%(default)s)"
+    )
+    run.add_argument("--json", action="store_true", help="print one last line of JSON about what came out")
+    run.set_defaults(command=run_pipeline)
+
+    draw = commands.add_parser("sample", parents=[shared], help="write the embedded sample pictures into a folder")
+    draw.add_argument("folder", type=Path, metavar="DIR")
+    draw.set_defaults(command=write_sample)
+
+    build = commands.add_parser("compile", parents=[shared], help="write the YAML of every pipeline, or check it")
+    build.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
+    build.add_argument("--output", type=Path, metavar="DIR", help="where to write; by default beside the pipelines")
+    build.add_argument("--registry", default="", metavar="HOST/PATH", help="the registry that holds the images")
+    build.set_defaults(command=compile_pipelines)
+    return top
+
+
+def run_pipeline(options: argparse.Namespace) -> None:
+    """`kfp-vision run`."""
+    from kfp_vision.pipelines import PIPELINES
+
+    if options.pipeline not in PIPELINES:
+        raise WrongUse(f"error: there must be a pipeline of that name; got {options.pipeline}. Take {', '.join(PIPELINES)}.")
+    pipeline = PIPELINES[options.pipeline]
+    try:
+        given = parsed(options.parameter, local_run.fields(pipeline))
+        values = local_run.defaults(pipeline) | given
+        print(f"{options.pipeline}: checking the fields", flush=True)
+        local_run.preflight(values)
+    except InputError as error:
+        raise WrongUse(error) from error
+    result = local_run.run(pipeline, given, options.output, debug=options.debug)
+    print(f"\naccuracy  {result['accuracy']:.4f} on pictures that the training never saw")
+    if not result["accepted"]:
+        print(f"          refused: below min_accuracy {values['min_accuracy']:g}")
+    print(f"model     {result['model_dir']}")
+    print(f"report    {result['report']}")
+    print(f"done in {result['seconds']['total']:.0f} s")
+    if options.json:
+        print(json.dumps(result))
+
+
+def write_sample(options: argparse.Namespace) -> None:
+    """`kfp-vision sample`."""
+    if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
+        raise WrongUse(f"error: the folder must be new or empty; got {options.folder}. Name another one.")
+    with storage.replacing(options.folder) as beside:
+        count = sample.write(beside)
+    print(f"{count} pictures in {len(sample.CLASSES)} classes at {options.folder}")
+
+
+def compile_pipelines(options: argparse.Namespace) -> None:
+    """`kfp-vision compile`."""
+    from kfp_vision.pipelines import compiling
+
+    folder = options.output or compiling.HERE
+    if not options.check:
+        for file in compiling.compile_all(folder, options.registry):
+            print(file)
+        return
+    stale = compiling.out_of_date(folder, options.registry)
+    if stale:
+        names = ", ".join(str(file) for file in stale)
+        raise InputError("every YAML must be what its pipeline compiles to", names, "Run kfp-vision compile, and commit.")
+    print("every YAML is up to date")
+
+
+def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, Any]:
+    """Values of `name=value` assignments, by the fields' types.
+
+    Args:
+        assignments: as typed.
+        fields: name to type, as KFP calls it: STRING, NUMBER_INTEGER, NUMBER_DOUBLE, BOOLEAN, LIST, STRUCT.
+
+    Raises:
+        InputError: not an assignment, an unknown field, or a value that is not of its type.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError("a parameter must be written NAME=VALUE", assignment, "Write it as -p train_steps=300, say.")
+        if name not in fields:
+            known = f"a parameter must be one of {', '.join(sorted(fields))}"
+            raise InputError(known, name, parameters.did_you_mean(name, fields))
+        values[name] = _value(name, text, fields[name])
+        if name in URI_FIELDS:
+            values[name] = storage.absolute(values[name])
+    return values
+
+
+def _value(name: str, text: str, kind: str) -> Any:
+    if kind == "STRING":
+        return text
+    if kind == "BOOLEAN" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    kinds = {"NUMBER_INTEGER": (int, "a whole number"), "NUMBER_DOUBLE": ((int, float), "a number")}
+    kinds |= {"LIST": (list, "a list in JSON"), "STRUCT": (dict, "a dictionary in JSON"), "BOOLEAN": ((), "true or false")}
+    wanted, words = kinds[kind]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise InputError(f"{name} must be {words}", text, f"Write it as -p {name}=..., with {words}.")
+    return value
+
+
+def _say(error: BaseException, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    text = str(error)
+    print(text if text.startswith("error: ") else f"error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The model folder: one SavedModel that any TensorFlow server takes, one `.keras` file of stock layers, and what they are.
+
+classifier.keras    pictures (batch, size, size, 3) RGB in 0 to 255 to logits
+labels.txt          0:daisy ...
+model.json          network, image size, and how it was trained
+serving/1/          the SavedModel: encoded pictures in, names out
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfp_vision import inputs, splitting
+from kfp_vision.networks import Network
+
+KERAS_FILE, ABOUT_FILE = "classifier.keras", "model.json"
+SERVING_FOLDER = Path("serving") / "1"
+
+
+def write_model(
+    folder: Path, trained: Any, network: Network, labels: list[str], settings: Mapping[str, Any], shape: Mapping[str, Any]
+) -> None:
+    """Writes the model folder.
+
+    Args:
+        folder: to be made.
+        trained: the Keras model, in any precision.
+        network: what it is.
+        labels: names of the classes, in order.
+        settings: how it was trained; written to `model.json`.
+        shape: options of `network.build` that decide the shapes: image_size, depth_multiplier.
+    """
+    folder.mkdir()
+    stock = in_stock_layers(trained, network, len(labels), shape)
+    stock.save(folder / KERAS_FILE)
+    splitting.write_labels(folder, labels)
+    (folder / ABOUT_FILE).write_text(json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n")
+    write_saved_model(folder / SERVING_FOLDER, stock, labels, shape["image_size"])
+
+
+def in_stock_layers(trained: Any, network: Network, classes: int, shape: Mapping[str, Any]) -> Any:
+    """The same network in float32 and of Keras's own layers alone, with the trained weights."""
+    stock = network.build(classes, fast=False, **shape)
+    weights = {layer.name: layer for layer in trained.layers if layer.weights}
+    for layer in stock.layers:
+        if layer.name in weights and not isinstance(layer, keras.layers.Dropout):
+            layer.set_weights(weights[layer.name].get_weights())
+    return stock
+
+
+def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int) -> None:
+    """Writes a SavedModel with two signatures, both giving `classes`, `class_idx` and `probabilities`.
+
+    `serving_default` takes `image_bytes`, string (batch,): encoded pictures. `pixels` takes `images`, float32
+    (batch, size, size, 3), RGB in 0 to 255.
+    """
+
+    def named(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = tf.nn.softmax(model(pictures, training=False))
+        best = tf.argmax(probabilities, 1)
+        return {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
+
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        shape = tf.TensorSpec((image_size, image_size, 3), tf.float32)
+        return named(tf.map_fn(lambda one: inputs.central_crop(one, image_size), image_bytes, fn_output_signature=shape))
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serving_default", from_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.float32, name="images")
+    archive.add_endpoint("pixels", named, [pixels])
+    archive.write_out(str(folder), verbose=False)

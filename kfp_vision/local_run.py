@@ -1,0 +1,172 @@
+"""A pipeline on this machine: the very one that is compiled, through `kfp.local`, with a view of how far it is.
+
+A run has a folder of its own: `run.log` with everything that was printed, the stages' artifacts as KFP lays them out, and
+at the top `report.html` and `model`, which lead to what a person came for.
+"""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from google.protobuf import json_format
+from kfp import local
+from kfp.dsl.graph_component import GraphComponent
+from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
+
+from kfp_vision.errors import InputError
+
+COLOURS = re.compile(r"\x1b\[\d+m")
+STARTED = re.compile(r"Executing task '([\w-]+)'")
+ENDED = re.compile(r"Task '[\w-]+' finished with status (\w+)")
+INDENT = "    "  # KFP sets what a stage prints apart by it
+NOISE = re.compile(
+    r"\[KFP Executor|[IWE]\d{4} \d\d:|WARNING: All log messages before absl|To enable the following instructions"
+)
+
+
+def fields(pipeline: GraphComponent) -> dict[str, str]:
+    """The fields of a pipeline's form, name to type."""
+    return {
+        name: ParameterType.ParameterTypeEnum.Name(parameter.parameter_type)
+        for name, parameter in pipeline.pipeline_spec.root.input_definitions.parameters.items()
+    }
+
+
+def defaults(pipeline: GraphComponent) -> dict[str, Any]:
+    """The fields' default values."""
+    return {
+        name: json_format.MessageToDict(parameter.default_value)
+        for name, parameter in pipeline.pipeline_spec.root.input_definitions.parameters.items()
+    }
+
+
+def preflight(values: Mapping[str, Any]) -> None:
+    """Refuses wrong values as the first stage would, before anything is made.
+
+    Raises:
+        InputError: with the line that `parameters.check_run` ends with.
+    """
+    command = [sys.executable, "-m", "kfp_vision.parameters"]
+    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1]
+        raise InputError.from_line(last if last.startswith(InputError.PREFIX) else f"{InputError.PREFIX}{last}")
+
+
+def run(pipeline: GraphComponent, arguments: dict[str, Any], output: Path, *, debug: bool = False) -> dict[str, Any]:
+    """Runs a pipeline as plain processes.
+
+    Args:
+        pipeline: an entry of `kfp_vision.pipelines.PIPELINES`.
+        arguments: values of fields; the others keep their defaults.
+        output: where the run's folder is made.
+        debug: show everything that KFP and the stages print.
+
+    Returns:
+        run_dir, model_dir, report, accuracy, accepted, and seconds by stage and in all.
+
+    Raises:
+        InputError: a stage failed; the message is the stage's own.
+    """
+    run_dir = output.absolute() / f"{pipeline.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    run_dir.mkdir(parents=True)
+    stages = len(pipeline.pipeline_spec.root.dag.tasks)
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(run_dir))
+    start = time.perf_counter()
+    with (run_dir / "run.log").open("w", encoding="utf-8") as log, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom or non-Python base image")
+        warnings.filterwarnings("ignore", "Task 'train-classifier': settings .* have no effect in the current local runner")
+        view = View(sys.stdout, log, stages, debug)
+        try:
+            with contextlib.redirect_stdout(view):
+                pipeline(**arguments)
+        except RuntimeError as error:
+            raise _failure(view, run_dir) from error
+    return collect(run_dir) | {"seconds": view.seconds | {"total": round(time.perf_counter() - start, 1)}}
+
+
+def collect(run_dir: Path) -> dict[str, Any]:
+    """What came out of a run of `image_classification`, with `report.html` and `model` put at the top of its folder."""
+    (evaluation,) = run_dir.glob("*/evaluate-classifier")
+    shutil.copyfile(evaluation / "report", run_dir / "report.html")
+    (run_dir / "model").symlink_to((evaluation.parent / "train-classifier" / "model").relative_to(run_dir))
+    figures = json.loads((evaluation / "verdict").read_text(encoding="utf-8"))
+    return {
+        "run_dir": str(run_dir),
+        "model_dir": str(run_dir / "model"),
+        "report": str(run_dir / "report.html"),
+        "accuracy": figures["accuracy"],
+        "accepted": figures["verdict"]["accepted"],
+    }
+
+
+class View(io.TextIOBase):
+    """Takes what KFP prints: keeps all of it in a log, and shows which stage runs, how far it is, and how long it took."""
+
+    def __init__(self, shown: TextIO, log: TextIO, stages: int, debug: bool):
+        self.shown, self.log, self.stages, self.debug = shown, log, stages, debug
+        self.seconds: dict[str, float] = {}
+        self.stage, self.error = "", ""
+        self._since, self._line = 0.0, ""
+        self._running, self._in_json, self._in_traceback = False, False, False
+
+    def write(self, text: str) -> int:
+        self.log.write(text)
+        if self.debug:
+            self.shown.write(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._take(COLOURS.sub("", line))
+        self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        self.log.flush()
+        self.shown.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def _take(self, line: str) -> None:
+        if line in (f"{INDENT}{{", f"{INDENT}}}"):  # KFP says first, as JSON, what it calls the stage with
+            self._in_json = line.endswith("{")
+        elif started := STARTED.search(line):
+            self.stage, self._since = started[1].replace("-", "_"), time.perf_counter()
+            self._running, self._in_json, self._in_traceback = True, False, False
+            self._show(f"[{len(self.seconds) + 1}/{self.stages}] {self.stage}")
+        elif ended := ENDED.search(line):
+            self.seconds[self.stage] = round(time.perf_counter() - self._since, 1)
+            self._show(f"{INDENT}  {'done' if ended[1] == 'SUCCESS' else 'failed'} in {self.seconds[self.stage]:.1f} s")
+            self._running = False
+        elif self._running and not self._in_json and line.startswith(INDENT) and line.strip() and not NOISE.match(line.strip()):
+            self._take_from_stage(line.removeprefix(INDENT).rstrip())
+
+    def _take_from_stage(self, line: str) -> None:
+        if line.startswith("Traceback (most recent call last)"):
+            self._in_traceback = True
+        elif line.startswith(InputError.PREFIX):
+            self.error = line
+        elif not self._in_traceback:
+            self._show(f"{INDENT}  {line}")
+        elif line.strip() and not line.startswith(" "):
+            self.error = f"{InputError.PREFIX}{self.stage} failed: {line} (all of it is in {self.log.name})"
+
+    def _show(self, line: str) -> None:
+        if not self.debug:
+            self.shown.write(f"{line}\n")
+
+
+def _failure(view: View, run_dir: Path) -> InputError:
+    if view.error:
+        return InputError.from_line(view.error)
+    return InputError("every stage must succeed", f"a failure of {view.stage}", f"See {run_dir / 'run.log'}.")

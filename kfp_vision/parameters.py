@@ -1,0 +1,178 @@
+"""The fields of the run form: what values they take, checked before any data moves."""
+
+import difflib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from kfp_vision import checkpoints, storage
+from kfp_vision.errors import InputError
+from kfp_vision.networks import NETWORKS
+from kfp_vision.schedules import SCHEDULES
+
+OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
+DEPLOY_TO = ("none",)
+
+# What a drop-down offers.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "network": tuple(NETWORKS),
+    "optimizer": OPTIMIZERS,
+    "learning_rate_schedule": SCHEDULES,
+    "deploy_to": DEPLOY_TO,
+}
+
+# What is rarely touched, with its default; under TF-Slim's name where it has one.
+ADVANCED: dict[str, Any] = {
+    # optimizers
+    "momentum": 0.9,
+    "weight_decay": 0.00004,
+    "adadelta_rho": 0.95,
+    "adagrad_initial_accumulator_value": 0.1,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "opt_epsilon": 1.0,
+    "ftrl_learning_rate_power": -0.5,
+    "ftrl_initial_accumulator_value": 0.1,
+    "ftrl_l1": 0.0,
+    "ftrl_l2": 0.0,
+    "rmsprop_momentum": 0.9,
+    "rmsprop_decay": 0.9,
+    # learning rate
+    "learning_rate_decay_factor": 0.94,
+    "num_epochs_per_decay": 2.0,
+    "end_learning_rate": 0.0001,
+    "warmup_steps": 0,
+    # network
+    "batch_norm_decay": 0.9997,
+    "depth_multiplier": 1.0,
+    "label_smoothing": 0.0,
+    "precision": "auto",
+    # augmentation
+    "min_crop_area": 0.3,
+    "min_aspect_ratio": 0.75,
+    "max_aspect_ratio": 1.33,
+    "max_brightness_delta": 32 / 255,
+    "lower_saturation": 0.5,
+    "upper_saturation": 1.5,
+    "flip": True,
+    # the rest
+    "max_refused_ratio": 0.05,
+    "seed": 0,
+}
+PRECISIONS = ("auto", "bfloat16", "float32")
+
+
+def check_run(parameters: Mapping[str, Any]) -> None:
+    """Refuses wrong values, data that is not there and a checkpoint that does not fit, without moving any picture.
+
+    Args:
+        parameters: name to value, of every field of `image_classification`.
+
+    Raises:
+        InputError: for the first rule that is broken.
+    """
+    check_values(parameters)
+    storage.check_uri(parameters["images_uri"], "images_uri")
+    if parameters["test_image_uri"]:
+        storage.check_uri(parameters["test_image_uri"].partition("#")[0], "test_image_uri")
+    if parameters["fine_tune"]:
+        network = NETWORKS[parameters["network"]]
+        checkpoints.check(network, parameters["checkpoint_uri"], advanced(parameters["advanced"])["depth_multiplier"])
+
+
+def check_values(parameters: Mapping[str, Any]) -> None:
+    """The part of `check_run` that looks at nothing but the values.
+
+    Raises:
+        InputError: for the first rule that is broken.
+    """
+    for name, choices in CHOICES.items():
+        if parameters[name] not in choices:
+            raise InputError(f"{name} must be one of {', '.join(choices)}", parameters[name], f"Choose one, say {choices[0]}.")
+    for name in ("validation_ratio", "test_ratio", "min_accuracy"):
+        _number(name, parameters[name], 0, 1, "from 0 up to, not including, 1", "0.2")
+    held_out = parameters["validation_ratio"] + parameters["test_ratio"]
+    if held_out == 0:
+        raise InputError(
+            "validation_ratio or test_ratio must be above 0, to measure the model", "0 for both", "Set one to 0.2."
+        )
+    if held_out >= 1:
+        rule = "validation_ratio and test_ratio together must stay below 1"
+        raise InputError(rule, held_out, "Leave some pictures to train on: 0.2 and 0.1, say.")
+    for name, usual in (("images_per_shard", "1000"), ("batch_size", "16"), ("train_steps", "6000")):
+        _number(name, parameters[name], 1, math.inf, "a whole number above 0", usual)
+    _number("learning_rate", parameters["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
+    _number("gpu_count", parameters["gpu_count"], 0, math.inf, "0 or a whole number above it", "1")
+    network = NETWORKS[parameters["network"]]
+    size = parameters["image_size"]
+    if size and size < network.smallest:
+        rule = f"image_size must be 0 (the network's own, {network.image_size}) or at least {network.smallest}"
+        raise InputError(rule, size, f"Set it to {network.image_size}.")
+    if parameters["fine_tune"] and not parameters["checkpoint_uri"]:
+        remedy = "Set checkpoint_uri to a checkpoint of the network, or fine_tune to false."
+        raise InputError("fine_tune=true must have a checkpoint to start from", parameters["checkpoint_uri"], remedy)
+    if not parameters["model_name"] or not parameters["model_name"].replace("-", "").replace("_", "").isalnum():
+        rule = "model_name must be letters, digits, - and _"
+        raise InputError(rule, parameters["model_name"], "Choose a name such as flowers.")
+    _check_shape("node_selector", parameters["node_selector"], dict, '{"pool": "gpu"}')
+    _check_shape("tolerations", parameters["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
+    advanced(parameters["advanced"])
+
+
+def advanced(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `advanced`, those not given at their defaults.
+
+    Raises:
+        InputError: an unknown name, or a value of another type than the default's.
+    """
+    _check_shape("advanced", given, dict, '{"momentum": 0.9}')
+    for name, value in given.items():
+        if name not in ADVANCED:
+            raise InputError(f"advanced must hold known names only ({', '.join(ADVANCED)})", name, did_you_mean(name, ADVANCED))
+        default = ADVANCED[name]
+        right = isinstance(value, bool) if isinstance(default, bool) else _is_like(value, default)
+        if not right:
+            kind = type(default).__name__
+            raise InputError(f"{name} of advanced must be of type {kind}", value, f"Set it to {default!r}, say.")
+    whole = ADVANCED | {name: type(ADVANCED[name])(value) for name, value in given.items()}
+    if whole["precision"] not in PRECISIONS:
+        rule = f"precision of advanced must be one of {', '.join(PRECISIONS)}"
+        raise InputError(rule, whole["precision"], "Leave it at auto.")
+    for name in ("depth_multiplier", "min_crop_area", "num_epochs_per_decay"):
+        if whole[name] <= 0:
+            raise InputError(f"{name} of advanced must be above 0", whole[name], f"Set it to {ADVANCED[name]}, say.")
+    for name in ("min_crop_area", "max_refused_ratio", "batch_norm_decay"):
+        if not 0 <= whole[name] <= 1:
+            raise InputError(f"{name} of advanced must lie between 0 and 1", whole[name], f"Set it to {ADVANCED[name]}, say.")
+    return whole
+
+
+def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """The remedy for a name that nobody knows."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]}?" if close else "Take one of these, or leave it out."
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    if isinstance(default, str):
+        return isinstance(value, str)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    return isinstance(default, float) or float(value).is_integer()  # JSON and KFP hand out whole numbers as floats
+
+
+def _number(name: str, value: Any, lowest: float, below: float, rule: str, usual: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < below:
+        raise InputError(f"{name} must be {rule}", value, f"Set it to {usual}, say.")
+
+
+def _check_shape(name: str, value: Any, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        shape = "a dictionary" if kind is dict else "a list"
+        raise InputError(f"{name} must be {shape}", value, f"Write it as JSON, such as {example}.")
+
+
+if __name__ == "__main__":  # in a process of its own: TensorFlow is large, and talks while it starts
+    check_run(json.load(sys.stdin))

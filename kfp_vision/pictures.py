@@ -1,0 +1,67 @@
+"""A picture's bytes: whether they are a picture that can be trained on, and how large it is."""
+
+import io
+from dataclasses import dataclass
+
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000
+# What TensorFlow decodes by itself: format as Pillow names it, to the modes in which it does.
+TENSORFLOW_READS = {"JPEG": ("L", "RGB"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")}
+PILLOW_OPENS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+QUALITY = 95  # of a picture that has to be encoded anew
+CHECK_SCALE = 8  # a JPEG is checked at an eighth of its size: every byte is read, most of the arithmetic is not done
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound warns; ours refuses.
+
+
+class Refused(Exception):
+    """Bytes that are no picture to train on; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A picture that TensorFlow reads: JPEG or PNG, upright.
+
+    Attributes:
+        encoded: its bytes, the original ones where they are read as they are.
+        format: `jpeg` or `png`.
+        height, width: in pixels.
+    """
+
+    encoded: bytes
+    format: str
+    height: int
+    width: int
+
+
+def checked(encoded: bytes) -> Checked:
+    """The picture in `encoded`: as it is where TensorFlow reads it and it stands upright, else as a JPEG in RGB.
+
+    Raises:
+        Refused: empty, not a picture, cut off, or too large.
+    """
+    if not encoded:
+        raise Refused("empty")
+    try:
+        with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise Refused(f"{width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million")
+            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            if upright and image.mode in TENSORFLOW_READS.get(image.format or "", ()):
+                image.draft("RGB", (width // CHECK_SCALE, height // CHECK_SCALE))
+                image.load()
+                return Checked(encoded, str(image.format).lower(), height, width)
+            return _as_jpeg(image)
+    except UnidentifiedImageError:
+        raise Refused("not a picture in a known format") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Refused(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _as_jpeg(image: Image.Image) -> Checked:
+    clean = ImageOps.exif_transpose(image).convert("RGB")
+    file = io.BytesIO()
+    clean.save(file, "JPEG", quality=QUALITY)
+    return Checked(file.getvalue(), "jpeg", clean.height, clean.width)

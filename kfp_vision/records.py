@@ -1,0 +1,205 @@
+"""TFRecord files in TF-Slim's schema, written without TensorFlow.
+
+A file is a sequence of records: length (8 bytes, little endian), its masked CRC-32C, the bytes, their masked CRC-32C. The bytes
+are a serialised `tf.train.Example`. Source: tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/example.proto.
+"""
+
+import csv
+import json
+import os
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+
+from kfp_vision import catalog, storage
+from kfp_vision.catalog import Row
+from kfp_vision.errors import InputError
+from kfp_vision.pictures import Checked, Refused, checked
+from kfp_vision.splitting import SPLITS, read_labels
+
+ABOUT_FILE = "records.json"
+ROWS_IN_FLIGHT = 64
+CRC_MASK = 0xA282EAD8
+
+
+@dataclass(frozen=True)
+class About:
+    """What a folder of records holds.
+
+    Attributes:
+        split: train, validation or test.
+        images: number of examples.
+        shards: names of the files, in order.
+        classes: number of classes in the label map.
+    """
+
+    split: str
+    images: int
+    shards: list[str]
+    classes: int
+
+
+def write_tfrecords(
+    tables: dict[str, Path],
+    label_map: Path,
+    outputs: dict[str, Path],
+    refused: Path,
+    *,
+    images_per_shard: int,
+    max_refused_ratio: float,
+) -> dict[str, About]:
+    """Writes the pictures of each split as TFRecord files, and the list of those refused.
+
+    Args:
+        tables: split name to its table.
+        label_map: the folder with `labels.txt`.
+        outputs: split name to the folder its files go to, `SPLIT-00000-of-00003.tfrecord` and `records.json`.
+        refused: where the list of refused pictures is written: CSV with uri, label, reason.
+        images_per_shard: examples in each file but the last.
+        max_refused_ratio: share of all pictures that may be refused.
+
+    Returns:
+        Split name to what was written.
+
+    Raises:
+        InputError: more pictures were refused than may be; the first ten are named. The list is written all the same.
+    """
+    labels = read_labels(label_map)
+    rejects: list[tuple[str, str, str]] = []
+    written = {}
+    with storage.Reader() as reader:
+        for split in SPLITS:
+            accepted = _accepted(catalog.read(tables[split]), reader, rejects)
+            written[split] = write_shards(outputs[split], split, accepted, labels, images_per_shard)
+            print(f"{split}: {written[split].images} pictures in {len(written[split].shards)} files", flush=True)
+    with storage.replacing(refused) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("uri", "label", "reason"), *rejects])
+    total = sum(about.images for about in written.values()) + len(rejects)
+    for uri, label, reason in rejects[:10]:
+        print(f"refused: {uri} ({label}): {reason}")
+    if len(rejects) > max_refused_ratio * total:
+        first = "; ".join(f"{uri}: {reason}" for uri, _, reason in rejects[:10])
+        rule = f"at most {max_refused_ratio:.0%} of the pictures may be refused"
+        raise InputError(rule, f"{len(rejects)} of {total}", f"Mend or remove them, or raise max_refused_ratio. First: {first}")
+    return written
+
+
+def write_shards(folder: Path, split: str, examples: Iterator[tuple[Row, Checked]], labels: list[str], per_shard: int) -> About:
+    """Writes examples to files of `per_shard` each, and `records.json` beside them; the folder appears when it is whole."""
+    number_of = {label: number for number, label in enumerate(labels)}
+    with storage.replacing(folder) as beside:
+        beside.mkdir()
+        parts, images = [], 0
+        for group in _groups(examples, per_shard):
+            parts.append(beside / f"part-{len(parts)}")
+            with parts[-1].open("wb") as file:
+                for row, picture in group:
+                    write_record(file, example(row, picture, number_of[row.label]))
+                    images += 1
+        shards = [f"{split}-{number:05d}-of-{len(parts):05d}.tfrecord" for number in range(len(parts))]
+        for part, shard in zip(parts, shards, strict=True):
+            part.rename(beside / shard)
+        about = About(split, images, shards, len(labels))
+        (beside / ABOUT_FILE).write_text(json.dumps(asdict(about), indent=1) + "\n")
+    return about
+
+
+def read_about(folder: Path) -> About:
+    """What `write_shards` wrote into a folder."""
+    return About(**json.loads((folder / ABOUT_FILE).read_text()))
+
+
+def example(row: Row, picture: Checked, number: int) -> bytes:
+    """A serialised `tf.train.Example` with the fields of TF-Slim, and `image/class/text` and `image/filename`."""
+    message = _example_message()()
+    feature = message.features.feature
+    feature["image/encoded"].bytes_list.value.append(picture.encoded)
+    feature["image/format"].bytes_list.value.append(picture.format.encode())
+    feature["image/class/label"].int64_list.value.append(number)
+    feature["image/class/text"].bytes_list.value.append(row.label.encode())
+    feature["image/filename"].bytes_list.value.append(row.name.encode())
+    feature["image/height"].int64_list.value.append(picture.height)
+    feature["image/width"].int64_list.value.append(picture.width)
+    return message.SerializeToString(deterministic=True)
+
+
+def write_record(file: BinaryIO, record: bytes) -> None:
+    """Appends one record to a TFRecord file."""
+    length = struct.pack("<Q", len(record))
+    file.write(length + _masked_crc(length) + record + _masked_crc(record))
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + CRC_MASK) & 0xFFFFFFFF)
+
+
+def _accepted(
+    rows: Iterator[Row], reader: storage.Reader, rejects: list[tuple[str, str, str]]
+) -> Iterator[tuple[Row, Checked]]:
+    """Rows with their checked pictures, in the rows' order, read and checked on all cores, a few in memory at a time."""
+
+    def check(row: Row) -> Checked | Refused:
+        try:
+            return checked(reader.read(row.uri))
+        except Refused as reason:
+            return reason
+        except OSError as error:
+            return Refused(error.strerror or str(error))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while some := list(islice(rows, ROWS_IN_FLIGHT)):
+            for row, result in zip(some, pool.map(check, some), strict=True):
+                if isinstance(result, Refused):
+                    rejects.append((row.uri, row.label, str(result)))
+                else:
+                    yield row, result
+
+
+def _groups(examples: Iterator[Any], size: int) -> Iterator[Iterator[Any]]:
+    """Consecutive groups, each to be used up before the next is taken; holds one example at a time."""
+    for first in examples:
+        rest = (following for _, following in zip(range(size - 1), examples, strict=False))
+        yield chain([first], rest)
+
+
+@cache
+def _example_message() -> Any:
+    """The class of `tf.train.Example`, built from its description: importing TensorFlow for it would take seconds."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    package = "kfp_vision_records"
+    file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
+
+    def add(message: Any, name: str, number: int, kind: int, of: str = "", repeated: bool = False) -> None:
+        label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
+        described = message.field.add(name=name, number=number, type=kind, label=label)
+        if of:
+            described.type_name = f".{package}.{of}"
+
+    add(file.message_type.add(name="BytesList"), "value", 1, kinds.TYPE_BYTES, repeated=True)
+    add(file.message_type.add(name="Int64List"), "value", 1, kinds.TYPE_INT64, repeated=True)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    add(feature, "bytes_list", 1, kinds.TYPE_MESSAGE, "BytesList")
+    add(feature, "int64_list", 3, kinds.TYPE_MESSAGE, "Int64List")
+    for described in feature.field:
+        described.oneof_index = 0
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    add(entry, "key", 1, kinds.TYPE_STRING)
+    add(entry, "value", 2, kinds.TYPE_MESSAGE, "Feature")
+    add(features, "feature", 1, kinds.TYPE_MESSAGE, "Features.FeatureEntry", repeated=True)
+    add(file.message_type.add(name="Example"), "features", 1, kinds.TYPE_MESSAGE, "Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.Example"))

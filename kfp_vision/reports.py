@@ -1,0 +1,527 @@
+"""The HTML pages that the stages show: one self-contained file each, for the Kubeflow UI and for reading from disk.
+
+A page runs no script and asks nothing of the network. Whatever comes from a data set (classes, file names, URIs) is escaped.
+Charts are matplotlib's, as SVG within the page, and take colours and fonts from the page's style, hence also its dark one.
+"""
+
+import base64
+import io
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from xml.etree import ElementTree
+
+import jinja2
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to be shown: its file name, and its JPEG or PNG bytes as they are in the data set."""
+
+    name: str
+    encoded: bytes
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture called by a wrong name. `score`, 0 to 1, is the probability that the model gave to the wrong prediction."""
+
+    picture: Picture
+    label: str
+    prediction: str
+    score: float
+
+
+def write_summary_page(
+    path: Path,
+    *,
+    source: str,
+    classes: dict[str, int],
+    total_bytes: int,
+    passed_over: dict[str, int],
+    notes: list[str],
+    samples: dict[str, list[Picture]],
+) -> None:
+    """Writes the page of the ingest stage: what the data set holds, what was passed over, and what it looks like.
+
+    Args:
+        path: where the page goes; a page already there is replaced in one step.
+        source: where the pictures came from, a folder or a URI.
+        classes: number of images of each class, in the order of the page.
+        total_bytes: size of all images together.
+        passed_over: number of files left out, by reason.
+        notes: what a person should know of this data set, one plain sentence each.
+        samples: a few pictures of each class.
+    """
+    images = sum(classes.values())
+    largest = max(classes.values(), default=0)
+    rows = [
+        {"label": label, "images": count, "share": _ratio(count, images), "width": f"{100 * _ratio(count, largest):.1f}%"}
+        for label, count in classes.items()
+    ]
+    strips = {label: [_thumbnail(picture) for picture in pictures] for label, pictures in samples.items()}
+    page = _page(
+        "summary",
+        source=source,
+        images=images,
+        rows=rows,
+        total_bytes=total_bytes,
+        passed_over=passed_over,
+        notes=notes,
+        strips=strips,
+    )
+    _publish(path, page)
+
+
+def write_training_page(path: Path, *, network: str, settings: dict[str, object], history: History) -> None:
+    """Writes the page of the training stage: the learning curves and the settings they came from.
+
+    Args:
+        path: where the page goes; a page already there is replaced in one step.
+        network: name of the network.
+        settings: what the training was started with, by name.
+        history: rows in the order of training with `step`, `loss`, `accuracy`, `learning_rate` and `images_per_second`; some
+            rows also with `validation_loss` and `validation_accuracy`. A value that is not finite leaves a gap in its curve.
+    """
+    accuracies = [(value, step) for step, value in _values(history, "validation_accuracy") if math.isfinite(value)]
+    page = _page(
+        "training",
+        network=network,
+        settings=settings,
+        charts=_curves(history, CURVES),
+        rows=len(history),
+        last_step=history[-1]["step"] if history else None,
+        best=max(accuracies, default=None, key=lambda pair: pair[0]),
+        last=accuracies[-1] if accuracies else None,
+    )
+    _publish(path, page)
+
+
+def write_evaluation_page(path: Path, *, title: str, evaluation: dict, history: History, mistakes: list[Mistake]) -> None:
+    """Writes the page of the evaluation: how well the model does, where it errs, and whether it is accepted.
+
+    Args:
+        path: where the page goes; a page already there is replaced in one step.
+        title: heading of the page.
+        evaluation: the record of the evaluation, with `model_name`, `network`, `split`, `images`, `accuracy`,
+            `macro_precision`, `macro_recall`, `macro_f1`, `labels`, `confusion_matrix` (rows are true labels, columns
+            predictions), `per_class`, `roc`, `verdict` and `test_picture`, which may be None. All shares are 0 to 1.
+        history: rows of the training, see `write_training_page`; without any the page has no learning curve.
+        mistakes: pictures called by a wrong name; the page shows the most confident first.
+    """
+    labels, matrix = evaluation["labels"], evaluation["confusion_matrix"]
+    rank = {label: index for index, label in enumerate(labels)}
+    gallery = [(mistake, _thumbnail(mistake.picture)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
+    page = _page(
+        "evaluation",
+        title=title,
+        evaluation=evaluation,
+        charts=_curves(history, CURVES[:2]),
+        confusion=_confusion_matrix(labels, matrix) if labels else None,
+        named=len(labels) <= MOST_NAMED,
+        per_class=sorted(evaluation["per_class"], key=lambda row: rank.get(row["label"], len(rank))),
+        roc=_roc(evaluation["roc"]),
+        gallery=gallery,
+        wrong=sum(map(sum, matrix)) - sum(row[index] for index, row in enumerate(matrix)),
+    )
+    _publish(path, page)
+
+
+# The page
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def _page(name: str, **content: object) -> str:
+    return _environment().get_template(f"{name}.html.j2").render(content)
+
+
+def _publish(path: Path, page: str) -> None:
+    """Moves the finished page into place, so that no reader ever meets half a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    # A file name that is not UTF-8 comes from Linux with lone surrogates, which no page can hold.
+    partial.write_bytes(page.encode("utf-8", errors="replace"))
+    partial.replace(path)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "count": _count,
+        "decimal": _decimal,
+        "megabytes": _megabytes,
+        "percent": _percent,
+        "plural": _plural,
+        "setting": _setting,
+    }
+    return environment
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if math.isfinite(number) else NOT_A_NUMBER
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.3f}" if math.isfinite(number) else NOT_A_NUMBER
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else "less than 0.1 MB"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else NOT_A_NUMBER
+
+
+def _plural(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+NOT_A_NUMBER = "not a number"
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _confidence(mistake: Mistake) -> float:
+    return mistake.score if math.isfinite(mistake.score) else -math.inf
+
+
+# Thumbnails
+
+THUMBNAIL_SIDE = 200  # pixels
+THUMBNAIL_QUALITIES = (80, 60, 40)  # JPEG; the first that fits
+THUMBNAIL_BYTES = 16_000  # two dozen of them, in base64, leave a page below 600 kB
+
+
+class _Thumbnail(NamedTuple):
+    name: str
+    uri: str | None  # None where the picture cannot be read
+    width: int
+    height: int
+
+
+def _thumbnail(picture: Picture) -> _Thumbnail:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(picture.encoded), formats=("JPEG", "PNG")) as image:
+            image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))  # JPEG decodes at an eighth, a quarter or half its size
+            small = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+            if small.mode == "RGBA":
+                small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
+            encoded = _jpeg(small)
+    except Exception:  # whatever Pillow says of a stranger's bytes, the page is to be written
+        return _Thumbnail(picture.name, None, 0, 0)
+    uri = f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
+    return _Thumbnail(picture.name, uri, *small.size)
+
+
+def _jpeg(image) -> bytes:
+    for quality in THUMBNAIL_QUALITIES:
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=quality, optimize=True)
+        if out.tell() <= THUMBNAIL_BYTES:
+            break
+    return out.getvalue()
+
+
+# Charts
+
+# What a chart is drawn in, and what of the page's style stands in its place: so a chart reads on light and on dark.
+INK, MUTED, RULE, WASH, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
+FIRST, SECOND, ON_DEEP = "#060606", "#070707", "#080808"
+STYLE = {
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    WASH: "var(--wash)",
+    PAPER: "var(--paper)",
+    FIRST: "var(--first)",
+    SECOND: "var(--second)",
+    ON_DEEP: "#ffffff",
+}
+TEXT_SIZE = 11  # pixels, as are all sizes of charts
+MOST_POINTS = 500  # of one curve; more are not to be told apart
+
+
+class _Chart(NamedTuple):
+    title: str
+    svg: Markup
+    width: int
+    key: tuple[tuple[str, str], ...]  # of each curve: its class in the page's style, its name
+    caption: str
+
+
+@dataclass(frozen=True)
+class _Curve:
+    title: str
+    keys: dict[str, str]  # key in the history: name in the chart
+    number: Callable[[float], str]
+    share: bool = False  # 0 to 1, drawn in percent and not necessarily from 0 on
+
+
+CURVES = (
+    _Curve("Loss", {"loss": "training", "validation_loss": "validation"}, lambda value: f"{value:.3g}"),
+    _Curve("Accuracy", {"accuracy": "training", "validation_accuracy": "validation"}, _percent, share=True),
+    _Curve("Learning rate", {"learning_rate": "learning rate"}, lambda value: f"{value:.3g}"),
+    _Curve("Images a second", {"images_per_second": "images a second"}, lambda value: f"{value:,.4g}"),
+)
+
+
+def _curves(history: History, curves: Iterable[_Curve]) -> list[_Chart]:
+    return [_curve(history, curve) for curve in curves] if history else []
+
+
+def _curve(history: History, curve: _Curve) -> _Chart:
+    figure, axes = _canvas(width=360, height=220, left=50, bottom=36)
+    drawn, ends, gaps = [], [], 0
+    looks = (("first", FIRST, ""), ("second", SECOND, "o"))
+    for (key, name), (style, colour, marker) in zip(curve.keys.items(), looks, strict=False):
+        points = _values(history, key)
+        finite = [value for _, value in points if math.isfinite(value)]
+        gaps += len(points) - len(finite)
+        if finite:
+            marker = marker if len(finite) > 1 else "o"  # one point makes no line
+            axes.plot(*zip(*_thinned(points), strict=True), color=colour, linewidth=1.6, marker=marker, markersize=3.5)
+            drawn.append((style, name))
+            ends.append(curve.number(finite[-1]) if len(curve.keys) == 1 else f"{name} {curve.number(finite[-1])}")
+    _scale(axes, curve)
+    caption = f"At the end: {', '.join(ends)}." if ends else "No value to be drawn."
+    if gaps:
+        caption += f" {_plural(gaps, 'value is', 'values are')} not a finite number and left out."
+        if "loss" in curve.keys:
+            caption += " The training has diverged: try a lower learning rate."
+    described = f"Line chart, {curve.title.lower()} by step. {caption}"
+    return _chart(figure, curve.title, described, key=drawn if len(curve.keys) > 1 else (), caption=caption)
+
+
+def _scale(axes: "Axes", curve: _Curve) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+    if curve.share:
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, 0), min(top, 1.005))  # the margin is for the line's own width at 100 %
+    elif axes.dataLim.ymin >= 0:
+        axes.set_ylim(bottom=0)
+    only_step = axes.dataLim.width == 0
+    axes.xaxis.set_major_locator(FixedLocator([axes.dataLim.xmin]) if only_step else MaxNLocator(nbins=5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 2.5, 5, 10)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if curve.share else f"{value:.4g}"))
+    axes.set_xlabel("step")
+
+
+def _values(history: History, key: str) -> list[tuple[float, float]]:
+    """Step and value of the rows that have the key; NaN stands for all that is not finite."""
+    rows = [(row["step"], row[key]) for row in history if row.get(key) is not None and math.isfinite(row["step"])]
+    return [(float(step), float(value) if math.isfinite(value) else math.nan) for step, value in rows]
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """At most about MOST_POINTS of them, evenly taken, the last always among them."""
+    stride = math.ceil(len(points) / MOST_POINTS)
+    return points[::-stride][::-1] if stride > 1 else points
+
+
+def _roc(roc: dict) -> _Chart | None:
+    points = list(zip(roc["false_positive_rate"], roc["true_positive_rate"], strict=True))
+    points = [point for point in points if all(map(math.isfinite, point))]
+    if not points:
+        return None
+    figure, axes = _canvas(width=360, height=330, left=50, bottom=40)
+    axes.plot((0, 1), (0, 1), color=MUTED, linewidth=1, dashes=(4, 4))
+    axes.plot(*zip(*_thinned(points), strict=True), color=FIRST, linewidth=1.6, marker="o" * (len(points) == 1), clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="false positive rate", ylabel="true positive rate")
+    return _chart(figure, "ROC curve", f"ROC curve, area under it {_decimal(roc['area'])}; the dashed diagonal is chance, 0.5.")
+
+
+MOST_COUNTED = 30  # classes, beyond which a cell of the confusion matrix has no room for its count
+MOST_NAMED = 60  # classes, beyond which a row has no room for its label
+LABEL_COLUMNS = 18  # of a label, where a Chinese character takes two
+DEEP = 0.65  # share from which on a cell is so dark that its count is white
+FAINTEST = 0.14  # the least share a cell is shaded for, or a single mistake among many images would not be seen
+RIGHT_SHADE, WRONG_SHADE = (0.12, 0.31, 0.55), (0.66, 0.25, 0.08)  # red, green, blue; the page brightens them on dark
+
+
+def _confusion_matrix(labels: list[str], matrix: list[list[int]]) -> _Chart:
+    classes = len(labels)
+    named, counted = classes <= MOST_NAMED, classes <= MOST_COUNTED
+    shown = [_shortened(label) for label in labels] if named else []
+    cell = min(72, max(22, 560 / classes)) if counted else 620 / classes
+    text_size = TEXT_SIZE + 1 if cell >= 16 else 0.72 * cell
+    longest = max(map(_columns, shown), default=0) * 0.56 * text_size
+    leaning = longest > cell - 4  # labels below the columns lean where they would touch each other
+    left, bottom = 34 + longest, 32 + (0.75 * longest + 4 if leaning else 10)
+    side = cell * classes
+    figure, axes = _canvas(width=left + side + 14, height=bottom + side + 8, left=left, bottom=bottom, right=14)
+
+    shares = [[_ratio(count, sum(row)) for count in row] for row in matrix]
+    _shade(axes, shares)
+    axes.set(xlabel="prediction", ylabel="true label")
+    tokens = [f"@{index}" for index in range(len(shown))]
+    lean = {"rotation": 45, "ha": "right", "va": "center", "rotation_mode": "anchor"} if leaning else {}
+    axes.set_xticks(range(len(shown)), tokens, fontsize=text_size, color=INK, **lean)
+    axes.set_yticks(range(len(shown)), tokens, fontsize=text_size, color=INK)
+    # Where matplotlib puts an axis' title depends on its own idea of the labels' width.
+    axes.xaxis.set_label_coords(0.5, (10 - bottom) / side)
+    axes.yaxis.set_label_coords((16 - left) / side, 0.5)
+    if counted:
+        _count_cells(axes, matrix, shares, cell)
+    caption = _confusions(labels, matrix)
+    described = f"Confusion matrix of {_plural(classes, 'class', 'classes')}. {caption}"
+    words = {token: (short, label) for token, short, label in zip(tokens, shown, labels, strict=False)}
+    return _chart(figure, "Confusion matrix", described, words=words, caption=caption)
+
+
+def _shade(axes: "Axes", shares: list[list[float]]) -> None:
+    axes.imshow(
+        [
+            [(*(RIGHT_SHADE if i == j else WRONG_SHADE), max(share, FAINTEST) if share else 0) for j, share in enumerate(row)]
+            for i, row in enumerate(shares)
+        ],
+        interpolation="none",
+        aspect="auto",
+    )
+    axes.grid(False)
+    axes.set_facecolor(WASH)
+
+
+def _count_cells(axes: "Axes", matrix: list[list[int]], shares: list[list[float]], cell: float) -> None:
+    """Writes each count into its cell, `cell` pixels wide, and parts the cells; a 0 is left out."""
+    for edge in range(1, len(matrix)):
+        axes.axhline(edge - 0.5, color=PAPER, linewidth=1.5)
+        axes.axvline(edge - 0.5, color=PAPER, linewidth=1.5)
+    for i, row in enumerate(matrix):
+        for j, count in enumerate(row):
+            if count:
+                size = min(1.2 * TEXT_SIZE, (cell - 3) / (0.6 * len(str(count))))
+                colour = ON_DEEP if shares[i][j] >= DEEP else INK
+                axes.text(j, i, str(count), color=colour, fontsize=size, ha="center", va="center_baseline")
+
+
+def _confusions(labels: list[str], matrix: list[list[int]], most: int = 3) -> str:
+    cells = [
+        (count, f"{labels[i]} called {labels[j]} ({_count(count)})")
+        for i, row in enumerate(matrix)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    largest = sorted(cells, key=lambda cell: -cell[0])[:most]
+    return f"Most often confused: {', '.join(said for _, said in largest)}." if largest else "No class is taken for another."
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _shortened(label: str) -> str:
+    if _columns(label) <= LABEL_COLUMNS:
+        return label
+    while _columns(label) >= LABEL_COLUMNS:
+        label = label[:-1]
+    return f"{label}…"
+
+
+def _canvas(
+    *, width: float, height: float, left: float, bottom: float, right: float = 12, top: float = 8
+) -> tuple["Figure", "Axes"]:
+    """A figure with one pair of axes whose margins are given, so that curves one above the other stand in line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)  # at 72 a point of matplotlib's is a pixel of the page's
+    figure.patch.set_visible(False)
+    axes = figure.add_axes((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))
+    axes.patch.set_facecolor("none")
+    axes.spines[:].set_visible(False)
+    axes.grid(color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, pad=6, labelsize=TEXT_SIZE, labelcolor=MUTED)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=MUTED, fontsize=TEXT_SIZE)
+    return figure, axes
+
+
+def _chart(
+    figure: "Figure",
+    title: str,
+    description: str,
+    *,
+    key: Sequence[tuple[str, str]] = (),
+    caption: str = "",
+    words: dict[str, tuple[str, str]] | None = None,
+) -> _Chart:
+    """Draws the figure as SVG to stand within a page.
+
+    Args:
+        figure: what is to be drawn.
+        title: heading of the chart; matplotlib salts its ids with it, so that they are unique within a page.
+        description: what a screen reader says in the chart's stead.
+        key: of each curve its class in the page's style, and its name.
+        caption: a sentence to stand below.
+        words: texts that matplotlib is not to see, by the text that holds their place: short, and in full. It has neither the
+            glyphs for all of the world's labels nor the right to read mathematics into a dollar sign.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    drawn = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.usetex": False}):
+        FigureCanvasSVG(figure).print_svg(drawn, metadata=nothing)
+    svg = ElementTree.fromstring(drawn.getvalue())
+    for element in list(svg.iter()):
+        # Within HTML neither SVG nor its links need a namespace.
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+        element.tail = None
+        if element.tag in ("g", "image"):
+            element.attrib.pop("id", None)  # no other chart's figure_1 but the page's own ids are to be unique
+        if "style" in element.attrib:
+            element.set("style", _restyled(element.attrib["style"]))
+        if element.tag == "text" and words and element.text in words:
+            element.text, full = words[element.text]
+            if element.text != full:
+                ElementTree.SubElement(element, "title").text = full
+        for rule in element.findall("{*}style"):  # it would hold for the whole page
+            element.remove(rule)
+    svg.attrib = {"viewBox": svg.attrib["viewBox"], "role": "img", "aria-label": description}
+    width = round(figure.get_figwidth() * figure.dpi)
+    return _Chart(title, Markup(ElementTree.tostring(svg, encoding="unicode")), width, tuple(key), caption)
+
+
+def _restyled(style: str) -> str:
+    """The style of an SVG element with the page's colours, and without a font: the browser has the right one."""
+    style = re.sub(r"font-family: [^;]*; ?", "", style)
+    return re.sub("|".join(STYLE), lambda colour: STYLE[colour.group()], style)

@@ -1,0 +1,398 @@
+"""The embedded sample data: pictures of five invented flowers, drawn as they are read, for a first training without a network.
+
+The flowers differ by shape alone. Every class draws its colours, backgrounds, sizes and greenery from the same ranges, so a
+classifier has to look at more than the mean colour. A picture is a pure function of its name: nothing is stored or downloaded.
+"""
+
+import colorsys
+import hashlib
+import io
+import math
+import pathlib
+from dataclasses import dataclass
+from random import Random
+
+import PIL
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+CLASSES: tuple[str, ...] = ("bellcup", "globelet", "raybloom", "starpetal", "whorlrose")
+IMAGES_PER_CLASS = 120
+
+VERSION = 1  # of the drawing: a change of any picture's bytes is a new version
+
+LONGER_SIDES = (320, 500)  # in pixels, with the next one never below 240
+ASPECTS = (0.75, 1.0)  # shorter side over longer side; upright or lying
+PNG_EVERY = 20  # every 20th picture is a PNG, so that a pipeline meets both formats
+JPEG_QUALITY = 85
+OVERSAMPLING = 2  # Pillow's polygons have hard edges; drawn larger and averaged, they have soft ones
+BACKDROP_SHRINK = 8  # backdrops are blurred anyway, and blurring is cheap where pixels are few
+
+FLOWER_SIZES = (0.6, 0.86)  # diameter of the main flower as a share of the shorter side
+COMPANION_SIZES = (0.28, 0.45)  # diameter of its companions as a share of its own
+COMPANIONS = (0, 0, 0, 0, 0, 0, 1, 1, 1, 2)  # how many, each entry as likely as the next
+PETAL_HUES = (0.48, 1.19)  # from turquoise over violet and red to yellow; green flowers drown among their leaves
+LEAST_CONTRAST = 65  # between a petal and the backdrop, in levels of luma (0 to 255)
+STEM_TOPS = {"bellcup": 0.85}  # where a flower sits on its stem, in radii below its middle, if not in the middle
+GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))  # Vogel's model of a sunflower head, Mathematical Biosciences 44, 1979
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+
+def names() -> list[str]:
+    """Names of all pictures, sorted: `CLASS/NNNN.jpg`, every 20th one `.png`."""
+    return [
+        f"{label}/{number:04d}.{'png' if number % PNG_EVERY == 0 else 'jpg'}"
+        for label in CLASSES
+        for number in range(1, IMAGES_PER_CLASS + 1)
+    ]
+
+
+def draw(name: str) -> bytes:
+    """The picture of that name, encoded as its suffix says: RGB, 240 to 500 pixels a side.
+
+    The same name gives the same bytes wherever `fingerprint()` is the same.
+
+    Raises:
+        ValueError: no picture of the sample has that name.
+    """
+    known = names()
+    if name not in known:
+        raise ValueError(f"sample pictures are CLASS/NNNN.jpg, got {name!r}: take one of names(), {known[0]} to {known[-1]}")
+    label, file_name = name.split("/")
+    # Only Random's own generator: numpy does not promise the same stream in its next version.
+    rng = Random(int.from_bytes(hashlib.sha256(f"{VERSION}/{name}".encode()).digest(), "big"))
+    return encode(picture(label, rng), "PNG" if file_name.endswith(".png") else "JPEG")
+
+
+def fingerprint() -> str:
+    """SHA-256 in hexadecimal of all that determines the pictures' names and bytes."""
+    return hashlib.sha256(repr((VERSION, CLASSES, IMAGES_PER_CLASS, PIL.__version__)).encode()).hexdigest()
+
+
+def write(folder: pathlib.Path) -> int:
+    """Writes every picture as `folder/CLASS/NNNN.jpg` (or `.png`) and returns how many; makes the folders it needs."""
+    for label in CLASSES:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+    for name in names():
+        (folder / name).write_bytes(draw(name))
+    return len(names())
+
+
+def encode(image: Image.Image, image_format: str) -> bytes:
+    buffer = io.BytesIO()
+    options = {"quality": JPEG_QUALITY} if image_format == "JPEG" else {"compress_level": 6}
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Palette:
+    petal: Colour
+    edge: Colour
+    light: Colour
+    centre: Colour
+    leaf: Colour
+    sky: Colour
+    ground: Colour
+
+
+@dataclass(frozen=True)
+class Flower:
+    x: float
+    y: float
+    radius: float
+    angle: float  # radians, clockwise from upright
+
+
+def picture(label: str, rng: Random) -> Image.Image:
+    longer = whole(rng, *LONGER_SIDES) * OVERSAMPLING
+    shorter = round(longer * rng.uniform(*ASPECTS) / OVERSAMPLING) * OVERSAMPLING
+    canvas = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
+    colours = palette(rng)
+    flowers = bouquet(canvas, rng)
+    image = backdrop(canvas, flowers, colours, rng)
+    pen = ImageDraw.Draw(image)
+    grass(pen, canvas, colours, rng)
+    for flower in flowers:
+        stem(pen, (flower.x, flower.y + STEM_TOPS.get(label, 0.0) * flower.radius), canvas[1], flower.radius, colours, rng)
+        BLOOMS[label](pen, flower, colours, rng)
+    return as_if_photographed(image.reduce(OVERSAMPLING), rng)
+
+
+def palette(rng: Random) -> Palette:
+    hue, saturation = rng.random(), rng.uniform(0.1, 0.55)
+    lightness = rng.uniform(0.12, 0.3) if rng.random() < 0.5 else rng.uniform(0.72, 0.9)
+    sky = colour(hue, saturation, lightness)
+    ground = colour(hue + rng.uniform(-0.12, 0.12), saturation, lightness + rng.uniform(-0.12, 0.12))
+    while True:
+        main = colour(rng.uniform(*PETAL_HUES), rng.uniform(0.4, 1.0), rng.uniform(0.35, 0.88))
+        if min(abs(luma(main) - luma(sky)), abs(luma(main) - luma(ground))) > LEAST_CONTRAST:
+            break
+    while True:
+        centre = colour(rng.random(), rng.uniform(0.4, 0.9), rng.uniform(0.12, 0.75))
+        if abs(luma(centre) - luma(main)) > LEAST_CONTRAST:
+            break
+    return Palette(
+        petal=main,
+        edge=mix(main, colour(rng.random(), 0.7, 0.12), rng.uniform(0.4, 0.6)),
+        light=mix(main, (255, 255, 255), rng.uniform(0.3, 0.6)),
+        centre=centre,
+        leaf=colour(rng.uniform(0.2, 0.45), rng.uniform(0.3, 0.65), rng.uniform(0.22, 0.45)),
+        sky=sky,
+        ground=ground,
+    )
+
+
+def bouquet(canvas: tuple[int, int], rng: Random) -> list[Flower]:
+    """The flowers from back to front: companions, if any, then the main one."""
+    width, height = canvas
+    radius = min(canvas) * rng.uniform(*FLOWER_SIZES) / 2
+    x, y = (rng.triangular(0.92 * radius, side - 0.92 * radius) for side in canvas)
+    flowers = []
+    for _ in range(pick(COMPANIONS, rng)):
+        # Beside the main flower, on the side that has more room.
+        small = radius * rng.uniform(*COMPANION_SIZES)
+        direction = math.atan2(height / 2 - y, width / 2 - x) + rng.uniform(-1.2, 1.2)
+        away = (radius + small) * rng.uniform(0.95, 1.15)
+        flowers.append(Flower(x + away * math.cos(direction), y + away * math.sin(direction), small, turn(rng)))
+    return [*flowers, Flower(x, y, radius, turn(rng))]
+
+
+def backdrop(canvas: tuple[int, int], flowers: list[Flower], colours: Palette, rng: Random) -> Image.Image:
+    """A gradient with lights out of focus and, under each flower, its shadow."""
+    width, height = (math.ceil(side / BACKDROP_SHRINK) for side in canvas)
+    longest = max(width, height)
+    sky, ground = (Image.new("RGB", (width, height), shade) for shade in (colours.sky, colours.ground))
+    image = Image.composite(ground, sky, slope((width, height), rng))
+    pen = ImageDraw.Draw(image)
+    for _ in range(whole(rng, 4, 14)):
+        x, y, size = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.04, 0.16) * longest
+        base = mix(colours.sky, colours.leaf, rng.uniform(0, 0.6))
+        pen.ellipse(box(x, y, size), mix(base, (255, 255, 255), rng.uniform(0, 0.25)))
+    image = image.filter(ImageFilter.GaussianBlur(longest * rng.uniform(0.02, 0.06)))
+    shadow = Image.new("L", (width, height), 255)
+    pen = ImageDraw.Draw(shadow)
+    for flower in flowers:
+        x, y, size = (value / BACKDROP_SHRINK for value in (flower.x, flower.y, flower.radius))
+        pen.ellipse(box(x + 0.08 * size, y + 0.14 * size, 0.85 * size), 150)
+    shadow = shadow.filter(ImageFilter.GaussianBlur(longest * 0.04))
+    image = ImageChops.multiply(image, Image.merge("RGB", (shadow,) * 3))
+    # Smooth at the final size only: the last reduction takes the doubling back, and interpolation is the dearest step of all.
+    image = image.resize(tuple(side // OVERSAMPLING for side in canvas), Image.Resampling.BILINEAR)
+    return image.resize(canvas, Image.Resampling.NEAREST)
+
+
+def slope(size: tuple[int, int], rng: Random) -> Image.Image:
+    """A grey ramp in a random direction; cut from the middle of a turned square, whose corners are empty."""
+    ramp = Image.linear_gradient("L").reduce(8).rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR)
+    return ramp.crop((5, 5, 27, 27)).resize(size, Image.Resampling.BILINEAR)
+
+
+def grass(pen: ImageDraw.ImageDraw, canvas: tuple[int, int], colours: Palette, rng: Random) -> None:
+    width, height = canvas
+    for _ in range(pick((0, 6, 12, 20), rng)):
+        x, lean, tall = rng.uniform(0, width), rng.uniform(-0.5, 0.5), rng.uniform(0.08, 0.3) * height
+        shade = mix(mix(colours.leaf, colours.ground, rng.uniform(0.3, 0.7)), (0, 0, 0), rng.uniform(0, 0.2))
+        pen.polygon(petal(x, height + 4, math.atan2(lean, 1), tall, 0.045 * tall + 3, rise=0.3, fall=1.1), shade)
+
+
+def stem(pen: ImageDraw.ImageDraw, top: Point, ground: int, radius: float, colours: Palette, rng: Random) -> None:
+    """A bent stem from the flower's `top` to the lower edge, with up to two leaves."""
+    foot = (top[0] + rng.uniform(-0.8, 0.8) * radius, ground + 0.3 * radius)
+    bend = (top[0] + rng.uniform(-0.3, 0.3) * radius, (top[1] + foot[1]) / 2)
+    line = [bezier(top, bend, foot, step / 10) for step in range(11)]
+    thick = max(3, round(radius * rng.uniform(0.06, 0.09)))
+    dark, light = mix(colours.leaf, (0, 0, 0), 0.35), mix(colours.leaf, (255, 255, 255), 0.2)
+    pen.line(line, dark, thick + 4, joint="curve")
+    pen.line(line, colours.leaf, thick, joint="curve")
+    pen.line([(x - thick / 5, y) for x, y in line], light, max(1, thick // 4))
+    for side in (-1, 1)[: whole(rng, 0, 2)]:
+        x, y = bezier(top, bend, foot, rng.uniform(0.65, 0.9))
+        angle, long = side * rng.uniform(0.6, 1.3), radius * rng.uniform(0.5, 0.9)
+        shaded_petal(pen, (x, y), angle, long, 0.17 * long, (dark, colours.leaf, light), rise=0.6, fall=1.0)
+        pen.line([(x, y), ahead(x, y, angle, 0.9 * long)], dark, 2)
+
+
+def bellcup(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+    """A cup of five upright petals seen from the side; it leans, but never hangs."""
+    angle = rng.uniform(-0.35, 0.35)
+    long = 1.75 * flower.radius
+    base = (flower.x, flower.y + STEM_TOPS["bellcup"] * flower.radius)
+    shades = (colours.edge, colours.petal, colours.light)
+    inner = (mix(colours.edge, (0, 0, 0), 0.2), mix(colours.petal, colours.edge, 0.6), mix(colours.petal, colours.edge, 0.35))
+    spread = rng.uniform(0.9, 1.1)
+    for lean in (-0.2, 0.2):
+        shaded_petal(pen, base, angle + lean * spread, 0.93 * long, 0.26 * long, inner, rise=0.5, fall=0.6)
+    for lean in (-0.1, 0.0, 0.1):
+        tip = ahead(*base, angle + lean, 0.9 * long)
+        pen.line([base, tip], colours.centre, max(2, round(0.03 * flower.radius)))
+        pen.ellipse(box(*tip, 0.06 * flower.radius), colours.centre)
+    for lean in (-0.4, 0.4):
+        shaded_petal(pen, base, angle + lean * spread, 0.95 * long, 0.24 * long, shades, rise=0.45, fall=0.75)
+    shaded_petal(pen, base, angle, 0.78 * long, 0.27 * long, shades, rise=0.45, fall=0.6)
+    for lean in (-0.6, 0.6):
+        pen.polygon(petal(*base, angle + lean, 0.3 * long, 0.05 * long, rise=0.5, fall=1.0), colours.leaf)
+
+
+def globelet(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+    """A ball of tiny florets, lit from the upper left."""
+    count = whole(rng, 70, 110)
+    size = 1.75 * flower.radius / math.sqrt(count)
+    pen.ellipse(box(flower.x, flower.y, 0.93 * flower.radius), mix(colours.edge, (0, 0, 0), 0.3))
+    for number in reversed(range(count)):
+        # Equal areas of a half sphere, the rim first so that nearer florets cover it.
+        depth = 1 - (number + 0.5) / count
+        across, around = math.sqrt(1 - depth * depth), number * GOLDEN_ANGLE + flower.angle
+        dx, dy = across * math.cos(around), across * math.sin(around)
+        lit = min(1.0, max(0.0, 0.35 + 0.5 * depth - 0.35 * (dx + dy)))
+        shade = mix(colours.edge, colours.petal, 2 * lit) if lit < 0.5 else mix(colours.petal, colours.light, 2 * lit - 1)
+        x, y, small = flower.x + 0.92 * flower.radius * dx, flower.y + 0.92 * flower.radius * dy, size * (0.6 + 0.4 * depth)
+        pen.ellipse(box(x, y, 0.86 * small), mix(colours.edge, (0, 0, 0), 0.15))
+        for lobe in range(4):
+            pen.ellipse(box(*ahead(x, y, around + lobe * math.pi / 2, 0.42 * small), 0.4 * small), shade)
+        pen.ellipse(box(x, y, 0.24 * small), colours.centre)
+
+
+def raybloom(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+    """Many thin rays round a big dark disc full of seeds."""
+    count = whole(rng, 18, 28)
+    disc = flower.radius * rng.uniform(0.34, 0.42)
+    shades = (colours.edge, colours.petal, colours.light)
+    wide = 2.2 * flower.radius / count * rng.uniform(0.8, 1.0)
+    for ring, reach in ((0.5, 0.93), (0.0, 1.0)):
+        for number in range(count):
+            angle = flower.angle + (number + ring) * math.tau / count + rng.uniform(-0.03, 0.03)
+            long = flower.radius * reach * rng.uniform(0.94, 1.0)
+            shaded_petal(pen, (flower.x, flower.y), angle, long, wide, shades, rise=0.9, fall=0.4, levels=3)
+    dark = mix(colours.centre, (0, 0, 0), 0.62)
+    pen.ellipse(box(flower.x, flower.y, 1.06 * disc), mix(dark, (0, 0, 0), 0.5))
+    pen.ellipse(box(flower.x, flower.y, disc), dark)
+    for number in range(70):
+        x, y = ahead(flower.x, flower.y, number * GOLDEN_ANGLE, disc * math.sqrt((number + 0.5) / 72))
+        pen.ellipse(box(x, y, 0.05 * disc), mix(dark, colours.centre, 0.3 + 0.4 * number / 70))
+
+
+def starpetal(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+    """Five broad, pointed petals in a star, sepals between them and stamens in the middle."""
+    shades = (colours.edge, colours.petal, colours.light)
+    wide = flower.radius * rng.uniform(0.27, 0.33)
+    veins = mix(colours.petal, colours.edge, 0.5)
+    middle, long = (flower.x, flower.y), flower.radius
+    angles = [flower.angle + number * math.tau / 5 for number in range(5)]
+    for angle in angles:
+        pen.polygon(petal(*middle, angle + math.tau / 10, 0.5 * long, 0.08 * long, rise=0.5, fall=1.0), colours.leaf)
+    for angle in angles:
+        angle += rng.uniform(-0.06, 0.06)
+        shaded_petal(pen, middle, angle, long, wide, shades, rise=0.6, fall=1.05, levels=5)
+        for lean in (-0.12, 0.0, 0.12):
+            pen.line([middle, ahead(*middle, angle + lean, 0.65 * long)], veins, 2)
+    for number in range(10):
+        tip = ahead(*middle, flower.angle + number * math.tau / 10, long * (0.2 + 0.05 * (number % 2)))
+        pen.line([middle, tip], colours.centre, max(2, round(0.02 * long)))
+        pen.ellipse(box(*tip, 0.035 * long), colours.centre)
+    pen.ellipse(box(*middle, 0.1 * long), mix(colours.centre, (0, 0, 0), 0.2))
+
+
+def whorlrose(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+    """Broad petals that overlap in a spiral, each turn smaller than the one below it."""
+    count = whole(rng, 11, 15)
+    hand = pick((-1, 1), rng)
+    fold = mix(colours.light, colours.petal, 0.6)
+    rim = mix(colours.edge, (0, 0, 0), 0.25)
+    shades = ((0.58, rim), (0.545, colours.light), (0.51, fold), (0.47, colours.petal))
+    for number in range(count):
+        share = 1 - number / count
+        size = flower.radius * (0.12 + 0.88 * share)
+        angle = flower.angle + hand * number * GOLDEN_ANGLE
+        x, y = ahead(flower.x, flower.y, angle, 0.42 * size)
+        for level, (reach, shade) in enumerate(shades):
+            inward = ahead(x, y, angle, -0.035 * size * level)
+            pen.ellipse(box(*inward, reach * size), mix(shade, colours.edge, 0.35 * (1 - share)))
+    swirl = [ahead(flower.x, flower.y, flower.angle + hand * step / 4, 0.008 * step * flower.radius) for step in range(26)]
+    pen.line(swirl, colours.centre, max(2, round(0.035 * flower.radius)), joint="curve")
+
+
+BLOOMS = {"bellcup": bellcup, "globelet": globelet, "raybloom": raybloom, "starpetal": starpetal, "whorlrose": whorlrose}
+
+
+def as_if_photographed(image: Image.Image, rng: Random) -> Image.Image:
+    """Uneven light, a lens that may be a little soft, and a sensor's noise."""
+    dim = rng.uniform(0.0, 0.3)
+    light = slope(image.size, rng).point([round(255 - dim * level) for level in range(256)])
+    image = ImageChops.multiply(image, Image.merge("RGB", (light,) * 3))
+    if rng.random() < 0.3:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 0.9)))
+    strength = whole(rng, 0, 16)
+    grain = Image.frombytes("L", image.size, rng.randbytes(image.width * image.height))
+    grain = grain.point([level * strength // 255 for level in range(256)])
+    return ImageChops.add(image, Image.merge("RGB", (grain,) * 3), 1, -strength // 2)
+
+
+def shaded_petal(
+    pen: ImageDraw.ImageDraw, base: Point, angle: float, long: float, wide: float, shades: tuple[Colour, Colour, Colour], *,
+    rise: float, fall: float, levels: int = 4,
+) -> None:
+    """A petal in its edge's colour, and smaller ones upon it that go from the second shade to the third."""
+    edge, outer, inner = shades
+    pen.polygon(petal(*base, angle, long, wide, rise, fall), edge)
+    for level in range(levels):
+        share = level / (levels - 1)
+        size = 0.94 - 0.5 * share
+        start = ahead(*base, angle, 0.03 * long + 0.1 * long * share)
+        pen.polygon(petal(*start, angle, size * long, (0.88 - 0.65 * share) * wide, rise, fall), mix(outer, inner, share))
+
+
+def petal(x: float, y: float, angle: float, long: float, wide: float, rise: float, fall: float) -> list[Point]:
+    """Outline of a petal from its base: half width `wide` at the widest; a `fall` of 0.5 is a round tip, of 1 a pointed one."""
+    peak = rise / (rise + fall)
+    scale = wide / (peak**rise * (1 - peak) ** fall)
+    sine, cosine = math.sin(angle), math.cos(angle)
+    halves = [(long * t, scale * t**rise * (1 - t) ** fall) for t in ALONG]
+    outline = halves + [(along, -half) for along, half in reversed(halves[1:-1])]
+    return [(x + along * sine + half * cosine, y - along * cosine + half * sine) for along, half in outline]
+
+
+# Denser at both ends, where a round outline turns.
+ALONG = tuple((1 - math.cos(math.pi * step / 12)) / 2 for step in range(13))
+
+
+def ahead(x: float, y: float, angle: float, distance: float) -> Point:
+    return x + distance * math.sin(angle), y - distance * math.cos(angle)
+
+
+def bezier(start: Point, bend: Point, end: Point, t: float) -> Point:
+    """The point at `t`, from 0 to 1, of a quadratic Bezier curve."""
+    first, second, third = (1 - t) ** 2, 2 * t * (1 - t), t * t
+    return first * start[0] + second * bend[0] + third * end[0], first * start[1] + second * bend[1] + third * end[1]
+
+
+def box(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
+    return x - radius, y - radius, x + radius, y + radius
+
+
+def colour(hue: float, saturation: float, lightness: float) -> Colour:
+    red, green, blue = colorsys.hls_to_rgb(hue % 1.0, min(1.0, max(0.0, lightness)), saturation)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def mix(one: Colour, other: Colour, share: float) -> Colour:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    return red, green, blue
+
+
+def luma(rgb: Colour) -> float:
+    """ITU-R BT.601, as in JPEG: 0 to 255."""
+    return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
+
+
+def turn(rng: Random) -> float:
+    return rng.uniform(0, math.tau)
+
+
+def whole(rng: Random, least: int, most: int) -> int:
+    return least + int(rng.random() * (most - least + 1))
+
+
+def pick(choices: tuple[int, ...], rng: Random) -> int:
+    return choices[int(rng.random() * len(choices))]

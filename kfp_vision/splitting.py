@@ -1,0 +1,90 @@
+"""The cut into train, validation and test: by content, so that the same pictures give the same splits everywhere.
+
+Each class is sorted by a hash of the contents and cut at the ratios. Every class keeps the ratio to the picture, copies stay on
+one side, and when the data grows only the few pictures at a cut change sides.
+"""
+
+from itertools import groupby
+from pathlib import Path
+
+from kfp_vision import catalog
+from kfp_vision.catalog import Row
+from kfp_vision.errors import InputError
+from kfp_vision.storage import replacing
+
+SPLITS = ("train", "validation", "test")
+LABELS_FILE = "labels.txt"
+
+
+def split_images(
+    images: Path, *, validation_ratio: float, test_ratio: float, train: Path, validation: Path, test: Path, label_map: Path
+) -> dict[str, int]:
+    """Reads the table of all pictures and writes one a split, and the label map.
+
+    Args:
+        images: the table of `catalog`.
+        validation_ratio: share of each class held out while training.
+        test_ratio: share of each class held out for the last evaluation; 0 for none.
+        train, validation, test: where the tables are written.
+        label_map: a folder, in which `labels.txt` is written.
+
+    Returns:
+        Pictures in each split, and `left_out`, those under two labels.
+    """
+    rows = list(catalog.read(images))
+    contradicted = catalog.two_labels(rows)
+    for content_id, labels in contradicted.items():
+        print(f"left out, the same picture under {' and '.join(labels)}: {content_id}")
+    parts = split([row for row in rows if row.content_id not in contradicted], validation_ratio, test_ratio)
+    for name, path in zip(SPLITS, (train, validation, test), strict=True):
+        catalog.write(path, parts[name])
+    with replacing(label_map) as beside:
+        beside.mkdir()
+        write_labels(beside, sorted({row.label for row in rows}))
+    counts = {name: len(part) for name, part in parts.items()}
+    print(", ".join(f"{count} pictures to {name}" for name, count in counts.items()))
+    return counts | {"left_out": sum(row.content_id in contradicted for row in rows)}
+
+
+def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, list[Row]]:
+    """Rows of each split, in the order of their contents' hashes, which is as good as shuffled.
+
+    Raises:
+        InputError: a class would have nothing left to train on.
+    """
+    parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    for _, same_label in groupby(sorted(rows, key=lambda row: (row.label, row.content_id, row.name)), lambda row: row.label):
+        ordered = list(same_label)
+        cut = _between_copies(ordered, _share(ordered, test_ratio))
+        second = _between_copies(ordered, cut + _share(ordered, validation_ratio))
+        if second == len(ordered):
+            remedy = "Add pictures to it, take it out, or hold out less."
+            raise InputError("every class must keep a picture to train on", f"none of {ordered[0].label}", remedy)
+        parts["test"] += ordered[:cut]
+        parts["validation"] += ordered[cut:second]
+        parts["train"] += ordered[second:]
+    return {name: sorted(part, key=lambda row: (row.content_id, row.name)) for name, part in parts.items()}
+
+
+def write_labels(folder: Path, labels: list[str]) -> None:
+    """Writes `labels.txt` into a folder, with lines such as `0:daisy`."""
+    lines = "".join(f"{number}:{label}\n" for number, label in enumerate(labels))
+    (folder / LABELS_FILE).write_text(lines, encoding="utf-8")
+
+
+def read_labels(folder: Path) -> list[str]:
+    """The labels in `labels.txt`, in the order of their numbers."""
+    lines = (folder / LABELS_FILE).read_text(encoding="utf-8").splitlines()
+    return [line.partition(":")[2] for line in lines]
+
+
+def _share(ordered: list[Row], ratio: float) -> int:
+    """The pictures that a ratio asks for; one at the least, so that no class goes unmeasured."""
+    return max(1, round(len(ordered) * ratio)) if ratio else 0
+
+
+def _between_copies(ordered: list[Row], cut: int) -> int:
+    """The first place at or after `cut` that does not part two copies of one picture."""
+    while 0 < cut < len(ordered) and ordered[cut - 1].content_id == ordered[cut].content_id:
+        cut += 1
+    return cut

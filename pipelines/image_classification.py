@@ -1,0 +1,121 @@
+from kfp import dsl, kubernetes
+
+from kfp_vision import parameters
+from kfp_vision.components import (
+    check_run,
+    evaluate_classifier,
+    fingerprint_images,
+    ingest_images,
+    split_images,
+    train_classifier,
+    write_tfrecords,
+)
+from kfp_vision.pipelines.form import with_choices
+
+FLOWERS = "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
+INCEPTION_V1 = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
+TMP = "/tmp"  # KFP writes here, and a root file system may be read-only
+
+
+@with_choices(parameters.CHOICES)
+@dsl.pipeline(name="image-classification")
+def image_classification(
+    images_uri: str = FLOWERS,
+    check_images: bool = True,
+    validation_ratio: float = 0.2,
+    test_ratio: float = 0.0,
+    images_per_shard: int = 1000,
+    network: str = "inception_v1",
+    fine_tune: bool = True,
+    checkpoint_uri: str = INCEPTION_V1,
+    train_last_layer_only: bool = False,
+    batch_size: int = 16,
+    learning_rate: float = 0.0025,
+    train_steps: int = 6000,
+    optimizer: str = "sgd",
+    learning_rate_schedule: str = "exponential",
+    image_size: int = 0,
+    advanced: dict = {},  # noqa: B006
+    gpu_type: str = "nvidia.com/gpu",
+    gpu_count: int = 1,
+    node_selector: dict = {},  # noqa: B006
+    tolerations: list = [],  # noqa: B006
+    min_accuracy: float = 0.0,
+    model_name: str = "classifier",
+    deploy_to: str = "none",
+    test_image_uri: str = "",
+):
+    """From folders of pictures to an evaluated classifier. With nothing filled in: the five flowers, fine-tuned Inception v1.
+
+    Args:
+        images_uri: a folder of class folders, an archive of one (also over http), or sample.
+        check_images: refuse data that no classifier can be trained on.
+        validation_ratio: share of each class held out while training.
+        test_ratio: share of each class held out for the last evaluation; 0 for none.
+        images_per_shard: pictures in each TFRecord file but the last.
+        network: inception_v1 or googlenet.
+        fine_tune: start from checkpoint_uri rather than from random weights.
+        checkpoint_uri: a TF-Slim checkpoint, an .npz of arrays, or an archive with one in it.
+        train_last_layer_only: leave all other layers as they are in the checkpoint.
+        batch_size: pictures a step.
+        learning_rate: of the first step.
+        train_steps: how many steps.
+        optimizer: adadelta, adagrad, adam, adamw, ftrl, momentum, rmsprop or sgd.
+        learning_rate_schedule: exponential, fixed, polynomial or cosine.
+        image_size: height and width of the pictures in pixels; 0 for the network's own.
+        advanced: what is rarely touched, under TF-Slim's names; see the README.
+        gpu_type: the resource that the training stage asks for.
+        gpu_count: how many of it; 0 for none.
+        node_selector: labels of the nodes that may train.
+        tolerations: taints of nodes that may train all the same.
+        min_accuracy: a model below it is refused.
+        model_name: the name of the model: letters, digits, - and _.
+        deploy_to: none.
+        test_image_uri: one more picture to name in the report; empty for none.
+    """
+    checked = check_run(**locals())
+    checked.set_caching_options(False)
+    fingerprint = fingerprint_images(images_uri=images_uri).after(checked)
+    fingerprint.set_caching_options(False)
+    ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
+    ingested = ingest_images(fingerprint=fingerprint.output, images_uri=images_uri, check_images=check_images, **ratios)
+    parts = split_images(images=ingested.outputs["images"], **ratios)
+    written = write_tfrecords(
+        train=parts.outputs["train"],
+        validation=parts.outputs["validation"],
+        test=parts.outputs["test"],
+        label_map=parts.outputs["label_map"],
+        images_per_shard=images_per_shard,
+        advanced=advanced,
+    )
+    trained = train_classifier(
+        train_records=written.outputs["train_records"],
+        validation_records=written.outputs["validation_records"],
+        label_map=parts.outputs["label_map"],
+        network=network,
+        fine_tune=fine_tune,
+        checkpoint_uri=checkpoint_uri,
+        train_last_layer_only=train_last_layer_only,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        train_steps=train_steps,
+        optimizer=optimizer,
+        learning_rate_schedule=learning_rate_schedule,
+        image_size=image_size,
+        gpu_count=gpu_count,
+        model_name=model_name,
+        advanced=advanced,
+    )
+    trained.set_accelerator_type(gpu_type).set_accelerator_limit(gpu_count)
+    kubernetes.add_node_selector_json(trained, node_selector_json=node_selector)
+    kubernetes.add_toleration_json(trained, toleration_json=tolerations)
+    evaluated = evaluate_classifier(
+        model=trained.outputs["model"],
+        validation_records=written.outputs["validation_records"],
+        test_records=written.outputs["test_records"],
+        min_accuracy=min_accuracy,
+        test_image_uri=test_image_uri,
+    )
+    # An archive is downloaded and unpacked below /tmp by the stages that read pictures; records pass through the others.
+    for task in (checked, fingerprint, ingested, parts, written, trained, evaluated):
+        kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP)

@@ -1,0 +1,42 @@
+"""The distribution. `components/` and `pipelines/` lie at the top of the house and are installed below `kfp_vision`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "kfp_vision" / "__init__.py").read_text()).group(1)
+
+STAGES = [
+    "google-crc32c>=1.5",
+    "jinja2>=3.1",
+    "keras>=3.15,<4",
+    "matplotlib>=3.10",
+    "numpy>=2",
+    "pillow>=11",
+    "protobuf>=5",
+    "requests>=2.32",
+    "scikit-learn>=1.5",
+    "tensorboard>=2.19",
+]
+
+setup(
+    name="kfp-vision",
+    version=VERSION,
+    description="Image classification on Kubeflow Pipelines, without writing code",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=[*find_packages(include=["kfp_vision", "kfp_vision.*"]), "kfp_vision.components", "kfp_vision.pipelines"],
+    package_dir={"kfp_vision.components": "components", "kfp_vision.pipelines": "pipelines"},
+    package_data={"kfp_vision": ["templates/*.j2"], "kfp_vision.pipelines": ["*.yaml"]},
+    install_requires=["kfp>=2.17,<2.18", "kfp-kubernetes>=2.17,<2.18"],
+    extras_require={
+        "cpu": [*STAGES, "tensorflow-cpu>=2.21,<2.22"],
+        "gpu": [*STAGES, "tensorflow[and-cuda]>=2.21,<2.22"],
+        "dev": ["build>=1.2", "mypy>=1.13", "playwright>=1.48", "pytest>=8.3", "pytest-cov>=6", "ruff>=0.8"],
+    },
+    entry_points={"console_scripts": ["kfp-vision = kfp_vision.cli:main"]},
+)

@@ -1,0 +1,349 @@
+"""The pages hold what the caller gave, whatever it gave, and nothing that reaches outside."""
+
+import base64
+import io
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kfp_vision.reports import Mistake, Picture, write_evaluation_page, write_summary_page, write_training_page
+
+ODD_LABELS = ["<script>alert(1)</script>", '"quoted" onload="alert(1)"', "a & b $x^2$", "向日葵", "البابونج", "x\x01y"]
+FILE_NAME = "\"><img src=x onerror='alert(1)'>.jpg"
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: its elements in order, its text by element, and whether every element is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("th", "td", "text"):  # what stands apart is to be read apart
+            self.texts.append(("", " "))
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(data for tag, data in self.texts if tag != "style").split())
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def assert_harmless(path: Path) -> None:
+    page = Page(path)
+    assert page.open == []
+    assert not {"script", "iframe", "object", "embed", "link", "base", "form", "a"} & {tag for tag, _ in page.elements}
+    for _, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "srcset", "action", "poster"):
+            assert name not in attributes or re.match(r"data:image/(jpeg|png);base64,|#", attributes[name])
+    style = "".join(data for tag, data in page.texts if tag == "style")
+    assert "url(" not in style and "@import" not in style
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#(\w+)\)", path.read_text())) <= set(ids)
+
+
+def picture(
+    name: str = "one.jpg", *, width: int = 320, height: int = 240, kind: str = "JPEG", mode: str = "RGB", seed: int = 0
+) -> Picture:
+    """Noise, the picture that compresses worst."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
+    image = Image.fromarray(noise, "RGBA").convert("RGB").convert(mode) if mode != "RGBA" else Image.fromarray(noise)
+    encoded = io.BytesIO()
+    image.save(encoded, kind)
+    return Picture(name, encoded.getvalue())
+
+
+def history(rows: int = 4) -> list[dict[str, float]]:
+    """Rows 10 steps apart, every other one of them with a validation."""
+    trained = [
+        {"step": 10.0 * n, "loss": 2 / n, "accuracy": 1 - 0.5 / n, "learning_rate": 0.01 / n, "images_per_second": 400.0 + n}
+        for n in range(1, rows + 1)
+    ]
+    for n, row in enumerate(trained, 1):
+        if n % 2 == 0:
+            row |= {"validation_loss": 2.5 / n, "validation_accuracy": 1 - 0.6 / n}
+    return trained
+
+
+def evaluation(labels: list[str], matrix: list[list[int]] | None = None, **changed: object) -> dict:
+    """A record of an evaluation whose figures are made up, one apart from the other."""
+    matrix = matrix or [[40 if i == j else (i + j) % 3 for j in range(len(labels))] for i in range(len(labels))]
+    per_class = [
+        {"label": label, "precision": 0.811 + n / 1000, "recall": 0.611 + n / 1000, "f1": 0.711 + n / 1000, "images": 4321 + n}
+        for n, label in enumerate(labels)
+    ]
+    return {
+        "model_name": "flowers", "network": "inception_v3", "split": "test", "images": 1234, "accuracy": 0.9137,
+        "macro_precision": 0.9012, "macro_recall": 0.8923, "macro_f1": 0.8834, "labels": labels, "confusion_matrix": matrix,
+        "per_class": per_class, "verdict": {"accepted": True, "reasons": ["accuracy 0.9137 reaches 0.85"]},
+        "test_picture": None,
+        "roc": {"false_positive_rate": [0.0, 0.1, 1.0], "true_positive_rate": [0.0, 0.9, 1.0], "area": 0.9765},
+    } | changed  # fmt: skip
+
+
+def write_summary(path: Path, labels: list[str], pictures: list[Picture]) -> None:
+    write_summary_page(
+        path,
+        source=f"gs://bucket/{labels[0]}",
+        classes={label: 1200 + n for n, label in enumerate(labels)},
+        total_bytes=123_456_789,
+        passed_over={f"no picture: {labels[0]}": 17},
+        notes=[f"{labels[0]} is rare."],
+        samples=dict.fromkeys(labels, pictures),
+    )
+
+
+def write_evaluation(path: Path, labels: list[str], pictures: list[Picture], **changed: object) -> None:
+    write_evaluation_page(
+        path,
+        title=f"About {labels[0]}",
+        evaluation=evaluation(labels, **changed),
+        history=history(),
+        mistakes=[Mistake(shown, labels[0], labels[1], 0.97) for shown in pictures],
+    )
+
+
+def test_labels_and_names_are_escaped(tmp_path):
+    shown = [picture(FILE_NAME)]
+    write_summary(tmp_path / "summary.html", ODD_LABELS, shown)
+    settings = {ODD_LABELS[1]: ODD_LABELS[0]}
+    write_training_page(tmp_path / "training.html", network=ODD_LABELS[0], settings=settings, history=history())
+    odd = {
+        "model_name": ODD_LABELS[0], "verdict": {"accepted": False, "reasons": ODD_LABELS},
+        "test_picture": {"uri": ODD_LABELS[0], "prediction": ODD_LABELS[1], "score": 0.5},
+    }  # fmt: skip
+    write_evaluation(tmp_path / "evaluation.html", ODD_LABELS, shown, **odd)
+    for name in ("summary", "training", "evaluation"):
+        assert_harmless(tmp_path / f"{name}.html")
+        assert "<script>alert(1)</script>" in Page(tmp_path / f"{name}.html").text
+    for label in ODD_LABELS:
+        assert label in Page(tmp_path / "summary.html").text
+        assert label in Page(tmp_path / "evaluation.html").text
+    assert FILE_NAME in Page(tmp_path / "evaluation.html").text
+
+
+def test_labels_stand_in_the_confusion_matrix(tmp_path):
+    labels = ["a & b $x^2$", "向日葵", "a name that is much too long for it"]
+    write_evaluation(tmp_path / "page.html", labels, [])
+    drawn = [data for tag, data in Page(tmp_path / "page.html").texts if tag == "text"]
+    for label in ("a & b $x^2$", "向日葵", "a name that is mu…"):
+        assert drawn.count(label) == 2  # a row and a column
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.jpg".decode("utf-8", "surrogateescape"), "雛菊.jpg"])
+def test_any_file_name_is_written(tmp_path, name):
+    write_summary(tmp_path / "page.html", ["daisy", "rose"], [picture(name)])
+    assert_harmless(tmp_path / "page.html")
+
+
+def test_same_input_gives_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        write_summary(tmp_path / name / "summary.html", ODD_LABELS, [picture()])
+        write_training_page(tmp_path / name / "training.html", network="inception_v1", settings={"a": 1}, history=history())
+        write_evaluation(tmp_path / name / "evaluation.html", ODD_LABELS, [picture()])
+    for page in ("summary.html", "training.html", "evaluation.html"):
+        assert (tmp_path / "one" / page).read_bytes() == (tmp_path / "two" / page).read_bytes()
+
+
+def test_a_page_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("before")
+    write_summary(path, ["daisy", "rose"], [])
+    assert path.read_text().startswith("<!DOCTYPE html>")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_summary_holds_the_callers_figures(tmp_path):
+    write_summary(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
+    page = Page(tmp_path / "page.html")
+    for said in (
+        "2,401 images in 2 classes, 123.5 MB", "daisy 1,200 50.0 %", "rose 1,201", "no picture: daisy 17", "daisy is rare.",
+    ):  # fmt: skip
+        assert said in page.text
+    assert [image["alt"] for image in page.named("img")][:2] == ["daisy, first.jpg", "daisy, second.jpg"]
+
+
+def test_training_holds_the_callers_figures(tmp_path):
+    settings = {"batch_size": 32, "learning_rate": 0.0125, "warm_start": True, "layers": ["a", "b"], "weights": None}
+    write_training_page(tmp_path / "page.html", network="inception_v3", settings=settings, history=history())
+    page = Page(tmp_path / "page.html")
+    for said in (
+        "Training of inception_v3", "batch_size 32", "learning_rate 0.0125", "warm_start yes", "layers a, b", "weights none",
+        "85.0 % of the validation images", "training 0.5, validation 0.625", "training 87.5 %, validation 85.0 %",
+        "At the end: 404.",
+    ):  # fmt: skip
+        assert said in page.text
+    assert len(page.named("svg")) == 4
+
+
+def test_training_tells_the_best_validation_from_the_last(tmp_path):
+    rows = [{"step": 10, "validation_accuracy": 0.9}, {"step": 20, "validation_accuracy": 0.8}]
+    write_training_page(tmp_path / "page.html", network="n", settings={}, history=rows)
+    text = Page(tmp_path / "page.html").text
+    assert "80.0 % of the validation images are called by their right name at step 20." in text
+    assert "The best was 90.0 % at step 10." in text
+
+
+def test_evaluation_holds_the_callers_figures(tmp_path):
+    asked = {"uri": "gs://bucket/one.jpg", "prediction": "rose", "score": 0.876}
+    matrix = [[501, 7], [11, 602]]
+    write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [picture("wrong.jpg")], matrix=matrix, test_picture=asked)
+    page = Page(tmp_path / "page.html")
+    for said in (
+        "91.4 % of 1,234 test images", "Accepted: accuracy 0.9137 reaches 0.85", "90.1 %", "89.2 %", "88.3 %", "0.977",
+        "daisy 81.1 % 61.1 % 71.1 % 4,321", "rose 81.2 % 61.2 % 71.2 % 4,322", "gs://bucket/one.jpg is called rose (88 %)",
+        "is daisy, called rose (97 %)", "wrong.jpg", "rose called daisy (11), daisy called rose (7)",
+    ):  # fmt: skip
+        assert said in page.text
+    drawn = [data for tag, data in page.texts if tag == "text"]
+    assert {"501", "7", "11", "602"} <= set(drawn)
+    assert len(page.named("svg")) == 4
+
+
+def test_a_refusal_says_why(tmp_path):
+    verdict = {"accepted": False, "reasons": ["accuracy is below 0.85", "the model in service is better"]}
+    write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [], verdict=verdict)
+    assert "Refused: accuracy is below 0.85 the model in service is better" in Page(tmp_path / "page.html").text
+
+
+def test_classes_keep_the_order_of_the_labels(tmp_path):
+    labels = ["zinnia", "aster", "rose"]
+    record = evaluation(labels)
+    record["per_class"].reverse()
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=[])
+    text = Page(tmp_path / "page.html").text
+    text = text[text.index("Class by class") :]
+    assert text.index("zinnia") < text.index("aster") < text.index("rose")
+
+
+def test_most_confident_mistake_comes_first(tmp_path):
+    scores = {"some.jpg": 0.6, "unknown.jpg": math.nan, "most.jpg": 0.99, "less.jpg": 0.4}
+    mistakes = [Mistake(picture(name), "daisy", "rose", score) for name, score in scores.items()]
+    record = evaluation(["daisy", "rose"])
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=mistakes)
+    page = Page(tmp_path / "page.html")
+    assert [image["title"] for image in page.named("img")] == ["most.jpg", "some.jpg", "less.jpg", "unknown.jpg"]
+    assert "often wrong labels" in page.text
+
+
+def test_without_mistakes_the_page_says_so(tmp_path):
+    write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [], matrix=[[3, 0], [0, 4]])
+    page = Page(tmp_path / "page.html")
+    assert "every image was called by its right name" in page.text
+    assert "No class is taken for another." in page.text
+
+
+@pytest.mark.parametrize("encoded", [b"", b"no picture", picture().encoded[:200], picture(kind="PNG").encoded[:90]])
+def test_an_unreadable_picture_gets_a_placeholder(tmp_path, encoded):
+    shown = [Picture("broken.jpg", encoded), picture("whole.jpg")]
+    write_summary(tmp_path / "summary.html", ["daisy", "rose"], shown)
+    write_evaluation(tmp_path / "evaluation.html", ["daisy", "rose"], shown)
+    for name in ("summary", "evaluation"):
+        page = Page(tmp_path / f"{name}.html")
+        assert "broken.jpg cannot be read" in page.text
+        assert "whole.jpg" in {image["title"] for image in page.named("img")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1"), ("PNG", "L")]
+)
+def test_pictures_of_any_mode_become_small_rgb_jpegs(tmp_path, kind, mode):
+    write_summary(tmp_path / "page.html", ["daisy"], [picture(width=450, height=300, kind=kind, mode=mode)])
+    (image,) = Page(tmp_path / "page.html").named("img")
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))))
+    assert (thumbnail.format, thumbnail.mode, thumbnail.size) == ("JPEG", "RGB", (200, 133))
+    assert (image["width"], image["height"]) == ("200", "133")
+
+
+def test_two_dozen_of_the_busiest_pictures_stay_below_600_kb(tmp_path):
+    busy = [picture(width=400, height=400, seed=seed) for seed in range(24)]
+    write_evaluation(tmp_path / "page.html", ["daisy", "rose"], busy)
+    assert len(Page(tmp_path / "page.html").named("img")) == 24
+    assert (tmp_path / "page.html").stat().st_size < 600_000
+
+
+def test_one_row_of_history_makes_a_page(tmp_path):
+    write_training_page(tmp_path / "page.html", network="inception_v1", settings={}, history=history(1))
+    page = Page(tmp_path / "page.html")
+    assert "Trained to step 10, without a validation." in page.text
+    assert [data for tag, data in page.texts if tag == "text"].count("10") == 4  # once below each chart
+
+
+def test_no_history_makes_a_page(tmp_path):
+    write_training_page(tmp_path / "page.html", network="inception_v1", settings={}, history=[])
+    assert "Nothing has been recorded yet." in Page(tmp_path / "page.html").text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, np.float32("nan")])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_values_that_are_not_finite_leave_a_gap(tmp_path, value, rows):
+    broken = [row | dict.fromkeys(row.keys() - {"step"}, value) for row in history(rows)]
+    write_training_page(tmp_path / "all.html", network="n", settings={"momentum": value}, history=broken)
+    assert Page(tmp_path / "all.html").text.count("No value to be drawn.") == 4
+    write_training_page(tmp_path / "some.html", network="n", settings={}, history=history(4) + broken)
+    page = Page(tmp_path / "some.html")
+    assert "training 0.5, validation 0.625" in page.text
+    assert ("The training has diverged" in page.text) == (value is not None)
+    assert not re.search(r"\b(nan|inf)\b", " ".join(str(a.get("d", "")) for _, a in page.elements))
+
+
+def test_figures_that_are_not_finite_make_a_page(tmp_path):
+    nothing = {"false_positive_rate": [math.nan, math.nan], "true_positive_rate": [0.0, 1.0], "area": math.nan}
+    mistakes = [Mistake(picture(), "daisy", "rose", math.nan)]
+    record = evaluation(["daisy", "rose"], [[0, 0], [0, 0]], roc=nothing, accuracy=math.nan, macro_f1=math.nan)
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=history(), mistakes=mistakes)
+    assert "There are no points to draw it from." in Page(tmp_path / "page.html").text
+
+
+@pytest.mark.parametrize(
+    ("classes", "counted", "named"), [(2, True, True), (30, True, True), (31, False, True), (61, False, False)]
+)
+def test_confusion_matrix_tells_what_there_is_room_for(tmp_path, classes, counted, named):
+    labels = [f"breed {n}" for n in range(classes)]
+    matrix = [[7777 if i == j else 0 for j in range(classes)] for i in range(classes)]
+    write_evaluation(tmp_path / "page.html", labels, [], matrix=matrix)
+    drawn = [data for tag, data in Page(tmp_path / "page.html").texts if tag == "text"]
+    assert drawn.count("7777") == (classes if counted else 0)
+    assert drawn.count("breed 1") == (2 if named else 0)
+
+
+def test_a_long_history_stays_small(tmp_path):
+    write_training_page(tmp_path / "page.html", network="n", settings={}, history=history(20_000))
+    page = Page(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 200_000
+    assert "at step 200,000." in page.text
+
+
+def test_every_chart_and_table_can_be_heard(tmp_path):
+    write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [picture()])
+    page = Page(tmp_path / "page.html")
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.named("svg"))
+    assert all(image["alt"] for image in page.named("img"))
+    assert {header["scope"] for header in page.named("th")} == {"col", "row"}
+    assert len(page.named("h1")) == 1
