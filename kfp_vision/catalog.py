@@ -163,7 +163,9 @@ def _reason_to_pass_over(path: PurePosixPath) -> str:
         return "hidden"
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         return "not a picture"
-    return "" if path.parent.name else "not in a class folder"
+    if not path.parent.name:
+        return "not in a class folder"
+    return "" if path.parent.name.isprintable() else "class name with a control character"
 
 
 def _first(rows: list[Row], label: str) -> list[Row]:

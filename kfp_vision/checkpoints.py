@@ -56,8 +56,8 @@ def load(model: Any, network: Network, uri: str) -> bool:
     """
     with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
         checkpoint = open_checkpoint(uri, Path(scratch))
-        wanted = wanted_weights(model, network)
-        skipped = misfit_class_layer(model, network, checkpoint)
+        wanted = _wanted_weights(model, network)
+        skipped = _misfit_class_layer(model, network, checkpoint)
         _check_fit(wanted, skipped, network, checkpoint, uri)
         for name, variable in wanted.items():
             if name not in skipped:
@@ -75,7 +75,7 @@ def check(network: Network, uri: str, depth_multiplier: float = 1.0) -> None:
     load(network.build(2, depth_multiplier=depth_multiplier), network, uri)
 
 
-def wanted_weights(model: Any, network: Network) -> dict[str, Any]:
+def _wanted_weights(model: Any, network: Network) -> dict[str, Any]:
     """The model's weights by their names in a published checkpoint."""
     return {
         network.name_in_checkpoint(layer.name, weight.name): weight
@@ -85,7 +85,7 @@ def wanted_weights(model: Any, network: Network) -> dict[str, Any]:
     }
 
 
-def misfit_class_layer(model: Any, network: Network, checkpoint: Checkpoint) -> set[str]:
+def _misfit_class_layer(model: Any, network: Network, checkpoint: Checkpoint) -> set[str]:
     """Names of the class layer's weights, if the checkpoint was trained on another number of classes."""
     layer = model.layers[CLASS_LAYER]
     names = {network.name_in_checkpoint(layer.name, weight.name): weight for weight in layer.weights}

@@ -19,6 +19,8 @@ from xml.etree import ElementTree
 import jinja2
 from markupsafe import Markup
 
+from kfp_vision.storage import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -150,11 +152,9 @@ def _page(name: str, **content: object) -> str:
 
 def _publish(path: Path, page: str) -> None:
     """Moves the finished page into place, so that no reader ever meets half a page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    # A file name that is not UTF-8 comes from Linux with lone surrogates, which no page can hold.
-    partial.write_bytes(page.encode("utf-8", errors="replace"))
-    partial.replace(path)
+    with replacing(path) as beside:
+        # A file name that is not UTF-8 comes from Linux with lone surrogates, which no page can hold.
+        beside.write_bytes(page.encode("utf-8", errors="replace"))
 
 
 @cache

@@ -20,8 +20,8 @@ IMAGES_PER_CLASS = 120
 
 VERSION = 1  # of the drawing: a change of any picture's bytes is a new version
 
-LONGER_SIDES = (320, 500)  # in pixels, with the next one never below 240
-ASPECTS = (0.75, 1.0)  # shorter side over longer side; upright or lying
+LONGER_SIDES = (320, 500)  # longer side of a picture in pixels; with ASPECTS, no side is below 240
+ASPECTS = (0.75, 1.0)  # shorter side over longer side, portrait or landscape
 PNG_EVERY = 20  # every 20th picture is a PNG, so that a pipeline meets both formats
 JPEG_QUALITY = 85
 OVERSAMPLING = 2  # Pillow's polygons have hard edges; drawn larger and averaged, they have soft ones
@@ -179,7 +179,7 @@ def backdrop(canvas: tuple[int, int], flowers: list[Flower], colours: Palette, r
     shadow = shadow.filter(ImageFilter.GaussianBlur(longest * 0.04))
     image = ImageChops.multiply(image, Image.merge("RGB", (shadow,) * 3))
     # Smooth at the final size only: the last reduction takes the doubling back, and interpolation is the dearest step of all.
-    image = image.resize(tuple(side // OVERSAMPLING for side in canvas), Image.Resampling.BILINEAR)
+    image = image.resize((canvas[0] // OVERSAMPLING, canvas[1] // OVERSAMPLING), Image.Resampling.BILINEAR)
     return image.resize(canvas, Image.Resampling.NEAREST)
 
 

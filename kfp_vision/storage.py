@@ -12,9 +12,11 @@ import tarfile
 import tempfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 from kfp_vision import sample
@@ -121,9 +123,10 @@ def fetch(uri: str) -> Path:
     if not scheme(uri):
         check_uri(uri, "a path")
         return Path(uri)
-    known = hashlib.sha256("\n".join([uri, *_remote_facts(uri)]).encode()).hexdigest()[:24]
+    facts = _remote_facts(uri)
+    known = hashlib.sha256("\n".join([uri, *facts]).encode()).hexdigest()[:24]
     target = _downloads() / f"{known}-{Path(urlsplit(uri).path).name}"
-    if not target.exists():
+    if not target.exists() or not any(facts):
         with _request("GET", uri) as response, replacing(target) as beside, beside.open("wb") as file:
             for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
@@ -206,21 +209,38 @@ def _remove(path: Path) -> None:
 
 def _members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
     """(name, size, read) of the regular files of an archive, in its own order."""
-    remedy = f"Give a folder of class folders, or one of {', '.join(ARCHIVE_SUFFIXES)}."
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if not info.is_dir():
+                    yield info.filename, info.file_size, lambda info=info: _read(uri, archive.open(info))
+        return
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for info in archive.infolist():
-                    if not info.is_dir():
-                        yield info.filename, info.file_size, lambda info=info: archive.read(info)
-            return
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                if member.isfile():
-                    yield member.name.removeprefix("./"), member.size, lambda member=member: archive.extractfile(member).read()
-    except tarfile.ReadError:
+        archive = tarfile.open(path, "r:*")  # noqa: SIM115 (closed below)
+    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        remedy = f"Give a folder of class folders, or one of {', '.join(ARCHIVE_SUFFIXES)}."
         raise InputError("a data source that is a file must be an archive", uri, remedy) from None
-    except (EOFError, OSError, zipfile.BadZipFile) as error:
+    with archive:
+        while member := _next(uri, archive):
+            if member.isfile():
+                yield member.name.removeprefix("./"), member.size, lambda member=member: _read(uri, archive.extractfile(member))
+
+
+def _next(uri: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _whole(uri):
+        return archive.next()
+
+
+def _read(uri: str, member: IO[bytes]) -> bytes:
+    with _whole(uri), member:
+        return member.read()
+
+
+@contextlib.contextmanager
+def _whole(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
         raise InputError("an archive must be whole", f"{uri} ({error})", "Pack or download it again.") from None
 
 
