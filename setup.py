@@ -36,7 +36,15 @@ setup(
     extras_require={
         "cpu": [*STAGES, "tensorflow-cpu>=2.21,<2.22"],
         "gpu": [*STAGES, "tensorflow[and-cuda]>=2.21,<2.22"],
-        "dev": ["build>=1.2", "mypy>=1.13", "playwright>=1.48", "pytest>=8.3", "pytest-cov>=6", "ruff>=0.8"],
+        "dev": [
+            "build>=1.2",
+            "hypothesis>=6.100",
+            "mypy>=1.13",
+            "playwright>=1.48",
+            "pytest>=8.3",
+            "pytest-cov>=6",
+            "ruff>=0.8",
+        ],
     },
     entry_points={"console_scripts": ["kfp-vision = kfp_vision.cli:main"]},
 )

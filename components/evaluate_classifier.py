@@ -36,8 +36,8 @@ def evaluate_classifier(
     from kfp_vision import evaluation
 
     inputs = (Path(model.path), Path(validation_records.path), Path(test_records.path))
-    asked = {"min_accuracy": min_accuracy, "test_image_uri": test_image_uri}
-    figures = evaluation.evaluate_classifier(*inputs, **asked, page=Path(report.path), verdict=Path(verdict.path))
+    outputs = {"page": Path(report.path), "verdict": Path(verdict.path)}
+    figures = evaluation.evaluate_classifier(*inputs, min_accuracy=min_accuracy, test_image_uri=test_image_uri, **outputs)
     metrics.metadata.update({name: figures[name] for name in evaluation.HEADLINES})
     classification.log_confusion_matrix(figures["labels"], figures["confusion_matrix"])
     roc = figures["roc"]

@@ -32,7 +32,7 @@ def split_images(
 
     outputs = {"train": train, "validation": validation, "test": test, "label_map": label_map}
     paths = {name: Path(artifact.path) for name, artifact in outputs.items()}
-    ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
-    counts = splitting.split_images(Path(images.path), **ratios, **paths)
+    table = Path(images.path)
+    counts = splitting.split_images(table, validation_ratio=validation_ratio, test_ratio=test_ratio, **paths)
     train.metadata.update({"pictures": counts["train"], "left_out": counts["left_out"]})
     validation.metadata["pictures"], test.metadata["pictures"] = counts["validation"], counts["test"]

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, field, fields
@@ -12,6 +13,9 @@ from kfp_vision.errors import InputError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 SAMPLES_A_CLASS = 6
+# Unicode's categories of control characters, ends of lines and paragraphs, and bytes that are no text: no file here could
+# hold them. Spaces and joiners of any script are well in a name.
+UNWRITABLE = ("Cc", "Zl", "Zp", "Cs")
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def _reason_to_pass_over(path: PurePosixPath) -> str:
         return "not a picture"
     if not path.parent.name:
         return "not in a class folder"
-    return "" if path.parent.name.isprintable() else "class name with a control character"
+    return "control character in the name" if any(unicodedata.category(c) in UNWRITABLE for c in str(path)) else ""
 
 
 def _first(rows: list[Row], label: str) -> list[Row]:

@@ -81,7 +81,6 @@ def _wanted_weights(model: Any, network: Network) -> dict[str, Any]:
         network.name_in_checkpoint(layer.name, weight.name): weight
         for layer in model.layers
         for weight in layer.weights
-        if weight.name != "seed_generator_state"
     }
 
 

@@ -47,7 +47,7 @@ def in_stock_layers(trained: Any, network: Network, classes: int, shape: Mapping
     stock = network.build(classes, fast=False, **shape)
     weights = {layer.name: layer for layer in trained.layers if layer.weights}
     for layer in stock.layers:
-        if layer.name in weights and not isinstance(layer, keras.layers.Dropout):
+        if layer.name in weights:
             layer.set_weights(weights[layer.name].get_weights())
     return stock
 

@@ -92,12 +92,12 @@ def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
 
 def random_crop(features: dict[str, tf.Tensor], seed: tuple[int, tf.Tensor], image_size: int, how: Augmentation) -> tf.Tensor:
     """A random part of an encoded picture, perhaps mirrored; of a JPEG only that part is decoded."""
-    encoded, seed = features["image/encoded"], tf.cast(tf.stack(seed), tf.int64)
+    encoded, first = features["image/encoded"], tf.cast(tf.stack(seed), tf.int64)
     shape = tf.stack([features["image/height"], features["image/width"], tf.constant(3, tf.int64)])
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         shape,
         bounding_boxes=tf.zeros((1, 0, 4)),
-        seed=seed,
+        seed=first,
         min_object_covered=0.0,
         aspect_ratio_range=(how.min_aspect_ratio, how.max_aspect_ratio),
         area_range=(how.min_crop_area, 1.0),
@@ -113,7 +113,7 @@ def random_crop(features: dict[str, tf.Tensor], seed: tuple[int, tf.Tensor], ima
         return tf.slice(tf.io.decode_png(encoded, channels=3), tf.stack([top, left, 0]), tf.stack([height, width, 3]))
 
     picture = resize(tf.cond(features["image/format"] == b"png", png, jpeg), image_size)
-    return tf.image.stateless_random_flip_left_right(picture, seed + 1) if how.flip else picture
+    return tf.image.stateless_random_flip_left_right(picture, first + 1) if how.flip else picture
 
 
 def resize(picture: tf.Tensor, image_size: int) -> tf.Tensor:

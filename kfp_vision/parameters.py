@@ -102,14 +102,15 @@ def check_values(parameters: Mapping[str, Any]) -> None:
         rule = "validation_ratio and test_ratio together must stay below 1"
         raise InputError(rule, held_out, "Leave some pictures to train on: 0.2 and 0.1, say.")
     for name, usual in (("images_per_shard", "1000"), ("batch_size", "16"), ("train_steps", "6000")):
-        _number(name, parameters[name], 1, math.inf, "a whole number above 0", usual)
+        _number(name, parameters[name], 1, math.inf, "a whole number above 0", usual, whole=True)
     _number("learning_rate", parameters["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
-    _number("gpu_count", parameters["gpu_count"], 0, math.inf, "0 or a whole number above it", "1")
+    _number("gpu_count", parameters["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
     network = NETWORKS[parameters["network"]]
-    size = parameters["image_size"]
-    if size and size < network.smallest:
-        rule = f"image_size must be 0 (the network's own, {network.image_size}) or at least {network.smallest}"
-        raise InputError(rule, size, f"Set it to {network.image_size}.")
+    rule = f"0 (the network's own, {network.image_size}) or a whole number from {network.smallest} up"
+    smallest = network.smallest if parameters["image_size"] else 0
+    _number("image_size", parameters["image_size"], smallest, math.inf, rule, str(network.image_size), whole=True)
+    for name in ("check_images", "fine_tune", "train_last_layer_only"):
+        _check_shape(name, parameters[name], bool, "true")
     if parameters["fine_tune"] and not parameters["checkpoint_uri"]:
         remedy = "Set checkpoint_uri to a checkpoint of the network, or fine_tune to false."
         raise InputError("fine_tune=true must have a checkpoint to start from", parameters["checkpoint_uri"], remedy)
@@ -143,7 +144,10 @@ def advanced(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("depth_multiplier", "min_crop_area", "num_epochs_per_decay"):
         if whole[name] <= 0:
             raise InputError(f"{name} of advanced must be above 0", whole[name], f"Set it to {ADVANCED[name]}, say.")
-    for name in ("min_crop_area", "max_refused_ratio", "batch_norm_decay"):
+    for name in ("seed", "warmup_steps", "weight_decay"):
+        if whole[name] < 0:
+            raise InputError(f"{name} of advanced must not be negative", whole[name], f"Set it to {ADVANCED[name]}, say.")
+    for name in ("min_crop_area", "max_refused_ratio", "batch_norm_decay", "momentum", "rmsprop_momentum", "label_smoothing"):
         if not 0 <= whole[name] <= 1:
             raise InputError(f"{name} of advanced must lie between 0 and 1", whole[name], f"Set it to {ADVANCED[name]}, say.")
     return whole
@@ -163,15 +167,16 @@ def _is_like(value: Any, default: Any) -> bool:
     return isinstance(default, float) or float(value).is_integer()  # JSON and KFP hand out whole numbers as floats
 
 
-def _number(name: str, value: Any, lowest: float, below: float, rule: str, usual: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < below:
+def _number(name: str, value: Any, lowest: float, below: float, rule: str, usual: str, *, whole: bool = False) -> None:
+    right = _is_like(value, 0 if whole else 0.0) and lowest <= value < below
+    if not right:
         raise InputError(f"{name} must be {rule}", value, f"Set it to {usual}, say.")
 
 
 def _check_shape(name: str, value: Any, kind: type, example: str) -> None:
     if not isinstance(value, kind):
-        shape = "a dictionary" if kind is dict else "a list"
-        raise InputError(f"{name} must be {shape}", value, f"Write it as JSON, such as {example}.")
+        shapes = {dict: "a dictionary", list: "a list", bool: "true or false"}
+        raise InputError(f"{name} must be {shapes[kind]}", value, f"Write it as JSON, such as {example}.")
 
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow is large, and talks while it starts

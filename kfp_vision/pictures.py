@@ -7,9 +7,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 # What TensorFlow decodes by itself: format as Pillow names it, to the modes in which it does.
-TENSORFLOW_READS = {"JPEG": ("L", "RGB"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")}
+# MPO is what Pillow calls a JPEG with more pictures behind the first, as telephones write it.
+TENSORFLOW_READS = {"JPEG": ("L", "RGB"), "MPO": ("L", "RGB"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")}
 PILLOW_OPENS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 QUALITY = 95  # of a picture that has to be encoded anew
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 CHECK_SCALE = 8  # a JPEG is checked at an eighth of its size: every byte is read, most of the arithmetic is not done
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound warns; ours refuses.
@@ -50,9 +52,11 @@ def checked(encoded: bytes) -> Checked:
                 raise Refused(f"{width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million")
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             if upright and image.mode in TENSORFLOW_READS.get(image.format or "", ()):
-                image.draft("RGB", (width // CHECK_SCALE, height // CHECK_SCALE))
+                image.draft("RGB", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
                 image.load()
-                return Checked(encoded, str(image.format).lower(), height, width)
+                if image.format == "PNG":
+                    _refuse_broken_png(encoded)
+                return Checked(encoded, "png" if image.format == "PNG" else "jpeg", height, width)
             return _as_jpeg(image)
     except UnidentifiedImageError:
         raise Refused("not a picture in a known format") from None
@@ -60,8 +64,21 @@ def checked(encoded: bytes) -> Checked:
         raise Refused(" ".join(str(error).split()) or type(error).__name__) from None
 
 
+def _refuse_broken_png(encoded: bytes) -> None:
+    """TensorFlow refuses what Pillow passes over when it reads pixels: a wrong checksum of the data, and a missing end."""
+    with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
+        image.verify()
+    if PNG_END not in encoded:
+        raise Refused("cut off")
+
+
 def _as_jpeg(image: Image.Image) -> Checked:
-    clean = ImageOps.exif_transpose(image).convert("RGB")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F"):
+        raise Refused(f"pixels of mode {upright.mode}, which do not say what white is")
+    if upright.mode.startswith("I;16"):  # Pillow would clip it to 8 bits: all white
+        upright = upright.convert("I").point([level >> 8 for level in range(1 << 16)], "L")
+    clean = upright.convert("RGB")
     file = io.BytesIO()
     clean.save(file, "JPEG", quality=QUALITY)
     return Checked(file.getvalue(), "jpeg", clean.height, clean.width)

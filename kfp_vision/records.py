@@ -5,6 +5,7 @@ are a serialised `tf.train.Example`. Source: tensorflow/core/lib/io/record_write
 """
 
 import csv
+import hashlib
 import json
 import os
 import struct
@@ -148,7 +149,10 @@ def _accepted(
 
     def check(row: Row) -> Checked | Refused:
         try:
-            return checked(reader.read(row.uri))
+            encoded = reader.read(row.uri)
+            if hashlib.md5(encoded, usedforsecurity=False).hexdigest() != row.content_id:
+                return Refused("not the picture that was listed: its bytes have changed")
+            return checked(encoded)
         except Refused as reason:
             return reason
         except OSError as error:

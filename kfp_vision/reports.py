@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 import jinja2
@@ -391,7 +391,7 @@ def _confusion_matrix(labels: list[str], matrix: list[list[int]]) -> _Chart:
     _shade(axes, shares)
     axes.set(xlabel="prediction", ylabel="true label")
     tokens = [f"@{index}" for index in range(len(shown))]
-    lean = {"rotation": 45, "ha": "right", "va": "center", "rotation_mode": "anchor"} if leaning else {}
+    lean: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "center", "rotation_mode": "anchor"} if leaning else {}
     axes.set_xticks(range(len(shown)), tokens, fontsize=text_size, color=INK, **lean)
     axes.set_yticks(range(len(shown)), tokens, fontsize=text_size, color=INK)
     # Where matplotlib puts an axis' title depends on its own idea of the labels' width.

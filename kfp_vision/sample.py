@@ -330,8 +330,16 @@ def as_if_photographed(image: Image.Image, rng: Random) -> Image.Image:
 
 
 def shaded_petal(
-    pen: ImageDraw.ImageDraw, base: Point, angle: float, long: float, wide: float, shades: tuple[Colour, Colour, Colour], *,
-    rise: float, fall: float, levels: int = 4,
+    pen: ImageDraw.ImageDraw,
+    base: Point,
+    angle: float,
+    long: float,
+    wide: float,
+    shades: tuple[Colour, Colour, Colour],
+    *,
+    rise: float,
+    fall: float,
+    levels: int = 4,
 ) -> None:
     """A petal in its edge's colour, and smaller ones upon it that go from the second shade to the third."""
     edge, outer, inner = shades

@@ -30,40 +30,46 @@ def split_images(
 
     Returns:
         Pictures in each split, and `left_out`, those under two labels.
+
+    Raises:
+        InputError: a class would have nothing left to train on.
     """
     rows = list(catalog.read(images))
     contradicted = catalog.two_labels(rows)
-    for content_id, labels in contradicted.items():
-        print(f"left out, the same picture under {' and '.join(labels)}: {content_id}")
+    for content_id, several in contradicted.items():
+        print(f"left out, the same picture under {' and '.join(several)}: {content_id}")
+    labels = sorted({row.label for row in rows})
     parts = split([row for row in rows if row.content_id not in contradicted], validation_ratio, test_ratio)
+    _refuse_untrained(labels, parts["train"])
     for name, path in zip(SPLITS, (train, validation, test), strict=True):
         catalog.write(path, parts[name])
     with replacing(label_map) as beside:
         beside.mkdir()
-        write_labels(beside, sorted({row.label for row in rows}))
+        write_labels(beside, labels)
     counts = {name: len(part) for name, part in parts.items()}
     print(", ".join(f"{count} pictures to {name}" for name, count in counts.items()))
     return counts | {"left_out": sum(row.content_id in contradicted for row in rows)}
 
 
 def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, list[Row]]:
-    """Rows of each split, in the order of their contents' hashes, which is as good as shuffled.
-
-    Raises:
-        InputError: a class would have nothing left to train on.
-    """
+    """Rows of each split, in the order of their contents' hashes, which is as good as shuffled."""
     parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for _, same_label in groupby(sorted(rows, key=lambda row: (row.label, row.content_id, row.name)), lambda row: row.label):
         ordered = list(same_label)
         cut = _between_copies(ordered, _share(ordered, test_ratio))
         second = _between_copies(ordered, cut + _share(ordered, validation_ratio))
-        if second == len(ordered):
-            remedy = "Add pictures to it, take it out, or hold out less."
-            raise InputError("every class must keep a picture to train on", f"none of {ordered[0].label}", remedy)
         parts["test"] += ordered[:cut]
         parts["validation"] += ordered[cut:second]
         parts["train"] += ordered[second:]
     return {name: sorted(part, key=lambda row: (row.content_id, row.name)) for name, part in parts.items()}
+
+
+def _refuse_untrained(labels: list[str], train: list[Row]) -> None:
+    trained = {row.label for row in train}
+    for label in labels:
+        if label not in trained:
+            remedy = "Add pictures to it, take it out, or hold out less."
+            raise InputError("every class must keep a picture to train on", f"none of {label}", remedy)
 
 
 def write_labels(folder: Path, labels: list[str]) -> None:

@@ -5,6 +5,7 @@ A picture inside an archive has the archive's URI, a `#`, and the name of the me
 
 import contextlib
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -26,6 +27,10 @@ ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar", ".tar.bz2", ".zip")
 SAMPLE = "sample"
 CHUNK = 1 << 20
 CONNECT_SECONDS, READ_SECONDS = 10, 60
+RETRIES, BACKOFF_SECONDS = 4, 0.5  # the pause doubles from the second retry on: 7 seconds in all
+RETRY_STATUS = (429, 500, 502, 503, 504)
+# What Python's readers raise at bytes that are no archive, or a broken or an encrypted one.
+UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def fingerprint(uri: str) -> str:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         described = ((file, file.stat()) for file in files if file.is_file())
         facts = [uri, *(f"{file.relative_to(path)} {about.st_size} {about.st_mtime_ns}" for file, about in described)]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()
 
 
 def fetch(uri: str) -> Path:
@@ -127,14 +132,8 @@ def fetch(uri: str) -> Path:
     known = hashlib.sha256("\n".join([uri, *facts]).encode()).hexdigest()[:24]
     target = _downloads() / f"{known}-{Path(urlsplit(uri).path).name}"
     if not target.exists() or not any(facts):
-        with _request("GET", uri) as response, replacing(target) as beside, beside.open("wb") as file:
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-            expected = response.headers.get("Content-Length")
-            if expected and "Content-Encoding" not in response.headers and file.tell() != int(expected):
-                raise InputError(
-                    f"a download must arrive whole ({expected} bytes)", f"{file.tell()} bytes of {uri}", "Try again."
-                )
+        with replacing(target) as beside:
+            _download(uri, beside)
     return target
 
 
@@ -164,8 +163,8 @@ class Reader:
         """
         if scheme(uri) == SAMPLE:
             return sample.draw(uri.removeprefix(f"{SAMPLE}://"))
-        archive, _, member = uri.partition("#")
-        if member and archive.lower().endswith(ARCHIVE_SUFFIXES):
+        archive, member = _archive_and_member(uri)
+        if member:
             with self._lock:
                 if archive not in self._unpacked:
                     self._unpacked[archive] = self._unpack(archive)
@@ -173,7 +172,7 @@ class Reader:
                 return self._unpacked[archive][member].read_bytes()
             except KeyError:
                 raise FileNotFoundError(f"{archive} has no member {member}") from None
-        return fetch(uri).read_bytes()
+        return (fetch(uri) if scheme(uri) else Path(uri)).read_bytes()
 
     def _unpack(self, archive: str) -> dict[str, Path]:
         """Members by name. The files are numbered, so that no name in an archive can reach outside the scratch folder."""
@@ -207,23 +206,39 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _archive_and_member(uri: str) -> tuple[str, str]:
+    """The two sides of the `#`; of a local path, which may have a `#` in its own name, the one behind an existing file."""
+    if scheme(uri):
+        archive, _, member = uri.partition("#")
+        return archive, member
+    if not Path(uri).is_file():
+        for at, character in enumerate(uri):
+            if character == "#" and Path(uri[:at]).is_file():
+                return uri[:at], uri[at + 1 :]
+    return uri, ""
+
+
 def _members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """(name, size, read) of the regular files of an archive, in its own order."""
+    """(name, size, read) of the regular files of an archive, in its own order; links and devices are left out."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if not info.is_dir():
-                    yield info.filename, info.file_size, lambda info=info: _read(uri, archive.open(info))
+        with _whole(uri):
+            zipped = zipfile.ZipFile(path)
+        with zipped:
+            for info in zipped.infolist():
+                if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
+                    name = info.filename.removeprefix("./")
+                    yield name, info.file_size, lambda info=info: _read(uri, lambda: zipped.open(info))
         return
     try:
         archive = tarfile.open(path, "r:*")  # noqa: SIM115 (closed below)
-    except (tarfile.TarError, OSError, EOFError, zlib.error):
+    except UNREADABLE:
         remedy = f"Give a folder of class folders, or one of {', '.join(ARCHIVE_SUFFIXES)}."
         raise InputError("a data source that is a file must be an archive", uri, remedy) from None
     with archive:
         while member := _next(uri, archive):
             if member.isfile():
-                yield member.name.removeprefix("./"), member.size, lambda member=member: _read(uri, archive.extractfile(member))
+                name = member.name.removeprefix("./")
+                yield name, member.size, lambda member=member: _read(uri, lambda: archive.extractfile(member))
 
 
 def _next(uri: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
@@ -231,8 +246,8 @@ def _next(uri: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         return archive.next()
 
 
-def _read(uri: str, member: IO[bytes]) -> bytes:
-    with _whole(uri), member:
+def _read(uri: str, opened: Callable[[], IO[bytes]]) -> bytes:
+    with _whole(uri), opened() as member:
         return member.read()
 
 
@@ -240,7 +255,7 @@ def _read(uri: str, member: IO[bytes]) -> bytes:
 def _whole(uri: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
+    except UNREADABLE as error:
         raise InputError("an archive must be whole", f"{uri} ({error})", "Pack or download it again.") from None
 
 
@@ -260,13 +275,24 @@ def _remote_facts(uri: str) -> list[str]:
         return [response.headers.get(name, "") for name in ("ETag", "Last-Modified", "Content-Length")]
 
 
+def _download(uri: str, path: Path) -> None:
+    import requests
+
+    with _request("GET", uri) as response, path.open("wb") as file:
+        try:
+            for chunk in response.iter_content(CHUNK):
+                file.write(chunk)
+        except requests.RequestException as error:
+            raise InputError("a download must arrive whole", f"{uri} ({error})", "Try again.") from None
+
+
 def _request(method: str, uri: str):
     """A streamed response. Refusals of the server and of the network come as one line."""
     import requests
     from urllib3.util import Retry
 
     session = requests.Session()
-    retry = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+    retry = Retry(total=RETRIES, backoff_factor=BACKOFF_SECONDS, status_forcelist=RETRY_STATUS, raise_on_status=False)
     session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
     session.mount("https://", requests.adapters.HTTPAdapter(max_retries=retry))
     try:

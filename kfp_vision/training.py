@@ -122,7 +122,7 @@ class Trainer:
             layer.trainable = not recipe.train_last_layer_only
         self.optimizer = make_optimizer(recipe.optimizer, advanced)
         self.optimizer.build(model.trainable_variables)
-        self._compiled_step, self._compiled_logits = tf.function(self._step), tf.function(self._logits)
+        self.compiled_step, self.compiled_logits = tf.function(self._step), tf.function(self._logits)
 
     def run(self, batches: tf.data.Dataset, validation: tf.data.Dataset | None) -> Iterator[dict[str, float]]:
         """Takes all steps; gives a row of history every now and then, the last step's included.
@@ -135,7 +135,7 @@ class Trainer:
         losses, hits, since = [], [], time.perf_counter()
         for step, (pictures, labels) in enumerate(batches.take(steps)):
             rate = self.learning_rate_at(step)
-            loss, hit = self._compiled_step(pictures, labels, tf.constant(rate, tf.float32))
+            loss, hit = self.compiled_step(pictures, labels, tf.constant(rate, tf.float32))
             losses.append(loss)
             hits.append(hit)
             last = step + 1 == steps
@@ -162,7 +162,7 @@ class Trainer:
         """Loss and accuracy over all batches."""
         logits, labels = [], []
         for pictures, numbers in batches:
-            logits.append(self._compiled_logits(pictures))
+            logits.append(self.compiled_logits(pictures))
             labels.append(numbers)
         all_logits, all_labels = tf.concat(logits, 0), tf.concat(labels, 0)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(all_labels, all_logits))

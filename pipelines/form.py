@@ -16,10 +16,10 @@ def with_choices(choices: Mapping[str, Sequence[str]]) -> Callable[[GraphCompone
     def add(pipeline: GraphComponent) -> GraphComponent:
         for name, parameter in pipeline.pipeline_spec.root.input_definitions.parameters.items():
             if parameter.parameter_type == ParameterType.BOOLEAN:
-                for value in (True, False):
-                    parameter.literals.add().bool_value = value
-            for value in choices.get(name, ()):
-                parameter.literals.add().string_value = value
+                for state in (True, False):
+                    parameter.literals.add().bool_value = state
+            for choice in choices.get(name, ()):
+                parameter.literals.add().string_value = choice
         return pipeline
 
     return add

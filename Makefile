@@ -1,0 +1,52 @@
+# What people and CI both call. Each target does its own set-up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BUILDER ?= podman
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' kfp_vision/__init__.py)
+
+# A short training from random weights, on pictures drawn on the spot: what a laptop without a network can do.
+DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sample-flowers \
+	-p image_size=80 -p train_steps=560 -p optimizer=adam -p learning_rate=0.001 -p learning_rate_schedule=cosine \
+	-p 'advanced={"opt_epsilon": 1e-7, "warmup_steps": 56}'
+
+.PHONY: help install demo test check compile bench image clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
+
+install: $(INSTALLED) ## a virtual environment in .venv with everything
+
+$(INSTALLED): setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## pictures in, an evaluated model out, in about three minutes
+	$(BIN)/kfp-vision run image_classification $(DEMO)
+
+test: $(INSTALLED) ## every test
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## style, types, and whether every YAML is up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf .types && mkdir -p .types/kfp_vision
+	@ln -s $(CURDIR)/kfp_vision/* $(CURDIR)/components $(CURDIR)/pipelines .types/kfp_vision/
+	cd .types && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p kfp_vision
+	$(BIN)/kfp-vision compile --check
+
+compile: $(INSTALLED) ## the YAML of every pipeline, anew
+	$(BIN)/kfp-vision compile
+
+bench: $(INSTALLED) ## every benchmark, and the table in benchmarks/README.md
+	$(BIN)/python -m benchmarks
+
+image: ## both container images, with podman or BUILDER=docker, on BASE=...
+	$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) -f images/cpu/Dockerfile -t kfp-vision:$(VERSION) .
+	$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) -f Dockerfile.gpu -t kfp-vision-gpu:$(VERSION) .
+
+clean: ## removes what the other targets made, but no runs
+	rm -rf $(VENV) .bench .types .cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -1,0 +1,47 @@
+"""`python -m benchmarks [NAME ...]`: a line of JSON a figure. With no name, all of them, and the table is written anew."""
+
+import platform
+import re
+import sys
+from datetime import date
+from importlib import import_module, metadata
+from pathlib import Path
+
+from benchmarks.measure import Figure
+
+NAMES = ("convert", "train")
+README = Path(__file__).with_name("README.md")
+TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- /table -->)", re.DOTALL)
+
+
+def main(names: list[str]) -> int:
+    """Runs benchmarks by name and gives the exit code."""
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        print(f"error: a benchmark must be one of {', '.join(NAMES)}; got {unknown[0]}. Take one of these.", file=sys.stderr)
+        return 2
+    figures = [figure for name in names or NAMES for figure in import_module(f"benchmarks.{name}").run()]
+    if not names:
+        README.write_text(TABLE.sub(lambda _: table(figures), README.read_text()))
+    return 0
+
+
+def table(figures: list[Figure]) -> str:
+    """The figures as Markdown, with the machine and the versions they were measured on."""
+    rows = "".join(f"| `{f.benchmark}` | {f.ours:g} | {f.peer:g} | {f.ratio:g} | {f.unit} | {f.peer_name} |\n" for f in figures)
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow-cpu", "keras", "pillow"))
+    head = "| benchmark | ours | peer | ratio | unit | peer |\n| --- | ---: | ---: | ---: | --- | --- |\n"
+    return (
+        f"{head}{rows}\nMeasured on {date.today():%Y-%m-%d}: {processor()}, {versions}, Python {platform.python_version()}.\n"
+    )
+
+
+def processor() -> str:
+    """The processor's name and the number of its cores, as Linux says them."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(models)} cores of {models[0]}" if models else platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""The chain of the stages on twenty pictures of two classes, each stage run once a session."""
+
+from pathlib import Path
+
+import drawn
+import one_step
+import pytest
+
+from kfp_vision import components
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Ten pictures each of bellcup and globelet, one folder a class."""
+    return drawn.pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def ratios() -> dict[str, float]:
+    """What is held out: of ten pictures two to validate on and one to test on."""
+    return {"validation_ratio": 0.2, "test_ratio": 0.1}
+
+
+@pytest.fixture(scope="session")
+def recipe() -> dict[str, object]:
+    """The training fields: a narrow network, small pictures, three steps."""
+    return {
+        "network": "inception_v1",
+        "fine_tune": False,
+        "checkpoint_uri": "",
+        "train_last_layer_only": False,
+        "batch_size": 4,
+        "learning_rate": 0.01,
+        "train_steps": 3,
+        "optimizer": "sgd",
+        "learning_rate_schedule": "fixed",
+        "image_size": 32,
+        "gpu_count": 0,
+        "model_name": "flowers",
+        "advanced": {"depth_multiplier": 0.1, "batch_norm_decay": 0.9},
+    }
+
+
+@pytest.fixture(scope="session")
+def ingested(pictures, ratios, tmp_path_factory) -> one_step.Ended:
+    values = {"fingerprint": "any", "images_uri": str(pictures), "check_images": True, **ratios}
+    return one_step.run(components.ingest_images, tmp_path_factory.mktemp("ingest"), **values)
+
+
+@pytest.fixture(scope="session")
+def split(ingested, ratios, tmp_path_factory) -> one_step.Ended:
+    table = {"images": ingested.folder / "images"}
+    return one_step.run(components.split_images, tmp_path_factory.mktemp("split"), table, **ratios)
+
+
+@pytest.fixture(scope="session")
+def written(split, tmp_path_factory) -> one_step.Ended:
+    inputs = {name: split.folder / name for name in ("train", "validation", "test", "label_map")}
+    root = tmp_path_factory.mktemp("write")
+    return one_step.run(components.write_tfrecords, root, inputs, images_per_shard=8, advanced={})
+
+
+@pytest.fixture(scope="session")
+def train_inputs(split, written) -> dict[str, Path]:
+    """The artifacts that train_classifier takes."""
+    records = {name: written.folder / name for name in ("train_records", "validation_records")}
+    return records | {"label_map": split.folder / "label_map"}
+
+
+@pytest.fixture(scope="session")
+def trained(train_inputs, recipe, tmp_path_factory) -> one_step.Ended:
+    return one_step.run(components.train_classifier, tmp_path_factory.mktemp("train"), train_inputs, **recipe)

@@ -1,0 +1,28 @@
+import one_step
+import pytest
+
+from kfp_vision import components
+from kfp_vision.local_run import defaults
+from kfp_vision.pipelines import image_classification
+
+
+@pytest.fixture
+def fields(pictures) -> dict[str, object]:
+    """Every field of the form, as for a training from scratch on the few pictures."""
+    values = defaults(image_classification)
+    whole = {name: int(values[name]) for name in ("images_per_shard", "batch_size", "train_steps", "image_size", "gpu_count")}
+    return values | whole | {"images_uri": str(pictures), "fine_tune": False}
+
+
+def test_lets_right_values_pass_without_a_word(fields, tmp_path):
+    ended = one_step.run(components.check_run, tmp_path, **fields)
+    assert ended.succeeded
+    assert ended.printed == []
+    assert ended.left_behind() == ["executor_output.json"]
+
+
+def test_refuses_a_ratio_above_one(fields, tmp_path):
+    ended = one_step.run(components.check_run, tmp_path, **fields | {"validation_ratio": 1.5})
+    assert one_step.refusal(ended) == (
+        "error: validation_ratio must be from 0 up to, not including, 1; got 1.5. Set it to 0.2, say."
+    )

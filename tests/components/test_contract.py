@@ -1,0 +1,111 @@
+"""A component is a contract: what holds of every one of them, and of the folder they lie in."""
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import kfp
+import pytest
+from google.protobuf import json_format
+
+from kfp_vision import components
+from kfp_vision.components import images
+from kfp_vision.local_run import fields
+from kfp_vision.pipelines import image_classification
+
+NAMES = components.__all__
+FOLDER = Path(components.__file__).parent
+MOST_LINES = 15
+NOT_IN_A_BODY = (
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.Try,
+    ast.TryStar,
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.Lambda,
+    ast.ClassDef,
+)
+
+
+def function(name: str) -> ast.FunctionDef:
+    """The syntax tree of the function that a component is made of."""
+    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+    return found
+
+
+def spec(name: str) -> dict:
+    """What a component compiles to."""
+    return json_format.MessageToDict(getattr(components, name).pipeline_spec)
+
+
+def container(name: str) -> dict:
+    (executor,) = spec(name)["deploymentSpec"]["executors"].values()
+    return executor["container"]
+
+
+def inputs_and_outputs(name: str) -> tuple[dict, dict]:
+    """Name to definition, of parameters and artifacts together."""
+    (component,) = spec(name)["components"].values()
+    both = (component.get(f"{side}Definitions", {}) for side in ("input", "output"))
+    inputs, outputs = ({**side.get("parameters", {}), **side.get("artifacts", {})} for side in both)
+    return inputs, outputs
+
+
+def test_every_file_of_the_folder_is_exported_and_is_a_component():
+    files = {file.stem for file in FOLDER.glob("*.py")} - {"__init__", "images"}
+    assert files == set(NAMES)
+    assert sorted(NAMES) == NAMES
+    for name in NAMES:
+        assert isinstance(getattr(components, name), kfp.dsl.base_component.BaseComponent)
+        assert getattr(components, name).python_func.__name__ == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_body_is_short_and_straight(name):
+    statements = function(name).body[1:]  # after the docstring
+    source = (FOLDER / f"{name}.py").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in source[statements[0].lineno - 1 : statements[-1].end_lineno] if line.strip()]
+    assert len(lines) <= MOST_LINES
+    assert not [node for node in ast.walk(ast.Module(statements, [])) if isinstance(node, NOT_IN_A_BODY)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_image_is_ours_and_nothing_is_installed_in_it(name):
+    expected = images.GPU_IMAGE if name == "train_classifier" else images.CPU_IMAGE
+    assert container(name)["image"] == expected
+    assert "pip" not in " ".join(container(name)["command"]).split()
+    assert "kfp==" not in json.dumps(container(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_that_goes_in_or_comes_out_is_described(name):
+    documentation = inspect.getdoc(getattr(components, name).python_func)
+    assert documentation.isascii()
+    inputs, outputs = inputs_and_outputs(name)
+    described = (
+        image_classification.component_spec.inputs if name == "check_run" else getattr(components, name).component_spec.inputs
+    )
+    assert [given for given in inputs if not described[given].description] == []
+    # Of a single unnamed output KFP carries nothing over; the docstring says it all the same.
+    if list(outputs) == ["Output"]:
+        assert "\nReturns:\n" in documentation
+    else:
+        assert [made for made, definition in outputs.items() if not definition.get("description")] == []
+
+
+def test_check_run_sees_every_field_of_the_form():
+    inputs, outputs = inputs_and_outputs("check_run")
+    assert {name: definition["parameterType"] for name, definition in inputs.items()} == fields(image_classification)
+    assert outputs == {}
+
+
+def test_no_input_has_a_default_that_could_differ_from_the_form():
+    for name in NAMES:
+        inputs, _ = inputs_and_outputs(name)
+        assert [
+            given for given, definition in inputs.items() if definition.get("isOptional") or "defaultValue" in definition
+        ] == []

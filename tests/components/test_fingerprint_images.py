@@ -1,0 +1,23 @@
+import shutil
+
+import one_step
+
+from kfp_vision import components
+
+
+def test_stays_while_the_pictures_stay_and_changes_with_them(pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+
+    def fingerprint(name: str) -> str:
+        return one_step.run(components.fingerprint_images, tmp_path / name, images_uri=str(folder)).output
+
+    first, again = fingerprint("first"), fingerprint("again")
+    (folder / "bellcup" / "0001.jpg").unlink()
+    assert len(first) == 64 and first == again
+    assert fingerprint("fewer") != first
+
+
+def test_refuses_a_path_where_nothing_lies(tmp_path):
+    ended = one_step.run(components.fingerprint_images, tmp_path, images_uri="/no/such/pictures")
+    line = one_step.refusal(ended)
+    assert "must name something that exists; got /no/such/pictures. Check the path" in line

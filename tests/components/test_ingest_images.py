@@ -1,0 +1,36 @@
+import csv
+import hashlib
+
+import drawn
+import one_step
+
+from kfp_vision import components
+
+
+def test_writes_a_table_of_the_pictures_and_leaves_them_where_they_are(pictures, ingested):
+    with (ingested.folder / "images").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.jpg"))
+    first = pictures / "bellcup" / "0001.jpg"
+    assert rows[0] == {
+        "uri": str(first),
+        "label": "bellcup",
+        "bytes": str(first.stat().st_size),
+        "content_id": hashlib.md5(first.read_bytes()).hexdigest(),
+        "name": "bellcup/0001.jpg",
+    }
+    assert sorted(path.name for path in ingested.folder.iterdir()) == ["executor_output.json", "images", "summary"]
+
+
+def test_says_how_many_pictures_and_classes_there_are(pictures, ingested):
+    assert ingested.metadata["images"] == {"pictures": 20, "classes": 2, "source": str(pictures)}
+    assert ingested.printed == ["20 pictures in 2 classes, 0 files passed over"]
+    assert "bellcup" in (ingested.folder / "summary").read_text()
+    assert len(ingested.output) == 64
+
+
+def test_refuses_a_single_class(ratios, tmp_path):
+    folder = drawn.pictures(tmp_path / "pictures", classes=1, each=3)
+    values = {"fingerprint": "any", "images_uri": str(folder), "check_images": True, **ratios}
+    line = one_step.refusal(one_step.run(components.ingest_images, tmp_path, **values))
+    assert line.startswith(f"error: images_uri must hold at least two classes; got one at {folder} (bellcup). Put ")

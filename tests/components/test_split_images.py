@@ -1,0 +1,36 @@
+import csv
+from itertools import chain
+from pathlib import Path
+
+import one_step
+
+from kfp_vision import components
+
+
+def names(table: Path) -> list[str]:
+    with table.open(newline="") as file:
+        return [row["name"] for row in csv.DictReader(file)]
+
+
+def test_cuts_each_class_at_the_ratios(ingested, split):
+    parts = {name: names(split.folder / name) for name in ("train", "validation", "test")}
+    for label in ("bellcup", "globelet"):
+        of_label = {part: sum(name.startswith(label) for name in listed) for part, listed in parts.items()}
+        assert of_label == {"train": 7, "validation": 2, "test": 1}
+    assert sorted(chain(*parts.values())) == names(ingested.folder / "images")
+
+
+def test_says_what_went_where(split):
+    assert split.metadata["train"] == {"pictures": 14, "left_out": 0}
+    assert split.metadata["validation"] == {"pictures": 4}
+    assert split.metadata["test"] == {"pictures": 2}
+    assert (split.folder / "label_map" / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"
+
+
+def test_refuses_to_hold_everything_out(ingested, tmp_path):
+    table = {"images": ingested.folder / "images"}
+    ended = one_step.run(components.split_images, tmp_path, table, validation_ratio=0.6, test_ratio=0.4)
+    assert one_step.refusal(ended) == (
+        "error: every class must keep a picture to train on; got none of bellcup. "
+        "Add pictures to it, take it out, or hold out less."
+    )

@@ -1,0 +1,40 @@
+import json
+
+import keras
+import one_step
+import pytest
+
+from kfp_vision import components
+
+
+def test_gives_a_model_that_keras_and_tensorflow_serving_can_load(trained):
+    model = trained.folder / "model"
+    assert (model / "serving" / "1" / "saved_model.pb").is_file()
+    assert (model / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"
+    loaded = keras.models.load_model(model / "classifier.keras")
+    assert loaded.output_shape == (None, 2)
+    assert loaded.input_shape == (None, 32, 32, 3)
+
+
+def test_writes_the_curves_and_the_events(trained):
+    assert "<svg" in (trained.folder / "curves").read_text()
+    assert any(file.name.startswith("events.out.tfevents") for file in (trained.folder / "events").iterdir())
+    history = json.loads((trained.folder / "model" / "training.json").read_text())
+    assert [row["step"] for row in history] == [1, 2, 3]
+
+
+def test_says_what_was_reached(trained):
+    assert trained.metadata["model"] == {"network": "inception_v1", "model_name": "flowers", "framework": "tensorflow"}
+    metrics = trained.metadata["metrics"]
+    assert metrics["step"] == 3
+    assert metrics["loss"] > 0
+    assert 0 <= metrics["validation_accuracy"] <= 1
+    assert metrics["learning_rate"] == pytest.approx(0.01)
+    assert any(line.startswith("step 3/3  loss ") for line in trained.printed)
+
+
+def test_refuses_to_go_on_when_the_loss_is_no_longer_a_number(train_inputs, recipe, tmp_path):
+    ended = one_step.run(components.train_classifier, tmp_path, train_inputs, **recipe | {"learning_rate": 1e30})
+    line = one_step.refusal(ended)
+    assert line.startswith("error: the loss must stay a number; got nan near step ")
+    assert line.endswith("Try a learning_rate of 1e+29.")

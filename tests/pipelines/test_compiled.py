@@ -1,0 +1,207 @@
+"""What is committed is what the pipelines compile to, and it says what the backend and the run form have to know."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
+
+from kfp_vision import __version__
+from kfp_vision.pipelines import PIPELINES, compiling
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_FIELDS = 30
+STAGES = [
+    "check-run",
+    "evaluate-classifier",
+    "fingerprint-images",
+    "ingest-images",
+    "split-images",
+    "train-classifier",
+    "write-tfrecords",
+]
+BOOLEANS = ["check_images", "fine_tune", "train_last_layer_only"]
+CHOICES = {
+    "network": {"inception_v1", "googlenet"},
+    "optimizer": {"adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd"},
+    "learning_rate_schedule": {"exponential", "fixed", "polynomial", "cosine"},
+    "deploy_to": {"none"},
+}
+
+
+def committed(name: str) -> str:
+    return (ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def spec() -> PipelineSpec:
+    """The committed pipeline, as KFP's own schema reads it."""
+    document, _ = yaml.safe_load_all(committed("image_classification"))
+    return json_format.ParseDict(document, PipelineSpec())
+
+
+@pytest.fixture(scope="module")
+def on_kubernetes() -> dict[str, KubernetesExecutorConfig]:
+    """What the committed pipeline asks of Kubernetes, by executor, as KFP's own schema reads it."""
+    _, document = yaml.safe_load_all(committed("image_classification"))
+    deployment = json_format.ParseDict(document, PlatformSpec()).platforms["kubernetes"].deployment_spec
+    return {
+        name: json_format.ParseDict(json_format.MessageToDict(executor), KubernetesExecutorConfig())
+        for name, executor in deployment.executors.items()
+    }
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_committed_file_is_what_the_pipeline_compiles_to(name):
+    assert compiling.compiled(PIPELINES[name]) == committed(name)
+
+
+def test_every_pipeline_has_its_file_and_every_file_its_pipeline():
+    assert {file.stem for file in (ROOT / "pipelines").glob("*.yaml")} == PIPELINES.keys()
+
+
+def test_compiling_again_and_elsewhere_gives_the_same_bytes(tmp_path):
+    compiling.compile_all(tmp_path / "here")
+    command = [sys.executable, "-m", "kfp_vision.cli", "compile", "--output", str(tmp_path / "there")]
+    environment = os.environ | {"PYTHONHASHSEED": "4711", "TZ": "Pacific/Apia", "LC_ALL": "C"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    for name in PIPELINES:
+        texts = {(tmp_path / place / f"{name}.yaml").read_bytes() for place in ("here", "there")}
+        assert texts == {committed(name).encode()}
+
+
+def test_the_form_is_short_and_can_be_sent_as_it_stands(spec):
+    fields = spec.root.input_definitions.parameters
+    assert 0 < len(fields) <= MOST_FIELDS
+    assert [name for name, field in fields.items() if not field.HasField("default_value")] == []
+    assert [name for name, field in fields.items() if field.default_value.HasField("null_value")] == []
+    assert [name for name, field in fields.items() if not field.description] == []
+
+
+def test_a_choice_is_a_drop_down(spec):
+    fields = spec.root.input_definitions.parameters
+    drop_downs = {name: [json_format.MessageToDict(value) for value in field.literals] for name, field in fields.items()}
+    assert sorted(name for name in drop_downs if drop_downs[name] == [True, False]) == BOOLEANS
+    assert {name: set(values) for name, values in drop_downs.items() if values and name not in BOOLEANS} == CHOICES
+    for name, values in drop_downs.items():
+        assert not values or json_format.MessageToDict(fields[name].default_value) in values
+
+
+def test_the_images_are_those_of_this_version(spec):
+    executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
+    images = {name.removeprefix("exec-"): executor["container"]["image"] for name, executor in executors.items()}
+    assert images == dict.fromkeys(STAGES, f"kfp-vision:{__version__}") | {"train-classifier": f"kfp-vision-gpu:{__version__}"}
+
+
+def test_training_alone_asks_for_a_gpu(spec):
+    executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
+    asking = {
+        name: executor["container"]["resources"] for name, executor in executors.items() if "resources" in executor["container"]
+    }
+    assert list(asking) == ["exec-train-classifier"]
+    accelerator = asking["exec-train-classifier"]["accelerator"]
+    inputs = spec.root.dag.tasks["train-classifier"].inputs.parameters
+    for entry, field in (("resourceType", "gpu_type"), ("resourceCount", "gpu_count")):
+        (channel,) = re.fullmatch(r"\{\{\$\.inputs\.parameters\['(.+)'\]\}\}", accelerator[entry]).groups()
+        assert reaches(inputs, channel) == field
+
+
+def reaches(inputs, name: str) -> str:
+    """The field of the form that an input of a task takes its value from."""
+    if inputs[name].HasField("component_input_parameter"):
+        return inputs[name].component_input_parameter
+    (inner,) = re.fullmatch(
+        r"\{\{\$\.inputs\.parameters\['(.+)'\]\}\}", inputs[name].runtime_value.constant.string_value
+    ).groups()
+    return reaches(inputs, inner)
+
+
+def test_training_alone_chooses_its_nodes(on_kubernetes):
+    train = on_kubernetes["exec-train-classifier"]
+    assert train.node_selector.node_selector_json.component_input_parameter == "node_selector"
+    assert [entry.toleration_json.component_input_parameter for entry in train.tolerations] == ["tolerations"]
+    others = [config for name, config in on_kubernetes.items() if name != "exec-train-classifier"]
+    assert not any(config.HasField("node_selector") or config.tolerations for config in others)
+
+
+def test_every_stage_can_write_below_tmp(on_kubernetes):
+    assert sorted(on_kubernetes) == [f"exec-{name}" for name in STAGES]
+    for config in on_kubernetes.values():
+        assert [mount.mount_path for mount in config.empty_dir_mounts] == ["/tmp"]
+
+
+def test_a_stage_that_looks_outside_is_never_taken_from_the_cache(spec):
+    tasks = spec.root.dag.tasks
+    assert sorted(tasks) == STAGES
+    uncached = [name for name, task in tasks.items() if not task.caching_options.enable_cache]
+    assert sorted(uncached) == ["check-run", "fingerprint-images"]
+
+
+def test_nothing_starts_before_the_run_is_checked(spec):
+    tasks = spec.root.dag.tasks
+    first = [name for name, task in tasks.items() if not task.dependent_tasks]
+    assert first == ["check-run"]
+
+
+@pytest.mark.parametrize("registry", ["registry.example.org:5000/team", "registry.example.org:5000/team/"])
+def test_a_registry_holds_the_images_and_changes_nothing_else(registry):
+    for name, pipeline in PIPELINES.items():
+        text = compiling.compiled(pipeline, registry)
+        images = re.findall(r"^ +image: (.*)$", text, re.MULTILINE)
+        assert len(images) == len(STAGES)
+        assert all(image.startswith("registry.example.org:5000/team/kfp-vision") for image in images)
+        assert text.replace("registry.example.org:5000/team/", "") == committed(name)
+
+
+@pytest.fixture
+def copy_of_the_house(tmp_path) -> Path:
+    """Library, components and pipelines as an installed package has them, to be edited."""
+    package = tmp_path / "kfp_vision"
+    leave_out = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "kfp_vision", package, ignore=leave_out)
+    for part in ("components", "pipelines"):
+        shutil.copytree(ROOT / part, package / part, ignore=leave_out)
+    return tmp_path
+
+
+def check(house: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "kfp_vision.cli", "compile", "--check"]
+    environment = os.environ | {"PYTHONPATH": str(house)}
+    return subprocess.run(command, cwd=house, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_check_passes_while_nothing_is_edited(copy_of_the_house):
+    done = check(copy_of_the_house)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "every YAML is up to date\n", "")
+
+
+@pytest.mark.parametrize(
+    ("file", "was", "becomes"),
+    [
+        ("components/split_images.py", "Cuts the table", "Slices the table"),
+        ("components/check_run.py", "parameters.check_run(fields)", "parameters.check_values(fields)"),
+        ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:"),
+        ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001"),
+        ("parameters.py", '"deploy_to": DEPLOY_TO', '"model_name": DEPLOY_TO'),
+    ],
+)
+def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes):
+    edited = copy_of_the_house / "kfp_vision" / file
+    text = edited.read_text(encoding="utf-8")
+    assert text.count(was) == 1
+    edited.write_text(text.replace(was, becomes), encoding="utf-8")
+    done = check(copy_of_the_house)
+    stale = copy_of_the_house / "kfp_vision" / "pipelines" / "image_classification.yaml"
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"error: every YAML must be what its pipeline compiles to; got {stale}. Run kfp-vision compile, and commit.\n"
+    )
+    assert stale.read_text(encoding="utf-8") == committed("image_classification")

@@ -1,0 +1,162 @@
+"""The whole way on this machine: pictures in, an evaluated model out, through the command line as a person types it."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import drawn
+import one_step
+import pytest
+
+from kfp_vision import components
+
+STAGES = [
+    "check_run",
+    "fingerprint_images",
+    "ingest_images",
+    "split_images",
+    "write_tfrecords",
+    "train_classifier",
+    "evaluate_classifier",
+]
+RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
+SPLITS = {"train": 42, "validation": 12, "test": 6}
+SMALL = {
+    "fine_tune": "false",
+    "image_size": "64",
+    "train_steps": "12",
+    "batch_size": "8",
+    "gpu_count": "0",
+    "model_name": "two-flowers",
+    "advanced": '{"depth_multiplier": 0.1, "batch_norm_decay": 0.9}',
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that ended well.
+
+    Attributes:
+        pictures: the folder it read.
+        output: the folder it wrote to.
+        lines: what it printed to stdout.
+        stderr: and to stderr.
+        result: the last line, parsed.
+    """
+
+    pictures: Path
+    output: Path
+    lines: list[str]
+    stderr: str
+    result: dict[str, Any]
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the stages' outputs lie."""
+        (folder,) = Path(self.result["run_dir"]).glob("*/evaluate-classifier")
+        return folder.parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    root = tmp_path_factory.mktemp("run")
+    pictures = drawn.pictures(root / "pictures", each=30)
+    form = SMALL | RATIOS | {"images_uri": pictures, "test_image_uri": pictures / "globelet" / "0007.jpg"}
+    options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", *options, "--json", "--output", str(root / "out")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    return Run(pictures, root / "out", lines, done.stderr, json.loads(lines[-1]))
+
+
+def test_names_each_stage_in_order_and_how_long_it_took(run):
+    named = [line for line in run.lines if line.startswith("[")]
+    assert named == [f"[{number}/{len(STAGES)}] {stage}" for number, stage in enumerate(STAGES, start=1)]
+    assert sum(bool(re.fullmatch(r" +done in \d+\.\d s", line)) for line in run.lines) == len(STAGES)
+    assert list(run.result["seconds"]) == [*STAGES, "total"]
+    parts = [run.result["seconds"][stage] for stage in STAGES]
+    assert 0 < sum(parts) <= run.result["seconds"]["total"] + 0.5
+
+
+def test_passes_on_what_the_stages_say_and_nothing_else(run):
+    said = "\n".join(run.lines)
+    assert "60 pictures in 2 classes, 0 files passed over" in said
+    assert "step 12/12  loss " in said
+    assert "on 6 test pictures" in said
+    assert "KFP Executor" not in said and "Traceback" not in said and "\x1b" not in said
+    assert run.stderr == ""
+
+
+def test_makes_one_folder_with_all_that_came_out(run):
+    (run_dir,) = run.output.iterdir()
+    assert run.result["run_dir"] == str(run_dir)
+    model = Path(run.result["model_dir"])
+    assert model == run_dir / "model"
+    assert {path.name for path in model.iterdir()} >= {"classifier.keras", "labels.txt", "serving"}
+    assert (model / "serving" / "1" / "saved_model.pb").is_file()
+    assert (model / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"
+    assert Path(run.result["report"]) == run_dir / "report.html"
+    assert "two-flowers: evaluation" in (run_dir / "report.html").read_text()
+    assert "Executing task" in (run_dir / "run.log").read_text()
+    assert not list(run_dir.rglob("*.partial"))
+
+
+def test_reports_the_accuracy_on_the_test_split(run):
+    verdict = json.loads((run.artifacts / "evaluate-classifier" / "verdict").read_text())
+    assert verdict["split"] == "test"
+    assert verdict["images"] == SPLITS["test"]
+    assert run.result["accuracy"] == verdict["accuracy"]
+    assert run.result["accepted"] is True
+    assert f"accuracy  {verdict['accuracy']:.4f} on pictures that the training never saw" in run.lines
+    assert verdict["test_picture"]["uri"] == str(run.pictures / "globelet" / "0007.jpg")
+
+
+def test_takes_the_form_as_it_was_filled_in(run):
+    settings = json.loads((Path(run.result["model_dir"]) / "model.json").read_text())
+    assert settings["train_steps"] == 12
+    assert settings["image_size"] == 64
+    assert settings["advanced"]["depth_multiplier"] == 0.1
+    assert settings["network"] == "inception_v1"
+
+
+@pytest.fixture(scope="module")
+def elsewhere(run, tmp_path_factory) -> dict[str, one_step.Ended]:
+    """The first stages again, on a copy of the pictures in another place; stage to what it made."""
+    root = tmp_path_factory.mktemp("elsewhere")
+    copy = shutil.copytree(run.pictures, root / "a" / "deeper place")
+    values = {"fingerprint": "another", "images_uri": str(copy), "check_images": True, **RATIOS}
+    ingested = one_step.run(components.ingest_images, root / "ingest", **values)
+    split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, **RATIOS)
+    tables = {name: split.folder / name for name in (*SPLITS, "label_map")}
+    written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=1000, advanced={})
+    return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}
+
+
+@pytest.mark.parametrize("part", SPLITS)
+def test_the_same_pictures_elsewhere_are_split_the_same(run, elsewhere, part):
+    names = []
+    for folder in (run.artifacts / "split-images", elsewhere["split_images"].folder):
+        with (folder / part).open(newline="") as file:
+            names.append([row["name"] for row in csv.DictReader(file)])
+    assert names[0] == names[1]
+    assert len(names[0]) == SPLITS[part]
+
+
+@pytest.mark.parametrize("part", SPLITS)
+def test_the_same_pictures_elsewhere_give_the_same_records_byte_for_byte(run, elsewhere, part):
+    folders = (run.artifacts / "write-tfrecords", elsewhere["write_tfrecords"].folder)
+    contents = [{file.name: file.read_bytes() for file in (folder / f"{part}_records").iterdir()} for folder in folders]
+    assert contents[0].keys() == {f"{part}-00000-of-00001.tfrecord", "records.json"}
+    assert contents[0] == contents[1]
+
+
+def test_the_same_pictures_elsewhere_have_the_same_fingerprint(run, elsewhere):
+    there = json.loads((run.artifacts / "ingest-images" / "executor_output.json").read_text())
+    assert there["parameterValues"]["Output"] == elsewhere["ingest_images"].output

@@ -1,0 +1,202 @@
+"""The table of pictures: labels from folders, contents by their hash, and data refused on which nothing can be learnt."""
+
+import os
+import re
+
+import drawn
+import pytest
+
+from kfp_vision import catalog
+from kfp_vision.catalog import Catalog, Row
+from kfp_vision.errors import InputError
+
+# Contents and their MD5, from RFC 1321, section A.5.
+A, ABC, DIGEST = b"a", b"abc", b"message digest"
+MD5 = {
+    A: "0cc175b9c0f1b6a831c399e269772661",
+    ABC: "900150983cd24fb0d6963f7d28e17f72",
+    DIGEST: "f96b697d7cb7938d525a2f31aaf161d0",
+}
+
+
+def lay(folder, files):
+    """Writes files, path below the folder to content, and gives the folder as a URI."""
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return str(folder)
+
+
+def rows_of(classes):
+    """A picture a row, all different: label to how many."""
+    return [
+        Row(f"/photos/{label}/{n}.jpg", label, 1, f"{label}{n}", f"{label}/{n}.jpg")
+        for label, most in classes.items()
+        for n in range(most)
+    ]
+
+
+def test_a_picture_has_the_name_of_its_folder_and_the_hash_of_its_bytes(tmp_path):
+    uri = lay(tmp_path / "photos", {"tulip/b.PNG": DIGEST, "daisy/z.jpg": ABC, "wild/daisy/a.jpeg": A})
+    assert catalog.scan(uri).rows == [
+        Row(f"{uri}/daisy/z.jpg", "daisy", 3, MD5[ABC], "daisy/z.jpg"),
+        Row(f"{uri}/tulip/b.PNG", "tulip", 14, MD5[DIGEST], "tulip/b.PNG"),
+        Row(f"{uri}/wild/daisy/a.jpeg", "daisy", 1, MD5[A], "wild/daisy/a.jpeg"),
+    ]
+
+
+def test_classes_are_counted_and_sorted(tmp_path):
+    uri = lay(tmp_path / "photos", {"tulip/1.gif": A, "daisy/1.webp": A, "daisy/2.tiff": ABC, "daisy/3.bmp": DIGEST})
+    assert list(catalog.scan(uri).classes.items()) == [("daisy", 3), ("tulip", 1)]
+
+
+def test_what_is_no_picture_of_a_class_is_passed_over_and_counted(tmp_path):
+    files = {
+        "daisy/1.jpg": A,
+        "daisy/.hidden.jpg": A,
+        ".git/daisy/1.jpg": A,
+        "__MACOSX/daisy/1.jpg": A,
+        "LICENSE.txt": A,
+        "daisy/Thumbs.db": A,
+        "daisy/noending": A,
+        "loose.jpg": A,
+        "two\nlines/1.jpg": A,
+        "end\u2028of line/1.jpg": A,
+    }
+    found = catalog.scan(lay(tmp_path / "photos", files))
+    assert [row.name for row in found.rows] == ["daisy/1.jpg"]
+    assert found.passed_over == {
+        "hidden": 3,
+        "not a picture": 3,
+        "not in a class folder": 1,
+        "control character in the name": 2,
+    }
+
+
+def test_a_name_that_is_no_utf8_is_passed_over(tmp_path):
+    (tmp_path / os.fsdecode(b"L\xf6wenzahn")).mkdir()
+    (tmp_path / os.fsdecode(b"L\xf6wenzahn/1.jpg")).write_bytes(A)
+    found = catalog.scan(str(tmp_path))
+    assert found.rows == []
+    assert found.passed_over.total() == 1
+
+
+LABELS = ['comma, "quote"', "'single'", "two  spaces", "花 雏菊", "全角\u3000空格", "گل\u200cرز", "0:daisy", "=1+1", "-"]
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_table_gives_back_what_was_written(tmp_path, label):
+    uri = lay(tmp_path / "photos", {f"{label}/a, \"b\" 'c' 花.jpg": A, f"{label}/2.jpg": ABC, "other/1.jpg": DIGEST})
+    rows = catalog.scan(uri).rows
+    assert {row.label for row in rows} == {label, "other"}
+    catalog.write(tmp_path / "images.csv", rows)
+    assert list(catalog.read(tmp_path / "images.csv")) == rows
+
+
+def test_a_table_is_plain_csv(tmp_path):
+    row = Row("/photos/a, b/1.jpg", "a, b", 3, MD5[ABC], 'a, b/"1".jpg')
+    catalog.write(tmp_path / "images.csv", [row])
+    assert (tmp_path / "images.csv").read_bytes() == (
+        b'uri,label,bytes,content_id,name\n"/photos/a, b/1.jpg","a, b",3,900150983cd24fb0d6963f7d28e17f72,"a, b/""1"".jpg"\n'
+    )
+
+
+def test_the_fingerprint_follows_labels_and_contents_alone(tmp_path):
+    one = catalog.scan(lay(tmp_path / "one", {"daisy/1.jpg": A, "tulip/1.jpg": ABC})).fingerprint
+    renamed = catalog.scan(lay(tmp_path / "two", {"daisy/zz.jpg": A, "deep/tulip/a.png": ABC})).fingerprint
+    relabelled = catalog.scan(lay(tmp_path / "three", {"daisy/1.jpg": ABC, "tulip/1.jpg": A})).fingerprint
+    grown = catalog.scan(lay(tmp_path / "four", {"daisy/1.jpg": A, "daisy/2.jpg": A, "tulip/1.jpg": ABC})).fingerprint
+    assert one == renamed
+    assert len({one, relabelled, grown}) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "splits", "line"),
+    [
+        (
+            {"LICENSE.txt": A},
+            2,
+            "error: images_uri must hold pictures; got none at {uri} (1 other files). "
+            "Put the pictures into one folder a class, as in photos/daisy/1.jpg, photos/tulip/2.jpg.",
+        ),
+        (
+            {"daisy/1.jpg": A, "daisy/2.jpg": ABC},
+            2,
+            "error: images_uri must hold at least two classes; got one at {uri} (daisy). "
+            "Put the pictures into one folder a class, as in photos/daisy/1.jpg, photos/tulip/2.jpg.",
+        ),
+        (
+            {"daisy/1.jpg": A, "daisy/2.jpg": ABC, "daisy/3.jpg": DIGEST, "tulip/1.jpg": b"1", "tulip/2.jpg": b"2"},
+            3,
+            "error: every class must have at least 3 pictures, one a split; got 2 of tulip. Add pictures to it, or take it out.",
+        ),
+    ],
+)
+def test_data_on_which_nothing_can_be_learnt_is_refused(tmp_path, files, splits, line):
+    uri = lay(tmp_path / "photos", files)
+    table, page = tmp_path / "images.csv", tmp_path / "summary.html"
+    with pytest.raises(InputError) as refusal:
+        catalog.ingest(uri, check_images=True, splits=splits, table=table, page=page)
+    assert str(refusal.value) == line.format(uri=uri)
+    assert not table.exists()
+    assert not page.exists()
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    uri = lay(tmp_path / "photos", {})
+    with pytest.raises(InputError, match=r"must hold pictures; got none at .*photos \(0 other files\)\. Put the pictures"):
+        catalog.check(catalog.scan(uri), uri, 2)
+
+
+def test_a_class_with_just_a_picture_for_each_split_is_let_pass():
+    catalog.check(Catalog(rows_of({"daisy": 3, "tulip": 4})), "/photos", 3)
+
+
+def test_without_the_check_any_data_is_listed(tmp_path):
+    uri = lay(tmp_path / "photos", {"daisy/1.jpg": A})
+    found = catalog.ingest(uri, check_images=False, splits=2, table=tmp_path / "t.csv", page=tmp_path / "p.html")
+    assert list(catalog.read(tmp_path / "t.csv")) == found.rows
+    assert len(found.rows) == 1
+
+
+def test_notes_name_copies_pictures_under_two_labels_and_rare_classes():
+    rows = [
+        *rows_of({"daisy": 3, "tulip": 16}),
+        Row("/photos/tulip/again.jpg", "tulip", 1, "tulip0", "tulip/again.jpg"),
+        Row("/photos/tulip/wrong.jpg", "tulip", 1, "daisy1", "tulip/wrong.jpg"),
+    ]
+    assert catalog.notes(Catalog(rows)) == [
+        "2 pictures are copies of another, byte for byte; copies always stay on one side of the split.",
+        "The same picture stands under daisy and tulip: daisy/1.jpg, tulip/wrong.jpg. It is left out; delete the wrong one.",
+        "tulip has 18 pictures and daisy only 3: add pictures of daisy if you can.",
+    ]
+
+
+def test_of_ordinary_data_there_is_nothing_to_note():
+    assert catalog.notes(Catalog(rows_of({"daisy": 10, "tulip": 50}))) == []
+    assert catalog.notes(Catalog([])) == []
+
+
+def test_the_summary_page_shows_the_classes_and_what_was_passed_over(tmp_path):
+    photos = drawn.pictures(tmp_path / "photos", classes=2, each=3)
+    (photos / "readme.txt").write_text("hello")
+    page = tmp_path / "summary.html"
+    catalog.ingest(str(photos), check_images=True, splits=2, table=tmp_path / "images.csv", page=page)
+    text = page.read_text(encoding="utf-8")
+    for words in ("bellcup", "globelet", "not a picture", str(photos)):
+        assert words in text
+    assert len(re.findall("<img", text)) == 6
+
+
+def test_the_flower_photographs(flower_photos, tmp_path, capsys):
+    table, page = tmp_path / "images.csv", tmp_path / "summary.html"
+    found = catalog.ingest(str(flower_photos), check_images=True, splits=2, table=table, page=page)
+    assert found.classes == {"daisy": 150, "dandelion": 150, "roses": 151, "sunflowers": 152, "tulips": 151}
+    assert found.passed_over == {"not a picture": 1}
+    assert catalog.two_labels(found.rows) == {"75a3d8ee9f189811e3c1b1730ff7e1f5": ["roses", "tulips"]}
+    note = "roses and tulips: roses/15922772266_1167a06620.jpg, tulips/15922772266_1167a06620.jpg. It is left out"
+    assert any(note in said for said in catalog.notes(found))
+    assert list(catalog.read(table)) == found.rows
+    assert note in page.read_text(encoding="utf-8")
+    assert capsys.readouterr().out == "754 pictures in 5 classes, 1 files passed over\n"

@@ -1,0 +1,22 @@
+"""What the machine is found to compute fast."""
+
+from kfp_vision import hardware
+
+
+def test_flags_are_read_as_linux_writes_them(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 amx_bf16 amx_tile\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    assert hardware.cpu_flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "amx_bf16", "amx_tile"}
+
+
+def test_a_machine_that_says_nothing_has_no_flags(tmp_path):
+    assert hardware.cpu_flags(tmp_path / "cpuinfo") == set()
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimd\n")
+    assert hardware.cpu_flags(tmp_path / "cpuinfo") == set()
+
+
+def test_without_a_gpu_bfloat16_is_chosen_by_the_flags():
+    if hardware.gpus():
+        assert hardware.precision() in ("bfloat16", "float32")
+    else:
+        fast = bool(hardware.cpu_flags() & {"amx_bf16", "avx512_bf16"})
+        assert hardware.precision() == ("bfloat16" if fast else "float32")

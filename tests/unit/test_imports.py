@@ -1,0 +1,83 @@
+"""Arrows run one way: pipelines, components, library. And what is heavy is imported by those alone who need it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = ROOT / "kfp_vision"
+COMMAND_LINE = {"kfp_vision.cli", "kfp_vision.local_run"}
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in LIBRARY.rglob("*.py")
+}
+NOT_FOR_ALL = ("tensorflow", "keras", "kfp", "kfp_vision.components", "kfp_vision.pipelines")
+# What the bodies of these stages import.
+STAGES_WITHOUT_TENSORFLOW = {
+    "fingerprint_images": ["kfp_vision.storage"],
+    "ingest_images": ["kfp_vision.catalog"],
+    "split_images": ["kfp_vision.splitting"],
+    "write_tfrecords": ["kfp_vision.parameters", "kfp_vision.records"],
+    "check_run": ["kfp_vision.parameters"],
+}
+
+
+def brought_along(*modules: str) -> set[str]:
+    """Which of `NOT_FOR_ALL` a fresh process holds after it imported the modules."""
+    program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
+    command = [sys.executable, "-c", program, *modules]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return set(done.stdout.split()) & set(NOT_FOR_ALL)
+
+
+def imported(file: Path) -> set[str]:
+    """Names of the modules that a file imports anywhere, those below a package written out."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: write imports out in full"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(names: set[str], *packages: str) -> set[str]:
+    return {name for name in names if any(name == package or name.startswith(f"{package}.") for package in packages)}
+
+
+@pytest.mark.parametrize("package", ["kfp_vision.components", "kfp_vision.pipelines"])
+def test_what_is_compiled_does_not_need_tensorflow(package):
+    assert brought_along(package).isdisjoint({"tensorflow", "keras"})
+
+
+def test_the_library_does_not_need_kfp():
+    library = sorted(MODULES.keys() - COMMAND_LINE)
+    assert {"kfp_vision.networks.inception", "kfp_vision.training", "kfp_vision.reports"} < set(library)
+    assert brought_along(*library) == {"tensorflow", "keras"}
+
+
+@pytest.mark.parametrize("stage", STAGES_WITHOUT_TENSORFLOW)
+def test_a_stage_that_computes_nothing_does_not_wait_for_tensorflow(stage):
+    modules = STAGES_WITHOUT_TENSORFLOW[stage]
+    assert within(imported(ROOT / "components" / f"{stage}.py"), "kfp_vision") - {"kfp_vision", *modules} == {
+        "kfp_vision.components.images",
+        "kfp_vision.components.images.CPU_IMAGE",
+    }
+    assert brought_along(*modules) == set()
+
+
+def test_the_command_line_answers_without_waiting_for_tensorflow():
+    assert brought_along("kfp_vision.cli").isdisjoint({"tensorflow", "keras"})
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - COMMAND_LINE))
+def test_the_library_knows_nothing_above_it(module):
+    assert within(imported(MODULES[module]), "kfp", "kfp_vision.components", "kfp_vision.pipelines") == set()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "components").glob("*.py")), ids=lambda file: file.stem)
+def test_a_component_knows_nothing_of_pipelines(file):
+    assert within(imported(file), "kfp_vision.pipelines", "kfp_vision.cli", "kfp_vision.local_run") == set()

@@ -1,0 +1,179 @@
+"""The cut: ratios kept to the picture, copies on one side, and the same pictures in the same split wherever they lie."""
+
+import hashlib
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kfp_vision import catalog, splitting
+from kfp_vision.catalog import Row
+from kfp_vision.errors import InputError
+
+quickly = settings(database=None, deadline=None, max_examples=60)
+ratios = st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.33]), st.sampled_from([0.0, 0.1, 0.25, 0.5])).filter(any)
+# Few different contents, so that there are copies.
+data_sets = st.lists(st.tuples(st.sampled_from(["daisy", "rose", "tulip"]), st.integers(0, 40)), max_size=120).map(
+    lambda pictures: [row(label, f"{label} {content}", number) for number, (label, content) in enumerate(pictures)]
+)
+
+
+def row(label, content, number=0, folder="/photos"):
+    """A picture whose content is said by a text."""
+    name = f"{label}/{number}.jpg"
+    return Row(f"{folder}/{name}", label, 1, hashlib.md5(content.encode()).hexdigest(), name)
+
+
+def rows_of(classes):
+    """Pictures that are all different: label to how many."""
+    return [row(label, f"{label} {number}", number) for label, most in classes.items() for number in range(most)]
+
+
+def sides(parts):
+    """Content to the split it is in."""
+    return {row.content_id: name for name, part in parts.items() for row in part}
+
+
+def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1):
+    """What `split_images` returns and writes: counts, tables by split, lines of the label map."""
+    catalog.write(tmp_path / "images.csv", rows)
+    tables = {name: tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
+    counts = splitting.split_images(
+        tmp_path / "images.csv",
+        validation_ratio=validation_ratio,
+        test_ratio=test_ratio,
+        label_map=tmp_path / "label_map",
+        **tables,
+    )
+    written = {name: list(catalog.read(table)) for name, table in tables.items()}
+    return counts, written, (tmp_path / "label_map" / "labels.txt").read_text(encoding="utf-8")
+
+
+def test_every_class_keeps_the_ratios_to_the_picture():
+    parts = splitting.split(rows_of({"daisy": 100, "rose": 1000, "tulip": 15}), 0.2, 0.1)
+    counts = {name: Counter(row.label for row in part) for name, part in parts.items()}
+    assert counts["test"] == {"daisy": 10, "rose": 100, "tulip": 2}
+    assert counts["validation"] == {"daisy": 20, "rose": 200, "tulip": 3}
+    assert counts["train"] == {"daisy": 70, "rose": 700, "tulip": 10}
+
+
+def test_a_small_class_is_measured_with_one_picture_at_the_least():
+    parts = splitting.split(rows_of({"daisy": 3}), 0.01, 0.01)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 1, "validation": 1, "test": 1}
+
+
+@pytest.mark.parametrize(("validation_ratio", "test_ratio", "empty"), [(0.2, 0.0, "test"), (0.0, 0.2, "validation")])
+def test_a_ratio_of_nothing_gives_an_empty_split(validation_ratio, test_ratio, empty):
+    parts = splitting.split(rows_of({"daisy": 10}), validation_ratio, test_ratio)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 8, "validation": 2, "test": 2} | {empty: 0}
+
+
+@quickly
+@given(data_sets, ratios)
+def test_no_picture_is_lost_or_twice(rows, shares):
+    parts = splitting.split(rows, *shares)
+    assert sorted(row.name for part in parts.values() for row in part) == sorted(row.name for row in rows)
+
+
+@quickly
+@given(data_sets, ratios)
+def test_copies_stay_on_one_side(rows, shares):
+    parts = splitting.split(rows, *shares)
+    held = [{row.content_id for row in part} for part in parts.values()]
+    assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
+
+
+@quickly
+@given(st.integers(3, 300), ratios)
+def test_of_different_pictures_a_class_gives_its_share_to_half_a_picture(most, shares):
+    parts = splitting.split(rows_of({"daisy": most}), *shares)
+    for name, ratio in zip(("validation", "test"), shares, strict=True):
+        held_out = len(parts[name])
+        assert abs(held_out - ratio * most) <= 0.5 + 1e-9 or (held_out == 1 and ratio * most < 1)
+
+
+@quickly
+@given(data_sets, ratios, st.randoms(use_true_random=False))
+def test_names_order_and_place_do_not_matter(rows, shares, chance):
+    moved = [replace(row, uri=f"s3://elsewhere/{number}", name=f"{chance.random()}.png") for number, row in enumerate(rows)]
+    chance.shuffle(moved)
+    assert sides(splitting.split(moved, *shares)) == sides(splitting.split(rows, *shares))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_when_data_grows_by_a_tenth_at_most_two_in_a_hundred_change_sides(seed):
+    chance = random.Random(seed)
+    rows = [row("daisy", f"{seed} {number}", number) for number in range(1100)]
+    chance.shuffle(rows)
+    before = sides(splitting.split(rows[:1000], 0.2, 0.1))
+    after = sides(splitting.split(rows, 0.2, 0.1))
+    assert sum(after[content] != name for content, name in before.items()) <= 20
+
+
+def test_what_happens_in_one_class_changes_nothing_in_another():
+    rows = rows_of({"daisy": 50, "tulip": 50})
+    before = sides(splitting.split(rows, 0.2, 0.1))
+    after = sides(splitting.split([*rows, *rows_of({"rose": 30})], 0.2, 0.1))
+    assert after.items() >= before.items()
+
+
+def test_the_order_is_that_of_the_contents_and_so_as_good_as_shuffled():
+    train = splitting.split(rows_of({"daisy": 500, "tulip": 500}), 0.2, 0.0)["train"]
+    assert [row.content_id for row in train] == sorted(row.content_id for row in train)
+    assert 150 < sum(row.label == "daisy" for row in train[:400]) < 250
+
+
+def test_a_picture_under_two_labels_is_left_out_of_every_split(tmp_path, capsys):
+    wrong = [row("daisy", "both", 100), row("tulip", "both", 100)]
+    counts, tables, _ = cut(tmp_path, [*rows_of({"daisy": 10, "tulip": 10}), *wrong])
+    assert counts == {"train": 14, "validation": 4, "test": 2, "left_out": 2}
+    assert "daisy/100.jpg" not in {row.name for part in tables.values() for row in part}
+    assert "left out, the same picture under daisy and tulip: ad7532d5b3860a408fbe01f9455dca36" in capsys.readouterr().out
+
+
+def test_tables_and_label_map_are_written(tmp_path):
+    rows = rows_of({"tulip": 10, "daisy, wild": 10, "花 a": 10})
+    counts, tables, labels = cut(tmp_path, rows)
+    assert labels == "0:daisy, wild\n1:tulip\n2:花 a\n"
+    assert splitting.read_labels(tmp_path / "label_map") == ["daisy, wild", "tulip", "花 a"]
+    assert counts == {"train": 21, "validation": 6, "test": 3, "left_out": 0}
+    assert {name: len(part) for name, part in tables.items()} == {"train": 21, "validation": 6, "test": 3}
+    assert sorted((row for part in tables.values() for row in part), key=lambda row: row.name) == sorted(
+        rows, key=lambda row: row.name
+    )
+
+
+def test_a_label_with_a_colon_is_read_back_whole(tmp_path):
+    splitting.write_labels(tmp_path, ["a:b", "0:daisy", ":"])
+    assert splitting.read_labels(tmp_path) == ["a:b", "0:daisy", ":"]
+
+
+@pytest.mark.parametrize(
+    "few",
+    [
+        [row("rare", "one", 0)],
+        [row("rare", "one", 0), row("rare", "two", 1)],
+        [row("rare", "copy", number) for number in range(20)],
+        [row("rare", "both", 0), row("daisy", "both", 1000)],
+    ],
+    ids=["one picture", "two pictures", "copies of one", "only under two labels"],
+)
+def test_a_class_with_nothing_left_to_train_on_is_refused(tmp_path, few):
+    with pytest.raises(InputError) as refusal:
+        cut(tmp_path, [*rows_of({"daisy": 100}), *few])
+    assert str(refusal.value) == (
+        "error: every class must keep a picture to train on; got none of rare. "
+        "Add pictures to it, take it out, or hold out less."
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"images.csv"}
+
+
+def test_the_flower_photographs_are_cut_as_asked(flower_photos, tmp_path):
+    counts, tables, labels = cut(tmp_path, catalog.scan(str(flower_photos)).rows, test_ratio=0.0)
+    assert labels == "0:daisy\n1:dandelion\n2:roses\n3:sunflowers\n4:tulips\n"
+    assert counts == {"train": 602, "validation": 150, "test": 0, "left_out": 2}
+    held_out = Counter(row.label for row in tables["validation"])
+    assert held_out == {"daisy": 30, "dandelion": 30, "roses": 30, "sunflowers": 30, "tulips": 30}

@@ -1,0 +1,500 @@
+"""What lies at a URI: the same names and bytes from a folder, an archive and a web server, and nothing written elsewhere."""
+
+import io
+import os
+import random
+import socket
+import tarfile
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from kfp_vision import storage
+from kfp_vision.errors import InputError
+
+FILES = {"LICENSE.txt": b"free", "daisy/1.jpg": b"one", "daisy/long name, ü 花.jpg": b"two", "more/tulip/3.png": b"three"}
+PACKS = ("folder", "photos.tar", "photos.tgz", "photos.tar.gz", "photos.tar.bz2", "photos.zip")
+TAR_MODES = {".tar": "w", ".tgz": "w:gz", ".gz": "w:gz", ".bz2": "w:bz2"}
+
+
+class Site(ThreadingHTTPServer):
+    """A web server that has one file at every address, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Visit)
+        self.body = b""
+        self.headers = {"ETag": '"first"'}
+        self.missing, self.cut_short, self.busy_times = False, False, 0
+        self.asked: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Visit(BaseHTTPRequestHandler):
+    server: Site
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        if self.answer() == 200:
+            body = self.server.body
+            self.wfile.write(body[: len(body) // 2] if self.server.cut_short else body)
+
+    def answer(self) -> int:
+        self.server.asked.append(f"{self.command} {self.path}")
+        status = 404 if self.server.missing else 200
+        if self.server.busy_times:
+            status, self.server.busy_times = 503, self.server.busy_times - 1
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(self.server.body) if status == 200 else 0))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        return status
+
+    def log_message(self, format, *arguments) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch) -> Path:
+    """Where temporary files and downloads go, empty at first."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def site(monkeypatch) -> Iterator[Site]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(storage, "BACKOFF_SECONDS", 0)
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def packed(folder: Path, name: str, files: dict[str, bytes] = FILES) -> Path:
+    """The files as a folder or as an archive; the members' names begin with `./`, as `tar -C photos .` writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, content in files.items():
+                archive.writestr(f"./{member}", content)
+    elif path.suffix in TAR_MODES:
+        with tarfile.open(path, TAR_MODES[path.suffix]) as archive:
+            for member, content in files.items():
+                archive.addfile(described(f"./{member}", size=len(content)), io.BytesIO(content))
+    else:
+        for member, content in files.items():
+            (path / member).parent.mkdir(parents=True, exist_ok=True)
+            (path / member).write_bytes(content)
+    return path
+
+
+def described(name: str, kind: bytes = tarfile.REGTYPE, **values: object) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    for field, value in values.items():
+        setattr(member, field, value)
+    return member
+
+
+def everything_below(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
+    """The line a person sees; it is one, and begins as all do."""
+    line = str(refusal.value)
+    assert line.startswith("error: ")
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_the_same_files_are_found_however_they_are_packed(tmp_path, name):
+    path = packed(tmp_path, name)
+    found = {item.name: (item.read(), item.size) for item in storage.walk(str(path))}
+    assert found == {name: (content, len(content)) for name, content in FILES.items()}
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_the_uri_of_an_item_leads_a_reader_to_its_bytes(tmp_path, name):
+    path = packed(tmp_path, name)
+    with storage.Reader() as reader:
+        read = {item.name: reader.read(item.uri) for item in storage.walk(str(path))}
+    assert read == FILES
+
+
+def test_uris_are_paths_in_a_folder_and_point_into_an_archive(tmp_path):
+    folder, archive = packed(tmp_path, "folder"), packed(tmp_path, "photos.tgz")
+    assert f"{folder}/daisy/1.jpg" in {item.uri for item in storage.walk(str(folder))}
+    assert f"{archive}#daisy/1.jpg" in {item.uri for item in storage.walk(str(archive))}
+
+
+def test_file_uris_and_relative_paths_are_local_paths(tmp_path, monkeypatch):
+    path = packed(tmp_path, "photos.zip")
+    monkeypatch.chdir(tmp_path)
+    for uri in (f"file://{path}", "photos.zip", "./photos.zip"):
+        assert [item.uri for item in storage.walk(uri)] == [f"{path}#{name}" for name in FILES]
+
+
+def test_a_hash_sign_in_a_path_is_no_archive(tmp_path):
+    archive = packed(tmp_path / "c#", "photos #2.tgz")
+    folder = packed(tmp_path / "c#", "photos.tgz#")
+    with storage.Reader() as reader:
+        assert {item.name: reader.read(item.uri) for item in storage.walk(str(archive))} == FILES
+        assert {item.name: reader.read(item.uri) for item in storage.walk(str(folder))} == FILES
+
+
+def test_the_sample_is_walked_and_read_like_a_folder():
+    item = next(storage.walk("sample"))
+    assert (item.uri, item.name) == ("sample://bellcup/0001.jpg", "bellcup/0001.jpg")
+    with storage.Reader() as reader:
+        assert reader.read(item.uri) == item.read()
+    assert item.read().startswith(b"\xff\xd8\xff")
+
+
+def test_a_reader_says_that_a_file_or_a_member_is_not_there(tmp_path):
+    archive = packed(tmp_path, "photos.tgz")
+    with storage.Reader() as reader:
+        with pytest.raises(FileNotFoundError, match=r"photos\.tgz has no member daisy/9\.jpg"):
+            reader.read(f"{archive}#daisy/9.jpg")
+        with pytest.raises(FileNotFoundError):
+            reader.read(str(tmp_path / "gone.jpg"))
+
+
+def test_a_reader_serves_many_threads_and_leaves_nothing(tmp_path, scratch):
+    files = {f"daisy/{number}.jpg": b"%d" % number * 100 for number in range(100)}
+    archives = [packed(tmp_path, name, files) for name in ("photos.tgz", "photos.zip")]
+    uris = [f"{archive}#{name}" for name in files for archive in archives]
+    with storage.Reader() as reader, ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(reader.read, uris))
+        assert any(scratch.iterdir())
+    assert read == [content for content in files.values() for _ in archives]
+    assert list(scratch.iterdir()) == []
+
+
+def hostile_tar(folder: Path) -> Path:
+    path = folder / "hostile.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("../evil", "../../evil", f"{folder}/evil", "daisy/../../../evil", "daisy/1.jpg"):
+            archive.addfile(described(name, size=5), io.BytesIO(b"bytes"))
+        archive.addfile(described("link.jpg", tarfile.SYMTYPE, linkname="/etc/passwd"))
+        archive.addfile(described("hard.jpg", tarfile.LNKTYPE, linkname="/etc/passwd"))
+        archive.addfile(described("null.jpg", tarfile.CHRTYPE, devmajor=1, devminor=3))
+        archive.addfile(described("pipe.jpg", tarfile.FIFOTYPE))
+        archive.addfile(described("folder.jpg", tarfile.DIRTYPE))
+    return path
+
+
+def hostile_zip(folder: Path) -> Path:
+    path = folder / "hostile.zip"
+    link = zipfile.ZipInfo("link.jpg")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("../evil", "../../evil", f"{folder}/evil", "daisy/../../../evil", "daisy/1.jpg"):
+            archive.writestr(name, b"bytes")
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("folder.jpg/", b"")
+    return path
+
+
+@pytest.mark.parametrize("pack", [hostile_tar, hostile_zip])
+def test_no_member_of_an_archive_reaches_outside_the_scratch_folder(tmp_path, scratch, pack):
+    archive = pack(tmp_path)
+    before = everything_below(tmp_path)
+    with storage.Reader() as reader:
+        assert reader.read(f"{archive}#daisy/1.jpg") == b"bytes"
+        while_open = everything_below(tmp_path)
+    new = while_open.keys() - before.keys()
+    assert new
+    assert all(path.startswith(f"{scratch}/") for path in new)
+    assert everything_below(tmp_path) == before
+    assert not any(Path(path).name == "evil" for path in new)
+
+
+@pytest.mark.parametrize("pack", [hostile_tar, hostile_zip])
+def test_links_devices_and_folders_are_not_files(tmp_path, pack):
+    names = {item.name for item in storage.walk(str(pack(tmp_path)))}
+    assert not names & {"link.jpg", "hard.jpg", "null.jpg", "pipe.jpg", "folder.jpg", "folder.jpg/"}
+    assert "daisy/1.jpg" in names
+
+
+@pytest.mark.parametrize("name", ["photos.tar", "photos.tgz", "photos.tar.bz2", "photos.zip"])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
+def test_an_archive_cut_off_is_refused_in_one_line(tmp_path, name, share):
+    noise = random.Random(0)
+    path = packed(tmp_path, name, {f"daisy/{number}.jpg": noise.randbytes(20_000) for number in range(10)})
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match=r"must be (whole|an archive); got .*photos") as refusal:
+        for item in storage.walk(str(path)):
+            item.read()
+    line_of(refusal)
+
+
+def test_a_damaged_member_of_a_zip_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("daisy/1.jpg", b"the bytes of a picture")
+    path.write_bytes(path.read_bytes().replace(b"the bytes", b"xxx bytes", 1))
+    with pytest.raises(
+        InputError, match=r"an archive must be whole; got .*photos\.zip \(Bad CRC-32 .*Pack or download"
+    ) as refusal:
+        [item.read() for item in storage.walk(str(path))]
+    line_of(refusal)
+
+
+def test_a_zip_with_a_password_is_refused_in_one_line(tmp_path):
+    path = packed(tmp_path, "photos.zip", {"daisy/1.jpg": b"bytes"})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x03\x04") + 6] |= 1  # the flag for encryption, in both headers of the member
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="encrypted") as refusal, storage.Reader() as reader:
+        reader.read(f"{path}#daisy/1.jpg")
+    line_of(refusal)
+
+
+def test_a_file_that_is_no_archive_is_refused_with_what_would_do(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("not an archive\n" * 100)
+    with pytest.raises(InputError) as refusal:
+        list(storage.walk(str(path)))
+    assert line_of(refusal) == (
+        f"error: a data source that is a file must be an archive; got {path}. "
+        "Give a folder of class folders, or one of .tgz, .tar.gz, .tar, .tar.bz2, .zip."
+    )
+
+
+def test_an_archive_over_http_is_walked_and_read_with_one_download(tmp_path, site):
+    site.body = packed(tmp_path, "photos.tgz").read_bytes()
+    uri = f"{site.address}/photos.tgz"
+    items = [(item.uri, item.read()) for item in storage.walk(uri)]
+    assert items == [(f"{uri}#{name}", content) for name, content in FILES.items()]
+    with storage.Reader() as reader:
+        assert [reader.read(item) for item, _ in items] == list(FILES.values())
+    assert site.asked.count("GET /photos.tgz") == 1
+
+
+def test_an_archive_behind_an_address_without_a_suffix_is_read(tmp_path, site):
+    site.body = packed(tmp_path, "photos.zip").read_bytes()
+    with storage.Reader() as reader:
+        read = {item.name: reader.read(item.uri) for item in storage.walk(f"{site.address}/get?file=photos&token=a")}
+    assert read == FILES
+
+
+def test_a_picture_over_http_is_read(site):
+    site.body = b"the bytes of a picture"
+    with storage.Reader() as reader:
+        assert reader.read(f"{site.address}/1.jpg") == b"the bytes of a picture"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "downloads"),
+    [
+        ({"ETag": '"a"'}, {"ETag": '"a"'}, 1),
+        ({"ETag": '"a"'}, {"ETag": '"b"'}, 2),
+        ({"Last-Modified": "Mon, 05 Jan 2026 10:00:00 GMT"}, {"Last-Modified": "Mon, 05 Jan 2026 10:00:00 GMT"}, 1),
+        ({"Last-Modified": "Mon, 05 Jan 2026 10:00:00 GMT"}, {"Last-Modified": "Tue, 06 Jan 2026 10:00:00 GMT"}, 2),
+    ],
+)
+def test_a_file_is_downloaded_again_only_when_the_server_says_that_it_changed(site, first, second, downloads):
+    uri = f"{site.address}/photos.tgz"
+    site.body, site.headers = b"old", first
+    assert storage.fetch(uri).read_bytes() == b"old"
+    site.body, site.headers = b"new", second
+    assert storage.fetch(uri).read_bytes() == (b"old" if downloads == 1 else b"new")
+    assert site.asked.count("GET /photos.tgz") == downloads
+
+
+def test_a_missing_file_is_refused_with_the_servers_answer(site, scratch):
+    site.missing = True
+    uri = f"{site.address}/photos.tgz"
+    with pytest.raises(InputError) as refusal:
+        list(storage.walk(uri))
+    assert line_of(refusal) == (
+        f"error: an address must give its file; got HTTP 404 at {uri}. "
+        "Check the address, and that it can be read without signing in."
+    )
+    assert site.asked == ["HEAD /photos.tgz"]
+    assert not [path for path in scratch.rglob("*") if path.is_file()]
+
+
+def test_a_server_that_is_busy_is_asked_again(site):
+    site.body, site.busy_times = b"at last", 2
+    assert storage.fetch(f"{site.address}/photos.tgz").read_bytes() == b"at last"
+    assert site.asked == ["HEAD /photos.tgz"] * 3 + ["GET /photos.tgz"]
+
+
+def test_a_server_that_stays_busy_is_given_up_in_one_line(site):
+    site.busy_times = 1000
+    with pytest.raises(InputError, match=r"got HTTP 503 at http://") as refusal:
+        storage.fetch(f"{site.address}/photos.tgz")
+    line_of(refusal)
+    assert len(site.asked) == 5
+
+
+def test_a_closed_port_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(storage, "BACKOFF_SECONDS", 0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    with pytest.raises(
+        InputError, match=rf"an address must answer; got ConnectionError at http://127\.0\.0\.1:{port}/x\.tgz"
+    ) as refusal:
+        storage.fetch(f"http://127.0.0.1:{port}/x.tgz")
+    line_of(refusal)
+
+
+def test_a_download_cut_short_is_refused_and_leaves_no_file(site, scratch):
+    site.body, site.cut_short = b"x" * 100_000, True
+    uri = f"{site.address}/photos.tgz"
+    with pytest.raises(InputError, match=r"must arrive whole; got http://.*\(50000 bytes read.*Try again") as refusal:
+        storage.fetch(uri)
+    line_of(refusal)
+    assert not [path for path in scratch.rglob("*") if path.is_file()]
+    site.cut_short = False
+    assert storage.fetch(uri).read_bytes() == site.body
+
+
+def test_a_folder_of_downloads_that_others_may_write_to_is_refused(site, scratch):
+    site.body = b"x"
+    storage.fetch(f"{site.address}/photos.tgz")
+    (downloads,) = scratch.iterdir()
+    assert downloads.stat().st_mode & 0o777 == 0o700
+    downloads.chmod(0o777)
+    with pytest.raises(InputError, match="must belong to you alone") as refusal:
+        storage.fetch(f"{site.address}/photos.tgz")
+    line_of(refusal)
+
+
+@pytest.mark.parametrize("name", ["folder", "photos.tgz"])
+def test_a_fingerprint_stays_while_nothing_changes(tmp_path, name):
+    path = packed(tmp_path, name)
+    assert storage.fingerprint(str(path)) == storage.fingerprint(f"file://{path}")
+    assert len(storage.fingerprint(str(path))) == 64
+
+
+def test_a_fingerprint_changes_with_every_change_of_a_folder(tmp_path):
+    folder = packed(tmp_path, "folder")
+    picture = folder / "daisy" / "1.jpg"
+    seen = [storage.fingerprint(str(folder))]
+    (folder / "daisy" / "new.jpg").write_bytes(b"new")
+    seen.append(storage.fingerprint(str(folder)))
+    before = picture.stat()
+    picture.write_bytes(b"eno")  # as long as before
+    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    seen.append(storage.fingerprint(str(folder)))
+    picture.rename(folder / "daisy" / "other.jpg")
+    seen.append(storage.fingerprint(str(folder)))
+    (folder / "daisy" / "new.jpg").unlink()
+    seen.append(storage.fingerprint(str(folder)))
+    assert len(set(seen)) == 5
+
+
+def test_a_fingerprint_of_an_address_follows_the_server_and_downloads_nothing(site):
+    uri = f"{site.address}/photos.tgz"
+    first, again = storage.fingerprint(uri), storage.fingerprint(uri)
+    site.headers = {"ETag": '"second"'}
+    assert first == again != storage.fingerprint(uri)
+    assert set(site.asked) == {"HEAD /photos.tgz"}
+
+
+def test_a_file_name_that_is_no_utf8_has_a_fingerprint(tmp_path):
+    (tmp_path / os.fsdecode(b"L\xf6wenzahn.jpg")).write_bytes(b"bytes")
+    assert len(storage.fingerprint(str(tmp_path))) == 64
+
+
+def test_replacing_a_file_shows_it_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "not there yet" / "table.csv"
+    with storage.replacing(path) as beside:
+        beside.write_text("new")
+        assert not path.exists()
+    assert everything_below(path.parent) == {str(path): b"new"}
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_failure_while_replacing_leaves_what_was_there(tmp_path, old):
+    path = tmp_path / "table.csv"
+    if old:
+        path.write_text("old")
+    with pytest.raises(ZeroDivisionError), storage.replacing(path) as beside:
+        beside.write_text("half")
+        raise ZeroDivisionError
+    assert everything_below(tmp_path) == ({str(path): b"old"} if old else {}) | {str(tmp_path / "scratch"): b""}
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    path = tmp_path / "records"
+    path.mkdir()
+    (path / "old.tfrecord").write_text("old")
+    with storage.replacing(path) as beside:
+        beside.mkdir()
+        (beside / "new.tfrecord").write_text("new")
+        assert (path / "old.tfrecord").exists()
+    assert [file.name for file in path.iterdir()] == ["new.tfrecord"]
+
+
+def test_a_failure_while_replacing_a_folder_leaves_the_old_one(tmp_path):
+    path = tmp_path / "records"
+    path.mkdir()
+    (path / "old.tfrecord").write_text("old")
+    before = everything_below(tmp_path)
+    with pytest.raises(InputError), storage.replacing(path) as beside:
+        beside.mkdir()
+        (beside / "half.tfrecord").write_text("half")
+        raise InputError("a rule must hold", "something else", "Mend it.")
+    assert everything_below(tmp_path) == before
+
+
+def test_absolute_touches_local_paths_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert storage.absolute("photos") == f"{tmp_path}/photos"
+    assert storage.absolute("~/photos") == "/home/ada/photos"
+    assert storage.absolute("/data/photos") == storage.absolute("file:///data/photos") == "/data/photos"
+    for uri in ("http://host/a/../b.tgz?x=1", "https://host/", "s3://bucket/photos", "sample", "sample://bellcup/0001.jpg", ""):
+        assert storage.absolute(uri) == uri
+
+
+def test_check_uri_lets_pass_what_can_be_read(tmp_path):
+    for uri in (str(tmp_path), f"file://{tmp_path}", "http://nowhere.invalid/a.tgz", "https://nowhere.invalid/", "sample"):
+        storage.check_uri(uri, "images_uri")
+
+
+@pytest.mark.parametrize(
+    ("uri", "line"),
+    [
+        ("", 'images_uri must name where the data lies; got "". Set it to a folder, an archive or an http(s) address.'),
+        (
+            "s3://bucket/photos",
+            "images_uri must be a local path, an http(s) address or `sample` in this version; got s3://bucket/photos. "
+            "Copy the data to a folder or an archive of yours, or serve it over http(s).",
+        ),
+        (
+            "/no/such/photos",
+            "images_uri must name something that exists; got /no/such/photos. "
+            "Check the path, and that it is readable from here.",
+        ),
+    ],
+)
+def test_check_uri_refuses_the_rest_with_a_remedy(uri, line):
+    with pytest.raises(InputError) as refusal:
+        storage.check_uri(uri, "images_uri")
+    assert line_of(refusal) == f"error: {line}"
