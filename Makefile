@@ -9,8 +9,8 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' kfp_vision/__init__.p
 
 # A short training from random weights, on pictures drawn on the spot: what a laptop without a network can do.
 DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sample-flowers \
-	-p image_size=80 -p train_steps=560 -p optimizer=adam -p learning_rate=0.001 -p learning_rate_schedule=cosine \
-	-p 'advanced={"opt_epsilon": 1e-7, "warmup_steps": 56}'
+	-p image_size=80 -p train_steps=480 -p optimizer=adam -p learning_rate=0.001 -p learning_rate_schedule=cosine \
+	-p 'advanced={"opt_epsilon": 1e-7, "warmup_steps": 48}'
 
 .PHONY: help install demo test check compile bench image clean
 

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kfp_vision import __version__, local_run, parameters, sample, storage
 from kfp_vision.errors import InputError
@@ -21,6 +21,13 @@ URI_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri")
 
 class WrongUse(Exception):
     """A command that cannot be carried out as it was typed."""
+
+
+class Grammar(argparse.ArgumentParser):
+    """A parser that refuses in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USE, f"error: {message}. See {self.prog} --help.\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The grammar of the command line."""
-    top = argparse.ArgumentParser(prog="kfp-vision", description="Image classification on Kubeflow Pipelines, without code.")
+    top = Grammar(prog="kfp-vision", description="Image classification on Kubeflow Pipelines, without code.")
     top.add_argument("--version", action="version", version=f"kfp-vision {__version__}")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show everything the stages print, and tracebacks")
@@ -49,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("pipeline", nargs="?", default="image_classification", help="default: %(default)s")
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a field of the run form")
     run.add_argument(
-        "--output", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are made (%(default)s)"
+        "--output", type=_folder, default=Path("runs"), metavar="DIR", help="where run folders are made (%(default)s)"
     )
     run.add_argument("--json", action="store_true", help="print one last line of JSON about what came out")
     run.set_defaults(command=run_pipeline)
@@ -60,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
     build = commands.add_parser("compile", parents=[shared], help="write the YAML of every pipeline, or check it")
     build.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
-    build.add_argument("--output", type=Path, metavar="DIR", help="where to write; by default beside the pipelines")
+    build.add_argument("--output", type=_folder, metavar="DIR", help="where to write; by default beside the pipelines")
     build.add_argument("--registry", default="", metavar="HOST/PATH", help="the registry that holds the images")
     build.set_defaults(command=compile_pipelines)
     return top
@@ -154,7 +161,14 @@ def _value(name: str, text: str, kind: str) -> Any:
         value = None
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise InputError(f"{name} must be {words}", text, f"Write it as -p {name}=..., with {words}.")
-    return value
+    return float(value) if kind == "NUMBER_DOUBLE" else value  # KFP takes no whole number for one
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, or a name for a new one; got {text}")
+    return path
 
 
 def _say(error: BaseException, code: int, debug: bool) -> int:

@@ -164,7 +164,8 @@ def judged(accuracy: float, min_accuracy: float) -> dict[str, Any]:
     """Whether a model may be deployed, and why."""
     accepted = accuracy >= min_accuracy
     relation = "reaches" if accepted else "is below"
-    return {"accepted": accepted, "reasons": [f"accuracy {accuracy:.4f} {relation} min_accuracy {min_accuracy:g}"]}
+    compared = f"accuracy {accuracy:.4f} {relation} min_accuracy {min_accuracy:g}"
+    return {"accepted": accepted, "reasons": [compared if min_accuracy else "min_accuracy asks for nothing"]}
 
 
 def _named(ask: Any, labels: list[str], uri: str) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def _named(ask: Any, labels: list[str], uri: str) -> dict[str, Any]:
     with storage.Reader() as reader:
         try:
             encoded = checked(reader.read(uri)).encoded
-        except (Refused, OSError) as reason:
+        except (Refused, OSError, ValueError) as reason:
             raise InputError("test_image_uri must name a picture", f"{uri} ({reason})", "Give a JPEG or a PNG.") from None
     scores = ask([encoded])[0]
     return {"uri": uri, "prediction": labels[int(scores.argmax())], "score": float(scores.max())}

@@ -4,6 +4,7 @@ A file is a sequence of records: length (8 bytes, little endian), its masked CRC
 are a serialised `tf.train.Example`. Source: tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/example.proto.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -27,6 +28,7 @@ from kfp_vision.splitting import SPLITS, read_labels
 
 ABOUT_FILE = "records.json"
 ROWS_IN_FLIGHT = 64
+REJECTS_NAMED = 10
 CRC_MASK = 0xA282EAD8
 
 
@@ -75,40 +77,34 @@ def write_tfrecords(
     labels = read_labels(label_map)
     rejects: list[tuple[str, str, str]] = []
     written = {}
-    with storage.Reader() as reader:
+    with storage.Reader() as reader, contextlib.ExitStack() as whole:
         for split in SPLITS:
             accepted = _accepted(catalog.read(tables[split]), reader, rejects)
-            written[split] = write_shards(outputs[split], split, accepted, labels, images_per_shard)
+            beside = whole.enter_context(storage.replacing(outputs[split]))
+            written[split] = write_shards(beside, split, accepted, labels, images_per_shard)
             print(f"{split}: {written[split].images} pictures in {len(written[split].shards)} files", flush=True)
-    with storage.replacing(refused) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("uri", "label", "reason"), *rejects])
-    total = sum(about.images for about in written.values()) + len(rejects)
-    for uri, label, reason in rejects[:10]:
-        print(f"refused: {uri} ({label}): {reason}")
-    if len(rejects) > max_refused_ratio * total:
-        first = "; ".join(f"{uri}: {reason}" for uri, _, reason in rejects[:10])
-        rule = f"at most {max_refused_ratio:.0%} of the pictures may be refused"
-        raise InputError(rule, f"{len(rejects)} of {total}", f"Mend or remove them, or raise max_refused_ratio. First: {first}")
+        _write_rejects(refused, rejects)
+        _check_rejects(rejects, sum(about.images for about in written.values()) + len(rejects), max_refused_ratio)
     return written
 
 
 def write_shards(folder: Path, split: str, examples: Iterator[tuple[Row, Checked]], labels: list[str], per_shard: int) -> About:
-    """Writes examples to files of `per_shard` each, and `records.json` beside them; the folder appears when it is whole."""
+    """Makes a folder of files with `per_shard` examples each, and `records.json` beside them."""
     number_of = {label: number for number, label in enumerate(labels)}
-    with storage.replacing(folder) as beside:
-        beside.mkdir()
-        parts, images = [], 0
-        for group in _groups(examples, per_shard):
-            parts.append(beside / f"part-{len(parts)}")
-            with parts[-1].open("wb") as file:
-                for row, picture in group:
-                    write_record(file, example(row, picture, number_of[row.label]))
-                    images += 1
-        shards = [f"{split}-{number:05d}-of-{len(parts):05d}.tfrecord" for number in range(len(parts))]
-        for part, shard in zip(parts, shards, strict=True):
-            part.rename(beside / shard)
-        about = About(split, images, shards, len(labels))
-        (beside / ABOUT_FILE).write_text(json.dumps(asdict(about), indent=1) + "\n")
+    folder.mkdir()
+    parts: list[Path] = []
+    images = 0
+    for group in _groups(examples, per_shard):
+        parts.append(folder / f"part-{len(parts)}")
+        with parts[-1].open("wb") as file:
+            for row, picture in group:
+                write_record(file, example(row, picture, number_of[row.label]))
+                images += 1
+    shards = [f"{split}-{number:05d}-of-{len(parts):05d}.tfrecord" for number in range(len(parts))]
+    for part, shard in zip(parts, shards, strict=True):
+        part.rename(folder / shard)
+    about = About(split, images, shards, len(labels))
+    (folder / ABOUT_FILE).write_text(json.dumps(asdict(about), indent=1) + "\n")
     return about
 
 
@@ -140,6 +136,21 @@ def write_record(file: BinaryIO, record: bytes) -> None:
 def _masked_crc(data: bytes) -> bytes:
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + CRC_MASK) & 0xFFFFFFFF)
+
+
+def _write_rejects(table: Path, rejects: list[tuple[str, str, str]]) -> None:
+    for uri, label, reason in rejects[:REJECTS_NAMED]:
+        print(f"refused: {uri} ({label}): {reason}")
+    with storage.replacing(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("uri", "label", "reason"), *rejects])
+
+
+def _check_rejects(rejects: list[tuple[str, str, str]], pictures: int, max_refused_ratio: float) -> None:
+    if len(rejects) > max_refused_ratio * pictures:
+        first = "; ".join(f"{uri}: {reason}" for uri, _, reason in rejects[:REJECTS_NAMED])
+        rule = f"at most {max_refused_ratio:.0%} of the pictures may be refused"
+        remedy = f"Mend or remove them, or raise max_refused_ratio. First: {first}"
+        raise InputError(rule, f"{len(rejects)} of {pictures}", remedy)
 
 
 def _accepted(

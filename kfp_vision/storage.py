@@ -16,8 +16,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import Any
 from urllib.parse import urlsplit
 
 from kfp_vision import sample
@@ -90,7 +91,7 @@ def walk(uri: str) -> Iterator[Item]:
     if uri == SAMPLE:
         for name in sample.names():
             encoded = sample.draw(name)
-            yield Item(f"{SAMPLE}://{name}", name, len(encoded), lambda encoded=encoded: encoded)
+            yield Item(f"{SAMPLE}://{name}", name, len(encoded), partial(bytes, encoded))
         return
     uri = absolute(uri)
     path = fetch(uri)
@@ -227,7 +228,7 @@ def _members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], byte
             for info in zipped.infolist():
                 if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
                     name = info.filename.removeprefix("./")
-                    yield name, info.file_size, lambda info=info: _read(uri, lambda: zipped.open(info))
+                    yield name, info.file_size, partial(_read, uri, partial(zipped.open, info))
         return
     try:
         archive = tarfile.open(path, "r:*")  # noqa: SIM115 (closed below)
@@ -238,7 +239,7 @@ def _members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], byte
         while member := _next(uri, archive):
             if member.isfile():
                 name = member.name.removeprefix("./")
-                yield name, member.size, lambda member=member: _read(uri, lambda: archive.extractfile(member))
+                yield name, member.size, partial(_read, uri, partial(archive.extractfile, member))
 
 
 def _next(uri: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
@@ -246,7 +247,7 @@ def _next(uri: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         return archive.next()
 
 
-def _read(uri: str, opened: Callable[[], IO[bytes]]) -> bytes:
+def _read(uri: str, opened: Callable[[], Any]) -> bytes:
     with _whole(uri), opened() as member:
         return member.read()
 

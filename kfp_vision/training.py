@@ -99,7 +99,8 @@ def train_classifier(
     with replacing(model) as beside:
         export.write_model(beside, trained, network, labels, settings | {"kfp_vision": __version__}, shape)
         (beside / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
-    reports.write_training_page(page, network=network.name, settings=_flat(settings), history=history)
+    shown = _shown(settings) | dict(recipe.advanced)
+    reports.write_training_page(page, network=network.name, settings=shown, history=history)
     return _last_of_each(history)
 
 
@@ -268,8 +269,10 @@ def _say_where(recipe: Recipe, precision: str) -> None:
     print(f"trains {recipe.network} in {precision} on {f'{visible} GPUs' if visible else 'the processor'}", flush=True)
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, object]:
-    return {name: value for name, value in settings.items() if name != "advanced"}
+def _shown(settings: Mapping[str, Any]) -> dict[str, object]:
+    """The settings that say something: of `advanced` what was given, and no checkpoint where none was read."""
+    hidden = {"advanced"} if settings["fine_tune"] else {"advanced", "checkpoint_uri"}
+    return {name: value for name, value in settings.items() if name not in hidden}
 
 
 def _last_of_each(history: list[dict[str, float]]) -> dict[str, float]:

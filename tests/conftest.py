@@ -1,18 +1,12 @@
-"""What the tests of every layer share: where the real data lies, and how a test is left out where it cannot run."""
+"""What the tests of every layer share: where the real data lies."""
 
 import os
 from pathlib import Path
 
 import pytest
+from left_out import leave_out
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def leave_out(reason: str) -> None:
-    """Skips the test on a person's machine; in CI, where everything can be had, fails it."""
-    if os.environ.get("CI"):
-        pytest.fail(f"cannot run here, and must in CI: {reason}")
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

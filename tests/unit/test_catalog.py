@@ -129,7 +129,8 @@ def test_the_fingerprint_follows_labels_and_contents_alone(tmp_path):
         (
             {"daisy/1.jpg": A, "daisy/2.jpg": ABC, "daisy/3.jpg": DIGEST, "tulip/1.jpg": b"1", "tulip/2.jpg": b"2"},
             3,
-            "error: every class must have at least 3 pictures, one a split; got 2 of tulip. Add pictures to it, or take it out.",
+            "error: every class must have at least 3 pictures, one a split; got 2 of tulip. "
+            "Add pictures to it, or take it out.",
         ),
     ],
 )

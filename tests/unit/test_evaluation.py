@@ -59,4 +59,4 @@ def test_a_class_without_held_out_pictures_does_not_pull_the_means_down():
 def test_the_verdict(accuracy, accepted):
     verdict = evaluation.judged(accuracy, 0.9)
     assert verdict["accepted"] is accepted
-    assert f"{accuracy:.4f}" in verdict["reasons"][0]
+    assert verdict["reasons"] == [f"accuracy {accuracy:.4f} {'reaches' if accepted else 'is below'} min_accuracy 0.9"]

@@ -4,7 +4,8 @@ from kfp_vision import hardware
 
 
 def test_flags_are_read_as_linux_writes_them(tmp_path):
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 amx_bf16 amx_tile\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    cores = ["processor\t: 0\nflags\t\t: fpu avx2 amx_bf16 amx_tile\n", "processor\t: 1\nflags\t\t: fpu\n"]
+    (tmp_path / "cpuinfo").write_text("\n".join(cores))
     assert hardware.cpu_flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "amx_bf16", "amx_tile"}
 
 

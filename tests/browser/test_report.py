@@ -1,0 +1,71 @@
+"""The report as a person sees it, in headless Chromium: nothing is asked of the network, nothing overflows a phone."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from left_out import leave_out
+
+from kfp_vision import reports, sample
+
+# Without these, Chromium asks the network for updates of its own at every start.
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+LABELS = ["bellcup", "globelet", "<script>alert(1)</script>"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        leave_out("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=QUIET)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pages") / "report.html"
+    per_class = [{"label": label, "precision": 0.9, "recall": 0.8, "f1": 0.85, "images": 10} for label in LABELS]
+    figures = {"model_name": "flowers", "network": "inception_v1", "split": "test", "images": 30, "accuracy": 0.8667}
+    figures |= {"macro_precision": 0.87, "macro_recall": 0.86, "macro_f1": 0.865, "labels": LABELS, "per_class": per_class}
+    figures["confusion_matrix"] = [[8, 2, 0], [1, 9, 0], [0, 1, 9]]
+    figures["roc"] = {"false_positive_rate": [0, 0.1, 1], "true_positive_rate": [0, 0.9, 1], "area": 0.9}
+    figures |= {"verdict": {"accepted": True, "reasons": ["above 0.8"]}, "test_picture": None}
+    history = [{"step": s, "loss": 1 / s, "accuracy": 0.5, "learning_rate": 0.1, "images_per_second": 9.0} for s in (1, 2, 3)]
+    wrong = reports.Picture("bellcup/0001.jpg", sample.draw("bellcup/0001.jpg"))
+    mistakes = [reports.Mistake(wrong, "bellcup", "globelet", 0.97)]
+    reports.write_evaluation_page(path, title="flowers", evaluation=figures, history=history, mistakes=mistakes)
+    return path
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
+def test_the_report_is_read_without_script_or_network(browser, report, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("dialog", lambda dialog: errors.append(dialog.message))
+    page.goto(report.as_uri())
+    assert "86.7 %" in page.inner_text("body")
+    assert "<script>alert(1)</script>" in page.inner_text("body")
+    # The one mistake is there as a picture that the browser could draw.
+    assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert errors == []
+    page.close()
+
+
+def test_dark_and_light_differ(browser, report):
+    colours = set()
+    for scheme in ("light", "dark"):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto(report.as_uri())
+        colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor + getComputedStyle(document.body).color"))
+        page.close()
+    assert len(colours) == 2

@@ -1,0 +1,120 @@
+"""Pictures in an archive on a web server: read over HTTP as they are, and fetched once."""
+
+import contextlib
+import csv
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import drawn
+import one_step
+import pytest
+
+from kfp_vision import components
+
+RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.0}
+
+
+@dataclass
+class Site:
+    """A folder on a web server, and what was asked of it."""
+
+    folder: Path
+    address: str
+    asked: list[str] = field(default_factory=list)
+
+    def downloads(self) -> int:
+        """How many times the server sent a file rather than what it knows of it."""
+        return sum(line.startswith("GET ") for line in self.asked)
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[Site]:
+    """The folder on a port of this machine."""
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_request(self, code="-", size="-"):
+            asked.append(self.requestline)
+
+        def log_message(self, format, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Site(folder, f"http://127.0.0.1:{server.server_address[1]}", asked)
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Iterator[Site]:
+    """Ten pictures each of two classes, below a folder in photos.tgz."""
+    root = tmp_path_factory.mktemp("site")
+    pictures = drawn.pictures(root / "pictures")
+    (root / "public").mkdir()
+    with tarfile.open(root / "public" / "photos.tgz", "w:gz") as archive:
+        archive.add(pictures, arcname="photos")
+    with served(root / "public") as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def stages(site, tmp_path_factory) -> dict[str, one_step.Ended]:
+    """The stages from the address to records, with downloads kept in a folder of their own."""
+    root, address = tmp_path_factory.mktemp("stages"), f"{site.address}/photos.tgz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        values = {"fingerprint": "any", "images_uri": address, "check_images": True, **RATIOS}
+        ingested = one_step.run(components.ingest_images, root / "ingest", **values)
+        split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, **RATIOS)
+        tables = {name: split.folder / name for name in ("train", "validation", "test", "label_map")}
+        written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=100, advanced={})
+    return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}
+
+
+def test_a_row_points_into_the_archive(site, stages):
+    with (stages["ingest_images"].folder / "images").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    assert all(row["uri"] == f"{site.address}/photos.tgz#{row['name']}" for row in rows)
+    assert rows[0]["name"] == "photos/bellcup/0001.jpg"
+    assert {row["label"] for row in rows} == {"bellcup", "globelet"}
+
+
+def test_every_picture_reaches_the_records(stages):
+    written = stages["write_tfrecords"]
+    assert written.succeeded
+    assert written.metadata["train_records"]["pictures"] == 16
+    assert written.metadata["validation_records"]["pictures"] == 4
+    assert (written.folder / "refused").read_text() == "uri,label,reason\n"
+
+
+def test_the_archive_is_downloaded_once(site, stages):
+    assert stages["write_tfrecords"].succeeded
+    assert site.downloads() == 1
+
+
+def test_a_changed_archive_has_another_fingerprint(tmp_path):
+    archive = tmp_path / "photos.tgz"
+    with served(tmp_path) as site:
+
+        def fingerprint(root: str) -> str:
+            return one_step.run(components.fingerprint_images, tmp_path / root, images_uri=f"{site.address}/photos.tgz").output
+
+        archive.write_bytes(b"one")
+        first, again = fingerprint("first"), fingerprint("again")
+        archive.write_bytes(b"another")
+        assert first == again != fingerprint("changed")
+        assert site.downloads() == 0
+
+
+def test_an_address_with_nothing_at_it_is_refused(site, tmp_path):
+    ended = one_step.run(components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz")
+    assert one_step.refusal(ended) == (
+        f"error: an address must give its file; got HTTP 404 at {site.address}/other.tgz. "
+        "Check the address, and that it can be read without signing in."
+    )

@@ -1,0 +1,199 @@
+"""Wrong values of the form are refused in one line, with the field, the value and a remedy; right ones pass."""
+
+import math
+
+import pytest
+
+from kfp_vision import parameters
+from kfp_vision.errors import InputError
+from kfp_vision.local_run import defaults
+from kfp_vision.pipelines import image_classification
+
+
+@pytest.fixture
+def fields() -> dict[str, object]:
+    """Every field of the form at its default, with numbers as KFP hands them out: whole ones as floats."""
+    return defaults(image_classification)
+
+
+def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
+    line = str(refusal.value)
+    assert line.startswith("error: ")
+    assert "\n" not in line
+    return line
+
+
+def test_the_defaults_of_the_form_pass(fields):
+    parameters.check_values(fields)
+
+
+def test_what_may_be_written_for_them_passes(fields):
+    given = {
+        "validation_ratio": 0,
+        "test_ratio": 0.5,
+        "images_per_shard": 1,
+        "network": "googlenet",
+        "batch_size": 1,
+        "train_steps": 1,
+        "learning_rate": 10,
+        "image_size": 32,
+        "gpu_count": 0,
+        "fine_tune": False,
+        "checkpoint_uri": "",
+        "learning_rate_schedule": "cosine",
+        "optimizer": "adamw",
+        "model_name": "My-flowers_2",
+        "min_accuracy": 0.99,
+        "node_selector": {"pool": "gpu"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "advanced": {"flip": False, "seed": 3.0, "momentum": 0, "precision": "bfloat16"},
+    }
+    parameters.check_values(fields | given)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown", "remedy"),
+    [
+        ("network", "resnet", "resnet", "Choose one, say inception_v1."),
+        ("network", ["inception_v1"], "['inception_v1']", "Choose one, say inception_v1."),
+        ("optimizer", "SGD", "SGD", "Choose one, say adadelta."),
+        ("learning_rate_schedule", "", '""', "Choose one, say exponential."),
+        ("deploy_to", "kserve", "kserve", "Choose one, say none."),
+        ("validation_ratio", -0.1, "-0.1", "Set it to 0.2, say."),
+        ("validation_ratio", 1, "1", "Set it to 0.2, say."),
+        ("validation_ratio", math.nan, "nan", "Set it to 0.2, say."),
+        ("validation_ratio", True, "True", "Set it to 0.2, say."),
+        ("validation_ratio", "0.2", "0.2", "Set it to 0.2, say."),
+        ("test_ratio", 20, "20", "Set it to 0.2, say."),
+        ("test_ratio", None, "None", "Set it to 0.2, say."),
+        ("test_ratio", 0.8, "1.0", "Leave some pictures to train on: 0.2 and 0.1, say."),
+        ("min_accuracy", 95, "95", "Set it to 0.2, say."),
+        ("min_accuracy", math.inf, "inf", "Set it to 0.2, say."),
+        ("images_per_shard", 0, "0", "Set it to 1000, say."),
+        ("images_per_shard", 0.5, "0.5", "Set it to 1000, say."),
+        ("batch_size", -16, "-16", "Set it to 16, say."),
+        ("batch_size", 2.5, "2.5", "Set it to 16, say."),
+        ("batch_size", True, "True", "Set it to 16, say."),
+        ("train_steps", math.nan, "nan", "Set it to 6000, say."),
+        ("train_steps", math.inf, "inf", "Set it to 6000, say."),
+        ("train_steps", "many", "many", "Set it to 6000, say."),
+        ("learning_rate", 0, "0", "Set it to 0.0025, say."),
+        ("learning_rate", -0.01, "-0.01", "Set it to 0.0025, say."),
+        ("learning_rate", math.nan, "nan", "Set it to 0.0025, say."),
+        ("learning_rate", math.inf, "inf", "Set it to 0.0025, say."),
+        ("gpu_count", -1, "-1", "Set it to 1, say."),
+        ("gpu_count", 0.5, "0.5", "Set it to 1, say."),
+        ("image_size", 31, "31", "Set it to 224, say."),
+        ("image_size", -224, "-224", "Set it to 224, say."),
+        ("image_size", 224.5, "224.5", "Set it to 224, say."),
+        ("image_size", math.nan, "nan", "Set it to 224, say."),
+        ("image_size", "large", "large", "Set it to 224, say."),
+        ("check_images", "false", "false", "Write it as JSON, such as true."),
+        ("fine_tune", 1, "1", "Write it as JSON, such as true."),
+        ("train_last_layer_only", 0.0, "0.0", "Write it as JSON, such as true."),
+        ("model_name", "", '""', "Choose a name such as flowers."),
+        ("model_name", "my flowers", "my flowers", "Choose a name such as flowers."),
+        ("model_name", "../flowers", "../flowers", "Choose a name such as flowers."),
+        ("model_name", "-", "-", "Choose a name such as flowers."),
+        ("node_selector", ["gpu"], "['gpu']", 'Write it as JSON, such as {"pool": "gpu"}.'),
+        ("tolerations", {"key": "gpu"}, "{'key': 'gpu'}", "Write it as JSON, such as [{"),
+        ("advanced", ["momentum"], "['momentum']", 'Write it as JSON, such as {"momentum": 0.9}.'),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_field_and_a_remedy(fields, field, value, shown, remedy):
+    with pytest.raises(InputError) as refusal:
+        parameters.check_values(fields | {field: value})
+    line = line_of(refusal)
+    rule, _, rest = line.partition("; got ")
+    assert field in rule
+    assert rest.startswith(f"{shown}. ")
+    assert remedy in rest
+
+
+def test_nothing_held_out_is_refused(fields):
+    with pytest.raises(InputError) as refusal:
+        parameters.check_values(fields | {"validation_ratio": 0.0, "test_ratio": 0.0})
+    assert line_of(refusal) == (
+        "error: validation_ratio or test_ratio must be above 0, to measure the model; got 0 for both. Set one to 0.2."
+    )
+
+
+@pytest.mark.parametrize(("validation_ratio", "test_ratio"), [(0.5, 0.5), (0.9, 0.2)])
+def test_everything_held_out_is_refused(fields, validation_ratio, test_ratio):
+    with pytest.raises(InputError, match="validation_ratio and test_ratio together must stay below 1; got 1") as refusal:
+        parameters.check_values(fields | {"validation_ratio": validation_ratio, "test_ratio": test_ratio})
+    line_of(refusal)
+
+
+def test_fine_tuning_without_a_checkpoint_is_refused(fields):
+    with pytest.raises(InputError) as refusal:
+        parameters.check_values(fields | {"fine_tune": True, "checkpoint_uri": ""})
+    assert line_of(refusal) == (
+        'error: fine_tune=true must have a checkpoint to start from; got "". '
+        "Set checkpoint_uri to a checkpoint of the network, or fine_tune to false."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("momentun", 0.9, "Did you mean momentum?"),
+        ("weight-decay", 0.1, "Did you mean weight_decay?"),
+        ("colour", "red", "Take one of these, or leave it out."),
+        ("momentum", "0.9", "Set it to 0.9, say."),
+        ("momentum", True, "Set it to 0.9, say."),
+        ("momentum", math.nan, "Set it to 0.9, say."),
+        ("momentum", None, "Set it to 0.9, say."),
+        ("momentum", 1.5, "Set it to 0.9, say."),
+        ("label_smoothing", -0.1, "Set it to 0.0, say."),
+        ("batch_norm_decay", 1.1, "Set it to 0.9997, say."),
+        ("weight_decay", -0.1, "Set it to 4e-05, say."),
+        ("warmup_steps", 1.5, "Set it to 0, say."),
+        ("warmup_steps", -1, "Set it to 0, say."),
+        ("seed", -1, "Set it to 0, say."),
+        ("seed", math.inf, "Set it to 0, say."),
+        ("seed", False, "Set it to 0, say."),
+        ("flip", 1, "Set it to True, say."),
+        ("flip", "true", "Set it to True, say."),
+        ("precision", 16, "Set it to 'auto', say."),
+        ("precision", "float16", "Leave it at auto."),
+        ("depth_multiplier", 0, "Set it to 1.0, say."),
+        ("num_epochs_per_decay", 0, "Set it to 2.0, say."),
+        ("min_crop_area", 0, "Set it to 0.3, say."),
+        ("min_crop_area", 1.5, "Set it to 0.3, say."),
+        ("max_refused_ratio", -0.5, "Set it to 0.05, say."),
+    ],
+)
+def test_a_wrong_value_of_advanced_is_refused_with_its_name_and_a_remedy(fields, name, value, remedy):
+    with pytest.raises(InputError) as refusal:
+        parameters.check_values(fields | {"advanced": {name: value}})
+    line = line_of(refusal)
+    assert name in line
+    assert " of advanced must " in line or "advanced must hold known names only" in line
+    assert line.endswith(remedy)
+
+
+def test_advanced_fills_in_what_is_not_given_and_mends_the_types_of_numbers():
+    whole = parameters.advanced({"seed": 3.0, "momentum": 0, "flip": False})
+    assert whole["seed"] == 3
+    assert isinstance(whole["seed"], int)
+    assert isinstance(whole["momentum"], float)
+    assert whole["flip"] is False
+    assert whole["weight_decay"] == 0.00004
+    assert whole.keys() == parameters.ADVANCED.keys()
+
+
+def test_data_that_is_not_there_is_refused_before_any_is_read(fields, tmp_path):
+    scratch = fields | {"fine_tune": False}
+    with pytest.raises(InputError, match="images_uri must name something that exists; got /no/such/photos") as refusal:
+        parameters.check_run(scratch | {"images_uri": "/no/such/photos"})
+    line_of(refusal)
+    with pytest.raises(InputError, match=r"test_image_uri must name something that exists; got /no/such/1\.jpg") as refusal:
+        parameters.check_run(scratch | {"images_uri": str(tmp_path), "test_image_uri": "/no/such/1.jpg"})
+    line_of(refusal)
+
+
+def test_a_test_picture_in_an_archive_is_found(fields, tmp_path):
+    (tmp_path / "photos.tgz").write_bytes(b"only its place is looked at")
+    uri = f"{tmp_path}/photos.tgz#daisy/1.jpg"
+    parameters.check_run(fields | {"fine_tune": False, "images_uri": str(tmp_path), "test_image_uri": uri})

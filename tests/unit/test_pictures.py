@@ -1,0 +1,220 @@
+"""What is let through can be decoded by TensorFlow, upright and at the size that is said; all else is refused with a reason."""
+
+import io
+import resource
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from kfp_vision.pictures import Refused, checked
+
+WIDTH, HEIGHT = 60, 40
+RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (250, 250, 250)
+ORIENTATION = 0x0112  # EXIF 2.3, section 4.6.4
+
+
+def four_quarters() -> Image.Image:
+    """60 wide and 40 high: red and green above, blue and white below."""
+    image = Image.new("RGB", (WIDTH, HEIGHT), WHITE)
+    image.paste(RED, (0, 0, WIDTH // 2, HEIGHT // 2))
+    image.paste(GREEN, (WIDTH // 2, 0, WIDTH, HEIGHT // 2))
+    image.paste(BLUE, (0, HEIGHT // 2, WIDTH // 2, HEIGHT))
+    return image
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+def decoded(picture) -> np.ndarray:
+    """The pixels as the training reads them, after a look at what is said of them."""
+    pixels = tf.io.decode_image(picture.encoded, channels=3, expand_animations=False).numpy()
+    assert pixels.shape == (picture.height, picture.width, 3)
+    assert picture.encoded.startswith({"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}[picture.format])
+    return pixels
+
+
+def grey_of_16_bits() -> Image.Image:
+    return Image.fromarray(np.linspace(0, 65535, WIDTH * HEIGHT).astype("uint16").reshape(HEIGHT, WIDTH))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
+
+
+def jpeg_that_claims(width: int, height: int) -> bytes:
+    whole = bytearray(encoded(four_quarters(), "JPEG"))
+    frame = whole.index(b"\xff\xc0")  # start of frame: marker, length (2), precision (1), height (2), width (2)
+    whole[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(whole)
+
+
+AS_THEY_ARE = {
+    "JPEG": encoded(four_quarters(), "JPEG"),
+    "progressive JPEG": encoded(four_quarters(), "JPEG", progressive=True),
+    "grey JPEG": encoded(four_quarters().convert("L"), "JPEG"),
+    "JPEG that says it is upright": encoded(four_quarters(), "JPEG", exif=turned(1)),
+    "JPEG of a telephone, with more pictures behind": encoded(
+        four_quarters(), "MPO", save_all=True, append_images=[Image.new("RGB", (6, 4))]
+    ),
+    "JPEG with bytes behind its end": encoded(four_quarters(), "JPEG") + bytes(100),
+    "PNG": encoded(four_quarters(), "PNG"),
+    "PNG with transparency": encoded(four_quarters().convert("RGBA"), "PNG"),
+    "PNG with a palette": encoded(four_quarters().quantize(4), "PNG"),
+    "grey PNG": encoded(four_quarters().convert("L"), "PNG"),
+    "grey PNG with transparency": encoded(four_quarters().convert("LA"), "PNG"),
+    "black and white PNG": encoded(four_quarters().convert("1"), "PNG"),
+    "grey PNG of 16 bits": encoded(grey_of_16_bits(), "PNG"),
+}
+
+
+@pytest.mark.parametrize("kind", AS_THEY_ARE)
+def test_what_tensorflow_reads_keeps_its_bytes(kind):
+    picture = checked(AS_THEY_ARE[kind])
+    assert picture.encoded == AS_THEY_ARE[kind]
+    assert picture.format == ("png" if "PNG" in kind else "jpeg")
+    assert (picture.height, picture.width) == (HEIGHT, WIDTH)
+    decoded(picture)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 200), (200, 7)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_tiny_picture_keeps_its_bytes(kind, size):
+    small = encoded(Image.new("RGB", size, RED), kind)
+    picture = checked(small)
+    assert picture.encoded == small
+    assert decoded(picture).shape == (size[1], size[0], 3)
+
+
+def test_photographs_keep_their_bytes(flower_photos):
+    for folder in ("daisy", "tulips"):
+        original = min((flower_photos / folder).iterdir()).read_bytes()
+        picture = checked(original)
+        assert picture.encoded == original
+        decoded(picture)
+
+
+ANEW = {
+    "CMYK JPEG": encoded(four_quarters().convert("CMYK"), "JPEG", quality=95),
+    "GIF": encoded(four_quarters(), "GIF"),
+    "moving GIF": encoded(four_quarters(), "GIF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))]),
+    "BMP": encoded(four_quarters(), "BMP"),
+    "WebP": encoded(four_quarters(), "WEBP", quality=95),
+    "TIFF": encoded(four_quarters(), "TIFF"),
+    "TIFF with LZW": encoded(four_quarters(), "TIFF", compression="tiff_lzw"),
+}
+
+
+@pytest.mark.parametrize("kind", ANEW)
+def test_other_formats_become_rgb_jpegs_with_the_same_colours(kind):
+    picture = checked(ANEW[kind])
+    assert picture.format == "jpeg"
+    assert (picture.height, picture.width) == (HEIGHT, WIDTH)
+    with Image.open(io.BytesIO(picture.encoded)) as image:
+        assert (image.format, image.mode) == ("JPEG", "RGB")
+    pixels = decoded(picture).astype(int)
+    corners = [pixels[10, 15], pixels[10, 45], pixels[30, 15], pixels[30, 45]]
+    np.testing.assert_allclose(corners, [RED, GREEN, BLUE, WHITE], atol=12)
+
+
+# What stands above left, above right, below left and below right when a stored picture is turned as its tag says.
+UPRIGHT = {
+    2: (GREEN, RED, WHITE, BLUE),
+    3: (WHITE, BLUE, GREEN, RED),
+    6: (BLUE, RED, WHITE, GREEN),
+    8: (GREEN, WHITE, RED, BLUE),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_that_lies_on_its_side_is_set_upright(kind, orientation):
+    picture = checked(encoded(four_quarters(), kind, exif=turned(orientation)))
+    assert (picture.height, picture.width) == ((WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH))
+    pixels = decoded(picture).astype(int)
+    down, right = picture.height // 4, picture.width // 4
+    corners = [pixels[down, right], pixels[down, -right], pixels[-down, right], pixels[-down, -right]]
+    np.testing.assert_allclose(corners, UPRIGHT[orientation], atol=12)
+    with Image.open(io.BytesIO(picture.encoded)) as image:
+        assert ORIENTATION not in image.getexif()
+
+
+@pytest.mark.parametrize(("kind", "options"), [("TIFF", {}), ("PNG", {"exif": turned(3)})])
+def test_grey_of_16_bits_keeps_its_shades(kind, options):
+    pixels = decoded(checked(encoded(grey_of_16_bits(), kind, **options))).astype(int)
+    assert pixels.mean() == pytest.approx(127.5, abs=1)
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+DAMAGED = {
+    "empty": (b"", "empty"),
+    "a web page": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "not a picture in a known format"),
+    "a text": ("花".encode() * 1000, "not a picture in a known format"),
+    "a format of no picture": (b"%PDF-1.7\n" + bytes(1000), "not a picture in a known format"),
+    "zeros": (bytes(10_000), "not a picture in a known format"),
+    "half a JPEG": (AS_THEY_ARE["JPEG"][: len(AS_THEY_ARE["JPEG"]) // 2], "Truncated"),
+    "a JPEG without its last byte": (AS_THEY_ARE["JPEG"][:-1], "truncated"),
+    "half a progressive JPEG": (AS_THEY_ARE["progressive JPEG"][: len(AS_THEY_ARE["progressive JPEG"]) // 2], "truncated"),
+    "the first bytes of a JPEG": (AS_THEY_ARE["JPEG"][:20], "not a picture in a known format"),
+    "half a PNG": (AS_THEY_ARE["PNG"][: len(AS_THEY_ARE["PNG"]) // 2], "truncated"),
+    "a PNG without its last byte": (AS_THEY_ARE["PNG"][:-1], "cut off"),
+    "half a GIF": (ANEW["GIF"][: len(ANEW["GIF"]) // 2], "truncated"),
+    "half a TIFF": (ANEW["TIFF"][: len(ANEW["TIFF"]) // 2], "truncated"),
+    "half a WebP": (ANEW["WebP"][: len(ANEW["WebP"]) // 2], "could not create decoder"),
+    "half a BMP": (ANEW["BMP"][: len(ANEW["BMP"]) // 2], "truncated"),
+    "numbers without a white": (encoded(Image.fromarray(np.eye(9, dtype="float32")), "TIFF"), "what white is"),
+    "a PNG of 60000 x 60000": (png_that_claims(60_000, 60_000), "60000 x 60000 pixels, more than 100 million"),
+    "a JPEG of 60000 x 60000": (jpeg_that_claims(60_000, 60_000), "60000 x 60000 pixels, more than 100 million"),
+    "a PNG with fewer pixels than it says": (png_that_claims(3_000, 3_000), "truncated"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_what_is_no_whole_picture_is_refused_with_a_reason_quickly_and_in_little_memory(kind):
+    content, reason = DAMAGED[kind]
+    largest, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(Refused, match=reason) as refusal:
+        checked(content)
+    assert str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert time.perf_counter() - start < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 100_000  # KiB
+
+
+def test_a_wrong_checksum_in_a_png_is_refused_since_tensorflow_would_not_decode_it():
+    damaged = bytearray(AS_THEY_ARE["PNG"])
+    damaged[damaged.index(b"IEND") - 8] ^= 1  # the first byte of the checksum of the pixels
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.io.decode_image(bytes(damaged))
+    with pytest.raises(Refused, match="checksum"):
+        checked(bytes(damaged))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PNG with a palette", "grey PNG of 16 bits"])
+def test_whatever_byte_of_a_png_is_wrong_what_is_let_through_can_be_decoded(kind):
+    whole = AS_THEY_ARE[kind]
+    for place in range(0, len(whole), max(1, len(whole) // 150)):
+        damaged = whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]
+        try:
+            picture = checked(damaged)
+        except Refused:
+            continue
+        decoded(picture)

@@ -1,0 +1,257 @@
+"""TFRecord files as TensorFlow writes and reads them, and a list of what did not get into one."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import drawn
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from kfp_vision import catalog, records
+from kfp_vision.catalog import Row
+from kfp_vision.errors import InputError
+from kfp_vision.records import About, read_about, write_tfrecords
+
+LABELS = ("bellcup", "globelet", "花, wild")
+# What a reader of TF-Slim's flower data sets asks for, and the two fields that are added here.
+SCHEMA = {
+    "image/encoded": tf.io.FixedLenFeature((), tf.string),
+    "image/format": tf.io.FixedLenFeature((), tf.string),
+    "image/class/label": tf.io.FixedLenFeature((), tf.int64),
+    "image/height": tf.io.FixedLenFeature((), tf.int64),
+    "image/width": tf.io.FixedLenFeature((), tf.int64),
+    "image/class/text": tf.io.FixedLenFeature((), tf.string),
+    "image/filename": tf.io.FixedLenFeature((), tf.string),
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Ten pictures each of two classes, and one of a third."""
+    folder = drawn.pictures(tmp_path_factory.mktemp("photos"), classes=2, each=10)
+    (folder / LABELS[2]).mkdir()
+    Image.new("RGB", (30, 20), "red").save(folder / LABELS[2] / "a 花.png")
+    return folder
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes rows, split name to rows, and gives what `write_tfrecords` returned; everything lies in tmp_path."""
+
+    def write(images_per_shard=1000, max_refused_ratio=0.05, folder=tmp_path, **rows) -> dict[str, About]:
+        (folder / "label_map").mkdir(parents=True)
+        (folder / "label_map" / "labels.txt").write_text("0:bellcup\n1:globelet\n2:花, wild\n", encoding="utf-8")
+        splits = ("train", "validation", "test")
+        for split in splits:
+            catalog.write(folder / f"{split}.csv", rows.get(split, []))
+        return write_tfrecords(
+            {split: folder / f"{split}.csv" for split in splits},
+            folder / "label_map",
+            {split: folder / split for split in splits},
+            folder / "refused.csv",
+            images_per_shard=images_per_shard,
+            max_refused_ratio=max_refused_ratio,
+        )
+
+    return write
+
+
+def read_back(folder: Path) -> list[dict]:
+    """Every example of a folder, in the order of its files' names, as TensorFlow reads it."""
+    dataset = tf.data.TFRecordDataset(sorted(str(path) for path in folder.glob("*.tfrecord")))
+    parsed = (tf.io.parse_single_example(record, SCHEMA) for record in dataset)
+    return [{name: value.numpy() for name, value in features.items()} for features in parsed]
+
+
+def refused(folder: Path) -> list[list[str]]:
+    with (folder / "refused.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def broken(folder: Path, name: str, content: bytes = b"<html>404 Not Found</html>") -> Row:
+    """A file that is no picture, and its row."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    return next(row for row in catalog.scan(str(folder)).rows if row.name == name)
+
+
+def test_tensorflow_reads_what_was_written(photos, tmp_path, written):
+    rows = catalog.scan(str(photos)).rows
+    assert written(train=rows)["train"] == About("train", 21, ["train-00000-of-00001.tfrecord"], 3)
+    examples = read_back(tmp_path / "train")
+    for row, example in zip(rows, examples, strict=True):
+        original = (photos / row.name).read_bytes()
+        with Image.open(io.BytesIO(original)) as image:
+            size = image.size
+        assert example == {
+            "image/encoded": original,
+            "image/format": b"png" if row.name.endswith(".png") else b"jpeg",
+            "image/class/label": LABELS.index(row.label),
+            "image/height": size[1],
+            "image/width": size[0],
+            "image/class/text": row.label.encode(),
+            "image/filename": row.name.encode(),
+        }
+    assert examples[-1]["image/filename"] == "花, wild/a 花.png".encode()
+
+
+def test_the_bytes_are_those_that_tensorflow_writes(photos, tmp_path, written):
+    rows = catalog.scan(str(photos)).rows
+    written(train=rows)
+    with tf.io.TFRecordWriter(str(tmp_path / "expected.tfrecord")) as writer:
+        for row in rows:
+            original = (photos / row.name).read_bytes()
+            with Image.open(io.BytesIO(original)) as image:
+                width, height = image.size
+            texts = {
+                "image/encoded": original,
+                "image/format": b"png" if row.name.endswith(".png") else b"jpeg",
+                "image/class/text": row.label.encode(),
+                "image/filename": row.name.encode(),
+            }
+            numbers = {"image/class/label": LABELS.index(row.label), "image/height": height, "image/width": width}
+            feature = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in texts.items()}
+            feature |= {name: tf.train.Feature(int64_list=tf.train.Int64List(value=[value])) for name, value in numbers.items()}
+            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            writer.write(example.SerializeToString(deterministic=True))
+    (shard,) = (tmp_path / "train").glob("*.tfrecord")
+    assert shard.read_bytes() == (tmp_path / "expected.tfrecord").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("images_per_shard", "counts"), [(1, [1] * 7), (3, [3, 3, 1]), (6, [6, 1]), (7, [7]), (8, [7]), (1000, [7])]
+)
+def test_every_file_but_the_last_has_as_many_pictures_as_asked(photos, tmp_path, written, images_per_shard, counts):
+    about = written(images_per_shard, validation=catalog.scan(str(photos)).rows[:7])["validation"]
+    names = [f"validation-{number:05d}-of-{len(counts):05d}.tfrecord" for number in range(len(counts))]
+    assert about.shards == names
+    assert sorted(path.name for path in (tmp_path / "validation").iterdir()) == sorted(["records.json", *names])
+    assert [sum(1 for _ in tf.data.TFRecordDataset(str(tmp_path / "validation" / name))) for name in names] == counts
+
+
+def test_the_order_is_that_of_the_table(photos, tmp_path, written):
+    rows = catalog.scan(str(photos)).rows[::-1]
+    written(images_per_shard=4, train=rows)
+    assert [example["image/filename"].decode() for example in read_back(tmp_path / "train")] == [row.name for row in rows]
+
+
+def test_an_order_longer_than_what_is_in_flight_is_kept(tmp_path, written):
+    folder = tmp_path / "photos"
+    for number in range(150):
+        (folder / "bellcup").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8 + 40 * (number % 2), 8), number).save(folder / "bellcup" / f"{number:03}.png")
+    rows = catalog.scan(str(folder)).rows
+    written(images_per_shard=64, train=rows)
+    assert [example["image/filename"].decode() for example in read_back(tmp_path / "train")] == [row.name for row in rows]
+
+
+def test_an_empty_split_says_so_and_has_no_files(photos, tmp_path, written):
+    about = written(train=catalog.scan(str(photos)).rows[:2])
+    assert about["test"] == read_about(tmp_path / "test") == About("test", 0, [], 3)
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["records.json"]
+    assert json.loads((tmp_path / "test" / "records.json").read_text()) == {
+        "split": "test",
+        "images": 0,
+        "shards": [],
+        "classes": 3,
+    }
+
+
+def test_two_runs_write_the_same_bytes(photos, tmp_path, written):
+    rows = catalog.scan(str(photos)).rows
+    for run in ("one", "two"):
+        written(images_per_shard=5, folder=tmp_path / run, train=rows[:12], validation=rows[12:])
+    files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()}
+    assert len(files) == 3 + 3 + 2 + 1 + 1 + 3  # shards, records.json, tables and the like
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_pictures_in_an_archive_are_written_like_those_in_a_folder(photos, tmp_path, written):
+    archive = shutil.make_archive(str(tmp_path / "photos"), "gztar", photos)
+    written(folder=tmp_path / "packed", train=catalog.scan(archive).rows)
+    written(folder=tmp_path / "plain", train=catalog.scan(str(photos)).rows)
+    (packed,), (plain,) = (list((tmp_path / kind / "train").glob("*.tfrecord")) for kind in ("packed", "plain"))
+    assert packed.read_bytes() == plain.read_bytes()
+
+
+def test_with_nothing_refused_the_list_has_its_header_alone(photos, tmp_path, written):
+    written(train=catalog.scan(str(photos)).rows[:2])
+    assert refused(tmp_path) == [["uri", "label", "reason"]]
+
+
+def test_a_broken_picture_is_listed_and_the_rest_is_written(photos, tmp_path, written, capsys):
+    rows = catalog.scan(str(photos)).rows
+    bad = broken(tmp_path / "more", "bellcup/page, saved.jpg")
+    about = written(max_refused_ratio=0.05, train=[*rows[:10], bad, *rows[10:]])
+    assert about["train"].images == 21
+    assert [example["image/filename"].decode() for example in read_back(tmp_path / "train")] == [row.name for row in rows]
+    assert refused(tmp_path)[1:] == [[bad.uri, "bellcup", "not a picture in a known format"]]
+    assert f"refused: {bad.uri} (bellcup): not a picture in a known format\n" in capsys.readouterr().out
+
+
+def test_a_vanished_and_a_changed_picture_are_refused_with_a_reason(photos, tmp_path, written):
+    gone = broken(tmp_path / "more", "bellcup/gone.jpg")
+    changed = broken(tmp_path / "more", "bellcup/changed.jpg")
+    Path(gone.uri).unlink()
+    Image.new("RGB", (20, 20)).save(changed.uri)
+    written(max_refused_ratio=0.5, train=[*catalog.scan(str(photos)).rows, gone], validation=[changed])
+    assert refused(tmp_path)[1:] == [
+        [gone.uri, "bellcup", "No such file or directory"],
+        [changed.uri, "bellcup", "not the picture that was listed: its bytes have changed"],
+    ]
+
+
+def test_a_member_missing_from_its_archive_is_refused_with_a_reason(photos, tmp_path, written):
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
+    rows = catalog.scan(archive).rows
+    missing = Row(f"{archive}#bellcup/none.jpg", "bellcup", 1, "0" * 32, "bellcup/none.jpg")
+    written(train=[*rows, missing])
+    assert refused(tmp_path)[1:] == [[missing.uri, "bellcup", f"{archive} has no member bellcup/none.jpg"]]
+
+
+def test_too_many_broken_pictures_are_an_error_that_names_the_first(photos, tmp_path, written):
+    bad = [broken(tmp_path / "more", f"bellcup/{number:02}.jpg") for number in range(12)]
+    with pytest.raises(InputError) as refusal:
+        written(max_refused_ratio=0.05, train=[*catalog.scan(str(photos)).rows, *bad])
+    line = str(refusal.value)
+    assert line.startswith(
+        "error: at most 5% of the pictures may be refused; got 12 of 33. Mend or remove them, or raise max_refused_ratio. "
+        f"First: {bad[0].uri}: not a picture in a known format; {bad[1].uri}: not"
+    )
+    assert "\n" not in line
+    assert [row[0] for row in refused(tmp_path)[1:]] == [row.uri for row in bad]
+
+
+@pytest.mark.parametrize(("max_refused_ratio", "accepted"), [(0.25, True), (0.24, False)])
+def test_just_as_many_as_may_be_refused_are_let_pass(photos, tmp_path, written, max_refused_ratio, accepted):
+    rows = [*catalog.scan(str(photos)).rows[:3], broken(tmp_path / "more", "bellcup/1.jpg")]
+    if accepted:
+        assert written(max_refused_ratio=max_refused_ratio, train=rows)["train"].images == 3
+    else:
+        with pytest.raises(InputError, match="at most 24% of the pictures may be refused; got 1 of 4"):
+            written(max_refused_ratio=max_refused_ratio, train=rows)
+
+
+def test_a_refusal_leaves_the_list_and_no_records(photos, tmp_path, written):
+    rows = [*catalog.scan(str(photos)).rows[:3], broken(tmp_path / "more", "bellcup/1.jpg")]
+    with pytest.raises(InputError):
+        written(max_refused_ratio=0.0, train=rows, folder=tmp_path / "outputs")
+    left = sorted(path.name for path in (tmp_path / "outputs").iterdir())
+    assert left == ["label_map", "refused.csv", "test.csv", "train.csv", "validation.csv"]
+    assert [row[0] for row in refused(tmp_path / "outputs")[1:]] == [rows[-1].uri]
+
+
+def test_tensorflow_is_not_imported_to_write_records():
+    program = (
+        "import sys; from kfp_vision.records import Checked, Row, example; "
+        "example(Row('', 'a', 0, '', ''), Checked(b'', 'png', 1, 1), 0); print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,83 @@
+"""Learning rates against those of Keras, and a warm-up against numbers worked out by hand."""
+
+import keras
+import pytest
+
+from kfp_vision.schedules import FIELDS, SCHEDULES, learning_rate_at
+
+RATE = 0.08
+FLOAT32 = 1e-8  # Keras computes in 32 bits, near the end of a cosine with a few of them left
+DEFAULTS = {
+    "learning_rate": RATE,
+    "train_steps": 100,
+    "steps_per_epoch": 10.0,
+    "learning_rate_decay_factor": 0.5,
+    "num_epochs_per_decay": 2.0,
+    "end_learning_rate": 0.001,
+    "warmup_steps": 0,
+}
+STEPS = [0, 1, 19, 20, 21, 39, 40, 57, 99]
+schedules = keras.optimizers.schedules
+
+
+def rates(schedule, steps=STEPS, **others):
+    return [learning_rate_at(step, schedule=schedule, **DEFAULTS | others) for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "keras_schedule"),
+    [
+        ("exponential", schedules.ExponentialDecay(RATE, decay_steps=20, decay_rate=0.5, staircase=True)),
+        ("polynomial", schedules.PolynomialDecay(RATE, decay_steps=100, end_learning_rate=0.001, power=1.0)),
+        ("cosine", schedules.CosineDecay(RATE, decay_steps=100)),
+    ],
+)
+def test_rates_are_those_of_keras(schedule, keras_schedule):
+    assert rates(schedule) == pytest.approx([float(keras_schedule(step)) for step in STEPS], rel=1e-5, abs=FLOAT32)
+
+
+def test_a_fixed_rate_stays():
+    assert rates("fixed") == [RATE] * len(STEPS)
+
+
+def test_exponential_goes_down_in_stairs_of_whole_epochs():
+    assert rates("exponential", [0, 19, 20, 39, 40, 60, 80]) == [0.08, 0.08, 0.04, 0.04, 0.02, 0.01, 0.005]
+
+
+def test_exponential_goes_down_between_two_steps_where_an_epoch_ends_there():
+    # 94.25 steps in two epochs of 754 pictures, 16 a step
+    assert rates("exponential", [94, 95, 188, 189], steps_per_epoch=754 / 16) == [0.08, 0.04, 0.04, 0.02]
+
+
+def test_a_data_set_smaller_than_a_batch_lowers_the_rate_with_every_step():
+    assert rates("exponential", [0, 1, 2], steps_per_epoch=0.25) == [0.08, 0.04, 0.02]
+
+
+def test_a_warm_up_rises_in_a_straight_line_to_the_full_rate():
+    for schedule in SCHEDULES:
+        warm = rates(schedule, range(5), warmup_steps=4)
+        assert warm[:4] == pytest.approx([0.02, 0.04, 0.06, 0.08])
+        assert warm[4] == pytest.approx(0.08)
+
+
+def test_behind_a_warm_up_the_rest_of_the_training_is_the_whole_schedule():
+    # half of the way from step 20 to step 100 is step 60
+    assert rates("cosine", [20, 60], warmup_steps=20) == pytest.approx([0.08, 0.04])
+    assert rates("polynomial", [20, 60], warmup_steps=20) == pytest.approx([0.08, (0.08 + 0.001) / 2])
+    after = schedules.CosineDecay(RATE, decay_steps=80)
+    assert rates("cosine", [33, 99], warmup_steps=20) == pytest.approx(
+        [float(after(13)), float(after(79))], rel=1e-5, abs=FLOAT32
+    )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_warm_up_as_long_as_the_training_is_all_there_is(schedule):
+    assert rates(schedule, [0, 49, 99], warmup_steps=100) == pytest.approx([0.0008, 0.04, 0.08])
+
+
+def test_one_step_is_a_training():
+    assert [rates(schedule, [0], train_steps=1) for schedule in SCHEDULES] == [[RATE]] * 4
+
+
+def test_the_fields_read_of_advanced_are_those_the_function_takes():
+    assert set(FIELDS) == {"learning_rate_decay_factor", "num_epochs_per_decay", "end_learning_rate", "warmup_steps"}
