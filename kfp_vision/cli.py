@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     """The grammar of the command line."""
     top = Grammar(prog="kfp-vision", description="Image classification on Kubeflow Pipelines, without code.")
     top.add_argument("--version", action="version", version=f"kfp-vision {__version__}")
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = Grammar(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show everything the stages print, and tracebacks")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -152,7 +152,7 @@ def _value(name: str, text: str, kind: str) -> Any:
         return text
     if kind == "BOOLEAN" and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    kinds = {"NUMBER_INTEGER": (int, "a whole number"), "NUMBER_DOUBLE": ((int, float), "a number")}
+    kinds: dict[str, tuple[Any, str]] = {"NUMBER_INTEGER": (int, "a whole number"), "NUMBER_DOUBLE": ((int, float), "a number")}
     kinds |= {"LIST": (list, "a list in JSON"), "STRUCT": (dict, "a dictionary in JSON"), "BOOLEAN": ((), "true or false")}
     wanted, words = kinds[kind]
     try:

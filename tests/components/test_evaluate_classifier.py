@@ -1,10 +1,13 @@
 import json
+import re
 from pathlib import Path
 
 import one_step
 import pytest
 
-from kfp_vision import components
+from kfp_vision import components, records
+
+MIN_ACCURACY = 0.75
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +18,7 @@ def evaluate_inputs(written, trained) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def evaluated(evaluate_inputs, pictures, tmp_path_factory) -> one_step.Ended:
-    values = {"min_accuracy": 0.0, "test_image_uri": str(pictures / "globelet" / "0003.jpg")}
+    values = {"min_accuracy": MIN_ACCURACY, "test_image_uri": str(pictures / "globelet" / "0003.jpg")}
     return one_step.run(components.evaluate_classifier, tmp_path_factory.mktemp("evaluate"), evaluate_inputs, **values)
 
 
@@ -37,21 +40,26 @@ def test_draws_a_confusion_matrix_and_a_roc_curve(evaluated):
     assert all(0 <= point["confidenceThreshold"] <= 1 for point in points)
 
 
-def test_accepts_the_model_and_writes_why(evaluated):
-    assert evaluated.output is True
+def test_judges_the_model_and_writes_why(evaluated):
     figures = json.loads((evaluated.folder / "verdict").read_text())
     accuracy = evaluated.metadata["metrics"]["accuracy"]
     assert figures["accuracy"] == accuracy
-    assert figures["verdict"] == {"accepted": True, "reasons": [f"accuracy {accuracy:.4f} reaches min_accuracy 0"]}
+    assert figures["verdict"]["accepted"] is evaluated.output is (accuracy >= MIN_ACCURACY)
+    assert re.fullmatch(rf"accuracy {accuracy:.4f} .* min_accuracy 0\.75", *figures["verdict"]["reasons"])
+
+
+def test_writes_a_page_and_names_the_picture_that_was_asked_for(evaluated):
+    figures = json.loads((evaluated.folder / "verdict").read_text())
     assert figures["test_picture"]["prediction"] in ("bellcup", "globelet")
     assert "flowers: evaluation" in (evaluated.folder / "report").read_text()
 
 
-def test_refuses_a_test_picture_that_is_none(evaluate_inputs, tmp_path):
-    words = tmp_path / "words.jpg"
-    words.write_text("not a picture")
-    values = {"min_accuracy": 0.0, "test_image_uri": str(words)}
-    ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **values)
+def test_refuses_when_nothing_was_held_out(evaluate_inputs, tmp_path):
+    nothing = tmp_path / "nothing"
+    records.write_shards(nothing, "validation", iter(()), ["bellcup", "globelet"], 100)
+    inputs = evaluate_inputs | {"validation_records": nothing, "test_records": nothing}
+    ended = one_step.run(components.evaluate_classifier, tmp_path, inputs, min_accuracy=0.0, test_image_uri="")
     assert one_step.refusal(ended) == (
-        f"error: test_image_uri must name a picture; got {words} (not a picture in a known format). Give a JPEG or a PNG."
+        "error: there must be held-out pictures to evaluate on; got none in nothing. "
+        "Raise validation_ratio or test_ratio, or add pictures."
     )

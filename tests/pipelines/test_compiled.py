@@ -186,7 +186,6 @@ def test_the_check_passes_while_nothing_is_edited(copy_of_the_house):
     ("file", "was", "becomes"),
     [
         ("components/split_images.py", "Cuts the table", "Slices the table"),
-        ("components/check_run.py", "parameters.check_run(fields)", "parameters.check_values(fields)"),
         ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:"),
         ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001"),
         ("parameters.py", '"deploy_to": DEPLOY_TO', '"model_name": DEPLOY_TO'),
