@@ -77,11 +77,7 @@ def check(network: Network, uri: str, depth_multiplier: float = 1.0) -> None:
 
 def _wanted_weights(model: Any, network: Network) -> dict[str, Any]:
     """The model's weights by their names in a published checkpoint."""
-    return {
-        network.name_in_checkpoint(layer.name, weight.name): weight
-        for layer in model.layers
-        for weight in layer.weights
-    }
+    return {network.name_in_checkpoint(layer.name, weight.name): weight for layer in model.layers for weight in layer.weights}
 
 
 def _misfit_class_layer(model: Any, network: Network, checkpoint: Checkpoint) -> set[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kfp_vision import __version__, local_run, parameters, sample, storage
+from kfp_vision import __version__, local_run, parameters
 from kfp_vision.errors import InputError
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(error, WRONG_USE, options.debug)
     except (InputError, OSError) as error:
         return _say(error, FAILED, options.debug)
+    except ModuleNotFoundError as error:
+        rule = "this command must find what the stages run on"
+        return _say(InputError(rule, str(error), "Install kfp-vision[cpu], or kfp-vision[gpu]."), FAILED, options.debug)
     except KeyboardInterrupt:
         return _say(KeyboardInterrupt("error: interrupted"), INTERRUPTED, options.debug)
     return DONE
@@ -102,6 +105,8 @@ def write_sample(options: argparse.Namespace) -> None:
     """`kfp-vision sample`."""
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
         raise WrongUse(f"error: the folder must be new or empty; got {options.folder}. Name another one.")
+    from kfp_vision import sample, storage
+
     with storage.replacing(options.folder) as beside:
         count = sample.write(beside)
     print(f"{count} pictures in {len(sample.CLASSES)} classes at {options.folder}")
@@ -143,6 +148,8 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
             raise InputError(known, name, parameters.did_you_mean(name, fields))
         values[name] = _value(name, text, fields[name])
         if name in URI_FIELDS:
+            from kfp_vision import storage
+
             values[name] = storage.absolute(values[name])
     return values
 

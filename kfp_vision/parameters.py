@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from kfp_vision import checkpoints, storage
 from kfp_vision.errors import InputError
 from kfp_vision.networks import NETWORKS
 from kfp_vision.schedules import SCHEDULES
@@ -74,9 +73,12 @@ def check_run(parameters: Mapping[str, Any]) -> None:
         InputError: for the first rule that is broken.
     """
     check_values(parameters)
+    # Imported here, so that who only composes and compiles pipelines needs nothing that reads pictures.
+    from kfp_vision import checkpoints, storage
+
     storage.check_uri(parameters["images_uri"], "images_uri")
     if parameters["test_image_uri"]:
-        storage.check_uri(parameters["test_image_uri"].partition("#")[0], "test_image_uri")
+        storage.check_picture_uri(parameters["test_image_uri"], "test_image_uri")
     if parameters["fine_tune"]:
         network = NETWORKS[parameters["network"]]
         checkpoints.check(network, parameters["checkpoint_uri"], advanced(parameters["advanced"])["depth_multiplier"])

@@ -82,6 +82,20 @@ def check_uri(uri: str, field: str) -> None:
         raise InputError(f"{field} must name something that exists", uri, "Check the path, and that it is readable from here.")
 
 
+def check_picture_uri(uri: str, field: str) -> None:
+    """Refuses the URI of a picture where there is none; of a remote one only the kind is looked at.
+
+    Raises:
+        InputError: naming the field.
+    """
+    if scheme(uri) == SAMPLE and uri.removeprefix(f"{SAMPLE}://") not in sample.names():
+        raise InputError(f"{field} must name a picture of the sample", uri, f"Take {SAMPLE}://{sample.names()[0]}, say.")
+    archive, member = _archive_and_member(absolute(uri))
+    check_uri(archive, field)
+    if not scheme(uri) and not member and not Path(archive).is_file():
+        raise InputError(f"{field} must name one picture", uri, "Give the path of a picture, not of a folder.")
+
+
 def walk(uri: str) -> Iterator[Item]:
     """Everything below a URI, in the order in which it can be read: a folder, an archive (also over http), or `sample`.
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Network:
         """The name of a layer's weight in a published checkpoint."""
         return str(self._function(self.checkpoint_name)(layer, weight))
 
-    def value_from_checkpoint(self, name: str, value: np.ndarray) -> np.ndarray:
+    def value_from_checkpoint(self, name: str, value: "np.ndarray") -> "np.ndarray":
         """A weight of a published checkpoint, as this network computes with it."""
         return self._function(self.checkpoint_value)(name, value) if self.checkpoint_value else value
 

@@ -81,3 +81,19 @@ def test_the_library_knows_nothing_above_it(module):
 @pytest.mark.parametrize("file", sorted((ROOT / "components").glob("*.py")), ids=lambda file: file.stem)
 def test_a_component_knows_nothing_of_pipelines(file):
     assert within(imported(file), "kfp_vision.pipelines", "kfp_vision.cli", "kfp_vision.local_run") == set()
+
+
+def test_the_plain_install_compiles_without_what_the_stages_run_on():
+    program = (
+        "import sys\n"
+        "for name in ('tensorflow', 'keras', 'numpy', 'PIL', 'sklearn', 'matplotlib', 'jinja2', 'google_crc32c'):\n"
+        "    sys.modules[name] = None\n"
+        "from kfp_vision.cli import main\n"
+        "assert main(['compile', '--check']) == 0\n"
+        "sys.exit(main(['sample', 'nowhere']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.stdout == "every YAML is up to date\n"
+    assert done.stderr.startswith("error: this command must find what the stages run on; got import of PIL halted")
+    assert done.stderr.endswith("Install kfp-vision[cpu], or kfp-vision[gpu].\n")
+    assert done.returncode == 1

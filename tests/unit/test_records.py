@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision import catalog, records
+from kfp_vision import catalog
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.records import About, read_about, write_tfrecords
