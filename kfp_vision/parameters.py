@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kfp_vision.errors import InputError
@@ -61,6 +61,36 @@ ADVANCED: dict[str, Any] = {
     "seed": 0,
 }
 PRECISIONS = ("auto", "bfloat16", "float32")
+ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        ("depth_multiplier", "min_crop_area", "min_aspect_ratio", "num_epochs_per_decay", "learning_rate_decay_factor"),
+        lambda value: value > 0,
+        "be above 0",
+    ),
+    (
+        ("opt_epsilon", "adagrad_initial_accumulator_value", "ftrl_initial_accumulator_value"),
+        lambda value: value > 0,
+        "be above 0",
+    ),
+    (
+        ("warmup_steps", "weight_decay", "end_learning_rate", "ftrl_l1", "ftrl_l2", "lower_saturation", "max_brightness_delta"),
+        lambda value: value >= 0,
+        "not be negative",
+    ),
+    (
+        ("min_crop_area", "max_refused_ratio", "batch_norm_decay", "momentum", "rmsprop_momentum", "label_smoothing"),
+        lambda value: 0 <= value <= 1,
+        "lie between 0 and 1",
+    ),
+    (
+        ("adam_beta1", "adam_beta2", "adadelta_rho", "rmsprop_decay"),
+        lambda value: 0 <= value < 1,
+        "lie between 0 and 1, and below 1",
+    ),
+    (("ftrl_learning_rate_power",), lambda value: value <= 0, "not be above 0"),
+    (("seed",), lambda value: 0 <= value < 1 << 32, "be a whole number from 0 to 4294967295"),
+)
+ADVANCED_RANGES = (("min_aspect_ratio", "max_aspect_ratio"), ("lower_saturation", "upper_saturation"))
 
 
 def check_run(parameters: Mapping[str, Any]) -> None:
@@ -143,15 +173,14 @@ def advanced(given: Mapping[str, Any]) -> dict[str, Any]:
     if whole["precision"] not in PRECISIONS:
         rule = f"precision of advanced must be one of {', '.join(PRECISIONS)}"
         raise InputError(rule, whole["precision"], "Leave it at auto.")
-    for name in ("depth_multiplier", "min_crop_area", "num_epochs_per_decay"):
-        if whole[name] <= 0:
-            raise InputError(f"{name} of advanced must be above 0", whole[name], f"Set it to {ADVANCED[name]}, say.")
-    for name in ("seed", "warmup_steps", "weight_decay"):
-        if whole[name] < 0:
-            raise InputError(f"{name} of advanced must not be negative", whole[name], f"Set it to {ADVANCED[name]}, say.")
-    for name in ("min_crop_area", "max_refused_ratio", "batch_norm_decay", "momentum", "rmsprop_momentum", "label_smoothing"):
-        if not 0 <= whole[name] <= 1:
-            raise InputError(f"{name} of advanced must lie between 0 and 1", whole[name], f"Set it to {ADVANCED[name]}, say.")
+    for names, holds, rule in ADVANCED_RULES:
+        for name in names:
+            if not holds(whole[name]):
+                raise InputError(f"{name} of advanced must {rule}", whole[name], f"Set it to {ADVANCED[name]}, say.")
+    for lower, upper in ADVANCED_RANGES:
+        if whole[lower] > whole[upper]:
+            found = f"{whole[lower]:g} and {whole[upper]:g}"
+            raise InputError(f"{lower} of advanced must not be above {upper}", found, "Set both, the smaller one first.")
     return whole
 
 

@@ -162,6 +162,13 @@ def test_fine_tuning_without_a_checkpoint_is_refused(fields):
         ("min_crop_area", 0, "Set it to 0.3, say."),
         ("min_crop_area", 1.5, "Set it to 0.3, say."),
         ("max_refused_ratio", -0.5, "Set it to 0.05, say."),
+        ("adam_beta2", 1.0, "Set it to 0.999, say."),
+        ("rmsprop_decay", -0.9, "Set it to 0.9, say."),
+        ("opt_epsilon", 0.0, "Set it to 1.0, say."),
+        ("ftrl_learning_rate_power", 0.5, "Set it to -0.5, say."),
+        ("seed", 1 << 32, "Set it to 0, say."),
+        ("min_aspect_ratio", 2.0, "Set both, the smaller one first."),
+        ("upper_saturation", 0.4, "Set both, the smaller one first."),
     ],
 )
 def test_a_wrong_value_of_advanced_is_refused_with_its_name_and_a_remedy(fields, name, value, remedy):

@@ -15,6 +15,7 @@ from PIL import Image
 from kfp_vision import inputs, parameters, records, splitting, training
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
+from kfp_vision.networks import NETWORKS
 from kfp_vision.pictures import checked
 
 LABELS = ["dark", "light"]
@@ -121,6 +122,16 @@ def test_anybody_can_load_the_keras_file(trained, tmp_path):
     np.testing.assert_allclose(tf.nn.softmax(np.load(tmp_path / "logits.npy")), served, atol=1e-5)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_path, network):
+    advanced = NARROW | {"precision": "bfloat16"}
+    reached, model = train(folders, tmp_path, network=network, advanced=advanced, train_steps=3)
+    assert np.isfinite(reached["loss"])
+    exported = keras.saving.load_model(model / "classifier.keras")
+    assert {weight.dtype for weight in exported.weights} == {"float32"}
+    assert {layer.compute_dtype for layer in exported.layers} == {"float32"}
+
+
 def test_the_same_seed_gives_the_same_batches(folders):
     def first_batches(seed):
         how = inputs.Augmentation()
@@ -152,8 +163,6 @@ def test_evaluation_batches_are_the_middle_of_the_picture(folders):
 
 def test_only_the_last_layer_may_be_trained(folders, tmp_path):
     weights = tmp_path / "weights.npz"
-    from kfp_vision.networks import NETWORKS
-
     network = NETWORKS["inception_v1"]
     model = network.build(2, image_size=32, depth_multiplier=0.1)
     named = {network.name_in_checkpoint(layer.name, w.name): w.numpy() for layer in model.layers for w in layer.weights}
