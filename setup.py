@@ -44,6 +44,7 @@ setup(
             "pytest>=8.3",
             "pytest-cov>=6",
             "ruff>=0.8",
+            "types-requests>=2.32",
         ],
     },
     entry_points={"console_scripts": ["kfp-vision = kfp_vision.cli:main"]},
