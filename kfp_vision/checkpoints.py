@@ -1,6 +1,7 @@
 """Weights from elsewhere: TF-Slim checkpoints (V1 and V2) and `.npz` files of arrays, loose or in an archive."""
 
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ NOT_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights by name, read one at a time.
+    """Weights by name.
 
     Attributes:
         shapes: name to shape.
@@ -120,9 +121,10 @@ def _only_checkpoint(archive: Path, uri: str, scratch: Path) -> Path:
 
 def _open_npz(path: Path, uri: str) -> Checkpoint:
     try:
-        arrays = np.load(path)
-        return Checkpoint({name: arrays[name].shape for name in arrays.files}, arrays.__getitem__)
-    except (OSError, ValueError, AttributeError):
+        with path.open("rb") as file, np.load(file) as archive:
+            arrays = dict(archive)
+        return Checkpoint({name: array.shape for name, array in arrays.items()}, arrays.__getitem__)
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile):
         raise InputError("an .npz checkpoint must be a file of NumPy arrays", uri, "Save it with numpy.savez.") from None
 
 

@@ -81,7 +81,7 @@ def run_pipeline(options: argparse.Namespace) -> None:
     from kfp_vision.pipelines import PIPELINES
 
     if options.pipeline not in PIPELINES:
-        raise WrongUse(f"error: there must be a pipeline of that name; got {options.pipeline}. Take {', '.join(PIPELINES)}.")
+        raise WrongUse(InputError("there must be a pipeline of that name", options.pipeline, f"Take {', '.join(PIPELINES)}."))
     pipeline = PIPELINES[options.pipeline]
     try:
         given = parsed(options.parameter, local_run.fields(pipeline))
@@ -104,7 +104,7 @@ def run_pipeline(options: argparse.Namespace) -> None:
 def write_sample(options: argparse.Namespace) -> None:
     """`kfp-vision sample`."""
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
-        raise WrongUse(f"error: the folder must be new or empty; got {options.folder}. Name another one.")
+        raise WrongUse(InputError("the folder must be new or empty", str(options.folder), "Name another one."))
     from kfp_vision import sample, storage
 
     with storage.replacing(options.folder) as beside:
@@ -138,6 +138,8 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
     Raises:
         InputError: not an assignment, an unknown field, or a value that is not of its type.
     """
+    from kfp_vision import storage
+
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -148,8 +150,6 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
             raise InputError(known, name, parameters.did_you_mean(name, fields))
         values[name] = _value(name, text, fields[name])
         if name in URI_FIELDS:
-            from kfp_vision import storage
-
             values[name] = storage.absolute(values[name])
     return values
 

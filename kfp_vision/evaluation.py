@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from kfp_vision import records, reports, splitting, storage
+from kfp_vision import export, inputs, records, reports, splitting, storage
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused, checked
 
@@ -69,7 +70,7 @@ def evaluate_classifier(
         remedy = "Raise validation_ratio or test_ratio, or add pictures."
         raise InputError("there must be held-out pictures to evaluate on", f"none in {folder.name}", remedy)
     ask = saved_model(model)
-    settings = json.loads((model / "model.json").read_text())
+    settings = json.loads((model / export.ABOUT_FILE).read_text())
     labels = splitting.read_labels(model)
     answers, mistakes = collect(ask, folder, labels)
     figures = {"model_name": settings["model_name"], "network": settings["network"], "split": about.split}
@@ -78,7 +79,7 @@ def evaluate_classifier(
     figures["test_picture"] = _named(ask, labels, test_image_uri) if test_image_uri else None
     with storage.replacing(verdict) as beside:
         beside.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-    history = json.loads((model / "training.json").read_text())
+    history = json.loads((model / export.HISTORY_FILE).read_text())
     reports.write_evaluation_page(
         page, title=f"{settings['model_name']}: evaluation", evaluation=figures, history=history, mistakes=mistakes
     )
@@ -89,16 +90,12 @@ def evaluate_classifier(
 
 def saved_model(model: Path) -> Any:
     """The export's function from encoded pictures, bytes (n), to their probabilities, float (n, classes)."""
-    import tensorflow as tf
-
-    signature = tf.saved_model.load(str(model / "serving" / "1")).signatures["serving_default"]
+    signature = tf.saved_model.load(str(model / export.SERVING_FOLDER)).signatures["serving_default"]
     return lambda encoded: signature(image_bytes=tf.constant(encoded))["probabilities"].numpy()
 
 
 def collect(ask: Any, folder: Path, labels: list[str]) -> tuple[Answers, list[reports.Mistake]]:
     """Asks about every picture of a folder of records; also gives the most confident mistakes."""
-    from kfp_vision import inputs
-
     names, numbers, probabilities = [], [], []
     mistakes: list[reports.Mistake] = []
     for batch in inputs.encoded_records(folder).map(inputs.parse).batch(BATCH):

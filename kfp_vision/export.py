@@ -3,6 +3,7 @@
 classifier.keras    pictures (batch, size, size, 3) RGB in 0 to 255 to logits
 labels.txt          0:daisy ...
 model.json          network, image size, and how it was trained
+training.json       the rows of its learning curves
 serving/1/          the SavedModel: encoded pictures in, names out
 """
 
@@ -17,12 +18,18 @@ import tensorflow as tf
 from kfp_vision import inputs, splitting
 from kfp_vision.networks import Network
 
-KERAS_FILE, ABOUT_FILE = "classifier.keras", "model.json"
+KERAS_FILE, ABOUT_FILE, HISTORY_FILE = "classifier.keras", "model.json", "training.json"
 SERVING_FOLDER = Path("serving") / "1"
 
 
 def write_model(
-    folder: Path, trained: Any, network: Network, labels: list[str], settings: Mapping[str, Any], shape: Mapping[str, Any]
+    folder: Path,
+    trained: Any,
+    network: Network,
+    labels: list[str],
+    settings: Mapping[str, Any],
+    shape: Mapping[str, Any],
+    history: list[dict[str, float]],
 ) -> None:
     """Writes the model folder.
 
@@ -33,12 +40,14 @@ def write_model(
         labels: names of the classes, in order.
         settings: how it was trained; written to `model.json`.
         shape: options of `network.build` that decide the shapes: image_size, depth_multiplier.
+        history: rows of its learning curves; written to `training.json`.
     """
     folder.mkdir()
     stock = in_stock_layers(trained, network, len(labels), shape)
     stock.save(folder / KERAS_FILE)
     splitting.write_labels(folder, labels)
     (folder / ABOUT_FILE).write_text(json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n")
+    (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
     write_saved_model(folder / SERVING_FOLDER, stock, labels, shape["image_size"])
 
 

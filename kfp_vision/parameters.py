@@ -63,12 +63,16 @@ ADVANCED: dict[str, Any] = {
 PRECISIONS = ("auto", "bfloat16", "float32")
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
-        ("depth_multiplier", "min_crop_area", "min_aspect_ratio", "num_epochs_per_decay", "learning_rate_decay_factor"),
-        lambda value: value > 0,
-        "be above 0",
-    ),
-    (
-        ("opt_epsilon", "adagrad_initial_accumulator_value", "ftrl_initial_accumulator_value"),
+        (
+            "depth_multiplier",
+            "min_crop_area",
+            "min_aspect_ratio",
+            "num_epochs_per_decay",
+            "learning_rate_decay_factor",
+            "opt_epsilon",
+            "adagrad_initial_accumulator_value",
+            "ftrl_initial_accumulator_value",
+        ),
         lambda value: value > 0,
         "be above 0",
     ),

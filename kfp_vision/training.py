@@ -1,6 +1,5 @@
 """Training a classifier from TFRecords: one step after another, watched and written down."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -19,11 +18,10 @@ from kfp_vision.storage import replacing
 
 HISTORY_ROWS = 60
 VALIDATIONS = 5  # while training, the last step's included
+VALIDATION_BATCH = 64
 VALIDATION_PICTURES = 512  # for the learning curve; the evaluation stage looks at all
 SECONDS_BETWEEN_LINES = 5.0
 LONGEST_AVERAGE = 10.0  # batch norm's moving averages reach back over a tenth of a short run
-
-HISTORY_FILE = "training.json"
 
 
 @dataclass(frozen=True)
@@ -90,15 +88,16 @@ def train_classifier(
         seed=advanced["seed"],
         augmentation=inputs.Augmentation(**{f.name: advanced[f.name] for f in fields(inputs.Augmentation)}),
     )
-    validation = inputs.evaluation_batches(validation_records, image_size=image_size, batch_size=64)
-    validation = validation.take(math.ceil(VALIDATION_PICTURES / 64)) if records.read_about(validation_records).images else None
+    validation = inputs.evaluation_batches(validation_records, image_size=image_size, batch_size=VALIDATION_BATCH)
+    validation = (
+        validation.take(VALIDATION_PICTURES // VALIDATION_BATCH) if records.read_about(validation_records).images else None
+    )
     with replacing(events) as beside:
         history = watched(trainer.run(batches, validation), recipe, beside)
 
     settings = asdict(recipe) | {"advanced": advanced, "image_size": image_size, "precision": precision}
     with replacing(model) as beside:
-        export.write_model(beside, trained, network, labels, settings | {"kfp_vision": __version__}, shape)
-        (beside / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
+        export.write_model(beside, trained, network, labels, settings | {"kfp_vision": __version__}, shape, history)
     shown = _shown(settings) | dict(recipe.advanced)
     reports.write_training_page(page, network=network.name, settings=shown, history=history)
     return _last_of_each(history)

@@ -101,8 +101,16 @@ def test_a_narrower_checkpoint_is_refused_as_of_another_shape(tmp_path):
     assert "of another shape (such as InceptionV1/Conv2d_1a_7x7/BatchNorm/beta)" in said
 
 
-@pytest.mark.parametrize("name", ["text.ckpt", "text.npz", "nowhere.ckpt"])
+@pytest.mark.parametrize("name", ["text.ckpt", "text.npz", "torn.npz", "empty.npz", "one-array.npz", "nowhere.ckpt"])
 def test_what_is_no_checkpoint_is_refused(tmp_path, name):
+    if name == "torn.npz":
+        np.savez(tmp_path / name, weights=np.zeros(1000))
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:2000])
+    if name == "empty.npz":
+        (tmp_path / name).touch()
+    if name == "one-array.npz":
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, np.zeros(3))
     if name.startswith("text"):
         (tmp_path / name).write_text("not a checkpoint")
     assert str(tmp_path / name) in refusal("inception_v1", tmp_path / name)
