@@ -21,7 +21,7 @@ install: $(INSTALLED) ## a virtual environment in .venv with everything
 
 $(INSTALLED): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,serve,docker,dev]'
 	@touch $@
 
 demo: $(INSTALLED) ## pictures in, an evaluated model out, in about three minutes

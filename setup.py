@@ -36,6 +36,8 @@ setup(
     extras_require={
         "cpu": [*STAGES, "tensorflow-cpu>=2.21,<2.22"],
         "gpu": [*STAGES, "tensorflow[and-cuda]>=2.21,<2.22"],
+        "serve": ["kserve>=0.21,<0.22", "python-multipart>=0.0.27"],
+        "docker": ["docker>=7"],
         "dev": [
             "build>=1.2",
             "hypothesis>=6.100",
@@ -44,6 +46,7 @@ setup(
             "pytest>=8.3",
             "pytest-cov>=6",
             "ruff>=0.8",
+            "types-docker>=7",
             "types-requests>=2.32",
         ],
     },
