@@ -94,7 +94,7 @@ def scan(images_uri: str) -> Catalog:
     found = Catalog([])
     for item in storage.walk(images_uri):
         path = PurePosixPath(item.name)
-        reason = _reason_to_pass_over(path)
+        reason = not_a_picture(path) or ("" if path.parent.name else "not in a class folder")
         if reason:
             found.passed_over[reason] += 1
             continue
@@ -162,13 +162,12 @@ def read(table: Path) -> Iterator[Row]:
             yield Row(row["uri"], row["label"], int(row["bytes"]), row["content_id"], row["name"])
 
 
-def _reason_to_pass_over(path: PurePosixPath) -> str:
+def not_a_picture(path: PurePosixPath) -> str:
+    """Why a file, by its name, is none of the pictures; empty if it is one."""
     if "__MACOSX" in path.parts or any(part.startswith(".") for part in path.parts):
         return "hidden"
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         return "not a picture"
-    if not path.parent.name:
-        return "not in a class folder"
     return "control character in the name" if any(unicodedata.category(c) in UNWRITABLE for c in str(path)) else ""
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from kfp_vision import export, inputs, records, reports, splitting, storage
+from kfp_vision import export, inputs, records, reports, repository, storage
 from kfp_vision.errors import InputError
-from kfp_vision.pictures import Refused, checked
+from kfp_vision.pictures import Refused
+from kfp_vision.prediction import Classifier
 
 BATCH = 64
 MISTAKES_SHOWN = 24
 ROC_POINTS = 200
+ANSWERS_KEPT = 8  # for check_serving to compare with
 HEADLINES = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "images")
 
 
@@ -64,34 +65,28 @@ def evaluate_classifier(
     Raises:
         InputError: no pictures to evaluate on, or the test picture cannot be read.
     """
-    folder = test_records if records.read_about(test_records).images else validation_records
+    folder = records.held_out(validation_records, test_records)
     about = records.read_about(folder)
     if not about.images:
         remedy = "Raise validation_ratio or test_ratio, or add pictures."
         raise InputError("there must be held-out pictures to evaluate on", f"none in {folder.name}", remedy)
-    ask = saved_model(model)
-    settings = json.loads((model / export.ABOUT_FILE).read_text())
-    labels = splitting.read_labels(model)
-    answers, mistakes = collect(ask, folder, labels)
-    figures = {"model_name": settings["model_name"], "network": settings["network"], "split": about.split}
-    figures |= measured(answers, labels)
+    version = repository.exported(model)
+    classifier = Classifier(version)
+    answers, mistakes = collect(classifier.probabilities, folder, version.labels)
+    figures = {"model_name": version.name, "network": version.about["network"], "split": about.split}
+    figures |= {"model_fingerprint": version.fingerprint} | measured(answers, version.labels)
     figures["verdict"] = judged(figures["accuracy"], min_accuracy)
-    figures["test_picture"] = _named(ask, labels, test_image_uri) if test_image_uri else None
+    figures["test_picture"] = _named(classifier, test_image_uri) if test_image_uri else None
+    figures["answers"] = sampled(answers)
     with storage.replacing(verdict) as beside:
         beside.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     history = json.loads((model / export.HISTORY_FILE).read_text())
     reports.write_evaluation_page(
-        page, title=f"{settings['model_name']}: evaluation", evaluation=figures, history=history, mistakes=mistakes
+        page, title=f"{version.name}: evaluation", evaluation=figures, history=history, mistakes=mistakes
     )
     print(f"accuracy {figures['accuracy']:.4f} on {figures['images']} {about.split} pictures")
     print(f"{'accepted' if figures['verdict']['accepted'] else 'refused'}: {'; '.join(figures['verdict']['reasons'])}")
     return figures
-
-
-def saved_model(model: Path) -> Any:
-    """The export's function from encoded pictures, bytes (n), to their probabilities, float (n, classes)."""
-    signature = tf.saved_model.load(str(model / export.SERVING_FOLDER)).signatures["serving_default"]
-    return lambda encoded: signature(image_bytes=tf.constant(encoded))["probabilities"].numpy()
 
 
 def collect(ask: Any, folder: Path, labels: list[str]) -> tuple[Answers, list[reports.Mistake]]:
@@ -165,12 +160,15 @@ def judged(accuracy: float, min_accuracy: float) -> dict[str, Any]:
     return {"accepted": accepted, "reasons": [compared if min_accuracy else "min_accuracy asks for nothing"]}
 
 
-def _named(ask: Any, labels: list[str], uri: str) -> dict[str, Any]:
+def sampled(answers: Answers) -> list[dict[str, Any]]:
+    """A few of the answers, from all over the pictures: name of the picture, and its probabilities."""
+    chosen = np.unique(np.linspace(0, len(answers.names) - 1, ANSWERS_KEPT).astype(int))
+    return [{"name": answers.names[at], "probabilities": answers.probabilities[at].tolist()} for at in chosen]
+
+
+def _named(classifier: Classifier, uri: str) -> dict[str, Any]:
     """What the model calls the picture at a URI."""
-    with storage.Reader() as reader:
-        try:
-            encoded = checked(reader.read(uri)).encoded
-        except (Refused, OSError, ValueError) as reason:
-            raise InputError("test_image_uri must name a picture", f"{uri} ({reason})", "Give a JPEG or a PNG.") from None
-    scores = ask([encoded])[0]
-    return {"uri": uri, "prediction": labels[int(scores.argmax())], "score": float(scores.max())}
+    (answer,) = classifier.name([storage.read_picture(uri, "test_image_uri")])
+    if isinstance(answer, Refused):
+        raise InputError("test_image_uri must name a picture", f"{uri} ({answer})", "Give a JPEG or a PNG.")
+    return {"uri": uri, "prediction": answer.label, "score": answer.score}

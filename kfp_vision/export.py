@@ -4,7 +4,7 @@ classifier.keras    pictures (batch, size, size, 3) RGB in 0 to 255 to logits
 labels.txt          0:daisy ...
 model.json          network, image size, and how it was trained
 training.json       the rows of its learning curves
-serving/1/          the SavedModel: encoded pictures in, names out
+serving/            a model repository with one version: the SavedModel, encoded pictures in, names out
 """
 
 import json
@@ -15,11 +15,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfp_vision import inputs, splitting
+from kfp_vision import inputs, repository, splitting
 from kfp_vision.networks import Network
 
 KERAS_FILE, ABOUT_FILE, HISTORY_FILE = "classifier.keras", "model.json", "training.json"
-SERVING_FOLDER = Path("serving") / "1"
 
 
 def write_model(
@@ -46,9 +45,13 @@ def write_model(
     stock = in_stock_layers(trained, network, len(labels), shape)
     stock.save(folder / KERAS_FILE)
     splitting.write_labels(folder, labels)
-    (folder / ABOUT_FILE).write_text(json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n")
+    about = json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
+    (folder / ABOUT_FILE).write_text(about, encoding="utf-8")
     (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
-    write_saved_model(folder / SERVING_FOLDER, stock, labels, shape["image_size"])
+    version = repository.exported(folder).folder
+    write_saved_model(version, stock, labels, shape["image_size"])
+    (version / repository.ABOUT_FILE).parent.mkdir()
+    (version / repository.ABOUT_FILE).write_text(about, encoding="utf-8")
 
 
 def in_stock_layers(trained: Any, network: Network, classes: int, shape: Mapping[str, Any]) -> Any:

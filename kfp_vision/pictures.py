@@ -37,19 +37,19 @@ class Checked:
     width: int
 
 
-def checked(encoded: bytes) -> Checked:
+def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
     """The picture in `encoded`: as it is where TensorFlow reads it and it stands upright, else as a JPEG in RGB.
 
     Raises:
-        Refused: empty, not a picture, cut off, or too large.
+        Refused: empty, not a picture, cut off, or of more than `max_pixels`.
     """
     if not encoded:
         raise Refused("empty")
     try:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise Refused(f"{width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million")
+            if width * height > max_pixels:
+                raise Refused(f"{width} x {height} pixels, more than {max_pixels // 1_000_000} million")
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             if upright and image.mode in TENSORFLOW_READS.get(image.format or "", ()):
                 image.draft("RGB", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))

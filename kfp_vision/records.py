@@ -113,6 +113,25 @@ def read_about(folder: Path) -> About:
     return About(**json.loads((folder / ABOUT_FILE).read_text()))
 
 
+def read(folder: Path) -> Iterator[tuple[str, bytes, str]]:
+    """(name, encoded, label) of each picture in a folder of records, in the files' order; without TensorFlow."""
+    for shard in read_about(folder).shards:
+        with (folder / shard).open("rb") as file:
+            while header := file.read(12):  # the length, and its checksum
+                message = _example_message().FromString(file.read(struct.unpack("<Q", header[:8])[0]))
+                file.read(4)
+                name, encoded, label = (
+                    message.features.feature[field].bytes_list.value[0]
+                    for field in ("image/filename", "image/encoded", "image/class/text")
+                )
+                yield name.decode(), encoded, label.decode()
+
+
+def held_out(validation_records: Path, test_records: Path) -> Path:
+    """The pictures to measure a model on: the test split where there is one, else validation."""
+    return test_records if read_about(test_records).images else validation_records
+
+
 def example(row: Row, picture: Checked, number: int) -> bytes:
     """A serialised `tf.train.Example` with the fields of TF-Slim, and `image/class/text` and `image/filename`."""
     message = _example_message()()

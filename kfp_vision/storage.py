@@ -199,6 +199,19 @@ class Reader:
         return files
 
 
+def read_picture(uri: str, field: str) -> bytes:
+    """The bytes of the one picture that a field names.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with Reader() as reader:
+        try:
+            return reader.read(uri)
+        except (OSError, ValueError) as reason:
+            raise InputError(f"{field} must name a picture", f"{uri} ({reason})", "Give a JPEG or a PNG.") from None
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder at; moved into place if the body ends well, removed if not."""
@@ -284,6 +297,28 @@ def _downloads() -> Path:
     return folder
 
 
+def session(*, retry_posts: bool = False) -> Any:
+    """A `requests.Session` that tries again when a server is busy or gone for a moment.
+
+    Args:
+        retry_posts: also what is sent with POST, where sending it twice does no harm.
+    """
+    import requests
+    from urllib3.util import Retry
+
+    retry = Retry(
+        total=RETRIES,
+        backoff_factor=BACKOFF_SECONDS,
+        status_forcelist=RETRY_STATUS,
+        raise_on_status=False,
+        allowed_methods=None if retry_posts else Retry.DEFAULT_ALLOWED_METHODS,
+    )
+    made = requests.Session()
+    made.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
+    made.mount("https://", requests.adapters.HTTPAdapter(max_retries=retry))
+    return made
+
+
 def _remote_facts(uri: str) -> list[str]:
     """What a server says of a file without sending it."""
     with _request("HEAD", uri) as response:
@@ -304,14 +339,9 @@ def _download(uri: str, path: Path) -> None:
 def _request(method: str, uri: str):
     """A streamed response. Refusals of the server and of the network come as one line."""
     import requests
-    from urllib3.util import Retry
 
-    session = requests.Session()
-    retry = Retry(total=RETRIES, backoff_factor=BACKOFF_SECONDS, status_forcelist=RETRY_STATUS, raise_on_status=False)
-    session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
-    session.mount("https://", requests.adapters.HTTPAdapter(max_retries=retry))
     try:
-        response = session.request(method, uri, stream=True, allow_redirects=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+        response = session().request(method, uri, stream=True, allow_redirects=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
     except requests.RequestException as error:
         reason = type(error).__name__
         raise InputError("an address must answer", f"{reason} at {uri}", "Check the address and the way to it.") from None

@@ -1,0 +1,319 @@
+"""Pictures to names: with an exported model in this process, or with a server over HTTP."""
+
+import base64
+import csv
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from kfp_vision import catalog, storage
+from kfp_vision.errors import InputError
+from kfp_vision.pictures import MAX_PIXELS, Refused, checked
+from kfp_vision.repository import Version
+
+BATCH = 32
+PICTURES_A_REQUEST = 16
+BYTES_A_REQUEST = 8 << 20
+SECONDS_TO_ANSWER = 60
+PREDICT = ":predict"
+MODELS = "/v1/models"
+COLUMNS = ("path", "label", "prediction", "score")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a picture.
+
+    Attributes:
+        label: the most probable class.
+        number: its number.
+        probabilities: of every class, in the order of their numbers.
+    """
+
+    label: str
+    number: int
+    probabilities: list[float]
+
+    @property
+    def score(self) -> float:
+        """The probability of the class."""
+        return self.probabilities[self.number]
+
+
+Answer = Prediction | Refused
+
+
+class Namer(Protocol):
+    """What names pictures: a model in this process, or a server."""
+
+    def name(self, pictures: Sequence[bytes]) -> list[Answer]:
+        """An answer for each encoded picture: its name, or why it has none."""
+
+
+class Classifier:
+    """An exported model, loaded and tried.
+
+    Args:
+        version: the SavedModel, with what it says of itself.
+        max_pixels: a larger picture is refused.
+
+    Raises:
+        InputError: it does not load, or does not answer as its description says.
+    """
+
+    def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
+        self.labels, self.max_pixels = version.labels, max_pixels
+        tf = _tensorflow()
+        self._constant, self._rejection = tf.constant, tf.errors.InvalidArgumentError
+        try:
+            self._loaded = tf.saved_model.load(str(version.folder))  # the signature alone does not keep its variables
+            self._signature = self._loaded.signatures["serving_default"]
+            scores = self.probabilities([_grey()])
+        except Exception as error:  # whatever TensorFlow makes of bytes that are no model
+            found = f"{version.folder} ({' '.join(str(error).split())[:200]})"
+            raise InputError("a model must load and answer", found, "Train or export it again.") from None
+        if scores.shape != (1, len(self.labels)):
+            found = f"{scores.shape[-1]} scores for {len(self.labels)} labels in {version.folder}"
+            raise InputError("a model must give a score for every label", found, "Train or export it again.")
+
+    def probabilities(self, encoded: Sequence[bytes]) -> Any:
+        """Scores of pictures that TensorFlow reads, float32 (n, classes)."""
+        return self._signature(image_bytes=self._constant(encoded))["probabilities"].numpy()
+
+    def name(self, pictures: Sequence[bytes]) -> list[Answer]:
+        """An answer for each encoded picture; one that cannot be read does not harm the others."""
+        return answered(self._answers, (_checked(picture, self.max_pixels) for picture in pictures))
+
+    def _answers(self, encoded: list[bytes]) -> list[Answer]:
+        if not encoded:
+            return []
+        try:
+            return [self._prediction(row) for row in self.probabilities(encoded)]
+        except self._rejection as error:  # TensorFlow is stricter than Pillow, and does not say which picture it means
+            if len(encoded) == 1:
+                return [Refused(f"damaged ({str(error.message).splitlines()[0][:100]})")]
+            return [answer for one in encoded for answer in self._answers([one])]
+
+    def _prediction(self, row: Any) -> Prediction:
+        number = int(row.argmax())
+        return Prediction(self.labels[number], number, [float(score) for score in row])
+
+
+class Service:
+    """A server that answers over HTTP, this project's or any with KServe's V1 protocol.
+
+    Args:
+        url: `http://host:port` where it serves one model, else `http://host:port/v1/models/NAME`.
+
+    Raises:
+        InputError: nobody answers there, or more than one model does.
+    """
+
+    def __init__(self, url: str):
+        if storage.scheme(url) not in ("http", "https"):
+            raise InputError("a server must be named by its http(s) address", url, "Give http://127.0.0.1:8080, say.")
+        host, found, name = url.rstrip("/").removesuffix(PREDICT).partition(f"{MODELS}/")
+        self._session = storage.session(retry_posts=True)
+        self.url = f"{host}{MODELS}/{name if found else self._only_model(host)}{PREDICT}"
+
+    def name(self, pictures: Sequence[bytes]) -> list[Answer]:
+        """An answer for each encoded picture.
+
+        Raises:
+            InputError: the server does not answer, or with something else than predictions.
+        """
+        return [answer for group in _requests(pictures) for answer in self._ask(group)]
+
+    def _ask(self, pictures: Sequence[bytes]) -> list[Answer]:
+        body = {"instances": [{"b64": base64.b64encode(picture).decode()} for picture in pictures]}
+        status, answer = self._call("POST", self.url, body)
+        if status == 200 and isinstance(answer, dict) and len(answer.get("predictions", ())) == len(pictures):
+            return [_parsed(one) for one in answer["predictions"]]
+        reason = answer.get("error", "no reason") if isinstance(answer, dict) else str(answer)[:200]
+        if status in (400, 413):
+            if len(pictures) == 1:
+                return [Refused(reason)]
+            return [one for picture in pictures for one in self._ask([picture])]
+        raise InputError("a server must answer with predictions", f"HTTP {status} at {self.url} ({reason})", "See its log.")
+
+    def _only_model(self, host: str) -> str:
+        status, answer = self._call("GET", f"{host}{MODELS}")
+        names = answer.get("models", []) if status == 200 and isinstance(answer, dict) else []
+        if len(names) != 1:
+            found = f"{', '.join(names) or 'none'} (HTTP {status}) at {host}"
+            raise InputError("a server must serve one model, or its address name it", found, f"Give {host}{MODELS}/NAME.")
+        return names[0]
+
+    def _call(self, method: str, url: str, body: Any = None) -> tuple[int, Any]:
+        import requests
+
+        try:
+            response = self._session.request(method, url, json=body, timeout=SECONDS_TO_ANSWER)
+        except requests.RequestException as error:
+            raise InputError("a server must answer", f"{type(error).__name__} at {url}", "Start it, or check --url.") from None
+        try:
+            return response.status_code, response.json()
+        except ValueError:
+            return response.status_code, response.text
+
+
+def predict_images(namer: Namer, labels: Sequence[str], images_uri: str, table: Path) -> dict[str, int]:
+    """Names every picture at a URI and writes a table of what they are called, a few pictures in memory at a time.
+
+    Args:
+        namer: what names them.
+        labels: the classes; a picture in a folder of one of these names has that label, and is counted right or wrong.
+        images_uri: a picture, or whatever `storage.walk` reads.
+        table: CSV with a header `path,label,prediction,score`; the last two are empty where a picture cannot be read.
+
+    Returns:
+        pictures, unreadable, labelled, right: how many.
+
+    Raises:
+        InputError: no pictures there.
+    """
+    counts = dict.fromkeys(("pictures", "unreadable", "labelled", "right"), 0)
+    with storage.replacing(table) as beside:
+        with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for uri, label, answer in named(namer, pictures_at(images_uri)):
+                counts["pictures"] += 1
+                counts["labelled"] += label in labels
+                if isinstance(answer, Refused):
+                    counts["unreadable"] += 1
+                    writer.writerow([uri, label, "", ""])
+                    print(f"unreadable: {uri} ({answer})")
+                else:
+                    counts["right"] += answer.label == label
+                    writer.writerow([uri, label, answer.label, f"{answer.score:.6f}"])
+        if not counts["pictures"]:
+            raise no_pictures(images_uri)
+    print(f"{counts['pictures']} pictures named, {counts['unreadable']} unreadable")
+    if counts["labelled"]:
+        print(f"{counts['right']} of {counts['labelled']} in folders of a known name are called by it")
+    return counts
+
+
+def named(namer: Namer, pictures: Iterable[tuple[str, str, Callable[[], bytes]]]) -> Iterator[tuple[str, str, Answer]]:
+    """(URI, label, answer) of each picture."""
+    arriving = ((uri, label, _read(read)) for uri, label, read in pictures)
+    while group := list(islice(arriving, BATCH)):
+        answers = answered(namer.name, [encoded for _, _, encoded in group])
+        yield from ((uri, label, answer) for (uri, label, _), answer in zip(group, answers, strict=True))
+
+
+def answered(name: Callable[[list[bytes]], list[Answer]], pictures: Iterable[bytes | Refused]) -> list[Answer]:
+    """An answer for each: those that are refused already keep their reason, the others are named, all at once."""
+    whole = list(pictures)
+    answers = iter(name([one for one in whole if not isinstance(one, Refused)]))
+    return [one if isinstance(one, Refused) else next(answers) for one in whole]
+
+
+def no_pictures(place: str) -> InputError:
+    """What to say where no picture was found."""
+    remedy = f"Give a picture, a folder or an archive; known endings are {', '.join(catalog.PICTURE_SUFFIXES)}."
+    return InputError("there must be pictures to name", f"none at {place}", remedy)
+
+
+def pictures_at(uri: str) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
+    """(URI, label, read) of every picture at a URI; the label is the folder that it lies in.
+
+    Raises:
+        InputError: nothing lies there, or it is neither a picture, nor a folder, nor an archive.
+    """
+    if is_one_picture(uri):
+        with storage.Reader() as reader:
+            yield uri, "", lambda: reader.read(uri)
+        return
+    for item in storage.walk(uri):
+        path = PurePosixPath(item.name)
+        if not catalog.not_a_picture(path):
+            yield item.uri, path.parent.name, item.read
+
+
+def check_uri(uri: str, field: str) -> None:
+    """Refuses a URI where no pictures can be, without reading any.
+
+    Raises:
+        InputError: naming the field.
+    """
+    (storage.check_picture_uri if is_one_picture(uri) else storage.check_uri)(uri, field)
+
+
+def is_one_picture(uri: str) -> bool:
+    """Whether a URI names a picture rather than a folder or an archive of them: by its ending, or as a local file."""
+    if not storage.scheme(uri) and Path(uri).is_dir():
+        return False
+    path = urlsplit(uri).path if storage.scheme(uri) in ("http", "https") and "#" not in uri else uri
+    if PurePosixPath(path).suffix.lower() in catalog.PICTURE_SUFFIXES:
+        return True
+    return not storage.scheme(uri) and Path(uri).is_file() and not uri.lower().endswith(storage.ARCHIVE_SUFFIXES)
+
+
+def _tensorflow() -> ModuleType:
+    """TensorFlow, without the lines that it writes to stderr while it is imported, before any log level counts."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow
+        except BaseException:
+            said.seek(0)
+            with open(stderr, "wb", closefd=False) as shown:
+                shutil.copyfileobj(said, shown)
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+    return tensorflow
+
+
+def _read(read: Callable[[], bytes]) -> bytes | Refused:
+    try:
+        return read()
+    except OSError as error:
+        return Refused(error.strerror or str(error))
+
+
+def _checked(picture: bytes, max_pixels: int) -> bytes | Refused:
+    try:
+        return checked(picture, max_pixels).encoded
+    except Refused as reason:
+        return reason
+
+
+def _grey() -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), (128, 128, 128)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _requests(pictures: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Consecutive groups that are small enough for one request each."""
+    group: list[bytes] = []
+    for picture in pictures:
+        if group and (len(group) == PICTURES_A_REQUEST or sum(map(len, group)) + len(picture) > BYTES_A_REQUEST):
+            yield group
+            group = []
+        group.append(picture)
+    if group:
+        yield group
+
+
+def _parsed(answer: dict[str, Any]) -> Answer:
+    if "error" in answer:
+        return Refused(answer["error"])
+    return Prediction(answer["classes"], answer["class_idx"], answer["probabilities"])

@@ -1,0 +1,35 @@
+"""A model whose right answers are known without asking it: it tells red, green and blue pictures from one another.
+
+It is a real export, made by the library: the mean of each colour is the logit of its class.
+"""
+
+import io
+import json
+from pathlib import Path
+
+from PIL import Image
+
+RGB = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+SIZE = 16  # pixels
+
+
+def picture(colour: str, image_format: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
+    """An encoded picture of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", size, RGB[colour]).save(file, image_format)
+    return file.getvalue()
+
+
+def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str = "colours") -> Path:
+    """Writes a version of a model repository, and gives its folder."""
+    import keras
+
+    from kfp_vision import export, repository
+
+    pixels = keras.Input((SIZE, SIZE, 3))
+    logits = keras.layers.Rescaling(1 / 20)(keras.layers.GlobalAveragePooling2D()(pixels))
+    export.write_saved_model(folder, keras.Model(pixels, logits), list(labels), SIZE)
+    about = folder / repository.ABOUT_FILE
+    about.parent.mkdir()
+    about.write_text(json.dumps({"model_name": name, "network": "mean", "labels": labels, "image_size": SIZE}))
+    return folder

@@ -1,0 +1,154 @@
+import csv
+import os
+import tarfile
+from pathlib import Path
+
+import colours
+import pytest
+
+from kfp_vision import prediction
+from kfp_vision.errors import InputError
+from kfp_vision.pictures import Refused
+from kfp_vision.prediction import Classifier, Prediction
+from kfp_vision.repository import Version
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> Classifier:
+    return Classifier(Version(colours.write_version(tmp_path_factory.mktemp("version") / "1")), max_pixels=10_000)
+
+
+def labels(answers) -> list[str]:
+    return [answer.label if isinstance(answer, Prediction) else f"refused: {answer}" for answer in answers]
+
+
+def test_names_pictures(classifier):
+    answers = classifier.name([colours.picture(colour) for colour in ("blue", "red")])
+    assert labels(answers) == ["blue", "red"]
+    assert [answer.number for answer in answers] == [2, 0]
+    assert all(answer.score == max(answer.probabilities) > 0.99 for answer in answers)
+
+
+def test_one_bad_picture_does_not_harm_the_others(classifier):
+    red = colours.picture("red")
+    damaged = red[:200] + bytes(byte ^ 0x5A for byte in red[200:400]) + red[400:]
+    answers = classifier.name([red, b"", b"no picture", damaged, colours.picture("green", size=(200, 100)), red])
+    assert labels(answers[:3]) == ["red", "refused: empty", "refused: not a picture in a known format"]
+    assert labels(answers[4:]) == ["refused: 200 x 100 pixels, more than 0 million", "red"]
+
+
+def test_what_tensorflow_alone_refuses_is_found_among_the_others(classifier):
+    # Pillow reads this at an eighth of its size and passes over a marker that TensorFlow's library stumbles on.
+    whole = colours.picture("blue", size=(90, 90))
+    end = whole.rindex(b"\xff\xd9")
+    for at in range(end - 1, end - 60, -1):
+        broken = whole[:at] + b"\xff\xc4" + whole[at + 2 :]
+        answers = classifier.name([whole, broken, whole])
+        assert labels(answers)[0] == labels(answers)[2] == "blue"
+
+
+def test_nothing_to_name_is_nothing(classifier):
+    assert classifier.name([]) == []
+
+
+def test_a_model_that_does_not_answer_as_it_says_is_refused(tmp_path):
+    folder = colours.write_version(tmp_path / "1")
+    about = folder / "assets.extra" / "model.json"
+    about.write_text(about.read_text().replace('"green", ', ""))
+    with pytest.raises(InputError, match="a score for every label; got 3 scores for 2 labels"):
+        Classifier(Version(folder))
+
+
+def test_a_model_that_does_not_load_is_refused_in_one_line(tmp_path):
+    folder = colours.write_version(tmp_path / "1")
+    (folder / "saved_model.pb").write_bytes(b"no graph")
+    with pytest.raises(InputError, match="a model must load and answer") as refusal:
+        Classifier(Version(folder))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """red/1.jpg, red/2.png, sky/1.jpg (blue), loose.jpg (green), and files that are no pictures."""
+    for name, colour in {"red/1.jpg": "red", "red/2.png": "red", "sky/1.jpg": "blue", "loose.jpg": "green"}.items():
+        file = tmp_path / "pictures" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(colours.picture(colour, "PNG" if name.endswith("png") else "JPEG"))
+    (tmp_path / "pictures" / "red" / "notes.txt").write_text("no picture")
+    (tmp_path / "pictures" / "red" / ".hidden.jpg").write_text("no picture")
+    return tmp_path / "pictures"
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_a_folder_becomes_a_table(classifier, folder, tmp_path, capsys):
+    (folder / "red" / "broken.jpg").write_bytes(b"no picture")
+    counts = prediction.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "path,label,prediction,score"
+    rows = {os.path.relpath(row["path"], folder): row for row in table(tmp_path / "out.csv")}
+    assert {name: (row["label"], row["prediction"]) for name, row in rows.items()} == {
+        "red/1.jpg": ("red", "red"),
+        "red/2.png": ("red", "red"),
+        "red/broken.jpg": ("red", ""),
+        "sky/1.jpg": ("sky", "blue"),
+        "loose.jpg": ("", "green"),
+    }
+    assert float(rows["sky/1.jpg"]["score"]) > 0.99 and rows["red/broken.jpg"]["score"] == ""
+    assert counts == {"pictures": 5, "unreadable": 1, "labelled": 3, "right": 2}
+    said = capsys.readouterr().out
+    assert "broken.jpg (not a picture in a known format)" in said
+    assert "2 of 3 in folders of a known name are called by it" in said
+
+
+def test_more_pictures_than_fit_a_batch_are_all_named_in_order(classifier, tmp_path):
+    chosen = [list(colours.RGB)[number % 3] for number in range(2 * prediction.BATCH + 5)]
+    for number, colour in enumerate(chosen):
+        (tmp_path / f"{number:03}.jpg").write_bytes(colours.picture(colour))
+    prediction.predict_images(classifier, classifier.labels, str(tmp_path), tmp_path / "out.csv")
+    assert [row["prediction"] for row in table(tmp_path / "out.csv")] == chosen
+
+
+def test_an_archive_and_one_picture_in_it_are_named(classifier, folder, tmp_path):
+    archive = tmp_path / "pictures.tgz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, "pictures")
+    prediction.predict_images(classifier, classifier.labels, str(archive), tmp_path / "all.csv")
+    assert sorted(row["prediction"] for row in table(tmp_path / "all.csv")) == ["blue", "green", "red", "red"]
+    prediction.predict_images(classifier, classifier.labels, f"{archive}#pictures/sky/1.jpg", tmp_path / "one.csv")
+    assert [row["prediction"] for row in table(tmp_path / "one.csv")] == ["blue"]
+
+
+@pytest.mark.parametrize("name", ["loose.jpg", "red/2.png"])
+def test_one_picture_is_named(classifier, folder, tmp_path, name):
+    prediction.predict_images(classifier, classifier.labels, str(folder / name), tmp_path / "out.csv")
+    assert [row["path"] for row in table(tmp_path / "out.csv")] == [str(folder / name)]
+
+
+def test_a_picture_without_an_ending_is_one_all_the_same(classifier, tmp_path):
+    (tmp_path / "photo").write_bytes(colours.picture("red"))
+    prediction.predict_images(classifier, classifier.labels, str(tmp_path / "photo"), tmp_path / "out.csv")
+    assert [row["prediction"] for row in table(tmp_path / "out.csv")] == ["red"]
+
+
+def test_a_place_without_pictures_leaves_no_table(classifier, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="there must be pictures to name; got none at"):
+        prediction.predict_images(classifier, classifier.labels, str(tmp_path / "empty"), tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_picture_that_cannot_be_opened_is_listed(classifier, folder, tmp_path):
+    (folder / "gone.jpg").symlink_to("/nowhere")
+    asked = [("x", "", (folder / "gone.jpg").read_bytes), ("y", "", (folder / "loose.jpg").read_bytes)]
+    answers = [answer for _, _, answer in prediction.named(classifier, asked)]
+    assert isinstance(answers[0], Refused) and "No such file" in str(answers[0])
+    assert labels(answers[1:]) == ["green"]
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", ""])
+def test_a_server_is_named_by_its_address(url):
+    with pytest.raises(InputError, match="a server must be named by its http"):
+        prediction.Service(url)
