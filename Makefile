@@ -7,12 +7,16 @@ INSTALLED := $(VENV)/.installed
 BUILDER ?= podman
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' kfp_vision/__init__.py)
 
+# Where the demo deploys to, and `make serve` serves from.
+REPOSITORY := runs/sample-flowers
+PORT ?= 8080
+
 # A short training from random weights, on pictures drawn on the spot: what a laptop without a network can do.
 DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sample-flowers \
 	-p image_size=80 -p train_steps=480 -p optimizer=adam -p learning_rate=0.001 -p learning_rate_schedule=cosine \
-	-p 'advanced={"opt_epsilon": 1e-7, "warmup_steps": 48}'
+	-p 'advanced={"opt_epsilon": 1e-7, "warmup_steps": 48}' -p deploy_to=$(REPOSITORY)
 
-.PHONY: help install demo test check compile bench image clean
+.PHONY: help install demo serve test check compile bench image clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -24,8 +28,12 @@ $(INSTALLED): setup.py pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,serve,docker,dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## pictures in, an evaluated model out, in about three minutes
+demo: $(INSTALLED) ## pictures in, a deployed model and its answer over HTTP out, in about four minutes
 	$(BIN)/kfp-vision run image_classification $(DEMO)
+
+serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until Ctrl-C; PORT=8080
+	@test -d $(REPOSITORY) || $(MAKE) demo
+	$(BIN)/kfp-vision serve $(REPOSITORY) --port $(PORT)
 
 test: $(INSTALLED) ## every test
 	$(BIN)/python -m pytest

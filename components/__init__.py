@@ -1,18 +1,28 @@
 """The stages, one file each: a contract that KFP can compile, and one call into the library."""
 
+from kfp_vision.components.call_endpoint import call_endpoint
 from kfp_vision.components.check_run import check_run
+from kfp_vision.components.check_serving import check_serving
+from kfp_vision.components.deploy_model import deploy_model
 from kfp_vision.components.evaluate_classifier import evaluate_classifier
 from kfp_vision.components.fingerprint_images import fingerprint_images
 from kfp_vision.components.ingest_images import ingest_images
+from kfp_vision.components.predict_images import predict_images
+from kfp_vision.components.report_outcome import report_outcome
 from kfp_vision.components.split_images import split_images
 from kfp_vision.components.train_classifier import train_classifier
 from kfp_vision.components.write_tfrecords import write_tfrecords
 
 __all__ = [
+    "call_endpoint",
     "check_run",
+    "check_serving",
+    "deploy_model",
     "evaluate_classifier",
     "fingerprint_images",
     "ingest_images",
+    "predict_images",
+    "report_outcome",
     "split_images",
     "train_classifier",
     "write_tfrecords",

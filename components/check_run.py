@@ -29,6 +29,7 @@ def check_run(
     model_name: str,
     deploy_to: str,
     test_image_uri: str,
+    predict_uri: str,
 ) -> None:
     """Refuses wrong values, data that is not there and a checkpoint that does not fit, before any data moves.
 

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kfp_vision import __version__, local_run, parameters
+from kfp_vision import __version__, parameters
 from kfp_vision.errors import InputError
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 INTERRUPTED = 130
-URI_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri")
+NO_PATHS = ("none", "kserve")  # of deploy_to
+URI_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri", "predict_uri", "deploy_to")
 
 
 class WrongUse(Exception):
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carries out a command line and gives its exit code."""
     options = parser().parse_args(arguments)
     try:
-        options.command(options)
+        return options.command(options) or DONE
     except WrongUse as error:
         return _say(error, WRONG_USE, options.debug)
     except (InputError, OSError) as error:
@@ -44,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(InputError(rule, str(error), "Install kfp-vision[cpu], or kfp-vision[gpu]."), FAILED, options.debug)
     except KeyboardInterrupt:
         return _say(KeyboardInterrupt("error: interrupted"), INTERRUPTED, options.debug)
-    return DONE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,6 +64,21 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print one last line of JSON about what came out")
     run.set_defaults(command=run_pipeline)
 
+    serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP, with a page to drop pictures on")
+    serve.add_argument("path", type=Path, metavar="MODEL_OR_REPOSITORY", help="a run's model folder, or numbered versions")
+    serve.add_argument("--name", default="", help="of the model in addresses; by default its own")
+    serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for everybody in the network (%(default)s)")
+    serve.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
+    serve.set_defaults(command=serve_model)
+
+    name = commands.add_parser("predict", parents=[shared], help="say what is on pictures")
+    by = name.add_mutually_exclusive_group(required=True)
+    by.add_argument("--url", help="ask the server there")
+    by.add_argument("--model", type=Path, metavar="DIR", help="ask this model folder or repository, without a server")
+    name.add_argument("pictures", nargs="+", metavar="IMAGE_OR_FOLDER")
+    name.add_argument("--json", action="store_true", help="one line of JSON a picture")
+    name.set_defaults(command=predict)
+
     draw = commands.add_parser("sample", parents=[shared], help="write the embedded sample pictures into a folder")
     draw.add_argument("folder", type=Path, metavar="DIR")
     draw.set_defaults(command=write_sample)
@@ -78,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run_pipeline(options: argparse.Namespace) -> None:
     """`kfp-vision run`."""
+    from kfp_vision import local_run
     from kfp_vision.pipelines import PIPELINES
 
     if options.pipeline not in PIPELINES:
@@ -91,14 +107,62 @@ def run_pipeline(options: argparse.Namespace) -> None:
     except InputError as error:
         raise WrongUse(error) from error
     result = local_run.run(pipeline, given, options.output, debug=options.debug)
-    print(f"\naccuracy  {result['accuracy']:.4f} on pictures that the training never saw")
-    if not result["accepted"]:
-        print(f"          refused: below min_accuracy {values['min_accuracy']:g}")
-    print(f"model     {result['model_dir']}")
-    print(f"report    {result['report']}")
-    print(f"done in {result['seconds']['total']:.0f} s")
+    show(result)
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps(result, ensure_ascii=False))
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """What came out of a run, for a person."""
+    print(f"\naccuracy  {result['accuracy']:.4f} on pictures that the training never saw")
+    print(f"model     {result['model_dir']}")
+    if not result["accepted"]:
+        print(f"          refused: {'; '.join(result['reasons'])}; so it is not deployed")
+    if endpoint := result.get("endpoint"):
+        print(f"deployed  as version {endpoint['version']} of {endpoint['model_name']} in {endpoint['repository']}")
+    if answer := result.get("answer"):
+        print(f"answer    over HTTP, {answer['picture']} is called {answer['prediction']}, {answer['score']:.0%}")
+    if predictions := result.get("predictions"):
+        print(f"named     {predictions}")
+    print(f"report    {result['report']}")
+    if result["skipped"]:
+        print(f"skipped   {', '.join(result['skipped'])}")
+    print(f"done in {result['seconds']['total']:.0f} s")
+
+
+def serve_model(options: argparse.Namespace) -> None:
+    """`kfp-vision serve`."""
+    from kfp_vision.serving import server
+
+    server.serve(options.path, name=options.name, host=options.host, port=options.port)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """`kfp-vision predict`; what cannot be named does not keep the rest from it, but is a failure in the end."""
+    from itertools import chain
+
+    from kfp_vision import prediction, repository
+    from kfp_vision.pictures import Refused
+
+    namer: prediction.Namer
+    if options.url:
+        namer = prediction.Service(options.url)
+    else:
+        namer = prediction.Classifier(repository.versions(repository.located(options.model))[-1])
+    failed, asked = 0, 0
+    for uri, _, answer in prediction.named(namer, chain.from_iterable(map(prediction.pictures_at, options.pictures))):
+        asked += 1
+        if isinstance(answer, Refused):
+            failed += 1
+            print(f"error: a picture must be readable; got {uri} ({answer}). Give a JPEG or a PNG.", file=sys.stderr)
+        elif options.json:
+            line = {"path": uri, "prediction": answer.label, "score": answer.score}
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+        else:
+            print(f"{answer.label}  {answer.score:.4f}  {uri}", flush=True)
+    if not asked:
+        raise prediction.no_pictures(", ".join(options.pictures))
+    return FAILED if failed else DONE
 
 
 def write_sample(options: argparse.Namespace) -> None:
@@ -149,7 +213,7 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
             known = f"a parameter must be one of {', '.join(sorted(fields))}"
             raise InputError(known, name, parameters.did_you_mean(name, fields))
         values[name] = _value(name, text, fields[name])
-        if name in URI_FIELDS:
+        if name in URI_FIELDS and values[name] not in NO_PATHS:
             values[name] = storage.absolute(values[name])
     return values
 

@@ -25,6 +25,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from kfp_vision.errors import InputError
 
+CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
 COLOURS = re.compile(r"\x1b\[\d+m")
 STARTED = re.compile(r"Executing task '([\w-]+)'")
 ENDED = re.compile(r"Task '[\w-]+' finished with status (\w+)")
@@ -73,41 +74,86 @@ def run(pipeline: GraphComponent, arguments: dict[str, Any], output: Path, *, de
         debug: show everything that KFP and the stages print.
 
     Returns:
-        run_dir, model_dir, report, accuracy, accepted, and seconds by stage and in all.
+        What `collect` gives; skipped, the stages that did not run; and seconds by stage and in all.
 
     Raises:
         InputError: a stage failed; the message is the stage's own.
     """
+    _check_conditions(pipeline, arguments)
     run_dir = output.absolute() / f"{pipeline.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     run_dir.mkdir(parents=True)
-    stages = len(pipeline.pipeline_spec.root.dag.tasks)
+    stages = stage_names(pipeline)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(run_dir))
     start = time.perf_counter()
     with (run_dir / "run.log").open("w", encoding="utf-8") as log, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom or non-Python base image")
         warnings.filterwarnings("ignore", "Task 'train-classifier': settings .* have no effect in the current local runner")
-        view = View(sys.stdout, log, stages, debug)
+        view = View(sys.stdout, log, len(stages), debug)
         try:
             with contextlib.redirect_stdout(view):
                 pipeline(**arguments)
         except RuntimeError as error:
+            if list(run_dir.glob("*/evaluate-classifier/report")):  # what was made is worth reading all the same
+                collect(run_dir)
             raise _failure(view, run_dir) from error
-    return collect(run_dir) | {"seconds": view.seconds | {"total": round(time.perf_counter() - start, 1)}}
+    skipped = [stage for stage in stages if stage not in view.seconds]
+    seconds = view.seconds | {"total": round(time.perf_counter() - start, 1)}
+    return collect(run_dir) | {"skipped": skipped, "seconds": seconds}
+
+
+def stage_names(pipeline: GraphComponent) -> list[str]:
+    """The stages of a pipeline, those that depend on a condition as well."""
+    spec = pipeline.pipeline_spec
+    graphs = [spec.root.dag, *(component.dag for component in spec.components.values())]
+    stages = {name for graph in graphs for name, task in graph.tasks.items() if not _is_graph(spec, task)}
+    return sorted(name.replace("-", "_") for name in stages)
 
 
 def collect(run_dir: Path) -> dict[str, Any]:
-    """What came out of a run of `image_classification`, with `report.html` and `model` put at the top of its folder."""
+    """What came out of a run of `image_classification`, with what a person came for put at the top of its folder.
+
+    Returns:
+        run_dir, model_dir, report, accuracy, accepted, reasons; where these stages ran, also endpoint and answer, what
+        `deploy_model` and `call_endpoint` wrote, and predictions, the table of `predict_images`.
+    """
     (evaluation,) = run_dir.glob("*/evaluate-classifier")
+    artifacts = evaluation.parent
     shutil.copyfile(evaluation / "report", run_dir / "report.html")
-    (run_dir / "model").symlink_to((evaluation.parent / "train-classifier" / "model").relative_to(run_dir))
+    (run_dir / "model").symlink_to((artifacts / "train-classifier" / "model").relative_to(run_dir))
     figures = json.loads((evaluation / "verdict").read_text(encoding="utf-8"))
-    return {
+    result = {
         "run_dir": str(run_dir),
         "model_dir": str(run_dir / "model"),
         "report": str(run_dir / "report.html"),
         "accuracy": figures["accuracy"],
-        "accepted": figures["verdict"]["accepted"],
+        **figures["verdict"],
     }
+    for stage, output in (("deploy-model", "endpoint"), ("call-endpoint", "answer")):
+        if (artifacts / stage / output).exists():
+            result[output] = json.loads((artifacts / stage / output).read_text(encoding="utf-8"))
+    if (artifacts / "predict-images" / "predictions").exists():
+        shutil.copyfile(artifacts / "predict-images" / "predictions", run_dir / "predictions.csv")
+        result["predictions"] = str(run_dir / "predictions.csv")
+    return result
+
+
+def _is_graph(spec: Any, task: Any) -> bool:
+    return spec.components[task.component_ref.name].HasField("dag")
+
+
+def _check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
+    """KFP writes a text into the condition that it evaluates here; a quote in it would quietly make the condition false.
+
+    Raises:
+        InputError: a field that a condition looks at holds a quote, a backslash or the end of a line.
+    """
+    tasks = [task for component in pipeline.pipeline_spec.components.values() for task in component.dag.tasks.values()]
+    fields = {name for task in tasks for name in CONDITION_FIELD.findall(task.trigger_policy.condition)}
+    for name in sorted(fields & arguments.keys()):
+        value = arguments[name]
+        if isinstance(value, str) and set(value) & set("'\\\n\r"):
+            rule = f"{name} of a run on this machine must hold no quote and no backslash"
+            raise InputError(rule, value, "Give the folder another name, or a link to it.")
 
 
 class View(io.TextIOBase):

@@ -12,14 +12,11 @@ from kfp_vision.networks import NETWORKS
 from kfp_vision.schedules import SCHEDULES
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
-DEPLOY_TO = ("none",)
-
 # What a drop-down offers.
 CHOICES: dict[str, tuple[str, ...]] = {
     "network": tuple(NETWORKS),
     "optimizer": OPTIMIZERS,
     "learning_rate_schedule": SCHEDULES,
-    "deploy_to": DEPLOY_TO,
 }
 
 # What is rarely touched, with its default; under TF-Slim's name where it has one.
@@ -108,11 +105,14 @@ def check_run(parameters: Mapping[str, Any]) -> None:
     """
     check_values(parameters)
     # Imported here, so that who only composes and compiles pipelines needs nothing that reads pictures.
-    from kfp_vision import checkpoints, storage
+    from kfp_vision import checkpoints, deployment, prediction, storage
 
     storage.check_uri(parameters["images_uri"], "images_uri")
     if parameters["test_image_uri"]:
         storage.check_picture_uri(parameters["test_image_uri"], "test_image_uri")
+    if parameters["predict_uri"]:
+        prediction.check_uri(parameters["predict_uri"], "predict_uri")
+    deployment.check_target(parameters["deploy_to"], parameters["model_name"])
     if parameters["fine_tune"]:
         network = NETWORKS[parameters["network"]]
         checkpoints.check(network, parameters["checkpoint_uri"], advanced(parameters["advanced"])["depth_multiplier"])
@@ -153,6 +153,8 @@ def check_values(parameters: Mapping[str, Any]) -> None:
     if not parameters["model_name"] or not parameters["model_name"].replace("-", "").replace("_", "").isalnum():
         rule = "model_name must be letters, digits, - and _"
         raise InputError(rule, parameters["model_name"], "Choose a name such as flowers.")
+    for name in ("checkpoint_uri", "deploy_to", "test_image_uri", "predict_uri"):
+        _check_shape(name, parameters[name], str, '"somewhere"')
     _check_shape("node_selector", parameters["node_selector"], dict, '{"pool": "gpu"}')
     _check_shape("tolerations", parameters["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
     advanced(parameters["advanced"])
@@ -210,7 +212,7 @@ def _number(name: str, value: Any, lowest: float, below: float, rule: str, usual
 
 def _check_shape(name: str, value: Any, kind: type, example: str) -> None:
     if not isinstance(value, kind):
-        shapes = {dict: "a dictionary", list: "a list", bool: "true or false"}
+        shapes = {dict: "a dictionary", list: "a list", bool: "true or false", str: "a text"}
         raise InputError(f"{name} must be {shapes[kind]}", value, f"Write it as JSON, such as {example}.")
 
 

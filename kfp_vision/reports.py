@@ -74,7 +74,7 @@ def write_summary_page(
         for label, count in classes.items()
     ]
     strips = {label: [_thumbnail(picture) for picture in pictures] for label, pictures in samples.items()}
-    page = _page(
+    page = rendered(
         "summary",
         source=source,
         images=images,
@@ -98,7 +98,7 @@ def write_training_page(path: Path, *, network: str, settings: dict[str, object]
             rows also with `validation_loss` and `validation_accuracy`. A value that is not finite leaves a gap in its curve.
     """
     accuracies = [(value, step) for step, value in _values(history, "validation_accuracy") if math.isfinite(value)]
-    page = _page(
+    page = rendered(
         "training",
         network=network,
         settings=settings,
@@ -126,7 +126,7 @@ def write_evaluation_page(path: Path, *, title: str, evaluation: dict, history: 
     labels, matrix = evaluation["labels"], evaluation["confusion_matrix"]
     rank = {label: index for index, label in enumerate(labels)}
     gallery = [(mistake, _thumbnail(mistake.picture)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
-    page = _page(
+    page = rendered(
         "evaluation",
         title=title,
         evaluation=evaluation,
@@ -146,8 +146,9 @@ def write_evaluation_page(path: Path, *, title: str, evaluation: dict, history: 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def _page(name: str, **content: object) -> str:
-    return _environment().get_template(f"{name}.html.j2").render(content)
+def rendered(template: str, /, **content: object) -> str:
+    """A page from its template, with everything that goes in escaped."""
+    return _environment().get_template(f"{template}.html.j2").render(content)
 
 
 def _publish(path: Path, page: str) -> None:

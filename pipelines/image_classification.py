@@ -6,15 +6,16 @@ from kfp_vision.components import (
     evaluate_classifier,
     fingerprint_images,
     ingest_images,
+    report_outcome,
     split_images,
     train_classifier,
     write_tfrecords,
 )
 from kfp_vision.pipelines.form import with_choices
+from kfp_vision.pipelines.release import release_if, scratch
 
 FLOWERS = "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 INCEPTION_V1 = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
-TMP = "/tmp"  # KFP writes here, and a root file system may be read-only
 
 
 @with_choices(parameters.CHOICES)
@@ -44,8 +45,9 @@ def image_classification(
     model_name: str = "classifier",
     deploy_to: str = "none",
     test_image_uri: str = "",
+    predict_uri: str = "",
 ):
-    """From folders of pictures to an evaluated classifier. With nothing filled in: the five flowers, fine-tuned Inception v1.
+    """From folders of pictures to a deployed classifier. With nothing filled in: the five flowers, fine-tuned Inception v1.
 
     Args:
         images_uri: a folder of class folders, an archive of one (also over http), or sample.
@@ -68,54 +70,69 @@ def image_classification(
         gpu_count: how many of it; 0 for none.
         node_selector: labels of the nodes that may train.
         tolerations: taints of nodes that may train all the same.
-        min_accuracy: a model below it is refused.
+        min_accuracy: a model below it is refused, and not deployed.
         model_name: the name of the model: letters, digits, - and _.
-        deploy_to: none.
-        test_image_uri: one more picture to name in the report; empty for none.
+        deploy_to: none, or the path of a model repository, a directory of numbered versions.
+        test_image_uri: a picture to ask the deployed model about; empty for one that the training held out.
+        predict_uri: pictures to name with the accepted model: one, a folder, an archive, or sample; empty for none.
     """
-    checked = check_run(**locals())
-    checked.set_caching_options(False)
-    fingerprint = fingerprint_images(images_uri=images_uri).after(checked)
-    fingerprint.set_caching_options(False)
-    ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
-    ingested = ingest_images(fingerprint=fingerprint.output, images_uri=images_uri, check_images=check_images, **ratios)
-    parts = split_images(images=ingested.outputs["images"], **ratios)
-    written = write_tfrecords(
-        train=parts.outputs["train"],
-        validation=parts.outputs["validation"],
-        test=parts.outputs["test"],
-        label_map=parts.outputs["label_map"],
-        images_per_shard=images_per_shard,
-        advanced=advanced,
-    )
-    trained = train_classifier(
-        train_records=written.outputs["train_records"],
-        validation_records=written.outputs["validation_records"],
-        label_map=parts.outputs["label_map"],
-        network=network,
-        fine_tune=fine_tune,
-        checkpoint_uri=checkpoint_uri,
-        train_last_layer_only=train_last_layer_only,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        train_steps=train_steps,
-        optimizer=optimizer,
-        learning_rate_schedule=learning_rate_schedule,
-        image_size=image_size,
-        gpu_count=gpu_count,
-        model_name=model_name,
-        advanced=advanced,
-    )
-    trained.set_accelerator_type(gpu_type).set_accelerator_limit(gpu_count)
-    kubernetes.add_node_selector_json(trained, node_selector_json=node_selector)
-    kubernetes.add_toleration_json(trained, toleration_json=tolerations)
-    evaluated = evaluate_classifier(
-        model=trained.outputs["model"],
-        validation_records=written.outputs["validation_records"],
-        test_records=written.outputs["test_records"],
-        min_accuracy=min_accuracy,
-        test_image_uri=test_image_uri,
-    )
-    # An archive is downloaded and unpacked below /tmp by the stages that read pictures; records pass through the others.
-    for task in (checked, fingerprint, ingested, parts, written, trained, evaluated):
-        kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP)
+    fields = dict(locals())
+    ended = report_outcome()
+    ended.set_caching_options(False)
+    scratch(ended)
+    with dsl.ExitHandler(ended, name="run"):
+        checked = check_run(**fields)
+        checked.set_caching_options(False)
+        fingerprint = fingerprint_images(images_uri=images_uri).after(checked)
+        fingerprint.set_caching_options(False)
+        ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
+        ingested = ingest_images(fingerprint=fingerprint.output, images_uri=images_uri, check_images=check_images, **ratios)
+        parts = split_images(images=ingested.outputs["images"], **ratios)
+        written = write_tfrecords(
+            train=parts.outputs["train"],
+            validation=parts.outputs["validation"],
+            test=parts.outputs["test"],
+            label_map=parts.outputs["label_map"],
+            images_per_shard=images_per_shard,
+            advanced=advanced,
+        )
+        trained = train_classifier(
+            train_records=written.outputs["train_records"],
+            validation_records=written.outputs["validation_records"],
+            label_map=parts.outputs["label_map"],
+            network=network,
+            fine_tune=fine_tune,
+            checkpoint_uri=checkpoint_uri,
+            train_last_layer_only=train_last_layer_only,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            train_steps=train_steps,
+            optimizer=optimizer,
+            learning_rate_schedule=learning_rate_schedule,
+            image_size=image_size,
+            gpu_count=gpu_count,
+            model_name=model_name,
+            advanced=advanced,
+        )
+        trained.set_accelerator_type(gpu_type).set_accelerator_limit(gpu_count)
+        kubernetes.add_node_selector_json(trained, node_selector_json=node_selector)
+        kubernetes.add_toleration_json(trained, toleration_json=tolerations)
+        evaluated = evaluate_classifier(
+            model=trained.outputs["model"],
+            validation_records=written.outputs["validation_records"],
+            test_records=written.outputs["test_records"],
+            min_accuracy=min_accuracy,
+            test_image_uri=test_image_uri,
+        )
+        for task in (checked, fingerprint, ingested, parts, written, trained, evaluated):
+            scratch(task)
+        release_if(
+            evaluated.outputs["Output"],
+            model=trained.outputs["model"],
+            verdict=evaluated.outputs["verdict"],
+            validation_records=written.outputs["validation_records"],
+            test_records=written.outputs["test_records"],
+            deploy_to=deploy_to,
+            test_image_uri=test_image_uri,
+            predict_uri=predict_uri,
+        )

@@ -1,30 +1,12 @@
 """The report as a person sees it, in headless Chromium: nothing is asked of the network, nothing overflows a phone."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from left_out import leave_out
 
 from kfp_vision import reports, sample
 
-# Without these, Chromium asks the network for updates of its own at every start.
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 LABELS = ["bellcup", "globelet", "<script>alert(1)</script>"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
-        leave_out("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=QUIET)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

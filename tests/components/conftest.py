@@ -70,3 +70,44 @@ def train_inputs(split, written) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def trained(train_inputs, recipe, tmp_path_factory) -> one_step.Ended:
     return one_step.run(components.train_classifier, tmp_path_factory.mktemp("train"), train_inputs, **recipe)
+
+
+@pytest.fixture(scope="session")
+def held_out(written) -> dict[str, Path]:
+    """The records that the training held out."""
+    return {name: written.folder / name for name in ("validation_records", "test_records")}
+
+
+@pytest.fixture(scope="session")
+def evaluate_inputs(held_out, trained) -> dict[str, Path]:
+    return held_out | {"model": trained.folder / "model"}
+
+
+@pytest.fixture(scope="session")
+def evaluated(evaluate_inputs, pictures, tmp_path_factory) -> one_step.Ended:
+    # Three steps teach nothing; the least that can be asked for is accepted all the same, or nothing could be deployed.
+    values = {"min_accuracy": 1e-9, "test_image_uri": str(pictures / "globelet" / "0003.jpg")}
+    return one_step.run(components.evaluate_classifier, tmp_path_factory.mktemp("evaluate"), evaluate_inputs, **values)
+
+
+@pytest.fixture(scope="session")
+def judged(evaluate_inputs, evaluated) -> dict[str, Path]:
+    """The artifacts that check_serving takes."""
+    return evaluate_inputs | {"verdict": evaluated.folder / "verdict"}
+
+
+@pytest.fixture(scope="session")
+def proven(judged, tmp_path_factory) -> one_step.Ended:
+    return one_step.run(components.check_serving, tmp_path_factory.mktemp("check"), judged)
+
+
+@pytest.fixture(scope="session")
+def deploy_inputs(judged, proven) -> dict[str, Path]:
+    """The artifacts that deploy_model takes."""
+    return {name: judged[name] for name in ("model", "verdict")} | {"proof": proven.folder / "proof"}
+
+
+@pytest.fixture(scope="session")
+def deployed(deploy_inputs, tmp_path_factory) -> one_step.Ended:
+    root = tmp_path_factory.mktemp("deploy")
+    return one_step.run(components.deploy_model, root, deploy_inputs, deploy_to=str(root / "repository"))

@@ -1,25 +1,9 @@
 import json
 import re
-from pathlib import Path
 
 import one_step
-import pytest
 
-from kfp_vision import components, records
-
-MIN_ACCURACY = 0.75
-
-
-@pytest.fixture(scope="session")
-def evaluate_inputs(written, trained) -> dict[str, Path]:
-    records = {name: written.folder / name for name in ("validation_records", "test_records")}
-    return records | {"model": trained.folder / "model"}
-
-
-@pytest.fixture(scope="session")
-def evaluated(evaluate_inputs, pictures, tmp_path_factory) -> one_step.Ended:
-    values = {"min_accuracy": MIN_ACCURACY, "test_image_uri": str(pictures / "globelet" / "0003.jpg")}
-    return one_step.run(components.evaluate_classifier, tmp_path_factory.mktemp("evaluate"), evaluate_inputs, **values)
+from kfp_vision import components, records, repository
 
 
 def test_measures_on_the_test_split(evaluated):
@@ -44,8 +28,23 @@ def test_judges_the_model_and_writes_why(evaluated):
     figures = json.loads((evaluated.folder / "verdict").read_text())
     accuracy = evaluated.metadata["metrics"]["accuracy"]
     assert figures["accuracy"] == accuracy
-    assert figures["verdict"]["accepted"] is evaluated.output is (accuracy >= MIN_ACCURACY)
-    assert re.fullmatch(rf"accuracy {accuracy:.4f} .* min_accuracy 0\.75", *figures["verdict"]["reasons"])
+    assert figures["verdict"]["accepted"] is evaluated.output is True
+    assert re.fullmatch(rf"accuracy {accuracy:.4f} reaches min_accuracy 1e-09", *figures["verdict"]["reasons"])
+
+
+def test_refuses_a_model_that_is_not_good_enough(evaluate_inputs, tmp_path):
+    nearly = {"min_accuracy": 0.999999, "test_image_uri": ""}
+    ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **nearly)
+    figures = json.loads((ended.folder / "verdict").read_text())
+    assert ended.succeeded
+    assert figures["verdict"]["accepted"] is ended.output is (figures["accuracy"] == 1)
+
+
+def test_says_which_model_it_judged_and_what_it_answered(evaluated, trained):
+    figures = json.loads((evaluated.folder / "verdict").read_text())
+    assert figures["model_fingerprint"] == repository.exported(trained.folder / "model").fingerprint
+    assert [len(answer["probabilities"]) for answer in figures["answers"]] == [2, 2]
+    assert len({answer["name"] for answer in figures["answers"]}) == 2
 
 
 def test_writes_a_page_and_names_the_picture_that_was_asked_for(evaluated):

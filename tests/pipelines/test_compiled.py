@@ -19,20 +19,25 @@ from kfp_vision.pipelines import PIPELINES, compiling
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FIELDS = 30
 STAGES = [
+    "call-endpoint",
     "check-run",
+    "check-serving",
+    "deploy-model",
     "evaluate-classifier",
     "fingerprint-images",
     "ingest-images",
+    "predict-images",
+    "report-outcome",
     "split-images",
     "train-classifier",
     "write-tfrecords",
 ]
+CHANNEL = "pipelinechannel--"  # what a field is called within a group of tasks
 BOOLEANS = ["check_images", "fine_tune", "train_last_layer_only"]
 CHOICES = {
     "network": {"inception_v1", "googlenet"},
     "optimizer": {"adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd"},
     "learning_rate_schedule": {"exponential", "fixed", "polynomial", "cosine"},
-    "deploy_to": {"none"},
 }
 
 
@@ -45,6 +50,19 @@ def spec() -> PipelineSpec:
     """The committed pipeline, as KFP's own schema reads it."""
     document, _ = yaml.safe_load_all(committed("image_classification"))
     return json_format.ParseDict(document, PipelineSpec())
+
+
+@pytest.fixture(scope="module")
+def graphs(spec) -> dict[str, dict]:
+    """The tasks of the pipeline by the group they stand in: the root, the body of the exit handler, and the conditions."""
+    inner = {name: component.dag.tasks for name, component in spec.components.items() if component.HasField("dag")}
+    return {"root": spec.root.dag.tasks, **inner}
+
+
+@pytest.fixture(scope="module")
+def stages(graphs) -> dict:
+    """Every task that runs a container."""
+    return {name: task for tasks in graphs.values() for name, task in tasks.items() if task.component_ref.name not in graphs}
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +118,14 @@ def test_the_images_are_those_of_this_version(spec):
     assert images == dict.fromkeys(STAGES, f"kfp-vision:{__version__}") | {"train-classifier": f"kfp-vision-gpu:{__version__}"}
 
 
-def test_training_alone_asks_for_a_gpu(spec):
+def test_training_alone_asks_for_a_gpu(spec, stages):
     executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
     asking = {
         name: executor["container"]["resources"] for name, executor in executors.items() if "resources" in executor["container"]
     }
     assert list(asking) == ["exec-train-classifier"]
     accelerator = asking["exec-train-classifier"]["accelerator"]
-    inputs = spec.root.dag.tasks["train-classifier"].inputs.parameters
+    inputs = stages["train-classifier"].inputs.parameters
     for entry, field in (("resourceType", "gpu_type"), ("resourceCount", "gpu_count")):
         (channel,) = re.fullmatch(r"\{\{\$\.inputs\.parameters\['(.+)'\]\}\}", accelerator[entry]).groups()
         assert reaches(inputs, channel) == field
@@ -116,17 +134,21 @@ def test_training_alone_asks_for_a_gpu(spec):
 def reaches(inputs, name: str) -> str:
     """The field of the form that an input of a task takes its value from."""
     if inputs[name].HasField("component_input_parameter"):
-        return inputs[name].component_input_parameter
+        return inputs[name].component_input_parameter.removeprefix(CHANNEL)
     (inner,) = re.fullmatch(
         r"\{\{\$\.inputs\.parameters\['(.+)'\]\}\}", inputs[name].runtime_value.constant.string_value
     ).groups()
     return reaches(inputs, inner)
 
 
-def test_training_alone_chooses_its_nodes(on_kubernetes):
+def test_training_alone_chooses_its_nodes(on_kubernetes, graphs):
     train = on_kubernetes["exec-train-classifier"]
-    assert train.node_selector.node_selector_json.component_input_parameter == "node_selector"
-    assert [entry.toleration_json.component_input_parameter for entry in train.tolerations] == ["tolerations"]
+    given = [train.node_selector.node_selector_json, *(entry.toleration_json for entry in train.tolerations)]
+    channels = [one.component_input_parameter for one in given]
+    assert channels == [f"{CHANNEL}node_selector", f"{CHANNEL}tolerations"]
+    # The driver looks these up among what the group is given, not among what the task is.
+    body = graphs["root"]["exit-handler-1"].inputs.parameters
+    assert [body[channel].component_input_parameter for channel in channels] == ["node_selector", "tolerations"]
     others = [config for name, config in on_kubernetes.items() if name != "exec-train-classifier"]
     assert not any(config.HasField("node_selector") or config.tolerations for config in others)
 
@@ -137,17 +159,52 @@ def test_every_stage_can_write_below_tmp(on_kubernetes):
         assert [mount.mount_path for mount in config.empty_dir_mounts] == ["/tmp"]
 
 
-def test_a_stage_that_looks_outside_is_never_taken_from_the_cache(spec):
-    tasks = spec.root.dag.tasks
-    assert sorted(tasks) == STAGES
-    uncached = [name for name, task in tasks.items() if not task.caching_options.enable_cache]
-    assert sorted(uncached) == ["check-run", "fingerprint-images"]
+def test_a_stage_that_looks_outside_is_never_taken_from_the_cache(stages):
+    assert sorted(stages) == STAGES
+    uncached = [name for name, task in stages.items() if not task.caching_options.enable_cache]
+    assert sorted(uncached) == [
+        "call-endpoint",
+        "check-run",
+        "check-serving",
+        "deploy-model",
+        "fingerprint-images",
+        "predict-images",
+        "report-outcome",
+    ]
 
 
-def test_nothing_starts_before_the_run_is_checked(spec):
-    tasks = spec.root.dag.tasks
-    first = [name for name, task in tasks.items() if not task.dependent_tasks]
+def test_nothing_starts_before_the_run_is_checked(graphs):
+    first = [name for name, task in graphs["comp-exit-handler-1"].items() if not task.dependent_tasks]
     assert first == ["check-run"]
+
+
+def test_the_outcome_is_told_whatever_happens(graphs):
+    assert sorted(graphs["root"]) == ["exit-handler-1", "report-outcome"]
+    last = graphs["root"]["report-outcome"]
+    assert list(last.dependent_tasks) == ["exit-handler-1"]
+    assert last.trigger_policy.strategy == last.trigger_policy.ALL_UPSTREAM_TASKS_COMPLETED
+    assert last.inputs.parameters["status"].task_final_status.producer_task == "exit-handler-1"
+
+
+def test_a_model_is_deployed_behind_its_verdict_its_proof_and_the_wish_alone(graphs):
+    stands_in = {name: group for group, tasks in graphs.items() for name in tasks}
+    conditions = {}
+    for stage in ("check-serving", "deploy-model", "call-endpoint", "predict-images"):
+        conditions[stage], group = [], stands_in[stage]
+        while group != "comp-exit-handler-1":
+            (task,) = (task for tasks in graphs.values() for task in tasks.values() if task.component_ref.name == group)
+            conditions[stage].append(task.trigger_policy.condition.removeprefix("inputs.parameter_values"))
+            group = next(outer for outer, tasks in graphs.items() if task in tasks.values())
+    accepted = "['pipelinechannel--evaluate-classifier-Output'] == true"
+    wanted = "['pipelinechannel--deploy_to'] != 'none'"
+    assert conditions == {
+        "check-serving": [accepted],
+        "deploy-model": [wanted, accepted],
+        "call-endpoint": [wanted, accepted],
+        "predict-images": ["['pipelinechannel--predict_uri'] != ''", accepted],
+    }
+    taken = graphs[stands_in["deploy-model"]]["deploy-model"].inputs.artifacts
+    assert sorted(taken) == ["model", "proof", "verdict"]
 
 
 @pytest.mark.parametrize("registry", ["registry.example.org:5000/team", "registry.example.org:5000/team/"])
@@ -188,7 +245,7 @@ def test_the_check_passes_while_nothing_is_edited(copy_of_the_house):
         ("components/split_images.py", "Cuts the table", "Slices the table"),
         ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:"),
         ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001"),
-        ("parameters.py", '"deploy_to": DEPLOY_TO', '"model_name": DEPLOY_TO'),
+        ("parameters.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS'),
     ],
 )
 def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes):

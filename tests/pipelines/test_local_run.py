@@ -1,4 +1,4 @@
-"""The whole way on this machine: pictures in, an evaluated model out, through the command line as a person types it."""
+"""The whole way on this machine: pictures in, a deployed model out, through the command line as a person types it."""
 
 import csv
 import json
@@ -14,7 +14,8 @@ import drawn
 import one_step
 import pytest
 
-from kfp_vision import components
+from kfp_vision import components, repository
+from kfp_vision.serving import server
 
 STAGES = [
     "check_run",
@@ -24,7 +25,10 @@ STAGES = [
     "write_tfrecords",
     "train_classifier",
     "evaluate_classifier",
+    "check_serving",
 ]
+IN_ANY_ORDER = ["call_endpoint", "deploy_model", "predict_images"]  # the one side waits for nothing of the other
+LAST = "report_outcome"
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
 SPLITS = {"train": 42, "validation": 12, "test": 6}
 SMALL = {
@@ -68,6 +72,7 @@ def run(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("run")
     pictures = drawn.pictures(root / "pictures", each=30)
     form = SMALL | RATIOS | {"images_uri": pictures, "test_image_uri": pictures / "globelet" / "0007.jpg"}
+    form |= {"deploy_to": root / "a repository", "predict_uri": pictures / "bellcup"}
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", *options, "--json", "--output", str(root / "out")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -78,10 +83,14 @@ def run(tmp_path_factory) -> Run:
 
 def test_names_each_stage_in_order_and_how_long_it_took(run):
     named = [line for line in run.lines if line.startswith("[")]
-    assert named == [f"[{number}/{len(STAGES)}] {stage}" for number, stage in enumerate(STAGES, start=1)]
-    assert sum(bool(re.fullmatch(r" +done in \d+\.\d s", line)) for line in run.lines) == len(STAGES)
-    assert list(run.result["seconds"]) == [*STAGES, "total"]
-    parts = [run.result["seconds"][stage] for stage in STAGES]
+    stages = [line.split()[1] for line in named]
+    assert stages[: len(STAGES)] == STAGES
+    assert sorted(stages[len(STAGES) : -1]) == IN_ANY_ORDER
+    assert stages[-1] == LAST
+    assert named == [f"[{number}/{len(stages)}] {stage}" for number, stage in enumerate(stages, start=1)]
+    assert sum(bool(re.fullmatch(r" +done in \d+\.\d s", line)) for line in run.lines) == len(stages)
+    assert list(run.result["seconds"]) == [*stages, "total"]
+    parts = [run.result["seconds"][stage] for stage in stages]
     assert 0 < sum(parts) <= run.result["seconds"]["total"] + 0.5
 
 
@@ -116,6 +125,44 @@ def test_reports_the_accuracy_on_the_test_split(run):
     assert run.result["accepted"] is True
     assert f"accuracy  {verdict['accuracy']:.4f} on pictures that the training never saw" in run.lines
     assert verdict["test_picture"]["uri"] == str(run.pictures / "globelet" / "0007.jpg")
+
+
+def test_deploys_the_model_and_asks_it_over_http(run):
+    (version,) = repository.versions(run.pictures.parent / "a repository")
+    assert version.fingerprint == repository.exported(Path(run.result["model_dir"])).fingerprint
+    assert run.result["endpoint"]["version"] == version.number == 1
+    answer, verdict = run.result["answer"], json.loads((run.artifacts / "evaluate-classifier" / "verdict").read_text())
+    assert answer["picture"] == verdict["test_picture"]["uri"]
+    assert answer["prediction"] == verdict["test_picture"]["prediction"]
+    assert answer["score"] == pytest.approx(verdict["test_picture"]["score"], abs=1e-3)
+    assert f"answer    over HTTP, {answer['picture']} is called {answer['prediction']}, {answer['score']:.0%}" in run.lines
+    assert "      the run ended well" in run.lines
+    assert run.result["skipped"] == []
+
+
+def test_names_the_pictures_that_it_was_asked_to(run):
+    with Path(run.result["predictions"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(file) for file in sorted((run.pictures / "bellcup").iterdir())]
+    assert {row["prediction"] for row in rows} <= {"bellcup", "globelet"}
+
+
+def predicted(*arguments: object) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--json", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_predict_gives_the_same_answers_with_and_without_a_server(run):
+    folder = run.pictures / "globelet"
+    directly = predicted("--model", run.result["model_dir"], folder)
+    assert [list(one) for one in directly] == [["path", "prediction", "score"]] * 30
+    with server.running(run.pictures.parent / "a repository") as url:
+        over_http = predicted("--url", url, folder)
+    for one, other in zip(directly, over_http, strict=True):
+        assert (one["path"], one["prediction"]) == (other["path"], other["prediction"])
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
 
 
 def test_takes_the_form_as_it_was_filled_in(run):

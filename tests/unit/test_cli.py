@@ -216,7 +216,7 @@ def test_refuses_a_value_of_another_type(typed, rule):
 def test_a_failed_run_keeps_its_log(told):
     (log,) = told["a single class"].place.glob("runs/*/run.log")
     assert "error: images_uri must hold at least two classes" in log.read_text()
-    assert "[3/7] ingest_images\n      failed in " in told["a single class"].stdout
+    assert "[3/12] ingest_images\n      failed in " in told["a single class"].stdout
 
 
 def test_the_traceback_of_a_failure_comes_with_debug_only(data, tmp_path):
@@ -271,7 +271,7 @@ def test_says_its_version(tmp_path):
 def test_help_names_the_commands(tmp_path):
     told = tell(["--help"], tmp_path)
     assert (told.code, told.stderr) == (DONE, "")
-    assert re.findall(r"^    (\w+) ", told.stdout, re.MULTILINE) == ["run", "sample", "compile"]
+    assert re.findall(r"^    (\w+) ", told.stdout, re.MULTILINE) == ["run", "serve", "predict", "sample", "compile"]
 
 
 def test_help_of_a_command_names_its_options(tmp_path):

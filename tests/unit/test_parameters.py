@@ -58,7 +58,7 @@ def test_what_may_be_written_for_them_passes(fields):
         ("network", ["inception_v1"], "['inception_v1']", "Choose one, say inception_v1."),
         ("optimizer", "SGD", "SGD", "Choose one, say adadelta."),
         ("learning_rate_schedule", "", '""', "Choose one, say exponential."),
-        ("deploy_to", "kserve", "kserve", "Choose one, say none."),
+        ("deploy_to", 5, "5", 'Write it as JSON, such as "somewhere".'),
         ("validation_ratio", -0.1, "-0.1", "Set it to 0.2, say."),
         ("validation_ratio", 1, "1", "Set it to 0.2, say."),
         ("validation_ratio", math.nan, "nan", "Set it to 0.2, say."),

@@ -1,0 +1,30 @@
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def deploy_model(
+    model: dsl.Input[dsl.Model],
+    verdict: dsl.Input[dsl.Artifact],
+    proof: dsl.Input[dsl.Artifact],
+    deploy_to: str,
+    endpoint: dsl.Output[dsl.Artifact],
+) -> None:
+    """Publishes a model as the newest version in a model repository, if the verdict and the proof are of this very model.
+
+    Args:
+        model: the model of train_classifier.
+        verdict: the verdict of evaluate_classifier on it; it must accept.
+        proof: the proof of check_serving for it.
+        deploy_to: the path of the repository, a directory of numbered versions.
+
+    Returns:
+        endpoint: Where the model answers from, as JSON.
+    """
+    from pathlib import Path
+
+    from kfp_vision import deployment
+
+    inputs = (Path(model.path), Path(verdict.path), Path(proof.path))
+    endpoint.metadata.update(deployment.deploy_model(*inputs, deploy_to, Path(endpoint.path)))

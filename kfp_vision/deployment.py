@@ -1,0 +1,166 @@
+"""From a judged model to one that answers: the proof that it can be served, its way into a repository, and a first question."""
+
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from kfp_vision import records, repository, storage
+from kfp_vision.errors import InputError
+from kfp_vision.pictures import Refused
+from kfp_vision.prediction import Prediction, Service
+from kfp_vision.repository import Version
+from kfp_vision.serving import server
+
+NOWHERE, KSERVE = "none", "kserve"
+LARGEST_DIFFERENCE = 1e-3  # between the server's probabilities and the evaluation's
+
+
+def check_target(deploy_to: str, model_name: str) -> None:
+    """Refuses a target that a model of that name cannot be deployed to.
+
+    Raises:
+        InputError: naming deploy_to.
+    """
+    if deploy_to == NOWHERE:
+        return
+    path = Path(storage.absolute(deploy_to))
+    if deploy_to in ("", KSERVE) or storage.scheme(deploy_to) not in ("", "file") or path.is_file():
+        rule = "deploy_to must be none, or the path of a model repository, in this version"
+        raise InputError(rule, deploy_to, "Name a directory; it is made if it is not there.")
+    for newest in repository.versions(path)[-1:]:
+        repository.check_name(newest, model_name)
+
+
+def check_serving(model: Path, verdict: Path, validation_records: Path, test_records: Path, proof: Path) -> dict[str, Any]:
+    """Serves the model with the real server, asks it over HTTP, and compares with what the evaluation found.
+
+    Args:
+        model: the model folder.
+        verdict: the evaluation's, of this very model.
+        validation_records, test_records: the pictures that it was evaluated on.
+        proof: the file to write (JSON).
+
+    Returns:
+        pictures, largest_difference to the evaluation, and median_seconds of a request.
+
+    Raises:
+        InputError: the server does not start on it, or answers otherwise than the evaluation.
+    """
+    version, judged = repository.exported(model), _read(verdict)
+    _check_same(version, judged, "verdict")
+    expected = {answer["name"]: answer["probabilities"] for answer in judged["answers"]}
+    held_out = records.read(records.held_out(validation_records, test_records))
+    asked = {name: encoded for name, encoded, _ in held_out if name in expected}
+    with server.running(model) as url:
+        service = Service(url)
+        answers, seconds = {}, []
+        for name, encoded in asked.items():
+            start = time.perf_counter()
+            (answers[name],) = service.name([encoded])
+            seconds.append(time.perf_counter() - start)
+    difference = max(_difference(answers[name], expected[name]) for name in asked)
+    if not difference <= LARGEST_DIFFERENCE:
+        rule = f"a server must answer as the evaluation did, to {LARGEST_DIFFERENCE:g}"
+        raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
+    median = round(statistics.median(seconds), 4)
+    figures = {"pictures": len(asked), "largest_difference": difference, "median_seconds": median}
+    _write(proof, {"model_fingerprint": version.fingerprint, **figures})
+    print(f"the server named {len(asked)} pictures as the evaluation did, to {difference:.1g}, in {1000 * median:.0f} ms each")
+    return figures
+
+
+def deploy_model(model: Path, verdict: Path, proof: Path, deploy_to: str, endpoint: Path) -> dict[str, Any]:
+    """Publishes an accepted and proven model into a repository.
+
+    Args:
+        model: the model folder.
+        verdict: the evaluation's, of this very model.
+        proof: the one of `check_serving`, of this very model.
+        deploy_to: the repository.
+        endpoint: the file to write (JSON).
+
+    Returns:
+        What is written: kind, repository, version, model_name.
+
+    Raises:
+        InputError: refused by the verdict, verdict or proof of another model, or a repository of another model.
+    """
+    version, judged = repository.exported(model), _read(verdict)
+    _check_same(version, judged, "verdict")
+    _check_same(version, _read(proof), "proof")
+    if not judged["verdict"]["accepted"]:
+        reasons = "; ".join(judged["verdict"]["reasons"])
+        raise InputError("a model must be accepted to be deployed", reasons, "Train a better one, or ask for less.")
+    check_target(deploy_to, version.name)
+    published = repository.publish(version, Path(storage.absolute(deploy_to)))
+    where = str(published.folder.parent)
+    about = {"kind": "repository", "repository": where, "version": published.number, "model_name": version.name}
+    _write(endpoint, about)
+    print(f"{version.name} is version {published.number} in {where}")
+    return about
+
+
+def call_endpoint(
+    endpoint: Path, validation_records: Path, test_records: Path, test_image_uri: str, answer: Path
+) -> dict[str, Any]:
+    """Asks what is deployed, over HTTP, what is on a picture; on a repository it starts the real server for that.
+
+    Args:
+        endpoint: the file of `deploy_model`.
+        validation_records, test_records: pictures that the training held out.
+        test_image_uri: the picture; empty for the first that was held out.
+        answer: the file to write (JSON).
+
+    Returns:
+        What is written: picture, prediction, score, url.
+
+    Raises:
+        InputError: no server, no picture, or no answer.
+    """
+    picture, encoded, label = _question(validation_records, test_records, test_image_uri)
+    with _asked(_read(endpoint)) as url:
+        service = Service(url)
+        (said,) = service.name([encoded])
+    if isinstance(said, Refused):
+        raise InputError("test_image_uri must name a picture that can be read", f"{picture} ({said})", "Give a JPEG or a PNG.")
+    told = {"picture": picture, "label": label, "prediction": said.label, "score": said.score, "url": service.url}
+    _write(answer, told)
+    print(f"POST {service.url}")
+    print(f"{picture} is called {said.label}, with {said.score:.0%} certainty{f'; it is {label}' if label else ''}")
+    return told
+
+
+def _question(validation_records: Path, test_records: Path, test_image_uri: str) -> tuple[str, bytes, str]:
+    """(name, encoded, label) of the picture to ask about; the label where it is known."""
+    if test_image_uri:
+        return test_image_uri, storage.read_picture(test_image_uri, "test_image_uri"), ""
+    return next(records.read(records.held_out(validation_records, test_records)))
+
+
+def _asked(endpoint: Mapping[str, Any]) -> AbstractContextManager[str]:
+    return server.running(Path(endpoint["repository"]), endpoint["model_name"])
+
+
+def _check_same(version: Version, judgement: Mapping[str, Any], what: str) -> None:
+    if judgement["model_fingerprint"] != version.fingerprint:
+        found = f"one of {judgement['model_fingerprint'][:12]} for {version.fingerprint[:12]}"
+        raise InputError(f"the {what} must be of the model it is used for", found, "Connect the stages of one training.")
+
+
+def _difference(answer: Prediction | Refused, expected: list[float]) -> float:
+    if isinstance(answer, Refused) or len(answer.probabilities) != len(expected):
+        return float("inf")
+    return max(abs(one - other) for one, other in zip(answer.probabilities, expected, strict=True))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    with storage.replacing(file) as beside:
+        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,228 @@
+"""What the server answers to: an open list of routes on KServe's data plane, every refusal a 4xx with its reason.
+
+KServe's own application would let anybody unload the model, is ready with a broken one, and takes JSON by its header only.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
+from kserve.model_repository import ModelRepository
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.infer_type import InferInput, InferRequest, RequestedOutput
+from kserve.protocol.rest.server import metrics_handler
+from kserve.protocol.rest.v1_endpoints import V1Endpoints
+from kserve.protocol.rest.v2_datamodels import InferenceRequest
+from kserve.protocol.rest.v2_endpoints import V2Endpoints
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from kfp_vision import __version__, reports
+from kfp_vision.errors import shown
+from kfp_vision.serving.model import MAX_PICTURES, ServedClassifier
+
+MAX_BODY = 32 << 20  # bytes
+V1_MODEL, V2_MODEL = "/v1/models/{model_name}", "/v2/models/{model_name}"
+STATUS = {InvalidInput: 400, ModelNotFound: 404, ModelNotReady: 503, ServerNotReady: 503}
+LENGTH_HEADER = "inference-header-content-length"
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Plane(DataPlane):
+    """KServe's data plane, ready when its model is, and without the extension that loads and unloads models."""
+
+    def metadata(self) -> dict[str, Any]:
+        return {"name": "kfp-vision", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+    async def model_metadata(self, model_name: str) -> dict[str, Any]:
+        described = await super().model_metadata(model_name)
+        version = self.get_model_from_registry(model_name).version
+        return described | {"versions": [str(version.number)], "platform": "tensorflow_savedmodel"}
+
+    async def ready(self) -> bool:
+        return all([await model.healthy() for model in self.model_registry.get_models().values()])
+
+
+class Application:
+    """The routes that need more than KServe's endpoints give."""
+
+    def __init__(self, model: ServedClassifier):
+        registry = ModelRepository()
+        registry.update(model)
+        self.model, self.plane = model, Plane(model_registry=registry)
+
+    async def page(self, request: Request) -> Response:
+        """The page for people; for everybody else, that the server lives."""
+        if "text/html" not in request.headers.get("accept", ""):
+            return JSONResponse(await self.plane.live())
+        about = {"name": self.model.name, "version": self.model.version.number, "labels": self.model.version.labels}
+        address = f"{str(request.base_url).rstrip('/')}{V1_MODEL.format(model_name=self.model.name)}:predict"
+        return HTMLResponse(reports.rendered("serving", **about, address=address))
+
+    async def predict(self, model_name: str, request: Request) -> Response:
+        """V1: JSON by its content, whatever its header says; or a form with pictures; or a picture itself."""
+        await self._refuse_unready(model_name)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        payload: Any
+        if kind == "multipart/form-data":
+            form = await request.form(max_files=MAX_PICTURES)
+            files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+            if not files:
+                raise InvalidInput("a form must hold a picture as file; got none. Send it with curl -F file=@picture.jpg.")
+            payload = {"instances": [await file.read() for file in files]}
+        elif kind.startswith("image/"):
+            payload = {"instances": [await request.body()]}
+        else:
+            payload = _json(await request.body())
+        answer, _ = await self.plane.infer(model_name=model_name, request=payload, headers=dict(request.headers))
+        return JSONResponse(answer)
+
+    async def infer(self, model_name: str, request: Request) -> Response:
+        """Open Inference Protocol: JSON, or JSON followed by binary tensors."""
+        await self._refuse_unready(model_name)
+        body, headers = await request.body(), dict(request.headers)
+        try:
+            decoded = _v2_request(body, headers.get(LENGTH_HEADER), model_name)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _no_v2(f"{first['msg']} at {'.'.join(map(str, first['loc']))}") from None
+        except (InferenceError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise _no_v2(f"{type(error).__name__}: {error}") from None
+        answer, _ = await self.plane.infer(model_name=model_name, request=decoded, headers=headers)
+        content, length = answer.to_rest()
+        if length is None:
+            return JSONResponse(content)
+        return Response(content, headers={LENGTH_HEADER: str(length)}, media_type="application/octet-stream")
+
+    async def _refuse_unready(self, model_name: str) -> None:
+        if not await self.plane.model_ready(model_name, True):
+            raise ModelNotReady(model_name)
+
+
+class LimitedBody:
+    """Refuses a body of more than `MAX_BODY` bytes, by what its header says or while it arrives."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        said = dict(scope["headers"]).get(b"content-length", b"0")
+        if said.isdigit() and int(said) > MAX_BODY:
+            await JSONResponse({"error": _too_large(int(said))}, 413)(scope, receive, send)
+            return
+        arrived = 0
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            if arrived > MAX_BODY:
+                raise HTTPException(413, _too_large(arrived))
+            return message
+
+        await self.app(scope, counted, send)
+
+
+def application(model: ServedClassifier) -> FastAPI:
+    """The whole server as an ASGI application."""
+    ours = Application(model)
+    v1, v2 = V1Endpoints(ours.plane), V2Endpoints(ours.plane)
+    app = FastAPI(title="KFP Vision", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    for path, answer in (
+        ("/", ours.page),
+        ("/metrics", metrics_handler),
+        ("/v1/models", v1.models),
+        (V1_MODEL, v1.model_ready),
+        ("/v2", v2.metadata),
+        ("/v2/health/live", v2.live),
+        ("/v2/health/ready", v2.ready),
+        ("/v2/models", v2.models),
+        (V2_MODEL, v2.model_metadata),
+        (f"{V2_MODEL}/ready", v2.model_ready),
+    ):
+        app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route(f"{V1_MODEL}:predict", ours.predict, methods=["POST"], response_model=None)
+    app.add_api_route(f"{V2_MODEL}/infer", ours.infer, methods=["POST"], response_model=None)
+    for kind, status in STATUS.items():
+        app.add_exception_handler(kind, _refusal(status))
+    app.add_exception_handler(StarletteHTTPException, _http_refusal)
+    app.add_exception_handler(RequestValidationError, _refusal(400))
+    app.add_exception_handler(Exception, _failure)
+    app.add_middleware(LimitedBody)
+    return app
+
+
+def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def answer(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": str(error)}, status)
+
+    return answer
+
+
+async def _http_refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    logging.getLogger("kserve").error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return JSONResponse({"error": "the server failed; its log says why."}, 500)
+
+
+def _v2_request(body: bytes, length: str | None, model_name: str) -> InferRequest:
+    """A request of the Open Inference Protocol: JSON, or `length` bytes of JSON and then the tensors that it announces.
+
+    KServe's own reader of the latter knows no bytes but those of text.
+    """
+    if length is None:
+        return InferRequest.from_inference_request(InferenceRequest.model_validate(_json(body)), model_name)
+    end = int(length)
+    if not 0 < end <= len(body):
+        raise ValueError(f"{LENGTH_HEADER} {end} for a body of {len(body)} bytes")
+    described, rest = orjson.loads(body[:end]), body[end:]
+    inputs, raw = [], []
+    for tensor in described["inputs"]:
+        inputs.append(InferInput(tensor["name"], tensor["shape"], tensor["datatype"], tensor.get("data")))
+        size = 0 if "data" in tensor else tensor["parameters"]["binary_data_size"]
+        raw.append(None if "data" in tensor else rest[:size])
+        rest = rest[size:]
+    if rest:
+        raise ValueError(f"{len(rest)} bytes more than the tensors announce")
+    return InferRequest(
+        model_name,
+        inputs,
+        described.get("id"),
+        raw_inputs=raw,
+        parameters=described.get("parameters"),
+        request_outputs=[RequestedOutput(one["name"], one.get("parameters")) for one in described.get("outputs") or []],
+    )
+
+
+def _no_v2(found: str) -> InvalidInput:
+    return InvalidInput(f"a body must follow the Open Inference Protocol; got {shown(found, 200)}.")
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        remedy = 'Send {"instances": [{"b64": "..."}]}, or a picture with curl -F file=@picture.jpg.'
+        raise InvalidInput(f"a body must be JSON, or a form with a picture; got no JSON ({error}). {remedy}") from None
+
+
+def _too_large(size: int) -> str:
+    return (
+        f"a body must be at most {MAX_BODY >> 20} MiB; got {size / (1 << 20):.1f} MiB or more. Send fewer or smaller pictures."
+    )

@@ -1,0 +1,119 @@
+"""Starts the server: in this process, or for a while in one of its own."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from kfp_vision import repository
+from kfp_vision.errors import InputError
+
+THIS_MACHINE = "127.0.0.1"
+SECONDS_TO_START, SECONDS_TO_STOP = 120, 30
+ADDRESS = "open http"  # begins the line that says where a started server is
+
+
+def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8080) -> None:
+    """Serves a model folder or a model repository until the process is told to stop.
+
+    Args:
+        path: the model folder or the repository.
+        name: of the model in addresses; empty for its own.
+        host: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody.
+        port: 0 for one that is free.
+
+    Raises:
+        InputError: no model there, one that does not load, or a port that is taken.
+    """
+    where = repository.located(path)
+    listening = _bound(host, port)
+    from kserve.logging import configure_logging
+    from kserve.model_repository import ModelRepository
+    from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+    from kserve.protocol.rest.server import RESTServer
+
+    from kfp_vision.serving.app import application
+    from kfp_vision.serving.model import ServedClassifier
+
+    class Server(RESTServer):
+        def create_application(self) -> None:
+            """It is made already."""
+
+    configure_logging()
+    model = ServedClassifier(name, where)
+    model.load()
+    model.watch()
+    url = f"http://{THIS_MACHINE if host == '0.0.0.0' else host}:{listening.getsockname()[1]}"
+    print(f"{model.name}, version {model.version.number}: {', '.join(model.version.labels)}")
+    listening.listen()  # from here on a request waits rather than fails
+    print(f"open {url}/ in a browser, or")
+    print(f"curl -F file=@picture.jpg {url}/v1/models/{model.name}:predict", flush=True)
+    extension = ModelRepositoryExtension(ModelRepository())
+    Server(application(model), None, extension, listening.getsockname()[1]).run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def running(path: Path, name: str = "") -> Iterator[str]:
+    """The real server on a model, in a process of its own on a free port of this machine, as long as the body lasts.
+
+    Gives its address, `http://127.0.0.1:PORT`, when it is ready.
+
+    Raises:
+        InputError: the server does not start; the message is its own.
+    """
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0"]
+    command += ["--name", name] if name else []
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+        try:
+            url = _address(process, said)
+            _wait_until_ready(url)
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(SECONDS_TO_STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _address(process: subprocess.Popen, said: TextIO) -> str:
+    """The address that a starting server says, in the line that tells people what to open."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        said.seek(0)
+        lines = said.read().splitlines()
+        for line in lines:
+            if line.startswith(ADDRESS):
+                return line.split()[1].rstrip("/")
+        if ended:
+            errors = [line for line in lines if line.startswith(InputError.PREFIX)] or [f"{InputError.PREFIX}{lines[-1:]}"]
+            raise InputError.from_line(errors[-1])
+        time.sleep(0.05)
+    raise InputError("a server must start", f"nothing after {SECONDS_TO_START} s", "Look at what kfp-vision serve says.")
+
+
+def _wait_until_ready(url: str) -> None:
+    from kfp_vision import storage
+
+    storage.session().get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = getattr(error, "strerror", None) or error
+        raise InputError("the port must be free", f"{host}:{port} ({reason})", "Name another one with --port.") from None
+    return listening

@@ -1,0 +1,49 @@
+"""What happens to a model once it is judged: proof, deployment, a first question. Every pipeline that deploys ends with it."""
+
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from kfp_vision.components import call_endpoint, check_serving, deploy_model, predict_images
+
+TMP = "/tmp"  # KFP writes here, and a root file system may be read-only
+
+
+def release_if(
+    accepted: Any,
+    *,
+    model: Any,
+    verdict: Any,
+    validation_records: Any,
+    test_records: Any,
+    deploy_to: Any,
+    test_image_uri: Any,
+    predict_uri: Any,
+) -> None:
+    """Adds the stages after the verdict to a pipeline. A refused model skips them all, and the run ends green.
+
+    Args:
+        accepted: the unnamed output of evaluate_classifier.
+        model, verdict, validation_records, test_records: artifacts of the stages before.
+        deploy_to, test_image_uri, predict_uri: the fields.
+    """
+    held_out = {"validation_records": validation_records, "test_records": test_records}
+    with dsl.If(accepted == True, name="accepted"):  # noqa: E712 (KFP makes a condition of it)
+        proven = check_serving(model=model, verdict=verdict, **held_out)
+        proven.set_caching_options(False)
+        scratch(proven)
+        with dsl.If(deploy_to != "none", name="deploy"):
+            deployed = deploy_model(model=model, verdict=verdict, proof=proven.outputs["proof"], deploy_to=deploy_to)
+            called = call_endpoint(endpoint=deployed.outputs["endpoint"], test_image_uri=test_image_uri, **held_out)
+            for task in (deployed, called):
+                task.set_caching_options(False)
+                scratch(task)
+        with dsl.If(predict_uri != "", name="predict"):
+            predicted = predict_images(model=model, predict_uri=predict_uri).after(proven)
+            predicted.set_caching_options(False)
+            scratch(predicted)
+
+
+def scratch(task: dsl.PipelineTask) -> None:
+    """Room for a stage to write below /tmp, where it downloads and unpacks archives."""
+    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP)

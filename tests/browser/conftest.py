@@ -1,0 +1,23 @@
+"""Headless Chromium for the tests of pages."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from left_out import leave_out
+
+# Without these, Chromium asks the network for updates of its own at every start.
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        leave_out("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=QUIET)
+        yield started
+        started.close()

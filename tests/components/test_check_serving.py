@@ -1,0 +1,53 @@
+import json
+import shutil
+
+import one_step
+import pytest
+
+from kfp_vision import components, repository
+
+
+def test_proves_that_the_server_answers_as_the_evaluation_did(proven, trained):
+    proof = json.loads((proven.folder / "proof").read_text())
+    assert proof["model_fingerprint"] == repository.exported(trained.folder / "model").fingerprint
+    assert proof["pictures"] == 2
+    assert 0 <= proof["largest_difference"] <= 1e-3
+    assert 0 < proof["median_seconds"] < 10
+    assert proven.metadata["metrics"]["pictures"] == 2
+
+
+@pytest.fixture
+def copy(judged, tmp_path):
+    """The artifacts, the model and the verdict to be changed."""
+    model = shutil.copytree(judged["model"], tmp_path / "model")
+    verdict = shutil.copyfile(judged["verdict"], tmp_path / "verdict")
+    return judged | {"model": model, "verdict": verdict}
+
+
+def change(verdict, **changes) -> None:
+    verdict.write_text(json.dumps(json.loads(verdict.read_text()) | changes))
+
+
+def test_refuses_a_model_that_the_server_cannot_load(copy, tmp_path):
+    version = repository.exported(copy["model"])
+    (version.folder / "variables" / "variables.index").write_bytes(b"torn")
+    change(copy["verdict"], model_fingerprint=version.fingerprint)
+    ended = one_step.run(components.check_serving, tmp_path / "root", copy)
+    assert one_step.refusal(ended).startswith("error: a model must load and answer; got ")
+
+
+def test_refuses_answers_that_are_not_the_evaluations(copy, tmp_path):
+    answers = json.loads(copy["verdict"].read_text())["answers"]
+    answers[0]["probabilities"] = [0.002 + score for score in answers[0]["probabilities"]]
+    change(copy["verdict"], answers=answers)
+    ended = one_step.run(components.check_serving, tmp_path / "root", copy)
+    assert one_step.refusal(ended) == (
+        "error: a server must answer as the evaluation did, to 0.001; got a difference of 0.002. "
+        "Train or export the model again."
+    )
+
+
+def test_refuses_the_verdict_of_another_model(copy, tmp_path):
+    change(copy["verdict"], model_fingerprint="0123456789abcdef")
+    ended = one_step.run(components.check_serving, tmp_path / "root", copy)
+    assert "the verdict must be of the model it is used for; got one of 0123456789ab for" in one_step.refusal(ended)

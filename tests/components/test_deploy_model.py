@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import one_step
+import pytest
+
+from kfp_vision import components, repository
+
+
+def test_publishes_the_first_version(deployed, trained):
+    endpoint = json.loads((deployed.folder / "endpoint").read_text())
+    assert (endpoint["kind"], endpoint["version"], endpoint["model_name"]) == ("repository", 1, "flowers")
+    (version,) = repository.versions(Path(endpoint["repository"]))
+    assert version.fingerprint == repository.exported(trained.folder / "model").fingerprint
+    assert deployed.metadata["endpoint"]["repository"] == endpoint["repository"]
+    assert deployed.printed == [f"flowers is version 1 in {endpoint['repository']}"]
+
+
+def changed(file: Path, beside: Path, **changes: object) -> Path:
+    beside.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return beside
+
+
+def refuses(inputs: dict[str, Path], root: Path, deploy_to: Path) -> str:
+    ended = one_step.run(components.deploy_model, root, inputs, deploy_to=str(deploy_to))
+    return one_step.refusal(ended)
+
+
+def test_refuses_a_model_that_was_not_accepted(deploy_inputs, tmp_path):
+    judgement = {"accepted": False, "reasons": ["accuracy 0.5000 is below min_accuracy 0.9"]}
+    verdict = changed(deploy_inputs["verdict"], tmp_path / "verdict", verdict=judgement)
+    assert refuses(deploy_inputs | {"verdict": verdict}, tmp_path / "root", tmp_path / "repository") == (
+        "error: a model must be accepted to be deployed; got accuracy 0.5000 is below min_accuracy 0.9. "
+        "Train a better one, or ask for less."
+    )
+    assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize("judgement", ["verdict", "proof"])
+def test_refuses_the_judgement_of_another_model(deploy_inputs, tmp_path, judgement):
+    other = changed(deploy_inputs[judgement], tmp_path / "other", model_fingerprint="0123456789abcdef")
+    refusal = refuses(deploy_inputs | {judgement: other}, tmp_path / "root", tmp_path / "repository")
+    assert f"the {judgement} must be of the model it is used for" in refusal
+    assert not (tmp_path / "repository").exists()
+
+
+def test_refuses_a_file_for_a_repository(deploy_inputs, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    refusal = refuses(deploy_inputs, tmp_path / "root", tmp_path / "file")
+    assert refusal.startswith("error: deploy_to must be none, or the path of a model repository")

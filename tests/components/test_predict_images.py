@@ -1,0 +1,28 @@
+import csv
+
+import one_step
+import pytest
+
+from kfp_vision import components
+
+
+@pytest.fixture
+def model(trained):
+    return {"model": trained.folder / "model"}
+
+
+def test_names_every_picture(model, pictures, tmp_path):
+    ended = one_step.run(components.predict_images, tmp_path, model, predict_uri=str(pictures))
+    with (ended.folder / "predictions").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "label", "prediction", "score"]
+    assert sorted(row["label"] for row in rows) == ["bellcup"] * 10 + ["globelet"] * 10
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    expected = {"pictures": 20, "unreadable": 0, "labelled": 20, "right": right}
+    assert {name: ended.metadata["predictions"][name] for name in expected} == expected
+
+
+def test_refuses_a_place_without_pictures(model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ended = one_step.run(components.predict_images, tmp_path / "root", model, predict_uri=str(tmp_path / "empty"))
+    assert one_step.refusal(ended).startswith("error: there must be pictures to name; got none at")

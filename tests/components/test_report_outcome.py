@@ -1,0 +1,29 @@
+import contextlib
+import io
+import warnings
+
+import pytest
+from kfp import dsl, local
+
+from kfp_vision import components
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("sample", "the run ended well"),
+        ("/nowhere", "the run ended as FAILED: the log of the stage that failed ends with what was wrong"),
+    ],
+)
+def test_says_how_the_run_ended(place, said, tmp_path):
+    @dsl.pipeline(name="ending")
+    def ending():
+        with dsl.ExitHandler(components.report_outcome()):
+            components.fingerprint_images(images_uri=place)
+
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
+    shown = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(shown), contextlib.suppress(RuntimeError):
+        warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
+        ending()
+    assert f"    {said}\n" in shown.getvalue()

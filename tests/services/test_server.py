@@ -1,0 +1,432 @@
+"""The server as its clients meet it: a process of its own on a free port, asked over HTTP."""
+
+import base64
+import json
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import colours
+import pytest
+import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kfp_vision.serving import server
+
+PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
+SECONDS = 30
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory) -> Path:
+    """Version 1 of the colours, to be copied."""
+    return colours.write_version(tmp_path_factory.mktemp("version") / "1")
+
+
+@pytest.fixture(scope="module")
+def url(version) -> Iterator[str]:
+    with server.running(version.parent) as address:
+        yield address
+
+
+def b64(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
+
+
+def tensor(*elements: object, **changes: object) -> dict:
+    return {"name": "image_bytes", "shape": [len(elements)], "datatype": "BYTES", "data": list(elements)} | changes
+
+
+def post(address: str, body: object, **options) -> requests.Response:
+    return requests.post(address, data=json.dumps(body), timeout=SECONDS, **options)
+
+
+def names(response: requests.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [one.get("classes", "") for one in response.json()["predictions"]]
+
+
+def refusal(response: requests.Response) -> str:
+    """The reason that a client is given; nothing of the server's inside, and a good request right after is answered."""
+    assert 400 <= response.status_code < 500, response.text
+    reason = response.json()["error"]
+    assert reason and "Traceback" not in reason and "\n" not in reason
+    parts = urlsplit(response.url)
+    again = post(f"{parts.scheme}://{parts.netloc}{PREDICT}", {"instances": [{"b64": b64(colours.picture("blue"))}]})
+    assert names(again) == ["blue"]
+    return reason
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("colour", colours.RGB)
+def test_names_a_picture_of_any_format(url, colour, image_format):
+    answer = post(url + PREDICT, {"instances": [{"b64": b64(colours.picture(colour, image_format))}]})
+    assert names(answer) == [colour]
+    (said,) = answer.json()["predictions"]
+    assert said.keys() == {"classes", "class_idx", "probabilities"}
+    assert list(colours.RGB)[said["class_idx"]] == colour
+    assert said["probabilities"][said["class_idx"]] > 0.99
+    assert sum(said["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "text/plain; charset=utf-8", ""])
+def test_takes_json_by_its_content_whatever_the_header_says(url, kind):
+    body = {"instances": [{"b64": b64(colours.picture("green"))}]}
+    assert names(post(url + PREDICT, body, headers={"content-type": kind})) == ["green"]
+
+
+def test_takes_the_ways_in_which_clients_of_tensorflow_serving_write_bytes(url):
+    text = b64(colours.picture("red"))
+    assert names(post(url + PREDICT, {"instances": [text, {"image_bytes": {"b64": text}}]})) == ["red", "red"]
+
+
+def test_takes_a_form_with_several_pictures(url):
+    files = [("file", (f"{colour}.jpg", colours.picture(colour))) for colour in colours.RGB]
+    assert names(requests.post(url + PREDICT, files=files, timeout=SECONDS)) == list(colours.RGB)
+
+
+def test_takes_what_curl_sends(url, tmp_path):
+    (tmp_path / "x.jpg").write_bytes(colours.picture("blue"))
+    body = {"instances": [{"b64": b64(colours.picture("red"))}]}
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    for options, expected in ((["-F", "file=@x.jpg"], "blue"), (["-d", "@body.json"], "red")):
+        command = [curl(), "--silent", "--fail", *options, url + PREDICT]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, text=True)
+        assert json.loads(done.stdout)["predictions"][0]["classes"] == expected
+
+
+def curl() -> str:
+    from left_out import leave_out
+
+    return shutil.which("curl") or leave_out("no curl on this machine")
+
+
+def test_takes_a_picture_as_the_whole_body(url):
+    answer = requests.post(
+        url + PREDICT, data=colours.picture("green"), headers={"content-type": "image/jpeg"}, timeout=SECONDS
+    )
+    assert names(answer) == ["green"]
+
+
+def test_one_bad_picture_does_not_fail_its_batch(url):
+    instances = [{"b64": b64(colours.picture("red"))}, {"b64": "%%%"}, {"b64": b64(b"no picture")}, 7, {}]
+    instances += [{"b64": b64(colours.picture("blue")[:-40])}, {"b64": b64(colours.picture("green"))}]
+    answer = post(url + PREDICT, {"instances": instances})
+    assert names(answer) == ["red", "", "", "", "", "", "green"]
+    reasons = [one.get("error") for one in answer.json()["predictions"]]
+    assert "base64" in reasons[1] and "known format" in reasons[2] and reasons[3] == reasons[4] == "no base64 string"
+    assert reasons[5] and reasons[0] is reasons[6] is None
+
+
+def outputs(response: requests.Response) -> dict[str, list]:
+    assert response.status_code == 200, response.text
+    return {output["name"]: output["data"] for output in response.json()["outputs"]}
+
+
+def test_speaks_the_open_inference_protocol(url):
+    given = tensor(*(b64(colours.picture(colour)) for colour in ("green", "red")))
+    answer = post(url + INFER, {"id": "7", "inputs": [given]})
+    said = outputs(answer)
+    assert said["classes"] == ["green", "red"] and said["class_idx"] == [1, 0]
+    assert len(said["probabilities"]) == 6 and "error" not in said
+    assert {key: answer.json()[key] for key in ("id", "model_name", "model_version")} == {
+        "id": "7",
+        "model_name": "colours",
+        "model_version": "1",
+    }
+
+
+def test_takes_tensors_as_binary_data(url):
+    pictures = [colours.picture("blue"), colours.picture("red", "PNG")]
+    raw = b"".join(struct.pack("<I", len(picture)) + picture for picture in pictures)
+    described = tensor(*pictures, parameters={"binary_data_size": len(raw)})
+    del described["data"]
+    head = json.dumps({"inputs": [described]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head)), "content-type": "application/octet-stream"}
+    assert outputs(requests.post(url + INFER, data=head + raw, headers=headers, timeout=SECONDS))["classes"] == ["blue", "red"]
+
+
+def test_gives_tensors_as_binary_data_to_who_asks_for_them(url):
+    body = {"inputs": [tensor(b64(colours.picture("blue")))], "parameters": {"binary_data_output": True}}
+    answer = post(url + INFER, body)
+    length = int(answer.headers["Inference-Header-Content-Length"])
+    sizes = {one["name"]: one["parameters"]["binary_data_size"] for one in json.loads(answer.content[:length])["outputs"]}
+    assert sizes == {"classes": 4 + len("blue"), "class_idx": 8, "probabilities": 12}
+    assert answer.content[length:][:16] == struct.pack("<I4sq", 4, b"blue", 2)
+
+
+def test_one_bad_picture_does_not_fail_its_tensor(url):
+    said = outputs(post(url + INFER, {"inputs": [tensor(b64(colours.picture("red")), "%%%")]}))
+    assert (said["classes"], said["class_idx"]) == (["red", ""], [0, -1])
+    assert said["error"][0] == "" and "base64" in said["error"][1]
+
+
+def test_gives_the_tensors_that_are_asked_for(url):
+    body = {"inputs": [tensor(b64(colours.picture("blue")))], "outputs": [{"name": "classes"}]}
+    assert outputs(post(url + INFER, body)) == {"classes": ["blue"]}
+    assert "nonsense" in refusal(post(url + INFER, body | {"outputs": [{"name": "nonsense"}]}))
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/", {"status": "alive"}),
+        ("/v1/models", {"models": ["colours"]}),
+        ("/v1/models/colours", {"name": "colours", "ready": True}),
+        ("/v2/health/live", {"live": True}),
+        ("/v2/health/ready", {"ready": True}),
+        ("/v2/models", {"models": ["colours"]}),
+        ("/v2/models/colours/ready", {"name": "colours", "ready": True}),
+    ],
+)
+def test_says_that_it_lives_and_is_ready(url, path, expected):
+    answer = requests.get(url + path, timeout=SECONDS)
+    assert (answer.status_code, answer.json()) == (200, expected)
+
+
+def test_describes_its_model_and_counts_its_requests(url):
+    described = requests.get(f"{url}/v2/models/colours", timeout=SECONDS).json()
+    assert described["versions"] == ["1"]
+    assert [(one["name"], one["datatype"]) for one in described["inputs"]] == [("image_bytes", "BYTES")]
+    assert [one["name"] for one in described["outputs"]] == ["classes", "class_idx", "probabilities"]
+    metrics = requests.get(f"{url}/metrics", timeout=SECONDS).text
+    assert 'request_predict_seconds_count{model_name="colours"}' in metrics
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v2/repository/models/colours/unload"),
+        ("POST", "/v2/repository/models/colours/load"),
+        ("POST", "/v1/models/colours:explain"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("DELETE", "/v1/models/colours"),
+    ],
+)
+def test_a_door_that_nobody_needs_is_closed(url, method, path):
+    answer = requests.request(method, url + path, timeout=SECONDS)
+    assert answer.status_code in (404, 405) and answer.json()["error"]
+    assert requests.get(f"{url}/v1/models/colours", timeout=SECONDS).json()["ready"] is True
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("", "must be JSON"),
+        ("{", "must be JSON"),
+        ("\xff\xfe", "must be JSON"),
+        ("[]", "instances"),
+        ("[1]", "instances"),
+        ("null", "instances"),
+        ("{}", "instances"),
+        ('{"instances": []}', "instances"),
+        ('{"instances": {"b64": ""}}', "instances"),
+        ('{"instances": [{"b64": ""}]}', "empty"),
+        ('{"instances": [{"b64": 5}]}', "no base64"),
+        ('{"instances": [{"b64": "bm8gcGljdHVyZQ=="}]}', "known format"),
+        (json.dumps({"instances": ["x"] * 257}), "at most 256 pictures; got 257"),
+        ("[" * 100_000, "must be JSON"),
+    ],
+    ids=range(14),
+)
+def test_a_wrong_body_is_refused_with_its_reason(url, body, reason):
+    assert reason in refusal(requests.post(url + PREDICT, data=body.encode("latin-1"), timeout=SECONDS))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ([], "type BYTES; got none"),
+        ([tensor()], "empty tensor"),
+        ([tensor("bm8gcGljdHVyZQ==", shape=[3])], "as long as it says"),
+        ([tensor("bm8gcGljdHVyZQ==", shape=[-4])], "as long as it says"),
+        ([tensor(1.0, datatype="FP32")], "type FP32"),
+        ([tensor(1.0, datatype="NONSENSE")], "NONSENSE"),
+        ([{"name": "image_bytes"}], "Open Inference Protocol"),
+        ("text", "Open Inference Protocol"),
+        ([tensor("bm8gcGljdHVyZQ==")], "known format"),
+    ],
+    ids=range(9),
+)
+def test_a_wrong_tensor_is_refused_with_its_reason(url, inputs, reason):
+    assert reason in refusal(post(url + INFER, {"inputs": inputs}))
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "0", "99999", "2"])
+def test_a_wrong_header_is_no_failure_of_the_server(url, length):
+    body = json.dumps({"inputs": [tensor("bm8=", parameters={"binary_data_size": 77})]})
+    headers = {"Inference-Header-Content-Length": length}
+    assert "Open Inference Protocol" in refusal(requests.post(url + INFER, data=body, headers=headers, timeout=SECONDS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "reason"),
+    [
+        ("multipart/form-data", "x", "boundary"),
+        ("multipart/form-data; boundary=b", "x", ""),
+        ("multipart/form-data; boundary=b", "", "must hold a picture as file"),
+        ("multipart/form-data; boundary=b", '--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--\r\n', "as file"),
+        ("image/jpeg", "x", "known format"),
+    ],
+)
+def test_a_wrong_form_is_refused_with_its_reason(url, kind, body, reason):
+    answer = requests.post(url + PREDICT, data=body, headers={"content-type": kind}, timeout=SECONDS)
+    assert reason in refusal(answer)
+
+
+def test_a_picture_of_sixty_megapixels_is_refused(url):
+    large = colours.picture("red", "PNG", (10_000, 6_000))
+    assert len(large) < MIB
+    answer = requests.post(url + PREDICT, files={"file": large}, timeout=SECONDS)
+    assert "10000 x 6000 pixels, more than 50 million" in refusal(answer)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_refused(url, chunked):
+    body = (bytes(MIB) for _ in range(40)) if chunked else bytes(40 * MIB)
+    answer = requests.post(url + PREDICT, data=body, timeout=SECONDS)
+    assert answer.status_code == 413
+    assert "at most 32 MiB" in refusal(answer)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/other:predict", "/v2/models/other/infer"])
+def test_another_models_name_is_not_found(url, path):
+    answer = post(url + path, {"instances": ["x"], "inputs": [tensor("x")]})
+    assert answer.status_code == 404
+    assert "other" in refusal(answer)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=20) | st.just("bm8="),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["instances", "b64", "image_bytes", "inputs", "shape", "data", "name"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["content-type", "inference-header-content-length", "ce-id", "ce-specversion", "accept", "x-request-id"]),
+    st.sampled_from(["application/json", "multipart/form-data; boundary=b", "application/cloudevents+json", "1.0", "-1", "3"]),
+    max_size=3,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([PREDICT, INFER]), JSON.map(json.dumps) | st.binary(max_size=60), HEADERS)
+def test_whatever_is_sent_is_answered_or_refused(url, path, body, headers):
+    data = body.encode() if isinstance(body, str) else body
+    answer = requests.post(url + path, data=data, headers=headers, timeout=SECONDS)
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["error"]
+
+
+@pytest.fixture
+def repository(version, tmp_path) -> Path:
+    shutil.copytree(version, tmp_path / "colours" / "1")
+    return tmp_path / "colours"
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
+    beside = colours.write_version(tmp_path / "new", ("rouge", "vert", "bleu"))
+    said: list[tuple[int, list[str]]] = []
+    stop = threading.Event()
+    body = json.dumps({"instances": [{"b64": b64(colours.picture(colour))} for colour in colours.RGB]})
+
+    with server.running(repository) as url:
+
+        def ask() -> None:
+            with requests.Session() as session:
+                while not stop.is_set():
+                    answer = session.post(url + PREDICT, data=body, timeout=SECONDS)
+                    said.append((answer.status_code, names(answer)))
+
+        clients = [threading.Thread(target=ask) for _ in range(4)]
+        for client in clients:
+            client.start()
+        until(lambda: len(said) >= 20)
+        beside.rename(repository / "2")
+        until(lambda: said[-1][1][0] == "rouge")
+        stop.set()
+        for client in clients:
+            client.join()
+        assert {status for status, _ in said} == {200}
+        # Every answer is of one version altogether.
+        assert {tuple(answer) for _, answer in said} == {tuple(colours.RGB), ("rouge", "vert", "bleu")}
+
+        (repository / "3").mkdir()  # holds no model
+        shutil.copytree(repository / "1", repository / "10")
+        (repository / "10" / "saved_model.pb").write_bytes(b"no model")
+        time.sleep(3)
+        assert names(post(url + PREDICT, json.loads(body)))[0] == "rouge"
+        assert requests.get(f"{url}/v2/health/ready", timeout=SECONDS).json() == {"ready": True}
+
+        for gone in ("2", "3", "10"):
+            shutil.rmtree(repository / gone)
+        until(lambda: names(post(url + PREDICT, json.loads(body)))[0] == "red")
+
+
+def serve(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_port_in_use_is_one_clear_line(repository):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = serve(repository, "--port", port)
+    assert (done.returncode, done.stdout) == (1, "")
+    rule = f"error: the port must be free; got 127.0.0.1:{port} (Address already in use). Name another one with --port.\n"
+    assert done.stderr == rule
+
+
+def test_a_folder_without_a_model_is_one_clear_line(tmp_path):
+    done = serve(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: there must be a model to serve; got none in {tmp_path}. "
+        "Give the model folder of a run, or a directory of numbered versions.\n"
+    )
+
+
+@pytest.mark.parametrize("broken", ["saved_model.pb", "variables/variables.index", "assets.extra/model.json"])
+def test_a_model_that_does_not_load_is_one_clear_line(repository, broken):
+    (repository / "1" / broken).write_bytes(b"broken")
+    done = serve(repository, "--port", 0)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: a ") and str(repository / "1") in lines[0]
+
+
+def test_ends_well_when_it_is_told_to_stop(repository):
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0", "--name", "tints"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        lines = [process.stdout.readline().strip() for _ in range(3)]
+        assert lines[0] == "tints, version 1: red, green, blue"
+        assert lines[2].startswith("curl -F file=@picture.jpg http://127.0.0.1:") and lines[2].endswith(
+            "/v1/models/tints:predict"
+        )
+        address = lines[2].split()[-1]
+        assert names(post(address, {"instances": [b64(colours.picture("red"))]})) == ["red"]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=SECONDS)
+    assert process.returncode in (0, -signal.SIGTERM)
