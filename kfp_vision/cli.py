@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--output", type=_folder, default=Path("runs"), metavar="DIR", help="where run folders are made (%(default)s)"
     )
+    run.add_argument("--runner", choices=("subprocess", "docker"), default="subprocess", help="default: %(default)s")
+    run.add_argument("--registry", default="", metavar="HOST/PATH", help="with --runner docker, where the images lie")
     run.add_argument("--json", action="store_true", help="print one last line of JSON about what came out")
     run.set_defaults(command=run_pipeline)
 
@@ -106,7 +108,8 @@ def run_pipeline(options: argparse.Namespace) -> None:
         local_run.preflight(values)
     except InputError as error:
         raise WrongUse(error) from error
-    result = local_run.run(pipeline, given, options.output, debug=options.debug)
+    with_images = {"runner": options.runner, "registry": options.registry}
+    result = local_run.run(pipeline, given, options.output, **with_images, debug=options.debug)
     show(result)
     if options.json:
         print(json.dumps(result, ensure_ascii=False))

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Mapping
@@ -64,35 +65,54 @@ def preflight(values: Mapping[str, Any]) -> None:
         raise InputError.from_line(last if last.startswith(InputError.PREFIX) else f"{InputError.PREFIX}{last}")
 
 
-def run(pipeline: GraphComponent, arguments: dict[str, Any], output: Path, *, debug: bool = False) -> dict[str, Any]:
-    """Runs a pipeline as plain processes.
+def run(
+    pipeline: GraphComponent,
+    arguments: dict[str, Any],
+    output: Path,
+    *,
+    runner: str = "subprocess",
+    registry: str = "",
+    debug: bool = False,
+) -> dict[str, Any]:
+    """Runs a pipeline on this machine.
 
     Args:
         pipeline: an entry of `kfp_vision.pipelines.PIPELINES`.
         arguments: values of fields; the others keep their defaults.
         output: where the run's folder is made.
+        runner: `subprocess` for plain processes, `docker` for the stages' own container images.
+        registry: where those images lie; empty for the engine's own.
         debug: show everything that KFP and the stages print.
 
     Returns:
         What `collect` gives; skipped, the stages that did not run; and seconds by stage and in all.
 
     Raises:
-        InputError: a stage failed; the message is the stage's own.
+        InputError: a stage failed; the message is the stage's own. Or there is nothing to run containers with.
     """
     _check_conditions(pipeline, arguments)
     run_dir = output.absolute() / f"{pipeline.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    run_dir.mkdir(parents=True)
     stages = stage_names(pipeline)
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(run_dir))
     start = time.perf_counter()
-    with (run_dir / "run.log").open("w", encoding="utf-8") as log, warnings.catch_warnings():
+    with contextlib.ExitStack() as stack:
+        if runner == "docker":
+            from kfp_vision import containers  # reads pictures' URIs: more than the plain install can
+
+            chosen = stack.enter_context(containers.runner(pipeline, defaults(pipeline) | arguments, run_dir, registry))
+        else:
+            chosen = local.SubprocessRunner(use_venv=False)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        log = stack.enter_context((run_dir / "run.log").open("w", encoding="utf-8"))
+        workspace = stack.enter_context(tempfile.TemporaryDirectory(prefix="kfp-vision-"))  # KFP's own stays after a failure
+        local.init(chosen, pipeline_root=str(run_dir), workspace_root=workspace)
+        stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom or non-Python base image")
         warnings.filterwarnings("ignore", "Task 'train-classifier': settings .* have no effect in the current local runner")
         view = View(sys.stdout, log, len(stages), debug)
         try:
             with contextlib.redirect_stdout(view):
                 pipeline(**arguments)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # the latter where a stage ended well and left an output out
             if list(run_dir.glob("*/evaluate-classifier/report")):  # what was made is worth reading all the same
                 collect(run_dir)
             raise _failure(view, run_dir) from error

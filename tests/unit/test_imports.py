@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "kfp_vision"
-COMMAND_LINE = {"kfp_vision.cli", "kfp_vision.local_run"}
+COMMAND_LINE = {"kfp_vision.cli", "kfp_vision.containers", "kfp_vision.local_run"}
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in LIBRARY.rglob("*.py")
 }
