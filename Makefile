@@ -16,7 +16,7 @@ DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sam
 	-p image_size=80 -p train_steps=480 -p optimizer=adam -p learning_rate=0.001 -p learning_rate_schedule=cosine \
 	-p 'advanced={"opt_epsilon": 1e-7, "warmup_steps": 48}' -p deploy_to=$(REPOSITORY)
 
-.PHONY: help install demo serve test check compile bench image clean
+.PHONY: help install demo serve test check compile bench image image-cpu image-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -52,8 +52,12 @@ compile: $(INSTALLED) ## the YAML of every pipeline, anew
 bench: $(INSTALLED) ## every benchmark, and the table in benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
-image: ## both container images, with podman or BUILDER=docker, on BASE=...
+image: image-cpu image-gpu ## both container images, with podman or BUILDER=docker, on BASE=...
+
+image-cpu: ## the small one: all that runs without a GPU
 	$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) -f images/cpu/Dockerfile -t kfp-vision:$(VERSION) .
+
+image-gpu: ## the one for training on an NVIDIA GPU
 	$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) -f Dockerfile.gpu -t kfp-vision-gpu:$(VERSION) .
 
 clean: ## removes what the other targets made, but no runs
