@@ -1,0 +1,261 @@
+"""The whole way in the stages' own image: as nobody special, on a read-only root, without a network."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import drawn
+import pytest
+
+from kfp_vision import __version__
+
+STAGES = [
+    "check_run",
+    "fingerprint_images",
+    "ingest_images",
+    "split_images",
+    "write_tfrecords",
+    "train_classifier",
+    "evaluate_classifier",
+]
+SPLITS = {"train": 108, "validation": 36, "test": 36}
+# Learns three of the sample's flowers in a minute on two cores.
+FORM = {
+    "fine_tune": "false",
+    "image_size": "64",
+    "validation_ratio": "0.2",
+    "test_ratio": "0.2",
+    "train_steps": "160",
+    "optimizer": "adam",
+    "learning_rate": "0.002",
+    "learning_rate_schedule": "cosine",
+    "gpu_count": "0",
+    "advanced": '{"depth_multiplier": 0.25, "opt_epsilon": 1e-7, "warmup_steps": 10}',
+}
+STRANGER = 1234
+# Another user, who may read whatever this one may: the tests and what they import can lie anywhere.
+AS_STRANGER = (
+    [
+        "setpriv",
+        f"--reuid={STRANGER}",
+        f"--regid={STRANGER}",
+        "--clear-groups",
+        "--inh-caps=+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+    ]
+    if os.getuid() == 0
+    else []
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that ended.
+
+    Attributes:
+        output: the folder it was to write to.
+        code: its exit code.
+        lines: what it printed to stdout.
+        stderr: and to stderr.
+        containers: what the engine said of each container that was seen while it ran.
+    """
+
+    output: Path
+    code: int
+    lines: list[str]
+    stderr: str
+    containers: list[dict[str, Any]]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The last line, parsed."""
+        return json.loads(self.lines[-1])
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that were started, in order."""
+        return [line.split("] ")[1] for line in self.lines if line.startswith("[")]
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the stages' outputs lie."""
+        (folder,) = Path(self.result["run_dir"]).glob("*/evaluate-classifier")
+        return folder.parent
+
+
+def carry_out(engine, output: Path, form: dict[str, Any], *options: str, caller: list[str] | None = None) -> Run:
+    """Runs the pipeline through the command line, and watches the containers meanwhile."""
+    fields = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", *fields, *options, "--json", "--output", str(output)]
+    with (output.parent / "stdout").open("w+") as stdout, (output.parent / "stderr").open("w+") as stderr:
+        process = subprocess.Popen([*(caller or []), *command], env=engine.environment, stdout=stdout, stderr=stderr)
+        containers = {}
+        while process.poll() is None:
+            containers |= {about["Id"]: about for about in running(engine, output)}
+            time.sleep(1)
+        stdout.seek(0)
+        stderr.seek(0)
+        return Run(output, process.returncode, stdout.read().splitlines(), stderr.read(), list(containers.values()))
+
+
+def running(engine, output: Path) -> list[dict[str, Any]]:
+    """What the engine says of the containers that write below a folder; one may end while it is asked."""
+    ids = engine.tell("ps", "-q").split()
+    done = subprocess.run([engine.program, "inspect", *ids], capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout) if ids and done.returncode == 0 else []
+    return [about for about in found if any(mount["Destination"].startswith(str(output)) for mount in about["Mounts"])]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return drawn.pictures(tmp_path_factory.mktemp("data") / "pictures", classes=3, each=60)
+
+
+@pytest.fixture(scope="module")
+def run(engine, image, pictures, tmp_path_factory) -> Run:
+    """The pipeline in containers."""
+    output = tmp_path_factory.mktemp("containers") / "runs"
+    done = carry_out(engine, output, FORM | {"images_uri": pictures}, "--runner", "docker")
+    assert done.code == 0, "\n".join([*done.lines, done.stderr])
+    return done
+
+
+@pytest.fixture(scope="module")
+def plain(engine, pictures, tmp_path_factory) -> Run:
+    """The same as plain processes."""
+    done = carry_out(engine, tmp_path_factory.mktemp("plain") / "runs", FORM | {"images_uri": pictures})
+    assert done.code == 0, "\n".join([*done.lines, done.stderr])
+    return done
+
+
+def test_the_image_holds_this_version_and_is_nobody_special(engine, image):
+    said = engine.tell("run", "--rm", "--network=none", "--read-only", image, "sh", "-c", "id -u; id -g; kfp-vision --version")
+    assert said.splitlines() == ["10001", "0", f"kfp-vision {__version__}"]
+
+
+def test_the_image_is_started_as_the_same_by_a_cluster(engine, image):
+    (about,) = json.loads(engine.tell("inspect", image))
+    assert about["Config"]["User"] == "10001:0"  # a number: Kubernetes cannot tell of a name whether it is root
+
+
+def test_every_stage_runs_in_the_image(run):
+    assert run.stages == STAGES
+    assert list(run.result["seconds"]) == [*STAGES, "total"]
+    assert run.stderr == ""
+
+
+def test_the_stages_are_not_root_cannot_write_to_the_image_and_have_no_network(run):
+    assert run.containers
+    for about in run.containers:
+        assert about["Config"]["User"] == ("10001:0" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}")
+        assert about["HostConfig"]["ReadonlyRootfs"] is True
+        assert about["HostConfig"]["NetworkMode"] == "none"
+
+
+def test_the_stages_see_the_pictures_read_only_and_write_to_the_runs_folder(run, pictures):
+    for about in run.containers:
+        writable = {mount["Destination"]: mount["RW"] for mount in about["Mounts"] if mount["Type"] == "bind"}
+        assert writable[str(pictures)] is False
+        assert writable[run.result["run_dir"]] is True
+        assert writable["/tmp"] is True
+
+
+def test_no_container_and_no_scratch_folder_stays_behind(engine, run):
+    assert not set(engine.tell("ps", "-aq", "--no-trunc").split()) & {about["Id"] for about in run.containers}
+    for about in run.containers:
+        (scratch,) = [mount["Source"] for mount in about["Mounts"] if mount["Destination"] == "/tmp"]
+        assert not Path(scratch).exists()
+
+
+def test_what_came_out_lies_where_it_always_does(run):
+    run_dir = Path(run.result["run_dir"])
+    assert (run_dir / "model" / "serving" / "1" / "saved_model.pb").read_bytes()
+    assert (run_dir / "model" / "labels.txt").read_text() == "0:bellcup\n1:globelet\n2:raybloom\n"
+    assert "evaluation" in (run_dir / "report.html").read_text()
+    assert "Executing task" in (run_dir / "run.log").read_text()
+
+
+def test_prints_what_plain_processes_print(run, plain):
+    def told(of: Run) -> list[str]:
+        return [line.split(" in ")[0] if " done in " in line else line for line in of.lines if " step " not in line][:-7]
+
+    assert told(run) == told(plain)
+    assert any("step 160/160" in line for line in run.lines)
+    assert run.result.keys() == plain.result.keys()
+
+
+@pytest.mark.parametrize("part", SPLITS)
+def test_splits_as_plain_processes_do(run, plain, part):
+    tables = []
+    for folder in (run.artifacts, plain.artifacts):
+        with (folder / "split-images" / part).open(newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == SPLITS[part]
+
+
+@pytest.mark.parametrize("part", SPLITS)
+def test_writes_the_records_of_plain_processes_byte_for_byte(run, plain, part):
+    folders = [of.artifacts / "write-tfrecords" / f"{part}_records" for of in (run, plain)]
+    contents = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders]
+    assert contents[0].keys() == {f"{part}-00000-of-00001.tfrecord", "records.json"}
+    assert contents[0] == contents[1]
+
+
+def test_learns_as_well_as_in_plain_processes(run, plain):
+    accuracies = [run.result["accuracy"], plain.result["accuracy"]]
+    assert min(accuracies) > 0.75  # chance is a third
+    mean = sum(accuracies) / 2
+    assert abs(accuracies[0] - accuracies[1]) <= 3 * math.sqrt(2 * mean * (1 - mean) / SPLITS["test"])
+
+
+@pytest.fixture(scope="module")
+def failed(engine, image, tmp_path_factory) -> Run:
+    """Pictures that are torn, called by somebody who is not root, with the image in a registry."""
+    root = tmp_path_factory.mktemp("failed")
+    torn = drawn.pictures(root / "torn")
+    for picture in torn.rglob("*.jpg"):
+        picture.write_bytes(picture.read_bytes()[:600])
+    output = root / "runs"
+    output.mkdir()
+    if AS_STRANGER:
+        os.chown(output, STRANGER, STRANGER)
+    registry = "localhost/kfp-vision-tests"
+    engine.tell("tag", image, f"{registry}/{image}")
+    try:
+        form = FORM | {"images_uri": torn}
+        return carry_out(engine, output, form, "--runner", "docker", "--registry", registry, caller=AS_STRANGER)
+    finally:
+        engine.tell("rmi", f"{registry}/{image}")
+
+
+def test_a_stage_that_fails_ends_the_run_with_its_one_line(failed):
+    assert failed.code == 1
+    assert failed.stderr.count("\n") == 1
+    assert failed.stderr.startswith("error: at most 5% of the pictures may be refused; got 20 of 20. Mend or remove them, ")
+    assert failed.stages == STAGES[: STAGES.index("write_tfrecords") + 1]
+
+
+def test_what_the_stages_write_belongs_to_who_called(failed):
+    owner = STRANGER if AS_STRANGER else os.getuid()
+    (table,) = failed.output.glob("*/*/split-images/train")
+    assert table.stat().st_uid == owner
+
+
+def test_a_missing_image_is_one_line(engine, pictures, tmp_path):
+    options = ("--runner", "docker", "--registry", "localhost:1/nowhere")
+    done = carry_out(engine, tmp_path / "runs", FORM | {"images_uri": pictures}, *options)
+    assert done.code == 1
+    assert done.stderr == (
+        f"error: every image must be there, or be pulled; got localhost:1/nowhere/kfp-vision:{__version__}. "
+        "Build it with make image, or name with --registry where it lies.\n"
+    )
+    assert done.stages == []
+    assert not (tmp_path / "runs").exists()
