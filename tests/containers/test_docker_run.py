@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ from typing import Any
 import drawn
 import pytest
 
-from kfp_vision import __version__
+from kfp_vision import __version__, prediction, records, repository
+from kfp_vision.serving import server
 
 STAGES = [
     "check_run",
@@ -24,7 +26,12 @@ STAGES = [
     "write_tfrecords",
     "train_classifier",
     "evaluate_classifier",
+    "check_serving",
+    "deploy_model",
+    "call_endpoint",
+    "report_outcome",
 ]
+CLOSING = "\naccuracy "  # begins what is said after the stages
 SPLITS = {"train": 108, "validation": 36, "test": 36}
 # Learns three of the sample's flowers in a minute on two cores.
 FORM = {
@@ -39,6 +46,7 @@ FORM = {
     "gpu_count": "0",
     "advanced": '{"depth_multiplier": 0.25, "opt_epsilon": 1e-7, "warmup_steps": 10}',
 }
+VARIES = re.compile(r" step |accuracy|reaches|POST http|certainty|as the evaluation did")  # from one training to the next
 STRANGER = 1234
 # Another user, who may read whatever this one may: the tests and what they import can lie anywhere.
 AS_STRANGER = (
@@ -122,7 +130,8 @@ def pictures(tmp_path_factory) -> Path:
 def run(engine, image, pictures, tmp_path_factory) -> Run:
     """The pipeline in containers."""
     output = tmp_path_factory.mktemp("containers") / "runs"
-    done = carry_out(engine, output, FORM | {"images_uri": pictures}, "--runner", "docker")
+    form = FORM | {"images_uri": pictures, "deploy_to": output.parent / "repository"}
+    done = carry_out(engine, output, form, "--runner", "docker")
     assert done.code == 0, "\n".join([*done.lines, done.stderr])
     return done
 
@@ -130,7 +139,8 @@ def run(engine, image, pictures, tmp_path_factory) -> Run:
 @pytest.fixture(scope="module")
 def plain(engine, pictures, tmp_path_factory) -> Run:
     """The same as plain processes."""
-    done = carry_out(engine, tmp_path_factory.mktemp("plain") / "runs", FORM | {"images_uri": pictures})
+    output = tmp_path_factory.mktemp("plain") / "runs"
+    done = carry_out(engine, output, FORM | {"images_uri": pictures, "deploy_to": output.parent / "repository"})
     assert done.code == 0, "\n".join([*done.lines, done.stderr])
     return done
 
@@ -182,9 +192,26 @@ def test_what_came_out_lies_where_it_always_does(run):
     assert "Executing task" in (run_dir / "run.log").read_text()
 
 
+def test_what_is_deployed_answers_as_it_did_in_the_containers(run):
+    (version,) = repository.versions(run.output.parent / "repository")
+    assert version.number == run.result["endpoint"]["version"] == 1
+    (asked_about,) = [
+        encoded
+        for name, encoded, _ in records.read(run.artifacts / "write-tfrecords" / "test_records")
+        if name == run.result["answer"]["picture"]
+    ]
+    with server.running(run.output.parent / "repository") as url:
+        (said,) = prediction.Service(url).name([asked_about])
+    assert (said.label, said.score) == (
+        run.result["answer"]["prediction"],
+        pytest.approx(run.result["answer"]["score"], abs=1e-3),
+    )
+
+
 def test_prints_what_plain_processes_print(run, plain):
     def told(of: Run) -> list[str]:
-        return [line.split(" in ")[0] if " done in " in line else line for line in of.lines if " step " not in line][:-7]
+        stages = "\n".join(of.lines).partition(CLOSING)[0].splitlines()
+        return [line.split(" in ")[0] for line in stages if not VARIES.search(line)]
 
     assert told(run) == told(plain)
     assert any("step 160/160" in line for line in run.lines)
@@ -240,7 +267,7 @@ def test_a_stage_that_fails_ends_the_run_with_its_one_line(failed):
     assert failed.code == 1
     assert failed.stderr.count("\n") == 1
     assert failed.stderr.startswith("error: at most 5% of the pictures may be refused; got 20 of 20. Mend or remove them, ")
-    assert failed.stages == STAGES[: STAGES.index("write_tfrecords") + 1]
+    assert failed.stages == [*STAGES[: STAGES.index("write_tfrecords") + 1], "report_outcome"]
 
 
 def test_what_the_stages_write_belongs_to_who_called(failed):
