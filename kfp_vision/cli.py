@@ -105,6 +105,7 @@ def run_pipeline(options: argparse.Namespace) -> None:
         given = parsed(options.parameter, local_run.fields(pipeline))
         values = local_run.defaults(pipeline) | given
         print(f"{options.pipeline}: checking the fields", flush=True)
+        local_run.check_conditions(pipeline, given)
         local_run.preflight(values)
     except InputError as error:
         raise WrongUse(error) from error

@@ -65,6 +65,21 @@ def preflight(values: Mapping[str, Any]) -> None:
         raise InputError.from_line(last if last.startswith(InputError.PREFIX) else f"{InputError.PREFIX}{last}")
 
 
+def check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
+    """KFP writes a text into the condition that it evaluates here; a quote in it would quietly make the condition false.
+
+    Raises:
+        InputError: a field that a condition looks at holds a quote, a backslash or the end of a line.
+    """
+    tasks = [task for component in pipeline.pipeline_spec.components.values() for task in component.dag.tasks.values()]
+    fields = {name for task in tasks for name in CONDITION_FIELD.findall(task.trigger_policy.condition)}
+    for name in sorted(fields & arguments.keys()):
+        value = arguments[name]
+        if isinstance(value, str) and set(value) & set("'\\\n\r"):
+            rule = f"{name} of a run on this machine must hold no quote and no backslash"
+            raise InputError(rule, value, "Give the folder another name, or a link to it.")
+
+
 def run(
     pipeline: GraphComponent,
     arguments: dict[str, Any],
@@ -90,7 +105,6 @@ def run(
     Raises:
         InputError: a stage failed; the message is the stage's own. Or there is nothing to run containers with.
     """
-    _check_conditions(pipeline, arguments)
     run_dir = output.absolute() / f"{pipeline.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     stages = stage_names(pipeline)
     start = time.perf_counter()
@@ -159,21 +173,6 @@ def collect(run_dir: Path) -> dict[str, Any]:
 
 def _is_graph(spec: Any, task: Any) -> bool:
     return spec.components[task.component_ref.name].HasField("dag")
-
-
-def _check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
-    """KFP writes a text into the condition that it evaluates here; a quote in it would quietly make the condition false.
-
-    Raises:
-        InputError: a field that a condition looks at holds a quote, a backslash or the end of a line.
-    """
-    tasks = [task for component in pipeline.pipeline_spec.components.values() for task in component.dag.tasks.values()]
-    fields = {name for task in tasks for name in CONDITION_FIELD.findall(task.trigger_policy.condition)}
-    for name in sorted(fields & arguments.keys()):
-        value = arguments[name]
-        if isinstance(value, str) and set(value) & set("'\\\n\r"):
-            rule = f"{name} of a run on this machine must hold no quote and no backslash"
-            raise InputError(rule, value, "Give the folder another name, or a link to it.")
 
 
 class View(io.TextIOBase):

@@ -150,14 +150,22 @@ def check_values(parameters: Mapping[str, Any]) -> None:
     if parameters["fine_tune"] and not parameters["checkpoint_uri"]:
         remedy = "Set checkpoint_uri to a checkpoint of the network, or fine_tune to false."
         raise InputError("fine_tune=true must have a checkpoint to start from", parameters["checkpoint_uri"], remedy)
-    if not parameters["model_name"] or not parameters["model_name"].replace("-", "").replace("_", "").isalnum():
-        rule = "model_name must be letters, digits, - and _"
-        raise InputError(rule, parameters["model_name"], "Choose a name such as flowers.")
+    check_name(parameters["model_name"], "model_name")
     for name in ("checkpoint_uri", "deploy_to", "test_image_uri", "predict_uri"):
         _check_shape(name, parameters[name], str, '"somewhere"')
     _check_shape("node_selector", parameters["node_selector"], dict, '{"pool": "gpu"}')
     _check_shape("tolerations", parameters["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
     advanced(parameters["advanced"])
+
+
+def check_name(name: str, field: str) -> None:
+    """Refuses a model's name that could not stand in an address.
+
+    Raises:
+        InputError: naming the field.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise InputError(f"{field} must be letters, digits, - and _", name, "Choose a name such as flowers.")
 
 
 def advanced(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from kfp_vision import repository
+from kfp_vision import parameters, repository
 from kfp_vision.errors import InputError
 
 THIS_MACHINE = "127.0.0.1"
@@ -29,8 +29,10 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
         port: 0 for one that is free.
 
     Raises:
-        InputError: no model there, one that does not load, or a port that is taken.
+        InputError: a wrong name, no model there, one that does not load, or a port that is taken.
     """
+    if name:
+        parameters.check_name(name, "--name")
     where = repository.located(path)
     listening = _bound(host, port)
     from kserve.logging import configure_logging
@@ -55,7 +57,8 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     print(f"open {url}/ in a browser, or")
     print(f"curl -F file=@picture.jpg {url}/v1/models/{model.name}:predict", flush=True)
     extension = ModelRepositoryExtension(ModelRepository())
-    Server(application(model), None, extension, listening.getsockname()[1]).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # how a person stops a server
+        Server(application(model), None, extension, listening.getsockname()[1]).run(sockets=[listening])
 
 
 @contextlib.contextmanager

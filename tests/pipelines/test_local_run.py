@@ -165,6 +165,21 @@ def test_predict_gives_the_same_answers_with_and_without_a_server(run):
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
 
 
+def test_predict_names_what_it_can_and_fails_for_the_rest(run, tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture")
+    picture = run.pictures / "globelet" / "0001.jpg"
+    command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--model", run.result["model_dir"]]
+    command += [str(tmp_path / "notes.jpg"), str(picture), str(tmp_path / "nothing.jpg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"(bellcup|globelet)  [01]\.\d{{4}}  {picture}\n", done.stdout)
+    wrong = {"notes.jpg": "not a picture in a known format", "nothing.jpg": "No such file or directory"}
+    assert done.stderr == "".join(
+        f"error: a picture must be readable; got {tmp_path / name} ({reason}). Give a JPEG or a PNG.\n"
+        for name, reason in wrong.items()
+    )
+
+
 def test_takes_the_form_as_it_was_filled_in(run):
     settings = json.loads((Path(run.result["model_dir"]) / "model.json").read_text())
     assert settings["train_steps"] == 12

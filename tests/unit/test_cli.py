@@ -52,6 +52,42 @@ REFUSED = {
         WRONG_USE,
         "checkpoint_uri must name something that exists; got {data}/nowhere. Check .*",
     ),
+    "pictures to name that are nowhere": Case(
+        f"{SCRATCH} -p images_uri=sample -p predict_uri={{data}}/nowhere",
+        WRONG_USE,
+        "predict_uri must name something that exists; got {data}/nowhere. Check .*",
+    ),
+    "a repository in a store": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to=s3://models/flowers",
+        WRONG_USE,
+        "deploy_to must be none, or the path of a model repository, in this version; got s3://models/flowers. Name .*",
+    ),
+    "a service for a repository": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve", WRONG_USE, "deploy_to must be none, or .*; got kserve. Name .*"
+    ),
+    "a file for a repository": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to={{data}}/words.tgz",
+        WRONG_USE,
+        "deploy_to must .*; got {data}/words.tgz.*",
+    ),
+    "a quote where a condition looks": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to={{data}}/jane's",
+        WRONG_USE,
+        "deploy_to of a run on this machine must hold no quote and no backslash; got {data}/jane's. Give .*",
+    ),
+    "nothing to serve": Case("serve {data}/empty", FAILED, "there must be a model to serve; got none in {data}/empty. Give .*"),
+    "a name that no address can hold": Case(
+        "serve {data}/empty --name a/b", FAILED, "--name must be letters, digits, - and _; got a/b. Choose .*"
+    ),
+    "a port that is none": Case("serve {data}/empty --port x", WRONG_USE, "argument --port: invalid int value: 'x'. See .*"),
+    "nobody to ask": Case(
+        "predict {data}/words.tgz", WRONG_USE, "one of the arguments --url --model is required. See kfp-vision predict --help."
+    ),
+    "no model to ask": Case("predict --model {data}/empty x.jpg", FAILED, "there must be a model to serve; got none in .*"),
+    "a server that is none": Case("predict --url here x.jpg", FAILED, "a server must be named by its .*; got here. Give .*"),
+    "a server that does not answer": Case(
+        "predict --url http://127.0.0.1:9 x.jpg", FAILED, "a server must answer; got ConnectionError at .* Start it.*"
+    ),
     "an unknown pipeline": Case(
         "run segmentation", WRONG_USE, "there must be a pipeline of that name; got segmentation. Take .*"
     ),

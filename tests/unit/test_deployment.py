@@ -1,0 +1,30 @@
+import json
+
+import pytest
+
+from kfp_vision import deployment
+from kfp_vision.errors import InputError
+
+
+def test_no_target_is_fine():
+    deployment.check_target("none", "flowers")
+
+
+def test_a_directory_that_is_not_there_yet_is_fine(tmp_path):
+    deployment.check_target(str(tmp_path / "deep" / "down"), "flowers")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["", "kserve", "s3://bucket/models", "http://host/models"])
+def test_what_this_version_cannot_deploy_to_is_refused(target):
+    with pytest.raises(InputError, match="deploy_to must be none, or the path of a model repository, in this version; got"):
+        deployment.check_target(target, "flowers")
+
+
+def test_a_repository_of_another_model_is_refused(tmp_path):
+    about = tmp_path / "3" / "assets.extra" / "model.json"
+    about.parent.mkdir(parents=True)
+    about.write_text(json.dumps({"model_name": "dogs", "labels": [], "image_size": 1}))
+    deployment.check_target(str(tmp_path), "dogs")
+    with pytest.raises(InputError, match=r"versions of one model; got dogs in .*, and now flowers\. Set deploy_to"):
+        deployment.check_target(str(tmp_path), "flowers")
