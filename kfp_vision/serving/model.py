@@ -83,7 +83,7 @@ class ServedClassifier(kserve.Model):
             while not pause.wait(POLL_SECONDS):
                 try:
                     self.refresh()
-                except OSError as error:  # a repository on a network may be gone for a moment
+                except Exception as error:  # a repository on a network may be gone for a moment; the watch must go on
                     print(f"warning: cannot look into {self.path} ({error})", flush=True)
 
         threading.Thread(target=look, daemon=True).start()
