@@ -5,15 +5,11 @@ A picture inside an archive has the archive's URI, a `#`, and the name of the me
 
 import contextlib
 import hashlib
-import lzma
 import os
 import shutil
 import stat
-import tarfile
 import tempfile
 import threading
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,17 +17,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kfp_vision import sample
+from kfp_vision import archives, sample
 from kfp_vision.errors import InputError
 
-ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar", ".tar.bz2", ".zip")
+ARCHIVE_SUFFIXES = archives.SUFFIXES
 SAMPLE = "sample"
 CHUNK = 1 << 20
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 RETRIES, BACKOFF_SECONDS = 4, 0.5  # the pause doubles from the second retry on: 7 seconds in all
 RETRY_STATUS = (429, 500, 502, 503, 504)
-# What Python's readers raise at bytes that are no archive, or a broken or an encrypted one.
-UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -114,7 +108,7 @@ def walk(uri: str) -> Iterator[Item]:
             if file.is_file():
                 yield Item(str(file), file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes)
         return
-    for name, size, read in _members(path, uri):
+    for name, size, read in archives.members(path, uri):
         yield Item(f"{uri}#{name}", name, size, read)
 
 
@@ -182,21 +176,13 @@ class Reader:
         if member:
             with self._lock:
                 if archive not in self._unpacked:
-                    self._unpacked[archive] = self._unpack(archive)
+                    folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
+                    self._unpacked[archive] = archives.unpack(fetch(archive), archive, folder)
             try:
                 return self._unpacked[archive][member].read_bytes()
             except KeyError:
                 raise FileNotFoundError(f"{archive} has no member {member}") from None
         return (fetch(uri) if scheme(uri) else Path(uri)).read_bytes()
-
-    def _unpack(self, archive: str) -> dict[str, Path]:
-        """Members by name. The files are numbered, so that no name in an archive can reach outside the scratch folder."""
-        folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
-        files = {}
-        for number, (name, _, read) in enumerate(_members(fetch(archive), archive)):
-            files[name] = folder / str(number)
-            files[name].write_bytes(read())
-        return files
 
 
 def read_picture(uri: str, field: str) -> bytes:
@@ -244,47 +230,6 @@ def _archive_and_member(uri: str) -> tuple[str, str]:
             if character == "#" and Path(uri[:at]).is_file():
                 return uri[:at], uri[at + 1 :]
     return uri, ""
-
-
-def _members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """(name, size, read) of the regular files of an archive, in its own order; links and devices are left out."""
-    if zipfile.is_zipfile(path):
-        with _whole(uri):
-            zipped = zipfile.ZipFile(path)
-        with zipped:
-            for info in zipped.infolist():
-                if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
-                    name = info.filename.removeprefix("./")
-                    yield name, info.file_size, partial(_read, uri, partial(zipped.open, info))
-        return
-    try:
-        archive = tarfile.open(path, "r:*")  # noqa: SIM115 (closed below)
-    except UNREADABLE:
-        remedy = f"Give a folder of class folders, or one of {', '.join(ARCHIVE_SUFFIXES)}."
-        raise InputError("a data source that is a file must be an archive", uri, remedy) from None
-    with archive:
-        while member := _next(uri, archive):
-            if member.isfile():
-                name = member.name.removeprefix("./")
-                yield name, member.size, partial(_read, uri, partial(archive.extractfile, member))
-
-
-def _next(uri: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-    with _whole(uri):
-        return archive.next()
-
-
-def _read(uri: str, opened: Callable[[], Any]) -> bytes:
-    with _whole(uri), opened() as member:
-        return member.read()
-
-
-@contextlib.contextmanager
-def _whole(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except UNREADABLE as error:
-        raise InputError("an archive must be whole", f"{uri} ({error})", "Pack or download it again.") from None
 
 
 def _downloads() -> Path:
