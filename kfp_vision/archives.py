@@ -1,7 +1,16 @@
-"""Archives: the files in a tar or a zip by their names, whatever their packer meant them to do."""
+"""Archives: the files in a tar or a zip by their names, whatever their packer meant them to do.
 
+Nothing is ever written at a name from an archive, so none can reach outside a folder or replace another one's file. What has
+no harmless reading (a bomb, a broken header, a name twice) is refused as a whole, never read as a shorter archive.
+"""
+
+import bz2
 import contextlib
+import errno
+import gzip
+import io
 import lzma
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -9,45 +18,143 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kfp_vision.errors import InputError
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar", ".tar.bz2", ".zip")
-# What Python's readers raise at bytes that are no archive, or a broken or an encrypted one.
+MAX_ENTRIES = 2_000_000  # ImageNet has 1.3 million
+MAX_BYTES = 1 << 40
+# Pictures hardly shrink when they are packed; deflate can shrink zeros 1032-fold, bzip2 a million-fold.
+MAX_RATIO = 200
+RATIO_FLOOR = 64 << 20  # unpacked bytes that any archive may have, however small it is
+CHUNK = 1 << 20
+# What Python's readers raise at bytes that are no archive, or a broken one.
 UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError)
+ZIP_BEGINS = (b"PK\x03\x04", b"PK\x05\x06")  # with a member, and empty: APPNOTE.TXT, sections 4.3.7 and 4.3.16
+PACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+ENCRYPTED, UTF8 = 1, 1 << 11  # of a zip member's flags: APPNOTE.TXT, section 4.4.4
 
 
 def members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """(name, size, read) of the regular files of an archive, in its own order; links and devices are left out."""
-    if zipfile.is_zipfile(path):
-        with _whole(uri):
-            zipped = zipfile.ZipFile(path)
-        with zipped:
-            for info in zipped.infolist():
-                if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
-                    name = info.filename.removeprefix("./")
-                    yield name, info.file_size, partial(_read, uri, partial(zipped.open, info))
-        return
-    try:
-        archive = tarfile.open(path, "r:*")  # noqa: SIM115 (closed below)
-    except UNREADABLE:
-        remedy = f"Give a folder of class folders, or one of {', '.join(SUFFIXES)}."
-        raise InputError("a data source that is a file must be an archive", uri, remedy) from None
-    with archive:
-        while member := _next(uri, archive):
-            if member.isfile():
-                name = member.name.removeprefix("./")
-                yield name, member.size, partial(_read, uri, partial(archive.extractfile, member))
+    """(name, size, read) of the regular files of an archive, in its own order; links and devices are left out.
+
+    A name begins below the archive's top, as GNU tar and unzip have it: without a leading `/` or `./`, and without all that
+    leads up to a `..`. To be read, if at all, before the next member is taken.
+
+    Raises:
+        InputError: no archive, a broken or an encrypted one, one with a name twice, or of more entries or bytes than may be.
+    """
+    for name, size, opened in _files(path, uri):
+        yield name, size, partial(_read, uri, opened)
 
 
 def unpack(path: Path, uri: str, folder: Path) -> dict[str, Path]:
-    """Members by name. The files are numbered, so that no name in an archive can reach outside the folder."""
+    """Members by name, as `members` has them. The files are numbered: no name in an archive is ever a path.
+
+    Raises:
+        InputError: as `members` does, or there is too little room.
+    """
     files = {}
-    for number, (name, _, read) in enumerate(members(path, uri)):
+    for number, (name, _, opened) in enumerate(_files(path, uri)):
         files[name] = folder / str(number)
-        files[name].write_bytes(read())
+        with files[name].open("wb") as file, _whole(uri), opened() as member:
+            shutil.copyfileobj(member, file, CHUNK)
     return files
+
+
+def _files(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    """(name, size, open) of each regular file, once all that was said of it has been looked at."""
+    with path.open("rb") as file:
+        begin = file.read(6)
+    bound = min(MAX_BYTES, max(RATIO_FLOOR, MAX_RATIO * path.stat().st_size))
+    entries = _zip_entries(path, uri) if begin.startswith(ZIP_BEGINS) else _tar_entries(path, uri, begin, bound)
+    seen: set[str] = set()
+    total = 0
+    for number, (stored, size, opened) in enumerate(entries, start=1):
+        if number > MAX_ENTRIES:
+            raise InputError(f"an archive must have at most {MAX_ENTRIES:,} entries", uri, "Pack the pictures into several.")
+        total += size
+        if total > bound:
+            raise _bomb(uri, bound)
+        name = _below_top(stored)
+        if opened is None or not name:
+            continue
+        if name in seen:
+            raise InputError("an archive must hold a name once only", f"{name} twice in {uri}", "Pack its folder again.")
+        seen.add(name)
+        yield name, size, opened
+
+
+# (name, size, open) of an entry; nothing to open where it is no regular file.
+Entries = Iterator[tuple[str, int, Callable[[], IO[bytes]] | None]]
+
+
+def _zip_entries(path: Path, uri: str) -> Entries:
+    with _whole(uri):
+        zipped = zipfile.ZipFile(path)
+    with zipped:
+        for info in zipped.infolist():
+            if info.flag_bits & ENCRYPTED:
+                raise InputError("an archive must not be encrypted", f"{info.filename} in {uri}", "Pack it without a password.")
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            regular = not info.is_dir() and kind in (0, stat.S_IFREG)
+            yield _zip_name(info), info.file_size, partial(zipped.open, info) if regular else None
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """A member's name with forward slashes; packers on macOS write UTF-8 and do not say so, some on Windows backslashes."""
+    name = info.filename
+    if not info.flag_bits & UTF8:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")  # cp437 is what Python reads where nothing is said
+    return name.replace("\\", "/")
+
+
+def _tar_entries(path: Path, uri: str, begin: bytes, bound: int) -> Entries:
+    opening: Callable[..., Any] = next((way for magic, way in PACKED.items() if begin.startswith(magic)), open)
+    with opening(path, "rb") as unpacked:
+        stream = _Bounded(unpacked, uri, bound)
+        try:
+            archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closed below)
+        except UNREADABLE:
+            remedy = f"Give a folder of class folders, or one of {', '.join(SUFFIXES)}."
+            raise InputError("a data source that is a file must be an archive", uri, remedy) from None
+        with archive:
+            while member := _next(uri, archive):
+                archive.members = []  # type: ignore[attr-defined]  # or two million of them would fill the memory
+                yield member.name, member.size, partial(_extracted, archive, member) if member.isfile() else None
+            _check_end(uri, stream, archive.offset)
+
+
+class _Bounded(io.RawIOBase):
+    """What a tar is unpacked to, as far as a bound: neither a long member nor a long header makes it go on for ever."""
+
+    def __init__(self, unpacked: IO[bytes], uri: str, bound: int):
+        self._unpacked, self._uri, self._bound = unpacked, uri, bound
+
+    def read(self, size: int = -1) -> bytes:
+        self._check(self._unpacked.tell() + max(size, 0))
+        return self._unpacked.read(size)
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        self._check(position)
+        return self._unpacked.seek(position, whence)
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._unpacked.tell()
+
+    def _check(self, position: int) -> None:
+        if position > self._bound + CHUNK:  # what reads ahead may go a little further than the members do
+            raise _bomb(self._uri, self._bound)
+
+
+def _bomb(uri: str, bound: int) -> InputError:
+    remedy = "Give a folder, or pack the pictures themselves."
+    return InputError(f"an archive of this size must unpack to at most {bound >> 20:,} MiB", f"more in {uri}", remedy)
 
 
 def _next(uri: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
@@ -55,7 +162,37 @@ def _next(uri: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         return archive.next()
 
 
-def _read(uri: str, opened: Callable[[], Any]) -> bytes:
+def _check_end(uri: str, stream: _Bounded, offset: int) -> None:
+    """Refuses a tar that does not end in zeros: Python's reader takes a broken header for the end, and says nothing.
+
+    To read on to the end also makes a decompressor compare its checksum.
+    """
+    with _whole(uri):
+        stream.seek(offset)
+        block = stream.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE:
+            raise EOFError("its end is missing")
+        while block:
+            if block.count(0) < len(block):
+                raise tarfile.ReadError(f"broken behind byte {offset:,}")
+            block = stream.read(CHUNK)
+
+
+def _extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    opened = archive.extractfile(member)
+    assert opened is not None, "a regular file can be opened"
+    return opened
+
+
+def _below_top(name: str) -> str:
+    """A member's name as a path below the top: `daisy/1.jpg` of `./daisy/1.jpg`, `/daisy/1.jpg` and `x/../daisy/1.jpg`."""
+    parts = name.split("/")
+    climbs = [number for number, part in enumerate(parts) if part == ".."]
+    below = parts[climbs[-1] + 1 :] if climbs else parts
+    return "/".join(part for part in below if part not in ("", "."))
+
+
+def _read(uri: str, opened: Callable[[], IO[bytes]]) -> bytes:
     with _whole(uri), opened() as member:
         return member.read()
 
@@ -65,4 +202,8 @@ def _whole(uri: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise InputError(
+                "an archive must fit the scratch space", f"{uri} ({error})", "Set TMPDIR to a larger one."
+            ) from None
         raise InputError("an archive must be whole", f"{uri} ({error})", "Pack or download it again.") from None

@@ -194,7 +194,7 @@ def test_a_reader_serves_many_threads_and_leaves_nothing(tmp_path, scratch):
 def hostile_tar(folder: Path) -> Path:
     path = folder / "hostile.tgz"
     with tarfile.open(path, "w:gz") as archive:
-        for name in ("../evil", "../../evil", f"{folder}/evil", "daisy/../../../evil", "daisy/1.jpg"):
+        for name in ("../evil", "../../evil2", f"{folder}/evil3", "daisy/../../../evil4", "daisy/1.jpg"):
             archive.addfile(described(name, size=5), io.BytesIO(b"bytes"))
         archive.addfile(described("link.jpg", tarfile.SYMTYPE, linkname="/etc/passwd"))
         archive.addfile(described("hard.jpg", tarfile.LNKTYPE, linkname="/etc/passwd"))
@@ -209,7 +209,7 @@ def hostile_zip(folder: Path) -> Path:
     link = zipfile.ZipInfo("link.jpg")
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(path, "w") as archive:
-        for name in ("../evil", "../../evil", f"{folder}/evil", "daisy/../../../evil", "daisy/1.jpg"):
+        for name in ("../evil", "../../evil2", f"{folder}/evil3", "daisy/../../../evil4", "daisy/1.jpg"):
             archive.writestr(name, b"bytes")
         archive.writestr(link, "/etc/passwd")
         archive.writestr("folder.jpg/", b"")
@@ -227,7 +227,7 @@ def test_no_member_of_an_archive_reaches_outside_the_scratch_folder(tmp_path, sc
     assert new
     assert all(path.startswith(f"{scratch}/") for path in new)
     assert everything_below(tmp_path) == before
-    assert not any(Path(path).name == "evil" for path in new)
+    assert not any(Path(path).name.startswith("evil") for path in new)
 
 
 @pytest.mark.parametrize("pack", [hostile_tar, hostile_zip])
