@@ -1,6 +1,7 @@
 """A picture's bytes: whether they are a picture that can be trained on, and how large it is."""
 
 import io
+import re
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -10,8 +11,17 @@ MAX_PIXELS = 100_000_000
 # MPO is what Pillow calls a JPEG with more pictures behind the first, as telephones write it.
 TENSORFLOW_READS = {"JPEG": ("L", "RGB"), "MPO": ("L", "RGB"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")}
 PILLOW_OPENS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+# The major brand of a file in ISO's base media format: ISO/IEC 23008-12, annex B, and the AV1 image file format, section 6.
+BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC")
+BRANDS |= dict.fromkeys((b"avif", b"avis"), "AVIF")
 QUALITY = 95  # of a picture that has to be encoded anew
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+# Markers of a JPEG: ITU-T T.81, table B.1. A 0xff of the pixels has a 0x00 behind it, any other begins a marker.
+JPEG_BEGIN, JPEG_MARKER = b"\xff\xd8", re.compile(rb"\xff[^\x00\xff]")
+JPEG_SCAN, JPEG_END = 0xDA, 0xD9
+JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # without a length behind it
+# Tables, restarts, comments and applications' own may follow the first pixels; frames and what is reserved may not.
+JPEG_PIXELS_MAY_HOLD = (*JPEG_ALONE, 0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)
 CHECK_SCALE = 8  # a JPEG is checked at an eighth of its size: every byte is read, most of the arithmetic is not done
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound warns; ours refuses.
@@ -54,14 +64,21 @@ def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
             if upright and image.mode in TENSORFLOW_READS.get(image.format or "", ()):
                 image.draft("RGB", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
                 image.load()
-                if image.format == "PNG":
-                    _refuse_broken_png(encoded)
+                (_refuse_broken_png if image.format == "PNG" else _refuse_broken_jpeg)(encoded)
                 return Checked(encoded, "png" if image.format == "PNG" else "jpeg", height, width)
             return _as_jpeg(image)
     except UnidentifiedImageError:
-        raise Refused("not a picture in a known format") from None
+        raise Refused(_what_it_is(encoded)) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise Refused(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _what_it_is(encoded: bytes) -> str:
+    """What bytes are that Pillow does not know, where people often take them for a picture."""
+    if encoded[4:8] == b"ftyp" and (brand := BRANDS.get(encoded[8:12])):
+        return f"{brand}, which is not supported; convert it to JPEG"
+    begin = encoded[:100].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return "a web page, not a picture" if begin.startswith((b"<!doctype html", b"<html")) else "not a picture in a known format"
 
 
 def _refuse_broken_png(encoded: bytes) -> None:
@@ -70,6 +87,25 @@ def _refuse_broken_png(encoded: bytes) -> None:
         image.verify()
     if PNG_END not in encoded:
         raise Refused("cut off")
+
+
+def _refuse_broken_jpeg(encoded: bytes) -> None:
+    """TensorFlow reads on to the end mark behind the last pixel, Pillow does not: a damaged marker can swallow the mark.
+
+    Follows the markers from segment to segment as libjpeg's `jpeg_finish_decompress` does (jdmarker.c, read_markers), and
+    passes over the pixels without decoding them.
+    """
+    at, in_pixels = len(JPEG_BEGIN), False
+    while found := JPEG_MARKER.search(encoded, at):
+        kind, at = encoded[found.end() - 1], found.end()
+        if kind == JPEG_END:
+            return
+        if kind not in JPEG_PIXELS_MAY_HOLD and in_pixels:
+            break
+        if kind not in JPEG_ALONE:
+            at += int.from_bytes(encoded[at : at + 2])
+        in_pixels = in_pixels or kind == JPEG_SCAN
+    raise Refused("a JPEG whose end is missing or damaged")
 
 
 def _as_jpeg(image: Image.Image) -> Checked:

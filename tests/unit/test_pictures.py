@@ -1,6 +1,7 @@
 """What is let through can be decoded by TensorFlow, upright and at the size that is said; all else is refused with a reason."""
 
 import io
+import random
 import resource
 import struct
 import time
@@ -67,6 +68,11 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     return bytes(whole)
 
 
+def boxed(brand: bytes, compatible: bytes) -> bytes:
+    """The first box of a file in ISO's base media format (ISO/IEC 14496-12, section 4.3), and some bytes."""
+    return struct.pack(">I", 16 + len(compatible)) + b"ftyp" + brand + bytes(4) + compatible + bytes(1000)
+
+
 AS_THEY_ARE = {
     "JPEG": encoded(four_quarters(), "JPEG"),
     "progressive JPEG": encoded(four_quarters(), "JPEG", progressive=True),
@@ -116,6 +122,11 @@ ANEW = {
     "CMYK JPEG": encoded(four_quarters().convert("CMYK"), "JPEG", quality=95),
     "GIF": encoded(four_quarters(), "GIF"),
     "moving GIF": encoded(four_quarters(), "GIF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))]),
+    "moving WebP": encoded(four_quarters(), "WEBP", quality=95, save_all=True, append_images=[Image.new("RGB", (60, 40))]),
+    "WebP with transparency": encoded(four_quarters().convert("RGBA"), "WEBP", quality=95),
+    "GIF with a palette": encoded(four_quarters().quantize(4), "GIF"),
+    "BMP with a palette": encoded(four_quarters().quantize(4), "BMP"),
+    "CMYK TIFF": encoded(four_quarters().convert("CMYK"), "TIFF"),
     "BMP": encoded(four_quarters(), "BMP"),
     "WebP": encoded(four_quarters(), "WEBP", quality=95),
     "TIFF": encoded(four_quarters(), "TIFF"),
@@ -139,7 +150,10 @@ def test_other_formats_become_rgb_jpegs_with_the_same_colours(kind):
 UPRIGHT = {
     2: (GREEN, RED, WHITE, BLUE),
     3: (WHITE, BLUE, GREEN, RED),
+    4: (BLUE, WHITE, RED, GREEN),
+    5: (RED, BLUE, GREEN, WHITE),
     6: (BLUE, RED, WHITE, GREEN),
+    7: (WHITE, GREEN, BLUE, RED),
     8: (GREEN, WHITE, RED, BLUE),
 }
 
@@ -166,7 +180,12 @@ def test_grey_of_16_bits_keeps_its_shades(kind, options):
 
 DAMAGED = {
     "empty": (b"", "empty"),
-    "a web page": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "not a picture in a known format"),
+    "a web page": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "a web page, not a picture"),
+    "a web page behind empty lines": (b"\xef\xbb\xbf\r\n<html><p>gone", "a web page, not a picture"),
+    "HEIC": (boxed(b"heic", b"mif1heic"), "^HEIC, which is not supported; convert it to JPEG$"),
+    "HEIC of a sequence": (boxed(b"msf1", b"hevc"), "^HEIC, which is not supported; convert it to JPEG$"),
+    "AVIF": (boxed(b"avif", b"mif1miaf"), "^AVIF, which is not supported; convert it to JPEG$"),
+    "a film": (boxed(b"isom", b"mp41"), "not a picture in a known format"),
     "a text": ("花".encode() * 1000, "not a picture in a known format"),
     "a format of no picture": (b"%PDF-1.7\n" + bytes(1000), "not a picture in a known format"),
     "zeros": (bytes(10_000), "not a picture in a known format"),
@@ -218,3 +237,40 @@ def test_whatever_byte_of_a_png_is_wrong_what_is_let_through_can_be_decoded(kind
         except Refused:
             continue
         decoded(picture)
+
+
+DAMAGES = {
+    "a byte": lambda whole, at, chance: whole[:at] + chance.randbytes(1) + whole[at + 1 :],
+    "zeros": lambda whole, at, _: whole[:at] + bytes(500) + whole[at + 500 :],
+    "noise": lambda whole, at, chance: whole[:at] + chance.randbytes(500) + whole[at + 500 :],
+    "a gap": lambda whole, at, _: whole[:at] + whole[at + 500 :],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "with restarts"])
+def test_whatever_is_wrong_with_a_jpeg_what_is_let_through_can_be_decoded(kind, damage):
+    chance = random.Random(f"{kind} {damage}")
+    noise = Image.frombytes("RGB", (160, 120), chance.randbytes(160 * 120 * 3))
+    options = {"progressive": {"progressive": True}, "with restarts": {"restart_marker_rows": 1}}.get(kind, {})
+    whole = encoded(noise, "JPEG", **options)
+    let_through = 0
+    for _ in range(150):
+        damaged = DAMAGES[damage](whole, chance.randrange(2, len(whole)), chance)
+        try:
+            picture = checked(damaged)
+        except Refused:
+            continue
+        decoded(picture)
+        let_through += 1
+    assert let_through > 5, "hardly any was let through: the test shows little"
+
+
+def test_a_marker_that_swallows_the_end_is_refused_since_tensorflow_would_not_decode_it():
+    whole = AS_THEY_ARE["JPEG"]
+    near = whole.rindex(b"\xff\xd9") - 20
+    damaged = whole[:near] + b"\xff\xe5\xff\xff" + whole[near + 4 :]  # an application's segment of 65,535 bytes
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.io.decode_image(damaged)
+    with pytest.raises(Refused, match="a JPEG whose end is missing or damaged"):
+        checked(damaged)
