@@ -6,28 +6,29 @@ are a serialised `tf.train.Example`. Source: tensorflow/core/lib/io/record_write
 
 import contextlib
 import csv
-import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
-from itertools import chain, islice
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 
-from kfp_vision import catalog, storage
+from kfp_vision import catalog, conversion, storage
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
-from kfp_vision.pictures import Checked, Refused, checked
+from kfp_vision.pictures import Checked, Refused
 from kfp_vision.splitting import SPLITS, read_labels
 
 ABOUT_FILE = "records.json"
-ROWS_IN_FLIGHT = 64
+CHUNK_ROWS, CHUNK_BYTES = 32, 4 << 20  # what a core is given at a time, the last picture in full
+CHUNKS_A_CORE = 2  # in memory: one being written or waiting for it, one in the works
 REJECTS_NAMED = 10
 CRC_MASK = 0xA282EAD8
 
@@ -57,6 +58,9 @@ def write_tfrecords(
     *,
     images_per_shard: int,
     max_refused_ratio: float,
+    check_pixels: bool = True,
+    max_side: int = 0,
+    workers: int | None = None,
 ) -> dict[str, About]:
     """Writes the pictures of each split as TFRecord files, and the list of those refused.
 
@@ -67,6 +71,9 @@ def write_tfrecords(
         refused: where the list of refused pictures is written: CSV with uri, label, reason.
         images_per_shard: examples in each file but the last.
         max_refused_ratio: share of all pictures that may be refused.
+        check_pixels: whether every pixel is looked at, or the headers alone.
+        max_side: pictures with a longer side, in pixels, are shrunk to it; 0 for none.
+        workers: how many pictures are worked on at a time, by default one a core; the files do not depend on it.
 
     Returns:
         Split name to what was written.
@@ -75,13 +82,15 @@ def write_tfrecords(
         InputError: more pictures were refused than may be; the first ten are named. The list is written all the same.
     """
     labels = read_labels(label_map)
+    workers = workers or os.cpu_count() or 1
     rejects: list[tuple[str, str, str]] = []
     written = {}
     with storage.Reader() as reader, contextlib.ExitStack() as whole:
         for split in SPLITS:
-            accepted = _accepted(catalog.read(tables[split]), reader, rejects)
+            convert = partial(_record, reader, {"check_pixels": check_pixels, "max_side": max_side}, _numbered(labels))
+            accepted = _accepted(_in_order(convert, catalog.read(tables[split]), workers), rejects)
             beside = whole.enter_context(storage.replacing(outputs[split]))
-            written[split] = write_shards(beside, split, accepted, labels, images_per_shard)
+            written[split] = _write_framed(beside, split, accepted, len(labels), images_per_shard)
             print(f"{split}: {written[split].images} pictures in {len(written[split].shards)} files", flush=True)
         _write_rejects(refused, rejects)
         _check_rejects(rejects, sum(about.images for about in written.values()) + len(rejects), max_refused_ratio)
@@ -90,20 +99,25 @@ def write_tfrecords(
 
 def write_shards(folder: Path, split: str, examples: Iterator[tuple[Row, Checked]], labels: list[str], per_shard: int) -> About:
     """Makes a folder of files with `per_shard` examples each, and `records.json` beside them."""
-    number_of = {label: number for number, label in enumerate(labels)}
+    number_of = _numbered(labels)
+    records = (framed(example(row, picture, number_of[row.label])) for row, picture in examples)
+    return _write_framed(folder, split, records, len(labels), per_shard)
+
+
+def _write_framed(folder: Path, split: str, records: Iterator[bytes], classes: int, per_shard: int) -> About:
     folder.mkdir()
     parts: list[Path] = []
     images = 0
-    for group in _groups(examples, per_shard):
+    for group in _groups(records, per_shard):
         parts.append(folder / f"part-{len(parts)}")
         with parts[-1].open("wb") as file:
-            for row, picture in group:
-                write_record(file, example(row, picture, number_of[row.label]))
+            for record in group:
+                file.write(record)
                 images += 1
     shards = [f"{split}-{number:05d}-of-{len(parts):05d}.tfrecord" for number in range(len(parts))]
     for part, shard in zip(parts, shards, strict=True):
         part.rename(folder / shard)
-    about = About(split, images, shards, len(labels))
+    about = About(split, images, shards, classes)
     (folder / ABOUT_FILE).write_text(json.dumps(asdict(about), indent=1) + "\n")
     return about
 
@@ -146,10 +160,10 @@ def example(row: Row, picture: Checked, number: int) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def write_record(file: BinaryIO, record: bytes) -> None:
-    """Appends one record to a TFRecord file."""
+def framed(record: bytes) -> bytes:
+    """A record as it stands in a TFRecord file, between its length and its checksum."""
     length = struct.pack("<Q", len(record))
-    file.write(length + _masked_crc(length) + record + _masked_crc(record))
+    return b"".join((length, _masked_crc(length), record, _masked_crc(record)))
 
 
 def _masked_crc(data: bytes) -> bytes:
@@ -172,29 +186,61 @@ def _check_rejects(rejects: list[tuple[str, str, str]], pictures: int, max_refus
         raise InputError(rule, f"{len(rejects)} of {pictures}", remedy)
 
 
-def _accepted(
-    rows: Iterator[Row], reader: storage.Reader, rejects: list[tuple[str, str, str]]
-) -> Iterator[tuple[Row, Checked]]:
-    """Rows with their checked pictures, in the rows' order, read and checked on all cores, a few in memory at a time."""
+def _accepted(results: Iterator[tuple[Row, bytes | str]], rejects: list[tuple[str, str, str]]) -> Iterator[bytes]:
+    """The framed records among the results; the reasons of the others go to the rejects."""
+    for row, result in results:
+        if isinstance(result, str):
+            rejects.append((row.uri, row.label, result))
+        else:
+            yield result
 
-    def check(row: Row) -> Checked | Refused:
-        try:
-            encoded = reader.read(row.uri)
-            if hashlib.md5(encoded, usedforsecurity=False).hexdigest() != row.content_id:
-                return Refused("not the picture that was listed: its bytes have changed")
-            return checked(encoded)
-        except Refused as reason:
-            return reason
-        except OSError as error:
-            return Refused(error.strerror or str(error))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while some := list(islice(rows, ROWS_IN_FLIGHT)):
-            for row, result in zip(some, pool.map(check, some), strict=True):
-                if isinstance(result, Refused):
-                    rejects.append((row.uri, row.label, str(result)))
-                else:
-                    yield row, result
+def _record(reader: storage.Reader, how: dict[str, Any], number_of: dict[str, int], row: Row) -> bytes | str:
+    """The framed record of a row's picture, or why there is none."""
+    try:
+        picture = conversion.converted(reader.read(row.uri), row, **how)
+    except Refused as reason:
+        return str(reason)
+    except OSError as error:
+        return error.strerror or str(error)
+    return framed(example(row, picture, number_of[row.label]))
+
+
+def _in_order(convert: Callable[[Row], bytes | str], rows: Iterator[Row], workers: int) -> Iterator[tuple[Row, bytes | str]]:
+    """Rows with their results, in the rows' order, a few chunks in memory at a time.
+
+    Threads do: reading, hashing and decoding let go of Python's lock, and nothing has to be copied between processes.
+    """
+
+    def work(chunk: list[Row]) -> list[tuple[Row, bytes | str]]:
+        return [(row, convert(row)) for row in chunk]
+
+    waiting: deque[Future[list[tuple[Row, bytes | str]]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for chunk in _chunks(rows):
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > CHUNKS_A_CORE * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    chunk: list[Row] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK_ROWS or sum(row.bytes for row in chunk) >= CHUNK_BYTES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _numbered(labels: list[str]) -> dict[str, int]:
+    return {label: number for number, label in enumerate(labels)}
 
 
 def _groups(examples: Iterator[Any], size: int) -> Iterator[Iterator[Any]]:

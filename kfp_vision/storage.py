@@ -203,14 +203,17 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder at; moved into place if the body ends well, removed if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    before = path.with_name(f".{path.name}.{os.getpid()}.before")
     _remove(beside)
+    _remove(before)
     try:
         yield beside
-        if path.is_dir():
-            _remove(path)
+        if path.is_dir():  # moved away in one step: what is killed while it removes a folder leaves half of it
+            path.replace(before)
         beside.replace(path)
     finally:
         _remove(beside)
+        _remove(before)
 
 
 def _remove(path: Path) -> None:

@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import drawn
@@ -16,7 +19,7 @@ from PIL import Image
 from kfp_vision import catalog
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
-from kfp_vision.records import About, read_about, write_tfrecords
+from kfp_vision.records import About, _in_order, read_about, write_tfrecords
 
 LABELS = ("bellcup", "globelet", "花, wild")
 # What a reader of TF-Slim's flower data sets asks for, and the two fields that are added here.
@@ -44,7 +47,7 @@ def photos(tmp_path_factory) -> Path:
 def written(tmp_path):
     """Writes rows, split name to rows, and gives what `write_tfrecords` returned; everything lies in tmp_path."""
 
-    def write(images_per_shard=1000, max_refused_ratio=0.05, folder=tmp_path, **rows) -> dict[str, About]:
+    def write(images_per_shard=1000, max_refused_ratio=0.05, folder=tmp_path, how=None, **rows) -> dict[str, About]:
         (folder / "label_map").mkdir(parents=True)
         (folder / "label_map" / "labels.txt").write_text("0:bellcup\n1:globelet\n2:花, wild\n", encoding="utf-8")
         splits = ("train", "validation", "test")
@@ -57,6 +60,7 @@ def written(tmp_path):
             folder / "refused.csv",
             images_per_shard=images_per_shard,
             max_refused_ratio=max_refused_ratio,
+            **(how or {}),
         )
 
     return write
@@ -171,6 +175,68 @@ def test_two_runs_write_the_same_bytes(photos, tmp_path, written):
     assert len(files) == 3 + 3 + 2 + 1 + 1 + 3  # shards, records.json, tables and the like
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [2, 7])
+def test_the_bytes_do_not_depend_on_how_many_work(photos, tmp_path, written, workers):
+    rows = catalog.scan(str(photos)).rows
+    bad = [broken(tmp_path / "more", f"bellcup/{number}.jpg") for number in range(3)]
+    rows = [*rows, bad[0], *rows[::-1], bad[1], *rows, bad[2]] * 2  # four chunks and a piece, with a gap in most
+    for count in (1, workers):
+        written(images_per_shard=13, folder=tmp_path / str(count), how={"workers": count}, train=rows)
+    files = sorted(path.name for path in (tmp_path / "1" / "train").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / str(workers) / "train").iterdir())
+    assert len(files) == 1 + 10  # 126 pictures
+    for name in files:
+        assert (tmp_path / "1" / "train" / name).read_bytes() == (tmp_path / str(workers) / "train" / name).read_bytes()
+    assert (tmp_path / "1" / "refused.csv").read_bytes() == (tmp_path / str(workers) / "refused.csv").read_bytes()
+
+
+def test_only_a_few_pictures_are_read_ahead_of_the_one_that_is_written():
+    taken = []
+    rows = (Row("", "", 1, "", str(number)) for number in range(5000))
+    results = _in_order(lambda row: taken.append(row) or b"", rows, workers=2)
+    next(results)
+    assert len(taken) <= 32 * 5  # two chunks a core, and the one that is being written
+    results.close()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from kfp_vision.records import write_tfrecords
+
+folder = Path(sys.argv[1])
+splits = ("train", "validation", "test")
+tables, outputs = ({split: folder / f"{split}{end}" for split in splits} for end in (".csv", ""))
+print("started", flush=True)
+write_tfrecords(tables, folder / "label_map", outputs, folder / "refused.csv", images_per_shard=7, max_refused_ratio=0.05)
+"""
+
+
+def test_killed_at_any_moment_and_run_again_it_gives_the_same_bytes(photos, tmp_path, written):
+    rows = catalog.scan(str(photos)).rows * 10
+    written(images_per_shard=7, folder=tmp_path / "whole", train=rows, validation=rows[:30], test=rows[:20])
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    expected = {path: path.read_bytes() for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    command, rng, killed = [sys.executable, "-c", KILLED, str(tmp_path / "killed")], random.Random(0), 0
+    for number in range(10):
+        if number % 2:  # every other time onto nothing, else onto what an earlier run left whole
+            for split in ("train", "validation", "test"):
+                shutil.rmtree(tmp_path / "killed" / split, ignore_errors=True)
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as stage:
+            stage.stdout.readline()
+            time.sleep(rng.uniform(0, 0.3))
+            stage.kill()
+        killed += stage.returncode == -signal.SIGKILL
+        for path, content in expected.items():  # under its final name a thing is whole, or not there at all
+            found = tmp_path / "killed" / path.relative_to(tmp_path / "whole")
+            assert not found.parent.exists() or not path.parent.name.startswith(("tr", "va", "te")) or found.exists()
+            assert not found.exists() or found.read_bytes() == content
+    assert killed > 5
+    subprocess.run(command, check=True, capture_output=True)
+    for path, content in expected.items():
+        assert (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes() == content
 
 
 def test_pictures_in_an_archive_are_written_like_those_in_a_folder(photos, tmp_path, written):

@@ -1,0 +1,143 @@
+"""What becomes of a picture's bytes on their way into a record, as TensorFlow sees it."""
+
+import hashlib
+import io
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from kfp_vision import sample
+from kfp_vision.catalog import Row
+from kfp_vision.conversion import converted
+from kfp_vision.pictures import Checked, Refused
+
+FLOWER = Image.open(io.BytesIO(sample.draw("bellcup/0001.jpg"))).resize((120, 90))
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def convert(content: bytes, **how) -> Checked:
+    row = Row("flower", "bellcup", len(content), hashlib.md5(content).hexdigest(), "bellcup/flower")
+    return converted(content, row, **how)
+
+
+def decoded(picture: Checked) -> np.ndarray:
+    pixels = tf.io.decode_image(picture.encoded, channels=3, expand_animations=False).numpy()
+    assert pixels.shape == (picture.height, picture.width, 3)
+    return pixels
+
+
+KINDS = {
+    "JPEG": encoded(FLOWER, "JPEG"),
+    "progressive JPEG": encoded(FLOWER, "JPEG", progressive=True),
+    "JPEG with restarts": encoded(FLOWER, "JPEG", restart_marker_blocks=4),
+    "grey JPEG": encoded(FLOWER.convert("L"), "JPEG"),
+    "PNG": encoded(FLOWER, "PNG"),
+    "GIF": encoded(FLOWER, "GIF"),
+    "WebP": encoded(FLOWER, "WEBP"),
+    "TIFF": encoded(FLOWER, "TIFF"),
+}
+
+
+def mutated(whole: bytes, rng: random.Random) -> bytes:
+    """Cut off, some bytes changed, taken out, put in or blanked, or a marker of a JPEG written over two of them."""
+    at = rng.randrange(2, len(whole))
+    changes = (
+        lambda: whole[:at],
+        lambda: whole[:at] + rng.randbytes(1) + whole[at + 1 :],
+        lambda: whole[: at % 700] + rng.randbytes(2) + whole[at % 700 + 2 :],
+        lambda: whole[:at] + whole[at + rng.choice((1, 2, 16, 500)) :],
+        lambda: whole[:at] + rng.randbytes(rng.choice((1, 3, 40))) + whole[at:],
+        lambda: whole[:at] + bytes(300) + whole[at + 300 :],
+        lambda: (
+            whole[:at] + b"\xff" + rng.choice((b"\xc0", b"\xc4", b"\xd8", b"\xd9", b"\xda", b"\xe0", b"\xfe")) + whole[at + 2 :]
+        ),
+    )
+    return rng.choice(changes)()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow says of broken tags
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_picture_is_refused_or_tensorflow_reads_what_becomes_of_it(kind):
+    rng, outcomes = random.Random(kind), Counter()
+    for _ in range(150):
+        try:
+            picture = convert(mutated(KINDS[kind], rng))
+        except Refused as reason:
+            assert str(reason)
+            outcomes["refused"] += 1
+            continue
+        decoded(picture)
+        outcomes["read"] += 1
+    assert outcomes["refused"] > 20
+
+
+def test_a_jpeg_that_pillow_reads_and_tensorflow_does_not_is_encoded_anew():
+    whole = KINDS["JPEG"]
+    damaged = whole[:-200] + b"\xff\xe0\xff\xff" + whole[-196:]  # a segment that claims to reach beyond the end
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.io.decode_image(damaged)
+    with Image.open(io.BytesIO(damaged)) as image:
+        expected = np.asarray(image).astype(int)
+    picture = convert(damaged)
+    assert picture.encoded != damaged
+    assert abs(decoded(picture) - expected).mean() < 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_picture_that_tensorflow_reads_keeps_its_bytes(kind):
+    for check_pixels in (True, False):
+        picture = convert(KINDS[kind], check_pixels=check_pixels)
+        assert (picture.encoded == KINDS[kind]) == (kind.endswith(("JPEG", "PNG", "restarts")))
+        assert decoded(picture).shape == (90, 120, 3)
+
+
+def test_photographs_keep_their_bytes(flower_photos):
+    for folder in ("daisy", "roses"):
+        for photograph in sorted((flower_photos / folder).iterdir())[:20]:
+            content = photograph.read_bytes()
+            assert convert(content) == convert(content, check_pixels=False)
+            assert convert(content).encoded == content
+
+
+def test_without_a_look_at_the_pixels_only_the_header_and_the_length_count():
+    cut = KINDS["JPEG"][: len(KINDS["JPEG"]) // 2]
+    assert convert(cut, check_pixels=False) == Checked(cut, "jpeg", 90, 120)
+    with pytest.raises(Refused, match="runcated"):
+        convert(cut)
+    with pytest.raises(Refused, match="not a picture in a known format"):
+        convert(b"<html>", check_pixels=False)
+    longer = Row("flower", "bellcup", len(cut) + 1, "", "flower")
+    with pytest.raises(Refused, match="its bytes have changed"):
+        converted(cut, longer, check_pixels=False)
+
+
+SHADES = Image.fromarray(np.linspace(0, 65535, 120 * 90).astype("uint16").reshape(90, 120))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "PNG of 16 bits"])
+@pytest.mark.parametrize("check_pixels", [True, False])
+def test_a_larger_picture_is_shrunk_and_looks_the_same(kind, check_pixels):
+    content = KINDS.get(kind) or encoded(SHADES, "PNG")
+    picture = convert(content, check_pixels=check_pixels, max_side=40)
+    assert (picture.format, picture.height, picture.width) == ("jpeg", 30, 40)
+    averages = tf.image.resize(decoded(convert(content)), (30, 40), "area").numpy()
+    assert abs(decoded(picture) - averages).mean() < 6
+
+
+@pytest.mark.parametrize("max_side", [0, 120, 500])
+def test_a_picture_that_is_not_larger_is_left_alone(max_side):
+    assert convert(KINDS["PNG"], max_side=max_side).encoded == KINDS["PNG"]
+
+
+def test_a_strip_keeps_a_pixel_of_its_shorter_side():
+    picture = convert(encoded(Image.new("RGB", (900, 2), "red"), "PNG"), max_side=100)
+    assert (picture.height, picture.width) == (1, 100)
