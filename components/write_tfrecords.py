@@ -15,6 +15,7 @@ def write_tfrecords(
     validation_records: dsl.Output[dsl.Dataset],
     test_records: dsl.Output[dsl.Dataset],
     refused: dsl.Output[dsl.Dataset],
+    refused_page: dsl.Output[dsl.HTML],
 ) -> None:
     """Looks at every picture once and writes it to TFRecord files in the schema of TF-Slim.
 
@@ -24,13 +25,14 @@ def write_tfrecords(
         test: the table of pictures to test on.
         label_map: the folder with labels.txt.
         images_per_shard: pictures in each file but the last.
-        advanced: max_refused_ratio is read of it.
+        advanced: max_refused_ratio, check_pixels and max_side are read of it.
 
     Returns:
         train_records: A folder of files such as train-00000-of-00003.tfrecord.
         validation_records: The same for validation.
         test_records: The same for test.
         refused: The table of pictures that could not be used: uri, label, reason.
+        refused_page: A page about them.
     """
     from pathlib import Path
 
@@ -39,9 +41,9 @@ def write_tfrecords(
     tables = {"train": Path(train.path), "validation": Path(validation.path), "test": Path(test.path)}
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
-    ratio = parameters.advanced(advanced)["max_refused_ratio"]
-    limits = {"images_per_shard": images_per_shard, "max_refused_ratio": ratio}
-    written = records.write_tfrecords(tables, Path(label_map.path), folders, Path(refused.path), **limits)
+    how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "check_pixels", "max_side")}
+    how |= {"images_per_shard": images_per_shard, "page": Path(refused_page.path)}
+    written = records.write_tfrecords(tables, Path(label_map.path), folders, Path(refused.path), **how)
     train_records.metadata.update({"pictures": written["train"].images, "files": len(written["train"].shards)})
     validation_records.metadata["pictures"] = written["validation"].images
     test_records.metadata["pictures"] = written["test"].images

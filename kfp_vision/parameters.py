@@ -55,6 +55,8 @@ ADVANCED: dict[str, Any] = {
     "flip": True,
     # the rest
     "max_refused_ratio": 0.05,
+    "check_pixels": True,
+    "max_side": 0,
     "seed": 0,
 }
 PRECISIONS = ("auto", "bfloat16", "float32")
@@ -74,7 +76,16 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
         "be above 0",
     ),
     (
-        ("warmup_steps", "weight_decay", "end_learning_rate", "ftrl_l1", "ftrl_l2", "lower_saturation", "max_brightness_delta"),
+        (
+            "warmup_steps",
+            "max_side",
+            "weight_decay",
+            "end_learning_rate",
+            "ftrl_l1",
+            "ftrl_l2",
+            "lower_saturation",
+            "max_brightness_delta",
+        ),
         lambda value: value >= 0,
         "not be negative",
     ),

@@ -20,7 +20,7 @@ from typing import Any
 
 import google_crc32c
 
-from kfp_vision import catalog, conversion, storage
+from kfp_vision import catalog, conversion, reports, storage
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Checked, Refused
@@ -60,6 +60,7 @@ def write_tfrecords(
     max_refused_ratio: float,
     check_pixels: bool = True,
     max_side: int = 0,
+    page: Path | None = None,
     workers: int | None = None,
 ) -> dict[str, About]:
     """Writes the pictures of each split as TFRecord files, and the list of those refused.
@@ -73,6 +74,7 @@ def write_tfrecords(
         max_refused_ratio: share of all pictures that may be refused.
         check_pixels: whether every pixel is looked at, or the headers alone.
         max_side: pictures with a longer side, in pixels, are shrunk to it; 0 for none.
+        page: where a page about the refused pictures is written (HTML).
         workers: how many pictures are worked on at a time, by default one a core; the files do not depend on it.
 
     Returns:
@@ -92,8 +94,11 @@ def write_tfrecords(
             beside = whole.enter_context(storage.replacing(outputs[split]))
             written[split] = _write_framed(beside, split, accepted, len(labels), images_per_shard)
             print(f"{split}: {written[split].images} pictures in {len(written[split].shards)} files", flush=True)
+        pictures = sum(about.images for about in written.values()) + len(rejects)
         _write_rejects(refused, rejects)
-        _check_rejects(rejects, sum(about.images for about in written.values()) + len(rejects), max_refused_ratio)
+        if page:
+            reports.write_refused_page(page, refused=rejects, pictures=pictures)
+        _check_rejects(rejects, pictures, max_refused_ratio)
     return written
 
 

@@ -9,6 +9,7 @@ import io
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 History = list[dict[str, float]]
+MOST_REFUSED, MOST_REASONS = 1000, 50  # on a page
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,26 @@ def write_summary_page(
         passed_over=passed_over,
         notes=notes,
         strips=strips,
+    )
+    _publish(path, page)
+
+
+def write_refused_page(path: Path, *, refused: Sequence[tuple[str, str, str]], pictures: int) -> None:
+    """Writes the page of the conversion: how many pictures could not be used, and why.
+
+    Args:
+        path: where the page goes; a page already there is replaced in one step.
+        refused: URI, label and reason of each; the page names the first thousand.
+        pictures: how many there were, the refused ones with them.
+    """
+    counted = Counter(reason for _, _, reason in refused)
+    page = rendered(
+        "refused",
+        refused=len(refused),
+        pictures=pictures,
+        written=pictures - len(refused),
+        reasons=counted.most_common(MOST_REASONS),
+        shown=refused[:MOST_REFUSED],
     )
     _publish(path, page)
 

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kfp_vision.reports import Mistake, Picture, write_evaluation_page, write_summary_page, write_training_page
+from kfp_vision.reports import (
+    Mistake,
+    Picture,
+    write_evaluation_page,
+    write_refused_page,
+    write_summary_page,
+    write_training_page,
+)
 
 ODD_LABELS = ["<script>alert(1)</script>", '"quoted" onload="alert(1)"', "a & b $x^2$", "向日葵", "البابونج", "x\x01y"]
 FILE_NAME = "\"><img src=x onerror='alert(1)'>.jpg"
@@ -347,3 +354,22 @@ def test_every_chart_and_table_can_be_heard(tmp_path):
     assert all(image["alt"] for image in page.named("img"))
     assert {header["scope"] for header in page.named("th")} == {"col", "row"}
     assert len(page.named("h1")) == 1
+
+
+def test_the_page_of_refused_pictures_counts_reasons_and_names_the_first_thousand(tmp_path):
+    refused = [(f"photos/<b>/{number:04}.jpg", "<b>", "cut off" if number % 3 else "empty") for number in range(1200)]
+    write_refused_page(tmp_path / "page.html", refused=refused, pictures=5000)
+    text = Page(tmp_path / "page.html").text
+    assert "1,200" in text
+    assert "3,800" in text
+    assert "cut off 800 empty 400" in text
+    assert "photos/<b>/0999.jpg" in text
+    assert "photos/<b>/1000.jpg" not in text
+    assert "The first 1,000" in text
+
+
+def test_the_page_of_refused_pictures_is_short_where_there_are_none(tmp_path):
+    write_refused_page(tmp_path / "page.html", refused=[], pictures=1)
+    text = Page(tmp_path / "page.html").text
+    assert "1 picture" in text
+    assert "Why" not in text
