@@ -5,14 +5,21 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, field, fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from kfp_vision import reports, storage
+from kfp_vision import listings, reports, storage
 from kfp_vision.errors import InputError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # what telephones write and people take for a picture
+SPLITS = ("train", "validation", "test")  # in the order in which a picture that stands in several is left out
 SAMPLES_A_CLASS = 6
+NO_CLASS = "not in a class folder"
+NAMED = 10  # of what a note is about, the rest is counted
+READERS = 16  # that wait for pictures of an import file at a time
 # Unicode's categories of control characters, ends of lines and paragraphs, and bytes that are no text: no file here could
 # hold them. Spaces and joiners of any script are well in a name.
 UNWRITABLE = ("Cc", "Zl", "Zp", "Cs")
@@ -28,6 +35,7 @@ class Row:
         bytes: its size.
         content_id: MD5 of its bytes, in hex; the same picture has the same one wherever it lies.
         name: its path below the root of the data, which does not change when the data is moved.
+        split: train, validation or test where the data is split already; else empty.
     """
 
     uri: str
@@ -35,6 +43,7 @@ class Row:
     bytes: int
     content_id: str
     name: str
+    split: str = ""
 
 
 @dataclass
@@ -51,15 +60,23 @@ class Catalog:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of labels and contents; where the pictures lie and what they are called does not matter."""
-        return hashlib.sha256("\n".join(sorted(f"{row.label} {row.content_id}" for row in self.rows)).encode()).hexdigest()
+        """A hash of labels, contents and splits; where the pictures lie and what they are called does not matter."""
+        facts = sorted(f"{row.label} {row.content_id} {row.split}".rstrip() for row in self.rows)
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Pictures in each split that the data brings; none where it is not split."""
+        brought = Counter(row.split for row in self.rows if row.split)
+        return {split: brought[split] for split in SPLITS if split in brought}
 
 
 def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, page: Path) -> Catalog:
     """Finds the pictures at a URI and writes their table and a page about them.
 
     Args:
-        images_uri: a folder of class folders, an archive of one (also over http), or `sample`.
+        images_uri: a folder of class folders, split into train, validation and test or not, an archive of one (also over http),
+            an import file, or `sample`.
         check_images: whether to refuse data that no classifier can be trained on.
         splits: how many splits will be cut; a class needs a picture for each.
         table: where the table is written (CSV).
@@ -80,6 +97,7 @@ def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, pag
             total_bytes=sum(row.bytes for row in found.rows),
             passed_over=dict(found.passed_over),
             notes=notes(found),
+            splits=found.splits,
             samples={
                 label: [reports.Picture(row.name, reader.read(row.uri)) for row in _first(found.rows, label)]
                 for label in found.classes
@@ -90,25 +108,86 @@ def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, pag
 
 
 def scan(images_uri: str) -> Catalog:
-    """The pictures at a URI. A picture's class is the folder it lies in."""
+    """The pictures at a URI, in folders or in the lines of an import file.
+
+    A picture's class is the folder it lies in. Where class folders lie in train beside others in validation or test, under
+    whatever common folders, each picture's split is that folder.
+
+    Raises:
+        InputError: nothing lies there, or a line of an import file cannot be read.
+    """
+    found = _listed(images_uri) if listings.is_listing(images_uri) else _in_folders(images_uri)
+    found.rows.sort(key=lambda row: row.name)
+    return found
+
+
+def _in_folders(images_uri: str) -> Catalog:
     found = Catalog([])
     for item in storage.walk(images_uri):
         path = PurePosixPath(item.name)
-        reason = not_a_picture(path) or ("" if path.parent.name else "not in a class folder")
+        reason = not_a_picture(path) or ("" if path.parent.name else NO_CLASS)
         if reason:
             found.passed_over[reason] += 1
             continue
-        content_id = hashlib.md5(item.read(), usedforsecurity=False).hexdigest()
-        found.rows.append(Row(item.uri, path.parent.name, item.size, content_id, item.name))
-    found.rows.sort(key=lambda row: row.name)
-    return found
+        found.rows.append(Row(item.uri, path.parent.name, item.size, _md5(item.read()), item.name))
+    return _with_splits(found)
+
+
+def _with_splits(found: Catalog) -> Catalog:
+    """The same pictures with the splits that their folders are named as; unchanged where these are no splits."""
+    places = [_split_folder(PurePosixPath(row.name)) for row in found.rows]
+    splits_at: dict[PurePosixPath, set[str]] = {}
+    for above, split in filter(None, places):
+        splits_at.setdefault(above, set()).add(split)
+    split_here = {above for above, splits in splits_at.items() if "train" in splits and len(splits) > 1}
+    split_up = Catalog([], found.passed_over)
+    for row, place in zip(found.rows, places, strict=True):
+        folder = PurePosixPath(row.name).parent
+        if folder.parent in split_here and folder.name.lower() in listings.SPLIT_NAMES:
+            split_up.passed_over[NO_CLASS] += 1  # in test/ itself, beside the class folders there
+        else:
+            split_up.rows.append(replace(row, split=place[1]) if place and place[0] in split_here else row)
+    return split_up
+
+
+def _split_folder(path: PurePosixPath) -> tuple[PurePosixPath, str] | None:
+    """The topmost folder above the class folder that is named as a split: the folder it lies in, and the split."""
+    for above in list(path.parents)[-2:0:-1]:
+        if split := listings.SPLIT_NAMES.get(above.name.lower()):
+            return above.parent, split
+    return None
+
+
+def _listed(images_uri: str) -> Catalog:
+    """The pictures that an import file names; all of them must be there."""
+    entries = listings.read(images_uri)
+    for entry in entries:
+        if _unwritable(entry.name + entry.label):
+            raise listings.broken(images_uri, entry.line, "a control character")
+    with storage.Reader() as reader, ThreadPoolExecutor(READERS) as pool:
+        return Catalog(list(pool.map(partial(_listed_row, images_uri, reader), entries)))
+
+
+def _listed_row(images_uri: str, reader: storage.Reader, entry: listings.Entry) -> Row:
+    try:
+        encoded = reader.read(entry.uri)
+    except (OSError, ValueError) as error:
+        remedy = "Mend the line or take it out; a relative URI is relative to the file."
+        rule = "every picture of an import file must be there"
+        raise InputError(rule, f"{error} in {images_uri}, line {entry.line}", remedy) from None
+    return Row(entry.uri, entry.label, len(encoded), _md5(encoded), entry.name, entry.split)
+
+
+def _md5(encoded: bytes) -> str:
+    return hashlib.md5(encoded, usedforsecurity=False).hexdigest()
 
 
 def check(found: Catalog, images_uri: str, splits: int) -> None:
     """Refuses data that no classifier can be trained on.
 
     Raises:
-        InputError: no pictures, fewer than two classes, or a class with fewer pictures than splits.
+        InputError: no pictures, fewer than two classes, a class with fewer pictures than splits, or data that brings its splits
+            and holds nothing out.
     """
     layout = "Put the pictures into one folder a class, as in photos/daisy/1.jpg, photos/tulip/2.jpg."
     if not found.rows:
@@ -117,26 +196,71 @@ def check(found: Catalog, images_uri: str, splits: int) -> None:
     if len(found.classes) < 2:
         only = ", ".join(found.classes)
         raise InputError("images_uri must hold at least two classes", f"one at {images_uri} ({only})", layout)
+    if found.splits:
+        _check_splits(found, images_uri)
+        return
     label, fewest = min(found.classes.items(), key=lambda pair: pair[1])
     if fewest < splits:
         remedy = "Add pictures to it, or take it out."
         raise InputError(f"every class must have at least {splits} pictures, one a split", f"{fewest} of {label}", remedy)
 
 
+def _check_splits(found: Catalog, images_uri: str) -> None:
+    if found.splits.keys() == {"train"} and found.splits["train"] == len(found.rows):
+        rule = "data that is split already must hold pictures out for validation or test"
+        raise InputError(rule, f"all in train at {images_uri}", "Give some to validation, or leave the splits out.")
+    for label in found.classes:
+        if not any(row.label == label and row.split in ("", "train") for row in found.rows):
+            rule = "every class must have a picture to train on"
+            raise InputError(rule, f"none of {label} in train at {images_uri}", "Add pictures to it, or take it out.")
+
+
 def notes(found: Catalog) -> list[str]:
     """What a person should know of the data, a sentence each."""
     said = []
     copies = len(found.rows) - len({row.content_id for row in found.rows})
+    several = two_splits(found.rows)
     if copies:
-        said.append(f"{copies} pictures are copies of another, byte for byte; copies always stay on one side of the split.")
-    for content_id, labels in two_labels(found.rows).items():
+        sides = "" if several else "; copies always stay on one side of the split"
+        said.append(f"{copies} pictures are copies of another, byte for byte{sides}.")
+    if several:
+        names = _some([row.name for row in found.rows if row.content_id in several])
+        said.append(f"The same picture stands in more than one split: {names}. Only the last is used: test, else validation.")
+    contradicted = two_labels(found.rows)
+    for content_id, labels in list(contradicted.items())[:NAMED]:
         names = ", ".join(sorted(row.name for row in found.rows if row.content_id == content_id))
         said.append(f"The same picture stands under {' and '.join(labels)}: {names}. It is left out; delete the wrong one.")
+    if len(contradicted) > NAMED:
+        said.append(f"{len(contradicted) - NAMED} more pictures stand under several labels, and are left out.")
+    for alike in _alike(found.classes):
+        said.append(f"{' and '.join(alike)} differ in nothing but case or the form of a letter: are they one class?")
     if found.classes:
         (rare, fewest), (common, most) = (f(found.classes.items(), key=lambda pair: pair[1]) for f in (min, max))
         if most > 5 * fewest:
             said.append(f"{common} has {most} pictures and {rare} only {fewest}: add pictures of {rare} if you can.")
     return said
+
+
+def _alike(labels: Iterable[str]) -> list[list[str]]:
+    """Labels that look the same to a person."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(unicodedata.normalize("NFKC", label).casefold(), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(sorted(names)[:NAMED])}{rest}"
+
+
+def two_splits(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """Content id to its splits, of the pictures that the data brings in more than one."""
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.split:
+            splits.setdefault(row.content_id, set()).add(row.split)
+    return {content_id: sorted(several, key=SPLITS.index) for content_id, several in splits.items() if len(several) > 1}
 
 
 def two_labels(rows: Iterable[Row]) -> dict[str, list[str]]:
@@ -159,16 +283,22 @@ def read(table: Path) -> Iterator[Row]:
     """The rows of a table, in its order."""
     with table.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            yield Row(row["uri"], row["label"], int(row["bytes"]), row["content_id"], row["name"])
+            yield Row(row["uri"], row["label"], int(row["bytes"]), row["content_id"], row["name"], row["split"])
 
 
 def not_a_picture(path: PurePosixPath) -> str:
     """Why a file, by its name, is none of the pictures; empty if it is one."""
     if "__MACOSX" in path.parts or any(part.startswith(".") for part in path.parts):
         return "hidden"
+    if unsupported := UNSUPPORTED.get(path.suffix.lower()):
+        return f"{unsupported}, which is not supported; convert it to JPEG"
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         return "not a picture"
-    return "control character in the name" if any(unicodedata.category(c) in UNWRITABLE for c in str(path)) else ""
+    return "control character in the name" if _unwritable(str(path)) else ""
+
+
+def _unwritable(text: str) -> bool:
+    return any(unicodedata.category(character) in UNWRITABLE for character in text)
 
 
 def _first(rows: list[Row], label: str) -> list[Row]:

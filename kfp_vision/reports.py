@@ -57,6 +57,7 @@ def write_summary_page(
     passed_over: dict[str, int],
     notes: list[str],
     samples: dict[str, list[Picture]],
+    splits: dict[str, int] | None = None,
 ) -> None:
     """Writes the page of the ingest stage: what the data set holds, what was passed over, and what it looks like.
 
@@ -68,6 +69,7 @@ def write_summary_page(
         passed_over: number of files left out, by reason.
         notes: what a person should know of this data set, one plain sentence each.
         samples: a few pictures of each class.
+        splits: number of images in each split that the data brings; none where it is yet to be cut.
     """
     images = sum(classes.values())
     largest = max(classes.values(), default=0)
@@ -85,6 +87,7 @@ def write_summary_page(
         passed_over=passed_over,
         notes=notes,
         strips=strips,
+        splits=splits or {},
     )
     _publish(path, page)
 

@@ -1,18 +1,17 @@
 """The cut into train, validation and test: by content, so that the same pictures give the same splits everywhere.
 
 Each class is sorted by a hash of the contents and cut at the ratios. Every class keeps the ratio to the picture, copies stay on
-one side, and when the data grows only the few pictures at a cut change sides.
+one side, and when the data grows only the few pictures at a cut change sides. A picture that comes with a split keeps it.
 """
 
 from itertools import groupby
 from pathlib import Path
 
 from kfp_vision import catalog
-from kfp_vision.catalog import Row
+from kfp_vision.catalog import SPLITS, Row
 from kfp_vision.errors import InputError
 from kfp_vision.storage import replacing
 
-SPLITS = ("train", "validation", "test")
 LABELS_FILE = "labels.txt"
 
 
@@ -29,7 +28,7 @@ def split_images(
         label_map: a folder, in which `labels.txt` is written.
 
     Returns:
-        Pictures in each split, and `left_out`, those under two labels.
+        Pictures in each split, and `left_out`: those under two labels, and those that the data brings on two sides.
 
     Raises:
         InputError: a class would have nothing left to train on.
@@ -39,7 +38,7 @@ def split_images(
     for content_id, several in contradicted.items():
         print(f"left out, the same picture under {' and '.join(several)}: {content_id}")
     labels = sorted({row.label for row in rows})
-    parts = split([row for row in rows if row.content_id not in contradicted], validation_ratio, test_ratio)
+    parts = apart(split([row for row in rows if row.content_id not in contradicted], validation_ratio, test_ratio))
     _refuse_untrained(labels, parts["train"])
     for name, path in zip(SPLITS, (train, validation, test), strict=True):
         catalog.write(path, parts[name])
@@ -48,13 +47,17 @@ def split_images(
         write_labels(beside, labels)
     counts = {name: len(part) for name, part in parts.items()}
     print(", ".join(f"{count} pictures to {name}" for name, count in counts.items()))
-    return counts | {"left_out": sum(row.content_id in contradicted for row in rows)}
+    return counts | {"left_out": len(rows) - sum(counts.values())}
 
 
 def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, list[Row]]:
-    """Rows of each split, in the order of their contents' hashes, which is as good as shuffled."""
-    parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for _, same_label in groupby(sorted(rows, key=lambda row: (row.label, row.content_id, row.name)), lambda row: row.label):
+    """Rows of each split, in the order of their contents' hashes, which is as good as shuffled.
+
+    A row that brings its split keeps it; the ratios cut the others.
+    """
+    parts = {name: [row for row in rows if row.split == name] for name in SPLITS}
+    loose = [row for row in rows if not row.split]
+    for _, same_label in groupby(sorted(loose, key=lambda row: (row.label, row.content_id, row.name)), lambda row: row.label):
         ordered = list(same_label)
         cut = _between_copies(ordered, _share(ordered, test_ratio))
         second = _between_copies(ordered, cut + _share(ordered, validation_ratio))
@@ -62,6 +65,18 @@ def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[s
         parts["validation"] += ordered[cut:second]
         parts["train"] += ordered[second:]
     return {name: sorted(part, key=lambda row: (row.content_id, row.name)) for name, part in parts.items()}
+
+
+def apart(parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The splits without the pictures that stand in a later one too: what measures a model must not have taught it."""
+    taken: set[str] = set()
+    kept: dict[str, list[Row]] = {}
+    for name in reversed(SPLITS):
+        kept[name] = [row for row in parts[name] if row.content_id not in taken]
+        if left_out := len(parts[name]) - len(kept[name]):
+            print(f"left out of {name}, since the same picture is held out: {left_out}")
+        taken.update(row.content_id for row in kept[name])
+    return {name: kept[name] for name in SPLITS}
 
 
 def _refuse_untrained(labels: list[str], train: list[Row]) -> None:

@@ -18,6 +18,7 @@ def test_writes_a_table_of_the_pictures_and_leaves_them_where_they_are(pictures,
         "bytes": str(first.stat().st_size),
         "content_id": hashlib.md5(first.read_bytes()).hexdigest(),
         "name": "bellcup/0001.jpg",
+        "split": "",
     }
     assert sorted(path.name for path in ingested.folder.iterdir()) == ["executor_output.json", "images", "summary"]
 

@@ -1,5 +1,6 @@
 """The table of pictures: labels from folders, contents by their hash, and data refused on which nothing can be learnt."""
 
+import hashlib
 import os
 import re
 
@@ -98,7 +99,8 @@ def test_a_table_is_plain_csv(tmp_path):
     row = Row("/photos/a, b/1.jpg", "a, b", 3, MD5[ABC], 'a, b/"1".jpg')
     catalog.write(tmp_path / "images.csv", [row])
     assert (tmp_path / "images.csv").read_bytes() == (
-        b'uri,label,bytes,content_id,name\n"/photos/a, b/1.jpg","a, b",3,900150983cd24fb0d6963f7d28e17f72,"a, b/""1"".jpg"\n'
+        b"uri,label,bytes,content_id,name,split\n"
+        b'"/photos/a, b/1.jpg","a, b",3,900150983cd24fb0d6963f7d28e17f72,"a, b/""1"".jpg",\n'
     )
 
 
@@ -201,3 +203,156 @@ def test_the_flower_photographs(flower_photos, tmp_path, capsys):
     assert list(catalog.read(table)) == found.rows
     assert note in page.read_text(encoding="utf-8")
     assert capsys.readouterr().out == "754 pictures in 5 classes, 1 files passed over\n"
+
+
+def splits_of(found):
+    return {row.name: row.split for row in found.rows}
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("train", "validation", "test"), ("Training", "val", "testing"), ("TRAIN", "valid", "Test")],
+)
+@pytest.mark.parametrize("top", ["", "flowers/", "all/of/them/"])
+def test_folders_that_are_split_already_keep_their_splits(tmp_path, top, train, validation, test):
+    files = {f"{top}{train}/daisy/1.jpg": A, f"{top}{validation}/daisy/1.jpg": ABC, f"{top}{test}/wild/daisy/1.jpg": DIGEST}
+    found = catalog.scan(lay(tmp_path / "photos", files))
+    assert splits_of(found) == dict(zip(files, ("train", "validation", "test"), strict=True))
+    assert found.classes == {"daisy": 3}
+    assert found.splits == {"train": 1, "validation": 1, "test": 1}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"train/daisy/1.jpg": A, "train/tulip/1.jpg": ABC},
+        {"test/daisy/1.jpg": A, "validation/tulip/1.jpg": ABC},
+        {"one/train/daisy/1.jpg": A, "other/test/daisy/1.jpg": ABC},
+        {"train/1.jpg": A, "test/1.jpg": ABC},
+    ],
+    ids=["one folder", "nothing to train on", "in different places", "classes of these names"],
+)
+def test_folders_that_only_look_like_splits_are_folders(tmp_path, files):
+    found = catalog.scan(lay(tmp_path / "photos", files))
+    assert splits_of(found) == dict.fromkeys(files, "")
+    assert found.splits == {}
+
+
+def test_pictures_of_no_class_in_a_folder_of_a_split_are_passed_over(tmp_path):
+    files = {"a/train/daisy/1.jpg": A, "a/test/daisy/1.jpg": ABC, "a/test/7.jpg": DIGEST, "a/more/daisy/1.jpg": b"1"}
+    found = catalog.scan(lay(tmp_path / "photos", files))
+    assert splits_of(found) == {"a/train/daisy/1.jpg": "train", "a/test/daisy/1.jpg": "test", "a/more/daisy/1.jpg": ""}
+    assert found.passed_over == {"not in a class folder": 1}
+
+
+def test_the_fingerprint_changes_with_the_splits(tmp_path):
+    one = catalog.scan(lay(tmp_path / "one", {"train/daisy/1.jpg": A, "test/daisy/1.jpg": ABC})).fingerprint
+    other = catalog.scan(lay(tmp_path / "two", {"train/daisy/1.jpg": ABC, "test/daisy/1.jpg": A})).fingerprint
+    none = catalog.scan(lay(tmp_path / "three", {"daisy/1.jpg": ABC, "daisy/2.jpg": A})).fingerprint
+    assert len({one, other, none}) == 3
+
+
+def test_the_fingerprint_of_data_without_splits_is_what_it_was():
+    rows = [Row("/1.jpg", "daisy", 1, MD5[A], "1.jpg"), Row("/2.jpg", "tulip", 3, MD5[ABC], "2.jpg")]
+    text = f"daisy {MD5[A]}\ntulip {MD5[ABC]}"
+    assert Catalog(rows).fingerprint == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_table_keeps_the_splits(tmp_path):
+    rows = catalog.scan(lay(tmp_path / "photos", {"train/daisy/1.jpg": A, "val/daisy/1.jpg": ABC})).rows
+    catalog.write(tmp_path / "images.csv", rows)
+    assert list(catalog.read(tmp_path / "images.csv")) == rows
+    assert {row.split for row in rows} == {"train", "validation"}
+
+
+def test_the_table_of_a_run_is_an_import_file(tmp_path):
+    rows = catalog.scan(lay(tmp_path / "photos", {"train/daisy/1.jpg": A, "val/tulip/1.jpg": ABC})).rows
+    catalog.write(tmp_path / "images.csv", rows)
+    again = catalog.scan(str(tmp_path / "images.csv")).rows
+    assert [(row.uri, row.label, row.content_id, row.split) for row in again] == [
+        (row.uri, row.label, row.content_id, row.split) for row in rows
+    ]
+
+
+def test_the_pictures_of_an_import_file_have_their_bytes_and_its_names(tmp_path):
+    lay(tmp_path / "photos", {"x/1.jpg": ABC, "2 ü.png": DIGEST})
+    (tmp_path / "photos" / "list.csv").write_text(f"x/1.jpg,daisy,test\n{tmp_path}/photos/2 ü.png,<script>\n", encoding="utf-8")
+    assert catalog.scan(str(tmp_path / "photos" / "list.csv")).rows == [
+        Row(f"{tmp_path}/photos/2 ü.png", "<script>", 14, MD5[DIGEST], f"{tmp_path}/photos/2 ü.png", ""),
+        Row(f"{tmp_path}/photos/x/1.jpg", "daisy", 3, MD5[ABC], "x/1.jpg", "test"),
+    ]
+
+
+def test_a_picture_of_an_import_file_that_is_not_there_is_refused_with_its_line(tmp_path):
+    lay(tmp_path, {"1.jpg": A})
+    (tmp_path / "list.csv").write_text("1.jpg,daisy\n\nnone.jpg,daisy\n")
+    with pytest.raises(InputError) as refusal:
+        catalog.scan(str(tmp_path / "list.csv"))
+    assert str(refusal.value) == (
+        "error: every picture of an import file must be there; got [Errno 2] No such file or directory: "
+        f"'{tmp_path}/none.jpg' in {tmp_path}/list.csv, line 3. "
+        "Mend the line or take it out; a relative URI is relative to the file."
+    )
+
+
+def test_what_could_not_stand_in_a_label_map_is_refused_with_its_line(tmp_path):
+    lay(tmp_path, {"1.jpg": A})
+    (tmp_path / "list.csv").write_text('1.jpg,"two\nlines"\n')
+    with pytest.raises(InputError, match=r"got a control character in .*list\.csv, line 2\. Write lines such as"):
+        catalog.scan(str(tmp_path / "list.csv"))
+
+
+def split_rows(*splits):
+    """A picture of daisy in each, all different."""
+    return [Row(f"/{n}.jpg", "daisy", 1, f"{n:032}", f"{n}.jpg", split) for n, split in enumerate(splits)]
+
+
+def test_data_that_brings_its_splits_is_let_pass_with_whatever_number_of_pictures():
+    tulip = Row("/t.jpg", "tulip", 1, MD5[A], "t.jpg", "train")
+    catalog.check(Catalog([*split_rows("train", "test"), tulip]), "/photos", 3)
+
+
+@pytest.mark.parametrize(
+    ("splits", "line"),
+    [
+        (
+            ("train", "train"),
+            r"split already must hold pictures out for validation or test; got all in train at /photos\. Give",
+        ),
+        (("test", "validation"), r"every class must have a picture to train on; got none of daisy in train at /photos\. Add"),
+    ],
+)
+def test_splits_that_cannot_train_or_measure_are_refused(splits, line):
+    tulip = Row("/t.jpg", "tulip", 1, MD5[A], "t.jpg", "train")
+    with pytest.raises(InputError, match=line):
+        catalog.check(Catalog([*split_rows(*splits), tulip]), "/photos", 2)
+
+
+def test_notes_name_pictures_in_several_splits_and_labels_that_look_the_same():
+    one, two = split_rows("train", "test")
+    again = Row("/again.jpg", "daisy", 1, one.content_id, "again.jpg", "validation")
+    assert catalog.notes(Catalog([one, two, again])) == [
+        "1 pictures are copies of another, byte for byte.",
+        "The same picture stands in more than one split: 0.jpg, again.jpg. Only the last is used: test, else validation.",
+    ]
+    assert catalog.notes(Catalog(rows_of({"Gänse": 2, "ga\u0308nse": 2, "rose": 2}))) == [
+        "Gänse and ga\u0308nse differ in nothing but case or the form of a letter: are they one class?"
+    ]
+
+
+def test_pictures_of_telephones_that_are_not_supported_are_named(tmp_path):
+    found = catalog.scan(lay(tmp_path / "photos", {"daisy/IMG_1.HEIC": A, "daisy/2.avif": A, "daisy/3.jpg": A}))
+    assert found.passed_over == {
+        "HEIC, which is not supported; convert it to JPEG": 1,
+        "AVIF, which is not supported; convert it to JPEG": 1,
+    }
+
+
+def test_the_summary_page_shows_the_splits_that_the_data_brings(tmp_path):
+    photos = drawn.pictures(tmp_path / "photos" / "train", classes=2, each=3).parent
+    drawn.pictures(photos / "test", classes=2, each=2)
+    page = tmp_path / "summary.html"
+    catalog.ingest(str(photos), check_images=True, splits=2, table=tmp_path / "images.csv", page=page)
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    assert '<tr><th scope="row">train</th><td class="number">6</td></tr> <tr><th scope="row">test</th>' in text
+    assert "The same picture stands in more than one split" in text

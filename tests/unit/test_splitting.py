@@ -2,15 +2,18 @@
 
 import hashlib
 import random
+import tempfile
+import unicodedata
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kfp_vision import catalog, splitting
-from kfp_vision.catalog import Row
+from kfp_vision.catalog import UNWRITABLE, Row
 from kfp_vision.errors import InputError
 
 quickly = settings(database=None, deadline=None, max_examples=60)
@@ -177,3 +180,63 @@ def test_the_flower_photographs_are_cut_as_asked(flower_photos, tmp_path):
     assert counts == {"train": 602, "validation": 150, "test": 0, "left_out": 2}
     held_out = Counter(row.label for row in tables["validation"])
     assert held_out == {"daisy": 30, "dandelion": 30, "roses": 30, "sunflowers": 30, "tulips": 30}
+
+
+odd_labels = st.text(min_size=1, max_size=12).filter(lambda text: not any(unicodedata.category(c) in UNWRITABLE for c in text))
+odd_labels |= st.sampled_from(["<script>alert(1)</script>", "a, b", "two  spaces", "花 雏菊", 'a "quote"', "0:daisy"])
+
+
+@settings(quickly, max_examples=20)
+@given(st.sets(odd_labels, min_size=2, max_size=4))
+def test_whatever_a_class_is_called_it_is_cut_and_read_back(labels):
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row(label, f"{label} {number}", number) for label in labels for number in range(10)]
+        counts, tables, _ = cut(Path(folder), rows)
+        assert splitting.read_labels(Path(folder) / "label_map") == sorted(labels)
+    assert counts == {"train": 7 * len(labels), "validation": 2 * len(labels), "test": len(labels), "left_out": 0}
+    assert Counter(row.label for row in tables["train"]) == dict.fromkeys(labels, 7)
+
+
+@settings(quickly, max_examples=8)
+@given(st.integers(0, 1 << 30), ratios)
+def test_with_any_data_and_ratio_at_most_two_in_a_hundred_change_sides(seed, shares):
+    rows = [row("daisy", f"{seed} {number}", number) for number in range(5500)]
+    before = sides(splitting.split(rows[:5000], *shares))
+    after = sides(splitting.split(rows, *shares))
+    assert sum(after[content] != name for content, name in before.items()) <= 100
+
+
+brought_sets = st.lists(
+    st.tuples(st.sampled_from(["daisy", "tulip"]), st.integers(0, 25), st.sampled_from(["", "train", "validation", "test"])),
+    max_size=80,
+).map(lambda all_: [replace(row(label, str(content), n), split=split) for n, (label, content, split) in enumerate(all_)])
+
+
+@quickly
+@given(brought_sets, ratios)
+def test_a_brought_split_is_kept_and_the_rest_is_cut_as_if_it_were_alone(rows, shares):
+    parts = splitting.split(rows, *shares)
+    alone = splitting.split([row for row in rows if not row.split], *shares)
+    for name, part in parts.items():
+        assert {row.name for row in part} == {row.name for row in rows if row.split == name} | {row.name for row in alone[name]}
+
+
+@quickly
+@given(brought_sets, ratios)
+def test_of_a_picture_on_several_sides_only_the_one_held_out_stays(rows, shares):
+    parts = splitting.split(rows, *shares)
+    kept = splitting.apart(parts)
+    train, validation, test = ({row.content_id for row in kept[name]} for name in ("train", "validation", "test"))
+    assert not train & validation and not train & test and not validation & test
+    assert kept["test"] == parts["test"]
+    assert train | validation | test == {row.content_id for row in rows}
+
+
+def test_a_picture_that_the_data_brings_on_two_sides_is_left_out_of_the_training_side(tmp_path, capsys):
+    rows = [replace(one, split="train") for one in rows_of({"daisy": 4, "tulip": 4})]
+    leaked = replace(rows[0], name="test/leaked.jpg", split="test")
+    counts, tables, _ = cut(tmp_path, [*rows, leaked])
+    assert counts == {"train": 7, "validation": 0, "test": 1, "left_out": 1}
+    assert [row.name for row in tables["test"]] == ["test/leaked.jpg"]
+    assert rows[0] not in tables["train"]
+    assert "left out of train, since the same picture is held out: 1" in capsys.readouterr().out

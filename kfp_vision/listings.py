@@ -1,0 +1,202 @@
+"""Import files: pictures with their labels, line by line, as CSV, JSON Lines, or MXNet's .lst.
+
+CSV is `uri,label` or `uri,label,ml_use`, with or without a header, or `ml_use,uri,label` as Vertex AI takes it. JSON Lines hold
+objects of these names, or of Vertex AI's (its documentation, "Prepare image training data for classification"). A .lst is
+`index TAB label TAB path`, the label a number from 0, as MXNet's im2rec writes it and SageMaker's image classification takes it.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from kfp_vision import storage
+from kfp_vision.errors import InputError
+
+SUFFIXES = (".csv", ".jsonl", ".lst")
+# What people call a split, to our name of it.
+SPLIT_NAMES = dict.fromkeys(("train", "training"), "train")
+SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validation"), "validation")
+SPLIT_NAMES |= dict.fromkeys(("test", "testing"), "test")
+UNASSIGNED = ("", "unassigned")
+VERTEX_ML_USE = "aiplatform.googleapis.com/ml_use"
+LAYOUT = {
+    ".csv": "Write lines such as daisy/1.jpg,daisy or daisy/1.jpg,daisy,training, in UTF-8.",
+    ".jsonl": 'Write lines such as {"uri": "daisy/1.jpg", "label": "daisy"}, in UTF-8.',
+    ".lst": "Write lines such as 0 TAB 3 TAB daisy/1.jpg: an index, the class as a number, the path.",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of an import file.
+
+    Attributes:
+        name: the picture's URI as it is written there.
+        uri: where its bytes are.
+        label: its class.
+        split: train, validation or test; empty where the file does not say.
+        line: the number of the line, from 1.
+    """
+
+    name: str
+    uri: str
+    label: str
+    split: str
+    line: int
+
+
+class Broken(Exception):
+    """A line that cannot be read; the message says what was found there."""
+
+
+def is_listing(uri: str) -> bool:
+    """Whether a URI names an import file, by its ending."""
+    return suffix(uri) in SUFFIXES and "#" not in uri and not Path(uri).is_dir()
+
+
+def suffix(uri: str) -> str:
+    """The ending of what a URI names, in small letters."""
+    path = urlsplit(uri).path if storage.scheme(uri) else uri
+    return PurePosixPath(path).suffix.lower()
+
+
+def read(uri: str) -> list[Entry]:
+    """The pictures that an import file names, in its order. A relative URI is relative to the file.
+
+    Raises:
+        InputError: naming the file and the line that cannot be read.
+    """
+    uri = storage.absolute(uri)
+    kind = suffix(uri)
+    try:
+        text = storage.fetch(uri).read_bytes().decode("utf-8-sig")  # spreadsheets begin a CSV with a byte order mark
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise broken(uri, line, "bytes that are no UTF-8") from None
+    entries = []
+    parsed = {".csv": _csv, ".jsonl": _json, ".lst": _lst}[kind](text, uri)
+    for line, (name, label, ml_use) in parsed:
+        try:
+            entries.append(Entry(name, _resolved(name, uri), _label(label), _split(ml_use), line))
+        except Broken as reason:
+            raise broken(uri, line, str(reason)) from None
+    return _padded(entries) if kind == ".lst" else entries
+
+
+def broken(uri: str, line: int, found: str) -> InputError:
+    """What to say of a line that cannot be read."""
+    rule = "an import file must name a picture and its label in every line"
+    return InputError(rule, f"{found} in {uri}, line {line}", LAYOUT[suffix(uri)])
+
+
+Fields = tuple[str, str, str]
+
+
+def _csv(text: str, uri: str) -> Iterator[tuple[int, Fields]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            names = ["ml_use" if cell.lower() == "split" else cell.lower() for cell in cells]
+            if header is None and {"uri", "label"} <= set(names):
+                header = names
+                continue
+            header = header or []
+            yield reader.line_num, _in_order(cells, header)
+    except csv.Error as error:
+        raise broken(uri, reader.line_num, str(error)) from None
+    except Broken as reason:
+        raise broken(uri, reader.line_num, str(reason)) from None
+
+
+def _in_order(cells: list[str], header: list[str]) -> Fields:
+    """URI, label and use of a line: by the header's names; else Vertex AI's use comes first, ours last."""
+    if header:
+        if len(cells) != len(header):
+            raise Broken(f"{len(cells)} fields under a header of {len(header)}")
+        named = dict(zip(header, cells, strict=True))
+        return named["uri"], named["label"], named.get("ml_use", "")
+    if len(cells) == 3 and cells[0].lower() in (*SPLIT_NAMES, *UNASSIGNED):
+        return cells[1], cells[2], cells[0]
+    if len(cells) not in (2, 3):
+        raise Broken(f"{len(cells)} fields")
+    return cells[0], cells[1], "".join(cells[2:])
+
+
+def _json(text: str, uri: str) -> Iterator[tuple[int, Fields]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, _from_json(json.loads(line))
+        except (ValueError, RecursionError):
+            raise broken(uri, number, "what is no JSON") from None
+        except Broken as reason:
+            raise broken(uri, number, str(reason)) from None
+
+
+def _from_json(item: Any) -> Fields:
+    """URI, label and use: under our names, or under Vertex AI's."""
+    if not isinstance(item, dict):
+        raise Broken("JSON that is no object")
+    annotation, about = item.get("classificationAnnotation", {}), item.get("dataItemResourceLabels", {})
+    if not isinstance(annotation, dict) or not isinstance(about, dict):
+        raise Broken("fields that are no objects")
+    label = item.get("label", annotation.get("displayName", ""))
+    name, use = item.get("uri", item.get("imageGcsUri", "")), item.get("ml_use", about.get(VERTEX_ML_USE, ""))
+    if not (isinstance(name, str) and isinstance(label, str) and isinstance(use, str)):
+        raise Broken("a field that is no text")
+    return name, label, use
+
+
+def _lst(text: str, uri: str) -> Iterator[tuple[int, Fields]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        cells = line.rstrip("\r").split("\t")
+        if len(cells) != 3:
+            raise broken(uri, number, f"{len(cells)} fields between tabs")
+        try:
+            label = float(cells[1])  # im2rec writes 3.000000
+        except ValueError:
+            label = -1.0
+        if not 0 <= label < 1 << 31 or label != int(label):
+            raise broken(uri, number, f"the label {cells[1]}, which is no whole number from 0")
+        yield number, (cells[2].strip(), str(int(label)), "")
+
+
+def _padded(entries: list[Entry]) -> list[Entry]:
+    """Numbers of one width, so that classes sorted by name stand in the order of their numbers."""
+    width = max((len(entry.label) for entry in entries), default=0)
+    return [replace(entry, label=entry.label.zfill(width)) for entry in entries]
+
+
+def _resolved(name: str, listing: str) -> str:
+    if not name:
+        raise Broken("no URI")
+    if storage.scheme(name) or PurePosixPath(name).is_absolute():
+        return storage.absolute(name)
+    return urljoin(listing, name) if storage.scheme(listing) in ("http", "https") else f"{listing.rpartition('/')[0]}/{name}"
+
+
+def _label(label: str) -> str:
+    if not label:
+        raise Broken("no label")
+    return label
+
+
+def _split(ml_use: str) -> str:
+    use = ml_use.lower()
+    if use in UNASSIGNED:
+        return ""
+    if use not in SPLIT_NAMES:
+        raise Broken(f"the use {ml_use}, which is none of training, validation, test,")
+    return SPLIT_NAMES[use]

@@ -1,0 +1,138 @@
+"""Import files: what Vertex AI, MXNet and a spreadsheet write is read, and a line that cannot be is named."""
+
+import http.server
+import threading
+from functools import partial
+
+import pytest
+
+from kfp_vision import catalog, listings
+from kfp_vision.errors import InputError
+from kfp_vision.listings import Entry
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def read(tmp_path, name, content):
+    """(name, label, split, line) of every entry."""
+    return [(one.name, one.label, one.split, one.line) for one in listings.read(written(tmp_path, name, content))]
+
+
+VERTEX_CSV = "training,gs://bucket/1.jpg,daisy\nvalidation,gs://bucket/2.jpg,tulip\nTEST,gs://bucket/3.jpg,daisy\n"
+VERTEX_JSONL = (
+    '{"imageGcsUri": "gs://bucket/1.jpg", "classificationAnnotation": {"displayName": "daisy"}, '
+    '"dataItemResourceLabels": {"aiplatform.googleapis.com/ml_use": "training"}}\n'
+    '{"imageGcsUri": "gs://bucket/2.jpg", "classificationAnnotation": {"displayName": "tulip"}}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "entries"),
+    [
+        ("a.csv", "1.jpg,daisy\n2.jpg,tulip", [("1.jpg", "daisy", "", 1), ("2.jpg", "tulip", "", 2)]),
+        ("a.csv", "uri,label\r\n1.jpg,daisy\r\n", [("1.jpg", "daisy", "", 2)]),
+        ("a.CSV", "Label,ML_use,URI\ndaisy,Test,1.jpg\n", [("1.jpg", "daisy", "test", 2)]),
+        ("a.csv", b"\xef\xbb\xbfuri,label\n\n1.jpg,daisy\n", [("1.jpg", "daisy", "", 3)]),
+        ("a.csv", '"a, b.jpg","c, ""d""",unassigned\n', [("a, b.jpg", 'c, "d"', "", 1)]),
+        ("a.csv", "1.jpg, daisy , training\n", [("1.jpg", "daisy", "train", 1)]),
+        (
+            "a.csv",
+            VERTEX_CSV,
+            [
+                ("gs://bucket/1.jpg", "daisy", "train", 1),
+                ("gs://bucket/2.jpg", "tulip", "validation", 2),
+                ("gs://bucket/3.jpg", "daisy", "test", 3),
+            ],
+        ),
+        ("a.jsonl", '{"uri": "1.jpg", "label": "花 é", "ml_use": "val"}\n\n', [("1.jpg", "花 é", "validation", 1)]),
+        ("a.jsonl", VERTEX_JSONL, [("gs://bucket/1.jpg", "daisy", "train", 1), ("gs://bucket/2.jpg", "tulip", "", 2)]),
+        ("a.lst", "0\t3\tdaisy/1 a.jpg\n7\t0.000000\t2.jpg\n", [("daisy/1 a.jpg", "3", "", 1), ("2.jpg", "0", "", 2)]),
+        ("a.lst", "0\t10\t1.jpg\r\n1\t9\t2.jpg\r\n", [("1.jpg", "10", "", 1), ("2.jpg", "09", "", 2)]),
+    ],
+)
+def test_the_lines_are_read(tmp_path, name, content, entries):
+    assert read(tmp_path, name, content) == entries
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "found"),
+    [
+        ("a.csv", "1.jpg,daisy\n2.jpg\n", 2, "1 fields"),
+        ("a.csv", "1.jpg,daisy\n2.jpg;tulip\n", 2, "1 fields"),
+        ("a.csv", "1.jpg,daisy,training,more\n", 1, "4 fields"),
+        ("a.csv", "uri,label\n1.jpg,daisy,training\n", 2, "3 fields under a header of 2"),
+        ("a.csv", "1.jpg,daisy,tulip\n", 1, "the use tulip, which is none of training, validation, test,"),
+        ("a.csv", "1.jpg,\n", 1, "no label"),
+        ("a.csv", ",daisy\n", 1, "no URI"),
+        ("a.csv", '1.jpg,daisy\n"2.jpg,tulip\n', 2, "unexpected end of data"),
+        ("a.csv", b"1.jpg,daisy\n2.jpg,L\xf6wenzahn\n", 2, "bytes that are no UTF-8"),
+        ("a.jsonl", '{"uri": "1.jpg", "label": "daisy"}\n{"uri": "2.jpg", \n', 2, "what is no JSON"),
+        ("a.jsonl", "[1, 2]\n", 1, "JSON that is no object"),
+        ("a.jsonl", '{"uri": "1.jpg", "label": 3}\n', 1, "a field that is no text"),
+        ("a.jsonl", '{"uri": "1.jpg"}\n', 1, "no label"),
+        ("a.jsonl", '{"imageGcsUri": "1.jpg", "classificationAnnotation": []}\n', 1, "fields that are no objects"),
+        ("a.jsonl", "[" * 100_000 + "\n", 1, "what is no JSON"),
+        ("a.lst", "0 3 1.jpg\n", 1, "1 fields between tabs"),
+        ("a.lst", "0\t3\t4\t1.jpg\n", 1, "4 fields between tabs"),
+        ("a.lst", "0\t0\t1.jpg\n1\tdaisy\t2.jpg\n", 2, "the label daisy, which is no whole number from 0"),
+        ("a.lst", "0\t0.5\t1.jpg\n", 1, "the label 0.5, which is no whole number from 0"),
+        ("a.lst", "0\t-1\t1.jpg\n", 1, "the label -1, which is no whole number from 0"),
+        ("a.lst", "0\tnan\t1.jpg\n", 1, "the label nan, which is no whole number from 0"),
+        ("a.lst", "0\t0\t\n", 1, "no URI"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path, name, content, line, found):
+    uri = written(tmp_path, name, content)
+    with pytest.raises(InputError) as refusal:
+        listings.read(uri)
+    rule = "error: an import file must name a picture and its label in every line; got "
+    assert str(refusal.value).startswith(f"{rule}{found} in {uri}, line {line}. Write lines such as ")
+
+
+@pytest.mark.parametrize(
+    ("name", "uri"),
+    [
+        ("daisy/1.jpg", "{folder}/daisy/1.jpg"),
+        ("../1.jpg", "{folder}/../1.jpg"),
+        ("/data/1.jpg", "/data/1.jpg"),
+        ("file:///data/1.jpg", "/data/1.jpg"),
+        ("s3://bucket/a b/1.jpg", "s3://bucket/a b/1.jpg"),
+        ("https://host/1.jpg?x=1", "https://host/1.jpg?x=1"),
+        ("photos.tgz#daisy/1.jpg", "{folder}/photos.tgz#daisy/1.jpg"),
+    ],
+)
+def test_a_relative_uri_is_relative_to_the_file(tmp_path, name, uri):
+    (entry,) = listings.read(written(tmp_path, "a.csv", f"{name},daisy\n"))
+    assert entry == Entry(name, uri.format(folder=tmp_path), "daisy", "", 1)
+
+
+def test_an_import_file_and_its_pictures_are_read_over_http(tmp_path, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1 a.jpg").write_bytes(b"abc")
+    (tmp_path / "lists" / "all.csv").write_text("../photos/1 a.jpg,daisy\n")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            (row,) = catalog.scan(f"http://127.0.0.1:{server.server_port}/lists/all.csv").rows
+        finally:
+            server.shutdown()
+            thread.join()
+    assert row.uri == f"http://127.0.0.1:{server.server_port}/photos/1 a.jpg"
+    assert (row.label, row.content_id) == ("daisy", "900150983cd24fb0d6963f7d28e17f72")  # MD5 of abc: RFC 1321, section A.5
+
+
+def test_what_is_an_import_file(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    for uri in ("a.csv", "/x/A.CSV", "http://host/a.jsonl?token=1", "s3://bucket/train.lst"):
+        assert listings.is_listing(uri)
+    for uri in (str(tmp_path / "folder.csv"), "photos", "photos.tgz", "sample", "photos.tgz#a.csv"):
+        assert not listings.is_listing(uri)
