@@ -2,16 +2,11 @@
 
 import hashlib
 import io
-import re
 
 from PIL import ExifTags, Image
 
 from kfp_vision.catalog import Row
 from kfp_vision.pictures import PILLOW_OPENS, QUALITY, TENSORFLOW_READS, Checked, Refused, checked
-
-# A marker of a JPEG: not a stuffed 0xFF of the data, not a restart within it. ISO/IEC 10918-1, B.1.1.
-MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-END_OF_IMAGE, START_OF_SCAN, PROGRESSIVE = 0xD9, 0xDA, 0xC2
 
 
 def converted(encoded: bytes, row: Row, *, check_pixels: bool = True, max_side: int = 0) -> Checked:
@@ -33,7 +28,7 @@ def converted(encoded: bytes, row: Row, *, check_pixels: bool = True, max_side: 
         listed = len(encoded) == row.bytes
     if not listed:
         raise Refused("not the picture that was listed: its bytes have changed")
-    picture = _read_to_the_end(checked(encoded)) if check_pixels else _believed(encoded)
+    picture = checked(encoded) if check_pixels else _believed(encoded)
     return shrunk(picture, max_side) if max_side else picture
 
 
@@ -45,13 +40,9 @@ def shrunk(picture: Checked, max_side: int) -> Checked:
     """
     if max(picture.height, picture.width) <= max_side:
         return picture
-    return _as_jpeg(picture, max_side)
-
-
-def _as_jpeg(picture: Checked, longest: int) -> Checked:
     try:
         with Image.open(io.BytesIO(picture.encoded), formats=("JPEG", "PNG")) as image:
-            return _resized(image, longest)
+            return _resized(image, max_side)
     except (OSError, SyntaxError, ValueError) as error:
         raise Refused(" ".join(str(error).split()) or type(error).__name__) from None
 
@@ -78,27 +69,3 @@ def _believed(encoded: bytes) -> Checked:
     except (OSError, SyntaxError, ValueError):
         pass  # `checked` says what is wrong
     return checked(encoded)
-
-
-def _read_to_the_end(picture: Checked) -> Checked:
-    """The picture, encoded anew where TensorFlow would fail behind the last row, up to which Pillow reads."""
-    if picture.format != "jpeg" or _ends_well(picture.encoded):
-        return picture
-    return _as_jpeg(picture, max(picture.height, picture.width))
-
-
-def _ends_well(jpeg: bytes) -> bool:
-    """Whether the first thing behind the pixels is the end of the picture, as TensorFlow's `jpeg::Uncompress` needs it.
-
-    Of a progressive JPEG Pillow has read every scan itself, and would have refused what TensorFlow refuses.
-    """
-    at, scanned = 2, False
-    while found := MARKER.search(jpeg, at):
-        marker = found[1][0]
-        if marker == END_OF_IMAGE or scanned:
-            return marker == END_OF_IMAGE
-        if marker == PROGRESSIVE:
-            return True
-        scanned = marker == START_OF_SCAN
-        at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
-    return False

@@ -80,16 +80,15 @@ def test_a_damaged_picture_is_refused_or_tensorflow_reads_what_becomes_of_it(kin
     assert outcomes["refused"] > 20
 
 
-def test_a_jpeg_that_pillow_reads_and_tensorflow_does_not_is_encoded_anew():
+def test_a_jpeg_that_pillow_reads_and_tensorflow_does_not_is_refused():
     whole = KINDS["JPEG"]
     damaged = whole[:-200] + b"\xff\xe0\xff\xff" + whole[-196:]  # a segment that claims to reach beyond the end
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf.io.decode_image(damaged)
     with Image.open(io.BytesIO(damaged)) as image:
-        expected = np.asarray(image).astype(int)
-    picture = convert(damaged)
-    assert picture.encoded != damaged
-    assert abs(decoded(picture) - expected).mean() < 3
+        image.load()
+    with pytest.raises(Refused, match="whose end is missing or damaged"):
+        convert(damaged)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,7 +112,7 @@ def test_without_a_look_at_the_pixels_only_the_header_and_the_length_count():
     assert convert(cut, check_pixels=False) == Checked(cut, "jpeg", 90, 120)
     with pytest.raises(Refused, match="runcated"):
         convert(cut)
-    with pytest.raises(Refused, match="not a picture in a known format"):
+    with pytest.raises(Refused, match="a web page, not a picture"):
         convert(b"<html>", check_pixels=False)
     longer = Row("flower", "bellcup", len(cut) + 1, "", "flower")
     with pytest.raises(Refused, match="its bytes have changed"):
