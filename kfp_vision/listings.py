@@ -2,7 +2,7 @@
 
 CSV is `uri,label` or `uri,label,ml_use`, with or without a header, or `ml_use,uri,label` as Vertex AI takes it. JSON Lines hold
 objects of these names, or of Vertex AI's (its documentation, "Prepare image training data for classification"). A .lst is
-`index TAB label TAB path`, the label a number from 0, as MXNet's im2rec writes it and SageMaker takes it.
+`index TAB label TAB path`, the label a number from 0, as MXNet's im2rec writes and SageMaker's image classification takes it.
 """
 
 import csv

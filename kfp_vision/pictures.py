@@ -78,7 +78,7 @@ def _what_it_is(encoded: bytes) -> str:
     if encoded[4:8] == b"ftyp" and (brand := BRANDS.get(encoded[8:12])):
         return f"{brand}, which is not supported; convert it to JPEG"
     begin = encoded[:100].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return "a web page, not a picture" if begin.startswith((b"<!doctype html", b"<html")) else "not a picture in a known format"
+    return "not a picture in a known format" + (", but a web page" if begin.startswith((b"<!doctype html", b"<html")) else "")
 
 
 def _refuse_broken_png(encoded: bytes) -> None:

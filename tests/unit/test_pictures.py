@@ -180,8 +180,11 @@ def test_grey_of_16_bits_keeps_its_shades(kind, options):
 
 DAMAGED = {
     "empty": (b"", "empty"),
-    "a web page": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "a web page, not a picture"),
-    "a web page behind empty lines": (b"\xef\xbb\xbf\r\n<html><p>gone", "a web page, not a picture"),
+    "a web page": (
+        b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        "not a picture in a known format, but a web page",
+    ),
+    "a web page behind empty lines": (b"\xef\xbb\xbf\r\n<html><p>gone", "not a picture in a known format, but a web page"),
     "HEIC": (boxed(b"heic", b"mif1heic"), "^HEIC, which is not supported; convert it to JPEG$"),
     "HEIC of a sequence": (boxed(b"msf1", b"hevc"), "^HEIC, which is not supported; convert it to JPEG$"),
     "AVIF": (boxed(b"avif", b"mif1miaf"), "^AVIF, which is not supported; convert it to JPEG$"),

@@ -258,8 +258,8 @@ def test_a_broken_picture_is_listed_and_the_rest_is_written(photos, tmp_path, wr
     about = written(max_refused_ratio=0.05, train=[*rows[:10], bad, *rows[10:]])
     assert about["train"].images == 21
     assert [example["image/filename"].decode() for example in read_back(tmp_path / "train")] == [row.name for row in rows]
-    assert refused(tmp_path)[1:] == [[bad.uri, "bellcup", "a web page, not a picture"]]
-    assert f"refused: {bad.uri} (bellcup): a web page, not a picture\n" in capsys.readouterr().out
+    assert refused(tmp_path)[1:] == [[bad.uri, "bellcup", "not a picture in a known format, but a web page"]]
+    assert f"refused: {bad.uri} (bellcup): not a picture in a known format, but a web page\n" in capsys.readouterr().out
 
 
 def test_a_vanished_and_a_changed_picture_are_refused_with_a_reason(photos, tmp_path, written):
@@ -289,7 +289,7 @@ def test_too_many_broken_pictures_are_an_error_that_names_the_first(photos, tmp_
     line = str(refusal.value)
     assert line.startswith(
         "error: at most 5% of the pictures may be refused; got 12 of 33. Mend or remove them, or raise max_refused_ratio. "
-        f"First: {bad[0].uri}: a web page, not a picture; {bad[1].uri}: a web"
+        f"First: {bad[0].uri}: not a picture in a known format, but a web page; {bad[1].uri}: not"
     )
     assert "\n" not in line
     assert [row[0] for row in refused(tmp_path)[1:]] == [row.uri for row in bad]
