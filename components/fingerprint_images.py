@@ -13,6 +13,6 @@ def fingerprint_images(images_uri: str) -> str:
     Returns:
         A hash of names, sizes and times.
     """
-    from kfp_vision import storage
+    from kfp_vision import catalog
 
-    return storage.fingerprint(images_uri)
+    return catalog.fingerprint(images_uri)

@@ -4,13 +4,13 @@ import csv
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
-from kfp_vision import listings, reports, storage
+from kfp_vision import listings, parallel, reports, storage, stores
 from kfp_vision.errors import InputError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
@@ -19,10 +19,12 @@ SPLITS = ("train", "validation", "test")  # in the order in which a picture that
 SAMPLES_A_CLASS = 6
 NO_CLASS = "not in a class folder"
 NAMED = 10  # of what a note is about, the rest is counted
-READERS = 16  # that wait for pictures of an import file at a time
+TRIED = 16  # objects that are read to see whether a store's MD5s are any
 # Unicode's categories of control characters, ends of lines and paragraphs, and bytes that are no text: no file here could
 # hold them. Spaces and joiners of any script are well in a name.
 UNWRITABLE = ("Cc", "Zl", "Zp", "Cs")
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,31 @@ def scan(images_uri: str) -> Catalog:
     return found
 
 
+def fingerprint(images_uri: str) -> str:
+    """A hash of what lies at a URI, from listings alone; of an import file, also of what is known of its pictures.
+
+    Raises:
+        InputError: nothing lies there, or a line of an import file cannot be read.
+    """
+    whole = storage.fingerprint(images_uri)
+    if not listings.is_listing(images_uri):
+        return whole
+    digest = hashlib.sha256(whole.encode())
+    for fact in _of_each(_known_of, listings.read(images_uri)):
+        digest.update(f"{fact}\n".encode())
+    return digest.hexdigest()
+
+
+def _known_of(entry: listings.Entry) -> str:
+    """What changes when the picture of a line does; one that is not there is for the ingest stage to refuse."""
+    archive, _ = storage.archive_and_member(entry.uri)
+    try:
+        found = storage.describe(archive)
+    except (OSError, ValueError):
+        return "not there"
+    return f"{found.size} {found.version}"
+
+
 def _in_folders(images_uri: str) -> Catalog:
     found = Catalog([])
     for item in storage.walk(images_uri):
@@ -129,8 +156,30 @@ def _in_folders(images_uri: str) -> Catalog:
         if reason:
             found.passed_over[reason] += 1
             continue
-        found.rows.append(Row(item.uri, path.parent.name, item.size, _md5(item.read()), item.name))
-    return _with_splits(found)
+        content_id = item.md5 if item.loose else _md5(item.read())
+        found.rows.append(Row(item.uri, path.parent.name, item.size, content_id, item.name))
+    return _with_splits(replace(found, rows=_with_content_ids(found.rows)))
+
+
+def _with_content_ids(rows: list[Row]) -> list[Row]:
+    """Rows with the MD5 of their bytes. What a store calls one is believed where a few objects agree, or else none of it."""
+    said = [row for row in rows if row.content_id and storage.scheme(row.uri) in stores.BUCKETS]
+    tried = said[:: max(1, len(said) // TRIED)][:TRIED]
+    if any(row.content_id != seen for row, seen in zip(tried, _hashed(tried), strict=True)):
+        print("the store's ETags are no MD5 of what lies there (it is encrypted): every picture is read to know it", flush=True)
+        rows = [replace(row, content_id="") if storage.scheme(row.uri) in stores.BUCKETS else row for row in rows]
+    hashed = _hashed(row for row in rows if not row.content_id)
+    return [row if row.content_id else replace(row, content_id=next(hashed)) for row in rows]
+
+
+def _hashed(rows: Iterable[Row]) -> Iterator[str]:
+    with storage.Reader() as reader:
+        yield from _of_each(lambda row: _md5(reader.read(row.uri)), rows)
+
+
+def _of_each(function: Callable[[Any], Made], things: Iterable[Any]) -> Iterator[Made]:
+    """What waits for a disk or a network, many at a time."""
+    return parallel.mapped(function, things, workers=stores.READERS, limit=4 * stores.READERS)
 
 
 def _with_splits(found: Catalog) -> Catalog:
@@ -164,17 +213,21 @@ def _listed(images_uri: str) -> Catalog:
     for entry in entries:
         if _unwritable(entry.name + entry.label):
             raise listings.broken(images_uri, entry.line, "a control character")
-    with storage.Reader() as reader, ThreadPoolExecutor(READERS) as pool:
-        return Catalog(list(pool.map(partial(_listed_row, images_uri, reader), entries)))
+    with storage.Reader() as reader:
+        rows = list(_of_each(partial(_listed_row, images_uri, reader), entries))
+    return Catalog(_with_content_ids(rows))
 
 
 def _listed_row(images_uri: str, reader: storage.Reader, entry: listings.Entry) -> Row:
     try:
+        if storage.scheme(entry.uri) in stores.BUCKETS and not storage.archive_and_member(entry.uri)[1]:
+            found = storage.describe(entry.uri)
+            return Row(entry.uri, entry.label, found.size, found.md5, entry.name, entry.split)
         encoded = reader.read(entry.uri)
     except (OSError, ValueError) as error:
         remedy = "Mend the line or take it out; a relative URI is relative to the file."
         rule = "every picture of an import file must be there"
-        raise InputError(rule, f"{error} in {images_uri}, line {entry.line}", remedy) from None
+        raise InputError(rule, f"{error} in {stores.shown(images_uri)}, line {entry.line}", remedy) from None
     return Row(entry.uri, entry.label, len(encoded), _md5(encoded), entry.name, entry.split)
 
 

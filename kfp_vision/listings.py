@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from kfp_vision import storage
+from kfp_vision import storage, stores
 from kfp_vision.errors import InputError
 
 SUFFIXES = (".csv", ".jsonl", ".lst")
@@ -182,9 +182,15 @@ def _padded(entries: list[Entry]) -> list[Entry]:
 def _resolved(name: str, listing: str) -> str:
     if not name:
         raise Broken("no URI")
+    place = stores.parted(listing)[0]
+    settings = listing[len(place) :]  # which server it is, where the address says so: its pictures lie there too
+    if storage.scheme(name) == storage.scheme(place) and settings:
+        return name if stores.parted(name)[1] else f"{name}{settings}"
     if storage.scheme(name) or PurePosixPath(name).is_absolute():
         return storage.absolute(name)
-    return urljoin(listing, name) if storage.scheme(listing) in ("http", "https") else f"{listing.rpartition('/')[0]}/{name}"
+    return (
+        urljoin(place, name) if storage.scheme(place) in ("http", "https") else f"{place.rpartition('/')[0]}/{name}{settings}"
+    )
 
 
 def _label(label: str) -> str:

@@ -118,7 +118,7 @@ def check_run(parameters: Mapping[str, Any]) -> None:
     # Imported here, so that who only composes and compiles pipelines needs nothing that reads pictures.
     from kfp_vision import checkpoints, deployment, prediction, storage
 
-    storage.check_uri(parameters["images_uri"], "images_uri")
+    storage.check_there(parameters["images_uri"], "images_uri")
     if parameters["test_image_uri"]:
         storage.check_picture_uri(parameters["test_image_uri"], "test_image_uri")
     if parameters["predict_uri"]:

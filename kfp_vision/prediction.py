@@ -122,7 +122,9 @@ class Service:
         if storage.scheme(url) not in ("http", "https"):
             raise InputError("a server must be named by its http(s) address", url, "Give http://127.0.0.1:8080, say.")
         host, found, name = url.rstrip("/").removesuffix(PREDICT).partition(f"{MODELS}/")
-        self._session = storage.session(retry_posts=True)
+        from kfp_vision.stores import web
+
+        self._session = web.session(retry_posts=True)
         self.url = f"{host}{MODELS}/{name if found else self._only_model(host)}{PREDICT}"
 
     def name(self, pictures: Sequence[bytes]) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""URIs to bytes and back: local folders, archives, http(s), and the embedded sample.
+"""URIs to bytes and back: local folders, archives, object stores, web servers, and the embedded sample.
 
 A picture inside an archive has the archive's URI, a `#`, and the name of the member: `photos.tgz#daisy/1.jpg`.
 """
@@ -6,26 +6,29 @@ A picture inside an archive has the archive's URI, a `#`, and the name of the me
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from kfp_vision import archives, sample
+from kfp_vision import archives, parallel, sample, stores
 from kfp_vision.errors import InputError
+from kfp_vision.stores import Found, NotThere
 
 ARCHIVE_SUFFIXES = archives.SUFFIXES
 SAMPLE = "sample"
-CHUNK = 1 << 20
-CONNECT_SECONDS, READ_SECONDS = 10, 60
-RETRIES, BACKOFF_SECONDS = 4, 0.5  # the pause doubles from the second retry on: 7 seconds in all
-RETRY_STATUS = (429, 500, 502, 503, 504)
+SCHEMES = ("", "file", SAMPLE, *stores.SCHEMES)
+AHEAD_BYTES = 64 << 20  # of pictures that are being read or wait for it
+SMALL = 16 << 10  # what a picture takes beside its bytes
+# A member of an archive in a bucket; the settings of `stores.parted` may stand between the two.
+IN_ARCHIVE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, ARCHIVE_SUFFIXES))})(?:\?[^#]*)?)#(.+)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,16 @@ class Item:
         name: its path below the root, with forward slashes.
         size: in bytes.
         read: gives the bytes; to be called, if at all, before the next item is taken.
+        md5: of the bytes in hex, where the store seems to say it; see `stores.Found`.
+        loose: whether it can be read by its URI at any time as well as now, as a member of an archive cannot.
     """
 
     uri: str
     name: str
     size: int
     read: Callable[[], bytes]
+    md5: str = ""
+    loose: bool = False
 
 
 def absolute(uri: str) -> str:
@@ -59,21 +66,38 @@ def scheme(uri: str) -> str:
 
 
 def check_uri(uri: str, field: str) -> None:
-    """Refuses a URI of a kind that is not read, and a local path where nothing lies, without reading any data.
+    """Refuses a URI of a kind that is not read, and a local path where nothing lies, without asking anybody.
 
     Raises:
         InputError: naming the field.
     """
     kind = scheme(uri)
     if not uri:
-        raise InputError(f"{field} must name where the data lies", uri, "Set it to a folder, an archive or an http(s) address.")
-    if uri == SAMPLE or kind in ("http", "https", SAMPLE):
-        return
-    if kind not in ("", "file"):
-        remedy = "Copy the data to a folder or an archive of yours, or serve it over http(s)."
-        raise InputError(f"{field} must be a local path, an http(s) address or `sample` in this version", uri, remedy)
-    if not Path(absolute(uri)).exists():
+        raise InputError(f"{field} must name where the data lies", uri, "Set it to a folder, an archive or an address.")
+    if kind not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in stores.SCHEMES)
+        remedy = "Copy the data to a folder, an archive or a bucket of yours."
+        raise InputError(f"{field} must be a local path, `sample`, or begin with one of {known}", stores.shown(uri), remedy)
+    if "@" in urlsplit(uri).netloc:
+        remedy = "Take them out, and set them in the environment."
+        raise InputError(f"{field} must hold no user name and no password", f"{kind}://...", remedy)
+    if kind in stores.BUCKETS:
+        stores.bucket_and_key(uri)
+    if kind in ("", "file") and uri != SAMPLE and not Path(absolute(uri)).exists():
         raise InputError(f"{field} must name something that exists", uri, "Check the path, and that it is readable from here.")
+
+
+def check_there(uri: str, field: str) -> None:
+    """What `check_uri` does, and asks the store or the server whether something lies there that may be read.
+
+    Raises:
+        InputError: naming the field, or what the store says.
+    """
+    check_uri(uri, field)
+    if scheme(uri) in stores.SCHEMES:
+        with _there(uri, field):
+            if not next(_listed(uri), None):
+                stores.store(uri).find(uri)
 
 
 def check_picture_uri(uri: str, field: str) -> None:
@@ -84,14 +108,14 @@ def check_picture_uri(uri: str, field: str) -> None:
     """
     if scheme(uri) == SAMPLE and uri.removeprefix(f"{SAMPLE}://") not in sample.names():
         raise InputError(f"{field} must name a picture of the sample", uri, f"Take {SAMPLE}://{sample.names()[0]}, say.")
-    archive, member = _archive_and_member(absolute(uri))
+    archive, member = archive_and_member(absolute(uri))
     check_uri(archive, field)
     if not scheme(uri) and not member and not Path(archive).is_file():
         raise InputError(f"{field} must name one picture", uri, "Give the path of a picture, not of a folder.")
 
 
 def walk(uri: str) -> Iterator[Item]:
-    """Everything below a URI, in the order in which it can be read: a folder, an archive (also over http), or `sample`.
+    """Everything below a URI, in the order in which it can be read: a folder, a bucket, an archive wherever it lies, `sample`.
 
     Raises:
         InputError: nothing lies there, or it is neither a folder nor an archive.
@@ -102,47 +126,146 @@ def walk(uri: str) -> Iterator[Item]:
             yield Item(f"{SAMPLE}://{name}", name, len(encoded), partial(bytes, encoded))
         return
     uri = absolute(uri)
+    found = None
+    with _there(uri, "an address"):
+        for found in _listed(uri):
+            yield Item(found.uri, found.name, found.size, partial(_received, found.uri), found.md5, loose=True)
+    if found:
+        return
     path = fetch(uri)
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if file.is_file():
-                yield Item(str(file), file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes)
+                yield Item(str(file), file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes, loose=True)
         return
     for name, size, read in archives.members(path, uri):
         yield Item(f"{uri}#{name}", name, size, read)
 
 
+def read_all(items: Iterable[Item]) -> Iterator[tuple[Item, bytes | OSError]]:
+    """Items with their bytes, or why these cannot be read, in the items' order: many are read at a time where they can be."""
+    waiting = iter(items)
+    for first in waiting:
+        if not first.loose:
+            yield first, _outcome(first.read)
+            continue
+        yield from parallel.mapped(
+            lambda item: (item, _outcome(item.read)),
+            chain([first], waiting),
+            workers=stores.READERS,
+            limit=AHEAD_BYTES,
+            weight=lambda item: item.size + SMALL,
+        )
+
+
 def fingerprint(uri: str) -> str:
-    """A hash of what lies at a URI, from listings alone: names, sizes and times, or what the server says of its file."""
+    """A hash of what lies at a URI, from listings alone: names, sizes and times or versions."""
     if uri == SAMPLE:
         return sample.fingerprint()
-    uri = absolute(uri)
+    digest = hashlib.sha256()
+    for fact in _facts(absolute(uri)):
+        digest.update(f"{fact}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def describe(uri: str) -> Found:
+    """What is known of one file without reading it.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+        InputError: the store refuses, or does not answer.
+    """
+    if scheme(uri) in stores.SCHEMES:
+        return stores.store(uri).find(uri)
+    about = Path(absolute(uri)).stat()
+    return Found(uri, Path(uri).name, about.st_size, version=str(about.st_mtime_ns))
+
+
+def archive_and_member(uri: str) -> tuple[str, str]:
+    """The two sides of the `#` that follows an archive; keys of a store and local paths may have one of their own."""
+    if scheme(uri) in stores.BUCKETS:
+        found = IN_ARCHIVE.match(uri)
+        return (found[1], found[2]) if found else (uri, "")
     if scheme(uri):
-        facts = [uri, *_remote_facts(uri)]
-    else:
-        path = fetch(uri)
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        described = ((file, file.stat()) for file in files if file.is_file())
-        facts = [uri, *(f"{file.relative_to(path)} {about.st_size} {about.st_mtime_ns}" for file, about in described)]
-    return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()
+        archive, _, member = uri.partition("#")
+        return archive, member
+    if not Path(uri).is_file():
+        for at, character in enumerate(uri):
+            if character == "#" and Path(uri[:at]).is_file():
+                return uri[:at], uri[at + 1 :]
+    return uri, ""
+
+
+def _outcome(read: Callable[[], bytes]) -> bytes | OSError:
+    try:
+        return read()
+    except OSError as error:
+        return error
+
+
+def _received(uri: str) -> bytes:
+    from kfp_vision.stores import transfer
+
+    return transfer.received(uri)
+
+
+def _listed(uri: str) -> Iterator[Found]:
+    """The objects below a folder of a bucket; none where the URI names an object, or lies elsewhere."""
+    if scheme(uri) in stores.BUCKETS and not is_archive(uri):
+        yield from stores.store(uri).below(uri)
+
+
+def is_archive(uri: str) -> bool:
+    """Whether a URI's ending is one of an archive."""
+    return stores.parted(uri)[0].lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def _facts(uri: str) -> Iterator[str]:
+    """What a fingerprint is made of."""
+    yield uri
+    if scheme(uri):
+        with _there(uri, "an address"):
+            found = None
+            for found in _listed(uri):
+                yield f"{found.name} {found.size} {found.version}"
+            if found is None:
+                found = stores.store(uri).find(uri)
+                yield f"{found.size} {found.version}"
+        return
+    path = fetch(uri)
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            about = file.stat()
+            yield f"{file.relative_to(path)} {about.st_size} {about.st_mtime_ns}"
+
+
+@contextlib.contextmanager
+def _there(uri: str, field: str) -> Iterator[None]:
+    try:
+        yield
+    except NotThere as reason:
+        raise InputError(f"{field} must name something that exists", str(reason), "Check its spelling.") from None
 
 
 def fetch(uri: str) -> Path:
     """A local path for a URI: the path itself, or a download that later calls on this machine find again.
 
     Raises:
-        InputError: the address does not answer, or refuses.
+        InputError: nothing lies there, or the store refuses or does not answer.
     """
     uri = absolute(uri)
     if not scheme(uri):
         check_uri(uri, "a path")
         return Path(uri)
-    facts = _remote_facts(uri)
-    known = hashlib.sha256("\n".join([uri, *facts]).encode()).hexdigest()[:24]
-    target = _downloads() / f"{known}-{Path(urlsplit(uri).path).name}"
-    if not target.exists() or not any(facts):
-        with replacing(target) as beside:
-            _download(uri, beside)
+    from kfp_vision.stores import transfer
+
+    with _there(uri, "an address"):
+        found = stores.store(uri).find(uri)
+        known = hashlib.sha256(f"{uri}\n{found.version}\n{found.size}".encode()).hexdigest()[:24]
+        target = _downloads() / f"{known}-{found.name}"
+        if not target.exists() or not found.version:
+            with replacing(target) as beside:
+                transfer.download(uri, beside)
     return target
 
 
@@ -172,7 +295,7 @@ class Reader:
         """
         if scheme(uri) == SAMPLE:
             return sample.draw(uri.removeprefix(f"{SAMPLE}://"))
-        archive, member = _archive_and_member(uri)
+        archive, member = archive_and_member(uri)
         if member:
             with self._lock:
                 if archive not in self._unpacked:
@@ -182,7 +305,7 @@ class Reader:
                 return self._unpacked[archive][member].read_bytes()
             except KeyError:
                 raise FileNotFoundError(f"{archive} has no member {member}") from None
-        return (fetch(uri) if scheme(uri) else Path(uri)).read_bytes()
+        return _received(uri) if scheme(uri) else Path(uri).read_bytes()
 
 
 def read_picture(uri: str, field: str) -> bytes:
@@ -223,18 +346,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _archive_and_member(uri: str) -> tuple[str, str]:
-    """The two sides of the `#`; of a local path, which may have a `#` in its own name, the one behind an existing file."""
-    if scheme(uri):
-        archive, _, member = uri.partition("#")
-        return archive, member
-    if not Path(uri).is_file():
-        for at, character in enumerate(uri):
-            if character == "#" and Path(uri[:at]).is_file():
-                return uri[:at], uri[at + 1 :]
-    return uri, ""
-
-
 def _downloads() -> Path:
     """This user's folder of downloads; nobody else may write there."""
     folder = Path(tempfile.gettempdir()) / f"kfp-vision-{os.getuid()}"
@@ -243,58 +354,3 @@ def _downloads() -> Path:
     if about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o022:
         raise InputError("the folder of downloads must belong to you alone", str(folder), "Remove it, or set TMPDIR.")
     return folder
-
-
-def session(*, retry_posts: bool = False) -> Any:
-    """A `requests.Session` that tries again when a server is busy or gone for a moment.
-
-    Args:
-        retry_posts: also what is sent with POST, where sending it twice does no harm.
-    """
-    import requests
-    from urllib3.util import Retry
-
-    retry = Retry(
-        total=RETRIES,
-        backoff_factor=BACKOFF_SECONDS,
-        status_forcelist=RETRY_STATUS,
-        raise_on_status=False,
-        allowed_methods=None if retry_posts else Retry.DEFAULT_ALLOWED_METHODS,
-    )
-    made = requests.Session()
-    made.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
-    made.mount("https://", requests.adapters.HTTPAdapter(max_retries=retry))
-    return made
-
-
-def _remote_facts(uri: str) -> list[str]:
-    """What a server says of a file without sending it."""
-    with _request("HEAD", uri) as response:
-        return [response.headers.get(name, "") for name in ("ETag", "Last-Modified", "Content-Length")]
-
-
-def _download(uri: str, path: Path) -> None:
-    import requests
-
-    with _request("GET", uri) as response, path.open("wb") as file:
-        try:
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-        except requests.RequestException as error:
-            raise InputError("a download must arrive whole", f"{uri} ({error})", "Try again.") from None
-
-
-def _request(method: str, uri: str):
-    """A streamed response. Refusals of the server and of the network come as one line."""
-    import requests
-
-    try:
-        response = session().request(method, uri, stream=True, allow_redirects=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
-    except requests.RequestException as error:
-        reason = type(error).__name__
-        raise InputError("an address must answer", f"{reason} at {uri}", "Check the address and the way to it.") from None
-    if not response.ok:
-        response.close()
-        remedy = "Check the address, and that it can be read without signing in."
-        raise InputError("an address must give its file", f"HTTP {response.status_code} at {uri}", remedy)
-    return response

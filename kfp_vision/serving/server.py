@@ -105,9 +105,9 @@ def _address(process: subprocess.Popen, said: TextIO) -> str:
 
 
 def _wait_until_ready(url: str) -> None:
-    from kfp_vision import storage
+    from kfp_vision.stores import web
 
-    storage.session().get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
+    web.session().get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
 
 
 def _bound(host: str, port: int) -> socket.socket:

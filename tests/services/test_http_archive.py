@@ -115,6 +115,5 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
 def test_an_address_with_nothing_at_it_is_refused(site, tmp_path):
     ended = one_step.run(components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz")
     assert one_step.refusal(ended) == (
-        f"error: an address must give its file; got HTTP 404 at {site.address}/other.tgz. "
-        "Check the address, and that it can be read without signing in."
+        f"error: an address must name something that exists; got HTTP 404 at {site.address}/other.tgz. Check its spelling."
     )

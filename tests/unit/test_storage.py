@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import storage
+from kfp_vision import storage, stores
 from kfp_vision.errors import InputError
+from kfp_vision.stores import transfer
 
 FILES = {"LICENSE.txt": b"free", "daisy/1.jpg": b"one", "daisy/long name, ü 花.jpg": b"two", "more/tulip/3.png": b"three"}
 PACKS = ("folder", "photos.tar", "photos.tgz", "photos.tar.gz", "photos.tar.bz2", "photos.zip")
@@ -31,6 +32,7 @@ class Site(ThreadingHTTPServer):
         self.body = b""
         self.headers = {"ETag": '"first"'}
         self.missing, self.cut_short, self.busy_times = False, False, 0
+        self.ranges, self.for_get_alone = False, False
         self.asked: list[str] = []
 
     @property
@@ -45,17 +47,31 @@ class Visit(BaseHTTPRequestHandler):
         self.answer()
 
     def do_GET(self) -> None:
-        if self.answer() == 200:
-            body = self.server.body
-            self.wfile.write(body[: len(body) // 2] if self.server.cut_short else body)
+        if self.answer() in (200, 206):
+            body = self.body()
+            self.wfile.write(body[: (len(body) + 1) // 2] if self.server.cut_short else body)
+
+    def body(self) -> bytes:
+        asked = self.headers.get("Range", "") if self.headers.get("If-Range", self.tag()) == self.tag() else ""
+        first, _, last = asked.removeprefix("bytes=").partition("-") if self.server.ranges else ("", "", "")
+        return self.server.body[int(first or 0) : int(last) + 1 if last else None]
+
+    def tag(self) -> str:
+        return self.server.headers.get("ETag", "")
 
     def answer(self) -> int:
         self.server.asked.append(f"{self.command} {self.path}")
         status = 404 if self.server.missing else 200
+        if self.server.for_get_alone and self.command == "HEAD":
+            status = 403
         if self.server.busy_times:
             status, self.server.busy_times = 503, self.server.busy_times - 1
         self.send_response(status)
-        self.send_header("Content-Length", str(len(self.server.body) if status == 200 else 0))
+        body, whole = self.body(), len(self.server.body)
+        self.send_header("Content-Length", str(len(body) if status == 200 else 0))
+        if len(body) < whole:
+            begin = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
+            self.send_header("Content-Range", f"bytes {begin}-{begin + len(body) - 1}/{whole}")
         for name, value in self.server.headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -79,7 +95,8 @@ def scratch(tmp_path, monkeypatch) -> Path:
 def site(monkeypatch) -> Iterator[Site]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(storage, "BACKOFF_SECONDS", 0)
+    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0)
+    stores._web_store.cache_clear()
     with Site() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -330,8 +347,7 @@ def test_a_missing_file_is_refused_with_the_servers_answer(site, scratch):
     with pytest.raises(InputError) as refusal:
         list(storage.walk(uri))
     assert line_of(refusal) == (
-        f"error: an address must give its file; got HTTP 404 at {uri}. "
-        "Check the address, and that it can be read without signing in."
+        f"error: an address must name something that exists; got HTTP 404 at {uri}. Check its spelling."
     )
     assert site.asked == ["HEAD /photos.tgz"]
     assert not [path for path in scratch.rglob("*") if path.is_file()]
@@ -348,11 +364,12 @@ def test_a_server_that_stays_busy_is_given_up_in_one_line(site):
     with pytest.raises(InputError, match=r"got HTTP 503 at http://") as refusal:
         storage.fetch(f"{site.address}/photos.tgz")
     line_of(refusal)
-    assert len(site.asked) == 5
+    assert len(site.asked) == 1 + transfer.ATTEMPTS
 
 
 def test_a_closed_port_is_refused_in_one_line(monkeypatch):
-    monkeypatch.setattr(storage, "BACKOFF_SECONDS", 0)
+    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0)
+    stores._web_store.cache_clear()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     with pytest.raises(
@@ -365,12 +382,29 @@ def test_a_closed_port_is_refused_in_one_line(monkeypatch):
 def test_a_download_cut_short_is_refused_and_leaves_no_file(site, scratch):
     site.body, site.cut_short = b"x" * 100_000, True
     uri = f"{site.address}/photos.tgz"
-    with pytest.raises(InputError, match=r"must arrive whole; got http://.*\(50000 bytes read.*Try again") as refusal:
+    with pytest.raises(InputError, match=r"what an address gives must arrive whole; got \w+ at http://.*try again") as refusal:
         storage.fetch(uri)
     line_of(refusal)
     assert not [path for path in scratch.rglob("*") if path.is_file()]
     site.cut_short = False
     assert storage.fetch(uri).read_bytes() == site.body
+
+
+def test_a_download_goes_on_where_it_broke_off(site):
+    site.body, site.cut_short, site.ranges = random.Random(0).randbytes(1_000_000), True, True
+    assert storage.fetch(f"{site.address}/photos.tgz").read_bytes() == site.body
+    assert 10 < site.asked.count("GET /photos.tgz") < 30  # each time half of the rest arrives
+
+
+def test_an_address_that_is_signed_for_fetching_alone_is_read(tmp_path, site):
+    site.body, site.for_get_alone, site.ranges = packed(tmp_path, "photos.zip").read_bytes(), True, True
+    uri = f"{site.address}/photos.zip?signature=abc"
+    storage.check_there(uri, "images_uri")
+    assert {item.name: item.read() for item in storage.walk(uri)} == FILES
+    site.missing = True
+    with pytest.raises(InputError, match="HTTP 404") as refusal:
+        storage.check_there(uri, "images_uri")
+    assert "abc" not in line_of(refusal)
 
 
 def test_a_folder_of_downloads_that_others_may_write_to_is_refused(site, scratch):
@@ -474,18 +508,34 @@ def test_absolute_touches_local_paths_alone(tmp_path, monkeypatch):
 
 
 def test_check_uri_lets_pass_what_can_be_read(tmp_path):
-    for uri in (str(tmp_path), f"file://{tmp_path}", "http://nowhere.invalid/a.tgz", "https://nowhere.invalid/", "sample"):
+    for uri in (
+        str(tmp_path),
+        f"file://{tmp_path}",
+        "http://nowhere.invalid/a.tgz",
+        "https://nowhere.invalid/",
+        "sample",
+        "s3://bucket",
+        "s3://bucket/photos?endpoint=https://minio.example.org",
+        "cos://bucket-1/photos",
+        "gs://bucket/a#b",
+    ):
         storage.check_uri(uri, "images_uri")
 
 
 @pytest.mark.parametrize(
     ("uri", "line"),
     [
-        ("", 'images_uri must name where the data lies; got "". Set it to a folder, an archive or an http(s) address.'),
+        ("", 'images_uri must name where the data lies; got "". Set it to a folder, an archive or an address.'),
         (
-            "s3://bucket/photos",
-            "images_uri must be a local path, an http(s) address or `sample` in this version; got s3://bucket/photos. "
-            "Copy the data to a folder or an archive of yours, or serve it over http(s).",
+            "ftp://example.org/photos",
+            "images_uri must be a local path, `sample`, or begin with one of s3://, cos://, gs://, http://, https://; "
+            "got ftp://example.org/photos. Copy the data to a folder, an archive or a bucket of yours.",
+        ),
+        ("s3:///photos", "a URI with s3:// must name a bucket; got s3:///photos. Write it as s3://bucket/folder."),
+        (
+            "https://ada:password@example.org/photos.tgz",
+            "images_uri must hold no user name and no password; got https://.... "
+            "Take them out, and set them in the environment.",
         ),
         (
             "/no/such/photos",

@@ -1,0 +1,142 @@
+"""Google Cloud Storage, with Google's own client: `gs://bucket/key`.
+
+Who asks is a service account's key in `GOOGLE_CREDENTIALS` (its JSON), else what Google's libraries find (workload identity,
+`GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth application-default login`), else nobody, which does for public buckets.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, partial
+from typing import IO, Any
+
+import google.auth
+import requests
+import urllib3
+from google.api_core.exceptions import GoogleAPICallError
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.cloud import storage
+from google.oauth2 import service_account
+
+from kfp_vision import stores
+from kfp_vision.errors import InputError
+from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, transfer
+
+SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
+PAGE = "items(name,size,md5Hash,crc32c,generation),nextPageToken"
+TIMEOUT = (stores.CONNECT_SECONDS, stores.READ_SECONDS)
+REMEDY = (
+    "Set GOOGLE_CREDENTIALS to the JSON key of a service account that may list and read it, or sign in with "
+    "gcloud auth application-default login; a public bucket needs neither."
+)
+
+
+def store() -> "GCS":
+    """The store of `gs://` URIs."""
+    return _made(*(os.environ.get(name, "") for name in ("GOOGLE_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS")))
+
+
+@cache
+def _made(key: str, file: str) -> "GCS":
+    known = _credentials(key)
+    client = storage.Client(project="none", credentials=known) if known else storage.Client.create_anonymous_client()
+    for scheme in ("http://", "https://"):
+        client._http.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=stores.READERS))
+    return GCS(client)
+
+
+def _credentials(key: str) -> Any:
+    if key:
+        try:
+            return service_account.Credentials.from_service_account_info(json.loads(key), scopes=[SCOPE])
+        except ValueError:  # its message may quote the key
+            raise InputError("GOOGLE_CREDENTIALS must hold a service account's key", "no such JSON", REMEDY) from None
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        return None
+    try:
+        return google.auth.default(scopes=[SCOPE])[0]
+    except DefaultCredentialsError:
+        return None
+
+
+class GCS:
+    """All buckets.
+
+    Args:
+        client: how they are reached.
+    """
+
+    def __init__(self, client: storage.Client):
+        self._client = client
+
+    def find(self, uri: str) -> Found:
+        """See `stores.Store`."""
+        blob = self._blob(uri)
+        transfer.patiently(lambda: _saying(uri, lambda: blob.reload(retry=None, timeout=TIMEOUT)), uri)
+        return _described(uri, blob, blob.name.rpartition("/")[2])
+
+    def below(self, uri: str) -> Iterator[Found]:
+        """See `stores.Store`."""
+        bucket, key = bucket_and_key(uri)
+        prefix, token = stores.prefix_of(key), ""
+        while True:
+            page, token = transfer.patiently(partial(self._page, uri, bucket, prefix, token), uri)
+            for blob in page:
+                if not blob.name.endswith("/"):  # the console makes an empty object of a folder's name
+                    yield _described(f"gs://{bucket}/{blob.name}", blob, blob.name.removeprefix(prefix))
+            if not token:
+                return
+
+    def _page(self, uri: str, bucket: str, prefix: str, token: str) -> tuple[list[storage.Blob], str]:
+        """The objects of one page, and what leads to the next."""
+        listed = self._client.list_blobs(
+            bucket, prefix=prefix or None, page_token=token or None, fields=PAGE, retry=None, timeout=TIMEOUT
+        )
+        return _saying(uri, lambda: list(next(listed.pages, ()))), listed.next_page_token or ""
+
+    def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
+        """See `stores.Store`."""
+        blob = self._blob(uri)
+        wanted = {"if_generation_match": int(version)} if version else {}
+        start = sink.tell()
+
+        def copy() -> None:
+            blob.download_to_file(
+                sink, start=start or None, raw_download=True, checksum=None, retry=None, timeout=TIMEOUT, **wanted
+            )
+
+        _saying(uri, copy)
+        # Of the answer's length the client says nothing; urllib3 compares it with what arrives.
+        return replace(_described(uri, blob, blob.name.rpartition("/")[2]), size=-1)
+
+    def _blob(self, uri: str) -> storage.Blob:
+        bucket, key = bucket_and_key(uri)
+        return self._client.bucket(bucket).blob(key)
+
+
+def _saying(uri: str, call: Any) -> Any:
+    """What a call gives; what it raises is turned into what a store raises."""
+    try:
+        return call()
+    except GoogleAPICallError as error:
+        status = int(error.code or 0)
+        if status == 404:
+            raise NotThere(f"no such object or bucket: {uri}") from None
+        if status == 412:
+            raise Changed(uri) from None
+        if status in (401, 403):
+            raise stores.refused(uri, f"HTTP {status}", REMEDY) from None
+        if status in transfer.RETRY_STATUS:
+            raise Interrupted(f"HTTP {status}") from None
+        raise stores.unanswered(uri, f"HTTP {status}") from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
+        raise Interrupted(type(error).__name__) from None
+    except GoogleAuthError as error:
+        raise stores.refused(uri, type(error).__name__, REMEDY) from None
+
+
+def _described(uri: str, blob: storage.Blob, name: str) -> Found:
+    md5 = base64.b64decode(blob.md5_hash).hex() if blob.md5_hash else ""
+    return Found(uri, name, int(blob.size or 0), md5, str(blob.generation or ""), blob.crc32c or "")

@@ -1,0 +1,162 @@
+"""An object's bytes from a store to here: tried again, resumed where they broke off, and compared with what the store says."""
+
+import base64
+import hashlib
+import io
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TypeVar
+
+import google_crc32c
+from urllib3.util import Retry
+
+from kfp_vision import stores
+from kfp_vision.errors import InputError
+from kfp_vision.stores import Changed, Found, Interrupted
+
+ATTEMPTS = 10  # without a byte of progress
+CONNECTS = 4  # to a server that is not there at all: a wrong address is to be said soon
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds; doubled each time: 32 in all, half of it on average
+RETRY_STATUS = (408, 429, 500, 502, 503, 504)
+REPEATS = 3  # of a whole transfer whose bytes are not what the store says
+
+Made = TypeVar("Made")
+_unbelieved: set[str] = set()  # where ETags were seen that are no MD5
+_lock = threading.Lock()
+
+
+def retry(allowed_methods: frozenset[str] | None = Retry.DEFAULT_ALLOWED_METHODS) -> Retry:
+    """How urllib3 tries a request again until its answer begins; `None` allows every method."""
+    return Retry(
+        total=ATTEMPTS,
+        connect=CONNECTS,
+        backoff_factor=FIRST_PAUSE,
+        backoff_max=LONGEST_PAUSE,
+        backoff_jitter=FIRST_PAUSE,
+        status_forcelist=RETRY_STATUS,
+        raise_on_status=False,
+        allowed_methods=allowed_methods,
+    )
+
+
+def patiently(call: Callable[[], Made], uri: str, progress: Callable[[], int] = lambda: 0) -> Made:
+    """Calls until it is not interrupted; as long as there is progress, any number of times.
+
+    Raises:
+        InputError: it was interrupted `ATTEMPTS` times at one place.
+    """
+    failed, reached = 0, progress()
+    while True:
+        try:
+            return call()
+        except Interrupted as reason:
+            if progress() > reached:
+                failed, reached = 0, progress()
+            failed += 1
+            if failed == ATTEMPTS:
+                rule = "what an address gives must arrive whole"
+                raise InputError(rule, f"{reason} at {stores.shown(uri)}", "Check the way to it, or try again.") from None
+            time.sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**failed)))
+
+
+def received(uri: str) -> bytes:
+    """The bytes of an object, whole and compared.
+
+    Raises:
+        NotThere: there is no such object.
+        InputError: the store refuses or does not answer, or the bytes never agree with what it says.
+    """
+    sink = io.BytesIO()
+    receive(uri, sink)
+    return sink.getvalue()
+
+
+def download(uri: str, path: Path) -> None:
+    """Writes an object to a file, as `received` gives it."""
+    with path.open("w+b") as file:
+        receive(uri, file)
+
+
+def receive(uri: str, sink: IO[bytes]) -> Found:
+    """Writes an object to an empty sink that can be read back, and gives what the store said of it.
+
+    Raises:
+        NotThere, InputError: as `received` does.
+    """
+    lies_in = stores.store(uri)
+    seen: set[tuple[int, str]] = set()
+    for _ in range(REPEATS):
+        sink.seek(0)
+        sink.truncate()
+        try:
+            found = _to_the_end(lies_in, uri, sink)
+        except Changed:
+            continue
+        size, md5, crc32c = sink.tell(), *_hashes(sink, found)
+        if size == found.size or found.size < 0:
+            if crc32c == found.crc32c and (md5 == found.md5 or _no_md5(uri)):
+                return found
+            if (size, md5) in seen and crc32c == found.crc32c:
+                # A broken line does not break the same way twice: what the store calls an MD5 is none.
+                _believe_no_more(uri)
+                return found
+        seen.add((size, md5))
+    found_here = f"other bytes or another number of them from {stores.shown(uri)}"
+    raise InputError("an object must arrive as its store describes it", found_here, "Try again.")
+
+
+def _to_the_end(lies_in: stores.Store, uri: str, sink: IO[bytes]) -> Found:
+    """Asks again from where it broke off, and for the version that the first answer was of."""
+    version = ""
+
+    def onward() -> Found:
+        nonlocal version
+        try:
+            return lies_in.send(uri, sink, version)
+        except Broken as broken:
+            version = version or broken.version
+            raise Interrupted(str(broken)) from None
+
+    return patiently(onward, uri, sink.tell)
+
+
+class Broken(Interrupted):
+    """A transfer that stopped after its answer had begun.
+
+    Attributes:
+        version: of the object, as the answer said.
+    """
+
+    def __init__(self, reason: object, version: str):
+        super().__init__(str(reason))
+        self.version = version
+
+
+def _hashes(sink: IO[bytes], found: Found) -> tuple[str, str]:
+    """MD5 and CRC-32C of what has arrived, each where the store said one."""
+    if not found.md5 and not found.crc32c:
+        return "", ""
+    md5, crc32c, end = hashlib.md5(usedforsecurity=False), google_crc32c.Checksum(), sink.tell()
+    sink.seek(0)
+    while chunk := sink.read(stores.CHUNK):
+        md5.update(chunk)
+        crc32c.update(chunk)
+    sink.seek(end)
+    return found.md5 and md5.hexdigest(), found.crc32c and base64.b64encode(crc32c.digest()).decode()
+
+
+def _place(uri: str) -> str:
+    """The bucket or host that a URI lies in."""
+    return "/".join(uri.split("/", 3)[:3])
+
+
+def _no_md5(uri: str) -> bool:
+    return _place(uri) in _unbelieved
+
+
+def _believe_no_more(uri: str) -> None:
+    with _lock:
+        _unbelieved.add(_place(uri))

@@ -1,0 +1,81 @@
+"""Servers of pictures that tests start for themselves, each on a free port of this machine."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from left_out import leave_out
+
+KEY, SECRET = "the-key-of-the-tests", "the-secret-of-the-tests"
+SECONDS_TO_START = 30
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        port: where it listens.
+        folder: what it shows: a bucket is a folder in it.
+    """
+
+    port: int
+    folder: Path
+
+    def bucket(self, name: str, files: dict[str, bytes]) -> str:
+        """A bucket of these files; gives its name."""
+        for key, content in files.items():
+            (self.folder / name / key).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name / key).write_bytes(content)
+        return name
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def program(name: str) -> str:
+    """A command of this environment."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    return found or leave_out(f"there is no {name}")
+
+
+def started(command: list[str], port: int, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | (environment or {}))
+    until = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < until and process.poll() is None:
+        with socket.socket() as asking:
+            if asking.connect_ex(("127.0.0.1", port)) == 0:
+                return process
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"{command[0]} did not start: {log.read_text()[-2000:]}")
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """The Cloud Storage emulator, asked as Google's client asks Google.
+
+    Attributes:
+        port: where it listens.
+    """
+
+    port: int
+
+    def bucket(self, name: str, files: dict[str, bytes]) -> str:
+        """A bucket of these files; gives its name."""
+        from google.cloud import storage
+
+        client = storage.Client.create_anonymous_client()
+        client._connection.API_BASE_URL = f"http://127.0.0.1:{self.port}"
+        made = client.create_bucket(name, project="tests")
+        for key, content in files.items():
+            made.blob(key).upload_from_string(content)
+        return name

@@ -1,0 +1,77 @@
+"""Real servers of pictures: S3 (rclone), and Google Cloud Storage (an emulator), with the environment that leads to them."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from servers import KEY, SECRET, Emulated, Server, free_port, program, started
+
+from kfp_vision import stores
+from kfp_vision.stores import transfer
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory) -> Iterator[Server]:
+    """An S3 server with one key."""
+    root = tmp_path_factory.mktemp("s3")
+    (root / "buckets").mkdir()
+    port = free_port()
+    options = ["--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "0s"]
+    process = started([program("rclone"), "serve", "s3", *options, str(root / "buckets")], port, root / "log")
+    yield Server(port, root / "buckets")
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def open_rclone(rclone, tmp_path_factory) -> Iterator[Server]:
+    """The same buckets for everybody, as public ones are."""
+    port = free_port()
+    command = [program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "0s", str(rclone.folder)]
+    process = started(command, port, tmp_path_factory.mktemp("open") / "log")
+    yield Server(port, rclone.folder)
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory) -> Iterator[int]:
+    """A Cloud Storage emulator; gives its port."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("gcs") / "log"
+    command = [program("gcp-storage-emulator"), "start", "--host", "127.0.0.1", "--port", str(port), "--in-memory", "--quiet"]
+    process = started(command, port, log)
+    yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def nobody(monkeypatch, tmp_path) -> None:
+    """An environment without any credentials, and a home without any."""
+    for name in [*stores.ENVIRONMENT, *os.environ]:
+        if name in stores.ENVIRONMENT or name.startswith(("AWS_", "MINIO_", "COS_", "GOOGLE_", "TENCENTCLOUD_")):
+            monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)  # the same patience, in less time
+
+
+@pytest.fixture
+def s3(nobody, rclone, monkeypatch) -> Server:
+    """The S3 server, with the environment that leads to it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{rclone.port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    return rclone
+
+
+@pytest.fixture
+def gcs(nobody, emulator, monkeypatch) -> Emulated:
+    """The emulator, with the environment that leads to it."""
+    from kfp_vision.stores import gcs
+
+    gcs._made.cache_clear()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator}")
+    return Emulated(emulator)

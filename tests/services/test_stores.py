@@ -1,0 +1,304 @@
+"""Pictures in object stores: real servers, over lines that hold and over lines that do not."""
+
+import csv
+import hashlib
+import io
+import random
+import tarfile
+from itertools import count
+from pathlib import Path
+
+import drawn
+import faulty
+import one_step
+import pytest
+from servers import KEY, SECRET
+
+from kfp_vision import catalog, components, records, splitting, storage, stores
+from kfp_vision.errors import InputError
+from kfp_vision.stores import transfer
+
+FILES = {
+    "LICENSE.txt": b"free",
+    "photos/daisy/1.jpg": b"one",
+    "photos/daisy/long name, ü 花 + 100%25 #2 ?x=1.jpg": b"two",
+    "photos/tulip/3.png": b"three" * 1000,
+}
+NUMBERS = count(1)
+
+
+class Place:
+    """A store, and how tests reach it.
+
+    Attributes:
+        scheme: of its URIs.
+        port: where its server listens.
+    """
+
+    def __init__(self, scheme: str, server, monkeypatch):
+        self.scheme, self.port, self._server, self._patch = scheme, server.port, server, monkeypatch
+
+    def bucket(self, files: dict[str, bytes]) -> str:
+        """The URI of a new bucket of these files."""
+        return f"{self.scheme}://{self._server.bucket(f'bucket-{next(NUMBERS)}', files)}"
+
+    def lead_over(self, address: str) -> None:
+        """From now on the store is asked over another line."""
+        self._patch.setenv("AWS_ENDPOINT_URL" if self.scheme == "s3" else "STORAGE_EMULATOR_HOST", f"http://{address}")
+
+
+@pytest.fixture(params=["s3", "gcs"])
+def place(request, monkeypatch) -> Place:
+    return Place({"s3": "s3", "gcs": "gs"}[request.param], request.getfixturevalue(request.param), monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
+    line = str(refusal.value)
+    assert line.startswith("error: ") and "\n" not in line
+    assert SECRET not in line
+    return line
+
+
+def test_a_folder_of_a_bucket_is_walked_with_sizes_and_md5s_and_nothing_is_read(place):
+    uri = place.bucket(FILES)
+    with faulty.line(place.port, share=0) as line:
+        place.lead_over(line.address)
+        found = {item.name: (item.uri, item.size, item.md5) for item in storage.walk(f"{uri}/photos/")}
+        assert line.requests <= 2  # Google's client also asks for the bucket itself
+    names = [name for name in FILES if name.startswith("photos/")]
+    assert found == {name.removeprefix("photos/"): (f"{uri}/{name}", len(FILES[name]), md5(FILES[name])) for name in names}
+
+
+def test_every_key_leads_back_to_its_bytes(place):
+    uri = place.bucket(FILES)
+    with storage.Reader() as reader:
+        assert {item.name: reader.read(item.uri) for item in storage.walk(uri)} == FILES
+    assert {item.name: encoded for item, encoded in storage.read_all(storage.walk(uri))} == FILES
+
+
+def test_a_bucket_of_more_than_a_page_is_listed_whole(s3):
+    files = {f"daisy/{number:05d}.jpg": b"%d" % number for number in range(2345)}
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", files)
+    assert [item.name for item in storage.walk(f"s3://{bucket}")] == sorted(files)
+
+
+def test_the_table_is_the_one_of_a_folder_but_for_where_the_pictures_lie(place, tmp_path):
+    folder = drawn.pictures(tmp_path / "photos", each=4)
+    uri = place.bucket(below(folder))
+    stored, local = catalog.scan(uri), catalog.scan(str(folder))
+    assert stored.fingerprint == local.fingerprint
+    assert [(row.name, row.label, row.bytes, row.content_id) for row in stored.rows] == [
+        (row.name, row.label, row.bytes, row.content_id) for row in local.rows
+    ]
+    assert stored.rows[0].uri == f"{uri}/bellcup/0001.jpg"
+
+
+def converted(uri: str, folder: Path) -> dict[str, bytes]:
+    """Everything that the stages from a URI to the records write but the tables, in which the URI stands."""
+    folder.mkdir()
+    catalog.ingest(uri, check_images=True, splits=2, table=folder / "images", page=folder / "page.html")
+    tables = {split: folder / f"{split}.csv" for split in splitting.SPLITS}
+    ratios = {"validation_ratio": 0.2, "test_ratio": 0.0}
+    splitting.split_images(folder / "images", **ratios, **tables, label_map=folder / "labels")
+    outputs = {split: folder / "records" / split for split in splitting.SPLITS}
+    limits = {"images_per_shard": 200, "max_refused_ratio": 0.0}
+    records.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **limits)
+    return below(folder / "records") | below(folder / "labels")
+
+
+def test_with_a_fifth_of_all_requests_failing_every_photograph_arrives(place, flower_photos, tmp_path):
+    uri = place.bucket(below(flower_photos))
+    whole = converted(str(flower_photos), tmp_path / "local")
+    with faulty.line(place.port, share=0.2, seed=4) as line:
+        place.lead_over(line.address)
+        assert converted(uri, tmp_path / "stored") == whole
+    assert line.requests > 750
+    assert all(line.fates[fate] > 20 for fate in faulty.FATES), line.fates
+
+
+def test_an_archive_in_a_bucket_is_fetched_once_and_resumed_where_it_broke_off(place, tmp_path):
+    noise = random.Random(0)
+    files = {f"photos/daisy/{number}.jpg": noise.randbytes(100_000) for number in range(50)}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    uri = f"{place.bucket({'data/photos.tgz': packed.getvalue()})}/data/photos.tgz"
+    with faulty.line(place.port, share=1, fates=("cut",), spared=5000) as line:
+        place.lead_over(line.address)
+        assert {item.name: item.read() for item in storage.walk(uri)} == files
+        with storage.Reader() as reader:
+            assert reader.read(f"{uri}#photos/daisy/7.jpg") == files["photos/daisy/7.jpg"]
+    # Every answer stops half way; begun anew each time, it would never have come to its end.
+    assert line.fates["cut"] > 10
+    assert line.sent < 1.1 * len(packed.getvalue())
+
+
+def test_the_fingerprint_changes_with_a_picture_and_not_with_time(place):
+    uri = place.bucket(FILES)
+    first = storage.fingerprint(uri)
+    assert storage.fingerprint(uri) == first
+    place._server.bucket(uri.rpartition("/")[2] + "-changed", FILES | {"photos/daisy/1.jpg": b"eno"})
+    other = storage.fingerprint(f"{uri}-changed")
+    assert other != first
+
+
+def test_what_is_not_there_is_said_at_once(place):
+    uri = place.bucket(FILES)
+    with faulty.line(place.port, share=0) as line:
+        place.lead_over(line.address)
+        for wrong in (f"{uri}/pohtos", f"{uri}/photos.tgz", f"{place.scheme}://nobodys-bucket/photos"):
+            with pytest.raises(InputError, match="images_uri must name something that exists; got no such object or bucket: "):
+                storage.check_there(wrong, "images_uri")
+        assert line.requests <= 6
+        with storage.Reader() as reader, pytest.raises(FileNotFoundError, match="no such object"):
+            reader.read(f"{uri}/photos/daisy/2.jpg")
+
+
+def test_who_may_not_read_is_told_at_once_what_to_set(s3, monkeypatch):
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", FILES)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{SECRET}-no-more")
+    with faulty.line(s3.port, share=0) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
+        with pytest.raises(InputError) as refusal:
+            storage.check_there(f"s3://{bucket}", "images_uri")
+        assert line.requests == 1
+    assert line_of(refusal) == (
+        f"error: an address must be open to whoever reads it; got HTTP 403 at s3://{bucket}. Set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY to a key that may list and read it (for a public bucket, neither), and AWS_REGION to its region."
+    )
+
+
+def test_a_public_bucket_needs_no_key(nobody, open_rclone, monkeypatch):
+    bucket = open_rclone.bucket(f"bucket-{next(NUMBERS)}", FILES)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{open_rclone.port}")
+    assert {item.name for item in storage.walk(f"s3://{bucket}")} == FILES.keys()
+
+
+def test_an_address_may_name_its_endpoint_and_region(s3, monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", FILES)
+    settings = f"?endpoint=http://127.0.0.1:{s3.port}&region=eu-west-1"
+    items = {item.name: item.uri for item in storage.walk(f"s3://{bucket}/photos{settings}")}
+    assert items["daisy/1.jpg"] == f"s3://{bucket}/photos/daisy/1.jpg{settings}"
+    with storage.Reader() as reader:
+        assert reader.read(items["daisy/1.jpg"]) == b"one"
+
+
+def test_cos_is_asked_with_its_own_key_where_its_region_lies(s3, monkeypatch):
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}-1250000000", FILES)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    with pytest.raises(InputError, match="a cos:// address must have a region; got no COS_REGION"):
+        next(storage.walk(f"cos://{bucket}/photos"))
+    monkeypatch.setenv("COS_REGION", "ap-guangzhou")
+    monkeypatch.setenv("COS_SECRET_ID", KEY)
+    monkeypatch.setenv("COS_SECRET_KEY", SECRET)
+    signed = stores.store(f"cos://{bucket}")._client.get_presigned_url("GET", bucket, "daisy/1.jpg")
+    assert signed.startswith(f"https://{bucket}.cos.ap-guangzhou.myqcloud.com/daisy/1.jpg?")
+    monkeypatch.setenv("COS_ENDPOINT", f"http://127.0.0.1:{s3.port}")
+    assert next(storage.walk(f"cos://{bucket}/photos")).uri == f"cos://{bucket}/photos/daisy/1.jpg"
+
+
+def test_etags_of_an_encrypted_bucket_are_seen_to_be_no_md5s(s3, monkeypatch, tmp_path, capsys):
+    folder = drawn.pictures(tmp_path / "photos", each=4)
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", below(folder))
+    with faulty.line(s3.port, share=0, encrypted=True) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
+        first = next(storage.walk(f"s3://{bucket}"))
+        assert first.md5 not in ("", md5(first.read()))
+        assert catalog.scan(f"s3://{bucket}").fingerprint == catalog.scan(str(folder)).fingerprint
+    assert "the store's ETags are no MD5 of what lies there" in capsys.readouterr().out
+
+
+def test_an_object_that_changes_while_it_is_read_arrives_as_one_of_the_two(s3, monkeypatch):
+    old, new = random.Random(0).randbytes(3_000_000), random.Random(1).randbytes(3_000_000)
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", {"daisy/1.jpg": old})
+    sink = Overtaken(lambda: s3.bucket(bucket, {"daisy/1.jpg": new}))
+    with faulty.line(s3.port, share=1, fates=("cut",)) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
+        transfer.receive(f"s3://{bucket}/daisy/1.jpg", sink)
+    assert sink.getvalue() == new
+
+
+class Overtaken(io.BytesIO):
+    """A sink that has something happen once the first bytes have arrived."""
+
+    def __init__(self, happens):
+        super().__init__()
+        self._happens = happens
+
+    def write(self, content) -> int:
+        if self._happens:
+            self._happens()
+            self._happens = None
+        return super().write(content)
+
+
+def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
+    folder = drawn.pictures(tmp_path / "photos", each=10)
+    uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', below(folder))}"
+    ratios = {"validation_ratio": 0.2, "test_ratio": 0.0}
+    values = {"fingerprint": "any", "images_uri": uri, "check_images": True, **ratios}
+    ingested = one_step.run(components.ingest_images, tmp_path / "ingest", **values)
+    assert ingested.succeeded
+    with (ingested.folder / "images").open(newline="") as file:
+        assert all(row["uri"].startswith(f"{uri}/") for row in csv.DictReader(file))
+    refused = one_step.run(components.fingerprint_images, tmp_path / "refused", images_uri=f"{uri}-nowhere/photos")
+    assert "must name something that exists" in one_step.refusal(refused)
+    written = [*(tmp_path / "ingest").rglob("*"), *(tmp_path / "refused").rglob("*")]
+    contents = [path.read_bytes() for path in written if path.is_file()]
+    contents += ["\n".join([*ingested.printed, *refused.printed]).encode()]
+    assert not [content for content in contents if SECRET.encode() in content or KEY.encode() in content]
+
+
+def test_an_address_with_a_password_in_it_is_refused_without_repeating_it():
+    with pytest.raises(InputError, match="images_uri must hold no user name and no password") as refusal:
+        storage.check_uri(f"https://me:{SECRET}@example.org/photos.tgz", "images_uri")
+    assert SECRET not in line_of(refusal)
+
+
+def test_a_service_accounts_key_that_is_none_is_refused_without_repeating_it(nobody, monkeypatch):
+    monkeypatch.setenv("GOOGLE_CREDENTIALS", f'{{"private_key": "{SECRET}"}}')
+    with pytest.raises(InputError, match="GOOGLE_CREDENTIALS must hold a service account's key") as refusal:
+        storage.check_there("gs://bucket/photos", "images_uri")
+    line_of(refusal)
+
+
+def test_an_import_file_in_a_bucket_names_pictures_beside_it_and_elsewhere(place, tmp_path):
+    folder = drawn.pictures(tmp_path / "photos", each=2)
+    elsewhere = place.bucket(below(folder))
+    lines = [f"{elsewhere}/bellcup/0001.jpg,bell", "pictures/2.jpg,bell,test", f"{elsewhere}/globelet/0001.jpg,globe"]
+    beside = {"list/images.csv": "\n".join(lines).encode(), "list/pictures/2.jpg": (folder / "bellcup/0002.jpg").read_bytes()}
+    uri = place.bucket(beside)
+    found = catalog.scan(f"{uri}/list/images.csv")
+    assert {(row.uri, row.label, row.split) for row in found.rows} == {
+        (f"{elsewhere}/bellcup/0001.jpg", "bell", ""),
+        (f"{uri}/list/pictures/2.jpg", "bell", "test"),
+        (f"{elsewhere}/globelet/0001.jpg", "globe", ""),
+    }
+    assert {row.content_id for row in found.rows} >= {md5(beside["list/pictures/2.jpg"])}
+    assert catalog.fingerprint(f"{uri}/list/images.csv") == catalog.fingerprint(f"{uri}/list/images.csv")
+
+
+def test_a_picture_of_an_import_file_that_changes_in_place_changes_the_fingerprint(tmp_path):
+    folder = drawn.pictures(tmp_path / "photos", each=2)
+    (tmp_path / "images.csv").write_text("photos/bellcup/0001.jpg,bell\nphotos/globelet/0001.jpg,globe\n")
+    first = catalog.fingerprint(str(tmp_path / "images.csv"))
+    (folder / "bellcup" / "0001.jpg").write_bytes((folder / "bellcup" / "0002.jpg").read_bytes())
+    assert catalog.fingerprint(str(tmp_path / "images.csv")) != first
