@@ -16,7 +16,7 @@ from typing import Any
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
-from kfp_vision import storage
+from kfp_vision import listings, storage, stores
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.errors import InputError
 
@@ -26,6 +26,7 @@ IMAGE_USER = "10001:0"  # as in the Dockerfiles; its group is the one that may w
 ROOTLESS_ROOT = "0:0"  # in an engine without root's rights, that is the calling user outside
 TMP = "/tmp"
 KILLED = 137
+GOOGLES_FILE = "GOOGLE_APPLICATION_CREDENTIALS"  # a path
 
 
 @contextlib.contextmanager
@@ -61,6 +62,7 @@ def runner(
             security_opt=["no-new-privileges"],
             network_mode="bridge" if needs_network(values) else "none",
             mounts=[_mount(scratch, TMP), *shared],
+            environment=credentials(),
         )
 
 
@@ -101,7 +103,7 @@ def user_for(client: Any) -> str:
 
 def needs_network(values: Mapping[str, Any]) -> bool:
     """Whether a field names an address that the run goes to."""
-    uris = _used(values, (*READ_FIELDS, *WRITTEN_FIELDS))
+    uris = _read_of(values) | set(_used(values, WRITTEN_FIELDS))
     return any(storage.scheme(uri) not in ("", "file", storage.SAMPLE) for uri in uris)
 
 
@@ -111,7 +113,8 @@ def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
     Raises:
         InputError: the user of the containers could not read or write it.
     """
-    read = {path for uri in _used(values, READ_FIELDS) for path in lies_at(uri)}
+    key = [os.environ[GOOGLES_FILE]] if os.environ.get(GOOGLES_FILE) else []
+    read = {path for uri in [*_read_of(values), *key] for path in lies_at(uri)}
     written = {path for path in map(Path, _used(values, WRITTEN_FIELDS)) if path.is_absolute()}
     for path in sorted(read - written):
         _check_readable(path, user)
@@ -119,6 +122,11 @@ def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
         _share(path, user)
     apart = [path for path in sorted(read - written) if not read & set(path.parents)]
     return [_mount(path, path, read_only=True) for path in apart] + [_mount(path, path) for path in sorted(written)]
+
+
+def credentials() -> dict[str, str]:
+    """What of this environment the stages are to have as well: who may read which store, and where it answers."""
+    return {name: os.environ[name] for name in (*stores.ENVIRONMENT, GOOGLES_FILE) if os.environ.get(name)}
 
 
 def lies_at(uri: str) -> list[Path]:
@@ -131,6 +139,13 @@ def lies_at(uri: str) -> list[Path]:
         if path.exists():
             return [path]
     return [file for file in Path(uri).parent.iterdir() if file.name.startswith(f"{Path(uri).name}.")]
+
+
+def _read_of(values: Mapping[str, Any]) -> set[str]:
+    """The URIs that a run reads: those in the fields, and the folders of the pictures that an import file there names."""
+    uris = set(_used(values, READ_FIELDS))
+    named = [entry.uri for uri in uris if listings.is_listing(uri) and lies_at(uri) for entry in listings.read(uri)]
+    return uris | {uri if storage.scheme(uri) else str(Path(storage.archive_and_member(uri)[0]).parent) for uri in named}
 
 
 def _used(values: Mapping[str, Any], fields: Iterable[str]) -> list[str]:

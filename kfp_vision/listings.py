@@ -8,6 +8,7 @@ objects of these names, or of Vertex AI's (its documentation, "Prepare image tra
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -188,9 +189,10 @@ def _resolved(name: str, listing: str) -> str:
         return name if stores.parted(name)[1] else f"{name}{settings}"
     if storage.scheme(name) or PurePosixPath(name).is_absolute():
         return storage.absolute(name)
-    return (
-        urljoin(place, name) if storage.scheme(place) in ("http", "https") else f"{place.rpartition('/')[0]}/{name}{settings}"
-    )
+    if storage.scheme(place) in ("http", "https"):
+        return urljoin(place, name)
+    beside = f"{place.rpartition('/')[0]}/{name}"
+    return f"{beside}{settings}" if storage.scheme(place) else os.path.normpath(beside)
 
 
 def _label(label: str) -> str:

@@ -10,7 +10,7 @@ import drawn
 import pytest
 from left_out import leave_out
 
-from kfp_vision import containers
+from kfp_vision import containers, stores
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.errors import InputError
 
@@ -47,6 +47,8 @@ def test_training_without_a_gpu_takes_the_small_image(registry, gpus, image):
         ({"test_image_uri": "file:///photos/1.jpg"}, False),
         ({"images_uri": "https://example.org/photos.tgz"}, True),
         ({"fine_tune": True}, True),
+        ({"images_uri": "s3://bucket/photos"}, True),
+        ({"predict_uri": "gs://bucket/photos"}, True),
     ],
 )
 def test_there_is_a_network_where_a_field_that_is_read_names_an_address(changed, needed):
@@ -62,6 +64,32 @@ def test_what_a_field_names_can_be_read_and_nothing_beside_it(tmp_path):
         str(pictures): True
     }
     assert seen(LOCAL | {"images_uri": "sample"}) == {}
+
+
+def test_of_an_import_file_the_folders_of_its_pictures_can_be_read(tmp_path):
+    pictures = drawn.pictures(tmp_path / "pictures", each=1)
+    (tmp_path / "lists").mkdir()
+    listing = tmp_path / "lists" / "images.csv"
+    listing.write_text(f"{pictures}/bellcup/0001.jpg,bell\n../pictures/globelet/0001.jpg,globe\n")
+    values = LOCAL | {"images_uri": str(listing)}
+    assert seen(values) == {str(listing): True, f"{pictures}/bellcup": True, f"{pictures}/globelet": True}
+    assert not containers.needs_network(values)
+    listing.write_text("s3://bucket/1.jpg,bell\n")
+    assert containers.needs_network(values)
+
+
+def test_the_stages_have_the_credentials_of_this_environment_and_nothing_else_of_it(monkeypatch, tmp_path):
+    key = tmp_path / "key.json"
+    key.write_text("{}")
+    for name in (*stores.ENVIRONMENT, "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    assert containers.credentials() == {}
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("SOMETHING_ELSE", "else")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    expected = {"AWS_SECRET_ACCESS_KEY": "secret", "GOOGLE_APPLICATION_CREDENTIALS": str(key)}
+    assert containers.credentials() == expected
+    assert seen(LOCAL | {"images_uri": "s3://bucket/photos"}) == {str(key): True}
 
 
 def test_of_a_checkpoint_named_by_its_prefix_the_files_can_be_read(tmp_path):

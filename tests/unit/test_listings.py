@@ -97,7 +97,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path, name, content, line, foun
     ("name", "uri"),
     [
         ("daisy/1.jpg", "{folder}/daisy/1.jpg"),
-        ("../1.jpg", "{folder}/../1.jpg"),
+        ("../1.jpg", "{above}/1.jpg"),
         ("/data/1.jpg", "/data/1.jpg"),
         ("file:///data/1.jpg", "/data/1.jpg"),
         ("s3://bucket/a b/1.jpg", "s3://bucket/a b/1.jpg"),
@@ -107,7 +107,16 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path, name, content, line, foun
 )
 def test_a_relative_uri_is_relative_to_the_file(tmp_path, name, uri):
     (entry,) = listings.read(written(tmp_path, "a.csv", f"{name},daisy\n"))
-    assert entry == Entry(name, uri.format(folder=tmp_path), "daisy", "", 1)
+    assert entry == Entry(name, uri.format(folder=tmp_path, above=tmp_path.parent), "daisy", "", 1)
+
+
+def test_pictures_of_an_import_file_in_a_bucket_lie_where_its_address_says():
+    listing = "s3://bucket/lists/a.csv?endpoint=https://minio.example.org&region=eu-west-1"
+    settings = listing.removeprefix("s3://bucket/lists/a.csv")
+    assert listings._resolved("daisy/1.jpg", listing) == f"s3://bucket/lists/daisy/1.jpg{settings}"
+    assert listings._resolved("s3://other/1.jpg", listing) == f"s3://other/1.jpg{settings}"
+    assert listings._resolved("s3://other/1.jpg?region=us-east-1", listing) == "s3://other/1.jpg?region=us-east-1"
+    assert listings._resolved("gs://other/1.jpg", listing) == "gs://other/1.jpg"
 
 
 def test_an_import_file_and_its_pictures_are_read_over_http(tmp_path, monkeypatch):
