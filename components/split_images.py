@@ -12,6 +12,7 @@ def split_images(
     validation: dsl.Output[dsl.Dataset],
     test: dsl.Output[dsl.Dataset],
     label_map: dsl.Output[dsl.Artifact],
+    left_out: dsl.Output[dsl.Dataset],
 ) -> None:
     """Cuts the table of pictures into train, validation and test: the same pictures give the same splits everywhere.
 
@@ -25,12 +26,13 @@ def split_images(
         validation: The table of pictures to validate on.
         test: The table of pictures to test on.
         label_map: A folder with labels.txt, whose lines are such as 0:daisy.
+        left_out: The table of pictures that are in no split: uri, label, reason.
     """
     from pathlib import Path
 
     from kfp_vision import splitting
 
-    outputs = {"train": train, "validation": validation, "test": test, "label_map": label_map}
+    outputs = {"train": train, "validation": validation, "test": test, "label_map": label_map, "left_out": left_out}
     paths = {name: Path(artifact.path) for name, artifact in outputs.items()}
     table = Path(images.path)
     counts = splitting.split_images(table, validation_ratio=validation_ratio, test_ratio=test_ratio, **paths)

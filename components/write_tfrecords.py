@@ -9,13 +9,14 @@ def write_tfrecords(
     validation: dsl.Input[dsl.Dataset],
     test: dsl.Input[dsl.Dataset],
     label_map: dsl.Input[dsl.Artifact],
+    left_out: dsl.Input[dsl.Dataset],
     images_per_shard: int,
     advanced: dict,
     train_records: dsl.Output[dsl.Dataset],
     validation_records: dsl.Output[dsl.Dataset],
     test_records: dsl.Output[dsl.Dataset],
     refused: dsl.Output[dsl.Dataset],
-    refused_page: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.HTML],
 ) -> None:
     """Looks at every picture once and writes it to TFRecord files in the schema of TF-Slim.
 
@@ -24,6 +25,7 @@ def write_tfrecords(
         validation: the table of pictures to validate on.
         test: the table of pictures to test on.
         label_map: the folder with labels.txt.
+        left_out: the table of pictures that the split left out, for the summary.
         images_per_shard: pictures in each file but the last.
         advanced: max_refused_ratio, check_pixels and max_side are read of it.
 
@@ -32,7 +34,7 @@ def write_tfrecords(
         validation_records: The same for validation.
         test_records: The same for test.
         refused: The table of pictures that could not be used: uri, label, reason.
-        refused_page: A page about them.
+        summary: A page about what is in the records and what is not, and what to do about it.
     """
     from pathlib import Path
 
@@ -42,7 +44,7 @@ def write_tfrecords(
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "check_pixels", "max_side")}
-    how |= {"images_per_shard": images_per_shard, "page": Path(refused_page.path)}
+    how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path), "left_out": Path(left_out.path)}
     written = records.write_tfrecords(tables, Path(label_map.path), folders, Path(refused.path), **how)
     train_records.metadata.update({"pictures": written["train"].images, "files": len(written["train"].shards)})
     validation_records.metadata["pictures"] = written["validation"].images

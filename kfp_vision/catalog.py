@@ -25,6 +25,7 @@ TRIED = 16  # objects that are read to see whether a store's MD5s are any
 UNWRITABLE = ("Cc", "Zl", "Zp", "Cs")
 
 Made = TypeVar("Made")
+Unused = tuple[str, str, str]  # URI, label and reason of a picture that is in no record
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,18 @@ def read(table: Path) -> Iterator[Row]:
     with table.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield Row(row["uri"], row["label"], int(row["bytes"]), row["content_id"], row["name"], row["split"])
+
+
+def write_unused(table: Path, unused: Iterable[Unused]) -> None:
+    """Writes the pictures that are in no record, as CSV with a header: uri, label, reason."""
+    with storage.replacing(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("uri", "label", "reason"), *unused])
+
+
+def read_unused(table: Path) -> list[Unused]:
+    """What `write_unused` wrote."""
+    with table.open(newline="", encoding="utf-8") as file:
+        return [(row["uri"], row["label"], row["reason"]) for row in csv.DictReader(file)]
 
 
 def not_a_picture(path: PurePosixPath) -> str:

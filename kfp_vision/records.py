@@ -5,7 +5,6 @@ are a serialised `tf.train.Example`. Source: tensorflow/core/lib/io/record_write
 """
 
 import contextlib
-import csv
 import json
 import os
 import struct
@@ -16,12 +15,12 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 
-from kfp_vision import catalog, conversion, reports, storage
-from kfp_vision.catalog import Row
+from kfp_vision import catalog, conversion, reports, storage, tally
+from kfp_vision.catalog import Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Checked, Refused
 from kfp_vision.splitting import SPLITS, read_labels
@@ -50,6 +49,15 @@ class About:
     classes: int
 
 
+class Passed(NamedTuple):
+    """A picture in its framed record, its size in pixels, and why it was encoded anew; empty where it was not."""
+
+    record: bytes
+    height: int
+    width: int
+    anew: str
+
+
 def write_tfrecords(
     tables: dict[str, Path],
     label_map: Path,
@@ -60,7 +68,8 @@ def write_tfrecords(
     max_refused_ratio: float,
     check_pixels: bool = True,
     max_side: int = 0,
-    page: Path | None = None,
+    left_out: Path | None = None,
+    summary: Path | None = None,
     workers: int | None = None,
 ) -> dict[str, About]:
     """Writes the pictures of each split as TFRecord files, and the list of those refused.
@@ -74,7 +83,8 @@ def write_tfrecords(
         max_refused_ratio: share of all pictures that may be refused.
         check_pixels: whether every pixel is looked at, or the headers alone.
         max_side: pictures with a longer side, in pixels, are shrunk to it; 0 for none.
-        page: where a page about the refused pictures is written (HTML).
+        left_out: the list of pictures that the split left out, for the summary.
+        summary: where a page about what is in the records, and what is not, is written (HTML).
         workers: how many pictures are worked on at a time, by default one a core; the files do not depend on it.
 
     Returns:
@@ -85,19 +95,19 @@ def write_tfrecords(
     """
     labels = read_labels(label_map)
     workers = workers or os.cpu_count() or 1
-    rejects: list[tuple[str, str, str]] = []
-    written = {}
+    rejects: list[Unused] = []
+    written, counted = {}, tally.Tally(labels, _encoded_in if summary else None)
     with storage.Reader() as reader, contextlib.ExitStack() as whole:
         for split in SPLITS:
             convert = partial(_record, reader, {"check_pixels": check_pixels, "max_side": max_side}, _numbered(labels))
-            accepted = _accepted(_in_order(convert, catalog.read(tables[split]), workers), rejects)
+            accepted = _accepted(split, _in_order(convert, catalog.read(tables[split]), workers), counted, rejects)
             beside = whole.enter_context(storage.replacing(outputs[split]))
             written[split] = _write_framed(beside, split, accepted, len(labels), images_per_shard)
             print(f"{split}: {written[split].images} pictures in {len(written[split].shards)} files", flush=True)
         pictures = sum(about.images for about in written.values()) + len(rejects)
         _write_rejects(refused, rejects)
-        if page:
-            reports.write_refused_page(page, refused=rejects, pictures=pictures)
+        if summary:
+            _write_summary(summary, counted, rejects, catalog.read_unused(left_out) if left_out else [], max_side)
         _check_rejects(rejects, pictures, max_refused_ratio)
     return written
 
@@ -171,19 +181,41 @@ def framed(record: bytes) -> bytes:
     return b"".join((length, _masked_crc(length), record, _masked_crc(record)))
 
 
+def _encoded_in(record: bytes) -> bytes:
+    """The encoded picture in a framed record."""
+    message = _example_message().FromString(record[12:-4])
+    return bytes(message.features.feature["image/encoded"].bytes_list.value[0])
+
+
 def _masked_crc(data: bytes) -> bytes:
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + CRC_MASK) & 0xFFFFFFFF)
 
 
-def _write_rejects(table: Path, rejects: list[tuple[str, str, str]]) -> None:
+def _write_rejects(table: Path, rejects: list[Unused]) -> None:
     for uri, label, reason in rejects[:REJECTS_NAMED]:
         print(f"refused: {uri} ({label}): {reason}")
-    with storage.replacing(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("uri", "label", "reason"), *rejects])
+    catalog.write_unused(table, rejects)
 
 
-def _check_rejects(rejects: list[tuple[str, str, str]], pictures: int, max_refused_ratio: float) -> None:
+def _write_summary(page: Path, counted: tally.Tally, rejects: list[Unused], left_out: list[Unused], max_side: int) -> None:
+    reports.write_records_page(
+        page,
+        classes=counted.classes,
+        total_bytes=counted.bytes,
+        findings=tally.findings(counted, len(rejects), len(left_out), max_side),
+        sizes=tally.sizes(counted),
+        shapes=tally.shapes(counted),
+        samples=counted.samples,
+        anew=dict(counted.anew.most_common()),
+        copies=counted.copies,
+        copied=counted.copied,
+        left_out=left_out,
+        refused=rejects,
+    )
+
+
+def _check_rejects(rejects: list[Unused], pictures: int, max_refused_ratio: float) -> None:
     if len(rejects) > max_refused_ratio * pictures:
         first = "; ".join(f"{uri}: {reason}" for uri, _, reason in rejects[:REJECTS_NAMED])
         rule = f"at most {max_refused_ratio:.0%} of the pictures may be refused"
@@ -191,36 +223,41 @@ def _check_rejects(rejects: list[tuple[str, str, str]], pictures: int, max_refus
         raise InputError(rule, f"{len(rejects)} of {pictures}", remedy)
 
 
-def _accepted(results: Iterator[tuple[Row, bytes | str]], rejects: list[tuple[str, str, str]]) -> Iterator[bytes]:
-    """The framed records among the results; the reasons of the others go to the rejects."""
+def _accepted(
+    split: str, results: Iterator[tuple[Row, Passed | str]], counted: tally.Tally, rejects: list[Unused]
+) -> Iterator[bytes]:
+    """The framed records among the results, each counted; the reasons of the others go to the rejects."""
     for row, result in results:
         if isinstance(result, str):
             rejects.append((row.uri, row.label, result))
         else:
-            yield result
+            counted.add(split, row, *result)
+            yield result.record
 
 
-def _record(reader: storage.Reader, how: dict[str, Any], number_of: dict[str, int], row: Row) -> bytes | str:
-    """The framed record of a row's picture, or why there is none."""
+def _record(reader: storage.Reader, how: dict[str, Any], number_of: dict[str, int], row: Row) -> Passed | str:
+    """A row's picture in its record, or why there is none."""
     try:
-        picture = conversion.converted(reader.read(row.uri), row, **how)
+        encoded = reader.read(row.uri)
+        picture = conversion.converted(encoded, row, **how)
     except Refused as reason:
         return str(reason)
     except OSError as error:
         return error.strerror or str(error)
-    return framed(example(row, picture, number_of[row.label]))
+    record = framed(example(row, picture, number_of[row.label]))
+    return Passed(record, picture.height, picture.width, tally.why_anew(encoded, picture))
 
 
-def _in_order(convert: Callable[[Row], bytes | str], rows: Iterator[Row], workers: int) -> Iterator[tuple[Row, bytes | str]]:
+def _in_order(convert: Callable[[Row], Any], rows: Iterator[Row], workers: int) -> Iterator[tuple[Row, Any]]:
     """Rows with their results, in the rows' order, a few chunks in memory at a time.
 
     Threads do: reading, hashing and decoding let go of Python's lock, and nothing has to be copied between processes.
     """
 
-    def work(chunk: list[Row]) -> list[tuple[Row, bytes | str]]:
+    def work(chunk: list[Row]) -> list[tuple[Row, Any]]:
         return [(row, convert(row)) for row in chunk]
 
-    waiting: deque[Future[list[tuple[Row, bytes | str]]]] = deque()
+    waiting: deque[Future[list[tuple[Row, Any]]]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for chunk in _chunks(rows):

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 History = list[dict[str, float]]
-MOST_REFUSED, MOST_REASONS = 1000, 50  # on a page
+MOST_NAMED_PICTURES, MOST_REASONS = 1000, 50  # on a page
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,36 @@ class Mistake:
     label: str
     prediction: str
     score: float
+
+
+class Thumbnail(NamedTuple):
+    """A small picture to stand in a page: its file name, its bytes as a data URI, and its size in pixels."""
+
+    name: str
+    uri: str | None  # None where the picture cannot be read
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts between edges, on a logarithmic axis.
+
+    Attributes:
+        title: what is counted.
+        edges: of the bins, ascending and above 0; one more than counts.
+        counts: of each bin.
+        ticks: where the axis is labelled, with the label.
+        caption: a sentence to stand below.
+        mark: where a dashed line stands; 0 for none.
+    """
+
+    title: str
+    edges: Sequence[float]
+    counts: Sequence[int]
+    ticks: dict[float, str]
+    caption: str
+    mark: float = 0
 
 
 def write_summary_page(
@@ -77,7 +108,6 @@ def write_summary_page(
         {"label": label, "images": count, "share": _ratio(count, images), "width": f"{100 * _ratio(count, largest):.1f}%"}
         for label, count in classes.items()
     ]
-    strips = {label: [_thumbnail(picture) for picture in pictures] for label, pictures in samples.items()}
     page = rendered(
         "summary",
         source=source,
@@ -86,30 +116,75 @@ def write_summary_page(
         total_bytes=total_bytes,
         passed_over=passed_over,
         notes=notes,
-        strips=strips,
+        samples={label: [thumbnail(picture) for picture in pictures] for label, pictures in samples.items()},
         splits=splits or {},
     )
     _publish(path, page)
 
 
-def write_refused_page(path: Path, *, refused: Sequence[tuple[str, str, str]], pictures: int) -> None:
-    """Writes the page of the conversion: how many pictures could not be used, and why.
+def write_records_page(
+    path: Path,
+    *,
+    classes: dict[str, dict[str, int]],
+    total_bytes: int,
+    findings: list[tuple[str, str]],
+    sizes: Histogram,
+    shapes: Histogram,
+    samples: dict[str, list[Thumbnail]],
+    anew: dict[str, int],
+    copies: int,
+    copied: list[tuple[str, str]],
+    left_out: Sequence[tuple[str, str, str]],
+    refused: Sequence[tuple[str, str, str]],
+) -> None:
+    """Writes the page of the conversion: what is in the records, what is not and why, and what to do about it.
 
     Args:
         path: where the page goes; a page already there is replaced in one step.
-        refused: URI, label and reason of each; the page names the first thousand.
-        pictures: how many there were, the refused ones with them.
+        classes: label to split to number of pictures, all labels with the same splits in the same order.
+        total_bytes: size of all records together.
+        findings: what is worth knowing, each with what to do about it.
+        sizes, shapes: pictures by size and by width over height.
+        samples: a few pictures of each class, as they are in the records.
+        anew: number of pictures that do not have their original bytes, by reason.
+        copies: number of pictures that are a copy of another.
+        copied: names of a picture and of its copy, of the first few.
+        left_out: URI, label and reason of the pictures that the split left out; the page names the first thousand.
+        refused: the same of those that could not be used.
     """
-    counted = Counter(reason for _, _, reason in refused)
+    totals = {label: sum(splits.values()) for label, splits in classes.items()}
+    largest = max(totals.values(), default=0)
+    splits = {split: sum(of_class[split] for of_class in classes.values()) for split in next(iter(classes.values()), {})}
     page = rendered(
-        "refused",
+        "records",
+        pictures=sum(totals.values()),
+        splits=splits,
+        rows=[
+            {"label": label, "splits": classes[label], "pictures": count, "width": f"{100 * _ratio(count, largest):.1f}%"}
+            for label, count in totals.items()
+        ],
+        total_bytes=total_bytes,
+        findings=findings,
+        charts=[_histogram(sizes), _histogram(shapes)] if largest else [],
+        samples=samples,
+        anew=anew,
+        copies=copies,
+        copied=copied,
+        unused=[_unused("Refused", refused), _unused("Left out by the split", left_out)],
         refused=len(refused),
-        pictures=pictures,
-        written=pictures - len(refused),
-        reasons=counted.most_common(MOST_REASONS),
-        shown=refused[:MOST_REFUSED],
+        left_out=len(left_out),
     )
     _publish(path, page)
+
+
+def _unused(heading: str, pictures: Sequence[tuple[str, str, str]]) -> dict[str, object]:
+    reasons = Counter(reason for _, _, reason in pictures)
+    return {
+        "heading": heading,
+        "pictures": len(pictures),
+        "reasons": dict(reasons.most_common(MOST_REASONS)),
+        "named": pictures[:MOST_NAMED_PICTURES],
+    }
 
 
 def write_training_page(path: Path, *, network: str, settings: dict[str, object], history: History) -> None:
@@ -150,7 +225,7 @@ def write_evaluation_page(path: Path, *, title: str, evaluation: dict, history: 
     """
     labels, matrix = evaluation["labels"], evaluation["confusion_matrix"]
     rank = {label: index for index, label in enumerate(labels)}
-    gallery = [(mistake, _thumbnail(mistake.picture)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
+    gallery = [(mistake, thumbnail(mistake.picture)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
     page = rendered(
         "evaluation",
         title=title,
@@ -197,7 +272,7 @@ def _environment() -> jinja2.Environment:
         "count": _count,
         "decimal": _decimal,
         "megabytes": _megabytes,
-        "percent": _percent,
+        "percent": percent,
         "plural": _plural,
         "setting": _setting,
     }
@@ -216,7 +291,8 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e5 else "less than 0.1 MB"
 
 
-def _percent(share: float, digits: int = 1) -> str:
+def percent(share: float, digits: int = 1) -> str:
+    """Such as `91.4 %`."""
     return f"{100 * share:.{digits}f} %" if math.isfinite(share) else NOT_A_NUMBER
 
 
@@ -250,14 +326,8 @@ THUMBNAIL_QUALITIES = (80, 60, 40)  # JPEG; the first that fits
 THUMBNAIL_BYTES = 16_000  # two dozen of them, in base64, leave a page below 600 kB
 
 
-class _Thumbnail(NamedTuple):
-    name: str
-    uri: str | None  # None where the picture cannot be read
-    width: int
-    height: int
-
-
-def _thumbnail(picture: Picture) -> _Thumbnail:
+def thumbnail(picture: Picture) -> Thumbnail:
+    """The picture as a JPEG no larger than 200 pixels a side, on white where it is transparent."""
     from PIL import Image
 
     try:
@@ -269,9 +339,9 @@ def _thumbnail(picture: Picture) -> _Thumbnail:
                 small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
             encoded = _jpeg(small)
     except Exception:  # whatever Pillow says of a stranger's bytes, the page is to be written
-        return _Thumbnail(picture.name, None, 0, 0)
+        return Thumbnail(picture.name, None, 0, 0)
     uri = f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
-    return _Thumbnail(picture.name, uri, *small.size)
+    return Thumbnail(picture.name, uri, *small.size)
 
 
 def _jpeg(image) -> bytes:
@@ -300,6 +370,7 @@ STYLE = {
 }
 TEXT_SIZE = 11  # pixels, as are all sizes of charts
 MOST_POINTS = 500  # of one curve; more are not to be told apart
+LEAST_ROOM = 0.3  # octaves beside a histogram
 
 
 class _Chart(NamedTuple):
@@ -320,7 +391,7 @@ class _Curve:
 
 CURVES = (
     _Curve("Loss", {"loss": "training", "validation_loss": "validation"}, lambda value: f"{value:.3g}"),
-    _Curve("Accuracy", {"accuracy": "training", "validation_accuracy": "validation"}, _percent, share=True),
+    _Curve("Accuracy", {"accuracy": "training", "validation_accuracy": "validation"}, percent, share=True),
     _Curve("Learning rate", {"learning_rate": "learning rate"}, lambda value: f"{value:.3g}"),
     _Curve("Images a second", {"images_per_second": "images a second"}, lambda value: f"{value:,.4g}"),
 )
@@ -379,6 +450,30 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
     """At most about MOST_POINTS of them, evenly taken, the last always among them."""
     stride = math.ceil(len(points) / MOST_POINTS)
     return points[::-stride][::-1] if stride > 1 else points
+
+
+def _histogram(histogram: Histogram) -> _Chart:
+    """A chart of the bins from the first to the last that holds anything, and the mark."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+    at = [math.log2(edge) for edge in histogram.edges]
+    filled = [number for number, count in enumerate(histogram.counts) if count]
+    ends = [at[filled[0]], at[filled[-1] + 1], *([math.log2(histogram.mark)] if histogram.mark else [])]
+    left, right = min(ends) - LEAST_ROOM, max(ends) + LEAST_ROOM
+    figure, axes = _canvas(width=360, height=200, left=50, bottom=24)
+    widths = [after - before for before, after in pairwise(at)]
+    axes.bar(at[:-1], histogram.counts, width=[0.9 * width for width in widths], align="edge", color=FIRST)
+    if histogram.mark:
+        axes.axvline(math.log2(histogram.mark), color=SECOND, linewidth=1.4, dashes=(4, 3))
+    axes.set(xlim=(left, right))
+    axes.grid(False, axis="x")
+    ticks = {math.log2(value): text for value, text in histogram.ticks.items() if left <= math.log2(value) <= right}
+    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: ticks[value]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
+    described = f"Histogram, {histogram.title.lower()}. {histogram.caption}"
+    return _chart(figure, histogram.title, described, caption=histogram.caption)
 
 
 def _roc(roc: dict) -> _Chart | None:

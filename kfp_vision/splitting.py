@@ -4,11 +4,12 @@ Each class is sorted by a hash of the contents and cut at the ratios. Every clas
 one side, and when the data grows only the few pictures at a cut change sides. A picture that comes with a split keeps it.
 """
 
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
 from kfp_vision import catalog
-from kfp_vision.catalog import SPLITS, Row
+from kfp_vision.catalog import SPLITS, Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.storage import replacing
 
@@ -16,9 +17,17 @@ LABELS_FILE = "labels.txt"
 
 
 def split_images(
-    images: Path, *, validation_ratio: float, test_ratio: float, train: Path, validation: Path, test: Path, label_map: Path
+    images: Path,
+    *,
+    validation_ratio: float,
+    test_ratio: float,
+    train: Path,
+    validation: Path,
+    test: Path,
+    label_map: Path,
+    left_out: Path,
 ) -> dict[str, int]:
-    """Reads the table of all pictures and writes one a split, and the label map.
+    """Reads the table of all pictures and writes one a split, the label map, and the list of what is in no split.
 
     Args:
         images: the table of `catalog`.
@@ -26,6 +35,7 @@ def split_images(
         test_ratio: share of each class held out for the last evaluation; 0 for none.
         train, validation, test: where the tables are written.
         label_map: a folder, in which `labels.txt` is written.
+        left_out: where the list of pictures in no split is written: CSV with uri, label, reason.
 
     Returns:
         Pictures in each split, and `left_out`: those under two labels, and those that the data brings on two sides.
@@ -38,13 +48,16 @@ def split_images(
     for content_id, several in contradicted.items():
         print(f"left out, the same picture under {' and '.join(several)}: {content_id}")
     labels = sorted({row.label for row in rows})
-    parts = apart(split([row for row in rows if row.content_id not in contradicted], validation_ratio, test_ratio))
+    cut = split([row for row in rows if row.content_id not in contradicted], validation_ratio, test_ratio)
+    parts = apart(cut)
     _refuse_untrained(labels, parts["train"])
     for name, path in zip(SPLITS, (train, validation, test), strict=True):
         catalog.write(path, parts[name])
     with replacing(label_map) as beside:
         beside.mkdir()
         write_labels(beside, labels)
+    unused = [row for row in rows if row.content_id in contradicted]
+    catalog.write_unused(left_out, [*_contradicting(unused, contradicted), *_held_out_too(cut, parts)])
     counts = {name: len(part) for name, part in parts.items()}
     print(", ".join(f"{count} pictures to {name}" for name, count in counts.items()))
     return counts | {"left_out": len(rows) - sum(counts.values())}
@@ -77,6 +90,19 @@ def apart(parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
             print(f"left out of {name}, since the same picture is held out: {left_out}")
         taken.update(row.content_id for row in kept[name])
     return {name: kept[name] for name in SPLITS}
+
+
+def _contradicting(rows: list[Row], labels: dict[str, list[str]]) -> Iterator[Unused]:
+    for row in rows:
+        yield row.uri, row.label, f"the same picture stands under {' and '.join(labels[row.content_id])}"
+
+
+def _held_out_too(cut: dict[str, list[Row]], kept: dict[str, list[Row]]) -> Iterator[Unused]:
+    side = {row.content_id: name for name, part in kept.items() for row in part}
+    for name, part in cut.items():
+        for row in part:
+            if side[row.content_id] != name:
+                yield row.uri, row.label, f"the same picture is in the {side[row.content_id]} split"
 
 
 def _refuse_untrained(labels: list[str], train: list[Row]) -> None:

@@ -93,6 +93,7 @@ def image_classification(
             validation=parts.outputs["validation"],
             test=parts.outputs["test"],
             label_map=parts.outputs["label_map"],
+            left_out=parts.outputs["left_out"],
             images_per_shard=images_per_shard,
             advanced=advanced,
         )

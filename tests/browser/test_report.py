@@ -1,10 +1,10 @@
-"""The report as a person sees it, in headless Chromium: nothing is asked of the network, nothing overflows a phone."""
+"""The pages of the stages as a person sees them, in headless Chromium: nothing is asked of the network or overflows a phone."""
 
 from pathlib import Path
 
 import pytest
 
-from kfp_vision import reports, sample
+from kfp_vision import catalog, records, reports, sample, splitting
 
 LABELS = ["bellcup", "globelet", "<script>alert(1)</script>"]
 
@@ -23,6 +23,45 @@ def report(tmp_path_factory) -> Path:
     mistakes = [reports.Mistake(wrong, "bellcup", "globelet", 0.97)]
     reports.write_evaluation_page(path, title="flowers", evaluation=figures, history=history, mistakes=mistakes)
     return path
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory) -> Path:
+    """The page of records of two classes, one with a name that is code, with everything there is to say of pictures."""
+    root = tmp_path_factory.mktemp("records")
+    for name, label in (("bellcup", LABELS[0]), ("globelet", "<script>alert(1)<")):
+        (root / "photos" / label).mkdir(parents=True)
+        for number in range(1, 8):
+            (root / "photos" / label / f"{number}.jpg").write_bytes(sample.draw(f"{name}/{number:04}.jpg"))
+        (root / "photos" / label / "a long name of a picture, which no line of a telephone can hold, and then some.jpg").touch()
+    rows = catalog.scan(str(root / "photos")).rows
+    tables = {split: root / f"{split}.csv" for split in catalog.SPLITS}
+    for split, table in tables.items():
+        catalog.write(table, rows if split == "train" else [])
+    splitting.write_labels(root, sorted({row.label for row in rows}))
+    outputs = {split: root / split for split in tables}
+    limits = {"images_per_shard": 100, "max_refused_ratio": 1.0, "summary": root / "summary.html"}
+    records.write_tfrecords(tables, root, outputs, root / "refused.csv", **limits)
+    return root / "summary.html"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
+def test_the_summary_of_the_records_is_read_without_script_or_network(browser, summary, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("dialog", lambda dialog: errors.append(dialog.message))
+    page.goto(summary.as_uri())
+    assert "2 of 16 pictures (12.5\xa0%) are refused." in page.inner_text("body")
+    assert page.locator("h3", has_text="<script>alert(1)<").count() == 1
+    assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True] * 12
+    bars = "[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect()).every(box => box.width > 200)"
+    assert page.evaluate(bars)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert errors == []
+    page.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])

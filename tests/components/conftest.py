@@ -55,7 +55,7 @@ def split(ingested, ratios, tmp_path_factory) -> one_step.Ended:
 
 @pytest.fixture(scope="session")
 def written(split, tmp_path_factory) -> one_step.Ended:
-    inputs = {name: split.folder / name for name in ("train", "validation", "test", "label_map")}
+    inputs = {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
     root = tmp_path_factory.mktemp("write")
     return one_step.run(components.write_tfrecords, root, inputs, images_per_shard=8, advanced={})
 

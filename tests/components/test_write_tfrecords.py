@@ -57,7 +57,7 @@ def with_one_broken(pictures, ratios, tmp_path_factory) -> dict[str, Path]:
     values = {"fingerprint": "any", "images_uri": str(folder), "check_images": True, **ratios}
     ingested = one_step.run(components.ingest_images, root / "ingest", **values)
     split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, **ratios)
-    return {name: split.folder / name for name in ("train", "validation", "test", "label_map")}
+    return {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
 
 
 def refused(ended: one_step.Ended) -> list[dict[str, str]]:
@@ -74,13 +74,13 @@ def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
     assert row["uri"].endswith("/globelet/0002.jpg")
     assert row["label"] == "globelet"
     assert row["reason"].startswith("image file is truncated")
-    page = (ended.folder / "refused_page").read_text()
+    page = (ended.folder / "summary").read_text()
     assert "/globelet/0002.jpg</td>" in page
-    assert "20 pictures</span> could not be used" in page
+    assert "1 of 20 pictures" in page
 
 
 def test_shrinks_what_is_larger_than_asked(split, tmp_path):
-    inputs = {name: split.folder / name for name in ("train", "validation", "test", "label_map")}
+    inputs = {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
     limits = {"images_per_shard": 100, "advanced": {"max_side": 100}}
     ended = one_step.run(components.write_tfrecords, tmp_path, inputs, **limits)
     found = examples(ended.folder / "train_records")
@@ -93,7 +93,7 @@ def test_shrinks_what_is_larger_than_asked(split, tmp_path):
 def test_refuses_when_too_many_pictures_are_broken(with_one_broken, tmp_path):
     limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.01}}
     ended = one_step.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
-    line = one_step.refusal(ended, kept=("refused", "refused_page"))
+    line = one_step.refusal(ended, kept=("refused", "summary"))
     assert line.startswith("error: at most 1% of the pictures may be refused; got 1 of 20. Mend or remove them, ")
     assert "/globelet/0002.jpg: image file is truncated" in line
     assert len(refused(ended)) == 1

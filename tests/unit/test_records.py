@@ -239,6 +239,47 @@ def test_killed_at_any_moment_and_run_again_it_gives_the_same_bytes(photos, tmp_
         assert (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes() == content
 
 
+@pytest.mark.parametrize("workers", [2, 7])
+def test_the_summary_does_not_depend_on_how_many_work(photos, tmp_path, written, workers):
+    rows = catalog.scan(str(photos)).rows * 3
+    for count in (1, workers):
+        written(folder=tmp_path / str(count), how={"workers": count, "summary": tmp_path / str(count) / "s.html"}, train=rows)
+    assert (tmp_path / "1" / "s.html").read_bytes() == (tmp_path / str(workers) / "s.html").read_bytes()
+
+
+def test_the_summary_tells_what_is_in_the_records_and_what_is_not(photos, tmp_path, written):
+    rows = catalog.scan(str(photos)).rows
+    bad = broken(tmp_path / "more", "bellcup/page.jpg")
+    Image.new("RGB", (300, 60), "blue").save(tmp_path / "more" / "bellcup" / "wide.gif")
+    wide = next(row for row in catalog.scan(str(tmp_path / "more")).rows if row.name.endswith("gif"))
+    catalog.write_unused(tmp_path / "left_out.csv", [("/photos/rose/7.jpg", "rose", "the same picture stands twice")])
+    how = {"summary": tmp_path / "s.html", "left_out": tmp_path / "left_out.csv"}
+    written(train=[*rows, wide, wide, bad], validation=rows[:4], how=how)
+    text = " ".join((tmp_path / "s.html").read_text(encoding="utf-8").split())
+    for said in (
+        '<tr><th scope="row"><bdi>bellcup</bdi></th><td class="number">12</td><td class="number">4</td>',
+        '<tr><th scope="row"><bdi>花, wild</bdi></th><td class="number">1</td><td class="number">0</td>',
+        "2 of 27 pictures (7.4 %) are more than 3 times as long as wide",
+        "1 of 27 pictures (3.7 %) is a copy of another",
+        "1 of 28 pictures (3.6 %) is refused.",
+        '<th scope="row">GIF rather than JPEG or PNG</th><td class="number">2</td>',
+        f'<td class="setting">{bad.uri}</td>',
+        '<td class="setting">/photos/rose/7.jpg</td>',
+    ):
+        assert said in text
+    shown = {label: text.count(f'alt="{label}, ') for label in LABELS}
+    assert shown == {"bellcup": 6, "globelet": 6, "花, wild": 1}
+
+
+def test_the_summary_shows_the_pictures_as_they_are_in_the_records(tmp_path, written):
+    (tmp_path / "photos" / "bellcup").mkdir(parents=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
+    Image.new("RGB", (120, 40), "red").save(tmp_path / "photos" / "bellcup" / "side.jpg", exif=turned)
+    written(train=catalog.scan(str(tmp_path / "photos")).rows, how={"summary": tmp_path / "s.html", "max_side": 60})
+    assert 'width="20" height="60" alt="bellcup, bellcup/side.jpg"' in (tmp_path / "s.html").read_text()
+
+
 def test_pictures_in_an_archive_are_written_like_those_in_a_folder(photos, tmp_path, written):
     archive = shutil.make_archive(str(tmp_path / "photos"), "gztar", photos)
     written(folder=tmp_path / "packed", train=catalog.scan(archive).rows)

@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from kfp_vision.reports import (
+    Histogram,
     Mistake,
     Picture,
+    thumbnail,
     write_evaluation_page,
-    write_refused_page,
+    write_records_page,
     write_summary_page,
     write_training_page,
 )
@@ -126,6 +128,20 @@ def write_summary(path: Path, labels: list[str], pictures: list[Picture]) -> Non
     )
 
 
+def write_records(path: Path, labels: list[str], pictures: list[Picture], **changed: object) -> None:
+    sizes = Histogram("Longer side", [64, 128, 256, 512, 1024], [0, 7, 0, 4321], {128: "128", 512: "512"}, labels[0], mark=224)
+    shapes = Histogram("Shape", [0.5, 0.8, 1.25, 2], [1, 2, 3], {1: "1:1"}, "About square.")
+    content = {
+        "classes": {label: {"train": 1100 + n, "validation": 200, "test": 0} for n, label in enumerate(labels)},
+        "total_bytes": 123_456_789, "findings": [(f"{labels[0]} is rare.", f"Add to {labels[1]}.")],
+        "sizes": sizes, "shapes": shapes, "samples": {label: [thumbnail(one) for one in pictures] for label in labels},
+        "anew": {f"GIF {labels[0]}": 17}, "copies": 12, "copied": [(FILE_NAME, f"{labels[1]}.jpg")],
+        "left_out": [(f"/photos/{labels[0]}/1.jpg", labels[0], f"under {labels[0]} and {labels[1]}")],
+        "refused": [(f"/photos/{labels[1]}/{FILE_NAME}", labels[1], "cut off")],
+    }  # fmt: skip
+    write_records_page(path, **(content | changed))
+
+
 def write_evaluation(path: Path, labels: list[str], pictures: list[Picture], **changed: object) -> None:
     write_evaluation_page(
         path,
@@ -146,11 +162,13 @@ def test_labels_and_names_are_escaped(tmp_path):
         "test_picture": {"uri": ODD_LABELS[0], "prediction": ODD_LABELS[1], "score": 0.5},
     }  # fmt: skip
     write_evaluation(tmp_path / "evaluation.html", ODD_LABELS, shown, **odd)
-    for name in ("summary", "training", "evaluation"):
+    write_records(tmp_path / "records.html", ODD_LABELS, shown)
+    for name in ("summary", "training", "evaluation", "records"):
         assert_harmless(tmp_path / f"{name}.html")
         assert "<script>alert(1)</script>" in Page(tmp_path / f"{name}.html").text
     for label in ODD_LABELS:
         assert label in Page(tmp_path / "summary.html").text
+        assert label in Page(tmp_path / "records.html").text
         assert label in Page(tmp_path / "evaluation.html").text
     assert FILE_NAME in Page(tmp_path / "evaluation.html").text
 
@@ -174,7 +192,8 @@ def test_same_input_gives_the_same_bytes(tmp_path):
         write_summary(tmp_path / name / "summary.html", ODD_LABELS, [picture()])
         write_training_page(tmp_path / name / "training.html", network="inception_v1", settings={"a": 1}, history=history())
         write_evaluation(tmp_path / name / "evaluation.html", ODD_LABELS, [picture()])
-    for page in ("summary.html", "training.html", "evaluation.html"):
+        write_records(tmp_path / name / "records.html", ODD_LABELS, [picture()])
+    for page in ("summary.html", "training.html", "evaluation.html", "records.html"):
         assert (tmp_path / "one" / page).read_bytes() == (tmp_path / "two" / page).read_bytes()
 
 
@@ -356,20 +375,63 @@ def test_every_chart_and_table_can_be_heard(tmp_path):
     assert len(page.named("h1")) == 1
 
 
-def test_the_page_of_refused_pictures_counts_reasons_and_names_the_first_thousand(tmp_path):
+def test_the_page_of_the_records_holds_the_callers_figures(tmp_path):
+    write_records(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
+    page = Page(tmp_path / "page.html")
+    for said in (
+        "2,601 pictures in 2 classes, 123.5 MB of records; 1 refused; 1 left out by the split.",
+        "daisy is rare. Add to rose.", "Class Train Validation Test All", "daisy 1,100 200 0 1,300", "rose 1,101 200 0 1,301",
+        "All 2,201 400 0 2,601", "GIF daisy 17", "rose.jpg", "The first 1 of 12.",
+        "/photos/daisy/1.jpg daisy under daisy and rose", "rose cut off",
+    ):  # fmt: skip
+        assert said in page.text
+    assert [image["alt"] for image in page.named("img")][:2] == ["daisy, first.jpg", "daisy, second.jpg"]
+    drawn = [data for tag, data in page.texts if tag == "text"]
+    assert {"128", "512", "1:1"} <= set(drawn)
+    assert [svg["aria-label"] for svg in page.named("svg")] == [
+        "Histogram, longer side. daisy",
+        "Histogram, shape. About square.",
+    ]
+
+
+def test_a_histogram_draws_a_bar_of_the_right_height_for_each_bin(tmp_path):
+    counts = [4, 0, 1, 2]
+    sizes = Histogram("Longer side", [64, 128, 256, 512, 1024], counts, {}, "")
+    write_records(tmp_path / "page.html", ["daisy", "rose"], [], sizes=sizes)
+    paths = [
+        a["d"] for tag, a in Page(tmp_path / "page.html").elements if tag == "path" and "var(--first)" in a.get("style", "")
+    ]
+    heights = []
+    for path in paths[: len(counts)]:
+        across = [float(y) for _, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)]
+        heights.append(max(across) - min(across))
+    assert [height / heights[0] for height in heights] == pytest.approx([1, 0, 0.25, 0.5], abs=0.01)
+
+
+def test_the_page_of_the_records_names_the_first_thousand_that_are_not_in_them(tmp_path):
     refused = [(f"photos/<b>/{number:04}.jpg", "<b>", "cut off" if number % 3 else "empty") for number in range(1200)]
-    write_refused_page(tmp_path / "page.html", refused=refused, pictures=5000)
+    write_records(tmp_path / "page.html", ["daisy", "rose"], [], refused=refused, left_out=[])
     text = Page(tmp_path / "page.html").text
-    assert "1,200" in text
-    assert "3,800" in text
+    assert "1,200 refused." in text
     assert "cut off 800 empty 400" in text
     assert "photos/<b>/0999.jpg" in text
     assert "photos/<b>/1000.jpg" not in text
     assert "The first 1,000" in text
+    assert "Left out" not in text
 
 
-def test_the_page_of_refused_pictures_is_short_where_there_are_none(tmp_path):
-    write_refused_page(tmp_path / "page.html", refused=[], pictures=1)
+def test_the_page_of_faultless_records_is_short(tmp_path):
+    nothing = {"findings": [], "anew": {}, "copies": 0, "copied": [], "left_out": [], "refused": []}
+    write_records(tmp_path / "page.html", ["daisy", "rose"], [], **nothing)
     text = Page(tmp_path / "page.html").text
-    assert "1 picture" in text
-    assert "Why" not in text
+    assert "Nothing: sizes, shapes and classes are as they should be, and every picture could be used." in text
+    for heading in ("Refused", "Left out", "Copies", "Encoded anew"):
+        assert heading not in text
+
+
+def test_records_of_nothing_make_a_page(tmp_path):
+    none = {"daisy": {"train": 0, "validation": 0, "test": 0}}
+    write_records(tmp_path / "page.html", ["daisy", "rose"], [], classes=none)
+    page = Page(tmp_path / "page.html")
+    assert "0 pictures in 1 class" in page.text
+    assert page.named("svg") == []

@@ -49,6 +49,7 @@ def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1):
         validation_ratio=validation_ratio,
         test_ratio=test_ratio,
         label_map=tmp_path / "label_map",
+        left_out=tmp_path / "left_out.csv",
         **tables,
     )
     written = {name: list(catalog.read(table)) for name, table in tables.items()}
@@ -135,6 +136,10 @@ def test_a_picture_under_two_labels_is_left_out_of_every_split(tmp_path, capsys)
     assert counts == {"train": 14, "validation": 4, "test": 2, "left_out": 2}
     assert "daisy/100.jpg" not in {row.name for part in tables.values() for row in part}
     assert "left out, the same picture under daisy and tulip: f6cb3e816496528d4187db53bc66567f" in capsys.readouterr().out
+    assert catalog.read_unused(tmp_path / "left_out.csv") == [
+        ("/photos/daisy/100.jpg", "daisy", "the same picture stands under daisy and tulip"),
+        ("/photos/tulip/100.jpg", "tulip", "the same picture stands under daisy and tulip"),
+    ]
 
 
 def test_tables_and_label_map_are_written(tmp_path):
@@ -143,6 +148,7 @@ def test_tables_and_label_map_are_written(tmp_path):
     assert labels == "0:daisy, wild\n1:tulip\n2:花 a\n"
     assert splitting.read_labels(tmp_path / "label_map") == ["daisy, wild", "tulip", "花 a"]
     assert counts == {"train": 21, "validation": 6, "test": 3, "left_out": 0}
+    assert (tmp_path / "left_out.csv").read_text() == "uri,label,reason\n"
     assert {name: len(part) for name, part in tables.items()} == {"train": 21, "validation": 6, "test": 3}
     assert sorted((row for part in tables.values() for row in part), key=lambda row: row.name) == sorted(
         rows, key=lambda row: row.name
@@ -240,3 +246,6 @@ def test_a_picture_that_the_data_brings_on_two_sides_is_left_out_of_the_training
     assert [row.name for row in tables["test"]] == ["test/leaked.jpg"]
     assert rows[0] not in tables["train"]
     assert "left out of train, since the same picture is held out: 1" in capsys.readouterr().out
+    assert catalog.read_unused(tmp_path / "left_out.csv") == [
+        (rows[0].uri, "daisy", "the same picture is in the test split"),
+    ]

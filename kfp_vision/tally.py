@@ -1,0 +1,214 @@
+"""What goes into the records, counted while it passes, and what to do about it: the substance of the summary page.
+
+A tally holds counts, and a few small pictures of each class; it does not grow with the data.
+"""
+
+import io
+from bisect import bisect
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from PIL import ExifTags, Image
+
+from kfp_vision import reports
+from kfp_vision.catalog import NAMED, SPLITS, Row
+from kfp_vision.pictures import PILLOW_OPENS, TENSORFLOW_READS, Checked
+
+# Edges of the bins: of the longer side quarters of an octave, of width by height eighths, a square in the middle of one.
+SIDES = [2 ** (quarter / 4) for quarter in range(4 * 3, 4 * 15 + 1)]  # pixels
+RATIOS = [2 ** ((eighth - 0.5) / 8) for eighth in range(-8 * 3, 8 * 3 + 2)]
+SEEN = 224  # pixels a side: what the networks see unless image_size says otherwise
+LARGE = 1024  # pixels of the longer side, beyond which most of the time goes into pixels that no network sees
+ENOUGH = 512  # of the longer side: of a crop of 0.3 of that, the networks still see every pixel
+LONG = 3.0  # longer by shorter side, beyond which little is to be recognised in a square
+UNEVEN = 5  # times the pictures of the smallest class
+FEW = 20  # pictures to train a class on
+NOTEWORTHY = 0.05  # share of the pictures
+MOST_SAMPLES, SAMPLES_A_CLASS = 300, 6
+SHRUNK = "larger than max_side"
+
+Finding = tuple[str, str]  # what was found, what to do about it
+
+
+class Tally:
+    """Counts of the pictures that went into the records.
+
+    Attributes:
+        classes: label to split to pictures.
+        bytes: of all encoded pictures together.
+        sides: pictures by longer side, in the bins of `SIDES`.
+        ratios: pictures by width over height, in the bins of `RATIOS`; the outermost take what lies beyond.
+        smallest, largest: longer side in pixels; 0 without pictures.
+        small, large, long: pictures with a side below `SEEN`, a side above `LARGE`, and sides further apart than `LONG`.
+        anew: why pictures were encoded anew, to how many.
+        copies: pictures with the same bytes as the one before them, and `copied` the names of the first few pairs.
+        samples: label to a few small pictures.
+    """
+
+    def __init__(self, labels: Sequence[str], encoded_in: Callable[[bytes], bytes] | None = None):
+        """An empty tally.
+
+        Args:
+            labels: of all classes.
+            encoded_in: gives the encoded picture in a record; asked for the few that are shown, none without it.
+        """
+        self.classes = {label: dict.fromkeys(SPLITS, 0) for label in labels}
+        self.bytes = self.smallest = self.largest = self.small = self.large = self.long = self.copies = 0
+        self.sides, self.ratios = [0] * (len(SIDES) - 1), [0] * (len(RATIOS) - 1)
+        self.anew: Counter[str] = Counter()
+        self.copied: list[tuple[str, str]] = []
+        self.samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels[:MOST_SAMPLES] if encoded_in}
+        self._each = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
+        self._encoded_in = encoded_in
+        self._before = ("", "")  # content and name
+
+    @property
+    def pictures(self) -> int:
+        """How many there are in all."""
+        return sum(sum(of_class.values()) for of_class in self.classes.values())
+
+    def add(self, split: str, row: Row, record: bytes, height: int, width: int, anew: str) -> None:
+        """Counts a picture. Tables are in the order of contents, so that copies follow each other.
+
+        Args:
+            split: train, validation or test.
+            row: what the table says of it.
+            record: it in its record.
+            height, width: in pixels.
+            anew: why it was encoded anew; empty where its bytes are the original ones.
+        """
+        self.classes[row.label][split] += 1
+        self.bytes += len(record)
+        longer, shorter = (width, height) if width > height else (height, width)
+        self.sides[min(max(bisect(SIDES, longer) - 1, 0), len(SIDES) - 2)] += 1
+        self.ratios[min(max(bisect(RATIOS, width / height) - 1, 0), len(RATIOS) - 2)] += 1
+        self.largest = max(self.largest, longer)
+        self.smallest = min(self.smallest or longer, longer)
+        self.small += shorter < SEEN
+        self.large += longer > LARGE
+        self.long += longer > LONG * shorter
+        if anew:
+            self.anew[anew] += 1
+        content, name = self._before
+        if row.content_id == content:
+            self.copies += 1
+            if len(self.copied) < NAMED:
+                self.copied.append((name, row.name))
+        self._before = row.content_id, row.name
+        shown = self.samples.get(row.label)
+        if shown is not None and len(shown) < self._each and self._encoded_in:
+            shown.append(reports.thumbnail(reports.Picture(row.name, self._encoded_in(record))))
+
+
+def why_anew(original: bytes, picture: Checked) -> str:
+    """Why a picture does not have its original bytes; empty where it has."""
+    if picture.encoded == original:
+        return ""
+    with Image.open(io.BytesIO(original), formats=PILLOW_OPENS) as image:
+        if image.format not in TENSORFLOW_READS:
+            return f"{image.format} rather than JPEG or PNG"
+        if max(image.size) > max(picture.height, picture.width):
+            return SHRUNK
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return "lay on its side"
+        return f"colours of mode {image.mode}"
+
+
+def findings(tally: Tally, refused: int, left_out: int, max_side: int) -> list[Finding]:
+    """What a person should know of the records and can do something about, the gravest first.
+
+    Args:
+        tally: of what is in the records.
+        refused: pictures that could not be used.
+        left_out: pictures that the split left out.
+        max_side: what larger pictures were shrunk to, in pixels; 0 for none.
+    """
+    said = [*_of_classes(tally), *_of_sizes(tally, max_side), *_of_copies(tally)]
+    if refused:
+        fact = f"{_are(refused, tally.pictures + refused)} refused."
+        said.insert(0, (fact, "Mend or remove them; they are named below, with the reasons."))
+    if left_out:
+        said.append((_left_out(left_out), "They are named below: delete the wrong one of each, and the right one is used."))
+    return said
+
+
+def _of_classes(tally: Tally) -> list[Finding]:
+    said = []
+    totals = {label: sum(splits.values()) for label, splits in tally.classes.items()}
+    (rare, fewest), (common, most) = (f(totals.items(), key=lambda pair: pair[1]) for f in (min, max))
+    if fewest and most > UNEVEN * fewest:
+        fact = f"{common} has {most / fewest:.0f} times the pictures of {rare}: {most:,} and {fewest:,}."
+        said.append((fact, f"Add pictures of {rare}; a model seldom says what it has seldom seen."))
+    few = [f"{label} ({splits['train']:,})" for label, splits in tally.classes.items() if splits["train"] < FEW]
+    if few:
+        rest = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""
+        fact = f"Fewer than {FEW} pictures to train on: {', '.join(few[:NAMED])}{rest}."
+        said.append((fact, "Add pictures; from so few a class is learnt by heart rather than understood."))
+    return said
+
+
+def _of_sizes(tally: Tally, max_side: int) -> list[Finding]:
+    said = []
+    pictures = max(1, tally.pictures)
+    if tally.large >= NOTEWORTHY * pictures:
+        remedy = f"Set max_side to {ENOUGH} in advanced: reading gets faster, and the networks see {SEEN} pixels a side anyway."
+        said.append((f"{_are(tally.large, pictures)} larger than {LARGE:,} pixels.", remedy))
+    if tally.small >= NOTEWORTHY * pictures:
+        remedy = "Take larger originals of them where you have any."
+        if 0 < max_side < ENOUGH:
+            remedy = f"Set max_side to {ENOUGH}, or leave it out."
+        elif tally.small > pictures / 2:
+            remedy = "Take larger originals, or set image_size to 128, say: training gets faster and loses little."
+        fact = f"{_are(tally.small, pictures)} smaller than {SEEN} pixels on a side, and blown up for the network."
+        said.append((fact, remedy))
+    if tally.long:
+        fact = f"{_are(tally.long, pictures)} more than {LONG:.0f} times as long as wide, and squeezed into a square."
+        said.append((fact, "Crop them to what they are about, or leave them out."))
+    foreign = tally.anew.total() - tally.anew[SHRUNK]
+    if foreign >= NOTEWORTHY * pictures:
+        remedy = "Save them as upright JPEG in RGB once and for all, and every later run saves the time."
+        said.append((f"{_are(foreign, pictures)} not as TensorFlow reads them, and had to be encoded anew.", remedy))
+    return said
+
+
+def _of_copies(tally: Tally) -> list[Finding]:
+    if not tally.copies:
+        return []
+    fact = f"{_are(tally.copies, tally.pictures)} a copy of another, byte for byte."
+    return [(fact, "They are on one side of the split, but what is there twice counts twice: delete one of each, named below.")]
+
+
+def _left_out(count: int) -> str:
+    pictures = "1 picture is" if count == 1 else f"{count:,} pictures are"
+    return f"{pictures} left out, since the same one stands in two places that contradict each other."
+
+
+def _are(count: int, pictures: int) -> str:
+    """Such as `12 of 100 pictures (12.0 %) are`."""
+    return f"{count:,} of {pictures:,} pictures ({_share(count / pictures)}) {'is' if count == 1 else 'are'}"
+
+
+def _share(share: float, digits: int = 1) -> str:
+    """In percent, on one line with its sign."""
+    return reports.percent(share, digits).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def sizes(tally: Tally) -> reports.Histogram:
+    """The pictures by their longer side."""
+    ticks = {2.0**octave: f"{2**octave:,}" for octave in range(3, 16)}
+    caption = "No pictures."
+    if tally.largest:
+        same = f"All {tally.largest:,} pixels" if tally.smallest == tally.largest else ""
+        extent = same or f"From {tally.smallest:,} to {tally.largest:,} pixels"
+        caption = f"{extent}. The dashed line is {SEEN}, what the networks see unless image_size says otherwise."
+    return reports.Histogram("Longer side in pixels", SIDES, tally.sides, ticks, caption, mark=SEEN)
+
+
+def shapes(tally: Tally) -> reports.Histogram:
+    """The pictures by width over height."""
+    ticks = {1 / 4: "1:4", 1 / 2: "1:2", 3 / 4: "3:4", 1.0: "1:1", 4 / 3: "4:3", 2.0: "2:1", 4.0: "4:1"}
+    square = len(tally.ratios) // 2
+    high, wide, all_ = sum(tally.ratios[:square]), sum(tally.ratios[square + 1 :]), max(1, tally.pictures)
+    shares = (_share(part / all_, 0) for part in (high, tally.ratios[square], wide))
+    caption = "{} are higher than wide, {} about square, {} wider than high.".format(*shares)
+    return reports.Histogram("Width to height", RATIOS, tally.ratios, ticks, caption)

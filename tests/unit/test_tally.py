@@ -1,0 +1,216 @@
+"""What is counted of the records, and what is said about it."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from kfp_vision import tally
+from kfp_vision.catalog import Row
+from kfp_vision.conversion import converted
+from kfp_vision.pictures import checked
+from kfp_vision.tally import Tally, findings, why_anew
+
+
+def row(label: str, number: int, content: str = "") -> Row:
+    return Row(f"/{label}/{number}.jpg", label, 3, content or f"{label} {number}", f"{label}/{number}.jpg")
+
+
+def counted(*groups: tuple[str, int, int, int], anew: str = "", split: str = "train") -> Tally:
+    """A tally of groups of pictures: label, how many, width, height."""
+    made = Tally(sorted({label for label, *_ in groups}))
+    for label, most, width, height in groups:
+        for number in range(most):
+            made.add(split, row(label, number), b"abc", height, width, anew)
+    return made
+
+
+def said(made: Tally, refused: int = 0, left_out: int = 0, max_side: int = 0) -> list[str]:
+    return [" ".join(finding).replace("\xa0", " ") for finding in findings(made, refused, left_out, max_side)]
+
+
+ORDINARY = (("daisy", 60, 500, 375), ("tulip", 50, 240, 320))
+
+
+def test_pictures_are_counted_by_class_split_and_size():
+    made = Tally(["daisy", "tulip"])
+    for split, label, width, height in (
+        ("train", "daisy", 640, 480),
+        ("train", "daisy", 480, 640),
+        ("train", "tulip", 100, 100),
+        ("validation", "daisy", 3000, 700),
+        ("test", "tulip", 10, 90),
+    ):
+        made.add(split, row(label, width), b"12345", height, width, "")
+    assert made.classes == {
+        "daisy": {"train": 2, "validation": 1, "test": 0},
+        "tulip": {"train": 1, "validation": 0, "test": 1},
+    }
+    assert (made.pictures, made.bytes) == (5, 25)
+    assert (made.smallest, made.largest) == (90, 3000)
+    assert (made.small, made.large, made.long) == (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("side", "lowest", "below"), [(256, 256, 305), (300, 256, 305), (255, 215, 256), (1, 8, 10), (99_999, 0, 1e9)]
+)
+def test_a_picture_is_in_the_bin_of_its_longer_side(side, lowest, below):
+    made = counted(("daisy", 1, side, 1))
+    (number,) = [number for number, count in enumerate(made.sides) if count]
+    assert lowest <= tally.SIDES[number] < tally.SIDES[number + 1] < below + 1
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "share"), [(100, 100, 1), (104, 100, 1), (4, 3, 4 / 3), (3, 4, 3 / 4), (900, 300, 3)]
+)
+def test_a_picture_is_in_the_bin_of_its_shape(width, height, share):
+    made = counted(("daisy", 1, width, height))
+    (number,) = [number for number, count in enumerate(made.ratios) if count]
+    assert tally.RATIOS[number] <= share < tally.RATIOS[number + 1]
+
+
+def test_the_longest_strips_are_in_the_outermost_bins():
+    made = counted(("daisy", 3, 90_000, 1), ("tulip", 2, 1, 90_000))
+    assert (made.ratios[0], made.ratios[-1]) == (2, 3)
+
+
+def test_of_ordinary_data_there_is_nothing_to_do():
+    assert said(counted(*ORDINARY)) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "sentence"),
+    [
+        (
+            counted(("daisy", 300, 500, 375), ("rose", 30, 500, 375)),
+            {},
+            "daisy has 10 times the pictures of rose: 300 and 30. Add pictures of rose; "
+            "a model seldom says what it has seldom seen.",
+        ),
+        (
+            counted(("daisy", 40, 500, 375), ("rose", 19, 500, 375)),
+            {},
+            "Fewer than 20 pictures to train on: rose (19). "
+            "Add pictures; from so few a class is learnt by heart rather than understood.",
+        ),
+        (
+            counted(("daisy", 88, 500, 375), ("rose", 12, 800, 1200), ("tulip", 20, 300, 300)),
+            {},
+            "12 of 120 pictures (10.0 %) are larger than 1,024 pixels. Set max_side to 512 in advanced: "
+            "reading gets faster, and the networks see 224 pixels a side anyway.",
+        ),
+        (
+            counted(("daisy", 80, 500, 375), ("rose", 20, 300, 223)),
+            {},
+            "20 of 100 pictures (20.0 %) are smaller than 224 pixels on a side, and blown up for the network. "
+            "Take larger originals of them where you have any.",
+        ),
+        (
+            counted(("daisy", 30, 100, 100), ("rose", 20, 300, 300)),
+            {},
+            "30 of 50 pictures (60.0 %) are smaller than 224 pixels on a side, and blown up for the network. "
+            "Take larger originals, or set image_size to 128, say: training gets faster and loses little.",
+        ),
+        (
+            counted(("daisy", 30, 128, 96)),
+            {"max_side": 128},
+            "30 of 30 pictures (100.0 %) are smaller than 224 pixels on a side, and blown up for the network. "
+            "Set max_side to 512, or leave it out.",
+        ),
+        (
+            counted(("daisy", 99, 500, 375), ("daisy", 1, 300, 901)),
+            {},
+            "1 of 100 pictures (1.0 %) is more than 3 times as long as wide, and squeezed into a square. "
+            "Crop them to what they are about, or leave them out.",
+        ),
+        (
+            counted(("daisy", 40, 500, 375), anew="GIF rather than JPEG or PNG"),
+            {},
+            "40 of 40 pictures (100.0 %) are not as TensorFlow reads them, and had to be encoded anew. "
+            "Save them as upright JPEG in RGB once and for all, and every later run saves the time.",
+        ),
+        (
+            counted(*ORDINARY),
+            {"refused": 1},
+            "1 of 111 pictures (0.9 %) is refused. Mend or remove them; they are named below, with the reasons.",
+        ),
+        (
+            counted(*ORDINARY),
+            {"left_out": 2},
+            "2 pictures are left out, since the same one stands in two places that contradict each other. "
+            "They are named below: delete the wrong one of each, and the right one is used.",
+        ),
+    ],
+    ids=["uneven", "few", "large", "small", "mostly small", "shrunk too far", "long", "anew", "refused", "left out"],
+)  # fmt: skip
+def test_each_finding_says_what_to_do(made, given, sentence):
+    assert sentence in said(made, **given)
+
+
+def test_pictures_that_were_shrunk_as_asked_are_no_finding():
+    assert said(counted(("daisy", 40, 512, 384), anew=tally.SHRUNK), max_side=512) == []
+
+
+def test_a_class_without_pictures_is_named_and_nothing_is_divided_by_it():
+    made = Tally(["daisy", "tulip"])
+    assert said(made) == [
+        "Fewer than 20 pictures to train on: daisy (0), tulip (0). "
+        "Add pictures; from so few a class is learnt by heart rather than understood."
+    ]
+    assert tally.sizes(made).caption == "No pictures."
+
+
+def test_copies_are_counted_and_the_first_named():
+    made = Tally(["daisy"])
+    for number in range(60):
+        made.add("train", row("daisy", number, content=str(number // 3)), b"abc", 375, 500, "")
+    assert made.copies == 40
+    assert made.copied[:2] == [("daisy/0.jpg", "daisy/1.jpg"), ("daisy/1.jpg", "daisy/2.jpg")]
+    assert len(made.copied) == 10
+    assert said(made) == [
+        "40 of 60 pictures (66.7 %) are a copy of another, byte for byte. "
+        "They are on one side of the split, but what is there twice counts twice: delete one of each, named below."
+    ]
+
+
+def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (40, 30), **options) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, kind, **options)
+    return file.getvalue()
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
+
+
+@pytest.mark.parametrize(
+    ("original", "reason"),
+    [
+        (encoded("JPEG"), ""),
+        (encoded("PNG"), ""),
+        (encoded("GIF"), "GIF rather than JPEG or PNG"),
+        (encoded("WEBP"), "WEBP rather than JPEG or PNG"),
+        (encoded("JPEG", "CMYK"), "colours of mode CMYK"),
+        (encoded("JPEG", exif=TURNED), "lay on its side"),
+    ],
+)
+def test_a_picture_that_was_encoded_anew_says_why(original, reason):
+    assert why_anew(original, checked(original)) == reason
+
+
+def test_a_picture_that_was_shrunk_says_so():
+    original = encoded("JPEG")
+    listed = Row("", "daisy", len(original), "", "")
+    assert why_anew(original, converted(original, listed, check_pixels=False, max_side=20)) == "larger than max_side"
+
+
+@pytest.mark.parametrize(("classes", "shown", "each"), [(5, 5, 6), (100, 100, 3), (1000, 300, 1)])
+def test_however_many_classes_and_pictures_a_few_are_kept_to_be_shown(classes, shown, each):
+    labels = [f"{number:04}" for number in range(classes)]
+    made = Tally(labels, encoded_in=lambda record: record)
+    small = encoded("JPEG", size=(4, 3))
+    for number in range(10):
+        for label in labels:
+            made.add("train", row(label, number), small, 3, 4, "")
+    assert [len(made.samples[label]) for label in labels[:shown]] == [each] * shown
+    assert len(made.samples) == shown
