@@ -8,6 +8,7 @@ def split_images(
     images: dsl.Input[dsl.Dataset],
     validation_ratio: float,
     test_ratio: float,
+    advanced: dict,
     train: dsl.Output[dsl.Dataset],
     validation: dsl.Output[dsl.Dataset],
     test: dsl.Output[dsl.Dataset],
@@ -20,6 +21,7 @@ def split_images(
         images: the table of ingest_images.
         validation_ratio: share of each class held out while training.
         test_ratio: share of each class held out for the last evaluation; 0 for none.
+        advanced: conflicting_labels is read of it.
 
     Returns:
         train: The table of pictures to train on.
@@ -30,11 +32,16 @@ def split_images(
     """
     from pathlib import Path
 
-    from kfp_vision import splitting
+    from kfp_vision import parameters, splitting
 
     outputs = {"train": train, "validation": validation, "test": test, "label_map": label_map, "left_out": left_out}
     paths = {name: Path(artifact.path) for name, artifact in outputs.items()}
-    table = Path(images.path)
-    counts = splitting.split_images(table, validation_ratio=validation_ratio, test_ratio=test_ratio, **paths)
+    counts = splitting.split_images(
+        Path(images.path),
+        validation_ratio=validation_ratio,
+        test_ratio=test_ratio,
+        conflicting_labels=parameters.advanced(advanced)["conflicting_labels"],
+        **paths,
+    )
     train.metadata.update({"pictures": counts["train"], "left_out": counts["left_out"]})
     validation.metadata["pictures"], test.metadata["pictures"] = counts["validation"], counts["test"]

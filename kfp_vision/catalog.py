@@ -18,6 +18,7 @@ UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # what teleph
 SPLITS = ("train", "validation", "test")  # in the order in which a picture that stands in several is left out
 SAMPLES_A_CLASS = 6
 NO_CLASS = "not in a class folder"
+CONFLICTING = "It is left out, unless conflicting_labels of advanced is keep"
 NAMED = 10  # of what a note is about, the rest is counted
 TRIED = 16  # objects that are read to see whether a store's MD5s are any
 # Unicode's categories of control characters, ends of lines and paragraphs, and bytes that are no text: no file here could
@@ -273,19 +274,19 @@ def notes(found: Catalog) -> list[str]:
     """What a person should know of the data, a sentence each."""
     said = []
     copies = len(found.rows) - len({row.content_id for row in found.rows})
-    several = two_splits(found.rows)
+    leaked = several(found.rows, "split")
     if copies:
-        sides = "" if several else "; copies always stay on one side of the split"
+        sides = "" if leaked else "; copies always stay on one side of the split"
         said.append(f"{copies} pictures are copies of another, byte for byte{sides}.")
-    if several:
-        names = _some([row.name for row in found.rows if row.content_id in several])
+    if leaked:
+        names = _some([row.name for row in found.rows if row.content_id in leaked])
         said.append(f"The same picture stands in more than one split: {names}. Only the last is used: test, else validation.")
-    contradicted = two_labels(found.rows)
-    for content_id, labels in list(contradicted.items())[:NAMED]:
+    conflicting = several(found.rows, "label")
+    for content_id, labels in list(conflicting.items())[:NAMED]:
         names = ", ".join(sorted(row.name for row in found.rows if row.content_id == content_id))
-        said.append(f"The same picture stands under {' and '.join(labels)}: {names}. It is left out; delete the wrong one.")
-    if len(contradicted) > NAMED:
-        said.append(f"{len(contradicted) - NAMED} more pictures stand under several labels, and are left out.")
+        said.append(f"The same picture stands under {' and '.join(labels)}: {names}. {CONFLICTING}; delete the wrong one.")
+    if len(conflicting) > NAMED:
+        said.append(f"{len(conflicting) - NAMED} more pictures stand under several labels.")
     for alike in _alike(found.classes):
         said.append(f"{' and '.join(alike)} differ in nothing but case or the form of a letter: are they one class?")
     if found.classes:
@@ -308,21 +309,13 @@ def _some(names: list[str]) -> str:
     return f"{', '.join(sorted(names)[:NAMED])}{rest}"
 
 
-def two_splits(rows: Iterable[Row]) -> dict[str, list[str]]:
-    """Content id to its splits, of the pictures that the data brings in more than one."""
-    splits: dict[str, set[str]] = {}
+def several(rows: Iterable[Row], column: str) -> dict[str, list[str]]:
+    """Content id to the values of a column, sorted, of the pictures that stand there under more than one; empty ones aside."""
+    values: dict[str, set[str]] = {}
     for row in rows:
-        if row.split:
-            splits.setdefault(row.content_id, set()).add(row.split)
-    return {content_id: sorted(several, key=SPLITS.index) for content_id, several in splits.items() if len(several) > 1}
-
-
-def two_labels(rows: Iterable[Row]) -> dict[str, list[str]]:
-    """Content id to its labels, of the pictures that stand under more than one."""
-    labels: dict[str, set[str]] = {}
-    for row in rows:
-        labels.setdefault(row.content_id, set()).add(row.label)
-    return {content_id: sorted(several) for content_id, several in labels.items() if len(several) > 1}
+        if value := getattr(row, column):
+            values.setdefault(row.content_id, set()).add(value)
+    return {content_id: sorted(found) for content_id, found in values.items() if len(found) > 1}
 
 
 def write(table: Path, rows: Iterable[Row]) -> None:

@@ -53,13 +53,15 @@ ADVANCED: dict[str, Any] = {
     "lower_saturation": 0.5,
     "upper_saturation": 1.5,
     "flip": True,
-    # the rest
+    # data
+    "conflicting_labels": "leave_out",
     "max_refused_ratio": 0.05,
     "check_pixels": True,
     "max_side": 0,
+    # the rest
     "seed": 0,
 }
-PRECISIONS = ("auto", "bfloat16", "float32")
+ADVANCED_CHOICES = {"conflicting_labels": ("leave_out", "keep"), "precision": ("auto", "bfloat16", "float32")}
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
         (
@@ -195,9 +197,10 @@ def advanced(given: Mapping[str, Any]) -> dict[str, Any]:
             kind = type(default).__name__
             raise InputError(f"{name} of advanced must be of type {kind}", value, f"Set it to {default!r}, say.")
     whole = ADVANCED | {name: type(ADVANCED[name])(value) for name, value in given.items()}
-    if whole["precision"] not in PRECISIONS:
-        rule = f"precision of advanced must be one of {', '.join(PRECISIONS)}"
-        raise InputError(rule, whole["precision"], "Leave it at auto.")
+    for name, choices in ADVANCED_CHOICES.items():
+        if whole[name] not in choices:
+            rule = f"{name} of advanced must be one of {', '.join(choices)}"
+            raise InputError(rule, whole[name], f"Leave it at {ADVANCED[name]}.")
     for names, holds, rule in ADVANCED_RULES:
         for name in names:
             if not holds(whole[name]):

@@ -1,9 +1,11 @@
 """The cut into train, validation and test: by content, so that the same pictures give the same splits everywhere.
 
 Each class is sorted by a hash of the contents and cut at the ratios. Every class keeps the ratio to the picture, copies stay on
-one side, and when the data grows only the few pictures at a cut change sides. A picture that comes with a split keeps it.
+one side, and when the data grows only the few pictures at a cut change sides. A picture that comes with a split keeps it. One
+that stands under several labels is in no split; where it is kept, it is in all its classes on the same side.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +28,7 @@ def split_images(
     test: Path,
     label_map: Path,
     left_out: Path,
+    conflicting_labels: str = "leave_out",
 ) -> dict[str, int]:
     """Reads the table of all pictures and writes one a split, the label map, and the list of what is in no split.
 
@@ -36,19 +39,20 @@ def split_images(
         train, validation, test: where the tables are written.
         label_map: a folder, in which `labels.txt` is written.
         left_out: where the list of pictures in no split is written: CSV with uri, label, reason.
+        conflicting_labels: `leave_out` or `keep` the pictures that stand under several labels.
 
     Returns:
-        Pictures in each split, and `left_out`: those under two labels, and those that the data brings on two sides.
+        Pictures in each split, and `left_out`: those under several labels, and those that the data brings on two sides.
 
     Raises:
         InputError: a class would have nothing left to train on.
     """
     rows = list(catalog.read(images))
-    contradicted = catalog.two_labels(rows)
-    for content_id, several in contradicted.items():
-        print(f"left out, the same picture under {' and '.join(several)}: {content_id}")
+    conflicting = catalog.several(rows, "label") if conflicting_labels == "leave_out" else {}
+    for content_id, under in conflicting.items():
+        print(f"left out, the same picture under {' and '.join(under)}: {content_id}")
     labels = sorted({row.label for row in rows})
-    cut = split([row for row in rows if row.content_id not in contradicted], validation_ratio, test_ratio)
+    cut = split([row for row in rows if row.content_id not in conflicting], validation_ratio, test_ratio)
     parts = apart(cut)
     _refuse_untrained(labels, parts["train"])
     for name, path in zip(SPLITS, (train, validation, test), strict=True):
@@ -56,8 +60,7 @@ def split_images(
     with replacing(label_map) as beside:
         beside.mkdir()
         write_labels(beside, labels)
-    unused = [row for row in rows if row.content_id in contradicted]
-    catalog.write_unused(left_out, [*_contradicting(unused, contradicted), *_held_out_too(cut, parts)])
+    catalog.write_unused(left_out, [*_conflicting(rows, conflicting), *_held_out_too(cut, parts)])
     counts = {name: len(part) for name, part in parts.items()}
     print(", ".join(f"{count} pictures to {name}" for name, count in counts.items()))
     return counts | {"left_out": len(rows) - sum(counts.values())}
@@ -69,15 +72,31 @@ def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[s
     A row that brings its split keeps it; the ratios cut the others.
     """
     parts = {name: [row for row in rows if row.split == name] for name in SPLITS}
-    loose = [row for row in rows if not row.split]
-    for _, same_label in groupby(sorted(loose, key=lambda row: (row.label, row.content_id, row.name)), lambda row: row.label):
-        ordered = list(same_label)
-        cut = _between_copies(ordered, _share(ordered, test_ratio))
-        second = _between_copies(ordered, cut + _share(ordered, validation_ratio))
-        parts["test"] += ordered[:cut]
-        parts["validation"] += ordered[cut:second]
-        parts["train"] += ordered[second:]
+    loose = sorted((row for row in rows if not row.split), key=lambda row: (row.label, row.content_id, row.name))
+    sides = _sides_of_shared(loose, validation_ratio, test_ratio)
+    for _, same_label in groupby(loose, lambda row: row.label):
+        of_class = list(same_label)
+        own = [row for row in of_class if row.content_id not in sides]
+        for row in of_class:
+            if row.content_id in sides:
+                parts[sides[row.content_id]].append(row)
+        there = Counter(sides.get(row.content_id) for row in of_class)
+        cut = _between_copies(own, max(0, _share(of_class, test_ratio) - there["test"]))
+        second = _between_copies(own, cut + max(0, _share(of_class, validation_ratio) - there["validation"]))
+        parts["test"] += own[:cut]
+        parts["validation"] += own[cut:second]
+        parts["train"] += own[second:]
     return {name: sorted(part, key=lambda row: (row.content_id, row.name)) for name, part in parts.items()}
+
+
+def _sides_of_shared(loose: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, str]:
+    """Content id to split, of the pictures under several labels: cut by themselves first, or two classes would part copies."""
+    shared = sorted(catalog.several(loose, "label"))
+    test, held_out = round(len(shared) * test_ratio), round(len(shared) * (test_ratio + validation_ratio))
+    return {
+        content_id: "test" if place < test else "validation" if place < held_out else "train"
+        for place, content_id in enumerate(shared)
+    }
 
 
 def apart(parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
@@ -92,9 +111,10 @@ def apart(parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
     return {name: kept[name] for name in SPLITS}
 
 
-def _contradicting(rows: list[Row], labels: dict[str, list[str]]) -> Iterator[Unused]:
+def _conflicting(rows: list[Row], labels: dict[str, list[str]]) -> Iterator[Unused]:
     for row in rows:
-        yield row.uri, row.label, f"the same picture stands under {' and '.join(labels[row.content_id])}"
+        if under := labels.get(row.content_id):
+            yield row.uri, row.label, f"the same picture stands under {' and '.join(under)}"
 
 
 def _held_out_too(cut: dict[str, list[Row]], kept: dict[str, list[Row]]) -> Iterator[Unused]:

@@ -41,6 +41,7 @@ class Tally:
         smallest, largest: longer side in pixels; 0 without pictures.
         small, large, long: pictures with a side below `SEEN`, a side above `LARGE`, and sides further apart than `LONG`.
         anew: why pictures were encoded anew, to how many.
+        conflicting: pictures that stand under several labels, so often as they do but the first.
         copies: pictures with the same bytes as the one before them, and `copied` the names of the first few pairs.
         samples: label to a few small pictures.
     """
@@ -53,14 +54,15 @@ class Tally:
             encoded_in: gives the encoded picture in a record; asked for the few that are shown, none without it.
         """
         self.classes = {label: dict.fromkeys(SPLITS, 0) for label in labels}
-        self.bytes = self.smallest = self.largest = self.small = self.large = self.long = self.copies = 0
+        self.bytes = self.smallest = self.largest = self.small = self.large = self.long = 0
+        self.copies = self.conflicting = 0
         self.sides, self.ratios = [0] * (len(SIDES) - 1), [0] * (len(RATIOS) - 1)
         self.anew: Counter[str] = Counter()
         self.copied: list[tuple[str, str]] = []
         self.samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels[:MOST_SAMPLES] if encoded_in}
         self._each = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
         self._encoded_in = encoded_in
-        self._before = ("", "")  # content and name
+        self._before = ("", "", "")  # content, label and name
 
     @property
     def pictures(self) -> int:
@@ -89,12 +91,13 @@ class Tally:
         self.long += longer > LONG * shorter
         if anew:
             self.anew[anew] += 1
-        content, name = self._before
+        content, label, name = self._before
         if row.content_id == content:
             self.copies += 1
+            self.conflicting += row.label != label
             if len(self.copied) < NAMED:
                 self.copied.append((name, row.name))
-        self._before = row.content_id, row.name
+        self._before = row.content_id, row.label, row.name
         shown = self.samples.get(row.label)
         if shown is not None and len(shown) < self._each and self._encoded_in:
             shown.append(reports.thumbnail(reports.Picture(row.name, self._encoded_in(record))))
@@ -175,7 +178,13 @@ def _of_copies(tally: Tally) -> list[Finding]:
     if not tally.copies:
         return []
     fact = f"{_are(tally.copies, tally.pictures)} a copy of another, byte for byte."
-    return [(fact, "They are on one side of the split, but what is there twice counts twice: delete one of each, named below.")]
+    said = [(fact, "They are on one side of the split, but what is there twice counts twice: delete one of each, named below.")]
+    if tally.conflicting:
+        fact = f"{_are(tally.conflicting, tally.pictures)} a copy under another label."
+        said.append(
+            (fact, "No model can call them right each time: delete the wrong one, or set conflicting_labels to leave_out.")
+        )
+    return said
 
 
 def _left_out(count: int) -> str:

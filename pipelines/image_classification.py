@@ -87,7 +87,7 @@ def image_classification(
         fingerprint.set_caching_options(False)
         ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
         ingested = ingest_images(fingerprint=fingerprint.output, images_uri=images_uri, check_images=check_images, **ratios)
-        parts = split_images(images=ingested.outputs["images"], **ratios)
+        parts = split_images(images=ingested.outputs["images"], **ratios, advanced=advanced)
         written = write_tfrecords(
             train=parts.outputs["train"],
             validation=parts.outputs["validation"],

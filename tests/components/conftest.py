@@ -50,7 +50,7 @@ def ingested(pictures, ratios, tmp_path_factory) -> one_step.Ended:
 @pytest.fixture(scope="session")
 def split(ingested, ratios, tmp_path_factory) -> one_step.Ended:
     table = {"images": ingested.folder / "images"}
-    return one_step.run(components.split_images, tmp_path_factory.mktemp("split"), table, **ratios)
+    return one_step.run(components.split_images, tmp_path_factory.mktemp("split"), table, advanced={}, **ratios)
 
 
 @pytest.fixture(scope="session")

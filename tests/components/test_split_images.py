@@ -1,4 +1,5 @@
 import csv
+import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -27,9 +28,27 @@ def test_says_what_went_where(split):
     assert (split.folder / "label_map" / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"
 
 
+def test_keeps_a_picture_under_two_labels_if_asked(pictures, ratios, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    shutil.copy(folder / "bellcup" / "0001.jpg", folder / "globelet" / "again.jpg")
+    values = {"fingerprint": "any", "images_uri": str(folder), "check_images": True, **ratios}
+    table = {"images": one_step.run(components.ingest_images, tmp_path / "ingest", **values).folder / "images"}
+    ended = {}
+    for choice in ("leave_out", "keep"):
+        given = {"advanced": {"conflicting_labels": choice}, **ratios}
+        ended[choice] = one_step.run(components.split_images, tmp_path / choice, table, **given)
+    assert [made.metadata["train"]["left_out"] for made in ended.values()] == [2, 0]
+    listed = (ended["leave_out"].folder / "left_out").read_text().splitlines()
+    assert listed[1:] == [
+        f"{folder}/{name},{name.split('/')[0]},the same picture stands under bellcup and globelet"
+        for name in ("bellcup/0001.jpg", "globelet/again.jpg")
+    ]
+    assert (ended["keep"].folder / "left_out").read_text() == "uri,label,reason\n"
+
+
 def test_refuses_to_hold_everything_out(ingested, tmp_path):
     table = {"images": ingested.folder / "images"}
-    ended = one_step.run(components.split_images, tmp_path, table, validation_ratio=0.6, test_ratio=0.4)
+    ended = one_step.run(components.split_images, tmp_path, table, validation_ratio=0.6, test_ratio=0.4, advanced={})
     assert one_step.refusal(ended) == (
         "error: every class must keep a picture to train on; got none of bellcup. "
         "Add pictures to it, take it out, or hold out less."

@@ -195,7 +195,7 @@ def elsewhere(run, tmp_path_factory) -> dict[str, one_step.Ended]:
     copy = shutil.copytree(run.pictures, root / "a" / "deeper place")
     values = {"fingerprint": "another", "images_uri": str(copy), "check_images": True, **RATIOS}
     ingested = one_step.run(components.ingest_images, root / "ingest", **values)
-    split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, **RATIOS)
+    split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS)
     tables = {name: split.folder / name for name in (*SPLITS, "label_map", "left_out")}
     written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=1000, advanced={})
     return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}

@@ -70,7 +70,9 @@ def stages(site, tmp_path_factory) -> dict[str, one_step.Ended]:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         values = {"fingerprint": "any", "images_uri": address, "check_images": True, **RATIOS}
         ingested = one_step.run(components.ingest_images, root / "ingest", **values)
-        split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, **RATIOS)
+        split = one_step.run(
+            components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS
+        )
         tables = {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
         written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=100, advanced={})
     return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}

@@ -171,7 +171,8 @@ def test_notes_name_copies_pictures_under_two_labels_and_rare_classes():
     ]
     assert catalog.notes(Catalog(rows)) == [
         "2 pictures are copies of another, byte for byte; copies always stay on one side of the split.",
-        "The same picture stands under daisy and tulip: daisy/1.jpg, tulip/wrong.jpg. It is left out; delete the wrong one.",
+        "The same picture stands under daisy and tulip: daisy/1.jpg, tulip/wrong.jpg. "
+        "It is left out, unless conflicting_labels of advanced is keep; delete the wrong one.",
         "tulip has 18 pictures and daisy only 3: add pictures of daisy if you can.",
     ]
 
@@ -197,7 +198,7 @@ def test_the_flower_photographs(flower_photos, tmp_path, capsys):
     found = catalog.ingest(str(flower_photos), check_images=True, splits=2, table=table, page=page)
     assert found.classes == {"daisy": 150, "dandelion": 150, "roses": 151, "sunflowers": 152, "tulips": 151}
     assert found.passed_over == {"not a picture": 1}
-    assert catalog.two_labels(found.rows) == {"75a3d8ee9f189811e3c1b1730ff7e1f5": ["roses", "tulips"]}
+    assert catalog.several(found.rows, "label") == {"75a3d8ee9f189811e3c1b1730ff7e1f5": ["roses", "tulips"]}
     note = "roses and tulips: roses/15922772266_1167a06620.jpg, tulips/15922772266_1167a06620.jpg. It is left out"
     assert any(note in said for said in catalog.notes(found))
     assert list(catalog.read(table)) == found.rows

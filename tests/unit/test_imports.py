@@ -18,7 +18,7 @@ NOT_FOR_ALL = ("tensorflow", "keras", "kserve", "kfp", "kfp_vision.components", 
 STAGES_WITHOUT_TENSORFLOW = {
     "fingerprint_images": ["kfp_vision.catalog"],
     "ingest_images": ["kfp_vision.catalog"],
-    "split_images": ["kfp_vision.splitting"],
+    "split_images": ["kfp_vision.parameters", "kfp_vision.splitting"],
     "write_tfrecords": ["kfp_vision.parameters", "kfp_vision.records"],
     "check_run": ["kfp_vision.parameters"],
     "check_serving": ["kfp_vision.deployment"],

@@ -157,6 +157,8 @@ def test_fine_tuning_without_a_checkpoint_is_refused(fields):
         ("flip", "true", "Set it to True, say."),
         ("precision", 16, "Set it to 'auto', say."),
         ("precision", "float16", "Leave it at auto."),
+        ("conflicting_labels", True, "Set it to 'leave_out', say."),
+        ("conflicting_labels", "both", "Leave it at leave_out."),
         ("depth_multiplier", 0, "Set it to 1.0, say."),
         ("num_epochs_per_decay", 0, "Set it to 2.0, say."),
         ("min_crop_area", 0, "Set it to 0.3, say."),

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision import catalog
+from kfp_vision import catalog, splitting
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.records import About, _in_order, read_about, write_tfrecords
@@ -278,6 +278,39 @@ def test_the_summary_shows_the_pictures_as_they_are_in_the_records(tmp_path, wri
     Image.new("RGB", (120, 40), "red").save(tmp_path / "photos" / "bellcup" / "side.jpg", exif=turned)
     written(train=catalog.scan(str(tmp_path / "photos")).rows, how={"summary": tmp_path / "s.html", "max_side": 60})
     assert 'width="20" height="60" alt="bellcup, bellcup/side.jpg"' in (tmp_path / "s.html").read_text()
+
+
+def test_the_summary_of_the_flower_photographs_names_the_three_pictures_that_are_there_twice(flower_photos, tmp_path):
+    catalog.write(tmp_path / "images.csv", catalog.scan(str(flower_photos)).rows)
+    tables = {split: tmp_path / f"{split}.csv" for split in ("train", "validation", "test")}
+    label_map, left_out = tmp_path / "label_map", tmp_path / "left_out.csv"
+    texts = {}
+    for conflicting in ("leave_out", "keep"):
+        how = {"validation_ratio": 0.2, "test_ratio": 0.1, "conflicting_labels": conflicting}
+        splitting.split_images(tmp_path / "images.csv", **how, **tables, label_map=label_map, left_out=left_out)
+        outputs = {split: tmp_path / split for split in tables}
+        limits = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": False}
+        page = tmp_path / f"{conflicting}.html"
+        write_tfrecords(tables, label_map, outputs, tmp_path / "refused.csv", **limits, left_out=left_out, summary=page)
+        texts[conflicting] = " ".join(page.read_text(encoding="utf-8").split())
+    contents = {}
+    for photograph in flower_photos.rglob("*.jpg"):
+        name = photograph.relative_to(flower_photos).as_posix()
+        contents.setdefault(photograph.read_bytes(), []).append(name)
+    pairs = sorted(sorted(names) for names in contents.values() if len(names) > 1)
+    assert len(pairs) == 3
+    conflicting = ["roses/15922772266_1167a06620.jpg", "tulips/15922772266_1167a06620.jpg"]
+    assert conflicting in pairs
+    for one, other in pairs:
+        named = f'<td class="setting">{one}</td><td class="setting">{other}</td>'
+        assert named in texts["keep"]
+        assert (named in texts["leave_out"]) == ([one, other] != conflicting)
+    for name in conflicting:
+        reason = '<td class="setting">the same picture stands under roses and tulips</td>'
+        assert f"{name}</td><td><bdi>{name.split('/')[0]}</bdi></td>{reason}" in texts["leave_out"]
+    assert "2 of 752 pictures (0.3 %) are a copy of another, byte for byte." in texts["leave_out"]
+    assert "3 of 754 pictures (0.4 %) are a copy of another, byte for byte." in texts["keep"]
+    assert "1 of 754 pictures (0.1 %) is a copy under another label." in texts["keep"]
 
 
 def test_pictures_in_an_archive_are_written_like_those_in_a_folder(photos, tmp_path, written):

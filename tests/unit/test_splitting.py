@@ -40,7 +40,7 @@ def sides(parts):
     return {row.content_id: name for name, part in parts.items() for row in part}
 
 
-def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1):
+def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1, **how):
     """What `split_images` returns and writes: counts, tables by split, lines of the label map."""
     catalog.write(tmp_path / "images.csv", rows)
     tables = {name: tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
@@ -51,6 +51,7 @@ def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1):
         label_map=tmp_path / "label_map",
         left_out=tmp_path / "left_out.csv",
         **tables,
+        **how,
     )
     written = {name: list(catalog.read(table)) for name, table in tables.items()}
     return counts, written, (tmp_path / "label_map" / "labels.txt").read_text(encoding="utf-8")
@@ -142,6 +143,43 @@ def test_a_picture_under_two_labels_is_left_out_of_every_split(tmp_path, capsys)
     ]
 
 
+def test_a_picture_under_two_labels_can_be_kept_in_both_classes(tmp_path):
+    twice = [row(label, f"both {number}", 100 + number) for label in ("daisy", "tulip") for number in range(20)]
+    counts, tables, _ = cut(tmp_path, [*rows_of({"daisy": 30, "tulip": 30}), *twice], conflicting_labels="keep")
+    assert counts == {"train": 70, "validation": 20, "test": 10, "left_out": 0}
+    for name, most in (("train", 14), ("validation", 4), ("test", 2)):
+        shared = Counter(row.content_id for row in tables[name] if int(row.name.split("/")[1][:-4]) >= 100)
+        assert set(shared.values()) == {2}
+        assert len(shared) == most
+    assert catalog.read_unused(tmp_path / "left_out.csv") == []
+
+
+# Pictures of which many stand in several classes: few contents, whatever the label.
+shared_sets = st.lists(st.tuples(st.sampled_from(["daisy", "rose", "tulip"]), st.integers(0, 60)), max_size=150).map(
+    lambda pictures: [row(label, str(content), number) for number, (label, content) in enumerate(pictures)]
+)
+
+
+@quickly
+@given(shared_sets, ratios)
+def test_whatever_stands_under_several_labels_is_on_one_side_and_nothing_is_lost(rows, shares):
+    parts = splitting.split(rows, *shares)
+    held = [{row.content_id for row in part} for part in parts.values()]
+    assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
+    assert sorted(row.name for part in parts.values() for row in part) == sorted(row.name for row in rows)
+
+
+@quickly
+@given(st.integers(40, 200), st.integers(0, 40), ratios)
+def test_with_pictures_under_two_labels_a_class_still_keeps_its_ratio_to_the_picture(most, both, shares):
+    twice = [row(label, f"both {number}", most + number) for label in ("daisy", "tulip") for number in range(both)]
+    parts = splitting.split([*rows_of({"daisy": most, "tulip": most + 30}), *twice], *shares)
+    for label, pictures in (("daisy", most + both), ("tulip", most + 30 + both)):
+        for name, ratio in zip(("validation", "test"), shares, strict=True):
+            held_out = sum(row.label == label for row in parts[name])
+            assert abs(held_out - ratio * pictures) <= 0.5 + 1e-9
+
+
 def test_tables_and_label_map_are_written(tmp_path):
     rows = rows_of({"tulip": 10, "daisy, wild": 10, "花 a": 10})
     counts, tables, labels = cut(tmp_path, rows)
@@ -186,6 +224,14 @@ def test_the_flower_photographs_are_cut_as_asked(flower_photos, tmp_path):
     assert counts == {"train": 602, "validation": 150, "test": 0, "left_out": 2}
     held_out = Counter(row.label for row in tables["validation"])
     assert held_out == {"daisy": 30, "dandelion": 30, "roses": 30, "sunflowers": 30, "tulips": 30}
+
+
+def test_the_one_flower_photograph_under_two_labels_is_kept_if_asked(flower_photos, tmp_path):
+    rows = catalog.scan(str(flower_photos)).rows
+    counts, tables, _ = cut(tmp_path, rows, test_ratio=0.0, conflicting_labels="keep")
+    assert counts == {"train": 604, "validation": 150, "test": 0, "left_out": 0}
+    sides = [name for name, part in tables.items() for row in part if row.name.endswith("/15922772266_1167a06620.jpg")]
+    assert sides in (["train"] * 2, ["validation"] * 2)
 
 
 odd_labels = st.text(min_size=1, max_size=12).filter(lambda text: not any(unicodedata.category(c) in UNWRITABLE for c in text))

@@ -173,6 +173,17 @@ def test_copies_are_counted_and_the_first_named():
     ]
 
 
+def test_copies_under_another_label_are_a_finding_of_their_own():
+    made = counted(("daisy", 30, 500, 375), ("tulip", 30, 500, 375))
+    for label in ("daisy", "tulip"):
+        made.add("train", row(label, 100, content="both"), b"abc", 375, 500, "")
+    assert (made.copies, made.conflicting) == (1, 1)
+    assert said(made)[1] == (
+        "1 of 62 pictures (1.6 %) is a copy under another label. "
+        "No model can call them right each time: delete the wrong one, or set conflicting_labels to leave_out."
+    )
+
+
 def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (40, 30), **options) -> bytes:
     file = io.BytesIO()
     Image.new(mode, size).save(file, kind, **options)
