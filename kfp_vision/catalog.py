@@ -17,6 +17,9 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".
 UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # what telephones write and people take for a picture
 SPLITS = ("train", "validation", "test")  # in the order in which a picture that stands in several is left out
 SAMPLES_A_CLASS = 6
+# What file managers and network drives put between pictures: folders of small copies, and of what was deleted.
+THUMBNAILS = ("@eadir", "thumbs", "thumbnails")
+DELETED = ("#recycle", "@recycle", "$recycle.bin")
 NO_CLASS = "not in a class folder"
 CONFLICTING = "It is left out, unless conflicting_labels of advanced is keep"
 NAMED = 10  # of what a note is about, the rest is counted
@@ -347,8 +350,13 @@ def read_unused(table: Path) -> list[Unused]:
 
 def not_a_picture(path: PurePosixPath) -> str:
     """Why a file, by its name, is none of the pictures; empty if it is one."""
-    if "__MACOSX" in path.parts or any(part.startswith(".") for part in path.parts):
+    folders = {part.lower() for part in path.parent.parts}
+    if "__macosx" in folders or any(part.startswith(".") for part in path.parts):
         return "hidden"
+    if not folders.isdisjoint(THUMBNAILS):
+        return "thumbnail"
+    if not folders.isdisjoint(DELETED):
+        return "deleted"
     if unsupported := UNSUPPORTED.get(path.suffix.lower()):
         return f"{unsupported}, which is not supported; convert it to JPEG"
     if path.suffix.lower() not in PICTURE_SUFFIXES:

@@ -62,14 +62,26 @@ def test_what_is_no_picture_of_a_class_is_passed_over_and_counted(tmp_path):
         "daisy/Thumbs.db": A,
         "daisy/noending": A,
         "loose.jpg": A,
+        "daisy/.DS_Store": A,
+        "daisy/._1.jpg": A,
+        "daisy/desktop.ini": A,
+        "daisy/.ipynb_checkpoints/1-checkpoint.jpg": A,
+        "daisy/.thumbnails/1.jpg": A,
+        "daisy/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg": A,
+        "daisy/Thumbs/1.jpg": A,
+        "thumbnails/daisy/1.jpg": A,
+        "#recycle/daisy/1.jpg": A,
+        "$RECYCLE.BIN/S-1-5-21/$R1.jpg": A,
         "two\nlines/1.jpg": A,
         "end\u2028of line/1.jpg": A,
     }
     found = catalog.scan(lay(tmp_path / "photos", files))
     assert [row.name for row in found.rows] == ["daisy/1.jpg"]
     assert found.passed_over == {
-        "hidden": 3,
-        "not a picture": 3,
+        "hidden": 7,
+        "thumbnail": 3,
+        "deleted": 2,
+        "not a picture": 4,
         "not in a class folder": 1,
         "control character in the name": 2,
     }
