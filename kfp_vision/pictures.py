@@ -22,6 +22,10 @@ JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # without a length behind it
 # Tables, restarts, comments and applications' own may follow the first pixels; frames and what is reserved may not.
 JPEG_PIXELS_MAY_HOLD = (*JPEG_ALONE, 0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)
+# A scan of ten bytes has all blocks of the picture gone through: a megabyte can keep a core busy for an hour. Real ones have a
+# dozen scans, and in a small picture no number of them takes long.
+JPEG_SCAN_HEADER, MAX_SCANS = re.compile(b"\xff\xda\0"), 100
+QUICK = 10**11  # pixels times bytes, below which a JPEG is decoded within seconds whatever is in it
 CHECK_SCALE = 8  # a JPEG is checked at an eighth of its size: every byte is read, most of the arithmetic is not done
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound warns; ours refuses.
@@ -51,7 +55,7 @@ def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
     """The picture in `encoded`: as it is where TensorFlow reads it and it stands upright, else as a JPEG in RGB.
 
     Raises:
-        Refused: empty, not a picture, cut off, or of more than `max_pixels`.
+        Refused: empty, not a picture, cut off, of more than `max_pixels`, or made to take hours.
     """
     if not encoded:
         raise Refused("empty")
@@ -60,6 +64,8 @@ def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
             width, height = image.size
             if width * height > max_pixels:
                 raise Refused(f"{width} x {height} pixels, more than {max_pixels // 1_000_000} million")
+            if image.format in ("JPEG", "MPO") and width * height * len(encoded) > QUICK:
+                _refuse_endless_jpeg(encoded)
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             if upright and image.mode in TENSORFLOW_READS.get(image.format or "", ()):
                 image.draft("RGB", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
@@ -87,6 +93,11 @@ def _refuse_broken_png(encoded: bytes) -> None:
         image.verify()
     if PNG_END not in encoded:
         raise Refused("cut off")
+
+
+def _refuse_endless_jpeg(encoded: bytes) -> None:
+    if (scans := len(JPEG_SCAN_HEADER.findall(encoded))) > MAX_SCANS:
+        raise Refused(f"a JPEG of {scans:,} scans, which takes too long to decode")
 
 
 def _refuse_broken_jpeg(encoded: bytes) -> None:

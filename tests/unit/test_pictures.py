@@ -68,6 +68,43 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     return bytes(whole)
 
 
+def jpeg_of_many_scans(side: int, scans: int) -> bytes:
+    """A progressive JPEG whose last scan comes again and again."""
+    whole = encoded(Image.new("L", (side, side), 100), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * scans + whole[-2:]
+
+
+def jpeg_of_scans_without_pixels(side: int, scans: int) -> bytes:
+    """A JPEG that brings one of its colours at a time, as often as is wanted, and never a pixel of any."""
+    whole = encoded(Image.new("RGB", (side, side)), "JPEG")
+    headers = whole[: whole.index(b"\xff\xda")]
+    one = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"  # ITU-T T.81, B.2.3: of the first component alone, all coefficients
+    return headers + one * scans + b"\xff\xd9"
+
+
+def other_that_claims(kind: str, width: int, height: int) -> bytes:
+    """A small picture whose header is written over with another size."""
+    whole = bytearray(encoded(four_quarters(), kind))
+    at, pattern = {"GIF": (6, "<HH"), "BMP": (18, "<ii")}[kind]
+    whole[at : at + struct.calcsize(pattern)] = struct.pack(pattern, width, height)
+    return bytes(whole)
+
+
+def png_with_a_bomb(kind: bytes, prefix: bytes) -> bytes:
+    """A small PNG with a chunk that is 200 MB when it is unpacked."""
+    whole = encoded(four_quarters(), "PNG")
+    header = 8 + 25  # the signature and the first chunk
+    return whole[:header] + chunk(kind, prefix + zlib.compress(bytes(200_000_000))) + whole[header:]
+
+
+def tiff_that_claims(width: int, height: int) -> bytes:
+    whole = encoded(four_quarters(), "TIFF")
+    for tag, size, claimed in ((256, WIDTH, width), (257, HEIGHT, height)):  # TIFF 6.0: ImageWidth, ImageLength
+        whole = whole.replace(struct.pack("<HHII", tag, 4, 1, size), struct.pack("<HHII", tag, 4, 1, claimed))
+    return whole
+
+
 def boxed(brand: bytes, compatible: bytes) -> bytes:
     """The first box of a file in ISO's base media format (ISO/IEC 14496-12, section 4.3), and some bytes."""
     return struct.pack(">I", 16 + len(compatible)) + b"ftyp" + brand + bytes(4) + compatible + bytes(1000)
@@ -205,6 +242,13 @@ DAMAGED = {
     "numbers without a white": (encoded(Image.fromarray(np.eye(9, dtype="float32")), "TIFF"), "what white is"),
     "a PNG of 60000 x 60000": (png_that_claims(60_000, 60_000), "60000 x 60000 pixels, more than 100 million"),
     "a JPEG of 60000 x 60000": (jpeg_that_claims(60_000, 60_000), "60000 x 60000 pixels, more than 100 million"),
+    "a GIF of 60000 x 60000": (other_that_claims("GIF", 60_000, 60_000), "60000 x 60000 pixels, more than 100 million"),
+    "a BMP of 60000 x 60000": (other_that_claims("BMP", 60_000, 60_000), "60000 x 60000 pixels, more than 100 million"),
+    "a TIFF of 60000 x 60000": (tiff_that_claims(60_000, 60_000), "60000 x 60000 pixels, more than 100 million"),
+    "a PNG with 200 MB of text": (png_with_a_bomb(b"zTXt", b"text\0\0"), "too large"),
+    "a PNG with 200 MB of colour profile": (png_with_a_bomb(b"iCCP", b"name\0\0"), "too large"),
+    "a JPEG of many scans": (jpeg_of_many_scans(4000, 3000), r"a JPEG of 3,0\d\d scans, which takes too long to decode"),
+    "a JPEG of scans without pixels": (jpeg_of_scans_without_pixels(6000, 20_000), "a JPEG of 20,000 scans, which takes too"),
     "a PNG with fewer pixels than it says": (png_that_claims(3_000, 3_000), "truncated"),
 }
 
@@ -219,6 +263,13 @@ def test_what_is_no_whole_picture_is_refused_with_a_reason_quickly_and_in_little
     assert "\n" not in str(refusal.value)
     assert time.perf_counter() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 100_000  # KiB
+
+
+def test_a_large_photograph_of_ordinary_many_scans_keeps_its_bytes():
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    large = encoded(Image.fromarray(noise).resize((2400, 1800)), "JPEG", progressive=True, quality=95)
+    assert len(large) * 2400 * 1800 > 10**11
+    assert checked(large).encoded == large
 
 
 def test_a_wrong_checksum_in_a_png_is_refused_since_tensorflow_would_not_decode_it():
