@@ -1,4 +1,4 @@
-"""A line to a server on this machine on which every request takes some time longer: `python -m benchmarks.delayed PORT SECONDS`.
+"""A line to a server here on which every request takes some time longer: `python -m benchmarks.delayed PORT SECONDS`.
 
 It says at which port it listens, in one line, and goes on until it is told to stop.
 """

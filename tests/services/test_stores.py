@@ -112,7 +112,7 @@ def converted(uri: str, folder: Path) -> dict[str, bytes]:
     catalog.ingest(uri, check_images=True, splits=2, table=folder / "images", page=folder / "page.html")
     tables = {split: folder / f"{split}.csv" for split in splitting.SPLITS}
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.0}
-    splitting.split_images(folder / "images", **ratios, **tables, label_map=folder / "labels")
+    splitting.split_images(folder / "images", **ratios, **tables, label_map=folder / "labels", left_out=folder / "left_out.csv")
     outputs = {split: folder / "records" / split for split in splitting.SPLITS}
     limits = {"images_per_shard": 200, "max_refused_ratio": 0.0}
     records.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **limits)
