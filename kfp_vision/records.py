@@ -9,7 +9,7 @@ import json
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 
-from kfp_vision import catalog, conversion, reports, storage, tally
+from kfp_vision import catalog, conversion, examples, reports, storage, tally
 from kfp_vision.catalog import Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Checked, Refused
@@ -161,24 +161,25 @@ def held_out(validation_records: Path, test_records: Path) -> Path:
     return test_records if read_about(test_records).images else validation_records
 
 
-def example(row: Row, picture: Checked, number: int) -> bytes:
-    """A serialised `tf.train.Example` with the fields of TF-Slim, and `image/class/text` and `image/filename`."""
-    message = _example_message()()
-    feature = message.features.feature
-    feature["image/encoded"].bytes_list.value.append(picture.encoded)
-    feature["image/format"].bytes_list.value.append(picture.format.encode())
-    feature["image/class/label"].int64_list.value.append(number)
-    feature["image/class/text"].bytes_list.value.append(row.label.encode())
-    feature["image/filename"].bytes_list.value.append(row.name.encode())
-    feature["image/height"].int64_list.value.append(picture.height)
-    feature["image/width"].int64_list.value.append(picture.width)
-    return message.SerializeToString(deterministic=True)
+def example(row: Row, picture: Checked, number: int) -> list[bytes]:
+    """The pieces of a `tf.train.Example` with the fields of TF-Slim, and `image/class/text` and `image/filename`."""
+    return examples.serialised(
+        {
+            "image/encoded": picture.encoded,
+            "image/format": picture.format.encode(),
+            "image/class/label": number,
+            "image/class/text": row.label.encode(),
+            "image/filename": row.name.encode(),
+            "image/height": picture.height,
+            "image/width": picture.width,
+        }
+    )
 
 
-def framed(record: bytes) -> bytes:
-    """A record as it stands in a TFRecord file, between its length and its checksum."""
-    length = struct.pack("<Q", len(record))
-    return b"".join((length, _masked_crc(length), record, _masked_crc(record)))
+def framed(pieces: Sequence[bytes]) -> bytes:
+    """A record, given in pieces, as it stands in a TFRecord file: behind its length, before its checksum."""
+    length = struct.pack("<Q", sum(map(len, pieces)))
+    return b"".join((length, _masked_crc([length]), *pieces, _masked_crc(pieces)))
 
 
 def _encoded_in(record: bytes) -> bytes:
@@ -187,8 +188,10 @@ def _encoded_in(record: bytes) -> bytes:
     return bytes(message.features.feature["image/encoded"].bytes_list.value[0])
 
 
-def _masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
+def _masked_crc(pieces: Sequence[bytes]) -> bytes:
+    crc = 0
+    for piece in pieces:
+        crc = google_crc32c.extend(crc, piece)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + CRC_MASK) & 0xFFFFFFFF)
 
 
@@ -272,11 +275,13 @@ def _in_order(convert: Callable[[Row], Any], rows: Iterator[Row], workers: int) 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
     chunk: list[Row] = []
+    size = 0
     for row in rows:
         chunk.append(row)
-        if len(chunk) == CHUNK_ROWS or sum(row.bytes for row in chunk) >= CHUNK_BYTES:
+        size += row.bytes
+        if len(chunk) == CHUNK_ROWS or size >= CHUNK_BYTES:
             yield chunk
-            chunk = []
+            chunk, size = [], 0
     if chunk:
         yield chunk
 

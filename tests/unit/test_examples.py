@@ -1,0 +1,53 @@
+"""Examples byte for byte as TensorFlow's protobuf serialises them."""
+
+import random
+
+import pytest
+import tensorflow as tf
+
+from kfp_vision.examples import serialised
+
+
+def tensorflow_serialises(features: dict[str, bytes | int]) -> bytes:
+    kinds = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        if isinstance(value, bytes)
+        else tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        for name, value in features.items()
+    }
+    return tf.train.Example(features=tf.train.Features(feature=kinds)).SerializeToString(deterministic=True)
+
+
+# Around each power of 128 the length of a number changes, and with it that of what it is the length of.
+EDGES = [edge + step for edge in (0, 128, 128**2, 128**3) for step in range(-40, 41) if edge + step >= 0]
+
+
+@pytest.mark.parametrize("length", [*EDGES[:-1:3], 5_000_000])
+def test_a_text_of_any_length_is_serialised_as_protobuf_does(length):
+    features = {"image/encoded": bytes(length), "image/width": length}
+    assert b"".join(serialised(features)) == tensorflow_serialises(features)
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 16383, 16384, 2**31, 2**32, 2**62, 2**63 - 1])
+def test_a_number_is_serialised_as_protobuf_does(number):
+    assert b"".join(serialised({"a": number})) == tensorflow_serialises({"a": number})
+
+
+def test_any_features_are_serialised_as_protobuf_does_and_parsed_by_tensorflow():
+    chance = random.Random(0)
+    for _ in range(300):
+        features: dict[str, bytes | int] = {}
+        for _ in range(chance.randrange(9)):
+            name = "".join(chance.choices("ab/花", k=chance.randrange(1, 200))) + "."  # none begins with another: see the docstring
+            features[name] = chance.randbytes(chance.randrange(400)) if chance.random() < 0.5 else chance.randrange(2**40)
+        whole = b"".join(serialised(features))
+        assert whole == tensorflow_serialises(features)
+        parsed = tf.train.Example.FromString(whole).features.feature
+        assert {name: [*kind.bytes_list.value, *kind.int64_list.value] for name, kind in parsed.items()} == {
+            name: [value] for name, value in features.items()
+        }
+
+
+def test_the_picture_itself_is_not_copied():
+    picture = bytes(1000)
+    assert any(piece is picture for piece in serialised({"image/encoded": picture, "image/format": b"jpeg"}))
