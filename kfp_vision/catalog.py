@@ -161,7 +161,7 @@ def _in_folders(images_uri: str) -> Catalog:
         if reason:
             found.passed_over[reason] += 1
             continue
-        content_id = item.md5 if item.loose else _md5(item.read())
+        content_id = item.md5 if item.loose else md5(item.read())
         found.rows.append(Row(item.uri, path.parent.name, item.size, content_id, item.name))
     return _with_splits(replace(found, rows=_with_content_ids(found.rows)))
 
@@ -179,7 +179,7 @@ def _with_content_ids(rows: list[Row]) -> list[Row]:
 
 def _hashed(rows: Iterable[Row]) -> Iterator[str]:
     with storage.Reader() as reader:
-        yield from _of_each(lambda row: _md5(reader.read(row.uri)), rows)
+        yield from _of_each(lambda row: md5(reader.read(row.uri)), rows)
 
 
 def _of_each(function: Callable[[Any], Made], things: Iterable[Any]) -> Iterator[Made]:
@@ -233,10 +233,11 @@ def _listed_row(images_uri: str, reader: storage.Reader, entry: listings.Entry) 
         remedy = "Mend the line or take it out; a relative URI is relative to the file."
         rule = "every picture of an import file must be there"
         raise InputError(rule, f"{error} in {stores.shown(images_uri)}, line {entry.line}", remedy) from None
-    return Row(entry.uri, entry.label, len(encoded), _md5(encoded), entry.name, entry.split)
+    return Row(entry.uri, entry.label, len(encoded), md5(encoded), entry.name, entry.split)
 
 
-def _md5(encoded: bytes) -> str:
+def md5(encoded: bytes) -> str:
+    """The content id of a picture."""
     return hashlib.md5(encoded, usedforsecurity=False).hexdigest()
 
 

@@ -1,12 +1,12 @@
 """A picture's bytes on their way into a record: looked at or believed, shrunk if asked, and sure to be read by TensorFlow."""
 
-import hashlib
 import io
 
 from PIL import ExifTags, Image
 
+from kfp_vision import catalog
 from kfp_vision.catalog import Row
-from kfp_vision.pictures import PILLOW_OPENS, QUALITY, TENSORFLOW_READS, Checked, Refused, checked
+from kfp_vision.pictures import PILLOW_OPENS, TENSORFLOW_READS, Checked, Refused, as_jpeg, checked
 
 
 def converted(encoded: bytes, row: Row, *, check_pixels: bool = True, max_side: int = 0) -> Checked:
@@ -22,10 +22,7 @@ def converted(encoded: bytes, row: Row, *, check_pixels: bool = True, max_side: 
     Raises:
         Refused: it is no picture to train on, or not the one that was listed.
     """
-    if check_pixels:
-        listed = hashlib.md5(encoded, usedforsecurity=False).hexdigest() == row.content_id
-    else:
-        listed = len(encoded) == row.bytes
+    listed = catalog.md5(encoded) == row.content_id if check_pixels else len(encoded) == row.bytes
     if not listed:
         raise Refused("not the picture that was listed: its bytes have changed")
     picture = checked(encoded) if check_pixels else _believed(encoded)
@@ -42,21 +39,12 @@ def shrunk(picture: Checked, max_side: int) -> Checked:
         return picture
     try:
         with Image.open(io.BytesIO(picture.encoded), formats=("JPEG", "PNG")) as image:
-            return _resized(image, max_side)
+            share = max_side / max(image.size)
+            size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+            image.draft("RGB", size)  # a JPEG is decoded at half, a quarter or an eighth of its size where that is enough
+            return as_jpeg(image, size)
     except (OSError, SyntaxError, ValueError) as error:
         raise Refused(" ".join(str(error).split()) or type(error).__name__) from None
-
-
-def _resized(image: Image.Image, longest: int) -> Checked:
-    share = longest / max(image.size)
-    width, height = (max(1, round(side * share)) for side in image.size)
-    image.draft("RGB", (width, height))  # a JPEG is decoded at half, a quarter or an eighth of its size where that is enough
-    if image.mode.startswith("I;16"):  # Pillow would clip it to 8 bits: all white
-        image = image.convert("I").point([level >> 8 for level in range(1 << 16)], "L")
-    small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=QUALITY)
-    return Checked(file.getvalue(), "jpeg", height, width)
 
 
 def _believed(encoded: bytes) -> Checked:

@@ -1,9 +1,9 @@
 """A picture's bytes: whether they are a picture that can be trained on, and how large it is."""
 
 import io
-import re
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
@@ -16,8 +16,8 @@ BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"
 BRANDS |= dict.fromkeys((b"avif", b"avis"), "AVIF")
 QUALITY = 95  # of a picture that has to be encoded anew
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-# Markers of a JPEG: ITU-T T.81, table B.1. A 0xff of the pixels has a 0x00 behind it, any other begins a marker.
-JPEG_BEGIN, JPEG_MARKER = b"\xff\xd8", re.compile(rb"\xff[^\x00\xff]")
+# Markers of a JPEG: ITU-T T.81, table B.1.
+JPEG_BEGIN = b"\xff\xd8"
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # without a length behind it
 # Tables, restarts, comments and applications' own may follow the first pixels; frames and what is reserved may not.
@@ -26,7 +26,7 @@ JPEG_PIXELS_MAY_HOLD = (*JPEG_ALONE, 0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0
 # dozen scans, and in a small picture no number of them takes long.
 JPEG_SCAN_HEADER, MAX_SCANS = re.compile(b"\xff\xda\0"), 100
 QUICK = 10**11  # pixels times bytes, below which a JPEG is decoded within seconds whatever is in it
-CHECK_SCALE = 8  # a JPEG is checked at an eighth of its size: every byte is read, most of the arithmetic is not done
+CHECK_SCALE = 8  # a JPEG is checked at an eighth of its size and in grey: every byte is read, most arithmetic is not done
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound warns; ours refuses.
 
@@ -68,11 +68,11 @@ def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
                 _refuse_endless_jpeg(encoded)
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             if upright and image.mode in TENSORFLOW_READS.get(image.format or "", ()):
-                image.draft("RGB", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
+                image.draft("L", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
                 image.load()
                 (_refuse_broken_png if image.format == "PNG" else _refuse_broken_jpeg)(encoded)
                 return Checked(encoded, "png" if image.format == "PNG" else "jpeg", height, width)
-            return _as_jpeg(image)
+            return as_jpeg(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise Refused(_what_it_is(encoded)) from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -107,8 +107,10 @@ def _refuse_broken_jpeg(encoded: bytes) -> None:
     passes over the pixels without decoding them.
     """
     at, in_pixels = len(JPEG_BEGIN), False
-    while found := JPEG_MARKER.search(encoded, at):
-        kind, at = encoded[found.end() - 1], found.end()
+    for place in _possible_markers(encoded):
+        if place < at:  # within a segment
+            continue
+        kind, at = encoded[place + 1], place + 2
         if kind == JPEG_END:
             return
         if kind not in JPEG_PIXELS_MAY_HOLD and in_pixels:
@@ -119,13 +121,34 @@ def _refuse_broken_jpeg(encoded: bytes) -> None:
     raise Refused("a JPEG whose end is missing or damaged")
 
 
-def _as_jpeg(image: Image.Image) -> Checked:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("I", "F"):
-        raise Refused(f"pixels of mode {upright.mode}, which do not say what white is")
-    if upright.mode.startswith("I;16"):  # Pillow would clip it to 8 bits: all white
-        upright = upright.convert("I").point([level >> 8 for level in range(1 << 16)], "L")
-    clean = upright.convert("RGB")
+def _possible_markers(encoded: bytes) -> list[int]:
+    """Places of each 0xff that begins a marker if no segment holds it: one of the pixels has 0x00 behind it, a fill byte 0xff.
+
+    With NumPy, since a picture's pixels hold a thousand of them.
+    """
+    values = np.frombuffer(encoded, np.uint8)
+    places = np.flatnonzero(values[:-1] == 0xFF)
+    behind = values[places + 1]
+    return places[(behind != 0x00) & (behind != 0xFF)].tolist()
+
+
+def as_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> Checked:
+    """An upright image as a JPEG in RGB of quality 95.
+
+    Args:
+        image: in any mode of Pillow's; grey of 16 bits keeps its shades.
+        size: the width and height to bring it to, in pixels, if not its own.
+
+    Raises:
+        Refused: its mode does not say what white is.
+    """
+    if image.mode in ("I", "F"):
+        raise Refused(f"pixels of mode {image.mode}, which do not say what white is")
+    if image.mode.startswith("I;16"):  # Pillow would clip it to 8 bits: all white
+        image = image.convert("I").point([level >> 8 for level in range(1 << 16)], "L")
+    clean = image.convert("RGB")
+    if size:
+        clean = clean.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()
     clean.save(file, "JPEG", quality=QUALITY)
     return Checked(file.getvalue(), "jpeg", clean.height, clean.width)
