@@ -5,9 +5,11 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from operator import attrgetter, itemgetter
 from pathlib import Path, PurePosixPath
+from sys import intern
 from typing import Any, TypeVar
 
 from kfp_vision import listings, parallel, reports, storage, stores
@@ -32,9 +34,9 @@ Made = TypeVar("Made")
 Unused = tuple[str, str, str]  # URI, label and reason of a picture that is in no record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """A picture of the data set.
+    """A picture of the data set; a stage may hold a million, hence the slots.
 
     Attributes:
         uri: where its bytes are.
@@ -51,6 +53,9 @@ class Row:
     content_id: str
     name: str
     split: str = ""
+
+
+COLUMNS = [column.name for column in fields(Row)]
 
 
 @dataclass
@@ -315,26 +320,32 @@ def _some(names: list[str]) -> str:
 
 def several(rows: Iterable[Row], column: str) -> dict[str, list[str]]:
     """Content id to the values of a column, sorted, of the pictures that stand there under more than one; empty ones aside."""
-    values: dict[str, set[str]] = {}
+    first: dict[str, str] = {}  # a set for every picture would take more memory than the rows
+    found: dict[str, set[str]] = {}
     for row in rows:
         if value := getattr(row, column):
-            values.setdefault(row.content_id, set()).add(value)
-    return {content_id: sorted(found) for content_id, found in values.items() if len(found) > 1}
+            known = first.setdefault(row.content_id, value)
+            if value != known:
+                found.setdefault(row.content_id, {known}).add(value)
+    return {content_id: sorted(found[content_id]) for content_id in first if content_id in found}
 
 
 def write(table: Path, rows: Iterable[Row]) -> None:
     """Writes rows as CSV with a header."""
     with storage.replacing(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(column.name for column in fields(Row))
-        writer.writerows(astuple(row) for row in rows)
+        writer.writerow(COLUMNS)
+        writer.writerows(map(attrgetter(*COLUMNS), rows))
 
 
 def read(table: Path) -> Iterator[Row]:
-    """The rows of a table, in its order."""
+    """The rows of a table, in its order; those of one class share its name in memory."""
     with table.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            yield Row(row["uri"], row["label"], int(row["bytes"]), row["content_id"], row["name"], row["split"])
+        lines = csv.reader(file)
+        header = next(lines, COLUMNS)
+        in_order = itemgetter(*(header.index(column) for column in COLUMNS))
+        for uri, label, size, content_id, name, split in map(in_order, lines):
+            yield Row(uri, intern(label), int(size), content_id, name, intern(split))
 
 
 def write_unused(table: Path, unused: Iterable[Unused]) -> None:

@@ -8,6 +8,7 @@ that stands under several labels is in no split; where it is kept, it is in all 
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from kfp_vision import catalog
@@ -72,9 +73,9 @@ def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[s
     A row that brings its split keeps it; the ratios cut the others.
     """
     parts = {name: [row for row in rows if row.split == name] for name in SPLITS}
-    loose = sorted((row for row in rows if not row.split), key=lambda row: (row.label, row.content_id, row.name))
+    loose = sorted((row for row in rows if not row.split), key=attrgetter("label", "content_id", "name"))
     sides = _sides_of_shared(loose, validation_ratio, test_ratio)
-    for _, same_label in groupby(loose, lambda row: row.label):
+    for _, same_label in groupby(loose, attrgetter("label")):
         of_class = list(same_label)
         own = [row for row in of_class if row.content_id not in sides]
         for row in of_class:
@@ -86,7 +87,7 @@ def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[s
         parts["test"] += own[:cut]
         parts["validation"] += own[cut:second]
         parts["train"] += own[second:]
-    return {name: sorted(part, key=lambda row: (row.content_id, row.name)) for name, part in parts.items()}
+    return {name: sorted(part, key=attrgetter("content_id", "name")) for name, part in parts.items()}
 
 
 def _sides_of_shared(loose: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, str]:
