@@ -1,6 +1,7 @@
 """A picture's bytes: whether they are a picture that can be trained on, and how large it is."""
 
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np

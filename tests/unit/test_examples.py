@@ -38,7 +38,9 @@ def test_any_features_are_serialised_as_protobuf_does_and_parsed_by_tensorflow()
     for _ in range(300):
         features: dict[str, bytes | int] = {}
         for _ in range(chance.randrange(9)):
-            name = "".join(chance.choices("ab/花", k=chance.randrange(1, 200))) + "."  # none begins with another: see the docstring
+            name = (
+                "".join(chance.choices("ab/花", k=chance.randrange(1, 200))) + "."
+            )  # none begins with another: see the docstring
             features[name] = chance.randbytes(chance.randrange(400)) if chance.random() < 0.5 else chance.randrange(2**40)
         whole = b"".join(serialised(features))
         assert whole == tensorflow_serialises(features)
