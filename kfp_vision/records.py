@@ -100,7 +100,9 @@ def write_tfrecords(
     with storage.Reader() as reader, contextlib.ExitStack() as whole:
         for split in SPLITS:
             convert = partial(_record, reader, {"check_pixels": check_pixels, "max_side": max_side}, _numbered(labels))
-            accepted = _accepted(split, _in_order(convert, catalog.read(tables[split]), workers), counted, rejects)
+            accepted = _accepted(
+                split, _in_order(convert, reader.ahead(catalog.read(tables[split])), workers), counted, rejects
+            )
             beside = whole.enter_context(storage.replacing(outputs[split]))
             written[split] = _write_framed(beside, split, accepted, len(labels), images_per_shard)
             print(f"{split}: {written[split].images} pictures in {len(written[split].shards)} files", flush=True)

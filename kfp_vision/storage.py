@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from kfp_vision import archives, parallel, sample, stores
@@ -269,6 +270,19 @@ def fetch(uri: str) -> Path:
     return target
 
 
+class Listed(Protocol):
+    """What says where a picture is, and how many bytes it has."""
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=Listed)
+
+
 class Reader:
     """Gives the bytes of pictures by their URI; an archive is unpacked once, into scratch space that goes with the reader.
 
@@ -279,12 +293,29 @@ class Reader:
         self._lock = threading.Lock()
         self._scratch = tempfile.TemporaryDirectory(prefix="kfp-vision-")
         self._unpacked: dict[str, dict[str, Path]] = {}
+        self._arrived: dict[str, bytes | OSError] = {}
 
     def __enter__(self) -> "Reader":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._scratch.cleanup()
+
+    def ahead(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The same rows; the pictures of a store are read before their rows come, many at a time, for `read` to find."""
+        for stored, run in groupby(rows, lambda row: scheme(row.uri) in stores.SCHEMES and not archive_and_member(row.uri)[1]):
+            if not stored:
+                yield from run
+                continue
+            for row, encoded in parallel.mapped(
+                lambda row: (row, _outcome(partial(_received, row.uri))),
+                run,
+                workers=stores.READERS,
+                limit=AHEAD_BYTES,
+                weight=lambda row: row.bytes + SMALL,
+            ):
+                self._arrived[row.uri] = encoded
+                yield row
 
     def read(self, uri: str) -> bytes:
         """The bytes at a URI.
@@ -293,6 +324,10 @@ class Reader:
             FileNotFoundError: the archive has no such member.
             OSError: the file cannot be read.
         """
+        if (arrived := self._arrived.pop(uri, None)) is not None:
+            if isinstance(arrived, OSError):
+                raise arrived
+            return arrived
         if scheme(uri) == SAMPLE:
             return sample.draw(uri.removeprefix(f"{SAMPLE}://"))
         archive, member = archive_and_member(uri)

@@ -23,12 +23,14 @@ class Line:
         requests: how many came.
         fates: what went wrong, and how many times.
         sent: bytes of bodies that went through.
+        most: requests that were on their way at a time.
     """
 
     def __init__(self, port: int, share: float, seed: int, fates: Sequence[str], spared: int, encrypted: bool):
         self._port, self._share, self._chance = port, share, random.Random(seed)
         self._fates, self._spared, self._encrypted = fates, spared, encrypted
         self.address, self.requests, self.sent = "", 0, 0
+        self.most, self._now = 0, 0
         self.fates: Counter[str] = Counter()
 
     async def run(self, ready: threading.Event) -> None:
@@ -67,11 +69,14 @@ class Line:
         if fate == "delay":
             await asyncio.sleep(DELAY_SECONDS)
         server, asked = await asyncio.open_connection("127.0.0.1", self._port)
+        self._now += 1
+        self.most = max(self.most, self._now)
         try:
             asked.write(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             head = await server.readuntil(b"\r\n\r\n")
             body = b"" if request.startswith(b"HEAD ") else await server.read()
         finally:
+            self._now -= 1
             asked.transport.abort()
         if self._encrypted:  # such a store's ETags look like an MD5 and are none
             head, body = (ETAG.sub(lambda tag: hashlib.md5(tag[0]).hexdigest().encode(), part) for part in (head, body))
