@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
 from pathlib import Path, PurePosixPath
 from sys import intern
@@ -25,6 +25,7 @@ DELETED = ("#recycle", "@recycle", "$recycle.bin")
 NO_CLASS = "not in a class folder"
 CONFLICTING = "It is left out, unless conflicting_labels of advanced is keep"
 NAMED = 10  # of what a note is about, the rest is counted
+FOLDERS_KNOWN = 1 << 16  # a million pictures lie in far fewer folders: what is found of one is kept
 TRIED = 16  # objects that are read to see whether a store's MD5s are any
 # Unicode's categories of control characters, ends of lines and paragraphs, and bytes that are no text: no file here could
 # hold them. Spaces and joiners of any script are well in a name.
@@ -161,13 +162,13 @@ def _known_of(entry: listings.Entry) -> str:
 def _in_folders(images_uri: str) -> Catalog:
     found = Catalog([])
     for item in storage.walk(images_uri):
-        path = PurePosixPath(item.name)
-        reason = not_a_picture(path) or ("" if path.parent.name else NO_CLASS)
+        label = _folder(item.name).name
+        reason = not_a_picture(item.name) or ("" if label else NO_CLASS)
         if reason:
             found.passed_over[reason] += 1
             continue
         content_id = item.md5 if item.loose else md5(item.read())
-        found.rows.append(Row(item.uri, path.parent.name, item.size, content_id, item.name))
+        found.rows.append(Row(item.uri, label, item.size, content_id, item.name))
     return _with_splits(replace(found, rows=_with_content_ids(found.rows)))
 
 
@@ -194,14 +195,14 @@ def _of_each(function: Callable[[Any], Made], things: Iterable[Any]) -> Iterator
 
 def _with_splits(found: Catalog) -> Catalog:
     """The same pictures with the splits that their folders are named as; unchanged where these are no splits."""
-    places = [_split_folder(PurePosixPath(row.name)) for row in found.rows]
+    places = [_split_folder(_folder(row.name)) for row in found.rows]
     splits_at: dict[PurePosixPath, set[str]] = {}
     for above, split in filter(None, places):
         splits_at.setdefault(above, set()).add(split)
     split_here = {above for above, splits in splits_at.items() if "train" in splits and len(splits) > 1}
     split_up = Catalog([], found.passed_over)
     for row, place in zip(found.rows, places, strict=True):
-        folder = PurePosixPath(row.name).parent
+        folder = _folder(row.name)
         if folder.parent in split_here and folder.name.lower() in listings.SPLIT_NAMES:
             split_up.passed_over[NO_CLASS] += 1  # in test/ itself, beside the class folders there
         else:
@@ -209,9 +210,19 @@ def _with_splits(found: Catalog) -> Catalog:
     return split_up
 
 
-def _split_folder(path: PurePosixPath) -> tuple[PurePosixPath, str] | None:
-    """The topmost folder above the class folder that is named as a split: the folder it lies in, and the split."""
-    for above in list(path.parents)[-2:0:-1]:
+def _folder(name: str) -> PurePosixPath:
+    return _path(name.rpartition("/")[0])
+
+
+@lru_cache(FOLDERS_KNOWN)
+def _path(folder: str) -> PurePosixPath:
+    return PurePosixPath(folder)
+
+
+@lru_cache(FOLDERS_KNOWN)
+def _split_folder(class_folder: PurePosixPath) -> tuple[PurePosixPath, str] | None:
+    """The topmost folder above a class folder that is named as a split: the folder it lies in, and the split."""
+    for above in list(class_folder.parents)[-2::-1]:
         if split := listings.SPLIT_NAMES.get(above.name.lower()):
             return above.parent, split
     return None
@@ -360,24 +371,34 @@ def read_unused(table: Path) -> list[Unused]:
         return [(row["uri"], row["label"], row["reason"]) for row in csv.DictReader(file)]
 
 
-def not_a_picture(path: PurePosixPath) -> str:
-    """Why a file, by its name, is none of the pictures; empty if it is one."""
-    folders = {part.lower() for part in path.parent.parts}
-    if "__macosx" in folders or any(part.startswith(".") for part in path.parts):
+def not_a_picture(name: str) -> str:
+    """Why a file, by its path below the root, is none of the pictures; empty if it is one."""
+    folder, _, file = name.rpartition("/")
+    if reason := _not_of_pictures(folder):
+        return reason
+    suffix = f".{file.rpartition('.')[2].lower()}"
+    if file.startswith("."):
         return "hidden"
-    if not folders.isdisjoint(THUMBNAILS):
-        return "thumbnail"
-    if not folders.isdisjoint(DELETED):
-        return "deleted"
-    if unsupported := UNSUPPORTED.get(path.suffix.lower()):
+    if unsupported := UNSUPPORTED.get(suffix):
         return f"{unsupported}, which is not supported; convert it to JPEG"
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
+    if suffix not in PICTURE_SUFFIXES:
         return "not a picture"
-    return "control character in the name" if _unwritable(str(path)) else ""
+    return "control character in the name" if _unwritable(name) else ""
+
+
+@lru_cache(FOLDERS_KNOWN)
+def _not_of_pictures(folder: str) -> str:
+    """Why no file in a folder is one of the pictures; empty where they may be."""
+    names = {part.lower() for part in folder.split("/")}
+    if "__macosx" in names or any(name.startswith(".") for name in names):
+        return "hidden"
+    if not names.isdisjoint(THUMBNAILS):
+        return "thumbnail"
+    return "" if names.isdisjoint(DELETED) else "deleted"
 
 
 def _unwritable(text: str) -> bool:
-    return any(unicodedata.category(character) in UNWRITABLE for character in text)
+    return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE for character in text)
 
 
 def _first(rows: list[Row], label: str) -> list[Row]:

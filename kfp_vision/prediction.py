@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -206,9 +207,9 @@ def predict_images(namer: Namer, labels: Sequence[str], images_uri: str, table: 
     return counts
 
 
-def named(namer: Namer, pictures: Iterable[tuple[str, str, Callable[[], bytes]]]) -> Iterator[tuple[str, str, Answer]]:
+def named(namer: Namer, pictures: Iterable[tuple[str, str, bytes | OSError]]) -> Iterator[tuple[str, str, Answer]]:
     """(URI, label, answer) of each picture."""
-    arriving = ((uri, label, _read(read)) for uri, label, read in pictures)
+    arriving = ((uri, label, _arrived(encoded)) for uri, label, encoded in pictures)
     while group := list(islice(arriving, BATCH)):
         answers = answered(namer.name, [encoded for _, _, encoded in group])
         yield from ((uri, label, answer) for (uri, label, _), answer in zip(group, answers, strict=True))
@@ -227,20 +228,19 @@ def no_pictures(place: str) -> InputError:
     return InputError("there must be pictures to name", f"none at {place}", remedy)
 
 
-def pictures_at(uri: str) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-    """(URI, label, read) of every picture at a URI; the label is the folder that it lies in.
+def pictures_at(uri: str) -> Iterator[tuple[str, str, bytes | OSError]]:
+    """(URI, label, bytes, or why there are none) of every picture at a URI; the label is the folder that it lies in.
 
     Raises:
         InputError: nothing lies there, or it is neither a picture, nor a folder, nor an archive.
     """
     if is_one_picture(uri):
         with storage.Reader() as reader:
-            yield uri, "", lambda: reader.read(uri)
+            yield uri, "", storage.outcome(partial(reader.read, uri))
         return
-    for item in storage.walk(uri):
-        path = PurePosixPath(item.name)
-        if not catalog.not_a_picture(path):
-            yield item.uri, path.parent.name, item.read
+    pictures = (item for item in storage.walk(uri) if not catalog.not_a_picture(item.name))
+    for item, encoded in storage.read_all(pictures):
+        yield item.uri, PurePosixPath(item.name).parent.name, encoded
 
 
 def check_uri(uri: str, field: str) -> None:
@@ -281,11 +281,8 @@ def _tensorflow() -> ModuleType:
     return tensorflow
 
 
-def _read(read: Callable[[], bytes]) -> bytes | Refused:
-    try:
-        return read()
-    except OSError as error:
-        return Refused(error.strerror or str(error))
+def _arrived(encoded: bytes | OSError) -> bytes | Refused:
+    return Refused(encoded.strerror or str(encoded)) if isinstance(encoded, OSError) else encoded
 
 
 def _checked(picture: bytes, max_pixels: int) -> bytes | Refused:

@@ -148,15 +148,23 @@ def read_all(items: Iterable[Item]) -> Iterator[tuple[Item, bytes | OSError]]:
     waiting = iter(items)
     for first in waiting:
         if not first.loose:
-            yield first, _outcome(first.read)
+            yield first, outcome(first.read)
             continue
         yield from parallel.mapped(
-            lambda item: (item, _outcome(item.read)),
+            lambda item: (item, outcome(item.read)),
             chain([first], waiting),
             workers=stores.READERS,
             limit=AHEAD_BYTES,
             weight=lambda item: item.size + SMALL,
         )
+
+
+def outcome(read: Callable[[], bytes]) -> bytes | OSError:
+    """What a read gives, or the reason why it gives nothing."""
+    try:
+        return read()
+    except OSError as error:
+        return error
 
 
 def fingerprint(uri: str) -> str:
@@ -195,13 +203,6 @@ def archive_and_member(uri: str) -> tuple[str, str]:
             if character == "#" and Path(uri[:at]).is_file():
                 return uri[:at], uri[at + 1 :]
     return uri, ""
-
-
-def _outcome(read: Callable[[], bytes]) -> bytes | OSError:
-    try:
-        return read()
-    except OSError as error:
-        return error
 
 
 def _received(uri: str) -> bytes:
@@ -308,7 +309,7 @@ class Reader:
                 yield from run
                 continue
             for row, encoded in parallel.mapped(
-                lambda row: (row, _outcome(partial(_received, row.uri))),
+                lambda row: (row, outcome(partial(_received, row.uri))),
                 run,
                 workers=stores.READERS,
                 limit=AHEAD_BYTES,
