@@ -258,6 +258,18 @@ def test_with_any_data_and_ratio_at_most_two_in_a_hundred_change_sides(seed, sha
     assert sum(after[content] != name for content, name in before.items()) <= 100
 
 
+@settings(quickly, max_examples=6)
+@given(st.integers(0, 1 << 30), ratios, st.integers(2, 40))
+def test_with_pictures_under_two_labels_at_most_two_in_a_hundred_change_sides(seed, shares, every):
+    rows = [
+        row(label, f"{seed} {number}" if number % every == 0 else f"{seed} {label} {number}", number)
+        for number in range(5500)
+        for label in ("daisy", "tulip")
+    ]
+    before, after = sides(splitting.split(rows[:10_000], *shares)), sides(splitting.split(rows, *shares))
+    assert sum(after[content] != name for content, name in before.items()) <= 200
+
+
 brought_sets = st.lists(
     st.tuples(st.sampled_from(["daisy", "tulip"]), st.integers(0, 25), st.sampled_from(["", "train", "validation", "test"])),
     max_size=80,

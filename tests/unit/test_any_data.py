@@ -1,0 +1,287 @@
+"""Whatever the classes are called and whatever bytes the pictures are: from folders to records, as TensorFlow reads them."""
+
+import csv
+import html
+import io
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kfp_vision import catalog, listings, records, sample, splitting
+from kfp_vision.catalog import UNWRITABLE
+
+SPLITS = ("train", "validation", "test")
+SCHEMA = {
+    "image/encoded": tf.io.FixedLenFeature((), tf.string),
+    "image/class/label": tf.io.FixedLenFeature((), tf.int64),
+    "image/class/text": tf.io.FixedLenFeature((), tf.string),
+    "image/filename": tf.io.FixedLenFeature((), tf.string),
+    "image/height": tf.io.FixedLenFeature((), tf.int64),
+    "image/width": tf.io.FixedLenFeature((), tf.int64),
+}
+LONGEST = 255  # bytes of a name in Linux's file systems
+
+
+def names_a_folder(text: str) -> bool:
+    """Whether a class can be called so: a folder's name on Linux, not hidden, and of no meaning to the catalogue."""
+    return (
+        not text.startswith(".")
+        and len(text.encode()) <= LONGEST
+        and text.lower() not in {*listings.SPLIT_NAMES, *catalog.THUMBNAILS, *catalog.DELETED, "__macosx"}
+    )
+
+
+characters = st.characters(exclude_categories=UNWRITABLE, exclude_characters="/")
+labels = st.text(characters, min_size=1, max_size=20).filter(names_a_folder) | st.sampled_from(
+    [
+        "<script>alert(1)<", "a, b", 'the "quoted"', "it's", "two  spaces", " before and after ", "花 雏菊", "البابونج", "🌻",
+        "\u202eright to left\u202c", "e\u0301", "\u00e9", "0:daisy", "=1+1", "-", "#", "a#b", "100%", "C:\\daisy", "&amp;",
+        "{{ label }}", "train.csv", "x" * LONGEST, "花" * (LONGEST // 3),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures by class, each said by a number that stands for its content.
+
+    Attributes:
+        classes: label to contents; the same number is the same picture, also under another label.
+        ratios: for validation and test.
+        conflicting_labels: what is done about pictures under several labels.
+    """
+
+    classes: dict[str, list[int]]
+    ratios: tuple[float, float]
+    conflicting_labels: str = "leave_out"
+
+
+contents = st.lists(st.integers(0, 60), min_size=8, max_size=20) | st.integers(8, 30).map(
+    lambda most: list(range(1000, 1000 + most))
+)
+data_sets = st.builds(
+    Data,
+    st.dictionaries(labels, contents, min_size=2, max_size=4),
+    st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.33]), st.sampled_from([0.0, 0.1, 0.25])).filter(any),
+    st.sampled_from(["leave_out", "keep"]),
+)
+
+
+def drawn(content: int, kind: str) -> bytes:
+    """A small picture that looks different for every content."""
+    file = io.BytesIO()
+    Image.new("RGB", (8 + content % 7, 9), (content % 256, content // 256, 90)).save(file, kind)
+    return file.getvalue()
+
+
+def lay(folder: Path, data: Data) -> None:
+    for label, numbers in data.classes.items():
+        (folder / label).mkdir(parents=True)
+        for place, number in enumerate(numbers):
+            (folder / label / f"{place}.{'png' if number % 2 else 'jpg'}").write_bytes(
+                drawn(number, "PNG" if number % 2 else "JPEG")
+            )
+
+
+def convert(root: Path, images: Path, data: Data) -> dict[str, list[dict]]:
+    """All three stages; split name to its examples, as TensorFlow reads them."""
+    tables = {split: root / f"{split}.csv" for split in SPLITS}
+    table, label_map, left_out = root / "images.csv", root / "label_map", root / "left_out.csv"
+    catalog.ingest(str(images), check_images=True, splits=1, table=table, page=root / "data.html")
+    how = {"validation_ratio": data.ratios[0], "test_ratio": data.ratios[1], "conflicting_labels": data.conflicting_labels}
+    splitting.split_images(table, label_map=label_map, left_out=left_out, **how, **tables)
+    outputs = {split: root / split for split in SPLITS}
+    limits = {"images_per_shard": 7, "max_refused_ratio": 0.0, "left_out": left_out, "summary": root / "summary.html"}
+    records.write_tfrecords(tables, label_map, outputs, root / "refused.csv", **limits)
+    return {split: read(root / split) for split in SPLITS}
+
+
+def read(folder: Path) -> list[dict]:
+    shards = [str(path) for path in sorted(folder.glob("*.tfrecord"))]
+    parsed = (tf.io.parse_single_example(record, SCHEMA) for record in tf.data.TFRecordDataset(shards))
+    return [{name: value.numpy() for name, value in features.items()} for features in parsed]
+
+
+@settings(database=None, deadline=None, max_examples=60)
+@given(data_sets)
+@example(
+    Data(
+        {"<script>alert(1)<": list(range(10)), 'a, "b"': list(range(5, 15)), "العربية": list(range(20, 28))}, (0.2, 0.1), "keep"
+    )
+)
+@example(Data({"e\u0301": list(range(10)), "\u00e9": list(range(10, 20))}, (0.2, 0.0)))
+def test_whatever_the_classes_are_called_they_come_out_as_they_went_in(data):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        lay(root / "photos", data)
+        under: dict[int, set[str]] = {}
+        for label, numbers in data.classes.items():
+            for number in numbers:
+                under.setdefault(number, set()).add(label)
+        used = {
+            label: [number for number in numbers if data.conflicting_labels == "keep" or len(under[number]) == 1]
+            for label, numbers in data.classes.items()
+        }
+        try:
+            examples = convert(root, root / "photos", data)
+        except SystemExit as refusal:  # a class can have too few pictures left to train on, and that alone
+            assert "every class must keep a picture to train on" in str(refusal)
+            assert min(len(set(numbers)) for numbers in used.values()) <= 4 or data.conflicting_labels == "keep"
+            return
+        known = sorted(data.classes)
+        assert (root / "label_map" / "labels.txt").read_text(encoding="utf-8") == "".join(
+            f"{number}:{label}\n" for number, label in enumerate(known)
+        )
+        pages = [(root / name).read_text(encoding="utf-8") for name in ("data.html", "summary.html")]
+
+        # Every picture is there once, under its own label and name, with its own bytes.
+        found = [one for part in examples.values() for one in part]
+        expected = Counter()
+        for label in known:
+            for place, number in enumerate(data.classes[label]):
+                if number in used[label]:
+                    expected[f"{label}/{place}.{'png' if number % 2 else 'jpg'}"] += 1
+        assert Counter(one["image/filename"].decode() for one in found) == expected
+        for one in found:
+            assert one["image/class/text"].decode() == one["image/filename"].decode().rpartition("/")[0]
+            assert known[one["image/class/label"]] == one["image/class/text"].decode()
+            assert one["image/encoded"] == (root / "photos" / one["image/filename"].decode()).read_bytes()
+
+        # No content is on two sides, and where there are no copies every class has its share to half a picture.
+        sides = [{one["image/encoded"] for one in part} for part in examples.values()]
+        assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+        for label, numbers in used.items():
+            if len(set(numbers)) == len(data.classes[label]) and all(len(under[number]) == 1 for number in numbers):
+                for split, ratio in zip(("validation", "test"), data.ratios, strict=True):
+                    held_out = sum(one["image/class/text"].decode() == label for one in examples[split])
+                    assert abs(held_out - ratio * len(numbers)) <= 0.5 + 1e-9 or (held_out == 1 and ratio)
+
+        for page in pages:
+            for label in known:
+                assert f"<bdi>{html.escape(label).replace('&#x27;', '&#39;').replace('&quot;', '&#34;')}</bdi>" in page
+            assert "<script" not in page
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def whole_pictures() -> list[bytes]:
+    """Pictures of every kind that is read."""
+    flower = Image.open(io.BytesIO(sample.draw("bellcup/0001.jpg"))).resize((120, 90))
+    made = [encoded(flower, kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")]
+    made += [encoded(flower, "JPEG", progressive=True), encoded(flower, "JPEG", restart_marker_blocks=4)]
+    made += [encoded(flower.convert("CMYK"), "JPEG"), encoded(flower.convert("L"), "JPEG"), encoded(flower.quantize(16), "PNG")]
+    made += [
+        encoded(flower.convert("RGBA"), "PNG"),
+        encoded(flower.convert("I;16"), "PNG"),
+        encoded(flower, "TIFF", compression="jpeg"),
+    ]
+    made += [encoded(flower, "TIFF", compression="tiff_lzw"), encoded(flower, "WEBP", lossless=True)]
+    made += [sample.draw("globelet/0002.jpg"), sample.draw("raybloom/0003.jpg")]
+    return made
+
+
+def mutated(whole: bytes, chance: random.Random) -> bytes:
+    """The bytes with up to three things done to them: bits flipped, cut, pieces swapped, inserted, doubled or blanked."""
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        length = max(2, len(whole))
+        at, size = chance.randrange(chance.choice((min(600, length), length))), chance.choice((1, 2, 16, 300, 5000))
+        other = chance.randrange(length)
+        piece = whole[at : at + size]
+        if chance.random() < 0.3:
+            bits = bytearray(whole)
+            for _ in range(chance.choice((1, 8, 60))):
+                bits[chance.randrange(len(bits))] ^= 1 << chance.randrange(8)
+            whole = bytes(bits)
+            continue
+        whole = chance.choice(
+            (
+                whole[:at],
+                whole[at:],
+                whole[:at] + whole[at + size :],
+                whole[:at] + chance.randbytes(size) + whole[at:],
+                whole[:at] + bytes(len(piece)) + whole[at + size :],
+                whole[:at] + b"\xff" * len(piece) + whole[at + size :],
+                whole[:other] + piece + whole[other:],
+                whole[:other] + piece + whole[other + size :],
+            )
+        )
+        whole = whole or b"\0"
+    return whole
+
+
+MUTANTS = 2000
+LONGEST_CONVERSION = 300  # seconds, several hundred times what it takes: what is longer hangs
+CONVERT = """
+import sys
+from pathlib import Path
+from kfp_vision import catalog, records, splitting
+
+root = Path(sys.argv[1])
+tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
+outputs = {split: root / split for split in splitting.SPLITS}
+limits = {"images_per_shard": 100, "max_refused_ratio": 1.0, "summary": root / "summary.html"}
+records.write_tfrecords(tables, root, outputs, root / "refused.csv", max_side=int(sys.argv[2]), **limits)
+"""
+
+
+def converted(root: Path, max_side: int) -> None:
+    """Runs the conversion in a process of its own, so that a crash or a hang of a decoder is seen as what it is."""
+    command = [sys.executable, "-W", "ignore", "-c", CONVERT, str(root), str(max_side)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CONVERSION)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.fixture(scope="module", params=["drawn", "photographed"])
+def mutants(request, tmp_path_factory) -> Path:
+    """The tables of damaged pictures, and as many of them as their names say."""
+    pictures, most = whole_pictures(), MUTANTS
+    if request.param == "photographed":
+        photographs = sorted(request.getfixturevalue("flower_photos").rglob("*.jpg"))[::40]
+        pictures, most = [photograph.read_bytes() for photograph in photographs], MUTANTS // 4
+    root, chance = tmp_path_factory.mktemp("mutants"), random.Random(request.param)
+    (root / "photos" / "any").mkdir(parents=True)
+    for number in range(most):
+        (root / "photos" / "any" / f"{number:04}.jpg").write_bytes(mutated(pictures[number % len(pictures)], chance))
+    rows = catalog.scan(str(root / "photos")).rows
+    for split in SPLITS:
+        catalog.write(root / f"{split}.csv", rows if split == "train" else [])
+    splitting.write_labels(root, ["any"])
+    return root
+
+
+@pytest.mark.parametrize("max_side", [0, 50])
+def test_a_damaged_picture_is_in_the_records_and_can_be_read_or_is_refused_with_a_reason(mutants, max_side):
+    converted(mutants, max_side)
+    with (mutants / "refused.csv").open(newline="", encoding="utf-8") as file:
+        refused = {Path(row["uri"]).name: row["reason"] for row in csv.DictReader(file)}
+    shards = [str(path) for path in sorted((mutants / "train").glob("*.tfrecord"))]
+
+    def decoded(record: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        one = tf.io.parse_single_example(record, SCHEMA)
+        pixels = tf.io.decode_image(one["image/encoded"], channels=3, expand_animations=False)
+        return one["image/filename"], tf.shape(pixels), one["image/height"], one["image/width"]
+
+    taken = []
+    for name, shape, height, width in tf.data.TFRecordDataset(shards).map(decoded, tf.data.AUTOTUNE).as_numpy_iterator():
+        taken.append(name.decode().rpartition("/")[2])
+        assert tuple(shape) == (height, width, 3)
+        assert not max_side or max(height, width) <= max_side
+    assert len(taken) == len(set(taken))
+    assert not set(taken) & refused.keys()
+    assert set(taken) | refused.keys() == {path.name for path in (mutants / "photos" / "any").iterdir()}
+    assert all(reason.strip() and "\n" not in reason for reason in refused.values())
+    assert min(len(taken), len(refused)) > 50, "nearly all or nearly none was refused: the test shows little"
