@@ -3,12 +3,9 @@
 import csv
 import io
 import json
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import drawn
@@ -199,44 +196,6 @@ def test_only_a_few_pictures_are_read_ahead_of_the_one_that_is_written():
     next(results)
     assert len(taken) <= 32 * 5  # two chunks a core, and the one that is being written
     results.close()
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from kfp_vision.records import write_tfrecords
-
-folder = Path(sys.argv[1])
-splits = ("train", "validation", "test")
-tables, outputs = ({split: folder / f"{split}{end}" for split in splits} for end in (".csv", ""))
-print("started", flush=True)
-write_tfrecords(tables, folder / "label_map", outputs, folder / "refused.csv", images_per_shard=7, max_refused_ratio=0.05)
-"""
-
-
-def test_killed_at_any_moment_and_run_again_it_gives_the_same_bytes(photos, tmp_path, written):
-    rows = catalog.scan(str(photos)).rows * 10
-    written(images_per_shard=7, folder=tmp_path / "whole", train=rows, validation=rows[:30], test=rows[:20])
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    expected = {path: path.read_bytes() for path in (tmp_path / "whole").rglob("*") if path.is_file()}
-    command, rng, killed = [sys.executable, "-c", KILLED, str(tmp_path / "killed")], random.Random(0), 0
-    for number in range(10):
-        if number % 2:  # every other time onto nothing, else onto what an earlier run left whole
-            for split in ("train", "validation", "test"):
-                shutil.rmtree(tmp_path / "killed" / split, ignore_errors=True)
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as stage:
-            stage.stdout.readline()
-            time.sleep(rng.uniform(0, 0.3))
-            stage.kill()
-        killed += stage.returncode == -signal.SIGKILL
-        for path, content in expected.items():  # under its final name a thing is whole, or not there at all
-            found = tmp_path / "killed" / path.relative_to(tmp_path / "whole")
-            assert not found.parent.exists() or not path.parent.name.startswith(("tr", "va", "te")) or found.exists()
-            assert not found.exists() or found.read_bytes() == content
-    assert killed > 5
-    subprocess.run(command, check=True, capture_output=True)
-    for path, content in expected.items():
-        assert (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes() == content
 
 
 @pytest.mark.parametrize("workers", [2, 7])
