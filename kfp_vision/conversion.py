@@ -6,7 +6,16 @@ from PIL import ExifTags, Image
 
 from kfp_vision import catalog
 from kfp_vision.catalog import Row
-from kfp_vision.pictures import PILLOW_OPENS, TENSORFLOW_READS, Checked, Refused, as_jpeg, checked
+from kfp_vision.pictures import (
+    PILLOW_OPENS,
+    TENSORFLOW_READS,
+    Checked,
+    Refused,
+    as_jpeg,
+    checked,
+    refuse_huge,
+    size_of_plain_jpeg,
+)
 
 
 def converted(encoded: bytes, row: Row, *, check_pixels: bool = True, max_side: int = 0) -> Checked:
@@ -49,9 +58,13 @@ def shrunk(picture: Checked, max_side: int) -> Checked:
 
 def _believed(encoded: bytes) -> Checked:
     """The picture by its header alone; one that has to be encoded anew is decoded, and so checked, on the way."""
+    if size := size_of_plain_jpeg(encoded):
+        refuse_huge(*size)
+        return Checked(encoded, "jpeg", *size)
     try:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as image:
             readable = image.mode in TENSORFLOW_READS.get(image.format or "", ())
+            refuse_huge(*image.size)
             if readable and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
                 return Checked(encoded, "png" if image.format == "PNG" else "jpeg", image.height, image.width)
     except (OSError, SyntaxError, ValueError):

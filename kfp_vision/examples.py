@@ -10,21 +10,29 @@ FEATURES, FEATURE = b"\x0a", b"\x0a"  # Example.features, an entry of Features.f
 KEY, VALUE = b"\x0a", b"\x12"  # of an entry
 # From the inside out: BytesList.value, Feature.bytes_list, the entry's value; Int64List.value, Feature.int64_list, the same.
 AROUND_TEXT, AROUND_NUMBER = (b"\x0a", b"\x0a", VALUE), (b"\x0a", b"\x1a", VALUE)
+LONG = 1 << 10  # bytes: dearer to copy than to hand on
 REMEMBERED = 1 << 12  # sizes and numbers come again from picture to picture
 
 
 def serialised(features: Mapping[str, bytes | int]) -> list[bytes]:
-    """The pieces of an example with one value a feature; joined, they are what protobuf's deterministic serialisation gives.
+    """An example with one value a feature, in pieces: what is long is one by itself.
+
+    Joined, the pieces are what protobuf's deterministic serialisation gives; but where one name begins with another, protobuf
+    sorts otherwise.
 
     Args:
-        features: name to bytes, or to a whole number from 0. Where one name begins with another, protobuf sorts otherwise.
+        features: name to bytes, or to a whole number from 0.
     """
-    pieces: list[bytes] = []
+    pieces = [b""]
     for name in sorted(features):
         value = features[name]
         text, around = (value, AROUND_TEXT) if isinstance(value, bytes) else (_varint(value), AROUND_NUMBER)
-        pieces += (_before(name, around, len(text)), text)
-    return [FEATURES + _varint(sum(map(len, pieces))), *pieces]
+        pieces[-1] += _before(name, around, len(text))
+        if len(text) < LONG:
+            pieces[-1] += text
+        else:
+            pieces += (text, b"")
+    return [FEATURES + _varint(sum(map(len, pieces))) + pieces[0], *pieces[1:]]
 
 
 @lru_cache(REMEMBERED)

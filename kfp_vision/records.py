@@ -9,7 +9,7 @@ import json
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -28,6 +28,7 @@ from kfp_vision.splitting import SPLITS, read_labels
 ABOUT_FILE = "records.json"
 CHUNK_ROWS, CHUNK_BYTES = 32, 4 << 20  # what a core is given at a time, the last picture in full
 CHUNKS_A_CORE = 2  # in memory: one being written or waiting for it, one in the works
+WRITE_BUFFER = 1 << 20  # bytes: a dozen pictures a call
 REJECTS_NAMED = 10
 CRC_MASK = 0xA282EAD8
 
@@ -50,12 +51,14 @@ class About:
 
 
 class Passed(NamedTuple):
-    """A picture in its framed record, its size in pixels, and why it was encoded anew; empty where it was not."""
+    """The pieces of a framed record, the picture in it, and why that was encoded anew; empty where it was not."""
 
-    record: bytes
-    height: int
-    width: int
+    record: list[bytes]
+    picture: Checked
     anew: str
+
+
+Result = Passed | str  # or why a picture has no record
 
 
 def write_tfrecords(
@@ -85,7 +88,8 @@ def write_tfrecords(
         max_side: pictures with a longer side, in pixels, are shrunk to it; 0 for none.
         left_out: the list of pictures that the split left out, for the summary.
         summary: where a page about what is in the records, and what is not, is written (HTML).
-        workers: how many pictures are worked on at a time, by default one a core; the files do not depend on it.
+        workers: how many pictures are worked on at a time. By default one a core; without a look at the pixels one less, since
+            the thread that writes is as busy then. The files do not depend on it.
 
     Returns:
         Split name to what was written.
@@ -94,9 +98,10 @@ def write_tfrecords(
         InputError: more pictures were refused than may be; the first ten are named. The list is written all the same.
     """
     labels = read_labels(label_map)
-    workers = workers or os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    workers = workers or (cores if check_pixels else max(1, cores - 1))
     rejects: list[Unused] = []
-    written, counted = {}, tally.Tally(labels, _encoded_in if summary else None)
+    written, counted = {}, tally.Tally(labels, shown=summary is not None)
     with storage.Reader() as reader, contextlib.ExitStack() as whole:
         for split in SPLITS:
             convert = partial(_record, reader, {"check_pixels": check_pixels, "max_side": max_side}, _numbered(labels))
@@ -121,15 +126,15 @@ def write_shards(folder: Path, split: str, examples: Iterator[tuple[Row, Checked
     return _write_framed(folder, split, records, len(labels), per_shard)
 
 
-def _write_framed(folder: Path, split: str, records: Iterator[bytes], classes: int, per_shard: int) -> About:
+def _write_framed(folder: Path, split: str, records: Iterator[list[bytes]], classes: int, per_shard: int) -> About:
     folder.mkdir()
     parts: list[Path] = []
     images = 0
     for group in _groups(records, per_shard):
         parts.append(folder / f"part-{len(parts)}")
-        with parts[-1].open("wb") as file:
+        with parts[-1].open("wb", buffering=WRITE_BUFFER) as file:
             for record in group:
-                file.write(record)
+                file.writelines(record)
                 images += 1
     shards = [f"{split}-{number:05d}-of-{len(parts):05d}.tfrecord" for number in range(len(parts))]
     for part, shard in zip(parts, shards, strict=True):
@@ -178,19 +183,13 @@ def example(row: Row, picture: Checked, number: int) -> list[bytes]:
     )
 
 
-def framed(pieces: Sequence[bytes]) -> bytes:
-    """A record, given in pieces, as it stands in a TFRecord file: behind its length, before its checksum."""
-    length = struct.pack("<Q", sum(map(len, pieces)))
-    return b"".join((length, _masked_crc([length]), *pieces, _masked_crc(pieces)))
+def framed(record: list[bytes]) -> list[bytes]:
+    """The pieces of a record with those that stand around it in a TFRecord file: its length before, its checksum behind it."""
+    length = struct.pack("<Q", sum(map(len, record)))
+    return [length + _masked_crc([length]), *record, _masked_crc(record)]
 
 
-def _encoded_in(record: bytes) -> bytes:
-    """The encoded picture in a framed record."""
-    message = _example_message().FromString(record[12:-4])
-    return bytes(message.features.feature["image/encoded"].bytes_list.value[0])
-
-
-def _masked_crc(pieces: Sequence[bytes]) -> bytes:
+def _masked_crc(pieces: list[bytes]) -> bytes:
     crc = 0
     for piece in pieces:
         crc = google_crc32c.extend(crc, piece)
@@ -229,18 +228,18 @@ def _check_rejects(rejects: list[Unused], pictures: int, max_refused_ratio: floa
 
 
 def _accepted(
-    split: str, results: Iterator[tuple[Row, Passed | str]], counted: tally.Tally, rejects: list[Unused]
-) -> Iterator[bytes]:
+    split: str, results: Iterator[tuple[Row, Result]], counted: tally.Tally, rejects: list[Unused]
+) -> Iterator[list[bytes]]:
     """The framed records among the results, each counted; the reasons of the others go to the rejects."""
     for row, result in results:
         if isinstance(result, str):
             rejects.append((row.uri, row.label, result))
         else:
-            counted.add(split, row, *result)
+            counted.add(split, row, result.picture, result.anew)
             yield result.record
 
 
-def _record(reader: storage.Reader, how: dict[str, Any], number_of: dict[str, int], row: Row) -> Passed | str:
+def _record(reader: storage.Reader, how: dict[str, Any], number_of: dict[str, int], row: Row) -> Result:
     """A row's picture in its record, or why there is none."""
     try:
         encoded = reader.read(row.uri)
@@ -250,7 +249,7 @@ def _record(reader: storage.Reader, how: dict[str, Any], number_of: dict[str, in
     except OSError as error:
         return error.strerror or str(error)
     record = framed(example(row, picture, number_of[row.label]))
-    return Passed(record, picture.height, picture.width, tally.why_anew(encoded, picture))
+    return Passed(record, picture, tally.why_anew(encoded, picture))
 
 
 def _in_order(convert: Callable[[Row], Any], rows: Iterator[Row], workers: int) -> Iterator[tuple[Row, Any]]:

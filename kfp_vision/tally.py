@@ -6,7 +6,7 @@ A tally holds counts, and a few small pictures of each class; it does not grow w
 import io
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from PIL import ExifTags, Image
 
@@ -46,12 +46,12 @@ class Tally:
         samples: label to a few small pictures.
     """
 
-    def __init__(self, labels: Sequence[str], encoded_in: Callable[[bytes], bytes] | None = None):
+    def __init__(self, labels: Sequence[str], *, shown: bool = False):
         """An empty tally.
 
         Args:
             labels: of all classes.
-            encoded_in: gives the encoded picture in a record; asked for the few that are shown, none without it.
+            shown: whether to keep a few small pictures of each class.
         """
         self.classes = {label: dict.fromkeys(SPLITS, 0) for label in labels}
         self.bytes = self.smallest = self.largest = self.small = self.large = self.long = 0
@@ -59,9 +59,8 @@ class Tally:
         self.sides, self.ratios = [0] * (len(SIDES) - 1), [0] * (len(RATIOS) - 1)
         self.anew: Counter[str] = Counter()
         self.copied: list[tuple[str, str]] = []
-        self.samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels[:MOST_SAMPLES] if encoded_in}
+        self.samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels[:MOST_SAMPLES] if shown}
         self._each = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
-        self._encoded_in = encoded_in
         self._before = ("", "", "")  # content, label and name
 
     @property
@@ -69,18 +68,18 @@ class Tally:
         """How many there are in all."""
         return sum(sum(of_class.values()) for of_class in self.classes.values())
 
-    def add(self, split: str, row: Row, record: bytes, height: int, width: int, anew: str) -> None:
+    def add(self, split: str, row: Row, picture: Checked, anew: str) -> None:
         """Counts a picture. Tables are in the order of contents, so that copies follow each other.
 
         Args:
             split: train, validation or test.
             row: what the table says of it.
-            record: it in its record.
-            height, width: in pixels.
+            picture: it as it is in its record.
             anew: why it was encoded anew; empty where its bytes are the original ones.
         """
         self.classes[row.label][split] += 1
-        self.bytes += len(record)
+        self.bytes += len(picture.encoded)
+        height, width = picture.height, picture.width
         longer, shorter = (width, height) if width > height else (height, width)
         self.sides[min(max(bisect(SIDES, longer) - 1, 0), len(SIDES) - 2)] += 1
         self.ratios[min(max(bisect(RATIOS, width / height) - 1, 0), len(RATIOS) - 2)] += 1
@@ -99,8 +98,8 @@ class Tally:
                 self.copied.append((name, row.name))
         self._before = row.content_id, row.label, row.name
         shown = self.samples.get(row.label)
-        if shown is not None and len(shown) < self._each and self._encoded_in:
-            shown.append(reports.thumbnail(reports.Picture(row.name, self._encoded_in(record))))
+        if shown is not None and len(shown) < self._each:
+            shown.append(reports.thumbnail(reports.Picture(row.name, picture.encoded)))
 
 
 def why_anew(original: bytes, picture: Checked) -> str:

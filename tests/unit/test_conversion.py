@@ -8,12 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import ExifTags, Image
 
 from kfp_vision import sample
 from kfp_vision.catalog import Row
 from kfp_vision.conversion import converted
-from kfp_vision.pictures import Checked, Refused
+from kfp_vision.pictures import Checked, Refused, size_of_plain_jpeg
 
 FLOWER = Image.open(io.BytesIO(sample.draw("bellcup/0001.jpg"))).resize((120, 90))
 
@@ -140,3 +140,47 @@ def test_a_picture_that_is_not_larger_is_left_alone(max_side):
 def test_a_strip_keeps_a_pixel_of_its_shorter_side():
     picture = convert(encoded(Image.new("RGB", (900, 2), "red"), "PNG"), max_side=100)
     assert (picture.height, picture.width) == (1, 100)
+
+
+HEADERS = {
+    **{kind: KINDS[kind] for kind in ("JPEG", "progressive JPEG", "JPEG with restarts", "grey JPEG", "PNG", "GIF")},
+    "JPEG with a comment and a profile": encoded(FLOWER, "JPEG", comment=b"\xff\xc0 no frame", icc_profile=bytes(70_000)),
+    "JPEG on its side": encoded(
+        FLOWER, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    ),
+    "CMYK JPEG": encoded(FLOWER.convert("CMYK"), "JPEG"),
+    "JPEG in RGB": encoded(FLOWER, "JPEG", keep_rgb=True),
+}
+PLAIN = ("JPEG", "progressive JPEG", "JPEG with restarts", "grey JPEG", "JPEG with a comment and a profile", "JPEG in RGB")
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_the_size_of_an_upright_jpeg_is_read_from_its_header(kind):
+    assert size_of_plain_jpeg(HEADERS[kind]) == ((90, 120) if kind in PLAIN else None)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow says of broken tags
+@pytest.mark.parametrize("kind", HEADERS)
+def test_whatever_is_wrong_with_a_header_the_size_is_the_one_that_pillow_reads(kind):
+    rng, seen = random.Random(kind), 0
+    head = min(len(HEADERS[kind]), 300)
+    for _ in range(400):
+        at = rng.randrange(head)
+        damaged = HEADERS[kind][:at] + rng.randbytes(rng.choice((1, 2, 4))) + HEADERS[kind][at + rng.choice((1, 2, 4)) :]
+        size = size_of_plain_jpeg(damaged)
+        try:
+            with Image.open(io.BytesIO(damaged)) as image:
+                upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+                assert size is None or (size == (image.height, image.width) and image.mode in ("L", "RGB") and upright)
+        except (OSError, SyntaxError, ValueError, TypeError):
+            continue
+        seen += size is not None
+    assert (seen > 50) == (kind in PLAIN)
+
+
+def test_a_picture_that_claims_to_be_huge_is_refused_by_its_header():
+    whole = bytearray(KINDS["JPEG"])
+    frame = whole.index(b"\xff\xc0")  # marker, length (2 bytes), precision (1), height (2), width (2)
+    whole[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    with pytest.raises(Refused, match="65535 x 65535 pixels, more than 100 million"):
+        convert(bytes(whole), check_pixels=False)

@@ -51,5 +51,5 @@ def test_any_features_are_serialised_as_protobuf_does_and_parsed_by_tensorflow()
 
 
 def test_the_picture_itself_is_not_copied():
-    picture = bytes(1000)
+    picture = bytes(10_000)
     assert any(piece is picture for piece in serialised({"image/encoded": picture, "image/format": b"jpeg"}))

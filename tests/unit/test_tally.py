@@ -8,7 +8,7 @@ from PIL import Image
 from kfp_vision import tally
 from kfp_vision.catalog import Row
 from kfp_vision.conversion import converted
-from kfp_vision.pictures import checked
+from kfp_vision.pictures import Checked, checked
 from kfp_vision.tally import Tally, findings, why_anew
 
 
@@ -21,7 +21,7 @@ def counted(*groups: tuple[str, int, int, int], anew: str = "", split: str = "tr
     made = Tally(sorted({label for label, *_ in groups}))
     for label, most, width, height in groups:
         for number in range(most):
-            made.add(split, row(label, number), b"abc", height, width, anew)
+            made.add(split, row(label, number), Checked(b"abc", "jpeg", height, width), anew)
     return made
 
 
@@ -41,7 +41,7 @@ def test_pictures_are_counted_by_class_split_and_size():
         ("validation", "daisy", 3000, 700),
         ("test", "tulip", 10, 90),
     ):
-        made.add(split, row(label, width), b"12345", height, width, "")
+        made.add(split, row(label, width), Checked(b"12345", "jpeg", height, width), "")
     assert made.classes == {
         "daisy": {"train": 2, "validation": 1, "test": 0},
         "tulip": {"train": 1, "validation": 0, "test": 1},
@@ -163,7 +163,7 @@ def test_a_class_without_pictures_is_named_and_nothing_is_divided_by_it():
 def test_copies_are_counted_and_the_first_named():
     made = Tally(["daisy"])
     for number in range(60):
-        made.add("train", row("daisy", number, content=str(number // 3)), b"abc", 375, 500, "")
+        made.add("train", row("daisy", number, content=str(number // 3)), Checked(b"abc", "jpeg", 375, 500), "")
     assert made.copies == 40
     assert made.copied[:2] == [("daisy/0.jpg", "daisy/1.jpg"), ("daisy/1.jpg", "daisy/2.jpg")]
     assert len(made.copied) == 10
@@ -176,7 +176,7 @@ def test_copies_are_counted_and_the_first_named():
 def test_copies_under_another_label_are_a_finding_of_their_own():
     made = counted(("daisy", 30, 500, 375), ("tulip", 30, 500, 375))
     for label in ("daisy", "tulip"):
-        made.add("train", row(label, 100, content="both"), b"abc", 375, 500, "")
+        made.add("train", row(label, 100, content="both"), Checked(b"abc", "jpeg", 375, 500), "")
     assert (made.copies, made.conflicting) == (1, 1)
     assert said(made)[1] == (
         "1 of 62 pictures (1.6 %) is a copy under another label. "
@@ -218,10 +218,10 @@ def test_a_picture_that_was_shrunk_says_so():
 @pytest.mark.parametrize(("classes", "shown", "each"), [(5, 5, 6), (100, 100, 3), (1000, 300, 1)])
 def test_however_many_classes_and_pictures_a_few_are_kept_to_be_shown(classes, shown, each):
     labels = [f"{number:04}" for number in range(classes)]
-    made = Tally(labels, encoded_in=lambda record: record)
+    made = Tally(labels, shown=True)
     small = encoded("JPEG", size=(4, 3))
     for number in range(10):
         for label in labels:
-            made.add("train", row(label, number), small, 3, 4, "")
+            made.add("train", row(label, number), Checked(small, "jpeg", 3, 4), "")
     assert [len(made.samples[label]) for label in labels[:shown]] == [each] * shown
     assert len(made.samples) == shown
