@@ -249,7 +249,7 @@ def check_uri(uri: str, field: str) -> None:
     Raises:
         InputError: naming the field.
     """
-    (storage.check_picture_uri if is_one_picture(uri) else storage.check_uri)(uri, field)
+    (storage.check_picture_uri if is_one_picture(uri) else storage.check_there)(uri, field)
 
 
 def is_one_picture(uri: str) -> bool:

@@ -102,7 +102,7 @@ def check_there(uri: str, field: str) -> None:
 
 
 def check_picture_uri(uri: str, field: str) -> None:
-    """Refuses the URI of a picture where there is none; of a remote one only the kind is looked at.
+    """Refuses the URI of a picture where there is none; in an archive only that is looked for.
 
     Raises:
         InputError: naming the field.
@@ -110,7 +110,7 @@ def check_picture_uri(uri: str, field: str) -> None:
     if scheme(uri) == SAMPLE and uri.removeprefix(f"{SAMPLE}://") not in sample.names():
         raise InputError(f"{field} must name a picture of the sample", uri, f"Take {SAMPLE}://{sample.names()[0]}, say.")
     archive, member = archive_and_member(absolute(uri))
-    check_uri(archive, field)
+    check_there(archive, field)
     if not scheme(uri) and not member and not Path(archive).is_file():
         raise InputError(f"{field} must name one picture", uri, "Give the path of a picture, not of a folder.")
 
