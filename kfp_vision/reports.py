@@ -116,7 +116,7 @@ def write_summary_page(
         total_bytes=total_bytes,
         passed_over=passed_over,
         notes=notes,
-        samples={label: [thumbnail(picture) for picture in pictures] for label, pictures in samples.items()},
+        samples={label: [_as_converted(picture) for picture in pictures] for label, pictures in samples.items()},
         splits=splits or {},
     )
     _publish(path, page)
@@ -342,6 +342,16 @@ def thumbnail(picture: Picture) -> Thumbnail:
         return Thumbnail(picture.name, None, 0, 0)
     uri = f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
     return Thumbnail(picture.name, uri, *small.size)
+
+
+def _as_converted(picture: Picture) -> Thumbnail:
+    """A picture as the conversion will have it: upright, whatever its format was; or refused before it takes any memory."""
+    from kfp_vision import pictures
+
+    try:
+        return thumbnail(Picture(picture.name, pictures.checked(picture.encoded).encoded))
+    except pictures.Refused:
+        return Thumbnail(picture.name, None, 0, 0)
 
 
 def _jpeg(image) -> bytes:

@@ -139,9 +139,9 @@ def _of_classes(tally: Tally) -> list[Finding]:
     totals = {label: sum(splits.values()) for label, splits in tally.classes.items()}
     (rare, fewest), (common, most) = (f(totals.items(), key=lambda pair: pair[1]) for f in (min, max))
     if fewest and most > UNEVEN * fewest:
-        fact = f"{common} has {most / fewest:.0f} times the pictures of {rare}: {most:,} and {fewest:,}."
-        said.append((fact, f"Add pictures of {rare}; a model seldom says what it has seldom seen."))
-    few = [f"{label} ({splits['train']:,})" for label, splits in tally.classes.items() if splits["train"] < FEW]
+        fact = f"{_apart(common)} has {most / fewest:.0f} times the pictures of {_apart(rare)}: {most:,} and {fewest:,}."
+        said.append((fact, f"Add pictures of {_apart(rare)}; a model seldom says what it has seldom seen."))
+    few = [f"{_apart(label)} ({splits['train']:,})" for label, splits in tally.classes.items() if splits["train"] < FEW]
     if few:
         rest = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""
         fact = f"Fewer than {FEW} pictures to train on: {', '.join(few[:NAMED])}{rest}."
@@ -184,6 +184,11 @@ def _of_copies(tally: Tally) -> list[Finding]:
             (fact, "No model can call them right each time: delete the wrong one, or set conflicting_labels to leave_out.")
         )
     return said
+
+
+def _apart(label: str) -> str:
+    """A label within a sentence: one that is written from right to left does not turn round what stands beside it."""
+    return f"\N{FIRST STRONG ISOLATE}{label}\N{POP DIRECTIONAL ISOLATE}"
 
 
 def _left_out(count: int) -> str:

@@ -4,6 +4,9 @@ import base64
 import io
 import math
 import re
+import resource
+import struct
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -305,6 +308,36 @@ def test_pictures_of_any_mode_become_small_rgb_jpegs(tmp_path, kind, mode):
     thumbnail = Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))))
     assert (thumbnail.format, thumbnail.mode, thumbnail.size) == ("JPEG", "RGB", (200, 133))
     assert (image["width"], image["height"]) == ("200", "133")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "BMP", "TIFF"])
+def test_pictures_that_will_be_encoded_anew_are_shown_as_well(tmp_path, kind):
+    write_summary(tmp_path / "page.html", ["daisy"], [picture(kind=kind)])
+    (image,) = Page(tmp_path / "page.html").named("img")
+    assert (image["width"], image["height"]) == ("200", "150")
+
+
+def test_a_picture_that_lies_on_its_side_is_shown_upright(tmp_path):
+    turned, content = Image.Exif(), io.BytesIO()
+    turned[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
+    Image.new("RGB", (90, 60)).save(content, "JPEG", exif=turned)
+    write_summary(tmp_path / "page.html", ["daisy"], [Picture("one.jpg", content.getvalue())])
+    (image,) = Page(tmp_path / "page.html").named("img")
+    assert (image["width"], image["height"]) == ("60", "90")
+
+
+def test_a_picture_of_too_many_pixels_is_not_unpacked_to_be_shown(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    side = 20_000  # pixels of one bit, all black
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(side * (1 + side // 8)), 1)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    write_summary(tmp_path / "page.html", ["daisy"], [Picture("bomb.png", bomb)])
+    assert "bomb.png cannot be read" in Page(tmp_path / "page.html").text
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 200_000  # KiB, where its pixels take 400 MB
 
 
 def test_two_dozen_of_the_busiest_pictures_stay_below_600_kb(tmp_path):

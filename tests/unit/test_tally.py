@@ -26,7 +26,9 @@ def counted(*groups: tuple[str, int, int, int], anew: str = "", split: str = "tr
 
 
 def said(made: Tally, refused: int = 0, left_out: int = 0, max_side: int = 0) -> list[str]:
-    return [" ".join(finding).replace("\xa0", " ") for finding in findings(made, refused, left_out, max_side)]
+    """The findings without what keeps a share on one line, and a label's writing to itself."""
+    plain = str.maketrans({"\N{NO-BREAK SPACE}": " ", "\N{FIRST STRONG ISOLATE}": "", "\N{POP DIRECTIONAL ISOLATE}": ""})
+    return [" ".join(finding).translate(plain) for finding in findings(made, refused, left_out, max_side)]
 
 
 ORDINARY = (("daisy", 60, 500, 375), ("tulip", 50, 240, 320))
@@ -145,6 +147,11 @@ def test_of_ordinary_data_there_is_nothing_to_do():
 )  # fmt: skip
 def test_each_finding_says_what_to_do(made, given, sentence):
     assert sentence in said(made, **given)
+
+
+def test_a_label_from_right_to_left_does_not_turn_its_sentence_round():
+    ((fact, _),) = findings(counted(("البابونج", 3, 500, 375)), 0, 0, 0)
+    assert fact == "Fewer than 20 pictures to train on: \N{FIRST STRONG ISOLATE}البابونج\N{POP DIRECTIONAL ISOLATE} (3)."
 
 
 def test_pictures_that_were_shrunk_as_asked_are_no_finding():
