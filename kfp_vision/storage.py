@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
 import threading
@@ -26,6 +27,7 @@ from kfp_vision.stores import Found, NotThere
 ARCHIVE_SUFFIXES = archives.SUFFIXES
 SAMPLE = "sample"
 SCHEMES = ("", "file", SAMPLE, *stores.SCHEMES)
+PARTIAL, BEFORE = ".partial", ".before"  # ends of names beside an output: what is being written, and what it replaces
 AHEAD_BYTES = 64 << 20  # of pictures that are being read or wait for it
 SMALL = 16 << 10  # what a picture takes beside its bytes
 # A member of an archive in a bucket; the settings of `stores.parted` may stand between the two.
@@ -361,8 +363,10 @@ def read_picture(uri: str, field: str) -> bytes:
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder at; moved into place if the body ends well, removed if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    before = path.with_name(f".{path.name}.{os.getpid()}.before")
+    _remove_what_the_dead_left(path)
+    writer = f"{socket.gethostname()}.{os.getpid()}"
+    beside = path.with_name(f".{path.name}.{writer}{PARTIAL}")
+    before = path.with_name(f".{path.name}.{writer}{BEFORE}")
     _remove(beside)
     _remove(before)
     try:
@@ -373,6 +377,26 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         _remove(beside)
         _remove(before)
+
+
+def _remove_what_the_dead_left(path: Path) -> None:
+    """Removes what processes of this machine were writing for a path when they were killed; of another's nobody can know."""
+    begin = f".{path.name}.{socket.gethostname()}."
+    for left in path.parent.iterdir():
+        if left.name.startswith(begin) and left.suffix in (PARTIAL, BEFORE):
+            process = left.name.removeprefix(begin).removesuffix(left.suffix)
+            if process.isdecimal() and not _is_alive(int(process)):
+                _remove(left)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def _remove(path: Path) -> None:

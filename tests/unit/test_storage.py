@@ -4,6 +4,8 @@ import io
 import os
 import random
 import socket
+import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
@@ -495,6 +497,24 @@ def test_a_failure_while_replacing_a_folder_leaves_the_old_one(tmp_path):
         (beside / "half.tfrecord").write_text("half")
         raise InputError("a rule must hold", "something else", "Mend it.")
     assert everything_below(tmp_path) == before
+
+
+def test_what_killed_processes_left_beside_an_output_goes_with_the_next_writer(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here = socket.gethostname()
+    left = [f".table.csv.{here}.{ended.pid}.partial", f".table.csv.{here}.{ended.pid}.before"]
+    kept = [
+        f".table.csv.{here}.{os.getppid()}.partial",
+        f".table.csv.elsewhere.{ended.pid}.partial",
+        f".other.{here}.1.partial",
+    ]
+    for name in (*left, *kept):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("half")
+    with storage.replacing(tmp_path / "table.csv") as beside:
+        beside.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "scratch", *kept}
 
 
 def test_absolute_touches_local_paths_alone(tmp_path, monkeypatch):
