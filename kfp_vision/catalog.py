@@ -18,7 +18,7 @@ from kfp_vision.errors import InputError
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # what telephones write and people take for a picture
 SPLITS = ("train", "validation", "test")  # in the order in which a picture that stands in several is left out
-SAMPLES_A_CLASS = 6
+MOST_SAMPLES, SAMPLES_A_CLASS = 300, 6  # on a page
 # What file managers and network drives put between pictures: folders of small copies, and of what was deleted.
 THUMBNAILS = ("@eadir", "thumbs", "thumbnails")
 DELETED = ("#recycle", "@recycle", "$recycle.bin")
@@ -102,20 +102,16 @@ def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, pag
     if check_images:
         check(found, images_uri, splits)
     write(table, found.rows)
-    with storage.Reader() as reader:
-        reports.write_summary_page(
-            page,
-            source=images_uri,
-            classes=found.classes,
-            total_bytes=sum(row.bytes for row in found.rows),
-            passed_over=dict(found.passed_over),
-            notes=notes(found),
-            splits=found.splits,
-            samples={
-                label: [reports.Picture(row.name, reader.read(row.uri)) for row in _first(found.rows, label)]
-                for label in found.classes
-            },
-        )
+    reports.write_summary_page(
+        page,
+        source=stores.shown(images_uri),
+        classes=found.classes,
+        total_bytes=sum(row.bytes for row in found.rows),
+        passed_over=dict(found.passed_over),
+        notes=notes(found),
+        splits=found.splits,
+        samples=_samples(found),
+    )
     print(f"{len(found.rows)} pictures in {len(found.classes)} classes, {sum(found.passed_over.values())} files passed over")
     return found
 
@@ -284,8 +280,9 @@ def _check_splits(found: Catalog, images_uri: str) -> None:
     if found.splits.keys() == {"train"} and found.splits["train"] == len(found.rows):
         rule = "data that is split already must hold pictures out for validation or test"
         raise InputError(rule, f"all in train at {images_uri}", "Give some to validation, or leave the splits out.")
+    trained = {row.label for row in found.rows if row.split in ("", "train")}
     for label in found.classes:
-        if not any(row.label == label and row.split in ("", "train") for row in found.rows):
+        if label not in trained:
             rule = "every class must have a picture to train on"
             raise InputError(rule, f"none of {label} in train at {images_uri}", "Add pictures to it, or take it out.")
 
@@ -401,5 +398,18 @@ def _unwritable(text: str) -> bool:
     return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE for character in text)
 
 
-def _first(rows: list[Row], label: str) -> list[Row]:
-    return [row for row in rows if row.label == label][:SAMPLES_A_CLASS]
+def _samples(found: Catalog) -> dict[str, list[reports.Picture]]:
+    """A few pictures of each class, of the first classes where there are very many."""
+    labels = list(found.classes)[:MOST_SAMPLES]
+    each = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
+    chosen: dict[str, list[Row]] = {label: [] for label in labels}
+    for row in found.rows:
+        if row.label in chosen and len(chosen[row.label]) < each:
+            chosen[row.label].append(row)
+    samples: dict[str, list[reports.Picture]] = {label: [] for label in labels}
+    with storage.Reader() as reader:
+        rows = [row for of_class in chosen.values() for row in of_class]
+        for row, encoded in _of_each(lambda row: (row, storage.outcome(partial(reader.read, row.uri))), rows):
+            # One that is gone by now is shown as one that cannot be read; the conversion says why.
+            samples[row.label].append(reports.Picture(row.name, b"" if isinstance(encoded, OSError) else encoded))
+    return samples

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from PIL import ExifTags, Image
 
 from kfp_vision import reports
-from kfp_vision.catalog import NAMED, SPLITS, Row
+from kfp_vision.catalog import MOST_SAMPLES, NAMED, SAMPLES_A_CLASS, SPLITS, Row
 from kfp_vision.pictures import PILLOW_OPENS, TENSORFLOW_READS, Checked
 
 # Edges of the bins: of the longer side quarters of an octave, of width by height eighths, a square in the middle of one.
@@ -24,7 +24,6 @@ LONG = 3.0  # longer by shorter side, beyond which little is to be recognised in
 UNEVEN = 5  # times the pictures of the smallest class
 FEW = 20  # pictures to train a class on
 NOTEWORTHY = 0.05  # share of the pictures
-MOST_SAMPLES, SAMPLES_A_CLASS = 300, 6
 SHRUNK = "larger than max_side"
 
 Finding = tuple[str, str]  # what was found, what to do about it

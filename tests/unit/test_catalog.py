@@ -10,6 +10,7 @@ import pytest
 from kfp_vision import catalog
 from kfp_vision.catalog import Catalog, Row
 from kfp_vision.errors import InputError
+from kfp_vision.reports import Picture
 
 # Contents and their MD5, from RFC 1321, section A.5.
 A, ABC, DIGEST = b"a", b"abc", b"message digest"
@@ -369,3 +370,13 @@ def test_the_summary_page_shows_the_splits_that_the_data_brings(tmp_path):
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert '<tr><th scope="row">train</th><td class="number">6</td></tr> <tr><th scope="row">test</th>' in text
     assert "The same picture stands in more than one split" in text
+
+
+def test_a_page_shows_a_few_of_each_class_and_of_so_many_classes_one_of_the_first(tmp_path):
+    few = [Row(str(tmp_path / f"{number}.jpg"), f"{number % 2}", 1, f"{number}", f"{number}.jpg") for number in range(20)]
+    assert {label: len(shown) for label, shown in catalog._samples(Catalog(few)).items()} == {"0": 6, "1": 6}
+    many = [Row(str(tmp_path / f"{number}.jpg"), f"{number:03d}", 1, f"{number}", f"{number}.jpg") for number in range(400)]
+    shown = catalog._samples(Catalog(many))
+    assert list(shown) == [f"{number:03d}" for number in range(300)]
+    # None of them is there any more, which is no reason for the stage to fail.
+    assert all(pictures == [Picture(f"{int(label)}.jpg", b"")] for label, pictures in shown.items())
