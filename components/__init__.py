@@ -7,6 +7,8 @@ from kfp_vision.components.deploy_model import deploy_model
 from kfp_vision.components.evaluate_classifier import evaluate_classifier
 from kfp_vision.components.fingerprint_images import fingerprint_images
 from kfp_vision.components.ingest_images import ingest_images
+from kfp_vision.components.join_records import join_records
+from kfp_vision.components.partition_records import partition_records
 from kfp_vision.components.predict_images import predict_images
 from kfp_vision.components.report_outcome import report_outcome
 from kfp_vision.components.split_images import split_images
@@ -21,6 +23,8 @@ __all__ = [
     "evaluate_classifier",
     "fingerprint_images",
     "ingest_images",
+    "join_records",
+    "partition_records",
     "predict_images",
     "report_outcome",
     "split_images",

@@ -10,6 +10,7 @@ def check_run(
     validation_ratio: float,
     test_ratio: float,
     images_per_shard: int,
+    partitions: int,
     network: str,
     fine_tune: bool,
     checkpoint_uri: str,
@@ -33,7 +34,7 @@ def check_run(
 ) -> None:
     """Refuses wrong values, data that is not there and a checkpoint that does not fit, before any data moves.
 
-    The arguments are the fields of the run form; see image_classification.
+    The arguments are the fields of the run form; see image_classification. partitions is 1 where that has no such field.
     """
     fields = dict(locals())
     from kfp_vision import parameters

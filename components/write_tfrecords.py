@@ -11,14 +11,17 @@ def write_tfrecords(
     label_map: dsl.Input[dsl.Artifact],
     left_out: dsl.Input[dsl.Dataset],
     images_per_shard: int,
+    partition: int,
+    partitions: int,
     advanced: dict,
     train_records: dsl.Output[dsl.Dataset],
     validation_records: dsl.Output[dsl.Dataset],
     test_records: dsl.Output[dsl.Dataset],
     refused: dsl.Output[dsl.Dataset],
+    tally: dsl.Output[dsl.Artifact],
     summary: dsl.Output[dsl.HTML],
 ) -> None:
-    """Looks at every picture once and writes it to TFRecord files in the schema of TF-Slim.
+    """Looks at every picture once and writes it to TFRecord files in the schema of TF-Slim; or at one partition of them.
 
     Args:
         train: the table of pictures to train on.
@@ -27,6 +30,8 @@ def write_tfrecords(
         label_map: the folder with labels.txt.
         left_out: the table of pictures that the split left out, for the summary.
         images_per_shard: pictures in each file but the last.
+        partition: the number of this partition, from 0.
+        partitions: how many there are; with more than one, join_records puts them together.
         advanced: max_refused_ratio, check_pixels and max_side are read of it.
 
     Returns:
@@ -34,18 +39,20 @@ def write_tfrecords(
         validation_records: The same for validation.
         test_records: The same for test.
         refused: The table of pictures that could not be used: uri, label, reason.
+        tally: The counts behind the summary, as JSON.
         summary: A page about what is in the records and what is not, and what to do about it.
     """
     from pathlib import Path
 
-    from kfp_vision import parameters, records
+    from kfp_vision import parameters, partitioning
 
     tables = {"train": Path(train.path), "validation": Path(validation.path), "test": Path(test.path)}
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "check_pixels", "max_side")}
     how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path), "left_out": Path(left_out.path)}
-    written = records.write_tfrecords(tables, Path(label_map.path), folders, Path(refused.path), **how)
+    how |= {"counts": Path(tally.path), "partition": partition, "partitions": partitions}
+    written = partitioning.write_tfrecords(tables, Path(label_map.path), folders, Path(refused.path), **how)
     train_records.metadata.update({"pictures": written["train"].images, "files": len(written["train"].shards)})
     validation_records.metadata["pictures"] = written["validation"].images
     test_records.metadata["pictures"] = written["test"].images

@@ -5,6 +5,7 @@ at the top `report.html` and `model`, which lead to what a person came for.
 """
 
 import contextlib
+import copy
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -125,7 +127,7 @@ def run(
         view = View(sys.stdout, log, len(stages), debug)
         try:
             with contextlib.redirect_stdout(view):
-                pipeline(**arguments)
+                one_at_a_time(pipeline)(**arguments)
         except (RuntimeError, ValueError) as error:  # the latter where a stage ended well and left an output out
             if list(run_dir.glob("*/evaluate-classifier/report")):  # what was made is worth reading all the same
                 collect(run_dir)
@@ -133,6 +135,19 @@ def run(
     skipped = [stage for stage in stages if stage not in view.seconds]
     seconds = view.seconds | {"total": round(time.perf_counter() - start, 1)}
     return collect(run_dir) | {"skipped": skipped, "seconds": seconds}
+
+
+def one_at_a_time(pipeline: GraphComponent) -> GraphComponent:
+    """A copy of a pipeline whose loops take one turn after the other.
+
+    Each turn works on all cores as it is, and KFP would lose some of what two print at a time, the end of one of them with it.
+    """
+    alone = copy.deepcopy(pipeline)
+    for component in alone.pipeline_spec.components.values():
+        for task in component.dag.tasks.values():
+            if task.WhichOneof("iterator"):
+                task.iterator_policy.parallelism_limit = 1
+    return alone
 
 
 def stage_names(pipeline: GraphComponent) -> list[str]:
@@ -180,7 +195,8 @@ class View(io.TextIOBase):
 
     def __init__(self, shown: TextIO, log: TextIO, stages: int, debug: bool):
         self.shown, self.log, self.stages, self.debug = shown, log, stages, debug
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # of all turns, where a stage runs in a loop
+        self.turns: Counter[str] = Counter()
         self.stage, self.error = "", ""
         self._since, self._line = 0.0, ""
         self._running, self._in_json, self._in_traceback = False, False, False
@@ -208,10 +224,13 @@ class View(io.TextIOBase):
         elif started := STARTED.search(line):
             self.stage, self._since = started[1].replace("-", "_"), time.perf_counter()
             self._running, self._in_json, self._in_traceback = True, False, False
-            self._show(f"[{len(self.seconds) + 1}/{self.stages}] {self.stage}")
+            self.turns[self.stage] += 1
+            again = f" ({self.turns[self.stage]})" if self.turns[self.stage] > 1 else ""
+            self._show(f"[{len(self.turns)}/{self.stages}] {self.stage}{again}")
         elif ended := ENDED.search(line):
-            self.seconds[self.stage] = round(time.perf_counter() - self._since, 1)
-            self._show(f"{INDENT}  {'done' if ended[1] == 'SUCCESS' else 'failed'} in {self.seconds[self.stage]:.1f} s")
+            took = round(time.perf_counter() - self._since, 1)
+            self.seconds[self.stage] = round(self.seconds.get(self.stage, 0.0) + took, 1)
+            self._show(f"{INDENT}  {'done' if ended[1] == 'SUCCESS' else 'failed'} in {took:.1f} s")
             self._running = False
         elif self._running and not self._in_json and line.startswith(INDENT) and line.strip() and not NOISE.match(line.strip()):
             self._take_from_stage(line.removeprefix(INDENT).rstrip())

@@ -61,6 +61,7 @@ ADVANCED: dict[str, Any] = {
     # the rest
     "seed": 0,
 }
+MOST_PARTITIONS = 1000  # each is a pod of its own
 ADVANCED_CHOICES = {"conflicting_labels": ("leave_out", "keep"), "precision": ("auto", "bfloat16", "float32")}
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
@@ -111,7 +112,8 @@ def check_run(parameters: Mapping[str, Any]) -> None:
     """Refuses wrong values, data that is not there and a checkpoint that does not fit, without moving any picture.
 
     Args:
-        parameters: name to value, of every field of `image_classification`.
+        parameters: name to value, of every field of `image_classification`, and of `image_classification_partitioned` if it is
+            that one's form.
 
     Raises:
         InputError: for the first rule that is broken.
@@ -152,6 +154,7 @@ def check_values(parameters: Mapping[str, Any]) -> None:
         raise InputError(rule, held_out, "Leave some pictures to train on: 0.2 and 0.1, say.")
     for name, usual in (("images_per_shard", "1000"), ("batch_size", "16"), ("train_steps", "6000")):
         _number(name, parameters[name], 1, math.inf, "a whole number above 0", usual, whole=True)
+    check_partitions(parameters.get("partitions", 1))
     _number("learning_rate", parameters["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
     _number("gpu_count", parameters["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
     network = NETWORKS[parameters["network"]]
@@ -169,6 +172,15 @@ def check_values(parameters: Mapping[str, Any]) -> None:
     _check_shape("node_selector", parameters["node_selector"], dict, '{"pool": "gpu"}')
     _check_shape("tolerations", parameters["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
     advanced(parameters["advanced"])
+
+
+def check_partitions(partitions: Any) -> None:
+    """Refuses a number of partitions that nobody can have meant.
+
+    Raises:
+        InputError: naming the field.
+    """
+    _number("partitions", partitions, 1, MOST_PARTITIONS + 1, f"a whole number from 1 to {MOST_PARTITIONS}", "4", whole=True)
 
 
 def check_name(name: str, field: str) -> None:

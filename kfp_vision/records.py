@@ -30,6 +30,7 @@ CHUNK_ROWS, CHUNK_BYTES = 32, 4 << 20  # what a core is given at a time, the las
 CHUNKS_A_CORE = 2  # in memory: one being written or waiting for it, one in the works
 WRITE_BUFFER = 1 << 20  # bytes: a dozen pictures a call
 REJECTS_NAMED = 10
+FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record, its length and that one's checksum, and behind it
 CRC_MASK = 0xA282EAD8
 
 
@@ -73,6 +74,7 @@ def write_tfrecords(
     max_side: int = 0,
     left_out: Path | None = None,
     summary: Path | None = None,
+    counts: Path | None = None,
     workers: int | None = None,
 ) -> dict[str, About]:
     """Writes the pictures of each split as TFRecord files, and the list of those refused.
@@ -88,6 +90,7 @@ def write_tfrecords(
         max_side: pictures with a longer side, in pixels, are shrunk to it; 0 for none.
         left_out: the list of pictures that the split left out, for the summary.
         summary: where a page about what is in the records, and what is not, is written (HTML).
+        counts: where the tally behind that page is written (JSON).
         workers: how many pictures are worked on at a time. By default one a core; without a look at the pixels one less, since
             the thread that writes is as busy then. The files do not depend on it.
 
@@ -101,7 +104,7 @@ def write_tfrecords(
     cores = os.cpu_count() or 1
     workers = workers or (cores if check_pixels else max(1, cores - 1))
     rejects: list[Unused] = []
-    written, counted = {}, tally.Tally(labels, shown=summary is not None)
+    written, counted = {}, tally.Tally(labels, shown=bool(summary or counts))
     with storage.Reader() as reader, contextlib.ExitStack() as whole:
         for split in SPLITS:
             convert = partial(_record, reader, {"check_pixels": check_pixels, "max_side": max_side}, _numbered(labels))
@@ -109,24 +112,50 @@ def write_tfrecords(
                 split, _in_order(convert, reader.ahead(catalog.read(tables[split])), workers), counted, rejects
             )
             beside = whole.enter_context(storage.replacing(outputs[split]))
-            written[split] = _write_framed(beside, split, accepted, len(labels), images_per_shard)
+            written[split] = write_framed(beside, split, accepted, len(labels), images_per_shard)
             print(f"{split}: {written[split].images} pictures in {len(written[split].shards)} files", flush=True)
-        pictures = sum(about.images for about in written.values()) + len(rejects)
-        _write_rejects(refused, rejects)
-        if summary:
-            _write_summary(summary, counted, rejects, catalog.read_unused(left_out) if left_out else [], max_side)
-        _check_rejects(rejects, pictures, max_refused_ratio)
+        if counts:
+            tally.write(counts, counted)
+        pages: dict[str, Any] = {"left_out": left_out, "summary": summary, "max_side": max_side}
+        report(counted, rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
     return written
+
+
+def report(
+    counted: tally.Tally,
+    rejects: list[Unused],
+    refused: Path,
+    *,
+    max_refused_ratio: float,
+    left_out: Path | None = None,
+    summary: Path | None = None,
+    max_side: int = 0,
+) -> None:
+    """Writes the list of refused pictures and the summary, and judges whether too many were refused.
+
+    Args:
+        counted: what went into the records.
+        rejects: what did not.
+        refused, max_refused_ratio, left_out, summary, max_side: as `write_tfrecords` takes them.
+
+    Raises:
+        InputError: more pictures were refused than may be; the first ten are named.
+    """
+    _write_rejects(refused, rejects)
+    if summary:
+        _write_summary(summary, counted, rejects, catalog.read_unused(left_out) if left_out else [], max_side)
+    _check_rejects(rejects, counted.pictures + len(rejects), max_refused_ratio)
 
 
 def write_shards(folder: Path, split: str, examples: Iterator[tuple[Row, Checked]], labels: list[str], per_shard: int) -> About:
     """Makes a folder of files with `per_shard` examples each, and `records.json` beside them."""
     number_of = _numbered(labels)
     records = (framed(example(row, picture, number_of[row.label])) for row, picture in examples)
-    return _write_framed(folder, split, records, len(labels), per_shard)
+    return write_framed(folder, split, records, len(labels), per_shard)
 
 
-def _write_framed(folder: Path, split: str, records: Iterator[list[bytes]], classes: int, per_shard: int) -> About:
+def write_framed(folder: Path, split: str, records: Iterator[list[bytes]], classes: int, per_shard: int) -> About:
+    """`write_shards` of records that are framed already."""
     folder.mkdir()
     parts: list[Path] = []
     images = 0
@@ -136,6 +165,11 @@ def _write_framed(folder: Path, split: str, records: Iterator[list[bytes]], clas
             for record in group:
                 file.writelines(record)
                 images += 1
+    return name_shards(folder, split, parts, images, classes)
+
+
+def name_shards(folder: Path, split: str, parts: list[Path], images: int, classes: int) -> About:
+    """Gives files of a folder their names, in the order given, and writes `records.json` beside them."""
     shards = [f"{split}-{number:05d}-of-{len(parts):05d}.tfrecord" for number in range(len(parts))]
     for part, shard in zip(parts, shards, strict=True):
         part.rename(folder / shard)
@@ -151,16 +185,21 @@ def read_about(folder: Path) -> About:
 
 def read(folder: Path) -> Iterator[tuple[str, bytes, str]]:
     """(name, encoded, label) of each picture in a folder of records, in the files' order; without TensorFlow."""
+    for record in read_framed(folder):
+        message = _example_message().FromString(record[FRAME_HEAD:-FRAME_FOOT])
+        name, encoded, label = (
+            message.features.feature[field].bytes_list.value[0]
+            for field in ("image/filename", "image/encoded", "image/class/text")
+        )
+        yield name.decode(), encoded, label.decode()
+
+
+def read_framed(folder: Path) -> Iterator[bytes]:
+    """The records of a folder as they stand in its files, in the files' order."""
     for shard in read_about(folder).shards:
         with (folder / shard).open("rb") as file:
-            while header := file.read(12):  # the length, and its checksum
-                message = _example_message().FromString(file.read(struct.unpack("<Q", header[:8])[0]))
-                file.read(4)
-                name, encoded, label = (
-                    message.features.feature[field].bytes_list.value[0]
-                    for field in ("image/filename", "image/encoded", "image/class/text")
-                )
-                yield name.decode(), encoded, label.decode()
+            while head := file.read(FRAME_HEAD):
+                yield head + file.read(struct.unpack("<Q", head[:8])[0] + FRAME_FOOT)
 
 
 def held_out(validation_records: Path, test_records: Path) -> Path:

@@ -4,13 +4,15 @@ A tally holds counts, and a few small pictures of each class; it does not grow w
 """
 
 import io
+import json
 from bisect import bisect
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from kfp_vision import reports
+from kfp_vision import reports, storage
 from kfp_vision.catalog import MOST_SAMPLES, NAMED, SAMPLES_A_CLASS, SPLITS, Row
 from kfp_vision.pictures import PILLOW_OPENS, TENSORFLOW_READS, Checked
 
@@ -25,6 +27,9 @@ UNEVEN = 5  # times the pictures of the smallest class
 FEW = 20  # pictures to train a class on
 NOTEWORTHY = 0.05  # share of the pictures
 SHRUNK = "larger than max_side"
+# Of a tally: what adds up, what adds up bin by bin, and all that is written.
+COUNTS, BINS = ("bytes", "small", "large", "long", "copies", "conflicting"), ("sides", "ratios")
+KEPT = (*COUNTS, *BINS, "classes", "smallest", "largest", "anew", "copied", "samples", "_first", "_before")
 
 Finding = tuple[str, str]  # what was found, what to do about it
 
@@ -60,7 +65,7 @@ class Tally:
         self.copied: list[tuple[str, str]] = []
         self.samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels[:MOST_SAMPLES] if shown}
         self._each = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
-        self._before = ("", "", "")  # content, label and name
+        self._first = self._before = ("", "", "")  # content, label and name
 
     @property
     def pictures(self) -> int:
@@ -89,16 +94,68 @@ class Tally:
         self.long += longer > LONG * shorter
         if anew:
             self.anew[anew] += 1
-        content, label, name = self._before
-        if row.content_id == content:
-            self.copies += 1
-            self.conflicting += row.label != label
-            if len(self.copied) < NAMED:
-                self.copied.append((name, row.name))
-        self._before = row.content_id, row.label, row.name
+        here = (row.content_id, row.label, row.name)
+        self._follow(here)
+        self._first = self._first if self._first[0] else here
+        self._before = here
         shown = self.samples.get(row.label)
         if shown is not None and len(shown) < self._each:
             shown.append(reports.thumbnail(reports.Picture(row.name, picture.encoded)))
+
+    def _follow(self, here: tuple[str, str, str]) -> None:
+        """Counts a picture that may be a copy of the one before it."""
+        content, label, name = self._before
+        if here[0] == content:
+            self.copies += 1
+            self.conflicting += here[1] != label
+            if len(self.copied) < NAMED:
+                self.copied.append((name, here[2]))
+
+    def extend(self, following: "Tally") -> None:
+        """Counts what another tally counted behind this one, as if it had passed here."""
+        for label, of_class in following.classes.items():
+            for split, pictures in of_class.items():
+                self.classes[label][split] += pictures
+        if following._first[0]:
+            self._follow(following._first)
+            self._first = self._first if self._first[0] else following._first
+            self._before = following._before
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(following, name))
+        for name in BINS:
+            setattr(self, name, [sum(pair) for pair in zip(getattr(self, name), getattr(following, name), strict=True)])
+        self.largest = max(self.largest, following.largest)
+        self.smallest = min(filter(None, (self.smallest, following.smallest)), default=0)
+        self.anew += following.anew
+        self.copied = [*self.copied, *following.copied][:NAMED]
+        for label, shown in following.samples.items():
+            self.samples[label] = [*self.samples[label], *shown][: self._each]
+
+
+def write(file: Path, tally: Tally) -> None:
+    """Writes a tally as JSON."""
+    with storage.replacing(file) as beside:
+        beside.write_text(json.dumps({name: getattr(tally, name) for name in KEPT}), encoding="utf-8")
+
+
+def joined(files: Sequence[Path]) -> Tally:
+    """The tally of all that was counted in tallies that were written, one behind the other; of one at the least."""
+    read = [_read(file) for file in files]
+    for tally in read[1:]:
+        read[0].extend(tally)
+    return read[0]
+
+
+def _read(file: Path) -> Tally:
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    tally = Tally(list(kept["classes"]))
+    for name in KEPT:
+        setattr(tally, name, kept[name])
+    tally.anew = Counter(kept["anew"])
+    tally.copied = [(name, copy) for name, copy in kept["copied"]]
+    tally.samples = {label: [reports.Thumbnail(*one) for one in shown] for label, shown in kept["samples"].items()}
+    tally._first, tally._before = tuple(kept["_first"]), tuple(kept["_before"])
+    return tally
 
 
 def why_anew(original: bytes, picture: Checked) -> str:

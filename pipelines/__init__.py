@@ -1,7 +1,8 @@
 """The pipelines, one file each, with its compiled YAML beside it."""
 
 from kfp_vision.pipelines.image_classification import image_classification
+from kfp_vision.pipelines.image_classification_partitioned import image_classification_partitioned
 
-PIPELINES = {"image_classification": image_classification}
+PIPELINES = {pipeline.pipeline_func.__name__: pipeline for pipeline in (image_classification, image_classification_partitioned)}
 
-__all__ = ["PIPELINES", "image_classification"]
+__all__ = ["PIPELINES", "image_classification", "image_classification_partitioned"]

@@ -1,6 +1,8 @@
-"""What a pipeline says to the run form beyond KFP's compiler: which values a field takes."""
+"""What a pipeline says to the run form beyond KFP's compiler: which values a field takes, and what it shares with another's."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
@@ -23,3 +25,28 @@ def with_choices(choices: Mapping[str, Sequence[str]]) -> Callable[[GraphCompone
         return pipeline
 
     return add
+
+
+def like(pipeline: GraphComponent, name: str, default: int, description: str) -> Callable[[Callable], Callable]:
+    """Gives a function of a dictionary of fields the form of a pipeline with one field more, for `dsl.pipeline` to read.
+
+    Args:
+        pipeline: whose fields it has, with their types, defaults and descriptions.
+        name, default, description: of the field that it has besides.
+    """
+
+    def shape(stages: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+        signature = inspect.signature(pipeline.pipeline_func)
+        field = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=type(default))
+        names = [*signature.parameters, name]
+
+        def shaped(*values: Any) -> None:
+            stages(dict(zip(names, values, strict=True)))
+
+        _, arguments, described = (inspect.getdoc(pipeline.pipeline_func) or "").partition("\nArgs:\n")
+        shaped.__doc__ = f"{inspect.getdoc(stages)}\n{arguments}{described}\n    {name}: {description}\n"
+        shaped.__name__ = stages.__name__
+        shaped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), field])  # type: ignore[attr-defined]
+        return shaped
+
+    return shape

@@ -1,18 +1,8 @@
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from kfp_vision import parameters
-from kfp_vision.components import (
-    check_run,
-    evaluate_classifier,
-    fingerprint_images,
-    ingest_images,
-    report_outcome,
-    split_images,
-    train_classifier,
-    write_tfrecords,
-)
+from kfp_vision.pipelines.classification import classify
 from kfp_vision.pipelines.form import with_choices
-from kfp_vision.pipelines.release import release_if, scratch
 
 FLOWERS = "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 INCEPTION_V1 = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
@@ -76,64 +66,4 @@ def image_classification(
         test_image_uri: a picture to ask the deployed model about; empty for one that the training held out.
         predict_uri: pictures to name with the accepted model: one, a folder, an archive, or sample; empty for none.
     """
-    fields = dict(locals())
-    ended = report_outcome()
-    ended.set_caching_options(False)
-    scratch(ended)
-    with dsl.ExitHandler(ended, name="run"):
-        checked = check_run(**fields)
-        checked.set_caching_options(False)
-        fingerprint = fingerprint_images(images_uri=images_uri).after(checked)
-        fingerprint.set_caching_options(False)
-        ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
-        ingested = ingest_images(fingerprint=fingerprint.output, images_uri=images_uri, check_images=check_images, **ratios)
-        parts = split_images(images=ingested.outputs["images"], **ratios, advanced=advanced)
-        written = write_tfrecords(
-            train=parts.outputs["train"],
-            validation=parts.outputs["validation"],
-            test=parts.outputs["test"],
-            label_map=parts.outputs["label_map"],
-            left_out=parts.outputs["left_out"],
-            images_per_shard=images_per_shard,
-            advanced=advanced,
-        )
-        trained = train_classifier(
-            train_records=written.outputs["train_records"],
-            validation_records=written.outputs["validation_records"],
-            label_map=parts.outputs["label_map"],
-            network=network,
-            fine_tune=fine_tune,
-            checkpoint_uri=checkpoint_uri,
-            train_last_layer_only=train_last_layer_only,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            train_steps=train_steps,
-            optimizer=optimizer,
-            learning_rate_schedule=learning_rate_schedule,
-            image_size=image_size,
-            gpu_count=gpu_count,
-            model_name=model_name,
-            advanced=advanced,
-        )
-        trained.set_accelerator_type(gpu_type).set_accelerator_limit(gpu_count)
-        kubernetes.add_node_selector_json(trained, node_selector_json=node_selector)
-        kubernetes.add_toleration_json(trained, toleration_json=tolerations)
-        evaluated = evaluate_classifier(
-            model=trained.outputs["model"],
-            validation_records=written.outputs["validation_records"],
-            test_records=written.outputs["test_records"],
-            min_accuracy=min_accuracy,
-            test_image_uri=test_image_uri,
-        )
-        for task in (checked, fingerprint, ingested, parts, written, trained, evaluated):
-            scratch(task)
-        release_if(
-            evaluated.outputs["Output"],
-            model=trained.outputs["model"],
-            verdict=evaluated.outputs["verdict"],
-            validation_records=written.outputs["validation_records"],
-            test_records=written.outputs["test_records"],
-            deploy_to=deploy_to,
-            test_image_uri=test_image_uri,
-            predict_uri=predict_uri,
-        )
+    classify(dict(locals()))

@@ -57,7 +57,7 @@ def split(ingested, ratios, tmp_path_factory) -> one_step.Ended:
 def written(split, tmp_path_factory) -> one_step.Ended:
     inputs = {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
     root = tmp_path_factory.mktemp("write")
-    return one_step.run(components.write_tfrecords, root, inputs, images_per_shard=8, advanced={})
+    return one_step.run(components.write_tfrecords, root, inputs, images_per_shard=8, partition=0, partitions=1, advanced={})
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,17 @@ import pytest
 
 from kfp_vision import components
 from kfp_vision.local_run import defaults
-from kfp_vision.pipelines import image_classification
+from kfp_vision.local_run import fields as kinds
+from kfp_vision.pipelines import image_classification_partitioned
+
+KINDS = kinds(image_classification_partitioned)
 
 
 @pytest.fixture
 def fields(pictures) -> dict[str, object]:
     """Every field of the form, as for a training from scratch on the few pictures."""
-    values = defaults(image_classification)
-    whole = {name: int(values[name]) for name in ("images_per_shard", "batch_size", "train_steps", "image_size", "gpu_count")}
+    values = defaults(image_classification_partitioned)
+    whole = {name: int(value) for name, value in values.items() if KINDS[name] == "NUMBER_INTEGER"}
     return values | whole | {"images_uri": str(pictures), "fine_tune": False}
 
 

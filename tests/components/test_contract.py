@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from kfp_vision import components
 from kfp_vision.components import images
 from kfp_vision.local_run import fields
-from kfp_vision.pipelines import image_classification
+from kfp_vision.pipelines import image_classification_partitioned
 
 NAMES = components.__all__
 FOLDER = Path(components.__file__).parent
@@ -87,7 +87,9 @@ def test_everything_that_goes_in_or_comes_out_is_described(name):
     assert documentation.isascii()
     inputs, outputs = inputs_and_outputs(name)
     described = (
-        image_classification.component_spec.inputs if name == "check_run" else getattr(components, name).component_spec.inputs
+        image_classification_partitioned.component_spec.inputs
+        if name == "check_run"
+        else getattr(components, name).component_spec.inputs
     )
     assert [given for given in inputs if not described[given].description] == []
     # Of a single unnamed output KFP carries nothing over; the docstring says it all the same.
@@ -99,7 +101,8 @@ def test_everything_that_goes_in_or_comes_out_is_described(name):
 
 def test_check_run_sees_every_field_of_the_form():
     inputs, outputs = inputs_and_outputs("check_run")
-    assert {name: definition["parameterType"] for name, definition in inputs.items()} == fields(image_classification)
+    types = {name: definition["parameterType"] for name, definition in inputs.items()}
+    assert types == fields(image_classification_partitioned)
     assert outputs == {}
 
 

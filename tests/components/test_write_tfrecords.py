@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kfp_vision import components
 
+ALL = {"partition": 0, "partitions": 1}
 SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/format": tf.io.FixedLenFeature([], tf.string),
@@ -66,7 +67,7 @@ def refused(ended: one_step.Ended) -> list[dict[str, str]]:
 
 
 def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
-    limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.05}}
+    limits = ALL | {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.05}}
     ended = one_step.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
     assert ended.succeeded
     assert sum(made.get("pictures", 0) for made in ended.metadata.values()) == 19
@@ -81,7 +82,7 @@ def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
 
 def test_shrinks_what_is_larger_than_asked(split, tmp_path):
     inputs = {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
-    limits = {"images_per_shard": 100, "advanced": {"max_side": 100}}
+    limits = ALL | {"images_per_shard": 100, "advanced": {"max_side": 100}}
     ended = one_step.run(components.write_tfrecords, tmp_path, inputs, **limits)
     found = examples(ended.folder / "train_records")
     assert len(found) == 14
@@ -91,10 +92,21 @@ def test_shrinks_what_is_larger_than_asked(split, tmp_path):
 
 
 def test_refuses_when_too_many_pictures_are_broken(with_one_broken, tmp_path):
-    limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.01}}
+    limits = ALL | {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.01}}
     ended = one_step.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
-    line = one_step.refusal(ended, kept=("refused", "summary"))
+    line = one_step.refusal(ended, kept=("refused", "summary", "tally"))
     assert line.startswith("error: at most 1% of the pictures may be refused; got 1 of 20. Mend or remove them, ")
     assert "/globelet/0002.jpg: image file is truncated" in line
     assert len(refused(ended)) == 1
     assert not [name for name in ended.left_behind() if name.endswith(".partial")]
+
+
+def test_writes_one_partition_and_leaves_the_judgement_on_refused_pictures_to_the_join(with_one_broken, tmp_path):
+    found = []
+    for number in range(2):
+        limits = {"images_per_shard": 4, "partition": number, "partitions": 2, "advanced": {"max_refused_ratio": 0.0}}
+        ended = one_step.run(components.write_tfrecords, tmp_path / str(number), with_one_broken, **limits)
+        assert ended.succeeded
+        assert f"partition {number + 1} of 2" in ended.printed
+        found.append((ended.metadata["train_records"]["pictures"], len(refused(ended))))
+    assert sorted(sum(column) for column in zip(*found, strict=True)) == [1, 13]

@@ -14,6 +14,7 @@ from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConf
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 from kfp_vision import __version__
+from kfp_vision.local_run import fields, stage_names
 from kfp_vision.pipelines import PIPELINES, compiling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,7 @@ STAGES = [
     "train-classifier",
     "write-tfrecords",
 ]
+IN_PARTITIONS = ["join-records", "partition-records"]
 CHANNEL = "pipelinechannel--"  # what a field is called within a group of tasks
 BOOLEANS = ["check_images", "fine_tune", "train_last_layer_only"]
 CHOICES = {
@@ -45,10 +47,21 @@ def committed(name: str) -> str:
     return (ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module", params=["image_classification", "image_classification_partitioned"])
+def name(request) -> str:
+    """The pipelines that train a classifier: what holds of the one holds of the other."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def spec() -> PipelineSpec:
+def names_of_stages(name) -> list[str]:
+    return STAGES if name == "image_classification" else sorted([*STAGES, *IN_PARTITIONS])
+
+
+@pytest.fixture(scope="module")
+def spec(name) -> PipelineSpec:
     """The committed pipeline, as KFP's own schema reads it."""
-    document, _ = yaml.safe_load_all(committed("image_classification"))
+    document, _ = yaml.safe_load_all(committed(name))
     return json_format.ParseDict(document, PipelineSpec())
 
 
@@ -66,9 +79,9 @@ def stages(graphs) -> dict:
 
 
 @pytest.fixture(scope="module")
-def on_kubernetes() -> dict[str, KubernetesExecutorConfig]:
+def on_kubernetes(name) -> dict[str, KubernetesExecutorConfig]:
     """What the committed pipeline asks of Kubernetes, by executor, as KFP's own schema reads it."""
-    _, document = yaml.safe_load_all(committed("image_classification"))
+    _, document = yaml.safe_load_all(committed(name))
     deployment = json_format.ParseDict(document, PlatformSpec()).platforms["kubernetes"].deployment_spec
     return {
         name: json_format.ParseDict(json_format.MessageToDict(executor), KubernetesExecutorConfig())
@@ -76,9 +89,9 @@ def on_kubernetes() -> dict[str, KubernetesExecutorConfig]:
     }
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_the_committed_file_is_what_the_pipeline_compiles_to(name):
-    assert compiling.compiled(PIPELINES[name]) == committed(name)
+@pytest.mark.parametrize("one", PIPELINES)
+def test_the_committed_file_is_what_the_pipeline_compiles_to(one):
+    assert compiling.compiled(PIPELINES[one]) == committed(one)
 
 
 def test_every_pipeline_has_its_file_and_every_file_its_pipeline():
@@ -112,10 +125,11 @@ def test_a_choice_is_a_drop_down(spec):
         assert not values or json_format.MessageToDict(fields[name].default_value) in values
 
 
-def test_the_images_are_those_of_this_version(spec):
+def test_the_images_are_those_of_this_version(spec, names_of_stages):
     executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
     images = {name.removeprefix("exec-"): executor["container"]["image"] for name, executor in executors.items()}
-    assert images == dict.fromkeys(STAGES, f"kfp-vision:{__version__}") | {"train-classifier": f"kfp-vision-gpu:{__version__}"}
+    small, large = f"kfp-vision:{__version__}", f"kfp-vision-gpu:{__version__}"
+    assert images == dict.fromkeys(names_of_stages, small) | {"train-classifier": large}
 
 
 def test_training_alone_asks_for_a_gpu(spec, stages):
@@ -153,14 +167,14 @@ def test_training_alone_chooses_its_nodes(on_kubernetes, graphs):
     assert not any(config.HasField("node_selector") or config.tolerations for config in others)
 
 
-def test_every_stage_can_write_below_tmp(on_kubernetes):
-    assert sorted(on_kubernetes) == [f"exec-{name}" for name in STAGES]
+def test_every_stage_can_write_below_tmp(on_kubernetes, names_of_stages):
+    assert sorted(on_kubernetes) == [f"exec-{stage}" for stage in names_of_stages]
     for config in on_kubernetes.values():
         assert [mount.mount_path for mount in config.empty_dir_mounts] == ["/tmp"]
 
 
-def test_a_stage_that_looks_outside_is_never_taken_from_the_cache(stages):
-    assert sorted(stages) == STAGES
+def test_a_stage_that_looks_outside_is_never_taken_from_the_cache(stages, names_of_stages):
+    assert sorted(stages) == names_of_stages
     uncached = [name for name, task in stages.items() if not task.caching_options.enable_cache]
     assert sorted(uncached) == [
         "call-endpoint",
@@ -207,12 +221,40 @@ def test_a_model_is_deployed_behind_its_verdict_its_proof_and_the_wish_alone(gra
     assert sorted(taken) == ["model", "proof", "verdict"]
 
 
+def test_in_partitions_the_form_has_one_field_more_and_says_all_the_others():
+    both = [PIPELINES[name] for name in ("image_classification", "image_classification_partitioned")]
+    plain, partitioned = (dict(pipeline.pipeline_spec.root.input_definitions.parameters) for pipeline in both)
+    assert fields(both[1]) == fields(both[0]) | {"partitions": "NUMBER_INTEGER"}
+    assert partitioned.pop("partitions").default_value.number_value == 4
+    assert partitioned == plain
+
+
+def test_in_partitions_the_writers_run_in_a_loop_and_all_of_them_are_joined():
+    document, _ = yaml.safe_load_all(committed("image_classification_partitioned"))
+    spec = json_format.ParseDict(document, PipelineSpec())
+    body = spec.components["comp-exit-handler-1"].dag.tasks
+    (loop,) = (task for task in body.values() if task.WhichOneof("iterator"))
+    items = loop.inputs.parameters[loop.parameter_iterator.items.input_parameter].task_output_parameter
+    assert (items.producer_task, items.output_parameter_key) == ("partition-records", "Output")
+    assert loop.iterator_policy.parallelism_limit == 0  # as many at a time as the cluster has room for
+    (writer,) = spec.components[loop.component_ref.name].dag.tasks.values()
+    assert writer.component_ref.name == "comp-write-tfrecords"
+    assert writer.inputs.parameters["partition"].component_input_parameter == loop.parameter_iterator.item_input
+    taken = body["join-records"].inputs.artifacts
+    parts = ["refused_parts", "tally_parts", "test_parts", "train_parts", "validation_parts"]
+    assert sorted(taken) == ["left_out", *parts]
+    assert all(body[taken[part].task_output_artifact.producer_task] == loop for part in parts)
+    for stage in ("train-classifier", "evaluate-classifier"):
+        held_out = body[stage].inputs.artifacts["validation_records"].task_output_artifact
+        assert (held_out.producer_task, held_out.output_artifact_key) == ("join-records", "validation_records")
+
+
 @pytest.mark.parametrize("registry", ["registry.example.org:5000/team", "registry.example.org:5000/team/"])
 def test_a_registry_holds_the_images_and_changes_nothing_else(registry):
     for name, pipeline in PIPELINES.items():
         text = compiling.compiled(pipeline, registry)
         images = re.findall(r"^ +image: (.*)$", text, re.MULTILINE)
-        assert len(images) == len(STAGES)
+        assert len(images) == len(stage_names(pipeline))
         assert all(image.startswith("registry.example.org:5000/team/kfp-vision") for image in images)
         assert text.replace("registry.example.org:5000/team/", "") == committed(name)
 
@@ -254,10 +296,11 @@ def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes):
     assert text.count(was) == 1
     edited.write_text(text.replace(was, becomes), encoding="utf-8")
     done = check(copy_of_the_house)
-    stale = copy_of_the_house / "kfp_vision" / "pipelines" / "image_classification.yaml"
+    stale = [copy_of_the_house / "kfp_vision" / "pipelines" / f"{name}.yaml" for name in PIPELINES]
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: every YAML must be what its pipeline compiles to; got {stale}. Run kfp-vision compile, and commit.\n"
+        f"error: every YAML must be what its pipeline compiles to; got {', '.join(map(str, stale))}. "
+        "Run kfp-vision compile, and commit.\n"
     )
-    assert stale.read_text(encoding="utf-8") == committed("image_classification")
+    assert [file.read_text(encoding="utf-8") for file in stale] == [committed(name) for name in PIPELINES]

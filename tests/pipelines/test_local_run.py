@@ -29,6 +29,7 @@ STAGES = [
 ]
 IN_ANY_ORDER = ["call_endpoint", "deploy_model", "predict_images"]  # the one side waits for nothing of the other
 LAST = "report_outcome"
+WHOLE = {"partition": 0, "partitions": 1, "advanced": {}}  # what write_tfrecords writes
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
 SPLITS = {"train": 42, "validation": 12, "test": 6}
 SMALL = {
@@ -197,7 +198,7 @@ def elsewhere(run, tmp_path_factory) -> dict[str, one_step.Ended]:
     ingested = one_step.run(components.ingest_images, root / "ingest", **values)
     split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS)
     tables = {name: split.folder / name for name in (*SPLITS, "label_map", "left_out")}
-    written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=1000, advanced={})
+    written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=1000, **WHOLE)
     return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}
 
 

@@ -74,7 +74,8 @@ def stages(site, tmp_path_factory) -> dict[str, one_step.Ended]:
             components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS
         )
         tables = {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
-        written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=100, advanced={})
+        whole = {"images_per_shard": 100, "partition": 0, "partitions": 1, "advanced": {}}
+        written = one_step.run(components.write_tfrecords, root / "write", tables, **whole)
     return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from kfp_vision import __version__, cli, sample
 from kfp_vision.errors import InputError
+from kfp_vision.pipelines import PIPELINES
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -40,6 +41,12 @@ REFUSED = {
         "run -p train_stepz=3", WRONG_USE, "a parameter must be .*; got train_stepz. Did you mean train_steps.*"
     ),
     "a ratio of 1.5": Case("run -p validation_ratio=1.5", WRONG_USE, "validation_ratio must be .*; got 1.5. Set it to 0.2.*"),
+    "no partitions": Case(
+        "run image_classification_partitioned -p partitions=0",
+        WRONG_USE,
+        "partitions must be a whole number from 1 to 1000; got 0. Set it to 4, say.",
+    ),
+    "partitions where there are none": Case("run -p partitions=2", WRONG_USE, "a parameter must be .*; got partitions. .*"),
     "a field without a value": Case(
         "run -p train_steps", WRONG_USE, "a parameter must be .* NAME=VALUE; got train_steps. Write .*"
     ),
@@ -283,7 +290,7 @@ def test_sample_refuses_a_folder_with_something_in_it(tmp_path):
 
 def test_compile_writes_the_pipelines_for_a_registry(tmp_path):
     told = tell(["compile", "--output", "mine", "--registry", "registry.example.org/team"], tmp_path)
-    assert (told.code, told.stdout, told.stderr) == (DONE, "mine/image_classification.yaml\n", "")
+    assert (told.code, told.stdout, told.stderr) == (DONE, "".join(f"mine/{name}.yaml\n" for name in PIPELINES), "")
     spec, _ = yaml.safe_load_all((tmp_path / "mine" / "image_classification.yaml").read_text())
     images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
     ours = "registry.example.org/team/kfp-vision"
@@ -294,7 +301,7 @@ def test_compile_checks_a_folder_of_ones_own(tmp_path):
     told = tell(["compile", "--check", "--output", "mine"], tmp_path)
     assert told.code == FAILED
     assert told.stderr.startswith(
-        "error: every YAML must be what its pipeline compiles to; got mine/image_classification.yaml. "
+        "error: every YAML must be what its pipeline compiles to; got mine/image_classification.yaml, "
     )
     assert told.made() == []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kfp_vision import components, local_run, parameters
-from kfp_vision.pipelines import image_classification
+from kfp_vision.pipelines import PIPELINES, image_classification
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,6 +35,13 @@ def test_the_defaults_in_the_table_are_the_forms():
     for name, default in local_run.defaults(image_classification).items():
         if name not in ("images_uri", "checkpoint_uri"):  # said in words
             assert said[name].removesuffix(".0") == shown(default), name
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_pipeline_is_told_of_with_the_fields_that_it_has_alone(name):
+    assert f"`{name}`" in README
+    for field in local_run.fields(PIPELINES[name]).keys() - local_run.fields(image_classification).keys():
+        assert f"`{field}`" in README.partition("## The other pipeline")[2], field
 
 
 def test_every_component_stands_in_the_table():

@@ -1,6 +1,7 @@
 """What is counted of the records, and what is said about it."""
 
 import io
+from itertools import pairwise
 
 import pytest
 from PIL import Image
@@ -232,3 +233,23 @@ def test_however_many_classes_and_pictures_a_few_are_kept_to_be_shown(classes, s
             made.add("train", row(label, number), Checked(small, "jpeg", 3, 4), "")
     assert [len(made.samples[label]) for label in labels[:shown]] == [each] * shown
     assert len(made.samples) == shown
+
+
+@pytest.mark.parametrize("cuts", [(4, 9), (0, 1), (6, 6), (12, 12)])
+def test_tallies_of_parts_add_up_to_that_of_the_whole(tmp_path, cuts):
+    encoded = io.BytesIO()
+    Image.new("RGB", (300, 200), "green").save(encoded, "JPEG")
+    passed = [(row(label, number, content=str(number // 2)), 100 + 90 * number) for label in "ab" for number in range(6)]
+    bounds = (0, *cuts, len(passed))
+    tallies = []
+    for start, stop in ((0, len(passed)), *pairwise(bounds)):
+        tallies.append(Tally(["a", "b"], shown=True))
+        for number, (picture, width) in enumerate(passed[start:stop], start=start):
+            split = "train" if number < 8 else "test"
+            shown = Checked(encoded.getvalue(), "jpeg", 200, width)
+            tallies[-1].add(split, picture, shown, "shrunk" if number % 3 else "")
+        tally.write(tmp_path / str(len(tallies)), tallies[-1])
+    whole, *parts = [tmp_path / str(number) for number in range(1, 5)]
+    assert vars(tally.joined(parts)) == vars(tally.joined([whole]))
+    assert tally.joined(parts).copies == 6
+    assert vars(tally.joined([whole])) == vars(tallies[0])

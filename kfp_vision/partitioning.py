@@ -1,0 +1,151 @@
+"""Records written by several machines: what each of them writes, and how the parts become what one would have written.
+
+Each takes consecutive rows of the split tables, and the parts are joined in their order, so that the files, their bytes and
+their names do not depend on how many there were.
+"""
+
+import os
+import shutil
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from kfp_vision import catalog, records, storage, tally
+from kfp_vision.catalog import SPLITS
+from kfp_vision.records import About
+
+
+def numbers(partitions: int) -> list[int]:
+    """What a loop over that many partitions runs through: their numbers, from 0."""
+    return list(range(partitions))
+
+
+def write_tfrecords(
+    tables: dict[str, Path],
+    label_map: Path,
+    outputs: dict[str, Path],
+    refused: Path,
+    *,
+    partition: int,
+    partitions: int,
+    images_per_shard: int,
+    max_refused_ratio: float,
+    **how: Any,
+) -> dict[str, About]:
+    """Writes one of several partitions of the records; with one partition, all of them.
+
+    How many pictures may be refused is asked of all partitions together, so only where there is one is it asked here.
+
+    Args:
+        tables, label_map, outputs, refused, images_per_shard, max_refused_ratio, how: as `records.write_tfrecords` takes them.
+        partition: its number, from 0.
+        partitions: how many there are.
+
+    Returns:
+        Split name to what was written of it here.
+
+    Raises:
+        InputError: there is one partition, and more pictures were refused than may be.
+    """
+    with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
+        if partitions > 1:
+            tables = _cut(tables, Path(scratch), images_per_shard, partition, partitions)
+            max_refused_ratio = 1.0
+            print(f"partition {partition + 1} of {partitions}", flush=True)
+        how |= {"images_per_shard": images_per_shard, "max_refused_ratio": max_refused_ratio}
+        return records.write_tfrecords(tables, label_map, outputs, refused, **how)
+
+
+def share(pictures: dict[str, int], images_per_shard: int, partition: int, partitions: int) -> dict[str, range]:
+    """The rows of each split that a partition writes: consecutive, and whole files where there are enough of them for all.
+
+    Args:
+        pictures: how many each split has, in the order of the splits.
+        images_per_shard: pictures in each file but a split's last.
+        partition: its number, from 0.
+        partitions: how many there are.
+
+    Returns:
+        Split name to numbers of rows, from 0; an empty range where the partition has nothing of a split.
+    """
+    files = sum(-(-count // images_per_shard) for count in pictures.values())
+    step = images_per_shard if files >= partitions else max(1, sum(pictures.values()) // partitions)
+    blocks = [
+        (split, range(start, min(start + step, count))) for split, count in pictures.items() for start in range(0, count, step)
+    ]
+    mine = blocks[len(blocks) * partition // partitions : len(blocks) * (partition + 1) // partitions]
+    shares = {}
+    for split in pictures:
+        of_split = [rows for name, rows in mine if name == split]
+        shares[split] = range(of_split[0].start, of_split[-1].stop) if of_split else range(0)
+    return shares
+
+
+def join_records(
+    parts: dict[str, list[Path]],
+    outputs: dict[str, Path],
+    refused: Path,
+    *,
+    images_per_shard: int,
+    max_refused_ratio: float,
+    **pages: Any,
+) -> dict[str, About]:
+    """Puts what the partitions wrote together, as one writer would have written it.
+
+    Args:
+        parts: in the order of the partitions, under each split's name the folders of its parts, and under `refused` and `tally`
+            the lists of refused pictures and the counts.
+        outputs: split name to the folder its files go to, `SPLIT-00000-of-00003.tfrecord` and `records.json`.
+        refused: where the list of all refused pictures is written: CSV with uri, label, reason.
+        images_per_shard: examples in each file but the last.
+        max_refused_ratio: share of all pictures that may be refused.
+        pages: left_out, summary and max_side, as `records.write_tfrecords` takes them.
+
+    Returns:
+        Split name to what it holds now.
+
+    Raises:
+        InputError: more pictures were refused than may be; the first ten are named. List and page are written all the same.
+    """
+    rejects = [reject for part in parts["refused"] for reject in catalog.read_unused(part)]
+    records.report(tally.joined(parts["tally"]), rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
+    joined = {}
+    for split in SPLITS:
+        with storage.replacing(outputs[split]) as beside:
+            joined[split] = _join(parts[split], beside, split, images_per_shard)
+        print(f"{split}: {joined[split].images} pictures in {len(joined[split].shards)} files", flush=True)
+    return joined
+
+
+def _cut(tables: dict[str, Path], folder: Path, images_per_shard: int, partition: int, partitions: int) -> dict[str, Path]:
+    """Tables in a folder with the rows of one partition."""
+    pictures = {split: sum(1 for _ in catalog.read(tables[split])) for split in SPLITS}
+    shares = share(pictures, images_per_shard, partition, partitions)
+    for split, rows in shares.items():
+        catalog.write(folder / split, islice(catalog.read(tables[split]), rows.start, rows.stop))
+    return {split: folder / split for split in SPLITS}
+
+
+def _join(parts: list[Path], folder: Path, split: str, images_per_shard: int) -> About:
+    """One folder of files out of several: the very files where each but the last is full, else their records anew."""
+    filled = [(part, about) for part in parts if (about := records.read_about(part)).images]
+    classes = max((records.read_about(part).classes for part in parts), default=0)
+    if any(about.images != images_per_shard * len(about.shards) for _, about in filled[:-1]):
+        framed = ([record] for part, _ in filled for record in records.read_framed(part))
+        return records.write_framed(folder, split, framed, classes, images_per_shard)
+    folder.mkdir()
+    files: list[Path] = []
+    for part, about in filled:
+        for shard in about.shards:
+            files.append(folder / f"part-{len(files)}")
+            _link(part / shard, files[-1])
+    return records.name_shards(folder, split, files, sum(about.images for _, about in filled), classes)
+
+
+def _link(file: Path, place: Path) -> None:
+    """The same file under another name; a copy of it where the file system cannot."""
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)

@@ -1,0 +1,77 @@
+"""From pictures to a judged model: what the pipelines that train a classifier have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from kfp_vision.components import (
+    check_run,
+    evaluate_classifier,
+    fingerprint_images,
+    ingest_images,
+    report_outcome,
+    split_images,
+    train_classifier,
+)
+from kfp_vision.pipelines.release import release_if, scratch
+from kfp_vision.pipelines.writing import written_at_once, written_in_partitions
+
+
+def classify(fields: Mapping[str, Any]) -> None:
+    """Adds all stages to a pipeline.
+
+    Args:
+        fields: name to value, of every field of the form; with partitions among them the records are written in so many.
+    """
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: fields[name] for name in names}
+
+    ended = report_outcome()
+    ended.set_caching_options(False)
+    scratch(ended)
+    with dsl.ExitHandler(ended, name="run"):
+        checked = check_run(**({"partitions": 1} | dict(fields)))
+        checked.set_caching_options(False)
+        fingerprint = fingerprint_images(**given("images_uri")).after(checked)
+        fingerprint.set_caching_options(False)
+        ratios = given("validation_ratio", "test_ratio")
+        ingested = ingest_images(fingerprint=fingerprint.output, **given("images_uri", "check_images"), **ratios)
+        split = split_images(images=ingested.outputs["images"], **ratios, **given("advanced"))
+        how = given("images_per_shard", "advanced")
+        if "partitions" in fields:
+            written = written_in_partitions(split.outputs, behind=checked, **how, **given("partitions"))
+        else:
+            written = written_at_once(split.outputs, **how)
+        held_out = {name: written[name] for name in ("validation_records", "test_records")}
+        trained = train_classifier(
+            train_records=written["train_records"],
+            validation_records=written["validation_records"],
+            label_map=split.outputs["label_map"],
+            **given(
+                "network",
+                "fine_tune",
+                "checkpoint_uri",
+                "train_last_layer_only",
+                "batch_size",
+                "learning_rate",
+                "train_steps",
+                "optimizer",
+                "learning_rate_schedule",
+                "image_size",
+                "gpu_count",
+                "model_name",
+                "advanced",
+            ),
+        )
+        trained.set_accelerator_type(fields["gpu_type"]).set_accelerator_limit(fields["gpu_count"])
+        kubernetes.add_node_selector_json(trained, node_selector_json=fields["node_selector"])
+        kubernetes.add_toleration_json(trained, toleration_json=fields["tolerations"])
+        model = trained.outputs["model"]
+        evaluated = evaluate_classifier(model=model, **held_out, **given("min_accuracy", "test_image_uri"))
+        for task in (checked, fingerprint, ingested, split, trained, evaluated):
+            scratch(task)
+        verdict = evaluated.outputs["verdict"]
+        wishes = given("deploy_to", "test_image_uri", "predict_uri")
+        release_if(evaluated.outputs["Output"], model=model, verdict=verdict, **held_out, **wishes)

@@ -1,0 +1,180 @@
+"""Records from several partitions are those of one, byte for byte, and what was refused is counted over all of them."""
+
+import csv
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from kfp_vision import catalog, partitioning, splitting
+from kfp_vision.errors import InputError
+from kfp_vision.records import read
+
+SPLITS = ("train", "validation", "test")
+PER_SHARD = 5
+BROKEN = b"GIF89a, and then nothing"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What split_images leaves: the tables by split, the folder with labels.txt, and the list of what is in no split."""
+
+    tables: dict[str, Path]
+    label_map: Path
+    left_out: Path
+
+
+def tables(root: Path, *, broken: tuple[str, ...] = ()) -> Tables:
+    """Splits 40 tiny pictures of two classes into 24, 10 and 6; those whose names are `broken` are no pictures."""
+    for number in range(40):
+        file = root / "photos" / ("dark" if number < 20 else "light") / f"{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 7), 6 * number).save(file)
+        if file.name in broken:
+            file.write_bytes(BROKEN + file.name.encode())
+    catalog.write(root / "images", catalog.scan(str(root / "photos")).rows)
+    outputs = {name: root / name for name in (*SPLITS, "label_map", "left_out")}
+    counts = splitting.split_images(root / "images", validation_ratio=0.25, test_ratio=0.15, **outputs)
+    assert [counts[split] for split in SPLITS] == [24, 10, 6]
+    return Tables({split: root / split for split in SPLITS}, root / "label_map", root / "left_out")
+
+
+def joined(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
+    """Writes the records in so many partitions and joins them, and gives the folder of all that was made."""
+    limits = {"images_per_shard": PER_SHARD, "max_refused_ratio": max_refused_ratio}
+    for number in range(partitions):
+        part = root / str(number)
+        outputs = {split: part / split for split in SPLITS}
+        which = {"partition": number, "partitions": partitions, "counts": part / "tally"}
+        partitioning.write_tfrecords(given.tables, given.label_map, outputs, part / "refused", **which, **limits)
+    parts = {made: [root / str(number) / made for number in range(partitions)] for made in (*SPLITS, "refused", "tally")}
+    whole = root / "whole"
+    outputs = {split: whole / split for split in SPLITS}
+    pages = {"summary": whole / "page.html", "left_out": given.left_out}
+    partitioning.join_records(parts, outputs, whole / "refused", **pages, **limits)
+    return whole
+
+
+def at_once(given: Tables, root: Path) -> Path:
+    """What one stage writes of them."""
+    outputs = {split: root / split for split in SPLITS}
+    limits = {
+        "images_per_shard": PER_SHARD,
+        "max_refused_ratio": 0.5,
+        "left_out": given.left_out,
+        "summary": root / "page.html",
+    }
+    partitioning.write_tfrecords(given.tables, given.label_map, outputs, root / "refused", partition=0, partitions=1, **limits)
+    return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Tables:
+    """Tables of pictures that are all right."""
+    return tables(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory) -> Tables:
+    """Tables of pictures of which seven, here and there, are none."""
+    return tables(tmp_path_factory.mktemp("damaged"), broken=tuple(f"{number:02}.png" for number in range(0, 40, 6)))
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 3, 7, 8, 30, 60])
+def test_as_many_partitions_as_one_likes_give_the_files_of_one(whole, tmp_path, partitions):
+    expected = contents(at_once(whole, tmp_path / "once"))
+    assert sorted(name for name in expected if name.endswith(".tfrecord") and name.startswith("train")) == [
+        f"train/train-{number:05}-of-00005.tfrecord" for number in range(5)
+    ]
+    assert contents(joined(whole, tmp_path / "parts", partitions)) == expected
+
+
+@pytest.mark.parametrize("partitions", [3, 7, 60])
+def test_pictures_refused_in_several_partitions_leave_no_gap(damaged, tmp_path, partitions):
+    expected = contents(at_once(damaged, tmp_path / "once"))
+    assert expected["refused"].count(b"\n") == 1 + 7
+    made = joined(damaged, tmp_path / "parts", partitions)
+    assert contents(made) == expected
+    lists = [contents(tmp_path / "parts" / str(number))["refused"].count(b"\n") - 1 for number in range(partitions)]
+    assert sum(lists) == 7
+    assert sum(map(bool, lists)) > 1
+
+
+def test_whole_files_are_taken_as_they_are_and_not_copied(whole, tmp_path):
+    made = joined(whole, tmp_path, 3)
+    inodes = {file.stat().st_ino for number in range(3) for file in (tmp_path / str(number)).rglob("*.tfrecord")}
+    assert {file.stat().st_ino for file in made.rglob("*.tfrecord")} == inodes
+
+
+def test_parts_that_come_in_another_order_hold_the_same_pictures(damaged, tmp_path):
+    made = joined(damaged, tmp_path, 4)
+    parts = {split: [tmp_path / str(number) / split for number in (2, 0, 3, 1)] for split in SPLITS}
+    parts |= {name: [tmp_path / str(number) / name for number in (1, 3, 2, 0)] for name in ("refused", "tally")}
+    outputs = {split: tmp_path / "other" / split for split in SPLITS}
+    limits = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.5}
+    partitioning.join_records(parts, outputs, tmp_path / "other.csv", **limits)
+    for split in SPLITS:
+        assert sorted(read(outputs[split])) == sorted(read(made / split))
+        assert len(list(outputs[split].iterdir())) == len(list((made / split).iterdir()))
+
+
+def test_a_partition_all_of_whose_pictures_are_broken_does_not_fail_alone(tmp_path):
+    given = tables(tmp_path / "data")
+    limits = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.2}
+    rows = list(catalog.read(given.tables["train"]))
+    for row in rows[:5]:  # the first of eight partitions
+        Path(row.uri).write_bytes(BROKEN)
+    made = joined(given, tmp_path, 8, max_refused_ratio=0.2)
+    with (tmp_path / "0" / "refused").open(newline="") as file:
+        assert [row["uri"] for row in csv.DictReader(file)] == [row.uri for row in rows[:5]]
+    assert list(read(tmp_path / "0" / "train")) == []
+    assert [name for name, _, _ in read(made / "train")] == [row.name for row in rows[5:]]
+    outputs = {split: tmp_path / "once" / split for split in SPLITS}
+    partitioning.write_tfrecords(
+        given.tables, given.label_map, outputs, tmp_path / "once.csv", partition=0, partitions=1, **limits
+    )
+    assert contents(tmp_path / "once" / "train") == contents(made / "train")
+
+
+def test_too_many_refused_in_all_partitions_together_are_an_error_and_nothing_looks_finished(damaged, tmp_path):
+    with pytest.raises(InputError) as refusal:
+        joined(damaged, tmp_path, 3, max_refused_ratio=0.1)
+    line = str(refusal.value)
+    assert line.startswith("error: at most 10% of the pictures may be refused; got 7 of 40. Mend or remove them, or raise ")
+    assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["page.html", "refused"]
+    assert "<strong>7 of 40 pictures" in (tmp_path / "whole" / "page.html").read_text()
+
+
+counts = st.fixed_dictionaries({split: st.integers(0, 60) for split in SPLITS})
+
+
+@given(counts, st.integers(1, 25), st.integers(1, 40))
+def test_every_row_is_written_once_and_in_order(pictures, images_per_shard, partitions):
+    shares = [partitioning.share(pictures, images_per_shard, number, partitions) for number in range(partitions)]
+    for split, count in pictures.items():
+        assert list(chain.from_iterable(share[split] for share in shares)) == list(range(count))
+
+
+@given(counts, st.integers(1, 25), st.integers(1, 40))
+def test_work_is_shared_evenly_and_in_whole_files_where_there_are_enough(pictures, images_per_shard, partitions):
+    shares = [partitioning.share(pictures, images_per_shard, number, partitions) for number in range(partitions)]
+    files = sum(-(-count // images_per_shard) for count in pictures.values())
+    sizes = [sum(map(len, share.values())) for share in shares]
+    if files >= partitions:
+        starts = {rows.start for share in shares for rows in share.values() if rows}
+        assert {start % images_per_shard for start in starts} == {0}
+        assert max(sizes) <= images_per_shard * -(-files // partitions)
+    else:
+        assert max(sizes) <= 2 * max(1, sum(pictures.values()) // partitions)
+
+
+def test_the_numbers_of_the_partitions_begin_at_0():
+    assert partitioning.numbers(3) == [0, 1, 2]
