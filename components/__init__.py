@@ -1,6 +1,7 @@
 """The stages, one file each: a contract that KFP can compile, and one call into the library."""
 
 from kfp_vision.components.call_endpoint import call_endpoint
+from kfp_vision.components.check_preparation import check_preparation
 from kfp_vision.components.check_run import check_run
 from kfp_vision.components.check_serving import check_serving
 from kfp_vision.components.deploy_model import deploy_model
@@ -17,6 +18,7 @@ from kfp_vision.components.write_tfrecords import write_tfrecords
 
 __all__ = [
     "call_endpoint",
+    "check_preparation",
     "check_run",
     "check_serving",
     "deploy_model",

@@ -7,6 +7,7 @@ from kfp_vision.components.images import CPU_IMAGE
 def ingest_images(
     fingerprint: str,
     images_uri: str,
+    task: str,
     check_images: bool,
     validation_ratio: float,
     test_ratio: float,
@@ -17,13 +18,14 @@ def ingest_images(
 
     Args:
         fingerprint: what lies at the URI, so that the stage is run again when it changes.
-        images_uri: a folder of class folders, an archive of one (also over http), or sample.
-        check_images: refuse data that no classifier can be trained on.
+        images_uri: a folder of class folders, an archive of one (also over http), or sample; for detection, pictures with XML.
+        task: classification, or detection: boxes in the XML of Pascal VOC.
+        check_images: refuse data that nothing can be trained on.
         validation_ratio: share of each class held out while training.
         test_ratio: share of each class held out for the last evaluation.
 
     Returns:
-        images: The table, one row a picture: uri, label, bytes, content_id, name.
+        images: The table, one row a picture: uri, label, bytes, content_id, name, split, objects.
         summary: A page about the data.
         Output: A hash of labels and contents, wherever the pictures lie.
     """
@@ -32,8 +34,7 @@ def ingest_images(
     from kfp_vision import catalog
 
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
-    found = catalog.ingest(
-        images_uri, check_images=check_images, splits=splits, table=Path(images.path), page=Path(summary.path)
-    )
+    made = {"table": Path(images.path), "page": Path(summary.path)}
+    found = catalog.ingest(images_uri, task=task, check_images=check_images, splits=splits, **made)
     images.metadata.update({"pictures": len(found.rows), "classes": len(found.classes), "source": images_uri})
     return found.fingerprint

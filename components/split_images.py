@@ -27,7 +27,7 @@ def split_images(
         train: The table of pictures to train on.
         validation: The table of pictures to validate on.
         test: The table of pictures to test on.
-        label_map: A folder with labels.txt, whose lines are such as 0:daisy.
+        label_map: A folder with labels.txt, whose lines are such as 0:daisy; for detection with label_map.pbtxt, ids from 1.
         left_out: The table of pictures that are in no split: uri, label, reason.
     """
     from pathlib import Path

@@ -21,13 +21,15 @@ def write_tfrecords(
     tally: dsl.Output[dsl.Artifact],
     summary: dsl.Output[dsl.HTML],
 ) -> None:
-    """Looks at every picture once and writes it to TFRecord files in the schema of TF-Slim; or at one partition of them.
+    """Looks at every picture once and writes it to TFRecord files; or at one partition of them.
+
+    The schema is that of TF-Slim, or of TensorFlow's Object Detection API where split_images made a label map for it.
 
     Args:
         train: the table of pictures to train on.
         validation: the table of pictures to validate on.
         test: the table of pictures to test on.
-        label_map: the folder with labels.txt.
+        label_map: the folder with labels.txt or label_map.pbtxt.
         left_out: the table of pictures that the split left out, for the summary.
         images_per_shard: pictures in each file but the last.
         partition: the number of this partition, from 0.

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from kfp_vision.errors import InputError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # what telephones write and people take for a picture
+CLASSIFICATION, DETECTION = "classification", "detection"
 SPLITS = ("train", "validation", "test")  # in the order in which a picture that stands in several is left out
 MOST_SAMPLES, SAMPLES_A_CLASS = 300, 6  # on a page
 # What file managers and network drives put between pictures: folders of small copies, and of what was deleted.
@@ -41,11 +43,12 @@ class Row:
 
     Attributes:
         uri: where its bytes are.
-        label: its class.
+        label: its class; of a picture with boxes its rarest class, empty where there is no object on it.
         bytes: its size.
         content_id: MD5 of its bytes, in hex; the same picture has the same one wherever it lies.
         name: its path below the root of the data, which does not change when the data is moved.
         split: train, validation or test where the data is split already; else empty.
+        objects: what is drawn in, as `detection` writes it; empty for classification.
     """
 
     uri: str
@@ -54,6 +57,15 @@ class Row:
     content_id: str
     name: str
     split: str = ""
+    objects: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes of what is on it."""
+        if not self.objects:
+            return [self.label]
+        said = json.loads(self.objects)
+        return [] if isinstance(said, str) else sorted({box[0] for box in said})
 
 
 COLUMNS = [column.name for column in fields(Row)]
@@ -68,13 +80,13 @@ class Catalog:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Pictures in each class, sorted by label."""
-        return dict(sorted(Counter(row.label for row in self.rows).items()))
+        """Pictures of each class, sorted by label; one with objects of several classes counts for each."""
+        return dict(sorted(Counter(label for row in self.rows for label in row.labels).items()))
 
     @property
     def fingerprint(self) -> str:
-        """A hash of labels, contents and splits; where the pictures lie and what they are called does not matter."""
-        facts = sorted(f"{row.label} {row.content_id} {row.split}".rstrip() for row in self.rows)
+        """A hash of labels, contents, splits and objects; where the pictures lie and what they are called does not matter."""
+        facts = sorted(f"{row.label} {row.content_id} {row.split} {row.objects}".rstrip() for row in self.rows)
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @property
@@ -84,33 +96,41 @@ class Catalog:
         return {split: brought[split] for split in SPLITS if split in brought}
 
 
-def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, page: Path) -> Catalog:
+def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, page: Path, task: str = CLASSIFICATION) -> Catalog:
     """Finds the pictures at a URI and writes their table and a page about them.
 
     Args:
         images_uri: a folder of class folders, split into train, validation and test or not, an archive of one (also over http),
-            an import file, or `sample`.
-        check_images: whether to refuse data that no classifier can be trained on.
+            an import file, or `sample`; for detection, pictures with Pascal VOC's XML.
+        check_images: whether to refuse data that nothing can be trained on.
         splits: how many splits will be cut; a class needs a picture for each.
         table: where the table is written (CSV).
         page: where the page is written (HTML).
+        task: `classification` or `detection`.
 
     Raises:
         InputError: nothing there, no pictures, fewer than two classes, or too few pictures in one.
     """
-    found = scan(images_uri)
+    from kfp_vision import detection  # which builds on this room
+
+    look, judge, remark, show = {
+        CLASSIFICATION: (scan, check, notes, lambda encoded, row: reports.Picture(row.name, encoded)),
+        DETECTION: (detection.scan, detection.check, detection.notes, detection.sample),
+    }[task]
+    found = look(images_uri)
     if check_images:
-        check(found, images_uri, splits)
+        judge(found, images_uri, splits)
     write(table, found.rows)
     reports.write_summary_page(
         page,
         source=stores.shown(images_uri),
         classes=found.classes,
+        images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
         passed_over=dict(found.passed_over),
-        notes=notes(found),
+        notes=remark(found),
         splits=found.splits,
-        samples=_samples(found),
+        samples=_samples(found, show),
     )
     print(f"{len(found.rows)} pictures in {len(found.classes)} classes, {sum(found.passed_over.values())} files passed over")
     return found
@@ -191,19 +211,33 @@ def _of_each(function: Callable[[Any], Made], things: Iterable[Any]) -> Iterator
 
 def _with_splits(found: Catalog) -> Catalog:
     """The same pictures with the splits that their folders are named as; unchanged where these are no splits."""
-    places = [_split_folder(_folder(row.name)) for row in found.rows]
+    folders = [_folder(row.name) for row in found.rows]
+    split_of, split_here = splits_by_folder(folders, class_folders=True)
+    split_up = Catalog([], found.passed_over)
+    for row, folder, split in zip(found.rows, folders, split_of, strict=True):
+        if folder.parent in split_here and folder.name.lower() in listings.SPLIT_NAMES:
+            split_up.passed_over[NO_CLASS] += 1  # in test/ itself, beside the class folders there
+        else:
+            split_up.rows.append(replace(row, split=split) if split else row)
+    return split_up
+
+
+def splits_by_folder(folders: list[PurePosixPath], *, class_folders: bool) -> tuple[list[str], set[PurePosixPath]]:
+    """The split of each picture, by a folder that is named as one, where train lies beside another there; else empty.
+
+    Args:
+        folders: that the pictures lie in, below the root of the data.
+        class_folders: whether the folder that a picture lies in is its class, and so no split.
+
+    Returns:
+        The splits, and the folders that train and the others lie in.
+    """
+    places = [_split_folder(folder, class_folders) for folder in folders]
     splits_at: dict[PurePosixPath, set[str]] = {}
     for above, split in filter(None, places):
         splits_at.setdefault(above, set()).add(split)
     split_here = {above for above, splits in splits_at.items() if "train" in splits and len(splits) > 1}
-    split_up = Catalog([], found.passed_over)
-    for row, place in zip(found.rows, places, strict=True):
-        folder = _folder(row.name)
-        if folder.parent in split_here and folder.name.lower() in listings.SPLIT_NAMES:
-            split_up.passed_over[NO_CLASS] += 1  # in test/ itself, beside the class folders there
-        else:
-            split_up.rows.append(replace(row, split=place[1]) if place and place[0] in split_here else row)
-    return split_up
+    return [place[1] if place and place[0] in split_here else "" for place in places], split_here
 
 
 def _folder(name: str) -> PurePosixPath:
@@ -216,9 +250,10 @@ def _path(folder: str) -> PurePosixPath:
 
 
 @lru_cache(FOLDERS_KNOWN)
-def _split_folder(class_folder: PurePosixPath) -> tuple[PurePosixPath, str] | None:
-    """The topmost folder above a class folder that is named as a split: the folder it lies in, and the split."""
-    for above in list(class_folder.parents)[-2::-1]:
+def _split_folder(folder: PurePosixPath, class_folder: bool) -> tuple[PurePosixPath, str] | None:
+    """The topmost folder (above the class folder) that is named as a split: the folder it lies in, and the split."""
+    folders = [folder, *folder.parents][:-1]
+    for above in reversed(folders[1:] if class_folder else folders):
         if split := listings.SPLIT_NAMES.get(above.name.lower()):
             return above.parent, split
     return None
@@ -228,7 +263,7 @@ def _listed(images_uri: str) -> Catalog:
     """The pictures that an import file names; all of them must be there."""
     entries = listings.read(images_uri)
     for entry in entries:
-        if _unwritable(entry.name + entry.label):
+        if unwritable(entry.name + entry.label):
             raise listings.broken(images_uri, entry.line, "a control character")
     with storage.Reader() as reader:
         rows = list(_of_each(partial(_listed_row, images_uri, reader), entries))
@@ -277,14 +312,23 @@ def check(found: Catalog, images_uri: str, splits: int) -> None:
 
 
 def _check_splits(found: Catalog, images_uri: str) -> None:
-    if found.splits.keys() == {"train"} and found.splits["train"] == len(found.rows):
-        rule = "data that is split already must hold pictures out for validation or test"
-        raise InputError(rule, f"all in train at {images_uri}", "Give some to validation, or leave the splits out.")
+    check_held_out(found, images_uri)
     trained = {row.label for row in found.rows if row.split in ("", "train")}
     for label in found.classes:
         if label not in trained:
             rule = "every class must have a picture to train on"
             raise InputError(rule, f"none of {label} in train at {images_uri}", "Add pictures to it, or take it out.")
+
+
+def check_held_out(found: Catalog, images_uri: str) -> None:
+    """Refuses data that brings its splits, and all of it to train on.
+
+    Raises:
+        InputError: nothing is held out.
+    """
+    if found.splits.keys() == {"train"} and found.splits["train"] == len(found.rows):
+        rule = "data that is split already must hold pictures out for validation or test"
+        raise InputError(rule, f"all in train at {images_uri}", "Give some to validation, or leave the splits out.")
 
 
 def notes(found: Catalog) -> list[str]:
@@ -352,8 +396,8 @@ def read(table: Path) -> Iterator[Row]:
         lines = csv.reader(file)
         header = next(lines, COLUMNS)
         in_order = itemgetter(*(header.index(column) for column in COLUMNS))
-        for uri, label, size, content_id, name, split in map(in_order, lines):
-            yield Row(uri, intern(label), int(size), content_id, name, intern(split))
+        for uri, label, size, content_id, name, split, objects in map(in_order, lines):
+            yield Row(uri, intern(label), int(size), content_id, name, intern(split), objects)
 
 
 def write_unused(table: Path, unused: Iterable[Unused]) -> None:
@@ -380,7 +424,7 @@ def not_a_picture(name: str) -> str:
         return f"{unsupported}, which is not supported; convert it to JPEG"
     if suffix not in PICTURE_SUFFIXES:
         return "not a picture"
-    return "control character in the name" if _unwritable(name) else ""
+    return "control character in the name" if unwritable(name) else ""
 
 
 @lru_cache(FOLDERS_KNOWN)
@@ -394,22 +438,25 @@ def _not_of_pictures(folder: str) -> str:
     return "" if names.isdisjoint(DELETED) else "deleted"
 
 
-def _unwritable(text: str) -> bool:
+def unwritable(text: str) -> bool:
+    """Whether a name holds what no list and no label map can hold."""
     return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE for character in text)
 
 
-def _samples(found: Catalog) -> dict[str, list[reports.Picture]]:
+def _samples(found: Catalog, show: Callable[[bytes, Row], reports.Picture]) -> dict[str, list[reports.Picture]]:
     """A few pictures of each class, of the first classes where there are very many."""
     labels = list(found.classes)[:MOST_SAMPLES]
     each = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
     chosen: dict[str, list[Row]] = {label: [] for label in labels}
     for row in found.rows:
-        if row.label in chosen and len(chosen[row.label]) < each:
-            chosen[row.label].append(row)
+        for label in row.labels:
+            if label in chosen and len(chosen[label]) < each:
+                chosen[label].append(row)
     samples: dict[str, list[reports.Picture]] = {label: [] for label in labels}
     with storage.Reader() as reader:
-        rows = [row for of_class in chosen.values() for row in of_class]
-        for row, encoded in _of_each(lambda row: (row, storage.outcome(partial(reader.read, row.uri))), rows):
+        wanted = [(label, row) for label, of_class in chosen.items() for row in of_class]
+        read = _of_each(lambda one: storage.outcome(partial(reader.read, one[1].uri)), wanted)
+        for (label, row), encoded in zip(wanted, read, strict=True):
             # One that is gone by now is shown as one that cannot be read; the conversion says why.
-            samples[row.label].append(reports.Picture(row.name, b"" if isinstance(encoded, OSError) else encoded))
+            samples[label].append(show(b"" if isinstance(encoded, OSError) else encoded, row))
     return samples

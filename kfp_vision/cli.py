@@ -106,7 +106,7 @@ def run_pipeline(options: argparse.Namespace) -> None:
         values = local_run.defaults(pipeline) | given
         print(f"{options.pipeline}: checking the fields", flush=True)
         local_run.check_conditions(pipeline, given)
-        local_run.preflight(values)
+        local_run.preflight(pipeline, values)
     except InputError as error:
         raise WrongUse(error) from error
     with_images = {"runner": options.runner, "registry": options.registry}
@@ -118,6 +118,20 @@ def run_pipeline(options: argparse.Namespace) -> None:
 
 def show(result: Mapping[str, Any]) -> None:
     """What came out of a run, for a person."""
+    (_show_records if "records" in result else _show_model)(result)
+    if result["skipped"]:
+        print(f"skipped   {', '.join(result['skipped'])}")
+    print(f"done in {result['seconds']['total']:.0f} s")
+
+
+def _show_records(result: Mapping[str, Any]) -> None:
+    print("\nrecords   " + ", ".join(f"{pictures} pictures to {split}" for split, pictures in result["pictures"].items()))
+    if result["refused"]:
+        print(f"refused   {result['refused']}, named in {result['records']}/refused.csv")
+    print(f"folder    {result['records']}")
+
+
+def _show_model(result: Mapping[str, Any]) -> None:
     print(f"\naccuracy  {result['accuracy']:.4f} on pictures that the training never saw")
     print(f"model     {result['model_dir']}")
     if not result["accepted"]:
@@ -129,9 +143,6 @@ def show(result: Mapping[str, Any]) -> None:
     if predictions := result.get("predictions"):
         print(f"named     {predictions}")
     print(f"report    {result['report']}")
-    if result["skipped"]:
-        print(f"skipped   {', '.join(result['skipped'])}")
-    print(f"done in {result['seconds']['total']:.0f} s")
 
 
 def serve_model(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ at the top `report.html` and `model`, which lead to what a person came for.
 
 import contextlib
 import copy
+import csv
 import io
 import json
 import re
@@ -26,6 +27,7 @@ from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
+from kfp_vision import parameters
 from kfp_vision.errors import InputError
 
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
@@ -54,13 +56,14 @@ def defaults(pipeline: GraphComponent) -> dict[str, Any]:
     }
 
 
-def preflight(values: Mapping[str, Any]) -> None:
+def preflight(pipeline: GraphComponent, values: Mapping[str, Any]) -> None:
     """Refuses wrong values as the first stage would, before anything is made.
 
     Raises:
-        InputError: with the line that `parameters.check_run` ends with.
+        InputError: with the line that the function of `parameters` ends with which the first stage calls.
     """
-    command = [sys.executable, "-m", "kfp_vision.parameters"]
+    (check,) = parameters.CHECKS.keys() & set(stage_names(pipeline))
+    command = [sys.executable, "-m", "kfp_vision.parameters", check]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
@@ -159,12 +162,33 @@ def stage_names(pipeline: GraphComponent) -> list[str]:
 
 
 def collect(run_dir: Path) -> dict[str, Any]:
-    """What came out of a run of `image_classification`, with what a person came for put at the top of its folder.
+    """What came out of a run, with what a person came for put at the top of its folder.
 
     Returns:
-        run_dir, model_dir, report, accuracy, accepted, reasons; where these stages ran, also endpoint and answer, what
-        `deploy_model` and `call_endpoint` wrote, and predictions, the table of `predict_images`.
+        run_dir. Of a run that ended with records: records, the folder that leads to them, pictures by split, and refused, how
+        many. Of one that trained: model_dir, report, accuracy, accepted, reasons; where these stages ran, also endpoint and
+        answer, what `deploy_model` and `call_endpoint` wrote, and predictions, the table of `predict_images`.
     """
+    return _collect_model(run_dir) if list(run_dir.glob("*/evaluate-classifier")) else _collect_records(run_dir)
+
+
+def _collect_records(run_dir: Path) -> dict[str, Any]:
+    (joined,) = run_dir.glob("*/join-records")
+    records = run_dir / "records"
+    records.mkdir()
+    pictures = {}
+    for split in ("train", "validation", "test"):
+        folder = joined / f"{split}_records"
+        (records / split).symlink_to(Path("..") / folder.relative_to(run_dir))
+        pictures[split] = json.loads((folder / "records.json").read_text(encoding="utf-8"))["images"]
+    for file in (*(joined.parent / "split-images" / "label_map").iterdir(), joined / "refused"):
+        shutil.copyfile(file, records / ("refused.csv" if file.name == "refused" else file.name))
+    with (joined / "refused").open(newline="", encoding="utf-8") as table:
+        refused = sum(1 for _ in csv.DictReader(table))
+    return {"run_dir": str(run_dir), "records": str(records), "pictures": pictures, "refused": refused}
+
+
+def _collect_model(run_dir: Path) -> dict[str, Any]:
     (evaluation,) = run_dir.glob("*/evaluate-classifier")
     artifacts = evaluation.parent
     shutil.copyfile(evaluation / "report", run_dir / "report.html")

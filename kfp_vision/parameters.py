@@ -19,6 +19,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "learning_rate_schedule": SCHEDULES,
 }
 
+# The same of `prepare_records`, which ends with the records, and what its `advanced` holds.
+TASKS = ("classification", "detection")
+PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"task": TASKS}
+PREPARATION_ADVANCED = ("max_refused_ratio", "check_pixels", "max_side", "conflicting_labels")
+
 # What is rarely touched, with its default; under TF-Slim's name where it has one.
 ADVANCED: dict[str, Any] = {
     # optimizers
@@ -61,6 +66,7 @@ ADVANCED: dict[str, Any] = {
     # the rest
     "seed": 0,
 }
+SHARE = (0, 1, "from 0 up to, not including, 1", "0.2")  # lowest, below, and what is said of it
 MOST_PARTITIONS = 1000  # each is a pod of its own
 ADVANCED_CHOICES = {"conflicting_labels": ("leave_out", "keep"), "precision": ("auto", "bfloat16", "float32")}
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
@@ -133,35 +139,50 @@ def check_run(parameters: Mapping[str, Any]) -> None:
         checkpoints.check(network, parameters["checkpoint_uri"], advanced(parameters["advanced"])["depth_multiplier"])
 
 
+def check_preparation(parameters: Mapping[str, Any]) -> None:
+    """What `check_run` is for `image_classification`, for `prepare_records`.
+
+    Args:
+        parameters: name to value, of every field of `prepare_records`.
+
+    Raises:
+        InputError: for the first rule that is broken.
+    """
+    _check_choices(parameters, PREPARATION_CHOICES)
+    _check_data(parameters)
+    for name in parameters["advanced"]:
+        if name not in PREPARATION_ADVANCED:
+            rule = f"advanced of prepare_records must hold known names only ({', '.join(PREPARATION_ADVANCED)})"
+            raise InputError(rule, name, did_you_mean(name, list(PREPARATION_ADVANCED)))
+    from kfp_vision import detection, storage  # as in check_run
+
+    if parameters["task"] == "detection":
+        detection.check_uri(parameters["images_uri"])
+    storage.check_there(parameters["images_uri"], "images_uri")
+
+
 def check_values(parameters: Mapping[str, Any]) -> None:
     """The part of `check_run` that looks at nothing but the values.
 
     Raises:
         InputError: for the first rule that is broken.
     """
-    for name, choices in CHOICES.items():
-        if parameters[name] not in choices:
-            raise InputError(f"{name} must be one of {', '.join(choices)}", parameters[name], f"Choose one, say {choices[0]}.")
-    for name in ("validation_ratio", "test_ratio", "min_accuracy"):
-        _number(name, parameters[name], 0, 1, "from 0 up to, not including, 1", "0.2")
-    held_out = parameters["validation_ratio"] + parameters["test_ratio"]
-    if held_out == 0:
+    _check_choices(parameters, CHOICES)
+    _check_data(parameters)
+    if parameters["validation_ratio"] + parameters["test_ratio"] == 0:
         raise InputError(
             "validation_ratio or test_ratio must be above 0, to measure the model", "0 for both", "Set one to 0.2."
         )
-    if held_out >= 1:
-        rule = "validation_ratio and test_ratio together must stay below 1"
-        raise InputError(rule, held_out, "Leave some pictures to train on: 0.2 and 0.1, say.")
-    for name, usual in (("images_per_shard", "1000"), ("batch_size", "16"), ("train_steps", "6000")):
+    _number("min_accuracy", parameters["min_accuracy"], *SHARE)
+    for name, usual in (("batch_size", "16"), ("train_steps", "6000")):
         _number(name, parameters[name], 1, math.inf, "a whole number above 0", usual, whole=True)
-    check_partitions(parameters.get("partitions", 1))
     _number("learning_rate", parameters["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
     _number("gpu_count", parameters["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
     network = NETWORKS[parameters["network"]]
     rule = f"0 (the network's own, {network.image_size}) or a whole number from {network.smallest} up"
     smallest = network.smallest if parameters["image_size"] else 0
     _number("image_size", parameters["image_size"], smallest, math.inf, rule, str(network.image_size), whole=True)
-    for name in ("check_images", "fine_tune", "train_last_layer_only"):
+    for name in ("fine_tune", "train_last_layer_only"):
         _check_shape(name, parameters[name], bool, "true")
     if parameters["fine_tune"] and not parameters["checkpoint_uri"]:
         remedy = "Set checkpoint_uri to a checkpoint of the network, or fine_tune to false."
@@ -171,16 +192,27 @@ def check_values(parameters: Mapping[str, Any]) -> None:
         _check_shape(name, parameters[name], str, '"somewhere"')
     _check_shape("node_selector", parameters["node_selector"], dict, '{"pool": "gpu"}')
     _check_shape("tolerations", parameters["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
+
+
+def _check_choices(parameters: Mapping[str, Any], choices_of: Mapping[str, tuple[str, ...]]) -> None:
+    for name, choices in choices_of.items():
+        if parameters[name] not in choices:
+            raise InputError(f"{name} must be one of {', '.join(choices)}", parameters[name], f"Choose one, say {choices[0]}.")
+
+
+def _check_data(parameters: Mapping[str, Any]) -> None:
+    """What concerns the data up to its records, in every pipeline."""
+    for name in ("validation_ratio", "test_ratio"):
+        _number(name, parameters[name], *SHARE)
+    held_out = parameters["validation_ratio"] + parameters["test_ratio"]
+    if held_out >= 1:
+        rule = "validation_ratio and test_ratio together must stay below 1"
+        raise InputError(rule, held_out, "Leave some pictures to train on: 0.2 and 0.1, say.")
+    _number("images_per_shard", parameters["images_per_shard"], 1, math.inf, "a whole number above 0", "1000", whole=True)
+    rule = f"a whole number from 1 to {MOST_PARTITIONS}"
+    _number("partitions", parameters.get("partitions", 1), 1, MOST_PARTITIONS + 1, rule, "4", whole=True)
+    _check_shape("check_images", parameters["check_images"], bool, "true")
     advanced(parameters["advanced"])
-
-
-def check_partitions(partitions: Any) -> None:
-    """Refuses a number of partitions that nobody can have meant.
-
-    Raises:
-        InputError: naming the field.
-    """
-    _number("partitions", partitions, 1, MOST_PARTITIONS + 1, f"a whole number from 1 to {MOST_PARTITIONS}", "4", whole=True)
 
 
 def check_name(name: str, field: str) -> None:
@@ -250,5 +282,7 @@ def _check_shape(name: str, value: Any, kind: type, example: str) -> None:
         raise InputError(f"{name} must be {shapes[kind]}", value, f"Write it as JSON, such as {example}.")
 
 
+CHECKS = {check.__name__: check for check in (check_run, check_preparation)}  # by the stage that a pipeline begins with
+
 if __name__ == "__main__":  # in a process of its own: TensorFlow is large, and talks while it starts
-    check_run(json.load(sys.stdin))
+    CHECKS[sys.argv[1]](json.load(sys.stdin))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 
-from kfp_vision import catalog, conversion, examples, reports, storage, tally
+from kfp_vision import catalog, conversion, detection, examples, reports, storage, tally
 from kfp_vision.catalog import Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Checked, Refused
@@ -81,7 +81,7 @@ def write_tfrecords(
 
     Args:
         tables: split name to its table.
-        label_map: the folder with `labels.txt`.
+        label_map: the folder with `labels.txt`, or with `label_map.pbtxt` for pictures with boxes.
         outputs: split name to the folder its files go to, `SPLIT-00000-of-00003.tfrecord` and `records.json`.
         refused: where the list of refused pictures is written: CSV with uri, label, reason.
         images_per_shard: examples in each file but the last.
@@ -100,19 +100,19 @@ def write_tfrecords(
     Raises:
         InputError: more pictures were refused than may be; the first ten are named. The list is written all the same.
     """
-    labels = read_labels(label_map)
+    number_of = _numbers(label_map)
     cores = os.cpu_count() or 1
     workers = workers or (cores if check_pixels else max(1, cores - 1))
     rejects: list[Unused] = []
-    written, counted = {}, tally.Tally(labels, shown=bool(summary or counts))
+    written, counted = {}, tally.Tally(list(number_of), shown=bool(summary or counts))
     with storage.Reader() as reader, contextlib.ExitStack() as whole:
         for split in SPLITS:
-            convert = partial(_record, reader, {"check_pixels": check_pixels, "max_side": max_side}, _numbered(labels))
+            convert = partial(_record, reader, {"check_pixels": check_pixels, "max_side": max_side}, number_of)
             accepted = _accepted(
                 split, _in_order(convert, reader.ahead(catalog.read(tables[split])), workers), counted, rejects
             )
             beside = whole.enter_context(storage.replacing(outputs[split]))
-            written[split] = write_framed(beside, split, accepted, len(labels), images_per_shard)
+            written[split] = write_framed(beside, split, accepted, len(number_of), images_per_shard)
             print(f"{split}: {written[split].images} pictures in {len(written[split].shards)} files", flush=True)
         if counts:
             tally.write(counts, counted)
@@ -222,6 +222,17 @@ def example(row: Row, picture: Checked, number: int) -> list[bytes]:
     )
 
 
+def with_lists(features: dict[str, list[bytes] | list[int] | list[float]]) -> bytes:
+    """A serialised `tf.train.Example` with lists of values; an empty one is a field without values, which is of any kind."""
+    message = _example_message()()
+    for name, values in features.items():
+        feature = message.features.feature[name]
+        if values:
+            kind = {bytes: feature.bytes_list, int: feature.int64_list, float: feature.float_list}[type(values[0])]
+            kind.value.extend(values)
+    return bytes(message.SerializeToString(deterministic=True))
+
+
 def framed(record: list[bytes]) -> list[bytes]:
     """The pieces of a record with those that stand around it in a TFRecord file: its length before, its checksum behind it."""
     length = struct.pack("<Q", sum(map(len, record)))
@@ -237,7 +248,7 @@ def _masked_crc(pieces: list[bytes]) -> bytes:
 
 def _write_rejects(table: Path, rejects: list[Unused]) -> None:
     for uri, label, reason in rejects[:REJECTS_NAMED]:
-        print(f"refused: {uri} ({label}): {reason}")
+        print(f"refused: {uri}{f' ({label})' if label else ''}: {reason}")
     catalog.write_unused(table, rejects)
 
 
@@ -245,6 +256,7 @@ def _write_summary(page: Path, counted: tally.Tally, rejects: list[Unused], left
     reports.write_records_page(
         page,
         classes=counted.classes,
+        splits=counted.splits,
         total_bytes=counted.bytes,
         findings=tally.findings(counted, len(rejects), len(left_out), max_side),
         sizes=tally.sizes(counted),
@@ -281,13 +293,18 @@ def _accepted(
 def _record(reader: storage.Reader, how: dict[str, Any], number_of: dict[str, int], row: Row) -> Result:
     """A row's picture in its record, or why there is none."""
     try:
+        if row.objects:
+            detection.boxes(row)  # what cannot be used need not be read
         encoded = reader.read(row.uri)
         picture = conversion.converted(encoded, row, **how)
     except Refused as reason:
         return str(reason)
     except OSError as error:
         return error.strerror or str(error)
-    record = framed(example(row, picture, number_of[row.label]))
+    if row.objects:
+        record = framed([with_lists(detection.features(row, picture, number_of))])
+    else:
+        record = framed(example(row, picture, number_of[row.label]))
     return Passed(record, picture, tally.why_anew(encoded, picture))
 
 
@@ -326,6 +343,13 @@ def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
+def _numbers(label_map: Path) -> dict[str, int]:
+    """Label to number: from 1 for pictures with boxes, else from 0."""
+    if (label_map / detection.LABEL_MAP_FILE).exists():
+        return detection.read_label_map(label_map)
+    return _numbered(read_labels(label_map))
+
+
 def _numbered(labels: list[str]) -> dict[str, int]:
     return {label: number for number, label in enumerate(labels)}
 
@@ -354,9 +378,11 @@ def _example_message() -> Any:
 
     add(file.message_type.add(name="BytesList"), "value", 1, kinds.TYPE_BYTES, repeated=True)
     add(file.message_type.add(name="Int64List"), "value", 1, kinds.TYPE_INT64, repeated=True)
+    add(file.message_type.add(name="FloatList"), "value", 1, kinds.TYPE_FLOAT, repeated=True)
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")
     add(feature, "bytes_list", 1, kinds.TYPE_MESSAGE, "BytesList")
+    add(feature, "float_list", 2, kinds.TYPE_MESSAGE, "FloatList")
     add(feature, "int64_list", 3, kinds.TYPE_MESSAGE, "Int64List")
     for described in feature.field:
         described.oneof_index = 0

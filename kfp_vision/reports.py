@@ -89,6 +89,7 @@ def write_summary_page(
     notes: list[str],
     samples: dict[str, list[Picture]],
     splits: dict[str, int] | None = None,
+    images: int | None = None,
 ) -> None:
     """Writes the page of the ingest stage: what the data set holds, what was passed over, and what it looks like.
 
@@ -101,8 +102,9 @@ def write_summary_page(
         notes: what a person should know of this data set, one plain sentence each.
         samples: a few pictures of each class.
         splits: number of images in each split that the data brings; none where it is yet to be cut.
+        images: how many there are, where an image can be of several classes or none.
     """
-    images = sum(classes.values())
+    images = sum(classes.values()) if images is None else images
     largest = max(classes.values(), default=0)
     rows = [
         {"label": label, "images": count, "share": _ratio(count, images), "width": f"{100 * _ratio(count, largest):.1f}%"}
@@ -136,6 +138,7 @@ def write_records_page(
     copied: list[tuple[str, str]],
     left_out: Sequence[tuple[str, str, str]],
     refused: Sequence[tuple[str, str, str]],
+    splits: dict[str, int] | None = None,
 ) -> None:
     """Writes the page of the conversion: what is in the records, what is not and why, and what to do about it.
 
@@ -151,13 +154,15 @@ def write_records_page(
         copied: names of a picture and of its copy, of the first few.
         left_out: URI, label and reason of the pictures that the split left out; the page names the first thousand.
         refused: the same of those that could not be used.
+        splits: split to number of pictures, where a picture can be of several classes or none.
     """
     totals = {label: sum(splits.values()) for label, splits in classes.items()}
     largest = max(totals.values(), default=0)
-    splits = {split: sum(of_class[split] for of_class in classes.values()) for split in next(iter(classes.values()), {})}
+    if splits is None:
+        splits = {split: sum(of_class[split] for of_class in classes.values()) for split in next(iter(classes.values()), {})}
     page = rendered(
         "records",
-        pictures=sum(totals.values()),
+        pictures=sum(splits.values()),
         splits=splits,
         rows=[
             {"label": label, "splits": classes[label], "pictures": count, "width": f"{100 * _ratio(count, largest):.1f}%"}

@@ -3,6 +3,7 @@
 Each class is sorted by a hash of the contents and cut at the ratios. Every class keeps the ratio to the picture, copies stay on
 one side, and when the data grows only the few pictures at a cut change sides. A picture that comes with a split keeps it. One
 that stands under several labels is in no split; where it is kept, it is in all its classes on the same side.
+Of pictures with boxes each counts as of its rarest class, so that what is rare is on every side.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
-from kfp_vision import catalog
+from kfp_vision import catalog, detection
 from kfp_vision.catalog import SPLITS, Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.storage import replacing
@@ -38,21 +39,24 @@ def split_images(
         validation_ratio: share of each class held out while training.
         test_ratio: share of each class held out for the last evaluation; 0 for none.
         train, validation, test: where the tables are written.
-        label_map: a folder, in which `labels.txt` is written.
+        label_map: a folder, in which `labels.txt` is written, or `label_map.pbtxt` for pictures with boxes.
         left_out: where the list of pictures in no split is written: CSV with uri, label, reason.
-        conflicting_labels: `leave_out` or `keep` the pictures that stand under several labels.
+        conflicting_labels: `leave_out` or `keep` the pictures that stand under several labels; with different boxes
+            none is kept.
 
     Returns:
-        Pictures in each split, and `left_out`: those under several labels, and those that the data brings on two sides.
+        Pictures in each split, and `left_out`: those under several labels or with different boxes, and those that the data
+        brings on two sides.
 
     Raises:
         InputError: a class would have nothing left to train on.
     """
     rows = list(catalog.read(images))
-    conflicting = catalog.several(rows, "label") if conflicting_labels == "leave_out" else {}
-    for content_id, under in conflicting.items():
-        print(f"left out, the same picture under {' and '.join(under)}: {content_id}")
-    labels = sorted({row.label for row in rows})
+    with_boxes = any(row.objects for row in rows)
+    conflicting = _with_different_boxes(rows) if with_boxes else _under_several_labels(rows, conflicting_labels)
+    for content_id, how in conflicting.items():
+        print(f"left out, the same picture {how}: {content_id}")
+    labels = sorted({label for row in rows for label in row.labels})
     cut = split([row for row in rows if row.content_id not in conflicting], validation_ratio, test_ratio)
     parts = apart(cut)
     _refuse_untrained(labels, parts["train"])
@@ -60,7 +64,7 @@ def split_images(
         catalog.write(path, parts[name])
     with replacing(label_map) as beside:
         beside.mkdir()
-        write_labels(beside, labels)
+        (detection.write_label_map if with_boxes else write_labels)(beside, labels)
     catalog.write_unused(left_out, [*_conflicting(rows, conflicting), *_held_out_too(cut, parts)])
     counts = {name: len(part) for name, part in parts.items()}
     print(", ".join(f"{count} pictures to {name}" for name, count in counts.items()))
@@ -112,10 +116,20 @@ def apart(parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
     return {name: kept[name] for name in SPLITS}
 
 
-def _conflicting(rows: list[Row], labels: dict[str, list[str]]) -> Iterator[Unused]:
+def _under_several_labels(rows: list[Row], conflicting_labels: str) -> dict[str, str]:
+    if conflicting_labels == "keep":
+        return {}
+    return {content_id: f"under {' and '.join(labels)}" for content_id, labels in catalog.several(rows, "label").items()}
+
+
+def _with_different_boxes(rows: list[Row]) -> dict[str, str]:
+    return dict.fromkeys(catalog.several(rows, "objects"), "with different boxes")
+
+
+def _conflicting(rows: list[Row], conflicting: dict[str, str]) -> Iterator[Unused]:
     for row in rows:
-        if under := labels.get(row.content_id):
-            yield row.uri, row.label, f"the same picture stands under {' and '.join(under)}"
+        if how := conflicting.get(row.content_id):
+            yield row.uri, row.label, f"the same picture stands {how}"
 
 
 def _held_out_too(cut: dict[str, list[Row]], kept: dict[str, list[Row]]) -> Iterator[Unused]:
@@ -127,7 +141,7 @@ def _held_out_too(cut: dict[str, list[Row]], kept: dict[str, list[Row]]) -> Iter
 
 
 def _refuse_untrained(labels: list[str], train: list[Row]) -> None:
-    trained = {row.label for row in train}
+    trained = {label for row in train for label in row.labels}
     for label in labels:
         if label not in trained:
             remedy = "Add pictures to it, take it out, or hold out less."
@@ -141,7 +155,14 @@ def write_labels(folder: Path, labels: list[str]) -> None:
 
 
 def read_labels(folder: Path) -> list[str]:
-    """The labels in `labels.txt`, in the order of their numbers."""
+    """The labels in `labels.txt`, in the order of their numbers.
+
+    Raises:
+        InputError: the folder is of pictures with boxes.
+    """
+    if (folder / detection.LABEL_MAP_FILE).exists():
+        remedy = "Take records that were written with task=classification."
+        raise InputError("the label map must be of classification", f"{detection.LABEL_MAP_FILE} in it", remedy)
     lines = (folder / LABELS_FILE).read_text(encoding="utf-8").splitlines()
     return [line.partition(":")[2] for line in lines]
 

@@ -29,7 +29,7 @@ NOTEWORTHY = 0.05  # share of the pictures
 SHRUNK = "larger than max_side"
 # Of a tally: what adds up, what adds up bin by bin, and all that is written.
 COUNTS, BINS = ("bytes", "small", "large", "long", "copies", "conflicting"), ("sides", "ratios")
-KEPT = (*COUNTS, *BINS, "classes", "smallest", "largest", "anew", "copied", "samples", "_first", "_before")
+KEPT = (*COUNTS, *BINS, "splits", "classes", "boxes", "smallest", "largest", "anew", "copied", "samples", "_first", "_before")
 
 Finding = tuple[str, str]  # what was found, what to do about it
 
@@ -38,7 +38,9 @@ class Tally:
     """Counts of the pictures that went into the records.
 
     Attributes:
-        classes: label to split to pictures.
+        splits: split to pictures.
+        classes: label to split to pictures; one with boxes around several classes counts for each.
+        boxes: whether the pictures have boxes, and are for a detector.
         bytes: of all encoded pictures together.
         sides: pictures by longer side, in the bins of `SIDES`.
         ratios: pictures by width over height, in the bins of `RATIOS`; the outermost take what lies beyond.
@@ -60,17 +62,19 @@ class Tally:
         self.classes = {label: dict.fromkeys(SPLITS, 0) for label in labels}
         self.bytes = self.smallest = self.largest = self.small = self.large = self.long = 0
         self.copies = self.conflicting = 0
+        self.boxes = False
         self.sides, self.ratios = [0] * (len(SIDES) - 1), [0] * (len(RATIOS) - 1)
         self.anew: Counter[str] = Counter()
         self.copied: list[tuple[str, str]] = []
         self.samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels[:MOST_SAMPLES] if shown}
         self._each = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
+        self.splits = dict.fromkeys(SPLITS, 0)
         self._first = self._before = ("", "", "")  # content, label and name
 
     @property
     def pictures(self) -> int:
         """How many there are in all."""
-        return sum(sum(of_class.values()) for of_class in self.classes.values())
+        return sum(self.splits.values())
 
     def add(self, split: str, row: Row, picture: Checked, anew: str) -> None:
         """Counts a picture. Tables are in the order of contents, so that copies follow each other.
@@ -81,7 +85,10 @@ class Tally:
             picture: it as it is in its record.
             anew: why it was encoded anew; empty where its bytes are the original ones.
         """
-        self.classes[row.label][split] += 1
+        self.splits[split] += 1
+        self.boxes = self.boxes or bool(row.objects)
+        for label in row.labels:
+            self.classes[label][split] += 1
         self.bytes += len(picture.encoded)
         height, width = picture.height, picture.width
         longer, shorter = (width, height) if width > height else (height, width)
@@ -98,9 +105,10 @@ class Tally:
         self._follow(here)
         self._first = self._first if self._first[0] else here
         self._before = here
-        shown = self.samples.get(row.label)
-        if shown is not None and len(shown) < self._each:
-            shown.append(reports.thumbnail(reports.Picture(row.name, picture.encoded)))
+        for label in row.labels:
+            shown = self.samples.get(label)
+            if shown is not None and len(shown) < self._each:
+                shown.append(reports.thumbnail(reports.Picture(row.name, picture.encoded)))
 
     def _follow(self, here: tuple[str, str, str]) -> None:
         """Counts a picture that may be a copy of the one before it."""
@@ -113,6 +121,9 @@ class Tally:
 
     def extend(self, following: "Tally") -> None:
         """Counts what another tally counted behind this one, as if it had passed here."""
+        self.boxes = self.boxes or following.boxes
+        for split, pictures in following.splits.items():
+            self.splits[split] += pictures
         for label, of_class in following.classes.items():
             for split, pictures in of_class.items():
                 self.classes[label][split] += pictures
@@ -181,7 +192,7 @@ def findings(tally: Tally, refused: int, left_out: int, max_side: int) -> list[F
         left_out: pictures that the split left out.
         max_side: what larger pictures were shrunk to, in pixels; 0 for none.
     """
-    said = [*_of_classes(tally), *_of_sizes(tally, max_side), *_of_copies(tally)]
+    said = [*_of_classes(tally), *([] if tally.boxes else _of_sizes(tally, max_side)), *_of_copies(tally)]
     if refused:
         fact = f"{_are(refused, tally.pictures + refused)} refused."
         said.insert(0, (fact, "Mend or remove them; they are named below, with the reasons."))
@@ -193,6 +204,8 @@ def findings(tally: Tally, refused: int, left_out: int, max_side: int) -> list[F
 def _of_classes(tally: Tally) -> list[Finding]:
     said = []
     totals = {label: sum(splits.values()) for label, splits in tally.classes.items()}
+    if not totals:
+        return []
     (rare, fewest), (common, most) = (f(totals.items(), key=lambda pair: pair[1]) for f in (min, max))
     if fewest and most > UNEVEN * fewest:
         fact = f"{_apart(common)} has {most / fewest:.0f} times the pictures of {_apart(rare)}: {most:,} and {fewest:,}."
@@ -270,6 +283,8 @@ def sizes(tally: Tally) -> reports.Histogram:
         same = f"All {tally.largest:,} pixels" if tally.smallest == tally.largest else ""
         extent = same or f"From {tally.smallest:,} to {tally.largest:,} pixels"
         caption = f"{extent}. The dashed line is {SEEN}, what the networks see unless image_size says otherwise."
+        if tally.boxes:
+            return reports.Histogram("Longer side in pixels", SIDES, tally.sides, ticks, f"{extent}.")
     return reports.Histogram("Longer side in pixels", SIDES, tally.sides, ticks, caption, mark=SEEN)
 
 

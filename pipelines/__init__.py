@@ -2,7 +2,11 @@
 
 from kfp_vision.pipelines.image_classification import image_classification
 from kfp_vision.pipelines.image_classification_partitioned import image_classification_partitioned
+from kfp_vision.pipelines.prepare_records import prepare_records
 
-PIPELINES = {pipeline.pipeline_func.__name__: pipeline for pipeline in (image_classification, image_classification_partitioned)}
+PIPELINES = {
+    pipeline.pipeline_func.__name__: pipeline
+    for pipeline in (image_classification, image_classification_partitioned, prepare_records)
+}
 
-__all__ = ["PIPELINES", "image_classification", "image_classification_partitioned"]
+__all__ = ["PIPELINES", "image_classification", "image_classification_partitioned", "prepare_records"]

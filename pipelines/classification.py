@@ -8,14 +8,11 @@ from kfp import dsl, kubernetes
 from kfp_vision.components import (
     check_run,
     evaluate_classifier,
-    fingerprint_images,
-    ingest_images,
     report_outcome,
-    split_images,
     train_classifier,
 )
+from kfp_vision.pipelines.preparation import prepare
 from kfp_vision.pipelines.release import release_if, scratch
-from kfp_vision.pipelines.writing import written_at_once, written_in_partitions
 
 
 def classify(fields: Mapping[str, Any]) -> None:
@@ -34,21 +31,12 @@ def classify(fields: Mapping[str, Any]) -> None:
     with dsl.ExitHandler(ended, name="run"):
         checked = check_run(**({"partitions": 1} | dict(fields)))
         checked.set_caching_options(False)
-        fingerprint = fingerprint_images(**given("images_uri")).after(checked)
-        fingerprint.set_caching_options(False)
-        ratios = given("validation_ratio", "test_ratio")
-        ingested = ingest_images(fingerprint=fingerprint.output, **given("images_uri", "check_images"), **ratios)
-        split = split_images(images=ingested.outputs["images"], **ratios, **given("advanced"))
-        how = given("images_per_shard", "advanced")
-        if "partitions" in fields:
-            written = written_in_partitions(split.outputs, behind=checked, **how, **given("partitions"))
-        else:
-            written = written_at_once(split.outputs, **how)
-        held_out = {name: written[name] for name in ("validation_records", "test_records")}
+        made = prepare({"task": "classification"} | dict(fields), behind=checked)
+        held_out = {"validation_records": made.validation_records, "test_records": made.test_records}
         trained = train_classifier(
-            train_records=written["train_records"],
-            validation_records=written["validation_records"],
-            label_map=split.outputs["label_map"],
+            train_records=made.train_records,
+            validation_records=made.validation_records,
+            label_map=made.label_map,
             **given(
                 "network",
                 "fine_tune",
@@ -70,7 +58,7 @@ def classify(fields: Mapping[str, Any]) -> None:
         kubernetes.add_toleration_json(trained, toleration_json=fields["tolerations"])
         model = trained.outputs["model"]
         evaluated = evaluate_classifier(model=model, **held_out, **given("min_accuracy", "test_image_uri"))
-        for task in (checked, fingerprint, ingested, split, trained, evaluated):
+        for task in (checked, trained, evaluated):
             scratch(task)
         verdict = evaluated.outputs["verdict"]
         wishes = given("deploy_to", "test_image_uri", "predict_uri")

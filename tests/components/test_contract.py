@@ -12,9 +12,10 @@ from google.protobuf import json_format
 from kfp_vision import components
 from kfp_vision.components import images
 from kfp_vision.local_run import fields
-from kfp_vision.pipelines import image_classification_partitioned
+from kfp_vision.pipelines import image_classification_partitioned, prepare_records
 
 NAMES = components.__all__
+FORM_OF = {"check_run": image_classification_partitioned, "check_preparation": prepare_records}  # whose fields they check
 FOLDER = Path(components.__file__).parent
 MOST_LINES = 15
 NOT_IN_A_BODY = (
@@ -86,11 +87,7 @@ def test_everything_that_goes_in_or_comes_out_is_described(name):
     documentation = inspect.getdoc(getattr(components, name).python_func)
     assert documentation.isascii()
     inputs, outputs = inputs_and_outputs(name)
-    described = (
-        image_classification_partitioned.component_spec.inputs
-        if name == "check_run"
-        else getattr(components, name).component_spec.inputs
-    )
+    described = FORM_OF.get(name, getattr(components, name)).component_spec.inputs
     assert [given for given in inputs if not described[given].description] == []
     # Of a single unnamed output KFP carries nothing over; the docstring says it all the same.
     if list(outputs) == ["Output"]:
@@ -99,10 +96,10 @@ def test_everything_that_goes_in_or_comes_out_is_described(name):
         assert [made for made, definition in outputs.items() if not definition.get("description")] == []
 
 
-def test_check_run_sees_every_field_of_the_form():
-    inputs, outputs = inputs_and_outputs("check_run")
-    types = {name: definition["parameterType"] for name, definition in inputs.items()}
-    assert types == fields(image_classification_partitioned)
+@pytest.mark.parametrize("name", FORM_OF)
+def test_what_checks_a_form_sees_every_field_of_it(name):
+    inputs, outputs = inputs_and_outputs(name)
+    assert {given: definition["parameterType"] for given, definition in inputs.items()} == fields(FORM_OF[name])
     assert outputs == {}
 
 

@@ -12,7 +12,7 @@ from kfp import dsl, local
 
 from kfp_vision import components
 from kfp_vision.local_run import one_at_a_time
-from kfp_vision.pipelines.writing import written_in_partitions
+from kfp_vision.pipelines.preparation import written_in_partitions
 
 RECORDS = ("train_records", "validation_records", "test_records")
 

@@ -33,6 +33,7 @@ STAGES = [
     "train-classifier",
     "write-tfrecords",
 ]
+TRAINING = ["image_classification", "image_classification_partitioned"]
 IN_PARTITIONS = ["join-records", "partition-records"]
 CHANNEL = "pipelinechannel--"  # what a field is called within a group of tasks
 BOOLEANS = ["check_images", "fine_tune", "train_last_layer_only"]
@@ -47,7 +48,7 @@ def committed(name: str) -> str:
     return (ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module", params=["image_classification", "image_classification_partitioned"])
+@pytest.fixture(scope="module", params=TRAINING)
 def name(request) -> str:
     """The pipelines that train a classifier: what holds of the one holds of the other."""
     return request.param
@@ -221,8 +222,31 @@ def test_a_model_is_deployed_behind_its_verdict_its_proof_and_the_wish_alone(gra
     assert sorted(taken) == ["model", "proof", "verdict"]
 
 
+def test_a_preparation_ends_with_the_records_and_offers_its_tasks():
+    spec = PIPELINES["prepare_records"].pipeline_spec
+    assert stage_names(PIPELINES["prepare_records"]) == [
+        "check_preparation",
+        "fingerprint_images",
+        "ingest_images",
+        "join_records",
+        "partition_records",
+        "report_outcome",
+        "split_images",
+        "write_tfrecords",
+    ]
+    form = spec.root.input_definitions.parameters
+    assert [value.string_value for value in form["task"].literals] == ["classification", "detection"]
+    assert [name for name, field in form.items() if not field.description or not field.HasField("default_value")] == []
+    body = spec.components["comp-exit-handler-1"].dag.tasks
+    assert [name for name, task in body.items() if not task.dependent_tasks] == ["check-preparation"]
+    uncached = sorted(name for name, task in body.items() if not task.caching_options.enable_cache)
+    assert [name for name in uncached if not body[name].WhichOneof("iterator")] == ["check-preparation", "fingerprint-images"]
+    executors = json_format.MessageToDict(spec.deployment_spec)["executors"].values()
+    assert {executor["container"]["image"] for executor in executors} == {f"kfp-vision:{__version__}"}
+
+
 def test_in_partitions_the_form_has_one_field_more_and_says_all_the_others():
-    both = [PIPELINES[name] for name in ("image_classification", "image_classification_partitioned")]
+    both = [PIPELINES[name] for name in TRAINING]
     plain, partitioned = (dict(pipeline.pipeline_spec.root.input_definitions.parameters) for pipeline in both)
     assert fields(both[1]) == fields(both[0]) | {"partitions": "NUMBER_INTEGER"}
     assert partitioned.pop("partitions").default_value.number_value == 4
@@ -282,25 +306,26 @@ def test_the_check_passes_while_nothing_is_edited(copy_of_the_house):
 
 
 @pytest.mark.parametrize(
-    ("file", "was", "becomes"),
+    ("file", "was", "becomes", "concerned"),
     [
-        ("components/split_images.py", "Cuts the table", "Slices the table"),
-        ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:"),
-        ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001"),
-        ("parameters.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS'),
+        ("components/split_images.py", "Cuts the table", "Slices the table", PIPELINES),
+        ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", TRAINING),
+        ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001", TRAINING),
+        ("parameters.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS', TRAINING),
+        ("pipelines/prepare_records.py", "partitions: int = 1", "partitions: int = 2", ["prepare_records"]),
     ],
 )
-def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes):
+def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes, concerned):
     edited = copy_of_the_house / "kfp_vision" / file
     text = edited.read_text(encoding="utf-8")
     assert text.count(was) == 1
     edited.write_text(text.replace(was, becomes), encoding="utf-8")
     done = check(copy_of_the_house)
-    stale = [copy_of_the_house / "kfp_vision" / "pipelines" / f"{name}.yaml" for name in PIPELINES]
+    stale = [copy_of_the_house / "kfp_vision" / "pipelines" / f"{name}.yaml" for name in concerned]
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
         f"error: every YAML must be what its pipeline compiles to; got {', '.join(map(str, stale))}. "
         "Run kfp-vision compile, and commit.\n"
     )
-    assert [file.read_text(encoding="utf-8") for file in stale] == [committed(name) for name in PIPELINES]
+    assert [file.read_text(encoding="utf-8") for file in stale] == [committed(name) for name in concerned]

@@ -68,7 +68,7 @@ def stages(site, tmp_path_factory) -> dict[str, one_step.Ended]:
     root, address = tmp_path_factory.mktemp("stages"), f"{site.address}/photos.tgz"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
-        values = {"fingerprint": "any", "images_uri": address, "check_images": True, **RATIOS}
+        values = {"fingerprint": "any", "images_uri": address, "task": "classification", "check_images": True, **RATIOS}
         ingested = one_step.run(components.ingest_images, root / "ingest", **values)
         split = one_step.run(
             components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS

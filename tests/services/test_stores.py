@@ -8,13 +8,14 @@ import tarfile
 from itertools import count
 from pathlib import Path
 
+import boxed
 import drawn
 import faulty
 import one_step
 import pytest
 from servers import KEY, SECRET
 
-from kfp_vision import catalog, components, records, splitting, storage, stores
+from kfp_vision import catalog, components, detection, records, splitting, storage, stores
 from kfp_vision.errors import InputError
 from kfp_vision.stores import transfer
 
@@ -104,6 +105,15 @@ def test_the_table_is_the_one_of_a_folder_but_for_where_the_pictures_lie(place, 
         (row.name, row.label, row.bytes, row.content_id) for row in local.rows
     ]
     assert stored.rows[0].uri == f"{uri}/bellcup/0001.jpg"
+
+
+def test_boxes_in_a_bucket_are_those_of_a_folder(place, tmp_path):
+    boxed.data(tmp_path / "data", pictures=20)
+    stored, local = detection.scan(place.bucket(below(tmp_path / "data"))), detection.scan(str(tmp_path / "data"))
+    assert [(row.name, row.label, row.content_id, row.objects) for row in stored.rows] == [
+        (row.name, row.label, row.content_id, row.objects) for row in local.rows
+    ]
+    assert len(stored.rows) == 20
 
 
 def converted(uri: str, folder: Path) -> dict[str, bytes]:
@@ -255,7 +265,7 @@ def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
     folder = drawn.pictures(tmp_path / "photos", each=10)
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', below(folder))}"
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.0}
-    values = {"fingerprint": "any", "images_uri": uri, "check_images": True, **ratios}
+    values = {"fingerprint": "any", "images_uri": uri, "task": "classification", "check_images": True, **ratios}
     ingested = one_step.run(components.ingest_images, tmp_path / "ingest", **values)
     assert ingested.succeeded
     with (ingested.folder / "images").open(newline="") as file:

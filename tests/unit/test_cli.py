@@ -47,6 +47,29 @@ REFUSED = {
         "partitions must be a whole number from 1 to 1000; got 0. Set it to 4, say.",
     ),
     "partitions where there are none": Case("run -p partitions=2", WRONG_USE, "a parameter must be .*; got partitions. .*"),
+    "an unknown task": Case(
+        "run prepare_records -p task=segmentation",
+        WRONG_USE,
+        "task must be one of classification, detection; got segmentation. Choose one, say classification.",
+    ),
+    "a training's field where nothing is trained": Case(
+        "run prepare_records -p optimizer=sgd", WRONG_USE, "a parameter must be one of advanced, .*; got optimizer. Take .*"
+    ),
+    "a training's advanced field where nothing is trained": Case(
+        'run prepare_records -p advanced={{"momentum":0.5}}',
+        WRONG_USE,
+        "advanced of prepare_records must hold known names only .*; got momentum. Take .*",
+    ),
+    "boxes on the sample": Case(
+        "run prepare_records -p task=detection -p images_uri=sample",
+        WRONG_USE,
+        "images_uri of detection must be a folder or an archive; got sample. Put .*",
+    ),
+    "nothing with boxes": Case(
+        "run prepare_records -p task=detection -p images_uri={data}/one_class",
+        FAILED,
+        "images_uri of detection must hold pictures with annotations; got none at {data}/one_class .3 files passed over: .*",
+    ),
     "a field without a value": Case(
         "run -p train_steps", WRONG_USE, "a parameter must be .* NAME=VALUE; got train_steps. Write .*"
     ),

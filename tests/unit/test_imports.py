@@ -23,6 +23,7 @@ STAGES_WITHOUT_TENSORFLOW = {
     "partition_records": ["kfp_vision.partitioning"],
     "join_records": ["kfp_vision.parameters", "kfp_vision.partitioning"],
     "check_run": ["kfp_vision.parameters"],
+    "check_preparation": ["kfp_vision.parameters"],
     "check_serving": ["kfp_vision.deployment"],
     "deploy_model": ["kfp_vision.deployment"],
     "call_endpoint": ["kfp_vision.deployment"],

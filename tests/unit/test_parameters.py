@@ -7,7 +7,7 @@ import pytest
 from kfp_vision import parameters
 from kfp_vision.errors import InputError
 from kfp_vision.local_run import defaults
-from kfp_vision.pipelines import image_classification
+from kfp_vision.pipelines import image_classification, prepare_records
 
 
 @pytest.fixture
@@ -211,3 +211,30 @@ def test_a_test_picture_in_an_archive_is_found(fields, tmp_path):
     (tmp_path / "photos.tgz").write_bytes(b"only its place is looked at")
     uri = f"{tmp_path}/photos.tgz#daisy/1.jpg"
     parameters.check_run(fields | {"fine_tune": False, "images_uri": str(tmp_path), "test_image_uri": uri})
+
+
+SAMPLE = defaults(prepare_records) | {"images_uri": "sample"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("task", "detect", "task must be one of classification, detection; got detect. Choose one, say classification."),
+        ("validation_ratio", 1.5, "validation_ratio must be from 0 up to, not including, 1; got 1.5. Set it to 0.2, say."),
+        ("images_per_shard", 0, "images_per_shard must be a whole number above 0; got 0. Set it to 1000, say."),
+        ("partitions", 1001, "partitions must be a whole number from 1 to 1000; got 1001. Set it to 4, say."),
+        ("check_images", "no", "check_images must be true or false; got no. Write it as JSON, such as true."),
+        ("advanced", [], "advanced must be a dictionary; got []. Write it as JSON, such as"),
+        ("advanced", {"max_side": -1}, "max_side of advanced must not be negative; got -1. Set it to 0, say."),
+        ("images_uri", "", 'images_uri must name where the data lies; got "". Set it to'),
+    ],
+)
+def test_a_wrong_value_of_a_preparation_is_refused(field, value, line):
+    parameters.check_preparation(SAMPLE)
+    with pytest.raises(InputError) as refusal:
+        parameters.check_preparation(SAMPLE | {field: value})
+    assert line_of(refusal).startswith(f"error: {line}")
+
+
+def test_records_need_nothing_held_out():
+    parameters.check_preparation(SAMPLE | {"validation_ratio": 0.0, "advanced": {"max_side": 100}})

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -15,6 +15,7 @@ from kfp_vision.errors import InputError
 from kfp_vision.records import read
 
 SPLITS = ("train", "validation", "test")
+quickly = settings(database=None, deadline=None, max_examples=200)
 PER_SHARD = 5
 BROKEN = b"GIF89a, and then nothing"
 
@@ -156,6 +157,7 @@ def test_too_many_refused_in_all_partitions_together_are_an_error_and_nothing_lo
 counts = st.fixed_dictionaries({split: st.integers(0, 60) for split in SPLITS})
 
 
+@quickly
 @given(counts, st.integers(1, 25), st.integers(1, 40))
 def test_every_row_is_written_once_and_in_order(pictures, images_per_shard, partitions):
     shares = [partitioning.share(pictures, images_per_shard, number, partitions) for number in range(partitions)]
@@ -163,6 +165,7 @@ def test_every_row_is_written_once_and_in_order(pictures, images_per_shard, part
         assert list(chain.from_iterable(share[split] for share in shares)) == list(range(count))
 
 
+@quickly
 @given(counts, st.integers(1, 25), st.integers(1, 40))
 def test_work_is_shared_evenly_and_in_whole_files_where_there_are_enough(pictures, images_per_shard, partitions):
     shares = [partitioning.share(pictures, images_per_shard, number, partitions) for number in range(partitions)]

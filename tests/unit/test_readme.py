@@ -41,7 +41,7 @@ def test_the_defaults_in_the_table_are_the_forms():
 def test_every_pipeline_is_told_of_with_the_fields_that_it_has_alone(name):
     assert f"`{name}`" in README
     for field in local_run.fields(PIPELINES[name]).keys() - local_run.fields(image_classification).keys():
-        assert f"`{field}`" in README.partition("## The other pipeline")[2], field
+        assert f"`{field}`" in README.partition("## The other pipelines")[2], field
 
 
 def test_every_component_stands_in_the_table():

@@ -1,14 +1,54 @@
-"""How the records are written: by one stage, or in partitions by several at a time. Both give the same records."""
+"""From pictures to records: what every pipeline begins with. One stage or several machines write the same records."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from kfp_vision.components import join_records, partition_records, write_tfrecords
+from kfp_vision.components import (
+    fingerprint_images,
+    ingest_images,
+    join_records,
+    partition_records,
+    split_images,
+    write_tfrecords,
+)
 from kfp_vision.pipelines.release import scratch
 
 SPLITS = ("train", "validation", "test")
+
+
+class Prepared(NamedTuple):
+    """What the stages behind the records take: artifacts of split_images, and of write_tfrecords or join_records."""
+
+    label_map: Any
+    train_records: Any
+    validation_records: Any
+    test_records: Any
+
+
+def prepare(fields: Mapping[str, Any], behind: dsl.PipelineTask) -> Prepared:
+    """Adds the stages up to the records to a pipeline.
+
+    Args:
+        fields: name to value: images_uri, task, check_images, validation_ratio, test_ratio, images_per_shard, advanced; with
+            partitions among them the records are written in so many.
+        behind: the stage that checks the fields.
+    """
+    fingerprint = fingerprint_images(images_uri=fields["images_uri"]).after(behind)
+    fingerprint.set_caching_options(False)
+    ratios = {name: fields[name] for name in ("validation_ratio", "test_ratio")}
+    data = {name: fields[name] for name in ("images_uri", "task", "check_images")}
+    ingested = ingest_images(fingerprint=fingerprint.output, **data, **ratios)
+    split = split_images(images=ingested.outputs["images"], advanced=fields["advanced"], **ratios)
+    for task in (fingerprint, ingested, split):
+        scratch(task)
+    how = {name: fields[name] for name in ("images_per_shard", "advanced")}
+    if "partitions" in fields:
+        written = written_in_partitions(split.outputs, partitions=fields["partitions"], behind=behind, **how)
+    else:
+        written = written_at_once(split.outputs, **how)
+    return Prepared(split.outputs["label_map"], *(written[f"{name}_records"] for name in SPLITS))
 
 
 def written_at_once(split: Mapping[str, Any], *, images_per_shard: Any, advanced: Any) -> Mapping[str, Any]:

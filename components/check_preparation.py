@@ -1,0 +1,24 @@
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def check_preparation(
+    images_uri: str,
+    task: str,
+    check_images: bool,
+    validation_ratio: float,
+    test_ratio: float,
+    images_per_shard: int,
+    partitions: int,
+    advanced: dict,
+) -> None:
+    """Refuses wrong values and data that is not there, before any data moves.
+
+    The arguments are the fields of the run form; see prepare_records.
+    """
+    fields = dict(locals())
+    from kfp_vision import parameters
+
+    parameters.check_preparation(fields)

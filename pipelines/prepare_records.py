@@ -1,0 +1,43 @@
+from kfp import dsl
+
+from kfp_vision import parameters
+from kfp_vision.components import check_preparation, report_outcome
+from kfp_vision.pipelines.form import with_choices
+from kfp_vision.pipelines.image_classification import FLOWERS
+from kfp_vision.pipelines.preparation import prepare
+from kfp_vision.pipelines.release import scratch
+
+
+@with_choices(parameters.PREPARATION_CHOICES)
+@dsl.pipeline(name="prepare-records")
+def prepare_records(
+    images_uri: str = FLOWERS,
+    task: str = "classification",
+    check_images: bool = True,
+    validation_ratio: float = 0.2,
+    test_ratio: float = 0.0,
+    images_per_shard: int = 1000,
+    partitions: int = 1,
+    advanced: dict = {},  # noqa: B006
+):
+    """From pictures to TFRecord files for a training elsewhere: of classes, or of boxes for an object detector.
+
+    Args:
+        images_uri: a folder of class folders, an archive of one (also over http), or sample; for detection, pictures with XML.
+        task: classification, or detection: boxes in the XML of Pascal VOC.
+        check_images: refuse data that nothing can be trained on.
+        validation_ratio: share of each class held out while training.
+        test_ratio: share of each class held out for the last evaluation; 0 for none.
+        images_per_shard: pictures in each TFRecord file but the last.
+        partitions: on how many machines the records are written at a time.
+        advanced: max_refused_ratio, check_pixels, max_side and conflicting_labels; see the README.
+    """
+    fields = dict(locals())
+    ended = report_outcome()
+    ended.set_caching_options(False)
+    with dsl.ExitHandler(ended, name="run"):
+        checked = check_preparation(**fields)
+        checked.set_caching_options(False)
+        prepare(fields, behind=checked)
+    for stage in (ended, checked):
+        scratch(stage)

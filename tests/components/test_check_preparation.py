@@ -1,0 +1,35 @@
+import boxed
+import one_step
+import pytest
+
+from kfp_vision import components
+
+FIELDS = {
+    "task": "detection",
+    "check_images": True,
+    "validation_ratio": 0.2,
+    "test_ratio": 0.1,
+    "images_per_shard": 10,
+    "partitions": 2,
+    "advanced": {"max_side": 100},
+}
+
+
+@pytest.fixture
+def fields(tmp_path) -> dict[str, object]:
+    boxed.data(tmp_path / "data", pictures=1)
+    return FIELDS | {"images_uri": str(tmp_path / "data")}
+
+
+def test_lets_right_values_pass_without_a_word(fields, tmp_path):
+    ended = one_step.run(components.check_preparation, tmp_path, **fields)
+    assert ended.succeeded
+    assert ended.printed == []
+
+
+def test_refuses_what_only_a_training_would_read(fields, tmp_path):
+    ended = one_step.run(components.check_preparation, tmp_path, **fields | {"advanced": {"momentum": 0.5}})
+    assert one_step.refusal(ended) == (
+        "error: advanced of prepare_records must hold known names only (max_refused_ratio, check_pixels, max_side, "
+        "conflicting_labels); got momentum. Take one of these, or leave it out."
+    )

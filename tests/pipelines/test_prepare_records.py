@@ -1,0 +1,78 @@
+"""Records without a training: from a folder with boxes to a label map and TFRecord files, through the command line."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boxed
+import drawn
+import pytest
+import tensorflow as tf
+
+from kfp_vision import records
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that ended well: what it printed, and its last line parsed."""
+
+    lines: list[str]
+    result: dict[str, Any]
+
+
+def prepare(root: Path, **form: object) -> Run:
+    options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", "prepare_records", *options, "--json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return Run(done.stdout.splitlines(), json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    root = tmp_path_factory.mktemp("detection")
+    boxed.data(root / "data", pictures=60)
+    (root / "data" / "some" / "001.xml").write_text("<annotation>")
+    form = {"task": "detection", "images_uri": "data", "test_ratio": 0.1, "images_per_shard": 10, "partitions": 3}
+    return prepare(root, **form)
+
+
+def test_says_where_the_records_are_and_what_is_in_them(run):
+    folder = run.result["records"]
+    assert run.result["pictures"] == {"train": 42, "validation": 11, "test": 6}
+    assert run.result["refused"] == 1
+    closing = run.lines[run.lines.index("records   42 pictures to train, 11 pictures to validation, 6 pictures to test") :]
+    assert closing[1:3] == [f"refused   1, named in {folder}/refused.csv", f"folder    {folder}"]
+    assert closing[3].startswith("done in ")
+    assert run.result["skipped"] == []
+
+
+def test_the_folder_holds_records_label_map_and_what_was_refused(run):
+    folder = Path(run.result["records"])
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "label_map.pbtxt",
+        "refused.csv",
+        "test",
+        "train",
+        "validation",
+    ]
+    assert (folder / "label_map.pbtxt").read_text().count("item {") == 3
+    assert "an annotation that is no XML" in (folder / "refused.csv").read_text()
+    shards = sorted(str(path) for path in (folder / "train").glob("*.tfrecord"))
+    assert [Path(shard).name for shard in shards] == [f"train-{number:05}-of-00005.tfrecord" for number in range(5)]
+    schema = {"image/object/class/label": tf.io.VarLenFeature(tf.int64)}
+    found = [tf.io.parse_single_example(record, schema) for record in tf.data.TFRecordDataset(shards)]
+    labels = {int(label) for example in found for label in example["image/object/class/label"].values}
+    assert (len(found), labels) == (42, {1, 2, 3})
+
+
+def test_classes_are_prepared_as_for_a_training(tmp_path):
+    pictures = drawn.pictures(tmp_path / "pictures")
+    done = prepare(tmp_path, images_uri=pictures, advanced='{"max_side": 64}')
+    folder = Path(done.result["records"])
+    assert done.result["pictures"] == {"train": 16, "validation": 4, "test": 0}
+    assert (folder / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"
+    assert {label for _, _, label in records.read(folder / "train")} == {"bellcup", "globelet"}

@@ -1,0 +1,486 @@
+"""Pascal VOC's boxes: read whatever the XML holds, paired, split, and written as the Object Detection API reads them."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import boxed
+import pytest
+import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kfp_vision import catalog, detection, records, splitting
+from kfp_vision.catalog import Row
+from kfp_vision.detection import Annotation, Box
+from kfp_vision.errors import InputError
+from kfp_vision.pictures import Refused
+
+SPLITS = ("train", "validation", "test")
+quickly = settings(database=None, deadline=None, max_examples=200)
+BOX = ("gate", 10, 20, 30, 40)
+GATE = Box("gate", 10, 20, 30, 40, 0, 1, "Left")
+# What the Object Detection API's TfExampleDecoder asks for.
+NUMBERS, SHARES, TEXTS = (tf.io.VarLenFeature(kind) for kind in (tf.int64, tf.float32, tf.string))
+SCHEMA = {
+    "image/height": tf.io.FixedLenFeature((), tf.int64),
+    "image/width": tf.io.FixedLenFeature((), tf.int64),
+    "image/filename": tf.io.FixedLenFeature((), tf.string),
+    "image/source_id": tf.io.FixedLenFeature((), tf.string),
+    "image/key/sha256": tf.io.FixedLenFeature((), tf.string),
+    "image/encoded": tf.io.FixedLenFeature((), tf.string),
+    "image/format": tf.io.FixedLenFeature((), tf.string),
+    "image/object/bbox/xmin": SHARES,
+    "image/object/bbox/xmax": SHARES,
+    "image/object/bbox/ymin": SHARES,
+    "image/object/bbox/ymax": SHARES,
+    "image/object/class/label": NUMBERS,
+    "image/object/class/text": TEXTS,
+    "image/object/difficult": NUMBERS,
+    "image/object/truncated": NUMBERS,
+    "image/object/view": TEXTS,
+}
+
+
+def reason(function, *arguments) -> str:
+    """The one line that something was refused with."""
+    with pytest.raises(Refused) as refusal:
+        function(*arguments)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def objects(folder: Path) -> dict[str, object]:
+    """What the table says of each picture at a place: boxes, or why there are none."""
+    return {row.name: json.loads(row.objects) for row in detection.scan(str(folder)).rows}
+
+
+def one(folder: Path, xml: str, size: tuple[int, int] = (120, 80), **how: object) -> object:
+    """What the table says of a picture with an annotation."""
+    boxed.picture(folder / "1.jpg", [], size, **how)
+    (folder / "1.xml").write_text(xml, encoding="utf-8")
+    return objects(folder)["1.jpg"]
+
+
+def test_an_annotation_of_labelimg_is_read():
+    read = detection.read_xml(boxed.xml([BOX, ("red ball", 1, 2, 3, 4)]).encode())
+    assert read == Annotation(120, 80, [GATE, Box("red ball", 1, 2, 3, 4, 0, 1, "Left")])
+
+
+def test_what_an_annotation_may_leave_out_has_a_default():
+    bounds = "<bndbox><xmax>30.5</xmax><xmin> 10 </xmin><ymin>20</ymin><ymax>40</ymax></bndbox>"
+    part = "<part><name>latch</name><bndbox><xmin>1</xmin></bndbox></part>"
+    xml = f"<annotation><object><name>\n gate  door </name>{bounds}{part}<difficult>1</difficult></object></annotation>"
+    assert detection.read_xml(xml.encode()) == Annotation(0, 0, [Box("gate door", 10, 20, 30.5, 40, 1, 0, "Unspecified")])
+
+
+ENTITY = (
+    '<!DOCTYPE annotation [<!ENTITY e SYSTEM "file:///etc/passwd">]><annotation><object><name>&e;</name></object></annotation>'
+)
+LAUGHS = "".join(f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefgh", "bcdefghi", strict=True))
+BOMB = f'<!DOCTYPE annotation [<!ENTITY a "ha">{LAUGHS}]><annotation><folder>&i;</folder></annotation>'
+
+
+@pytest.mark.parametrize(
+    ("xml", "said"),
+    [
+        (" \n", "an empty annotation"),
+        ("<annotation>", "an annotation that is no XML (no element found: line 1, column 12)"),
+        ("{}", "an annotation that is no XML (not well-formed (invalid token): line 1, column 0)"),
+        ("<html/>", "an annotation that is not of Pascal VOC, but begins with html"),
+        (ENTITY, "an annotation that declares a document type, which is not read"),
+        (BOMB, "an annotation that declares a document type, which is not read"),
+        ('<?xml version="1.0" encoding="nowhere"?><annotation/>', "an annotation that is no XML (unknown encoding"),
+        (boxed.xml([BOX]).replace("<name>gate</name>", ""), "an object without a name"),
+        (
+            boxed.xml([BOX]).replace("gate", "ga\x9bte"),
+            "a control character in the",
+        ),
+        (boxed.xml([BOX]).replace("bndbox", "robndbox"), "gate without a bndbox"),
+        (boxed.xml([BOX]).replace("<xmax>30</xmax>", ""), 'a box of gate whose xmax is ""'),
+        (boxed.xml([BOX]).replace("<xmax>30", "<xmax>wide"), "a box of gate whose xmax is wide"),
+        (boxed.xml([BOX]).replace("<xmax>30", "<xmax>nan"), "a box of gate whose xmax is nan"),
+        (boxed.xml([BOX]).replace("<ymin>20", "<ymin>-1e999"), "a box of gate whose ymin is -1e999"),
+    ],
+)
+def test_what_is_no_annotation_is_refused_in_one_line(xml, said):
+    assert reason(detection.read_xml, xml.encode()).startswith(said)
+
+
+VALID = boxed.xml([BOX, ("red ball", 1, 2, 3, 4)]).encode()
+
+
+def read_or_refuse(encoded: bytes) -> None:
+    try:
+        read = detection.read_xml(encoded)
+    except Refused as refusal:
+        assert str(refusal) and "\n" not in str(refusal) and len(str(refusal)) < 300
+        return
+    assert all(box.label for box in read.boxes)
+    try:
+        fitted = detection.fitted(read, 120, 80)
+    except Refused as refusal:
+        assert str(refusal) and "\n" not in str(refusal)
+        return
+    for box in fitted:
+        assert 0 <= box.xmin < box.xmax <= 1 and 0 <= box.ymin < box.ymax <= 1
+
+
+@quickly
+@given(st.binary(max_size=300))
+def test_any_bytes_are_an_annotation_or_refused(encoded):
+    read_or_refuse(encoded)
+
+
+@quickly
+@given(st.data(), st.integers(0, len(VALID)), st.integers(0, 30), st.binary(max_size=20))
+def test_any_damage_to_an_annotation_leaves_boxes_or_a_reason(data, at, length, instead):
+    read_or_refuse(VALID[:at] + instead + VALID[at + length :])
+
+
+texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12) | st.floats().map(str) | st.integers().map(str)
+
+
+@quickly
+@given(st.lists(st.tuples(*[texts] * 5), max_size=4), texts, texts)
+def test_any_values_in_an_annotation_leave_boxes_or_a_reason(boxes, width, height):
+    xml = boxed.xml(boxes, (width, height)) if "<" not in f"{boxes}{width}{height}" else ""
+    read_or_refuse(xml.replace("&", "&amp;").encode())
+
+
+def test_deep_and_wide_annotations_are_read(tmp_path):
+    deep = "<a>" * 20000 + "</a>" * 20000
+    assert detection.read_xml(f"<annotation>{deep}</annotation>".encode()) == Annotation(0, 0, [])
+    assert len(detection.read_xml(boxed.xml([BOX] * 3000).encode()).boxes) == 3000
+    assert one(tmp_path, boxed.xml([BOX] * 6000)) == "an annotation of over 1 MB"
+
+
+def test_boxes_are_shares_of_the_picture_cut_off_at_its_edges(tmp_path):
+    (box, edge) = one(tmp_path, boxed.xml([("gate", 30, 20, 90, 60), ("sea", -5, 40, 121, 80)]))
+    assert box == ["gate", 0.25, 0.25, 0.75, 0.75, 0, 1, "Left"]
+    assert edge == ["sea", 0, 0.5, 1, 1, 0, 1, "Left"]
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        (("gate", 30, 20, 30, 60), "a box of gate without an inside: 30, 20, 30, 60"),
+        (("gate", 30, 60, 90, 20), "a box of gate without an inside: 30, 60, 90, 20"),
+        (("gate", 120, 20, 140, 60), "a box of gate outside the picture: 120, 20, 140, 60"),
+        (("gate", 10, -20, 40, 0), "a box of gate outside the picture: 10, -20, 40, 0"),
+    ],
+)
+def test_a_box_that_is_none_refuses_its_picture(tmp_path, box, said):
+    assert one(tmp_path, boxed.xml([BOX, box])) == said
+
+
+def test_a_size_that_contradicts_the_picture_is_a_reason_and_none_is_no_reason(tmp_path):
+    said = "an annotation of 500 x 375 pixels, while the picture has 120 x 80"
+    assert one(tmp_path, boxed.xml([BOX], size=(500, 375))) == said
+    assert len(one(tmp_path, boxed.xml([BOX], size=None))) == 1
+    assert len(one(tmp_path, boxed.xml([BOX], size=(0, 0)))) == 1
+
+
+def turned(orientation: int) -> dict[str, Image.Exif]:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return {"exif": exif}
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored", "said", "kept"),
+    [
+        (1, (120, 80), (120, 80), True),
+        (6, (80, 120), (120, 80), True),  # drawn on the upright picture
+        (6, (120, 80), (120, 80), False),  # drawn on the one that lies on its side
+        (8, (100, 100), (100, 100), False),  # who knows
+        (3, (120, 80), (120, 80), False),
+        (6, (80, 120), None, False),
+    ],
+)
+def test_a_picture_that_is_turned_keeps_its_boxes_only_where_they_are_surely_of_after(
+    tmp_path, orientation, stored, said, kept
+):
+    found = one(tmp_path, boxed.xml([BOX], size=said), stored, **turned(orientation))
+    if kept:
+        assert found == [["gate", 10 / 120, 20 / 80, 30 / 120, 40 / 80, 0, 1, "Left"]]
+    else:
+        assert found == (f"turned by EXIF orientation {orientation}, and its boxes may be of before or after; save it upright")
+
+
+def test_pictures_and_annotations_find_each_other_beside_each_other_and_in_the_folders_of_voc(tmp_path):
+    for name in ("a/1.jpg", "a/2.PNG", "VOC/JPEGImages/3.jpg", "own/images/4.jpg", "a/left.jpg", "VOC/SegmentationClass/3.png"):
+        boxed.picture(tmp_path / name, [])
+    for name in ("a/1.xml", "a/2.XML", "VOC/Annotations/3.xml", "own/annotations/4.xml", "a/right.xml", "a/.hidden.xml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(boxed.xml([BOX]))
+    (tmp_path / "README.txt").write_text("read me")
+    found = detection.scan(str(tmp_path))
+    assert [row.name for row in found.rows] == ["VOC/JPEGImages/3.jpg", "a/1.jpg", "a/2.PNG", "own/images/4.jpg"]
+    assert found.passed_over == {
+        "no annotation beside it": 2,
+        "annotation without a picture": 1,
+        "hidden": 1,
+        "not a picture": 1,
+    }
+
+
+def test_two_pictures_for_one_annotation_are_refused(tmp_path):
+    boxed.picture(tmp_path / "1.png", [])
+    one(tmp_path, boxed.xml([BOX]))
+    assert set(objects(tmp_path).values()) == {"one of 2 pictures for one annotation"}
+
+
+def test_what_is_no_picture_is_refused_for_what_it_is(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"<html>404</html>")
+    (tmp_path / "1.xml").write_text(boxed.xml([BOX]))
+    assert objects(tmp_path) == {"1.jpg": "not a picture in a known format, but a web page"}
+
+
+def test_an_archive_is_read_as_a_folder_is_in_whatever_order_its_files_stand(tmp_path):
+    boxed.data(tmp_path / "data", pictures=12)
+    plain = detection.scan(str(tmp_path / "data"))
+    for kind in ("zip", "gztar"):
+        packed = detection.scan(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "data"))
+        assert packed.fingerprint == plain.fingerprint
+        assert [(row.name, row.label, row.objects) for row in packed.rows] == [
+            (row.name, row.label, row.objects) for row in plain.rows
+        ]
+
+
+def test_the_fingerprint_changes_with_a_box(tmp_path):
+    one(tmp_path, boxed.xml([BOX]))
+    before = detection.scan(str(tmp_path)).fingerprint
+    (tmp_path / "1.xml").write_text(boxed.xml([("gate", 10, 20, 30, 41)]))
+    assert detection.scan(str(tmp_path)).fingerprint != before
+
+
+def test_splits_come_from_folders_as_roboflow_exports_them(tmp_path):
+    for name in ("train/1", "valid/2", "test/3"):
+        boxed.picture(tmp_path / f"{name}.jpg", [BOX])
+        (tmp_path / f"{name}.xml").write_text(boxed.xml([BOX]))
+    rows = detection.scan(str(tmp_path)).rows
+    assert {row.name: row.split for row in rows} == {"test/3.jpg": "test", "train/1.jpg": "train", "valid/2.jpg": "validation"}
+
+
+def test_splits_come_from_the_lists_of_voc_and_what_they_do_not_name_is_left_aside(tmp_path):
+    voc = tmp_path / "VOCdevkit" / "VOC2012"
+    for number in range(6):
+        boxed.picture(voc / "JPEGImages" / f"{number}.jpg", [BOX])
+        (voc / "Annotations").mkdir(exist_ok=True)
+        (voc / "Annotations" / f"{number}.xml").write_text(boxed.xml([BOX]))
+    lists = voc / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    texts = {"train": "0\n1\n", "val": "2\r\n", "trainval": "0\n1\n2\n4\n", "test": "3", "gate_train": "5 1\n"}
+    for name, text in texts.items():
+        (lists / f"{name}.txt").write_text(text)
+    found = detection.scan(str(tmp_path))
+    splits = {Path(row.name).stem: row.split for row in found.rows}
+    assert splits == {"0": "train", "1": "train", "2": "validation", "3": "test", "4": ""}
+    assert found.passed_over == {"in no list of ImageSets/Main": 1, "not a picture": 1}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    boxed.data(folder, pictures=60)
+    return folder
+
+
+def test_a_picture_counts_as_of_its_rarest_class_and_without_objects_as_of_none(drawn):
+    found = detection.scan(str(drawn))
+    assert found.classes == {"gate": 18, "red ball": 54, "sea": 12}
+    labels = {row.name: row.label for row in found.rows}
+    assert [labels[f"some/{name}"] for name in ("015.jpg", "003.jpg", "001.jpg", "007.jpg")] == ["sea", "gate", "red ball", ""]
+
+
+def cut(rows: list[Row], folder: Path) -> dict[str, list[Row]]:
+    """Writes the tables of the splits and the label map, and gives the rows of each."""
+    folder.mkdir(exist_ok=True)
+    catalog.write(folder / "images", rows)
+    outputs = {name: folder / name for name in (*SPLITS, "label_map", "left_out")}
+    splitting.split_images(folder / "images", validation_ratio=0.2, test_ratio=0.1, **outputs)
+    return {split: list(catalog.read(folder / split)) for split in SPLITS}
+
+
+def test_every_class_is_on_every_side_in_about_its_share(drawn, tmp_path):
+    parts = cut(detection.scan(str(drawn)).rows, tmp_path)
+    assert {split: len(rows) for split, rows in parts.items()} == {"train": 42, "validation": 12, "test": 6}
+    for label, pictures in (("gate", 18), ("red ball", 54), ("sea", 12)):
+        on = {split: sum(label in row.labels for row in rows) for split, rows in parts.items()}
+        assert on["train"] >= 0.5 * pictures
+        assert on["validation"] > 0 and on["test"] > 0
+    assert sum(not row.labels for row in parts["train"]) == 4
+
+
+def test_copies_stay_together_and_with_different_boxes_are_left_out(drawn, tmp_path, capsys):
+    folder = shutil.copytree(drawn, tmp_path / "data")
+    for name, xml in (("000", None), ("001", boxed.xml([("sea", 1, 2, 3, 4)]))):
+        original = next(folder.glob(f"some/{name}.*g"))
+        shutil.copyfile(original, folder / f"copy{name}{original.suffix}")
+        (folder / f"copy{name}.xml").write_text(xml or original.with_suffix(".xml").read_text())
+    parts = cut(detection.scan(str(folder)).rows, tmp_path / "cut")
+    names = {row.name: split for split, rows in parts.items() for row in rows}
+    assert names["copy000.png"] == names["some/000.png"]
+    assert "copy001.jpg" not in names and "some/001.jpg" not in names
+    assert sorted((tmp_path / "cut" / "left_out").read_text().splitlines()[1:]) == [
+        f"{folder}/copy001.jpg,sea,the same picture stands with different boxes",
+        f"{folder}/some/001.jpg,red ball,the same picture stands with different boxes",
+    ]
+    assert "left out, the same picture with different boxes: " in capsys.readouterr().out
+
+
+def label_map_of_the_api(text: str) -> dict[str, int]:
+    """A label map, read as the API reads it: string_int_label_map.proto, through protobuf's own text format."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="label_map.proto", package="object_detection.protos", syntax="proto2")
+    item = file.message_type.add(name="StringIntLabelMapItem")
+    for name, number, kind in (("name", 1, kinds.TYPE_STRING), ("id", 2, kinds.TYPE_INT32)):
+        item.field.add(name=name, number=number, type=kind, label=kinds.LABEL_OPTIONAL)
+    whole = file.message_type.add(name="StringIntLabelMap")
+    of = ".object_detection.protos.StringIntLabelMapItem"
+    whole.field.add(name="item", number=1, type=kinds.TYPE_MESSAGE, label=kinds.LABEL_REPEATED, type_name=of)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    message = message_factory.GetMessageClass(pool.FindMessageTypeByName("object_detection.protos.StringIntLabelMap"))()
+    text_format.Parse(text, message)
+    return {one.name: one.id for one in message.item}
+
+
+names = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=20)
+
+
+@quickly
+@given(st.lists(names, unique=True, min_size=1, max_size=5))
+def test_the_label_map_is_read_by_protobuf_as_it_was_meant(tmp_path_factory, labels):
+    folder = tmp_path_factory.mktemp("labels")
+    detection.write_label_map(folder, labels)
+    expected = {label: number for number, label in enumerate(labels, start=1)}
+    assert label_map_of_the_api((folder / "label_map.pbtxt").read_text(encoding="utf-8")) == expected
+    assert detection.read_label_map(folder) == expected
+
+
+def test_the_label_map_looks_as_the_apis_own_do(tmp_path):
+    detection.write_label_map(tmp_path, ["daisy", "rose o' the sea"])
+    assert (tmp_path / "label_map.pbtxt").read_text() == (
+        "item {\n  id: 1\n  name: 'daisy'\n}\n\nitem {\n  id: 2\n  name: 'rose o\\' the sea'\n}\n"
+    )
+
+
+@pytest.mark.parametrize("max_side", [0, 60])
+def test_the_records_are_those_of_the_object_detection_api(drawn, tmp_path, max_side):
+    rows = detection.scan(str(drawn)).rows
+    parts = cut(rows, tmp_path)
+    outputs = {split: tmp_path / f"{split}_records" for split in SPLITS}
+    tables = {split: tmp_path / split for split in SPLITS}
+    limits = {"images_per_shard": 20, "max_refused_ratio": 0.0, "max_side": max_side}
+    records.write_tfrecords(tables, tmp_path / "label_map", outputs, tmp_path / "refused", **limits)
+    number_of = label_map_of_the_api((tmp_path / "label_map" / "label_map.pbtxt").read_text())
+    assert number_of == {"gate": 1, "red ball": 2, "sea": 3}
+    truth = boxed.data(tmp_path / "again", pictures=60)
+    for split, of_split in parts.items():
+        shards = sorted(str(file) for file in outputs[split].glob("*.tfrecord"))
+        found = [tf.io.parse_single_example(record, SCHEMA) for record in tf.data.TFRecordDataset(shards)]
+        assert [example["image/filename"].numpy().decode() for example in found] == [row.name for row in of_split]
+        for row, example in zip(of_split, found, strict=True):
+            dense = {
+                name: tf.sparse.to_dense(value).numpy().tolist()
+                for name, value in example.items()
+                if isinstance(value, tf.sparse.SparseTensor)
+            }
+            expected = truth[row.name]
+            edges = [dense[f"image/object/bbox/{side}"] for side in ("xmin", "ymin", "xmax", "ymax")]
+            shares = [(xmin / 120, ymin / 80, xmax / 120, ymax / 80) for _, xmin, ymin, xmax, ymax in expected]
+            assert list(zip(*edges, strict=True)) == [pytest.approx(share) for share in shares]
+            assert [text.decode() for text in dense["image/object/class/text"]] == [label for label, *_ in expected]
+            assert dense["image/object/class/label"] == [number_of[label] for label, *_ in expected]
+            assert dense["image/object/difficult"] == [0] * len(expected)
+            assert dense["image/object/truncated"] == [1] * len(expected)
+            assert dense["image/object/view"] == [b"Left"] * len(expected)
+            encoded = example["image/encoded"].numpy()
+            assert example["image/key/sha256"].numpy().decode() == hashlib.sha256(encoded).hexdigest()
+            assert example["image/source_id"].numpy() == example["image/filename"].numpy()
+            size = (60, 40) if max_side else (120, 80)
+            assert (int(example["image/width"]), int(example["image/height"])) == size
+            pixels = tf.io.decode_image(encoded).numpy()
+            assert pixels.shape == (size[1], size[0], 3)
+            if not max_side:
+                assert encoded == (drawn / row.name).read_bytes()
+            for (label, *_), xmin, ymin, xmax, ymax in zip(expected[-1:], *(edge[-1:] for edge in edges), strict=True):
+                middle = pixels[int((ymin + ymax) / 2 * size[1]), int((xmin + xmax) / 2 * size[0])]
+                assert middle.argmax() == ["red", "green", "blue"].index(boxed.COLOURS[label])
+
+
+def test_an_annotation_that_cannot_be_used_is_refused_with_its_reason_and_counts(drawn, tmp_path):
+    folder = shutil.copytree(drawn, tmp_path / "data")
+    (folder / "some" / "001.xml").write_text(boxed.xml([("gate", 9, 9, 3, 10)]))
+    cut(detection.scan(str(folder)).rows, tmp_path)
+    outputs = {split: tmp_path / f"{split}_records" for split in SPLITS}
+    tables = {split: tmp_path / split for split in SPLITS}
+    write = (tables, tmp_path / "label_map", outputs, tmp_path / "refused")
+    records.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.02)
+    assert (tmp_path / "refused").read_text().splitlines()[1:] == [
+        f'{folder}/some/001.jpg,,"a box of gate without an inside: 9, 9, 3, 10"'
+    ]
+    with pytest.raises(InputError, match="at most 1% of the pictures may be refused; got 1 of 60"):
+        records.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.01)
+
+
+def test_a_label_map_of_boxes_is_no_label_map_of_a_classifier(tmp_path):
+    detection.write_label_map(tmp_path, ["gate"])
+    with pytest.raises(InputError, match=r"the label map must be of classification; got label_map\.pbtxt in it"):
+        splitting.read_labels(tmp_path)
+
+
+def ingest(folder: Path, root: Path, check_images: bool = True) -> catalog.Catalog:
+    made = {"table": root / "t.csv", "page": root / "p.html"}
+    return catalog.ingest(str(folder), task="detection", check_images=check_images, splits=3, **made)
+
+
+def test_the_page_says_what_is_drawn_in_and_what_cannot_be_used(drawn, tmp_path, capsys):
+    folder = shutil.copytree(drawn, tmp_path / "data")
+    (folder / "some" / "001.xml").write_text("")
+    ingest(folder, tmp_path)
+    page = (tmp_path / "p.html").read_text()
+    assert "83 objects are drawn in: gate 18, red ball 53, sea 12." in page
+    assert "6 pictures have an annotation without any object." in page
+    assert "1 annotations cannot be used, and their pictures will be refused. First: some/001.jpg: an empty annotation." in page
+    assert ">60</p>" in page
+    assert capsys.readouterr().out == "60 pictures in 3 classes, 0 files passed over\n"
+
+
+def test_a_picture_on_the_page_has_its_boxes_drawn_in(drawn):
+    (row,) = (row for row in detection.scan(str(drawn)).rows if row.name == "some/009.jpg")
+    shown = detection.sample((drawn / row.name).read_bytes(), row)
+    pixels = tf.io.decode_jpeg(shown.encoded).numpy()
+    red, green, _ = pixels[45, 61]  # the left edge of the gate
+    assert red > 150 and green < 100
+    assert pixels[45, 80].argmax() == 1
+
+
+@pytest.mark.parametrize(
+    ("boxes", "said"),
+    [
+        ([], "images_uri of detection must hold an object on some picture; got none on 4 pictures at "),
+        ([BOX], "every class must be on at least 3 pictures, one a split; got 1 of sea. Add pictures of it, or take it out"),
+    ],
+)
+def test_data_that_no_detector_can_be_trained_on_is_refused(tmp_path, boxes, said):
+    for number in range(4):
+        boxed.picture(tmp_path / "data" / f"{number}.jpg", boxes)
+        (tmp_path / "data" / f"{number}.xml").write_text(
+            boxed.xml([*boxes, ("sea", 1, 1, 9, 9)] if boxes and not number else boxes)
+        )
+    with pytest.raises(InputError) as refusal:
+        ingest(tmp_path / "data", tmp_path)
+    assert str(refusal.value).startswith(f"error: {said}")
+    assert len(ingest(tmp_path / "data", tmp_path, check_images=False).rows) == 4
+
+
+@pytest.mark.parametrize("uri", ["sample", "pictures.csv"])
+def test_what_has_no_boxes_is_refused(uri):
+    with pytest.raises(InputError, match=f"images_uri of detection must be a folder or an archive; got {uri}"):
+        detection.scan(uri)
