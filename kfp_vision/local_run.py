@@ -146,8 +146,8 @@ def one_at_a_time(pipeline: GraphComponent) -> GraphComponent:
     Each turn works on all cores as it is, and KFP would lose some of what two print at a time, the end of one of them with it.
     """
     alone = copy.deepcopy(pipeline)
-    for component in alone.pipeline_spec.components.values():
-        for task in component.dag.tasks.values():
+    for graph in _graphs(alone.pipeline_spec):
+        for task in graph.tasks.values():
             if task.WhichOneof("iterator"):
                 task.iterator_policy.parallelism_limit = 1
     return alone
@@ -156,8 +156,7 @@ def one_at_a_time(pipeline: GraphComponent) -> GraphComponent:
 def stage_names(pipeline: GraphComponent) -> list[str]:
     """The stages of a pipeline, those that depend on a condition as well."""
     spec = pipeline.pipeline_spec
-    graphs = [spec.root.dag, *(component.dag for component in spec.components.values())]
-    stages = {name for graph in graphs for name, task in graph.tasks.items() if not _is_graph(spec, task)}
+    stages = {name for graph in _graphs(spec) for name, task in graph.tasks.items() if not _is_graph(spec, task)}
     return sorted(name.replace("-", "_") for name in stages)
 
 
@@ -208,6 +207,11 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
         shutil.copyfile(artifacts / "predict-images" / "predictions", run_dir / "predictions.csv")
         result["predictions"] = str(run_dir / "predictions.csv")
     return result
+
+
+def _graphs(spec: Any) -> list[Any]:
+    """The pipeline's own graph and those within it: loops, conditions, what an exit handler ends."""
+    return [spec.root.dag, *(component.dag for component in spec.components.values())]
 
 
 def _is_graph(spec: Any, task: Any) -> bool:
