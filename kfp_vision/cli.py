@@ -119,6 +119,7 @@ def run_pipeline(options: argparse.Namespace) -> None:
 def show(result: Mapping[str, Any]) -> None:
     """What came out of a run, for a person."""
     (_show_records if "records" in result else _show_model)(result)
+    print(f"report    {result['report']}")
     if result["skipped"]:
         print(f"skipped   {', '.join(result['skipped'])}")
     print(f"done in {result['seconds']['total']:.0f} s")
@@ -142,7 +143,6 @@ def _show_model(result: Mapping[str, Any]) -> None:
         print(f"answer    over HTTP, {answer['picture']} is called {answer['prediction']}, {answer['score']:.0%}")
     if predictions := result.get("predictions"):
         print(f"named     {predictions}")
-    print(f"report    {result['report']}")
 
 
 def serve_model(options: argparse.Namespace) -> None:

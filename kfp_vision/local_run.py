@@ -164,9 +164,9 @@ def collect(run_dir: Path) -> dict[str, Any]:
     """What came out of a run, with what a person came for put at the top of its folder.
 
     Returns:
-        run_dir. Of a run that ended with records: records, the folder that leads to them, pictures by split, and refused, how
-        many. Of one that trained: model_dir, report, accuracy, accepted, reasons; where these stages ran, also endpoint and
-        answer, what `deploy_model` and `call_endpoint` wrote, and predictions, the table of `predict_images`.
+        run_dir and report. Of a run that ended with records: records, the folder that leads to them, pictures by split, and
+        refused, how many. Of one that trained: model_dir, accuracy, accepted, reasons; where these stages ran, also endpoint
+        and answer, what `deploy_model` and `call_endpoint` wrote, and predictions, the table of `predict_images`.
     """
     return _collect_model(run_dir) if list(run_dir.glob("*/evaluate-classifier")) else _collect_records(run_dir)
 
@@ -180,11 +180,14 @@ def _collect_records(run_dir: Path) -> dict[str, Any]:
         folder = joined / f"{split}_records"
         (records / split).symlink_to(Path("..") / folder.relative_to(run_dir))
         pictures[split] = json.loads((folder / "records.json").read_text(encoding="utf-8"))["images"]
-    for file in (*(joined.parent / "split-images" / "label_map").iterdir(), joined / "refused"):
-        shutil.copyfile(file, records / ("refused.csv" if file.name == "refused" else file.name))
+    for file in (joined.parent / "split-images" / "label_map").iterdir():
+        shutil.copyfile(file, records / file.name)
+    shutil.copyfile(joined / "refused", records / "refused.csv")
+    shutil.copyfile(joined / "summary", run_dir / "report.html")
     with (joined / "refused").open(newline="", encoding="utf-8") as table:
         refused = sum(1 for _ in csv.DictReader(table))
-    return {"run_dir": str(run_dir), "records": str(records), "pictures": pictures, "refused": refused}
+    found = {"records": str(records), "pictures": pictures, "refused": refused, "report": str(run_dir / "report.html")}
+    return {"run_dir": str(run_dir), **found}
 
 
 def _collect_model(run_dir: Path) -> dict[str, Any]:

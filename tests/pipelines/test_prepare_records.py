@@ -46,7 +46,9 @@ def test_says_where_the_records_are_and_what_is_in_them(run):
     assert run.result["refused"] == 1
     closing = run.lines[run.lines.index("records   42 pictures to train, 11 pictures to validation, 6 pictures to test") :]
     assert closing[1:3] == [f"refused   1, named in {folder}/refused.csv", f"folder    {folder}"]
-    assert closing[3].startswith("done in ")
+    assert closing[3] == f"report    {run.result['report']}"
+    assert "<h1>The records</h1>" in Path(run.result["report"]).read_text()
+    assert closing[4].startswith("done in ")
     assert run.result["skipped"] == []
 
 
