@@ -1,72 +1,99 @@
-"""Pictures to TFRecords, every one fully checked, against a loop over TensorFlow's own decoder and writer."""
+"""Pictures to TFRecords, checked and unchecked, and TFRecords back to batches."""
 
 import contextlib
 import io
+import shutil
+import subprocess
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import tensorflow as tf
+import keras
 
+from benchmarks import photographs, slim
 from benchmarks.measure import Figure, compare
-from kfp_vision import catalog, records, sample, splitting
+from kfp_vision import catalog, inputs, records, splitting
 
-PICTURES_A_CLASS = 60
+COPIES = 10  # of each picture, where writing is measured
+BATCH, IMAGE_SIZE = 32, 224
 
 
 def run() -> list[Figure]:
     """The rows of this benchmark."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.closing(slim.Converter()) as converter:
         root = Path(scratch)
-        for name in sample.names():
-            if int(Path(name).stem) <= PICTURES_A_CLASS:
-                (root / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / "photos" / name).write_bytes(sample.draw(name))
-        rows = catalog.scan(str(root / "photos")).rows
+        many, once = (Conversion(root / name, times) for name, times in (("many", COPIES), ("once", 1)))
+        once.convert(check_pixels=True)
+        batches = inputs.evaluation_batches(once.records, image_size=IMAGE_SIZE, batch_size=BATCH)
+        size = (IMAGE_SIZE, IMAGE_SIZE)
+        of_keras = keras.utils.image_dataset_from_directory(
+            once.photographs, image_size=size, batch_size=BATCH, shuffle=False, verbose=False
+        )
         return [
             compare(
                 "convert_checked",
-                "tf.io.decode_image, TFRecordWriter",
+                "TF-Slim's way: decoded one by one in a session",
                 "img/s",
-                lambda: ours(root, rows),
-                lambda: peer(root, rows),
-            )
+                lambda: many.convert(check_pixels=True),
+                lambda: converter.convert(many.photographs, emptied(root / "slim")),
+            ),
+            compare("convert_unchecked", "tar cf", "img/s", lambda: many.convert(check_pixels=False), many.pack),
+            compare(
+                "read_back",
+                "keras.utils.image_dataset_from_directory",
+                "img/s",
+                lambda: read(batches),
+                lambda: read(of_keras),
+            ),
         ]
 
 
-def ours(root: Path, rows: list[catalog.Row]) -> float:
-    """Pictures a second of `write_tfrecords`."""
-    tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
-    for split, table in tables.items():
-        catalog.write(table, rows if split == "train" else [])
-    (root / "labels").mkdir(exist_ok=True)
-    splitting.write_labels(root / "labels", sorted({row.label for row in rows}))
-    outputs = {split: root / "ours" / split for split in splitting.SPLITS}
+class Conversion:
+    """A folder with pictures, their table, and what they are converted to."""
+
+    def __init__(self, root: Path, copies: int) -> None:
+        self.root = root
+        self.photographs = photographs.copies(root / "photographs", copies)
+        self.rows = catalog.scan(str(self.photographs)).rows
+        self.tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
+        for split, table in self.tables.items():
+            catalog.write(table, self.rows if split == "train" else [])
+        (root / "labels").mkdir()
+        splitting.write_labels(root / "labels", sorted({row.label for row in self.rows}))
+
+    @property
+    def records(self) -> Path:
+        """Where the pictures are converted to."""
+        return self.root / "records" / "train"
+
+    def convert(self, *, check_pixels: bool) -> float:
+        """Pictures a second of `write_tfrecords`, into a new folder."""
+        outputs = {split: emptied(self.root / "records") / split for split in splitting.SPLITS}
+        limits: dict[str, Any] = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": check_pixels}
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            records.write_tfrecords(self.tables, self.root / "labels", outputs, self.root / "refused.csv", **limits)
+        return len(self.rows) / (time.perf_counter() - start)
+
+    def pack(self) -> float:
+        """Pictures a second of `tar`, into a new file."""
+        archive = emptied(self.root / "packed") / "photographs.tar"
+        start = time.perf_counter()
+        subprocess.run(["tar", "cf", archive, "-C", self.root, self.photographs.name], check=True)
+        return len(self.rows) / (time.perf_counter() - start)
+
+
+def emptied(folder: Path) -> Path:
+    """An empty folder in the place of what was there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def read(batches: Iterable[Any]) -> float:
+    """Pictures a second of one pass."""
     start = time.perf_counter()
-    limits = {"images_per_shard": 1000, "max_refused_ratio": 0.0}
-    with contextlib.redirect_stdout(io.StringIO()):
-        records.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **limits)
-    return len(rows) / (time.perf_counter() - start)
-
-
-def peer(root: Path, rows: list[catalog.Row]) -> float:
-    """Pictures a second of a loop that decodes each picture with TensorFlow and writes its bytes."""
-    labels = sorted({row.label for row in rows})
-    start = time.perf_counter()
-    with tf.io.TFRecordWriter(str(root / "peer.tfrecord")) as writer:
-        for row in rows:
-            encoded = Path(row.uri).read_bytes()
-            height, width, _ = tf.io.decode_image(encoded, channels=3).shape
-            feature = {
-                "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded])),
-                "image/format": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"jpeg"])),
-                "image/class/label": _number(labels.index(row.label)),
-                "image/height": _number(height),
-                "image/width": _number(width),
-            }
-            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
-    return len(rows) / (time.perf_counter() - start)
-
-
-def _number(value: int) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+    pictures = sum(len(labels) for _, labels in batches)
+    return pictures / (time.perf_counter() - start)

@@ -3,7 +3,7 @@
 import json
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 ROUNDS = 5
@@ -18,7 +18,7 @@ class Figure:
         ours, peer: medians.
         peer_name: what it was measured against.
         ratio: above 1 means ours is better.
-        unit: of `ours` and `peer`; more is better.
+        unit: of `ours` and `peer`.
     """
 
     benchmark: str
@@ -29,11 +29,25 @@ class Figure:
     unit: str
 
 
+def rounds() -> int:
+    """How many times each is measured."""
+    return int(os.environ.get("BENCH_ROUNDS", ROUNDS))
+
+
 def compare(benchmark: str, peer_name: str, unit: str, ours: Callable[[], float], peer: Callable[[], float]) -> Figure:
-    """Calls both in turn, each giving a rate, once unmeasured and then `ROUNDS` times; prints the figure as a line of JSON."""
+    """Calls both in turn, each giving a rate, once unmeasured and then `rounds` times; prints the figure as a line of JSON."""
     ours(), peer()
-    pairs = [(ours(), peer()) for _ in range(int(os.environ.get("BENCH_ROUNDS", ROUNDS)))]
-    mine, theirs = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-    figure = Figure(benchmark, round(mine, 1), round(theirs, 1), peer_name, round(mine / theirs, 2), unit)
+    return report(benchmark, peer_name, unit, [(ours(), peer()) for _ in range(rounds())])
+
+
+def report(benchmark: str, peer_name: str, unit: str, pairs: Sequence[tuple[float, float]], *, less: bool = False) -> Figure:
+    """Makes a figure of measurements, ours and the peer's in pairs, and prints it as a line of JSON.
+
+    Args:
+        less: whether less is better: of seconds and of memory, not of rates.
+    """
+    mine, theirs = (statistics.median(measured) for measured in zip(*pairs, strict=True))
+    ratio = theirs / mine if less else mine / theirs
+    figure = Figure(benchmark, round(mine, 1), round(theirs, 1), peer_name, round(ratio, 2), unit)
     print(json.dumps(asdict(figure)), flush=True)
     return figure

@@ -3,9 +3,14 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
-from benchmarks import measure
+import drawn
+import pytest
+import tensorflow as tf
+
+from benchmarks import convert, measure, scale, slim
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,7 +23,50 @@ def test_a_figure_is_the_ratio_of_medians_after_a_round_unmeasured(capsys, monke
     assert json.loads(capsys.readouterr().out) == figure
 
 
+def test_where_less_is_better_the_ratio_is_turned():
+    assert measure.report("keeping", "the bound", "MiB", [(200.0, 100.0)] * 3, less=True).ratio == 0.5
+
+
+@pytest.fixture
+def four_pictures(tmp_path, monkeypatch) -> convert.Conversion:
+    """Two pictures in the place of the photographs, each twice."""
+    drawn.pictures(tmp_path / "data" / "flower_photos", classes=2, each=1)
+    monkeypatch.setenv("KFP_VISION_DATA", str(tmp_path / "data"))
+    return convert.Conversion(tmp_path, 2)
+
+
+def encoded(folder: Path) -> set[bytes]:
+    files = sorted(str(file) for file in folder.glob("*.tfrecord"))
+    examples = map(tf.train.Example.FromString, tf.data.TFRecordDataset(files).as_numpy_iterator())
+    return {example.features.feature["image/encoded"].bytes_list.value[0] for example in examples}
+
+
+def test_everybody_converts_the_same_pictures(four_pictures, tmp_path):
+    pictures = {file.read_bytes() for file in four_pictures.photographs.glob("*/*.jpg")}
+    assert len(four_pictures.rows) == 4
+    with closing(slim.Converter()) as converter:
+        assert converter.convert(four_pictures.photographs, convert.emptied(tmp_path / "slim")) > 0
+    assert len(list((tmp_path / "slim").iterdir())) == slim.SHARDS
+    for check_pixels in (True, False):
+        assert four_pictures.convert(check_pixels=check_pixels) > 0
+        assert encoded(tmp_path / "slim") == encoded(four_pictures.records) == pictures
+    assert four_pictures.pack() > 0
+    packed = subprocess.run(["tar", "tf", tmp_path / "packed" / "photographs.tar"], check=True, capture_output=True, text=True)
+    assert packed.stdout.count(".jpg\n") == 4
+
+
+def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
+    scale.draw(tmp_path, 12)
+    assert len({file.read_bytes() for file in (tmp_path / "pictures").iterdir()}) == 12
+    seconds, memory = scale.measured("convert", tmp_path, 12)
+    assert 0 < seconds < 60
+    assert 20 < memory < scale.MIB
+    assert len(encoded(tmp_path / "train")) == 12
+    scale.measured("list_and_split", tmp_path, 100)
+    assert len((tmp_path / "train.csv").read_text().splitlines()) > 60
+
+
 def test_an_unknown_benchmark_is_refused_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: a benchmark must be one of convert, train; got sing. Take one of these.\n"
+    assert done.stderr == "error: a benchmark must be one of convert, scale, train; got sing. Take one of these.\n"

@@ -1,0 +1,34 @@
+"""The pictures that benchmarks read: real photographs where there are any, else the sample's drawn ones."""
+
+import os
+from pathlib import Path
+
+from kfp_vision import sample
+
+DRAWN_A_CLASS = 60
+
+
+def copies(folder: Path, times: int) -> Path:
+    """Makes `folder` with a folder a class, each picture `times` under different names, and gives it.
+
+    The photographs lie where the tests find them: in `flower_photos` below KFP_VISION_DATA, or of `../shared/data`.
+    """
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    photographs = Path(os.environ.get("KFP_VISION_DATA", beside)) / "flower_photos"
+    for name, encoded in _real(photographs) if photographs.is_dir() else _drawn():
+        label, _, file_name = name.partition("/")
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for number in range(times):
+            (folder / label / f"{number}-{file_name}").write_bytes(encoded)
+    return folder
+
+
+def _real(photographs: Path):
+    for path in sorted(photographs.glob("*/*.jpg")):
+        yield f"{path.parent.name}/{path.name}", path.read_bytes()
+
+
+def _drawn():
+    for name in sample.names():
+        if name.endswith(".jpg") and int(Path(name).stem) <= DRAWN_A_CLASS:
+            yield name, sample.draw(name)

@@ -1,0 +1,136 @@
+"""Whether time grows no faster than the data, and memory hardly at all: conversion of 100,000 pictures, a table of a million.
+
+Each measurement is a process of its own, so that the memory is all its own: `python -m benchmarks.scale WHAT FOLDER COUNT`.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.measure import Figure, report, rounds
+from kfp_vision import catalog, records, sample, splitting
+from kfp_vision.catalog import Row
+
+PICTURES, FEWER = 100_000, 10_000
+ROWS = 1_000_000
+DRAWN, LONGEST = 200, 96  # distinct drawings, and their longer side in pixels
+SECONDS, MIB = 60, 1024  # the bounds
+LABELS = [f"class {number:02d}" for number in range(20)]
+
+
+def run() -> list[Figure]:
+    """The rows of this benchmark."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        draw(root, PICTURES)
+        measured("convert", root, FEWER)  # once unmeasured
+        converted = [(measured("convert", root, PICTURES), measured("convert", root, FEWER)) for _ in range(rounds())]
+        listed = [measured("list_and_split", root, ROWS) for _ in range(rounds())]
+    rates = [(PICTURES / many[0], FEWER / few[0]) for many, few in converted]
+    return [
+        report("convert_scale", f"{FEWER:,} pictures instead of {PICTURES:,}", "img/s", rates),
+        report("convert_scale_memory", "the bound", "MiB", [(many[1], MIB) for many, _ in converted], less=True),
+        report("list_and_split", f"the bound, {ROWS:,} rows", "s", [(seconds, SECONDS) for seconds, _ in listed], less=True),
+        report("list_and_split_memory", "the bound", "MiB", [(peak, MIB) for _, peak in listed], less=True),
+    ]
+
+
+def measured(what: str, root: Path, count: int) -> tuple[float, float]:
+    """Seconds, and the peak of the memory in MiB, of one of `WORK` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scale", what, str(root), str(count)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    seconds, peak = json.loads(done.stdout)
+    return seconds, peak
+
+
+def draw(root: Path, count: int) -> None:
+    """Makes `pictures/` with `count` small JPEGs, no two of the same bytes."""
+    drawn = [_small(name) for name in sample.names()[:DRAWN]]
+    (root / "pictures").mkdir()
+    for number in range(count):
+        (root / "pictures" / f"{number}.jpg").write_bytes(_numbered(drawn[number % len(drawn)], number))
+
+
+def _small(name: str) -> bytes:
+    with Image.open(io.BytesIO(sample.draw(name))) as image:
+        image.thumbnail((LONGEST, LONGEST))
+        return sample.encode(image, "JPEG")
+
+
+def _numbered(encoded: bytes, number: int) -> bytes:
+    """The JPEG with a comment behind its first marker: ITU-T T.81, section B.2.4.5."""
+    return encoded[:2] + b"\xff\xfe\x00\x0a" + f"{number:08d}".encode() + encoded[2:]
+
+
+def convert(root: Path, _: int) -> None:
+    """Converts the pictures in the table, every one checked."""
+    tables, outputs = ({split: root / f"{split}{end}" for split in splitting.SPLITS} for end in (".csv", ""))
+    limits = {"images_per_shard": 1000, "max_refused_ratio": 0.0}
+    records.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **limits)
+
+
+def _table_of_pictures(root: Path, count: int) -> None:
+    (root / "labels").mkdir(exist_ok=True)
+    splitting.write_labels(root / "labels", LABELS)
+    for split in splitting.SPLITS:
+        catalog.write(root / f"{split}.csv", _pictures(root, count) if split == "train" else [])
+
+
+def _pictures(root: Path, count: int) -> Iterator[Row]:
+    for number in range(count):
+        path = root / "pictures" / f"{number}.jpg"
+        encoded = path.read_bytes()
+        yield Row(str(path), LABELS[number % len(LABELS)], len(encoded), catalog.md5(encoded), path.name)
+
+
+def list_and_split(root: Path, count: int) -> None:
+    """Writes a table of `count` rows, and reads and splits it."""
+    catalog.write(root / "images.csv", _rows(count))
+    tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
+    ratios = {"validation_ratio": 0.2, "test_ratio": 0.1}
+    splitting.split_images(root / "images.csv", **ratios, **tables, label_map=root / "labels")
+
+
+def _rows(count: int) -> Iterator[Row]:
+    for number in range(count):
+        label = LABELS[number % len(LABELS)]
+        content_id = hashlib.md5(f"{number}".encode(), usedforsecurity=False).hexdigest()
+        name = f"{label}/{number:08d}.jpg"
+        yield Row(f"s3://bucket/photographs/{name}", label, 60_000, content_id, name)
+
+
+# What is measured, and what is made ready before.
+WORK: dict[str, tuple[Callable[[Path, int], None], Callable[[Path, int], None]]] = {
+    "convert": (convert, _table_of_pictures),
+    "list_and_split": (list_and_split, lambda _, __: None),
+}
+
+
+def main(what: str, folder: str, count: str) -> None:
+    """Prints seconds and MiB as JSON."""
+    work, prepare = WORK[what]
+    prepare(Path(folder), int(count))
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        work(Path(folder), int(count))
+    seconds = time.perf_counter() - start
+    print(json.dumps([seconds, peak_memory()]))
+
+
+def peak_memory() -> float:
+    """The most memory that this process had, in MiB; `getrusage` would count what its parent had when it was started."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
