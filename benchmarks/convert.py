@@ -1,4 +1,4 @@
-"""Pictures to TFRecords, checked and unchecked, and TFRecords back to batches."""
+"""Pictures to TFRecords, checked and unchecked, TFRecords back to batches, and pictures out of a store far away."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from benchmarks import photographs, slim
+from benchmarks import photographs, read_store, slim
 from benchmarks.measure import Figure, compare
 from kfp_vision import catalog, inputs, records, splitting
 
@@ -47,6 +47,7 @@ def run() -> list[Figure]:
                 lambda: read(batches),
                 lambda: read(of_keras),
             ),
+            *read_store.run(),
         ]
 
 
