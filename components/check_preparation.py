@@ -13,12 +13,15 @@ def check_preparation(
     images_per_shard: int,
     partitions: int,
     advanced: dict,
-) -> None:
+) -> dict:
     """Refuses wrong values and data that is not there, before any data moves.
 
     The arguments are the fields of the run form; see prepare_records.
+
+    Returns:
+        What the stages of the data read of advanced.
     """
     fields = dict(locals())
     from kfp_vision import parameters
 
-    parameters.check_preparation(fields)
+    return parameters.check_preparation(fields)

@@ -31,12 +31,15 @@ def check_run(
     deploy_to: str,
     test_image_uri: str,
     predict_uri: str,
-) -> None:
+) -> dict:
     """Refuses wrong values, data that is not there and a checkpoint that does not fit, before any data moves.
 
     The arguments are the fields of the run form; see image_classification. partitions is 1 where that has no such field.
+
+    Returns:
+        What the stages of the data read of advanced.
     """
     fields = dict(locals())
     from kfp_vision import parameters
 
-    parameters.check_run(fields)
+    return parameters.check_run(fields)

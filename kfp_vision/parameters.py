@@ -114,12 +114,15 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
 ADVANCED_RANGES = (("min_aspect_ratio", "max_aspect_ratio"), ("lower_saturation", "upper_saturation"))
 
 
-def check_run(parameters: Mapping[str, Any]) -> None:
+def check_run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Refuses wrong values, data that is not there and a checkpoint that does not fit, without moving any picture.
 
     Args:
         parameters: name to value, of every field of `image_classification`, and of `image_classification_partitioned` if it is
             that one's form.
+
+    Returns:
+        What the stages of the data read of `advanced`: they are not run again when something else in it is changed.
 
     Raises:
         InputError: for the first rule that is broken.
@@ -137,13 +140,27 @@ def check_run(parameters: Mapping[str, Any]) -> None:
     if parameters["fine_tune"]:
         network = NETWORKS[parameters["network"]]
         checkpoints.check(network, parameters["checkpoint_uri"], advanced(parameters["advanced"])["depth_multiplier"])
+    return of_data(parameters["advanced"])
 
 
-def check_preparation(parameters: Mapping[str, Any]) -> None:
+def of_data(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `advanced` that the stages up to the records read, those not given at their defaults.
+
+    Raises:
+        InputError: as `advanced` does.
+    """
+    whole = advanced(given)
+    return {name: whole[name] for name in PREPARATION_ADVANCED}
+
+
+def check_preparation(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What `check_run` is for `image_classification`, for `prepare_records`.
 
     Args:
         parameters: name to value, of every field of `prepare_records`.
+
+    Returns:
+        What `check_run` returns.
 
     Raises:
         InputError: for the first rule that is broken.
@@ -159,6 +176,7 @@ def check_preparation(parameters: Mapping[str, Any]) -> None:
     if parameters["task"] == "detection":
         detection.check_uri(parameters["images_uri"])
     storage.check_there(parameters["images_uri"], "images_uri")
+    return of_data(parameters["advanced"])
 
 
 def check_values(parameters: Mapping[str, Any]) -> None:

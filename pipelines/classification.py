@@ -11,8 +11,9 @@ from kfp_vision.components import (
     report_outcome,
     train_classifier,
 )
+from kfp_vision.pipelines.pods import reads_stores, scratch
 from kfp_vision.pipelines.preparation import prepare
-from kfp_vision.pipelines.release import release_if, scratch
+from kfp_vision.pipelines.release import release_if
 
 
 def classify(fields: Mapping[str, Any]) -> None:
@@ -60,6 +61,7 @@ def classify(fields: Mapping[str, Any]) -> None:
         evaluated = evaluate_classifier(model=model, **held_out, **given("min_accuracy", "test_image_uri"))
         for task in (checked, trained, evaluated):
             scratch(task)
+            reads_stores(task)
         verdict = evaluated.outputs["verdict"]
         wishes = given("deploy_to", "test_image_uri", "predict_uri")
         release_if(evaluated.outputs["Output"], model=model, verdict=verdict, **held_out, **wishes)

@@ -13,7 +13,7 @@ from kfp_vision.components import (
     split_images,
     write_tfrecords,
 )
-from kfp_vision.pipelines.release import scratch
+from kfp_vision.pipelines.pods import reads_stores, scratch
 
 SPLITS = ("train", "validation", "test")
 
@@ -31,19 +31,22 @@ def prepare(fields: Mapping[str, Any], behind: dsl.PipelineTask) -> Prepared:
     """Adds the stages up to the records to a pipeline.
 
     Args:
-        fields: name to value: images_uri, task, check_images, validation_ratio, test_ratio, images_per_shard, advanced; with
-            partitions among them the records are written in so many.
-        behind: the stage that checks the fields.
+        fields: name to value: images_uri, task, check_images, validation_ratio, test_ratio, images_per_shard; with partitions
+            among them the records are written in so many.
+        behind: the stage that checks the fields, and says what of `advanced` is read here.
     """
+    advanced = behind.output
     fingerprint = fingerprint_images(images_uri=fields["images_uri"]).after(behind)
     fingerprint.set_caching_options(False)
     ratios = {name: fields[name] for name in ("validation_ratio", "test_ratio")}
     data = {name: fields[name] for name in ("images_uri", "task", "check_images")}
     ingested = ingest_images(fingerprint=fingerprint.output, **data, **ratios)
-    split = split_images(images=ingested.outputs["images"], advanced=fields["advanced"], **ratios)
+    split = split_images(images=ingested.outputs["images"], advanced=advanced, **ratios)
     for task in (fingerprint, ingested, split):
         scratch(task)
-    how = {name: fields[name] for name in ("images_per_shard", "advanced")}
+    for task in (fingerprint, ingested):
+        reads_stores(task)
+    how = {"images_per_shard": fields["images_per_shard"], "advanced": advanced}
     if "partitions" in fields:
         written = written_in_partitions(split.outputs, partitions=fields["partitions"], behind=behind, **how)
     else:
@@ -64,6 +67,7 @@ def written_at_once(split: Mapping[str, Any], *, images_per_shard: Any, advanced
     how = {"images_per_shard": images_per_shard, "advanced": advanced}
     written = write_tfrecords(**split, partition=0, partitions=1, **how)
     scratch(written)
+    reads_stores(written)
     return written.outputs
 
 
@@ -89,4 +93,5 @@ def written_in_partitions(
     joined = join_records(**parts, left_out=split["left_out"], **how)
     for task in (numbers, written, joined):
         scratch(task)
+    reads_stores(written)
     return joined.outputs

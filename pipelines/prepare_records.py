@@ -4,8 +4,8 @@ from kfp_vision import parameters
 from kfp_vision.components import check_preparation, report_outcome
 from kfp_vision.pipelines.form import with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
+from kfp_vision.pipelines.pods import reads_stores, scratch
 from kfp_vision.pipelines.preparation import prepare
-from kfp_vision.pipelines.release import scratch
 
 
 @with_choices(parameters.PREPARATION_CHOICES)
@@ -41,3 +41,4 @@ def prepare_records(
         prepare(fields, behind=checked)
     for stage in (ended, checked):
         scratch(stage)
+    reads_stores(checked)

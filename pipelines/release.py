@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from kfp_vision.components import call_endpoint, check_serving, deploy_model, predict_images
-
-TMP = "/tmp"  # KFP writes here, and a root file system may be read-only
+from kfp_vision.pipelines.pods import reads_stores, scratch
 
 
 def release_if(
@@ -38,12 +37,9 @@ def release_if(
             for task in (deployed, called):
                 task.set_caching_options(False)
                 scratch(task)
+            reads_stores(called)
         with dsl.If(predict_uri != "", name="predict"):
             predicted = predict_images(model=model, predict_uri=predict_uri).after(proven)
             predicted.set_caching_options(False)
             scratch(predicted)
-
-
-def scratch(task: dsl.PipelineTask) -> None:
-    """Room for a stage to write below /tmp, where it downloads and unpacks archives."""
-    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP)
+            reads_stores(predicted)

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-from kfp_vision import __version__
+from kfp_vision import __version__, stores
 from kfp_vision.local_run import fields, stage_names
 from kfp_vision.pipelines import PIPELINES, compiling
 
@@ -172,6 +172,35 @@ def test_every_stage_can_write_below_tmp(on_kubernetes, names_of_stages):
     assert sorted(on_kubernetes) == [f"exec-{stage}" for stage in names_of_stages]
     for config in on_kubernetes.values():
         assert [mount.mount_path for mount in config.empty_dir_mounts] == ["/tmp"]
+
+
+def test_what_reads_a_store_has_its_credentials_from_a_secret_that_may_be_missing(on_kubernetes):
+    reading = []
+    for stage, config in on_kubernetes.items():
+        for secret in config.secret_as_env:
+            assert secret.secret_name_parameter.runtime_value.constant.string_value == "kfp-vision-storage"
+            assert secret.optional
+            assert {(key.secret_key, key.env_var) for key in secret.key_to_env} == {(name, name) for name in stores.ENVIRONMENT}
+            reading.append(stage.removeprefix("exec-"))
+    assert sorted(reading) == [
+        "call-endpoint",
+        "check-run",
+        "evaluate-classifier",
+        "fingerprint-images",
+        "ingest-images",
+        "predict-images",
+        "train-classifier",
+        "write-tfrecords",
+    ]
+
+
+def test_the_stages_of_the_data_come_from_the_cache_when_what_they_do_not_read_is_changed(stages):
+    for stage in ("split-images", "write-tfrecords"):
+        given = stages[stage].inputs.parameters["advanced"]
+        assert given.task_output_parameter.producer_task == "check-run" or given.component_input_parameter == (
+            f"{CHANNEL}check-run-Output"
+        )
+    assert stages["train-classifier"].inputs.parameters["advanced"].component_input_parameter == f"{CHANNEL}advanced"
 
 
 def test_a_stage_that_looks_outside_is_never_taken_from_the_cache(stages, names_of_stages):
