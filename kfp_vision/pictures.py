@@ -5,7 +5,6 @@ import re
 import struct
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
@@ -18,12 +17,12 @@ BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"
 BRANDS |= dict.fromkeys((b"avif", b"avis"), "AVIF")
 QUALITY = 95  # of a picture that has to be encoded anew
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-# Markers of a JPEG: ITU-T T.81, table B.1.
-JPEG_BEGIN = b"\xff\xd8"
+# Markers of a JPEG: ITU-T T.81, table B.1. A 0xff of the pixels has a 0x00 behind it, any other begins a marker.
+JPEG_BEGIN, JPEG_MARKER = b"\xff\xd8", re.compile(rb"\xff[^\x00\xff]")
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-# What may stand beside the frame and change nothing: tables, comments, applications' own. APP1 may turn a picture (EXIF).
-JPEG_BESIDE = (0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE)
+JPEG_BESIDE = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # tables, applications' own, comments
+JPEG_APP1 = 0xE1  # EXIF or XMP, which may turn a picture
 JPEG_FRAME = struct.Struct(">BBHBHHB")  # 0xff, kind, length, and of a frame: bits a sample, height, width, components
 JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # without a length behind it
 # Tables, restarts, comments and applications' own may follow the first pixels; frames and what is reserved may not.
@@ -106,6 +105,8 @@ def size_of_plain_jpeg(encoded: bytes) -> tuple[int, int] | None:
             return height, width
         if mark != 0xFF or kind not in JPEG_BESIDE:
             return None
+        if kind == JPEG_APP1 and (encoded.startswith(b"Exif", at + 4) or b"Orientation" in encoded[at : at + 2 + length]):
+            return None
         at += 2 + length
     return None
 
@@ -138,10 +139,8 @@ def _refuse_broken_jpeg(encoded: bytes) -> None:
     passes over the pixels without decoding them.
     """
     at, in_pixels = len(JPEG_BEGIN), False
-    for place in _possible_markers(encoded):
-        if place < at:  # within a segment
-            continue
-        kind, at = encoded[place + 1], place + 2
+    while found := JPEG_MARKER.search(encoded, at):
+        kind, at = encoded[found.end() - 1], found.end()
         if kind == JPEG_END:
             return
         if kind not in JPEG_PIXELS_MAY_HOLD and in_pixels:
@@ -150,17 +149,6 @@ def _refuse_broken_jpeg(encoded: bytes) -> None:
             at += int.from_bytes(encoded[at : at + 2])
         in_pixels = in_pixels or kind == JPEG_SCAN
     raise Refused("a JPEG whose end is missing or damaged")
-
-
-def _possible_markers(encoded: bytes) -> list[int]:
-    """Places of each 0xff that begins a marker if no segment holds it: one of the pixels has 0x00 behind it, a fill byte 0xff.
-
-    With NumPy, since a picture's pixels hold a thousand of them.
-    """
-    values = np.frombuffer(encoded, np.uint8)
-    places = np.flatnonzero(values[:-1] == 0xFF)
-    behind = values[places + 1]
-    return places[(behind != 0x00) & (behind != 0xFF)].tolist()
 
 
 def as_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> Checked:

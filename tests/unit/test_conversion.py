@@ -151,7 +151,12 @@ HEADERS = {
     "CMYK JPEG": encoded(FLOWER.convert("CMYK"), "JPEG"),
     "JPEG in RGB": encoded(FLOWER, "JPEG", keep_rgb=True),
 }
-PLAIN = ("JPEG", "progressive JPEG", "JPEG with restarts", "grey JPEG", "JPEG with a comment and a profile", "JPEG in RGB")
+HEADERS |= {
+    f"JPEG {name}": encoded(FLOWER, "JPEG", xmp=b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description %s/></x:xmpmeta>" % what)
+    for name, what in (("that XMP turns", b'tiff:Orientation="6"'), ("with XMP", b'tiff:Make="a camera"'))
+}
+PLAIN = {"JPEG", "progressive JPEG", "JPEG with restarts", "grey JPEG", "JPEG in RGB", "JPEG with XMP"}
+PLAIN |= {"JPEG with a comment and a profile"}
 
 
 @pytest.mark.parametrize("kind", HEADERS)
