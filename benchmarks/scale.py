@@ -97,7 +97,8 @@ def list_and_split(root: Path, count: int) -> None:
     catalog.write(root / "images.csv", _rows(count))
     tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.1}
-    splitting.split_images(root / "images.csv", **ratios, **tables, label_map=root / "labels")
+    lists = {"label_map": root / "labels", "left_out": root / "left_out.csv"}
+    splitting.split_images(root / "images.csv", **ratios, **tables, **lists)
 
 
 def _rows(count: int) -> Iterator[Row]:
