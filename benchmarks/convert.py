@@ -14,7 +14,7 @@ import keras
 
 from benchmarks import photographs, read_store, slim
 from benchmarks.measure import Figure, compare
-from kfp_vision import catalog, inputs, records, splitting
+from kfp_vision import catalog, inputs, partitioning, splitting
 
 COPIES = 10  # of each picture, where writing is measured
 BATCH, IMAGE_SIZE = 32, 224
@@ -72,10 +72,11 @@ class Conversion:
     def convert(self, *, check_pixels: bool) -> float:
         """Pictures a second of `write_tfrecords`, into a new folder."""
         outputs = {split: emptied(self.root / "records") / split for split in splitting.SPLITS}
-        limits: dict[str, Any] = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": check_pixels}
+        how: dict[str, Any] = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": check_pixels}
         start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            records.write_tfrecords(self.tables, self.root / "labels", outputs, self.root / "refused.csv", **limits)
+            which = {"partition": 0, "partitions": 1}
+            partitioning.write_tfrecords(self.tables, self.root / "labels", outputs, self.root / "refused.csv", **which, **how)
         return len(self.rows) / (time.perf_counter() - start)
 
     def pack(self) -> float:

@@ -7,17 +7,20 @@ import contextlib
 import hashlib
 import io
 import json
+import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision import catalog, records, sample, splitting
+from kfp_vision import catalog, partitioning, sample, splitting
 from kfp_vision.catalog import Row
 
 PICTURES, FEWER = 100_000, 10_000
@@ -74,8 +77,8 @@ def _numbered(encoded: bytes, number: int) -> bytes:
 def convert(root: Path, _: int) -> None:
     """Converts the pictures in the table, every one checked."""
     tables, outputs = ({split: root / f"{split}{end}" for split in splitting.SPLITS} for end in (".csv", ""))
-    limits = {"images_per_shard": 1000, "max_refused_ratio": 0.0}
-    records.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **limits)
+    how: dict[str, Any] = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "partition": 0, "partitions": 1}
+    partitioning.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **how)
 
 
 def _table_of_pictures(root: Path, count: int) -> None:
@@ -128,9 +131,13 @@ def main(what: str, folder: str, count: str) -> None:
 
 
 def peak_memory() -> float:
-    """The most memory that this process had, in MiB; `getrusage` would count what its parent had when it was started."""
+    """The most memory that this process had, in MiB, and its children, as if all of them had had it at once.
+
+    Of this one `getrusage` would count what its parent had when it was started.
+    """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
+    of_children = (os.cpu_count() or 1) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (int(status["VmHWM"].split()[0]) + of_children) / 1024
 
 
 if __name__ == "__main__":

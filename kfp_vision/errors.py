@@ -15,6 +15,9 @@ class InputError(SystemExit):
     def __init__(self, rule: str, value: object, remedy: str):
         super().__init__(f"{self.PREFIX}{rule}; got {shown(value)}. {remedy}")
 
+    def __reduce__(self) -> tuple:  # on its way from one process to another
+        return type(self).from_line, (str(self),)
+
     @classmethod
     def from_line(cls, line: str) -> Self:
         """The error that another process ended with, from the line it printed."""

@@ -1,19 +1,33 @@
-"""Records written by several machines: what each of them writes, and how the parts become what one would have written.
+"""Records written by several machines or processes: what each writes, and how the parts become what one would have written.
 
 Each takes consecutive rows of the split tables, and the parts are joined in their order, so that the files, their bytes and
 their names do not depend on how many there were.
 """
 
+import contextlib
+import ctypes
+import io
+import multiprocessing
 import os
 import shutil
+import signal
+import sys
 import tempfile
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from kfp_vision import catalog, records, storage, tally
 from kfp_vision.catalog import SPLITS
+from kfp_vision.errors import InputError
 from kfp_vision.records import About
+
+FILES_A_PROCESS = 2  # or one of them has much less to do than another
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def numbers(partitions: int) -> list[int]:
@@ -31,9 +45,10 @@ def write_tfrecords(
     partitions: int,
     images_per_shard: int,
     max_refused_ratio: float,
+    processes: int | None = None,
     **how: Any,
 ) -> dict[str, About]:
-    """Writes one of several partitions of the records; with one partition, all of them.
+    """Writes one of several partitions of the records; with one partition, all of them. Takes all cores.
 
     How many pictures may be refused is asked of all partitions together, so only where there is one is it asked here.
 
@@ -41,6 +56,8 @@ def write_tfrecords(
         tables, label_map, outputs, refused, images_per_shard, max_refused_ratio, how: as `records.write_tfrecords` takes them.
         partition: its number, from 0.
         partitions: how many there are.
+        processes: how many work at it here; by default as many as there are cores and files for. What they write does not
+            depend on it.
 
     Returns:
         Split name to what was written of it here.
@@ -54,6 +71,9 @@ def write_tfrecords(
             max_refused_ratio = 1.0
             print(f"partition {partition + 1} of {partitions}", flush=True)
         how |= {"images_per_shard": images_per_shard, "max_refused_ratio": max_refused_ratio}
+        processes = processes or _processes(tables, images_per_shard)
+        if processes > 1:
+            return _by_processes(processes, tables, label_map, outputs, refused, **how)
         return records.write_tfrecords(tables, label_map, outputs, refused, **how)
 
 
@@ -116,6 +136,74 @@ def join_records(
             joined[split] = _join(parts[split], beside, split, images_per_shard)
         print(f"{split}: {joined[split].images} pictures in {len(joined[split].shards)} files", flush=True)
     return joined
+
+
+def _processes(tables: dict[str, Path], images_per_shard: int) -> int:
+    """How many processes to write with: as threads of one, Python would let no more than one of them work between pictures.
+
+    One where a process cannot be divided, as one with threads can not without danger, and where all pictures lie in an archive,
+    which each would unpack for itself.
+    """
+    if sys.platform != "linux" or threading.active_count() > 1:
+        return 1
+    for table in tables.values():
+        for row in islice(catalog.read(table), 1):
+            if storage.archive_and_member(row.uri)[1]:
+                return 1
+    pictures = [sum(1 for _ in catalog.read(tables[split])) for split in SPLITS]
+    files = sum(-(-count // images_per_shard) for count in pictures)
+    return max(1, min(os.cpu_count() or 1, files // FILES_A_PROCESS))
+
+
+def _by_processes(
+    processes: int,
+    tables: dict[str, Path],
+    label_map: Path,
+    outputs: dict[str, Path],
+    refused: Path,
+    *,
+    max_refused_ratio: float,
+    left_out: Path | None = None,
+    summary: Path | None = None,
+    counts: Path | None = None,
+    **how: Any,
+) -> dict[str, About]:
+    """Has each process write a partition, beside the outputs, and joins them."""
+    with storage.scratch(outputs["train"]) as beside:  # on the same file system: whole files need not be copied
+        folders = [beside / str(number) for number in range(processes)]
+        part = partial(_write_part, tables, label_map, processes, how)
+        forking = multiprocessing.get_context("fork")  # another way of starting would import everything anew
+        try:
+            with ProcessPoolExecutor(processes, mp_context=forking, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+                list(pool.map(part, folders, range(processes)))
+        except BrokenProcessPool:
+            raise InputError("a stage must have the memory it needs", "a process that was killed", "Give it more.") from None
+        parts = {name: [folder / name for folder in folders] for name in (*SPLITS, "refused", "tally")}
+        if counts:
+            tally.write(counts, tally.joined(parts["tally"]))
+        pages = {"left_out": left_out, "summary": summary, "max_side": how.get("max_side", 0)}
+        limits = {"images_per_shard": how["images_per_shard"], "max_refused_ratio": max_refused_ratio}
+        return join_records(parts, outputs, refused, **limits, **pages)
+
+
+def _write_part(
+    tables: dict[str, Path], label_map: Path, processes: int, how: dict[str, Any], folder: Path, number: int
+) -> None:
+    """Writes one of the partitions into a folder, in a process of its own and without a word."""
+    folder.mkdir(parents=True)
+    outputs = {split: folder / split for split in SPLITS}
+    which = {"partition": number, "partitions": processes, "processes": 1, "max_refused_ratio": 1.0}
+    workers = -(-(os.cpu_count() or 1) // processes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        given = {"workers": workers, **how, **which, "counts": folder / "tally"}
+        write_tfrecords(tables, label_map, outputs, folder / "refused", **given)
+
+
+def _end_with(parent: int) -> None:
+    """Has the kernel end this process when its parent ends, however that does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _cut(tables: dict[str, Path], folder: Path, images_per_shard: int, partition: int, partitions: int) -> dict[str, Path]:

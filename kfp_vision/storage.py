@@ -27,7 +27,8 @@ from kfp_vision.stores import Found, NotThere
 ARCHIVE_SUFFIXES = archives.SUFFIXES
 SAMPLE = "sample"
 SCHEMES = ("", "file", SAMPLE, *stores.SCHEMES)
-PARTIAL, BEFORE = ".partial", ".before"  # ends of names beside an output: what is being written, and what it replaces
+# Ends of names beside an output: what is being written, what it replaces, and what is worked with meanwhile.
+PARTIAL, BEFORE, SCRATCH = ".partial", ".before", ".scratch"
 AHEAD_BYTES = 64 << 20  # of pictures that are being read or wait for it
 SMALL = 16 << 10  # what a picture takes beside its bytes
 # A member of an archive in a bucket; the settings of `stores.parted` may stand between the two.
@@ -364,9 +365,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder at; moved into place if the body ends well, removed if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_what_the_dead_left(path)
-    writer = f"{socket.gethostname()}.{os.getpid()}"
-    beside = path.with_name(f".{path.name}.{writer}{PARTIAL}")
-    before = path.with_name(f".{path.name}.{writer}{BEFORE}")
+    beside = path.with_name(f".{path.name}.{_writer()}{PARTIAL}")
+    before = path.with_name(f".{path.name}.{_writer()}{BEFORE}")
     _remove(beside)
     _remove(before)
     try:
@@ -379,11 +379,30 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(before)
 
 
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, on its file system, to work in; removed in the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_what_the_dead_left(path)
+    folder = path.with_name(f".{path.name}.{_writer()}{SCRATCH}")
+    _remove(folder)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _writer() -> str:
+    """This process, in the names of what it writes beside an output."""
+    return f"{socket.gethostname()}.{os.getpid()}"
+
+
 def _remove_what_the_dead_left(path: Path) -> None:
     """Removes what processes of this machine were writing for a path when they were killed; of another's nobody can know."""
     begin = f".{path.name}.{socket.gethostname()}."
     for left in path.parent.iterdir():
-        if left.name.startswith(begin) and left.suffix in (PARTIAL, BEFORE):
+        if left.name.startswith(begin) and left.suffix in (PARTIAL, BEFORE, SCRATCH):
             process = left.name.removeprefix(begin).removesuffix(left.suffix)
             if process.isdecimal() and not _is_alive(int(process)):
                 _remove(left)

@@ -31,8 +31,8 @@ def prepare(fields: Mapping[str, Any], behind: dsl.PipelineTask) -> Prepared:
     """Adds the stages up to the records to a pipeline.
 
     Args:
-        fields: name to value: images_uri, task, check_images, validation_ratio, test_ratio, images_per_shard; with partitions
-            among them the records are written in so many.
+        fields: name to value: images_uri, task, check_images, validation_ratio, test_ratio, images_per_shard, advanced; with
+            partitions among them the records are written in so many.
         behind: the stage that checks the fields, and says what of `advanced` is read here.
     """
     advanced = behind.output
@@ -46,11 +46,12 @@ def prepare(fields: Mapping[str, Any], behind: dsl.PipelineTask) -> Prepared:
         scratch(task)
     for task in (fingerprint, ingested):
         reads_stores(task)
-    how = {"images_per_shard": fields["images_per_shard"], "advanced": advanced}
     if "partitions" in fields:
-        written = written_in_partitions(split.outputs, partitions=fields["partitions"], behind=behind, **how)
+        # Within a loop kfp.local takes what comes from a stage for the loop's own item: there it is the field.
+        how = {name: fields[name] for name in ("images_per_shard", "partitions", "advanced")}
+        written = written_in_partitions(split.outputs, behind=behind, **how)
     else:
-        written = written_at_once(split.outputs, **how)
+        written = written_at_once(split.outputs, images_per_shard=fields["images_per_shard"], advanced=advanced)
     return Prepared(split.outputs["label_map"], *(written[f"{name}_records"] for name in SPLITS))
 
 

@@ -130,6 +130,9 @@ def _web_store(made: type) -> Store:
     return made()
 
 
+os.register_at_fork(after_in_child=_web_store.cache_clear)  # two processes must not talk over one connection
+
+
 def bucket_and_key(uri: str) -> tuple[str, str]:
     """The two parts of `s3://bucket/key`; the key may be empty. Not percent-encoded: what stands there is the key.
 

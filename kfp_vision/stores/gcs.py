@@ -47,6 +47,9 @@ def _made(key: str, file: str) -> "GCS":
     return GCS(client)
 
 
+os.register_at_fork(after_in_child=_made.cache_clear)  # two processes must not talk over one connection
+
+
 def _credentials(key: str) -> Any:
     if key:
         try:

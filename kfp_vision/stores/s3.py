@@ -85,6 +85,9 @@ def _made(scheme: str, endpoint: str, region: str, identity: tuple[str, ...]) ->
     return S3(client, SET_COS if scheme == "cos" else SET_S3)
 
 
+os.register_at_fork(after_in_child=_made.cache_clear)  # two processes must not talk over one connection
+
+
 def credentials(scheme: str) -> Provider | None:
     """Where a key comes from: the environment, else the pod's own identity, else the user's file; `None` for nobody."""
     if scheme == "cos":

@@ -1,7 +1,9 @@
 """Records from several partitions are those of one, byte for byte, and what was refused is counted over all of them."""
 
 import csv
-from dataclasses import dataclass
+import os
+import zipfile
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -71,6 +73,42 @@ def at_once(given: Tables, root: Path) -> Path:
     }
     partitioning.write_tfrecords(given.tables, given.label_map, outputs, root / "refused", partition=0, partitions=1, **limits)
     return root
+
+
+@pytest.mark.parametrize("broken", [(), ("03.png", "21.png", "37.png")])
+@pytest.mark.parametrize("processes", [2, 3, 50])
+def test_several_processes_write_what_one_does(tmp_path, broken, processes):
+    given = tables(tmp_path, broken=broken)
+    for count in (1, processes):
+        root = tmp_path / f"by {count}"
+        outputs = {split: root / split for split in SPLITS}
+        how = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.5, "left_out": given.left_out, "processes": count}
+        how |= {"partition": 0, "partitions": 1, "summary": root / "page.html", "counts": root / "tally"}
+        partitioning.write_tfrecords(given.tables, given.label_map, outputs, root / "refused", **how)
+    one, several = (contents(tmp_path / f"by {count}") for count in (1, processes))
+    assert one.keys() == several.keys()
+    assert one == several
+
+
+def test_what_a_process_ends_with_is_said_as_if_it_had_been_this_one(tmp_path, capsys):
+    given = tables(tmp_path)
+    rows = [replace(row, uri="gs:///nowhere.png") for row in catalog.read(given.tables["train"])]
+    catalog.write(given.tables["train"], rows)
+    outputs = {split: tmp_path / "out" / split for split in SPLITS}
+    how = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.5, "partition": 0, "partitions": 1, "processes": 2}
+    with pytest.raises(InputError, match=r"error: a URI with gs:// must name a bucket; got gs:///nowhere\.png"):
+        partitioning.write_tfrecords(given.tables, given.label_map, outputs, tmp_path / "out" / "refused", **how)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_pictures_in_an_archive_are_unpacked_by_one_process(tmp_path):
+    given = tables(tmp_path)
+    assert partitioning._processes(given.tables, PER_SHARD) == min(os.cpu_count() or 1, 40 // PER_SHARD // 2)
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for file in (tmp_path / "photos").rglob("*.png"):
+            archive.write(file, file.relative_to(tmp_path))
+    catalog.write(given.tables["train"], catalog.scan(str(tmp_path / "photos.zip")).rows)
+    assert partitioning._processes(given.tables, PER_SHARD) == 1
 
 
 def contents(folder: Path) -> dict[str, bytes]:
