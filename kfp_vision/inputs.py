@@ -62,11 +62,12 @@ def training_batches(
 
 
 def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.data.Dataset:
-    """Every picture once, in the files' order, cropped to its centre; the last batch may be smaller."""
+    """Every picture once, in the files' order, as `central_crop` shows it; the last batch may be smaller."""
 
     def prepare(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = parse(record)
-        return central_crop(features["image/encoded"], image_size), features["image/class/label"]
+        begin, size = _middle(tf.stack([features["image/height"], features["image/width"]]))
+        return part(features, begin, size, image_size), features["image/class/label"]
 
     pictures = encoded_records(folder).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return pictures.batch(batch_size).prefetch(tf.data.AUTOTUNE)
@@ -95,16 +96,38 @@ def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
 
     def any_other() -> tf.Tensor:
         picture = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        begin, size = _middle(tf.shape(picture)[:2])
-        return tf.slice(picture, tf.pad(begin, [[0, 1]]), tf.pad(size, [[0, 1]], constant_values=3))
+        return _sliced(picture, *_middle(tf.shape(picture)[:2]))
 
     return resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, any_other), image_size)
 
 
 def _middle(sides: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(top, left) and (height, width) of the middle of a picture of (height, width), as `tf.image.central_crop` rounds them."""
-    begin = tf.cast(tf.cast(sides, tf.float32) * ((1 - CENTRAL_FRACTION) / 2), tf.int32)
+    begin = tf.cast(tf.cast(sides, tf.float32) * ((1 - CENTRAL_FRACTION) / 2), sides.dtype)
     return begin, sides - 2 * begin
+
+
+def part(features: dict[str, tf.Tensor], begin: tf.Tensor, size: tf.Tensor, image_size: int) -> tf.Tensor:
+    """A part of a record's picture: float32 (size, size, 3). Of a JPEG only that part is decoded.
+
+    Args:
+        features: the fields of a record.
+        begin, size: (top, left) and (height, width) of the part in pixels.
+        image_size: height and width of the result.
+    """
+    encoded = features["image/encoded"]
+
+    def jpeg() -> tf.Tensor:
+        return part_of_jpeg(encoded, tf.cast(begin, tf.int32), tf.cast(size, tf.int32), image_size)
+
+    def png() -> tf.Tensor:
+        return _sliced(tf.io.decode_png(encoded, channels=3), begin, size)
+
+    return resize(tf.cond(features["image/format"] == b"png", png, jpeg), image_size)
+
+
+def _sliced(picture: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    return tf.slice(picture, tf.pad(begin, [[0, 1]]), tf.pad(size, [[0, 1]], constant_values=-1))
 
 
 def part_of_jpeg(encoded: tf.Tensor, begin: tf.Tensor, size: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -128,7 +151,7 @@ def part_of_jpeg(encoded: tf.Tensor, begin: tf.Tensor, size: tf.Tensor, image_si
 
 def random_crop(features: dict[str, tf.Tensor], seed: tuple[int, tf.Tensor], image_size: int, how: Augmentation) -> tf.Tensor:
     """A random part of an encoded picture, perhaps mirrored; of a JPEG only that part is decoded."""
-    encoded, first = features["image/encoded"], tf.cast(tf.stack(seed), tf.int64)
+    first = tf.cast(tf.stack(seed), tf.int64)
     shape = tf.stack([features["image/height"], features["image/width"], tf.constant(3, tf.int64)])
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         shape,
@@ -140,14 +163,7 @@ def random_crop(features: dict[str, tf.Tensor], seed: tuple[int, tf.Tensor], ima
         max_attempts=100,
         use_image_if_no_bounding_boxes=True,
     )
-
-    def jpeg() -> tf.Tensor:
-        return part_of_jpeg(encoded, tf.cast(begin[:2], tf.int32), tf.cast(size[:2], tf.int32), image_size)
-
-    def png() -> tf.Tensor:
-        return tf.slice(tf.io.decode_png(encoded, channels=3), begin, size)
-
-    picture = resize(tf.cond(features["image/format"] == b"png", png, jpeg), image_size)
+    picture = part(features, begin[:2], size[:2], image_size)
     return tf.image.stateless_random_flip_left_right(picture, first + 1) if how.flip else picture
 
 

@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision import inputs, sample
+from kfp_vision import inputs, records, sample
+from kfp_vision.catalog import Row
+from kfp_vision.pictures import checked
 
 SIZE = 64
 
@@ -74,3 +76,13 @@ def test_any_part_of_a_jpeg_can_be_decoded_at_any_size():
         ratio = max(ratio for ratio in (1, 2, 4, 8) if ratio == 1 or min(size) >= ratio * wanted)
         assert np.abs(np.array(part.shape[:2]) - np.array(size) / ratio).max() < 1
         assert np.abs(part.astype(int) - 90).max() <= 1
+
+
+def test_the_evaluation_sees_what_the_export_sees(tmp_path):
+    contents = [encoded(flower(*sides), kind) for sides in ((90, 70), (300, 401), (700, 900)) for kind in ("JPEG", "PNG")]
+    examples = ((Row("", "bellcup", len(content), "", f"{n}"), checked(content)) for n, content in enumerate(contents))
+    records.write_shards(tmp_path / "records", "test", examples, ["bellcup"], 10)
+    (pictures, _), *rest = inputs.evaluation_batches(tmp_path / "records", image_size=SIZE, batch_size=16)
+    assert not rest
+    for picture, content in zip(pictures, contents, strict=True):
+        assert np.array_equal(picture, inputs.central_crop(content, SIZE))
