@@ -5,6 +5,7 @@ A picture inside an archive has the archive's URI, a `#`, and the name of the me
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -332,8 +333,12 @@ class Reader:
             if isinstance(arrived, OSError):
                 raise arrived
             return arrived
-        if scheme(uri) == SAMPLE:
+        kind = scheme(uri)
+        if kind == SAMPLE:
             return sample.draw(uri.removeprefix(f"{SAMPLE}://"))
+        if not kind:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), io.FileIO(uri) as file:
+                return file.readall()
         archive, member = archive_and_member(uri)
         if member:
             with self._lock:
@@ -344,7 +349,7 @@ class Reader:
                 return self._unpacked[archive][member].read_bytes()
             except KeyError:
                 raise FileNotFoundError(f"{archive} has no member {member}") from None
-        return _received(uri) if scheme(uri) else Path(uri).read_bytes()
+        return _received(uri) if kind else Path(uri).read_bytes()
 
 
 def read_picture(uri: str, field: str) -> bytes:
