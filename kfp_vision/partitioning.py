@@ -65,15 +65,18 @@ def write_tfrecords(
     Raises:
         InputError: there is one partition, and more pictures were refused than may be.
     """
+    pictures = {split: sum(1 for _ in catalog.read(tables[split])) for split in SPLITS}
     with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
         if partitions > 1:
-            tables = _cut(tables, Path(scratch), images_per_shard, partition, partitions)
+            shares = share(pictures, images_per_shard, partition, partitions)
+            tables, pictures = _cut(tables, shares, Path(scratch)), {split: len(rows) for split, rows in shares.items()}
             max_refused_ratio = 1.0
             print(f"partition {partition + 1} of {partitions}", flush=True)
         how |= {"images_per_shard": images_per_shard, "max_refused_ratio": max_refused_ratio}
-        processes = processes or _processes(tables, images_per_shard)
+        processes = processes or _processes(tables, pictures, images_per_shard)
         if processes > 1:
-            return _by_processes(processes, tables, label_map, outputs, refused, **how)
+            shares_here = [share(pictures, images_per_shard, number, processes) for number in range(processes)]
+            return _by_processes(shares_here, tables, label_map, outputs, refused, **how)
         return records.write_tfrecords(tables, label_map, outputs, refused, **how)
 
 
@@ -138,7 +141,7 @@ def join_records(
     return joined
 
 
-def _processes(tables: dict[str, Path], images_per_shard: int) -> int:
+def _processes(tables: dict[str, Path], pictures: dict[str, int], images_per_shard: int) -> int:
     """How many processes to write with: as threads of one, Python would let no more than one of them work between pictures.
 
     One where a process cannot be divided, as one with threads can not without danger, and where all pictures lie in an archive,
@@ -150,13 +153,12 @@ def _processes(tables: dict[str, Path], images_per_shard: int) -> int:
         for row in islice(catalog.read(table), 1):
             if storage.archive_and_member(row.uri)[1]:
                 return 1
-    pictures = [sum(1 for _ in catalog.read(tables[split])) for split in SPLITS]
-    files = sum(-(-count // images_per_shard) for count in pictures)
+    files = sum(-(-count // images_per_shard) for count in pictures.values())
     return max(1, min(os.cpu_count() or 1, files // FILES_A_PROCESS))
 
 
 def _by_processes(
-    processes: int,
+    shares: list[dict[str, range]],
     tables: dict[str, Path],
     label_map: Path,
     outputs: dict[str, Path],
@@ -168,14 +170,15 @@ def _by_processes(
     counts: Path | None = None,
     **how: Any,
 ) -> dict[str, About]:
-    """Has each process write a partition, beside the outputs, and joins them."""
+    """Has a process write each share of the rows, beside the outputs, and joins what they wrote."""
     with storage.scratch(outputs["train"]) as beside:  # on the same file system: whole files need not be copied
-        folders = [beside / str(number) for number in range(processes)]
-        part = partial(_write_part, tables, label_map, processes, how)
+        folders = [beside / str(number) for number in range(len(shares))]
+        how |= {"samples": bool(summary or counts), "workers": -(-(os.cpu_count() or 1) // len(shares))}
+        part = partial(_write_part, tables, label_map, how)
         forking = multiprocessing.get_context("fork")  # another way of starting would import everything anew
         try:
-            with ProcessPoolExecutor(processes, mp_context=forking, initializer=_end_with, initargs=(os.getpid(),)) as pool:
-                list(pool.map(part, folders, range(processes)))
+            with ProcessPoolExecutor(len(shares), mp_context=forking, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+                list(pool.map(part, folders, shares))
         except BrokenProcessPool:
             raise InputError("a stage must have the memory it needs", "a process that was killed", "Give it more.") from None
         parts = {name: [folder / name for folder in folders] for name in (*SPLITS, "refused", "tally")}
@@ -186,17 +189,14 @@ def _by_processes(
         return join_records(parts, outputs, refused, **limits, **pages)
 
 
-def _write_part(
-    tables: dict[str, Path], label_map: Path, processes: int, how: dict[str, Any], folder: Path, number: int
-) -> None:
-    """Writes one of the partitions into a folder, in a process of its own and without a word."""
-    folder.mkdir(parents=True)
+def _write_part(tables: dict[str, Path], label_map: Path, how: dict[str, Any], folder: Path, shares: dict[str, range]) -> None:
+    """Writes a share of the rows into a folder, in a process of its own and without a word."""
+    (folder / "tables").mkdir(parents=True)
     outputs = {split: folder / split for split in SPLITS}
-    which = {"partition": number, "partitions": processes, "processes": 1, "max_refused_ratio": 1.0}
-    workers = -(-(os.cpu_count() or 1) // processes)
+    how |= {"max_refused_ratio": 1.0, "counts": folder / "tally"}
     with contextlib.redirect_stdout(io.StringIO()):
-        given = {"workers": workers, **how, **which, "counts": folder / "tally"}
-        write_tfrecords(tables, label_map, outputs, folder / "refused", **given)
+        cut = _cut(tables, shares, folder / "tables")
+        records.write_tfrecords(cut, label_map, outputs, folder / "refused", **how)
 
 
 def _end_with(parent: int) -> None:
@@ -206,10 +206,8 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
-def _cut(tables: dict[str, Path], folder: Path, images_per_shard: int, partition: int, partitions: int) -> dict[str, Path]:
-    """Tables in a folder with the rows of one partition."""
-    pictures = {split: sum(1 for _ in catalog.read(tables[split])) for split in SPLITS}
-    shares = share(pictures, images_per_shard, partition, partitions)
+def _cut(tables: dict[str, Path], shares: dict[str, range], folder: Path) -> dict[str, Path]:
+    """Tables in a folder with some of the rows."""
     for split, rows in shares.items():
         catalog.write(folder / split, islice(catalog.read(tables[split]), rows.start, rows.stop))
     return {split: folder / split for split in SPLITS}

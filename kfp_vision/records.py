@@ -75,6 +75,7 @@ def write_tfrecords(
     left_out: Path | None = None,
     summary: Path | None = None,
     counts: Path | None = None,
+    samples: bool | None = None,
     workers: int | None = None,
 ) -> dict[str, About]:
     """Writes the pictures of each split as TFRecord files, and the list of those refused.
@@ -91,6 +92,7 @@ def write_tfrecords(
         left_out: the list of pictures that the split left out, for the summary.
         summary: where a page about what is in the records, and what is not, is written (HTML).
         counts: where the tally behind that page is written (JSON).
+        samples: whether the tally keeps a few small pictures, by default where a page is asked for, or that file.
         workers: how many pictures are worked on at a time. By default one a core; without a look at the pixels one less, since
             the thread that writes is as busy then. The files do not depend on it.
 
@@ -104,7 +106,7 @@ def write_tfrecords(
     cores = os.cpu_count() or 1
     workers = workers or (cores if check_pixels else max(1, cores - 1))
     rejects: list[Unused] = []
-    written, counted = {}, tally.Tally(list(number_of), shown=bool(summary or counts))
+    written, counted = {}, tally.Tally(list(number_of), shown=bool(summary or counts) if samples is None else samples)
     with storage.Reader() as reader, contextlib.ExitStack() as whole:
         for split in SPLITS:
             convert = partial(_record, reader, {"check_pixels": check_pixels, "max_side": max_side}, number_of)
@@ -311,8 +313,12 @@ def _record(reader: storage.Reader, how: dict[str, Any], number_of: dict[str, in
 def _in_order(convert: Callable[[Row], Any], rows: Iterator[Row], workers: int) -> Iterator[tuple[Row, Any]]:
     """Rows with their results, in the rows' order, a few chunks in memory at a time.
 
-    Threads do: reading, hashing and decoding let go of Python's lock, and nothing has to be copied between processes.
+    Threads do: reading, hashing and decoding let go of Python's lock, and nothing has to be copied between processes. A single
+    one would but hand that lock back and forth.
     """
+    if workers == 1:
+        yield from ((row, convert(row)) for row in rows)
+        return
 
     def work(chunk: list[Row]) -> list[tuple[Row, Any]]:
         return [(row, convert(row)) for row in chunk]

@@ -103,12 +103,13 @@ def test_what_a_process_ends_with_is_said_as_if_it_had_been_this_one(tmp_path, c
 
 def test_pictures_in_an_archive_are_unpacked_by_one_process(tmp_path):
     given = tables(tmp_path)
-    assert partitioning._processes(given.tables, PER_SHARD) == min(os.cpu_count() or 1, 40 // PER_SHARD // 2)
+    pictures = {"train": 24, "validation": 10, "test": 6}
+    assert partitioning._processes(given.tables, pictures, PER_SHARD) == min(os.cpu_count() or 1, 40 // PER_SHARD // 2)
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for file in (tmp_path / "photos").rglob("*.png"):
             archive.write(file, file.relative_to(tmp_path))
     catalog.write(given.tables["train"], catalog.scan(str(tmp_path / "photos.zip")).rows)
-    assert partitioning._processes(given.tables, PER_SHARD) == 1
+    assert partitioning._processes(given.tables, pictures, PER_SHARD) == 1
 
 
 def contents(folder: Path) -> dict[str, bytes]:
