@@ -3,6 +3,7 @@
 Batches are (pictures, labels): float32 (batch, size, size, 3) RGB in 0 to 255, and int64 (batch,).
 """
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,8 @@ def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.
         begin, size = _middle(tf.stack([features["image/height"], features["image/width"]]))
         return part(features, begin, size, image_size), features["image/class/label"]
 
-    pictures = encoded_records(folder).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    # A pass is over before tf.data's own tuning has found how many it takes.
+    pictures = encoded_records(folder).map(prepare, num_parallel_calls=2 * (os.cpu_count() or 1), deterministic=True)
     return pictures.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
