@@ -13,6 +13,7 @@ from kfp_vision.pictures import (
     Refused,
     as_jpeg,
     checked,
+    refuse_endless_jpeg,
     refuse_huge,
     size_of_plain_jpeg,
 )
@@ -60,6 +61,7 @@ def _believed(encoded: bytes) -> Checked:
     """The picture by its header alone; one that has to be encoded anew is decoded, and so checked, on the way."""
     if size := size_of_plain_jpeg(encoded):
         refuse_huge(*size)
+        refuse_endless_jpeg(encoded, *size)
         return Checked(encoded, "jpeg", *size)
     try:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as image:

@@ -68,8 +68,8 @@ def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as image:
             width, height = image.size
             refuse_huge(width, height, max_pixels)
-            if image.format in ("JPEG", "MPO") and width * height * len(encoded) > QUICK:
-                _refuse_endless_jpeg(encoded)
+            if image.format in ("JPEG", "MPO"):
+                refuse_endless_jpeg(encoded, width, height)
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             if upright and image.mode in TENSORFLOW_READS.get(image.format or "", ()):
                 image.draft("L", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
@@ -91,6 +91,16 @@ def refuse_huge(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """
     if width * height > max_pixels:
         raise Refused(f"{width} x {height} pixels, more than {max_pixels // 1_000_000} million")
+
+
+def refuse_endless_jpeg(encoded: bytes, width: int, height: int) -> None:
+    """Refuses a JPEG that would keep a core busy for hours.
+
+    Raises:
+        Refused: of more scans than any camera or program writes.
+    """
+    if width * height * len(encoded) > QUICK and (scans := len(JPEG_SCAN_HEADER.findall(encoded))) > MAX_SCANS:
+        raise Refused(f"a JPEG of {scans:,} scans, which takes too long to decode")
 
 
 def size_of_plain_jpeg(encoded: bytes) -> tuple[int, int] | None:
@@ -125,11 +135,6 @@ def _refuse_broken_png(encoded: bytes) -> None:
         image.verify()
     if PNG_END not in encoded:
         raise Refused("cut off")
-
-
-def _refuse_endless_jpeg(encoded: bytes) -> None:
-    if (scans := len(JPEG_SCAN_HEADER.findall(encoded))) > MAX_SCANS:
-        raise Refused(f"a JPEG of {scans:,} scans, which takes too long to decode")
 
 
 def _refuse_broken_jpeg(encoded: bytes) -> None:

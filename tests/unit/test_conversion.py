@@ -189,3 +189,13 @@ def test_a_picture_that_claims_to_be_huge_is_refused_by_its_header():
     whole[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
     with pytest.raises(Refused, match="65535 x 65535 pixels, more than 100 million"):
         convert(bytes(whole), check_pixels=False)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_by_its_markers_alone():
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(file, "JPEG")
+    whole = file.getvalue()
+    scan = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"  # ITU-T T.81, B.2.3: of the first component alone, all coefficients
+    endless = whole[: whole.index(b"\xff\xda")] + scan * 5000 + b"\xff\xd9"
+    with pytest.raises(Refused, match="a JPEG of 5,000 scans, which takes too long to decode"):
+        convert(endless, check_pixels=False)

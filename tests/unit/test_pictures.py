@@ -261,7 +261,7 @@ def test_what_is_no_whole_picture_is_refused_with_a_reason_quickly_and_in_little
         checked(content)
     assert str(refusal.value)
     assert "\n" not in str(refusal.value)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 20  # decoded, the slowest would take an hour
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 100_000  # KiB
 
 
