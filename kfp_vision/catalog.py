@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
+from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path, PurePosixPath
 from sys import intern
@@ -398,6 +399,22 @@ def read(table: Path) -> Iterator[Row]:
         in_order = itemgetter(*(header.index(column) for column in COLUMNS))
         for uri, label, size, content_id, name, split, objects in map(in_order, lines):
             yield Row(uri, intern(label), int(size), content_id, name, intern(split), objects)
+
+
+def count(table: Path) -> int:
+    """How many rows a table has."""
+    with table.open(newline="", encoding="utf-8") as file:
+        return max(0, sum(1 for _ in csv.reader(file)) - 1)
+
+
+def write_part(table: Path, rows: range, part: Path) -> None:
+    """Writes consecutive rows of a table, numbered from 0, as a table of their own."""
+    with storage.replacing(part) as beside, table.open(newline="", encoding="utf-8") as whole:
+        lines = csv.reader(whole)
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(next(lines, COLUMNS))
+            writer.writerows(islice(lines, rows.start, rows.stop))
 
 
 def write_unused(table: Path, unused: Iterable[Unused]) -> None:

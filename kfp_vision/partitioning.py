@@ -65,7 +65,7 @@ def write_tfrecords(
     Raises:
         InputError: there is one partition, and more pictures were refused than may be.
     """
-    pictures = {split: sum(1 for _ in catalog.read(tables[split])) for split in SPLITS}
+    pictures = {split: catalog.count(tables[split]) for split in SPLITS}
     with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
         if partitions > 1:
             shares = share(pictures, images_per_shard, partition, partitions)
@@ -209,7 +209,7 @@ def _end_with(parent: int) -> None:
 def _cut(tables: dict[str, Path], shares: dict[str, range], folder: Path) -> dict[str, Path]:
     """Tables in a folder with some of the rows."""
     for split, rows in shares.items():
-        catalog.write(folder / split, islice(catalog.read(tables[split]), rows.start, rows.stop))
+        catalog.write_part(tables[split], rows, folder / split)
     return {split: folder / split for split in SPLITS}
 
 

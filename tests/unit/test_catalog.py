@@ -383,3 +383,13 @@ def test_a_page_shows_a_few_of_each_class_and_of_so_many_classes_one_of_the_firs
     assert list(shown) == [f"{number:03d}" for number in range(300)]
     # None of them is there any more, which is no reason for the stage to fail.
     assert all(pictures == [Picture(f"{int(label)}.jpg", b"")] for label, pictures in shown.items())
+
+
+@pytest.mark.parametrize("part", [range(0), range(2), range(1, 3), range(2, 5), range(5)])
+def test_a_part_of_a_table_is_the_table_of_those_rows(tmp_path, part):
+    rows = [Row(f"/a, b/{number}.jpg", '"x"', number, f"{number}", "line\nend" * (number % 2)) for number in range(5)]
+    catalog.write(tmp_path / "whole", rows)
+    catalog.write(tmp_path / "expected", [rows[number] for number in part])
+    catalog.write_part(tmp_path / "whole", part, tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert (catalog.count(tmp_path / "whole"), catalog.count(tmp_path / "part")) == (5, len(part))
