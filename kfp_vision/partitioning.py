@@ -92,7 +92,7 @@ def share(pictures: dict[str, int], images_per_shard: int, partition: int, parti
     Returns:
         Split name to numbers of rows, from 0; an empty range where the partition has nothing of a split.
     """
-    files = sum(-(-count // images_per_shard) for count in pictures.values())
+    files = _files(pictures, images_per_shard)
     step = images_per_shard if files >= partitions else max(1, sum(pictures.values()) // partitions)
     blocks = [
         (split, range(start, min(start + step, count))) for split, count in pictures.items() for start in range(0, count, step)
@@ -153,8 +153,12 @@ def _processes(tables: dict[str, Path], pictures: dict[str, int], images_per_sha
         for row in islice(catalog.read(table), 1):
             if storage.archive_and_member(row.uri)[1]:
                 return 1
-    files = sum(-(-count // images_per_shard) for count in pictures.values())
-    return max(1, min(os.cpu_count() or 1, files // FILES_A_PROCESS))
+    return max(1, min(os.cpu_count() or 1, _files(pictures, images_per_shard) // FILES_A_PROCESS))
+
+
+def _files(pictures: dict[str, int], images_per_shard: int) -> int:
+    """How many files the splits take."""
+    return sum(-(-count // images_per_shard) for count in pictures.values())
 
 
 def _by_processes(

@@ -8,9 +8,7 @@ import contextlib
 import json
 import os
 import struct
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import chain
@@ -19,7 +17,7 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 
-from kfp_vision import catalog, conversion, detection, examples, reports, storage, tally
+from kfp_vision import catalog, conversion, detection, examples, parallel, reports, storage, tally
 from kfp_vision.catalog import Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Checked, Refused
@@ -323,17 +321,8 @@ def _in_order(convert: Callable[[Row], Any], rows: Iterator[Row], workers: int) 
     def work(chunk: list[Row]) -> list[tuple[Row, Any]]:
         return [(row, convert(row)) for row in chunk]
 
-    waiting: deque[Future[list[tuple[Row, Any]]]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for chunk in _chunks(rows):
-            waiting.append(pool.submit(work, chunk))
-            if len(waiting) > CHUNKS_A_CORE * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for converted in parallel.mapped(work, _chunks(rows), workers=workers, limit=CHUNKS_A_CORE * workers):
+        yield from converted
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:

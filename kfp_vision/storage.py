@@ -32,6 +32,7 @@ SCHEMES = ("", "file", SAMPLE, *stores.SCHEMES)
 PARTIAL, BEFORE, SCRATCH = ".partial", ".before", ".scratch"
 AHEAD_BYTES = 64 << 20  # of pictures that are being read or wait for it
 SMALL = 16 << 10  # what a picture takes beside its bytes
+Thing = TypeVar("Thing")
 # A member of an archive in a bucket; the settings of `stores.parted` may stand between the two.
 IN_ARCHIVE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, ARCHIVE_SUFFIXES))})(?:\?[^#]*)?)#(.+)", re.IGNORECASE | re.DOTALL)
 
@@ -154,13 +155,20 @@ def read_all(items: Iterable[Item]) -> Iterator[tuple[Item, bytes | OSError]]:
         if not first.loose:
             yield first, outcome(first.read)
             continue
-        yield from parallel.mapped(
-            lambda item: (item, outcome(item.read)),
-            chain([first], waiting),
-            workers=stores.READERS,
-            limit=AHEAD_BYTES,
-            weight=lambda item: item.size + SMALL,
-        )
+        yield from _many(chain([first], waiting), lambda item: item.read(), lambda item: item.size)
+
+
+def _many(
+    things: Iterable[Thing], read: Callable[[Thing], bytes], size: Callable[[Thing], int]
+) -> Iterator[tuple[Thing, bytes | OSError]]:
+    """Things with the bytes that are read for each, in their order: many at a time, as far ahead as `AHEAD_BYTES`."""
+    return parallel.mapped(
+        lambda thing: (thing, outcome(partial(read, thing))),
+        things,
+        workers=stores.READERS,
+        limit=AHEAD_BYTES,
+        weight=lambda thing: size(thing) + SMALL,
+    )
 
 
 def outcome(read: Callable[[], bytes]) -> bytes | OSError:
@@ -312,13 +320,7 @@ class Reader:
             if not stored:
                 yield from run
                 continue
-            for row, encoded in parallel.mapped(
-                lambda row: (row, outcome(partial(_received, row.uri))),
-                run,
-                workers=stores.READERS,
-                limit=AHEAD_BYTES,
-                weight=lambda row: row.bytes + SMALL,
-            ):
+            for row, encoded in _many(run, lambda row: _received(row.uri), lambda row: row.bytes):
                 self._arrived[row.uri] = encoded
                 yield row
 
