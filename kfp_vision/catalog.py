@@ -161,16 +161,16 @@ def fingerprint(images_uri: str) -> str:
     if not listings.is_listing(images_uri):
         return whole
     digest = hashlib.sha256(whole.encode())
-    for fact in _of_each(_known_of, listings.read(images_uri)):
+    places = dict.fromkeys(storage.archive_and_member(entry.uri)[0] for entry in listings.read(images_uri))
+    for fact in _of_each(_known_of, places):
         digest.update(f"{fact}\n".encode())
     return digest.hexdigest()
 
 
-def _known_of(entry: listings.Entry) -> str:
-    """What changes when the picture of a line does; one that is not there is for the ingest stage to refuse."""
-    archive, _ = storage.archive_and_member(entry.uri)
+def _known_of(uri: str) -> str:
+    """What changes when a picture, or the archive that it lies in, does; one that is not there is for the ingest to refuse."""
     try:
-        found = storage.describe(archive)
+        found = storage.describe(uri)
     except (OSError, ValueError):
         return "not there"
     return f"{found.size} {found.version}"
