@@ -1,13 +1,16 @@
 """A line to a server on which things go wrong, in a pattern that a seed decides."""
 
-import asyncio
 import contextlib
 import hashlib
 import random
 import re
+import socket
+import socketserver
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 FATES = ("drop", "busy", "delay", "cut")
 DELAY_SECONDS = 0.05
@@ -32,60 +35,87 @@ class Line:
         self.address, self.requests, self.sent = "", 0, 0
         self.most, self._now = 0, 0
         self.fates: Counter[str] = Counter()
-
-    async def run(self, ready: threading.Event) -> None:
-        """Listens until `end` is called; says when it has begun to."""
-        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
-            self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            ready.set()
-            await self._ended.wait()
-
-    def end(self) -> None:
-        self._loop.call_soon_threadsafe(self._ended.set)
+        self._lock = threading.Lock()
 
     def _fate(self) -> str:
-        self.requests += 1
-        fate = self._chance.choice(self._fates) if self._chance.random() < self._share else ""
-        self.fates[fate] += bool(fate)
-        return fate
+        with self._lock:
+            self.requests += 1
+            fate = self._chance.choice(self._fates) if self._chance.random() < self._share else ""
+            self.fates[fate] += bool(fate)
+            return fate
 
-    async def _serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                while await self._relay(await client.readuntil(b"\r\n\r\n"), answer):
-                    await answer.drain()
-        finally:
-            answer.transport.abort()
-
-    async def _relay(self, request: bytes, answer: asyncio.StreamWriter) -> bool:
+    def relay(self, request: bytes, answer: BinaryIO) -> bool:
         """Answers one request, and says whether the line holds."""
-        fate = self._fate()
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        try:
+            return self._relayed(request, answer, self._fate())
+        finally:
+            with self._lock:
+                self._now -= 1
+
+    def _relayed(self, request: bytes, answer: BinaryIO, fate: str) -> bool:
         if fate == "drop":
             return False
         if fate == "busy":
             answer.write(BUSY)
             return True
         if fate == "delay":
-            await asyncio.sleep(DELAY_SECONDS)
-        server, asked = await asyncio.open_connection("127.0.0.1", self._port)
-        self._now += 1
-        self.most = max(self.most, self._now)
-        try:
-            asked.write(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-            head = await server.readuntil(b"\r\n\r\n")
-            body = b"" if request.startswith(b"HEAD ") else await server.read()
-        finally:
-            self._now -= 1
-            asked.transport.abort()
+            time.sleep(DELAY_SECONDS)
+        head, body = _asked(self._port, request)
         if self._encrypted:  # such a store's ETags look like an MD5 and are none
             head, body = (ETAG.sub(lambda tag: hashlib.md5(tag[0]).hexdigest().encode(), part) for part in (head, body))
         cut = fate == "cut" and len(body) > self._spared
         body = body[: (len(body) + 1) // 2] if cut else body
-        self.sent += len(body)
+        with self._lock:
+            self.sent += len(body)
         answer.write(head + body)
-        await answer.drain()
         return not cut and b"connection: close" not in head.lower()
+
+
+def _asked(port: int, request: bytes) -> tuple[bytes, bytes]:
+    with socket.create_connection(("127.0.0.1", port)) as server, server.makefile("rb") as answer:
+        server.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        head = _until_empty_line(answer)
+        return head, b"" if request.startswith(b"HEAD ") else answer.read()
+
+
+def _until_empty_line(stream: BinaryIO) -> bytes:
+    """A request's or an answer's lines before its body; nothing where the other side is gone."""
+    lines = []
+    while (line := stream.readline()) and line != b"\r\n":
+        lines.append(line)
+    return b"".join([*lines, line]) if line else b""
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    """Relays what comes; when it is closed, whoever still holds a connection is hung up on."""
+
+    request_queue_size = 100
+
+    def __init__(self, line: Line):
+        self.line = line
+        self.held: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        connection, client = super().get_request()
+        self.held.add(connection)
+        return connection, client
+
+    def server_close(self) -> None:
+        for connection in self.held:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            while (request := _until_empty_line(self.rfile)) and self.server.line.relay(request, self.wfile):
+                pass
 
 
 @contextlib.contextmanager
@@ -103,12 +133,12 @@ def line(
         encrypted: ETags are turned into others that look the same.
     """
     made = Line(port, share, seed, fates, spared, encrypted)
-    ready = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(made.run(ready)))
-    thread.start()
-    ready.wait()
-    try:
-        yield made
-    finally:
-        made.end()
-        thread.join()
+    with _Server(made) as server:
+        made.address = f"127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield made
+        finally:
+            server.shutdown()
+            thread.join()
