@@ -18,6 +18,7 @@ from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pictures import checked
+from kfp_vision.training import optimizers, trainer, watching
 
 LABELS = ["dark", "light"]
 NARROW = {"depth_multiplier": 0.1, "opt_epsilon": 1e-7, "max_brightness_delta": 0.0}
@@ -187,7 +188,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_nothing(folders, tmp_
 
 @pytest.mark.parametrize("name", parameters.OPTIMIZERS)
 def test_every_optimizer_lowers_a_loss(name):
-    optimizer = training.make_optimizer(
+    optimizer = optimizers.make_optimizer(
         name, parameters.ADVANCED | {"opt_epsilon": 1e-3, "adagrad_initial_accumulator_value": 0.1}
     )
     variable = keras.Variable(np.array([3.0, -2.0], "float32"))
@@ -204,13 +205,13 @@ def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
     for decay in (0.0, 0.01):
         keras.utils.set_random_seed(0)
         advanced = parameters.advanced({"depth_multiplier": 0.1, "weight_decay": decay})
-        model = training.build("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1, dropout=0.0)
+        model = trainer.build("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1, dropout=0.0)
         start = model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy()
         recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, train_steps=1)
-        trainer = training.Trainer(model, recipe, advanced, 4)
+        taught = trainer.Trainer(model, recipe, advanced, 4)
         how = inputs.Augmentation()
         list(
-            trainer.run(inputs.training_batches(folders / "train", image_size=32, batch_size=8, seed=0, augmentation=how), None)
+            taught.run(inputs.training_batches(folders / "train", image_size=32, batch_size=8, seed=0, augmentation=how), None)
         )
         weights.append(model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy())
     np.testing.assert_allclose(weights[0] - weights[1], 0.5 * 0.01 * start, atol=1e-5)
@@ -218,4 +219,4 @@ def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
 
 def test_a_line_of_progress():
     row = {"step": 120, "loss": 0.4104, "accuracy": 0.88, "images_per_second": 43.2}
-    assert training.progress_line(row, 6000, 136.2) == "step 120/6000  loss 0.410  acc 0.880  43 img/s  eta 2m16s"
+    assert watching.progress_line(row, 6000, 136.2) == "step 120/6000  loss 0.410  acc 0.880  43 img/s  eta 2m16s"
