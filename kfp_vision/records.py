@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import struct
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import google_crc32c
+import numpy as np
 
 from kfp_vision import catalog, conversion, detection, examples, parallel, reports, storage, tally
 from kfp_vision.catalog import Row, Unused
@@ -30,6 +32,8 @@ WRITE_BUFFER = 1 << 20  # bytes: a dozen pictures a call
 REJECTS_NAMED = 10
 FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record, its length and that one's checksum, and behind it
 CRC_MASK = 0xA282EAD8
+INDEX_WORKERS = 8  # reads at a time of a file's lengths: they wait for the disk
+REWRITE = "Write the records anew."
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,60 @@ def framed(record: list[bytes]) -> list[bytes]:
     """The pieces of a record with those that stand around it in a TFRecord file: its length before, its checksum behind it."""
     length = struct.pack("<Q", sum(map(len, record)))
     return [length + _masked_crc([length]), *record, _masked_crc(record)]
+
+
+class Numbered:
+    """The records of a folder by their number, in the files' order: each is read where it lies, none is kept.
+
+    What is kept is where each begins, 8 bytes a record.
+
+    Raises:
+        InputError: a file is cut off or damaged where a length stands.
+    """
+
+    def __init__(self, folder: Path):
+        self.paths = [folder / shard for shard in read_about(folder).shards]
+        starts = list(parallel.mapped(_starts, self.paths, workers=INDEX_WORKERS, limit=2 * INDEX_WORKERS))
+        self.starts = np.concatenate([np.zeros(0, np.int64), *starts])
+        self.first_behind = np.cumsum([len(of_file) for of_file in starts])  # of each file
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def read(self, number: int) -> bytes:
+        """One record, a serialised example.
+
+        Raises:
+            ValueError: its bytes are not those that were written.
+        """
+        path, start = self.paths[np.searchsorted(self.first_behind, number, "right")], int(self.starts[number])
+        with path.open("rb", buffering=0) as file:
+            length = _length(os.pread(file.fileno(), FRAME_HEAD, start))
+            rest = os.pread(file.fileno(), length + FRAME_FOOT, start + FRAME_HEAD)
+        record = rest[:length]
+        if rest[length:] != _masked_crc([record]):
+            raise ValueError(f"{path}: the record at byte {start} is damaged")
+        return record
+
+
+def _starts(path: Path) -> np.ndarray:
+    """Where each record of a file begins, int64 (records,)."""
+    starts, at = array("q"), 0
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        while at < size:
+            head = os.pread(file.fileno(), FRAME_HEAD, at)
+            if head[8:] != _masked_crc([head[:8]]):
+                break
+            starts.append(at)
+            at += FRAME_HEAD + _length(head) + FRAME_FOOT
+    if at != size:
+        raise InputError("a TFRecord file must be whole", f"{path}, damaged behind byte {at}", REWRITE)
+    return np.array(starts)
+
+
+def _length(head: bytes) -> int:
+    return int(struct.unpack_from("<Q", head)[0])
 
 
 def _masked_crc(pieces: list[bytes]) -> bytes:

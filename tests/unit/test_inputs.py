@@ -1,7 +1,10 @@
-"""What the networks see of a picture: the pixels that TensorFlow's own functions cut out; where it is large, means of them."""
+"""What the networks see: the pixels that TensorFlow's own functions cut out, in an order that the seed alone decides."""
 
 import io
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +13,12 @@ from PIL import Image
 
 from kfp_vision import inputs, records, sample
 from kfp_vision.catalog import Row
+from kfp_vision.errors import InputError
 from kfp_vision.pictures import checked
 
 SIZE = 64
+PICTURES = 45
+PLAIN = {"flip": False, "max_brightness_delta": 0.0, "lower_saturation": 1.0, "upper_saturation": 1.0}
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:
@@ -86,3 +92,139 @@ def test_the_evaluation_sees_what_the_export_sees(tmp_path):
     assert not rest
     for picture, content in zip(pictures, contents, strict=True):
         assert np.array_equal(picture, inputs.central_crop(content, SIZE))
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory) -> Path:
+    """Records of pictures each of a class of its own, every other one a PNG, in files of ten."""
+    folder = tmp_path_factory.mktemp("numbered") / "records"
+    contents = (encoded(flower(60 + n, 90 - n), "PNG" if n % 2 else "JPEG") for n in range(PICTURES))
+    labels = [f"{n:02}" for n in range(PICTURES)]
+    examples = ((Row("", labels[n], 0, "", f"{n}"), checked(content)) for n, content in enumerate(contents))
+    records.write_shards(folder, "train", examples, labels, 10)
+    return folder
+
+
+def batches(folder: Path, steps: int, seed: int = 7, augmentation=None, **how) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (steps, batch, size, size, 3) and labels (steps, batch) of the first steps."""
+    settings = {"image_size": 24, "batch_size": 8, "seed": seed} | how
+    made = inputs.training_batches(folder, augmentation=inputs.Augmentation(**(augmentation or {})), **settings)
+    pictures, labels = zip(*made.take(steps), strict=True)
+    return np.stack(pictures), np.stack(labels)
+
+
+def test_every_epoch_has_every_picture_once_in_an_order_of_its_own(numbered):
+    labels = batches(numbered, 18)[1].ravel()[: 3 * PICTURES].reshape(3, PICTURES)
+    assert np.array_equal(np.sort(labels), np.tile(np.arange(PICTURES), (3, 1)))
+    assert len(np.unique(labels, axis=0)) == 3
+    assert not any(np.array_equal(order, np.arange(PICTURES)) for order in labels)
+
+
+def test_a_picture_is_varied_anew_each_time(numbered):
+    pictures, labels = (made.reshape(-1, *made.shape[2:]) for made in batches(numbered, 18))
+    seen = pictures[labels == 3]
+    assert len(np.unique(seen, axis=0)) == len(seen) >= 3
+
+
+def test_another_seed_gives_another_order_and_other_crops(numbered):
+    (pictures, labels), (others, other_labels) = batches(numbered, 6, seed=7), batches(numbered, 6, seed=8)
+    assert not np.array_equal(labels, other_labels)
+    assert not np.array_equal(pictures[labels == 3][0], others[other_labels == 3][0])
+
+
+HASH_OF_BATCHES = """
+import hashlib, sys
+from pathlib import Path
+from kfp_vision import inputs
+folder, first, steps, options = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
+how = inputs.Augmentation(**options.pop("augmentation", {}))
+batches = inputs.training_batches(folder, image_size=24, batch_size=8, seed=7, augmentation=how, first_step=first, **options)
+for pictures, labels in batches.take(steps):
+    print(hashlib.sha256(pictures.numpy().tobytes() + labels.numpy().tobytes()).hexdigest())
+"""
+
+
+def hashes(folder: Path, first: int, steps: int, **options) -> list[str]:
+    """A hash of each batch from the first on, made in a process of its own."""
+    given = [str(folder), str(first), str(steps), repr(options)]
+    ended = subprocess.run([sys.executable, "-c", HASH_OF_BATCHES, *given], check=True, capture_output=True, text=True)
+    return ended.stdout.split()
+
+
+def test_another_process_goes_on_where_one_stopped(numbered):
+    whole = hashes(numbered, 0, 14)
+    assert len(set(whole)) == 14
+    assert hashes(numbered, 9, 5) == whole[9:]
+
+
+@pytest.mark.parametrize("slices", [2, 4])
+def test_slices_are_together_the_whole_batch(numbered, slices):
+    pictures, labels = batches(numbered, 7)
+    parts = [batches(numbered, 5, first_step=2, part=(i, slices)) for i in range(slices)]
+    assert np.array_equal(np.concatenate([part[0] for part in parts], 1), pictures[2:])
+    assert np.array_equal(np.concatenate([part[1] for part in parts], 1), labels[2:])
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(numbered):
+    with pytest.raises(InputError, match=r"divisible by the number of workers, 3; got 8\. Set batch_size to 9, say"):
+        batches(numbered, 1, part=(0, 3))
+
+
+def test_the_size_may_change_on_the_way(numbered):
+    small, large = batches(numbered, 4, image_size=16), batches(numbered, 4, first_step=4, image_size=32)
+    assert (small[0].shape[2:4], large[0].shape[2:4]) == ((16, 16), (32, 32))
+    assert np.array_equal(np.concatenate([small[1], large[1]]), batches(numbered, 8)[1])
+
+
+def test_a_late_start_costs_no_reading(numbered):
+    late = 10**12
+    assert np.array_equal(batches(numbered, 1, first_step=late)[1], batches(numbered, 2, first_step=late - 1)[1][1:])
+
+
+GROWTH = """
+import resource, sys
+from pathlib import Path
+from kfp_vision import inputs
+how = inputs.Augmentation()
+batches = iter(inputs.training_batches(Path(sys.argv[1]), image_size=24, batch_size=4, seed=0, augmentation=how))
+next(batches)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in range(int(sys.argv[2])):
+    next(batches)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_what_was_read_is_not_kept(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), "uint8")
+    contents = [encoded(Image.fromarray(np.roll(noise, n, 0)), "PNG") for n in range(80)]
+    examples = ((Row("", "noise", 0, "", f"{n}"), checked(content)) for n, content in enumerate(contents))
+    records.write_shards(tmp_path / "records", "train", examples, ["noise"], 40)
+    program = [sys.executable, "-c", GROWTH, str(tmp_path / "records"), "24"]
+    grown = int(subprocess.run(program, check=True, capture_output=True, text=True).stdout)  # in KiB
+    assert grown << 10 < sum(map(len, contents)) / 2
+
+
+def test_without_saturation_a_picture_is_as_grey_as_pillow_makes_it():
+    picture = flower(40, 30)
+    how = inputs.Augmentation(**PLAIN | {"lower_saturation": 0.0, "upper_saturation": 0.0})
+    grey = inputs.vary(tf.constant(np.asarray(picture, "float32")), (0, tf.constant(0, tf.int64)), how).numpy()
+    assert np.abs(grey - np.asarray(picture.convert("L"), "float32")[..., None]).max() < 1
+
+
+def test_brightness_shifts_all_colours_by_one_number_in_its_range():
+    picture = tf.fill((4, 4, 3), 100.0)
+    how = inputs.Augmentation(**PLAIN | {"max_brightness_delta": 0.2})
+    varied = np.stack([inputs.vary(picture, (0, tf.constant(n, tf.int64)), how) for n in range(60)])
+    np.testing.assert_allclose(varied, np.broadcast_to(varied[:, :1, :1, :1], varied.shape), atol=1e-4)
+    shifts = varied[:, 0, 0, 0] - 100
+    assert -51 <= shifts.min() < -40 and 40 < shifts.max() <= 51
+
+
+def test_every_other_picture_is_mirrored():
+    picture = np.asarray(flower(20, 20), "float32")
+    how = inputs.Augmentation(**PLAIN | {"flip": True})
+    varied = [inputs.vary(tf.constant(picture), (0, tf.constant(n, tf.int64)), how).numpy() for n in range(60)]
+    mirrored = [np.abs(one - picture[:, ::-1]).max() < 1e-3 for one in varied]
+    assert all(mirrors or np.abs(one - picture).max() < 1e-3 for mirrors, one in zip(mirrored, varied, strict=True))
+    assert 20 <= sum(mirrored) <= 40

@@ -16,7 +16,7 @@ from PIL import Image
 from kfp_vision import catalog, splitting
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
-from kfp_vision.records import About, _in_order, read_about, write_tfrecords
+from kfp_vision.records import About, Numbered, _in_order, read_about, write_tfrecords
 
 LABELS = ("bellcup", "globelet", "花, wild")
 # What a reader of TF-Slim's flower data sets asks for, and the two fields that are added here.
@@ -354,3 +354,26 @@ def test_tensorflow_is_not_imported_to_write_records():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_record_is_found_by_its_number(photos, tmp_path, written):
+    written(8, train=catalog.scan(str(photos)).rows)
+    paths = sorted(str(path) for path in (tmp_path / "train").glob("*.tfrecord"))
+    expected = [record.numpy() for record in tf.data.TFRecordDataset(paths)]
+    numbered = Numbered(tmp_path / "train")
+    assert len(numbered) == len(expected) == 21
+    assert [numbered.read(number) for number in reversed(range(21))] == expected[::-1]
+
+
+def test_a_file_that_was_cut_off_is_refused_and_a_changed_record_is_not_given_out(photos, tmp_path, written):
+    written(8, train=catalog.scan(str(photos)).rows)
+    shard = tmp_path / "train" / "train-00001-of-00003.tfrecord"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-9] + b"x" + whole[-8:])
+    numbered = Numbered(tmp_path / "train")
+    assert numbered.read(14)
+    with pytest.raises(ValueError, match=r"train-00001-of-00003\.tfrecord: the record at byte \d+ is damaged"):
+        numbered.read(15)
+    shard.write_bytes(whole[:-9])
+    with pytest.raises(InputError, match=r"a TFRecord file must be whole; got \S+train-00001-of-00003\.tfrecord"):
+        Numbered(tmp_path / "train")
