@@ -13,8 +13,9 @@ import socket
 import stat
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -365,6 +366,123 @@ def read_picture(uri: str, field: str) -> bytes:
             return reader.read(uri)
         except (OSError, ValueError) as reason:
             raise InputError(f"{field} must name a picture", f"{uri} ({reason})", "Give a JPEG or a PNG.") from None
+
+
+def inside(folder: str, name: str) -> str:
+    """The URI of what has a name, with forward slashes, below a folder or a bucket folder."""
+    if scheme(folder) in stores.BUCKETS:
+        place, _ = stores.parted(folder)
+        return f"{place.rstrip('/')}/{name}{folder[len(place) :]}"
+    return str(Path(absolute(folder)) / name)
+
+
+def children(uri: str) -> list[Found]:
+    """The files below a folder or a bucket folder, however deep, by name; none where there is no such folder.
+
+    Raises:
+        InputError: the store refuses or does not answer.
+    """
+    if scheme(uri) in stores.BUCKETS:
+        try:
+            return sorted(stores.store(uri).below(uri), key=lambda found: found.name)
+        except NotThere:
+            return []
+    root = Path(absolute(uri))
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix not in (PARTIAL, BEFORE, SCRATCH))
+    return [replace(describe(str(path)), name=path.relative_to(root).as_posix()) for path in files]
+
+
+def put(content: Path | bytes, uri: str) -> None:
+    """Writes a file, or bytes, to a path or to an object of a bucket, in place of what is there; whole or not at all.
+
+    Folders are made. A store compares what arrives with a checksum, and is asked again where it is busy or gone for a moment.
+
+    Raises:
+        NotThere: there is no such bucket.
+        InputError: nothing can be written there, or the store refuses or does not answer.
+    """
+    if scheme(uri) in stores.SCHEMES:
+        from kfp_vision.stores import transfer
+
+        with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
+            transfer.upload(uri, source)
+        return
+    with replacing(Path(absolute(uri))) as beside:
+        beside.write_bytes(content) if isinstance(content, bytes) else shutil.copyfile(content, beside)
+
+
+def remove(uri: str) -> None:
+    """Removes a file or an object; one that is not there is none to remove.
+
+    Raises:
+        InputError: the store refuses or does not answer.
+    """
+    if scheme(uri) in stores.SCHEMES:
+        stores.store(uri).remove(uri)
+    else:
+        Path(absolute(uri)).unlink(missing_ok=True)
+
+
+def check_writable(uri: str, field: str) -> None:
+    """Refuses what is no folder and no bucket folder that can be written to; a bucket shows it with an object made and removed.
+
+    A local folder need not be there, but there must be one above it in which it can be made; nothing is made yet.
+
+    Raises:
+        InputError: naming the field, or what the store says.
+    """
+    remedy = "Name a folder, or one in a bucket as s3://bucket/folder."
+    if not uri or uri == SAMPLE or scheme(uri) not in ("", "file", *stores.BUCKETS) or is_archive(uri):
+        raise InputError(f"{field} must name a folder or a bucket folder to write to", stores.shown(uri), remedy)
+    if scheme(uri) in stores.BUCKETS:
+        check_uri(uri, field)
+        probe = inside(uri, f".kfp-vision-{uuid.uuid4().hex}")
+        with _there(uri, field):
+            put(b"", probe)
+            remove(probe)
+        return
+    path = Path(absolute(uri))
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"{field} must name a folder", uri, remedy)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{field} must name a folder that can be written to", uri, f"Let this user write to {there}.")
+
+
+class Mirror:
+    """Brings what is new in a folder of files that only ever grow to another folder or a bucket folder.
+
+    Files that lie there already, of other names, stay.
+
+    Args:
+        folder: whose files are brought.
+        uri: where to.
+    """
+
+    def __init__(self, folder: Path, uri: str):
+        self._folder, self._uri = folder, uri
+        self._brought: dict[str, int] = {}
+
+    def bring(self) -> None:
+        """Brings the files that have come or grown since the last call.
+
+        Raises:
+            NotThere, InputError, OSError: as `put` does; the next call begins with what did not arrive.
+        """
+        for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
+            name, before = path.relative_to(self._folder).as_posix(), self._brought.get(str(path), -1)
+            if path.stat().st_size > before:
+                content = path.read_bytes()
+                self._write(content, max(before, 0), inside(self._uri, name))
+                self._brought[str(path)] = len(content)
+
+    def _write(self, content: bytes, before: int, uri: str) -> None:
+        """Where a file can be written on with, it is: who follows it holds it open."""
+        if scheme(uri) in stores.SCHEMES or not before:
+            put(content, uri)
+        else:
+            with Path(uri).open("ab") as file:
+                file.write(content[before:])
 
 
 @contextlib.contextmanager

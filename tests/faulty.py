@@ -15,11 +15,14 @@ from typing import BinaryIO
 FATES = ("drop", "busy", "delay", "cut")
 DELAY_SECONDS = 0.05
 ETAG = re.compile(rb"""(?<=Etag: ")[0-9a-f]{32}|(?<=<ETag>)[0-9a-f]{32}""")  # as rclone writes them
+LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
 class Line:
     """A proxy for one HTTP server; a share of all requests is dropped, delayed, answered with 503, or cut short.
+
+    With the fate `spoil`, which is none of `FATES`, a byte of what is sent to the server becomes another.
 
     Attributes:
         address: `host:port` to ask instead of the server.
@@ -63,6 +66,9 @@ class Line:
             return True
         if fate == "delay":
             time.sleep(DELAY_SECONDS)
+        if fate == "spoil" and not request.endswith(b"\r\n\r\n"):
+            half = (request.index(b"\r\n\r\n") + 4 + len(request)) // 2
+            request = request[:half] + bytes([request[half] ^ 1]) + request[half + 1 :]
         head, body = _asked(self._port, request)
         if self._encrypted:  # such a store's ETags look like an MD5 and are none
             head, body = (ETAG.sub(lambda tag: hashlib.md5(tag[0]).hexdigest().encode(), part) for part in (head, body))
@@ -76,9 +82,16 @@ class Line:
 
 def _asked(port: int, request: bytes) -> tuple[bytes, bytes]:
     with socket.create_connection(("127.0.0.1", port)) as server, server.makefile("rb") as answer:
-        server.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        server.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
         head = _until_empty_line(answer)
         return head, b"" if request.startswith(b"HEAD ") else answer.read()
+
+
+def _request(stream: BinaryIO) -> bytes:
+    """The next request with its body; nothing where the other side is gone."""
+    head = _until_empty_line(stream)
+    length = LENGTH.search(head)
+    return head + (stream.read(int(length[1])) if length else b"")
 
 
 def _until_empty_line(stream: BinaryIO) -> bytes:
@@ -114,7 +127,7 @@ class _Server(socketserver.ThreadingTCPServer):
 class _Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(OSError):
-            while (request := _until_empty_line(self.rfile)) and self.server.line.relay(request, self.wfile):
+            while (request := _request(self.rfile)) and self.server.line.relay(request, self.wfile):
                 pass
 
 

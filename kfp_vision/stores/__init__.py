@@ -1,4 +1,4 @@
-"""Object stores and web servers behind one small interface: what lies at a URI, all that lies below it, and its bytes.
+"""Object stores and web servers behind one small interface: what lies at a URI and below it, its bytes, and new ones.
 
 A store is chosen by the URI's scheme. Credentials come from the environment alone; no URI and no message holds any.
 """
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import IO, Protocol
+from typing import IO, BinaryIO, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from kfp_vision.errors import InputError
@@ -102,6 +102,18 @@ class Store(Protocol):
             Changed: its version is another one than was asked for.
         """
 
+    def put(self, uri: str, source: BinaryIO, size: int) -> None:
+        """Makes an object of so many bytes, or replaces the one that is there: as a whole, or not at all.
+
+        What the client says of the bytes (MD5, SHA-256 or CRC-32C) the store compares with what arrives.
+
+        Raises:
+            Interrupted: it did not come to its end, or other bytes arrived; the source has been read, perhaps in part.
+        """
+
+    def remove(self, uri: str) -> None:
+        """Removes an object, if it is there."""
+
 
 def store(uri: str) -> Store:
     """The store that a URI lies in.
@@ -173,6 +185,11 @@ def given(*names: str, environment: Mapping[str, str] = os.environ) -> str:
 def refused(uri: str, status: object, remedy: str) -> InputError:
     """What to say when a store does not let somebody in."""
     return InputError("an address must be open to whoever reads it", f"{status} at {shown(uri)}", remedy)
+
+
+def not_writable(uri: str, status: object, remedy: str) -> InputError:
+    """What to say when a store does not let somebody write."""
+    return InputError("an address must be open to whoever writes there", f"{status} at {shown(uri)}", remedy)
 
 
 def unanswered(uri: str, reason: object) -> InputError:

@@ -5,12 +5,13 @@ Who asks is a service account's key in `GOOGLE_CREDENTIALS` (its JSON), else wha
 """
 
 import base64
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import google.auth
 import requests
@@ -24,13 +25,20 @@ from kfp_vision import stores
 from kfp_vision.errors import InputError
 from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, transfer
 
-SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
+SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 PAGE = "items(name,size,md5Hash,crc32c,generation),nextPageToken"
 TIMEOUT = (stores.CONNECT_SECONDS, stores.READ_SECONDS)
 REMEDY = (
     "Set GOOGLE_CREDENTIALS to the JSON key of a service account that may list and read it, or sign in with "
     "gcloud auth application-default login; a public bucket needs neither."
 )
+TO_WRITE = (
+    "Set GOOGLE_CREDENTIALS to the JSON key of a service account that may create and delete objects there, or sign in with "
+    "gcloud auth application-default login."
+)
+Refusal = Callable[[str, str], InputError]
+MAY_NOT_READ, MAY_NOT_WRITE = partial(stores.refused, remedy=REMEDY), partial(stores.not_writable, remedy=TO_WRITE)
+OTHER_BYTES = "doesn't match calculated"  # than their checksum: Cloud Storage's answer to an upload, with status 400
 
 
 def store() -> "GCS":
@@ -114,12 +122,23 @@ class GCS:
         # Of the answer's length the client says nothing; urllib3 compares it with what arrives.
         return replace(_described(uri, blob, blob.name.rpartition("/")[2]), size=-1)
 
+    def put(self, uri: str, source: BinaryIO, size: int) -> None:
+        """See `stores.Store`."""
+        upload = partial(self._blob(uri).upload_from_file, source, size=size, checksum="crc32c", retry=None, timeout=TIMEOUT)
+        _saying(uri, upload, MAY_NOT_WRITE)
+
+    def remove(self, uri: str) -> None:
+        """See `stores.Store`."""
+        delete = partial(self._blob(uri).delete, retry=None, timeout=TIMEOUT)
+        with contextlib.suppress(NotThere):
+            transfer.patiently(lambda: _saying(uri, delete, MAY_NOT_WRITE), uri)
+
     def _blob(self, uri: str) -> storage.Blob:
         bucket, key = bucket_and_key(uri)
         return self._client.bucket(bucket).blob(key)
 
 
-def _saying(uri: str, call: Any) -> Any:
+def _saying(uri: str, call: Any, refused: Refusal = MAY_NOT_READ) -> Any:
     """What a call gives; what it raises is turned into what a store raises."""
     try:
         return call()
@@ -130,14 +149,14 @@ def _saying(uri: str, call: Any) -> Any:
         if status == 412:
             raise Changed(uri) from None
         if status in (401, 403):
-            raise stores.refused(uri, f"HTTP {status}", REMEDY) from None
-        if status in transfer.RETRY_STATUS:
+            raise refused(uri, f"HTTP {status}") from None
+        if status in transfer.RETRY_STATUS or OTHER_BYTES in str(error):
             raise Interrupted(f"HTTP {status}") from None
         raise stores.unanswered(uri, f"HTTP {status}") from None
     except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
         raise Interrupted(type(error).__name__) from None
     except GoogleAuthError as error:
-        raise stores.refused(uri, type(error).__name__, REMEDY) from None
+        raise refused(uri, type(error).__name__) from None
 
 
 def _described(uri: str, blob: storage.Blob, name: str) -> Found:

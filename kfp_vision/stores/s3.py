@@ -5,12 +5,13 @@ otherwise at its end, `s3://bucket/key?endpoint=https://minio.example.org:9000&r
 lies in the region `COS_REGION`, or `?region=ap-guangzhou`.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 from urllib.parse import urlsplit
 
 import certifi
@@ -21,7 +22,7 @@ from minio.error import MinioException, S3Error
 
 from kfp_vision import stores
 from kfp_vision.errors import InputError
-from kfp_vision.stores import Changed, Found, NotThere, bucket_and_key, given, parted, transfer
+from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, given, parted, transfer
 
 AMAZON = "https://s3.amazonaws.com"
 ANY_REGION = "us-east-1"  # what everybody but Amazon takes
@@ -31,9 +32,16 @@ SET_S3 = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may list and read it (for a public bucket, neither), "
     "and AWS_REGION to its region."
 )
+SET_S3_TO_WRITE = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may write and delete there, and AWS_REGION to its region."
+)
 SET_COS = "Set COS_SECRET_ID and COS_SECRET_KEY to a key that may list and read it; for a public bucket, neither."
+SET_COS_TO_WRITE = "Set COS_SECRET_ID and COS_SECRET_KEY to a key that may write and delete there."
 REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "ExpiredToken", "InvalidToken")
 STATUS = re.compile(r"(?:Response|status) code:? (\d{3})")
+# Other bytes than their checksum; an object in parts whose end was asked for twice, as the first answer never came.
+TO_BE_SENT_AGAIN = ("BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload")
+PART = 64 << 20  # bytes of an object that are sent, and stand in memory, at a time
 ABSENCES = ("NoSuchKey", "NoSuchBucket", "ResourceNotFound")
 
 
@@ -75,14 +83,14 @@ def _made(scheme: str, endpoint: str, region: str, identity: tuple[str, ...]) ->
         http_client=urllib3.PoolManager(
             maxsize=stores.READERS,
             timeout=urllib3.Timeout(connect=stores.CONNECT_SECONDS, read=stores.READ_SECONDS),
-            retries=transfer.retry(),
+            retries=transfer.retry(None),  # POST, too: it begins and ends an object in parts, and may do so twice
             cert_reqs="CERT_REQUIRED",
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
         ),
     )
     if address.netloc.endswith(".myqcloud.com"):  # COS has no other
         client.enable_virtual_style_endpoint()
-    return S3(client, SET_COS if scheme == "cos" else SET_S3)
+    return S3(client, *((SET_COS, SET_COS_TO_WRITE) if scheme == "cos" else (SET_S3, SET_S3_TO_WRITE)))
 
 
 os.register_at_fork(after_in_child=_made.cache_clear)  # two processes must not talk over one connection
@@ -108,11 +116,11 @@ class S3:
 
     Args:
         client: how they are reached.
-        remedy: what to set when it refuses.
+        remedy, remedy_to_write: what to set when it refuses that somebody reads or writes.
     """
 
-    def __init__(self, client: Minio, remedy: str):
-        self._client, self._remedy = client, remedy
+    def __init__(self, client: Minio, remedy: str, remedy_to_write: str):
+        self._client, self._remedy, self._remedy_to_write = client, remedy, remedy_to_write
 
     def find(self, uri: str) -> Found:
         """See `stores.Store`."""
@@ -144,15 +152,30 @@ class S3:
             response = self._client.get_object(bucket, key, offset=start, request_headers=condition)
         return _copied(response, uri, key, sink, start)
 
+    def put(self, uri: str, source: BinaryIO, size: int) -> None:
+        """See `stores.Store`."""
+        bucket, key = bucket_and_key(parted(uri)[0])
+        with self._said_of_writing(uri):
+            self._client.put_object(bucket, key, source, size, part_size=PART, num_parallel_uploads=1)
+
+    def remove(self, uri: str) -> None:
+        """See `stores.Store`."""
+        bucket, key = bucket_and_key(parted(uri)[0])
+        with contextlib.suppress(NotThere), self._said_of_writing(uri):
+            self._client.remove_object(bucket, key)
+
     def _said(self, uri: str) -> "_Said":
-        return _Said(uri, self._remedy)
+        return _Said(uri, partial(stores.refused, remedy=self._remedy))
+
+    def _said_of_writing(self, uri: str) -> "_Said":
+        return _Said(uri, partial(stores.not_writable, remedy=self._remedy_to_write))
 
 
 class _Said:
     """Turns what the client raises into what a store raises."""
 
-    def __init__(self, uri: str, remedy: str):
-        self._uri, self._remedy = uri, remedy
+    def __init__(self, uri: str, refused: Callable[[str, str], InputError]):
+        self._uri, self._refused = uri, refused
 
     def __enter__(self) -> None:
         pass
@@ -160,13 +183,15 @@ class _Said:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, MinioException):
             status, code = _status(error), error.code if isinstance(error, S3Error) else ""
+            if again := next((code for code in TO_BE_SENT_AGAIN if code in str(error)), ""):
+                raise Interrupted(again) from None
             if status == 404 or code in ABSENCES:
                 raise NotThere(f"no such object or bucket: {self._uri}") from None
             if status == 412:
                 raise Changed(self._uri) from None
             said = f"HTTP {status} ({code})" if code else f"HTTP {status}"
             if status in (400, 401, 403) or code in REFUSALS:
-                raise stores.refused(self._uri, said, self._remedy) from None
+                raise self._refused(self._uri, said) from None
             raise stores.unanswered(self._uri, said if status else type(error).__name__) from None
         if isinstance(error, urllib3.exceptions.HTTPError):
             raise stores.unanswered(self._uri, _reason(error)) from None

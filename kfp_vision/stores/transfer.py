@@ -1,4 +1,4 @@
-"""An object's bytes from a store to here: tried again, resumed where they broke off, and compared with what the store says."""
+"""An object's bytes from a store to here and back: tried again, resumed where they broke off, and compared by checksum."""
 
 import base64
 import hashlib
@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, BinaryIO, TypeVar
 
 import google_crc32c
 from urllib3.util import Retry
@@ -106,6 +106,21 @@ def receive(uri: str, sink: IO[bytes]) -> Found:
         seen.add((size, md5))
     found_here = f"other bytes or another number of them from {stores.shown(uri)}"
     raise InputError("an object must arrive as its store describes it", found_here, "Try again.")
+
+
+def upload(uri: str, source: BinaryIO) -> None:
+    """Makes an object of all that is in a source that can be read again, or replaces the object that is there.
+
+    Raises:
+        NotThere, InputError: as `received` does.
+    """
+    lies_in, size = stores.store(uri), source.seek(0, io.SEEK_END)
+
+    def onward() -> None:
+        source.seek(0)
+        lies_in.put(uri, source, size)
+
+    patiently(onward, uri)
 
 
 def _to_the_end(lies_in: stores.Store, uri: str, sink: IO[bytes]) -> Found:

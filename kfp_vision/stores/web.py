@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -76,6 +76,22 @@ class Web:
                 raise _refusal(uri, response.status_code)
             return _copied(response, uri, sink, start)
 
+    def put(self, uri: str, source: BinaryIO, size: int) -> None:
+        """Nothing can be written.
+
+        Raises:
+            InputError: always.
+        """
+        raise _only_read(uri)
+
+    def remove(self, uri: str) -> None:
+        """Nothing can be removed.
+
+        Raises:
+            InputError: always.
+        """
+        raise _only_read(uri)
+
     def _asked(self, method: str, uri: str, headers: dict[str, str]) -> requests.Response:
         if not hasattr(self._own, "session"):
             self._own.session = session()
@@ -114,6 +130,10 @@ def _described(uri: str, response: requests.Response, size: int) -> Found:
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
     md5 = base64.b64decode(hashes.get("md5", "")).hex()
     return Found(uri, name, size, md5, version, hashes.get("crc32c", ""))
+
+
+def _only_read(uri: str) -> InputError:
+    return InputError("a web address can be read only", stores.shown(uri), "Name a folder or a bucket to write to.")
 
 
 def _refusal(uri: str, status: int) -> BaseException:
