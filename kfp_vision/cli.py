@@ -66,6 +66,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print one last line of JSON about what came out")
     run.set_defaults(command=run_pipeline)
 
+    learn = commands.add_parser("train", parents=[shared], help="train on records, alone or as a worker that TF_CONFIG names")
+    learn.add_argument(
+        "records", type=Path, metavar="RECORDS", help="a folder of prepare_records: train, validation, labels.txt"
+    )
+    learn.add_argument("output", type=Path, metavar="DIR", help="a folder for model, events and curves.html")
+    learn.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a field of the run form")
+    learn.set_defaults(command=train)
+
     serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP, with a page to drop pictures on")
     serve.add_argument("path", type=Path, metavar="MODEL_OR_REPOSITORY", help="a run's model folder, or numbered versions")
     serve.add_argument("--name", default="", help="of the model in addresses; by default its own")
@@ -143,6 +151,31 @@ def _show_model(result: Mapping[str, Any]) -> None:
         print(f"answer    over HTTP, {answer['picture']} is called {answer['prediction']}, {answer['score']:.0%}")
     if predictions := result.get("predictions"):
         print(f"named     {predictions}")
+
+
+def train(options: argparse.Namespace) -> None:
+    """`kfp-vision train`: the training stage alone. Several workers train together where each has its `TF_CONFIG`."""
+    from kfp_vision import local_run, training
+    from kfp_vision.pipelines import PIPELINES
+
+    pipeline = PIPELINES["image_classification"]
+    form = training.Recipe.__dataclass_fields__
+    try:
+        known = {name: kind for name, kind in local_run.fields(pipeline).items() if name in form}
+        given = parsed(options.parameter, known)
+        fields = {name: value for name, value in (local_run.defaults(pipeline) | given).items() if name in form}
+        fields |= {name: int(fields[name]) for name, kind in known.items() if kind == "NUMBER_INTEGER"}
+        for name in ("train/records.json", "validation/records.json", "labels.txt"):
+            if not (options.records / name).is_file():
+                rule = "RECORDS must hold train, validation and labels.txt"
+                raise InputError(rule, f"no {name} in {options.records}", "Take the folder that prepare_records has made.")
+        parameters.check_values(local_run.defaults(pipeline) | given)
+    except InputError as error:
+        raise WrongUse(error) from error
+    folders = (options.records / "train", options.records / "validation", options.records)
+    made = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
+    options.output.mkdir(parents=True, exist_ok=True)
+    training.train_classifier(training.Recipe(**fields), *folders, **made)
 
 
 def serve_model(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ def precision() -> str:
     """`bfloat16` where the hardware multiplies matrices in it, else `float32`: emulated, it is many times slower."""
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         return "bfloat16" if tuple(capability) >= FAST_BFLOAT16_CAPABILITY else "float32"

@@ -48,8 +48,19 @@ ADVANCED: dict[str, Any] = {
     # network
     "batch_norm_decay": 0.9997,
     "depth_multiplier": 1.0,
+    "dropout_keep_prob": 0.0,
     "label_smoothing": 0.0,
     "precision": "auto",
+    "layers_to_freeze": "",
+    "moving_average_decay": 0.0,
+    "class_weights": "none",
+    # the course of the training
+    "validate_every_steps": 0,
+    "early_stopping_patience": 0,
+    "export": "best",
+    "save_interval_secs": 600.0,
+    "deterministic": False,
+    "xla": "auto",
     # augmentation
     "min_crop_area": 0.3,
     "min_aspect_ratio": 0.75,
@@ -68,7 +79,13 @@ ADVANCED: dict[str, Any] = {
 }
 SHARE = (0, 1, "from 0 up to, not including, 1", "0.2")  # lowest, below, and what is said of it
 MOST_PARTITIONS = 1000  # each is a pod of its own
-ADVANCED_CHOICES = {"conflicting_labels": ("leave_out", "keep"), "precision": ("auto", "bfloat16", "float32")}
+ADVANCED_CHOICES = {
+    "conflicting_labels": ("leave_out", "keep"),
+    "precision": ("auto", "bfloat16", "float32"),
+    "class_weights": ("none", "balanced"),
+    "export": ("best", "last"),
+    "xla": ("auto", "on", "off"),
+}
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
         (
@@ -87,6 +104,9 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
     (
         (
             "warmup_steps",
+            "validate_every_steps",
+            "early_stopping_patience",
+            "save_interval_secs",
             "max_side",
             "weight_decay",
             "end_learning_rate",
@@ -99,12 +119,20 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
         "not be negative",
     ),
     (
-        ("min_crop_area", "max_refused_ratio", "batch_norm_decay", "momentum", "rmsprop_momentum", "label_smoothing"),
+        (
+            "min_crop_area",
+            "max_refused_ratio",
+            "batch_norm_decay",
+            "momentum",
+            "rmsprop_momentum",
+            "label_smoothing",
+            "dropout_keep_prob",
+        ),
         lambda value: 0 <= value <= 1,
         "lie between 0 and 1",
     ),
     (
-        ("adam_beta1", "adam_beta2", "adadelta_rho", "rmsprop_decay"),
+        ("adam_beta1", "adam_beta2", "adadelta_rho", "rmsprop_decay", "moving_average_decay"),
         lambda value: 0 <= value < 1,
         "lie between 0 and 1, and below 1",
     ),

@@ -5,6 +5,8 @@ are a serialised `tf.train.Example`. Source: tensorflow/core/lib/io/record_write
 """
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import struct
@@ -30,6 +32,7 @@ CHUNK_ROWS, CHUNK_BYTES = 32, 4 << 20  # what a core is given at a time, the las
 CHUNKS_A_CORE = 2  # in memory: one being written or waiting for it, one in the works
 WRITE_BUFFER = 1 << 20  # bytes: a dozen pictures a call
 REJECTS_NAMED = 10
+HASHED = 1 << 20  # bytes at each end of a file
 FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record, its length and that one's checksum, and behind it
 CRC_MASK = 0xA282EAD8
 INDEX_WORKERS = 8  # reads at a time of a file's lengths: they wait for the disk
@@ -185,6 +188,19 @@ def name_shards(folder: Path, split: str, parts: list[Path], images: int, classe
 def read_about(folder: Path) -> About:
     """What `write_shards` wrote into a folder."""
     return About(**json.loads((folder / ABOUT_FILE).read_text()))
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of a folder of records: of what it says of itself, and of every file's size and both ends."""
+    digest = hashlib.sha256((folder / ABOUT_FILE).read_bytes())
+    for shard in read_about(folder).shards:
+        with (folder / shard).open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            digest.update(b"%d" % size)
+            for start in (0, max(0, size - HASHED)):
+                file.seek(start)
+                digest.update(file.read(HASHED))
+    return digest.hexdigest()
 
 
 def read(folder: Path) -> Iterator[tuple[str, bytes, str]]:

@@ -21,4 +21,6 @@ class Recipe:
     image_size: int
     gpu_count: int
     model_name: str
+    checkpoint_dir: str = ""
+    log_uri: str = ""
     advanced: Mapping[str, Any] = field(default_factory=dict)

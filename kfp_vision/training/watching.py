@@ -11,13 +11,15 @@ from kfp_vision.training.recipe import Recipe
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def watched(rows: Iterator[dict[str, float]], recipe: Recipe, events: Path) -> list[dict[str, float]]:
+def watched(rows: Iterator[dict[str, float] | None], recipe: Recipe, events: Path) -> list[dict[str, float]]:
     """Collects history while it is made: prints a line every few seconds, and writes TensorBoard's events."""
     history: list[dict[str, float]] = []
     start = printed = time.perf_counter()
     writer = tf.summary.create_file_writer(str(events))
     with writer.as_default():
         for row in rows:
+            if row is None:
+                continue
             history.append(row)
             for name, value in row.items():
                 if name != "step":

@@ -1,6 +1,7 @@
 """The trainer on a narrow network: it learns, it can be repeated, it stops when it must, and its export is what it trained."""
 
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -10,64 +11,21 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import shades
 import tensorflow as tf
 from PIL import Image
+from shades import NARROW, RECIPE, shade, train
 
-from kfp_vision import inputs, parameters, records, splitting, training
-from kfp_vision.catalog import Row
+from kfp_vision import inputs, parameters, training
 from kfp_vision.errors import InputError
 from kfp_vision.networks import NETWORKS
-from kfp_vision.pictures import checked
-from kfp_vision.training import optimizers, trainer, watching
-
-LABELS = ["dark", "light"]
-NARROW = {"depth_multiplier": 0.1, "opt_epsilon": 1e-7, "max_brightness_delta": 0.0}
-RECIPE = training.Recipe(
-    network="inception_v1",
-    fine_tune=False,
-    checkpoint_uri="",
-    train_last_layer_only=False,
-    batch_size=8,
-    learning_rate=0.003,
-    train_steps=60,
-    optimizer="adam",
-    learning_rate_schedule="fixed",
-    image_size=32,
-    gpu_count=0,
-    model_name="shades",
-    advanced=NARROW,
-)
-
-
-def shade(number: int, seed: int) -> bytes:
-    """A noisy grey picture, dark or light; every other one a PNG."""
-    rng = np.random.default_rng(seed)
-    pixels = np.clip(rng.normal(70 + 100 * number, 30, (40, 48, 3)), 0, 255).astype("uint8")
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG" if seed % 2 else "JPEG")
-    return file.getvalue()
+from kfp_vision.training import frozen, optimizers, trainer, watching
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Folders of records and of the label map."""
-    root = tmp_path_factory.mktemp("records")
-    for split, first, count in (("train", 0, 32), ("validation", 100, 12)):
-        examples = (
-            (Row("", LABELS[i % 2], 0, "", f"{LABELS[i % 2]}/{i}.jpg"), checked(shade(i % 2, first + i // 2 * 2 + i % 3 % 2)))
-            for i in range(count)
-        )
-        records.write_shards(root / split, split, examples, LABELS, 20)
-    (root / "labels").mkdir()
-    splitting.write_labels(root / "labels", LABELS)
-    return root
-
-
-def train(folders, out, **changes):
-    recipe = replace(RECIPE, **changes)
-    paths = {"model": out / "model", "events": out / "events", "page": out / "page.html"}
-    reached = training.train_classifier(recipe, folders / "train", folders / "validation", folders / "labels", **paths)
-    return reached, out / "model"
+    return shades.write(tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture(scope="module")
@@ -163,24 +121,30 @@ def test_evaluation_batches_are_the_middle_of_the_picture(folders):
     assert np.abs(pictures[0].numpy().mean((0, 1)) - np.asarray(middle, "float32").mean((0, 1))).max() < 3
 
 
-def test_only_the_last_layer_may_be_trained(folders, tmp_path):
-    weights = tmp_path / "weights.npz"
+def npz_of_a_network(file):
+    """Writes random weights of the narrow network under TF-Slim's names, and gives them."""
     network = NETWORKS["inception_v1"]
     model = network.build(2, image_size=32, depth_multiplier=0.1)
     named = {network.name_in_checkpoint(layer.name, w.name): w.numpy() for layer in model.layers for w in layer.weights}
-    np.savez(weights, **named)
-    changes = {"fine_tune": True, "checkpoint_uri": str(weights), "train_last_layer_only": True, "train_steps": 5}
-    _, folder = train(folders, tmp_path, **changes)
-    after = keras.saving.load_model(folder / "classifier.keras")
-    for layer in after.layers[:-1]:
+    np.savez(file, **named)
+    return named
+
+
+def test_only_the_last_layer_may_be_trained(folders, tmp_path):
+    named = npz_of_a_network(tmp_path / "weights.npz")
+    fields = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_last_layer_only": True}
+    _, folder = train(folders, tmp_path, train_steps=5, **fields)
+    *before, last = keras.saving.load_model(folder / "classifier.keras").layers
+    name = NETWORKS["inception_v1"].name_in_checkpoint
+    for layer in before:
         for weight in layer.weights:
-            np.testing.assert_array_equal(weight.numpy(), named[network.name_in_checkpoint(layer.name, weight.name)])
-    assert not np.array_equal(after.layers[-1].kernel, model.layers[-1].kernel)
+            np.testing.assert_array_equal(weight.numpy(), named[name(layer.name, weight.name)])
+    assert not np.array_equal(last.kernel, named[name(last.name, "kernel")])
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_nothing(folders, tmp_path):
     with pytest.raises(
-        InputError, match=r"the loss must stay a number; got nan near step \d+, at rate 1e\+12\. Try a learning_rate"
+        InputError, match=r"the loss must stay a number; got nan at step \d+, at rate 1e\+12\. Try a learning_rate"
     ):
         train(folders, tmp_path, optimizer="sgd", learning_rate=1e12, train_steps=20)
     assert not list(tmp_path.rglob("*"))
@@ -208,11 +172,10 @@ def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
         model = trainer.build("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1, dropout=0.0)
         start = model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy()
         recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, train_steps=1)
-        taught = trainer.Trainer(model, recipe, advanced, 4)
+        decayed = trainer.Trainer(model, recipe, advanced, 4)
         how = inputs.Augmentation()
-        list(
-            taught.run(inputs.training_batches(folders / "train", image_size=32, batch_size=8, seed=0, augmentation=how), None)
-        )
+        batches = inputs.training_batches(folders / "train", image_size=32, batch_size=8, seed=0, augmentation=how)
+        list(decayed.run(iter(batches), None))
         weights.append(model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy())
     np.testing.assert_allclose(weights[0] - weights[1], 0.5 * 0.01 * start, atol=1e-5)
 
@@ -220,3 +183,144 @@ def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
 def test_a_line_of_progress():
     row = {"step": 120, "loss": 0.4104, "accuracy": 0.88, "images_per_second": 43.2}
     assert watching.progress_line(row, 6000, 136.2) == "step 120/6000  loss 0.410  acc 0.880  43 img/s  eta 2m16s"
+
+
+# What else a recipe may ask for
+
+
+def taught(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None) -> trainer.Trainer:
+    """A trainer of a network that is made of nothing but a class layer on 4 numbers, whose weights begin at zero."""
+    numbers = keras.Input((4,))
+    model = keras.Model(numbers, keras.layers.Dense(classes, kernel_initializer="zeros")(numbers))
+    advanced = parameters.advanced({"weight_decay": 0.0} | changes)
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, batch_size=4, train_steps=6)
+    return trainer.Trainer(model, recipe, advanced, 1, class_weights)
+
+
+BATCH = (tf.constant(np.eye(4, dtype="float32")), tf.constant([0, 1, 1, 1], tf.int64))
+
+
+def test_averages_are_those_of_tensorflow_with_a_count_of_steps():
+    """Followed beside `tf.train.ExponentialMovingAverage`, which TF-Slim uses."""
+    averaged = taught({"moving_average_decay": 0.7, "export": "last"})
+    count = tf.Variable(0, dtype=tf.int64)
+    theirs = tf.train.ExponentialMovingAverage(0.7, num_updates=count)
+    kernel = averaged.model.layers[-1].kernel.value
+    theirs.apply([kernel])
+    for _ in averaged.run(itertools.repeat(BATCH), None):
+        count.assign_add(1)
+        theirs.apply([kernel])
+    np.testing.assert_allclose(averaged.weights("last")[0], theirs.average(kernel).numpy(), rtol=1e-5)
+    assert not np.allclose(averaged.weights("last")[0], kernel)
+
+
+def test_validation_sees_the_averages_and_the_training_goes_on_without_them():
+    averaged = taught({"moving_average_decay": 0.999})
+    batches = tf.data.Dataset.from_tensors(BATCH)
+    before = averaged.model.layers[-1].kernel.numpy()
+    for _ in averaged.run(itertools.repeat(BATCH), None):
+        pass
+    moved = averaged.model.layers[-1].kernel.numpy()
+    assert not np.allclose(before, moved)
+    with_averages = averaged.validate(batches)["validation_loss"]
+    np.testing.assert_array_equal(averaged.model.layers[-1].kernel.numpy(), moved)
+    averaged.put(averaged.weights("last"))
+    logits = averaged.model(BATCH[0])
+    assert with_averages == pytest.approx(
+        float(tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(BATCH[1], logits))), rel=1e-5
+    )
+
+
+def test_a_rare_class_weighs_as_much_as_a_common_one():
+    """The step with weights is the step without, with each picture counted as often as its class weighs."""
+    weighted = taught({}, class_weights=np.array([2.0, 2 / 3]))
+    weighted.compiled_step(*BATCH, tf.constant(0.5))
+    logits = np.zeros((4, 2))
+    truth = np.eye(2)[[0, 1, 1, 1]]
+    gradient = (np.exp(logits) / 2 - truth) * np.array([2.0, 2 / 3, 2 / 3, 2 / 3])[:, None] / 4
+    np.testing.assert_allclose(weighted.model.layers[-1].kernel, -0.5 * np.eye(4) @ gradient, atol=1e-6)
+
+
+def test_classes_are_balanced_by_how_many_pictures_they_have(tmp_path):
+    folders = shades.write(tmp_path, dark=0.25)
+    np.testing.assert_allclose(training._balanced(folders / "train", 3), [2.0, 2 / 3, 0.0])
+
+
+def test_smoothed_labels_and_mixed_ones_are_learned_alike():
+    """Label smoothing is a mixture with all classes: given as labels, it is the same step."""
+    smoothed, mixed = taught({"label_smoothing": 0.2}), taught({})
+    smoothed.compiled_step(*BATCH, tf.constant(0.5))
+    soft = tf.one_hot(BATCH[1], 2) * 0.8 + 0.1
+    mixed.compiled_step(BATCH[0], soft, tf.constant(0.5))
+    np.testing.assert_allclose(smoothed.model.layers[-1].kernel, mixed.model.layers[-1].kernel, atol=1e-7)
+
+
+def test_it_ends_early_when_validation_no_longer_becomes_better_and_the_best_is_kept():
+    stubborn = taught({"validate_every_steps": 1, "early_stopping_patience": 2})
+    wrong = (BATCH[0], 1 - BATCH[1])  # what it learns makes this worse with every step
+    rows = list(stubborn.run(itertools.repeat(BATCH), tf.data.Dataset.from_tensors(wrong)))
+    assert stubborn.ended_early and len(rows) == 3 and stubborn.step == 3
+    assert stubborn.best_row["step"] == 1
+    first = taught({})
+    first.compiled_step(*BATCH, tf.constant(0.5))
+    np.testing.assert_array_equal(stubborn.weights("best")[0], first.model.layers[-1].kernel)
+    assert not np.allclose(stubborn.weights("last")[0], stubborn.weights("best")[0])
+
+
+def test_the_best_and_the_last_model_are_kept(folders, tmp_path):
+    changes = {"train_steps": 12, "learning_rate": 0.02, "advanced": NARROW | {"validate_every_steps": 1}}
+    reached, model = train(folders, tmp_path, **changes)
+    history = json.loads((model / "training.json").read_text())
+    best = max(history, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    assert reached["best_step"] == json.loads((model / "model.json").read_text())["step"] == best["step"]
+    if best["step"] < 12:
+        exported, last = (keras.saving.load_model(model / name) for name in ("classifier.keras", "last.keras"))
+        assert not np.allclose(exported.layers[-1].kernel, last.layers[-1].kernel)
+
+
+def test_layers_can_be_frozen_by_the_beginning_of_their_names(folders, tmp_path):
+    advanced = NARROW | {"layers_to_freeze": "Conv2d, Mixed_3", "export": "last"}
+    weights = npz_of_a_network(tmp_path / "weights.npz")
+    changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_steps": 3, "advanced": advanced}
+    _, model = train(folders, tmp_path, **changes)
+    network = NETWORKS["inception_v1"]
+    for layer in keras.saving.load_model(model / "classifier.keras").layers:
+        for weight in layer.weights:
+            same = np.array_equal(weight, weights[network.name_in_checkpoint(layer.name, weight.name)])
+            assert same == layer.name.startswith(("Conv2d", "Mixed_3")), weight.path
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("Mixd_3", "must name layers of the network; got Mixd_3. Take the beginning of one of these: Conv2d_1a_7x7"),
+        ("Conv2d,Mixed,Logits", "must leave a layer to train; got Conv2d,Mixed,Logits"),
+    ],
+)
+def test_layers_that_are_not_there_are_not_frozen(given, said):
+    model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
+    with pytest.raises(InputError, match=said):
+        trainer.freeze(model, given)
+
+
+def test_frozen_features_are_computed_once_and_taught_in_a_seeded_order(tmp_path, folders):
+    model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
+    body, last = frozen.parted(model)
+    features = frozen.features(body, folders / "train", 32, tmp_path, mirrored=True)
+    assert features.values.shape == (64, body.output.shape[-1]) and features.labels.tolist().count(0) == 32
+    pictures, labels = next(iter(inputs.evaluation_batches(folders / "train", image_size=32, batch_size=64)))
+    np.testing.assert_allclose(last(features.values[:32].astype("float32")), model(pictures), atol=0.02)
+    assert np.array_equal(features.labels[:32], labels)
+
+    def batches(first_step: int, part: tuple[int, int] = (0, 1)) -> list[tuple[np.ndarray, np.ndarray]]:
+        taken = frozen.training_batches(features, batch_size=8, seed=3, first_step=first_step, part=part)
+        return [(values.numpy(), numbers.numpy()) for values, numbers in taken.take(10)]
+
+    whole = batches(0)
+    epoch = np.concatenate([values for values, _ in whole[:8]])
+    assert np.array_equal(np.sort(epoch, 0), np.sort(features.values.astype("float32"), 0))
+    for one, other in zip(whole[4:], batches(4), strict=False):
+        assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
+    halves = zip(batches(0, (0, 2)), batches(0, (1, 2)), strict=True)
+    for one, (left, right) in zip(whole, halves, strict=True):
+        assert np.array_equal(one[0], np.concatenate([left[0], right[0]]))

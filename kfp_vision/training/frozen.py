@@ -1,0 +1,92 @@
+"""What a network that is not trained makes of each picture, computed once: all that its class layer has to learn from."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kfp_vision import inputs, records
+
+BATCH = 64  # pictures at a time through the network
+
+
+class Features(NamedTuple):
+    """Features (number, width) in float16, in a file rather than in memory, and labels (number,)."""
+
+    values: np.ndarray
+    labels: np.ndarray
+
+
+def parted(model: Any) -> tuple[Any, Any]:
+    """A network cut in two, of the same layers: pictures to features, and features to logits, with what drops some of them."""
+    last, dropout = model.layers[-1], model.layers[-2]
+    assert isinstance(dropout, keras.layers.Dropout), dropout
+    body = keras.Model(model.input, dropout.input)
+    features = keras.Input(body.output.shape[1:], dtype=body.output.dtype)
+    return body, keras.Model(features, last(dropout(features)))
+
+
+def features(body: Any, folder: Path, image_size: int, scratch: Path, *, mirrored: bool) -> Features:
+    """The features of all pictures of a folder of records, as the evaluation shows them.
+
+    Args:
+        body: pictures to features.
+        folder: of records.
+        image_size: height and width of the pictures in pixels.
+        scratch: a folder for a file of them.
+        mirrored: whether every picture counts a second time, left and right changed about.
+    """
+    images = records.read_about(folder).images * (2 if mirrored else 1)
+    file = tempfile.NamedTemporaryFile(dir=scratch, suffix=".npy", delete=False)  # noqa: SIM115
+    values = np.lib.format.open_memmap(file.name, "w+", "float16", (images, body.output.shape[-1]))
+    labels = np.empty(images, "int64")
+    forward = tf.function(lambda pictures: tf.cast(body(pictures, training=False), tf.float16))
+    at = 0
+    for pictures, numbers in inputs.evaluation_batches(folder, image_size=image_size, batch_size=BATCH):
+        for shown in (pictures, pictures[:, :, ::-1]) if mirrored else (pictures,):
+            end = at + len(numbers)
+            values[at:end], labels[at:end] = forward(shown).numpy(), numbers.numpy()
+            at = end
+    return Features(values, labels)
+
+
+def training_batches(
+    features: Features, *, batch_size: int, seed: int, first_step: int, part: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+    """Endless batches in a random order that the seed decides, every picture once an epoch.
+
+    Args:
+        features: of all pictures.
+        batch_size: of all parts together.
+        seed: of the order.
+        first_step: how many batches are passed over.
+        part: which of how many equal slices of every batch.
+    """
+    count, (index, parts) = len(features.labels), part
+    mine = batch_size // parts
+
+    @lru_cache(2)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch)).permutation(count)
+
+    def taken() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for step in itertools.count(first_step):
+            first = step * batch_size + index * mine
+            chosen = [order(place // count)[place % count] for place in range(first, first + mine)]
+            yield features.values[chosen], features.labels[chosen]
+
+    kinds = (tf.TensorSpec((mine, features.values.shape[1]), tf.float16), tf.TensorSpec((mine,), tf.int64))
+    widened = tf.data.Dataset.from_generator(taken, output_signature=kinds).map(lambda v, n: (tf.cast(v, tf.float32), n))
+    return widened.prefetch(tf.data.AUTOTUNE)
+
+
+def batches(features: Features) -> tf.data.Dataset:
+    """Every picture's features once, in order."""
+    dataset = tf.data.Dataset.from_tensor_slices((np.asarray(features.values), features.labels)).batch(BATCH)
+    return dataset.map(lambda values, numbers: (tf.cast(values, tf.float32), numbers))

@@ -1,0 +1,62 @@
+"""Dark and light noise as records, and a recipe for a narrow network that tells them apart in seconds."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kfp_vision import records, splitting, training
+from kfp_vision.catalog import Row
+from kfp_vision.pictures import checked
+from kfp_vision.training.recipe import Recipe
+
+LABELS = ["dark", "light"]
+NARROW = {"depth_multiplier": 0.1, "opt_epsilon": 1e-7, "max_brightness_delta": 0.0}
+RECIPE = Recipe(
+    network="inception_v1",
+    fine_tune=False,
+    checkpoint_uri="",
+    train_last_layer_only=False,
+    batch_size=8,
+    learning_rate=0.003,
+    train_steps=60,
+    optimizer="adam",
+    learning_rate_schedule="fixed",
+    image_size=32,
+    gpu_count=0,
+    model_name="shades",
+    advanced=NARROW,
+)
+
+
+def shade(number: int, seed: int) -> bytes:
+    """A noisy grey picture, dark or light; every other one a PNG."""
+    rng = np.random.default_rng(seed)
+    pixels = np.clip(rng.normal(70 + 100 * number, 30, (40, 48, 3)), 0, 255).astype("uint8")
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG" if seed % 2 else "JPEG")
+    return file.getvalue()
+
+
+def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12) -> Path:
+    """Writes `train`, `validation` and `labels` below a folder; a share of the pictures to train on is dark."""
+    for split, first, count in (("train", 0, images), ("validation", 100, validation)):
+        numbers = [int(i % 2 if split == "validation" else i >= dark * count) for i in range(count)]
+        examples = (
+            (Row("", LABELS[number], 0, "", f"{LABELS[number]}/{i}.jpg"), checked(shade(number, first + i)))
+            for i, number in enumerate(numbers)
+        )
+        records.write_shards(root / split, split, examples, LABELS, 20)
+    (root / "labels").mkdir()
+    splitting.write_labels(root / "labels", LABELS)
+    return root
+
+
+def train(folders: Path, out: Path, **changes) -> tuple[dict[str, float], Path]:
+    """What the training of the recipe, with some fields changed, reaches, and its model folder."""
+    recipe = replace(RECIPE, **changes)
+    paths = {"model": out / "model", "events": out / "events", "page": out / "page.html"}
+    reached = training.train_classifier(recipe, folders / "train", folders / "validation", folders / "labels", **paths)
+    return reached, out / "model"
