@@ -1,60 +1,103 @@
-"""One training step and one inference of Inception v1 at batch 16, against the same network of stock Keras layers."""
+"""A training step and an inference of Inception v1 at batch 16, against PyTorch, TF-Slim and stock Keras; the whole trainer
+against its step alone.
+"""
 
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
 from kfp_vision import hardware, parameters, training
+from kfp_vision.networks import inception
 
-BATCH, STEPS = 16, 8
-RECIPE = training.Recipe(
-    network="inception_v1",
-    fine_tune=False,
-    checkpoint_uri="",
-    train_last_layer_only=False,
-    batch_size=BATCH,
-    learning_rate=0.0025,
-    train_steps=6000,
-    optimizer="sgd",
-    learning_rate_schedule="fixed",
-    image_size=224,
-    gpu_count=0,
-    model_name="benchmark",
-)
+BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
+STEPS = 16
 
 
 def run() -> list[Figure]:
     """The rows of this benchmark."""
-    trainers = {fast: _trainer(fast) for fast in (True, False)}
-    rng = np.random.default_rng(0)
-    pictures = tf.constant(rng.uniform(0, 255, (BATCH, 224, 224, 3)), tf.float32)
-    labels = tf.constant(rng.integers(0, 5, BATCH))
-    rate = tf.constant(0.0025)
-    name = f"stock Keras layers, {hardware.precision()}"
+    return [*against_torch(), against_slim(), *against_stock_keras(), against_the_step_alone()]
+
+
+def against_torch() -> list[Figure]:
+    """A step and an inference in the precision that is fast here, against PyTorch in the same."""
+    precision = hardware.precision()
+    network = {"stem": inception.STEM, "blocks": inception.BLOCKS}
+    peer = partial(
+        peers.measured, peers.python(*peers.TORCH), "torch_step.py", **_SIZES, **network, half=precision == "bfloat16"
+    )
+    name = f"{peers.TORCH[0].replace('==', ' ')}, channels last, {precision}"
     return [
-        compare(
-            "train_step_vs_stock_keras",
-            name,
-            "img/s",
-            lambda: _rate(lambda: trainers[True].compiled_step(pictures, labels, rate)[0]),
-            lambda: _rate(lambda: trainers[False].compiled_step(pictures, labels, rate)[0]),
-        ),
-        compare(
-            "inference_vs_stock_keras",
-            name,
-            "img/s",
-            lambda: _rate(lambda: trainers[True].compiled_logits(pictures)),
-            lambda: _rate(lambda: trainers[False].compiled_logits(pictures)),
-        ),
+        compare("train_step_vs_torch", name, "img/s", steps, lambda: peer(train=True)),
+        compare("inference_vs_torch", name, "img/s", inferences, lambda: peer(train=False)),
     ]
 
 
+def against_slim() -> Figure:
+    """A step against TF-Slim's network on the TensorFlow of its last release, in float32, the only precision that it has."""
+    peer = partial(peers.measured, peers.python(*peers.SLIM), "slim_step.py", **_SIZES)
+    name = f"TF-Slim on {peers.SLIM[0].replace('==', ' ')}, float32"
+    return compare("train_step_vs_slim", name, "img/s", steps, peer)
+
+
+def against_stock_keras() -> list[Figure]:
+    """A step and an inference against the same network of stock Keras layers."""
+    name = f"stock Keras layers, {hardware.precision()}"
+    return [
+        compare("train_step_vs_stock_keras", name, "img/s", steps, lambda: steps(fast=False)),
+        compare("inference_vs_stock_keras", name, "img/s", inferences, lambda: inferences(fast=False)),
+    ]
+
+
+def against_the_step_alone() -> Figure:
+    """The whole training, from records to checkpoints, against its compiled step on one batch."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "benchmarks.training_stage", scratch, str(BATCH)]
+        training_stage.prepare(Path(scratch))
+
+        def whole() -> float:
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
+            return float(done.stdout)
+
+        return compare("trainer_vs_bare_step", "its compiled step alone, on one batch", "img/s", whole, steps)
+
+
+def steps(*, fast: bool = True) -> float:
+    """Pictures a second of the trainer's compiled step, with all that it does, on one batch."""
+    pictures, labels = _batch()
+    rate = tf.constant(0.0025)
+    return _rate(lambda: _trainer(fast).compiled_step(pictures, labels, rate)[0])
+
+
+def inferences(*, fast: bool = True) -> float:
+    """Pictures a second of the trainer's compiled inference on one batch."""
+    pictures, _ = _batch()
+    return _rate(lambda: _trainer(fast).compiled_logits(pictures))
+
+
+_SIZES = {"batch": BATCH, "image_size": IMAGE_SIZE, "steps": STEPS, "classes": CLASSES}
+
+
+@cache
 def _trainer(fast: bool) -> training.Trainer:
-    model = training.build("inception_v1", 5, hardware.precision(), fast=fast)
-    return training.Trainer(model, RECIPE, parameters.advanced({}), 100)
+    model = training.build("inception_v1", CLASSES, hardware.precision(), fast=fast)
+    recipe = training_stage.recipe(BATCH)
+    return training.Trainer(model, recipe, parameters.advanced(recipe.advanced), 100)
+
+
+@cache
+def _batch() -> tuple[tf.Tensor, tf.Tensor]:
+    rng = np.random.default_rng(0)
+    pictures = rng.uniform(0, 255, (BATCH, IMAGE_SIZE, IMAGE_SIZE, 3))
+    return tf.constant(pictures, tf.float32), tf.constant(rng.integers(0, CLASSES, BATCH))
 
 
 def _rate(call: Callable[[], tf.Tensor]) -> float:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import drawn
 import pytest
 import tensorflow as tf
 
-from benchmarks import convert, measure, scale, slim
+from benchmarks import convert, measure, scale, slim, training_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,3 +71,16 @@ def test_an_unknown_benchmark_is_refused_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: a benchmark must be one of convert, scale, train; got sing. Take one of these.\n"
+
+
+def test_the_whole_training_is_measured_between_its_events(tmp_path, monkeypatch, capsys):
+    drawn.pictures(tmp_path / "data" / "flower_photos", classes=2, each=3)
+    monkeypatch.setenv("KFP_VISION_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(training_stage, "STEPS", 4)
+    monkeypatch.setattr(training_stage, "WARM_UP", 1)
+    training_stage.prepare(tmp_path)
+    start = time.perf_counter()
+    training_stage.main(str(tmp_path), "2")
+    seconds = time.perf_counter() - start
+    assert float(capsys.readouterr().out) > 2 * 3 / seconds  # three steps of two lie between the first event and the last
+    assert (tmp_path / "model" / "classifier.keras").exists()
