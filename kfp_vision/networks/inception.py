@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from kfp_vision.networks.layers import batch_normalization, local_response_normalization
+from kfp_vision.networks.layers import batch_normalization, convolution, local_response_normalization
 
 # Widths of a block's convolutions (table 1 of the paper): 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection.
 BLOCKS = {
@@ -52,11 +52,20 @@ def inception_v1(
         fast: TensorFlow's fused kernels (see `layers`), or stock Keras layers only.
     """
 
-    def unit(x, channels: int, kernel: int, name: str, stride: int = 1):
+    def normalised(x, channels: int, kernel: int, name: str, stride: int = 1):
         channels = depth(channels, depth_multiplier)
-        x = layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False, name=f"{name}.conv")(x)
-        x = batch_normalization(x, name=f"{name}.BatchNorm", momentum=batch_norm_decay, fast=fast)
-        return layers.ReLU(name=name)(x)
+        x = convolution(x, channels, kernel, name=f"{name}.conv", stride=stride, fast=fast)
+        return batch_normalization(x, name=f"{name}.BatchNorm", momentum=batch_norm_decay, fast=fast)
+
+    def unit(x, channels: int, kernel: int, name: str):
+        return layers.ReLU(name=name)(normalised(x, channels, kernel, name))
+
+    def pooled_unit(x, channels: int, kernel: int, name: str, pool_name: str, stride: int = 1):
+        x = normalised(x, channels, kernel, name, stride)
+        if fast:
+            # The greatest value rectified is the greatest of the rectified ones, and a quarter as many have to be.
+            return layers.ReLU(name=pool_name)(max_pool(x, 3, 2, f"{pool_name}.greatest"))
+        return max_pool(layers.ReLU(name=name)(x), 3, 2, pool_name)
 
     def block(x, sizes: tuple[int, ...], name: str):
         # TF-Slim's own slip: this one kernel of Mixed_5b is called 0a where all others are 0b.
@@ -73,11 +82,9 @@ def inception_v1(
 
     pictures = keras.Input((image_size, image_size, 3), name="pictures")
     x = layers.Rescaling(1 / 127.5, -1.0, name="preprocessing", dtype="float32")(pictures)
-    x = unit(x, STEM[0], 7, "Conv2d_1a_7x7", stride=2)
-    x = max_pool(x, 3, 2, "MaxPool_2a_3x3")
+    x = pooled_unit(x, STEM[0], 7, "Conv2d_1a_7x7", "MaxPool_2a_3x3", stride=2)
     x = unit(x, STEM[1], 1, "Conv2d_2b_1x1")
-    x = unit(x, STEM[2], 3, "Conv2d_2c_3x3")
-    x = max_pool(x, 3, 2, "MaxPool_3a_3x3")
+    x = pooled_unit(x, STEM[2], 3, "Conv2d_2c_3x3", "MaxPool_3a_3x3")
     x = block(x, BLOCKS["3a"], "Mixed_3b")
     x = block(x, BLOCKS["3b"], "Mixed_3c")
     x = max_pool(x, 3, 2, "MaxPool_4a_3x3")

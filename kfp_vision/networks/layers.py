@@ -1,4 +1,5 @@
-"""The two layers of the Inception family that Keras has not, or has not fast: batch norm in one kernel, local response norm.
+"""The layers of the Inception family that Keras has not, or has not fast: batch norm in one kernel, 1x1 convolutions as matrix
+products, local response norm.
 
 Each is chosen by `fast`. With it, a layer uses TensorFlow's own kernels where Keras runs on TensorFlow. Without it, a layer
 is made of stock Keras layers alone: slower, the same weights and the same numbers, and anybody can load the saved file.
@@ -12,7 +13,9 @@ from keras import ops
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch norm on TensorFlow's fused kernel; falls back to Keras's own on other backends.
 
-    Inputs and outputs: (batch, height, width, channels) in any float type; statistics are kept in float32.
+    Inputs and outputs: (batch, height, width, channels) in any float type; statistics are kept in float32. Where several
+    replicas of a `tf.distribute.Strategy` train together, the statistics are those of all their pictures, and the moving ones
+    stay the same on each.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -20,27 +23,77 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
-        training = bool(training) and self.trainable
         ones = tf.ones_like(self.moving_mean)
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs,
-            scale=self.gamma if self.scale else ones,
-            offset=self.beta if self.center else tf.zeros_like(ones),
-            mean=None if training else self.moving_mean,
-            variance=None if training else self.moving_variance,
-            epsilon=self.epsilon,
-            is_training=training,
-        )
+        scale = tf.convert_to_tensor(self.gamma) if self.scale else ones
+        offset = tf.convert_to_tensor(self.beta) if self.center else tf.zeros_like(ones)
+        training = bool(training) and self.trainable
+        replica = tf.distribute.get_replica_context()
+        if training and replica and replica.num_replicas_in_sync > 1:
+            outputs, mean, variance = _normalized_together(replica, inputs, scale, offset, self.epsilon)
+            mean, variance = (
+                moving * self.momentum + batch * (1.0 - self.momentum)
+                for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance))
+            )
+        else:
+            outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+                inputs,
+                scale,
+                offset,
+                mean=tf.convert_to_tensor(self.moving_mean),
+                variance=tf.convert_to_tensor(self.moving_variance),
+                epsilon=self.epsilon,
+                is_training=training,
+                exponential_avg_factor=1.0 - self.momentum,  # of these it gives the new moving ones
+            )
         if training:
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
         return outputs
+
+
+def _normalized_together(replica, inputs, scale, offset, epsilon: float):
+    """What the fused kernel computes, over the pictures of all replicas: outputs, mean, and variance by n - 1."""
+    import tensorflow as tf
+
+    wide = tf.cast(inputs, tf.float32)
+    count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+    sums = [tf.reduce_sum(values, (0, 1, 2)) for values in (wide, tf.square(wide))]
+    total, squares, count = replica.all_reduce(tf.distribute.ReduceOp.SUM, [*sums, count])
+    mean = total / count
+    variance = tf.maximum(squares / count - tf.square(mean), 0.0)
+    outputs = tf.nn.batch_normalization(wide, mean, variance, offset, scale, epsilon)
+    return tf.cast(outputs, inputs.dtype), mean, variance * count / tf.maximum(count - 1.0, 1.0)
 
 
 def batch_normalization(x, *, name: str, momentum: float, fast: bool):
     """TF-Slim's batch norm: a shift and no scale, epsilon 0.001."""
     layer = FusedBatchNormalization if fast else keras.layers.BatchNormalization
     return layer(momentum=momentum, epsilon=0.001, scale=False, name=name)(x)
+
+
+class PointwiseConv2D(keras.layers.Conv2D):
+    """A 1x1 convolution that trains as a matrix product; otherwise it stays one, which TensorFlow fuses with its batch norm.
+
+    oneDNN's gradient of a convolution with respect to so small a kernel takes a third longer than that of a product.
+    """
+
+    def __init__(self, filters: int, **kwargs):
+        kwargs.setdefault("kernel_size", 1)
+        super().__init__(filters, **kwargs)
+
+    def call(self, inputs, training=None):
+        if not training:
+            return super().call(inputs)
+        _, height, width, channels = inputs.shape
+        products = ops.matmul(ops.reshape(inputs, (-1, channels)), self.kernel[0, 0])
+        return ops.reshape(products, (-1, height, width, self.filters))
+
+
+def convolution(x, channels: int, kernel: int, *, name: str, stride: int = 1, fast: bool):
+    """A convolution without bias that keeps the size, or divides it by the stride."""
+    if fast and kernel == stride == 1:
+        return PointwiseConv2D(channels, use_bias=False, name=name)(x)
+    return keras.layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False, name=name)(x)
 
 
 class LocalResponseNormalization(keras.layers.Layer):

@@ -1,5 +1,9 @@
 """The networks are the ones they claim to be: numbers of TF-Slim, and of Caffe's GoogLeNet on real photographs."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -31,8 +35,9 @@ def test_inception_v1_computes_what_tf_slim_computes(real_data, expected, fast):
     np.testing.assert_allclose(mixed_5c, expected["mixed_5c"], atol=tolerance, rtol=0)
 
 
-def test_inception_v1_has_the_endpoints_of_tf_slim():
-    model = NETWORKS["inception_v1"].build(5)
+@pytest.mark.parametrize("fast", [True, False], ids=["fused", "stock"])
+def test_inception_v1_has_the_endpoints_of_tf_slim(fast):
+    model = NETWORKS["inception_v1"].build(5, fast=fast)
     # Endpoint to height and channels at 224 x 224, from the paper's table 1.
     shapes = {
         "Conv2d_1a_7x7": (112, 64),
@@ -52,7 +57,10 @@ def test_inception_v1_has_the_endpoints_of_tf_slim():
         "Mixed_5b": (7, 832),
         "Mixed_5c": (7, 1024),
     }
+    pooled_before_rectified = {"Conv2d_1a_7x7", "Conv2d_2c_3x3"} if fast else set()
     for name, (side, channels) in shapes.items():
+        if name in pooled_before_rectified:
+            continue
         assert model.get_layer(name).output.shape == (None, side, side, channels), name
     assert model.get_layer("Mixed_4b.Branch_2.Conv2d_0b_3x3.conv").kernel_size == (3, 3)
 
@@ -110,6 +118,29 @@ def test_fused_batch_norm_learns_what_keras_learns():
     # The kernel's variance is the unbiased one, n / (n - 1) of Keras's, as in TF-Slim.
     np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-2)
     np.testing.assert_allclose(ours(pictures, training=False), theirs(pictures, training=False), atol=2e-2)
+
+
+def test_the_fused_and_the_stock_inception_v1_have_the_same_gradients():
+    fast, stock = (
+        NETWORKS["inception_v1"].build(3, image_size=64, dropout=0, depth_multiplier=0.1, fast=f) for f in (True, False)
+    )
+    stock.set_weights(fast.get_weights())
+    pictures = np.random.default_rng(0).uniform(0, 255, (4, 64, 64, 3)).astype("float32")
+    gradients = []
+    for model in (fast, stock):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(model(pictures, training=True)))
+        gradients.append(tape.gradient(loss, [variable.value for variable in model.trainable_variables]))
+    for variable, ours, theirs in zip(fast.trainable_variables, *gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max(), err_msg=variable.path)
+
+
+def test_replicas_normalise_over_the_pictures_of_all_of_them(tmp_path):
+    program = Path(__file__).parents[1] / "replicas.py"
+    subprocess.run([sys.executable, program, tmp_path / "one.npz", tmp_path / "two.npz"], check=True)
+    one, two = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))
+    for name in one:
+        np.testing.assert_allclose(*np.broadcast_arrays(two[name], one[name]), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
