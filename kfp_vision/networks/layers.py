@@ -57,10 +57,12 @@ def _normalized_together(replica, inputs, scale, offset, epsilon: float):
 
     wide = tf.cast(inputs, tf.float32)
     count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
-    sums = [tf.reduce_sum(values, (0, 1, 2)) for values in (wide, tf.square(wide))]
-    total, squares, count = replica.all_reduce(tf.distribute.ReduceOp.SUM, [*sums, count])
+    places = (0, 1, 2)
+    total, count = replica.all_reduce(tf.distribute.ReduceOp.SUM, [tf.reduce_sum(wide, places), count])
     mean = total / count
-    variance = tf.maximum(squares / count - tf.square(mean), 0.0)
+    # Squares less the square of the mean would be one exchange in place of two, and lose what a small variance is made of.
+    deviations = tf.reduce_sum(tf.math.squared_difference(wide, mean), places)
+    variance = replica.all_reduce(tf.distribute.ReduceOp.SUM, deviations) / count
     outputs = tf.nn.batch_normalization(wide, mean, variance, offset, scale, epsilon)
     return tf.cast(outputs, inputs.dtype), mean, variance * count / tf.maximum(count - 1.0, 1.0)
 
