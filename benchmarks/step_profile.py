@@ -1,0 +1,69 @@
+"""What one training step of Inception v1 spends where, as TensorFlow's profiler sees it: `python -m benchmarks.step_profile`.
+
+Prints a table of the time that kernels of each kind took, in milliseconds. Two kernels often run at once, so that the sum is
+above the time of the step.
+"""
+
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import tensorflow as tf
+
+from benchmarks import train
+
+BACKWARD = "gradient_tape/"
+# What a kernel's name, `where it stands:its operation`, tells of it; the first that fits.
+KINDS = (
+    ("convolutions, gradient of the kernels", r":.*Conv2DBackpropFilter"),
+    ("convolutions, gradient of the inputs", r":.*Conv2DBackpropInput"),
+    ("1x1 convolutions, both gradients", rf"{BACKWARD}.*:.*MatMul"),
+    ("convolutions, forward", r":.*(Conv2D|MatMul)"),
+    ("batch norm, gradient", r":.*BatchNormGrad"),
+    ("batch norm, forward, with the rectifiers behind it", r":.*BatchNorm"),
+    ("rectifiers, gradient", r":.*ReluGrad"),
+    ("pools, gradient", r":.*PoolGrad"),
+    ("pools and rectifiers, forward", r":.*(Pool|Relu)"),
+    ("joining and dividing the branches", r":.*(Concat|Slice|AddN)"),
+    ("casts of weights and gradients", r":.*Cast"),
+    ("optimizer, weight decay, moving averages", r":.*(Mul|AddV2|Sub|Assign|ResourceApply)"),
+    ("rest", r":"),
+)
+
+
+def main() -> None:
+    """Profiles some steps and prints the table as Markdown."""
+    train.steps()
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            rate = train.steps()
+        taken = kernels(next(Path(folder).glob("**/*.xplane.pb")))
+    sums: Counter[str] = Counter()
+    for name, milliseconds in taken.items():
+        sums[next(kind for kind, pattern in KINDS if re.search(pattern, name))] += milliseconds / (train.STEPS + 1)
+    print(f"| of a step of {1000 * train.BATCH / rate:.0f} ms | ms of kernels | share |\n| --- | ---: | ---: |")
+    for kind, milliseconds in sums.most_common():
+        print(f"| {kind} | {milliseconds:.1f} | {milliseconds / sums.total():.0%} |")
+
+
+def kernels(trace: Path) -> Counter[str]:
+    """Milliseconds of each kernel of a trace, by its name."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space = xplane_pb2.XSpace.FromString(trace.read_bytes())
+    taken: Counter[str] = Counter()
+    for plane in space.planes:
+        if not plane.name.startswith("/host:CPU"):
+            continue
+        names = {key: about.name for key, about in plane.event_metadata.items()}
+        for line in plane.lines:
+            for event in line.events:
+                name = names[event.metadata_id]
+                if re.fullmatch(r"[^: ]+:[^: ]+", name):
+                    taken[name] += event.duration_ps / 1e9
+    return taken
+
+
+if __name__ == "__main__":
+    main()
