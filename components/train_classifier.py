@@ -32,9 +32,9 @@ def train_classifier(
         train_records: the pictures to train on.
         validation_records: the pictures to validate on while training.
         label_map: the folder with labels.txt.
-        network: inception_v1 or googlenet.
+        network: inception_v1, googlenet, or one of keras.applications, such as resnet50; see the README.
         fine_tune: start from checkpoint_uri rather than from random weights.
-        checkpoint_uri: a TF-Slim checkpoint, an .npz of arrays, or an archive with one in it.
+        checkpoint_uri: a TF-Slim checkpoint, an .npz, a .keras file, a run's model folder, an archive of one, or imagenet.
         train_last_layer_only: leave all other layers as they are in the checkpoint.
         batch_size: pictures a step.
         learning_rate: of the first step.

@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 
 from kfp_vision import __version__, parameters
 from kfp_vision.errors import InputError
+from kfp_vision.networks import IMAGENET
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 INTERRUPTED = 130
-NO_PATHS = ("none", "kserve")  # of deploy_to
+NO_PATHS = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
 URI_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri", "predict_uri", "deploy_to")
 
 
@@ -261,7 +262,7 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
             known = f"a parameter must be one of {', '.join(sorted(fields))}"
             raise InputError(known, name, parameters.did_you_mean(name, fields))
         values[name] = _value(name, text, fields[name])
-        if name in URI_FIELDS and values[name] not in NO_PATHS:
+        if name in URI_FIELDS and values[name] not in NO_PATHS.get(name, ()):
             values[name] = storage.absolute(values[name])
     return values
 

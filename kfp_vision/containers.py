@@ -19,6 +19,7 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp_vision import listings, storage, stores
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.errors import InputError
+from kfp_vision.networks import IMAGENET
 
 READ_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri", "predict_uri")  # what a local one names is mounted read-only
 WRITTEN_FIELDS = ("deploy_to",)  # a folder that a local one names is made where it is missing, and can be written to
@@ -104,7 +105,7 @@ def user_for(client: Any) -> str:
 def needs_network(values: Mapping[str, Any]) -> bool:
     """Whether a field names an address that the run goes to."""
     uris = _read_of(values) | set(_used(values, WRITTEN_FIELDS))
-    return any(storage.scheme(uri) not in ("", "file", storage.SAMPLE) for uri in uris)
+    return any(uri == IMAGENET or storage.scheme(uri) not in ("", "file", storage.SAMPLE) for uri in uris)
 
 
 def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
@@ -131,7 +132,7 @@ def credentials() -> dict[str, str]:
 
 def lies_at(uri: str) -> list[Path]:
     """The local files or folders behind a URI: of `archive#member` the archive, of a checkpoint's prefix its files."""
-    uri = storage.absolute(uri)
+    uri = IMAGENET if uri == IMAGENET else storage.absolute(uri)
     if not Path(uri).is_absolute():
         return []
     ends = [len(uri), *(at for at, character in enumerate(uri) if character == "#")]

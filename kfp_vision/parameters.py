@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kfp_vision.errors import InputError
-from kfp_vision.networks import NETWORKS
+from kfp_vision.networks import IMAGENET, NETWORKS, Network
 from kfp_vision.schedules import SCHEDULES
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
@@ -230,14 +230,26 @@ def check_values(parameters: Mapping[str, Any]) -> None:
     _number("image_size", parameters["image_size"], smallest, math.inf, rule, str(network.image_size), whole=True)
     for name in ("fine_tune", "train_last_layer_only"):
         _check_shape(name, parameters[name], bool, "true")
-    if parameters["fine_tune"] and not parameters["checkpoint_uri"]:
-        remedy = "Set checkpoint_uri to a checkpoint of the network, or fine_tune to false."
-        raise InputError("fine_tune=true must have a checkpoint to start from", parameters["checkpoint_uri"], remedy)
-    check_name(parameters["model_name"], "model_name")
     for name in ("checkpoint_uri", "deploy_to", "test_image_uri", "predict_uri"):
         _check_shape(name, parameters[name], str, '"somewhere"')
+    _check_widths(network, parameters)
+    if parameters["fine_tune"]:
+        network.check_start(parameters["checkpoint_uri"])
+    check_name(parameters["model_name"], "model_name")
     _check_shape("node_selector", parameters["node_selector"], dict, '{"pool": "gpu"}')
     _check_shape("tolerations", parameters["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
+
+
+def _check_widths(network: Network, parameters: Mapping[str, Any]) -> None:
+    """Refuses a depth_multiplier that the network, or what it starts from, does not come in."""
+    multiplier = advanced(parameters["advanced"])["depth_multiplier"]
+    if multiplier != 1 and not network.has_widths:
+        others = ", ".join(other.name for other in NETWORKS.values() if other.has_widths)
+        rule = f"depth_multiplier of advanced must be 1 for network={network.name}"
+        raise InputError(rule, multiplier, f"Leave it out, or choose a network that comes in other widths ({others}).")
+    if multiplier != 1 and parameters["fine_tune"] and parameters["checkpoint_uri"] == IMAGENET:
+        rule = f"depth_multiplier of advanced must be 1 for checkpoint_uri={IMAGENET}"
+        raise InputError(rule, multiplier, "Leave it out, or give a checkpoint of that width.")
 
 
 def _check_choices(parameters: Mapping[str, Any], choices_of: Mapping[str, tuple[str, ...]]) -> None:

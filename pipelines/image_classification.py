@@ -1,11 +1,11 @@
 from kfp import dsl
 
 from kfp_vision import parameters
+from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines.classification import classify
 from kfp_vision.pipelines.form import with_choices
 
 FLOWERS = "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
-INCEPTION_V1 = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
 
 
 @with_choices(parameters.CHOICES)
@@ -18,7 +18,7 @@ def image_classification(
     images_per_shard: int = 1000,
     network: str = "inception_v1",
     fine_tune: bool = True,
-    checkpoint_uri: str = INCEPTION_V1,
+    checkpoint_uri: str = NETWORKS["inception_v1"].imagenet,
     train_last_layer_only: bool = False,
     batch_size: int = 16,
     learning_rate: float = 0.0025,
@@ -45,9 +45,9 @@ def image_classification(
         validation_ratio: share of each class held out while training.
         test_ratio: share of each class held out for the last evaluation; 0 for none.
         images_per_shard: pictures in each TFRecord file but the last.
-        network: inception_v1 or googlenet.
+        network: inception_v1, googlenet, or one of keras.applications, such as resnet50; see the README.
         fine_tune: start from checkpoint_uri rather than from random weights.
-        checkpoint_uri: a TF-Slim checkpoint, an .npz of arrays, or an archive with one in it.
+        checkpoint_uri: a TF-Slim checkpoint, an .npz, a .keras file, a run's model folder, an archive of one, or imagenet.
         train_last_layer_only: leave all other layers as they are in the checkpoint.
         batch_size: pictures a step.
         learning_rate: of the first step.

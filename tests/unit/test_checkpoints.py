@@ -1,12 +1,19 @@
 """Weights from elsewhere: what fits is taken over, what does not is refused in one line."""
 
+import contextlib
+import http.server
 import tarfile
+import threading
+import zipfile
+from functools import partial
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.applications import mobilenet_v2
 
-from kfp_vision import checkpoints
+from kfp_vision import checkpoints, export
 from kfp_vision.errors import InputError
 from kfp_vision.networks import NETWORKS
 
@@ -114,6 +121,160 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, name):
     if name.startswith("text"):
         (tmp_path / name).write_text("not a checkpoint")
     assert str(tmp_path / name) in refusal("inception_v1", tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """The model folder of a run of a narrow GoogLeNet with four classes, and its weights by layer."""
+    folder = tmp_path_factory.mktemp("run") / "model"
+    trained = NETWORKS["googlenet"].build(4, **SMALL)
+    export.write_model(folder, trained, NETWORKS["googlenet"], list("abcd"), {}, SMALL, [])
+    return folder, {(layer.name, weight.name): weight.numpy() for layer in trained.layers for weight in layer.weights}
+
+
+@pytest.mark.parametrize("given", ["folder", "file", "archive"])
+def test_a_run_goes_on_from_the_model_of_an_earlier_one(model_folder, tmp_path, given):
+    folder, weights = model_folder
+    with tarfile.open(tmp_path / "model.tgz", "w:gz") as archive:
+        archive.add(folder, "model")
+    uri = {"folder": folder, "file": folder / "classifier.keras", "archive": tmp_path / "model.tgz"}[given]
+    model = NETWORKS["googlenet"].build(4, **SMALL)
+    assert checkpoints.load(model, NETWORKS["googlenet"], str(uri))
+    for layer in model.layers:
+        for weight in layer.weights:
+            np.testing.assert_array_equal(weight, weights[layer.name, weight.name])
+
+
+def test_a_model_of_other_classes_gives_all_but_its_class_layer(model_folder):
+    folder, weights = model_folder
+    model = NETWORKS["googlenet"].build(7, **SMALL)
+    before = model.layers[-1].kernel.numpy()
+    assert not checkpoints.load(model, NETWORKS["googlenet"], str(folder))
+    np.testing.assert_array_equal(model.layers[-1].kernel, before)
+    np.testing.assert_array_equal(model.get_layer("conv2.3x3").kernel, weights["conv2.3x3", "kernel"])
+
+
+def test_a_model_of_another_network_is_refused_with_its_name(model_folder):
+    said = refusal("mobilenet_v2", model_folder[0])
+    assert "must fit network=mobilenet_v2" in said
+    assert "missing (such as Conv1/kernel)" in said
+    assert "left over (such as conv1.7x7_s2/bias)" in said
+    assert said.endswith("Give a checkpoint of mobilenet_v2, or set network=googlenet.")
+
+
+def test_a_narrower_model_is_refused_with_the_field_that_it_is_about(model_folder):
+    said = refusal("googlenet", model_folder[0])
+    assert "weights of another shape (such as conv1.7x7_s2/bias)" in said
+    assert said.endswith("Give a checkpoint of googlenet that was trained at the same depth_multiplier.")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    said = refusal("inception_v1", tmp_path)
+    assert "must be a run's model folder, with classifier.keras in it" in said
+
+
+def test_a_keras_file_with_code_in_it_is_refused_and_not_run(tmp_path):
+    ran = tmp_path / "ran"
+    inputs = keras.Input((2,))
+    code = f"lambda x: (__import__('pathlib').Path({str(ran)!r}).touch(), x * 2)[1]"
+    doubled = keras.layers.Lambda(eval(code), output_shape=(2,))(inputs)
+    keras.Model(inputs, doubled).save(tmp_path / "hostile.keras")
+    ran.unlink(missing_ok=True)
+    assert "must be a model that Keras can load, with no code in it" in refusal("inception_v1", tmp_path / "hostile.keras")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("broken", ["no zip", "torn", "without weights"])
+def test_a_broken_keras_file_is_refused(model_folder, tmp_path, broken):
+    whole = model_folder[0] / "classifier.keras"
+    file = tmp_path / "broken.keras"
+    if broken == "no zip":
+        file.write_text("not a model")
+    elif broken == "torn":
+        file.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    else:
+        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(file, "w") as copy:
+            copy.writestr("config.json", source.read("config.json"))
+            copy.writestr("metadata.json", source.read("metadata.json"))
+    said = refusal("googlenet", file)
+    assert "must be a model that Keras can load" in said and str(file) in said
+
+
+@contextlib.contextmanager
+def served(folder):
+    """A folder on a web server; gives its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_checkpoint_of_several_files_and_a_model_are_read_over_http(model_folder, tmp_path):
+    values = slim_values(4)
+    write_slim_checkpoint(tmp_path, values, tf.compat.v1.train.SaverDef.V2)
+    network, model = NETWORKS["inception_v1"], NETWORKS["inception_v1"].build(4, **SMALL)
+    with served(tmp_path) as address:
+        assert checkpoints.load(model, network, f"{address}/model.ckpt")
+        assert f"{address}/other.ckpt" in refusal("inception_v1", f"{address}/other.ckpt")
+    np.testing.assert_array_equal(model.get_layer("Conv2d_1a_7x7.conv").kernel, values["InceptionV1/Conv2d_1a_7x7/weights"])
+    with served(model_folder[0]) as address:
+        googlenet = NETWORKS["googlenet"].build(4, **SMALL)
+        assert checkpoints.load(googlenet, NETWORKS["googlenet"], f"{address}/classifier.keras")
+
+
+@pytest.fixture
+def keras_site(tmp_path, monkeypatch):
+    """A web server in place of Keras's own, with MobileNet v2's published file beside others; gives the folder."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with served(folder) as address:
+        # The one file whose checksum Keras does not know beforehand.
+        monkeypatch.setattr(mobilenet_v2, "BASE_WEIGHT_PATH", f"{address}/")
+        monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(tmp_path))
+        yield folder
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
+MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+
+
+def published_mobilenet(folder):
+    """Keras's file of MobileNet v2 without its class layer, of random weights; gives the model."""
+    model = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(224, 224, 3))
+    model.save(folder / MOBILENET_FILE)
+    return model
+
+
+def test_imagenet_downloads_what_keras_publishes(keras_site, tmp_path, capfd):
+    theirs = published_mobilenet(keras_site)
+    network = NETWORKS["mobilenet_v2"]
+    ours = network.build(2, image_size=32)
+    assert not checkpoints.load(ours, network, "imagenet")
+    np.testing.assert_array_equal(ours.get_layer("Conv_1").kernel, theirs.get_layer("Conv_1").kernel)
+    np.testing.assert_array_equal(ours.get_layer("block_3_expand_BN").gamma, theirs.get_layer("block_3_expand_BN").gamma)
+    assert "━" not in capfd.readouterr().out  # a bar would wipe the log's view
+    # The way for those who cannot download: the same file, given as a checkpoint.
+    again = network.build(2, image_size=32)
+    assert not checkpoints.load(again, network, str(keras_site / MOBILENET_FILE))
+    np.testing.assert_array_equal(again.get_layer("Conv_1").kernel, theirs.get_layer("Conv_1").kernel)
+
+
+def test_a_download_that_fails_is_one_line_with_the_address_and_a_way_out(keras_site):
+    said = refusal("mobilenet_v2", "imagenet")
+    assert "the ImageNet weights of mobilenet_v2 must be there to download; got URL fetch failure on http://127.0.0.1" in said
+    assert MOBILENET_FILE in said
+    assert said.endswith("or download the file elsewhere and give it as checkpoint_uri.")
+
+
+def test_weights_of_another_application_are_refused(keras_site):
+    published_mobilenet(keras_site)
+    assert "must hold Keras's ImageNet weights of vgg16" in refusal("vgg16", keras_site / MOBILENET_FILE)
 
 
 def refusal(network: str, path) -> str:

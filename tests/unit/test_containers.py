@@ -99,6 +99,13 @@ def test_of_a_checkpoint_named_by_its_prefix_the_files_can_be_read(tmp_path):
     assert seen(values) == {str(tmp_path / "model.ckpt.index"): True, str(tmp_path / "model.ckpt.data-00000-of-00001"): True}
 
 
+def test_imagenet_is_an_address_and_no_file():
+    values = LOCAL | {"images_uri": "sample", "fine_tune": True, "checkpoint_uri": "imagenet"}
+    assert seen(values) == {}
+    assert containers.needs_network(values) is True
+    assert containers.needs_network(values | {"fine_tune": False}) is False
+
+
 def test_a_folder_to_write_to_is_made_and_can_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(containers, "WRITTEN_FIELDS", ("deploy_to",))
     values = LOCAL | {"images_uri": "sample", "deploy_to": str(tmp_path / "models" / "flowers")}

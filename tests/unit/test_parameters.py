@@ -135,8 +135,44 @@ def test_fine_tuning_without_a_checkpoint_is_refused(fields):
         parameters.check_values(fields | {"fine_tune": True, "checkpoint_uri": ""})
     assert line_of(refusal) == (
         'error: fine_tune=true must have a checkpoint to start from; got "". '
-        "Set checkpoint_uri to a checkpoint of the network, or fine_tune to false."
+        "Set checkpoint_uri=imagenet, or fine_tune to false."
     )
+
+
+def test_the_published_checkpoint_of_another_network_is_refused_by_its_address(fields):
+    default = defaults(image_classification)["checkpoint_uri"]
+    parameters.check_values(fields | {"fine_tune": True, "checkpoint_uri": default})
+    parameters.check_values(fields | {"fine_tune": False, "checkpoint_uri": default, "network": "resnet50"})
+    with pytest.raises(InputError) as refusal:
+        parameters.check_values(fields | {"fine_tune": True, "checkpoint_uri": default, "network": "resnet50"})
+    assert line_of(refusal) == (
+        f"error: the checkpoint must fit network=resnet50; got {default}, which is inception_v1. "
+        "Set checkpoint_uri=imagenet, or network=inception_v1, or fine_tune to false."
+    )
+
+
+def test_imagenet_weights_that_nobody_publishes_are_refused(fields):
+    with pytest.raises(InputError, match="must name weights that are published; got network=googlenet") as refusal:
+        parameters.check_values(fields | {"fine_tune": True, "checkpoint_uri": "imagenet", "network": "googlenet"})
+    line_of(refusal)
+
+
+def test_a_width_that_a_network_does_not_come_in_is_refused(fields):
+    narrow = {"advanced": {"depth_multiplier": 0.5}}
+    parameters.check_values(fields | narrow | {"network": "mobilenet_v2"})
+    with pytest.raises(InputError) as refusal:
+        parameters.check_values(fields | narrow | {"network": "vgg16"})
+    assert line_of(refusal) == (
+        "error: depth_multiplier of advanced must be 1 for network=vgg16; got 0.5. Leave it out, or choose a network that "
+        "comes in other widths (inception_v1, googlenet, mobilenet_v2, mobilenet_v3_large)."
+    )
+
+
+def test_imagenet_weights_of_another_width_are_refused(fields):
+    imagenet = {"fine_tune": True, "checkpoint_uri": "imagenet", "network": "mobilenet_v2"}
+    parameters.check_values(fields | imagenet)
+    with pytest.raises(InputError, match=r"advanced must be 1 for checkpoint_uri=imagenet; got 0\.5"):
+        parameters.check_values(fields | imagenet | {"advanced": {"depth_multiplier": 0.5}})
 
 
 @pytest.mark.parametrize(

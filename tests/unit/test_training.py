@@ -82,7 +82,7 @@ def test_anybody_can_load_the_keras_file(trained, tmp_path):
     np.testing.assert_allclose(tf.nn.softmax(np.load(tmp_path / "logits.npy")), served, atol=1e-5)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["inception_v1", "googlenet"])
 def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_path, network):
     advanced = NARROW | {"precision": "bfloat16"}
     reached, model = train(folders, tmp_path, network=network, advanced=advanced, train_steps=3)

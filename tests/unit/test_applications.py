@@ -1,0 +1,137 @@
+"""The networks of keras.applications are Keras's own, see pictures as Keras's own do, train, and can be had by anybody."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import applications
+
+from kfp_vision import checkpoints, export
+from kfp_vision.networks import KERAS, NETWORKS
+from kfp_vision.training.trainer import build
+
+# Each with its builder, and with the function that Keras publishes for its pictures; none where the model itself does it.
+PUBLISHED = {
+    "inception_v3": (applications.InceptionV3, applications.inception_v3.preprocess_input),
+    "resnet50": (applications.ResNet50, applications.resnet.preprocess_input),
+    "resnet50_v2": (applications.ResNet50V2, applications.resnet_v2.preprocess_input),
+    "resnet101": (applications.ResNet101, applications.resnet.preprocess_input),
+    "resnet101_v2": (applications.ResNet101V2, applications.resnet_v2.preprocess_input),
+    "resnet152": (applications.ResNet152, applications.resnet.preprocess_input),
+    "resnet152_v2": (applications.ResNet152V2, applications.resnet_v2.preprocess_input),
+    "vgg16": (applications.VGG16, applications.vgg16.preprocess_input),
+    "mobilenet_v2": (applications.MobileNetV2, applications.mobilenet_v2.preprocess_input),
+    "mobilenet_v3_large": (applications.MobileNetV3Large, None),
+    "efficientnet_v2_b0": (applications.EfficientNetV2B0, None),
+    "nasnet_mobile": (applications.NASNetMobile, applications.nasnet.preprocess_input),
+    "convnext_tiny": (applications.ConvNeXtTiny, None),
+}
+DEEPER = ("resnet101", "resnet101_v2", "resnet152", "resnet152_v2")  # as resnet50 and resnet50_v2, with more of the same
+LABELS = ["dark", "light"]
+
+
+def pixels(size: int, pictures: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (pictures, size, size, 3)).astype("float32")
+
+
+def published(name: str, size: int) -> keras.Model:
+    """Keras's own model without its class layer, with weights that keep what passes through it at a size."""
+    model = PUBLISHED[name][0](include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3))
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        if weight.name == "kernel":
+            weight.assign(rng.normal(0, np.sqrt(1.5 / np.prod(weight.shape[:-1])), weight.shape))
+        elif weight.name in ("gamma", "moving_variance"):
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        else:
+            weight.assign(rng.normal(0, 0.1, weight.shape))
+    return model
+
+
+def seen(name: str, pictures: np.ndarray) -> np.ndarray:
+    """Pictures as Keras's own model is to be given them."""
+    preprocess = PUBLISHED[name][1]
+    return preprocess(pictures.copy()) if preprocess else pictures
+
+
+def test_every_network_of_keras_is_looked_at():
+    assert sorted(PUBLISHED) == sorted(network.name for network in NETWORKS.values() if network.imagenet == KERAS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_pictures_are_preprocessed_as_published(name):
+    size = NETWORKS[name].smallest
+    if PUBLISHED[name][1]:
+        expected = seen(name, pixels(size))
+    else:
+        theirs = PUBLISHED[name][0](include_top=False, weights=None, input_shape=(size, size, 3))
+        first = next(layer for layer in theirs.layers if layer.weights)
+        expected = keras.Model(theirs.input, first.input)(pixels(size))
+    model = NETWORKS[name].build(2, image_size=size)
+    found = keras.Model(model.input, model.get_layer("preprocessing").output)(pixels(size))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - set(DEEPER)))
+def test_what_keras_saved_is_a_checkpoint_and_computes_the_same(tmp_path, name):
+    network = NETWORKS[name]
+    theirs = published(name, network.smallest)
+    theirs.save(tmp_path / "published.keras")
+    ours = network.build(3, image_size=network.smallest)
+    assert not checkpoints.load(ours, network, str(tmp_path / "published.keras"))  # it has no class layer
+    expected = theirs(seen(name, pixels(network.smallest)))
+    assert 1e-3 < np.std(expected) < 1e4
+    features = keras.Model(ours.input, ours.layers[-2].output)(pixels(network.smallest))
+    np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - set(DEEPER)))
+def test_it_learns_in_bfloat16(name):
+    size = NETWORKS[name].smallest
+    model = build(name, 2, "bfloat16", image_size=size, batch_norm_decay=0.5)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    with tf.GradientTape() as tape:
+        logits = model(pixels(size, 4), training=True)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits([0, 1, 0, 1], logits))
+    assert logits.dtype == "float32" and np.isfinite(float(loss))
+    keras.optimizers.SGD(0.01).apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
+    changed = [np.any(weight.numpy() != old) for weight, old in zip(model.trainable_weights, before, strict=True)]
+    assert np.mean(changed) > 0.9
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert {norm.momentum for norm in norms} == ({0.5} if norms else set())
+    assert all(np.any(norm.moving_mean.numpy() != 0) for norm in norms)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_large", "convnext_tiny"])
+def test_it_is_exported_for_servers_and_for_anybody(tmp_path, name):
+    trained = build(name, 2, "bfloat16", image_size=32)
+    shape = {"image_size": 32, "depth_multiplier": 1.0}
+    model = tmp_path / "model"
+    export.write_model(model, trained, NETWORKS[name], LABELS, {"network": name}, shape, [])
+    np.save(tmp_path / "pictures.npy", pixels(32))
+    program = (
+        "import sys, keras, numpy as np\n"
+        "model = keras.saving.load_model('model/classifier.keras')\n"
+        "np.save('logits.npy', model(np.load('pictures.npy')))\n"
+        "assert not any(name.startswith('kfp_vision') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=tmp_path)
+    served = tf.saved_model.load(str(model / "serving" / "1")).signatures
+    probabilities = served["pixels"](images=tf.constant(pixels(32)))["probabilities"].numpy()
+    np.testing.assert_allclose(tf.nn.softmax(np.load(tmp_path / "logits.npy")), probabilities, atol=1e-5)
+    encoded = tf.io.encode_png(tf.cast(pixels(40)[0], tf.uint8))
+    assert served["serving_default"](image_bytes=encoded[None])["classes"].numpy()[0].decode() in LABELS
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_exported_network_is_the_trained_one(name):
+    network = NETWORKS[name]
+    trained = network.build(3, image_size=network.smallest)
+    for weight in trained.weights:
+        weight.assign(weight + 0.01)
+    stock = export.in_stock_layers(trained, network, 3, {"image_size": network.smallest})
+    expected = trained(pixels(network.smallest)).numpy()
+    np.testing.assert_allclose(stock(pixels(network.smallest)), expected, atol=1e-3 * np.abs(expected).max(), rtol=0)
