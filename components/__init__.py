@@ -14,6 +14,7 @@ from kfp_vision.components.predict_images import predict_images
 from kfp_vision.components.report_outcome import report_outcome
 from kfp_vision.components.split_images import split_images
 from kfp_vision.components.train_classifier import train_classifier
+from kfp_vision.components.watch_training import watch_training
 from kfp_vision.components.write_tfrecords import write_tfrecords
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "report_outcome",
     "split_images",
     "train_classifier",
+    "watch_training",
     "write_tfrecords",
 ]

@@ -22,6 +22,8 @@ def check_run(
     learning_rate_schedule: str,
     image_size: int,
     advanced: dict,
+    log_uri: str,
+    checkpoint_dir: str,
     gpu_type: str,
     gpu_count: int,
     node_selector: dict,

@@ -21,6 +21,8 @@ def train_classifier(
     gpu_count: int,
     model_name: str,
     advanced: dict,
+    log_uri: str,
+    checkpoint_dir: str,
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     curves: dsl.Output[dsl.HTML],
@@ -45,6 +47,8 @@ def train_classifier(
         gpu_count: GPUs that were asked for.
         model_name: the name of the model.
         advanced: what is rarely touched, such as momentum, weight_decay, label_smoothing.
+        log_uri: a folder or bucket folder to which the events are brought while the training runs; empty for none.
+        checkpoint_dir: a folder or bucket folder in which a training that was stopped finds its way on; empty for none.
 
     Returns:
         model: A folder with classifier.keras, labels.txt, and serving/1, the SavedModel.

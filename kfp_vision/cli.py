@@ -18,7 +18,7 @@ from kfp_vision.networks import IMAGENET
 DONE, FAILED, WRONG_USE = 0, 1, 2
 INTERRUPTED = 130
 NO_PATHS = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
-URI_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri", "predict_uri", "deploy_to")
+URI_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri", "predict_uri", "deploy_to", "log_uri", "checkpoint_dir")
 
 
 class WrongUse(Exception):

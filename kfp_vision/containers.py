@@ -22,7 +22,11 @@ from kfp_vision.errors import InputError
 from kfp_vision.networks import IMAGENET
 
 READ_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri", "predict_uri")  # what a local one names is mounted read-only
-WRITTEN_FIELDS = ("deploy_to",)  # a folder that a local one names is made where it is missing, and can be written to
+WRITTEN_FIELDS = (
+    "deploy_to",
+    "log_uri",
+    "checkpoint_dir",
+)  # a folder that a local one names is made where it is missing, and can be written to
 IMAGE_USER = "10001:0"  # as in the Dockerfiles; its group is the one that may write
 ROOTLESS_ROOT = "0:0"  # in an engine without root's rights, that is the calling user outside
 TMP = "/tmp"

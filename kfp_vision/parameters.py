@@ -75,6 +75,7 @@ ADVANCED: dict[str, Any] = {
     "check_pixels": True,
     "max_side": 0,
     # the rest
+    "profile_steps": 3,
     "seed": 0,
 }
 SHARE = (0, 1, "from 0 up to, not including, 1", "0.2")  # lowest, below, and what is said of it
@@ -107,6 +108,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
             "validate_every_steps",
             "early_stopping_patience",
             "save_interval_secs",
+            "profile_steps",
             "max_side",
             "weight_decay",
             "end_learning_rate",
@@ -165,6 +167,9 @@ def check_run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if parameters["predict_uri"]:
         prediction.check_uri(parameters["predict_uri"], "predict_uri")
     deployment.check_target(parameters["deploy_to"], parameters["model_name"])
+    for name in ("log_uri", "checkpoint_dir"):
+        if parameters[name]:
+            storage.check_writable(parameters[name], name)
     if parameters["fine_tune"]:
         network = NETWORKS[parameters["network"]]
         checkpoints.check(network, parameters["checkpoint_uri"], advanced(parameters["advanced"])["depth_multiplier"])
@@ -230,7 +235,7 @@ def check_values(parameters: Mapping[str, Any]) -> None:
     _number("image_size", parameters["image_size"], smallest, math.inf, rule, str(network.image_size), whole=True)
     for name in ("fine_tune", "train_last_layer_only"):
         _check_shape(name, parameters[name], bool, "true")
-    for name in ("checkpoint_uri", "deploy_to", "test_image_uri", "predict_uri"):
+    for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
         _check_shape(name, parameters[name], str, '"somewhere"')
     _check_widths(network, parameters)
     if parameters["fine_tune"]:

@@ -10,6 +10,7 @@ from kfp_vision.components import (
     evaluate_classifier,
     report_outcome,
     train_classifier,
+    watch_training,
 )
 from kfp_vision.pipelines.pods import reads_stores, scratch
 from kfp_vision.pipelines.preparation import prepare
@@ -32,6 +33,8 @@ def classify(fields: Mapping[str, Any]) -> None:
     with dsl.ExitHandler(ended, name="run"):
         checked = check_run(**({"partitions": 1} | dict(fields)))
         checked.set_caching_options(False)
+        with dsl.If(fields["log_uri"] != "", name="watch"):
+            scratch(watch_training(**given("log_uri")).after(checked))
         made = prepare({"task": "classification"} | dict(fields), behind=checked)
         held_out = {"validation_records": made.validation_records, "test_records": made.test_records}
         trained = train_classifier(
@@ -52,6 +55,8 @@ def classify(fields: Mapping[str, Any]) -> None:
                 "gpu_count",
                 "model_name",
                 "advanced",
+                "log_uri",
+                "checkpoint_dir",
             ),
         )
         trained.set_accelerator_type(fields["gpu_type"]).set_accelerator_limit(fields["gpu_count"])

@@ -27,6 +27,8 @@ def image_classification(
     learning_rate_schedule: str = "exponential",
     image_size: int = 0,
     advanced: dict = {},  # noqa: B006
+    log_uri: str = "",
+    checkpoint_dir: str = "",
     gpu_type: str = "nvidia.com/gpu",
     gpu_count: int = 1,
     node_selector: dict = {},  # noqa: B006
@@ -56,6 +58,8 @@ def image_classification(
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
         image_size: height and width of the pictures in pixels; 0 for the network's own.
         advanced: what is rarely touched, under TF-Slim's names; see the README.
+        log_uri: a folder or bucket folder in which TensorBoard can follow the training; empty for none.
+        checkpoint_dir: a folder or bucket folder in which a training that was stopped finds its way on; empty for none.
         gpu_type: the resource that the training stage asks for.
         gpu_count: how many of it; 0 for none.
         node_selector: labels of the nodes that may train.

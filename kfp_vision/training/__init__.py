@@ -1,8 +1,8 @@
 """Training a classifier from TFRecords: one step after another, watched, written down, and gone on with when it was stopped."""
 
-import contextlib
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -17,10 +17,9 @@ from kfp_vision import __version__, checkpoints, export, hardware, inputs, param
 from kfp_vision.errors import InputError
 from kfp_vision.networks import NETWORKS
 from kfp_vision.storage import replacing
-from kfp_vision.training import devices, feeds, saving
+from kfp_vision.training import devices, feeds, saving, watching
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.trainer import Row, Trainer, build, freeze
-from kfp_vision.training.watching import watched
 
 LONGEST_AVERAGE = 10.0  # batch norm's moving averages reach back over a tenth of a short run
 STOPPED = 143  # the exit status of what SIGTERM has ended
@@ -83,11 +82,11 @@ def train_classifier(
         if state:
             trainer.restore(state)
             print(f"goes on after step {trainer.step}, from {recipe.checkpoint_dir}", flush=True)
-        rows = trainer.run(devices.distributed(spread, recipe.batch_size, partial(feed.batches, trainer.step)), feed.validation)
-        if chief and recipe.checkpoint_dir:
-            rows = _kept(rows, trainer, saved, advanced["save_interval_secs"])
-        with replacing(events) if chief else contextlib.nullcontext(Path(scratch, "events")) as beside:
-            watched(rows, recipe, beside)
+        batches = devices.distributed(spread, recipe.batch_size, partial(feed.batches, trainer.step))
+        if chief:
+            _watched(trainer, batches, feed.validation, saved, events)
+        else:
+            deque(trainer.run(batches, feed.validation), maxlen=0)
     if chief:
         settings = asdict(recipe) | shape | {"advanced": advanced, "precision": precision}
         with replacing(model) as beside:
@@ -96,6 +95,34 @@ def train_classifier(
         reports.write_training_page(page, network=network.name, settings=shown, history=trainer.history)
     devices.wait_for_all(spread)
     return _reached(trainer)
+
+
+def _watched(
+    trainer: Trainer, batches: Iterator[Any], validation: tf.data.Dataset | None, saved: saving.Folder, events: Path
+) -> None:
+    """Takes all steps that are left, for somebody to see."""
+    recipe, advanced = trainer.recipe, trainer.advanced
+    how = {"name": trainer.run_name, "first_step": trainer.step, "profile_steps": advanced["profile_steps"]}
+    with replacing(events) as beside, watching.watch(beside, recipe.log_uri, recipe.train_steps, **how) as watch:
+        rows = trainer.run(_first_shown(batches, trainer, watch), validation)
+        if recipe.checkpoint_dir:
+            rows = _kept(rows, trainer, saved, advanced["save_interval_secs"])
+        watch.before_step(trainer.step)
+        for row in rows:
+            watch.after_step(trainer.step - 1)
+            if row:
+                watch.row(row)
+            watch.before_step(trainer.step)
+
+
+def _first_shown(batches: Iterator[Any], trainer: Trainer, watch: watching.Watch) -> Iterator[Any]:
+    """The batches; the pictures of the first one are shown."""
+    first = next(batches)
+    pictures, *_ = trainer.strategy.experimental_local_results(first[0])
+    if len(pictures.shape) == 4:
+        watch.pictures(pictures)
+    yield first
+    yield from batches
 
 
 def _kept(rows: Iterator[Row | None], trainer: Trainer, saved: saving.Folder, seconds: float) -> Iterator[Row | None]:

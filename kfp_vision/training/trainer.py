@@ -13,6 +13,7 @@ import tensorflow as tf
 from kfp_vision import schedules
 from kfp_vision.errors import InputError
 from kfp_vision.networks import NETWORKS
+from kfp_vision.training import watching
 from kfp_vision.training.optimizers import make_optimizer
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.saving import State
@@ -51,6 +52,7 @@ class Trainer:
         history: a row every now and then: `step`, `loss`, `accuracy`, `learning_rate`, `images_per_second`, `input_wait` (the
             share of the time in which the network waited for pictures), sometimes `validation_loss`, `validation_accuracy`.
         best_row: the row of the best validation; empty where there was none.
+        run_name: of its events, the one that it began with.
         ended_early: whether validation has stopped to become better for as long as the recipe bears.
     """
 
@@ -74,6 +76,7 @@ class Trainer:
         self._averages = [tf.Variable(weight, trainable=False) for weight in self._averaged_weights()]
         self._steps_taken = tf.Variable(0, trainable=False, dtype=tf.int64)
         self.step, self.history, self.ended_early = 0, list[Row](), False
+        self.run_name = watching.run_name(recipe.model_name)
         self._loss: tf.Tensor | None = None
         self._best: list[np.ndarray] = []
         self.best_row: Row = {}
@@ -159,7 +162,12 @@ class Trainer:
         self._check_finite()
         arrays = {name: variable.numpy() for name, variable in self._variables().items()}
         arrays |= {f"best/{number}": array for number, array in enumerate(self._best)}
-        about = {"history": self.history, "best": self.best_row, "ended_early": self.ended_early}
+        about = {
+            "history": self.history,
+            "best": self.best_row,
+            "ended_early": self.ended_early,
+            "run_name": self.run_name,
+        }
         return State(self.step, arrays, about)
 
     def restore(self, state: State) -> None:
@@ -177,6 +185,7 @@ class Trainer:
             variable.assign(state.arrays[name])
         self.step, self.history = state.step, list(state.about["history"])
         self.best_row, self.ended_early = dict(state.about["best"]), state.about["ended_early"]
+        self.run_name = state.about["run_name"]
         self._best = [
             state.arrays[f"best/{number}"] for number in range(sum(name.startswith("best/") for name in state.arrays))
         ]

@@ -38,6 +38,8 @@ def recipe() -> dict[str, object]:
         "gpu_count": 0,
         "model_name": "flowers",
         "advanced": {"depth_multiplier": 0.1, "batch_norm_decay": 0.9},
+        "log_uri": "",
+        "checkpoint_dir": "",
     }
 
 

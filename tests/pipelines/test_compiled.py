@@ -31,6 +31,7 @@ STAGES = [
     "report-outcome",
     "split-images",
     "train-classifier",
+    "watch-training",
     "write-tfrecords",
 ]
 TRAINING = ["image_classification", "image_classification_partitioned"]

@@ -19,6 +19,7 @@ from kfp_vision.serving import server
 
 STAGES = [
     "check_run",
+    "watch_training",
     "fingerprint_images",
     "ingest_images",
     "split_images",
@@ -74,6 +75,7 @@ def run(tmp_path_factory) -> Run:
     pictures = drawn.pictures(root / "pictures", each=30)
     form = SMALL | RATIOS | {"images_uri": pictures, "test_image_uri": pictures / "globelet" / "0007.jpg"}
     form |= {"deploy_to": root / "a repository", "predict_uri": pictures / "bellcup"}
+    form |= {"log_uri": root / "logs"}
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", *options, "--json", "--output", str(root / "out")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

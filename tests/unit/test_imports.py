@@ -24,6 +24,7 @@ STAGES_WITHOUT_TENSORFLOW = {
     "join_records": ["kfp_vision.parameters", "kfp_vision.partitioning"],
     "check_run": ["kfp_vision.parameters"],
     "check_preparation": ["kfp_vision.parameters"],
+    "watch_training": ["kfp_vision.tensorboard"],
     "check_serving": ["kfp_vision.deployment"],
     "deploy_model": ["kfp_vision.deployment"],
     "call_endpoint": ["kfp_vision.deployment"],

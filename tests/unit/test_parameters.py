@@ -60,6 +60,8 @@ def test_what_may_be_written_for_them_passes(fields):
         ("optimizer", "SGD", "SGD", "Choose one, say adadelta."),
         ("learning_rate_schedule", "", '""', "Choose one, say exponential."),
         ("deploy_to", 5, "5", 'Write it as JSON, such as "somewhere".'),
+        ("log_uri", 5, "5", 'Write it as JSON, such as "somewhere".'),
+        ("checkpoint_dir", ["logs"], "['logs']", 'Write it as JSON, such as "somewhere".'),
         ("validation_ratio", -0.1, "-0.1", "Set it to 0.2, say."),
         ("validation_ratio", 1, "1", "Set it to 0.2, say."),
         ("validation_ratio", math.nan, "nan", "Set it to 0.2, say."),
@@ -240,6 +242,15 @@ def test_data_that_is_not_there_is_refused_before_any_is_read(fields, tmp_path):
     line_of(refusal)
     with pytest.raises(InputError, match=r"test_image_uri must name something that exists; got /no/such/1\.jpg") as refusal:
         parameters.check_run(scratch | {"images_uri": str(tmp_path), "test_image_uri": "/no/such/1.jpg"})
+    line_of(refusal)
+
+
+@pytest.mark.parametrize("field", ["log_uri", "checkpoint_dir"])
+def test_where_nothing_can_be_written_is_refused(fields, tmp_path, field):
+    there = fields | {"fine_tune": False, "images_uri": str(tmp_path)}
+    parameters.check_run(there | {field: str(tmp_path / "logs")})
+    with pytest.raises(InputError, match=f"{field} must name a folder or a bucket folder to write to; got https://") as refusal:
+        parameters.check_run(there | {field: "https://example.org/logs"})
     line_of(refusal)
 
 
