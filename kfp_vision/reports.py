@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 History = list[dict[str, float]]
+WAIT_WORTH_SAYING = 0.1  # of the time a training waits for its pictures; below, what can be gained is within the rate's noise
 MOST_NAMED_PICTURES, MOST_REASONS = 1000, 50  # on a page
 
 
@@ -200,14 +201,18 @@ def write_training_page(path: Path, *, network: str, settings: dict[str, object]
         network: name of the network.
         settings: what the training was started with, by name.
         history: rows in the order of training with `step`, `loss`, `accuracy`, `learning_rate` and `images_per_second`; some
-            rows also with `validation_loss` and `validation_accuracy`. A value that is not finite leaves a gap in its curve.
+            rows also with `validation_loss` and `validation_accuracy`, or with `input_wait`, the share of the time in which the
+            network waited for pictures. A value that is not finite leaves a gap in its curve.
     """
+    waits = [(value, step) for step, value in _values(history, "input_wait") if value > WAIT_WORTH_SAYING]
     accuracies = [(value, step) for step, value in _values(history, "validation_accuracy") if math.isfinite(value)]
     page = rendered(
         "training",
         network=network,
         settings=settings,
-        charts=_curves(history, CURVES),
+        charts=_curves(history, (*CURVES, WAIT) if waits else CURVES),
+        waited=len(waits),
+        longest_wait=max(waits, default=None, key=lambda pair: pair[0]),
         rows=len(history),
         last_step=history[-1]["step"] if history else None,
         best=max(accuracies, default=None, key=lambda pair: pair[0]),
@@ -410,6 +415,7 @@ CURVES = (
     _Curve("Learning rate", {"learning_rate": "learning rate"}, lambda value: f"{value:.3g}"),
     _Curve("Images a second", {"images_per_second": "images a second"}, lambda value: f"{value:,.4g}"),
 )
+WAIT = _Curve("Waiting for pictures", {"input_wait": "share of the time"}, percent, share=True)
 
 
 def _curves(history: History, curves: Iterable[_Curve]) -> list[_Chart]:

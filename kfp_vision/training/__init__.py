@@ -198,6 +198,6 @@ def _regularisation(recipe: Recipe, advanced: Mapping[str, Any]) -> dict[str, fl
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, object]:
-    """The settings that say something: of `advanced` what was given, and no checkpoint where none was read."""
+    """The settings that say something: of `advanced` what was given, no checkpoint where none was read, no empty text."""
     hidden = {"advanced"} if settings["fine_tune"] else {"advanced", "checkpoint_uri"}
-    return {name: value for name, value in settings.items() if name not in hidden}
+    return {name: value for name, value in settings.items() if name not in hidden and value != ""}

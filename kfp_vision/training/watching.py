@@ -13,14 +13,14 @@ import tensorflow as tf
 
 from kfp_vision import storage, stores
 from kfp_vision.errors import InputError
+from kfp_vision.reports import WAIT_WORTH_SAYING
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPLOADS = 60.0
 SECONDS_FOR_LAST_UPLOAD = 120.0  # a store that does not answer must not hold up what was trained
 PICTURES = 8
 STEPS_BEFORE_PROFILE = 10  # the first ones compile, and fill what is read ahead
-# Below it, what there is to gain is within the noise of the rate.
-WAIT_WORTH_SAYING, ROWS_OF_WAIT, SECONDS_BETWEEN_ADVICE = 0.1, 3, 300.0
+ROWS_OF_WAIT, SECONDS_BETWEEN_ADVICE = 3, 300.0
 
 
 def run_name(model_name: str) -> str:

@@ -239,6 +239,18 @@ def test_training_tells_the_best_validation_from_the_last(tmp_path):
     assert "The best was 90.0 % at step 10." in text
 
 
+def test_training_says_how_long_it_waited_for_its_pictures_where_that_cost_time(tmp_path):
+    waits = [0.0, 0.432, 0.2, 0.1]
+    rows = [row | {"input_wait": wait} for row, wait in zip(history(), waits, strict=True)]
+    write_training_page(tmp_path / "page.html", network="n", settings={}, history=rows)
+    page = Page(tmp_path / "page.html")
+    assert "In 2 of 4 measurements the network waited" in page.text and "at most 43.2 % before step 20." in page.text
+    assert "Waiting for pictures" in page.text and len(page.named("svg")) == 5
+    write_training_page(tmp_path / "page.html", network="n", settings={}, history=[row | {"input_wait": 0.1} for row in rows])
+    page = Page(tmp_path / "page.html")
+    assert "aited for" not in page.text and len(page.named("svg")) == 4
+
+
 def test_evaluation_holds_the_callers_figures(tmp_path):
     asked = {"uri": "gs://bucket/one.jpg", "prediction": "rose", "score": 0.876}
     matrix = [[501, 7], [11, 602]]
