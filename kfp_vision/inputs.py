@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from kfp_vision.augmentations import Seeds, mix_up, rand_augment
 from kfp_vision.errors import InputError
 from kfp_vision.records import Numbered, read_about
 
 CENTRAL_FRACTION = 0.875  # of each side, as TF-Slim and Caffe evaluate
 RATIOS = (1, 2, 4, 8)  # at which libjpeg decodes without computing more
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-CROPS, COLOURS = range(2)  # what is drawn at random: each from numbers of its own
+CROPS, COLOURS, OPERATIONS, BLENDS = range(4)  # what is drawn at random: each from numbers of its own
 STREAMS = 8
 
 
@@ -32,6 +33,9 @@ class Augmentation:
         max_brightness_delta: largest shift, as a share of white.
         lower_saturation, upper_saturation: range of the factor by which colours move away from grey.
         flip: mirror every other picture.
+        rand_augment: how many operations of RandAugment follow; 0 for none.
+        rand_augment_magnitude: how strong they are, from 0 to 1: 0.3 is the paper's magnitude 9 of 30, for ResNet-50.
+        mixup_alpha: pictures are blended with others of their batch, by shares from Beta(alpha, alpha); 0 for none.
     """
 
     min_crop_area: float = 0.3
@@ -41,6 +45,9 @@ class Augmentation:
     lower_saturation: float = 0.5
     upper_saturation: float = 1.5
     flip: bool = True
+    rand_augment: int = 0
+    rand_augment_magnitude: float = 0.3
+    mixup_alpha: float = 0.0
 
 
 def training_batches(
@@ -56,7 +63,8 @@ def training_batches(
     """Endless augmented batches in a random order: every picture once an epoch.
 
     What a picture is, and how it is varied, follows from the seed and its number in the whole sequence alone. So a training
-    goes on where it stopped, and several that share the work see together what one would see.
+    goes on where it stopped, and several that share the work see together what one would see. MixUp alone blends pictures of
+    the same slice: those of the others are not read.
 
     Args:
         folder: of records.
@@ -66,6 +74,9 @@ def training_batches(
         augmentation: how pictures are varied.
         first_step: number of the first batch, from 0; nothing of those before it is read.
         part: (i, n) for the i-th of n equal slices of each batch, counted from 0.
+
+    Returns:
+        Pictures as the module says, and labels: int64 (batch,), or with MixUp float32 (batch, classes of the label map).
 
     Raises:
         InputError: batch_size cannot be divided into so many parts, or a file of records is damaged.
@@ -95,11 +106,21 @@ def training_batches(
         features = parse(record)
         picture = random_crop(features, (STREAMS * seed + CROPS, number), image_size, augmentation)
         picture = vary(picture, (STREAMS * seed + COLOURS, number), augmentation)
+        if augmentation.rand_augment:
+            picture = augmented(picture, Seeds(STREAMS * seed + OPERATIONS, number))
         return picture, features["image/class/label"]
 
+    def mixed(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return blended(*batch, Seeds(STREAMS * seed + BLENDS, step * slices + slice_number))
+
     at_once = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    augmented = rand_augment(augmentation.rand_augment, augmentation.rand_augment_magnitude)
     records = tf.data.Dataset.counter(first_step).map(of_step, **at_once).unbatch()
-    return records.map(prepare, **at_once).batch(share, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    batches = records.map(prepare, **at_once).batch(share, drop_remainder=True)
+    if augmentation.mixup_alpha:
+        blended = mix_up(augmentation.mixup_alpha, read_about(folder).classes)
+        batches = batches.enumerate(first_step).map(mixed, **at_once)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.data.Dataset:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision import inputs, records, sample
+from kfp_vision import augmentations, inputs, records, sample
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import checked
@@ -157,10 +157,18 @@ def test_another_process_goes_on_where_one_stopped(numbered):
     assert hashes(numbered, 9, 5) == whole[9:]
 
 
-@pytest.mark.parametrize("slices", [2, 4])
-def test_slices_are_together_the_whole_batch(numbered, slices):
-    pictures, labels = batches(numbered, 7)
-    parts = [batches(numbered, 5, first_step=2, part=(i, slices)) for i in range(slices)]
+def test_another_process_goes_on_with_stronger_augmentation(numbered):
+    options = {"augmentation": STRONG | {"mixup_alpha": 0.4}}
+    assert hashes(numbered, 4, 2, **options) == hashes(numbered, 0, 6, **options)[4:]
+
+
+STRONG = {"rand_augment": 2, "rand_augment_magnitude": 0.5}
+
+
+@pytest.mark.parametrize(("slices", "augmentation"), [(2, {}), (4, {}), (2, STRONG)])
+def test_slices_are_together_the_whole_batch(numbered, slices, augmentation):
+    pictures, labels = batches(numbered, 7, augmentation=augmentation)
+    parts = [batches(numbered, 5, first_step=2, part=(i, slices), augmentation=augmentation) for i in range(slices)]
     assert np.array_equal(np.concatenate([part[0] for part in parts], 1), pictures[2:])
     assert np.array_equal(np.concatenate([part[1] for part in parts], 1), labels[2:])
 
@@ -228,3 +236,40 @@ def test_every_other_picture_is_mirrored():
     mirrored = [np.abs(one - picture[:, ::-1]).max() < 1e-3 for one in varied]
     assert all(mirrors or np.abs(one - picture).max() < 1e-3 for mirrors, one in zip(mirrored, varied, strict=True))
     assert 20 <= sum(mirrored) <= 40
+
+
+def test_rand_augment_draws_for_each_picture_and_stays_in_range():
+    picture = np.asarray(flower(32, 32), "float32")
+    vary = tf.function(augmentations.rand_augment(1, 1.0), reduce_retracing=True)
+    drawn = tf.function(lambda number: vary(tf.constant(picture), augmentations.Seeds(5, number)))
+    varied = np.stack([drawn(tf.constant(n, tf.int64)) for n in range(60)])
+    assert varied.min() >= 0 and varied.max() <= 255
+    unchanged = sum(np.array_equal(one, picture) for one in varied)
+    assert 0 < unchanged < 20  # one in thirteen, and what was stretched to all of its range before
+    assert len(np.unique(varied, axis=0)) > 30
+
+
+def test_without_magnitude_rand_augment_moves_nothing():
+    picture = tf.constant(np.asarray(flower(32, 32), "float32"))
+    vary = augmentations.rand_augment(1, 0.0)
+    drawn = tf.function(lambda number: vary(picture, augmentations.Seeds(5, number)))
+    near = [np.abs(drawn(tf.constant(n, tf.int64)) - picture).mean() < 0.1 for n in range(52)]
+    assert sum(near) >= 36  # all but contrast and equalization, which know no magnitude
+
+
+def test_mixup_blends_labels_as_it_blends_pictures():
+    labels = tf.range(6, dtype=tf.int64)
+    pictures = tf.broadcast_to(tf.reshape(40.0 * tf.cast(labels, tf.float32), (6, 1, 1, 1)), (6, 4, 4, 3))
+    mixed, shares = augmentations.mix_up(1.0, 6)(pictures, labels, augmentations.Seeds(0, tf.constant(3, tf.int64)))
+    assert (shares.dtype, shares.shape) == (tf.float32, (6, 6))
+    np.testing.assert_allclose(shares.numpy().sum(1), 1, atol=1e-6)
+    assert (shares.numpy().max(1) < 0.99).any()
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], (shares.numpy() * 40 * np.arange(6)).sum(1), rtol=1e-5)
+
+
+def test_with_mixup_labels_are_shares_of_classes(numbered):
+    _, shares = batches(numbered, 2, augmentation={"mixup_alpha": 0.4})
+    _, labels = batches(numbered, 2)
+    assert shares.shape == (2, 8, PICTURES)
+    for of_batch, numbers in zip(shares, labels, strict=True):
+        assert set(np.flatnonzero(of_batch.sum(0))) <= set(numbers)
