@@ -3,10 +3,12 @@
 import io
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -324,3 +326,20 @@ def test_frozen_features_are_computed_once_and_taught_in_a_seeded_order(tmp_path
     halves = zip(batches(0, (0, 2)), batches(0, (1, 2)), strict=True)
     for one, (left, right) in zip(whole, halves, strict=True):
         assert np.array_equal(one[0], np.concatenate([left[0], right[0]]))
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux alone tells how much memory a process has")
+def test_memory_does_not_grow_over_two_thousand_steps(folders):
+    model = trainer.build("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1)
+    recipe = replace(RECIPE, train_steps=2000)
+    steady = trainer.Trainer(model, recipe, parameters.advanced(NARROW | {"moving_average_decay": 0.99}), 4)
+    batches = inputs.training_batches(
+        folders / "train", image_size=32, batch_size=8, seed=0, augmentation=inputs.Augmentation()
+    )
+    sizes = [resident_bytes() for _ in steady.run(iter(batches), None) if steady.step % 500 == 0]
+    assert len(sizes) == 4
+    assert sizes[-1] - sizes[0] < 16 << 20
