@@ -39,7 +39,11 @@ IN_PARTITIONS = ["join-records", "partition-records"]
 CHANNEL = "pipelinechannel--"  # what a field is called within a group of tasks
 BOOLEANS = ["check_images", "fine_tune", "train_last_layer_only"]
 CHOICES = {
-    "network": {"inception_v1", "googlenet"},
+    "network": {
+        *("inception_v1", "googlenet", "inception_v3", "resnet50", "resnet50_v2", "resnet101", "resnet101_v2", "resnet152"),
+        *("resnet152_v2", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_v2_b0", "nasnet_mobile"),
+        "convnext_tiny",
+    },
     "optimizer": {"adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd"},
     "learning_rate_schedule": {"exponential", "fixed", "polynomial", "cosine"},
 }

@@ -122,7 +122,7 @@ REFUSED = {
         "run segmentation", WRONG_USE, "there must be a pipeline of that name; got segmentation. Take .*"
     ),
     "an unknown option": Case("run --stepz=3", WRONG_USE, "unrecognized arguments: --stepz=3. See kfp-vision --help."),
-    "an unknown command": Case("train", WRONG_USE, "argument COMMAND: invalid choice: 'train' .* See kfp-vision --help."),
+    "an unknown command": Case("learn", WRONG_USE, "argument COMMAND: invalid choice: 'learn' .* See kfp-vision --help."),
     "no command": Case("", WRONG_USE, "the following arguments are required: COMMAND. See kfp-vision --help."),
     "a file to write runs into": Case(
         f"{SCRATCH} -p images_uri=sample --output {{data}}/words.tgz",
@@ -282,7 +282,7 @@ def test_refuses_a_value_of_another_type(typed, rule):
 def test_a_failed_run_keeps_its_log(told):
     (log,) = told["a single class"].place.glob("runs/*/run.log")
     assert "error: images_uri must hold at least two classes" in log.read_text()
-    assert "[3/12] ingest_images\n      failed in " in told["a single class"].stdout
+    assert "[3/13] ingest_images\n      failed in " in told["a single class"].stdout
 
 
 def test_the_traceback_of_a_failure_comes_with_debug_only(data, tmp_path):
@@ -337,7 +337,7 @@ def test_says_its_version(tmp_path):
 def test_help_names_the_commands(tmp_path):
     told = tell(["--help"], tmp_path)
     assert (told.code, told.stderr) == (DONE, "")
-    assert re.findall(r"^    (\w+) ", told.stdout, re.MULTILINE) == ["run", "serve", "predict", "sample", "compile"]
+    assert re.findall(r"^    (\w+) ", told.stdout, re.MULTILINE) == ["run", "train", "serve", "predict", "sample", "compile"]
 
 
 def test_help_of_a_command_names_its_options(tmp_path):
