@@ -160,7 +160,7 @@ def test_imagenet_weights_that_nobody_publishes_are_refused(fields):
 
 
 def test_a_width_that_a_network_does_not_come_in_is_refused(fields):
-    narrow = {"advanced": {"depth_multiplier": 0.5}}
+    narrow = {"fine_tune": False, "advanced": {"depth_multiplier": 0.5}}
     parameters.check_values(fields | narrow | {"network": "mobilenet_v2"})
     with pytest.raises(InputError) as refusal:
         parameters.check_values(fields | narrow | {"network": "vgg16"})
