@@ -10,7 +10,7 @@ from kfp_vision import stores
 from kfp_vision.stores import transfer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # and no longer: uploads that were cut off keep rclone busy for good
 def rclone(tmp_path_factory) -> Iterator[Server]:
     """An S3 server with one key."""
     root = tmp_path_factory.mktemp("s3")
@@ -23,7 +23,7 @@ def rclone(tmp_path_factory) -> Iterator[Server]:
     process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def open_rclone(rclone, tmp_path_factory) -> Iterator[Server]:
     """The same buckets for everybody, as public ones are."""
     port = free_port()
@@ -34,7 +34,7 @@ def open_rclone(rclone, tmp_path_factory) -> Iterator[Server]:
     process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulator(tmp_path_factory) -> Iterator[int]:
     """A Cloud Storage emulator; gives its port."""
     port = free_port()
