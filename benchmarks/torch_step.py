@@ -86,7 +86,8 @@ def main(
             functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
 
-    with torch.inference_mode(not train):
+    # Around all inferences too: autocast keeps the weights that it has cast until its end.
+    with torch.inference_mode(not train), torch.autocast("cpu", torch.bfloat16, enabled=half and not train):
         for _ in range(WARM_UP):
             call()
         start = time.perf_counter()
