@@ -154,10 +154,10 @@ def _local(uri: str) -> Path:
 def _fetched(uri: str, scratch: Path) -> Path:
     """The file of a checkpoint that lies elsewhere, or the prefix of its files, downloaded."""
     storage.check_uri(uri, "checkpoint_uri")
-    for file in (uri, _with_ending(uri, f"/{KERAS_FILE}")):
+    for file in (uri, stores.extended(uri, f"/{KERAS_FILE}")):
         if _exists(file):
             return storage.fetch(file)
-    index = _with_ending(uri, ".index")
+    index = stores.extended(uri, ".index")
     if not _exists(index):
         raise InputError("checkpoint_uri must name something that exists", stores.shown(uri), "Check its spelling.")
     prefix = scratch / "checkpoint"
@@ -165,14 +165,8 @@ def _fetched(uri: str, scratch: Path) -> Path:
     shards = _shards(scratch / f"{prefix.name}.index", uri)
     for shard in range(shards):
         ending = f".data-{shard:05d}-of-{shards:05d}"
-        (scratch / f"{prefix.name}{ending}").symlink_to(storage.fetch(_with_ending(uri, ending)))
+        (scratch / f"{prefix.name}{ending}").symlink_to(storage.fetch(stores.extended(uri, ending)))
     return prefix
-
-
-def _with_ending(uri: str, ending: str) -> str:
-    """The address of a file beside or below another: what stands behind a `?` stays there."""
-    place = uri.partition("?")[0] if storage.scheme(uri) in ("http", "https") else stores.parted(uri)[0]
-    return f"{place.rstrip('/')}{ending}{uri[len(place) :]}"
 
 
 def _exists(uri: str) -> bool:

@@ -16,9 +16,10 @@ import keras
 import tensorflow as tf
 
 from kfp_vision import inputs, repository, splitting
+from kfp_vision.checkpoints import KERAS_FILE
 from kfp_vision.networks import Network
 
-KERAS_FILE, ABOUT_FILE, HISTORY_FILE = "classifier.keras", "model.json", "training.json"
+ABOUT_FILE, HISTORY_FILE = "model.json", "training.json"
 
 
 def write_model(

@@ -4,6 +4,7 @@ Batches are (pictures, labels): float32 (batch, size, size, 3) RGB in 0 to 255, 
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -81,22 +82,14 @@ def training_batches(
     Raises:
         InputError: batch_size cannot be divided into so many parts, or a file of records is damaged.
     """
-    slice_number, slices = part
-    if batch_size % slices:
-        remedy = f"Set batch_size to {max(1, round(batch_size / slices)) * slices}, say."
-        raise InputError(f"batch_size must be divisible by the number of workers, {slices}", batch_size, remedy)
-    share = batch_size // slices
     kept = Numbered(folder)
-
-    @lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, epoch)).permutation(len(kept))
+    slice_number, slices = part
+    drawn = random_slices(len(kept), batch_size=batch_size, seed=seed, part=part)
+    share = batch_size // slices
 
     def read(step: int) -> tuple[np.ndarray, np.ndarray]:
-        first = int(step) * batch_size + slice_number * share
-        places = [divmod(number, len(kept)) for number in range(first, first + share)]
-        records = [kept.read(order(epoch)[place]) for epoch, place in places]
-        return np.arange(first, first + share), np.array(records, object)
+        numbers, places = drawn(int(step))
+        return np.array(numbers), np.array([kept.read(place) for place in places], object)
 
     def of_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         numbers, records = tf.numpy_function(read, [step], (tf.int64, tf.string))
@@ -121,6 +114,32 @@ def training_batches(
         blended = mix_up(augmentation.mixup_alpha, read_about(folder).classes)
         batches = batches.enumerate(first_step).map(mixed, **at_once)
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def random_slices(count: int, *, batch_size: int, seed: int, part: tuple[int, int]) -> Callable[[int], tuple[range, list[int]]]:
+    """Of each step, the numbers in the whole sequence of a slice of its batch, and which of `count` things stand there.
+
+    Everything comes once an epoch, in an order that follows from the seed and the epoch's number alone.
+
+    Raises:
+        InputError: batch_size cannot be divided into so many parts.
+    """
+    slice_number, slices = part
+    if batch_size % slices:
+        remedy = f"Set batch_size to {max(1, round(batch_size / slices)) * slices}, say."
+        raise InputError(f"batch_size must be divisible by the number of workers, {slices}", batch_size, remedy)
+    share = batch_size // slices
+
+    @lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch)).permutation(count)
+
+    def drawn(step: int) -> tuple[range, list[int]]:
+        first = step * batch_size + slice_number * share
+        numbers = range(first, first + share)
+        return numbers, [order(number // count)[number % count] for number in numbers]
+
+    return drawn
 
 
 def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.data.Dataset:

@@ -371,8 +371,7 @@ def read_picture(uri: str, field: str) -> bytes:
 def inside(folder: str, name: str) -> str:
     """The URI of what has a name, with forward slashes, below a folder or a bucket folder."""
     if scheme(folder) in stores.BUCKETS:
-        place, _ = stores.parted(folder)
-        return f"{place.rstrip('/')}/{name}{folder[len(place) :]}"
+        return stores.extended(folder, f"/{name}")
     return str(Path(absolute(folder)) / name)
 
 

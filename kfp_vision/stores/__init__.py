@@ -164,6 +164,12 @@ def parted(uri: str) -> tuple[str, dict[str, str]]:
     return (uri[: found.start()], dict(parse_qsl(found[1]))) if found else (uri, {})
 
 
+def extended(uri: str, ending: str) -> str:
+    """The address of a file beside or below another: what stands behind a `?` stays there."""
+    place = uri.partition("?")[0] if urlsplit(uri).scheme in ("http", "https") else parted(uri)[0]
+    return f"{place.rstrip('/')}{ending}{uri[len(place) :]}"
+
+
 def prefix_of(key: str) -> str:
     """What the keys below a folder begin with."""
     return f"{key.rstrip('/')}/" if key.rstrip("/") else ""

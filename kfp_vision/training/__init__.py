@@ -77,9 +77,10 @@ def train_classifier(
             feed = (feeds.features if recipe.train_last_layer_only else feeds.pictures)(whole, data, recipe, advanced)
             class_weights = _balanced(train_records, len(labels)) if advanced["class_weights"] == "balanced" else None
             trainer = Trainer(feed.model, recipe, advanced, about.images / recipe.batch_size, class_weights)
-        saved = saving.Folder(recipe.checkpoint_dir, _identity(recipe, advanced, shape, labels, train_records))
-        state = saved.newest()
-        if state:
+        saved = None
+        if recipe.checkpoint_dir:
+            saved = saving.Folder(recipe.checkpoint_dir, _identity(recipe, advanced, shape, labels, train_records))
+        if saved and (state := saved.newest()):
             trainer.restore(state)
             print(f"goes on after step {trainer.step}, from {recipe.checkpoint_dir}", flush=True)
         batches = devices.distributed(spread, recipe.batch_size, partial(feed.batches, trainer.step))
@@ -98,14 +99,14 @@ def train_classifier(
 
 
 def _watched(
-    trainer: Trainer, batches: Iterator[Any], validation: tf.data.Dataset | None, saved: saving.Folder, events: Path
+    trainer: Trainer, batches: Iterator[Any], validation: tf.data.Dataset | None, saved: saving.Folder | None, events: Path
 ) -> None:
     """Takes all steps that are left, for somebody to see."""
     recipe, advanced = trainer.recipe, trainer.advanced
     how = {"name": trainer.run_name, "first_step": trainer.step, "profile_steps": advanced["profile_steps"]}
     with replacing(events) as beside, watching.watch(beside, recipe.log_uri, recipe.train_steps, **how) as watch:
         rows = trainer.run(_first_shown(batches, trainer, watch), validation)
-        if recipe.checkpoint_dir:
+        if saved:
             rows = _kept(rows, trainer, saved, advanced["save_interval_secs"])
         watch.before_step(trainer.step)
         for row in rows:

@@ -41,20 +41,19 @@ class Feed(NamedTuple):
 
 def pictures(whole: Any, data: Data, recipe: Recipe, advanced: Mapping[str, Any]) -> Feed:
     """All layers learn from pictures, which are varied each time they are seen."""
-    size = {"image_size": data.image_size}
 
     def batches(first_step: int, part: tuple[int, int]) -> tf.data.Dataset:
         return inputs.training_batches(
             data.train_records,
+            image_size=data.image_size,
             batch_size=recipe.batch_size,
             seed=advanced["seed"],
             augmentation=inputs.Augmentation(**{f.name: advanced[f.name] for f in fields(inputs.Augmentation)}),
             first_step=first_step,
             part=part,
-            **size,
         )
 
-    measured = inputs.evaluation_batches(data.validation_records, batch_size=VALIDATION_BATCH, **size)
+    measured = inputs.evaluation_batches(data.validation_records, image_size=data.image_size, batch_size=VALIDATION_BATCH)
     some = bool(records.read_about(data.validation_records).images)
     return Feed(whole, batches, measured.take(VALIDATION_PICTURES // VALIDATION_BATCH) if some else None)
 

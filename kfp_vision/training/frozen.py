@@ -3,7 +3,6 @@
 import itertools
 import tempfile
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +42,8 @@ def features(body: Any, folder: Path, image_size: int, scratch: Path, *, mirrore
         mirrored: whether every picture counts a second time, left and right changed about.
     """
     images = records.read_about(folder).images * (2 if mirrored else 1)
-    file = tempfile.NamedTemporaryFile(dir=scratch, suffix=".npy", delete=False)  # noqa: SIM115
-    values = np.lib.format.open_memmap(file.name, "w+", "float16", (images, body.output.shape[-1]))
+    file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
+    values = np.lib.format.open_memmap(file, "w+", "float16", (images, body.output.shape[-1]))
     labels = np.empty(images, "int64")
     forward = tf.function(lambda pictures: tf.cast(body(pictures, training=False), tf.float16))
     at = 0
@@ -68,20 +67,15 @@ def training_batches(
         first_step: how many batches are passed over.
         part: which of how many equal slices of every batch.
     """
-    count, (index, parts) = len(features.labels), part
-    mine = batch_size // parts
-
-    @lru_cache(2)
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, epoch)).permutation(count)
+    drawn = inputs.random_slices(len(features.labels), batch_size=batch_size, seed=seed, part=part)
+    share = batch_size // part[1]
 
     def taken() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for step in itertools.count(first_step):
-            first = step * batch_size + index * mine
-            chosen = [order(place // count)[place % count] for place in range(first, first + mine)]
-            yield features.values[chosen], features.labels[chosen]
+            _, places = drawn(step)
+            yield features.values[places], features.labels[places]
 
-    kinds = (tf.TensorSpec((mine, features.values.shape[1]), tf.float16), tf.TensorSpec((mine,), tf.int64))
+    kinds = (tf.TensorSpec((share, features.values.shape[1]), tf.float16), tf.TensorSpec((share,), tf.int64))
     widened = tf.data.Dataset.from_generator(taken, output_signature=kinds).map(lambda v, n: (tf.cast(v, tf.float32), n))
     return widened.prefetch(tf.data.AUTOTUNE)
 

@@ -46,7 +46,7 @@ class Folder:
     """Where the states of one training lie.
 
     Args:
-        uri: a path or a folder of a bucket; empty for nowhere.
+        uri: a path or a folder of a bucket.
         identity: what a state must agree in with the training that goes on from it; name to value.
     """
 
@@ -97,7 +97,7 @@ class Folder:
             storage.remove(storage.inside(self.uri, name))
 
     def _names(self) -> list[str]:
-        return [found.name for found in storage.children(self.uri) if FILE.fullmatch(found.name)] if self.uri else []
+        return [found.name for found in storage.children(self.uri) if FILE.fullmatch(found.name)]
 
     def _read(self, name: str) -> bytes:
         with storage.Reader() as reader:
