@@ -3,8 +3,9 @@
 Batches are (pictures, labels): float32 (batch, size, size, 3) RGB in 0 to 255, and int64 (batch,).
 """
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from kfp_vision import parallel
 from kfp_vision.augmentations import Seeds, mix_up, rand_augment
 from kfp_vision.errors import InputError
 from kfp_vision.records import Numbered, read_about
@@ -21,6 +23,7 @@ RATIOS = (1, 2, 4, 8)  # at which libjpeg decodes without computing more
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CROPS, COLOURS, OPERATIONS, BLENDS = range(4)  # what is drawn at random: each from numbers of its own
 STREAMS = 8
+BATCHES_AHEAD = 2  # beside those that are being made
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,11 @@ def training_batches(
     augmentation: Augmentation,
     first_step: int = 0,
     part: tuple[int, int] = (0, 1),
-) -> tf.data.Dataset:
+) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Endless augmented batches in a random order: every picture once an epoch.
+
+    Not a dataset of tf.data: one that calls Python for its records can keep a process from ending, as its threads wait for an
+    interpreter that waits for them.
 
     What a picture is, and how it is varied, follows from the seed and its number in the whole sequence alone. So a training
     goes on where it stopped, and several that share the work see together what one would see. MixUp alone blends pictures of
@@ -85,17 +91,11 @@ def training_batches(
     kept = Numbered(folder)
     slice_number, slices = part
     drawn = random_slices(len(kept), batch_size=batch_size, seed=seed, part=part)
-    share = batch_size // slices
+    augmented = rand_augment(augmentation.rand_augment, augmentation.rand_augment_magnitude)
+    blended = mix_up(augmentation.mixup_alpha, read_about(folder).classes) if augmentation.mixup_alpha else None
 
-    def read(step: int) -> tuple[np.ndarray, np.ndarray]:
-        numbers, places = drawn(int(step))
-        return np.array(numbers), np.array([kept.read(place) for place in places], object)
-
-    def of_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        numbers, records = tf.numpy_function(read, [step], (tf.int64, tf.string))
-        return tf.ensure_shape(numbers, (share,)), tf.ensure_shape(records, (share,))
-
-    def prepare(number: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def prepare(numbered: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        number, record = numbered
         features = parse(record)
         picture = random_crop(features, (STREAMS * seed + CROPS, number), image_size, augmentation)
         picture = vary(picture, (STREAMS * seed + COLOURS, number), augmentation)
@@ -103,17 +103,24 @@ def training_batches(
             picture = augmented(picture, Seeds(STREAMS * seed + OPERATIONS, number))
         return picture, features["image/class/label"]
 
-    def mixed(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return blended(*batch, Seeds(STREAMS * seed + BLENDS, step * slices + slice_number))
+    picture_and_label = (tf.TensorSpec((image_size, image_size, 3), tf.float32), tf.TensorSpec((), tf.int64))
 
-    at_once = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    augmented = rand_augment(augmentation.rand_augment, augmentation.rand_augment_magnitude)
-    records = tf.data.Dataset.counter(first_step).map(of_step, **at_once).unbatch()
-    batches = records.map(prepare, **at_once).batch(share, drop_remainder=True)
-    if augmentation.mixup_alpha:
-        blended = mix_up(augmentation.mixup_alpha, read_about(folder).classes)
-        batches = batches.enumerate(first_step).map(mixed, **at_once)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    def prepare_all(step: tf.Tensor, numbers: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pictures, labels = tf.map_fn(prepare, (numbers, records), fn_output_signature=picture_and_label)
+        if not blended:
+            return pictures, labels
+        return blended(pictures, labels, Seeds(STREAMS * seed + BLENDS, step * slices + slice_number))
+
+    prepared = tf.function(prepare_all)
+
+    def of_step(step: int) -> tuple[tf.Tensor, tf.Tensor]:
+        numbers, places = drawn(step)
+        with tf.device("CPU"):
+            records = tf.constant([kept.read(place) for place in places])
+            return prepared(tf.constant(step, tf.int64), tf.constant(numbers, tf.int64), records)
+
+    workers = os.cpu_count() or 1
+    return parallel.mapped(of_step, itertools.count(first_step), workers=workers, limit=workers + BATCHES_AHEAD)
 
 
 def random_slices(count: int, *, batch_size: int, seed: int, part: tuple[int, int]) -> Callable[[int], tuple[range, list[int]]]:

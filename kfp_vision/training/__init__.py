@@ -83,7 +83,7 @@ def train_classifier(
         if saved and (state := saved.newest()):
             trainer.restore(state)
             print(f"goes on after step {trainer.step}, from {recipe.checkpoint_dir}", flush=True)
-        batches = devices.distributed(spread, recipe.batch_size, partial(feed.batches, trainer.step))
+        batches = devices.distributed(spread, partial(feed.batches, trainer.step))
         if chief:
             _watched(trainer, batches, feed.validation, saved, events)
         else:

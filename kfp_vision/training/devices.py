@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -59,25 +59,27 @@ def said(used: tf.distribute.Strategy, environment: Mapping[str, str] = os.envir
     return f"{each} of each of {workers} workers" if workers > 1 else each
 
 
-def distributed(
-    used: tf.distribute.Strategy, batch_size: int, batches: Callable[[tuple[int, int]], tf.data.Dataset]
-) -> Iterator[Any]:
+def distributed(used: tf.distribute.Strategy, batches: Callable[[tuple[int, int]], Iterator[Any]]) -> Iterator[Any]:
     """Batches as `Strategy.run` takes them: every device gets its slice.
 
     Args:
         used: what `strategy` gave.
-        batch_size: of all devices together.
-        batches: gives, of every batch, which of how many equal slices.
+        batches: gives, of every batch, the i-th of n equal slices, by (i, n).
     """
     devices = used.num_replicas_in_sync
     if devices == 1:
-        return iter(batches((0, 1)))
+        yield from batches((0, 1))
+        return
+    number, workers = worker()
+    first = number * devices // workers
+    streams = [batches((place, devices)) for place in range(first, first + devices // workers)]
+    for slices in zip(*streams, strict=True):
+        yield tuple(_one_each(used, values, first) for values in zip(*slices, strict=True))
 
-    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        mine = batches((context.input_pipeline_id, context.num_input_pipelines))
-        return mine.rebatch(batch_size // devices) if devices > context.num_input_pipelines else mine
 
-    return iter(used.distribute_datasets_from_function(of_worker))
+def _one_each(used: tf.distribute.Strategy, values: Sequence[tf.Tensor], first: int) -> Any:
+    """Of each device of this worker its value; the first one has this number among all."""
+    return used.experimental_distribute_values_from_function(lambda at: values[at.replica_id_in_sync_group - first])
 
 
 def wait_for_all(used: tf.distribute.Strategy) -> None:

@@ -1,6 +1,6 @@
 """What a training learns from, step by step: pictures, or what the part of the network that is not trained makes of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from kfp_vision import inputs, records
 from kfp_vision.training import frozen
 from kfp_vision.training.recipe import Recipe
 
+Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]
 VALIDATION_BATCH = 64
 VALIDATION_PICTURES = 512  # for the learning curve; the evaluation stage looks at all
 
@@ -35,14 +36,14 @@ class Feed(NamedTuple):
     """
 
     model: Any
-    batches: Callable[[int, tuple[int, int]], tf.data.Dataset]
+    batches: Callable[[int, tuple[int, int]], Batches]
     validation: tf.data.Dataset | None
 
 
 def pictures(whole: Any, data: Data, recipe: Recipe, advanced: Mapping[str, Any]) -> Feed:
     """All layers learn from pictures, which are varied each time they are seen."""
 
-    def batches(first_step: int, part: tuple[int, int]) -> tf.data.Dataset:
+    def batches(first_step: int, part: tuple[int, int]) -> Batches:
         return inputs.training_batches(
             data.train_records,
             image_size=data.image_size,
@@ -65,7 +66,7 @@ def features(whole: Any, data: Data, recipe: Recipe, advanced: Mapping[str, Any]
     measured = frozen.features(body, data.validation_records, data.image_size, data.scratch, mirrored=False)
     print(f"computed the features of {len(learned.labels) + len(measured.labels)} pictures, once for all steps", flush=True)
 
-    def batches(first_step: int, part: tuple[int, int]) -> tf.data.Dataset:
+    def batches(first_step: int, part: tuple[int, int]) -> Batches:
         order = {"batch_size": recipe.batch_size, "seed": advanced["seed"], "first_step": first_step}
         return frozen.training_batches(learned, part=part, **order)
 

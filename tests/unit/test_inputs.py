@@ -1,6 +1,7 @@
 """What the networks see: the pixels that TensorFlow's own functions cut out, in an order that the seed alone decides."""
 
 import io
+import itertools
 import random
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def batches(folder: Path, steps: int, seed: int = 7, augmentation=None, **how) -
     """Pictures (steps, batch, size, size, 3) and labels (steps, batch) of the first steps."""
     settings = {"image_size": 24, "batch_size": 8, "seed": seed} | how
     made = inputs.training_batches(folder, augmentation=inputs.Augmentation(**(augmentation or {})), **settings)
-    pictures, labels = zip(*made.take(steps), strict=True)
+    pictures, labels = zip(*itertools.islice(made, steps), strict=True)
     return np.stack(pictures), np.stack(labels)
 
 
@@ -133,13 +134,13 @@ def test_another_seed_gives_another_order_and_other_crops(numbered):
 
 
 HASH_OF_BATCHES = """
-import hashlib, sys
+import hashlib, itertools, sys
 from pathlib import Path
 from kfp_vision import inputs
 folder, first, steps, options = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
 how = inputs.Augmentation(**options.pop("augmentation", {}))
 batches = inputs.training_batches(folder, image_size=24, batch_size=8, seed=7, augmentation=how, first_step=first, **options)
-for pictures, labels in batches.take(steps):
+for pictures, labels in itertools.islice(batches, steps):
     print(hashlib.sha256(pictures.numpy().tobytes() + labels.numpy().tobytes()).hexdigest())
 """
 

@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_batches(folders):
     def first_batches(seed):
         how = inputs.Augmentation()
         batches = inputs.training_batches(folders / "train", image_size=32, batch_size=8, seed=seed, augmentation=how)
-        return np.concatenate([pictures.numpy() for pictures, _ in batches.take(6)])
+        return np.concatenate([pictures.numpy() for pictures, _ in itertools.islice(batches, 6)])
 
     assert np.array_equal(first_batches(3), first_batches(3))
     assert not np.array_equal(first_batches(3), first_batches(4))
@@ -316,7 +316,7 @@ def test_frozen_features_are_computed_once_and_taught_in_a_seeded_order(tmp_path
 
     def batches(first_step: int, part: tuple[int, int] = (0, 1)) -> list[tuple[np.ndarray, np.ndarray]]:
         taken = frozen.training_batches(features, batch_size=8, seed=3, first_step=first_step, part=part)
-        return [(values.numpy(), numbers.numpy()) for values, numbers in taken.take(10)]
+        return [(values.numpy(), numbers.numpy()) for values, numbers in itertools.islice(taken, 10)]
 
     whole = batches(0)
     epoch = np.concatenate([values for values, _ in whole[:8]])
