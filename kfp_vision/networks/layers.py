@@ -99,9 +99,10 @@ def convolution(x, channels: int, kernel: int, *, name: str, stride: int = 1, fa
 
 
 class LocalResponseNormalization(keras.layers.Layer):
-    """x / (1 + alpha/size * sum of x^2 over `size` neighbouring channels)^0.75, the sum as a banded 1x1 convolution.
+    """x / (1 + alpha/size * sum of x^2 over `size` neighbouring channels)^0.75, the sum as a product with a band of ones.
 
-    TensorFlow's own kernel has no bfloat16 and is slow on CPUs; a matrix product with a band of ones is neither.
+    TensorFlow's own kernel has no bfloat16 and is slow on CPUs; a matrix product is neither. What is left are passes over
+    memory, which XLA makes few of, there and back.
     Inputs and outputs: (batch, height, width, channels). Source: section 3.3 of Krizhevsky et al., 2012; sizes as in Caffe.
     """
 
@@ -110,8 +111,50 @@ class LocalResponseNormalization(keras.layers.Layer):
         self.size, self.alpha = size, alpha
 
     def call(self, inputs):
-        band = ops.convert_to_tensor(channel_band(inputs.shape[-1], self.size), inputs.dtype)
-        return scale_by_power(inputs, ops.tensordot(ops.square(inputs), band, 1), self.alpha / self.size)
+        channels, factor = inputs.shape[-1], self.alpha / self.size
+        band = ops.convert_to_tensor(channel_band(channels, self.size), inputs.dtype)
+        if keras.backend.backend() != "tensorflow":
+            return scale_by_power(inputs, ops.tensordot(ops.square(inputs), band, 1), factor)
+        return _normalized_over_channels(inputs, band, factor)
+
+
+def _normalized_over_channels(x, band, factor: float):
+    """`scale_by_power` of the sums of squares, with a gradient of its own: two products and two passes each way."""
+    import tensorflow as tf
+
+    def near(values):
+        return tf.reshape(tf.matmul(tf.reshape(values, (-1, values.shape[-1])), band), tf.shape(values))
+
+    def to_power(sums):
+        """1 + factor * sums, to the power of -0.75 and of -1.75, in float32."""
+        inverse = tf.math.rsqrt(1.0 + factor * tf.cast(sums, tf.float32))
+        scale = inverse * tf.sqrt(inverse)
+        return scale, scale * tf.square(inverse)
+
+    def wide(*values):
+        return (tf.cast(value, tf.float32) for value in values)
+
+    # Each of these is one pass over its arguments, whatever stands in it.
+    @tf.function(jit_compile=True)
+    def scaled(x, sums):
+        return tf.cast(tf.cast(x, tf.float32) * to_power(sums)[0], x.dtype)
+
+    @tf.function(jit_compile=True)
+    def weighted(x, sums, upstream):
+        wide_x, wide_upstream = wide(x, upstream)
+        return tf.cast(wide_x * wide_upstream * to_power(sums)[1], x.dtype)
+
+    @tf.function(jit_compile=True)
+    def gradient(x, sums, upstream, from_neighbours):
+        wide_x, wide_upstream, wide_neighbours = wide(x, upstream, from_neighbours)
+        return tf.cast(wide_upstream * to_power(sums)[0] - 1.5 * factor * wide_x * wide_neighbours, x.dtype)
+
+    @tf.custom_gradient
+    def normalized(x):
+        sums = near(tf.square(x))
+        return scaled(x, sums), lambda upstream: gradient(x, sums, upstream, near(weighted(x, sums, upstream)))
+
+    return normalized(x)
 
 
 def local_response_normalization(x, *, name: str, size: int = 5, alpha: float = 1e-4, fast: bool):

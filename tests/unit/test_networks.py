@@ -114,6 +114,21 @@ def test_local_response_norm_is_tensorflows_own():
     np.testing.assert_allclose(LocalResponseNormalization()(x), theirs, rtol=1e-5)
 
 
+def test_local_response_norm_learns_what_tensorflow_learns():
+    from kfp_vision.networks.layers import LocalResponseNormalization
+
+    rng = np.random.default_rng(0)
+    x, upstream = (tf.constant(rng.normal(0, scale, (2, 5, 5, 32)), tf.float32) for scale in (300, 1))
+    layer = LocalResponseNormalization()
+    gradients = []
+    for normalize in (layer, lambda x: tf.nn.local_response_normalization(x, 2, 1.0, layer.alpha / layer.size, 0.75)):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            normalized = normalize(x)
+        gradients.append(tape.gradient(normalized, x, upstream))
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-5)
+
+
 def test_the_band_reaches_two_channels_to_each_side():
     assert channel_band(6, 5)[3].tolist() == [0, 1, 1, 1, 1, 1]
 
