@@ -40,13 +40,22 @@ def compare(benchmark: str, peer_name: str, unit: str, ours: Callable[[], float]
     return report(benchmark, peer_name, unit, [(ours(), peer()) for _ in range(rounds())])
 
 
-def report(benchmark: str, peer_name: str, unit: str, pairs: Sequence[tuple[float, float]], *, less: bool = False) -> Figure:
+def report(
+    benchmark: str,
+    peer_name: str,
+    unit: str,
+    pairs: Sequence[tuple[float, float]],
+    *,
+    less: bool = False,
+    middle: Callable[[Sequence[float]], float] = statistics.median,
+) -> Figure:
     """Makes a figure of measurements, ours and the peer's in pairs, and prints it as a line of JSON.
 
     Args:
         less: whether less is better: of seconds and of memory, not of rates.
+        middle: what is made of several: their median, or their mean where each measures something else.
     """
-    mine, theirs = (statistics.median(measured) for measured in zip(*pairs, strict=True))
+    mine, theirs = (middle(measured) for measured in zip(*pairs, strict=True))
     ratio = theirs / mine if less else mine / theirs
     figure = Figure(benchmark, round(mine, 1), round(theirs, 1), peer_name, round(ratio, 2), unit)
     print(json.dumps(asdict(figure)), flush=True)

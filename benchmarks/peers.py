@@ -31,6 +31,10 @@ def python(*requirements: str) -> Path:
 
 def measured(interpreter: Path, program: str, **arguments: Any) -> float:
     """The figure that a program of this folder prints, which takes its arguments as JSON."""
+    return float(printed(interpreter, program, **arguments))
+
+
+def printed(interpreter: Path, program: str, **arguments: Any) -> str:
+    """What a program of this folder prints, which takes its arguments as JSON."""
     command = [interpreter, Path(__file__).with_name(program), json.dumps(arguments)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -13,14 +13,18 @@ def copies(folder: Path, times: int) -> Path:
 
     The photographs lie where the tests find them: in `flower_photos` below KFP_VISION_DATA, or of `../shared/data`.
     """
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    photographs = Path(os.environ.get("KFP_VISION_DATA", beside)) / "flower_photos"
+    photographs = data() / "flower_photos"
     for name, encoded in _real(photographs) if photographs.is_dir() else _drawn():
         label, _, file_name = name.partition("/")
         (folder / label).mkdir(parents=True, exist_ok=True)
         for number in range(times):
             (folder / label / f"{number}-{file_name}").write_bytes(encoded)
     return folder
+
+
+def data() -> Path:
+    """Where the tests find real data: KFP_VISION_DATA, or `../shared/data`."""
+    return Path(os.environ.get("KFP_VISION_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 def _real(photographs: Path):

@@ -19,10 +19,15 @@ SAVE_INTERVAL_SECS = 10
 
 def prepare(folder: Path) -> None:
     """Makes records of the photographs, and a label map, in an existing folder."""
-    rows = catalog.scan(str(photographs.copies(folder / "photographs", 1))).rows
+    write(str(photographs.copies(folder / "photographs", 1)), folder)
+
+
+def write(images_uri: str, folder: Path) -> None:
+    """Makes records and a label map, in an existing folder, of pictures in class folders, or in those below split folders."""
+    rows = catalog.scan(images_uri).rows
     tables = {split: folder / f"{split}.csv" for split in splitting.SPLITS}
     for split, table in tables.items():
-        catalog.write(table, rows if split == "train" else [])
+        catalog.write(table, [row for row in rows if (row.split or "train") == split])
     labels = sorted({row.label for row in rows})
     (folder / "labels").mkdir()
     splitting.write_labels(folder / "labels", labels)

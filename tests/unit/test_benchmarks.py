@@ -11,7 +11,8 @@ import drawn
 import pytest
 import tensorflow as tf
 
-from benchmarks import convert, measure, scale, slim, training_stage
+from benchmarks import convert, fine_tuning, learn, measure, scale, slim, training_stage
+from kfp_vision import sample
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +71,7 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
 def test_an_unknown_benchmark_is_refused_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: a benchmark must be one of convert, scale, train; got sing. Take one of these.\n"
+    assert done.stderr == "error: a benchmark must be one of convert, scale, train, learn; got sing. Take one of these.\n"
 
 
 def test_the_whole_training_is_measured_between_its_events(tmp_path, monkeypatch, capsys):
@@ -84,3 +85,30 @@ def test_the_whole_training_is_measured_between_its_events(tmp_path, monkeypatch
     seconds = time.perf_counter() - start
     assert float(capsys.readouterr().out) > 2 * 3 / seconds  # three steps of two lie between the first event and the last
     assert (tmp_path / "model" / "classifier.keras").exists()
+
+
+def test_every_picture_is_held_out_of_one_fold_and_copies_of_none(tmp_path):
+    pictures = drawn.pictures(tmp_path / "all", classes=2, each=20)
+    (pictures / "bellcup" / "copy.jpg").write_bytes((pictures / "globelet" / "0001.jpg").read_bytes())
+    held_out, once = [], 39
+    for fold in learn.folds(pictures, learn.FOLDS):
+        train, test = ({file.relative_to(fold / side) for file in (fold / side).glob("*/*")} for side in ("train", "test"))
+        assert len(train) + len(test) == once and not train & test
+        held_out += test
+    assert len(held_out) == len(set(held_out)) == once
+
+
+def test_a_fine_tuning_is_measured_on_the_pictures_it_did_not_see(tmp_path, real_data, capsys):
+    for side, first in (("train", 1), ("test", 7)):
+        for label in ("bellcup", "globelet"):
+            (tmp_path / "fold" / side / label).mkdir(parents=True)
+            for number in range(first, first + 4):
+                picture = sample.draw(f"{label}/{number:04}.jpg")
+                (tmp_path / "fold" / side / label / f"{number}.jpg").write_bytes(picture)
+    weights = str(real_data / "googlenet" / "bvlc_googlenet.npz")
+    start = time.perf_counter()
+    how = {"weights": weights, "steps": 3, "batch_size": 4, "learning_rate": 0.002}
+    fine_tuning.main(folder=str(tmp_path / "fold"), **how)
+    said = learn.Learned(**json.loads(capsys.readouterr().out))
+    assert said.accuracy in [right / 8 for right in range(9)]
+    assert 0 < said.seconds <= time.perf_counter() - start

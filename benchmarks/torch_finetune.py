@@ -1,0 +1,145 @@
+"""GoogLeNet fine-tuned in PyTorch on folders of pictures: `python torch_finetune.py JSON` prints the accuracy and the seconds.
+
+Run by the interpreter of an environment of its own (see `peers`). What an engineer would write by hand: all pictures are
+decoded once and kept at 256 x 256, varied with NumPy and Pillow while the network waits, and trained on in channels last and,
+where asked, bfloat16, with Nesterov's momentum and a cosine. The weights are Caffe's, as an .npz.
+"""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+MEAN = (123.0, 117.0, 104.0)  # red, green, blue
+KEPT, SHOWN = 256, 224  # pixels a side, of what is kept and of what the network sees
+MOMENTUM, WARM_UP, DROPOUT, INFERENCE = 0.9, 0.1, 0.4, 64
+
+
+class ChannelNorm(nn.Module):
+    """Local response norm over five channels, the sum as a 1x1 convolution: PyTorch's own is slow on a processor."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        near = torch.ones(channels, channels).triu(-2).tril(2)
+        self.register_buffer("near", near[..., None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inverse = (1 + 2e-5 * functional.conv2d(x.square(), self.near.to(x.dtype))).rsqrt()
+        return x * inverse * inverse.sqrt()
+
+
+class Block(nn.Module):
+    """Four branches over the same input, side by side in the channels of the output."""
+
+    def __init__(self, taken: int, widths: list[int], name: str, unit):
+        super().__init__()
+        one, reduce_3, three, reduce_5, five, pool = widths
+        self.one = unit(f"{name}/1x1", taken, one, 1)
+        self.three = nn.Sequential(unit(f"{name}/3x3_reduce", taken, reduce_3, 1), unit(f"{name}/3x3", reduce_3, three, 3))
+        self.five = nn.Sequential(unit(f"{name}/5x5_reduce", taken, reduce_5, 1), unit(f"{name}/5x5", reduce_5, five, 5))
+        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), unit(f"{name}/pool_proj", taken, pool, 1))
+        self.width = one + three + five + pool
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((self.one(x), self.three(x), self.five(x), self.pool(x)), 1)
+
+
+def network(weights: dict[str, np.ndarray], stem: list[int], blocks: dict[str, list[int]], classes: int) -> nn.Module:
+    """GoogLeNet with Caffe's weights and a new class layer."""
+
+    def unit(name: str, taken: int, given: int, kernel: int, stride: int = 1) -> nn.Module:
+        convolution = nn.Conv2d(taken, given, kernel, stride, padding=kernel // 2)
+        with torch.no_grad():
+            convolution.weight.copy_(torch.from_numpy(weights[f"{name}/weights"].astype("float32").transpose(3, 2, 0, 1)))
+            convolution.bias.copy_(torch.from_numpy(weights[f"{name}/biases"].astype("float32")))
+        return nn.Sequential(convolution, nn.ReLU(inplace=True))
+
+    first, second, width = stem
+    halved = nn.MaxPool2d(3, 2, ceil_mode=True)
+    parts = [unit("conv1/7x7_s2", 3, first, 7, stride=2), halved, ChannelNorm(first)]
+    parts += [unit("conv2/3x3_reduce", first, second, 1), unit("conv2/3x3", second, width, 3), ChannelNorm(width), halved]
+    size = "3"
+    for name, widths in blocks.items():
+        if name[0] != size:
+            size = name[0]
+            parts.append(halved)
+        parts.append(Block(width, widths, f"inception_{name}", unit))
+        width = parts[-1].width
+    parts += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(DROPOUT), nn.Linear(width, classes)]
+    return nn.Sequential(*parts).to(memory_format=torch.channels_last)
+
+
+def pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 (n, 256, 256, 3), and class numbers, in the order of the classes' names."""
+    labels = {label.name: number for number, label in enumerate(sorted(folder.iterdir()))}
+    files = sorted(folder.glob("*/*"))
+    pixels = [np.asarray(Image.open(file).convert("RGB").resize((KEPT, KEPT), Image.Resampling.BILINEAR)) for file in files]
+    return np.stack(pixels), np.array([labels[file.parent.name] for file in files])
+
+
+def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random crop of at least three tenths of a picture, perhaps mirrored."""
+    area, aspect = rng.uniform(0.3, 1), rng.uniform(0.75, 1.33)
+    height, width = (min(KEPT, int(KEPT * math.sqrt(share))) for share in (area / aspect, area * aspect))
+    top, left = (int(rng.integers(0, KEPT + 1 - side)) for side in (height, width))
+    crop = Image.fromarray(picture[top : top + height, left : left + width])
+    shown = np.asarray(crop.resize((SHOWN, SHOWN), Image.Resampling.BILINEAR))
+    return shown[:, ::-1] if rng.random() < 0.5 else shown
+
+
+def batch(shown: np.ndarray) -> torch.Tensor:
+    """What the network takes: blue, green, red, less their mean."""
+    centred = (shown.astype("float32") - np.float32(MEAN))[..., ::-1]
+    return torch.from_numpy(centred.copy()).permute(0, 3, 1, 2)
+
+
+def main(
+    *,
+    train: str,
+    test: str,
+    weights: str,
+    stem: list[int],
+    blocks: dict[str, list[int]],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    half: bool,
+) -> None:
+    """Trains on one folder, measures on the other, and prints the accuracy and the seconds that all of it took."""
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    (pixels, labels), (unseen, truth) = pictures(Path(train)), pictures(Path(test))
+    model = network(np.load(weights), stem, blocks, int(labels.max()) + 1)
+    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=MOMENTUM, nesterov=True)
+    warm, order = max(1, round(WARM_UP * steps)), []
+    for step in range(1, steps + 1):
+        share = step / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        optimizer.param_groups[0]["lr"] = learning_rate * share
+        if len(order) < batch_size:
+            order = list(rng.permutation(len(labels)))
+        chosen, order = order[:batch_size], order[batch_size:]
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = model(batch(np.stack([varied(pixels[number], rng) for number in chosen])))
+        optimizer.zero_grad()
+        functional.cross_entropy(logits.float(), torch.from_numpy(labels[chosen])).backward()
+        optimizer.step()
+    edge = (KEPT - SHOWN) // 2
+    middle, right = unseen[:, edge : edge + SHOWN, edge : edge + SHOWN], 0
+    model.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        for at in range(0, len(truth), INFERENCE):
+            said = model(batch(middle[at : at + INFERENCE])).argmax(1).numpy()
+            right += int((said == truth[at : at + INFERENCE]).sum())
+    print(json.dumps({"accuracy": right / len(truth), "seconds": time.perf_counter() - start}))
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))
