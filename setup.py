@@ -21,6 +21,7 @@ STAGES = [
     "protobuf>=5",
     "requests>=2.32",
     "scikit-learn>=1.5",
+    "scipy>=1.11",
     "tensorboard>=2.19",
 ]
 

@@ -1,13 +1,16 @@
 """The stages, one file each: a contract that KFP can compile, and one call into the library."""
 
 from kfp_vision.components.call_endpoint import call_endpoint
+from kfp_vision.components.check_prediction import check_prediction
 from kfp_vision.components.check_preparation import check_preparation
 from kfp_vision.components.check_run import check_run
 from kfp_vision.components.check_serving import check_serving
 from kfp_vision.components.deploy_model import deploy_model
 from kfp_vision.components.evaluate_classifier import evaluate_classifier
+from kfp_vision.components.fetch_model import fetch_model
 from kfp_vision.components.fingerprint_images import fingerprint_images
 from kfp_vision.components.ingest_images import ingest_images
+from kfp_vision.components.join_predictions import join_predictions
 from kfp_vision.components.join_records import join_records
 from kfp_vision.components.partition_records import partition_records
 from kfp_vision.components.predict_images import predict_images
@@ -19,13 +22,16 @@ from kfp_vision.components.write_tfrecords import write_tfrecords
 
 __all__ = [
     "call_endpoint",
+    "check_prediction",
     "check_preparation",
     "check_run",
     "check_serving",
     "deploy_model",
     "evaluate_classifier",
+    "fetch_model",
     "fingerprint_images",
     "ingest_images",
+    "join_predictions",
     "join_records",
     "partition_records",
     "predict_images",

@@ -9,36 +9,44 @@ def evaluate_classifier(
     validation_records: dsl.Input[dsl.Dataset],
     test_records: dsl.Input[dsl.Dataset],
     min_accuracy: float,
+    deploy_to: str,
     test_image_uri: str,
+    advanced: dict,
     metrics: dsl.Output[dsl.Metrics],
     classification: dsl.Output[dsl.ClassificationMetrics],
+    evaluation: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     verdict: dsl.Output[dsl.Artifact],
 ) -> bool:
     """Measures the exported model on pictures that it was not trained on: the test split where there is one, else validation.
+
+    It is accepted if it is good enough, and not worse on the same pictures than the model that is deployed now.
 
     Args:
         model: the model of train_classifier.
         validation_records: the pictures held out while training.
         test_records: the pictures held out for this stage; may be none.
         min_accuracy: a model below it is refused.
+        deploy_to: none, or the model repository whose newest version it is compared with.
         test_image_uri: one more picture to name on the page; empty for none.
+        advanced: compare_with_deployed is read of it.
 
     Returns:
-        metrics: Accuracy, macro precision, recall and F1.
+        metrics: Accuracy, also among the likeliest five names; precision, recall and F1 as macro and as weighted means.
         classification: The confusion matrix and the ROC curve.
+        evaluation: All figures as JSON.
         report: A page with all figures, the learning curve, and the worst mistakes as pictures.
-        verdict: All figures as JSON, and whether the model is accepted, with reasons.
+        verdict: Whether the model is accepted, with reasons, and a few of its answers, as JSON.
         Output: Whether the model is accepted.
     """
     from pathlib import Path
 
-    from kfp_vision import evaluation
+    from kfp_vision.evaluation import HEADLINES, Wishes, evaluate_classifier
 
     inputs = (Path(model.path), Path(validation_records.path), Path(test_records.path))
-    outputs = {"page": Path(report.path), "verdict": Path(verdict.path)}
-    figures = evaluation.evaluate_classifier(*inputs, min_accuracy=min_accuracy, test_image_uri=test_image_uri, **outputs)
-    metrics.metadata.update({name: figures[name] for name in evaluation.HEADLINES})
+    made = {"evaluation": Path(evaluation.path), "page": Path(report.path), "verdict": Path(verdict.path)}
+    figures = evaluate_classifier(*inputs, Wishes(min_accuracy, deploy_to, test_image_uri, advanced), **made)
+    metrics.metadata.update({name: figures[name] for name in HEADLINES})
     classification.log_confusion_matrix(figures["labels"], figures["confusion_matrix"])
     roc = figures["roc"]
     classification.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["thresholds"])

@@ -4,21 +4,33 @@ from kfp_vision.components.images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def predict_images(model: dsl.Input[dsl.Model], predict_uri: str, predictions: dsl.Output[dsl.Dataset]) -> None:
+def predict_images(
+    model: dsl.Input[dsl.Model],
+    predict_uri: str,
+    all_scores: bool,
+    partition: int,
+    partitions: int,
+    predictions: dsl.Output[dsl.Dataset],
+) -> dict:
     """Names every picture at a URI with a model.
 
     Args:
-        model: the model of train_classifier.
+        model: the model of train_classifier or of fetch_model.
         predict_uri: a picture, a folder, an archive (also over http), or sample.
+        all_scores: also write the scores of all classes.
+        partition: which of the equal parts of the pictures is named here, from 0.
+        partitions: how many parts there are; 1 for all pictures in one.
 
     Returns:
         predictions: CSV with a header path,label,prediction,score.
+        Output: How many pictures there were, unreadable, in a folder of a known name, and called by that name.
     """
     from pathlib import Path
 
     from kfp_vision import prediction, repository
 
     version = repository.exported(Path(model.path))
-    classifier = prediction.Classifier(version)
-    counts = prediction.predict_images(classifier, version.labels, predict_uri, Path(predictions.path))
+    given = (prediction.Classifier(version), version.labels, predict_uri, Path(predictions.path))
+    counts = prediction.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)
     predictions.metadata.update(counts)
+    return counts

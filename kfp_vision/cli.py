@@ -18,7 +18,16 @@ from kfp_vision.networks import IMAGENET
 DONE, FAILED, WRONG_USE = 0, 1, 2
 INTERRUPTED = 130
 NO_PATHS = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
-URI_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri", "predict_uri", "deploy_to", "log_uri", "checkpoint_dir")
+URI_FIELDS = (
+    "images_uri",
+    "checkpoint_uri",
+    "test_image_uri",
+    "predict_uri",
+    "model_uri",
+    "deploy_to",
+    "log_uri",
+    "checkpoint_dir",
+)
 
 
 class WrongUse(Exception):
@@ -127,8 +136,14 @@ def run_pipeline(options: argparse.Namespace) -> None:
 
 def show(result: Mapping[str, Any]) -> None:
     """What came out of a run, for a person."""
-    (_show_records if "records" in result else _show_model)(result)
-    print(f"report    {result['report']}")
+    if "records" in result:
+        _show_records(result)
+    elif "model_dir" in result:
+        _show_model(result)
+    else:
+        _show_predictions(result)
+    if report := result.get("report"):
+        print(f"report    {report}")
     if result["skipped"]:
         print(f"skipped   {', '.join(result['skipped'])}")
     print(f"done in {result['seconds']['total']:.0f} s")
@@ -139,6 +154,12 @@ def _show_records(result: Mapping[str, Any]) -> None:
     if result["refused"]:
         print(f"refused   {result['refused']}, named in {result['records']}/refused.csv")
     print(f"folder    {result['records']}")
+
+
+def _show_predictions(result: Mapping[str, Any]) -> None:
+    print(f"\nnamed     {result['pictures']:.0f} pictures, {result['unreadable']:.0f} unreadable: {result['predictions']}")
+    if "accuracy" in result:
+        print(f"accuracy  {result['accuracy']:.4f} on those in a folder of a known name")
 
 
 def _show_model(result: Mapping[str, Any]) -> None:

@@ -1,66 +1,76 @@
-"""How good a model is: its very export, asked about pictures that it was not trained on."""
+"""How good a model is: its very export, asked about pictures that it was not trained on; and whether it may be deployed."""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kfp_vision import export, inputs, records, reports, repository, storage
+from kfp_vision import deployment, export, inputs, parameters, records, reports, repository, storage
 from kfp_vision.errors import InputError
+from kfp_vision.measures import TOP, Answers, difference, measured
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Classifier
+from kfp_vision.repository import Version
 
 BATCH = 64
 MISTAKES_SHOWN = 24
-ROC_POINTS = 200
+PAIRS_SHOWN, MISTAKES_A_PAIR = 4, 6
 ANSWERS_KEPT = 8  # for check_serving to compare with
-HEADLINES = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "images")
+HEADLINES = (
+    "accuracy",
+    f"top_{TOP}_accuracy",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "weighted_precision",
+    "weighted_recall",
+    "weighted_f1",
+    "images",
+)
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a model said about each picture.
+class Wishes:
+    """What a model is judged by: fields of the run form, under their names there.
 
     Attributes:
-        names: of the pictures, (n).
-        labels: the true class numbers, int (n,).
-        probabilities: float (n, classes).
+        min_accuracy: below it, the model is refused.
+        deploy_to: none, or the model repository; what answers from there now is asked about the same pictures.
+        test_image_uri: one more picture to name on the page; empty for none.
+        advanced: with `compare_with_deployed`, a model that does worse than the deployed one, beyond chance, is refused.
     """
 
-    names: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def predictions(self) -> np.ndarray:
-        """The most probable class numbers, int (n,)."""
-        return self.probabilities.argmax(1)
+    min_accuracy: float
+    deploy_to: str
+    test_image_uri: str
+    advanced: Mapping[str, Any]
 
 
 def evaluate_classifier(
     model: Path,
     validation_records: Path,
     test_records: Path,
+    wishes: Wishes,
     *,
-    min_accuracy: float,
-    test_image_uri: str,
+    evaluation: Path,
     page: Path,
     verdict: Path,
 ) -> dict[str, Any]:
-    """Scores the export on the test split where there is one, else on validation, and writes the page and the verdict.
+    """Scores the export on the test split where there is one, else on validation, and judges it.
 
     Args:
         model: the model folder.
         validation_records, test_records: folders of records; one of them may be empty.
-        min_accuracy: below it, the model is refused.
-        test_image_uri: one more picture to name on the page; empty for none.
+        wishes: what it is judged by.
+        evaluation: the file to write (JSON): all figures, with the verdict.
         page: the page to write (HTML).
-        verdict: the file to write (JSON): whether the model is accepted, with reasons, and all figures.
+        verdict: the file to write (JSON): whether the model is accepted, with reasons, and some of its answers.
 
     Returns:
-        The figures; see `measured`, with `verdict` and `test_picture` added.
+        What is in `evaluation`; see `measures.measured`.
 
     Raises:
         InputError: no pictures to evaluate on, or the test picture cannot be read.
@@ -72,92 +82,101 @@ def evaluate_classifier(
         raise InputError("there must be held-out pictures to evaluate on", f"none in {folder.name}", remedy)
     version = repository.exported(model)
     classifier = Classifier(version)
-    answers, mistakes = collect(classifier.probabilities, folder, version.labels)
-    figures = {"model_name": version.name, "network": version.about["network"], "split": about.split}
-    figures |= {"model_fingerprint": version.fingerprint} | measured(answers, version.labels)
-    figures["verdict"] = judged(figures["accuracy"], min_accuracy)
-    figures["test_picture"] = _named(classifier, test_image_uri) if test_image_uri else None
-    figures["answers"] = sampled(answers)
-    with storage.replacing(verdict) as beside:
-        beside.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    answers = collect(classifier.probabilities, folder)
+    of_model = {"model_name": version.name, "model_fingerprint": version.fingerprint}
+    figures = of_model | {"network": version.about["network"], "split": about.split} | measured(answers, version.labels)
+    deployed = _deployed(wishes.deploy_to) if parameters.advanced(wishes.advanced)["compare_with_deployed"] else None
+    figures["deployed"] = compared(answers, version.labels, deployed, folder) if deployed else None
+    figures["verdict"] = judged(figures["accuracy"], wishes.min_accuracy, figures["deployed"])
+    figures["test_picture"] = _named(classifier, wishes.test_image_uri) if wishes.test_image_uri else None
+    _write(evaluation, figures)
+    _write(verdict, of_model | {"verdict": figures["verdict"], "answers": sampled(answers)})
+    worst = _mistakes(answers, version.labels, folder, most_confident(answers, MISTAKES_SHOWN))
+    pairs = [
+        (pair, _mistakes(answers, version.labels, folder, of_pair(answers, version.labels, pair)))
+        for pair in figures["confused_pairs"][:PAIRS_SHOWN]
+    ]
     history = json.loads((model / export.HISTORY_FILE).read_text())
-    reports.write_evaluation_page(
-        page, title=f"{version.name}: evaluation", evaluation=figures, history=history, mistakes=mistakes
-    )
+    shown = {"history": history, "mistakes": worst, "pairs": pairs}
+    reports.write_evaluation_page(page, title=f"{version.name}: evaluation", evaluation=figures, **shown)
     print(f"accuracy {figures['accuracy']:.4f} on {figures['images']} {about.split} pictures")
     print(f"{'accepted' if figures['verdict']['accepted'] else 'refused'}: {'; '.join(figures['verdict']['reasons'])}")
     return figures
 
 
-def collect(ask: Any, folder: Path, labels: list[str]) -> tuple[Answers, list[reports.Mistake]]:
-    """Asks about every picture of a folder of records; also gives the most confident mistakes."""
-    names, numbers, probabilities = [], [], []
-    mistakes: list[reports.Mistake] = []
+def collect(ask: Callable[[Sequence[bytes]], np.ndarray], folder: Path) -> Answers:
+    """Asks about every picture of a folder of records, in the files' order."""
+    names: list[str] = []
+    numbers, probabilities, sides = [], [], []
     for batch in inputs.encoded_records(folder).map(inputs.parse).batch(BATCH):
-        encoded = batch["image/encoded"].numpy()
-        scores = ask(encoded)
-        for bytes_, name, number, row in zip(
-            encoded, batch["image/filename"].numpy(), batch["image/class/label"].numpy(), scores, strict=True
-        ):
-            if (said := int(row.argmax())) != number:
-                picture = reports.Picture(name.decode(), bytes_)
-                mistakes.append(reports.Mistake(picture, labels[number], labels[said], float(row[said])))
-        mistakes = sorted(mistakes, key=lambda mistake: -mistake.score)[:MISTAKES_SHOWN]
+        probabilities.append(ask(batch["image/encoded"].numpy()))
         names += [name.decode() for name in batch["image/filename"].numpy()]
         numbers.append(batch["image/class/label"].numpy())
-        probabilities.append(scores)
-    return Answers(names, np.concatenate(numbers), np.concatenate(probabilities)), mistakes
+        sides.append(np.minimum(batch["image/height"].numpy(), batch["image/width"].numpy()))
+    return Answers(names, np.concatenate(numbers), np.concatenate(probabilities), np.concatenate(sides))
 
 
-def measured(answers: Answers, labels: list[str]) -> dict[str, Any]:
-    """All figures of a set of answers.
+def compared(answers: Answers, labels: list[str], deployed: Version, folder: Path) -> dict[str, Any]:
+    """The model beside the deployed one, on the same pictures; by the names of the classes, which may not be the same.
+
+    Args:
+        answers: of the model.
+        labels: its classes.
+        deployed: the version that answers now.
+        folder: of the records that the model was asked about.
 
     Returns:
-        images, accuracy, macro_precision, macro_recall, macro_f1, labels; confusion_matrix (rows: true label, columns:
-        prediction); per_class rows of label, precision, recall, f1, images; roc, micro-averaged, one class against the rest.
+        version and accuracy of the deployed one, and `measures.difference`; or version and error where it cannot be asked.
     """
-    from sklearn import metrics
-
-    numbers = list(range(len(labels)))
-    matrix = metrics.confusion_matrix(answers.labels, answers.predictions, labels=numbers)
-    columns = metrics.precision_recall_fscore_support(answers.labels, answers.predictions, labels=numbers, zero_division=0)
-    per_class = [
-        {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "images": int(n)}
-        for label, p, r, f, n in zip(labels, *columns, strict=True)
-    ]
-    present = [row for row in per_class if row["images"]]  # a class without held-out pictures says nothing
-    return {
-        "images": len(answers.labels),
-        "accuracy": float(np.mean(answers.predictions == answers.labels)),
-        **{f"macro_{name}": float(np.mean([row[name] for row in present])) for name in ("precision", "recall", "f1")},
-        "labels": labels,
-        "confusion_matrix": matrix.tolist(),
-        "per_class": per_class,
-        "roc": roc_curve(answers),
-    }
+    try:
+        theirs = Classifier(deployed)
+    except InputError as error:
+        return {"version": deployed.number, "error": str(error).removeprefix(InputError.PREFIX)}
+    said = np.array(theirs.labels)[collect(theirs.probabilities, folder).predictions]
+    right = said == np.array(labels)[answers.labels]
+    return {"version": deployed.number, "accuracy": float(np.mean(right))} | difference(answers.right, right)
 
 
-def roc_curve(answers: Answers) -> dict[str, Any]:
-    """The ROC curve of all one-against-the-rest decisions together, thinned to at most `ROC_POINTS` points, all finite."""
-    from sklearn import metrics
+def judged(accuracy: float, min_accuracy: float, deployed: dict[str, Any] | None) -> dict[str, Any]:
+    """Whether a model may be deployed, and why: accepted and reasons, those for a refusal first.
 
-    truth = np.eye(answers.probabilities.shape[1])[answers.labels]
-    false_positive, true_positive, thresholds = metrics.roc_curve(truth.ravel(), answers.probabilities.ravel())
-    kept = np.unique(np.linspace(0, len(thresholds) - 1, min(ROC_POINTS, len(thresholds))).astype(int))
-    return {
-        "false_positive_rate": false_positive[kept].tolist(),
-        "true_positive_rate": true_positive[kept].tolist(),
-        "thresholds": np.minimum(thresholds[kept], 1.0).tolist(),  # the first is infinite
-        "area": float(metrics.auc(false_positive, true_positive)),
-    }
+    Args:
+        accuracy: of the model.
+        min_accuracy: that it must reach.
+        deployed: what `compared` found; none where nothing is deployed.
+    """
+    enough = accuracy >= min_accuracy
+    relation = "reaches" if enough else "is below"
+    sentence = f"accuracy {accuracy:.4f} {relation} min_accuracy {min_accuracy:g}"
+    reasons = [(enough, sentence if min_accuracy else "min_accuracy asks for nothing")]
+    if deployed and "error" in deployed:
+        reasons.append((True, f"version {deployed['version']}, deployed now, cannot be asked ({deployed['error']})"))
+    elif deployed:
+        words = {
+            "better": "it is better than",
+            "worse": "it is worse than",
+            "no different": "chance alone explains how it differs from",
+        }
+        counts = f"{deployed['better']} pictures are named rightly by it alone, {deployed['worse']} by the other alone"
+        sentence = (
+            f"{words[deployed['verdict']]} version {deployed['version']}, deployed now, accuracy {deployed['accuracy']:.4f}"
+        )
+        reasons.append((deployed["verdict"] != "worse", f"{sentence}: {counts} (p = {deployed['p_value']:.2g})"))
+    ordered = sorted(reasons, key=lambda reason: reason[0])
+    return {"accepted": all(good for good, _ in reasons), "reasons": [said for _, said in ordered]}
 
 
-def judged(accuracy: float, min_accuracy: float) -> dict[str, Any]:
-    """Whether a model may be deployed, and why."""
-    accepted = accuracy >= min_accuracy
-    relation = "reaches" if accepted else "is below"
-    compared = f"accuracy {accuracy:.4f} {relation} min_accuracy {min_accuracy:g}"
-    return {"accepted": accepted, "reasons": [compared if min_accuracy else "min_accuracy asks for nothing"]}
+def most_confident(answers: Answers, most: int) -> np.ndarray:
+    """The places of the mistakes that the model is surest of, the surest first."""
+    wrong = np.flatnonzero(~answers.right)
+    return wrong[np.argsort(-answers.scores[wrong], kind="stable")][:most]
+
+
+def of_pair(answers: Answers, labels: list[str], pair: dict[str, Any]) -> np.ndarray:
+    """The places of a few pictures of one class that are called by the name of one other, the surest first."""
+    true, said = labels.index(pair["label"]), labels.index(pair["prediction"])
+    places = np.flatnonzero((answers.labels == true) & (answers.predictions == said))
+    return places[np.argsort(-answers.scores[places], kind="stable")][:MISTAKES_A_PAIR]
 
 
 def sampled(answers: Answers) -> list[dict[str, Any]]:
@@ -166,9 +185,32 @@ def sampled(answers: Answers) -> list[dict[str, Any]]:
     return [{"name": answers.names[at], "probabilities": answers.probabilities[at].tolist()} for at in chosen]
 
 
+def _deployed(deploy_to: str) -> Version | None:
+    """The newest version where the model is to be deployed, if there is one yet."""
+    if deploy_to == deployment.NOWHERE:
+        return None
+    return next(reversed(repository.versions(Path(storage.absolute(deploy_to)))), None)
+
+
+def _mistakes(answers: Answers, labels: list[str], folder: Path, places: np.ndarray) -> list[reports.Mistake]:
+    """The mistakes at some places, with their pictures."""
+    kept = records.Numbered(folder)
+    mistakes = []
+    for at in places.tolist():
+        name, encoded, _ = records.named(kept.read(at))
+        true, said = labels[answers.labels[at]], labels[answers.predictions[at]]
+        mistakes.append(reports.Mistake(reports.Picture(name, encoded), true, said, float(answers.scores[at])))
+    return mistakes
+
+
 def _named(classifier: Classifier, uri: str) -> dict[str, Any]:
     """What the model calls the picture at a URI."""
     (answer,) = classifier.name([storage.read_picture(uri, "test_image_uri")])
     if isinstance(answer, Refused):
         raise InputError("test_image_uri must name a picture", f"{uri} ({answer})", "Give a JPEG or a PNG.")
     return {"uri": uri, "prediction": answer.label, "score": answer.score}
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    with storage.replacing(file) as beside:
+        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -164,11 +164,15 @@ def collect(run_dir: Path) -> dict[str, Any]:
     """What came out of a run, with what a person came for put at the top of its folder.
 
     Returns:
-        run_dir and report. Of a run that ended with records: records, the folder that leads to them, pictures by split, and
-        refused, how many. Of one that trained: model_dir, accuracy, accepted, reasons; where these stages ran, also endpoint
-        and answer, what `deploy_model` and `call_endpoint` wrote, and predictions, the table of `predict_images`.
+        run_dir, and report where there is one. Of a run that ended with records: records, the folder that leads to them,
+        pictures by split, and refused, how many. Of one that named pictures: predictions, the table, pictures, unreadable, and
+        accuracy where folders give the labels. Of one that trained: model_dir, accuracy, accepted, reasons; where these stages
+        ran, also endpoint and answer, what `deploy_model` and `call_endpoint` wrote, and predictions.
     """
-    return _collect_model(run_dir) if list(run_dir.glob("*/evaluate-classifier")) else _collect_records(run_dir)
+    for stage, collected in COLLECTORS.items():
+        if list(run_dir.glob(f"*/{stage}")):
+            return collected(run_dir)
+    raise AssertionError("every pipeline has one of these stages")
 
 
 def _collect_records(run_dir: Path) -> dict[str, Any]:
@@ -195,7 +199,7 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
     artifacts = evaluation.parent
     shutil.copyfile(evaluation / "report", run_dir / "report.html")
     (run_dir / "model").symlink_to((artifacts / "train-classifier" / "model").relative_to(run_dir))
-    figures = json.loads((evaluation / "verdict").read_text(encoding="utf-8"))
+    figures = json.loads((evaluation / "evaluation").read_text(encoding="utf-8"))
     result = {
         "run_dir": str(run_dir),
         "model_dir": str(run_dir / "model"),
@@ -210,6 +214,21 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
         shutil.copyfile(artifacts / "predict-images" / "predictions", run_dir / "predictions.csv")
         result["predictions"] = str(run_dir / "predictions.csv")
     return result
+
+
+def _collect_predictions(run_dir: Path) -> dict[str, Any]:
+    (joined,) = run_dir.glob("*/join-predictions")
+    shutil.copyfile(joined / "predictions", run_dir / "predictions.csv")
+    said = json.loads((joined / "executor_output.json").read_text(encoding="utf-8"))
+    figures = said["artifacts"]["metrics"]["artifacts"][0]["metadata"]
+    return {"run_dir": str(run_dir), "predictions": str(run_dir / "predictions.csv")} | figures
+
+
+COLLECTORS = {
+    "evaluate-classifier": _collect_model,
+    "join-predictions": _collect_predictions,
+    "join-records": _collect_records,
+}
 
 
 def _graphs(spec: Any) -> list[Any]:

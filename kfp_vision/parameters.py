@@ -78,6 +78,7 @@ ADVANCED: dict[str, Any] = {
     "check_pixels": True,
     "max_side": 0,
     # the rest
+    "compare_with_deployed": True,
     "profile_steps": 3,
     "seed": 0,
 }
@@ -218,6 +219,28 @@ def check_preparation(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return of_data(parameters["advanced"])
 
 
+def check_prediction(parameters: Mapping[str, Any]) -> None:
+    """What `check_run` is for `image_classification`, for `batch_prediction`.
+
+    Args:
+        parameters: name to value, of every field of `batch_prediction`.
+
+    Raises:
+        InputError: for the first rule that is broken.
+    """
+    for name in ("model_uri", "predict_uri"):
+        _check_shape(name, parameters[name], str, '"somewhere"')
+        if not parameters[name]:
+            remedy = {"model_uri": "Give the model folder of a run, or a model repository.", "predict_uri": "Give a folder."}
+            raise InputError(f"{name} must be set", parameters[name], remedy[name])
+    _check_shape("all_scores", parameters["all_scores"], bool, "true")
+    _check_partitions(parameters["partitions"])
+    from kfp_vision import prediction, repository  # as in check_run
+
+    repository.check_there(parameters["model_uri"], "model_uri")
+    prediction.check_uri(parameters["predict_uri"], "predict_uri")
+
+
 def check_values(parameters: Mapping[str, Any]) -> None:
     """The part of `check_run` that looks at nothing but the values.
 
@@ -278,10 +301,14 @@ def _check_data(parameters: Mapping[str, Any]) -> None:
         rule = "validation_ratio and test_ratio together must stay below 1"
         raise InputError(rule, held_out, "Leave some pictures to train on: 0.2 and 0.1, say.")
     _number("images_per_shard", parameters["images_per_shard"], 1, math.inf, "a whole number above 0", "1000", whole=True)
-    rule = f"a whole number from 1 to {MOST_PARTITIONS}"
-    _number("partitions", parameters.get("partitions", 1), 1, MOST_PARTITIONS + 1, rule, "4", whole=True)
+    _check_partitions(parameters.get("partitions", 1))
     _check_shape("check_images", parameters["check_images"], bool, "true")
     advanced(parameters["advanced"])
+
+
+def _check_partitions(partitions: Any) -> None:
+    rule = f"a whole number from 1 to {MOST_PARTITIONS}"
+    _number("partitions", partitions, 1, MOST_PARTITIONS + 1, rule, "4", whole=True)
 
 
 def check_name(name: str, field: str) -> None:
@@ -351,7 +378,10 @@ def _check_shape(name: str, value: Any, kind: type, example: str) -> None:
         raise InputError(f"{name} must be {shapes[kind]}", value, f"Write it as JSON, such as {example}.")
 
 
-CHECKS = {check.__name__: check for check in (check_run, check_preparation)}  # by the stage that a pipeline begins with
+# By the stage that a pipeline begins with.
+CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    check.__name__: check for check in (check_run, check_preparation, check_prediction)
+}
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow is large, and talks while it starts
     CHECKS[sys.argv[1]](json.load(sys.stdin))

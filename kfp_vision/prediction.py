@@ -7,10 +7,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ SECONDS_TO_ANSWER = 60
 PREDICT = ":predict"
 MODELS = "/v1/models"
 COLUMNS = ("path", "label", "prediction", "score")
+SCORE_OF = "score:"  # and a label: the name of a column
+COUNTS = ("pictures", "unreadable", "labelled", "right")
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,16 @@ class Service:
             return response.status_code, response.text
 
 
-def predict_images(namer: Namer, labels: Sequence[str], images_uri: str, table: Path) -> dict[str, int]:
+def predict_images(
+    namer: Namer,
+    labels: Sequence[str],
+    images_uri: str,
+    table: Path,
+    *,
+    all_scores: bool = False,
+    partition: int = 0,
+    partitions: int = 1,
+) -> dict[str, int]:
     """Names every picture at a URI and writes a table of what they are called, a few pictures in memory at a time.
 
     Args:
@@ -177,6 +189,9 @@ def predict_images(namer: Namer, labels: Sequence[str], images_uri: str, table: 
         labels: the classes; a picture in a folder of one of these names has that label, and is counted right or wrong.
         images_uri: a picture, or whatever `storage.walk` reads.
         table: CSV with a header `path,label,prediction,score`; the last two are empty where a picture cannot be read.
+        all_scores: a column `score:LABEL` follows for every class.
+        partition: which of the `partitions` equal parts of the pictures is named, from 0; see `join_predictions`.
+        partitions: how many parts there are.
 
     Returns:
         pictures, unreadable, labelled, right: how many.
@@ -184,27 +199,73 @@ def predict_images(namer: Namer, labels: Sequence[str], images_uri: str, table: 
     Raises:
         InputError: no pictures there.
     """
-    counts = dict.fromkeys(("pictures", "unreadable", "labelled", "right"), 0)
+    counts = dict.fromkeys(COUNTS, 0)
     with storage.replacing(table) as beside:
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for uri, label, answer in named(namer, pictures_at(images_uri)):
+            scored = labels if all_scores else ()
+            writer.writerow([*COLUMNS, *(f"{SCORE_OF}{label}" for label in scored)])
+            for uri, label, answer in named(namer, pictures_at(images_uri, partition, partitions)):
                 counts["pictures"] += 1
                 counts["labelled"] += label in labels
                 if isinstance(answer, Refused):
                     counts["unreadable"] += 1
-                    writer.writerow([uri, label, "", ""])
+                    writer.writerow([uri, label, "", "", *("" for _ in scored)])
                     print(f"unreadable: {uri} ({answer})")
                 else:
                     counts["right"] += answer.label == label
-                    writer.writerow([uri, label, answer.label, f"{answer.score:.6f}"])
-        if not counts["pictures"]:
+                    others = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()
+                    writer.writerow([uri, label, answer.label, f"{answer.score:.6f}", *others])
+        if not counts["pictures"] and partitions == 1:
             raise no_pictures(images_uri)
+    _say(counts)
+    return counts
+
+
+def join_predictions(
+    parts: Sequence[Path], counts: Sequence[Mapping[str, int]], table: Path, images_uri: str
+) -> dict[str, int]:
+    """Puts the tables of all partitions together: the table that one `predict_images` would have written.
+
+    Args:
+        parts: their tables, in the order of their numbers.
+        counts: what each of them gave.
+        table: the table to write.
+        images_uri: where the pictures lie.
+
+    Returns:
+        The counts of all together.
+
+    Raises:
+        InputError: no pictures in any of them.
+    """
+    total = {name: sum(int(of_part[name]) for of_part in counts) for name in COUNTS}
+    if not total["pictures"]:
+        raise no_pictures(images_uri)
+    with storage.replacing(table) as beside, ExitStack() as opened:
+        readers = [csv.reader(opened.enter_context(part.open(newline="", encoding="utf-8"))) for part in parts]
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            headers = [next(reader) for reader in readers]
+            writer.writerow(headers[0])
+            # The n-th picture is in the table of partition n % partitions.
+            for rows in zip_longest(*readers):
+                writer.writerows(row for row in rows if row is not None)
+    _say(total)
+    return total
+
+
+def headlines(counts: Mapping[str, int]) -> dict[str, float]:
+    """Of counts, what stands on a dashboard: pictures, unreadable, and accuracy where folders gave any labels."""
+    accuracy = {"accuracy": counts["right"] / counts["labelled"]} if counts["labelled"] else {}
+    return {"pictures": counts["pictures"], "unreadable": counts["unreadable"]} | accuracy
+
+
+def _say(counts: Mapping[str, int]) -> None:
     print(f"{counts['pictures']} pictures named, {counts['unreadable']} unreadable")
     if counts["labelled"]:
-        print(f"{counts['right']} of {counts['labelled']} in folders of a known name are called by it")
-    return counts
+        accuracy = headlines(counts)["accuracy"]
+        print(f"{counts['right']} of {counts['labelled']} in folders of a known name are called by it: accuracy {accuracy:.4f}")
 
 
 def named(namer: Namer, pictures: Iterable[tuple[str, str, bytes | OSError]]) -> Iterator[tuple[str, str, Answer]]:
@@ -228,18 +289,23 @@ def no_pictures(place: str) -> InputError:
     return InputError("there must be pictures to name", f"none at {place}", remedy)
 
 
-def pictures_at(uri: str) -> Iterator[tuple[str, str, bytes | OSError]]:
+def pictures_at(uri: str, partition: int = 0, partitions: int = 1) -> Iterator[tuple[str, str, bytes | OSError]]:
     """(URI, label, bytes, or why there are none) of every picture at a URI; the label is the folder that it lies in.
+
+    Args:
+        uri: of a picture, or whatever `storage.walk` reads.
+        partition, partitions: of all pictures, those whose number, from 0, leaves `partition` when divided by `partitions`.
 
     Raises:
         InputError: nothing lies there, or it is neither a picture, nor a folder, nor an archive.
     """
     if is_one_picture(uri):
-        with storage.Reader() as reader:
-            yield uri, "", storage.outcome(partial(reader.read, uri))
+        if partition == 0:
+            with storage.Reader() as reader:
+                yield uri, "", storage.outcome(partial(reader.read, uri))
         return
     pictures = (item for item in storage.walk(uri) if not catalog.not_a_picture(item.name))
-    for item, encoded in storage.read_all(pictures):
+    for item, encoded in storage.read_all(islice(pictures, partition, None, partitions)):
         yield item.uri, PurePosixPath(item.name).parent.name, encoded
 
 

@@ -206,12 +206,16 @@ def fingerprint(folder: Path) -> str:
 def read(folder: Path) -> Iterator[tuple[str, bytes, str]]:
     """(name, encoded, label) of each picture in a folder of records, in the files' order; without TensorFlow."""
     for record in read_framed(folder):
-        message = _example_message().FromString(record[FRAME_HEAD:-FRAME_FOOT])
-        name, encoded, label = (
-            message.features.feature[field].bytes_list.value[0]
-            for field in ("image/filename", "image/encoded", "image/class/text")
-        )
-        yield name.decode(), encoded, label.decode()
+        yield named(record[FRAME_HEAD:-FRAME_FOOT])
+
+
+def named(record: bytes) -> tuple[str, bytes, str]:
+    """(name, encoded, label) of the picture in a record, a serialised example; without TensorFlow."""
+    message = _example_message().FromString(record)
+    name, encoded, label = (
+        message.features.feature[field].bytes_list.value[0] for field in ("image/filename", "image/encoded", "image/class/text")
+    )
+    return name.decode(), encoded, label.decode()
 
 
 def read_framed(folder: Path) -> Iterator[bytes]:

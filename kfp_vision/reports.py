@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 import jinja2
 from markupsafe import Markup
 
+from kfp_vision import measures
 from kfp_vision.storage import replacing
 
 if TYPE_CHECKING:
@@ -221,17 +222,25 @@ def write_training_page(path: Path, *, network: str, settings: dict[str, object]
     _publish(path, page)
 
 
-def write_evaluation_page(path: Path, *, title: str, evaluation: dict, history: History, mistakes: list[Mistake]) -> None:
+def write_evaluation_page(
+    path: Path,
+    *,
+    title: str,
+    evaluation: dict,
+    history: History,
+    mistakes: list[Mistake],
+    pairs: list[tuple[dict, list[Mistake]]],
+) -> None:
     """Writes the page of the evaluation: how well the model does, where it errs, and whether it is accepted.
 
     Args:
         path: where the page goes; a page already there is replaced in one step.
         title: heading of the page.
-        evaluation: the record of the evaluation, with `model_name`, `network`, `split`, `images`, `accuracy`,
-            `macro_precision`, `macro_recall`, `macro_f1`, `labels`, `confusion_matrix` (rows are true labels, columns
-            predictions), `per_class`, `roc`, `verdict` and `test_picture`, which may be None. All shares are 0 to 1.
+        evaluation: the record of the evaluation: `measures.measured`, with `model_name`, `network`, `split`, `verdict`, and
+            `deployed` and `test_picture`, which may be None. All shares are 0 to 1.
         history: rows of the training, see `write_training_page`; without any the page has no learning curve.
         mistakes: pictures called by a wrong name; the page shows the most confident first.
+        pairs: the most confused pairs of classes, rows of `confused_pairs`, each with a few of its pictures.
     """
     labels, matrix = evaluation["labels"], evaluation["confusion_matrix"]
     rank = {label: index for index, label in enumerate(labels)}
@@ -245,6 +254,10 @@ def write_evaluation_page(path: Path, *, title: str, evaluation: dict, history: 
         named=len(labels) <= MOST_NAMED,
         per_class=sorted(evaluation["per_class"], key=lambda row: rank.get(row["label"], len(rank))),
         roc=_roc(evaluation["roc"]),
+        reliability=_reliability(evaluation["calibration"]),
+        surer=_surer(evaluation["calibration"]),
+        top=measures.TOP,
+        pairs=[(pair, [thumbnail(mistake.picture) for mistake in shown]) for pair, shown in pairs],
         gallery=gallery,
         wrong=sum(map(sum, matrix)) - sum(row[index] for index, row in enumerate(matrix)),
     )
@@ -333,7 +346,7 @@ def _confidence(mistake: Mistake) -> float:
 
 THUMBNAIL_SIDE = 200  # pixels
 THUMBNAIL_QUALITIES = (80, 60, 40)  # JPEG; the first that fits
-THUMBNAIL_BYTES = 16_000  # two dozen of them, in base64, leave a page below 600 kB
+THUMBNAIL_BYTES = 16_000  # four dozen of them, in base64, leave a page below 1.2 MB
 
 
 def thumbnail(picture: Picture) -> Thumbnail:
@@ -509,6 +522,36 @@ def _roc(roc: dict) -> _Chart | None:
     return _chart(figure, "ROC curve", f"ROC curve, area under it {_decimal(roc['area'])}; the dashed diagonal is chance, 0.5.")
 
 
+def _reliability(calibration: dict) -> _Chart | None:
+    """How often the model is right against how sure it is; the area of a point grows with the pictures it stands for."""
+    from matplotlib.ticker import FuncFormatter
+
+    bins = [one for one in calibration["bins"] if math.isfinite(one["score"])]
+    if not bins:
+        return None
+    figure, axes = _canvas(width=360, height=330, left=58, bottom=40)
+    axes.plot((0, 1), (0, 1), color=MUTED, linewidth=1, dashes=(4, 4))
+    scores, accuracies = ([one[name] for one in bins] for name in ("score", "accuracy"))
+    largest = max(one["images"] for one in bins)
+    axes.plot(scores, accuracies, color=FIRST, linewidth=1)
+    sizes = [max(SMALLEST_POINT, LARGEST_POINT * one["images"] / largest) for one in bins]
+    axes.scatter(scores, accuracies, sizes, color=FIRST, clip_on=False, zorder=3)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="how sure the model is", ylabel="how often it is right")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    error = percent(calibration["expected_calibration_error"])
+    said = f"Reliability, how often the model is right by how sure it is; the two lie {error} apart in the mean."
+    return _chart(figure, "Reliability", said)
+
+
+def _surer(calibration: dict) -> bool | None:
+    """Whether the model is surer than it is right, over all pictures; None where there are none."""
+    bins = calibration["bins"]
+    gap = sum(one["images"] * (one["score"] - one["accuracy"]) for one in bins)
+    return gap > 0 if bins else None
+
+
+SMALLEST_POINT, LARGEST_POINT = 10, 140  # square points
 MOST_COUNTED = 30  # classes, beyond which a cell of the confusion matrix has no room for its count
 MOST_NAMED = 60  # classes, beyond which a row has no room for its label
 LABEL_COLUMNS = 18  # of a label, where a Chinese character takes two

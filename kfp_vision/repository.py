@@ -13,15 +13,17 @@ import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kfp_vision import storage
 from kfp_vision.errors import InputError
 
 SERVING_FOLDER = Path("serving")
 FIRST = "1"
 SAVED_MODEL_FILE = "saved_model.pb"
 ABOUT_FILE = Path("assets.extra") / "model.json"
+MODEL_REMEDY = "Give the model folder of a run, or a directory of numbered versions."
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,57 @@ def located(path: Path) -> Path:
     for repository in (path, path / SERVING_FOLDER):
         if versions(repository):
             return repository.absolute()
-    remedy = "Give the model folder of a run, or a directory of numbered versions."
-    raise InputError("there must be a model to serve", f"none in {path}", remedy)
+    raise InputError("there must be a model to serve", f"none in {path}", MODEL_REMEDY)
+
+
+def fetch(uri: str, model: Path) -> Version:
+    """Copies the newest version at a URI into a folder, laid out as a model folder.
+
+    Args:
+        uri: of a model folder, of a repository, or of a version in it; in a bucket, on disk, or in an archive wherever it lies.
+        model: the folder to make; it is not there before it is whole.
+
+    Returns:
+        The version in the folder.
+
+    Raises:
+        InputError: no version lies there, or it cannot be read.
+    """
+    newest = _newest(uri)
+    if newest is None:
+        raise InputError("there must be a model", f"none at {uri}", MODEL_REMEDY)
+    with storage.replacing(model) as beside:
+        for item, encoded in storage.read_all(item for item in storage.walk(uri) if _is_below(item.name, newest)):
+            if isinstance(encoded, OSError):
+                raise InputError("a model must be read whole", f"{item.uri} ({encoded})", "Try again, or export it again.")
+            file = exported(beside).folder / PurePosixPath(item.name).relative_to(newest)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encoded)
+    return exported(model)
+
+
+def check_there(uri: str, field: str) -> None:
+    """Refuses a URI where no version of a model lies.
+
+    Raises:
+        InputError: naming the field.
+    """
+    storage.check_there(uri, field)
+    if _newest(uri) is None:
+        raise InputError(f"{field} must name a model", f"none at {uri}", MODEL_REMEDY)
+
+
+def _newest(uri: str) -> PurePosixPath | None:
+    """The folder of the newest version at a URI, by its name there; that of the least depth where there are several kinds."""
+    files = (PurePosixPath(item.name) for item in storage.walk(uri))
+    folders = [file.parent for file in files if file.name == SAVED_MODEL_FILE]
+    numbered = [folder for folder in folders if folder == PurePosixPath() or folder.name.isdecimal()]
+    return max(numbered, key=lambda folder: (-len(folder.parts), int(folder.name or 0)), default=None)
+
+
+def _is_below(name: str, folder: PurePosixPath) -> bool:
+    path = PurePosixPath(name)
+    return path.is_relative_to(folder) and ".." not in path.parts and not path.is_absolute()
 
 
 def publish(version: Version, repository: Path) -> Version:

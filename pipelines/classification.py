@@ -63,7 +63,9 @@ def classify(fields: Mapping[str, Any]) -> None:
         kubernetes.add_node_selector_json(trained, node_selector_json=fields["node_selector"])
         kubernetes.add_toleration_json(trained, toleration_json=fields["tolerations"])
         model = trained.outputs["model"]
-        evaluated = evaluate_classifier(model=model, **held_out, **given("min_accuracy", "test_image_uri"))
+        wishes = given("min_accuracy", "deploy_to", "test_image_uri", "advanced")
+        evaluated = evaluate_classifier(model=model, **held_out, **wishes)
+        evaluated.set_caching_options(False)  # what is deployed may have changed
         for task in (checked, trained, evaluated):
             scratch(task)
             reads_stores(task)

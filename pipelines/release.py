@@ -39,7 +39,8 @@ def release_if(
                 scratch(task)
             reads_stores(called)
         with dsl.If(predict_uri != "", name="predict"):
-            predicted = predict_images(model=model, predict_uri=predict_uri).after(proven)
+            predicted = predict_images(model=model, predict_uri=predict_uri, all_scores=False, partition=0, partitions=1)
+            predicted.after(proven)
             predicted.set_caching_options(False)
             scratch(predicted)
             reads_stores(predicted)

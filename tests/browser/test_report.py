@@ -18,10 +18,20 @@ def report(tmp_path_factory) -> Path:
     figures["confusion_matrix"] = [[8, 2, 0], [1, 9, 0], [0, 1, 9]]
     figures["roc"] = {"false_positive_rate": [0, 0.1, 1], "true_positive_rate": [0, 0.9, 1], "area": 0.9}
     figures |= {"verdict": {"accepted": True, "reasons": ["above 0.8"]}, "test_picture": None}
+    figures |= {"deployed": None, "accuracy_interval": [0.7, 0.95], "top_5_accuracy": 1.0}
+    figures |= {"weighted_precision": 0.87, "weighted_recall": 0.8667, "weighted_f1": 0.865}
+    bins = [{"low": 0.6, "high": 0.66, "images": 9, "score": 0.63, "accuracy": 0.5}]
+    bins += [{"low": 0.93, "high": 1.0, "images": 21, "score": 0.97, "accuracy": 0.95}]
+    figures["calibration"] = {"expected_calibration_error": 0.05, "bins": bins}
+    sizes = [{"low": side, "high": 2 * side - 1, "images": 15, "accuracy": 0.8} for side in (256, 512)]
+    pair = {"label": "bellcup", "prediction": "globelet", "images": 2, "share": 0.2}
+    figures |= {"by_size": sizes, "confused_pairs": [pair]}
     history = [{"step": s, "loss": 1 / s, "accuracy": 0.5, "learning_rate": 0.1, "images_per_second": 9.0} for s in (1, 2, 3)]
     wrong = reports.Picture("bellcup/0001.jpg", sample.draw("bellcup/0001.jpg"))
     mistakes = [reports.Mistake(wrong, "bellcup", "globelet", 0.97)]
-    reports.write_evaluation_page(path, title="flowers", evaluation=figures, history=history, mistakes=mistakes)
+    reports.write_evaluation_page(
+        path, title="flowers", evaluation=figures, history=history, mistakes=mistakes, pairs=[(pair, mistakes)]
+    )
     return path
 
 
@@ -74,8 +84,8 @@ def test_the_report_is_read_without_script_or_network(browser, report, width, sc
     page.goto(report.as_uri())
     assert "86.7 %" in page.inner_text("body")
     assert "<script>alert(1)</script>" in page.inner_text("body")
-    # The one mistake is there as a picture that the browser could draw.
-    assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True]
+    # The one mistake is there as a picture that the browser could draw, by itself and with its pair of classes.
+    assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True, True]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert errors == []

@@ -89,6 +89,7 @@ def evaluate_inputs(held_out, trained) -> dict[str, Path]:
 def evaluated(evaluate_inputs, pictures, tmp_path_factory) -> one_step.Ended:
     # Three steps teach nothing; the least that can be asked for is accepted all the same, or nothing could be deployed.
     values = {"min_accuracy": 1e-9, "test_image_uri": str(pictures / "globelet" / "0003.jpg")}
+    values |= {"deploy_to": "none", "advanced": {}}
     return one_step.run(components.evaluate_classifier, tmp_path_factory.mktemp("evaluate"), evaluate_inputs, **values)
 
 

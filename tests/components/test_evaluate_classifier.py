@@ -5,6 +5,8 @@ import one_step
 
 from kfp_vision import components, records, repository
 
+NOTHING_ASKED = {"min_accuracy": 0.0, "test_image_uri": "", "deploy_to": "none", "advanced": {}}
+
 
 def test_measures_on_the_test_split(evaluated):
     metrics = evaluated.metadata["metrics"]
@@ -25,7 +27,7 @@ def test_draws_a_confusion_matrix_and_a_roc_curve(evaluated):
 
 
 def test_judges_the_model_and_writes_why(evaluated):
-    figures = json.loads((evaluated.folder / "verdict").read_text())
+    figures = json.loads((evaluated.folder / "evaluation").read_text())
     accuracy = evaluated.metadata["metrics"]["accuracy"]
     assert figures["accuracy"] == accuracy
     assert figures["verdict"]["accepted"] is evaluated.output is True
@@ -33,9 +35,9 @@ def test_judges_the_model_and_writes_why(evaluated):
 
 
 def test_refuses_a_model_that_is_not_good_enough(evaluate_inputs, tmp_path):
-    nearly = {"min_accuracy": 0.999999, "test_image_uri": ""}
+    nearly = NOTHING_ASKED | {"min_accuracy": 0.999999}
     ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **nearly)
-    figures = json.loads((ended.folder / "verdict").read_text())
+    figures = json.loads((ended.folder / "evaluation").read_text())
     assert ended.succeeded
     assert figures["verdict"]["accepted"] is ended.output is (figures["accuracy"] == 1)
 
@@ -48,7 +50,7 @@ def test_says_which_model_it_judged_and_what_it_answered(evaluated, trained):
 
 
 def test_writes_a_page_and_names_the_picture_that_was_asked_for(evaluated):
-    figures = json.loads((evaluated.folder / "verdict").read_text())
+    figures = json.loads((evaluated.folder / "evaluation").read_text())
     assert figures["test_picture"]["prediction"] in ("bellcup", "globelet")
     assert "flowers: evaluation" in (evaluated.folder / "report").read_text()
 
@@ -57,7 +59,7 @@ def test_refuses_when_nothing_was_held_out(evaluate_inputs, tmp_path):
     nothing = tmp_path / "nothing"
     records.write_shards(nothing, "validation", iter(()), ["bellcup", "globelet"], 100)
     inputs = evaluate_inputs | {"validation_records": nothing, "test_records": nothing}
-    ended = one_step.run(components.evaluate_classifier, tmp_path, inputs, min_accuracy=0.0, test_image_uri="")
+    ended = one_step.run(components.evaluate_classifier, tmp_path, inputs, **NOTHING_ASKED)
     assert one_step.refusal(ended) == (
         "error: there must be held-out pictures to evaluate on; got none in nothing. "
         "Raise validation_ratio or test_ratio, or add pictures."

@@ -5,6 +5,8 @@ import pytest
 
 from kfp_vision import components
 
+ALL_AT_ONCE = {"all_scores": False, "partition": 0, "partitions": 1}
+
 
 @pytest.fixture
 def model(trained):
@@ -12,17 +14,19 @@ def model(trained):
 
 
 def test_names_every_picture(model, pictures, tmp_path):
-    ended = one_step.run(components.predict_images, tmp_path, model, predict_uri=str(pictures))
+    ended = one_step.run(components.predict_images, tmp_path, model, predict_uri=str(pictures), **ALL_AT_ONCE)
     with (ended.folder / "predictions").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["path", "label", "prediction", "score"]
     assert sorted(row["label"] for row in rows) == ["bellcup"] * 10 + ["globelet"] * 10
     right = sum(row["label"] == row["prediction"] for row in rows)
     expected = {"pictures": 20, "unreadable": 0, "labelled": 20, "right": right}
-    assert {name: ended.metadata["predictions"][name] for name in expected} == expected
+    assert {name: ended.metadata["predictions"][name] for name in expected} == ended.output == expected
 
 
 def test_refuses_a_place_without_pictures(model, tmp_path):
     (tmp_path / "empty").mkdir()
-    ended = one_step.run(components.predict_images, tmp_path / "root", model, predict_uri=str(tmp_path / "empty"))
+    ended = one_step.run(
+        components.predict_images, tmp_path / "root", model, predict_uri=str(tmp_path / "empty"), **ALL_AT_ONCE
+    )
     assert one_step.refusal(ended).startswith("error: there must be pictures to name; got none at")

@@ -216,6 +216,7 @@ def test_a_stage_that_looks_outside_is_never_taken_from_the_cache(stages, names_
         "check-run",
         "check-serving",
         "deploy-model",
+        "evaluate-classifier",
         "fingerprint-images",
         "predict-images",
         "report-outcome",
@@ -275,6 +276,27 @@ def test_a_preparation_ends_with_the_records_and_offers_its_tasks():
     assert [name for name, task in body.items() if not task.dependent_tasks] == ["check-preparation"]
     uncached = sorted(name for name, task in body.items() if not task.caching_options.enable_cache)
     assert [name for name in uncached if not body[name].WhichOneof("iterator")] == ["check-preparation", "fingerprint-images"]
+    executors = json_format.MessageToDict(spec.deployment_spec)["executors"].values()
+    assert {executor["container"]["image"] for executor in executors} == {f"kfp-vision:{__version__}"}
+
+
+def test_pictures_are_named_in_a_loop_and_the_tables_joined():
+    spec = PIPELINES["batch_prediction"].pipeline_spec
+    form = spec.root.input_definitions.parameters
+    assert sorted(form) == ["all_scores", "model_uri", "partitions", "predict_uri"]
+    assert [name for name, field in form.items() if not field.description or not field.HasField("default_value")] == []
+    body = spec.components["comp-exit-handler-1"].dag.tasks
+    assert [name for name, task in body.items() if not task.dependent_tasks] == ["check-prediction"]
+    (loop,) = (task for task in body.values() if task.WhichOneof("iterator"))
+    (named,) = spec.components[loop.component_ref.name].dag.tasks.values()
+    assert named.component_ref.name == "comp-predict-images"
+    assert named.inputs.parameters["partition"].component_input_parameter == loop.parameter_iterator.item_input
+    joined = body["join-predictions"].inputs
+    parts = joined.artifacts["prediction_parts"].task_output_artifact, joined.parameters["counts"].task_output_parameter
+    assert all(body[part.producer_task] == loop for part in parts)
+    cached = [name for name, task in body.items() if task.caching_options.enable_cache and not task.WhichOneof("iterator")]
+    assert sorted(cached) == ["join-predictions", "partition-records"]
+    assert not named.caching_options.enable_cache
     executors = json_format.MessageToDict(spec.deployment_spec)["executors"].values()
     assert {executor["container"]["image"] for executor in executors} == {f"kfp-vision:{__version__}"}
 
@@ -342,7 +364,7 @@ def test_the_check_passes_while_nothing_is_edited(copy_of_the_house):
 @pytest.mark.parametrize(
     ("file", "was", "becomes", "concerned"),
     [
-        ("components/split_images.py", "Cuts the table", "Slices the table", PIPELINES),
+        ("components/split_images.py", "Cuts the table", "Slices the table", [*TRAINING, "prepare_records"]),
         ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", TRAINING),
         ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001", TRAINING),
         ("parameters.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS', TRAINING),

@@ -123,7 +123,7 @@ def test_makes_one_folder_with_all_that_came_out(run):
 
 
 def test_reports_the_accuracy_on_the_test_split(run):
-    verdict = json.loads((run.artifacts / "evaluate-classifier" / "verdict").read_text())
+    verdict = json.loads((run.artifacts / "evaluate-classifier" / "evaluation").read_text())
     assert verdict["split"] == "test"
     assert verdict["images"] == SPLITS["test"]
     assert run.result["accuracy"] == verdict["accuracy"]
@@ -136,7 +136,7 @@ def test_deploys_the_model_and_asks_it_over_http(run):
     (version,) = repository.versions(run.pictures.parent / "a repository")
     assert version.fingerprint == repository.exported(Path(run.result["model_dir"])).fingerprint
     assert run.result["endpoint"]["version"] == version.number == 1
-    answer, verdict = run.result["answer"], json.loads((run.artifacts / "evaluate-classifier" / "verdict").read_text())
+    answer, verdict = run.result["answer"], json.loads((run.artifacts / "evaluate-classifier" / "evaluation").read_text())
     assert answer["picture"] == verdict["test_picture"]["uri"]
     assert answer["prediction"] == verdict["test_picture"]["prediction"]
     assert answer["score"] == pytest.approx(verdict["test_picture"]["score"], abs=1e-3)

@@ -101,7 +101,7 @@ def test_every_stage_is_timed_once_and_every_turn_says_how_long_it_took(run):
 
 
 def test_the_model_is_measured_on_what_all_partitions_wrote(run):
-    verdict = json.loads((run.artifacts / "evaluate-classifier" / "verdict").read_text())
+    verdict = json.loads((run.artifacts / "evaluate-classifier" / "evaluation").read_text())
     written = json.loads((run.artifacts / "join-records" / "test_records" / "records.json").read_text())
     assert (verdict["split"], verdict["images"]) == ("test", written["images"])
     assert (Path(run.result["model_dir"]) / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"

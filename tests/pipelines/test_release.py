@@ -29,13 +29,13 @@ class Ended(NamedTuple):
     printed: str
 
 
-def make(root: Path, labels: tuple[str, ...] = tuple(colours.RGB)) -> Path:
+def make(root: Path, labels: tuple[str, ...] = tuple(colours.RGB), times: int = 1) -> Path:
     """Writes what a training leaves: model and records, the `labels` being those of a red, a green and a blue picture."""
     colours.write_version(root / "model" / "serving" / "1")
     (root / "model" / "training.json").write_text("[]")
     pictures = [(label, checked(colours.picture(colour))) for label, colour in zip(labels, colours.RGB, strict=True)]
-    rows = [(Row("", label, 1, "", f"{label}/1.jpg"), picture) for label, picture in pictures]
-    write_shards(root / "validation_records", "validation", iter(rows), list(colours.RGB), 10)
+    rows = [(Row("", label, 1, "", f"{label}/{n}.jpg"), picture) for n in range(1, times + 1) for label, picture in pictures]
+    write_shards(root / "validation_records", "validation", iter(rows), list(colours.RGB), 100)
     write_shards(root / "test_records", "test", iter(()), list(colours.RGB), 10)
     return root
 
@@ -54,7 +54,7 @@ def release(made: Path, root: Path, *, min_accuracy: float = 0.0, deploy_to: str
             if (made / "verdict").exists():
                 judgement, verdict = accepted, artifact("verdict", dsl.Artifact)
             else:
-                asked = {"min_accuracy": min_accuracy, "test_image_uri": test_image_uri}
+                asked = {"min_accuracy": min_accuracy, "test_image_uri": test_image_uri, "deploy_to": deploy_to, "advanced": {}}
                 evaluated = components.evaluate_classifier(**inputs, **asked)
                 judgement, verdict = evaluated.outputs["Output"], evaluated.outputs["verdict"]
             wishes = {"deploy_to": deploy_to, "test_image_uri": test_image_uri, "predict_uri": predict_uri}
@@ -100,6 +100,16 @@ def test_a_model_below_min_accuracy_is_not_deployed_and_the_run_says_why_and_end
     assert done.green and "the run ended well" in done.printed
     assert "refused: accuracy 0.0000 is below min_accuracy 0.5" in done.printed
     assert not (tmp_path / "repository").exists()
+
+
+def test_a_model_that_is_worse_than_the_deployed_one_is_kept_and_not_deployed(tmp_path):
+    labels = ("green", "blue", "red")
+    made = make(tmp_path / "made", labels, times=4)  # of one picture a class, chance could explain it
+    colours.write_version(tmp_path / "repository" / "1", labels)  # right of every one of them
+    done = release(made, tmp_path / "run", deploy_to=str(tmp_path / "repository"))
+    assert done.stages == ["evaluate-classifier", "report-outcome"]
+    assert done.green and "refused: it is worse than version 1, deployed now, accuracy 1.0000" in done.printed
+    assert [version.number for version in repository.versions(tmp_path / "repository")] == [1]
 
 
 def test_a_model_that_the_server_cannot_load_is_not_deployed_and_the_run_is_red(tmp_path):

@@ -1,62 +1,137 @@
-"""The figures of an evaluation, against ones worked out by hand."""
+"""Whether a model may be deployed, by how good it is and by what is deployed now."""
 
-import math
+import json
 
+import colours
 import numpy as np
 import pytest
 
-from kfp_vision import evaluation
-
-# Ten pictures of three classes. True:      a a a a b b b c c c
-LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
-CALLED = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
-
-
-@pytest.fixture
-def figures():
-    probabilities = np.full((10, 3), 0.1)
-    probabilities[np.arange(10), CALLED] = 0.8
-    answers = evaluation.Answers([str(i) for i in range(10)], LABELS, probabilities)
-    return evaluation.measured(answers, ["a", "b", "c"])
-
-
-def test_accuracy_and_the_confusion_matrix(figures):
-    assert figures["accuracy"] == 0.8
-    assert figures["confusion_matrix"] == [[3, 1, 0], [0, 2, 1], [0, 0, 3]]
-
-
-def test_precision_recall_and_f1_of_each_class(figures):
-    a, b, c = figures["per_class"]
-    assert (a["precision"], a["recall"], a["images"]) == (1, 0.75, 4)
-    assert (b["precision"], b["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
-    assert (c["precision"], c["recall"], c["f1"]) == (0.75, 1, pytest.approx(6 / 7))
-    assert figures["macro_recall"] == pytest.approx((0.75 + 2 / 3 + 1) / 3)
-
-
-def test_the_roc_curve_is_finite_and_its_area_right(figures):
-    roc = figures["roc"]
-    assert all(
-        math.isfinite(value) for name in ("false_positive_rate", "true_positive_rate", "thresholds") for value in roc[name]
-    )
-    # Thirty one-against-the-rest decisions, two scores: 8 of 10 right ones and 2 of 20 wrong ones score high.
-    assert roc["area"] == pytest.approx(0.8 * 0.9 + 0.5 * (0.8 * 0.1 + 0.2 * 0.9))
-
-
-def test_a_long_roc_curve_is_thinned():
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet([1, 1, 1], 2000)
-    roc = evaluation.roc_curve(evaluation.Answers([""] * 2000, rng.integers(0, 3, 2000), probabilities))
-    assert len(roc["thresholds"]) <= evaluation.ROC_POINTS
-    assert (roc["false_positive_rate"][0], roc["true_positive_rate"][-1]) == (0, 1)
-
-
-def test_a_class_without_held_out_pictures_does_not_pull_the_means_down():
-    answers = evaluation.Answers(["1", "2"], np.array([0, 1]), np.array([[0.9, 0.1, 0], [0.1, 0.9, 0]]))
-    assert evaluation.measured(answers, ["a", "b", "absent"])["macro_f1"] == 1
+from kfp_vision import evaluation, records, repository
+from kfp_vision.catalog import Row
+from kfp_vision.pictures import checked
 
 
 @pytest.mark.parametrize(("accuracy", "accepted"), [(0.9, True), (0.8999, False)])
-def test_the_verdict(accuracy, accepted):
-    verdict = evaluation.judged(accuracy, 0.9)
+def test_the_least_accuracy(accuracy, accepted):
+    verdict = evaluation.judged(accuracy, 0.9, None)
     assert verdict["accepted"] is accepted
     assert verdict["reasons"] == [f"accuracy {accuracy:.4f} {'reaches' if accepted else 'is below'} min_accuracy 0.9"]
+
+
+def test_reasons_for_a_refusal_come_first():
+    deployed = {"version": 3, "accuracy": 0.95, "better": 1, "worse": 9, "p_value": 0.0215, "verdict": "worse"}
+    verdict = evaluation.judged(0.9, 0.8, deployed)
+    assert verdict == {
+        "accepted": False,
+        "reasons": [
+            "it is worse than version 3, deployed now, accuracy 0.9500: 1 pictures are named rightly by it alone, 9 by the "
+            "other alone (p = 0.021)",
+            "accuracy 0.9000 reaches min_accuracy 0.8",
+        ],
+    }
+
+
+def held_out(folder, labels_of_pictures: tuple[str, ...], classes: list[str]):
+    """Records of red, green and blue pictures, under given labels."""
+    folder.mkdir()
+    shown = zip(labels_of_pictures, list(colours.RGB) * len(labels_of_pictures), strict=False)
+    rows = [
+        (Row("", label, 1, "", f"{number}.png"), checked(colours.picture(colour, "PNG", (40 + number, 30))))
+        for number, (label, colour) in enumerate(shown)
+    ]
+    records.write_shards(folder / "validation", "validation", iter(rows), classes, 100)
+    records.write_shards(folder / "test", "test", iter(()), classes, 100)
+    return folder / "validation", folder / "test"
+
+
+def evaluate(root, pictures: tuple, deploy_to: str, compare: bool = True) -> dict:
+    """Evaluates a model that calls red, green and blue pictures so."""
+    model = root / "model"
+    colours.write_version(model / "serving" / "1")
+    (model / "training.json").write_text("[]")
+    made = {name: root / name for name in ("evaluation", "page", "verdict")}
+    wishes = evaluation.Wishes(0.0, deploy_to, "", {"compare_with_deployed": compare})
+    figures = evaluation.evaluate_classifier(model, *pictures, wishes, **made)
+    assert json.loads(made["evaluation"].read_text()) == figures
+    return figures
+
+
+RIGHT, WRONG = ("red", "green", "blue"), ("green", "blue", "red")
+
+
+@pytest.fixture
+def right(tmp_path):
+    """Pictures under the names that the model gives them."""
+    return held_out(tmp_path / "right", RIGHT * 4, list(RIGHT))
+
+
+@pytest.fixture
+def wrong(tmp_path):
+    """Pictures under other names than the model gives them, each of them."""
+    return held_out(tmp_path / "wrong", WRONG * 4, list(RIGHT))
+
+
+@pytest.fixture
+def deployed(tmp_path):
+    """A repository whose newest version calls pictures as `wrong` does, and the one before as the model does."""
+    colours.write_version(tmp_path / "repository" / "1", RIGHT)
+    colours.write_version(tmp_path / "repository" / "2", WRONG)
+    return tmp_path / "repository"
+
+
+def test_a_model_that_is_worse_than_the_deployed_one_is_refused(tmp_path, wrong, deployed):
+    figures = evaluate(tmp_path, wrong, str(deployed))
+    assert figures["accuracy"] == 0
+    expected = {"version": 2, "accuracy": 1.0, "better": 0, "worse": 12, "p_value": pytest.approx(2 / 2**12)}
+    assert figures["deployed"] == expected | {"verdict": "worse"}
+    assert figures["verdict"]["accepted"] is False
+    assert "it is worse than version 2, deployed now, accuracy 1.0000" in figures["verdict"]["reasons"][0]
+    assert "it is worse than version 2" in (tmp_path / "page").read_text()
+
+
+def test_a_model_that_is_better_is_accepted_and_the_page_says_so(tmp_path, right, deployed):
+    figures = evaluate(tmp_path, right, str(deployed))
+    assert figures["deployed"]["verdict"] == "better" and figures["verdict"]["accepted"]
+    assert "it is better than version 2, deployed now, accuracy 0.0000" in (tmp_path / "page").read_text()
+
+
+def test_a_model_that_is_as_good_is_accepted(tmp_path, right, deployed):
+    colours.write_version(deployed / "3", RIGHT)
+    figures = evaluate(tmp_path, right, str(deployed))
+    assert (figures["deployed"]["version"], figures["deployed"]["verdict"]) == (3, "no different")
+    assert figures["verdict"]["accepted"]
+
+
+def test_a_deployed_model_that_cannot_be_asked_is_said_and_stops_nothing(tmp_path, wrong, deployed):
+    (deployed / "2" / "saved_model.pb").write_bytes(b"no graph")
+    figures = evaluate(tmp_path, wrong, str(deployed))
+    assert figures["verdict"]["accepted"]
+    assert "version 2, deployed now, cannot be asked (a model must load" in figures["verdict"]["reasons"][1]
+
+
+@pytest.mark.parametrize("how", ["nowhere", "nothing there yet", "not wanted"])
+def test_where_there_is_nothing_to_compare_with_min_accuracy_alone_counts(tmp_path, wrong, deployed, how):
+    deploy_to = {"nowhere": "none", "nothing there yet": str(tmp_path / "new"), "not wanted": str(deployed)}[how]
+    figures = evaluate(tmp_path, wrong, deploy_to, compare=how != "not wanted")
+    assert figures["deployed"] is None and figures["verdict"]["accepted"]
+
+
+def test_the_page_shows_the_pictures_of_what_went_wrong(tmp_path, wrong):
+    figures = evaluate(tmp_path, wrong, "none")
+    pairs = {(pair["label"], pair["prediction"]): (pair["images"], pair["share"]) for pair in figures["confused_pairs"]}
+    assert pairs == {("green", "red"): (4, 1.0), ("blue", "green"): (4, 1.0), ("red", "blue"): (4, 1.0)}
+    page = (tmp_path / "page").read_text()
+    assert page.count("data:image/jpeg") == 12 + 12  # the worst mistakes, and four of each pair
+    assert page.count('alt="green called red, ') == 4
+
+
+def test_the_shorter_side_is_that_of_the_picture(tmp_path, right):
+    figures = evaluate(tmp_path, right, "none")
+    assert figures["by_size"] == [{"low": 16, "high": 31, "images": 12, "accuracy": 1.0}]
+
+
+def test_answers_are_in_the_files_order(tmp_path, right):
+    version = repository.Version(colours.write_version(tmp_path / "one" / "1"))
+    answers = evaluation.collect(evaluation.Classifier(version).probabilities, right[0])
+    assert answers.names == [f"{number}.png" for number in range(12)]
+    assert np.array(version.labels)[answers.predictions].tolist() == ["red", "green", "blue"] * 4

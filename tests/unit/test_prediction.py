@@ -100,7 +100,46 @@ def test_a_folder_becomes_a_table(classifier, folder, tmp_path, capsys):
     assert counts == {"pictures": 5, "unreadable": 1, "labelled": 3, "right": 2}
     said = capsys.readouterr().out
     assert "broken.jpg (not a picture in a known format)" in said
-    assert "2 of 3 in folders of a known name are called by it" in said
+    assert "2 of 3 in folders of a known name are called by it: accuracy 0.6667" in said
+
+
+def test_the_scores_of_all_classes_are_there_on_request(classifier, folder, tmp_path):
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    prediction.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv", all_scores=True)
+    rows = {os.path.relpath(row["path"], folder): row for row in table(tmp_path / "out.csv")}
+    scores = {label: float(rows["sky/1.jpg"][f"score:{label}"]) for label in colours.RGB}
+    assert max(scores, key=scores.get) == "blue" and sum(scores.values()) == pytest.approx(1, abs=1e-5)
+    assert rows["sky/1.jpg"]["score"] == rows["sky/1.jpg"]["score:blue"]
+    assert rows["broken.jpg"]["score:blue"] == ""
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 9])
+def test_the_tables_of_several_partitions_are_joined_to_the_table_of_one(classifier, folder, tmp_path, partitions, capsys):
+    (folder / "red" / "broken.jpg").write_bytes(b"no picture")
+    for number in range(9):
+        (folder / f"{number}.jpg").write_bytes(colours.picture("green"))
+    given = (classifier, classifier.labels, str(folder))
+    whole = prediction.predict_images(*given, tmp_path / "whole.csv", all_scores=True)
+    tables = [tmp_path / f"{number}.csv" for number in range(partitions)]
+    counts = [
+        prediction.predict_images(*given, table, all_scores=True, partition=number, partitions=partitions)
+        for number, table in enumerate(tables)
+    ]
+    assert prediction.join_predictions(tables, counts, tmp_path / "joined.csv", str(folder)) == whole
+    assert (tmp_path / "joined.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    assert capsys.readouterr().out.endswith("2 of 3 in folders of a known name are called by it: accuracy 0.6667\n")
+
+
+def test_more_partitions_than_pictures_are_joined_and_none_at_all_refused(classifier, folder, tmp_path):
+    tables = [tmp_path / f"{number}.csv" for number in range(2)]
+    one = [
+        prediction.predict_images(classifier, classifier.labels, str(folder / "loose.jpg"), table, partition=n, partitions=2)
+        for n, table in enumerate(tables)
+    ]
+    assert prediction.join_predictions(tables, one, tmp_path / "joined.csv", "there")["pictures"] == 1
+    with pytest.raises(InputError, match="there must be pictures to name; got none at there"):
+        prediction.join_predictions(tables[1:], one[1:], tmp_path / "none.csv", "there")
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_more_pictures_than_fit_a_batch_are_all_named_in_order(classifier, tmp_path):

@@ -103,6 +103,12 @@ def history(rows: int = 4) -> list[dict[str, float]]:
     return trained
 
 
+BINS = [
+    {"low": 0.4, "high": 0.46, "images": 34, "score": 0.43, "accuracy": 0.3},
+    {"low": 0.93, "high": 1, "images": 1200, "score": 0.97, "accuracy": 0.93},
+]
+
+
 def evaluation(labels: list[str], matrix: list[list[int]] | None = None, **changed: object) -> dict:
     """A record of an evaluation whose figures are made up, one apart from the other."""
     matrix = matrix or [[40 if i == j else (i + j) % 3 for j in range(len(labels))] for i in range(len(labels))]
@@ -114,7 +120,13 @@ def evaluation(labels: list[str], matrix: list[list[int]] | None = None, **chang
         "model_name": "flowers", "network": "inception_v3", "split": "test", "images": 1234, "accuracy": 0.9137,
         "macro_precision": 0.9012, "macro_recall": 0.8923, "macro_f1": 0.8834, "labels": labels, "confusion_matrix": matrix,
         "per_class": per_class, "verdict": {"accepted": True, "reasons": ["accuracy 0.9137 reaches 0.85"]},
-        "test_picture": None,
+        "test_picture": None, "deployed": None, "accuracy_interval": [0.8987, 0.9287], "top_5_accuracy": 0.9876,
+        "weighted_precision": 0.9045, "weighted_recall": 0.9137, "weighted_f1": 0.8856, "confused_pairs": [],
+        "calibration": {"expected_calibration_error": 0.0321, "bins": BINS},
+        "by_size": [
+            {"low": 64, "high": 127, "images": 34, "accuracy": 0.7654},
+            {"low": 256, "high": 511, "images": 1200, "accuracy": 0.92},
+        ],
         "roc": {"false_positive_rate": [0.0, 0.1, 1.0], "true_positive_rate": [0.0, 0.9, 1.0], "area": 0.9765},
     } | changed  # fmt: skip
 
@@ -151,7 +163,8 @@ def write_evaluation(path: Path, labels: list[str], pictures: list[Picture], **c
         title=f"About {labels[0]}",
         evaluation=evaluation(labels, **changed),
         history=history(),
-        mistakes=[Mistake(shown, labels[0], labels[1], 0.97) for shown in pictures],
+        mistakes=(mistakes := [Mistake(shown, labels[0], labels[1], 0.97) for shown in pictures]),
+        pairs=[({"label": labels[0], "prediction": labels[1], "images": 4567, "share": 0.2345}, mistakes)] if mistakes else [],
     )
 
 
@@ -259,12 +272,22 @@ def test_evaluation_holds_the_callers_figures(tmp_path):
     for said in (
         "91.4 % of 1,234 test images", "Accepted: accuracy 0.9137 reaches 0.85", "90.1 %", "89.2 %", "88.3 %", "0.977",
         "daisy 81.1 % 61.1 % 71.1 % 4,321", "rose 81.2 % 61.2 % 71.2 % 4,322", "gs://bucket/one.jpg is called rose (88 %)",
-        "is daisy, called rose (97 %)", "wrong.jpg", "rose called daisy (11), daisy called rose (7)",
+        "is daisy, called rose (97 %)", "wrong.jpg", "between 89.9 % and 92.9 %",
+        "daisy called rose: 4,567, 23.4 % of the class",
+        "Mean of the images (weighted) 90.5 % 91.4 % 88.6 % 1,234", "3.2 % apart", "surer than it is right",
+        "64 to 127 76.5 % 34", "256 to 511 92.0 % 1,200", "rose called daisy (11), daisy called rose (7)",
     ):  # fmt: skip
         assert said in page.text
     drawn = [data for tag, data in page.texts if tag == "text"]
     assert {"501", "7", "11", "602"} <= set(drawn)
-    assert len(page.named("svg")) == 4
+    assert len(page.named("svg")) == 5
+    assert "likeliest" not in page.text  # of two classes every name is
+
+
+def test_more_classes_than_five_tell_of_the_likeliest_five(tmp_path):
+    write_evaluation(tmp_path / "page.html", [f"breed {number}" for number in range(6)], [])
+    text = Page(tmp_path / "page.html").text
+    assert "Among the 5 likeliest" in text and "98.8 %" in text
 
 
 def test_a_refusal_says_why(tmp_path):
@@ -277,7 +300,7 @@ def test_classes_keep_the_order_of_the_labels(tmp_path):
     labels = ["zinnia", "aster", "rose"]
     record = evaluation(labels)
     record["per_class"].reverse()
-    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=[])
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=[], pairs=[])
     text = Page(tmp_path / "page.html").text
     text = text[text.index("Class by class") :]
     assert text.index("zinnia") < text.index("aster") < text.index("rose")
@@ -287,7 +310,7 @@ def test_most_confident_mistake_comes_first(tmp_path):
     scores = {"some.jpg": 0.6, "unknown.jpg": math.nan, "most.jpg": 0.99, "less.jpg": 0.4}
     mistakes = [Mistake(picture(name), "daisy", "rose", score) for name, score in scores.items()]
     record = evaluation(["daisy", "rose"])
-    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=mistakes)
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=mistakes, pairs=[])
     page = Page(tmp_path / "page.html")
     assert [image["title"] for image in page.named("img")] == ["most.jpg", "some.jpg", "less.jpg", "unknown.jpg"]
     assert "often wrong labels" in page.text
@@ -352,11 +375,11 @@ def test_a_picture_of_too_many_pixels_is_not_unpacked_to_be_shown(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 200_000  # KiB, where its pixels take 400 MB
 
 
-def test_two_dozen_of_the_busiest_pictures_stay_below_600_kb(tmp_path):
+def test_four_dozen_of_the_busiest_pictures_stay_below_1200_kb(tmp_path):
     busy = [picture(width=400, height=400, seed=seed) for seed in range(24)]
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], busy)
-    assert len(Page(tmp_path / "page.html").named("img")) == 24
-    assert (tmp_path / "page.html").stat().st_size < 600_000
+    assert len(Page(tmp_path / "page.html").named("img")) == 48  # alone, and with the pair of classes
+    assert (tmp_path / "page.html").stat().st_size < 1_200_000
 
 
 def test_one_row_of_history_makes_a_page(tmp_path):
@@ -388,7 +411,7 @@ def test_figures_that_are_not_finite_make_a_page(tmp_path):
     nothing = {"false_positive_rate": [math.nan, math.nan], "true_positive_rate": [0.0, 1.0], "area": math.nan}
     mistakes = [Mistake(picture(), "daisy", "rose", math.nan)]
     record = evaluation(["daisy", "rose"], [[0, 0], [0, 0]], roc=nothing, accuracy=math.nan, macro_f1=math.nan)
-    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=history(), mistakes=mistakes)
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=history(), mistakes=mistakes, pairs=[])
     assert "There are no points to draw it from." in Page(tmp_path / "page.html").text
 
 

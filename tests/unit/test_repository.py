@@ -100,3 +100,40 @@ def test_a_publication_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(shutil.Error):
         repository.publish(one, tmp_path / "repository")
     assert list((tmp_path / "repository").iterdir()) == []
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+SERVED = ["assets.extra/model.json", "saved_model.pb", "variables/variables.index"]
+
+
+@pytest.mark.parametrize("way", ["repository", "model folder", "version", "archive"])
+def test_the_newest_version_is_fetched_from_wherever_it_lies(tmp_path, way):
+    if way == "model folder":
+        version(tmp_path / "there" / "serving" / "1", weights=b"10")
+        (tmp_path / "there" / "classifier.keras").write_text("large, and not served")
+    elif way == "version":
+        version(tmp_path / "there", weights=b"10")
+    else:
+        for number in ("9", "10", ".11.partial"):
+            version(tmp_path / "there" / number, weights=number.encode())
+    uri = tmp_path / "there"
+    if way == "archive":
+        uri = Path(shutil.make_archive(str(tmp_path / "packed"), "gztar", tmp_path, "there"))
+    fetched = repository.fetch(str(uri), tmp_path / "model")
+    assert fetched == repository.exported(tmp_path / "model")
+    assert names(fetched.folder) == SERVED
+    assert (fetched.folder / "variables" / "variables.index").read_bytes() == b"10"
+    assert names(tmp_path / "model") == [f"serving/1/{name}" for name in SERVED]
+
+
+def test_where_no_model_lies_nothing_is_fetched(tmp_path):
+    (tmp_path / "there" / "rose").mkdir(parents=True)
+    (tmp_path / "there" / "rose" / "saved_model.pb").write_text("in no numbered folder")
+    with pytest.raises(InputError, match="there must be a model; got none at"):
+        repository.fetch(str(tmp_path / "there"), tmp_path / "model")
+    with pytest.raises(InputError, match="model_uri must name a model; got none at"):
+        repository.check_there(str(tmp_path / "there"), "model_uri")
+    assert not (tmp_path / "model").exists()

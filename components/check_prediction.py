@@ -1,0 +1,15 @@
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def check_prediction(model_uri: str, predict_uri: str, all_scores: bool, partitions: int) -> None:
+    """Refuses wrong values, a model and pictures that are not there, before any data moves.
+
+    The arguments are the fields of the run form; see batch_prediction.
+    """
+    fields = dict(locals())
+    from kfp_vision import parameters
+
+    parameters.check_prediction(fields)

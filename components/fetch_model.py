@@ -1,0 +1,21 @@
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def fetch_model(model_uri: str, model: dsl.Output[dsl.Model]) -> None:
+    """Takes the newest version of a model from where it lies, for the stages that name pictures with it.
+
+    Args:
+        model_uri: a run's model folder, a model repository, or an archive of one; in a bucket or not.
+
+    Returns:
+        model: A model folder with its SavedModel alone.
+    """
+    from pathlib import Path
+
+    from kfp_vision import repository
+
+    version = repository.fetch(model_uri, Path(model.path))
+    model.metadata.update({"model_name": version.name, "fingerprint": version.fingerprint})

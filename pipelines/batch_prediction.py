@@ -1,0 +1,49 @@
+from kfp import dsl
+
+from kfp_vision.components import (
+    check_prediction,
+    fetch_model,
+    join_predictions,
+    partition_records,
+    predict_images,
+    report_outcome,
+)
+from kfp_vision.pipelines.form import with_choices
+from kfp_vision.pipelines.pods import reads_stores, scratch
+
+
+@with_choices({})
+@dsl.pipeline(name="batch-prediction")
+def batch_prediction(
+    model_uri: str = "",
+    predict_uri: str = "sample",
+    all_scores: bool = False,
+    partitions: int = 1,
+):
+    """Names all pictures at a place with a model that was trained before, on as many machines as there are partitions.
+
+    Args:
+        model_uri: a run's model folder, a model repository, or an archive of one; in a bucket or not.
+        predict_uri: the pictures: one, a folder, an archive (also over http), or sample.
+        all_scores: also write the scores of all classes.
+        partitions: on how many machines the pictures are named at a time.
+    """
+    ended = report_outcome()
+    with dsl.ExitHandler(ended, name="run"):
+        checked = check_prediction(model_uri=model_uri, predict_uri=predict_uri, all_scores=all_scores, partitions=partitions)
+        fetched = fetch_model(model_uri=model_uri).after(checked)
+        numbers = partition_records(partitions=partitions).after(checked)
+        with dsl.ParallelFor(numbers.output, name="partitions") as partition:
+            how = {"predict_uri": predict_uri, "all_scores": all_scores, "partitions": partitions}
+            named = predict_images(model=fetched.outputs["model"], partition=partition, **how)
+        joined = join_predictions(
+            prediction_parts=dsl.Collected(named.outputs["predictions"]),
+            counts=dsl.Collected(named.outputs["Output"]),
+            predict_uri=predict_uri,
+        )
+    for stage in (ended, checked, fetched, numbers, named, joined):
+        scratch(stage)
+    for stage in (checked, fetched, named):
+        reads_stores(stage)
+    for stage in (ended, checked, fetched, named):  # they look at what lies outside, or say how it went
+        stage.set_caching_options(False)

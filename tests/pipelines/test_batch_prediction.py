@@ -1,0 +1,94 @@
+"""Pictures named by a model that was trained before, through the command line: in one part and in several."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import colours
+import pytest
+
+from kfp_vision import repository
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A model repository, and a folder of pictures, one of which is broken and one filed wrongly."""
+    folder = tmp_path_factory.mktemp("batch")
+    colours.write_version(folder / "models" / "1", ("blue", "red", "green"))
+    colours.write_version(folder / "models" / "2")
+    for colour in colours.RGB:
+        (folder / "pictures" / colour).mkdir(parents=True)
+        for number in range(3):
+            (folder / "pictures" / colour / f"{number}.jpg").write_bytes(colours.picture(colour))
+    (folder / "pictures" / "blue" / "wrong.jpg").write_bytes(colours.picture("red"))
+    (folder / "pictures" / "blue" / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def command(root: Path, **form: object) -> subprocess.CompletedProcess:
+    options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
+    line = [sys.executable, "-m", "kfp_vision.cli", "run", "batch_prediction", *options, "--json"]
+    return subprocess.run(line, cwd=root, capture_output=True, text=True, check=False)
+
+
+def predict(root: Path, **form: object) -> tuple[list[str], dict[str, Any]]:
+    """The lines printed by a run that ended well, and the last of them parsed."""
+    done = command(root, model_uri="models", predict_uri="pictures", **form)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout.splitlines(), json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def whole(root) -> tuple[list[str], dict[str, Any]]:
+    return predict(root, all_scores="true")
+
+
+def test_every_picture_is_named_by_the_newest_version(root, whole):
+    _, result = whole
+    with Path(result["predictions"]).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "label", "prediction", "score", "score:red", "score:green", "score:blue"]
+    called = {Path(row["path"]).relative_to(root / "pictures").as_posix(): row["prediction"] for row in rows}
+    assert called["green/1.jpg"] == "green" and called["blue/wrong.jpg"] == "red" and called["blue/broken.jpg"] == ""
+    assert len(rows) == 11
+
+
+def test_says_what_was_named_and_how_well(whole):
+    lines, result = whole
+    assert (result["pictures"], result["unreadable"]) == (11, 1)
+    assert result["accuracy"] == pytest.approx(9 / 11)
+    closing = lines[next(number for number, line in enumerate(lines) if line.startswith("named ")) :]
+    assert closing[0] == f"named     11 pictures, 1 unreadable: {result['predictions']}"
+    assert closing[1] == "accuracy  0.8182 on those in a folder of a known name"
+    assert closing[2].startswith("done in ")
+    assert result["skipped"] == []
+
+
+def test_in_partitions_the_table_is_the_same(root, whole):
+    _, result = predict(root, all_scores="true", partitions=3)
+    assert Path(result["predictions"]).read_text() == Path(whole[1]["predictions"]).read_text()
+    fetched = list(Path(result["run_dir"]).glob("*/fetch-model/model"))
+    assert [repository.exported(folder).fingerprint for folder in fetched] == [
+        repository.Version(root / "models" / "2").fingerprint
+    ]
+
+
+@pytest.mark.parametrize(
+    ("form", "refusal"),
+    [
+        ({"model_uri": "", "predict_uri": "pictures"}, "model_uri must be set"),
+        ({"model_uri": "pictures", "predict_uri": "pictures"}, "model_uri must name a model; got none at"),
+        ({"model_uri": "models", "predict_uri": "nowhere"}, "predict_uri must name something that exists"),
+        (
+            {"model_uri": "models", "predict_uri": "pictures", "partitions": 0},
+            "partitions must be a whole number from 1 to 1000",
+        ),
+    ],
+)
+def test_wrong_fields_are_refused_before_anything_is_made(root, form, refusal):
+    done = command(root, **form)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {refusal}") and done.stderr.count("\n") == 1

@@ -1,0 +1,130 @@
+"""The figures of a set of answers, against ones worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from kfp_vision import measures
+
+# Ten pictures of three classes. True:      a a a a b b b c c c
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+CALLED = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
+
+
+@pytest.fixture
+def figures():
+    probabilities = np.full((10, 3), 0.1)
+    probabilities[np.arange(10), CALLED] = 0.8
+    return measures.measured(answers_of(LABELS, probabilities), ["a", "b", "c"])
+
+
+def answers_of(labels, probabilities, sides=None) -> measures.Answers:
+    sides = [100] * len(labels) if sides is None else sides
+    names = [str(number) for number in range(len(labels))]
+    return measures.Answers(names, np.array(labels), np.array(probabilities), np.array(sides))
+
+
+def test_accuracy_and_the_confusion_matrix(figures):
+    assert figures["accuracy"] == 0.8
+    assert figures["confusion_matrix"] == [[3, 1, 0], [0, 2, 1], [0, 0, 3]]
+
+
+def test_precision_recall_and_f1_of_each_class(figures):
+    a, b, c = figures["per_class"]
+    assert (a["precision"], a["recall"], a["images"]) == (1, 0.75, 4)
+    assert (b["precision"], b["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert (c["precision"], c["recall"], c["f1"]) == (0.75, 1, pytest.approx(6 / 7))
+    assert figures["macro_recall"] == pytest.approx((0.75 + 2 / 3 + 1) / 3)
+
+
+def test_the_roc_curve_is_finite_and_its_area_right(figures):
+    roc = figures["roc"]
+    assert all(
+        math.isfinite(value) for name in ("false_positive_rate", "true_positive_rate", "thresholds") for value in roc[name]
+    )
+    # Thirty one-against-the-rest decisions, two scores: 8 of 10 right ones and 2 of 20 wrong ones score high.
+    assert roc["area"] == pytest.approx(0.8 * 0.9 + 0.5 * (0.8 * 0.1 + 0.2 * 0.9))
+
+
+def test_a_long_roc_curve_is_thinned():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([1, 1, 1], 2000)
+    roc = measures.roc_curve(answers_of(rng.integers(0, 3, 2000), probabilities))
+    assert len(roc["thresholds"]) <= measures.ROC_POINTS
+    assert (roc["false_positive_rate"][0], roc["true_positive_rate"][-1]) == (0, 1)
+
+
+def test_a_class_without_held_out_pictures_does_not_pull_the_means_down():
+    answers = answers_of([0, 1], [[0.9, 0.1, 0], [0.1, 0.9, 0]])
+    assert measures.measured(answers, ["a", "b", "absent"])["macro_f1"] == 1
+
+
+def test_weighted_means_count_every_picture_alike(figures):
+    assert figures["weighted_recall"] == pytest.approx(figures["accuracy"])  # what weighted recall is
+    assert figures["weighted_precision"] == pytest.approx((4 * 1 + 3 * 2 / 3 + 3 * 0.75) / 10)
+
+
+def test_the_interval_of_the_accuracy(figures):
+    # Wilson's for 8 of 10, by its formula: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
+    z, p, n = 1.959964, 0.8, 10
+    middle, width = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    expected = [(middle - width) / (1 + z**2 / n), (middle + width) / (1 + z**2 / n)]
+    assert figures["accuracy_interval"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_right_name_among_the_likeliest():
+    answers = answers_of([3, 5], [[0.3, 0.25, 0.2, 0.15, 0.07, 0.03]] * 2)
+    assert measures.top_accuracy(answers, 5) == 0.5
+    assert measures.top_accuracy(answers, 4) == 0.5
+    assert measures.top_accuracy(answers, 3) == 0
+    assert measures.measured(answers, list("abcdef"))["top_5_accuracy"] == 0.5
+
+
+def test_which_class_is_taken_for_which(figures):
+    assert figures["confused_pairs"] == [
+        {"label": "a", "prediction": "b", "images": 1, "share": 0.25},
+        {"label": "b", "prediction": "c", "images": 1, "share": pytest.approx(1 / 3)},
+    ]
+
+
+def test_calibration_by_hand():
+    # Four pictures at 0.95, three right; two at 0.55, both right.
+    sure, unsure = [0.95, 0.05], [0.55, 0.45]
+    found = measures.calibration(answers_of([0, 0, 0, 1, 0, 0], [sure] * 4 + [unsure] * 2))
+    assert [(one["images"], round(one["score"], 2), one["accuracy"]) for one in found["bins"]] == [
+        (2, 0.55, 1),
+        (4, 0.95, 0.75),
+    ]
+    assert found["bins"][1]["low"] <= 0.95 < found["bins"][1]["high"]
+    assert found["expected_calibration_error"] == pytest.approx((4 * 0.2 + 2 * 0.45) / 6)
+
+
+def test_a_score_of_one_has_a_bin():
+    (only,) = measures.calibration(answers_of([0], [[1.0, 0.0]]))["bins"]
+    assert (only["high"], only["accuracy"]) == (1, 1)
+
+
+def test_accuracy_by_the_shorter_side():
+    rows = measures.by_size(answers_of([0, 0, 0], [[1, 0], [0, 1], [1, 0]], sides=[127, 64, 512]))
+    assert rows == [
+        {"low": 64, "high": 127, "images": 2, "accuracy": 0.5},
+        {"low": 512, "high": 1023, "images": 1, "accuracy": 1.0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "p_value", "verdict"),
+    [
+        (0, 0, 1.0, "no different"),
+        (9, 1, 22 / 1024, "better"),  # two sides of (1 + 10) / 2^10
+        (1, 9, 22 / 1024, "worse"),
+        (8, 2, 112 / 1024, "no different"),  # (1 + 10 + 45) / 2^10
+    ],
+)
+def test_two_models_differ_beyond_chance_or_do_not(better, worse, p_value, verdict):
+    ours = np.array([True] * better + [False] * worse + [True, False] * 50)
+    theirs = np.array([False] * better + [True] * worse + [True, False] * 50)
+    found = measures.difference(ours, theirs)
+    assert (found["better"], found["worse"], found["verdict"]) == (better, worse, verdict)
+    assert found["p_value"] == pytest.approx(p_value)
