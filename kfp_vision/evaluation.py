@@ -157,7 +157,7 @@ def judged(accuracy: float, min_accuracy: float, deployed: dict[str, Any] | None
             "worse": "it is worse than",
             "no different": "chance alone explains how it differs from",
         }
-        counts = f"{deployed['better']} pictures are named rightly by it alone, {deployed['worse']} by the other alone"
+        counts = f"pictures named rightly by it alone {deployed['better']}, by the other alone {deployed['worse']}"
         sentence = (
             f"{words[deployed['verdict']]} version {deployed['version']}, deployed now, accuracy {deployed['accuracy']:.4f}"
         )

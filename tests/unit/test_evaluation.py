@@ -24,8 +24,8 @@ def test_reasons_for_a_refusal_come_first():
     assert verdict == {
         "accepted": False,
         "reasons": [
-            "it is worse than version 3, deployed now, accuracy 0.9500: 1 pictures are named rightly by it alone, 9 by the "
-            "other alone (p = 0.021)",
+            "it is worse than version 3, deployed now, accuracy 0.9500: pictures named rightly by it alone 1, by the "
+            "other alone 9 (p = 0.021)",
             "accuracy 0.9000 reaches min_accuracy 0.8",
         ],
     }
