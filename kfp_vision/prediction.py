@@ -77,9 +77,9 @@ class Classifier:
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
         self.labels, self.max_pixels = version.labels, max_pixels
         tf = _tensorflow()
-        self._constant, self._rejection = tf.constant, tf.errors.InvalidArgumentError
+        self._constant, self._stack, self._rejection = tf.constant, tf.stack, tf.errors.InvalidArgumentError
         try:
-            self._loaded = tf.saved_model.load(str(version.folder))  # the signature alone does not keep its variables
+            self._loaded = tf.saved_model.load(str(version.folder))  # a signature alone does not keep its variables
             self._signature = self._loaded.signatures["serving_default"]
             scores = self.probabilities([_grey()])
         except Exception as error:  # whatever TensorFlow makes of bytes that are no model
@@ -89,27 +89,43 @@ class Classifier:
             found = f"{scores.shape[-1]} scores for {len(self.labels)} labels in {version.folder}"
             raise InputError("a model must give a score for every label", found, "Train or export it again.")
 
+    @property
+    def crop_size(self) -> int:
+        """Height and width in pixels of what the signature `pixels` takes; 0 where there is no such signature."""
+        pixels = self._loaded.signatures.get("pixels")
+        if not pixels or "images" not in pixels.structured_input_signature[1]:
+            return 0
+        _, height, width, channels = pixels.structured_input_signature[1]["images"].shape
+        return height if height == width and channels == 3 else 0
+
     def probabilities(self, encoded: Sequence[bytes]) -> Any:
         """Scores of pictures that TensorFlow reads, float32 (n, classes)."""
         return self._signature(image_bytes=self._constant(encoded))["probabilities"].numpy()
 
     def name(self, pictures: Sequence[bytes]) -> list[Answer]:
         """An answer for each encoded picture; one that cannot be read does not harm the others."""
-        return answered(self._answers, (_checked(picture, self.max_pixels) for picture in pictures))
+        return answered(self.answers, (readable(picture, self.max_pixels) for picture in pictures))
 
-    def _answers(self, encoded: list[bytes]) -> list[Answer]:
+    def answers(self, encoded: list[bytes]) -> list[Answer]:
+        """An answer for each picture that `readable` has let pass."""
         if not encoded:
             return []
         try:
             return [self._prediction(row) for row in self.probabilities(encoded)]
         except self._rejection as error:  # TensorFlow is stricter than Pillow, and does not say which picture it means
             if len(encoded) == 1:
-                return [Refused(f"damaged ({str(error.message).splitlines()[0][:100]})")]
-            return [answer for one in encoded for answer in self._answers([one])]
+                return [damaged(error)]
+            middle = len(encoded) // 2
+            return self.answers(encoded[:middle]) + self.answers(encoded[middle:])
+
+    def of_crops(self, crops: Sequence[Any]) -> list[Prediction]:
+        """A prediction for each crop, tensors float32 (crop_size, crop_size, 3), RGB in 0 to 255."""
+        scores = self._loaded.signatures["pixels"](images=self._stack(crops))["probabilities"].numpy()
+        return [self._prediction(row) for row in scores]
 
     def _prediction(self, row: Any) -> Prediction:
         number = int(row.argmax())
-        return Prediction(self.labels[number], number, [float(score) for score in row])
+        return Prediction(self.labels[number], number, row.tolist())
 
 
 class Service:
@@ -283,6 +299,19 @@ def answered(name: Callable[[list[bytes]], list[Answer]], pictures: Iterable[byt
     return [one if isinstance(one, Refused) else next(answers) for one in whole]
 
 
+def readable(picture: bytes, max_pixels: int) -> bytes | Refused:
+    """An encoded picture as TensorFlow reads it, or why it cannot be read."""
+    try:
+        return checked(picture, max_pixels).encoded
+    except Refused as reason:
+        return reason
+
+
+def damaged(error: Any) -> Refused:
+    """What to say of a picture that TensorFlow alone refuses, of its error."""
+    return Refused(f"damaged ({str(error.message).splitlines()[0][:100]})")
+
+
 def no_pictures(place: str) -> InputError:
     """What to say where no picture was found."""
     remedy = f"Give a picture, a folder or an archive; known endings are {', '.join(catalog.PICTURE_SUFFIXES)}."
@@ -349,13 +378,6 @@ def _tensorflow() -> ModuleType:
 
 def _arrived(encoded: bytes | OSError) -> bytes | Refused:
     return Refused(encoded.strerror or str(encoded)) if isinstance(encoded, OSError) else encoded
-
-
-def _checked(picture: bytes, max_pixels: int) -> bytes | Refused:
-    try:
-        return checked(picture, max_pixels).encoded
-    except Refused as reason:
-        return reason
 
 
 def _grey() -> bytes:

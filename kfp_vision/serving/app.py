@@ -25,11 +25,13 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from kfp_vision import __version__, reports
 from kfp_vision.errors import shown
+from kfp_vision.serving.loaded import Busy
 from kfp_vision.serving.model import MAX_PICTURES, ServedClassifier
 
 MAX_BODY = 32 << 20  # bytes
 V1_MODEL, V2_MODEL = "/v1/models/{model_name}", "/v2/models/{model_name}"
-STATUS = {InvalidInput: 400, ModelNotFound: 404, ModelNotReady: 503, ServerNotReady: 503}
+STATUS = {InvalidInput: 400, ModelNotFound: 404, Busy: 503, ModelNotReady: 503, ServerNotReady: 503}
+COME_AGAIN = {"Retry-After": "1"}  # seconds
 LENGTH_HEADER = "inference-header-content-length"
 
 Scope = MutableMapping[str, Any]
@@ -166,7 +168,7 @@ def application(model: ServedClassifier) -> FastAPI:
 
 def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, status)
+        return JSONResponse({"error": str(error)}, status, COME_AGAIN if status == 503 else None)
 
     return answer
 

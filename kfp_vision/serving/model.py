@@ -1,6 +1,5 @@
 """The one model that the server serves: the newest version in a repository that loads."""
 
-import asyncio
 import base64
 import binascii
 import struct
@@ -17,10 +16,10 @@ from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse
 from kfp_vision import repository
 from kfp_vision.errors import InputError, shown
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import Answer, Classifier, Prediction, answered
+from kfp_vision.prediction import Answer, Prediction
 from kfp_vision.repository import Version
+from kfp_vision.serving.loaded import MAX_PIXELS, Loaded
 
-MAX_PIXELS = 50_000_000
 MAX_PICTURES = 256  # of one request
 POLL_SECONDS = 1.0
 BYTES = "BYTES"
@@ -39,14 +38,14 @@ class ServedClassifier(kserve.Model):
         newest = repository.versions(path)[-1]
         super().__init__(name or newest.name)
         self.path = path
-        self._current: tuple[Version, Classifier] | None = None
+        self._loaded: Loaded | None = None
         self._broken: set[Path] = set()
 
     @property
     def version(self) -> Version:
         """The version that answers now."""
-        assert self._current
-        return self._current[0]
+        assert self._loaded
+        return self._loaded.version
 
     def load(self) -> bool:
         """Loads the newest version.
@@ -54,8 +53,7 @@ class ServedClassifier(kserve.Model):
         Raises:
             InputError: it does not load.
         """
-        newest = repository.versions(self.path)[-1]
-        self._current = (newest, Classifier(newest, MAX_PIXELS))
+        self._loaded = Loaded(repository.versions(self.path)[-1])
         self.ready = True
         return self.ready
 
@@ -67,7 +65,7 @@ class ServedClassifier(kserve.Model):
             if version.folder in self._broken:
                 continue
             try:
-                self._current = (version, Classifier(version, MAX_PIXELS))
+                self._loaded = Loaded(version)
             except InputError as error:
                 self._broken.add(version.folder)
                 print(f"{error} Version {self.version.number} goes on answering.", flush=True)
@@ -93,20 +91,21 @@ class ServedClassifier(kserve.Model):
 
         Raises:
             InvalidInput: it is neither, or no picture in it can be read.
+            Busy: too many pictures wait.
         """
-        assert self._current
-        version, classifier = self._current
+        assert self._loaded
+        loaded = self._loaded  # for the whole request, whatever is published meanwhile
         pictures = _v2_pictures(payload) if isinstance(payload, InferRequest) else list(_v1_pictures(payload))
         if len(pictures) > MAX_PICTURES:
             rule = f"a request must hold at most {MAX_PICTURES} pictures"
             raise InvalidInput(f"{rule}; got {len(pictures)}. Send several requests.")
-        answers = await asyncio.to_thread(answered, classifier.name, pictures)
+        answers = await loaded.name(pictures)
         if all(isinstance(answer, Refused) for answer in answers):
             reasons = "; ".join(sorted({str(answer) for answer in answers}))
             remedy = f"Send JPEG or PNG, of at most {MAX_PIXELS // 1_000_000} million pixels."
             raise InvalidInput(f"a request must hold a picture that can be read; got {reasons}. {remedy}")
         if isinstance(payload, InferRequest):
-            return self._v2_response(payload, answers, version)
+            return self._v2_response(payload, answers, loaded.version)
         return {"predictions": [_v1_prediction(answer) for answer in answers]}
 
     def get_input_types(self) -> list[dict[str, Any]]:

@@ -1,0 +1,115 @@
+"""A loaded version answers many requests together as the export answers each picture alone."""
+
+import asyncio
+import itertools
+import json
+from pathlib import Path
+
+import colours
+import drawn
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kfp_vision import repository
+from kfp_vision.pictures import Refused
+from kfp_vision.prediction import Classifier, Prediction
+from kfp_vision.repository import Version
+from kfp_vision.serving import loaded
+from kfp_vision.serving.loaded import Busy, Loaded
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory) -> Version:
+    return Version(colours.write_version(tmp_path_factory.mktemp("version") / "1"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[bytes]:
+    """Drawn flowers, and one picture of each format and of a size that a JPEG is decoded smaller of."""
+    folder = drawn.pictures(tmp_path_factory.mktemp("drawn"), classes=3, each=8)
+    formats = [colours.picture("green", image_format) for image_format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
+    return [*(file.read_bytes() for file in sorted(folder.glob("*/*"))), *formats, colours.picture("red", size=(900, 700))]
+
+
+def asked(version: Version, requests: list[list[bytes | Refused]]) -> list[list]:
+    """The answers to requests that come at the same time."""
+
+    async def run() -> list[list]:
+        server = Loaded(version)
+        return await asyncio.gather(*(server.name(request) for request in requests))
+
+    return asyncio.run(run())
+
+
+def difference(answers: list, expected: list) -> float:
+    both = zip(answers, expected, strict=True)
+    return max(np.abs(np.subtract(one.probabilities, other.probabilities)).max() for one, other in both)
+
+
+def test_pictures_of_many_requests_are_named_as_each_alone(version, pictures):
+    alone = [Classifier(version).name([picture])[0] for picture in pictures]
+    answers = list(itertools.chain(*asked(version, [[picture] for picture in pictures[:-6]] + [pictures[-6:]])))
+    assert difference(answers, alone) < 1e-5
+    assert [answer.label for answer in answers] == [answer.label for answer in alone]
+
+
+def test_one_bad_picture_harms_nobody(version):
+    whole, end = colours.picture("blue", size=(90, 90)), b"\xff\xd9"
+    at = whole.rindex(end) - 20
+    broken = whole[:at] + b"\xff\xc4" + whole[at + 2 :]
+    bad = [b"", b"no picture", broken, Refused("wrong base64")]
+    answers = asked(version, [[colours.picture("red")], bad, [broken, colours.picture("green")]])
+    assert [answer.label for answer in (answers[0][0], answers[2][1])] == ["red", "green"]
+    assert all(isinstance(answer, Refused) for answer in (*answers[1][:2], answers[1][3]))
+    assert str(answers[1][3]) == "wrong base64"
+
+
+def write_with_another_crop(folder: Path) -> Version:
+    """An export as somebody else writes it: it looks at the whole picture, not at its middle."""
+    pixels = keras.Input((colours.SIZE, colours.SIZE, 3))
+    model = keras.Model(pixels, keras.layers.Rescaling(1 / 20)(keras.layers.GlobalAveragePooling2D()(pixels)))
+    one = tf.TensorSpec((colours.SIZE, colours.SIZE, 3), tf.float32)
+
+    def whole(encoded: tf.Tensor) -> tf.Tensor:
+        picture = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        return tf.ensure_shape(tf.image.resize(picture, one.shape[:2]), one.shape)
+
+    def named(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": tf.nn.softmax(model(pictures))}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    together = lambda image_bytes: named(tf.map_fn(whole, image_bytes, fn_output_signature=one))  # noqa: E731
+    archive.add_endpoint("serving_default", together, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    archive.add_endpoint("pixels", named, [tf.TensorSpec((None, *one.shape), tf.float32, name="images")])
+    archive.write_out(str(folder), verbose=False)
+    (folder / repository.ABOUT_FILE).parent.mkdir()
+    about = {"model_name": "whole", "labels": list(colours.RGB), "image_size": colours.SIZE}
+    (folder / repository.ABOUT_FILE).write_text(json.dumps(about))
+    return Version(folder)
+
+
+def test_an_export_that_crops_otherwise_is_asked_as_it_wants_to_be(tmp_path, pictures):
+    version = write_with_another_crop(tmp_path / "1")
+    expected = Classifier(version).name(pictures)
+    ((*answers, bad),) = asked(version, [[*pictures, b"no picture"]])
+    assert isinstance(bad, Refused)
+    assert difference(answers, expected) < 1e-5
+    by_the_middle = Loaded(Version(colours.write_version(tmp_path / "2")))
+    assert difference(asyncio.run(by_the_middle.name(pictures)), expected) > loaded.SAME
+
+
+def test_who_comes_when_too_many_wait_is_sent_away(version):
+    async def run() -> tuple[list, list]:
+        server = Loaded(version)
+        many = [colours.picture("red")] * loaded.MAX_WAITING
+        waiting = asyncio.create_task(server.name(many))
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match="1024 pictures wait already; got 1 more. Send them again in a moment."):
+            await server.name(many[:1])
+        return await waiting, await server.name(many[:1])
+
+    first, again = asyncio.run(run())
+    assert all(isinstance(answer, Prediction) for answer in first) and again[0].label == "red"
