@@ -27,6 +27,7 @@ from kfp_vision import __version__, reports
 from kfp_vision.errors import shown
 from kfp_vision.serving.loaded import Busy
 from kfp_vision.serving.model import MAX_PICTURES, ServedClassifier
+from kfp_vision.serving.protocols import TOP_K
 
 MAX_BODY = 32 << 20  # bytes
 V1_MODEL, V2_MODEL = "/v1/models/{model_name}", "/v2/models/{model_name}"
@@ -80,11 +81,14 @@ class Application:
             files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
             if not files:
                 raise InvalidInput("a form must hold a picture as file; got none. Send it with curl -F file=@picture.jpg.")
-            payload = {"instances": [await file.read() for file in files]}
+            fields = {name: part for name, part in form.multi_items() if isinstance(part, str)}
+            payload = {"instances": [await file.read() for file in files]} | ({TOP_K: fields[TOP_K]} if TOP_K in fields else {})
         elif kind.startswith("image/"):
             payload = {"instances": [await request.body()]}
         else:
             payload = _json(await request.body())
+        if TOP_K in request.query_params and isinstance(payload, dict):
+            payload[TOP_K] = request.query_params[TOP_K]
         answer, _ = await self.plane.infer(model_name=model_name, request=payload, headers=dict(request.headers))
         return JSONResponse(answer)
 
@@ -194,6 +198,9 @@ def _v2_request(body: bytes, length: str | None, model_name: str) -> InferReques
     if not 0 < end <= len(body):
         raise ValueError(f"{LENGTH_HEADER} {end} for a body of {len(body)} bytes")
     described, rest = orjson.loads(body[:end]), body[end:]
+    parameters, asked = described.get("parameters"), described.get("outputs") or []
+    if any(not isinstance(one or {}, dict) for one in (parameters, *(output.get("parameters") for output in asked))):
+        raise TypeError("parameters that are no dictionary")
     inputs, raw = [], []
     for tensor in described["inputs"]:
         inputs.append(InferInput(tensor["name"], tensor["shape"], tensor["datatype"], tensor.get("data")))
@@ -207,8 +214,8 @@ def _v2_request(body: bytes, length: str | None, model_name: str) -> InferReques
         inputs,
         described.get("id"),
         raw_inputs=raw,
-        parameters=described.get("parameters"),
-        request_outputs=[RequestedOutput(one["name"], one.get("parameters")) for one in described.get("outputs") or []],
+        parameters=parameters,
+        request_outputs=[RequestedOutput(one["name"], one.get("parameters")) for one in asked],
     )
 
 

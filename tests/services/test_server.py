@@ -1,6 +1,7 @@
 """The server as its clients meet it: a process of its own on a free port, asked over HTTP."""
 
 import base64
+import io
 import json
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from kfp_vision.serving import server
 
@@ -169,6 +171,67 @@ def test_one_bad_picture_does_not_fail_its_tensor(url):
     said = outputs(post(url + INFER, {"inputs": [tensor(b64(colours.picture("red")), "%%%")]}))
     assert (said["classes"], said["class_idx"]) == (["red", ""], [0, -1])
     assert said["error"][0] == "" and "base64" in said["error"][1]
+
+
+def best(response: requests.Response) -> list[list[str]]:
+    assert response.status_code == 200, response.text
+    for prediction in response.json()["predictions"]:
+        scores = [one["score"] for one in prediction["top_k"]]
+        assert scores == sorted(prediction["probabilities"], reverse=True)[: len(scores)]
+        assert all(prediction["probabilities"][one["class_idx"]] == one["score"] for one in prediction["top_k"])
+    return [[one["label"] for one in prediction["top_k"]] for prediction in response.json()["predictions"]]
+
+
+def mixed(red: int, green: int, blue: int) -> bytes:
+    """A picture whose classes are ranked as its colours are."""
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), (red, green, blue)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 99])
+def test_tells_of_the_best_classes_that_are_asked_for(url, k):
+    encoded = mixed(90, 60, 120)
+    picture = {"instances": [{"b64": b64(encoded)}]}
+    named = [
+        post(f"{url}{PREDICT}?top_k={k}", picture),
+        post(url + PREDICT, picture | {"top_k": k}),
+        requests.post(url + PREDICT, data={"top_k": k}, files={"file": encoded}, timeout=SECONDS),
+        requests.post(f"{url}{PREDICT}?top_k={k}", data=encoded, headers={"content-type": "image/png"}, timeout=SECONDS),
+    ]
+    assert [best(answer) for answer in named] == [[["blue", "red", "green"][:k]]] * 4
+
+
+def test_tells_of_the_best_classes_in_tensors(url):
+    given = tensor(b64(mixed(60, 120, 10)), "%%%", b64(mixed(120, 10, 60)))
+    answer = post(url + INFER, {"inputs": [given], "parameters": {"top_k": 2}})
+    shapes = {one["name"]: one["shape"] for one in answer.json()["outputs"]}
+    said = outputs(answer)
+    assert shapes["top_k_classes"] == shapes["top_k_class_idx"] == shapes["top_k_scores"] == [3, 2]
+    assert said["top_k_classes"] == ["green", "red", "", "", "red", "blue"]
+    assert said["top_k_class_idx"] == [1, 0, -1, -1, 0, 2]
+    assert said["top_k_scores"][0] > said["top_k_scores"][1] > said["top_k_scores"][2] == said["top_k_scores"][3] == 0
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "1.5", "x", "", "9" * 5000])
+def test_a_wrong_number_of_best_classes_in_an_address_is_refused(url, k):
+    body = {"instances": [{"b64": b64(colours.picture("red"))}]}
+    assert "top_k must be a whole number from 1 up; got " in refusal(post(f"{url}{PREDICT}?top_k={k}", body))
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, "x", [3], {"k": 3}, 10**30])
+def test_a_wrong_number_of_best_classes_in_a_body_is_refused(url, k):
+    body = {"instances": [{"b64": b64(colours.picture("red"))}], "top_k": k}
+    assert "top_k must be a whole number from 1 up; got " in refusal(post(url + PREDICT, body))
+    assert refusal(post(url + INFER, {"inputs": [tensor(b64(colours.picture("red")))], "parameters": {"top_k": k}}))
+
+
+@pytest.mark.parametrize("changes", [{"parameters": [1]}, {"parameters": "x"}, {"outputs": [{"name": "classes", "parameters": [1]}]}])
+def test_wrong_parameters_are_no_failure_of_the_server(url, changes):
+    body = json.dumps({"inputs": [tensor(b64(colours.picture("red")))]} | changes)
+    headers = {"Inference-Header-Content-Length": str(len(body))}
+    for options in ({}, {"headers": headers}):
+        assert "Open Inference Protocol" in refusal(requests.post(url + INFER, data=body, timeout=SECONDS, **options))
 
 
 def test_gives_the_tensors_that_are_asked_for(url):

@@ -81,8 +81,11 @@ def write_with_another_crop(folder: Path) -> Version:
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    together = lambda image_bytes: named(tf.map_fn(whole, image_bytes, fn_output_signature=one))  # noqa: E731
-    archive.add_endpoint("serving_default", together, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
+
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return named(tf.map_fn(whole, image_bytes, fn_output_signature=one))
+
+    archive.add_endpoint("serving_default", from_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
     archive.add_endpoint("pixels", named, [tf.TensorSpec((None, *one.shape), tf.float32, name="images")])
     archive.write_out(str(folder), verbose=False)
     (folder / repository.ABOUT_FILE).parent.mkdir()
