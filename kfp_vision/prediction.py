@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from kfp_vision import catalog, storage
+from kfp_vision import access, catalog, storage
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked
 from kfp_vision.repository import Version
@@ -129,13 +129,13 @@ class Classifier:
 
 
 class Service:
-    """A server that answers over HTTP, this project's or any with KServe's V1 protocol.
+    """A server that answers over HTTP, this project's or any with KServe's V1 protocol. It is shown the token of `access`.
 
     Args:
         url: `http://host:port` where it serves one model, else `http://host:port/v1/models/NAME`.
 
     Raises:
-        InputError: nobody answers there, or more than one model does.
+        InputError: nobody answers there, or more than one model does, or the token is a wrong one.
     """
 
     def __init__(self, url: str):
@@ -145,6 +145,8 @@ class Service:
         from kfp_vision.stores import web
 
         self._session = web.session(retry_posts=True)
+        if token := access.token():
+            self._session.auth = partial(_with_token, token)  # a header alone would give way to what ~/.netrc says
         self.url = f"{host}{MODELS}/{name if found else self._only_model(host)}{PREDICT}"
 
     def name(self, pictures: Sequence[bytes]) -> list[Answer]:
@@ -182,6 +184,8 @@ class Service:
             response = self._session.request(method, url, json=body, timeout=SECONDS_TO_ANSWER)
         except requests.RequestException as error:
             raise InputError("a server must answer", f"{type(error).__name__} at {url}", "Start it, or check --url.") from None
+        if response.status_code == 401:
+            raise InputError("a server must know who asks", f"HTTP 401 at {url}", f"Set {access.VARIABLE} to the server's token.")
         try:
             return response.status_code, response.json()
         except ValueError:
@@ -386,6 +390,11 @@ def _grey() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (32, 32), (128, 128, 128)).save(file, "PNG")
     return file.getvalue()
+
+
+def _with_token(token: str, request: Any) -> Any:
+    request.headers["Authorization"] = access.header(token)
+    return request
 
 
 def _requests(pictures: Sequence[bytes]) -> Iterator[list[bytes]]:

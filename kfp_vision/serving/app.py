@@ -4,11 +4,11 @@ KServe's own application would let anybody unload the model, is ready with a bro
 """
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
@@ -25,19 +25,15 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from kfp_vision import __version__, reports
 from kfp_vision.errors import shown
+from kfp_vision.serving.guards import Door, LimitedBody
 from kfp_vision.serving.loaded import Busy
 from kfp_vision.serving.model import MAX_PICTURES, ServedClassifier
 from kfp_vision.serving.protocols import TOP_K
 
-MAX_BODY = 32 << 20  # bytes
 V1_MODEL, V2_MODEL = "/v1/models/{model_name}", "/v2/models/{model_name}"
 STATUS = {InvalidInput: 400, ModelNotFound: 404, Busy: 503, ModelNotReady: 503, ServerNotReady: 503}
 COME_AGAIN = {"Retry-After": "1"}  # seconds
 LENGTH_HEADER = "inference-header-content-length"
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Plane(DataPlane):
@@ -58,10 +54,10 @@ class Plane(DataPlane):
 class Application:
     """The routes that need more than KServe's endpoints give."""
 
-    def __init__(self, model: ServedClassifier):
+    def __init__(self, model: ServedClassifier, asks_for_token: bool):
         registry = ModelRepository()
         registry.update(model)
-        self.model, self.plane = model, Plane(model_registry=registry)
+        self.model, self.plane, self.asks_for_token = model, Plane(model_registry=registry), asks_for_token
 
     async def page(self, request: Request) -> Response:
         """The page for people; for everybody else, that the server lives."""
@@ -69,7 +65,7 @@ class Application:
             return JSONResponse(await self.plane.live())
         about = {"name": self.model.name, "version": self.model.version.number, "labels": self.model.version.labels}
         address = f"{str(request.base_url).rstrip('/')}{V1_MODEL.format(model_name=self.model.name)}:predict"
-        return HTMLResponse(reports.rendered("serving", **about, address=address))
+        return HTMLResponse(reports.rendered("serving", **about, address=address, asks_for_token=self.asks_for_token))
 
     async def predict(self, model_name: str, request: Request) -> Response:
         """V1: JSON by its content, whatever its header says; or a form with pictures; or a picture itself."""
@@ -114,36 +110,14 @@ class Application:
             raise ModelNotReady(model_name)
 
 
-class LimitedBody:
-    """Refuses a body of more than `MAX_BODY` bytes, by what its header says or while it arrives."""
+def application(model: ServedClassifier, token: str = "") -> FastAPI:
+    """The whole server as an ASGI application.
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        said = dict(scope["headers"]).get(b"content-length", b"0")
-        if said.isdigit() and int(said) > MAX_BODY:
-            await JSONResponse({"error": _too_large(int(said))}, 413)(scope, receive, send)
-            return
-        arrived = 0
-
-        async def counted() -> MutableMapping[str, Any]:
-            nonlocal arrived
-            message = await receive()
-            arrived += len(message.get("body", b""))
-            if arrived > MAX_BODY:
-                raise HTTPException(413, _too_large(arrived))
-            return message
-
-        await self.app(scope, counted, send)
-
-
-def application(model: ServedClassifier) -> FastAPI:
-    """The whole server as an ASGI application."""
-    ours = Application(model)
+    Args:
+        model: what answers.
+        token: what a request must show; empty where everybody may ask.
+    """
+    ours = Application(model, bool(token))
     v1, v2 = V1Endpoints(ours.plane), V2Endpoints(ours.plane)
     app = FastAPI(title="KFP Vision", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     for path, answer in (
@@ -167,6 +141,7 @@ def application(model: ServedClassifier) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _refusal(400))
     app.add_exception_handler(Exception, _failure)
     app.add_middleware(LimitedBody)
+    app.add_middleware(Door, token=token)
     return app
 
 
@@ -229,9 +204,3 @@ def _json(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         remedy = 'Send {"instances": [{"b64": "..."}]}, or a picture with curl -F file=@picture.jpg.'
         raise InvalidInput(f"a body must be JSON, or a form with a picture; got no JSON ({error}). {remedy}") from None
-
-
-def _too_large(size: int) -> str:
-    return (
-        f"a body must be at most {MAX_BODY >> 20} MiB; got {size / (1 << 20):.1f} MiB or more. Send fewer or smaller pictures."
-    )

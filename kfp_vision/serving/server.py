@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from kfp_vision import parameters, repository
+from kfp_vision import access, parameters, repository
 from kfp_vision.errors import InputError
 
 THIS_MACHINE = "127.0.0.1"
@@ -20,7 +20,7 @@ ADDRESS = "open http"  # begins the line that says where a started server is
 
 
 def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8080) -> None:
-    """Serves a model folder or a model repository until the process is told to stop.
+    """Serves a model folder or a model repository until the process is told to stop, to those who show the token of `access`.
 
     Args:
         path: the model folder or the repository.
@@ -29,10 +29,11 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
         port: 0 for one that is free.
 
     Raises:
-        InputError: a wrong name, no model there, one that does not load, or a port that is taken.
+        InputError: a wrong name or token, no model there, one that does not load, or a port that is taken.
     """
     if name:
         parameters.check_name(name, "--name")
+    token = access.token()
     where = repository.located(path)
     listening = _bound(host, port)
     from kserve.logging import configure_logging
@@ -58,7 +59,7 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     print(f"curl -F file=@picture.jpg {url}/v1/models/{model.name}:predict", flush=True)
     extension = ModelRepositoryExtension(ModelRepository())
     with contextlib.suppress(KeyboardInterrupt):  # how a person stops a server
-        Server(application(model), None, extension, listening.getsockname()[1]).run(sockets=[listening])
+        Server(application(model, token), None, extension, listening.getsockname()[1]).run(sockets=[listening])
 
 
 @contextlib.contextmanager

@@ -95,3 +95,27 @@ def test_the_page_is_used_with_the_keyboard(page):
 
 def test_the_line_for_programs_is_the_servers_address(page, url):
     assert f"curl -F file=@picture.jpg {url}/v1/models/colours:predict" in page.inner_text("pre")
+
+
+@pytest.fixture
+def guarded(browser, tmp_path, monkeypatch) -> Iterator:
+    """The page of a server that asks for a token, and what the browser's console says."""
+    version = colours.write_version(tmp_path / "1", LABELS)
+    monkeypatch.setenv("KFP_VISION_TOKEN", "the-token")
+    with server.running(version.parent) as address:
+        opened = browser.new_page()
+        opened.set_default_timeout(10_000)
+        opened.goto(address)
+        yield opened
+        opened.close()
+
+
+def test_the_page_asks_for_the_token(guarded):
+    assert LABELS[0] not in guarded.inner_text(".lede")
+    guarded.set_input_files("#file", jpeg("red"))
+    guarded.get_by_role("heading", name="No answer").wait_for()
+    assert "a request must show the server's token" in guarded.locator("article").inner_text()
+    guarded.get_by_label("Token").fill("the-token")
+    guarded.set_input_files("#file", jpeg("blue"))
+    guarded.get_by_role("heading", name="blue", exact=True).wait_for()
+    assert "the-token" not in guarded.content()

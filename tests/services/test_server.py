@@ -396,6 +396,100 @@ def test_whatever_is_sent_is_answered_or_refused(url, path, body, headers):
     assert answer.json()["error"]
 
 
+TOKEN = "a-token_of.the~tests+/=="
+
+
+@pytest.fixture(scope="module")
+def guarded(version) -> Iterator[str]:
+    """The address of a server that asks for a token."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KFP_VISION_TOKEN", TOKEN + "\n")  # as a file ends that a secret is made of
+        with server.running(version.parent) as address:
+            yield address
+
+
+def bearing(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+GUARDED = [
+    ("POST", PREDICT),
+    ("POST", INFER),
+    ("POST", "/"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/colours"),
+    ("GET", "/v2"),
+    ("GET", "/v2/models"),
+    ("GET", "/v2/models/colours"),
+    ("GET", "/v2/models/colours/ready"),
+    ("GET", "/metrics"),
+    ("GET", "/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ({}, "got none"),
+        ({"Authorization": ""}, "got none"),
+        (bearing(""), "got another token"),
+        (bearing(TOKEN[:-1]), "got another token"),
+        (bearing(TOKEN + "x"), "got another token"),
+        ({"Authorization": TOKEN}, "got another token"),
+        ({"Authorization": f"Basic {TOKEN}"}, "got another token"),
+        ({"Authorization": b"Bearer \xff\xfe"}, "got another token"),
+    ],
+    ids=range(8),
+)
+def test_without_its_token_a_server_says_nothing(guarded, method, path, headers, found):
+    answer = requests.request(method, guarded + path, headers=headers, data=b"x" * MIB, timeout=SECONDS)
+    assert answer.status_code == 401
+    assert found in answer.json()["error"] and TOKEN not in answer.text and "colours" not in answer.text
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+
+
+def test_with_its_token_a_server_answers(guarded):
+    body = {"instances": [{"b64": b64(colours.picture("green"))}]}
+    assert names(post(guarded + PREDICT, body, headers=bearing(TOKEN))) == ["green"]
+    assert names(post(guarded + PREDICT, body, headers={"authorization": f"bearer {TOKEN}"})) == ["green"]
+    for _, path in GUARDED[3:-1]:
+        assert requests.get(guarded + path, headers=bearing(TOKEN), timeout=SECONDS).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/v2/health/live", "/v2/health/ready"])
+def test_who_looks_after_a_server_needs_no_token(guarded, path):
+    assert requests.get(guarded + path, timeout=SECONDS).status_code == 200
+    assert requests.head(guarded + path, timeout=SECONDS).status_code == 200
+
+
+def test_the_command_line_shows_the_token(guarded, tmp_path, monkeypatch):
+    (tmp_path / "x.jpg").write_bytes(colours.picture("blue"))
+    command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--url", guarded, str(tmp_path / "x.jpg"), "--json"]
+
+    def predict() -> subprocess.CompletedProcess:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text("default login somebody password else\n")
+    monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
+    assert json.loads(predict().stdout)["prediction"] == "blue"
+    monkeypatch.setenv("KFP_VISION_TOKEN", "another")
+    done = predict()
+    assert (done.returncode, done.stdout) == (1, "")
+    rule = f"error: a server must know who asks; got HTTP 401 at {guarded}/v1/models. Set KFP_VISION_TOKEN to the server's token.\n"
+    assert done.stderr == rule
+
+
+@pytest.mark.parametrize(("token", "found"), [("", "an empty one"), (" \n", "an empty one"), ("two words", "one of 9 characters")])
+def test_a_token_that_cannot_be_sent_is_one_clear_line(version, monkeypatch, token, found):
+    monkeypatch.setenv("KFP_VISION_TOKEN", token)
+    done = serve(version.parent)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: KFP_VISION_TOKEN must be of letters, digits and - . _ ~ + /, with = at most at its end; got {found}")
+    assert done.stderr.count("\n") == 1 and "two words" not in done.stderr
+
+
 @pytest.fixture
 def repository(version, tmp_path) -> Path:
     shutil.copytree(version, tmp_path / "colours" / "1")
