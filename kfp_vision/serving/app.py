@@ -22,16 +22,18 @@ from kserve.protocol.rest.v2_endpoints import V2Endpoints
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from kfp_vision import __version__, reports
 from kfp_vision.errors import shown
-from kfp_vision.serving.guards import Door, LimitedBody
+from kfp_vision.serving.guards import App, Door, LimitedBody
 from kfp_vision.serving.loaded import Busy
 from kfp_vision.serving.model import MAX_PICTURES, ServedClassifier
+from kfp_vision.serving.observing import Observed
 from kfp_vision.serving.protocols import TOP_K
 
 V1_MODEL, V2_MODEL = "/v1/models/{model_name}", "/v2/models/{model_name}"
-STATUS = {InvalidInput: 400, ModelNotFound: 404, Busy: 503, ModelNotReady: 503, ServerNotReady: 503}
+STATUS = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404, Busy: 503, ModelNotReady: 503, ServerNotReady: 503}
 COME_AGAIN = {"Retry-After": "1"}  # seconds
 LENGTH_HEADER = "inference-header-content-length"
 
@@ -110,7 +112,7 @@ class Application:
             raise ModelNotReady(model_name)
 
 
-def application(model: ServedClassifier, token: str = "") -> FastAPI:
+def application(model: ServedClassifier, token: str = "") -> App:
     """The whole server as an ASGI application.
 
     Args:
@@ -142,7 +144,7 @@ def application(model: ServedClassifier, token: str = "") -> FastAPI:
     app.add_exception_handler(Exception, _failure)
     app.add_middleware(LimitedBody)
     app.add_middleware(Door, token=token)
-    return app
+    return Observed(app)  # around all of it, so that what fails is seen as well
 
 
 def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import Answer, Classifier, Prediction, damaged, readable
+from kfp_vision.prediction import Answer, Classifier, damaged, readable
 from kfp_vision.repository import Version
+from kfp_vision.serving import observing
 from kfp_vision.serving.batching import MAX_BATCH, Batcher
 
 MAX_PIXELS = 50_000_000
@@ -34,21 +35,23 @@ class Loaded:
 
     Args:
         version: which is loaded.
+        name: how the model is called in metrics; empty for its own name.
 
     Raises:
         InputError: it does not load, or does not answer as its description says.
     """
 
-    def __init__(self, version: Version):
-        self.version = version
+    def __init__(self, version: Version, name: str = ""):
+        self.version, self._name = version, name or version.name
         self._classifier = Classifier(version, MAX_PIXELS)
         self._crop = _crop(self._classifier)
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, "pictures")
         self._batches = Batcher(self._compute)
         self._inside = 0
-        trial = _noise("JPEG")
+        self._waiting = observing.WAITING.labels(self._name)
+        trial = self._prepare(_noise("JPEG"))
         for size in WARMED_UP:
-            self._compute([self._prepare(trial)] * size)
+            self._answers([trial] * size)
 
     async def name(self, pictures: Sequence[bytes | Refused]) -> list[Answer]:
         """An answer for each encoded picture, all of this version; those that are refused already keep their reason.
@@ -58,11 +61,19 @@ class Loaded:
         """
         if self._inside + len(pictures) > MAX_WAITING:
             raise Busy(f"{self._inside} pictures wait already; got {len(pictures)} more. Send them again in a moment.")
-        self._inside += len(pictures)
+        self._enter(len(pictures))
         try:
-            return await asyncio.gather(*map(self._named, pictures))
+            answers = await asyncio.gather(*map(self._named, pictures))
         finally:
-            self._inside -= len(pictures)
+            self._enter(-len(pictures))
+        refused = sum(isinstance(answer, Refused) for answer in answers)
+        observing.PICTURES.labels(self._name, "refused").inc(refused)
+        observing.PICTURES.labels(self._name, "named").inc(len(answers) - refused)
+        return answers
+
+    def _enter(self, count: int) -> None:
+        self._inside += count
+        self._waiting.inc(count)
 
     async def _named(self, picture: bytes | Refused) -> Answer:
         if isinstance(picture, Refused):
@@ -75,7 +86,12 @@ class Loaded:
         encoded = readable(picture, MAX_PIXELS)
         return encoded if isinstance(encoded, Refused) or not self._crop else self._crop(encoded)
 
-    def _compute(self, prepared: list[Any]) -> list[Prediction] | list[Answer]:
+    def _compute(self, prepared: list[Any]) -> Sequence[Answer]:
+        observing.BATCH_SIZE.labels(self._name).observe(len(prepared))
+        with observing.BATCH_SECONDS.labels(self._name).time():
+            return self._answers(prepared)
+
+    def _answers(self, prepared: list[Any]) -> Sequence[Answer]:
         return self._classifier.of_crops(prepared) if self._crop else self._classifier.answers(prepared)
 
 

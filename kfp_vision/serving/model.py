@@ -12,7 +12,7 @@ from kfp_vision import repository
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.repository import Version
-from kfp_vision.serving import protocols
+from kfp_vision.serving import observing, protocols
 from kfp_vision.serving.loaded import MAX_PIXELS, Loaded
 
 MAX_PICTURES = 256  # of one request
@@ -46,7 +46,7 @@ class ServedClassifier(kserve.Model):
         Raises:
             InputError: it does not load.
         """
-        self._loaded = Loaded(repository.versions(self.path)[-1])
+        self._answer_with(Loaded(repository.versions(self.path)[-1], self.name))
         self.ready = True
         return self.ready
 
@@ -58,7 +58,7 @@ class ServedClassifier(kserve.Model):
             if version.folder in self._broken:
                 continue
             try:
-                self._loaded = Loaded(version)
+                self._answer_with(Loaded(version, self.name))
             except InputError as error:
                 self._broken.add(version.folder)
                 print(f"{error} Version {self.version.number} goes on answering.", flush=True)
@@ -89,6 +89,7 @@ class ServedClassifier(kserve.Model):
         assert self._loaded
         loaded = self._loaded  # for the whole request, whatever is published meanwhile
         asked = protocols.asked(payload)
+        observing.tell(self.name, loaded.version.number, len(asked.pictures))
         if len(asked.pictures) > MAX_PICTURES:
             rule = f"a request must hold at most {MAX_PICTURES} pictures"
             raise InvalidInput(f"{rule}; got {len(asked.pictures)}. Send several requests.")
@@ -106,3 +107,7 @@ class ServedClassifier(kserve.Model):
 
     def get_output_types(self) -> list[dict[str, Any]]:
         return protocols.output_types(self.version.labels)
+
+    def _answer_with(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        observing.VERSION.labels(self.name).set(loaded.version.number)

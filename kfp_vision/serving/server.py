@@ -41,6 +41,7 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer
 
+    from kfp_vision.serving import observing
     from kfp_vision.serving.app import application
     from kfp_vision.serving.model import ServedClassifier
 
@@ -49,6 +50,7 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
             """It is made already."""
 
     configure_logging()
+    observing.open_log()
     model = ServedClassifier(name, where)
     model.load()
     model.watch()

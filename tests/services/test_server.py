@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -396,6 +398,61 @@ def test_whatever_is_sent_is_answered_or_refused(url, path, body, headers):
     assert answer.json()["error"]
 
 
+def figures(url: str, **options) -> dict[str, float]:
+    """Prometheus' figures, each by its name and labels."""
+    text = requests.get(f"{url}/metrics", timeout=SECONDS, **options).text
+    lines = (line.rpartition(" ") for line in text.splitlines() if line.startswith("kfp_vision_"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def grown(url: str, ask: Callable[[], object]) -> dict[str, float]:
+    """By how much figures have grown while something was asked."""
+    before = figures(url)
+    ask()
+    return {name: value - before.get(name, 0) for name, value in figures(url).items() if value != before.get(name, 0)}
+
+
+def test_what_waits_is_computed_together(url):
+    encoded = {colour: b64(colours.picture(colour)) for colour in colours.RGB}
+    asked = [[list(colours.RGB)[(number + place) % 3] for place in range(9)] for number in range(100)]
+    answered: list[list[str]] = []
+
+    def ask(chosen: list[str]) -> list[str]:
+        good = [{"b64": encoded[colour]} for colour in chosen]
+        return names(post(url + PREDICT, {"instances": [*good, {"b64": "bm8gcGljdHVyZQ=="}]}))
+
+    with ThreadPoolExecutor(32) as clients:
+        more = grown(url, lambda: answered.extend(clients.map(ask, asked)))
+    assert answered == [[*chosen, ""] for chosen in asked]
+    label = '{model="colours"}'
+    assert more[f"kfp_vision_batch_pictures_sum{label}"] == 900
+    assert more[f"kfp_vision_batch_pictures_count{label}"] < 900
+    assert more['kfp_vision_pictures_total{model="colours",outcome="named"}'] == 900
+    assert more['kfp_vision_pictures_total{model="colours",outcome="refused"}'] == 100
+    assert figures(url)[f"kfp_vision_waiting_pictures{label}"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status", "side"),
+    [
+        ("POST", PREDICT, "predict", 400, "client"),
+        ("POST", "/v1/models/other:predict", "predict", 404, "client"),
+        ("POST", INFER, "infer", 400, "client"),
+        ("GET", "/", "page", 200, ""),
+        ("GET", "/v2/health/ready", "health", 200, ""),
+        ("GET", "/somewhere/else", "other", 404, "client"),
+        ("DELETE", PREDICT, "predict", 405, "client"),
+    ],
+)
+def test_requests_and_errors_are_counted_by_kind(url, method, path, route, status, side):
+    more = grown(url, lambda: requests.request(method, url + path, timeout=SECONDS))
+    of_no_interest = ("_bucket", "_sum", "_created", '"metrics"')
+    expected = {f'kfp_vision_requests_total{{route="{route}",status="{status}"}}': 1}
+    expected |= {f'kfp_vision_request_seconds_count{{route="{route}"}}': 1}
+    expected |= {f'kfp_vision_errors_total{{route="{route}",side="{side}"}}': 1} if side else {}
+    assert {name: by for name, by in more.items() if not any(part in name for part in of_no_interest)} == expected
+
+
 TOKEN = "a-token_of.the~tests+/=="
 
 
@@ -587,3 +644,30 @@ def test_ends_well_when_it_is_told_to_stop(repository):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=SECONDS)
     assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_a_line_of_json_tells_of_each_request_and_of_no_picture(repository, monkeypatch):
+    monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
+    picture, bearer = b64(colours.picture("red")), {"headers": bearing(TOKEN)}
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        address = [process.stdout.readline() for _ in range(3)][2].split()[-1]
+        post(f"{address}?top_k=1", {"instances": [picture, "%%%"]}, **bearer)
+        post(address, {"instances": ["bm8gcGljdHVyZQ=="]}, **bearer)
+        post(address, {"instances": [picture]})
+        requests.get(address.replace(PREDICT, "/" + "x" * 1000), timeout=SECONDS, **bearer)
+        process.send_signal(signal.SIGTERM)
+        written, also = process.communicate(timeout=SECONDS)
+    lines = [json.loads(line) for line in written.splitlines()]
+    asked = {"method": "POST", "path": PREDICT, "model": "colours", "version": 1}
+    assert [{key: value for key, value in line.items() if key not in ("time", "milliseconds")} for line in lines] == [
+        asked | {"status": 200, "pictures": 2},
+        asked | {"status": 400, "pictures": 1},
+        asked | {"status": 401, "pictures": 0, "model": "", "version": 0},
+        asked | {"status": 404, "pictures": 0, "model": "", "version": 0, "method": "GET", "path": "/" + "x" * 199 + "..."},
+    ]
+    for line in lines:
+        assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+        assert line["milliseconds"] >= 0
+    for secret in (picture, picture[:40], "bm8gcGljdHVyZQ==", TOKEN):
+        assert secret not in written + also
