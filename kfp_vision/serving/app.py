@@ -41,6 +41,8 @@ LENGTH_HEADER = "inference-header-content-length"
 class Plane(DataPlane):
     """KServe's data plane, ready when its model is, and without the extension that loads and unloads models."""
 
+    leaving = False
+
     def metadata(self) -> dict[str, Any]:
         return {"name": "kfp-vision", "version": __version__, "extensions": ["binary_tensor_data"]}
 
@@ -50,16 +52,53 @@ class Plane(DataPlane):
         return described | {"versions": [str(version.number)], "platform": "tensorflow_savedmodel"}
 
     async def ready(self) -> bool:
-        return all([await model.healthy() for model in self.model_registry.get_models().values()])
+        return not self.leaving and all([await model.healthy() for model in self.model_registry.get_models().values()])
 
 
 class Application:
-    """The routes that need more than KServe's endpoints give."""
+    """The routes of the server; its methods are those that need more than KServe's endpoints give.
 
-    def __init__(self, model: ServedClassifier, asks_for_token: bool):
+    Args:
+        model: what answers.
+        token: what a request must show; empty where everybody may ask.
+    """
+
+    def __init__(self, model: ServedClassifier, token: str = ""):
         registry = ModelRepository()
         registry.update(model)
-        self.model, self.plane, self.asks_for_token = model, Plane(model_registry=registry), asks_for_token
+        self.model, self.plane, self.token = model, Plane(model_registry=registry), token
+
+    def guarded(self) -> App:
+        """The whole server as an ASGI application."""
+        v1, v2 = V1Endpoints(self.plane), V2Endpoints(self.plane)
+        app = FastAPI(title="KFP Vision", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+        for path, answer in (
+            ("/", self.page),
+            ("/metrics", metrics_handler),
+            ("/v1/models", v1.models),
+            (V1_MODEL, v1.model_ready),
+            ("/v2", v2.metadata),
+            ("/v2/health/live", v2.live),
+            ("/v2/health/ready", v2.ready),
+            ("/v2/models", v2.models),
+            (V2_MODEL, v2.model_metadata),
+            (f"{V2_MODEL}/ready", v2.model_ready),
+        ):
+            app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
+        app.add_api_route(f"{V1_MODEL}:predict", self.predict, methods=["POST"], response_model=None)
+        app.add_api_route(f"{V2_MODEL}/infer", self.infer, methods=["POST"], response_model=None)
+        for kind, status in STATUS.items():
+            app.add_exception_handler(kind, _refusal(status))
+        app.add_exception_handler(StarletteHTTPException, _http_refusal)
+        app.add_exception_handler(RequestValidationError, _refusal(400))
+        app.add_exception_handler(Exception, _failure)
+        app.add_middleware(LimitedBody)
+        app.add_middleware(Door, token=self.token)
+        return Observed(app)  # around all of it, so that what fails is seen as well
+
+    def leave(self) -> None:
+        """From here on the server is not ready, though it answers what comes."""
+        self.plane.leaving = True
 
     async def page(self, request: Request) -> Response:
         """The page for people; for everybody else, that the server lives."""
@@ -67,7 +106,7 @@ class Application:
             return JSONResponse(await self.plane.live())
         about = {"name": self.model.name, "version": self.model.version.number, "labels": self.model.version.labels}
         address = f"{str(request.base_url).rstrip('/')}{V1_MODEL.format(model_name=self.model.name)}:predict"
-        return HTMLResponse(reports.rendered("serving", **about, address=address, asks_for_token=self.asks_for_token))
+        return HTMLResponse(reports.rendered("serving", **about, address=address, asks_for_token=bool(self.token)))
 
     async def predict(self, model_name: str, request: Request) -> Response:
         """V1: JSON by its content, whatever its header says; or a form with pictures; or a picture itself."""
@@ -110,41 +149,6 @@ class Application:
     async def _refuse_unready(self, model_name: str) -> None:
         if not await self.plane.model_ready(model_name, True):
             raise ModelNotReady(model_name)
-
-
-def application(model: ServedClassifier, token: str = "") -> App:
-    """The whole server as an ASGI application.
-
-    Args:
-        model: what answers.
-        token: what a request must show; empty where everybody may ask.
-    """
-    ours = Application(model, bool(token))
-    v1, v2 = V1Endpoints(ours.plane), V2Endpoints(ours.plane)
-    app = FastAPI(title="KFP Vision", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    for path, answer in (
-        ("/", ours.page),
-        ("/metrics", metrics_handler),
-        ("/v1/models", v1.models),
-        (V1_MODEL, v1.model_ready),
-        ("/v2", v2.metadata),
-        ("/v2/health/live", v2.live),
-        ("/v2/health/ready", v2.ready),
-        ("/v2/models", v2.models),
-        (V2_MODEL, v2.model_metadata),
-        (f"{V2_MODEL}/ready", v2.model_ready),
-    ):
-        app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
-    app.add_api_route(f"{V1_MODEL}:predict", ours.predict, methods=["POST"], response_model=None)
-    app.add_api_route(f"{V2_MODEL}/infer", ours.infer, methods=["POST"], response_model=None)
-    for kind, status in STATUS.items():
-        app.add_exception_handler(kind, _refusal(status))
-    app.add_exception_handler(StarletteHTTPException, _http_refusal)
-    app.add_exception_handler(RequestValidationError, _refusal(400))
-    app.add_exception_handler(Exception, _failure)
-    app.add_middleware(LimitedBody)
-    app.add_middleware(Door, token=token)
-    return Observed(app)  # around all of it, so that what fails is seen as well
 
 
 def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:

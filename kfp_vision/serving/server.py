@@ -15,7 +15,8 @@ from kfp_vision import access, parameters, repository
 from kfp_vision.errors import InputError
 
 THIS_MACHINE = "127.0.0.1"
-SECONDS_TO_START, SECONDS_TO_STOP = 120, 30
+SECONDS_TO_START, SECONDS_TO_STOP = 120, 40
+SECONDS_KEPT_OPEN = 65  # longer than what stands before a server in a cluster keeps a connection
 ADDRESS = "open http"  # begins the line that says where a started server is
 
 
@@ -36,18 +37,13 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     token = access.token()
     where = repository.located(path)
     listening = _bound(host, port)
+    import uvicorn
     from kserve.logging import configure_logging
-    from kserve.model_repository import ModelRepository
-    from kserve.protocol.model_repository_extension import ModelRepositoryExtension
-    from kserve.protocol.rest.server import RESTServer
 
     from kfp_vision.serving import observing
-    from kfp_vision.serving.app import application
+    from kfp_vision.serving.app import Application
+    from kfp_vision.serving.draining import SECONDS_TO_DRAIN, DrainingServer
     from kfp_vision.serving.model import ServedClassifier
-
-    class Server(RESTServer):
-        def create_application(self) -> None:
-            """It is made already."""
 
     configure_logging()
     observing.open_log()
@@ -59,9 +55,15 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     listening.listen()  # from here on a request waits rather than fails
     print(f"open {url}/ in a browser, or")
     print(f"curl -F file=@picture.jpg {url}/v1/models/{model.name}:predict", flush=True)
-    extension = ModelRepositoryExtension(ModelRepository())
+    application = Application(model, token)
+    config = uvicorn.Config(
+        application.guarded(),
+        log_config=None,  # it is KServe's
+        timeout_keep_alive=SECONDS_KEPT_OPEN,
+        timeout_graceful_shutdown=SECONDS_TO_DRAIN,
+    )
     with contextlib.suppress(KeyboardInterrupt):  # how a person stops a server
-        Server(application(model, token), None, extension, listening.getsockname()[1]).run(sockets=[listening])
+        DrainingServer(config, application.leave).run(sockets=[listening])
 
 
 @contextlib.contextmanager

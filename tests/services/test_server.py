@@ -1,6 +1,7 @@
 """The server as its clients meet it: a process of its own on a free port, asked over HTTP."""
 
 import base64
+import http.client
 import io
 import json
 import shutil
@@ -29,6 +30,7 @@ from kfp_vision.serving import server
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
 SECONDS = 30
 MIB = 1 << 20
+REQUESTS = 10_000
 
 
 @pytest.fixture(scope="module")
@@ -561,40 +563,39 @@ def until(condition) -> None:
 
 
 def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
-    beside = colours.write_version(tmp_path / "new", ("rouge", "vert", "bleu"))
-    said: list[tuple[int, list[str]]] = []
-    stop = threading.Event()
+    languages = [tuple(colours.RGB), ("rouge", "vert", "bleu"), ("rot", "gruen", "blau")]
+    later = [colours.write_version(tmp_path / "new" / str(number), languages[number - 1]) for number in (2, 3)]
     body = json.dumps({"instances": [{"b64": b64(colours.picture(colour))} for colour in colours.RGB]})
+    said: list[tuple[int, list[str]]] = []
 
     with server.running(repository) as url:
 
-        def ask() -> None:
+        def ask(count: int) -> None:
             with requests.Session() as session:
-                while not stop.is_set():
+                for _ in range(count):
                     answer = session.post(url + PREDICT, data=body, timeout=SECONDS)
                     said.append((answer.status_code, names(answer)))
 
-        clients = [threading.Thread(target=ask) for _ in range(4)]
+        clients = [threading.Thread(target=ask, args=(REQUESTS // 8,)) for _ in range(8)]
         for client in clients:
             client.start()
-        until(lambda: len(said) >= 20)
-        beside.rename(repository / "2")
-        until(lambda: said[-1][1][0] == "rouge")
-        stop.set()
+        for number, version in zip((1, 2), later, strict=True):
+            until(lambda: len(said) >= number * REQUESTS / 4)  # noqa: B023
+            version.rename(repository / version.name)
         for client in clients:
             client.join()
-        assert {status for status, _ in said} == {200}
-        # Every answer is of one version altogether.
-        assert {tuple(answer) for _, answer in said} == {tuple(colours.RGB), ("rouge", "vert", "bleu")}
+        assert len(said) == REQUESTS and {status for status, _ in said} == {200}
+        # Every answer is of one version altogether, and each version has answered.
+        assert {tuple(answer) for _, answer in said} == set(languages)
 
-        (repository / "3").mkdir()  # holds no model
+        (repository / "4").mkdir()  # holds no model
         shutil.copytree(repository / "1", repository / "10")
         (repository / "10" / "saved_model.pb").write_bytes(b"no model")
         time.sleep(3)
-        assert names(post(url + PREDICT, json.loads(body)))[0] == "rouge"
+        assert names(post(url + PREDICT, json.loads(body)))[0] == "rot"
         assert requests.get(f"{url}/v2/health/ready", timeout=SECONDS).json() == {"ready": True}
 
-        for gone in ("2", "3", "10"):
+        for gone in ("2", "3", "4", "10"):
             shutil.rmtree(repository / gone)
         until(lambda: names(post(url + PREDICT, json.loads(body)))[0] == "red")
 
@@ -644,6 +645,54 @@ def test_ends_well_when_it_is_told_to_stop(repository):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=SECONDS)
     assert process.returncode in (0, -signal.SIGTERM)
+
+
+class Client(threading.Thread):
+    """Asks one request after another until nobody listens any more; a connection each, or one as long as it is kept."""
+
+    def __init__(self, address: str, keeps_connection: bool):
+        super().__init__()
+        self.place, self.keeps_connection = urlsplit(address), keeps_connection
+        self.answered, self.lost = 0, ""
+
+    def run(self) -> None:
+        body = json.dumps({"instances": [b64(colours.picture(colour)) for colour in colours.RGB]})
+        connection = http.client.HTTPConnection(self.place.hostname, self.place.port, timeout=SECONDS)
+        try:
+            while True:
+                try:
+                    connection.connect() if connection.sock is None else None
+                except ConnectionRefusedError:
+                    return
+                connection.request("POST", self.place.path, body)
+                answer = connection.getresponse()
+                assert [one["classes"] for one in json.loads(answer.read())["predictions"]] == list(colours.RGB)
+                self.answered += 1
+                if answer.will_close or not self.keeps_connection:
+                    connection.close()
+        except Exception as error:
+            self.lost = f"{type(error).__name__}: {error}"
+
+
+def test_no_request_is_lost_when_it_is_told_to_stop(repository, tmp_path):
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0"]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        address = [process.stdout.readline() for _ in range(3)][2].split()[-1]
+        reading = threading.Thread(target=process.stdout.read)  # its lines, which would fill the pipe
+        clients = [Client(address, keeps_connection=number % 2 == 0) for number in range(16)]
+        for thread in (reading, *clients):
+            thread.start()
+        until(lambda: all(client.answered > 5 for client in clients))
+        before = [client.answered for client in clients]
+        process.send_signal(signal.SIGTERM)
+        for thread in (*clients, reading):
+            thread.join()
+        assert process.wait(SECONDS) in (0, -signal.SIGTERM)
+    assert [client.lost for client in clients] == [""] * len(clients)
+    assert all(client.answered > count for client, count in zip(clients, before, strict=True))
 
 
 def test_a_line_of_json_tells_of_each_request_and_of_no_picture(repository, monkeypatch):
