@@ -6,13 +6,13 @@ KServe's own application would let anybody unload the model, is ready with a bro
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
-from kserve.model_repository import ModelRepository
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import InferInput, InferRequest, RequestedOutput
 from kserve.protocol.rest.server import metrics_handler
@@ -28,7 +28,8 @@ from kfp_vision import __version__, reports
 from kfp_vision.errors import shown
 from kfp_vision.serving.guards import App, Door, LimitedBody
 from kfp_vision.serving.loaded import Busy
-from kfp_vision.serving.model import MAX_PICTURES, ServedClassifier
+from kfp_vision.serving.model import MAX_PICTURES
+from kfp_vision.serving.models import Models
 from kfp_vision.serving.observing import Observed
 from kfp_vision.serving.protocols import TOP_K
 
@@ -39,7 +40,7 @@ LENGTH_HEADER = "inference-header-content-length"
 
 
 class Plane(DataPlane):
-    """KServe's data plane, ready when its model is, and without the extension that loads and unloads models."""
+    """KServe's data plane, ready when all its models are, and without the extension that loads and unloads models."""
 
     leaving = False
 
@@ -52,21 +53,19 @@ class Plane(DataPlane):
         return described | {"versions": [str(version.number)], "platform": "tensorflow_savedmodel"}
 
     async def ready(self) -> bool:
-        return not self.leaving and all([await model.healthy() for model in self.model_registry.get_models().values()])
+        return not self.leaving and not self.model_registry.broken
 
 
 class Application:
     """The routes of the server; its methods are those that need more than KServe's endpoints give.
 
     Args:
-        model: what answers.
+        models: what answers.
         token: what a request must show; empty where everybody may ask.
     """
 
-    def __init__(self, model: ServedClassifier, token: str = ""):
-        registry = ModelRepository()
-        registry.update(model)
-        self.model, self.plane, self.token = model, Plane(model_registry=registry), token
+    def __init__(self, models: Models, token: str = ""):
+        self.models, self.plane, self.token = models, Plane(model_registry=models), token
 
     def guarded(self) -> App:
         """The whole server as an ASGI application."""
@@ -76,13 +75,13 @@ class Application:
             ("/", self.page),
             ("/metrics", metrics_handler),
             ("/v1/models", v1.models),
-            (V1_MODEL, v1.model_ready),
+            (V1_MODEL, self.model_ready),
             ("/v2", v2.metadata),
             ("/v2/health/live", v2.live),
-            ("/v2/health/ready", v2.ready),
+            ("/v2/health/ready", self.ready),
             ("/v2/models", v2.models),
-            (V2_MODEL, v2.model_metadata),
-            (f"{V2_MODEL}/ready", v2.model_ready),
+            (V2_MODEL, self.metadata),
+            (f"{V2_MODEL}/ready", self.model_ready),
         ):
             app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
         app.add_api_route(f"{V1_MODEL}:predict", self.predict, methods=["POST"], response_model=None)
@@ -104,9 +103,34 @@ class Application:
         """The page for people; for everybody else, that the server lives."""
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse(await self.plane.live())
-        about = {"name": self.model.name, "version": self.model.version.number, "labels": self.model.version.labels}
-        address = f"{str(request.base_url).rstrip('/')}{V1_MODEL.format(model_name=self.model.name)}:predict"
-        return HTMLResponse(reports.rendered("serving", **about, address=address, asks_for_token=bool(self.token)))
+        here = str(request.base_url).rstrip("/")
+        models = [
+            {
+                "name": model.name,
+                "version": model.version.number,
+                "labels": model.version.labels,
+                "address": f"{here}{V1_MODEL.format(model_name=quote(model.name))}:predict",
+            }
+            for model in self.models.ready
+        ]
+        return HTMLResponse(reports.rendered("serving", models=models, asks_for_token=bool(self.token)))
+
+    async def ready(self) -> Response:
+        """Whether every model answers, and if not, which do not."""
+        if await self.plane.ready():
+            return JSONResponse({"ready": True})
+        reason = f"not ready: {', '.join(self.models.broken)}" if self.models.broken else "the server is ending"
+        return JSONResponse({"ready": False, "error": reason, "not_ready": self.models.broken}, 503, COME_AGAIN)
+
+    async def model_ready(self, model_name: str) -> Response:
+        """Whether a model answers."""
+        await self._refuse_unready(model_name)
+        return JSONResponse({"name": model_name, "ready": True})
+
+    async def metadata(self, model_name: str) -> Response:
+        """What a model takes and gives, and which version answers."""
+        await self._refuse_unready(model_name)
+        return JSONResponse(await self.plane.model_metadata(model_name))
 
     async def predict(self, model_name: str, request: Request) -> Response:
         """V1: JSON by its content, whatever its header says; or a form with pictures; or a picture itself."""
@@ -148,7 +172,7 @@ class Application:
 
     async def _refuse_unready(self, model_name: str) -> None:
         if not await self.plane.model_ready(model_name, True):
-            raise ModelNotReady(model_name)
+            raise ModelNotReady(model_name, "No version of it loads; the server's output says why.")
 
 
 def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:

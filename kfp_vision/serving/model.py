@@ -1,6 +1,5 @@
 """A model that the server serves: the newest version in a repository that loads."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,25 @@ from kfp_vision.serving import observing, protocols
 from kfp_vision.serving.loaded import MAX_PIXELS, Loaded
 
 MAX_PICTURES = 256  # of one request
-POLL_SECONDS = 1.0
 
 
 class ServedClassifier(kserve.Model):
-    """The newest version of a repository; a request is answered by the version that was there when it came.
+    """The newest version of a repository that loads; a request is answered by the version that was there when it came.
 
     Args:
-        name: how it is called in addresses; empty for its own name.
+        name: how it is called in addresses.
         path: the repository.
+
+    Attributes:
+        error: why the newest version that was tried does not answer, if it does not.
     """
 
     def __init__(self, name: str, path: Path):
-        newest = repository.versions(path)[-1]
-        super().__init__(name or newest.name)
+        super().__init__(name)
         self.path = path
+        self.error: InputError | None = None
         self._loaded: Loaded | None = None
-        self._broken: set[Path] = set()
+        self._broken: dict[Path, list[tuple]] = {}
 
     @property
     def version(self) -> Version:
@@ -41,43 +42,34 @@ class ServedClassifier(kserve.Model):
         return self._loaded.version
 
     def load(self) -> bool:
-        """Loads the newest version.
-
-        Raises:
-            InputError: it does not load.
-        """
-        self._answer_with(Loaded(repository.versions(self.path)[-1], self.name))
-        self.ready = True
+        """Whether there is a version that answers; they are loaded by `refresh`, not because somebody asks."""
         return self.ready
 
-    def refresh(self) -> None:
-        """Takes the newest version that loads, if it is not the one that answers now; a broken one is reported once."""
+    def refresh(self) -> list[str]:
+        """Takes the newest version that loads, if it is not the one that answers now.
+
+        A version that does not load is tried again when its files have changed, as those of one do that is being copied.
+
+        Returns:
+            Lines about what has changed.
+        """
+        said = []
         for version in reversed(repository.versions(self.path)):
-            if version.folder == self.version.folder:
-                return
-            if version.folder in self._broken:
+            if self._loaded and version.folder == self.version.folder:
+                break
+            files = _files(version.folder)
+            if self._broken.get(version.folder) == files:
                 continue
             try:
                 self._answer_with(Loaded(version, self.name))
             except InputError as error:
-                self._broken.add(version.folder)
-                print(f"{error} Version {self.version.number} goes on answering.", flush=True)
+                self.error, self._broken[version.folder] = error, files
+                instead = f"Version {self.version.number} goes on answering." if self._loaded else "It does not answer."
+                said.append(f"{error} {instead}")
             else:
-                print(f"now answers with version {version.number}", flush=True)
-                return
-
-    def watch(self) -> None:
-        """Looks for new versions as long as the process lives, in a thread of its own."""
-
-        def look() -> None:
-            pause = threading.Event()
-            while not pause.wait(POLL_SECONDS):
-                try:
-                    self.refresh()
-                except Exception as error:  # a repository on a network may be gone for a moment; the watch must go on
-                    print(f"warning: cannot look into {self.path} ({error})", flush=True)
-
-        threading.Thread(target=look, daemon=True).start()
+                said.append(f"{self.name}, version {version.number}: {', '.join(version.labels)}")
+                break
+        return said
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Answers a V1 body, already parsed, or a request of the Open Inference Protocol.
@@ -109,5 +101,11 @@ class ServedClassifier(kserve.Model):
         return protocols.output_types(self.version.labels)
 
     def _answer_with(self, loaded: Loaded) -> None:
-        self._loaded = loaded
+        self._loaded, self.error, self.ready = loaded, None, True
         observing.VERSION.labels(self.name).set(loaded.version.number)
+
+
+def _files(folder: Path) -> list[tuple]:
+    """What tells whether something in a folder has changed."""
+    states = [(file, file.stat()) for file in sorted(folder.rglob("*"))]
+    return [(file, state.st_size, state.st_mtime_ns) for file, state in states]

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import quote
 
-from kfp_vision import access, parameters, repository
+from kfp_vision import access, parameters
 from kfp_vision.errors import InputError
+from kfp_vision.serving import places
 
 THIS_MACHINE = "127.0.0.1"
 SECONDS_TO_START, SECONDS_TO_STOP = 120, 40
@@ -21,11 +23,11 @@ ADDRESS = "open http"  # begins the line that says where a started server is
 
 
 def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8080) -> None:
-    """Serves a model folder or a model repository until the process is told to stop, to those who show the token of `access`.
+    """Serves a model, or several, until the process is told to stop, to those who show the token of `access`.
 
     Args:
-        path: the model folder or the repository.
-        name: of the model in addresses; empty for its own.
+        path: a model folder, a model repository, or a directory of such folders, each called as its folder.
+        name: of the one model in addresses; empty for its own.
         host: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody.
         port: 0 for one that is free.
 
@@ -35,7 +37,7 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     if name:
         parameters.check_name(name, "--name")
     token = access.token()
-    where = repository.located(path)
+    places.at(path, name)  # says what is wrong before anything heavy is imported
     listening = _bound(host, port)
     import uvicorn
     from kserve.logging import configure_logging
@@ -43,19 +45,17 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     from kfp_vision.serving import observing
     from kfp_vision.serving.app import Application
     from kfp_vision.serving.draining import SECONDS_TO_DRAIN, DrainingServer
-    from kfp_vision.serving.model import ServedClassifier
+    from kfp_vision.serving.models import Models
 
     configure_logging()
     observing.open_log()
-    model = ServedClassifier(name, where)
-    model.load()
-    model.watch()
+    models = Models(path, name)
+    models.watch()
     url = f"http://{THIS_MACHINE if host == '0.0.0.0' else host}:{listening.getsockname()[1]}"
-    print(f"{model.name}, version {model.version.number}: {', '.join(model.version.labels)}")
     listening.listen()  # from here on a request waits rather than fails
     print(f"open {url}/ in a browser, or")
-    print(f"curl -F file=@picture.jpg {url}/v1/models/{model.name}:predict", flush=True)
-    application = Application(model, token)
+    print(f"curl -F file=@picture.jpg {url}/v1/models/{quote(models.ready[0].name)}:predict", flush=True)
+    application = Application(models, token)
     config = uvicorn.Config(
         application.guarded(),
         log_config=None,  # it is KServe's

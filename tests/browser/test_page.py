@@ -119,3 +119,18 @@ def test_the_page_asks_for_the_token(guarded):
     guarded.set_input_files("#file", jpeg("blue"))
     guarded.get_by_role("heading", name="blue", exact=True).wait_for()
     assert "the-token" not in guarded.content()
+
+
+def test_the_page_asks_which_of_several_models(browser, tmp_path):
+    for name, labels in (("english", tuple(colours.RGB)), ("german", ("rot", "gruen", "blau"))):
+        colours.write_version(tmp_path / name / "1", labels)
+    with server.running(tmp_path) as address:
+        opened = browser.new_page()
+        opened.set_default_timeout(10_000)
+        opened.goto(address)
+        for name, heading in (("english", "red"), ("german", "rot")):
+            opened.get_by_label("Model").select_option(name)
+            assert f"{address}/v1/models/{name}:predict" in opened.inner_text("pre")
+            opened.set_input_files("#file", jpeg("red"))
+            opened.get_by_role("heading", name=heading, exact=True).wait_for()
+        opened.close()

@@ -1,9 +1,11 @@
 """The server as its clients meet it: a process of its own on a free port, asked over HTTP."""
 
 import base64
+import contextlib
 import http.client
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -31,6 +33,7 @@ PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
 SECONDS = 30
 MIB = 1 << 20
 REQUESTS = 10_000
+QUICKLY = {"PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -645,6 +648,58 @@ def test_ends_well_when_it_is_told_to_stop(repository):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=SECONDS)
     assert process.returncode in (0, -signal.SIGTERM)
+
+
+@pytest.fixture
+def directory(version, tmp_path) -> Path:
+    """Two models, of which one does not load, and a folder that is none."""
+    shutil.copytree(version, tmp_path / "models" / "good one" / "1")
+    shutil.copytree(version, tmp_path / "models" / "bad" / "1")
+    (tmp_path / "models" / "bad" / "1" / "saved_model.pb").write_bytes(b"no model")
+    (tmp_path / "models" / "notes").mkdir()
+    return tmp_path / "models"
+
+
+@contextlib.contextmanager
+def started(path: Path, log: Path) -> Iterator[str]:
+    """The address of a server that need not be ready; what it says goes to a file."""
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0"]
+    with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | QUICKLY) as process:
+        until(lambda: "\ncurl" in log.read_text() or process.poll() is not None)
+        yield log.read_text().split("open ")[1].split("/ in")[0]
+        process.terminate()
+
+
+def test_one_of_two_models_is_broken_and_the_other_answers(directory, tmp_path):
+    body = {"instances": [b64(colours.picture("green"))]}
+    with started(directory, tmp_path / "log") as url:
+        assert names(post(f"{url}/v1/models/good%20one:predict", body)) == ["green"]
+        assert f"{directory}/bad/1" in (tmp_path / "log").read_text()
+        ready = requests.get(f"{url}/v2/health/ready", timeout=SECONDS)
+        assert (ready.status_code, ready.json()["ready"], ready.json()["not_ready"]) == (503, False, ["bad"])
+        for path in ("/v1/models/bad", "/v2/models/bad", "/v2/models/bad/ready"):
+            assert requests.get(url + path, timeout=SECONDS).status_code == 503
+        for path in ("/v1/models/bad:predict", "/v2/models/bad/infer"):
+            refused = post(url + path, body)
+            assert refused.status_code == 503 and "bad is not ready" in refused.json()["error"]
+            assert str(directory) not in refused.text
+        assert requests.get(f"{url}/v1/models", timeout=SECONDS).json() == {"models": ["bad", "good one"]}
+        assert requests.get(f"{url}/v2/models/good%20one/ready", timeout=SECONDS).status_code == 200
+
+        shutil.copy(directory / "good one" / "1" / "saved_model.pb", directory / "bad" / "1")  # as a slow copy ends
+        until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).status_code == 200)
+        assert names(post(f"{url}/v1/models/bad:predict", body)) == ["green"]
+        shutil.copytree(directory / "bad", directory / "notes" / "serving")  # a third model
+        until(lambda: post(f"{url}/v1/models/notes:predict", body).status_code == 200)
+
+
+def test_several_models_cannot_have_one_name(directory):
+    done = serve(directory, "--name", "tints")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: --name must be for one model; got tints for bad, good one in {directory}. "
+        "Leave it out: each is called as its folder.\n"
+    )
 
 
 class Client(threading.Thread):
