@@ -106,7 +106,8 @@ def _crop(classifier: Classifier) -> Callable[[bytes], Any] | None:
 
     from kfp_vision import inputs
 
-    graph = tf.function(lambda encoded: inputs.central_crop(encoded, size), input_signature=[tf.TensorSpec((), tf.string)])
+    graph = tf.function(lambda encoded: inputs.central_crop(encoded, size))
+    graph = graph.get_concrete_function(tf.TensorSpec((), tf.string))
 
     def crop(encoded: bytes) -> Any:
         try:

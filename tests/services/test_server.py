@@ -120,6 +120,41 @@ def curl() -> str:
     return shutil.which("curl") or leave_out("no curl on this machine")
 
 
+KSERVES_CLIENT = """
+import asyncio, json, sys
+import numpy as np
+from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+
+url, protocol, *files = sys.argv[1:]
+pictures = np.array([open(file, "rb").read() for file in files], object)
+tensor = InferInput("image_bytes", [len(files)], "BYTES")
+tensor.set_data_from_numpy(pictures)
+
+async def ask():
+    client = InferenceRESTClient(RESTConfig(protocol=protocol))
+    assert await client.is_server_live(url)
+    assert await client.is_model_ready(url, "colours")
+    if protocol == "v2":
+        assert await client.is_server_ready(url)
+        answer = await client.infer(url, InferRequest("colours", [tensor]), "colours")
+        return answer.get_output_by_name("classes").as_numpy().tolist()
+    import base64
+    instances = [{"b64": base64.b64encode(picture).decode()} for picture in pictures]
+    return [one["classes"] for one in (await client.infer(url, {"instances": instances}, "colours"))["predictions"]]
+
+print(json.dumps([name if isinstance(name, str) else name.decode() for name in asyncio.run(ask())]))
+"""
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_kserves_own_client_is_answered(url, tmp_path, protocol):
+    for colour in ("blue", "red"):
+        (tmp_path / f"{colour}.jpg").write_bytes(colours.picture(colour))
+    command = [sys.executable, "-c", KSERVES_CLIENT, url, protocol, str(tmp_path / "blue.jpg"), str(tmp_path / "red.jpg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, '["blue", "red"]\n'), done.stderr
+
+
 def test_takes_a_picture_as_the_whole_body(url):
     answer = requests.post(
         url + PREDICT, data=colours.picture("green"), headers={"content-type": "image/jpeg"}, timeout=SECONDS

@@ -7,12 +7,14 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import colours
 import drawn
 import pytest
 import tensorflow as tf
 
-from benchmarks import convert, fine_tuning, learn, measure, scale, slim, training_stage
+from benchmarks import convert, fine_tuning, learn, measure, scale, serve, slim, training_stage
 from kfp_vision import sample
+from kfp_vision.serving import server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +73,8 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
 def test_an_unknown_benchmark_is_refused_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: a benchmark must be one of convert, scale, train, learn; got sing. Take one of these.\n"
+    names = "convert, scale, train, learn, serve"
+    assert done.stderr == f"error: a benchmark must be one of {names}; got sing. Take one of these.\n"
 
 
 def test_the_whole_training_is_measured_between_its_events(tmp_path, monkeypatch, capsys):
@@ -112,3 +115,19 @@ def test_a_fine_tuning_is_measured_on_the_pictures_it_did_not_see(tmp_path, real
     said = learn.Learned(**json.loads(capsys.readouterr().out))
     assert said.accuracy in [right / 8 for right in range(9)]
     assert 0 < said.seconds <= time.perf_counter() - start
+
+
+def test_servers_and_the_process_alone_are_asked_about_the_same_pictures(tmp_path):
+    colours.write_version(tmp_path / "model" / "1", name="benchmark")
+    pictures = drawn.pictures(tmp_path / "pictures", classes=2, each=3)
+    with server.running(tmp_path / "model") as ours, serve.stock(tmp_path / "model") as stock:
+        met = [serve.load(url, pictures, 2, seconds=1) for url in (ours, stock)]
+    assert all(one.rate > 0 and 0 < one.p50 <= one.p99 for one in met)
+    assert serve.in_process(tmp_path / "model", pictures, seconds=1) > 0
+
+
+def test_what_is_refused_is_no_answer(tmp_path):
+    colours.write_version(tmp_path / "model" / "1", name="another")
+    pictures = drawn.pictures(tmp_path / "pictures", classes=1, each=1)
+    with server.running(tmp_path / "model") as url, pytest.raises(subprocess.CalledProcessError):
+        serve.load(url, pictures, 1, seconds=1)

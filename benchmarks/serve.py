@@ -1,0 +1,119 @@
+"""The server over HTTP, against the same model in process, and against a stock KServe predictor that batches nothing."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from benchmarks import peers, photographs
+from benchmarks.measure import Figure, report, rounds
+from kfp_vision import export, repository
+from kfp_vision.networks import NETWORKS
+from kfp_vision.serving import server
+
+NETWORK, LABELS = "inception_v1", ["a", "b", "c", "d", "e"]
+CLIENTS = (1, 8, 32)
+SECONDS = 6.0  # of asking
+SECONDS_TO_START = 120
+IN_PROCESS = "the same export in process, batches of 32"
+STOCK = "a stock KServe predictor, without batching"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What clients met who asked one request after another, a picture each.
+
+    Attributes:
+        rate: requests a second, of all of them.
+        p50, p99: milliseconds from a request to its answer.
+    """
+
+    rate: float
+    p50: float
+    p99: float
+
+
+def run() -> list[Figure]:
+    """The rows of this benchmark."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place, pictures = write_model(Path(scratch) / "model"), photographs.copies(Path(scratch) / "pictures", 1)
+        with server.running(place) as ours, stock(place) as peer:
+            measured = [(in_process(place, pictures), *both(ours, peer, pictures)) for _ in range(1 + rounds())][1:]
+    most = CLIENTS[-1]
+    figures = [
+        report("http_vs_in_process", IN_PROCESS, "img/s", [(mine[most].rate, alone) for alone, mine, _ in measured]),
+        report("http_vs_stock_kserve", STOCK, "req/s", [(mine[most].rate, its[most].rate) for _, mine, its in measured]),
+    ]
+    for clients in CLIENTS:
+        for name in ("p50", "p99"):
+            pairs = [(getattr(mine[clients], name), getattr(its[clients], name)) for _, mine, its in measured]
+            figures.append(report(f"http_{name}_{clients}_clients", STOCK, "ms", pairs, less=True))
+    return figures
+
+
+def write_model(place: Path) -> Path:
+    """A model repository with one version, of random weights."""
+    network, version = NETWORKS[NETWORK], place / repository.FIRST
+    export.write_saved_model(version, network.build(len(LABELS), fast=False), LABELS, network.image_size)
+    about = version / repository.ABOUT_FILE
+    about.parent.mkdir()
+    about.write_text(json.dumps({"model_name": "benchmark", "labels": LABELS, "image_size": network.image_size}))
+    return place
+
+
+def both(ours: str, peer: str, pictures: Path) -> tuple[dict[int, Load], dict[int, Load]]:
+    """What so many clients meet at either server."""
+    loads = {clients: (load(ours, pictures, clients), load(peer, pictures, clients)) for clients in CLIENTS}
+    return {clients: mine for clients, (mine, _) in loads.items()}, {clients: its for clients, (_, its) in loads.items()}
+
+
+def load(url: str, pictures: Path, clients: int, seconds: float = SECONDS) -> Load:
+    """What clients meet, in a process of their own."""
+    return Load(**json.loads(_said("load", url, pictures, clients, seconds)))
+
+
+def in_process(place: Path, pictures: Path, seconds: float = SECONDS) -> float:
+    """Pictures a second of the export, in a process of its own."""
+    return float(_said("in_process", place, pictures, seconds))
+
+
+@contextlib.contextmanager
+def stock(place: Path) -> Iterator[str]:
+    """A stock KServe predictor of the model, as long as the body lasts; gives its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = _command("stock_kserve", place, port)
+    with subprocess.Popen(command, cwd=peers.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait_for(url)
+            yield url
+        finally:
+            process.terminate()
+
+
+def _wait_for(url: str) -> None:
+    until = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < until:
+        with contextlib.suppress(requests.ConnectionError):
+            requests.get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing answers at {url}")
+
+
+def _command(program: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", f"benchmarks.{program}", *map(str, arguments)]
+
+
+def _said(program: str, *arguments: object) -> str:
+    done = subprocess.run(_command(program, *arguments), cwd=peers.ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.splitlines()[-1]
