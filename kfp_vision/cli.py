@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--name", default="", help="of the one model in addresses; by default its own")
     serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for everybody in the network (%(default)s)")
     serve.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
+    serve.add_argument("--grpc-port", type=int, default=0, help="answer the Open Inference Protocol over gRPC there as well")
     serve.set_defaults(command=serve_model)
 
     name = commands.add_parser("predict", parents=[shared], help="say what is on pictures")
@@ -204,7 +205,7 @@ def serve_model(options: argparse.Namespace) -> None:
     """`kfp-vision serve`."""
     from kfp_vision.serving import server
 
-    server.serve(options.path, name=options.name, host=options.host, port=options.port)
+    server.serve(options.path, name=options.name, host=options.host, port=options.port, grpc_port=options.grpc_port)
 
 
 def predict(options: argparse.Namespace) -> int:

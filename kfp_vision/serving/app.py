@@ -5,6 +5,7 @@ KServe's own application would let anybody unload the model, is ready with a bro
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 from urllib.parse import quote
 
@@ -67,10 +68,10 @@ class Application:
     def __init__(self, models: Models, token: str = ""):
         self.models, self.plane, self.token = models, Plane(model_registry=models), token
 
-    def guarded(self) -> App:
-        """The whole server as an ASGI application."""
+    def guarded(self, beside: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> App:
+        """The whole server as an ASGI application, with something `beside` it that lives as long."""
         v1, v2 = V1Endpoints(self.plane), V2Endpoints(self.plane)
-        app = FastAPI(title="KFP Vision", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+        app = FastAPI(title="KFP Vision", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=beside)
         for path, answer in (
             ("/", self.page),
             ("/metrics", metrics_handler),

@@ -1,9 +1,11 @@
 """What the server tells of itself: Prometheus' metrics, and a line of JSON a request. Neither holds a picture or a token."""
 
+import contextlib
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -32,27 +34,29 @@ log = logging.getLogger("kfp_vision.requests")
 
 
 @dataclass
-class Told:
+class Note:
     """What is learnt of a request while it is answered.
 
     Attributes:
+        status: of HTTP, or the one that stands for a code of gRPC.
         model: which was asked; empty for none.
         version: which answered; 0 for none.
         pictures: how many it holds.
     """
 
+    status: int = 500
     model: str = ""
     version: int = 0
     pictures: int = 0
 
 
-_told: ContextVar[Told] = ContextVar("told")
+_note: ContextVar[Note] = ContextVar("note")
 
 
 def tell(model: str, version: int, pictures: int) -> None:
     """Adds to the line of the request that is being answered."""
-    if told := _told.get(None):
-        told.model, told.version, told.pictures = model, version, pictures
+    if note := _note.get(None):
+        note.model, note.version, note.pictures = model, version, pictures
 
 
 class Observed:
@@ -65,20 +69,32 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status, told = time.perf_counter(), 500, Told()
-        _told.set(told)
+        with noted(route(scope["path"]), scope["method"], scope["path"]) as note:
 
-        async def noted(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+            async def seen(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    note.status = message["status"]
+                await send(message)
 
-        try:
-            await self.app(scope, receive, noted)
-        finally:
-            _count(route(scope["path"]), status, time.perf_counter() - start)
-            log.info(_line(scope, status, time.perf_counter() - start, told))
+            await self.app(scope, receive, seen)
+
+
+@contextlib.contextmanager
+def noted(kind: str, method: str, path: str) -> Iterator[Note]:
+    """Counts and times a request of a kind, and writes its line, with what the body sets of its note and what is told."""
+    note, start = Note(), time.perf_counter()
+    _note.set(note)
+    try:
+        yield note
+    finally:
+        seconds = time.perf_counter() - start
+        REQUESTS.labels(kind, note.status).inc()
+        LATENCY.labels(kind).observe(seconds)
+        if note.status >= 400:
+            ERRORS.labels(kind, "server" if note.status >= 500 else "client").inc()
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        asked = {"time": now, "method": method, "path": shown(path, LONGEST_PATH)}
+        log.info(json.dumps(asked | {"milliseconds": round(1000 * seconds, 1)} | asdict(note)))
 
 
 def open_log() -> None:
@@ -100,16 +116,3 @@ def route(path: str) -> str:
     if path.startswith("/v2/health/"):
         return "health"
     return {"/": "page", "/metrics": "metrics"}.get(path, "other")
-
-
-def _count(kind: str, status: int, seconds: float) -> None:
-    REQUESTS.labels(kind, status).inc()
-    LATENCY.labels(kind).observe(seconds)
-    if status >= 400:
-        ERRORS.labels(kind, "server" if status >= 500 else "client").inc()
-
-
-def _line(scope: Scope, status: int, seconds: float, told: Told) -> str:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    asked = {"time": now, "method": scope["method"], "path": shown(scope["path"], LONGEST_PATH)}
-    return json.dumps(asked | {"status": status, "milliseconds": round(1000 * seconds, 1)} | asdict(told))

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
@@ -22,7 +23,7 @@ SECONDS_KEPT_OPEN = 65  # longer than what stands before a server in a cluster k
 ADDRESS = "open http"  # begins the line that says where a started server is
 
 
-def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8080) -> None:
+def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8080, grpc_port: int = 0) -> None:
     """Serves a model, or several, until the process is told to stop, to those who show the token of `access`.
 
     Args:
@@ -30,6 +31,7 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
         name: of the one model in addresses; empty for its own.
         host: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody.
         port: 0 for one that is free.
+        grpc_port: of the Open Inference Protocol over gRPC; 0 for none.
 
     Raises:
         InputError: a wrong name or token, no model there, one that does not load, or a port that is taken.
@@ -39,10 +41,12 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     token = access.token()
     places.at(path, name)  # says what is wrong before anything heavy is imported
     listening = _bound(host, port)
+    if grpc_port:
+        _bound(host, grpc_port, "--grpc-port").close()
     import uvicorn
     from kserve.logging import configure_logging
 
-    from kfp_vision.serving import observing
+    from kfp_vision.serving import observing, rpc
     from kfp_vision.serving.app import Application
     from kfp_vision.serving.draining import SECONDS_TO_DRAIN, DrainingServer
     from kfp_vision.serving.models import Models
@@ -55,9 +59,12 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     listening.listen()  # from here on a request waits rather than fails
     print(f"open {url}/ in a browser, or")
     print(f"curl -F file=@picture.jpg {url}/v1/models/{quote(models.ready[0].name)}:predict", flush=True)
+    if grpc_port:
+        print(f"gRPC: {host}:{grpc_port}", flush=True)
     application = Application(models, token)
+    beside = partial(rpc.answering, application.plane, token, f"{host}:{grpc_port}") if grpc_port else None
     config = uvicorn.Config(
-        application.guarded(),
+        application.guarded(beside),
         log_config=None,  # it is KServe's
         timeout_keep_alive=SECONDS_KEPT_OPEN,
         timeout_graceful_shutdown=SECONDS_TO_DRAIN,
@@ -115,7 +122,7 @@ def _wait_until_ready(url: str) -> None:
     web.session().get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, option: str = "--port") -> socket.socket:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -123,5 +130,5 @@ def _bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         reason = getattr(error, "strerror", None) or error
-        raise InputError("the port must be free", f"{host}:{port} ({reason})", "Name another one with --port.") from None
+        raise InputError("the port must be free", f"{host}:{port} ({reason})", f"Name another one with {option}.") from None
     return listening

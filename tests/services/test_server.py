@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import colours
 import pytest
 import requests
+import servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -696,9 +697,9 @@ def directory(version, tmp_path) -> Path:
 
 
 @contextlib.contextmanager
-def started(path: Path, log: Path) -> Iterator[str]:
+def started(path: Path, log: Path, *options: object) -> Iterator[str]:
     """The address of a server that need not be ready; what it says goes to a file."""
-    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0"]
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0", *map(str, options)]
     with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | QUICKLY) as process:
         until(lambda: "\ncurl" in log.read_text() or process.poll() is not None)
         yield log.read_text().split("open ")[1].split("/ in")[0]
@@ -735,6 +736,98 @@ def test_several_models_cannot_have_one_name(directory):
         f"error: --name must be for one model; got tints for bad, good one in {directory}. "
         "Leave it out: each is called as its folder.\n"
     )
+
+
+KSERVES_GRPC_CLIENT = """
+import asyncio, json, sys
+import grpc, numpy as np
+from kserve import InferenceGRPCClient, InferInput, InferRequest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+address, token, *files = sys.argv[1:]
+pictures = [open(file, "rb").read() for file in files]
+bearer = (("authorization", f"Bearer {token}"),)
+
+def request(model, pictures, **parameters):
+    tensor = InferInput("image_bytes", [len(pictures)], "BYTES")
+    tensor.set_data_from_numpy(np.array(pictures, object))
+    return InferRequest(model, [tensor], request_id="7", parameters=parameters)
+
+async def refused(call):
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+    return "nothing"
+
+async def ask():
+    async with InferenceGRPCClient(address) as client, grpc.aio.insecure_channel(address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        answer = await client.infer(request("colours", pictures, top_k=2), headers=bearer)
+        named = {output.name: output.as_numpy() for output in answer.outputs}
+        contents = pb.InferTensorContents(bytes_contents=pictures)
+        plain = pb.ModelInferRequest.InferInputTensor(name="image_bytes", datatype="BYTES", shape=[2], contents=contents)
+        by_contents = await stub.ModelInfer(pb.ModelInferRequest(model_name="colours", inputs=[plain]), metadata=bearer)
+        return {
+            "live": await client.is_server_live(),
+            "ready": await client.is_server_ready(),
+            "model": await client.is_model_ready("colours", headers=bearer),
+            "classes": [name.decode() for name in named["classes"]],
+            "best": list(named["top_k_classes"].shape),
+            "versions": [answer.model_version, by_contents.model_version],
+            "id": answer.id,
+            "refused": [
+                await refused(client.infer(request("colours", [b"no picture"]), headers=bearer)),
+                await refused(client.infer(request("colours", pictures, top_k=0), headers=bearer)),
+                await refused(client.infer(request("other", pictures), headers=bearer)),
+                await refused(client.infer(request("colours", pictures))),
+                await refused(client.is_model_ready("colours", headers=(("authorization", "Bearer other"),))),
+                await refused(stub.ModelMetadata(pb.ModelMetadataRequest(name="other"), metadata=bearer)),
+                await refused(stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="colours"), metadata=bearer)),
+            ],
+            "metadata": (await stub.ModelMetadata(pb.ModelMetadataRequest(name="colours"), metadata=bearer)).inputs[0].name,
+        }
+
+print(json.dumps(asyncio.run(ask())))
+"""
+
+
+def test_kserves_client_is_answered_over_grpc(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
+    port = servers.free_port()
+    files = [tmp_path / "blue.jpg", tmp_path / "red.png"]
+    files[0].write_bytes(colours.picture("blue"))
+    files[1].write_bytes(colours.picture("red", "PNG"))
+    with started(repository, tmp_path / "log", "--grpc-port", port) as url:
+        until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).ok)
+        command = [sys.executable, "-c", KSERVES_GRPC_CLIENT, f"127.0.0.1:{port}", TOKEN, *map(str, files)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {
+            "live": True,
+            "ready": True,
+            "model": True,
+            "classes": ["blue", "red"],
+            "best": [2, 2],
+            "versions": ["1", "1"],
+            "id": "7",
+            "refused": [
+                "INVALID_ARGUMENT",
+                "INVALID_ARGUMENT",
+                "NOT_FOUND",
+                "UNAUTHENTICATED",
+                "UNAUTHENTICATED",
+                "NOT_FOUND",
+                "UNIMPLEMENTED",
+            ],
+            "metadata": "image_bytes",
+        }
+        counted = figures(url, headers=bearing(TOKEN))
+        assert counted['kfp_vision_errors_total{route="grpc",side="client"}'] == 6
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = serve(repository, "--port", 0, "--grpc-port", taken.getsockname()[1])
+    assert (done.returncode, done.stdout) == (1, "") and "Name another one with --grpc-port." in done.stderr
 
 
 class Client(threading.Thread):
