@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import math
 import os
 import shutil
 import sys
@@ -88,6 +89,8 @@ class Classifier:
         if scores.shape != (1, len(self.labels)):
             found = f"{scores.shape[-1]} scores for {len(self.labels)} labels in {version.folder}"
             raise InputError("a model must give a score for every label", found, "Train or export it again.")
+        if not math.isfinite(scores.sum()):
+            raise InputError("a model must give scores", f"{scores[0].tolist()} of {version.folder}", "Train it again.")
 
     @property
     def crop_size(self) -> int:

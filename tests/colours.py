@@ -20,14 +20,16 @@ def picture(colour: str, image_format: str = "JPEG", size: tuple[int, int] = (40
     return file.getvalue()
 
 
-def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str = "colours") -> Path:
+def write_version(
+    folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str = "colours", scale: float = 1 / 20
+) -> Path:
     """Writes a version of a model repository, and gives its folder."""
     import keras
 
     from kfp_vision import export, repository
 
     pixels = keras.Input((SIZE, SIZE, 3))
-    logits = keras.layers.Rescaling(1 / 20)(keras.layers.GlobalAveragePooling2D()(pixels))
+    logits = keras.layers.Rescaling(scale)(keras.layers.GlobalAveragePooling2D()(pixels))
     export.write_saved_model(folder, keras.Model(pixels, logits), list(labels), SIZE)
     about = folder / repository.ABOUT_FILE
     about.parent.mkdir()

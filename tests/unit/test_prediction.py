@@ -59,6 +59,11 @@ def test_a_model_that_does_not_answer_as_it_says_is_refused(tmp_path):
         Classifier(Version(folder))
 
 
+def test_a_model_that_gives_no_numbers_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a model must give scores; got \[nan, nan, nan\] of .*1\. Train it again\."):
+        Classifier(Version(colours.write_version(tmp_path / "1", scale=float("nan"))))
+
+
 def test_a_model_that_does_not_load_is_refused_in_one_line(tmp_path):
     folder = colours.write_version(tmp_path / "1")
     (folder / "saved_model.pb").write_bytes(b"no graph")
