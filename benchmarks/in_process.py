@@ -17,7 +17,9 @@ def main(place: str, pictures: str, seconds: str) -> None:
     """Computes for so many seconds."""
     classifier = prediction.Classifier(repository.versions(Path(place))[-1])
     encoded = [file.read_bytes() for file in sorted(Path(pictures).glob("*/*.jpg"))]
-    batches = itertools.cycle([encoded[first : first + BATCH] for first in range(0, len(encoded) - BATCH + 1, BATCH)] or [encoded])
+    batches = itertools.cycle(
+        [encoded[first : first + BATCH] for first in range(0, len(encoded) - BATCH + 1, BATCH)] or [encoded]
+    )
     classifier.probabilities(next(batches))
     computed, start = 0, time.perf_counter()
     while time.perf_counter() < start + float(seconds):

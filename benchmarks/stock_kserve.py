@@ -1,4 +1,7 @@
-"""A custom predictor as KServe's documentation has it, a request at a time: `python -m benchmarks.stock_kserve REPOSITORY PORT`."""
+"""A custom predictor as KServe's documentation has it, which batches nothing.
+
+`python -m benchmarks.stock_kserve REPOSITORY PORT` serves until it is told to stop.
+"""
 
 import base64
 import sys

@@ -85,7 +85,9 @@ def parser() -> argparse.ArgumentParser:
     learn.set_defaults(command=train)
 
     serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP, with a page to drop pictures on")
-    serve.add_argument("path", type=Path, metavar="MODEL_OR_REPOSITORY", help="a run's model folder, numbered versions, or a folder of such")
+    serve.add_argument(
+        "path", type=Path, metavar="MODEL_OR_REPOSITORY", help="a run's model folder, numbered versions, or a folder of such"
+    )
     serve.add_argument("--name", default="", help="of the one model in addresses; by default its own")
     serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for everybody in the network (%(default)s)")
     serve.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")

@@ -188,7 +188,9 @@ class Service:
         except requests.RequestException as error:
             raise InputError("a server must answer", f"{type(error).__name__} at {url}", "Start it, or check --url.") from None
         if response.status_code == 401:
-            raise InputError("a server must know who asks", f"HTTP 401 at {url}", f"Set {access.VARIABLE} to the server's token.")
+            raise InputError(
+                "a server must know who asks", f"HTTP 401 at {url}", f"Set {access.VARIABLE} to the server's token."
+            )
         try:
             return response.status_code, response.json()
         except ValueError:

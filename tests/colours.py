@@ -20,9 +20,7 @@ def picture(colour: str, image_format: str = "JPEG", size: tuple[int, int] = (40
     return file.getvalue()
 
 
-def write_version(
-    folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str = "colours", scale: float = 1 / 20
-) -> Path:
+def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str = "colours", scale: float = 1 / 20) -> Path:
     """Writes a version of a model repository, and gives its folder."""
     import keras
 

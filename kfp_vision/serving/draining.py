@@ -34,14 +34,19 @@ class DrainingServer(uvicorn.Server):
         self._leave()
         if signal.SIGTERM in self._captured_signals:  # not for a person at the keyboard
             self._end_connections_with_their_answers()
-            await self._wait(lambda: not self.server_state.connections)
+            await self._wait(lambda: not self._connections)
         await self._stop_listening(sockets or [])
-        await self._wait(lambda: all(connection.cycle for connection in self.server_state.connections))
+        await self._wait(lambda: all(connection.cycle for connection in self._connections))  # each has its request
         await super().shutdown(sockets)
+
+    @property
+    def _connections(self) -> set[Any]:
+        """All that are open; their `cycle` is the last request, with its answer."""
+        return self.server_state.connections
 
     def _end_connections_with_their_answers(self) -> None:
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
-        for connection in self.server_state.connections:
+        for connection in self._connections:
             if connection.cycle and not connection.cycle.response_complete:
                 connection.shutdown()
 

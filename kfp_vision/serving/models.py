@@ -23,6 +23,8 @@ class Models(ModelRepository):
         InputError: there is none, none that loads, or `name` is for several.
     """
 
+    models: dict[str, ServedClassifier]
+
     def __init__(self, path: Path, name: str = ""):
         super().__init__(str(path))
         self._path = path
@@ -50,7 +52,7 @@ class Models(ModelRepository):
         Returns:
             Lines about what has changed.
         """
-        said = []
+        said: list[str] = []
         if self._grows:
             self._here |= places.below(self._path)
         for name, place in self._here.items():

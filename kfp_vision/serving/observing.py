@@ -23,7 +23,9 @@ LONGEST_PATH = 200
 
 REQUESTS = Counter("kfp_vision_requests", "Requests that were answered.", ("route", "status"))
 ERRORS = Counter("kfp_vision_errors", "Requests that were answered with 4xx (client) or 5xx (server).", ("route", "side"))
-LATENCY = Histogram("kfp_vision_request_seconds", "From a request's header to the end of its answer.", ("route",), buckets=LATENCIES)
+LATENCY = Histogram(
+    "kfp_vision_request_seconds", "From a request's header to the end of its answer.", ("route",), buckets=LATENCIES
+)
 PICTURES = Counter("kfp_vision_pictures", "Pictures that were named, or refused as unreadable.", ("model", "outcome"))
 WAITING = Gauge("kfp_vision_waiting_pictures", "Pictures that have come and are not answered yet.", ("model",))
 BATCH_SIZE = Histogram("kfp_vision_batch_pictures", "Pictures that were computed together.", ("model",), buckets=SIZES)

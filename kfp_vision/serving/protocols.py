@@ -1,4 +1,4 @@
-"""What clients send and get: pictures out of V1's JSON or a tensor of the Open Inference Protocol, and answers into the same."""
+"""What clients send and get: pictures out of V1's JSON or a tensor of the Open Inference Protocol, and answers into these."""
 
 import base64
 import binascii
@@ -73,7 +73,7 @@ def v2_answer(request: InferRequest, name: str, version: Version, answers: Seque
         name,
         [InferOutput(key, list(tensor.shape), KIND[tensor.dtype.kind], tensor) for key, tensor in tensors.items()],
         model_version=str(version.number),
-        use_binary_outputs=request.use_binary_outputs,
+        use_binary_outputs=request.use_binary_outputs and not request.from_grpc,  # arrays are sent so there anyway
         requested_outputs=request.request_outputs,
     )
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hmac
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -63,6 +64,7 @@ class Door(grpc.aio.ServerInterceptor):
         known = not self._expected or name in FOR_EVERYBODY or hmac.compare_digest(shown.encode(), self._expected)
 
         async def answered(request: Any, context: Any) -> Any:
+            said, reason = None, ""
             with observing.noted("grpc", "GRPC", details.method) as note:
                 try:
                     if not known:
@@ -70,12 +72,15 @@ class Door(grpc.aio.ServerInterceptor):
                     elif name in CLOSED:
                         note.status, reason = 501, "models are taken up from where they lie"
                     else:
-                        said = await handler.unary_unary(request, context)
-                        note.status = 200
-                        return said
+                        said, note.status = await handler.unary_unary(request, context), 200
                 except tuple(STATUS) as error:
                     note.status, reason = STATUS[type(error)], str(error)
+                except Exception as error:
+                    logging.getLogger("kserve").error("%s failed", details.method, exc_info=error)
+                    reason = "the server failed; its log says why."
+            if reason:
                 await context.abort(CODES[note.status], reason)
+            return said
 
         codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
         return grpc.unary_unary_rpc_method_handler(answered, **codecs)

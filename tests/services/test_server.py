@@ -269,7 +269,9 @@ def test_a_wrong_number_of_best_classes_in_a_body_is_refused(url, k):
     assert refusal(post(url + INFER, {"inputs": [tensor(b64(colours.picture("red")))], "parameters": {"top_k": k}}))
 
 
-@pytest.mark.parametrize("changes", [{"parameters": [1]}, {"parameters": "x"}, {"outputs": [{"name": "classes", "parameters": [1]}]}])
+@pytest.mark.parametrize(
+    "changes", [{"parameters": [1]}, {"parameters": "x"}, {"outputs": [{"name": "classes", "parameters": [1]}]}]
+)
 def test_wrong_parameters_are_no_failure_of_the_server(url, changes):
     body = json.dumps({"inputs": [tensor(b64(colours.picture("red")))]} | changes)
     headers = {"Inference-Header-Content-Length": str(len(body))}
@@ -500,10 +502,11 @@ TOKEN = "a-token_of.the~tests+/=="
 @pytest.fixture(scope="module")
 def guarded(version) -> Iterator[str]:
     """The address of a server that asks for a token."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KFP_VISION_TOKEN", TOKEN + "\n")  # as a file ends that a secret is made of
-        with server.running(version.parent) as address:
-            yield address
+    with contextlib.ExitStack() as running:
+        with pytest.MonkeyPatch.context() as patch:  # for this server alone
+            patch.setenv("KFP_VISION_TOKEN", TOKEN + "\n")  # as a file ends that a secret is made of
+            address = running.enter_context(server.running(version.parent))
+        yield address
 
 
 def bearing(token: str) -> dict[str, str]:
@@ -575,16 +578,20 @@ def test_the_command_line_shows_the_token(guarded, tmp_path, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", "another")
     done = predict()
     assert (done.returncode, done.stdout) == (1, "")
-    rule = f"error: a server must know who asks; got HTTP 401 at {guarded}/v1/models. Set KFP_VISION_TOKEN to the server's token.\n"
-    assert done.stderr == rule
+    found = f"HTTP 401 at {guarded}/v1/models"
+    assert done.stderr == f"error: a server must know who asks; got {found}. Set KFP_VISION_TOKEN to the server's token.\n"
 
 
-@pytest.mark.parametrize(("token", "found"), [("", "an empty one"), (" \n", "an empty one"), ("two words", "one of 9 characters")])
+@pytest.mark.parametrize(
+    ("token", "found"), [("", "an empty one"), (" \n", "an empty one"), ("two words", "one of 9 characters")]
+)
 def test_a_token_that_cannot_be_sent_is_one_clear_line(version, monkeypatch, token, found):
     monkeypatch.setenv("KFP_VISION_TOKEN", token)
     done = serve(version.parent)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: KFP_VISION_TOKEN must be of letters, digits and - . _ ~ + /, with = at most at its end; got {found}")
+    assert done.stderr.startswith(
+        f"error: KFP_VISION_TOKEN must be of letters, digits and - . _ ~ + /, with = at most at its end; got {found}"
+    )
     assert done.stderr.count("\n") == 1 and "two words" not in done.stderr
 
 
@@ -671,9 +678,19 @@ def test_a_model_that_does_not_load_is_one_clear_line(repository, broken):
     assert len(lines) == 1 and lines[0].startswith("error: a ") and str(repository / "1") in lines[0]
 
 
+@contextlib.contextmanager
+def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """A process that does not outlive its test, however that ends."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_ends_well_when_it_is_told_to_stop(repository):
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0", "--name", "tints"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
         lines = [process.stdout.readline().strip() for _ in range(3)]
         assert lines[0] == "tints, version 1: red, green, blue"
         assert lines[2].startswith("curl -F file=@picture.jpg http://127.0.0.1:") and lines[2].endswith(
@@ -700,10 +717,9 @@ def directory(version, tmp_path) -> Path:
 def started(path: Path, log: Path, *options: object) -> Iterator[str]:
     """The address of a server that need not be ready; what it says goes to a file."""
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0", *map(str, options)]
-    with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | QUICKLY) as process:
+    with log.open("w") as said, ended(subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | QUICKLY)) as process:
         until(lambda: "\ncurl" in log.read_text() or process.poll() is not None)
         yield log.read_text().split("open ")[1].split("/ in")[0]
-        process.terminate()
 
 
 def test_one_of_two_models_is_broken_and_the_other_answers(directory, tmp_path):
@@ -767,6 +783,7 @@ async def ask():
         answer = await client.infer(request("colours", pictures, top_k=2), headers=bearer)
         named = {output.name: output.as_numpy() for output in answer.outputs}
         contents = pb.InferTensorContents(bytes_contents=pictures)
+        unload = pb.RepositoryModelUnloadRequest(model_name="colours")
         plain = pb.ModelInferRequest.InferInputTensor(name="image_bytes", datatype="BYTES", shape=[2], contents=contents)
         by_contents = await stub.ModelInfer(pb.ModelInferRequest(model_name="colours", inputs=[plain]), metadata=bearer)
         return {
@@ -784,7 +801,7 @@ async def ask():
                 await refused(client.infer(request("colours", pictures))),
                 await refused(client.is_model_ready("colours", headers=(("authorization", "Bearer other"),))),
                 await refused(stub.ModelMetadata(pb.ModelMetadataRequest(name="other"), metadata=bearer)),
-                await refused(stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="colours"), metadata=bearer)),
+                await refused(stub.RepositoryModelUnload(unload, metadata=bearer)),
             ],
             "metadata": (await stub.ModelMetadata(pb.ModelMetadataRequest(name="colours"), metadata=bearer)).inputs[0].name,
         }
@@ -861,7 +878,7 @@ def test_no_request_is_lost_when_it_is_told_to_stop(repository, tmp_path):
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0"]
     with (
         (tmp_path / "log").open("w") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)) as process,
     ):
         address = [process.stdout.readline() for _ in range(3)][2].split()[-1]
         reading = threading.Thread(target=process.stdout.read)  # its lines, which would fill the pipe
@@ -882,7 +899,7 @@ def test_a_line_of_json_tells_of_each_request_and_of_no_picture(repository, monk
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
     picture, bearer = b64(colours.picture("red")), {"headers": bearing(TOKEN)}
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
         address = [process.stdout.readline() for _ in range(3)][2].split()[-1]
         post(f"{address}?top_k=1", {"instances": [picture, "%%%"]}, **bearer)
         post(address, {"instances": ["bm8gcGljdHVyZQ=="]}, **bearer)
