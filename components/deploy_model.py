@@ -9,6 +9,7 @@ def deploy_model(
     verdict: dsl.Input[dsl.Artifact],
     proof: dsl.Input[dsl.Artifact],
     deploy_to: str,
+    advanced: dict,
     endpoint: dsl.Output[dsl.Artifact],
 ) -> None:
     """Publishes a model as the newest version in a model repository, if the verdict and the proof are of this very model.
@@ -17,14 +18,17 @@ def deploy_model(
         model: the model of train_classifier.
         verdict: the verdict of evaluate_classifier on it; it must accept.
         proof: the proof of check_serving for it.
-        deploy_to: the path of the repository, a directory of numbered versions.
+        deploy_to: the path of the model repository, a folder of numbered versions.
+        advanced: versions_kept is read of it.
 
     Returns:
         endpoint: Where the model answers from, as JSON.
     """
     from pathlib import Path
 
-    from kfp_vision import deployment
+    from kfp_vision import deployment, parameters
 
-    inputs = (Path(model.path), Path(verdict.path), Path(proof.path))
-    endpoint.metadata.update(deployment.deploy_model(*inputs, deploy_to, Path(endpoint.path)))
+    settings = parameters.of_deployment(advanced)
+    judgements = (Path(verdict.path), Path(proof.path))
+    told = deployment.deploy_model(Path(model.path), *judgements, deploy_to, settings, Path(endpoint.path))
+    endpoint.metadata.update(told)

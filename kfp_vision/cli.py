@@ -102,6 +102,11 @@ def parser() -> argparse.ArgumentParser:
     name.add_argument("--json", action="store_true", help="one line of JSON a picture")
     name.set_defaults(command=predict)
 
+    back = commands.add_parser("rollback", parents=[shared], help="make an earlier version of a repository the newest again")
+    back.add_argument("repository", metavar="REPOSITORY", help="a folder of numbered versions")
+    back.add_argument("--to", type=int, default=0, metavar="N", help="which one; by default the one before the newest")
+    back.set_defaults(command=roll_back)
+
     draw = commands.add_parser("sample", parents=[shared], help="write the embedded sample pictures into a folder")
     draw.add_argument("folder", type=Path, metavar="DIR")
     draw.set_defaults(command=write_sample)
@@ -236,6 +241,17 @@ def predict(options: argparse.Namespace) -> int:
     if not asked:
         raise prediction.no_pictures(", ".join(options.pictures))
     return FAILED if failed else DONE
+
+
+def roll_back(options: argparse.Namespace) -> None:
+    """`kfp-vision rollback`."""
+    from kfp_vision import publishing
+
+    name, earlier, newest = publishing.rollback(options.repository, options.to)
+    if newest == earlier:
+        print(f"{name}: version {earlier} is the newest in {options.repository} already")
+    else:
+        print(f"{name}: version {earlier} is the newest in {options.repository} again, as version {newest}")
 
 
 def write_sample(options: argparse.Namespace) -> None:

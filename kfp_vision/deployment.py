@@ -1,14 +1,14 @@
 """From a judged model to one that answers: the proof that it can be served, its way into a repository, and a first question."""
 
+import contextlib
 import json
 import statistics
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import records, repository, storage
+from kfp_vision import publishing, records, repository, storage
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Prediction, Service
@@ -31,8 +31,7 @@ def check_target(deploy_to: str, model_name: str) -> None:
     if deploy_to in ("", KSERVE) or storage.scheme(deploy_to) not in ("", "file") or path.is_file():
         rule = "deploy_to must be none, or the path of a model repository, in this version"
         raise InputError(rule, deploy_to, "Name a directory; it is made if it is not there.")
-    for newest in repository.versions(path)[-1:]:
-        repository.check_name(newest, model_name)
+    publishing.check_name(deploy_to, model_name)
 
 
 def check_serving(model: Path, verdict: Path, validation_records: Path, test_records: Path, proof: Path) -> dict[str, Any]:
@@ -73,21 +72,24 @@ def check_serving(model: Path, verdict: Path, validation_records: Path, test_rec
     return figures
 
 
-def deploy_model(model: Path, verdict: Path, proof: Path, deploy_to: str, endpoint: Path) -> dict[str, Any]:
-    """Publishes an accepted and proven model into a repository.
+def deploy_model(
+    model: Path, verdict: Path, proof: Path, deploy_to: str, settings: Mapping[str, Any], endpoint: Path
+) -> dict[str, Any]:
+    """Publishes an accepted and proven model into a repository. Done twice, it is done once.
 
     Args:
         model: the model folder.
         verdict: the evaluation's, of this very model.
         proof: the one of `check_serving`, of this very model.
         deploy_to: the repository.
+        settings: what `parameters.of_deployment` gives.
         endpoint: the file to write (JSON).
 
     Returns:
         What is written: kind, repository, version, model_name.
 
     Raises:
-        InputError: refused by the verdict, verdict or proof of another model, or a repository of another model.
+        InputError: refused by the verdict, verdict or proof of another model, a repository of another model.
     """
     version, judged = repository.exported(model), _read(verdict)
     _check_same(version, judged, "verdict")
@@ -96,18 +98,18 @@ def deploy_model(model: Path, verdict: Path, proof: Path, deploy_to: str, endpoi
         reasons = "; ".join(judged["verdict"]["reasons"])
         raise InputError("a model must be accepted to be deployed", reasons, "Train a better one, or ask for less.")
     check_target(deploy_to, version.name)
-    published = repository.publish(version, Path(storage.absolute(deploy_to)))
-    where = str(published.folder.parent)
-    about = {"kind": "repository", "repository": where, "version": published.number, "model_name": version.name}
+    where = storage.absolute(deploy_to)
+    number = publishing.publish(version, where, int(settings["versions_kept"]))
+    about = {"kind": "repository", "repository": where, "version": number, "model_name": version.name}
+    print(f"{version.name} is version {number} in {where}")
     _write(endpoint, about)
-    print(f"{version.name} is version {published.number} in {where}")
     return about
 
 
 def call_endpoint(
     endpoint: Path, validation_records: Path, test_records: Path, test_image_uri: str, answer: Path
 ) -> dict[str, Any]:
-    """Asks what is deployed, over HTTP, what is on a picture; on a repository it starts the real server for that.
+    """Asks what is deployed, over HTTP, what is on a picture; on a repository it starts the real server for that, here.
 
     Args:
         endpoint: the file of `deploy_model`.
@@ -141,8 +143,11 @@ def _question(validation_records: Path, test_records: Path, test_image_uri: str)
     return next(records.read(records.held_out(validation_records, test_records)))
 
 
-def _asked(endpoint: Mapping[str, Any]) -> AbstractContextManager[str]:
-    return server.running(Path(endpoint["repository"]), endpoint["model_name"])
+@contextlib.contextmanager
+def _asked(endpoint: Mapping[str, Any]) -> Iterator[str]:
+    """The address to ask; of a repository that of the real server, as long as the body lasts."""
+    with server.running(Path(endpoint["repository"]), endpoint["model_name"]) as url:
+        yield url
 
 
 def _check_same(version: Version, judgement: Mapping[str, Any], what: str) -> None:

@@ -24,6 +24,9 @@ TASKS = ("classification", "detection")
 PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"task": TASKS}
 PREPARATION_ADVANCED = ("max_refused_ratio", "check_pixels", "max_side", "conflicting_labels")
 
+# What the deployment reads of `advanced`.
+DEPLOYMENT_ADVANCED = ("versions_kept",)
+
 # What is rarely touched, with its default; under TF-Slim's name where it has one.
 ADVANCED: dict[str, Any] = {
     # optimizers
@@ -77,6 +80,8 @@ ADVANCED: dict[str, Any] = {
     "max_refused_ratio": 0.05,
     "check_pixels": True,
     "max_side": 0,
+    # deployment
+    "versions_kept": 10,
     # the rest
     "compare_with_deployed": True,
     "profile_steps": 3,
@@ -122,6 +127,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
             "max_brightness_delta",
             "rand_augment",
             "mixup_alpha",
+            "versions_kept",
         ),
         lambda value: value >= 0,
         "not be negative",
@@ -191,6 +197,16 @@ def of_data(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     whole = advanced(given)
     return {name: whole[name] for name in PREPARATION_ADVANCED}
+
+
+def of_deployment(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `advanced` that the deployment reads, those not given at their defaults.
+
+    Raises:
+        InputError: as `advanced` does.
+    """
+    whole = advanced(given)
+    return {name: whole[name] for name in DEPLOYMENT_ADVANCED}
 
 
 def check_preparation(parameters: Mapping[str, Any]) -> dict[str, Any]:

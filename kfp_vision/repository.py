@@ -6,11 +6,12 @@
 The `serving` folder of a model folder is such a repository, with one version in it.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
-import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -48,18 +49,7 @@ class Version:
             InputError: the description is missing or torn.
         """
         file = self.folder / ABOUT_FILE
-        try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-            missing = {"model_name", "labels", "image_size"} - about.keys()
-        except (OSError, ValueError, AttributeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                "a version must say what it is", f"{file} ({reason})", "Export or deploy the model again."
-            ) from None
-        if missing:
-            found = f"{file} without {', '.join(sorted(missing))}"
-            raise InputError("a version must say what it is", found, "Export or deploy the model again.")
-        return about
+        return described(file.read_bytes, file)
 
     @property
     def name(self) -> str:
@@ -73,10 +63,47 @@ class Version:
     def fingerprint(self) -> str:
         """A hash of all that is served: equal for copies of one export, wherever they lie."""
         digest = hashlib.sha256()
-        for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
-            digest.update(f"{file.relative_to(self.folder).as_posix()} {file.stat().st_size}\n".encode())
+        for name, file in self.files.items():
+            digest.update(f"{name} {file.stat().st_size}\n".encode())
             digest.update(file.read_bytes())
         return digest.hexdigest()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """What it is made of, by the names below its folder."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {file.relative_to(self.folder).as_posix(): file for file in files}
+
+    def is_copy_of(self, version: "Version") -> bool:
+        """Whether both are copies of one export."""
+        return self.fingerprint == version.fingerprint
+
+    def brought(self, scratch: Path) -> "Version":
+        """The version on this machine, where it is."""
+        return self
+
+    def remove(self) -> None:
+        """Removes it, in one step for who looks into its repository."""
+        with storage.scratch(self.folder) as gone, contextlib.suppress(FileNotFoundError):  # somebody else was faster
+            self.folder.rename(gone / self.folder.name)
+
+
+def described(read: Callable[[], bytes], where: object) -> dict[str, Any]:
+    """What a version says of itself, from the bytes of its description.
+
+    Raises:
+        InputError: it cannot be read, or lacks what must stand there; where it lies is said.
+    """
+    remedy = "Export or deploy the model again."
+    try:
+        about = json.loads(read())
+        missing = {"model_name", "labels", "image_size"} - about.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError("a version must say what it is", f"{where} ({reason})", remedy) from None
+    if missing:
+        raise InputError("a version must say what it is", f"{where} without {', '.join(sorted(missing))}", remedy)
+    return about
 
 
 def exported(model: Path) -> Version:
@@ -101,7 +128,7 @@ def located(path: Path) -> Path:
     for repository in (path, path / SERVING_FOLDER):
         if versions(repository):
             return repository.absolute()
-    raise InputError("there must be a model to serve", f"none in {path}", MODEL_REMEDY)
+    raise no_model(path)
 
 
 def fetch(uri: str, model: Path) -> Version:
@@ -154,45 +181,38 @@ def _is_below(name: str, folder: PurePosixPath) -> bool:
     return path.is_relative_to(folder) and ".." not in path.parts and not path.is_absolute()
 
 
-def publish(version: Version, repository: Path) -> Version:
-    """Copies a version into a repository as its newest; where the newest is the same already, it is left at that.
+def no_model(place: object) -> InputError:
+    """What to say where no version lies."""
+    return InputError("there must be a model to serve", f"none in {place}", MODEL_REMEDY)
 
-    Servers that watch the repository never see a half of it.
 
-    Raises:
-        InputError: the repository holds a model of another name.
+class Folder:
+    """A repository in a folder of this machine. A version comes and goes in one step: nobody sees half of one.
+
+    Args:
+        path: of the folder, which is made with its first version.
     """
-    there = versions(repository)
-    if there:
-        check_name(there[-1], version.name)
-        if there[-1].fingerprint == version.fingerprint:
-            return there[-1]
-    repository.mkdir(parents=True, exist_ok=True)
-    beside = repository / f".{os.getpid()}.partial"
-    try:
-        shutil.copytree(version.folder, beside, copy_function=shutil.copyfile)
-        for number in itertools.count(there[-1].number + 1 if there else int(FIRST)):
-            target = repository / str(number)
-            try:
-                beside.rename(target)
-            except OSError:
-                if not target.exists():
-                    raise
-                continue  # somebody else has just published under this number
-            return Version(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    raise AssertionError("numbers do not end")
 
+    def __init__(self, path: Path):
+        self.path = path
 
-def check_name(newest: Version, name: str) -> None:
-    """Refuses to mix two models in one repository.
+    def versions(self) -> list[Version]:
+        """See `versions`."""
+        return versions(self.path)
 
-    Raises:
-        InputError: the newest version there has another name.
-    """
-    if newest.name != name:
-        found = f"{newest.name} in {newest.folder.parent}, and now {name}"
-        raise InputError(
-            "a model repository must hold versions of one model", found, "Set deploy_to to a directory of its own."
-        )
+    def add(self, version: Version) -> int:
+        """Copies a version there, and gives the number that it has got: the one after the newest."""
+        with storage.scratch(self.path / "version") as scratch:
+            beside = scratch / "new"
+            shutil.copytree(version.folder, beside, copy_function=shutil.copyfile)
+            there = self.versions()
+            for number in itertools.count(there[-1].number + 1 if there else int(FIRST)):
+                target = self.path / str(number)
+                try:
+                    beside.rename(target)
+                except OSError:
+                    if not target.exists():
+                        raise
+                    continue  # somebody else has just published under this number
+                return number
+        raise AssertionError("numbers do not end")

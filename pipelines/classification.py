@@ -70,5 +70,5 @@ def classify(fields: Mapping[str, Any]) -> None:
             scratch(task)
             reads_stores(task)
         verdict = evaluated.outputs["verdict"]
-        wishes = given("deploy_to", "test_image_uri", "predict_uri")
+        wishes = given("deploy_to", "advanced", "test_image_uri", "predict_uri")
         release_if(evaluated.outputs["Output"], model=model, verdict=verdict, **held_out, **wishes)

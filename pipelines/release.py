@@ -16,6 +16,7 @@ def release_if(
     validation_records: Any,
     test_records: Any,
     deploy_to: Any,
+    advanced: Any,
     test_image_uri: Any,
     predict_uri: Any,
 ) -> None:
@@ -24,7 +25,7 @@ def release_if(
     Args:
         accepted: the unnamed output of evaluate_classifier.
         model, verdict, validation_records, test_records: artifacts of the stages before.
-        deploy_to, test_image_uri, predict_uri: the fields.
+        deploy_to, advanced, test_image_uri, predict_uri: the fields.
     """
     held_out = {"validation_records": validation_records, "test_records": test_records}
     with dsl.If(accepted == True, name="accepted"):  # noqa: E712 (KFP makes a condition of it)
@@ -32,7 +33,8 @@ def release_if(
         proven.set_caching_options(False)
         scratch(proven)
         with dsl.If(deploy_to != "none", name="deploy"):
-            deployed = deploy_model(model=model, verdict=verdict, proof=proven.outputs["proof"], deploy_to=deploy_to)
+            judgements = {"verdict": verdict, "proof": proven.outputs["proof"]}
+            deployed = deploy_model(model=model, **judgements, deploy_to=deploy_to, advanced=advanced)
             called = call_endpoint(endpoint=deployed.outputs["endpoint"], test_image_uri=test_image_uri, **held_out)
             for task in (deployed, called):
                 task.set_caching_options(False)

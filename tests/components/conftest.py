@@ -113,4 +113,4 @@ def deploy_inputs(judged, proven) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def deployed(deploy_inputs, tmp_path_factory) -> one_step.Ended:
     root = tmp_path_factory.mktemp("deploy")
-    return one_step.run(components.deploy_model, root, deploy_inputs, deploy_to=str(root / "repository"))
+    return one_step.run(components.deploy_model, root, deploy_inputs, deploy_to=str(root / "repository"), advanced={})

@@ -22,7 +22,7 @@ def changed(file: Path, beside: Path, **changes: object) -> Path:
 
 
 def refuses(inputs: dict[str, Path], root: Path, deploy_to: Path) -> str:
-    ended = one_step.run(components.deploy_model, root, inputs, deploy_to=str(deploy_to))
+    ended = one_step.run(components.deploy_model, root, inputs, deploy_to=str(deploy_to), advanced={})
     return one_step.refusal(ended)
 
 
@@ -47,4 +47,4 @@ def test_refuses_the_judgement_of_another_model(deploy_inputs, tmp_path, judgeme
 def test_refuses_a_file_for_a_repository(deploy_inputs, tmp_path):
     (tmp_path / "file").write_text("no directory")
     refusal = refuses(deploy_inputs, tmp_path / "root", tmp_path / "file")
-    assert refusal.startswith("error: deploy_to must be none, or the path of a model repository")
+    assert refusal.startswith("error: deploy_to must be none, or the path of a model repository, in this version; got ")

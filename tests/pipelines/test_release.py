@@ -40,14 +40,22 @@ def make(root: Path, labels: tuple[str, ...] = tuple(colours.RGB), times: int = 
     return root
 
 
-def release(made: Path, root: Path, *, min_accuracy: float = 0.0, deploy_to: str = "none", predict_uri: str = "") -> Ended:
+def release(
+    made: Path,
+    root: Path,
+    *,
+    min_accuracy: float = 0.0,
+    deploy_to: str = "none",
+    predict_uri: str = "",
+    advanced: dict | None = None,
+) -> Ended:
     """Judges the model in `made`, unless a verdict lies beside it, and releases it, with the stages of the pipelines."""
 
     def artifact(name: str, kind: type[dsl.Artifact]) -> dsl.Artifact:
         return dsl.importer(artifact_uri=str(made / name), artifact_class=kind).output
 
     @dsl.pipeline(name="release")
-    def released(accepted: bool, min_accuracy: float, deploy_to: str, test_image_uri: str, predict_uri: str):
+    def released(accepted: bool, min_accuracy: float, deploy_to: str, advanced: dict, test_image_uri: str, predict_uri: str):
         with dsl.ExitHandler(components.report_outcome()):
             inputs = {name: artifact(name, dsl.Dataset) for name in ("validation_records", "test_records")}
             inputs["model"] = artifact("model", dsl.Model)
@@ -57,8 +65,8 @@ def release(made: Path, root: Path, *, min_accuracy: float = 0.0, deploy_to: str
                 asked = {"min_accuracy": min_accuracy, "test_image_uri": test_image_uri, "deploy_to": deploy_to, "advanced": {}}
                 evaluated = components.evaluate_classifier(**inputs, **asked)
                 judgement, verdict = evaluated.outputs["Output"], evaluated.outputs["verdict"]
-            wishes = {"deploy_to": deploy_to, "test_image_uri": test_image_uri, "predict_uri": predict_uri}
-            release_if(judgement, verdict=verdict, **inputs, **wishes)
+            wishes = {"test_image_uri": test_image_uri, "predict_uri": predict_uri}
+            release_if(judgement, verdict=verdict, deploy_to=deploy_to, advanced=advanced, **inputs, **wishes)
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
     shown, green = io.StringIO(), True
@@ -66,7 +74,7 @@ def release(made: Path, root: Path, *, min_accuracy: float = 0.0, deploy_to: str
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
         wishes = {"min_accuracy": min_accuracy, "deploy_to": deploy_to, "predict_uri": predict_uri}
         try:
-            released(accepted=True, test_image_uri="", **wishes)
+            released(accepted=True, test_image_uri="", advanced=advanced or {}, **wishes)
         except RuntimeError:
             green = False
     printed = re.sub(r"\x1b\[\d+m", "", shown.getvalue())

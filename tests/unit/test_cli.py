@@ -87,13 +87,16 @@ REFUSED = {
         WRONG_USE,
         "predict_uri must name something that exists; got {data}/nowhere. Check .*",
     ),
-    "a repository in a store": Case(
-        f"{SCRATCH} -p images_uri=sample -p deploy_to=s3://models/flowers",
+    "a repository on a web server": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to=https://example.org/flowers",
         WRONG_USE,
-        "deploy_to must be none, or the path of a model repository, in this version; got s3://models/flowers. Name .*",
+        "deploy_to must be none, or the path of a model repository, in this version; got https://example.org/flowers. Name .*",
     ),
     "a service for a repository": Case(
         f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve", WRONG_USE, "deploy_to must be none, or .*; got kserve. Name .*"
+    ),
+    "nothing to go back to": Case(
+        "rollback {data}/empty", FAILED, "there must be a version to go back to; got the one before the newest of none in .*"
     ),
     "a file for a repository": Case(
         f"{SCRATCH} -p images_uri=sample -p deploy_to={{data}}/words.tgz",
@@ -337,7 +340,8 @@ def test_says_its_version(tmp_path):
 def test_help_names_the_commands(tmp_path):
     told = tell(["--help"], tmp_path)
     assert (told.code, told.stderr) == (DONE, "")
-    assert re.findall(r"^    (\w+) ", told.stdout, re.MULTILINE) == ["run", "train", "serve", "predict", "sample", "compile"]
+    commands = ["run", "train", "serve", "predict", "rollback", "sample", "compile"]
+    assert re.findall(r"^    (\w+) ", told.stdout, re.MULTILINE) == commands
 
 
 def test_help_of_a_command_names_its_options(tmp_path):

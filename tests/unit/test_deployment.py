@@ -15,10 +15,14 @@ def test_a_directory_that_is_not_there_yet_is_fine(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["", "kserve", "s3://bucket/models", "http://host/models"])
-def test_what_this_version_cannot_deploy_to_is_refused(target):
-    with pytest.raises(InputError, match="deploy_to must be none, or the path of a model repository, in this version; got"):
-        deployment.check_target(target, "flowers")
+@pytest.mark.parametrize("target", ["", "kserve", "s3://bucket/models", "http://host/models", "ftp://host/models", "{file}"])
+def test_what_nothing_can_be_deployed_to_is_refused(tmp_path, target):
+    (tmp_path / "file").write_text("no repository")
+    with pytest.raises(
+        InputError,
+        match=r"deploy_to must be none, or the path of a model repository, in this version; got .*\. Name a directory; it",
+    ):
+        deployment.check_target(target.format(file=tmp_path / "file"), "flowers")
 
 
 def test_a_repository_of_another_model_is_refused(tmp_path):

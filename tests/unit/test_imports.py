@@ -29,7 +29,7 @@ STAGES_WITHOUT_TENSORFLOW = {
     "join_predictions": ["kfp_vision.prediction"],
     "watch_training": ["kfp_vision.tensorboard"],
     "check_serving": ["kfp_vision.deployment"],
-    "deploy_model": ["kfp_vision.deployment"],
+    "deploy_model": ["kfp_vision.deployment", "kfp_vision.parameters"],
     "call_endpoint": ["kfp_vision.deployment"],
     "report_outcome": ["kfp_vision.outcome"],
 }

@@ -1,23 +1,12 @@
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from exported import version
 
 from kfp_vision import repository
 from kfp_vision.errors import InputError
 from kfp_vision.repository import Version
-
-
-def version(folder: Path, name: str = "flowers", weights: bytes = b"weights") -> Version:
-    """A version as it lies in a repository; nothing here loads it."""
-    (folder / "variables").mkdir(parents=True)
-    (folder / "saved_model.pb").write_bytes(b"graph")
-    (folder / "variables" / "variables.index").write_bytes(weights)
-    (folder / "assets.extra").mkdir()
-    about = {"model_name": name, "labels": ["daisy", "tulip"], "image_size": 224}
-    (folder / "assets.extra" / "model.json").write_text(json.dumps(about))
-    return Version(folder)
 
 
 def numbers(path: Path) -> list[int]:
@@ -65,41 +54,13 @@ def test_the_fingerprint_is_of_what_is_served_wherever_it_lies(tmp_path):
     assert Version(copy.folder).fingerprint != one.fingerprint
 
 
-def test_publishing_makes_the_next_version(tmp_path):
-    path = tmp_path / "made" / "repository"
-    first, second = version(tmp_path / "a" / "1"), version(tmp_path / "b" / "1", weights=b"better")
-    assert repository.publish(first, path).number == 1
-    assert repository.publish(second, path).number == 2
-    (path / "7").mkdir()
-    shutil.rmtree(path / "7")
-    shutil.copytree(path / "1", path / "41")
-    assert repository.publish(second, path).number == 42
-    assert Version(path / "42").fingerprint == second.fingerprint
-    assert sorted(entry.name for entry in path.iterdir()) == ["1", "2", "41", "42"]  # and nothing half-made
-
-
-def test_publishing_twice_is_publishing_once(tmp_path):
-    one = version(tmp_path / "a" / "1")
-    assert [repository.publish(one, tmp_path / "repository").number for _ in range(3)] == [1, 1, 1]
-    assert numbers(tmp_path / "repository") == [1]
-
-
-def test_a_repository_holds_one_model(tmp_path):
-    repository.publish(version(tmp_path / "a" / "1"), tmp_path / "repository")
-    with pytest.raises(InputError) as refusal:
-        repository.publish(version(tmp_path / "b" / "1", name="dogs"), tmp_path / "repository")
-    assert "must hold versions of one model; got flowers in" in str(refusal.value) and "now dogs" in str(refusal.value)
-    assert numbers(tmp_path / "repository") == [1]
-
-
-def test_a_publication_that_fails_leaves_nothing(tmp_path):
-    one = version(tmp_path / "a" / "1")
-    _ = one.fingerprint, one.about
-    shutil.rmtree(one.folder / "variables")
-    (one.folder / "variables").symlink_to("/nowhere")
-    with pytest.raises(shutil.Error):
-        repository.publish(one, tmp_path / "repository")
-    assert list((tmp_path / "repository").iterdir()) == []
+def test_a_version_that_is_removed_leaves_nothing(tmp_path):
+    first, second = version(tmp_path / "1"), version(tmp_path / "2")
+    first.remove()
+    first.remove()
+    assert numbers(tmp_path) == [2]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["2"]
+    assert second.fingerprint
 
 
 def names(folder: Path) -> list[str]:

@@ -1,0 +1,113 @@
+"""What changes a model repository: a new version, old ones that go, one that comes back."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from kfp_vision import storage
+from kfp_vision.errors import InputError
+from kfp_vision.repository import Folder, Version
+
+SERVED = 2  # the newest, and the one before: a server answers with it until it has taken up the newest
+
+
+class Published(Protocol):
+    """A version in a repository."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def is_copy_of(self, version: Version) -> bool: ...
+
+    def brought(self, scratch: Path) -> Version: ...
+
+    def remove(self) -> None: ...
+
+
+class Repository(Protocol):
+    """Numbered versions of one model."""
+
+    def versions(self) -> Sequence[Published]: ...
+
+    def add(self, version: Version) -> int: ...
+
+
+def repository_at(uri: str) -> Repository:
+    """The repository at a path; nothing need lie there yet."""
+    return Folder(Path(storage.absolute(uri)))
+
+
+def check_name(uri: str, name: str) -> None:
+    """Refuses to mix two models in one repository.
+
+    Raises:
+        InputError: the newest version there has another name.
+    """
+    _check_name(repository_at(uri).versions(), name, uri)
+
+
+def publish(version: Version, uri: str, kept: int = 0) -> int:
+    """Copies a version into a repository as its newest; where the newest is the same already, it is left at that.
+
+    Servers that watch the repository never see a half of it.
+
+    Args:
+        version: an export.
+        uri: a path.
+        kept: how many versions stay, the newest and the one before in any case; 0 for all.
+
+    Returns:
+        Its number.
+
+    Raises:
+        InputError: the repository holds a model of another name.
+    """
+    repository = repository_at(uri)
+    there = repository.versions()
+    _check_name(there, version.name, uri)
+    if there and there[-1].is_copy_of(version):
+        return there[-1].number
+    number = repository.add(version)
+    if kept:
+        for old in repository.versions()[: -max(kept, SERVED)]:
+            old.remove()
+    return number
+
+
+def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
+    """Publishes an earlier version again as the newest, which is how it reaches servers that take the highest number.
+
+    Args:
+        uri: a path.
+        to: which one; 0 for the one before the newest.
+
+    Returns:
+        The model's name, the number of the earlier version, and the one that it has got: the newest's, if they are the same.
+
+    Raises:
+        InputError: there is no such version.
+    """
+    repository = repository_at(uri)
+    there = repository.versions()
+    found = [one for one in there if one.number == to] if to else there[-2:-1]
+    if not found:
+        numbers = ", ".join(str(one.number) for one in there) or "none"
+        wanted = f"version {to}" if to else "the one before the newest"
+        remedy = "Name another with --to." if len(there) > 1 else "Give a model repository with more than one version."
+        raise InputError("there must be a version to go back to", f"{wanted} of {numbers} in {uri}", remedy)
+    (earlier,) = found
+    with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
+        version = earlier.brought(Path(scratch))
+        same = there[-1] is earlier or there[-1].is_copy_of(version)
+        return version.name, earlier.number, there[-1].number if same else repository.add(version)
+
+
+def _check_name(there: Sequence[Published], name: str, uri: str) -> None:
+    for newest in there[-1:]:
+        if newest.name != name:
+            rule = "a model repository must hold versions of one model"
+            raise InputError(rule, f"{newest.name} in {uri}, and now {name}", "Set deploy_to to a place of its own.")
