@@ -18,7 +18,7 @@ def deploy_model(
         model: the model of train_classifier.
         verdict: the verdict of evaluate_classifier on it; it must accept.
         proof: the proof of check_serving for it.
-        deploy_to: the path of the model repository, a folder of numbered versions.
+        deploy_to: the model repository, a folder of numbered versions here or in a bucket.
         advanced: versions_kept is read of it.
 
     Returns:

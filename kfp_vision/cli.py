@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP, with a page to drop pictures on")
     serve.add_argument(
-        "path", type=Path, metavar="MODEL_OR_REPOSITORY", help="a run's model folder, numbered versions, or a folder of such"
+        "model", metavar="MODEL_OR_REPOSITORY", help="a run's model folder, numbered versions, or a folder of such; also s3://..."
     )
     serve.add_argument("--name", default="", help="of the one model in addresses; by default its own")
     serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for everybody in the network (%(default)s)")
@@ -97,13 +97,13 @@ def parser() -> argparse.ArgumentParser:
     name = commands.add_parser("predict", parents=[shared], help="say what is on pictures")
     by = name.add_mutually_exclusive_group(required=True)
     by.add_argument("--url", help="ask the server there")
-    by.add_argument("--model", type=Path, metavar="DIR", help="ask this model folder or repository, without a server")
+    by.add_argument("--model", metavar="DIR", help="ask this model folder or repository, here or in a bucket, without a server")
     name.add_argument("pictures", nargs="+", metavar="IMAGE_OR_FOLDER")
     name.add_argument("--json", action="store_true", help="one line of JSON a picture")
     name.set_defaults(command=predict)
 
     back = commands.add_parser("rollback", parents=[shared], help="make an earlier version of a repository the newest again")
-    back.add_argument("repository", metavar="REPOSITORY", help="a folder of numbered versions")
+    back.add_argument("repository", metavar="REPOSITORY", help="numbered versions, here or in a bucket")
     back.add_argument("--to", type=int, default=0, metavar="N", help="which one; by default the one before the newest")
     back.set_defaults(command=roll_back)
 
@@ -209,24 +209,31 @@ def train(options: argparse.Namespace) -> None:
 
 
 def serve_model(options: argparse.Namespace) -> None:
-    """`kfp-vision serve`."""
+    """`kfp-vision serve`; what lies in a bucket is copied here first."""
+    from kfp_vision import storage, stored
     from kfp_vision.serving import server
 
-    server.serve(options.path, name=options.name, host=options.host, port=options.port, grpc_port=options.grpc_port)
+    with stored.brought(options.model) as path:
+        if storage.scheme(options.model):
+            print(f"this is what lay in {options.model} now; for a newer version, start again", flush=True)
+        server.serve(path, name=options.name, host=options.host, port=options.port, grpc_port=options.grpc_port)
 
 
 def predict(options: argparse.Namespace) -> int:
     """`kfp-vision predict`; what cannot be named does not keep the rest from it, but is a failure in the end."""
+    from contextlib import ExitStack
     from itertools import chain
 
-    from kfp_vision import prediction, repository
+    from kfp_vision import prediction, repository, stored
     from kfp_vision.pictures import Refused
 
     namer: prediction.Namer
-    if options.url:
-        namer = prediction.Service(options.url)
-    else:
-        namer = prediction.Classifier(repository.versions(repository.located(options.model))[-1])
+    with ExitStack() as stack:
+        if options.url:
+            namer = prediction.Service(options.url)
+        else:
+            path = stack.enter_context(stored.brought(options.model))
+            namer = prediction.Classifier(repository.versions(repository.located(path))[-1])
     failed, asked = 0, 0
     for uri, _, answer in prediction.named(namer, chain.from_iterable(map(prediction.pictures_at, options.pictures))):
         asked += 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import publishing, records, repository, storage
+from kfp_vision import publishing, records, repository, storage, stored, stores
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Prediction, Service
@@ -22,15 +22,20 @@ LARGEST_DIFFERENCE = 1e-3  # between the server's probabilities and the evaluati
 def check_target(deploy_to: str, model_name: str) -> None:
     """Refuses a target that a model of that name cannot be deployed to.
 
+    Args:
+        deploy_to: `none`, or a repository; one in a bucket is tried with an object that is made and removed.
+        model_name: the model's.
+
     Raises:
-        InputError: naming deploy_to.
+        InputError: naming deploy_to, or what the store says.
     """
     if deploy_to == NOWHERE:
         return
-    path = Path(storage.absolute(deploy_to))
-    if deploy_to in ("", KSERVE) or storage.scheme(deploy_to) not in ("", "file") or path.is_file():
-        rule = "deploy_to must be none, or the path of a model repository, in this version"
-        raise InputError(rule, deploy_to, "Name a directory; it is made if it is not there.")
+    known = storage.scheme(deploy_to) in ("", "file", *stores.BUCKETS)
+    if deploy_to in ("", KSERVE) or not known or Path(storage.absolute(deploy_to)).is_file():
+        rule = f"deploy_to must be {NOWHERE}, or a model repository, in this version"
+        raise InputError(rule, deploy_to, "Name a folder, or one in a bucket as s3://bucket/folder; it need not be there.")
+    storage.check_writable(deploy_to, "deploy_to")
     publishing.check_name(deploy_to, model_name)
 
 
@@ -89,7 +94,8 @@ def deploy_model(
         What is written: kind, repository, version, model_name.
 
     Raises:
-        InputError: refused by the verdict, verdict or proof of another model, a repository of another model.
+        InputError: refused by the verdict, verdict or proof of another model, a repository of another model, or what the store
+            says.
     """
     version, judged = repository.exported(model), _read(verdict)
     _check_same(version, judged, "verdict")
@@ -146,7 +152,7 @@ def _question(validation_records: Path, test_records: Path, test_image_uri: str)
 @contextlib.contextmanager
 def _asked(endpoint: Mapping[str, Any]) -> Iterator[str]:
     """The address to ask; of a repository that of the real server, as long as the body lasts."""
-    with server.running(Path(endpoint["repository"]), endpoint["model_name"]) as url:
+    with stored.brought(endpoint["repository"]) as path, server.running(path, endpoint["model_name"]) as url:
         yield url
 
 

@@ -1,11 +1,11 @@
-"""What changes a model repository: a new version, old ones that go, one that comes back."""
+"""What changes a model repository, in a folder or in a bucket: a new version, old ones that go, one that comes back."""
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from kfp_vision import storage
+from kfp_vision import storage, stores
 from kfp_vision.errors import InputError
 from kfp_vision.repository import Folder, Version
 
@@ -37,7 +37,11 @@ class Repository(Protocol):
 
 
 def repository_at(uri: str) -> Repository:
-    """The repository at a path; nothing need lie there yet."""
+    """The repository at a path or in a bucket; nothing need lie there yet."""
+    if storage.scheme(uri) in stores.BUCKETS:
+        from kfp_vision.stored import Bucket
+
+        return Bucket(uri)
     return Folder(Path(storage.absolute(uri)))
 
 
@@ -57,14 +61,14 @@ def publish(version: Version, uri: str, kept: int = 0) -> int:
 
     Args:
         version: an export.
-        uri: a path.
+        uri: a path, or a folder of a bucket.
         kept: how many versions stay, the newest and the one before in any case; 0 for all.
 
     Returns:
         Its number.
 
     Raises:
-        InputError: the repository holds a model of another name.
+        InputError: the repository holds a model of another name, or the store refuses or does not answer.
     """
     repository = repository_at(uri)
     there = repository.versions()
@@ -82,14 +86,14 @@ def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
     """Publishes an earlier version again as the newest, which is how it reaches servers that take the highest number.
 
     Args:
-        uri: a path.
+        uri: a path, or a folder of a bucket.
         to: which one; 0 for the one before the newest.
 
     Returns:
         The model's name, the number of the earlier version, and the one that it has got: the newest's, if they are the same.
 
     Raises:
-        InputError: there is no such version.
+        InputError: there is no such version, or the store refuses or does not answer.
     """
     repository = repository_at(uri)
     there = repository.versions()

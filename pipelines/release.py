@@ -39,7 +39,7 @@ def release_if(
             for task in (deployed, called):
                 task.set_caching_options(False)
                 scratch(task)
-            reads_stores(called)
+                reads_stores(task)
         with dsl.If(predict_uri != "", name="predict"):
             predicted = predict_images(model=model, predict_uri=predict_uri, all_scores=False, partition=0, partitions=1)
             predicted.after(proven)

@@ -17,12 +17,14 @@ DELAY_SECONDS = 0.05
 ETAG = re.compile(rb"""(?<=Etag: ")[0-9a-f]{32}|(?<=<ETag>)[0-9a-f]{32}""")  # as rclone writes them
 LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 
 
 class Line:
     """A proxy for one HTTP server; a share of all requests is dropped, delayed, answered with 503, or cut short.
 
-    With the fate `spoil`, which is none of `FATES`, a byte of what is sent to the server becomes another.
+    With the fate `spoil`, which is none of `FATES`, a byte of what is sent to the server becomes another; with `forbid`,
+    which is none either, whatever would make something there is answered with 403.
 
     Attributes:
         address: `host:port` to ask instead of the server.
@@ -32,7 +34,8 @@ class Line:
         most: requests that were on their way at a time.
     """
 
-    def __init__(self, port: int, share: float, seed: int, fates: Sequence[str], spared: int, encrypted: bool):
+    def __init__(self, port: int, share: float, seed: int, fates: Sequence[str], spared: int, encrypted: bool, after: int):
+        self._after = after
         self._port, self._share, self._chance = port, share, random.Random(seed)
         self._fates, self._spared, self._encrypted = fates, spared, encrypted
         self.address, self.requests, self.sent = "", 0, 0
@@ -43,7 +46,8 @@ class Line:
     def _fate(self) -> str:
         with self._lock:
             self.requests += 1
-            fate = self._chance.choice(self._fates) if self._chance.random() < self._share else ""
+            befallen = self._chance.random() < self._share and self.requests > self._after
+            fate = self._chance.choice(self._fates) if befallen else ""
             self.fates[fate] += bool(fate)
             return fate
 
@@ -63,6 +67,9 @@ class Line:
             return False
         if fate == "busy":
             answer.write(BUSY)
+            return True
+        if fate == "forbid" and request.startswith((b"PUT ", b"POST ")):
+            answer.write(FORBIDDEN)
             return True
         if fate == "delay":
             time.sleep(DELAY_SECONDS)
@@ -133,7 +140,14 @@ class _Handler(socketserver.StreamRequestHandler):
 
 @contextlib.contextmanager
 def line(
-    port: int, *, share: float = 0.2, seed: int = 0, fates: Sequence[str] = FATES, spared: int = 0, encrypted: bool = False
+    port: int,
+    *,
+    share: float = 0.2,
+    seed: int = 0,
+    fates: Sequence[str] = FATES,
+    spared: int = 0,
+    encrypted: bool = False,
+    after: int = 0,
 ) -> Iterator[Line]:
     """A faulty line to the server on a port of this machine.
 
@@ -144,8 +158,9 @@ def line(
         fates: what goes wrong.
         spared: bodies of so many bytes are never cut.
         encrypted: ETags are turned into others that look the same.
+        after: so many requests, the first ones, go well.
     """
-    made = Line(port, share, seed, fates, spared, encrypted)
+    made = Line(port, share, seed, fates, spared, encrypted, after)
     with _Server(made) as server:
         made.address = f"127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -1,18 +1,23 @@
 """Servers of pictures that tests start for themselves, each on a free port of this machine."""
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from left_out import leave_out
 
 KEY, SECRET = "the-key-of-the-tests", "the-secret-of-the-tests"
 SECONDS_TO_START = 30
+NUMBERS = count(1)  # of buckets
 
 
 @dataclass(frozen=True)
@@ -79,3 +84,44 @@ class Emulated:
         for key, content in files.items():
             made.blob(key).upload_from_string(content)
         return name
+
+
+class Place:
+    """A store, and how tests reach it.
+
+    Attributes:
+        scheme: of its URIs.
+        port: where its server listens.
+    """
+
+    def __init__(self, scheme: str, server: Any, monkeypatch: Any):
+        self.scheme, self.port, self._server, self._patch = scheme, server.port, server, monkeypatch
+
+    def bucket(self, files: dict[str, bytes]) -> str:
+        """The URI of a new bucket of these files."""
+        return f"{self.scheme}://{self._server.bucket(f'bucket-{next(NUMBERS)}', files)}"
+
+    def lead_over(self, address: str = "") -> None:
+        """From now on the store is asked over another line; without an address, over none."""
+        from kfp_vision.stores import gcs
+
+        gcs._made.cache_clear()
+        name = "AWS_ENDPOINT_URL" if self.scheme == "s3" else "STORAGE_EMULATOR_HOST"
+        self._patch.setenv(name, f"http://{address or f'127.0.0.1:{self.port}'}")
+
+
+@contextlib.contextmanager
+def answering(arguments: list[str]) -> Iterator[str]:
+    """The address of `kfp-vision` with arguments that make it serve, as long as the body lasts."""
+    command = [sys.executable, "-m", "kfp_vision.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            said = []
+            for line in process.stdout or ():
+                said.append(line)
+                if line.startswith("open http"):
+                    yield line.split()[1].rstrip("/")
+                    return
+            raise AssertionError(f"it did not start: {''.join(said)}")
+        finally:
+            process.terminate()

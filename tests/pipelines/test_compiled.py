@@ -190,6 +190,7 @@ def test_what_reads_a_store_has_its_credentials_from_a_secret_that_may_be_missin
     assert sorted(reading) == [
         "call-endpoint",
         "check-run",
+        "deploy-model",
         "evaluate-classifier",
         "fingerprint-images",
         "ingest-images",

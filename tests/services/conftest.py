@@ -4,10 +4,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from servers import KEY, SECRET, Emulated, Server, free_port, program, started
+from servers import KEY, SECRET, Emulated, Place, Server, free_port, program, started
 
 from kfp_vision import stores
 from kfp_vision.stores import transfer
+
+CACHED = "1ms"  # how long rclone believes what it has listed; where that is no time at all, one who writes fast makes it hang
 
 
 @pytest.fixture(scope="module")  # and no longer: uploads that were cut off keep rclone busy for good
@@ -16,7 +18,7 @@ def rclone(tmp_path_factory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("s3")
     (root / "buckets").mkdir()
     port = free_port()
-    options = ["--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "0s"]
+    options = ["--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", CACHED]
     process = started([program("rclone"), "serve", "s3", *options, str(root / "buckets")], port, root / "log")
     yield Server(port, root / "buckets")
     process.terminate()
@@ -27,7 +29,7 @@ def rclone(tmp_path_factory) -> Iterator[Server]:
 def open_rclone(rclone, tmp_path_factory) -> Iterator[Server]:
     """The same buckets for everybody, as public ones are."""
     port = free_port()
-    command = [program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "0s", str(rclone.folder)]
+    command = [program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", CACHED, str(rclone.folder)]
     process = started(command, port, tmp_path_factory.mktemp("open") / "log")
     yield Server(port, rclone.folder)
     process.terminate()
@@ -75,3 +77,9 @@ def gcs(nobody, emulator, monkeypatch) -> Emulated:
     gcs._made.cache_clear()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator}")
     return Emulated(emulator)
+
+
+@pytest.fixture(params=["s3", "gcs"])
+def place(request, monkeypatch) -> Place:
+    """Each of the two stores."""
+    return Place({"s3": "s3", "gcs": "gs"}[request.param], request.getfixturevalue(request.param), monkeypatch)

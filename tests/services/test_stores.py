@@ -5,7 +5,6 @@ import hashlib
 import io
 import random
 import tarfile
-from itertools import count
 from pathlib import Path
 
 import boxed
@@ -13,7 +12,7 @@ import drawn
 import faulty
 import one_step
 import pytest
-from servers import KEY, SECRET
+from servers import KEY, NUMBERS, SECRET, Place
 
 from kfp_vision import catalog, components, detection, records, splitting, storage, stores
 from kfp_vision.errors import InputError
@@ -25,36 +24,6 @@ FILES = {
     "photos/daisy/long name, ü 花 + 100%25 #2 ?x=1.jpg": b"two",
     "photos/tulip/3.png": b"three" * 1000,
 }
-NUMBERS = count(1)
-
-
-class Place:
-    """A store, and how tests reach it.
-
-    Attributes:
-        scheme: of its URIs.
-        port: where its server listens.
-    """
-
-    def __init__(self, scheme: str, server, monkeypatch):
-        self.scheme, self.port, self._server, self._patch = scheme, server.port, server, monkeypatch
-
-    def bucket(self, files: dict[str, bytes]) -> str:
-        """The URI of a new bucket of these files."""
-        return f"{self.scheme}://{self._server.bucket(f'bucket-{next(NUMBERS)}', files)}"
-
-    def lead_over(self, address: str = "") -> None:
-        """From now on the store is asked over another line; without an address, over none."""
-        from kfp_vision.stores import gcs
-
-        gcs._made.cache_clear()
-        name = "AWS_ENDPOINT_URL" if self.scheme == "s3" else "STORAGE_EMULATOR_HOST"
-        self._patch.setenv(name, f"http://{address or f'127.0.0.1:{self.port}'}")
-
-
-@pytest.fixture(params=["s3", "gcs"])
-def place(request, monkeypatch) -> Place:
-    return Place({"s3": "s3", "gcs": "gs"}[request.param], request.getfixturevalue(request.param), monkeypatch)
 
 
 @pytest.fixture(autouse=True)

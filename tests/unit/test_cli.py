@@ -90,7 +90,7 @@ REFUSED = {
     "a repository on a web server": Case(
         f"{SCRATCH} -p images_uri=sample -p deploy_to=https://example.org/flowers",
         WRONG_USE,
-        "deploy_to must be none, or the path of a model repository, in this version; got https://example.org/flowers. Name .*",
+        "deploy_to must be none, or a model repository, in this version; got https://example.org/flowers. Name a folder, .*",
     ),
     "a service for a repository": Case(
         f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve", WRONG_USE, "deploy_to must be none, or .*; got kserve. Name .*"

@@ -15,12 +15,11 @@ def test_a_directory_that_is_not_there_yet_is_fine(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["", "kserve", "s3://bucket/models", "http://host/models", "ftp://host/models", "{file}"])
+@pytest.mark.parametrize("target", ["", "kserve", "http://host/models", "ftp://host/models", "{file}"])
 def test_what_nothing_can_be_deployed_to_is_refused(tmp_path, target):
     (tmp_path / "file").write_text("no repository")
     with pytest.raises(
-        InputError,
-        match=r"deploy_to must be none, or the path of a model repository, in this version; got .*\. Name a directory; it",
+        InputError, match=r"deploy_to must be none, or a model repository, in this version; got .*\. Name a folder, or"
     ):
         deployment.check_target(target.format(file=tmp_path / "file"), "flowers")
 

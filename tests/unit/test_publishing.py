@@ -1,4 +1,4 @@
-"""What changes a model repository: new versions, old ones that go, and one that comes back."""
+"""What changes a model repository in a folder; in a bucket the same is held by the tests of services."""
 
 import shutil
 import subprocess

@@ -1,0 +1,192 @@
+"""Model repositories in object stores: real servers, lines that fail in the middle, several who publish at a time."""
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import colours
+import faulty
+import pytest
+import requests
+from exported import version
+from servers import NUMBERS, answering
+
+from kfp_vision import deployment, parameters, publishing, repository, storage, stored
+from kfp_vision.errors import InputError
+
+SETTINGS = parameters.of_deployment({})
+
+
+@pytest.fixture(autouse=True)
+def quickly(tmp_path, monkeypatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setattr(stored, "LONGEST_PAUSE", 0.05)
+
+
+@pytest.fixture
+def uri(place) -> str:
+    """A folder of a new bucket, in which nothing lies yet."""
+    return f"{place.bucket({'other/1/saved_model.pb': b'stays'})}/models/flowers"
+
+
+def keys(uri: str) -> list[str]:
+    return [found.name for found in storage.children(uri)]
+
+
+def numbers(uri: str) -> list[int]:
+    return [one.number for one in publishing.repository_at(uri).versions()]
+
+
+def fingerprint(uri: str, number: int, scratch: Path) -> str:
+    """Of what lies there under a number, brought here."""
+    (there,) = (one for one in publishing.repository_at(uri).versions() if one.number == number)
+    return there.brought(scratch).fingerprint
+
+
+def fill(uri: str, root: Path, count: int = 3) -> list[repository.Version]:
+    made = [version(root / f"model-{number}" / "1", weights=b"%d" % number) for number in range(1, count + 1)]
+    assert [publishing.publish(one, uri) for one in made] == list(range(1, count + 1))
+    return made
+
+
+def test_versions_arrive_as_they_are_and_the_same_one_only_once(uri, tmp_path):
+    first, second = version(tmp_path / "a" / "1"), version(tmp_path / "b" / "1", weights=b"s!gthew")  # of the same size
+    assert [publishing.publish(one, uri) for one in (first, first, second, second, first)] == [1, 1, 2, 2, 3]
+    names = ["assets.extra/model.json", "saved_model.pb", "variables/variables.index"]
+    assert keys(uri) == [f"{number}/{name}" for number in (1, 2, 3) for name in names]
+    for number, one in ((1, first), (2, second), (3, first)):
+        assert fingerprint(uri, number, tmp_path / "scratch") == one.fingerprint
+    (newest,) = publishing.repository_at(uri).versions()[-1:]
+    assert (newest.name, newest.about["labels"]) == ("flowers", ["daisy", "tulip"])
+
+
+def test_a_repository_in_a_bucket_holds_one_model(uri, tmp_path):
+    fill(uri, tmp_path, 1)
+    before = keys(uri)
+    with pytest.raises(InputError, match=f"must hold versions of one model; got flowers in {uri}, and now dogs"):
+        publishing.publish(version(tmp_path / "dogs" / "1", name="dogs"), uri)
+    with pytest.raises(InputError, match=f"must hold versions of one model; got flowers in {uri}, and now dogs"):
+        deployment.check_target(uri, "dogs")
+    deployment.check_target(uri, "flowers")
+    assert keys(uri) == before
+
+
+def test_a_bucket_that_cannot_be_written_to_is_said_before_anything_moves(place):
+    with pytest.raises(InputError, match="deploy_to must name something that exists; got no such object or bucket: "):
+        deployment.check_target(f"{place.scheme}://nobodys-bucket/models", "flowers")
+    uri = place.bucket({"first": b"1"})
+    with faulty.line(place.port, share=1, fates=("forbid",)) as line:
+        place.lead_over(line.address)
+        with pytest.raises(InputError, match="an address must be open to whoever writes there; got HTTP 403 at"):
+            deployment.check_target(f"{uri}/models", "flowers")
+
+
+def test_old_versions_go_and_an_earlier_one_comes_back(uri, tmp_path):
+    made = fill(uri, tmp_path)
+    assert publishing.publish(version(tmp_path / "new" / "1", weights=b"4"), uri, kept=3) == 4
+    assert numbers(uri) == [2, 3, 4]
+    assert not [key for key in keys(uri) if key.startswith("1/")]
+    assert publishing.rollback(uri) == ("flowers", 3, 5)
+    assert fingerprint(uri, 5, tmp_path / "scratch") == made[2].fingerprint
+    assert publishing.rollback(uri, 3) == ("flowers", 3, 5)  # it is the newest already
+    with pytest.raises(InputError, match=f"there must be a version to go back to; got version 1 of 2, 3, 4, 5 in {uri}"):
+        publishing.rollback(uri, 1)
+    assert numbers(uri) == [2, 3, 4, 5]
+
+
+def test_what_was_left_by_a_writer_that_was_killed_is_no_version_and_goes_with_the_old_ones(uri, tmp_path):
+    fill(uri, tmp_path, 1)
+    storage.put(b"half", f"{uri}/2/variables/variables.index")
+    storage.put(b"", f"{uri}/2/.kfp-vision-of-somebody")
+    assert numbers(uri) == [1]
+    assert publishing.publish(version(tmp_path / "b" / "1", weights=b"3"), uri, kept=2) == 3
+    assert numbers(uri) == [1, 3]
+    assert "2/variables/variables.index" in keys(uri)  # somebody may still be writing
+    for number in (4, 5):
+        assert publishing.publish(version(tmp_path / f"{number}" / "1", weights=b"%d" % number), uri, kept=2) == number
+    assert numbers(uri) == [4, 5]
+    assert publishing.publish(version(tmp_path / "6" / "1", weights=b"6"), uri, kept=2) == 6
+    assert sorted({key.partition("/")[0] for key in keys(uri)}) == ["5", "6"]
+
+
+@pytest.mark.parametrize("fate", ["forbid", "drop"])
+def test_an_upload_that_fails_at_any_point_leaves_nothing_that_looks_whole(place, tmp_path, fate):
+    one, two = version(tmp_path / "a" / "1"), version(tmp_path / "b" / "1", weights=b"two")
+    torn, ended = 0, 0
+    for well in range(40):
+        uri = f"{place.bucket({'first': b'1'})}/flowers"
+        publishing.publish(one, uri)
+        before = keys(uri)
+        with faulty.line(place.port, share=1, fates=(fate,), after=well) as line:
+            place.lead_over(line.address)
+            try:
+                publishing.publish(two, uri)
+                failed = False
+            except InputError as error:
+                failed = True
+                assert "\n" not in str(error)
+        place.lead_over()
+        if "2/saved_model.pb" in keys(uri):
+            assert fingerprint(uri, 2, tmp_path / "scratch") == two.fingerprint
+            assert numbers(uri) == [1, 2]
+            ended += 1
+        else:
+            assert failed and numbers(uri) == [1]
+            torn += line.requests > well
+            if fate == "forbid":
+                assert keys(uri) == before
+        if not failed:
+            break
+    assert ended and torn > 4 and not failed
+
+
+def test_several_who_publish_at_a_time_all_do(uri, tmp_path):
+    made = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(5)]
+    with ThreadPoolExecutor(5) as pool:
+        given = list(pool.map(lambda one: publishing.publish(one, uri), made))
+    assert sorted(given) == numbers(uri) and len(set(given)) == 5
+    for number, one in zip(given, made, strict=True):
+        assert fingerprint(uri, number, tmp_path / "scratch") == one.fingerprint
+    assert not [key for key in keys(uri) if "/." in key]
+
+
+def test_a_model_folder_in_a_bucket_is_brought_too_and_nothing_stays(uri, tmp_path):
+    one = version(tmp_path / "a" / "1")
+    publishing.publish(one, f"{uri}/serving")
+    with stored.brought(uri) as path:
+        assert repository.versions(repository.located(path))[-1].fingerprint == one.fingerprint
+    assert not path.exists()
+    refusal = pytest.raises(InputError, match=f"there must be a model to serve; got none in {uri}/nothing")
+    with refusal, stored.brought(f"{uri}/nothing"):
+        pass
+
+
+def judged(model: Path, root: Path) -> list[Path]:
+    """A verdict and a proof of a model, as the stages before leave them."""
+    about = {"model_fingerprint": repository.exported(model).fingerprint}
+    (root / "verdict").write_text(json.dumps(about | {"verdict": {"accepted": True, "reasons": []}}))
+    (root / "proof").write_text(json.dumps(about))
+    return [root / "verdict", root / "proof"]
+
+
+def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, tmp_path, capfd):
+    uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/colours"
+    model = tmp_path / "model"
+    colours.write_version(model / "serving" / "1")
+    (tmp_path / "red.jpg").write_bytes(colours.picture("red"))
+    told = deployment.deploy_model(model, *judged(model, tmp_path), uri, SETTINGS, tmp_path / "endpoint")
+    assert told == {"kind": "repository", "repository": uri, "version": 1, "model_name": "colours"}
+    nothing = (tmp_path / "no validation", tmp_path / "no test")
+    answer = deployment.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "red.jpg"), tmp_path / "answer")
+    assert answer["prediction"] == "red" and answer["url"].endswith("/v1/models/colours:predict")
+    shutil.rmtree(model)
+    with answering(["serve", uri, "--port", "0", "--name", "tints"]) as url:
+        said = requests.post(f"{url}/v1/models/tints:predict", files={"file": colours.picture("blue")}, timeout=60)
+        assert said.json()["predictions"][0]["classes"] == "blue"
+    command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--model", uri, str(tmp_path / "red.jpg"), "--json"]
+    named = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(named.stdout)["prediction"] == "red"
