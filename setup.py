@@ -14,6 +14,7 @@ STAGES = [
     "google-crc32c>=1.5",
     "jinja2>=3.1",
     "keras>=3.15,<4",
+    "kubernetes>=30",
     "matplotlib>=3.10",
     "minio>=7.2.16,<8",
     "numpy>=2",

@@ -12,14 +12,14 @@ def deploy_model(
     advanced: dict,
     endpoint: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Publishes a model as the newest version in a model repository, if the verdict and the proof are of this very model.
+    """Brings a model to where it answers from, if the verdict and the proof are of this very model.
 
     Args:
         model: the model of train_classifier.
         verdict: the verdict of evaluate_classifier on it; it must accept.
         proof: the proof of check_serving for it.
-        deploy_to: the model repository, a folder of numbered versions here or in a bucket.
-        advanced: versions_kept is read of it.
+        deploy_to: a model repository, a folder of numbered versions here or in a bucket, or kserve for an InferenceService.
+        advanced: versions_kept, canary_percent and the fields that begin with service_ are read of it.
 
     Returns:
         endpoint: Where the model answers from, as JSON.
@@ -30,5 +30,5 @@ def deploy_model(
 
     settings = parameters.of_deployment(advanced)
     judgements = (Path(verdict.path), Path(proof.path))
-    told = deployment.deploy_model(Path(model.path), *judgements, deploy_to, settings, Path(endpoint.path))
+    told = deployment.deploy_model(Path(model.path), model.uri, *judgements, deploy_to, settings, Path(endpoint.path))
     endpoint.metadata.update(told)

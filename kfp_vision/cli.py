@@ -176,11 +176,18 @@ def _show_model(result: Mapping[str, Any]) -> None:
     if not result["accepted"]:
         print(f"          refused: {'; '.join(result['reasons'])}; so it is not deployed")
     if endpoint := result.get("endpoint"):
-        print(f"deployed  as version {endpoint['version']} of {endpoint['model_name']} in {endpoint['repository']}")
+        print(f"deployed  {_shown(endpoint)}")
     if answer := result.get("answer"):
         print(f"answer    over HTTP, {answer['picture']} is called {answer['prediction']}, {answer['score']:.0%}")
     if predictions := result.get("predictions"):
         print(f"named     {predictions}")
+
+
+def _shown(endpoint: Mapping[str, Any]) -> str:
+    """Where a model was deployed to."""
+    if endpoint["kind"] == "kserve":
+        return f"as InferenceService {endpoint['name']} in {endpoint['namespace']}, at {endpoint['url']}"
+    return f"as version {endpoint['version']} of {endpoint['model_name']} in {endpoint['repository']}"
 
 
 def train(options: argparse.Namespace) -> None:

@@ -19,21 +19,27 @@ NOWHERE, KSERVE = "none", "kserve"
 LARGEST_DIFFERENCE = 1e-3  # between the server's probabilities and the evaluation's
 
 
-def check_target(deploy_to: str, model_name: str) -> None:
+def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -> None:
     """Refuses a target that a model of that name cannot be deployed to.
 
     Args:
-        deploy_to: `none`, or a repository; one in a bucket is tried with an object that is made and removed.
+        deploy_to: `none`, `kserve`, or a repository; one in a bucket is tried with an object that is made and removed.
         model_name: the model's.
+        settings: what `parameters.of_deployment` gives.
 
     Raises:
-        InputError: naming deploy_to, or what the store says.
+        InputError: naming deploy_to, or what the store or the cluster says.
     """
     if deploy_to == NOWHERE:
         return
+    if deploy_to == KSERVE:
+        from kfp_vision import inference_service  # Kubernetes' client is large, and seldom needed
+
+        inference_service.check(model_name, settings)
+        return
     known = storage.scheme(deploy_to) in ("", "file", *stores.BUCKETS)
-    if deploy_to in ("", KSERVE) or not known or Path(storage.absolute(deploy_to)).is_file():
-        rule = f"deploy_to must be {NOWHERE}, or a model repository, in this version"
+    if not deploy_to or not known or Path(storage.absolute(deploy_to)).is_file():
+        rule = f"deploy_to must be {NOWHERE}, {KSERVE}, or a model repository"
         raise InputError(rule, deploy_to, "Name a folder, or one in a bucket as s3://bucket/folder; it need not be there.")
     storage.check_writable(deploy_to, "deploy_to")
     publishing.check_name(deploy_to, model_name)
@@ -78,24 +84,26 @@ def check_serving(model: Path, verdict: Path, validation_records: Path, test_rec
 
 
 def deploy_model(
-    model: Path, verdict: Path, proof: Path, deploy_to: str, settings: Mapping[str, Any], endpoint: Path
+    model: Path, uri: str, verdict: Path, proof: Path, deploy_to: str, settings: Mapping[str, Any], endpoint: Path
 ) -> dict[str, Any]:
-    """Publishes an accepted and proven model into a repository. Done twice, it is done once.
+    """Brings an accepted and proven model to where it answers from. Done twice, it is done once.
 
     Args:
         model: the model folder.
+        uri: where that lies for others, as an artifact's address.
         verdict: the evaluation's, of this very model.
         proof: the one of `check_serving`, of this very model.
-        deploy_to: the repository.
+        deploy_to: a repository, which it becomes the newest version of, or `kserve`, for an InferenceService.
         settings: what `parameters.of_deployment` gives.
         endpoint: the file to write (JSON).
 
     Returns:
-        What is written: kind, repository, version, model_name.
+        What is written: kind and model_name; of a repository also repository and version, of KServe also name, namespace, url
+        and address, the latter for who asks within the cluster.
 
     Raises:
         InputError: refused by the verdict, verdict or proof of another model, a repository of another model, or what the store
-            says.
+            or the cluster says.
     """
     version, judged = repository.exported(model), _read(verdict)
     _check_same(version, judged, "verdict")
@@ -103,11 +111,16 @@ def deploy_model(
     if not judged["verdict"]["accepted"]:
         reasons = "; ".join(judged["verdict"]["reasons"])
         raise InputError("a model must be accepted to be deployed", reasons, "Train a better one, or ask for less.")
-    check_target(deploy_to, version.name)
-    where = storage.absolute(deploy_to)
-    number = publishing.publish(version, where, int(settings["versions_kept"]))
-    about = {"kind": "repository", "repository": where, "version": number, "model_name": version.name}
-    print(f"{version.name} is version {number} in {where}")
+    check_target(deploy_to, version.name, settings)
+    if deploy_to == KSERVE:
+        from kfp_vision import inference_service  # as in check_target
+
+        about: dict[str, Any] = {"kind": KSERVE, **inference_service.deploy(version, uri, settings)}
+    else:
+        where = storage.absolute(deploy_to)
+        number = publishing.publish(version, where, int(settings["versions_kept"]))
+        about = {"kind": "repository", "repository": where, "version": number, "model_name": version.name}
+        print(f"{version.name} is version {number} in {where}")
     _write(endpoint, about)
     return about
 
@@ -152,6 +165,11 @@ def _question(validation_records: Path, test_records: Path, test_image_uri: str)
 @contextlib.contextmanager
 def _asked(endpoint: Mapping[str, Any]) -> Iterator[str]:
     """The address to ask; of a repository that of the real server, as long as the body lasts."""
+    if endpoint["kind"] == KSERVE:
+        from kfp_vision import inference_service  # as in check_target
+
+        yield inference_service.asked_at(endpoint)
+        return
     with stored.brought(endpoint["repository"]) as path, server.running(path, endpoint["model_name"]) as url:
         yield url
 

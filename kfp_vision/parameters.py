@@ -25,7 +25,17 @@ PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"task": TASKS}
 PREPARATION_ADVANCED = ("max_refused_ratio", "check_pixels", "max_side", "conflicting_labels")
 
 # What the deployment reads of `advanced`.
-DEPLOYMENT_ADVANCED = ("versions_kept",)
+DEPLOYMENT_ADVANCED = (
+    "versions_kept",
+    "service_runtime",
+    "service_image",
+    "service_repository",
+    "service_account",
+    "service_namespace",
+    "service_gpus",
+    "service_wait_seconds",
+    "canary_percent",
+)
 
 # What is rarely touched, with its default; under TF-Slim's name where it has one.
 ADVANCED: dict[str, Any] = {
@@ -82,6 +92,14 @@ ADVANCED: dict[str, Any] = {
     "max_side": 0,
     # deployment
     "versions_kept": 10,
+    "service_runtime": "tensorflow",
+    "service_image": "",
+    "service_repository": "",
+    "service_account": "",
+    "service_namespace": "",
+    "service_gpus": 0,
+    "service_wait_seconds": 600.0,
+    "canary_percent": 100,
     # the rest
     "compare_with_deployed": True,
     "profile_steps": 3,
@@ -95,6 +113,7 @@ ADVANCED_CHOICES = {
     "class_weights": ("none", "balanced"),
     "export": ("best", "last"),
     "xla": ("auto", "on", "off"),
+    "service_runtime": ("tensorflow", "kfp-vision"),
 }
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
@@ -107,6 +126,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
             "opt_epsilon",
             "adagrad_initial_accumulator_value",
             "ftrl_initial_accumulator_value",
+            "service_wait_seconds",
         ),
         lambda value: value > 0,
         "be above 0",
@@ -128,6 +148,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
             "rand_augment",
             "mixup_alpha",
             "versions_kept",
+            "service_gpus",
         ),
         lambda value: value >= 0,
         "not be negative",
@@ -151,6 +172,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
         lambda value: 0 <= value < 1,
         "lie between 0 and 1, and below 1",
     ),
+    (("canary_percent",), lambda value: 0 <= value <= 100, "lie between 0 and 100"),
     (("ftrl_learning_rate_power",), lambda value: value <= 0, "not be above 0"),
     (("seed",), lambda value: 0 <= value < 1 << 32, "be a whole number from 0 to 4294967295"),
 )
@@ -179,7 +201,7 @@ def check_run(parameters: Mapping[str, Any]) -> dict[str, Any]:
         storage.check_picture_uri(parameters["test_image_uri"], "test_image_uri")
     if parameters["predict_uri"]:
         prediction.check_uri(parameters["predict_uri"], "predict_uri")
-    deployment.check_target(parameters["deploy_to"], parameters["model_name"])
+    deployment.check_target(parameters["deploy_to"], parameters["model_name"], of_deployment(parameters["advanced"]))
     for name in ("log_uri", "checkpoint_dir"):
         if parameters[name]:
             storage.check_writable(parameters[name], name)

@@ -47,4 +47,4 @@ def test_refuses_the_judgement_of_another_model(deploy_inputs, tmp_path, judgeme
 def test_refuses_a_file_for_a_repository(deploy_inputs, tmp_path):
     (tmp_path / "file").write_text("no directory")
     refusal = refuses(deploy_inputs, tmp_path / "root", tmp_path / "file")
-    assert refusal.startswith("error: deploy_to must be none, or a model repository, in this version; got ")
+    assert refusal.startswith("error: deploy_to must be none, kserve, or a model repository; got ")

@@ -90,10 +90,22 @@ REFUSED = {
     "a repository on a web server": Case(
         f"{SCRATCH} -p images_uri=sample -p deploy_to=https://example.org/flowers",
         WRONG_USE,
-        "deploy_to must be none, or a model repository, in this version; got https://example.org/flowers. Name a folder, .*",
+        "deploy_to must be none, kserve, or a model repository; got https://example.org/flowers. Name a folder, .*",
     ),
-    "a service for a repository": Case(
-        f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve", WRONG_USE, "deploy_to must be none, or .*; got kserve. Name .*"
+    "a service without a place to read from": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve",
+        WRONG_USE,
+        "deploy_to=kserve must have a place .*; got neither service_repository nor service_account. Set service_repository .*",
+    ),
+    "a service that no address can name": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve -p model_name=My_flowers",
+        WRONG_USE,
+        "model_name must be small letters, .*; got My_flowers. Choose a name such as flowers.",
+    ),
+    "an unknown runtime": Case(
+        f'{SCRATCH} -p images_uri=sample -p advanced={{{{"service_runtime":"torch"}}}}',
+        WRONG_USE,
+        "service_runtime of advanced must be one of tensorflow, kfp-vision; got torch. Leave it at tensorflow.",
     ),
     "nothing to go back to": Case(
         "rollback {data}/empty", FAILED, "there must be a version to go back to; got the one before the newest of none in .*"
