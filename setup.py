@@ -47,6 +47,7 @@ setup(
             "build>=1.2",
             "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.100",
+            "kubernetes-validate>=1.30",
             "mypy>=1.13",
             "playwright>=1.48",
             "pytest>=8.3",

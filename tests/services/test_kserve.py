@@ -16,6 +16,7 @@ from servers import NUMBERS, answering, free_port
 from kfp_vision import __version__, cluster, deployment, inference_service, parameters, repository, storage, stored
 from kfp_vision.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 ARTIFACT = "minio://mlpipeline/v2/artifacts/image-classification/17/train-classifier/model"
 
 
@@ -192,6 +193,13 @@ def test_who_may_not_is_told_what_to_apply(kubernetes, tmp_path, verb):
     )
     with contextlib.nullcontext() if verb == "watch" else pytest.raises(InputError, match="Apply the roles in manifests/"):
         inference_service.check("flowers", settings())
+
+
+def test_the_role_in_manifests_allows_what_is_asked_and_nothing_else(kubernetes, tmp_path):
+    deploy(tmp_path / "first")
+    deploy(tmp_path / "second", b"better")
+    (rule,) = yaml.safe_load((ROOT / "manifests" / "role.yaml").read_text())["rules"]
+    assert set(rule["verbs"]) == set(kubernetes.asked)
 
 
 def test_a_service_that_never_gets_ready_is_one_line_with_the_clusters_own_words(kubernetes, tmp_path):
