@@ -86,7 +86,9 @@ def parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP, with a page to drop pictures on")
     serve.add_argument(
-        "model", metavar="MODEL_OR_REPOSITORY", help="a run's model folder, numbered versions, or a folder of such; also s3://..."
+        "model",
+        metavar="MODEL_OR_REPOSITORY",
+        help="a run's model folder, numbered versions, or a folder of such; also s3://...",
     )
     serve.add_argument("--name", default="", help="of the one model in addresses; by default its own")
     serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for everybody in the network (%(default)s)")

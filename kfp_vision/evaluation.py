@@ -1,6 +1,7 @@
 """How good a model is: its very export, asked about pictures that it was not trained on; and whether it may be deployed."""
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kfp_vision import deployment, export, inputs, parameters, records, reports, repository, storage
+from kfp_vision import deployment, export, inputs, parameters, publishing, records, reports, repository, storage
 from kfp_vision.errors import InputError
 from kfp_vision.measures import TOP, Answers, difference, measured
 from kfp_vision.pictures import Refused
@@ -38,7 +39,7 @@ class Wishes:
 
     Attributes:
         min_accuracy: below it, the model is refused.
-        deploy_to: none, or the model repository; what answers from there now is asked about the same pictures.
+        deploy_to: where to; the newest version of a model repository is asked about the same pictures.
         test_image_uri: one more picture to name on the page; empty for none.
         advanced: with `compare_with_deployed`, a model that does worse than the deployed one, beyond chance, is refused.
     """
@@ -85,8 +86,11 @@ def evaluate_classifier(
     answers = collect(classifier.probabilities, folder)
     of_model = {"model_name": version.name, "model_fingerprint": version.fingerprint}
     figures = of_model | {"network": version.about["network"], "split": about.split} | measured(answers, version.labels)
-    deployed = _deployed(wishes.deploy_to) if parameters.advanced(wishes.advanced)["compare_with_deployed"] else None
-    figures["deployed"] = compared(answers, version.labels, deployed, folder) if deployed else None
+    figures["deployed"] = None
+    if parameters.advanced(wishes.advanced)["compare_with_deployed"]:
+        with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
+            if deployed := _deployed(wishes.deploy_to, Path(scratch)):
+                figures["deployed"] = compared(answers, version.labels, deployed, folder)
     figures["verdict"] = judged(figures["accuracy"], wishes.min_accuracy, figures["deployed"])
     figures["test_picture"] = _named(classifier, wishes.test_image_uri) if wishes.test_image_uri else None
     _write(evaluation, figures)
@@ -185,11 +189,12 @@ def sampled(answers: Answers) -> list[dict[str, Any]]:
     return [{"name": answers.names[at], "probabilities": answers.probabilities[at].tolist()} for at in chosen]
 
 
-def _deployed(deploy_to: str) -> Version | None:
-    """The newest version where the model is to be deployed, if there is one yet."""
-    if deploy_to == deployment.NOWHERE:
+def _deployed(deploy_to: str, scratch: Path) -> Version | None:
+    """The newest version in the repository that the model is to be deployed to, if there is one yet; from a bucket, a copy."""
+    if deploy_to in (deployment.NOWHERE, deployment.KSERVE):
         return None
-    return next(reversed(repository.versions(Path(storage.absolute(deploy_to)))), None)
+    newest = publishing.repository_at(deploy_to).versions()[-1:]
+    return newest[0].brought(scratch) if newest else None
 
 
 def _mistakes(answers: Answers, labels: list[str], folder: Path, places: np.ndarray) -> list[reports.Mistake]:

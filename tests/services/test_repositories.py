@@ -14,8 +14,10 @@ import requests
 from exported import version
 from servers import NUMBERS, answering
 
-from kfp_vision import deployment, parameters, publishing, repository, storage, stored
+from kfp_vision import deployment, evaluation, parameters, publishing, records, repository, storage, stored
+from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
+from kfp_vision.pictures import checked
 
 SETTINGS = parameters.of_deployment({})
 
@@ -183,6 +185,21 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
     nothing = (tmp_path / "no validation", tmp_path / "no test")
     answer = deployment.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "red.jpg"), tmp_path / "answer")
     assert answer["prediction"] == "red" and answer["url"].endswith("/v1/models/colours:predict")
+    # A model that calls everything otherwise is judged beside the one in the bucket.
+    labels = ["green", "blue", "red"]
+    colours.write_version(tmp_path / "worse" / "serving" / "1", tuple(labels))
+    (tmp_path / "worse" / "training.json").write_text("[]")
+    rows = [
+        (Row("", colour, 1, "", f"{number}/{colour}.jpg"), checked(colours.picture(colour)))
+        for number in range(4)
+        for colour in colours.RGB
+    ]
+    for split, given in (("validation", rows), ("test", [])):
+        records.write_shards(tmp_path / split, split, iter(given), labels, 100)
+    wishes = evaluation.Wishes(0.0, uri, "", {})
+    made = {name: tmp_path / f"worse-{name}" for name in ("evaluation", "page", "verdict")}
+    figures = evaluation.evaluate_classifier(tmp_path / "worse", tmp_path / "validation", tmp_path / "test", wishes, **made)
+    assert (figures["accuracy"], figures["deployed"]["accuracy"], figures["verdict"]["accepted"]) == (0, 1, False)
     shutil.rmtree(model)
     with answering(["serve", uri, "--port", "0", "--name", "tints"]) as url:
         said = requests.post(f"{url}/v1/models/tints:predict", files={"file": colours.picture("blue")}, timeout=60)
