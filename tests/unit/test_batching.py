@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import awaited
 import pytest
 
 from kfp_vision.serving.batching import Batcher
@@ -43,7 +44,7 @@ def test_what_arrives_while_a_batch_is_computed_goes_together(doubling):
         doubling.go_on.set()
         return await asyncio.gather(*tasks)
 
-    assert asyncio.run(run()) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert awaited.result(run()) == [0, 2, 4, 6, 8, 10, 12, 14]
     assert doubling.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
 
 
@@ -54,7 +55,7 @@ def test_as_many_batches_are_computed_at_once_as_was_said(doubling):
         doubling.go_on.set()
         return await asyncio.gather(*tasks)
 
-    assert asyncio.run(run()) == [0, 2, 4, 6]
+    assert awaited.result(run()) == [0, 2, 4, 6]
     assert sorted(doubling.batches) == [[0], [1], [2, 3]]
 
 
@@ -65,7 +66,7 @@ def test_a_batch_that_fails_is_the_only_one_that_does(doubling):
         doubling.go_on.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    first, failed, too, last = asyncio.run(run())
+    first, failed, too, last = awaited.result(run())
     assert (first, last) == (0, 4)
     assert isinstance(failed, ArithmeticError) and isinstance(too, ArithmeticError)
 
@@ -78,4 +79,4 @@ def test_who_has_gone_harms_nobody(doubling):
         doubling.go_on.set()
         return [await first, await last]
 
-    assert asyncio.run(run()) == [2, 6]
+    assert awaited.result(run()) == [2, 6]

@@ -5,6 +5,7 @@ import itertools
 import json
 from pathlib import Path
 
+import awaited
 import colours
 import drawn
 import keras
@@ -40,7 +41,7 @@ def asked(version: Version, requests: list[list[bytes | Refused]]) -> list[list]
         server = Loaded(version)
         return await asyncio.gather(*(server.name(request) for request in requests))
 
-    return asyncio.run(run())
+    return awaited.result(run())
 
 
 def difference(answers: list, expected: list) -> float:
@@ -101,7 +102,7 @@ def test_an_export_that_crops_otherwise_is_asked_as_it_wants_to_be(tmp_path, pic
     assert isinstance(bad, Refused)
     assert difference(answers, expected) < 1e-5
     by_the_middle = Loaded(Version(colours.write_version(tmp_path / "2")))
-    assert difference(asyncio.run(by_the_middle.name(pictures)), expected) > loaded.SAME
+    assert difference(awaited.result(by_the_middle.name(pictures)), expected) > loaded.SAME
 
 
 def test_who_comes_when_too_many_wait_is_sent_away(version):
@@ -114,5 +115,5 @@ def test_who_comes_when_too_many_wait_is_sent_away(version):
             await server.name(many[:1])
         return await waiting, await server.name(many[:1])
 
-    first, again = asyncio.run(run())
+    first, again = awaited.result(run())
     assert all(isinstance(answer, Prediction) for answer in first) and again[0].label == "red"
