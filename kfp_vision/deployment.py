@@ -78,7 +78,7 @@ def check_serving(model: Path, verdict: Path, validation_records: Path, test_rec
         raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
     median = round(statistics.median(seconds), 4)
     figures = {"pictures": len(asked), "largest_difference": difference, "median_seconds": median}
-    _write(proof, {"model_fingerprint": version.fingerprint, **figures})
+    storage.write_json(proof, {"model_fingerprint": version.fingerprint, **figures})
     print(f"the server named {len(asked)} pictures as the evaluation did, to {difference:.1g}, in {1000 * median:.0f} ms each")
     return figures
 
@@ -121,7 +121,7 @@ def deploy_model(
         number = publishing.publish(version, where, int(settings["versions_kept"]))
         about = {"kind": "repository", "repository": where, "version": number, "model_name": version.name}
         print(f"{version.name} is version {number} in {where}")
-    _write(endpoint, about)
+    storage.write_json(endpoint, about)
     return about
 
 
@@ -149,7 +149,7 @@ def call_endpoint(
     if isinstance(said, Refused):
         raise InputError("test_image_uri must name a picture that can be read", f"{picture} ({said})", "Give a JPEG or a PNG.")
     told = {"picture": picture, "label": label, "prediction": said.label, "score": said.score, "url": service.url}
-    _write(answer, told)
+    storage.write_json(answer, told)
     print(f"POST {service.url}")
     print(f"{picture} is called {said.label}, with {said.score:.0%} certainty{f'; it is {label}' if label else ''}")
     return told
@@ -188,8 +188,3 @@ def _difference(answer: Prediction | Refused, expected: list[float]) -> float:
 
 def _read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    with storage.replacing(file) as beside:
-        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -93,11 +93,12 @@ def evaluate_classifier(
                 figures["deployed"] = compared(answers, version.labels, deployed, folder)
     figures["verdict"] = judged(figures["accuracy"], wishes.min_accuracy, figures["deployed"])
     figures["test_picture"] = _named(classifier, wishes.test_image_uri) if wishes.test_image_uri else None
-    _write(evaluation, figures)
-    _write(verdict, of_model | {"verdict": figures["verdict"], "answers": sampled(answers)})
-    worst = _mistakes(answers, version.labels, folder, most_confident(answers, MISTAKES_SHOWN))
+    storage.write_json(evaluation, figures)
+    storage.write_json(verdict, of_model | {"verdict": figures["verdict"], "answers": sampled(answers)})
+    kept = records.Numbered(folder)
+    worst = _mistakes(answers, version.labels, kept, most_confident(answers, MISTAKES_SHOWN))
     pairs = [
-        (pair, _mistakes(answers, version.labels, folder, of_pair(answers, version.labels, pair)))
+        (pair, _mistakes(answers, version.labels, kept, of_pair(answers, version.labels, pair)))
         for pair in figures["confused_pairs"][:PAIRS_SHOWN]
     ]
     history = json.loads((model / export.HISTORY_FILE).read_text())
@@ -197,9 +198,8 @@ def _deployed(deploy_to: str, scratch: Path) -> Version | None:
     return newest[0].brought(scratch) if newest else None
 
 
-def _mistakes(answers: Answers, labels: list[str], folder: Path, places: np.ndarray) -> list[reports.Mistake]:
-    """The mistakes at some places, with their pictures."""
-    kept = records.Numbered(folder)
+def _mistakes(answers: Answers, labels: list[str], kept: records.Numbered, places: np.ndarray) -> list[reports.Mistake]:
+    """The mistakes at some places, with their pictures, which lie in the records that were asked about."""
     mistakes = []
     for at in places.tolist():
         name, encoded, _ = records.named(kept.read(at))
@@ -214,8 +214,3 @@ def _named(classifier: Classifier, uri: str) -> dict[str, Any]:
     if isinstance(answer, Refused):
         raise InputError("test_image_uri must name a picture", f"{uri} ({answer})", "Give a JPEG or a PNG.")
     return {"uri": uri, "prediction": answer.label, "score": answer.score}
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    with storage.replacing(file) as beside:
-        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

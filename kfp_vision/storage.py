@@ -6,6 +6,7 @@ A picture inside an archive has the archive's URI, a `#`, and the name of the me
 import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -14,12 +15,12 @@ import stat
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from kfp_vision import archives, parallel, sample, stores
@@ -501,6 +502,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         _remove(beside)
         _remove(before)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file of JSON for people to read as well; it is not there before it is whole."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
