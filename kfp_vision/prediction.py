@@ -145,11 +145,7 @@ class Service:
         if storage.scheme(url) not in ("http", "https"):
             raise InputError("a server must be named by its http(s) address", url, "Give http://127.0.0.1:8080, say.")
         host, found, name = url.rstrip("/").removesuffix(PREDICT).partition(f"{MODELS}/")
-        from kfp_vision.stores import web
-
-        self._session = web.session(retry_posts=True)
-        if token := access.token():
-            self._session.auth = partial(_with_token, token)  # a header alone would give way to what ~/.netrc says
+        self._known, self._session = False, _session()
         self.url = f"{host}{MODELS}/{name if found else self._only_model(host)}{PREDICT}"
 
     def name(self, pictures: Sequence[bytes]) -> list[Answer]:
@@ -187,6 +183,8 @@ class Service:
             response = self._session.request(method, url, json=body, timeout=SECONDS_TO_ANSWER)
         except requests.RequestException as error:
             raise InputError("a server must answer", f"{type(error).__name__} at {url}", "Start it, or check --url.") from None
+        if not self._known:  # the address is no wrong one: a server that starts again is waited for
+            self._known, self._session = True, _session(known=True)
         if response.status_code == 401:
             raise InputError(
                 "a server must know who asks", f"HTTP 401 at {url}", f"Set {access.VARIABLE} to the server's token."
@@ -395,6 +393,15 @@ def _grey() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (32, 32), (128, 128, 128)).save(file, "PNG")
     return file.getvalue()
+
+
+def _session(*, known: bool = False) -> Any:
+    from kfp_vision.stores import web
+
+    made = web.session(retry_posts=True, known=known)
+    if token := access.token():
+        made.auth = partial(_with_token, token)  # a header alone would give way to what ~/.netrc says
+    return made
 
 
 def _with_token(token: str, request: Any) -> Any:

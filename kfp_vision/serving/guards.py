@@ -1,5 +1,6 @@
-"""What a request passes before it is answered: who may ask, and how much may be sent."""
+"""What a request passes before it is answered: who may ask, how much may be sent, and how slowly."""
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -10,6 +11,8 @@ from fastapi.responses import JSONResponse
 from kfp_vision.access import SCHEME, VARIABLE
 
 MAX_BODY = 32 << 20  # bytes
+SECONDS_TO_SEND = 20  # a body, and one more for each...
+SLOWEST = 16 << 10  # ...so many bytes of it: slower than a mobile network
 FOR_EVERYBODY = ("/", "/v2/health/live", "/v2/health/ready")  # whoever looks after the server has no token
 GET = ("GET", "HEAD")
 
@@ -42,7 +45,7 @@ class Door:
 
 
 class LimitedBody:
-    """Refuses a body of more than `MAX_BODY` bytes, by what its header says or while it arrives."""
+    """Refuses a body of more than `MAX_BODY` bytes, by its header or while it arrives, and one that takes for ever."""
 
     def __init__(self, app: App):
         self.app = app
@@ -55,12 +58,18 @@ class LimitedBody:
         if said.isdigit() and int(said) > MAX_BODY:
             await JSONResponse({"error": _too_large(int(said))}, 413)(scope, receive, send)
             return
-        arrived = 0
+        arrived, whole = 0, False
+        began = asyncio.get_running_loop().time()
 
         async def counted() -> MutableMapping[str, Any]:
-            nonlocal arrived
-            message = await receive()
+            nonlocal arrived, whole
+            try:
+                async with asyncio.timeout_at(None if whole else began + SECONDS_TO_SEND + arrived / SLOWEST):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, _too_slow(arrived), {"Connection": "close"}) from None
             arrived += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if arrived > MAX_BODY:
                 raise HTTPException(413, _too_large(arrived))
             return message
@@ -74,6 +83,11 @@ def _unknown(shown: bool) -> JSONResponse:
     challenge = f'{SCHEME} realm="kfp-vision"' + (', error="invalid_token"' if shown else "")  # RFC 6750, section 3
     error = {"error": f"a request must show the server's token; got {found}. {remedy}"}
     return JSONResponse(error, 401, {"WWW-Authenticate": challenge})
+
+
+def _too_slow(size: int) -> str:
+    allowed = f"{SECONDS_TO_SEND} seconds, and one more for each {SLOWEST >> 10} KiB of it"
+    return f"a body must arrive within {allowed}; got {size} bytes of it in that time. Send it faster, or fewer pictures."
 
 
 def _too_large(size: int) -> str:

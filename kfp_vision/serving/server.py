@@ -48,6 +48,7 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
 
     from kfp_vision.serving import observing, rpc
     from kfp_vision.serving.app import Application
+    from kfp_vision.serving.connections import Connection
     from kfp_vision.serving.draining import SECONDS_TO_DRAIN, DrainingServer
     from kfp_vision.serving.models import Models
 
@@ -65,6 +66,7 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
     beside = partial(rpc.answering, application.plane, token, f"{host}:{grpc_port}") if grpc_port else None
     config = uvicorn.Config(
         application.guarded(beside),
+        http=Connection,
         log_config=None,  # it is KServe's
         timeout_keep_alive=SECONDS_KEPT_OPEN,
         timeout_graceful_shutdown=SECONDS_TO_DRAIN,

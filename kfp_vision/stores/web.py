@@ -23,14 +23,17 @@ RANGE_TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
 REMEDY = "Check the address, and that it can be read without signing in."
 
 
-def session(*, retry_posts: bool = False) -> requests.Session:
+def session(*, retry_posts: bool = False, known: bool = False) -> requests.Session:
     """A session that tries again when a server is busy or gone for a moment.
 
     Args:
         retry_posts: also what is sent with POST, where sending it twice does no harm.
+        known: the server has answered before, so that it is waited for, while it starts again, where nobody answers.
     """
     made = requests.Session()
     patient = transfer.retry(None) if retry_posts else transfer.retry()
+    if known:
+        patient = patient.new(connect=transfer.ATTEMPTS)
     for scheme in ("http://", "https://"):
         made.mount(scheme, requests.adapters.HTTPAdapter(max_retries=patient, pool_maxsize=stores.READERS))
     return made

@@ -24,10 +24,9 @@ import colours
 import pytest
 import requests
 import servers
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
+from kfp_vision.prediction import Service
 from kfp_vision.serving import server
 
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
@@ -415,32 +414,6 @@ def test_another_models_name_is_not_found(url, path):
     assert "other" in refusal(answer)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=20) | st.just("bm8="),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["instances", "b64", "image_bytes", "inputs", "shape", "data", "name"]), inner, max_size=4
-        )
-    ),
-    max_leaves=12,
-)
-HEADERS = st.dictionaries(
-    st.sampled_from(["content-type", "inference-header-content-length", "ce-id", "ce-specversion", "accept", "x-request-id"]),
-    st.sampled_from(["application/json", "multipart/form-data; boundary=b", "application/cloudevents+json", "1.0", "-1", "3"]),
-    max_size=3,
-)
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from([PREDICT, INFER]), JSON.map(json.dumps) | st.binary(max_size=60), HEADERS)
-def test_whatever_is_sent_is_answered_or_refused(url, path, body, headers):
-    data = body.encode() if isinstance(body, str) else body
-    answer = requests.post(url + path, data=data, headers=headers, timeout=SECONDS)
-    assert 400 <= answer.status_code < 500
-    assert answer.json()["error"]
-
-
 def figures(url: str, **options) -> dict[str, float]:
     """Prometheus' figures, each by its name and labels."""
     text = requests.get(f"{url}/metrics", timeout=SECONDS, **options).text
@@ -644,6 +617,34 @@ def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
         for gone in ("2", "3", "4", "10"):
             shutil.rmtree(repository / gone)
         until(lambda: names(post(url + PREDICT, json.loads(body)))[0] == "red")
+
+
+def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(repository, tmp_path):
+    port, colour_of = servers.free_port(), list(colours.RGB) * 100
+    pictures = [colours.picture(colour) for colour in colour_of]
+    said: dict[int, list[str]] = {number: [] for number in range(4)}
+
+    def running() -> subprocess.Popen:
+        command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", str(port)]
+        return servers.started(command, port, tmp_path / "log")
+
+    def ask(number: int) -> None:
+        service = Service(f"http://127.0.0.1:{port}")
+        for at in range(0, len(pictures), 3):
+            said[number] += [answer.label for answer in service.name(pictures[at : at + 3])]
+
+    with contextlib.ExitStack() as processes:
+        process = processes.enter_context(ended(running()))
+        with ThreadPoolExecutor(len(said)) as clients:
+            asking = [clients.submit(ask, number) for number in said]
+            for killed in (1, 2):
+                until(lambda: min(map(len, said.values())) > killed * 100)  # noqa: B023
+                process.kill()
+                process.wait()
+                process = processes.enter_context(ended(running()))
+            for one in asking:
+                one.result()
+    assert list(said.values()) == [colour_of] * len(said)
 
 
 def serve(*arguments: object) -> subprocess.CompletedProcess:
