@@ -218,13 +218,11 @@ def train(options: argparse.Namespace) -> None:
 
 
 def serve_model(options: argparse.Namespace) -> None:
-    """`kfp-vision serve`; what lies in a bucket is copied here first."""
-    from kfp_vision import storage, stored
+    """`kfp-vision serve`; what lies in a bucket is copied here first, and followed."""
+    from kfp_vision import stored
     from kfp_vision.serving import server
 
-    with stored.brought(options.model) as path:
-        if storage.scheme(options.model):
-            print(f"this is what lay in {options.model} now; for a newer version, start again", flush=True)
+    with stored.followed(options.model) as path:
         server.serve(path, name=options.name, host=options.host, port=options.port, grpc_port=options.grpc_port)
 
 

@@ -5,7 +5,9 @@
 
 import contextlib
 import random
+import shutil
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,8 @@ from kfp_vision.stores import Found, NotThere, transfer
 
 CLAIM = ".kfp-vision-"  # begins the name of an object that says: somebody writes a version here
 LONGEST_PAUSE = 2.0  # seconds, before a number is tried again that two wanted
+FOLLOW_SECONDS = 10.0  # between two looks for newer versions
+SECONDS_TO_END = 5  # what is being brought meanwhile is not waited for
 
 
 @dataclass(frozen=True)
@@ -180,9 +184,52 @@ def brought(uri: str) -> Iterator[Path]:
         yield Path(storage.absolute(uri))
         return
     with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
-        for place in (uri, storage.inside(uri, SERVING_FOLDER.as_posix())):
-            for newest in Bucket(place).versions()[-1:]:
-                newest.brought(Path(scratch))
-                yield Path(scratch)
-                return
+        _located(uri)[-1].brought(Path(scratch))
+        yield Path(scratch)
+
+
+@contextlib.contextmanager
+def followed(uri: str) -> Iterator[Path]:
+    """As `brought`, but that as long as the body lasts newer versions come as well, and those go that the bucket has no more.
+
+    Raises:
+        InputError: no version lies in the bucket at first, or the store refuses or does not answer.
+    """
+    with brought(uri) as path, contextlib.ExitStack() as following:
+        if storage.scheme(uri) in stores.BUCKETS:
+            ended = threading.Event()
+            follower = threading.Thread(target=_follow, args=(uri, path, ended), daemon=True)
+            follower.start()
+            following.callback(follower.join, SECONDS_TO_END)
+            following.callback(ended.set)
+        yield path
+
+
+def _follow(uri: str, path: Path, ended: threading.Event) -> None:
+    """Makes a repository like one in a bucket, every few seconds; what cannot be had now is tried again, and said once."""
+    told = ""
+    while not ended.wait(FOLLOW_SECONDS):
+        try:
+            there = _located(uri)
+            if not (path / str(there[-1].number)).exists():
+                there[-1].brought(path)
+            for folder in path.iterdir():
+                if folder.name.isdecimal() and int(folder.name) not in {version.number for version in there}:
+                    shutil.rmtree(folder)
+            told = ""
+        except (InputError, OSError) as error:
+            if str(error) != told and not ended.is_set():
+                told = str(error)
+                print(f"warning: cannot look for newer versions ({told.removeprefix(InputError.PREFIX)})", flush=True)
+
+
+def _located(uri: str) -> list[StoredVersion]:
+    """The versions of a repository in a bucket, or in a model folder there.
+
+    Raises:
+        InputError: there are none, or the store refuses or does not answer.
+    """
+    for place in (uri, storage.inside(uri, SERVING_FOLDER.as_posix())):
+        if there := Bucket(place).versions():
+            return there
     raise repository.no_model(uri)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -49,6 +49,14 @@ def program(name: str) -> str:
     """A command of this environment."""
     found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     return found or leave_out(f"there is no {name}")
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Waits until something is so, which it must be soon."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
 
 
 def started(command: list[str], port: int, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:

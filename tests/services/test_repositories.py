@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import faulty
 import pytest
 import requests
 from exported import version
-from servers import NUMBERS, answering
+from servers import NUMBERS, answering, until
 
 from kfp_vision import deployment, evaluation, parameters, publishing, records, repository, storage, stored
 from kfp_vision.catalog import Row
@@ -165,6 +166,26 @@ def test_a_model_folder_in_a_bucket_is_brought_too_and_nothing_stays(uri, tmp_pa
     refusal = pytest.raises(InputError, match=f"there must be a model to serve; got none in {uri}/nothing")
     with refusal, stored.brought(f"{uri}/nothing"):
         pass
+
+
+def test_a_copy_follows_its_bucket(uri, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stored, "FOLLOW_SECONDS", 0.05)
+    made = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(3)]
+    publishing.publish(made[0], uri)
+    with stored.followed(uri) as path:
+        for number, one in enumerate(made[1:], 2):
+            publishing.publish(one, uri)
+            until(lambda: (path / str(number)).exists())  # noqa: B023
+            assert repository.versions(path)[-1].fingerprint == one.fingerprint
+        publishing.repository_at(uri).versions()[-1].remove()
+        until(lambda: not (path / "3").exists())
+        assert [one.number for one in repository.versions(path)] == [1, 2]
+        for one in reversed(publishing.repository_at(uri).versions()):
+            one.remove()
+        time.sleep(0.5)
+        assert repository.versions(path)  # what is served stays, until there is something else
+    assert not path.exists()
+    assert capsys.readouterr().out.count("there must be a model to serve; got none in") <= 1
 
 
 def judged(model: Path, root: Path) -> list[Path]:

@@ -574,13 +574,6 @@ def repository(version, tmp_path) -> Path:
     return tmp_path / "colours"
 
 
-def until(condition) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
-
-
 def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
     languages = [tuple(colours.RGB), ("rouge", "vert", "bleu"), ("rot", "gruen", "blau")]
     later = [colours.write_version(tmp_path / "new" / str(number), languages[number - 1]) for number in (2, 3)]
@@ -599,7 +592,7 @@ def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
         for client in clients:
             client.start()
         for number, version in zip((1, 2), later, strict=True):
-            until(lambda: len(said) >= number * REQUESTS / 4)  # noqa: B023
+            servers.until(lambda: len(said) >= number * REQUESTS / 4)  # noqa: B023
             version.rename(repository / version.name)
         for client in clients:
             client.join()
@@ -616,7 +609,7 @@ def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
 
         for gone in ("2", "3", "4", "10"):
             shutil.rmtree(repository / gone)
-        until(lambda: names(post(url + PREDICT, json.loads(body)))[0] == "red")
+        servers.until(lambda: names(post(url + PREDICT, json.loads(body)))[0] == "red")
 
 
 def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(repository, tmp_path):
@@ -638,7 +631,7 @@ def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(r
         with ThreadPoolExecutor(len(said)) as clients:
             asking = [clients.submit(ask, number) for number in said]
             for killed in (1, 2):
-                until(lambda: min(map(len, said.values())) > killed * 100)  # noqa: B023
+                servers.until(lambda: min(map(len, said.values())) > killed * 100)  # noqa: B023
                 process.kill()
                 process.wait()
                 process = processes.enter_context(ended(running()))
@@ -719,7 +712,7 @@ def started(path: Path, log: Path, *options: object) -> Iterator[str]:
     """The address of a server that need not be ready; what it says goes to a file."""
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0", *map(str, options)]
     with log.open("w") as said, ended(subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | QUICKLY)) as process:
-        until(lambda: "\ncurl" in log.read_text() or process.poll() is not None)
+        servers.until(lambda: "\ncurl" in log.read_text() or process.poll() is not None)
         yield log.read_text().split("open ")[1].split("/ in")[0]
 
 
@@ -740,10 +733,10 @@ def test_one_of_two_models_is_broken_and_the_other_answers(directory, tmp_path):
         assert requests.get(f"{url}/v2/models/good%20one/ready", timeout=SECONDS).status_code == 200
 
         shutil.copy(directory / "good one" / "1" / "saved_model.pb", directory / "bad" / "1")  # as a slow copy ends
-        until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).status_code == 200)
+        servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).status_code == 200)
         assert names(post(f"{url}/v1/models/bad:predict", body)) == ["green"]
         shutil.copytree(directory / "bad", directory / "notes" / "serving")  # a third model
-        until(lambda: post(f"{url}/v1/models/notes:predict", body).status_code == 200)
+        servers.until(lambda: post(f"{url}/v1/models/notes:predict", body).status_code == 200)
 
 
 def test_several_models_cannot_have_one_name(directory):
@@ -818,7 +811,7 @@ def test_kserves_client_is_answered_over_grpc(repository, tmp_path, monkeypatch)
     files[0].write_bytes(colours.picture("blue"))
     files[1].write_bytes(colours.picture("red", "PNG"))
     with started(repository, tmp_path / "log", "--grpc-port", port) as url:
-        until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).ok)
+        servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).ok)
         command = [sys.executable, "-c", KSERVES_GRPC_CLIENT, f"127.0.0.1:{port}", TOKEN, *map(str, files)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -886,7 +879,7 @@ def test_no_request_is_lost_when_it_is_told_to_stop(repository, tmp_path):
         clients = [Client(address, keeps_connection=number % 2 == 0) for number in range(16)]
         for thread in (reading, *clients):
             thread.start()
-        until(lambda: all(client.answered > 5 for client in clients))
+        servers.until(lambda: all(client.answered > 5 for client in clients))
         before = [client.answered for client in clients]
         process.send_signal(signal.SIGTERM)
         for thread in (*clients, reading):
