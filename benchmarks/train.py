@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
-from kfp_vision import hardware, parameters, training
+from kfp_vision import hardware, inputs, parameters, records, training
 from kfp_vision.networks import inception
 
 BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
@@ -24,7 +24,7 @@ STEPS = 16
 
 def run() -> list[Figure]:
     """The rows of this benchmark."""
-    return [*against_torch(), against_slim(), *against_stock_keras(), against_the_step_alone()]
+    return [*against_torch(), against_slim(), *against_stock_keras(), against_the_step_alone(), against_decoding()]
 
 
 def against_torch() -> list[Figure]:
@@ -68,6 +68,25 @@ def against_the_step_alone() -> Figure:
             return float(done.stdout)
 
         return compare("trainer_vs_bare_step", "its compiled step alone, on one batch", "img/s", whole, steps)
+
+
+def against_decoding() -> Figure:
+    """What a step is given, of photographs that are kept decoded, against decoding them each time."""
+    with tempfile.TemporaryDirectory() as scratch:
+        training_stage.prepare(Path(scratch))
+        folder = Path(scratch, "records", "train")
+        how = {"image_size": IMAGE_SIZE, "batch_size": BATCH, "seed": 0, "augmentation": inputs.Augmentation()}
+        epoch = -(-records.read_about(folder).images // BATCH)
+        ours, peer = (inputs.training_batches(folder, **how, memory=memory) for memory in (hardware.memory() // 4, 0))
+
+        def rate(batches: Iterator[tuple[tf.Tensor, tf.Tensor]]) -> float:
+            start = time.perf_counter()
+            for _ in range(epoch):
+                next(batches)
+            return BATCH * epoch / (time.perf_counter() - start)
+
+        name = "each decoded again, as advanced={cache_pictures: false} has it"
+        return compare("varied_from_memory", name, "img/s", lambda: rate(ours), lambda: rate(peer))
 
 
 def steps(*, fast: bool = True) -> float:

@@ -1,9 +1,12 @@
-"""What this machine computes fast."""
+"""What this machine computes fast, and how much memory it has."""
 
+import contextlib
+import os
 from pathlib import Path
 
 FAST_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 FAST_BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA Ampere, the first with bfloat16 in its matrix units
+MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
 
 
 def precision() -> str:
@@ -15,6 +18,15 @@ def precision() -> str:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         return "bfloat16" if tuple(capability) >= FAST_BFLOAT16_CAPABILITY else "float32"
     return "bfloat16" if cpu_flags() & FAST_BFLOAT16_FLAGS else "float32"
+
+
+def memory(limits: tuple[Path, ...] = MEMORY_LIMITS) -> int:
+    """Bytes of memory that this process may use: the machine's, or what a container is allowed of them."""
+    allowed = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in limits:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or a word where there is no limit
+            allowed.append(int(file.read_text()))
+    return min(allowed)
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:

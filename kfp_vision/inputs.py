@@ -5,6 +5,7 @@ Batches are (pictures, labels): float32 (batch, size, size, 3) RGB in 0 to 255, 
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from kfp_vision import parallel
+from kfp_vision import examples, parallel
 from kfp_vision.augmentations import Seeds, mix_up, rand_augment
 from kfp_vision.errors import InputError
 from kfp_vision.records import Numbered, read_about
 
 CENTRAL_FRACTION = 0.875  # of each side, as TF-Slim and Caffe evaluate
 RATIOS = (1, 2, 4, 8)  # at which libjpeg decodes without computing more
+RAW = b"raw"  # the format of a picture that is kept as pixels: uint8 (height, width, 3)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CROPS, COLOURS, OPERATIONS, BLENDS = range(4)  # what is drawn at random: each from numbers of its own
 STREAMS = 8
@@ -63,6 +65,7 @@ def training_batches(
     augmentation: Augmentation,
     first_step: int = 0,
     part: tuple[int, int] = (0, 1),
+    memory: int = 0,
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Endless augmented batches in a random order: every picture once an epoch.
 
@@ -81,6 +84,7 @@ def training_batches(
         augmentation: how pictures are varied.
         first_step: number of the first batch, from 0; nothing of those before it is read.
         part: (i, n) for the i-th of n equal slices of each batch, counted from 0.
+        memory: bytes in which decoded pictures may be kept, so that none is decoded twice; the batches are the same.
 
     Returns:
         Pictures as the module says, and labels: int64 (batch,), or with MixUp float32 (batch, classes of the label map).
@@ -88,7 +92,7 @@ def training_batches(
     Raises:
         InputError: batch_size cannot be divided into so many parts, or a file of records is damaged.
     """
-    kept = Numbered(folder)
+    kept = Decoded(Numbered(folder), image_size, memory)
     slice_number, slices = part
     drawn = random_slices(len(kept), batch_size=batch_size, seed=seed, part=part)
     augmented = rand_augment(augmentation.rand_augment, augmentation.rand_augment_magnitude)
@@ -121,6 +125,52 @@ def training_batches(
 
     workers = os.cpu_count() or 1
     return parallel.mapped(of_step, itertools.count(first_step), workers=workers, limit=workers + BATCHES_AHEAD)
+
+
+class Decoded:
+    """Records by their number, of which those that fit keep their picture as pixels from when they are first read.
+
+    A JPEG that may be decoded at a fraction of its size, see `part_of_jpeg`, is not kept: it gives other pixels then, and fast.
+
+    Args:
+        kept: the records as they lie in their files.
+        image_size: height and width of what is made of a part of a picture.
+        limit: bytes of pixels to keep.
+    """
+
+    def __init__(self, kept: Numbered, image_size: int, limit: int):
+        self._kept, self._image_size = kept, image_size
+        self._left, self._pixels = limit, dict[int, bytes]()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def read(self, number: int) -> bytes:
+        """One record, a serialised example; its picture is in the format `RAW` where it is kept.
+
+        Raises:
+            ValueError: its bytes are not those that were written.
+        """
+        if number in self._pixels:
+            return self._pixels[number]
+        record = self._kept.read(number)
+        if self._left <= 0:
+            return record
+        features = {name: value.numpy() for name, value in parse(record).items()}
+        height, width = int(features["image/height"]), int(features["image/width"])
+        size = 3 * height * width
+        whole = features["image/format"] == b"png" or min(height, width) // self._image_size < RATIOS[1]
+        with self._lock:
+            if not whole or size > self._left or number in self._pixels:
+                return record
+            self._left -= size
+        decode = tf.io.decode_png if features["image/format"] == b"png" else tf.io.decode_jpeg
+        pixels = decode(features["image/encoded"], channels=3).numpy()
+        features |= {"image/encoded": pixels.tobytes(), "image/format": RAW}
+        numbers = {name: int(features[name]) for name in ("image/height", "image/width", "image/class/label")}
+        self._pixels[number] = b"".join(examples.serialised(features | numbers))
+        return self._pixels[number]
 
 
 def random_slices(count: int, *, batch_size: int, seed: int, part: tuple[int, int]) -> Callable[[int], tuple[range, list[int]]]:
@@ -181,7 +231,8 @@ def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     """
 
     def jpeg() -> tf.Tensor:
-        return part_of_jpeg(encoded, *_middle(tf.image.extract_jpeg_shape(encoded)[:2]), image_size)
+        sides = tf.image.extract_jpeg_shape(encoded)[:2]
+        return part_of_jpeg(encoded, *_middle(sides), sides[1], image_size)
 
     def any_other() -> tf.Tensor:
         picture = tf.io.decode_image(encoded, channels=3, expand_animations=False)
@@ -207,35 +258,45 @@ def part_of(features: dict[str, tf.Tensor], begin: tf.Tensor, size: tf.Tensor, i
     encoded = features["image/encoded"]
 
     def jpeg() -> tf.Tensor:
-        return part_of_jpeg(encoded, tf.cast(begin, tf.int32), tf.cast(size, tf.int32), image_size)
+        top_left, sides, width = (tf.cast(one, tf.int32) for one in (begin, size, features["image/width"]))
+        return part_of_jpeg(encoded, top_left, sides, width, image_size)
 
     def png() -> tf.Tensor:
         return _sliced(tf.io.decode_png(encoded, channels=3), begin, size)
 
-    return resize(tf.cond(features["image/format"] == b"png", png, jpeg), image_size)
+    def raw() -> tf.Tensor:
+        shape = tf.stack([features["image/height"], features["image/width"], 3])
+        return _sliced(tf.reshape(tf.io.decode_raw(encoded, tf.uint8), shape), begin, size)
+
+    kind = features["image/format"]
+    return resize(tf.case([(kind == RAW, raw), (kind == b"png", png)], default=jpeg), image_size)
 
 
 def _sliced(picture: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.slice(picture, tf.pad(begin, [[0, 1]]), tf.pad(size, [[0, 1]], constant_values=-1))
 
 
-def part_of_jpeg(encoded: tf.Tensor, begin: tf.Tensor, size: tf.Tensor, image_size: int) -> tf.Tensor:
+def part_of_jpeg(encoded: tf.Tensor, begin: tf.Tensor, size: tf.Tensor, width: tf.Tensor, image_size: int) -> tf.Tensor:
     """A part of an encoded JPEG: uint8 (height, width, 3), at half, a quarter or an eighth of its size if that is enough.
 
-    What is far larger than needed is decoded several times as fast so, and its pixels are means instead of samples.
+    What is far larger than needed is decoded several times as fast so, and its pixels are means instead of samples. Otherwise
+    they are those of the whole picture decoded: libjpeg smooths colours beyond the edge of what it is asked for, so that it
+    is asked for a column more on either side.
 
     Args:
         encoded: its bytes.
         begin, size: (top, left) and (height, width) of the part in pixels, int32.
+        width: of the whole picture, int32.
         image_size: what the sides of the result may shrink to, give or take one for rounding.
     """
     choice = tf.reduce_sum(tf.cast(tf.reduce_min(size) // image_size >= RATIOS[1:], tf.int32))
     ratio = tf.gather(RATIOS, choice)
     first, last = (begin + ratio // 2) // ratio, (begin + size + ratio // 2) // ratio
-    window = tf.concat([first, last - first], 0)
+    left, right = tf.maximum(first[1] - 1, 0), tf.minimum(last[1] + 1, (width + ratio - 1) // ratio)
+    window = tf.stack([first[0], left, last[0] - first[0], right - left])
     # The ratio is an attribute of the operation: one operation a ratio, of which one runs.
     decoders = [partial(tf.io.decode_and_crop_jpeg, encoded, window, channels=3, ratio=ratio) for ratio in RATIOS]
-    return tf.switch_case(choice, decoders)
+    return tf.switch_case(choice, decoders)[:, first[1] - left : last[1] - left]
 
 
 def random_crop(features: dict[str, tf.Tensor], seed: tuple[int, tf.Tensor], image_size: int, how: Augmentation) -> tf.Tensor:

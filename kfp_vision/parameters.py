@@ -74,6 +74,7 @@ ADVANCED: dict[str, Any] = {
     "save_interval_secs": 600.0,
     "deterministic": False,
     "xla": "auto",
+    "cache_pictures": True,
     # augmentation
     "min_crop_area": 0.3,
     "min_aspect_ratio": 0.75,

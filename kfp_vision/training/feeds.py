@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kfp_vision import inputs, records
+from kfp_vision import hardware, inputs, records
 from kfp_vision.training import frozen
 from kfp_vision.training.recipe import Recipe
 
 Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]
 VALIDATION_BATCH = 64
+CACHE_SHARE = 4  # of the memory, the part that decoded pictures may take
 VALIDATION_PICTURES = 512  # for the learning curve; the evaluation stage looks at all
 
 
@@ -42,6 +43,7 @@ class Feed(NamedTuple):
 
 def pictures(whole: Any, data: Data, recipe: Recipe, advanced: Mapping[str, Any]) -> Feed:
     """All layers learn from pictures, which are varied each time they are seen."""
+    memory = hardware.memory() // CACHE_SHARE if advanced["cache_pictures"] else 0
 
     def batches(first_step: int, part: tuple[int, int]) -> Batches:
         return inputs.training_batches(
@@ -52,6 +54,7 @@ def pictures(whole: Any, data: Data, recipe: Recipe, advanced: Mapping[str, Any]
             augmentation=inputs.Augmentation(**{f.name: advanced[f.name] for f in fields(inputs.Augmentation)}),
             first_step=first_step,
             part=part,
+            memory=memory,
         )
 
     measured = inputs.evaluation_batches(data.validation_records, image_size=data.image_size, batch_size=VALIDATION_BATCH)

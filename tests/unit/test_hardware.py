@@ -23,3 +23,18 @@ def test_without_a_gpu_bfloat16_is_chosen_by_the_flags():
     else:
         fast = bool(hardware.cpu_flags() & {"amx_bf16", "avx512_bf16"})
         assert hardware.precision() == ("bfloat16" if fast else "float32")
+
+
+def test_memory_is_what_a_container_is_allowed(tmp_path):
+    two, one = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    whole = hardware.memory((two, one))
+    assert whole > 1 << 28
+    two.write_text("max\n")
+    assert hardware.memory((two, one)) == whole
+    two.write_text("134217728\n")
+    assert hardware.memory((two, one)) == 1 << 27
+    two.unlink()
+    one.write_text(f"{1 << 26}\n")
+    assert hardware.memory((two, one)) == 1 << 26
+    one.write_text(f"{(1 << 63) - 4096}\n")
+    assert hardware.memory((two, one)) == whole

@@ -79,10 +79,23 @@ def test_any_part_of_a_jpeg_can_be_decoded_at_any_size():
         size = [chance.randrange(1, side + 1) for side in sides]
         begin = [chance.randrange(side - part + 1) for side, part in zip(sides, size, strict=True)]
         wanted = chance.choice((8, 16, 32))
-        part = decode(content, tf.constant(begin), tf.constant(size), tf.constant(wanted)).numpy()
+        part = decode(content, tf.constant(begin), tf.constant(size), sides[1], tf.constant(wanted)).numpy()
         ratio = max(ratio for ratio in (1, 2, 4, 8) if ratio == 1 or min(size) >= ratio * wanted)
         assert np.abs(np.array(part.shape[:2]) - np.array(size) / ratio).max() < 1
         assert np.abs(part.astype(int) - 90).max() <= 1
+
+
+def test_a_part_of_a_jpeg_is_that_of_the_whole():
+    chance = random.Random(0)
+    for _ in range(150):
+        sides = [chance.randrange(1, 300) for _ in range(2)]
+        content = encoded(flower(*sides[::-1]), "JPEG")
+        size = [chance.randrange(1, side + 1) for side in sides]
+        begin = [chance.randrange(side - part + 1) for side, part in zip(sides, size, strict=True)]
+        part = inputs.part_of_jpeg(content, tf.constant(begin), tf.constant(size), sides[1], 300)
+        (top, left), (height, width) = begin, size
+        whole = tf.io.decode_jpeg(content, channels=3)
+        assert np.array_equal(part, whole[top : top + height, left : left + width])
 
 
 def test_the_evaluation_sees_what_the_export_sees(tmp_path):
@@ -172,6 +185,35 @@ def test_slices_are_together_the_whole_batch(numbered, slices, augmentation):
     parts = [batches(numbered, 5, first_step=2, part=(i, slices), augmentation=augmentation) for i in range(slices)]
     assert np.array_equal(np.concatenate([part[0] for part in parts], 1), pictures[2:])
     assert np.array_equal(np.concatenate([part[1] for part in parts], 1), labels[2:])
+
+
+@pytest.mark.parametrize("memory", [1, 200_000, 1 << 30])
+@pytest.mark.parametrize("image_size", [24, 200])
+def test_pictures_that_are_kept_decoded_are_the_same(numbered, memory, image_size):
+    pictures, labels = batches(numbered, 14, image_size=image_size)
+    from_memory, same_labels = batches(numbered, 14, image_size=image_size, memory=memory)
+    assert np.array_equal(from_memory, pictures) and np.array_equal(same_labels, labels)
+
+
+def test_as_many_pictures_are_kept_decoded_as_fit(numbered, monkeypatch):
+    read: list[int] = []
+    plain = records.Numbered.read
+    monkeypatch.setattr(records.Numbered, "read", lambda self, number: read.append(number) or plain(self, number))
+    sizes = [3 * (60 + n) * (90 - n) for n in range(PICTURES)]
+    for limit, image_size, expected in ((sum(sizes), 200, PICTURES), (sum(sizes) // 2, 200, None), (sum(sizes), 20, None)):
+        decoded = inputs.Decoded(records.Numbered(numbered), image_size, limit)
+        first = [decoded.read(number) for number in range(PICTURES)]
+        read.clear()
+        again = [decoded.read(number) for number in range(PICTURES)]
+        assert first == again
+        in_memory = set(range(PICTURES)) - set(read)
+        assert sum(sizes[number] for number in in_memory) <= limit
+        if expected:
+            assert len(in_memory) == expected
+        elif image_size == 20:  # each JPEG may be decoded at half its size
+            assert in_memory == {number for number in range(PICTURES) if number % 2}
+        else:
+            assert PICTURES // 3 < len(in_memory) < PICTURES
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(numbered):
