@@ -4,12 +4,14 @@ from kfp_vision.components.images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def report_outcome(status: dsl.PipelineTaskFinalStatus) -> None:
-    """Says how the run ended, whatever happened before.
+def report_outcome(status: dsl.PipelineTaskFinalStatus, run_name: str, run_id: str) -> None:
+    """Says how the run ended, whatever happened before: in its log, and to a webhook if a secret names one.
 
     Args:
         status: what KFP knows of the stages before.
+        run_name: as KFP knows it, {{$.pipeline_job_name}}.
+        run_id: as KFP knows it, {{$.pipeline_job_uuid}}.
     """
     from kfp_vision import outcome
 
-    print(outcome.told(status.state))
+    outcome.report(status.state, run_name, run_id)

@@ -6,8 +6,8 @@ from kfp_vision.components import (
     join_predictions,
     partition_records,
     predict_images,
-    report_outcome,
 )
+from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
 from kfp_vision.pipelines.pods import reads_stores, scratch
 
@@ -28,8 +28,7 @@ def batch_prediction(
         all_scores: also write the scores of all classes.
         partitions: on how many machines the pictures are named at a time.
     """
-    ended = report_outcome()
-    with dsl.ExitHandler(ended, name="run"):
+    with dsl.ExitHandler(outcome_reported(), name="run"):
         checked = check_prediction(model_uri=model_uri, predict_uri=predict_uri, all_scores=all_scores, partitions=partitions)
         fetched = fetch_model(model_uri=model_uri).after(checked)
         numbers = partition_records(partitions=partitions).after(checked)
@@ -41,9 +40,9 @@ def batch_prediction(
             counts=dsl.Collected(named.outputs["Output"]),
             predict_uri=predict_uri,
         )
-    for stage in (ended, checked, fetched, numbers, named, joined):
+    for stage in (checked, fetched, numbers, named, joined):
         scratch(stage)
     for stage in (checked, fetched, named):
         reads_stores(stage)
-    for stage in (ended, checked, fetched, named):  # they look at what lies outside, or say how it went
+    for stage in (checked, fetched, named):  # they look at what lies outside
         stage.set_caching_options(False)

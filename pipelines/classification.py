@@ -8,10 +8,10 @@ from kfp import dsl, kubernetes
 from kfp_vision.components import (
     check_run,
     evaluate_classifier,
-    report_outcome,
     train_classifier,
     watch_training,
 )
+from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.pods import reads_stores, scratch
 from kfp_vision.pipelines.preparation import prepare
 from kfp_vision.pipelines.release import release_if
@@ -27,10 +27,7 @@ def classify(fields: Mapping[str, Any]) -> None:
     def given(*names: str) -> dict[str, Any]:
         return {name: fields[name] for name in names}
 
-    ended = report_outcome()
-    ended.set_caching_options(False)
-    scratch(ended)
-    with dsl.ExitHandler(ended, name="run"):
+    with dsl.ExitHandler(outcome_reported(), name="run"):
         checked = check_run(**({"partitions": 1} | dict(fields)))
         checked.set_caching_options(False)
         with dsl.If(fields["log_uri"] != "", name="watch"):

@@ -1,7 +1,8 @@
 from kfp import dsl
 
 from kfp_vision import parameters
-from kfp_vision.components import check_preparation, report_outcome
+from kfp_vision.components import check_preparation
+from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import reads_stores, scratch
@@ -33,12 +34,9 @@ def prepare_records(
         advanced: max_refused_ratio, check_pixels, max_side and conflicting_labels; see the README.
     """
     fields = dict(locals())
-    ended = report_outcome()
-    ended.set_caching_options(False)
-    with dsl.ExitHandler(ended, name="run"):
+    with dsl.ExitHandler(outcome_reported(), name="run"):
         checked = check_preparation(**fields)
         checked.set_caching_options(False)
         prepare(fields, behind=checked)
-    for stage in (ended, checked):
-        scratch(stage)
+    scratch(checked)
     reads_stores(checked)

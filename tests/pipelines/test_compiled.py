@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-from kfp_vision import __version__, stores
+from kfp_vision import __version__, outcome, stores
 from kfp_vision.local_run import fields, stage_names
 from kfp_vision.pipelines import PIPELINES, compiling
 
@@ -179,25 +179,38 @@ def test_every_stage_can_write_below_tmp(on_kubernetes, names_of_stages):
         assert [mount.mount_path for mount in config.empty_dir_mounts] == ["/tmp"]
 
 
-def test_what_reads_a_store_has_its_credentials_from_a_secret_that_may_be_missing(on_kubernetes):
-    reading = []
+SECRETS = {"kfp-vision-storage": stores.ENVIRONMENT, "kfp-vision-webhook": outcome.ENVIRONMENT}
+
+
+def test_what_reads_a_store_or_tells_a_webhook_has_its_credentials_from_a_secret_that_may_be_missing(on_kubernetes):
+    given: dict[str, list[str]] = {name: [] for name in SECRETS}
     for stage, config in on_kubernetes.items():
         for secret in config.secret_as_env:
-            assert secret.secret_name_parameter.runtime_value.constant.string_value == "kfp-vision-storage"
+            name = secret.secret_name_parameter.runtime_value.constant.string_value
             assert secret.optional
-            assert {(key.secret_key, key.env_var) for key in secret.key_to_env} == {(name, name) for name in stores.ENVIRONMENT}
-            reading.append(stage.removeprefix("exec-"))
-    assert sorted(reading) == [
-        "call-endpoint",
-        "check-run",
-        "deploy-model",
-        "evaluate-classifier",
-        "fingerprint-images",
-        "ingest-images",
-        "predict-images",
-        "train-classifier",
-        "write-tfrecords",
-    ]
+            assert {(key.secret_key, key.env_var) for key in secret.key_to_env} == {(one, one) for one in SECRETS[name]}
+            given[name].append(stage.removeprefix("exec-"))
+    assert {name: sorted(to) for name, to in given.items()} == {
+        "kfp-vision-storage": [
+            "call-endpoint",
+            "check-run",
+            "deploy-model",
+            "evaluate-classifier",
+            "fingerprint-images",
+            "ingest-images",
+            "predict-images",
+            "train-classifier",
+            "write-tfrecords",
+        ],
+        "kfp-vision-webhook": ["report-outcome"],
+    }
+
+
+def test_the_pod_that_asks_kfp_says_so(on_kubernetes):
+    labelled = {
+        stage: dict(config.pod_metadata.labels) for stage, config in on_kubernetes.items() if config.pod_metadata.labels
+    }
+    assert labelled == {"exec-report-outcome": {"access-ml-pipeline": "true"}}
 
 
 def test_the_stages_of_the_data_come_from_the_cache_when_what_they_do_not_read_is_changed(stages):
@@ -235,6 +248,8 @@ def test_the_outcome_is_told_whatever_happens(graphs):
     assert list(last.dependent_tasks) == ["exit-handler-1"]
     assert last.trigger_policy.strategy == last.trigger_policy.ALL_UPSTREAM_TASKS_COMPLETED
     assert last.inputs.parameters["status"].task_final_status.producer_task == "exit-handler-1"
+    given = {name: value.runtime_value.constant.string_value for name, value in last.inputs.parameters.items()}
+    assert given == {"status": "", "run_name": "{{$.pipeline_job_name}}", "run_id": "{{$.pipeline_job_uuid}}"}
 
 
 def test_a_model_is_deployed_behind_its_verdict_its_proof_and_the_wish_alone(graphs):

@@ -56,7 +56,7 @@ def release(
 
     @dsl.pipeline(name="release")
     def released(accepted: bool, min_accuracy: float, deploy_to: str, advanced: dict, test_image_uri: str, predict_uri: str):
-        with dsl.ExitHandler(components.report_outcome()):
+        with dsl.ExitHandler(components.report_outcome(run_name="a run", run_id="1")):
             inputs = {name: artifact(name, dsl.Dataset) for name in ("validation_records", "test_records")}
             inputs["model"] = artifact("model", dsl.Model)
             if (made / "verdict").exists():
@@ -128,6 +128,6 @@ def test_a_model_that_the_server_cannot_load_is_not_deployed_and_the_run_is_red(
     (broken / "verdict").write_text(json.dumps(verdict))
     done = release(broken, tmp_path / "run", deploy_to=str(tmp_path / "repository"), predict_uri="sample")
     assert done.stages == ["check-serving", "report-outcome"]
-    assert not done.green and "the run ended as FAILED" in done.printed
+    assert not done.green and "the run failed" in done.printed
     assert "error: a model must load and answer" in done.printed
     assert not (tmp_path / "repository").exists()
