@@ -9,8 +9,8 @@ def report_outcome(status: dsl.PipelineTaskFinalStatus, run_name: str, run_id: s
 
     Args:
         status: what KFP knows of the stages before.
-        run_name: as KFP knows it, {{$.pipeline_job_name}}.
-        run_id: as KFP knows it, {{$.pipeline_job_uuid}}.
+        run_name: as the Kubeflow UI shows it; dsl.PIPELINE_JOB_NAME_PLACEHOLDER.
+        run_id: as KFP knows it; dsl.PIPELINE_JOB_ID_PLACEHOLDER.
     """
     from kfp_vision import outcome
 

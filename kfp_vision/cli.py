@@ -113,9 +113,9 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument("folder", type=Path, metavar="DIR")
     draw.set_defaults(command=write_sample)
 
-    build = commands.add_parser("compile", parents=[shared], help="write the YAML of every pipeline, or check it")
+    build = commands.add_parser("compile", parents=[shared], help="write the YAML of every pipeline and stage, or check it")
     build.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
-    build.add_argument("--output", type=_folder, metavar="DIR", help="where to write; by default beside the pipelines")
+    build.add_argument("--output", type=_folder, metavar="DIR", help="where to write; by default where they lie")
     build.add_argument("--registry", default="", metavar="HOST/PATH", help="the registry that holds the images")
     build.set_defaults(command=compile_pipelines)
     return top
@@ -283,15 +283,14 @@ def compile_pipelines(options: argparse.Namespace) -> None:
     """`kfp-vision compile`."""
     from kfp_vision.pipelines import compiling
 
-    folder = options.output or compiling.HERE
     if not options.check:
-        for file in compiling.compile_all(folder, options.registry):
+        for file in compiling.compile_all(options.output, options.registry):
             print(file)
         return
-    stale = compiling.out_of_date(folder, options.registry)
+    stale = compiling.out_of_date(options.output, options.registry)
     if stale:
         names = ", ".join(str(file) for file in stale)
-        raise InputError("every YAML must be what its pipeline compiles to", names, "Run kfp-vision compile, and commit.")
+        raise InputError("every YAML must be what is compiled now", names, "Run kfp-vision compile, and commit.")
     print("every YAML is up to date")
 
 

@@ -1,4 +1,6 @@
-"""Things of Kubernetes held against what is published of them: its own by their JSON schemas, KServe's by their models."""
+"""Things of Kubernetes held against what is published of them: its own by their JSON schemas, KServe's by their models, KFP's
+by the fields of its custom resource definitions.
+"""
 
 import re
 from typing import Any
@@ -6,11 +8,24 @@ from typing import Any
 PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float)}
 OF_KSERVE = {"InferenceService": "V1beta1InferenceService", "ServingRuntime": "V1alpha1ServingRuntime"}
 
+# Of KFP 2.15, manifests/kustomize/base/crds/pipelines.kubeflow.org_*.yaml: type, and whether it must be there.
+OF_KFP = {
+    "Pipeline": {"description": (str, False), "displayName": (str, False)},
+    "PipelineVersion": {
+        **dict.fromkeys(("codeSourceURL", "description", "displayName", "pipelineName", "pipelineSpecURI"), (str, False)),
+        "pipelineSpec": (dict, True),
+        "platformSpec": (dict, False),
+    },
+}
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # of what has a name in Kubernetes, RFC 1123
+
 
 def faults(document: dict[str, Any]) -> list[str]:
     """What is wrong with a document, by what is published of its kind; nothing for a right one."""
     if document["apiVersion"].startswith("serving.kserve.io/"):
         return _against_models(document, OF_KSERVE[document["kind"]], document["kind"])
+    if document["apiVersion"] == "pipelines.kubeflow.org/v2beta1":
+        return _against_fields(document, OF_KFP[document["kind"]])
     import kubernetes_validate
 
     try:
@@ -18,6 +33,18 @@ def faults(document: dict[str, Any]) -> list[str]:
     except kubernetes_validate.ValidationError as error:
         return [f"{'.'.join(map(str, error.path))}: {error.message}"]
     return []
+
+
+def _against_fields(document: dict[str, Any], fields: dict[str, tuple[type, bool]]) -> list[str]:
+    found = [f"there is no {key}" for key in {"apiVersion", "kind", "metadata", "spec"} ^ document.keys()]
+    if not NAME.fullmatch(document["metadata"]["name"]):
+        found.append(f"{document['metadata']['name']} is no name")
+    spec = document["spec"]
+    found += [f"spec knows no {key}" for key in spec.keys() - fields.keys()]
+    found += [f"spec has no {key}" for key, (_, needed) in fields.items() if needed and key not in spec]
+    return found + [
+        f"spec.{key} is no {fields[key][0]}" for key in spec.keys() & fields if not isinstance(spec[key], fields[key][0])
+    ]
 
 
 def _against_models(value: Any, kind: str, where: str) -> list[str]:

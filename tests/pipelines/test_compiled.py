@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-from kfp_vision import __version__, outcome, stores
+from kfp_vision import __version__, components, outcome, stores
 from kfp_vision.local_run import fields, stage_names
 from kfp_vision.pipelines import PIPELINES, compiling
 
@@ -95,13 +95,23 @@ def on_kubernetes(name) -> dict[str, KubernetesExecutorConfig]:
     }
 
 
-@pytest.mark.parametrize("one", PIPELINES)
-def test_the_committed_file_is_what_the_pipeline_compiles_to(one):
-    assert compiling.compiled(PIPELINES[one]) == committed(one)
+COMPILED = [
+    *(f"pipelines/{name}.yaml" for name in PIPELINES),
+    *(f"components/{name}.yaml" for name in components.__all__),
+    *(f"manifests/pipelines/{name}.yaml" for name in PIPELINES),
+]
 
 
-def test_every_pipeline_has_its_file_and_every_file_its_pipeline():
-    assert {file.stem for file in (ROOT / "pipelines").glob("*.yaml")} == PIPELINES.keys()
+def test_the_committed_files_are_what_is_compiled():
+    texts = compiling.texts()
+    assert [str(file.relative_to(ROOT)) for file in texts] == COMPILED
+    assert [file for file, text in texts.items() if file.read_text(encoding="utf-8") != text] == []
+
+
+def test_there_are_no_other_files():
+    folders = ("pipelines", "components", "manifests/pipelines")
+    there = {str(file.relative_to(ROOT)) for folder in folders for file in (ROOT / folder).glob("*.yaml")}
+    assert there - set(COMPILED) == {"manifests/pipelines/kustomization.yaml"}
 
 
 def test_compiling_again_and_elsewhere_gives_the_same_bytes(tmp_path):
@@ -109,9 +119,9 @@ def test_compiling_again_and_elsewhere_gives_the_same_bytes(tmp_path):
     command = [sys.executable, "-m", "kfp_vision.cli", "compile", "--output", str(tmp_path / "there")]
     environment = os.environ | {"PYTHONHASHSEED": "4711", "TZ": "Pacific/Apia", "LC_ALL": "C"}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    for name in PIPELINES:
-        texts = {(tmp_path / place / f"{name}.yaml").read_bytes() for place in ("here", "there")}
-        assert texts == {committed(name).encode()}
+    for file in COMPILED:
+        texts = {(tmp_path / place / file).read_bytes() for place in ("here", "there")}
+        assert texts == {(ROOT / file).read_bytes()}
 
 
 def test_the_form_is_short_and_can_be_sent_as_it_stands(spec):
@@ -380,8 +390,8 @@ def test_the_check_passes_while_nothing_is_edited(copy_of_the_house):
 @pytest.mark.parametrize(
     ("file", "was", "becomes", "concerned"),
     [
-        ("components/split_images.py", "Cuts the table", "Slices the table", [*TRAINING, "prepare_records"]),
-        ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", TRAINING),
+        ("components/split_images.py", "Cuts the table", "Slices the table", [*TRAINING, "prepare_records", "split_images"]),
+        ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", [*TRAINING, "train_classifier"]),
         ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001", TRAINING),
         ("parameters.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS', TRAINING),
         ("pipelines/prepare_records.py", "partitions: int = 1", "partitions: int = 2", ["prepare_records"]),
@@ -393,11 +403,12 @@ def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes, concer
     assert text.count(was) == 1
     edited.write_text(text.replace(was, becomes), encoding="utf-8")
     done = check(copy_of_the_house)
-    stale = [copy_of_the_house / "kfp_vision" / "pipelines" / f"{name}.yaml" for name in concerned]
+    places = [f"{'pipelines' if name in PIPELINES else 'components'}/{name}.yaml" for name in concerned]
+    stale = [copy_of_the_house / "kfp_vision" / place for place in places]
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: every YAML must be what its pipeline compiles to; got {', '.join(map(str, stale))}. "
+        f"error: every YAML must be what is compiled now; got {', '.join(map(str, stale))}. "
         "Run kfp-vision compile, and commit.\n"
     )
-    assert [file.read_text(encoding="utf-8") for file in stale] == [committed(name) for name in concerned]
+    assert [file.read_bytes() for file in stale] == [(ROOT / place).read_bytes() for place in places]

@@ -13,7 +13,7 @@ import drawn
 import pytest
 import yaml
 
-from kfp_vision import __version__, cli, sample
+from kfp_vision import __version__, cli, components, sample
 from kfp_vision.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 
@@ -328,8 +328,14 @@ def test_sample_refuses_a_folder_with_something_in_it(tmp_path):
 
 def test_compile_writes_the_pipelines_for_a_registry(tmp_path):
     told = tell(["compile", "--output", "mine", "--registry", "registry.example.org/team"], tmp_path)
-    assert (told.code, told.stdout, told.stderr) == (DONE, "".join(f"mine/{name}.yaml\n" for name in PIPELINES), "")
-    spec, _ = yaml.safe_load_all((tmp_path / "mine" / "image_classification.yaml").read_text())
+    pipelines = [f"pipelines/{name}.yaml" for name in PIPELINES]
+    files = [
+        *pipelines,
+        *(f"components/{name}.yaml" for name in components.__all__),
+        *(f"manifests/{one}" for one in pipelines),
+    ]
+    assert (told.code, told.stdout, told.stderr) == (DONE, "".join(f"mine/{file}\n" for file in files), "")
+    spec, _ = yaml.safe_load_all((tmp_path / "mine" / "pipelines" / "image_classification.yaml").read_text())
     images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
     ours = "registry.example.org/team/kfp-vision"
     assert images == {f"{ours}:{__version__}", f"{ours}-gpu:{__version__}"}
@@ -339,7 +345,7 @@ def test_compile_checks_a_folder_of_ones_own(tmp_path):
     told = tell(["compile", "--check", "--output", "mine"], tmp_path)
     assert told.code == FAILED
     assert told.stderr.startswith(
-        "error: every YAML must be what its pipeline compiles to; got mine/image_classification.yaml, "
+        "error: every YAML must be what is compiled now; got mine/pipelines/image_classification.yaml, "
     )
     assert told.made() == []
 

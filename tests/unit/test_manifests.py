@@ -6,7 +6,7 @@ import published
 import pytest
 import yaml
 
-from kfp_vision import inference_service, parameters
+from kfp_vision import __version__, inference_service, parameters
 from kfp_vision.components.images import CPU_IMAGE
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
@@ -21,6 +21,19 @@ def read(name: str) -> dict:
 @pytest.mark.parametrize("name", FILES)
 def test_a_manifest_passes_its_published_schema(name):
     assert published.faults(read(name)) == []
+
+
+@pytest.mark.parametrize("file", sorted((FOLDER / "pipelines").glob("[!k]*.yaml")), ids=lambda file: file.stem)
+def test_a_pipeline_is_what_kfp_publishes_of_its_kind(file):
+    pipeline, version = yaml.safe_load_all(file.read_text(encoding="utf-8"))
+    assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
+    assert published.faults(pipeline) == published.faults(version) == []
+    assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"] == file.stem.replace("_", "-")
+    assert version["metadata"]["name"] == f"{pipeline['metadata']['name']}-{__version__}"
+    spec, platform = yaml.safe_load_all((FOLDER.parent / "pipelines" / file.name).read_text(encoding="utf-8"))
+    assert version["spec"]["pipelineSpec"] == spec and version["spec"]["platformSpec"] == platform
+    for path, value in (("pipelineSpec", "x"), ("spec", {}), ("displayName", 7)):
+        assert published.faults(version | {"spec": version["spec"] | {path: value}}) != []
 
 
 @pytest.mark.parametrize(
@@ -46,9 +59,11 @@ def test_a_manifest_with_a_fault_does_not_pass(name, path, value):
 
 
 def test_kustomize_takes_every_manifest_there_is():
-    kustomization = read("kustomization.yaml")
-    assert sorted(kustomization["resources"]) == FILES
-    assert (kustomization["apiVersion"], kustomization["kind"]) == ("kustomize.config.k8s.io/v1beta1", "Kustomization")
+    of_pipelines = sorted(file.name for file in (FOLDER / "pipelines").glob("[!k]*.yaml"))
+    for name, files in (("kustomization.yaml", FILES), ("pipelines/kustomization.yaml", of_pipelines)):
+        kustomization = read(name)
+        assert sorted(kustomization["resources"]) == files
+        assert (kustomization["apiVersion"], kustomization["kind"]) == ("kustomize.config.k8s.io/v1beta1", "Kustomization")
 
 
 def test_the_role_is_bound_and_the_runtime_is_what_the_deployment_makes_itself():
