@@ -126,11 +126,11 @@ def run(
         local.init(chosen, pipeline_root=str(run_dir), workspace_root=workspace)
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom or non-Python base image")
-        warnings.filterwarnings("ignore", "Task 'train-classifier': settings .* have no effect in the current local runner")
+        warnings.filterwarnings("ignore", "Task '.*': settings .* have no effect in the current local runner")
         view = View(sys.stdout, log, len(stages), debug)
         try:
             with contextlib.redirect_stdout(view):
-                one_at_a_time(pipeline)(**arguments)
+                for_one_machine(pipeline)(**arguments)
         except (RuntimeError, ValueError) as error:  # the latter where a stage ended well and left an output out
             if list(run_dir.glob("*/evaluate-classifier/report")):  # what was made is worth reading all the same
                 collect(run_dir)
@@ -140,14 +140,16 @@ def run(
     return collect(run_dir) | {"skipped": skipped, "seconds": seconds}
 
 
-def one_at_a_time(pipeline: GraphComponent) -> GraphComponent:
-    """A copy of a pipeline whose loops take one turn after the other.
+def for_one_machine(pipeline: GraphComponent) -> GraphComponent:
+    """A copy of a pipeline whose loops take one turn after the other, and whose stages are tried once.
 
     Each turn works on all cores as it is, and KFP would lose some of what two print at a time, the end of one of them with it.
+    A person who waits is told what failed rather than kept waiting.
     """
     alone = copy.deepcopy(pipeline)
     for graph in _graphs(alone.pipeline_spec):
         for task in graph.tasks.values():
+            task.ClearField("retry_policy")
             if task.WhichOneof("iterator"):
                 task.iterator_policy.parallelism_limit = 1
     return alone

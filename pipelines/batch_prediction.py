@@ -9,7 +9,7 @@ from kfp_vision.components import (
 )
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
-from kfp_vision.pipelines.pods import reads_stores, scratch
+from kfp_vision.pipelines.pods import equipped
 
 
 @with_choices({})
@@ -40,9 +40,4 @@ def batch_prediction(
             counts=dsl.Collected(named.outputs["Output"]),
             predict_uri=predict_uri,
         )
-    for stage in (checked, fetched, numbers, named, joined):
-        scratch(stage)
-    for stage in (checked, fetched, named):
-        reads_stores(stage)
-    for stage in (checked, fetched, named):  # they look at what lies outside
-        stage.set_caching_options(False)
+    equipped(checked, fetched, numbers, named, joined)

@@ -12,7 +12,7 @@ from kfp_vision.components import (
     watch_training,
 )
 from kfp_vision.pipelines.ending import outcome_reported
-from kfp_vision.pipelines.pods import reads_stores, scratch
+from kfp_vision.pipelines.pods import equipped
 from kfp_vision.pipelines.preparation import prepare
 from kfp_vision.pipelines.release import release_if
 
@@ -28,10 +28,9 @@ def classify(fields: Mapping[str, Any]) -> None:
         return {name: fields[name] for name in names}
 
     with dsl.ExitHandler(outcome_reported(), name="run"):
-        checked = check_run(**({"partitions": 1} | dict(fields)))
-        checked.set_caching_options(False)
+        checked = equipped(check_run(**({"partitions": 1} | dict(fields))))
         with dsl.If(fields["log_uri"] != "", name="watch"):
-            scratch(watch_training(**given("log_uri")).after(checked))
+            equipped(watch_training(**given("log_uri"))).after(checked)
         made = prepare({"task": "classification"} | dict(fields), behind=checked)
         held_out = {"validation_records": made.validation_records, "test_records": made.test_records}
         trained = train_classifier(
@@ -56,16 +55,12 @@ def classify(fields: Mapping[str, Any]) -> None:
                 "checkpoint_dir",
             ),
         )
-        trained.set_accelerator_type(fields["gpu_type"]).set_accelerator_limit(fields["gpu_count"])
+        equipped(trained).set_accelerator_type(fields["gpu_type"]).set_accelerator_limit(fields["gpu_count"])
         kubernetes.add_node_selector_json(trained, node_selector_json=fields["node_selector"])
         kubernetes.add_toleration_json(trained, toleration_json=fields["tolerations"])
         model = trained.outputs["model"]
         wishes = given("min_accuracy", "deploy_to", "test_image_uri", "advanced")
-        evaluated = evaluate_classifier(model=model, **held_out, **wishes)
-        evaluated.set_caching_options(False)  # what is deployed may have changed
-        for task in (checked, trained, evaluated):
-            scratch(task)
-            reads_stores(task)
+        evaluated = equipped(evaluate_classifier(model=model, **held_out, **wishes))
         verdict = evaluated.outputs["verdict"]
         wishes = given("deploy_to", "advanced", "test_image_uri", "predict_uri")
         release_if(evaluated.outputs["Output"], model=model, verdict=verdict, **held_out, **wishes)

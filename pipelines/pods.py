@@ -1,4 +1,6 @@
-"""What a stage's pod is given: room to write in, and the credentials of the stores that it reads."""
+"""What each stage's pod is given: cores, memory, room to write in, time, another try, and the credentials of the stores."""
+
+from dataclasses import dataclass, replace
 
 from kfp import dsl, kubernetes
 
@@ -6,14 +8,79 @@ from kfp_vision.stores import ENVIRONMENT
 
 TMP = "/tmp"  # KFP writes here, and a root file system may be read-only
 STORAGE_SECRET = "kfp-vision-storage"  # its keys are called as the variables of the environment that they fill
+REGISTRY_SECRET = "kfp-vision-registry"  # what the images are pulled with, where their registry asks for something
+RETRIES = 2
+PAUSE = "60s"  # before a stage is tried again; the next one is twice as long
+HOUR = 3600  # seconds
 
 
-def scratch(task: dsl.PipelineTask) -> None:
-    """Room for a stage to write below /tmp, where it downloads and unpacks archives."""
-    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP)
+@dataclass(frozen=True)
+class Pod:
+    """What a stage is given. Figures are those of images/README.md, with room above them.
+
+    Attributes:
+        cpu: cores that are kept for it, and the most that it gets.
+        memory: the same of memory, as Kubernetes writes it; with more, it is killed.
+        room: the most that it may write below /tmp, its artifacts among it.
+        hours: after which it is stopped.
+        retried: whether it is tried again: where a store that is gone, or a node that is taken away, may be the reason. A wrong
+            field stays wrong, and what is computed of the same comes out the same.
+        stores: whether it reads stores.
+        cached: whether what it gave for the same inputs is taken again: where nothing outside of them counts.
+    """
+
+    cpu: tuple[str, str] = ("250m", "2")
+    memory: tuple[str, str] = ("512Mi", "2Gi")
+    room: str = "10Gi"
+    hours: int = 1
+    retried: bool = False
+    stores: bool = False
+    cached: bool = True
 
 
-def reads_stores(task: dsl.PipelineTask) -> None:
-    """Gives a stage the credentials of the stores. A secret that is not there, or lacks some of them, is none too few."""
-    variables = {name: name for name in ENVIRONMENT}
-    kubernetes.use_secret_as_env(task, secret_name=STORAGE_SECRET, secret_key_to_env=variables, optional=True)
+CHECK = Pod(stores=True, cached=False)
+DATA = Pod(("1", "8"), ("1Gi", "8Gi"), "500Gi", hours=24)
+READING = replace(DATA, retried=True, stores=True)
+MODEL = Pod(("1", "8"), ("2Gi", "8Gi"), "100Gi", hours=12, cached=False)
+OUTSIDE = replace(MODEL, retried=True, stores=True)  # looks at what lies outside, or changes it
+PODS = {
+    "check_run": CHECK,
+    "check_preparation": CHECK,
+    "check_prediction": CHECK,
+    "fingerprint_images": replace(CHECK, hours=12, retried=True),
+    "ingest_images": READING,
+    "split_images": Pod(memory=("1Gi", "8Gi"), hours=6),
+    "partition_records": Pod(),
+    "write_tfrecords": READING,
+    "join_records": DATA,
+    "watch_training": Pod(),
+    "train_classifier": Pod(("2", "16"), ("4Gi", "32Gi"), "500Gi", hours=24 * 14, retried=True, stores=True),
+    "evaluate_classifier": OUTSIDE,
+    "check_serving": MODEL,
+    "deploy_model": OUTSIDE,
+    "call_endpoint": OUTSIDE,
+    "fetch_model": OUTSIDE,
+    "predict_images": replace(OUTSIDE, room="500Gi", hours=72),
+    "join_predictions": Pod(room="100Gi", hours=6),
+    "report_outcome": Pod(cached=False),
+}
+
+
+def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Gives tasks what `PODS` says of their stage; gives the last one back."""
+    for task in tasks:
+        pod = PODS[task.component_spec.name.replace("-", "_")]
+        task.set_cpu_request(pod.cpu[0]).set_cpu_limit(pod.cpu[1])
+        task.set_memory_request(pod.memory[0]).set_memory_limit(pod.memory[1])
+        task.set_caching_options(pod.cached)
+        if pod.retried:
+            in_all = f"{(RETRIES + 1) * pod.hours}h"  # Argo tries no more after it, and counts the tries themselves
+            task.set_retry(RETRIES, backoff_duration=PAUSE, backoff_factor=2, backoff_max_duration=in_all)
+        kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP, size_limit=pod.room)
+        kubernetes.set_timeout(task, pod.hours * HOUR)
+        kubernetes.set_image_pull_policy(task, "IfNotPresent")
+        kubernetes.set_image_pull_secrets(task, [REGISTRY_SECRET])
+        if pod.stores:
+            variables = {name: name for name in ENVIRONMENT}  # a secret that is not there, or lacks some, is none too few
+            kubernetes.use_secret_as_env(task, STORAGE_SECRET, variables, optional=True)
+    return task

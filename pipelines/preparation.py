@@ -13,7 +13,7 @@ from kfp_vision.components import (
     split_images,
     write_tfrecords,
 )
-from kfp_vision.pipelines.pods import reads_stores, scratch
+from kfp_vision.pipelines.pods import equipped
 
 SPLITS = ("train", "validation", "test")
 
@@ -37,15 +37,11 @@ def prepare(fields: Mapping[str, Any], behind: dsl.PipelineTask) -> Prepared:
     """
     advanced = behind.output
     fingerprint = fingerprint_images(images_uri=fields["images_uri"]).after(behind)
-    fingerprint.set_caching_options(False)
     ratios = {name: fields[name] for name in ("validation_ratio", "test_ratio")}
     data = {name: fields[name] for name in ("images_uri", "task", "check_images")}
     ingested = ingest_images(fingerprint=fingerprint.output, **data, **ratios)
     split = split_images(images=ingested.outputs["images"], advanced=advanced, **ratios)
-    for task in (fingerprint, ingested, split):
-        scratch(task)
-    for task in (fingerprint, ingested):
-        reads_stores(task)
+    equipped(fingerprint, ingested, split)
     if "partitions" in fields:
         # Within a loop kfp.local takes what comes from a stage for the loop's own item: there it is the field.
         how = {name: fields[name] for name in ("images_per_shard", "partitions", "advanced")}
@@ -66,10 +62,7 @@ def written_at_once(split: Mapping[str, Any], *, images_per_shard: Any, advanced
         train_records, validation_records and test_records.
     """
     how = {"images_per_shard": images_per_shard, "advanced": advanced}
-    written = write_tfrecords(**split, partition=0, partitions=1, **how)
-    scratch(written)
-    reads_stores(written)
-    return written.outputs
+    return equipped(write_tfrecords(**split, partition=0, partitions=1, **how)).outputs
 
 
 def written_in_partitions(
@@ -92,7 +85,4 @@ def written_in_partitions(
     parts = {f"{name}_parts": dsl.Collected(written.outputs[f"{name}_records"]) for name in SPLITS}
     parts |= {f"{name}_parts": dsl.Collected(written.outputs[name]) for name in ("refused", "tally")}
     joined = join_records(**parts, left_out=split["left_out"], **how)
-    for task in (numbers, written, joined):
-        scratch(task)
-    reads_stores(written)
-    return joined.outputs
+    return equipped(numbers, written, joined).outputs

@@ -5,7 +5,7 @@ from kfp_vision.components import check_preparation
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
-from kfp_vision.pipelines.pods import reads_stores, scratch
+from kfp_vision.pipelines.pods import equipped
 from kfp_vision.pipelines.preparation import prepare
 
 
@@ -35,8 +35,4 @@ def prepare_records(
     """
     fields = dict(locals())
     with dsl.ExitHandler(outcome_reported(), name="run"):
-        checked = check_preparation(**fields)
-        checked.set_caching_options(False)
-        prepare(fields, behind=checked)
-    scratch(checked)
-    reads_stores(checked)
+        prepare(fields, behind=equipped(check_preparation(**fields)))

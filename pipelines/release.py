@@ -5,7 +5,7 @@ from typing import Any
 from kfp import dsl
 
 from kfp_vision.components import call_endpoint, check_serving, deploy_model, predict_images
-from kfp_vision.pipelines.pods import reads_stores, scratch
+from kfp_vision.pipelines.pods import equipped
 
 
 def release_if(
@@ -29,20 +29,12 @@ def release_if(
     """
     held_out = {"validation_records": validation_records, "test_records": test_records}
     with dsl.If(accepted == True, name="accepted"):  # noqa: E712 (KFP makes a condition of it)
-        proven = check_serving(model=model, verdict=verdict, **held_out)
-        proven.set_caching_options(False)
-        scratch(proven)
+        proven = equipped(check_serving(model=model, verdict=verdict, **held_out))
         with dsl.If(deploy_to != "none", name="deploy"):
             judgements = {"verdict": verdict, "proof": proven.outputs["proof"]}
             deployed = deploy_model(model=model, **judgements, deploy_to=deploy_to, advanced=advanced)
             called = call_endpoint(endpoint=deployed.outputs["endpoint"], test_image_uri=test_image_uri, **held_out)
-            for task in (deployed, called):
-                task.set_caching_options(False)
-                scratch(task)
-                reads_stores(task)
+            equipped(deployed, called)
         with dsl.If(predict_uri != "", name="predict"):
             predicted = predict_images(model=model, predict_uri=predict_uri, all_scores=False, partition=0, partitions=1)
-            predicted.after(proven)
-            predicted.set_caching_options(False)
-            scratch(predicted)
-            reads_stores(predicted)
+            equipped(predicted).after(proven)
