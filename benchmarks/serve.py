@@ -70,8 +70,8 @@ def write_model(place: Path) -> Path:
 
 
 def both(ours: str, peer: str, pictures: Path) -> tuple[dict[int, Load], dict[int, Load]]:
-    """What so many clients meet at either server."""
-    loads = {clients: (load(ours, pictures, clients), load(peer, pictures, clients)) for clients in CLIENTS}
+    """What so many clients meet at either server, the most of them first: right behind what they are compared with."""
+    loads = {clients: (load(ours, pictures, clients), load(peer, pictures, clients)) for clients in reversed(CLIENTS)}
     return {clients: mine for clients, (mine, _) in loads.items()}, {clients: its for clients, (_, its) in loads.items()}
 
 

@@ -9,11 +9,11 @@ from kfp_vision.components import (
 )
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
-from kfp_vision.pipelines.pods import equipped
+from kfp_vision.pipelines.pods import RUN, equipped
 
 
 @with_choices({})
-@dsl.pipeline(name="batch-prediction")
+@dsl.pipeline(name="batch-prediction", pipeline_config=RUN)
 def batch_prediction(
     model_uri: str = "",
     predict_uri: str = "sample",

@@ -4,12 +4,13 @@ from kfp_vision import parameters
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines.classification import classify
 from kfp_vision.pipelines.form import with_choices
+from kfp_vision.pipelines.pods import RUN
 
 FLOWERS = "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 
 
 @with_choices(parameters.CHOICES)
-@dsl.pipeline(name="image-classification")
+@dsl.pipeline(name="image-classification", pipeline_config=RUN)
 def image_classification(
     images_uri: str = FLOWERS,
     check_images: bool = True,

@@ -12,6 +12,9 @@ REGISTRY_SECRET = "kfp-vision-registry"  # what the images are pulled with, wher
 RETRIES = 2
 PAUSE = "60s"  # before a stage is tried again; the next one is twice as long
 HOUR = 3600  # seconds
+DAY = 24 * HOUR
+# Of a whole run: when it is stopped, and how long its pods can be looked at once it has ended. KFP keeps what it knows of it.
+RUN = dsl.PipelineConfig(active_deadline_seconds=30 * DAY, ttl_seconds_after_finished=7 * DAY)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from kfp_vision.components import check_preparation
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
-from kfp_vision.pipelines.pods import equipped
+from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import prepare
 
 
 @with_choices(parameters.PREPARATION_CHOICES)
-@dsl.pipeline(name="prepare-records")
+@dsl.pipeline(name="prepare-records", pipeline_config=RUN)
 def prepare_records(
     images_uri: str = FLOWERS,
     task: str = "classification",

@@ -18,7 +18,6 @@ from kfp_vision.serving.batching import MAX_BATCH, Batcher
 
 MAX_PIXELS = 50_000_000
 MAX_WAITING = 1024  # pictures, some seconds of work; who comes later is told to come again rather than kept waiting
-BATCHES_AT_ONCE = 2  # what one computes on a single core, and what is done between two batches, leaves no core idle
 MOST_AT_ONCE = 4  # pictures that are decoded, of which one may take 700 MB; enough for thousands a second
 SAME = 1e-3  # what two ways to the same probabilities may differ by
 WARMED_UP = (1, MAX_BATCH)  # batches whose first one is slow
@@ -48,7 +47,7 @@ class Loaded:
         self._classifier = Classifier(version, MAX_PIXELS)
         self._crop = _crop(self._classifier)
         self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_AT_ONCE), "pictures")
-        self._batches = Batcher(self._compute, at_once=BATCHES_AT_ONCE)
+        self._batches = Batcher(self._compute)  # one at a time: it computes on all cores, and two would be in each other's way
         self._inside = 0
         self._waiting = observing.WAITING.labels(self._name)
         trial = self._prepare(_noise("JPEG"))

@@ -1,0 +1,92 @@
+"""The run form as a person sees it in the Kubeflow UI: names, types, defaults and drop-downs, in the alphabet's order."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kfp_vision.pipelines import PIPELINES
+
+ROOT = Path(__file__).resolve().parents[2]
+FORM = """
+advanced - STRUCT: {}
+batch_size - NUMBER_INTEGER: 16
+check_images - BOOLEAN: true [true, false]
+checkpoint_dir - STRING: ""
+checkpoint_uri - STRING: "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
+deploy_to - STRING: "none"
+fine_tune - BOOLEAN: true [true, false]
+gpu_count - NUMBER_INTEGER: 1
+gpu_type - STRING: "nvidia.com/gpu"
+image_size - NUMBER_INTEGER: 0
+images_per_shard - NUMBER_INTEGER: 1000
+images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
+learning_rate - NUMBER_DOUBLE: 0.0025
+learning_rate_schedule - STRING: "exponential" [4 choices]
+log_uri - STRING: ""
+min_accuracy - NUMBER_DOUBLE: 0
+model_name - STRING: "classifier"
+network - STRING: "inception_v1" [15 choices]
+node_selector - STRUCT: {}
+optimizer - STRING: "sgd" [8 choices]
+predict_uri - STRING: ""
+test_image_uri - STRING: ""
+test_ratio - NUMBER_DOUBLE: 0
+tolerations - LIST: []
+train_last_layer_only - BOOLEAN: false [true, false]
+train_steps - NUMBER_INTEGER: 6000
+validation_ratio - NUMBER_DOUBLE: 0.2
+"""
+OF_BATCH_PREDICTION = """
+all_scores - BOOLEAN: false [true, false]
+model_uri - STRING: ""
+partitions - NUMBER_INTEGER: 1
+predict_uri - STRING: "sample"
+"""
+KFPS_OWN = re.compile(r"pipelinechannel|{{|\b(artifact|dag|executor|component|channel)s?\b", re.IGNORECASE)
+
+
+def form(name: str) -> list[str]:
+    """A line a field, as the UI draws it from the committed pipeline."""
+    spec, _ = yaml.safe_load_all((ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8"))
+    lines = []
+    for field, about in sorted(spec["root"]["inputDefinitions"]["parameters"].items()):
+        shown = json.dumps(about["defaultValue"]).removesuffix(".0") if "defaultValue" in about else "nothing"
+        choices = about.get("literals", [])
+        listed = f" [{len(choices)} choices]" if len(choices) > 2 else f" [{', '.join(map(json.dumps, choices))}]"
+        lines.append(f"{field} - {about['parameterType']}: {shown}{listed if choices else ''}")
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("image_classification", FORM),
+        ("image_classification_partitioned", FORM.replace("predict_uri", "partitions - NUMBER_INTEGER: 4\npredict_uri")),
+        ("batch_prediction", OF_BATCH_PREDICTION),
+    ],
+)
+def test_the_form_is_what_a_person_expects(name, expected):
+    found = form(name)
+    print("\n".join(found))
+    assert found == expected.strip().splitlines()
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_form_is_short_has_defaults_and_no_word_of_kfps_inside(name):
+    lines = form(name)
+    assert 0 < len(lines) <= 30
+    assert [line for line in lines if line.endswith(": nothing") or KFPS_OWN.search(line)] == []
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("*/**/*.yaml")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_is_installed_at_run_time_and_every_image_has_its_version(file):
+    if ".venv" in file.parts or "runs" in file.parts:
+        pytest.skip("not of the project")
+    text = file.read_text(encoding="utf-8")
+    assert re.search(r"pip3? install|apt-get|:latest\b", text) is None
+    images = re.findall(r"^\s*-? ?image: *(\S+)$", text, re.MULTILINE)
+    assert [image for image in images if not re.fullmatch(r"kfp-vision(-gpu)?:\d+\.\d+\.\d+", image)] == []
+    assert re.search(r"(?i)(secret_?key|password|token): *['\"]?[A-Za-z0-9+/]{16,}", text) is None
