@@ -81,10 +81,11 @@ def test_a_form_is_short_has_defaults_and_no_word_of_kfps_inside(name):
     assert [line for line in lines if line.endswith(": nothing") or KFPS_OWN.search(line)] == []
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("*/**/*.yaml")), ids=lambda file: str(file.relative_to(ROOT)))
+FILES = sorted(file for folder in ("components", "manifests", "pipelines") for file in (ROOT / folder).rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_nothing_is_installed_at_run_time_and_every_image_has_its_version(file):
-    if ".venv" in file.parts or "runs" in file.parts:
-        pytest.skip("not of the project")
     text = file.read_text(encoding="utf-8")
     assert re.search(r"pip3? install|apt-get|:latest\b", text) is None
     images = re.findall(r"^\s*-? ?image: *(\S+)$", text, re.MULTILINE)
