@@ -6,7 +6,8 @@ exit handler; https://api.slack.com/messaging/webhooks; https://adaptivecards.io
 
 import html
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ STATES |= {"CANCELED": CANCELED, "CANCELLED": CANCELED}  # as ML Metadata, KFP a
 WORDS = {SUCCEEDED: "ended well", FAILED: "failed", CANCELED: "was canceled", UNKNOWN: "ended; how, KFP does not say"}
 HOSTS = {"hooks.slack.com": "slack", "webhook.office.com": "teams", "logic.azure.com": "teams", "powerplatform.com": "teams"}
 INNER = ("executor", "driver", "system-container-impl", "system-container-executor", "system-container-driver")
+TRY = re.compile(r"\(\d+\)$")  # ends the name of one of several tries
 IN_A_CLUSTER = "KUBERNETES_SERVICE_HOST"  # in the environment of every pod
 API_HOST, API_PORT = "ML_PIPELINE_SERVICE_HOST", 8888  # in the environment of pods in KFP's own namespace
 API_ELSEWHERE = "ml-pipeline.kubeflow"
@@ -74,7 +76,7 @@ def report(state: str, run_name: str, run_id: str) -> Outcome:
         state: of the stages before, as KFP hands it to an exit handler.
         run_name, run_id: as KFP knows the run.
     """
-    stages = _failed_stages(run_id)
+    stages = None if STATES.get(state) == SUCCEEDED else _failed_stages(run_id)
     known = FAILED if stages else STATES.get(state, UNKNOWN if stages is None else SUCCEEDED)
     ui = os.environ.get(UI, "").rstrip("/")
     outcome = Outcome(known, run_name, run_id, stages or (), f"{ui}/#/runs/details/{run_id}" if ui else "")
@@ -155,27 +157,38 @@ def _failed_stages(run_id: str) -> tuple[Stage, ...] | None:
 
 
 def failed(run: Mapping[str, Any]) -> tuple[Stage, ...]:
-    """The stages of a run that failed, each once.
+    """The stages of a run that failed, each once; not those that did better when they were tried again.
 
-    KFP tells of all pods and groups of them: a stage's own pod is an `executor` within it, and the groups around it have failed
-    as well.
+    KFP tells of all pods and groups of them: a stage's own pod is an `executor` within it, each try of it is an `executor(0)`
+    within that, and the groups around it have failed as well.
 
     Args:
         run: as KFP's API describes it.
     """
     tasks = (run.get("run_details") or {}).get("task_details") or []
-    broken = {key: task for task in tasks if task.get("state") == FAILED for key in _keys(task)}
-    parents = {key: task for task in broken.values() for child in task.get("child_tasks") or [] for key in _keys(child)}
+    parents = {key: task for task in tasks for child in task.get("child_tasks") or [] for key in _keys(child)}
+    broken = [task for task in tasks if task.get("state") == FAILED]
+    groups = {id(parents[key]) for task in broken for key in _keys(task) if key in parents}
     stages: dict[str, Stage] = {}
-    for task in broken.values():
-        if any(key in broken for child in task.get("child_tasks") or [] for key in _keys(child)):
+    for task in broken:
+        above = list(_above(task, parents))
+        if id(task) in groups or any(one.get("state") == SUCCEEDED for one in above):
             continue
-        error, stage = (task.get("error") or {}).get("message", ""), task
-        while stage.get("display_name") in INNER and (above := next((parents[k] for k in _keys(stage) if k in parents), None)):
-            stage = above
-        name = str(stage.get("display_name", "")).removesuffix("-driver")
-        stages.setdefault(name, Stage(name, " ".join(error.split())[:LONGEST]))
+        names = [TRY.sub("", str(one.get("display_name", ""))) for one in (task, *above)]
+        name = next((name for name in names if name not in INNER), names[0]).removesuffix("-driver")
+        error = " ".join((task.get("error") or {}).get("message", "").split())[:LONGEST]
+        if error or name not in stages:
+            stages[name] = Stage(name, error)  # of the last try
     return tuple(stages.values())
+
+
+def _above(task: Mapping[str, Any], parents: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The groups that a task stands in, the innermost first."""
+    seen = {id(task)}
+    while (group := next((parents[key] for key in _keys(task) if key in parents), None)) and id(group) not in seen:
+        yield group
+        seen.add(id(group))
+        task = group
 
 
 def _keys(task: Mapping[str, Any]) -> list[str]:

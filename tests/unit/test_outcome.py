@@ -110,6 +110,25 @@ def test_of_many_in_a_loop_each_stage_is_told_once():
     )
 
 
+def tried(*states: str) -> dict:
+    """A training that was tried several times, as Argo has it."""
+    tries = [task(f"executor({number})", state, error=f"try {number}") for number, state in enumerate(states)]
+    names = [one["display_name"] for one in tries]
+    groups = [("root", "run"), ("run", "train-classifier"), ("train-classifier", "executor")]
+    around = [task(name, states[-1], child) for name, child in groups]
+    return described(*around, task("executor", states[-1], *names), *tries)
+
+
+def test_a_stage_that_did_better_when_it_was_tried_again_did_not_fail():
+    assert outcome.failed(tried("FAILED", "FAILED", "SUCCEEDED")) == ()
+    assert outcome.failed(tried("FAILED", "FAILED")) == (Stage("train-classifier", "try 1"),)
+
+
+def test_groups_that_go_round_in_a_circle_are_no_trap():
+    one, other = task("a", "FAILED", "b"), task("b", "FAILED", "a")
+    assert outcome.failed(described(one, other, task("c", "FAILED"))) == (Stage("c", ""),)
+
+
 @pytest.mark.parametrize("run", [{}, {"run_details": None}, described(), described(task("a", "SUCCEEDED"), {})])
 def test_where_nothing_failed_nothing_is_found(run):
     assert outcome.failed(run) == ()
@@ -147,7 +166,7 @@ def test_kfp_is_shown_the_token_that_kubeflow_gives(web, monkeypatch, tmp_path):
     monkeypatch.setattr(outcome, "TOKEN_FILE", tmp_path / "token")
     monkeypatch.setenv(outcome.API, web.url)
     web.answers[f"/apis/v2beta1/runs/{RUN['run_id']}"] = 200, described()
-    outcome.report("COMPLETE", **RUN)
+    outcome.report("RUNNING", **RUN)
     ((_, headers, _),) = web.got
     assert headers["Authorization"] == "Bearer a-token"
 
