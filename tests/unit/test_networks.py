@@ -148,6 +148,7 @@ def test_fused_batch_norm_learns_what_keras_learns():
 
 
 def test_the_fused_and_the_stock_inception_v1_have_the_same_gradients():
+    keras.utils.set_random_seed(0)  # with other weights, a rectifier may be so near its edge that rounding turns it
     fast, stock = (
         NETWORKS["inception_v1"].build(3, image_size=64, dropout=0, depth_multiplier=0.1, fast=f) for f in (True, False)
     )
