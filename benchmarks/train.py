@@ -17,6 +17,7 @@ from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
 from kfp_vision import hardware, inputs, parameters, records, training
 from kfp_vision.networks import inception
+from kfp_vision.training import feeds
 
 BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
 STEPS = 16
@@ -77,7 +78,9 @@ def against_decoding() -> Figure:
         folder = Path(scratch, "records", "train")
         how = {"image_size": IMAGE_SIZE, "batch_size": BATCH, "seed": 0, "augmentation": inputs.Augmentation()}
         epoch = -(-records.read_about(folder).images // BATCH)
-        ours, peer = (inputs.training_batches(folder, **how, memory=memory) for memory in (hardware.memory() // 4, 0))
+        ours, peer = (
+            inputs.training_batches(folder, **how, memory=memory) for memory in (hardware.memory() // feeds.CACHE_SHARE, 0)
+        )
 
         def rate(batches: Iterator[tuple[tf.Tensor, tf.Tensor]]) -> float:
             start = time.perf_counter()

@@ -141,6 +141,7 @@ class Decoded:
     def __init__(self, kept: Numbered, image_size: int, limit: int):
         self._kept, self._image_size = kept, image_size
         self._left, self._pixels = limit, dict[int, bytes]()
+        self._looked_at = np.zeros(len(kept), bool)  # what is not kept then is never kept: there is only less room later
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -155,14 +156,16 @@ class Decoded:
         if number in self._pixels:
             return self._pixels[number]
         record = self._kept.read(number)
-        if self._left <= 0:
+        with self._lock:
+            looked_at, self._looked_at[number] = self._looked_at[number], True
+        if looked_at or self._left <= 0:
             return record
         features = {name: value.numpy() for name, value in parse(record).items()}
         height, width = int(features["image/height"]), int(features["image/width"])
         size = 3 * height * width
         whole = features["image/format"] == b"png" or min(height, width) // self._image_size < RATIOS[1]
         with self._lock:
-            if not whole or size > self._left or number in self._pixels:
+            if not whole or size > self._left:
                 return record
             self._left -= size
         decode = tf.io.decode_png if features["image/format"] == b"png" else tf.io.decode_jpeg

@@ -213,8 +213,9 @@ def _follow(uri: str, path: Path, ended: threading.Event) -> None:
             there = _located(uri)
             if not (path / str(there[-1].number)).exists():
                 there[-1].brought(path)
+            numbers = {version.number for version in there}
             for folder in path.iterdir():
-                if folder.name.isdecimal() and int(folder.name) not in {version.number for version in there}:
+                if folder.name.isdecimal() and int(folder.name) not in numbers:
                     shutil.rmtree(folder)
             told = ""
         except (InputError, OSError) as error:

@@ -57,19 +57,15 @@ def texts(folder: Path | None = None, registry: str = "") -> dict[Path, str]:
     return {top / place: made[place]() for place in belong}
 
 
-def compiled(one: BaseComponent, registry: str = "") -> str:
-    """The YAML of a pipeline or a component, its images in a registry."""
-    return _compiled(one, registry)
-
-
 def manifest(pipeline: BaseComponent, registry: str = "") -> str:
     """A pipeline and this version of it as Kubernetes' own objects, for a KFP that keeps its pipelines there."""
     name = pipeline.pipeline_spec.pipeline_info.name
     version = KubernetesManifestOptions(pipeline_version_name=f"{name}-{__version__}", include_pipeline_manifest=True)
-    return _compiled(pipeline, registry, kubernetes_manifest_format=True, kubernetes_manifest_options=version)
+    return compiled(pipeline, registry, kubernetes_manifest_format=True, kubernetes_manifest_options=version)
 
 
-def _compiled(one: BaseComponent, registry: str, **how: Any) -> str:
+def compiled(one: BaseComponent, registry: str = "", **how: Any) -> str:
+    """The YAML of a pipeline or a component, its images in a registry; `how` is of KFP's compiler."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "compiled.yaml"
         Compiler().compile(one, str(file), **how)

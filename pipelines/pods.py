@@ -1,5 +1,6 @@
 """What each stage's pod is given: cores, memory, room to write in, time, another try, and the credentials of the stores."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kfp import dsl, kubernetes
@@ -85,6 +86,10 @@ def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
         kubernetes.set_image_pull_policy(task, "IfNotPresent")
         kubernetes.set_image_pull_secrets(task, [REGISTRY_SECRET])
         if pod.stores:
-            variables = {name: name for name in ENVIRONMENT}  # a secret that is not there, or lacks some, is none too few
-            kubernetes.use_secret_as_env(task, STORAGE_SECRET, variables, optional=True)
+            with_secret(task, STORAGE_SECRET, ENVIRONMENT)
     return task
+
+
+def with_secret(task: dsl.PipelineTask, secret: str, names: Iterable[str]) -> None:
+    """Gives a task variables from a secret whose keys are called as they are. One that is not there, or lacks some, will do."""
+    kubernetes.use_secret_as_env(task, secret, {name: name for name in names}, optional=True)

@@ -13,7 +13,7 @@ from kfp_vision.pipelines.ending import outcome_reported
     ("place", "said"),
     [
         ("sample", "the run ended well"),
-        ("/nowhere", "the run failed"),
+        ("/nowhere", "the run failed\n    the log of the stage that failed ends with what was wrong"),
     ],
 )
 def test_says_how_the_run_ended(place, said, tmp_path):
