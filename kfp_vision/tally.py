@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from kfp_vision import reports, storage
+from kfp_vision import charts, reports, storage, wording
 from kfp_vision.catalog import MOST_SAMPLES, NAMED, SAMPLES_A_CLASS, SPLITS, Row
 from kfp_vision.pictures import PILLOW_OPENS, TENSORFLOW_READS, Checked
 
@@ -272,10 +272,10 @@ def _are(count: int, pictures: int) -> str:
 
 def _share(share: float, digits: int = 1) -> str:
     """In percent, on one line with its sign."""
-    return reports.percent(share, digits).replace(" ", "\N{NO-BREAK SPACE}")
+    return wording.percent(share, digits).replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def sizes(tally: Tally) -> reports.Histogram:
+def sizes(tally: Tally) -> charts.Histogram:
     """The pictures by their longer side."""
     ticks = {2.0**octave: f"{2**octave:,}" for octave in range(3, 16)}
     caption = "No pictures."
@@ -284,15 +284,15 @@ def sizes(tally: Tally) -> reports.Histogram:
         extent = same or f"From {tally.smallest:,} to {tally.largest:,} pixels"
         caption = f"{extent}. The dashed line is {SEEN}, what the networks see unless image_size says otherwise."
         if tally.boxes:
-            return reports.Histogram("Longer side in pixels", SIDES, tally.sides, ticks, f"{extent}.")
-    return reports.Histogram("Longer side in pixels", SIDES, tally.sides, ticks, caption, mark=SEEN)
+            return charts.Histogram("Longer side in pixels", SIDES, tally.sides, ticks, f"{extent}.")
+    return charts.Histogram("Longer side in pixels", SIDES, tally.sides, ticks, caption, mark=SEEN)
 
 
-def shapes(tally: Tally) -> reports.Histogram:
+def shapes(tally: Tally) -> charts.Histogram:
     """The pictures by width over height."""
     ticks = {1 / 4: "1:4", 1 / 2: "1:2", 3 / 4: "3:4", 1.0: "1:1", 4 / 3: "4:3", 2.0: "2:1", 4.0: "4:1"}
     square = len(tally.ratios) // 2
     high, wide, all_ = sum(tally.ratios[:square]), sum(tally.ratios[square + 1 :]), max(1, tally.pictures)
     shares = (_share(part / all_, 0) for part in (high, tally.ratios[square], wide))
     caption = "{} are higher than wide, {} about square, {} wider than high.".format(*shares)
-    return reports.Histogram("Width to height", RATIOS, tally.ratios, ticks, caption)
+    return charts.Histogram("Width to height", RATIOS, tally.ratios, ticks, caption)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kfp_vision.charts import Histogram
 from kfp_vision.reports import (
-    Histogram,
     Mistake,
     Picture,
     thumbnail,
