@@ -5,9 +5,15 @@ from kfp_vision.components.check_prediction import check_prediction
 from kfp_vision.components.check_preparation import check_preparation
 from kfp_vision.components.check_run import check_run
 from kfp_vision.components.check_serving import check_serving
+from kfp_vision.components.check_sweep import check_sweep
+from kfp_vision.components.check_training import check_training
+from kfp_vision.components.choose_trials import choose_trials
+from kfp_vision.components.compare_trials import compare_trials
+from kfp_vision.components.decide_training import decide_training
 from kfp_vision.components.deploy_model import deploy_model
 from kfp_vision.components.evaluate_classifier import evaluate_classifier
 from kfp_vision.components.fetch_model import fetch_model
+from kfp_vision.components.fetch_records import fetch_records
 from kfp_vision.components.fingerprint_images import fingerprint_images
 from kfp_vision.components.ingest_images import ingest_images
 from kfp_vision.components.join_predictions import join_predictions
@@ -17,6 +23,7 @@ from kfp_vision.components.predict_images import predict_images
 from kfp_vision.components.report_outcome import report_outcome
 from kfp_vision.components.split_images import split_images
 from kfp_vision.components.train_classifier import train_classifier
+from kfp_vision.components.train_trial import train_trial
 from kfp_vision.components.watch_training import watch_training
 from kfp_vision.components.write_tfrecords import write_tfrecords
 
@@ -26,9 +33,15 @@ __all__ = [
     "check_preparation",
     "check_run",
     "check_serving",
+    "check_sweep",
+    "check_training",
+    "choose_trials",
+    "compare_trials",
+    "decide_training",
     "deploy_model",
     "evaluate_classifier",
     "fetch_model",
+    "fetch_records",
     "fingerprint_images",
     "ingest_images",
     "join_predictions",
@@ -38,6 +51,7 @@ __all__ = [
     "report_outcome",
     "split_images",
     "train_classifier",
+    "train_trial",
     "watch_training",
     "write_tfrecords",
 ]

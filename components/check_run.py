@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 from kfp import dsl
 
 from kfp_vision.components.images import CPU_IMAGE
@@ -31,15 +33,17 @@ def check_run(
     min_accuracy: float,
     model_name: str,
     deploy_to: str,
+    skip_unchanged: bool,
     test_image_uri: str,
     predict_uri: str,
-) -> dict:
+) -> NamedTuple("Checked", [("advanced", dict), ("recipe", str)]):
     """Refuses wrong values, data that is not there and a checkpoint that does not fit, before any data moves.
 
     The arguments are the fields of the run form; see image_classification. partitions is 1 where that has no such field.
 
     Returns:
-        What the stages of the data read of advanced.
+        advanced: What the stages of the data read of advanced.
+        recipe: A hash of all fields that decide what the model becomes.
     """
     fields = dict(locals())
     from kfp_vision import parameters

@@ -23,6 +23,10 @@ def train_classifier(
     advanced: dict,
     log_uri: str,
     checkpoint_dir: str,
+    trained_from: str,
+    gpu_type: str,
+    node_selector: dict,
+    tolerations: list,
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     curves: dsl.Output[dsl.HTML],
@@ -49,6 +53,10 @@ def train_classifier(
         advanced: what is rarely touched, such as momentum, weight_decay, label_smoothing.
         log_uri: a folder or bucket folder to which the events are brought while the training runs; empty for none.
         checkpoint_dir: a folder or bucket folder in which a training that was stopped finds its way on; empty for none.
+        trained_from: what decide_training calls pictures and fields; written into the model.
+        gpu_type: the resource that gpu_count counts; read by KFP alone, as the next two.
+        node_selector: labels of the nodes that may train.
+        tolerations: taints of nodes that may train all the same.
 
     Returns:
         model: A folder with classifier.keras, labels.txt, and serving/1, the SavedModel.

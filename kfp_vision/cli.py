@@ -20,6 +20,7 @@ INTERRUPTED = 130
 NO_PATHS = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
 URI_FIELDS = (
     "images_uri",
+    "records_uri",
     "checkpoint_uri",
     "test_image_uri",
     "predict_uri",
@@ -150,6 +151,8 @@ def show(result: Mapping[str, Any]) -> None:
         _show_records(result)
     elif "model_dir" in result:
         _show_model(result)
+    elif "unchanged" in result:
+        print("\nunchanged pictures and fields: the deployed model stays")
     else:
         _show_predictions(result)
     if report := result.get("report"):
@@ -175,6 +178,8 @@ def _show_predictions(result: Mapping[str, Any]) -> None:
 def _show_model(result: Mapping[str, Any]) -> None:
     print(f"\naccuracy  {result['accuracy']:.4f} on pictures that the training never saw")
     print(f"model     {result['model_dir']}")
+    if trials := result.get("trials"):
+        print(f"trials    {trials}")
     if not result["accepted"]:
         print(f"          refused: {'; '.join(result['reasons'])}; so it is not deployed")
     if endpoint := result.get("endpoint"):

@@ -74,6 +74,17 @@ class Cluster:
         rule, found = "an InferenceService must hold still for as long as a change takes", f"{CONFLICTS} conflicts"
         raise InputError(rule, f"{found} at {name} in {self.namespace}", "See who else changes it, and try again.")
 
+    def annotations(self, name: str) -> dict[str, str]:
+        """What a service that is ours is annotated with; nothing where there is none of that name, or somebody else's.
+
+        Raises:
+            InputError: what the cluster says.
+        """
+        with _answered(self.namespace):
+            there = self._find(name) or {"metadata": {}}
+        said = there["metadata"].get("annotations") or {}
+        return said if MODEL in said else {}
+
     def ready(self, before: Mapping[str, Any], *, changed: bool, seconds: float) -> dict[str, Any]:
         """A service as soon as it is ready.
 

@@ -21,7 +21,8 @@ from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.errors import InputError
 from kfp_vision.networks import IMAGENET
 
-READ_FIELDS = ("images_uri", "checkpoint_uri", "test_image_uri", "predict_uri")  # what a local one names is mounted read-only
+# What a local one names is mounted read-only.
+READ_FIELDS = ("images_uri", "records_uri", "model_uri", "checkpoint_uri", "test_image_uri", "predict_uri")
 WRITTEN_FIELDS = (
     "deploy_to",
     "log_uri",

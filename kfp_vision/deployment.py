@@ -1,6 +1,7 @@
 """From a judged model to one that answers: the proof that it can be served, its way into a repository, and a first question."""
 
 import contextlib
+import hashlib
 import json
 import statistics
 import time
@@ -43,6 +44,42 @@ def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -
         raise InputError(rule, deploy_to, "Name a folder, or one in a bucket as s3://bucket/folder; it need not be there.")
     storage.check_writable(deploy_to, "deploy_to")
     publishing.check_name(deploy_to, model_name)
+
+
+def decide_training(
+    fingerprint: str, recipe: str, skip_unchanged: bool, deploy_to: str, model_name: str, settings: Mapping[str, Any]
+) -> str:
+    """What a model would be trained from, unless the one that is deployed was trained from the very same.
+
+    Args:
+        fingerprint: of the pictures, as `catalog.fingerprint` gives it.
+        recipe: a hash of the fields that decide what the model becomes, as `parameters.check_run` gives it.
+        skip_unchanged: whether to look at what is deployed.
+        deploy_to: where, `kserve` or a repository.
+        model_name: the model's.
+        settings: what `parameters.of_deployment` gives.
+
+    Returns:
+        A hash of the two, which the training writes into the model; empty where there is nothing to train.
+
+    Raises:
+        InputError: what the store or the cluster says.
+    """
+    trained_from = hashlib.sha256(f"{fingerprint} {recipe}".encode()).hexdigest()
+    if skip_unchanged and _is_deployed(trained_from, deploy_to, model_name, settings):
+        print(f"neither the pictures nor the fields have changed since {model_name} was deployed: nothing to train")
+        return ""
+    if skip_unchanged:
+        print(f"pictures or fields have changed since {model_name} was deployed, or it was not")
+    return trained_from
+
+
+def _is_deployed(trained_from: str, deploy_to: str, model_name: str, settings: Mapping[str, Any]) -> bool:
+    if deploy_to == KSERVE:
+        from kfp_vision import inference_service  # as in check_target
+
+        return inference_service.is_from(model_name, trained_from, settings)
+    return publishing.is_from(storage.absolute(deploy_to), trained_from)
 
 
 def check_serving(model: Path, verdict: Path, validation_records: Path, test_records: Path, proof: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ KServe reads it from a folder of a bucket that holds it as version 1. Every mode
 revision that was made for one never starts again with another.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +18,7 @@ from kfp_vision.repository import SERVING_FOLDER, Version
 STOCK = "tensorflow"  # of service_runtime: the runtime that comes with KServe, TensorFlow Serving
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # what KServe takes for one
 FINGERPRINT = "kfp-vision/fingerprint"  # the annotation that says what is served
+ORIGIN = "kfp-vision/trained-from"  # and the one that says what it was made of, and how it is served
 GOOGLES, AMAZONS = "gs", "s3"  # the schemes that KServe knows
 AS_AMAZONS = ("cos", "minio")  # S3 elsewhere: where, and who may read, the secret of a service account says
 GPU = "nvidia.com/gpu"
@@ -67,6 +70,8 @@ def deploy(version: Version, uri: str, settings: Mapping[str, Any]) -> dict[str,
         InputError: what the store or the cluster says, or that it was not ready in time.
     """
     wanted = manifest(version.name, _readable(version, uri, settings), version.fingerprint, settings)
+    if trained_from := version.about.get("trained_from"):
+        wanted["metadata"]["annotations"][ORIGIN] = _origin(trained_from, settings)
     cluster = Cluster(settings["service_namespace"])
     found, done = cluster.apply(wanted)
     print(f"InferenceService {version.name} in {cluster.namespace}: {done}", flush=True)
@@ -76,6 +81,20 @@ def deploy(version: Version, uri: str, settings: Mapping[str, Any]) -> dict[str,
     print(f"ready at {url}", flush=True)
     place = {"name": version.name, "namespace": cluster.namespace, "model_name": version.name}
     return place | {"url": url, "address": address or url}
+
+
+def is_from(model_name: str, trained_from: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the service of a model answers with one that was made of the same, and is served in the same way.
+
+    Args:
+        model_name: the model's.
+        trained_from: what `deployment.decide_training` gives.
+        settings: what `parameters.of_deployment` gives.
+
+    Raises:
+        InputError: what the cluster says.
+    """
+    return Cluster(settings["service_namespace"]).annotations(model_name).get(ORIGIN) == _origin(trained_from, settings)
 
 
 def asked_at(endpoint: Mapping[str, str]) -> str:
@@ -106,6 +125,11 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         "metadata": {"name": name, "annotations": {MODEL: name, FINGERPRINT: fingerprint}},
         "spec": {"predictor": predictor},
     }
+
+
+def _origin(trained_from: str, settings: Mapping[str, Any]) -> str:
+    """A hash, in which how it is served counts as well: a canary that is to get all requests is a change."""
+    return hashlib.sha256(json.dumps([trained_from, dict(settings)], sort_keys=True).encode()).hexdigest()
 
 
 def _stock_model(uri: str, gpus: int) -> dict[str, Any]:

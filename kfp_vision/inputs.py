@@ -96,7 +96,7 @@ def training_batches(
     slice_number, slices = part
     drawn = random_slices(len(kept), batch_size=batch_size, seed=seed, part=part)
     augmented = rand_augment(augmentation.rand_augment, augmentation.rand_augment_magnitude)
-    blended = mix_up(augmentation.mixup_alpha, read_about(folder).classes) if augmentation.mixup_alpha else None
+    blended = mix_up(augmentation.mixup_alpha, len(read_about(folder).labels)) if augmentation.mixup_alpha else None
 
     def prepare(numbered: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         number, record = numbered

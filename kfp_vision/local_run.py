@@ -166,10 +166,11 @@ def collect(run_dir: Path) -> dict[str, Any]:
     """What came out of a run, with what a person came for put at the top of its folder.
 
     Returns:
-        run_dir, and report where there is one. Of a run that ended with records: records, the folder that leads to them,
-        pictures by split, and refused, how many. Of one that named pictures: predictions, the table, pictures, unreadable, and
-        accuracy where folders give the labels. Of one that trained: model_dir, accuracy, accepted, reasons; where these stages
-        ran, also endpoint and answer, what `deploy_model` and `call_endpoint` wrote, and predictions.
+        run_dir, and report where there is one. Of a run that ended with records: records, the folder that holds them, pictures
+        by split, and refused, how many. Of one that named pictures: predictions, the table, pictures, unreadable, and accuracy
+        where folders give the labels. Of one that found nothing to train: unchanged. Of one that trained: model_dir, accuracy,
+        accepted, reasons; where these stages ran, also endpoint and answer, what `deploy_model` and `call_endpoint` wrote, and
+        predictions.
     """
     for stage, collected in COLLECTORS.items():
         if list(run_dir.glob(f"*/{stage}")):
@@ -184,7 +185,7 @@ def _collect_records(run_dir: Path) -> dict[str, Any]:
     pictures = {}
     for split in ("train", "validation", "test"):
         folder = joined / f"{split}_records"
-        (records / split).symlink_to(Path("..") / folder.relative_to(run_dir))
+        shutil.copytree(folder, records / split, copy_function=_link)
         pictures[split] = json.loads((folder / "records.json").read_text(encoding="utf-8"))["images"]
     for file in (joined.parent / "split-images" / "label_map").iterdir():
         shutil.copyfile(file, records / file.name)
@@ -196,11 +197,19 @@ def _collect_records(run_dir: Path) -> dict[str, Any]:
     return {"run_dir": str(run_dir), **found}
 
 
+def _link(file: str, place: str) -> None:
+    """The folder of records is whole by itself, wherever it is moved or mounted, and takes no room twice."""
+    from kfp_vision import storage  # reads pictures: more than the plain install can
+
+    storage.link(Path(file), Path(place))
+
+
 def _collect_model(run_dir: Path) -> dict[str, Any]:
     (evaluation,) = run_dir.glob("*/evaluate-classifier")
     artifacts = evaluation.parent
     shutil.copyfile(evaluation / "report", run_dir / "report.html")
-    (run_dir / "model").symlink_to((artifacts / "train-classifier" / "model").relative_to(run_dir))
+    trained = next(artifacts / stage for stage in ("compare-trials", "train-classifier") if (artifacts / stage).exists())
+    (run_dir / "model").symlink_to((trained / "model").relative_to(run_dir))
     figures = json.loads((evaluation / "evaluation").read_text(encoding="utf-8"))
     result = {
         "run_dir": str(run_dir),
@@ -209,6 +218,10 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
         "accuracy": figures["accuracy"],
         **figures["verdict"],
     }
+    for output, name in (("trials", "trials.csv"), ("page", "trials.html")):
+        if (artifacts / "compare-trials" / output).exists():
+            shutil.copyfile(artifacts / "compare-trials" / output, run_dir / name)
+            result |= {"trials": str(run_dir / name)}
     for stage, output in (("deploy-model", "endpoint"), ("call-endpoint", "answer")):
         if (artifacts / stage / output).exists():
             result[output] = json.loads((artifacts / stage / output).read_text(encoding="utf-8"))
@@ -226,10 +239,16 @@ def _collect_predictions(run_dir: Path) -> dict[str, Any]:
     return {"run_dir": str(run_dir), "predictions": str(run_dir / "predictions.csv")} | figures
 
 
+def _collect_nothing(run_dir: Path) -> dict[str, Any]:
+    return {"run_dir": str(run_dir), "unchanged": True}
+
+
+# By the stage that a run got to; the first one counts.
 COLLECTORS = {
     "evaluate-classifier": _collect_model,
     "join-predictions": _collect_predictions,
     "join-records": _collect_records,
+    "decide-training": _collect_nothing,
 }
 
 

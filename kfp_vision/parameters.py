@@ -1,11 +1,13 @@
 """The fields of the run form: what values they take, checked before any data moves."""
 
 import difflib
+import hashlib
+import itertools
 import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp_vision.errors import InputError
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
@@ -106,8 +108,39 @@ ADVANCED: dict[str, Any] = {
     "profile_steps": 3,
     "seed": 0,
 }
+# What does not decide what a model becomes: where it is trained, how it is watched, what it is for.
+BESIDE_THE_MODEL = (
+    "check_images",
+    "partitions",
+    "log_uri",
+    "checkpoint_dir",
+    "gpu_type",
+    "gpu_count",
+    "node_selector",
+    "tolerations",
+    "min_accuracy",
+    "deploy_to",
+    "skip_unchanged",
+    "test_image_uri",
+    "predict_uri",
+)
+ADVANCED_BESIDE_THE_MODEL = (
+    *DEPLOYMENT_ADVANCED,
+    "compare_with_deployed",
+    "profile_steps",
+    "save_interval_secs",
+    "cache_pictures",
+    "max_refused_ratio",
+)
 SHARE = (0, 1, "from 0 up to, not including, 1", "0.2")  # lowest, below, and what is said of it
 MOST_PARTITIONS = 1000  # each is a pod of its own
+MOST_TRIALS = 100  # each is a training
+LISTS = {  # of hyperparameter_sweep, as they are written
+    "networks": '["inception_v1", "resnet50"]',
+    "optimizers": '["sgd", "adam"]',
+    "batch_sizes": "[16, 32]",
+    "learning_rates": "[0.001, 0.01]",
+}
 ADVANCED_CHOICES = {
     "conflicting_labels": ("leave_out", "keep"),
     "precision": ("auto", "bfloat16", "float32"),
@@ -180,24 +213,112 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
 ADVANCED_RANGES = (("min_aspect_ratio", "max_aspect_ratio"), ("lower_saturation", "upper_saturation"))
 
 
-def check_run(parameters: Mapping[str, Any]) -> dict[str, Any]:
+class Checked(NamedTuple):
+    """What `check_run` says of the fields for the stages behind it.
+
+    Attributes:
+        advanced: what the stages of the data read of `advanced`: they are not run again when something else in it is changed.
+        recipe: a hash of all fields that decide what the model becomes, the pictures excepted.
+    """
+
+    advanced: dict[str, Any]
+    recipe: str
+
+
+def check_run(parameters: Mapping[str, Any]) -> Checked:
     """Refuses wrong values, data that is not there and a checkpoint that does not fit, without moving any picture.
 
     Args:
         parameters: name to value, of every field of `image_classification`, and of `image_classification_partitioned` if it is
             that one's form.
 
-    Returns:
-        What the stages of the data read of `advanced`: they are not run again when something else in it is changed.
-
     Raises:
         InputError: for the first rule that is broken.
     """
     check_values(parameters)
     # Imported here, so that who only composes and compiles pipelines needs nothing that reads pictures.
-    from kfp_vision import checkpoints, deployment, prediction, storage
+    from kfp_vision import storage
 
     storage.check_there(parameters["images_uri"], "images_uri")
+    _check_surroundings(parameters)
+    return Checked(of_data(parameters["advanced"]), _recipe(parameters))
+
+
+def check_training(parameters: Mapping[str, Any]) -> None:
+    """What `check_run` is for `image_classification`, for `train_only`.
+
+    Args:
+        parameters: name to value, of every field of `train_only`.
+
+    Raises:
+        InputError: for the first rule that is broken.
+    """
+    check_training_values(parameters)
+    _check_shape("records_uri", parameters["records_uri"], str, '"somewhere"')
+    if not parameters["records_uri"]:
+        remedy = "Give the folder `records` of a run of prepare_records, here or in a bucket."
+        raise InputError("records_uri must be set", parameters["records_uri"], remedy)
+    from kfp_vision import records  # as in check_run
+
+    records.check_there(parameters["records_uri"], "records_uri")
+    _check_surroundings(parameters)
+
+
+def check_sweep(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What `check_run` is for `image_classification`, for `hyperparameter_sweep`.
+
+    Args:
+        parameters: name to value, of every field of `hyperparameter_sweep`.
+
+    Returns:
+        What the stages of the data read of `advanced`.
+
+    Raises:
+        InputError: for the first rule that is broken, by any trial.
+    """
+    from kfp_vision import storage  # as in check_run
+
+    whole = [parameters | trial for trial in check_sweep_values(parameters)]
+    storage.check_there(parameters["images_uri"], "images_uri")
+    _check_surroundings(whole[0])
+    for first in {one["network"]: one for one in whole[1:] if one["network"] != whole[0]["network"]}.values():
+        _check_checkpoint(first)
+    return of_data(parameters["advanced"])
+
+
+def check_sweep_values(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The part of `check_sweep` that looks at nothing but the values; gives the trials.
+
+    Raises:
+        InputError: for the first rule that is broken, by any trial.
+    """
+    from kfp_vision import sweep
+
+    _check_data(parameters)
+    if not parameters["validation_ratio"]:
+        rule = "validation_ratio must be above 0, to choose among the trials"
+        raise InputError(rule, parameters["validation_ratio"], "Set it to 0.2, say.")
+    for name, field in sweep.SWEPT.items():
+        given = parameters[name]
+        _check_shape(name, given, list, LISTS[name])
+        if not given or any(value in given[:place] for place, value in enumerate(given)):
+            remedy = f"Write it as JSON, such as {LISTS[name]}."
+            raise InputError(f"{name} must name one {field.replace('_', ' ')} or several different ones", given, remedy)
+    rule = f"0 (for every combination) or a whole number up to {MOST_TRIALS}"
+    _number("trials", parameters["trials"], 0, MOST_TRIALS + 1, rule, "20", whole=True)
+    combinations = math.prod(len(parameters[name]) for name in sweep.SWEPT)
+    if not parameters["trials"] and combinations > MOST_TRIALS:
+        remedy = "Set trials to how many of them are to be drawn at random, or give fewer values."
+        raise InputError(f"every combination must make {MOST_TRIALS} trials at most", combinations, remedy)
+    for values in itertools.product(*(parameters[name] for name in sweep.SWEPT)):
+        check_training_values(parameters | dict(zip(sweep.SWEPT.values(), values, strict=True)))
+    return sweep.trials(parameters, advanced(parameters["advanced"])["seed"])
+
+
+def _check_surroundings(parameters: Mapping[str, Any]) -> None:
+    """What a training reads and writes beside its pictures."""
+    from kfp_vision import deployment, prediction, storage  # as in check_run
+
     if parameters["test_image_uri"]:
         storage.check_picture_uri(parameters["test_image_uri"], "test_image_uri")
     if parameters["predict_uri"]:
@@ -206,10 +327,23 @@ def check_run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("log_uri", "checkpoint_dir"):
         if parameters[name]:
             storage.check_writable(parameters[name], name)
+    _check_checkpoint(parameters)
+
+
+def _check_checkpoint(parameters: Mapping[str, Any]) -> None:
+    from kfp_vision import checkpoints  # as in check_run
+
     if parameters["fine_tune"]:
         network = NETWORKS[parameters["network"]]
         checkpoints.check(network, parameters["checkpoint_uri"], advanced(parameters["advanced"])["depth_multiplier"])
-    return of_data(parameters["advanced"])
+
+
+def _recipe(parameters: Mapping[str, Any]) -> str:
+    """See `Checked`. A field of `advanced` that is given its default is as one that is not given."""
+    deciding = {name: value for name, value in parameters.items() if name not in BESIDE_THE_MODEL}
+    whole = advanced(parameters["advanced"])
+    deciding["advanced"] = {name: value for name, value in whole.items() if name not in ADVANCED_BESIDE_THE_MODEL}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def of_data(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +373,7 @@ def check_preparation(parameters: Mapping[str, Any]) -> dict[str, Any]:
         parameters: name to value, of every field of `prepare_records`.
 
     Returns:
-        What `check_run` returns.
+        What the stages of the data read of `advanced`.
 
     Raises:
         InputError: for the first rule that is broken.
@@ -286,12 +420,26 @@ def check_values(parameters: Mapping[str, Any]) -> None:
     Raises:
         InputError: for the first rule that is broken.
     """
-    _check_choices(parameters, CHOICES)
     _check_data(parameters)
     if parameters["validation_ratio"] + parameters["test_ratio"] == 0:
         raise InputError(
             "validation_ratio or test_ratio must be above 0, to measure the model", "0 for both", "Set one to 0.2."
         )
+    check_training_values(parameters)
+    _check_shape("skip_unchanged", parameters["skip_unchanged"], bool, "true")
+    if parameters["skip_unchanged"] and parameters["deploy_to"] == "none":
+        remedy = "Set deploy_to to where the model is to answer from, or skip_unchanged to false."
+        raise InputError("skip_unchanged must have a deployed model to look at", "deploy_to=none", remedy)
+
+
+def check_training_values(parameters: Mapping[str, Any]) -> None:
+    """The part of `check_training` that looks at nothing but the values.
+
+    Raises:
+        InputError: for the first rule that is broken.
+    """
+    _check_choices(parameters, CHOICES)
+    advanced(parameters["advanced"])
     _number("min_accuracy", parameters["min_accuracy"], *SHARE)
     for name, usual in (("batch_size", "16"), ("train_steps", "6000")):
         _number(name, parameters[name], 1, math.inf, "a whole number above 0", usual, whole=True)
@@ -419,7 +567,7 @@ def _check_shape(name: str, value: Any, kind: type, example: str) -> None:
 
 # By the stage that a pipeline begins with.
 CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    check.__name__: check for check in (check_run, check_preparation, check_prediction)
+    check.__name__: check for check in (check_run, check_training, check_sweep, check_preparation, check_prediction)
 }
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow is large, and talks while it starts

@@ -9,7 +9,6 @@ import ctypes
 import io
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -220,22 +219,14 @@ def _cut(tables: dict[str, Path], shares: dict[str, range], folder: Path) -> dic
 def _join(parts: list[Path], folder: Path, split: str, images_per_shard: int) -> About:
     """One folder of files out of several: the very files where each but the last is full, else their records anew."""
     filled = [(part, about) for part in parts if (about := records.read_about(part)).images]
-    classes = max((records.read_about(part).classes for part in parts), default=0)
+    labels = records.read_about(parts[0]).labels
     if any(about.images != images_per_shard * len(about.shards) for _, about in filled[:-1]):
         framed = ([record] for part, _ in filled for record in records.read_framed(part))
-        return records.write_framed(folder, split, framed, classes, images_per_shard)
+        return records.write_framed(folder, split, framed, labels, images_per_shard)
     folder.mkdir()
     files: list[Path] = []
     for part, about in filled:
         for shard in about.shards:
             files.append(folder / f"part-{len(files)}")
-            _link(part / shard, files[-1])
-    return records.name_shards(folder, split, files, sum(about.images for _, about in filled), classes)
-
-
-def _link(file: Path, place: Path) -> None:
-    """The same file under another name; a copy of it where the file system cannot."""
-    try:
-        os.link(file, place)
-    except OSError:
-        shutil.copyfile(file, place)
+            storage.link(part / shard, files[-1])
+    return records.name_shards(folder, split, files, sum(about.images for _, about in filled), labels)

@@ -1,9 +1,9 @@
 """What changes a model repository, in a folder or in a bucket: a new version, old ones that go, one that comes back."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kfp_vision import storage, stores
 from kfp_vision.errors import InputError
@@ -17,6 +17,9 @@ class Published(Protocol):
 
     @property
     def number(self) -> int: ...
+
+    @property
+    def about(self) -> Mapping[str, Any]: ...
 
     @property
     def name(self) -> str: ...
@@ -52,6 +55,19 @@ def check_name(uri: str, name: str) -> None:
         InputError: the newest version there has another name.
     """
     _check_name(repository_at(uri).versions(), name, uri)
+
+
+def is_from(uri: str, trained_from: str) -> bool:
+    """Whether the newest version there, if there is one, was made of the same pictures and fields.
+
+    Args:
+        uri: a path, or a folder of a bucket.
+        trained_from: what `deployment.decide_training` gives.
+
+    Raises:
+        InputError: the store refuses or does not answer.
+    """
+    return any(newest.about.get("trained_from") == trained_from for newest in repository_at(uri).versions()[-1:])
 
 
 def publish(version: Version, uri: str, kept: int = 0) -> int:

@@ -25,7 +25,7 @@ from kfp_vision import catalog, conversion, detection, examples, parallel, repor
 from kfp_vision.catalog import Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Checked, Refused
-from kfp_vision.splitting import SPLITS, read_labels
+from kfp_vision.splitting import SPLITS, read_labels, write_labels
 
 ABOUT_FILE = "records.json"
 CHUNK_ROWS, CHUNK_BYTES = 32, 4 << 20  # what a core is given at a time, the last picture in full
@@ -35,6 +35,7 @@ REJECTS_NAMED = 10
 HASHED = 1 << 20  # bytes at each end of a file
 FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record, its length and that one's checksum, and behind it
 CRC_MASK = 0xA282EAD8
+CLASS_FIELD = "image/class/label"
 INDEX_WORKERS = 8  # reads at a time of a file's lengths: they wait for the disk
 REWRITE = "Write the records anew."
 
@@ -47,13 +48,13 @@ class About:
         split: train, validation or test.
         images: number of examples.
         shards: names of the files, in order.
-        classes: number of classes in the label map.
+        labels: names of the classes, in the order of their numbers, also of those that this split has no picture of.
     """
 
     split: str
     images: int
     shards: list[str]
-    classes: int
+    labels: list[str]
 
 
 class Passed(NamedTuple):
@@ -119,7 +120,7 @@ def write_tfrecords(
                 split, _in_order(convert, reader.ahead(catalog.read(tables[split])), workers), counted, rejects
             )
             beside = whole.enter_context(storage.replacing(outputs[split]))
-            written[split] = write_framed(beside, split, accepted, len(number_of), images_per_shard)
+            written[split] = write_framed(beside, split, accepted, list(number_of), images_per_shard)
             print(f"{split}: {written[split].images} pictures in {len(written[split].shards)} files", flush=True)
         if counts:
             tally.write(counts, counted)
@@ -158,10 +159,10 @@ def write_shards(folder: Path, split: str, examples: Iterator[tuple[Row, Checked
     """Makes a folder of files with `per_shard` examples each, and `records.json` beside them."""
     number_of = _numbered(labels)
     records = (framed(example(row, picture, number_of[row.label])) for row, picture in examples)
-    return write_framed(folder, split, records, len(labels), per_shard)
+    return write_framed(folder, split, records, labels, per_shard)
 
 
-def write_framed(folder: Path, split: str, records: Iterator[list[bytes]], classes: int, per_shard: int) -> About:
+def write_framed(folder: Path, split: str, records: Iterator[list[bytes]], labels: list[str], per_shard: int) -> About:
     """`write_shards` of records that are framed already."""
     folder.mkdir()
     parts: list[Path] = []
@@ -172,22 +173,22 @@ def write_framed(folder: Path, split: str, records: Iterator[list[bytes]], class
             for record in group:
                 file.writelines(record)
                 images += 1
-    return name_shards(folder, split, parts, images, classes)
+    return name_shards(folder, split, parts, images, labels)
 
 
-def name_shards(folder: Path, split: str, parts: list[Path], images: int, classes: int) -> About:
+def name_shards(folder: Path, split: str, parts: list[Path], images: int, labels: list[str]) -> About:
     """Gives files of a folder their names, in the order given, and writes `records.json` beside them."""
     shards = [f"{split}-{number:05d}-of-{len(parts):05d}.tfrecord" for number in range(len(parts))]
     for part, shard in zip(parts, shards, strict=True):
         part.rename(folder / shard)
-    about = About(split, images, shards, classes)
-    (folder / ABOUT_FILE).write_text(json.dumps(asdict(about), indent=1) + "\n")
+    about = About(split, images, shards, labels)
+    (folder / ABOUT_FILE).write_text(json.dumps(asdict(about), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return about
 
 
 def read_about(folder: Path) -> About:
     """What `write_shards` wrote into a folder."""
-    return About(**json.loads((folder / ABOUT_FILE).read_text()))
+    return About(**json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
 
 
 def fingerprint(folder: Path) -> str:
@@ -226,6 +227,92 @@ def read_framed(folder: Path) -> Iterator[bytes]:
                 yield head + file.read(struct.unpack("<Q", head[:8])[0] + FRAME_FOOT)
 
 
+def fetch(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[str, About]:
+    """Copies the records of all splits, written before, from where they lie.
+
+    Args:
+        uri: of a folder, a folder of a bucket or an archive, with a folder of records for each split anywhere in it; which one
+            is of which split its `records.json` says.
+        outputs: split name to the folder that its records go to.
+        label_map: the folder that `labels.txt` is written to.
+
+    Returns:
+        Split name to what was copied.
+
+    Raises:
+        InputError: a split is not there, or twice, or not whole; the splits are of different classes; or they are of detection.
+    """
+    found = _written_at(uri)
+    places = {
+        f"{folder}/{name}": (split, name) for split, (folder, about) in found.items() for name in (ABOUT_FILE, *about.shards)
+    }
+    with contextlib.ExitStack() as whole:
+        beside = {split: whole.enter_context(storage.replacing(outputs[split])) for split in SPLITS}
+        for item in storage.walk(uri):
+            if place := places.pop(_place(item.name), None):
+                try:
+                    storage.save(item, beside[place[0]] / place[1])
+                except OSError as reason:
+                    raise InputError("records must be read whole", f"{item.uri} ({reason})", "Try again.") from None
+        for missing in sorted(places):
+            raise InputError("records must be whole", f"no {missing} in {uri}", REWRITE)
+        _check_classified(beside["train"], uri)
+        with storage.replacing(label_map) as labels:
+            labels.mkdir()
+            write_labels(labels, found["train"][1].labels)
+    for split, (_, about) in found.items():
+        print(f"{split}: {about.images} pictures in {len(about.shards)} files", flush=True)
+    return {split: about for split, (_, about) in found.items()}
+
+
+def check_there(uri: str, field: str) -> None:
+    """Refuses a URI where there are not the records of all splits.
+
+    Raises:
+        InputError: naming the field, or what is wrong with them.
+    """
+    storage.check_there(uri, field)
+    _written_at(uri)
+
+
+def _written_at(uri: str) -> dict[str, tuple[str, About]]:
+    """Split name to the folder below a URI that holds its records, and what that says of itself."""
+    found: dict[str, tuple[str, About]] = {}
+    remedy = "Take the folder `records` of a run of prepare_records, or that of its stage's artifacts."
+    for item in storage.walk(uri):
+        folder, _, name = _place(item.name).rpartition("/")
+        if name != ABOUT_FILE:
+            continue
+        try:
+            about = About(**json.loads(item.read()))
+        except (OSError, ValueError, TypeError) as reason:
+            raise InputError(f"{ABOUT_FILE} must say what records there are", f"{item.uri} ({reason})", REWRITE) from None
+        if about.split in found:
+            twice = f"{about.split} in {found[about.split][0]} and in {folder}, of {uri}"
+            raise InputError("records of each split must lie there once", twice, remedy)
+        found[about.split] = folder, about
+    for split in SPLITS:
+        if split not in found:
+            raise InputError("records of train, validation and test must lie there", f"no {split} in {uri}", remedy)
+    if found.keys() - SPLITS or len({tuple(about.labels) for _, about in found.values()}) > 1:
+        of_each = "; ".join(f"{split}: {', '.join(about.labels)}" for split, (_, about) in found.items())
+        raise InputError("records of all splits must be of the same classes", of_each, remedy)
+    return found
+
+
+def _place(name: str) -> str:
+    """The path of a file below a URI, with a folder before it even where there is none."""
+    return name if "/" in name else f"./{name}"
+
+
+def _check_classified(folder: Path, uri: str) -> None:
+    """Refuses records whose first one has no class: those of an object detector have boxes instead."""
+    record = next(read_framed(folder), b"")
+    if record and CLASS_FIELD not in _example_message().FromString(record[FRAME_HEAD:-FRAME_FOOT]).features.feature:
+        remedy = "Take records that were written with task=classification."
+        raise InputError("records must be of classification", f"others in {uri}", remedy)
+
+
 def held_out(validation_records: Path, test_records: Path) -> Path:
     """The pictures to measure a model on: the test split where there is one, else validation."""
     return test_records if read_about(test_records).images else validation_records
@@ -237,7 +324,7 @@ def example(row: Row, picture: Checked, number: int) -> list[bytes]:
         {
             "image/encoded": picture.encoded,
             "image/format": picture.format.encode(),
-            "image/class/label": number,
+            CLASS_FIELD: number,
             "image/class/text": row.label.encode(),
             "image/filename": row.name.encode(),
             "image/height": picture.height,

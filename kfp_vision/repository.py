@@ -148,12 +148,13 @@ def fetch(uri: str, model: Path) -> Version:
     if newest is None:
         raise InputError("there must be a model", f"none at {uri}", MODEL_REMEDY)
     with storage.replacing(model) as beside:
-        for item, encoded in storage.read_all(item for item in storage.walk(uri) if _is_below(item.name, newest)):
-            if isinstance(encoded, OSError):
-                raise InputError("a model must be read whole", f"{item.uri} ({encoded})", "Try again, or export it again.")
-            file = exported(beside).folder / PurePosixPath(item.name).relative_to(newest)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encoded)
+        for item in storage.walk(uri):
+            if _is_below(item.name, newest):
+                try:
+                    storage.save(item, exported(beside).folder / PurePosixPath(item.name).relative_to(newest))
+                except OSError as reason:
+                    remedy = "Try again, or export it again."
+                    raise InputError("a model must be read whole", f"{item.uri} ({reason})", remedy) from None
     return exported(model)
 
 

@@ -142,12 +142,52 @@ def walk(uri: str) -> Iterator[Item]:
         return
     path = fetch(uri)
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
+        for file in _below(path):
             if file.is_file():
                 yield Item(str(file), file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes, loose=True)
         return
     for name, size, read in archives.members(path, uri):
         yield Item(f"{uri}#{name}", name, size, read)
+
+
+def _below(folder: Path) -> list[Path]:
+    """What lies in a folder and in those within it, folders themselves excepted, by name; a link that leads back up is none."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        folders[:] = [name for name in folders if not (here / name).is_symlink() or not _leads_up(here / name)]
+        found += [here / name for name in names]
+    return sorted(found)
+
+
+def _leads_up(link: Path) -> bool:
+    return link.parent.resolve().is_relative_to(link.resolve())
+
+
+def save(item: Item, path: Path) -> None:
+    """Writes an item to a file, whose folder is made; to be called, as `Item.read`, before the next item is taken.
+
+    Raises:
+        OSError: it is gone, or cannot be read or written.
+        InputError: the store refuses or does not answer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not item.loose:
+        path.write_bytes(item.read())
+    elif scheme(item.uri) in stores.SCHEMES:
+        from kfp_vision.stores import transfer
+
+        transfer.download(item.uri, path)
+    else:
+        shutil.copyfile(item.uri, path)
+
+
+def link(file: Path, place: Path) -> None:
+    """The same file under another name; a copy of it where the file system cannot."""
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
 
 
 def read_all(items: Iterable[Item]) -> Iterator[tuple[Item, bytes | OSError]]:
@@ -249,7 +289,7 @@ def _facts(uri: str) -> Iterator[str]:
                 yield f"{found.size} {found.version}"
         return
     path = fetch(uri)
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+    for file in _below(path) if path.is_dir() else [path]:
         if file.is_file():
             about = file.stat()
             yield f"{file.relative_to(path)} {about.st_size} {about.st_mtime_ns}"

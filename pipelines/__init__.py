@@ -1,13 +1,30 @@
 """The pipelines, one file each, with its compiled YAML beside it."""
 
 from kfp_vision.pipelines.batch_prediction import batch_prediction
+from kfp_vision.pipelines.hyperparameter_sweep import hyperparameter_sweep
 from kfp_vision.pipelines.image_classification import image_classification
 from kfp_vision.pipelines.image_classification_partitioned import image_classification_partitioned
 from kfp_vision.pipelines.prepare_records import prepare_records
+from kfp_vision.pipelines.train_only import train_only
 
 PIPELINES = {
     pipeline.pipeline_func.__name__: pipeline
-    for pipeline in (image_classification, image_classification_partitioned, prepare_records, batch_prediction)
+    for pipeline in (
+        image_classification,
+        image_classification_partitioned,
+        prepare_records,
+        train_only,
+        hyperparameter_sweep,
+        batch_prediction,
+    )
 }
 
-__all__ = ["PIPELINES", "batch_prediction", "image_classification", "image_classification_partitioned", "prepare_records"]
+__all__ = [
+    "PIPELINES",
+    "batch_prediction",
+    "hyperparameter_sweep",
+    "image_classification",
+    "image_classification_partitioned",
+    "prepare_records",
+    "train_only",
+]

@@ -48,18 +48,26 @@ DATA = Pod(("1", "8"), ("1Gi", "8Gi"), "500Gi", hours=24)
 READING = replace(DATA, retried=True, stores=True)
 MODEL = Pod(("1", "8"), ("2Gi", "8Gi"), "100Gi", hours=12, cached=False)
 OUTSIDE = replace(MODEL, retried=True, stores=True)  # looks at what lies outside, or changes it
+TRAINING = Pod(("2", "16"), ("4Gi", "32Gi"), "500Gi", hours=24 * 14, retried=True, stores=True)
 PODS = {
     "check_run": CHECK,
+    "check_training": CHECK,
+    "check_sweep": CHECK,
     "check_preparation": CHECK,
     "check_prediction": CHECK,
     "fingerprint_images": replace(CHECK, hours=12, retried=True),
+    "decide_training": replace(CHECK, retried=True),
     "ingest_images": READING,
     "split_images": Pod(memory=("1Gi", "8Gi"), hours=6),
     "partition_records": Pod(),
     "write_tfrecords": READING,
     "join_records": DATA,
     "watch_training": Pod(),
-    "train_classifier": Pod(("2", "16"), ("4Gi", "32Gi"), "500Gi", hours=24 * 14, retried=True, stores=True),
+    "fetch_records": replace(READING, cached=False),
+    "train_classifier": TRAINING,
+    "choose_trials": Pod(),
+    "train_trial": TRAINING,
+    "compare_trials": Pod(room="100Gi", hours=6),
     "evaluate_classifier": OUTSIDE,
     "check_serving": MODEL,
     "deploy_model": OUTSIDE,

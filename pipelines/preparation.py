@@ -27,21 +27,26 @@ class Prepared(NamedTuple):
     test_records: Any
 
 
-def prepare(fields: Mapping[str, Any], behind: dsl.PipelineTask) -> Prepared:
+def fingerprinted(fields: Mapping[str, Any], behind: dsl.PipelineTask) -> Any:
+    """Adds the stage to a pipeline that says what the data is, behind the one that checks the fields; gives what it says."""
+    return equipped(fingerprint_images(images_uri=fields["images_uri"])).after(behind).output
+
+
+def prepare(fields: Mapping[str, Any], *, fingerprint: Any, advanced: Any, behind: dsl.PipelineTask) -> Prepared:
     """Adds the stages up to the records to a pipeline.
 
     Args:
         fields: name to value: images_uri, task, check_images, validation_ratio, test_ratio, images_per_shard, advanced; with
             partitions among them the records are written in so many.
-        behind: the stage that checks the fields, and says what of `advanced` is read here.
+        fingerprint: of the data.
+        advanced: what of that field is read here.
+        behind: the stage that checks the fields.
     """
-    advanced = behind.output
-    fingerprint = fingerprint_images(images_uri=fields["images_uri"]).after(behind)
     ratios = {name: fields[name] for name in ("validation_ratio", "test_ratio")}
     data = {name: fields[name] for name in ("images_uri", "task", "check_images")}
-    ingested = ingest_images(fingerprint=fingerprint.output, **data, **ratios)
+    ingested = ingest_images(fingerprint=fingerprint, **data, **ratios)
     split = split_images(images=ingested.outputs["images"], advanced=advanced, **ratios)
-    equipped(fingerprint, ingested, split)
+    equipped(ingested, split)
     if "partitions" in fields:
         # Within a loop kfp.local takes what comes from a stage for the loop's own item: there it is the field.
         how = {name: fields[name] for name in ("images_per_shard", "partitions", "advanced")}

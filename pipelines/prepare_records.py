@@ -6,7 +6,7 @@ from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
-from kfp_vision.pipelines.preparation import prepare
+from kfp_vision.pipelines.preparation import fingerprinted, prepare
 
 
 @with_choices(parameters.PREPARATION_CHOICES)
@@ -35,4 +35,5 @@ def prepare_records(
     """
     fields = dict(locals())
     with dsl.ExitHandler(outcome_reported(), name="run"):
-        prepare(fields, behind=equipped(check_preparation(**fields)))
+        checked = equipped(check_preparation(**fields))
+        prepare(fields, fingerprint=fingerprinted(fields, behind=checked), advanced=checked.output, behind=checked)

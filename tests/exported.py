@@ -6,12 +6,12 @@ from pathlib import Path
 from kfp_vision.repository import Version
 
 
-def version(folder: Path, name: str = "flowers", weights: bytes = b"weights") -> Version:
-    """Writes a version, and gives it."""
+def version(folder: Path, name: str = "flowers", weights: bytes = b"weights", **about: object) -> Version:
+    """Writes a version, which says `about` of itself besides, and gives it."""
     (folder / "variables").mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"graph")
     (folder / "variables" / "variables.index").write_bytes(weights)
     (folder / "assets.extra").mkdir()
-    about = {"model_name": name, "labels": ["daisy", "tulip"], "image_size": 224}
+    about = {"model_name": name, "labels": ["daisy", "tulip"], "image_size": 224, **about}
     (folder / "assets.extra" / "model.json").write_text(json.dumps(about))
     return Version(folder)

@@ -19,7 +19,9 @@ from kfp_vision.networks import NETWORKS
 from kfp_vision.storage import replacing
 from kfp_vision.training import devices, feeds, saving, watching
 from kfp_vision.training.recipe import Recipe
-from kfp_vision.training.trainer import Row, Trainer, build, freeze
+from kfp_vision.training.trainer import Diverged, Row, Trainer, build, freeze
+
+__all__ = ["Diverged", "Recipe", "train_classifier"]
 
 LONGEST_AVERAGE = 10.0  # batch norm's moving averages reach back over a tenth of a short run
 STOPPED = 143  # the exit status of what SIGTERM has ended
@@ -46,7 +48,8 @@ def train_classifier(
 
     Raises:
         InputError: no pictures to train on, a checkpoint that does not fit, fewer GPUs than asked for, a `checkpoint_dir` of
-            another training, or a loss that is no longer a number.
+            another training.
+        Diverged: the loss is no longer a number.
         SystemExit: the process was told to end; what there is to go on from is in `checkpoint_dir`.
     """
     about = records.read_about(train_records)

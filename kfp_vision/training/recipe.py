@@ -23,4 +23,5 @@ class Recipe:
     model_name: str
     checkpoint_dir: str = ""
     log_uri: str = ""
+    trained_from: str = ""
     advanced: Mapping[str, Any] = field(default_factory=dict)

@@ -288,7 +288,11 @@ class Trainer:
             return
         rate = self.learning_rate_at(self.step - 1)
         remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
-        raise InputError("the loss must stay a number", f"{float(self._loss)} at step {self.step}, at rate {rate:g}", remedy)
+        raise Diverged("the loss must stay a number", f"{float(self._loss)} at step {self.step}, at rate {rate:g}", remedy)
+
+
+class Diverged(InputError):
+    """The loss of a training is no longer a number."""
 
 
 def freeze(model: Any, layers_to_freeze: str) -> int:

@@ -40,6 +40,10 @@ def recipe() -> dict[str, object]:
         "advanced": {"depth_multiplier": 0.1, "batch_norm_decay": 0.9},
         "log_uri": "",
         "checkpoint_dir": "",
+        "trained_from": "what these were",
+        "gpu_type": "nvidia.com/gpu",
+        "node_selector": {},
+        "tolerations": [],
     }
 
 

@@ -12,13 +12,26 @@ from google.protobuf import json_format
 from kfp_vision import components
 from kfp_vision.components import images
 from kfp_vision.local_run import fields
-from kfp_vision.pipelines import batch_prediction, image_classification_partitioned, prepare_records
+from kfp_vision.pipelines import (
+    batch_prediction,
+    hyperparameter_sweep,
+    image_classification_partitioned,
+    prepare_records,
+    train_only,
+)
 
 NAMES = components.__all__
 FORM_OF = {  # whose fields they check
     "check_run": image_classification_partitioned,
+    "check_training": train_only,
+    "check_sweep": hyperparameter_sweep,
     "check_preparation": prepare_records,
     "check_prediction": batch_prediction,
+}
+SAYS = {  # what they say to the stages behind them
+    "check_run": {"advanced": {"parameterType": "STRUCT"}, "recipe": {"parameterType": "STRING"}},
+    "check_sweep": {"Output": {"parameterType": "STRUCT"}},
+    "check_preparation": {"Output": {"parameterType": "STRUCT"}},
 }
 FOLDER = Path(components.__file__).parent
 MOST_LINES = 15
@@ -80,7 +93,7 @@ def test_the_body_is_short_and_straight(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_image_is_ours_and_nothing_is_installed_in_it(name):
-    expected = images.GPU_IMAGE if name == "train_classifier" else images.CPU_IMAGE
+    expected = images.GPU_IMAGE if name in ("train_classifier", "train_trial") else images.CPU_IMAGE
     assert container(name)["image"] == expected
     assert "pip" not in " ".join(container(name)["command"]).split()
     assert "kfp==" not in json.dumps(container(name))
@@ -104,8 +117,8 @@ def test_everything_that_goes_in_or_comes_out_is_described(name):
 def test_what_checks_a_form_sees_every_field_of_it(name):
     inputs, outputs = inputs_and_outputs(name)
     assert {given: definition["parameterType"] for given, definition in inputs.items()} == fields(FORM_OF[name])
-    # What the stages of the data read of `advanced`, where there is one.
-    assert outputs == ({"Output": {"parameterType": "STRUCT"}} if "advanced" in inputs else {})
+    said = {made: {"parameterType": definition["parameterType"]} for made, definition in outputs.items()}
+    assert said == SAYS.get(name, {})
 
 
 def test_no_input_has_a_default_that_could_differ_from_the_form():

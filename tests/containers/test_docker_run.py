@@ -21,6 +21,7 @@ from kfp_vision.serving import server
 STAGES = [
     "check_run",
     "fingerprint_images",
+    "decide_training",
     "ingest_images",
     "split_images",
     "write_tfrecords",

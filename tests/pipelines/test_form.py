@@ -32,6 +32,7 @@ network - STRING: "inception_v1" [15 choices]
 node_selector - STRUCT: {}
 optimizer - STRING: "sgd" [8 choices]
 predict_uri - STRING: ""
+skip_unchanged - BOOLEAN: false [true, false]
 test_image_uri - STRING: ""
 test_ratio - NUMBER_DOUBLE: 0
 tolerations - LIST: []
@@ -39,11 +40,42 @@ train_last_layer_only - BOOLEAN: false [true, false]
 train_steps - NUMBER_INTEGER: 6000
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
+OF_THE_DATA = ("check_images", "images_per_shard", "images_uri", "validation_ratio", "test_ratio", "skip_unchanged")
 OF_BATCH_PREDICTION = """
 all_scores - BOOLEAN: false [true, false]
 model_uri - STRING: ""
 partitions - NUMBER_INTEGER: 1
 predict_uri - STRING: "sample"
+"""
+OF_A_SWEEP = """
+advanced - STRUCT: {}
+batch_sizes - LIST: [16.0]
+check_images - BOOLEAN: true [true, false]
+checkpoint_dir - STRING: ""
+checkpoint_uri - STRING: "imagenet"
+deploy_to - STRING: "none"
+fine_tune - BOOLEAN: true [true, false]
+gpu_count - NUMBER_INTEGER: 1
+gpu_type - STRING: "nvidia.com/gpu"
+image_size - NUMBER_INTEGER: 0
+images_per_shard - NUMBER_INTEGER: 1000
+images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
+learning_rate_schedule - STRING: "exponential" [4 choices]
+learning_rates - LIST: [0.0025, 0.01]
+log_uri - STRING: ""
+min_accuracy - NUMBER_DOUBLE: 0
+model_name - STRING: "classifier"
+networks - LIST: ["inception_v1"]
+node_selector - STRUCT: {}
+optimizers - LIST: ["sgd", "momentum"]
+predict_uri - STRING: ""
+test_image_uri - STRING: ""
+test_ratio - NUMBER_DOUBLE: 0.1
+tolerations - LIST: []
+train_last_layer_only - BOOLEAN: false [true, false]
+train_steps - NUMBER_INTEGER: 6000
+trials - NUMBER_INTEGER: 0
+validation_ratio - NUMBER_DOUBLE: 0.2
 """
 KFPS_OWN = re.compile(r"pipelinechannel|{{|\b(artifact|dag|executor|component|channel)s?\b", re.IGNORECASE)
 
@@ -65,6 +97,13 @@ def form(name: str) -> list[str]:
     [
         ("image_classification", FORM),
         ("image_classification_partitioned", FORM.replace("predict_uri", "partitions - NUMBER_INTEGER: 4\npredict_uri")),
+        (
+            "train_only",
+            "\n".join(line for line in FORM.splitlines() if line.partition(" ")[0] not in OF_THE_DATA).replace(
+                "test_image_uri", 'records_uri - STRING: ""\ntest_image_uri'
+            ),
+        ),
+        ("hyperparameter_sweep", OF_A_SWEEP),
         ("batch_prediction", OF_BATCH_PREDICTION),
     ],
 )

@@ -20,6 +20,7 @@ from kfp_vision.serving import server
 STAGES = [
     "check_run",
     "fingerprint_images",
+    "decide_training",
     "ingest_images",
     "split_images",
     "write_tfrecords",
@@ -28,7 +29,7 @@ STAGES = [
     "check_serving",
 ]
 IN_ANY_ORDER = ["call_endpoint", "deploy_model", "predict_images"]  # the one side waits for nothing of the other
-BESIDE = "watch_training"  # waits for check_run alone, and nothing waits for it
+BESIDE = "watch_training"  # nothing waits for it
 LAST = "report_outcome"
 WHOLE = {"partition": 0, "partitions": 1, "advanced": {}}  # what write_tfrecords writes
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
@@ -198,6 +199,22 @@ def test_takes_the_form_as_it_was_filled_in(run):
     assert settings["image_size"] == 64
     assert settings["advanced"]["depth_multiplier"] == 0.1
     assert settings["network"] == "inception_v1"
+
+
+def test_run_again_with_skip_unchanged_it_ends_before_any_work(run, tmp_path):
+    form = SMALL | RATIOS | {"images_uri": run.pictures, "deploy_to": run.pictures.parent / "a repository"}
+    form |= {"test_image_uri": "", "skip_unchanged": "true", "min_accuracy": "0.9"}
+    options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", *options, "--json", "--output", str(tmp_path / "again")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    stages = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("[")]
+    assert stages == [*STAGES[:3], LAST]
+    assert "unchanged pictures and fields: the deployed model stays" in done.stdout.splitlines()
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["unchanged"] is True
+    assert sorted(result["skipped"]) == sorted([*STAGES[3:], *IN_ANY_ORDER, BESIDE])
+    assert len(repository.versions(run.pictures.parent / "a repository")) == 1
 
 
 @pytest.fixture(scope="module")

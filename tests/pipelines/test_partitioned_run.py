@@ -88,15 +88,15 @@ def test_a_stage_in_a_loop_keeps_its_number(run):
     assert writers == ["write_tfrecords", "write_tfrecords (2)", "write_tfrecords (3)"]
     numbers = [int(line[1:].partition("/")[0]) for line in named]
     assert numbers == sorted(numbers)
-    assert set(numbers) == set(range(1, 12))
-    assert {line.partition("/")[2].partition("]")[0] for line in named} == {"15"}  # four of them wait for a wish
+    assert set(numbers) == set(range(1, 13))
+    assert {line.partition("/")[2].partition("]")[0] for line in named} == {"16"}  # four of them wait for a wish
     assert sorted(run.result["skipped"]) == ["call_endpoint", "deploy_model", "predict_images", "watch_training"]
 
 
 def test_every_stage_is_timed_once_and_every_turn_says_how_long_it_took(run):
-    assert len(run.result["seconds"]) == 11 + 1
+    assert len(run.result["seconds"]) == 12 + 1
     ended = [line for line in run.lines if line.startswith("      done in ")]
-    assert len(ended) == 11 + PARTITIONS - 1
+    assert len(ended) == 12 + PARTITIONS - 1
     assert run.result["seconds"]["write_tfrecords"] <= run.result["seconds"]["total"]
 
 

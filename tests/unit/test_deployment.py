@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from exported import version
 
 from kfp_vision import deployment, parameters
 from kfp_vision.errors import InputError
@@ -31,3 +32,30 @@ def test_a_repository_of_another_model_is_refused(tmp_path):
     deployment.check_target(str(tmp_path), "dogs", SETTINGS)
     with pytest.raises(InputError, match=r"versions of one model; got dogs in .*, and now flowers\. Set deploy_to"):
         deployment.check_target(str(tmp_path), "flowers", SETTINGS)
+
+
+def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> str:
+    return deployment.decide_training("pictures", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
+
+
+def test_where_nothing_is_deployed_there_is_something_to_train(tmp_path, capsys):
+    assert len(decided("fields", tmp_path / "nowhere")) == 64
+    assert capsys.readouterr().out == "pictures or fields have changed since flowers was deployed, or it was not\n"
+
+
+def test_there_is_nothing_to_train_where_the_newest_version_was_trained_from_the_same(tmp_path, capsys):
+    version(tmp_path / "1", trained_from=decided("fields", tmp_path))
+    capsys.readouterr()
+    assert decided("fields", tmp_path) == ""
+    assert capsys.readouterr().out == (
+        "neither the pictures nor the fields have changed since flowers was deployed: nothing to train\n"
+    )
+    assert decided("other fields", tmp_path) != ""
+    assert decided("fields", tmp_path, skip_unchanged=False) != ""
+    version(tmp_path / "2", trained_from=decided("other fields", tmp_path))
+    assert decided("fields", tmp_path) != ""
+
+
+def test_a_version_that_does_not_say_what_it_was_trained_from_was_trained_from_something_else(tmp_path):
+    version(tmp_path / "1")
+    assert decided("fields", tmp_path) != ""

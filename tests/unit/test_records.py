@@ -16,9 +16,9 @@ from PIL import Image
 from kfp_vision import catalog, splitting
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
-from kfp_vision.records import About, Numbered, _in_order, read_about, write_tfrecords
+from kfp_vision.records import About, Numbered, _in_order, check_there, fetch, read_about, write_tfrecords
 
-LABELS = ("bellcup", "globelet", "花, wild")
+LABELS = ["bellcup", "globelet", "花, wild"]
 # What a reader of TF-Slim's flower data sets asks for, and the two fields that are added here.
 SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature((), tf.string),
@@ -84,7 +84,7 @@ def broken(folder: Path, name: str, content: bytes = b"<html>404 Not Found</html
 
 def test_tensorflow_reads_what_was_written(photos, tmp_path, written):
     rows = catalog.scan(str(photos)).rows
-    assert written(train=rows)["train"] == About("train", 21, ["train-00000-of-00001.tfrecord"], 3)
+    assert written(train=rows)["train"] == About("train", 21, ["train-00000-of-00001.tfrecord"], LABELS)
     examples = read_back(tmp_path / "train")
     for row, example in zip(rows, examples, strict=True):
         original = (photos / row.name).read_bytes()
@@ -154,13 +154,13 @@ def test_an_order_longer_than_what_is_in_flight_is_kept(tmp_path, written):
 
 def test_an_empty_split_says_so_and_has_no_files(photos, tmp_path, written):
     about = written(train=catalog.scan(str(photos)).rows[:2])
-    assert about["test"] == read_about(tmp_path / "test") == About("test", 0, [], 3)
+    assert about["test"] == read_about(tmp_path / "test") == About("test", 0, [], LABELS)
     assert [path.name for path in (tmp_path / "test").iterdir()] == ["records.json"]
     assert json.loads((tmp_path / "test" / "records.json").read_text()) == {
         "split": "test",
         "images": 0,
         "shards": [],
-        "classes": 3,
+        "labels": LABELS,
     }
 
 
@@ -377,3 +377,77 @@ def test_a_file_that_was_cut_off_is_refused_and_a_changed_record_is_not_given_ou
     shard.write_bytes(whole[:-9])
     with pytest.raises(InputError, match=r"a TFRecord file must be whole; got \S+train-00001-of-00003\.tfrecord"):
         Numbered(tmp_path / "train")
+
+
+@pytest.fixture
+def elsewhere(photos, tmp_path, written) -> Path:
+    """A folder with the records of all splits, as a run leaves them."""
+    rows = catalog.scan(str(photos)).rows
+    written(images_per_shard=5, folder=tmp_path / "run", train=rows[:12], validation=rows[12:])
+    for name in ("label_map", "train.csv", "validation.csv", "test.csv"):
+        place = tmp_path / "run" / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    return tmp_path / "run"
+
+
+def fetched(uri: object, root: Path) -> dict[str, bytes]:
+    """What `fetch` brings, by its name below the folder."""
+    fetch(str(uri), {split: root / split for split in ("train", "validation", "test")}, root / "label_map")
+    return contents(root)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def test_records_are_fetched_as_they_are_wherever_they_lie(elsewhere, tmp_path):
+    lying = {name: content for name, content in contents(elsewhere).items() if "/" in name}
+    whole = lying | {"label_map/labels.txt": "0:bellcup\n1:globelet\n2:花, wild\n".encode()}
+    assert len(whole) == 3 + 3 + 2 + 1
+    assert fetched(elsewhere, tmp_path / "of a folder") == whole
+    (elsewhere / "train").rename(elsewhere / "first_records")
+    check_there(str(elsewhere), "records_uri")
+    assert fetched(elsewhere, tmp_path / "of folders with other names") == whole
+    packed = shutil.make_archive(str(tmp_path / "packed"), "gztar", elsewhere.parent, elsewhere.name)
+    assert fetched(packed, tmp_path / "of an archive") == whole
+
+
+def damaged(folder: Path, fault: str) -> None:
+    train = folder / "train"
+    if fault == "gone":
+        shutil.rmtree(train)
+    elif fault == "twice":
+        shutil.copytree(train, folder / "copy")
+    elif fault == "torn":
+        (train / "train-00001-of-00003.tfrecord").unlink()
+    else:
+        about = json.loads((train / "records.json").read_text())
+        about = about | {"labels": ["bellcup"]} if fault == "of other classes" else {"images": 7}
+        (train / "records.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("gone", r"records of train, validation and test must lie there; got no train in .*\. Take the folder `records` of"),
+        ("twice", r"records of each split must lie there once; got train in copy and in train, of .*\. Take the folder"),
+        ("torn", r"records must be whole; got no train/train-00001-of-00003\.tfrecord in .*\. Write the records anew\."),
+        ("of other classes", r"records of all splits must be of the same classes; got .*train: bellcup.* Take the folder"),
+        ("of another kind", r"records\.json must say what records there are; got .*train/records\.json \(.*\)\. Write the"),
+    ],
+)
+def test_records_that_are_not_whole_are_refused_and_nothing_is_left(elsewhere, tmp_path, fault, line):
+    damaged(elsewhere, fault)
+    with pytest.raises(InputError, match=line):
+        fetched(elsewhere, tmp_path / "new")
+    assert contents(tmp_path / "new") == {}
+
+
+def test_records_of_a_detector_are_refused(elsewhere, tmp_path):
+    example = tf.train.Example()
+    example.features.feature["image/object/class/label"].int64_list.value.append(1)
+    with tf.io.TFRecordWriter(str(elsewhere / "train" / "train-00000-of-00003.tfrecord")) as writer:
+        writer.write(example.SerializeToString())
+    with pytest.raises(InputError, match=r"records must be of classification; got others in .*\. Take records that were"):
+        fetched(elsewhere, tmp_path / "new")
+    assert contents(tmp_path / "new") == {}

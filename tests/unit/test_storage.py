@@ -568,3 +568,17 @@ def test_check_uri_refuses_the_rest_with_a_remedy(uri, line):
     with pytest.raises(InputError) as refusal:
         storage.check_uri(uri, "images_uri")
     assert line_of(refusal) == f"error: {line}"
+
+
+def test_folders_that_are_links_are_walked_and_one_that_leads_back_up_is_not(tmp_path):
+    for name in ("apart/daisy/1.jpg", "apart/daisy/more/2.jpg", "photos/tulip/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "photos" / "daisy").symlink_to(tmp_path / "apart" / "daisy")
+    (tmp_path / "photos" / "tulip" / "up").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "itself").symlink_to(".")
+    names = [item.name for item in storage.walk(str(tmp_path / "photos"))]
+    assert names == ["daisy/1.jpg", "daisy/more/2.jpg", "tulip/3.jpg"]
+    before = storage.fingerprint(str(tmp_path / "photos"))
+    (tmp_path / "apart" / "daisy" / "4.jpg").write_bytes(b"one more")
+    assert storage.fingerprint(str(tmp_path / "photos")) != before

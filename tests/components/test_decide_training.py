@@ -1,0 +1,23 @@
+import one_step
+
+from kfp_vision import components
+
+VALUES = {"fingerprint": "pictures", "recipe": "fields", "model_name": "flowers"}
+
+
+def test_there_is_something_to_train_until_a_model_of_it_is_deployed(tmp_path, trained, deployed):
+    def decided(name: str, **given: object) -> one_step.Ended:
+        return one_step.run(components.decide_training, tmp_path / name, **VALUES, advanced={}, **given)
+
+    at_first = decided("first", skip_unchanged=False, deploy_to="none")
+    assert len(at_first.output) == 64 and at_first.printed == []
+    # The deployed model was not trained from these.
+    again = decided("again", skip_unchanged=True, deploy_to=str(deployed.metadata["endpoint"]["repository"]))
+    assert again.output == at_first.output
+    assert again.printed == ["pictures or fields have changed since flowers was deployed, or it was not"]
+
+
+def test_refuses_a_cluster_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    ended = one_step.run(components.decide_training, tmp_path, **VALUES, advanced={}, skip_unchanged=True, deploy_to="kserve")
+    assert one_step.refusal(ended).startswith("error: deploy_to=kserve must run in a cluster, or find the configuration of one")

@@ -1,0 +1,91 @@
+"""The stages of a sweep: check_sweep, choose_trials, train_trial and compare_trials."""
+
+import csv
+
+import one_step
+import pytest
+from kfp import dsl, local
+
+from kfp_vision import components
+from kfp_vision.local_run import defaults
+from kfp_vision.local_run import fields as kinds
+from kfp_vision.pipelines import hyperparameter_sweep
+
+KINDS = kinds(hyperparameter_sweep)
+LISTS = {"networks": ["inception_v1"], "optimizers": ["adam", "sgd"], "batch_sizes": [4], "learning_rates": [0.01]}
+TRIAL = {"number": 1, "network": "inception_v1", "optimizer": "adam", "batch_size": 4, "learning_rate": 0.01}
+OF_A_TRIAL = ("network", "optimizer", "batch_size", "learning_rate", "trained_from")
+
+
+@pytest.fixture
+def fields(pictures) -> dict[str, object]:
+    """Every field of the form, as for trainings from scratch on the few pictures."""
+    values = defaults(hyperparameter_sweep)
+    whole = {name: int(value) for name, value in values.items() if KINDS[name] == "NUMBER_INTEGER"}
+    return values | whole | {"images_uri": str(pictures), "fine_tune": False}
+
+
+@pytest.fixture(scope="module")
+def trained(train_inputs, recipe, tmp_path_factory) -> one_step.Ended:
+    given = {name: value for name, value in recipe.items() if name not in OF_A_TRIAL}
+    return one_step.run(components.train_trial, tmp_path_factory.mktemp("trial"), train_inputs, trial=TRIAL, **given)
+
+
+def test_right_values_pass_without_a_word(fields, tmp_path):
+    ended = one_step.run(components.check_sweep, tmp_path, **fields)
+    assert ended.succeeded
+    assert ended.printed == []
+    assert ended.left_behind() == ["executor_output.json"]
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"optimizers": []}, "optimizers must name one optimizer or several different ones; got []. Write it as JSON, such as"),
+        ({"batch_sizes": [8, 8]}, "batch_sizes must name one batch size or several different ones; got ["),
+        ({"networks": ["alexnet"]}, "network must be one of inception_v1, "),
+        ({"learning_rates": [0.1, -1]}, "learning_rate must be above 0; got -1"),
+        ({"trials": 101}, "trials must be 0 (for every combination) or a whole number up to 100; got 101. Set it to 20, say."),
+        (
+            {"batch_sizes": list(range(1, 60))},
+            "every combination must make 100 trials at most; got 236. Set trials to how many",
+        ),
+        ({"validation_ratio": 0.0}, "validation_ratio must be above 0, to choose among the trials; got 0.0."),
+    ],
+)
+def test_wrong_values_are_refused(fields, tmp_path, given, line):
+    ended = one_step.run(components.check_sweep, tmp_path, **fields | given)
+    assert one_step.refusal(ended).startswith(f"error: {line}")
+
+
+def test_the_trials_are_what_the_loop_takes(tmp_path):
+    ended = one_step.run(components.choose_trials, tmp_path, **LISTS, trials=0, advanced={})
+    assert ended.output == [TRIAL, TRIAL | {"number": 2, "optimizer": "sgd"}]
+    assert ended.printed == [
+        "trial 1: inception_v1, adam at 0.01, batches of 4",
+        "trial 2: inception_v1, sgd at 0.01, batches of 4",
+    ]
+
+
+def test_a_trial_is_trained_and_measured(trained):
+    assert trained.succeeded
+    assert {path.name for path in (trained.folder / "model").iterdir()} >= {"trial.json", "classifier.keras", "serving"}
+    assert trained.metadata["metrics"].keys() == {"accuracy", "loss"}
+    assert trained.metadata["model"]["optimizer"] == "adam"
+    assert "Training of" in (trained.folder / "curves").read_text()
+
+
+def test_the_best_trial_is_found(trained, tmp_path):
+    @dsl.pipeline(name="one-step")
+    def one_trial(folder: str):
+        with dsl.ParallelFor([folder]) as place:
+            model = dsl.importer(artifact_uri=place, artifact_class=dsl.Model)
+        components.compare_trials(models=dsl.Collected(model.output))
+
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
+    one_trial(folder=str(trained.folder / "model"))
+    (folder,) = tmp_path.glob("one-step-*/compare-trials")
+    with (folder / "trials").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["optimizer"] == "adam"
+    assert (folder / "model" / "serving" / "1" / "saved_model.pb").is_file()

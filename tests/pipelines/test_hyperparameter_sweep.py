@@ -1,0 +1,68 @@
+"""Several trainings and the best of them, through the command line; one of them fails."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import drawn
+import pytest
+
+from kfp_vision import repository
+
+FORM = {
+    "fine_tune": "false",
+    "image_size": "64",
+    "train_steps": "4",
+    "test_ratio": "0.1",
+    "optimizers": '["sgd"]',
+    "batch_sizes": "[8]",
+    "learning_rates": "[0.01, 1e30]",
+    "gpu_count": "0",
+    "advanced": '{"depth_multiplier": 0.1, "batch_norm_decay": 0.9}',
+}
+
+
+class Run(NamedTuple):
+    """A command that ended well: what it printed, and its last line parsed."""
+
+    lines: list[str]
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    root = tmp_path_factory.mktemp("run")
+    form = FORM | {"images_uri": drawn.pictures(root / "pictures", each=30), "deploy_to": root / "repository"}
+    options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", "hyperparameter_sweep", *options, "--json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return Run(done.stdout.splitlines(), json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_every_trial_is_a_turn_of_the_loop(run):
+    stages = [line.split("] ")[1] for line in run.lines if line.startswith("[")]
+    assert [stage for stage in stages if stage.startswith("train_trial")] == ["train_trial", "train_trial (2)"]
+    assert stages.index("choose_trials") < stages.index("train_trial")
+    assert stages[-6:-2] == ["compare_trials", "evaluate_classifier", "check_serving", "deploy_model"]
+
+
+def test_a_trial_that_fails_does_not_fail_the_run(run):
+    with (Path(run.result["run_dir"]) / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["number"], row["learning_rate"], bool(row["failed"])) for row in rows] == [
+        ("1", "0.01", False),
+        ("2", "1e+30", True),
+    ]
+    assert f"trials    {run.result['trials']}" in run.lines
+    assert "the thick one is number 1, the best" in Path(run.result["trials"]).read_text()
+
+
+def test_the_best_one_goes_through_the_gate_on_pictures_that_chose_nothing(run):
+    assert "on 6 test pictures" in "\n".join(run.lines)
+    (version,) = repository.versions(Path(run.result["endpoint"]["repository"]))
+    assert version.fingerprint == repository.exported(Path(run.result["model_dir"])).fingerprint
+    assert version.about["learning_rate"] == 0.01
