@@ -17,7 +17,7 @@ DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sam
 	-p image_size=80 -p train_steps=480 -p optimizer=adam -p learning_rate=0.001 -p learning_rate_schedule=cosine \
 	-p 'advanced={"opt_epsilon": 1e-7, "warmup_steps": 48}' -p deploy_to=$(REPOSITORY)
 
-.PHONY: help install demo serve test check compile bench image image-cpu image-gpu clean
+.PHONY: help install demo serve test check compile graphs bench image image-cpu image-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -49,6 +49,9 @@ check: $(INSTALLED) ## style, types, and whether every YAML is up to date
 
 compile: $(INSTALLED) ## the YAML of every pipeline, anew
 	$(BIN)/kfp-vision compile
+
+graphs: $(INSTALLED) ## the picture of every pipeline in docs/graphs, anew; needs graphviz
+	$(BIN)/python -m kfp_vision.pipelines.graphs
 
 bench: $(INSTALLED) ## every benchmark, and the table in benchmarks/README.md
 	$(BIN)/python -m benchmarks

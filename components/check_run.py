@@ -36,7 +36,7 @@ def check_run(
     skip_unchanged: bool,
     test_image_uri: str,
     predict_uri: str,
-) -> NamedTuple("Checked", [("advanced", dict), ("recipe", str)]):
+) -> NamedTuple("Checked", [("advanced", dict), ("recipe", str)]):  # type: ignore[valid-type]
     """Refuses wrong values, data that is not there and a checkpoint that does not fit, before any data moves.
 
     The arguments are the fields of the run form; see image_classification. partitions is 1 where that has no such field.

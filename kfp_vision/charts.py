@@ -223,7 +223,8 @@ def parallel_coordinates(trials: Sequence[Mapping[str, Any]], fields: Sequence[s
         line += [] if failed else [heights[trial["accuracy"]]]
         look: dict[str, Any] = {"color": SECOND, "linewidth": 2.4} if trial["number"] == best else {"color": FIRST}
         look = {"color": MUTED, "dashes": (3, 3)} if failed else look
-        axes.plot(range(len(line)), line, **{"linewidth": 1.1, "marker": "o", "markersize": 3, "clip_on": False} | look)
+        look = {"linewidth": 1.1, "marker": "o", "markersize": 3, "clip_on": False, **look}
+        axes.plot(range(len(line)), line, **look)
     axes.set(xlim=(0, len(axes_of)), ylim=(0, 1), yticks=[])
     axes.set_xticks(range(len(axes_of) + 1), [*(name.replace("_", " ") for name in axes_of), "accuracy"], color=INK)
     axes.tick_params(axis="x", pad=12)

@@ -278,7 +278,7 @@ def check_sweep(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """
     from kfp_vision import storage  # as in check_run
 
-    whole = [parameters | trial for trial in check_sweep_values(parameters)]
+    whole = [{**parameters, **trial} for trial in check_sweep_values(parameters)]
     storage.check_there(parameters["images_uri"], "images_uri")
     _check_surroundings(whole[0])
     for first in {one["network"]: one for one in whole[1:] if one["network"] != whole[0]["network"]}.values():
@@ -311,7 +311,7 @@ def check_sweep_values(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         remedy = "Set trials to how many of them are to be drawn at random, or give fewer values."
         raise InputError(f"every combination must make {MOST_TRIALS} trials at most", combinations, remedy)
     for values in itertools.product(*(parameters[name] for name in sweep.SWEPT)):
-        check_training_values(parameters | dict(zip(sweep.SWEPT.values(), values, strict=True)))
+        check_training_values({**parameters, **dict(zip(sweep.SWEPT.values(), values, strict=True))})
     return sweep.trials(parameters, advanced(parameters["advanced"])["seed"])
 
 

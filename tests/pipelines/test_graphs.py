@@ -1,0 +1,199 @@
+"""The picture of each pipeline shows the stages, boxes and arrows that it has now, and stands in the README."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.local_run import stage_names
+from kfp_vision.pipelines import PIPELINES, graphs
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "docs" / "graphs"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def shown(name: str, kind: str) -> dict[str, str]:
+    """What a committed picture has of a kind: title to words."""
+    groups = ElementTree.parse(PICTURES / f"{name}.svg").iter(f"{SVG}g")
+    of_kind = [group for group in groups if group.get("class") == kind]
+    words = {group.findtext(f"{SVG}title"): [text.text for text in group.iter(f"{SVG}text")] for group in of_kind}
+    assert len(words) == len(of_kind)
+    return {title: " ".join(" ".join(lines).split()) for title, lines in words.items()}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_picture_shows_the_pipeline_as_it_is_now(name):
+    graph = graphs.read(PIPELINES[name])
+    remedy = f"docs/graphs/{name}.svg shows another pipeline than there is now: run make graphs, and commit"
+    on_gpu = {stage: f"{stage} {graphs.ON_GPU}" for stage in graph.on_gpu}
+    assert shown(name, "node") == {stage: stage for stage in stage_names(PIPELINES[name])} | on_gpu, remedy
+    boxes = {f"{graphs.CLUSTER}{box}": label for box, label in graph.labels.items()}
+    assert shown(name, "cluster") == boxes | {f"{graphs.CLUSTER}sheet": ""}, remedy
+    assert shown(name, "edge") == {f"{arrow.tail}->{arrow.head}": arrow.words for arrow in graph.arrows()}, remedy
+
+
+def test_there_are_no_other_pictures():
+    assert {file.name for file in PICTURES.iterdir()} == {f"{name}.svg" for name in PIPELINES}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_picture_stands_in_the_readme_with_what_it_shows(name):
+    (said,) = re.findall(rf"!\[(.+)\]\(docs/graphs/{name}\.svg\)", README)
+    assert said.startswith(f"The graph of {name}: ")
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def check_fields(rate: float) -> bool:
+    return rate > 0
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def list_trials(count: int) -> list:
+    return list(range(count))
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def write_records(records: dsl.Output[dsl.Dataset], held_out: dsl.Output[dsl.Dataset]):
+    pass
+
+
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
+def train(trial: int, records: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]):
+    pass
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def score(model: dsl.Input[dsl.Model], held_out: dsl.Input[dsl.Dataset]) -> float:
+    return 1.0
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def choose(models: dsl.Input[list[dsl.Model]], scores: list, best: dsl.Output[dsl.Model]) -> str:
+    return "first"
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def deploy(model: dsl.Input[dsl.Model]) -> str:
+    return "there"
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def call(where: str):
+    pass
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def tell(status: dsl.PipelineTaskFinalStatus):
+    pass
+
+
+@pytest.fixture(scope="module")
+def graph() -> graphs.Graph:
+    """Of a pipeline with each kind of box there is, and boxes within boxes."""
+
+    @dsl.pipeline(name="every-kind")
+    def every_kind(rate: float = 0.1, trials: int = 3, target: str = "none"):
+        with dsl.ExitHandler(tell(), name="everything"):
+            checked = check_fields(rate=rate)
+            numbers = list_trials(count=trials).after(checked)
+            written = write_records().after(checked)
+            with dsl.If(checked.output == True, name="fine"):  # noqa: E712 (KFP makes a condition of it)
+                with dsl.ParallelFor(numbers.output, name="trials") as trial:
+                    trained = train(trial=trial, records=written.outputs["records"])
+                    scored = score(model=trained.outputs["model"], held_out=written.outputs["held_out"])
+                models, scores = dsl.Collected(trained.outputs["model"]), dsl.Collected(scored.output)
+                chosen = choose(models=models, scores=scores)
+                with dsl.If(target == "none", name="nowhere"):
+                    here = deploy(model=chosen.outputs["best"])
+                with dsl.Else(name="somewhere"):
+                    there = deploy(model=chosen.outputs["best"])
+                call(where=dsl.OneOf(here.output, there.output))
+
+    return graphs.read(every_kind)
+
+
+def test_arrows_lead_through_boxes_from_stage_to_stage_and_say_what_flows(graph):
+    assert {(arrow.tail, arrow.head): arrow.words for arrow in graph.arrows()} == {
+        ("check_fields", "list_trials"): "",
+        ("check_fields", "write_records"): "",
+        ("list_trials", "train"): "",
+        ("write_records", "train"): "records",
+        ("train", "score"): "model",
+        ("score", "choose"): "",
+        ("choose", "deploy"): "best",
+        ("deploy", "call"): "",
+        ("call", "tell"): "whatever happened",
+    }
+
+
+def test_an_arrow_begins_and_ends_at_the_edges_of_the_boxes_that_it_crosses(graph):
+    names = {label: box for box, label in graph.labels.items()}
+    fine, trial, one = names["if check_fields says yes"], names["for each trial"], names["one of these"]
+    crossed = {(arrow.tail, arrow.head): (arrow.out_of, arrow.into) for arrow in graph.arrows() if arrow.out_of or arrow.into}
+    assert crossed == {
+        ("list_trials", "train"): ("", fine),
+        ("write_records", "train"): ("", fine),
+        ("score", "choose"): (trial, ""),
+        ("choose", "deploy"): ("", one),
+        ("deploy", "call"): (one, ""),
+        ("call", "tell"): (names["everything"], ""),
+    }
+
+
+def test_a_stage_stands_in_its_box_and_a_box_in_the_one_around_it(graph):
+    stands_in = {name: graph.labels.get(box, "") for name, box in graph.within.items()}
+    boxes = {label: stands_in[box] for box, label in graph.labels.items()}
+    assert {stage: stands_in[stage] for stage in ("check_fields", "score", "choose", "deploy", "deploy_2", "tell")} == {
+        "check_fields": "everything",
+        "score": "for each trial",
+        "choose": "if check_fields says yes",
+        "deploy": "if target is none",
+        "deploy_2": "if target is not none",
+        "tell": "",
+    }
+    assert boxes == {
+        "everything": "",
+        "if check_fields says yes": "everything",
+        "for each trial": "if check_fields says yes",
+        "one of these": "if check_fields says yes",
+        "if target is none": "one of these",
+        "if target is not none": "one of these",
+    }
+    assert graph.on_gpu == {"train"}
+
+
+FIELD = "inputs.parameter_values['pipelinechannel--{}']".format
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        (f"{FIELD('log_uri')} != ''", "if log_uri is not empty"),
+        (f"{FIELD('evaluate-classifier-Output')} == true", "if evaluate_classifier says yes"),
+        (f"!({FIELD('evaluate-classifier-Output')} == true)", "if evaluate_classifier says no"),
+        (f"{FIELD('choose-Output')} == 'the first'", "if what choose says is the first"),
+        (f"{FIELD('evaluate-classifier-top_1')} >= 0.9", "if top_1 of evaluate_classifier is at least 0.9"),
+        (f"int({FIELD('list-trials-Output-loop-item')}) != 3", "if it is not 3"),
+        (
+            f"!({FIELD('fine_tune')} == true) && !(int({FIELD('partitions')}) > 3)",
+            "if fine_tune is not true and partitions is at most 3",
+        ),
+    ],
+)
+def test_a_condition_is_said_in_words(condition, words):
+    assert graphs.in_words(condition) == words
+
+
+def test_who_has_no_dot_is_told_where_it_comes_from():
+    command = [sys.executable, "-m", "kfp_vision.pipelines.graphs"]
+    done = subprocess.run(command, cwd=ROOT, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    said = "there must be dot, of graphviz, to draw the pictures; got none. Run apt-get install graphviz."
+    assert done.stderr == f"error: {said}\n"
