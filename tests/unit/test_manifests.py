@@ -1,8 +1,11 @@
 """Every manifest is what Kubernetes and KServe publish of its kind, and fits the rest of the house."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import published
@@ -16,6 +19,7 @@ from kfp_vision.components.images import CPU_IMAGE
 from kfp_vision.pipelines import ending, pods
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
+PAGE = FOLDER / "README.md"
 KUBECTL = Path(sys.executable).with_name("kubectl")
 FOLDERS = ("base", "namespace")
 FILES = sorted(
@@ -39,7 +43,7 @@ def kubectl(*arguments: object) -> list[dict]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def built(folder: str) -> dict[tuple[str, str], dict]:
+def built(folder: str | Path) -> dict[tuple[str, str], dict]:
     """What a kustomization applies, by kind and name."""
     return {(one["kind"], one["metadata"]["name"]): one for one in kubectl("kustomize", FOLDER / folder)}
 
@@ -203,10 +207,34 @@ def test_no_template_is_applied_with_a_folder():
 
 
 def test_the_page_about_them_tells_of_every_file():
-    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     files = [str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*") if file.is_file() and file.name != "README.md"]
     told = [file for file in files if f"`{file}`" in page or file.startswith("pipelines/")]
     assert sorted(told) == sorted(files) and "`pipelines/`" in page
+
+
+def blocks(page: str) -> list[str]:
+    """What a page shows indented: commands and examples."""
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)]
+
+
+def test_the_page_names_a_registry_for_the_runtime(tmp_path):
+    (images,) = [block for block in blocks(PAGE.read_text(encoding="utf-8")) if block.startswith("images:")]
+    shutil.copytree(FOLDER / "base", tmp_path / "base")
+    with (tmp_path / "base" / "kustomization.yaml").open("a") as kustomization:
+        kustomization.write(images)
+    (runtime,) = [one for key, one in built(tmp_path / "base").items() if key[0] == "ServingRuntime"]
+    assert runtime["spec"]["containers"][0]["image"] == f"registry.example.org/team/{CPU_IMAGE}"
+
+
+def test_what_the_page_has_the_owner_say_of_the_containers_beside_lets_them_in_where_pod_security_is_restricted():
+    page = blocks(PAGE.read_text(encoding="utf-8"))
+    (executor,) = [yaml.safe_load(yaml.safe_load(block)["executor"]) for block in page if block.startswith("executor:")]
+    (patch,) = [json.loads(block.split("'")[1]) for block in page if block.startswith("kubectl patch")]
+    fetching = patch["spec"]["container"]
+    assert executor.keys() == fetching.keys() == {"securityContext"}
+    pod = {"containers": [{"name": "wait", **executor}, {"name": "storage-initializer", **fetching}]}
+    assert restricted.violations(pod) == []
 
 
 def test_the_runtime_is_what_the_deployment_makes_itself():
