@@ -86,7 +86,7 @@ def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
         kubernetes.set_timeout(task, pod.hours * HOUR)
         kubernetes.set_image_pull_policy(task, "IfNotPresent")
         kubernetes.set_image_pull_secrets(task, [REGISTRY_SECRET])
-        # All that pod security `restricted` asks for besides KFP sets itself. No user's number: OpenShift gives one of its own.
+        # What else pod security `restricted` asks for KFP sets itself. No number of a user: OpenShift gives one of its own.
         kubernetes.set_security_context(task, run_as_non_root=True)
         kubernetes.add_pod_label(task, *ROLE)
         if pod.stores:
