@@ -19,11 +19,19 @@ STOCK = "tensorflow"  # of service_runtime: the runtime that comes with KServe, 
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # what KServe takes for one
 FINGERPRINT = "kfp-vision/fingerprint"  # the annotation that says what is served
 ORIGIN = "kfp-vision/trained-from"  # and the one that says what it was made of, and how it is served
+LABELS = {"kfp-vision/role": "server"}  # by which a network policy knows the pods; KServe hands them on
 GOOGLES, AMAZONS = "gs", "s3"  # the schemes that KServe knows
 AS_AMAZONS = ("cos", "minio")  # S3 elsewhere: where, and who may read, the secret of a service account says
 GPU = "nvidia.com/gpu"
 PORT = 8080
 MOUNTED = "/mnt/models"  # where KServe lays the model
+SECCOMP = {"type": "RuntimeDefault"}  # all that KServe's stock runtime lacks for pod security `restricted`
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": SECCOMP,
+}
 
 
 def check(model_name: str, settings: Mapping[str, Any]) -> None:
@@ -122,7 +130,7 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
     return {
         "apiVersion": f"{GROUP}/{API_VERSION}",
         "kind": "InferenceService",
-        "metadata": {"name": name, "annotations": {MODEL: name, FINGERPRINT: fingerprint}},
+        "metadata": {"name": name, "labels": LABELS, "annotations": {MODEL: name, FINGERPRINT: fingerprint}},
         "spec": {"predictor": predictor},
     }
 
@@ -135,7 +143,8 @@ def _origin(trained_from: str, settings: Mapping[str, Any]) -> str:
 def _stock_model(uri: str, gpus: int) -> dict[str, Any]:
     """KServe itself takes TensorFlow Serving's image for GPUs where some are asked for."""
     limits = {GPU: str(gpus) if gpus else None}
-    return {"modelFormat": {"name": "tensorflow"}, "storageUri": uri, "resources": {"limits": limits}}
+    secured = {"securityContext": {"seccompProfile": SECCOMP}}
+    return {"modelFormat": {"name": "tensorflow"}, "storageUri": uri, "resources": {"limits": limits}, **secured}
 
 
 def _container(name: str, uri: str, gpus: int, image: str) -> dict[str, Any]:
@@ -149,6 +158,7 @@ def _container(name: str, uri: str, gpus: int, image: str) -> dict[str, Any]:
         "ports": [{"containerPort": PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": PORT}},
         "resources": {"limits": {GPU: str(gpus)}} if gpus else {},
+        "securityContext": RESTRICTED,
     }
 
 

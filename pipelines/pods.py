@@ -10,6 +10,7 @@ from kfp_vision.stores import ENVIRONMENT
 TMP = "/tmp"  # KFP writes here, and a root file system may be read-only
 STORAGE_SECRET = "kfp-vision-storage"  # its keys are called as the variables of the environment that they fill
 REGISTRY_SECRET = "kfp-vision-registry"  # what the images are pulled with, where their registry asks for something
+ROLE = ("kfp-vision/role", "stage")  # the label by which a network policy knows the pods
 RETRIES = 2
 PAUSE = "60s"  # before a stage is tried again; the next one is twice as long
 HOUR = 3600  # seconds
@@ -93,6 +94,9 @@ def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
         kubernetes.set_timeout(task, pod.hours * HOUR)
         kubernetes.set_image_pull_policy(task, "IfNotPresent")
         kubernetes.set_image_pull_secrets(task, [REGISTRY_SECRET])
+        # What else pod security `restricted` asks for KFP sets itself. No number of a user: OpenShift gives one of its own.
+        kubernetes.set_security_context(task, run_as_non_root=True)
+        kubernetes.add_pod_label(task, *ROLE)
         if pod.stores:
             with_secret(task, STORAGE_SECRET, ENVIRONMENT)
     return task

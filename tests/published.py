@@ -5,6 +5,7 @@ by the fields of its custom resource definitions.
 import re
 from typing import Any
 
+OLDEST_KUBERNETES = "1.30"  # that is looked at; the newest one is as well
 PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float)}
 OF_KSERVE = {"InferenceService": "V1beta1InferenceService", "ServingRuntime": "V1alpha1ServingRuntime"}
 
@@ -28,11 +29,13 @@ def faults(document: dict[str, Any]) -> list[str]:
         return _against_fields(document, OF_KFP[document["kind"]])
     import kubernetes_validate
 
-    try:
-        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
-    except kubernetes_validate.ValidationError as error:
-        return [f"{'.'.join(map(str, error.path))}: {error.message}"]
-    return []
+    found = []
+    for version in (OLDEST_KUBERNETES, kubernetes_validate.latest_version()):
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            found.append(f"{'.'.join(map(str, error.path))} in Kubernetes {version}: {error.message}")
+    return found
 
 
 def _against_fields(document: dict[str, Any], fields: dict[str, tuple[type, bool]]) -> list[str]:

@@ -1,8 +1,12 @@
 """The whole behaviour on a cluster on one page: what every stage asks for, read back from the committed pipelines."""
 
+import copy
 from pathlib import Path
 
+import launched
+import published
 import pytest
+import restricted
 import yaml
 
 from kfp_vision import __version__
@@ -58,6 +62,8 @@ def asked(name: str) -> dict[str, tuple[str, ...]]:
         resources, (mount,) = container["resources"], pod["emptyDirMounts"]
         assert mount["mountPath"] == "/tmp" and pod["imagePullPolicy"] == "IfNotPresent"
         assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["kfp-vision-registry"]
+        assert pod["securityContext"] == {"runAsNonRoot": True}
+        assert pod["podMetadata"]["labels"].items() >= {"kfp-vision/role": "stage"}.items()
         retries = task.get("retryPolicy", {}).get("maxRetryCount", 0)
         hours = int(pod["activeDeadlineSeconds"]) / 3600
         if retries:
@@ -91,3 +97,76 @@ def test_each_stage_is_given_what_the_table_says(name):
 
 def test_the_table_tells_of_no_stage_that_is_not_there():
     assert {line.split()[0] for line in TABLE.strip().splitlines()} == {stage for name in PIPELINES for stage in asked(name)}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_kubernetes_takes_each_pod_that_kfp_makes_of_a_stage_also_where_pod_security_is_restricted(name):
+    pods = launched.pods(name)
+    assert len(pods) >= len(asked(name)) > 0
+    assert {stage: published.faults(pod) + restricted.violations(pod["spec"]) for stage, pod in pods.items()} == {
+        stage: [] for stage in pods
+    }
+
+
+@pytest.fixture
+def training() -> dict:
+    return copy.deepcopy(launched.pods("image_classification")["exec-train-classifier"])
+
+
+def test_a_pod_is_made_of_all_that_the_pipeline_says(training):
+    (_, main), spec = training["spec"]["containers"], training["spec"]
+    assert main["resources"] == {
+        "limits": {"cpu": "16", "memory": "32Gi", "nvidia.com/gpu": "1"},
+        "requests": {"cpu": "2", "memory": "4Gi"},
+    }
+    key = {"secretKeyRef": {"name": "kfp-vision-storage", "key": "AWS_ACCESS_KEY_ID", "optional": True}}
+    assert {"name": "AWS_ACCESS_KEY_ID", "valueFrom": key} in main["env"]
+    assert {"name": "tmp", "emptyDir": {"sizeLimit": "500Gi"}} in spec["volumes"]
+    assert (spec["activeDeadlineSeconds"], spec["nodeSelector"], len(spec["tolerations"])) == (14 * 86400, {"disk": "ssd"}, 1)
+
+
+def test_it_is_what_the_pipeline_says_that_lets_a_stage_in(training):
+    del training["spec"]["containers"][1]["securityContext"]["runAsNonRoot"]
+    assert restricted.violations(training["spec"]) == ["runAsNonRoot of main"]
+
+
+def test_a_pod_of_a_kfp_that_sets_nothing_is_not_let_in(training):
+    for container in training["spec"]["initContainers"] + training["spec"]["containers"]:
+        container["securityContext"] = {"runAsNonRoot": True} if container["name"] == "main" else {}
+    del training["spec"]["securityContext"]
+    found = restricted.violations(training["spec"])
+    broken = {name: [line.split()[0] for line in found if line.split()[-1] == name] for name in ("main", "wait")}
+    assert broken["main"] == ["allowPrivilegeEscalation", "capabilities", "seccompProfile"]
+    assert broken["wait"] == ["allowPrivilegeEscalation", "capabilities", "runAsNonRoot", "seccompProfile"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "found"),
+    [
+        (("hostNetwork",), True, "hostNetwork of the pod"),
+        (("hostPID",), True, "hostPID of the pod"),
+        (("volumes", 0), {"name": "root", "hostPath": {"path": "/"}}, "volume type of root"),
+        (("securityContext", "sysctls"), [{"name": "kernel.msgmax", "value": "1"}], "sysctl kernel.msgmax"),
+        (("securityContext", "runAsUser"), 0, "runAsUser of the pod"),
+        (("securityContext", "windowsOptions"), {"hostProcess": True}, "hostProcess of the pod"),
+        (("securityContext", "seLinuxOptions"), {"type": "spc_t"}, "seLinuxOptions of the pod"),
+        (("containers", 1, "securityContext", "runAsUser"), 0, "runAsUser of main"),
+        (("containers", 1, "securityContext", "runAsNonRoot"), False, "runAsNonRoot of main"),
+        (("containers", 1, "securityContext", "privileged"), True, "privileged of main"),
+        (("containers", 1, "securityContext", "allowPrivilegeEscalation"), True, "allowPrivilegeEscalation of main"),
+        (("containers", 1, "securityContext", "capabilities"), {"drop": ["NET_RAW"]}, "capabilities of main"),
+        (("containers", 1, "securityContext", "capabilities", "add"), ["SYS_ADMIN"], "capabilities of main"),
+        (("containers", 1, "securityContext", "seccompProfile"), {"type": "Unconfined"}, "seccompProfile of main"),
+        (("containers", 1, "securityContext", "appArmorProfile"), {"type": "Unconfined"}, "appArmorProfile of main"),
+        (("containers", 1, "securityContext", "procMount"), "Unmasked", "procMount of main"),
+        (("containers", 1, "ports"), [{"containerPort": 80, "hostPort": 80}], "hostPort of main"),
+        (("containers", 1, "livenessProbe"), {"httpGet": {"port": 80, "host": "10.0.0.1"}}, "host of a probe of main"),
+        (("initContainers", 0, "securityContext", "runAsNonRoot"), False, "runAsNonRoot of init"),
+    ],
+)
+def test_each_rule_of_pod_security_restricted_is_looked_at(training, path, value, found):
+    within = training["spec"]
+    for step in path[:-1]:
+        within = within[step]
+    within[path[-1]] = value
+    assert restricted.violations(training["spec"]) == [found]

@@ -80,6 +80,7 @@ def test_a_service_is_made_and_waited_for(kubernetes, tmp_path, capsys):
             "modelFormat": {"name": "tensorflow"},
             "storageUri": f"s3{ARTIFACT.removeprefix('minio')}-model/serving",
             "resources": {"limits": {}},
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         },
     }
     assert capsys.readouterr().out.splitlines() == [
@@ -185,7 +186,7 @@ def test_who_else_changes_the_service_meanwhile_is_not_written_over(kubernetes, 
     kubernetes.rivals = 3
     deploy(tmp_path / "second", b"better")
     assert kubernetes.asked["patch"] == 4
-    assert kubernetes.services["flowers"]["metadata"]["labels"] == {"rivals": "0"}
+    assert kubernetes.services["flowers"]["metadata"]["labels"] == {"rivals": "0", "kfp-vision/role": "server"}
     assert predictor(kubernetes)["model"]["storageUri"].endswith("model-second/serving")
 
 
@@ -216,7 +217,7 @@ def test_who_may_not_is_told_what_to_apply(kubernetes, tmp_path, verb):
 def test_the_role_in_manifests_allows_what_is_asked_and_nothing_else(kubernetes, tmp_path):
     deploy(tmp_path / "first")
     deploy(tmp_path / "second", b"better")
-    rules = yaml.safe_load((ROOT / "manifests" / "role.yaml").read_text())["rules"]
+    rules = yaml.safe_load((ROOT / "manifests" / "base" / "role.yaml").read_text())["rules"]
     (rule,) = (rule for rule in rules if rule["apiGroups"] == ["serving.kserve.io"])
     assert rule["resources"] == ["inferenceservices"]
     assert set(rule["verbs"]) == set(kubernetes.asked)

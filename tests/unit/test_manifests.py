@@ -1,21 +1,51 @@
 """Every manifest is what Kubernetes and KServe publish of its kind, and fits the rest of the house."""
 
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import published
 import pytest
+import restricted
 import yaml
+from kserve.constants import constants as of_kserve
 
-from kfp_vision import __version__, inference_service, parameters
+from kfp_vision import __version__, inference_service, outcome, parameters, stores
 from kfp_vision.components.images import CPU_IMAGE
+from kfp_vision.pipelines import ending, pods
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
-FILES = sorted(file.name for file in FOLDER.glob("*.yaml") if file.name != "kustomization.yaml")
+PAGE = FOLDER / "README.md"
+KUBECTL = Path(sys.executable).with_name("kubectl")
+FOLDERS = ("base", "namespace")
+FILES = sorted(
+    f"{folder}/{file.name}" for folder in FOLDERS for file in (FOLDER / folder).glob("*.yaml") if file.stem != "kustomization"
+)
+TEMPLATES = {
+    pods.STORAGE_SECRET: stores.ENVIRONMENT,
+    ending.WEBHOOK_SECRET: outcome.ENVIRONMENT,
+    "kfp-vision-models": (of_kserve.S3_ACCESS_KEY_ID_DEFAULT_NAME, of_kserve.S3_SECRET_ACCESS_KEY_DEFAULT_NAME),
+}
 
 
 def read(name: str) -> dict:
     (document,) = yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8"))
     return document
+
+
+def kubectl(*arguments: object) -> list[dict]:
+    """What kubectl makes, without a cluster."""
+    done = subprocess.run([KUBECTL, *map(str, arguments)], check=True, capture_output=True, text=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def built(folder: str | Path) -> dict[tuple[str, str], dict]:
+    """What a kustomization applies, by kind and name."""
+    return {(one["kind"], one["metadata"]["name"]): one for one in kubectl("kustomize", FOLDER / folder)}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -39,14 +69,17 @@ def test_a_pipeline_is_what_kfp_publishes_of_its_kind(file):
 @pytest.mark.parametrize(
     ("name", "path", "value"),
     [
-        ("role.yaml", ("rules", 0, "verbz"), ["get"]),
-        ("role.yaml", ("rules", 0, "verbs"), "get"),
-        ("role-binding.yaml", ("roleRef", "name"), 7),
-        ("service-account.yaml", ("secrets",), {"name": "x"}),
-        ("serving-runtime.yaml", ("spec", "container"), []),
-        ("serving-runtime.yaml", ("spec", "containers"), None),
-        ("serving-runtime.yaml", ("spec", "containers", 0, "ports", 0, "containerPort"), "8080"),
-        ("serving-runtime.yaml", ("spec", "containers", 0, "readinessProbe", "httpGet", "ports"), 8080),
+        ("base/role.yaml", ("rules", 0, "verbz"), ["get"]),
+        ("base/role.yaml", ("rules", 0, "verbs"), "get"),
+        ("base/role-binding.yaml", ("roleRef", "name"), 7),
+        ("base/service-account-models.yaml", ("secrets",), {"name": "x"}),
+        ("base/network-policy-stages.yaml", ("spec", "egress", 0, "port"), 53),
+        ("base/network-policy-stages.yaml", ("spec", "egress", 0, "ports", 0, "port"), {"number": 53}),
+        ("base/serving-runtime.yaml", ("spec", "container"), []),
+        ("base/serving-runtime.yaml", ("spec", "containers"), None),
+        ("base/serving-runtime.yaml", ("spec", "containers", 0, "ports", 0, "containerPort"), "8080"),
+        ("base/serving-runtime.yaml", ("spec", "containers", 0, "readinessProbe", "httpGet", "ports"), 8080),
+        ("namespace/namespace.yaml", ("metadata", "labels"), ["enforce"]),
     ],
 )
 def test_a_manifest_with_a_fault_does_not_pass(name, path, value):
@@ -58,21 +91,170 @@ def test_a_manifest_with_a_fault_does_not_pass(name, path, value):
     assert published.faults(document) != []
 
 
-def test_kustomize_takes_every_manifest_there_is():
-    of_pipelines = sorted(file.name for file in (FOLDER / "pipelines").glob("[!k]*.yaml"))
-    for name, files in (("kustomization.yaml", FILES), ("pipelines/kustomization.yaml", of_pipelines)):
-        kustomization = read(name)
-        assert sorted(kustomization["resources"]) == files
-        assert (kustomization["apiVersion"], kustomization["kind"]) == ("kustomize.config.k8s.io/v1beta1", "Kustomization")
+@pytest.mark.parametrize(("folder", "namespace"), [("", "kubeflow"), ("namespace", "kfp-vision"), ("base", None)])
+def test_kustomize_builds_every_manifest_into_its_namespace(folder, namespace):
+    files = [name for name in FILES if name.startswith("base/") or folder == "namespace"]
+    wanted = {(one["kind"], one["metadata"]["name"]) for one in map(read, files)}
+    found = built(folder)
+    assert found.keys() == wanted
+    assert [one for one in found.values() if published.faults(one)] == []
+    assert {one["metadata"].get("namespace") for key, one in found.items() if key[0] != "Namespace"} == {namespace}
+    assert ("Namespace" in {kind for kind, _ in found}) == (folder == "namespace")
 
 
-def test_the_role_is_bound_and_the_runtime_is_what_the_deployment_makes_itself():
-    role, binding = read("role.yaml"), read("role-binding.yaml")
-    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == (role["kind"], role["metadata"]["name"])
-    (runtime,) = read("serving-runtime.yaml")["spec"]["containers"]
+def test_kustomize_takes_every_pipeline_there_is():
+    files = sorted(file.name for file in (FOLDER / "pipelines").glob("[!k]*.yaml"))
+    assert read("pipelines/kustomization.yaml")["resources"] == files
+    assert {one["metadata"]["namespace"] for one in built("pipelines").values()} == {"kubeflow"}
+
+
+def test_pod_security_is_restricted_by_the_rules_of_one_version():
+    labels = read("namespace/namespace.yaml")["metadata"]["labels"]
+    said = {label.partition("/")[2]: value for label, value in labels.items() if label.startswith("pod-security.")}
+    modes = ("enforce", "warn", "audit")
+    versions = {f"{mode}-version": f"v{published.OLDEST_KUBERNETES}" for mode in modes}
+    assert said == dict.fromkeys(modes, "restricted") | versions
+
+
+@pytest.mark.parametrize("name", ["kfp-vision-stages", "kfp-vision-models"])
+def test_a_network_policy_denies_all_it_does_not_name_to_the_pods_it_is_for(name):
+    spec = built("base")["NetworkPolicy", name]["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    label = dict([pods.ROLE]) if name == "kfp-vision-stages" else inference_service.LABELS
+    assert spec["podSelector"] == {"matchLabels": label}
+    assert [rule for rule in spec["egress"] if not rule.get("to") or not rule.get("ports")] == []
+    assert [rule for rule in spec["ingress"] if not rule.get("from") or not rule.get("ports")] == []
+    outside = [peer["ipBlock"] for rule in spec["egress"] for peer in rule["to"] if "ipBlock" in peer]
+    wide = {block["cidr"]: block["except"] for block in outside if block["cidr"].endswith("/0")}
+    assert "169.254.0.0/16" in wide["0.0.0.0/0"] and "fd00:ec2::254/128" in wide["::/0"]
+
+
+def reached(policy: dict, namespace: str, labels: dict[str, str]) -> set[int]:
+    """The ports at which a network policy lets its pods reach a pod of some labels in a namespace."""
+    within = {"kubernetes.io/metadata.name": namespace}
+    return {
+        port["port"]
+        for rule in policy["spec"]["egress"]
+        for peer in rule["to"]
+        if "ipBlock" not in peer and selects(peer.get("namespaceSelector"), within) and selects(peer.get("podSelector"), labels)
+        for port in rule["ports"]
+        if port["protocol"] == "TCP"
+    }
+
+
+def selects(selector: dict | None, labels: dict[str, str]) -> bool:
+    wanted = (selector or {}).get("matchLabels", {}).items()
+    listed = (selector or {}).get("matchExpressions", [])
+    assert {expression["operator"] for expression in listed} <= {"In"}
+    return wanted <= labels.items() and all(labels.get(one["key"]) in one["values"] for one in listed)
+
+
+# Labels and ports of pods as KFP 2.17 makes them: manifests/kustomize/base and third-party/seaweedfs.
+@pytest.mark.parametrize(
+    ("namespace", "labels", "ports"),
+    [
+        ("kubeflow", {"app": "ml-pipeline"}, {8887, outcome.API_PORT}),
+        ("kubeflow", {"component": "metadata-grpc-server"}, {8080}),
+        ("kubeflow", {"app": "seaweedfs"}, {8333, 9000}),
+        ("kubeflow", {"app": "minio"}, {8333, 9000}),
+        ("kubeflow", {"app": "mysql"}, set()),
+        ("kubeflow", {"app": "ml-pipeline-ui"}, set()),
+        ("elsewhere", {"app": "ml-pipeline"}, set()),
+        ("elsewhere", inference_service.LABELS, {inference_service.PORT, 8012}),
+        ("elsewhere", dict([pods.ROLE]), set()),
+        ("istio-system", {"app": "istio-ingressgateway"}, {8080, 8081, 8012}),
+    ],
+)
+def test_stages_reach_of_the_cluster_what_they_need_and_nothing_else(namespace, labels, ports):
+    of_names = {53, 5353}  # at any pod
+    assert reached(built("")["NetworkPolicy", "kfp-vision-stages"], namespace, labels) == ports | of_names
+
+
+def test_each_role_is_bound_to_who_needs_it_and_gives_no_right_to_everything():
+    found = built("")
+    bound = {}
+    for (kind, name), one in found.items():
+        if kind == "RoleBinding":
+            role = found[one["roleRef"]["kind"], one["roleRef"]["name"]]
+            assert {"*"}.isdisjoint(word for rule in role["rules"] for words in rule.values() for word in words)
+            secrets = [rule for rule in role["rules"] if "secrets" in rule["resources"]]
+            assert [rule for rule in secrets if not rule.get("resourceNames") or rule["verbs"] != ["get"]] == []
+            bound[name] = sorted(subject["name"] for subject in one["subjects"])
+    assert bound == {"kfp-vision-stages": ["kfp-vision-stages", "pipeline-runner"], "kfp-vision-runs": ["kfp-vision-stages"]}
+    assert {kind for kind, _ in found}.isdisjoint({"ClusterRole", "ClusterRoleBinding"})
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_has_the_keys_that_are_read_and_no_value(name):
+    (secret,) = kubectl(
+        "create", "secret", "generic", name, f"--from-env-file={FOLDER}/secrets/{name}.env", "--dry-run=client", "--output=yaml"
+    )
+    secret["metadata"].pop("creationTimestamp", None)  # of older versions, and null
+    assert published.faults(secret) == []
+    assert secret["data"] == dict.fromkeys(TEMPLATES[name], "")
+
+
+def test_the_template_of_the_registrys_secret_is_what_kubernetes_pulls_with():
+    (host,) = json.loads((FOLDER / "secrets" / f"{pods.REGISTRY_SECRET}.dockerconfigjson").read_text())["auths"].items()
+    assert host == ("registry.example.org", {"username": "", "password": ""})
+
+
+def test_no_template_is_applied_with_a_folder():
+    assert [file.name for file in (FOLDER / "secrets").iterdir() if file.suffix in (".yaml", ".yml", ".json")] == []
+    assert sorted(file.stem for file in (FOLDER / "secrets").iterdir()) == sorted([*TEMPLATES, pods.REGISTRY_SECRET])
+    assert [kind for folder in ("", "namespace") for kind, _ in built(folder) if kind == "Secret"] == []
+    assert read("base/service-account-models.yaml")["secrets"] == [{"name": "kfp-vision-models"}]
+
+
+def test_the_page_about_them_tells_of_every_file():
+    page = PAGE.read_text(encoding="utf-8")
+    files = [str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*") if file.is_file() and file.name != "README.md"]
+    told = [file for file in files if f"`{file}`" in page or file.startswith("pipelines/")]
+    assert sorted(told) == sorted(files) and "`pipelines/`" in page
+
+
+def blocks(page: str) -> list[str]:
+    """What a page shows indented: commands and examples."""
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)]
+
+
+def test_the_page_names_a_registry_for_the_runtime(tmp_path):
+    (images,) = [block for block in blocks(PAGE.read_text(encoding="utf-8")) if block.startswith("images:")]
+    shutil.copytree(FOLDER / "base", tmp_path / "base")
+    with (tmp_path / "base" / "kustomization.yaml").open("a") as kustomization:
+        kustomization.write(images)
+    (runtime,) = [one for key, one in built(tmp_path / "base").items() if key[0] == "ServingRuntime"]
+    assert runtime["spec"]["containers"][0]["image"] == f"registry.example.org/team/{CPU_IMAGE}"
+
+
+def test_what_the_page_has_the_owner_say_of_the_containers_beside_lets_them_in_where_pod_security_is_restricted():
+    page = blocks(PAGE.read_text(encoding="utf-8"))
+    (executor,) = [yaml.safe_load(yaml.safe_load(block)["executor"]) for block in page if block.startswith("executor:")]
+    (patch,) = [json.loads(block.split("'")[1]) for block in page if block.startswith("kubectl patch")]
+    fetching = patch["spec"]["container"]
+    assert executor.keys() == fetching.keys() == {"securityContext"}
+    pod = {"containers": [{"name": "wait", **executor}, {"name": "storage-initializer", **fetching}]}
+    assert restricted.violations(pod) == []
+
+
+def test_the_runtime_is_what_the_deployment_makes_itself():
+    runtime = read("base/serving-runtime.yaml")["spec"]
+    (container,) = runtime["containers"]
     settings = parameters.of_deployment({"service_runtime": "kfp-vision"})
     wanted = inference_service.manifest("{{.Name}}", "s3://bucket/model", "", settings)
-    (container,) = wanted["spec"]["predictor"]["containers"]
-    assert runtime["image"] == CPU_IMAGE
-    same = ("name", "image", "command", "args", "ports", "readinessProbe")
-    assert {key: runtime[key] for key in same} == {key: container[key] for key in same}
+    (made,) = wanted["spec"]["predictor"]["containers"]
+    assert container["image"] == CPU_IMAGE
+    same = ("name", "image", "command", "args", "ports", "readinessProbe", "securityContext")
+    assert {key: container[key] for key in same} == {key: made[key] for key in same}
+    assert runtime["labels"] == wanted["metadata"]["labels"] == inference_service.LABELS
+    assert restricted.violations({"containers": [container]}) == []
+
+
+def test_what_the_deployment_adds_to_kserves_stock_runtime_lets_it_in_where_pod_security_is_restricted():
+    # KServe 0.20, config/runtimes/kserve-tensorflow-serving.yaml
+    stock = {"runAsUser": 1000, "allowPrivilegeEscalation": False, "privileged": False, "runAsNonRoot": True}
+    container = {"name": "kserve-container", "securityContext": stock | {"capabilities": {"drop": ["ALL"]}}}
+    assert restricted.violations({"containers": [container]}) == ["seccompProfile of kserve-container"]
+    wanted = inference_service.manifest("flowers", "s3://bucket/model", "", parameters.of_deployment({}))
+    container["securityContext"] |= wanted["spec"]["predictor"]["model"]["securityContext"]
+    assert restricted.violations({"containers": [container]}) == []
