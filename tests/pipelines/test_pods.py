@@ -1,6 +1,7 @@
 """The whole behaviour on a cluster on one page: what every stage asks for, read back from the committed pipelines."""
 
 import copy
+import re
 from pathlib import Path
 
 import launched
@@ -170,3 +171,22 @@ def test_each_rule_of_pod_security_restricted_is_looked_at(training, path, value
         within = within[step]
     within[path[-1]] = value
     assert restricted.violations(training["spec"]) == [found]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_what_decides_where_a_stage_runs_reaches_it_within_conditions_and_loops(name):
+    spec, platform = yaml.safe_load_all((ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8"))
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    reached = []
+    for component in (one for one in spec["components"].values() if "dag" in one):
+        known = component.get("inputDefinitions", {}).get("parameters", {})
+        for task in component["dag"]["tasks"].values():
+            label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
+            told = yaml.safe_dump(
+                [pods.get(label), spec["deploymentSpec"]["executors"].get(label, {}).get("container", {}).get("resources")]
+            )
+            wanted = set(re.findall(r"pipelinechannel--\w+", told))
+            assert wanted <= known.keys(), label
+            reached += wanted
+    fields = {"gpu_type", "gpu_count", "node_selector", "tolerations"} & PIPELINES[name].component_spec.inputs.keys()
+    assert sorted(reached) == sorted(f"pipelinechannel--{field}" for field in fields)
