@@ -32,7 +32,7 @@ class Line:
         requests: how many came.
         fates: what went wrong, and how many times.
         sent: bytes of bodies that went through.
-        most: requests that were on their way at a time.
+        now, most: requests that are on their way, and the most that were at a time.
         gone: whether the server is.
     """
 
@@ -41,7 +41,7 @@ class Line:
         self._port, self._share, self._chance = port, share, random.Random(seed)
         self._fates, self._spared, self._encrypted = fates, spared, encrypted
         self.address, self.requests, self.sent = "", 0, 0
-        self.most, self._now = 0, 0
+        self.now, self.most = 0, 0
         self.fates: Counter[str] = Counter()
         self.gone, self.goes_after = threading.Event(), math.inf
         self._lock = threading.Lock()
@@ -63,13 +63,13 @@ class Line:
     def relay(self, request: bytes, answer: BinaryIO) -> bool:
         """Answers one request, and says whether the line holds."""
         with self._lock:
-            self._now += 1
-            self.most = max(self.most, self._now)
+            self.now += 1
+            self.most = max(self.most, self.now)
         try:
             return self._relayed(request, answer, self._fate())
         finally:
             with self._lock:
-                self._now -= 1
+                self.now -= 1
 
     def _relayed(self, request: bytes, answer: BinaryIO, fate: str) -> bool:
         if fate == "drop":
@@ -192,6 +192,8 @@ def outage(port: int, *, after: int, seconds: float | None = None) -> Iterator[L
         with _held(made):
             opened.set()
             made.gone.wait()
+            while made.now:  # what it has begun to answer it does
+                time.sleep(0.001)
         if not over.wait(seconds):
             made.gone.clear()
             with _held(made, int(made.address.rpartition(":")[2])):

@@ -21,15 +21,15 @@ import faulty
 import numpy as np
 import one_step
 import pytest
-from servers import Place
+from servers import NUMBERS, Place
 
 from kfp_vision import catalog, components, prediction, publishing, records, repository, splitting, storage, stored
 from kfp_vision.errors import InputError
 from kfp_vision.stores import transfer
 from kfp_vision.training import saving
 
-SHORT = 0.3  # seconds
-PATIENCE = 0.02  # the first pause of clients that are to see it through, in seconds: twenty in all
+SHORT = 0.5  # seconds
+PATIENCE = 0.01  # the first pause of clients that are to see it through, in seconds: ten in all, and 0.35 for a new address
 MINUTE = 60
 LABELS = ["bellcup", "globelet"]
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
@@ -233,6 +233,15 @@ def assert_fails_in_one_line(place: Place, after: int, work: Callable[[], Any]) 
         ) as said:
             work()
     assert "\n" not in str(said.value)
+
+
+def test_a_web_server_that_has_answered_is_waited_for(nobody, open_rclone, monkeypatch):
+    content = b"an archive" * 1000
+    bucket = open_rclone.bucket(f"bucket-{next(NUMBERS)}", {"photos.tgz": content})
+    monkeypatch.setattr(transfer, "FIRST_PAUSE", PATIENCE)
+    with faulty.outage(open_rclone.port, after=1, seconds=SHORT) as line:
+        assert storage.fetch(f"http://{line.address}/{bucket}/photos.tgz").read_bytes() == content
+    assert line.fates["gone"]
 
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
