@@ -191,13 +191,18 @@ def _in_folders(images_uri: str) -> Catalog:
 
 def _with_content_ids(rows: list[Row]) -> list[Row]:
     """Rows with the MD5 of their bytes. What a store calls one is believed where a few objects agree, or else none of it."""
-    said = [row for row in rows if row.content_id and storage.scheme(row.uri) in stores.BUCKETS]
+    said = [row for row in rows if row.content_id and _is_stored(row)]
     tried = said[:: max(1, len(said) // TRIED)][:TRIED]
     if any(row.content_id != seen for row, seen in zip(tried, _hashed(tried), strict=True)):
         print("the store's ETags are no MD5 of what lies there (it is encrypted): every picture is read to know it", flush=True)
-        rows = [replace(row, content_id="") if storage.scheme(row.uri) in stores.BUCKETS else row for row in rows]
+        rows = [replace(row, content_id="") if _is_stored(row) else row for row in rows]
     hashed = _hashed(row for row in rows if not row.content_id)
     return [row if row.content_id else replace(row, content_id=next(hashed)) for row in rows]
+
+
+def _is_stored(row: Row) -> bool:
+    """Whether a picture is an object of a store, and no member of an archive there, whose MD5 is our own."""
+    return storage.scheme(row.uri) in stores.BUCKETS and not storage.archive_and_member(row.uri)[1]
 
 
 def _hashed(rows: Iterable[Row]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 A TF-Slim checkpoint and an `.npz` call a weight as its publisher did, a saved model by its layer: `block5_conv3/kernel`.
 """
 
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -68,8 +67,8 @@ def load(model: Any, network: Network, uri: str) -> bool:
     Raises:
         InputError: not a checkpoint, or one that does not fit: the names missing and left over are said.
     """
-    with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
-        checkpoint = open_checkpoint(uri, network, Path(scratch))
+    with storage.temporary() as scratch:
+        checkpoint = open_checkpoint(uri, network, scratch)
         wanted = _wanted_weights(model.layers, network, checkpoint)
         class_layer = _wanted_weights([model.layers[CLASS_LAYER]], network, checkpoint)
         skipped = set() if _fits(class_layer, checkpoint) else set(class_layer)

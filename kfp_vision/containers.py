@@ -7,7 +7,6 @@ machine a stage sees the run's folder, what the fields name, and one scratch fol
 import codecs
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
-from kfp_vision import listings, storage, stores
+from kfp_vision import listings, outcome, storage, stores
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.errors import InputError
 from kfp_vision.networks import IMAGENET
@@ -32,6 +31,7 @@ IMAGE_USER = "10001:0"  # as in the Dockerfiles; its group is the one that may w
 ROOTLESS_ROOT = "0:0"  # in an engine without root's rights, that is the calling user outside
 TMP = "/tmp"
 KILLED = 137
+STAGE = "--function_to_execute"  # stands before a stage's name in its command
 GOOGLES_FILE = "GOOGLE_APPLICATION_CREDENTIALS"  # a path
 
 
@@ -56,11 +56,11 @@ def runner(
     for name in sorted(set(names.values())):
         _find(client, name)
     user = user_for(client)
-    with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch, _run_by(partial(_run, names=names, gpus=gpus)):
-        for folder in (Path(scratch), run_dir):
+    with storage.temporary() as scratch, _run_by(partial(_run, names=names, gpus=gpus)):
+        for folder in (scratch, run_dir):
             _share(folder, user)
         shared = mounts(values, user)
-        _lay_out(Path(scratch), [run_dir, *(Path(mount["Target"]) for mount in shared)])
+        _lay_out(scratch, [run_dir, *(Path(mount["Target"]) for mount in shared)])
         yield local.DockerRunner(
             user=user,
             read_only=True,
@@ -68,7 +68,7 @@ def runner(
             security_opt=["no-new-privileges"],
             network_mode="bridge" if needs_network(values) else "none",
             mounts=[_mount(scratch, TMP), *shared],
-            environment=credentials(),
+            environment=credentials() | outcome.environment(run_dir),
         )
 
 
@@ -252,7 +252,9 @@ def _run(
         print(InputError("the container engine must run every stage", str(error), "See what it says itself."))
         return 1
     if code == KILLED:
-        print(InputError("a stage must have the memory it needs", f"exit code {code}", "Give the engine more of it."))
+        stage = command[command.index(STAGE) + 1]
+        found = f"exit code {code}, that of a container which was killed"
+        print(InputError(f"{stage} must have the memory it needs", found, "Give the engine more of it."))
     return code
 
 

@@ -1,7 +1,6 @@
 """How good a model is: its very export, asked about pictures that it was not trained on; and whether it may be deployed."""
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +87,8 @@ def evaluate_classifier(
     figures = of_model | {"network": version.about["network"], "split": about.split} | measured(answers, version.labels)
     figures["deployed"] = None
     if parameters.advanced(wishes.advanced)["compare_with_deployed"]:
-        with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
-            if deployed := _deployed(wishes.deploy_to, Path(scratch)):
+        with storage.temporary() as scratch:
+            if deployed := _deployed(wishes.deploy_to, scratch):
                 figures["deployed"] = compared(answers, version.labels, deployed, folder)
     figures["verdict"] = judged(figures["accuracy"], wishes.min_accuracy, figures["deployed"])
     figures["test_picture"] = _named(classifier, wishes.test_image_uri) if wishes.test_image_uri else None

@@ -9,6 +9,7 @@ import copy
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,7 +28,7 @@ from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
-from kfp_vision import parameters
+from kfp_vision import outcome, parameters
 from kfp_vision.errors import InputError
 
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
@@ -108,7 +109,8 @@ def run(
         What `collect` gives; skipped, the stages that did not run; and seconds by stage and in all.
 
     Raises:
-        InputError: a stage failed; the message is the stage's own. Or there is nothing to run containers with.
+        InputError: a stage failed; the message is the stage's own, of the first one where several did, or names the stage
+            where it was killed and could say nothing. Or there is nothing to run containers with.
     """
     run_dir = output.absolute() / f"{pipeline.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     stages = stage_names(pipeline)
@@ -127,6 +129,7 @@ def run(
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom or non-Python base image")
         warnings.filterwarnings("ignore", "Task '.*': settings .* have no effect in the current local runner")
+        stack.enter_context(_environment(outcome.environment(run_dir)))
         view = View(sys.stdout, log, len(stages), debug)
         try:
             with contextlib.redirect_stdout(view):
@@ -138,6 +141,18 @@ def run(
     skipped = [stage for stage in stages if stage not in view.seconds]
     seconds = view.seconds | {"total": round(time.perf_counter() - start, 1)}
     return collect(run_dir) | {"skipped": skipped, "seconds": seconds}
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """What the stages find in their environment beside what is there, as long as the body lasts."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def for_one_machine(pipeline: GraphComponent) -> GraphComponent:
@@ -268,8 +283,9 @@ class View(io.TextIOBase):
         self.shown, self.log, self.stages, self.debug = shown, log, stages, debug
         self.seconds: dict[str, float] = {}  # of all turns, where a stage runs in a loop
         self.turns: Counter[str] = Counter()
-        self.stage, self.error = "", ""
-        self._since, self._line = 0.0, ""
+        self.stage = ""
+        self.failed: list[outcome.Stage] = []  # with the line that each of them ended with
+        self._since, self._line, self._error = 0.0, "", ""
         self._running, self._in_json, self._in_traceback = False, False, False
 
     def write(self, text: str) -> int:
@@ -293,7 +309,7 @@ class View(io.TextIOBase):
         if line in (f"{INDENT}{{", f"{INDENT}}}"):  # KFP says first, as JSON, what it calls the stage with
             self._in_json = line.endswith("{")
         elif started := STARTED.search(line):
-            self.stage, self._since = started[1].replace("-", "_"), time.perf_counter()
+            self.stage, self._since, self._error = started[1].replace("-", "_"), time.perf_counter(), ""
             self._running, self._in_json, self._in_traceback = True, False, False
             self.turns[self.stage] += 1
             again = f" ({self.turns[self.stage]})" if self.turns[self.stage] > 1 else ""
@@ -303,6 +319,8 @@ class View(io.TextIOBase):
             self.seconds[self.stage] = round(self.seconds.get(self.stage, 0.0) + took, 1)
             self._show(f"{INDENT}  {'done' if ended[1] == 'SUCCESS' else 'failed'} in {took:.1f} s")
             self._running = False
+            if ended[1] != "SUCCESS":
+                self._note_failure()
         elif self._running and not self._in_json and line.startswith(INDENT) and line.strip() and not NOISE.match(line.strip()):
             self._take_from_stage(line.removeprefix(INDENT).rstrip())
 
@@ -310,18 +328,31 @@ class View(io.TextIOBase):
         if line.startswith("Traceback (most recent call last)"):
             self._in_traceback = True
         elif line.startswith(InputError.PREFIX):
-            self.error = line
+            self._error = line
         elif not self._in_traceback:
             self._show(f"{INDENT}  {line}")
         elif line.strip() and not line.startswith(" "):
-            self.error = f"{InputError.PREFIX}{self.stage} failed: {line} (all of it is in {self.log.name})"
+            self._error = f"{InputError.PREFIX}{self.stage} failed: {line} (all of it is in {self.log.name})"
+
+    def _note_failure(self) -> None:
+        """What failed, for who runs the pipeline, and for the last stage, which tells others."""
+        error = self._error or str(_killed(self.stage, self.log.name))
+        self.failed.append(outcome.Stage(self.stage, error))
+        told = outcome.Stage(self.stage.replace("_", "-"), error.removeprefix(InputError.PREFIX))  # as KFP calls it
+        outcome.note(Path(self.log.name).parent, told)
 
     def _show(self, line: str) -> None:
         if not self.debug:
             self.shown.write(f"{line}\n")
 
 
+def _killed(stage: str, log: str) -> InputError:
+    """What to say of a stage that ended and gave no reason."""
+    remedy = f"Give it more memory, or look into {log}."
+    return InputError(f"{stage} must come to its end", "one that was killed, as happens where memory is short", remedy)
+
+
 def _failure(view: View, run_dir: Path) -> InputError:
-    if view.error:
-        return InputError.from_line(view.error)
+    if view.failed:
+        return InputError.from_line(view.failed[0].error)
     return InputError("every stage must succeed", f"a failure of {view.stage}", f"See {run_dir / 'run.log'}.")

@@ -5,6 +5,7 @@ exit handler; https://api.slack.com/messaging/webhooks; https://adaptivecards.io
 """
 
 import html
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ WEBHOOK, KIND = (
 UI = "KFP_VISION_UI"  # address of the Kubeflow Pipelines UI, as people open it
 API = "KFP_VISION_PIPELINES_API"  # where KFP's API is not at its usual place
 ENVIRONMENT = (WEBHOOK, KIND, UI, API)
+# Of a run on one machine, which has no such API: the file in its folder in which it notes the stages that failed, one a line.
+FAILURES, FAILURES_FILE = "KFP_VISION_FAILURES", "failed.jsonl"
 
 SUCCEEDED, FAILED, CANCELED, UNKNOWN = "SUCCEEDED", "FAILED", "CANCELED", "UNKNOWN"
 STATES = {"SUCCEEDED": SUCCEEDED, "COMPLETE": SUCCEEDED, "CACHED": SUCCEEDED, "FAILED": FAILED}
@@ -52,7 +55,7 @@ class Outcome:
     Attributes:
         state: SUCCEEDED, FAILED, CANCELED or UNKNOWN.
         run_name, run_id: as the Kubeflow UI shows them.
-        failed_stages: empty as well where KFP could not be asked.
+        failed_stages: empty as well where nobody could be asked.
         url: of the run in the UI; empty where its address is not known.
     """
 
@@ -88,6 +91,24 @@ def report(state: str, run_name: str, run_id: str) -> Outcome:
     if webhook := os.environ.get(WEBHOOK, "").strip():
         _tell(outcome, webhook)
     return outcome
+
+
+def environment(run_dir: Path) -> dict[str, str]:
+    """What leads the stages of a run on one machine to the failures that are noted there."""
+    return {FAILURES: str(run_dir / FAILURES_FILE)}
+
+
+def note(run_dir: Path, stage: Stage) -> None:
+    """Notes that a stage of a run on one machine has failed, for the last stage to tell."""
+    with (run_dir / FAILURES_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(stage)) + "\n")
+
+
+def noted(file: Path) -> tuple[Stage, ...]:
+    """The stages that failed, each once, in a run that notes them in a file; none where there is no such file."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    stages = [Stage(**json.loads(line)) for line in lines]
+    return tuple({stage.name: Stage(stage.name, stage.error[:LONGEST]) for stage in stages}.values())
 
 
 def body(outcome: Outcome, kind: str) -> dict[str, Any]:
@@ -137,7 +158,13 @@ def _tell(outcome: Outcome, webhook: str) -> None:
 
 
 def _failed_stages(run_id: str) -> tuple[Stage, ...] | None:
-    """The stages that failed, as KFP's API knows them; None where it cannot be asked."""
+    """The stages that failed, as KFP's API knows them, or the run itself on one machine; None where neither can be asked."""
+    if FAILURES in os.environ:
+        try:
+            return noted(Path(os.environ[FAILURES]))
+        except (OSError, ValueError, TypeError) as error:
+            print(f"warning: which stage failed could not be read ({type(error).__name__})")
+            return None
     address = os.environ.get(API, "").rstrip("/")
     if not address:
         if IN_A_CLUSTER not in os.environ:

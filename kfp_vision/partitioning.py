@@ -5,13 +5,10 @@ their names do not depend on how many there were.
 """
 
 import contextlib
-import ctypes
 import io
 import multiprocessing
 import os
-import signal
 import sys
-import tempfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,10 +20,10 @@ from typing import Any
 from kfp_vision import catalog, records, storage, tally
 from kfp_vision.catalog import SPLITS
 from kfp_vision.errors import InputError
+from kfp_vision.processes import end_with
 from kfp_vision.records import About
 
 FILES_A_PROCESS = 2  # or one of them has much less to do than another
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def numbers(partitions: int) -> list[int]:
@@ -65,10 +62,10 @@ def write_tfrecords(
         InputError: there is one partition, and more pictures were refused than may be.
     """
     pictures = {split: catalog.count(tables[split]) for split in SPLITS}
-    with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
+    with storage.temporary() as scratch:
         if partitions > 1:
             shares = share(pictures, images_per_shard, partition, partitions)
-            tables, pictures = _cut(tables, shares, Path(scratch)), {split: len(rows) for split, rows in shares.items()}
+            tables, pictures = _cut(tables, shares, scratch), {split: len(rows) for split, rows in shares.items()}
             max_refused_ratio = 1.0
             print(f"partition {partition + 1} of {partitions}", flush=True)
         how |= {"images_per_shard": images_per_shard, "max_refused_ratio": max_refused_ratio}
@@ -180,7 +177,7 @@ def _by_processes(
         part = partial(_write_part, tables, label_map, how)
         forking = multiprocessing.get_context("fork")  # another way of starting would import everything anew
         try:
-            with ProcessPoolExecutor(len(shares), mp_context=forking, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+            with ProcessPoolExecutor(len(shares), mp_context=forking, initializer=end_with, initargs=(os.getpid(),)) as pool:
                 list(pool.map(part, folders, shares))
         except BrokenProcessPool:
             raise InputError("a stage must have the memory it needs", "a process that was killed", "Give it more.") from None
@@ -200,13 +197,6 @@ def _write_part(tables: dict[str, Path], label_map: Path, how: dict[str, Any], f
     with contextlib.redirect_stdout(io.StringIO()):
         cut = _cut(tables, shares, folder / "tables")
         records.write_tfrecords(cut, label_map, outputs, folder / "refused", **how)
-
-
-def _end_with(parent: int) -> None:
-    """Has the kernel end this process when its parent ends, however that does."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _cut(tables: dict[str, Path], shares: dict[str, range], folder: Path) -> dict[str, Path]:

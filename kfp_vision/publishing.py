@@ -1,6 +1,5 @@
 """What changes a model repository, in a folder or in a bucket: a new version, old ones that go, one that comes back."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,8 +119,8 @@ def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
         remedy = "Name another with --to." if len(there) > 1 else "Give a model repository with more than one version."
         raise InputError("there must be a version to go back to", f"{wanted} of {numbers} in {uri}", remedy)
     (earlier,) = found
-    with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
-        version = earlier.brought(Path(scratch))
+    with storage.temporary() as scratch:
+        version = earlier.brought(scratch)
         same = there[-1] is earlier or there[-1].is_copy_of(version)
         return version.name, earlier.number, there[-1].number if same else repository.add(version)
 

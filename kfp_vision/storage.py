@@ -32,6 +32,7 @@ SAMPLE = "sample"
 SCHEMES = ("", "file", SAMPLE, *stores.SCHEMES)
 # Ends of names beside an output: what is being written, what it replaces, and what is worked with meanwhile.
 PARTIAL, BEFORE, SCRATCH = ".partial", ".before", ".scratch"
+TEMPORARY = "kfp-vision"  # begins the names of folders to work in
 AHEAD_BYTES = 64 << 20  # of pictures that are being read or wait for it
 SMALL = 16 << 10  # what a picture takes beside its bytes
 Thing = TypeVar("Thing")
@@ -346,15 +347,15 @@ class Reader:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._scratch = tempfile.TemporaryDirectory(prefix="kfp-vision-")
-        self._unpacked: dict[str, dict[str, Path]] = {}
+        self._scratch = contextlib.ExitStack()
+        self._unpacked: dict[str, dict[str, Path] | InputError] = {}
         self._arrived: dict[str, bytes | OSError] = {}
 
     def __enter__(self) -> "Reader":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._scratch.cleanup()
+        self._scratch.close()
 
     def ahead(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The same rows; the pictures of a store are read before their rows come, many at a time, for `read` to find."""
@@ -387,13 +388,22 @@ class Reader:
         if member:
             with self._lock:
                 if archive not in self._unpacked:
-                    folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
-                    self._unpacked[archive] = archives.unpack(fetch(archive), archive, folder)
+                    self._unpacked[archive] = self._unpack(archive)
+            unpacked = self._unpacked[archive]
+            if isinstance(unpacked, InputError):
+                raise InputError.from_line(str(unpacked))
             try:
-                return self._unpacked[archive][member].read_bytes()
+                return unpacked[member].read_bytes()
             except KeyError:
                 raise FileNotFoundError(f"{archive} has no member {member}") from None
         return _received(uri) if kind else Path(uri).read_bytes()
+
+    def _unpack(self, archive: str) -> dict[str, Path] | InputError:
+        """An archive's members, or why there are none: who waits for a store to answer waits once, not once a member."""
+        try:
+            return archives.unpack(fetch(archive), archive, self._scratch.enter_context(temporary()))
+        except InputError as error:
+            return error
 
 
 def read_picture(uri: str, field: str) -> bytes:
@@ -564,6 +574,18 @@ def scratch(path: Path) -> Iterator[Path]:
         _remove(folder)
 
 
+@contextlib.contextmanager
+def temporary() -> Iterator[Path]:
+    """A folder to work in, where this machine has room for what is soon gone; removed in the end.
+
+    What killed processes of this machine have left there is removed first: a few unpacked archives fill a disk.
+    """
+    place = Path(tempfile.gettempdir())
+    _remove_what_the_dead_left(place / TEMPORARY)
+    with tempfile.TemporaryDirectory(prefix=f".{TEMPORARY}.{_writer()}.", suffix=SCRATCH, dir=place) as folder:
+        yield Path(folder)
+
+
 def _writer() -> str:
     """This process, in the names of what it writes beside an output."""
     return f"{socket.gethostname()}.{os.getpid()}"
@@ -574,9 +596,10 @@ def _remove_what_the_dead_left(path: Path) -> None:
     begin = f".{path.name}.{socket.gethostname()}."
     for left in path.parent.iterdir():
         if left.name.startswith(begin) and left.suffix in (PARTIAL, BEFORE, SCRATCH):
-            process = left.name.removeprefix(begin).removesuffix(left.suffix)
+            process = left.name.removeprefix(begin).partition(".")[0]
             if process.isdecimal() and not _is_alive(int(process)):
-                _remove(left)
+                with contextlib.suppress(OSError):  # somebody else's, or somebody else removes it as well
+                    _remove(left)
 
 
 def _is_alive(process: int) -> bool:

@@ -6,7 +6,6 @@
 import contextlib
 import random
 import shutil
-import tempfile
 import threading
 import time
 import uuid
@@ -63,8 +62,8 @@ class StoredVersion:
         sizes = {name: file.stat().st_size for name, file in version.files.items()}
         if {name: found.size for name, found in self.files.items()} != sizes:
             return False
-        with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
-            return self.brought(Path(scratch)).fingerprint == version.fingerprint
+        with storage.temporary() as scratch:
+            return self.brought(scratch).fingerprint == version.fingerprint
 
     def brought(self, scratch: Path) -> Version:
         """A copy on this machine, below a folder, named by its number.
@@ -152,11 +151,15 @@ class Bucket:
         A store lists an object as soon as it is there. Of two who claim at a time, one or both see the other and step back.
         """
         folder, mine = storage.inside(self.uri, str(number)), f"{CLAIM}{uuid.uuid4().hex}"
-        storage.put(b"", storage.inside(folder, mine))
+        claim = storage.inside(folder, mine)
+        storage.put(b"", claim)
         try:
             yield [found.name for found in storage.children(folder)] == [mine]
-        finally:
-            storage.remove(storage.inside(folder, mine))
+        except BaseException:
+            with contextlib.suppress(InputError, OSError):  # the first reason is the one to tell
+                storage.remove(claim)
+            raise
+        storage.remove(claim)
 
     def _write(self, version: Version, number: int) -> None:
         written: list[str] = []
@@ -183,9 +186,9 @@ def brought(uri: str) -> Iterator[Path]:
     if storage.scheme(uri) not in stores.BUCKETS:
         yield Path(storage.absolute(uri))
         return
-    with tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
-        _located(uri)[-1].brought(Path(scratch))
-        yield Path(scratch)
+    with storage.temporary() as scratch:
+        _located(uri)[-1].brought(scratch)
+        yield scratch
 
 
 @contextlib.contextmanager

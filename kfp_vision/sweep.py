@@ -11,7 +11,6 @@ import json
 import math
 import random
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -100,8 +99,8 @@ def train_trial(
     if recipe.checkpoint_dir:
         wanted = replace(wanted, checkpoint_dir=storage.inside(recipe.checkpoint_dir, f"trial-{trial['number']}"))
     start = time.monotonic()
-    with storage.replacing(model) as beside, tempfile.TemporaryDirectory(prefix="kfp-vision-") as scratch:
-        outputs = {"model": beside, "events": Path(scratch) / "events", "page": page}
+    with storage.replacing(model) as beside, storage.temporary() as scratch:
+        outputs = {"model": beside, "events": scratch / "events", "page": page}
         try:
             training.train_classifier(wanted, train_records, validation_records, label_map, **outputs)
             outcome = {**_validated(beside, validation_records), "failed": ""}

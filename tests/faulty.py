@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import random
 import re
 import socket
@@ -24,14 +25,15 @@ class Line:
     """A proxy for one HTTP server; a share of all requests is dropped, delayed, answered with 503, or cut short.
 
     With the fate `spoil`, which is none of `FATES`, a byte of what is sent to the server becomes another; with `forbid`,
-    which is none either, whatever would make something there is answered with 403.
+    which is none either, whatever would make something there is answered with 403. While it is `gone`, all are dropped.
 
     Attributes:
         address: `host:port` to ask instead of the server.
         requests: how many came.
         fates: what went wrong, and how many times.
         sent: bytes of bodies that went through.
-        most: requests that were on their way at a time.
+        now, most: requests that are on their way, and the most that were at a time.
+        gone: whether the server is.
     """
 
     def __init__(self, port: int, share: float, seed: int, fates: Sequence[str], spared: int, encrypted: bool, after: int):
@@ -39,13 +41,20 @@ class Line:
         self._port, self._share, self._chance = port, share, random.Random(seed)
         self._fates, self._spared, self._encrypted = fates, spared, encrypted
         self.address, self.requests, self.sent = "", 0, 0
-        self.most, self._now = 0, 0
+        self.now, self.most = 0, 0
         self.fates: Counter[str] = Counter()
+        self.gone, self.goes_after = threading.Event(), math.inf
         self._lock = threading.Lock()
 
     def _fate(self) -> str:
         with self._lock:
             self.requests += 1
+            if self.requests > self.goes_after:
+                self.gone.set()
+                self.goes_after = math.inf
+            if self.gone.is_set():
+                self.fates["gone"] += 1
+                return "drop"
             befallen = self._chance.random() < self._share and self.requests > self._after
             fate = self._chance.choice(self._fates) if befallen else ""
             self.fates[fate] += bool(fate)
@@ -54,13 +63,13 @@ class Line:
     def relay(self, request: bytes, answer: BinaryIO) -> bool:
         """Answers one request, and says whether the line holds."""
         with self._lock:
-            self._now += 1
-            self.most = max(self.most, self._now)
+            self.now += 1
+            self.most = max(self.most, self.now)
         try:
             return self._relayed(request, answer, self._fate())
         finally:
             with self._lock:
-                self._now -= 1
+                self.now -= 1
 
     def _relayed(self, request: bytes, answer: BinaryIO, fate: str) -> bool:
         if fate == "drop":
@@ -113,11 +122,12 @@ class _Server(socketserver.ThreadingTCPServer):
     """Relays what comes; when it is closed, whoever still holds a connection is hung up on."""
 
     request_queue_size = 100
+    allow_reuse_address = True
 
-    def __init__(self, line: Line):
+    def __init__(self, line: Line, port: int = 0):
         self.line = line
         self.held: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
 
     def get_request(self) -> tuple[socket.socket, object]:
         connection, client = super().get_request()
@@ -161,12 +171,54 @@ def line(
         after: so many requests, the first ones, go well.
     """
     made = Line(port, share, seed, fates, spared, encrypted, after)
-    with _Server(made) as server:
+    with _held(made):
+        yield made
+
+
+@contextlib.contextmanager
+def outage(port: int, *, after: int, seconds: float | None = None) -> Iterator[Line]:
+    """A line to a server that goes away: whoever holds a connection is hung up on, and nobody takes a new one.
+
+    Args:
+        port: the server's.
+        after: how many requests are answered before.
+        seconds: how long it is gone; by default for good.
+    """
+    made = Line(port, 0, 0, FATES, 0, False, 0)
+    made.goes_after = after
+    opened, over = threading.Event(), threading.Event()
+
+    def come_and_go() -> None:
+        with _held(made):
+            opened.set()
+            made.gone.wait()
+            while made.now:  # what it has begun to answer it does
+                time.sleep(0.001)
+        if not over.wait(seconds):
+            made.gone.clear()
+            with _held(made, int(made.address.rpartition(":")[2])):
+                over.wait()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    opened.wait()
+    try:
+        yield made
+    finally:
+        over.set()
+        made.gone.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _held(made: Line, port: int = 0) -> Iterator[None]:
+    """Has a line relay what comes to a port of its own, or to this one."""
+    with _Server(made, port) as server:
         made.address = f"127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield made
+            yield
         finally:
             server.shutdown()
             thread.join()

@@ -4,7 +4,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
 
-from kfp_vision import access, parameters
+from kfp_vision import access, parameters, processes
 from kfp_vision.errors import InputError
 from kfp_vision.serving import places
 
@@ -79,13 +78,12 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
 def running(path: Path, name: str = "") -> Iterator[str]:
     """The real server on a model, in a process of its own on a free port of this machine, as long as the body lasts.
 
-    Gives its address, `http://127.0.0.1:PORT`, when it is ready.
+    It ends with this process, however that does. Gives its address, `http://127.0.0.1:PORT`, when it is ready.
 
     Raises:
         InputError: the server does not start; the message is its own.
     """
-    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0"]
-    command += ["--name", name] if name else []
+    command = processes.command(["serve", str(path), "--port", "0", *(["--name", name] if name else [])])
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
         try:

@@ -80,10 +80,9 @@ def _made(scheme: str, endpoint: str, region: str, identity: tuple[str, ...]) ->
         secure=address.scheme == "https",
         region=region or None,
         credentials=credentials(scheme),
-        http_client=urllib3.PoolManager(
+        http_client=_Connections(
             maxsize=stores.READERS,
             timeout=urllib3.Timeout(connect=stores.CONNECT_SECONDS, read=stores.READ_SECONDS),
-            retries=transfer.retry(None),  # POST, too: it begins and ends an object in parts, and may do so twice
             cert_reqs="CERT_REQUIRED",
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
         ),
@@ -94,6 +93,25 @@ def _made(scheme: str, endpoint: str, region: str, identity: tuple[str, ...]) ->
 
 
 os.register_at_fork(after_in_child=_made.cache_clear)  # two processes must not talk over one connection
+
+
+class _Connections(urllib3.PoolManager):
+    """Connections to an endpoint; once it has answered it is waited for, also where nobody takes the call any more."""
+
+    known = False
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **how: Any) -> Any:  # type: ignore[override]  # as urllib3
+        known = self.known
+        # POST, too: it begins and ends an object in parts, and may do so twice.
+        how["retries"] = transfer.retry(None, known=known)
+        try:
+            response = super().urlopen(method, url, redirect, **how)
+        except urllib3.exceptions.MaxRetryError:
+            if self.known == known:
+                raise
+            return self.urlopen(method, url, redirect, **how)  # another one was answered meanwhile
+        self.known = True
+        return response
 
 
 def credentials(scheme: str) -> Provider | None:

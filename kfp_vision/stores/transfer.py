@@ -17,9 +17,10 @@ from kfp_vision import stores
 from kfp_vision.errors import InputError
 from kfp_vision.stores import Changed, Found, Interrupted
 
+# A store that is gone for a minute is waited for.
 ATTEMPTS = 10  # without a byte of progress
-CONNECTS = 4  # to a server that is not there at all: a wrong address is to be said soon
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds; doubled each time: 32 in all, half of it on average
+CONNECTS = 4  # to a server that was never there: a wrong address is to be said soon, after 3.5 seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 12.0  # seconds; doubled each time: 63.5 in all, and some more that chance decides
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 REPEATS = 3  # of a whole transfer whose bytes are not what the store says
 
@@ -28,11 +29,16 @@ _unbelieved: set[str] = set()  # where ETags were seen that are no MD5
 _lock = threading.Lock()
 
 
-def retry(allowed_methods: frozenset[str] | None = Retry.DEFAULT_ALLOWED_METHODS) -> Retry:
-    """How urllib3 tries a request again until its answer begins; `None` allows every method."""
+def retry(allowed_methods: frozenset[str] | None = Retry.DEFAULT_ALLOWED_METHODS, *, known: bool = False) -> Retry:
+    """How urllib3 tries a request again until its answer begins.
+
+    Args:
+        allowed_methods: which requests may be sent twice; `None` for all.
+        known: the server has answered before, so that it is waited for where nobody answers.
+    """
     return Retry(
         total=ATTEMPTS,
-        connect=CONNECTS,
+        connect=ATTEMPTS if known else CONNECTS,
         backoff_factor=FIRST_PAUSE,
         backoff_max=LONGEST_PAUSE,
         backoff_jitter=FIRST_PAUSE,
@@ -59,7 +65,7 @@ def patiently(call: Callable[[], Made], uri: str, progress: Callable[[], int] = 
             if failed == ATTEMPTS:
                 rule = "what an address gives must arrive whole"
                 raise InputError(rule, f"{reason} at {stores.shown(uri)}", "Check the way to it, or try again.") from None
-            time.sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**failed)))
+            time.sleep(random.uniform(1, 1.25) * min(LONGEST_PAUSE, FIRST_PAUSE * 2**failed))
 
 
 def received(uri: str) -> bytes:

@@ -31,9 +31,7 @@ def session(*, retry_posts: bool = False, known: bool = False) -> requests.Sessi
         known: the server has answered before, so that it is waited for, while it starts again, where nobody answers.
     """
     made = requests.Session()
-    patient = transfer.retry(None) if retry_posts else transfer.retry()
-    if known:
-        patient = patient.new(connect=transfer.ATTEMPTS)
+    patient = transfer.retry(None, known=known) if retry_posts else transfer.retry(known=known)
     for scheme in ("http://", "https://"):
         made.mount(scheme, requests.adapters.HTTPAdapter(max_retries=patient, pool_maxsize=stores.READERS))
     return made
@@ -44,6 +42,7 @@ class Web:
 
     def __init__(self) -> None:
         self._own = threading.local()  # a session is for one thread
+        self._known: set[str] = set()  # hosts that have answered
 
     def find(self, uri: str) -> Found:
         """See `stores.Store`."""
@@ -96,13 +95,25 @@ class Web:
         raise _only_read(uri)
 
     def _asked(self, method: str, uri: str, headers: dict[str, str]) -> requests.Response:
-        if not hasattr(self._own, "session"):
-            self._own.session = session()
+        host = urlsplit(uri).netloc
+        known = host in self._known
         asked: dict[str, Any] = {"stream": True, "allow_redirects": True, "timeout": TIMEOUT}
         try:
-            return self._own.session.request(method, uri, headers=AS_IT_IS | headers, **asked)
+            response = self._session(known).request(method, uri, headers=AS_IT_IS | headers, **asked)
         except requests.RequestException as error:
+            if known != (host in self._known):  # another one was answered meanwhile
+                return self._asked(method, uri, headers)
             raise stores.unanswered(uri, type(error).__name__) from None
+        self._known.add(host)
+        return response
+
+    def _session(self, known: bool) -> requests.Session:
+        """This thread's, for hosts that have answered before, or for others."""
+        name = "patient" if known else "session"
+        if not hasattr(self._own, name):
+            setattr(self._own, name, session(known=known))
+        found: requests.Session = getattr(self._own, name)
+        return found
 
 
 def _copied(response: requests.Response, uri: str, sink: IO[bytes], start: int) -> Found:

@@ -1,6 +1,5 @@
 """Training a classifier from TFRecords: one step after another, watched, written down, and gone on with when it was stopped."""
 
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ import tensorflow as tf
 from kfp_vision import __version__, checkpoints, export, hardware, inputs, parameters, records, reports, splitting
 from kfp_vision.errors import InputError
 from kfp_vision.networks import NETWORKS
-from kfp_vision.storage import replacing
+from kfp_vision.storage import replacing, temporary
 from kfp_vision.training import devices, feeds, saving, watching
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.trainer import Diverged, Row, Trainer, build, freeze
@@ -69,14 +68,14 @@ def train_classifier(
     precision = hardware.precision() if advanced["precision"] == "auto" else advanced["precision"]
     print(f"trains {recipe.network} in {precision} on {devices.said(spread)}", flush=True)
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary() as scratch:
         with spread.scope():
             whole = build(network.name, len(labels), precision, **_regularisation(recipe, advanced), **shape)
             if recipe.fine_tune:
                 complete = checkpoints.load(whole, network, recipe.checkpoint_uri)
                 print(f"starts from {recipe.checkpoint_uri}{'' if complete else ', with a new class layer'}", flush=True)
             freeze(whole, advanced["layers_to_freeze"])
-            data = feeds.Data(train_records, validation_records, shape["image_size"], Path(scratch))
+            data = feeds.Data(train_records, validation_records, shape["image_size"], scratch)
             feed = (feeds.features if recipe.train_last_layer_only else feeds.pictures)(whole, data, recipe, advanced)
             class_weights = _balanced(train_records, len(labels)) if advanced["class_weights"] == "balanced" else None
             trainer = Trainer(feed.model, recipe, advanced, about.images / recipe.batch_size, class_weights)

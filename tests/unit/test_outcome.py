@@ -1,13 +1,9 @@
 """How a run's end is told: against real web servers that stand for KFP's API and for whoever is told."""
 
-import contextlib
-import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from told import Web
 
 from kfp_vision import outcome
 from kfp_vision.outcome import Outcome, Stage
@@ -17,51 +13,9 @@ RUN = {"run_name": "flowers of <Monday>", "run_id": "8a2f"}
 PATH = "/services/T000/a-secret"
 
 
-@dataclass
-class Web:
-    """A web server: what it answers by path, and what it was sent.
-
-    Attributes:
-        answers: path to status and JSON.
-        got: path, headers and body of each request.
-    """
-
-    answers: dict[str, tuple[int, object]] = field(default_factory=dict)
-    got: list[tuple[str, dict[str, str], object]] = field(default_factory=list)
-    url: str = ""
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator["Web"]:
-        web = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                web.got.append((self.path, dict(self.headers), json.loads(body) if body else None))
-                status, said = web.answers.get(self.path, (404, {}))
-                content = json.dumps(said).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_GET = do_POST = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            yield self
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def web(monkeypatch) -> Iterator[Web]:
-    for name in (*outcome.ENVIRONMENT, outcome.IN_A_CLUSTER, outcome.API_HOST):
+    for name in (*outcome.ENVIRONMENT, outcome.FAILURES, outcome.IN_A_CLUSTER, outcome.API_HOST):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)
     with Web().running() as running:
@@ -179,6 +133,27 @@ def test_where_kfp_refuses_the_state_is_told_all_the_same(web, monkeypatch, caps
     said = capsys.readouterr().out
     assert said.startswith("warning: KFP could not be asked which stage failed (")
     assert said.endswith("the run failed\nthe log of the stage that failed ends with what was wrong\n")
+
+
+def test_a_run_on_one_machine_notes_itself_which_stages_failed(web, monkeypatch, tmp_path, capsys):
+    for name, value in outcome.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    assert outcome.report("FAILED", **RUN).failed_stages == ()
+    for stage in (Stage("write-tfrecords", "first"), Stage("write-tfrecords", "second"), Stage("evaluate-classifier", "")):
+        outcome.note(tmp_path, stage)
+    capsys.readouterr()
+    failed = (Stage("write-tfrecords", "second"), Stage("evaluate-classifier", ""))
+    assert outcome.report("FAILED", **RUN).failed_stages == failed
+    said = "write-tfrecords: second\nevaluate-classifier: its log ends with what was wrong\n"
+    assert capsys.readouterr().out == f"the run failed at write-tfrecords, evaluate-classifier\n{said}"
+
+
+@pytest.mark.parametrize("torn", [b'{"name": "wri', b"[1]\n", b'{"no": "stage"}\n', b"\xff\n"])
+def test_a_note_that_cannot_be_read_makes_no_run_fail(web, monkeypatch, tmp_path, capsys, torn):
+    (tmp_path / outcome.FAILURES_FILE).write_bytes(torn)
+    monkeypatch.setenv(outcome.FAILURES, str(tmp_path / outcome.FAILURES_FILE))
+    assert outcome.report("FAILED", **RUN) == Outcome("FAILED", **RUN, failed_stages=(), url="")
+    assert capsys.readouterr().out.startswith("warning: which stage failed could not be read (")
 
 
 def test_in_a_cluster_kfp_is_asked_where_it_usually_is(web, monkeypatch, capsys):

@@ -517,6 +517,23 @@ def test_what_killed_processes_left_beside_an_output_goes_with_the_next_writer(t
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "scratch", *kept}
 
 
+def test_what_killed_processes_worked_in_goes_with_the_next_who_needs_room(scratch):
+    program = "from kfp_vision import storage\nwith storage.temporary() as folder: print(folder, flush=True); input()"
+    command = [sys.executable, "-c", program]
+    folders = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed:
+        folders.append(Path(killed.stdout.readline().strip()))
+        (folders[0] / "unpacked").write_bytes(b"much")
+        killed.kill()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as alive:
+        folders.append(Path(alive.stdout.readline().strip()))
+        with storage.temporary() as own, storage.temporary() as another:
+            assert own != another and {folder.parent for folder in (own, another, *folders)} == {scratch}
+            assert set(scratch.iterdir()) == {own, another, folders[1]}
+        alive.communicate("\n")
+    assert not list(scratch.iterdir())
+
+
 def test_absolute_touches_local_paths_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")

@@ -1,0 +1,215 @@
+"""Every stage killed in the middle of its work: the run names it, so does whoever is told, and nothing half of it is left.
+
+A stage runs behind what the stages before it made, with the exit handler of the pipelines, through what `kfp-vision run` calls.
+The joins stand behind loops: see tests/pipelines/test_killed_runs.py.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import killing
+import one_step
+import pytest
+from kfp import dsl
+from servers import until
+from told import Web
+
+from kfp_vision import components, local_run, outcome, records, repository
+from kfp_vision.errors import InputError
+from kfp_vision.pipelines import PIPELINES
+from kfp_vision.pipelines.ending import outcome_reported
+
+PATH = "/hooks/runs"
+TRIES = 5  # where a stage is faster than who would kill it
+# Stage to the moment of its end; the first ones look at fields and lists, and write nothing.
+MOMENTS: dict[str, killing.Moment] = {
+    "check_run": killing.at_once,
+    "check_preparation": killing.at_once,
+    "check_prediction": killing.at_once,
+    "fingerprint_images": killing.at_once,
+    "partition_records": killing.at_once,
+    "watch_training": killing.at_once,
+    "ingest_images": killing.there("images"),
+    "split_images": killing.begun("validation"),
+    "write_tfrecords": killing.begun("test_records"),
+    "train_classifier": killing.begun("model"),
+    "evaluate_classifier": killing.there("evaluation", "verdict"),
+    "check_serving": killing.with_server,
+    "deploy_model": lambda process, folder: any(folder.parents[2].glob("repository/[0-9]*")),
+    "call_endpoint": killing.with_server,
+    "fetch_model": killing.begun("model"),
+    "predict_images": killing.begun("predictions"),
+}
+AGAIN = {
+    "ingest_images",
+    "split_images",
+    "write_tfrecords",
+    "deploy_model",
+    "fetch_model",
+}  # are run again here: it takes no time
+# Stage to the session's fixture of what it makes undisturbed.
+UNDISTURBED = {
+    "ingest_images": "ingested",
+    "split_images": "split",
+    "write_tfrecords": "written",
+    "evaluate_classifier": "evaluated",
+    "deploy_model": "deployed",
+}
+
+
+# What a stage was at work on for seconds.
+NOT_YET = {
+    "train_classifier": "model",
+    "evaluate_classifier": "report",
+    "check_serving": "proof",
+    "call_endpoint": "answer",
+    "predict_images": "predictions",
+}
+
+
+def of_json(*names: str) -> Callable[[Path], object]:
+    return lambda file: {name: json.loads(file.read_text())[name] for name in names}
+
+
+def pictures_of(folder: Path) -> object:
+    return list(records.read(folder))
+
+
+# Output to what is read of it: where it is there it is whole, and says the same.
+READ: dict[str, Callable[[Path], object]] = {
+    **dict.fromkeys(("images", "train", "validation", "test", "left_out", "refused"), Path.read_bytes),
+    **dict.fromkeys(("train_records", "validation_records", "test_records"), pictures_of),
+    **dict.fromkeys(("evaluation", "verdict"), of_json("model_fingerprint", "verdict")),
+    "label_map": lambda folder: (folder / "labels.txt").read_bytes(),
+    "model": lambda folder: repository.exported(folder).fingerprint,
+    "endpoint": of_json("kind", "version", "model_name"),
+}
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A stage that was killed.
+
+    Attributes:
+        root: what was made lies below it.
+        line: what the run ended with.
+        printed: what it printed.
+        kill: how it ended.
+    """
+
+    root: Path
+    line: str
+    printed: list[str]
+    kill: killing.Kill
+
+
+@pytest.fixture
+def web(monkeypatch) -> Iterator[Web]:
+    """Who is told how a run ended."""
+    for name in (*outcome.ENVIRONMENT, outcome.IN_A_CLUSTER):
+        monkeypatch.delenv(name, raising=False)
+    with Web({PATH: (200, "ok")}).running() as running:
+        monkeypatch.setenv(outcome.WEBHOOK, f"{running.url}{PATH}")
+        yield running
+
+
+def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[str, Path], dict[str, Any]]:
+    """The artifacts and the other inputs of a stage."""
+
+    def of(fixture: str) -> Any:
+        return request.getfixturevalue(fixture)
+
+    pictures = {"images_uri": str(of("pictures"))}
+    data = {**pictures, "task": "classification", "check_images": True, **of("ratios")}
+    whole = {"partition": 0, "partitions": 1}
+    if stage in ("check_run", "check_preparation", "check_prediction"):
+        form = next(pipeline for pipeline in PIPELINES.values() if stage in local_run.stage_names(pipeline))
+        values, kinds = local_run.defaults(form), local_run.fields(form)
+        whole_numbers = {name: int(value) for name, value in values.items() if kinds[name] == "NUMBER_INTEGER"}
+        return {}, {"partitions": 1} | values | whole_numbers
+    if stage == "split_images":
+        return {"images": of("ingested").folder / "images"}, {"advanced": {}, **of("ratios")}
+    if stage == "write_tfrecords":
+        tables = {name: of("split").folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
+        return tables, {"images_per_shard": 8, "advanced": {}, **whole}
+    if stage == "evaluate_classifier":
+        return of("evaluate_inputs"), {"min_accuracy": 1e-9, "test_image_uri": "", "deploy_to": "none", "advanced": {}}
+    if stage == "deploy_model":
+        return of("deploy_inputs"), {"deploy_to": str(root / "repository"), "advanced": {}}
+    if stage == "call_endpoint":
+        return of("held_out") | {"endpoint": of("deployed").folder / "endpoint"}, {"test_image_uri": ""}
+    if stage == "predict_images":
+        model = {"model": of("trained").folder / "model"}
+        return model, {"predict_uri": str(of("pictures")), "all_scores": False, **whole}
+    return {
+        "fingerprint_images": lambda: ({}, pictures),
+        "partition_records": lambda: ({}, {"partitions": 2}),
+        "watch_training": lambda: ({}, {"log_uri": str(root / "logs")}),
+        "ingest_images": lambda: ({}, {"fingerprint": "any", **data}),
+        "train_classifier": lambda: (of("train_inputs"), of("recipe")),
+        "check_serving": lambda: (of("judged"), {}),
+        "fetch_model": lambda: ({}, {"model_uri": str(of("trained").folder / "model")}),
+    }[stage]()
+
+
+def killed(stage: str, root: Path, artifacts: dict[str, Path], parameters: dict[str, Any]) -> Killed | None:
+    """A run of a stage, ended by the exit handler, in which the stage is killed; nothing where it was faster."""
+    component = getattr(components, stage)
+
+    @dsl.pipeline(name="one-step")
+    def one_step_and_its_end():
+        with dsl.ExitHandler(outcome_reported(), name="run"):
+            inputs = {name: one_step.imported(component, name, path) for name, path in artifacts.items()}
+            component(**inputs, **parameters)
+
+    shown = io.StringIO()
+    with killing.killing(root, stage, MOMENTS[stage]) as kill, contextlib.redirect_stdout(shown):
+        try:
+            local_run.run(one_step_and_its_end, {}, root)
+        except InputError as error:
+            return Killed(root, str(error), shown.getvalue().splitlines(), kill)
+        except AssertionError:  # of the ends of all pipelines it has none
+            assert not kill.processes
+    return None
+
+
+@pytest.mark.parametrize("stage", MOMENTS)
+def test_a_killed_stage_is_named_leaves_nothing_half_written_and_can_be_run_again(stage, web, request, tmp_path, monkeypatch):
+    roots = [tmp_path / str(number) for number in range(TRIES)]
+    tries = (killed(stage, root, *given(stage, root, request)) for root in roots)
+    found = next(filter(None, tries))
+    name, log = stage.replace("_", "-"), next(found.root.glob("*/run.log"))
+    reason = f"{stage} must come to its end; got one that was killed, as happens where memory is short. "
+    assert found.line == f"error: {reason}Give it more memory, or look into {log}."
+
+    assert f"      the run failed at {name}" in found.printed
+    assert [line.split("] ")[1] for line in found.printed if line.startswith("[")][-2:] == [stage, "report_outcome"]
+    sent = web.got[-1][2]
+    assert (sent["state"], sent["failed_stages"][0]["name"]) == ("FAILED", name)
+    assert sent["failed_stages"][0]["error"].startswith(reason)
+
+    until(lambda: not any(killing.lives(process) for process in found.kill.processes))
+    left = {path.name: path for path in found.kill.folder.glob("[!.]*")}
+    artifacts, parameters = given(stage, found.root, request)
+    if stage in AGAIN:
+        again = one_step.run(getattr(components, stage), tmp_path / "again", artifacts, **parameters)
+        assert again.succeeded, again.printed
+        assert_the_same(left, again.folder)
+        assert {path.name for path in again.folder.glob(".*")} == set()
+    if stage in UNDISTURBED:
+        assert_the_same(left, request.getfixturevalue(UNDISTURBED[stage]).folder)
+    if stage in AGAIN & UNDISTURBED.keys():
+        made = {path.name: path for path in again.folder.iterdir()}
+        assert_the_same(made, request.getfixturevalue(UNDISTURBED[stage]).folder)
+    assert NOT_YET.get(stage) not in left
+
+
+def assert_the_same(outputs: dict[str, Path], folder: Path) -> None:
+    """What is there is what was made elsewhere."""
+    for name in outputs.keys() & READ.keys():
+        assert READ[name](outputs[name]) == READ[name](folder / name), name
