@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILDER ?= podman
+BASE ?= $(KFP_VISION_BASE)
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' kfp_vision/__init__.py)
 
 # Where the demo deploys to, and `make serve` serves from.
@@ -17,10 +18,16 @@ DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sam
 	-p image_size=80 -p train_steps=480 -p optimizer=adam -p learning_rate=0.001 -p learning_rate_schedule=cosine \
 	-p 'advanced={"opt_epsilon": 1e-7, "warmup_steps": 48}' -p deploy_to=$(REPOSITORY)
 
-.PHONY: help install demo serve test check compile graphs bench image image-cpu image-gpu clean
+# Without `--format docker` podman leaves the health check out.
+BUILD = $(BUILDER) build $(if $(findstring podman,$(BUILDER)),--format docker) $(KFP_VISION_BUILD_OPTIONS) \
+	--build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(LOCK),--build-arg LOCK=$(LOCK))
+DEFAULT_BASE = $(shell sed -n 's/^ARG BASE=//p' images/cpu/Dockerfile)
+PLACE = $(if $(REGISTRY),$(REGISTRY)/)
+
+.PHONY: help install demo serve test check compile graphs bench image image-cpu image-gpu image-check image-test image-tables release clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 install: $(INSTALLED) ## a virtual environment in .venv with everything
 
@@ -46,6 +53,7 @@ check: $(INSTALLED) ## style, types, and whether every YAML is up to date
 	@ln -s $(CURDIR)/kfp_vision/* $(CURDIR)/components $(CURDIR)/pipelines .types/kfp_vision/
 	cd .types && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p kfp_vision
 	$(BIN)/kfp-vision compile --check
+	$(BIN)/python .ci/release check
 
 compile: $(INSTALLED) ## the YAML of every pipeline, anew
 	$(BIN)/kfp-vision compile
@@ -59,10 +67,23 @@ bench: $(INSTALLED) ## every benchmark, and the table in benchmarks/README.md
 image: image-cpu image-gpu ## both container images, with podman or BUILDER=docker, on BASE=...
 
 image-cpu: ## the small one: all that runs without a GPU
-	$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) -f images/cpu/Dockerfile -t kfp-vision:$(VERSION) .
+	$(BUILD) -f images/cpu/Dockerfile -t $(PLACE)kfp-vision:$(VERSION) .
 
 image-gpu: ## the one for training on an NVIDIA GPU
-	$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) -f Dockerfile.gpu -t kfp-vision-gpu:$(VERSION) .
+	$(BUILD) -f Dockerfile.gpu -t $(PLACE)kfp-vision-gpu:$(VERSION) .
+
+image-check: ## what the small image holds, checked from the inside
+	$(BUILD) -f images/cpu/Dockerfile --target test .
+
+image-test: $(INSTALLED) ## both images built and checked, and pipelines run in them
+	@command -v $(BUILDER) >/dev/null || { echo "error: there is no $(BUILDER). Install podman, or say BUILDER=docker." >&2; exit 1; }
+	KFP_VISION_BASE=$(or $(BASE),$(DEFAULT_BASE)) BUILDER=$(BUILDER) $(BIN)/python -m pytest tests/containers
+
+image-tables: $(INSTALLED) ## the tables of images/README.md, of the images as they are built
+	$(BIN)/python images/tables.py $(BUILDER)
+
+release: $(INSTALLED) ## records the version that CHANGELOG.md begins with: from then on its code stays as it is
+	$(BIN)/python .ci/release record
 
 clean: ## removes what the other targets made, but no runs
 	rm -rf $(VENV) .bench .types .cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

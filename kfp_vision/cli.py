@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--runner", choices=("subprocess", "docker"), default="subprocess", help="default: %(default)s")
     run.add_argument("--registry", default="", metavar="HOST/PATH", help="with --runner docker, where the images lie")
+    run.add_argument(
+        "--network", default="bridge", metavar="NAME", help="with --runner docker, for runs that name an address (%(default)s)"
+    )
     run.add_argument("--json", action="store_true", help="print one last line of JSON about what came out")
     run.set_defaults(command=run_pipeline)
 
@@ -138,7 +141,7 @@ def run_pipeline(options: argparse.Namespace) -> None:
         local_run.preflight(pipeline, values)
     except InputError as error:
         raise WrongUse(error) from error
-    with_images = {"runner": options.runner, "registry": options.registry}
+    with_images = {"runner": options.runner, "registry": options.registry, "network": options.network}
     result = local_run.run(pipeline, given, options.output, **with_images, debug=options.debug)
     show(result)
     if options.json:

@@ -30,6 +30,7 @@ WRITTEN_FIELDS = (
 IMAGE_USER = "10001:0"  # as in the Dockerfiles; its group is the one that may write
 ROOTLESS_ROOT = "0:0"  # in an engine without root's rights, that is the calling user outside
 TMP = "/tmp"
+BRIDGE = "bridge"
 KILLED = 137
 STAGE = "--function_to_execute"  # stands before a stage's name in its command
 GOOGLES_FILE = "GOOGLE_APPLICATION_CREDENTIALS"  # a path
@@ -37,7 +38,7 @@ GOOGLES_FILE = "GOOGLE_APPLICATION_CREDENTIALS"  # a path
 
 @contextlib.contextmanager
 def runner(
-    pipeline: GraphComponent, values: Mapping[str, Any], run_dir: Path, registry: str = ""
+    pipeline: GraphComponent, values: Mapping[str, Any], run_dir: Path, registry: str = "", network: str = BRIDGE
 ) -> Iterator[local.DockerRunner]:
     """KFP's runner of containers, set up for one run; to be used inside the `with` alone, which makes the run's folder.
 
@@ -46,6 +47,7 @@ def runner(
         values: of every field of its form.
         run_dir: where the stages write.
         registry: host and path of the registry that holds the images; empty for the engine's own.
+        network: the engine's network that the stages are in where they need one, or `container:NAME` for that of a container.
 
     Raises:
         InputError: no engine answers, an image is neither there nor can be pulled, or a folder cannot be shared.
@@ -66,7 +68,7 @@ def runner(
             read_only=True,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            network_mode="bridge" if needs_network(values) else "none",
+            network_mode=network if needs_network(values) else "none",
             mounts=[_mount(scratch, TMP), *shared],
             environment=credentials() | outcome.environment(run_dir),
         )
@@ -239,6 +241,7 @@ def _run(
 
     if image == GPU_IMAGE and gpus:
         options["device_requests"] = [docker.types.DeviceRequest(count=gpus, capabilities=[["gpu"]])]
+    options["healthcheck"] = {"test": ["NONE"]}  # the image's asks a server
     try:
         container = client.containers.create(names[image], command, volumes=volumes, **options)
         try:

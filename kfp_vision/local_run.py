@@ -93,6 +93,7 @@ def run(
     *,
     runner: str = "subprocess",
     registry: str = "",
+    network: str = "bridge",
     debug: bool = False,
 ) -> dict[str, Any]:
     """Runs a pipeline on this machine.
@@ -103,6 +104,7 @@ def run(
         output: where the run's folder is made.
         runner: `subprocess` for plain processes, `docker` for the stages' own container images.
         registry: where those images lie; empty for the engine's own.
+        network: which of the engine's networks they are in, where a field names an address.
         debug: show everything that KFP and the stages print.
 
     Returns:
@@ -119,7 +121,8 @@ def run(
         if runner == "docker":
             from kfp_vision import containers  # reads pictures' URIs: more than the plain install can
 
-            chosen = stack.enter_context(containers.runner(pipeline, defaults(pipeline) | arguments, run_dir, registry))
+            given = (pipeline, defaults(pipeline) | arguments, run_dir)
+            chosen = stack.enter_context(containers.runner(*given, registry=registry, network=network))
         else:
             chosen = local.SubprocessRunner(use_venv=False)
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -51,9 +51,9 @@ def program(name: str) -> str:
     return found or leave_out(f"there is no {name}")
 
 
-def until(condition: Callable[[], object]) -> None:
+def until(condition: Callable[[], object], seconds: float = SECONDS_TO_START) -> None:
     """Waits until something is so, which it must be soon."""
-    deadline = time.monotonic() + SECONDS_TO_START
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.05)

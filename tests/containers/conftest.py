@@ -1,4 +1,4 @@
-"""An image built from this tree, and an engine that answers to the command line of the tests."""
+"""The images built from this tree, an engine that answers to the command line of the tests, and a store beside the stages."""
 
 import os
 import shlex
@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from left_out import leave_out
+from servers import KEY, SECRET, Server, free_port, program, started
 
-from kfp_vision.components.images import CPU_IMAGE
+from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
+REGISTRY = "localhost/kfp-vision-tests"  # where the images lie that are built for the tests alone
 SECONDS_TO_START = 30
 
 
@@ -36,13 +38,25 @@ class Engine:
         assert done.returncode == 0, f"{self.program} {shlex.join(arguments)}\n{done.stdout[-5000:]}{done.stderr[-5000:]}"
         return done.stdout
 
+    def make(self, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """`make` of something about the images, as a person calls it."""
+        given = {"BUILDER": self.program} | variables
+        command = ["make", "--no-print-directory", target, *(f"{name}={value}" for name, value in given.items())]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def build(self, target: str, **variables: str) -> None:
+        """`make` of an image that must succeed."""
+        done = self.make(target, **variables)
+        assert done.returncode == 0, f"{done.stdout[-5000:]}{done.stderr[-5000:]}"
+
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory) -> Iterator[Engine]:
-    """podman with a service of its own, else docker as it is set up."""
-    program = shutil.which("podman") or shutil.which("docker")
+    """podman with a service of its own, else docker as it is set up; BUILDER may say which."""
+    names = [os.environ["BUILDER"]] if "BUILDER" in os.environ else ["podman", "docker"]
+    program = next(filter(None, map(shutil.which, names)), "")
     if not program:
-        leave_out("there is neither podman nor docker")
+        leave_out(f"there is no {' and no '.join(names)}")
     if not program.endswith("podman"):
         yield Engine(program, dict(os.environ))
         return
@@ -59,14 +73,55 @@ def engine(tmp_path_factory) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def image(engine) -> str:
-    """The name of the CPU image, built from this tree as `make image` builds it."""
-    base = os.environ.get("KFP_VISION_BASE")
-    if not base:
+    """The name of the CPU image."""
+    if not os.environ.get("KFP_VISION_BASE"):
         leave_out("KFP_VISION_BASE names no base image with Python 3.11")
-    options = shlex.split(os.environ.get("KFP_VISION_BUILD_OPTIONS", ""))
-    file = str(ROOT / "images" / "cpu" / "Dockerfile")
-    engine.tell("build", *options, "--build-arg", f"BASE={base}", "-f", file, "-t", CPU_IMAGE, str(ROOT))
+    engine.build("image-cpu")
     return CPU_IMAGE
+
+
+@pytest.fixture(scope="session")
+def registry(engine, image) -> Iterator[str]:
+    """A registry of both images; the one for GPUs is built without CUDA's packages, which are five gigabytes."""
+    engine.build("image-gpu", LOCK="images/cpu/requirements.lock", REGISTRY=REGISTRY)
+    engine.tell("tag", image, f"{REGISTRY}/{image}")
+    yield REGISTRY
+    engine.tell("rmi", f"{REGISTRY}/{image}", f"{REGISTRY}/{GPU_IMAGE}")
+
+
+@dataclass(frozen=True)
+class Store(Server):
+    """An S3 server, alone in a container without a network, and the same for this machine at the same address.
+
+    Attributes:
+        container: the server's; whoever is in its network has nothing but the server.
+    """
+
+    container: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads to it."""
+        key = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+        return key | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+
+
+@pytest.fixture(scope="module")
+def store(engine, image, tmp_path_factory) -> Iterator[Store]:
+    root = tmp_path_factory.mktemp("store")
+    buckets, port, rclone = root / "buckets", free_port(), program("rclone")
+    buckets.mkdir()
+    serve = ["serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "1ms"]
+    process = started([rclone, *serve, str(buckets)], port, root / "log")
+    mounts = ["--volume", f"{rclone}:/rclone:ro", "--volume", f"{buckets}:/buckets:ro"]
+    alone = ["--network=none", "--no-healthcheck", "--user=0", *mounts]
+    container = engine.tell("run", "--detach", *alone, image, "/rclone", *serve, "/buckets").strip()
+    try:
+        yield Store(port, buckets, container)
+    finally:
+        engine.tell("rm", "--force", container)
+        process.terminate()
+        process.wait()
 
 
 def _wait_for(socket: Path) -> None:

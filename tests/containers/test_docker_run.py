@@ -1,4 +1,4 @@
-"""The whole way in the stages' own image: as nobody special, on a read-only root, without a network."""
+"""Pipelines in the stages' own images: as nobody special, on a read-only root, with no network but a store they are to read."""
 
 import csv
 import json
@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import colours
 import drawn
 import pytest
+from servers import until
 
 from kfp_vision import __version__, prediction, records, repository
+from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.serving import server
 
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = [
     "check_run",
     "fingerprint_images",
@@ -32,6 +36,15 @@ STAGES = [
     "call_endpoint",
     "report_outcome",
 ]
+BATCH_STAGES = [
+    "check_prediction",
+    "partition_records",
+    "fetch_model",
+    "predict_images",
+    "predict_images (2)",
+    "join_predictions",
+    "report_outcome",
+]
 CLOSING = "\naccuracy "  # begins what is said after the stages
 SPLITS = {"train": 108, "validation": 36, "test": 36}
 # Learns three of the sample's flowers in a minute on two cores.
@@ -44,11 +57,13 @@ FORM = {
     "optimizer": "adam",
     "learning_rate": "0.002",
     "learning_rate_schedule": "cosine",
-    "gpu_count": "0",
+    "gpu_count": "1",  # so that the image for GPUs trains; without a GPU, and with a warning
     "advanced": '{"depth_multiplier": 0.25, "opt_epsilon": 1e-7, "warmup_steps": 10}',
 }
 # From one training to the next, and with what else the machine does.
 VARIES = re.compile(r" step |accuracy|reaches|POST http|certainty|as the evaluation did|waits for its pictures")
+MOST_BYTES = 2.2e9  # of the small image, unpacked
+PASSING = ("/tmp", "/kfp-workspace")  # what the stages of a run share, and what is gone with it
 STRANGER = 1234
 # Another user, who may read whatever this one may: the tests and what they import can lie anywhere.
 AS_STRANGER = (
@@ -100,12 +115,21 @@ class Run:
         return folder.parent
 
 
-def carry_out(engine, output: Path, form: dict[str, Any], *options: str, caller: list[str] | None = None) -> Run:
-    """Runs the pipeline through the command line, and watches the containers meanwhile."""
+def carry_out(
+    engine,
+    output: Path,
+    form: dict[str, Any],
+    *options: str,
+    pipeline: str = "image_classification",
+    caller: list[str] | None = None,
+    environment: dict[str, str] | None = None,
+) -> Run:
+    """Runs a pipeline through the command line, and watches the containers meanwhile."""
     fields = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "kfp_vision.cli", "run", *fields, *options, "--json", "--output", str(output)]
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", pipeline, *fields, *options, "--json", "--output", str(output)]
+    whole = engine.environment | (environment or {})
     with (output.parent / "stdout").open("w+") as stdout, (output.parent / "stderr").open("w+") as stderr:
-        process = subprocess.Popen([*(caller or []), *command], env=engine.environment, stdout=stdout, stderr=stderr)
+        process = subprocess.Popen([*(caller or []), *command], env=whole, stdout=stdout, stderr=stderr)
         containers = {}
         while process.poll() is None:
             containers |= {about["Id"]: about for about in running(engine, output)}
@@ -123,17 +147,23 @@ def running(engine, output: Path) -> list[dict[str, Any]]:
     return [about for about in found if any(mount["Destination"].startswith(str(output)) for mount in about["Mounts"])]
 
 
+def stage_of(about: dict[str, Any]) -> str:
+    """The stage that a container runs: the name of the function that KFP is told to call."""
+    called = about["Config"]["Cmd"]
+    return called[called.index("--function_to_execute") + 1]
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     return drawn.pictures(tmp_path_factory.mktemp("data") / "pictures", classes=3, each=60)
 
 
 @pytest.fixture(scope="module")
-def run(engine, image, pictures, tmp_path_factory) -> Run:
-    """The pipeline in containers."""
+def run(engine, registry, pictures, tmp_path_factory) -> Run:
+    """The pipeline in containers, its training in the image for GPUs."""
     output = tmp_path_factory.mktemp("containers") / "runs"
     form = FORM | {"images_uri": pictures, "deploy_to": output.parent / "repository"}
-    done = carry_out(engine, output, form, "--runner", "docker")
+    done = carry_out(engine, output, form, "--runner", "docker", "--registry", registry)
     assert done.code == 0, "\n".join([*done.lines, done.stderr])
     return done
 
@@ -157,10 +187,55 @@ def test_the_image_is_started_as_the_same_by_a_cluster(engine, image):
     assert about["Config"]["User"] == "10001:0"  # a number: Kubernetes cannot tell of a name whether it is root
 
 
+@pytest.mark.parametrize("name", [CPU_IMAGE, GPU_IMAGE])
+def test_the_labels_say_what_an_image_is(engine, registry, name):
+    (about,) = json.loads(engine.tell("inspect", f"{registry}/{name}"))
+    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in about["Config"]["Labels"].items()}
+    assert labels["title"] == name.partition(":")[0]
+    assert labels["version"] == __version__
+    assert labels["licenses"] == "Apache-2.0"
+    assert labels["base.name"] == os.environ["KFP_VISION_BASE"]
+    assert labels["description"]
+
+
+def test_the_image_is_whole_from_the_inside(engine, image):
+    engine.build("image-check")
+
+
+def test_the_look_from_the_inside_sees_what_is_not_as_locked(engine, image, tmp_path):
+    lock = tmp_path / "lock"
+    lock.write_text((ROOT / "images" / "cpu" / "requirements.lock").read_text().replace("\npillow==", "\npillow==0."))
+    lock.chmod(0o644)
+    mounts = ["--volume", f"{ROOT / 'images' / 'check.py'}:/check.py:ro", "--volume", f"{lock}:/lock:ro", "--user=0"]
+    command = [engine.program, "run", "--rm", "--network=none", *mounts, image, "python3", "/check.py", "/lock", __version__]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: what is installed is the lock file, and kfp-vision: expected {'pillow': '0." in done.stderr
+
+
+def test_an_image_of_another_version_than_the_librarys_is_not_built(engine, image):
+    done = engine.make("image-cpu", VERSION="9.9.9")
+    assert done.returncode
+    assert "error: VERSION must be the one in kfp_vision/__init__.py; got 9.9.9." in done.stdout + done.stderr
+
+
+def test_the_small_image_is_small_and_holds_nothing_of_its_building(engine, image):
+    (about,) = json.loads(engine.tell("inspect", image))
+    assert about["Size"] <= MOST_BYTES
+    assert engine.tell("run", "--rm", "--network=none", image, "ls", "/opt").split() == ["venv"]
+
+
 def test_every_stage_runs_in_the_image(run):
     assert run.stages == STAGES
     assert list(run.result["seconds"]) == [*STAGES, "total"]
     assert run.stderr == ""
+
+
+def test_training_runs_in_the_image_for_gpus_and_all_else_in_the_small_one(run, registry):
+    images = {stage_of(about): about["Config"]["Image"].removeprefix(f"{registry}/") for about in run.containers}
+    assert images.pop("train_classifier") == GPU_IMAGE
+    assert set(images.values()) == {CPU_IMAGE}
+    assert any("warning: gpu_count=1 and 0 visible: this trains on the processor" in line for line in run.lines)
 
 
 def test_the_stages_are_not_root_cannot_write_to_the_image_and_have_no_network(run):
@@ -245,9 +320,92 @@ def test_learns_as_well_as_in_plain_processes(run, plain):
     assert abs(accuracies[0] - accuracies[1]) <= 3 * math.sqrt(2 * mean * (1 - mean) / SPLITS["test"])
 
 
+def test_the_health_check_is_of_a_server_and_stages_are_not_asked(engine, image, run):
+    assert all(about["Config"]["Healthcheck"]["Test"] == ["NONE"] for about in run.containers)
+    models = f"{run.output.parent / 'repository'}:/models:ro"
+    sealed = ["--network=none", "--read-only", "--tmpfs=/tmp", "--user=4321:0"]
+    server = engine.tell("run", "--detach", *sealed, "--volume", models, image, "kfp-vision", "serve", "/models").strip()
+    try:
+        (about,) = json.loads(engine.tell("inspect", server))
+        kind, *check = about["Config"]["Healthcheck"]["Test"]
+        assert kind == "CMD"
+
+        def healthy() -> bool:
+            return subprocess.run([engine.program, "exec", server, *check], capture_output=True, check=False).returncode == 0
+
+        until(healthy, seconds=120)
+    finally:
+        engine.tell("rm", "--force", server)
+    unserved = subprocess.run([engine.program, "run", "--rm", *sealed, image, *check], capture_output=True, check=False)
+    assert unserved.returncode == 1
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """A model repository whose right answers are known."""
+    folder = tmp_path_factory.mktemp("models") / "colours"
+    colours.write_version(folder / "1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def batch(engine, image, store, models, tmp_path_factory) -> Run:
+    """Pictures in a store named by a model of this machine, two machines' worth."""
+    names = {f"{colour}/{number}.jpg": colours.picture(colour) for colour in colours.RGB for number in range(4)}
+    bucket = store.bucket("pictures", names | {"blue/broken.jpg": b"no picture"})
+    output = tmp_path_factory.mktemp("batch") / "runs"
+    form = {"model_uri": models, "predict_uri": f"s3://{bucket}", "partitions": 2}
+    options = ("--runner", "docker", "--network", f"container:{store.container}")
+    before = [contents(folder) for folder in (models, store.folder)]
+    done = carry_out(engine, output, form, *options, pipeline="batch_prediction", environment=store.environment)
+    assert done.code == 0, "\n".join([*done.lines, done.stderr])
+    assert [contents(folder) for folder in (models, store.folder)] == before
+    return done
+
+
+def test_batch_prediction_names_the_pictures_of_a_store(batch):
+    assert sorted(batch.stages) == sorted(BATCH_STAGES)  # which of two that wait for the same is first, KFP leaves open
+    with Path(batch.result["predictions"]).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 13
+    assert {row["path"] for row in rows if row["prediction"] != row["label"]} == {"s3://pictures/blue/broken.jpg"}
+    assert (batch.result["pictures"], batch.result["unreadable"]) == (13, 1)
+
+
+def test_batch_prediction_has_no_network_but_the_store(engine, batch, store):
+    (about,) = json.loads(engine.tell("inspect", store.container))
+    assert about["HostConfig"]["NetworkMode"] == "none"
+    assert "predict_images" in map(stage_of, batch.containers)
+    for stage in batch.containers:
+        assert stage["HostConfig"]["NetworkMode"] == f"container:{store.container}"
+        assert stage["HostConfig"]["ReadonlyRootfs"] is True
+        assert stage["Config"]["User"] == ("10001:0" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}")
+        environment = dict(line.split("=", 1) for line in stage["Config"]["Env"])
+        assert environment.items() >= store.environment.items()
+
+
+def test_batch_prediction_writes_nothing_but_its_artifacts(batch, models):
+    run_dir = Path(batch.result["run_dir"])
+    for stage in batch.containers:
+        writable = {mount["Destination"] for mount in stage["Mounts"] if mount["Type"] == "bind" and mount["RW"]}
+        assert writable == {str(run_dir), *PASSING}
+        passing = [mount["Source"] for mount in stage["Mounts"] if mount["Destination"] in PASSING]
+        assert not any(Path(folder).exists() for folder in passing)
+    written = [path.relative_to(run_dir) for path in run_dir.rglob("*") if path.is_file()]
+    assert {path.name for path in written if len(path.parts) == 1} == {"run.log", "predictions.csv"}
+    (artifacts,) = {path.parts[0] for path in written if len(path.parts) > 1}
+    stages = {name.split(" ")[0].replace("_", "-") for name in BATCH_STAGES}
+    below = [set(path.parts[1:-1]) for path in written if path.parts[0] == artifacts]
+    assert below and all(folders & stages for folders in below)
+
+
 @pytest.fixture(scope="module")
 def failed(engine, image, tmp_path_factory) -> Run:
-    """Pictures that are torn, called by somebody who is not root, with the image in a registry."""
+    """Pictures that are torn, called by somebody who is not root; the small image is all that there is."""
     root = tmp_path_factory.mktemp("failed")
     torn = drawn.pictures(root / "torn")
     for picture in torn.rglob("*.jpg"):
@@ -256,13 +414,8 @@ def failed(engine, image, tmp_path_factory) -> Run:
     output.mkdir()
     if AS_STRANGER:
         os.chown(output, STRANGER, STRANGER)
-    registry = "localhost/kfp-vision-tests"
-    engine.tell("tag", image, f"{registry}/{image}")
-    try:
-        form = FORM | {"images_uri": torn}
-        return carry_out(engine, output, form, "--runner", "docker", "--registry", registry, caller=AS_STRANGER)
-    finally:
-        engine.tell("rmi", f"{registry}/{image}")
+    form = FORM | {"images_uri": torn, "gpu_count": "0"}
+    return carry_out(engine, output, form, "--runner", "docker", caller=AS_STRANGER)
 
 
 def test_a_stage_that_fails_ends_the_run_with_its_one_line(failed):
@@ -280,7 +433,8 @@ def test_what_the_stages_write_belongs_to_who_called(failed):
 
 def test_a_missing_image_is_one_line(engine, pictures, tmp_path):
     options = ("--runner", "docker", "--registry", "localhost:1/nowhere")
-    done = carry_out(engine, tmp_path / "runs", FORM | {"images_uri": pictures}, *options)
+    form = FORM | {"images_uri": pictures, "gpu_count": "0"}
+    done = carry_out(engine, tmp_path / "runs", form, *options)
     assert done.code == 1
     assert done.stderr == (
         f"error: every image must be there, or be pulled; got localhost:1/nowhere/kfp-vision:{__version__}. "

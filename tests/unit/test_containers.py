@@ -49,6 +49,8 @@ def test_training_without_a_gpu_takes_the_small_image(registry, gpus, image):
         ({"fine_tune": True}, True),
         ({"images_uri": "s3://bucket/photos"}, True),
         ({"predict_uri": "gs://bucket/photos"}, True),
+        ({"model_uri": "/models"}, False),
+        ({"model_uri": "s3://bucket/models"}, True),
     ],
 )
 def test_there_is_a_network_where_a_field_that_is_read_names_an_address(changed, needed):
@@ -64,6 +66,11 @@ def test_what_a_field_names_can_be_read_and_nothing_beside_it(tmp_path):
         str(pictures): True
     }
     assert seen(LOCAL | {"images_uri": "sample"}) == {}
+
+
+def test_the_model_of_a_batch_prediction_can_be_read(tmp_path):
+    (tmp_path / "models").mkdir()
+    assert seen({"model_uri": str(tmp_path / "models"), "predict_uri": "sample"}) == {str(tmp_path / "models"): True}
 
 
 def test_of_an_import_file_the_folders_of_its_pictures_can_be_read(tmp_path):

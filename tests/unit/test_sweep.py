@@ -58,6 +58,7 @@ def test_with_one_rate_nothing_is_drawn_twice():
 def tried(tmp_path_factory):
     """Two trials of a narrow network on dark and light noise: one learns, the other's loss is soon no number."""
     root = tmp_path_factory.mktemp("tried")
+    (root / "data").mkdir()
     folders = shades.write(root / "data")
     told = []
     for number, rate in enumerate((0.003, 1e30), start=1):
