@@ -19,7 +19,7 @@ from kfp_vision import cli, local_run
 from kfp_vision.pipelines import PIPELINES
 
 MOMENT = 0.05  # seconds between two looks at the processes...
-REST = 20  # ...and at least so many times as long as a look takes
+REST = 10  # ...and at least so many times as long as a look takes
 STEPS = 60
 FUNCTION = "--function_to_execute"  # the name of a stage stands behind it, where KFP starts one
 MIB = 1 << 20
