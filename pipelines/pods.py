@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kfp import dsl, kubernetes
+from kfp.dsl.structures import ResourceSpec
 
 from kfp_vision.stores import ENVIRONMENT
 
@@ -86,8 +87,8 @@ def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
     """Gives tasks what `PODS` says of their stage; gives the last one back."""
     for task in tasks:
         pod = PODS[task.component_spec.name.replace("-", "_")]
-        task.set_cpu_request(pod.cpu[0]).set_cpu_limit(pod.cpu[1])
-        task.set_memory_request(pod.memory[0]).set_memory_limit(pod.memory[1])
+        # The methods of a task that set these, one by one, look through every module in memory: seconds in all.
+        task.container_spec.resources = ResourceSpec(*pod.cpu, *pod.memory)
         task.set_caching_options(pod.cached)
         if pod.retried:
             in_all = f"{(RETRIES + 1) * pod.hours}h"  # Argo tries no more after it, and counts the tries themselves
