@@ -99,7 +99,6 @@ def test_what_each_stage_takes_is_a_row(tmp_path):
     assert len({file.read_bytes() for file in (tmp_path / "once" / "pictures").glob("*/*.jpg")}) == 20
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
     taken = {stage: [float(figure) for figure in figures] for stage, *figures in rows}
-    assert [*taken][0] == "`check_preparation`" and len(taken) > 6
     _, processor, memory, written = taken["`write_tfrecords`"]
     assert 0 < processor < 60 and 20 < memory < 1024 and written < 10
 
