@@ -51,6 +51,7 @@ setup(
             "kubernetes-validate>=1.30,<2",
             "mypy>=1.13",
             "playwright>=1.48",
+            "psutil>=5.9",
             "pytest>=8.3",
             "pytest-cov>=6",
             "pytest-xdist>=3.6",

@@ -1,6 +1,7 @@
 """The pictures that benchmarks read: real photographs where there are any, else the sample's drawn ones."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from kfp_vision import sample
@@ -9,17 +10,22 @@ DRAWN_A_CLASS = 60
 
 
 def copies(folder: Path, times: int) -> Path:
-    """Makes `folder` with a folder a class, each picture `times` under different names, and gives it.
-
-    The photographs lie where the tests find them: in `flower_photos` below KFP_VISION_DATA, or of `../shared/data`.
-    """
-    photographs = data() / "flower_photos"
-    for name, encoded in _real(photographs) if photographs.is_dir() else _drawn():
+    """Makes `folder` with a folder a class, each picture `times` under different names, and gives it."""
+    for name, encoded in read():
         label, _, file_name = name.partition("/")
         (folder / label).mkdir(parents=True, exist_ok=True)
         for number in range(times):
             (folder / label / f"{number}-{file_name}").write_bytes(encoded)
     return folder
+
+
+def read() -> Iterator[tuple[str, bytes]]:
+    """Names, `class/file`, and bytes of the pictures.
+
+    The photographs lie where the tests find them: in `flower_photos` below KFP_VISION_DATA, or of `../shared/data`.
+    """
+    photographs = data() / "flower_photos"
+    yield from _real(photographs) if photographs.is_dir() else _drawn()
 
 
 def data() -> Path:

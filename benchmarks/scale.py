@@ -60,7 +60,7 @@ def draw(root: Path, count: int) -> None:
     drawn = [_small(name) for name in sample.names()[:DRAWN]]
     (root / "pictures").mkdir()
     for number in range(count):
-        (root / "pictures" / f"{number}.jpg").write_bytes(_numbered(drawn[number % len(drawn)], number))
+        (root / "pictures" / f"{number}.jpg").write_bytes(numbered(drawn[number % len(drawn)], number))
 
 
 def _small(name: str) -> bytes:
@@ -69,7 +69,7 @@ def _small(name: str) -> bytes:
         return sample.encode(image, "JPEG")
 
 
-def _numbered(encoded: bytes, number: int) -> bytes:
+def numbered(encoded: bytes, number: int) -> bytes:
     """The JPEG with a comment behind its first marker: ITU-T T.81, section B.2.4.5."""
     return encoded[:2] + b"\xff\xfe\x00\x0a" + f"{number:08d}".encode() + encoded[2:]
 

@@ -202,10 +202,12 @@ def _shown(endpoint: Mapping[str, Any]) -> str:
 
 def train(options: argparse.Namespace) -> None:
     """`kfp-vision train`: the training stage alone. Several workers train together where each has its `TF_CONFIG`."""
-    from kfp_vision import local_run, training
+    from kfp_vision import local_run
     from kfp_vision.pipelines import PIPELINES
 
     pipeline = PIPELINES["image_classification"]
+    from kfp_vision import training  # after KFP, which looks through every module in memory, and TensorFlow has thousands
+
     form = training.Recipe.__dataclass_fields__
     try:
         known = {name: kind for name, kind in local_run.fields(pipeline).items() if name in form}

@@ -1,12 +1,17 @@
-"""What this machine computes fast, and how much memory it has."""
+"""What this machine computes fast, and how many cores and how much memory it has."""
 
 import contextlib
+import math
 import os
 from pathlib import Path
 
 FAST_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 FAST_BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA Ampere, the first with bfloat16 in its matrix units
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
+CORE_LIMITS = (
+    (Path("/sys/fs/cgroup/cpu.max"),),  # microseconds, or a word where there is no limit, in each so many microseconds
+    (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
+)
 
 
 def precision() -> str:
@@ -18,6 +23,20 @@ def precision() -> str:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         return "bfloat16" if tuple(capability) >= FAST_BFLOAT16_CAPABILITY else "float32"
     return "bfloat16" if cpu_flags() & FAST_BFLOAT16_FLAGS else "float32"
+
+
+def cores(limits: tuple[tuple[Path, ...], ...] = CORE_LIMITS) -> int:
+    """Cores that this process may use: the machine's, or what a container is allowed of them, a part of one as a whole one.
+
+    A pod is allowed time on all cores of its node: as many threads as those are would have used it up early in each period.
+    """
+    allowed = [os.cpu_count() or 1]
+    for files in limits:
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (int(word) for file in files for word in file.read_text().split())
+            if quota > 0:
+                allowed.append(math.ceil(quota / period))
+    return min(allowed)
 
 
 def memory(limits: tuple[Path, ...] = MEMORY_LIMITS) -> int:

@@ -4,7 +4,6 @@ Batches are (pictures, labels): float32 (batch, size, size, 3) RGB in 0 to 255, 
 """
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from kfp_vision import examples, parallel
+from kfp_vision import examples, hardware, parallel
 from kfp_vision.augmentations import Seeds, mix_up, rand_augment
 from kfp_vision.errors import InputError
 from kfp_vision.records import Numbered, read_about
@@ -123,7 +122,7 @@ def training_batches(
             records = tf.constant([kept.read(place) for place in places])
             return prepared(tf.constant(step, tf.int64), tf.constant(numbers, tf.int64), records)
 
-    workers = os.cpu_count() or 1
+    workers = hardware.cores()
     return parallel.mapped(of_step, itertools.count(first_step), workers=workers, limit=workers + BATCHES_AHEAD)
 
 
@@ -211,7 +210,7 @@ def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.
         return part_of(features, begin, size, image_size), features["image/class/label"]
 
     # A pass is over before tf.data's own tuning has found how many it takes.
-    pictures = encoded_records(folder).map(prepare, num_parallel_calls=2 * (os.cpu_count() or 1), deterministic=True)
+    pictures = encoded_records(folder).map(prepare, num_parallel_calls=2 * hardware.cores(), deterministic=True)
     return pictures.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 

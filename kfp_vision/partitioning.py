@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import catalog, records, storage, tally
+from kfp_vision import catalog, hardware, records, storage, tally
 from kfp_vision.catalog import SPLITS
 from kfp_vision.errors import InputError
 from kfp_vision.processes import end_with
@@ -149,7 +149,7 @@ def _processes(tables: dict[str, Path], pictures: dict[str, int], images_per_sha
         for row in islice(catalog.read(table), 1):
             if storage.archive_and_member(row.uri)[1]:
                 return 1
-    return max(1, min(os.cpu_count() or 1, _files(pictures, images_per_shard) // FILES_A_PROCESS))
+    return max(1, min(hardware.cores(), _files(pictures, images_per_shard) // FILES_A_PROCESS))
 
 
 def _files(pictures: dict[str, int], images_per_shard: int) -> int:
@@ -173,7 +173,7 @@ def _by_processes(
     """Has a process write each share of the rows, beside the outputs, and joins what they wrote."""
     with storage.scratch(outputs["train"]) as beside:  # on the same file system: whole files need not be copied
         folders = [beside / str(number) for number in range(len(shares))]
-        how |= {"samples": bool(summary or counts), "workers": -(-(os.cpu_count() or 1) // len(shares))}
+        how |= {"samples": bool(summary or counts), "workers": -(-hardware.cores() // len(shares))}
         part = partial(_write_part, tables, label_map, how)
         forking = multiprocessing.get_context("fork")  # another way of starting would import everything anew
         try:

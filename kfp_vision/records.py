@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import google_crc32c
 import numpy as np
 
-from kfp_vision import catalog, conversion, detection, examples, parallel, reports, storage, tally
+from kfp_vision import catalog, conversion, detection, examples, hardware, parallel, reports, storage, tally
 from kfp_vision.catalog import Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Checked, Refused
@@ -109,7 +109,7 @@ def write_tfrecords(
         InputError: more pictures were refused than may be; the first ten are named. The list is written all the same.
     """
     number_of = _numbers(label_map)
-    cores = os.cpu_count() or 1
+    cores = hardware.cores()
     workers = workers or (cores if check_pixels else max(1, cores - 1))
     rejects: list[Unused] = []
     written, counted = {}, tally.Tally(list(number_of), shown=bool(summary or counts) if samples is None else samples)

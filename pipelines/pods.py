@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kfp import dsl, kubernetes
+from kfp.dsl.structures import ResourceSpec
 
 from kfp_vision.stores import ENVIRONMENT
 
@@ -21,8 +22,8 @@ RUN = dsl.PipelineConfig(active_deadline_seconds=30 * DAY, ttl_seconds_after_fin
 
 @dataclass(frozen=True)
 class Pod:
-    """What a stage is given. Of memory, 90 MiB write 100,000 pictures to records and 590 MiB list and split a million rows
-    (benchmarks/README.md); what TensorFlow takes is not measured by stage yet, and has ample room.
+    """What a stage is given: requests are what it takes of a few thousand pictures, rounded up; limits of memory leave at
+    least twice what it took of 100,000, as "What the stages take" of benchmarks/README.md has measured it.
 
     Attributes:
         cpu: cores that are kept for it, and the most that it gets.
@@ -36,7 +37,7 @@ class Pod:
     """
 
     cpu: tuple[str, str] = ("250m", "2")
-    memory: tuple[str, str] = ("512Mi", "2Gi")
+    memory: tuple[str, str] = ("256Mi", "2Gi")
     room: str = "10Gi"
     hours: int = 1
     retried: bool = False
@@ -45,21 +46,23 @@ class Pod:
 
 
 CHECK = Pod(stores=True, cached=False)
-DATA = Pod(("1", "8"), ("1Gi", "8Gi"), "500Gi", hours=24)
+FITTING = replace(CHECK, memory=("1Gi", "4Gi"))  # builds the network that a checkpoint has to fit
+DATA = Pod(("1", "8"), ("512Mi", "8Gi"), "500Gi", hours=24)
 READING = replace(DATA, retried=True, stores=True)
 MODEL = Pod(("1", "8"), ("2Gi", "8Gi"), "100Gi", hours=12, cached=False)
 OUTSIDE = replace(MODEL, retried=True, stores=True)  # looks at what lies outside, or changes it
+COPYING = replace(OUTSIDE, cpu=Pod.cpu, memory=Pod.memory)  # moves a model, and does not load it
 TRAINING = Pod(("2", "16"), ("4Gi", "32Gi"), "500Gi", hours=24 * 14, retried=True, stores=True)
 PODS = {
-    "check_run": CHECK,
-    "check_training": CHECK,
-    "check_sweep": CHECK,
+    "check_run": FITTING,
+    "check_training": FITTING,
+    "check_sweep": FITTING,
     "check_preparation": CHECK,
     "check_prediction": CHECK,
     "fingerprint_images": replace(CHECK, hours=12, retried=True),
     "decide_training": replace(CHECK, retried=True),
     "ingest_images": READING,
-    "split_images": Pod(memory=("1Gi", "8Gi"), hours=6),
+    "split_images": Pod(memory=("256Mi", "8Gi"), hours=6),
     "partition_records": Pod(),
     "write_tfrecords": READING,
     "join_records": DATA,
@@ -71,9 +74,9 @@ PODS = {
     "compare_trials": Pod(room="100Gi", hours=6),
     "evaluate_classifier": OUTSIDE,
     "check_serving": MODEL,
-    "deploy_model": OUTSIDE,
+    "deploy_model": COPYING,
     "call_endpoint": OUTSIDE,
-    "fetch_model": OUTSIDE,
+    "fetch_model": COPYING,
     "predict_images": replace(OUTSIDE, room="500Gi", hours=72),
     "join_predictions": Pod(room="100Gi", hours=6),
     "report_outcome": Pod(cached=False),
@@ -84,8 +87,8 @@ def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
     """Gives tasks what `PODS` says of their stage; gives the last one back."""
     for task in tasks:
         pod = PODS[task.component_spec.name.replace("-", "_")]
-        task.set_cpu_request(pod.cpu[0]).set_cpu_limit(pod.cpu[1])
-        task.set_memory_request(pod.memory[0]).set_memory_limit(pod.memory[1])
+        # The methods of a task that set these, one by one, look through every module in memory: seconds in all.
+        task.container_spec.resources = ResourceSpec(*pod.cpu, *pod.memory)
         task.set_caching_options(pod.cached)
         if pod.retried:
             in_all = f"{(RETRIES + 1) * pod.hours}h"  # Argo tries no more after it, and counts the tries themselves

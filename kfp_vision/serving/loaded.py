@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kfp_vision import hardware
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Answer, Classifier, damaged, readable
 from kfp_vision.repository import Version
@@ -46,7 +46,7 @@ class Loaded:
         self.version, self._name = version, name or version.name
         self._classifier = Classifier(version, MAX_PIXELS)
         self._crop = _crop(self._classifier)
-        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_AT_ONCE), "pictures")
+        self._threads = ThreadPoolExecutor(min(hardware.cores(), MOST_AT_ONCE), "pictures")
         self._batches = Batcher(self._compute)  # one at a time: it computes on all cores, and two would be in each other's way
         self._inside = 0
         self._waiting = observing.WAITING.labels(self._name)

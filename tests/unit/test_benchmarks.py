@@ -1,6 +1,7 @@
 """How a benchmark's figure is made."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -88,6 +89,18 @@ def test_the_whole_training_is_measured_between_its_events(tmp_path, monkeypatch
     seconds = time.perf_counter() - start
     assert float(capsys.readouterr().out) > 2 * 3 / seconds  # three steps of two lie between the first event and the last
     assert (tmp_path / "model" / "classifier.keras").exists()
+
+
+def test_what_each_stage_takes_is_a_row(tmp_path):
+    drawn.pictures(tmp_path / "data" / "flower_photos", classes=2, each=3)
+    command = [sys.executable, "-m", "benchmarks.stages", tmp_path / "once", "prepare_records", "20", "check_images=false"]
+    environment = os.environ | {"KFP_VISION_DATA": str(tmp_path / "data")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    assert len({file.read_bytes() for file in (tmp_path / "once" / "pictures").glob("*/*.jpg")}) == 20
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    taken = {stage: [float(figure) for figure in figures] for stage, *figures in rows}
+    _, processor, memory, written = taken["`write_tfrecords`"]
+    assert 0 < processor < 60 and 20 < memory < 1024 and written < 10
 
 
 def test_every_picture_is_held_out_of_one_fold_and_copies_of_none(tmp_path):

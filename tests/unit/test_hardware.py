@@ -1,5 +1,7 @@
 """What the machine is found to compute fast."""
 
+import os
+
 import tensorflow as tf
 
 from kfp_vision import hardware
@@ -23,6 +25,22 @@ def test_without_a_gpu_bfloat16_is_chosen_by_the_flags():
     else:
         fast = bool(hardware.cpu_flags() & {"amx_bf16", "avx512_bf16"})
         assert hardware.precision() == ("bfloat16" if fast else "float32")
+
+
+def test_cores_are_what_a_container_is_allowed(tmp_path):
+    two, quota, period = tmp_path / "cpu.max", tmp_path / "cpu.cfs_quota_us", tmp_path / "cpu.cfs_period_us"
+    whole, limits = os.cpu_count(), ((two,), (quota, period))
+    assert hardware.cores(limits) == whole
+    period.write_text("100000\n")
+    for none_of_two, none_of_one in (("max 100000\n", "-1\n"), (f"{(whole + 1) * 50000} 50000\n", f"{whole * 100000 + 1}\n")):
+        two.write_text(none_of_two)
+        quota.write_text(none_of_one)
+        assert hardware.cores(limits) == whole
+    two.write_text("25000 100000\n")
+    assert hardware.cores(limits) == 1
+    two.unlink()
+    quota.write_text("50000\n")
+    assert hardware.cores(limits) == 1
 
 
 def test_memory_is_what_a_container_is_allowed(tmp_path):

@@ -43,6 +43,13 @@ def brought_along(*modules: str) -> set[str]:
     return set(done.stdout.split()) & set(NOT_FOR_ALL)
 
 
+def test_the_pipelines_are_there_in_a_moment():
+    program = "import time, kfp_vision.components\nstart = time.process_time()\n"
+    program += "import kfp_vision.pipelines\nprint(time.process_time() - start)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 4  # half a second; eight where KFP looks through all modules for each value that it is given
+
+
 def imported(file: Path) -> set[str]:
     """Names of the modules that a file imports anywhere, those below a package written out."""
     found = set()
