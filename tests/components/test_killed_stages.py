@@ -1,7 +1,7 @@
 """Every stage killed in the middle of its work: the run names it, so does whoever is told, and nothing half of it is left.
 
 A stage runs behind what the stages before it made, with the exit handler of the pipelines, through what `kfp-vision run` calls.
-The joins stand behind loops: see tests/pipelines/test_killed_runs.py.
+The joins stand behind loops: see tests/pipelines/test_killed_runs.py. A trial is a training.
 """
 
 import contextlib
@@ -29,9 +29,13 @@ TRIES = 5  # where a stage is faster than who would kill it
 # Stage to the moment of its end; the first ones look at fields and lists, and write nothing.
 MOMENTS: dict[str, killing.Moment] = {
     "check_run": killing.at_once,
+    "check_training": killing.at_once,
+    "check_sweep": killing.at_once,
     "check_preparation": killing.at_once,
     "check_prediction": killing.at_once,
     "fingerprint_images": killing.at_once,
+    "decide_training": killing.at_once,
+    "choose_trials": killing.at_once,
     "partition_records": killing.at_once,
     "watch_training": killing.at_once,
     "ingest_images": killing.there("images"),
@@ -42,6 +46,7 @@ MOMENTS: dict[str, killing.Moment] = {
     "check_serving": killing.with_server,
     "deploy_model": lambda process, folder: any(folder.parents[2].glob("repository/[0-9]*")),
     "call_endpoint": killing.with_server,
+    "fetch_records": killing.begun("test_records"),
     "fetch_model": killing.begun("model"),
     "predict_images": killing.begun("predictions"),
 }
@@ -50,6 +55,7 @@ AGAIN = {
     "split_images",
     "write_tfrecords",
     "deploy_model",
+    "fetch_records",
     "fetch_model",
 }  # are run again here: it takes no time
 # Stage to the session's fixture of what it makes undisturbed.
@@ -127,11 +133,14 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
     pictures = {"images_uri": str(of("pictures"))}
     data = {**pictures, "task": "classification", "check_images": True, **of("ratios")}
     whole = {"partition": 0, "partitions": 1}
-    if stage in ("check_run", "check_preparation", "check_prediction"):
+    decided = {"fingerprint": "pictures", "recipe": "fields", "skip_unchanged": True, "model_name": "flowers", "advanced": {}}
+    lists = {"networks": ["vgg16"], "optimizers": ["sgd"], "batch_sizes": [16], "learning_rates": [0.1]}
+    if stage.startswith("check_") and stage != "check_serving":
         form = next(pipeline for pipeline in PIPELINES.values() if stage in local_run.stage_names(pipeline))
         values, kinds = local_run.defaults(form), local_run.fields(form)
         whole_numbers = {name: int(value) for name, value in values.items() if kinds[name] == "NUMBER_INTEGER"}
-        return {}, {"partitions": 1} | values | whole_numbers
+        every = {"partitions": 1} | values | whole_numbers
+        return {}, {name: every[name] for name in getattr(components, stage).component_spec.inputs}
     if stage == "split_images":
         return {"images": of("ingested").folder / "images"}, {"advanced": {}, **of("ratios")}
     if stage == "write_tfrecords":
@@ -153,6 +162,9 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         "ingest_images": lambda: ({}, {"fingerprint": "any", **data}),
         "train_classifier": lambda: (of("train_inputs"), of("recipe")),
         "check_serving": lambda: (of("judged"), {}),
+        "decide_training": lambda: ({}, {**decided, "deploy_to": str(root / "nowhere")}),
+        "choose_trials": lambda: ({}, {**lists, "trials": 0, "advanced": {}}),
+        "fetch_records": lambda: ({}, {"records_uri": str(of("written").folder)}),
         "fetch_model": lambda: ({}, {"model_uri": str(of("trained").folder / "model")}),
     }[stage]()
 
