@@ -14,6 +14,7 @@ from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConf
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 from kfp_vision import components, outcome, stores
+from kfp_vision.errors import shown
 from kfp_vision.local_run import fields, stage_names
 from kfp_vision.pipelines import PIPELINES, compiling
 
@@ -23,6 +24,7 @@ STAGES = [
     "call-endpoint",
     "check-run",
     "check-serving",
+    "decide-training",
     "deploy-model",
     "evaluate-classifier",
     "fingerprint-images",
@@ -35,9 +37,12 @@ STAGES = [
     "write-tfrecords",
 ]
 TRAINING = ["image_classification", "image_classification_partitioned"]
+# What has to be compiled anew, in its order, where a stage of the data is changed, or the image for GPUs.
+WITH_DATA = [*TRAINING, "prepare_records", "hyperparameter_sweep", "split_images"]
+ON_A_GPU = [*TRAINING, "train_only", "hyperparameter_sweep", "train_classifier", "train_trial"]
 IN_PARTITIONS = ["join-records", "partition-records"]
 CHANNEL = "pipelinechannel--"  # what a field is called within a group of tasks
-BOOLEANS = ["check_images", "fine_tune", "train_last_layer_only"]
+BOOLEANS = ["check_images", "fine_tune", "skip_unchanged", "train_last_layer_only"]
 CHOICES = {
     "network": {
         *("inception_v1", "googlenet", "inception_v3", "resnet50", "resnet50_v2", "resnet101", "resnet101_v2", "resnet152"),
@@ -190,7 +195,7 @@ def test_the_stages_of_the_data_come_from_the_cache_when_what_they_do_not_read_i
     for stage in ("split-images", "write-tfrecords") if "partition-records" not in stages else ("split-images",):
         given = stages[stage].inputs.parameters["advanced"]
         assert given.task_output_parameter.producer_task == "check-run" or given.component_input_parameter == (
-            f"{CHANNEL}check-run-Output"
+            f"{CHANNEL}check-run-advanced"
         )
     assert stages["train-classifier"].inputs.parameters["advanced"].component_input_parameter == f"{CHANNEL}advanced"
 
@@ -225,11 +230,12 @@ def test_a_model_is_deployed_behind_its_verdict_its_proof_and_the_wish_alone(gra
             group = next(outer for outer, tasks in graphs.items() if task in tasks.values())
     accepted = "['pipelinechannel--evaluate-classifier-Output'] == true"
     wanted = "['pipelinechannel--deploy_to'] != 'none'"
+    changed = "['pipelinechannel--decide-training-Output'] != ''"
     assert conditions == {
-        "check-serving": [accepted],
-        "deploy-model": [wanted, accepted],
-        "call-endpoint": [wanted, accepted],
-        "predict-images": ["['pipelinechannel--predict_uri'] != ''", accepted],
+        "check-serving": [accepted, changed],
+        "deploy-model": [wanted, accepted, changed],
+        "call-endpoint": [wanted, accepted, changed],
+        "predict-images": ["['pipelinechannel--predict_uri'] != ''", accepted, changed],
     }
     taken = graphs[stands_in["deploy-model"]]["deploy-model"].inputs.artifacts
     assert sorted(taken) == ["model", "proof", "verdict"]
@@ -281,7 +287,8 @@ def test_in_partitions_the_form_has_one_field_more_and_says_all_the_others():
 def test_in_partitions_the_writers_run_in_a_loop_and_all_of_them_are_joined():
     document, _ = yaml.safe_load_all(committed("image_classification_partitioned"))
     spec = json_format.ParseDict(document, PipelineSpec())
-    body = spec.components["comp-exit-handler-1"].dag.tasks
+    (changed,) = (task for task in spec.components["comp-exit-handler-1"].dag.tasks.values() if task.trigger_policy.condition)
+    body = spec.components[changed.component_ref.name].dag.tasks
     (loop,) = (task for task in body.values() if task.WhichOneof("iterator"))
     items = loop.inputs.parameters[loop.parameter_iterator.items.input_parameter].task_output_parameter
     assert (items.producer_task, items.output_parameter_key) == ("partition-records", "Output")
@@ -333,10 +340,10 @@ def test_the_check_passes_while_nothing_is_edited(copy_of_the_house):
 @pytest.mark.parametrize(
     ("file", "was", "becomes", "concerned"),
     [
-        ("components/split_images.py", "Cuts the table", "Slices the table", [*TRAINING, "prepare_records", "split_images"]),
-        ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", [*TRAINING, "train_classifier"]),
+        ("components/split_images.py", "Cuts the table", "Slices the table", WITH_DATA),
+        ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", ON_A_GPU),
         ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001", TRAINING),
-        ("parameters.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS', TRAINING),
+        ("parameters.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS', [*TRAINING, "train_only"]),
         ("pipelines/prepare_records.py", "partitions: int = 1", "partitions: int = 2", ["prepare_records"]),
     ],
 )
@@ -351,7 +358,7 @@ def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes, concer
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: every YAML must be what is compiled now; got {', '.join(map(str, stale))}. "
+        f"error: every YAML must be what is compiled now; got {shown(', '.join(map(str, stale)))}. "
         "Run kfp-vision compile, and commit.\n"
     )
     assert [file.read_bytes() for file in stale] == [(ROOT / place).read_bytes() for place in places]

@@ -297,7 +297,7 @@ def test_refuses_a_value_of_another_type(typed, rule):
 def test_a_failed_run_keeps_its_log(told):
     (log,) = told["a single class"].place.glob("runs/*/run.log")
     assert "error: images_uri must hold at least two classes" in log.read_text()
-    assert "[3/13] ingest_images\n      failed in " in told["a single class"].stdout
+    assert "[4/14] ingest_images\n      failed in " in told["a single class"].stdout
 
 
 def test_the_traceback_of_a_failure_comes_with_debug_only(data, tmp_path):
