@@ -118,6 +118,9 @@ def _until_empty_line(stream: BinaryIO) -> bytes:
     return b"".join([*lines, line]) if line else b""
 
 
+OPENINGS = 100  # of a port that somebody else holds
+
+
 class _Server(socketserver.ThreadingTCPServer):
     """Relays what comes; when it is closed, whoever still holds a connection is hung up on."""
 
@@ -210,10 +213,19 @@ def outage(port: int, *, after: int, seconds: float | None = None) -> Iterator[L
         thread.join()
 
 
+def _opened(made: Line, port: int) -> _Server:
+    """A port that was given up for a while may be somebody's own end of a connection, for a moment."""
+    for _ in range(OPENINGS):
+        with contextlib.suppress(OSError):
+            return _Server(made, port)
+        time.sleep(0.05)
+    return _Server(made, port)
+
+
 @contextlib.contextmanager
 def _held(made: Line, port: int = 0) -> Iterator[None]:
     """Has a line relay what comes to a port of its own, or to this one."""
-    with _Server(made, port) as server:
+    with _opened(made, port) as server:
         made.address = f"127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

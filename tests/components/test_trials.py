@@ -75,15 +75,16 @@ def test_a_trial_is_trained_and_measured(trained):
     assert "Training of" in (trained.folder / "curves").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:You may be attemping to run a task that uses custom:RuntimeWarning")
 def test_the_best_trial_is_found(trained, tmp_path):
     @dsl.pipeline(name="one-step")
-    def one_trial(folder: str):
-        with dsl.ParallelFor([folder]) as place:
-            model = dsl.importer(artifact_uri=place, artifact_class=dsl.Model)
-        components.compare_trials(models=dsl.Collected(model.output))
+    def one_trial():
+        with dsl.ParallelFor([1]):
+            tried = one_step.imported(components.deploy_model, "model", trained.folder / "model")
+        components.compare_trials(models=dsl.Collected(tried))
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
-    one_trial(folder=str(trained.folder / "model"))
+    one_trial()
     (folder,) = tmp_path.glob("one-step-*/compare-trials")
     with (folder / "trials").open(newline="") as file:
         (row,) = csv.DictReader(file)

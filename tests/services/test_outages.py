@@ -29,7 +29,7 @@ from kfp_vision.stores import transfer
 from kfp_vision.training import saving
 
 SHORT = 0.5  # seconds
-PATIENCE = 0.01  # the first pause of clients that are to see it through, in seconds: ten in all, and 0.35 for a new address
+PATIENCE = 0.02  # the first pause of clients that are to see it through, in seconds: twenty in all, and 0.7 for a new address
 MINUTE = 60
 LABELS = ["bellcup", "globelet"]
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
