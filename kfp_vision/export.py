@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfp_vision import checkpoints, inputs, networks, repository, splitting
+from kfp_vision import checkpoints, inputs, repository, splitting
 from kfp_vision.checkpoints import KERAS_FILE
 from kfp_vision.networks import Network
 
@@ -68,7 +68,7 @@ def write_backbone(folder: Path, network: Network, checkpoint_uri: str) -> None:
     Raises:
         InputError: as `checkpoints.load` does.
     """
-    shape = {"image_size": network.image_size, "depth_multiplier": 1.0}
+    shape: dict[str, Any] = {"image_size": network.image_size, "depth_multiplier": 1.0}
     model = network.build(1, **shape)
     checkpoints.load(model, network, checkpoint_uri)
     settings = {"network": network.name, "model_name": network.name, "checkpoint_uri": checkpoint_uri, **shape}
@@ -92,7 +92,7 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     (batch, size, size, 3), RGB in 0 to 255. `embed` gives `embedding`, float32 (batch, width): what the class layer sees of
     each picture, of length 1.
     """
-    body, _ = networks.parted(model)
+    body = keras.Model(model.input, model.layers[-1].input)
 
     def named(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = tf.nn.softmax(model(pictures, training=False))

@@ -31,7 +31,7 @@ from kfp_vision.search.embedding import Embedder
 ABOUT_FILE, MODEL_FOLDER = "index.json", "model"
 VECTORS, PICTURES, THUMBNAILS, PLACES, REGIONS = "vectors", "pictures.csv", "thumbnails", "thumbnails.npy", "regions"
 COLUMNS = ("path", "label", "content_id")
-SAID_EVERY = 10_000  # pictures
+SAID_EVERY, REFUSED_NAMED = 10_000, 10  # pictures
 REMEDY = "Index the pictures again."
 
 
@@ -129,8 +129,8 @@ class Index:
         if self._regions is None:
             scores, places = nearest.exact(self.vectors, vectors, count, chosen)
         else:
-            how = {"probes": self.about.probes, "chosen": chosen}
-            scores, places = nearest.approximate(self._regions, self.vectors, vectors, count, **how)
+            probes = self.about.probes
+            scores, places = nearest.approximate(self._regions, self.vectors, vectors, count, probes, chosen)
         return [
             [self._hit(place, score) for place, score in zip(*row, strict=True) if place >= 0]
             for row in zip(places.tolist(), scores.tolist(), strict=True)

@@ -1,7 +1,6 @@
 """Pictures to vectors: what the class layer of a network sees of each, of length 1, so that alike pictures lie close."""
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kfp_vision import parallel
+from kfp_vision import hardware, parallel
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import MAX_PIXELS, Refused
 from kfp_vision.prediction import Classifier, damaged, readable
@@ -37,12 +36,12 @@ class Embedder:
     """
 
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
-        import tensorflow as tf
+        self.fingerprint, self._max_pixels = version.fingerprint, max_pixels
+        self._classifier = Classifier(version, max_pixels)
+        import tensorflow as tf  # behind what has it imported without a word
 
         from kfp_vision import inputs
 
-        self.fingerprint, self._max_pixels = version.fingerprint, max_pixels
-        self._classifier = Classifier(version, max_pixels)
         self._signature = self._classifier.signature("embed")
         size = self._classifier.crop_size
         if not self._signature or not size:
@@ -58,8 +57,7 @@ class Embedder:
 
         Pictures are decoded by threads while the ones before are computed; a few batches are in memory.
         """
-        cores = os.cpu_count() or 1
-        prepared = parallel.mapped(self._prepared, pictures, workers=cores, limit=2 * BATCH)
+        prepared = parallel.mapped(self._prepared, pictures, workers=hardware.cores(), limit=2 * BATCH)
         while batch := list(islice(prepared, BATCH)):
             crops = [one[0] for one in batch if not isinstance(one, Refused)]
             vectors = iter(self._of_crops(crops) if crops else [])
