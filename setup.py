@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "kfp_vision" / "__init__.py
 
 STAGES = [
     "defusedxml>=0.7.1",
+    "faiss-cpu>=1.12,<2",
     "google-cloud-storage>=3.4,<4",
     "google-crc32c>=1.5",
     "jinja2>=3.1",

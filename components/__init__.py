@@ -4,6 +4,7 @@ from kfp_vision.components.call_endpoint import call_endpoint
 from kfp_vision.components.check_prediction import check_prediction
 from kfp_vision.components.check_preparation import check_preparation
 from kfp_vision.components.check_run import check_run
+from kfp_vision.components.check_search import check_search
 from kfp_vision.components.check_serving import check_serving
 from kfp_vision.components.check_sweep import check_sweep
 from kfp_vision.components.check_training import check_training
@@ -12,15 +13,18 @@ from kfp_vision.components.compare_trials import compare_trials
 from kfp_vision.components.decide_training import decide_training
 from kfp_vision.components.deploy_model import deploy_model
 from kfp_vision.components.evaluate_classifier import evaluate_classifier
+from kfp_vision.components.fetch_embedder import fetch_embedder
 from kfp_vision.components.fetch_model import fetch_model
 from kfp_vision.components.fetch_records import fetch_records
 from kfp_vision.components.fingerprint_images import fingerprint_images
+from kfp_vision.components.index_images import index_images
 from kfp_vision.components.ingest_images import ingest_images
 from kfp_vision.components.join_predictions import join_predictions
 from kfp_vision.components.join_records import join_records
 from kfp_vision.components.partition_records import partition_records
 from kfp_vision.components.predict_images import predict_images
 from kfp_vision.components.report_outcome import report_outcome
+from kfp_vision.components.search_images import search_images
 from kfp_vision.components.split_images import split_images
 from kfp_vision.components.train_classifier import train_classifier
 from kfp_vision.components.train_trial import train_trial
@@ -32,6 +36,7 @@ __all__ = [
     "check_prediction",
     "check_preparation",
     "check_run",
+    "check_search",
     "check_serving",
     "check_sweep",
     "check_training",
@@ -40,15 +45,18 @@ __all__ = [
     "decide_training",
     "deploy_model",
     "evaluate_classifier",
+    "fetch_embedder",
     "fetch_model",
     "fetch_records",
     "fingerprint_images",
+    "index_images",
     "ingest_images",
     "join_predictions",
     "join_records",
     "partition_records",
     "predict_images",
     "report_outcome",
+    "search_images",
     "split_images",
     "train_classifier",
     "train_trial",

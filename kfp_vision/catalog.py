@@ -137,16 +137,20 @@ def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, pag
     return found
 
 
-def scan(images_uri: str) -> Catalog:
+def scan(images_uri: str, *, classes: bool = True) -> Catalog:
     """The pictures at a URI, in folders or in the lines of an import file.
 
     A picture's class is the folder it lies in. Where class folders lie in train beside others in validation or test, under
     whatever common folders, each picture's split is that folder.
 
+    Args:
+        images_uri: where they lie.
+        classes: whether each has to be in a folder; without, one that is in none has no label.
+
     Raises:
         InputError: nothing lies there, or a line of an import file cannot be read.
     """
-    found = _listed(images_uri) if listings.is_listing(images_uri) else _in_folders(images_uri)
+    found = _listed(images_uri) if listings.is_listing(images_uri) else _in_folders(images_uri, classes)
     found.rows.sort(key=lambda row: row.name)
     return found
 
@@ -176,11 +180,11 @@ def _known_of(uri: str) -> str:
     return f"{found.size} {found.version}"
 
 
-def _in_folders(images_uri: str) -> Catalog:
+def _in_folders(images_uri: str, classes: bool) -> Catalog:
     found = Catalog([])
     for item in storage.walk(images_uri):
         label = _folder(item.name).name
-        reason = not_a_picture(item.name) or ("" if label else NO_CLASS)
+        reason = not_a_picture(item.name) or ("" if label or not classes else NO_CLASS)
         if reason:
             found.passed_over[reason] += 1
             continue

@@ -25,6 +25,8 @@ URI_FIELDS = (
     "test_image_uri",
     "predict_uri",
     "model_uri",
+    "index_uri",
+    "queries_uri",
     "deploy_to",
     "log_uri",
     "checkpoint_dir",
@@ -108,6 +110,16 @@ def parser() -> argparse.ArgumentParser:
     name.add_argument("--json", action="store_true", help="one line of JSON a picture")
     name.set_defaults(command=predict)
 
+    near = commands.add_parser("search", parents=[shared], help="find the pictures of an index that are like others")
+    near.add_argument(
+        "--index", required=True, type=Path, metavar="DIR", help="the folder of an index, as image_search makes it"
+    )
+    near.add_argument("--nearest", type=int, default=10, metavar="N", help="how many are wanted of each (%(default)s)")
+    near.add_argument("--label", default="", help="of the pictures that alone count")
+    near.add_argument("pictures", nargs="+", metavar="IMAGE_OR_FOLDER")
+    near.add_argument("--json", action="store_true", help="one line of JSON a picture")
+    near.set_defaults(command=search_index)
+
     back = commands.add_parser("rollback", parents=[shared], help="make an earlier version of a repository the newest again")
     back.add_argument("repository", metavar="REPOSITORY", help="numbered versions, here or in a bucket")
     back.add_argument("--to", type=int, default=0, metavar="N", help="which one; by default the one before the newest")
@@ -154,6 +166,10 @@ def show(result: Mapping[str, Any]) -> None:
         _show_records(result)
     elif "model_dir" in result:
         _show_model(result)
+    elif "index" in result:
+        print(f"\nindex     {result['pictures']} pictures, {result['refused']} refused: {result['index']}")
+        if "nearest" in result:
+            print(f"nearest   {result['nearest']}")
     elif "unchanged" in result:
         print("\nunchanged pictures and fields: the deployed model stays")
     else:
@@ -262,6 +278,36 @@ def predict(options: argparse.Namespace) -> int:
             print(json.dumps(line, ensure_ascii=False), flush=True)
         else:
             print(f"{answer.label}  {answer.score:.4f}  {uri}", flush=True)
+    if not asked:
+        raise prediction.no_pictures(", ".join(options.pictures))
+    return FAILED if failed else DONE
+
+
+def search_index(options: argparse.Namespace) -> int:
+    """`kfp-vision search`; what cannot be read does not keep the rest from it, but is a failure in the end."""
+    from itertools import chain
+
+    from kfp_vision import prediction
+    from kfp_vision.pictures import Refused
+    from kfp_vision.search import Index, queries
+
+    if options.nearest < 1:
+        raise WrongUse(InputError("--nearest must be a whole number above 0", options.nearest, "Take 10, say."))
+    index = Index(options.index)
+    failed, asked = 0, 0
+    every = (queries.found(index, uri, options.nearest, options.label) for uri in options.pictures)
+    for uri, _, hits in chain.from_iterable(every):
+        asked += 1
+        if isinstance(hits, Refused):
+            failed += 1
+            print(f"error: a picture must be readable; got {uri} ({hits}). Give a JPEG or a PNG.", file=sys.stderr)
+        elif options.json:
+            near = [{"path": hit.path, "label": hit.label, "similarity": hit.similarity} for hit in hits]
+            print(json.dumps({"path": uri, "nearest": near}, ensure_ascii=False), flush=True)
+        else:
+            print(uri)
+            for hit in hits:
+                print(f"  {hit.similarity:.4f}  {hit.label}  {hit.path}", flush=True)
     if not asked:
         raise prediction.no_pictures(", ".join(options.pictures))
     return FAILED if failed else DONE

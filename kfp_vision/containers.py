@@ -21,7 +21,16 @@ from kfp_vision.errors import InputError
 from kfp_vision.networks import IMAGENET
 
 # What a local one names is mounted read-only.
-READ_FIELDS = ("images_uri", "records_uri", "model_uri", "checkpoint_uri", "test_image_uri", "predict_uri")
+READ_FIELDS = (
+    "images_uri",
+    "records_uri",
+    "model_uri",
+    "checkpoint_uri",
+    "index_uri",
+    "queries_uri",
+    "test_image_uri",
+    "predict_uri",
+)
 WRITTEN_FIELDS = (
     "deploy_to",
     "log_uri",

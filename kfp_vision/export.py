@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfp_vision import inputs, repository, splitting
+from kfp_vision import checkpoints, inputs, repository, splitting
 from kfp_vision.checkpoints import KERAS_FILE
 from kfp_vision.networks import Network
 
@@ -55,6 +55,26 @@ def write_model(
     (version / repository.ABOUT_FILE).write_text(about, encoding="utf-8")
 
 
+def write_backbone(folder: Path, network: Network, checkpoint_uri: str) -> None:
+    """Writes a model folder of a network that was trained on other pictures, for the embeddings that it gives.
+
+    What it names pictures is without meaning: its class layer is none, whatever the checkpoint has there.
+
+    Args:
+        folder: to be made.
+        network: what it is.
+        checkpoint_uri: what it was trained to; see `checkpoints.load`.
+
+    Raises:
+        InputError: as `checkpoints.load` does.
+    """
+    shape: dict[str, Any] = {"image_size": network.image_size, "depth_multiplier": 1.0}
+    model = network.build(1, **shape)
+    checkpoints.load(model, network, checkpoint_uri)
+    settings = {"network": network.name, "model_name": network.name, "checkpoint_uri": checkpoint_uri, **shape}
+    write_model(folder, model, network, ["picture"], settings, shape, [])
+
+
 def in_stock_layers(trained: Any, network: Network, classes: int, shape: Mapping[str, Any]) -> Any:
     """The same network in float32 and of Keras's own layers alone, with the trained weights."""
     stock = network.build(classes, fast=False, **shape)
@@ -66,11 +86,13 @@ def in_stock_layers(trained: Any, network: Network, classes: int, shape: Mapping
 
 
 def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int) -> None:
-    """Writes a SavedModel with two signatures, both giving `classes`, `class_idx` and `probabilities`.
+    """Writes a SavedModel with three signatures, of which two give `classes`, `class_idx` and `probabilities`.
 
-    `serving_default` takes `image_bytes`, string (batch,): encoded pictures. `pixels` takes `images`, float32
-    (batch, size, size, 3), RGB in 0 to 255.
+    `serving_default` takes `image_bytes`, string (batch,): encoded pictures. `pixels` and `embed` take `images`, float32
+    (batch, size, size, 3), RGB in 0 to 255. `embed` gives `embedding`, float32 (batch, width): what the class layer sees of
+    each picture, of length 1.
     """
+    body = keras.Model(model.input, model.layers[-1].input)
 
     def named(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = tf.nn.softmax(model(pictures, training=False))
@@ -81,9 +103,13 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
         shape = tf.TensorSpec((image_size, image_size, 3), tf.float32)
         return named(tf.map_fn(lambda one: inputs.central_crop(one, image_size), image_bytes, fn_output_signature=shape))
 
+    def embedded(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embedding": tf.math.l2_normalize(body(pictures, training=False), axis=1)}
+
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serving_default", from_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
     pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.float32, name="images")
     archive.add_endpoint("pixels", named, [pixels])
+    archive.add_endpoint("embed", embedded, [pixels])
     archive.write_out(str(folder), verbose=False)

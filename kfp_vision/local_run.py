@@ -186,9 +186,10 @@ def collect(run_dir: Path) -> dict[str, Any]:
     Returns:
         run_dir, and report where there is one. Of a run that ended with records: records, the folder that holds them, pictures
         by split, and refused, how many. Of one that named pictures: predictions, the table, pictures, unreadable, and accuracy
-        where folders give the labels. Of one that found nothing to train: unchanged. Of one that trained: model_dir, accuracy,
-        accepted, reasons; where these stages ran, also endpoint and answer, what `deploy_model` and `call_endpoint` wrote, and
-        predictions.
+        where folders give the labels. Of one that made an index: index, its folder, pictures and refused, how many, and
+        nearest, a table, where pictures were searched for. Of one that found nothing to train: unchanged. Of one that trained:
+        model_dir, accuracy, accepted, reasons; where these stages ran, also endpoint and answer, what `deploy_model` and
+        `call_endpoint` wrote, and predictions.
     """
     for stage, collected in COLLECTORS.items():
         if list(run_dir.glob(f"*/{stage}")):
@@ -257,6 +258,22 @@ def _collect_predictions(run_dir: Path) -> dict[str, Any]:
     return {"run_dir": str(run_dir), "predictions": str(run_dir / "predictions.csv")} | figures
 
 
+def _collect_index(run_dir: Path) -> dict[str, Any]:
+    (indexed,) = run_dir.glob("*/index-images")
+    (run_dir / "index").symlink_to((indexed / "index").relative_to(run_dir))
+    said = json.loads((indexed / "executor_output.json").read_text(encoding="utf-8"))
+    figures = said["artifacts"]["metrics"]["artifacts"][0]["metadata"]
+    result = {"run_dir": str(run_dir), "index": str(run_dir / "index")} | {
+        name: int(figures[name]) for name in ("pictures", "refused")
+    }
+    searched = indexed.parent / "search-images"
+    if (searched / "found").exists():
+        shutil.copyfile(searched / "found", run_dir / "nearest.csv")
+        shutil.copyfile(searched / "page", run_dir / "report.html")
+        result |= {"nearest": str(run_dir / "nearest.csv"), "report": str(run_dir / "report.html")}
+    return result
+
+
 def _collect_nothing(run_dir: Path) -> dict[str, Any]:
     return {"run_dir": str(run_dir), "unchanged": True}
 
@@ -266,6 +283,7 @@ COLLECTORS = {
     "evaluate-classifier": _collect_model,
     "join-predictions": _collect_predictions,
     "join-records": _collect_records,
+    "index-images": _collect_index,
     "decide-training": _collect_nothing,
 }
 

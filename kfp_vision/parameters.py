@@ -135,6 +135,7 @@ ADVANCED_BESIDE_THE_MODEL = (
 SHARE = (0, 1, "from 0 up to, not including, 1", "0.2")  # lowest, below, and what is said of it
 MOST_PARTITIONS = 1000  # each is a pod of its own
 MOST_TRIALS = 100  # each is a training
+MOST_NEAREST = 1000
 LISTS = {  # of hyperparameter_sweep, as they are written
     "networks": '["inception_v1", "resnet50"]',
     "optimizers": '["sgd", "adam"]',
@@ -414,6 +415,37 @@ def check_prediction(parameters: Mapping[str, Any]) -> None:
     prediction.check_uri(parameters["predict_uri"], "predict_uri")
 
 
+def check_search(parameters: Mapping[str, Any]) -> None:
+    """What `check_run` is for `image_classification`, for `image_search`.
+
+    Args:
+        parameters: name to value, of every field of `image_search`.
+
+    Raises:
+        InputError: for the first rule that is broken.
+    """
+    _check_choices(parameters, {"network": CHOICES["network"]})
+    for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label"):
+        _check_shape(name, parameters[name], str, '"somewhere"')
+    rule = f"a whole number from 1 to {MOST_NEAREST}"
+    _number("nearest", parameters["nearest"], 1, MOST_NEAREST + 1, rule, "10", whole=True)
+    network = NETWORKS[parameters["network"]]
+    if not parameters["model_uri"]:
+        network.check_start(parameters["checkpoint_uri"])
+    from kfp_vision import checkpoints, prediction, repository, storage  # as in check_run
+    from kfp_vision.search import sources
+
+    storage.check_there(parameters["images_uri"], "images_uri")
+    if parameters["model_uri"]:
+        repository.check_there(parameters["model_uri"], "model_uri")
+    else:
+        checkpoints.check(network, parameters["checkpoint_uri"], 1.0)
+    if parameters["index_uri"]:
+        sources.check_index(parameters["index_uri"], "index_uri")
+    if parameters["queries_uri"]:
+        prediction.check_uri(parameters["queries_uri"], "queries_uri")
+
+
 def check_values(parameters: Mapping[str, Any]) -> None:
     """The part of `check_run` that looks at nothing but the values.
 
@@ -567,7 +599,8 @@ def _check_shape(name: str, value: Any, kind: type, example: str) -> None:
 
 # By the stage that a pipeline begins with.
 CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    check.__name__: check for check in (check_run, check_training, check_sweep, check_preparation, check_prediction)
+    check.__name__: check
+    for check in (check_run, check_training, check_sweep, check_preparation, check_prediction, check_search)
 }
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow is large, and talks while it starts

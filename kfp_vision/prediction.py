@@ -101,6 +101,10 @@ class Classifier:
         _, height, width, channels = pixels.structured_input_signature[1]["images"].shape
         return height if height == width and channels == 3 else 0
 
+    def signature(self, name: str) -> Any:
+        """What else the export computes, as TensorFlow's function; None where it has nothing of that name."""
+        return self._loaded.signatures.get(name)
+
     def probabilities(self, encoded: Sequence[bytes]) -> Any:
         """Scores of pictures that TensorFlow reads, float32 (n, classes)."""
         return self._signature(image_bytes=self._constant(encoded))["probabilities"].numpy()
@@ -293,7 +297,7 @@ def _say(counts: Mapping[str, int]) -> None:
 
 def named(namer: Namer, pictures: Iterable[tuple[str, str, bytes | OSError]]) -> Iterator[tuple[str, str, Answer]]:
     """(URI, label, answer) of each picture."""
-    arriving = ((uri, label, _arrived(encoded)) for uri, label, encoded in pictures)
+    arriving = ((uri, label, arrived(encoded)) for uri, label, encoded in pictures)
     while group := list(islice(arriving, BATCH)):
         answers = answered(namer.name, [encoded for _, _, encoded in group])
         yield from ((uri, label, answer) for (uri, label, _), answer in zip(group, answers, strict=True))
@@ -383,7 +387,8 @@ def _tensorflow() -> ModuleType:
     return tensorflow
 
 
-def _arrived(encoded: bytes | OSError) -> bytes | Refused:
+def arrived(encoded: bytes | OSError) -> bytes | Refused:
+    """The bytes of a picture, or why there are none."""
     return Refused(encoded.strerror or str(encoded)) if isinstance(encoded, OSError) else encoded
 
 

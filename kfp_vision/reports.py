@@ -265,6 +265,18 @@ def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: 
     _publish(path, page)
 
 
+def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[Any]]], asked: int, pictures: int) -> None:
+    """Writes the page of a search: each picture that was asked about, and the nearest ones beside it.
+
+    Args:
+        path: where the page goes; a page already there is replaced in one step.
+        queries: of each its URI, a small picture as a data URI, and hits with path, label and similarity, each with one, too.
+        asked: how many there were; the page may show the first ones alone.
+        pictures: how many the index holds.
+    """
+    _publish(path, rendered("search", queries=queries, asked=asked, pictures=pictures))
+
+
 # The page
 
 TEMPLATES = Path(__file__).parent / "templates"

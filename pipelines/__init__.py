@@ -4,6 +4,7 @@ from kfp_vision.pipelines.batch_prediction import batch_prediction
 from kfp_vision.pipelines.hyperparameter_sweep import hyperparameter_sweep
 from kfp_vision.pipelines.image_classification import image_classification
 from kfp_vision.pipelines.image_classification_partitioned import image_classification_partitioned
+from kfp_vision.pipelines.image_search import image_search
 from kfp_vision.pipelines.prepare_records import prepare_records
 from kfp_vision.pipelines.train_only import train_only
 
@@ -16,6 +17,7 @@ PIPELINES = {
         train_only,
         hyperparameter_sweep,
         batch_prediction,
+        image_search,
     )
 }
 
@@ -25,6 +27,7 @@ __all__ = [
     "hyperparameter_sweep",
     "image_classification",
     "image_classification_partitioned",
+    "image_search",
     "prepare_records",
     "train_only",
 ]

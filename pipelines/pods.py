@@ -59,6 +59,7 @@ PODS = {
     "check_sweep": FITTING,
     "check_preparation": CHECK,
     "check_prediction": CHECK,
+    "check_search": FITTING,
     "fingerprint_images": replace(CHECK, hours=12, retried=True),
     "decide_training": replace(CHECK, retried=True),
     "ingest_images": READING,
@@ -78,6 +79,9 @@ PODS = {
     "call_endpoint": OUTSIDE,
     "fetch_model": COPYING,
     "predict_images": replace(OUTSIDE, room="500Gi", hours=72),
+    "fetch_embedder": OUTSIDE,
+    "index_images": replace(OUTSIDE, room="500Gi", hours=72, cached=True),
+    "search_images": OUTSIDE,
     "join_predictions": Pod(room="100Gi", hours=6),
     "report_outcome": Pod(cached=False),
 }

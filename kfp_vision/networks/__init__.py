@@ -82,6 +82,17 @@ def layer_and_weight(layer: str, weight: str) -> str:
     return f"{layer}/{UNNAMED.sub('variable', weight)}"
 
 
+def parted(model: Any) -> tuple[Any, Any]:
+    """A network cut in two, of the same layers: pictures to features, and features to logits, with what drops some of them."""
+    import keras
+
+    last, dropout = model.layers[-1], model.layers[-2]
+    assert isinstance(dropout, keras.layers.Dropout), dropout
+    body = keras.Model(model.input, dropout.input)
+    features = keras.Input(body.output.shape[1:], dtype=body.output.dtype)
+    return body, keras.Model(features, last(dropout(features)))
+
+
 def _function(name: str) -> Callable[..., Any]:
     module, _, function = name.rpartition(".")
     found: Callable[..., Any] = getattr(import_module(f"{__name__}.{module}"), function)

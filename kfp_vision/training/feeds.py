@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kfp_vision import hardware, inputs, records
+from kfp_vision import hardware, inputs, networks, records
 from kfp_vision.training import frozen
 from kfp_vision.training.recipe import Recipe
 
@@ -64,7 +64,7 @@ def pictures(whole: Any, data: Data, recipe: Recipe, advanced: Mapping[str, Any]
 
 def features(whole: Any, data: Data, recipe: Recipe, advanced: Mapping[str, Any]) -> Feed:
     """The class layer alone learns, from features that are computed once."""
-    body, last = frozen.parted(whole)
+    body, last = networks.parted(whole)
     learned = frozen.features(body, data.train_records, data.image_size, data.scratch, mirrored=advanced["flip"])
     measured = frozen.features(body, data.validation_records, data.image_size, data.scratch, mirrored=False)
     print(f"computed the features of {len(learned.labels) + len(measured.labels)} pictures, once for all steps", flush=True)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -20,15 +19,6 @@ class Features(NamedTuple):
 
     values: np.ndarray
     labels: np.ndarray
-
-
-def parted(model: Any) -> tuple[Any, Any]:
-    """A network cut in two, of the same layers: pictures to features, and features to logits, with what drops some of them."""
-    last, dropout = model.layers[-1], model.layers[-2]
-    assert isinstance(dropout, keras.layers.Dropout), dropout
-    body = keras.Model(model.input, dropout.input)
-    features = keras.Input(body.output.shape[1:], dtype=body.output.dtype)
-    return body, keras.Model(features, last(dropout(features)))
 
 
 def features(body: Any, folder: Path, image_size: int, scratch: Path, *, mirrored: bool) -> Features:

@@ -16,6 +16,7 @@ from kfp_vision.pipelines import (
     batch_prediction,
     hyperparameter_sweep,
     image_classification_partitioned,
+    image_search,
     prepare_records,
     train_only,
 )
@@ -27,6 +28,7 @@ FORM_OF = {  # whose fields they check
     "check_sweep": hyperparameter_sweep,
     "check_preparation": prepare_records,
     "check_prediction": batch_prediction,
+    "check_search": image_search,
 }
 SAYS = {  # what they say to the stages behind them
     "check_run": {"advanced": {"parameterType": "STRUCT"}, "recipe": {"parameterType": "STRING"}},

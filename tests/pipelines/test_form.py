@@ -77,6 +77,16 @@ train_steps - NUMBER_INTEGER: 6000
 trials - NUMBER_INTEGER: 0
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
+OF_A_SEARCH = """
+checkpoint_uri - STRING: "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
+images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
+index_uri - STRING: ""
+label - STRING: ""
+model_uri - STRING: ""
+nearest - NUMBER_INTEGER: 10
+network - STRING: "inception_v1" [15 choices]
+queries_uri - STRING: ""
+"""
 KFPS_OWN = re.compile(r"pipelinechannel|{{|\b(artifact|dag|executor|component|channel)s?\b", re.IGNORECASE)
 
 
@@ -104,6 +114,7 @@ def form(name: str) -> list[str]:
             ),
         ),
         ("hyperparameter_sweep", OF_A_SWEEP),
+        ("image_search", OF_A_SEARCH),
         ("batch_prediction", OF_BATCH_PREDICTION),
     ],
 )

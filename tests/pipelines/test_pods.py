@@ -20,6 +20,7 @@ call_endpoint       kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   stora
 check_prediction    kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  no   storage  any
 check_preparation   kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  no   storage  any
 check_run           kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
+check_search        kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
 check_sweep         kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
 check_training      kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
 choose_trials       kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  yes  none     any
@@ -28,15 +29,18 @@ decide_training     kfp-vision      250m-2  256Mi-2Gi  10Gi     1  3  no   stora
 check_serving       kfp-vision      1-8     2Gi-8Gi    100Gi   12  1  no   none     any
 deploy_model        kfp-vision      250m-2  256Mi-2Gi  100Gi   12  3  no   storage  any
 evaluate_classifier kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   storage  any
+fetch_embedder      kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   storage  any
 fetch_records       kfp-vision      1-8     512Mi-8Gi  500Gi   24  3  no   storage  any
 fetch_model         kfp-vision      250m-2  256Mi-2Gi  100Gi   12  3  no   storage  any
 fingerprint_images  kfp-vision      250m-2  256Mi-2Gi  10Gi    12  3  no   storage  any
+index_images        kfp-vision      1-8     2Gi-8Gi    500Gi   72  3  yes  storage  any
 ingest_images       kfp-vision      1-8     512Mi-8Gi  500Gi   24  3  yes  storage  any
 join_predictions    kfp-vision      250m-2  256Mi-2Gi  100Gi    6  1  yes  none     any
 join_records        kfp-vision      1-8     512Mi-8Gi  500Gi   24  1  yes  none     any
 partition_records   kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  yes  none     any
 predict_images      kfp-vision      1-8     2Gi-8Gi    500Gi   72  3  no   storage  any
 report_outcome      kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  no   webhook  any
+search_images       kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   storage  any
 split_images        kfp-vision      250m-2  256Mi-8Gi  10Gi     6  1  yes  none     any
 train_classifier    kfp-vision-gpu  2-16    4Gi-32Gi   500Gi  336  3  yes  storage  gpu,selector,tolerations
 train_trial         kfp-vision-gpu  2-16    4Gi-32Gi   500Gi  336  3  yes  storage  gpu,selector,tolerations

@@ -1,0 +1,24 @@
+from kfp import dsl
+
+from kfp_vision.components.images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def check_search(
+    images_uri: str,
+    model_uri: str,
+    network: str,
+    checkpoint_uri: str,
+    index_uri: str,
+    queries_uri: str,
+    nearest: int,
+    label: str,
+) -> None:
+    """Refuses wrong values, and pictures, a model and an index that are not there, before any data moves.
+
+    The arguments are the fields of the run form; see image_search.
+    """
+    fields = dict(locals())
+    from kfp_vision import parameters
+
+    parameters.check_search(fields)

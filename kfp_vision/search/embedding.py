@@ -1,0 +1,100 @@
+"""Pictures to vectors: what the class layer of a network sees of each, of length 1, so that alike pictures lie close."""
+
+import io
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from kfp_vision import hardware, parallel
+from kfp_vision.errors import InputError
+from kfp_vision.pictures import MAX_PIXELS, Refused
+from kfp_vision.prediction import Classifier, damaged, readable
+from kfp_vision.repository import Version
+
+BATCH = 32
+THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 75  # pixels, JPEG
+
+Embedded = tuple[np.ndarray, bytes] | Refused
+
+
+class Embedder:
+    """An exported model that gives embeddings.
+
+    Args:
+        version: the SavedModel, with what it says of itself.
+        max_pixels: a larger picture is refused.
+
+    Attributes:
+        fingerprint: of the version; vectors of one are not to be compared with those of another.
+        dimension: of the vectors.
+
+    Raises:
+        InputError: it does not load, or was exported by a version of this library that gave no embeddings.
+    """
+
+    def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
+        self.fingerprint, self._max_pixels = version.fingerprint, max_pixels
+        self._classifier = Classifier(version, max_pixels)
+        import tensorflow as tf  # behind what has it imported without a word
+
+        from kfp_vision import inputs
+
+        self._signature = self._classifier.signature("embed")
+        size = self._classifier.crop_size
+        if not self._signature or not size:
+            rule = "a model must give embeddings to be searched with"
+            raise InputError(rule, f"none of {version.folder}", "Train it again, or export it with this version of kfp-vision.")
+        crop = tf.function(lambda encoded: inputs.central_crop(encoded, size))
+        self._crop = crop.get_concrete_function(tf.TensorSpec((), tf.string))
+        self._rejection, self._stack, self._constant = tf.errors.InvalidArgumentError, tf.stack, tf.constant
+        self.dimension = int(self._of_crops([self._constant(np.zeros((size, size, 3), "float32"))]).shape[1])
+
+    def embedded(self, pictures: Iterable[bytes | Refused]) -> Iterator[Embedded]:
+        """For each encoded picture its vector, float32 (dimension,), and a thumbnail (JPEG); or why there are none.
+
+        Pictures are decoded by threads while the ones before are computed; a few batches are in memory.
+        """
+        prepared = parallel.mapped(self._prepared, pictures, workers=hardware.cores(), limit=2 * BATCH)
+        while batch := list(islice(prepared, BATCH)):
+            crops = [one[0] for one in batch if not isinstance(one, Refused)]
+            vectors = iter(self._of_crops(crops) if crops else [])
+            for one in batch:
+                yield one if isinstance(one, Refused) else (next(vectors), one[1])
+
+    def one(self, picture: bytes) -> np.ndarray:
+        """The vector of a picture, float32 (dimension,).
+
+        Raises:
+            Refused: it cannot be read.
+        """
+        (found,) = self.embedded([picture])
+        if isinstance(found, Refused):
+            raise found
+        return found[0]
+
+    def _prepared(self, picture: bytes | Refused) -> tuple[Any, bytes] | Refused:
+        encoded = picture if isinstance(picture, Refused) else readable(picture, self._max_pixels)
+        if isinstance(encoded, Refused):
+            return encoded
+        try:
+            return self._crop(self._constant(encoded)), thumbnail(encoded)
+        except self._rejection as error:
+            return damaged(error)
+
+    def _of_crops(self, crops: list[Any]) -> np.ndarray:
+        vectors: np.ndarray = self._signature(images=self._stack(crops))["embedding"].numpy()
+        return vectors
+
+
+def thumbnail(encoded: bytes) -> bytes:
+    """A picture that `prediction.readable` has let pass, as a small JPEG."""
+    with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
+        image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=THUMBNAIL_QUALITY)
+    return file.getvalue()

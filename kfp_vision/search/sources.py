@@ -1,0 +1,85 @@
+"""What an index is made of: a model, pictures, and an index from before; wherever they lie."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kfp_vision import catalog, repository, search, storage
+from kfp_vision.errors import InputError
+from kfp_vision.networks import NETWORKS
+from kfp_vision.repository import Version
+
+
+def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Path) -> Version:
+    """Writes a model folder: the newest version of a model that was trained before, or a network with published weights.
+
+    Args:
+        model_uri: of a model folder or a repository; empty for the network.
+        network, checkpoint_uri: which, and its weights; see `checkpoints.load`.
+        model: the folder to make.
+
+    Raises:
+        InputError: no version lies there, or the checkpoint does not fit.
+    """
+    if model_uri:
+        return repository.fetch(model_uri, model)
+    from kfp_vision import export  # TensorFlow is large
+
+    with storage.replacing(model) as beside:
+        export.write_backbone(beside, NETWORKS[network], checkpoint_uri)
+    return repository.exported(model)
+
+
+def index_images(images_uri: str, model: Path, index_uri: str, *, folder: Path, refused: Path) -> dict[str, Any]:
+    """Writes an index of the pictures at a URI.
+
+    Args:
+        images_uri: whatever the data stage reads; pictures in no folder have no label.
+        model: a model folder.
+        index_uri: an index from before, in a bucket or not, of which the pictures that it has are taken; empty for none.
+        folder: of the index to write.
+        refused: where the list of pictures that could not be used is written: CSV with uri, label, reason.
+
+    Returns:
+        pictures, computed, refused: how many; recall, of the truly nearest ten, the share that is found.
+
+    Raises:
+        InputError: nothing lies there, or no picture can be read, or the index before is torn.
+    """
+    rows = search.rows_at(images_uri)
+    with storage.temporary() as scratch:
+        before = _brought(index_uri, scratch / "before") if index_uri else None
+        built = search.build(rows, model, folder, before)
+    catalog.write_unused(refused, built.refused)
+    for uri, label, reason in built.refused[: search.REFUSED_NAMED]:
+        print(f"refused: {uri}{f' ({label})' if label else ''}: {reason}")
+    return {
+        "pictures": built.about.pictures,
+        "computed": built.computed,
+        "refused": len(built.refused),
+        "recall": built.about.recall,
+    }
+
+
+def check_index(uri: str, field: str) -> None:
+    """Refuses a URI where no index lies.
+
+    Raises:
+        InputError: naming the field.
+    """
+    storage.check_there(uri, field)
+    if not any(item.name == search.ABOUT_FILE for item in storage.walk(uri)):
+        raise InputError(f"{field} must name an index", f"none at {uri}", "Give the folder that index_images has made.")
+
+
+def _brought(uri: str, folder: Path) -> Path:
+    """The index at a URI on this machine: a local one as it is."""
+    if not storage.scheme(uri) and Path(storage.absolute(uri)).is_dir():
+        return Path(storage.absolute(uri))
+    for item in storage.walk(uri):
+        name = PurePosixPath(item.name)
+        if ".." not in name.parts and not name.is_absolute():
+            try:
+                storage.save(item, folder / name)
+            except OSError as reason:
+                raise InputError("an index must be read whole", f"{item.uri} ({reason})", "Try again.") from None
+    return folder

@@ -1,0 +1,46 @@
+from kfp import dsl
+
+from kfp_vision import parameters
+from kfp_vision.components import check_search, fetch_embedder, index_images, search_images
+from kfp_vision.networks import NETWORKS
+from kfp_vision.pipelines.ending import outcome_reported
+from kfp_vision.pipelines.form import with_choices
+from kfp_vision.pipelines.image_classification import FLOWERS
+from kfp_vision.pipelines.pods import RUN, equipped
+from kfp_vision.pipelines.preparation import fingerprinted
+
+
+@with_choices({"network": parameters.CHOICES["network"]})
+@dsl.pipeline(name="image-search", pipeline_config=RUN)
+def image_search(
+    images_uri: str = FLOWERS,
+    model_uri: str = "",
+    network: str = "inception_v1",
+    checkpoint_uri: str = NETWORKS["inception_v1"].imagenet,
+    index_uri: str = "",
+    queries_uri: str = "",
+    nearest: int = 10,
+    label: str = "",
+):
+    """An index of pictures, in which those that are alike are found; and what it finds for some pictures.
+
+    Args:
+        images_uri: the pictures: a folder, an archive of one (also over http), an import file, or sample.
+        model_uri: a run's model folder or a model repository, whose model says what is alike; empty for network.
+        network: which, where model_uri is empty: inception_v1, googlenet, or one of keras.applications.
+        checkpoint_uri: its weights: a TF-Slim checkpoint, an .npz, a .keras file, or imagenet.
+        index_uri: an index from before, of which the pictures that it has already are not computed again; empty for none.
+        queries_uri: pictures to search for: one, a folder, an archive, or sample; empty for none.
+        nearest: how many pictures are wanted of each.
+        label: of the pictures that alone count in the search; empty for all.
+    """
+    fields = dict(locals())
+    with dsl.ExitHandler(outcome_reported(), name="run"):
+        checked = equipped(check_search(**fields))
+        fingerprint = fingerprinted(fields, behind=checked)
+        fetched = fetch_embedder(model_uri=model_uri, network=network, checkpoint_uri=checkpoint_uri).after(checked)
+        model = fetched.outputs["model"]
+        indexed = index_images(model=model, fingerprint=fingerprint, images_uri=images_uri, index_uri=index_uri)
+        equipped(fetched, indexed)
+        with dsl.If(queries_uri != "", name="search"):
+            equipped(search_images(index=indexed.outputs["index"], queries_uri=queries_uri, nearest=nearest, label=label))

@@ -1,0 +1,20 @@
+"""A narrow network with random weights as a model folder, whose embeddings are searched in tests."""
+
+from pathlib import Path
+
+from kfp_vision import export
+from kfp_vision.networks import NETWORKS
+
+SHAPE = {"image_size": 64, "depth_multiplier": 0.25}
+LABELS = ["bellcup", "globelet"]
+
+
+def write_model(folder: Path) -> Path:
+    """Writes it; its weights are the same each time."""
+    import keras
+
+    keras.utils.set_random_seed(7)
+    network = NETWORKS["inception_v1"]
+    settings = {"network": network.name, "model_name": "flowers", **SHAPE}
+    export.write_model(folder, network.build(len(LABELS), **SHAPE), network, LABELS, settings, SHAPE, [])
+    return folder

@@ -1,0 +1,68 @@
+"""An index of pictures and a search in it, through the command line."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import drawn
+import embedding
+import pytest
+
+
+class Run(NamedTuple):
+    """A command that ended well: what it printed, its last line parsed, and the pictures it read."""
+
+    lines: list[str]
+    result: dict[str, Any]
+    pictures: Path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    root = tmp_path_factory.mktemp("run")
+    pictures = drawn.pictures(root / "pictures", each=10)
+    form = {"images_uri": pictures, "model_uri": embedding.write_model(root / "model"), "nearest": 4}
+    form |= {"queries_uri": pictures / "bellcup", "label": "bellcup"}
+    options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", "image_search", *options, "--json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return Run(done.stdout.splitlines(), json.loads(done.stdout.splitlines()[-1]), pictures)
+
+
+def test_ends_with_an_index_and_what_was_found_in_it(run):
+    stages = [line.split()[1] for line in run.lines if line.startswith("[")]
+    assert stages[0] == "check_search" and sorted(stages[1:3]) == ["fetch_embedder", "fingerprint_images"]
+    assert stages[3:] == ["index_images", "search_images", "report_outcome"]
+    assert f"index     20 pictures, 0 refused: {run.result['index']}" in run.lines
+    with Path(run.result["nearest"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40 and {row["label"] for row in rows} == {"bellcup"}
+    assert "<h1>Nearest pictures</h1>" in Path(run.result["report"]).read_text()
+
+
+def searched(run: Run, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "kfp_vision.cli", "search", "--index", run.result["index"], *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_searches_in_it(run):
+    picture = run.pictures / "globelet" / "0003.jpg"
+    done = searched(run, "--nearest", 2, "--json", picture)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert said["path"] == str(picture) and said["nearest"][0]["path"] == str(picture)
+    assert len(said["nearest"]) == 2 and said["nearest"][0]["label"] == "globelet"
+    plain = searched(run, "--nearest", 1, picture).stdout.splitlines()
+    assert plain == [str(picture), f"  {said['nearest'][0]['similarity']:.4f}  globelet  {picture}"]
+
+
+def test_what_cannot_be_read_is_one_line_and_the_rest_is_found(run, tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture")
+    done = searched(run, "--nearest", 1, tmp_path / "notes.jpg", run.pictures / "globelet" / "0001.jpg")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: a picture must be readable; got {tmp_path / 'notes.jpg'} (")
+    assert len(done.stdout.splitlines()) == 2

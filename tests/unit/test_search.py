@@ -1,0 +1,209 @@
+"""Which pictures are near, and an index that stays whole."""
+
+import io
+import json
+import shutil
+
+import drawn
+import embedding
+import numpy as np
+import pytest
+from exported import version
+from PIL import Image
+
+from kfp_vision import repository, search
+from kfp_vision.errors import InputError
+from kfp_vision.pictures import Refused
+from kfp_vision.search import Index, nearest
+from kfp_vision.search.embedding import Embedder
+
+
+def clustered(number: int, dimension: int, seed: int = 0) -> np.ndarray:
+    """Vectors of length 1 around overlapping centres, of fewer dimensions than they have."""
+    draw = np.random.default_rng(seed)
+    centres, spread = draw.normal(size=(50, 16)), draw.normal(size=(16, dimension))
+    vectors = (centres[draw.integers(0, 50, number)] + 0.7 * draw.normal(size=(number, 16))) @ spread
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("float16")
+
+
+@pytest.mark.parametrize("chosen", [None, np.arange(3, 900, 7)])
+def test_exact_search_finds_what_sorting_all_similarities_finds(chosen, monkeypatch):
+    monkeypatch.setattr(nearest, "BLOCK", 100)
+    vectors, queries = clustered(1000, 24), clustered(5, 24, seed=1).astype("float32")
+    scores, places = nearest.exact(vectors, queries, 7, chosen)
+    among = np.arange(1000) if chosen is None else chosen
+    similarities = queries @ vectors[among].astype("float32").T
+    for row, (said, found) in enumerate(zip(scores, places, strict=True)):
+        order = np.argsort(-similarities[row], kind="stable")[:7]
+        assert found.tolist() == among[order].tolist()
+        np.testing.assert_allclose(said, similarities[row][order], rtol=1e-6)
+
+
+def test_with_fewer_vectors_than_are_wanted_all_are_found():
+    scores, places = nearest.exact(clustered(3, 8), clustered(2, 8).astype("float32"), 10)
+    assert scores.shape == places.shape == (2, 3)
+
+
+def test_of_very_many_vectors_nearly_all_that_are_nearest_are_found(tmp_path):
+    drawn_together = clustered(20_200, 160)
+    vectors, queries = drawn_together[:20_000], drawn_together[20_000:].astype("float32")
+    said = nearest.build(vectors, tmp_path / "regions")
+    assert said.recall >= nearest.WANTED_RECALL and 0 < said.probes < 512
+    made = nearest.read(tmp_path / "regions")
+    truth = nearest.exact(vectors, queries, 10)[1]
+    scores, places = nearest.approximate(made, vectors, queries, 10, said.probes)
+    assert np.mean([len(set(one) & set(other)) / 10 for one, other in zip(places, truth, strict=True)]) >= 0.95
+    assert (np.diff(scores, axis=1) <= 0).all()
+    chosen = np.arange(0, 20_000, 50)
+    _, filtered = nearest.approximate(made, vectors, queries, 10, said.probes, chosen)
+    assert set(filtered.ravel().tolist()) - {-1} <= set(chosen.tolist())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return embedding.write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Six pictures each of two classes, one that lies in no folder, and one that is none."""
+    folder = drawn.pictures(tmp_path_factory.mktemp("data") / "pictures", each=6)
+    shutil.copy(folder / "bellcup" / "0001.jpg", folder / "loose.jpg")
+    with Image.open(folder / "loose.jpg") as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "loose.jpg")
+    (folder / "globelet" / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(model, pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index") / "index"
+    return folder, search.build(search.rows_at(str(pictures)), model, folder)
+
+
+def test_every_picture_that_can_be_read_is_in_the_index(built, pictures, model):
+    folder, made = built
+    assert (made.about.pictures, made.computed, made.about.recall, made.about.probes) == (13, 13, 1.0, 0)
+    assert [(uri.rsplit("/", 1)[1], label) for uri, label, _ in made.refused] == [("broken.jpg", "globelet")]
+    index = Index(folder)
+    assert {picture.label for picture in index.pictures} == {"bellcup", "globelet", ""}
+    assert made.about.model_fingerprint == repository.exported(model).fingerprint
+    np.testing.assert_allclose(np.linalg.norm(index.vectors.astype("float32"), axis=1), 1, atol=2e-3)
+    with Image.open(io.BytesIO(index.thumbnail(4))) as image:
+        assert max(image.size) == 128
+
+
+def test_a_picture_is_nearest_to_itself(built, pictures):
+    folder, _ = built
+    index = Index(folder)
+    vector = index.embedder().one((pictures / "globelet" / "0002.jpg").read_bytes())
+    assert vector.shape == (index.about.dimension,) and vector.dtype == np.float32
+    (hits,) = index.search(vector[None], 20)
+    assert len(hits) == 13 and hits[0].path.endswith("globelet/0002.jpg")
+    assert hits[0].similarity == pytest.approx(1, abs=2e-3)
+    assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
+    (of_one,) = index.search(vector[None], 20, "bellcup")
+    assert len(of_one) == 6 and {hit.label for hit in of_one} == {"bellcup"}
+
+
+def test_vectors_are_what_the_network_gives_its_class_layer(model):
+    import keras
+
+    from kfp_vision import networks
+
+    whole = keras.saving.load_model(model / "classifier.keras")
+    body, _ = networks.parted(whole)
+    grey = np.full((1, 64, 64, 3), 90, "float32")
+    expected = np.asarray(body(grey))[0]
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (90, 90, 90)).save(file, "PNG")
+    vector = Embedder(repository.exported(model)).one(file.getvalue())
+    np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
+    with pytest.raises(Refused):
+        Embedder(repository.exported(model)).one(b"no picture")
+
+
+def test_what_is_known_is_not_computed_again_and_what_has_gone_is_left_out(built, model, pictures, tmp_path):
+    folder = shutil.copytree(built[0], tmp_path / "index")
+    rows = search.rows_at(str(pictures))
+    fewer = [row for row in rows if row.label == "globelet"]
+    less = search.build(fewer, model, folder, before=folder)
+    assert (less.about.pictures, less.computed, less.about.generation) == (6, 0, 2)
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "index.json", "model"]
+    more = search.build(rows, model, folder, before=folder)
+    assert (more.about.pictures, more.computed) == (13, 7)
+    first, again = Index(built[0]), Index(folder)
+    assert again.pictures == first.pictures
+    np.testing.assert_array_equal(again.vectors, first.vectors)
+    assert [again.thumbnail(place) for place in range(13)] == [first.thumbnail(place) for place in range(13)]
+
+
+def test_until_the_new_one_is_whole_the_old_one_answers(built, model, pictures, tmp_path, monkeypatch):
+    folder = shutil.copytree(built[0], tmp_path / "index")
+    monkeypatch.setattr(nearest, "EXACT_UP_TO", 0)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nearest, "build", killed)
+    with pytest.raises(KeyboardInterrupt):
+        search.build(search.rows_at(str(pictures)), model, folder, before=folder)
+    assert Index(folder).about == built[1].about
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "index.json", "model"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda folder: (folder / "index.json").unlink(), "there must be an index; got none in "),
+        (lambda folder: (folder / "index.json").write_text("{"), "index.json must say what the index is; got "),
+        (lambda folder: (folder / "1" / "vectors").write_bytes(b"short"), "an index must be whole; got "),
+        (
+            lambda folder: (folder / "1" / "pictures.csv").write_text("path,label,content_id\n"),
+            "an index must be whole; got 0 rows",
+        ),
+        (lambda folder: (folder / "1" / "thumbnails").unlink(), "an index must be whole; got "),
+    ],
+)
+def test_a_torn_index_is_one_clear_line(built, tmp_path, damage, line):
+    folder = shutil.copytree(built[0], tmp_path / "index")
+    damage(folder)
+    with pytest.raises(InputError) as refused:
+        Index(folder)
+    assert str(refused.value).startswith(f"error: {line}")
+
+
+def test_a_wrong_dimension_and_a_label_that_is_not_there_are_one_clear_line(built):
+    index = Index(built[0])
+    with pytest.raises(InputError, match=r"vectors must have the \d+ dimensions of the index; got 3\. Search with the model"):
+        index.search(np.zeros((1, 3), "float32"), 1)
+    vector = np.zeros((1, index.about.dimension), "float32")
+    with pytest.raises(
+        InputError, match=r"label must be one of , bellcup, globelet; got tulip\. Leave it out for all pictures"
+    ):
+        index.search(vector, 1, "tulip")
+
+
+def test_a_model_without_embeddings_is_refused(tmp_path):
+    import tensorflow as tf
+
+    class Old(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+        def names(self, image_bytes):
+            return {"probabilities": tf.ones((tf.shape(image_bytes)[0], 2)) / 2}
+
+    one = version(tmp_path / "1")
+    old = Old()
+    tf.saved_model.save(old, str(one.folder), signatures={"serving_default": old.names})
+    with pytest.raises(InputError, match=r"a model must give embeddings to be searched with; got none of .*\. Train it again"):
+        Embedder(one)
+
+
+def test_an_index_of_another_model_is_computed_anew(built, model, pictures, tmp_path, capsys):
+    folder = shutil.copytree(built[0], tmp_path / "index")
+    about = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(about | {"model_fingerprint": "another"}))
+    rows = [row for row in search.rows_at(str(pictures)) if row.label == "bellcup"]
+    made = search.build(rows, model, tmp_path / "new", before=folder)
+    assert (made.about.pictures, made.computed) == (6, 6)
+    assert "the index before is of another model: all is computed anew" in capsys.readouterr().out
