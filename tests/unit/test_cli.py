@@ -358,7 +358,7 @@ def test_says_its_version(tmp_path):
 def test_help_names_the_commands(tmp_path):
     told = tell(["--help"], tmp_path)
     assert (told.code, told.stderr) == (DONE, "")
-    commands = ["run", "train", "serve", "predict", "rollback", "sample", "compile"]
+    commands = ["run", "train", "serve", "predict", "search", "rollback", "sample", "compile"]
     assert re.findall(r"^    (\w+) ", told.stdout, re.MULTILINE) == commands
 
 
