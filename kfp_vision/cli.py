@@ -272,7 +272,7 @@ def predict(options: argparse.Namespace) -> int:
         asked += 1
         if isinstance(answer, Refused):
             failed += 1
-            print(f"error: a picture must be readable; got {uri} ({answer}). Give a JPEG or a PNG.", file=sys.stderr)
+            _say_unreadable(uri, answer)
         elif options.json:
             line = {"path": uri, "prediction": answer.label, "score": answer.score}
             print(json.dumps(line, ensure_ascii=False), flush=True)
@@ -281,6 +281,10 @@ def predict(options: argparse.Namespace) -> int:
     if not asked:
         raise prediction.no_pictures(", ".join(options.pictures))
     return FAILED if failed else DONE
+
+
+def _say_unreadable(uri: str, reason: Exception) -> None:
+    print(f"error: a picture must be readable; got {uri} ({reason}). Give a JPEG or a PNG.", file=sys.stderr)
 
 
 def search_index(options: argparse.Namespace) -> int:
@@ -300,7 +304,7 @@ def search_index(options: argparse.Namespace) -> int:
         asked += 1
         if isinstance(hits, Refused):
             failed += 1
-            print(f"error: a picture must be readable; got {uri} ({hits}). Give a JPEG or a PNG.", file=sys.stderr)
+            _say_unreadable(uri, hits)
         elif options.json:
             near = [{"path": hit.path, "label": hit.label, "similarity": hit.similarity} for hit in hits]
             print(json.dumps({"path": uri, "nearest": near}, ensure_ascii=False), flush=True)

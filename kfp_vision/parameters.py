@@ -136,7 +136,9 @@ SHARE = (0, 1, "from 0 up to, not including, 1", "0.2")  # lowest, below, and wh
 MOST_PARTITIONS = 1000  # each is a pod of its own
 MOST_TRIALS = 100  # each is a training
 MOST_NEAREST = 1000
-LISTS = {  # of hyperparameter_sweep, as they are written
+# The lists of hyperparameter_sweep, and the field of a training that each has values for; and how they are written.
+SWEPT = {"networks": "network", "optimizers": "optimizer", "batch_sizes": "batch_size", "learning_rates": "learning_rate"}
+LISTS = {
     "networks": '["inception_v1", "resnet50"]',
     "optimizers": '["sgd", "adam"]',
     "batch_sizes": "[16, 32]",
@@ -299,7 +301,7 @@ def check_sweep_values(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not parameters["validation_ratio"]:
         rule = "validation_ratio must be above 0, to choose among the trials"
         raise InputError(rule, parameters["validation_ratio"], "Set it to 0.2, say.")
-    for name, field in sweep.SWEPT.items():
+    for name, field in SWEPT.items():
         given = parameters[name]
         _check_shape(name, given, list, LISTS[name])
         if not given or any(value in given[:place] for place, value in enumerate(given)):
@@ -307,12 +309,12 @@ def check_sweep_values(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise InputError(f"{name} must name one {field.replace('_', ' ')} or several different ones", given, remedy)
     rule = f"0 (for every combination) or a whole number up to {MOST_TRIALS}"
     _number("trials", parameters["trials"], 0, MOST_TRIALS + 1, rule, "20", whole=True)
-    combinations = math.prod(len(parameters[name]) for name in sweep.SWEPT)
+    combinations = math.prod(len(parameters[name]) for name in SWEPT)
     if not parameters["trials"] and combinations > MOST_TRIALS:
         remedy = "Set trials to how many of them are to be drawn at random, or give fewer values."
         raise InputError(f"every combination must make {MOST_TRIALS} trials at most", combinations, remedy)
-    for values in itertools.product(*(parameters[name] for name in sweep.SWEPT)):
-        check_training_values({**parameters, **dict(zip(sweep.SWEPT.values(), values, strict=True))})
+    for values in itertools.product(*(parameters[name] for name in SWEPT)):
+        check_training_values({**parameters, **dict(zip(SWEPT.values(), values, strict=True))})
     return sweep.trials(parameters, advanced(parameters["advanced"])["seed"])
 
 

@@ -250,10 +250,7 @@ def fetch(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[str, Abou
         beside = {split: whole.enter_context(storage.replacing(outputs[split])) for split in SPLITS}
         for item in storage.walk(uri):
             if place := places.pop(_place(item.name), None):
-                try:
-                    storage.save(item, beside[place[0]] / place[1])
-                except OSError as reason:
-                    raise InputError("records must be read whole", f"{item.uri} ({reason})", "Try again.") from None
+                storage.save(item, beside[place[0]] / place[1], "records")
         for missing in sorted(places):
             raise InputError("records must be whole", f"no {missing} in {uri}", REWRITE)
         _check_classified(beside["train"], uri)

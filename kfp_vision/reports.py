@@ -356,8 +356,12 @@ def thumbnail(picture: Picture) -> Thumbnail:
             encoded = _jpeg(small)
     except Exception:  # whatever Pillow says of a stranger's bytes, the page is to be written
         return Thumbnail(picture.name, None, 0, 0)
-    uri = f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
-    return Thumbnail(picture.name, uri, *small.size)
+    return Thumbnail(picture.name, as_uri(encoded), *small.size)
+
+
+def as_uri(encoded: bytes) -> str:
+    """A small JPEG as it stands in a page."""
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
 
 
 def _as_converted(picture: Picture) -> Thumbnail:

@@ -150,11 +150,8 @@ def fetch(uri: str, model: Path) -> Version:
     with storage.replacing(model) as beside:
         for item in storage.walk(uri):
             if _is_below(item.name, newest):
-                try:
-                    storage.save(item, exported(beside).folder / PurePosixPath(item.name).relative_to(newest))
-                except OSError as reason:
-                    remedy = "Try again, or export it again."
-                    raise InputError("a model must be read whole", f"{item.uri} ({reason})", remedy) from None
+                file = exported(beside).folder / PurePosixPath(item.name).relative_to(newest)
+                storage.save(item, file, "a model", "Try again, or export it again.")
     return exported(model)
 
 

@@ -165,22 +165,30 @@ def _leads_up(link: Path) -> bool:
     return link.parent.resolve().is_relative_to(link.resolve())
 
 
-def save(item: Item, path: Path) -> None:
+def save(item: Item, path: Path, what: str, remedy: str = "Try again.") -> None:
     """Writes an item to a file, whose folder is made; to be called, as `Item.read`, before the next item is taken.
 
+    Args:
+        item: which is written.
+        path: of the file.
+        what: of which it is a part, for who is told that it cannot be read.
+        remedy: what to do then.
+
     Raises:
-        OSError: it is gone, or cannot be read or written.
-        InputError: the store refuses or does not answer.
+        InputError: it is gone, or cannot be read or written, or the store refuses or does not answer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not item.loose:
-        path.write_bytes(item.read())
-    elif scheme(item.uri) in stores.SCHEMES:
-        from kfp_vision.stores import transfer
+    try:
+        if not item.loose:
+            path.write_bytes(item.read())
+        elif scheme(item.uri) in stores.SCHEMES:
+            from kfp_vision.stores import transfer
 
-        transfer.download(item.uri, path)
-    else:
-        shutil.copyfile(item.uri, path)
+            transfer.download(item.uri, path)
+        else:
+            shutil.copyfile(item.uri, path)
+    except OSError as reason:
+        raise InputError(f"{what} must be read whole", f"{item.uri} ({reason})", remedy) from None
 
 
 def link(file: Path, place: Path) -> None:

@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from kfp_vision import reports, storage
 from kfp_vision.errors import InputError
+from kfp_vision.parameters import SWEPT
 
 if TYPE_CHECKING:
     from kfp_vision.training.recipe import Recipe
 
-# The lists of the form, and the field of a training that each has values for.
-SWEPT = {"networks": "network", "optimizers": "optimizer", "batch_sizes": "batch_size", "learning_rates": "learning_rate"}
 TRIAL_FILE = "trial.json"  # in a trial's model folder: what was tried, and what came of it
 COLUMNS = ("number", *SWEPT.values(), "accuracy", "loss", "seconds", "failed")
 SURE = 1e-7  # the least probability that a loss is computed of

@@ -10,8 +10,7 @@ from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted, prepare
 
-SWEPT = ("networks", "optimizers", "batch_sizes", "learning_rates")
-SAME_FOR_ALL = [name for name in RECIPE if name not in ("network", "optimizer", "batch_size", "learning_rate")]
+SAME_FOR_ALL = [name for name in RECIPE if name not in parameters.SWEPT.values()]
 TRIALS_AT_A_TIME = 4  # each takes the GPUs that the form asks for
 
 
@@ -85,7 +84,7 @@ def hyperparameter_sweep(
         data = {"task": "classification"} | fields
         made = prepare(data, fingerprint=fingerprinted(fields, behind=checked), advanced=checked.output, behind=checked)
         watched(fields, behind=checked)
-        chosen = equipped(choose_trials(**given(fields, *SWEPT, "trials", "advanced"))).after(checked)
+        chosen = equipped(choose_trials(**given(fields, *parameters.SWEPT, "trials", "advanced"))).after(checked)
         with dsl.ParallelFor(chosen.output, name="trials", parallelism=TRIALS_AT_A_TIME) as trial:
             tried = train_trial(
                 train_records=made.train_records,

@@ -1,6 +1,5 @@
 """Pictures that are asked about: the nearest of each in an index, as a table and as a page."""
 
-import base64
 import csv
 from collections.abc import Iterator
 from itertools import islice
@@ -76,14 +75,11 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
                 for rank, hit in enumerate(hits, start=1):
                     writer.writerow((uri, rank, hit.path, hit.label, f"{hit.similarity:.6f}"))
                 if len(shown) < QUERIES_SHOWN:
-                    shown.append((uri, as_uri(small), [(hit, as_uri(opened.thumbnail(hit.place))) for hit in hits]))
+                    shown.append(
+                        (uri, reports.as_uri(small), [(hit, reports.as_uri(opened.thumbnail(hit.place))) for hit in hits])
+                    )
         if not asked:
             raise InputError("there must be pictures to search for", f"none at {queries_uri}", "Give a picture or a folder.")
     reports.write_search_page(page, queries=shown, asked=asked, pictures=opened.about.pictures)
     print(f"{asked} pictures searched for among {opened.about.pictures}, {unreadable} unreadable")
     return {"queries": asked, "unreadable": unreadable}
-
-
-def as_uri(encoded: bytes) -> str:
-    """A small JPEG to stand in a page."""
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"

@@ -78,8 +78,5 @@ def _brought(uri: str, folder: Path) -> Path:
     for item in storage.walk(uri):
         name = PurePosixPath(item.name)
         if ".." not in name.parts and not name.is_absolute():
-            try:
-                storage.save(item, folder / name)
-            except OSError as reason:
-                raise InputError("an index must be read whole", f"{item.uri} ({reason})", "Try again.") from None
+            storage.save(item, folder / name, "an index")
     return folder
