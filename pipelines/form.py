@@ -27,26 +27,31 @@ def with_choices(choices: Mapping[str, Sequence[str]]) -> Callable[[GraphCompone
     return add
 
 
-def like(pipeline: GraphComponent, name: str, default: int, description: str) -> Callable[[Callable], Callable]:
-    """Gives a function of a dictionary of fields the form of a pipeline with one field more, for `dsl.pipeline` to read.
+def like(pipeline: GraphComponent, *, without: Sequence[str] = (), **fields: tuple[Any, str]) -> Callable[[Callable], Callable]:
+    """Gives a function of a dictionary of fields the form of a pipeline with fields more or less, for `dsl.pipeline` to read.
 
     Args:
         pipeline: whose fields it has, with their types, defaults and descriptions.
-        name, default, description: of the field that it has besides.
+        without: the fields of it that it has not.
+        fields: name to default and description, of those that it has besides.
     """
 
     def shape(stages: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
         signature = inspect.signature(pipeline.pipeline_func)
-        field = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=type(default))
-        names = [*signature.parameters, name]
+        kept = [field for name, field in signature.parameters.items() if name not in without]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        new = [inspect.Parameter(name, kind, default=one, annotation=type(one)) for name, (one, _) in fields.items()]
+        names = [field.name for field in (*kept, *new)]
 
         def shaped(*values: Any) -> None:
             stages(dict(zip(names, values, strict=True)))
 
-        _, arguments, described = (inspect.getdoc(pipeline.pipeline_func) or "").partition("\nArgs:\n")
-        shaped.__doc__ = f"{inspect.getdoc(stages)}\n{arguments}{described}\n    {name}: {description}\n"
+        _, _, described = (inspect.getdoc(pipeline.pipeline_func) or "").partition("\nArgs:\n")
+        lines = [line for line in described.splitlines() if line.split(":")[0].strip() not in without]
+        lines += [f"    {name}: {description}" for name, (_, description) in fields.items()]
+        shaped.__doc__ = "\n".join([f"{inspect.getdoc(stages)}\n", "Args:", *lines, ""])
         shaped.__name__ = stages.__name__
-        shaped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), field])  # type: ignore[attr-defined]
+        shaped.__signature__ = signature.replace(parameters=[*kept, *new])  # type: ignore[attr-defined]
         return shaped
 
     return shape
