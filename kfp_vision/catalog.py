@@ -15,7 +15,7 @@ from sys import intern
 from typing import Any, TypeVar
 
 from kfp_vision import listings, parallel, reports, storage, stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import InputError, shown
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # what telephones write and people take for a picture
@@ -26,6 +26,7 @@ MOST_SAMPLES, SAMPLES_A_CLASS = 300, 6  # on a page
 THUMBNAILS = ("@eadir", "thumbs", "thumbnails")
 DELETED = ("#recycle", "@recycle", "$recycle.bin")
 NO_CLASS = "not in a class folder"
+TO_LEAVE_OUT = "in the list of pictures to leave out"
 CONFLICTING = "It is left out, unless conflicting_labels of advanced is keep"
 NAMED = 10  # of what a note is about, the rest is counted
 FOLDERS_KNOWN = 1 << 16  # a million pictures lie in far fewer folders: what is found of one is kept
@@ -97,7 +98,16 @@ class Catalog:
         return {split: brought[split] for split in SPLITS if split in brought}
 
 
-def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, page: Path, task: str = CLASSIFICATION) -> Catalog:
+def ingest(
+    images_uri: str,
+    *,
+    check_images: bool,
+    splits: int,
+    table: Path,
+    page: Path,
+    task: str = CLASSIFICATION,
+    leave_out_uri: str = "",
+) -> Catalog:
     """Finds the pictures at a URI and writes their table and a page about them.
 
     Args:
@@ -108,9 +118,11 @@ def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, pag
         table: where the table is written (CSV).
         page: where the page is written (HTML).
         task: `classification` or `detection`.
+        leave_out_uri: a list of pictures to leave out, as `listings` reads it; empty for none.
 
     Raises:
-        InputError: nothing there, no pictures, fewer than two classes, or too few pictures in one.
+        InputError: nothing there, no pictures, fewer than two classes, or too few pictures in one; or a list of those to
+            leave out that cannot be read, or names none of them.
     """
     from kfp_vision import detection  # which builds on this room
 
@@ -119,6 +131,9 @@ def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, pag
         DETECTION: (detection.scan, detection.check, detection.notes, detection.sample),
     }[task]
     found = look(images_uri)
+    unknown = leave_out(found, leave_out_uri) if leave_out_uri else []
+    if leave_out_uri and task == DETECTION:
+        detection.label_by_rarest(found)  # what is rarest may be another class now
     if check_images:
         judge(found, images_uri, splits)
     write(table, found.rows)
@@ -129,7 +144,7 @@ def ingest(images_uri: str, *, check_images: bool, splits: int, table: Path, pag
         images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
         passed_over=dict(found.passed_over),
-        notes=remark(found),
+        notes=[*unknown, *remark(found)],
         splits=found.splits,
         samples=_samples(found, show),
     )
@@ -155,12 +170,52 @@ def scan(images_uri: str, *, classes: bool = True) -> Catalog:
     return found
 
 
-def fingerprint(images_uri: str) -> str:
-    """A hash of what lies at a URI, from listings alone; of an import file, also of what is known of its pictures.
+def leave_out(found: Catalog, leave_out_uri: str) -> list[str]:
+    """Takes the pictures that a list names, by their URI or by their name, out of those that were found.
+
+    Returns:
+        A sentence on what the list names that is no picture of the data; nothing where there is none.
 
     Raises:
-        InputError: nothing lies there, or a line of an import file cannot be read.
+        InputError: the list cannot be read, or names pictures and none of these.
     """
+    listed = listings.to_leave_out(leave_out_uri)
+    wanted = set(listed)
+    known = {path for row in found.rows for path in (row.uri, row.name) if path in wanted}
+    unknown = [path for path in listed if path not in known]
+    if unknown and not known and found.rows:
+        remedy = f"Name each by its path below the root of the data, such as {found.rows[0].name}, or by its URI."
+        value = f"none of them in {stores.shown(leave_out_uri)} ({_some(unknown)})"
+        raise InputError("leave_out_uri must name pictures of images_uri", value, remedy)
+    kept = [row for row in found.rows if known.isdisjoint((row.uri, row.name))]
+    if known:
+        found.passed_over[TO_LEAVE_OUT] += len(found.rows) - len(kept)
+    print(f"pictures left out, as {stores.shown(leave_out_uri)} says: {len(found.rows) - len(kept)}")
+    found.rows = kept
+    if not unknown:
+        return []
+    said = f"The list of pictures to leave out names {len(unknown)} that are not in the data: {shown(_some(unknown))}."
+    print(said)
+    return [said]
+
+
+def fingerprint(images_uri: str, leave_out_uri: str = "") -> str:
+    """A hash of what lies at a URI, from listings alone; of an import file, also of what is known of its pictures.
+
+    Args:
+        images_uri: where the pictures lie.
+        leave_out_uri: a list of pictures to leave out, of which the hash is, too; empty for none.
+
+    Raises:
+        InputError: nothing lies there, or a line of an import file or of the list cannot be read.
+    """
+    whole = _fingerprint(images_uri)
+    left_out = listings.to_leave_out(leave_out_uri) if leave_out_uri else []
+    # A list of none is as no list, and one in another order, or with other remarks beside it, is the same.
+    return hashlib.sha256("\n".join([whole, *sorted(left_out)]).encode()).hexdigest() if left_out else whole
+
+
+def _fingerprint(images_uri: str) -> str:
     whole = storage.fingerprint(images_uri)
     if not listings.is_listing(images_uri):
         return whole

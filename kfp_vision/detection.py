@@ -94,8 +94,14 @@ def scan(images_uri: str) -> Catalog:
     found.rows.sort(key=lambda row: row.name)
     _pair(found, annotations, sizes)
     _assign(found, lists)
-    _label(found)
+    label_by_rarest(found)
     return found
+
+
+def label_by_rarest(found: Catalog) -> None:
+    """Gives each picture its rarest class for a label, by which the split keeps the ratios."""
+    pictures = found.classes
+    found.rows = [replace(row, label=min(row.labels, key=lambda one: (pictures[one], one), default="")) for row in found.rows]
 
 
 def check_uri(images_uri: str) -> None:
@@ -371,14 +377,6 @@ def _assign(found: Catalog, lists: dict[str, dict[str, str]]) -> None:
         else:
             rows.append(replace(row, split=lists[folder][stem] if folder in lists else split))
     found.rows = rows
-
-
-def _label(found: Catalog) -> None:
-    """Gives each picture its rarest class for a label, by which the split keeps the ratios."""
-    pictures = found.classes
-    found.rows = [
-        replace(row, label=min(row.labels, key=lambda label: (pictures[label], label), default="")) for row in found.rows
-    ]
 
 
 def _whole(root: Element, path: str) -> int:

@@ -1,16 +1,21 @@
-"""Import files: pictures with their labels, line by line, as CSV, JSON Lines, or MXNet's .lst.
+"""Lists of pictures: import files, which name them with their labels, and those of pictures to leave out.
 
-CSV is `uri,label` or `uri,label,ml_use`, with or without a header, or `ml_use,uri,label` as Vertex AI takes it. JSON Lines hold
-objects of these names, or of Vertex AI's (its documentation, "Prepare image training data for classification"). A .lst is
-`index TAB label TAB path`, the label a number from 0, as MXNet's im2rec writes and SageMaker's image classification takes it.
+An import file is CSV, JSON Lines, or MXNet's .lst. CSV is `uri,label` or `uri,label,ml_use`, with or without a header, or
+`ml_use,uri,label` as Vertex AI takes it. JSON Lines hold objects of these names, or of Vertex AI's (its documentation, "Prepare
+image training data for classification"). A .lst is `index TAB label TAB path`, the label a number from 0, as MXNet's im2rec
+writes and SageMaker's image classification takes it.
+
+A list of pictures to leave out is CSV with a header. Its column `path` holds a picture's URI, or its path below the root of the
+data; where there is a column `leave_out`, only the lines with yes count. Other columns are for who reads it.
 """
 
 import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -30,6 +35,8 @@ LAYOUT = {
     ".jsonl": 'Write lines such as {"uri": "daisy/1.jpg", "label": "daisy"}, in UTF-8.',
     ".lst": "Write lines such as 0 TAB 3 TAB daisy/1.jpg: an index, the class as a number, the path.",
 }
+COUNTS = dict.fromkeys(("yes", "true", "1", "x"), True) | dict.fromkeys(("no", "false", "0", ""), False)  # of leave_out
+TO_LEAVE_OUT = "Write path,leave_out in the first line and lines such as daisy/1.jpg,yes below it, in UTF-8."
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,7 @@ def read(uri: str) -> list[Entry]:
     """
     uri = storage.absolute(uri)
     kind = suffix(uri)
-    try:
-        text = storage.fetch(uri).read_bytes().decode("utf-8-sig")  # spreadsheets begin a CSV with a byte order mark
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise broken(uri, line, "bytes that are no UTF-8") from None
+    text = _text(uri, partial(broken, uri))
     entries = []
     parsed = {".csv": _csv, ".jsonl": _json, ".lst": _lst}[kind](text, uri)
     for line, (name, label, ml_use) in parsed:
@@ -95,27 +98,89 @@ def broken(uri: str, line: int, found: str) -> InputError:
     return InputError(rule, f"{found} in {uri}, line {line}", LAYOUT[suffix(uri)])
 
 
+def to_leave_out(uri: str) -> list[str]:
+    """What a list of pictures to leave out names, each once, in its order: URIs, and paths below the root of the data.
+
+    Raises:
+        InputError: it is no file, has no column `path`, or naming the line that cannot be read.
+    """
+    uri = storage.absolute(uri)
+    refused = partial(_broken_list, uri)
+    try:
+        text = _text(uri, refused)
+    except OSError as reason:
+        rule = "a list of pictures to leave out must be a file that can be read"
+        raise InputError(rule, f"{stores.shown(uri)} ({reason.strerror})", "Give a CSV with a column path.") from None
+    lines = _lines(text, refused, _delimiter(text))
+    _, first = next(lines, (1, []))
+    header = [cell.lower() for cell in first]
+    if "path" not in header:
+        rule = "a list of pictures to leave out must have a column path"
+        raise InputError(rule, f"{', '.join(first) or 'nothing'} in {stores.shown(uri)}, line 1", TO_LEAVE_OUT)
+    named: dict[str, None] = {}
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise refused(line, f"{len(cells)} fields under a header of {len(header)}")
+        fields = dict(zip(header, cells, strict=True))
+        counts = COUNTS.get(fields.get("leave_out", "yes").lower())
+        if counts is None:
+            rule = "leave_out must be yes or no in every line of a list of pictures to leave out"
+            found = f"{fields['leave_out']} in {stores.shown(uri)}, line {line}"
+            raise InputError(rule, found, "Write yes to leave the picture out, no or nothing to keep it.")
+        if counts and not fields["path"]:
+            raise refused(line, "no path")
+        if counts:
+            named[fields["path"]] = None
+    return list(named)
+
+
+def _broken_list(uri: str, line: int, found: str) -> InputError:
+    rule = "a list of pictures to leave out must name one in every line"
+    return InputError(rule, f"{found} in {stores.shown(uri)}, line {line}", TO_LEAVE_OUT)
+
+
+def _delimiter(text: str) -> str:
+    """A spreadsheet writes semicolons where the comma is in its numbers."""
+    first = text.lstrip().partition("\n")[0]
+    return ";" if first.count(";") > first.count(",") else ","
+
+
+def _text(uri: str, refused: Callable[[int, str], InputError]) -> str:
+    """What a file holds, without the byte order mark with which spreadsheets begin a CSV."""
+    try:
+        return storage.fetch(uri).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise refused(line, "bytes that are no UTF-8") from None
+
+
+def _lines(text: str, refused: Callable[[int, str], InputError], delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """The lines of a CSV that hold anything: their numbers and cells."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise refused(reader.line_num, str(error)) from None
+
+
 Fields = tuple[str, str, str]
 
 
 def _csv(text: str, uri: str) -> Iterator[tuple[int, Fields]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if not any(cells):
-                continue
-            names = ["ml_use" if cell.lower() == "split" else cell.lower() for cell in cells]
-            if header is None and {"uri", "label"} <= set(names):
-                header = names
-                continue
-            header = header or []
-            yield reader.line_num, _in_order(cells, header)
-    except csv.Error as error:
-        raise broken(uri, reader.line_num, str(error)) from None
-    except Broken as reason:
-        raise broken(uri, reader.line_num, str(reason)) from None
+    for line, cells in _lines(text, partial(broken, uri)):
+        names = ["ml_use" if cell.lower() == "split" else cell.lower() for cell in cells]
+        if header is None and {"uri", "label"} <= set(names):
+            header = names
+            continue
+        header = header or []
+        try:
+            yield line, _in_order(cells, header)
+        except Broken as reason:
+            raise broken(uri, line, str(reason)) from None
 
 
 def _in_order(cells: list[str], header: list[str]) -> Fields:

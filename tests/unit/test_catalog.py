@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 
 import drawn
 import pytest
@@ -393,3 +394,105 @@ def test_a_part_of_a_table_is_the_table_of_those_rows(tmp_path, part):
     catalog.write_part(tmp_path / "whole", part, tmp_path / "part")
     assert (tmp_path / "part").read_bytes() == (tmp_path / "expected").read_bytes()
     assert (catalog.count(tmp_path / "whole"), catalog.count(tmp_path / "part")) == (5, len(part))
+
+
+THREE = {"daisy/1.jpg": A, "daisy/2.jpg": ABC, "tulip/1.jpg": DIGEST}
+
+
+def without(tmp_path, found, listed):
+    """The names that are left, what was passed over, and what is said of the list."""
+    (tmp_path / "list.csv").write_text(listed)
+    said = catalog.leave_out(found, str(tmp_path / "list.csv"))
+    return [row.name for row in found.rows], dict(found.passed_over), said
+
+
+def test_pictures_of_a_list_are_left_out_by_name_and_by_uri(tmp_path, capsys):
+    uri = lay(tmp_path / "photos", THREE | {"readme.txt": A})
+    listed = f"path,leave_out\ndaisy/1.jpg,yes\n{uri}/tulip/1.jpg,yes\n{uri}/daisy/1.jpg,yes\ndaisy/2.jpg,no\n"
+    names, passed_over, said = without(tmp_path, catalog.scan(uri), listed)
+    assert names == ["daisy/2.jpg"]
+    assert passed_over == {"not a picture": 1, "in the list of pictures to leave out": 2}
+    assert said == []
+    assert capsys.readouterr().out == f"pictures left out, as {tmp_path}/list.csv says: 2\n"
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_a_picture_in_an_archive_is_left_out(tmp_path, kind):
+    archive = shutil.make_archive(str(tmp_path / "photos"), kind, lay(tmp_path / "photos", THREE))
+    names, *_ = without(tmp_path, catalog.scan(archive), f"path\n{archive}#daisy/1.jpg\ntulip/1.jpg\n")
+    assert names == ["daisy/2.jpg"]
+
+
+def test_a_picture_of_an_import_file_is_left_out_as_it_is_named_there(tmp_path):
+    lay(tmp_path / "photos", THREE)
+    (tmp_path / "images.csv").write_text("photos/daisy/1.jpg,daisy\nphotos/daisy/2.jpg,daisy\nphotos/tulip/1.jpg,tulip\n")
+    listed = f"path\nphotos/daisy/1.jpg\n{tmp_path}/photos/tulip/1.jpg\n"
+    names, *_ = without(tmp_path, catalog.scan(str(tmp_path / "images.csv")), listed)
+    assert names == ["photos/daisy/2.jpg"]
+
+
+def test_what_a_list_names_and_the_data_has_not_is_said(tmp_path, capsys):
+    uri = lay(tmp_path / "photos", THREE)
+    more = "".join(f"gone/{number:02}.jpg\n" for number in range(11))
+    names, passed_over, said = without(tmp_path, catalog.scan(uri), f"path\ndaisy/1.jpg\n{more}")
+    assert names == ["daisy/2.jpg", "tulip/1.jpg"]
+    assert passed_over == {"in the list of pictures to leave out": 1}
+    first = ", ".join(f"gone/{number:02}.jpg" for number in range(10))
+    assert said == [f"The list of pictures to leave out names 11 that are not in the data: {first} and 1 more."]
+    assert capsys.readouterr().out.splitlines()[1:] == said
+
+
+def test_a_list_that_names_nothing_of_the_data_is_refused(tmp_path):
+    uri = lay(tmp_path / "photos", THREE)
+    with pytest.raises(InputError) as refusal:
+        without(tmp_path, catalog.scan(uri), "path\nrose/1.jpg\nphotos/daisy/1.jpg\n")
+    assert str(refusal.value) == (
+        f"error: leave_out_uri must name pictures of images_uri; got none of them in {tmp_path}/list.csv "
+        "(photos/daisy/1.jpg, rose/1.jpg). "
+        "Name each by its path below the root of the data, such as daisy/1.jpg, or by its URI."
+    )
+
+
+def test_a_list_of_nothing_leaves_nothing_out(tmp_path):
+    found = catalog.scan(lay(tmp_path / "photos", THREE))
+    assert without(tmp_path, found, "path,leave_out\nrose/1.jpg,no\n") == (sorted(THREE), {}, [])
+
+
+def test_what_is_left_is_what_is_checked_written_and_shown(tmp_path):
+    photos = drawn.pictures(tmp_path / "photos", classes=3, each=3)
+    (tmp_path / "list.csv").write_text("path\nbellcup/0001.jpg\nglobelet/0002.jpg\nrose/1.jpg\n")
+    made = {"table": tmp_path / "images.csv", "page": tmp_path / "p.html", "leave_out_uri": str(tmp_path / "list.csv")}
+    found = catalog.ingest(str(photos), check_images=True, splits=2, **made)
+    assert list(catalog.read(tmp_path / "images.csv")) == found.rows
+    assert sorted(found.classes.values()) == [2, 2, 3]
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "The list of pictures to leave out names 1 that are not in the data: rose/1.jpg." in page
+    assert len(re.findall("<img", page)) == 7
+    with pytest.raises(InputError, match=r"every class must have at least 3 pictures, one a split; got 2 of bellcup\."):
+        catalog.ingest(str(photos), check_images=True, splits=3, **made)
+
+
+def test_data_is_as_if_what_is_left_out_were_not_there(tmp_path):
+    whole = catalog.scan(lay(tmp_path / "photos", THREE))
+    without(tmp_path, whole, "path\ndaisy/2.jpg\n")
+    fewer = catalog.scan(lay(tmp_path / "fewer", {"daisy/1.jpg": A, "tulip/1.jpg": DIGEST}))
+    assert whole.fingerprint == fewer.fingerprint
+
+
+def test_the_fingerprint_changes_with_what_a_list_names_and_with_nothing_else_of_it(tmp_path):
+    uri, listing = lay(tmp_path / "photos", THREE), tmp_path / "list.csv"
+
+    def fingerprint(listed):
+        listing.write_text(listed)
+        os.utime(listing, (0, 0))  # the time is no help: a store may keep another
+        return catalog.fingerprint(uri, str(listing))
+
+    one, other = fingerprint("path\ndaisy/1.jpg\n"), fingerprint("path\ndaisy/2.jpg\n")
+    both = fingerprint("path\ndaisy/1.jpg\ndaisy/2.jpg\n")
+    none = catalog.fingerprint(uri)
+    assert len({one, other, both, none}) == 4
+    assert fingerprint("path,leave_out,finding\ndaisy/2.jpg,x,blurred\ndaisy/1.jpg,yes,\ntulip/1.jpg,no,\n") == both
+    assert fingerprint("path\n") == catalog.fingerprint(uri, "") == none
+    listing.rename(tmp_path / "moved.csv")
+    (tmp_path / "moved.csv").write_text("path\ndaisy/1.jpg\n")
+    assert catalog.fingerprint(uri, str(tmp_path / "moved.csv")) == one

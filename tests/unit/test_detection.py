@@ -297,6 +297,19 @@ def test_a_picture_counts_as_of_its_rarest_class_and_without_objects_as_of_none(
     assert [labels[f"some/{name}"] for name in ("015.jpg", "003.jpg", "001.jpg", "007.jpg")] == ["sea", "gate", "red ball", ""]
 
 
+def test_what_is_rarest_is_told_by_what_is_not_left_out(tmp_path):
+    sea, both = ("sea", 40, 50, 60, 70), [BOX, ("sea", 40, 50, 60, 70)]
+    for name, boxes in {"1": both, "2": both, "3": [sea], "4": [BOX], "5": [BOX], "6": [BOX]}.items():
+        boxed.picture(tmp_path / "data" / f"{name}.jpg", boxes)
+        (tmp_path / "data" / f"{name}.xml").write_text(boxed.xml(boxes))
+    (tmp_path / "list.csv").write_text("path\n4.jpg\n5.jpg\n6.jpg\n")
+    made = {"table": tmp_path / "t.csv", "page": tmp_path / "p.html", "leave_out_uri": str(tmp_path / "list.csv")}
+    found = catalog.ingest(str(tmp_path / "data"), task="detection", check_images=True, splits=2, **made)
+    assert {row.name: row.label for row in found.rows} == {"1.jpg": "gate", "2.jpg": "gate", "3.jpg": "sea"}
+    assert detection.scan(str(tmp_path / "data")).rows[0].label == "sea"  # of all six
+    assert found.passed_over == {"in the list of pictures to leave out": 3}
+
+
 def cut(rows: list[Row], folder: Path) -> dict[str, list[Row]]:
     """Writes the tables of the splits and the label map, and gives the rows of each."""
     folder.mkdir(exist_ok=True)

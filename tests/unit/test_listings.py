@@ -1,4 +1,4 @@
-"""Import files: what Vertex AI, MXNet and a spreadsheet write is read, and a line that cannot be is named."""
+"""Lists of pictures: what Vertex AI, MXNet and a spreadsheet write is read, and a line that cannot be is named."""
 
 import http.server
 import threading
@@ -145,3 +145,60 @@ def test_what_is_an_import_file(tmp_path):
         assert listings.is_listing(uri)
     for uri in (str(tmp_path / "folder.csv"), "photos", "photos.tgz", "sample", "photos.tgz#a.csv"):
         assert not listings.is_listing(uri)
+
+
+AUDIT = "path,leave_out,finding,label,instead,other,score\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "paths"),
+    [
+        ("path\ndaisy/2.jpg\ndaisy/1.jpg\ndaisy/2.jpg\n", ["daisy/2.jpg", "daisy/1.jpg"]),
+        (AUDIT + 'daisy/1.jpg,yes,label,daisy,tulip,"",0.9\ntulip/2.jpg,,copy,tulip,,tulip/1.jpg,1\n', ["daisy/1.jpg"]),
+        ("path,leave_out\na,yes\nb,TRUE\nc,1\nd, X \ne,no\nf,False\ng,0\nh,\n,no\n", ["a", "b", "c", "d"]),
+        ("Leave_Out,PATH\nyes,daisy/1.jpg\n", ["daisy/1.jpg"]),
+        (b"\xef\xbb\xbfpath;leave_out\r\n\r\n\xc3\xa9t\xc3\xa9/1, 2.jpg;yes\r\n;\r\n", ["été/1, 2.jpg"]),
+        ('path\n"a, ""b"".jpg"\ns3://bucket/photos.tgz#daisy/1.jpg', ['a, "b".jpg', "s3://bucket/photos.tgz#daisy/1.jpg"]),
+        ("path,leave_out\ndaisy/1.jpg,no\n", []),
+        ("path\n", []),
+    ],
+)
+def test_the_pictures_to_leave_out_are_read(tmp_path, content, paths):
+    assert listings.to_leave_out(written(tmp_path, "list", content)) == paths
+
+
+NAMED = "a list of pictures to leave out must name one in every line"
+COLUMN = "a list of pictures to leave out must have a column path"
+WRITE = "Write path,leave_out in the first line and lines such as daisy/1.jpg,yes below it, in UTF-8."
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("", f"{COLUMN}; got nothing in {{uri}}, line 1. {WRITE}"),
+        ("daisy/1.jpg\ndaisy/2.jpg\n", f"{COLUMN}; got daisy/1.jpg in {{uri}}, line 1. {WRITE}"),
+        ("uri,label\n1.jpg,daisy\n", f"{COLUMN}; got uri, label in {{uri}}, line 1. {WRITE}"),
+        ("path\ndaisy/1,2.jpg\n", f"{NAMED}; got 2 fields under a header of 1 in {{uri}}, line 2. {WRITE}"),
+        ("path,leave_out\n\ndaisy/1.jpg\n", f"{NAMED}; got 1 fields under a header of 2 in {{uri}}, line 3. {WRITE}"),
+        ("path,leave_out\n,yes\n", f"{NAMED}; got no path in {{uri}}, line 2. {WRITE}"),
+        ('path\n1.jpg\n"2.jpg\n', f"{NAMED}; got unexpected end of data in {{uri}}, line 3. {WRITE}"),
+        (b"path\nL\xf6wenzahn/1.jpg\n", f"{NAMED}; got bytes that are no UTF-8 in {{uri}}, line 2. {WRITE}"),
+        (
+            "path,leave_out\n1.jpg,yes\n2.jpg,maybe\n",
+            "leave_out must be yes or no in every line of a list of pictures to leave out; got maybe in {uri}, line 3. "
+            "Write yes to leave the picture out, no or nothing to keep it.",
+        ),
+    ],
+)
+def test_a_list_of_pictures_to_leave_out_that_cannot_be_read_is_refused(tmp_path, content, line):
+    uri = written(tmp_path, "list.csv", content)
+    with pytest.raises(InputError) as refusal:
+        listings.to_leave_out(uri)
+    assert str(refusal.value) == f"error: {line.format(uri=uri)}"
+
+
+def test_a_folder_is_no_list_of_pictures_to_leave_out(tmp_path):
+    with pytest.raises(InputError) as refusal:
+        listings.to_leave_out(str(tmp_path))
+    rule = "a list of pictures to leave out must be a file that can be read"
+    assert str(refusal.value) == f"error: {rule}; got {tmp_path} (Is a directory). Give a CSV with a column path."
