@@ -6,6 +6,7 @@ from kfp_vision.components.images import CPU_IMAGE
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def check_preparation(
     images_uri: str,
+    leave_out_uri: str,
     task: str,
     check_images: bool,
     validation_ratio: float,

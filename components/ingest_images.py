@@ -7,6 +7,7 @@ from kfp_vision.components.images import CPU_IMAGE
 def ingest_images(
     fingerprint: str,
     images_uri: str,
+    leave_out_uri: str,
     task: str,
     check_images: bool,
     validation_ratio: float,
@@ -19,6 +20,7 @@ def ingest_images(
     Args:
         fingerprint: what lies at the URI, so that the stage is run again when it changes.
         images_uri: a folder of class folders, an archive of one (also over http), or sample; for detection, pictures with XML.
+        leave_out_uri: a list of pictures to leave out: CSV with a column path; empty for none.
         task: classification, or detection: boxes in the XML of Pascal VOC.
         check_images: refuse data that nothing can be trained on.
         validation_ratio: share of each class held out while training.
@@ -35,6 +37,6 @@ def ingest_images(
 
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
     made = {"table": Path(images.path), "page": Path(summary.path)}
-    found = catalog.ingest(images_uri, task=task, check_images=check_images, splits=splits, **made)
+    found = catalog.ingest(images_uri, leave_out_uri=leave_out_uri, task=task, check_images=check_images, splits=splits, **made)
     images.metadata.update({"pictures": len(found.rows), "classes": len(found.classes), "source": images_uri})
     return found.fingerprint

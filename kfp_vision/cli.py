@@ -20,6 +20,7 @@ INTERRUPTED = 130
 NO_PATHS = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
 URI_FIELDS = (
     "images_uri",
+    "leave_out_uri",
     "records_uri",
     "checkpoint_uri",
     "test_image_uri",

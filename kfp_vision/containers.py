@@ -23,6 +23,7 @@ from kfp_vision.networks import IMAGENET
 # What a local one names is mounted read-only.
 READ_FIELDS = (
     "images_uri",
+    "leave_out_uri",
     "records_uri",
     "model_uri",
     "checkpoint_uri",
@@ -161,7 +162,9 @@ def lies_at(uri: str) -> list[Path]:
 def _read_of(values: Mapping[str, Any]) -> set[str]:
     """The URIs that a run reads: those in the fields, and the folders of the pictures that an import file there names."""
     uris = set(_used(values, READ_FIELDS))
-    named = [entry.uri for uri in uris if listings.is_listing(uri) and lies_at(uri) for entry in listings.read(uri)]
+    # A list of pictures to leave out is a CSV as well, but no import file.
+    pictures = _used(values, (field for field in READ_FIELDS if field != "leave_out_uri"))
+    named = [entry.uri for uri in pictures if listings.is_listing(uri) and lies_at(uri) for entry in listings.read(uri)]
     return uris | {uri if storage.scheme(uri) else str(Path(storage.archive_and_member(uri)[0]).parent) for uri in named}
 
 

@@ -110,6 +110,7 @@ ADVANCED: dict[str, Any] = {
 }
 # What does not decide what a model becomes: where it is trained, how it is watched, what it is for.
 BESIDE_THE_MODEL = (
+    "leave_out_uri",  # what it names is a part of the fingerprint, wherever it lies
     "check_images",
     "partitions",
     "log_uri",
@@ -239,10 +240,7 @@ def check_run(parameters: Mapping[str, Any]) -> Checked:
         InputError: for the first rule that is broken.
     """
     check_values(parameters)
-    # Imported here, so that who only composes and compiles pipelines needs nothing that reads pictures.
-    from kfp_vision import storage
-
-    storage.check_there(parameters["images_uri"], "images_uri")
+    _check_pictures(parameters)
     _check_surroundings(parameters)
     return Checked(of_data(parameters["advanced"]), _recipe(parameters))
 
@@ -261,7 +259,7 @@ def check_training(parameters: Mapping[str, Any]) -> None:
     if not parameters["records_uri"]:
         remedy = "Give the folder `records` of a run of prepare_records, here or in a bucket."
         raise InputError("records_uri must be set", parameters["records_uri"], remedy)
-    from kfp_vision import records  # as in check_run
+    from kfp_vision import records  # as in _check_pictures
 
     records.check_there(parameters["records_uri"], "records_uri")
     _check_surroundings(parameters)
@@ -279,10 +277,8 @@ def check_sweep(parameters: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: for the first rule that is broken, by any trial.
     """
-    from kfp_vision import storage  # as in check_run
-
     whole = [{**parameters, **trial} for trial in check_sweep_values(parameters)]
-    storage.check_there(parameters["images_uri"], "images_uri")
+    _check_pictures(parameters)
     _check_surroundings(whole[0])
     for first in {one["network"]: one for one in whole[1:] if one["network"] != whole[0]["network"]}.values():
         _check_checkpoint(first)
@@ -318,9 +314,20 @@ def check_sweep_values(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sweep.trials(parameters, advanced(parameters["advanced"])["seed"])
 
 
+def _check_pictures(parameters: Mapping[str, Any]) -> None:
+    """What the data is made of, in every pipeline that begins with pictures to learn from."""
+    # Imported here, so that who only composes and compiles pipelines needs nothing that reads pictures.
+    from kfp_vision import listings, storage
+
+    storage.check_there(parameters["images_uri"], "images_uri")
+    if parameters["leave_out_uri"]:
+        storage.check_there(parameters["leave_out_uri"], "leave_out_uri")
+        listings.to_leave_out(parameters["leave_out_uri"])
+
+
 def _check_surroundings(parameters: Mapping[str, Any]) -> None:
     """What a training reads and writes beside its pictures."""
-    from kfp_vision import deployment, prediction, storage  # as in check_run
+    from kfp_vision import deployment, prediction, storage  # as in _check_pictures
 
     if parameters["test_image_uri"]:
         storage.check_picture_uri(parameters["test_image_uri"], "test_image_uri")
@@ -334,7 +341,7 @@ def _check_surroundings(parameters: Mapping[str, Any]) -> None:
 
 
 def _check_checkpoint(parameters: Mapping[str, Any]) -> None:
-    from kfp_vision import checkpoints  # as in check_run
+    from kfp_vision import checkpoints  # as in _check_pictures
 
     if parameters["fine_tune"]:
         network = NETWORKS[parameters["network"]]
@@ -387,11 +394,11 @@ def check_preparation(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if name not in PREPARATION_ADVANCED:
             rule = f"advanced of prepare_records must hold known names only ({', '.join(PREPARATION_ADVANCED)})"
             raise InputError(rule, name, did_you_mean(name, list(PREPARATION_ADVANCED)))
-    from kfp_vision import detection, storage  # as in check_run
+    from kfp_vision import detection  # as in _check_pictures
 
     if parameters["task"] == "detection":
         detection.check_uri(parameters["images_uri"])
-    storage.check_there(parameters["images_uri"], "images_uri")
+    _check_pictures(parameters)
     return of_data(parameters["advanced"])
 
 
@@ -411,7 +418,7 @@ def check_prediction(parameters: Mapping[str, Any]) -> None:
             raise InputError(f"{name} must be set", parameters[name], remedy[name])
     _check_shape("all_scores", parameters["all_scores"], bool, "true")
     _check_partitions(parameters["partitions"])
-    from kfp_vision import prediction, repository  # as in check_run
+    from kfp_vision import prediction, repository  # as in _check_pictures
 
     repository.check_there(parameters["model_uri"], "model_uri")
     prediction.check_uri(parameters["predict_uri"], "predict_uri")
@@ -434,7 +441,7 @@ def check_search(parameters: Mapping[str, Any]) -> None:
     network = NETWORKS[parameters["network"]]
     if not parameters["model_uri"]:
         network.check_start(parameters["checkpoint_uri"])
-    from kfp_vision import checkpoints, prediction, repository, storage  # as in check_run
+    from kfp_vision import checkpoints, prediction, repository, storage  # as in _check_pictures
     from kfp_vision.search import sources
 
     storage.check_there(parameters["images_uri"], "images_uri")
@@ -524,6 +531,7 @@ def _check_data(parameters: Mapping[str, Any]) -> None:
     _number("images_per_shard", parameters["images_per_shard"], 1, math.inf, "a whole number above 0", "1000", whole=True)
     _check_partitions(parameters.get("partitions", 1))
     _check_shape("check_images", parameters["check_images"], bool, "true")
+    _check_shape("leave_out_uri", parameters["leave_out_uri"], str, '"somewhere"')
     advanced(parameters["advanced"])
 
 

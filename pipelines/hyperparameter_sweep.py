@@ -18,6 +18,7 @@ TRIALS_AT_A_TIME = 4  # each takes the GPUs that the form asks for
 @dsl.pipeline(name="hyperparameter-sweep", pipeline_config=RUN)
 def hyperparameter_sweep(
     images_uri: str = FLOWERS,
+    leave_out_uri: str = "",
     check_images: bool = True,
     validation_ratio: float = 0.2,
     test_ratio: float = 0.1,
@@ -50,6 +51,7 @@ def hyperparameter_sweep(
 
     Args:
         images_uri: a folder of class folders, an archive of one (also over http), or sample.
+        leave_out_uri: pictures to leave out, as the audit of image_search lists them: CSV with a column path; empty for none.
         check_images: refuse data that no classifier can be trained on.
         validation_ratio: share of each class by which the best trial is chosen.
         test_ratio: share of each class held out for the last evaluation, of the best one alone; 0 for none.

@@ -13,6 +13,7 @@ FLOWERS = "https://storage.googleapis.com/download.tensorflow.org/example_images
 @dsl.pipeline(name="image-classification", pipeline_config=RUN)
 def image_classification(
     images_uri: str = FLOWERS,
+    leave_out_uri: str = "",
     check_images: bool = True,
     validation_ratio: float = 0.2,
     test_ratio: float = 0.0,
@@ -45,6 +46,7 @@ def image_classification(
 
     Args:
         images_uri: a folder of class folders, an archive of one (also over http), or sample.
+        leave_out_uri: pictures to leave out, as the audit of image_search lists them: CSV with a column path; empty for none.
         check_images: refuse data that no classifier can be trained on.
         validation_ratio: share of each class held out while training.
         test_ratio: share of each class held out for the last evaluation; 0 for none.

@@ -29,21 +29,22 @@ class Prepared(NamedTuple):
 
 def fingerprinted(fields: Mapping[str, Any], behind: dsl.PipelineTask) -> Any:
     """Adds the stage to a pipeline that says what the data is, behind the one that checks the fields; gives what it says."""
-    return equipped(fingerprint_images(images_uri=fields["images_uri"])).after(behind).output
+    data = {"images_uri": fields["images_uri"], "leave_out_uri": fields.get("leave_out_uri", "")}
+    return equipped(fingerprint_images(**data)).after(behind).output
 
 
 def prepare(fields: Mapping[str, Any], *, fingerprint: Any, advanced: Any, behind: dsl.PipelineTask) -> Prepared:
     """Adds the stages up to the records to a pipeline.
 
     Args:
-        fields: name to value: images_uri, task, check_images, validation_ratio, test_ratio, images_per_shard, advanced; with
-            partitions among them the records are written in so many.
+        fields: name to value: images_uri, leave_out_uri, task, check_images, validation_ratio, test_ratio, images_per_shard,
+            advanced; with partitions among them the records are written in so many.
         fingerprint: of the data.
         advanced: what of that field is read here.
         behind: the stage that checks the fields.
     """
     ratios = {name: fields[name] for name in ("validation_ratio", "test_ratio")}
-    data = {name: fields[name] for name in ("images_uri", "task", "check_images")}
+    data = {name: fields[name] for name in ("images_uri", "leave_out_uri", "task", "check_images")}
     ingested = ingest_images(fingerprint=fingerprint, **data, **ratios)
     split = split_images(images=ingested.outputs["images"], advanced=advanced, **ratios)
     equipped(ingested, split)

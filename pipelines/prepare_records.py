@@ -13,6 +13,7 @@ from kfp_vision.pipelines.preparation import fingerprinted, prepare
 @dsl.pipeline(name="prepare-records", pipeline_config=RUN)
 def prepare_records(
     images_uri: str = FLOWERS,
+    leave_out_uri: str = "",
     task: str = "classification",
     check_images: bool = True,
     validation_ratio: float = 0.2,
@@ -25,6 +26,7 @@ def prepare_records(
 
     Args:
         images_uri: a folder of class folders, an archive of one (also over http), or sample; for detection, pictures with XML.
+        leave_out_uri: pictures to leave out, as the audit of image_search lists them: CSV with a column path; empty for none.
         task: classification, or detection: boxes in the XML of Pascal VOC.
         check_images: refuse data that nothing can be trained on.
         validation_ratio: share of each class held out while training.

@@ -11,7 +11,15 @@ from kfp_vision.pipelines.image_classification import image_classification
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import Prepared
 
-OF_THE_DATA = ("images_uri", "check_images", "validation_ratio", "test_ratio", "images_per_shard", "skip_unchanged")
+OF_THE_DATA = (
+    "images_uri",
+    "leave_out_uri",
+    "check_images",
+    "validation_ratio",
+    "test_ratio",
+    "images_per_shard",
+    "skip_unchanged",
+)
 RECORDS = "the records of prepare_records: a folder, or an archive of one; in a bucket or not."
 
 

@@ -49,7 +49,7 @@ def recipe() -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def ingested(pictures, ratios, tmp_path_factory) -> one_step.Ended:
-    values = {"fingerprint": "any", "images_uri": str(pictures), "task": "classification", "check_images": True, **ratios}
+    values = one_step.to_ingest(pictures) | ratios
     return one_step.run(components.ingest_images, tmp_path_factory.mktemp("ingest"), **values)
 
 

@@ -6,6 +6,7 @@ from kfp_vision import components
 
 FIELDS = {
     "task": "detection",
+    "leave_out_uri": "",
     "check_images": True,
     "validation_ratio": 0.2,
     "test_ratio": 0.1,

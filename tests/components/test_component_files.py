@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import one_step
 import pytest
 from kfp import compiler, dsl, local
 from kfp.components import load_component_from_file
@@ -38,9 +39,8 @@ def test_a_pipeline_of_loaded_stages_runs(tmp_path):
     @dsl.pipeline(name="somebody-elses")
     def somebody_elses():
         ratios = {"validation_ratio": 0.2, "test_ratio": 0.1}
-        found = fingerprint(images_uri="sample")
-        data = {"images_uri": "sample", "task": "classification", "check_images": True}
-        ingested = ingest(fingerprint=found.output, **data, **ratios)
+        found = fingerprint(images_uri="sample", leave_out_uri="")
+        ingested = ingest(**one_step.to_ingest("sample", fingerprint=found.output), **ratios)
         split(images=ingested.outputs["images"], advanced={}, **ratios)
 
     compiler.Compiler().compile(somebody_elses, str(tmp_path / "somebody_elses.yaml"))

@@ -130,8 +130,7 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
     def of(fixture: str) -> Any:
         return request.getfixturevalue(fixture)
 
-    pictures = {"images_uri": str(of("pictures"))}
-    data = {**pictures, "task": "classification", "check_images": True, **of("ratios")}
+    pictures = {"images_uri": str(of("pictures")), "leave_out_uri": ""}
     whole = {"partition": 0, "partitions": 1}
     decided = {"fingerprint": "pictures", "recipe": "fields", "skip_unchanged": True, "model_name": "flowers", "advanced": {}}
     lists = {"networks": ["vgg16"], "optimizers": ["sgd"], "batch_sizes": [16], "learning_rates": [0.1]}
@@ -159,7 +158,7 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         "fingerprint_images": lambda: ({}, pictures),
         "partition_records": lambda: ({}, {"partitions": 2}),
         "watch_training": lambda: ({}, {"log_uri": str(root / "logs")}),
-        "ingest_images": lambda: ({}, {"fingerprint": "any", **data}),
+        "ingest_images": lambda: ({}, one_step.to_ingest(of("pictures")) | of("ratios")),
         "train_classifier": lambda: (of("train_inputs"), of("recipe")),
         "check_serving": lambda: (of("judged"), {}),
         "decide_training": lambda: ({}, {**decided, "deploy_to": str(root / "nowhere")}),

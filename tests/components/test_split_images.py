@@ -31,7 +31,7 @@ def test_says_what_went_where(split):
 def test_keeps_a_picture_under_two_labels_if_asked(pictures, ratios, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "pictures")
     shutil.copy(folder / "bellcup" / "0001.jpg", folder / "globelet" / "again.jpg")
-    values = {"fingerprint": "any", "images_uri": str(folder), "task": "classification", "check_images": True, **ratios}
+    values = one_step.to_ingest(folder) | ratios
     table = {"images": one_step.run(components.ingest_images, tmp_path / "ingest", **values).folder / "images"}
     ended = {}
     for choice in ("leave_out", "keep"):

@@ -55,7 +55,7 @@ def with_one_broken(pictures, ratios, tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("broken")
     folder = shutil.copytree(pictures, root / "pictures")
     (folder / "globelet" / "0002.jpg").write_bytes((pictures / "globelet" / "0002.jpg").read_bytes()[:5000])
-    values = {"fingerprint": "any", "images_uri": str(folder), "task": "classification", "check_images": True, **ratios}
+    values = one_step.to_ingest(folder) | ratios
     ingested = one_step.run(components.ingest_images, root / "ingest", **values)
     split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **ratios)
     return {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}

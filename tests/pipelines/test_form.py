@@ -25,6 +25,7 @@ images_per_shard - NUMBER_INTEGER: 1000
 images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 learning_rate - NUMBER_DOUBLE: 0.0025
 learning_rate_schedule - STRING: "exponential" [4 choices]
+leave_out_uri - STRING: ""
 log_uri - STRING: ""
 min_accuracy - NUMBER_DOUBLE: 0
 model_name - STRING: "classifier"
@@ -40,7 +41,10 @@ train_last_layer_only - BOOLEAN: false [true, false]
 train_steps - NUMBER_INTEGER: 6000
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
-OF_THE_DATA = ("check_images", "images_per_shard", "images_uri", "validation_ratio", "test_ratio", "skip_unchanged")
+OF_THE_DATA = (
+    *("check_images", "images_per_shard", "images_uri", "leave_out_uri", "validation_ratio", "test_ratio"),
+    "skip_unchanged",
+)
 OF_BATCH_PREDICTION = """
 all_scores - BOOLEAN: false [true, false]
 model_uri - STRING: ""
@@ -62,6 +66,7 @@ images_per_shard - NUMBER_INTEGER: 1000
 images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 learning_rate_schedule - STRING: "exponential" [4 choices]
 learning_rates - LIST: [0.0025, 0.01]
+leave_out_uri - STRING: ""
 log_uri - STRING: ""
 min_accuracy - NUMBER_DOUBLE: 0
 model_name - STRING: "classifier"

@@ -222,7 +222,7 @@ def elsewhere(run, tmp_path_factory) -> dict[str, one_step.Ended]:
     """The first stages again, on a copy of the pictures in another place; stage to what it made."""
     root = tmp_path_factory.mktemp("elsewhere")
     copy = shutil.copytree(run.pictures, root / "a" / "deeper place")
-    values = {"fingerprint": "another", "images_uri": str(copy), "task": "classification", "check_images": True, **RATIOS}
+    values = one_step.to_ingest(copy, fingerprint="another") | RATIOS
     ingested = one_step.run(components.ingest_images, root / "ingest", **values)
     split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS)
     tables = {name: split.folder / name for name in (*SPLITS, "label_map", "left_out")}

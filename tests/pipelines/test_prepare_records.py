@@ -71,10 +71,13 @@ def test_the_folder_holds_records_label_map_and_what_was_refused(run):
     assert (len(found), labels) == (42, {1, 2, 3})
 
 
-def test_classes_are_prepared_as_for_a_training(tmp_path):
+def test_classes_are_prepared_as_for_a_training_without_what_is_to_be_left_out(tmp_path):
     pictures = drawn.pictures(tmp_path / "pictures")
-    done = prepare(tmp_path, images_uri=pictures, advanced='{"max_side": 64}')
+    (tmp_path / "list.csv").write_text("path\nbellcup/0001.jpg\nglobelet/0001.jpg\n")
+    done = prepare(tmp_path, images_uri=pictures, leave_out_uri="list.csv", advanced='{"max_side": 64}')
     folder = Path(done.result["records"])
-    assert done.result["pictures"] == {"train": 16, "validation": 4, "test": 0}
+    assert done.result["pictures"] == {"train": 14, "validation": 4, "test": 0}
     assert (folder / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"
-    assert {label for _, _, label in records.read(folder / "train")} == {"bellcup", "globelet"}
+    written = [(name, label) for split in ("train", "validation") for name, _, label in records.read(folder / split)]
+    assert {label for _, label in written} == {"bellcup", "globelet"}
+    assert len(written) == 18 and not [name for name, _ in written if name.endswith("0001.jpg")]

@@ -68,7 +68,7 @@ def stages(site, tmp_path_factory) -> dict[str, one_step.Ended]:
     root, address = tmp_path_factory.mktemp("stages"), f"{site.address}/photos.tgz"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
-        values = {"fingerprint": "any", "images_uri": address, "task": "classification", "check_images": True, **RATIOS}
+        values = one_step.to_ingest(address) | RATIOS
         ingested = one_step.run(components.ingest_images, root / "ingest", **values)
         split = one_step.run(
             components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS
@@ -106,7 +106,8 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
     with served(tmp_path) as site:
 
         def fingerprint(root: str) -> str:
-            return one_step.run(components.fingerprint_images, tmp_path / root, images_uri=f"{site.address}/photos.tgz").output
+            data = {"images_uri": f"{site.address}/photos.tgz", "leave_out_uri": ""}
+            return one_step.run(components.fingerprint_images, tmp_path / root, **data).output
 
         archive.write_bytes(b"one")
         first, again = fingerprint("first"), fingerprint("again")
@@ -116,7 +117,7 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
 
 
 def test_an_address_with_nothing_at_it_is_refused(site, tmp_path):
-    ended = one_step.run(components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz")
+    ended = one_step.run(components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz", leave_out_uri="")
     assert one_step.refusal(ended) == (
         f"error: an address must name something that exists; got HTTP 404 at {site.address}/other.tgz. Check its spelling."
     )

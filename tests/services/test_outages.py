@@ -247,7 +247,7 @@ def test_a_web_server_that_has_answered_is_waited_for(nobody, open_rclone, monke
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_a_stage_goes_on_where_a_store_was_gone_for_a_minute_and_fails_soon_where_it_begins_meanwhile(place, given, tmp_path):
     """With the patience that people's stages have: this one test waits a minute."""
-    values = {"fingerprint": "any", "images_uri": given.pictures, "task": "classification", "check_images": True, **RATIOS}
+    values = one_step.to_ingest(given.pictures) | RATIOS
     whole = one_step.run(components.ingest_images, tmp_path / "whole", **values)
     with faulty.outage(place.port, after=5, seconds=MINUTE) as line:
         place.lead_over(line.address)

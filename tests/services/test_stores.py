@@ -238,12 +238,13 @@ def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
     folder = drawn.pictures(tmp_path / "photos", each=10)
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', below(folder))}"
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.0}
-    values = {"fingerprint": "any", "images_uri": uri, "task": "classification", "check_images": True, **ratios}
+    values = one_step.to_ingest(uri) | ratios
     ingested = one_step.run(components.ingest_images, tmp_path / "ingest", **values)
     assert ingested.succeeded
     with (ingested.folder / "images").open(newline="") as file:
         assert all(row["uri"].startswith(f"{uri}/") for row in csv.DictReader(file))
-    refused = one_step.run(components.fingerprint_images, tmp_path / "refused", images_uri=f"{uri}-nowhere/photos")
+    nowhere = {"images_uri": f"{uri}-nowhere/photos", "leave_out_uri": ""}
+    refused = one_step.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
     assert "must name something that exists" in one_step.refusal(refused)
     written = [*(tmp_path / "ingest").rglob("*"), *(tmp_path / "refused").rglob("*")]
     contents = [path.read_bytes() for path in written if path.is_file()]

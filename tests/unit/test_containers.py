@@ -85,6 +85,13 @@ def test_of_an_import_file_the_folders_of_its_pictures_can_be_read(tmp_path):
     assert containers.needs_network(values)
 
 
+def test_a_list_of_pictures_to_leave_out_can_be_read_and_is_no_import_file(tmp_path):
+    listing = tmp_path / "list.csv"
+    listing.write_text("path\ndaisy/1.jpg\n")
+    assert seen(LOCAL | {"images_uri": "sample", "leave_out_uri": str(listing)}) == {str(listing): True}
+    assert containers.needs_network(LOCAL | {"images_uri": "sample", "leave_out_uri": "s3://bucket/list.csv"})
+
+
 def test_the_stages_have_the_credentials_of_this_environment_and_nothing_else_of_it(monkeypatch, tmp_path):
     key = tmp_path / "key.json"
     key.write_text("{}")

@@ -7,7 +7,7 @@ import pytest
 from kfp_vision import parameters
 from kfp_vision.errors import InputError
 from kfp_vision.local_run import defaults
-from kfp_vision.pipelines import image_classification, prepare_records
+from kfp_vision.pipelines import hyperparameter_sweep, image_classification, prepare_records
 
 
 @pytest.fixture
@@ -288,3 +288,46 @@ def test_a_wrong_value_of_a_preparation_is_refused(field, value, line):
 
 def test_records_need_nothing_held_out():
     parameters.check_preparation(SAMPLE | {"validation_ratio": 0.0, "advanced": {"max_side": 100}})
+
+
+def of_a_sweep() -> dict[str, object]:
+    return defaults(hyperparameter_sweep) | {"images_uri": "sample", "fine_tune": False}
+
+
+@pytest.mark.parametrize(
+    ("check", "form"),
+    [
+        (parameters.check_run, lambda: defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}),
+        (parameters.check_preparation, lambda: SAMPLE),
+        (parameters.check_sweep, of_a_sweep),
+    ],
+)
+def test_a_list_of_pictures_to_leave_out_is_read_before_any_data_moves(tmp_path, check, form):
+    listing = tmp_path / "list.csv"
+    fields = form() | {"leave_out_uri": str(listing)}
+    with pytest.raises(InputError, match="leave_out_uri must name something that exists; got ") as refusal:
+        check(fields)
+    line_of(refusal)
+    listing.write_text("uri\n1.jpg\n")
+    with pytest.raises(InputError, match="a list of pictures to leave out must have a column path; got uri in ") as refusal:
+        check(fields)
+    line_of(refusal)
+    listing.write_text("path,leave_out\n1.jpg,perhaps\n")
+    with pytest.raises(
+        InputError, match=r"leave_out must be yes or no in every line .*; got perhaps in .*, line 2\."
+    ) as refusal:
+        check(fields)
+    line_of(refusal)
+    with pytest.raises(InputError, match="leave_out_uri must be a text; got ") as refusal:
+        check(fields | {"leave_out_uri": ["1.jpg"]})
+    line_of(refusal)
+    listing.write_text("path\n1.jpg\n")
+    check(fields)
+
+
+def test_where_a_list_of_pictures_to_leave_out_lies_does_not_decide_what_a_model_becomes(fields, tmp_path):
+    (tmp_path / "list.csv").write_text("path\n1.jpg\n")
+    whole = fields | {"images_uri": "sample", "fine_tune": False}
+    with_a_list = parameters.check_run(whole | {"leave_out_uri": str(tmp_path / "list.csv")})
+    assert with_a_list == parameters.check_run(whole)
+    assert with_a_list.recipe != parameters.check_run(whole | {"train_steps": 1}).recipe
