@@ -281,6 +281,17 @@ def test_an_import_file_in_a_bucket_names_pictures_beside_it_and_elsewhere(place
     assert catalog.fingerprint(f"{uri}/list/images.csv") == catalog.fingerprint(f"{uri}/list/images.csv")
 
 
+def test_a_list_in_a_bucket_leaves_pictures_of_a_bucket_out(place, tmp_path):
+    uri = place.bucket(below(drawn.pictures(tmp_path / "photos", each=2)))
+    listed = f"path,leave_out\n{uri}/bellcup/0001.jpg,yes\nglobelet/0002.jpg,yes\nglobelet/0001.jpg,no\n"
+    listing = f"{place.bucket({'audit': listed.encode()})}/audit"  # as an artifact lies there, without an ending
+    storage.check_there(listing, "leave_out_uri")
+    found = catalog.scan(uri)
+    assert catalog.leave_out(found, listing) == []
+    assert [row.name for row in found.rows] == ["bellcup/0002.jpg", "globelet/0001.jpg"]
+    assert catalog.fingerprint(uri, listing) != catalog.fingerprint(uri)
+
+
 def test_a_picture_of_an_import_file_that_changes_in_place_changes_the_fingerprint(tmp_path):
     folder = drawn.pictures(tmp_path / "photos", each=2)
     (tmp_path / "images.csv").write_text("photos/bellcup/0001.jpg,bell\nphotos/globelet/0001.jpg,globe\n")
