@@ -19,11 +19,13 @@ STAGES = [
     "matplotlib>=3.10",
     "minio>=7.2.16,<8",
     "numpy>=2",
+    "opencv-python-headless>=4.12,<6",
     "pillow>=11",
     "protobuf>=5",
     "requests>=2.32",
     "scikit-learn>=1.5",
     "scipy>=1.11",
+    "threadpoolctl>=3.5",
     "tensorboard>=2.19",
 ]
 

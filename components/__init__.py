@@ -1,5 +1,6 @@
 """The stages, one file each: a contract that KFP can compile, and one call into the library."""
 
+from kfp_vision.components.audit_images import audit_images
 from kfp_vision.components.call_endpoint import call_endpoint
 from kfp_vision.components.check_prediction import check_prediction
 from kfp_vision.components.check_preparation import check_preparation
@@ -32,6 +33,7 @@ from kfp_vision.components.watch_training import watch_training
 from kfp_vision.components.write_tfrecords import write_tfrecords
 
 __all__ = [
+    "audit_images",
     "call_endpoint",
     "check_prediction",
     "check_preparation",

@@ -13,6 +13,9 @@ def check_search(
     queries_uri: str,
     nearest: int,
     label: str,
+    audit: bool,
+    validation_ratio: float,
+    test_ratio: float,
 ) -> None:
     """Refuses wrong values, and pictures, a model and an index that are not there, before any data moves.
 

@@ -171,6 +171,8 @@ def show(result: Mapping[str, Any]) -> None:
         print(f"\nindex     {result['pictures']} pictures, {result['refused']} refused: {result['index']}")
         if "nearest" in result:
             print(f"nearest   {result['nearest']}")
+        if "findings" in result:
+            print(f"findings  {result['findings']}, shown in {result['audit']}")
     elif "unchanged" in result:
         print("\nunchanged pictures and fields: the deployed model stays")
     else:

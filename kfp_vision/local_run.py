@@ -186,10 +186,10 @@ def collect(run_dir: Path) -> dict[str, Any]:
     Returns:
         run_dir, and report where there is one. Of a run that ended with records: records, the folder that holds them, pictures
         by split, and refused, how many. Of one that named pictures: predictions, the table, pictures, unreadable, and accuracy
-        where folders give the labels. Of one that made an index: index, its folder, pictures and refused, how many, and
-        nearest, a table, where pictures were searched for. Of one that found nothing to train: unchanged. Of one that trained:
-        model_dir, accuracy, accepted, reasons; where these stages ran, also endpoint and answer, what `deploy_model` and
-        `call_endpoint` wrote, and predictions.
+        where folders give the labels. Of one that made an index: index, its folder, pictures and refused, how many; nearest, a
+        table, where pictures were searched for; findings, a table, and audit, its page. Of one that found nothing to train:
+        unchanged. Of one that trained: model_dir, accuracy, accepted, reasons; where these stages ran, also endpoint and
+        answer, what `deploy_model` and `call_endpoint` wrote, and predictions.
     """
     for stage, collected in COLLECTORS.items():
         if list(run_dir.glob(f"*/{stage}")):
@@ -271,6 +271,11 @@ def _collect_index(run_dir: Path) -> dict[str, Any]:
         shutil.copyfile(searched / "found", run_dir / "nearest.csv")
         shutil.copyfile(searched / "page", run_dir / "report.html")
         result |= {"nearest": str(run_dir / "nearest.csv"), "report": str(run_dir / "report.html")}
+    audited = indexed.parent / "audit-images"
+    if (audited / "findings").exists():
+        shutil.copyfile(audited / "findings", run_dir / "findings.csv")
+        shutil.copyfile(audited / "page", run_dir / "audit.html")
+        result |= {"findings": str(run_dir / "findings.csv"), "audit": str(run_dir / "audit.html")}
     return result
 
 

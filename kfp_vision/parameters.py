@@ -438,6 +438,8 @@ def check_search(parameters: Mapping[str, Any]) -> None:
         _check_shape(name, parameters[name], str, '"somewhere"')
     rule = f"a whole number from 1 to {MOST_NEAREST}"
     _number("nearest", parameters["nearest"], 1, MOST_NEAREST + 1, rule, "10", whole=True)
+    _check_shape("audit", parameters["audit"], bool, "true")
+    _check_ratios(parameters)
     network = NETWORKS[parameters["network"]]
     if not parameters["model_uri"]:
         network.check_start(parameters["checkpoint_uri"])
@@ -522,17 +524,21 @@ def _check_choices(parameters: Mapping[str, Any], choices_of: Mapping[str, tuple
 
 def _check_data(parameters: Mapping[str, Any]) -> None:
     """What concerns the data up to its records, in every pipeline."""
+    _check_ratios(parameters)
+    _number("images_per_shard", parameters["images_per_shard"], 1, math.inf, "a whole number above 0", "1000", whole=True)
+    _check_partitions(parameters.get("partitions", 1))
+    _check_shape("check_images", parameters["check_images"], bool, "true")
+    _check_shape("leave_out_uri", parameters["leave_out_uri"], str, '"somewhere"')
+    advanced(parameters["advanced"])
+
+
+def _check_ratios(parameters: Mapping[str, Any]) -> None:
     for name in ("validation_ratio", "test_ratio"):
         _number(name, parameters[name], *SHARE)
     held_out = parameters["validation_ratio"] + parameters["test_ratio"]
     if held_out >= 1:
         rule = "validation_ratio and test_ratio together must stay below 1"
         raise InputError(rule, held_out, "Leave some pictures to train on: 0.2 and 0.1, say.")
-    _number("images_per_shard", parameters["images_per_shard"], 1, math.inf, "a whole number above 0", "1000", whole=True)
-    _check_partitions(parameters.get("partitions", 1))
-    _check_shape("check_images", parameters["check_images"], bool, "true")
-    _check_shape("leave_out_uri", parameters["leave_out_uri"], str, '"somewhere"')
-    advanced(parameters["advanced"])
 
 
 def _check_partitions(partitions: Any) -> None:

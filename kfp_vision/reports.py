@@ -19,6 +19,7 @@ from kfp_vision import charts, measures, wording
 from kfp_vision.storage import replacing
 
 WAIT_WORTH_SAYING = 0.1  # of the time a training waits for its pictures; below, what can be gained is within the rate's noise
+HUES = 12  # of classes on a map; the others are grey
 MOST_NAMED_PICTURES, MOST_REASONS = 1000, 50  # on a page
 
 
@@ -38,6 +39,14 @@ class Mistake:
     label: str
     prediction: str
     score: float
+
+
+class Small(NamedTuple):
+    """A picture of an index: where it lies, its class, and a small JPEG of it."""
+
+    path: str
+    label: str
+    encoded: bytes
 
 
 class Thumbnail(NamedTuple):
@@ -277,6 +286,40 @@ def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[
     _publish(path, rendered("search", queries=queries, asked=asked, pictures=pictures))
 
 
+def write_audit_page(
+    path: Path,
+    *,
+    counted: Mapping[str, int],
+    copies: Mapping[str, Sequence[tuple[Any, Sequence[tuple[Small, str]]]]],
+    suspects: Sequence[tuple[Small, Any]],
+    points: Sequence[tuple[Small, float, float, bool]],
+) -> None:
+    """Writes the page of an audit: copies, labels that may be wrong, and a map of the pictures to hover over.
+
+    Args:
+        path: where the page goes; a page already there is replaced in one step.
+        counted: pictures, copies, copies_across_splits, copies_across_labels, suspicious_labels and left_out.
+        copies: what they are to `search.copies.Copy`s with their two pictures and the splits of these.
+        suspects: pictures with their `search.labels.Suspect`, the most suspicious first.
+        points: pictures with where they lie on the map, from 0 to 1 from the left and the top, and whether they are left out.
+    """
+    labels = sorted({one.label for one, *_ in points})
+    page = rendered(
+        "audit",
+        counted=counted,
+        copies={
+            kind: [(copy, [(one, as_uri(one.encoded), split) for one, split in two]) for copy, two in pairs]
+            for kind, pairs in copies.items()
+        },
+        suspects=[(one, as_uri(one.encoded), suspect) for one, suspect in suspects],
+        # Hues that turn by the golden angle stay apart, however many there are.
+        hues={label: round(number * 137.508 + 210) % 360 for number, label in enumerate(labels[:HUES])},
+        others=len(labels) - HUES,
+        points=[(one, as_uri(_smaller(one.encoded)), x, y, left_out) for one, x, y, left_out in points],
+    )
+    _publish(path, page)
+
+
 # The page
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -339,6 +382,7 @@ def _surer(calibration: dict) -> bool | None:
 
 THUMBNAIL_SIDE = 200  # pixels
 THUMBNAIL_QUALITIES = (80, 60, 40)  # JPEG; the first that fits
+CROWD_SIDE, CROWD_QUALITY = 72, 60  # where there are more than a thousand
 THUMBNAIL_BYTES = 16_000  # four dozen of them, in base64, leave a page below 1.2 MB
 
 
@@ -357,6 +401,17 @@ def thumbnail(picture: Picture) -> Thumbnail:
     except Exception:  # whatever Pillow says of a stranger's bytes, the page is to be written
         return Thumbnail(picture.name, None, 0, 0)
     return Thumbnail(picture.name, as_uri(encoded), *small.size)
+
+
+def _smaller(encoded: bytes) -> bytes:
+    """A small JPEG as one of a crowd."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+        image.thumbnail((CROWD_SIDE, CROWD_SIDE))
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=CROWD_QUALITY)
+    return file.getvalue()
 
 
 def as_uri(encoded: bytes) -> str:

@@ -1,7 +1,7 @@
 from kfp import dsl
 
 from kfp_vision import parameters
-from kfp_vision.components import check_search, fetch_embedder, index_images, search_images
+from kfp_vision.components import audit_images, check_search, fetch_embedder, index_images, search_images
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
@@ -21,8 +21,11 @@ def image_search(
     queries_uri: str = "",
     nearest: int = 10,
     label: str = "",
+    audit: bool = True,
+    validation_ratio: float = 0.2,
+    test_ratio: float = 0.0,
 ):
-    """An index of pictures, in which those that are alike are found; and what it finds for some pictures.
+    """An index of pictures, in which those that are alike are found; what it finds for some pictures, and what it tells of all.
 
     Args:
         images_uri: the pictures: a folder, an archive of one (also over http), an import file, or sample.
@@ -33,6 +36,9 @@ def image_search(
         queries_uri: pictures to search for: one, a folder, an archive, or sample; empty for none.
         nearest: how many pictures are wanted of each.
         label: of the pictures that alone count in the search; empty for all.
+        audit: look for copies and for labels that may be wrong, and draw a map.
+        validation_ratio: share of each class that a training would hold out while training.
+        test_ratio: share of each class that it would hold out for the last evaluation.
     """
     fields = dict(locals())
     with dsl.ExitHandler(outcome_reported(), name="run"):
@@ -44,3 +50,6 @@ def image_search(
         equipped(fetched, indexed)
         with dsl.If(queries_uri != "", name="search"):
             equipped(search_images(index=indexed.outputs["index"], queries_uri=queries_uri, nearest=nearest, label=label))
+        with dsl.If(audit == True, name="audit"):  # noqa: E712
+            ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
+            equipped(audit_images(index=indexed.outputs["index"], **ratios))

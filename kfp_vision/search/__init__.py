@@ -2,7 +2,7 @@
 
 index.json          what it is: whose embeddings, how many pictures, how it is searched, and which folder holds the rest
 3/vectors           float16, a row a picture, of length 1
-3/pictures.csv      path, label and content id of each, in the same order
+3/pictures.csv      path, label, content id and split (where the data brings its own) of each, in the same order
 3/thumbnails        small JPEGs, one after the other; 3/thumbnails.npy says where each begins
 3/regions           faiss's index, where there are very many pictures
 model/              the model that the embeddings are of
@@ -30,8 +30,9 @@ from kfp_vision.search.embedding import Embedder
 
 ABOUT_FILE, MODEL_FOLDER = "index.json", "model"
 VECTORS, PICTURES, THUMBNAILS, PLACES, REGIONS = "vectors", "pictures.csv", "thumbnails", "thumbnails.npy", "regions"
-COLUMNS = ("path", "label", "content_id")
+COLUMNS = ("path", "label", "content_id", "split")
 SAID_EVERY, REFUSED_NAMED = 10_000, 10  # pictures
+AT_A_TIME = 256  # queries that are compared with all
 REMEDY = "Index the pictures again."
 
 
@@ -58,11 +59,12 @@ class About:
 
 
 class Indexed(NamedTuple):
-    """A picture in an index."""
+    """A picture in an index; `split` is train, validation or test where the data is split already, else empty."""
 
     path: str
     label: str
     content_id: str
+    split: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Index:
         try:
             self.vectors = np.memmap(within / VECTORS, "float16", "r", shape=shape)
             with (within / PICTURES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                self.pictures = [Indexed(row["path"], row["label"], row["content_id"]) for row in csv.DictReader(file)]
+                self.pictures = [Indexed(*(row[column] for column in COLUMNS)) for row in csv.DictReader(file)]
             self._thumbnails = np.memmap(within / THUMBNAILS, "uint8", "r")
             self._begins = np.load(within / PLACES)
             self._regions = nearest.read(within / REGIONS) if self.about.probes else None
@@ -125,16 +127,32 @@ class Index:
         if vectors.shape[1:] != (self.about.dimension,):
             rule = f"vectors must have the {self.about.dimension} dimensions of the index"
             raise InputError(rule, vectors.shape[-1], "Search with the model that the index is of.")
-        chosen = self._chosen(label) if label else None
-        if self._regions is None:
-            scores, places = nearest.exact(self.vectors, vectors, count, chosen)
-        else:
-            probes = self.about.probes
-            scores, places = nearest.approximate(self._regions, self.vectors, vectors, count, probes, chosen)
+        scores, places = self._nearest(vectors, count, self._chosen(label) if label else None)
         return [
             [self._hit(place, score) for place, score in zip(*row, strict=True) if place >= 0]
             for row in zip(places.tolist(), scores.tolist(), strict=True)
         ]
+
+    def neighbours(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The pictures nearest to each picture of the index, itself excepted, the nearest first.
+
+        Args:
+            count: how many are wanted of each.
+
+        Returns:
+            Similarities, float32 (pictures, count), and places, int64; where there are fewer, -inf and -1.
+        """
+        shape = (self.about.pictures, count)
+        scores, places = np.full(shape, -np.inf, "float32"), np.full(shape, -1, "int64")
+        for start in range(0, self.about.pictures, AT_A_TIME):
+            these = np.arange(start, min(start + AT_A_TIME, self.about.pictures))
+            near, where = self._nearest(np.asarray(self.vectors[these], "float32"), count + 1, None)
+            others = where != these[:, None]
+            others[others.all(1), -1] = False  # a copy took its own place
+            rows, columns = others.nonzero()
+            order = others.cumsum(1)[rows, columns] - 1
+            scores[start + rows, order], places[start + rows, order] = near[rows, columns], where[rows, columns]
+        return scores, places
 
     def embedder(self) -> Embedder:
         """The model that the index is of."""
@@ -144,6 +162,11 @@ class Index:
     def by_content(self) -> dict[str, int]:
         """Content id to a place."""
         return {picture.content_id: place for place, picture in enumerate(self.pictures)}
+
+    def _nearest(self, vectors: np.ndarray, count: int, chosen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        if self._regions is None:
+            return nearest.exact(self.vectors, vectors, count, chosen)
+        return nearest.approximate(self._regions, self.vectors, vectors, count, self.about.probes, chosen)
 
     def _hit(self, place: int, score: float) -> Hit:
         return Hit(place, self.pictures[place].path, self.pictures[place].label, float(score))
@@ -223,7 +246,7 @@ def _write(
             vector, thumbnail = found
             vectors.write(np.asarray(vector, "float16").tobytes())
             thumbnails.write(thumbnail)
-            writer.writerow((row.uri, row.label, row.content_id))
+            writer.writerow((row.uri, row.label, row.content_id, row.split))
             begins.append(begins[-1] + len(thumbnail))
             computed += is_new
             if (len(begins) - 1) % SAID_EVERY == 0:

@@ -9,6 +9,7 @@ import pytest
 from kfp_vision import components
 
 FIELDS = {"network": "inception_v1", "checkpoint_uri": "", "index_uri": "", "queries_uri": "", "nearest": 3, "label": ""}
+FIELDS |= {"audit": True, "validation_ratio": 0.2, "test_ratio": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,19 @@ def test_refuses_an_empty_query_folder(indexed, tmp_path):
     values = {"queries_uri": str(tmp_path / "empty"), "nearest": 3, "label": ""}
     ended = one_step.run(components.search_images, tmp_path / "root", {"index": indexed.folder / "index"}, **values)
     assert one_step.refusal(ended).startswith("error: there must be pictures to search for; got none at ")
+
+
+def test_audits_the_pictures_of_an_index(indexed, tmp_path):
+    values = {"validation_ratio": 0.2, "test_ratio": 0.0}
+    ended = one_step.run(components.audit_images, tmp_path, {"index": indexed.folder / "index"}, **values)
+    assert ended.metadata["metrics"]["pictures"] == 20
+    assert set(ended.metadata["metrics"]) >= {"copies", "copies_across_splits", "copies_across_labels", "suspicious_labels"}
+    assert (ended.folder / "findings").read_text().startswith("path,leave_out,finding,label,instead,other,score\n")
+    assert "<h2>The map</h2>" in (ended.folder / "page").read_text()
+
+
+def test_refuses_to_audit_a_torn_index(tmp_path):
+    (tmp_path / "empty").mkdir()
+    values = {"validation_ratio": 0.2, "test_ratio": 0.0}
+    ended = one_step.run(components.audit_images, tmp_path / "root", {"index": tmp_path / "empty"}, **values)
+    assert one_step.refusal(ended).startswith("error: there must be an index; got none in ")

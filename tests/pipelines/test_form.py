@@ -83,6 +83,7 @@ trials - NUMBER_INTEGER: 0
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
 OF_A_SEARCH = """
+audit - BOOLEAN: true [2 choices]
 checkpoint_uri - STRING: "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
 images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 index_uri - STRING: ""
@@ -91,6 +92,8 @@ model_uri - STRING: ""
 nearest - NUMBER_INTEGER: 10
 network - STRING: "inception_v1" [15 choices]
 queries_uri - STRING: ""
+test_ratio - NUMBER_DOUBLE: 0.0
+validation_ratio - NUMBER_DOUBLE: 0.2
 """
 KFPS_OWN = re.compile(r"pipelinechannel|{{|\b(artifact|dag|executor|component|channel)s?\b", re.IGNORECASE)
 

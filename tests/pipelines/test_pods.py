@@ -23,6 +23,7 @@ check_run           kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   stora
 check_search        kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
 check_sweep         kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
 check_training      kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
+audit_images        kfp-vision      1-8     2Gi-8Gi    100Gi   12  1  yes  none     any
 choose_trials       kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  yes  none     any
 compare_trials      kfp-vision      250m-2  256Mi-2Gi  100Gi    6  1  yes  none     any
 decide_training     kfp-vision      250m-2  256Mi-2Gi  10Gi     1  3  no   storage  any

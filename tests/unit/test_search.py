@@ -159,7 +159,7 @@ def test_until_the_new_one_is_whole_the_old_one_answers(built, model, pictures, 
         (lambda folder: (folder / "index.json").write_text("{"), "index.json must say what the index is; got "),
         (lambda folder: (folder / "1" / "vectors").write_bytes(b"short"), "an index must be whole; got "),
         (
-            lambda folder: (folder / "1" / "pictures.csv").write_text("path,label,content_id\n"),
+            lambda folder: (folder / "1" / "pictures.csv").write_text("path,label,content_id,split\n"),
             "an index must be whole; got 0 rows",
         ),
         (lambda folder: (folder / "1" / "thumbnails").unlink(), "an index must be whole; got "),
