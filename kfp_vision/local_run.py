@@ -186,10 +186,10 @@ def collect(run_dir: Path) -> dict[str, Any]:
     Returns:
         run_dir, and report where there is one. Of a run that ended with records: records, the folder that holds them, pictures
         by split, and refused, how many. Of one that named pictures: predictions, the table, pictures, unreadable, and accuracy
-        where folders give the labels. Of one that made an index: index, its folder, pictures and refused, how many, and
-        nearest, a table, where pictures were searched for. Of one that found nothing to train: unchanged. Of one that trained:
-        model_dir, accuracy, accepted, reasons; where these stages ran, also endpoint and answer, what `deploy_model` and
-        `call_endpoint` wrote, and predictions.
+        where folders give the labels. Of one that made an index: index, its folder, pictures and refused, how many, nearest, a
+        table, where pictures were searched for, and deployed, what `deploy_index` wrote, where it ran. Of one with nothing to
+        train: unchanged. Of one that trained: model_dir, accuracy, accepted, reasons; where these stages ran, also endpoint
+        and answer, what `deploy_model` and `call_endpoint` wrote, and predictions.
     """
     for stage, collected in COLLECTORS.items():
         if list(run_dir.glob(f"*/{stage}")):
@@ -271,6 +271,8 @@ def _collect_index(run_dir: Path) -> dict[str, Any]:
         shutil.copyfile(searched / "found", run_dir / "nearest.csv")
         shutil.copyfile(searched / "page", run_dir / "report.html")
         result |= {"nearest": str(run_dir / "nearest.csv"), "report": str(run_dir / "report.html")}
+    if (deployed := indexed.parent / "deploy-index" / "deployed").exists():
+        result["deployed"] = json.loads(deployed.read_text(encoding="utf-8"))
     return result
 
 

@@ -1,7 +1,7 @@
 from kfp import dsl
 
 from kfp_vision import parameters
-from kfp_vision.components import check_search, fetch_embedder, index_images, search_images
+from kfp_vision.components import check_search, deploy_index, fetch_embedder, index_images, search_images
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
@@ -21,6 +21,7 @@ def image_search(
     queries_uri: str = "",
     nearest: int = 10,
     label: str = "",
+    deploy_to: str = "none",
 ):
     """An index of pictures, in which those that are alike are found; and what it finds for some pictures.
 
@@ -33,6 +34,7 @@ def image_search(
         queries_uri: pictures to search for: one, a folder, an archive, or sample; empty for none.
         nearest: how many pictures are wanted of each.
         label: of the pictures that alone count in the search; empty for all.
+        deploy_to: where the model of model_uri lies, in a bucket or not, for its servers to search in the index; or none.
     """
     fields = dict(locals())
     with dsl.ExitHandler(outcome_reported(), name="run"):
@@ -44,3 +46,5 @@ def image_search(
         equipped(fetched, indexed)
         with dsl.If(queries_uri != "", name="search"):
             equipped(search_images(index=indexed.outputs["index"], queries_uri=queries_uri, nearest=nearest, label=label))
+        with dsl.If(deploy_to != "none", name="deploy"):
+            equipped(deploy_index(index=indexed.outputs["index"], deploy_to=deploy_to))

@@ -82,6 +82,7 @@ PODS = {
     "fetch_embedder": OUTSIDE,
     "index_images": replace(OUTSIDE, room="500Gi", hours=72, cached=True),
     "search_images": OUTSIDE,
+    "deploy_index": replace(COPYING, room="500Gi"),
     "join_predictions": Pod(room="100Gi", hours=6),
     "report_outcome": Pod(cached=False),
 }
