@@ -12,6 +12,7 @@ from kfp_vision.components.check_training import check_training
 from kfp_vision.components.choose_trials import choose_trials
 from kfp_vision.components.compare_trials import compare_trials
 from kfp_vision.components.decide_training import decide_training
+from kfp_vision.components.deploy_index import deploy_index
 from kfp_vision.components.deploy_model import deploy_model
 from kfp_vision.components.evaluate_classifier import evaluate_classifier
 from kfp_vision.components.fetch_embedder import fetch_embedder
@@ -45,6 +46,7 @@ __all__ = [
     "choose_trials",
     "compare_trials",
     "decide_training",
+    "deploy_index",
     "deploy_model",
     "evaluate_classifier",
     "fetch_embedder",

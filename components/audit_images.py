@@ -29,5 +29,5 @@ def audit_images(
     from kfp_vision.search import audit
 
     outputs = {"table": Path(findings.path), "page": Path(page.path)}
-    ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
-    metrics.metadata.update(audit.audit(Path(index.path), **ratios, **outputs))
+    found = audit.audit(Path(index.path), validation_ratio=validation_ratio, test_ratio=test_ratio, **outputs)
+    metrics.metadata.update(found)

@@ -16,6 +16,7 @@ def check_search(
     audit: bool,
     validation_ratio: float,
     test_ratio: float,
+    deploy_to: str,
 ) -> None:
     """Refuses wrong values, and pictures, a model and an index that are not there, before any data moves.
 

@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
         help="a run's model folder, numbered versions, or a folder of such; also s3://...",
     )
     serve.add_argument("--name", default="", help="of the one model in addresses; by default its own")
+    serve.add_argument(
+        "--index", type=Path, metavar="DIR", help="of pictures to search in; by default what lies with the model"
+    )
     serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for everybody in the network (%(default)s)")
     serve.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
     serve.add_argument("--grpc-port", type=int, default=0, help="answer the Open Inference Protocol over gRPC there as well")
@@ -112,14 +115,14 @@ def parser() -> argparse.ArgumentParser:
     name.set_defaults(command=predict)
 
     near = commands.add_parser("search", parents=[shared], help="find the pictures of an index that are like others")
-    near.add_argument(
-        "--index", required=True, type=Path, metavar="DIR", help="the folder of an index, as image_search makes it"
-    )
+    by = near.add_mutually_exclusive_group(required=True)
+    by.add_argument("--url", help="ask the server there, with whose model an index lies")
+    by.add_argument("--index", type=Path, metavar="DIR", help="the folder of an index, as image_search makes it")
     near.add_argument("--nearest", type=int, default=10, metavar="N", help="how many are wanted of each (%(default)s)")
     near.add_argument("--label", default="", help="of the pictures that alone count")
     near.add_argument("pictures", nargs="+", metavar="IMAGE_OR_FOLDER")
     near.add_argument("--json", action="store_true", help="one line of JSON a picture")
-    near.set_defaults(command=search_index)
+    near.set_defaults(command=search)
 
     back = commands.add_parser("rollback", parents=[shared], help="make an earlier version of a repository the newest again")
     back.add_argument("repository", metavar="REPOSITORY", help="numbered versions, here or in a bucket")
@@ -173,6 +176,8 @@ def show(result: Mapping[str, Any]) -> None:
             print(f"nearest   {result['nearest']}")
         if "findings" in result:
             print(f"findings  {result['findings']}, shown in {result['audit']}")
+        if deployed := result.get("deployed"):
+            print(f"deployed  with version {deployed['version']} of {deployed['model_name']} in {deployed['repository']}")
     elif "unchanged" in result:
         print("\nunchanged pictures and fields: the deployed model stays")
     else:
@@ -252,16 +257,20 @@ def serve_model(options: argparse.Namespace) -> None:
     from kfp_vision.serving import server
 
     with stored.followed(options.model) as path:
-        server.serve(path, name=options.name, host=options.host, port=options.port, grpc_port=options.grpc_port)
+        where = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
+        server.serve(path, name=options.name, index=options.index, **where)
 
 
 def predict(options: argparse.Namespace) -> int:
     """`kfp-vision predict`; what cannot be named does not keep the rest from it, but is a failure in the end."""
     from contextlib import ExitStack
-    from itertools import chain
 
     from kfp_vision import prediction, repository, stored
-    from kfp_vision.pictures import Refused
+
+    def line(uri: str, answer: prediction.Prediction) -> str:
+        if not options.json:
+            return f"{answer.label}  {answer.score:.4f}  {uri}"
+        return json.dumps({"path": uri, "prediction": answer.label, "score": answer.score}, ensure_ascii=False)
 
     namer: prediction.Namer
     with ExitStack() as stack:
@@ -270,53 +279,44 @@ def predict(options: argparse.Namespace) -> int:
         else:
             path = stack.enter_context(stored.brought(options.model))
             namer = prediction.Classifier(repository.versions(repository.located(path))[-1])
-    failed, asked = 0, 0
-    for uri, _, answer in prediction.named(namer, chain.from_iterable(map(prediction.pictures_at, options.pictures))):
-        asked += 1
-        if isinstance(answer, Refused):
-            failed += 1
-            _say_unreadable(uri, answer)
-        elif options.json:
-            line = {"path": uri, "prediction": answer.label, "score": answer.score}
-            print(json.dumps(line, ensure_ascii=False), flush=True)
-        else:
-            print(f"{answer.label}  {answer.score:.4f}  {uri}", flush=True)
-    if not asked:
-        raise prediction.no_pictures(", ".join(options.pictures))
-    return FAILED if failed else DONE
+    return _say_of_each(options.pictures, namer.name, line)
 
 
-def _say_unreadable(uri: str, reason: Exception) -> None:
-    print(f"error: a picture must be readable; got {uri} ({reason}). Give a JPEG or a PNG.", file=sys.stderr)
-
-
-def search_index(options: argparse.Namespace) -> int:
+def search(options: argparse.Namespace) -> int:
     """`kfp-vision search`; what cannot be read does not keep the rest from it, but is a failure in the end."""
+    from kfp_vision.search import Index, queries
+
+    def line(uri: str, near: queries.Near) -> str:
+        if not options.json:
+            return "\n".join([uri, *(f"  {hit.similarity:.4f}  {hit.label}  {hit.path}" for hit in near.hits)])
+        hits = [{"path": hit.path, "label": hit.label, "similarity": hit.similarity} for hit in near.hits]
+        return json.dumps({"path": uri, "nearest": hits}, ensure_ascii=False)
+
+    if not 0 < options.nearest <= parameters.MOST_NEAREST:
+        rule = f"--nearest must be a whole number from 1 to {parameters.MOST_NEAREST}"
+        raise WrongUse(InputError(rule, options.nearest, "Take 10, say."))
+    wanted = (options.nearest, options.label)
+    searcher = queries.Remote(options.url, *wanted) if options.url else queries.Local(Index(options.index), *wanted)
+    return _say_of_each(options.pictures, searcher.nearest, line)
+
+
+def _say_of_each(places: Sequence[str], ask: Callable[[list[bytes]], list[Any]], line: Callable[[str, Any], str]) -> int:
+    """Asks about every picture at some places, prints a line for each, and gives the exit code."""
     from itertools import chain
 
     from kfp_vision import prediction
     from kfp_vision.pictures import Refused
-    from kfp_vision.search import Index, queries
 
-    if options.nearest < 1:
-        raise WrongUse(InputError("--nearest must be a whole number above 0", options.nearest, "Take 10, say."))
-    index = Index(options.index)
     failed, asked = 0, 0
-    every = (queries.found(index, uri, options.nearest, options.label) for uri in options.pictures)
-    for uri, _, hits in chain.from_iterable(every):
+    for uri, _, answer in prediction.each(ask, chain.from_iterable(map(prediction.pictures_at, places))):
         asked += 1
-        if isinstance(hits, Refused):
+        if isinstance(answer, Refused):
             failed += 1
-            _say_unreadable(uri, hits)
-        elif options.json:
-            near = [{"path": hit.path, "label": hit.label, "similarity": hit.similarity} for hit in hits]
-            print(json.dumps({"path": uri, "nearest": near}, ensure_ascii=False), flush=True)
+            print(f"error: a picture must be readable; got {uri} ({answer}). Give a JPEG or a PNG.", file=sys.stderr)
         else:
-            print(uri)
-            for hit in hits:
-                print(f"  {hit.similarity:.4f}  {hit.label}  {hit.path}", flush=True)
+            print(line(uri, answer), flush=True)
     if not asked:
-        raise prediction.no_pictures(", ".join(options.pictures))
+        raise prediction.no_pictures(", ".join(places))
     return FAILED if failed else DONE
 
 

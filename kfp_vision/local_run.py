@@ -187,9 +187,10 @@ def collect(run_dir: Path) -> dict[str, Any]:
         run_dir, and report where there is one. Of a run that ended with records: records, the folder that holds them, pictures
         by split, and refused, how many. Of one that named pictures: predictions, the table, pictures, unreadable, and accuracy
         where folders give the labels. Of one that made an index: index, its folder, pictures and refused, how many; nearest, a
-        table, where pictures were searched for; findings, a table, and audit, its page. Of one that found nothing to train:
-        unchanged. Of one that trained: model_dir, accuracy, accepted, reasons; where these stages ran, also endpoint and
-        answer, what `deploy_model` and `call_endpoint` wrote, and predictions.
+        table, where pictures were searched for; findings, a table, and audit, its page; and deployed, what `deploy_index`
+        wrote, where these ran. Of one with nothing to train: unchanged. Of one that trained: model_dir, accuracy, accepted,
+        reasons; where these stages ran, also endpoint and answer, what `deploy_model` and `call_endpoint` wrote, and
+        predictions.
     """
     for stage, collected in COLLECTORS.items():
         if list(run_dir.glob(f"*/{stage}")):
@@ -276,6 +277,8 @@ def _collect_index(run_dir: Path) -> dict[str, Any]:
         shutil.copyfile(audited / "findings", run_dir / "findings.csv")
         shutil.copyfile(audited / "page", run_dir / "audit.html")
         result |= {"findings": str(run_dir / "findings.csv"), "audit": str(run_dir / "audit.html")}
+    if (deployed := indexed.parent / "deploy-index" / "deployed").exists():
+        result["deployed"] = json.loads(deployed.read_text(encoding="utf-8"))
     return result
 
 

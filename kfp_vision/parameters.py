@@ -434,7 +434,7 @@ def check_search(parameters: Mapping[str, Any]) -> None:
         InputError: for the first rule that is broken.
     """
     _check_choices(parameters, {"network": CHOICES["network"]})
-    for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label"):
+    for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label", "deploy_to"):
         _check_shape(name, parameters[name], str, '"somewhere"')
     rule = f"a whole number from 1 to {MOST_NEAREST}"
     _number("nearest", parameters["nearest"], 1, MOST_NEAREST + 1, rule, "10", whole=True)
@@ -444,7 +444,7 @@ def check_search(parameters: Mapping[str, Any]) -> None:
     if not parameters["model_uri"]:
         network.check_start(parameters["checkpoint_uri"])
     from kfp_vision import checkpoints, prediction, repository, storage  # as in _check_pictures
-    from kfp_vision.search import sources
+    from kfp_vision.search import beside, sources
 
     storage.check_there(parameters["images_uri"], "images_uri")
     if parameters["model_uri"]:
@@ -455,6 +455,7 @@ def check_search(parameters: Mapping[str, Any]) -> None:
         sources.check_index(parameters["index_uri"], "index_uri")
     if parameters["queries_uri"]:
         prediction.check_uri(parameters["queries_uri"], "queries_uri")
+    beside.check_target(parameters["deploy_to"], parameters["model_uri"])
 
 
 def check_values(parameters: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from kfp_vision import access, catalog, storage
@@ -27,7 +27,7 @@ BATCH = 32
 PICTURES_A_REQUEST = 16
 BYTES_A_REQUEST = 8 << 20
 SECONDS_TO_ANSWER = 60
-PREDICT = ":predict"
+PREDICT, SEARCH = ":predict", ":search"
 MODELS = "/v1/models"
 COLUMNS = ("path", "label", "prediction", "score")
 SCORE_OF = "score:"  # and a label: the name of a column
@@ -55,6 +55,7 @@ class Prediction:
 
 
 Answer = Prediction | Refused
+Said = TypeVar("Said")  # of a picture, whatever it is that is asked
 
 
 class Namer(Protocol):
@@ -101,9 +102,31 @@ class Classifier:
         _, height, width, channels = pixels.structured_input_signature[1]["images"].shape
         return height if height == width and channels == 3 else 0
 
-    def signature(self, name: str) -> Any:
-        """What else the export computes, as TensorFlow's function; None where it has nothing of that name."""
-        return self._loaded.signatures.get(name)
+    @property
+    def gives_embeddings(self) -> bool:
+        """Whether there is a signature `embed`; exports of earlier versions of this library had none."""
+        return bool(self.crop_size) and "embed" in self._loaded.signatures
+
+    def cropper(self) -> Callable[[bytes], Any]:
+        """Makes crops, as `of_crops` takes them, of encoded pictures that `readable` has let pass, or says why one has none.
+
+        Several threads may call it at a time.
+        """
+        import tensorflow as tf
+
+        from kfp_vision import inputs
+
+        size = self.crop_size
+        graph = tf.function(lambda encoded: inputs.central_crop(encoded, size))
+        graph = graph.get_concrete_function(tf.TensorSpec((), tf.string))
+
+        def crop(encoded: bytes) -> Any:
+            try:
+                return graph(tf.constant(encoded))
+            except tf.errors.InvalidArgumentError as error:
+                return damaged(error)
+
+        return crop
 
     def probabilities(self, encoded: Sequence[bytes]) -> Any:
         """Scores of pictures that TensorFlow reads, float32 (n, classes)."""
@@ -130,6 +153,10 @@ class Classifier:
         scores = self._loaded.signatures["pixels"](images=self._stack(crops))["probabilities"].numpy()
         return [self._prediction(row) for row in scores]
 
+    def embeddings(self, crops: Sequence[Any]) -> Any:
+        """What the class layer sees of each crop, float32 (n, width), of length 1; see `export.write_saved_model`."""
+        return self._loaded.signatures["embed"](images=self._stack(crops))["embedding"].numpy()
+
     def _prediction(self, row: Any) -> Prediction:
         number = int(row.argmax())
         return Prediction(self.labels[number], number, row.tolist())
@@ -148,9 +175,10 @@ class Service:
     def __init__(self, url: str):
         if storage.scheme(url) not in ("http", "https"):
             raise InputError("a server must be named by its http(s) address", url, "Give http://127.0.0.1:8080, say.")
-        host, found, name = url.rstrip("/").removesuffix(PREDICT).partition(f"{MODELS}/")
+        host, found, name = url.rstrip("/").removesuffix(PREDICT).removesuffix(SEARCH).partition(f"{MODELS}/")
         self._known, self._session = False, _session()
-        self.url = f"{host}{MODELS}/{name if found else self._only_model(host)}{PREDICT}"
+        self.model = f"{host}{MODELS}/{name if found else self._only_model(host)}"
+        self.url = f"{self.model}{PREDICT}"
 
     def name(self, pictures: Sequence[bytes]) -> list[Answer]:
         """An answer for each encoded picture.
@@ -158,19 +186,42 @@ class Service:
         Raises:
             InputError: the server does not answer, or with something else than predictions.
         """
-        return [answer for group in _requests(pictures) for answer in self._ask(group)]
+        return self.asked(PREDICT, pictures, _parsed)
 
-    def _ask(self, pictures: Sequence[bytes]) -> list[Answer]:
-        body = {"instances": [{"b64": base64.b64encode(picture).decode()} for picture in pictures]}
-        status, answer = self._call("POST", self.url, body)
+    def asked(
+        self, verb: str, pictures: Sequence[bytes], parsed: Callable[[Any], Said], **parameters: Any
+    ) -> list[Said | Refused]:
+        """What the model answers for each encoded picture.
+
+        Args:
+            verb: what is asked, as it stands behind the model's address.
+            pictures: which are sent, several in a request.
+            parsed: makes of one prediction, as it arrives, what is given for it.
+            parameters: what stands in a body beside the pictures.
+
+        Raises:
+            InputError: as `name` does.
+        """
+        return [one for group in _requests(pictures) for one in self._ask(verb, group, parsed, parameters)]
+
+    def about(self, what: str) -> tuple[int, Any]:
+        """Status and body of what the server says of its model, such as of its index."""
+        return self._call("GET", f"{self.model}/{what}")
+
+    def _ask(
+        self, verb: str, pictures: Sequence[bytes], parsed: Callable[[Any], Said], parameters: Mapping[str, Any]
+    ) -> list[Said | Refused]:
+        body = {"instances": [{"b64": base64.b64encode(picture).decode()} for picture in pictures], **parameters}
+        status, answer = self._call("POST", f"{self.model}{verb}", body)
         if status == 200 and isinstance(answer, dict) and len(answer.get("predictions", ())) == len(pictures):
-            return [_parsed(one) for one in answer["predictions"]]
-        reason = answer.get("error", "no reason") if isinstance(answer, dict) else str(answer)[:200]
+            return [Refused(one["error"]) if "error" in one else parsed(one) for one in answer["predictions"]]
+        reason = reason_in(answer)
         if status in (400, 413):
             if len(pictures) == 1:
                 return [Refused(reason)]
-            return [one for picture in pictures for one in self._ask([picture])]
-        raise InputError("a server must answer with predictions", f"HTTP {status} at {self.url} ({reason})", "See its log.")
+            return [one for picture in pictures for one in self._ask(verb, [picture], parsed, parameters)]
+        found = f"HTTP {status} at {self.model}{verb} ({reason})"
+        raise InputError("a server must answer with predictions", found, "See its log.")
 
     def _only_model(self, host: str) -> str:
         status, answer = self._call("GET", f"{host}{MODELS}")
@@ -297,16 +348,23 @@ def _say(counts: Mapping[str, int]) -> None:
 
 def named(namer: Namer, pictures: Iterable[tuple[str, str, bytes | OSError]]) -> Iterator[tuple[str, str, Answer]]:
     """(URI, label, answer) of each picture."""
+    return each(namer.name, pictures)
+
+
+def each(
+    ask: Callable[[list[bytes]], list[Said | Refused]], pictures: Iterable[tuple[str, str, bytes | OSError]]
+) -> Iterator[tuple[str, str, Said | Refused]]:
+    """(URI, label, what is said of it) of each picture, which are asked about a batch at a time."""
     arriving = ((uri, label, arrived(encoded)) for uri, label, encoded in pictures)
     while group := list(islice(arriving, BATCH)):
-        answers = answered(namer.name, [encoded for _, _, encoded in group])
+        answers = answered(ask, [encoded for _, _, encoded in group])
         yield from ((uri, label, answer) for (uri, label, _), answer in zip(group, answers, strict=True))
 
 
-def answered(name: Callable[[list[bytes]], list[Answer]], pictures: Iterable[bytes | Refused]) -> list[Answer]:
-    """An answer for each: those that are refused already keep their reason, the others are named, all at once."""
+def answered(ask: Callable[[list[bytes]], list[Said | Refused]], pictures: Iterable[bytes | Refused]) -> list[Said | Refused]:
+    """An answer for each: those that are refused already keep their reason, the others are asked about, all at once."""
     whole = list(pictures)
-    answers = iter(name([one for one in whole if not isinstance(one, Refused)]))
+    answers = iter(ask([one for one in whole if not isinstance(one, Refused)]))
     return [one if isinstance(one, Refused) else next(answers) for one in whole]
 
 
@@ -426,7 +484,10 @@ def _requests(pictures: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
-def _parsed(answer: dict[str, Any]) -> Answer:
-    if "error" in answer:
-        return Refused(answer["error"])
+def reason_in(answer: Any) -> str:
+    """The reason that a server's refusal gives."""
+    return str(answer.get("error", "no reason") if isinstance(answer, dict) else answer)[:600]
+
+
+def _parsed(answer: dict[str, Any]) -> Prediction:
     return Prediction(answer["classes"], answer["class_idx"], answer["probabilities"])

@@ -2,6 +2,7 @@
 
 3/saved_model.pb, 3/variables/     what every TensorFlow server takes
 3/assets.extra/model.json          what it is: its name, its labels, its image size, how it was trained
+index/                             maybe an index of pictures, see `search`; other servers pass over it
 
 The `serving` folder of a model folder is such a repository, with one version in it.
 """
@@ -21,6 +22,7 @@ from kfp_vision import storage
 from kfp_vision.errors import InputError
 
 SERVING_FOLDER = Path("serving")
+INDEX_FOLDER = "index"  # lies with the versions and is none: pictures as the newest one sees them, see `search`
 FIRST = "1"
 SAVED_MODEL_FILE = "saved_model.pb"
 ABOUT_FILE = Path("assets.extra") / "model.json"

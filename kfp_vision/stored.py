@@ -17,7 +17,7 @@ from typing import Any
 
 from kfp_vision import repository, storage, stores
 from kfp_vision.errors import InputError
-from kfp_vision.repository import ABOUT_FILE, FIRST, SAVED_MODEL_FILE, SERVING_FOLDER, Version
+from kfp_vision.repository import ABOUT_FILE, FIRST, INDEX_FOLDER, SAVED_MODEL_FILE, SERVING_FOLDER, Version
 from kfp_vision.stores import Found, NotThere, transfer
 
 CLAIM = ".kfp-vision-"  # begins the name of an object that says: somebody writes a version here
@@ -187,13 +187,16 @@ def brought(uri: str) -> Iterator[Path]:
         yield Path(storage.absolute(uri))
         return
     with storage.temporary() as scratch:
-        _located(uri)[-1].brought(scratch)
+        _, there = _located(uri)
+        there[-1].brought(scratch)
         yield scratch
 
 
 @contextlib.contextmanager
 def followed(uri: str) -> Iterator[Path]:
     """As `brought`, but that as long as the body lasts newer versions come as well, and those go that the bucket has no more.
+
+    An index that lies with the versions comes too, and follows the one in the bucket.
 
     Raises:
         InputError: no version lies in the bucket at first, or the store refuses or does not answer.
@@ -210,16 +213,20 @@ def followed(uri: str) -> Iterator[Path]:
 
 def _follow(uri: str, path: Path, ended: threading.Event) -> None:
     """Makes a repository like one in a bucket, every few seconds; what cannot be had now is tried again, and said once."""
-    told = ""
-    while not ended.wait(FOLLOW_SECONDS):
+    from kfp_vision.search import beside  # NumPy, for who publishes alone, is large
+
+    told, pause = "", 0.0  # the index is not there yet
+    while not ended.wait(pause):
+        pause = FOLLOW_SECONDS
         try:
-            there = _located(uri)
+            place, there = _located(uri)
             if not (path / str(there[-1].number)).exists():
                 there[-1].brought(path)
             numbers = {version.number for version in there}
             for folder in path.iterdir():
                 if folder.name.isdecimal() and int(folder.name) not in numbers:
                     shutil.rmtree(folder)
+            beside.bring(place, path / INDEX_FOLDER)
             told = ""
         except (InputError, OSError) as error:
             if str(error) != told and not ended.is_set():
@@ -227,13 +234,13 @@ def _follow(uri: str, path: Path, ended: threading.Event) -> None:
                 print(f"warning: cannot look for newer versions ({told.removeprefix(InputError.PREFIX)})", flush=True)
 
 
-def _located(uri: str) -> list[StoredVersion]:
-    """The versions of a repository in a bucket, or in a model folder there.
+def _located(uri: str) -> tuple[str, list[StoredVersion]]:
+    """The repository in a bucket, or in a model folder there, and its versions.
 
     Raises:
         InputError: there are none, or the store refuses or does not answer.
     """
     for place in (uri, storage.inside(uri, SERVING_FOLDER.as_posix())):
         if there := Bucket(place).versions():
-            return there
+            return place, there
     raise repository.no_model(uri)

@@ -1,7 +1,7 @@
 from kfp import dsl
 
 from kfp_vision import parameters
-from kfp_vision.components import audit_images, check_search, fetch_embedder, index_images, search_images
+from kfp_vision.components import audit_images, check_search, deploy_index, fetch_embedder, index_images, search_images
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
@@ -24,6 +24,7 @@ def image_search(
     audit: bool = True,
     validation_ratio: float = 0.2,
     test_ratio: float = 0.0,
+    deploy_to: str = "none",
 ):
     """An index of pictures, in which those that are alike are found; what it finds for some pictures, and what it tells of all.
 
@@ -39,6 +40,7 @@ def image_search(
         audit: look for copies and for labels that may be wrong, and draw a map.
         validation_ratio: share of each class that a training would hold out while training.
         test_ratio: share of each class that it would hold out for the last evaluation.
+        deploy_to: where the model of model_uri lies, in a bucket or not, for its servers to search in the index; or none.
     """
     fields = dict(locals())
     with dsl.ExitHandler(outcome_reported(), name="run"):
@@ -53,3 +55,5 @@ def image_search(
         with dsl.If(audit == True, name="audit"):  # noqa: E712
             ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
             equipped(audit_images(index=indexed.outputs["index"], **ratios))
+        with dsl.If(deploy_to != "none", name="deploy"):
+            equipped(deploy_index(index=indexed.outputs["index"], deploy_to=deploy_to))

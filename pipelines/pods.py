@@ -83,6 +83,7 @@ PODS = {
     "index_images": replace(OUTSIDE, room="500Gi", hours=72, cached=True),
     "search_images": OUTSIDE,
     "audit_images": replace(MODEL, cached=True),
+    "deploy_index": replace(COPYING, room="500Gi"),
     "join_predictions": Pod(room="100Gi", hours=6),
     "report_outcome": Pod(cached=False),
 }

@@ -12,8 +12,10 @@ What is written anew is written beside, into a folder with the next number; `ind
 
 import csv
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +25,14 @@ import numpy as np
 
 from kfp_vision import catalog, repository, storage
 from kfp_vision.catalog import Row
-from kfp_vision.errors import InputError
+from kfp_vision.errors import InputError, shown
 from kfp_vision.pictures import Refused
 from kfp_vision.search import nearest
 from kfp_vision.search.embedding import Embedder
 
 ABOUT_FILE, MODEL_FOLDER = "index.json", "model"
 VECTORS, PICTURES, THUMBNAILS, PLACES, REGIONS = "vectors", "pictures.csv", "thumbnails", "thumbnails.npy", "regions"
+FILES = (VECTORS, PICTURES, THUMBNAILS, PLACES, REGIONS)  # the last one only where pictures are told apart by regions
 COLUMNS = ("path", "label", "content_id", "split")
 SAID_EVERY, REFUSED_NAMED = 10_000, 10  # pictures
 AT_A_TIME = 256  # queries that are compared with all
@@ -72,12 +75,12 @@ class Hit:
     """A picture that is near to another.
 
     Attributes:
-        place: its number in the index.
+        content_id: MD5 of its bytes, in hex; by it the picture is found in the index again, and in one that is newer.
         path, label: of the picture.
         similarity: the cosine of the angle between the two vectors; 1 for the same.
     """
 
-    place: int
+    content_id: str
     path: str
     label: str
     similarity: float
@@ -94,24 +97,39 @@ class Index:
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.about = folder, _about(folder)
+        self.folder, self.about = folder, about_in(folder)
         within = folder / str(self.about.generation)
         shape = (self.about.pictures, self.about.dimension)
         try:
-            self.vectors = np.memmap(within / VECTORS, "float16", "r", shape=shape)
+            self.vectors: np.ndarray = np.memmap(within / VECTORS, "float16", "r", shape=shape)
             with (within / PICTURES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 self.pictures = [Indexed(*(row[column] for column in COLUMNS)) for row in csv.DictReader(file)]
-            self._thumbnails = np.memmap(within / THUMBNAILS, "uint8", "r")
+            self._thumbnails = _Pieces(within / THUMBNAILS)
             self._begins = np.load(within / PLACES)
             self._regions = nearest.read(within / REGIONS) if self.about.probes else None
-        except (OSError, ValueError, KeyError, RuntimeError) as reason:
+        except Exception as reason:  # whatever NumPy and faiss make of bytes that are no index
             raise InputError("an index must be whole", f"{folder} ({' '.join(str(reason).split())[:200]})", REMEDY) from None
         if len(self.pictures) != self.about.pictures or len(self._begins) != self.about.pictures + 1:
             raise InputError("an index must be whole", f"{len(self.pictures)} rows for {self.about.pictures}", REMEDY)
+        if self._thumbnails.size != self._begins[-1]:
+            found = f"{self._thumbnails.size} bytes of thumbnails for {self._begins[-1]} in {folder}"
+            raise InputError("an index must be whole", found, REMEDY)
 
     def thumbnail(self, place: int) -> bytes:
         """A small JPEG of a picture."""
-        return self._thumbnails[self._begins[place] : self._begins[place + 1]].tobytes()
+        return self._thumbnails(int(self._begins[place]), int(self._begins[place + 1]))
+
+    def hold(self) -> None:
+        """Has what searches take at hand, for who makes many, and whatever happens to the files meanwhile.
+
+        Where all pictures are compared, their vectors are in memory as float32 from here on: to make them that anew each time
+        takes longer than to compare them.
+        """
+        _ = self.by_content, self.by_label
+        if self._regions is None:
+            self.vectors = np.asarray(self.vectors, "float32")
+        else:
+            self.vectors = _Rows(self.folder / str(self.about.generation) / VECTORS, self.about)  # type: ignore[assignment]
 
     def search(self, vectors: np.ndarray, count: int, label: str = "") -> list[list[Hit]]:
         """The pictures nearest to each vector, the nearest first.
@@ -127,7 +145,7 @@ class Index:
         if vectors.shape[1:] != (self.about.dimension,):
             rule = f"vectors must have the {self.about.dimension} dimensions of the index"
             raise InputError(rule, vectors.shape[-1], "Search with the model that the index is of.")
-        scores, places = self._nearest(vectors, count, self._chosen(label) if label else None)
+        scores, places = self._nearest(vectors, count, self.having(label) if label else None)
         return [
             [self._hit(place, score) for place, score in zip(*row, strict=True) if place >= 0]
             for row in zip(places.tolist(), scores.tolist(), strict=True)
@@ -155,8 +173,17 @@ class Index:
         return scores, places
 
     def embedder(self) -> Embedder:
-        """The model that the index is of."""
-        return Embedder(repository.exported(self.folder / MODEL_FOLDER))
+        """The model that the index is of: the one in its folder, or a version that it lies with.
+
+        Raises:
+            InputError: neither is there, or it does not load.
+        """
+        own = self.folder / MODEL_FOLDER / repository.SERVING_FOLDER
+        for version in reversed(repository.versions(own) or repository.versions(self.folder.absolute().parent)):
+            if version.fingerprint == self.about.model_fingerprint:
+                return Embedder(version)
+        rule = f"an index must have its model, {self.about.model_name}, in its folder or lie with it"
+        raise InputError(rule, f"none in {self.folder}", REMEDY)
 
     @cached_property
     def by_content(self) -> dict[str, int]:
@@ -168,15 +195,54 @@ class Index:
             return nearest.exact(self.vectors, vectors, count, chosen)
         return nearest.approximate(self._regions, self.vectors, vectors, count, self.about.probes, chosen)
 
-    def _hit(self, place: int, score: float) -> Hit:
-        return Hit(place, self.pictures[place].path, self.pictures[place].label, float(score))
+    @cached_property
+    def by_label(self) -> dict[str, np.ndarray]:
+        """Label to the places of its pictures, ascending."""
+        places: dict[str, list[int]] = {}
+        for place, picture in enumerate(self.pictures):
+            places.setdefault(picture.label, []).append(place)
+        return {label: np.array(places[label], "int64") for label in sorted(places)}
 
-    def _chosen(self, label: str) -> np.ndarray:
-        chosen = np.array([place for place, picture in enumerate(self.pictures) if picture.label == label], "int64")
-        if not len(chosen):
-            labels = ", ".join(sorted({picture.label for picture in self.pictures}))
-            raise InputError(f"label must be one of {labels}", label, "Leave it out for all pictures.")
-        return chosen
+    def having(self, label: str) -> np.ndarray:
+        """The places of the pictures with a label.
+
+        Raises:
+            InputError: there is none.
+        """
+        if label not in self.by_label:
+            raise unknown_label(label, self.by_label)
+        return self.by_label[label]
+
+    def _hit(self, place: int, score: float) -> Hit:
+        picture = self.pictures[place]
+        return Hit(picture.content_id, picture.path, picture.label, float(score))
+
+
+class _Pieces:
+    """A file, read piece by piece. Of one that is mapped into memory, who cuts it short ends the process that looks there."""
+
+    def __init__(self, file: Path):
+        self._descriptor = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def __call__(self, begin: int, end: int) -> bytes:
+        return os.pread(self._descriptor, end - begin, begin)
+
+
+class _Rows:
+    """Vectors in a file, of which those are read that are asked for."""
+
+    def __init__(self, file: Path, about: About):
+        self._pieces, self._about = _Pieces(file), about
+
+    def __len__(self) -> int:
+        return self._about.pictures
+
+    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        size = 2 * self._about.dimension
+        read = b"".join(self._pieces(size * place, size * (place + 1)) for place in places.tolist())
+        return np.frombuffer(read, "float16").reshape(-1, self._about.dimension)
 
 
 class Built(NamedTuple):
@@ -204,7 +270,7 @@ def build(rows: Sequence[Row], model: Path, folder: Path, before: Path | None = 
     if old and old.about.model_fingerprint != embedder.fingerprint:
         print("the index before is of another model: all is computed anew", flush=True)
         old = None
-    generation = _about(folder).generation + 1 if (folder / ABOUT_FILE).exists() else 1
+    generation = about_in(folder).generation + 1 if (folder / ABOUT_FILE).exists() else 1
     with storage.replacing(folder / str(generation)) as beside:
         beside.mkdir()
         kept, computed, refused = _write(beside, rows, embedder, old)
@@ -285,11 +351,40 @@ def rows_at(uri: str) -> list[Row]:
     return catalog.scan(uri, classes=False).rows
 
 
-def _about(folder: Path) -> About:
-    remedy = "Give the folder of an index."
+def files_in(folder: Path) -> list[Path]:
+    """The files of an index that are there and count, its model's apart: what says what it is, and what that names."""
+    about = folder / ABOUT_FILE
     try:
-        return About(**json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
+        within = folder / str(about_in(folder).generation)
+    except InputError:
+        within = folder / "none"
+    return [file for file in (about, *(within / name for name in FILES)) if file.exists()]
+
+
+def unknown_label(label: str, known: Iterable[str]) -> InputError:
+    """What to say where no picture of an index has a label."""
+    return InputError(f"label must be one of {shown(', '.join(known))}", label, "Leave it out for all pictures.")
+
+
+def about_in(folder: Path) -> About:
+    """What the index in a folder is.
+
+    Raises:
+        InputError: there is none, or it does not say.
+    """
+    try:
+        return described((folder / ABOUT_FILE).read_bytes(), folder)
     except OSError:
-        raise InputError("there must be an index", f"none in {folder}", remedy) from None
+        raise InputError("there must be an index", f"none in {folder}", "Give the folder of an index.") from None
+
+
+def described(said: bytes, where: object) -> About:
+    """What an index says that it is, from the bytes of its `index.json`.
+
+    Raises:
+        InputError: it says nothing of the kind; where it lies is told.
+    """
+    try:
+        return About(**json.loads(said))
     except (ValueError, TypeError) as reason:
-        raise InputError(f"{ABOUT_FILE} must say what the index is", f"{folder} ({reason})", REMEDY) from None
+        raise InputError(f"{ABOUT_FILE} must say what the index is", f"{where} ({reason})", REMEDY) from None

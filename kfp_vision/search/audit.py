@@ -145,8 +145,10 @@ def _mislabelled(suspected: Sequence[Suspect]) -> Iterator[Finding]:
 
 
 def _write(table: Path, index: Index, listed: Sequence[Finding]) -> None:
-    how = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with storage.replacing(table) as beside, beside.open("w", **how) as file:
+    with (
+        storage.replacing(table) as beside,
+        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for one in listed:

@@ -104,13 +104,13 @@ def grey(jpeg: bytes) -> np.ndarray:
     """A small picture's brightness, uint8 (height, width)."""
     import cv2
 
-    return cv2.imdecode(np.frombuffer(jpeg, "uint8"), cv2.IMREAD_GRAYSCALE)
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, "uint8"), cv2.IMREAD_GRAYSCALE))
 
 
 def _colours(jpeg: bytes) -> np.ndarray:
     import cv2
 
-    return cv2.imdecode(np.frombuffer(jpeg, "uint8"), cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, "uint8"), cv2.IMREAD_COLOR))
 
 
 def _candidates(index: Index, near: np.ndarray) -> list[tuple[int, int]]:
@@ -161,7 +161,7 @@ class _Stored:
 def _features(jpeg: bytes) -> Features:
     import cv2
 
-    points, descriptors = cv2.SIFT.create(MOST_FEATURES, contrastThreshold=LEAST_CONTRAST).detectAndCompute(grey(jpeg), None)  # type: ignore[call-overload]
+    points, descriptors = cv2.SIFT.create(MOST_FEATURES, contrastThreshold=LEAST_CONTRAST).detectAndCompute(grey(jpeg), None)
     if descriptors is None:
         return Features(np.empty((0, 2), "float32"), np.empty((0, MIRRORED.size), "uint8"))
     return Features(np.array([point.pt for point in points], "float32"), descriptors.astype("uint8"))

@@ -11,7 +11,7 @@ from PIL import Image
 from kfp_vision import hardware, parallel
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import MAX_PIXELS, Refused
-from kfp_vision.prediction import Classifier, damaged, readable
+from kfp_vision.prediction import Classifier, readable
 from kfp_vision.repository import Version
 
 BATCH = 32
@@ -38,19 +38,9 @@ class Embedder:
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
         self.fingerprint, self._max_pixels = version.fingerprint, max_pixels
         self._classifier = Classifier(version, max_pixels)
-        import tensorflow as tf  # behind what has it imported without a word
-
-        from kfp_vision import inputs
-
-        self._signature = self._classifier.signature("embed")
-        size = self._classifier.crop_size
-        if not self._signature or not size:
-            rule = "a model must give embeddings to be searched with"
-            raise InputError(rule, f"none of {version.folder}", "Train it again, or export it with this version of kfp-vision.")
-        crop = tf.function(lambda encoded: inputs.central_crop(encoded, size))
-        self._crop = crop.get_concrete_function(tf.TensorSpec((), tf.string))
-        self._rejection, self._stack, self._constant = tf.errors.InvalidArgumentError, tf.stack, tf.constant
-        self.dimension = int(self._of_crops([self._constant(np.zeros((size, size, 3), "float32"))]).shape[1])
+        check_embeds(self._classifier, version)
+        self._crop, size = self._classifier.cropper(), self._classifier.crop_size
+        self.dimension = int(self._classifier.embeddings([np.zeros((size, size, 3), "float32")]).shape[1])
 
     def embedded(self, pictures: Iterable[bytes | Refused]) -> Iterator[Embedded]:
         """For each encoded picture its vector, float32 (dimension,), and a thumbnail (JPEG); or why there are none.
@@ -60,7 +50,7 @@ class Embedder:
         prepared = parallel.mapped(self._prepared, pictures, workers=hardware.cores(), limit=2 * BATCH)
         while batch := list(islice(prepared, BATCH)):
             crops = [one[0] for one in batch if not isinstance(one, Refused)]
-            vectors = iter(self._of_crops(crops) if crops else [])
+            vectors = iter(self._classifier.embeddings(crops) if crops else [])
             for one in batch:
                 yield one if isinstance(one, Refused) else (next(vectors), one[1])
 
@@ -79,14 +69,19 @@ class Embedder:
         encoded = picture if isinstance(picture, Refused) else readable(picture, self._max_pixels)
         if isinstance(encoded, Refused):
             return encoded
-        try:
-            return self._crop(self._constant(encoded)), thumbnail(encoded)
-        except self._rejection as error:
-            return damaged(error)
+        crop = self._crop(encoded)
+        return crop if isinstance(crop, Refused) else (crop, thumbnail(encoded))
 
-    def _of_crops(self, crops: list[Any]) -> np.ndarray:
-        vectors: np.ndarray = self._signature(images=self._stack(crops))["embedding"].numpy()
-        return vectors
+
+def check_embeds(classifier: Classifier, version: Version) -> None:
+    """Refuses a model that gives no embeddings.
+
+    Raises:
+        InputError: it was exported by a version of this library that had none, or by somebody else.
+    """
+    if not classifier.gives_embeddings:
+        rule = "a model must give embeddings to be searched with"
+        raise InputError(rule, f"none of {version.folder}", "Train it again, or export it with this version of kfp-vision.")
 
 
 def thumbnail(encoded: bytes) -> bytes:

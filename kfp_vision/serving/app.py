@@ -4,7 +4,7 @@ KServe's own application would let anybody unload the model, is ready with a bro
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 from urllib.parse import quote
@@ -27,17 +27,21 @@ from starlette.requests import ClientDisconnect
 
 from kfp_vision import __version__, reports
 from kfp_vision.errors import shown
+from kfp_vision.serving import protocols
 from kfp_vision.serving.guards import App, Door, LimitedBody
 from kfp_vision.serving.loaded import Busy
 from kfp_vision.serving.model import MAX_PICTURES
 from kfp_vision.serving.models import Models
 from kfp_vision.serving.observing import Observed
-from kfp_vision.serving.protocols import TOP_K
+from kfp_vision.serving.protocols import LABEL, TOP_K
+from kfp_vision.serving.searching import NoIndex
 
 V1_MODEL, V2_MODEL = "/v1/models/{model_name}", "/v2/models/{model_name}"
-STATUS = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404, Busy: 503, ModelNotReady: 503, ServerNotReady: 503}
+STATUS = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404, NoIndex: 404}
+STATUS |= {Busy: 503, ModelNotReady: 503, ServerNotReady: 503}
 COME_AGAIN = {"Retry-After": "1"}  # seconds
 LENGTH_HEADER = "inference-header-content-length"
+SECONDS_KEPT = 24 * 3600  # a thumbnail, by a browser: what it is called by is a hash of the picture, so that it stays the same
 
 
 class Plane(DataPlane):
@@ -50,8 +54,9 @@ class Plane(DataPlane):
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         described = await super().model_metadata(model_name)
-        version = self.get_model_from_registry(model_name).version
-        return described | {"versions": [str(version.number)], "platform": "tensorflow_savedmodel"}
+        model = self.get_model_from_registry(model_name)
+        described |= {"versions": [str(model.version.number)], "platform": "tensorflow_savedmodel"}
+        return described | ({"index": protocols.index_answer(model.searched.index)} if model.searched else {})
 
     async def ready(self) -> bool:
         return not self.leaving and not self.model_registry.broken
@@ -83,9 +88,12 @@ class Application:
             ("/v2/models", v2.models),
             (V2_MODEL, self.metadata),
             (f"{V2_MODEL}/ready", self.model_ready),
+            (f"{V1_MODEL}/index", self.index),
+            (f"{V1_MODEL}/index/thumbnails/{{content_id}}", self.thumbnail),
         ):
             app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
         app.add_api_route(f"{V1_MODEL}:predict", self.predict, methods=["POST"], response_model=None)
+        app.add_api_route(f"{V1_MODEL}:search", self.search, methods=["POST"], response_model=None)
         app.add_api_route(f"{V2_MODEL}/infer", self.infer, methods=["POST"], response_model=None)
         for kind, status in STATUS.items():
             app.add_exception_handler(kind, _refusal(status))
@@ -111,6 +119,7 @@ class Application:
                 "version": model.version.number,
                 "labels": model.version.labels,
                 "address": f"{here}{V1_MODEL.format(model_name=quote(model.name))}:predict",
+                "indexed": model.searched.index.about.pictures if model.searched else 0,
             }
             for model in self.models.ready
         ]
@@ -136,23 +145,29 @@ class Application:
     async def predict(self, model_name: str, request: Request) -> Response:
         """V1: JSON by its content, whatever its header says; or a form with pictures; or a picture itself."""
         await self._refuse_unready(model_name)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        payload: Any
-        if kind == "multipart/form-data":
-            form = await request.form(max_files=MAX_PICTURES)
-            files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-            if not files:
-                raise InvalidInput("a form must hold a picture as file; got none. Send it with curl -F file=@picture.jpg.")
-            fields = {name: part for name, part in form.multi_items() if isinstance(part, str)}
-            payload = {"instances": [await file.read() for file in files]} | ({TOP_K: fields[TOP_K]} if TOP_K in fields else {})
-        elif kind.startswith("image/"):
-            payload = {"instances": [await request.body()]}
-        else:
-            payload = _json(await request.body())
-        if TOP_K in request.query_params and isinstance(payload, dict):
-            payload[TOP_K] = request.query_params[TOP_K]
+        payload = await _payload(request, (TOP_K,))
         answer, _ = await self.plane.infer(model_name=model_name, request=payload, headers=dict(request.headers))
         return JSONResponse(answer)
+
+    async def search(self, model_name: str, request: Request) -> Response:
+        """For each picture, as `predict` takes it or by the id of a hit: those of the index that are nearest to it."""
+        await self._refuse_unready(model_name)
+        model = self.plane.get_model_from_registry(model_name)
+        return JSONResponse(await model.search(await _payload(request, (TOP_K, LABEL))))
+
+    async def index(self, model_name: str) -> Response:
+        """What lies with a model to search in."""
+        await self._refuse_unready(model_name)
+        return JSONResponse(protocols.index_answer(self.plane.get_model_from_registry(model_name).within().index))
+
+    async def thumbnail(self, model_name: str, content_id: str, request: Request) -> Response:
+        """A small JPEG of a picture of the index, by the id of a hit."""
+        await self._refuse_unready(model_name)
+        small = self.plane.get_model_from_registry(model_name).within().thumbnail(content_id)
+        kept = {"Cache-Control": f"private, max-age={SECONDS_KEPT}, immutable", "ETag": f'"{content_id}"'}
+        if request.headers.get("if-none-match") == kept["ETag"]:
+            return Response(status_code=304, headers=kept)
+        return Response(small, headers=kept, media_type="image/jpeg")
 
     async def infer(self, model_name: str, request: Request) -> Response:
         """Open Inference Protocol: JSON, or JSON followed by binary tensors."""
@@ -174,6 +189,31 @@ class Application:
     async def _refuse_unready(self, model_name: str) -> None:
         if not await self.plane.model_ready(model_name, True):
             raise ModelNotReady(model_name, "No version of it loads; the server's output says why.")
+
+
+async def _payload(request: Request, fields: Sequence[str]) -> Any:
+    """The body of a request as V1 has it: JSON by its content; or made of a form with pictures, or of a picture itself.
+
+    Args:
+        request: which is read.
+        fields: that a form, or the address of any of them, may hold beside.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    payload: Any
+    if kind == "multipart/form-data":
+        form = await request.form(max_files=MAX_PICTURES)
+        files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        if not files:
+            raise InvalidInput("a form must hold a picture as file; got none. Send it with curl -F file=@picture.jpg.")
+        given = {name: part for name, part in form.multi_items() if isinstance(part, str) and name in fields}
+        payload = {"instances": [await file.read() for file in files]} | given
+    elif kind.startswith("image/"):
+        payload = {"instances": [await request.body()]}
+    else:
+        payload = _json(await request.body())
+    if isinstance(payload, dict):
+        payload |= {name: request.query_params[name] for name in fields if name in request.query_params}
+    return payload
 
 
 def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:

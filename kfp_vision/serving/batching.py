@@ -11,7 +11,7 @@ MAX_BATCH = 32
 
 
 class Batcher:
-    """Computes what is handed in one by one in batches, in threads of its own.
+    """Computes what is handed in one by one in batches, in other threads than those who hand in.
 
     Nothing waits for others to come: where a thread is free, a batch of one begins at once. All but `compute` runs on the
     event loop of those who hand in.
@@ -20,11 +20,19 @@ class Batcher:
         compute: takes up to `limit` things in the order in which they came, and gives a result for each.
         limit: the most things in a batch.
         at_once: how many batches are computed at a time.
+        threads: where they are computed; by default in threads of its own. Several that share a thread take turns.
     """
 
-    def __init__(self, compute: Callable[[list[Any]], Sequence[Any]], *, limit: int = MAX_BATCH, at_once: int = 1):
+    def __init__(
+        self,
+        compute: Callable[[list[Any]], Sequence[Any]],
+        *,
+        limit: int = MAX_BATCH,
+        at_once: int = 1,
+        threads: ThreadPoolExecutor | None = None,
+    ):
         self._compute, self._limit, self._free = compute, limit, at_once
-        self._threads = ThreadPoolExecutor(at_once, "batches")
+        self._threads = threads or ThreadPoolExecutor(at_once, "batches")
         self._waiting: deque[tuple[Any, asyncio.Future]] = deque()
 
     async def result(self, thing: Any) -> Any:

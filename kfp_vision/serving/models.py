@@ -18,22 +18,25 @@ class Models(ModelRepository):
     Args:
         path: a model folder, a repository, or a directory of such folders.
         name: of the one model; empty for its own.
+        index: which the one model's pictures are searched in; by default one that lies with it, if one does.
 
     Raises:
-        InputError: there is none, none that loads, or `name` is for several.
+        InputError: there is none, none that loads, `name` or `index` is for several, or that index is not of the model.
     """
 
     models: dict[str, ServedClassifier]
 
-    def __init__(self, path: Path, name: str = ""):
+    def __init__(self, path: Path, name: str = "", index: Path | None = None):
         super().__init__(str(path))
-        self._path = path
-        self._here = places.at(path, name)
+        self._path, self._index = path, index
+        self._here = places.at(path, name, index)
         self._grows = not places.alone(path)
         said = self.refresh()
         if not self.ready:
             errors = [model.error for model in self.models.values() if model.error]
             raise errors[0] if errors else InputError("a model must be readable", "; ".join(said), "Look at its folder.")
+        if index and (reason := self.ready[0].index_error):
+            raise reason
         _say(said)
 
     @property
@@ -56,7 +59,7 @@ class Models(ModelRepository):
         if self._grows:
             self._here |= places.below(self._path)
         for name, place in self._here.items():
-            model = self.models.get(name) or ServedClassifier(name, place)
+            model = self.models.get(name) or ServedClassifier(name, place, self._index)
             try:
                 said += model.refresh()
             except OSError as error:  # a repository on a network may be gone for a moment

@@ -26,11 +26,12 @@ ERRORS = Counter("kfp_vision_errors", "Requests that were answered with 4xx (cli
 LATENCY = Histogram(
     "kfp_vision_request_seconds", "From a request's header to the end of its answer.", ("route",), buckets=LATENCIES
 )
-PICTURES = Counter("kfp_vision_pictures", "Pictures that were named, or refused as unreadable.", ("model", "outcome"))
+PICTURES = Counter("kfp_vision_pictures", "Pictures that were named, searched for, or refused.", ("model", "outcome"))
 WAITING = Gauge("kfp_vision_waiting_pictures", "Pictures that have come and are not answered yet.", ("model",))
 BATCH_SIZE = Histogram("kfp_vision_batch_pictures", "Pictures that were computed together.", ("model",), buckets=SIZES)
 BATCH_SECONDS = Histogram("kfp_vision_batch_seconds", "What a batch took to compute.", ("model",), buckets=LATENCIES)
 VERSION = Gauge("kfp_vision_model_version", "The version that answers.", ("model",))
+INDEXED = Gauge("kfp_vision_index_pictures", "Pictures in the index that is searched in.", ("model",))
 
 log = logging.getLogger("kfp_vision.requests")
 
@@ -111,8 +112,11 @@ def open_log() -> None:
 
 def route(path: str) -> str:
     """What kind of request it is: one of a few, whatever is asked for."""
-    if path.endswith(":predict"):
-        return "predict"
+    for verb in ("predict", "search"):
+        if path.endswith(f":{verb}"):
+            return verb
+    if "/index/thumbnails/" in path:
+        return "thumbnail"
     if path.endswith("/infer"):
         return "infer"
     if path.startswith("/v2/health/"):

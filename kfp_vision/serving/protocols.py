@@ -3,23 +3,28 @@
 import base64
 import binascii
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse, to_http_parameters
 
 from kfp_vision.errors import shown
+from kfp_vision.parameters import MOST_NEAREST
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Answer, Prediction
 from kfp_vision.repository import Version
+from kfp_vision.search import Hit, Index
+from kfp_vision.serving.searching import Known
 
 BYTES = "BYTES"
 KIND = {"O": BYTES, "i": "INT64", "f": "FP32"}  # of a tensor, as the protocol calls what NumPy does
-TOP_K = "top_k"
+TOP_K, LABEL = "top_k", "label"
 NO_CLASS = -1
+NEAREST = 10  # pictures, where a search does not say how many
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,51 @@ def asked(payload: Any) -> Asked:
     """
     if isinstance(payload, InferRequest):
         return Asked(_v2_pictures(payload), _top_k(to_http_parameters(payload.parameters or {}).get(TOP_K)))
-    pictures = list(_v1_pictures(payload))
+    pictures = list(_v1_instances(payload, _v1_picture))
     return Asked(pictures, _top_k(payload.get(TOP_K)))
+
+
+@dataclass(frozen=True)
+class SearchAsked:
+    """What a search asks.
+
+    Attributes:
+        pictures: encoded, or of the index, or why one cannot be read.
+        top_k: how many pictures are wanted of each.
+        label: of the pictures that alone count; empty for all.
+    """
+
+    pictures: Sequence[bytes | Known | Refused]
+    top_k: int
+    label: str
+
+
+def search_asked(payload: Any) -> SearchAsked:
+    """What a body of a search, already parsed, asks: as a V1 body, but that an instance may be `{"id": "..."}` of a hit.
+
+    Raises:
+        InvalidInput: it is none, or asks for something that cannot be.
+    """
+    pictures = list(_v1_instances(payload, _searched_for))
+    top_k, label = _top_k(payload.get(TOP_K)) or NEAREST, payload.get(LABEL, "")
+    if top_k > MOST_NEAREST:
+        raise InvalidInput(f"{TOP_K} of a search must be at most {MOST_NEAREST}; got {top_k}. Ask for fewer.")
+    if not isinstance(label, str):
+        raise InvalidInput(f"{LABEL} must be a text; got {shown(label, 50)}. Leave it out for all pictures.")
+    return SearchAsked(pictures, top_k, label)
+
+
+def hits_answer(answers: Sequence[list[Hit] | Refused]) -> dict[str, Any]:
+    """The body of a search's answer: a list `hits` for each picture, the nearest first, or its `error`."""
+    return {"predictions": [_v1_hits(answer) for answer in answers]}
+
+
+def index_answer(index: Index) -> dict[str, Any]:
+    """What is said of an index: how many pictures, of which labels, and what share of the nearest ten is found."""
+    about = index.about
+    labels = [_text(label) for label in index.by_label if label]
+    said = {"pictures": about.pictures, "labels": labels, "generation": about.generation, "recall": about.recall}
+    return said | {"model_name": about.model_name, "dimension": about.dimension}
 
 
 def v1_answer(answers: Sequence[Answer], labels: Sequence[str], top_k: int) -> dict[str, Any]:
@@ -107,6 +155,22 @@ def _best(answer: Prediction, top_k: int) -> list[int]:
     return sorted(range(len(answer.probabilities)), key=lambda number: -answer.probabilities[number])[:top_k]
 
 
+def _v1_hits(answer: list[Hit] | Refused) -> dict[str, Any]:
+    if isinstance(answer, Refused):
+        return {"error": str(answer)}
+    return {
+        "hits": [
+            {"id": hit.content_id, "path": _text(hit.path), "label": _text(hit.label), "similarity": hit.similarity}
+            for hit in answer
+        ]
+    }
+
+
+def _text(name: str) -> str:
+    """The name of a file, of whatever bytes, as it can be sent."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _v1_prediction(answer: Answer, labels: Sequence[str], top_k: int) -> dict[str, Any]:
     if isinstance(answer, Refused):
         return {"error": str(answer)}
@@ -129,15 +193,26 @@ def _top_k_tensors(named: Sequence[Prediction | None], labels: Sequence[str], to
     }
 
 
-def _v1_pictures(body: Any) -> Iterator[bytes | Refused]:
-    """The pictures of a V1 body, `{"instances": [{"b64": "..."}, ...]}`; a form puts bytes in place of the base64."""
+def _v1_instances(body: Any, read: Callable[[Any], Thing]) -> Iterator[Thing]:
+    """What is read of each instance of a V1 body, `{"instances": [{"b64": "..."}, ...]}`."""
     instances = body.get("instances") if isinstance(body, dict) else None
     if not isinstance(instances, list) or not instances:
         raise InvalidInput('a body must be {"instances": [{"b64": "..."}]}, with a picture in base64; got something else.')
-    for instance in instances:
-        if isinstance(instance, dict) and isinstance(instance.get("image_bytes"), dict):  # as TF-Serving names its input
-            instance = instance["image_bytes"]
-        yield _decoded(instance.get("b64") if isinstance(instance, dict) else instance)
+    return map(read, instances)
+
+
+def _v1_picture(instance: Any) -> bytes | Refused:
+    """The picture of an instance; a form puts bytes in place of the base64."""
+    if isinstance(instance, dict) and isinstance(instance.get("image_bytes"), dict):  # as TF-Serving names its input
+        instance = instance["image_bytes"]
+    return _decoded(instance.get("b64") if isinstance(instance, dict) else instance)
+
+
+def _searched_for(instance: Any) -> bytes | Known | Refused:
+    """The picture of an instance of a search, or which of the index it is."""
+    if isinstance(instance, dict) and "id" in instance:
+        return Known(instance["id"]) if isinstance(instance["id"], str) else Refused("an id that is no text")
+    return _v1_picture(instance)
 
 
 def _v2_pictures(request: InferRequest) -> list[bytes | Refused]:

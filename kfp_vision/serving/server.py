@@ -22,23 +22,32 @@ SECONDS_KEPT_OPEN = 65  # longer than what stands before a server in a cluster k
 ADDRESS = "open http"  # begins the line that says where a started server is
 
 
-def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8080, grpc_port: int = 0) -> None:
+def serve(
+    path: Path,
+    *,
+    name: str = "",
+    index: Path | None = None,
+    host: str = THIS_MACHINE,
+    port: int = 8080,
+    grpc_port: int = 0,
+) -> None:
     """Serves a model, or several, until the process is told to stop, to those who show the token of `access`.
 
     Args:
         path: a model folder, a model repository, or a directory of such folders, each called as its folder.
         name: of the one model in addresses; empty for its own.
+        index: of pictures to search in, of the one model; by default what lies with each, if something does.
         host: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody.
         port: 0 for one that is free.
         grpc_port: of the Open Inference Protocol over gRPC; 0 for none.
 
     Raises:
-        InputError: a wrong name or token, no model there, one that does not load, or a port that is taken.
+        InputError: a wrong name or token, no model there, one that does not load, an index of another, or a port that is taken.
     """
     if name:
         parameters.check_name(name, "--name")
     token = access.token()
-    places.at(path, name)  # says what is wrong before anything heavy is imported
+    places.at(path, name, index)  # says what is wrong before anything heavy is imported
     listening = _bound(host, port)
     if grpc_port:
         _bound(host, grpc_port, "--grpc-port").close()
@@ -53,7 +62,7 @@ def serve(path: Path, *, name: str = "", host: str = THIS_MACHINE, port: int = 8
 
     configure_logging()
     observing.open_log()
-    models = Models(path, name)
+    models = Models(path, name, index)
     models.watch()
     url = f"http://{THIS_MACHINE if host == '0.0.0.0' else host}:{listening.getsockname()[1]}"
     listening.listen()  # from here on a request waits rather than fails

@@ -10,6 +10,7 @@ from kfp_vision import components
 
 FIELDS = {"network": "inception_v1", "checkpoint_uri": "", "index_uri": "", "queries_uri": "", "nearest": 3, "label": ""}
 FIELDS |= {"audit": True, "validation_ratio": 0.2, "test_ratio": 0.0}
+FIELDS |= {"deploy_to": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,9 @@ def test_right_values_pass_without_a_word(model, pictures, tmp_path):
         ({"model_uri": ""}, "fine_tune=true must have a checkpoint to start from"),
         ({"index_uri": "{pictures}"}, "index_uri must name an index; got none at "),
         ({"queries_uri": "/no/such/pictures"}, "queries_uri must name something that exists; got /no/such/pictures."),
+        ({"deploy_to": ""}, "deploy_to must be none, or where the model lies whose pictures are to be searched in; got "),
+        ({"deploy_to": "https://host/models"}, "deploy_to must be none, or where the model lies"),
+        ({"deploy_to": "{pictures}"}, "deploy_to must hold a model for an index to lie with; got none in "),
     ],
 )
 def test_wrong_values_are_refused(model, pictures, tmp_path, given, line):

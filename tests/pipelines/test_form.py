@@ -85,6 +85,7 @@ validation_ratio - NUMBER_DOUBLE: 0.2
 OF_A_SEARCH = """
 audit - BOOLEAN: true [2 choices]
 checkpoint_uri - STRING: "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
+deploy_to - STRING: "none"
 images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 index_uri - STRING: ""
 label - STRING: ""

@@ -25,7 +25,7 @@ def run(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("run")
     pictures = drawn.pictures(root / "pictures", each=10)
     form = {"images_uri": pictures, "model_uri": embedding.write_model(root / "model"), "nearest": 4}
-    form |= {"queries_uri": pictures / "bellcup", "label": "bellcup"}
+    form |= {"queries_uri": pictures / "bellcup", "label": "bellcup", "deploy_to": root / "model"}
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", "image_search", *options, "--json"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -36,12 +36,21 @@ def run(tmp_path_factory) -> Run:
 def test_ends_with_an_index_and_what_was_found_in_it(run):
     stages = [line.split()[1] for line in run.lines if line.startswith("[")]
     assert stages[0] == "check_search" and sorted(stages[1:3]) == ["fetch_embedder", "fingerprint_images"]
-    assert stages[3:] == ["index_images", "search_images", "report_outcome"]
+    assert stages[3] == "index_images" and stages[-1] == "report_outcome"
+    assert sorted(stages[4:-1]) == ["deploy_index", "search_images"]
     assert f"index     20 pictures, 0 refused: {run.result['index']}" in run.lines
     with Path(run.result["nearest"]).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40 and {row["label"] for row in rows} == {"bellcup"}
     assert "<h1>Nearest pictures</h1>" in Path(run.result["report"]).read_text()
+
+
+def test_the_index_lies_with_its_model(run):
+    place = run.pictures.parent / "model" / "serving"
+    told = run.result["deployed"]
+    assert (told["repository"], told["model_name"], told["version"], told["pictures"]) == (str(place), "flowers", 1, 20)
+    assert f"deployed  with version 1 of flowers in {place}" in run.lines
+    assert json.loads((place / "index" / "index.json").read_text())["generation"] == told["generation"]
 
 
 def searched(run: Run, *arguments: object) -> subprocess.CompletedProcess:

@@ -28,6 +28,7 @@ choose_trials       kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  yes  none 
 compare_trials      kfp-vision      250m-2  256Mi-2Gi  100Gi    6  1  yes  none     any
 decide_training     kfp-vision      250m-2  256Mi-2Gi  10Gi     1  3  no   storage  any
 check_serving       kfp-vision      1-8     2Gi-8Gi    100Gi   12  1  no   none     any
+deploy_index        kfp-vision      250m-2  256Mi-2Gi  500Gi   12  3  no   storage  any
 deploy_model        kfp-vision      250m-2  256Mi-2Gi  100Gi   12  3  no   storage  any
 evaluate_classifier kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   storage  any
 fetch_embedder      kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   storage  any

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import colours
 import faulty
+import indexed
 import pytest
 import requests
 from exported import version
@@ -19,6 +20,7 @@ from kfp_vision import deployment, evaluation, parameters, publishing, records, 
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import checked
+from kfp_vision.search import Index, beside
 
 SETTINGS = parameters.of_deployment({})
 
@@ -228,3 +230,84 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
     command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--model", uri, str(tmp_path / "red.jpg"), "--json"]
     named = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(named.stdout)["prediction"] == "red"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a model, pictures, and their index."""
+    root = tmp_path_factory.mktemp("made")
+    indexed.write(indexed.write_model(root / "model"), indexed.write_pictures(root / "photos"), root / "index")
+    return root
+
+
+def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "FOLLOW_SECONDS", 0.05)
+    publishing.publish(repository.exported(made / "model"), uri)
+    beside.check_target(uri, "somewhere")
+    told = [beside.deploy_index(made / "index", uri, tmp_path / "deployed")]
+    with stored.followed(uri) as path:
+        until(lambda: (path / "index" / "index.json").exists())
+        here = Index(path / "index")
+        assert here.pictures == Index(made / "index").pictures and here.about.generation == told[0]["generation"]
+        told += [beside.deploy_index(made / "index", uri, tmp_path / "deployed") for _ in range(2)]
+        until(lambda: Index(path / "index").about.generation == told[-1]["generation"])
+        until(lambda: len([one for one in (path / "index").iterdir() if one.name.isdecimal()]) == 1)
+        assert here.thumbnail(0) == Index(made / "index").thumbnail(0)  # of one whose files are gone
+    # What counts, and what was before: somebody may be reading it. Nobody takes either for a version.
+    kept = {key.split("/")[1] for key in keys(uri) if key.startswith("index/")}
+    assert kept == {"index.json", *(str(one["generation"]) for one in told[1:])}
+    assert numbers(uri) == [1]
+    assert publishing.publish(version(tmp_path / "b" / "1", name="colours"), uri, kept=2) == 2
+    with pytest.raises(InputError, match=f"the model that it is of, colours .*; got another one as version 2 in {uri}"):
+        beside.deploy_index(made / "index", uri, tmp_path / "deployed")
+
+
+@pytest.mark.parametrize("fate", ["forbid", "drop"])
+def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made, tmp_path, fate):
+    uri = f"{place.bucket({'first': b'1'})}/colours"
+    publishing.publish(repository.exported(made / "model"), uri)
+    before = beside.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
+    failures, failed = 0, True
+    for well in range(40):
+        with faulty.line(place.port, share=1, fates=(fate,), after=well) as line:
+            place.lead_over(line.address)
+            try:
+                before = beside.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
+                failed = False
+            except InputError as error:
+                failed = True
+                assert "\n" not in str(error)
+        place.lead_over()
+        failures += failed
+        folder = tmp_path / f"here-{well}"
+        assert beside.bring(uri, folder) and Index(folder).pictures == Index(made / "index").pictures
+        assert Index(folder).about.generation >= before
+        if not failed:
+            break
+    assert failures > 4 and not failed
+
+
+def test_a_torn_index_in_a_bucket_is_not_brought(uri, made, tmp_path):
+    publishing.publish(repository.exported(made / "model"), uri)
+    told = beside.deploy_index(made / "index", uri, tmp_path / "deployed")
+    assert beside.bring(uri, tmp_path / "here") and not beside.bring(uri, tmp_path / "here")
+    again = beside.deploy_index(made / "index", uri, tmp_path / "deployed")
+    storage.remove(f"{uri}/index/{again['generation']}/vectors")
+    with pytest.raises(InputError, match=f"an index must be whole; got {uri}/index without {again['generation']}/vectors"):
+        beside.bring(uri, tmp_path / "here")
+    storage.put(b"{", f"{uri}/index/index.json")
+    with pytest.raises(InputError, match=f"index.json must say what the index is; got {uri}/index"):
+        beside.bring(uri, tmp_path / "here")
+    assert Index(tmp_path / "here").about.generation == told["generation"]
+    assert beside.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"] > again["generation"]
+
+
+def test_a_server_on_a_bucket_searches_in_the_index_there(s3, made, tmp_path):
+    uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/colours"
+    publishing.publish(repository.exported(made / "model"), uri)
+    beside.deploy_index(made / "index", uri, tmp_path / "deployed")
+    with answering(["serve", uri, "--port", "0"]) as url:
+        address = f"{url}/v1/models/colours"
+        until(lambda: requests.get(f"{address}/index", timeout=60).ok)
+        said = requests.post(f"{address}:search?top_k=2", files={"file": indexed.picture(7)}, timeout=60).json()
+        assert [hit["path"].split("/")[-1] for hit in said["predictions"][0]["hits"]] == indexed.nearest(7, 2)

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import drawn
 import embedding
@@ -16,6 +18,7 @@ from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.search import Index, nearest
 from kfp_vision.search.embedding import Embedder
+from kfp_vision.serving import places
 
 
 def clustered(number: int, dimension: int, seed: int = 0) -> np.ndarray:
@@ -163,6 +166,11 @@ def test_until_the_new_one_is_whole_the_old_one_answers(built, model, pictures, 
             "an index must be whole; got 0 rows",
         ),
         (lambda folder: (folder / "1" / "thumbnails").unlink(), "an index must be whole; got "),
+        (
+            lambda folder: (folder / "1" / "thumbnails").write_bytes(b"short"),
+            "an index must be whole; got 5 bytes of ",
+        ),
+        (lambda folder: (folder / "1" / "thumbnails.npy").write_bytes(b""), "an index must be whole; got "),
     ],
 )
 def test_a_torn_index_is_one_clear_line(built, tmp_path, damage, line):
@@ -207,3 +215,60 @@ def test_an_index_of_another_model_is_computed_anew(built, model, pictures, tmp_
     made = search.build(rows, model, tmp_path / "new", before=folder)
     assert (made.about.pictures, made.computed) == (6, 6)
     assert "the index before is of another model: all is computed anew" in capsys.readouterr().out
+
+
+def by_hand(folder: Path, vectors: np.ndarray, *, regions: bool) -> Path:
+    """An index of vectors without pictures, and gives its folder."""
+    within, number = folder / "1", len(vectors)
+    within.mkdir(parents=True)
+    (within / "vectors").write_bytes(vectors.tobytes())
+    lines = [f"{place}.jpg,{'odd' if place % 2 else 'even'},{place:032x}" for place in range(number)]
+    (within / "pictures.csv").write_text("\n".join(["path,label,content_id", *lines, ""]))
+    (within / "thumbnails").write_bytes(b"x" * number)
+    np.save(within / "thumbnails.npy", np.arange(number + 1))
+    found = nearest.build(vectors, within / "regions") if regions else nearest.Recall(1.0, 0)
+    about = search.About("flowers", "any", vectors.shape[1], number, 1, found.recall, found.probes)
+    (folder / "index.json").write_text(json.dumps(asdict(about)))
+    return folder
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_an_index_that_is_held_finds_the_same_whatever_happens_to_its_files(tmp_path, regions):
+    folder = by_hand(tmp_path, clustered(12_000, 24), regions=regions)
+    queries = clustered(5, 24, seed=1).astype("float32")
+    opened, held = Index(folder), Index(folder)
+    held.hold()
+    for label in ("", "odd"):
+        expected, found = (index.search(queries, 7, label) for index in (opened, held))
+        assert [[hit.content_id for hit in row] for row in found] == [[hit.content_id for hit in row] for row in expected]
+        np.testing.assert_allclose(similarities(found), similarities(expected), rtol=1e-5)
+    before = held.search(queries, 7)
+    assert held.thumbnail(3) == b"x"
+    (folder / "1" / "thumbnails").write_bytes(b"")  # cut short where it lies, as by a copy over it
+    assert held.thumbnail(3) == b""
+    shutil.rmtree(folder)
+    assert held.search(queries, 7) == before
+
+
+def similarities(found: list) -> list[list[float]]:
+    return [[hit.similarity for hit in row] for row in found]
+
+
+def test_an_index_without_its_model_takes_a_version_that_it_lies_with(built, model, tmp_path):
+    place = shutil.copytree(model / "serving", tmp_path / "place")
+    folder = shutil.copytree(built[0], place / "index", ignore=shutil.ignore_patterns("model"))
+    assert Index(folder).embedder().fingerprint == built[1].about.model_fingerprint
+    shutil.rmtree(place / "1")
+    with pytest.raises(InputError, match=r"an index must have its model, flowers, in its folder or lie with it; got none in"):
+        Index(folder).embedder()
+
+
+def test_what_lies_with_versions_is_no_version_and_no_model(built, model, tmp_path):
+    place = shutil.copytree(model / "serving", tmp_path / "models" / "flowers")
+    shutil.copytree(built[0], place / "index")
+    assert [one.number for one in repository.versions(place)] == [1]
+    assert places.at(tmp_path / "models") == {"flowers": place}
+    assert repository.fetch(str(place), tmp_path / "fetched").fingerprint == repository.exported(model).fingerprint
+    shutil.rmtree(place / "1")
+    with pytest.raises(InputError, match="there must be a model to serve"):
+        places.at(place)

@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import colours
+import indexed
+import one_step
+import pytest
+
+from kfp_vision import components, repository
+from kfp_vision.search import Index
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a model, pictures, and their index."""
+    root = tmp_path_factory.mktemp("made")
+    indexed.write(indexed.write_model(root / "model"), indexed.write_pictures(root / "photos"), root / "index")
+    return root
+
+
+def deployed(made: Path, root: Path, deploy_to: Path) -> one_step.Ended:
+    return one_step.run(components.deploy_index, root, {"index": made / "index"}, deploy_to=str(deploy_to))
+
+
+def test_an_index_comes_to_lie_with_its_model(made, tmp_path):
+    ended = deployed(made, tmp_path, made / "model")
+    place = made / "model" / "serving"
+    told = json.loads((ended.folder / "deployed").read_text())
+    assert {name: told[name] for name in ("repository", "model_name", "version", "pictures")} == {
+        "repository": str(place),
+        "model_name": "colours",
+        "version": 1,
+        "pictures": 24,
+    }
+    assert ended.metadata["deployed"]["repository"] == str(place)
+    assert ended.printed == [f"an index of 24 pictures lies with version 1 of colours in {place}"]
+    there = Index(place / "index")
+    assert there.pictures == Index(made / "index").pictures and there.about.generation == told["generation"]
+    assert [version.number for version in repository.versions(place)] == [1]
+    vector = there.embedder().one(indexed.picture(3))  # by the model that it lies with
+    assert there.search(vector[None], 1)[0][0].path.endswith("03.png")
+
+
+def test_refuses_to_lie_with_another_model(made, tmp_path):
+    colours.write_version(tmp_path / "other" / "1", scale=1 / 10)
+    line = one_step.refusal(deployed(made, tmp_path / "root", tmp_path / "other"))
+    assert line.startswith("error: an index must lie with the model that it is of, colours ")
+    assert line.endswith(f"; got another one as version 1 in {tmp_path / 'other'}. Run image_search with it as model_uri.")
+    assert not (tmp_path / "other" / "index").exists()
+
+
+def test_refuses_a_place_without_a_model(made, tmp_path):
+    assert one_step.refusal(deployed(made, tmp_path / "root", tmp_path / "nowhere")) == (
+        f"error: deploy_to must hold a model for an index to lie with; got none in {tmp_path / 'nowhere'}. "
+        "Deploy the model there first."
+    )

@@ -1,0 +1,362 @@
+"""The server with an index beside its model, as its clients meet it: pictures in, the nearest ones of the index out."""
+
+import base64
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import colours
+import indexed
+import pytest
+import requests
+import servers
+from PIL import Image
+
+from kfp_vision import search
+from kfp_vision.search import beside
+from kfp_vision.serving import server
+from kfp_vision.serving.loaded import MAX_WAITING
+
+SEARCH, PREDICT = "/v1/models/colours:search", "/v1/models/colours:predict"
+INDEX = "/v1/models/colours/index"
+SECONDS = 60
+ALL = indexed.COUNT
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a model, pictures, their index, and a repository with both."""
+    root = tmp_path_factory.mktemp("made")
+    indexed.write(indexed.write_model(root / "model"), indexed.write_pictures(root / "photos"), root / "index")
+    shutil.copytree(root / "model" / "serving", root / "repository")
+    shutil.copytree(root / "index", root / "repository" / "index")
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(made) -> Iterator[str]:
+    with server.running(made / "repository") as address:
+        yield address
+
+
+def b64(number: int) -> dict[str, str]:
+    return {"b64": base64.b64encode(indexed.picture(number)).decode()}
+
+
+def post(address: str, body: object, **options) -> requests.Response:
+    return requests.post(address, data=json.dumps(body), timeout=SECONDS, **options)
+
+
+def hits(response: requests.Response) -> list[list[dict]]:
+    assert response.status_code == 200, response.text
+    return [one.get("hits", []) for one in response.json()["predictions"]]
+
+
+def names(response: requests.Response) -> list[list[str]]:
+    return [[Path(hit["path"]).name for hit in of_one] for of_one in hits(response)]
+
+
+def test_finds_the_nearest_of_a_picture_in_whatever_form_it_comes(url):
+    encoded, expected = indexed.picture(5), [indexed.nearest(5, 4)]
+    answers = [
+        post(url + SEARCH, {"instances": [b64(5)], "top_k": 4}),
+        post(f"{url}{SEARCH}?top_k=4", {"instances": [b64(5)["b64"]]}),
+        requests.post(url + SEARCH, data={"top_k": 4}, files={"file": encoded}, timeout=SECONDS),
+        requests.post(f"{url}{SEARCH}?top_k=4", data=encoded, headers={"content-type": "image/png"}, timeout=SECONDS),
+    ]
+    assert [names(answer) for answer in answers] == [expected] * 4
+    (first, *others) = hits(answers[0])[0]
+    assert first.keys() == {"id", "path", "label", "similarity"} and first["label"] == "reddish"
+    assert first["similarity"] == pytest.approx(1, abs=2e-3)
+    assert all(one["similarity"] < first["similarity"] for one in others)
+
+
+def test_ten_are_found_where_nothing_is_said_and_all_where_there_are_fewer(url):
+    assert len(hits(post(url + SEARCH, {"instances": [b64(0)]}))[0]) == 10
+    assert len(hits(post(url + SEARCH, {"instances": [b64(0)], "top_k": 1000}))[0]) == ALL
+
+
+def test_only_pictures_of_a_label_are_found(url):
+    among = range(indexed.HUES, 2 * indexed.HUES)
+    body = {"instances": [b64(3), b64(20)], "top_k": 3, "label": "greenish"}
+    assert names(post(url + SEARCH, body)) == [indexed.nearest(number, 3, among) for number in (3, 20)]
+    form = requests.post(f"{url}{SEARCH}?label=greenish", files={"file": indexed.picture(3)}, timeout=SECONDS)
+    assert {hit["label"] for hit in hits(form)[0]} == {"greenish"}
+
+
+def test_a_hit_is_searched_on_from_without_a_picture(url):
+    first = hits(post(url + SEARCH, {"instances": [b64(5)], "top_k": 2}))[0][1]
+    number = int(Path(first["path"]).stem)
+    answer = post(url + SEARCH, {"instances": [{"id": first["id"]}, b64(20)], "top_k": 3})
+    assert names(answer) == [indexed.nearest(number, 3), indexed.nearest(20, 3)]
+
+
+def test_one_bad_instance_does_not_fail_the_others(url):
+    instances = [b64(1), {"b64": "%%%"}, {"b64": "bm8gcGljdHVyZQ=="}, {"id": "0" * 32}, {"id": 7}, {}, b64(22)]
+    answer = post(url + SEARCH, {"instances": instances, "top_k": 1})
+    assert names(answer) == [["01.png"], [], [], [], [], [], ["22.png"]]
+    reasons = [one.get("error", "") for one in answer.json()["predictions"]]
+    assert "base64" in reasons[1] and "known format" in reasons[2] and reasons[5] == "no base64 string"
+    assert reasons[3] == f"no picture {'0' * 32} in the index; it may have changed"
+    assert reasons[4] == "an id that is no text"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"top_k": 0}, "top_k must be a whole number from 1 up; got 0"),
+        ({"top_k": "x"}, "top_k must be a whole number from 1 up; got x"),
+        ({"top_k": 1001}, "top_k of a search must be at most 1000; got 1001"),
+        ({"label": "roses"}, "label must be one of bluish, greenish, reddish; got roses. Leave it out for all pictures."),
+        ({"label": ["reddish"]}, "label must be a text"),
+        ({"instances": []}, "instances"),
+        ({"instances": [{"id": "gone"}]}, "no picture gone in the index; it may have changed"),
+        ({"instances": ["bm8gcGljdHVyZQ=="]}, "not a picture in a known format"),
+        ({"instances": ["x"] * 257}, "at most 256 pictures; got 257"),
+    ],
+    ids=range(9),
+)
+def test_what_cannot_be_searched_for_is_refused_with_its_reason(url, changes, reason):
+    answer = post(url + SEARCH, {"instances": [b64(0)]} | changes)
+    assert answer.status_code == 400
+    assert reason in answer.json()["error"] and "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", "null", '{"instances": {"id": "x"}}', '{"instances": 7}'])
+def test_what_is_no_body_is_refused(url, body):
+    answer = requests.post(url + SEARCH, data=body, timeout=SECONDS)
+    assert answer.status_code == 400 and answer.json()["error"]
+
+
+def test_another_models_name_is_not_found(url):
+    assert post(f"{url}/v1/models/other:search", {"instances": [b64(0)]}).status_code == 404
+    assert requests.get(f"{url}/v1/models/other/index", timeout=SECONDS).status_code == 404
+
+
+def test_a_thumbnail_is_kept_by_who_has_it(url):
+    first = hits(post(url + SEARCH, {"instances": [b64(9)], "top_k": 1}))[0][0]
+    address = f"{url}{INDEX}/thumbnails/{first['id']}"
+    answer = requests.get(address, timeout=SECONDS)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    with Image.open(io.BytesIO(answer.content)) as small, Image.open(io.BytesIO(indexed.picture(9))) as whole:
+        assert small.size == whole.size
+        assert all(abs(one - other) < 8 for one, other in zip(small.getpixel((9, 9)), whole.getpixel((9, 9)), strict=True))
+    assert answer.headers["cache-control"] == "private, max-age=86400, immutable"
+    again = requests.get(address, headers={"If-None-Match": answer.headers["etag"]}, timeout=SECONDS)
+    assert (again.status_code, again.content) == (304, b"")
+    gone = requests.get(f"{url}{INDEX}/thumbnails/gone", timeout=SECONDS)
+    assert (gone.status_code, gone.json()) == (404, {"error": "no picture gone in the index; it may have changed"})
+
+
+def test_a_model_says_what_lies_with_it(url):
+    said = requests.get(url + INDEX, timeout=SECONDS).json()
+    assert (said["pictures"], said["labels"], said["recall"]) == (ALL, sorted(indexed.LABELS), 1.0)
+    assert requests.get(f"{url}/v2/models/colours", timeout=SECONDS).json()["index"] == said
+    assert "With <code>:search</code>" in requests.get(url, headers={"accept": "text/html"}, timeout=SECONDS).text
+
+
+def figures(url: str) -> dict[str, float]:
+    lines = requests.get(f"{url}/metrics", timeout=SECONDS).text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+
+def test_searches_of_many_who_ask_at_a_time_are_right_and_counted(url):
+    """And pictures that are named meanwhile are named as ever."""
+    before = figures(url)
+
+    def ask(number: int) -> tuple[list[str], str]:
+        one = number % ALL
+        found = names(post(url + SEARCH, {"instances": [b64(one)], "top_k": 1 + number % 7}))[0]
+        named = requests.post(url + PREDICT, files={"file": colours.picture("blue")}, timeout=SECONDS).json()
+        return found, named["predictions"][0]["classes"]
+
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(ask, range(120)))
+    assert [found for found, _ in answers] == [indexed.nearest(number % ALL, 1 + number % 7) for number in range(120)]
+    assert {named for _, named in answers} == {"blue"}
+    more = {name: value - before.get(name, 0) for name, value in figures(url).items()}
+    assert more['kfp_vision_pictures_total{model="colours",outcome="searched"}'] == 120
+    assert more['kfp_vision_requests_total{route="search",status="200"}'] == 120
+    assert more['kfp_vision_request_seconds_count{route="search"}'] == 120
+    after = figures(url)
+    assert after['kfp_vision_waiting_pictures{model="colours"}'] == 0
+    assert after['kfp_vision_index_pictures{model="colours"}'] == ALL
+
+
+def test_who_comes_when_too_many_wait_is_told_to_come_again(url):
+    body, count = {"instances": [b64(0)] * 256, "top_k": 1}, 3 * MAX_WAITING // 256
+    with ThreadPoolExecutor(count) as clients:
+        answers = list(clients.map(lambda _: post(url + SEARCH, body), range(count)))
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 503} == {"1"}
+
+
+@pytest.fixture
+def running(made, tmp_path) -> Iterator[tuple[Path, Path, str]]:
+    """A repository without an index yet, what the server on it says, and its address."""
+    repository = shutil.copytree(made / "model" / "serving", tmp_path / "repository")
+    with started(tmp_path / "log", repository) as address:
+        yield repository, tmp_path / "log", address
+
+
+@contextlib.contextmanager
+def started(log: Path, *arguments: object) -> Iterator[str]:
+    command = [sys.executable, "-u", "-m", "kfp_vision.cli", "serve", *map(str, arguments), "--port", "0"]
+    with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
+        try:
+            servers.until(lambda: "\ncurl" in log.read_text() or process.poll() is not None, SECONDS)
+            yield log.read_text().split("open ")[1].split("/ in")[0]
+        finally:
+            process.terminate()
+
+
+def indexed_now(address: str) -> int:
+    answer = requests.get(address + INDEX, timeout=SECONDS)
+    return answer.json()["pictures"] if answer.ok else 0
+
+
+def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(running, made, tmp_path):
+    repository, _, address = running
+    refused = post(address + SEARCH, {"instances": [b64(0)]})
+    assert refused.status_code == 404
+    assert refused.json()["error"] == (
+        "an index must lie with version 1 of colours to search in it; got none. "
+        "Make one with image_search, its deploy_to where the model lies."
+    )
+    assert "index" not in requests.get(f"{address}/v2/models/colours", timeout=SECONDS).json()
+    assert "data-indexed" not in requests.get(address, headers={"accept": "text/html"}, timeout=SECONDS).text
+    beside.deploy_index(made / "index", str(repository), tmp_path / "deployed")
+    servers.until(lambda: indexed_now(address) == ALL)
+
+    fewer = shutil.copytree(made / "photos", tmp_path / "photos")
+    shutil.rmtree(fewer / "bluish")
+    indexed.write(made / "model", fewer, tmp_path / "fewer")
+    ended, found = threading.Event(), []
+
+    def ask() -> None:
+        while not ended.is_set():
+            found.append(names(post(address + SEARCH, {"instances": [b64(4)], "top_k": 2})))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for index, pictures in ((tmp_path / "fewer", 16), (made / "index", ALL), (tmp_path / "fewer", 16)):
+        beside.deploy_index(index, str(repository), tmp_path / "deployed")
+        servers.until(lambda: indexed_now(address) == pictures)  # noqa: B023
+    ended.set()
+    asking.join()
+    assert len(found) > 20 and {tuple(one[0]) for one in found} == {tuple(indexed.nearest(4, 2))}
+    # What counts, and what was before: a server may be reading it.
+    assert len([folder for folder in (repository / "index").iterdir() if folder.name.isdecimal()]) == 2
+
+
+def test_a_torn_index_leaves_the_one_before(running, made):
+    repository, log, address = running
+    shutil.copytree(made / "index", repository / "index")
+    servers.until(lambda: indexed_now(address) == ALL)
+    (repository / "index" / "1" / "vectors").write_bytes(b"short")  # over what is being searched in
+    servers.until(lambda: "an index must be whole; got " in log.read_text())
+    assert "The index before goes on answering." in log.read_text()
+    assert names(post(address + SEARCH, {"instances": [b64(8)], "top_k": 5})) == [indexed.nearest(8, 5)]
+    (repository / "index" / "index.json").write_text("{")
+    servers.until(lambda: "index.json must say what the index is" in log.read_text())
+    shutil.rmtree(repository / "index")
+    servers.until(lambda: "there must be an index; got none in" in log.read_text())
+    first = hits(post(address + SEARCH, {"instances": [b64(8)], "top_k": 1}))[0][0]
+    assert names(post(address + SEARCH, {"instances": [{"id": first["id"]}], "top_k": 5})) == [indexed.nearest(8, 5)]
+    assert requests.get(f"{address}{INDEX}/thumbnails/{first['id']}", timeout=SECONDS).content[:2] == b"\xff\xd8"
+    shutil.copytree(made / "index", repository / "index")
+    servers.until(lambda: log.read_text().count("colours: 24 pictures to search in") == 2)
+
+
+def test_an_index_of_another_model_is_not_searched_in(running, made, tmp_path):
+    repository, log, address = running
+    shutil.copytree(made / "index", repository / "index")
+    servers.until(lambda: indexed_now(address) == ALL)
+    indexed.write_model(tmp_path / "newer", scale=1 / 10)
+    (tmp_path / "newer" / "serving" / "1").rename(repository / "2")
+    servers.until(lambda: "colours, version 2" in log.read_text() and not indexed_now(address))
+    assert "an index must be of the version that answers, 2 of colours; got one of colours " in log.read_text()
+    assert "Run image_search with that model as model_uri, and deploy_to where it lies. There is no search." in log.read_text()
+    assert post(address + SEARCH, {"instances": [b64(0)]}).status_code == 404
+    assert requests.post(address + PREDICT, files={"file": indexed.picture(1)}, timeout=SECONDS).status_code == 200
+
+
+def serve(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", *map(str, arguments), "--port", "0"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+
+
+def test_an_index_from_elsewhere_is_searched_in(made, tmp_path):
+    with started(tmp_path / "log", made / "model", "--index", made / "index") as address:
+        assert names(post(address + SEARCH, {"instances": [b64(2)], "top_k": 3})) == [indexed.nearest(2, 3)]
+
+
+def test_an_index_from_elsewhere_that_cannot_be_searched_in_is_one_clear_line(made, tmp_path):
+    done = serve(made / "model", "--index", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"error: there must be an index; got none in {tmp_path}. Give the folder of an index.\n"
+    other = indexed.write_model(tmp_path / "other", scale=1 / 10)
+    done = serve(other, "--index", made / "index")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: an index must be of the version that answers, 1 of colours; got one of colours ")
+    for name in ("one", "two"):
+        shutil.copytree(other, tmp_path / "several" / name)
+    done = serve(tmp_path / "several", "--index", made / "index")
+    found = f"{made / 'index'} for one, two in {tmp_path / 'several'}"
+    assert done.stderr == (
+        f"error: --index must be for one model; got {found}. Put it beside the versions of its model, as index.\n"
+    )
+
+
+def test_the_command_line_says_the_same_with_a_server_and_without(url, made, monkeypatch):
+    def run(*arguments: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "kfp_vision.cli", "search", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+
+    pictures = [made / "photos" / "reddish" / "03.png", made / "photos" / "greenish"]
+    ways = (["--url", url], ["--index", made / "index"])
+    there, here = (run(*by, "--nearest", 3, *pictures) for by in ways)
+    assert (there.returncode, there.stderr, len(there.stdout.splitlines())) == (0, "", 9 * 4)
+    assert there.stdout == here.stdout
+    there, here = (run(*by, "--label", "bluish", "--json", *pictures).stdout.splitlines() for by in ways)
+    for one, other in zip(map(json.loads, there), map(json.loads, here), strict=True):
+        assert one.keys() == other.keys() and one["path"] == other["path"]
+        assert [hit["path"] for hit in one["nearest"]] == [hit["path"] for hit in other["nearest"]]
+        assert len(one["nearest"]) == 8 and {hit["label"] for hit in one["nearest"]} == {"bluish"}
+    said = [run(*by, "--label", "roses", *pictures) for by in ways]
+    assert {(done.returncode, done.stdout) for done in said} == {(1, "")}
+    assert {done.stderr for done in said} == {
+        "error: label must be one of bluish, greenish, reddish; got roses. Leave it out for all pictures.\n"
+    }
+
+
+TOKEN = "the-token-of-the-tests"
+
+
+def test_without_its_token_a_server_shows_no_picture(made, monkeypatch):
+    monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
+    identity = search.Index(made / "index").pictures[0].content_id
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    with server.running(made / "repository") as address:
+        thumbnail = f"{address}{INDEX}/thumbnails/{identity}"
+        assert post(address + SEARCH, {"instances": [{"id": identity}]}).status_code == 401
+        assert {requests.get(one, timeout=SECONDS).status_code for one in (thumbnail, address + INDEX)} == {401}
+        assert post(address + SEARCH, {"instances": [{"id": identity}]}, headers=bearer).status_code == 200
+        assert requests.get(thumbnail, headers=bearer, timeout=SECONDS).status_code == 200
+        command = [
+            sys.executable,
+            "-m",
+            "kfp_vision.cli",
+            "search",
+            "--url",
+            address,
+            str(made / "photos" / "bluish" / "20.png"),
+        ]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.count("\n") == 11
