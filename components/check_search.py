@@ -13,6 +13,7 @@ def check_search(
     queries_uri: str,
     nearest: int,
     label: str,
+    partitions: int,
 ) -> None:
     """Refuses wrong values, and pictures, a model and an index that are not there, before any data moves.
 

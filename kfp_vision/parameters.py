@@ -431,6 +431,7 @@ def check_search(parameters: Mapping[str, Any]) -> None:
         _check_shape(name, parameters[name], str, '"somewhere"')
     rule = f"a whole number from 1 to {MOST_NEAREST}"
     _number("nearest", parameters["nearest"], 1, MOST_NEAREST + 1, rule, "10", whole=True)
+    _check_partitions(parameters["partitions"])
     network = NETWORKS[parameters["network"]]
     if not parameters["model_uri"]:
         network.check_start(parameters["checkpoint_uri"])

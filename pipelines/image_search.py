@@ -1,7 +1,7 @@
 from kfp import dsl
 
 from kfp_vision import parameters
-from kfp_vision.components import check_search, fetch_embedder, index_images, search_images
+from kfp_vision.components import check_search, fetch_embedder, index_images, join_index, list_images, search_images
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
@@ -21,6 +21,7 @@ def image_search(
     queries_uri: str = "",
     nearest: int = 10,
     label: str = "",
+    partitions: int = 1,
 ):
     """An index of pictures, in which those that are alike are found; and what it finds for some pictures.
 
@@ -33,6 +34,7 @@ def image_search(
         queries_uri: pictures to search for: one, a folder, an archive, or sample; empty for none.
         nearest: how many pictures are wanted of each.
         label: of the pictures that alone count in the search; empty for all.
+        partitions: on how many machines the pictures are indexed at a time.
     """
     fields = dict(locals())
     with dsl.ExitHandler(outcome_reported(), name="run"):
@@ -40,7 +42,11 @@ def image_search(
         fingerprint = fingerprinted(fields, behind=checked)
         fetched = fetch_embedder(model_uri=model_uri, network=network, checkpoint_uri=checkpoint_uri).after(checked)
         model = fetched.outputs["model"]
-        indexed = index_images(model=model, fingerprint=fingerprint, images_uri=images_uri, index_uri=index_uri)
-        equipped(fetched, indexed)
+        listed = list_images(fingerprint=fingerprint, images_uri=images_uri, partitions=partitions)
+        with dsl.ParallelFor(listed.outputs["Output"], name="partitions") as partition:
+            how = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
+            part = index_images(model=model, images=listed.outputs["images"], **how)
+        indexed = join_index(index_parts=dsl.Collected(part.outputs["part"]), model=model)
+        equipped(fetched, listed, part, indexed)
         with dsl.If(queries_uri != "", name="search"):
             equipped(search_images(index=indexed.outputs["index"], queries_uri=queries_uri, nearest=nearest, label=label))

@@ -85,6 +85,7 @@ label - STRING: ""
 model_uri - STRING: ""
 nearest - NUMBER_INTEGER: 10
 network - STRING: "inception_v1" [15 choices]
+partitions - NUMBER_INTEGER: 1
 queries_uri - STRING: ""
 """
 KFPS_OWN = re.compile(r"pipelinechannel|{{|\b(artifact|dag|executor|component|channel)s?\b", re.IGNORECASE)
