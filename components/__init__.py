@@ -21,8 +21,10 @@ from kfp_vision.components.fetch_records import fetch_records
 from kfp_vision.components.fingerprint_images import fingerprint_images
 from kfp_vision.components.index_images import index_images
 from kfp_vision.components.ingest_images import ingest_images
+from kfp_vision.components.join_index import join_index
 from kfp_vision.components.join_predictions import join_predictions
 from kfp_vision.components.join_records import join_records
+from kfp_vision.components.list_images import list_images
 from kfp_vision.components.partition_records import partition_records
 from kfp_vision.components.predict_images import predict_images
 from kfp_vision.components.report_outcome import report_outcome
@@ -55,8 +57,10 @@ __all__ = [
     "fingerprint_images",
     "index_images",
     "ingest_images",
+    "join_index",
     "join_predictions",
     "join_records",
+    "list_images",
     "partition_records",
     "predict_images",
     "report_outcome",

@@ -17,6 +17,7 @@ def check_search(
     validation_ratio: float,
     test_ratio: float,
     deploy_to: str,
+    partitions: int,
 ) -> None:
     """Refuses wrong values, and pictures, a model and an index that are not there, before any data moves.
 

@@ -6,31 +6,28 @@ from kfp_vision.components.images import CPU_IMAGE
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def index_images(
     model: dsl.Input[dsl.Model],
-    fingerprint: str,
-    images_uri: str,
+    images: dsl.Input[dsl.Dataset],
     index_uri: str,
-    index: dsl.Output[dsl.Artifact],
-    refused: dsl.Output[dsl.Dataset],
-    metrics: dsl.Output[dsl.Metrics],
+    partition: int,
+    partitions: int,
+    part: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Makes an index of pictures, in which those that are alike are found.
+    """Writes down what a model sees of each picture, for an index of them; or of one partition of them.
 
     Args:
-        model: the model whose embeddings it holds.
-        fingerprint: the data's; see fingerprint_images. The stage is taken from the cache while it stays the same.
-        images_uri: a folder, an archive of one (also over http), an import file, or sample.
+        model: the model.
+        images: the table of all pictures.
         index_uri: an index from before, of which the pictures that it has already are not computed again; empty for none.
+        partition: the number of this partition, from 0.
+        partitions: how many there are; join_index makes an index of them.
 
     Returns:
-        index: A folder with the index, thumbnails of its pictures, and the model.
-        refused: A table of the pictures that could not be used: uri, label, reason.
-        metrics: How many pictures there are, how many were computed, and the share of the nearest that is found.
+        part: A folder with vectors and thumbnails of its pictures, and the list of those that could not be used.
     """
     from pathlib import Path
 
     from kfp_vision.search import sources
 
-    outputs = {"folder": Path(index.path), "refused": Path(refused.path)}
-    found = sources.index_images(images_uri, Path(model.path), index_uri, **outputs)
-    index.metadata.update(found)
-    metrics.metadata.update(found)
+    which = {"partition": partition, "partitions": partitions}
+    table, folder = Path(images.path), Path(model.path)
+    part.metadata.update(sources.index_images(table, folder, index_uri, part=Path(part.path), **which))

@@ -260,7 +260,7 @@ def _collect_predictions(run_dir: Path) -> dict[str, Any]:
 
 
 def _collect_index(run_dir: Path) -> dict[str, Any]:
-    (indexed,) = run_dir.glob("*/index-images")
+    (indexed,) = run_dir.glob("*/join-index")
     (run_dir / "index").symlink_to((indexed / "index").relative_to(run_dir))
     said = json.loads((indexed / "executor_output.json").read_text(encoding="utf-8"))
     figures = said["artifacts"]["metrics"]["artifacts"][0]["metadata"]
@@ -291,7 +291,7 @@ COLLECTORS = {
     "evaluate-classifier": _collect_model,
     "join-predictions": _collect_predictions,
     "join-records": _collect_records,
-    "index-images": _collect_index,
+    "join-index": _collect_index,
     "decide-training": _collect_nothing,
 }
 

@@ -440,6 +440,7 @@ def check_search(parameters: Mapping[str, Any]) -> None:
     _number("nearest", parameters["nearest"], 1, MOST_NEAREST + 1, rule, "10", whole=True)
     _check_shape("audit", parameters["audit"], bool, "true")
     _check_ratios(parameters)
+    _check_partitions(parameters["partitions"])
     network = NETWORKS[parameters["network"]]
     if not parameters["model_uri"]:
         network.check_start(parameters["checkpoint_uri"])

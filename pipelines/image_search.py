@@ -1,7 +1,16 @@
 from kfp import dsl
 
 from kfp_vision import parameters
-from kfp_vision.components import audit_images, check_search, deploy_index, fetch_embedder, index_images, search_images
+from kfp_vision.components import (
+    audit_images,
+    check_search,
+    deploy_index,
+    fetch_embedder,
+    index_images,
+    join_index,
+    list_images,
+    search_images,
+)
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import with_choices
@@ -25,6 +34,7 @@ def image_search(
     validation_ratio: float = 0.2,
     test_ratio: float = 0.0,
     deploy_to: str = "none",
+    partitions: int = 1,
 ):
     """An index of pictures, in which those that are alike are found; what it finds for some pictures, and what it tells of all.
 
@@ -41,6 +51,7 @@ def image_search(
         validation_ratio: share of each class that a training would hold out while training.
         test_ratio: share of each class that it would hold out for the last evaluation.
         deploy_to: where the model of model_uri lies, in a bucket or not, for its servers to search in the index; or none.
+        partitions: on how many machines the pictures are indexed at a time.
     """
     fields = dict(locals())
     with dsl.ExitHandler(outcome_reported(), name="run"):
@@ -48,8 +59,12 @@ def image_search(
         fingerprint = fingerprinted(fields, behind=checked)
         fetched = fetch_embedder(model_uri=model_uri, network=network, checkpoint_uri=checkpoint_uri).after(checked)
         model = fetched.outputs["model"]
-        indexed = index_images(model=model, fingerprint=fingerprint, images_uri=images_uri, index_uri=index_uri)
-        equipped(fetched, indexed)
+        listed = list_images(fingerprint=fingerprint, images_uri=images_uri, partitions=partitions)
+        with dsl.ParallelFor(listed.outputs["Output"], name="partitions") as partition:
+            how = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
+            part = index_images(model=model, images=listed.outputs["images"], **how)
+        indexed = join_index(index_parts=dsl.Collected(part.outputs["part"]), model=model)
+        equipped(fetched, listed, part, indexed)
         with dsl.If(queries_uri != "", name="search"):
             equipped(search_images(index=indexed.outputs["index"], queries_uri=queries_uri, nearest=nearest, label=label))
         with dsl.If(audit == True, name="audit"):  # noqa: E712

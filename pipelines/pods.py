@@ -80,7 +80,9 @@ PODS = {
     "fetch_model": COPYING,
     "predict_images": replace(OUTSIDE, room="500Gi", hours=72),
     "fetch_embedder": OUTSIDE,
+    "list_images": READING,
     "index_images": replace(OUTSIDE, room="500Gi", hours=72, cached=True),
+    "join_index": replace(DATA, memory=MODEL.memory),  # regions of a million vectors are found in some gigabytes
     "search_images": OUTSIDE,
     "audit_images": replace(MODEL, cached=True),
     "deploy_index": replace(COPYING, room="500Gi"),

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,17 +26,14 @@ import numpy as np
 from kfp_vision import catalog, repository, storage
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError, shown
-from kfp_vision.pictures import Refused
-from kfp_vision.search import nearest
+from kfp_vision.search import nearest, parts
 from kfp_vision.search.embedding import Embedder
+from kfp_vision.search.parts import COLUMNS, PICTURES, PLACES, REMEDY, THUMBNAILS, VECTORS, Part
 
-ABOUT_FILE, MODEL_FOLDER = "index.json", "model"
-VECTORS, PICTURES, THUMBNAILS, PLACES, REGIONS = "vectors", "pictures.csv", "thumbnails", "thumbnails.npy", "regions"
+ABOUT_FILE, MODEL_FOLDER, REGIONS = "index.json", "model", "regions"
 FILES = (VECTORS, PICTURES, THUMBNAILS, PLACES, REGIONS)  # the last one only where pictures are told apart by regions
-COLUMNS = ("path", "label", "content_id", "split")
-SAID_EVERY, REFUSED_NAMED = 10_000, 10  # pictures
+REFUSED_NAMED = 10  # pictures
 AT_A_TIME = 256  # queries that are compared with all
-REMEDY = "Index the pictures again."
 
 
 @dataclass(frozen=True)
@@ -265,81 +262,80 @@ def build(rows: Sequence[Row], model: Path, folder: Path, before: Path | None = 
     Raises:
         InputError: no picture can be read, or the index before is torn.
     """
+    with storage.scratch(folder) as beside:  # on the same file system: nothing need be copied
+        write_part(rows, model, beside / "part", before)
+        return join([beside / "part"], model, folder)
+
+
+def write_part(
+    rows: Sequence[Row], model: Path, part: Path, before: Path | None = None, *, partition: int = 0, partitions: int = 1
+) -> Part:
+    """Writes one of several parts of an index, for `join` to put together.
+
+    Args:
+        rows: of all pictures, those of the other parts among them.
+        model, before: as `build` takes them.
+        part: the folder to make.
+        partition: its number, from 0.
+        partitions: how many there are.
+
+    Raises:
+        InputError: the index before is torn.
+    """
     embedder = Embedder(repository.exported(model))
     old = Index(before) if before else None
     if old and old.about.model_fingerprint != embedder.fingerprint:
         print("the index before is of another model: all is computed anew", flush=True)
         old = None
-    generation = about_in(folder).generation + 1 if (folder / ABOUT_FILE).exists() else 1
+    mine = parts.share(rows, old.by_content if old else {}, partition, partitions)
+    if partitions > 1:
+        print(f"partition {partition + 1} of {partitions}: {len(mine)} of {len(rows)} pictures", flush=True)
+    return parts.write(mine, embedder, old, part)
+
+
+def join(folders: Sequence[Path], model: Path, folder: Path) -> Built:
+    """Puts the parts of an index together, as `build` would have written it.
+
+    Args:
+        folders: what `write_part` wrote, in the order of the parts.
+        model: a model folder, the one that they are of.
+        folder: of the index; one that is there goes on answering until the new one is whole.
+
+    Raises:
+        InputError: a part is torn or of another model, or there is no picture in any.
+    """
+    version = repository.exported(model)
+    read = [parts.read(part, version.fingerprint) for part in folders]
+    pictures, computed = (sum(getattr(part, name) for part in read) for name in ("pictures", "computed"))
+    refused = [reject for part in folders for reject in catalog.read_unused(part / parts.REFUSED)]
+    if not pictures:
+        raise no_pictures(refused)
+    dimension, generation = read[0].dimension, 1
+    is_of_model = False
+    if (folder / ABOUT_FILE).exists():
+        earlier = about_in(folder)
+        generation, is_of_model = earlier.generation + 1, earlier.model_fingerprint == version.fingerprint
     with storage.replacing(folder / str(generation)) as beside:
         beside.mkdir()
-        kept, computed, refused = _write(beside, rows, embedder, old)
-        if not kept:
-            reasons = "; ".join(sorted({reason for _, _, reason in refused})) or "no pictures"
-            raise InputError("there must be pictures to index", reasons, "Give a folder of JPEGs or PNGs.")
-        vectors = np.memmap(beside / VECTORS, "float16", "r", shape=(kept, embedder.dimension))
-        found = nearest.build(vectors, beside / REGIONS) if kept > nearest.EXACT_UP_TO else nearest.Recall(1.0, 0)
-    if not old or before != folder:
+        parts.concatenated(folders, beside)
+        vectors = np.memmap(beside / VECTORS, "float16", "r", shape=(pictures, dimension))
+        found = nearest.build(vectors, beside / REGIONS) if pictures > nearest.EXACT_UP_TO else nearest.Recall(1.0, 0)
+    if not is_of_model:
         with storage.replacing(folder / MODEL_FOLDER) as beside:
-            shutil.copytree(repository.exported(model).folder, repository.exported(beside).folder)
-    name = repository.exported(model).name
-    about = About(name, embedder.fingerprint, embedder.dimension, kept, generation, found.recall, found.probes)
+            shutil.copytree(version.folder, repository.exported(beside).folder)
+    about = About(version.name, version.fingerprint, dimension, pictures, generation, found.recall, found.probes)
     storage.write_json(folder / ABOUT_FILE, asdict(about))
-    for earlier in folder.iterdir():
-        if earlier.name.isdecimal() and int(earlier.name) != generation:
-            shutil.rmtree(earlier)
-    print(f"{kept} pictures in the index, {computed} of them computed, {len(refused)} refused", flush=True)
+    for other in folder.iterdir():
+        if other.name.isdecimal() and int(other.name) != generation:
+            shutil.rmtree(other)
+    print(f"{pictures} pictures in the index, {computed} of them computed, {len(refused)} refused", flush=True)
     return Built(about, computed, refused)
 
 
-def _write(
-    folder: Path, rows: Sequence[Row], embedder: Embedder, old: Index | None
-) -> tuple[int, int, list[tuple[str, str, str]]]:
-    """Vectors, pictures and thumbnails; gives how many there are, how many were computed, and which were refused, and why."""
-    begins, computed = [0], 0
-    refused: list[tuple[str, str, str]] = []
-    with (
-        (folder / VECTORS).open("wb") as vectors,
-        (folder / THUMBNAILS).open("wb") as thumbnails,
-        (folder / PICTURES).open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
-    ):
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row, is_new, found in _embedded(rows, embedder, old):
-            if isinstance(found, Refused):
-                refused.append((row.uri, row.label, str(found)))
-                continue
-            vector, thumbnail = found
-            vectors.write(np.asarray(vector, "float16").tobytes())
-            thumbnails.write(thumbnail)
-            writer.writerow((row.uri, row.label, row.content_id, row.split))
-            begins.append(begins[-1] + len(thumbnail))
-            computed += is_new
-            if (len(begins) - 1) % SAID_EVERY == 0:
-                print(f"{len(begins) - 1} of {len(rows)} pictures", flush=True)
-    np.save(folder / PLACES, np.array(begins, "int64"))
-    return len(begins) - 1, computed, refused
-
-
-def _embedded(
-    rows: Sequence[Row], embedder: Embedder, old: Index | None
-) -> Iterator[tuple[Row, bool, tuple[np.ndarray, bytes] | Refused]]:
-    """Each row in order, whether its vector was computed, and its vector with a thumbnail, or why there is none."""
-    known = old.by_content if old else {}
-    with storage.Reader() as reader:
-
-        def encoded() -> Iterator[bytes | Refused]:
-            for row in reader.ahead(row for row in rows if row.content_id not in known):
-                found = storage.outcome(lambda row=row: reader.read(row.uri))  # type: ignore[misc]
-                yield Refused(found.strerror or str(found)) if isinstance(found, OSError) else found
-
-        new = embedder.embedded(encoded())
-        for row in rows:
-            if old and row.content_id in known:
-                place = known[row.content_id]
-                yield row, False, (old.vectors[place], old.thumbnail(place))
-            else:
-                yield row, True, next(new)
+def no_pictures(refused: Sequence[tuple[str, str, str]]) -> InputError:
+    """What to say where nothing can be indexed, of the pictures that were refused."""
+    reasons = "; ".join(sorted({reason for _, _, reason in refused})) or "no pictures"
+    return InputError("there must be pictures to index", reasons, "Give a folder of JPEGs or PNGs.")
 
 
 def rows_at(uri: str) -> list[Row]:

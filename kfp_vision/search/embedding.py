@@ -42,15 +42,21 @@ class Embedder:
         self._crop, size = self._classifier.cropper(), self._classifier.crop_size
         self.dimension = int(self._classifier.embeddings([np.zeros((size, size, 3), "float32")]).shape[1])
 
-    def embedded(self, pictures: Iterable[bytes | Refused]) -> Iterator[Embedded]:
+    def embedded(self, pictures: Iterable[bytes | Refused], *, filled: bool = False) -> Iterator[Embedded]:
         """For each encoded picture its vector, float32 (dimension,), and a thumbnail (JPEG); or why there are none.
 
         Pictures are decoded by threads while the ones before are computed; a few batches are in memory.
+
+        Args:
+            pictures: encoded, or refused already.
+            filled: whether a batch that lacks pictures is filled up. TensorFlow takes other ways through smaller ones, so that
+                the last bits of a vector would depend on how many pictures there are beside it.
         """
         prepared = parallel.mapped(self._prepared, pictures, workers=hardware.cores(), limit=2 * BATCH)
         while batch := list(islice(prepared, BATCH)):
             crops = [one[0] for one in batch if not isinstance(one, Refused)]
-            vectors = iter(self._classifier.embeddings(crops) if crops else [])
+            beside = crops[:1] * (BATCH - len(crops)) if filled else []
+            vectors = iter(self._classifier.embeddings(crops + beside) if crops else [])
             for one in batch:
                 yield one if isinstance(one, Refused) else (next(vectors), one[1])
 

@@ -1,9 +1,10 @@
 """What an index is made of: a model, pictures, and an index from before; wherever they lie."""
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kfp_vision import catalog, repository, search, storage
+from kfp_vision import catalog, partitioning, repository, search, storage
 from kfp_vision.errors import InputError
 from kfp_vision.networks import NETWORKS
 from kfp_vision.repository import Version
@@ -29,13 +30,60 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
     return repository.exported(model)
 
 
-def index_images(images_uri: str, model: Path, index_uri: str, *, folder: Path, refused: Path) -> dict[str, Any]:
-    """Writes an index of the pictures at a URI.
+def list_images(images_uri: str, partitions: int, table: Path) -> list[int]:
+    """Writes the table of the pictures at a URI, and says what a loop over partitions of them runs through.
 
     Args:
         images_uri: whatever the data stage reads; pictures in no folder have no label.
+        partitions: how many there are to be.
+        table: the file to write.
+
+    Returns:
+        The numbers of the partitions, from 0.
+
+    Raises:
+        InputError: no pictures lie there.
+    """
+    rows = search.rows_at(images_uri)
+    if not rows:
+        raise search.no_pictures([])
+    catalog.write(table, rows)
+    print(f"{len(rows)} pictures to index")
+    return partitioning.numbers(partitions)
+
+
+def index_images(
+    table: Path, model: Path, index_uri: str, *, part: Path, partition: int = 0, partitions: int = 1
+) -> dict[str, int]:
+    """Writes one of several parts of an index, for `join_index` to put together.
+
+    Args:
+        table: of all pictures.
         model: a model folder.
         index_uri: an index from before, in a bucket or not, of which the pictures that it has are taken; empty for none.
+        part: the folder to make.
+        partition: its number, from 0.
+        partitions: how many there are.
+
+    Returns:
+        pictures, computed: how many.
+
+    Raises:
+        InputError: the index before is torn.
+    """
+    with storage.temporary() as scratch:
+        before = _brought(index_uri, scratch / "before") if index_uri else None
+        rows = list(catalog.read(table))
+        written = search.write_part(rows, model, part, before, partition=partition, partitions=partitions)
+    return {"pictures": written.pictures, "computed": written.computed}
+
+
+def join_index(parts: Sequence[Path], model: Path, *, folder: Path, refused: Path) -> dict[str, Any]:
+    """Puts the parts of an index together.
+
+    Args:
+        parts: what `index_images` wrote, in the order of the partitions.
+        model: the model folder that they are of.
         folder: of the index to write.
         refused: where the list of pictures that could not be used is written: CSV with uri, label, reason.
 
@@ -43,12 +91,9 @@ def index_images(images_uri: str, model: Path, index_uri: str, *, folder: Path, 
         pictures, computed, refused: how many; recall, of the truly nearest ten, the share that is found.
 
     Raises:
-        InputError: nothing lies there, or no picture can be read, or the index before is torn.
+        InputError: no picture could be read, or a part is torn.
     """
-    rows = search.rows_at(images_uri)
-    with storage.temporary() as scratch:
-        before = _brought(index_uri, scratch / "before") if index_uri else None
-        built = search.build(rows, model, folder, before)
+    built = search.join(parts, model, folder)
     catalog.write_unused(refused, built.refused)
     for uri, label, reason in built.refused[: search.REFUSED_NAMED]:
         print(f"refused: {uri}{f' ({label})' if label else ''}: {reason}")

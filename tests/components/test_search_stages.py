@@ -1,16 +1,36 @@
-"""The stages of a search: check_search, fetch_embedder, index_images and search_images."""
+"""The stages of a search: check_search, fetch_embedder, list_images, index_images, join_index and search_images."""
 
+import contextlib
 import csv
+import io
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import embedding
 import one_step
 import pytest
+from kfp import dsl, local
 
-from kfp_vision import components
+from kfp_vision import catalog, components, search
+from kfp_vision.local_run import for_one_machine
 
-FIELDS = {"network": "inception_v1", "checkpoint_uri": "", "index_uri": "", "queries_uri": "", "nearest": 3, "label": ""}
-FIELDS |= {"audit": True, "validation_ratio": 0.2, "test_ratio": 0.0}
-FIELDS |= {"deploy_to": "none"}
+Joined = tuple[Path, dict[str, Any]]  # the folder of the stage's outputs, and the metrics
+FIELDS = {
+    "network": "inception_v1",
+    "checkpoint_uri": "",
+    "index_uri": "",
+    "queries_uri": "",
+    "nearest": 3,
+    "label": "",
+    "audit": True,
+    "validation_ratio": 0.2,
+    "test_ratio": 0.0,
+    "deploy_to": "none",
+    "partitions": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +39,22 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def indexed(model, pictures, tmp_path_factory) -> one_step.Ended:
-    values = {"fingerprint": "any", "images_uri": str(pictures), "index_uri": ""}
-    return one_step.run(components.index_images, tmp_path_factory.mktemp("index"), {"model": model}, **values)
+def listed(pictures, tmp_path_factory) -> one_step.Ended:
+    values = {"fingerprint": "any", "images_uri": str(pictures), "partitions": 2}
+    return one_step.run(components.list_images, tmp_path_factory.mktemp("list"), **values)
+
+
+@pytest.fixture(scope="module")
+def indexed(model, listed, tmp_path_factory) -> one_step.Ended:
+    """The second of two partitions."""
+    inputs = {"model": model, "images": listed.folder / "images"}
+    values = {"index_uri": "", "partition": 1, "partitions": 2}
+    return one_step.run(components.index_images, tmp_path_factory.mktemp("part"), inputs, **values)
+
+
+@pytest.fixture(scope="module")
+def joined(model, listed, tmp_path_factory) -> Joined:
+    return join(model, listed.folder / "images", tmp_path_factory.mktemp("index"))
 
 
 def test_right_values_pass_without_a_word(model, pictures, tmp_path):
@@ -33,6 +66,7 @@ def test_right_values_pass_without_a_word(model, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
+        ({"partitions": 0}, "partitions must be a whole number from 1 to 1000; got 0. Set it to 4, say."),
         ({"nearest": 0}, "nearest must be a whole number from 1 to 1000; got 0. Set it to 10, say."),
         ({"model_uri": ""}, "fine_tune=true must have a checkpoint to start from"),
         ({"index_uri": "{pictures}"}, "index_uri must name an index; got none at "),
@@ -55,27 +89,81 @@ def test_takes_a_model_that_was_trained_before(model, tmp_path):
     assert (ended.folder / "model" / "serving" / "1" / "saved_model.pb").is_file()
 
 
-def test_indexes_every_picture(indexed):
-    assert indexed.metadata["metrics"] == {"pictures": 20, "computed": 20, "refused": 0, "recall": 1}
-    assert (indexed.folder / "index" / "index.json").is_file()
+def test_lists_the_pictures_and_numbers_the_partitions(listed):
+    assert listed.output == [0, 1]
+    assert listed.printed == ["20 pictures to index"]
+    assert catalog.count(listed.folder / "images") == 20
 
 
-def test_takes_what_an_index_from_before_has(indexed, model, pictures, tmp_path):
-    values = {"fingerprint": "any", "images_uri": str(pictures / "bellcup"), "index_uri": str(indexed.folder / "index")}
-    ended = one_step.run(components.index_images, tmp_path, {"model": model}, **values)
-    assert ended.metadata["metrics"] == {"pictures": 10, "computed": 0, "refused": 0, "recall": 1}
-
-
-def test_refuses_a_place_without_pictures(model, tmp_path):
+def test_lists_nothing_at_a_place_without_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
-    values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "index_uri": ""}
-    ended = one_step.run(components.index_images, tmp_path / "root", {"model": model}, **values)
-    assert one_step.refusal(ended, kept={"index"}).startswith("error: there must be pictures to index; got no pictures.")
+    values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1}
+    ended = one_step.run(components.list_images, tmp_path / "root", **values)
+    assert one_step.refusal(ended).startswith("error: there must be pictures to index; got no pictures.")
 
 
-def test_finds_the_nearest_of_each_picture(indexed, pictures, tmp_path):
+def test_indexes_its_partition(indexed):
+    assert indexed.metadata["part"] == {"pictures": 10, "computed": 10}
+    assert "partition 2 of 2: 10 of 20 pictures" in indexed.printed
+
+
+def test_an_index_before_of_which_there_is_none_is_refused(model, listed, tmp_path):
+    (tmp_path / "before").mkdir()
+    values = {"index_uri": str(tmp_path / "before"), "partition": 0, "partitions": 1}
+    inputs = {"model": model, "images": listed.folder / "images"}
+    ended = one_step.run(components.index_images, tmp_path / "root", inputs, **values)
+    assert one_step.refusal(ended).startswith("error: there must be an index; got none in ")
+
+
+def join(model: Path, images: Path, root: Path, partitions: int = 2, index_uri: str = "") -> Joined:
+    """What join_index makes of so many partitions, in the loop that a pipeline makes of them."""
+
+    @dsl.pipeline(name="partitions")
+    def in_partitions(partitions: int, index_uri: str):
+        model_of = one_step.imported(components.index_images, "model", model)
+        table = one_step.imported(components.index_images, "images", images)
+        numbers = components.partition_records(partitions=partitions)
+        with dsl.ParallelFor(numbers.output) as partition:
+            how = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
+            part = components.index_images(model=model_of, images=table, **how)
+        components.join_index(index_parts=dsl.Collected(part.outputs["part"]), model=model_of)
+
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(RuntimeError):
+        warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
+        for_one_machine(in_partitions)(partitions=partitions, index_uri=index_uri)
+    found = list(root.glob("partitions-*/join-index/executor_output.json"))
+    assert found, shown.getvalue()
+    said = json.loads(found[0].read_text())["artifacts"]["metrics"]["artifacts"][0]["metadata"]
+    return found[0].parent, said
+
+
+def test_joins_the_partitions_to_an_index(joined):
+    folder, metrics = joined
+    assert metrics == {"pictures": 20, "computed": 20, "refused": 0, "recall": 1}
+    assert search.Index(folder / "index").about.pictures == 20
+    assert (folder / "refused").read_text() == "uri,label,reason\n"
+
+
+def test_takes_what_an_index_from_before_has(joined, model, listed, tmp_path):
+    rows = [row for row in catalog.read(listed.folder / "images") if row.label == "bellcup"]
+    catalog.write(tmp_path / "fewer", rows)
+    _, metrics = join(model, tmp_path / "fewer", tmp_path / "root", 1, str(joined[0] / "index"))
+    assert metrics == {"pictures": 10, "computed": 0, "refused": 0, "recall": 1}
+
+
+def test_names_the_pictures_that_no_partition_could_use(model, listed, tmp_path):
+    first, *rest = catalog.read(listed.folder / "images")
+    catalog.write(tmp_path / "gone", [replace(first, uri=f"{first.uri}.gone", content_id="gone"), *rest])
+    folder, metrics = join(model, tmp_path / "gone", tmp_path / "root")
+    assert (metrics["pictures"], metrics["refused"]) == (19, 1)
+    (reject,) = catalog.read_unused(folder / "refused")
+    assert reject == (f"{first.uri}.gone", first.label, "No such file or directory")
+
+
+def test_finds_the_nearest_of_each_picture(joined, pictures, tmp_path):
     values = {"queries_uri": str(pictures / "globelet"), "nearest": 3, "label": ""}
-    ended = one_step.run(components.search_images, tmp_path, {"index": indexed.folder / "index"}, **values)
+    ended = one_step.run(components.search_images, tmp_path, {"index": joined[0] / "index"}, **values)
     with (ended.folder / "found").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["query", "rank", "path", "label", "similarity"]
@@ -86,16 +174,16 @@ def test_finds_the_nearest_of_each_picture(indexed, pictures, tmp_path):
     assert page.count("data:image/jpeg") == 10 + 30
 
 
-def test_refuses_an_empty_query_folder(indexed, tmp_path):
+def test_refuses_an_empty_query_folder(joined, tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"queries_uri": str(tmp_path / "empty"), "nearest": 3, "label": ""}
-    ended = one_step.run(components.search_images, tmp_path / "root", {"index": indexed.folder / "index"}, **values)
+    ended = one_step.run(components.search_images, tmp_path / "root", {"index": joined[0] / "index"}, **values)
     assert one_step.refusal(ended).startswith("error: there must be pictures to search for; got none at ")
 
 
-def test_audits_the_pictures_of_an_index(indexed, tmp_path):
+def test_audits_the_pictures_of_an_index(joined, tmp_path):
     values = {"validation_ratio": 0.2, "test_ratio": 0.0}
-    ended = one_step.run(components.audit_images, tmp_path, {"index": indexed.folder / "index"}, **values)
+    ended = one_step.run(components.audit_images, tmp_path, {"index": joined[0] / "index"}, **values)
     assert ended.metadata["metrics"]["pictures"] == 20
     assert set(ended.metadata["metrics"]) >= {"copies", "copies_across_splits", "copies_across_labels", "suspicious_labels"}
     assert (ended.folder / "findings").read_text().startswith("path,leave_out,finding,label,instead,other,score\n")

@@ -92,6 +92,7 @@ label - STRING: ""
 model_uri - STRING: ""
 nearest - NUMBER_INTEGER: 10
 network - STRING: "inception_v1" [15 choices]
+partitions - NUMBER_INTEGER: 1
 queries_uri - STRING: ""
 test_ratio - NUMBER_DOUBLE: 0.0
 validation_ratio - NUMBER_DOUBLE: 0.2

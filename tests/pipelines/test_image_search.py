@@ -20,12 +20,10 @@ class Run(NamedTuple):
     pictures: Path
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    root = tmp_path_factory.mktemp("run")
-    pictures = drawn.pictures(root / "pictures", each=10)
-    form = {"images_uri": pictures, "model_uri": embedding.write_model(root / "model"), "nearest": 4}
-    form |= {"queries_uri": pictures / "bellcup", "label": "bellcup", "deploy_to": root / "model"}
+def carried_out(root: Path, pictures: Path, **changes: object) -> Run:
+    """A run in a folder that has a model."""
+    form = {"images_uri": pictures, "model_uri": root / "model", "nearest": 4}
+    form |= {"queries_uri": pictures / "bellcup", "label": "bellcup", "deploy_to": root / "model"} | changes
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", "image_search", *options, "--json"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -33,11 +31,33 @@ def run(tmp_path_factory) -> Run:
     return Run(done.stdout.splitlines(), json.loads(done.stdout.splitlines()[-1]), pictures)
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    root = tmp_path_factory.mktemp("run")
+    embedding.write_model(root / "model")
+    return carried_out(root, drawn.pictures(root / "pictures", each=10))
+
+
+def test_in_partitions_the_index_and_what_is_found_in_it_are_the_same(run):
+    parted = carried_out(run.pictures.parent, run.pictures, partitions=3)
+    stages = [line.split("] ")[1] for line in parted.lines if line.startswith("[")]
+    assert [stage for stage in stages if stage.startswith("index_images")] == [
+        "index_images", "index_images (2)", "index_images (3)"
+    ]  # fmt: skip
+    for name in ("vectors", "pictures.csv", "thumbnails", "thumbnails.npy"):
+        one, other = (Path(of.result["index"], "1", name).read_bytes() for of in (run, parted))
+        assert one == other
+    assert Path(parted.result["nearest"]).read_text() == Path(run.result["nearest"]).read_text()
+    assert (parted.result["pictures"], parted.result["refused"]) == (20, 0)
+
+
 def test_ends_with_an_index_and_what_was_found_in_it(run):
     stages = [line.split()[1] for line in run.lines if line.startswith("[")]
-    assert stages[0] == "check_search" and sorted(stages[1:3]) == ["fetch_embedder", "fingerprint_images"]
-    assert stages[3] == "index_images" and stages[-1] == "report_outcome"
-    assert sorted(stages[4:-1]) == ["deploy_index", "search_images"]
+    assert stages[0] == "check_search" and sorted(stages[1:4]) == ["fetch_embedder", "fingerprint_images", "list_images"]
+    assert stages[4:6] == ["index_images", "join_index"] and stages[-1] == "report_outcome"
+    assert sorted(stages[6:-1]) == ["audit_images", "deploy_index", "search_images"]
+    assert Path(run.result["findings"]).read_text().startswith("path,leave_out,")
+    assert "<h2>The map</h2>" in Path(run.result["audit"]).read_text()
     assert f"index     20 pictures, 0 refused: {run.result['index']}" in run.lines
     with Path(run.result["nearest"]).open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -37,8 +37,10 @@ fetch_model         kfp-vision      250m-2  256Mi-2Gi  100Gi   12  3  no   stora
 fingerprint_images  kfp-vision      250m-2  256Mi-2Gi  10Gi    12  3  no   storage  any
 index_images        kfp-vision      1-8     2Gi-8Gi    500Gi   72  3  yes  storage  any
 ingest_images       kfp-vision      1-8     512Mi-8Gi  500Gi   24  3  yes  storage  any
+join_index          kfp-vision      1-8     2Gi-8Gi    500Gi   24  1  yes  none     any
 join_predictions    kfp-vision      250m-2  256Mi-2Gi  100Gi    6  1  yes  none     any
 join_records        kfp-vision      1-8     512Mi-8Gi  500Gi   24  1  yes  none     any
+list_images         kfp-vision      1-8     512Mi-8Gi  500Gi   24  3  yes  storage  any
 partition_records   kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  yes  none     any
 predict_images      kfp-vision      1-8     2Gi-8Gi    500Gi   72  3  no   storage  any
 report_outcome      kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  no   webhook  any

@@ -14,9 +14,10 @@ from exported import version
 from PIL import Image
 
 from kfp_vision import repository, search
+from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
-from kfp_vision.search import Index, nearest
+from kfp_vision.search import Index, nearest, parts
 from kfp_vision.search.embedding import Embedder
 from kfp_vision.serving import places
 
@@ -141,6 +142,91 @@ def test_what_is_known_is_not_computed_again_and_what_has_gone_is_left_out(built
     assert [again.thumbnail(place) for place in range(13)] == [first.thumbnail(place) for place in range(13)]
 
 
+def files(folder) -> dict[str, bytes]:
+    """What an index is, beside its model."""
+    generation = json.loads((folder / "index.json").read_text())["generation"]
+    return {path.name: path.read_bytes() for path in (folder / str(generation)).iterdir()}
+
+
+def in_parts(rows, model, root, partitions: int, before=None) -> tuple[list[search.Part], search.Built]:
+    """An index made in so many parts, in `root / "index"`."""
+    folders = [root / f"part {number}" for number in range(partitions)]
+    written = [
+        search.write_part(rows, model, folder, before, partition=number, partitions=partitions)
+        for number, folder in enumerate(folders)
+    ]
+    return written, search.join(folders, model, root / "index")
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 20])
+def test_an_index_in_parts_is_the_one_that_is_made_at_once_byte_for_byte(built, model, pictures, tmp_path, partitions):
+    written, joined = in_parts(search.rows_at(str(pictures)), model, tmp_path, partitions)
+    assert files(tmp_path / "index") == files(built[0])
+    assert joined == built[1]  # the refused picture among it
+    of_parts = [part.pictures for part in written]
+    assert sum(of_parts) == 13 and max(of_parts) - min(of_parts) <= 1 + 1  # one lacks the refused picture
+    vector = np.asarray(Index(built[0]).vectors[3:4], "float32")
+    assert Index(tmp_path / "index").search(vector, 5) == Index(built[0]).search(vector, 5)
+
+
+def test_parts_share_what_an_index_before_has_not_and_take_the_rest_of_it(built, model, pictures, tmp_path):
+    rows = search.rows_at(str(pictures))
+    search.build([row for row in rows if row.label == "bellcup"], model, tmp_path / "before")
+    written, joined = in_parts(rows, model, tmp_path, 2, tmp_path / "before")
+    assert [part.computed for part in written] == [3, 4]  # the picture that is refused is work as well
+    assert [part.pictures for part in written] == [9, 4]
+    assert (joined.computed, joined.about) == (7, built[1].about)
+    assert files(tmp_path / "index") == files(built[0])
+
+
+def test_shares_are_consecutive_and_even_whatever_is_known():
+    rows = [Row(str(number), "", 0, str(number), str(number)) for number in range(103)]
+    for known in (set(), {row.content_id for row in rows}, {str(number) for number in range(40, 80)}):
+        shares = [parts.share(rows, known, number, 4) for number in range(4)]
+        assert [row for share in shares for row in share] == rows
+        new = [len([row for row in share if row.content_id not in known]) for share in shares]
+        assert max(new) - min(new) <= 1
+    assert [len(parts.share(rows[:2], set(), number, 3)) for number in range(3)] == [0, 1, 1]
+    assert parts.share([], set(), 0, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda part: (part / "part.json").unlink(), "a part of an index must be whole; got "),
+        (lambda part: (part / "part.json").write_text("{}"), "a part of an index must be whole; got "),
+        (lambda part: (part / "vectors").write_bytes(b"short"), "a part of an index must be whole; got "),
+        (lambda part: (part / "thumbnails").unlink(), "a part of an index must be whole; got "),
+        (lambda part: (part / "thumbnails.npy").write_bytes(b""), "a part of an index must be whole; got "),
+        (
+            lambda part: (part / "pictures.csv").write_text("path,label,content_id\n"),
+            "a part of an index must be whole; got 0 rows",
+        ),
+        (
+            lambda part: (part / "part.json").write_text(
+                json.dumps(json.loads((part / "part.json").read_text()) | {"model_fingerprint": "another"})
+            ),
+            "all parts of an index must be of its model; got another in ",
+        ),
+    ],
+)
+def test_a_torn_part_is_one_clear_line_and_leaves_no_index(model, pictures, parted, tmp_path, damage, line):
+    folders = [shutil.copytree(folder, tmp_path / folder.name) for folder in parted]
+    damage(folders[1])
+    with pytest.raises(InputError) as refused:
+        search.join(folders, model, tmp_path / "index")
+    assert str(refused.value).startswith(f"error: {line}") and "\n" not in str(refused.value)
+    assert not (tmp_path / "index" / "index.json").exists()
+
+
+@pytest.fixture(scope="module")
+def parted(model, pictures, tmp_path_factory):
+    """The folders of two parts."""
+    root = tmp_path_factory.mktemp("parts")
+    in_parts(search.rows_at(str(pictures)), model, root, 2)
+    return [root / "part 0", root / "part 1"]
+
+
 def test_until_the_new_one_is_whole_the_old_one_answers(built, model, pictures, tmp_path, monkeypatch):
     folder = shutil.copytree(built[0], tmp_path / "index")
     monkeypatch.setattr(nearest, "EXACT_UP_TO", 0)
@@ -222,8 +308,8 @@ def by_hand(folder: Path, vectors: np.ndarray, *, regions: bool) -> Path:
     within, number = folder / "1", len(vectors)
     within.mkdir(parents=True)
     (within / "vectors").write_bytes(vectors.tobytes())
-    lines = [f"{place}.jpg,{'odd' if place % 2 else 'even'},{place:032x}" for place in range(number)]
-    (within / "pictures.csv").write_text("\n".join(["path,label,content_id", *lines, ""]))
+    lines = [f"{place}.jpg,{'odd' if place % 2 else 'even'},{place:032x}," for place in range(number)]
+    (within / "pictures.csv").write_text("\n".join(["path,label,content_id,split", *lines, ""]))
     (within / "thumbnails").write_bytes(b"x" * number)
     np.save(within / "thumbnails.npy", np.arange(number + 1))
     found = nearest.build(vectors, within / "regions") if regions else nearest.Recall(1.0, 0)
