@@ -83,7 +83,7 @@ trials - NUMBER_INTEGER: 0
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
 OF_A_SEARCH = """
-audit - BOOLEAN: true [2 choices]
+audit - BOOLEAN: true [true, false]
 checkpoint_uri - STRING: "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
 deploy_to - STRING: "none"
 images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
@@ -94,7 +94,7 @@ nearest - NUMBER_INTEGER: 10
 network - STRING: "inception_v1" [15 choices]
 partitions - NUMBER_INTEGER: 1
 queries_uri - STRING: ""
-test_ratio - NUMBER_DOUBLE: 0.0
+test_ratio - NUMBER_DOUBLE: 0
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
 KFPS_OWN = re.compile(r"pipelinechannel|{{|\b(artifact|dag|executor|component|channel)s?\b", re.IGNORECASE)

@@ -39,7 +39,7 @@ def run(tmp_path_factory) -> Run:
 
 
 def test_in_partitions_the_index_and_what_is_found_in_it_are_the_same(run):
-    parted = carried_out(run.pictures.parent, run.pictures, partitions=3)
+    parted = carried_out(run.pictures.parent, run.pictures, partitions=3, deploy_to="none", audit=False)
     stages = [line.split("] ")[1] for line in parted.lines if line.startswith("[")]
     assert [stage for stage in stages if stage.startswith("index_images")] == [
         "index_images", "index_images (2)", "index_images (3)"
