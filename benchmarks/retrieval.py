@@ -207,9 +207,10 @@ def mislabelled(pictures: Path, folder: Path, seed: int) -> set[str]:
     for file in sorted(pictures.glob("*/*")):
         label = draw.choice([name for name in names if name != file.parent.name]) if file in moved else file.parent.name
         (folder / label).mkdir(parents=True, exist_ok=True)
-        (folder / label / file.name).hardlink_to(file)
+        name = f"{label}/{file.parent.name}-{file.name}"
+        (folder / name).hardlink_to(file)
         if file in moved:
-            wrong.add(f"{label}/{file.name}")
+            wrong.add(name)
     return wrong
 
 
