@@ -3,6 +3,9 @@
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from exported import version
 from PIL import Image
+from servers import until
 
 from kfp_vision import repository, search
 from kfp_vision.catalog import Row
@@ -239,6 +243,25 @@ def test_until_the_new_one_is_whole_the_old_one_answers(built, model, pictures, 
         search.build(search.rows_at(str(pictures)), model, folder, before=folder)
     assert Index(folder).about == built[1].about
     assert sorted(path.name for path in folder.iterdir()) == ["1", "index.json", "model"]
+
+
+BUILD = "import sys; from pathlib import Path; from kfp_vision import search; "
+BUILD += "search.build(search.rows_at(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))"
+
+
+@pytest.mark.parametrize("written", [".index.*", ".index.*/*/vectors"])
+def test_killed_while_it_is_written_the_old_one_answers_and_the_next_is_whole(built, model, pictures, tmp_path, written):
+    folder = shutil.copytree(built[0], tmp_path / "index")
+    command = [sys.executable, "-c", BUILD, str(pictures), str(model), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: list(tmp_path.glob(written)))
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert Index(folder).about == built[1].about
+    vector = Index(folder).embedder().one((pictures / "globelet" / "0002.jpg").read_bytes())
+    assert Index(folder).search(vector[None], 1)[0][0].path.endswith("globelet/0002.jpg")
+    assert search.build(search.rows_at(str(pictures)), model, folder).about.generation == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
 
 
 @pytest.mark.parametrize(
