@@ -1,4 +1,4 @@
-"""Clients who ask one request after another: `python -m benchmarks.load URL PICTURES CLIENTS SECONDS`.
+"""Clients who ask one request after another: `python -m benchmarks.load URL PICTURES CLIENTS SECONDS VERB`.
 
 Prints requests a second, and the median and the 99th percentile of milliseconds to an answer, as JSON.
 """
@@ -17,13 +17,14 @@ MODEL = "benchmark"
 PICTURES = 64
 
 
-def main(url: str, pictures: str, clients: str, seconds: str) -> None:
-    """Asks for so many seconds."""
+def main(url: str, pictures: str, clients: str, seconds: str, verb: str) -> None:
+    """Asks for so many seconds, to `predict` or to `search`."""
+    asked = f"{url}/v1/models/{MODEL}:{verb}"
     files = sorted(Path(pictures).glob("*/*.jpg"))
     bodies = [_body(file.read_bytes()) for file in files[:: max(1, len(files) // PICTURES)]]
     end = time.perf_counter() + float(seconds)
     with ThreadPoolExecutor(int(clients)) as asking:
-        taken = list(asking.map(lambda number: _ask(url, bodies, number, end), range(int(clients))))
+        taken = list(asking.map(lambda number: _ask(asked, bodies, number, end), range(int(clients))))
     milliseconds = [1000 * one for times in taken for one in times]
     p50, p99 = (statistics.quantiles(milliseconds, n=100, method="inclusive")[at] for at in (49, 98))
     print(json.dumps({"rate": len(milliseconds) / float(seconds), "p50": p50, "p99": p99}))
@@ -38,7 +39,7 @@ def _ask(url: str, bodies: list[bytes], number: int, end: float) -> list[float]:
     place, taken = urlsplit(url), []
     connection = http.client.HTTPConnection(place.hostname or "", place.port)
     while (start := time.perf_counter()) < end:
-        connection.request("POST", f"/v1/models/{MODEL}:predict", bodies[number % len(bodies)])
+        connection.request("POST", place.path, bodies[number % len(bodies)])
         answer = connection.getresponse()
         said = answer.read()
         if answer.status != 200:

@@ -75,9 +75,9 @@ def both(ours: str, peer: str, pictures: Path) -> tuple[dict[int, Load], dict[in
     return {clients: mine for clients, (mine, _) in loads.items()}, {clients: its for clients, (_, its) in loads.items()}
 
 
-def load(url: str, pictures: Path, clients: int, seconds: float = SECONDS) -> Load:
-    """What clients meet, in a process of their own."""
-    return Load(**json.loads(_said("load", url, pictures, clients, seconds)))
+def load(url: str, pictures: Path, clients: int, seconds: float = SECONDS, verb: str = "predict") -> Load:
+    """What clients meet who ask a model to `predict` or to `search`, in a process of their own."""
+    return Load(**json.loads(_said("load", url, pictures, clients, seconds, verb)))
 
 
 def in_process(place: Path, pictures: Path, seconds: float = SECONDS) -> float:

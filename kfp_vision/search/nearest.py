@@ -5,7 +5,7 @@ and Johnson et al., Billion-scale similarity search with GPUs, 2017 (arXiv 1702.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 EXACT_UP_TO = 100_000  # vectors; more are parted into regions
-FEWEST_DIMENSIONS = 128  # that the regions are told apart by; principal components, where the vectors have more
+FEWEST_DIMENSIONS = 64  # that a search looks at first; principal components, where the vectors have more
 TRAINED_A_REGION = 40  # vectors that a region is found by, of faiss's advice: 39 to 256
 WANTED_RECALL = 0.96  # at 10, of the vectors that are truly nearest; what is asked for is 0.95
 TRIED = 1000  # queries by which it is measured
 NEAREST = 10
-CHOSEN_AMONG = 20  # for each that is wanted, so many are looked at again with the vectors themselves
+CHOSEN_AMONG = 10  # for each that is wanted, and for ten at least, so many are looked at again with the vectors themselves
+PROBED_TO = 1 / 8  # of the fewest regions that find enough: so close is near enough
 BLOCK = 1 << 16  # vectors at a time in float32
 
 
@@ -49,9 +50,8 @@ def exact(
     for start in range(0, wanted, BLOCK):
         block = np.arange(start, min(start + BLOCK, wanted)) if chosen is None else chosen[start : start + BLOCK]
         part = np.asarray(vectors[block[0] : block[-1] + 1] if chosen is None else vectors[block], "float32")
-        scores = np.concatenate([scores, queries @ part.T], 1)
-        places = np.concatenate([places, np.broadcast_to(block, (len(queries), len(block)))], 1)
-        scores, places = _largest(scores, places, count)
+        near = _largest(queries @ part.T, np.broadcast_to(block, (len(queries), len(block))), count)
+        scores, places = _largest(np.concatenate([scores, near[0]], 1), np.concatenate([places, near[1]], 1), count)
     return scores, places
 
 
@@ -82,15 +82,30 @@ def build(vectors: np.ndarray, file: Path, seed: int = 0) -> Recall:
     tried = np.sort(draw.choice(number, min(number, TRIED), replace=False))
     queries = np.asarray(vectors[tried], "float32")
     truth = exact(vectors, queries, NEAREST + 1)[1]
-    found = Recall(0.0, 0)
-    while found.recall < WANTED_RECALL and found.probes < regions:
-        probes = max(1, 2 * found.probes)
+
+    def found(probes: int) -> Recall:
         places = approximate(made, vectors, queries, NEAREST + 1, probes)[1]
         rows = zip(places.tolist(), truth.tolist(), tried.tolist(), strict=True)
         hits = [len((set(one) & set(other)) - {itself}) for one, other, itself in rows]  # it finds itself without any art
-        found = Recall(min(1.0, sum(hits) / (NEAREST * len(tried))), probes)
+        return Recall(min(1.0, sum(hits) / (NEAREST * len(tried))), probes)
+
+    chosen = _fewest(found, regions)
     faiss.write_index(made, str(file))
-    return found
+    return chosen
+
+
+def _fewest(found: Callable[[int], Recall], regions: int) -> Recall:
+    """The fewest regions that find `WANTED_RECALL`, nearly: doubled until they do, then halved between while it pays."""
+    too_few, enough = 0, found(1)
+    while enough.recall < WANTED_RECALL and enough.probes < regions:
+        too_few, enough = enough.probes, found(min(regions, 2 * enough.probes))
+    while enough.probes - too_few > max(1, PROBED_TO * enough.probes):
+        middle = found((too_few + enough.probes) // 2)
+        if middle.recall < WANTED_RECALL:
+            too_few = middle.probes
+        else:
+            enough = middle
+    return enough
 
 
 def read(file: Path) -> Any:
@@ -110,7 +125,7 @@ def approximate(
     how: Any = faiss.SearchParametersIVF(nprobe=probes, **selector)  # type: ignore[call-arg]
     if isinstance(made, faiss.IndexPreTransform):
         how = faiss.SearchParametersPreTransform(index_params=how)  # type: ignore[call-arg]
-    _, places = made.search(queries, min(len(vectors), CHOSEN_AMONG * count), params=how)
+    _, places = made.search(queries, min(len(vectors), CHOSEN_AMONG * max(count, NEAREST)), params=how)
     scores = np.full(places.shape, -np.inf, "float32")
     for row, (query, near) in enumerate(zip(queries, places, strict=True)):
         there = near >= 0  # a region may hold fewer

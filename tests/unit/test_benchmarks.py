@@ -10,10 +10,11 @@ from pathlib import Path
 
 import colours
 import drawn
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import convert, fine_tuning, learn, measure, scale, serve, slim, training_stage
+from benchmarks import convert, fine_tuning, learn, measure, scale, search, serve, slim, training_stage
 from kfp_vision import sample
 from kfp_vision.serving import server
 
@@ -74,7 +75,7 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
 def test_an_unknown_benchmark_is_refused_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    names = "convert, scale, train, learn, serve"
+    names = "convert, scale, train, learn, serve, retrieval, search"
     assert done.stderr == f"error: a benchmark must be one of {names}; got sing. Take one of these.\n"
 
 
@@ -144,3 +145,31 @@ def test_what_is_refused_is_no_answer(tmp_path):
     pictures = drawn.pictures(tmp_path / "pictures", classes=1, each=1)
     with server.running(tmp_path / "model") as url, pytest.raises(subprocess.CalledProcessError):
         serve.load(url, pictures, 1, seconds=1)
+
+
+def test_a_search_is_compared_with_what_numpy_finds_among_the_same_vectors(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_ROUNDS", "1")
+    monkeypatch.setattr(search, "VECTORS", 4000)
+    monkeypatch.setattr(search, "QUERIES", 40)
+    monkeypatch.setattr(search, "ASKED", {1: (5, 5), 32: (40, 40)})
+    search.draw(tmp_path)
+    vectors = np.fromfile(tmp_path / "vectors", "float16").reshape(4000, 1024).astype("float32")
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
+    places = search.compared(vectors, vectors[100:103])
+    assert places.shape == (3, 10) and places[:, 0].tolist() == [100, 101, 102]
+    similarities = vectors[100:103] @ vectors.T
+    np.testing.assert_array_equal(places, np.argsort(-similarities, 1, kind="stable")[:, :10])
+    said = search.build(tmp_path)
+    assert 0 < said["seconds"] < 60 and 0 < said["memory"] < search.MIB
+    said = search.ask(tmp_path)
+    assert len(said["1"]) == len(said["32"]) == 1 and min(said["1"][0] + said["32"][0]) > 0
+    assert 90 < said["recall"] <= 100
+
+
+def test_embedding_is_compared_with_inference_alone(tmp_path, monkeypatch):
+    drawn.pictures(tmp_path / "data" / "flower_photos", classes=2, each=3)
+    monkeypatch.setenv("KFP_VISION_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("BENCH_ROUNDS", "1")
+    ((ours, peer),) = search.embed(tmp_path)["rates"]
+    assert ours > 0 and peer > 0
+    assert (tmp_path / "part 1" / "part.json").exists()

@@ -22,7 +22,7 @@ from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.search import Index, nearest, parts
-from kfp_vision.search.embedding import Embedder
+from kfp_vision.search.embedding import Embedder, thumbnail
 from kfp_vision.serving import places
 
 
@@ -98,7 +98,15 @@ def test_every_picture_that_can_be_read_is_in_the_index(built, pictures, model):
     assert made.about.model_fingerprint == repository.exported(model).fingerprint
     np.testing.assert_allclose(np.linalg.norm(index.vectors.astype("float32"), axis=1), 1, atol=2e-3)
     with Image.open(io.BytesIO(index.thumbnail(4))) as image:
-        assert max(image.size) == 128
+        assert 112 <= max(image.size) <= 128
+
+
+@pytest.mark.parametrize(("size", "small"), [((500, 375), (125, 94)), ((3000, 20), (128, 1)), ((90, 60), (90, 60))])
+def test_a_thumbnail_is_decoded_no_larger_than_it_is_shown(size, small):
+    file = io.BytesIO()
+    Image.new("RGB", size, (90, 120, 30)).save(file, "JPEG")
+    with Image.open(io.BytesIO(thumbnail(file.getvalue()))) as image:
+        assert image.size == small
 
 
 def test_a_picture_is_nearest_to_itself(built, pictures):
