@@ -53,7 +53,8 @@ class Embedder:
             filled: whether a batch that lacks pictures is filled up. TensorFlow takes other ways through smaller ones, so that
                 the last bits of a vector would depend on how many pictures there are beside it.
         """
-        prepared = parallel.mapped(self._prepared, pictures, workers=hardware.cores(), limit=2 * BATCH)
+        # A picture is prepared in an eighth of the work of computing it; as many threads as cores would be in its way.
+        prepared = parallel.mapped(self._prepared, pictures, workers=max(1, hardware.cores() // 2), limit=2 * BATCH)
         while batch := list(islice(prepared, BATCH)):
             crops = [one[0] for one in batch if not isinstance(one, Refused)]
             beside = crops[:1] * (BATCH - len(crops)) if filled else []
