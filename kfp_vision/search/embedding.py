@@ -16,7 +16,6 @@ from kfp_vision.repository import Version
 
 BATCH = 32
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 75  # the longer side in pixels, JPEG
-SMALL_ENOUGH = 112  # pixels of the longer side: a JPEG that comes so large at a part of its size is not decoded at twice that
 
 Embedded = tuple[np.ndarray, bytes] | Refused
 
@@ -95,8 +94,7 @@ def check_embeds(classifier: Classifier, version: Version) -> None:
 def thumbnail(encoded: bytes) -> bytes:
     """A picture that `prediction.readable` has let pass, as a small JPEG."""
     with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-        width, height = (max(1, SMALL_ENOUGH * side // max(image.size)) for side in image.size)
-        image.draft("RGB", (width, height))
+        image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         small = image.convert("RGB")
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()
