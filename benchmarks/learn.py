@@ -34,9 +34,8 @@ class Learned(NamedTuple):
 
 def run() -> list[Figure]:
     """The rows of this benchmark."""
-    weights = photographs.data() / "googlenet" / "bvlc_googlenet.npz"
-    if not weights.exists():
-        print(f"learn is left out: there are no weights at {weights}", file=sys.stderr)
+    weights = photographs.googlenet("learn")
+    if not weights:
         return []
     with tempfile.TemporaryDirectory() as scratch:
         split = folds(photographs.copies(Path(scratch, "all"), 1), rounds())

@@ -1,6 +1,7 @@
 """The pictures that benchmarks read: real photographs where there are any, else the sample's drawn ones."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def read() -> Iterator[tuple[str, bytes]]:
 def data() -> Path:
     """Where the tests find real data: KFP_VISION_DATA, or `../shared/data`."""
     return Path(os.environ.get("KFP_VISION_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def googlenet(benchmark: str) -> Path | None:
+    """Caffe's weights beside the photographs; where there are none, says that a benchmark is left out."""
+    weights = data() / "googlenet" / "bvlc_googlenet.npz"
+    if weights.exists():
+        return weights
+    print(f"{benchmark} is left out: there are no weights at {weights}", file=sys.stderr)
+    return None
 
 
 def _real(photographs: Path):

@@ -45,9 +45,8 @@ REGRESSION = "logistic regression on the same embeddings, in five folds"
 
 def run() -> list[Figure]:
     """The rows of this benchmark."""
-    weights = photographs.data() / "googlenet" / "bvlc_googlenet.npz"
-    if not weights.exists():
-        print(f"retrieval is left out: there are no weights at {weights}", file=sys.stderr)
+    weights = photographs.googlenet("retrieval")
+    if not weights:
         return []
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)

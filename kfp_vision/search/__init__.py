@@ -99,7 +99,7 @@ class Index:
         shape = (self.about.pictures, self.about.dimension)
         try:
             self.vectors: np.ndarray = np.memmap(within / VECTORS, "float16", "r", shape=shape)
-            with (within / PICTURES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            with (within / PICTURES).open(**parts.TEXT) as file:
                 self.pictures = [Indexed(*(row[column] for column in COLUMNS)) for row in csv.DictReader(file)]
             self._thumbnails = _Pieces(within / THUMBNAILS)
             self._begins = np.load(within / PLACES)
@@ -325,11 +325,16 @@ def join(folders: Sequence[Path], model: Path, folder: Path) -> Built:
             shutil.copytree(version.folder, repository.exported(beside).folder)
     about = About(version.name, version.fingerprint, dimension, pictures, generation, found.recall, found.probes)
     storage.write_json(folder / ABOUT_FILE, asdict(about))
+    forget_others(folder, generation)
+    print(f"{pictures} pictures in the index, {computed} of them computed, {len(refused)} refused", flush=True)
+    return Built(about, computed, refused)
+
+
+def forget_others(folder: Path, generation: int) -> None:
+    """Removes what lies in an index besides the generation that counts."""
     for other in folder.iterdir():
         if other.name.isdecimal() and int(other.name) != generation:
             shutil.rmtree(other)
-    print(f"{pictures} pictures in the index, {computed} of them computed, {len(refused)} refused", flush=True)
-    return Built(about, computed, refused)
 
 
 def no_pictures(refused: Sequence[tuple[str, str, str]]) -> InputError:

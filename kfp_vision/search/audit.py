@@ -12,6 +12,7 @@ from kfp_vision.catalog import SPLITS, Row
 from kfp_vision.search import Index, copies, labels, projection
 from kfp_vision.search.copies import Copy
 from kfp_vision.search.labels import Suspect
+from kfp_vision.search.parts import TEXT
 
 COLUMNS = ("path", "leave_out", "finding", "label", "instead", "other", "score")
 NEIGHBOURS = 40  # that are looked at: those that vote, and copies beside them
@@ -145,10 +146,7 @@ def _mislabelled(suspected: Sequence[Suspect]) -> Iterator[Finding]:
 
 
 def _write(table: Path, index: Index, listed: Sequence[Finding]) -> None:
-    with (
-        storage.replacing(table) as beside,
-        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
+    with storage.replacing(table) as beside, beside.open("w", **TEXT) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for one in listed:

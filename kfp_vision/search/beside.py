@@ -14,7 +14,7 @@ from typing import Any
 from kfp_vision import publishing, repository, storage, stores
 from kfp_vision.errors import InputError
 from kfp_vision.repository import INDEX_FOLDER, SERVING_FOLDER
-from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, REMEDY, about_in, described, files_in
+from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, REMEDY, about_in, described, files_in, forget_others
 
 NOWHERE = "none"
 
@@ -105,9 +105,7 @@ def bring(place: str, folder: Path) -> bool:
             _receive(files[name], beside / name)
     with storage.replacing(folder / ABOUT_FILE) as beside:
         beside.write_bytes(said)
-    for earlier in folder.iterdir():
-        if earlier.name.isdecimal() and earlier.name != generation:
-            shutil.rmtree(earlier)
+    forget_others(folder, about.generation)
     return True
 
 
