@@ -118,9 +118,6 @@ def _until_empty_line(stream: BinaryIO) -> bytes:
     return b"".join([*lines, line]) if line else b""
 
 
-OPENINGS = 100  # of a port that somebody else holds
-
-
 class _Server(socketserver.ThreadingTCPServer):
     """Relays what comes; when it is closed, whoever still holds a connection is hung up on."""
 
@@ -191,41 +188,43 @@ def outage(port: int, *, after: int, seconds: float | None = None) -> Iterator[L
     made.goes_after = after
     opened, over = threading.Event(), threading.Event()
 
-    def come_and_go() -> None:
-        with _held(made):
+    def come_and_go(own: int) -> None:
+        with _held(made, own):
             opened.set()
             made.gone.wait()
             while made.now:  # what it has begun to answer it does
                 time.sleep(0.001)
         if not over.wait(seconds):
             made.gone.clear()
-            with _held(made, int(made.address.rpartition(":")[2])):
+            with _held(made, own):
                 over.wait()
 
-    thread = threading.Thread(target=come_and_go)
-    thread.start()
-    opened.wait()
-    try:
-        yield made
-    finally:
-        over.set()
-        made.gone.set()
-        thread.join()
+    with _kept() as kept:
+        thread = threading.Thread(target=come_and_go, args=[kept])
+        thread.start()
+        opened.wait()
+        try:
+            yield made
+        finally:
+            over.set()
+            made.gone.set()
+            thread.join()
 
 
-def _opened(made: Line, port: int) -> _Server:
-    """A port that was given up for a while may be somebody's own end of a connection, for a moment."""
-    for _ in range(OPENINGS):
-        with contextlib.suppress(OSError):
-            return _Server(made, port)
-        time.sleep(0.05)
-    return _Server(made, port)
+@contextlib.contextmanager
+def _kept() -> Iterator[int]:
+    """A port that nobody else is given, not even as their own end of a connection, while nobody listens on it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        yield port
 
 
 @contextlib.contextmanager
 def _held(made: Line, port: int = 0) -> Iterator[None]:
     """Has a line relay what comes to a port of its own, or to this one."""
-    with _opened(made, port) as server:
+    with _Server(made, port) as server:
         made.address = f"127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
