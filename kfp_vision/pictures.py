@@ -62,6 +62,26 @@ def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
     Raises:
         Refused: empty, not a picture, cut off, of more than `max_pixels`, or made to take hours.
     """
+    return _checked(encoded, max_pixels, None)[0]
+
+
+def checked_with_small(encoded: bytes, side: int, max_pixels: int = MAX_PIXELS) -> tuple[Checked, Image.Image]:
+    """The picture in `encoded` as `checked` gives it, and its pixels in RGB; cheaper than to decode it once more for them.
+
+    Args:
+        encoded: its bytes.
+        side: pixels that are wanted of its sides: a JPEG comes at a half, a quarter or an eighth of its size where that does.
+        max_pixels: of a larger one nothing is decoded.
+
+    Raises:
+        Refused: as `checked` does.
+    """
+    whole, image = _checked(encoded, max_pixels, side)
+    return whole, _in_rgb(image)
+
+
+def _checked(encoded: bytes, max_pixels: int, side: int | None) -> tuple[Checked, Image.Image]:
+    """The picture, and what was decoded of it to check it; in grey and far smaller where nobody wants to see it."""
     if not encoded:
         raise Refused("empty")
     try:
@@ -72,11 +92,15 @@ def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
                 refuse_endless_jpeg(encoded, width, height)
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             if upright and image.mode in TENSORFLOW_READS.get(image.format or "", ()):
-                image.draft("L", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
+                if side:
+                    image.draft("RGB", (side, side))
+                else:
+                    image.draft("L", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
                 image.load()
                 (_refuse_broken_png if image.format == "PNG" else _refuse_broken_jpeg)(encoded)
-                return Checked(encoded, "png" if image.format == "PNG" else "jpeg", height, width)
-            return as_jpeg(ImageOps.exif_transpose(image))
+                return Checked(encoded, "png" if image.format == "PNG" else "jpeg", height, width), image
+            made = as_jpeg(ImageOps.exif_transpose(image))
+            return _checked(made.encoded, max_pixels, side) if side else (made, image)
     except UnidentifiedImageError:
         raise Refused(_what_it_is(encoded)) from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -168,11 +192,15 @@ def as_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> Checked:
     """
     if image.mode in ("I", "F"):
         raise Refused(f"pixels of mode {image.mode}, which do not say what white is")
-    if image.mode.startswith("I;16"):  # Pillow would clip it to 8 bits: all white
-        image = image.convert("I").point([level >> 8 for level in range(1 << 16)], "L")
-    clean = image.convert("RGB")
+    clean = _in_rgb(image)
     if size:
         clean = clean.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()
     clean.save(file, "JPEG", quality=QUALITY)
     return Checked(file.getvalue(), "jpeg", clean.height, clean.width)
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would clip it to 8 bits: all white
+        image = image.convert("I").point([level >> 8 for level in range(1 << 16)], "L")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -10,13 +11,16 @@ from PIL import Image
 
 from kfp_vision import hardware, parallel
 from kfp_vision.errors import InputError
-from kfp_vision.pictures import MAX_PIXELS, Refused
-from kfp_vision.prediction import Classifier, readable
+from kfp_vision.pictures import MAX_PIXELS, Refused, checked_with_small
+from kfp_vision.prediction import Classifier
 from kfp_vision.repository import Version
 
 BATCH = 32
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 75  # the longer side in pixels, JPEG
 
+BATCHES_AT_ONCE = 2  # the threads of one wait for each other at every layer, and compute the other's meanwhile
+
+Prepared = tuple[Any, bytes] | Refused  # a crop and a thumbnail
 Embedded = tuple[np.ndarray, bytes] | Refused
 
 
@@ -52,14 +56,10 @@ class Embedder:
             filled: whether a batch that lacks pictures is filled up. TensorFlow takes other ways through smaller ones, so that
                 the last bits of a vector would depend on how many pictures there are beside it.
         """
-        # A picture is prepared in an eighth of the work of computing it; as many threads as cores would be in its way.
-        prepared = parallel.mapped(self._prepared, pictures, workers=max(1, hardware.cores() // 2), limit=2 * BATCH)
-        while batch := list(islice(prepared, BATCH)):
-            crops = [one[0] for one in batch if not isinstance(one, Refused)]
-            beside = crops[:1] * (BATCH - len(crops)) if filled else []
-            vectors = iter(self._classifier.embeddings(crops + beside) if crops else [])
-            for one in batch:
-                yield one if isinstance(one, Refused) else (next(vectors), one[1])
+        prepared = parallel.mapped(self._prepared, pictures, workers=hardware.cores(), limit=2 * BATCH)
+        computed = partial(self._computed, filled=filled)
+        for batch in parallel.mapped(computed, _batches(prepared), workers=BATCHES_AT_ONCE, limit=BATCHES_AT_ONCE):
+            yield from batch
 
     def one(self, picture: bytes) -> np.ndarray:
         """The vector of a picture, float32 (dimension,).
@@ -72,12 +72,26 @@ class Embedder:
             raise found
         return found[0]
 
-    def _prepared(self, picture: bytes | Refused) -> tuple[Any, bytes] | Refused:
-        encoded = picture if isinstance(picture, Refused) else readable(picture, self._max_pixels)
-        if isinstance(encoded, Refused):
-            return encoded
-        crop = self._crop(encoded)
-        return crop if isinstance(crop, Refused) else (crop, thumbnail(encoded))
+    def _prepared(self, picture: bytes | Refused) -> Prepared:
+        if isinstance(picture, Refused):
+            return picture
+        try:
+            whole, small = checked_with_small(picture, THUMBNAIL_SIDE, self._max_pixels)
+        except Refused as reason:
+            return reason
+        crop = self._crop(whole.encoded)
+        return crop if isinstance(crop, Refused) else (crop, thumbnail(small))
+
+    def _computed(self, batch: list[Prepared], *, filled: bool) -> list[Embedded]:
+        crops = [one[0] for one in batch if not isinstance(one, Refused)]
+        beside = crops[:1] * (BATCH - len(crops)) if filled else []
+        vectors = iter(self._classifier.embeddings(crops + beside) if crops else [])
+        return [one if isinstance(one, Refused) else (next(vectors), one[1]) for one in batch]
+
+
+def _batches(prepared: Iterator[Prepared]) -> Iterator[list[Prepared]]:
+    while batch := list(islice(prepared, BATCH)):
+        yield batch
 
 
 def check_embeds(classifier: Classifier, version: Version) -> None:
@@ -91,11 +105,9 @@ def check_embeds(classifier: Classifier, version: Version) -> None:
         raise InputError(rule, f"none of {version.folder}", "Train it again, or export it with this version of kfp-vision.")
 
 
-def thumbnail(encoded: bytes) -> bytes:
-    """A picture that `prediction.readable` has let pass, as a small JPEG."""
-    with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-        image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        small = image.convert("RGB")
+def thumbnail(picture: Image.Image) -> bytes:
+    """A picture as a small JPEG."""
+    small = picture.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=THUMBNAIL_QUALITY)

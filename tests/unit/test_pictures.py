@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import resource
 import struct
 import time
@@ -12,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision.pictures import Refused, checked
+from kfp_vision.pictures import Refused, checked, checked_with_small
 
 WIDTH, HEIGHT = 60, 40
 RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (250, 250, 250)
@@ -215,6 +216,21 @@ def test_grey_of_16_bits_keeps_its_shades(kind, options):
     assert (pixels.min(), pixels.max()) == (0, 255)
 
 
+@pytest.mark.parametrize("side", [10, 100])
+@pytest.mark.parametrize("kind", [*AS_THEY_ARE, *ANEW, "JPEG that lies on its side"])
+def test_a_small_picture_beside_it_shows_the_same(kind, side):
+    on_its_side = {"JPEG that lies on its side": encoded(four_quarters(), "JPEG", exif=turned(6))}
+    content = (AS_THEY_ARE | ANEW | on_its_side)[kind]
+    picture, small = checked_with_small(content, side)
+    assert picture == checked(content)
+    assert small.mode == "RGB"
+    assert small.width >= min(side, picture.width) and small.height >= min(side, picture.height)
+    if side == 10 and picture.format == "jpeg":
+        assert small.size == (picture.width // 4, picture.height // 4)
+    quarters = [one.resize((2, 2), Image.Resampling.BOX) for one in (small, Image.fromarray(decoded(picture)))]
+    np.testing.assert_allclose(*(np.asarray(one, int) for one in quarters), atol=24)
+
+
 DAMAGED = {
     "empty": (b"", "empty"),
     "a web page": (
@@ -261,6 +277,8 @@ def test_what_is_no_whole_picture_is_refused_with_a_reason_quickly_and_in_little
         checked(content)
     assert str(refusal.value)
     assert "\n" not in str(refusal.value)
+    with pytest.raises(Refused, match=f"^{re.escape(str(refusal.value))}$"):
+        checked_with_small(content, 128)
     assert time.perf_counter() - start < 20  # decoded, the slowest would take an hour
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 100_000  # KiB
 

@@ -103,10 +103,9 @@ def test_every_picture_that_can_be_read_is_in_the_index(built, pictures, model):
 
 @pytest.mark.parametrize(("size", "small"), [((500, 375), (128, 96)), ((3000, 20), (128, 1)), ((90, 60), (90, 60))])
 def test_a_thumbnail_is_no_larger_than_the_picture(size, small):
-    file = io.BytesIO()
-    Image.new("RGB", size, (90, 120, 30)).save(file, "JPEG")
-    with Image.open(io.BytesIO(thumbnail(file.getvalue()))) as image:
-        assert image.size == small
+    picture = Image.new("RGB", size, (90, 120, 30))
+    with Image.open(io.BytesIO(thumbnail(picture))) as image:
+        assert (image.size, picture.size) == (small, size)
 
 
 def test_a_picture_is_nearest_to_itself(built, pictures):
