@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import colours
+import indexed
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from kfp_vision.serving import connections, guards, server
 
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
+SEARCH = "/v1/models/colours:search"
 SECONDS = 30
 MIB = 1 << 20
 REQUESTS = 5_000
@@ -31,6 +33,8 @@ GOOD = json.dumps({"instances": [{"b64": base64.b64encode(RED).decode()}]}).enco
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + RED + b"\r\n--b--\r\n"
 A_FORM = {"content-type": "multipart/form-data; boundary=b"}
 TENSOR = {"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(RED).decode()]}
+
+GOOD_SEARCH = GOOD[:-1] + b', "top_k": 3, "label": "reddish"}'
 
 Sent = tuple[str, str, bytes, dict[str, str]]  # method, path, body, headers
 
@@ -47,7 +51,9 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["instances", "b64", "image_bytes", "inputs", "shape", "data", "name", "datatype", "top_k"]),
+            st.sampled_from(
+                ["instances", "b64", "image_bytes", "inputs", "shape", "data", "name", "datatype", "top_k", "id", "label"]
+            ),
             inner,
             max_size=4,
         )
@@ -63,11 +69,12 @@ NAMES = st.text("abcABC019.-_~%:/ ", min_size=1, max_size=20).filter(lambda name
 NEVER_RIGHT = st.one_of(
     st.tuples(
         st.just("POST"),
-        st.sampled_from([PREDICT, INFER]),
+        st.sampled_from([PREDICT, INFER, SEARCH]),
         JSON.map(json.dumps).map(str.encode) | st.binary(max_size=60),
         HEADERS,
     ),
     st.tuples(st.just("POST"), NAMES.map("/v1/models/{}:predict".format), st.just(GOOD), st.just({})),
+    st.tuples(st.just("POST"), NAMES.map("/v1/models/{}:search".format), st.just(GOOD), st.just({})),
     st.tuples(st.just("POST"), NAMES.map("/v2/models/{}/infer".format), st.just(GOOD), st.just({})),
     st.tuples(st.sampled_from(["PUT", "DELETE", "PATCH", "POST"]), st.just("/v1/models/colours"), st.just(GOOD), st.just({})),
     st.tuples(
@@ -77,27 +84,35 @@ NEVER_RIGHT = st.one_of(
         st.just({}),
     ),
 )
+ASKED = st.sampled_from([PREDICT, SEARCH])
 SELDOM_RIGHT = st.one_of(
-    st.tuples(st.just("POST"), st.just(PREDICT), changed(GOOD), st.just({})),
-    st.tuples(st.just("POST"), st.just(PREDICT), changed(FORM), st.just(A_FORM)),
-    st.tuples(st.just("POST"), st.just(PREDICT), changed(RED), st.just({"content-type": "image/jpeg"})),
+    st.tuples(st.just("POST"), ASKED, changed(GOOD), st.just({})),
+    st.tuples(st.just("POST"), ASKED, changed(FORM), st.just(A_FORM)),
+    st.tuples(st.just("POST"), ASKED, changed(RED), st.just({"content-type": "image/jpeg"})),
+    st.tuples(st.just("POST"), st.just(SEARCH), changed(GOOD_SEARCH), st.just({})),
     st.tuples(st.just("POST"), st.just(INFER), changed(json.dumps({"inputs": [TENSOR]}).encode()), st.just({})),
 )
 HEAVY: list[Sent] = [
     ("POST", PREDICT, bytes(50 * MIB), {}),
+    ("POST", SEARCH, bytes(50 * MIB), {}),
     ("POST", PREDICT, b'{"instances": [' + b'"' + b"A" * (30 * MIB) + b'"]}', {}),
     ("POST", PREDICT, b"[" * (30 * MIB), {}),
     ("POST", PREDICT, json.dumps({"instances": ["x"] * 10_000}).encode(), {}),
+    ("POST", SEARCH, json.dumps({"instances": ["x"] * 10_000}).encode(), {}),
+    ("POST", SEARCH, GOOD[:-1] + b', "top_k": 1' + b"0" * MIB + b"}", {}),
     ("POST", PREDICT, colours.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
+    ("POST", SEARCH, colours.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
     ("POST", INFER, json.dumps({"inputs": [TENSOR | {"shape": [10_000], "data": ["bm8="] * 10_000}]}).encode(), {}),
 ]
 
 
 @pytest.fixture
 def url(tmp_path) -> Iterator[str]:
-    """The address of a server of its own, whose memory is looked at."""
-    colours.write_version(tmp_path / "1")
-    with server.running(tmp_path) as address:
+    """The address of a server of its own, with an index, whose memory is looked at."""
+    model = indexed.write_model(tmp_path / "model")
+    repository = model / "serving"
+    indexed.write(model, indexed.write_pictures(tmp_path / "photos"), repository / "index")
+    with server.running(repository) as address:
         yield address
 
 
@@ -168,6 +183,7 @@ class HeldOpen:
 
 def test_whatever_is_sent_is_refused_with_its_reason_and_leaves_no_trace(url):
     good: Sent = ("POST", PREDICT, GOOD, {})
+    good_search: Sent = ("POST", SEARCH, GOOD_SEARCH, {})
     with requests.Session() as session:
 
         def asked(request: Sent) -> requests.Response:
@@ -202,6 +218,7 @@ def test_whatever_is_sent_is_refused_with_its_reason_and_leaves_no_trace(url):
             for request in HEAVY * 3:
                 assert asked(request).status_code in (400, 413)
                 assert asked(good).json()["predictions"][0]["classes"] == "red"
+                assert len(asked(good_search).json()["predictions"][0]["hits"]) == 3
             until = time.monotonic() + guards.SECONDS_TO_SEND + connections.SECONDS_TO_ASK
             while held_open.count and time.monotonic() < until:
                 time.sleep(0.1)
