@@ -12,6 +12,7 @@ What is written anew is written beside, into a folder with the next number; `ind
 
 import csv
 import json
+import logging
 import os
 import shutil
 import weakref
@@ -29,6 +30,9 @@ from kfp_vision.errors import InputError, shown
 from kfp_vision.search import nearest, parts
 from kfp_vision.search.embedding import Embedder
 from kfp_vision.search.parts import COLUMNS, PICTURES, PLACES, REMEDY, THUMBNAILS, VECTORS, Part
+
+# It says which of its builds for other processors are not there, as if modules were missing.
+logging.getLogger("faiss.loader").setLevel(logging.WARNING)
 
 ABOUT_FILE, MODEL_FOLDER, REGIONS = "index.json", "model", "regions"
 FILES = (VECTORS, PICTURES, THUMBNAILS, PLACES, REGIONS)  # the last one only where pictures are told apart by regions
