@@ -22,7 +22,7 @@ from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.search import Index, nearest, parts
-from kfp_vision.search.embedding import Embedder, thumbnail
+from kfp_vision.search.embedding import BATCH, Embedder, thumbnail
 from kfp_vision.serving import places
 
 
@@ -136,6 +136,24 @@ def test_vectors_are_what_the_network_gives_its_class_layer(model):
     np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
     with pytest.raises(Refused):
         Embedder(repository.exported(model)).one(b"no picture")
+
+
+def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read_in_its_place(model):
+    embedder = Embedder(repository.exported(model))
+    draw = np.random.default_rng(1)
+    given: list[bytes | Refused] = []
+    for number in range(3 * BATCH + 5):
+        file = io.BytesIO()
+        Image.fromarray(draw.integers(0, 255, (6, 8, 3), "uint8")).resize((80, 60)).save(file, "PNG")
+        given.append(Refused("gone") if number % 40 == 39 else b"no picture" if number % 30 == 29 else file.getvalue())
+    found = list(embedder.embedded(iter(given), filled=True))
+    assert len(found) == len(given)
+    for number in (0, 1, 29, 31, 32, 39, 63, 64, 79, 95, 96, 100):
+        if number % 40 == 39 or number % 30 == 29:
+            assert str(found[number]) == ("gone" if number % 40 == 39 else "not a picture in a known format")
+        else:
+            np.testing.assert_allclose(found[number][0], embedder.one(given[number]), atol=1e-5)
+    assert len({one[0].tobytes() for one in found if not isinstance(one, Refused)}) == len(given) - 5
 
 
 def test_what_is_known_is_not_computed_again_and_what_has_gone_is_left_out(built, model, pictures, tmp_path):
