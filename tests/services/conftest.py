@@ -58,6 +58,7 @@ def nobody(monkeypatch, tmp_path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)  # the same patience, in less time
+    stores._web_store.cache_clear()  # sessions keep the pauses that they were made with
 
 
 @pytest.fixture
