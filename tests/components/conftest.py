@@ -6,7 +6,7 @@ import drawn
 import one_step
 import pytest
 
-from kfp_vision import components
+from kfp_vision import components, search
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +118,11 @@ def deploy_inputs(judged, proven) -> dict[str, Path]:
 def deployed(deploy_inputs, tmp_path_factory) -> one_step.Ended:
     root = tmp_path_factory.mktemp("deploy")
     return one_step.run(components.deploy_model, root, deploy_inputs, deploy_to=str(root / "repository"), advanced={})
+
+
+@pytest.fixture(scope="session")
+def index(trained, pictures, tmp_path_factory) -> Path:
+    """The pictures, as the trained model sees them."""
+    folder = tmp_path_factory.mktemp("index") / "index"
+    search.build(search.rows_at(str(pictures)), trained.folder / "model", folder)
+    return folder

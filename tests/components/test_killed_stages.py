@@ -7,6 +7,7 @@ The joins stand behind loops: see tests/pipelines/test_killed_runs.py. A trial i
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,13 @@ MOMENTS: dict[str, killing.Moment] = {
     "check_sweep": killing.at_once,
     "check_preparation": killing.at_once,
     "check_prediction": killing.at_once,
+    "check_search": killing.at_once,
     "fingerprint_images": killing.at_once,
     "decide_training": killing.at_once,
     "choose_trials": killing.at_once,
     "partition_records": killing.at_once,
     "watch_training": killing.at_once,
+    "list_images": killing.at_once,
     "ingest_images": killing.there("images"),
     "split_images": killing.begun("validation"),
     "write_tfrecords": killing.begun("test_records"),
@@ -49,6 +52,11 @@ MOMENTS: dict[str, killing.Moment] = {
     "fetch_records": killing.begun("test_records"),
     "fetch_model": killing.begun("model"),
     "predict_images": killing.begun("predictions"),
+    "fetch_embedder": killing.begun("model"),
+    "index_images": killing.begun("part"),
+    "search_images": killing.begun("found"),
+    "audit_images": killing.there("findings"),
+    "deploy_index": lambda process, folder: any(folder.parents[2].glob("repository/index/[0-9]*")),
 }
 AGAIN = {
     "ingest_images",
@@ -57,6 +65,8 @@ AGAIN = {
     "deploy_model",
     "fetch_records",
     "fetch_model",
+    "fetch_embedder",
+    "deploy_index",
 }  # are run again here: it takes no time
 # Stage to the session's fixture of what it makes undisturbed.
 UNDISTURBED = {
@@ -75,6 +85,9 @@ NOT_YET = {
     "check_serving": "proof",
     "call_endpoint": "answer",
     "predict_images": "predictions",
+    "index_images": "part",
+    "search_images": "found",
+    "audit_images": "page",
 }
 
 
@@ -94,6 +107,7 @@ READ: dict[str, Callable[[Path], object]] = {
     "label_map": lambda folder: (folder / "labels.txt").read_bytes(),
     "model": lambda folder: repository.exported(folder).fingerprint,
     "endpoint": of_json("kind", "version", "model_name"),
+    "deployed": of_json("repository", "version", "pictures"),
 }
 
 
@@ -154,7 +168,18 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
     if stage == "predict_images":
         model = {"model": of("trained").folder / "model"}
         return model, {"predict_uri": str(of("pictures")), "all_scores": False, **whole}
+    if stage == "index_images":
+        inputs = {"model": of("trained").folder / "model", "images": of("ingested").folder / "images"}
+        return inputs, {"index_uri": "", **whole}
+    if stage == "deploy_index":
+        shutil.copytree(of("trained").folder / "model" / "serving", root / "repository", dirs_exist_ok=True)
+        return {"index": of("index")}, {"deploy_to": str(root / "repository")}
+    if stage == "fetch_embedder":
+        return {}, {"model_uri": str(of("trained").folder / "model"), "network": "inception_v1", "checkpoint_uri": ""}
     return {
+        "list_images": lambda: ({}, {"fingerprint": "any", "images_uri": str(of("pictures")), "partitions": 2}),
+        "search_images": lambda: ({"index": of("index")}, {"queries_uri": str(of("pictures")), "nearest": 3, "label": ""}),
+        "audit_images": lambda: ({"index": of("index")}, of("ratios")),
         "fingerprint_images": lambda: ({}, pictures),
         "partition_records": lambda: ({}, {"partitions": 2}),
         "watch_training": lambda: ({}, {"log_uri": str(root / "logs")}),
