@@ -61,7 +61,8 @@ def killing(root: Path, stage: str, moment: Moment, turn: int = 1) -> Iterator[K
         seen: list[Path] = []  # what a process starts has its command line for a moment, and the same folder
         while not over.wait(0.03):
             for process, folder in processes(root, stage):
-                seen += [] if folder in seen else [folder]
+                if folder not in seen:
+                    seen.append(folder)
                 if seen.index(folder) == turn - 1:
                     kill.folder = folder
                     kill.processes += _killed(process, folder, moment)

@@ -16,9 +16,8 @@ from kfp_vision.prediction import Classifier
 from kfp_vision.repository import Version
 
 BATCH = 32
-THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 75  # the longer side in pixels, JPEG
-
 BATCHES_AT_ONCE = 2  # the threads of one wait for each other at every layer, and compute the other's meanwhile
+THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 75  # the longer side in pixels, JPEG
 
 Prepared = tuple[Any, bytes] | Refused  # a crop and a thumbnail
 Embedded = tuple[np.ndarray, bytes] | Refused

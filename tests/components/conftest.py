@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import drawn
+import indexed
 import one_step
 import pytest
 
-from kfp_vision import components, search
+from kfp_vision import components
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +124,4 @@ def deployed(deploy_inputs, tmp_path_factory) -> one_step.Ended:
 @pytest.fixture(scope="session")
 def index(trained, pictures, tmp_path_factory) -> Path:
     """The pictures, as the trained model sees them."""
-    folder = tmp_path_factory.mktemp("index") / "index"
-    search.build(search.rows_at(str(pictures)), trained.folder / "model", folder)
-    return folder
+    return indexed.write(trained.folder / "model", pictures, tmp_path_factory.mktemp("index") / "index")

@@ -144,6 +144,9 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
     def of(fixture: str) -> Any:
         return request.getfixturevalue(fixture)
 
+    def model() -> dict[str, Path]:
+        return {"model": of("trained").folder / "model"}
+
     pictures = {"images_uri": str(of("pictures")), "leave_out_uri": ""}
     whole = {"partition": 0, "partitions": 1}
     decided = {"fingerprint": "pictures", "recipe": "fields", "skip_unchanged": True, "model_name": "flowers", "advanced": {}}
@@ -165,18 +168,15 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         return of("deploy_inputs"), {"deploy_to": str(root / "repository"), "advanced": {}}
     if stage == "call_endpoint":
         return of("held_out") | {"endpoint": of("deployed").folder / "endpoint"}, {"test_image_uri": ""}
-    if stage == "predict_images":
-        model = {"model": of("trained").folder / "model"}
-        return model, {"predict_uri": str(of("pictures")), "all_scores": False, **whole}
     if stage == "index_images":
-        inputs = {"model": of("trained").folder / "model", "images": of("ingested").folder / "images"}
-        return inputs, {"index_uri": "", **whole}
+        return model() | {"images": of("ingested").folder / "images"}, {"index_uri": "", **whole}
+    if stage == "predict_images":
+        return model(), {"predict_uri": str(of("pictures")), "all_scores": False, **whole}
     if stage == "deploy_index":
-        shutil.copytree(of("trained").folder / "model" / "serving", root / "repository", dirs_exist_ok=True)
+        shutil.copytree(model()["model"] / "serving", root / "repository", dirs_exist_ok=True)
         return {"index": of("index")}, {"deploy_to": str(root / "repository")}
-    if stage == "fetch_embedder":
-        return {}, {"model_uri": str(of("trained").folder / "model"), "network": "inception_v1", "checkpoint_uri": ""}
     return {
+        "fetch_embedder": lambda: ({}, {"model_uri": str(model()["model"]), "network": "inception_v1", "checkpoint_uri": ""}),
         "list_images": lambda: ({}, {"fingerprint": "any", "images_uri": str(of("pictures")), "partitions": 2}),
         "search_images": lambda: ({"index": of("index")}, {"queries_uri": str(of("pictures")), "nearest": 3, "label": ""}),
         "audit_images": lambda: ({"index": of("index")}, of("ratios")),
@@ -189,7 +189,7 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         "decide_training": lambda: ({}, {**decided, "deploy_to": str(root / "nowhere")}),
         "choose_trials": lambda: ({}, {**lists, "trials": 0, "advanced": {}}),
         "fetch_records": lambda: ({}, {"records_uri": str(of("written").folder)}),
-        "fetch_model": lambda: ({}, {"model_uri": str(of("trained").folder / "model")}),
+        "fetch_model": lambda: ({}, {"model_uri": str(model()["model"])}),
     }[stage]()
 
 
