@@ -1,0 +1,384 @@
+"""A compiled pipeline, walked as the driver of Kubeflow Pipelines 2.17.0 walks it: what comes into each stage, and from where.
+
+`kfp.local` checks none of it. The files named below are those of the repository kubeflow/pipelines at its tag 2.17.0.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+# backend/src/v2/driver/resolve.go, resolveInputs: the kind of protobuf's Value that an input of a type takes. STRING takes any.
+TAKES = {
+    "BOOLEAN": "bool",
+    "LIST": "list",
+    "NUMBER_DOUBLE": "number",
+    "NUMBER_INTEGER": "number",
+    "STRING": "string",
+    "STRUCT": "struct",
+    "TASK_CONFIG": "struct",
+    "TASK_FINAL_STATUS": "struct",
+}
+UNKNOWN = "unknown"  # of an item of a list, and of a part of one: neither the compiled pipeline nor the driver says what it is
+# backend/src/v2/driver/util.go, inputPipelineChannelPattern.
+PLACEHOLDER = re.compile(r"\$\.inputs\.parameters\['(.+?)'\]")
+LAST = "ALL_UPSTREAM_TASKS_COMPLETED"
+OPERAND = re.compile(r"inputs\.parameter_values\['(.+?)'\]")
+Path = tuple[str, ...]  # of a task: the keys of the groups that it stands in, and its own
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value comes from.
+
+    Attributes:
+        sort: field (of the form), constant, output (of a stage), collected (of all turns of a loop), item (of a loop), status.
+        name: of the field, the output, the item or the constant's value as JSON.
+        stage: of an output: the path of the task.
+        of: of an item, the list; of what is collected, what one turn gives.
+        loop: of what is collected, the path of the loop.
+        part: the expression by which a part of it is taken; empty for the whole.
+    """
+
+    sort: str
+    name: str
+    stage: Path = ()
+    of: "Value | None" = None
+    loop: Path = ()
+    part: str = ""
+
+    def __str__(self) -> str:
+        if self.sort == "item":
+            return f"an item of {self.of.origin if self.of else self.name}"
+        if self.sort == "collected":
+            return f"what all turns of {'/'.join(self.loop)} give"
+        return f"{self.sort} {'/'.join((*self.stage, self.name))}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A parameter on its way: the kind of protobuf's Value that it is by now, and where it comes from."""
+
+    kind: str
+    origin: Origin
+
+    def through(self) -> Iterator[Origin]:
+        """The origin, and what that is a part of."""
+        yield self.origin
+        if self.origin.of:
+            yield from self.origin.of.through()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact on its way.
+
+    Attributes:
+        stage: the path of the task that makes it.
+        name: of the output.
+        loops: the paths of the loops whose turns all give one: a list.
+        given: whether it came as an input of a group.
+    """
+
+    stage: Path
+    name: str
+    loops: tuple[Path, ...] = ()
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop: its path, and either the list that it runs through or the items that stand in the pipeline."""
+
+    path: Path
+    items: Value | None = None
+    raw: tuple[Any, ...] = ()
+
+
+@dataclass
+class Task:
+    """A task, as it was met on the walk: a stage, or a group of tasks.
+
+    Attributes:
+        path: the keys of the groups that it stands in, and its own.
+        spec: as the pipeline has it.
+        name: of the component.
+        component: what it refers to.
+        parameters: its inputs as the driver hands them on, types checked and texts made.
+        artifacts: the same.
+        within: the group that it stands in; None of the root.
+        loop: that it is, if it is one.
+    """
+
+    path: Path
+    spec: dict[str, Any]
+    name: str
+    component: dict[str, Any]
+    within: "Task | None" = None
+    parameters: dict[str, Value] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    loop: Loop | None = None
+
+    @property
+    def where(self) -> str:
+        return "/".join(self.path) or "the root"
+
+    @property
+    def title(self) -> str:
+        """What the page calls it."""
+        return self.spec.get("taskInfo", {}).get("name") or (self.path[-1] if self.path else "root")
+
+    @property
+    def condition(self) -> str:
+        return self.spec.get("triggerPolicy", {}).get("condition", "")
+
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        return self.component.get("dag", {}).get("tasks", {})
+
+
+class Pipeline:
+    """A compiled pipeline, and what the driver makes of it.
+
+    Attributes:
+        spec: the pipeline, and platform: what is asked of Kubernetes; each as the YAML has it.
+        stages: the tasks that run a container, by path.
+        groups: the root, the exit handler's body, the conditions and the loops, by path.
+        faults: what the driver would stop at, each with the task's path.
+    """
+
+    def __init__(self, text: str) -> None:
+        documents = list(yaml.safe_load_all(text))
+        self.spec: dict[str, Any] = documents[0]
+        self.platform = documents[1]["platforms"]["kubernetes"] if len(documents) > 1 else {}
+        self.stages: dict[Path, Task] = {}
+        self.groups: dict[Path, Task] = {}
+        self.faults: list[str] = []
+        form = self.form.items()
+        given = {name: Value(TAKES[one["parameterType"]], Origin("field", name)) for name, one in form}
+        self._walk(Task((), {}, "root", self.spec["root"], parameters=given))
+
+    @property
+    def name(self) -> str:
+        return self.spec["pipelineInfo"]["name"]
+
+    @property
+    def form(self) -> dict[str, dict[str, Any]]:
+        """The fields: name to type, default and more."""
+        return self.spec["root"].get("inputDefinitions", {}).get("parameters", {})
+
+    @property
+    def root(self) -> Task:
+        return self.groups[()]
+
+    def component(self, task: Mapping[str, Any]) -> dict[str, Any]:
+        """What a task of the pipeline refers to."""
+        return self.spec["components"][task["componentRef"]["name"]]
+
+    def container(self, stage: Task) -> dict[str, Any]:
+        return self.spec["deploymentSpec"]["executors"][stage.component["executorLabel"]]["container"]
+
+    def on_kubernetes(self, stage: Task) -> dict[str, Any]:
+        executors = self.platform.get("deploymentSpec", {}).get("executors", {})
+        return executors.get(stage.component["executorLabel"], {})
+
+    def code(self, stage: Task) -> ast.FunctionDef | None:
+        """The function that a stage runs; None where it runs something else."""
+        arguments = self.container(stage).get("args", [])
+        if "--function_to_execute" not in arguments:
+            return None
+        called = arguments[arguments.index("--function_to_execute") + 1]
+        module = ast.parse(self.container(stage)["command"][-1])
+        return next(one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == called)
+
+    def _walk(self, group: Task) -> None:
+        self.groups[group.path] = group
+        for key, spec in group.tasks.items():
+            task = Task((*group.path, key), spec, spec["componentRef"]["name"], self.component(spec), group)
+            self._resolve(task)
+            if "dag" in task.component:
+                self._walk(task)
+            else:
+                self.stages[task.path] = task
+
+    def _resolve(self, task: Task) -> None:
+        """Fills in what comes into a task; of a loop, what comes into each turn."""
+        given = task.spec.get("inputs", {})
+        values = {name: self.value(one, task.within, task) for name, one in given.get("parameters", {}).items()}
+        values = {name: value for name, value in values.items() if value}
+        for name, one in given.get("parameters", {}).items():
+            if (part := one.get("parameterExpressionSelector")) and name in values:
+                values[name] = Value(UNKNOWN, Origin("item", name, of=values[name], part=part))
+        artifacts = {name: self.artifact(one, task.within, task) for name, one in given.get("artifacts", {}).items()}
+        task.artifacts = {name: artifact for name, artifact in artifacts.items() if artifact}
+        iterator = task.spec.get("parameterIterator")
+        if not iterator:
+            task.parameters = self._checked(task, values)
+            return
+        item, listed = iterator["itemInput"], iterator["items"].get("inputParameter")
+        values = self._checked(task, values, passed_over=item)
+        if listed:
+            task.loop = Loop(task.path, values.pop(listed))
+            values[item] = Value(UNKNOWN, Origin("item", item, of=task.loop.items))
+        else:
+            task.loop = Loop(task.path, raw=tuple(json.loads(iterator["items"]["raw"])))
+            kinds = {kind_of(one) for one in task.loop.raw}
+            kind = kinds.pop() if len(kinds) == 1 else UNKNOWN
+            values[item] = Value(kind, Origin("item", item, of=Value("list", Origin("constant", iterator["items"]["raw"]))))
+        task.parameters = self._checked(task, values, passed_over=listed)
+
+    def _checked(self, task: Task, values: dict[str, Value], passed_over: str | None = None) -> dict[str, Value]:
+        """What handleParamTypeValidationAndConversion and ValidateLiteralParameter of resolve.go make of the values."""
+        checked = dict(values)
+        for name, declared in task.component.get("inputDefinitions", {}).get("parameters", {}).items():
+            if name == passed_over:
+                continue
+            if name not in values:
+                if not declared.get("isOptional") and "defaultValue" not in declared:
+                    self.faults.append(f"{task.where}: neither value nor default value for {name}")
+                continue
+            value, wanted = values[name], TAKES[declared["parameterType"]]
+            literals = declared.get("literals") if value.origin.sort == "constant" else None
+            if literals and json.loads(value.origin.name) not in literals:
+                self.faults.append(f"{task.where}: {name} must be one of {literals}; got {value.origin.name}")
+            if value.kind not in (wanted, UNKNOWN) and wanted != "string":
+                expected = declared["parameterType"]
+                self.faults.append(f"{task.where}: {name} type mismatch: expect {expected}, got {value.kind} ({value.origin})")
+            checked[name] = Value(wanted, value.origin)
+        return checked
+
+    def value(self, one: Mapping[str, Any], group: Task, task: Task) -> Value | None:
+        """What an input's parameter is, as resolveInputParameter of resolve.go finds it: in the inputs of the group, or beside.
+
+        Args:
+            one: the specification of the input, of a task or of what is asked of Kubernetes for it.
+            group: that the task stands in.
+            task: that it is for.
+
+        Returns:
+            None where the driver stops; `faults` then says why.
+        """
+        if "componentInputParameter" in one:
+            name = one["componentInputParameter"]
+            if name in group.parameters:
+                return group.parameters[name]
+            return self._stopped(task, f"{group.where} does not have input parameter {name}")
+        if "taskOutputParameter" in one:
+            produced = one["taskOutputParameter"]
+            found = self._output(group.component, group.path, produced["producerTask"], produced["outputParameterKey"])
+            asked = f"{produced['producerTask']} has no output parameter {produced['outputParameterKey']}"
+            return found or self._stopped(task, asked)
+        if "taskFinalStatus" in one:
+            before = task.spec.get("dependentTasks", [])
+            if not before or before[0] not in group.tasks:
+                return self._stopped(task, "waits for no task whose final status it could have")
+            return Value("struct", Origin("status", before[0]))
+        constant = one["runtimeValue"]["constant"]
+        return Value(kind_of(constant), Origin("constant", json.dumps(constant)))
+
+    def _stopped(self, task: Task, reason: str) -> None:
+        self.faults.append(f"{task.where}: {reason}")
+
+    def _output(self, dag: Mapping[str, Any], path: Path, producer: str, key: str) -> Value | None:
+        """What a task gives: resolveUpstreamParameters of resolve.go."""
+        task = dag["dag"]["tasks"].get(producer)
+        component = self.component(task) if task else {}
+        declared = component.get("outputDefinitions", {}).get("parameters", {}).get(key)
+        if not declared:
+            return None
+        if "dag" not in component:
+            return Value(TAKES[declared["parameterType"]], Origin("output", key, stage=(*path, producer)))
+        how = component["dag"].get("outputs", {}).get("parameters", {}).get(key, {})
+        ones = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
+        below = (*path, producer)
+        given = [self._output(component, below, one["producerSubtask"], one["outputParameterKey"]) for one in ones]
+        found = [one for one in given if one]
+        if not found:
+            return None
+        if "parameterIterator" in task:
+            return Value("list", Origin("collected", key, of=found[0], loop=below))
+        return found[0]
+
+    def artifact(self, one: Mapping[str, Any], group: Task, task: Task) -> Artifact | None:
+        """The same as `value` for an artifact: resolveInputArtifact of resolve.go."""
+        if "componentInputArtifact" in one:
+            name = one["componentInputArtifact"]
+            if name in group.artifacts:
+                given = group.artifacts[name]
+                return Artifact(given.stage, given.name, given.loops, given=True)
+            self._stopped(task, f"{group.where} does not have input artifact {name}")
+            return None
+        produced = one["taskOutputArtifact"]
+        found = self._made(group.component, group.path, produced["producerTask"], produced["outputArtifactKey"])
+        if not found:
+            self._stopped(task, f"{produced['producerTask']} has no output artifact {produced['outputArtifactKey']}")
+        return found
+
+    def _made(self, dag: Mapping[str, Any], path: Path, producer: str, key: str) -> Artifact | None:
+        task = dag["dag"]["tasks"].get(producer)
+        component = self.component(task) if task else {}
+        if key not in component.get("outputDefinitions", {}).get("artifacts", {}):
+            return None
+        below = (*path, producer)
+        if "dag" not in component:
+            return Artifact(below, key)
+        selector = component["dag"]["outputs"]["artifacts"][key]["artifactSelectors"][0]
+        inner = self._made(component, below, selector["producerSubtask"], selector["outputArtifactKey"])
+        if inner and "parameterIterator" in task:
+            return Artifact(inner.stage, inner.name, (below, *inner.loops))
+        return inner
+
+    def fields_behind(self, value: Value | None) -> set[str]:
+        """The fields of the form that a value is made from, by however many stages."""
+        fields: set[str] = set()
+        for origin in value.through() if value else ():
+            if origin.sort == "field":
+                fields.add(origin.name)
+            if origin.sort == "output" and origin.stage in self.stages:
+                for one in self.stages[origin.stage].parameters.values():
+                    fields |= self.fields_behind(one)
+        return fields
+
+    @cached_property
+    def last(self) -> dict[str, dict[str, Any]]:
+        """The tasks that run whatever happened before, by key, of the root."""
+        return {key: one for key, one in self.root.tasks.items() if one.get("triggerPolicy", {}).get("strategy") == LAST}
+
+
+def kind_of(constant: Any) -> str:
+    """Which kind of protobuf's Value a JSON value is."""
+    kinds = ((bool, "bool"), (int | float, "number"), (str, "string"), (list, "list"), (dict, "struct"))
+    return next((kind for sort, kind in kinds if isinstance(constant, sort)), "null")
+
+
+def condition(text: str) -> ast.Expression:
+    """A condition, in the language of Google's CEL, as Python: the few forms of it that KFP's compiler writes.
+
+    Args:
+        text: such as `inputs.parameter_values['a'] == 'b' && !(int(inputs.parameter_values['c']) > 1)`.
+
+    Returns:
+        An expression of `V`, the dictionary of the inputs.
+
+    Raises:
+        SyntaxError: where it cannot be read.
+    """
+    parts = re.split(r"(inputs\.parameter_values\['.+?'\]|'[^']*')", text)
+    words = ((r"&&", " and "), (r"\|\|", " or "), (r"!(?!=)", " not "), (r"\btrue\b", "True"), (r"\bfalse\b", "False"))
+    for place in range(0, len(parts), 2):
+        for word, said in words:
+            parts[place] = re.sub(word, said, parts[place])
+    for place in range(1, len(parts), 2):
+        parts[place] = re.sub(r"^inputs\.parameter_values", "V", parts[place])
+    return ast.parse("".join(parts).strip(), mode="eval")
+
+
+def holds(text: str, values: Mapping[str, Any]) -> bool:
+    """Whether a condition holds for these inputs."""
+    known = {"V": values, "int": int, "double": float, "string": str}
+    return eval(compile(condition(text), "condition", "eval"), {"__builtins__": {}}, known)  # of our own compiled pipelines
