@@ -91,7 +91,7 @@ def what_a_pod_asks_for_is_a_text(pipeline: Pipeline) -> list[str]:
 def _asked(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What initPodSpecPatch resolves, of a container: name and text."""
     resources = container.get("resources", {})
-    yield "image", container["image"]
+    yield "image", container.get("image", "")
     yield from ((name, text) for name, text in resources.items() if name.startswith("resource"))
     accelerator = resources.get("accelerator", {})
     yield from ((name, text) for name, text in accelerator.items() if name.startswith("resource"))
@@ -133,7 +133,7 @@ def _specified(asked: Any, name: str) -> list[dict[str, Any]]:
 
 
 def no_argument_is_too_long(pipeline: Pipeline) -> list[str]:
-    """All that a stage is given is one argument, and Linux takes 131,071 bytes: here nine tenths, with the most turns of a loop.
+    """All that a stage is given is one argument; Linux takes 131,071 bytes: here nine tenths, with the most turns of a loop.
 
     See executor_input. Seen: 50 partitions, and join_records had one argument of 140,362 bytes: "exec /var/run/argo/argoexec:
     argument list too long", with no log, after all the work.

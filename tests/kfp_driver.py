@@ -181,7 +181,8 @@ class Pipeline:
         return self.spec["components"][task["componentRef"]["name"]]
 
     def container(self, stage: Task) -> dict[str, Any]:
-        return self.spec["deploymentSpec"]["executors"][stage.component["executorLabel"]]["container"]
+        """What a stage runs; empty of one that imports an artifact."""
+        return self.spec["deploymentSpec"]["executors"][stage.component["executorLabel"]].get("container", {})
 
     def on_kubernetes(self, stage: Task) -> dict[str, Any]:
         executors = self.platform.get("deploymentSpec", {}).get("executors", {})

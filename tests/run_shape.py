@@ -1,10 +1,17 @@
-"""What a run of a compiled pipeline looks like on the page of Kubeflow Pipelines, and how many pods it takes."""
+"""What a run of a compiled pipeline looks like on the page of Kubeflow Pipelines, and how many pods it takes.
 
+`python tests/run_shape.py` prints it of each pipeline, its form as it stands and every condition true that a stage decides.
+"""
+
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kfp_driver import OPERAND, Loop, Pipeline, Task, Value, holds
+
+from kfp_vision import parameters
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ def _pods(pipeline: Pipeline, group: Task, turns: Callable[[Loop], int], true: C
             continue
         path = (*group.path, key)
         if path in pipeline.stages:
-            in_all += 2
+            in_all += 2 if pipeline.container(pipeline.stages[path]) else 1  # what imports an artifact does so in its driver
             continue
         inner = pipeline.groups[path]
         in_all += 1
@@ -113,3 +120,26 @@ def _is_true(pipeline: Pipeline, group: Task, true: Collection[str] | None) -> b
 
 def _as_it_stands(pipeline: Pipeline, value: Value) -> Any:
     return pipeline.form[value.origin.name]["defaultValue"]
+
+
+def turns_of_the_form(pipeline: Pipeline) -> Callable[[Loop], int]:
+    """How many turns each loop makes with the form as it stands: as `partitions` says, or one for each trial, or each item."""
+    defaults = {name: field.get("defaultValue") for name, field in pipeline.form.items()}
+
+    def turns(loop: Loop) -> int:
+        if loop.items is None:
+            return len(loop.raw)
+        if "trials" in pipeline.fields_behind(loop.items):
+            return int(defaults["trials"]) or math.prod(len(defaults[name]) for name in parameters.SWEPT)
+        return int(defaults["partitions"])
+
+    return turns
+
+
+if __name__ == "__main__":
+    for file in sorted((Path(__file__).resolve().parents[1] / "pipelines").glob("*.yaml")):
+        read = Pipeline(file.read_text(encoding="utf-8"))
+        run = shape(read, turns_of_the_form(read))
+        print(f"{file.stem}: {run.layers} layers, {run.tasks} stages, {run.pods} pods")
+        for graph in run.graphs:
+            print(f"    {graph.title}: {graph.tasks} boxes, {graph.artifacts} artifacts")

@@ -1,0 +1,451 @@
+"""The compiled pipelines hold to what the backend of Kubeflow Pipelines asks, and each rule finds what breaks it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import backend_rules
+import executor_input
+import one_step
+import pytest
+import run_shape
+import tiny
+import yaml
+from kfp import dsl
+from kfp_driver import Pipeline, holds
+from local_outputs import unwritten
+
+from kfp_vision.pipelines import PIPELINES
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEN = 140_362  # bytes of one argument of join_records, on a cluster, with 50 partitions of drawn images
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def committed(request) -> Pipeline:
+    return Pipeline((ROOT / "pipelines" / f"{request.param}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("rule", backend_rules.RULES, ids=lambda rule: rule.__name__)
+def test_holds_of_each_pipeline(committed, rule):
+    assert rule(committed) == []
+
+
+def faults(pipeline: Pipeline) -> dict[str, list[str]]:
+    """What breaks a rule, by the rule's name; of the rules that hold, nothing."""
+    found = {rule.__name__: rule(pipeline) for rule in backend_rules.RULES}
+    return {name: lines for name, lines in found.items() if lines}
+
+
+@pytest.fixture(scope="module")
+def sound() -> str:
+    return tiny.compiled(tiny.sound)
+
+
+def test_nothing_is_wrong_with_a_sound_pipeline(sound, monkeypatch):
+    monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
+    assert faults(Pipeline(sound)) == {}
+    assert faults(Pipeline(tiny.compiled(tiny.on_nodes))) == {}
+
+
+HOUR_HOLDS = "is not set, so that KFP's hour holds"
+# What a person can write with KFP, and its compiler takes: stages, how the pipeline is made, and what each rule says of it.
+WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
+    "a number of GPUs": (
+        tiny.with_a_number_of_gpus,
+        {},
+        {
+            "what_a_pod_asks_for_is_a_text": [
+                "exit-handler-1/train-on: resourceCount takes pipelinechannel--gpu_count,"
+                " a number (field gpu_count), which has no text"
+            ]
+        },
+    ),
+    "dictionaries of a stage": (
+        tiny.with_dictionaries_of_a_stage,
+        {},
+        {
+            "values_have_the_type_of_each_input": [
+                "exit-handler-1/for-loop-2/attempt: trial type mismatch: expect STRUCT, got string"
+                " (an item of output exit-handler-1/choose/Output)"
+            ],
+            "an_item_of_a_list_is_no_dictionary": [
+                "exit-handler-1/for-loop-2/attempt: trial is a STRUCT, and takes an item of output exit-handler-1/choose/Output"
+            ],
+        },
+    ),
+    "metadata alone": (
+        tiny.with_metadata_alone,
+        {},
+        {"every_artifact_has_a_file": ["exit-handler-1/measure: nothing is written to metrics"]},
+    ),
+    "a number compared to a text": (
+        tiny.with_a_number_compared_to_a_text,
+        {},
+        {
+            "conditions_compare_like_with_like": [
+                "exit-handler-1/condition-2: cannot be read:"
+                " 'int(inputs.parameter_values['pipelinechannel--gpu_count'])' == '1'"
+            ]
+        },
+    ),
+    "a secret behind the cache": (
+        tiny.with_a_secret_behind_the_cache,
+        {},
+        {
+            "what_is_kept_for_another_run_depends_on_what_lies_outside": [
+                "exit-handler-1/read: has credentials, is cached, and takes nothing from a stage that always runs"
+            ]
+        },
+    ),
+    "tries that do not fit": (
+        tiny.with_tries_without_an_end,
+        {},
+        {"a_stage_that_is_tried_again_has_the_time": ["exit-handler-1/look: 10800 s for 3 tries of up to 7200 s"]},
+    ),
+    "a loop without a limit": (
+        tiny.with_a_loop_that_nobody_limits,
+        {},
+        {"no_argument_is_too_long": ["exit-handler-1/for-loop-2: no limit is known for what it runs through"]},
+    ),
+    "no last task": (
+        tiny.on_nodes,
+        {"handled": False},
+        {"one_last_task_looks_at_all_the_others": ["the root: 0 tasks run whatever happened; must be one"]},
+    ),
+    "one lifetime": (
+        tiny.on_nodes,
+        {"config": dsl.PipelineConfig(ttl_seconds_after_finished=7 * tiny.DAY)},
+        {
+            "a_run_is_kept_as_long_however_it_ends": [
+                f"pipelineConfig: resourceTtlOnSuccess {HOUR_HOLDS}",
+                f"pipelineConfig: resourceTtlOnFailure {HOUR_HOLDS}",
+            ]
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_names_what_can_be_written_and_cannot_run(case, monkeypatch):
+    monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
+    stages, how, expected = WRITTEN[case]
+    assert faults(Pipeline(tiny.compiled(stages, **how))) == expected
+
+
+BODY = ("components", "comp-exit-handler-1", "dag", "tasks")
+LAST = ("root", "dag", "tasks", "tell")
+ON_KUBERNETES = ("platforms", "kubernetes", "deploymentSpec", "executors")
+TRAINER = ("deploymentSpec", "executors", "exec-train", "container")
+TURN = ("components", "comp-for-loop-2", "dag", "tasks", "read")
+FORM = ("root", "inputDefinitions", "parameters")
+ACCEPTED = (*BODY, "condition-6", "triggerPolicy", "condition")
+IN_THE_TURN, ON_NODES = "exit-handler-1/for-loop-2/read", "exit-handler-1/condition-6/condition-7/train-2"
+# What no compiler should write: what stands at a place of the sound pipeline then (None: nothing), and what is said of it.
+CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
+    "a default of another type": (
+        (*FORM, "gpu_count", "defaultValue"),
+        "1",
+        {
+            "values_have_the_type_of_each_input": [
+                "field gpu_count: the default is of the kind string, the field a NUMBER_INTEGER"
+            ]
+        },
+    ),
+    "a default that is not to be chosen": (
+        (*FORM, "uri", "literals"),
+        ["here", "there"],
+        {"values_have_the_type_of_each_input": ["field uri: the default is none of ['here', 'there']"]},
+    ),
+    "a constant that is not to be chosen": (
+        ("components", "comp-train-2", "inputDefinitions", "parameters", "gpu_count", "literals"),
+        ["1", "2"],
+        {"values_have_the_type_of_each_input": [f"{ON_NODES}: gpu_count must be one of ['1', '2']; got \"0\""]},
+    ),
+    "an input that the group has not": (
+        (*TURN, "inputs", "parameters", "fingerprint", "componentInputParameter"),
+        "pipelinechannel--nothing",
+        {
+            "values_have_the_type_of_each_input": [
+                f"{IN_THE_TURN}: exit-handler-1/for-loop-2 does not have input parameter pipelinechannel--nothing",
+                f"{IN_THE_TURN}: neither value nor default value for fingerprint",
+            ],
+            "what_is_kept_for_another_run_depends_on_what_lies_outside": [
+                f"{IN_THE_TURN}: has credentials, is cached, and takes nothing from a stage that always runs"
+            ],
+        },
+    ),
+    "an output that nobody gives": (
+        (*BODY, "condition-6", "inputs", "parameters", "pipelinechannel--judge-Output", "taskOutputParameter", "producerTask"),
+        "look-again",
+        {
+            "values_have_the_type_of_each_input": [
+                "exit-handler-1/condition-6: look-again has no output parameter Output",
+                "exit-handler-1/condition-6: neither value nor default value for pipelinechannel--judge-Output",
+                "exit-handler-1/condition-6/condition-7: exit-handler-1/condition-6 does not have input parameter"
+                " pipelinechannel--judge-Output",
+                "exit-handler-1/condition-6/condition-7: neither value nor default value for pipelinechannel--judge-Output",
+            ],
+            "conditions_compare_like_with_like": [
+                "exit-handler-1/condition-6: has no input pipelinechannel--judge-Output",
+                "exit-handler-1/condition-6: compares a bool with a unknown:"
+                " inputs.parameter_values['pipelinechannel--judge-Output'] == true",
+            ],
+        },
+    ),
+    "cores of an input that is not there": (
+        (*TRAINER, "resources", "resourceCpuLimit"),
+        "{{$.inputs.parameters['cores']}}",
+        {
+            "what_a_pod_asks_for_is_a_text": [
+                "exit-handler-1/condition-6/train: resourceCpuLimit takes cores, which is no input of it",
+            ]
+        },
+    ),
+    "an image in parts": (
+        (*TRAINER, "image"),
+        "images/{{$.inputs.parameters['gpu_count']}}",
+        {
+            "what_a_pod_asks_for_is_a_text": [
+                "exit-handler-1/condition-6/train: image loses what stands around gpu_count",
+            ]
+        },
+    ),
+    "a node selector that is a text": (
+        (*ON_KUBERNETES, "exec-train-2", "nodeSelector", "nodeSelectorJson"),
+        {"componentInputParameter": "pipelinechannel--deploy_to"},
+        {
+            "what_kubernetes_is_asked_for_has_the_right_shape": [
+                f"{ON_NODES}: nodeSelector is a string (field deploy_to), and must be a struct"
+            ]
+        },
+    ),
+    "tolerations that the group has not": (
+        (*ON_KUBERNETES, "exec-train-2", "tolerations"),
+        [{"tolerationJson": {"componentInputParameter": "pipelinechannel--tolerations"}}],
+        {
+            "what_kubernetes_is_asked_for_has_the_right_shape": [
+                f"{ON_NODES}: exit-handler-1/condition-6/condition-7 does not have input parameter"
+                " pipelinechannel--tolerations (tolerations)"
+            ]
+        },
+    ),
+    "a secret without a name": (
+        (*ON_KUBERNETES, "exec-read", "secretAsEnv"),
+        [{"secretNameParameter": {"runtimeValue": {"constant": ""}}}],
+        {"what_kubernetes_is_asked_for_has_the_right_shape": [f"{IN_THE_TURN}: secretAsEnv names an empty text"]},
+    ),
+    "a component that is too long": (
+        ("deploymentSpec", "executors", "exec-tell", "container", "env"),
+        [{"name": "LONG", "value": "x" * 120_000}],
+        {"no_argument_is_too_long": ["container exec-tell: an argument of the driver of 120,634 bytes, above 117,963"]},
+    ),
+    "a lifetime of its own": (
+        ("platforms", "kubernetes", "pipelineConfig", "resourceTtlOnFailure"),
+        60,
+        {
+            "a_run_is_kept_as_long_however_it_ends": [
+                "pipelineConfig: the lifetimes differ: {'resourceTtlOnCompletion': 604800, 'resourceTtlOnSuccess': 604800,"
+                " 'resourceTtlOnFailure': 60}",
+                "pipelineConfig: a lifetime of 60 s, not above an hour",
+            ]
+        },
+    ),
+    "tries without a pause": (
+        (*TURN, "retryPolicy", "backoffDuration"),
+        None,
+        {
+            "a_stage_that_is_tried_again_has_the_time": [
+                f"{IN_THE_TURN}: tried again 2 times, after 0 s times 2, within 10800 s"
+            ]
+        },
+    ),
+    "a stage beside the last task": (
+        ("root", "dag", "tasks", "look"),
+        {"componentRef": {"name": "comp-look"}, "inputs": {"parameters": {"uri": {"componentInputParameter": "uri"}}}},
+        {"one_last_task_looks_at_all_the_others": ["tell: does not look at look"]},
+    ),
+    "the status of another": (
+        (*LAST, "inputs", "parameters", "status", "taskFinalStatus", "producerTask"),
+        "look",
+        {
+            "one_last_task_looks_at_all_the_others": [
+                "tell: status is the status of look, and the driver gives that of ['exit-handler-1']"
+            ]
+        },
+    ),
+    "a last task that waits for nothing": (
+        (*LAST, "dependentTasks"),
+        None,
+        {
+            "values_have_the_type_of_each_input": [
+                "tell: waits for no task whose final status it could have",
+            ],
+            "one_last_task_looks_at_all_the_others": [
+                "tell: does not look at exit-handler-1",
+                "tell: waits for []; must wait for the one task that holds the others",
+                "tell: status is the status of exit-handler-1, and the driver gives that of []",
+            ],
+        },
+    ),
+    "a last task within": (
+        (*BODY, "join", "triggerPolicy"),
+        {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"},
+        {"one_last_task_looks_at_all_the_others": ["exit-handler-1/join: runs whatever happened, and is not in the root"]},
+    ),
+    "a boolean compared to a text": (
+        ACCEPTED,
+        "inputs.parameter_values['pipelinechannel--judge-Output'] == 'true'",
+        {
+            "conditions_compare_like_with_like": [
+                "exit-handler-1/condition-6: compares a bool with a string:"
+                " inputs.parameter_values['pipelinechannel--judge-Output'] == 'true'"
+            ]
+        },
+    ),
+    "a condition on a field that the group has not": (
+        ACCEPTED,
+        "inputs.parameter_values['pipelinechannel--uri'] != ''",
+        {
+            "conditions_compare_like_with_like": [
+                "exit-handler-1/condition-6: has no input pipelinechannel--uri",
+                "exit-handler-1/condition-6: compares a string with a unknown:"
+                " inputs.parameter_values['pipelinechannel--uri'] != ''",
+            ]
+        },
+    ),
+    "a list of artifacts in a group": (
+        (*BODY, "condition-6", "inputs", "artifacts"),
+        {"tables": {"taskOutputArtifact": {"producerTask": "for-loop-2", "outputArtifactKey": "pipelinechannel--read-table"}}},
+        {"a_list_of_artifacts_goes_to_no_group": ["exit-handler-1/condition-6: is given a list of artifacts, tables"]},
+    ),
+    "a task called as a driver": (
+        (*BODY, "look-driver"),
+        {"componentRef": {"name": "comp-look"}, "inputs": {"parameters": {"uri": {"runtimeValue": {"constant": "a"}}}}},
+        {
+            "names_are_ones_that_argo_and_kubernetes_take": [
+                "exit-handler-1: two tasks of Argo are called look-driver",
+            ]
+        },
+    ),
+    "a task with a name for people": (
+        (*BODY, "look again"),
+        {"componentRef": {"name": "comp-look"}, "inputs": {"parameters": {"uri": {"runtimeValue": {"constant": "a"}}}}},
+        {
+            "names_are_ones_that_argo_and_kubernetes_take": [
+                "exit-handler-1: look again is no name of a task",
+                "exit-handler-1: look again-driver is no name of a task",
+            ]
+        },
+    ),
+    "a pipeline with a name for people": (
+        ("pipelineInfo", "name"),
+        "Tiny pipeline",
+        {"names_are_ones_that_argo_and_kubernetes_take": ["the pipeline: Tiny pipeline is no name of Kubernetes"]},
+    ),
+    "a label that is a sentence": (
+        (*ON_KUBERNETES, "exec-read", "podMetadata", "labels", "kfp-vision/role"),
+        "a stage",
+        {"names_are_ones_that_argo_and_kubernetes_take": [f"{IN_THE_TURN}: kfp-vision/role=a stage is no label"]},
+    ),
+}
+
+
+def edited(text: str, path: tuple[str, ...], value: Any) -> str:
+    """A pipeline with one thing changed; a path that begins with `platforms` leads into the second document."""
+    documents = list(yaml.safe_load_all(text))
+    place = documents[path[0] == "platforms"]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    if value is None:
+        del place[path[-1]]
+    return yaml.safe_dump_all(documents)
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_names_what_was_changed_in_a_sound_pipeline(case, sound, monkeypatch):
+    monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
+    path, value, expected = CHANGED[case]
+    found = faults(Pipeline(edited(sound, path, value)))
+    assert found == expected
+
+
+def test_each_rule_was_seen_to_fail():
+    found = {rule for table in (WRITTEN, CHANGED) for *_, expected in table.values() for rule in expected}
+    assert found == {rule.__name__ for rule in backend_rules.RULES}
+
+
+def fifty(**changed: Any) -> int:
+    """The bytes of what join_records is given behind 50 partitions, in an installation as the one where it was seen."""
+    as_seen = Pipeline(tiny.compiled(tiny.as_seen_with_fifty_partitions, "prepare-records"))
+    like = {"recorded": 16, "first_id": 300, "spaced": False} | changed
+    (found,) = (
+        many
+        for path, many in executor_input.arguments(as_seen, executor_input.Sizes(lambda loop: 50, **like)).items()
+        if path[-1] == "join-records"
+    )
+    return found
+
+
+def test_an_argument_has_as_many_bytes_as_were_seen():
+    assert fifty() == pytest.approx(SEEN, rel=0.005)
+
+
+def test_an_argument_grows_with_the_pipeline_root():
+    more = len(backend_rules.LONG_ROOT) - len(executor_input.DEFAULT_ROOT)
+    # Five artifacts of each turn, left_out, five that are made, the log of the stage, and the file that says what was made.
+    assert fifty(root=backend_rules.LONG_ROOT) - fifty() == more * (5 * 50 + 1 + 5 + 1 + 1)
+
+
+def test_too_many_turns_are_too_long_an_argument(monkeypatch):
+    as_seen = Pipeline(tiny.compiled(tiny.as_seen_with_fifty_partitions))
+    monkeypatch.setitem(backend_rules.MOST, "partitions", 50)
+    (fault,) = backend_rules.no_argument_is_too_long(as_seen)
+    assert fault.startswith("exit-handler-1/join-records: an argument of ")
+    monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
+    assert backend_rules.no_argument_is_too_long(as_seen) == []
+
+
+def test_a_run_has_as_many_pods_as_can_be_counted(sound):
+    pipeline = Pipeline(sound)
+    turns = {"for-loop-2": 2, "for-loop-4": 2, "for-loop-5": 3}  # partitions, the dictionaries that stand there, trials
+    run = run_shape.shape(pipeline, lambda loop: turns[loop.path[-1]])
+    # The drivers of the root and of the body, and the last task; look, number, choose, judge and join; three loops, each with a
+    # driver, one for each turn and a stage in it; accepted, with a stage in it; deploy, which "none" leaves out.
+    assert run.pods == 2 + 2 + 5 * 2 + (1 + 2 * 3) + (1 + 2 * 3) + (1 + 3 * 3) + (1 + 2) + 1
+    # Where judge says no, accepted is its driver alone.
+    assert run_shape.shape(pipeline, lambda loop: turns[loop.path[-1]], true=()).pods == run.pods - 2 - 1
+
+
+def test_a_run_has_the_graphs_that_the_page_shows(sound):
+    run = run_shape.shape(Pipeline(sound), lambda loop: 2)
+    assert (run.layers, run.tasks) == (4, 11)
+    graphs = {graph.title: (graph.tasks, graph.artifacts) for graph in run.graphs}
+    # Beside the body's nine boxes: the table of each turn, as the loop gives it, and the joined one.
+    assert graphs["root"] == (2, 0) and graphs["root / run"] == (9, 2)
+    assert graphs["root / run / partitions"] == (2, 0)
+    assert graphs["root / run / partitions / turn"] == (1, 1)
+    assert graphs["root / run / accepted / deploy"] == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "expected"),
+    [
+        ("inputs.parameter_values['a'] == 'none'", "none", True),
+        ("inputs.parameter_values['a'] != 'not true && none'", "none", True),
+        ("int(inputs.parameter_values['a']) > 2", 2.0, False),
+        ("inputs.parameter_values['a'] == true", False, False),
+        ("!(inputs.parameter_values['a'] == true) && inputs.parameter_values['a'] != true", False, True),
+        ("inputs.parameter_values['a'] == 'x' || inputs.parameter_values['a'] == 'y'", "y", True),
+    ],
+)
+def test_reads_the_conditions_of_the_compiler(text, value, expected):
+    assert holds(text, {"a": value}) is expected
+
+
+def test_a_run_tells_which_artifacts_were_not_written(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no stage left an"):
+        unwritten(tmp_path)
+    assert one_step.run(tiny.measure, tmp_path).succeeded
+    assert unwritten(tmp_path) == ["measure/metrics"]
