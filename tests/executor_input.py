@@ -34,6 +34,7 @@ SESSION = {
 }
 STORE = json.dumps({"Provider": "minio", "Params": SESSION}, separators=(",", ":"))
 NAMES_RECORDED = 8  # that a stage writes into an artifact's metadata, where its code does not say which
+NAMES_GIVEN = 8  # in a dictionary that a stage gives
 NAMES_OF_AN_ITEM = 5  # of an entry of a list, supposed to be a dictionary
 
 
@@ -45,7 +46,7 @@ class Sizes:
         items: how many turns a loop makes.
         root: the pipeline root.
         text: characters of a text of the form, and of one that a stage gives.
-        struct: names in a dictionary, each with a text of 20 characters; the whole of `advanced` has 60.
+        struct: names in a dictionary of the form, each with a text of 20 characters; the whole of `advanced` has 60.
         recorded: what a stage writes into an artifact's metadata under one name.
         first_id: the number of the first artifact, of all that the installation has kept.
         spaced: whether a space stands behind each comma. Some builds of Go's protojson put one there, on purpose, and some do
@@ -143,7 +144,8 @@ def _supposed(pipeline: Pipeline, value: Value, sizes: Sizes) -> Any:
         return {"state": "COMPLETE", "pipelineTaskName": origin.name, "pipelineJobResourceName": "a" * 63, "error": {}}
     if value.kind == "list":
         return [_dictionary(NAMES_OF_AN_ITEM)] * _listed(pipeline, origin, sizes)
-    return {"bool": False, "number": 1234567.123456, "struct": _dictionary(sizes.struct)}.get(value.kind, "x" * sizes.text)
+    names = NAMES_GIVEN if origin.sort == "output" else sizes.struct
+    return {"bool": False, "number": 1234567.123456, "struct": _dictionary(names)}.get(value.kind, "x" * sizes.text)
 
 
 def _dictionary(names: int) -> dict[str, str]:
