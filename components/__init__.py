@@ -32,7 +32,7 @@ from kfp_vision.components.search_images import search_images
 from kfp_vision.components.split_images import split_images
 from kfp_vision.components.train_classifier import train_classifier
 from kfp_vision.components.train_trial import train_trial
-from kfp_vision.components.watch_training import watch_training
+from kfp_vision.components.write_partition import write_partition
 from kfp_vision.components.write_tfrecords import write_tfrecords
 
 __all__ = [
@@ -68,6 +68,6 @@ __all__ = [
     "split_images",
     "train_classifier",
     "train_trial",
-    "watch_training",
+    "write_partition",
     "write_tfrecords",
 ]

@@ -37,7 +37,8 @@ def check_run(
     skip_unchanged: bool,
     test_image_uri: str,
     predict_uri: str,
-) -> NamedTuple("Checked", [("advanced", dict), ("recipe", str)]):  # type: ignore[valid-type]
+    mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
+) -> NamedTuple("Checked", [("advanced", dict), ("recipe", str), ("gpus", str)]):  # type: ignore[valid-type]
     """Refuses wrong values, data that is not there and a checkpoint that does not fit, before any data moves.
 
     The arguments are the fields of the run form; see image_classification. partitions is 1 where that has no such field.
@@ -45,8 +46,15 @@ def check_run(
     Returns:
         advanced: What the stages of the data read of advanced.
         recipe: A hash of all fields that decide what the model becomes.
+        gpus: gpu_count as a text: of a number KFP makes no request for GPUs.
+        mlpipeline_ui_metadata: What the user interface opens TensorBoard on log_uri with; the name is its own.
     """
     fields = dict(locals())
-    from kfp_vision import parameters
+    from pathlib import Path
 
-    return parameters.check_run(fields)
+    from kfp_vision import parameters, tensorboard
+
+    del fields["mlpipeline_ui_metadata"]
+    checked = parameters.check_run(fields)
+    tensorboard.write_link(log_uri, Path(mlpipeline_ui_metadata.path))
+    return checked

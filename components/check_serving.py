@@ -9,24 +9,31 @@ def check_serving(
     verdict: dsl.Input[dsl.Artifact],
     validation_records: dsl.Input[dsl.Dataset],
     test_records: dsl.Input[dsl.Dataset],
-    proof: dsl.Output[dsl.Artifact],
-    metrics: dsl.Output[dsl.Metrics],
-) -> None:
+    deploy_to: str,
+    unchanged: bool,
+    proof: dsl.Output[dsl.Metrics],
+) -> bool:
     """Starts the real server on the model, asks it over HTTP, and compares with the evaluation: proof that it can be deployed.
+
+    Of a model that is not accepted, or of which nothing is new, nothing is proven.
 
     Args:
         model: the model of train_classifier.
         verdict: the verdict of evaluate_classifier on it.
         validation_records: the pictures held out while training.
         test_records: the pictures held out for the last evaluation; may be none.
+        deploy_to: where the model is to be deployed; none for nowhere.
+        unchanged: whether the deployed model was trained from the very same pictures and fields; see decide_training.
 
     Returns:
-        proof: The comparison as JSON.
-        metrics: Pictures asked about, the largest difference to the evaluation, and the median seconds of a request.
+        proof: Pictures asked about, the largest difference to the evaluation, and the median seconds of a request; as JSON.
+        Output: Whether the model is to be deployed: it is accepted, proven and new, and deploy_to names a place.
     """
     from pathlib import Path
 
     from kfp_vision import deployment
 
     inputs = (Path(model.path), Path(verdict.path), Path(validation_records.path), Path(test_records.path))
-    metrics.metadata.update(deployment.check_serving(*inputs, Path(proof.path)))
+    proven = deployment.check_serving(*inputs, Path(proof.path), deploy_to=deploy_to, unchanged=unchanged)
+    proof.metadata.update(proven.figures)
+    return proven.to_be_deployed

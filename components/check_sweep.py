@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 from kfp import dsl
 
 from kfp_vision.components.images import CPU_IMAGE
@@ -34,15 +36,23 @@ def check_sweep(
     deploy_to: str,
     test_image_uri: str,
     predict_uri: str,
-) -> dict:
+    mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
+) -> NamedTuple("Checked", [("advanced", dict), ("gpus", str)]):  # type: ignore[valid-type]
     """Refuses wrong values of any trial, data that is not there and a checkpoint that does not fit, before any data moves.
 
     The arguments are the fields of the run form; see hyperparameter_sweep.
 
     Returns:
-        What the stages of the data read of advanced.
+        advanced: What the stages of the data read of advanced.
+        gpus: gpu_count as a text: of a number KFP makes no request for GPUs.
+        mlpipeline_ui_metadata: What the user interface opens TensorBoard on log_uri with; the name is its own.
     """
     fields = dict(locals())
-    from kfp_vision import parameters
+    from pathlib import Path
 
-    return parameters.check_sweep(fields)
+    from kfp_vision import parameters, tensorboard
+
+    del fields["mlpipeline_ui_metadata"]
+    checked = parameters.check_sweep(fields)
+    tensorboard.write_link(log_uri, Path(mlpipeline_ui_metadata.path))
+    return checked

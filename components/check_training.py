@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 from kfp import dsl
 
 from kfp_vision.components.images import CPU_IMAGE
@@ -28,12 +30,22 @@ def check_training(
     deploy_to: str,
     test_image_uri: str,
     predict_uri: str,
-) -> None:
+    mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
+) -> NamedTuple("Checked", [("gpus", str)]):  # type: ignore[valid-type]
     """Refuses wrong values, records that are not there and a checkpoint that does not fit, before any record moves.
 
     The arguments are the fields of the run form; see train_only.
+
+    Returns:
+        gpus: gpu_count as a text: of a number KFP makes no request for GPUs.
+        mlpipeline_ui_metadata: What the user interface opens TensorBoard on log_uri with; the name is its own.
     """
     fields = dict(locals())
-    from kfp_vision import parameters
+    from pathlib import Path
 
-    parameters.check_training(fields)
+    from kfp_vision import parameters, tensorboard
+
+    del fields["mlpipeline_ui_metadata"]
+    checked = parameters.check_training(fields)
+    tensorboard.write_link(log_uri, Path(mlpipeline_ui_metadata.path))
+    return checked

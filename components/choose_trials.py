@@ -6,7 +6,7 @@ from kfp_vision.components.images import CPU_IMAGE
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def choose_trials(
     networks: list, optimizers: list, batch_sizes: list, learning_rates: list, trials: int, advanced: dict
-) -> list:
+) -> list[str]:
     """Says which values are to be tried together.
 
     Args:
@@ -18,7 +18,8 @@ def choose_trials(
         advanced: seed is read of it.
 
     Returns:
-        Of each trial its number, network, optimizer, batch_size and learning_rate.
+        Of each trial a text: number, network, optimizer, batch_size and learning_rate as JSON. KFP hands an item of a list that
+        a stage gave over as a text, whatever it is.
     """
     fields = dict(locals())
     from kfp_vision import parameters, sweep

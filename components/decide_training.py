@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 from kfp import dsl
 
 from kfp_vision.components.images import CPU_IMAGE
@@ -5,12 +7,21 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def decide_training(
-    fingerprint: str, recipe: str, skip_unchanged: bool, deploy_to: str, model_name: str, advanced: dict
-) -> str:
-    """Says what a model would be trained from, or nothing where the deployed one was trained from the very same.
+    images_uri: str,
+    leave_out_uri: str,
+    recipe: str,
+    skip_unchanged: bool,
+    deploy_to: str,
+    model_name: str,
+    advanced: dict,
+) -> NamedTuple("Decision", [("fingerprint", str), ("trained_from", str), ("unchanged", bool)]):  # type: ignore[valid-type]
+    """Says what lies at a URI, from listings alone, and whether the deployed model was trained from the very same.
+
+    While the fingerprint stays the same, the stages behind it are taken from the cache.
 
     Args:
-        fingerprint: the data's; see fingerprint_images.
+        images_uri: a folder of class folders, an archive of one (also over http), or sample.
+        leave_out_uri: a list of pictures to leave out: CSV with a column path; empty for none.
         recipe: a hash of the fields; see check_run.
         skip_unchanged: whether to look at what is deployed.
         deploy_to: where it is deployed: a model repository, or kserve.
@@ -18,9 +29,11 @@ def decide_training(
         advanced: the fields that begin with service_ are read of it.
 
     Returns:
-        A hash of pictures and fields; empty where nothing is to be trained.
+        fingerprint: A hash of names, sizes and times, and of what the list names.
+        trained_from: A hash of fingerprint and recipe, which the training writes into the model.
+        unchanged: Whether the deployed model has that hash; false where skip_unchanged is.
     """
     from kfp_vision import deployment, parameters
 
     settings = parameters.of_deployment(advanced)
-    return deployment.decide_training(fingerprint, recipe, skip_unchanged, deploy_to, model_name, settings)
+    return deployment.decide_training(images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings)

@@ -7,7 +7,7 @@ from kfp_vision.components.images import CPU_IMAGE
 def deploy_model(
     model: dsl.Input[dsl.Model],
     verdict: dsl.Input[dsl.Artifact],
-    proof: dsl.Input[dsl.Artifact],
+    proof: dsl.Input[dsl.Metrics],
     deploy_to: str,
     advanced: dict,
     endpoint: dsl.Output[dsl.Artifact],

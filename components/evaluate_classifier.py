@@ -14,7 +14,6 @@ def evaluate_classifier(
     advanced: dict,
     metrics: dsl.Output[dsl.Metrics],
     classification: dsl.Output[dsl.ClassificationMetrics],
-    evaluation: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     verdict: dsl.Output[dsl.Artifact],
 ) -> bool:
@@ -32,22 +31,24 @@ def evaluate_classifier(
         advanced: compare_with_deployed is read of it.
 
     Returns:
-        metrics: Accuracy, also among the likeliest five names; precision, recall and F1 as macro and as weighted means.
-        classification: The confusion matrix and the ROC curve.
-        evaluation: All figures as JSON.
+        metrics: Accuracy, also among the likeliest five names; precision, recall and F1 as macro and as weighted means. In its
+            file, as JSON, all figures.
+        classification: The confusion matrix and the ROC curve; in its file as JSON.
         report: A page with all figures, the learning curve, and the worst mistakes as pictures.
         verdict: Whether the model is accepted, with reasons, and a few of its answers, as JSON.
         Output: Whether the model is accepted.
     """
     from pathlib import Path
 
+    from kfp_vision import storage
     from kfp_vision.evaluation import HEADLINES, Wishes, evaluate_classifier
 
     inputs = (Path(model.path), Path(validation_records.path), Path(test_records.path))
-    made = {"evaluation": Path(evaluation.path), "page": Path(report.path), "verdict": Path(verdict.path)}
+    made = {"evaluation": Path(metrics.path), "page": Path(report.path), "verdict": Path(verdict.path)}
     figures = evaluate_classifier(*inputs, Wishes(min_accuracy, deploy_to, test_image_uri, advanced), **made)
     metrics.metadata.update({name: figures[name] for name in HEADLINES})
-    classification.log_confusion_matrix(figures["labels"], figures["confusion_matrix"])
-    roc = figures["roc"]
+    labels, matrix, roc = (figures[name] for name in ("labels", "confusion_matrix", "roc"))
+    classification.log_confusion_matrix(labels, matrix)
     classification.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["thresholds"])
+    storage.write_json(Path(classification.path), {"labels": labels, "confusion_matrix": matrix, "roc": roc})
     return figures["verdict"]["accepted"]

@@ -22,7 +22,8 @@ def index_images(
         partitions: how many there are; join_index makes an index of them.
 
     Returns:
-        part: A folder with vectors and thumbnails of its pictures, and the list of those that could not be used.
+        part: A folder with vectors and thumbnails of its pictures, and the list of those that could not be used. It says
+            nothing of itself, since KFP hands those of all partitions over in a single argument.
     """
     from pathlib import Path
 
@@ -30,4 +31,4 @@ def index_images(
 
     which = {"partition": partition, "partitions": partitions}
     table, folder = Path(images.path), Path(model.path)
-    part.metadata.update(sources.index_images(table, folder, index_uri, part=Path(part.path), **which))
+    sources.index_images(table, folder, index_uri, part=Path(part.path), **which)

@@ -5,7 +5,7 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def join_index(
-    index_parts: dsl.Input[list[dsl.Artifact]],
+    parts: dsl.Input[list[dsl.Artifact]],
     model: dsl.Input[dsl.Model],
     index: dsl.Output[dsl.Artifact],
     refused: dsl.Output[dsl.Dataset],
@@ -14,7 +14,7 @@ def join_index(
     """Makes an index of all partitions, in which pictures that are alike are found.
 
     Args:
-        index_parts: the part of each partition.
+        parts: what index_images wrote of each partition.
         model: the model whose embeddings they hold.
 
     Returns:
@@ -24,9 +24,11 @@ def join_index(
     """
     from pathlib import Path
 
+    from kfp_vision import storage
     from kfp_vision.search import sources
 
     outputs = {"folder": Path(index.path), "refused": Path(refused.path)}
-    found = sources.join_index([Path(part.path) for part in index_parts], Path(model.path), **outputs)
+    found = sources.join_index([Path(part.path) for part in parts], Path(model.path), **outputs)
     index.metadata.update(found)
     metrics.metadata.update(found)
+    storage.write_json(Path(metrics.path), found)

@@ -5,8 +5,8 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def join_predictions(
-    prediction_parts: dsl.Input[list[dsl.Dataset]],
-    counts: list,
+    parts: dsl.Input[list[dsl.Dataset]],
+    model: dsl.Input[dsl.Model],
     predict_uri: str,
     predictions: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
@@ -14,8 +14,8 @@ def join_predictions(
     """Puts the tables of several partitions together: the table that one predict_images would have written.
 
     Args:
-        prediction_parts: the predictions of each partition.
-        counts: what each of them counted.
+        parts: the predictions of each partition.
+        model: the model that they are of, whose classes are the known names of folders.
         predict_uri: where the pictures lie.
 
     Returns:
@@ -24,9 +24,10 @@ def join_predictions(
     """
     from pathlib import Path
 
-    from kfp_vision import prediction
+    from kfp_vision import prediction, repository, storage
 
-    parts = [Path(part.path) for part in prediction_parts]
-    joined = prediction.join_predictions(parts, counts, Path(predictions.path), predict_uri)
+    labels = repository.exported(Path(model.path)).labels
+    joined = prediction.join_predictions([Path(part.path) for part in parts], labels, Path(predictions.path), predict_uri)
     predictions.metadata.update(joined)
     metrics.metadata.update(prediction.headlines(joined))
+    storage.write_json(Path(metrics.path), joined)

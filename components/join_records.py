@@ -5,12 +5,8 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def join_records(
-    train_parts: dsl.Input[list[dsl.Dataset]],
-    validation_parts: dsl.Input[list[dsl.Dataset]],
-    test_parts: dsl.Input[list[dsl.Dataset]],
-    refused_parts: dsl.Input[list[dsl.Dataset]],
-    tally_parts: dsl.Input[list[dsl.Artifact]],
-    left_out: dsl.Input[dsl.Dataset],
+    parts: dsl.Input[list[dsl.Dataset]],
+    tables: dsl.Input[dsl.Dataset],
     images_per_shard: int,
     advanced: dict,
     train_records: dsl.Output[dsl.Dataset],
@@ -22,12 +18,8 @@ def join_records(
     """Puts the records of several partitions together: the files that one write_tfrecords would have written.
 
     Args:
-        train_parts: the train_records of each partition.
-        validation_parts: the validation_records of each.
-        test_parts: the test_records of each.
-        refused_parts: the list of refused pictures of each.
-        tally_parts: the counts of each.
-        left_out: the table of pictures that the split left out, for the summary.
+        parts: what write_partition wrote of each.
+        tables: the tables of split_images, for the summary.
         images_per_shard: pictures in each file but the last.
         advanced: max_refused_ratio and max_side are read of it.
 
@@ -42,14 +34,12 @@ def join_records(
 
     from kfp_vision import parameters, partitioning
 
-    taken = {"train": train_parts, "validation": validation_parts, "test": test_parts}
-    taken |= {"refused": refused_parts, "tally": tally_parts}
-    parts = {name: [Path(part.path) for part in listed] for name, listed in taken.items()}
     made = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in made.items()}
     how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "max_side")}
-    how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path), "left_out": Path(left_out.path)}
-    joined = partitioning.join_records(parts, folders, Path(refused.path), **how)
+    how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path)}
+    written = [Path(part.path) for part in parts]
+    joined = partitioning.join_partitions(written, Path(tables.path), folders, Path(refused.path), **how)
     train_records.metadata.update({"pictures": joined["train"].images, "files": len(joined["train"].shards)})
     validation_records.metadata["pictures"] = joined["validation"].images
     test_records.metadata["pictures"] = joined["test"].images

@@ -11,7 +11,7 @@ def predict_images(
     partition: int,
     partitions: int,
     predictions: dsl.Output[dsl.Dataset],
-) -> dict:
+) -> None:
     """Names every picture at a URI with a model.
 
     Args:
@@ -22,8 +22,8 @@ def predict_images(
         partitions: how many parts there are; 1 for all pictures in one.
 
     Returns:
-        predictions: CSV with a header path,label,prediction,score.
-        Output: How many pictures there were, unreadable, in a folder of a known name, and called by that name.
+        predictions: CSV with a header path,label,prediction,score. It says nothing of itself, since KFP hands those of all
+            partitions over in a single argument.
     """
     from pathlib import Path
 
@@ -31,6 +31,4 @@ def predict_images(
 
     version = repository.exported(Path(model.path))
     given = (prediction.Classifier(version), version.labels, predict_uri, Path(predictions.path))
-    counts = prediction.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)
-    predictions.metadata.update(counts)
-    return counts
+    prediction.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)

@@ -9,11 +9,8 @@ def split_images(
     validation_ratio: float,
     test_ratio: float,
     advanced: dict,
-    train: dsl.Output[dsl.Dataset],
-    validation: dsl.Output[dsl.Dataset],
-    test: dsl.Output[dsl.Dataset],
+    tables: dsl.Output[dsl.Dataset],
     label_map: dsl.Output[dsl.Artifact],
-    left_out: dsl.Output[dsl.Dataset],
 ) -> None:
     """Cuts the table of pictures into train, validation and test: the same pictures give the same splits everywhere.
 
@@ -24,24 +21,13 @@ def split_images(
         advanced: conflicting_labels is read of it.
 
     Returns:
-        train: The table of pictures to train on.
-        validation: The table of pictures to validate on.
-        test: The table of pictures to test on.
+        tables: A folder with train.csv, validation.csv and test.csv, and left_out.csv of the pictures that are in none of them.
         label_map: A folder with labels.txt, whose lines are such as 0:daisy; for detection with label_map.pbtxt, ids from 1.
-        left_out: The table of pictures that are in no split: uri, label, reason.
     """
     from pathlib import Path
 
     from kfp_vision import parameters, splitting
 
-    outputs = {"train": train, "validation": validation, "test": test, "label_map": label_map, "left_out": left_out}
-    paths = {name: Path(artifact.path) for name, artifact in outputs.items()}
-    counts = splitting.split_images(
-        Path(images.path),
-        validation_ratio=validation_ratio,
-        test_ratio=test_ratio,
-        conflicting_labels=parameters.advanced(advanced)["conflicting_labels"],
-        **paths,
-    )
-    train.metadata.update({"pictures": counts["train"], "left_out": counts["left_out"]})
-    validation.metadata["pictures"], test.metadata["pictures"] = counts["validation"], counts["test"]
+    ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
+    ratios |= {"conflicting_labels": parameters.advanced(advanced)["conflicting_labels"]}
+    tables.metadata.update(splitting.write_tables(Path(images.path), Path(tables.path), Path(label_map.path), **ratios))

@@ -19,6 +19,7 @@ def train_classifier(
     learning_rate_schedule: str,
     image_size: int,
     gpu_count: int,
+    gpus: str,
     model_name: str,
     advanced: dict,
     log_uri: str,
@@ -49,25 +50,26 @@ def train_classifier(
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
         image_size: height and width of the pictures in pixels; 0 for the network's own.
         gpu_count: GPUs that were asked for.
+        gpus: the same as a text, of which KFP makes the request; see check_run. Read by KFP alone, as the last three.
         model_name: the name of the model.
         advanced: what is rarely touched, such as momentum, weight_decay, label_smoothing.
         log_uri: a folder or bucket folder to which the events are brought while the training runs; empty for none.
         checkpoint_dir: a folder or bucket folder in which a training that was stopped finds its way on; empty for none.
         trained_from: what decide_training calls pictures and fields; written into the model.
-        gpu_type: the resource that gpu_count counts; read by KFP alone, as the next two.
+        gpu_type: the resource that gpu_count counts.
         node_selector: labels of the nodes that may train.
         tolerations: taints of nodes that may train all the same.
 
     Returns:
         model: A folder with classifier.keras, labels.txt, and serving/1, the SavedModel.
-        metrics: The last loss, accuracy and pictures a second.
+        metrics: The last loss, accuracy and pictures a second; in its file as JSON.
         curves: A page with the learning curves.
         events: A folder for TensorBoard.
     """
     fields = dict(locals())
     from pathlib import Path
 
-    from kfp_vision import training
+    from kfp_vision import storage, training
 
     recipe = training.Recipe(**{name: fields[name] for name in training.Recipe.__dataclass_fields__})
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
@@ -75,3 +77,4 @@ def train_classifier(
     reached = training.train_classifier(recipe, *inputs, **outputs)
     model.metadata.update({"network": network, "model_name": model_name, "framework": "tensorflow"})
     metrics.metadata.update(reached)
+    storage.write_json(Path(metrics.path), reached)

@@ -5,35 +5,24 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def write_tfrecords(
-    train: dsl.Input[dsl.Dataset],
-    validation: dsl.Input[dsl.Dataset],
-    test: dsl.Input[dsl.Dataset],
+    tables: dsl.Input[dsl.Dataset],
     label_map: dsl.Input[dsl.Artifact],
-    left_out: dsl.Input[dsl.Dataset],
     images_per_shard: int,
-    partition: int,
-    partitions: int,
     advanced: dict,
     train_records: dsl.Output[dsl.Dataset],
     validation_records: dsl.Output[dsl.Dataset],
     test_records: dsl.Output[dsl.Dataset],
     refused: dsl.Output[dsl.Dataset],
-    tally: dsl.Output[dsl.Artifact],
     summary: dsl.Output[dsl.HTML],
 ) -> None:
-    """Looks at every picture once and writes it to TFRecord files; or at one partition of them.
+    """Looks at every picture once and writes it to TFRecord files.
 
     The schema is that of TF-Slim, or of TensorFlow's Object Detection API where split_images made a label map for it.
 
     Args:
-        train: the table of pictures to train on.
-        validation: the table of pictures to validate on.
-        test: the table of pictures to test on.
+        tables: the tables of split_images.
         label_map: the folder with labels.txt or label_map.pbtxt.
-        left_out: the table of pictures that the split left out, for the summary.
         images_per_shard: pictures in each file but the last.
-        partition: the number of this partition, from 0.
-        partitions: how many there are; with more than one, join_records puts them together.
         advanced: max_refused_ratio, check_pixels and max_side are read of it.
 
     Returns:
@@ -41,20 +30,17 @@ def write_tfrecords(
         validation_records: The same for validation.
         test_records: The same for test.
         refused: The table of pictures that could not be used: uri, label, reason.
-        tally: The counts behind the summary, as JSON.
         summary: A page about what is in the records and what is not, and what to do about it.
     """
     from pathlib import Path
 
     from kfp_vision import parameters, partitioning
 
-    tables = {"train": Path(train.path), "validation": Path(validation.path), "test": Path(test.path)}
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "check_pixels", "max_side")}
-    how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path), "left_out": Path(left_out.path)}
-    how |= {"counts": Path(tally.path), "partition": partition, "partitions": partitions}
-    written = partitioning.write_tfrecords(tables, Path(label_map.path), folders, Path(refused.path), **how)
+    how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path)}
+    written = partitioning.write_all(Path(tables.path), Path(label_map.path), folders, Path(refused.path), **how)
     train_records.metadata.update({"pictures": written["train"].images, "files": len(written["train"].shards)})
     validation_records.metadata["pictures"] = written["validation"].images
     test_records.metadata["pictures"] = written["test"].images

@@ -154,9 +154,15 @@ def run_pipeline(options: argparse.Namespace) -> None:
         values = local_run.defaults(pipeline) | given
         print(f"{options.pipeline}: checking the fields", flush=True)
         local_run.check_conditions(pipeline, given)
-        local_run.preflight(pipeline, values)
+        checked = local_run.preflight(pipeline, values)
+        unchanged = local_run.unchanged(values, checked.get("recipe", ""))
     except InputError as error:
         raise WrongUse(error) from error
+    if unchanged:
+        print("\nunchanged pictures and fields: the deployed model stays")
+        if options.json:
+            print(json.dumps({"unchanged": True, "skipped": local_run.stage_names(pipeline)}))
+        return
     with_images = {"runner": options.runner, "registry": options.registry, "network": options.network}
     result = local_run.run(pipeline, given, options.output, **with_images, debug=options.debug)
     show(result)
@@ -178,8 +184,6 @@ def show(result: Mapping[str, Any]) -> None:
             print(f"findings  {result['findings']}, shown in {result['audit']}")
         if deployed := result.get("deployed"):
             print(f"deployed  with version {deployed['version']} of {deployed['model_name']} in {deployed['repository']}")
-    elif "unchanged" in result:
-        print("\nunchanged pictures and fields: the deployed model stays")
     else:
         _show_predictions(result)
     if report := result.get("report"):

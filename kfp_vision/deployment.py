@@ -7,9 +7,9 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from kfp_vision import publishing, records, repository, storage, stored, stores
+from kfp_vision import catalog, publishing, records, repository, storage, stored, stores
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Prediction, Service
@@ -46,32 +46,63 @@ def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -
     publishing.check_name(deploy_to, model_name)
 
 
+class Decision(NamedTuple):
+    """What a model is to be trained from.
+
+    Attributes:
+        fingerprint: of the pictures; see `catalog.fingerprint`.
+        trained_from: a hash of the fingerprint and of the fields that decide what the model becomes.
+        unchanged: whether the deployed model was trained from the very same; false where nobody asked.
+    """
+
+    fingerprint: str
+    trained_from: str
+    unchanged: bool
+
+
+class Proven(NamedTuple):
+    """What `check_serving` found.
+
+    Attributes:
+        figures: pictures asked about, largest_difference to the evaluation, and median_seconds of a request; empty where
+            nothing was proven.
+        to_be_deployed: whether the model is accepted, proven and new, and is to be deployed somewhere.
+    """
+
+    figures: dict[str, Any]
+    to_be_deployed: bool
+
+
 def decide_training(
-    fingerprint: str, recipe: str, skip_unchanged: bool, deploy_to: str, model_name: str, settings: Mapping[str, Any]
-) -> str:
-    """What a model would be trained from, unless the one that is deployed was trained from the very same.
+    images_uri: str,
+    leave_out_uri: str,
+    recipe: str,
+    skip_unchanged: bool,
+    deploy_to: str,
+    model_name: str,
+    settings: Mapping[str, Any],
+) -> Decision:
+    """Says what a model would be trained from, and whether the one that is deployed was trained from the very same.
 
     Args:
-        fingerprint: of the pictures, as `catalog.fingerprint` gives it.
+        images_uri, leave_out_uri: of the pictures, as `catalog.fingerprint` takes them.
         recipe: a hash of the fields that decide what the model becomes, as `parameters.check_run` gives it.
         skip_unchanged: whether to look at what is deployed.
         deploy_to: where, `kserve` or a repository.
         model_name: the model's.
         settings: what `parameters.of_deployment` gives.
 
-    Returns:
-        A hash of the two, which the training writes into the model; empty where there is nothing to train.
-
     Raises:
         InputError: what the store or the cluster says.
     """
+    fingerprint = catalog.fingerprint(images_uri, leave_out_uri)
     trained_from = hashlib.sha256(f"{fingerprint} {recipe}".encode()).hexdigest()
-    if skip_unchanged and _is_deployed(trained_from, deploy_to, model_name, settings):
+    unchanged = skip_unchanged and _is_deployed(trained_from, deploy_to, model_name, settings)
+    if unchanged:
         print(f"neither the pictures nor the fields have changed since {model_name} was deployed: nothing to train")
-        return ""
-    if skip_unchanged:
+    elif skip_unchanged:
         print(f"pictures or fields have changed since {model_name} was deployed, or it was not")
-    return trained_from
+    return Decision(fingerprint, trained_from, unchanged)
 
 
 def _is_deployed(trained_from: str, deploy_to: str, model_name: str, settings: Mapping[str, Any]) -> bool:
@@ -82,23 +113,38 @@ def _is_deployed(trained_from: str, deploy_to: str, model_name: str, settings: M
     return publishing.is_from(storage.absolute(deploy_to), trained_from)
 
 
-def check_serving(model: Path, verdict: Path, validation_records: Path, test_records: Path, proof: Path) -> dict[str, Any]:
+def check_serving(
+    model: Path,
+    verdict: Path,
+    validation_records: Path,
+    test_records: Path,
+    proof: Path,
+    *,
+    deploy_to: str = NOWHERE,
+    unchanged: bool = False,
+) -> Proven:
     """Serves the model with the real server, asks it over HTTP, and compares with what the evaluation found.
+
+    Of a model that is not accepted, or of which nothing is new, nothing is proven: the proof is then of no model.
 
     Args:
         model: the model folder.
         verdict: the evaluation's, of this very model.
         validation_records, test_records: the pictures that it was evaluated on.
         proof: the file to write (JSON).
-
-    Returns:
-        pictures, largest_difference to the evaluation, and median_seconds of a request.
+        deploy_to: where the model is to be deployed.
+        unchanged: whether the deployed model was trained from the very same.
 
     Raises:
         InputError: the server does not start on it, or answers otherwise than the evaluation.
     """
     version, judged = repository.exported(model), _read(verdict)
     _check_same(version, judged, "verdict")
+    if unchanged or not judged["verdict"]["accepted"]:
+        why = "the deployed model was trained from the very same" if unchanged else "the model is not accepted"
+        print(f"nothing to prove: {why}")
+        storage.write_json(proof, {"model_fingerprint": "", "not_proven": why})
+        return Proven({}, False)
     expected = {answer["name"]: answer["probabilities"] for answer in judged["answers"]}
     held_out = records.read(records.held_out(validation_records, test_records))
     asked = {name: encoded for name, encoded, _ in held_out if name in expected}
@@ -117,7 +163,7 @@ def check_serving(model: Path, verdict: Path, validation_records: Path, test_rec
     figures = {"pictures": len(asked), "largest_difference": difference, "median_seconds": median}
     storage.write_json(proof, {"model_fingerprint": version.fingerprint, **figures})
     print(f"the server named {len(asked)} pictures as the evaluation did, to {difference:.1g}, in {1000 * median:.0f} ms each")
-    return figures
+    return Proven(figures, deploy_to != NOWHERE)
 
 
 def deploy_model(

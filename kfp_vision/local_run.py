@@ -57,8 +57,8 @@ def defaults(pipeline: GraphComponent) -> dict[str, Any]:
     }
 
 
-def preflight(pipeline: GraphComponent, values: Mapping[str, Any]) -> None:
-    """Refuses wrong values as the first stage would, before anything is made.
+def preflight(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuses wrong values as the first stage would, before anything is made, and gives what that stage would give.
 
     Raises:
         InputError: with the line that the function of `parameters` ends with which the first stage calls.
@@ -69,6 +69,26 @@ def preflight(pipeline: GraphComponent, values: Mapping[str, Any]) -> None:
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
         raise InputError.from_line(last if last.startswith(InputError.PREFIX) else f"{InputError.PREFIX}{last}")
+    given: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return given
+
+
+def unchanged(values: Mapping[str, Any], recipe: str) -> bool:
+    """Whether skip_unchanged ends a run before it begins: here no cache gives what the stages made before, as KFP's does.
+
+    Args:
+        values: of all fields of a pipeline.
+        recipe: what `preflight` gave under that name.
+
+    Raises:
+        InputError: what the store or the cluster says.
+    """
+    if not values.get("skip_unchanged"):
+        return False
+    from kfp_vision import deployment  # reads pictures: more than the plain install can
+
+    given = {name: values[name] for name in ("images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name")}
+    return deployment.decide_training(**given, recipe=recipe, settings=parameters.of_deployment(values["advanced"])).unchanged
 
 
 def check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
@@ -188,9 +208,8 @@ def collect(run_dir: Path) -> dict[str, Any]:
         by split, and refused, how many. Of one that named pictures: predictions, the table, pictures, unreadable, and accuracy
         where folders give the labels. Of one that made an index: index, its folder, pictures and refused, how many; nearest, a
         table, where pictures were searched for; findings, a table, and audit, its page; and deployed, what `deploy_index`
-        wrote, where these ran. Of one with nothing to train: unchanged. Of one that trained: model_dir, accuracy, accepted,
-        reasons; where these stages ran, also endpoint and answer, what `deploy_model` and `call_endpoint` wrote, and
-        predictions.
+        wrote, where these ran. Of one that trained: model_dir, accuracy, accepted, reasons; where these stages ran, also
+        endpoint and answer, what `deploy_model` and `call_endpoint` wrote, and predictions.
     """
     for stage, collected in COLLECTORS.items():
         if list(run_dir.glob(f"*/{stage}")):
@@ -230,7 +249,7 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
     shutil.copyfile(evaluation / "report", run_dir / "report.html")
     trained = next(artifacts / stage for stage in ("compare-trials", "train-classifier") if (artifacts / stage).exists())
     (run_dir / "model").symlink_to((trained / "model").relative_to(run_dir))
-    figures = json.loads((evaluation / "evaluation").read_text(encoding="utf-8"))
+    figures = json.loads((evaluation / "metrics").read_text(encoding="utf-8"))
     result = {
         "run_dir": str(run_dir),
         "model_dir": str(run_dir / "model"),
@@ -252,21 +271,20 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
 
 
 def _collect_predictions(run_dir: Path) -> dict[str, Any]:
+    from kfp_vision import prediction  # as in _link
+
     (joined,) = run_dir.glob("*/join-predictions")
     shutil.copyfile(joined / "predictions", run_dir / "predictions.csv")
-    said = json.loads((joined / "executor_output.json").read_text(encoding="utf-8"))
-    figures = said["artifacts"]["metrics"]["artifacts"][0]["metadata"]
+    figures = prediction.headlines(json.loads((joined / "metrics").read_text(encoding="utf-8")))
     return {"run_dir": str(run_dir), "predictions": str(run_dir / "predictions.csv")} | figures
 
 
 def _collect_index(run_dir: Path) -> dict[str, Any]:
     (indexed,) = run_dir.glob("*/join-index")
     (run_dir / "index").symlink_to((indexed / "index").relative_to(run_dir))
-    said = json.loads((indexed / "executor_output.json").read_text(encoding="utf-8"))
-    figures = said["artifacts"]["metrics"]["artifacts"][0]["metadata"]
-    result = {"run_dir": str(run_dir), "index": str(run_dir / "index")} | {
-        name: int(figures[name]) for name in ("pictures", "refused")
-    }
+    figures = json.loads((indexed / "metrics").read_text(encoding="utf-8"))
+    result = {"run_dir": str(run_dir), "index": str(run_dir / "index")}
+    result |= {name: figures[name] for name in ("pictures", "refused")}
     searched = indexed.parent / "search-images"
     if (searched / "found").exists():
         shutil.copyfile(searched / "found", run_dir / "nearest.csv")
@@ -282,17 +300,12 @@ def _collect_index(run_dir: Path) -> dict[str, Any]:
     return result
 
 
-def _collect_nothing(run_dir: Path) -> dict[str, Any]:
-    return {"run_dir": str(run_dir), "unchanged": True}
-
-
 # By the stage that a run got to; the first one counts.
 COLLECTORS = {
     "evaluate-classifier": _collect_model,
     "join-predictions": _collect_predictions,
     "join-records": _collect_records,
     "join-index": _collect_index,
-    "decide-training": _collect_nothing,
 }
 
 

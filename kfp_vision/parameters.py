@@ -134,7 +134,7 @@ ADVANCED_BESIDE_THE_MODEL = (
     "max_refused_ratio",
 )
 SHARE = (0, 1, "from 0 up to, not including, 1", "0.2")  # lowest, below, and what is said of it
-MOST_PARTITIONS = 1000  # each is a pod of its own
+MOST_PARTITIONS = 100  # each is a pod of its own, and what they made is handed over in one argument of 131,071 bytes
 MOST_TRIALS = 100  # each is a training
 MOST_NEAREST = 1000
 # The lists of hyperparameter_sweep, and the field of a training that each has values for; and how they are written.
@@ -223,10 +223,26 @@ class Checked(NamedTuple):
     Attributes:
         advanced: what the stages of the data read of `advanced`: they are not run again when something else in it is changed.
         recipe: a hash of all fields that decide what the model becomes, the pictures excepted.
+        gpus: `gpu_count` as a text: KFP's driver makes a request of a text alone, and leaves it out for a number
+            (`resolvePodSpecInputRuntimeParameter` in backend/src/v2/driver/resolve.go of KFP 2.17.0).
     """
 
     advanced: dict[str, Any]
     recipe: str
+    gpus: str
+
+
+class CheckedSweep(NamedTuple):
+    """What `check_sweep` says of the fields for the stages behind it; see `Checked`."""
+
+    advanced: dict[str, Any]
+    gpus: str
+
+
+class CheckedTraining(NamedTuple):
+    """What `check_training` says of the fields for the stages behind it; see `Checked`."""
+
+    gpus: str
 
 
 def check_run(parameters: Mapping[str, Any]) -> Checked:
@@ -242,10 +258,10 @@ def check_run(parameters: Mapping[str, Any]) -> Checked:
     check_values(parameters)
     _check_pictures(parameters)
     _check_surroundings(parameters)
-    return Checked(of_data(parameters["advanced"]), _recipe(parameters))
+    return Checked(of_data(parameters["advanced"]), _recipe(parameters), _gpus(parameters))
 
 
-def check_training(parameters: Mapping[str, Any]) -> None:
+def check_training(parameters: Mapping[str, Any]) -> CheckedTraining:
     """What `check_run` is for `image_classification`, for `train_only`.
 
     Args:
@@ -263,16 +279,14 @@ def check_training(parameters: Mapping[str, Any]) -> None:
 
     records.check_there(parameters["records_uri"], "records_uri")
     _check_surroundings(parameters)
+    return CheckedTraining(_gpus(parameters))
 
 
-def check_sweep(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def check_sweep(parameters: Mapping[str, Any]) -> CheckedSweep:
     """What `check_run` is for `image_classification`, for `hyperparameter_sweep`.
 
     Args:
         parameters: name to value, of every field of `hyperparameter_sweep`.
-
-    Returns:
-        What the stages of the data read of `advanced`.
 
     Raises:
         InputError: for the first rule that is broken, by any trial.
@@ -282,7 +296,7 @@ def check_sweep(parameters: Mapping[str, Any]) -> dict[str, Any]:
     _check_surroundings(whole[0])
     for first in {one["network"]: one for one in whole[1:] if one["network"] != whole[0]["network"]}.values():
         _check_checkpoint(first)
-    return of_data(parameters["advanced"])
+    return CheckedSweep(of_data(parameters["advanced"]), _gpus(parameters))
 
 
 def check_sweep_values(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -348,12 +362,25 @@ def _check_checkpoint(parameters: Mapping[str, Any]) -> None:
         checkpoints.check(network, parameters["checkpoint_uri"], advanced(parameters["advanced"])["depth_multiplier"])
 
 
+def _gpus(parameters: Mapping[str, Any]) -> str:
+    return str(int(parameters["gpu_count"]))
+
+
 def _recipe(parameters: Mapping[str, Any]) -> str:
     """See `Checked`. A field of `advanced` that is given its default is as one that is not given."""
     deciding = {name: value for name, value in parameters.items() if name not in BESIDE_THE_MODEL}
     whole = advanced(parameters["advanced"])
     deciding["advanced"] = {name: value for name, value in whole.items() if name not in ADVANCED_BESIDE_THE_MODEL}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_plain(deciding), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The same with whole numbers as such: a form, a command line and JSON write 16 and 16.0 of the same field."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def of_data(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -622,4 +649,5 @@ CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 }
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow is large, and talks while it starts
-    CHECKS[sys.argv[1]](json.load(sys.stdin))
+    checked = CHECKS[sys.argv[1]](json.load(sys.stdin))
+    print(json.dumps(checked._asdict() if hasattr(checked, "_asdict") else {}))

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -22,13 +23,73 @@ from kfp_vision.catalog import SPLITS
 from kfp_vision.errors import InputError
 from kfp_vision.processes import end_with
 from kfp_vision.records import About
+from kfp_vision.splitting import LEFT_OUT, table_of
 
 FILES_A_PROCESS = 2  # or one of them has much less to do than another
+REFUSED, TALLY = "refused", "tally"  # beside the records of a part: the table of refused pictures, and the counts
 
 
 def numbers(partitions: int) -> list[int]:
     """What a loop over that many partitions runs through: their numbers, from 0."""
     return list(range(partitions))
+
+
+def write_all(tables: Path, label_map: Path, outputs: dict[str, Path], refused: Path, **how: Any) -> dict[str, About]:
+    """Writes the records of all pictures.
+
+    Args:
+        tables: the folder of `splitting.write_tables`.
+        label_map, outputs, refused, how: as `write_tfrecords` takes them.
+
+    Returns:
+        Split name to what was written.
+
+    Raises:
+        InputError: as `write_tfrecords` does.
+    """
+    how |= {"left_out": table_of(tables, LEFT_OUT), "partition": 0, "partitions": 1}
+    return write_tfrecords(_of_splits(tables), label_map, outputs, refused, **how)
+
+
+def write_partition(tables: Path, label_map: Path, part: Path, **how: Any) -> None:
+    """Writes the records of one partition into a folder, for `join_partitions` to put together.
+
+    Args:
+        tables: the folder of `splitting.write_tables`.
+        label_map, how: as `write_tfrecords` takes them.
+        part: the folder to make: a folder of records for each split, the table of refused pictures, and counts.
+
+    Raises:
+        InputError: as `write_tfrecords` does.
+    """
+    with storage.replacing(part) as beside:
+        beside.mkdir()
+        outputs = {split: beside / split for split in SPLITS}
+        write_tfrecords(_of_splits(tables), label_map, outputs, beside / REFUSED, counts=beside / TALLY, **how)
+
+
+def join_partitions(
+    parts: Sequence[Path], tables: Path, outputs: dict[str, Path], refused: Path, **how: Any
+) -> dict[str, About]:
+    """Puts what `write_partition` wrote of all partitions together, as `write_all` would have written it.
+
+    Args:
+        parts: their folders, in the order of the partitions.
+        tables: the folder of `splitting.write_tables`.
+        outputs, refused, how: as `join_records` takes them.
+
+    Returns:
+        Split name to what it holds now.
+
+    Raises:
+        InputError: as `join_records` does.
+    """
+    named = {name: [part / name for part in parts] for name in (*SPLITS, REFUSED, TALLY)}
+    return join_records(named, outputs, refused, left_out=table_of(tables, LEFT_OUT), **how)
+
+
+def _of_splits(tables: Path) -> dict[str, Path]:
+    return {split: table_of(tables, split) for split in SPLITS}
 
 
 def write_tfrecords(
@@ -127,8 +188,8 @@ def join_records(
     Raises:
         InputError: more pictures were refused than may be; the first ten are named. List and page are written all the same.
     """
-    rejects = [reject for part in parts["refused"] for reject in catalog.read_unused(part)]
-    records.report(tally.joined(parts["tally"]), rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
+    rejects = [reject for part in parts[REFUSED] for reject in catalog.read_unused(part)]
+    records.report(tally.joined(parts[TALLY]), rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
     joined = {}
     for split in SPLITS:
         with storage.replacing(outputs[split]) as beside:
@@ -181,9 +242,9 @@ def _by_processes(
                 list(pool.map(part, folders, shares))
         except BrokenProcessPool:
             raise InputError("a stage must have the memory it needs", "a process that was killed", "Give it more.") from None
-        parts = {name: [folder / name for folder in folders] for name in (*SPLITS, "refused", "tally")}
+        parts = {name: [folder / name for folder in folders] for name in (*SPLITS, REFUSED, TALLY)}
         if counts:
-            tally.write(counts, tally.joined(parts["tally"]))
+            tally.write(counts, tally.joined(parts[TALLY]))
         pages = {"left_out": left_out, "summary": summary, "max_side": how.get("max_side", 0)}
         limits = {"images_per_shard": how["images_per_shard"], "max_refused_ratio": max_refused_ratio}
         return join_records(parts, outputs, refused, **limits, **pages)
@@ -193,10 +254,10 @@ def _write_part(tables: dict[str, Path], label_map: Path, how: dict[str, Any], f
     """Writes a share of the rows into a folder, in a process of its own and without a word."""
     (folder / "tables").mkdir(parents=True)
     outputs = {split: folder / split for split in SPLITS}
-    how |= {"max_refused_ratio": 1.0, "counts": folder / "tally"}
+    how |= {"max_refused_ratio": 1.0, "counts": folder / TALLY}
     with contextlib.redirect_stdout(io.StringIO()):
         cut = _cut(tables, shares, folder / "tables")
-        records.write_tfrecords(cut, label_map, outputs, folder / "refused", **how)
+        records.write_tfrecords(cut, label_map, outputs, folder / REFUSED, **how)
 
 
 def _cut(tables: dict[str, Path], shares: dict[str, range], folder: Path) -> dict[str, Path]:

@@ -300,26 +300,22 @@ def predict_images(
     return counts
 
 
-def join_predictions(
-    parts: Sequence[Path], counts: Sequence[Mapping[str, int]], table: Path, images_uri: str
-) -> dict[str, int]:
+def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, images_uri: str) -> dict[str, int]:
     """Puts the tables of all partitions together: the table that one `predict_images` would have written.
 
     Args:
         parts: their tables, in the order of their numbers.
-        counts: what each of them gave.
+        labels: the classes, as `predict_images` takes them.
         table: the table to write.
         images_uri: where the pictures lie.
 
     Returns:
-        The counts of all together.
+        pictures, unreadable, labelled, right: how many.
 
     Raises:
         InputError: no pictures in any of them.
     """
-    total = {name: sum(int(of_part[name]) for of_part in counts) for name in COUNTS}
-    if not total["pictures"]:
-        raise no_pictures(images_uri)
+    total, known = dict.fromkeys(COUNTS, 0), set(labels)
     with storage.replacing(table) as beside, ExitStack() as opened:
         readers = [csv.reader(opened.enter_context(part.open(newline="", encoding="utf-8"))) for part in parts]
         with beside.open("w", newline="", encoding="utf-8") as file:
@@ -327,8 +323,15 @@ def join_predictions(
             headers = [next(reader) for reader in readers]
             writer.writerow(headers[0])
             # The n-th picture is in the table of partition n % partitions.
-            for rows in zip_longest(*readers):
-                writer.writerows(row for row in rows if row is not None)
+            for row in (row for rows in zip_longest(*readers) for row in rows if row is not None):
+                writer.writerow(row)
+                _, label, prediction, *_ = row
+                total["pictures"] += 1
+                total["unreadable"] += not prediction
+                total["labelled"] += label in known
+                total["right"] += bool(prediction) and label == prediction
+        if not total["pictures"]:
+            raise no_pictures(images_uri)
     _say(total)
     return total
 

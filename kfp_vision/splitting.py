@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from kfp_vision import catalog, detection
 from kfp_vision.catalog import SPLITS, Row, Unused
@@ -18,6 +19,33 @@ from kfp_vision.errors import InputError
 from kfp_vision.storage import replacing
 
 LABELS_FILE = "labels.txt"
+LEFT_OUT = "left_out"
+
+
+def write_tables(images: Path, tables: Path, label_map: Path, **how: Any) -> dict[str, int]:
+    """Writes the tables of all splits into one folder.
+
+    Args:
+        images: the table of `catalog`.
+        tables: the folder to make, with the file that `table_of` names for each split, and one for `LEFT_OUT`.
+        label_map: see `split_images`.
+        how: the ratios and conflicting_labels, as `split_images` takes them.
+
+    Returns:
+        What `split_images` gives.
+
+    Raises:
+        InputError: as `split_images` does.
+    """
+    with replacing(tables) as beside:
+        beside.mkdir()
+        outputs: dict[str, Any] = {name: table_of(beside, name) for name in (*SPLITS, LEFT_OUT)}
+        return split_images(images, label_map=label_map, **outputs, **how)
+
+
+def table_of(tables: Path, name: str) -> Path:
+    """The file of a split, or of `LEFT_OUT`, in a folder of `write_tables`."""
+    return tables / f"{name}.csv"
 
 
 def split_images(

@@ -47,12 +47,29 @@ def trials(fields: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def choose_trials(fields: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
-    """`trials`, each said on a line."""
+def choose_trials(fields: Mapping[str, Any], seed: int) -> list[str]:
+    """`trials`, each as JSON for `read_trial`, and said on a line."""
     chosen = trials(fields, seed)
     for trial in chosen:
         print(f"trial {trial['number']}: {described(trial)}")
-    return chosen
+    return [json.dumps(trial) for trial in chosen]
+
+
+def read_trial(text: str) -> dict[str, Any]:
+    """One of `trials`, from its JSON. A program that knows one kind of number alone may have written 1.0 as 1, or 1 as 1.0.
+
+    Raises:
+        InputError: it is no trial.
+    """
+    try:
+        given = json.loads(text)
+        whole = {"number": int(given["number"]), "batch_size": int(given["batch_size"])}
+        return (
+            {name: given[name] for name in ("network", "optimizer")} | whole | {"learning_rate": float(given["learning_rate"])}
+        )
+    except (ValueError, TypeError, KeyError):
+        rule = f"trial must be JSON with number, {', '.join(SWEPT.values())}"
+        raise InputError(rule, text, "Take it from the list of choose_trials.") from None
 
 
 def described(trial: Mapping[str, Any]) -> str:
@@ -91,8 +108,6 @@ def train_trial(
     """
     from kfp_vision import training
 
-    values = {"number": int(trial["number"]), "batch_size": int(trial["batch_size"])}
-    trial = {name: values.get(name, value) for name, value in trial.items()}
     print(f"trial {trial['number']}: {described(trial)}", flush=True)
     wanted = replace(recipe, **{name: trial[name] for name in SWEPT.values()})
     if recipe.checkpoint_dir:

@@ -15,13 +15,13 @@ def write_link(log_uri: str, path: Path) -> None:
     the settings of a bucket stand in its address they are left out, as TensorBoard has them from its environment.
 
     Args:
-        log_uri: where trainings write their events.
+        log_uri: where trainings write their events; empty for nowhere.
         path: the file to write (JSON): the format of the output viewers of Kubeflow Pipelines 1, which version 2 still reads.
     """
     outputs = []
     if storage.scheme(log_uri) in OPENED:
         outputs.append({"type": "tensorboard", "source": stores.parted(log_uri)[0]})
-    else:
+    elif log_uri:
         print(
             f"the user interface opens TensorBoard on s3:// and gs:// alone: run tensorboard --logdir {stores.shown(log_uri)}"
         )

@@ -8,7 +8,7 @@ from kfp_vision.components import (
     predict_images,
 )
 from kfp_vision.pipelines.ending import outcome_reported
-from kfp_vision.pipelines.form import with_choices
+from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.pods import RUN, equipped
 
 
@@ -28,16 +28,13 @@ def batch_prediction(
         all_scores: also write the scores of all classes.
         partitions: on how many machines the pictures are named at a time.
     """
-    with dsl.ExitHandler(outcome_reported(), name="run"):
+    with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = check_prediction(model_uri=model_uri, predict_uri=predict_uri, all_scores=all_scores, partitions=partitions)
         fetched = fetch_model(model_uri=model_uri).after(checked)
         numbers = partition_records(partitions=partitions).after(checked)
-        with dsl.ParallelFor(numbers.output, name="partitions") as partition:
+        with named(dsl.ParallelFor(numbers.output, name="partitions")) as partition:
             how = {"predict_uri": predict_uri, "all_scores": all_scores, "partitions": partitions}
-            named = predict_images(model=fetched.outputs["model"], partition=partition, **how)
-        joined = join_predictions(
-            prediction_parts=dsl.Collected(named.outputs["predictions"]),
-            counts=dsl.Collected(named.outputs["Output"]),
-            predict_uri=predict_uri,
-        )
-    equipped(checked, fetched, numbers, named, joined)
+            part = predict_images(model=fetched.outputs["model"], partition=partition, **how)
+        parts = dsl.Collected(part.outputs["predictions"])
+        joined = join_predictions(parts=parts, model=fetched.outputs["model"], predict_uri=predict_uri)
+    equipped(checked, fetched, numbers, part, joined)

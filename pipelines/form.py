@@ -1,10 +1,12 @@
-"""What a pipeline says to the run form beyond KFP's compiler: which values a field takes, and what it shares with another's."""
+"""What a pipeline says to KFP's pages beyond KFP's compiler: the values of a field, fields like another's, names of groups."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kfp.dsl.graph_component import GraphComponent
+from kfp.dsl.tasks_group import TasksGroup
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 
@@ -55,3 +57,15 @@ def like(pipeline: GraphComponent, *, without: Sequence[str] = (), **fields: tup
         return shaped
 
     return shape
+
+
+@contextmanager
+def named(group: TasksGroup) -> Iterator[Any]:
+    """Enters a group of stages, and calls it by the name that it was given.
+
+    KFP would call it by its kind and a number, `condition-2`, in the path above a run's graph and wherever its API names it.
+    KFP's backend takes any name: nothing in it goes by the kinds (backend/src of KFP 2.17.0).
+    """
+    with group as entered:
+        group.name = group.display_name
+        yield entered

@@ -3,9 +3,9 @@ from kfp import dsl
 from kfp_vision import parameters
 from kfp_vision.components import check_sweep, choose_trials, compare_trials, train_trial
 from kfp_vision.networks import IMAGENET
-from kfp_vision.pipelines.classification import NODES, RECIPE, evaluate_and_release, given, on_nodes, watched
+from kfp_vision.pipelines.classification import NODES, RECIPE, evaluate_and_release, given, on_nodes
 from kfp_vision.pipelines.ending import outcome_reported
-from kfp_vision.pipelines.form import with_choices
+from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted, prepare
@@ -81,20 +81,21 @@ def hyperparameter_sweep(
         predict_uri: pictures to name with the accepted model: one, a folder, an archive, or sample; empty for none.
     """
     fields = dict(locals())
-    with dsl.ExitHandler(outcome_reported(), name="run"):
+    with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_sweep(**fields))
-        data = {"task": "classification"} | fields
-        made = prepare(data, fingerprint=fingerprinted(fields, behind=checked), advanced=checked.output, behind=checked)
-        watched(fields, behind=checked)
+        data, gpus = {"task": "classification"} | fields, checked.outputs["gpus"]
+        how = {"fingerprint": fingerprinted(fields, behind=checked), "advanced": checked.outputs["advanced"]}
+        made = prepare(data, behind=checked, **how)
         chosen = equipped(choose_trials(**given(fields, *parameters.SWEPT, "trials", "advanced"))).after(checked)
-        with dsl.ParallelFor(chosen.output, name="trials", parallelism=TRIALS_AT_A_TIME) as trial:
+        with named(dsl.ParallelFor(chosen.output, name="trials", parallelism=TRIALS_AT_A_TIME)) as trial:
             tried = train_trial(
                 train_records=made.train_records,
                 validation_records=made.validation_records,
                 label_map=made.label_map,
                 trial=trial,
+                gpus=gpus,  # on one machine KFP hands the trial over in its place, and nobody reads it
                 **given(fields, *SAME_FOR_ALL, *NODES),
             )
-            on_nodes(equipped(tried), fields)
+            on_nodes(equipped(tried), fields, gpus)
         best = equipped(compare_trials(models=dsl.Collected(tried.outputs["model"])))
         evaluate_and_release(best.outputs["model"], made, fields)

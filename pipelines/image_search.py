@@ -13,7 +13,7 @@ from kfp_vision.components import (
 )
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines.ending import outcome_reported
-from kfp_vision.pipelines.form import with_choices
+from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted
@@ -54,21 +54,21 @@ def image_search(
         partitions: on how many machines the pictures are indexed at a time.
     """
     fields = dict(locals())
-    with dsl.ExitHandler(outcome_reported(), name="run"):
+    with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_search(**fields))
         fingerprint = fingerprinted(fields, behind=checked)
         fetched = fetch_embedder(model_uri=model_uri, network=network, checkpoint_uri=checkpoint_uri).after(checked)
         model = fetched.outputs["model"]
         listed = list_images(fingerprint=fingerprint, images_uri=images_uri, partitions=partitions)
-        with dsl.ParallelFor(listed.outputs["Output"], name="partitions") as partition:
+        with named(dsl.ParallelFor(listed.outputs["Output"], name="partitions")) as partition:
             how = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
             part = index_images(model=model, images=listed.outputs["images"], **how)
-        indexed = join_index(index_parts=dsl.Collected(part.outputs["part"]), model=model)
+        indexed = join_index(parts=dsl.Collected(part.outputs["part"]), model=model)
         equipped(fetched, listed, part, indexed)
-        with dsl.If(queries_uri != "", name="search"):
+        with named(dsl.If(queries_uri != "", name="search")):
             equipped(search_images(index=indexed.outputs["index"], queries_uri=queries_uri, nearest=nearest, label=label))
-        with dsl.If(audit == True, name="audit"):  # noqa: E712
+        with named(dsl.If(audit == True, name="audit")):  # noqa: E712
             ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
             equipped(audit_images(index=indexed.outputs["index"], **ratios))
-        with dsl.If(deploy_to != "none", name="deploy"):
+        with named(dsl.If(deploy_to != "none", name="deploy")):
             equipped(deploy_index(index=indexed.outputs["index"], deploy_to=deploy_to))

@@ -14,10 +14,17 @@ REGISTRY_SECRET = "kfp-vision-registry"  # what the images are pulled with, wher
 ROLE = ("kfp-vision/role", "stage")  # the label by which a network policy knows the pods
 RETRIES = 2
 PAUSE = "60s"  # before a stage is tried again; the next one is twice as long
-HOUR = 3600  # seconds
+MINUTE = 60  # seconds
+HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-# Of a whole run: when it is stopped, and how long its pods can be looked at once it has ended. KFP keeps what it knows of it.
-RUN = dsl.PipelineConfig(active_deadline_seconds=30 * DAY, ttl_seconds_after_finished=7 * DAY)
+LOOKED_AT = 7 * DAY  # how long pods and logs can be looked at once a run has ended; KFP keeps what it knows of the run
+# Of the three lifetimes KFP's own configuration sets each one that a pipeline leaves open, to an hour, and the shortest counts.
+RUN = dsl.PipelineConfig(
+    active_deadline_seconds=30 * DAY,
+    ttl_seconds_after_finished=LOOKED_AT,
+    ttl_seconds_after_success=LOOKED_AT,
+    ttl_seconds_after_failure=LOOKED_AT,
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,9 @@ class Pod:
         cpu: cores that are kept for it, and the most that it gets.
         memory: the same of memory, as Kubernetes writes it; with more, it is killed.
         room: the most that it may write below /tmp, its artifacts among it.
-        hours: after which it is stopped.
-        retried: whether it is tried again: where a store that is gone, or a node that is taken away, may be the reason. A wrong
-            field stays wrong, and what is computed of the same comes out the same.
+        seconds: after which it is stopped, those of pulling its image among them.
+        retried: whether it is tried again where its pod is lost, with its node say. A stage that fails is not, unless the
+            cluster's owner says so (Argo's `retryPolicy`): a store that is gone the stage itself waits for.
         stores: whether it reads stores.
         cached: whether what it gave for the same inputs is taken again: where nothing outside of them counts.
     """
@@ -39,20 +46,21 @@ class Pod:
     cpu: tuple[str, str] = ("250m", "2")
     memory: tuple[str, str] = ("256Mi", "2Gi")
     room: str = "10Gi"
-    hours: int = 1
-    retried: bool = False
+    seconds: int = HOUR
+    retried: bool = True
     stores: bool = False
     cached: bool = True
 
 
-CHECK = Pod(stores=True, cached=False)
+CHECK = Pod(seconds=10 * MINUTE, retried=False, stores=True, cached=False)  # soon, where its image cannot be pulled
 FITTING = replace(CHECK, memory=("1Gi", "4Gi"))  # builds the network that a checkpoint has to fit
-DATA = Pod(("1", "8"), ("512Mi", "8Gi"), "500Gi", hours=24)
-READING = replace(DATA, retried=True, stores=True)
-MODEL = Pod(("1", "8"), ("2Gi", "8Gi"), "100Gi", hours=12, cached=False)
-OUTSIDE = replace(MODEL, retried=True, stores=True)  # looks at what lies outside, or changes it
+LISTING = Pod(seconds=12 * HOUR, stores=True, cached=False)
+DATA = Pod(("1", "8"), ("512Mi", "8Gi"), "500Gi", seconds=DAY)
+READING = replace(DATA, stores=True)
+MODEL = Pod(("1", "8"), ("2Gi", "8Gi"), "100Gi", seconds=12 * HOUR, cached=False)
+OUTSIDE = replace(MODEL, stores=True)  # looks at what lies outside, or changes it
 COPYING = replace(OUTSIDE, cpu=Pod.cpu, memory=Pod.memory)  # moves a model, and does not load it
-TRAINING = Pod(("2", "16"), ("4Gi", "32Gi"), "500Gi", hours=24 * 14, retried=True, stores=True)
+TRAINING = Pod(("2", "16"), ("4Gi", "32Gi"), "500Gi", seconds=14 * DAY, stores=True)
 PODS = {
     "check_run": FITTING,
     "check_training": FITTING,
@@ -60,33 +68,33 @@ PODS = {
     "check_preparation": CHECK,
     "check_prediction": CHECK,
     "check_search": FITTING,
-    "fingerprint_images": replace(CHECK, hours=12, retried=True),
-    "decide_training": replace(CHECK, retried=True),
+    "fingerprint_images": LISTING,
+    "decide_training": LISTING,
     "ingest_images": READING,
-    "split_images": Pod(memory=("256Mi", "8Gi"), hours=6),
+    "split_images": Pod(memory=("256Mi", "8Gi"), seconds=6 * HOUR),
     "partition_records": Pod(),
     "write_tfrecords": READING,
+    "write_partition": READING,
     "join_records": DATA,
-    "watch_training": Pod(),
     "fetch_records": replace(READING, cached=False),
     "train_classifier": TRAINING,
     "choose_trials": Pod(),
     "train_trial": TRAINING,
-    "compare_trials": Pod(room="100Gi", hours=6),
+    "compare_trials": Pod(room="100Gi", seconds=6 * HOUR),
     "evaluate_classifier": OUTSIDE,
     "check_serving": MODEL,
     "deploy_model": COPYING,
     "call_endpoint": OUTSIDE,
     "fetch_model": COPYING,
-    "predict_images": replace(OUTSIDE, room="500Gi", hours=72),
+    "predict_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY),
     "fetch_embedder": OUTSIDE,
     "list_images": READING,
-    "index_images": replace(OUTSIDE, room="500Gi", hours=72, cached=True),
+    "index_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY, cached=True),
     "join_index": replace(DATA, memory=MODEL.memory),  # regions of a million vectors are found in some gigabytes
     "search_images": OUTSIDE,
     "audit_images": replace(MODEL, cached=True),
     "deploy_index": replace(COPYING, room="500Gi"),
-    "join_predictions": Pod(room="100Gi", hours=6),
+    "join_predictions": Pod(room="100Gi", seconds=6 * HOUR),
     "report_outcome": Pod(cached=False),
 }
 
@@ -99,10 +107,10 @@ def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
         task.container_spec.resources = ResourceSpec(*pod.cpu, *pod.memory)
         task.set_caching_options(pod.cached)
         if pod.retried:
-            in_all = f"{(RETRIES + 1) * pod.hours}h"  # Argo tries no more after it, and counts the tries themselves
+            in_all = f"{(RETRIES + 1) * pod.seconds}s"  # Argo tries no more after it, and counts the tries themselves
             task.set_retry(RETRIES, backoff_duration=PAUSE, backoff_factor=2, backoff_max_duration=in_all)
         kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP, size_limit=pod.room)
-        kubernetes.set_timeout(task, pod.hours * HOUR)
+        kubernetes.set_timeout(task, pod.seconds)
         kubernetes.set_image_pull_policy(task, "IfNotPresent")
         kubernetes.set_image_pull_secrets(task, [REGISTRY_SECRET])
         # What else pod security `restricted` asks for KFP sets itself. No number of a user: OpenShift gives one of its own.

@@ -11,8 +11,10 @@ from kfp_vision.components import (
     join_records,
     partition_records,
     split_images,
+    write_partition,
     write_tfrecords,
 )
+from kfp_vision.pipelines.form import named
 from kfp_vision.pipelines.pods import equipped
 
 SPLITS = ("train", "validation", "test")
@@ -68,7 +70,7 @@ def written_at_once(split: Mapping[str, Any], *, images_per_shard: Any, advanced
         train_records, validation_records and test_records.
     """
     how = {"images_per_shard": images_per_shard, "advanced": advanced}
-    return equipped(write_tfrecords(**split, partition=0, partitions=1, **how)).outputs
+    return equipped(write_tfrecords(**split, **how)).outputs
 
 
 def written_in_partitions(
@@ -86,9 +88,7 @@ def written_in_partitions(
     """
     how = {"images_per_shard": images_per_shard, "advanced": advanced}
     numbers = partition_records(partitions=partitions).after(behind)
-    with dsl.ParallelFor(numbers.output, name="partitions") as partition:
-        written = write_tfrecords(**split, partition=partition, partitions=partitions, **how)
-    parts = {f"{name}_parts": dsl.Collected(written.outputs[f"{name}_records"]) for name in SPLITS}
-    parts |= {f"{name}_parts": dsl.Collected(written.outputs[name]) for name in ("refused", "tally")}
-    joined = join_records(**parts, left_out=split["left_out"], **how)
+    with named(dsl.ParallelFor(numbers.output, name="partitions")) as partition:
+        written = write_partition(**split, partition=partition, partitions=partitions, **how)
+    joined = join_records(parts=dsl.Collected(written.outputs["part"]), tables=split["tables"], **how)
     return equipped(numbers, written, joined).outputs

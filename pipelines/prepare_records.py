@@ -3,7 +3,7 @@ from kfp import dsl
 from kfp_vision import parameters
 from kfp_vision.components import check_preparation
 from kfp_vision.pipelines.ending import outcome_reported
-from kfp_vision.pipelines.form import with_choices
+from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted, prepare
@@ -36,6 +36,6 @@ def prepare_records(
         advanced: max_refused_ratio, check_pixels, max_side and conflicting_labels; see the README.
     """
     fields = dict(locals())
-    with dsl.ExitHandler(outcome_reported(), name="run"):
+    with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_preparation(**fields))
         prepare(fields, fingerprint=fingerprinted(fields, behind=checked), advanced=checked.output, behind=checked)

@@ -5,10 +5,11 @@ from typing import Any
 from kfp import dsl
 
 from kfp_vision.components import call_endpoint, check_serving, deploy_model, predict_images
+from kfp_vision.pipelines.form import named
 from kfp_vision.pipelines.pods import equipped
 
 
-def release_if(
+def release(
     accepted: Any,
     *,
     model: Any,
@@ -19,22 +20,29 @@ def release_if(
     advanced: Any,
     test_image_uri: Any,
     predict_uri: Any,
+    unchanged: Any = False,
 ) -> None:
-    """Adds the stages after the verdict to a pipeline. A refused model skips them all, and the run ends green.
+    """Adds the stages after the verdict to a pipeline. A model that is not accepted is not deployed, and the run ends green.
+
+    The stages that deploy stand in one group, which check_serving opens, and those that name pictures in another. A condition
+    looks at one value alone: kfp.local knows no other outputs than a stage's unnamed one.
 
     Args:
         accepted: the unnamed output of evaluate_classifier.
         model, verdict, validation_records, test_records: artifacts of the stages before.
         deploy_to, advanced, test_image_uri, predict_uri: the fields.
+        unchanged: the output of decide_training.
     """
     held_out = {"validation_records": validation_records, "test_records": test_records}
-    with dsl.If(accepted == True, name="accepted"):  # noqa: E712 (KFP makes a condition of it)
-        proven = equipped(check_serving(model=model, verdict=verdict, **held_out))
-        with dsl.If(deploy_to != "none", name="deploy"):
-            judgements = {"verdict": verdict, "proof": proven.outputs["proof"]}
-            deployed = deploy_model(model=model, **judgements, deploy_to=deploy_to, advanced=advanced)
-            called = call_endpoint(endpoint=deployed.outputs["endpoint"], test_image_uri=test_image_uri, **held_out)
-            equipped(deployed, called)
-        with dsl.If(predict_uri != "", name="predict"):
-            predicted = predict_images(model=model, predict_uri=predict_uri, all_scores=False, partition=0, partitions=1)
-            equipped(predicted).after(proven)
+    wishes = {"deploy_to": deploy_to, "unchanged": unchanged}
+    proven = equipped(check_serving(model=model, verdict=verdict, **held_out, **wishes))
+    with named(dsl.If(proven.outputs["Output"] == True, name="publish")):  # noqa: E712 (KFP makes a condition of it)
+        judgements = {"verdict": verdict, "proof": proven.outputs["proof"]}
+        deployed = deploy_model(model=model, **judgements, deploy_to=deploy_to, advanced=advanced)
+        called = call_endpoint(endpoint=deployed.outputs["endpoint"], test_image_uri=test_image_uri, **held_out)
+        equipped(deployed, called)
+    with (
+        named(dsl.If(predict_uri != "", name="predict")),
+        named(dsl.If(accepted == True, name="accepted")),  # noqa: E712
+    ):
+        equipped(predict_images(model=model, predict_uri=predict_uri, all_scores=False, partition=0, partitions=1))

@@ -6,7 +6,7 @@ from kfp_vision import parameters
 from kfp_vision.components import check_training, fetch_records
 from kfp_vision.pipelines.classification import train_and_release
 from kfp_vision.pipelines.ending import outcome_reported
-from kfp_vision.pipelines.form import like, with_choices
+from kfp_vision.pipelines.form import like, named, with_choices
 from kfp_vision.pipelines.image_classification import image_classification
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import Prepared
@@ -28,8 +28,8 @@ RECORDS = "the records of prepare_records: a folder, or an archive of one; in a 
 @like(image_classification, without=OF_THE_DATA, records_uri=("", RECORDS))
 def train_only(fields: dict[str, Any]) -> None:
     """From records that were written before to a deployed classifier."""
-    with dsl.ExitHandler(outcome_reported(), name="run"):
+    with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_training(**fields))
         fetched = equipped(fetch_records(records_uri=fields["records_uri"]).after(checked))
         made = Prepared(**{name: fetched.outputs[name] for name in Prepared._fields})
-        train_and_release(made, fields, behind=checked, trained_from="")
+        train_and_release(made, fields, gpus=checked.outputs["gpus"])

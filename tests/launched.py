@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-FIELDS = {"gpu_type": "nvidia.com/gpu", "gpu_count": 1, "node_selector": {"disk": "ssd"}}  # what a person filled in
+# What a person filled in, and what the check makes of it.
+FIELDS = {"gpu_type": "nvidia.com/gpu", "gpus": "1", "node_selector": {"disk": "ssd"}}
 FIELDS |= {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]}
-FIELD = re.compile(r"\{\{\$\.inputs\.parameters\['(?:pipelinechannel--)?(\w+)'\]\}\}")
+FIELD = re.compile(r"\{\{\$\.inputs\.parameters\['(?:pipelinechannel--)?(?:check-\w+-)?(\w+)'\]\}\}")
 
 # backend/src/v2/compiler/argocompiler/security_context.go: of users' containers, and of KFP's own.
 OF_USERS = {

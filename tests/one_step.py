@@ -31,6 +31,7 @@ class Ended:
         printed: the lines it printed.
         succeeded: whether KFP says so.
         output: the value of its unnamed output, if any.
+        outputs: the values of all its output parameters, by name.
         metadata: of its output artifacts, by name.
     """
 
@@ -39,6 +40,7 @@ class Ended:
     succeeded: bool
     output: Any
     metadata: dict[str, dict[str, Any]]
+    outputs: dict[str, Any]
 
     def left_behind(self) -> list[str]:
         """Everything that lies in the folder."""
@@ -74,7 +76,8 @@ def run(component: BaseComponent, root: Path, artifacts: Mapping[str, Path] | No
     printed = PRINTED.findall(ARGUMENTS.sub("", ENDED.split(streamed)[0]))
     said = json.loads((folder / "executor_output.json").read_text()) if succeeded else {}
     made = {name: listed["artifacts"][0]["metadata"] for name, listed in said.get("artifacts", {}).items()}
-    return Ended(folder, printed, succeeded, said.get("parameterValues", {}).get("Output"), made)
+    values = said.get("parameterValues", {})
+    return Ended(folder, printed, succeeded, values.get("Output"), made, values)
 
 
 def to_ingest(images_uri: object, **fields: Any) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def recipe() -> dict[str, object]:
         "learning_rate_schedule": "fixed",
         "image_size": 32,
         "gpu_count": 0,
+        "gpus": "0",
         "model_name": "flowers",
         "advanced": {"depth_multiplier": 0.1, "batch_norm_decay": 0.9},
         "log_uri": "",
@@ -62,9 +63,9 @@ def split(ingested, ratios, tmp_path_factory) -> one_step.Ended:
 
 @pytest.fixture(scope="session")
 def written(split, tmp_path_factory) -> one_step.Ended:
-    inputs = {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
+    inputs = {name: split.folder / name for name in ("tables", "label_map")}
     root = tmp_path_factory.mktemp("write")
-    return one_step.run(components.write_tfrecords, root, inputs, images_per_shard=8, partition=0, partitions=1, advanced={})
+    return one_step.run(components.write_tfrecords, root, inputs, images_per_shard=8, advanced={})
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +107,7 @@ def judged(evaluate_inputs, evaluated) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def proven(judged, tmp_path_factory) -> one_step.Ended:
-    return one_step.run(components.check_serving, tmp_path_factory.mktemp("check"), judged)
+    return one_step.run(components.check_serving, tmp_path_factory.mktemp("check"), judged, deploy_to="here", unchanged=False)
 
 
 @pytest.fixture(scope="session")

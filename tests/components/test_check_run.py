@@ -1,3 +1,5 @@
+import json
+
 import one_step
 import pytest
 
@@ -21,7 +23,26 @@ def test_lets_right_values_pass_without_a_word(fields, tmp_path):
     ended = one_step.run(components.check_run, tmp_path, **fields)
     assert ended.succeeded
     assert ended.printed == []
-    assert ended.left_behind() == ["executor_output.json"]
+    assert ended.left_behind() == ["executor_output.json", "mlpipeline_ui_metadata"]
+    assert ended.outputs["gpus"] == "1"  # a text, as KFP makes a request of no number
+
+
+@pytest.mark.parametrize(
+    ("log_uri", "outputs", "printed"),
+    [
+        ("", [], []),
+        (
+            "{folder}",
+            [],
+            ["the user interface opens TensorBoard on s3:// and gs:// alone: run tensorboard --logdir {folder}"],
+        ),
+    ],
+)
+def test_says_what_the_user_interface_opens_tensorboard_on(fields, tmp_path, log_uri, outputs, printed):
+    folder = tmp_path / "logs"
+    ended = one_step.run(components.check_run, tmp_path / "root", **fields | {"log_uri": log_uri.format(folder=folder)})
+    assert json.loads((ended.folder / "mlpipeline_ui_metadata").read_text()) == {"version": 1, "outputs": outputs}
+    assert ended.printed == [line.format(folder=folder) for line in printed]
 
 
 def test_refuses_a_ratio_above_one(fields, tmp_path):

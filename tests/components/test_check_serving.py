@@ -6,6 +6,8 @@ import pytest
 
 from kfp_vision import components, repository
 
+WISHES = {"deploy_to": "here", "unchanged": False}
+
 
 def test_proves_that_the_server_answers_as_the_evaluation_did(proven, trained):
     proof = json.loads((proven.folder / "proof").read_text())
@@ -13,7 +15,8 @@ def test_proves_that_the_server_answers_as_the_evaluation_did(proven, trained):
     assert proof["pictures"] == 2
     assert 0 <= proof["largest_difference"] <= 1e-3
     assert 0 < proof["median_seconds"] < 10
-    assert proven.metadata["metrics"]["pictures"] == 2
+    assert proven.metadata["proof"]["pictures"] == 2
+    assert proven.output is True
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def test_refuses_a_model_that_the_server_cannot_load(copy, tmp_path):
     version = repository.exported(copy["model"])
     (version.folder / "variables" / "variables.index").write_bytes(b"torn")
     change(copy["verdict"], model_fingerprint=version.fingerprint)
-    ended = one_step.run(components.check_serving, tmp_path / "root", copy)
+    ended = one_step.run(components.check_serving, tmp_path / "root", copy, **WISHES)
     assert one_step.refusal(ended).startswith("error: a model must load and answer; got ")
 
 
@@ -40,7 +43,7 @@ def test_refuses_answers_that_are_not_the_evaluations(copy, tmp_path):
     answers = json.loads(copy["verdict"].read_text())["answers"]
     answers[0]["probabilities"] = [0.002 + score for score in answers[0]["probabilities"]]
     change(copy["verdict"], answers=answers)
-    ended = one_step.run(components.check_serving, tmp_path / "root", copy)
+    ended = one_step.run(components.check_serving, tmp_path / "root", copy, **WISHES)
     assert one_step.refusal(ended) == (
         "error: a server must answer as the evaluation did, to 0.001; got a difference of 0.002. "
         "Train or export the model again."
@@ -49,5 +52,27 @@ def test_refuses_answers_that_are_not_the_evaluations(copy, tmp_path):
 
 def test_refuses_the_verdict_of_another_model(copy, tmp_path):
     change(copy["verdict"], model_fingerprint="0123456789abcdef")
-    ended = one_step.run(components.check_serving, tmp_path / "root", copy)
+    ended = one_step.run(components.check_serving, tmp_path / "root", copy, **WISHES)
     assert "the verdict must be of the model it is used for; got one of 0123456789ab for" in one_step.refusal(ended)
+
+
+def test_a_model_is_proven_also_where_it_is_to_be_deployed_nowhere(judged, tmp_path):
+    ended = one_step.run(components.check_serving, tmp_path, judged, deploy_to="none", unchanged=False)
+    assert ended.output is False
+    assert ended.metadata["proof"]["pictures"] == 2
+
+
+@pytest.mark.parametrize(
+    ("accepted", "unchanged", "said"),
+    [(False, False, "the model is not accepted"), (True, True, "the deployed model was trained from the very same")],
+)
+def test_of_what_is_not_to_be_deployed_nothing_is_proven(copy, tmp_path, accepted, unchanged, said):
+    change(copy["verdict"], verdict={"accepted": accepted, "reasons": []})
+    ended = one_step.run(components.check_serving, tmp_path / "root", copy, deploy_to="here", unchanged=unchanged)
+    assert ended.output is False
+    assert ended.printed == [f"nothing to prove: {said}"]
+    inputs = {name: copy[name] for name in ("model", "verdict")} | {"proof": ended.folder / "proof"}
+    change(copy["verdict"], verdict={"accepted": True, "reasons": []})
+    where = {"deploy_to": str(tmp_path / "repository"), "advanced": {}}
+    refused = one_step.run(components.deploy_model, tmp_path / "deploy", inputs, **where)
+    assert one_step.refusal(refused).startswith("error: the proof must be of the model it is used for; got one of ")

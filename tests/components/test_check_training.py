@@ -21,7 +21,8 @@ def test_lets_right_values_pass_without_a_word(fields, tmp_path):
     ended = one_step.run(components.check_training, tmp_path, **fields)
     assert ended.succeeded
     assert ended.printed == []
-    assert ended.left_behind() == ["executor_output.json"]
+    assert ended.left_behind() == ["executor_output.json", "mlpipeline_ui_metadata"]
+    assert ended.outputs["gpus"] == "1"  # a text, as KFP makes a request of no number
 
 
 @pytest.mark.parametrize(

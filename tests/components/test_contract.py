@@ -31,9 +31,10 @@ FORM_OF = {  # whose fields they check
     "check_search": image_search,
 }
 SAYS = {  # what they say to the stages behind them
-    "check_run": {"advanced": {"parameterType": "STRUCT"}, "recipe": {"parameterType": "STRING"}},
-    "check_sweep": {"Output": {"parameterType": "STRUCT"}},
-    "check_preparation": {"Output": {"parameterType": "STRUCT"}},
+    "check_run": {"advanced": "STRUCT", "recipe": "STRING", "gpus": "STRING"},
+    "check_sweep": {"advanced": "STRUCT", "gpus": "STRING"},
+    "check_training": {"gpus": "STRING"},
+    "check_preparation": {"Output": "STRUCT"},
 }
 FOLDER = Path(components.__file__).parent
 MOST_LINES = 15
@@ -119,8 +120,9 @@ def test_everything_that_goes_in_or_comes_out_is_described(name):
 def test_what_checks_a_form_sees_every_field_of_it(name):
     inputs, outputs = inputs_and_outputs(name)
     assert {given: definition["parameterType"] for given, definition in inputs.items()} == fields(FORM_OF[name])
-    said = {made: {"parameterType": definition["parameterType"]} for made, definition in outputs.items()}
+    said = {made: definition["parameterType"] for made, definition in outputs.items() if "parameterType" in definition}
     assert said == SAYS.get(name, {})
+    assert outputs.keys() - said.keys() == ({"mlpipeline_ui_metadata"} if "log_uri" in inputs else set())
 
 
 def test_no_input_has_a_default_that_could_differ_from_the_form():

@@ -1,8 +1,8 @@
 import one_step
 
-from kfp_vision import components
+from kfp_vision import catalog, components
 
-VALUES = {"fingerprint": "pictures", "recipe": "fields", "model_name": "flowers"}
+VALUES = {"images_uri": "sample", "leave_out_uri": "", "recipe": "fields", "model_name": "flowers"}
 
 
 def test_there_is_something_to_train_until_a_model_of_it_is_deployed(tmp_path, trained, deployed):
@@ -10,10 +10,11 @@ def test_there_is_something_to_train_until_a_model_of_it_is_deployed(tmp_path, t
         return one_step.run(components.decide_training, tmp_path / name, **VALUES, advanced={}, **given)
 
     at_first = decided("first", skip_unchanged=False, deploy_to="none")
-    assert len(at_first.output) == 64 and at_first.printed == []
+    assert at_first.outputs["fingerprint"] == catalog.fingerprint("sample")
+    assert len(at_first.outputs["trained_from"]) == 64 and at_first.printed == []
     # The deployed model was not trained from these.
     again = decided("again", skip_unchanged=True, deploy_to=str(deployed.metadata["endpoint"]["repository"]))
-    assert again.output == at_first.output
+    assert again.outputs == at_first.outputs == again.outputs | {"unchanged": False}
     assert again.printed == ["pictures or fields have changed since flowers was deployed, or it was not"]
 
 

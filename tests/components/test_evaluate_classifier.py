@@ -24,10 +24,14 @@ def test_draws_a_confusion_matrix_and_a_roc_curve(evaluated):
     assert points[0]["falsePositiveRate"] == points[0]["recall"] == 0
     assert points[-1]["falsePositiveRate"] == points[-1]["recall"] == 1
     assert all(0 <= point["confidenceThreshold"] <= 1 for point in points)
+    drawn = json.loads((evaluated.folder / "classification").read_text())
+    assert drawn["labels"] == ["bellcup", "globelet"]
+    assert drawn["confusion_matrix"] == [row["row"] for row in matrix["rows"]]
+    assert drawn["roc"]["true_positive_rate"] == [point["recall"] for point in points]
 
 
 def test_judges_the_model_and_writes_why(evaluated):
-    figures = json.loads((evaluated.folder / "evaluation").read_text())
+    figures = json.loads((evaluated.folder / "metrics").read_text())
     accuracy = evaluated.metadata["metrics"]["accuracy"]
     assert figures["accuracy"] == accuracy
     assert figures["verdict"]["accepted"] is evaluated.output is True
@@ -37,7 +41,7 @@ def test_judges_the_model_and_writes_why(evaluated):
 def test_refuses_a_model_that_is_not_good_enough(evaluate_inputs, tmp_path):
     nearly = NOTHING_ASKED | {"min_accuracy": 0.999999}
     ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **nearly)
-    figures = json.loads((ended.folder / "evaluation").read_text())
+    figures = json.loads((ended.folder / "metrics").read_text())
     assert ended.succeeded
     assert figures["verdict"]["accepted"] is ended.output is (figures["accuracy"] == 1)
 
@@ -50,7 +54,7 @@ def test_says_which_model_it_judged_and_what_it_answered(evaluated, trained):
 
 
 def test_writes_a_page_and_names_the_picture_that_was_asked_for(evaluated):
-    figures = json.loads((evaluated.folder / "evaluation").read_text())
+    figures = json.loads((evaluated.folder / "metrics").read_text())
     assert figures["test_picture"]["prediction"] in ("bellcup", "globelet")
     assert "flowers: evaluation" in (evaluated.folder / "report").read_text()
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -39,15 +40,16 @@ def write(tables: dict[str, Path], root: Path, partitions: int, advanced: dict[s
 @pytest.fixture(scope="module")
 def tables(split) -> dict[str, Path]:
     """The artifacts that write_tfrecords takes."""
-    return {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
+    return {name: split.folder / name for name in ("tables", "label_map")}
 
 
 @pytest.fixture
 def with_one_gone(tables, tmp_path) -> dict[str, Path]:
     """The same, but for one picture of the training that is not where the table says."""
-    header, row, *rest = tables["train"].read_text().splitlines(keepends=True)
-    (tmp_path / "table").write_text("".join([header, row.replace(".jpg", ".nowhere.jpg", 1), *rest]))
-    return tables | {"train": tmp_path / "table"}
+    folder = shutil.copytree(tables["tables"], tmp_path / "tables")
+    header, row, *rest = (folder / "train.csv").read_text().splitlines(keepends=True)
+    (folder / "train.csv").write_text("".join([header, row.replace(".jpg", ".nowhere.jpg", 1), *rest]))
+    return tables | {"tables": folder}
 
 
 @pytest.mark.parametrize("partitions", [1, 3])

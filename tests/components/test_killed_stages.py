@@ -39,13 +39,13 @@ MOMENTS: dict[str, killing.Moment] = {
     "decide_training": killing.at_once,
     "choose_trials": killing.at_once,
     "partition_records": killing.at_once,
-    "watch_training": killing.at_once,
     "list_images": killing.at_once,
     "ingest_images": killing.there("images"),
-    "split_images": killing.begun("validation"),
+    "split_images": killing.begun("label_map"),
     "write_tfrecords": killing.begun("test_records"),
+    "write_partition": killing.begun("part"),
     "train_classifier": killing.begun("model"),
-    "evaluate_classifier": killing.there("evaluation", "verdict"),
+    "evaluate_classifier": killing.there("metrics", "verdict"),
     "check_serving": killing.with_server,
     "deploy_model": lambda process, folder: any(folder.parents[2].glob("repository/[0-9]*")),
     "call_endpoint": killing.with_server,
@@ -101,9 +101,10 @@ def pictures_of(folder: Path) -> object:
 
 # Output to what is read of it: where it is there it is whole, and says the same.
 READ: dict[str, Callable[[Path], object]] = {
-    **dict.fromkeys(("images", "train", "validation", "test", "left_out", "refused"), Path.read_bytes),
+    **dict.fromkeys(("images", "refused"), Path.read_bytes),
+    "tables": lambda folder: {file.name: file.read_bytes() for file in folder.iterdir()},
     **dict.fromkeys(("train_records", "validation_records", "test_records"), pictures_of),
-    **dict.fromkeys(("evaluation", "verdict"), of_json("model_fingerprint", "verdict")),
+    **dict.fromkeys(("metrics", "verdict"), of_json("model_fingerprint", "verdict")),
     "label_map": lambda folder: (folder / "labels.txt").read_bytes(),
     "model": lambda folder: repository.exported(folder).fingerprint,
     "endpoint": of_json("kind", "version", "model_name"),
@@ -149,7 +150,7 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
 
     pictures = {"images_uri": str(of("pictures")), "leave_out_uri": ""}
     whole = {"partition": 0, "partitions": 1}
-    decided = {"fingerprint": "pictures", "recipe": "fields", "skip_unchanged": True, "model_name": "flowers", "advanced": {}}
+    decided = pictures | {"recipe": "fields", "skip_unchanged": True, "model_name": "flowers", "advanced": {}}
     lists = {"networks": ["vgg16"], "optimizers": ["sgd"], "batch_sizes": [16], "learning_rates": [0.1]}
     if stage.startswith("check_") and stage != "check_serving":
         form = next(pipeline for pipeline in PIPELINES.values() if stage in local_run.stage_names(pipeline))
@@ -159,9 +160,9 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         return {}, {name: every[name] for name in getattr(components, stage).component_spec.inputs}
     if stage == "split_images":
         return {"images": of("ingested").folder / "images"}, {"advanced": {}, **of("ratios")}
-    if stage == "write_tfrecords":
-        tables = {name: of("split").folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
-        return tables, {"images_per_shard": 8, "advanced": {}, **whole}
+    if stage in ("write_tfrecords", "write_partition"):
+        tables = {name: of("split").folder / name for name in ("tables", "label_map")}
+        return tables, {"images_per_shard": 8, "advanced": {}} | (whole if stage == "write_partition" else {})
     if stage == "evaluate_classifier":
         return of("evaluate_inputs"), {"min_accuracy": 1e-9, "test_image_uri": "", "deploy_to": "none", "advanced": {}}
     if stage == "deploy_model":
@@ -182,10 +183,9 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         "audit_images": lambda: ({"index": of("index")}, of("ratios")),
         "fingerprint_images": lambda: ({}, pictures),
         "partition_records": lambda: ({}, {"partitions": 2}),
-        "watch_training": lambda: ({}, {"log_uri": str(root / "logs")}),
         "ingest_images": lambda: ({}, one_step.to_ingest(of("pictures")) | of("ratios")),
         "train_classifier": lambda: (of("train_inputs"), of("recipe")),
-        "check_serving": lambda: (of("judged"), {}),
+        "check_serving": lambda: (of("judged"), {"deploy_to": "none", "unchanged": False}),
         "decide_training": lambda: ({}, {**decided, "deploy_to": str(root / "nowhere")}),
         "choose_trials": lambda: ({}, {**lists, "trials": 0, "advanced": {}}),
         "fetch_records": lambda: ({}, {"records_uri": str(of("written").folder)}),

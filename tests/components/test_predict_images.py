@@ -20,8 +20,8 @@ def test_names_every_picture(model, pictures, tmp_path):
     assert list(rows[0]) == ["path", "label", "prediction", "score"]
     assert sorted(row["label"] for row in rows) == ["bellcup"] * 10 + ["globelet"] * 10
     right = sum(row["label"] == row["prediction"] for row in rows)
-    expected = {"pictures": 20, "unreadable": 0, "labelled": 20, "right": right}
-    assert {name: ended.metadata["predictions"][name] for name in expected} == ended.output == expected
+    assert f"{right} of 20 in folders of a known name are called by it: accuracy {right / 20:.4f}" in ended.printed
+    assert ended.metadata["predictions"] == {}  # KFP hands those of all partitions over in a single argument
 
 
 def test_refuses_a_place_without_pictures(model, tmp_path):

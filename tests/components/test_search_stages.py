@@ -66,7 +66,7 @@ def test_right_values_pass_without_a_word(model, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"partitions": 0}, "partitions must be a whole number from 1 to 1000; got 0. Set it to 4, say."),
+        ({"partitions": 0}, "partitions must be a whole number from 1 to 100; got 0. Set it to 4, say."),
         ({"nearest": 0}, "nearest must be a whole number from 1 to 1000; got 0. Set it to 10, say."),
         ({"model_uri": ""}, "fine_tune=true must have a checkpoint to start from"),
         ({"index_uri": "{pictures}"}, "index_uri must name an index; got none at "),
@@ -103,7 +103,7 @@ def test_lists_nothing_at_a_place_without_pictures(tmp_path):
 
 
 def test_indexes_its_partition(indexed):
-    assert indexed.metadata["part"] == {"pictures": 10, "computed": 10}
+    assert indexed.metadata["part"] == {}  # KFP hands those of all partitions over in a single argument
     assert "partition 2 of 2: 10 of 20 pictures" in indexed.printed
 
 
@@ -126,7 +126,7 @@ def join(model: Path, images: Path, root: Path, partitions: int = 2, index_uri: 
         with dsl.ParallelFor(numbers.output) as partition:
             how = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
             part = components.index_images(model=model_of, images=table, **how)
-        components.join_index(index_parts=dsl.Collected(part.outputs["part"]), model=model_of)
+        components.join_index(parts=dsl.Collected(part.outputs["part"]), model=model_of)
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(RuntimeError):

@@ -14,7 +14,7 @@ def names(table: Path) -> list[str]:
 
 
 def test_cuts_each_class_at_the_ratios(ingested, split):
-    parts = {name: names(split.folder / name) for name in ("train", "validation", "test")}
+    parts = {name: names(split.folder / "tables" / f"{name}.csv") for name in ("train", "validation", "test")}
     for label in ("bellcup", "globelet"):
         of_label = {part: sum(name.startswith(label) for name in listed) for part, listed in parts.items()}
         assert of_label == {"train": 7, "validation": 2, "test": 1}
@@ -22,9 +22,7 @@ def test_cuts_each_class_at_the_ratios(ingested, split):
 
 
 def test_says_what_went_where(split):
-    assert split.metadata["train"] == {"pictures": 14, "left_out": 0}
-    assert split.metadata["validation"] == {"pictures": 4}
-    assert split.metadata["test"] == {"pictures": 2}
+    assert split.metadata["tables"] == {"train": 14, "validation": 4, "test": 2, "left_out": 0}
     assert (split.folder / "label_map" / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"
 
 
@@ -37,13 +35,13 @@ def test_keeps_a_picture_under_two_labels_if_asked(pictures, ratios, tmp_path):
     for choice in ("leave_out", "keep"):
         given = {"advanced": {"conflicting_labels": choice}, **ratios}
         ended[choice] = one_step.run(components.split_images, tmp_path / choice, table, **given)
-    assert [made.metadata["train"]["left_out"] for made in ended.values()] == [2, 0]
-    listed = (ended["leave_out"].folder / "left_out").read_text().splitlines()
+    assert [made.metadata["tables"]["left_out"] for made in ended.values()] == [2, 0]
+    listed = (ended["leave_out"].folder / "tables" / "left_out.csv").read_text().splitlines()
     assert listed[1:] == [
         f"{folder}/{name},{name.split('/')[0]},the same picture stands under bellcup and globelet"
         for name in ("bellcup/0001.jpg", "globelet/again.jpg")
     ]
-    assert (ended["keep"].folder / "left_out").read_text() == "uri,label,reason\n"
+    assert (ended["keep"].folder / "tables" / "left_out.csv").read_text() == "uri,label,reason\n"
 
 
 def test_refuses_to_hold_everything_out(ingested, tmp_path):

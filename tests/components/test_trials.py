@@ -1,6 +1,7 @@
 """The stages of a sweep: check_sweep, choose_trials, train_trial and compare_trials."""
 
 import csv
+import json
 
 import one_step
 import pytest
@@ -28,14 +29,17 @@ def fields(pictures) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def trained(train_inputs, recipe, tmp_path_factory) -> one_step.Ended:
     given = {name: value for name, value in recipe.items() if name not in OF_A_TRIAL}
-    return one_step.run(components.train_trial, tmp_path_factory.mktemp("trial"), train_inputs, trial=TRIAL, **given)
+    return one_step.run(
+        components.train_trial, tmp_path_factory.mktemp("trial"), train_inputs, trial=json.dumps(TRIAL), **given
+    )
 
 
 def test_right_values_pass_without_a_word(fields, tmp_path):
     ended = one_step.run(components.check_sweep, tmp_path, **fields)
     assert ended.succeeded
     assert ended.printed == []
-    assert ended.left_behind() == ["executor_output.json"]
+    assert ended.left_behind() == ["executor_output.json", "mlpipeline_ui_metadata"]
+    assert ended.outputs["gpus"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_wrong_values_are_refused(fields, tmp_path, given, line):
 
 def test_the_trials_are_what_the_loop_takes(tmp_path):
     ended = one_step.run(components.choose_trials, tmp_path, **LISTS, trials=0, advanced={})
-    assert ended.output == [TRIAL, TRIAL | {"number": 2, "optimizer": "sgd"}]
+    assert [json.loads(trial) for trial in ended.output] == [TRIAL, TRIAL | {"number": 2, "optimizer": "sgd"}]
     assert ended.printed == [
         "trial 1: inception_v1, adam at 0.01, batches of 4",
         "trial 2: inception_v1, sgd at 0.01, batches of 4",
@@ -71,6 +75,7 @@ def test_a_trial_is_trained_and_measured(trained):
     assert trained.succeeded
     assert {path.name for path in (trained.folder / "model").iterdir()} >= {"trial.json", "classifier.keras", "serving"}
     assert trained.metadata["metrics"].keys() == {"accuracy", "loss"}
+    assert json.loads((trained.folder / "metrics").read_text()).items() >= TRIAL.items()
     assert trained.metadata["model"]["optimizer"] == "adam"
     assert "Training of" in (trained.folder / "curves").read_text()
 

@@ -6,9 +6,8 @@ import one_step
 import pytest
 import tensorflow as tf
 
-from kfp_vision import components
+from kfp_vision import catalog, components, records
 
-ALL = {"partition": 0, "partitions": 1}
 SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/format": tf.io.FixedLenFeature([], tf.string),
@@ -29,7 +28,7 @@ def examples(folder: Path) -> list[dict[str, object]]:
 
 def test_writes_the_original_bytes_in_the_order_of_the_table(pictures, split, written):
     for part in ("train", "validation", "test"):
-        with (split.folder / part).open(newline="") as file:
+        with (split.folder / "tables" / f"{part}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         found = examples(written.folder / f"{part}_records")
         assert [example["image/filename"].decode() for example in found] == [row["name"] for row in rows]
@@ -58,7 +57,7 @@ def with_one_broken(pictures, ratios, tmp_path_factory) -> dict[str, Path]:
     values = one_step.to_ingest(folder) | ratios
     ingested = one_step.run(components.ingest_images, root / "ingest", **values)
     split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **ratios)
-    return {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
+    return {name: split.folder / name for name in ("tables", "label_map")}
 
 
 def refused(ended: one_step.Ended) -> list[dict[str, str]]:
@@ -67,7 +66,7 @@ def refused(ended: one_step.Ended) -> list[dict[str, str]]:
 
 
 def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
-    limits = ALL | {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.05}}
+    limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.05}}
     ended = one_step.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
     assert ended.succeeded
     assert sum(made.get("pictures", 0) for made in ended.metadata.values()) == 19
@@ -81,8 +80,8 @@ def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
 
 
 def test_shrinks_what_is_larger_than_asked(split, tmp_path):
-    inputs = {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
-    limits = ALL | {"images_per_shard": 100, "advanced": {"max_side": 100}}
+    inputs = {name: split.folder / name for name in ("tables", "label_map")}
+    limits = {"images_per_shard": 100, "advanced": {"max_side": 100}}
     ended = one_step.run(components.write_tfrecords, tmp_path, inputs, **limits)
     found = examples(ended.folder / "train_records")
     assert len(found) == 14
@@ -92,9 +91,9 @@ def test_shrinks_what_is_larger_than_asked(split, tmp_path):
 
 
 def test_refuses_when_too_many_pictures_are_broken(with_one_broken, tmp_path):
-    limits = ALL | {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.01}}
+    limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.01}}
     ended = one_step.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
-    line = one_step.refusal(ended, kept=("refused", "summary", "tally"))
+    line = one_step.refusal(ended, kept=("refused", "summary"))
     assert line.startswith("error: at most 1% of the pictures may be refused; got 1 of 20. Mend or remove them, ")
     assert "/globelet/0002.jpg: image file is truncated" in line
     assert len(refused(ended)) == 1
@@ -105,8 +104,10 @@ def test_writes_one_partition_and_leaves_the_judgement_on_refused_pictures_to_th
     found = []
     for number in range(2):
         limits = {"images_per_shard": 4, "partition": number, "partitions": 2, "advanced": {"max_refused_ratio": 0.0}}
-        ended = one_step.run(components.write_tfrecords, tmp_path / str(number), with_one_broken, **limits)
+        ended = one_step.run(components.write_partition, tmp_path / str(number), with_one_broken, **limits)
         assert ended.succeeded
         assert f"partition {number + 1} of 2" in ended.printed
-        found.append((ended.metadata["train_records"]["pictures"], len(refused(ended))))
+        assert ended.metadata["part"] == {}  # KFP hands those of all partitions over in a single argument
+        part = ended.folder / "part"
+        found.append((records.read_about(part / "train").images, len(catalog.read_unused(part / "refused"))))
     assert sorted(sum(column) for column in zip(*found, strict=True)) == [1, 13]

@@ -84,7 +84,7 @@ def test_in_partitions_the_table_is_the_same(root, whole):
         ({"model_uri": "models", "predict_uri": "nowhere"}, "predict_uri must name something that exists"),
         (
             {"model_uri": "models", "predict_uri": "pictures", "partitions": 0},
-            "partitions must be a whole number from 1 to 1000",
+            "partitions must be a whole number from 1 to 100",
         ),
     ],
 )

@@ -27,20 +27,18 @@ STAGES = [
     "decide-training",
     "deploy-model",
     "evaluate-classifier",
-    "fingerprint-images",
     "ingest-images",
     "predict-images",
     "report-outcome",
     "split-images",
     "train-classifier",
-    "watch-training",
     "write-tfrecords",
 ]
+INSTEAD = {"write-tfrecords": ["join-records", "partition-records", "write-partition"]}  # in partitions
 TRAINING = ["image_classification", "image_classification_partitioned"]
 # What has to be compiled anew, in its order, where a stage of the data is changed, or the image for GPUs.
 WITH_DATA = [*TRAINING, "prepare_records", "hyperparameter_sweep", "split_images"]
 ON_A_GPU = [*TRAINING, "train_only", "hyperparameter_sweep", "train_classifier", "train_trial"]
-IN_PARTITIONS = ["join-records", "partition-records"]
 CHANNEL = "pipelinechannel--"  # what a field is called within a group of tasks
 BOOLEANS = ["check_images", "fine_tune", "skip_unchanged", "train_last_layer_only"]
 CHOICES = {
@@ -66,7 +64,9 @@ def name(request) -> str:
 
 @pytest.fixture(scope="module")
 def names_of_stages(name) -> list[str]:
-    return STAGES if name == "image_classification" else sorted([*STAGES, *IN_PARTITIONS])
+    if name == "image_classification":
+        return STAGES
+    return sorted(one for stage in STAGES for one in INSTEAD.get(stage, [stage]))
 
 
 @pytest.fixture(scope="module")
@@ -146,23 +146,18 @@ def test_a_choice_is_a_drop_down(spec):
         assert not values or json_format.MessageToDict(fields[name].default_value) in values
 
 
-def test_the_gpus_of_the_training_are_those_of_the_form(spec, stages):
+def test_the_gpus_of_the_training_are_those_of_the_form_as_a_text_of_the_check(spec, stages):
     executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
     accelerator = executors["exec-train-classifier"]["container"]["resources"]["accelerator"]
     inputs = stages["train-classifier"].inputs.parameters
-    for entry, field in (("resourceType", "gpu_type"), ("resourceCount", "gpu_count")):
-        (channel,) = re.fullmatch(r"\{\{\$\.inputs\.parameters\['(.+)'\]\}\}", accelerator[entry]).groups()
-        assert reaches(inputs, channel) == field
-
-
-def reaches(inputs, name: str) -> str:
-    """The field of the form that an input of a task takes its value from."""
-    if inputs[name].HasField("component_input_parameter"):
-        return inputs[name].component_input_parameter.removeprefix(CHANNEL)
-    (inner,) = re.fullmatch(
-        r"\{\{\$\.inputs\.parameters\['(.+)'\]\}\}", inputs[name].runtime_value.constant.string_value
-    ).groups()
-    return reaches(inputs, inner)
+    channels = {
+        entry: re.fullmatch(r"\{\{\$\.inputs\.parameters\['(.+)'\]\}\}", text)[1] for entry, text in accelerator.items()
+    }
+    assert inputs[channels["resourceType"]].component_input_parameter == f"{CHANNEL}gpu_type"
+    count = inputs[channels["resourceCount"]].task_output_parameter
+    assert (count.producer_task, count.output_parameter_key) == ("check-run", "gpus")
+    checked = stages["check-run"].inputs.parameters["gpu_count"]
+    assert checked.component_input_parameter == f"{CHANNEL}gpu_count"
 
 
 def test_training_alone_chooses_its_nodes(on_kubernetes, graphs):
@@ -171,7 +166,7 @@ def test_training_alone_chooses_its_nodes(on_kubernetes, graphs):
     channels = [one.component_input_parameter for one in given]
     assert channels == [f"{CHANNEL}node_selector", f"{CHANNEL}tolerations"]
     # The driver looks these up among what the group is given, not among what the task is.
-    body = graphs["root"]["exit-handler-1"].inputs.parameters
+    body = graphs["root"]["run"].inputs.parameters
     assert [body[channel].component_input_parameter for channel in channels] == ["node_selector", "tolerations"]
 
 
@@ -205,16 +200,16 @@ def test_every_stage_is_there(stages, names_of_stages):
 
 
 def test_nothing_starts_before_the_run_is_checked(graphs):
-    first = [name for name, task in graphs["comp-exit-handler-1"].items() if not task.dependent_tasks]
+    first = [name for name, task in graphs["comp-run"].items() if not task.dependent_tasks]
     assert first == ["check-run"]
 
 
 def test_the_outcome_is_told_whatever_happens(graphs):
-    assert sorted(graphs["root"]) == ["exit-handler-1", "report-outcome"]
+    assert sorted(graphs["root"]) == ["report-outcome", "run"]
     last = graphs["root"]["report-outcome"]
-    assert list(last.dependent_tasks) == ["exit-handler-1"]
+    assert list(last.dependent_tasks) == ["run"]
     assert last.trigger_policy.strategy == last.trigger_policy.ALL_UPSTREAM_TASKS_COMPLETED
-    assert last.inputs.parameters["status"].task_final_status.producer_task == "exit-handler-1"
+    assert last.inputs.parameters["status"].task_final_status.producer_task == "run"
     given = {name: value.runtime_value.constant.string_value for name, value in last.inputs.parameters.items()}
     assert given == {"status": "", "run_name": "{{$.pipeline_job_name}}", "run_id": "{{$.pipeline_job_uuid}}"}
 
@@ -224,19 +219,21 @@ def test_a_model_is_deployed_behind_its_verdict_its_proof_and_the_wish_alone(gra
     conditions = {}
     for stage in ("check-serving", "deploy-model", "call-endpoint", "predict-images"):
         conditions[stage], group = [], stands_in[stage]
-        while group != "comp-exit-handler-1":
+        while group != "comp-run":
             (task,) = (task for tasks in graphs.values() for task in tasks.values() if task.component_ref.name == group)
             conditions[stage].append(task.trigger_policy.condition.removeprefix("inputs.parameter_values"))
             group = next(outer for outer, tasks in graphs.items() if task in tasks.values())
     accepted = "['pipelinechannel--evaluate-classifier-Output'] == true"
-    wanted = "['pipelinechannel--deploy_to'] != 'none'"
-    changed = "['pipelinechannel--decide-training-Output'] != ''"
+    proven = "['pipelinechannel--check-serving-Output'] == true"  # of an accepted model that is to be deployed
     assert conditions == {
-        "check-serving": [accepted, changed],
-        "deploy-model": [wanted, accepted, changed],
-        "call-endpoint": [wanted, accepted, changed],
-        "predict-images": ["['pipelinechannel--predict_uri'] != ''", accepted, changed],
+        "check-serving": [],
+        "deploy-model": [proven],
+        "call-endpoint": [proven],
+        "predict-images": [accepted, "['pipelinechannel--predict_uri'] != ''"],
     }
+    given = graphs["comp-run"]["check-serving"].inputs.parameters
+    assert given["deploy_to"].component_input_parameter == f"{CHANNEL}deploy_to"
+    assert given["unchanged"].task_output_parameter.producer_task == "decide-training"
     taken = graphs[stands_in["deploy-model"]]["deploy-model"].inputs.artifacts
     assert sorted(taken) == ["model", "proof", "verdict"]
 
@@ -251,12 +248,12 @@ def test_a_preparation_ends_with_the_records_and_offers_its_tasks():
         "partition_records",
         "report_outcome",
         "split_images",
-        "write_tfrecords",
+        "write_partition",
     ]
     form = spec.root.input_definitions.parameters
     assert [value.string_value for value in form["task"].literals] == ["classification", "detection"]
     assert [name for name, field in form.items() if not field.description or not field.HasField("default_value")] == []
-    body = spec.components["comp-exit-handler-1"].dag.tasks
+    body = spec.components["comp-run"].dag.tasks
     assert [name for name, task in body.items() if not task.dependent_tasks] == ["check-preparation"]
 
 
@@ -265,15 +262,14 @@ def test_pictures_are_named_in_a_loop_and_the_tables_joined():
     form = spec.root.input_definitions.parameters
     assert sorted(form) == ["all_scores", "model_uri", "partitions", "predict_uri"]
     assert [name for name, field in form.items() if not field.description or not field.HasField("default_value")] == []
-    body = spec.components["comp-exit-handler-1"].dag.tasks
+    body = spec.components["comp-run"].dag.tasks
     assert [name for name, task in body.items() if not task.dependent_tasks] == ["check-prediction"]
     (loop,) = (task for task in body.values() if task.WhichOneof("iterator"))
     (named,) = spec.components[loop.component_ref.name].dag.tasks.values()
     assert named.component_ref.name == "comp-predict-images"
     assert named.inputs.parameters["partition"].component_input_parameter == loop.parameter_iterator.item_input
     joined = body["join-predictions"].inputs
-    parts = joined.artifacts["prediction_parts"].task_output_artifact, joined.parameters["counts"].task_output_parameter
-    assert all(body[part.producer_task] == loop for part in parts)
+    assert body[joined.artifacts["parts"].task_output_artifact.producer_task] == loop
 
 
 def test_in_partitions_the_form_has_one_field_more_and_says_all_the_others():
@@ -287,19 +283,17 @@ def test_in_partitions_the_form_has_one_field_more_and_says_all_the_others():
 def test_in_partitions_the_writers_run_in_a_loop_and_all_of_them_are_joined():
     document, _ = yaml.safe_load_all(committed("image_classification_partitioned"))
     spec = json_format.ParseDict(document, PipelineSpec())
-    (changed,) = (task for task in spec.components["comp-exit-handler-1"].dag.tasks.values() if task.trigger_policy.condition)
-    body = spec.components[changed.component_ref.name].dag.tasks
+    body = spec.components["comp-run"].dag.tasks
     (loop,) = (task for task in body.values() if task.WhichOneof("iterator"))
     items = loop.inputs.parameters[loop.parameter_iterator.items.input_parameter].task_output_parameter
     assert (items.producer_task, items.output_parameter_key) == ("partition-records", "Output")
     assert loop.iterator_policy.parallelism_limit == 0  # as many at a time as the cluster has room for
     (writer,) = spec.components[loop.component_ref.name].dag.tasks.values()
-    assert writer.component_ref.name == "comp-write-tfrecords"
+    assert writer.component_ref.name == "comp-write-partition"
     assert writer.inputs.parameters["partition"].component_input_parameter == loop.parameter_iterator.item_input
     taken = body["join-records"].inputs.artifacts
-    parts = ["refused_parts", "tally_parts", "test_parts", "train_parts", "validation_parts"]
-    assert sorted(taken) == ["left_out", *parts]
-    assert all(body[taken[part].task_output_artifact.producer_task] == loop for part in parts)
+    assert sorted(taken) == ["parts", "tables"]
+    assert body[taken["parts"].task_output_artifact.producer_task] == loop
     for stage in ("train-classifier", "evaluate-classifier"):
         held_out = body[stage].inputs.artifacts["validation_records"].task_output_artifact
         assert (held_out.producer_task, held_out.output_artifact_key) == ("join-records", "validation_records")

@@ -18,7 +18,7 @@ from kfp_vision import outcome
 
 PATH = "/hooks/runs"
 SPLITS = ("train", "validation", "test")
-BESIDE, LAST = "watch_training", "report_outcome"  # the one waits for nothing but the fields
+LAST = "report_outcome"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def assert_the_kill_is_told(run: Run, stage: str) -> None:
     assert run.code == 1
     reason = f"{stage} must come to its end; got one that was killed, as happens where memory is short. Give it more memory, or"
     assert run.stderr.startswith(f"error: {reason} look into ") and run.stderr.count("\n") == 1
-    assert {*run.stages[run.stages.index(stage) + 1 :]} - {stage, BESIDE} == {LAST}
+    assert {*run.stages[run.stages.index(stage) + 1 :]} - {stage} == {LAST}
     (failed,) = run.sent["failed_stages"]
     assert (run.sent["state"], failed["name"]) == ("FAILED", stage.replace("_", "-"))
     assert failed["error"].startswith(reason)
@@ -85,7 +85,7 @@ def written(artifacts: Path, *outputs: str) -> dict[str, bytes]:
     return {file.relative_to(artifacts).as_posix(): file.read_bytes() for file in files if file.is_file()}
 
 
-RECORDS = ("split-images/*", "*/write-tfrecords/*_records", "join-records/*_records")
+RECORDS = ("split-images/*", "*/write-partition/part", "join-records/*_records")
 NOT_RECORDS = "split-images/executor_output.json"  # in which the run's folder is named
 PREPARATION = {"test_ratio": 0.1, "images_per_shard": 6, "partitions": 2}
 
@@ -113,7 +113,7 @@ def records_of(run: Run) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize(("stage", "turn"), [("check_preparation", 1), ("write_tfrecords", 2), ("join_records", 1)])
+@pytest.mark.parametrize(("stage", "turn"), [("check_preparation", 1), ("write_partition", 2), ("join_records", 1)])
 def test_a_run_of_which_a_stage_is_killed_ends_there_and_what_the_others_wrote_is_whole(
     web, pictures, prepared, output, stage, turn
 ):
@@ -130,7 +130,7 @@ def test_begun_again_it_gives_the_very_records(web, pictures, prepared, output):
     assert (again.code, again.stderr, again.sent["state"]) == (0, "", "SUCCEEDED")
     assert records_of(again) == records_of(prepared)
     assert {name.split("/")[0] for name in records_of(again)} == {
-        "split-images", "for-loop-2-iteration-0", "for-loop-2-iteration-1", "join-records",
+        "split-images", "partitions-iteration-0", "partitions-iteration-1", "join-records",
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import drawn
+import local_outputs
 import one_step
 import pytest
 
@@ -19,7 +20,6 @@ from kfp_vision.serving import server
 
 STAGES = [
     "check_run",
-    "fingerprint_images",
     "decide_training",
     "ingest_images",
     "split_images",
@@ -29,9 +29,7 @@ STAGES = [
     "check_serving",
 ]
 IN_ANY_ORDER = ["call_endpoint", "deploy_model", "predict_images"]  # the one side waits for nothing of the other
-BESIDE = "watch_training"  # nothing waits for it
 LAST = "report_outcome"
-WHOLE = {"partition": 0, "partitions": 1, "advanced": {}}  # what write_tfrecords writes
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
 SPLITS = {"train": 42, "validation": 12, "test": 6}
 SMALL = {
@@ -88,10 +86,8 @@ def run(tmp_path_factory) -> Run:
 def test_names_each_stage_in_order_and_how_long_it_took(run):
     named = [line for line in run.lines if line.startswith("[")]
     stages = [line.split()[1] for line in named]
-    assert stages.index(BESIDE) > 0
-    along = [stage for stage in stages if stage != BESIDE]
-    assert along[: len(STAGES)] == STAGES
-    assert sorted(along[len(STAGES) : -1]) == IN_ANY_ORDER
+    assert stages[: len(STAGES)] == STAGES
+    assert sorted(stages[len(STAGES) : -1]) == IN_ANY_ORDER
     assert stages[-1] == LAST
     assert named == [f"[{number}/{len(stages)}] {stage}" for number, stage in enumerate(stages, start=1)]
     assert sum(bool(re.fullmatch(r" +done in \d+\.\d s", line)) for line in run.lines) == len(stages)
@@ -124,7 +120,7 @@ def test_makes_one_folder_with_all_that_came_out(run):
 
 
 def test_reports_the_accuracy_on_the_test_split(run):
-    verdict = json.loads((run.artifacts / "evaluate-classifier" / "evaluation").read_text())
+    verdict = json.loads((run.artifacts / "evaluate-classifier" / "metrics").read_text())
     assert verdict["split"] == "test"
     assert verdict["images"] == SPLITS["test"]
     assert run.result["accuracy"] == verdict["accuracy"]
@@ -137,13 +133,17 @@ def test_deploys_the_model_and_asks_it_over_http(run):
     (version,) = repository.versions(run.pictures.parent / "a repository")
     assert version.fingerprint == repository.exported(Path(run.result["model_dir"])).fingerprint
     assert run.result["endpoint"]["version"] == version.number == 1
-    answer, verdict = run.result["answer"], json.loads((run.artifacts / "evaluate-classifier" / "evaluation").read_text())
+    answer, verdict = run.result["answer"], json.loads((run.artifacts / "evaluate-classifier" / "metrics").read_text())
     assert answer["picture"] == verdict["test_picture"]["uri"]
     assert answer["prediction"] == verdict["test_picture"]["prediction"]
     assert answer["score"] == pytest.approx(verdict["test_picture"]["score"], abs=1e-3)
     assert f"answer    over HTTP, {answer['picture']} is called {answer['prediction']}, {answer['score']:.0%}" in run.lines
     assert "      the run ended well" in run.lines
     assert run.result["skipped"] == []
+
+
+def test_every_artifact_has_a_file(run):
+    assert local_outputs.unwritten(run.artifacts) == []
 
 
 def test_names_the_pictures_that_it_was_asked_to(run):
@@ -208,12 +208,11 @@ def test_run_again_with_skip_unchanged_it_ends_before_any_work(run, tmp_path):
     command = [sys.executable, "-m", "kfp_vision.cli", "run", *options, "--json", "--output", str(tmp_path / "again")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    stages = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("[")]
-    assert stages == [*STAGES[:3], LAST]
+    assert [line for line in done.stdout.splitlines() if line.startswith("[")] == []
     assert "unchanged pictures and fields: the deployed model stays" in done.stdout.splitlines()
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["unchanged"] is True
-    assert sorted(result["skipped"]) == sorted([*STAGES[3:], *IN_ANY_ORDER, BESIDE])
+    assert result == {"unchanged": True, "skipped": sorted([*STAGES, *IN_ANY_ORDER, LAST])}
+    assert not (tmp_path / "again").exists()
     assert len(repository.versions(run.pictures.parent / "a repository")) == 1
 
 
@@ -225,8 +224,8 @@ def elsewhere(run, tmp_path_factory) -> dict[str, one_step.Ended]:
     values = one_step.to_ingest(copy, fingerprint="another") | RATIOS
     ingested = one_step.run(components.ingest_images, root / "ingest", **values)
     split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS)
-    tables = {name: split.folder / name for name in (*SPLITS, "label_map", "left_out")}
-    written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=1000, **WHOLE)
+    tables = {name: split.folder / name for name in ("tables", "label_map")}
+    written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=1000, advanced={})
     return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}
 
 
@@ -234,7 +233,7 @@ def elsewhere(run, tmp_path_factory) -> dict[str, one_step.Ended]:
 def test_the_same_pictures_elsewhere_are_split_the_same(run, elsewhere, part):
     names = []
     for folder in (run.artifacts / "split-images", elsewhere["split_images"].folder):
-        with (folder / part).open(newline="") as file:
+        with (folder / "tables" / f"{part}.csv").open(newline="") as file:
             names.append([row["name"] for row in csv.DictReader(file)])
     assert names[0] == names[1]
     assert len(names[0]) == SPLITS[part]

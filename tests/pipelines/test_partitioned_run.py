@@ -58,8 +58,8 @@ def run(tmp_path_factory) -> Run:
 @pytest.fixture(scope="module")
 def at_once(run, tmp_path_factory) -> one_step.Ended:
     """The same tables written by one stage."""
-    tables = {name: run.artifacts / "split-images" / name for name in (*SPLITS, "label_map", "left_out")}
-    limits = {"images_per_shard": PER_SHARD, "partition": 0, "partitions": 1, "advanced": ADVANCED}
+    tables = {name: run.artifacts / "split-images" / name for name in ("tables", "label_map")}
+    limits = {"images_per_shard": PER_SHARD, "advanced": ADVANCED}
     return one_step.run(components.write_tfrecords, tmp_path_factory.mktemp("once"), tables, **limits)
 
 
@@ -75,7 +75,7 @@ def test_what_was_refused_in_any_partition_stands_on_one_list(run, at_once):
     assert listed.read_bytes() == (at_once.folder / "refused").read_bytes()
     with listed.open(newline="") as file:
         assert sorted("/".join(row["uri"].split("/")[-2:]) for row in csv.DictReader(file)) == sorted(BROKEN)
-    assert len(list(run.artifacts.glob("*/write-tfrecords/refused"))) == PARTITIONS
+    assert len(list(run.artifacts.glob("*/write-partition/part/refused"))) == PARTITIONS
 
 
 def test_the_page_is_of_all_partitions_together(run, at_once):
@@ -84,24 +84,24 @@ def test_the_page_is_of_all_partitions_together(run, at_once):
 
 def test_a_stage_in_a_loop_keeps_its_number(run):
     named = [line for line in run.lines if line.startswith("[")]
-    writers = [line.split("] ")[1] for line in named if "write_tfrecords" in line]
-    assert writers == ["write_tfrecords", "write_tfrecords (2)", "write_tfrecords (3)"]
+    writers = [line.split("] ")[1] for line in named if "write_partition" in line]
+    assert writers == ["write_partition", "write_partition (2)", "write_partition (3)"]
     numbers = [int(line[1:].partition("/")[0]) for line in named]
     assert numbers == sorted(numbers)
-    assert set(numbers) == set(range(1, 13))
-    assert {line.partition("/")[2].partition("]")[0] for line in named} == {"16"}  # four of them wait for a wish
-    assert sorted(run.result["skipped"]) == ["call_endpoint", "deploy_model", "predict_images", "watch_training"]
+    assert set(numbers) == set(range(1, 12))
+    assert {line.partition("/")[2].partition("]")[0] for line in named} == {"14"}  # three of them wait for a wish
+    assert sorted(run.result["skipped"]) == ["call_endpoint", "deploy_model", "predict_images"]
 
 
 def test_every_stage_is_timed_once_and_every_turn_says_how_long_it_took(run):
-    assert len(run.result["seconds"]) == 12 + 1
+    assert len(run.result["seconds"]) == 11 + 1
     ended = [line for line in run.lines if line.startswith("      done in ")]
-    assert len(ended) == 12 + PARTITIONS - 1
-    assert run.result["seconds"]["write_tfrecords"] <= run.result["seconds"]["total"]
+    assert len(ended) == 11 + PARTITIONS - 1
+    assert run.result["seconds"]["write_partition"] <= run.result["seconds"]["total"]
 
 
 def test_the_model_is_measured_on_what_all_partitions_wrote(run):
-    verdict = json.loads((run.artifacts / "evaluate-classifier" / "evaluation").read_text())
+    verdict = json.loads((run.artifacts / "evaluate-classifier" / "metrics").read_text())
     written = json.loads((run.artifacts / "join-records" / "test_records" / "records.json").read_text())
     assert (verdict["split"], verdict["images"]) == ("test", written["images"])
     assert (Path(run.result["model_dir"]) / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"

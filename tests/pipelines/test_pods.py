@@ -14,42 +14,42 @@ from kfp_vision import __version__
 from kfp_vision.pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ("stage", "image", "cores", "memory", "room", "hours", "tries", "cached", "secrets", "node")
+COLUMNS = ("stage", "image", "cores", "memory", "room", "time", "tries", "cached", "secrets", "node")
 TABLE = """
-call_endpoint       kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   storage  any
-check_prediction    kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  no   storage  any
-check_preparation   kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  no   storage  any
-check_run           kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
-check_search        kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
-check_sweep         kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
-check_training      kfp-vision      250m-2  1Gi-4Gi    10Gi     1  1  no   storage  any
-audit_images        kfp-vision      1-8     2Gi-8Gi    100Gi   12  1  yes  none     any
-choose_trials       kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  yes  none     any
-compare_trials      kfp-vision      250m-2  256Mi-2Gi  100Gi    6  1  yes  none     any
-decide_training     kfp-vision      250m-2  256Mi-2Gi  10Gi     1  3  no   storage  any
-check_serving       kfp-vision      1-8     2Gi-8Gi    100Gi   12  1  no   none     any
-deploy_index        kfp-vision      250m-2  256Mi-2Gi  500Gi   12  3  no   storage  any
-deploy_model        kfp-vision      250m-2  256Mi-2Gi  100Gi   12  3  no   storage  any
-evaluate_classifier kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   storage  any
-fetch_embedder      kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   storage  any
-fetch_records       kfp-vision      1-8     512Mi-8Gi  500Gi   24  3  no   storage  any
-fetch_model         kfp-vision      250m-2  256Mi-2Gi  100Gi   12  3  no   storage  any
-fingerprint_images  kfp-vision      250m-2  256Mi-2Gi  10Gi    12  3  no   storage  any
-index_images        kfp-vision      1-8     2Gi-8Gi    500Gi   72  3  yes  storage  any
-ingest_images       kfp-vision      1-8     512Mi-8Gi  500Gi   24  3  yes  storage  any
-join_index          kfp-vision      1-8     2Gi-8Gi    500Gi   24  1  yes  none     any
-join_predictions    kfp-vision      250m-2  256Mi-2Gi  100Gi    6  1  yes  none     any
-join_records        kfp-vision      1-8     512Mi-8Gi  500Gi   24  1  yes  none     any
-list_images         kfp-vision      1-8     512Mi-8Gi  500Gi   24  3  yes  storage  any
-partition_records   kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  yes  none     any
-predict_images      kfp-vision      1-8     2Gi-8Gi    500Gi   72  3  no   storage  any
-report_outcome      kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  no   webhook  any
-search_images       kfp-vision      1-8     2Gi-8Gi    100Gi   12  3  no   storage  any
-split_images        kfp-vision      250m-2  256Mi-8Gi  10Gi     6  1  yes  none     any
-train_classifier    kfp-vision-gpu  2-16    4Gi-32Gi   500Gi  336  3  yes  storage  gpu,selector,tolerations
-train_trial         kfp-vision-gpu  2-16    4Gi-32Gi   500Gi  336  3  yes  storage  gpu,selector,tolerations
-watch_training      kfp-vision      250m-2  256Mi-2Gi  10Gi     1  1  yes  none     any
-write_tfrecords     kfp-vision      1-8     512Mi-8Gi  500Gi   24  3  yes  storage  any
+call_endpoint       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
+check_prediction    kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage  any
+check_preparation   kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage  any
+check_run           kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
+check_search        kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
+check_sweep         kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
+check_training      kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
+audit_images        kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  yes  none     any
+choose_trials       kfp-vision      250m-2  256Mi-2Gi  10Gi    1h    3  yes  none     any
+compare_trials      kfp-vision      250m-2  256Mi-2Gi  100Gi   6h    3  yes  none     any
+decide_training     kfp-vision      250m-2  256Mi-2Gi  10Gi    12h   3  no   storage  any
+check_serving       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   none     any
+deploy_index        kfp-vision      250m-2  256Mi-2Gi  500Gi   12h   3  no   storage  any
+deploy_model        kfp-vision      250m-2  256Mi-2Gi  100Gi   12h   3  no   storage  any
+evaluate_classifier kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
+fetch_embedder      kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
+fetch_records       kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  no   storage  any
+fetch_model         kfp-vision      250m-2  256Mi-2Gi  100Gi   12h   3  no   storage  any
+fingerprint_images  kfp-vision      250m-2  256Mi-2Gi  10Gi    12h   3  no   storage  any
+index_images        kfp-vision      1-8     2Gi-8Gi    500Gi   72h   3  yes  storage  any
+ingest_images       kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  storage  any
+join_index          kfp-vision      1-8     2Gi-8Gi    500Gi   24h   3  yes  none     any
+join_predictions    kfp-vision      250m-2  256Mi-2Gi  100Gi   6h    3  yes  none     any
+join_records        kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  none     any
+list_images         kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  storage  any
+partition_records   kfp-vision      250m-2  256Mi-2Gi  10Gi    1h    3  yes  none     any
+predict_images      kfp-vision      1-8     2Gi-8Gi    500Gi   72h   3  no   storage  any
+report_outcome      kfp-vision      250m-2  256Mi-2Gi  10Gi    1h    3  no   webhook  any
+search_images       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
+split_images        kfp-vision      250m-2  256Mi-8Gi  10Gi    6h    3  yes  none     any
+train_classifier    kfp-vision-gpu  2-16    4Gi-32Gi   500Gi   336h  3  yes  storage  gpu,selector,tolerations
+train_trial         kfp-vision-gpu  2-16    4Gi-32Gi   500Gi   336h  3  yes  storage  gpu,selector,tolerations
+write_partition     kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  storage  any
+write_tfrecords     kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  storage  any
 """
 
 
@@ -74,9 +74,9 @@ def asked(name: str) -> dict[str, tuple[str, ...]]:
         assert pod["securityContext"] == {"runAsNonRoot": True}
         assert pod["podMetadata"]["labels"].items() >= {"kfp-vision/role": "stage"}.items()
         retries = task.get("retryPolicy", {}).get("maxRetryCount", 0)
-        hours = int(pod["activeDeadlineSeconds"]) / 3600
+        seconds = int(pod["activeDeadlineSeconds"])
         if retries:
-            in_all = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": f"{hours * 3600 * 3:.0f}s"}
+            in_all = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": f"{seconds * 3}s"}
             assert task["retryPolicy"] == in_all | {"maxRetryCount": 2}
         secrets = [secret["secretName"].removeprefix("kfp-vision-") for secret in pod.get("secretAsEnv", [])]
         node = ["gpu"] * ("accelerator" in resources)
@@ -86,7 +86,7 @@ def asked(name: str) -> dict[str, tuple[str, ...]]:
             f"{resources['resourceCpuRequest']}-{resources['resourceCpuLimit']}",
             f"{resources['resourceMemoryRequest']}-{resources['resourceMemoryLimit']}",
             mount["sizeLimit"],
-            f"{hours:g}",
+            f"{seconds // 3600}h" if seconds >= 3600 else f"{seconds // 60}m",
             str(1 + retries),
             "yes" if task["cachingOptions"].get("enableCache") else "no",
             ",".join(secrets) or "none",
@@ -187,14 +187,20 @@ def test_what_decides_where_a_stage_runs_reaches_it_within_conditions_and_loops(
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     reached = []
     for component in (one for one in spec["components"].values() if "dag" in one):
-        known = component.get("inputDefinitions", {}).get("parameters", {})
+        within = {f"pipelinechannel--{one}-gpus" for one in component["dag"]["tasks"]}  # of a stage in the same group
+        known = component.get("inputDefinitions", {}).get("parameters", {}).keys() | within
         for task in component["dag"]["tasks"].values():
             label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
             told = yaml.safe_dump(
                 [pods.get(label), spec["deploymentSpec"]["executors"].get(label, {}).get("container", {}).get("resources")]
             )
-            wanted = set(re.findall(r"pipelinechannel--\w+", told))
-            assert wanted <= known.keys(), label
+            wanted = set(re.findall(r"pipelinechannel--[\w-]+", told))
+            assert wanted <= known, label
             reached += wanted
-    fields = {"gpu_type", "gpu_count", "node_selector", "tolerations"} & PIPELINES[name].component_spec.inputs.keys()
-    assert sorted(reached) == sorted(f"pipelinechannel--{field}" for field in fields)
+    fields = {"gpu_type", "node_selector", "tolerations"} & PIPELINES[name].component_spec.inputs.keys()
+    known_here = {one.removeprefix("pipelinechannel--") for one in reached if not one.endswith("-gpus")}
+    assert known_here == fields
+    assert [one for one in reached if one.endswith("-gpus")] == [
+        one for one in reached if one.startswith("pipelinechannel--check-")
+    ]
+    assert len(reached) == (4 if fields else 0)

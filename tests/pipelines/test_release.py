@@ -15,7 +15,7 @@ from kfp import dsl, local
 from kfp_vision import components, repository
 from kfp_vision.catalog import Row
 from kfp_vision.pictures import checked
-from kfp_vision.pipelines.release import release_if
+from kfp_vision.pipelines.release import release as released_by
 from kfp_vision.records import write_shards
 
 STARTED = re.compile(r"Executing task \S*?'([\w-]+)'")
@@ -66,7 +66,7 @@ def release(
                 evaluated = components.evaluate_classifier(**inputs, **asked)
                 judgement, verdict = evaluated.outputs["Output"], evaluated.outputs["verdict"]
             wishes = {"test_image_uri": test_image_uri, "predict_uri": predict_uri}
-            release_if(judgement, verdict=verdict, deploy_to=deploy_to, advanced=advanced, **inputs, **wishes)
+            released_by(judgement, verdict=verdict, deploy_to=deploy_to, advanced=advanced, **inputs, **wishes)
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
     shown, green = io.StringIO(), True
@@ -104,8 +104,9 @@ def test_a_model_below_min_accuracy_is_not_deployed_and_the_run_says_why_and_end
     always_wrong = make(tmp_path / "made", labels=("green", "blue", "red"))
     wishes = {"deploy_to": str(tmp_path / "repository"), "predict_uri": "sample"}
     done = release(always_wrong, tmp_path / "run", min_accuracy=0.5, **wishes)
-    assert done.stages == ["evaluate-classifier", "report-outcome"]
+    assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
     assert done.green and "the run ended well" in done.printed
+    assert "nothing to prove: the model is not accepted" in done.printed
     assert "refused: accuracy 0.0000 is below min_accuracy 0.5" in done.printed
     assert not (tmp_path / "repository").exists()
 
@@ -115,7 +116,7 @@ def test_a_model_that_is_worse_than_the_deployed_one_is_kept_and_not_deployed(tm
     made = make(tmp_path / "made", labels, times=4)  # of one picture a class, chance could explain it
     colours.write_version(tmp_path / "repository" / "1", labels)  # right of every one of them
     done = release(made, tmp_path / "run", deploy_to=str(tmp_path / "repository"))
-    assert done.stages == ["evaluate-classifier", "report-outcome"]
+    assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
     assert done.green and "refused: it is worse than version 1, deployed now, accuracy 1.0000" in done.printed
     assert [version.number for version in repository.versions(tmp_path / "repository")] == [1]
 

@@ -54,7 +54,7 @@ def run(prepared, tmp_path_factory) -> Run:
 def test_begins_with_the_records_and_ends_with_a_deployed_model(run):
     stages = [line.split()[1] for line in run.lines if line.startswith("[")]
     assert stages == [*STAGES, "call_endpoint", "report_outcome"]
-    assert sorted(run.result["skipped"]) == ["predict_images", "watch_training"]
+    assert sorted(run.result["skipped"]) == ["predict_images"]
     (version,) = repository.versions(Path(run.result["endpoint"]["repository"]))
     assert version.fingerprint == repository.exported(Path(run.result["model_dir"])).fingerprint
     assert version.labels == ["bellcup", "globelet"]

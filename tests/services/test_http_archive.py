@@ -73,8 +73,8 @@ def stages(site, tmp_path_factory) -> dict[str, one_step.Ended]:
         split = one_step.run(
             components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS
         )
-        tables = {name: split.folder / name for name in ("train", "validation", "test", "label_map", "left_out")}
-        whole = {"images_per_shard": 100, "partition": 0, "partitions": 1, "advanced": {}}
+        tables = {name: split.folder / name for name in ("tables", "label_map")}
+        whole = {"images_per_shard": 100, "advanced": {}}
         written = one_step.run(components.write_tfrecords, root / "write", tables, **whole)
     return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}
 

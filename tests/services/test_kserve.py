@@ -145,21 +145,21 @@ def test_a_share_of_the_traffic_goes_to_a_model_until_it_is_given_all(kubernetes
 
 
 def test_what_a_service_was_made_of_is_known_again(kubernetes, models, tmp_path):
-    def decided(recipe: str, **given: object) -> str:
+    def decided(recipe: str, **given: object) -> deployment.Decision:
         how = settings(service_repository=models, **given)
-        return deployment.decide_training("pictures", recipe, True, "kserve", "flowers", how)
+        return deployment.decide_training("sample", "", recipe, True, "kserve", "flowers", how)
 
-    origin = decided("fields")
-    assert origin
+    _, origin, unchanged = decided("fields")
+    assert not unchanged
     version(tmp_path / "model" / "serving" / "1", trained_from=origin)
     deploy(tmp_path / "model", service_repository=models, canary_percent=10)
-    assert decided("fields", canary_percent=10) == ""
-    assert decided("fields") == origin  # it is to get all requests now
-    assert decided("other fields", canary_percent=10) not in ("", origin)
+    assert decided("fields", canary_percent=10).unchanged
+    assert not decided("fields").unchanged  # it is to get all requests now
+    assert not decided("other fields", canary_percent=10).unchanged
     version(tmp_path / "older" / "serving" / "1", weights=b"other")
     deploy(tmp_path / "older", service_repository=models, canary_percent=10)
     kubernetes.services["flowers"]["metadata"]["annotations"] = {}
-    assert decided("fields", canary_percent=10) == origin  # somebody else's
+    assert not decided("fields", canary_percent=10).unchanged  # somebody else's
 
 
 def test_our_server_and_the_stock_one_take_each_others_place(kubernetes, tmp_path):

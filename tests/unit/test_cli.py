@@ -44,7 +44,7 @@ REFUSED = {
     "no partitions": Case(
         "run image_classification_partitioned -p partitions=0",
         WRONG_USE,
-        "partitions must be a whole number from 1 to 1000; got 0. Set it to 4, say.",
+        "partitions must be a whole number from 1 to 100; got 0. Set it to 4, say.",
     ),
     "partitions where there are none": Case("run -p partitions=2", WRONG_USE, "a parameter must be .*; got partitions. .*"),
     "an unknown task": Case(
@@ -116,9 +116,9 @@ REFUSED = {
         "deploy_to must .*; got {data}/words.tgz.*",
     ),
     "a quote where a condition looks": Case(
-        f"{SCRATCH} -p images_uri=sample -p deploy_to={{data}}/jane's",
+        f"{SCRATCH} -p images_uri=sample -p predict_uri={{data}}/jane's",
         WRONG_USE,
-        "deploy_to of a run on this machine must hold no quote and no backslash; got {data}/jane's. Give .*",
+        "predict_uri of a run on this machine must hold no quote and no backslash; got {data}/jane's. Give .*",
     ),
     "nothing to serve": Case("serve {data}/empty", FAILED, "there must be a model to serve; got none in {data}/empty. Give .*"),
     "a name that no address can hold": Case(
@@ -297,7 +297,7 @@ def test_refuses_a_value_of_another_type(typed, rule):
 def test_a_failed_run_keeps_its_log(told):
     (log,) = told["a single class"].place.glob("runs/*/run.log")
     assert "error: images_uri must hold at least two classes" in log.read_text()
-    assert "[4/14] ingest_images\n      failed in " in told["a single class"].stdout
+    assert "[3/12] ingest_images\n      failed in " in told["a single class"].stdout
 
 
 def test_the_traceback_of_a_failure_comes_with_debug_only(data, tmp_path):

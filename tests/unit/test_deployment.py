@@ -3,7 +3,7 @@ import json
 import pytest
 from exported import version
 
-from kfp_vision import deployment, parameters
+from kfp_vision import catalog, deployment, parameters
 from kfp_vision.errors import InputError
 
 SETTINGS = parameters.of_deployment({})
@@ -34,28 +34,29 @@ def test_a_repository_of_another_model_is_refused(tmp_path):
         deployment.check_target(str(tmp_path), "flowers", SETTINGS)
 
 
-def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> str:
-    return deployment.decide_training("pictures", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
+def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> deployment.Decision:
+    return deployment.decide_training("sample", "", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
 
 
 def test_where_nothing_is_deployed_there_is_something_to_train(tmp_path, capsys):
-    assert len(decided("fields", tmp_path / "nowhere")) == 64
+    fingerprint, trained_from, unchanged = decided("fields", tmp_path / "nowhere")
+    assert (fingerprint, len(trained_from), unchanged) == (catalog.fingerprint("sample"), 64, False)
     assert capsys.readouterr().out == "pictures or fields have changed since flowers was deployed, or it was not\n"
 
 
 def test_there_is_nothing_to_train_where_the_newest_version_was_trained_from_the_same(tmp_path, capsys):
-    version(tmp_path / "1", trained_from=decided("fields", tmp_path))
+    version(tmp_path / "1", trained_from=decided("fields", tmp_path).trained_from)
     capsys.readouterr()
-    assert decided("fields", tmp_path) == ""
+    assert decided("fields", tmp_path).unchanged
     assert capsys.readouterr().out == (
         "neither the pictures nor the fields have changed since flowers was deployed: nothing to train\n"
     )
-    assert decided("other fields", tmp_path) != ""
-    assert decided("fields", tmp_path, skip_unchanged=False) != ""
-    version(tmp_path / "2", trained_from=decided("other fields", tmp_path))
-    assert decided("fields", tmp_path) != ""
+    assert not decided("other fields", tmp_path).unchanged
+    assert not decided("fields", tmp_path, skip_unchanged=False).unchanged
+    version(tmp_path / "2", trained_from=decided("other fields", tmp_path).trained_from)
+    assert not decided("fields", tmp_path).unchanged
 
 
 def test_a_version_that_does_not_say_what_it_was_trained_from_was_trained_from_something_else(tmp_path):
     version(tmp_path / "1")
-    assert decided("fields", tmp_path) != ""
+    assert not decided("fields", tmp_path).unchanged

@@ -126,24 +126,21 @@ def test_the_tables_of_several_partitions_are_joined_to_the_table_of_one(classif
     given = (classifier, classifier.labels, str(folder))
     whole = prediction.predict_images(*given, tmp_path / "whole.csv", all_scores=True)
     tables = [tmp_path / f"{number}.csv" for number in range(partitions)]
-    counts = [
+    for number, table in enumerate(tables):
         prediction.predict_images(*given, table, all_scores=True, partition=number, partitions=partitions)
-        for number, table in enumerate(tables)
-    ]
-    assert prediction.join_predictions(tables, counts, tmp_path / "joined.csv", str(folder)) == whole
+    assert prediction.join_predictions(tables, classifier.labels, tmp_path / "joined.csv", str(folder)) == whole
     assert (tmp_path / "joined.csv").read_text() == (tmp_path / "whole.csv").read_text()
     assert capsys.readouterr().out.endswith("2 of 3 in folders of a known name are called by it: accuracy 0.6667\n")
 
 
 def test_more_partitions_than_pictures_are_joined_and_none_at_all_refused(classifier, folder, tmp_path):
     tables = [tmp_path / f"{number}.csv" for number in range(2)]
-    one = [
-        prediction.predict_images(classifier, classifier.labels, str(folder / "loose.jpg"), table, partition=n, partitions=2)
-        for n, table in enumerate(tables)
-    ]
-    assert prediction.join_predictions(tables, one, tmp_path / "joined.csv", "there")["pictures"] == 1
+    labels = classifier.labels
+    for number, table in enumerate(tables):
+        prediction.predict_images(classifier, labels, str(folder / "loose.jpg"), table, partition=number, partitions=2)
+    assert prediction.join_predictions(tables, labels, tmp_path / "joined.csv", "there")["pictures"] == 1
     with pytest.raises(InputError, match="there must be pictures to name; got none at there"):
-        prediction.join_predictions(tables[1:], one[1:], tmp_path / "none.csv", "there")
+        prediction.join_predictions(tables[1:], labels, tmp_path / "none.csv", "there")
     assert not (tmp_path / "none.csv").exists()
 
 
