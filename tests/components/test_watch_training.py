@@ -6,7 +6,7 @@ from kfp_vision import components
 
 
 def test_gives_what_the_user_interface_opens_tensorboard_with(tmp_path):
-    ended = one_step.run(components.watch_training, tmp_path, log_uri="s3://bucket/logs?endpoint=http://minio:9000")
+    ended = one_step.run(components.watch_training, tmp_path, log_uri="s3://bucket/logs?endpoint=http://store:9000")
     assert ended.succeeded
     about = json.loads((ended.folder / "mlpipeline_ui_metadata").read_text())
     assert about == {"version": 1, "outputs": [{"type": "tensorboard", "source": "s3://bucket/logs"}]}
