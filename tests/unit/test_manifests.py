@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from kfp_vision.pipelines import ending, pods
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
 PAGE = FOLDER / "README.md"
 KUBECTL = Path(sys.executable).with_name("kubectl")
-FOLDERS = ("base", "namespace")
+FOLDERS = ("base", "namespace", "nodes")
 FILES = sorted(
     f"{folder}/{file.name}" for folder in FOLDERS for file in (FOLDER / folder).glob("*.yaml") if file.stem != "kustomization"
 )
@@ -80,6 +81,8 @@ def test_a_pipeline_is_what_kfp_publishes_of_its_kind(file):
         ("base/serving-runtime.yaml", ("spec", "containers", 0, "ports", 0, "containerPort"), "8080"),
         ("base/serving-runtime.yaml", ("spec", "containers", 0, "readinessProbe", "httpGet", "ports"), 8080),
         ("namespace/namespace.yaml", ("metadata", "labels"), ["enforce"]),
+        ("nodes/cluster-role.yaml", ("rules", 0, "resource"), ["nodes"]),
+        ("nodes/cluster-role-binding.yaml", ("subjects", 0, "name"), None),
     ],
 )
 def test_a_manifest_with_a_fault_does_not_pass(name, path, value):
@@ -91,14 +94,21 @@ def test_a_manifest_with_a_fault_does_not_pass(name, path, value):
     assert published.faults(document) != []
 
 
-@pytest.mark.parametrize(("folder", "namespace"), [("", "kubeflow"), ("namespace", "kfp-vision"), ("base", None)])
-def test_kustomize_builds_every_manifest_into_its_namespace(folder, namespace):
-    files = [name for name in FILES if name.startswith("base/") or folder == "namespace"]
+OF_THE_CLUSTER = {"Namespace", "ClusterRole", "ClusterRoleBinding"}  # kinds in no namespace
+
+
+@pytest.mark.parametrize(
+    ("folder", "namespace", "parts"),
+    [("", "kubeflow", ("base", "nodes")), ("namespace", "kfp-vision", FOLDERS), ("base", None, ("base",))],
+)
+def test_kustomize_builds_every_manifest_into_its_namespace(folder, namespace, parts):
+    files = [name for name in FILES if name.startswith(parts)]
     wanted = {(one["kind"], one["metadata"]["name"]) for one in map(read, files)}
     found = built(folder)
     assert found.keys() == wanted
     assert [one for one in found.values() if published.faults(one)] == []
-    assert {one["metadata"].get("namespace") for key, one in found.items() if key[0] != "Namespace"} == {namespace}
+    assert {one["metadata"].get("namespace") for key, one in found.items() if key[0] not in OF_THE_CLUSTER} == {namespace}
+    assert {one["metadata"].get("namespace") for key, one in found.items() if key[0] in OF_THE_CLUSTER} <= {None}
     assert ("Namespace" in {kind for kind, _ in found}) == (folder == "namespace")
 
 
@@ -209,7 +219,44 @@ def test_each_role_is_bound_to_who_needs_it_and_gives_no_right_to_everything():
             assert [rule for rule in secrets if not rule.get("resourceNames") or rule["verbs"] != ["get"]] == []
             bound[name] = sorted(subject["name"] for subject in one["subjects"])
     assert bound == {"kfp-vision-stages": ["kfp-vision-stages", "pipeline-runner"], "kfp-vision-runs": ["kfp-vision-stages"]}
-    assert {kind for kind, _ in found}.isdisjoint({"ClusterRole", "ClusterRoleBinding"})
+
+
+@pytest.mark.parametrize("folder", ["", "namespace"])
+def test_who_runs_the_stages_may_list_the_nodes_and_nothing_else_of_the_cluster(folder):
+    found = built(folder)
+    roles = {name: one for (kind, name), one in found.items() if kind == "ClusterRole"}
+    (role,) = roles.values()
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
+    (binding,) = [one for (kind, _), one in found.items() if kind == "ClusterRoleBinding"]
+    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "kfp-vision-nodes"}
+    assert roles.keys() == {"kfp-vision-nodes"}
+    # KFP 2.17, manifests/kustomize/base/pipeline/pipeline-runner-sa.yaml, and ours, in either of the namespaces.
+    accounts = {("kubeflow", "pipeline-runner"), ("kubeflow", "kfp-vision-stages"), ("kfp-vision", "kfp-vision-stages")}
+    assert {(subject["namespace"], subject["name"]) for subject in binding["subjects"]} == accounts
+    assert {subject["kind"] for subject in binding["subjects"]} == {"ServiceAccount"}
+    assert binding == built("")["ClusterRoleBinding", "kfp-vision-nodes"]  # whichever is applied last
+
+
+@pytest.mark.parametrize("folder", ["", "namespace"])
+def test_without_its_line_the_right_of_the_whole_cluster_is_left_out(folder, tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "manifests")
+    kustomization = tmp_path / "manifests" / folder / "kustomization.yaml"
+    content = yaml.safe_load(kustomization.read_text(encoding="utf-8"))
+    del content["components"]
+    kustomization.write_text(yaml.safe_dump(content), encoding="utf-8")
+    left = built(kustomization.parent)
+    gone = built(folder).keys() - left.keys()
+    assert gone == {("ClusterRole", "kfp-vision-nodes"), ("ClusterRoleBinding", "kfp-vision-nodes")}
+
+
+def test_the_page_gives_the_accounts_of_a_profile_the_same_right():
+    (block,) = [block for block in blocks(PAGE.read_text(encoding="utf-8")) if "create clusterrolebinding" in block]
+    role, binding = (shlex.split(line) for line in block.replace("\\\n", "").splitlines())
+    assert role == ["kubectl", "apply", "-f", "manifests/nodes/cluster-role.yaml"]
+    (made,) = kubectl(*binding[1:], "--dry-run=client", "--output=yaml")
+    assert made["roleRef"]["name"] == read("nodes/cluster-role.yaml")["metadata"]["name"]
+    subjects = {(subject["namespace"], subject["name"]) for subject in made["subjects"]}
+    assert subjects == {("team-a", "default-editor"), ("team-a", "kfp-vision-stages")}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
