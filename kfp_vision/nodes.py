@@ -110,15 +110,7 @@ def choose(nodes: Iterable[Mapping[str, Any]], demand: Demand) -> str:
         return later
     if not obstacles:
         raise Unread("the cluster lists none")
-    by_closeness = sorted(obstacles.items(), key=lambda one: (-one[0][0], -one[1], one[0][1]))
-    reasons = [f"{number} {reason}" for (_, reason), number in by_closeness]
-    more = ["and others"] if len(reasons) > MOST_REASONS else []
-    rule = f"the cluster must have a node for the training (with {demand})"
-    remedy = "Set gpu_count=0 to train without a GPU, or change" if demand.count else "Change"
-    remedy += f" {'gpu_type, gpu_count, ' if demand.count else ''}node_selector or tolerations; where an autoscaler brings such"
-    remedy += " nodes when they are asked for, set check_nodes of advanced to false."
-    seen = plural(obstacles.total(), "node", "nodes")
-    raise InputError(rule, f"{seen}: {', '.join(reasons[:MOST_REASONS] + more)}", remedy)
+    raise _refusal(obstacles, demand)
 
 
 def obstacle(node: Mapping[str, Any], demand: Demand) -> tuple[int, str] | None:
@@ -210,15 +202,28 @@ def _fault(toleration: Any) -> str:
     return ""
 
 
+def _refusal(obstacles: Counter[tuple[int, str]], demand: Demand) -> InputError:
+    """What stands in the way at how many nodes, those that came closest first."""
+    by_closeness = sorted(obstacles.items(), key=lambda one: (-one[0][0], -one[1], one[0][1]))
+    reasons = [f"{number} {reason}" for (_, reason), number in by_closeness]
+    more = ["and others"] if len(reasons) > MOST_REASONS else []
+    rule = f"the cluster must have a node for the training (with {demand})"
+    remedy = "Set gpu_count=0 to train without a GPU, or change" if demand.count else "Change"
+    remedy += f" {'gpu_type, gpu_count, ' if demand.count else ''}node_selector or tolerations; where an autoscaler brings such"
+    remedy += " nodes when they are asked for, set check_nodes of advanced to false."
+    seen = plural(obstacles.total(), "node", "nodes")
+    return InputError(rule, f"{seen}: {', '.join(reasons[:MOST_REASONS] + more)}", remedy)
+
+
 def _outlook(taints: Sequence[Mapping[str, Any]], demand: Demand) -> str:
     """What has to happen to the taints of a node that could hold the training, but for those."""
-    passing = [taint for taint in taints if taint["key"] in PASSING]
-    if passing:
-        return f"its taint {_written(passing[0])} goes by itself"
+    of_the_resource = [taint for taint in taints if _is_of_the_resource(taint, demand)]
+    if not of_the_resource:
+        return f"its taint {_written(taints[0])} goes by itself"
     hint = json.dumps([{"key": demand.resource, "operator": "Exists"}])
     return (
-        f"its taint {_written(taints[0])} lets those pass that ask for {demand.resource} where the cluster has the admission "
-        f"plugin ExtendedResourceToleration, as most clouds do; elsewhere set tolerations to {hint}"
+        f"its taint {_written(of_the_resource[0])} lets those pass that ask for {demand.resource} where the cluster has the "
+        f"admission plugin ExtendedResourceToleration, as most clouds do; elsewhere set tolerations to {hint}"
     )
 
 

@@ -66,6 +66,7 @@ class Nodes:
         answer: bytes that are sent in the place of each answer.
         expired: whether what a list goes on from is too old.
         asked: the query of each request that was let in.
+        tried: how many requests came.
     """
 
     held: list[dict[str, Any]] = field(default_factory=list)
@@ -74,6 +75,7 @@ class Nodes:
     answer: bytes = b""
     expired: bool = False
     asked: list[dict[str, str]] = field(default_factory=list)
+    tried: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
 
     def page(self, asked: dict[str, str]) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         holding: Nodes = self.server.holding
         parts = urlsplit(self.path)
+        holding.tried += 1
         if holding.silent:
             holding.closing.wait()
         try:

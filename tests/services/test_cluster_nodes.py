@@ -75,6 +75,7 @@ def test_an_api_that_does_not_answer_holds_nothing_up(cluster, capsys, monkeypat
     cluster.silent = True
     monkeypatch.setattr(nodes, "READ_SECONDS", 0.2)
     assert said(capsys) == f"{UNREAD}ReadTimeoutError"
+    assert cluster.tried == 1
 
 
 def test_an_api_that_is_not_there_holds_nothing_up(cluster, capsys, monkeypatch):

@@ -128,6 +128,9 @@ def test_a_taint_called_as_the_resource_keeps_none_away_for_sure_who_asks_for_it
         "lets those pass that ask for nvidia.com/gpu where the cluster has the admission plugin ExtendedResourceToleration, as "
         'most clouds do; elsewhere set tolerations to [{"key": "nvidia.com/gpu", "operator": "Exists"}]'
     )
+    there["spec"]["taints"].insert(0, {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"})
+    assert "its taint nvidia.com/gpu=present:NoSchedule lets those pass" in nodes.choose([there], nodes.Demand(GPU, 1))
+    del there["spec"]["taints"][0]
     tolerant = nodes.Demand(GPU, 1, {}, [{"key": GPU, "operator": "Exists"}])
     assert nodes.choose([there], tolerant) == "node gpu-1 can hold the training (it has nvidia.com/gpu: 8)"
     assert nodes.obstacle(there, nodes.Demand(GPU, 0, {"kubernetes.io/os": "linux"})) is not None  # who asks for none
