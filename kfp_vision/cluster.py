@@ -37,7 +37,12 @@ class Cluster:
     """
 
     def __init__(self, namespace: str):
-        configuration, own = _configured()
+        try:
+            configuration, own = configured()
+        except (config.ConfigException, OSError) as error:
+            rule = "deploy_to=kserve must run in a cluster, or find the configuration of one"
+            remedy = "Set KUBECONFIG, or run the pipeline on the cluster."
+            raise InputError(rule, str(error), remedy) from None
         self.namespace = namespace or own
         self._api = client.CustomObjectsApi(client.ApiClient(configuration))
         self._kind = {"group": GROUP, "version": API_VERSION, "namespace": self.namespace, "plural": PLURAL}
@@ -153,20 +158,19 @@ def is_within() -> bool:
     return bool(os.environ.get(ADDRESS))
 
 
-def _configured() -> tuple[Any, str]:
-    """How the cluster is reached, and the namespace that is meant where none is named."""
+def configured() -> tuple[Any, str]:
+    """How the cluster is reached, and the namespace that is meant where none is named.
+
+    Raises:
+        ConfigException, OSError: no cluster is known here.
+    """
     configuration, file = client.Configuration(), os.environ.get("KUBECONFIG") or None
-    try:
-        if file is None and is_within():
-            config.load_incluster_config(client_configuration=configuration)
-            return configuration, NAMESPACE_FILE.read_text(encoding="utf-8").strip()
-        config.load_kube_config(config_file=file, client_configuration=configuration)
-        _, context = config.list_kube_config_contexts(config_file=file)
-        return configuration, context["context"].get("namespace", "default")
-    except (config.ConfigException, OSError) as error:
-        rule = "deploy_to=kserve must run in a cluster, or find the configuration of one"
-        remedy = "Set KUBECONFIG, or run the pipeline on the cluster."
-        raise InputError(rule, str(error), remedy) from None
+    if file is None and is_within():
+        config.load_incluster_config(client_configuration=configuration)
+        return configuration, NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+    config.load_kube_config(config_file=file, client_configuration=configuration)
+    _, context = config.list_kube_config_contexts(config_file=file)
+    return configuration, context["context"].get("namespace", "default")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from kfp_vision import nodes
 from kfp_vision.errors import InputError
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
 from kfp_vision.schedules import SCHEDULES
@@ -104,6 +105,7 @@ ADVANCED: dict[str, Any] = {
     "service_wait_seconds": 600.0,
     "canary_percent": 100,
     # the rest
+    "check_nodes": True,
     "compare_with_deployed": True,
     "profile_steps": 3,
     "seed": 0,
@@ -127,6 +129,7 @@ BESIDE_THE_MODEL = (
 )
 ADVANCED_BESIDE_THE_MODEL = (
     *DEPLOYMENT_ADVANCED,
+    "check_nodes",
     "compare_with_deployed",
     "profile_steps",
     "save_interval_secs",
@@ -246,7 +249,8 @@ class CheckedTraining(NamedTuple):
 
 
 def check_run(parameters: Mapping[str, Any]) -> Checked:
-    """Refuses wrong values, data that is not there and a checkpoint that does not fit, without moving any picture.
+    """Refuses wrong values, data that is not there, a checkpoint that does not fit, and a training that no node of the cluster
+    can hold, without moving any picture.
 
     Args:
         parameters: name to value, of every field of `image_classification`, and of `image_classification_partitioned` if it is
@@ -340,9 +344,10 @@ def _check_pictures(parameters: Mapping[str, Any]) -> None:
 
 
 def _check_surroundings(parameters: Mapping[str, Any]) -> None:
-    """What a training reads and writes beside its pictures."""
+    """What a training reads and writes beside its pictures, and where it can run."""
     from kfp_vision import deployment, prediction, storage  # as in _check_pictures
 
+    _check_nodes(parameters)
     if parameters["test_image_uri"]:
         storage.check_picture_uri(parameters["test_image_uri"], "test_image_uri")
     if parameters["predict_uri"]:
@@ -352,6 +357,12 @@ def _check_surroundings(parameters: Mapping[str, Any]) -> None:
         if parameters[name]:
             storage.check_writable(parameters[name], name)
     _check_checkpoint(parameters)
+
+
+def _check_nodes(parameters: Mapping[str, Any]) -> None:
+    if advanced(parameters["advanced"])["check_nodes"]:
+        asked = int(parameters["gpu_count"]), parameters["node_selector"], parameters["tolerations"]
+        nodes.check(nodes.Demand(parameters["gpu_type"], *asked))
 
 
 def _check_checkpoint(parameters: Mapping[str, Any]) -> None:
@@ -525,12 +536,17 @@ def check_training_values(parameters: Mapping[str, Any]) -> None:
         _check_shape(name, parameters[name], bool, "true")
     for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
         _check_shape(name, parameters[name], str, '"somewhere"')
+    _check_shape("gpu_type", parameters["gpu_type"], str, '"nvidia.com/gpu"')
+    if parameters["gpu_count"]:
+        nodes.check_resource(parameters["gpu_type"])
     _check_widths(network, parameters)
     if parameters["fine_tune"]:
         network.check_start(parameters["checkpoint_uri"])
     check_name(parameters["model_name"], "model_name")
     _check_shape("node_selector", parameters["node_selector"], dict, '{"pool": "gpu"}')
     _check_shape("tolerations", parameters["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
+    nodes.check_selector(parameters["node_selector"])
+    nodes.check_tolerations(parameters["tolerations"])
 
 
 def _check_widths(network: Network, parameters: Mapping[str, Any]) -> None:

@@ -24,6 +24,15 @@ COMMANDS = [
     re.sub(r"\\\n *", "", command) for command in re.findall(r"^    (kfp --endpoint (?:.*\\\n)*.*)$", README, re.MULTILINE)
 ]
 PROGRAM = re.search(r"^    from kfp import Client\n(?:\n|    .*\n)+", README, re.MULTILINE)
+# What the API takes for a field, and says otherwise: KFP 2.17, backend/src/apiserver/template/v2_template.go.
+TAKEN = {
+    "STRING": (str, "string"),
+    "NUMBER_INTEGER": (float, "double or integer"),
+    "NUMBER_DOUBLE": (float, "double or integer"),
+    "BOOLEAN": (bool, "bool"),
+    "LIST": (list, "list"),
+    "STRUCT": (dict, "struct"),
+}
 MADE = {"created_at": "2026-01-01T00:00:00Z"}
 PIPELINE = {"pipeline_id": "p1", "display_name": "image-classification", **MADE}
 VERSION = {"pipeline_id": "p1", "pipeline_version_id": "v1", "display_name": "0.1.0", **MADE}
@@ -71,6 +80,19 @@ class Kubeflow:
         return found
 
 
+def refusal(run: dict[str, Any]) -> str:
+    """Why the API would not take a run, as KFP says it; nothing where it would."""
+    known = run["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+    for name, value in run["runtime_config"].get("parameters", {}).items():
+        if name not in known:
+            return f"parameter(s) provided are not required by pipeline: {name}"
+        kind, called = TAKEN[known[name]["parameterType"]]
+        sent = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(sent, kind):
+            return f"input parameter {name} requires type {called}"
+    return ""
+
+
 @pytest.fixture
 def kubeflow() -> Iterator[Kubeflow]:
     state = Kubeflow()
@@ -90,8 +112,9 @@ def kubeflow() -> Iterator[Kubeflow]:
             told = ANSWERS.get(path, {})
             if (self.command, path) == ("GET", "recurringruns"):
                 told = {"recurringRuns": [RECURRING], "total_size": 1}
-            said = json.dumps(told).encode()
-            self.send_response(200)
+            refused = refusal(json.loads(body)) if (self.command, path) == ("POST", "runs") else ""
+            said = json.dumps({"error": refused, "code": 3} if refused else told).encode()
+            self.send_response(400 if refused else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()
@@ -108,9 +131,13 @@ def kubeflow() -> Iterator[Kubeflow]:
         server.shutdown()
 
 
-def carried_out(kubeflow: Kubeflow, *arguments: str) -> str:
+def ended(kubeflow: Kubeflow, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [part.replace(HOST, kubeflow.address) for part in arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"HOME": "/nowhere"})
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"HOME": "/nowhere"})
+
+
+def carried_out(kubeflow: Kubeflow, *arguments: str) -> str:
+    done = ended(kubeflow, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -142,6 +169,44 @@ def test_a_run_is_started_with_the_fields_of_the_right_type(kubeflow):
     assert asked["pipeline_spec"]["pipeline_spec"] == next(
         yaml.safe_load_all((ROOT / "pipelines" / "image_classification.yaml").read_text(encoding="utf-8"))
     )
+
+
+def test_texts_lists_and_dictionaries_arrive_as_they_are_written(kubeflow):
+    carried_out(kubeflow, *said("run create -e flowers -r typed "))
+    assert kubeflow.only("runs").content["runtime_config"]["parameters"] == {
+        "model_name": "2024",
+        "advanced": {"seed": 1},
+        "node_selector": {"pool": "gpu"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+    }
+
+
+@pytest.mark.parametrize("value", ["2024", "1e5", "true", "null"])
+def test_a_text_that_is_taken_for_something_else_needs_quotes_of_its_own(kubeflow, value):
+    command = said("run create -e flowers -r first ")
+    bare = ended(kubeflow, *command, f"model_name={value}")
+    assert bare.returncode != 0
+    assert "input parameter model_name requires type string" in bare.stdout + bare.stderr
+    kubeflow.asked.clear()
+    carried_out(kubeflow, *command, f'model_name="{value}"')
+    assert kubeflow.only("runs").content["runtime_config"]["parameters"]["model_name"] == value
+    assert f"`{value}`" in README.partition("## On a cluster")[2].partition("-r typed")[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("images_uri=s3://bucket/photos?region=eu-west-1", "s3://bucket/photos?region=eu-west-1"),
+        ("model_name=flowers-2", "flowers-2"),
+        ("deploy_to=", ""),
+        ("learning_rate=1e-3", 0.001),
+        ("fine_tune=false", False),
+    ],
+)
+def test_whatever_else_is_written_as_it_is(kubeflow, argument, value):
+    carried_out(kubeflow, *said("run create -e flowers -r first "), argument)
+    sent = kubeflow.only("runs").content["runtime_config"]["parameters"][argument.partition("=")[0]]
+    assert (sent, type(sent)) == (value, type(value))
 
 
 def test_a_run_that_deploys_to_kserve_is_given_its_settings(kubeflow):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from kfp_vision.pipelines import ending, pods
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
 PAGE = FOLDER / "README.md"
 KUBECTL = Path(sys.executable).with_name("kubectl")
-FOLDERS = ("base", "namespace")
+FOLDERS = ("base", "namespace", "nodes")
 FILES = sorted(
     f"{folder}/{file.name}" for folder in FOLDERS for file in (FOLDER / folder).glob("*.yaml") if file.stem != "kustomization"
 )
@@ -80,6 +81,8 @@ def test_a_pipeline_is_what_kfp_publishes_of_its_kind(file):
         ("base/serving-runtime.yaml", ("spec", "containers", 0, "ports", 0, "containerPort"), "8080"),
         ("base/serving-runtime.yaml", ("spec", "containers", 0, "readinessProbe", "httpGet", "ports"), 8080),
         ("namespace/namespace.yaml", ("metadata", "labels"), ["enforce"]),
+        ("nodes/cluster-role.yaml", ("rules", 0, "resource"), ["nodes"]),
+        ("nodes/cluster-role-binding.yaml", ("subjects", 0, "name"), None),
     ],
 )
 def test_a_manifest_with_a_fault_does_not_pass(name, path, value):
@@ -91,14 +94,21 @@ def test_a_manifest_with_a_fault_does_not_pass(name, path, value):
     assert published.faults(document) != []
 
 
-@pytest.mark.parametrize(("folder", "namespace"), [("", "kubeflow"), ("namespace", "kfp-vision"), ("base", None)])
-def test_kustomize_builds_every_manifest_into_its_namespace(folder, namespace):
-    files = [name for name in FILES if name.startswith("base/") or folder == "namespace"]
+OF_THE_CLUSTER = {"Namespace", "ClusterRole", "ClusterRoleBinding"}  # kinds in no namespace
+
+
+@pytest.mark.parametrize(
+    ("folder", "namespace", "parts"),
+    [("", "kubeflow", ("base", "nodes")), ("namespace", "kfp-vision", FOLDERS), ("base", None, ("base",))],
+)
+def test_kustomize_builds_every_manifest_into_its_namespace(folder, namespace, parts):
+    files = [name for name in FILES if name.startswith(parts)]
     wanted = {(one["kind"], one["metadata"]["name"]) for one in map(read, files)}
     found = built(folder)
     assert found.keys() == wanted
     assert [one for one in found.values() if published.faults(one)] == []
-    assert {one["metadata"].get("namespace") for key, one in found.items() if key[0] != "Namespace"} == {namespace}
+    assert {one["metadata"].get("namespace") for key, one in found.items() if key[0] not in OF_THE_CLUSTER} == {namespace}
+    assert {one["metadata"].get("namespace") for key, one in found.items() if key[0] in OF_THE_CLUSTER} <= {None}
     assert ("Namespace" in {kind for kind, _ in found}) == (folder == "namespace")
 
 
@@ -123,7 +133,8 @@ def test_a_network_policy_denies_all_it_does_not_name_to_the_pods_it_is_for(name
     label = dict([pods.ROLE]) if name == "kfp-vision-stages" else inference_service.LABELS
     assert spec["podSelector"] == {"matchLabels": label}
     assert [rule for rule in spec["egress"] if not rule.get("to") or not rule.get("ports")] == []
-    assert [rule for rule in spec["ingress"] if not rule.get("from") or not rule.get("ports")] == []
+    assert [rule for rule in spec.get("ingress", []) if not rule.get("from") or not rule.get("ports")] == []
+    assert ("ingress" in spec) == (name == "kfp-vision-models")  # nobody reaches a stage
     outside = [peer["ipBlock"] for rule in spec["egress"] for peer in rule["to"] if "ipBlock" in peer]
     wide = {block["cidr"]: block["except"] for block in outside if block["cidr"].endswith("/0")}
     assert "169.254.0.0/16" in wide["0.0.0.0/0"] and "fd00:ec2::254/128" in wide["::/0"]
@@ -155,8 +166,7 @@ def selects(selector: dict | None, labels: dict[str, str]) -> bool:
     [
         ("kubeflow", {"app": "ml-pipeline"}, {8887, outcome.API_PORT}),
         ("kubeflow", {"component": "metadata-grpc-server"}, {8080}),
-        ("kubeflow", {"app": "seaweedfs"}, {8333, 9000}),
-        ("kubeflow", {"app": "minio"}, {8333, 9000}),
+        ("kubeflow", {"app": "seaweedfs"}, {8333}),
         ("kubeflow", {"app": "mysql"}, set()),
         ("kubeflow", {"app": "ml-pipeline-ui"}, set()),
         ("elsewhere", {"app": "ml-pipeline"}, set()),
@@ -170,6 +180,34 @@ def test_stages_reach_of_the_cluster_what_they_need_and_nothing_else(namespace, 
     assert reached(built("")["NetworkPolicy", "kfp-vision-stages"], namespace, labels) == ports | of_names
 
 
+def empty(value: object, where: str = "") -> list[str]:
+    """Where lists are empty in a document."""
+    within = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [where] * (value == []) + [found for key, one in within for found in empty(one, f"{where}.{key}")]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_applied_again_a_manifest_changes_nothing(name):
+    # The API server leaves out an empty list, and kubectl then finds it missing and says `configured` each time.
+    assert empty(read(name)) == []
+
+
+# Services of KFP 2.17 and their ports: manifests/kustomize/base/pipeline and third-party/seaweedfs.
+SERVICES = {"ml-pipeline": {8887, 8888}, "seaweedfs": {8111, 8333, 8888, 9000, 9333, 18888, 19333}}
+
+
+@pytest.mark.parametrize("folder", ["README.md", "components", "kfp_vision", "manifests", "pipelines", "tests"])
+def test_an_address_in_kubeflow_is_one_of_kfps_services(folder):
+    place = FOLDER.parent / folder
+    files = (
+        [place] if place.is_file() else [file for file in place.rglob("*") if file.suffix in (".py", ".md", ".env", ".yaml")]
+    )
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    named = set(re.findall(r"\b([a-z][a-z0-9-]*)\.kubeflow(?:\.svc[a-z.]*)?:(\d+)", text))
+    assert {(service, port) for service, port in named if int(port) not in SERVICES.get(service, ())} == set()
+    assert re.findall(r"minio[-]service", text) == []
+
+
 def test_each_role_is_bound_to_who_needs_it_and_gives_no_right_to_everything():
     found = built("")
     bound = {}
@@ -181,7 +219,44 @@ def test_each_role_is_bound_to_who_needs_it_and_gives_no_right_to_everything():
             assert [rule for rule in secrets if not rule.get("resourceNames") or rule["verbs"] != ["get"]] == []
             bound[name] = sorted(subject["name"] for subject in one["subjects"])
     assert bound == {"kfp-vision-stages": ["kfp-vision-stages", "pipeline-runner"], "kfp-vision-runs": ["kfp-vision-stages"]}
-    assert {kind for kind, _ in found}.isdisjoint({"ClusterRole", "ClusterRoleBinding"})
+
+
+@pytest.mark.parametrize("folder", ["", "namespace"])
+def test_who_runs_the_stages_may_list_the_nodes_and_nothing_else_of_the_cluster(folder):
+    found = built(folder)
+    roles = {name: one for (kind, name), one in found.items() if kind == "ClusterRole"}
+    (role,) = roles.values()
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
+    (binding,) = [one for (kind, _), one in found.items() if kind == "ClusterRoleBinding"]
+    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "kfp-vision-nodes"}
+    assert roles.keys() == {"kfp-vision-nodes"}
+    # KFP 2.17, manifests/kustomize/base/pipeline/pipeline-runner-sa.yaml, and ours, in either of the namespaces.
+    accounts = {("kubeflow", "pipeline-runner"), ("kubeflow", "kfp-vision-stages"), ("kfp-vision", "kfp-vision-stages")}
+    assert {(subject["namespace"], subject["name"]) for subject in binding["subjects"]} == accounts
+    assert {subject["kind"] for subject in binding["subjects"]} == {"ServiceAccount"}
+    assert binding == built("")["ClusterRoleBinding", "kfp-vision-nodes"]  # whichever is applied last
+
+
+@pytest.mark.parametrize("folder", ["", "namespace"])
+def test_without_its_line_the_right_of_the_whole_cluster_is_left_out(folder, tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "manifests")
+    kustomization = tmp_path / "manifests" / folder / "kustomization.yaml"
+    content = yaml.safe_load(kustomization.read_text(encoding="utf-8"))
+    del content["components"]
+    kustomization.write_text(yaml.safe_dump(content), encoding="utf-8")
+    left = built(kustomization.parent)
+    gone = built(folder).keys() - left.keys()
+    assert gone == {("ClusterRole", "kfp-vision-nodes"), ("ClusterRoleBinding", "kfp-vision-nodes")}
+
+
+def test_the_page_gives_the_accounts_of_a_profile_the_same_right():
+    (block,) = [block for block in blocks(PAGE.read_text(encoding="utf-8")) if "create clusterrolebinding" in block]
+    role, binding = (shlex.split(line) for line in block.replace("\\\n", "").splitlines())
+    assert role == ["kubectl", "apply", "-f", "manifests/nodes/cluster-role.yaml"]
+    (made,) = kubectl(*binding[1:], "--dry-run=client", "--output=yaml")
+    assert made["roleRef"]["name"] == read("nodes/cluster-role.yaml")["metadata"]["name"]
+    subjects = {(subject["namespace"], subject["name"]) for subject in made["subjects"]}
+    assert subjects == {("team-a", "default-editor"), ("team-a", "kfp-vision-stages")}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
