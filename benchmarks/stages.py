@@ -38,9 +38,10 @@ def main(folder: str, name: str, count: str, *given: str) -> None:
 
 
 def _short(root: Path, count: int) -> dict[str, Any]:
-    """Fields with which every stage has something to do, and the training little: few steps from random weights."""
+    """Fields with which every stage has something to do, and the training little: few steps from random weights, so that the
+    model may be no better than chance, and is deployed all the same."""
     pictures = str(_pictures(root / "pictures", count))
-    training = {"fine_tune": False, "gpu_count": 0, "train_steps": STEPS}
+    training = {"fine_tune": False, "gpu_count": 0, "train_steps": STEPS, "advanced": {"beat_largest_class": False}}
     return training | {"images_uri": pictures, "predict_uri": pictures, "deploy_to": str(root / "repository")}
 
 

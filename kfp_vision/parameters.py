@@ -104,6 +104,7 @@ ADVANCED: dict[str, Any] = {
     "service_wait_seconds": 600.0,
     "canary_percent": 100,
     # the rest
+    "beat_largest_class": True,
     "compare_with_deployed": True,
     "profile_steps": 3,
     "seed": 0,
@@ -127,6 +128,7 @@ BESIDE_THE_MODEL = (
 )
 ADVANCED_BESIDE_THE_MODEL = (
     *DEPLOYMENT_ADVANCED,
+    "beat_largest_class",
     "compare_with_deployed",
     "profile_steps",
     "save_interval_secs",
