@@ -95,7 +95,7 @@ def check_serving(model: Path, verdict: Path, validation_records: Path, test_rec
         pictures, largest_difference to the evaluation, and median_seconds of a request.
 
     Raises:
-        InputError: the server does not start on it, or answers otherwise than the evaluation.
+        InputError: the records are not whole, the server does not start on it, or answers otherwise than the evaluation.
     """
     version, judged = repository.exported(model), _read(verdict)
     _check_same(version, judged, "verdict")

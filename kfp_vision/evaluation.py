@@ -74,10 +74,10 @@ def evaluate_classifier(
         What is in `evaluation`; see `measures.measured`.
 
     Raises:
-        InputError: no pictures to evaluate on, or the test picture cannot be read.
+        InputError: no pictures to evaluate on, records that are not whole, or the test picture cannot be read.
     """
     folder = records.held_out(validation_records, test_records)
-    about = records.read_about(folder)
+    about = records.check_whole(folder)
     if not about.images:
         remedy = "Raise validation_ratio or test_ratio, or add pictures."
         raise InputError("there must be held-out pictures to evaluate on", f"none in {folder.name}", remedy)

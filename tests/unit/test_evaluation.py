@@ -6,9 +6,11 @@ import math
 import colours
 import numpy as np
 import pytest
+import torn
 
 from kfp_vision import evaluation, records, repository
 from kfp_vision.catalog import Row
+from kfp_vision.errors import InputError
 from kfp_vision.pictures import checked
 
 BEATEN = {"label": "daisy", "share": 0.25, "p_value": 0.0000123, "verdict": "beaten"}
@@ -74,7 +76,7 @@ def test_a_model_that_does_not_beat_the_largest_class_is_refused_unless_that_is_
     assert judged(0.2, 0.0, wanted=False, **found) == expected
 
 
-def held_out(folder, labels_of_pictures: tuple[str, ...], classes: list[str]):
+def held_out(folder, labels_of_pictures: tuple[str, ...], classes: list[str], per_shard: int = 100):
     """Records of red, green and blue pictures, under given labels."""
     folder.mkdir()
     shown = zip(labels_of_pictures, list(colours.RGB) * len(labels_of_pictures), strict=False)
@@ -82,7 +84,7 @@ def held_out(folder, labels_of_pictures: tuple[str, ...], classes: list[str]):
         (Row("", label, 1, "", f"{number}.png"), checked(colours.picture(colour, "PNG", (40 + number, 30))))
         for number, (label, colour) in enumerate(shown)
     ]
-    records.write_shards(folder / "validation", "validation", iter(rows), classes, 100)
+    records.write_shards(folder / "validation", "validation", iter(rows), classes, per_shard)
     records.write_shards(folder / "test", "test", iter(()), classes, 100)
     return folder / "validation", folder / "test"
 
@@ -203,6 +205,16 @@ def test_the_page_shows_the_pictures_of_what_went_wrong(tmp_path, wrong):
 def test_the_shorter_side_is_that_of_the_picture(tmp_path, right):
     figures = evaluate(tmp_path, right, "none")
     assert figures["by_size"] == [{"low": 16, "high": 31, "images": 12, "accuracy": 1.0}]
+
+
+@pytest.mark.parametrize("fault", torn.FAULTS)
+def test_records_that_changed_are_refused_before_the_model_is_asked(tmp_path, fault):
+    pictures = held_out(tmp_path / "records", RIGHT * 4, list(RIGHT), per_shard=4)
+    change, line = torn.FAULTS[fault]
+    change(pictures[0])
+    with pytest.raises(InputError, match=line):
+        evaluate(tmp_path, pictures, "none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "records"]
 
 
 def test_answers_are_in_the_files_order(tmp_path, right):
