@@ -19,7 +19,8 @@ def evaluate_classifier(
 ) -> bool:
     """Measures the exported model on pictures that it was not trained on: the test split where there is one, else validation.
 
-    It is accepted if it is good enough, and not worse on the same pictures than the model that is deployed now.
+    It is accepted if it is good enough, better than always naming the largest class, and not worse on the same pictures than
+    the model that is deployed now.
 
     Args:
         model: the model of train_classifier.
@@ -28,7 +29,7 @@ def evaluate_classifier(
         min_accuracy: a model below it is refused.
         deploy_to: none, or the model repository whose newest version it is compared with.
         test_image_uri: one more picture to name on the page; empty for none.
-        advanced: compare_with_deployed is read of it.
+        advanced: beat_largest_class and compare_with_deployed are read of it.
 
     Returns:
         metrics: Accuracy, also among the likeliest five names; precision, recall and F1 as macro and as weighted means. In its

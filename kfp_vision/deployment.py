@@ -136,7 +136,7 @@ def check_serving(
         unchanged: whether the deployed model was trained from the very same.
 
     Raises:
-        InputError: the server does not start on it, or answers otherwise than the evaluation.
+        InputError: the records are not whole, the server does not start on it, or answers otherwise than the evaluation.
     """
     version, judged = repository.exported(model), _read(verdict)
     _check_same(version, judged, "verdict")

@@ -40,7 +40,8 @@ class Wishes:
         min_accuracy: below it, the model is refused.
         deploy_to: where to; the newest version of a model repository is asked about the same pictures.
         test_image_uri: one more picture to name on the page; empty for none.
-        advanced: with `compare_with_deployed`, a model that does worse than the deployed one, beyond chance, is refused.
+        advanced: with `beat_largest_class`, a model that is no better than always naming the largest class is refused; with
+            `compare_with_deployed`, one that does worse than the deployed one. Both are asked beyond chance.
     """
 
     min_accuracy: float
@@ -73,10 +74,10 @@ def evaluate_classifier(
         What is in `evaluation`; see `measures.measured`.
 
     Raises:
-        InputError: no pictures to evaluate on, or the test picture cannot be read.
+        InputError: no pictures to evaluate on, records that are not whole, or the test picture cannot be read.
     """
     folder = records.held_out(validation_records, test_records)
-    about = records.read_about(folder)
+    about = records.check_whole(folder)
     if not about.images:
         remedy = "Raise validation_ratio or test_ratio, or add pictures."
         raise InputError("there must be held-out pictures to evaluate on", f"none in {folder.name}", remedy)
@@ -86,14 +87,16 @@ def evaluate_classifier(
     of_model = {"model_name": version.name, "model_fingerprint": version.fingerprint}
     figures = of_model | {"network": version.about["network"], "split": about.split} | measured(answers, version.labels)
     figures["deployed"] = None
-    if parameters.advanced(wishes.advanced)["compare_with_deployed"]:
+    advanced = parameters.advanced(wishes.advanced)
+    if advanced["compare_with_deployed"]:
         with storage.temporary() as scratch:
             if deployed := _deployed(wishes.deploy_to, scratch):
                 figures["deployed"] = compared(answers, version.labels, deployed, folder)
-    figures["verdict"] = judged(figures["accuracy"], wishes.min_accuracy, figures["deployed"])
+    figures["verdict"] = judged(figures, wishes.min_accuracy, beat_largest_class=advanced["beat_largest_class"])
     figures["test_picture"] = _named(classifier, wishes.test_image_uri) if wishes.test_image_uri else None
     storage.write_json(evaluation, figures)
-    storage.write_json(verdict, of_model | {"verdict": figures["verdict"], "answers": sampled(answers)})
+    judgement = {name: figures[name] for name in ("verdict", "largest_class")}
+    storage.write_json(verdict, of_model | judgement | {"answers": sampled(answers)})
     kept = records.Numbered(folder)
     worst = _mistakes(answers, version.labels, kept, most_confident(answers, MISTAKES_SHOWN))
     pairs = [
@@ -141,33 +144,62 @@ def compared(answers: Answers, labels: list[str], deployed: Version, folder: Pat
     return {"version": deployed.number, "accuracy": float(np.mean(right))} | difference(answers.right, right)
 
 
-def judged(accuracy: float, min_accuracy: float, deployed: dict[str, Any] | None) -> dict[str, Any]:
+def judged(figures: Mapping[str, Any], min_accuracy: float, *, beat_largest_class: bool) -> dict[str, Any]:
     """Whether a model may be deployed, and why: accepted and reasons, those for a refusal first.
 
     Args:
-        accuracy: of the model.
+        figures: images, accuracy and largest_class of `measures.measured`, and deployed, what `compared` found; none where
+            nothing is deployed.
         min_accuracy: that it must reach.
-        deployed: what `compared` found; none where nothing is deployed.
+        beat_largest_class: whether it must do better than always naming the largest class would.
     """
+    accuracy, deployed = figures["accuracy"], figures["deployed"]
     enough = accuracy >= min_accuracy
     relation = "reaches" if enough else "is below"
     sentence = f"accuracy {accuracy:.4f} {relation} min_accuracy {min_accuracy:g}"
     reasons = [(enough, sentence if min_accuracy else "min_accuracy asks for nothing")]
-    if deployed and "error" in deployed:
-        reasons.append((True, f"version {deployed['version']}, deployed now, cannot be asked ({deployed['error']})"))
-    elif deployed:
-        words = {
-            "better": "it is better than",
-            "worse": "it is worse than",
-            "no different": "chance alone explains how it differs from",
-        }
-        counts = f"pictures named rightly by it alone {deployed['better']}, by the other alone {deployed['worse']}"
-        sentence = (
-            f"{words[deployed['verdict']]} version {deployed['version']}, deployed now, accuracy {deployed['accuracy']:.4f}"
-        )
-        reasons.append((deployed["verdict"] != "worse", f"{sentence}: {counts} (p = {deployed['p_value']:.2g})"))
+    reasons.append(_beside_largest_class(figures, beat_largest_class))
+    if deployed:
+        reasons.append(_beside_deployed(deployed))
     ordered = sorted(reasons, key=lambda reason: reason[0])
     return {"accepted": all(good for good, _ in reasons), "reasons": [said for _, said in ordered]}
+
+
+def _beside_largest_class(figures: Mapping[str, Any], wanted: bool) -> tuple[bool, str]:
+    """Whether a model may be deployed, by what always naming the largest class would reach, and why."""
+    accuracy, images, largest = f"accuracy {figures['accuracy']:.4f}", figures["images"], figures["largest_class"]
+    label, chance = largest["label"], f"p = {largest['p_value']:.2g}"
+    naming = f"always naming {label}, the largest class with {largest['share']:.4f} of the {images} held-out images"
+    if largest["verdict"] == "beaten":
+        return True, f"{accuracy} is better than {naming} ({chance})"
+    said, remedy = {
+        "not beaten": (f"{accuracy} is not better beyond chance than {naming} ({chance})", "train longer or on more images"),
+        "too few images": (
+            f"there are too few held-out images to tell {accuracy} from {naming} ({chance})",
+            "hold out more images, with validation_ratio or test_ratio",
+        ),
+        "one class": (
+            f"{accuracy} cannot be told from {naming} ({chance})",
+            "hold out images of other classes as well",
+        ),
+    }[largest["verdict"]]
+    if not wanted:
+        return True, f"{said}, and beat_largest_class of advanced, set to false, lets that pass"
+    return False, f"{said}: {remedy}, or set beat_largest_class of advanced to false to accept it all the same"
+
+
+def _beside_deployed(deployed: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether a model may be deployed, by what `compared` found, and why."""
+    if "error" in deployed:
+        return True, f"version {deployed['version']}, deployed now, cannot be asked ({deployed['error']})"
+    words = {
+        "better": "it is better than",
+        "worse": "it is worse than",
+        "no different": "chance alone explains how it differs from",
+    }
+    counts = f"pictures named rightly by it alone {deployed['better']}, by the other alone {deployed['worse']}"
+    sentence = f"{words[deployed['verdict']]} version {deployed['version']}, deployed now, accuracy {deployed['accuracy']:.4f}"
+    return deployed["verdict"] != "worse", f"{sentence}: {counts} (p = {deployed['p_value']:.2g})"
 
 
 def most_confident(answers: Answers, most: int) -> np.ndarray:

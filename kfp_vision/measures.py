@@ -10,7 +10,7 @@ ROC_POINTS = 200
 TOP = 5  # a right name among so many counts as found, as ImageNet's contest counted
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al., 2017 (arXiv 1706.04599)
 PAIRS_KEPT = 20
-CHANCE = 0.05  # two models differ if so large a difference would come by chance less often than this
+CHANCE = 0.05  # what would come by chance less often than this is taken for more than chance
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def measured(answers: Answers, labels: list[str]) -> dict[str, Any]:
         images; accuracy, and accuracy_interval, in which it lies with 95 % certainty for pictures like these (Wilson);
         top_5_accuracy; macro_ and weighted_ precision, recall and f1; labels; confusion_matrix (rows: true label, columns:
         prediction); per_class rows of label, precision, recall, f1, images; confused_pairs; roc, micro-averaged, one class
-        against the rest; calibration; by_size.
+        against the rest; calibration; by_size; largest_class, see `beside_largest_class`.
     """
     from scipy import stats
     from sklearn import metrics
@@ -82,6 +82,7 @@ def measured(answers: Answers, labels: list[str]) -> dict[str, Any]:
         "roc": roc_curve(answers),
         "calibration": calibration(answers),
         "by_size": by_size(answers),
+        "largest_class": beside_largest_class(answers, labels),
     }
 
 
@@ -158,6 +159,32 @@ def by_size(answers: Answers) -> list[dict[str, Any]]:
         }
         for octave in np.unique(octaves).tolist()
     ]
+
+
+def beside_largest_class(answers: Answers, labels: list[str]) -> dict[str, Any]:
+    """Whether a model does better than always naming the largest class of these pictures: the binomial test, exact, one-sided.
+
+    Where the largest class is all there is nothing does better, and of a few pictures even as many right answers may be chance:
+    both are told apart from a model that could have done better. A picture that stands under two labels counts under each.
+
+    Returns:
+        label, of the classes with most of the pictures the first; share, of the pictures that are of it; p_value, how often a
+        model that names each picture rightly with that probability does as well; verdict: beaten, not beaten, too few images
+        or one class.
+    """
+    from scipy import stats
+
+    images, right = len(answers.labels), int(answers.right.sum())
+    of_each = np.bincount(answers.labels, minlength=len(labels))
+    share = float(of_each.max() / images)
+    p_value = float(stats.binomtest(right, images, share, alternative="greater").pvalue)
+    if share == 1:
+        verdict = "one class"
+    elif share**images >= CHANCE:
+        verdict = "too few images"
+    else:
+        verdict = "beaten" if p_value < CHANCE else "not beaten"
+    return {"label": labels[int(of_each.argmax())], "share": share, "p_value": p_value, "verdict": verdict}
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:

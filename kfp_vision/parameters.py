@@ -106,6 +106,7 @@ ADVANCED: dict[str, Any] = {
     "canary_percent": 100,
     # the rest
     "check_nodes": True,
+    "beat_largest_class": True,
     "compare_with_deployed": True,
     "profile_steps": 3,
     "seed": 0,
@@ -130,6 +131,7 @@ BESIDE_THE_MODEL = (
 ADVANCED_BESIDE_THE_MODEL = (
     *DEPLOYMENT_ADVANCED,
     "check_nodes",
+    "beat_largest_class",
     "compare_with_deployed",
     "profile_steps",
     "save_interval_secs",

@@ -23,6 +23,7 @@ from kfp_vision.catalog import SPLITS
 from kfp_vision.errors import InputError
 from kfp_vision.processes import end_with
 from kfp_vision.records import About
+from kfp_vision.shards import Shard
 from kfp_vision.splitting import LEFT_OUT, table_of
 
 FILES_A_PROCESS = 2  # or one of them has much less to do than another
@@ -186,7 +187,8 @@ def join_records(
         Split name to what it holds now.
 
     Raises:
-        InputError: more pictures were refused than may be; the first ten are named. List and page are written all the same.
+        InputError: more pictures were refused than may be; the first ten are named. List and page are written all the same. Or
+            a part is not what was written.
     """
     rejects = [reject for part in parts[REFUSED] for reject in catalog.read_unused(part)]
     records.report(tally.joined(parts[TALLY]), rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
@@ -268,16 +270,22 @@ def _cut(tables: dict[str, Path], shares: dict[str, range], folder: Path) -> dic
 
 
 def _join(parts: list[Path], folder: Path, split: str, images_per_shard: int) -> About:
-    """One folder of files out of several: the very files where each but the last is full, else their records anew."""
-    filled = [(part, about) for part in parts if (about := records.read_about(part)).images]
-    labels = records.read_about(parts[0]).labels
-    if any(about.images != images_per_shard * len(about.shards) for _, about in filled[:-1]):
+    """One folder of files out of several: the very files where each but the last is full, else their records anew.
+
+    The very files are not read: the checksums that were written with them go along, for who reads them.
+    """
+    abouts = [(part, records.check_listed(part)) for part in parts]
+    labels = abouts[0][1].labels
+    filled = [(part, about) for part, about in abouts if about.images]
+    whole = all(about.images == images_per_shard * len(about.shards) for _, about in filled[:-1])
+    if not whole or not all(about.is_known for _, about in filled):
         framed = ([record] for part, _ in filled for record in records.read_framed(part))
         return records.write_framed(folder, split, framed, labels, images_per_shard)
     folder.mkdir()
-    files: list[Path] = []
+    files: list[tuple[Path, Shard]] = []
     for part, about in filled:
-        for shard in about.shards:
-            files.append(folder / f"part-{len(files)}")
-            storage.link(part / shard, files[-1])
+        for name in about.shards:
+            file = folder / f"part-{len(files)}"
+            storage.link(part / name, file)
+            files.append((file, about.files[name]))
     return records.name_shards(folder, split, files, sum(about.images for _, about in filled), labels)

@@ -1,7 +1,6 @@
 """TFRecord files in TF-Slim's schema, written without TensorFlow.
 
-A file is a sequence of records: length (8 bytes, little endian), its masked CRC-32C, the bytes, their masked CRC-32C. The bytes
-are a serialised `tf.train.Example`. Source: tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/example.proto.
+A record is a serialised `tf.train.Example`. Source: tensorflow/core/example/example.proto.
 """
 
 import contextlib
@@ -9,35 +8,30 @@ import hashlib
 import io
 import json
 import os
-import struct
-from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import google_crc32c
 import numpy as np
 
-from kfp_vision import catalog, conversion, detection, examples, hardware, parallel, reports, storage, tally
+from kfp_vision import catalog, conversion, detection, examples, hardware, parallel, reports, shards, storage, tally
 from kfp_vision.catalog import Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Checked, Refused
+from kfp_vision.shards import FRAME_FOOT, FRAME_HEAD, REWRITE, SUFFIX, WHOLE, Shard, framed
 from kfp_vision.splitting import SPLITS, read_labels, write_labels
 
 ABOUT_FILE = "records.json"
 CHUNK_ROWS, CHUNK_BYTES = 32, 4 << 20  # what a core is given at a time, the last picture in full
 CHUNKS_A_CORE = 2  # in memory: one being written or waiting for it, one in the works
-WRITE_BUFFER = 1 << 20  # bytes: a dozen pictures a call
 REJECTS_NAMED = 10
 HASHED = 1 << 20  # bytes at each end of a file
-FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record, its length and that one's checksum, and behind it
-CRC_MASK = 0xA282EAD8
 CLASS_FIELD = "image/class/label"
-INDEX_WORKERS = 8  # reads at a time of a file's lengths: they wait for the disk
-REWRITE = "Write the records anew."
+READERS = 8  # files that are looked through at a time: it is the disk that is waited for
 
 
 @dataclass(frozen=True)
@@ -49,12 +43,20 @@ class About:
         images: number of examples.
         shards: names of the files, in order.
         labels: names of the classes, in the order of their numbers, also of those that this split has no picture of.
+        files: name of a file to what is known of it since it was written; of records from elsewhere, or from before this was
+            written down, nothing.
     """
 
     split: str
     images: int
     shards: list[str]
     labels: list[str]
+    files: Mapping[str, Shard] = field(default_factory=dict)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether size and checksum of every file are known since it was written."""
+        return all(name in self.files for name in self.shards)
 
 
 class Passed(NamedTuple):
@@ -165,37 +167,123 @@ def write_shards(folder: Path, split: str, examples: Iterator[tuple[Row, Checked
 def write_framed(folder: Path, split: str, records: Iterator[list[bytes]], labels: list[str], per_shard: int) -> About:
     """`write_shards` of records that are framed already."""
     folder.mkdir()
-    parts: list[Path] = []
+    parts: list[tuple[Path, Shard]] = []
     images = 0
     for group in _groups(records, per_shard):
-        parts.append(folder / f"part-{len(parts)}")
-        with parts[-1].open("wb", buffering=WRITE_BUFFER) as file:
-            for record in group:
-                file.writelines(record)
-                images += 1
+        part = folder / f"part-{len(parts)}"
+        known, count = shards.write(part, group)
+        parts.append((part, known))
+        images += count
     return name_shards(folder, split, parts, images, labels)
 
 
-def name_shards(folder: Path, split: str, parts: list[Path], images: int, labels: list[str]) -> About:
-    """Gives files of a folder their names, in the order given, and writes `records.json` beside them."""
-    shards = [f"{split}-{number:05d}-of-{len(parts):05d}.tfrecord" for number in range(len(parts))]
-    for part, shard in zip(parts, shards, strict=True):
-        part.rename(folder / shard)
-    about = About(split, images, shards, labels)
+def name_shards(folder: Path, split: str, parts: list[tuple[Path, Shard]], images: int, labels: list[str]) -> About:
+    """Gives files of a folder their names, in the order given, and writes `records.json` beside them.
+
+    Args:
+        folder: where they lie.
+        split: which they are of.
+        parts: each file, and what is known of it since it was written.
+        images: how many are in all of them.
+        labels: names of the classes.
+
+    Returns:
+        What is in `records.json`.
+    """
+    names = [f"{split}-{number:05d}-of-{len(parts):05d}{SUFFIX}" for number in range(len(parts))]
+    for (part, _), name in zip(parts, names, strict=True):
+        part.rename(folder / name)
+    files = {name: known for name, (_, known) in zip(names, parts, strict=True)}
+    about = About(split, images, names, labels, files)
     (folder / ABOUT_FILE).write_text(json.dumps(asdict(about), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return about
 
 
 def read_about(folder: Path) -> About:
-    """What `write_shards` wrote into a folder."""
-    return About(**json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
+    """What `write_shards` wrote into a folder.
+
+    Raises:
+        InputError: it is not what `write_shards` writes.
+    """
+    return _about((folder / ABOUT_FILE).read_bytes(), str(folder / ABOUT_FILE))
+
+
+def check_whole(folder: Path, called: str = "") -> About:
+    """Refuses records that are not those which were written; reads every file once.
+
+    Each file must be there, with the size and the checksum that `records.json` says, and no other file of records. Where it
+    says neither, all records are looked at instead: each has a checksum of its own, and they must be as many as it says.
+
+    Args:
+        folder: of records.
+        called: how, in what is refused; by default, as it is.
+
+    Returns:
+        What `records.json` says.
+
+    Raises:
+        InputError: naming the file, what was written and what was found.
+    """
+    about = check_listed(folder)
+    if about.is_known:
+        check = partial(_check_file, folder, about, called or str(folder))
+        for _ in parallel.mapped(check, about.shards, workers=READERS, limit=2 * READERS):
+            pass
+    else:
+        print(f"{about.split}: {ABOUT_FILE} says no checksums, so every record is looked at", flush=True)
+        for _ in read_framed(folder, called):
+            pass
+    return about
+
+
+def _check_file(folder: Path, about: About, called: str, name: str) -> None:
+    shards.check(folder / name, about.files[name], f"{called}/{name}")
+
+
+def check_listed(folder: Path) -> About:
+    """The part of `check_whole` that reads no file: each is there, with the size that it was written with, and no other."""
+    about = read_about(folder)
+    _check_listed(about, {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}, str(folder))
+    return about
+
+
+def _check_listed(about: About, sizes: Mapping[str, int], where: str) -> None:
+    """Refuses a folder in which a file of records is missing, has another size, or is one too many.
+
+    Args:
+        about: what its `records.json` says.
+        sizes: of the files that lie there, in bytes, by name.
+        where: what the folder is called.
+    """
+    for name in about.shards:
+        if name not in sizes:
+            raise InputError(WHOLE, f"no {name} in {where}, though its {ABOUT_FILE} lists it", REWRITE)
+        known = about.files.get(name)
+        if known and sizes[name] != known.bytes:
+            found = f"{where}/{name} with {sizes[name]} bytes, where {known.bytes} were written"
+            raise InputError(WHOLE, found, REWRITE)
+    for name in sorted(sizes.keys() - about.shards):
+        if name.endswith(SUFFIX) and not name.startswith("."):
+            rule = f"{ABOUT_FILE} must list every file of records beside it"
+            remedy = "Take that file away, or write the records anew, with its pictures: it would not be learned from."
+            raise InputError(rule, f"{where}/{name}, which it does not", remedy)
+
+
+def _about(text: bytes, where: str) -> About:
+    """What a `records.json` says, which may hold more than is known here."""
+    try:
+        told = json.loads(text)
+        files = {name: Shard(known["bytes"], known["crc32c"]) for name, known in told.get("files", {}).items()}
+        return About(told["split"], told["images"], told["shards"], told["labels"], files)
+    except (ValueError, TypeError, KeyError, AttributeError) as reason:
+        raise InputError(f"{ABOUT_FILE} must say what records there are", f"{where} ({reason!r})", "Write them anew.") from None
 
 
 def fingerprint(folder: Path) -> str:
     """A hash of a folder of records: of what it says of itself, and of every file's size and both ends."""
     digest = hashlib.sha256((folder / ABOUT_FILE).read_bytes())
-    for shard in read_about(folder).shards:
-        with (folder / shard).open("rb") as file:
+    for name in read_about(folder).shards:
+        with (folder / name).open("rb") as file:
             size = file.seek(0, io.SEEK_END)
             digest.update(b"%d" % size)
             for start in (0, max(0, size - HASHED)):
@@ -219,12 +307,26 @@ def named(record: bytes) -> tuple[str, bytes, str]:
     return name.decode(), encoded, label.decode()
 
 
-def read_framed(folder: Path) -> Iterator[bytes]:
-    """The records of a folder as they stand in its files, in the files' order."""
-    for shard in read_about(folder).shards:
-        with (folder / shard).open("rb") as file:
-            while head := file.read(FRAME_HEAD):
-                yield head + file.read(struct.unpack("<Q", head[:8])[0] + FRAME_FOOT)
+def read_framed(folder: Path, called: str = "") -> Iterator[bytes]:
+    """The records of a folder as they stand in its files, in the files' order, each as it was written.
+
+    Args:
+        folder, called: as `check_whole` takes them.
+
+    Raises:
+        InputError: as `check_whole` does; of a file that was changed, when its last record was taken.
+    """
+    about, count = check_listed(folder), 0
+    for name in about.shards:
+        for record in shards.read(folder / name, about.files.get(name), f"{called or folder}/{name}"):
+            count += 1
+            yield record
+    _check_count(about, count, called or str(folder))
+
+
+def _check_count(about: About, count: int, called: str) -> None:
+    if count != about.images:
+        raise InputError(WHOLE, f"{count} of them in {called}, where its {ABOUT_FILE} says {about.images}", REWRITE)
 
 
 def fetch(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[str, About]:
@@ -252,7 +354,9 @@ def fetch(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[str, Abou
             if place := places.pop(_place(item.name), None):
                 storage.save(item, beside[place[0]] / place[1], "records")
         for missing in sorted(places):
-            raise InputError("records must be whole", f"no {missing} in {uri}", REWRITE)
+            raise InputError(WHOLE, f"no {missing} in {uri}", REWRITE)
+        for split in SPLITS:
+            check_whole(beside[split], f"{uri}/{found[split][0]}")
         _check_classified(beside["train"], uri)
         with storage.replacing(label_map) as labels:
             labels.mkdir()
@@ -273,17 +377,20 @@ def check_there(uri: str, field: str) -> None:
 
 
 def _written_at(uri: str) -> dict[str, tuple[str, About]]:
-    """Split name to the folder below a URI that holds its records, and what that says of itself."""
+    """Split name to the folder below a URI that holds its records, and what that says of itself; its files have the sizes."""
     found: dict[str, tuple[str, About]] = {}
+    sizes: dict[str, dict[str, int]] = defaultdict(dict)
     remedy = "Take the folder `records` of a run of prepare_records, or that of its stage's artifacts."
     for item in storage.walk(uri):
         folder, _, name = _place(item.name).rpartition("/")
+        if name.endswith(SUFFIX):
+            sizes[folder][name] = item.size
         if name != ABOUT_FILE:
             continue
         try:
-            about = About(**json.loads(item.read()))
-        except (OSError, ValueError, TypeError) as reason:
-            raise InputError(f"{ABOUT_FILE} must say what records there are", f"{item.uri} ({reason})", REWRITE) from None
+            about = _about(item.read(), item.uri)
+        except OSError as reason:
+            raise InputError(f"{ABOUT_FILE} must be read", f"{item.uri} ({reason})", "Try again.") from None
         if about.split in found:
             twice = f"{about.split} in {found[about.split][0]} and in {folder}, of {uri}"
             raise InputError("records of each split must lie there once", twice, remedy)
@@ -294,6 +401,8 @@ def _written_at(uri: str) -> dict[str, tuple[str, About]]:
     if found.keys() - SPLITS or len({tuple(about.labels) for _, about in found.values()}) > 1:
         of_each = "; ".join(f"{split}: {', '.join(about.labels)}" for split, (_, about) in found.items())
         raise InputError("records of all splits must be of the same classes", of_each, remedy)
+    for folder, about in found.values():
+        _check_listed(about, sizes[folder], f"{uri}/{folder}")
     return found
 
 
@@ -341,26 +450,22 @@ def with_lists(features: dict[str, list[bytes] | list[int] | list[float]]) -> by
     return bytes(message.SerializeToString(deterministic=True))
 
 
-def framed(record: list[bytes]) -> list[bytes]:
-    """The pieces of a record with those that stand around it in a TFRecord file: its length before, its checksum behind it."""
-    length = struct.pack("<Q", sum(map(len, record)))
-    return [length + _masked_crc([length]), *record, _masked_crc(record)]
-
-
 class Numbered:
     """The records of a folder by their number, in the files' order: each is read where it lies, none is kept.
 
     What is kept is where each begins, 8 bytes a record.
 
     Raises:
-        InputError: a file is cut off or damaged where a length stands.
+        InputError: a file is cut off or damaged where a length stands, or there are more or fewer records than were written.
     """
 
     def __init__(self, folder: Path):
-        self.paths = [folder / shard for shard in read_about(folder).shards]
-        starts = list(parallel.mapped(_starts, self.paths, workers=INDEX_WORKERS, limit=2 * INDEX_WORKERS))
+        about = read_about(folder)
+        self.paths = [folder / name for name in about.shards]
+        starts = list(parallel.mapped(shards.starts, self.paths, workers=READERS, limit=2 * READERS))
         self.starts = np.concatenate([np.zeros(0, np.int64), *starts])
         self.first_behind = np.cumsum([len(of_file) for of_file in starts])  # of each file
+        _check_count(about, len(self), str(folder))
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -373,39 +478,12 @@ class Numbered:
         """
         path, start = self.paths[np.searchsorted(self.first_behind, number, "right")], int(self.starts[number])
         with path.open("rb", buffering=0) as file:
-            length = _length(os.pread(file.fileno(), FRAME_HEAD, start))
+            length = shards.length_of(os.pread(file.fileno(), FRAME_HEAD, start))
             rest = os.pread(file.fileno(), length + FRAME_FOOT, start + FRAME_HEAD)
         record = rest[:length]
-        if rest[length:] != _masked_crc([record]):
+        if rest[length:] != shards.masked_crc([record]):
             raise ValueError(f"{path}: the record at byte {start} is damaged")
         return record
-
-
-def _starts(path: Path) -> np.ndarray:
-    """Where each record of a file begins, int64 (records,)."""
-    starts, at = array("q"), 0
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        while at < size:
-            head = os.pread(file.fileno(), FRAME_HEAD, at)
-            if head[8:] != _masked_crc([head[:8]]):
-                break
-            starts.append(at)
-            at += FRAME_HEAD + _length(head) + FRAME_FOOT
-    if at != size:
-        raise InputError("a TFRecord file must be whole", f"{path}, damaged behind byte {at}", REWRITE)
-    return np.array(starts)
-
-
-def _length(head: bytes) -> int:
-    return int(struct.unpack_from("<Q", head)[0])
-
-
-def _masked_crc(pieces: list[bytes]) -> bytes:
-    crc = 0
-    for piece in pieces:
-        crc = google_crc32c.extend(crc, piece)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + CRC_MASK) & 0xFFFFFFFF)
 
 
 def _write_rejects(table: Path, rejects: list[Unused]) -> None:

@@ -40,7 +40,7 @@ def shade(number: int, seed: int) -> bytes:
     return file.getvalue()
 
 
-def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12) -> Path:
+def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12, per_shard: int = 20) -> Path:
     """Writes `train`, `validation` and `labels` below a folder; a share of the pictures to train on is dark."""
     for split, first, count in (("train", 0, images), ("validation", 100, validation)):
         numbers = [int(i % 2 if split == "validation" else i >= dark * count) for i in range(count)]
@@ -48,7 +48,7 @@ def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12)
             (Row("", LABELS[number], 0, "", f"{LABELS[number]}/{i}.jpg"), checked(shade(number, first + i)))
             for i, number in enumerate(numbers)
         )
-        records.write_shards(root / split, split, examples, LABELS, 20)
+        records.write_shards(root / split, split, examples, LABELS, per_shard)
     (root / "labels").mkdir()
     splitting.write_labels(root / "labels", LABELS)
     return root

@@ -46,12 +46,13 @@ def train_classifier(
         The metrics of the last step, `images_per_second` of the whole, and `best_step`, that of the best validation.
 
     Raises:
-        InputError: no pictures to train on, a checkpoint that does not fit, fewer GPUs than asked for, a `checkpoint_dir` of
-            another training.
+        InputError: no pictures to train on, records that are not whole, a checkpoint that does not fit, fewer GPUs than asked
+            for, a `checkpoint_dir` of another training.
         Diverged: the loss is no longer a number.
         SystemExit: the process was told to end; what there is to go on from is in `checkpoint_dir`.
     """
-    about = records.read_about(train_records)
+    about = records.check_whole(train_records)
+    records.check_whole(validation_records)
     if not about.images:
         raise InputError(
             "there must be pictures to train on", f"none in {train_records}", "Look at the list of refused pictures."

@@ -1,5 +1,4 @@
 import json
-import re
 
 import one_step
 
@@ -35,11 +34,23 @@ def test_judges_the_model_and_writes_why(evaluated):
     accuracy = evaluated.metadata["metrics"]["accuracy"]
     assert figures["accuracy"] == accuracy
     assert figures["verdict"]["accepted"] is evaluated.output is True
-    assert re.fullmatch(rf"accuracy {accuracy:.4f} reaches min_accuracy 1e-09", *figures["verdict"]["reasons"])
+    assert figures["verdict"]["reasons"] == [
+        f"accuracy {accuracy:.4f} reaches min_accuracy 1e-09",
+        f"there are too few held-out images to tell accuracy {accuracy:.4f} from always naming bellcup, the largest class with "
+        f"0.5000 of the 2 held-out images (p = {figures['largest_class']['p_value']:.2g}), and beat_largest_class of advanced, "
+        "set to false, lets that pass",
+    ]
+
+
+def test_refuses_by_default_what_two_images_prove_nothing_of_and_ends_well(evaluate_inputs, tmp_path):
+    ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **NOTHING_ASKED)
+    figures = json.loads((ended.folder / "verdict").read_text())
+    assert ended.succeeded and figures["verdict"]["accepted"] is ended.output is False
+    assert "hold out more images, with validation_ratio or test_ratio" in figures["verdict"]["reasons"][0]
 
 
 def test_refuses_a_model_that_is_not_good_enough(evaluate_inputs, tmp_path):
-    nearly = NOTHING_ASKED | {"min_accuracy": 0.999999}
+    nearly = NOTHING_ASKED | {"min_accuracy": 0.999999, "advanced": {"beat_largest_class": False}}
     ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **nearly)
     figures = json.loads((ended.folder / "metrics").read_text())
     assert ended.succeeded

@@ -62,8 +62,8 @@ def release(
             if (made / "verdict").exists():
                 judgement, verdict = accepted, artifact("verdict", dsl.Artifact)
             else:
-                asked = {"min_accuracy": min_accuracy, "test_image_uri": test_image_uri, "deploy_to": deploy_to, "advanced": {}}
-                evaluated = components.evaluate_classifier(**inputs, **asked)
+                asked = {"min_accuracy": min_accuracy, "test_image_uri": test_image_uri, "deploy_to": deploy_to}
+                evaluated = components.evaluate_classifier(**inputs, **asked, advanced=advanced)
                 judgement, verdict = evaluated.outputs["Output"], evaluated.outputs["verdict"]
             wishes = {"test_image_uri": test_image_uri, "predict_uri": predict_uri}
             released_by(judgement, verdict=verdict, deploy_to=deploy_to, advanced=advanced, **inputs, **wishes)
@@ -111,11 +111,26 @@ def test_a_model_below_min_accuracy_is_not_deployed_and_the_run_says_why_and_end
     assert not (tmp_path / "repository").exists()
 
 
+def test_a_model_that_is_no_better_than_naming_the_largest_class_is_deployed_only_where_that_is_wanted(tmp_path):
+    labels = ("red", "blue", "green")  # right of a third of the images, and each class is a third of them
+    made = make(tmp_path / "made", labels, times=4)
+    done = release(made, tmp_path / "run", deploy_to=str(tmp_path / "repository"))
+    assert done.stages == ["evaluate-classifier", "report-outcome"]
+    assert done.green and "the run ended well" in done.printed
+    assert "refused: accuracy 0.3333 is not better beyond chance than always naming red, the largest class" in done.printed
+    assert not (tmp_path / "repository").exists()
+    wishes = {"deploy_to": str(tmp_path / "repository"), "advanced": {"beat_largest_class": False}}
+    done = release(made, tmp_path / "again", **wishes)
+    assert done.stages == ["evaluate-classifier", "check-serving", "deploy-model", "call-endpoint", "report-outcome"]
+    assert done.green and [version.number for version in repository.versions(tmp_path / "repository")] == [1]
+
+
 def test_a_model_that_is_worse_than_the_deployed_one_is_kept_and_not_deployed(tmp_path):
     labels = ("green", "blue", "red")
     made = make(tmp_path / "made", labels, times=4)  # of one picture a class, chance could explain it
     colours.write_version(tmp_path / "repository" / "1", labels)  # right of every one of them
-    done = release(made, tmp_path / "run", deploy_to=str(tmp_path / "repository"))
+    wishes = {"deploy_to": str(tmp_path / "repository"), "advanced": {"beat_largest_class": False}}
+    done = release(made, tmp_path / "run", **wishes)
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
     assert done.green and "refused: it is worse than version 1, deployed now, accuracy 1.0000" in done.printed
     assert [version.number for version in repository.versions(tmp_path / "repository")] == [1]

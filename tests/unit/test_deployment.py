@@ -1,10 +1,14 @@
 import json
 
+import colours
 import pytest
+import torn
 from exported import version
 
-from kfp_vision import catalog, deployment, parameters
+from kfp_vision import catalog, deployment, parameters, records, repository
+from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
+from kfp_vision.pictures import checked
 
 SETTINGS = parameters.of_deployment({})
 
@@ -32,6 +36,38 @@ def test_a_repository_of_another_model_is_refused(tmp_path):
     deployment.check_target(str(tmp_path), "dogs", SETTINGS)
     with pytest.raises(InputError, match=r"versions of one model; got dogs in .*, and now flowers\. Set deploy_to"):
         deployment.check_target(str(tmp_path), "flowers", SETTINGS)
+
+
+@pytest.fixture
+def held_out(tmp_path):
+    """Records of nine pictures, three a file, and none to test on."""
+    rows = [(Row("", c, 1, "", f"{c}/{n}.jpg"), checked(colours.picture(c))) for n in range(3) for c in colours.RGB]
+    records.write_shards(tmp_path / "validation", "validation", iter(rows), list(colours.RGB), 3)
+    records.write_shards(tmp_path / "test", "test", iter(()), list(colours.RGB), 3)
+    return tmp_path / "validation", tmp_path / "test"
+
+
+@pytest.mark.parametrize("fault", torn.FAULTS)
+def test_nothing_is_served_for_records_that_changed(tmp_path, held_out, fault):
+    colours.write_version(tmp_path / "model" / "serving" / "1")
+    about = {
+        "model_fingerprint": repository.exported(tmp_path / "model").fingerprint,
+        "answers": [],
+        "verdict": {"accepted": True},
+    }
+    (tmp_path / "verdict").write_text(json.dumps(about))
+    torn.FAULTS[fault][0](held_out[0])
+    with pytest.raises(InputError, match=r"(records|a TFRecord file) must be whole|must list every file"):
+        deployment.check_serving(tmp_path / "model", tmp_path / "verdict", *held_out, tmp_path / "proof")
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize("fault", ["cut in the middle", "cut between two records", "lost", "added"])
+def test_no_question_is_taken_from_records_that_changed(tmp_path, held_out, fault):
+    change, line = torn.FAULTS[fault]
+    change(held_out[0])
+    with pytest.raises(InputError, match=line):
+        deployment.call_endpoint(tmp_path / "endpoint", *held_out, "", tmp_path / "answer")
 
 
 def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> deployment.Decision:

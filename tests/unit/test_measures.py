@@ -128,3 +128,42 @@ def test_two_models_differ_beyond_chance_or_do_not(better, worse, p_value, verdi
     found = measures.difference(ours, theirs)
     assert (found["better"], found["worse"], found["verdict"]) == (better, worse, verdict)
     assert found["p_value"] == pytest.approx(p_value)
+
+
+def chance(right: int, images: int, share: float) -> float:
+    """How often so many of the images are right, or more, where each is with that probability: summed term by term."""
+    return sum(math.comb(images, k) * share**k * (1 - share) ** (images - k) for k in range(right, images + 1))
+
+
+def named(labels: list[int], right: int) -> measures.Answers:
+    """Answers that are right of the first images alone, and name the next class of three for the others."""
+    said = [label if place < right else (label + 1) % 3 for place, label in enumerate(labels)]
+    return answers_of(labels, np.eye(3)[said])
+
+
+@pytest.mark.parametrize(
+    ("labels", "right", "label", "share", "verdict"),
+    [
+        ([0] * 4 + [1] * 3 + [2] * 3, 8, "a", 0.4, "beaten"),
+        ([0] * 4 + [1] * 3 + [2] * 3, 7, "a", 0.4, "not beaten"),  # once in 18 times
+        ([0] * 2 + [1] * 4 + [2] * 4, 7, "b", 0.4, "not beaten"),  # of equally large ones the first
+        ([0] * 5 + [1] * 5 + [2] * 5, 5, "a", 1 / 3, "not beaten"),
+        ([0] * 5 + [1] * 5 + [2] * 5, 0, "a", 1 / 3, "not beaten"),
+        ([0, 1], 2, "a", 0.5, "too few images"),
+        ([0, 0, 1, 1], 4, "a", 0.5, "too few images"),  # once in 16 times, all of them right
+        ([0, 0, 0, 1, 1], 5, "a", 0.6, "too few images"),
+        ([0, 0, 1, 1, 2], 5, "a", 0.4, "beaten"),
+        ([0], 1, "a", 1.0, "one class"),
+        ([2] * 30, 30, "c", 1.0, "one class"),
+        ([2] * 30, 29, "c", 1.0, "one class"),
+    ],
+)
+def test_a_model_beside_always_naming_the_largest_class(labels, right, label, share, verdict):
+    found = measures.beside_largest_class(named(labels, right), ["a", "b", "c"])
+    p_value = pytest.approx(chance(right, len(labels), share))
+    assert found == {"label": label, "share": pytest.approx(share), "p_value": p_value, "verdict": verdict}
+
+
+def test_the_largest_class_is_among_all_figures(figures):
+    assert figures["largest_class"]["label"] == "a"
+    assert figures["largest_class"]["p_value"] == pytest.approx(0.0123, abs=5e-5)  # of a table of the binomial distribution

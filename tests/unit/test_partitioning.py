@@ -1,6 +1,7 @@
 """Records from several partitions are those of one, byte for byte, and what was refused is counted over all of them."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -10,13 +11,14 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import torn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from kfp_vision import catalog, partitioning, splitting
 from kfp_vision.errors import InputError
-from kfp_vision.records import read
+from kfp_vision.records import check_whole, read, read_about
 
 SPLITS = ("train", "validation", "test")
 quickly = settings(database=None, deadline=None, max_examples=200)
@@ -48,19 +50,30 @@ def tables(root: Path, *, broken: tuple[str, ...] = ()) -> Tables:
     return Tables({split: root / split for split in SPLITS}, root / "label_map", root / "left_out")
 
 
-def joined(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
-    """Writes the records in so many partitions and joins them, and gives the folder of all that was made."""
-    limits = {"images_per_shard": PER_SHARD, "max_refused_ratio": max_refused_ratio}
+LIMITS = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.5}
+
+
+def in_parts(given: Tables, root: Path, partitions: int) -> None:
+    """Writes the records in so many partitions, each into a folder of its number."""
     for number in range(partitions):
         part = root / str(number)
         outputs = {split: part / split for split in SPLITS}
         which = {"partition": number, "partitions": partitions, "counts": part / "tally"}
-        partitioning.write_tfrecords(given.tables, given.label_map, outputs, part / "refused", **which, **limits)
+        partitioning.write_tfrecords(given.tables, given.label_map, outputs, part / "refused", **which, **LIMITS)
+
+
+def joined(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
+    """Writes the records in so many partitions and joins them, and gives the folder of all that was made."""
+    in_parts(given, root, partitions)
+    return join(given, root, partitions, max_refused_ratio)
+
+
+def join(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
     parts = {made: [root / str(number) / made for number in range(partitions)] for made in (*SPLITS, "refused", "tally")}
     whole = root / "whole"
     outputs = {split: whole / split for split in SPLITS}
-    pages = {"summary": whole / "page.html", "left_out": given.left_out}
-    partitioning.join_records(parts, outputs, whole / "refused", **pages, **limits)
+    pages = {"summary": whole / "page.html", "left_out": given.left_out, "max_refused_ratio": max_refused_ratio}
+    partitioning.join_records(parts, outputs, whole / "refused", **LIMITS | pages)
     return whole
 
 
@@ -198,6 +211,44 @@ def test_a_partition_all_of_whose_pictures_are_broken_does_not_fail_alone(tmp_pa
         given.tables, given.label_map, outputs, tmp_path / "once.csv", partition=0, partitions=1, **limits
     )
     assert contents(tmp_path / "once" / "train") == contents(made / "train")
+
+
+@pytest.mark.parametrize("fault", ["cut in the middle", "cut between two records", "lost", "added"])
+def test_a_part_that_changed_since_it_was_written_is_not_joined(whole, tmp_path, fault):
+    in_parts(whole, tmp_path, 2)
+    change, line = torn.FAULTS[fault]
+    change(tmp_path / "0" / "train")
+    with pytest.raises(InputError, match=line) as refusal:
+        join(whole, tmp_path, 2)
+    assert str(tmp_path / "0" / "train") in str(refusal.value)
+    assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["page.html", "refused"]
+
+
+@pytest.mark.parametrize("fault", ["a byte flipped", "swapped"])
+def test_a_file_that_is_taken_as_it_is_keeps_the_checksum_that_was_written_with_it(whole, tmp_path, fault):
+    in_parts(whole, tmp_path, 2)
+    torn.FAULTS[fault][0](tmp_path / "0" / "train")
+    made = join(whole, tmp_path, 2)
+    with pytest.raises(InputError, match=r"train-00000-of-00005\.tfrecord with \d+ bytes and the checksum"):
+        check_whole(made / "train")
+
+
+@pytest.mark.parametrize("fault", torn.FAULTS)
+def test_a_part_that_changed_is_not_written_anew(damaged, tmp_path, fault):
+    in_parts(damaged, tmp_path, 3)
+    assert read_about(tmp_path / "0" / "train").images % PER_SHARD  # its last file is not full
+    torn.FAULTS[fault][0](tmp_path / "0" / "train")
+    with pytest.raises(InputError, match=r"(records|a TFRecord file) must be whole|must list every file"):
+        join(damaged, tmp_path, 3)
+    assert not (tmp_path / "whole" / "train").exists()
+
+
+def test_parts_without_checksums_are_written_anew_and_have_some_then(whole, tmp_path):
+    in_parts(whole, tmp_path, 2)
+    expected = contents(at_once(whole, tmp_path / "once"))
+    for about in tmp_path.glob("[01]/*/records.json"):
+        about.write_text(json.dumps({name: value for name, value in json.loads(about.read_text()).items() if name != "files"}))
+    assert contents(join(whole, tmp_path, 2)) == expected
 
 
 def test_too_many_refused_in_all_partitions_together_are_an_error_and_nothing_looks_finished(damaged, tmp_path):

@@ -9,14 +9,27 @@ import sys
 from pathlib import Path
 
 import drawn
+import google_crc32c
 import pytest
 import tensorflow as tf
+import torn
 from PIL import Image
 
 from kfp_vision import catalog, splitting
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
-from kfp_vision.records import About, Numbered, _in_order, check_there, fetch, read_about, write_tfrecords
+from kfp_vision.records import (
+    About,
+    Numbered,
+    _in_order,
+    check_there,
+    check_whole,
+    fetch,
+    read,
+    read_about,
+    write_tfrecords,
+)
+from kfp_vision.shards import Shard
 
 LABELS = ["bellcup", "globelet", "花, wild"]
 # What a reader of TF-Slim's flower data sets asks for, and the two fields that are added here.
@@ -84,7 +97,11 @@ def broken(folder: Path, name: str, content: bytes = b"<html>404 Not Found</html
 
 def test_tensorflow_reads_what_was_written(photos, tmp_path, written):
     rows = catalog.scan(str(photos)).rows
-    assert written(train=rows)["train"] == About("train", 21, ["train-00000-of-00001.tfrecord"], LABELS)
+    name = "train-00000-of-00001.tfrecord"
+    about = written(train=rows)["train"]
+    content = (tmp_path / "train" / name).read_bytes()
+    known = Shard(len(content), f"{google_crc32c.value(content):08x}")
+    assert about == About("train", 21, [name], LABELS, {name: known})
     examples = read_back(tmp_path / "train")
     for row, example in zip(rows, examples, strict=True):
         original = (photos / row.name).read_bytes()
@@ -161,6 +178,7 @@ def test_an_empty_split_says_so_and_has_no_files(photos, tmp_path, written):
         "images": 0,
         "shards": [],
         "labels": LABELS,
+        "files": {},
     }
 
 
@@ -418,8 +436,8 @@ def damaged(folder: Path, fault: str) -> None:
         shutil.rmtree(train)
     elif fault == "twice":
         shutil.copytree(train, folder / "copy")
-    elif fault == "torn":
-        (train / "train-00001-of-00003.tfrecord").unlink()
+    elif fault in torn.FAULTS:
+        torn.FAULTS[fault][0](train)
     else:
         about = json.loads((train / "records.json").read_text())
         about = about | {"labels": ["bellcup"]} if fault == "of other classes" else {"images": 7}
@@ -431,16 +449,108 @@ def damaged(folder: Path, fault: str) -> None:
     [
         ("gone", r"records of train, validation and test must lie there; got no train in .*\. Take the folder `records` of"),
         ("twice", r"records of each split must lie there once; got train in copy and in train, of .*\. Take the folder"),
-        ("torn", r"records must be whole; got no train/train-00001-of-00003\.tfrecord in .*\. Write the records anew\."),
         ("of other classes", r"records of all splits must be of the same classes; got .*train: bellcup.* Take the folder"),
-        ("of another kind", r"records\.json must say what records there are; got .*train/records\.json \(.*\)\. Write the"),
+        ("of another kind", r"records\.json must say what records there are; got .*train/records\.json \(.*\)\. Write them"),
+        *((fault, line) for fault, (_, line) in torn.FAULTS.items()),
     ],
 )
 def test_records_that_are_not_whole_are_refused_and_nothing_is_left(elsewhere, tmp_path, fault, line):
     damaged(elsewhere, fault)
-    with pytest.raises(InputError, match=line):
+    with pytest.raises(InputError, match=line) as refusal:
         fetched(elsewhere, tmp_path / "new")
+    assert "partial" not in str(refusal.value)  # where it lies is named, and not where it is copied to
     assert contents(tmp_path / "new") == {}
+
+
+@pytest.mark.parametrize("fault", ["cut in the middle", "cut between two records", "lost", "added"])
+def test_what_the_sizes_tell_is_refused_before_anything_is_fetched(elsewhere, fault):
+    damaged(elsewhere, fault)
+    with pytest.raises(InputError, match=torn.FAULTS[fault][1]):
+        check_there(str(elsewhere), "records_uri")
+
+
+@pytest.mark.parametrize("fault", torn.FAULTS)
+def test_records_that_changed_since_they_were_written_are_refused_by_name(elsewhere, fault):
+    assert check_whole(elsewhere / "train") == read_about(elsewhere / "train")
+    change, line = torn.FAULTS[fault]
+    change(elsewhere / "train")
+    with pytest.raises(InputError, match=line):
+        check_whole(elsewhere / "train")
+
+
+@pytest.mark.parametrize("fault", torn.FAULTS)
+def test_records_that_changed_are_not_read_to_the_end(elsewhere, fault):
+    assert len(list(read(elsewhere / "train"))) == 12
+    torn.FAULTS[fault][0](elsewhere / "train")
+    with pytest.raises(InputError, match=r"TFRecord file must be whole|records must be whole|must list every file"):
+        list(read(elsewhere / "train"))
+
+
+def test_files_of_one_size_that_changed_places_are_told_apart_by_their_checksums(tmp_path, written):
+    for number in range(2):
+        (tmp_path / "photos" / "bellcup").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 20), (100 + number, 0, 0)).save(tmp_path / "photos" / "bellcup" / f"{number}.png")
+    written(images_per_shard=1, train=catalog.scan(str(tmp_path / "photos")).rows)
+    assert len({shard.stat().st_size for shard in torn.shards(tmp_path / "train")}) == 1
+    torn.swap(tmp_path / "train")
+    with pytest.raises(InputError, match=r"train-00000-of-00002\.tfrecord with \d+ bytes and the checksum"):
+        check_whole(tmp_path / "train")
+
+
+def as_written_before(folder: Path) -> Path:
+    """Takes away what was not written down when there were no checksums yet."""
+    about = json.loads((folder / "records.json").read_text())
+    assert about.pop("files")
+    (folder / "records.json").write_text(json.dumps(about))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (
+            "cut in the middle",
+            r"a TFRecord file must be whole; got \S+-00000-of-00003\.tfrecord, damaged behind byte \d+\. Copy",
+        ),
+        ("cut between two records", r"records must be whole; got 11 of them in \S+, where its records\.json says 12\. Copy"),
+        ("lost", torn.FAULTS["lost"][1]),
+        ("a byte flipped", r"a TFRecord file must be whole; got \S+-00000-of-00003\.tfrecord, damaged behind byte \d+\. Copy"),
+        ("added", torn.FAULTS["added"][1]),
+    ],
+)
+def test_records_without_checksums_are_looked_at_one_by_one(elsewhere, capsys, fault, line):
+    train = as_written_before(elsewhere / "train")
+    assert check_whole(train).images == 12
+    assert capsys.readouterr().out == "train: records.json says no checksums, so every record is looked at\n"
+    torn.FAULTS[fault][0](train)
+    with pytest.raises(InputError, match=line):
+        check_whole(train)
+
+
+def test_records_without_checksums_are_fetched(elsewhere, tmp_path):
+    for split in ("train", "validation"):
+        as_written_before(elsewhere / split)
+    fetched(elsewhere, tmp_path / "new")
+    assert contents(tmp_path / "new" / "train") == contents(elsewhere / "train")
+
+
+def test_what_a_later_version_says_more_is_passed_over(elsewhere):
+    about = json.loads((elsewhere / "train" / "records.json").read_text())
+    (elsewhere / "train" / "records.json").write_text(json.dumps(about | {"colour": "blue"}))
+    assert check_whole(elsewhere / "train").images == 12
+
+
+def test_other_files_beside_the_records_are_nobodys_business(elsewhere):
+    for name in ("_SUCCESS", "._train-00000-of-00003.tfrecord", "notes.txt"):
+        (elsewhere / "train" / name).write_text("no records")
+    assert check_whole(elsewhere / "train").images == 12
+
+
+def test_a_number_of_records_that_is_not_the_one_written_down_is_refused(elsewhere):
+    about = json.loads((elsewhere / "train" / "records.json").read_text())
+    (elsewhere / "train" / "records.json").write_text(json.dumps(about | {"images": 13}))
+    with pytest.raises(InputError, match=r"records must be whole; got 12 of them in \S+, where its records\.json says 13\."):
+        Numbered(elsewhere / "train")
 
 
 def test_records_of_a_detector_are_refused(elsewhere, tmp_path):
@@ -448,6 +558,8 @@ def test_records_of_a_detector_are_refused(elsewhere, tmp_path):
     example.features.feature["image/object/class/label"].int64_list.value.append(1)
     with tf.io.TFRecordWriter(str(elsewhere / "train" / "train-00000-of-00003.tfrecord")) as writer:
         writer.write(example.SerializeToString())
+    about = json.loads((as_written_before(elsewhere / "train") / "records.json").read_text())
+    (elsewhere / "train" / "records.json").write_text(json.dumps(about | {"images": 12 - 5 + 1}))
     with pytest.raises(InputError, match=r"records must be of classification; got others in .*\. Take records that were"):
         fetched(elsewhere, tmp_path / "new")
     assert contents(tmp_path / "new") == {}

@@ -120,6 +120,7 @@ def evaluation(labels: list[str], matrix: list[list[int]] | None = None, **chang
         "model_name": "flowers", "network": "inception_v3", "split": "test", "images": 1234, "accuracy": 0.9137,
         "macro_precision": 0.9012, "macro_recall": 0.8923, "macro_f1": 0.8834, "labels": labels, "confusion_matrix": matrix,
         "per_class": per_class, "verdict": {"accepted": True, "reasons": ["accuracy 0.9137 reaches 0.85"]},
+        "largest_class": {"label": labels[0], "share": 0.2876, "p_value": 1e-9, "verdict": "beaten"},
         "test_picture": None, "deployed": None, "accuracy_interval": [0.8987, 0.9287], "top_5_accuracy": 0.9876,
         "weighted_precision": 0.9045, "weighted_recall": 0.9137, "weighted_f1": 0.8856, "confused_pairs": [],
         "calibration": {"expected_calibration_error": 0.0321, "bins": BINS},
@@ -275,7 +276,8 @@ def test_evaluation_holds_the_callers_figures(tmp_path):
         "is daisy, called rose (97 %)", "wrong.jpg", "between 89.9 % and 92.9 %",
         "daisy called rose: 4,567, 23.4 % of the class",
         "Mean of the images (weighted) 90.5 % 91.4 % 88.6 % 1,234", "3.2 % apart", "surer than it is right",
-        "64 to 127 76.5 % 34", "256 to 511 92.0 % 1,200", "rose called daisy (11), daisy called rose (7)",
+        "Always naming daisy", "28.8 %", "64 to 127 76.5 % 34", "256 to 511 92.0 % 1,200",
+        "rose called daisy (11), daisy called rose (7)",
     ):  # fmt: skip
         assert said in page.text
     drawn = [data for tag, data in page.texts if tag == "text"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import shades
+import torn
 
 from kfp_vision import repository, sweep
 from kfp_vision.errors import InputError
@@ -23,6 +24,18 @@ FIELDS = {
 
 def values(trials: list[dict]) -> list[tuple]:
     return [tuple(trial[name] for name in sweep.SWEPT.values()) for trial in trials]
+
+
+@pytest.mark.parametrize("fault", torn.FAULTS)
+def test_a_trial_on_records_that_changed_is_refused(tmp_path, fault):
+    folders = shades.write(tmp_path, images=8, validation=8, per_shard=4)
+    change, line = torn.FAULTS[fault]
+    change(folders / "validation")
+    trial = {"number": 1, "network": "inception_v1", "optimizer": "adam", "batch_size": 8, "learning_rate": 0.003}
+    given = (folders / "train", folders / "validation", folders / "labels")
+    with pytest.raises(InputError, match=line):
+        sweep.train_trial(trial, shades.RECIPE, *given, model=tmp_path / "out" / "model", page=tmp_path / "page.html")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_without_a_number_every_combination_is_tried_once():

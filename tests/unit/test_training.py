@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import shades
 import tensorflow as tf
+import torn
 from PIL import Image
 from shades import NARROW, RECIPE, shade, train
 
@@ -33,6 +34,18 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(folders, tmp_path_factory):
     return train(folders, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("fault", torn.FAULTS)
+def test_records_that_changed_are_refused_before_the_first_step(tmp_path, capsys, fault, split):
+    folders = shades.write(tmp_path, images=8, validation=8, per_shard=4)
+    change, line = torn.FAULTS[fault]
+    change(folders / split)
+    with pytest.raises(InputError, match=line):
+        train(folders, tmp_path / "out")
+    assert capsys.readouterr().out == ""  # nothing was built yet
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_learns(trained):
