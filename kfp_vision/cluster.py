@@ -37,7 +37,7 @@ class Cluster:
     """
 
     def __init__(self, namespace: str):
-        configuration, own = _configured()
+        configuration, own = configured()
         self.namespace = namespace or own
         self._api = client.CustomObjectsApi(client.ApiClient(configuration))
         self._kind = {"group": GROUP, "version": API_VERSION, "namespace": self.namespace, "plural": PLURAL}
@@ -153,7 +153,7 @@ def is_within() -> bool:
     return bool(os.environ.get(ADDRESS))
 
 
-def _configured() -> tuple[Any, str]:
+def configured() -> tuple[Any, str]:
     """How the cluster is reached, and the namespace that is meant where none is named."""
     configuration, file = client.Configuration(), os.environ.get("KUBECONFIG") or None
     try:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from kfp_vision import access, catalog, storage
+from kfp_vision import access, catalog, results, storage
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked
 from kfp_vision.repository import Version
@@ -329,7 +329,9 @@ def join_predictions(
             # The n-th picture is in the table of partition n % partitions.
             for rows in zip_longest(*readers):
                 writer.writerows(row for row in rows if row is not None)
-    _say(total)
+    accuracy = headlines(total).get("accuracy")
+    of_known = "" if accuracy is None else f"; accuracy {accuracy:.4f} on the {total['labelled']} in folders of a known name"
+    results.announce(f"{total['pictures']} images named, {total['unreadable']} could not be read{of_known}")
     return total
 
 

@@ -106,7 +106,8 @@ def test_a_model_below_min_accuracy_is_not_deployed_and_the_run_says_why_and_end
     done = release(always_wrong, tmp_path / "run", min_accuracy=0.5, **wishes)
     assert done.stages == ["evaluate-classifier", "report-outcome"]
     assert done.green and "the run ended well" in done.printed
-    assert "refused: accuracy 0.0000 is below min_accuracy 0.5" in done.printed
+    assert "outcome: not accepted, accuracy 0.0000 on " in done.printed
+    assert "images: accuracy 0.0000 is below min_accuracy 0.5" in done.printed
     assert not (tmp_path / "repository").exists()
 
 
@@ -116,7 +117,8 @@ def test_a_model_that_is_worse_than_the_deployed_one_is_kept_and_not_deployed(tm
     colours.write_version(tmp_path / "repository" / "1", labels)  # right of every one of them
     done = release(made, tmp_path / "run", deploy_to=str(tmp_path / "repository"))
     assert done.stages == ["evaluate-classifier", "report-outcome"]
-    assert done.green and "refused: it is worse than version 1, deployed now, accuracy 1.0000" in done.printed
+    assert done.green and "outcome: not accepted, accuracy 0.0000 on " in done.printed
+    assert "images: it is worse than version 1, deployed now, accuracy 1.0000" in done.printed
     assert [version.number for version in repository.versions(tmp_path / "repository")] == [1]
 
 
