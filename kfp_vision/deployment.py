@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kfp_vision import catalog, publishing, records, repository, storage, stored, stores
+from kfp_vision import catalog, publishing, records, repository, results, storage, stored, stores
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Prediction, Service
@@ -99,7 +99,7 @@ def decide_training(
     trained_from = hashlib.sha256(f"{fingerprint} {recipe}".encode()).hexdigest()
     unchanged = skip_unchanged and _is_deployed(trained_from, deploy_to, model_name, settings)
     if unchanged:
-        print(f"neither the pictures nor the fields have changed since {model_name} was deployed: nothing to train")
+        results.announce(f"nothing new: neither the images nor the fields have changed since {model_name} was deployed")
     elif skip_unchanged:
         print(f"pictures or fields have changed since {model_name} was deployed, or it was not")
     return Decision(fingerprint, trained_from, unchanged)
@@ -199,11 +199,12 @@ def deploy_model(
         from kfp_vision import inference_service  # as in check_target
 
         about: dict[str, Any] = {"kind": KSERVE, **inference_service.deploy(version, uri, settings)}
+        results.announce(f"{version.name} deployed to KServe in {about['namespace']}, where it answers at {about['url']}")
     else:
         where = storage.absolute(deploy_to)
         number = publishing.publish(version, where, int(settings["versions_kept"]))
         about = {"kind": "repository", "repository": where, "version": number, "model_name": version.name}
-        print(f"{version.name} is version {number} in {where}")
+        results.announce(f"{version.name} deployed as version {number} in {where}")
     storage.write_json(endpoint, about)
     return about
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kfp_vision import deployment, export, inputs, parameters, publishing, records, reports, repository, storage
+from kfp_vision import deployment, export, inputs, parameters, publishing, records, reports, repository, results, storage
 from kfp_vision.errors import InputError
 from kfp_vision.measures import TOP, Answers, difference, measured
 from kfp_vision.pictures import Refused
@@ -106,8 +106,9 @@ def evaluate_classifier(
     history = json.loads((model / export.HISTORY_FILE).read_text())
     shown = {"history": history, "mistakes": worst, "pairs": pairs}
     reports.write_evaluation_page(page, title=f"{version.name}: evaluation", evaluation=figures, **shown)
-    print(f"accuracy {figures['accuracy']:.4f} on {figures['images']} {about.split} pictures")
-    print(f"{'accepted' if figures['verdict']['accepted'] else 'refused'}: {'; '.join(figures['verdict']['reasons'])}")
+    said = "accepted" if figures["verdict"]["accepted"] else "not accepted"
+    measured_on = f"accuracy {figures['accuracy']:.4f} on {figures['images']} {about.split} images"
+    results.announce(f"{said}, {measured_on}: {'; '.join(figures['verdict']['reasons'])}")
     return figures
 
 

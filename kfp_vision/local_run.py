@@ -28,7 +28,7 @@ from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
-from kfp_vision import outcome, parameters
+from kfp_vision import outcome, parameters, results
 from kfp_vision.errors import InputError
 
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
@@ -373,6 +373,8 @@ class View(io.TextIOBase):
             self._error = line
         elif not self._in_traceback:
             self._show(f"{INDENT}  {line}")
+            if line.startswith(results.PREFIX):
+                outcome.note_result(Path(self.log.name).parent, line.removeprefix(results.PREFIX))
         elif line.strip() and not line.startswith(" "):
             self._error = f"{InputError.PREFIX}{self.stage} failed: {line} (all of it is in {self.log.name})"
 
@@ -380,7 +382,7 @@ class View(io.TextIOBase):
         """What failed, for who runs the pipeline, and for the last stage, which tells others."""
         error = self._error or str(_killed(self.stage, self.log.name))
         self.failed.append(outcome.Stage(self.stage, error))
-        told = outcome.Stage(self.stage.replace("_", "-"), error.removeprefix(InputError.PREFIX))  # as KFP calls it
+        told = outcome.Stage(self.stage, error.removeprefix(InputError.PREFIX))
         outcome.note(Path(self.log.name).parent, told)
 
     def _show(self, line: str) -> None:

@@ -1,18 +1,19 @@
 """What a run says at its end: in its log, and to whoever a webhook tells. Nothing of it can make a run fail.
 
-Sources: KFP's REST API v2beta1 (GET /apis/v2beta1/runs/ID); the states of ML Metadata's executions, which KFP 2 hands to an
-exit handler; https://api.slack.com/messaging/webhooks; https://adaptivecards.io/explorer for what Teams takes.
+Sources: the states of ML Metadata's executions, which KFP 2 hands to an exit handler; https://api.slack.com/messaging/webhooks;
+https://adaptivecards.io/explorer for what Teams takes.
 """
 
 import html
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from kfp_vision import endings, runs
+from kfp_vision.runs import API, Found, Stage
 
 # All but the first may be left out; a secret gives them.
 WEBHOOK, KIND = (
@@ -20,32 +21,18 @@ WEBHOOK, KIND = (
     "KFP_VISION_WEBHOOK_KIND",
 )  # its address; slack, teams or json, where the host does not tell
 UI = "KFP_VISION_UI"  # address of the Kubeflow Pipelines UI, as people open it
-API = "KFP_VISION_PIPELINES_API"  # where KFP's API is not at its usual place
 ENVIRONMENT = (WEBHOOK, KIND, UI, API)
-# Of a run on one machine, which has no such API: the file in its folder in which it notes the stages that failed, one a line.
-FAILURES, FAILURES_FILE = "KFP_VISION_FAILURES", "failed.jsonl"
+# Of a run on one machine, which has no such API: the file in its folder in which it notes the stages that failed, one a line,
+# and the one beside it with what the others announced.
+FAILURES, FAILURES_FILE, RESULTS_FILE = "KFP_VISION_FAILURES", "failed.jsonl", "results.txt"
 
 SUCCEEDED, FAILED, CANCELED, UNKNOWN = "SUCCEEDED", "FAILED", "CANCELED", "UNKNOWN"
 STATES = {"SUCCEEDED": SUCCEEDED, "COMPLETE": SUCCEEDED, "CACHED": SUCCEEDED, "FAILED": FAILED}
 STATES |= {"CANCELED": CANCELED, "CANCELLED": CANCELED}  # as ML Metadata, KFP and its local runner write them
 WORDS = {SUCCEEDED: "ended well", FAILED: "failed", CANCELED: "was canceled", UNKNOWN: "ended; how, KFP does not say"}
 HOSTS = {"hooks.slack.com": "slack", "webhook.office.com": "teams", "logic.azure.com": "teams", "powerplatform.com": "teams"}
-INNER = ("executor", "driver", "system-container-impl", "system-container-executor", "system-container-driver")
-TRY = re.compile(r"\(\d+\)$")  # ends the name of one of several tries
-IN_A_CLUSTER = "KUBERNETES_SERVICE_HOST"  # in the environment of every pod
-API_HOST, API_PORT = "ML_PIPELINE_SERVICE_HOST", 8888  # in the environment of pods in KFP's own namespace
-API_ELSEWHERE = "ml-pipeline.kubeflow"
-TOKEN_FILE = Path("/var/run/secrets/kubeflow/pipelines/token")  # where Kubeflow puts it in pods that may ask KFP
-LONGEST = 300  # characters of an error
 SECONDS = 10
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage that failed, as KFP calls it, and what KFP says of it."""
-
-    name: str
-    error: str
+UNREAD = "the reason could not be read: its log in the Kubeflow UI ends with it"
 
 
 @dataclass(frozen=True)
@@ -55,7 +42,8 @@ class Outcome:
     Attributes:
         state: SUCCEEDED, FAILED, CANCELED or UNKNOWN.
         run_name, run_id: as the Kubeflow UI shows them.
-        failed_stages: empty as well where nobody could be asked.
+        failed_stages: as they ran; empty as well where nobody could be asked.
+        results: what came of it, a line each: whether the model was accepted, where it was deployed, and the like.
         url: of the run in the UI; empty where its address is not known.
     """
 
@@ -63,13 +51,19 @@ class Outcome:
     run_name: str
     run_id: str
     failed_stages: tuple[Stage, ...]
+    results: tuple[str, ...]
     url: str
 
     @property
     def text(self) -> str:
         """One line of how it ended and where."""
-        where = " at " + ", ".join(stage.name for stage in self.failed_stages) if self.failed_stages else ""
+        where = " at " + ", ".join(stage.title for stage in self.failed_stages) if self.failed_stages else ""
         return f"{self.run_name} {WORDS[self.state]}{where}"
+
+    @property
+    def lines(self) -> list[str]:
+        """Why each stage failed, and what came of the others."""
+        return [*(f"{stage.title}: {stage.error or UNREAD}" for stage in self.failed_stages), *self.results]
 
 
 def report(state: str, run_name: str, run_id: str) -> Outcome:
@@ -77,15 +71,17 @@ def report(state: str, run_name: str, run_id: str) -> Outcome:
 
     Args:
         state: of the stages before, as KFP hands it to an exit handler.
-        run_name, run_id: as KFP knows the run.
+        run_name, run_id: as KFP knows the run; of a recurring run KFP gives no name here, and is asked for it.
     """
-    stages = None if STATES.get(state) == SUCCEEDED else _failed_stages(run_id)
+    found = _found(run_name, run_id)
+    stages = None if STATES.get(state) == SUCCEEDED else found.failed
     known = FAILED if stages else STATES.get(state, UNKNOWN if stages is None else SUCCEEDED)
     ui = os.environ.get(UI, "").rstrip("/")
-    outcome = Outcome(known, run_name, run_id, stages or (), f"{ui}/#/runs/details/{run_id}" if ui else "")
-    print(f"the run {outcome.text.removeprefix(run_name).strip()}")
-    for stage in outcome.failed_stages:
-        print(f"{stage.name}: {stage.error or 'its log ends with what was wrong'}")
+    name = run_name.strip() or found.name or run_id
+    outcome = Outcome(known, name, run_id, stages or (), found.results, f"{ui}/#/runs/details/{run_id}" if ui else "")
+    print(f"the run {outcome.text.removeprefix(name).strip()}")
+    for line in outcome.lines:
+        print(line)
     if known == FAILED and not outcome.failed_stages:
         print("the log of the stage that failed ends with what was wrong")
     if webhook := os.environ.get(WEBHOOK, "").strip():
@@ -104,11 +100,17 @@ def note(run_dir: Path, stage: Stage) -> None:
         file.write(json.dumps(asdict(stage)) + "\n")
 
 
+def note_result(run_dir: Path, result: str) -> None:
+    """Notes what came of a stage of a run on one machine, for the last stage to tell."""
+    with (run_dir / RESULTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(f"{result}\n")
+
+
 def noted(file: Path) -> tuple[Stage, ...]:
     """The stages that failed, each once, in a run that notes them in a file; none where there is no such file."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     stages = [Stage(**json.loads(line)) for line in lines]
-    return tuple({stage.name: Stage(stage.name, stage.error[:LONGEST]) for stage in stages}.values())
+    return tuple({stage.name: Stage(stage.name, stage.error[: endings.LONGEST]) for stage in stages}.values())
 
 
 def body(outcome: Outcome, kind: str) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def body(outcome: Outcome, kind: str) -> dict[str, Any]:
         outcome: of a run.
         kind: slack, teams or json.
     """
-    lines = [f"{stage.name}: {stage.error}" for stage in outcome.failed_stages if stage.error]
+    lines = outcome.lines
     if kind == "slack":
         shown = [html.escape(line, quote=False) for line in (outcome.text, *lines)]
         return {"text": "\n".join(shown + ([f"<{outcome.url}|Open the run>"] if outcome.url else []))}
@@ -157,67 +159,15 @@ def _tell(outcome: Outcome, webhook: str) -> None:
         print(f"{'' if answer.ok else 'warning: '}the webhook {said}")
 
 
-def _failed_stages(run_id: str) -> tuple[Stage, ...] | None:
-    """The stages that failed, as KFP's API knows them, or the run itself on one machine; None where neither can be asked."""
-    if FAILURES in os.environ:
-        try:
-            return noted(Path(os.environ[FAILURES]))
-        except (OSError, ValueError, TypeError) as error:
-            print(f"warning: which stage failed could not be read ({type(error).__name__})")
-            return None
-    address = os.environ.get(API, "").rstrip("/")
-    if not address:
-        if IN_A_CLUSTER not in os.environ:
-            return None
-        address = f"http://{os.environ.get(API_HOST, API_ELSEWHERE)}:{API_PORT}"
-    from kfp_vision.stores import web
-
+def _found(run_name: str, run_id: str) -> Found:
+    """What could be found out of the run: on one machine in its folder, else of Kubernetes and KFP."""
     try:
-        token = {"Authorization": f"Bearer {TOKEN_FILE.read_text().strip()}"} if TOKEN_FILE.exists() else {}
-        answer = web.session().get(f"{address}/apis/v2beta1/runs/{run_id}", headers=token, timeout=SECONDS)
-        answer.raise_for_status()
-        return failed(answer.json())
-    except Exception as error:  # an API of another version, or none: the state that KFP handed over is left
-        reason = getattr(getattr(error, "response", None), "status_code", "") or type(error).__name__
-        print(f"warning: KFP could not be asked which stage failed ({reason} at {address})")
-        return None
-
-
-def failed(run: Mapping[str, Any]) -> tuple[Stage, ...]:
-    """The stages of a run that failed, each once; not those that did better when they were tried again.
-
-    KFP tells of all pods and groups of them: a stage's own pod is an `executor` within it, each try of it is an `executor(0)`
-    within that, and the groups around it have failed as well.
-
-    Args:
-        run: as KFP's API describes it.
-    """
-    tasks = (run.get("run_details") or {}).get("task_details") or []
-    parents = {key: task for task in tasks for child in task.get("child_tasks") or [] for key in _keys(child)}
-    broken = [task for task in tasks if task.get("state") == FAILED]
-    groups = {id(parents[key]) for task in broken for key in _keys(task) if key in parents}
-    stages: dict[str, Stage] = {}
-    for task in broken:
-        above = list(_above(task, parents))
-        if id(task) in groups or any(one.get("state") == SUCCEEDED for one in above):
-            continue
-        names = [TRY.sub("", str(one.get("display_name", ""))) for one in (task, *above)]
-        name = next((name for name in names if name not in INNER), names[0]).removesuffix("-driver")
-        error = " ".join((task.get("error") or {}).get("message", "").split())[:LONGEST]
-        if error or name not in stages:
-            stages[name] = Stage(name, error)  # of the last try
-    return tuple(stages.values())
-
-
-def _above(task: Mapping[str, Any], parents: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The groups that a task stands in, the innermost first."""
-    seen = {id(task)}
-    while (group := next((parents[key] for key in _keys(task) if key in parents), None)) and id(group) not in seen:
-        yield group
-        seen.add(id(group))
-        task = group
-
-
-def _keys(task: Mapping[str, Any]) -> list[str]:
-    """What others call a task by: its own identifier, or its pod's name."""
-    return [task[name] for name in ("task_id", "pod_name") if task.get(name)]
+        if FAILURES not in os.environ:
+            return runs.find(run_id, named=bool(run_name.strip()))
+        file = Path(os.environ[FAILURES])
+        results = file.with_name(RESULTS_FILE)
+        lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+        return Found(failed=noted(file), results=tuple(dict.fromkeys(lines)))
+    except Exception as error:  # whatever it is, the state that KFP handed over is left
+        print(f"warning: what became of the stages could not be read ({type(error).__name__})")
+        return Found()

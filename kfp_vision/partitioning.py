@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import catalog, hardware, records, storage, tally
+from kfp_vision import catalog, hardware, records, results, storage, tally
 from kfp_vision.catalog import SPLITS
 from kfp_vision.errors import InputError
 from kfp_vision.processes import end_with
@@ -197,6 +197,9 @@ def join_records(
         with storage.replacing(outputs[split]) as beside:
             joined[split] = _join(parts[split], beside, split, images_per_shard)
         print(f"{split}: {joined[split].images} pictures in {len(joined[split].shards)} files", flush=True)
+    images, files = sum(about.images for about in joined.values()), sum(len(about.shards) for about in joined.values())
+    of_each = ", ".join(f"{about.images} {split}" for split, about in joined.items())
+    results.announce(f"{images} images in {files} files of records ({of_each}), {len(rejects)} could not be used")
     return joined
 
 

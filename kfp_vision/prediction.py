@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from kfp_vision import access, catalog, storage
+from kfp_vision import access, catalog, results, storage
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked
 from kfp_vision.repository import Version
@@ -332,7 +332,9 @@ def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, 
                 total["right"] += bool(prediction) and label == prediction
         if not total["pictures"]:
             raise no_pictures(images_uri)
-    _say(total)
+    accuracy = headlines(total).get("accuracy")
+    of_known = "" if accuracy is None else f"; accuracy {accuracy:.4f} on the {total['labelled']} in folders of a known name"
+    results.announce(f"{total['pictures']} images named, {total['unreadable']} could not be read{of_known}")
     return total
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfp_vision import reports, storage
+from kfp_vision import reports, results, storage
 from kfp_vision.errors import InputError
 from kfp_vision.parameters import SWEPT
 
@@ -158,8 +158,9 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
     reports.write_trials_page(page, trials=told, best=best["number"], fields=tuple(SWEPT.values()))
     with storage.replacing(model) as beside:
         shutil.copytree(folders[best["number"]][0], beside)
-    print(f"trial {best['number']} is the best of {len(told)}: {described(best)}, accuracy {best['accuracy']:.4f}")
     failed = len(told) - len(done)
+    of_all = f"best of {len(told)} trials{f', of which {failed} failed' if failed else ''}"
+    results.announce(f"{of_all}: trial {best['number']} ({described(best)}), accuracy {best['accuracy']:.4f}")
     return {"trials": len(told), "failed": failed, "best_trial": best["number"], "accuracy": best["accuracy"]}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kfp_vision import reports, splitting, storage
+from kfp_vision import reports, results, splitting, storage
 from kfp_vision.catalog import SPLITS, Row
 from kfp_vision.search import Index, copies, labels, projection
 from kfp_vision.search.copies import Copy
@@ -96,7 +96,7 @@ def audit(index: Path, *, validation_ratio: float, test_ratio: float, table: Pat
             for place, (x, y) in zip(where.places.tolist(), where.points.tolist(), strict=True)
         ],
     )
-    print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counted.items()))
+    results.announce(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counted.items() if name != "pictures"))
     return counted
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import publishing, repository, storage, stores
+from kfp_vision import publishing, repository, results, storage, stores
 from kfp_vision.errors import InputError
 from kfp_vision.repository import INDEX_FOLDER, SERVING_FOLDER
 from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, REMEDY, about_in, described, files_in, forget_others
@@ -72,7 +72,7 @@ def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
     told = {"repository": place, "model_name": newest.name, "version": newest.number}
     told |= {"generation": generation, "pictures": about.pictures}
     storage.write_json(deployed, told)
-    print(f"an index of {about.pictures} pictures lies with version {newest.number} of {newest.name} in {place}")
+    results.announce(f"index of {about.pictures} images deployed beside version {newest.number} of {newest.name} in {place}")
     return told
 
 

@@ -33,7 +33,7 @@ def test_an_index_comes_to_lie_with_its_model(made, tmp_path):
         "pictures": 24,
     }
     assert ended.metadata["deployed"]["repository"] == str(place)
-    assert ended.printed == [f"an index of 24 pictures lies with version 1 of colours in {place}"]
+    assert ended.printed == [f"outcome: index of 24 images deployed beside version 1 of colours in {place}"]
     there = Index(place / "index")
     assert there.pictures == Index(made / "index").pictures and there.about.generation == told["generation"]
     assert [version.number for version in repository.versions(place)] == [1]

@@ -13,7 +13,7 @@ def test_publishes_the_first_version(deployed, trained):
     (version,) = repository.versions(Path(endpoint["repository"]))
     assert version.fingerprint == repository.exported(trained.folder / "model").fingerprint
     assert deployed.metadata["endpoint"]["repository"] == endpoint["repository"]
-    assert deployed.printed == [f"flowers is version 1 in {endpoint['repository']}"]
+    assert deployed.printed == [f"outcome: flowers deployed as version 1 in {endpoint['repository']}"]
 
 
 def changed(file: Path, beside: Path, **changes: object) -> Path:

@@ -20,7 +20,7 @@ from kfp import dsl
 from servers import until
 from told import Web
 
-from kfp_vision import components, local_run, outcome, records, repository
+from kfp_vision import components, local_run, outcome, records, repository, runs
 from kfp_vision.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.ending import outcome_reported
@@ -132,7 +132,7 @@ class Killed:
 @pytest.fixture
 def web(monkeypatch) -> Iterator[Web]:
     """Who is told how a run ended."""
-    for name in (*outcome.ENVIRONMENT, outcome.IN_A_CLUSTER):
+    for name in (*outcome.ENVIRONMENT, runs.IN_A_CLUSTER):
         monkeypatch.delenv(name, raising=False)
     with Web({PATH: (200, "ok")}).running() as running:
         monkeypatch.setenv(outcome.WEBHOOK, f"{running.url}{PATH}")
@@ -220,14 +220,14 @@ def test_a_killed_stage_is_named_leaves_nothing_half_written_and_can_be_run_agai
     roots = [tmp_path / str(number) for number in range(TRIES)]
     tries = (killed(stage, root, *given(stage, root, request)) for root in roots)
     found = next(filter(None, tries))
-    name, log = stage.replace("_", "-"), next(found.root.glob("*/run.log"))
+    log = next(found.root.glob("*/run.log"))
     reason = f"{stage} must come to its end; got one that was killed, as happens where memory is short. "
     assert found.line == f"error: {reason}Give it more memory, or look into {log}."
 
-    assert f"      the run failed at {name}" in found.printed
+    assert f"      the run failed at {stage}" in found.printed
     assert [line.split("] ")[1] for line in found.printed if line.startswith("[")][-2:] == [stage, "report_outcome"]
     sent = web.got[-1][2]
-    assert (sent["state"], sent["failed_stages"][0]["name"]) == ("FAILED", name)
+    assert (sent["state"], sent["failed_stages"][0]["name"]) == ("FAILED", stage)
     assert sent["failed_stages"][0]["error"].startswith(reason)
 
     until(lambda: not any(killing.lives(process) for process in found.kill.processes))

@@ -85,7 +85,7 @@ def test_there_is_nothing_to_train_where_the_newest_version_was_trained_from_the
     capsys.readouterr()
     assert decided("fields", tmp_path).unchanged
     assert capsys.readouterr().out == (
-        "neither the pictures nor the fields have changed since flowers was deployed: nothing to train\n"
+        "outcome: nothing new: neither the images nor the fields have changed since flowers was deployed\n"
     )
     assert not decided("other fields", tmp_path).unchanged
     assert not decided("fields", tmp_path, skip_unchanged=False).unchanged

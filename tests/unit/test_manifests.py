@@ -15,7 +15,7 @@ import restricted
 import yaml
 from kserve.constants import constants as of_kserve
 
-from kfp_vision import __version__, inference_service, outcome, parameters, stores
+from kfp_vision import __version__, inference_service, outcome, parameters, runs, stores
 from kfp_vision.components.images import CPU_IMAGE
 from kfp_vision.pipelines import ending, pods
 
@@ -164,7 +164,7 @@ def selects(selector: dict | None, labels: dict[str, str]) -> bool:
 @pytest.mark.parametrize(
     ("namespace", "labels", "ports"),
     [
-        ("kubeflow", {"app": "ml-pipeline"}, {8887, outcome.API_PORT}),
+        ("kubeflow", {"app": "ml-pipeline"}, {8887, runs.API_PORT}),
         ("kubeflow", {"component": "metadata-grpc-server"}, {8080}),
         ("kubeflow", {"app": "seaweedfs"}, {8333}),
         ("kubeflow", {"app": "mysql"}, set()),
@@ -257,6 +257,25 @@ def test_the_page_gives_the_accounts_of_a_profile_the_same_right():
     assert made["roleRef"]["name"] == read("nodes/cluster-role.yaml")["metadata"]["name"]
     subjects = {(subject["namespace"], subject["name"]) for subject in made["subjects"]}
     assert subjects == {("team-a", "default-editor"), ("team-a", "kfp-vision-stages")}
+
+
+# What runs.py asks: of Kubernetes, and of a KFP that knows its users (backend/src/apiserver/common/const.go).
+@pytest.mark.parametrize(
+    ("group", "resource", "verb"),
+    [
+        ("argoproj.io", "workflows", "get"),
+        ("", "pods", "get"),
+        ("", "pods/log", "get"),
+        ("pipelines.kubeflow.org", "runs", "get"),
+        ("pipelines.kubeflow.org", "runs", "readArtifact"),
+    ],
+)
+def test_our_own_account_may_ask_how_a_run_went(group, resource, verb):
+    found = built("")
+    bound = [one for (kind, _), one in found.items() if kind == "RoleBinding"]
+    ours = [one for one in bound if "kfp-vision-stages" in {subject["name"] for subject in one["subjects"]}]
+    rules = [rule for one in ours for rule in found["Role", one["roleRef"]["name"]]["rules"] if not rule.get("resourceNames")]
+    assert [rule for rule in rules if group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

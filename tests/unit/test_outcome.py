@@ -3,89 +3,41 @@
 from collections.abc import Iterator
 
 import pytest
+from ran import NAME, OWN, WORKFLOW, Ran, printed
 from told import Web
 
-from kfp_vision import outcome
+from kfp_vision import outcome, runs
 from kfp_vision.outcome import Outcome, Stage
 from kfp_vision.stores import transfer
 
-RUN = {"run_name": "flowers of <Monday>", "run_id": "8a2f"}
+RUN = {"run_name": NAME, "run_id": "8a2f"}
+ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
 PATH = "/services/T000/a-secret"
 
 
 @pytest.fixture
 def web(monkeypatch) -> Iterator[Web]:
-    for name in (*outcome.ENVIRONMENT, outcome.FAILURES, outcome.IN_A_CLUSTER, outcome.API_HOST):
+    for name in (*outcome.ENVIRONMENT, outcome.FAILURES, runs.IN_A_CLUSTER, runs.API_HOST):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)
     with Web().running() as running:
         yield running
 
 
-def task(name: str, state: str, *children: str, error: str = "") -> dict:
-    """As KFP describes what a pod, or a group of them, did; by its name in lower case for others to refer to."""
-    about = {"run_id": RUN["run_id"], "task_id": f"id-{name}", "pod_name": f"pod-{name}", "display_name": name, "state": state}
-    about |= {"child_tasks": [{"pod_name": f"pod-{child}"} for child in children]} if children else {}
-    return about | ({"error": {"code": 1, "message": error}} if error else {})
+@pytest.fixture
+def ran(web, monkeypatch, tmp_path) -> Iterator[Ran]:
+    """A run on a cluster, of which nothing is known yet."""
+    monkeypatch.setenv(runs.IN_A_CLUSTER, "10.0.0.1")
+    monkeypatch.setenv(runs.OWN_POD, OWN)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    with Ran().running(tmp_path / "kubeconfig") as running:
+        monkeypatch.setenv(outcome.API, running.url)
+        yield running
 
 
-def described(*tasks: dict) -> dict:
-    return {
-        "run_id": RUN["run_id"],
-        "display_name": RUN["run_name"],
-        "state": "RUNNING",
-        "run_details": {"task_details": [*tasks]},
-    }
-
-
-FAILED_IN_TRAINING = described(
-    task("root", "FAILED", "run"),
-    task("run", "FAILED", "check-run", "train-classifier"),
-    task("check-run", "SUCCEEDED"),
-    task("train-classifier", "FAILED", "executor"),
-    task("executor", "FAILED", error="Error (exit\ncode 137): OOMKilled"),
-    task("report-outcome", "RUNNING"),
-)
-
-
-def test_the_stage_that_failed_is_found_within_its_groups():
-    assert outcome.failed(FAILED_IN_TRAINING) == (Stage("train-classifier", "Error (exit code 137): OOMKilled"),)
-
-
-def test_a_stage_whose_pod_was_never_made_is_found_by_its_driver():
-    run = described(task("root", "FAILED", "deploy-model-driver"), task("deploy-model-driver", "FAILED", error="forbidden"))
-    assert outcome.failed(run) == (Stage("deploy-model", "forbidden"),)
-
-
-def test_of_many_in_a_loop_each_stage_is_told_once():
-    parts = [task(f"write-{n}", "FAILED") | {"display_name": "write-tfrecords"} for n in range(5)]
-    assert outcome.failed(described(task("for-loop-1", "FAILED", *(f"write-{n}" for n in range(5))), *parts)) == (
-        Stage("write-tfrecords", ""),
-    )
-
-
-def tried(*states: str) -> dict:
-    """A training that was tried several times, as Argo has it."""
-    tries = [task(f"executor({number})", state, error=f"try {number}") for number, state in enumerate(states)]
-    names = [one["display_name"] for one in tries]
-    groups = [("root", "run"), ("run", "train-classifier"), ("train-classifier", "executor")]
-    around = [task(name, states[-1], child) for name, child in groups]
-    return described(*around, task("executor", states[-1], *names), *tries)
-
-
-def test_a_stage_that_did_better_when_it_was_tried_again_did_not_fail():
-    assert outcome.failed(tried("FAILED", "FAILED", "SUCCEEDED")) == ()
-    assert outcome.failed(tried("FAILED", "FAILED")) == (Stage("train-classifier", "try 1"),)
-
-
-def test_groups_that_go_round_in_a_circle_are_no_trap():
-    one, other = task("a", "FAILED", "b"), task("b", "FAILED", "a")
-    assert outcome.failed(described(one, other, task("c", "FAILED"))) == (Stage("c", ""),)
-
-
-@pytest.mark.parametrize("run", [{}, {"run_details": None}, described(), described(task("a", "SUCCEEDED"), {})])
-def test_where_nothing_failed_nothing_is_found(run):
-    assert outcome.failed(run) == ()
+def failed_in_training(ran: Ran) -> None:
+    ran.stage("run", "check-run", at=10)
+    ran.stage("run", "publish", "train-classifier", phase="Failed", at=60, log=printed(f"error: {ERROR}"))
 
 
 @pytest.mark.parametrize(
@@ -100,29 +52,41 @@ def test_where_nothing_failed_nothing_is_found(run):
     ],
 )
 def test_each_state_is_understood_where_kfp_cannot_be_asked(web, state, known):
-    assert outcome.report(state, **RUN) == Outcome(known, **RUN, failed_stages=(), url="")
+    assert outcome.report(state, **RUN) == Outcome(known, **RUN, failed_stages=(), results=(), url="")
 
 
-def test_a_run_that_is_still_said_to_run_has_failed_or_not_as_its_stages_have(web, monkeypatch, capsys):
-    monkeypatch.setenv(outcome.API, web.url)
-    path = f"/apis/v2beta1/runs/{RUN['run_id']}"
-    web.answers[path] = 200, FAILED_IN_TRAINING
-    assert outcome.report("RUNNING", **RUN).state == "FAILED"
-    said = "the run failed at train-classifier\ntrain-classifier: Error (exit code 137): OOMKilled\n"
-    assert capsys.readouterr().out == said
-    web.answers[path] = 200, described(task("root", "RUNNING", "run"), task("run", "SUCCEEDED"))
+def test_a_run_that_is_still_said_to_run_has_failed_or_not_as_its_stages_have(ran, capsys):
+    ran.stage("run", "check-run", at=10)
     assert outcome.report("RUNNING", **RUN).state == "SUCCEEDED"
     assert capsys.readouterr().out == "the run ended well\n"
+    failed_in_training(ran)
+    assert outcome.report("RUNNING", **RUN).state == "FAILED"
+    assert capsys.readouterr().out == f"the run failed at train_classifier\ntrain_classifier: {ERROR}\n"
 
 
-def test_kfp_is_shown_the_token_that_kubeflow_gives(web, monkeypatch, tmp_path):
-    (tmp_path / "token").write_text("a-token\n")
-    monkeypatch.setattr(outcome, "TOKEN_FILE", tmp_path / "token")
-    monkeypatch.setenv(outcome.API, web.url)
-    web.answers[f"/apis/v2beta1/runs/{RUN['run_id']}"] = 200, described()
-    outcome.report("RUNNING", **RUN)
-    ((_, headers, _),) = web.got
-    assert headers["Authorization"] == "Bearer a-token"
+def test_a_reason_that_cannot_be_read_is_said_to_be_where_it_is(ran, capsys):
+    ran.stage("run", "train-classifier", phase="Failed", at=60, log=printed("nothing of use"))
+    outcome.report("FAILED", **RUN)
+    said = "train_classifier: the reason could not be read: its log in the Kubeflow UI ends with it\n"
+    assert capsys.readouterr().out == f"the run failed at train_classifier\n{said}"
+
+
+def test_a_run_that_ended_well_tells_what_came_of_it(ran, capsys):
+    ran.stage("run", "evaluate-classifier", at=10, log="outcome: accepted, accuracy 0.91\n")
+    ran.stage("run", "deploy", "deploy-model", at=60, log="outcome: deployed as version 4 in s3://models\n")
+    told = outcome.report("SUCCEEDED", **RUN)
+    assert told.results == ("accepted, accuracy 0.91", "deployed as version 4 in s3://models")
+    assert capsys.readouterr().out == "the run ended well\n" + "".join(f"{line}\n" for line in told.results)
+
+
+@pytest.mark.parametrize(
+    ("run_name", "denied", "shown"),
+    [("mine", set(), "mine"), ("", set(), NAME), ("", {"run"}, WORKFLOW), (" ", {"run", "pods"}, "8a2f")],
+)
+def test_a_run_is_never_without_a_name(ran, run_name, denied, shown):
+    ran.denied = denied
+    told = outcome.report("SUCCEEDED", run_name, "8a2f")
+    assert (told.run_name, told.text) == (shown, f"{shown} ended well")
 
 
 @pytest.mark.parametrize("answer", [(403, {"error": "not yours"}), (500, {}), (200, [1]), (200, {"run_details": [1]})])
@@ -130,48 +94,46 @@ def test_where_kfp_refuses_the_state_is_told_all_the_same(web, monkeypatch, caps
     monkeypatch.setenv(outcome.API, web.url)
     web.answers[f"/apis/v2beta1/runs/{RUN['run_id']}"] = answer
     assert outcome.report("FAILED", **RUN).state == "FAILED"
-    said = capsys.readouterr().out
-    assert said.startswith("warning: KFP could not be asked which stage failed (")
-    assert said.endswith("the run failed\nthe log of the stage that failed ends with what was wrong\n")
+    assert capsys.readouterr().out.endswith("the run failed\nthe log of the stage that failed ends with what was wrong\n")
 
 
 def test_a_run_on_one_machine_notes_itself_which_stages_failed(web, monkeypatch, tmp_path, capsys):
     for name, value in outcome.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     assert outcome.report("FAILED", **RUN).failed_stages == ()
-    for stage in (Stage("write-tfrecords", "first"), Stage("write-tfrecords", "second"), Stage("evaluate-classifier", "")):
+    for stage in (Stage("write_tfrecords", "first"), Stage("write_tfrecords", "second"), Stage("evaluate_classifier", "")):
         outcome.note(tmp_path, stage)
     capsys.readouterr()
-    failed = (Stage("write-tfrecords", "second"), Stage("evaluate-classifier", ""))
+    failed = (Stage("write_tfrecords", "second"), Stage("evaluate_classifier", ""))
     assert outcome.report("FAILED", **RUN).failed_stages == failed
-    said = "write-tfrecords: second\nevaluate-classifier: its log ends with what was wrong\n"
-    assert capsys.readouterr().out == f"the run failed at write-tfrecords, evaluate-classifier\n{said}"
+    said = f"write_tfrecords: second\nevaluate_classifier: {outcome.UNREAD}\n"
+    assert capsys.readouterr().out == f"the run failed at write_tfrecords, evaluate_classifier\n{said}"
+
+
+def test_a_run_on_one_machine_notes_itself_what_came_of_its_stages(web, monkeypatch, tmp_path):
+    for name, value in outcome.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    for result in ("20 images in 2 files", "accepted", "accepted"):
+        outcome.note_result(tmp_path, result)
+    assert outcome.report("SUCCEEDED", **RUN).results == ("20 images in 2 files", "accepted")
 
 
 @pytest.mark.parametrize("torn", [b'{"name": "wri', b"[1]\n", b'{"no": "stage"}\n', b"\xff\n"])
 def test_a_note_that_cannot_be_read_makes_no_run_fail(web, monkeypatch, tmp_path, capsys, torn):
     (tmp_path / outcome.FAILURES_FILE).write_bytes(torn)
     monkeypatch.setenv(outcome.FAILURES, str(tmp_path / outcome.FAILURES_FILE))
-    assert outcome.report("FAILED", **RUN) == Outcome("FAILED", **RUN, failed_stages=(), url="")
-    assert capsys.readouterr().out.startswith("warning: which stage failed could not be read (")
+    assert outcome.report("FAILED", **RUN) == Outcome("FAILED", **RUN, failed_stages=(), results=(), url="")
+    assert capsys.readouterr().out.startswith("warning: what became of the stages could not be read (")
 
 
-def test_in_a_cluster_kfp_is_asked_where_it_usually_is(web, monkeypatch, capsys):
-    port = int(web.url.rsplit(":", 1)[1])
-    monkeypatch.setenv(outcome.IN_A_CLUSTER, "10.0.0.1")
-    monkeypatch.setenv(outcome.API_HOST, "127.0.0.1")
-    monkeypatch.setattr(outcome, "API_PORT", port)
-    web.answers[f"/apis/v2beta1/runs/{RUN['run_id']}"] = 200, FAILED_IN_TRAINING
-    assert outcome.report("FAILED", **RUN).failed_stages[0].name == "train-classifier"
-
-
-def told(web: Web, monkeypatch, kind: str = "", ui: str = "") -> object:
+def told(web: Web, ran: Ran, monkeypatch, kind: str = "", ui: str = "") -> object:
     """What the webhook was sent."""
-    monkeypatch.setenv(outcome.API, web.url)
+    failed_in_training(ran)
+    ran.stage("run", "join-records", at=20, log="outcome: 20 images in 2 files\n")
     monkeypatch.setenv(outcome.WEBHOOK, web.url + PATH)
     monkeypatch.setenv(outcome.KIND, kind)
     monkeypatch.setenv(outcome.UI, ui)
-    web.answers |= {f"/apis/v2beta1/runs/{RUN['run_id']}": (200, FAILED_IN_TRAINING), PATH: (200, "ok")}
+    web.answers[PATH] = 200, "ok"
     outcome.report("FAILED", **RUN)
     (sent,) = (body for path, _, body in web.got if path == PATH)
     return sent
@@ -181,31 +143,33 @@ UI = "https://kubeflow.example.org/pipeline/"
 LINK = "https://kubeflow.example.org/pipeline/#/runs/details/8a2f"
 
 
-def test_a_program_is_told_everything(web, monkeypatch):
-    assert told(web, monkeypatch, ui=UI) == {
+def test_a_program_is_told_everything(web, ran, monkeypatch):
+    assert told(web, ran, monkeypatch, ui=UI) == {
         "state": "FAILED",
         **RUN,
-        "failed_stages": [{"name": "train-classifier", "error": "Error (exit code 137): OOMKilled"}],
+        "failed_stages": [{"name": "train_classifier", "error": ERROR, "failed": 0, "iterations": 0}],
+        "results": ["20 images in 2 files"],
         "url": LINK,
-        "text": "flowers of <Monday> failed at train-classifier",
+        "text": "flowers of <Monday> failed at train_classifier",
     }
 
 
-def test_slack_is_told_in_its_own_way(web, monkeypatch):
-    assert told(web, monkeypatch, "slack", UI) == {
-        "text": "flowers of &lt;Monday&gt; failed at train-classifier\n"
-        f"train-classifier: Error (exit code 137): OOMKilled\n<{LINK}|Open the run>"
+def test_slack_is_told_in_its_own_way(web, ran, monkeypatch):
+    assert told(web, ran, monkeypatch, "slack", UI) == {
+        "text": "flowers of &lt;Monday&gt; failed at train_classifier\n"
+        f"train_classifier: {ERROR}\n20 images in 2 files\n<{LINK}|Open the run>"
     }
 
 
-def test_teams_is_told_with_a_card(web, monkeypatch):
-    sent = told(web, monkeypatch, "Teams", UI)
+def test_teams_is_told_with_a_card(web, ran, monkeypatch):
+    sent = told(web, ran, monkeypatch, "Teams", UI)
     (attachment,) = sent["attachments"]
     assert (sent["type"], attachment["contentType"]) == ("message", "application/vnd.microsoft.card.adaptive")
     card = attachment["content"]
     assert [block["text"] for block in card["body"]] == [
-        "flowers of <Monday> failed at train-classifier",
-        "train-classifier: Error (exit code 137): OOMKilled",
+        "flowers of <Monday> failed at train_classifier",
+        f"train_classifier: {ERROR}",
+        "20 images in 2 files",
     ]
     assert card["actions"] == [{"type": "Action.OpenUrl", "title": "Open the run", "url": LINK}]
 

@@ -130,7 +130,7 @@ def test_the_tables_of_several_partitions_are_joined_to_the_table_of_one(classif
         prediction.predict_images(*given, table, all_scores=True, partition=number, partitions=partitions)
     assert prediction.join_predictions(tables, classifier.labels, tmp_path / "joined.csv", str(folder)) == whole
     assert (tmp_path / "joined.csv").read_text() == (tmp_path / "whole.csv").read_text()
-    assert capsys.readouterr().out.endswith("2 of 3 in folders of a known name are called by it: accuracy 0.6667\n")
+    assert capsys.readouterr().out.endswith("; accuracy 0.6667 on the 3 in folders of a known name\n")
 
 
 def test_more_partitions_than_pictures_are_joined_and_none_at_all_refused(classifier, folder, tmp_path):

@@ -1,0 +1,281 @@
+"""A run as a cluster knows it: Kubernetes' API with its workflow, its pods and their logs, and KFP's API, on one port.
+
+The shapes are those of Argo Workflows 4.0.5 under KFP 2.17.0: with KFP's `templateDefaults` every node is a `Retry` around its
+tries, `NAME(0)`, and a pod is called by workflow, template and the hash of its node. KFP names nodes in `child_tasks`, no pods,
+and says neither pod nor error of a task. Its endpoint for logs says 200 before it looks.
+"""
+
+import base64
+import contextlib
+import copy
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+
+NAMESPACE, ACCOUNT = "kubeflow", "system:serviceaccount:kubeflow:kfp-vision-stages"
+RUN, WORKFLOW, NAME = "8a2f", "image-classification-x7k2p", "flowers of <Monday>"
+OWN = f"{WORKFLOW}-metadata-0-2-system-container-impl-1"  # the pod of who asks
+IMAGE = "registry.example.org/kfp-vision-gpu:2.0"
+TEMPLATES = {"executor": "metadata-0-1-system-container-impl", "driver": "system-container-driver"}
+STATES = {"Succeeded": "SUCCEEDED", "Failed": "FAILED", "Error": "FAILED", "Running": "RUNNING", "Pending": "PENDING"}
+LAUNCHER = (
+    "I1128 09:12:01.000001       1 launcher_v2.go:201] Component started",
+    "E1128 09:14:01.000001      14 launcher_v2.go:449] Component failed to execute successfully: exit status 1",
+    "I1128 09:14:01.100001      14 launcher_v2.go:206] publish success.",
+    "F1128 09:14:01.200001      14 main.go:57] failed to execute component: exit status 1",
+    'time="2026-11-28T09:14:02.000Z" level=info msg="sub-process exited" argo=true error="<nil>"',
+    "Error: exit status 1",
+)
+
+
+def fnv32a(text: str) -> int:
+    """The hash by which Argo tells nodes apart."""
+    found = 0x811C9DC5
+    for byte in text.encode():
+        found = (found ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return found
+
+
+def printed(*lines: str) -> str:
+    """A log of a stage that failed: its own lines, between those of KFP's launcher and Argo's executor."""
+    first, *others = LAUNCHER
+    return "\n".join([first, *lines, *others]) + "\n"
+
+
+@dataclass
+class Ran:
+    """A run, and what goes wrong with who is asked about it.
+
+    Attributes:
+        denied: kinds, such as pods/log, that the account may not read.
+        gone: names of pods that are no longer there.
+        archived: whether Argo has archived logs.
+        agent: whether the persistence agent has told KFP of the workflow.
+        asked: how often each was asked for.
+    """
+
+    denied: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    archived: bool = True
+    agent: bool = True
+    asked: Counter[str] = field(default_factory=Counter)
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self.nodes: dict[str, dict[str, Any]] = {}
+        self.pods: dict[str, dict[str, Any]] = {OWN: pod(OWN, f"{WORKFLOW}.onExit", "Running", {})}
+        self.logs: dict[str, str] = {}
+
+    def group(self, *path: str, phase: str = "Succeeded", at: int = 0) -> None:
+        """A condition, a loop or the like, by the way to it."""
+        self._node(self._name(path), "Retry", phase, "", at)
+        self._node(f"{self._name(path)}(0)", "DAG", phase, "", at)
+
+    def pod(
+        self,
+        *path: str,
+        phase: str = "Succeeded",
+        at: int = 0,
+        message: str = "",
+        log: str = "",
+        tries: int = 1,
+        status: dict[str, Any] | None = None,
+        outputs: dict[str, str] | None = None,
+    ) -> str:
+        """A pod by the way to it, with the try that it ended with after others that failed; gives its name."""
+        kind = "driver" if path[-1].endswith("-driver") else "executor"
+        self._node(self._name(path), "Retry", phase, message, at)
+        name = ""
+        for number in range(tries):
+            last = number == tries - 1
+            how = (phase, message, at) if last else ("Error", "pod deleted", at)
+            node = self._node(f"{self._name(path)}({number})", "Pod", *how, template=TEMPLATES[kind])
+            node["outputs"] = {"parameters": [{"name": key, "value": value} for key, value in (outputs or {}).items()]}
+            name = f"{WORKFLOW}-{TEMPLATES[kind]}-{node['id'].rpartition('-')[2]}"
+            self.pods[name] = pod(name, node["name"], how[0], (status if last else None) or {})
+            self.logs[name] = log if last else ""
+        return name
+
+    def stage(self, *path: str, phase: str = "Succeeded", at: int = 0, **more: Any) -> str:
+        """A stage that KFP starts with a driver; gives the name of its pod."""
+        self.pod(*path[:-1], f"{path[-1]}-driver", at=at)
+        self.group(*path, phase=phase, at=at + 10)
+        return self.pod(*path, "executor", phase=phase, at=at + 11, **more)
+
+    @property
+    def workflow(self) -> dict[str, Any]:
+        about = {"name": WORKFLOW, "namespace": NAMESPACE, "labels": {"pipeline/runid": RUN}}
+        status = {"phase": "Running", "nodes": copy.deepcopy(self.nodes)}
+        return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": about, "spec": {}, "status": status}
+
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        """What KFP makes of the nodes: in no order that means anything."""
+        return [
+            {
+                "run_id": RUN,
+                "task_id": f"{fnv32a(node['id']):08x}-0000-4000-8000-000000000000",
+                "display_name": node["displayName"],
+                "create_time": "2026-11-28T09:00:00Z",
+                "start_time": node["startedAt"],
+                "end_time": node["startedAt"],
+                "state": STATES[node["phase"]],
+                "child_tasks": [{"pod_name": child} for child in node["children"]],
+            }
+            for node in sorted(self.nodes.values(), key=lambda node: node["id"])
+        ]
+
+    def answer(self, path: str, query: dict[str, list[str]]) -> tuple[int, object]:
+        """(status, JSON or text) of a request."""
+        parts = path.strip("/").split("/")
+        beginning = f"/api/v1/namespaces/{NAMESPACE}/pods/"
+        if path == f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows/{WORKFLOW}":
+            return self._allowed("workflows") or (200, self.workflow)
+        if path.startswith(beginning):
+            name, _, log = path.removeprefix(beginning).partition("/")
+            if refused := self._allowed(f"pods/{log}" if log else "pods"):
+                return refused
+            if name in self.gone or name not in self.pods:
+                return 404, refusal(404, "NotFound", f'pods "{name}" not found')
+            return 200, (self.logs[name] if query == {"container": ["main"]} else 400) if log else self.pods[name]
+        if path == f"/apis/v2beta1/runs/{RUN}":
+            details = {"run_details": {"task_details": self.tasks}} if self.nodes else {}
+            return self._allowed("run") or (200, {"run_id": RUN, "display_name": NAME, "state": "RUNNING"} | details)
+        if path == f"/apis/v1beta1/runs/{RUN}":
+            runtime = {"pipeline_manifest": "..."} | ({"workflow_manifest": json.dumps(self.workflow)} if self.agent else {})
+            return self._allowed("run") or (200, {"run": {"id": RUN, "name": NAME}, "pipeline_runtime": runtime})
+        if parts[:2] == ["apis", "v1alpha1"] and parts[-1] == "log":
+            self.asked["log of KFP"] += 1
+            name = parts[-2]
+            if name in self.gone or name not in self.pods:
+                said = f"Failed to read logs for run {RUN}"
+                return 200, json.dumps({"error_message": said, "error_details": f"{said}: pods not found"})
+            return 200, self.logs[name]
+        if parts[-1] == "main-logs:read":
+            name = parts[-3]
+            if refused := self._allowed("archived log"):
+                return refused
+            if not self.archived or name not in self.logs:
+                return 404, {"error_message": "artifact not found: <nil>"}
+            return 200, {"data": base64.b64encode(self.logs[name].encode()).decode()}
+        return 404, refusal(404, "NotFound", "the server could not find the requested resource")
+
+    @contextlib.contextmanager
+    def running(self, configuration: Path) -> Iterator["Ran"]:
+        """The server on a free port, as long as the body lasts, and the file that leads to it, as kubectl has them."""
+        ran = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # of who has read enough
+                    self._say(*ran.answer(urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)))
+
+            def _say(self, status: int, said: object) -> None:
+                content = said.encode() if isinstance(said, str) else json.dumps(said).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "text/plain" if isinstance(said, str) else "application/json")
+                if isinstance(said, str):  # a log comes in pieces, which end anywhere
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    for at in range(0, len(content), 100):
+                        piece = content[at : at + 100]
+                        self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    self.wfile.write(b"0\r\n\r\n")
+                else:
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            server.daemon_threads = True
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            self.url = f"http://127.0.0.1:{server.server_port}"
+            content = {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "tests",
+                "clusters": [{"name": "tests", "cluster": {"server": self.url}}],
+                "users": [{"name": "tests", "user": {"token": "the-token-of-the-tests"}}],
+                "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests", "namespace": NAMESPACE}}],
+            }
+            configuration.write_text(yaml.safe_dump(content))
+            yield self
+            server.shutdown()
+            thread.join()
+
+    def _name(self, path: tuple[str, ...]) -> str:
+        """As Argo calls the node: each group on the way is a try of itself."""
+        return ".".join([f"{WORKFLOW}(0)", "root(0)", *(f"{part}(0)" for part in path[:-1]), path[-1]])
+
+    def _node(self, name: str, kind: str, phase: str, message: str, at: int, template: str = "dag") -> dict[str, Any]:
+        own = f"{WORKFLOW}-{fnv32a(name)}"
+        minutes, seconds = divmod(at, 60)
+        self.nodes[own] = {
+            "id": own,
+            "name": name,
+            "displayName": name.rpartition(".")[2],
+            "type": kind,
+            "templateName": template,
+            "phase": phase,
+            "startedAt": f"2026-11-28T09:{minutes:02}:{seconds:02}Z",
+            "children": [],
+            **({"message": message} if message else {}),
+        }
+        above = name.removesuffix("(0)") if name.endswith("(0)") else name.rpartition(".")[0]
+        if (parent := self.nodes.get(f"{WORKFLOW}-{fnv32a(above)}")) is not None:
+            parent["children"].append(own)
+        return self.nodes[own]
+
+    def _allowed(self, kind: str) -> tuple[int, object] | None:
+        self.asked[kind] += 1
+        if kind in self.denied:
+            return 403, refusal(403, "Forbidden", f'{kind} is forbidden: User "{ACCOUNT}" cannot get resource "{kind}"')
+        return None
+
+
+def refusal(code: int, reason: str, message: str) -> dict[str, Any]:
+    return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message}
+
+
+def pod(name: str, node: str, phase: str, status: dict[str, Any]) -> dict[str, Any]:
+    """As Kubernetes has it, with the containers that Argo and KFP give it."""
+    annotations = {"workflows.argoproj.io/node-name": node, "kubectl.kubernetes.io/default-container": "main"}
+    labels = {"pipeline/runid": RUN, "workflows.argoproj.io/workflow": WORKFLOW, "workflows.argoproj.io/completed": "true"}
+    main = {"name": "main", "image": IMAGE, "resources": {"limits": {"cpu": "16", "memory": "32Gi"}}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels, "annotations": annotations},
+        "spec": {
+            "activeDeadlineSeconds": 1209600,
+            "initContainers": [{"name": "init", "image": "argoexec"}, {"name": "kfp-launcher", "image": "kfp-launcher"}],
+            "containers": [{"name": "wait", "image": "argoexec"}, main],
+        },
+        "status": {"phase": phase} | status,
+    }
+
+
+def ended(container: str, reason: str, code: int, image_id: str = "sha256:1") -> dict[str, Any]:
+    """The status of a container that came to its end."""
+    state = {"terminated": {"reason": reason, "exitCode": code}}
+    return {"name": container, "image": IMAGE, "imageID": image_id, "state": state, "lastState": {}}
+
+
+def waiting(container: str, reason: str, message: str) -> dict[str, Any]:
+    """The status of a container that has not begun."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"name": container, "image": IMAGE, "imageID": "", "state": state, "lastState": {}}

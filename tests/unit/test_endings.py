@@ -1,0 +1,161 @@
+"""Why a stage ended: from logs as KFP's launcher leaves them, and from pods as Kubernetes describes them."""
+
+import pytest
+import ran
+from ran import ended, waiting
+
+from kfp_vision import endings, results
+from kfp_vision.endings import Log
+
+ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
+ARGO = "main: Error (exit code 1)"
+ANEW = "in pipelines/pods.py, and compile and upload the pipeline anew."
+
+
+def read(*lines: str) -> Log:
+    return endings.read(ran.printed(*lines).splitlines())
+
+
+def test_the_stages_own_line_is_found_among_those_of_the_launcher():
+    assert read("step 1/3", f"error: {ERROR}") == Log(error=ERROR, fatal="failed to execute component: exit status 1")
+
+
+TRACEBACK = "Traceback (most recent call last):"
+CHAINED = ["", "During handling of the above exception, another exception occurred:", "", TRACEBACK, "  y", "OSError: 2"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ([TRACEBACK, '  File "a.py", line 1, in f', "    f()", "ValueError: too many", "done"], "ValueError: too many"),
+        ([TRACEBACK, "  x", "KeyError: 1", *CHAINED], "OSError: 2"),
+        ([TRACEBACK, "  x", "KeyError: 1", "error: later"], "later"),
+        (["error: first", "error: second"], "second"),
+        (["an error: not at the beginning", "  error: nor here"], ""),
+        (["ValueError: without a traceback"], ""),
+        ([TRACEBACK, "  torn"], ""),
+    ],
+)
+def test_the_last_line_that_says_what_was_wrong_counts(lines, error):
+    assert read(*lines).error == error
+
+
+def test_what_was_announced_is_kept_in_order(capsys):
+    results.announce("accepted, accuracy 0.9")
+    results.announce("deployed\nas version 4")
+    printed = capsys.readouterr().out
+    assert printed == "outcome: accepted, accuracy 0.9\noutcome: deployed as version 4\n"
+    assert read(*printed.splitlines()).results == ("accepted, accuracy 0.9", "deployed as version 4")
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 10_000])
+def test_a_log_that_comes_in_pieces_is_the_same(size):
+    log = "eins\nzwei drei\n\nfünf 花\nohne Ende".encode()
+    pieces = [log[at : at + size] for at in range(0, len(log), size)]
+    assert list(endings.lines(pieces)) == ["eins", "zwei drei", "", "fünf 花", "ohne Ende"]
+
+
+def test_a_line_is_not_endless():
+    assert read(f"error: {'x' * 10_000}").error == "x" * endings.LONGEST + "..."
+
+
+def status(*containers: dict, **more: object) -> dict:
+    return {"containerStatuses": [ended("wait", "Completed", 0), *containers], **more}
+
+
+def reason(message: str, of_pod: dict, log: Log | None = None) -> str:
+    pod = ran.pod("a-pod", "a-node", "Failed", of_pod) if of_pod else {}
+    return endings.reason("train_classifier", message, pod, log or Log())
+
+
+TIME_IS_UP = "Pod was active on the node longer than the specified deadline"
+PULLING = "Pod failed before main container starts due to ImagePullBackOff: Back-off pulling image"
+NO_NODE = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+NO_ROOM = 'Usage of EmptyDir volume "tmp" exceeds the limit "500Gi".'
+LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 99Mi."
+TAINTED = "Taint manager: deleting due to NoExecute taint"
+OOM = "main: OOMKilled (exit code 137)"
+AGAIN = "Start the run again; what is cached is not made twice."
+
+
+def condition(kind: str, holds: bool, why: str, message: str) -> dict:
+    return {"conditions": [{"type": kind, "status": str(holds), "reason": why, "message": message}]}
+
+
+@pytest.mark.parametrize(
+    ("message", "of_pod", "said"),
+    [
+        (OOM, status(ended("main", "OOMKilled", 137)), "it needed more memory than the 32Gi that it may take, and was killed"),
+        (
+            OOM,
+            {},
+            "it needed more memory than it may take, and was killed (OOMKilled). Raise memory of train_classifier in pip",
+        ),
+        (
+            TIME_IS_UP,
+            status(ended("main", "Error", 143), reason="DeadlineExceeded", message=TIME_IS_UP),
+            "it was stopped after 336 hours (DeadlineExceeded). Raise hours of train_classifier in pipelines/pods.py",
+        ),
+        (TIME_IS_UP, {}, "it was stopped when its time was up (DeadlineExceeded). Raise hours of train_classifier in"),
+        (
+            TIME_IS_UP,
+            status(ended("main", "ContainerStatusUnknown", 137, image_id=""), reason="DeadlineExceeded"),
+            f"its time was up before it had begun, as happens where its image {ran.IMAGE} cannot be pulled: compile with the ",
+        ),
+        (
+            PULLING,
+            status(waiting("main", "ImagePullBackOff", 'Back-off pulling image "x"')),
+            f"its image {ran.IMAGE} cannot be pulled: compile with the --registry that has it, and give the secret "
+            "kfp-vision-registry where that asks for a key (manifests/README.md). Kubernetes says: " + PULLING,
+        ),
+        (
+            "",
+            condition("PodScheduled", False, "Unschedulable", NO_NODE),
+            f"no node takes its pod (Unschedulable: {NO_NODE}). Look ",
+        ),
+        (
+            f"{NO_ROOM} ",
+            {"reason": "Evicted", "message": NO_ROOM},
+            f"it wrote more than there is room for ({NO_ROOM}). Raise room",
+        ),
+        ("pod deleted", {}, f"its pod was taken away, or its node (pod deleted). {AGAIN}"),
+        (
+            "",
+            condition("DisruptionTarget", True, "DeletionByTaintManager", TAINTED),
+            f"its pod was taken away, or its node (DisruptionTarget: DeletionByTaintManager: {TAINTED}). {AGAIN}",
+        ),
+        (LOW, {"reason": "Evicted", "message": LOW}, f"its pod was taken away, or its node ({LOW}). {AGAIN}"),
+        (
+            "main: Error (exit code 137)",
+            {},
+            "it was killed, as happens where memory is short. Raise memory of train_classifier ",
+        ),
+        ("main: StartError (exit code 128): argument list too long", {}, "StartError (exit code 128): argument list too long"),
+    ],
+)
+def test_what_was_done_to_a_pod_is_told_with_what_to_do(message, of_pod, said):
+    assert reason(message, of_pod).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("message", "of_pod"),
+    [
+        (ARGO, status(ended("main", "Error", 1))),
+        ("Error (exit code 1)", {}),
+        (f"child '{ran.WORKFLOW}-1' failed", {}),
+        ("", {}),
+    ],
+)
+def test_where_nothing_says_why_no_reason_is_made_up(message, of_pod):
+    assert reason(message, of_pod) == ""
+
+
+def test_what_the_stage_says_itself_comes_before_what_argo_says_of_its_exit_code():
+    assert reason(ARGO, status(ended("main", "Error", 1)), Log(error=ERROR)) == ERROR
+
+
+def test_a_process_that_the_launcher_saw_killed_was_short_of_memory():
+    log = endings.read(
+        ["E1128 09:14:01.000001      14 launcher_v2.go:449] Component failed to execute successfully: signal: killed"]
+    )
+    assert reason(ARGO, {}, log) == f"it was killed, as happens where memory is short. Raise memory of train_classifier {ANEW}"

@@ -1,0 +1,294 @@
+"""What became of a run on a cluster, against servers that answer as Kubernetes and KFP do."""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator
+
+import pytest
+from ran import NAME, OWN, RUN, WORKFLOW, Ran, ended, printed
+
+from kfp_vision import components, runs
+from kfp_vision.runs import Found, Stage
+
+ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
+
+
+@pytest.fixture
+def cluster(monkeypatch, tmp_path) -> Iterator[Ran]:
+    monkeypatch.setenv(runs.IN_A_CLUSTER, "10.0.0.1")
+    monkeypatch.setenv(runs.OWN_POD, OWN)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    with Ran().running(tmp_path / "kubeconfig") as running:
+        monkeypatch.setenv(runs.API, running.url)
+        yield running
+
+
+def in_training(cluster: Ran) -> str:
+    """A run whose training failed, within groups that stand in no order that tells; gives the name of the pod."""
+    cluster.pod("run-driver")
+    cluster.group("run", phase="Failed", at=5)
+    cluster.stage("run", "check-run", at=10)
+    cluster.stage("run", "fingerprint-images", at=30)
+    cluster.pod("run", "publish-driver", at=50)
+    cluster.group("run", "publish", phase="Failed", at=60)
+    cluster.stage("run", "publish", "watch-training", at=70)
+    trained = cluster.stage(
+        "run", "publish", "train-classifier", phase="Failed", at=90, message="main: Error (exit code 1)",
+        log=printed("step 1/3", f"error: {ERROR}"), status={"containerStatuses": [ended("main", "Error", 1)]},
+    )  # fmt: skip
+    cluster.stage("run", "onExit", "report-outcome", phase="Running", at=150)
+    return trained
+
+
+def find(named: bool = True) -> Found:
+    return runs.find(RUN, named=named)
+
+
+def test_the_names_of_the_stages_are_those_of_the_components():
+    assert sorted(runs.STAGES) == components.__all__ and runs.LAST in runs.STAGES
+
+
+@pytest.mark.parametrize(
+    ("task", "stage"),
+    [
+        ("train-classifier", "train_classifier"),
+        ("train-classifier-driver", "train_classifier"),
+        ("train-classifier(2)", "train_classifier"),
+        ("predict-images-2", "predict_images"),
+        *((group, "") for group in ("run", "publish", "partitions", "exit-handler-1", "condition-2", "for-loop-3", "root")),
+        *(
+            (group, "")
+            for group in ("executor", "iteration-item", "iteration-iterations(0:0)", "root-driver", "train", "images-2")
+        ),
+    ],
+)
+def test_our_stages_are_known_among_groups_of_any_name(task, stage):
+    assert runs.stage_of(task) == stage
+
+
+def test_the_stage_that_failed_is_told_with_its_own_line(cluster, capsys):
+    in_training(cluster)
+    assert find() == Found(WORKFLOW, (Stage("train_classifier", ERROR),))
+    assert capsys.readouterr().out == ""
+    assert cluster.asked["run"] == 0  # Kubernetes knew it all
+
+
+def test_kfp_is_asked_for_the_name_of_a_run_that_has_none(cluster):
+    in_training(cluster)
+    assert find(named=False).name == NAME
+
+
+def test_several_are_told_in_the_order_in_which_they_ran(cluster):
+    for at, stage in ((30, "watch-training"), (10, "write-tfrecords"), (20, "ingest-images")):
+        cluster.stage("run", stage, phase="Failed", at=at, log=printed(f"error: {stage}"))
+    failed = [Stage(stage.replace("-", "_"), stage) for stage in ("write-tfrecords", "ingest-images", "watch-training")]
+    assert find().failed == tuple(failed)
+
+
+def in_partitions(cluster: Ran, broken: dict[int, str], loop: str = "partitions", count: int = 50, begun: int = 12) -> None:
+    cluster.group("run", phase="Failed")
+    cluster.group("run", loop, phase="Failed", at=5)
+    cluster.pod("run", loop, "iteration-driver", at=10, outputs={"iteration-count": str(count)})
+    for number in range(begun):
+        way = ("run", loop, f"iteration-iterations({number}:{number})", "iteration-item")
+        how = {"phase": "Failed", "log": broken[number]} if number in broken else {"log": "outcome: of a part\n"}
+        cluster.stage(*way, "write-tfrecords", at=20 + number, **how)
+
+
+def test_of_a_loop_the_iterations_that_failed_are_counted(cluster):
+    in_partitions(cluster, {3: printed("killed, who knows"), 7: printed("error: a torn image")})
+    (stage,) = find().failed
+    assert stage == Stage("write_tfrecords", "a torn image", failed=2, iterations=50)
+    assert stage.title == "write_tfrecords (2 of 50)"
+
+
+def test_a_loop_of_one_is_none(cluster):
+    in_partitions(cluster, {0: printed("error: a torn image")}, count=1, begun=1)
+    assert find().failed[0].title == "write_tfrecords"
+
+
+def test_no_more_than_a_few_logs_of_a_loop_are_read(cluster):
+    in_partitions(cluster, dict.fromkeys(range(50), printed()), begun=50)
+    assert find().failed == (Stage("write_tfrecords", "", failed=50, iterations=50),)
+    assert cluster.asked["pods/log"] == runs.LOGS_OF_A_STAGE
+
+
+def test_a_stage_that_did_better_when_it_was_tried_again_did_not_fail(cluster):
+    cluster.stage("run", "ingest-images", tries=3)
+    assert find().failed == ()
+    cluster.stage("run", "write-tfrecords", phase="Failed", at=60, tries=2, log=printed("error: the last try"))
+    assert find().failed == (Stage("write_tfrecords", "the last try"),)
+
+
+def test_a_stage_that_kfp_could_not_start_is_told_with_what_kfp_says(cluster):
+    said = "F1128 09:14:01.200001      14 main.go:57] KFP driver: driver.Container failed: expect STRUCT, got string"
+    cluster.pod("run", "train-trial-driver", phase="Failed", message="main: Error (exit code 1)", log=said)
+    cluster.group("run", phase="Failed")
+    assert find().failed == (Stage("train_trial", "KFP driver: driver.Container failed: expect STRUCT, got string"),)
+
+
+def test_where_kfp_could_not_start_a_group_that_is_told(cluster):
+    cluster.stage("run", "check-run")
+    said = "F1128 09:14:01.200001      14 main.go:57] KFP driver: driver.DAG failed: no such thing"
+    cluster.pod("run", "publish-driver", phase="Failed", at=60, message="main: Error (exit code 1)", log=said)
+    assert find().failed == (Stage("KFP's driver of publish", "KFP driver: driver.DAG failed: no such thing"),)
+
+
+def test_a_pod_that_is_gone_left_its_log_in_the_store(cluster, capsys):
+    cluster.gone.add(in_training(cluster))
+    assert find().failed == (Stage("train_classifier", ERROR),)
+    assert capsys.readouterr().out == ""
+
+
+def test_of_a_pod_that_is_gone_with_its_log_argo_knows_what_was_done_to_it(cluster, capsys):
+    name = in_training(cluster)
+    cluster.gone.add(name)
+    cluster.archived = False
+    assert find().failed == (Stage("train_classifier"),)
+    for node in cluster.nodes.values():
+        if node["type"] == "Pod" and "train-classifier" in node["name"]:
+            node["message"] = "main: OOMKilled (exit code 137)"
+    assert "more memory than it may take" in find().failed[0].error
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("denied", "warned"),
+    [
+        ({"pods"}, ["pods", "the run"]),
+        ({"pods/log"}, ["logs"]),
+        ({"pods", "pods/log", "workflows"}, ["logs", "pods", "the run"]),
+    ],
+)
+def test_what_kubernetes_refuses_kfp_gives(cluster, capsys, denied, warned):
+    in_training(cluster)
+    cluster.denied = denied
+    assert find().failed == (Stage("train_classifier", ERROR),)
+    said = [f"warning: Kubernetes could not be asked for {what} (403)" for what in warned]
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(said)
+
+
+def test_where_this_pod_does_not_know_its_workflow_kfp_has_it(cluster, monkeypatch):
+    in_training(cluster)
+    monkeypatch.delenv(runs.OWN_POD)
+    assert find().failed == (Stage("train_classifier", ERROR),)
+
+
+def test_a_run_that_kfp_does_not_name_is_called_by_its_workflow(cluster):
+    in_training(cluster)
+    cluster.denied = {"run"}
+    assert find(named=False).name == WORKFLOW
+
+
+def test_kfps_list_of_tasks_tells_at_least_which_stages_failed(cluster):
+    in_training(cluster)
+    cluster.denied, cluster.agent = {"workflows"}, False
+    assert find(named=False) == Found(NAME, (Stage("train_classifier"),))
+
+
+def test_kfps_list_of_tasks_counts_the_iterations_that_it_knows(cluster):
+    in_partitions(cluster, {3: "", 7: ""})
+    cluster.denied, cluster.agent = {"workflows"}, False
+    assert find().failed == (Stage("write_tfrecords", "", failed=2, iterations=12),)
+
+
+@pytest.mark.parametrize("run", [{}, {"run_details": None}, {"run_details": {"task_details": [{}, {"state": "FAILED"}]}}])
+def test_in_a_list_of_tasks_without_ours_none_failed(run):
+    assert runs.failed_tasks(run) == ()
+
+
+def test_where_nobody_answers_nothing_is_found_and_nobody_is_asked_twice(cluster, capsys):
+    in_training(cluster)
+    cluster.denied, cluster.archived = {"workflows", "pods", "pods/log", "run", "archived log"}, False
+    assert find(named=False) == Found()
+    assert "warning: KFP could not be asked for which stage failed (403 at http://127.0.0.1:" in capsys.readouterr().out
+
+
+def test_who_is_not_there_is_asked_once(monkeypatch, tmp_path, capsys):
+    with Ran().running(tmp_path / "kubeconfig") as cluster:
+        address = cluster.url
+    monkeypatch.setenv(runs.IN_A_CLUSTER, "10.0.0.1")
+    monkeypatch.setenv(runs.OWN_POD, OWN)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv(runs.API, address)
+    assert find(named=False) == Found()
+    assert capsys.readouterr().out.splitlines() == [
+        f"warning: KFP could not be asked for which stage failed (ConnectionError at {address})",
+        "warning: Kubernetes could not be asked for the run (MaxRetryError)",
+    ]
+
+
+def test_where_time_is_up_nobody_is_asked(cluster, monkeypatch, capsys):
+    in_training(cluster)
+    monkeypatch.setattr(runs, "SECONDS_IN_ALL", 0.0)
+    assert find(named=False) == Found()
+    assert "(TimeoutError" in capsys.readouterr().out
+    assert not cluster.asked
+
+
+def test_a_log_that_takes_too_long_is_left_out(cluster, monkeypatch):
+    in_training(cluster)
+    monkeypatch.setattr(runs, "_in_time", lambda chunks, seconds: runs_out(chunks))
+    cluster.archived = False
+    assert find().failed == (Stage("train_classifier"),)
+
+
+def runs_out(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    yield next(iter(chunks))
+    raise TimeoutError
+
+
+def test_pieces_of_a_log_come_until_time_is_up():
+    assert list(runs._in_time([b"a", b"b"], 60.0)) == [b"a", b"b"]
+    with pytest.raises(TimeoutError):
+        list(runs._in_time([b"a"], -1.0))
+
+
+def test_no_cluster_is_asked_where_this_is_none(cluster, monkeypatch, capsys):
+    in_training(cluster)
+    monkeypatch.delenv(runs.IN_A_CLUSTER)
+    monkeypatch.delenv(runs.API)
+    assert find(named=False) == Found()
+    assert not cluster.asked and capsys.readouterr().out == ""
+
+
+def test_what_stages_announced_is_told_in_the_order_in_which_they_ran(cluster):
+    in_partitions(cluster, {})
+    cluster.stage("run", "evaluate-classifier", at=100, log=printed("outcome: accepted, accuracy 0.91"))
+    cluster.stage("run", "deploy", "deploy-model", at=200, log=printed("outcome: deployed as version 4 in s3://models"))
+    cluster.stage("run", "deploy", "call-endpoint", at=300, phase="Failed", log=printed("outcome: no", "error: no answer"))
+    assert find() == Found(
+        WORKFLOW, (Stage("call_endpoint", "no answer"),), ("accepted, accuracy 0.91", "deployed as version 4 in s3://models")
+    )
+
+
+def test_the_nodes_of_a_large_workflow_are_compressed(cluster):
+    in_training(cluster)
+    workflow = cluster.workflow
+    packed = base64.b64encode(gzip.compress(json.dumps(workflow["status"].pop("nodes")).encode())).decode()
+    found = runs.of_workflow({**workflow, "status": {"compressedNodes": packed}})
+    assert found == runs.of_workflow(cluster.workflow) and len(found) == 10
+
+
+def test_a_workflow_that_calls_pods_by_their_nodes_is_understood(cluster):
+    in_training(cluster)
+    workflow = cluster.workflow
+    workflow["metadata"]["annotations"] = {"workflows.argoproj.io/pod-name-format": "v1"}
+    ids = {node["id"] for node in cluster.nodes.values() if node["type"] == "Pod"}
+    assert {pod.name for pod in runs.of_workflow(workflow)} < ids
+
+
+def test_kfp_is_shown_the_token_that_kubeflow_gives(cluster, monkeypatch, tmp_path):
+    (tmp_path / "token").write_text("a-token\n")
+    monkeypatch.setattr(runs, "TOKEN_FILE", tmp_path / "token")
+    assert runs._Pipelines(cluster.url, RUN, lambda: 1.0)._session.headers["Authorization"] == "Bearer a-token"
+
+
+def test_in_a_cluster_kfp_is_asked_where_it_usually_is(cluster, monkeypatch):
+    in_training(cluster)
+    cluster.denied = {"workflows", "pods/log"}
+    monkeypatch.delenv(runs.API)
+    monkeypatch.setenv(runs.API_HOST, "127.0.0.1")
+    monkeypatch.setattr(runs, "API_PORT", int(cluster.url.rsplit(":", 1)[1]))
+    assert find().failed == (Stage("train_classifier", ERROR),)
