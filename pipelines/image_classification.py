@@ -71,7 +71,7 @@ def image_classification(
         min_accuracy: a model below it is refused, and not deployed.
         model_name: the name of the model: letters, digits, - and _.
         deploy_to: none, kserve, or a model repository: a folder of numbered versions, in a bucket or not.
-        skip_unchanged: end early where the deployed model was trained from the very same pictures and fields.
+        skip_unchanged: leave the deployed model where it was trained from the very same pictures and fields.
         test_image_uri: a picture to ask the deployed model about; empty for one that the training held out.
         predict_uri: pictures to name with the accepted model: one, a folder, an archive, or sample; empty for none.
     """

@@ -32,7 +32,7 @@ def in_training(cluster: Ran) -> str:
     cluster.stage("run", "fingerprint-images", at=30)
     cluster.pod("run", "publish-driver", at=50)
     cluster.group("run", "publish", phase="Failed", at=60)
-    cluster.stage("run", "publish", "watch-training", at=70)
+    cluster.stage("run", "publish", "decide-training", at=70)
     trained = cluster.stage(
         "run", "publish", "train-classifier", phase="Failed", at=90, message="main: Error (exit code 1)",
         log=printed("step 1/3", f"error: {ERROR}"), status={"containerStatuses": [ended("main", "Error", 1)]},
@@ -80,9 +80,9 @@ def test_kfp_is_asked_for_the_name_of_a_run_that_has_none(cluster):
 
 
 def test_several_are_told_in_the_order_in_which_they_ran(cluster):
-    for at, stage in ((30, "watch-training"), (10, "write-tfrecords"), (20, "ingest-images")):
+    for at, stage in ((30, "decide-training"), (10, "write-tfrecords"), (20, "ingest-images")):
         cluster.stage("run", stage, phase="Failed", at=at, log=printed(f"error: {stage}"))
-    failed = [Stage(stage.replace("-", "_"), stage) for stage in ("write-tfrecords", "ingest-images", "watch-training")]
+    failed = [Stage(stage.replace("-", "_"), stage) for stage in ("write-tfrecords", "ingest-images", "decide-training")]
     assert find().failed == tuple(failed)
 
 
