@@ -7,7 +7,7 @@ from told import Web
 
 from kfp_vision import outcome
 from kfp_vision.outcome import Outcome, Stage
-from kfp_vision.stores import transfer
+from kfp_vision.stores import web as client
 
 RUN = {"run_name": "flowers of <Monday>", "run_id": "8a2f"}
 PATH = "/services/T000/a-secret"
@@ -17,7 +17,7 @@ PATH = "/services/T000/a-secret"
 def web(monkeypatch) -> Iterator[Web]:
     for name in (*outcome.ENVIRONMENT, outcome.FAILURES, outcome.IN_A_CLUSTER, outcome.API_HOST):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
     with Web().running() as running:
         yield running
 
