@@ -10,6 +10,8 @@ def check_prediction(model_uri: str, predict_uri: str, all_scores: bool, partiti
     The arguments are the fields of the run form; see batch_prediction.
     """
     fields = dict(locals())
-    from kfp_vision import parameters
+    from kfp_vision import parameters, storage
+    from kfp_vision.stores.patience import CHECK_SECONDS
 
+    storage.wait_for_stores(at_most=CHECK_SECONDS)
     parameters.check_prediction(fields)

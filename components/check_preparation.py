@@ -23,6 +23,8 @@ def check_preparation(
         What the stages of the data read of advanced.
     """
     fields = dict(locals())
-    from kfp_vision import parameters
+    from kfp_vision import parameters, storage
+    from kfp_vision.stores.patience import CHECK_SECONDS
 
+    storage.wait_for_stores(advanced, at_most=CHECK_SECONDS)
     return parameters.check_preparation(fields)

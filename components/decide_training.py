@@ -26,14 +26,15 @@ def decide_training(
         skip_unchanged: whether to look at what is deployed.
         deploy_to: where it is deployed: a model repository, or kserve.
         model_name: the name of the model.
-        advanced: the fields that begin with service_ are read of it.
+        advanced: store_wait_seconds and the fields that begin with service_ are read of it.
 
     Returns:
         fingerprint: A hash of names, sizes and times, and of what the list names.
         trained_from: A hash of fingerprint and recipe, which the training writes into the model.
         unchanged: Whether the deployed model has that hash; false where skip_unchanged is.
     """
-    from kfp_vision import deployment, parameters
+    from kfp_vision import deployment, parameters, storage
 
+    storage.wait_for_stores(advanced)
     settings = parameters.of_deployment(advanced)
     return deployment.decide_training(images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings)

@@ -19,15 +19,16 @@ def deploy_model(
         verdict: the verdict of evaluate_classifier on it; it must accept.
         proof: the proof of check_serving for it.
         deploy_to: a model repository, a folder of numbered versions here or in a bucket, or kserve for an InferenceService.
-        advanced: versions_kept, canary_percent and the fields that begin with service_ are read of it.
+        advanced: versions_kept, canary_percent, store_wait_seconds and the fields that begin with service_ are read of it.
 
     Returns:
         endpoint: Where the model answers from, as JSON.
     """
     from pathlib import Path
 
-    from kfp_vision import deployment, parameters
+    from kfp_vision import deployment, parameters, storage
 
+    storage.wait_for_stores(advanced)
     settings = parameters.of_deployment(advanced)
     judgements = (Path(verdict.path), Path(proof.path))
     told = deployment.deploy_model(Path(model.path), model.uri, *judgements, deploy_to, settings, Path(endpoint.path))

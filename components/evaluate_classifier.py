@@ -29,7 +29,7 @@ def evaluate_classifier(
         min_accuracy: a model below it is refused.
         deploy_to: none, or the model repository whose newest version it is compared with.
         test_image_uri: one more picture to name on the page; empty for none.
-        advanced: beat_largest_class and compare_with_deployed are read of it.
+        advanced: beat_largest_class, compare_with_deployed and store_wait_seconds are read of it.
 
     Returns:
         metrics: Accuracy, also among the likeliest five names; precision, recall and F1 as macro and as weighted means. In its
@@ -44,6 +44,7 @@ def evaluate_classifier(
     from kfp_vision import storage
     from kfp_vision.evaluation import HEADLINES, Wishes, evaluate_classifier
 
+    storage.wait_for_stores(advanced)
     inputs = (Path(model.path), Path(validation_records.path), Path(test_records.path))
     made = {"evaluation": Path(metrics.path), "page": Path(report.path), "verdict": Path(verdict.path)}
     figures = evaluate_classifier(*inputs, Wishes(min_accuracy, deploy_to, test_image_uri, advanced), **made)

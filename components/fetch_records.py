@@ -6,6 +6,7 @@ from kfp_vision.components.images import CPU_IMAGE
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def fetch_records(
     records_uri: str,
+    advanced: dict,
     train_records: dsl.Output[dsl.Dataset],
     validation_records: dsl.Output[dsl.Dataset],
     test_records: dsl.Output[dsl.Dataset],
@@ -15,6 +16,7 @@ def fetch_records(
 
     Args:
         records_uri: a folder with the records of all splits, or an archive of one; in a bucket or not.
+        advanced: store_wait_seconds is read of it.
 
     Returns:
         train_records: TFRecord files of the pictures to train on.
@@ -24,8 +26,9 @@ def fetch_records(
     """
     from pathlib import Path
 
-    from kfp_vision import records
+    from kfp_vision import records, storage
 
+    storage.wait_for_stores(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     fetched = records.fetch(records_uri, folders, Path(label_map.path))

@@ -12,6 +12,7 @@ def ingest_images(
     check_images: bool,
     validation_ratio: float,
     test_ratio: float,
+    advanced: dict,
     images: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.HTML],
 ) -> str:
@@ -25,6 +26,7 @@ def ingest_images(
         check_images: refuse data that nothing can be trained on.
         validation_ratio: share of each class held out while training.
         test_ratio: share of each class held out for the last evaluation.
+        advanced: store_wait_seconds is read of it.
 
     Returns:
         images: The table, one row a picture: uri, label, bytes, content_id, name, split, objects.
@@ -33,8 +35,9 @@ def ingest_images(
     """
     from pathlib import Path
 
-    from kfp_vision import catalog
+    from kfp_vision import catalog, storage
 
+    storage.wait_for_stores(advanced)
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
     made = {"table": Path(images.path), "page": Path(summary.path)}
     found = catalog.ingest(images_uri, leave_out_uri=leave_out_uri, task=task, check_images=check_images, splits=splits, **made)

@@ -10,6 +10,7 @@ def predict_images(
     all_scores: bool,
     partition: int,
     partitions: int,
+    advanced: dict,
     predictions: dsl.Output[dsl.Dataset],
 ) -> None:
     """Names every picture at a URI with a model.
@@ -20,6 +21,7 @@ def predict_images(
         all_scores: also write the scores of all classes.
         partition: which of the equal parts of the pictures is named here, from 0.
         partitions: how many parts there are; 1 for all pictures in one.
+        advanced: store_wait_seconds is read of it.
 
     Returns:
         predictions: CSV with a header path,label,prediction,score. It says nothing of itself, since KFP hands those of all
@@ -27,8 +29,9 @@ def predict_images(
     """
     from pathlib import Path
 
-    from kfp_vision import prediction, repository
+    from kfp_vision import prediction, repository, storage
 
+    storage.wait_for_stores(advanced)
     version = repository.exported(Path(model.path))
     given = (prediction.Classifier(version), version.labels, predict_uri, Path(predictions.path))
     prediction.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)

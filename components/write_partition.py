@@ -21,7 +21,7 @@ def write_partition(
         images_per_shard: pictures in each file but the last.
         partition: the number of this partition, from 0.
         partitions: how many there are.
-        advanced: max_refused_ratio, check_pixels and max_side are read of it.
+        advanced: max_refused_ratio, check_pixels, max_side and store_wait_seconds are read of it.
 
     Returns:
         part: A folder with the records of each split, the table of pictures that could not be used, and counts. It is one
@@ -29,8 +29,9 @@ def write_partition(
     """
     from pathlib import Path
 
-    from kfp_vision import parameters, partitioning
+    from kfp_vision import parameters, partitioning, storage
 
+    storage.wait_for_stores(advanced)
     how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "check_pixels", "max_side")}
     how |= {"images_per_shard": images_per_shard, "partition": partition, "partitions": partitions}
     partitioning.write_partition(Path(tables.path), Path(label_map.path), Path(part.path), **how)

@@ -23,7 +23,7 @@ def write_tfrecords(
         tables: the tables of split_images.
         label_map: the folder with labels.txt or label_map.pbtxt.
         images_per_shard: pictures in each file but the last.
-        advanced: max_refused_ratio, check_pixels and max_side are read of it.
+        advanced: max_refused_ratio, check_pixels, max_side and store_wait_seconds are read of it.
 
     Returns:
         train_records: A folder of files such as train-00000-of-00003.tfrecord.
@@ -34,8 +34,9 @@ def write_tfrecords(
     """
     from pathlib import Path
 
-    from kfp_vision import parameters, partitioning
+    from kfp_vision import parameters, partitioning, storage
 
+    storage.wait_for_stores(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "check_pixels", "max_side")}

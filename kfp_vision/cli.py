@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from kfp_vision import __version__, parameters
 from kfp_vision.errors import InputError
 from kfp_vision.networks import IMAGENET
+from kfp_vision.stores import patience
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 INTERRUPTED = 130
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carries out a command line and gives its exit code."""
     options = parser().parse_args(arguments)
     try:
-        return options.command(options) or DONE
+        with patience.for_a_person():
+            return options.command(options) or DONE
     except WrongUse as error:
         return _say(error, WRONG_USE, options.debug)
     except (InputError, OSError) as error:
@@ -234,7 +236,10 @@ def train(options: argparse.Namespace) -> None:
     from kfp_vision.pipelines import PIPELINES
 
     pipeline = PIPELINES["image_classification"]
-    from kfp_vision import training  # after KFP, which looks through every module in memory, and TensorFlow has thousands
+    from kfp_vision import (
+        storage,
+        training,
+    )  # after KFP, which looks through every module in memory, and TensorFlow has thousands
 
     form = training.Recipe.__dataclass_fields__
     try:
@@ -249,6 +254,7 @@ def train(options: argparse.Namespace) -> None:
         parameters.check_values(local_run.defaults(pipeline) | given)
     except InputError as error:
         raise WrongUse(error) from error
+    storage.wait_for_stores(fields["advanced"])  # a worker is a stage: nobody sits before it
     folders = (options.records / "train", options.records / "validation", options.records)
     made = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)

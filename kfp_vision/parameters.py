@@ -13,6 +13,7 @@ from kfp_vision import nodes
 from kfp_vision.errors import InputError
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
 from kfp_vision.schedules import SCHEDULES
+from kfp_vision.stores import patience
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
 # What a drop-down offers.
@@ -25,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # The same of `prepare_records`, which ends with the records, and what its `advanced` holds.
 TASKS = ("classification", "detection")
 PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"task": TASKS}
-PREPARATION_ADVANCED = ("max_refused_ratio", "check_pixels", "max_side", "conflicting_labels")
+PREPARATION_ADVANCED = ("max_refused_ratio", "check_pixels", "max_side", "conflicting_labels", "store_wait_seconds")
 
 # What the deployment reads of `advanced`.
 DEPLOYMENT_ADVANCED = (
@@ -94,6 +95,7 @@ ADVANCED: dict[str, Any] = {
     "max_refused_ratio": 0.05,
     "check_pixels": True,
     "max_side": 0,
+    "store_wait_seconds": patience.SECONDS,
     # deployment
     "versions_kept": 10,
     "service_runtime": "tensorflow",
@@ -137,6 +139,7 @@ ADVANCED_BESIDE_THE_MODEL = (
     "save_interval_secs",
     "cache_pictures",
     "max_refused_ratio",
+    "store_wait_seconds",
 )
 SHARE = (0, 1, "from 0 up to, not including, 1", "0.2")  # lowest, below, and what is said of it
 MOST_PARTITIONS = 100  # each is a pod of its own, and what they made is handed over in one argument of 131,071 bytes
@@ -192,6 +195,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
             "mixup_alpha",
             "versions_kept",
             "service_gpus",
+            "store_wait_seconds",
         ),
         lambda value: value >= 0,
         "not be negative",
@@ -667,5 +671,6 @@ CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 }
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow is large, and talks while it starts
-    checked = CHECKS[sys.argv[1]](json.load(sys.stdin))
+    with patience.for_a_person():
+        checked = CHECKS[sys.argv[1]](json.load(sys.stdin))
     print(json.dumps(checked._asdict() if hasattr(checked, "_asdict") else {}))

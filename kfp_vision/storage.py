@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -25,13 +26,14 @@ from urllib.parse import urlsplit
 
 from kfp_vision import archives, parallel, sample, stores
 from kfp_vision.errors import InputError
-from kfp_vision.stores import Found, NotThere
+from kfp_vision.stores import Found, NotThere, patience
 
 ARCHIVE_SUFFIXES = archives.SUFFIXES
 SAMPLE = "sample"
 SCHEMES = ("", "file", SAMPLE, *stores.SCHEMES)
 # Ends of names beside an output: what is being written, what it replaces, and what is worked with meanwhile.
 PARTIAL, BEFORE, SCRATCH = ".partial", ".before", ".scratch"
+WAIT_FIELD = "store_wait_seconds"  # of advanced
 TEMPORARY = "kfp-vision"  # begins the names of folders to work in
 AHEAD_BYTES = 64 << 20  # of pictures that are being read or wait for it
 SMALL = 16 << 10  # what a picture takes beside its bytes
@@ -121,6 +123,26 @@ def check_picture_uri(uri: str, field: str) -> None:
     check_there(archive, field)
     if not scheme(uri) and not member and not Path(archive).is_file():
         raise InputError(f"{field} must name one picture", uri, "Give the path of a picture, not of a folder.")
+
+
+def wait_for_stores(wait: Mapping[str, Any] | float | None = None, *, at_most: float = math.inf) -> None:
+    """Sets for this process how long a store is waited for that is gone or busy, whatever it is asked for.
+
+    Args:
+        wait: the field `advanced`, of which `store_wait_seconds` alone is read, or seconds. Where it says nothing, or the
+            default, `KFP_VISION_STORE_WAIT_SECONDS` of the environment may say it.
+        at_most: seconds that are not exceeded, whoever says more: `patience.CHECK_SECONDS` where somebody waits for a check.
+
+    Raises:
+        InputError: it is no number of seconds.
+    """
+    from kfp_vision import parameters
+
+    if not isinstance(wait, Mapping | None):
+        wait = {WAIT_FIELD: wait}
+    said = {name: value for name, value in (wait or {}).items() if name == WAIT_FIELD}
+    seconds = parameters.advanced(said)[WAIT_FIELD]
+    patience.wait_for(None if seconds == parameters.ADVANCED[WAIT_FIELD] else seconds, at_most)
 
 
 def walk(uri: str) -> Iterator[Item]:
@@ -453,7 +475,7 @@ def children(uri: str) -> list[Found]:
 def put(content: Path | bytes, uri: str) -> None:
     """Writes a file, or bytes, to a path or to an object of a bucket, in place of what is there; whole or not at all.
 
-    Folders are made. A store compares what arrives with a checksum, and is asked again where it is busy or gone for a moment.
+    Folders are made. A store compares what arrives with a checksum, and is waited for where it is busy or gone.
 
     Raises:
         NotThere: there is no such bucket.

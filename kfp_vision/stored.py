@@ -18,7 +18,7 @@ from typing import Any
 from kfp_vision import repository, storage, stores
 from kfp_vision.errors import InputError
 from kfp_vision.repository import ABOUT_FILE, FIRST, INDEX_FOLDER, SAVED_MODEL_FILE, SERVING_FOLDER, Version
-from kfp_vision.stores import Found, NotThere, transfer
+from kfp_vision.stores import Found, NotThere, patience, transfer
 
 CLAIM = ".kfp-vision-"  # begins the name of an object that says: somebody writes a version here
 LONGEST_PAUSE = 2.0  # seconds, before a number is tried again that two wanted
@@ -219,14 +219,15 @@ def _follow(uri: str, path: Path, ended: threading.Event) -> None:
     while not ended.wait(pause):
         pause = FOLLOW_SECONDS
         try:
-            place, there = _located(uri)
-            if not (path / str(there[-1].number)).exists():
-                there[-1].brought(path)
-            numbers = {version.number for version in there}
-            for folder in path.iterdir():
-                if folder.name.isdecimal() and int(folder.name) not in numbers:
-                    shutil.rmtree(folder)
-            beside.bring(place, path / INDEX_FOLDER)
+            with patience.in_the_background():
+                place, there = _located(uri)
+                if not (path / str(there[-1].number)).exists():
+                    there[-1].brought(path)
+                numbers = {version.number for version in there}
+                for folder in path.iterdir():
+                    if folder.name.isdecimal() and int(folder.name) not in numbers:
+                        shutil.rmtree(folder)
+                beside.bring(place, path / INDEX_FOLDER)
             told = ""
         except (InputError, OSError) as error:
             if str(error) != told and not ended.is_set():

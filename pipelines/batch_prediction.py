@@ -33,7 +33,7 @@ def batch_prediction(
         fetched = fetch_model(model_uri=model_uri).after(checked)
         numbers = partition_records(partitions=partitions).after(checked)
         with named(dsl.ParallelFor(numbers.output, name="partitions")) as partition:
-            how = {"predict_uri": predict_uri, "all_scores": all_scores, "partitions": partitions}
+            how = {"predict_uri": predict_uri, "all_scores": all_scores, "partitions": partitions, "advanced": {}}
             part = predict_images(model=fetched.outputs["model"], partition=partition, **how)
         parts = dsl.Collected(part.outputs["predictions"])
         joined = join_predictions(parts=parts, model=fetched.outputs["model"], predict_uri=predict_uri)

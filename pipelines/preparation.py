@@ -32,6 +32,7 @@ class Prepared(NamedTuple):
 def fingerprinted(fields: Mapping[str, Any], behind: dsl.PipelineTask) -> Any:
     """Adds the stage to a pipeline that says what the data is, behind the one that checks the fields; gives what it says."""
     data = {"images_uri": fields["images_uri"], "leave_out_uri": fields.get("leave_out_uri", "")}
+    data |= {"advanced": fields.get("advanced", {})}
     return equipped(fingerprint_images(**data)).after(behind).output
 
 
@@ -47,7 +48,7 @@ def prepare(fields: Mapping[str, Any], *, fingerprint: Any, advanced: Any, behin
     """
     ratios = {name: fields[name] for name in ("validation_ratio", "test_ratio")}
     data = {name: fields[name] for name in ("images_uri", "leave_out_uri", "task", "check_images")}
-    ingested = ingest_images(fingerprint=fingerprint, **data, **ratios)
+    ingested = ingest_images(fingerprint=fingerprint, advanced=advanced, **data, **ratios)
     split = split_images(images=ingested.outputs["images"], advanced=advanced, **ratios)
     equipped(ingested, split)
     if "partitions" in fields:

@@ -33,7 +33,7 @@ def prepare_records(
         test_ratio: share of each class held out for the last evaluation; 0 for none.
         images_per_shard: pictures in each TFRecord file but the last.
         partitions: on how many machines the records are written at a time.
-        advanced: max_refused_ratio, check_pixels, max_side and conflicting_labels; see the README.
+        advanced: max_refused_ratio, check_pixels, max_side, conflicting_labels and store_wait_seconds; see the README.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):

@@ -39,10 +39,12 @@ def release(
     with named(dsl.If(proven.outputs["Output"] == True, name="publish")):  # noqa: E712 (KFP makes a condition of it)
         judgements = {"verdict": verdict, "proof": proven.outputs["proof"]}
         deployed = deploy_model(model=model, **judgements, deploy_to=deploy_to, advanced=advanced)
-        called = call_endpoint(endpoint=deployed.outputs["endpoint"], test_image_uri=test_image_uri, **held_out)
+        asked = {"test_image_uri": test_image_uri, "advanced": advanced}
+        called = call_endpoint(endpoint=deployed.outputs["endpoint"], **asked, **held_out)
         equipped(deployed, called)
     with (
         named(dsl.If(predict_uri != "", name="predict")),
         named(dsl.If(accepted == True, name="accepted")),  # noqa: E712
     ):
-        equipped(predict_images(model=model, predict_uri=predict_uri, all_scores=False, partition=0, partitions=1))
+        whole = {"all_scores": False, "partition": 0, "partitions": 1, "advanced": advanced}
+        equipped(predict_images(model=model, predict_uri=predict_uri, **whole))

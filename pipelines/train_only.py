@@ -4,7 +4,7 @@ from kfp import dsl
 
 from kfp_vision import parameters
 from kfp_vision.components import check_training, fetch_records
-from kfp_vision.pipelines.classification import train_and_release
+from kfp_vision.pipelines.classification import given, train_and_release
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import like, named, with_choices
 from kfp_vision.pipelines.image_classification import image_classification
@@ -30,6 +30,6 @@ def train_only(fields: dict[str, Any]) -> None:
     """From records that were written before to a deployed classifier."""
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_training(**fields))
-        fetched = equipped(fetch_records(records_uri=fields["records_uri"]).after(checked))
+        fetched = equipped(fetch_records(**given(fields, "records_uri", "advanced")).after(checked))
         made = Prepared(**{name: fetched.outputs[name] for name in Prepared._fields})
         train_and_release(made, fields, gpus=checked.outputs["gpus"])

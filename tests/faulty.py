@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
+from servers import Stoppable
+
 FATES = ("drop", "busy", "delay", "cut")
 DELAY_SECONDS = 0.05
 ETAG = re.compile(rb"""(?<=Etag: ")[0-9a-f]{32}|(?<=<ETag>)[0-9a-f]{32}""")  # as rclone writes them
@@ -93,7 +95,7 @@ class Line:
         with self._lock:
             self.sent += len(body)
         answer.write(head + body)
-        return not cut and b"connection: close" not in head.lower()
+        return not cut and not self.gone.is_set() and b"connection: close" not in head.lower()
 
 
 def _asked(port: int, request: bytes) -> tuple[bytes, bytes]:
@@ -176,13 +178,14 @@ def line(
 
 
 @contextlib.contextmanager
-def outage(port: int, *, after: int, seconds: float | None = None) -> Iterator[Line]:
+def outage(port: int, *, after: int, seconds: float | None = None, server: Stoppable | None = None) -> Iterator[Line]:
     """A line to a server that goes away: whoever holds a connection is hung up on, and nobody takes a new one.
 
     Args:
         port: the server's.
         after: how many requests are answered before.
         seconds: how long it is gone; by default for good.
+        server: is stopped meanwhile, in the middle of its answers, and started again in the end.
     """
     made = Line(port, 0, 0, FATES, 0, False, 0)
     made.goes_after = after
@@ -192,9 +195,14 @@ def outage(port: int, *, after: int, seconds: float | None = None) -> Iterator[L
         with _held(made, own):
             opened.set()
             made.gone.wait()
+            if server:
+                server.stop()
             while made.now:  # what it has begun to answer it does
                 time.sleep(0.001)
-        if not over.wait(seconds):
+        back = not over.wait(seconds)
+        if server:
+            server.start()
+        if back:
             made.gone.clear()
             with _held(made, own):
                 over.wait()

@@ -83,7 +83,7 @@ def run(component: BaseComponent, root: Path, artifacts: Mapping[str, Path] | No
 def to_ingest(images_uri: object, **fields: Any) -> dict[str, Any]:
     """What ingest_images takes of pictures at a place, the ratios excepted, with some fields changed."""
     data = {"images_uri": str(images_uri), "leave_out_uri": "", "task": "classification", "check_images": True}
-    return {"fingerprint": "any"} | data | fields
+    return {"fingerprint": "any", "advanced": {}} | data | fields
 
 
 def imported(component: BaseComponent, name: str, path: Path) -> Any:

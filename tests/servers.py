@@ -20,7 +20,7 @@ SECONDS_TO_START = 30
 NUMBERS = count(1)  # of buckets
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """A running server.
 
@@ -38,6 +38,31 @@ class Server:
             (self.folder / name / key).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name / key).write_bytes(content)
         return name
+
+
+@dataclass
+class Stoppable(Server):
+    """A server that tests stop, and start again on the same port with the same buckets.
+
+    Attributes:
+        command: which starts it.
+        log: the file that it writes to.
+        process: the running one.
+    """
+
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it takes connections."""
+        self.process = started(self.command, self.port, self.log)
+
+    def stop(self) -> None:
+        """Ends it in the middle of whatever it does."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
 
 
 def free_port() -> int:

@@ -22,6 +22,7 @@ HASHES = re.compile(r"(md5|crc32c)=([\w+/]+=*)")  # in Cloud Storage's x-goog-ha
 SCHEMES = ("s3", "cos", "gs", "http", "https")
 BUCKETS = ("s3", "cos", "gs")  # the schemes with a bucket and a prefix behind it, which can be listed
 AT_THE_END = re.compile(r"\?((?:endpoint|region)=[^?&]+(?:&(?:endpoint|region)=[^?&]+)*)$")
+WAIT_SECONDS = "KFP_VISION_STORE_WAIT_SECONDS"  # how long a store is waited for, see `patience`
 # What the stores read of the environment: a Kubernetes secret fills it, and a local container is given the same.
 SECRETS = (
     "AWS_ACCESS_KEY_ID",
@@ -40,6 +41,7 @@ SETTINGS = (
     "COS_ENDPOINT",
     "COS_REGION",
     "STORAGE_EMULATOR_HOST",
+    WAIT_SECONDS,
 )
 ENVIRONMENT = (*SECRETS, *SETTINGS)
 
@@ -69,7 +71,16 @@ class Found:
 
 
 class Interrupted(Exception):
-    """A transfer that stopped in the middle, or a server that is busy: to be tried again."""
+    """A transfer that stopped in the middle, or a server that is gone or busy: to be tried again.
+
+    Attributes:
+        rule: which is broken where that does not help.
+        said: what the store does, in a line about the next try.
+        no_such_name, after: see `patience.Unanswered`.
+    """
+
+    rule, said = "what an address gives must arrive whole", "broke off"
+    no_such_name, after = False, 0.0
 
 
 class NotThere(FileNotFoundError):
@@ -83,10 +94,15 @@ class Changed(Exception):
 class Store(Protocol):
     """What every store can do. All of it may be called from many threads.
 
+    A store that is gone or busy is waited for, see `patience`; of `send` and `put` alone whoever calls them repeats them.
+
     Raises (all methods):
         NotThere: no such object or bucket.
         InputError: the store refuses, or does not answer: what to set is said.
     """
+
+    def server(self, uri: str) -> str:
+        """Which server is asked for a URI: `https://host:port`."""
 
     def find(self, uri: str) -> Found:
         """What lies at a URI, without its bytes."""
@@ -199,7 +215,7 @@ def not_writable(uri: str, status: object, remedy: str) -> InputError:
 
 
 def unanswered(uri: str, reason: object) -> InputError:
-    """What to say when a store does not answer, after all patience."""
+    """What to say when a store does not answer, and waiting would not help."""
     return InputError(
         "an address must answer", f"{reason} at {shown(uri)}", "Check the address and the way to it, or try again."
     )

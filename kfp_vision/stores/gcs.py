@@ -17,13 +17,13 @@ import google.auth
 import requests
 import urllib3
 from google.api_core.exceptions import GoogleAPICallError
-from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 from google.cloud import storage
 from google.oauth2 import service_account
 
 from kfp_vision import stores
 from kfp_vision.errors import InputError
-from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, transfer
+from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, failures, patience, transfer
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 PAGE = "items(name,size,md5Hash,crc32c,generation),nextPageToken"
@@ -81,6 +81,10 @@ class GCS:
 
     def __init__(self, client: storage.Client):
         self._client = client
+
+    def server(self, uri: str) -> str:
+        """See `stores.Store`."""
+        return str(self._client._connection.API_BASE_URL).rstrip("/")
 
     def find(self, uri: str) -> Found:
         """See `stores.Store`."""
@@ -150,12 +154,16 @@ def _saying(uri: str, call: Any, refused: Refusal = MAY_NOT_READ) -> Any:
             raise Changed(uri) from None
         if status in (401, 403):
             raise refused(uri, f"HTTP {status}") from None
-        if status in transfer.RETRY_STATUS or OTHER_BYTES in str(error):
-            raise Interrupted(f"HTTP {status}") from None
+        if busy := failures.busy(status, getattr(error.response, "headers", {})):
+            raise busy from None
+        if OTHER_BYTES in str(error):
+            raise Interrupted("other bytes than were sent") from None
         raise stores.unanswered(uri, f"HTTP {status}") from None
     except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
-        raise Interrupted(type(error).__name__) from None
+        raise failures.of(error, uri) from None
     except GoogleAuthError as error:
+        if isinstance(error, TransportError) or error.retryable:  # whoever tells who somebody is does not answer
+            raise patience.Unanswered(type(error).__name__) from None
         raise refused(uri, type(error).__name__) from None
 
 

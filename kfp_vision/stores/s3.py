@@ -19,10 +19,11 @@ import urllib3
 from minio import Minio
 from minio.credentials import AWSConfigProvider, IamAwsProvider, Provider, StaticProvider
 from minio.error import MinioException, S3Error
+from urllib3.util import Retry
 
 from kfp_vision import stores
 from kfp_vision.errors import InputError
-from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, given, parted, transfer
+from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, failures, given, parted, patience, transfer
 
 AMAZON = "https://s3.amazonaws.com"
 ANY_REGION = "us-east-1"  # what everybody but Amazon takes
@@ -41,6 +42,8 @@ REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllA
 STATUS = re.compile(r"(?:Response|status) code:? (\d{3})")
 # Other bytes than their checksum; an object in parts whose end was asked for twice, as the first answer never came.
 TO_BE_SENT_AGAIN = ("BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload")
+BUSY = ("RequestTimeout",)  # with status 400
+ONCE = Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0)
 PART = 64 << 20  # bytes of an object that are sent, and stand in memory, at a time
 ABSENCES = ("NoSuchKey", "NoSuchBucket", "ResourceNotFound")
 
@@ -75,7 +78,7 @@ def _identity() -> tuple[str, ...]:
 @cache
 def _made(scheme: str, endpoint: str, region: str, identity: tuple[str, ...]) -> "S3":
     address = urlsplit(endpoint)
-    client = Minio(
+    client = _Client(
         address.netloc,
         secure=address.scheme == "https",
         region=region or None,
@@ -87,6 +90,7 @@ def _made(scheme: str, endpoint: str, region: str, identity: tuple[str, ...]) ->
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
         ),
     )
+    client.scheme, client.server = scheme, f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
     if address.netloc.endswith(".myqcloud.com"):  # COS has no other
         client.enable_virtual_style_endpoint()
     return S3(client, *((SET_COS, SET_COS_TO_WRITE) if scheme == "cos" else (SET_S3, SET_S3_TO_WRITE)))
@@ -96,22 +100,43 @@ os.register_at_fork(after_in_child=_made.cache_clear)  # two processes must not 
 
 
 class _Connections(urllib3.PoolManager):
-    """Connections to an endpoint; once it has answered it is waited for, also where nobody takes the call any more."""
-
-    known = False
+    """Connections to an endpoint, over which a request is sent once: an answer that says to come again is no answer."""
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **how: Any) -> Any:  # type: ignore[override]  # as urllib3
-        known = self.known
-        # POST, too: it begins and ends an object in parts, and may do so twice.
-        how["retries"] = transfer.retry(None, known=known)
-        try:
-            response = super().urlopen(method, url, redirect, **how)
-        except urllib3.exceptions.MaxRetryError:
-            if self.known == known:
-                raise
-            return self.urlopen(method, url, redirect, **how)  # another one was answered meanwhile
-        self.known = True
+        how.setdefault("retries", ONCE)
+        response = super().urlopen(method, url, redirect, **how)
+        if busy := failures.busy(response.status, response.headers):
+            response.close()
+            raise busy
         return response
+
+
+class _Client(Minio):
+    """The client, with the patience of this process for each request.
+
+    A request is signed anew each time: a signature is good for a quarter of an hour. All of them may be sent twice, POST
+    too: it begins and ends an object in parts.
+    """
+
+    scheme, server = "s3", ""
+
+    def _url_open(
+        self, method: str, region: str, bucket_name: str | None = None, object_name: str | None = None, *rest: Any, **how: Any
+    ) -> Any:
+        uri = f"{self.scheme}://{bucket_name or ''}{f'/{object_name}' if object_name else ''}"
+        send = partial(super()._url_open, method, region, bucket_name, object_name, *rest, **how)
+
+        def onward() -> Any:
+            try:
+                return send()
+            except S3Error as error:
+                if error.code in BUSY:
+                    raise patience.Unanswered(error.code) from None
+                raise
+            except urllib3.exceptions.HTTPError as error:
+                raise failures.of(error, uri) from None
+
+        return patience.patiently(onward, uri, self.server)
 
 
 def credentials(scheme: str) -> Provider | None:
@@ -137,8 +162,12 @@ class S3:
         remedy, remedy_to_write: what to set when it refuses that somebody reads or writes.
     """
 
-    def __init__(self, client: Minio, remedy: str, remedy_to_write: str):
+    def __init__(self, client: _Client, remedy: str, remedy_to_write: str):
         self._client, self._remedy, self._remedy_to_write = client, remedy, remedy_to_write
+
+    def server(self, uri: str) -> str:
+        """See `stores.Store`."""
+        return self._client.server
 
     def find(self, uri: str) -> Found:
         """See `stores.Store`."""
@@ -211,8 +240,6 @@ class _Said:
             if status in (400, 401, 403) or code in REFUSALS:
                 raise self._refused(self._uri, said) from None
             raise stores.unanswered(self._uri, said if status else type(error).__name__) from None
-        if isinstance(error, urllib3.exceptions.HTTPError):
-            raise stores.unanswered(self._uri, _reason(error)) from None
         if isinstance(error, ValueError):
             rule = "a bucket must have a name that can be one"
             raise InputError(rule, f"{self._uri} ({error})", "Check the address.") from None
@@ -224,11 +251,6 @@ def _status(error: MinioException) -> int:
         return error.response.status
     told = STATUS.search(str(error))
     return int(told[1]) if told else 0
-
-
-def _reason(error: BaseException) -> str:
-    cause = getattr(error, "reason", None)
-    return type(cause or error).__name__
 
 
 def _copied(response: Any, uri: str, key: str, sink: IO[bytes], start: int) -> Found:
@@ -243,7 +265,7 @@ def _copied(response: Any, uri: str, key: str, sink: IO[bytes], start: int) -> F
             sink.write(chunk)
     except urllib3.exceptions.HTTPError as error:
         response.close()
-        raise transfer.Broken(_reason(error), tag) from None
+        raise transfer.Broken(failures.reason(error), tag) from None
     finally:
         response.release_conn()
     if size >= 0 and sink.tell() < size:

@@ -3,25 +3,17 @@
 import base64
 import hashlib
 import io
-import random
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, BinaryIO, TypeVar
 
 import google_crc32c
-from urllib3.util import Retry
 
 from kfp_vision import stores
 from kfp_vision.errors import InputError
-from kfp_vision.stores import Changed, Found, Interrupted
+from kfp_vision.stores import Changed, Found, Interrupted, patience
 
-# A store that is gone for a minute is waited for.
-ATTEMPTS = 10  # without a byte of progress
-CONNECTS = 4  # to a server that was never there: a wrong address is to be said soon, after 3.5 seconds
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 12.0  # seconds; doubled each time: 63.5 in all, and some more that chance decides
-RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 REPEATS = 3  # of a whole transfer whose bytes are not what the store says
 
 Made = TypeVar("Made")
@@ -29,43 +21,9 @@ _unbelieved: set[str] = set()  # where ETags were seen that are no MD5
 _lock = threading.Lock()
 
 
-def retry(allowed_methods: frozenset[str] | None = Retry.DEFAULT_ALLOWED_METHODS, *, known: bool = False) -> Retry:
-    """How urllib3 tries a request again until its answer begins.
-
-    Args:
-        allowed_methods: which requests may be sent twice; `None` for all.
-        known: the server has answered before, so that it is waited for where nobody answers.
-    """
-    return Retry(
-        total=ATTEMPTS,
-        connect=ATTEMPTS if known else CONNECTS,
-        backoff_factor=FIRST_PAUSE,
-        backoff_max=LONGEST_PAUSE,
-        backoff_jitter=FIRST_PAUSE,
-        status_forcelist=RETRY_STATUS,
-        raise_on_status=False,
-        allowed_methods=allowed_methods,
-    )
-
-
 def patiently(call: Callable[[], Made], uri: str, progress: Callable[[], int] = lambda: 0) -> Made:
-    """Calls until it is not interrupted; as long as there is progress, any number of times.
-
-    Raises:
-        InputError: it was interrupted `ATTEMPTS` times at one place.
-    """
-    failed, reached = 0, progress()
-    while True:
-        try:
-            return call()
-        except Interrupted as reason:
-            if progress() > reached:
-                failed, reached = 0, progress()
-            failed += 1
-            if failed == ATTEMPTS:
-                rule = "what an address gives must arrive whole"
-                raise InputError(rule, f"{reason} at {stores.shown(uri)}", "Check the way to it, or try again.") from None
-            time.sleep(random.uniform(1, 1.25) * min(LONGEST_PAUSE, FIRST_PAUSE * 2**failed))
+    """Calls until it is not interrupted, as `patience.patiently` does, at the server of a URI."""
+    return patience.patiently(call, uri, stores.store(uri).server(uri), progress)
 
 
 def received(uri: str) -> bytes:

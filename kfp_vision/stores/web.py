@@ -11,29 +11,48 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
+from urllib3.util import Retry
 
 from kfp_vision import stores
 from kfp_vision.errors import InputError
-from kfp_vision.stores import Changed, Found, NotThere, transfer
+from kfp_vision.stores import Changed, Found, NotThere, failures, transfer
+from kfp_vision.stores.patience import RETRY_STATUS
 
 TIMEOUT = (stores.CONNECT_SECONDS, stores.READ_SECONDS)
 AS_IT_IS = {"Accept-Encoding": "identity"}
 NO_HEAD = (400, 401, 403, 405, 501)  # of a server that only lets a file be fetched: an address signed for GET is one
 RANGE_TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
+# Of servers that are no stores: a minute in all, and 3.5 seconds where nobody has ever answered.
+ATTEMPTS, CONNECTS = 10, 4
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 12.0  # seconds; doubled each time
 REMEDY = "Check the address, and that it can be read without signing in."
 
 
 def session(*, retry_posts: bool = False, known: bool = False) -> requests.Session:
-    """A session that tries again when a server is busy or gone for a moment.
+    """A session for servers that are no stores, which tries again in silence when one is busy or gone for a moment.
 
     Args:
         retry_posts: also what is sent with POST, where sending it twice does no harm.
         known: the server has answered before, so that it is waited for, while it starts again, where nobody answers.
     """
+    return _mounted(
+        Retry(
+            total=ATTEMPTS,
+            connect=ATTEMPTS if known else CONNECTS,
+            backoff_factor=FIRST_PAUSE,
+            backoff_max=LONGEST_PAUSE,
+            backoff_jitter=FIRST_PAUSE,
+            status_forcelist=RETRY_STATUS,
+            raise_on_status=False,
+            allowed_methods=None if retry_posts else Retry.DEFAULT_ALLOWED_METHODS,
+        )
+    )
+
+
+def _mounted(retries: Retry | int) -> requests.Session:
     made = requests.Session()
-    patient = transfer.retry(None, known=known) if retry_posts else transfer.retry(known=known)
     for scheme in ("http://", "https://"):
-        made.mount(scheme, requests.adapters.HTTPAdapter(max_retries=patient, pool_maxsize=stores.READERS))
+        made.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retries, pool_maxsize=stores.READERS))
     return made
 
 
@@ -42,7 +61,11 @@ class Web:
 
     def __init__(self) -> None:
         self._own = threading.local()  # a session is for one thread
-        self._known: set[str] = set()  # hosts that have answered
+
+    def server(self, uri: str) -> str:
+        """See `stores.Store`."""
+        address = urlsplit(uri)
+        return f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
 
     def find(self, uri: str) -> Found:
         """See `stores.Store`."""
@@ -95,24 +118,25 @@ class Web:
         raise _only_read(uri)
 
     def _asked(self, method: str, uri: str, headers: dict[str, str]) -> requests.Response:
-        host = urlsplit(uri).netloc
-        known = host in self._known
         asked: dict[str, Any] = {"stream": True, "allow_redirects": True, "timeout": TIMEOUT}
-        try:
-            response = self._session(known).request(method, uri, headers=AS_IT_IS | headers, **asked)
-        except requests.RequestException as error:
-            if known != (host in self._known):  # another one was answered meanwhile
-                return self._asked(method, uri, headers)
-            raise stores.unanswered(uri, type(error).__name__) from None
-        self._known.add(host)
-        return response
 
-    def _session(self, known: bool) -> requests.Session:
-        """This thread's, for hosts that have answered before, or for others."""
-        name = "patient" if known else "session"
-        if not hasattr(self._own, name):
-            setattr(self._own, name, session(known=known))
-        found: requests.Session = getattr(self._own, name)
+        def onward() -> requests.Response:
+            try:
+                response = self._session().request(method, uri, headers=AS_IT_IS | headers, **asked)
+            except requests.RequestException as error:
+                raise failures.of(error, uri) from None
+            if busy := failures.busy(response.status_code, response.headers):
+                response.close()
+                raise busy
+            return response
+
+        return transfer.patiently(onward, uri)
+
+    def _session(self) -> requests.Session:
+        """This thread's."""
+        if not hasattr(self._own, "session"):
+            self._own.session = _mounted(0)
+        found: requests.Session = self._own.session
         return found
 
 
@@ -127,7 +151,7 @@ def _copied(response: requests.Response, uri: str, sink: IO[bytes], start: int) 
         for chunk in response.raw.stream(stores.CHUNK, decode_content=False):
             sink.write(chunk)
     except urllib3.exceptions.HTTPError as error:
-        raise transfer.Broken(type(error).__name__, found.version) from None
+        raise transfer.Broken(failures.reason(error), found.version) from None
     if size >= 0 and sink.tell() < size:
         raise transfer.Broken("cut off", found.version)
     return replace(found, size=size)

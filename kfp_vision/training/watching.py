@@ -14,6 +14,7 @@ import tensorflow as tf
 from kfp_vision import storage, stores
 from kfp_vision.errors import InputError
 from kfp_vision.reports import WAIT_WORTH_SAYING
+from kfp_vision.stores import patience
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPLOADS = 60.0
@@ -161,7 +162,8 @@ def _brought(events: Path, target: str) -> Iterator[None]:
 def _bring(bring: Callable[[], None], target: str, said: bool) -> bool:
     """Brings, and says what keeps it from it, unless that was said already; gives whether it is said now."""
     try:
-        bring()
+        with patience.in_the_background():
+            bring()
     except (Exception, InputError) as reason:  # whatever a store's client raises, the training goes on
         if not said:
             why = str(reason).removeprefix(InputError.PREFIX) or type(reason).__name__

@@ -32,5 +32,5 @@ def test_refuses_what_only_a_training_would_read(fields, tmp_path):
     ended = one_step.run(components.check_preparation, tmp_path, **fields | {"advanced": {"momentum": 0.5}})
     assert one_step.refusal(ended) == (
         "error: advanced of prepare_records must hold known names only (max_refused_ratio, check_pixels, max_side, "
-        "conflicting_labels); got momentum. Take one of these, or leave it out."
+        "conflicting_labels, store_wait_seconds); got momentum. Take one of these, or leave it out."
     )

@@ -39,7 +39,7 @@ def test_a_pipeline_of_loaded_stages_runs(tmp_path):
     @dsl.pipeline(name="somebody-elses")
     def somebody_elses():
         ratios = {"validation_ratio": 0.2, "test_ratio": 0.1}
-        found = fingerprint(images_uri="sample", leave_out_uri="")
+        found = fingerprint(images_uri="sample", leave_out_uri="", advanced={})
         ingested = ingest(**one_step.to_ingest("sample", fingerprint=found.output), **ratios)
         split(images=ingested.outputs["images"], advanced={}, **ratios)
 

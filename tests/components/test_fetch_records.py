@@ -6,7 +6,9 @@ from kfp_vision import components
 
 @pytest.fixture(scope="module")
 def fetched(written, tmp_path_factory) -> one_step.Ended:
-    return one_step.run(components.fetch_records, tmp_path_factory.mktemp("fetch"), records_uri=str(written.folder))
+    return one_step.run(
+        components.fetch_records, tmp_path_factory.mktemp("fetch"), records_uri=str(written.folder), advanced={}
+    )
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
@@ -24,5 +26,5 @@ def test_makes_the_label_map_anew(fetched, split):
 
 
 def test_refuses_a_place_without_records(pictures, tmp_path):
-    ended = one_step.run(components.fetch_records, tmp_path, records_uri=str(pictures))
+    ended = one_step.run(components.fetch_records, tmp_path, records_uri=str(pictures), advanced={})
     assert one_step.refusal(ended).startswith("error: records of train, validation and test must lie there; got no train in")

@@ -148,9 +148,9 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
     def model() -> dict[str, Path]:
         return {"model": of("trained").folder / "model"}
 
-    pictures = {"images_uri": str(of("pictures")), "leave_out_uri": ""}
+    pictures = {"images_uri": str(of("pictures")), "leave_out_uri": "", "advanced": {}}
     whole = {"partition": 0, "partitions": 1}
-    decided = pictures | {"recipe": "fields", "skip_unchanged": True, "model_name": "flowers", "advanced": {}}
+    decided = pictures | {"recipe": "fields", "skip_unchanged": True, "model_name": "flowers"}
     lists = {"networks": ["vgg16"], "optimizers": ["sgd"], "batch_sizes": [16], "learning_rates": [0.1]}
     if stage.startswith("check_") and stage != "check_serving":
         form = next(pipeline for pipeline in PIPELINES.values() if stage in local_run.stage_names(pipeline))
@@ -169,11 +169,11 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
     if stage == "deploy_model":
         return of("deploy_inputs"), {"deploy_to": str(root / "repository"), "advanced": {}}
     if stage == "call_endpoint":
-        return of("held_out") | {"endpoint": of("deployed").folder / "endpoint"}, {"test_image_uri": ""}
+        return of("held_out") | {"endpoint": of("deployed").folder / "endpoint"}, {"test_image_uri": "", "advanced": {}}
     if stage == "index_images":
         return model() | {"images": of("ingested").folder / "images"}, {"index_uri": "", **whole}
     if stage == "predict_images":
-        return model(), {"predict_uri": str(of("pictures")), "all_scores": False, **whole}
+        return model(), {"predict_uri": str(of("pictures")), "all_scores": False, "advanced": {}, **whole}
     if stage == "deploy_index":
         shutil.copytree(model()["model"] / "serving", root / "repository", dirs_exist_ok=True)
         return {"index": of("index")}, {"deploy_to": str(root / "repository")}
@@ -189,7 +189,7 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         "check_serving": lambda: (of("judged"), {"deploy_to": "none", "unchanged": False}),
         "decide_training": lambda: ({}, {**decided, "deploy_to": str(root / "nowhere")}),
         "choose_trials": lambda: ({}, {**lists, "trials": 0, "advanced": {}}),
-        "fetch_records": lambda: ({}, {"records_uri": str(of("written").folder)}),
+        "fetch_records": lambda: ({}, {"records_uri": str(of("written").folder), "advanced": {}}),
         "fetch_model": lambda: ({}, {"model_uri": str(model()["model"])}),
     }[stage]()
 

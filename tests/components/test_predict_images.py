@@ -5,7 +5,7 @@ import pytest
 
 from kfp_vision import components
 
-ALL_AT_ONCE = {"all_scores": False, "partition": 0, "partitions": 1}
+ALL_AT_ONCE = {"all_scores": False, "partition": 0, "partitions": 1, "advanced": {}}
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def test_says_how_the_run_ended(place, said, tmp_path):
     @dsl.pipeline(name="ending")
     def ending():
         with dsl.ExitHandler(outcome_reported()):
-            components.fingerprint_images(images_uri=place, leave_out_uri="")
+            components.fingerprint_images(images_uri=place, leave_out_uri="", advanced={})
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
     shown = io.StringIO()

@@ -4,11 +4,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from servers import KEY, SECRET, Emulated, Place, Server, free_port, program, started
+from servers import KEY, SECRET, Emulated, Place, Server, Stoppable, free_port, program, started
 
 from kfp_vision import stores
-from kfp_vision.stores import transfer
+from kfp_vision.stores import patience
 
+PATIENCE = 60  # seconds
 CACHED = "1ms"  # how long rclone believes what it has listed; where that is no time at all, one who writes fast makes it hang
 
 
@@ -36,6 +37,21 @@ def open_rclone(rclone, tmp_path_factory) -> Iterator[Server]:
     process.wait()
 
 
+@pytest.fixture
+def stoppable(nobody, tmp_path, monkeypatch) -> Iterator[Stoppable]:
+    """An S3 server to be stopped and started again, with the environment that leads to it."""
+    folder, port = tmp_path / "stoppable", free_port()
+    folder.mkdir()
+    options = ["--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", CACHED]
+    server = Stoppable(port, folder, [program("rclone"), "serve", "s3", *options, str(folder)], tmp_path / "stoppable.log")
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory) -> Iterator[int]:
     """A Cloud Storage emulator; gives its port."""
@@ -57,8 +73,11 @@ def nobody(monkeypatch, tmp_path) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)  # the same patience, in less time
-    stores._web_store.cache_clear()  # sessions keep the pauses that they were made with
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)  # the same patience, in less time
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setenv(stores.WAIT_SECONDS, str(PATIENCE))
+    monkeypatch.setattr(patience, "_process", patience.Patience())
+    patience.forget()
 
 
 @pytest.fixture

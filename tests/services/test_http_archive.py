@@ -106,7 +106,7 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
     with served(tmp_path) as site:
 
         def fingerprint(root: str) -> str:
-            data = {"images_uri": f"{site.address}/photos.tgz", "leave_out_uri": ""}
+            data = {"images_uri": f"{site.address}/photos.tgz", "leave_out_uri": "", "advanced": {}}
             return one_step.run(components.fingerprint_images, tmp_path / root, **data).output
 
         archive.write_bytes(b"one")
@@ -117,7 +117,9 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
 
 
 def test_an_address_with_nothing_at_it_is_refused(site, tmp_path):
-    ended = one_step.run(components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz", leave_out_uri="")
+    ended = one_step.run(
+        components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz", leave_out_uri="", advanced={}
+    )
     assert one_step.refusal(ended) == (
         f"error: an address must name something that exists; got HTTP 404 at {site.address}/other.tgz. Check its spelling."
     )

@@ -243,7 +243,7 @@ def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
     assert ingested.succeeded
     with (ingested.folder / "images").open(newline="") as file:
         assert all(row["uri"].startswith(f"{uri}/") for row in csv.DictReader(file))
-    nowhere = {"images_uri": f"{uri}-nowhere/photos", "leave_out_uri": ""}
+    nowhere = {"images_uri": f"{uri}-nowhere/photos", "leave_out_uri": "", "advanced": {}}
     refused = one_step.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
     assert "must name something that exists" in one_step.refusal(refused)
     written = [*(tmp_path / "ingest").rglob("*"), *(tmp_path / "refused").rglob("*")]

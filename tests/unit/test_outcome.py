@@ -8,7 +8,7 @@ from told import Web
 
 from kfp_vision import outcome, runs
 from kfp_vision.outcome import Outcome, Stage
-from kfp_vision.stores import transfer
+from kfp_vision.stores import web as client
 
 RUN = {"run_name": NAME, "run_id": "8a2f"}
 ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
@@ -19,7 +19,7 @@ PATH = "/services/T000/a-secret"
 def web(monkeypatch) -> Iterator[Web]:
     for name in (*outcome.ENVIRONMENT, outcome.FAILURES, runs.IN_A_CLUSTER, runs.API_HOST):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
     with Web().running() as running:
         yield running
 

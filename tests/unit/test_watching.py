@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kfp_vision import stores
-from kfp_vision.stores import transfer
+from kfp_vision.stores import patience
 from kfp_vision.training import watching
 
 TRACE_BYTES = 8_000_000
@@ -83,7 +83,7 @@ def test_events_of_a_training_that_fails_are_brought_all_the_same(tmp_path):
 
 def test_a_store_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(watching, "SECONDS_BETWEEN_UPLOADS", 0.01)
-    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(patience, "SOON", 0.05)
     for name in stores.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     with watch(tmp_path / "events", "s3://bucket/logs?endpoint=http://127.0.0.1:9") as seen:
