@@ -76,7 +76,7 @@ image-check: ## what the small image holds, checked from the inside
 	$(BUILD) -f images/cpu/Dockerfile --target test .
 
 image-test: $(INSTALLED) ## both images built and checked, and pipelines run in them
-	@command -v $(BUILDER) >/dev/null || { echo "error: there is no $(BUILDER). Install podman, or say BUILDER=docker." >&2; exit 1; }
+	@$(BUILDER) info >/dev/null || { echo "error: $(BUILDER) must answer, with its engine. Install podman, or say BUILDER=docker." >&2; exit 1; }
 	KFP_VISION_BASE=$(or $(BASE),$(DEFAULT_BASE)) BUILDER=$(BUILDER) $(BIN)/python -m pytest tests/containers
 
 image-tables: $(INSTALLED) ## the tables of images/README.md, of the images as they are built

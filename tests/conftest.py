@@ -4,7 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from left_out import leave_out
+
+pytest_plugins = ["leftovers"]
+
+# How long an example takes says something of the machine, and of what else it does.
+settings.register_profile("any machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parent.parent
 

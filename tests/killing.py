@@ -81,7 +81,7 @@ def killing(root: Path, stage: str, moment: Moment, turn: int = 1) -> Iterator[K
 def processes(root: Path, stage: str) -> Iterator[tuple[int, Path]]:
     """The processes of a stage among those that this one has started, with the folders of their outputs."""
     for process in children(os.getpid()):
-        words = _command(process)
+        words = command(process)
         if "kfp.dsl.executor_main" in words and words[-1] == stage:
             file = OUTPUT_FILE.search(" ".join(words))
             if file and Path(file[1]).is_relative_to(root):
@@ -105,10 +105,25 @@ def lives(process: int) -> bool:
     return False
 
 
-def _command(process: int) -> list[str]:
+def command(process: int) -> list[str]:
+    """The words that a process was started with; none where it has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/cmdline").read_text(errors="replace").rstrip("\0").split("\0")
     return []
+
+
+def environment(process: int) -> list[bytes]:
+    """The lines of the environment that a process was started with; none where it has ended, or belongs to somebody else."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return []
+
+
+def parent(process: int) -> int:
+    """The process that has started a process, or that has taken it over since; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def _killed(process: int, folder: Path, moment: Moment) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 from left_out import leave_out
 
 KEY, SECRET = "the-key-of-the-tests", "the-secret-of-the-tests"
-SECONDS_TO_START = 30
+SECONDS_TO_START = 300  # of a machine that has much else to do; most take one
 NUMBERS = count(1)  # of buckets
 
 
@@ -85,6 +85,7 @@ def until(condition: Callable[[], object], seconds: float = SECONDS_TO_START) ->
 
 
 def started(command: list[str], port: int, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """A server of which this has waited until it listens; whoever asks for it is to end it."""
     with log.open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | (environment or {}))
     until = time.monotonic() + SECONDS_TO_START
@@ -94,7 +95,18 @@ def started(command: list[str], port: int, log: Path, environment: dict[str, str
                 return process
         time.sleep(0.05)
     process.kill()
+    process.wait()
     raise AssertionError(f"{command[0]} did not start: {log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
+    """A process that does not outlive the body, however that ends."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class Web:
             thread = threading.Thread(target=server.serve_forever, args=(0.01,))
             thread.start()
             self.url = f"http://127.0.0.1:{server.server_port}"
-            yield self
-            server.shutdown()
-            thread.join()
+            try:
+                yield self
+            finally:
+                server.shutdown()
+                thread.join()

@@ -9,15 +9,20 @@ from left_out import leave_out
 # Without these, Chromium asks the network for updates of its own at every start.
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
+MILLISECONDS_TO_START = 300_000
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if not program:
         leave_out("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=QUIET)
+        try:
+            started = playwright.chromium.launch(executable_path=program, args=QUIET, timeout=MILLISECONDS_TO_START)
+        except Error as error:  # a command of that name may be there without a browser
+            leave_out(f"{program} does not start ({' '.join(str(error).split())[:200]})")
         yield started
         started.close()

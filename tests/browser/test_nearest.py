@@ -16,6 +16,7 @@ DROP = """async bytes => {
     dispatchEvent(new DragEvent("drop", {dataTransfer: carried, cancelable: true}));
 }"""
 SHOWN = 12
+MILLISECONDS = 200_000  # in which a machine shows a page that has much else to do
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def url(repository) -> Iterator[str]:
 def page(request, browser, url) -> Iterator:
     width, scheme = request.param
     opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(MILLISECONDS)
     wrong: list[str] = []
     opened.on("request", lambda one: wrong.append(one.url) if not one.url.startswith((url, "blob:", "data:")) else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
@@ -103,7 +104,7 @@ def test_with_the_token_the_pictures_are_shown_too(browser, repository, monkeypa
     monkeypatch.setenv("KFP_VISION_TOKEN", "the-token")
     with server.running(repository) as address:
         opened = browser.new_page()
-        opened.set_default_timeout(20_000)
+        opened.set_default_timeout(MILLISECONDS)
         opened.goto(address)
         opened.get_by_label("Token").fill("the-token")
         opened.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": indexed.picture(9)})

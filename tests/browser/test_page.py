@@ -7,6 +7,7 @@ import pytest
 
 from kfp_vision.serving import server
 
+MILLISECONDS = 200_000  # in which a machine shows a page that has much else to do
 LABELS = ("red", "<script>alert(1)</script>", "blue")
 DROP = """async bytes => {
     const carried = new DataTransfer();
@@ -26,7 +27,7 @@ def url(browser, tmp_path_factory) -> Iterator[str]:
 def page(request, browser, url) -> Iterator:
     width, scheme = request.param
     opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    opened.set_default_timeout(10_000)
+    opened.set_default_timeout(MILLISECONDS)
     wrong: list[str] = []
     opened.on("request", lambda one: wrong.append(one.url) if not one.url.startswith((url, "blob:", "data:")) else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
@@ -85,7 +86,7 @@ def test_the_page_is_used_with_the_keyboard(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     page.keyboard.press("Space")
-    for _ in range(100):
+    for _ in range(MILLISECONDS // 100):
         if choosers:
             break
         page.wait_for_timeout(100)
@@ -104,7 +105,7 @@ def guarded(browser, tmp_path, monkeypatch) -> Iterator:
     monkeypatch.setenv("KFP_VISION_TOKEN", "the-token")
     with server.running(version.parent) as address:
         opened = browser.new_page()
-        opened.set_default_timeout(10_000)
+        opened.set_default_timeout(MILLISECONDS)
         opened.goto(address)
         yield opened
         opened.close()
@@ -130,7 +131,7 @@ def test_the_page_asks_which_of_several_models(browser, tmp_path):
         colours.write_version(tmp_path / name / "1", labels)
     with server.running(tmp_path) as address:
         opened = browser.new_page()
-        opened.set_default_timeout(10_000)
+        opened.set_default_timeout(MILLISECONDS)
         opened.goto(address)
         for name, heading in (("english", "red"), ("german", "rot")):
             opened.get_by_label("Model").select_option(name)

@@ -2,22 +2,20 @@
 
 import os
 import shlex
-import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import engines
 import pytest
 from left_out import leave_out
-from servers import KEY, SECRET, Server, free_port, program, started
+from servers import KEY, SECRET, Server, free_port, program, started, until
 
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "localhost/kfp-vision-tests"  # where the images lie that are built for the tests alone
-SECONDS_TO_START = 30
 
 
 @dataclass(frozen=True)
@@ -53,17 +51,15 @@ class Engine:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory) -> Iterator[Engine]:
     """podman with a service of its own, else docker as it is set up; BUILDER may say which."""
-    names = [os.environ["BUILDER"]] if "BUILDER" in os.environ else ["podman", "docker"]
-    program = next(filter(None, map(shutil.which, names)), "")
-    if not program:
-        leave_out(f"there is no {' and no '.join(names)}")
+    program = engines.answering([os.environ["BUILDER"]] if "BUILDER" in os.environ else ["podman", "docker"])
     if not program.endswith("podman"):
         yield Engine(program, dict(os.environ))
         return
     socket = tmp_path_factory.mktemp("podman") / "podman.sock"
     service = subprocess.Popen([program, "system", "service", "--time=0", f"unix://{socket}"], stderr=subprocess.DEVNULL)
     try:
-        _wait_for(socket)
+        until(lambda: socket.exists() or service.poll() is not None)
+        assert service.poll() is None, "podman's service has ended"
         socket.chmod(0o666)  # one test calls as somebody else
         yield Engine(program, os.environ | {"DOCKER_HOST": f"unix://{socket}"})
     finally:
@@ -122,11 +118,3 @@ def store(engine, image, tmp_path_factory) -> Iterator[Store]:
         engine.tell("rm", "--force", container)
         process.terminate()
         process.wait()
-
-
-def _wait_for(socket: Path) -> None:
-    until = time.monotonic() + SECONDS_TO_START
-    while not socket.exists():
-        if time.monotonic() > until:
-            leave_out("podman's service does not start")
-        time.sleep(0.1)

@@ -15,7 +15,7 @@ from typing import Any
 import colours
 import drawn
 import pytest
-from servers import until
+from servers import ended, until
 
 from kfp_vision import __version__, prediction, records, repository
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
@@ -129,11 +129,11 @@ def carry_out(
     command = [sys.executable, "-m", "kfp_vision.cli", "run", pipeline, *fields, *options, "--json", "--output", str(output)]
     whole = engine.environment | (environment or {})
     with (output.parent / "stdout").open("w+") as stdout, (output.parent / "stderr").open("w+") as stderr:
-        process = subprocess.Popen([*(caller or []), *command], env=whole, stdout=stdout, stderr=stderr)
         containers = {}
-        while process.poll() is None:
-            containers |= {about["Id"]: about for about in running(engine, output)}
-            time.sleep(1)
+        with ended(subprocess.Popen([*(caller or []), *command], env=whole, stdout=stdout, stderr=stderr)) as process:
+            while process.poll() is None:
+                containers |= {about["Id"]: about for about in running(engine, output)}
+                time.sleep(1)
         stdout.seek(0)
         stderr.seek(0)
         return Run(output, process.returncode, stdout.read().splitlines(), stderr.read(), list(containers.values()))

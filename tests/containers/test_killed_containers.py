@@ -8,6 +8,7 @@ from pathlib import Path
 
 import drawn
 import pytest
+from servers import ended
 
 STAGE = "train_classifier"
 FORM = {
@@ -20,10 +21,20 @@ FORM = {
 SECONDS = 300
 # What the kernel does where a control group has no memory left: the process ends, and what has started it goes on.
 AS_THE_KERNEL_DOES = """
-import os, pathlib, signal
-for process in pathlib.Path("/proc").glob("[0-9]*"):
-    if b"kfp.dsl.executor_main" in (process / "cmdline").read_bytes().split(b"\\0"):
-        os.kill(int(process.name), signal.SIGKILL)
+import os, pathlib, signal, time
+
+def words(process):
+    try:
+        return (process / "cmdline").read_bytes().split(b"\\0")
+    except OSError:
+        return []
+
+found = []
+while not found:
+    time.sleep(0.1)
+    found = [one for one in pathlib.Path("/proc").glob("[0-9]*") if b"kfp.dsl.executor_main" in words(one)]
+for process in found:
+    os.kill(int(process.name), signal.SIGKILL)
 """
 KILLED = {"the container": ["kill"], "its process": ["exec"]}
 
@@ -46,11 +57,10 @@ def test_the_stage_that_was_killed_is_named_with_what_may_have_been_the_reason(e
     fields = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", *fields, "--runner", "docker", "--output", str(output)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=engine.environment, text=True, **pipes) as run:
+    with ended(subprocess.Popen(command, env=engine.environment, text=True, **pipes)) as run:
         deadline = time.monotonic() + SECONDS
         while run.poll() is None and not (found := container_of(engine, STAGE, output)):
             assert time.monotonic() < deadline
-        time.sleep(1)  # Python has begun
         how = [*KILLED[what], found] + (["python3", "-c", AS_THE_KERNEL_DOES] if what == "its process" else [])
         engine.tell(*how)
         printed, error = run.communicate(timeout=SECONDS)

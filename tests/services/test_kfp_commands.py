@@ -124,11 +124,13 @@ def kubeflow() -> Iterator[Kubeflow]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
     state.address = f"http://127.0.0.1:{server.server_port}"
     with server:
         yield state
         server.shutdown()
+        thread.join()
 
 
 def ended(kubeflow: Kubeflow, *arguments: str) -> subprocess.CompletedProcess[str]:

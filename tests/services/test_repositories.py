@@ -226,7 +226,7 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
     assert "it is worse than version 1" in figures["verdict"]["reasons"][0]
     shutil.rmtree(model)
     with answering(["serve", uri, "--port", "0", "--name", "tints"]) as url:
-        said = requests.post(f"{url}/v1/models/tints:predict", files={"file": colours.picture("blue")}, timeout=60)
+        said = requests.post(f"{url}/v1/models/tints:predict", files={"file": colours.picture("blue")}, timeout=300)
         assert said.json()["predictions"][0]["classes"] == "blue"
     command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--model", uri, str(tmp_path / "red.jpg"), "--json"]
     named = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -309,6 +309,6 @@ def test_a_server_on_a_bucket_searches_in_the_index_there(s3, made, tmp_path):
     beside.deploy_index(made / "index", uri, tmp_path / "deployed")
     with answering(["serve", uri, "--port", "0"]) as url:
         address = f"{url}/v1/models/colours"
-        until(lambda: requests.get(f"{address}/index", timeout=60).ok)
-        said = requests.post(f"{address}:search?top_k=2", files={"file": indexed.picture(7)}, timeout=60).json()
+        until(lambda: requests.get(f"{address}/index", timeout=300).ok)
+        said = requests.post(f"{address}:search?top_k=2", files={"file": indexed.picture(7)}, timeout=300).json()
         assert [hit["path"].split("/")[-1] for hit in said["predictions"][0]["hits"]] == indexed.nearest(7, 2)

@@ -26,7 +26,7 @@ from kfp_vision.serving.loaded import MAX_WAITING
 
 SEARCH, PREDICT = "/v1/models/colours:search", "/v1/models/colours:predict"
 INDEX = "/v1/models/colours/index"
-SECONDS = 60
+SECONDS = 300  # in which a machine answers that has much else to do
 ALL = indexed.COUNT
 
 
@@ -244,14 +244,17 @@ def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(runn
         while not ended.is_set():
             found.append(names(post(address + SEARCH, {"instances": [b64(4)], "top_k": 2})))
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    for index, pictures in ((tmp_path / "fewer", 16), (made / "index", ALL), (tmp_path / "fewer", 16)):
-        beside.deploy_index(index, str(repository), tmp_path / "deployed")
-        servers.until(lambda: indexed_now(address) == pictures)  # noqa: B023
-    ended.set()
-    asking.join()
-    assert len(found) > 20 and {tuple(one[0]) for one in found} == {tuple(indexed.nearest(4, 2))}
+    with ThreadPoolExecutor(1) as client:
+        asking = client.submit(ask)
+        try:
+            for index, pictures in ((tmp_path / "fewer", 16), (made / "index", ALL), (tmp_path / "fewer", 16)):
+                beside.deploy_index(index, str(repository), tmp_path / "deployed")
+                servers.until(lambda: indexed_now(address) == pictures)  # noqa: B023
+            servers.until(lambda: len(found) > 20 or asking.done())
+        finally:
+            ended.set()
+        asking.result()
+    assert {tuple(one[0]) for one in found} == {tuple(indexed.nearest(4, 2))}
     # What counts, and what was before: a server may be reading it.
     assert len([folder for folder in (repository / "index").iterdir() if folder.name.isdecimal()]) == 2
 

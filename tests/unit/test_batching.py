@@ -8,7 +8,7 @@ import pytest
 
 from kfp_vision.serving.batching import Batcher
 
-SECONDS = 30
+SECONDS = 300
 
 
 class Doubling:

@@ -13,6 +13,7 @@ import drawn
 import numpy as np
 import pytest
 import tensorflow as tf
+from servers import program
 
 from benchmarks import convert, fine_tuning, learn, measure, scale, search, serve, slim, training_stage
 from kfp_vision import sample
@@ -48,6 +49,7 @@ def encoded(folder: Path) -> set[bytes]:
 
 
 def test_everybody_converts_the_same_pictures(four_pictures, tmp_path):
+    tar = program("tar")
     pictures = {file.read_bytes() for file in four_pictures.photographs.glob("*/*.jpg")}
     assert len(four_pictures.rows) == 4
     with closing(slim.Converter()) as converter:
@@ -57,15 +59,16 @@ def test_everybody_converts_the_same_pictures(four_pictures, tmp_path):
         assert four_pictures.convert(check_pixels=check_pixels) > 0
         assert encoded(tmp_path / "slim") == encoded(four_pictures.records) == pictures
     assert four_pictures.pack() > 0
-    packed = subprocess.run(["tar", "tf", tmp_path / "packed" / "photographs.tar"], check=True, capture_output=True, text=True)
+    packed = subprocess.run([tar, "tf", tmp_path / "packed" / "photographs.tar"], check=True, capture_output=True, text=True)
     assert packed.stdout.count(".jpg\n") == 4
 
 
 def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
     scale.draw(tmp_path, 12)
     assert len({file.read_bytes() for file in (tmp_path / "pictures").iterdir()}) == 12
+    start = time.perf_counter()
     seconds, memory = scale.measured("convert", tmp_path, 12)
-    assert 0 < seconds < 60
+    assert 0 < seconds <= time.perf_counter() - start
     assert 20 < memory < scale.MIB
     assert len(encoded(tmp_path / "train")) == 12
     scale.measured("list_and_split", tmp_path, 100)
@@ -96,12 +99,14 @@ def test_what_each_stage_takes_is_a_row(tmp_path):
     drawn.pictures(tmp_path / "data" / "flower_photos", classes=2, each=3)
     command = [sys.executable, "-m", "benchmarks.stages", tmp_path / "once", "prepare_records", "20", "check_images=false"]
     environment = os.environ | {"KFP_VISION_DATA": str(tmp_path / "data")}
+    start = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    passed = time.perf_counter() - start
     assert len({file.read_bytes() for file in (tmp_path / "once" / "pictures").glob("*/*.jpg")}) == 20
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
     taken = {stage: [float(figure) for figure in figures] for stage, *figures in rows}
-    _, processor, memory, written = taken["`write_tfrecords`"]
-    assert 0 < processor < 60 and 20 < memory < 1024 and written < 10
+    seconds, processor, memory, written = taken["`write_tfrecords`"]
+    assert 0 < seconds <= passed and 0 < processor <= passed * os.cpu_count() and 20 < memory < 1024 and written < 10
 
 
 def test_every_picture_is_held_out_of_one_fold_and_copies_of_none(tmp_path):

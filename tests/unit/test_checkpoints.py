@@ -204,11 +204,13 @@ def test_a_broken_keras_file_is_refused(model_folder, tmp_path, broken):
 def served(folder):
     """A folder on a web server; gives its address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_checkpoint_of_several_files_and_a_model_are_read_over_http(model_folder, tmp_path):

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import restricted
 import yaml
 from kserve.constants import constants as of_kserve
+from servers import program
 
 from kfp_vision import __version__, inference_service, outcome, parameters, runs, stores
 from kfp_vision.components.images import CPU_IMAGE
@@ -21,7 +21,6 @@ from kfp_vision.pipelines import ending, pods
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
 PAGE = FOLDER / "README.md"
-KUBECTL = Path(sys.executable).with_name("kubectl")
 FOLDERS = ("base", "namespace", "nodes")
 FILES = sorted(
     f"{folder}/{file.name}" for folder in FOLDERS for file in (FOLDER / folder).glob("*.yaml") if file.stem != "kustomization"
@@ -40,7 +39,7 @@ def read(name: str) -> dict:
 
 def kubectl(*arguments: object) -> list[dict]:
     """What kubectl makes, without a cluster."""
-    done = subprocess.run([KUBECTL, *map(str, arguments)], check=True, capture_output=True, text=True)
+    done = subprocess.run([program("kubectl"), *map(str, arguments)], check=True, capture_output=True, text=True)
     return list(yaml.safe_load_all(done.stdout))
 
 

@@ -272,14 +272,14 @@ DAMAGED = {
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_what_is_no_whole_picture_is_refused_with_a_reason_quickly_and_in_little_memory(kind):
     content, reason = DAMAGED[kind]
-    largest, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    largest, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(Refused, match=reason) as refusal:
         checked(content)
     assert str(refusal.value)
     assert "\n" not in str(refusal.value)
     with pytest.raises(Refused, match=f"^{re.escape(str(refusal.value))}$"):
         checked_with_small(content, 128)
-    assert time.perf_counter() - start < 20  # decoded, the slowest would take an hour
+    assert time.process_time() - start < 60  # decoded, the slowest would take an hour
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 100_000  # KiB
 
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import shades
+from servers import ended
 
 from kfp_vision.errors import InputError
 from kfp_vision.training.saving import Folder, State
@@ -97,11 +98,12 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_weights_to_the_bit(f
     taken_by_each = []
     for _ in range(KILLS):
         before = len(steps_of(tmp_path))
-        process = started(folders, tmp_path)
-        wait_for_a_step(tmp_path, process, before + 1)  # before the second batch lies the tracing of the first step
-        time.sleep(chance.uniform(0, 0.5))
-        process.kill()
-        process.communicate()
+        with ended(started(folders, tmp_path)) as process:
+            # Before the second batch lies the tracing of the first step.
+            wait_for_a_step(tmp_path, process, before + chance.randint(1, STEPS // KILLS // 2))
+            time.sleep(chance.uniform(0, 0.1))  # wherever in a step, however long one takes
+            process.kill()
+            process.communicate()
         assert process.returncode == -signal.SIGKILL
         taken_by_each.append(steps_of(tmp_path)[before:])
     process = started(folders, tmp_path)
@@ -130,11 +132,11 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_weights_to_the_bit(f
 
 
 def test_told_to_end_it_saves_first(folders, undisturbed, tmp_path):
-    seldom = CHANGES["advanced"] | {"save_interval_secs": 600}
-    process = started(folders, tmp_path, advanced=seldom)
-    wait_for_a_step(tmp_path, process, 3)
-    process.terminate()
-    said, _ = process.communicate()
+    seldom = CHANGES["advanced"] | {"save_interval_secs": 3600}
+    with ended(started(folders, tmp_path, advanced=seldom, train_steps=100 * STEPS)) as process:
+        wait_for_a_step(tmp_path, process, 3)
+        process.terminate()
+        said, _ = process.communicate()
     assert process.returncode == 143
     taken = len(steps_of(tmp_path))
     assert f"told to end: step {taken} is kept in {tmp_path / 'kept'}" in said

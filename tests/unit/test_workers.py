@@ -1,5 +1,6 @@
 """Several workers that train together, each a process, as the training operator starts them: they learn what one learns."""
 
+import contextlib
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import servers
 import shades
 
 from kfp_vision.errors import InputError
@@ -41,7 +43,10 @@ def started(folders: Path, out: Path, changes: dict, environment: dict[str, str]
 
 
 def ended(processes: list[subprocess.Popen]) -> list[str]:
-    said = [process.communicate(timeout=300)[0] for process in processes]
+    with contextlib.ExitStack() as together:
+        for process in processes:
+            together.enter_context(servers.ended(process))
+        said = [process.communicate(timeout=1200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
     return said
 
