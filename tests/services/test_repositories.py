@@ -16,7 +16,7 @@ import requests
 from exported import version
 from servers import NUMBERS, answering, until
 
-from kfp_vision import deployment, evaluation, parameters, publishing, records, repository, storage, stored
+from kfp_vision import deployment, evaluation, parameters, publishing, records, repository, storage, stored, stores
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import checked
@@ -119,7 +119,8 @@ def test_what_was_left_by_a_writer_that_was_killed_is_no_version_and_goes_with_t
 
 
 @pytest.mark.parametrize("fate", ["forbid", "drop"])
-def test_an_upload_that_fails_at_any_point_leaves_nothing_that_looks_whole(place, tmp_path, fate):
+def test_an_upload_that_fails_at_any_point_leaves_nothing_that_looks_whole(place, tmp_path, fate, monkeypatch):
+    monkeypatch.setenv(stores.WAIT_SECONDS, "0.2")  # all that comes is dropped, for good
     one, two = version(tmp_path / "a" / "1"), version(tmp_path / "b" / "1", weights=b"two")
     torn, ended = 0, 0
     for well in range(40):
@@ -264,7 +265,8 @@ def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp
 
 
 @pytest.mark.parametrize("fate", ["forbid", "drop"])
-def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made, tmp_path, fate):
+def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made, tmp_path, fate, monkeypatch):
+    monkeypatch.setenv(stores.WAIT_SECONDS, "0.2")  # all that comes is dropped, for good
     uri = f"{place.bucket({'first': b'1'})}/colours"
     publishing.publish(repository.exported(made / "model"), uri)
     before = beside.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
