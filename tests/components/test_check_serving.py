@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import one_step
 import pytest
@@ -27,7 +28,7 @@ def copy(judged, tmp_path):
     return judged | {"model": model, "verdict": verdict}
 
 
-def change(verdict, **changes) -> None:
+def change(verdict: Path, /, **changes: object) -> None:
     verdict.write_text(json.dumps(json.loads(verdict.read_text()) | changes))
 
 
