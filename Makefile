@@ -44,7 +44,7 @@ serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until C
 	$(BIN)/kfp-vision serve $(REPOSITORY) --port $(PORT)
 
 test: $(INSTALLED) ## every test, those of a file one after the other, two files at a time; WORKERS=2
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40
 
 check: $(INSTALLED) ## style, types, and whether every YAML is up to date
 	$(BIN)/ruff check .
