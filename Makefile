@@ -22,6 +22,8 @@ DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sam
 BUILD = $(BUILDER) build $(if $(findstring podman,$(BUILDER)),--format docker) $(KFP_VISION_BUILD_OPTIONS) \
 	--build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(LOCK),--build-arg LOCK=$(LOCK))
 DEFAULT_BASE = $(shell sed -n 's/^ARG BASE=//p' images/cpu/Dockerfile)
+# A command may be there without an engine behind it.
+ANSWERS = $(BUILDER) info >/dev/null || { echo "error: $(BUILDER) must have an engine that answers. Install podman, or say BUILDER=docker." >&2; exit 1; }
 PLACE = $(if $(REGISTRY),$(REGISTRY)/)
 
 .PHONY: help install demo serve test check compile graphs bench image image-cpu image-gpu image-check image-test image-tables release clean
@@ -44,7 +46,7 @@ serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until C
 	$(BIN)/kfp-vision serve $(REPOSITORY) --port $(PORT)
 
 test: $(INSTALLED) ## every test, those of a file one after the other, two files at a time; WORKERS=2
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40
 
 check: $(INSTALLED) ## style, types, and whether every YAML is up to date
 	$(BIN)/ruff check .
@@ -76,10 +78,11 @@ image-check: ## what the small image holds, checked from the inside
 	$(BUILD) -f images/cpu/Dockerfile --target test .
 
 image-test: $(INSTALLED) ## both images built and checked, and pipelines run in them
-	@$(BUILDER) info >/dev/null || { echo "error: $(BUILDER) must answer, with its engine. Install podman, or say BUILDER=docker." >&2; exit 1; }
+	@$(ANSWERS)
 	KFP_VISION_BASE=$(or $(BASE),$(DEFAULT_BASE)) BUILDER=$(BUILDER) $(BIN)/python -m pytest tests/containers
 
 image-tables: $(INSTALLED) ## the tables of images/README.md, of the images as they are built
+	@$(ANSWERS)
 	$(BIN)/python images/tables.py $(BUILDER)
 
 release: $(INSTALLED) ## records the version that CHANGELOG.md begins with: from then on its code stays as it is

@@ -1,4 +1,4 @@
-"""What the tests of every layer share: where the real data lies."""
+"""What the tests of every layer share: where the real data lies, in which order they run, and what they are not judged by."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,46 @@ settings.register_profile("any machine", settings.default, deadline=None, suppre
 settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The files that take minutes, more or less the longest first: the short ones fill up what is left of the time.
+LONGEST = (
+    "containers/test_docker_run.py",
+    "unit/test_applications.py",
+    "pipelines/test_killed_runs.py",
+    "components/test_killed_stages.py",
+    "pipelines/test_local_run.py",
+    "services/test_outages.py",
+    "unit/test_saving.py",
+    "services/test_server.py",
+    "unit/test_benchmarks.py",
+    "containers/test_killed_containers.py",
+    "unit/test_training.py",
+    "unit/test_conversion.py",
+    "unit/test_any_data.py",
+    "unit/test_search.py",
+    "services/test_searching.py",
+    "services/test_bad_requests.py",
+    "services/test_repositories.py",
+    "services/test_stores.py",
+    "pipelines/test_image_search.py",
+    "pipelines/test_hyperparameter_sweep.py",
+    "pipelines/test_release.py",
+    "pipelines/test_batch_prediction.py",
+    "pipelines/test_partitioned_run.py",
+    "components/test_search_stages.py",
+    "unit/test_workers.py",
+    "unit/test_cli.py",
+    "unit/test_sweep.py",
+    "browser/test_page.py",
+    "unit/test_networks.py",
+    "unit/test_killed.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first, or one of several that work at the tests has the last of them to itself."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

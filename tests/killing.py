@@ -112,6 +112,13 @@ def command(process: int) -> list[str]:
     return []
 
 
+def name(process: int) -> str:
+    """What a process is called; empty where it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    return ""
+
+
 def environment(process: int) -> list[bytes]:
     """The lines of the environment that a process was started with; none where it has ended, or belongs to somebody else."""
     with contextlib.suppress(OSError):

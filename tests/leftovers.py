@@ -23,7 +23,8 @@ import pytest
 SECONDS_TO_END = 60.0  # for what has been told to end; a test that leaves nothing does not wait
 MARK = "KFP_VISION_TESTS"  # in the environment of all that tests start: an orphan is no child of this process any more
 TEST = "PYTEST_CURRENT_TEST"  # where pytest says which one runs
-OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # its own processes, which stay
+# Python's own processes, and the one that podman keeps for all that a person who is not root does with it.
+STAYING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "podman pause")
 
 Left = int | threading.Thread  # a process by its number
 _known: set[Left] = set()  # was there before the first test, or has been told already
@@ -104,8 +105,17 @@ def _here(orphans: bool = False) -> set[Left]:
     """The processes that come from this one, and its threads."""
     processes = set(killing.children(os.getpid())) | (set(_orphans()) if orphans else set())
     threads = set(threading.enumerate()) - {threading.current_thread()}
-    found = {one for one in processes if not any(word in " ".join(killing.command(one)) for word in OF_PYTHON)}
-    return found | {one for one in threads if not isinstance(one, threading._DummyThread)}  # which Python did not start
+    found = {one for one in processes if not any(name in _called(one) for name in STAYING)}
+    return found | {one for one in threads if not _is_of_others(one)}
+
+
+def _is_of_others(thread: threading.Thread) -> bool:
+    """Whether Python has not started it, or an installed package has, for itself, which ends with the program."""
+    if isinstance(thread, threading._DummyThread):
+        return True
+    runs = getattr(thread, "_target", None) or type(thread).run
+    code = getattr(getattr(runs, "__func__", runs), "__code__", None)
+    return thread.daemon and code is not None and "site-packages" in Path(code.co_filename).parts
 
 
 def _orphans() -> Iterator[int]:
@@ -115,6 +125,11 @@ def _orphans() -> Iterator[int]:
         process = int(place.name)
         if process != os.getpid() and mark in killing.environment(process):
             yield process
+
+
+def _called(process: int) -> str:
+    """The words that a process was started with, and its name of now."""
+    return " ".join([*killing.command(process), killing.name(process)])
 
 
 def _is_held(one: Left) -> bool:

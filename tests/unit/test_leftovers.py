@@ -83,6 +83,14 @@ RIGHT = {
 }
 
 
+RIGHT["a thread of a package, which ends with the program"] = (
+    "def test_one():\n"
+    "    code = compile('def looking(): time.sleep(1000)', '/usr/lib/site-packages/client.py', 'exec')\n"
+    "    exec(code, globals())\n"
+    "    threading.Thread(target=looking, daemon=True).start()\n"
+)
+
+
 def told(folder: Path, tests: str) -> str:
     """What pytest says of a file of tests, in a process of its own, with nothing but the plugin."""
     (folder / "test_it.py").write_text(BEGIN + tests + NEXT)
