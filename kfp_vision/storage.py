@@ -131,7 +131,7 @@ def wait_for_stores(wait: Mapping[str, Any] | float | None = None, *, at_most: f
     Args:
         wait: the field `advanced`, of which `store_wait_seconds` alone is read, or seconds. Where it says nothing, or the
             default, `KFP_VISION_STORE_WAIT_SECONDS` of the environment may say it.
-        at_most: seconds that are not exceeded, whoever says more: `patience.CHECK_SECONDS` where somebody waits for a check.
+        at_most: seconds from now on, for all stores together, whoever says more: `patience.CHECK_SECONDS` in a check.
 
     Raises:
         InputError: it is no number of seconds.

@@ -23,7 +23,8 @@ from kfp_vision.errors import InputError
 from kfp_vision.stores import Changed, Interrupted, NotThere
 
 SECONDS = 600.0  # that a stage waits for a store, unless `store_wait_seconds` of advanced or the environment says otherwise
-CHECK_SECONDS = 300.0  # that the check of a form may wait: its pod is stopped after ten minutes, and could say nothing then
+# That the check of a form may wait, for all its stores together: its pod is stopped after ten minutes, and then says nothing.
+CHECK_SECONDS = 300.0
 PERSON_SECONDS = 60.0  # that a command waits for a store that has answered it before
 SOON = 3.5  # seconds after which an address that may be a wrong one is given up
 FIRST_PAUSE, LONGEST_PAUSE, JITTER = (
@@ -73,7 +74,7 @@ class Patience:
         seconds: of waiting without any progress; None where the environment may say it.
         otherwise: the same, where nobody says it.
         at_first: the most for a server that has never answered this process.
-        at_most: the most in any case.
+        until: when all waiting ends, by `time.monotonic`.
         say: takes the line about each try; None to say nothing.
         remedy: what to do when it has run out.
     """
@@ -81,7 +82,7 @@ class Patience:
     seconds: float | None = None
     otherwise: float = SECONDS
     at_first: float = math.inf
-    at_most: float = math.inf
+    until: float = math.inf
     say: Callable[[str], None] | None = _print
     remedy: str = LONGER
 
@@ -92,7 +93,7 @@ class Patience:
             InputError: the environment says something else than a number of seconds.
         """
         said = _of_environment(self.otherwise) if self.seconds is None else self.seconds
-        return min(said, self.at_most, math.inf if answered else self.at_first)
+        return min(said, math.inf if answered else self.at_first)
 
 
 class _Server:
@@ -126,13 +127,13 @@ def wait_for(seconds: float | None, at_most: float = math.inf) -> None:
 
     Args:
         seconds: without any progress; 0 for not at all, None for what the environment says, else `SECONDS`.
-        at_most: the most, whoever says more.
+        at_most: from now on, for all stores together, whoever says more.
 
     Raises:
         InputError: the environment says something else than a number of seconds.
     """
     global _process
-    _process = Patience(seconds, at_most=at_most)
+    _process = Patience(seconds, until=time.monotonic() + at_most)
     _process.for_server(answered=True)
 
 
@@ -187,7 +188,7 @@ def patiently(call: Callable[[], Made], uri: str, server: str, progress: Callabl
                 failed, since, reached = 0, now, progress()
             failed += 1
             patience = _thread.get() or _process
-            left = since + _allowed(patience, at, reason) - now
+            left = min(since + _allowed(patience, at, reason), patience.until) - now
             if at.given_up or (left <= 0 and not goes_on):
                 at.given_up = at.given_up or patience is _process
                 raise _gave_up(reason, uri, now - since, patience) from None
