@@ -10,12 +10,12 @@ def check_serving(
     validation_records: dsl.Input[dsl.Dataset],
     test_records: dsl.Input[dsl.Dataset],
     deploy_to: str,
-    unchanged: bool,
+    accepted: bool,
     proof: dsl.Output[dsl.Metrics],
 ) -> bool:
     """Starts the real server on the model, asks it over HTTP, and compares with the evaluation: proof that it can be deployed.
 
-    Of a model that is not accepted, or of which nothing is new, nothing is proven.
+    Of a model that is not accepted, or about which nothing is new, nothing is proven.
 
     Args:
         model: the model of train_classifier.
@@ -23,7 +23,7 @@ def check_serving(
         validation_records: the pictures held out while training.
         test_records: the pictures held out for the last evaluation; may be none.
         deploy_to: where the model is to be deployed; none for nowhere.
-        unchanged: whether the deployed model was trained from the very same pictures and fields; see decide_training.
+        accepted: the unnamed output of evaluate_classifier.
 
     Returns:
         proof: Pictures asked about, the largest difference to the evaluation, and the median seconds of a request; as JSON.
@@ -34,6 +34,6 @@ def check_serving(
     from kfp_vision import deployment
 
     inputs = (Path(model.path), Path(verdict.path), Path(validation_records.path), Path(test_records.path))
-    proven = deployment.check_serving(*inputs, Path(proof.path), deploy_to=deploy_to, unchanged=unchanged)
+    proven = deployment.check_serving(*inputs, Path(proof.path), deploy_to=deploy_to, accepted=accepted)
     proof.metadata.update(proven.figures)
     return proven.to_be_deployed

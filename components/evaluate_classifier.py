@@ -11,6 +11,7 @@ def evaluate_classifier(
     min_accuracy: float,
     deploy_to: str,
     test_image_uri: str,
+    unchanged: bool,
     advanced: dict,
     metrics: dsl.Output[dsl.Metrics],
     classification: dsl.Output[dsl.ClassificationMetrics],
@@ -29,6 +30,7 @@ def evaluate_classifier(
         min_accuracy: a model below it is refused.
         deploy_to: none, or the model repository whose newest version it is compared with.
         test_image_uri: one more picture to name on the page; empty for none.
+        unchanged: whether the deployed model was trained from the very same pictures and fields; see decide_training.
         advanced: beat_largest_class, compare_with_deployed and store_wait_seconds are read of it.
 
     Returns:
@@ -37,7 +39,7 @@ def evaluate_classifier(
         classification: The confusion matrix and the ROC curve; in its file as JSON.
         report: A page with all figures, the learning curve, and the worst mistakes as pictures.
         verdict: Whether the model is accepted, with reasons, and a few of its answers, as JSON.
-        Output: Whether the model is accepted.
+        Output: Whether the model is accepted, and anything about it is new.
     """
     from pathlib import Path
 
@@ -53,4 +55,4 @@ def evaluate_classifier(
     classification.log_confusion_matrix(labels, matrix)
     classification.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["thresholds"])
     storage.write_json(Path(classification.path), {"labels": labels, "confusion_matrix": matrix, "roc": roc})
-    return figures["verdict"]["accepted"]
+    return figures["verdict"]["accepted"] and not unchanged

@@ -121,11 +121,11 @@ def check_serving(
     proof: Path,
     *,
     deploy_to: str = NOWHERE,
-    unchanged: bool = False,
+    accepted: bool = True,
 ) -> Proven:
     """Serves the model with the real server, asks it over HTTP, and compares with what the evaluation found.
 
-    Of a model that is not accepted, or of which nothing is new, nothing is proven: the proof is then of no model.
+    Of a model that is not accepted, or about which nothing is new, nothing is proven: the proof is then of no model.
 
     Args:
         model: the model folder.
@@ -133,15 +133,15 @@ def check_serving(
         validation_records, test_records: the pictures that it was evaluated on.
         proof: the file to write (JSON).
         deploy_to: where the model is to be deployed.
-        unchanged: whether the deployed model was trained from the very same.
+        accepted: whether it is accepted, and anything about it is new.
 
     Raises:
         InputError: the records are not whole, the server does not start on it, or answers otherwise than the evaluation.
     """
     version, judged = repository.exported(model), _read(verdict)
     _check_same(version, judged, "verdict")
-    if unchanged or not judged["verdict"]["accepted"]:
-        why = "the deployed model was trained from the very same" if unchanged else "the model is not accepted"
+    if not accepted:
+        why = "the deployed model is of the very same" if judged["verdict"]["accepted"] else "the model is not accepted"
         print(f"nothing to prove: {why}")
         storage.write_json(proof, {"model_fingerprint": "", "not_proven": why})
         return Proven({}, False)

@@ -1,7 +1,8 @@
 """The nodes of a cluster: whether one of them can hold the training's pod, asked before anything is trained.
 
-The rules are Kubernetes' own: what is allocatable of a node against what the pod asks for, its labels against the node
-selector, its taints against the tolerations. GPUs in use count as well, since whoever uses them ends one day.
+The rules are Kubernetes' own: how many GPUs are allocatable of a node against how many the pod asks for, its labels against the
+node selector, its taints against the tolerations. GPUs in use count as well, since whoever uses them ends one day; cores and
+memory are not compared.
 https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node and .../taint-and-toleration
 """
 

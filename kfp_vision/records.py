@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kfp_vision import catalog, conversion, detection, examples, hardware, parallel, reports, shards, storage, tally
+from kfp_vision import catalog, conversion, detection, examples, hardware, parallel, reports, shards, storage, stores, tally
 from kfp_vision.catalog import Row, Unused
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Checked, Refused
@@ -367,13 +367,14 @@ def fetch(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[str, Abou
 
 
 def check_there(uri: str, field: str) -> None:
-    """Refuses a URI where there are not the records of all splits.
+    """Refuses a URI where there are not the records of all splits; of an archive elsewhere, where there is none.
 
     Raises:
         InputError: naming the field, or what is wrong with them.
     """
     storage.check_there(uri, field)
-    _written_at(uri)
+    if not (storage.is_archive(uri) and storage.scheme(uri) in stores.SCHEMES):  # to look into that takes all of its bytes
+        _written_at(uri)
 
 
 def _written_at(uri: str) -> dict[str, tuple[str, About]]:

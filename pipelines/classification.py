@@ -81,10 +81,9 @@ def evaluate_and_release(model: Any, made: Prepared, fields: Mapping[str, Any], 
     """
     held_out = {"validation_records": made.validation_records, "test_records": made.test_records}
     wishes = given(fields, "min_accuracy", "deploy_to", "test_image_uri", "advanced")
-    evaluated = equipped(evaluate_classifier(model=model, **held_out, **wishes))
+    evaluated = equipped(evaluate_classifier(model=model, unchanged=unchanged, **held_out, **wishes)).outputs
     wishes = given(fields, "deploy_to", "advanced", "test_image_uri", "predict_uri")
-    judged = {"verdict": evaluated.outputs["verdict"], "unchanged": unchanged}
-    release(evaluated.outputs["Output"], model=model, **judged, **held_out, **wishes)
+    release(evaluated["Output"], model=model, verdict=evaluated["verdict"], **held_out, **wishes)
 
 
 def on_nodes(task: dsl.PipelineTask, fields: Mapping[str, Any], gpus: Any) -> dsl.PipelineTask:

@@ -95,7 +95,7 @@ PODS = {
     "audit_images": replace(MODEL, cached=True),
     "deploy_index": replace(COPYING, room="500Gi"),
     "join_predictions": Pod(room="100Gi", seconds=6 * HOUR),
-    "report_outcome": Pod(cached=False),
+    "report_outcome": Pod(seconds=10 * MINUTE, cached=False),
 }
 
 

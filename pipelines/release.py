@@ -20,7 +20,6 @@ def release(
     advanced: Any,
     test_image_uri: Any,
     predict_uri: Any,
-    unchanged: Any = False,
 ) -> None:
     """Adds the stages after the verdict to a pipeline. A model that is not accepted is not deployed, and the run ends green.
 
@@ -31,10 +30,9 @@ def release(
         accepted: the unnamed output of evaluate_classifier.
         model, verdict, validation_records, test_records: artifacts of the stages before.
         deploy_to, advanced, test_image_uri, predict_uri: the fields.
-        unchanged: the output of decide_training.
     """
     held_out = {"validation_records": validation_records, "test_records": test_records}
-    wishes = {"deploy_to": deploy_to, "unchanged": unchanged}
+    wishes = {"deploy_to": deploy_to, "accepted": accepted}
     proven = equipped(check_serving(model=model, verdict=verdict, **held_out, **wishes))
     with named(dsl.If(proven.outputs["Output"] == True, name="publish")):  # noqa: E712 (KFP makes a condition of it)
         judgements = {"verdict": verdict, "proof": proven.outputs["proof"]}

@@ -95,7 +95,7 @@ def evaluate_inputs(held_out, trained) -> dict[str, Path]:
 def evaluated(evaluate_inputs, pictures, tmp_path_factory) -> one_step.Ended:
     # Three steps teach nothing, and two held-out images prove nothing: accepted all the same, or nothing could be deployed.
     values = {"min_accuracy": 1e-9, "test_image_uri": str(pictures / "globelet" / "0003.jpg")}
-    values |= {"deploy_to": "none", "advanced": {"beat_largest_class": False}}
+    values |= {"deploy_to": "none", "unchanged": False, "advanced": {"beat_largest_class": False}}
     return one_step.run(components.evaluate_classifier, tmp_path_factory.mktemp("evaluate"), evaluate_inputs, **values)
 
 
@@ -107,7 +107,7 @@ def judged(evaluate_inputs, evaluated) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def proven(judged, tmp_path_factory) -> one_step.Ended:
-    return one_step.run(components.check_serving, tmp_path_factory.mktemp("check"), judged, deploy_to="here", unchanged=False)
+    return one_step.run(components.check_serving, tmp_path_factory.mktemp("check"), judged, deploy_to="here", accepted=True)
 
 
 @pytest.fixture(scope="session")

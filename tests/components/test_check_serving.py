@@ -7,7 +7,7 @@ import pytest
 
 from kfp_vision import components, repository
 
-WISHES = {"deploy_to": "here", "unchanged": False}
+WISHES = {"deploy_to": "here", "accepted": True}
 
 
 def test_proves_that_the_server_answers_as_the_evaluation_did(proven, trained):
@@ -58,18 +58,17 @@ def test_refuses_the_verdict_of_another_model(copy, tmp_path):
 
 
 def test_a_model_is_proven_also_where_it_is_to_be_deployed_nowhere(judged, tmp_path):
-    ended = one_step.run(components.check_serving, tmp_path, judged, deploy_to="none", unchanged=False)
+    ended = one_step.run(components.check_serving, tmp_path, judged, deploy_to="none", accepted=True)
     assert ended.output is False
     assert ended.metadata["proof"]["pictures"] == 2
 
 
 @pytest.mark.parametrize(
-    ("accepted", "unchanged", "said"),
-    [(False, False, "the model is not accepted"), (True, True, "the deployed model was trained from the very same")],
+    ("good_enough", "said"), [(False, "the model is not accepted"), (True, "the deployed model is of the very same")]
 )
-def test_of_what_is_not_to_be_deployed_nothing_is_proven(copy, tmp_path, accepted, unchanged, said):
-    change(copy["verdict"], verdict={"accepted": accepted, "reasons": []})
-    ended = one_step.run(components.check_serving, tmp_path / "root", copy, deploy_to="here", unchanged=unchanged)
+def test_of_what_is_not_to_be_deployed_nothing_is_proven(copy, tmp_path, good_enough, said):
+    change(copy["verdict"], verdict={"accepted": good_enough, "reasons": []})
+    ended = one_step.run(components.check_serving, tmp_path / "root", copy, deploy_to="here", accepted=False)
     assert ended.output is False
     assert ended.printed == [f"nothing to prove: {said}"]
     inputs = {name: copy[name] for name in ("model", "verdict")} | {"proof": ended.folder / "proof"}

@@ -4,7 +4,7 @@ import one_step
 
 from kfp_vision import components, records, repository
 
-NOTHING_ASKED = {"min_accuracy": 0.0, "test_image_uri": "", "deploy_to": "none", "advanced": {}}
+NOTHING_ASKED = {"min_accuracy": 0.0, "test_image_uri": "", "deploy_to": "none", "unchanged": False, "advanced": {}}
 
 
 def test_measures_on_the_test_split(evaluated):
@@ -55,6 +55,13 @@ def test_refuses_a_model_that_is_not_good_enough(evaluate_inputs, tmp_path):
     figures = json.loads((ended.folder / "metrics").read_text())
     assert ended.succeeded
     assert figures["verdict"]["accepted"] is ended.output is (figures["accuracy"] == 1)
+
+
+def test_what_is_accepted_and_nothing_new_is_not_to_go_on(evaluate_inputs, tmp_path):
+    asked = NOTHING_ASKED | {"unchanged": True, "advanced": {"beat_largest_class": False}}
+    ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **asked)
+    assert json.loads((ended.folder / "verdict").read_text())["verdict"]["accepted"] is True
+    assert ended.output is False
 
 
 def test_says_which_model_it_judged_and_what_it_answered(evaluated, trained):

@@ -164,7 +164,13 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         tables = {name: of("split").folder / name for name in ("tables", "label_map")}
         return tables, {"images_per_shard": 8, "advanced": {}} | (whole if stage == "write_partition" else {})
     if stage == "evaluate_classifier":
-        wishes = {"min_accuracy": 1e-9, "test_image_uri": "", "deploy_to": "none", "advanced": {"beat_largest_class": False}}
+        wishes = {
+            "min_accuracy": 1e-9,
+            "test_image_uri": "",
+            "deploy_to": "none",
+            "unchanged": False,
+            "advanced": {"beat_largest_class": False},
+        }
         return of("evaluate_inputs"), wishes
     if stage == "deploy_model":
         return of("deploy_inputs"), {"deploy_to": str(root / "repository"), "advanced": {}}
@@ -186,7 +192,7 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         "partition_records": lambda: ({}, {"partitions": 2}),
         "ingest_images": lambda: ({}, one_step.to_ingest(of("pictures")) | of("ratios")),
         "train_classifier": lambda: (of("train_inputs"), of("recipe")),
-        "check_serving": lambda: (of("judged"), {"deploy_to": "none", "unchanged": False}),
+        "check_serving": lambda: (of("judged"), {"deploy_to": "none", "accepted": True}),
         "decide_training": lambda: ({}, {**decided, "deploy_to": str(root / "nowhere")}),
         "choose_trials": lambda: ({}, {**lists, "trials": 0, "advanced": {}}),
         "fetch_records": lambda: ({}, {"records_uri": str(of("written").folder), "advanced": {}}),

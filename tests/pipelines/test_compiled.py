@@ -233,7 +233,9 @@ def test_a_model_is_deployed_behind_its_verdict_its_proof_and_the_wish_alone(gra
     }
     given = graphs["comp-run"]["check-serving"].inputs.parameters
     assert given["deploy_to"].component_input_parameter == f"{CHANNEL}deploy_to"
-    assert given["unchanged"].task_output_parameter.producer_task == "decide-training"
+    assert given["accepted"].task_output_parameter.producer_task == "evaluate-classifier"
+    judged = graphs["comp-run"]["evaluate-classifier"].inputs.parameters["unchanged"]
+    assert judged.task_output_parameter.producer_task == "decide-training"
     taken = graphs[stands_in["deploy-model"]]["deploy-model"].inputs.artifacts
     assert sorted(taken) == ["model", "proof", "verdict"]
 

@@ -63,6 +63,7 @@ def release(
                 judgement, verdict = accepted, artifact("verdict", dsl.Artifact)
             else:
                 asked = {"min_accuracy": min_accuracy, "test_image_uri": test_image_uri, "deploy_to": deploy_to}
+                asked |= {"unchanged": False}
                 evaluated = components.evaluate_classifier(**inputs, **asked, advanced=advanced)
                 judgement, verdict = evaluated.outputs["Output"], evaluated.outputs["verdict"]
             wishes = {"test_image_uri": test_image_uri, "predict_uri": predict_uri}
