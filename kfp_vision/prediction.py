@@ -30,6 +30,7 @@ SECONDS_TO_ANSWER = 60
 PREDICT, SEARCH = ":predict", ":search"
 MODELS = "/v1/models"
 COLUMNS = ("path", "label", "prediction", "score")
+FINGERPRINT = "kfp-vision-fingerprint"  # the header of an answer that says which version gave it
 SCORE_OF = "score:"  # and a label: the name of a column
 COUNTS = ("pictures", "unreadable", "labelled", "right")
 
@@ -168,9 +169,14 @@ class Service:
     Args:
         url: `http://host:port` where it serves one model, else `http://host:port/v1/models/NAME`.
 
+    Attributes:
+        fingerprint: of the version that gave the last answer; empty where the server does not say it.
+
     Raises:
         InputError: nobody answers there, or more than one model does, or the token is a wrong one.
     """
+
+    fingerprint = ""
 
     def __init__(self, url: str):
         if storage.scheme(url) not in ("http", "https"):
@@ -240,6 +246,7 @@ class Service:
             raise InputError("a server must answer", f"{type(error).__name__} at {url}", "Start it, or check --url.") from None
         if not self._known:  # the address is no wrong one: a server that starts again is waited for
             self._known, self._session = True, _session(known=True)
+        self.fingerprint = response.headers.get(FINGERPRINT, "")
         if response.status_code == 401:
             raise InputError(
                 "a server must know who asks", f"HTTP 401 at {url}", f"Set {access.VARIABLE} to the server's token."

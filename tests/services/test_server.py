@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import http.client
 import io
 import json
@@ -301,9 +302,23 @@ def test_says_that_it_lives_and_is_ready(url, path, expected):
     assert (answer.status_code, answer.json()) == (200, expected)
 
 
+def test_every_answer_says_which_version_gave_it(url, version):
+    digest = hashlib.sha256()
+    for file in sorted(path for path in version.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(version)} {file.stat().st_size}\n".encode() + file.read_bytes())
+    picture = b64(colours.picture("red"))
+    said = post(url + PREDICT, {"instances": [{"b64": picture}]}), post(url + INFER, {"inputs": [tensor(picture)]})
+    assert [answer.headers["KFP-Vision-Fingerprint"] for answer in said] == [digest.hexdigest()] * 2
+    service = Service(f"{url}/v1/models/colours")
+    assert service.fingerprint == ""
+    service.name([colours.picture("red")])
+    assert service.fingerprint == digest.hexdigest()
+
+
 def test_describes_its_model_and_counts_its_requests(url):
     described = requests.get(f"{url}/v2/models/colours", timeout=SECONDS).json()
     assert described["versions"] == ["1"]
+    assert len(described["fingerprint"]) == 64
     assert [(one["name"], one["datatype"]) for one in described["inputs"]] == [("image_bytes", "BYTES")]
     assert [one["name"] for one in described["outputs"]] == ["classes", "class_idx", "probabilities"]
     metrics = requests.get(f"{url}/metrics", timeout=SECONDS).text
