@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import colours
+import fronted
 import kube
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from servers import NUMBERS, answering, free_port
 
 from kfp_vision import __version__, cluster, deployment, inference_service, parameters, repository, storage, stored
 from kfp_vision.errors import InputError
+from kfp_vision.serving import server
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACT = "minio://mlpipeline/v2/artifacts/image-classification/17/train-classifier/model"
@@ -801,3 +803,96 @@ def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative
         answer = deployment.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "green.jpg"), tmp_path / "answer")
     assert answer["prediction"] == "green"
     assert answer["url"] == f"{told['url']}/v1/models/colours:predict"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Iterator[tuple[Path, str, Path, str]]:
+    """Two models that call the same colours by other names, each with the address of a real server of it."""
+    old, new = (tmp_path_factory.mktemp(name) for name in ("old", "new"))
+    colours.write_version(old / "serving" / "1", ("rose", "leaf", "sky"))
+    colours.write_version(new / "serving" / "1")
+    with server.running(old) as old_url, server.running(new) as new_url:
+        yield old, old_url, new, new_url
+
+
+def asked(model: Path, url: str, tmp_path: Path) -> dict[str, object]:
+    """What `call_endpoint` makes of a deployed model behind an address."""
+    where = {"kind": "kserve", "name": "colours", "namespace": "models", "model_name": "colours", "url": url, "address": url}
+    what = {"fingerprint": repository.exported(model).fingerprint, "share": 100}
+    (tmp_path / "endpoint").write_text(json.dumps(where | what))
+    (tmp_path / "green.jpg").write_bytes(colours.picture("green"))
+    nothing = (tmp_path / "no validation", tmp_path / "no test")
+    return deployment.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "green.jpg"), tmp_path / "answer")
+
+
+@pytest.mark.parametrize("late", [0, 1, 5])
+def test_the_answer_of_a_server_that_ends_late_is_not_taken_for_the_new_ones(
+    two, kubernetes, tmp_path, monkeypatch, capsys, late
+):
+    old, old_url, new, new_url = two
+    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    with fronted.fronting(lambda: old_url if len(front.led) < late else new_url) as front:
+        answer = asked(new, front.url, tmp_path)
+    assert (answer["prediction"], front.led) == ("green", [old_url] * late + [new_url])
+    assert answer["url"] == f"{front.url}/v1/models/colours:predict"
+    said = capsys.readouterr().out
+    before, after = (repository.exported(model).fingerprint[:12] for model in (old, new))
+    again = f"POST {front.url}/v1/models/colours:predict gave one of {before}, and not of {after}; asked again"
+    assert said.splitlines().count(again) == (late > 0)
+    assert f"POST {answer['url']}" in said.splitlines()
+
+
+def test_a_server_that_never_gives_way_is_one_clear_line(two, kubernetes, tmp_path, monkeypatch):
+    old, old_url, new, _ = two
+    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(deployment, "SECONDS_TO_TAKE_OVER", 0.2)
+    with fronted.fronting(lambda: old_url) as front, pytest.raises(InputError) as refused:
+        asked(new, front.url, tmp_path)
+    before, after = (repository.exported(model).fingerprint[:12] for model in (old, new))
+    assert str(refused.value) == (
+        f"error: the deployed model must answer within 0.2 s of being ready; got one of {before} for {after} at "
+        f"{front.url}/v1/models/colours:predict. See kubectl -n models get pods, and which of them the address leads to."
+    )
+    assert not (tmp_path / "answer").exists()
+
+
+def test_of_servers_that_do_not_say_which_model_answers_the_pods_tell(two, kubernetes, tmp_path, monkeypatch):
+    """As KServe's stock runtime is one: the address leads to whichever pod is there, ending or not."""
+    old, old_url, new, new_url = two
+    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    kubernetes.lingers = 4
+    how = settings(service_runtime="tensorflow")
+    of = {}
+    for model, url in ((old, old_url), (new, new_url)):
+        inference_service.deploy(repository.exported(model), f"{ARTIFACT}-{model.name}", how)
+        of[repository.exported(model).fingerprint] = url
+
+    def ending_first() -> str:
+        pods = kubernetes.pods["colours"]
+        first = next((pod for pod in pods if "deletionTimestamp" in pod["metadata"]), pods[0])
+        return of[first["metadata"]["annotations"]["kfp-vision/fingerprint"]]
+
+    assert ending_first() == old_url
+    with fronted.fronting(ending_first, hidden=("kfp-vision-fingerprint",)) as front:
+        answer = asked(new, front.url, tmp_path)
+    assert answer["prediction"] == "green"
+    assert front.led[0] == old_url and front.led[-1] == new_url
+
+
+def test_a_roll_out_over_two_real_servers_ends_with_the_new_ones_answer(two, kubernetes, models, tmp_path, monkeypatch):
+    """The whole way: while the pods are exchanged the address leads to whichever are ready, the one before first."""
+    old, old_url, new, new_url = two
+    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    of = {repository.exported(model).fingerprint: url for model, url in ((old, old_url), (new, new_url))}
+    late = iter([old_url, old_url])  # connections that find the way to a pod that is ending
+
+    def ready() -> str:
+        pods = [pod for pod in kubernetes.pods["colours"] if kube.is_ready(pod)]
+        return next(late, None) or of[pods[0]["metadata"]["annotations"]["kfp-vision/fingerprint"]]
+
+    with fronted.fronting(ready) as front:
+        for model in (old, new):
+            told = inference_service.deploy(repository.exported(model), ARTIFACT, settings(service_repository=models))
+        assert told["fingerprint"] == repository.exported(new).fingerprint
+        assert asked(new, front.url, tmp_path)["prediction"] == "green"
+    assert front.led == [old_url, old_url, new_url]
