@@ -27,6 +27,7 @@ BATCH = 32
 PICTURES_A_REQUEST = 16
 BYTES_A_REQUEST = 8 << 20
 SECONDS_TO_ANSWER = 60
+TRIES = 3  # of a request whose answer is cut off; the session itself tries again where none begins
 PREDICT, SEARCH = ":predict", ":search"
 MODELS = "/v1/models"
 COLUMNS = ("path", "label", "prediction", "score")
@@ -238,12 +239,7 @@ class Service:
         return names[0]
 
     def _call(self, method: str, url: str, body: Any = None) -> tuple[int, Any]:
-        import requests
-
-        try:
-            response = self._session.request(method, url, json=body, timeout=SECONDS_TO_ANSWER)
-        except requests.RequestException as error:
-            raise InputError("a server must answer", f"{type(error).__name__} at {url}", "Start it, or check --url.") from None
+        response = self._response(method, url, body)
         if not self._known:  # the address is no wrong one: a server that starts again is waited for
             self._known, self._session = True, _session(known=True)
         self.fingerprint = response.headers.get(FINGERPRINT, "")
@@ -255,6 +251,20 @@ class Service:
             return response.status_code, response.json()
         except ValueError:
             return response.status_code, response.text
+
+    def _response(self, method: str, url: str, body: Any) -> Any:
+        """A whole response: one that is cut off, as by a server that is killed in its middle, is asked for again."""
+        import requests
+
+        for left in reversed(range(TRIES)):
+            try:
+                return self._session.request(method, url, json=body, timeout=SECONDS_TO_ANSWER)
+            except requests.RequestException as error:
+                if left and isinstance(error, requests.exceptions.ChunkedEncodingError):
+                    continue
+                found = f"{type(error).__name__} at {url}"
+                raise InputError("a server must answer", found, "Start it, or check --url.") from None
+        raise AssertionError("the last try returns or raises")
 
 
 def predict_images(

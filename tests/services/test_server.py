@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import socketserver
 import struct
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import requests
 import servers
 from PIL import Image
 
+from kfp_vision.errors import InputError
 from kfp_vision.prediction import Service
 from kfp_vision.serving import server
 
@@ -653,6 +655,33 @@ def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(r
             for one in asking:
                 one.result()
     assert list(said.values()) == [colour_of] * len(said)
+
+
+@pytest.mark.parametrize(("cut", "answered"), [(1, True), (2, True), (3, False)])
+def test_an_answer_that_is_cut_off_is_asked_for_again(cut, answered):
+    body = json.dumps({"predictions": [{"classes": "red", "class_idx": 0, "probabilities": [1.0]}]}).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    asked = []
+
+    class Cutting(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            lengths = []
+            while (line := self.rfile.readline().lower()).strip():
+                lengths += [int(line.split()[1])] if line.startswith(b"content-length") else []
+            asked.append(self.rfile.read(*lengths))
+            self.wfile.write(head + (body[:9] if len(asked) <= cut else body))
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Cutting) as cutting:
+        thread = threading.Thread(target=cutting.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            service = Service(f"http://127.0.0.1:{cutting.server_address[1]}/v1/models/colours")
+            with contextlib.nullcontext() if answered else pytest.raises(InputError, match="a server must answer; got Chunked"):
+                assert [one.label for one in service.name([b"a picture"])] == ["red"]
+        finally:
+            cutting.shutdown()
+            thread.join()
+    assert len(asked) == min(cut + 1, 3)
 
 
 def serve(*arguments: object) -> subprocess.CompletedProcess:
