@@ -12,7 +12,7 @@ def call_endpoint(
     advanced: dict,
     answer: dsl.Output[dsl.Artifact],
 ) -> str:
-    """Sends a picture to the deployed model over HTTP; on a model repository it starts the real server for that.
+    """Sends a picture to the deployed model over HTTP, until it answers; on a model repository it starts the server for that.
 
     Args:
         endpoint: the endpoint of deploy_model.

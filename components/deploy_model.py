@@ -19,7 +19,8 @@ def deploy_model(
         verdict: the verdict of evaluate_classifier on it; it must accept.
         proof: the proof of check_serving for it.
         deploy_to: a model repository, a folder of numbered versions here or in a bucket, or kserve for an InferenceService.
-        advanced: versions_kept, canary_percent, store_wait_seconds and the fields that begin with service_ are read of it.
+        advanced: versions_kept, canary_percent, runtime_version, store_wait_seconds and the fields that begin with service_ are
+            read of it.
 
     Returns:
         endpoint: Where the model answers from, as JSON.

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 from kfp_vision import catalog, publishing, records, repository, results, storage, stored, stores
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import Prediction, Service
+from kfp_vision.prediction import Answer, Prediction, Service
 from kfp_vision.repository import Version
 from kfp_vision.serving import server
 
 NOWHERE, KSERVE = "none", "kserve"
+SECONDS_TO_TAKE_OVER = 120.0  # in which the last server of a model before has ended; Kubernetes gives it 30
+PAUSE_SECONDS = 0.5  # before a deployed model is asked again
 LARGEST_DIFFERENCE = 1e-3  # between the server's probabilities and the evaluation's
 
 
@@ -181,8 +183,8 @@ def deploy_model(
         endpoint: the file to write (JSON).
 
     Returns:
-        What is written: kind and model_name; of a repository also repository and version, of KServe also name, namespace, url
-        and address, the latter for who asks within the cluster.
+        What is written: kind and model_name; of a repository also repository and version, of KServe also what
+        `inference_service.deploy` gives.
 
     Raises:
         InputError: refused by the verdict, verdict or proof of another model, a repository of another model, or what the store
@@ -214,6 +216,8 @@ def call_endpoint(
 ) -> dict[str, Any]:
     """Asks what is deployed, over HTTP, what is on a picture; on a repository it starts the real server for that, here.
 
+    A model that answers from KServe is asked until the answer is the new one's: a server of the one before may still be ending.
+
     Args:
         endpoint: the file of `deploy_model`.
         validation_records, test_records: pictures that the training held out.
@@ -224,12 +228,13 @@ def call_endpoint(
         What is written: picture, prediction, score, url.
 
     Raises:
-        InputError: no server, no picture, or no answer.
+        InputError: no server, no picture, or no answer of the model that was deployed.
     """
     picture, encoded, label = _question(validation_records, test_records, test_image_uri)
-    with _asked(_read(endpoint)) as url:
+    deployed = _read(endpoint)
+    with _asked(deployed) as url:
         service = Service(url)
-        (said,) = service.name([encoded])
+        said = _answer_of_kserve(deployed, url, encoded) if deployed["kind"] == KSERVE else service.name([encoded])[0]
     if isinstance(said, Refused):
         raise InputError("test_image_uri must name a picture that can be read", f"{picture} ({said})", "Give a JPEG or a PNG.")
     told = {"picture": picture, "label": label, "prediction": said.label, "score": said.score, "url": service.url}
@@ -256,6 +261,37 @@ def _asked(endpoint: Mapping[str, Any]) -> Iterator[str]:
         return
     with stored.brought(endpoint["repository"]) as path, server.running(path, endpoint["model_name"]) as url:
         yield url
+
+
+def _answer_of_kserve(endpoint: Mapping[str, Any], url: str, encoded: bytes) -> Answer:
+    """The deployed model's answer about a picture, over a new connection each time, since one leads to one server.
+
+    Our server says which version it is. Of another one, and of ours before it said so, the pods tell it.
+
+    Raises:
+        InputError: no server, or only such as answer with another model.
+    """
+    from kfp_vision import inference_service  # as in check_target
+
+    wanted, told, alone = endpoint["fingerprint"], "", False
+    until = time.monotonic() + SECONDS_TO_TAKE_OVER
+    while True:
+        service = Service(url)
+        (said,) = service.name([encoded])
+        if service.fingerprint == wanted or not endpoint["share"] or (alone and not service.fingerprint):
+            return said
+        if not service.fingerprint and inference_service.answers_alone(endpoint):  # so from here on, but maybe not before
+            alone = True
+            continue
+        other = f"one of {service.fingerprint[:12]}" if service.fingerprint else "one that does not say of which model"
+        if other != told:
+            print(f"POST {service.url} gave {other}, and not of {wanted[:12]}; asked again", flush=True)
+            told = other
+        if time.monotonic() > until:
+            rule = f"the deployed model must answer within {SECONDS_TO_TAKE_OVER:g} s of being ready"
+            remedy = f"See kubectl -n {endpoint['namespace']} get pods, and which of them the address leads to."
+            raise InputError(rule, f"{other} for {wanted[:12]} at {service.url}", remedy)
+        time.sleep(PAUSE_SECONDS)
 
 
 def _check_same(version: Version, judgement: Mapping[str, Any], what: str) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -37,7 +38,12 @@ DEPLOYMENT_ADVANCED = (
     "service_account",
     "service_namespace",
     "service_gpus",
+    "service_resources",
+    "service_replicas",
+    "service_timeout",
     "service_wait_seconds",
+    "service_rollback",
+    "runtime_version",
     "canary_percent",
 )
 
@@ -98,13 +104,18 @@ ADVANCED: dict[str, Any] = {
     "store_wait_seconds": patience.SECONDS,
     # deployment
     "versions_kept": 10,
-    "service_runtime": "tensorflow",
+    "service_runtime": "kfp-vision",
     "service_image": "",
     "service_repository": "",
     "service_account": "",
     "service_namespace": "",
     "service_gpus": 0,
+    "service_resources": {},
+    "service_replicas": "",
+    "service_timeout": 0,
     "service_wait_seconds": 600.0,
+    "service_rollback": True,
+    "runtime_version": "",
     "canary_percent": 100,
     # the rest
     "check_nodes": True,
@@ -145,6 +156,10 @@ SHARE = (0, 1, "from 0 up to, not including, 1", "0.2")  # lowest, below, and wh
 MOST_PARTITIONS = 100  # each is a pod of its own, and what they made is handed over in one argument of 131,071 bytes
 MOST_TRIALS = 100  # each is a training
 MOST_NEAREST = 1000
+PARTS = {"requests", "limits"}  # of service_resources
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity
+QUANTITY = re.compile(r"(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE]\d+)?")
+REPLICAS = re.compile(r"\d{1,4}(-\d{1,4})?")
 # The lists of hyperparameter_sweep, and the field of a training that each has values for; and how they are written.
 SWEPT = {"networks": "network", "optimizers": "optimizer", "batch_sizes": "batch_size", "learning_rates": "learning_rate"}
 LISTS = {
@@ -159,7 +174,7 @@ ADVANCED_CHOICES = {
     "class_weights": ("none", "balanced"),
     "export": ("best", "last"),
     "xla": ("auto", "on", "off"),
-    "service_runtime": ("tensorflow", "kfp-vision"),
+    "service_runtime": ("kfp-vision", "tensorflow"),
 }
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
@@ -196,6 +211,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
             "versions_kept",
             "service_gpus",
             "store_wait_seconds",
+            "service_timeout",
         ),
         lambda value: value >= 0,
         "not be negative",
@@ -635,7 +651,43 @@ def advanced(given: Mapping[str, Any]) -> dict[str, Any]:
         if whole[lower] > whole[upper]:
             found = f"{whole[lower]:g} and {whole[upper]:g}"
             raise InputError(f"{lower} of advanced must not be above {upper}", found, "Set both, the smaller one first.")
+    _check_service(whole)
     return whole
+
+
+def resources(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """`service_resources` as Kubernetes has it: what a pod requests, and what it may take at most.
+
+    Args:
+        given: quantities of resources for both, or `requests` and `limits` with some each; empty for nothing.
+    """
+    parts = given if given.keys() == PARTS else dict.fromkeys(PARTS, given)
+    plain = {part: {name: str(_plain(value)) for name, value in parts[part].items()} for part in sorted(PARTS)}
+    return plain if given else {}
+
+
+def replicas(given: str) -> tuple[int, int] | None:
+    """How many pods at least and at most `service_replicas` asks for; None where it is empty."""
+    least, _, most = given.partition("-")
+    return (int(least), int(most or least)) if given else None
+
+
+def _check_service(whole: Mapping[str, Any]) -> None:
+    """What of the deployment no list above has a rule for."""
+    given = whole["service_resources"]
+    parts = list(given.values()) if given.keys() == PARTS else [given]
+    of_both = [(name, value) for part in parts for name, value in (part.items() if isinstance(part, dict) else [("", part)])]
+    if not all(name and QUANTITY.fullmatch(str(value)) and not isinstance(value, bool) for name, value in of_both):
+        rule = "service_resources of advanced must hold quantities as Kubernetes writes them, or requests and limits of such"
+        raise InputError(rule, given, 'Write {"cpu": "2", "memory": "4Gi"}, say.')
+    asked = whole["service_replicas"]
+    least, most = (replicas(asked) if REPLICAS.fullmatch(asked) else None) or (1, 0)
+    if asked and not 0 <= least <= most > 0:
+        rule = "service_replicas of advanced must be a number of pods, or the least and the most, such as 1-3"
+        raise InputError(rule, asked, "Set it to 1-3, say.")
+    if whole["runtime_version"] and whole["service_runtime"] != "tensorflow":
+        rule = "runtime_version of advanced must be of service_runtime=tensorflow"
+        raise InputError(rule, whole["runtime_version"], "Leave it out; service_image names the image of our server.")
 
 
 def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
@@ -645,8 +697,8 @@ def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    if isinstance(default, str):
-        return isinstance(value, str)
+    if isinstance(default, str | dict):
+        return isinstance(value, type(default))
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
     return isinstance(default, float) or float(value).is_integer()  # JSON and KFP hand out whole numbers as floats

@@ -27,9 +27,11 @@ BATCH = 32
 PICTURES_A_REQUEST = 16
 BYTES_A_REQUEST = 8 << 20
 SECONDS_TO_ANSWER = 60
+TRIES = 3  # of a request whose answer is cut off; the session itself tries again where none begins
 PREDICT, SEARCH = ":predict", ":search"
 MODELS = "/v1/models"
 COLUMNS = ("path", "label", "prediction", "score")
+FINGERPRINT = "kfp-vision-fingerprint"  # the header of an answer that says which version gave it
 SCORE_OF = "score:"  # and a label: the name of a column
 COUNTS = ("pictures", "unreadable", "labelled", "right")
 
@@ -168,9 +170,14 @@ class Service:
     Args:
         url: `http://host:port` where it serves one model, else `http://host:port/v1/models/NAME`.
 
+    Attributes:
+        fingerprint: of the version that gave the last answer; empty where the server does not say it.
+
     Raises:
         InputError: nobody answers there, or more than one model does, or the token is a wrong one.
     """
+
+    fingerprint = ""
 
     def __init__(self, url: str):
         if storage.scheme(url) not in ("http", "https"):
@@ -232,14 +239,10 @@ class Service:
         return names[0]
 
     def _call(self, method: str, url: str, body: Any = None) -> tuple[int, Any]:
-        import requests
-
-        try:
-            response = self._session.request(method, url, json=body, timeout=SECONDS_TO_ANSWER)
-        except requests.RequestException as error:
-            raise InputError("a server must answer", f"{type(error).__name__} at {url}", "Start it, or check --url.") from None
+        response = self._response(method, url, body)
         if not self._known:  # the address is no wrong one: a server that starts again is waited for
             self._known, self._session = True, _session(known=True)
+        self.fingerprint = response.headers.get(FINGERPRINT, "")
         if response.status_code == 401:
             raise InputError(
                 "a server must know who asks", f"HTTP 401 at {url}", f"Set {access.VARIABLE} to the server's token."
@@ -248,6 +251,20 @@ class Service:
             return response.status_code, response.json()
         except ValueError:
             return response.status_code, response.text
+
+    def _response(self, method: str, url: str, body: Any) -> Any:
+        """A whole response: one that is cut off, as by a server that is killed in its middle, is asked for again."""
+        import requests
+
+        for left in reversed(range(TRIES)):
+            try:
+                return self._session.request(method, url, json=body, timeout=SECONDS_TO_ANSWER)
+            except requests.RequestException as error:
+                if left and isinstance(error, requests.exceptions.ChunkedEncodingError):
+                    continue
+                found = f"{type(error).__name__} at {url}"
+                raise InputError("a server must answer", found, "Start it, or check --url.") from None
+        raise AssertionError("the last try returns or raises")
 
 
 def predict_images(

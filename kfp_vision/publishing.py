@@ -1,14 +1,18 @@
 """What changes a model repository, in a folder or in a bucket: a new version, old ones that go, one that comes back."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from kfp_vision import storage, stores
 from kfp_vision.errors import InputError
-from kfp_vision.repository import Folder, Version
+from kfp_vision.repository import SAVED_MODEL_FILE, Folder, Version
+from kfp_vision.stores import Found
 
 SERVED = 2  # the newest, and the one before: a server answers with it until it has taken up the newest
+
+OF_A_MODEL = re.compile(r"[0-9a-f]{16}")  # a folder that is named by a fingerprint
 
 
 class Published(Protocol):
@@ -95,6 +99,28 @@ def publish(version: Version, uri: str, kept: int = 0) -> int:
         for old in repository.versions()[: -max(kept, SERVED)]:
             old.remove()
     return number
+
+
+def remove_unread(uri: str, read: Collection[str], kept: int) -> None:
+    """Removes models from a folder in which each has one of its own, called by the beginning of its fingerprint.
+
+    Args:
+        uri: of a folder of a bucket.
+        read: the names of those folders that stay in any case.
+        kept: how many of the others stay, the newest.
+
+    Raises:
+        InputError: the store refuses or does not answer.
+    """
+    files: dict[str, list[Found]] = {}
+    for found in storage.children(uri):
+        folder = found.name.partition("/")[0]
+        if OF_A_MODEL.fullmatch(folder) and folder not in read:
+            files.setdefault(folder, []).append(found)
+    newest_first = sorted(files.values(), key=lambda those: -max(found.modified for found in those))
+    for old in newest_first[kept:]:
+        for found in sorted(old, key=lambda found: not found.name.endswith(SAVED_MODEL_FILE)):
+            storage.remove(found.uri)
 
 
 def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:

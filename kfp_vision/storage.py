@@ -272,7 +272,7 @@ def describe(uri: str) -> Found:
     if scheme(uri) in stores.SCHEMES:
         return stores.store(uri).find(uri)
     about = Path(absolute(uri)).stat()
-    return Found(uri, Path(uri).name, about.st_size, version=str(about.st_mtime_ns))
+    return Found(uri, Path(uri).name, about.st_size, version=str(about.st_mtime_ns), modified=about.st_mtime)
 
 
 def archive_and_member(uri: str) -> tuple[str, str]:

@@ -1,4 +1,9 @@
-"""An API server that speaks Kubernetes' HTTP, for InferenceServices alone, with a controller that takes its time."""
+"""An API server that speaks Kubernetes' HTTP, for InferenceServices and what KServe makes of them, with a controller that takes
+its time.
+
+In Standard mode it does what KServe 0.20.0 was seen to do on Kubernetes 1.34: the InferenceService's `Ready` is what
+`PropagateRawStatus` makes of the Deployment, and so stays True for as long as any pod is available.
+"""
 
 import contextlib
 import copy
@@ -9,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +24,10 @@ import yaml
 
 NAMESPACE = "models"
 BEGIN = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices"
+DEPLOYMENTS, PODS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments", f"/api/v1/namespaces/{NAMESPACE}/pods"
 VERBS = {"POST": "create", "PATCH": "patch", "GET": "get"}
+MODE = "serving.kserve.io/deploymentMode"
+NUMBERS = count(1)  # of pods
 TICK = 0.02  # seconds between two states of a service that is watched
 
 
@@ -37,7 +46,7 @@ def condition(kind: str, status: str, **more: str) -> dict[str, str]:
 
 
 def becomes_ready(service: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What KServe says one after the other. What it observes is not the service's own generation."""
+    """What KServe says one after the other with Knative. What it observes is not the service's own generation."""
     generation = service["metadata"]["generation"]
     address = {"address": {"url": f"http://{service['metadata']['name']}.{NAMESPACE}.svc.cluster.local"}}
     waiting = condition("Ready", "Unknown", reason="PredictorNotReady")
@@ -54,7 +63,14 @@ class Cluster:
     """What the server holds, and what goes wrong there.
 
     Attributes:
-        controller: gives the states that a service gets after a change, one after the other.
+        mode: in which KServe runs, Standard or Knative.
+        controller: of Knative mode: gives the states that a service gets after a change, one after the other.
+        trouble: of Standard mode: what becomes of the Deployment and of its new pod, which then never gets ready.
+        lingers: of Standard mode: how often a pod is still listed after it was told to end.
+        more: of Standard mode: what KServe says in the status of a service of which it makes nothing.
+        stages: the images of pods of a run, by their names.
+        deployments, pods: by the name of their service.
+        beside: how often each (resource, verb) of others than InferenceServices was used.
         defaults: changes a service as it comes, as KServe's webhooks do.
         denied: verbs that the caller may not use.
         rivals: how many times somebody else changes a service between a look at it and its change.
@@ -64,9 +80,15 @@ class Cluster:
         services: by name.
         asked: how often each verb was used; what only tried something is not in it.
         tried: how often something was only tried.
+        looks: the InferenceService, the Deployment and the names of the pods at each look at the Deployment.
     """
 
+    mode: str = "Standard"
     controller: Callable[[Mapping[str, Any]], list[dict[str, Any]]] = becomes_ready
+    trouble: Callable[[dict[str, Any], dict[str, Any]], None] | None = None
+    lingers: int = 1
+    more: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
     defaults: Callable[[dict[str, Any]], None] = lambda service: None
     denied: set[str] = field(default_factory=set)
     rivals: int = 0
@@ -76,11 +98,17 @@ class Cluster:
     services: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     tried: int = 0
+    deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pods: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    beside: Counter[tuple[str, str]] = field(default_factory=Counter)
+    looks: list[tuple[dict[str, Any], dict[str, Any] | None, list[str]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._version = 1000
         self._events: list[tuple[int, str, dict[str, Any]]] = []
         self._coming: dict[str, deque[dict[str, Any]]] = {}
+        self._steps: dict[str, deque[Callable[[], None]]] = {}
+        self._listed: Counter[str] = Counter()
         self._lock = threading.RLock()
         self.closing = threading.Event()
 
@@ -93,6 +121,37 @@ class Cluster:
             if verb in self.denied:
                 who = f'User "system:serviceaccount:{NAMESPACE}:pipeline-runner" cannot {verb} resource "inferenceservices"'
                 raise Refusal(403, "Forbidden", f"inferenceservices.serving.kserve.io is forbidden: {who}")
+
+    def allow_beside(self, resource: str, verb: str) -> None:
+        with self._lock:
+            self.beside[resource, verb] += 1
+            if f"{verb} {resource}" in self.denied:
+                who = f'User "system:serviceaccount:{NAMESPACE}:pipeline-runner" cannot {verb} resource "{resource}"'
+                raise Refusal(403, "Forbidden", f"{resource} is forbidden: {who}")
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        """A Deployment, which has gone one step on since it was looked at last."""
+        with self._lock:
+            service = name.removesuffix("-predictor")
+            if self._steps.get(service):
+                self._steps[service].popleft()()
+            found = copy.deepcopy(self.deployments.get(service))
+            pods = [pod["metadata"]["name"] for pod in self.pods.get(service, [])]
+            self.looks.append((copy.deepcopy(self.services.get(service, {})), found, pods))
+            if found is None:
+                raise Refusal(404, "NotFound", f'deployments.apps "{name}" not found')
+            return found
+
+    def pod_list(self, selector: str) -> dict[str, Any]:
+        with self._lock:
+            label, _, name = selector.partition("=")
+            assert label == "serving.kserve.io/inferenceservice"
+            listed = copy.deepcopy(self.pods.get(name, []))
+            for pod in self.pods.get(name, []):
+                self._listed[pod["metadata"]["name"]] += "deletionTimestamp" in pod["metadata"]
+            there = self.pods.get(name, [])
+            self.pods[name] = [pod for pod in there if self._listed[pod["metadata"]["name"]] < self.lingers]
+            return {"kind": "PodList", "apiVersion": "v1", "items": listed}
 
     def get(self, name: str) -> dict[str, Any]:
         with self._lock:
@@ -125,7 +184,8 @@ class Cluster:
                 return after
             changed = after["spec"] != before["spec"]
             after["metadata"]["generation"] += changed
-            return self._store("MODIFIED", after, reconcile=changed)
+            annotated = after["metadata"].get("annotations") != before["metadata"].get("annotations")
+            return self._store("MODIFIED", after, reconcile=changed or annotated)
 
     def delete(self, name: str) -> None:
         with self._lock:
@@ -157,6 +217,8 @@ class Cluster:
             self.closing.wait(TICK)
 
     def _admit(self, service: dict[str, Any]) -> None:
+        if self.mode == "Standard":
+            service["metadata"].setdefault("annotations", {})[MODE] = self.mode
         self.defaults(service)
         if faults := published.faults({key: value for key, value in service.items() if key != "status"}):
             raise Refusal(400, "BadRequest", f"strict decoding error: {'; '.join(faults)}")
@@ -167,9 +229,136 @@ class Cluster:
         name = service["metadata"]["name"]
         self.services[name] = copy.deepcopy(service)
         self._events.append((self._version, kind, copy.deepcopy(service)))
-        if reconcile:
+        if reconcile and self.mode == "Standard":
+            self._steps[name] = deque(self._rollout(name))
+        elif reconcile:
             self._coming[name] = deque(self.controller(service))
         return service
+
+    def _rollout(self, name: str) -> list[Callable[[], None]]:
+        """What happens one after the other to the Deployment of a service, and to its pods."""
+        before = self.deployments.get(name)
+        old = self.pods.get(name, [])[:1] if before else []
+        service = self.services[name]
+        marks = {key: value for key, value in service["metadata"]["annotations"].items() if key.startswith("kfp-vision/")}
+        pod = new_pod(name, service, marks)
+        back = next((one for one in self.pods.get(name, []) if one["metadata"]["annotations"] == marks and is_ready(one)), None)
+        deployment = copy.deepcopy(before) or {
+            "metadata": {"name": f"{name}-predictor", "generation": 0},
+            "spec": {"replicas": 1},
+            "status": {"conditions": []},
+        }
+
+        def made() -> None:
+            deployment["spec"]["template"] = {"metadata": {"annotations": marks}}
+            deployment["metadata"]["generation"] += 1
+            self.deployments[name] = deployment
+
+        def seen(**counts: int) -> Callable[[], None]:
+            def see() -> None:
+                status = deployment["status"]
+                status["observedGeneration"] = deployment["metadata"]["generation"]
+                kept = [
+                    one for one in status["conditions"] if one["type"] not in ("Available", "Progressing", "ReplicaFailure")
+                ]
+                enough = counts["availableReplicas"] >= 1
+                available = ("True", "MinimumReplicasAvailable") if enough else ("False", "MinimumReplicasUnavailable")
+                done = set(counts.values()) == {1}
+                progress = "NewReplicaSetAvailable" if done else "ReplicaSetUpdated"
+                kept += [
+                    condition("Available", available[0], reason=available[1], message="Deployment minimum availability"),
+                    condition("Progressing", "True", reason=progress, message="a ReplicaSet"),
+                ]
+                deployment["status"] = {**status, **counts, "conditions": kept}
+                self._propagate(name)
+
+            return see
+
+        def starts() -> None:
+            self.pods[name] = [*old, pod]
+            seen(replicas=1 + len(old), updatedReplicas=1, availableReplicas=len(old))()
+
+        def goes_wrong() -> None:
+            assert self.trouble
+            self.trouble(deployment, pod)
+            self.pods[name] = [*old, *([pod] if pod["status"] else [])]
+            self._propagate(name)
+
+        def gets_ready() -> None:
+            pod["status"] = {"phase": "Running", "conditions": [condition("Ready", "True")]}
+            seen(replicas=1 + len(old), updatedReplicas=1, availableReplicas=1 + len(old))()
+
+        def ends() -> None:
+            for one in old:
+                one["metadata"]["deletionTimestamp"] = "2026-11-28T06:00:00Z"
+            seen(replicas=1, updatedReplicas=1, availableReplicas=1)()
+
+        def goes_back() -> None:
+            self.pods[name] = [back]
+            seen(replicas=1, updatedReplicas=1, availableReplicas=1)()
+
+        def nothing() -> None:
+            """KServe has not come to it yet."""
+
+        def says_no() -> None:
+            self._store(
+                "MODIFIED", {**copy.deepcopy(self.services[name]), "status": {**(service.get("status") or {}), **self.more}}
+            )
+
+        if self.more:
+            return [nothing, says_no]
+        if back is not None:  # its pod is still there
+            return [nothing, made, seen(replicas=2, updatedReplicas=1, availableReplicas=1), goes_back]
+        if self.trouble:
+            return [nothing, made, starts, goes_wrong]
+        return [nothing, made, starts, gets_ready, ends]
+
+    def _propagate(self, name: str) -> None:
+        """`PropagateRawStatus` of KServe 0.20.0, as far as it matters here."""
+        service, deployment = copy.deepcopy(self.services[name]), self.deployments[name]
+        found = {one["type"]: one for one in deployment["status"]["conditions"]}
+        available, progress, failure = (found.get(kind) for kind in ("Available", "Progressing", "ReplicaFailure"))
+        told = {"status": "False"}
+        if available and available["status"] == "True":
+            told = available
+        if progress and progress["status"] == "False":
+            told = {**progress, "status": "False"}
+        elif progress and progress["reason"] == "NewReplicaSetAvailable":
+            told = progress
+        if available and available["status"] == "False":
+            told = available
+        if failure and failure["status"] == "True":
+            told = {**failure, "status": "False"}
+        said = {key: told[key] for key in ("status", "reason", "message") if key in told}
+        service["status"] = {
+            "deploymentMode": "Standard",
+            "observedGeneration": deployment["status"]["observedGeneration"],
+            "conditions": [
+                {"type": "IngressReady", "status": "True"},
+                {"type": "PredictorReady", **said},
+                {"type": "Ready", **said},
+                {"type": "Stopped", "status": "False", "severity": "Info"},
+            ],
+            "url": f"http://{name}-{NAMESPACE}.example.com",
+            "address": {"url": f"http://{name}-predictor.{NAMESPACE}.svc.cluster.local"},
+        }
+        self._store("MODIFIED", service)
+
+
+def new_pod(name: str, service: Mapping[str, Any], marks: dict[str, str]) -> dict[str, Any]:
+    predictor = service["spec"]["predictor"]
+    container = {**(predictor.get("containers") or [predictor.get("model")])[0], "name": "kserve-container"}
+    container.setdefault("image", "tensorflow/serving:2.6.2")
+    container["resources"] = {"limits": {"cpu": "1", "memory": "2Gi", **(container.get("resources") or {}).get("limits", {})}}
+    return {
+        "metadata": {"name": f"{name}-predictor-{next(NUMBERS)}", "annotations": marks},
+        "spec": {"initContainers": [{"name": "storage-initializer"}], "containers": [container]},
+        "status": {"phase": "Pending", "conditions": [condition("PodScheduled", "True"), condition("Ready", "False")]},
+    }
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    return condition("Ready", "True") in pod["status"].get("conditions", [])
 
 
 def merged(there: Any, change: Any) -> Any:
@@ -202,7 +391,15 @@ class Handler(BaseHTTPRequestHandler):
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._answering(lambda cluster, path: self._stream(cluster, asked))
         else:
-            self._answering(lambda cluster, path: cluster.get(path.rpartition("/")[2]))
+            self._answering(self._read)
+
+    def _read(self, cluster: Cluster, path: str) -> dict[str, Any]:
+        name = path.rpartition("/")[2]
+        if path == PODS:
+            return cluster.pod_list(self._asked()["labelSelector"])
+        if path.startswith(f"{PODS}/"):
+            return {"metadata": {"name": name}, "spec": {"containers": [{"name": "main", "image": cluster.stages[name]}]}}
+        return cluster.deployment(name) if path.startswith(DEPLOYMENTS) else cluster.get(name)
 
     def do_POST(self) -> None:
         self._answering(lambda cluster, path: cluster.create(self._body(), "dryRun" in self._asked()))
@@ -226,9 +423,16 @@ class Handler(BaseHTTPRequestHandler):
         cluster, path = self.server.cluster, urlsplit(self.path).path
         asked = self._asked()
         try:
-            if not path.startswith(BEGIN):
+            if path.startswith((DEPLOYMENTS, PODS)):
+                verb = "list" if path == PODS else "get"
+                cluster.allow_beside("deployments" if path.startswith(DEPLOYMENTS) else "pods", verb)
+            elif f"/namespaces/{NAMESPACE}/" not in path:
+                who = f'User "system:serviceaccount:{NAMESPACE}:pipeline-runner" cannot get resource "inferenceservices"'
+                raise Refusal(403, "Forbidden", f"inferenceservices.serving.kserve.io is forbidden: {who}")
+            elif not path.startswith(BEGIN):
                 raise Refusal(404, "NotFound", f"nothing at {path}")
-            cluster.allow("watch" if is_watch(asked) else VERBS[self.command], "dryRun" in asked)
+            else:
+                cluster.allow("watch" if is_watch(asked) else VERBS[self.command], "dryRun" in asked)
             said, code = answer(cluster, path), 201 if self.command == "POST" else 200
         except Refusal as refusal:
             said, code = refusal.status, refusal.code

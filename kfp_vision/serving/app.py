@@ -55,7 +55,8 @@ class Plane(DataPlane):
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         described = await super().model_metadata(model_name)
         model = self.get_model_from_registry(model_name)
-        described |= {"versions": [str(model.version.number)], "platform": "tensorflow_savedmodel"}
+        which = {"versions": [str(model.version.number)], "fingerprint": model.version.fingerprint}
+        described |= which | {"platform": "tensorflow_savedmodel"}
         return described | ({"index": protocols.index_answer(model.searched.index)} if model.searched else {})
 
     async def ready(self) -> bool:
@@ -146,8 +147,8 @@ class Application:
         """V1: JSON by its content, whatever its header says; or a form with pictures; or a picture itself."""
         await self._refuse_unready(model_name)
         payload = await _payload(request, (TOP_K,))
-        answer, _ = await self.plane.infer(model_name=model_name, request=payload, headers=dict(request.headers))
-        return JSONResponse(answer)
+        answer, said = await self.plane.infer(model_name=model_name, request=payload, headers=dict(request.headers))
+        return JSONResponse(answer, headers=said)
 
     async def search(self, model_name: str, request: Request) -> Response:
         """For each picture, as `predict` takes it or by the id of a hit: those of the index that are nearest to it."""
@@ -180,11 +181,11 @@ class Application:
             raise _no_v2(f"{first['msg']} at {'.'.join(map(str, first['loc']))}") from None
         except (InferenceError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise _no_v2(f"{type(error).__name__}: {error}") from None
-        answer, _ = await self.plane.infer(model_name=model_name, request=decoded, headers=headers)
+        answer, said = await self.plane.infer(model_name=model_name, request=decoded, headers=headers)
         content, length = answer.to_rest()
         if length is None:
-            return JSONResponse(content)
-        return Response(content, headers={LENGTH_HEADER: str(length)}, media_type="application/octet-stream")
+            return JSONResponse(content, headers=said)
+        return Response(content, headers={**said, LENGTH_HEADER: str(length)}, media_type="application/octet-stream")
 
     async def _refuse_unready(self, model_name: str) -> None:
         if not await self.plane.model_ready(model_name, True):

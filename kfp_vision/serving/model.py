@@ -11,6 +11,7 @@ from kserve.protocol.infer_type import InferRequest
 from kfp_vision import repository
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
+from kfp_vision.prediction import FINGERPRINT
 from kfp_vision.repository import INDEX_FOLDER, Version
 from kfp_vision.search import ABOUT_FILE, files_in
 from kfp_vision.serving import observing, protocols
@@ -34,7 +35,7 @@ class ServedClassifier(kserve.Model):
     """
 
     def __init__(self, name: str, path: Path, index: Path | None = None):
-        super().__init__(name)
+        super().__init__(name, return_response_headers=True)
         self.path, self.index = path, index or path / INDEX_FOLDER
         self.error: InputError | None = None
         self._loaded: Loaded | None = None
@@ -91,6 +92,8 @@ class ServedClassifier(kserve.Model):
         loaded = self._loaded  # for the whole request, whatever is published meanwhile
         asked = protocols.asked(payload)
         self._note(loaded, len(asked.pictures))
+        if response_headers is not None:
+            response_headers[FINGERPRINT] = loaded.version.fingerprint
         answers = await loaded.name(asked.pictures)
         _check_any(answers)
         if isinstance(payload, InferRequest):
@@ -145,6 +148,7 @@ class ServedClassifier(kserve.Model):
         return protocols.output_types(self.version.labels)
 
     def _answer_with(self, loaded: Loaded) -> None:
+        assert loaded.version.fingerprint  # read from its files now, and not while somebody waits for an answer
         self._loaded, self.error, self.ready = loaded, None, True
         observing.VERSION.labels(self.name).set(loaded.version.number)
 

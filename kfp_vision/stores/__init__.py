@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import IO, BinaryIO, Protocol
 from urllib.parse import parse_qsl, urlsplit
@@ -60,6 +60,7 @@ class Found:
         md5: of its bytes in hex, if the store seems to say it; S3's ETag of an encrypted object looks like one and is none.
         version: what changes when the object does; empty if the server does not say.
         crc32c: of its bytes in base64, where the store says it.
+        modified: when it was written, in seconds since 1970, where a listing says it; else 0.
     """
 
     uri: str
@@ -68,6 +69,7 @@ class Found:
     md5: str = ""
     version: str = ""
     crc32c: str = ""
+    modified: float = field(default=0.0, compare=False)
 
 
 class Interrupted(Exception):

@@ -26,7 +26,7 @@ from kfp_vision.errors import InputError
 from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, failures, patience, transfer
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
-PAGE = "items(name,size,md5Hash,crc32c,generation),nextPageToken"
+PAGE = "items(name,size,md5Hash,crc32c,generation,updated),nextPageToken"
 TIMEOUT = (stores.CONNECT_SECONDS, stores.READ_SECONDS)
 REMEDY = (
     "Set GOOGLE_CREDENTIALS to the JSON key of a service account that may list and read it, or sign in with "
@@ -169,4 +169,5 @@ def _saying(uri: str, call: Any, refused: Refusal = MAY_NOT_READ) -> Any:
 
 def _described(uri: str, blob: storage.Blob, name: str) -> Found:
     md5 = base64.b64decode(blob.md5_hash).hex() if blob.md5_hash else ""
-    return Found(uri, name, int(blob.size or 0), md5, str(blob.generation or ""), blob.crc32c or "")
+    modified = blob.updated.timestamp() if blob.updated else 0.0
+    return Found(uri, name, int(blob.size or 0), md5, str(blob.generation or ""), blob.crc32c or "", modified)

@@ -188,7 +188,9 @@ class S3:
                 if not name.endswith("/"):  # some tools make an empty object of a folder's name
                     tag = (found.etag or "").strip('"')
                     size = int(found.size or 0)
-                    yield Found(f"{begin}{name}{end}", name.removeprefix(prefix), size, _md5(tag), tag)
+                    modified = found.last_modified.timestamp() if found.last_modified else 0.0
+                    place = f"{begin}{name}{end}"
+                    yield Found(place, name.removeprefix(prefix), size, _md5(tag), tag, modified=modified)
 
     def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
         """See `stores.Store`."""

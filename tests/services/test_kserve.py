@@ -3,10 +3,12 @@
 import contextlib
 import copy
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import colours
+import fronted
 import kube
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from servers import NUMBERS, answering, free_port
 
 from kfp_vision import __version__, cluster, deployment, inference_service, parameters, repository, storage, stored
 from kfp_vision.errors import InputError
+from kfp_vision.serving import server
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACT = "minio://mlpipeline/v2/artifacts/image-classification/17/train-classifier/model"
@@ -25,6 +28,8 @@ def quickly(tmp_path, monkeypatch) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr(cluster, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(inference_service, "BACK_SECONDS", 5)
 
 
 @pytest.fixture
@@ -33,6 +38,13 @@ def kubernetes(tmp_path, monkeypatch) -> Iterator[kube.Cluster]:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with kube.running(kube.Cluster(), tmp_path / "config") as running:
         yield running
+
+
+@pytest.fixture
+def knative(kubernetes) -> kube.Cluster:
+    """KServe in its other mode."""
+    kubernetes.mode = "Knative"
+    return kubernetes
 
 
 @pytest.fixture
@@ -65,29 +77,41 @@ def predictor(kubernetes: kube.Cluster) -> dict[str, object]:
     return kubernetes.services["flowers"]["spec"]["predictor"]
 
 
+def read_from(kubernetes: kube.Cluster) -> str:
+    """Where our server reads the model."""
+    ((variable,),) = [container["env"] for container in predictor(kubernetes)["containers"]]
+    assert variable["name"] == "STORAGE_URI"
+    return variable["value"]
+
+
 def test_a_service_is_made_and_waited_for(kubernetes, tmp_path, capsys):
-    told = deploy(tmp_path / "model")
+    told = deploy(tmp_path / "model", service_runtime="tensorflow")
     assert told == {
         "name": "flowers",
         "namespace": "models",
         "model_name": "flowers",
-        "url": "http://flowers.example.org/1",
-        "address": "http://flowers.models.svc.cluster.local",
+        "url": "http://flowers-models.example.com",
+        "address": "http://flowers-predictor.models.svc.cluster.local",
+        "fingerprint": repository.Version(tmp_path / "model" / "serving" / "1").fingerprint,
+        "share": 100,
     }
     assert predictor(kubernetes) == {
         "serviceAccountName": "kfp-vision-models",
         "model": {
             "modelFormat": {"name": "tensorflow"},
-            "storageUri": f"s3{ARTIFACT.removeprefix('minio')}-model/serving",
+            "storageUri": f"s3{ARTIFACT.removeprefix('minio')}-model/serving/",
             "resources": {"limits": {}},
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "terminationMessagePolicy": "FallbackToLogsOnError",
         },
     }
     assert capsys.readouterr().out.splitlines() == [
         "InferenceService flowers in models: made",
-        "not ready yet: no word of KServe about it",
-        "not ready yet: Ready is Unknown (PredictorNotReady)",
-        "ready at http://flowers.example.org/1",
+        "not ready yet: KServe has not made the Deployment yet",
+        "not ready yet: Kubernetes has not begun with the change yet",
+        "not ready yet: 1 of 1 pods made anew, 1 there in all, 0 available",
+        "not ready yet: PredictorReady is False (MinimumReplicasUnavailable: Deployment minimum availability)",
+        "ready at http://flowers-models.example.com, within the cluster http://flowers-predictor.models.svc.cluster.local",
     ]
 
 
@@ -101,22 +125,26 @@ def test_deploying_twice_is_deploying_once(kubernetes, models, tmp_path, capsys)
     assert "InferenceService flowers in models: as it was" in capsys.readouterr().out
 
 
-def test_what_a_webhook_adds_is_no_difference(kubernetes, tmp_path):
+@pytest.mark.parametrize("runtime", ["tensorflow", "kfp-vision"])
+def test_what_a_webhook_adds_is_no_difference(kubernetes, tmp_path, runtime):
     def complete(service: dict) -> None:
-        model = service["spec"]["predictor"]["model"]
-        model |= {"protocolVersion": "v1", "runtime": "kserve-tensorflow-serving", "name": ""}
+        predictor = service["spec"]["predictor"]
+        model = predictor["model"] if runtime == "tensorflow" else predictor["containers"][0]
+        if runtime == "tensorflow":
+            model |= {"protocolVersion": "v1", "runtime": "kserve-tensorflow-serving", "name": ""}
         model["resources"] = {"limits": {"cpu": "1", "memory": "2Gi"}, "requests": {"cpu": "1", "memory": "2Gi"}}
 
     kubernetes.defaults = complete
-    assert deploy(tmp_path / "model") == deploy(tmp_path / "model")
+    first = deploy(tmp_path / "model", service_runtime=runtime)
+    assert first == deploy(tmp_path / "model", service_runtime=runtime)
     assert kubernetes.asked["patch"] == 0
 
 
 def test_another_model_changes_the_service_and_its_old_state_does_not_count(kubernetes, models, tmp_path):
-    first = deploy(tmp_path / "first", service_repository=models)
+    first = deploy(tmp_path / "first", service_repository=models, service_runtime="tensorflow")
     before = predictor(kubernetes)["model"]["storageUri"]
-    second = deploy(tmp_path / "second", b"better", service_repository=models)
-    assert (first["url"], second["url"]) == ("http://flowers.example.org/1", "http://flowers.example.org/2")
+    second = deploy(tmp_path / "second", b"better", service_repository=models, service_runtime="tensorflow")
+    assert first["url"] == second["url"] and first["fingerprint"] != second["fingerprint"]
     after = predictor(kubernetes)["model"]["storageUri"]
     assert after != before
     for place, weights in ((before, b"weights"), (after, b"better")):  # a revision of the first may still read it
@@ -125,7 +153,18 @@ def test_another_model_changes_the_service_and_its_old_state_does_not_count(kube
     assert kubernetes.services["flowers"]["metadata"]["generation"] == 2
 
 
-def test_a_change_that_kserve_has_nothing_to_do_for_ends_well(kubernetes, tmp_path, monkeypatch):
+def test_with_knative_the_old_state_of_a_service_does_not_count(knative, tmp_path, capsys):
+    assert deploy(tmp_path / "first")["url"] == "http://flowers.example.org/1"
+    assert deploy(tmp_path / "second", b"better")["url"] == "http://flowers.example.org/2"
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "InferenceService flowers in models: made",
+        "not ready yet: no word of KServe about it",
+        "not ready yet: Ready is Unknown (PredictorNotReady)",
+    ]
+
+
+def test_a_change_that_kserve_has_nothing_to_do_for_ends_well(knative, tmp_path, monkeypatch):
+    kubernetes = knative
     deploy(tmp_path / "first")
     kubernetes.controller = lambda service: []
     monkeypatch.setattr(cluster, "SETTLE_SECONDS", 0.1)
@@ -134,7 +173,8 @@ def test_a_change_that_kserve_has_nothing_to_do_for_ends_well(kubernetes, tmp_pa
     assert predictor(kubernetes)["canaryTrafficPercent"] == 50
 
 
-def test_a_share_of_the_traffic_goes_to_a_model_until_it_is_given_all(kubernetes, tmp_path):
+def test_a_share_of_the_traffic_goes_to_a_model_until_it_is_given_all(knative, tmp_path):
+    kubernetes = knative
     deploy(tmp_path / "first")
     deploy(tmp_path / "second", b"better", canary_percent=10)
     assert predictor(kubernetes)["canaryTrafficPercent"] == 10
@@ -144,7 +184,9 @@ def test_a_share_of_the_traffic_goes_to_a_model_until_it_is_given_all(kubernetes
     assert predictor(kubernetes)["canaryTrafficPercent"] == 0
 
 
-def test_what_a_service_was_made_of_is_known_again(kubernetes, models, tmp_path):
+def test_what_a_service_was_made_of_is_known_again(knative, models, tmp_path):
+    kubernetes = knative
+
     def decided(recipe: str, **given: object) -> deployment.Decision:
         how = settings(service_repository=models, **given)
         return deployment.decide_training("sample", "", recipe, True, "kserve", "flowers", how)
@@ -167,16 +209,16 @@ def test_our_server_and_the_stock_one_take_each_others_place(kubernetes, tmp_pat
     deploy(tmp_path / "model", **ours)
     (container,) = predictor(kubernetes)["containers"]
     assert (container["name"], container["image"]) == ("kserve-container", f"kfp-vision-gpu:{__version__}")
-    assert container["env"] == [{"name": "STORAGE_URI", "value": f"s3{ARTIFACT.removeprefix('minio')}-model/serving"}]
+    assert container["env"] == [{"name": "STORAGE_URI", "value": f"s3{ARTIFACT.removeprefix('minio')}-model/serving/"}]
     assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
     deploy(tmp_path / "model", **ours, service_image="registry.example.org/team/kfp-vision:7")
     assert predictor(kubernetes)["containers"][0]["image"] == "registry.example.org/team/kfp-vision:7"
-    deploy(tmp_path / "model", service_gpus=1)
+    deploy(tmp_path / "model", service_gpus=1, service_runtime="tensorflow")
     assert "containers" not in predictor(kubernetes)
     assert predictor(kubernetes)["model"]["resources"] == {"limits": {"nvidia.com/gpu": "1"}}
-    deploy(tmp_path / "model")
+    deploy(tmp_path / "model", service_runtime="tensorflow")
     assert predictor(kubernetes)["model"]["resources"] == {"limits": {}}
-    deploy(tmp_path / "model", service_runtime="kfp-vision")
+    deploy(tmp_path / "model")
     assert "model" not in predictor(kubernetes)
     assert predictor(kubernetes)["containers"][0]["image"] == f"kfp-vision:{__version__}"
 
@@ -187,7 +229,7 @@ def test_who_else_changes_the_service_meanwhile_is_not_written_over(kubernetes, 
     deploy(tmp_path / "second", b"better")
     assert kubernetes.asked["patch"] == 4
     assert kubernetes.services["flowers"]["metadata"]["labels"] == {"rivals": "0", "kfp-vision/role": "server"}
-    assert predictor(kubernetes)["model"]["storageUri"].endswith("model-second/serving")
+    assert read_from(kubernetes).endswith("model-second/serving/")
 
 
 def test_a_service_that_never_holds_still_is_one_clear_line(kubernetes, tmp_path):
@@ -197,11 +239,12 @@ def test_a_service_that_never_holds_still_is_one_clear_line(kubernetes, tmp_path
         "error: an InferenceService must hold still for as long as a change takes; got 10 conflicts at flowers in models. "
         "See who else changes it, and try again."
     )
-    assert predictor(kubernetes)["model"]["storageUri"].endswith("model-first/serving")
+    assert read_from(kubernetes).endswith("model-first/serving/")
 
 
 @pytest.mark.parametrize("verb", ["get", "create", "patch", "watch"])
-def test_who_may_not_is_told_what_to_apply(kubernetes, tmp_path, verb):
+def test_who_may_not_is_told_what_to_apply(knative, tmp_path, verb):
+    kubernetes = knative
     if verb == "patch":
         deploy(tmp_path / "first")
     kubernetes.denied = {verb}
@@ -217,13 +260,239 @@ def test_who_may_not_is_told_what_to_apply(kubernetes, tmp_path, verb):
 def test_the_role_in_manifests_allows_what_is_asked_and_nothing_else(kubernetes, tmp_path):
     deploy(tmp_path / "first")
     deploy(tmp_path / "second", b"better")
+    kubernetes.mode = "Knative"
+    kubernetes.services.clear()
+    deploy(tmp_path / "third", b"best")
     rules = yaml.safe_load((ROOT / "manifests" / "base" / "role.yaml").read_text())["rules"]
-    (rule,) = (rule for rule in rules if rule["apiGroups"] == ["serving.kserve.io"])
-    assert rule["resources"] == ["inferenceservices"]
-    assert set(rule["verbs"]) == set(kubernetes.asked)
+    given = {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        if group != "pipelines.kubeflow.org"
+    }
+    groups = {"deployments": "apps", "pods": ""}
+    asked = {("serving.kserve.io", "inferenceservices", verb) for verb in kubernetes.asked}
+    assert given == asked | {(groups[resource], resource, verb) for resource, verb in kubernetes.beside}
 
 
-def test_a_service_that_never_gets_ready_is_one_line_with_the_clusters_own_words(kubernetes, tmp_path):
+def counts(deployment: dict) -> tuple[int, int, int]:
+    """Of pods: made anew, there in all, available."""
+    return tuple(deployment["status"].get(kind, 0) for kind in ("updatedReplicas", "replicas", "availableReplicas"))
+
+
+def test_a_roll_out_is_ready_at_its_last_step_and_at_none_before(kubernetes, tmp_path):
+    first = deploy(tmp_path / "first")
+    kubernetes.looks.clear()
+    second = deploy(tmp_path / "second", b"better")
+    assert {condition["status"] for service, _, _ in kubernetes.looks for condition in ready_in(service)} == {"True"}
+    seen = [deployment for _, deployment, _ in kubernetes.looks]
+    fingerprints = [one["spec"]["template"]["metadata"]["annotations"]["kfp-vision/fingerprint"] for one in seen]
+    assert fingerprints == [first["fingerprint"], *[second["fingerprint"]] * 4]
+    observed = [one["status"]["observedGeneration"] == one["metadata"]["generation"] for one in seen]
+    assert observed == [True, False, True, True, True]
+    assert [counts(one) for one in seen] == [(1, 1, 1), (1, 1, 1), (1, 2, 1), (1, 2, 2), (1, 1, 1)]
+
+
+def ready_in(service: dict) -> list[dict]:
+    return [condition for condition in service["status"]["conditions"] if condition["type"] == "Ready"]
+
+
+def waiting(container: str, reason: str, message: str = "") -> dict:
+    return {"name": container, "ready": False, "state": {"waiting": {"reason": reason, "message": message}}}
+
+
+def without_image(deployment: dict, pod: dict) -> None:
+    image = pod["spec"]["containers"][0]["image"]
+    message = f'Back-off pulling image "{image}": ErrImagePull: not found'
+    pod["status"]["containerStatuses"] = [waiting("kserve-container", "ImagePullBackOff", message)]
+
+
+def without_room(deployment: dict, pod: dict) -> None:
+    message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available"
+    pod["status"]["conditions"] = [kube.condition("PodScheduled", "False", reason="Unschedulable", message=message)]
+
+
+def unmade(deployment: dict, pod: dict) -> None:
+    """Kubernetes lets the pod not in."""
+    pod["status"] = {}
+    deployment["status"] |= {"updatedReplicas": 0, "replicas": deployment["status"]["replicas"] - 1}
+
+
+def without_account(deployment: dict, pod: dict) -> None:
+    unmade(deployment, pod)
+    message = (
+        'pods "flowers-predictor-6f9" is forbidden: error looking up service account models/nobody: serviceaccount "nobody" '
+        "not found"
+    )
+    failure = kube.condition("ReplicaFailure", "True", reason="FailedCreate", message=message)
+    deployment["status"]["conditions"].append(failure)
+
+
+def against_pod_security(deployment: dict, pod: dict) -> None:
+    unmade(deployment, pod)
+    message = (
+        'pods "flowers-predictor-6f9-x" is forbidden: violates PodSecurity "restricted:v1.30": allowPrivilegeEscalation != '
+        'false (container "storage-initializer" must set securityContext.allowPrivilegeEscalation=false)'
+    )
+    failure = kube.condition("ReplicaFailure", "True", reason="FailedCreate", message=message)
+    deployment["status"]["conditions"].append(failure)
+
+
+def without_key(deployment: dict, pod: dict) -> None:
+    said = "Traceback (most recent call last):\n  File x\nRuntimeError: S3 authentication failed. Set AWS_ACCESS_KEY_ID\n"
+    ended = {"terminated": {"reason": "Error", "exitCode": 1, "message": said}}
+    again = waiting("storage-initializer", "CrashLoopBackOff", "back-off 10s restarting failed container")
+    pod["status"]["initContainerStatuses"] = [again | {"lastState": ended}]
+    pod["status"]["containerStatuses"] = [waiting("kserve-container", "PodInitializing")]
+
+
+def without_memory(deployment: dict, pod: dict) -> None:
+    ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    pod["status"]["initContainerStatuses"] = [
+        {"name": "storage-initializer", "ready": True, "state": {"terminated": {"reason": "Completed", "exitCode": 0}}}
+    ]
+    again = waiting("kserve-container", "CrashLoopBackOff", "back-off 20s restarting failed container")
+    pod["status"]["containerStatuses"] = [again | {"lastState": ended}]
+
+
+def with_a_broken_model(deployment: dict, pod: dict) -> None:
+    said = "open http\nerror: a model must load and answer; got /mnt/models/1 (no graph). Train or export it again.\n"
+    ended = {"terminated": {"reason": "Error", "exitCode": 1, "message": said}}
+    pod["status"]["containerStatuses"] = [{"name": "kserve-container", "ready": False, "state": ended}]
+
+
+TROUBLES = [
+    (
+        without_image,
+        f"the image kfp-vision:{__version__} cannot be pulled (ImagePullBackOff: Back-off pulling image "
+        f'"kfp-vision:{__version__}": ErrImagePull: not found)',
+    ),
+    (
+        without_room,
+        "no node takes its pod (Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are "
+        "available)",
+    ),
+    (
+        without_account,
+        'FailedCreate: pods "flowers-predictor-6f9" is forbidden: error looking up service account models/nobody: '
+        'serviceaccount "nobody" not found',
+    ),
+    (
+        against_pod_security,
+        'FailedCreate: pods "flowers-predictor-6f9-x" is forbidden: violates PodSecurity "restricted:v1.30": '
+        'allowPrivilegeEscalation != false (container "storage-initializer" must set '
+        "securityContext.allowPrivilegeEscalation=false)",
+    ),
+    (without_key, "storage-initializer ended: RuntimeError: S3 authentication failed. Set AWS_ACCESS_KEY_ID"),
+    (
+        without_memory,
+        "kserve-container needed more memory than the 2Gi that it may take, and was killed (OOMKilled; set service_resources "
+        "of advanced)",
+    ),
+    (
+        with_a_broken_model,
+        "kserve-container ended: error: a model must load and answer; got /mnt/models/1 (no graph). Train or export it again.",
+    ),
+]
+HOW = {"service_wait_seconds": 1}
+RULE = "error: an InferenceService must be ready within service_wait_seconds=1; got flowers in models: "
+LOOK = "See kubectl -n models describe pod -l serving.kserve.io/inferenceservice=flowers."
+
+
+@pytest.mark.parametrize(("trouble", "said"), TROUBLES, ids=[trouble.__name__ for trouble, _ in TROUBLES])
+def test_what_does_not_come_up_is_told_by_its_pods_and_taken_back(kubernetes, tmp_path, trouble, said):
+    deploy(tmp_path / "first")
+    before = copy.deepcopy(kubernetes.services["flowers"])
+    kubernetes.trouble = trouble
+    line = refusal(tmp_path / "second", b"better", **HOW)
+    assert line == f"{RULE}{said}; taken back to the model before, which answers. {LOOK}"
+    after = kubernetes.services["flowers"]
+    assert (after["spec"], after["metadata"]["annotations"]) == (before["spec"], before["metadata"]["annotations"])
+    assert kubernetes.deployments["flowers"]["spec"]["template"]["metadata"]["annotations"].items() <= (
+        before["metadata"]["annotations"].items()
+    )
+    assert [kube.is_ready(pod) for pod in kubernetes.pods["flowers"]] == [True]
+    assert deploy(tmp_path / "first")["url"]  # as it was
+
+
+@pytest.mark.parametrize(("trouble", "said"), TROUBLES, ids=[trouble.__name__ for trouble, _ in TROUBLES])
+def test_what_is_not_taken_back_is_no_more_deployed_when_it_is_asked_for_again(kubernetes, tmp_path, capsys, trouble, said):
+    origin = "f" * 64
+    deploy(tmp_path / "first")
+    kubernetes.trouble = trouble
+    version(tmp_path / "second" / "serving" / "1", weights=b"better", trained_from=origin)
+    for done in ("changed", "as it was"):
+        line = refusal(tmp_path / "second", **HOW, service_rollback=False)
+        assert line == f"{RULE}{said}; the model before answers on. {LOOK}"
+        assert f"InferenceService flowers in models: {done}" in capsys.readouterr().out
+        if trouble not in (without_account, against_pod_security):
+            assert ready_in(kubernetes.services["flowers"])[0]["status"] == "True"  # KServe says it, all along
+        assert not inference_service.is_from("flowers", origin, settings(**HOW))
+    kubernetes.trouble = None
+    kubernetes._steps["flowers"] = kube.deque(kubernetes._rollout("flowers"))
+    deploy(tmp_path / "second", **HOW)
+    assert inference_service.is_from("flowers", origin, settings(**HOW))
+
+
+@pytest.mark.parametrize(("trouble", "said"), TROUBLES, ids=[trouble.__name__ for trouble, _ in TROUBLES])
+def test_the_first_that_does_not_come_up_stays_to_be_looked_at(kubernetes, tmp_path, trouble, said):
+    kubernetes.trouble = trouble
+    line = refusal(tmp_path / "first", **HOW)
+    assert line == f"{RULE}{said}; nobody answers, and what was made stays, to be looked at. {LOOK}"
+    assert kubernetes.asked["patch"] == 0 and "flowers" in kubernetes.services
+
+
+def test_what_kserve_can_make_nothing_of_ends_at_once(kubernetes, tmp_path):
+    deploy(tmp_path / "first")
+    invalid = {"reason": "NoSupportingRuntime", "message": "No runtime found to support specified framework/version"}
+    parts = [kube.condition("PredictorReady", "False", **invalid), kube.condition("Ready", "False", **invalid)]
+    parts += [{**kube.condition("Stopped", "False"), "severity": "Info"}]
+    kubernetes.more = {"conditions": parts, "modelStatus": {"transitionStatus": "InvalidSpec", "lastFailureInfo": invalid}}
+    line = refusal(tmp_path / "second", b"better", service_rollback=False)  # of ten minutes
+    said = "PredictorReady is False (NoSupportingRuntime: No runtime found to support specified framework/version)"
+    assert line.partition("got flowers in models: ")[2] == f"{said}; the model before answers on. {LOOK}"
+
+
+def test_a_service_at_zero_is_not_ready(kubernetes, tmp_path):
+    deploy(tmp_path / "first")
+    kubernetes.deployments["flowers"]["spec"]["replicas"] = 0
+    kubernetes.deployments["flowers"]["status"] |= dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), 0)
+    assert f"{RULE}it is scaled to zero, so that nobody answers; " in refusal(tmp_path / "first", **HOW)
+
+
+def test_with_knative_what_does_not_come_up_is_taken_back_as_well(knative, tmp_path):
+    deploy(tmp_path / "first")
+    before = copy.deepcopy(predictor(knative))
+    good, tried = knative.controller, []
+
+    def fails(service: dict) -> list[dict]:
+        tried.append(service)
+        failed = kube.condition("Ready", "False", reason="RevisionFailed", message="no such image")
+        return good(service) if len(tried) > 1 else [{"observedGeneration": 7, "conditions": [failed]}]
+
+    knative.controller = fails
+    said = "Ready is False (RevisionFailed: no such image); taken back to the model before, which answers."
+    assert refusal(tmp_path / "second", b"better", **HOW).startswith(f"{RULE}{said}")
+    assert predictor(knative) == before
+
+
+def test_what_somebody_else_has_changed_meanwhile_is_not_taken_back(kubernetes, tmp_path):
+    deploy(tmp_path / "first")
+
+    def somebody(deployment: dict, pod: dict) -> None:
+        without_image(deployment, pod)
+        kubernetes.services["flowers"]["metadata"]["annotations"]["kfp-vision/fingerprint"] = "another run's"
+
+    kubernetes.trouble = somebody
+    assert "; the model before answers on. " in refusal(tmp_path / "second", b"better", **HOW)
+    assert read_from(kubernetes).endswith("model-second/serving/")
+
+
+def test_with_knative_a_service_that_never_gets_ready_is_one_line_with_the_clusters_own_words(knative, tmp_path):
+    kubernetes = knative
+
     def fails(service: dict) -> list[dict]:
         because = {"reason": "RevisionFailed", "message": "Back-off pulling\nimage tensorflow/serving"}
         conditions = [kube.condition("PredictorReady", "False", **because)]
@@ -235,12 +504,14 @@ def test_a_service_that_never_gets_ready_is_one_line_with_the_clusters_own_words
     assert refusal(tmp_path / "model", service_wait_seconds=2) == (
         "error: an InferenceService must be ready within service_wait_seconds=2; got flowers in models: PredictorReady is "
         "False (RevisionFailed: Back-off pulling image tensorflow/serving); Ready is False (PredictorNotReady); "
-        "ModelLoadFailed: no such bucket. See kubectl describe inferenceservice flowers -n models."
+        "ModelLoadFailed: no such bucket; nobody answers, and what was made stays, to be looked at. "
+        "See kubectl -n models describe pod -l serving.kserve.io/inferenceservice=flowers."
     )
     assert "flowers" in kubernetes.services  # for somebody to look at
 
 
-def test_a_service_that_goes_while_it_is_waited_for_is_one_clear_line(kubernetes, tmp_path):
+def test_a_service_that_goes_while_it_is_waited_for_is_one_clear_line(knative, tmp_path):
+    kubernetes = knative
     kubernetes.controller, kubernetes.loses = lambda service: [], {"flowers"}
     assert refusal(tmp_path / "model") == (
         "error: an InferenceService must stay until it is ready; got flowers in models, which is gone. "
@@ -248,7 +519,8 @@ def test_a_service_that_goes_while_it_is_waited_for_is_one_clear_line(kubernetes
     )
 
 
-def test_a_watch_that_is_too_old_or_breaks_off_is_begun_again(kubernetes, tmp_path):
+def test_a_watch_that_is_too_old_or_breaks_off_is_begun_again(knative, tmp_path):
+    kubernetes = knative
     kubernetes.broken = [410, 0, 500, 0]
     assert deploy(tmp_path / "model")["url"] == "http://flowers.example.org/1"
     assert kubernetes.asked["watch"] == 5 and kubernetes.broken == []
@@ -331,9 +603,9 @@ def test_what_no_service_can_be_made_of_is_refused_before_anybody_is_asked(kuber
 @pytest.mark.parametrize(
     ("uri", "account", "known"),
     [
-        ("s3://artifacts/a/model?endpoint=https://minio.example.org:9000", "", "s3://artifacts/a/model/serving"),
-        ("gs://artifacts/a/model", "", "gs://artifacts/a/model/serving"),
-        ("minio://artifacts/a/model", "reader", "s3://artifacts/a/model/serving"),
+        ("s3://artifacts/a/model?endpoint=https://minio.example.org:9000", "", "s3://artifacts/a/model/serving/"),
+        ("gs://artifacts/a/model", "", "gs://artifacts/a/model/serving/"),
+        ("minio://artifacts/a/model", "reader", "s3://artifacts/a/model/serving/"),
         ("minio://artifacts/a/model", "", "KServe must have a service account to read minio:// addresses with; got minio"),
         ("/tmp/artifacts/a/model", "reader", "KServe must be able to read the model; got /tmp/artifacts/a/model/serving. Set "),
     ],
@@ -342,12 +614,156 @@ def test_an_artifact_is_named_as_kserve_knows_it_or_refused(kubernetes, tmp_path
     one = version(tmp_path / "1")
     if not known.startswith("KServe"):
         inference_service.deploy(one, uri, settings(service_account=account))
-        assert predictor(kubernetes)["model"]["storageUri"] == known
+        assert read_from(kubernetes) == known
         return
     with pytest.raises(InputError) as refused:
         inference_service.deploy(one, uri, settings(service_account=account))
     assert str(refused.value).startswith(f"error: {known}")
     assert kubernetes.services == {}
+
+
+@pytest.mark.parametrize(("length", "fits"), [(46, True), (47, False), (61, False)])  # with -predictor-models, 63 at most
+def test_a_name_that_is_too_long_for_an_address_is_refused_before_anything_is_made(kubernetes, length, fits):
+    name = "f" * length
+    with contextlib.nullcontext() if fits else pytest.raises(InputError) as refused:
+        deployment.check_target("kserve", name, settings())
+    assert kubernetes.asked["create"] == 0
+    if not fits:
+        assert str(refused.value) == (
+            "error: NAME-predictor-NAMESPACE must have at most 63 characters, for KServe's address of it; got "
+            f"{name}-predictor-models ({length + 17}). Choose a model_name of at most 46 characters in models."
+        )
+
+
+def test_with_knative_a_long_name_is_left_to_the_cluster(knative):
+    deployment.check_target("kserve", "f" * 47, settings())
+
+
+def test_a_share_of_the_requests_is_refused_where_kserve_has_no_knative(kubernetes):
+    with pytest.raises(InputError) as refused:
+        deployment.check_target("kserve", "flowers", settings(canary_percent=10))
+    assert str(refused.value) == (
+        "error: canary_percent of advanced must be 100 in KServe's Standard mode, which routes nothing by percentage; got 10. "
+        "Leave it out, or have KServe run in Knative mode, which does."
+    )
+    assert kubernetes.asked["create"] == 0
+
+
+@pytest.mark.parametrize("right", ["get deployments", "list pods"])
+def test_a_right_to_see_the_roll_out_that_lacks_is_told_before_anything_is_made(kubernetes, right):
+    kubernetes.denied = {right}
+    with pytest.raises(
+        InputError, match=rf"cannot {right[:4].strip()} .*Apply the roles in manifests/: kubectl apply -k manifests"
+    ):
+        deployment.check_target("kserve", "flowers", settings())
+    assert kubernetes.asked["create"] == 0
+
+
+def test_in_another_namespace_the_remedy_is_the_binding(kubernetes):
+    with pytest.raises(InputError) as refused:
+        deployment.check_target("kserve", "flowers", settings(service_namespace="elsewhere"))
+    assert str(refused.value).endswith(
+        ". Give it the role there: kubectl apply -n elsewhere -k manifests/base; kubectl -n elsewhere create rolebinding "
+        "kfp-vision-deployers --role=kfp-vision-stages --serviceaccount=models:pipeline-runner."
+    )
+
+
+@pytest.mark.parametrize("runtime", ["tensorflow", "kfp-vision"])
+def test_what_a_person_changed_by_hand_survives_the_next_model(kubernetes, tmp_path, runtime):
+    deploy(tmp_path / "first", service_runtime=runtime)
+    there = predictor(kubernetes)
+    there |= {"minReplicas": 2, "nodeSelector": {"pool": "gpu"}}
+    ours = there["model"] if runtime == "tensorflow" else there["containers"][0]
+    ours.setdefault("env", []).append({"name": "OMP_NUM_THREADS", "value": "4"})
+    ours["resources"] = {"requests": {"cpu": "3"}, "limits": {"cpu": "3", "memory": "6Gi"}}
+    if runtime == "kfp-vision":
+        ours["readinessProbe"]["initialDelaySeconds"] = 30
+        there["containers"].append({"name": "proxy", "image": "proxy:1"})
+    by_hand = copy.deepcopy(there)
+    deploy(tmp_path / "first", service_runtime=runtime)
+    assert kubernetes.asked["patch"] == 0  # the very same model is no change
+    deploy(tmp_path / "second", b"better", service_runtime=runtime)
+    wanted = copy.deepcopy(by_hand)
+    read = f"s3{ARTIFACT.removeprefix('minio')}-second/serving/"
+    if runtime == "tensorflow":
+        wanted["model"]["storageUri"] = read
+    else:
+        wanted["containers"][0]["env"][0]["value"] = read
+    assert predictor(kubernetes) == wanted
+    deploy(tmp_path / "second", service_runtime=runtime, service_gpus=1)
+    changed = predictor(kubernetes)["model"] if runtime == "tensorflow" else predictor(kubernetes)["containers"][0]
+    assert changed["resources"]["limits"] == {"cpu": "3", "memory": "6Gi", "nvidia.com/gpu": "1"}
+    deploy(tmp_path / "second", service_runtime=runtime)
+    assert predictor(kubernetes) == wanted
+
+
+@pytest.mark.parametrize("runtime", ["tensorflow", "kfp-vision"])
+def test_what_a_service_is_given_stands_in_it_and_is_left_alone_where_it_is_not_given(kubernetes, tmp_path, runtime):
+    given = {"service_resources": {"cpu": 2, "memory": "4Gi"}, "service_replicas": "1-3", "service_timeout": 30}
+    given |= {"runtime_version": "2.14.1"} if runtime == "tensorflow" else {}
+    deploy(tmp_path / "first", service_runtime=runtime, **given)
+    there = predictor(kubernetes)
+    ours = there["model"] if runtime == "tensorflow" else there["containers"][0]
+    both = {"cpu": "2", "memory": "4Gi"}
+    assert ours["resources"] == {"requests": both, "limits": both}
+    assert (there["minReplicas"], there["maxReplicas"], there["timeout"]) == (1, 3, 30)
+    assert ours.get("runtimeVersion") == given.get("runtime_version")
+    kept = copy.deepcopy((ours["resources"], ours.get("runtimeVersion"), there["maxReplicas"], there["timeout"]))
+    deploy(tmp_path / "second", b"better", service_runtime=runtime)
+    there = predictor(kubernetes)
+    ours = there["model"] if runtime == "tensorflow" else there["containers"][0]
+    assert (ours["resources"], ours.get("runtimeVersion"), there["maxReplicas"], there["timeout"]) == kept
+    parts = {"requests": {"cpu": "500m"}, "limits": {"cpu": "4"}}
+    deploy(tmp_path / "second", service_runtime=runtime, service_resources=parts, service_replicas="2")
+    there = predictor(kubernetes)
+    ours = there["model"] if runtime == "tensorflow" else there["containers"][0]
+    assert ours["resources"] == {name: {**both, **part} for name, part in parts.items()}
+    assert (there["minReplicas"], there["maxReplicas"]) == (2, 2)
+
+
+def test_what_does_not_change_how_it_is_served_restarts_nothing(kubernetes, tmp_path):
+    version(tmp_path / "model" / "serving" / "1", trained_from="f" * 64)
+    deploy(tmp_path / "model")
+    held = copy.deepcopy(kubernetes.services)
+    others = {"service_wait_seconds": 30.0, "versions_kept": 3, "service_rollback": False, "service_namespace": "models"}
+    deploy(tmp_path / "model", **others)
+    assert kubernetes.services == held and kubernetes.asked["patch"] == 0
+    assert inference_service.is_from("flowers", "f" * 64, settings(**others))
+    assert not inference_service.is_from("flowers", "f" * 64, settings(service_replicas="2"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "gpus", "image"),
+    [
+        ("registry.example.org/team/kfp-vision:0.1.0", 0, "registry.example.org/team/kfp-vision:0.1.0"),
+        ("registry.example.org:5000/kfp-vision:0.1.0", 1, "registry.example.org:5000/kfp-vision-gpu:0.1.0"),
+        ("registry.example.org/team/own:7", 0, f"kfp-vision:{__version__}"),
+        ("kfp-vision@sha256:0123", 1, f"kfp-vision-gpu:{__version__}"),
+    ],
+)
+def test_our_server_comes_from_where_the_stages_come_from(kubernetes, tmp_path, monkeypatch, stage, gpus, image):
+    kubernetes.stages["this-pod"] = stage
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KFP_POD_NAME", "this-pod")
+    deploy(tmp_path / "model", service_gpus=gpus)
+    assert predictor(kubernetes)["containers"][0]["image"] == image
+
+
+def test_the_repository_keeps_the_newest_models_and_those_that_are_read(kubernetes, models, s3, tmp_path):
+    folders = []
+    for number, weights in enumerate((b"first", b"second", b"third", b"fourth", b"fifth")):
+        made = deploy(tmp_path / str(number), weights, service_repository=models, versions_kept=2)
+        folders.append(made["fingerprint"][:16])
+        there = s3.folder / models.removeprefix("s3://") / "flowers" / folders[-1]
+        for file in there.rglob("*"):
+            os.utime(file, (1e9 + number, 1e9 + number))
+        if number == 0:
+            storage.put(b"somebody's", f"{models}/flowers/notes/read.me")
+    lying = {found.name.partition("/")[0] for found in storage.children(f"{models}/flowers")}
+    # The fifth is served. Its predecessor's pod was still ending, which reads the fourth; of the others the newest two.
+    assert lying == {"notes", *folders[1:]}
+    deploy(tmp_path / "5", b"sixth", service_repository=models, versions_kept=0)
+    assert {found.name.partition("/")[0] for found in storage.children(f"{models}/flowers")} > {"notes", *folders[1:]}
 
 
 def test_within_the_cluster_its_own_address_is_asked(monkeypatch):
@@ -358,7 +774,8 @@ def test_within_the_cluster_its_own_address_is_asked(monkeypatch):
     assert inference_service.asked_at(endpoint) == "http://flowers.models.svc.cluster.local/v1/models/flowers"
 
 
-def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(kubernetes, models, tmp_path):
+def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative, models, tmp_path):
+    kubernetes = knative
     model = tmp_path / "model"
     colours.write_version(model / "serving" / "1")
     about = {"model_fingerprint": repository.exported(model).fingerprint}
@@ -366,7 +783,7 @@ def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(kuberne
     (tmp_path / "proof").write_text(json.dumps(about))
     (tmp_path / "green.jpg").write_bytes(colours.picture("green"))
     judgements = (tmp_path / "verdict", tmp_path / "proof")
-    wishes = settings(service_repository=models, service_runtime="kfp-vision")
+    wishes = settings(service_repository=models)
     with contextlib.ExitStack() as pods:
 
         def starts(service: dict) -> list[dict]:
@@ -386,3 +803,96 @@ def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(kuberne
         answer = deployment.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "green.jpg"), tmp_path / "answer")
     assert answer["prediction"] == "green"
     assert answer["url"] == f"{told['url']}/v1/models/colours:predict"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Iterator[tuple[Path, str, Path, str]]:
+    """Two models that call the same colours by other names, each with the address of a real server of it."""
+    old, new = (tmp_path_factory.mktemp(name) for name in ("old", "new"))
+    colours.write_version(old / "serving" / "1", ("rose", "leaf", "sky"))
+    colours.write_version(new / "serving" / "1")
+    with server.running(old) as old_url, server.running(new) as new_url:
+        yield old, old_url, new, new_url
+
+
+def asked(model: Path, url: str, tmp_path: Path) -> dict[str, object]:
+    """What `call_endpoint` makes of a deployed model behind an address."""
+    where = {"kind": "kserve", "name": "colours", "namespace": "models", "model_name": "colours", "url": url, "address": url}
+    what = {"fingerprint": repository.exported(model).fingerprint, "share": 100}
+    (tmp_path / "endpoint").write_text(json.dumps(where | what))
+    (tmp_path / "green.jpg").write_bytes(colours.picture("green"))
+    nothing = (tmp_path / "no validation", tmp_path / "no test")
+    return deployment.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "green.jpg"), tmp_path / "answer")
+
+
+@pytest.mark.parametrize("late", [0, 1, 5])
+def test_the_answer_of_a_server_that_ends_late_is_not_taken_for_the_new_ones(
+    two, kubernetes, tmp_path, monkeypatch, capsys, late
+):
+    old, old_url, new, new_url = two
+    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    with fronted.fronting(lambda: old_url if len(front.led) < late else new_url) as front:
+        answer = asked(new, front.url, tmp_path)
+    assert (answer["prediction"], front.led) == ("green", [old_url] * late + [new_url])
+    assert answer["url"] == f"{front.url}/v1/models/colours:predict"
+    said = capsys.readouterr().out
+    before, after = (repository.exported(model).fingerprint[:12] for model in (old, new))
+    again = f"POST {front.url}/v1/models/colours:predict gave one of {before}, and not of {after}; asked again"
+    assert said.splitlines().count(again) == (late > 0)
+    assert f"POST {answer['url']}" in said.splitlines()
+
+
+def test_a_server_that_never_gives_way_is_one_clear_line(two, kubernetes, tmp_path, monkeypatch):
+    old, old_url, new, _ = two
+    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(deployment, "SECONDS_TO_TAKE_OVER", 0.2)
+    with fronted.fronting(lambda: old_url) as front, pytest.raises(InputError) as refused:
+        asked(new, front.url, tmp_path)
+    before, after = (repository.exported(model).fingerprint[:12] for model in (old, new))
+    assert str(refused.value) == (
+        f"error: the deployed model must answer within 0.2 s of being ready; got one of {before} for {after} at "
+        f"{front.url}/v1/models/colours:predict. See kubectl -n models get pods, and which of them the address leads to."
+    )
+    assert not (tmp_path / "answer").exists()
+
+
+def test_of_servers_that_do_not_say_which_model_answers_the_pods_tell(two, kubernetes, tmp_path, monkeypatch):
+    """As KServe's stock runtime is one: the address leads to whichever pod is there, ending or not."""
+    old, old_url, new, new_url = two
+    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    kubernetes.lingers = 4
+    how = settings(service_runtime="tensorflow")
+    of = {}
+    for model, url in ((old, old_url), (new, new_url)):
+        inference_service.deploy(repository.exported(model), f"{ARTIFACT}-{model.name}", how)
+        of[repository.exported(model).fingerprint] = url
+
+    def ending_first() -> str:
+        pods = kubernetes.pods["colours"]
+        first = next((pod for pod in pods if "deletionTimestamp" in pod["metadata"]), pods[0])
+        return of[first["metadata"]["annotations"]["kfp-vision/fingerprint"]]
+
+    assert ending_first() == old_url
+    with fronted.fronting(ending_first, hidden=("kfp-vision-fingerprint",)) as front:
+        answer = asked(new, front.url, tmp_path)
+    assert answer["prediction"] == "green"
+    assert front.led[0] == old_url and front.led[-1] == new_url
+
+
+def test_a_roll_out_over_two_real_servers_ends_with_the_new_ones_answer(two, kubernetes, models, tmp_path, monkeypatch):
+    """The whole way: while the pods are exchanged the address leads to whichever are ready, the one before first."""
+    old, old_url, new, new_url = two
+    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    of = {repository.exported(model).fingerprint: url for model, url in ((old, old_url), (new, new_url))}
+    late = iter([old_url, old_url])  # connections that find the way to a pod that is ending
+
+    def ready() -> str:
+        pods = [pod for pod in kubernetes.pods["colours"] if kube.is_ready(pod)]
+        return next(late, None) or of[pods[0]["metadata"]["annotations"]["kfp-vision/fingerprint"]]
+
+    with fronted.fronting(ready) as front:
+        for model in (old, new):
+            told = inference_service.deploy(repository.exported(model), ARTIFACT, settings(service_repository=models))
+        assert told["fingerprint"] == repository.exported(new).fingerprint
+        assert asked(new, front.url, tmp_path)["prediction"] == "green"
+    assert front.led == [old_url, old_url, new_url]

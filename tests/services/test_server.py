@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import http.client
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import socketserver
 import struct
 import subprocess
 import sys
@@ -27,6 +29,7 @@ import servers
 from PIL import Image
 from servers import ended
 
+from kfp_vision.errors import InputError
 from kfp_vision.prediction import Service
 from kfp_vision.serving import server
 
@@ -302,9 +305,23 @@ def test_says_that_it_lives_and_is_ready(url, path, expected):
     assert (answer.status_code, answer.json()) == (200, expected)
 
 
+def test_every_answer_says_which_version_gave_it(url, version):
+    digest = hashlib.sha256()
+    for file in sorted(path for path in version.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(version)} {file.stat().st_size}\n".encode() + file.read_bytes())
+    picture = b64(colours.picture("red"))
+    said = post(url + PREDICT, {"instances": [{"b64": picture}]}), post(url + INFER, {"inputs": [tensor(picture)]})
+    assert [answer.headers["KFP-Vision-Fingerprint"] for answer in said] == [digest.hexdigest()] * 2
+    service = Service(f"{url}/v1/models/colours")
+    assert service.fingerprint == ""
+    service.name([colours.picture("red")])
+    assert service.fingerprint == digest.hexdigest()
+
+
 def test_describes_its_model_and_counts_its_requests(url):
     described = requests.get(f"{url}/v2/models/colours", timeout=SECONDS).json()
     assert described["versions"] == ["1"]
+    assert len(described["fingerprint"]) == 64
     assert [(one["name"], one["datatype"]) for one in described["inputs"]] == [("image_bytes", "BYTES")]
     assert [one["name"] for one in described["outputs"]] == ["classes", "class_idx", "probabilities"]
     metrics = requests.get(f"{url}/metrics", timeout=SECONDS).text
@@ -645,6 +662,33 @@ def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(r
             for one in asking:
                 one.result()
     assert list(said.values()) == [colour_of] * len(said)
+
+
+@pytest.mark.parametrize(("cut", "answered"), [(1, True), (2, True), (3, False)])
+def test_an_answer_that_is_cut_off_is_asked_for_again(cut, answered):
+    body = json.dumps({"predictions": [{"classes": "red", "class_idx": 0, "probabilities": [1.0]}]}).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    asked = []
+
+    class Cutting(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            lengths = []
+            while (line := self.rfile.readline().lower()).strip():
+                lengths += [int(line.split()[1])] if line.startswith(b"content-length") else []
+            asked.append(self.rfile.read(*lengths))
+            self.wfile.write(head + (body[:9] if len(asked) <= cut else body))
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Cutting) as cutting:
+        thread = threading.Thread(target=cutting.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            service = Service(f"http://127.0.0.1:{cutting.server_address[1]}/v1/models/colours")
+            with contextlib.nullcontext() if answered else pytest.raises(InputError, match="a server must answer; got Chunked"):
+                assert [one.label for one in service.name([b"a picture"])] == ["red"]
+        finally:
+            cutting.shutdown()
+            thread.join()
+    assert len(asked) == min(cut + 1, 3)
 
 
 def serve(*arguments: object) -> subprocess.CompletedProcess:

@@ -105,7 +105,7 @@ REFUSED = {
     "an unknown runtime": Case(
         f'{SCRATCH} -p images_uri=sample -p advanced={{{{"service_runtime":"torch"}}}}',
         WRONG_USE,
-        "service_runtime of advanced must be one of tensorflow, kfp-vision; got torch. Leave it at tensorflow.",
+        "service_runtime of advanced must be one of kfp-vision, tensorflow; got torch. Leave it at kfp-vision.",
     ),
     "nothing to go back to": Case(
         "rollback {data}/empty", FAILED, "there must be a version to go back to; got the one before the newest of none in .*"

@@ -22,8 +22,12 @@ from kfp_vision.pipelines import ending, pods
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
 PAGE = FOLDER / "README.md"
 FOLDERS = ("base", "namespace", "nodes")
+APART = ("runtime",)  # applied by itself, where KServe is
 FILES = sorted(
-    f"{folder}/{file.name}" for folder in FOLDERS for file in (FOLDER / folder).glob("*.yaml") if file.stem != "kustomization"
+    f"{folder}/{file.name}"
+    for folder in FOLDERS + APART
+    for file in (FOLDER / folder).glob("*.yaml")
+    if file.stem != "kustomization"
 )
 TEMPLATES = {
     pods.STORAGE_SECRET: stores.ENVIRONMENT,
@@ -75,10 +79,10 @@ def test_a_pipeline_is_what_kfp_publishes_of_its_kind(file):
         ("base/service-account-models.yaml", ("secrets",), {"name": "x"}),
         ("base/network-policy-stages.yaml", ("spec", "egress", 0, "port"), 53),
         ("base/network-policy-stages.yaml", ("spec", "egress", 0, "ports", 0, "port"), {"number": 53}),
-        ("base/serving-runtime.yaml", ("spec", "container"), []),
-        ("base/serving-runtime.yaml", ("spec", "containers"), None),
-        ("base/serving-runtime.yaml", ("spec", "containers", 0, "ports", 0, "containerPort"), "8080"),
-        ("base/serving-runtime.yaml", ("spec", "containers", 0, "readinessProbe", "httpGet", "ports"), 8080),
+        ("runtime/serving-runtime.yaml", ("spec", "container"), []),
+        ("runtime/serving-runtime.yaml", ("spec", "containers"), None),
+        ("runtime/serving-runtime.yaml", ("spec", "containers", 0, "ports", 0, "containerPort"), "8080"),
+        ("runtime/serving-runtime.yaml", ("spec", "containers", 0, "readinessProbe", "httpGet", "ports"), 8080),
         ("namespace/namespace.yaml", ("metadata", "labels"), ["enforce"]),
         ("nodes/cluster-role.yaml", ("rules", 0, "resource"), ["nodes"]),
         ("nodes/cluster-role-binding.yaml", ("subjects", 0, "name"), None),
@@ -98,7 +102,12 @@ OF_THE_CLUSTER = {"Namespace", "ClusterRole", "ClusterRoleBinding"}  # kinds in 
 
 @pytest.mark.parametrize(
     ("folder", "namespace", "parts"),
-    [("", "kubeflow", ("base", "nodes")), ("namespace", "kfp-vision", FOLDERS), ("base", None, ("base",))],
+    [
+        ("", "kubeflow", ("base", "nodes")),
+        ("namespace", "kfp-vision", FOLDERS),
+        ("base", None, ("base",)),
+        ("runtime", None, APART),
+    ],
 )
 def test_kustomize_builds_every_manifest_into_its_namespace(folder, namespace, parts):
     files = [name for name in FILES if name.startswith(parts)]
@@ -109,6 +118,11 @@ def test_kustomize_builds_every_manifest_into_its_namespace(folder, namespace, p
     assert {one["metadata"].get("namespace") for key, one in found.items() if key[0] not in OF_THE_CLUSTER} == {namespace}
     assert {one["metadata"].get("namespace") for key, one in found.items() if key[0] in OF_THE_CLUSTER} <= {None}
     assert ("Namespace" in {kind for kind, _ in found}) == (folder == "namespace")
+
+
+@pytest.mark.parametrize("folder", ["", "namespace", "base"])
+def test_what_every_cluster_gets_holds_nothing_that_only_kserve_knows(folder):
+    assert {one["apiVersion"] for one in built(folder).values() if one["apiVersion"].startswith("serving.kserve.io/")} == set()
 
 
 def test_kustomize_takes_every_pipeline_there_is():
@@ -313,10 +327,10 @@ def blocks(page: str) -> list[str]:
 
 def test_the_page_names_a_registry_for_the_runtime(tmp_path):
     (images,) = [block for block in blocks(PAGE.read_text(encoding="utf-8")) if block.startswith("images:")]
-    shutil.copytree(FOLDER / "base", tmp_path / "base")
-    with (tmp_path / "base" / "kustomization.yaml").open("a") as kustomization:
+    shutil.copytree(FOLDER / "runtime", tmp_path / "runtime")
+    with (tmp_path / "runtime" / "kustomization.yaml").open("a") as kustomization:
         kustomization.write(images)
-    (runtime,) = [one for key, one in built(tmp_path / "base").items() if key[0] == "ServingRuntime"]
+    (runtime,) = built(tmp_path / "runtime").values()
     assert runtime["spec"]["containers"][0]["image"] == f"registry.example.org/team/{CPU_IMAGE}"
 
 
@@ -331,13 +345,13 @@ def test_what_the_page_has_the_owner_say_of_the_containers_beside_lets_them_in_w
 
 
 def test_the_runtime_is_what_the_deployment_makes_itself():
-    runtime = read("base/serving-runtime.yaml")["spec"]
+    runtime = read("runtime/serving-runtime.yaml")["spec"]
     (container,) = runtime["containers"]
-    settings = parameters.of_deployment({"service_runtime": "kfp-vision"})
+    settings = parameters.of_deployment({"service_image": CPU_IMAGE})
     wanted = inference_service.manifest("{{.Name}}", "s3://bucket/model", "", settings)
     (made,) = wanted["spec"]["predictor"]["containers"]
     assert container["image"] == CPU_IMAGE
-    same = ("name", "image", "command", "args", "ports", "readinessProbe", "securityContext")
+    same = ("name", "image", "command", "args", "ports", "readinessProbe", "securityContext", "terminationMessagePolicy")
     assert {key: container[key] for key in same} == {key: made[key] for key in same}
     assert runtime["labels"] == wanted["metadata"]["labels"] == inference_service.LABELS
     assert restricted.violations({"containers": [container]}) == []
@@ -348,6 +362,8 @@ def test_what_the_deployment_adds_to_kserves_stock_runtime_lets_it_in_where_pod_
     stock = {"runAsUser": 1000, "allowPrivilegeEscalation": False, "privileged": False, "runAsNonRoot": True}
     container = {"name": "kserve-container", "securityContext": stock | {"capabilities": {"drop": ["ALL"]}}}
     assert restricted.violations({"containers": [container]}) == ["seccompProfile of kserve-container"]
-    wanted = inference_service.manifest("flowers", "s3://bucket/model", "", parameters.of_deployment({}))
+    wanted = inference_service.manifest(
+        "flowers", "s3://bucket/model", "", parameters.of_deployment({"service_runtime": "tensorflow"})
+    )
     container["securityContext"] |= wanted["spec"]["predictor"]["model"]["securityContext"]
     assert restricted.violations({"containers": [container]}) == []

@@ -228,6 +228,65 @@ def test_a_wrong_value_of_advanced_is_refused_with_its_name_and_a_remedy(fields,
     assert line.endswith(remedy)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"cpu": "2", "memory": "4Gi"},
+        {"cpu": 2.0, "memory": 4e9},
+        {"cpu": "500m", "nvidia.com/gpu": 1},
+        {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "1.5Gi"}},
+        {},
+    ],
+)
+def test_resources_of_a_service_are_taken_as_kubernetes_writes_them(given):
+    assert parameters.of_deployment({"service_resources": given})["service_resources"] == given
+
+
+def test_resources_of_a_service_are_requested_and_are_the_limit():
+    both = {"cpu": "2", "memory": "4Gi"}
+    assert parameters.resources({"cpu": 2.0, "memory": "4Gi"}) == {"requests": both, "limits": both}
+    parts = {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}
+    assert parameters.resources(parts) == parts
+    assert parameters.resources({}) == {}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"cpu": "two"},
+        {"memory": "4 GB"},
+        {"cpu": True},
+        {"requests": {"cpu": "1"}},
+        {"requests": "1", "limits": "2"},
+        {"": "1"},
+    ],
+)
+def test_resources_that_are_no_quantities_are_refused(given):
+    with pytest.raises(
+        InputError, match=r"service_resources of advanced must hold quantities as Kubernetes writes them, or .*; got"
+    ):
+        parameters.advanced({"service_resources": given})
+
+
+@pytest.mark.parametrize(("given", "pods"), [("", None), ("2", (2, 2)), ("1-3", (1, 3)), ("0-3", (0, 3))])
+def test_replicas_are_a_number_or_the_least_and_the_most(given, pods):
+    assert parameters.replicas(parameters.advanced({"service_replicas": given})["service_replicas"]) == pods
+
+
+@pytest.mark.parametrize("given", ["3-1", "0", "0-0", "1-", "-3", "one", "1-2-3", "1.5", " 1"])
+def test_replicas_that_are_none_are_refused(given):
+    with pytest.raises(
+        InputError, match=r"service_replicas of advanced must be a number of pods, .*; got .*\. Set it to 1-3, say"
+    ):
+        parameters.advanced({"service_replicas": given})
+
+
+def test_a_version_of_a_runtime_is_refused_for_our_server():
+    parameters.advanced({"runtime_version": "2.14.1", "service_runtime": "tensorflow"})
+    with pytest.raises(InputError, match=r"runtime_version of advanced must be of service_runtime=tensorflow; got 2\.14\.1"):
+        parameters.advanced({"runtime_version": "2.14.1"})
+
+
 def test_advanced_fills_in_what_is_not_given_and_mends_the_types_of_numbers():
     whole = parameters.advanced({"seed": 3.0, "momentum": 0, "flip": False})
     assert whole["seed"] == 3

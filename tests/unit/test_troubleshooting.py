@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import ran
 
-from kfp_vision import endings, outcome
+from kfp_vision import endings, outcome, rollout
 from kfp_vision.endings import Log
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+KSERVE = PAGE.split("## A model on KServe that does not answer")[1].split("\n## ")[0]
 EIGHT = {"spec": {"containers": [{"name": "main", "image": "x", "resources": {"limits": {"memory": "8Gi"}}}]}}
 A_DAY = {"spec": {"activeDeadlineSeconds": 86400}}
 UNPULLED = {**EIGHT, "status": {"containerStatuses": [ran.waiting("main", "ImagePullBackOff", "Back-off")]}}
@@ -32,6 +33,50 @@ def test_each_reason_is_on_the_page(message, pod, log):
     said = endings.reason("train_classifier", message, pod, log)
     told = [quoted for quoted in re.findall(r"`([^`]+)`", PAGE) if said.startswith(re.split(r": \.\.\.|\.\.\.", quoted)[0])]
     assert told, said
+
+
+def of_a_model(**status: object) -> dict:
+    """A pod of KServe's."""
+    containers = [{"name": "kserve-container", "image": "x", "resources": {"limits": {"memory": "2Gi"}}}]
+    return {"metadata": {"annotations": {}}, "spec": {"containers": containers}, "status": status}
+
+
+def ended(container: str, **how: object) -> dict:
+    return {"name": container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": how}}
+
+
+def failed_to_make(message: str) -> dict:
+    condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
+    return {"status": {"conditions": [condition]}}
+
+
+UNSCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1: 1 Insufficient cpu."}
+
+
+@pytest.mark.parametrize(
+    ("deployment", "pod"),
+    [
+        (None, of_a_model(containerStatuses=[ran.waiting("kserve-container", "ErrImagePull", "not found")])),
+        (None, of_a_model(conditions=[UNSCHEDULED])),
+        (failed_to_make('error looking up service account models/x: serviceaccount "x" not found'), None),
+        (failed_to_make('pods "x" is forbidden: violates PodSecurity "restricted:v1.30": runAsNonRoot != true'), None),
+        (None, of_a_model(initContainerStatuses=[ended("storage-initializer", exitCode=1, message="no such bucket")])),
+        (None, of_a_model(containerStatuses=[ended("kserve-container", exitCode=137, reason="OOMKilled")])),
+        (None, of_a_model(containerStatuses=[ended("kserve-container", exitCode=1, message="error: no model")])),
+    ],
+)
+def test_each_reason_of_a_model_on_kserve_is_on_the_page(deployment, pod):
+    (said,) = rollout.obstacles(deployment, [pod] if pod else [], {})
+    pieces = [re.split(r"\s*\.\.\.\s*", quoted) for quoted in re.findall(r"`([^`]+)`", KSERVE)]
+    assert [quoted for quoted in pieces if all(piece in said for piece in quoted) and len("".join(quoted)) > 10], said
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_a_model_at_zero_is_on_the_page(replicas):
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), replicas)
+    spec = {"replicas": replicas, "template": {}}
+    said = rollout.unfinished({"metadata": {"generation": 1}, "spec": spec, "status": {"observedGeneration": 1, **counts}}, {})
+    assert f"`{said}`" in KSERVE if not replicas else said == ""
 
 
 def test_what_is_said_without_a_reason_is_on_the_page():
