@@ -206,7 +206,7 @@ def _subtasks(group: Task) -> Iterator[tuple[str, str]]:
 
 
 def artifacts_have_the_type_of_each_input(pipeline: Pipeline) -> list[str]:
-    """An input takes an artifact of its own type, system.Artifact any; a list where it is one; and none is left without.
+    """An input takes an artifact of its own type, where neither is a system.Artifact; a list where it is one; and something.
 
     sdk/python/kfp/dsl/types/type_utils.py, check_artifact_type_compatibility, asks for it where a pipeline is written. The
     driver, resolveInputArtifact of resolve.go, hands on whatever it finds: a stage then fails by what it reads.

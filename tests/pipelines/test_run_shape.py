@@ -48,8 +48,8 @@ def test_the_page_tells_of_each_pipeline():
 
 def test_the_page_tells_the_shape_of_a_run(pipeline):
     layers, in_run, pods = table(PAGE)[pipeline.name.replace("-", "_")]
-    told_no = run_shape.conditions_of_the_form(pipeline)
-    run = run_shape.shape(pipeline, run_shape.turns_of_the_form(pipeline), true=told_no)
+    held = run_shape.conditions_of_the_form(pipeline)
+    run = run_shape.shape(pipeline, run_shape.turns_of_the_form(pipeline), true=held)
     assert numbers(layers) == sorted({run.reached, run.layers})
     (body,) = (graph for graph in run.graphs if graph.title == "root / run")
     assert numbers(in_run) == [body.tasks, body.artifacts]
