@@ -5,13 +5,32 @@ rule calls seen was seen on a cluster with Kubeflow Pipelines 2.17.0 and Argo Wo
 """
 
 import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import executor_input
-from kfp_driver import LAST, OPERAND, PLACEHOLDER, TAKES, Artifact, Loop, Path, Pipeline, Task, condition, kind_of
+from kfp_driver import (
+    LAST,
+    OPERAND,
+    PLACEHOLDER,
+    TAKES,
+    Artifact,
+    Loop,
+    Origin,
+    Path,
+    Pipeline,
+    Task,
+    Value,
+    condition,
+    kind_of,
+    waits_for,
+)
+from kubernetes.utils.quantity import parse_quantity
 
 from kfp_vision import parameters
 
@@ -27,6 +46,24 @@ FIELD_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]{0,127}")
 LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 LABEL_KEY = re.compile(r"([a-z0-9][-a-z0-9.]{0,251}[a-z0-9]/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+# Kubernetes, apimachinery/pkg/api/resource/quantity.go: the grammar above Quantity. parse_quantity takes more, "32 G" say.
+QUANTITY = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
+TMP = "/tmp"
+ON_GPU = "-gpu"  # in the name of an image
+# The stages, by the functions that they run, whose answer of another day is none of today, and why.
+OUTSIDE = {
+    "check_*": "says whether fields, stores and model will do: what would do then may be gone",
+    "decide_training": "lists the images and what is deployed: the cache of the stages behind it hangs on its answer",
+    "fingerprint_images": "lists the images: the cache of the stages behind it hangs on its answer",
+    "fetch_*": "takes the newest version of what lies in a store",
+    "evaluate_classifier": "compares with the version that is deployed",
+    "predict_images": "names the images that lie at a URI now",
+    "search_images": "takes the images that lie at a URI now",
+    "deploy_*": "writes a version into a repository, or tells the cluster to serve it",
+    "call_endpoint": "asks the service that is deployed",
+    "report_outcome": "tells people how this very run ended",
+}
+DEPLOYS = "deploy_*"
 
 
 def values_have_the_type_of_each_input(pipeline: Pipeline) -> list[str]:
@@ -130,6 +167,190 @@ def _specified(asked: Any, name: str) -> list[dict[str, Any]]:
     """The parts of an entry that a parameter gives; the entry is one, or a list."""
     ones = asked if isinstance(asked, list) else [asked or {}]
     return [one[name] for one in ones if name in one]
+
+
+def each_task_waits_for_tasks_beside_it(pipeline: Pipeline) -> list[str]:
+    """What a task waits for, and what a group's outputs come from, are tasks of the same group; and none waits for itself.
+
+    backend/src/v2/compiler/argocompiler/dag.go, addImplicitDependencies: "unknown producer task"; Argo Workflows,
+    workflow/validate/validate.go, validateDAG: "dependency not defined", and verifyNoCycles: "dependency cycle detected".
+    """
+    faults = []
+    for group in pipeline.groups.values():
+        waits = {key: sorted(waits_for(task) | _asked_for_its_status(task)) for key, task in group.tasks.items()}
+        for key, others in waits.items():
+            faults += [f"{group.where}: {key} waits for {other}, which is not there" for other in others if other not in waits]
+        try:
+            TopologicalSorter(waits).prepare()
+        except CycleError as error:
+            faults.append(f"{group.where}: each waits for the next: {', '.join(reversed(error.args[1]))}")
+        for name, subtask in _subtasks(group):
+            if subtask not in waits:
+                faults.append(f"{group.where}: its output {name} comes from {subtask}, which is not there")
+    return faults
+
+
+def _asked_for_its_status(task: Mapping[str, Any]) -> set[str]:
+    given = task.get("inputs", {}).get("parameters", {}).values()
+    return {one["taskFinalStatus"]["producerTask"] for one in given if "taskFinalStatus" in one}
+
+
+def _subtasks(group: Task) -> Iterator[tuple[str, str]]:
+    """Each output of a group, and a task in it that gives it."""
+    outputs = group.component["dag"].get("outputs", {})
+    for name, how in outputs.get("parameters", {}).items():
+        ones = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
+        yield from ((name, one["producerSubtask"]) for one in ones)
+    for name, how in outputs.get("artifacts", {}).items():
+        yield from ((name, one["producerSubtask"]) for one in how["artifactSelectors"])
+
+
+def artifacts_have_the_type_of_each_input(pipeline: Pipeline) -> list[str]:
+    """An input takes an artifact of its own type, where neither is a system.Artifact; a list where it is one; and something.
+
+    sdk/python/kfp/dsl/types/type_utils.py, check_artifact_type_compatibility, asks for it where a pipeline is written. The
+    driver, resolveInputArtifact of resolve.go, hands on whatever it finds: a stage then fails by what it reads.
+    """
+    faults = []
+    for task in _everything(pipeline):
+        for name, declared in task.component.get("inputDefinitions", {}).get("artifacts", {}).items():
+            given = task.artifacts.get(name)
+            if given:
+                faults += [f"{task.where}: {fault}" for fault in _mistaken(pipeline, name, declared, given)]
+            elif name not in task.spec.get("inputs", {}).get("artifacts", {}) and not declared.get("isOptional"):
+                faults.append(f"{task.where}: nothing is given as {name}")
+    return faults + _passed_off(pipeline)
+
+
+def _mistaken(pipeline: Pipeline, name: str, declared: Mapping[str, Any], given: Artifact) -> Iterator[str]:
+    """What an input or output that is declared so has to say against an artifact."""
+    made = pipeline.stages[given.stage].component["outputDefinitions"]["artifacts"][given.name]
+    source = f"{given.name} of {'/'.join(given.stage)}"
+    wanted, found = declared["artifactType"]["schemaTitle"], made["artifactType"]["schemaTitle"]
+    if "system.Artifact" not in (wanted, found) and wanted != found:
+        yield f"{name} is a {wanted}, and {source} a {found}"
+    if bool(declared.get("isArtifactList")) != bool(given.loops):
+        yield f"{name} is {_many(declared.get('isArtifactList'))}, and {source} {_many(given.loops)}"
+
+
+def _many(listed: Any) -> str:
+    return "a list" if listed else "one artifact"
+
+
+def _passed_off(pipeline: Pipeline) -> list[str]:
+    """What is wrong with the artifacts that groups give."""
+    faults = []
+    for group in pipeline.groups.values():
+        for name, declared in group.component.get("outputDefinitions", {}).get("artifacts", {}).items():
+            if group.within is None:
+                continue
+            asked = {"taskOutputArtifact": {"producerTask": group.path[-1], "outputArtifactKey": name}}
+            known = len(pipeline.faults)
+            given = pipeline.artifact(asked, group.within, group)
+            del pipeline.faults[known:]
+            if given:
+                faults += [f"{group.where}: {fault}" for fault in _mistaken(pipeline, name, declared, given)]
+    return faults
+
+
+def what_a_pod_asks_for_is_a_quantity(pipeline: Pipeline) -> list[str]:
+    """Cores, memory, accelerators and room are quantities of Kubernetes; a limit is above 0, and no request above it.
+
+    backend/src/v2/driver/driver.go, getPodResource and initPodSpecPatch: what ParseQuantity does not take ends the run; k8s.go,
+    extendPodSpecPatch: MustParse of a sizeLimit ends the driver itself. Kubernetes, pkg/apis/core/
+    validation/validation.go: "must be less than or equal to memory limit". A limit of 0 Kubernetes takes for none.
+    """
+    faults = []
+    for stage in pipeline.stages.values():
+        sizes = [("sizeLimit", mount["sizeLimit"]) for mount in _mounts(pipeline, stage) if "sizeLimit" in mount]
+        asked = [(entry, text) for entry, text in _asked(pipeline.container(stage)) if entry not in ("image", "resourceType")]
+        known = {}
+        for entry, text in asked + sizes:
+            found = _known(pipeline, stage, text)
+            if found is None:
+                continue
+            if not QUANTITY.fullmatch(found):
+                faults.append(f"{stage.where}: {entry} is {found!r}, which is no quantity")
+                continue
+            known[entry] = parse_quantity(found)
+            if known[entry] < 0 or (known[entry] == 0 and entry.endswith("Limit")):
+                faults.append(f"{stage.where}: {entry} is {found!r}, and must be above 0")
+        for of in ("Cpu", "Memory"):
+            least, most = known.get(f"resource{of}Request"), known.get(f"resource{of}Limit")
+            if least is not None and most is not None and least > most:
+                faults.append(f"{stage.where}: resource{of}Request is above resource{of}Limit")
+    return faults
+
+
+def _mounts(pipeline: Pipeline, stage: Task) -> list[dict[str, Any]]:
+    return list(pipeline.on_kubernetes(stage).get("emptyDirMounts", []))
+
+
+def _known(pipeline: Pipeline, stage: Task, text: str) -> str | None:
+    """What a text is, with the form as it stands; None where a stage decides, or where there is no text."""
+    found = PLACEHOLDER.search(text)
+    value = stage.parameters.get(found[1]) if found else Value("string", Origin("constant", json.dumps(text)))
+    if value is None or value.origin.sort not in ("constant", "field"):
+        return None
+    is_field = value.origin.sort == "field"
+    given = pipeline.form[value.origin.name].get("defaultValue") if is_field else json.loads(value.origin.name)
+    return given if isinstance(given, str) else None
+
+
+def each_pod_has_an_end_a_limit_and_room(pipeline: Pipeline) -> list[str]:
+    """A stage has a deadline, a limit of memory, and a volume of limited size at /tmp.
+
+    backend/src/v2/driver/k8s.go, extendPodSpecPatch, sets none that is not asked for: a stage that hangs then holds its node,
+    one without a limit takes the memory of its neighbours, and one that writes to the root file system fills the node's disk.
+    sdk/python/kfp/dsl/component_factory.py: `mktemp -d`, which is below /tmp, is the first thing that a stage does.
+    """
+    faults = []
+    for stage in pipeline.stages.values():
+        if not (container := pipeline.container(stage)):
+            continue
+        resources = container.get("resources", {})
+        if int(pipeline.on_kubernetes(stage).get("activeDeadlineSeconds", 0)) <= 0:
+            faults.append(f"{stage.where}: has no deadline")
+        if not (resources.get("resourceMemoryLimit") or resources.get("memoryLimit")):
+            faults.append(f"{stage.where}: has no limit of memory")
+        if not any(mount.get("mountPath") == TMP and mount.get("sizeLimit") for mount in _mounts(pipeline, stage)):
+            faults.append(f"{stage.where}: has no volume of limited size at {TMP}")
+    return faults
+
+
+def a_field_decides_on_each_accelerator(pipeline: Pipeline) -> list[str]:
+    """Type and count of an accelerator come from the form, by a placeholder: with a constant, no form runs without one.
+
+    backend/src/v2/driver/driver.go, initPodSpecPatch: the limit is set wherever both are texts; `0` is a limit of 0.
+    """
+    faults = []
+    for stage in pipeline.stages.values():
+        accelerator = pipeline.container(stage).get("resources", {}).get("accelerator")
+        for entry, older in (("resourceType", "type"), ("resourceCount", "count")) if accelerator is not None else ():
+            text = str(accelerator.get(entry) or accelerator.get(older, ""))
+            found = PLACEHOLDER.search(text)
+            if not found or not pipeline.fields_behind(stage.parameters.get(found[1])):
+                faults.append(f"{stage.where}: {entry} is {text!r}, and no field decides on it")
+    return faults
+
+
+def what_is_made_for_a_gpu_gets_to_one(pipeline: Pipeline) -> list[str]:
+    """A stage on the image for GPUs asks for an accelerator, and says on which nodes and past which taints.
+
+    backend/src/v2/driver/driver.go, initPodSpecPatch: without an accelerator nothing is requested, and the stage runs on the
+    CPUs of any node; Kubernetes, "Taints and Tolerations": nodes with GPUs are kept from what does not tolerate their taint.
+    """
+    faults = []
+    for stage in pipeline.stages.values():
+        container, asked = pipeline.container(stage), pipeline.on_kubernetes(stage)
+        found = {
+            "accelerator": container.get("resources", {}).get("accelerator"),
+            "node selector": asked.get("nodeSelector"),
+            "tolerations": asked.get("tolerations"),
+        }
+        if ON_GPU in container.get("image", "").rpartition("/")[2]:
+            faults += [f"{stage.where}: runs on {container['image']} without {what}" for what, one in found.items() if not one]
+    return faults
 
 
 def no_argument_is_too_long(pipeline: Pipeline) -> list[str]:
@@ -305,8 +526,7 @@ def what_is_kept_for_another_run_depends_on_what_lies_outside(pipeline: Pipeline
     """
     faults = []
     for stage in pipeline.stages.values():
-        asked = pipeline.on_kubernetes(stage)
-        if not _is_cached(stage) or not (asked.get("secretAsEnv") or asked.get("secretAsVolume")):
+        if not _is_cached(stage) or not _has_credentials(pipeline, stage):
             continue
         behind = _behind(pipeline, stage)
         if all(_is_cached(pipeline.stages[path]) for path in behind):
@@ -318,12 +538,73 @@ def _is_cached(stage: Task) -> bool:
     return bool(stage.spec.get("cachingOptions", {}).get("enableCache"))
 
 
+def _has_credentials(pipeline: Pipeline, stage: Task) -> bool:
+    asked = pipeline.on_kubernetes(stage)
+    return bool(asked.get("secretAsEnv") or asked.get("secretAsVolume"))
+
+
 def _behind(pipeline: Pipeline, stage: Task) -> set[Path]:
     """The stages that a stage's inputs come from, and theirs."""
-    ahead = [artifact.stage for artifact in stage.artifacts.values()]
-    ahead += [origin.stage for value in stage.parameters.values() for origin in value.through() if origin.sort == "output"]
-    found = {path for path in ahead if path in pipeline.stages}
-    return found.union(*(_behind(pipeline, pipeline.stages[path]) for path in found))
+    found, ahead = set[Path](), [stage]
+    while ahead:
+        one = ahead.pop()
+        before = {artifact.stage for artifact in one.artifacts.values()}
+        before |= {origin.stage for value in one.parameters.values() for origin in value.through() if origin.sort == "output"}
+        before = (before & pipeline.stages.keys()) - found
+        found |= before
+        ahead += [pipeline.stages[path] for path in before]
+    return found
+
+
+def what_stands_for_the_outside_is_never_kept(pipeline: Pipeline) -> list[str]:
+    """A stage with credentials that gives a value to a cached stage with credentials always runs.
+
+    backend/src/v2/driver/cache.go, getFingerPrint: such a value, the fingerprint of a folder say, is all that the key of the
+    second stage knows of what lies outside. Taken from the cache itself, it stays what it was, whatever lies there. An
+    artifact, and a value beside an artifact of the same stage, are as fresh as that stage, of which this asks the same.
+    """
+    faults = set()
+    for stage in pipeline.stages.values():
+        if not _is_cached(stage) or not _has_credentials(pipeline, stage):
+            continue
+        givers = set[Path]().union(*(pipeline.values_behind(value)[1] for value in stage.parameters.values()))
+        givers -= {artifact.stage for artifact in stage.artifacts.values()}
+        for giver in (pipeline.stages[path] for path in givers):
+            if _is_cached(giver) and _has_credentials(pipeline, giver):
+                faults.add(f"{giver.where}: is cached, and {stage.where} knows by its value what lies outside")
+    return sorted(faults)
+
+
+def what_looks_outside_or_changes_it_always_runs(pipeline: Pipeline) -> list[str]:
+    """A stage of OUTSIDE is never taken from the cache.
+
+    backend/src/v2/driver/container.go, Container: a stage that is found there is not run, whatever it would have done.
+    """
+    return [
+        f"{stage.where}: is cached, and {why}"
+        for stage in pipeline.stages.values()
+        for pattern, why in OUTSIDE.items()
+        if fnmatch(called(pipeline, stage), pattern) and _is_cached(stage)
+    ]
+
+
+def called(pipeline: Pipeline, stage: Task) -> str:
+    """The function that a stage runs, by name; where it runs something else, the component."""
+    code = pipeline.code(stage)
+    return code.name if code else stage.name.removeprefix("comp-").replace("-", "_")
+
+
+def what_deploys_stands_below_a_condition(pipeline: Pipeline) -> list[str]:
+    """A stage that deploys stands in a group with a condition on something that comes into it.
+
+    backend/src/v2/driver/dag.go, DAG, `execution.Condition`: nothing else keeps a run from what it holds.
+    """
+    return [
+        f"{stage.where}: deploys, and stands below no condition"
+        for path, stage in pipeline.stages.items()
+        if fnmatch(called(pipeline, stage), DEPLOYS)
+        and not any(OPERAND.search(pipeline.groups[path[:length]].condition) for length in range(len(path)))
+    ]
 
 
 def names_are_ones_that_argo_and_kubernetes_take(pipeline: Pipeline) -> list[str]:
@@ -370,6 +651,12 @@ RULES = (
     an_item_of_a_list_is_no_dictionary,
     what_a_pod_asks_for_is_a_text,
     what_kubernetes_is_asked_for_has_the_right_shape,
+    each_task_waits_for_tasks_beside_it,
+    artifacts_have_the_type_of_each_input,
+    what_a_pod_asks_for_is_a_quantity,
+    each_pod_has_an_end_a_limit_and_room,
+    a_field_decides_on_each_accelerator,
+    what_is_made_for_a_gpu_gets_to_one,
     no_argument_is_too_long,
     every_artifact_has_a_file,
     a_run_is_kept_as_long_however_it_ends,
@@ -377,6 +664,9 @@ RULES = (
     one_last_task_looks_at_all_the_others,
     conditions_compare_like_with_like,
     what_is_kept_for_another_run_depends_on_what_lies_outside,
+    what_stands_for_the_outside_is_never_kept,
+    what_looks_outside_or_changes_it_always_runs,
+    what_deploys_stands_below_a_condition,
     names_are_ones_that_argo_and_kubernetes_take,
     a_list_of_artifacts_goes_to_no_group,
 )

@@ -334,21 +334,35 @@ class Pipeline:
             return Artifact(inner.stage, inner.name, (below, *inner.loops))
         return inner
 
-    def fields_behind(self, value: Value | None) -> set[str]:
-        """The fields of the form that a value is made from, by however many stages."""
-        fields: set[str] = set()
-        for origin in value.through() if value else ():
+    def values_behind(self, value: Value | None) -> tuple[set[str], set[Path]]:
+        """The fields of the form, and the stages, that a value is made from, by however many stages that hand on values."""
+        fields, stages = set[str](), set[Path]()
+        ahead = list(value.through()) if value else []
+        while ahead:
+            origin = ahead.pop()
             if origin.sort == "field":
                 fields.add(origin.name)
-            if origin.sort == "output" and origin.stage in self.stages:
-                for one in self.stages[origin.stage].parameters.values():
-                    fields |= self.fields_behind(one)
-        return fields
+            if origin.sort == "output" and origin.stage in self.stages.keys() - stages:
+                stages.add(origin.stage)
+                ahead += [one for given in self.stages[origin.stage].parameters.values() for one in given.through()]
+        return fields, stages
+
+    def fields_behind(self, value: Value | None) -> set[str]:
+        """The fields of the form that a value is made from."""
+        return self.values_behind(value)[0]
 
     @cached_property
     def last(self) -> dict[str, dict[str, Any]]:
         """The tasks that run whatever happened before, by key, of the root."""
         return {key: one for key, one in self.root.tasks.items() if one.get("triggerPolicy", {}).get("strategy") == LAST}
+
+
+def waits_for(task: Mapping[str, Any]) -> set[str]:
+    """The tasks that a task waits for: as it says itself, and addImplicitDependencies of argocompiler/dag.go."""
+    given = task.get("inputs", {})
+    ones = [one.get("taskOutputParameter") for one in given.get("parameters", {}).values()]
+    ones += [one.get("taskOutputArtifact") for one in given.get("artifacts", {}).values()]
+    return {*task.get("dependentTasks", []), *(one["producerTask"] for one in ones if one)}
 
 
 def kind_of(constant: Any) -> str:

@@ -1,17 +1,22 @@
 """What a run of a compiled pipeline looks like on the page of Kubeflow Pipelines, and how many pods it takes.
 
-`python tests/run_shape.py` prints it of each pipeline, its form as it stands and every condition true that a stage decides.
+`python tests/run_shape.py` prints it of each pipeline, its form as it stands: with what the stages then say, and with every
+condition true that a stage decides.
 """
 
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from kfp_driver import OPERAND, Loop, Pipeline, Task, Value, holds
+from kfp_driver import OPERAND, Loop, Pipeline, Task, Value, holds, waits_for
 
 from kfp_vision import parameters
+
+# The stages that return false while a field has a value: components/check_serving.py, "deploy_to names a place".
+SAY_NO = {"check-serving": ("deploy_to", "none")}
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class Shape:
-    """A run: how many graphs stand in each other, how many stages the pipeline has, how many pods run, and each graph."""
+    """A run.
+
+    Attributes:
+        layers: how many graphs stand in each other.
+        reached: the same without what stands within a condition that does not hold: its own graph is empty, and the last.
+        tasks: how many stages the pipeline has.
+        pods: how many run.
+        graphs: each.
+    """
 
     layers: int
+    reached: int
     tasks: int
     pods: int
     graphs: tuple[Layer, ...]
@@ -51,10 +65,13 @@ def shape(pipeline: Pipeline, turns: Callable[[Loop], int], true: Collection[str
             depends on the form alone is worked out.
     """
     graphs: list[Layer] = []
-    deepest = 0
+    deepest = reached = 0
     for path, group in pipeline.groups.items():
         above = [pipeline.groups[path[:length]] for length in range(len(path) + 1)]
-        deepest = max(deepest, sum(2 if one.loop else 1 for one in above))
+        depth = sum(2 if one.loop else 1 for one in above)
+        deepest = max(deepest, depth)
+        if all(_is_true(pipeline, one, true) for one in above[:-1]):
+            reached = max(reached, depth)
         title = " / ".join(one.title for one in above)
         if group.loop:
             graphs.append(Layer(title, turns(group.loop), 0))
@@ -64,7 +81,7 @@ def shape(pipeline: Pipeline, turns: Callable[[Loop], int], true: Collection[str
         given = group.component.get("inputDefinitions", {}).get("artifacts", {}) if path else {}
         graphs.append(Layer(title, len(group.tasks), sum(map(len, made)) + len(given)))
     in_all = 1 + _pods(pipeline, pipeline.root, turns, true)  # the root's driver
-    return Shape(deepest, len(pipeline.stages), in_all, tuple(graphs))
+    return Shape(deepest, reached, len(pipeline.stages), in_all, tuple(graphs))
 
 
 def _pods(pipeline: Pipeline, group: Task, turns: Callable[[Loop], int], true: Collection[str] | None) -> int:
@@ -75,7 +92,7 @@ def _pods(pipeline: Pipeline, group: Task, turns: Callable[[Loop], int], true: C
     """
     in_all, left_out = 0, set[str]()
     for key in _in_order(group):
-        if left_out.intersection(_before(group.tasks[key])):
+        if left_out.intersection(waits_for(group.tasks[key])):
             left_out.add(key)
             continue
         path = (*group.path, key)
@@ -93,20 +110,9 @@ def _pods(pipeline: Pipeline, group: Task, turns: Callable[[Loop], int], true: C
     return in_all
 
 
-def _before(task: dict[str, Any]) -> set[str]:
-    """What a task waits for: as it says itself, and addImplicitDependencies of argocompiler/dag.go."""
-    given = task.get("inputs", {})
-    ones = [one.get("taskOutputParameter") for one in given.get("parameters", {}).values()]
-    ones += [one.get("taskOutputArtifact") for one in given.get("artifacts", {}).values()]
-    return {*task.get("dependentTasks", []), *(one["producerTask"] for one in ones if one)}
-
-
 def _in_order(group: Task) -> list[str]:
     """The keys of a group's tasks, each behind those that it waits for."""
-    ordered: list[str] = []
-    while len(ordered) < len(group.tasks):
-        ordered += [key for key in group.tasks if key not in ordered and _before(group.tasks[key]) <= set(ordered)]
-    return ordered
+    return list(TopologicalSorter({key: waits_for(task) for key, task in group.tasks.items()}).static_order())
 
 
 def _is_true(pipeline: Pipeline, group: Task, true: Collection[str] | None) -> bool:
@@ -116,6 +122,27 @@ def _is_true(pipeline: Pipeline, group: Task, true: Collection[str] | None) -> b
     if any(value.origin.sort != "field" for value in operands.values()):
         return true is None or group.title in true
     return holds(group.condition, {name: _as_it_stands(pipeline, value) for name, value in operands.items()})
+
+
+def conditions_of_the_form(pipeline: Pipeline) -> set[str]:
+    """The titles of the conditions that hold with the form as it stands, of those that depend on what a stage says.
+
+    A stage of SAY_NO says no; of every other one it is supposed that it says yes.
+    """
+    return {
+        group.title
+        for group in pipeline.groups.values()
+        if group.condition and not any(_is_no(pipeline, group.parameters[name]) for name in OPERAND.findall(group.condition))
+    }
+
+
+def _is_no(pipeline: Pipeline, value: Value) -> bool:
+    """Whether a value is what a stage returns that says no with the form as it stands."""
+    if value.origin.sort != "output" or value.origin.name != "Output" or value.origin.stage[-1] not in SAY_NO:
+        return False
+    field, no = SAY_NO[value.origin.stage[-1]]
+    asked = pipeline.stages[value.origin.stage].parameters[field]
+    return asked.origin.sort == "field" and _as_it_stands(pipeline, asked) == no
 
 
 def _as_it_stands(pipeline: Pipeline, value: Value) -> Any:
@@ -139,7 +166,10 @@ def turns_of_the_form(pipeline: Pipeline) -> Callable[[Loop], int]:
 if __name__ == "__main__":
     for file in sorted((Path(__file__).resolve().parents[1] / "pipelines").glob("*.yaml")):
         read = Pipeline(file.read_text(encoding="utf-8"))
-        run = shape(read, turns_of_the_form(read))
-        print(f"{file.stem}: {run.layers} layers, {run.tasks} stages, {run.pods} pods")
+        run = shape(read, turns_of_the_form(read), true=conditions_of_the_form(read))
+        at_most = shape(read, turns_of_the_form(read))
+        print(f"{file.stem}: {run.tasks} stages")
+        print(f"    layers with the fields as they are: {run.reached}; of all: {run.layers}")
+        print(f"    pods of a run with the fields as they are: {run.pods}; where the stages say yes: {at_most.pods}")
         for graph in run.graphs:
             print(f"    {graph.title}: {graph.tasks} boxes, {graph.artifacts} artifacts")

@@ -8,6 +8,8 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 from kfp.compiler import Compiler
+from kfp.dsl.pipeline_context import Pipeline
+from kfp.dsl.structures import ResourceSpec
 
 IMAGE = "python:3.11"
 DAY = 24 * 3600
@@ -67,13 +69,13 @@ def measure(metrics: dsl.Output[dsl.Metrics], page: dsl.Output[dsl.HTML]) -> Non
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def train(gpu_count: str) -> None:
-    print(gpu_count)
+def train(gpu_count: str, gpu_type: str = "") -> None:
+    print(gpu_count, gpu_type)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def train_on(gpu_count: int) -> None:
-    print(gpu_count)
+def train_on(gpu_count: int, gpu_type: str) -> None:
+    print(gpu_count, gpu_type)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -84,6 +86,11 @@ def attempt(trial: dict) -> None:
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def attempt_text(trial: str) -> None:
     print(trial)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def deploy_model(deploy_to: str) -> None:
+    print(deploy_to)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -141,7 +148,8 @@ def pipeline(stages: Callable[[SimpleNamespace], Any], name: str = "tiny", **how
     Args:
         stages: adds them; it is given the fields.
         name: of the pipeline.
-        how: `config` of the pipeline; `handled`, whether a last task tells how it ended.
+        how: `config` of the pipeline; `handled`, whether a last task tells how it ended; `equipped`, whether every stage has a
+            deadline, a limit of memory and room at /tmp.
     """
 
     @dsl.pipeline(name=name, pipeline_config=how.get("config", KEPT))
@@ -151,18 +159,29 @@ def pipeline(stages: Callable[[SimpleNamespace], Any], name: str = "tiny", **how
         trials: int = 3,
         gpu_count: int = 1,
         gpus: str = "1",
+        gpu_type: str = "nvidia.com/gpu",
         deploy_to: str = "none",
         node_selector: dict = {},  # noqa: B006
         tolerations: list = [],  # noqa: B006
     ):
         fields = SimpleNamespace(**locals())
-        if not how.get("handled", True):
+        if how.get("handled", True):
+            with dsl.ExitHandler(tell().set_caching_options(False), name="run"):
+                stages(fields)
+        else:
             stages(fields)
-            return
-        with dsl.ExitHandler(tell().set_caching_options(False), name="run"):
-            stages(fields)
+        for task in Pipeline.get_default_pipeline().tasks.values() if how.get("equipped", True) else ():
+            equip(task)
 
     return whole
+
+
+def equip(task: dsl.PipelineTask) -> None:
+    task.container_spec.resources = task.container_spec.resources or ResourceSpec()
+    task.container_spec.resources.memory_limit = "1Gi"
+    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit="1Gi")
+    if "activeDeadlineSeconds" not in task.platform_config.get("kubernetes", {}):
+        kubernetes.set_timeout(task, 3600)
 
 
 def compiled(stages: Callable[[SimpleNamespace], Any], name: str = "tiny", **how: Any) -> str:
@@ -189,7 +208,8 @@ def sound(fields: SimpleNamespace) -> None:
     with dsl.ParallelFor(choose(trials=fields.trials).output, name="trials") as trial:
         attempt_text(trial=trial)
     with dsl.If(judge(fingerprint=seen.output).output == True, name="accepted"):  # noqa: E712
-        trained = train(gpu_count=fields.gpus).set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(fields.gpus)
+        trained = train(gpu_count=fields.gpus, gpu_type=fields.gpu_type)
+        trained.set_accelerator_type(fields.gpu_type).set_accelerator_limit(fields.gpus)
         with dsl.If(fields.deploy_to != "none", name="deploy"):
             placed = train(gpu_count="0").after(trained)
     kubernetes.add_node_selector_json(placed, node_selector_json={"pool": "gpu"})
@@ -203,7 +223,8 @@ def on_nodes(fields: SimpleNamespace) -> None:
 
 
 def with_a_number_of_gpus(fields: SimpleNamespace) -> None:
-    train_on(gpu_count=fields.gpu_count).set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(fields.gpu_count)
+    trained = train_on(gpu_count=fields.gpu_count, gpu_type=fields.gpu_type)
+    trained.set_accelerator_type(fields.gpu_type).set_accelerator_limit(fields.gpu_count)
 
 
 def with_dictionaries_of_a_stage(fields: SimpleNamespace) -> None:
@@ -222,6 +243,17 @@ def with_a_number_compared_to_a_text(fields: SimpleNamespace) -> None:
 
 def with_a_secret_behind_the_cache(fields: SimpleNamespace) -> None:
     kubernetes.use_secret_as_env(read(fingerprint=fields.uri, partition=0), "store", {"KEY": "KEY"})
+
+
+def with_a_look_that_is_kept(fields: SimpleNamespace) -> None:
+    """Something always runs, and yet what is read stays what it was: the look between them is cached."""
+    seen = look(uri=look(uri=fields.uri).set_caching_options(False).output)
+    for task in (seen, read(fingerprint=seen.output, partition=0)):
+        kubernetes.use_secret_as_env(task, "store", {"KEY": "KEY"})
+
+
+def with_a_deployment_in_every_run(fields: SimpleNamespace) -> None:
+    deploy_model(deploy_to=fields.deploy_to)
 
 
 def with_tries_without_an_end(fields: SimpleNamespace) -> None:

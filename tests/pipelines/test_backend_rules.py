@@ -1,6 +1,7 @@
 """The compiled pipelines hold to what the backend of Kubeflow Pipelines asks, and each rule finds what breaks it."""
 
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,37 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
             ]
         },
     ),
+    "a look that is kept": (
+        tiny.with_a_look_that_is_kept,
+        {},
+        {
+            "what_stands_for_the_outside_is_never_kept": [
+                "exit-handler-1/look-2: is cached, and exit-handler-1/read knows by its value what lies outside"
+            ]
+        },
+    ),
+    "a deployment in every run": (
+        tiny.with_a_deployment_in_every_run,
+        {},
+        {
+            "what_looks_outside_or_changes_it_always_runs": [
+                "exit-handler-1/deploy-model: is cached, and writes a version into a repository, or tells the cluster to"
+                " serve it"
+            ],
+            "what_deploys_stands_below_a_condition": ["exit-handler-1/deploy-model: deploys, and stands below no condition"],
+        },
+    ),
+    "no limits": (
+        tiny.on_nodes,
+        {"equipped": False},
+        {
+            "each_pod_has_an_end_a_limit_and_room": [
+                f"{stage}: has no {what}"
+                for stage in ("exit-handler-1/train", "tell")
+                for what in ("deadline", "limit of memory", "volume of limited size at /tmp")
+            ]
+        },
+    ),
     "tries that do not fit": (
         tiny.with_tries_without_an_end,
         {},
@@ -140,6 +172,7 @@ TRAINER = ("deploymentSpec", "executors", "exec-train", "container")
 TURN = ("components", "comp-for-loop-2", "dag", "tasks", "read")
 FORM = ("root", "inputDefinitions", "parameters")
 ACCEPTED = (*BODY, "condition-6", "triggerPolicy", "condition")
+LOOP, TABLE, TRAINED = ("components", "comp-for-loop-2"), "pipelinechannel--read-table", "exit-handler-1/condition-6/train"
 IN_THE_TURN, ON_NODES = "exit-handler-1/for-loop-2/read", "exit-handler-1/condition-6/condition-7/train-2"
 # What no compiler should write: what stands at a place of the sound pipeline then (None: nothing), and what is said of it.
 CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
@@ -186,6 +219,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
                 " pipelinechannel--judge-Output",
                 "exit-handler-1/condition-6/condition-7: neither value nor default value for pipelinechannel--judge-Output",
             ],
+            "each_task_waits_for_tasks_beside_it": ["exit-handler-1: condition-6 waits for look-again, which is not there"],
             "conditions_compare_like_with_like": [
                 "exit-handler-1/condition-6: has no input pipelinechannel--judge-Output",
                 "exit-handler-1/condition-6: compares a bool with a unknown:"
@@ -238,7 +272,130 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
     "a component that is too long": (
         ("deploymentSpec", "executors", "exec-tell", "container", "env"),
         [{"name": "LONG", "value": "x" * 120_000}],
-        {"no_argument_is_too_long": ["container exec-tell: an argument of the driver of 120,634 bytes, above 117,963"]},
+        {"no_argument_is_too_long": ["container exec-tell: an argument of the driver of 120,707 bytes, above 117,963"]},
+    ),
+    "a task that waits for nobody": (
+        (*BODY, "join", "dependentTasks"),
+        ["for-loop-2", "join-again"],
+        {"each_task_waits_for_tasks_beside_it": ["exit-handler-1: join waits for join-again, which is not there"]},
+    ),
+    "tasks that wait for each other": (
+        (*BODY, "look", "dependentTasks"),
+        ["join"],
+        {
+            "each_task_waits_for_tasks_beside_it": [
+                "exit-handler-1: each waits for the next: for-loop-2, look, join, for-loop-2"
+            ]
+        },
+    ),
+    "values that go round": (
+        (*BODY, "look", "inputs", "parameters", "uri"),
+        {"taskOutputParameter": {"producerTask": "look", "outputParameterKey": "Output"}},
+        {"each_task_waits_for_tasks_beside_it": ["exit-handler-1: each waits for the next: look, look"]},
+    ),
+    "a group that gives what nobody makes": (
+        (*LOOP, "dag", "outputs", "artifacts", TABLE, "artifactSelectors"),
+        [{"producerSubtask": "write", "outputArtifactKey": "table"}],
+        {
+            "values_have_the_type_of_each_input": [f"exit-handler-1/join: for-loop-2 has no output artifact {TABLE}"],
+            "each_task_waits_for_tasks_beside_it": [
+                f"exit-handler-1/for-loop-2: its output {TABLE} comes from write, which is not there"
+            ],
+        },
+    ),
+    "an artifact of another type": (
+        ("components", "comp-read", "outputDefinitions", "artifacts", "table", "artifactType", "schemaTitle"),
+        "system.Model",
+        {
+            "artifacts_have_the_type_of_each_input": [
+                f"exit-handler-1/join: tables is a system.Dataset, and table of {IN_THE_TURN} a system.Model",
+                f"exit-handler-1/for-loop-2: {TABLE} is a system.Dataset, and table of {IN_THE_TURN} a system.Model",
+            ]
+        },
+    ),
+    "an artifact of any type": (
+        ("components", "comp-read", "outputDefinitions", "artifacts", "table", "artifactType", "schemaTitle"),
+        "system.Artifact",
+        {},
+    ),
+    "one artifact of a list": (
+        ("components", "comp-join", "inputDefinitions", "artifacts", "tables", "isArtifactList"),
+        None,
+        {
+            "artifacts_have_the_type_of_each_input": [
+                f"exit-handler-1/join: tables is one artifact, and table of {IN_THE_TURN} a list"
+            ]
+        },
+    ),
+    "an artifact that nobody gives": (
+        (*BODY, "join", "inputs"),
+        None,
+        {"artifacts_have_the_type_of_each_input": ["exit-handler-1/join: nothing is given as tables"]},
+    ),
+    "memory for people": (
+        (*TRAINER, "resources", "resourceMemoryLimit"),
+        "32 GB",
+        {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceMemoryLimit is '32 GB', which is no quantity"]},
+    ),
+    "memory with a space": (
+        (*TRAINER, "resources", "resourceMemoryLimit"),
+        "32 G",
+        {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceMemoryLimit is '32 G', which is no quantity"]},
+    ),
+    "no cores": (
+        (*TRAINER, "resources", "resourceCpuLimit"),
+        "0",
+        {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceCpuLimit is '0', and must be above 0"]},
+    ),
+    "more memory than is allowed": (
+        (*TRAINER, "resources", "resourceMemoryRequest"),
+        "1025Mi",
+        {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceMemoryRequest is above resourceMemoryLimit"]},
+    ),
+    "room for people": (
+        (*ON_KUBERNETES, "exec-train", "emptyDirMounts"),
+        [{"volumeName": "tmp", "mountPath": "/tmp", "sizeLimit": "10GB"}],
+        {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: sizeLimit is '10GB', which is no quantity"]},
+    ),
+    "a number of GPUs in words": (
+        (*FORM, "gpus", "defaultValue"),
+        "one",
+        {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceCount is 'one', which is no quantity"]},
+    ),
+    "room elsewhere": (
+        (*ON_KUBERNETES, "exec-train", "emptyDirMounts"),
+        [{"volumeName": "tmp", "mountPath": "/scratch", "sizeLimit": "10Gi"}],
+        {"each_pod_has_an_end_a_limit_and_room": [f"{TRAINED}: has no volume of limited size at /tmp"]},
+    ),
+    "room without an end": (
+        (*ON_KUBERNETES, "exec-train", "emptyDirMounts"),
+        [{"volumeName": "tmp", "mountPath": "/tmp"}],
+        {"each_pod_has_an_end_a_limit_and_room": [f"{TRAINED}: has no volume of limited size at /tmp"]},
+    ),
+    "a GPU for everybody": (
+        (*TRAINER, "resources", "accelerator", "resourceCount"),
+        "1",
+        {"a_field_decides_on_each_accelerator": [f"{TRAINED}: resourceCount is '1', and no field decides on it"]},
+    ),
+    "a sort of GPU for everybody": (
+        (*BODY[:1], "comp-condition-6", "dag", "tasks", "train", "inputs", "parameters", "pipelinechannel--gpu_type"),
+        {"runtimeValue": {"constant": "nvidia.com/gpu"}},
+        {
+            "a_field_decides_on_each_accelerator": [
+                f"{TRAINED}: resourceType is \"{{{{$.inputs.parameters['pipelinechannel--gpu_type']}}}}\", and no field"
+                " decides on it"
+            ]
+        },
+    ),
+    "a stage for GPUs on any node": (
+        (*TRAINER, "image"),
+        "registry.example:5000/vision-gpu:1.0",
+        {
+            "what_is_made_for_a_gpu_gets_to_one": [
+                f"{TRAINED}: runs on registry.example:5000/vision-gpu:1.0 without {what}"
+                for what in ("node selector", "tolerations")
+            ]
+        },
     ),
     "a lifetime of its own": (
         ("platforms", "kubernetes", "pipelineConfig", "resourceTtlOnFailure"),
@@ -269,9 +426,10 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
         (*LAST, "inputs", "parameters", "status", "taskFinalStatus", "producerTask"),
         "look",
         {
+            "each_task_waits_for_tasks_beside_it": ["the root: tell waits for look, which is not there"],
             "one_last_task_looks_at_all_the_others": [
                 "tell: status is the status of look, and the driver gives that of ['exit-handler-1']"
-            ]
+            ],
         },
     ),
     "a last task that waits for nothing": (
@@ -369,6 +527,23 @@ def test_names_what_was_changed_in_a_sound_pipeline(case, sound, monkeypatch):
     path, value, expected = CHANGED[case]
     found = faults(Pipeline(edited(sound, path, value)))
     assert found == expected
+
+
+def test_the_stages_that_always_run_are_those_that_look_outside_or_change_it():
+    found: dict[str, set[bool]] = {}
+    for name in PIPELINES:
+        pipeline = Pipeline((ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8"))
+        for stage in pipeline.stages.values():
+            kept = stage.spec["cachingOptions"].get("enableCache", False)
+            found.setdefault(backend_rules.called(pipeline, stage), set()).add(kept)
+    always_run = {stage for stage, kept in found.items() if kept == {False}}
+    # Each is told of with its reason, and nothing is told of that is not there.
+    assert {stage: len(told_of(stage)) for stage in found} == {stage: int(stage in always_run) for stage in found}
+    assert {pattern for stage in found for pattern in told_of(stage)} == backend_rules.OUTSIDE.keys()
+
+
+def told_of(stage: str) -> list[str]:
+    return [pattern for pattern in backend_rules.OUTSIDE if fnmatch(stage, pattern)]
 
 
 def test_each_rule_was_seen_to_fail():
