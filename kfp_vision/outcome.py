@@ -75,7 +75,7 @@ def report(state: str, run_name: str, run_id: str) -> Outcome:
     """
     found = _found(run_name, run_id)
     stages = None if STATES.get(state) == SUCCEEDED else found.failed
-    known = FAILED if stages else STATES.get(state, UNKNOWN if stages is None else SUCCEEDED)
+    known = FAILED if stages else STATES.get(state, UNKNOWN)  # a run that is not said to have ended has not ended well
     ui = os.environ.get(UI, "").rstrip("/")
     name = run_name.strip() or found.name or run_id
     outcome = Outcome(known, name, run_id, stages or (), found.results, f"{ui}/#/runs/details/{run_id}" if ui else "")
