@@ -322,7 +322,7 @@ def _say_of_each(places: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
         asked += 1
         if isinstance(answer, Refused):
             failed += 1
-            print(f"error: a picture must be readable; got {uri} ({answer}). Give a JPEG or a PNG.", file=sys.stderr)
+            print(InputError("a picture must be readable", f"{uri} ({answer})", "Give a JPEG or a PNG."), file=sys.stderr)
         else:
             print(line(uri, answer), flush=True)
     if not asked:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from kfp_vision import results
-from kfp_vision.errors import InputError
+from kfp_vision.errors import InputError, without_secrets
+from kfp_vision.wording import duration
 
 LONGEST = 1000  # characters of a line that is kept: a rule, a value of 600 and a remedy
+LONGEST_LINE = 1 << 16  # bytes of a line of a log; what follows them says nothing that matters
 MAIN = "main"  # the container that a stage runs in
 ANEW = "in pipelines/pods.py, and compile and upload the pipeline anew."
 TRACEBACK = "Traceback (most recent call last)"
+IGNORED = "Exception ignored"  # Python, of one that ends nothing, above its traceback
 GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w.]+:\d+\] (.*)")
 KILLED = re.compile(r"signal: killed\s*$")  # the launcher, of the process that it started
 OUT_OF_MEMORY = re.compile(r"OOMKilled")
@@ -28,6 +31,8 @@ NO_NODE = re.compile(r"Unschedulable")
 TAKEN_AWAY = re.compile(
     r"pod deleted|Evicted|low on resource|[Pp]reempt|[Ss]hutdown|NodeLost|NodeAffinity|DisruptionTarget|DeletionBy|EvictionBy"
 )
+# Argo, of a container, `main: Error (exit code 1): TEXT`: what the container said itself at its end, whatever that may be.
+TERMINATION_TEXT = re.compile(r"(?<=\(exit code )(-?\d+\)).*", re.DOTALL)
 SILENT = re.compile(r"(?:\w[\w-]*: )?Error \(exit code \d+\)|child '.*' failed")  # Argo, where it knows no more
 EXIT_KILLED = re.compile(r"\(exit code 137\)")
 
@@ -37,7 +42,7 @@ class Log:
     """What a stage's log tells.
 
     Attributes:
-        error: the last line of its own that says what was wrong, or the last line of the last traceback; empty for none.
+        error: the last line of its own that says what was wrong, or the last line of a traceback behind it; empty for none.
         fatal: what the last line of KFP's own says that reports an error.
         killed: whether the process of the stage was killed.
         results: what `results.announce` printed.
@@ -51,29 +56,33 @@ class Log:
 
 def read(lines: Iterable[str]) -> Log:
     """Looks through a log, of any length, for the lines that matter."""
-    own, raised, fatal, killed, announced, in_traceback = "", "", "", False, [], False
+    error, fatal, killed, announced, in_traceback, ignored, before = "", "", False, [], False, False, ""
     for line in map(str.rstrip, lines):
         killed = killed or bool(KILLED.search(line))
         if of_kfp := GLOG.match(line):
             in_traceback = False
             fatal = of_kfp[2] if of_kfp[1] in "EF" else fatal
         elif line.startswith(InputError.PREFIX):
-            own = line.removeprefix(InputError.PREFIX)
+            error, in_traceback = line.removeprefix(InputError.PREFIX), False
         elif line.startswith(results.PREFIX):
-            announced.append(_cut(line.removeprefix(results.PREFIX)))
+            announced.append(cut(line.removeprefix(results.PREFIX)))
         elif line.startswith(TRACEBACK):
-            in_traceback = True
+            in_traceback, ignored = True, before.startswith(IGNORED)
         elif in_traceback and line and not line.startswith(" "):
-            raised, in_traceback = line, False
-    return Log(_cut(own or raised), _cut(fatal), killed, tuple(announced))
+            error, in_traceback = error if ignored else line, False
+        before = line
+    return Log(cut(error), cut(fatal), killed, tuple(announced))
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a text that comes in pieces."""
+    """The lines of a text that comes in pieces, each no longer than `LONGEST_LINE`."""
     rest = b""
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from (line.decode("utf-8", "replace") for line in whole)
+        more, *others = chunk.split(b"\n")
+        rest += more[: LONGEST_LINE - len(rest)]
+        for other in others:
+            yield rest.decode("utf-8", "replace")
+            rest = other[:LONGEST_LINE]
     if rest:
         yield rest.decode("utf-8", "replace")
 
@@ -87,14 +96,14 @@ def reason(stage: str, message: str, pod: Mapping[str, Any], log: Log) -> str:
         pod: as Kubernetes has it; empty where it is gone, or nobody may look.
         log: of the stage; empty where there is none.
     """
-    return _cut(_of_pod(stage, message, pod) or log.error or _of_what_is_left(stage, message, log))
+    return cut(_of_pod(stage, message, pod) or log.error or _of_what_is_left(stage, message, log))
 
 
 def _of_pod(stage: str, message: str, pod: Mapping[str, Any]) -> str:
     """What was done to a pod from outside; empty where the stage ended by itself."""
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
     container = _main(spec.get("containers"))
-    said = [" ".join(message.split()), *_said(status)]
+    said = [TERMINATION_TEXT.sub(r"\1", " ".join(message.split())), *_said(status)]
 
     def about(pattern: re.Pattern[str]) -> str:
         return next((line for line in said if pattern.search(line)), "")
@@ -107,8 +116,8 @@ def _of_pod(stage: str, message: str, pod: Mapping[str, Any]) -> str:
         image = container.get("image", "")
         if image and not _main(status.get("containerStatuses")).get("imageID"):
             return f"its time was up before it had begun, as happens where {_unpulled(image)}"
-        hours = f"after {seconds / 3600:g} hours" if (seconds := spec.get("activeDeadlineSeconds")) else "when its time was up"
-        return f"it was stopped {hours} (DeadlineExceeded). Raise hours of {stage} {ANEW}"
+        when = f"after {duration(seconds)}" if (seconds := spec.get("activeDeadlineSeconds")) else "when its time was up"
+        return f"it was stopped {when} (DeadlineExceeded). Raise seconds of {stage} {ANEW}"
     if found := about(NO_IMAGE):
         return f"{_unpulled(container.get('image', ''))} Kubernetes says: {found}"
     if found := about(NO_ROOM):
@@ -122,13 +131,13 @@ def _of_pod(stage: str, message: str, pod: Mapping[str, Any]) -> str:
 
 
 def _of_what_is_left(stage: str, message: str, log: Log) -> str:
-    if log.killed or EXIT_KILLED.search(message):
+    if log.killed or EXIT_KILLED.search(TERMINATION_TEXT.sub(r"\1", message)):
         return f"it was killed, as happens where memory is short. Raise memory of {stage} {ANEW}"
     return "" if SILENT.fullmatch(message) else message.removeprefix(f"{MAIN}: ")
 
 
 def _said(status: Mapping[str, Any]) -> list[str]:
-    """All that Kubernetes says of a pod: of itself, of its conditions, and of each container that did not end well."""
+    """All that Kubernetes itself says of a pod, of its conditions and of each container, without what a container said."""
     said = [_joined(status)]
     for condition in status.get("conditions") or []:
         if condition.get("type") == "DisruptionTarget":
@@ -137,7 +146,7 @@ def _said(status: Mapping[str, Any]) -> list[str]:
             said.append(_joined(condition))
     for container in (*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])):
         for state in (container.get("state") or {}, container.get("lastState") or {}):
-            said += [_joined(state[kind]) for kind in ("waiting", "terminated") if state.get(kind)]
+            said += [_joined(state.get("waiting") or {}), (state.get("terminated") or {}).get("reason") or ""]
     return [line for line in said if line]
 
 
@@ -155,6 +164,7 @@ def _unpulled(image: str) -> str:
     return f"{what} cannot be pulled: {remedy} (manifests/README.md)."
 
 
-def _cut(line: str) -> str:
-    line = " ".join(line.split())
+def cut(line: str) -> str:
+    """A line as it may leave the cluster: not endless, and without what signs an address."""
+    line = without_secrets(" ".join(line.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."

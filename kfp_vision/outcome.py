@@ -8,12 +8,14 @@ import html
 import json
 import os
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from kfp_vision import endings, runs
 from kfp_vision.runs import API, Found, Stage
+from kfp_vision.wording import plural
 
 # All but the first may be left out; a secret gives them.
 WEBHOOK, KIND = (
@@ -32,6 +34,9 @@ STATES |= {"CANCELED": CANCELED, "CANCELLED": CANCELED}  # as ML Metadata, KFP a
 WORDS = {SUCCEEDED: "ended well", FAILED: "failed", CANCELED: "was canceled", UNKNOWN: "ended; how, KFP does not say"}
 HOSTS = {"hooks.slack.com": "slack", "webhook.office.com": "teams", "logic.azure.com": "teams", "powerplatform.com": "teams"}
 SECONDS = 10
+# Bytes of JSON that the lines of a message may take: Teams refuses one of 28 KB in all, Slack cuts one of 40,000 characters.
+MOST_BYTES, MOST_LINES = 20_000, 50
+OF_A_BLOCK = 60  # bytes that Teams' card needs around a line
 UNREAD = "the reason could not be read: its log in the Kubeflow UI ends with it"
 
 
@@ -75,7 +80,7 @@ def report(state: str, run_name: str, run_id: str) -> Outcome:
     """
     found = _found(run_name, run_id)
     stages = None if STATES.get(state) == SUCCEEDED else found.failed
-    known = FAILED if stages else STATES.get(state, UNKNOWN if stages is None else SUCCEEDED)
+    known = FAILED if stages else STATES.get(state, UNKNOWN)  # a run that is not said to have ended has not ended well
     ui = os.environ.get(UI, "").rstrip("/")
     name = run_name.strip() or found.name or run_id
     outcome = Outcome(known, name, run_id, stages or (), found.results, f"{ui}/#/runs/details/{run_id}" if ui else "")
@@ -110,7 +115,7 @@ def noted(file: Path) -> tuple[Stage, ...]:
     """The stages that failed, each once, in a run that notes them in a file; none where there is no such file."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     stages = [Stage(**json.loads(line)) for line in lines]
-    return tuple({stage.name: Stage(stage.name, stage.error[: endings.LONGEST]) for stage in stages}.values())
+    return tuple({stage.name: Stage(stage.name, endings.cut(stage.error)) for stage in stages}.values())
 
 
 def body(outcome: Outcome, kind: str) -> dict[str, Any]:
@@ -120,12 +125,14 @@ def body(outcome: Outcome, kind: str) -> dict[str, Any]:
         outcome: of a run.
         kind: slack, teams or json.
     """
-    lines = outcome.lines
     if kind == "slack":
-        shown = [html.escape(line, quote=False) for line in (outcome.text, *lines)]
+        shown = _fitting([html.escape(line, quote=False) for line in map(endings.cut, (outcome.text, *outcome.lines))])
         return {"text": "\n".join(shown + ([f"<{outcome.url}|Open the run>"] if outcome.url else []))}
     if kind == "teams":
-        blocks = [{"type": "TextBlock", "text": line, "wrap": True} for line in (outcome.text, *lines)]
+        blocks = [
+            {"type": "TextBlock", "text": line, "wrap": True}
+            for line in _fitting([endings.cut(line) for line in (outcome.text, *outcome.lines)])
+        ]
         actions = [{"type": "Action.OpenUrl", "title": "Open the run", "url": outcome.url}] if outcome.url else []
         card = {
             "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
@@ -137,6 +144,14 @@ def body(outcome: Outcome, kind: str) -> dict[str, Any]:
         attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "content": card}
         return {"type": "message", "attachments": [attachment]}
     return asdict(outcome) | {"text": outcome.text}
+
+
+def _fitting(lines: list[str]) -> list[str]:
+    """As many of the lines as a message takes, and how many more there are."""
+    sizes = accumulate(len(json.dumps(line)) + OF_A_BLOCK for line in lines)
+    kept = lines[: min(MOST_LINES, sum(size <= MOST_BYTES for size in sizes))]
+    left = len(lines) - len(kept)
+    return [*kept, f"and {plural(left, 'line', 'lines')} more, in the log of {runs.LAST}"] if left else kept
 
 
 def kind_of(webhook: str) -> str:
@@ -167,7 +182,7 @@ def _found(run_name: str, run_id: str) -> Found:
         file = Path(os.environ[FAILURES])
         results = file.with_name(RESULTS_FILE)
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-        return Found(failed=noted(file), results=tuple(dict.fromkeys(lines)))
+        return Found(failed=noted(file), results=tuple(dict.fromkeys(map(endings.cut, lines))))
     except Exception as error:  # whatever it is, the state that KFP handed over is left
         print(f"warning: what became of the stages could not be read ({type(error).__name__})")
         return Found()

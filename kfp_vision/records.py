@@ -20,7 +20,7 @@ import numpy as np
 
 from kfp_vision import catalog, conversion, detection, examples, hardware, parallel, reports, shards, storage, stores, tally
 from kfp_vision.catalog import Row, Unused
-from kfp_vision.errors import InputError
+from kfp_vision.errors import InputError, without_secrets
 from kfp_vision.pictures import Checked, Refused
 from kfp_vision.shards import FRAME_FOOT, FRAME_HEAD, REWRITE, SUFFIX, WHOLE, Shard, framed
 from kfp_vision.splitting import SPLITS, read_labels, write_labels
@@ -489,7 +489,7 @@ class Numbered:
 
 def _write_rejects(table: Path, rejects: list[Unused]) -> None:
     for uri, label, reason in rejects[:REJECTS_NAMED]:
-        print(f"refused: {uri}{f' ({label})' if label else ''}: {reason}")
+        print(without_secrets(f"refused: {uri}{f' ({label})' if label else ''}: {reason}"))
     catalog.write_unused(table, rejects)
 
 

@@ -11,7 +11,6 @@ run), run_log_server.go and run_artifact_server.go (logs) of backend/src/apiserv
 
 import base64
 import gzip
-import itertools
 import json
 import os
 import re
@@ -41,6 +40,9 @@ API_ELSEWHERE = "ml-pipeline.kubeflow"
 TOKEN_FILE = Path("/var/run/secrets/kubeflow/pipelines/token")  # where Kubeflow puts it in pods that may ask KFP
 SECONDS, SECONDS_IN_ALL = 10.0, 60.0  # for one answer, and for all
 CHUNK = 1 << 16
+# Of a log the end is read, which says why. Kubernetes counts lines first, pieces of 16 KiB as containerd writes them, and
+# takes the first bytes of those: so many that nothing of the end is lost.
+LOG_LINES, LOG_BYTES = 1000, 1000 << 14
 LOGS_OF_A_STAGE = 3  # that are looked at where many iterations of a loop have failed
 
 TRY = re.compile(r"\(\d+\)$")  # ends the name of one of several tries
@@ -230,8 +232,14 @@ def _of_kfp(pod: Pod) -> str:
 
 
 def _nodes(workflow: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """The nodes of a workflow; of a large one Argo writes them compressed."""
+    """The nodes of a workflow; of a large one Argo writes them compressed, of a larger one elsewhere.
+
+    Raises:
+        NodesOffloaded: they stand in a database of Argo's.
+    """
     status = workflow.get("status") or {}
+    if status.get("offloadNodeStatusVersion") and not (status.get("nodes") or status.get("compressedNodes")):
+        raise NodesOffloaded
     if packed := status.get("compressedNodes"):
         nodes: Mapping[str, Mapping[str, Any]] = json.loads(gzip.decompress(base64.b64decode(packed)))
         return nodes
@@ -247,6 +255,10 @@ def _began(node: Mapping[str, Any]) -> tuple[str, int]:
 def _pod_name(workflow: str, node: Mapping[str, Any]) -> str:
     before = workflow if ".inline" in node["name"] else f"{workflow}-{node.get('templateName', '')}"
     return f"{before[:POD_NAME]}-{node['id'].rpartition('-')[2]}"
+
+
+class NodesOffloaded(Exception):
+    """Argo has put the nodes of a workflow into its database: offloadNodeStatus of persistence in its settings."""
 
 
 class _Gone(Exception):
@@ -278,9 +290,8 @@ class _Asking:
 
     def workflow(self) -> Mapping[str, Any]:
         """The workflow of the run; empty where nobody has it."""
-        found = self._of_kubernetes("the run", lambda kubernetes: kubernetes.workflow())
-        found = found or self._of_pipelines("the run", lambda kfp: kfp.workflow())
-        return found if isinstance(found, Mapping) and isinstance(found.get("metadata"), Mapping) else {}
+        found = self._of_kubernetes("the run", lambda kubernetes: _whole(kubernetes.workflow()))
+        return found or self._of_pipelines("the run", lambda kfp: _whole(kfp.workflow())) or {}
 
     def log(self, pod: Pod) -> Log:
         """The log of a pod, from wherever it can still be had; an empty one where it cannot."""
@@ -308,14 +319,17 @@ class _Asking:
         return None if kfp is None else self._heard("KFP", what, lambda: ask(kfp), f" at {kfp.address}")
 
     def _heard(self, whom: str, what: str, ask: Callable[[], Heard], where: str = "") -> Heard | None:
-        """What somebody answers; nothing where that fails, whatever the reason. Who does not answer is not asked again."""
+        """What somebody answers; nothing where that fails, whatever the reason.
+
+        Who cannot be reached is not asked again; who is slow with one answer, a long log say, may have the next one.
+        """
         if whom in self._silent:
             return None
         try:
             return ask()
         except (Exception, SystemExit) as error:
             status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-            if not status and isinstance(error, (OSError, _network_error())):
+            if not status and _is_unreachable(error):
                 self._silent.add(whom)
             warning = f"warning: {whom} could not be asked for {what} ({status or type(error).__name__}{where})"
             if status != 404 and warning not in self._warned:
@@ -351,17 +365,22 @@ class _Kubernetes:
         name = self.pod(os.environ[OWN_POD])["metadata"]["labels"][WORKFLOW_LABEL]
         group, version = ARGO
         return self._custom.get_namespaced_custom_object(
-            group, version, self._namespace, "workflows", name, _request_timeout=self._seconds()
+            group, version, self._namespace, "workflows", name, _request_timeout=self._timeout()
         )
 
     def pod(self, name: str) -> Any:
-        asked = {"_preload_content": False, "_request_timeout": self._seconds()}
+        asked = {"_preload_content": False, "_request_timeout": self._timeout()}
         return json.loads(self._core.read_namespaced_pod(name, self._namespace, **asked).data)
 
     def log(self, name: str) -> Iterator[str]:
-        asked = {"_preload_content": False, "_request_timeout": self._seconds()}
-        answer = self._core.read_namespaced_pod_log(name, self._namespace, container=endings.MAIN, **asked)
+        asked = {"_preload_content": False, "_request_timeout": self._timeout()}
+        end = {"container": endings.MAIN, "tail_lines": LOG_LINES, "limit_bytes": LOG_BYTES}
+        answer = self._core.read_namespaced_pod_log(name, self._namespace, **end, **asked)
         return endings.lines(_in_time(answer.stream(CHUNK), self._seconds()))
+
+    def _timeout(self) -> tuple[float, float]:
+        """To connect, and for each piece that is read; a number alone the client heeds only if it is a whole one."""
+        return (seconds := self._seconds()), seconds
 
 
 class _Pipelines:
@@ -373,7 +392,7 @@ class _Pipelines:
 
         self.address, self._run_id, self._seconds = address, run_id, seconds
         self._session = requests.Session()
-        once_more = Retry(1, backoff_factor=0.5, status_forcelist=(502, 503, 504), raise_on_status=False)
+        once_more = Retry(1, read=0, backoff_factor=0.5, status_forcelist=(502, 503, 504), raise_on_status=False)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=once_more))
         if TOKEN_FILE.exists():
@@ -389,17 +408,21 @@ class _Pipelines:
 
     def log(self, pod: str) -> Iterator[str]:
         """KFP answers 200 before it looks; what it could not read it says in JSON, where the log would be."""
-        answer = self._get(f"/apis/v1alpha1/runs/{self._run_id}/nodes/{pod}/log", stream=True)
-        found = endings.lines(_in_time(answer.iter_content(CHUNK), self._seconds()))
-        first = next(found, "")
-        if first.startswith('{"error_message"'):
+        found = self._end_of(f"/apis/v1alpha1/runs/{self._run_id}/nodes/{pod}/log")
+        if found.startswith(b'{"error_message"'):
             raise _Gone
-        return itertools.chain([first], found)
+        return endings.lines([found])
 
     def archived_log(self, pod: str) -> Iterator[str]:
-        """As Argo has put it into the store of artifacts."""
-        answer = self.json(f"/apis/v2beta1/runs/{self._run_id}/nodes/{pod}/artifacts/main-logs:read")
-        return endings.lines([base64.b64decode(answer["data"])])
+        """As Argo has put it into the store of artifacts, from where KFP gives it as `{"data":"..."}` in base64."""
+        found = self._end_of(f"/apis/v2beta1/runs/{self._run_id}/nodes/{pod}/artifacts/main-logs:read")
+        encoded = found.rpartition(b'"')[0].rpartition(b'"')[2]
+        return endings.lines([base64.b64decode(encoded[len(encoded) % 4 :])])  # four characters are three bytes
+
+    def _end_of(self, path: str) -> bytes:
+        """The last `LOG_BYTES` of an answer: KFP cannot be asked for the end alone."""
+        with self._get(path, stream=True) as answer:
+            return _last(_in_time(answer.iter_content(CHUNK), self._seconds()), LOG_BYTES)
 
     def _get(self, path: str, **how: Any) -> Any:
         answer = self._session.get(self.address + path, timeout=self._seconds(), **how)
@@ -420,7 +443,38 @@ def _in_time(chunks: Iterable[bytes], seconds: float) -> Iterator[bytes]:
         yield chunk
 
 
-def _network_error() -> type[Exception]:
+def _last(chunks: Iterable[bytes], size: int) -> bytes:
+    """The end of what comes in pieces, never holding much more than it."""
+    kept = bytearray()
+    for chunk in chunks:
+        kept += chunk
+        if len(kept) > 2 * size:
+            del kept[:-size]
+    return bytes(kept[-size:])
+
+
+def _whole(workflow: Any) -> Mapping[str, Any]:
+    """A workflow that tells of its nodes; empty where it is none.
+
+    Raises:
+        NodesOffloaded: it does not.
+    """
+    if not (isinstance(workflow, Mapping) and isinstance(workflow.get("metadata"), Mapping)):
+        return {}
+    _nodes(workflow)
+    return workflow
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether no connection came about, as from one who is not there."""
+    import requests
     import urllib3
 
-    return urllib3.exceptions.HTTPError
+    from kfp_vision.stores import failures
+
+    of_urllib3, of_requests = urllib3.exceptions, requests.exceptions
+    kinds = (
+        *(of_urllib3.NewConnectionError, of_urllib3.ConnectTimeoutError, of_urllib3.ProxyError, of_urllib3.SSLError),
+        *(of_requests.MissingSchema, of_requests.InvalidSchema, of_requests.InvalidURL),
+    )
+    return any(isinstance(cause, kinds) for cause in failures.causes(error))

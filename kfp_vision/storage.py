@@ -425,7 +425,7 @@ class Reader:
             try:
                 return unpacked[member].read_bytes()
             except KeyError:
-                raise FileNotFoundError(f"{archive} has no member {member}") from None
+                raise FileNotFoundError(f"{stores.shown(archive)} has no member {member}") from None
         return _received(uri) if kind else Path(uri).read_bytes()
 
     def _unpack(self, archive: str) -> dict[str, Path] | InputError:

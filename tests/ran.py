@@ -59,6 +59,8 @@ class Ran:
         gone: names of pods that are no longer there.
         archived: whether Argo has archived logs.
         agent: whether the persistence agent has told KFP of the workflow.
+        slow: names of pods whose log Kubernetes and KFP begin to tell, and do not go on.
+        offloaded: whether Argo has put the nodes into its database.
         asked: how often each was asked for.
     """
 
@@ -66,6 +68,8 @@ class Ran:
     gone: set[str] = field(default_factory=set)
     archived: bool = True
     agent: bool = True
+    slow: set[str] = field(default_factory=set)
+    offloaded: bool = False
     asked: Counter[str] = field(default_factory=Counter)
     url: str = ""
 
@@ -73,6 +77,7 @@ class Ran:
         self.nodes: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {OWN: pod(OWN, f"{WORKFLOW}.onExit", "Running", {})}
         self.logs: dict[str, str] = {}
+        self.over = threading.Event()  # nobody asks any more
 
     def group(self, *path: str, phase: str = "Succeeded", at: int = 0) -> None:
         """A condition, a loop or the like, by the way to it."""
@@ -113,7 +118,8 @@ class Ran:
     @property
     def workflow(self) -> dict[str, Any]:
         about = {"name": WORKFLOW, "namespace": NAMESPACE, "labels": {"pipeline/runid": RUN}}
-        status = {"phase": "Running", "nodes": copy.deepcopy(self.nodes)}
+        nodes = {"offloadNodeStatusVersion": "fnv:784127654"} if self.offloaded else {"nodes": copy.deepcopy(self.nodes)}
+        status = {"phase": "Running"} | nodes
         return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": about, "spec": {}, "status": status}
 
     @property
@@ -145,7 +151,7 @@ class Ran:
                 return refused
             if name in self.gone or name not in self.pods:
                 return 404, refusal(404, "NotFound", f'pods "{name}" not found')
-            return 200, (self.logs[name] if query == {"container": ["main"]} else 400) if log else self.pods[name]
+            return (200, self._end_of_log(name, **query)) if log else (200, self.pods[name])
         if path == f"/apis/v2beta1/runs/{RUN}":
             details = {"run_details": {"task_details": self.tasks}} if self.nodes else {}
             return self._allowed("run") or (200, {"run_id": RUN, "display_name": NAME, "state": "RUNNING"} | details)
@@ -180,6 +186,9 @@ class Ran:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # of who has read enough
                     self._say(*ran.answer(urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)))
 
+            def _is_slow(self) -> bool:
+                return self.path.partition("?")[0].endswith("/log") and any(f"/{name}/" in self.path for name in ran.slow)
+
             def _say(self, status: int, said: object) -> None:
                 content = said.encode() if isinstance(said, str) else json.dumps(said).encode()
                 self.send_response(status)
@@ -190,6 +199,8 @@ class Ran:
                     for at in range(0, len(content), 100):
                         piece = content[at : at + 100]
                         self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                        if self._is_slow():
+                            ran.over.wait()
                     self.wfile.write(b"0\r\n\r\n")
                 else:
                     self.send_header("Content-Length", str(len(content)))
@@ -213,9 +224,18 @@ class Ran:
                 "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests", "namespace": NAMESPACE}}],
             }
             configuration.write_text(yaml.safe_dump(content))
-            yield self
-            server.shutdown()
-            thread.join()
+            try:
+                yield self
+            finally:
+                self.over.set()
+                server.shutdown()
+                thread.join()
+
+    def _end_of_log(self, name: str, container: list[str], tailLines: list[str], limitBytes: list[str]) -> str:  # noqa: N803
+        """As Kubernetes gives it: the first so many bytes of the last so many lines."""
+        assert container == ["main"]
+        lines = self.logs[name].splitlines(keepends=True)[-int(tailLines[0]) :]
+        return "".join(lines).encode()[: int(limitBytes[0])].decode()
 
     def _name(self, path: tuple[str, ...]) -> str:
         """As Argo calls the node: each group on the way is a try of itself."""

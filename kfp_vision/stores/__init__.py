@@ -12,7 +12,7 @@ from functools import cache
 from typing import IO, BinaryIO, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from kfp_vision.errors import InputError
+from kfp_vision.errors import InputError, without_secrets
 
 READERS = 48  # objects that are read at a time
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -225,4 +225,4 @@ def unanswered(uri: str, reason: object) -> InputError:
 
 def shown(uri: str) -> str:
     """The URI as it may stand in a message or a log: what is behind the `?` of a web address may be a signature."""
-    return uri.partition("?")[0] + "?..." if urlsplit(uri).scheme in ("http", "https") and "?" in uri else uri
+    return without_secrets(uri.partition("?")[0] + "?..." if urlsplit(uri).scheme in ("http", "https") and "?" in uri else uri)

@@ -28,18 +28,18 @@ REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})")
 
 def of(error: BaseException, uri: str) -> BaseException:
     """What a store raises of an error: `Unanswered` where waiting may help, an `InputError` where it cannot."""
-    causes = list(_causes(error))
-    for cause in causes:
+    found = list(causes(error))
+    for cause in found:
         if isinstance(cause, socket.gaierror):  # DNS says that there is no such name, or does not answer itself
             known = cause.errno == socket.EAI_AGAIN
             return Unanswered("DNS does not answer" if known else "no host of that name", no_such_name=not known)
         if (by_proxy := REFUSED_BY_PROXY.search(str(cause))) and int(by_proxy[1]) not in RETRY_STATUS:
             return stores.unanswered(uri, f"HTTP {by_proxy[1]} of the proxy")
-    cut_off = any(isinstance(cause, CUT_OFF) for cause in causes)
-    for cause in causes:
+    cut_off = any(isinstance(cause, CUT_OFF) for cause in found)
+    for cause in found:
         if isinstance(cause, ssl.SSLError | urllib3.exceptions.SSLError) and not cut_off:
             return stores.unanswered(uri, reason(error))
-    waits = any(isinstance(cause, GONE) for cause in causes)
+    waits = any(isinstance(cause, GONE) for cause in found)
     return Unanswered(reason(error)) if waits else stores.unanswered(uri, reason(error))
 
 
@@ -53,18 +53,18 @@ def busy(status: int, headers: Mapping[str, str]) -> Unanswered | None:
 
 def reason(error: BaseException) -> str:
     """What went wrong, in the words of whoever was the first to know."""
-    *_, first = causes = list(_causes(error))
-    for cause in reversed(causes):
+    *_, first = found = list(causes(error))
+    for cause in reversed(found):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"a certificate that is not trusted ({cause.verify_message})"
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
-    if any(isinstance(cause, TIMED_OUT) for cause in causes):
+    if any(isinstance(cause, TIMED_OUT) for cause in found):
         return "no answer in time"
     return "hung up" if isinstance(first, http.client.RemoteDisconnected) else type(first).__name__
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and what led to it, the first cause last."""
     seen: set[int] = set()
     waiting = [error]

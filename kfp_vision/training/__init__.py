@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from kfp_vision import __version__, checkpoints, export, hardware, inputs, parameters, records, reports, splitting
-from kfp_vision.errors import InputError
+from kfp_vision.errors import InputError, without_secrets
 from kfp_vision.networks import NETWORKS
 from kfp_vision.storage import replacing, temporary
 from kfp_vision.training import devices, feeds, saving, watching
@@ -74,7 +74,8 @@ def train_classifier(
             whole = build(network.name, len(labels), precision, **_regularisation(recipe, advanced), **shape)
             if recipe.fine_tune:
                 complete = checkpoints.load(whole, network, recipe.checkpoint_uri)
-                print(f"starts from {recipe.checkpoint_uri}{'' if complete else ', with a new class layer'}", flush=True)
+                begun = f"starts from {recipe.checkpoint_uri}{'' if complete else ', with a new class layer'}"
+                print(without_secrets(begun), flush=True)
             freeze(whole, advanced["layers_to_freeze"])
             data = feeds.Data(train_records, validation_records, shape["image_size"], scratch)
             feed = (feeds.features if recipe.train_last_layer_only else feeds.pictures)(whole, data, recipe, advanced)

@@ -31,6 +31,10 @@ CHAINED = ["", "During handling of the above exception, another exception occurr
         ([TRACEBACK, "  x", "KeyError: 1", *CHAINED], "OSError: 2"),
         ([TRACEBACK, "  x", "KeyError: 1", "error: later"], "later"),
         (["error: first", "error: second"], "second"),
+        (["error: a warning of another", TRACEBACK, "  x", "KeyError: 1", "done"], "KeyError: 1"),
+        ([TRACEBACK, "  torn", "error: later", "done"], "later"),
+        (["error: it", "Exception ignored in: <function f>", TRACEBACK, "  x", "KeyError: 1"], "it"),
+        (["Exception ignored in: <function f>", TRACEBACK, "  x", "KeyError: 1", TRACEBACK, "  y", "OSError: 2"], "OSError: 2"),
         (["an error: not at the beginning", "  error: nor here"], ""),
         (["ValueError: without a traceback"], ""),
         ([TRACEBACK, "  torn"], ""),
@@ -57,6 +61,28 @@ def test_a_log_that_comes_in_pieces_is_the_same(size):
 
 def test_a_line_is_not_endless():
     assert read(f"error: {'x' * 10_000}").error == "x" * endings.LONGEST + "..."
+
+
+def test_a_line_without_an_end_is_cut_however_it_comes():
+    log = b"error: " + b"x" * (4 * endings.LONGEST_LINE) + b"\nerror: next\n"
+    for size in (1 << 10, 1 << 16, len(log)):
+        first, second = endings.lines(log[at : at + size] for at in range(0, len(log), size))
+        assert (first[:8], len(first), second) == ("error: x", endings.LONGEST_LINE, "error: next")
+
+
+def test_what_signs_an_address_leaves_with_no_line():
+    address = "https://host/x?X-Amz-Signature=a-secret"
+    said = f"requests.exceptions.ConnectionError: Max retries exceeded with url: /x?X-Amz-Signature=a-secret, {address}"
+    logs = [
+        read(TRACEBACK, "  x", said),
+        read(f"error: {address}"),
+        read(f"outcome: from {address}"),
+        endings.read([f"F1128 09:14:01.200001      14 main.go:57] no such thing: {address}"]),
+    ]
+    reasons = [reason(f"main: StartError (exit code 128): {address}", {}), *(reason(ARGO, {}, log) for log in logs)]
+    told = [*reasons, *(log.fatal for log in logs), *(line for log in logs for line in log.results)]
+    assert sum("https://host/x?..." in line for line in told) == 5
+    assert [line for line in told if "secret" in line] == []
 
 
 def status(*containers: dict, **more: object) -> dict:
@@ -94,9 +120,9 @@ def condition(kind: str, holds: bool, why: str, message: str) -> dict:
         (
             TIME_IS_UP,
             status(ended("main", "Error", 143), reason="DeadlineExceeded", message=TIME_IS_UP),
-            "it was stopped after 336 hours (DeadlineExceeded). Raise hours of train_classifier in pipelines/pods.py",
+            "it was stopped after 336 h 0 min (DeadlineExceeded). Raise seconds of train_classifier in pipelines/pods.py",
         ),
-        (TIME_IS_UP, {}, "it was stopped when its time was up (DeadlineExceeded). Raise hours of train_classifier in"),
+        (TIME_IS_UP, {}, "it was stopped when its time was up (DeadlineExceeded). Raise seconds of train_classifier in"),
         (
             TIME_IS_UP,
             status(ended("main", "ContainerStatusUnknown", 137, image_id=""), reason="DeadlineExceeded"),
@@ -148,6 +174,24 @@ def test_what_was_done_to_a_pod_is_told_with_what_to_do(message, of_pod, said):
 )
 def test_where_nothing_says_why_no_reason_is_made_up(message, of_pod):
     assert reason(message, of_pod) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["server shutdown: pod deleted", "OOMKilled", "DeadlineExceeded", "ErrImagePull", "Unschedulable", "x: ephemeral-storage"],
+)
+def test_what_a_container_said_at_its_end_is_not_taken_for_what_was_done_to_its_pod(text):
+    terminated = {"reason": "Error", "exitCode": 1, "message": f"{text} (exit code 137)"}
+    of_pod = status({"name": "main", "state": {"terminated": terminated}, "lastState": {"terminated": terminated}})
+    message = f"{ARGO}: {text} (exit code 137)"
+    assert reason(message, of_pod, Log(error=ERROR)) == ERROR
+    assert reason(message, of_pod) == f"Error (exit code 1): {text} (exit code 137)"
+
+
+def test_a_time_is_told_as_a_person_reads_it():
+    pod = {"spec": {"activeDeadlineSeconds": 600}}
+    told = endings.reason("check_run", TIME_IS_UP, pod, Log())
+    assert told == f"it was stopped after 10 min (DeadlineExceeded). Raise seconds of check_run {ANEW}"
 
 
 def test_what_the_stage_says_itself_comes_before_what_argo_says_of_its_exit_code():

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kfp_vision.errors import InputError, shown
+from kfp_vision.errors import InputError, shown, without_secrets
 
 
 def ended(program: str) -> subprocess.CompletedProcess[str]:
@@ -46,3 +46,44 @@ def test_an_error_is_not_swallowed_with_ordinary_exceptions():
 )
 def test_a_value_is_shown_on_one_line_and_not_endless(value, text):
     assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("https://host/x?X-Amz-Signature=a/b+c=", "https://host/x?..."),
+        ("404 at HTTPS://host/x?a=1, waited for 5 s", "404 at HTTPS://host/x?..., waited for 5 s"),
+        ("['https://a/x?sig=1', 'https://b/y?sig=2']", "['https://a/x?...', 'https://b/y?...']"),
+        ("(https://host/x.zip?sig=1): no", "(https://host/x.zip?...): no"),
+        ("https://host/x.tgz?sig=1#of roses/1.jpg, line 3", "https://host/x.tgz?...#of roses/1.jpg, line 3"),
+        ("https://host/x.tgz#a?b.jpg", "https://host/x.tgz#a?b.jpg"),
+        ("https://ada:pass@word@host/x and http://bo@host", "https://host/x and http://host"),
+        ("https://host/a@b.jpg", "https://host/a@b.jpg"),
+        ("Max retries exceeded with url: /x?a=1 (Caused by it)", "Max retries exceeded with url: /x?... (Caused by it)"),
+        ("https://host/x?name=a b&X-Amz-Credential=me/1", "https://host/x?... b&X-Amz-Credential=..."),
+        ("/x?X-Goog-Signature=1f&b=2", "/x?X-Goog-Signature=...&b=2"),
+        ("Is it https://host/x?", "Is it https://host/x?"),
+        ("s3://bucket/x?endpoint=https://minio:9000&region=eu", "s3://bucket/x?endpoint=https://minio:9000&region=eu"),
+        ("s3://bucket/x?endpoint=https://ada:password@minio", "s3://bucket/x?endpoint=https://minio"),
+        ("/data/what?.jpg", "/data/what?.jpg"),
+    ],
+)
+def test_what_signs_an_address_is_in_no_text(text, said):
+    assert without_secrets(text) == said
+    assert without_secrets(said) == said
+
+
+def test_no_part_of_an_error_holds_what_signs_an_address():
+    address = f"https://host/{'x' * 580}?sig=a-secret"
+    lines = [
+        str(InputError(address, "c", "Mend it.")),
+        str(InputError("a must be b", address, "Mend it.")),
+        str(InputError("a must be b", [address], "Mend it.")),
+        str(InputError("a must be b", "c", f"See {address}.")),
+        str(InputError.from_line(f"error: OSError: {address}")),
+    ]
+    assert [line for line in lines if "a-secret" in line] == []
+
+
+def test_a_text_of_nothing_but_addresses_is_looked_through_in_time_that_grows_with_it():
+    assert without_secrets("https://" * 100_000 + "?sig=1").endswith("https://?...")

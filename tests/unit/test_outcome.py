@@ -1,13 +1,16 @@
 """How a run's end is told: against real web servers that stand for KFP's API and for whoever is told."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from ran import NAME, OWN, WORKFLOW, Ran, printed
 from told import Web
 
-from kfp_vision import outcome, runs
+from kfp_vision import outcome, results, runs, storage
+from kfp_vision.errors import InputError
 from kfp_vision.outcome import Outcome, Stage
+from kfp_vision.stores import patience
 from kfp_vision.stores import web as client
 
 RUN = {"run_name": NAME, "run_id": "8a2f"}
@@ -55,10 +58,10 @@ def test_each_state_is_understood_where_kfp_cannot_be_asked(web, state, known):
     assert outcome.report(state, **RUN) == Outcome(known, **RUN, failed_stages=(), results=(), url="")
 
 
-def test_a_run_that_is_still_said_to_run_has_failed_or_not_as_its_stages_have(ran, capsys):
+def test_a_run_that_is_still_said_to_run_has_failed_if_a_stage_has_and_is_not_said_to_have_ended_well(ran, capsys):
     ran.stage("run", "check-run", at=10)
-    assert outcome.report("RUNNING", **RUN).state == "SUCCEEDED"
-    assert capsys.readouterr().out == "the run ended well\n"
+    assert outcome.report("RUNNING", **RUN).state == "UNKNOWN"
+    assert capsys.readouterr().out == "the run ended; how, KFP does not say\n"
     failed_in_training(ran)
     assert outcome.report("RUNNING", **RUN).state == "FAILED"
     assert capsys.readouterr().out == f"the run failed at train_classifier\ntrain_classifier: {ERROR}\n"
@@ -172,6 +175,39 @@ def test_teams_is_told_with_a_card(web, ran, monkeypatch):
         "20 images in 2 files",
     ]
     assert card["actions"] == [{"type": "Action.OpenUrl", "title": "Open the run", "url": LINK}]
+
+
+@pytest.mark.parametrize("kind", ["slack", "teams", "json"])
+def test_what_signs_an_address_is_told_to_nobody(web, ran, monkeypatch, capsys, kind):
+    monkeypatch.setattr(patience, "_process", patience.Patience(0.0))
+    with pytest.raises(InputError) as refusal:
+        storage.fetch(f"{web.url}/photos.tgz?X-Amz-Signature=a-signature")
+    traceback = [
+        "Traceback (most recent call last):",
+        "  x",
+        f"OSError: no {web.url}/x.jpg?X-Amz-Signature=a-signature, it said",
+    ]
+    results.announce(f"taken from {web.url}/y.jpg?X-Amz-Signature=a-signature")
+    ran.stage("run", "ingest-images", phase="Failed", at=10, log=printed(str(refusal.value)))
+    ran.stage("run", "write-tfrecords", phase="Failed", at=30, log=printed(*traceback))
+    ran.stage("run", "split-images", at=50, log=f"outcome: of {web.url}/z.jpg?X-Amz-Signature=a-signature\n")
+    sent = json.dumps(told(web, ran, monkeypatch, kind))
+    assert f"{web.url}/x.jpg?..." in sent and f"{web.url}/z.jpg?..." in sent and f"{web.url}/photos.tgz?..." in sent
+    assert "a-signature" not in sent and "a-signature" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("kind", ["slack", "teams"])
+@pytest.mark.parametrize("letter", ["x", "花", "\U0001f33b", "<"])
+@pytest.mark.parametrize(("stages", "lines"), [(45, 5000), (1, 51), (45, 0)])
+def test_a_message_is_not_endless_and_says_how_much_is_left_out(kind, letter, stages, lines):
+    failed = tuple(Stage(f"stage_{number}", letter * 2000) for number in range(stages))
+    of_run = Outcome("FAILED", letter * 300, "8a2f", failed, tuple(f"{letter} {n}" for n in range(lines)), LINK)
+    sent = outcome.body(of_run, kind)
+    assert len(json.dumps(sent)) < 25_000
+    card = sent if kind == "slack" else sent["attachments"][0]["content"]
+    shown = card["text"].splitlines()[:-1] if kind == "slack" else [block["text"] for block in card["body"]]
+    left = 1 + stages + lines - (len(shown) - 1)
+    assert shown[-1] == f"and {left:,} lines more, in the log of report_outcome"
 
 
 @pytest.mark.parametrize(

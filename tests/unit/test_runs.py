@@ -239,6 +239,55 @@ def runs_out(chunks: Iterator[bytes]) -> Iterator[bytes]:
     raise TimeoutError
 
 
+def test_one_slow_log_silences_nobody(cluster, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "SECONDS", 0.3)
+    slow = cluster.stage("run", "ingest-images", phase="Failed", at=20, log=printed("error: never heard"))
+    cluster.stage("run", "write-tfrecords", phase="Failed", at=60, log=printed("error: a torn image"))
+    cluster.slow, cluster.archived = {slow}, False
+    assert find().failed == (Stage("ingest_images"), Stage("write_tfrecords", "a torn image"))
+    assert cluster.asked["pods/log"] == 2
+    assert capsys.readouterr().out.startswith("warning: Kubernetes could not be asked for logs (")
+
+
+def test_a_log_that_nobody_tells_to_its_end_is_where_argo_archived_it(cluster, monkeypatch):
+    monkeypatch.setattr(runs, "SECONDS", 0.3)
+    cluster.slow = {in_training(cluster)}
+    assert find().failed == (Stage("train_classifier", ERROR),)
+
+
+LONG = "".join(f"epoch {number} of many\n" for number in range(3000)) + printed(f"error: {ERROR}")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("denied", [set(), {"pods/log"}])
+def test_of_a_long_log_the_end_is_read(cluster, monkeypatch, denied, gone):
+    monkeypatch.setattr(runs, "LOG_LINES", 100)
+    monkeypatch.setattr(runs, "LOG_BYTES", 10_001)
+    name = in_training(cluster)
+    cluster.logs[name] = f"outcome: too early to be read\n{LONG}"
+    cluster.denied, cluster.gone = denied, {name} if gone else set()
+    cluster.nodes = {key: node | {"phase": "Succeeded"} for key, node in cluster.nodes.items()}
+    assert find().results == ()
+    for node in cluster.nodes.values():
+        node["phase"] = "Failed" if "train-classifier(0).executor" in node["name"] else node["phase"]
+    assert find().failed == (Stage("train_classifier", ERROR),)
+
+
+def test_the_end_of_what_comes_in_pieces_is_kept():
+    text = bytes(range(256)) * 4
+    for size in (1, 7, 256, 2000):
+        pieces = [text[at : at + 33] for at in range(0, len(text), 33)]
+        assert runs._last(pieces, size) == text[-size:]
+
+
+def test_a_run_whose_nodes_argo_has_put_elsewhere_is_known_by_kfps_tasks(cluster, capsys):
+    in_training(cluster)
+    cluster.offloaded = True
+    assert find(named=False) == Found(NAME, (Stage("train_classifier"),))
+    said = capsys.readouterr().out
+    assert "Kubernetes could not be asked for the run (NodesOffloaded)" in said and "KFP could not be asked for the run" in said
+
+
 def test_pieces_of_a_log_come_until_time_is_up():
     assert list(runs._in_time([b"a", b"b"], 60.0)) == [b"a", b"b"]
     with pytest.raises(TimeoutError):

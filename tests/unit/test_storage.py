@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import storage, stores
+from kfp_vision import listings, storage, stores
 from kfp_vision.errors import InputError
 from kfp_vision.stores import patience
 
@@ -325,6 +325,33 @@ def test_a_picture_over_http_is_read(site):
     site.body = b"the bytes of a picture"
     with storage.Reader() as reader:
         assert reader.read(f"{site.address}/1.jpg") == b"the bytes of a picture"
+
+
+SIGNATURE = "a-signature"
+
+
+@pytest.mark.parametrize(
+    ("ask", "name", "body"),
+    [
+        (lambda uri: list(storage.walk(uri)), "photos.tgz", None),
+        (lambda uri: list(storage.walk(uri)), "photos.tgz", b"neither a tar nor a zip"),
+        (lambda uri: list(storage.walk(uri)), "photos.zip", b"PK\3\4 cut off"),
+        (lambda uri: storage.read_picture(uri, "test_image_uri"), "1.jpg", None),
+        (lambda uri: storage.read_picture(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", b"neither a tar nor a zip"),
+        (lambda uri: storage.read_picture(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", "a tar"),
+        (listings.read, "list.csv", b"\xff\n"),
+        (listings.read, "list.csv", b"1.jpg\n"),
+        (listings.to_leave_out, "list.csv", None),
+        (listings.to_leave_out, "list.csv", b"no such column\n"),
+    ],
+)
+def test_no_line_holds_what_signs_an_address(tmp_path, site, ask, name, body):
+    site.missing = body is None
+    site.body = packed(tmp_path, name).read_bytes() if body == "a tar" else body or b""
+    with pytest.raises(InputError) as refusal:
+        ask(f"{site.address}/{name}?X-Amz-Credential=me&X-Amz-Signature=a-signature")
+    assert f"{site.address}/{name}?..." in line_of(refusal)
+    assert "a-signature" not in line_of(refusal) and "X-Amz" not in line_of(refusal)
 
 
 @pytest.mark.parametrize(
