@@ -45,4 +45,4 @@ def release(
         named(dsl.If(accepted == True, name="accepted")),  # noqa: E712
     ):
         whole = {"all_scores": False, "partition": 0, "partitions": 1, "advanced": advanced}
-        equipped(predict_images(model=model, predict_uri=predict_uri, **whole))
+        equipped(predict_images(model=model, predict_uri=predict_uri, **whole)).after(proven)

@@ -85,7 +85,7 @@ def registry(engine, image) -> Iterator[str]:
     engine.tell("rmi", f"{REGISTRY}/{image}", f"{REGISTRY}/{GPU_IMAGE}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Store(Server):
     """An S3 server, alone in a container without a network, and the same for this machine at the same address.
 

@@ -17,14 +17,13 @@ import drawn
 import pytest
 from servers import ended, until
 
-from kfp_vision import __version__, prediction, records, repository
+from kfp_vision import __version__, outcome, prediction, records, repository
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.serving import server
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = [
     "check_run",
-    "fingerprint_images",
     "decide_training",
     "ingest_images",
     "split_images",
@@ -299,7 +298,7 @@ def test_prints_what_plain_processes_print(run, plain):
 def test_splits_as_plain_processes_do(run, plain, part):
     tables = []
     for folder in (run.artifacts, plain.artifacts):
-        with (folder / "split-images" / part).open(newline="") as file:
+        with (folder / "split-images" / "tables" / f"{part}.csv").open(newline="") as file:
             tables.append(list(csv.DictReader(file)))
     assert tables[0] == tables[1]
     assert len(tables[0]) == SPLITS[part]
@@ -396,7 +395,7 @@ def test_batch_prediction_writes_nothing_but_its_artifacts(batch, models):
         passing = [mount["Source"] for mount in stage["Mounts"] if mount["Destination"] in PASSING]
         assert not any(Path(folder).exists() for folder in passing)
     written = [path.relative_to(run_dir) for path in run_dir.rglob("*") if path.is_file()]
-    assert {path.name for path in written if len(path.parts) == 1} == {"run.log", "predictions.csv"}
+    assert {path.name for path in written if len(path.parts) == 1} == {"run.log", "predictions.csv", outcome.RESULTS_FILE}
     (artifacts,) = {path.parts[0] for path in written if len(path.parts) > 1}
     stages = {name.split(" ")[0].replace("_", "-") for name in BATCH_STAGES}
     below = [set(path.parts[1:-1]) for path in written if path.parts[0] == artifacts]
@@ -427,7 +426,7 @@ def test_a_stage_that_fails_ends_the_run_with_its_one_line(failed):
 
 def test_what_the_stages_write_belongs_to_who_called(failed):
     owner = STRANGER if AS_STRANGER else os.getuid()
-    (table,) = failed.output.glob("*/*/split-images/train")
+    (table,) = failed.output.glob("*/*/split-images/tables")
     assert table.stat().st_uid == owner
 
 

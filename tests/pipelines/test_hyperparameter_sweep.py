@@ -63,7 +63,7 @@ def test_a_trial_that_fails_does_not_fail_the_run(run):
 
 
 def test_the_best_one_goes_through_the_gate_on_pictures_that_chose_nothing(run):
-    assert "on 6 test pictures" in "\n".join(run.lines)
+    assert "on 6 test images" in "\n".join(run.lines)
     (version,) = repository.versions(Path(run.result["endpoint"]["repository"]))
     assert version.fingerprint == repository.exported(Path(run.result["model_dir"])).fingerprint
     assert version.about["learning_rate"] == 0.01

@@ -101,7 +101,7 @@ def test_passes_on_what_the_stages_say_and_nothing_else(run):
     said = "\n".join(run.lines)
     assert "60 pictures in 2 classes, 0 files passed over" in said
     assert "step 12/12  loss " in said
-    assert "on 6 test pictures" in said
+    assert "on 6 test images" in said
     assert "KFP Executor" not in said and "Traceback" not in said and "\x1b" not in said
     assert run.stderr == ""
 

@@ -14,6 +14,7 @@ from kfp import dsl, local
 
 from kfp_vision import components, repository
 from kfp_vision.catalog import Row
+from kfp_vision.local_run import for_one_machine
 from kfp_vision.pictures import checked
 from kfp_vision.pipelines.release import release as released_by
 from kfp_vision.records import write_shards
@@ -75,7 +76,7 @@ def release(
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
         wishes = {"min_accuracy": min_accuracy, "deploy_to": deploy_to, "predict_uri": predict_uri}
         try:
-            released(accepted=True, test_image_uri="", advanced=advanced or {}, **wishes)
+            for_one_machine(released)(accepted=True, test_image_uri="", advanced=advanced or {}, **wishes)
         except RuntimeError:
             green = False
     printed = re.sub(r"\x1b\[\d+m", "", shown.getvalue())

@@ -63,7 +63,7 @@ def test_begins_with_the_records_and_ends_with_a_deployed_model(run):
 
 def test_is_measured_on_the_test_split_of_the_records(run, prepared):
     assert prepared.result["pictures"]["test"] == 6
-    assert f"on {prepared.result['pictures']['test']} test pictures" in "\n".join(run.lines)
+    assert f"on {prepared.result['pictures']['test']} test images" in "\n".join(run.lines)
 
 
 def test_trains_on_the_very_records(run, prepared):

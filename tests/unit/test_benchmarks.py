@@ -105,7 +105,7 @@ def test_what_each_stage_takes_is_a_row(tmp_path):
     assert len({file.read_bytes() for file in (tmp_path / "once" / "pictures").glob("*/*.jpg")}) == 20
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
     taken = {stage: [float(figure) for figure in figures] for stage, *figures in rows}
-    seconds, processor, memory, written = taken["`write_tfrecords`"]
+    seconds, processor, memory, written = taken["`write_partition`"]
     assert 0 < seconds <= passed and 0 < processor <= passed * os.cpu_count() and 20 < memory < 1024 and written < 10
 
 
