@@ -69,7 +69,6 @@ def test_the_stage_that_was_killed_is_named_with_what_may_have_been_the_reason(e
     assert error == f"error: {said}Give the engine more of it.\n"
     stages = [line.split()[1] for line in printed.splitlines() if line.startswith("[")]
     assert stages[-2:] == [STAGE, "report_outcome"]
-    name = STAGE.replace("_", "-")
-    assert f"      the run failed at {name}\n      {name}: {said}Give the engine more of it.\n" in printed
+    assert f"      the run failed at {STAGE}\n      {STAGE}: {said}Give the engine more of it.\n" in printed
     assert not list(output.glob("*/*/train-classifier/model"))
     assert not container_of(engine, STAGE, output)
