@@ -97,16 +97,18 @@ def test_the_whole_training_is_measured_between_its_events(tmp_path, monkeypatch
 
 def test_what_each_stage_takes_is_a_row(tmp_path):
     drawn.pictures(tmp_path / "data" / "flower_photos", classes=2, each=3)
-    command = [sys.executable, "-m", "benchmarks.stages", tmp_path / "once", "prepare_records", "20", "check_images=false"]
+    command = [sys.executable, "-m", "benchmarks.stages", tmp_path / "once", "prepare_records", "600", "check_images=false"]
     environment = os.environ | {"KFP_VISION_DATA": str(tmp_path / "data")}
     start = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     passed = time.perf_counter() - start
-    assert len({file.read_bytes() for file in (tmp_path / "once" / "pictures").glob("*/*.jpg")}) == 20
+    assert (
+        len({file.read_bytes() for file in (tmp_path / "once" / "pictures").glob("*/*.jpg")}) == 600
+    )  # with fewer the stages are over between two looks
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
     taken = {stage: [float(figure) for figure in figures] for stage, *figures in rows}
     seconds, processor, memory, written = taken["`write_partition`"]
-    assert 0 < seconds <= passed and 0 < processor <= passed * os.cpu_count() and 20 < memory < 1024 and written < 10
+    assert 0 <= seconds <= passed and 0 < processor <= passed * os.cpu_count() and 20 < memory < 1024 and written < 100
 
 
 def test_every_picture_is_held_out_of_one_fold_and_copies_of_none(tmp_path):
