@@ -236,10 +236,8 @@ def train(options: argparse.Namespace) -> None:
     from kfp_vision.pipelines import PIPELINES
 
     pipeline = PIPELINES["image_classification"]
-    from kfp_vision import (
-        storage,
-        training,
-    )  # after KFP, which looks through every module in memory, and TensorFlow has thousands
+    # After KFP, which looks through every module in memory, and TensorFlow has thousands.
+    from kfp_vision import storage, training
 
     form = training.Recipe.__dataclass_fields__
     try:

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 import yaml
+
+from kfp_vision import runs
 
 NAMESPACE, ACCOUNT = "kubeflow", "system:serviceaccount:kubeflow:kfp-vision-stages"
 RUN, WORKFLOW, NAME = "8a2f", "image-classification-x7k2p", "flowers of <Monday>"
@@ -299,3 +302,14 @@ def waiting(container: str, reason: str, message: str) -> dict[str, Any]:
     """The status of a container that has not begun."""
     state = {"waiting": {"reason": reason, "message": message}}
     return {"name": container, "image": IMAGE, "imageID": "", "state": state, "lastState": {}}
+
+
+@contextlib.contextmanager
+def around_a_stage(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Ran]:
+    """A run of which nothing is known yet, and this process as the pod of a stage of it; its configuration is in a folder."""
+    monkeypatch.setenv(runs.IN_A_CLUSTER, "10.0.0.1")
+    monkeypatch.setenv(runs.OWN_POD, OWN)
+    monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
+    with Ran().running(folder / "kubeconfig") as running:
+        monkeypatch.setenv(runs.API, running.url)
+        yield running

@@ -27,11 +27,8 @@ SECONDS = 600.0  # that a stage waits for a store, unless `store_wait_seconds` o
 CHECK_SECONDS = 300.0
 PERSON_SECONDS = 60.0  # that a command waits for a store that has answered it before
 SOON = 3.5  # seconds after which an address that may be a wrong one is given up
-FIRST_PAUSE, LONGEST_PAUSE, JITTER = (
-    0.25,
-    20.0,
-    1.25,
-)  # seconds between two tries, doubled each time; up to so many times as long
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 20.0  # seconds between two tries, doubled each time...
+JITTER = 1.25  # ...and up to so many times as long
 DOUBLINGS = 20  # more would only make a number that no float holds
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 VARIABLE = stores.WAIT_SECONDS

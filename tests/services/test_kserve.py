@@ -320,24 +320,27 @@ def unmade(deployment: dict, pod: dict) -> None:
     deployment["status"] |= {"updatedReplicas": 0, "replicas": deployment["status"]["replicas"] - 1}
 
 
-def without_account(deployment: dict, pod: dict) -> None:
+def forbidden(deployment: dict, pod: dict, message: str) -> None:
+    """Kubernetes lets the pod not in, and says why."""
     unmade(deployment, pod)
+    failure = kube.condition("ReplicaFailure", "True", reason="FailedCreate", message=message)
+    deployment["status"]["conditions"].append(failure)
+
+
+def without_account(deployment: dict, pod: dict) -> None:
     message = (
         'pods "flowers-predictor-6f9" is forbidden: error looking up service account models/nobody: serviceaccount "nobody" '
         "not found"
     )
-    failure = kube.condition("ReplicaFailure", "True", reason="FailedCreate", message=message)
-    deployment["status"]["conditions"].append(failure)
+    forbidden(deployment, pod, message)
 
 
 def against_pod_security(deployment: dict, pod: dict) -> None:
-    unmade(deployment, pod)
     message = (
         'pods "flowers-predictor-6f9-x" is forbidden: violates PodSecurity "restricted:v1.30": allowPrivilegeEscalation != '
         'false (container "storage-initializer" must set securityContext.allowPrivilegeEscalation=false)'
     )
-    failure = kube.condition("ReplicaFailure", "True", reason="FailedCreate", message=message)
-    deployment["status"]["conditions"].append(failure)
+    forbidden(deployment, pod, message)
 
 
 def without_key(deployment: dict, pod: dict) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from ran import NAME, OWN, WORKFLOW, Ran, printed
+from ran import NAME, WORKFLOW, Ran, around_a_stage, printed
 from told import Web
 
 from kfp_vision import outcome, results, runs, storage
@@ -30,11 +30,7 @@ def web(monkeypatch) -> Iterator[Web]:
 @pytest.fixture
 def ran(web, monkeypatch, tmp_path) -> Iterator[Ran]:
     """A run on a cluster, of which nothing is known yet."""
-    monkeypatch.setenv(runs.IN_A_CLUSTER, "10.0.0.1")
-    monkeypatch.setenv(runs.OWN_POD, OWN)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    with Ran().running(tmp_path / "kubeconfig") as running:
-        monkeypatch.setenv(outcome.API, running.url)
+    with around_a_stage(monkeypatch, tmp_path) as running:
         yield running
 
 

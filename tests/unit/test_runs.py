@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from ran import NAME, OWN, RUN, WORKFLOW, Ran, ended, printed
+from ran import NAME, OWN, RUN, WORKFLOW, Ran, around_a_stage, ended, printed
 
 from kfp_vision import components, runs
 from kfp_vision.runs import Found, Stage
@@ -16,11 +16,7 @@ ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
 
 @pytest.fixture
 def cluster(monkeypatch, tmp_path) -> Iterator[Ran]:
-    monkeypatch.setenv(runs.IN_A_CLUSTER, "10.0.0.1")
-    monkeypatch.setenv(runs.OWN_POD, OWN)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    with Ran().running(tmp_path / "kubeconfig") as running:
-        monkeypatch.setenv(runs.API, running.url)
+    with around_a_stage(monkeypatch, tmp_path) as running:
         yield running
 
 
