@@ -25,6 +25,7 @@ ON_GPU = "on a GPU"
 WHATEVER = "whatever happened"
 CLUSTER = "cluster_"  # what the names of boxes begin with for dot
 LINE = 36  # characters of what stands beside an arrow
+NUMBERED_LOOP = re.compile(r"for-loop-\d+")  # what KFP calls one that has no name
 
 CHANNEL = re.compile(r"inputs\.parameter_values\['pipelinechannel--(.*?)'\]")
 CAST = re.compile(r"\b(?:int|double)\((.*?)\)")
@@ -254,7 +255,7 @@ def _label(key: str, task: Any) -> str:
     if task.trigger_policy.condition:
         return in_words(task.trigger_policy.condition)
     if task.WhichOneof("iterator"):
-        return "for each item" if name == key else f"for each {name.removesuffix('s')}"
+        return "for each item" if NUMBERED_LOOP.fullmatch(name) else f"for each {name.removesuffix('s')}"
     return "one of these" if key.startswith("condition-branches") else name
 
 

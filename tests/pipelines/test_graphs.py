@@ -39,6 +39,20 @@ def test_a_picture_shows_the_pipeline_as_it_is_now(name):
     assert shown(name, "edge") == {f"{arrow.tail}->{arrow.head}": arrow.words for arrow in graph.arrows()}, remedy
 
 
+@pytest.mark.parametrize(
+    ("name", "loop"),
+    [
+        ("image_classification_partitioned", "for each partition"),
+        ("prepare_records", "for each partition"),
+        ("batch_prediction", "for each partition"),
+        ("image_search", "for each partition"),
+        ("hyperparameter_sweep", "for each trial"),
+    ],
+)
+def test_the_box_of_a_loop_says_of_what_it_takes_each(name, loop):
+    assert [label for label in shown(name, "cluster").values() if label.startswith("for each")] == [loop]
+
+
 def test_there_are_no_other_pictures():
     assert {file.name for file in PICTURES.iterdir()} == {f"{name}.svg" for name in PIPELINES}
 
