@@ -57,6 +57,6 @@ def test_refuses_a_list_of_pictures_to_leave_out_without_the_column_path(fields,
     listing.write_text("uri,label\n1.jpg,daisy\n")
     ended = one_step.run(components.check_run, tmp_path, **fields | {"leave_out_uri": str(listing)})
     assert one_step.refusal(ended) == (
-        f"error: a list of pictures to leave out must have a column path; got uri, label in {listing}, line 1. "
+        f"error: leave_out_uri must have a column path; got uri, label in {listing}, line 1. "
         "Write path,leave_out in the first line and lines such as daisy/1.jpg,yes below it, in UTF-8."
     )

@@ -65,23 +65,23 @@ def test_the_lines_are_read(tmp_path, name, content, entries):
         ("a.csv", "1.jpg,daisy\n2.jpg;tulip\n", 2, "1 fields"),
         ("a.csv", "1.jpg,daisy,training,more\n", 1, "4 fields"),
         ("a.csv", "uri,label\n1.jpg,daisy,training\n", 2, "3 fields under a header of 2"),
-        ("a.csv", "1.jpg,daisy,tulip\n", 1, "the use tulip, which is none of training, validation, test,"),
+        ("a.csv", "1.jpg,daisy,tulip\n", 1, "the ml_use tulip (not training, validation or test)"),
         ("a.csv", "1.jpg,\n", 1, "no label"),
         ("a.csv", ",daisy\n", 1, "no URI"),
         ("a.csv", '1.jpg,daisy\n"2.jpg,tulip\n', 2, "unexpected end of data"),
-        ("a.csv", b"1.jpg,daisy\n2.jpg,L\xf6wenzahn\n", 2, "bytes that are no UTF-8"),
-        ("a.jsonl", '{"uri": "1.jpg", "label": "daisy"}\n{"uri": "2.jpg", \n', 2, "what is no JSON"),
-        ("a.jsonl", "[1, 2]\n", 1, "JSON that is no object"),
-        ("a.jsonl", '{"uri": "1.jpg", "label": 3}\n', 1, "a field that is no text"),
+        ("a.csv", b"1.jpg,daisy\n2.jpg,L\xf6wenzahn\n", 2, "bytes that are not UTF-8"),
+        ("a.jsonl", '{"uri": "1.jpg", "label": "daisy"}\n{"uri": "2.jpg", \n', 2, "invalid JSON"),
+        ("a.jsonl", "[1, 2]\n", 1, "JSON that is not an object"),
+        ("a.jsonl", '{"uri": "1.jpg", "label": 3}\n', 1, "a field that is not a string"),
         ("a.jsonl", '{"uri": "1.jpg"}\n', 1, "no label"),
-        ("a.jsonl", '{"imageGcsUri": "1.jpg", "classificationAnnotation": []}\n', 1, "fields that are no objects"),
-        ("a.jsonl", "[" * 100_000 + "\n", 1, "what is no JSON"),
+        ("a.jsonl", '{"imageGcsUri": "1.jpg", "classificationAnnotation": []}\n', 1, "fields that are not objects"),
+        ("a.jsonl", "[" * 100_000 + "\n", 1, "invalid JSON"),
         ("a.lst", "0 3 1.jpg\n", 1, "1 fields between tabs"),
         ("a.lst", "0\t3\t4\t1.jpg\n", 1, "4 fields between tabs"),
-        ("a.lst", "0\t0\t1.jpg\n1\tdaisy\t2.jpg\n", 2, "the label daisy, which is no whole number from 0"),
-        ("a.lst", "0\t0.5\t1.jpg\n", 1, "the label 0.5, which is no whole number from 0"),
-        ("a.lst", "0\t-1\t1.jpg\n", 1, "the label -1, which is no whole number from 0"),
-        ("a.lst", "0\tnan\t1.jpg\n", 1, "the label nan, which is no whole number from 0"),
+        ("a.lst", "0\t0\t1.jpg\n1\tdaisy\t2.jpg\n", 2, "the label daisy, which is not a whole number from 0"),
+        ("a.lst", "0\t0.5\t1.jpg\n", 1, "the label 0.5, which is not a whole number from 0"),
+        ("a.lst", "0\t-1\t1.jpg\n", 1, "the label -1, which is not a whole number from 0"),
+        ("a.lst", "0\tnan\t1.jpg\n", 1, "the label nan, which is not a whole number from 0"),
         ("a.lst", "0\t0\t\n", 1, "no URI"),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path, name, content, line, foun
     uri = written(tmp_path, name, content)
     with pytest.raises(InputError) as refusal:
         listings.read(uri)
-    rule = "error: an import file must name a picture and its label in every line; got "
+    rule = "error: every line of an import file must give an image and its label; got "
     assert str(refusal.value).startswith(f"{rule}{found} in {uri}, line {line}. Write lines such as ")
 
 
@@ -113,10 +113,10 @@ def test_a_relative_uri_is_relative_to_the_file(tmp_path, name, uri):
 def test_pictures_of_an_import_file_in_a_bucket_lie_where_its_address_says():
     listing = "s3://bucket/lists/a.csv?endpoint=https://minio.example.org&region=eu-west-1"
     settings = listing.removeprefix("s3://bucket/lists/a.csv")
-    assert listings._resolved("daisy/1.jpg", listing) == f"s3://bucket/lists/daisy/1.jpg{settings}"
-    assert listings._resolved("s3://other/1.jpg", listing) == f"s3://other/1.jpg{settings}"
-    assert listings._resolved("s3://other/1.jpg?region=us-east-1", listing) == "s3://other/1.jpg?region=us-east-1"
-    assert listings._resolved("gs://other/1.jpg", listing) == "gs://other/1.jpg"
+    assert listings._resolve("daisy/1.jpg", listing) == f"s3://bucket/lists/daisy/1.jpg{settings}"
+    assert listings._resolve("s3://other/1.jpg", listing) == f"s3://other/1.jpg{settings}"
+    assert listings._resolve("s3://other/1.jpg?region=us-east-1", listing) == "s3://other/1.jpg?region=us-east-1"
+    assert listings._resolve("gs://other/1.jpg", listing) == "gs://other/1.jpg"
 
 
 def test_an_import_file_and_its_pictures_are_read_over_http(tmp_path, monkeypatch):
@@ -167,8 +167,8 @@ def test_the_pictures_to_leave_out_are_read(tmp_path, content, paths):
     assert listings.to_leave_out(written(tmp_path, "list", content)) == paths
 
 
-NAMED = "a list of pictures to leave out must name one in every line"
-COLUMN = "a list of pictures to leave out must have a column path"
+NAMED = "every line of leave_out_uri must name an image"
+COLUMN = "leave_out_uri must have a column path"
 WRITE = "Write path,leave_out in the first line and lines such as daisy/1.jpg,yes below it, in UTF-8."
 
 
@@ -182,11 +182,11 @@ WRITE = "Write path,leave_out in the first line and lines such as daisy/1.jpg,ye
         ("path,leave_out\n\ndaisy/1.jpg\n", f"{NAMED}; got 1 fields under a header of 2 in {{uri}}, line 3. {WRITE}"),
         ("path,leave_out\n,yes\n", f"{NAMED}; got no path in {{uri}}, line 2. {WRITE}"),
         ('path\n1.jpg\n"2.jpg\n', f"{NAMED}; got unexpected end of data in {{uri}}, line 3. {WRITE}"),
-        (b"path\nL\xf6wenzahn/1.jpg\n", f"{NAMED}; got bytes that are no UTF-8 in {{uri}}, line 2. {WRITE}"),
+        (b"path\nL\xf6wenzahn/1.jpg\n", f"{NAMED}; got bytes that are not UTF-8 in {{uri}}, line 2. {WRITE}"),
         (
             "path,leave_out\n1.jpg,yes\n2.jpg,maybe\n",
-            "leave_out must be yes or no in every line of a list of pictures to leave out; got maybe in {uri}, line 3. "
-            "Write yes to leave the picture out, no or nothing to keep it.",
+            "column leave_out of leave_out_uri must be yes or no; got maybe in {uri}, line 3. "
+            "Write yes to exclude the image, no or nothing to keep it.",
         ),
     ],
 )
@@ -200,5 +200,5 @@ def test_a_list_of_pictures_to_leave_out_that_cannot_be_read_is_refused(tmp_path
 def test_a_folder_is_no_list_of_pictures_to_leave_out(tmp_path):
     with pytest.raises(InputError) as refusal:
         listings.to_leave_out(str(tmp_path))
-    rule = "a list of pictures to leave out must be a file that can be read"
+    rule = "leave_out_uri must be a readable file"
     assert str(refusal.value) == f"error: {rule}; got {tmp_path} (Is a directory). Give a CSV with a column path."

@@ -368,7 +368,7 @@ def test_a_list_of_pictures_to_leave_out_is_read_before_any_data_moves(tmp_path,
         check(fields)
     line_of(refusal)
     listing.write_text("uri\n1.jpg\n")
-    with pytest.raises(InputError, match="a list of pictures to leave out must have a column path; got uri in ") as refusal:
+    with pytest.raises(InputError, match="leave_out_uri must have a column path; got uri in ") as refusal:
         check(fields)
     line_of(refusal)
     listing.write_text("path,leave_out\n1.jpg,perhaps\n")
