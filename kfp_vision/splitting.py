@@ -1,12 +1,15 @@
-"""The cut into train, validation and test: by content, so that the same pictures give the same splits everywhere.
+"""Splits the data into train, validation and test by content hash, so that the same images always give the same splits.
 
-Each class is sorted by a hash of the contents and cut at the ratios. Every class keeps the ratio to the picture, copies stay on
-one side, and when the data grows only the few pictures at a cut change sides. A picture that comes with a split keeps it. One
-that stands under several labels is in no split; where it is kept, it is in all its classes on the same side.
-Of pictures with boxes each counts as of its rarest class, so that what is rare is on every side.
+Each class is sorted by content hash and cut at the ratios, so that
+
+- every class keeps the ratios, to the nearest image;
+- byte-for-byte copies go to the same split;
+- when the data grows, only the few images next to a cut change their split.
+
+An image with a predefined split keeps it. An image with several labels is excluded; if it is kept instead, it goes to the same
+split in all its classes. An image with boxes counts towards its rarest class, so that rare classes are in every split.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
@@ -22,29 +25,38 @@ LABELS_FILE = "labels.txt"
 LEFT_OUT = "left_out"
 
 
-def write_tables(images: Path, tables: Path, label_map: Path, **how: Any) -> dict[str, int]:
-    """Writes the tables of all splits into one folder.
+def write_tables(images: Path, tables: Path, label_map: Path, **options: Any) -> dict[str, int]:
+    """Splits the data as `split_images` does, and writes all tables into one folder.
 
     Args:
-        images: the table of `catalog`.
-        tables: the folder to make, with the file that `table_of` names for each split, and one for `LEFT_OUT`.
-        label_map: see `split_images`.
-        how: the ratios and conflicting_labels, as `split_images` takes them.
+        images: the table of all images, as `catalog.write` writes it.
+        tables: output folder; `table_of` names its files.
+        label_map: output folder of the label map.
+        options: validation_ratio, test_ratio and conflicting_labels, as for `split_images`.
 
     Returns:
-        What `split_images` gives.
+        The number of images in each split, and under `left_out` the number of those in none.
 
     Raises:
-        InputError: as `split_images` does.
+        InputError: a class would have no images left to train on.
+
+    Example:
+        counts = write_tables(Path("images.csv"), Path("tables"), Path("labels"), validation_ratio=0.2, test_ratio=0.1)
+        counts  # {"train": 70, "validation": 20, "test": 10, "left_out": 0}
     """
-    with replacing(tables) as beside:
-        beside.mkdir()
-        outputs: dict[str, Any] = {name: table_of(beside, name) for name in (*SPLITS, LEFT_OUT)}
-        return split_images(images, label_map=label_map, **outputs, **how)
+    with replacing(tables) as temporary:
+        temporary.mkdir()
+        outputs: dict[str, Any] = {name: table_of(temporary, name) for name in (*SPLITS, LEFT_OUT)}
+        return split_images(images, label_map=label_map, **outputs, **options)
 
 
 def table_of(tables: Path, name: str) -> Path:
-    """The file of a split, or of `LEFT_OUT`, in a folder of `write_tables`."""
+    """Returns the path of a table in the folder that `write_tables` writes.
+
+    Args:
+        tables: the folder.
+        name: one of `SPLITS`, or `LEFT_OUT`.
+    """
     return tables / f"{name}.csv"
 
 
@@ -60,148 +72,175 @@ def split_images(
     left_out: Path,
     conflicting_labels: str = "leave_out",
 ) -> dict[str, int]:
-    """Reads the table of all pictures and writes one a split, the label map, and the list of what is in no split.
+    """Splits the table of all images into one table per split, and writes the label map and the list of unused images.
 
     Args:
-        images: the table of `catalog`.
-        validation_ratio: share of each class held out while training.
-        test_ratio: share of each class held out for the last evaluation; 0 for none.
-        train, validation, test: where the tables are written.
-        label_map: a folder, in which `labels.txt` is written, or `label_map.pbtxt` for pictures with boxes.
-        left_out: where the list of pictures in no split is written: CSV with uri, label, reason.
-        conflicting_labels: `leave_out` or `keep` the pictures that stand under several labels; with different boxes
-            none is kept.
+        images: the table of all images, as `catalog.write` writes it.
+        validation_ratio: fraction of each class for validation during training.
+        test_ratio: fraction of each class for the final evaluation; 0 for none.
+        train: output table.
+        validation: output table.
+        test: output table.
+        label_map: output folder for `labels.txt`, or for `label_map.pbtxt` if the images have boxes.
+        left_out: output CSV (uri, label, reason) of the images that are in no split.
+        conflicting_labels: `leave_out` or `keep` images with several labels; images with different boxes are always excluded.
 
     Returns:
-        Pictures in each split, and `left_out`: those under several labels or with different boxes, and those that the data
-        brings on two sides.
+        The number of images in each split, and under `left_out` the number of those in none: images with conflicting labels
+        or boxes, and copies of an image that a predefined split holds out.
 
     Raises:
-        InputError: a class would have nothing left to train on.
+        InputError: a class would have no images left to train on.
     """
     rows = list(catalog.read(images))
     with_boxes = any(row.objects for row in rows)
-    conflicting = _with_different_boxes(rows) if with_boxes else _under_several_labels(rows, conflicting_labels)
-    for content_id, how in conflicting.items():
-        print(f"left out, the same picture {how}: {content_id}")
+    conflicts = _find_box_conflicts(rows) if with_boxes else _find_label_conflicts(rows, conflicting_labels)
+    for content_id, reason in conflicts.items():
+        print(f"excluded, {reason}: {content_id}")
     labels = sorted({label for row in rows for label in row.labels})
-    cut = split([row for row in rows if row.content_id not in conflicting], validation_ratio, test_ratio)
-    parts = apart(cut)
-    _refuse_untrained(labels, parts["train"])
+    parts = split([row for row in rows if row.content_id not in conflicts], validation_ratio, test_ratio)
+    kept = apart(parts)
+    _check_trainable(labels, kept["train"])
     for name, path in zip(SPLITS, (train, validation, test), strict=True):
-        catalog.write(path, parts[name])
-    with replacing(label_map) as beside:
-        beside.mkdir()
-        (detection.write_label_map if with_boxes else write_labels)(beside, labels)
-    catalog.write_unused(left_out, [*_conflicting(rows, conflicting), *_held_out_too(cut, parts)])
-    counts = {name: len(part) for name, part in parts.items()}
-    print(", ".join(f"{count} pictures to {name}" for name, count in counts.items()))
+        catalog.write(path, kept[name])
+    with replacing(label_map) as temporary:
+        temporary.mkdir()
+        (detection.write_label_map if with_boxes else write_labels)(temporary, labels)
+    catalog.write_unused(left_out, [*_list_conflicting(rows, conflicts), *_list_leaked(parts, kept)])
+    counts = {name: len(part) for name, part in kept.items()}
+    print(", ".join(f"{count} images in {name}" for name, count in counts.items()))
     return counts | {"left_out": len(rows) - sum(counts.values())}
 
 
 def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, list[Row]]:
-    """Rows of each split, in the order of their contents' hashes, which is as good as shuffled.
+    """Splits rows by the hashes of their contents, class by class.
 
-    A row that brings its split keeps it; the ratios cut the others.
+    Args:
+        rows: of the table of all images; a row with a split keeps it.
+        validation_ratio: fraction of each class for validation.
+        test_ratio: fraction of each class for the test split.
+
+    Returns:
+        The rows of each split, in the order of their hashes, which is as good as shuffled.
     """
     parts = {name: [row for row in rows if row.split == name] for name in SPLITS}
-    loose = sorted((row for row in rows if not row.split), key=attrgetter("label", "content_id", "name"))
-    sides = _sides_of_shared(loose, validation_ratio, test_ratio)
-    for _, same_label in groupby(loose, attrgetter("label")):
-        of_class = list(same_label)
-        own = [row for row in of_class if row.content_id not in sides]
-        for row in of_class:
-            if row.content_id in sides:
-                parts[sides[row.content_id]].append(row)
-        there = Counter(sides.get(row.content_id) for row in of_class)
-        cut = _between_copies(own, max(0, _share(of_class, test_ratio) - there["test"]))
-        second = _between_copies(own, cut + max(0, _share(of_class, validation_ratio) - there["validation"]))
-        parts["test"] += own[:cut]
-        parts["validation"] += own[cut:second]
-        parts["train"] += own[second:]
+    unsplit = sorted((row for row in rows if not row.split), key=attrgetter("label", "content_id", "name"))
+    assigned = _assign_multi_label(unsplit, validation_ratio, test_ratio)
+    for _, same_label in groupby(unsplit, attrgetter("label")):
+        for name, part in _split_class(list(same_label), assigned, validation_ratio, test_ratio).items():
+            parts[name] += part
     return {name: sorted(part, key=attrgetter("content_id", "name")) for name, part in parts.items()}
 
 
-def _sides_of_shared(loose: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, str]:
-    """Content id to split, of the pictures under several labels: cut by themselves first, or two classes would part copies."""
-    shared = sorted(catalog.several(loose, "label"))
-    test, held_out = round(len(shared) * test_ratio), round(len(shared) * (test_ratio + validation_ratio))
+def _assign_multi_label(unsplit: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, str]:
+    """Maps the content ids of images with several labels to splits; class by class, their copies could be separated."""
+    content_ids = sorted(catalog.several(unsplit, "label"))
+    test, held_out = round(len(content_ids) * test_ratio), round(len(content_ids) * (test_ratio + validation_ratio))
     return {
-        content_id: "test" if place < test else "validation" if place < held_out else "train"
-        for place, content_id in enumerate(shared)
+        content_id: "test" if position < test else "validation" if position < held_out else "train"
+        for position, content_id in enumerate(content_ids)
     }
 
 
+def _split_class(rows: list[Row], assigned: dict[str, str], validation_ratio: float, test_ratio: float) -> dict[str, list[Row]]:
+    """Splits the rows of one class; those already in `assigned` count towards its ratios."""
+    parts = {name: [row for row in rows if assigned.get(row.content_id) == name] for name in SPLITS}
+    free = [row for row in rows if row.content_id not in assigned]
+    test_end = _skip_copies(free, max(0, _target_size(rows, test_ratio) - len(parts["test"])))
+    validation_size = max(0, _target_size(rows, validation_ratio) - len(parts["validation"]))
+    validation_end = _skip_copies(free, test_end + validation_size)
+    parts["test"] += free[:test_end]
+    parts["validation"] += free[test_end:validation_end]
+    parts["train"] += free[validation_end:]
+    return parts
+
+
 def apart(parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """The splits without the pictures that stand in a later one too: what measures a model must not have taught it."""
-    taken: set[str] = set()
+    """Removes images from a split if a later one has a copy, so that no model is evaluated on its training data.
+
+    Args:
+        parts: the rows of each split.
+    """
+    seen: set[str] = set()
     kept: dict[str, list[Row]] = {}
     for name in reversed(SPLITS):
-        kept[name] = [row for row in parts[name] if row.content_id not in taken]
-        if left_out := len(parts[name]) - len(kept[name]):
-            print(f"left out of {name}, since the same picture is held out: {left_out}")
-        taken.update(row.content_id for row in kept[name])
+        kept[name] = [row for row in parts[name] if row.content_id not in seen]
+        if excluded := len(parts[name]) - len(kept[name]):
+            print(f"excluded from {name}, same image held out: {excluded}")
+        seen.update(row.content_id for row in kept[name])
     return {name: kept[name] for name in SPLITS}
 
 
-def _under_several_labels(rows: list[Row], conflicting_labels: str) -> dict[str, str]:
+def _find_label_conflicts(rows: list[Row], conflicting_labels: str) -> dict[str, str]:
     if conflicting_labels == "keep":
         return {}
-    return {content_id: f"under {' and '.join(labels)}" for content_id, labels in catalog.several(rows, "label").items()}
+    conflicts = catalog.several(rows, "label")
+    return {content_id: f"same image with labels {' and '.join(labels)}" for content_id, labels in conflicts.items()}
 
 
-def _with_different_boxes(rows: list[Row]) -> dict[str, str]:
-    return dict.fromkeys(catalog.several(rows, "objects"), "with different boxes")
+def _find_box_conflicts(rows: list[Row]) -> dict[str, str]:
+    return dict.fromkeys(catalog.several(rows, "objects"), "same image with different boxes")
 
 
-def _conflicting(rows: list[Row], conflicting: dict[str, str]) -> Iterator[Unused]:
+def _list_conflicting(rows: list[Row], conflicts: dict[str, str]) -> Iterator[Unused]:
     for row in rows:
-        if how := conflicting.get(row.content_id):
-            yield row.uri, row.label, f"the same picture stands {how}"
+        if reason := conflicts.get(row.content_id):
+            yield row.uri, row.label, reason
 
 
-def _held_out_too(cut: dict[str, list[Row]], kept: dict[str, list[Row]]) -> Iterator[Unused]:
-    side = {row.content_id: name for name, part in kept.items() for row in part}
-    for name, part in cut.items():
+def _list_leaked(parts: dict[str, list[Row]], kept: dict[str, list[Row]]) -> Iterator[Unused]:
+    split_of = {row.content_id: name for name, part in kept.items() for row in part}
+    for name, part in parts.items():
         for row in part:
-            if side[row.content_id] != name:
-                yield row.uri, row.label, f"the same picture is in the {side[row.content_id]} split"
+            if split_of[row.content_id] != name:
+                yield row.uri, row.label, f"same image in the {split_of[row.content_id]} split"
 
 
-def _refuse_untrained(labels: list[str], train: list[Row]) -> None:
+def _check_trainable(labels: list[str], train: list[Row]) -> None:
     trained = {label for row in train for label in row.labels}
     for label in labels:
         if label not in trained:
-            remedy = "Add pictures to it, take it out, or hold out less."
-            raise InputError("every class must keep a picture to train on", f"none of {label}", remedy)
+            remedy = "Add images to it, remove it, or hold out less."
+            raise InputError("every class must keep an image to train on", f"none of {label}", remedy)
 
 
 def write_labels(folder: Path, labels: list[str]) -> None:
-    """Writes `labels.txt` into a folder, with lines such as `0:daisy`."""
+    """Writes `labels.txt`, with lines such as `0:daisy`.
+
+    Args:
+        folder: an existing folder.
+        labels: in the order of their numbers, from 0.
+    """
     lines = "".join(f"{number}:{label}\n" for number, label in enumerate(labels))
     (folder / LABELS_FILE).write_text(lines, encoding="utf-8")
 
 
 def read_labels(folder: Path) -> list[str]:
-    """The labels in `labels.txt`, in the order of their numbers.
+    """Reads `labels.txt`.
+
+    Args:
+        folder: the label map, as `write_labels` writes it.
+
+    Returns:
+        The labels in the order of their numbers, from 0.
 
     Raises:
-        InputError: the folder is of pictures with boxes.
+        InputError: the label map is for detection.
     """
     if (folder / detection.LABEL_MAP_FILE).exists():
         remedy = "Take records that were written with task=classification."
-        raise InputError("the label map must be of classification", f"{detection.LABEL_MAP_FILE} in it", remedy)
+        raise InputError("the label map must be for classification", detection.LABEL_MAP_FILE, remedy)
     lines = (folder / LABELS_FILE).read_text(encoding="utf-8").splitlines()
     return [line.partition(":")[2] for line in lines]
 
 
-def _share(ordered: list[Row], ratio: float) -> int:
-    """The pictures that a ratio asks for; one at the least, so that no class goes unmeasured."""
-    return max(1, round(len(ordered) * ratio)) if ratio else 0
+def _target_size(rows: list[Row], ratio: float) -> int:
+    """Returns the number of rows for a ratio above 0; at least 1, so that every class is evaluated."""
+    return max(1, round(len(rows) * ratio)) if ratio else 0
 
 
-def _between_copies(ordered: list[Row], cut: int) -> int:
-    """The first place at or after `cut` that does not part two copies of one picture."""
+def _skip_copies(ordered: list[Row], cut: int) -> int:
+    """Moves a cut forward until it does not separate copies of the same image."""
     while 0 < cut < len(ordered) and ordered[cut - 1].content_id == ordered[cut].content_id:
         cut += 1
     return cut

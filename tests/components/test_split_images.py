@@ -38,7 +38,7 @@ def test_keeps_a_picture_under_two_labels_if_asked(pictures, ratios, tmp_path):
     assert [made.metadata["tables"]["left_out"] for made in ended.values()] == [2, 0]
     listed = (ended["leave_out"].folder / "tables" / "left_out.csv").read_text().splitlines()
     assert listed[1:] == [
-        f"{folder}/{name},{name.split('/')[0]},the same picture stands under bellcup and globelet"
+        f"{folder}/{name},{name.split('/')[0]},same image with labels bellcup and globelet"
         for name in ("bellcup/0001.jpg", "globelet/again.jpg")
     ]
     assert (ended["keep"].folder / "tables" / "left_out.csv").read_text() == "uri,label,reason\n"
@@ -48,6 +48,5 @@ def test_refuses_to_hold_everything_out(ingested, tmp_path):
     table = {"images": ingested.folder / "images"}
     ended = one_step.run(components.split_images, tmp_path, table, validation_ratio=0.6, test_ratio=0.4, advanced={})
     assert one_step.refusal(ended) == (
-        "error: every class must keep a picture to train on; got none of bellcup. "
-        "Add pictures to it, take it out, or hold out less."
+        "error: every class must keep an image to train on; got none of bellcup. Add images to it, remove it, or hold out less."
     )

@@ -22,7 +22,7 @@ def test_a_short_fine_tuning_on_photographs_goes_far_above_chance(real_data, flo
     command += [f"-p{name}={value}" for name, value in fields.items()]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "left out, the same picture under roses and tulips" in done.stdout
+    assert "excluded, same image with labels roses and tulips" in done.stdout
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["accuracy"] >= 0.6  # 0.72 when this was written; chance is 0.2
     assert result["answer"]["label"] == result["answer"]["picture"].split("/")[0]

@@ -135,7 +135,7 @@ def test_whatever_the_classes_are_called_they_come_out_as_they_went_in(data):
         try:
             examples = convert(root, root / "photos", data)
         except SystemExit as refusal:  # a class can have too few pictures left to train on, and that alone
-            assert "every class must keep a picture to train on" in str(refusal)
+            assert "every class must keep an image to train on" in str(refusal)
             assert min(len(set(numbers)) for numbers in used.values()) <= 4 or data.conflicting_labels == "keep"
             return
         known = sorted(data.classes)

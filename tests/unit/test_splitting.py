@@ -136,10 +136,10 @@ def test_a_picture_under_two_labels_is_left_out_of_every_split(tmp_path, capsys)
     counts, tables, _ = cut(tmp_path, [*rows_of({"daisy": 10, "tulip": 10}), *wrong])
     assert counts == {"train": 14, "validation": 4, "test": 2, "left_out": 2}
     assert "daisy/100.jpg" not in {row.name for part in tables.values() for row in part}
-    assert "left out, the same picture under daisy and tulip: f6cb3e816496528d4187db53bc66567f" in capsys.readouterr().out
+    assert "excluded, same image with labels daisy and tulip: f6cb3e816496528d4187db53bc66567f" in capsys.readouterr().out
     assert catalog.read_unused(tmp_path / "left_out.csv") == [
-        ("/photos/daisy/100.jpg", "daisy", "the same picture stands under daisy and tulip"),
-        ("/photos/tulip/100.jpg", "tulip", "the same picture stands under daisy and tulip"),
+        ("/photos/daisy/100.jpg", "daisy", "same image with labels daisy and tulip"),
+        ("/photos/tulip/100.jpg", "tulip", "same image with labels daisy and tulip"),
     ]
 
 
@@ -212,8 +212,7 @@ def test_a_class_with_nothing_left_to_train_on_is_refused(tmp_path, few):
     with pytest.raises(InputError) as refusal:
         cut(tmp_path, [*rows_of({"daisy": 100}), *few])
     assert str(refusal.value) == (
-        "error: every class must keep a picture to train on; got none of rare. "
-        "Add pictures to it, take it out, or hold out less."
+        "error: every class must keep an image to train on; got none of rare. Add images to it, remove it, or hold out less."
     )
     assert {path.name for path in tmp_path.iterdir()} == {"images.csv"}
 
@@ -303,7 +302,7 @@ def test_a_picture_that_the_data_brings_on_two_sides_is_left_out_of_the_training
     assert counts == {"train": 7, "validation": 0, "test": 1, "left_out": 1}
     assert [row.name for row in tables["test"]] == ["test/leaked.jpg"]
     assert rows[0] not in tables["train"]
-    assert "left out of train, since the same picture is held out: 1" in capsys.readouterr().out
+    assert "excluded from train, same image held out: 1" in capsys.readouterr().out
     assert catalog.read_unused(tmp_path / "left_out.csv") == [
-        (rows[0].uri, "daisy", "the same picture is in the test split"),
+        (rows[0].uri, "daisy", "same image in the test split"),
     ]
