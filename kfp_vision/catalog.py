@@ -1,4 +1,4 @@
-"""Which pictures there are, with their labels: a table, one row a picture, while every picture stays where it is."""
+"""Finds the images of a data set with their labels, and lists them in a table; the images stay where they are."""
 
 import csv
 import hashlib
@@ -12,45 +12,46 @@ from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path, PurePosixPath
 from sys import intern
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kfp_vision import listings, parallel, reports, storage, stores
 from kfp_vision.errors import InputError, shown
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # what telephones write and people take for a picture
+UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # written by phones
 CLASSIFICATION, DETECTION = "classification", "detection"
-SPLITS = ("train", "validation", "test")  # in the order in which a picture that stands in several is left out
+SPLITS = ("train", "validation", "test")  # an image in several splits is used in the last of them only
 MOST_SAMPLES, SAMPLES_A_CLASS = 300, 6  # on a page
-# What file managers and network drives put between pictures: folders of small copies, and of what was deleted.
+# Folders that file managers and network drives add: thumbnails, and deleted files.
 THUMBNAILS = ("@eadir", "thumbs", "thumbnails")
 DELETED = ("#recycle", "@recycle", "$recycle.bin")
 NO_CLASS = "not in a class folder"
-TO_LEAVE_OUT = "in the list of pictures to leave out"
-CONFLICTING = "It is left out, unless conflicting_labels of advanced is keep"
-NAMED = 10  # of what a note is about, the rest is counted
-FOLDERS_KNOWN = 1 << 16  # a million pictures lie in far fewer folders: what is found of one is kept
-TRIED = 16  # objects that are read to see whether a store's MD5s are any
-# Unicode's categories of control characters, ends of lines and paragraphs, and bytes that are no text: no file here could
-# hold them. Spaces and joiners of any script are well in a name.
+TO_LEAVE_OUT = "excluded by leave_out_uri"
+CONFLICTING = "It is excluded unless conflicting_labels of advanced is keep"
+NAMED = 10  # names in a note; the rest is only counted
+FOLDERS_KNOWN = 1 << 16  # cached folders; a million images are in far fewer
+TRIED = 16  # objects to read to verify that a store's ETags are MD5s
+# Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
+# that are not UTF-8). Spaces and joiners of any script are allowed.
 UNWRITABLE = ("Cc", "Zl", "Zp", "Cs")
 
-Made = TypeVar("Made")
-Unused = tuple[str, str, str]  # URI, label and reason of a picture that is in no record
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+Unused = tuple[str, str, str]  # URI, label and reason of an image that is in no record
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A picture of the data set; a stage may hold a million, hence the slots.
+    """An image of the data set; a row of the table.
 
     Attributes:
-        uri: where its bytes are.
-        label: its class; of a picture with boxes its rarest class, empty where there is no object on it.
-        bytes: its size.
-        content_id: MD5 of its bytes, in hex; the same picture has the same one wherever it lies.
-        name: its path below the root of the data, which does not change when the data is moved.
-        split: train, validation or test where the data is split already; else empty.
-        objects: what is drawn in, as `detection` writes it; empty for classification.
+        uri: of the image.
+        label: class of the image; for detection its rarest class, empty without objects.
+        bytes: size of the file.
+        content_id: MD5 of the bytes, in hex; copies have the same.
+        name: path below the root of the data; it does not change when the data is moved.
+        split: train, validation or test if the data has predefined splits, else empty.
+        objects: boxes as `detection` encodes them; empty for classification.
     """
 
     uri: str
@@ -63,11 +64,11 @@ class Row:
 
     @property
     def labels(self) -> list[str]:
-        """The classes of what is on it."""
+        """The classes of the image; for detection those of its objects."""
         if not self.objects:
             return [self.label]
-        said = json.loads(self.objects)
-        return [] if isinstance(said, str) else sorted({box[0] for box in said})
+        content = json.loads(self.objects)
+        return [] if isinstance(content, str) else sorted({box[0] for box in content})
 
 
 COLUMNS = [column.name for column in fields(Row)]
@@ -75,27 +76,32 @@ COLUMNS = [column.name for column in fields(Row)]
 
 @dataclass
 class Catalog:
-    """Rows sorted by name, and what was passed over on the way: reason to count."""
+    """The images of a data set.
+
+    Attributes:
+        rows: sorted by name.
+        skipped: number of skipped files, by reason.
+    """
 
     rows: list[Row]
-    passed_over: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
     @property
     def classes(self) -> dict[str, int]:
-        """Pictures of each class, sorted by label; one with objects of several classes counts for each."""
+        """Number of images of each class, sorted by label; an image with objects of several classes counts for each."""
         return dict(sorted(Counter(label for row in self.rows for label in row.labels).items()))
 
     @property
     def fingerprint(self) -> str:
-        """A hash of labels, contents, splits and objects; where the pictures lie and what they are called does not matter."""
+        """A hash of labels, contents, splits and objects; independent of the location and names of the images."""
         facts = sorted(f"{row.label} {row.content_id} {row.split} {row.objects}".rstrip() for row in self.rows)
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @property
     def splits(self) -> dict[str, int]:
-        """Pictures in each split that the data brings; none where it is not split."""
-        brought = Counter(row.split for row in self.rows if row.split)
-        return {split: brought[split] for split in SPLITS if split in brought}
+        """Number of images in each predefined split; empty without such."""
+        counts = Counter(row.split for row in self.rows if row.split)
+        return {split: counts[split] for split in SPLITS if split in counts}
 
 
 def ingest(
@@ -108,32 +114,39 @@ def ingest(
     task: str = CLASSIFICATION,
     leave_out_uri: str = "",
 ) -> Catalog:
-    """Finds the pictures at a URI and writes their table and a page about them.
+    """Finds the images at a URI, and writes a table of them and a page about them.
 
     Args:
-        images_uri: a folder of class folders, split into train, validation and test or not, an archive of one (also over http),
-            an import file, or `sample`; for detection, pictures with Pascal VOC's XML.
-        check_images: whether to refuse data that nothing can be trained on.
-        splits: how many splits will be cut; a class needs a picture for each.
-        table: where the table is written (CSV).
-        page: where the page is written (HTML).
+        images_uri: a folder of class folders, with or without predefined splits, an archive of one (also over http), an import
+            file, or `sample`; for detection, images with Pascal VOC XML.
+        check_images: whether to reject data on which no model can be trained.
+        splits: number of splits that will be cut; every class needs an image for each.
+        table: output table (CSV).
+        page: output page (HTML).
         task: `classification` or `detection`.
-        leave_out_uri: a list of pictures to leave out, as `listings` reads it; empty for none.
+        leave_out_uri: an exclusion list, as `listings` reads it; empty for none.
+
+    Returns:
+        The catalog in the table.
 
     Raises:
-        InputError: nothing there, no pictures, fewer than two classes, or too few pictures in one; or a list of those to
-            leave out that cannot be read, or names none of them.
+        InputError: there is nothing at the URI, the data cannot be trained on, or the exclusion list cannot be read or matches
+            no image.
+
+    Example:
+        found = ingest("s3://bucket/flowers", check_images=True, splits=3, table=Path("images.csv"), page=Path("summary.html"))
+        found.classes  # {"daisy": 633, "tulips": 799}
     """
-    from kfp_vision import detection  # which builds on this room
+    from kfp_vision import detection  # detection imports this module
 
     look, judge, remark, show = {
         CLASSIFICATION: (scan, check, notes, lambda encoded, row: reports.Picture(row.name, encoded)),
         DETECTION: (detection.scan, detection.check, detection.notes, detection.sample),
     }[task]
     found = look(images_uri)
-    unknown = leave_out(found, leave_out_uri) if leave_out_uri else []
+    unmatched = leave_out(found, leave_out_uri) if leave_out_uri else []
     if leave_out_uri and task == DETECTION:
-        detection.label_by_rarest(found)  # what is rarest may be another class now
+        detection.label_by_rarest(found)
     if check_images:
         judge(found, images_uri, splits)
     write(table, found.rows)
@@ -143,237 +156,257 @@ def ingest(
         classes=found.classes,
         images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
-        passed_over=dict(found.passed_over),
-        notes=[*unknown, *remark(found)],
+        passed_over=dict(found.skipped),
+        notes=[*unmatched, *remark(found)],
         splits=found.splits,
         samples=_samples(found, show),
     )
-    print(f"{len(found.rows)} pictures in {len(found.classes)} classes, {sum(found.passed_over.values())} files passed over")
+    print(f"{len(found.rows)} images in {len(found.classes)} classes, {sum(found.skipped.values())} files skipped")
     return found
 
 
 def scan(images_uri: str, *, classes: bool = True) -> Catalog:
-    """The pictures at a URI, in folders or in the lines of an import file.
+    """Finds the images in a folder, an archive or an import file.
 
-    A picture's class is the folder it lies in. Where class folders lie in train beside others in validation or test, under
-    whatever common folders, each picture's split is that folder.
+    The label of an image is the name of its folder. If class folders are in train, and in validation or test next to it, these
+    folders are the predefined splits; they may be below any common folders.
 
     Args:
-        images_uri: where they lie.
-        classes: whether each has to be in a folder; without, one that is in none has no label.
+        images_uri: of the data.
+        classes: whether to skip images that are in no folder; if False, they get an empty label.
+
+    Returns:
+        A catalog sorted by name.
 
     Raises:
-        InputError: nothing lies there, or a line of an import file cannot be read.
+        InputError: there is nothing at the URI, or an import file has an invalid line.
     """
-    found = _listed(images_uri) if listings.is_listing(images_uri) else _in_folders(images_uri, classes)
+    found = _scan_import_file(images_uri) if listings.is_listing(images_uri) else _scan_folders(images_uri, classes)
     found.rows.sort(key=lambda row: row.name)
     return found
 
 
 def leave_out(found: Catalog, leave_out_uri: str) -> list[str]:
-    """Takes the pictures that a list names, by their URI or by their name, out of those that were found.
+    """Removes the images of an exclusion list, which names them by URI or by `Row.name`, from a catalog.
+
+    Args:
+        found: the catalog; changed in place.
+        leave_out_uri: of the exclusion list.
 
     Returns:
-        A sentence on what the list names that is no picture of the data; nothing where there is none.
+        A sentence about entries that match no image, if there are any.
 
     Raises:
-        InputError: the list cannot be read, or names pictures and none of these.
+        InputError: the list cannot be read, or none of its entries matches an image.
     """
     listed = listings.to_leave_out(leave_out_uri)
-    wanted = set(listed)
-    known = {path for row in found.rows for path in (row.uri, row.name) if path in wanted}
-    unknown = [path for path in listed if path not in known]
-    if unknown and not known and found.rows:
+    excluded = set(listed)
+    matched = {path for row in found.rows for path in (row.uri, row.name) if path in excluded}
+    unmatched = [path for path in listed if path not in matched]
+    if unmatched and not matched and found.rows:
         remedy = f"Name each by its path below the root of the data, such as {found.rows[0].name}, or by its URI."
-        value = f"none of them in {stores.shown(leave_out_uri)} ({_some(unknown)})"
-        raise InputError("leave_out_uri must name pictures of images_uri", value, remedy)
-    kept = [row for row in found.rows if known.isdisjoint((row.uri, row.name))]
-    if known:
-        found.passed_over[TO_LEAVE_OUT] += len(found.rows) - len(kept)
-    print(f"pictures left out, as {stores.shown(leave_out_uri)} says: {len(found.rows) - len(kept)}")
+        value = f"none of them in {stores.shown(leave_out_uri)} ({_some(unmatched)})"
+        raise InputError("leave_out_uri must name images of images_uri", value, remedy)
+    kept = [row for row in found.rows if matched.isdisjoint((row.uri, row.name))]
+    if matched:
+        found.skipped[TO_LEAVE_OUT] += len(found.rows) - len(kept)
+    print(f"images excluded by {stores.shown(leave_out_uri)}: {len(found.rows) - len(kept)}")
     found.rows = kept
-    if not unknown:
+    if not unmatched:
         return []
-    said = f"The list of pictures to leave out names {len(unknown)} that are not in the data: {shown(_some(unknown))}."
-    print(said)
-    return [said]
+    sentence = f"Entries of the exclusion list that match no image: {len(unmatched)} ({shown(_some(unmatched))})."
+    print(sentence)
+    return [sentence]
 
 
 def fingerprint(images_uri: str, leave_out_uri: str = "") -> str:
-    """A hash of what lies at a URI, from listings alone; of an import file, also of what is known of its pictures.
+    """Computes a hash of the data at a URI from listings (names, sizes, versions), without downloading images.
 
     Args:
-        images_uri: where the pictures lie.
-        leave_out_uri: a list of pictures to leave out, of which the hash is, too; empty for none.
+        images_uri: of the data; for an import file, the files it names are included.
+        leave_out_uri: an exclusion list to include; empty for none. The order of its lines and its other columns do not matter,
+            and an empty list equals none.
+
+    Returns:
+        A SHA-256 in hex.
 
     Raises:
-        InputError: nothing lies there, or a line of an import file or of the list cannot be read.
+        InputError: there is nothing at the URI, or an import file or exclusion list has an invalid line.
     """
-    whole = _fingerprint(images_uri)
-    left_out = listings.to_leave_out(leave_out_uri) if leave_out_uri else []
-    # A list of none is as no list, and one in another order, or with other remarks beside it, is the same.
-    return hashlib.sha256("\n".join([whole, *sorted(left_out)]).encode()).hexdigest() if left_out else whole
+    source = _fingerprint_source(images_uri)
+    excluded = listings.to_leave_out(leave_out_uri) if leave_out_uri else []
+    return hashlib.sha256("\n".join([source, *sorted(excluded)]).encode()).hexdigest() if excluded else source
 
 
-def _fingerprint(images_uri: str) -> str:
-    whole = storage.fingerprint(images_uri)
+def _fingerprint_source(images_uri: str) -> str:
+    listing = storage.fingerprint(images_uri)
     if not listings.is_listing(images_uri):
-        return whole
-    digest = hashlib.sha256(whole.encode())
-    places = dict.fromkeys(storage.archive_and_member(entry.uri)[0] for entry in listings.read(images_uri))
-    for fact in _of_each(_known_of, places):
-        digest.update(f"{fact}\n".encode())
+        return listing
+    digest = hashlib.sha256(listing.encode())
+    files = dict.fromkeys(storage.archive_and_member(entry.uri)[0] for entry in listings.read(images_uri))
+    for version in _map_concurrently(_describe_version, files):
+        digest.update(f"{version}\n".encode())
     return digest.hexdigest()
 
 
-def _known_of(uri: str) -> str:
-    """What changes when a picture, or the archive that it lies in, does; one that is not there is for the ingest to refuse."""
+def _describe_version(uri: str) -> str:
     try:
         found = storage.describe(uri)
     except (OSError, ValueError):
-        return "not there"
+        return "not there"  # the ingest stage rejects it, with its line
     return f"{found.size} {found.version}"
 
 
-def _in_folders(images_uri: str, classes: bool) -> Catalog:
+def _scan_folders(images_uri: str, classes: bool) -> Catalog:
     found = Catalog([])
     for item in storage.walk(images_uri):
-        label = _folder(item.name).name
+        label = _parent_folder(item.name).name
         reason = not_a_picture(item.name) or ("" if label or not classes else NO_CLASS)
         if reason:
-            found.passed_over[reason] += 1
+            found.skipped[reason] += 1
             continue
         content_id = item.md5 if item.loose else md5(item.read())
         found.rows.append(Row(item.uri, label, item.size, content_id, item.name))
-    return _with_splits(replace(found, rows=_with_content_ids(found.rows)))
+    return _assign_splits(replace(found, rows=_complete_content_ids(found.rows)))
 
 
-def _with_content_ids(rows: list[Row]) -> list[Row]:
-    """Rows with the MD5 of their bytes. What a store calls one is believed where a few objects agree, or else none of it."""
-    said = [row for row in rows if row.content_id and _is_stored(row)]
-    tried = said[:: max(1, len(said) // TRIED)][:TRIED]
-    if any(row.content_id != seen for row, seen in zip(tried, _hashed(tried), strict=True)):
-        print("the store's ETags are no MD5 of what lies there (it is encrypted): every picture is read to know it", flush=True)
-        rows = [replace(row, content_id="") if _is_stored(row) else row for row in rows]
-    hashed = _hashed(row for row in rows if not row.content_id)
-    return [row if row.content_id else replace(row, content_id=next(hashed)) for row in rows]
+def _complete_content_ids(rows: list[Row]) -> list[Row]:
+    """Adds missing content ids, and replaces those from a store unless a sample of them are the MD5s of the objects."""
+    from_store = [row for row in rows if row.content_id and _is_object(row)]
+    sampled = from_store[:: max(1, len(from_store) // TRIED)][:TRIED]
+    if any(row.content_id != actual for row, actual in zip(sampled, _hash_images(sampled), strict=True)):
+        print("the store's ETags are not MD5s of the objects (encryption?): reading every image to hash it", flush=True)
+        rows = [replace(row, content_id="") if _is_object(row) else row for row in rows]
+    hashes = _hash_images(row for row in rows if not row.content_id)
+    return [row if row.content_id else replace(row, content_id=next(hashes)) for row in rows]
 
 
-def _is_stored(row: Row) -> bool:
-    """Whether a picture is an object of a store, and no member of an archive there, whose MD5 is our own."""
+def _is_object(row: Row) -> bool:
+    """Returns whether an image is an object of a bucket; members of an archive there are hashed by us."""
     return storage.scheme(row.uri) in stores.BUCKETS and not storage.archive_and_member(row.uri)[1]
 
 
-def _hashed(rows: Iterable[Row]) -> Iterator[str]:
+def _hash_images(rows: Iterable[Row]) -> Iterator[str]:
     with storage.Reader() as reader:
-        yield from _of_each(lambda row: md5(reader.read(row.uri)), rows)
+        yield from _map_concurrently(lambda row: md5(reader.read(row.uri)), rows)
 
 
-def _of_each(function: Callable[[Any], Made], things: Iterable[Any]) -> Iterator[Made]:
-    """What waits for a disk or a network, many at a time."""
-    return parallel.mapped(function, things, workers=stores.READERS, limit=4 * stores.READERS)
+def _map_concurrently(function: Callable[[Argument], Result], items: Iterable[Argument]) -> Iterator[Result]:
+    """Maps a function that waits for a disk or a network, in threads."""
+    return parallel.mapped(function, items, workers=stores.READERS, limit=4 * stores.READERS)
 
 
-def _with_splits(found: Catalog) -> Catalog:
-    """The same pictures with the splits that their folders are named as; unchanged where these are no splits."""
-    folders = [_folder(row.name) for row in found.rows]
-    split_of, split_here = splits_by_folder(folders, class_folders=True)
-    split_up = Catalog([], found.passed_over)
+def _assign_splits(found: Catalog) -> Catalog:
+    """Sets the predefined splits by folder, and skips images that are in a split folder but in no class folder."""
+    folders = [_parent_folder(row.name) for row in found.rows]
+    split_of, split_roots = splits_by_folder(folders, class_folders=True)
+    assigned = Catalog([], found.skipped)
     for row, folder, split in zip(found.rows, folders, split_of, strict=True):
-        if folder.parent in split_here and folder.name.lower() in listings.SPLIT_NAMES:
-            split_up.passed_over[NO_CLASS] += 1  # in test/ itself, beside the class folders there
+        if folder.parent in split_roots and folder.name.lower() in listings.SPLIT_NAMES:
+            assigned.skipped[NO_CLASS] += 1
         else:
-            split_up.rows.append(replace(row, split=split) if split else row)
-    return split_up
+            assigned.rows.append(replace(row, split=split) if split else row)
+    return assigned
 
 
 def splits_by_folder(folders: list[PurePosixPath], *, class_folders: bool) -> tuple[list[str], set[PurePosixPath]]:
-    """The split of each picture, by a folder that is named as one, where train lies beside another there; else empty.
+    """Finds predefined splits: folders named train, and validation or test next to it.
 
     Args:
-        folders: that the pictures lie in, below the root of the data.
-        class_folders: whether the folder that a picture lies in is its class, and so no split.
+        folders: folder of each image, below the root of the data.
+        class_folders: whether the folder of an image is its class, and thus not a split.
 
     Returns:
-        The splits, and the folders that train and the others lie in.
+        The split of each image, empty if it has none; and the parents of the split folders.
     """
     places = [_split_folder(folder, class_folders) for folder in folders]
     splits_at: dict[PurePosixPath, set[str]] = {}
-    for above, split in filter(None, places):
-        splits_at.setdefault(above, set()).add(split)
-    split_here = {above for above, splits in splits_at.items() if "train" in splits and len(splits) > 1}
-    return [place[1] if place and place[0] in split_here else "" for place in places], split_here
+    for parent, split in filter(None, places):
+        splits_at.setdefault(parent, set()).add(split)
+    split_roots = {parent for parent, splits in splits_at.items() if "train" in splits and len(splits) > 1}
+    return [place[1] if place and place[0] in split_roots else "" for place in places], split_roots
 
 
-def _folder(name: str) -> PurePosixPath:
-    return _path(name.rpartition("/")[0])
+def _parent_folder(name: str) -> PurePosixPath:
+    return _cached_path(name.rpartition("/")[0])
 
 
 @lru_cache(FOLDERS_KNOWN)
-def _path(folder: str) -> PurePosixPath:
+def _cached_path(folder: str) -> PurePosixPath:
     return PurePosixPath(folder)
 
 
 @lru_cache(FOLDERS_KNOWN)
 def _split_folder(folder: PurePosixPath, class_folder: bool) -> tuple[PurePosixPath, str] | None:
-    """The topmost folder (above the class folder) that is named as a split: the folder it lies in, and the split."""
+    """Returns the parent and the split of the topmost folder (above the class folder) that is named after a split."""
     folders = [folder, *folder.parents][:-1]
-    for above in reversed(folders[1:] if class_folder else folders):
-        if split := listings.SPLIT_NAMES.get(above.name.lower()):
-            return above.parent, split
+    for candidate in reversed(folders[1:] if class_folder else folders):
+        if split := listings.SPLIT_NAMES.get(candidate.name.lower()):
+            return candidate.parent, split
     return None
 
 
-def _listed(images_uri: str) -> Catalog:
-    """The pictures that an import file names; all of them must be there."""
+def _scan_import_file(images_uri: str) -> Catalog:
     entries = listings.read(images_uri)
     for entry in entries:
         if unwritable(entry.name + entry.label):
             raise listings.broken(images_uri, entry.line, "a control character")
     with storage.Reader() as reader:
-        rows = list(_of_each(partial(_listed_row, images_uri, reader), entries))
-    return Catalog(_with_content_ids(rows))
+        rows = list(_map_concurrently(partial(_read_entry, images_uri, reader), entries))
+    return Catalog(_complete_content_ids(rows))
 
 
-def _listed_row(images_uri: str, reader: storage.Reader, entry: listings.Entry) -> Row:
+def _read_entry(images_uri: str, reader: storage.Reader, entry: listings.Entry) -> Row:
     try:
         if storage.scheme(entry.uri) in stores.BUCKETS and not storage.archive_and_member(entry.uri)[1]:
             found = storage.describe(entry.uri)
             return Row(entry.uri, entry.label, found.size, found.md5, entry.name, entry.split)
         encoded = reader.read(entry.uri)
     except (OSError, ValueError) as error:
-        remedy = "Mend the line or take it out; a relative URI is relative to the file."
-        rule = "every picture of an import file must be there"
+        remedy = "Correct or remove the line; relative URIs are resolved against the location of the file."
+        rule = "every image of an import file must be readable"
         raise InputError(rule, f"{error} in {stores.shown(images_uri)}, line {entry.line}", remedy) from None
     return Row(entry.uri, entry.label, len(encoded), md5(encoded), entry.name, entry.split)
 
 
 def md5(encoded: bytes) -> str:
-    """The content id of a picture."""
+    """Computes the content id of an image.
+
+    Args:
+        encoded: the bytes of the image.
+
+    Returns:
+        Their MD5, in hex.
+    """
     return hashlib.md5(encoded, usedforsecurity=False).hexdigest()
 
 
 def check(found: Catalog, images_uri: str, splits: int) -> None:
-    """Refuses data that no classifier can be trained on.
+    """Checks that a classifier can be trained on the data.
+
+    Args:
+        found: the catalog of the data.
+        images_uri: of the data, for the message.
+        splits: number of splits that will be cut; every class needs an image for each.
 
     Raises:
-        InputError: no pictures, fewer than two classes, a class with fewer pictures than splits, or data that brings its splits
-            and holds nothing out.
+        InputError: there are no images, fewer than two classes, a class with fewer images than splits, or predefined splits
+            that hold nothing out or leave a class without training images.
     """
-    layout = "Put the pictures into one folder a class, as in photos/daisy/1.jpg, photos/tulip/2.jpg."
+    layout = "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg."
     if not found.rows:
-        passed = sum(found.passed_over.values())
-        raise InputError("images_uri must hold pictures", f"none at {images_uri} ({passed} other files)", layout)
+        others = sum(found.skipped.values())
+        raise InputError("images_uri must contain images", f"none at {images_uri} ({others} other files)", layout)
     if len(found.classes) < 2:
         only = ", ".join(found.classes)
-        raise InputError("images_uri must hold at least two classes", f"one at {images_uri} ({only})", layout)
+        raise InputError("images_uri must contain at least two classes", f"one at {images_uri} ({only})", layout)
     if found.splits:
         _check_splits(found, images_uri)
         return
     label, fewest = min(found.classes.items(), key=lambda pair: pair[1])
     if fewest < splits:
-        remedy = "Add pictures to it, or take it out."
-        raise InputError(f"every class must have at least {splits} pictures, one a split", f"{fewest} of {label}", remedy)
+        remedy = "Add images to it, or remove it."
+        raise InputError(f"every class must have at least {splits} images, one per split", f"{fewest} of {label}", remedy)
 
 
 def _check_splits(found: Catalog, images_uri: str) -> None:
@@ -381,49 +414,64 @@ def _check_splits(found: Catalog, images_uri: str) -> None:
     trained = {row.label for row in found.rows if row.split in ("", "train")}
     for label in found.classes:
         if label not in trained:
-            rule = "every class must have a picture to train on"
-            raise InputError(rule, f"none of {label} in train at {images_uri}", "Add pictures to it, or take it out.")
+            rule = "every class must have an image to train on"
+            raise InputError(rule, f"none of {label} in train at {images_uri}", "Add images to it, or remove it.")
 
 
 def check_held_out(found: Catalog, images_uri: str) -> None:
-    """Refuses data that brings its splits, and all of it to train on.
+    """Checks that predefined splits hold images out for validation or test.
+
+    Args:
+        found: the catalog of the data.
+        images_uri: of the data, for the message.
 
     Raises:
-        InputError: nothing is held out.
+        InputError: all images are in train.
     """
     if found.splits.keys() == {"train"} and found.splits["train"] == len(found.rows):
-        rule = "data that is split already must hold pictures out for validation or test"
-        raise InputError(rule, f"all in train at {images_uri}", "Give some to validation, or leave the splits out.")
+        rule = "predefined splits must hold images out for validation or test"
+        raise InputError(rule, f"all in train at {images_uri}", "Move some to validation, or remove the splits.")
 
 
 def notes(found: Catalog) -> list[str]:
-    """What a person should know of the data, a sentence each."""
-    said = []
+    """Describes what a user should know about the data: copies, leaks, conflicting labels, rare classes.
+
+    Args:
+        found: the catalog of the data.
+
+    Returns:
+        One sentence per finding.
+    """
+    sentences = []
     copies = len(found.rows) - len({row.content_id for row in found.rows})
     leaked = several(found.rows, "split")
     if copies:
-        sides = "" if leaked else "; copies always stay on one side of the split"
-        said.append(f"{copies} pictures are copies of another, byte for byte{sides}.")
+        same_split = "" if leaked else "; copies always go to the same split"
+        sentences.append(f"{copies} images are byte-for-byte copies of others{same_split}.")
     if leaked:
         names = _some([row.name for row in found.rows if row.content_id in leaked])
-        said.append(f"The same picture stands in more than one split: {names}. Only the last is used: test, else validation.")
+        sentences.append(
+            f"The same image is in several splits: {names}. Only the copy in test is used, else that in validation."
+        )
     conflicting = several(found.rows, "label")
     for content_id, labels in list(conflicting.items())[:NAMED]:
         names = ", ".join(sorted(row.name for row in found.rows if row.content_id == content_id))
-        said.append(f"The same picture stands under {' and '.join(labels)}: {names}. {CONFLICTING}; delete the wrong one.")
+        sentences.append(
+            f"The same image has the labels {' and '.join(labels)}: {names}. {CONFLICTING}; delete the wrong copy."
+        )
     if len(conflicting) > NAMED:
-        said.append(f"{len(conflicting) - NAMED} more pictures stand under several labels.")
-    for alike in _alike(found.classes):
-        said.append(f"{' and '.join(alike)} differ in nothing but case or the form of a letter: are they one class?")
+        sentences.append(f"{len(conflicting) - NAMED} more images have several labels.")
+    for labels in _alike(found.classes):
+        sentences.append(f"{' and '.join(labels)} differ only in case or Unicode form: are they the same class?")
     if found.classes:
         (rare, fewest), (common, most) = (f(found.classes.items(), key=lambda pair: pair[1]) for f in (min, max))
         if most > 5 * fewest:
-            said.append(f"{common} has {most} pictures and {rare} only {fewest}: add pictures of {rare} if you can.")
-    return said
+            sentences.append(f"{common} has {most} images and {rare} only {fewest}: add images of {rare} if you can.")
+    return sentences
 
 
 def _alike(labels: Iterable[str]) -> list[list[str]]:
-    """Labels that look the same to a person."""
+    """Groups labels that look the same to a reader."""
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(unicodedata.normalize("NFKC", label).casefold(), []).append(label)
@@ -436,8 +484,16 @@ def _some(names: list[str]) -> str:
 
 
 def several(rows: Iterable[Row], column: str) -> dict[str, list[str]]:
-    """Content id to the values of a column, sorted, of the pictures that stand there under more than one; empty ones aside."""
-    first: dict[str, str] = {}  # a set for every picture would take more memory than the rows
+    """Finds images whose copies differ in a column, such as the same image with two labels.
+
+    Args:
+        rows: of the table.
+        column: an attribute of `Row`; empty values are ignored.
+
+    Returns:
+        The sorted values of each such image, by its content id.
+    """
+    first: dict[str, str] = {}  # one set per image would take more memory than the rows
     found: dict[str, set[str]] = {}
     for row in rows:
         if value := getattr(row, column):
@@ -448,15 +504,26 @@ def several(rows: Iterable[Row], column: str) -> dict[str, list[str]]:
 
 
 def write(table: Path, rows: Iterable[Row]) -> None:
-    """Writes rows as CSV with a header."""
-    with storage.replacing(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    """Writes a table as CSV with a header.
+
+    Args:
+        table: output file.
+        rows: in the order of the table.
+    """
+    with storage.replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(map(attrgetter(*COLUMNS), rows))
 
 
 def read(table: Path) -> Iterator[Row]:
-    """The rows of a table, in its order; those of one class share its name in memory."""
+    """Yields the rows of a table.
+
+    Labels and splits are interned, which saves memory in large tables.
+
+    Args:
+        table: as `write` writes it; the columns may be in any order.
+    """
     with table.open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
         header = next(lines, COLUMNS)
@@ -466,51 +533,76 @@ def read(table: Path) -> Iterator[Row]:
 
 
 def count(table: Path) -> int:
-    """How many rows a table has."""
+    """Returns the number of rows of a table.
+
+    Args:
+        table: as `write` writes it.
+    """
     with table.open(newline="", encoding="utf-8") as file:
         return max(0, sum(1 for _ in csv.reader(file)) - 1)
 
 
 def write_part(table: Path, rows: range, part: Path) -> None:
-    """Writes consecutive rows of a table, numbered from 0, as a table of their own."""
-    with storage.replacing(part) as beside, table.open(newline="", encoding="utf-8") as whole:
+    """Copies consecutive rows of a table to another.
+
+    Args:
+        table: as `write` writes it.
+        rows: row numbers, from 0.
+        part: output table.
+    """
+    with storage.replacing(part) as temporary, table.open(newline="", encoding="utf-8") as whole:
         lines = csv.reader(whole)
-        with beside.open("w", newline="", encoding="utf-8") as file:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(next(lines, COLUMNS))
             writer.writerows(islice(lines, rows.start, rows.stop))
 
 
 def write_unused(table: Path, unused: Iterable[Unused]) -> None:
-    """Writes the pictures that are in no record, as CSV with a header: uri, label, reason."""
-    with storage.replacing(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    """Writes the images that are in no record as CSV with the header uri, label, reason.
+
+    Args:
+        table: output file.
+        unused: in the order of the table.
+    """
+    with storage.replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("uri", "label", "reason"), *unused])
 
 
 def read_unused(table: Path) -> list[Unused]:
-    """What `write_unused` wrote."""
+    """Reads a table of unused images.
+
+    Args:
+        table: as `write_unused` writes it.
+
+    Returns:
+        URI, label and reason of each image.
+    """
     with table.open(newline="", encoding="utf-8") as file:
         return [(row["uri"], row["label"], row["reason"]) for row in csv.DictReader(file)]
 
 
 def not_a_picture(name: str) -> str:
-    """Why a file, by its path below the root, is none of the pictures; empty if it is one."""
+    """Returns why the file at a path is skipped; empty if it is an image.
+
+    Args:
+        name: path below the root of the data.
+    """
     folder, _, file = name.rpartition("/")
-    if reason := _not_of_pictures(folder):
+    if reason := _folder_skip_reason(folder):
         return reason
     suffix = f".{file.rpartition('.')[2].lower()}"
     if file.startswith("."):
         return "hidden"
     if unsupported := UNSUPPORTED.get(suffix):
-        return f"{unsupported}, which is not supported; convert it to JPEG"
+        return f"{unsupported} is not supported; convert it to JPEG"
     if suffix not in PICTURE_SUFFIXES:
-        return "not a picture"
+        return "not an image"
     return "control character in the name" if unwritable(name) else ""
 
 
 @lru_cache(FOLDERS_KNOWN)
-def _not_of_pictures(folder: str) -> str:
-    """Why no file in a folder is one of the pictures; empty where they may be."""
+def _folder_skip_reason(folder: str) -> str:
     names = {part.lower() for part in folder.split("/")}
     if "__macosx" in names or any(name.startswith(".") for name in names):
         return "hidden"
@@ -520,24 +612,28 @@ def _not_of_pictures(folder: str) -> str:
 
 
 def unwritable(text: str) -> bool:
-    """Whether a name holds what no list and no label map can hold."""
+    """Returns whether a name contains characters that lists and label maps cannot hold.
+
+    Args:
+        text: the name.
+    """
     return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE for character in text)
 
 
-def _samples(found: Catalog, show: Callable[[bytes, Row], reports.Picture]) -> dict[str, list[reports.Picture]]:
-    """A few pictures of each class, of the first classes where there are very many."""
+def _samples(found: Catalog, make_sample: Callable[[bytes, Row], reports.Picture]) -> dict[str, list[reports.Picture]]:
+    """Makes a few samples of each class, or of the first classes if there are very many."""
     labels = list(found.classes)[:MOST_SAMPLES]
-    each = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
+    limit = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
     chosen: dict[str, list[Row]] = {label: [] for label in labels}
     for row in found.rows:
         for label in row.labels:
-            if label in chosen and len(chosen[label]) < each:
+            if label in chosen and len(chosen[label]) < limit:
                 chosen[label].append(row)
     samples: dict[str, list[reports.Picture]] = {label: [] for label in labels}
     with storage.Reader() as reader:
-        wanted = [(label, row) for label, of_class in chosen.items() for row in of_class]
-        read = _of_each(lambda one: storage.outcome(partial(reader.read, one[1].uri)), wanted)
-        for (label, row), encoded in zip(wanted, read, strict=True):
-            # One that is gone by now is shown as one that cannot be read; the conversion says why.
-            samples[label].append(show(b"" if isinstance(encoded, OSError) else encoded, row))
+        wanted = [(label, row) for label, rows in chosen.items() for row in rows]
+        outcomes = _map_concurrently(lambda pair: storage.outcome(partial(reader.read, pair[1].uri)), wanted)
+        for (label, row), encoded in zip(wanted, outcomes, strict=True):
+            # The page shows an image that has disappeared as unreadable; the conversion reports the reason.
+            samples[label].append(make_sample(b"" if isinstance(encoded, OSError) else encoded, row))
     return samples

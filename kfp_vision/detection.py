@@ -1,8 +1,9 @@
-"""Pictures with boxes around what is on them: read from Pascal VOC's XML, written as TensorFlow's object detection reads them.
+"""Reads object annotations in Pascal VOC XML, and writes the features and label map of TensorFlow's Object Detection API.
 
-A picture's annotation is the XML of its name beside it, or in `Annotations` beside `JPEGImages` (or `images`). It lies in the
-table of pictures as JSON: a list of boxes, or a text that says why it cannot be used. Sources: the VOC2012 development kit,
-section 3, and create_pascal_tf_record.py of the TensorFlow Object Detection API.
+The annotation of an image is the XML file of the same name in its folder, or in `Annotations` next to `JPEGImages` (or
+`images`). The table of images holds it as JSON: a list of boxes, or a string with the reason why it cannot be used.
+
+Sources: the VOC2012 development kit, section 3, and create_pascal_tf_record.py of the TensorFlow Object Detection API.
 """
 
 import hashlib
@@ -24,26 +25,31 @@ from kfp_vision.errors import InputError, shown
 from kfp_vision.pictures import PILLOW_OPENS, Checked, Refused, checked
 
 LABEL_MAP_FILE = "label_map.pbtxt"
-MOST_XML = 1 << 20  # bytes; an annotation of a thousand boxes has a quarter of it
+MOST_XML = 1 << 20  # bytes; 1,000 boxes take a quarter of it
 MOST_SHOWN = 60  # characters of a name in a reason
 PICTURE_FOLDERS, ANNOTATION_FOLDERS = ("jpegimages", "images"), ("annotations",)
-LISTS = {"train": "train", "val": "validation", "test": "test", "trainval": ""}  # of ImageSets/Main, to our splits
-ALONE, WITHOUT, UNLISTED = "no annotation beside it", "annotation without a picture", "in no list of ImageSets/Main"
-LAYOUT = "Put x.xml in the format of Pascal VOC beside each x.jpg, or into Annotations beside JPEGImages."
-UPRIGHT, SIDEWAYS = 1, (5, 6, 7, 8)  # of EXIF's orientations; the sideways ones swap width and height
-SAMPLE_SIDE, LINE = 400, 3  # pixels of a picture on the page, and of the lines around what is on it
+LISTS = {"train": "train", "val": "validation", "test": "test", "trainval": ""}  # files of ImageSets/Main, and our splits
+ALONE, WITHOUT, UNLISTED = "no annotation", "annotation without an image", "not listed in ImageSets/Main"
+LAYOUT = "Put x.xml in Pascal VOC format next to each x.jpg, or into Annotations next to JPEGImages."
+UPRIGHT, SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the sideways ones swap width and height
+SAMPLE_SIDE, LINE = 400, 3  # pixels: size of a sample on the page, and width of the box lines
 
 
 @dataclass(frozen=True)
 class Box:
-    """An object of a picture.
+    """The bounding box of an object.
+
+    Coordinates start at the upper left corner, in pixels (in an `Annotation`) or normalised to 0..1 (in the table).
 
     Attributes:
-        label: its class.
-        xmin, ymin, xmax, ymax: its edges from the upper left corner, in pixels or as shares of width and height.
-        difficult: 1 if it is hard to tell.
-        truncated: 1 if a part of it is not in the picture or behind something.
-        view: the side it is seen from, such as Left; Unspecified where nobody said.
+        label: class of the object.
+        xmin: left edge.
+        ymin: upper edge.
+        xmax: right edge.
+        ymax: lower edge.
+        difficult: 1 if the object is hard to recognise.
+        truncated: 1 if part of the object is outside the image or occluded.
+        view: pose, such as Left; Unspecified if not given.
     """
 
     label: str
@@ -58,7 +64,13 @@ class Box:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an XML says of its picture: width and height in pixels, 0 where it does not say, and boxes in pixels."""
+    """The content of an annotation file.
+
+    Attributes:
+        width: of the image in pixels; 0 if not given.
+        height: of the image in pixels; 0 if not given.
+        boxes: in pixels.
+    """
 
     width: int
     height: int
@@ -66,61 +78,82 @@ class Annotation:
 
 
 def scan(images_uri: str) -> Catalog:
-    """The annotated pictures at a URI, in the order of their names.
+    """Finds the annotated images in a folder or an archive.
 
-    A picture counts as of its rarest class, which is its label in the table; without any object it has none. Its split is the
-    folder named as one that it lies in, or the list of ImageSets/Main that names it.
+    The label of an image is its rarest class; without objects it is empty. The split comes from a folder named after one, or
+    from the lists in ImageSets/Main.
+
+    Args:
+        images_uri: of the folder or archive.
+
+    Returns:
+        A catalog sorted by name.
 
     Raises:
-        InputError: nothing lies there, or it cannot hold annotations.
+        InputError: there is nothing at the URI, or it cannot hold annotations.
     """
     check_uri(images_uri)
     found = Catalog([])
     annotations: dict[tuple[str, str], Annotation | str] = {}
     sizes: dict[str, tuple[int, int, int] | str] = {}
     lists: dict[str, dict[str, str]] = {}
-    for item, encoded in storage.read_all(_wanted(images_uri, annotations, found)):
+    for item, encoded in storage.read_all(_select_files(images_uri, annotations, found)):
         path = PurePosixPath(item.name)
         if isinstance(encoded, OSError):
             raise encoded
         if path.suffix.lower() == ".xml":
-            annotations[_key(path)] = _read(encoded)
+            annotations[_key(path)] = _parse_or_reason(encoded)
         elif path.suffix == ".txt":
             names = lists.setdefault(str(path.parents[2]), {})
-            names |= {name: LISTS[path.stem] or names.get(name, "") for name in _listed(encoded)}
+            names |= {name: LISTS[path.stem] or names.get(name, "") for name in _parse_split_list(encoded)}
         else:
             found.rows.append(Row(item.uri, "", item.size, catalog.md5(encoded), item.name))
-            sizes[item.name] = _size(encoded)
+            sizes[item.name] = _size_or_reason(encoded)
     found.rows.sort(key=lambda row: row.name)
-    _pair(found, annotations, sizes)
-    _assign(found, lists)
+    _attach_annotations(found, annotations, sizes)
+    _assign_splits(found, lists)
     label_by_rarest(found)
     return found
 
 
 def label_by_rarest(found: Catalog) -> None:
-    """Gives each picture its rarest class for a label, by which the split keeps the ratios."""
-    pictures = found.classes
-    found.rows = [replace(row, label=min(row.labels, key=lambda one: (pictures[one], one), default="")) for row in found.rows]
+    """Sets the label of each image to its rarest class, so that the split keeps the ratios of rare classes.
+
+    Args:
+        found: the catalog; changed in place.
+    """
+    images = found.classes
+    found.rows = [
+        replace(row, label=min(row.labels, key=lambda label: (images[label], label), default="")) for row in found.rows
+    ]
 
 
 def check_uri(images_uri: str) -> None:
-    """Refuses what holds pictures without boxes.
+    """Checks that a URI can hold annotations, which the sample data and import files cannot.
+
+    Args:
+        images_uri: of the data.
 
     Raises:
-        InputError: naming the field.
+        InputError: it cannot.
     """
     if images_uri == storage.SAMPLE or listings.is_listing(images_uri):
         raise InputError("images_uri of detection must be a folder or an archive", images_uri, LAYOUT)
 
 
 def read_xml(encoded: bytes) -> Annotation:
-    """The annotation in an XML file, as it is written there.
+    """Parses a Pascal VOC annotation.
 
-    Nothing outside the file is read and no entity is expanded: a file that declares a document type is refused.
+    A DOCTYPE is rejected, so no entity is expanded and nothing outside the file is read.
+
+    Args:
+        encoded: the bytes of the XML file.
+
+    Returns:
+        The annotation as written, with boxes in pixels.
 
     Raises:
-        Refused: it is no annotation of Pascal VOC; the message is the reason.
+        Refused: the file is not a valid annotation; the message is the reason.
     """
     from defusedxml import DefusedXmlException, ElementTree
 
@@ -129,97 +162,125 @@ def read_xml(encoded: bytes) -> Annotation:
     try:
         root = ElementTree.fromstring(encoded, forbid_dtd=True)
     except DefusedXmlException:
-        raise Refused("an annotation that declares a document type, which is not read") from None
-    except (ParseError, ValueError, LookupError) as error:  # the last two for an encoding that nobody knows
-        raise Refused(f"an annotation that is no XML ({' '.join(str(error).split())})") from None
+        raise Refused("an annotation with a DOCTYPE, which is not allowed") from None
+    except (ParseError, ValueError, LookupError) as error:  # the last two for an unknown encoding
+        raise Refused(f"an annotation that is not XML ({' '.join(str(error).split())})") from None
     if root.tag != "annotation":
-        raise Refused(f"an annotation that is not of Pascal VOC, but begins with {shown(root.tag, MOST_SHOWN)}")
-    width, height = (_whole(root, f"size/{side}") for side in ("width", "height"))
-    return Annotation(width, height, [_box(one) for one in root.findall("object")])
+        raise Refused(f"an annotation that is not Pascal VOC: its root element is {shown(root.tag, MOST_SHOWN)}")
+    width, height = (_parse_length(root, f"size/{side}") for side in ("width", "height"))
+    return Annotation(width, height, [_parse_box(element) for element in root.findall("object")])
 
 
 def fitted(annotation: Annotation, width: int, height: int, orientation: int = UPRIGHT) -> list[Box]:
-    """An annotation's boxes as shares of the upright picture, cut off at its edges.
+    """Normalises the boxes of an annotation to the size of the upright image, and clips them at its edges.
 
     Args:
-        annotation: as `read_xml` gives it.
-        width, height: of the picture in pixels, as it stands upright.
-        orientation: EXIF's, 1 to 8. A picture that is turned keeps its boxes only where the annotation's size says that they
-            were drawn on the upright one: nothing else tells the two apart.
+        annotation: as `read_xml` returns it.
+        width: of the upright image in pixels.
+        height: of the upright image in pixels.
+        orientation: EXIF orientation, 1 to 8. The boxes of a rotated image are used only if the size in the annotation shows
+            that they refer to the upright image.
+
+    Returns:
+        The boxes with coordinates from 0 to 1.
 
     Raises:
-        Refused: the annotation contradicts the picture, or a box is none.
+        Refused: the annotation contradicts the image, or a box is empty or outside it.
     """
-    said = (annotation.width, annotation.height)
-    if orientation != UPRIGHT and (orientation not in SIDEWAYS or said != (width, height) or width == height):
-        raise Refused(f"turned by EXIF orientation {orientation}, and its boxes may be of before or after; save it upright")
-    if all(said) and said != (width, height):
-        raise Refused(f"an annotation of {said[0]} x {said[1]} pixels, while the picture has {width} x {height}")
-    return [_fitted(box, width, height) for box in annotation.boxes]
+    annotated = (annotation.width, annotation.height)
+    if orientation != UPRIGHT and (orientation not in SIDEWAYS or annotated != (width, height) or width == height):
+        raise Refused(
+            f"EXIF orientation {orientation}: the boxes may refer to the image before or after rotation; save it upright"
+        )
+    if all(annotated) and annotated != (width, height):
+        raise Refused(f"an annotation for {annotated[0]} x {annotated[1]} pixels, but the image has {width} x {height}")
+    return [_normalize(box, width, height) for box in annotation.boxes]
 
 
 def boxes(row: Row) -> list[Box]:
-    """The boxes of a picture, as shares of its width and height.
+    """Returns the boxes of an image, with coordinates from 0 to 1.
+
+    Args:
+        row: of the image in the table.
 
     Raises:
-        Refused: its annotation cannot be used.
+        Refused: the annotation cannot be used; the message is the reason.
     """
-    said = json.loads(row.objects)
-    if isinstance(said, str):
-        raise Refused(said)
-    return [Box(*one) for one in said]
+    content = json.loads(row.objects)
+    if isinstance(content, str):
+        raise Refused(content)
+    return [Box(*box) for box in content]
 
 
 def check(found: Catalog, images_uri: str, splits: int) -> None:
-    """Refuses data that no detector can be trained on.
+    """Checks that a detector can be trained on the data.
+
+    Args:
+        found: the catalog of the data.
+        images_uri: of the data, for the message.
+        splits: number of splits that will be cut; every class must appear in as many images.
 
     Raises:
-        InputError: no annotated pictures, no object on any, a class on fewer pictures than splits, or data that brings its
-            splits and holds nothing out.
+        InputError: there are no annotated images, no objects, a class in fewer images than splits, or predefined splits that
+            hold nothing out.
     """
     if not found.rows:
-        passed = ", ".join(f"{count} files passed over: {reason}" for reason, count in found.passed_over.most_common(2))
-        rule = "images_uri of detection must hold pictures with annotations"
-        raise InputError(rule, f"none at {images_uri} ({passed or 'nothing there'})", LAYOUT)
+        skipped = ", ".join(f"{count} files skipped: {reason}" for reason, count in found.skipped.most_common(2))
+        rule = "images_uri of detection must contain images with annotations"
+        raise InputError(rule, f"none at {images_uri} ({skipped or 'nothing there'})", LAYOUT)
     if not found.classes:
-        reasons = Counter(said for row in found.rows if isinstance(said := json.loads(row.objects), str))
+        reasons = Counter(content for row in found.rows if isinstance(content := json.loads(row.objects), str))
         worst = "".join(f", {count} with {reason}" for reason, count in reasons.most_common(1))
-        rule = "images_uri of detection must hold an object on some picture"
-        raise InputError(rule, f"none on {len(found.rows)} pictures at {images_uri}{worst}", LAYOUT)
+        rule = "images_uri of detection must contain annotated objects"
+        raise InputError(rule, f"none in {len(found.rows)} images at {images_uri}{worst}", LAYOUT)
     if found.splits:
         catalog.check_held_out(found, images_uri)
         return
     label, fewest = min(found.classes.items(), key=lambda pair: pair[1])
     if fewest < splits:
-        rule = f"every class must be on at least {splits} pictures, one a split"
-        raise InputError(rule, f"{fewest} of {label}", "Add pictures of it, or take it out of the annotations.")
+        rule = f"every class must appear in at least {splits} images, one per split"
+        raise InputError(rule, f"{fewest} of {label}", "Add images of it, or remove it from the annotations.")
 
 
 def notes(found: Catalog) -> list[str]:
-    """What a person should know of the data, a sentence each."""
-    said = []
+    """Describes what a user should know about the data: objects per class, unusable annotations, copies.
+
+    Args:
+        found: the catalog of the data.
+
+    Returns:
+        One sentence per finding.
+    """
+    sentences = []
     annotations = [json.loads(row.objects) for row in found.rows]
-    drawn = Counter(box[0] for one in annotations if not isinstance(one, str) for box in one)
-    named = ", ".join(f"{label} {count:,}" for label, count in sorted(drawn.items())[: catalog.NAMED])
-    more = f" and {len(drawn) - catalog.NAMED} more classes" if len(drawn) > catalog.NAMED else ""
-    said.append(f"{drawn.total():,} objects are drawn in: {named}{more}.")
+    objects = Counter(box[0] for content in annotations if not isinstance(content, str) for box in content)
+    first = ", ".join(f"{label} {count:,}" for label, count in sorted(objects.items())[: catalog.NAMED])
+    more = f" and {len(objects) - catalog.NAMED} more classes" if len(objects) > catalog.NAMED else ""
+    sentences.append(f"{objects.total():,} annotated objects: {first}{more}.")
     if empty := annotations.count([]):
-        said.append(f"{empty:,} pictures have an annotation without any object. They are kept, as examples of nothing.")
-    wrong = [(row.name, one) for row, one in zip(found.rows, annotations, strict=True) if isinstance(one, str)]
-    if wrong:
-        first = "; ".join(f"{name}: {reason}" for name, reason in wrong[: catalog.NAMED])
-        said.append(f"{len(wrong):,} annotations cannot be used, and their pictures will be refused. First: {first}.")
+        sentences.append(f"{empty:,} images have an annotation without objects; they are kept as negative examples.")
+    unusable = [(row.name, content) for row, content in zip(found.rows, annotations, strict=True) if isinstance(content, str)]
+    if unusable:
+        first = "; ".join(f"{name}: {reason}" for name, reason in unusable[: catalog.NAMED])
+        sentences.append(f"{len(unusable):,} annotations cannot be used; their images will be rejected. First: {first}.")
     copies = len(found.rows) - len({row.content_id for row in found.rows})
     if copies:
-        said.append(f"{copies:,} pictures are copies of another, byte for byte; copies with different boxes are left out.")
-    return said
+        sentences.append(f"{copies:,} images are byte-for-byte copies of others; copies with different boxes are excluded.")
+    return sentences
 
 
 def sample(encoded: bytes, row: Row) -> reports.Picture:
-    """A picture for the page, smaller, with its boxes drawn in."""
+    """Draws the boxes of an image into a reduced copy for the page.
+
+    Args:
+        encoded: the bytes of the image.
+        row: of the image in the table.
+
+    Returns:
+        A JPEG of at most 400 pixels a side; the original bytes if the image or its annotation cannot be used.
+    """
     try:
-        picture = checked(encoded)
-        with Image.open(io.BytesIO(picture.encoded)) as image:
+        with Image.open(io.BytesIO(checked(encoded).encoded)) as image:
             image.draft("RGB", (SAMPLE_SIDE, SAMPLE_SIDE))
             small = image.convert("RGB")
         small.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
@@ -240,38 +301,53 @@ def sample(encoded: bytes, row: Row) -> reports.Picture:
 
 
 def write_label_map(folder: Path, labels: list[str]) -> None:
-    """Writes `label_map.pbtxt` into a folder: the labels with their numbers from 1, as the Object Detection API reads them."""
+    """Writes `label_map.pbtxt`, as the Object Detection API reads it.
+
+    Args:
+        folder: an existing folder.
+        labels: in the order of their numbers, from 1.
+    """
     items = (f"item {{\n  id: {number}\n  name: '{_escaped(label)}'\n}}\n" for number, label in enumerate(labels, start=1))
     (folder / LABEL_MAP_FILE).write_text("\n".join(items), encoding="utf-8")
 
 
 def read_label_map(folder: Path) -> dict[str, int]:
-    """The labels that `write_label_map` wrote, with their numbers."""
+    """Reads `label_map.pbtxt`.
+
+    Args:
+        folder: the label map, as `write_label_map` writes it.
+
+    Returns:
+        The number of each label, from 1.
+    """
     text = (folder / LABEL_MAP_FILE).read_text(encoding="utf-8")
     items = re.findall(r"^  id: (\d+)\n  name: '(.*)'$", text, re.MULTILINE)
     return {re.sub(r"\\(.)", r"\1", name): int(number) for number, name in items}
 
 
-def features(row: Row, picture: Checked, number_of: Mapping[str, int]) -> dict[str, list[bytes] | list[int] | list[float]]:
-    """The fields of a `tf.train.Example` as the Object Detection API writes Pascal VOC.
+def features(row: Row, image: Checked, number_of: Mapping[str, int]) -> dict[str, list[bytes] | list[int] | list[float]]:
+    """Builds the features of a `tf.train.Example`, as the Object Detection API writes Pascal VOC.
 
     Args:
-        row: what the table says of the picture.
-        picture: it, as it goes into the record.
-        number_of: label to its number, from 1.
+        row: of the image in the table.
+        image: as it goes into the record.
+        number_of: number of each label, from 1.
+
+    Returns:
+        The values of each feature, by the feature's name.
 
     Raises:
-        Refused: its annotation cannot be used.
+        Refused: the annotation cannot be used; the message is the reason.
     """
     found = boxes(row)
     return {
-        "image/height": [picture.height],
-        "image/width": [picture.width],
+        "image/height": [image.height],
+        "image/width": [image.width],
         "image/filename": [row.name.encode()],
         "image/source_id": [row.name.encode()],
-        "image/key/sha256": [hashlib.sha256(picture.encoded).hexdigest().encode()],
-        "image/encoded": [picture.encoded],
-        "image/format": [picture.format.encode()],
+        "image/key/sha256": [hashlib.sha256(image.encoded).hexdigest().encode()],
+        "image/encoded": [image.encoded],
+        "image/format": [image.format.encode()],
         "image/object/bbox/xmin": [box.xmin for box in found],
         "image/object/bbox/xmax": [box.xmax for box in found],
         "image/object/bbox/ymin": [box.ymin for box in found],
@@ -284,45 +360,47 @@ def features(row: Row, picture: Checked, number_of: Mapping[str, int]) -> dict[s
     }
 
 
-def _wanted(images_uri: str, annotations: dict[tuple[str, str], Annotation | str], found: Catalog) -> Iterator[storage.Item]:
-    """Pictures, annotations and lists; of annotations that are too large to be any, the reason stands there at once."""
+def _select_files(
+    images_uri: str, annotations: dict[tuple[str, str], Annotation | str], found: Catalog
+) -> Iterator[storage.Item]:
+    """Yields images, annotations and split lists; counts other files as skipped, and does not read oversized annotations."""
     for item in storage.walk(images_uri):
         path = PurePosixPath(item.name)
         if path.suffix.lower() == ".xml" and not catalog.not_a_picture(str(path.with_suffix(".jpg"))):
             if item.size > MOST_XML:
-                annotations[_key(path)] = "an annotation of over 1 MB"
+                annotations[_key(path)] = "an annotation over 1 MB"
             else:
                 yield item
         elif path.parts[-3:-1] == ("ImageSets", "Main") and path.suffix == ".txt" and path.stem in LISTS:
             yield item
         elif reason := catalog.not_a_picture(item.name):
-            found.passed_over[reason] += 1
+            found.skipped[reason] += 1
         else:
             yield item
 
 
 def _key(path: PurePosixPath) -> tuple[str, str]:
-    """What a picture and its annotation have in common."""
+    """Returns the folder and stem that an image shares with its annotation."""
     folder = path.parent
     if folder.name.lower() in (*PICTURE_FOLDERS, *ANNOTATION_FOLDERS):
         folder = folder.parent
     return str(folder), path.stem
 
 
-def _read(encoded: bytes) -> Annotation | str:
+def _parse_or_reason(encoded: bytes) -> Annotation | str:
     try:
         return read_xml(encoded)
     except Refused as reason:
         return str(reason)
 
 
-def _listed(encoded: bytes) -> list[str]:
-    """The pictures that a list of ImageSets/Main names, without their endings."""
+def _parse_split_list(encoded: bytes) -> list[str]:
+    """Returns the image names, without suffix, in a list of ImageSets/Main."""
     return [line.split()[0] for line in encoded.decode("utf-8", errors="replace").split("\n") if line.strip()]
 
 
-def _size(encoded: bytes) -> tuple[int, int, int] | str:
-    """Width and height of a picture as it stands upright, and EXIF's orientation; or why there is none."""
+def _size_or_reason(encoded: bytes) -> tuple[int, int, int] | str:
+    """Returns width and height of the upright image and its EXIF orientation, or why it cannot be read."""
     try:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
@@ -331,61 +409,63 @@ def _size(encoded: bytes) -> tuple[int, int, int] | str:
     except (OSError, SyntaxError, ValueError):
         pass
     try:
-        picture = checked(encoded)
+        valid = checked(encoded)
     except Refused as reason:
         return str(reason)
-    return picture.width, picture.height, UPRIGHT
+    return valid.width, valid.height, UPRIGHT
 
 
-def _pair(
+def _attach_annotations(
     found: Catalog, annotations: dict[tuple[str, str], Annotation | str], sizes: dict[str, tuple[int, int, int] | str]
 ) -> None:
-    """Gives each picture its objects; pictures and annotations without the other are passed over."""
-    pictures = Counter(_key(PurePosixPath(row.name)) for row in found.rows)
-    paired = []
+    """Sets the objects of each image; images and annotations without counterpart are skipped."""
+    images = Counter(_key(PurePosixPath(row.name)) for row in found.rows)
+    annotated = []
     for row in found.rows:
         key = _key(PurePosixPath(row.name))
         if key not in annotations:
-            found.passed_over[ALONE] += 1
-        elif pictures[key] > 1:
-            paired.append(replace(row, objects=json.dumps(f"one of {pictures[key]} pictures for one annotation")))
+            found.skipped[ALONE] += 1
+        elif images[key] > 1:
+            annotated.append(replace(row, objects=json.dumps(f"one of {images[key]} images with the same annotation")))
         else:
-            paired.append(replace(row, objects=_objects(annotations[key], sizes[row.name])))
-    found.rows = paired
-    if alone := len(annotations.keys() - pictures.keys()):
-        found.passed_over[WITHOUT] += alone
+            annotated.append(replace(row, objects=_encode_objects(annotations[key], sizes[row.name])))
+    found.rows = annotated
+    if unmatched := len(annotations.keys() - images.keys()):
+        found.skipped[WITHOUT] += unmatched
 
 
-def _objects(annotation: Annotation | str, size: tuple[int, int, int] | str) -> str:
-    """What stands in the table: boxes, or a reason; of a picture that is none, its own."""
-    if isinstance(size, str) or isinstance(annotation, str):
-        return json.dumps(size if isinstance(size, str) else annotation, ensure_ascii=False)
+def _encode_objects(annotation: Annotation | str, size: tuple[int, int, int] | str) -> str:
+    """Encodes boxes, or the reason why there are none, for the table."""
+    if isinstance(size, str):
+        return json.dumps(size, ensure_ascii=False)
+    if isinstance(annotation, str):
+        return json.dumps(annotation, ensure_ascii=False)
     try:
         return json.dumps([astuple(box) for box in fitted(annotation, *size)], ensure_ascii=False)
     except Refused as reason:
         return json.dumps(str(reason), ensure_ascii=False)
 
 
-def _assign(found: Catalog, lists: dict[str, dict[str, str]]) -> None:
-    """Gives each picture the split that its folder or a list names."""
+def _assign_splits(found: Catalog, lists: dict[str, dict[str, str]]) -> None:
+    """Sets the split of each image by its folder, or by the lists of ImageSets/Main, which skip the images not listed."""
     split_of, _ = catalog.splits_by_folder([PurePosixPath(row.name).parent for row in found.rows], class_folders=False)
     rows = []
     for row, split in zip(found.rows, split_of, strict=True):
         folder, stem = _key(PurePosixPath(row.name))
         if folder in lists and stem not in lists[folder]:
-            found.passed_over[UNLISTED] += 1
+            found.skipped[UNLISTED] += 1
         else:
             rows.append(replace(row, split=lists[folder][stem] if folder in lists else split))
     found.rows = rows
 
 
-def _whole(root: Element, path: str) -> int:
-    """A whole number from 0 that an annotation gives; 0 where it does not."""
+def _parse_length(root: Element, path: str) -> int:
+    """Returns a length in pixels, or 0 if it is missing or invalid."""
     text = (root.findtext(path) or "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
-def _box(element: Element) -> Box:
+def _parse_box(element: Element) -> Box:
     name = " ".join((element.findtext("name") or "").split())
     if not name:
         raise Refused("an object without a name")
@@ -394,31 +474,31 @@ def _box(element: Element) -> Box:
     bounds = element.find("bndbox")
     if bounds is None:
         raise Refused(f"{shown(name, MOST_SHOWN)} without a bndbox")
-    xmin, ymin, xmax, ymax = (_edge(bounds, side, name) for side in ("xmin", "ymin", "xmax", "ymax"))
+    xmin, ymin, xmax, ymax = (_parse_edge(bounds, side, name) for side in ("xmin", "ymin", "xmax", "ymax"))
     view = " ".join((element.findtext("pose") or "").split()) or "Unspecified"
     difficult, truncated = (int((element.findtext(flag) or "").strip() == "1") for flag in ("difficult", "truncated"))
     return Box(name, xmin, ymin, xmax, ymax, difficult, truncated, view)
 
 
-def _edge(bounds: Element, side: str, name: str) -> float:
+def _parse_edge(bounds: Element, side: str, name: str) -> float:
     text = (bounds.findtext(side) or "").strip()
     try:
         edge = float(text)
     except ValueError:
         edge = math.nan
     if not math.isfinite(edge):
-        raise Refused(f"a box of {shown(name, MOST_SHOWN)} whose {side} is {shown(text, MOST_SHOWN)}")
+        raise Refused(f"a box of {shown(name, MOST_SHOWN)} with {side} {shown(text, MOST_SHOWN)}")
     return edge
 
 
-def _fitted(box: Box, width: int, height: int) -> Box:
+def _normalize(box: Box, width: int, height: int) -> Box:
     edges = ", ".join(f"{edge:g}" for edge in (box.xmin, box.ymin, box.xmax, box.ymax))
     if box.xmin >= box.xmax or box.ymin >= box.ymax:
-        raise Refused(f"a box of {shown(box.label, MOST_SHOWN)} without an inside: {edges}")
+        raise Refused(f"an empty box of {shown(box.label, MOST_SHOWN)}: {edges}")
     xmin, xmax = (min(max(edge / width, 0.0), 1.0) for edge in (box.xmin, box.xmax))
     ymin, ymax = (min(max(edge / height, 0.0), 1.0) for edge in (box.ymin, box.ymax))
     if xmin >= xmax or ymin >= ymax:
-        raise Refused(f"a box of {shown(box.label, MOST_SHOWN)} outside the picture: {edges}")
+        raise Refused(f"a box of {shown(box.label, MOST_SHOWN)} outside the image: {edges}")
     return replace(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
 
 

@@ -1,4 +1,4 @@
-"""A picture's bytes: whether they are a picture that can be trained on, and how large it is."""
+"""Validates images and re-encodes those that TensorFlow cannot decode."""
 
 import io
 import re
@@ -8,46 +8,46 @@ from dataclasses import dataclass
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
-# What TensorFlow decodes by itself: format as Pillow names it, to the modes in which it does.
-# MPO is what Pillow calls a JPEG with more pictures behind the first, as telephones write it.
+# Pillow's format names, and the modes of each that TensorFlow decodes. MPO is a JPEG followed by further images (from phones).
 TENSORFLOW_READS = {"JPEG": ("L", "RGB"), "MPO": ("L", "RGB"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")}
 PILLOW_OPENS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
-# The major brand of a file in ISO's base media format: ISO/IEC 23008-12, annex B, and the AV1 image file format, section 6.
+# Major brands of the ISO base media file format: ISO/IEC 23008-12, annex B, and the AV1 Image File Format, section 6.
 BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC")
 BRANDS |= dict.fromkeys((b"avif", b"avis"), "AVIF")
-QUALITY = 95  # of a picture that has to be encoded anew
+QUALITY = 95  # of re-encoded images
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-# Markers of a JPEG: ITU-T T.81, table B.1. A 0xff of the pixels has a 0x00 behind it, any other begins a marker.
+# JPEG markers: ITU-T T.81, table B.1. In entropy-coded data 0xff is followed by 0x00; any other 0xff starts a marker.
 JPEG_BEGIN, JPEG_MARKER = b"\xff\xd8", re.compile(rb"\xff[^\x00\xff]")
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-JPEG_BESIDE = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # tables, applications' own, comments
-JPEG_APP1 = 0xE1  # EXIF or XMP, which may turn a picture
-JPEG_FRAME = struct.Struct(">BBHBHHB")  # 0xff, kind, length, and of a frame: bits a sample, height, width, components
-JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # without a length behind it
-# Tables, restarts, comments and applications' own may follow the first pixels; frames and what is reserved may not.
+JPEG_BESIDE = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # tables, application data, comments
+JPEG_APP1 = 0xE1  # EXIF or XMP, either of which may hold an orientation
+JPEG_FRAME = struct.Struct(">BBHBHHB")  # 0xff, marker, length; in a frame header: bits per sample, height, width, components
+JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length field
+# Tables, restarts, comments and application data may follow the first scan; frame headers and reserved markers may not.
 JPEG_PIXELS_MAY_HOLD = (*JPEG_ALONE, 0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)
-# A scan of ten bytes has all blocks of the picture gone through: a megabyte can keep a core busy for an hour. Real ones have a
-# dozen scans, and in a small picture no number of them takes long.
+# A ten-byte scan makes the decoder visit every block of the image, so 1 MB of scans can take an hour of CPU time. Real images
+# have about a dozen; in small images any number is fast.
 JPEG_SCAN_HEADER, MAX_SCANS = re.compile(b"\xff\xda\0"), 100
-QUICK = 10**11  # pixels times bytes, below which a JPEG is decoded within seconds whatever is in it
-CHECK_SCALE = 8  # a JPEG is checked at an eighth of its size and in grey: every byte is read, most arithmetic is not done
+QUICK = 10**11  # pixels times bytes; a JPEG below this decodes within seconds, whatever it contains
+CHECK_SCALE = 8  # JPEGs are checked in grey at 1/8 size: libjpeg still reads every byte, but skips most of the arithmetic
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound warns; ours refuses.
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns; MAX_PIXELS rejects
 
 
 class Refused(Exception):
-    """Bytes that are no picture to train on; the message is the reason."""
+    """An image that is rejected; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A picture that TensorFlow reads: JPEG or PNG, upright.
+    """An upright JPEG or PNG that TensorFlow decodes.
 
     Attributes:
-        encoded: its bytes, the original ones where they are read as they are.
+        encoded: encoded bytes; the original ones unless the image was re-encoded.
         format: `jpeg` or `png`.
-        height, width: in pixels.
+        height: in pixels.
+        width: in pixels.
     """
 
     encoded: bytes
@@ -57,31 +57,45 @@ class Checked:
 
 
 def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
-    """The picture in `encoded`: as it is where TensorFlow reads it and it stands upright, else as a JPEG in RGB.
+    """Validates an image, and re-encodes it as RGB JPEG if TensorFlow cannot decode it or it is not upright.
+
+    Args:
+        encoded: the file's bytes, in any format of `PILLOW_OPENS`.
+        max_pixels: upper limit for width times height.
+
+    Returns:
+        The valid image, with its original bytes if possible.
 
     Raises:
-        Refused: empty, not a picture, cut off, of more than `max_pixels`, or made to take hours.
+        Refused: The bytes are empty, not an image, truncated or damaged, or the image is too large or too slow to decode.
+
+    Example:
+        image = checked(Path("photo.webp").read_bytes())
+        image.format, image.height, image.width  # ("jpeg", 480, 640)
     """
-    return _checked(encoded, max_pixels, None)[0]
+    return _validate(encoded, max_pixels, None)[0]
 
 
 def checked_with_small(encoded: bytes, side: int, max_pixels: int = MAX_PIXELS) -> tuple[Checked, Image.Image]:
-    """The picture in `encoded` as `checked` gives it, and its pixels in RGB; cheaper than to decode it once more for them.
+    """Validates an image as `checked` does, and also returns its pixels, which saves decoding it again.
 
     Args:
-        encoded: its bytes.
-        side: pixels that are wanted of its sides: a JPEG comes at a half, a quarter or an eighth of its size where that does.
-        max_pixels: of a larger one nothing is decoded.
+        encoded: the file's bytes.
+        side: minimum height and width of the returned pixels; JPEGs are decoded at 1/2, 1/4 or 1/8 size where that suffices.
+        max_pixels: upper limit for width times height.
+
+    Returns:
+        The valid image, and its pixels in RGB.
 
     Raises:
-        Refused: as `checked` does.
+        Refused: As for `checked`.
     """
-    whole, image = _checked(encoded, max_pixels, side)
-    return whole, _in_rgb(image)
+    valid, pixels = _validate(encoded, max_pixels, side)
+    return valid, _to_rgb(pixels)
 
 
-def _checked(encoded: bytes, max_pixels: int, side: int | None) -> tuple[Checked, Image.Image]:
-    """The picture, and what was decoded of it to check it; in grey and far smaller where nobody wants to see it."""
+def _validate(encoded: bytes, max_pixels: int, side: int | None) -> tuple[Checked, Image.Image]:
+    """Returns the valid image and its decoded pixels, which are grey and reduced if `side` is None."""
     if not encoded:
         raise Refused("empty")
     try:
@@ -97,110 +111,127 @@ def _checked(encoded: bytes, max_pixels: int, side: int | None) -> tuple[Checked
                 else:
                     image.draft("L", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
                 image.load()
-                (_refuse_broken_png if image.format == "PNG" else _refuse_broken_jpeg)(encoded)
+                (_reject_broken_png if image.format == "PNG" else _reject_broken_jpeg)(encoded)
                 return Checked(encoded, "png" if image.format == "PNG" else "jpeg", height, width), image
-            made = as_jpeg(ImageOps.exif_transpose(image))
-            return _checked(made.encoded, max_pixels, side) if side else (made, image)
+            converted = as_jpeg(ImageOps.exif_transpose(image))
+            return _validate(converted.encoded, max_pixels, side) if side else (converted, image)
     except UnidentifiedImageError:
-        raise Refused(_what_it_is(encoded)) from None
+        raise Refused(_describe_unknown(encoded)) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise Refused(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def refuse_huge(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuses a picture that would fill the memory: what it claims is believed, decoded or not.
+    """Rejects an image whose header claims too many pixels, before memory is allocated for them.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        max_pixels: upper limit for width times height.
 
     Raises:
-        Refused: of more than `max_pixels`.
+        Refused: The image is larger.
     """
     if width * height > max_pixels:
         raise Refused(f"{width} x {height} pixels, more than {max_pixels // 1_000_000} million")
 
 
 def refuse_endless_jpeg(encoded: bytes, width: int, height: int) -> None:
-    """Refuses a JPEG that would keep a core busy for hours.
+    """Rejects a JPEG crafted to take hours to decode.
+
+    Args:
+        encoded: the file's bytes.
+        width: in pixels.
+        height: in pixels.
 
     Raises:
-        Refused: of more scans than any camera or program writes.
+        Refused: The JPEG is large and has more scans than any camera or program writes.
     """
     if width * height * len(encoded) > QUICK and (scans := len(JPEG_SCAN_HEADER.findall(encoded))) > MAX_SCANS:
         raise Refused(f"a JPEG of {scans:,} scans, which takes too long to decode")
 
 
 def size_of_plain_jpeg(encoded: bytes) -> tuple[int, int] | None:
-    """Height and width in pixels, by its header, of an upright grey or colour JPEG; None of all else, and where in doubt.
+    """Reads the size of an upright 8-bit grey or colour JPEG from its header, four times faster than Pillow.
 
-    Follows the segments up to the frame, which costs a quarter of asking Pillow.
+    Args:
+        encoded: the file's bytes.
+
+    Returns:
+        Height and width in pixels; None for any other image, and in case of doubt.
     """
     at = len(JPEG_BEGIN)
     while encoded.startswith(JPEG_BEGIN) and at + JPEG_FRAME.size <= len(encoded):
-        mark, kind, length, precision, height, width, components = JPEG_FRAME.unpack_from(encoded, at)
-        if mark == 0xFF and kind in JPEG_FRAMES and precision == 8 and height and width and components in (1, 3):
+        prefix, marker, length, precision, height, width, components = JPEG_FRAME.unpack_from(encoded, at)
+        if prefix == 0xFF and marker in JPEG_FRAMES and precision == 8 and height and width and components in (1, 3):
             return height, width
-        if mark != 0xFF or kind not in JPEG_BESIDE:
+        if prefix != 0xFF or marker not in JPEG_BESIDE:
             return None
-        if kind == JPEG_APP1 and (encoded.startswith(b"Exif", at + 4) or b"Orientation" in encoded[at : at + 2 + length]):
+        if marker == JPEG_APP1 and (encoded.startswith(b"Exif", at + 4) or b"Orientation" in encoded[at : at + 2 + length]):
             return None
         at += 2 + length
     return None
 
 
-def _what_it_is(encoded: bytes) -> str:
-    """What bytes are that Pillow does not know, where people often take them for a picture."""
+def _describe_unknown(encoded: bytes) -> str:
+    """Names the file types that are often taken for supported images."""
     if encoded[4:8] == b"ftyp" and (brand := BRANDS.get(encoded[8:12])):
-        return f"{brand}, which is not supported; convert it to JPEG"
+        return f"{brand} is not supported; convert it to JPEG"
     begin = encoded[:100].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return "not a picture in a known format" + (", but a web page" if begin.startswith((b"<!doctype html", b"<html")) else "")
+    return "not an image in a known format" + (", but a web page" if begin.startswith((b"<!doctype html", b"<html")) else "")
 
 
-def _refuse_broken_png(encoded: bytes) -> None:
-    """TensorFlow refuses what Pillow passes over when it reads pixels: a wrong checksum of the data, and a missing end."""
+def _reject_broken_png(encoded: bytes) -> None:
+    """Rejects wrong checksums and a missing IEND chunk: Pillow ignores them when it decodes, TensorFlow does not."""
     with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
         image.verify()
     if PNG_END not in encoded:
-        raise Refused("cut off")
+        raise Refused("truncated")
 
 
-def _refuse_broken_jpeg(encoded: bytes) -> None:
-    """TensorFlow reads on to the end mark behind the last pixel, Pillow does not: a damaged marker can swallow the mark.
+def _reject_broken_jpeg(encoded: bytes) -> None:
+    """Rejects a JPEG without an end marker: TensorFlow reads up to it, Pillow stops at the last pixel.
 
-    Follows the markers from segment to segment as libjpeg's `jpeg_finish_decompress` does (jdmarker.c, read_markers), and
-    passes over the pixels without decoding them.
+    A damaged segment length can swallow the end marker, so this follows the segments as libjpeg's `jpeg_finish_decompress`
+    does (jdmarker.c, read_markers), without decoding the pixels.
     """
     at, in_pixels = len(JPEG_BEGIN), False
-    while found := JPEG_MARKER.search(encoded, at):
-        kind, at = encoded[found.end() - 1], found.end()
-        if kind == JPEG_END:
+    while match := JPEG_MARKER.search(encoded, at):
+        marker, at = encoded[match.end() - 1], match.end()
+        if marker == JPEG_END:
             return
-        if kind not in JPEG_PIXELS_MAY_HOLD and in_pixels:
+        if marker not in JPEG_PIXELS_MAY_HOLD and in_pixels:
             break
-        if kind not in JPEG_ALONE:
+        if marker not in JPEG_ALONE:
             at += int.from_bytes(encoded[at : at + 2])
-        in_pixels = in_pixels or kind == JPEG_SCAN
+        in_pixels = in_pixels or marker == JPEG_SCAN
     raise Refused("a JPEG whose end is missing or damaged")
 
 
 def as_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> Checked:
-    """An upright image as a JPEG in RGB of quality 95.
+    """Encodes an upright image as an RGB JPEG of quality 95.
 
     Args:
-        image: in any mode of Pillow's; grey of 16 bits keeps its shades.
-        size: the width and height to bring it to, in pixels, if not its own.
+        image: in any Pillow mode; 16-bit grey is scaled to 8 bits.
+        size: width and height in pixels to resize to; None keeps the image's own.
+
+    Returns:
+        The encoded image.
 
     Raises:
-        Refused: its mode does not say what white is.
+        Refused: The mode (32-bit integer or float) does not define a white level.
     """
     if image.mode in ("I", "F"):
-        raise Refused(f"pixels of mode {image.mode}, which do not say what white is")
-    clean = _in_rgb(image)
+        raise Refused(f"pixels of mode {image.mode}, whose white level is unknown")
+    rgb = _to_rgb(image)
     if size:
-        clean = clean.resize(size, Image.Resampling.LANCZOS)
+        rgb = rgb.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    clean.save(file, "JPEG", quality=QUALITY)
-    return Checked(file.getvalue(), "jpeg", clean.height, clean.width)
+    rgb.save(file, "JPEG", quality=QUALITY)
+    return Checked(file.getvalue(), "jpeg", rgb.height, rgb.width)
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # Pillow would clip it to 8 bits: all white
         image = image.convert("I").point([level >> 8 for level in range(1 << 16)], "L")
     return image if image.mode == "RGB" else image.convert("RGB")

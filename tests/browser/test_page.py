@@ -75,7 +75,7 @@ def test_a_name_is_text_whatever_it_says(page):
 def test_what_is_no_picture_is_refused_with_the_reason(page):
     page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
     page.get_by_role("heading", name="No answer").wait_for()
-    assert "not a picture in a known format" in page.locator("article").inner_text()
+    assert "not an image in a known format" in page.locator("article").inner_text()
 
 
 def test_the_page_is_used_with_the_keyboard(page):

@@ -27,7 +27,7 @@ def test_writes_a_table_of_the_pictures_and_leaves_them_where_they_are(pictures,
 
 def test_says_how_many_pictures_and_classes_there_are(pictures, ingested):
     assert ingested.metadata["images"] == {"pictures": 20, "classes": 2, "source": str(pictures)}
-    assert ingested.printed == ["20 pictures in 2 classes, 0 files passed over"]
+    assert ingested.printed == ["20 images in 2 classes, 0 files skipped"]
     assert "bellcup" in (ingested.folder / "summary").read_text()
     assert len(ingested.output) == 64
 
@@ -36,7 +36,7 @@ def test_refuses_a_single_class(ratios, tmp_path):
     folder = drawn.pictures(tmp_path / "pictures", classes=1, each=3)
     values = one_step.to_ingest(folder) | ratios
     line = one_step.refusal(one_step.run(components.ingest_images, tmp_path, **values))
-    assert line.startswith(f"error: images_uri must hold at least two classes; got one at {folder} (bellcup). Put ")
+    assert line.startswith(f"error: images_uri must contain at least two classes; got one at {folder} (bellcup). Put ")
 
 
 def test_finds_pictures_with_boxes(tmp_path, ratios):
@@ -44,15 +44,15 @@ def test_finds_pictures_with_boxes(tmp_path, ratios):
     values = one_step.to_ingest(tmp_path / "data", task="detection") | ratios
     ended = one_step.run(components.ingest_images, tmp_path / "ingest", **values)
     assert ended.metadata["images"] == {"pictures": 20, "classes": 3, "source": str(tmp_path / "data")}
-    assert "20 pictures in 3 classes, 0 files passed over" in ended.printed
+    assert "20 images in 3 classes, 0 files skipped" in ended.printed
 
 
 def test_refuses_pictures_without_boxes_for_detection(pictures, tmp_path, ratios):
     values = one_step.to_ingest(pictures, task="detection") | ratios
     ended = one_step.run(components.ingest_images, tmp_path, **values)
     assert one_step.refusal(ended) == (
-        f"error: images_uri of detection must hold pictures with annotations; got none at {pictures} "
-        "(20 files passed over: no annotation beside it). "
+        f"error: images_uri of detection must contain images with annotations; got none at {pictures} "
+        "(20 files skipped: no annotation). "
         "Put x.xml in the format of Pascal VOC beside each x.jpg, or into Annotations beside JPEGImages."
     )
 
@@ -65,15 +65,15 @@ def test_leaves_out_what_a_list_names(pictures, ratios, tmp_path):
     ended = one_step.run(components.ingest_images, tmp_path / "ingest", **values)
     assert ended.metadata["images"]["pictures"] == 18
     assert ended.printed == [
-        f"pictures left out, as {tmp_path}/list.csv says: 2",
-        "The list of pictures to leave out names 1 that are not in the data: rose/1.jpg.",
-        "18 pictures in 2 classes, 2 files passed over",
+        f"images excluded by {tmp_path}/list.csv: 2",
+        "Entries of the exclusion list that match no image: 1 (rose/1.jpg).",
+        "18 images in 2 classes, 2 files skipped",
     ]
-    assert "in the list of pictures to leave out" in (ended.folder / "summary").read_text()
+    assert "excluded by leave_out_uri" in (ended.folder / "summary").read_text()
 
 
 def test_refuses_a_list_of_other_pictures(pictures, ratios, tmp_path):
     (tmp_path / "list.csv").write_text("path\nrose/1.jpg\n")
     values = one_step.to_ingest(pictures, leave_out_uri=str(tmp_path / "list.csv")) | ratios
     line = one_step.refusal(one_step.run(components.ingest_images, tmp_path / "ingest", **values))
-    assert line.startswith("error: leave_out_uri must name pictures of images_uri; got none of them in ")
+    assert line.startswith("error: leave_out_uri must name images of images_uri; got none of them in ")

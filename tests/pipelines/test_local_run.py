@@ -99,7 +99,7 @@ def test_names_each_stage_in_order_and_how_long_it_took(run):
 
 def test_passes_on_what_the_stages_say_and_nothing_else(run):
     said = "\n".join(run.lines)
-    assert "60 pictures in 2 classes, 0 files passed over" in said
+    assert "60 images in 2 classes, 0 files skipped" in said
     assert "step 12/12  loss " in said
     assert "on 6 test images" in said
     assert "KFP Executor" not in said and "Traceback" not in said and "\x1b" not in said
@@ -180,7 +180,7 @@ def test_predict_names_what_it_can_and_fails_for_the_rest(run, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.fullmatch(rf"(bellcup|globelet)  [01]\.\d{{4}}  {picture}\n", done.stdout)
-    wrong = {"notes.jpg": "not a picture in a known format", "nothing.jpg": "No such file or directory"}
+    wrong = {"notes.jpg": "not an image in a known format", "nothing.jpg": "No such file or directory"}
     assert done.stderr == "".join(
         f"error: a picture must be readable; got {tmp_path / name} ({reason}). Give a JPEG or a PNG.\n"
         for name, reason in wrong.items()

@@ -62,7 +62,7 @@ def test_the_folder_holds_records_label_map_and_what_was_refused(run):
         "validation",
     ]
     assert (folder / "label_map.pbtxt").read_text().count("item {") == 3
-    assert "an annotation that is no XML" in (folder / "refused.csv").read_text()
+    assert "an annotation that is not XML" in (folder / "refused.csv").read_text()
     shards = sorted(str(path) for path in (folder / "train").glob("*.tfrecord"))
     assert [Path(shard).name for shard in shards] == [f"train-{number:05}-of-00005.tfrecord" for number in range(5)]
     schema = {"image/object/class/label": tf.io.VarLenFeature(tf.int64)}

@@ -118,7 +118,7 @@ def test_one_bad_instance_does_not_fail_the_others(url):
         ({"label": ["reddish"]}, "label must be a text"),
         ({"instances": []}, "instances"),
         ({"instances": [{"id": "gone"}]}, "no picture gone in the index; it may have changed"),
-        ({"instances": ["bm8gcGljdHVyZQ=="]}, "not a picture in a known format"),
+        ({"instances": ["bm8gcGljdHVyZQ=="]}, "not an image in a known format"),
         ({"instances": ["x"] * 257}, "at most 256 pictures; got 257"),
     ],
     ids=range(9),

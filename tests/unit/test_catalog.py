@@ -79,11 +79,11 @@ def test_what_is_no_picture_of_a_class_is_passed_over_and_counted(tmp_path):
     }
     found = catalog.scan(lay(tmp_path / "photos", files))
     assert [row.name for row in found.rows] == ["daisy/1.jpg"]
-    assert found.passed_over == {
+    assert found.skipped == {
         "hidden": 7,
         "thumbnail": 3,
         "deleted": 2,
-        "not a picture": 4,
+        "not an image": 4,
         "not in a class folder": 1,
         "control character in the name": 2,
     }
@@ -94,7 +94,7 @@ def test_a_name_that_is_no_utf8_is_passed_over(tmp_path):
     (tmp_path / os.fsdecode(b"L\xf6wenzahn/1.jpg")).write_bytes(A)
     found = catalog.scan(str(tmp_path))
     assert found.rows == []
-    assert found.passed_over.total() == 1
+    assert found.skipped.total() == 1
 
 
 LABELS = ['comma, "quote"', "'single'", "two  spaces", "花 雏菊", "全角\u3000空格", "گل\u200cرز", "0:daisy", "=1+1", "-"]
@@ -133,20 +133,19 @@ def test_the_fingerprint_follows_labels_and_contents_alone(tmp_path):
         (
             {"LICENSE.txt": A},
             2,
-            "error: images_uri must hold pictures; got none at {uri} (1 other files). "
-            "Put the pictures into one folder a class, as in photos/daisy/1.jpg, photos/tulip/2.jpg.",
+            "error: images_uri must contain images; got none at {uri} (1 other files). "
+            "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg.",
         ),
         (
             {"daisy/1.jpg": A, "daisy/2.jpg": ABC},
             2,
-            "error: images_uri must hold at least two classes; got one at {uri} (daisy). "
-            "Put the pictures into one folder a class, as in photos/daisy/1.jpg, photos/tulip/2.jpg.",
+            "error: images_uri must contain at least two classes; got one at {uri} (daisy). "
+            "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg.",
         ),
         (
             {"daisy/1.jpg": A, "daisy/2.jpg": ABC, "daisy/3.jpg": DIGEST, "tulip/1.jpg": b"1", "tulip/2.jpg": b"2"},
             3,
-            "error: every class must have at least 3 pictures, one a split; got 2 of tulip. "
-            "Add pictures to it, or take it out.",
+            "error: every class must have at least 3 images, one per split; got 2 of tulip. Add images to it, or remove it.",
         ),
     ],
 )
@@ -162,7 +161,7 @@ def test_data_on_which_nothing_can_be_learnt_is_refused(tmp_path, files, splits,
 
 def test_an_empty_folder_is_refused(tmp_path):
     uri = lay(tmp_path / "photos", {})
-    with pytest.raises(InputError, match=r"must hold pictures; got none at .*photos \(0 other files\)\. Put the pictures"):
+    with pytest.raises(InputError, match=r"must contain images; got none at .*photos \(0 other files\)\. Put the images"):
         catalog.check(catalog.scan(uri), uri, 2)
 
 
@@ -184,10 +183,10 @@ def test_notes_name_copies_pictures_under_two_labels_and_rare_classes():
         Row("/photos/tulip/wrong.jpg", "tulip", 1, "daisy1", "tulip/wrong.jpg"),
     ]
     assert catalog.notes(Catalog(rows)) == [
-        "2 pictures are copies of another, byte for byte; copies always stay on one side of the split.",
-        "The same picture stands under daisy and tulip: daisy/1.jpg, tulip/wrong.jpg. "
-        "It is left out, unless conflicting_labels of advanced is keep; delete the wrong one.",
-        "tulip has 18 pictures and daisy only 3: add pictures of daisy if you can.",
+        "2 images are byte-for-byte copies of others; copies always go to the same split.",
+        "The same image has the labels daisy and tulip: daisy/1.jpg, tulip/wrong.jpg. "
+        "It is excluded unless conflicting_labels of advanced is keep; delete the wrong copy.",
+        "tulip has 18 images and daisy only 3: add images of daisy if you can.",
     ]
 
 
@@ -202,7 +201,7 @@ def test_the_summary_page_shows_the_classes_and_what_was_passed_over(tmp_path):
     page = tmp_path / "summary.html"
     catalog.ingest(str(photos), check_images=True, splits=2, table=tmp_path / "images.csv", page=page)
     text = page.read_text(encoding="utf-8")
-    for words in ("bellcup", "globelet", "not a picture", str(photos)):
+    for words in ("bellcup", "globelet", "not an image", str(photos)):
         assert words in text
     assert len(re.findall("<img", text)) == 6
 
@@ -211,13 +210,13 @@ def test_the_flower_photographs(flower_photos, tmp_path, capsys):
     table, page = tmp_path / "images.csv", tmp_path / "summary.html"
     found = catalog.ingest(str(flower_photos), check_images=True, splits=2, table=table, page=page)
     assert found.classes == {"daisy": 150, "dandelion": 150, "roses": 151, "sunflowers": 152, "tulips": 151}
-    assert found.passed_over == {"not a picture": 1}
+    assert found.skipped == {"not an image": 1}
     assert catalog.several(found.rows, "label") == {"75a3d8ee9f189811e3c1b1730ff7e1f5": ["roses", "tulips"]}
-    note = "roses and tulips: roses/15922772266_1167a06620.jpg, tulips/15922772266_1167a06620.jpg. It is left out"
+    note = "roses and tulips: roses/15922772266_1167a06620.jpg, tulips/15922772266_1167a06620.jpg. It is excluded"
     assert any(note in said for said in catalog.notes(found))
     assert list(catalog.read(table)) == found.rows
     assert note in page.read_text(encoding="utf-8")
-    assert capsys.readouterr().out == "754 pictures in 5 classes, 1 files passed over\n"
+    assert capsys.readouterr().out == "754 images in 5 classes, 1 files skipped\n"
 
 
 def splits_of(found):
@@ -257,7 +256,7 @@ def test_pictures_of_no_class_in_a_folder_of_a_split_are_passed_over(tmp_path):
     files = {"a/train/daisy/1.jpg": A, "a/test/daisy/1.jpg": ABC, "a/test/7.jpg": DIGEST, "a/more/daisy/1.jpg": b"1"}
     found = catalog.scan(lay(tmp_path / "photos", files))
     assert splits_of(found) == {"a/train/daisy/1.jpg": "train", "a/test/daisy/1.jpg": "test", "a/more/daisy/1.jpg": ""}
-    assert found.passed_over == {"not in a class folder": 1}
+    assert found.skipped == {"not in a class folder": 1}
 
 
 def test_the_fingerprint_changes_with_the_splits(tmp_path):
@@ -304,9 +303,9 @@ def test_a_picture_of_an_import_file_that_is_not_there_is_refused_with_its_line(
     with pytest.raises(InputError) as refusal:
         catalog.scan(str(tmp_path / "list.csv"))
     assert str(refusal.value) == (
-        "error: every picture of an import file must be there; got [Errno 2] No such file or directory: "
+        "error: every image of an import file must be readable; got [Errno 2] No such file or directory: "
         f"'{tmp_path}/none.jpg' in {tmp_path}/list.csv, line 3. "
-        "Mend the line or take it out; a relative URI is relative to the file."
+        "Correct or remove the line; relative URIs are resolved against the location of the file."
     )
 
 
@@ -332,9 +331,9 @@ def test_data_that_brings_its_splits_is_let_pass_with_whatever_number_of_picture
     [
         (
             ("train", "train"),
-            r"split already must hold pictures out for validation or test; got all in train at /photos\. Give",
+            r"predefined splits must hold images out for validation or test; got all in train at /photos\. Move",
         ),
-        (("test", "validation"), r"every class must have a picture to train on; got none of daisy in train at /photos\. Add"),
+        (("test", "validation"), r"every class must have an image to train on; got none of daisy in train at /photos\. Add"),
     ],
 )
 def test_splits_that_cannot_train_or_measure_are_refused(splits, line):
@@ -347,19 +346,19 @@ def test_notes_name_pictures_in_several_splits_and_labels_that_look_the_same():
     one, two = split_rows("train", "test")
     again = Row("/again.jpg", "daisy", 1, one.content_id, "again.jpg", "validation")
     assert catalog.notes(Catalog([one, two, again])) == [
-        "1 pictures are copies of another, byte for byte.",
-        "The same picture stands in more than one split: 0.jpg, again.jpg. Only the last is used: test, else validation.",
+        "1 images are byte-for-byte copies of others.",
+        "The same image is in several splits: 0.jpg, again.jpg. Only the copy in test is used, else that in validation.",
     ]
     assert catalog.notes(Catalog(rows_of({"Gänse": 2, "ga\u0308nse": 2, "rose": 2}))) == [
-        "Gänse and ga\u0308nse differ in nothing but case or the form of a letter: are they one class?"
+        "Gänse and ga\u0308nse differ only in case or Unicode form: are they the same class?"
     ]
 
 
 def test_pictures_of_telephones_that_are_not_supported_are_named(tmp_path):
     found = catalog.scan(lay(tmp_path / "photos", {"daisy/IMG_1.HEIC": A, "daisy/2.avif": A, "daisy/3.jpg": A}))
-    assert found.passed_over == {
-        "HEIC, which is not supported; convert it to JPEG": 1,
-        "AVIF, which is not supported; convert it to JPEG": 1,
+    assert found.skipped == {
+        "HEIC is not supported; convert it to JPEG": 1,
+        "AVIF is not supported; convert it to JPEG": 1,
     }
 
 
@@ -370,7 +369,7 @@ def test_the_summary_page_shows_the_splits_that_the_data_brings(tmp_path):
     catalog.ingest(str(photos), check_images=True, splits=2, table=tmp_path / "images.csv", page=page)
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert '<tr><th scope="row">train</th><td class="number">6</td></tr> <tr><th scope="row">test</th>' in text
-    assert "The same picture stands in more than one split" in text
+    assert "The same image is in several splits" in text
 
 
 def test_a_page_shows_a_few_of_each_class_and_of_so_many_classes_one_of_the_first(tmp_path):
@@ -403,7 +402,7 @@ def without(tmp_path, found, listed):
     """The names that are left, what was passed over, and what is said of the list."""
     (tmp_path / "list.csv").write_text(listed)
     said = catalog.leave_out(found, str(tmp_path / "list.csv"))
-    return [row.name for row in found.rows], dict(found.passed_over), said
+    return [row.name for row in found.rows], dict(found.skipped), said
 
 
 def test_pictures_of_a_list_are_left_out_by_name_and_by_uri(tmp_path, capsys):
@@ -411,9 +410,9 @@ def test_pictures_of_a_list_are_left_out_by_name_and_by_uri(tmp_path, capsys):
     listed = f"path,leave_out\ndaisy/1.jpg,yes\n{uri}/tulip/1.jpg,yes\n{uri}/daisy/1.jpg,yes\ndaisy/2.jpg,no\n"
     names, passed_over, said = without(tmp_path, catalog.scan(uri), listed)
     assert names == ["daisy/2.jpg"]
-    assert passed_over == {"not a picture": 1, "in the list of pictures to leave out": 2}
+    assert passed_over == {"not an image": 1, "excluded by leave_out_uri": 2}
     assert said == []
-    assert capsys.readouterr().out == f"pictures left out, as {tmp_path}/list.csv says: 2\n"
+    assert capsys.readouterr().out == f"images excluded by {tmp_path}/list.csv: 2\n"
 
 
 @pytest.mark.parametrize("kind", ["zip", "gztar"])
@@ -436,9 +435,9 @@ def test_what_a_list_names_and_the_data_has_not_is_said(tmp_path, capsys):
     more = "".join(f"gone/{number:02}.jpg\n" for number in range(11))
     names, passed_over, said = without(tmp_path, catalog.scan(uri), f"path\ndaisy/1.jpg\n{more}")
     assert names == ["daisy/2.jpg", "tulip/1.jpg"]
-    assert passed_over == {"in the list of pictures to leave out": 1}
+    assert passed_over == {"excluded by leave_out_uri": 1}
     first = ", ".join(f"gone/{number:02}.jpg" for number in range(10))
-    assert said == [f"The list of pictures to leave out names 11 that are not in the data: {first} and 1 more."]
+    assert said == [f"Entries of the exclusion list that match no image: 11 ({first} and 1 more)."]
     assert capsys.readouterr().out.splitlines()[1:] == said
 
 
@@ -447,7 +446,7 @@ def test_a_list_that_names_nothing_of_the_data_is_refused(tmp_path):
     with pytest.raises(InputError) as refusal:
         without(tmp_path, catalog.scan(uri), "path\nrose/1.jpg\nphotos/daisy/1.jpg\n")
     assert str(refusal.value) == (
-        f"error: leave_out_uri must name pictures of images_uri; got none of them in {tmp_path}/list.csv "
+        f"error: leave_out_uri must name images of images_uri; got none of them in {tmp_path}/list.csv "
         "(photos/daisy/1.jpg, rose/1.jpg). "
         "Name each by its path below the root of the data, such as daisy/1.jpg, or by its URI."
     )
@@ -466,9 +465,9 @@ def test_what_is_left_is_what_is_checked_written_and_shown(tmp_path):
     assert list(catalog.read(tmp_path / "images.csv")) == found.rows
     assert sorted(found.classes.values()) == [2, 2, 3]
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
-    assert "The list of pictures to leave out names 1 that are not in the data: rose/1.jpg." in page
+    assert "Entries of the exclusion list that match no image: 1 (rose/1.jpg)." in page
     assert len(re.findall("<img", page)) == 7
-    with pytest.raises(InputError, match=r"every class must have at least 3 pictures, one a split; got 2 of bellcup\."):
+    with pytest.raises(InputError, match=r"every class must have at least 3 images, one per split; got 2 of bellcup\."):
         catalog.ingest(str(photos), check_images=True, splits=3, **made)
 
 

@@ -68,7 +68,7 @@ REFUSED = {
     "nothing with boxes": Case(
         "run prepare_records -p task=detection -p images_uri={data}/one_class",
         FAILED,
-        "images_uri of detection must hold pictures with annotations; got none at {data}/one_class .3 files passed over: .*",
+        "images_uri of detection must contain images with annotations; got none at {data}/one_class .3 files skipped: .*",
     ),
     "a field without a value": Case(
         "run -p train_steps", WRONG_USE, "a parameter must be .* NAME=VALUE; got train_steps. Write .*"
@@ -147,10 +147,10 @@ REFUSED = {
     "a single class": Case(
         f"{SCRATCH} -p images_uri={{data}}/one_class",
         FAILED,
-        "images_uri must hold .* two classes; got one at {data}/one_class .* Put .*",
+        "images_uri must contain .* two classes; got one at {data}/one_class .* Put .*",
     ),
     "no pictures": Case(
-        f"{SCRATCH} -p images_uri={{data}}/empty", FAILED, "images_uri must hold pictures; got none at {data}/empty .* Put .*"
+        f"{SCRATCH} -p images_uri={{data}}/empty", FAILED, "images_uri must contain images; got none at {data}/empty .* Put .*"
     ),
     "a file that is no archive": Case(
         f"{SCRATCH} -p images_uri={{data}}/words.tgz",
@@ -296,7 +296,7 @@ def test_refuses_a_value_of_another_type(typed, rule):
 
 def test_a_failed_run_keeps_its_log(told):
     (log,) = told["a single class"].place.glob("runs/*/run.log")
-    assert "error: images_uri must hold at least two classes" in log.read_text()
+    assert "error: images_uri must contain at least two classes" in log.read_text()
     assert "[3/12] ingest_images\n      failed in " in told["a single class"].stdout
 
 
@@ -304,7 +304,7 @@ def test_the_traceback_of_a_failure_comes_with_debug_only(data, tmp_path):
     told = tell([*SCRATCH.split(), "-p", f"images_uri={data}/empty", "--debug"], tmp_path)
     assert told.code == FAILED
     assert "Traceback" in told.stderr
-    assert told.stderr.splitlines()[-1].startswith("error: images_uri must hold pictures; got none at ")
+    assert told.stderr.splitlines()[-1].startswith("error: images_uri must contain images; got none at ")
     assert "KFP Executor" in told.stdout
 
 

@@ -88,22 +88,22 @@ BOMB = f'<!DOCTYPE annotation [<!ENTITY a "ha">{LAUGHS}]><annotation><folder>&i;
     ("xml", "said"),
     [
         (" \n", "an empty annotation"),
-        ("<annotation>", "an annotation that is no XML (no element found: line 1, column 12)"),
-        ("{}", "an annotation that is no XML (not well-formed (invalid token): line 1, column 0)"),
-        ("<html/>", "an annotation that is not of Pascal VOC, but begins with html"),
-        (ENTITY, "an annotation that declares a document type, which is not read"),
-        (BOMB, "an annotation that declares a document type, which is not read"),
-        ('<?xml version="1.0" encoding="nowhere"?><annotation/>', "an annotation that is no XML (unknown encoding"),
+        ("<annotation>", "an annotation that is not XML (no element found: line 1, column 12)"),
+        ("{}", "an annotation that is not XML (not well-formed (invalid token): line 1, column 0)"),
+        ("<html/>", "an annotation that is not Pascal VOC: its root element is html"),
+        (ENTITY, "an annotation with a DOCTYPE, which is not allowed"),
+        (BOMB, "an annotation with a DOCTYPE, which is not allowed"),
+        ('<?xml version="1.0" encoding="nowhere"?><annotation/>', "an annotation that is not XML (unknown encoding"),
         (boxed.xml([BOX]).replace("<name>gate</name>", ""), "an object without a name"),
         (
             boxed.xml([BOX]).replace("gate", "ga\x9bte"),
             "a control character in the",
         ),
         (boxed.xml([BOX]).replace("bndbox", "robndbox"), "gate without a bndbox"),
-        (boxed.xml([BOX]).replace("<xmax>30</xmax>", ""), 'a box of gate whose xmax is ""'),
-        (boxed.xml([BOX]).replace("<xmax>30", "<xmax>wide"), "a box of gate whose xmax is wide"),
-        (boxed.xml([BOX]).replace("<xmax>30", "<xmax>nan"), "a box of gate whose xmax is nan"),
-        (boxed.xml([BOX]).replace("<ymin>20", "<ymin>-1e999"), "a box of gate whose ymin is -1e999"),
+        (boxed.xml([BOX]).replace("<xmax>30</xmax>", ""), 'a box of gate with xmax ""'),
+        (boxed.xml([BOX]).replace("<xmax>30", "<xmax>wide"), "a box of gate with xmax wide"),
+        (boxed.xml([BOX]).replace("<xmax>30", "<xmax>nan"), "a box of gate with xmax nan"),
+        (boxed.xml([BOX]).replace("<ymin>20", "<ymin>-1e999"), "a box of gate with ymin -1e999"),
     ],
 )
 def test_what_is_no_annotation_is_refused_in_one_line(xml, said):
@@ -155,7 +155,7 @@ def test_deep_and_wide_annotations_are_read(tmp_path):
     deep = "<a>" * 20000 + "</a>" * 20000
     assert detection.read_xml(f"<annotation>{deep}</annotation>".encode()) == Annotation(0, 0, [])
     assert len(detection.read_xml(boxed.xml([BOX] * 3000).encode()).boxes) == 3000
-    assert one(tmp_path, boxed.xml([BOX] * 6000)) == "an annotation of over 1 MB"
+    assert one(tmp_path, boxed.xml([BOX] * 6000)) == "an annotation over 1 MB"
 
 
 def test_boxes_are_shares_of_the_picture_cut_off_at_its_edges(tmp_path):
@@ -167,10 +167,10 @@ def test_boxes_are_shares_of_the_picture_cut_off_at_its_edges(tmp_path):
 @pytest.mark.parametrize(
     ("box", "said"),
     [
-        (("gate", 30, 20, 30, 60), "a box of gate without an inside: 30, 20, 30, 60"),
-        (("gate", 30, 60, 90, 20), "a box of gate without an inside: 30, 60, 90, 20"),
-        (("gate", 120, 20, 140, 60), "a box of gate outside the picture: 120, 20, 140, 60"),
-        (("gate", 10, -20, 40, 0), "a box of gate outside the picture: 10, -20, 40, 0"),
+        (("gate", 30, 20, 30, 60), "an empty box of gate: 30, 20, 30, 60"),
+        (("gate", 30, 60, 90, 20), "an empty box of gate: 30, 60, 90, 20"),
+        (("gate", 120, 20, 140, 60), "a box of gate outside the image: 120, 20, 140, 60"),
+        (("gate", 10, -20, 40, 0), "a box of gate outside the image: 10, -20, 40, 0"),
     ],
 )
 def test_a_box_that_is_none_refuses_its_picture(tmp_path, box, said):
@@ -178,7 +178,7 @@ def test_a_box_that_is_none_refuses_its_picture(tmp_path, box, said):
 
 
 def test_a_size_that_contradicts_the_picture_is_a_reason_and_none_is_no_reason(tmp_path):
-    said = "an annotation of 500 x 375 pixels, while the picture has 120 x 80"
+    said = "an annotation for 500 x 375 pixels, but the image has 120 x 80"
     assert one(tmp_path, boxed.xml([BOX], size=(500, 375))) == said
     assert len(one(tmp_path, boxed.xml([BOX], size=None))) == 1
     assert len(one(tmp_path, boxed.xml([BOX], size=(0, 0)))) == 1
@@ -208,7 +208,9 @@ def test_a_picture_that_is_turned_keeps_its_boxes_only_where_they_are_surely_of_
     if kept:
         assert found == [["gate", 10 / 120, 20 / 80, 30 / 120, 40 / 80, 0, 1, "Left"]]
     else:
-        assert found == (f"turned by EXIF orientation {orientation}, and its boxes may be of before or after; save it upright")
+        assert found == (
+            f"EXIF orientation {orientation}: the boxes may refer to the image before or after rotation; save it upright"
+        )
 
 
 def test_pictures_and_annotations_find_each_other_beside_each_other_and_in_the_folders_of_voc(tmp_path):
@@ -220,24 +222,24 @@ def test_pictures_and_annotations_find_each_other_beside_each_other_and_in_the_f
     (tmp_path / "README.txt").write_text("read me")
     found = detection.scan(str(tmp_path))
     assert [row.name for row in found.rows] == ["VOC/JPEGImages/3.jpg", "a/1.jpg", "a/2.PNG", "own/images/4.jpg"]
-    assert found.passed_over == {
-        "no annotation beside it": 2,
-        "annotation without a picture": 1,
+    assert found.skipped == {
+        "no annotation": 2,
+        "annotation without an image": 1,
         "hidden": 1,
-        "not a picture": 1,
+        "not an image": 1,
     }
 
 
 def test_two_pictures_for_one_annotation_are_refused(tmp_path):
     boxed.picture(tmp_path / "1.png", [])
     one(tmp_path, boxed.xml([BOX]))
-    assert set(objects(tmp_path).values()) == {"one of 2 pictures for one annotation"}
+    assert set(objects(tmp_path).values()) == {"one of 2 images with the same annotation"}
 
 
 def test_what_is_no_picture_is_refused_for_what_it_is(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"<html>404</html>")
     (tmp_path / "1.xml").write_text(boxed.xml([BOX]))
-    assert objects(tmp_path) == {"1.jpg": "not a picture in a known format, but a web page"}
+    assert objects(tmp_path) == {"1.jpg": "not an image in a known format, but a web page"}
 
 
 def test_an_archive_is_read_as_a_folder_is_in_whatever_order_its_files_stand(tmp_path):
@@ -280,7 +282,7 @@ def test_splits_come_from_the_lists_of_voc_and_what_they_do_not_name_is_left_asi
     found = detection.scan(str(tmp_path))
     splits = {Path(row.name).stem: row.split for row in found.rows}
     assert splits == {"0": "train", "1": "train", "2": "validation", "3": "test", "4": ""}
-    assert found.passed_over == {"in no list of ImageSets/Main": 1, "not a picture": 1}
+    assert found.skipped == {"not listed in ImageSets/Main": 1, "not an image": 1}
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +309,7 @@ def test_what_is_rarest_is_told_by_what_is_not_left_out(tmp_path):
     found = catalog.ingest(str(tmp_path / "data"), task="detection", check_images=True, splits=2, **made)
     assert {row.name: row.label for row in found.rows} == {"1.jpg": "gate", "2.jpg": "gate", "3.jpg": "sea"}
     assert detection.scan(str(tmp_path / "data")).rows[0].label == "sea"  # of all six
-    assert found.passed_over == {"in the list of pictures to leave out": 3}
+    assert found.skipped == {"excluded by leave_out_uri": 3}
 
 
 def cut(rows: list[Row], folder: Path) -> dict[str, list[Row]]:
@@ -340,10 +342,10 @@ def test_copies_stay_together_and_with_different_boxes_are_left_out(drawn, tmp_p
     assert names["copy000.png"] == names["some/000.png"]
     assert "copy001.jpg" not in names and "some/001.jpg" not in names
     assert sorted((tmp_path / "cut" / "left_out").read_text().splitlines()[1:]) == [
-        f"{folder}/copy001.jpg,sea,the same picture stands with different boxes",
-        f"{folder}/some/001.jpg,red ball,the same picture stands with different boxes",
+        f"{folder}/copy001.jpg,sea,same image with different boxes",
+        f"{folder}/some/001.jpg,red ball,same image with different boxes",
     ]
-    assert "left out, the same picture with different boxes: " in capsys.readouterr().out
+    assert "excluded, same image with different boxes: " in capsys.readouterr().out
 
 
 def label_map_of_the_api(text: str) -> dict[str, int]:
@@ -436,7 +438,7 @@ def test_an_annotation_that_cannot_be_used_is_refused_with_its_reason_and_counts
     write = (tables, tmp_path / "label_map", outputs, tmp_path / "refused")
     records.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.02)
     assert (tmp_path / "refused").read_text().splitlines()[1:] == [
-        f'{folder}/some/001.jpg,,"a box of gate without an inside: 9, 9, 3, 10"'
+        f'{folder}/some/001.jpg,,"an empty box of gate: 9, 9, 3, 10"'
     ]
     with pytest.raises(InputError, match="at most 1% of the pictures may be refused; got 1 of 60"):
         records.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.01)
@@ -444,7 +446,7 @@ def test_an_annotation_that_cannot_be_used_is_refused_with_its_reason_and_counts
 
 def test_a_label_map_of_boxes_is_no_label_map_of_a_classifier(tmp_path):
     detection.write_label_map(tmp_path, ["gate"])
-    with pytest.raises(InputError, match=r"the label map must be of classification; got label_map\.pbtxt in it"):
+    with pytest.raises(InputError, match=r"the label map must be for classification; got label_map\.pbtxt"):
         splitting.read_labels(tmp_path)
 
 
@@ -458,11 +460,11 @@ def test_the_page_says_what_is_drawn_in_and_what_cannot_be_used(drawn, tmp_path,
     (folder / "some" / "001.xml").write_text("")
     ingest(folder, tmp_path)
     page = (tmp_path / "p.html").read_text()
-    assert "83 objects are drawn in: gate 18, red ball 53, sea 12." in page
-    assert "6 pictures have an annotation without any object." in page
-    assert "1 annotations cannot be used, and their pictures will be refused. First: some/001.jpg: an empty annotation." in page
+    assert "83 annotated objects: gate 18, red ball 53, sea 12." in page
+    assert "6 images have an annotation without objects;" in page
+    assert "1 annotations cannot be used; their images will be rejected. First: some/001.jpg: an empty annotation." in page
     assert ">60</p>" in page
-    assert capsys.readouterr().out == "60 pictures in 3 classes, 0 files passed over\n"
+    assert capsys.readouterr().out == "60 images in 3 classes, 0 files skipped\n"
 
 
 def test_a_picture_on_the_page_has_its_boxes_drawn_in(drawn):
@@ -477,8 +479,8 @@ def test_a_picture_on_the_page_has_its_boxes_drawn_in(drawn):
 @pytest.mark.parametrize(
     ("boxes", "said"),
     [
-        ([], "images_uri of detection must hold an object on some picture; got none on 4 pictures at "),
-        ([BOX], "every class must be on at least 3 pictures, one a split; got 1 of sea. Add pictures of it, or take it out"),
+        ([], "images_uri of detection must contain annotated objects; got none in 4 images at "),
+        ([BOX], "every class must appear in at least 3 images, one per split; got 1 of sea. Add images of it, or remove it"),
     ],
 )
 def test_data_that_no_detector_can_be_trained_on_is_refused(tmp_path, boxes, said):

@@ -33,7 +33,7 @@ def test_one_bad_picture_does_not_harm_the_others(classifier):
     red = colours.picture("red")
     damaged = red[:200] + bytes(byte ^ 0x5A for byte in red[200:400]) + red[400:]
     answers = classifier.name([red, b"", b"no picture", damaged, colours.picture("green", size=(200, 100)), red])
-    assert labels(answers[:3]) == ["red", "refused: empty", "refused: not a picture in a known format"]
+    assert labels(answers[:3]) == ["red", "refused: empty", "refused: not an image in a known format"]
     assert labels(answers[4:]) == ["refused: 200 x 100 pixels, more than 0 million", "red"]
 
 
@@ -104,7 +104,7 @@ def test_a_folder_becomes_a_table(classifier, folder, tmp_path, capsys):
     assert float(rows["sky/1.jpg"]["score"]) > 0.99 and rows["red/broken.jpg"]["score"] == ""
     assert counts == {"pictures": 5, "unreadable": 1, "labelled": 3, "right": 2}
     said = capsys.readouterr().out
-    assert "broken.jpg (not a picture in a known format)" in said
+    assert "broken.jpg (not an image in a known format)" in said
     assert "2 of 3 in folders of a known name are called by it: accuracy 0.6667" in said
 
 

@@ -283,7 +283,7 @@ def test_the_summary_of_the_flower_photographs_names_the_three_pictures_that_are
         assert named in texts["keep"]
         assert (named in texts["leave_out"]) == ([one, other] != conflicting)
     for name in conflicting:
-        reason = '<td class="setting">the same picture stands under roses and tulips</td>'
+        reason = '<td class="setting">same image with labels roses and tulips</td>'
         assert f"{name}</td><td><bdi>{name.split('/')[0]}</bdi></td>{reason}" in texts["leave_out"]
     assert "2 of 752 pictures (0.3 %) are a copy of another, byte for byte." in texts["leave_out"]
     assert "3 of 754 pictures (0.4 %) are a copy of another, byte for byte." in texts["keep"]
@@ -309,8 +309,8 @@ def test_a_broken_picture_is_listed_and_the_rest_is_written(photos, tmp_path, wr
     about = written(max_refused_ratio=0.05, train=[*rows[:10], bad, *rows[10:]])
     assert about["train"].images == 21
     assert [example["image/filename"].decode() for example in read_back(tmp_path / "train")] == [row.name for row in rows]
-    assert refused(tmp_path)[1:] == [[bad.uri, "bellcup", "not a picture in a known format, but a web page"]]
-    assert f"refused: {bad.uri} (bellcup): not a picture in a known format, but a web page\n" in capsys.readouterr().out
+    assert refused(tmp_path)[1:] == [[bad.uri, "bellcup", "not an image in a known format, but a web page"]]
+    assert f"refused: {bad.uri} (bellcup): not an image in a known format, but a web page\n" in capsys.readouterr().out
 
 
 def test_a_vanished_and_a_changed_picture_are_refused_with_a_reason(photos, tmp_path, written):
@@ -340,7 +340,7 @@ def test_too_many_broken_pictures_are_an_error_that_names_the_first(photos, tmp_
     line = str(refusal.value)
     assert line.startswith(
         "error: at most 5% of the pictures may be refused; got 12 of 33. Mend or remove them, or raise max_refused_ratio. "
-        f"First: {bad[0].uri}: not a picture in a known format, but a web page; {bad[1].uri}: not"
+        f"First: {bad[0].uri}: not an image in a known format, but a web page; {bad[1].uri}: not"
     )
     assert "\n" not in line
     assert [row[0] for row in refused(tmp_path)[1:]] == [row.uri for row in bad]

@@ -150,7 +150,7 @@ def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read
     assert len(found) == len(given)
     for number in (0, 1, 29, 31, 32, 39, 63, 64, 79, 95, 96, 100):
         if number % 40 == 39 or number % 30 == 29:
-            assert str(found[number]) == ("gone" if number % 40 == 39 else "not a picture in a known format")
+            assert str(found[number]) == ("gone" if number % 40 == 39 else "not an image in a known format")
         else:
             np.testing.assert_allclose(found[number][0], embedder.one(given[number]), atol=1e-5)
     assert len({one[0].tobytes() for one in found if not isinstance(one, Refused)}) == len(given) - 5
