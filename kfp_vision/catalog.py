@@ -12,7 +12,7 @@ from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path, PurePosixPath
 from sys import intern
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from kfp_vision import listings, parallel, reports, storage, stores
 from kfp_vision.errors import InputError, shown
@@ -104,6 +104,36 @@ class Catalog:
         return {split: counts[split] for split in SPLITS if split in counts}
 
 
+class Task(Protocol):
+    """The steps of the ingest stage that differ between classification and detection."""
+
+    def find_images(self, images_uri: str, /) -> Catalog:
+        """Lists the images at a URI, with their labels."""
+
+    def update_labels(self, found: Catalog, /) -> None:
+        """Updates the labels in place, after images were excluded."""
+
+    def check_data(self, found: Catalog, images_uri: str, splits: int, /) -> None:
+        """Raises an InputError if no model can be trained on the data.
+
+        Args:
+            found: the catalog of the data.
+            images_uri: of the data, for the message.
+            splits: number of splits that will be cut.
+        """
+
+    def describe(self, found: Catalog, /) -> list[str]:
+        """Returns what a user should know about the data, one sentence per finding."""
+
+    def make_sample(self, encoded: bytes, row: Row, /) -> reports.Picture:
+        """Makes a sample for the page.
+
+        Args:
+            encoded: the bytes of the image.
+            row: of the image in the table.
+        """
+
+
 def ingest(
     images_uri: str,
     *,
@@ -139,16 +169,14 @@ def ingest(
     """
     from kfp_vision import detection  # detection imports this module
 
-    look, judge, remark, show = {
-        CLASSIFICATION: (scan, check, notes, lambda encoded, row: reports.Picture(row.name, encoded)),
-        DETECTION: (detection.scan, detection.check, detection.notes, detection.sample),
-    }[task]
-    found = look(images_uri)
+    tasks: dict[str, Task] = {CLASSIFICATION: ClassificationTask(), DETECTION: detection.DetectionTask()}
+    steps = tasks[task]
+    found = steps.find_images(images_uri)
     unmatched = leave_out(found, leave_out_uri) if leave_out_uri else []
-    if leave_out_uri and task == DETECTION:
-        detection.label_by_rarest(found)
+    if leave_out_uri:
+        steps.update_labels(found)
     if check_images:
-        judge(found, images_uri, splits)
+        steps.check_data(found, images_uri, splits)
     write(table, found.rows)
     reports.write_summary_page(
         page,
@@ -157,9 +185,9 @@ def ingest(
         images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
         passed_over=dict(found.skipped),
-        notes=[*unmatched, *remark(found)],
+        notes=[*unmatched, *steps.describe(found)],
         splits=found.splits,
-        samples=_samples(found, show),
+        samples=_samples(found, steps.make_sample),
     )
     print(f"{len(found.rows)} images in {len(found.classes)} classes, {sum(found.skipped.values())} files skipped")
     return found
@@ -637,3 +665,21 @@ def _samples(found: Catalog, make_sample: Callable[[bytes, Row], reports.Picture
             # The page shows an image that has disappeared as unreadable; the conversion reports the reason.
             samples[label].append(make_sample(b"" if isinstance(encoded, OSError) else encoded, row))
     return samples
+
+
+def _keep_labels(found: Catalog) -> None:
+    """Does nothing: the labels of a classifier do not depend on other images."""
+
+
+def _show_unchanged(encoded: bytes, row: Row) -> reports.Picture:
+    return reports.Picture(row.name, encoded)
+
+
+class ClassificationTask:
+    """Image classification, as a `Task`."""
+
+    find_images = staticmethod(scan)
+    update_labels = staticmethod(_keep_labels)
+    check_data = staticmethod(check)
+    describe = staticmethod(notes)
+    make_sample = staticmethod(_show_unchanged)

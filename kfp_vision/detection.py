@@ -360,6 +360,16 @@ def features(row: Row, image: Checked, number_of: Mapping[str, int]) -> dict[str
     }
 
 
+class DetectionTask:
+    """Object detection, as a `catalog.Task`."""
+
+    find_images = staticmethod(scan)
+    update_labels = staticmethod(label_by_rarest)
+    check_data = staticmethod(check)
+    describe = staticmethod(notes)
+    make_sample = staticmethod(sample)
+
+
 def _select_files(
     images_uri: str, annotations: dict[tuple[str, str], Annotation | str], found: Catalog
 ) -> Iterator[storage.Item]:
