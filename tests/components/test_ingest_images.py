@@ -53,7 +53,7 @@ def test_refuses_pictures_without_boxes_for_detection(pictures, tmp_path, ratios
     assert one_step.refusal(ended) == (
         f"error: images_uri of detection must contain images with annotations; got none at {pictures} "
         "(20 files skipped: no annotation). "
-        "Put x.xml in the format of Pascal VOC beside each x.jpg, or into Annotations beside JPEGImages."
+        "Put x.xml in Pascal VOC format next to each x.jpg, or into Annotations next to JPEGImages."
     )
 
 

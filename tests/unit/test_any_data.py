@@ -1,4 +1,4 @@
-"""Whatever the classes are called and whatever bytes the pictures are: from folders to records, as TensorFlow reads them."""
+"""Any class names and any image bytes, from folders to records as TensorFlow reads them."""
 
 import csv
 import html
@@ -33,7 +33,7 @@ LONGEST = 255  # bytes of a name in Linux's file systems
 
 
 def names_a_folder(text: str) -> bool:
-    """Whether a class can be called so: a folder's name on Linux, not hidden, and of no meaning to the catalogue."""
+    """Returns whether a class can have this name: valid for a folder on Linux, not hidden, without meaning to the catalog."""
     return (
         not text.startswith(".")
         and len(text.encode()) <= LONGEST
@@ -53,12 +53,12 @@ labels = st.text(characters, min_size=1, max_size=20).filter(names_a_folder) | s
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures by class, each said by a number that stands for its content.
+    """Images by class, each given by a number that stands for its content.
 
     Attributes:
-        classes: label to contents; the same number is the same picture, also under another label.
+        classes: contents of each label; equal numbers are copies, also with different labels.
         ratios: for validation and test.
-        conflicting_labels: what is done about pictures under several labels.
+        conflicting_labels: whether to keep images with several labels.
     """
 
     classes: dict[str, list[int]]
@@ -78,7 +78,7 @@ data_sets = st.builds(
 
 
 def drawn(content: int, kind: str) -> bytes:
-    """A small picture that looks different for every content."""
+    """Draws a small image that differs for every content."""
     file = io.BytesIO()
     Image.new("RGB", (8 + content % 7, 9), (content % 256, content // 256, 90)).save(file, kind)
     return file.getvalue()
@@ -94,7 +94,7 @@ def lay(folder: Path, data: Data) -> None:
 
 
 def convert(root: Path, images: Path, data: Data) -> dict[str, list[dict]]:
-    """All three stages; split name to its examples, as TensorFlow reads them."""
+    """Runs all three stages, and returns the examples of each split as TensorFlow reads them."""
     tables = {split: root / f"{split}.csv" for split in SPLITS}
     table, label_map, left_out = root / "images.csv", root / "label_map", root / "left_out.csv"
     catalog.ingest(str(images), check_images=True, splits=1, table=table, page=root / "data.html")
@@ -120,7 +120,7 @@ def read(folder: Path) -> list[dict]:
     )
 )
 @example(Data({"e\u0301": list(range(10)), "\u00e9": list(range(10, 20))}, (0.2, 0.0)))
-def test_whatever_the_classes_are_called_they_come_out_as_they_went_in(data):
+def test_data_with_any_class_names_round_trips(data):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         lay(root / "photos", data)
@@ -134,7 +134,7 @@ def test_whatever_the_classes_are_called_they_come_out_as_they_went_in(data):
         }
         try:
             examples = convert(root, root / "photos", data)
-        except SystemExit as refusal:  # a class can have too few pictures left to train on, and that alone
+        except SystemExit as refusal:  # the only possible fault: too few images left to train on
             assert "every class must keep an image to train on" in str(refusal)
             assert min(len(set(numbers)) for numbers in used.values()) <= 4 or data.conflicting_labels == "keep"
             return
@@ -144,7 +144,7 @@ def test_whatever_the_classes_are_called_they_come_out_as_they_went_in(data):
         )
         pages = [(root / name).read_text(encoding="utf-8") for name in ("data.html", "summary.html")]
 
-        # Every picture is there once, under its own label and name, with its own bytes.
+        # Every image is there once, with its own label, name and bytes.
         found = [one for part in examples.values() for one in part]
         expected = Counter()
         for label in known:
@@ -157,7 +157,7 @@ def test_whatever_the_classes_are_called_they_come_out_as_they_went_in(data):
             assert known[one["image/class/label"]] == one["image/class/text"].decode()
             assert one["image/encoded"] == (root / "photos" / one["image/filename"].decode()).read_bytes()
 
-        # No content is on two sides, and where there are no copies every class has its share to half a picture.
+        # No content is in two splits, and without copies every class keeps the ratios to half an image.
         sides = [{one["image/encoded"] for one in part} for part in examples.values()]
         assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
         for label, numbers in used.items():
@@ -178,8 +178,8 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
-def whole_pictures() -> list[bytes]:
-    """Pictures of every kind that is read."""
+def whole_images() -> list[bytes]:
+    """Makes images of every supported kind."""
     flower = Image.open(io.BytesIO(sample.draw("bellcup/0001.jpg"))).resize((120, 90))
     made = [encoded(flower, kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")]
     made += [encoded(flower, "JPEG", progressive=True), encoded(flower, "JPEG", restart_marker_blocks=4)]
@@ -195,7 +195,7 @@ def whole_pictures() -> list[bytes]:
 
 
 def mutated(whole: bytes, chance: random.Random) -> bytes:
-    """The bytes with up to three things done to them: bits flipped, cut, pieces swapped, inserted, doubled or blanked."""
+    """Applies up to three mutations: flipped bits, cuts, and pieces swapped, inserted, doubled or blanked."""
     for _ in range(chance.choice((1, 1, 2, 3))):
         length = max(2, len(whole))
         at, size = chance.randrange(chance.choice((min(600, length), length))), chance.choice((1, 2, 16, 300, 5000))
@@ -224,7 +224,7 @@ def mutated(whole: bytes, chance: random.Random) -> bytes:
 
 
 MUTANTS = 2000
-LONGEST_CONVERSION = 300  # seconds, several hundred times what it takes: what is longer hangs
+LONGEST_CONVERSION = 300  # seconds, several hundred times the usual duration; a longer conversion hangs
 CONVERT = """
 import sys
 from pathlib import Path
@@ -239,7 +239,7 @@ records.write_tfrecords(tables, root, outputs, root / "refused.csv", max_side=in
 
 
 def converted(root: Path, max_side: int) -> None:
-    """Runs the conversion in a process of its own, so that a crash or a hang of a decoder is seen as what it is."""
+    """Runs the conversion in its own process, so that a crash or hang of a decoder is detected."""
     command = [sys.executable, "-W", "ignore", "-c", CONVERT, str(root), str(max_side)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CONVERSION)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -247,8 +247,8 @@ def converted(root: Path, max_side: int) -> None:
 
 @pytest.fixture(scope="module", params=["drawn", "photographed"])
 def mutants(request, tmp_path_factory) -> Path:
-    """The tables of damaged pictures, and as many of them as their names say."""
-    pictures, most = whole_pictures(), MUTANTS
+    """Writes damaged images and their tables."""
+    pictures, most = whole_images(), MUTANTS
     if request.param == "photographed":
         photographs = sorted(request.getfixturevalue("flower_photos").rglob("*.jpg"))[::40]
         pictures, most = [photograph.read_bytes() for photograph in photographs], MUTANTS // 4
@@ -264,7 +264,7 @@ def mutants(request, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("max_side", [0, 50])
-def test_a_damaged_picture_is_in_the_records_and_can_be_read_or_is_refused_with_a_reason(mutants, max_side):
+def test_a_damaged_image_is_decodable_in_the_records_or_rejected_with_a_reason(mutants, max_side):
     converted(mutants, max_side)
     with (mutants / "refused.csv").open(newline="", encoding="utf-8") as file:
         refused = {Path(row["uri"]).name: row["reason"] for row in csv.DictReader(file)}

@@ -1,4 +1,4 @@
-"""The table of pictures: labels from folders, contents by their hash, and data refused on which nothing can be learnt."""
+"""The table of images: labels from folders, content ids, predefined splits, exclusions, and rejected data."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ MD5 = {
 
 
 def lay(folder, files):
-    """Writes files, path below the folder to content, and gives the folder as a URI."""
+    """Writes files, given as path and content, and returns the folder's URI."""
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def lay(folder, files):
 
 
 def rows_of(classes):
-    """A picture a row, all different: label to how many."""
+    """Makes the given number of rows per label, all with different contents."""
     return [
         Row(f"/photos/{label}/{n}.jpg", label, 1, f"{label}{n}", f"{label}/{n}.jpg")
         for label, most in classes.items()
@@ -40,7 +40,7 @@ def rows_of(classes):
     ]
 
 
-def test_a_picture_has_the_name_of_its_folder_and_the_hash_of_its_bytes(tmp_path):
+def test_an_image_is_labelled_by_its_folder_and_identified_by_its_md5(tmp_path):
     uri = lay(tmp_path / "photos", {"tulip/b.PNG": DIGEST, "daisy/z.jpg": ABC, "wild/daisy/a.jpeg": A})
     assert catalog.scan(uri).rows == [
         Row(f"{uri}/daisy/z.jpg", "daisy", 3, MD5[ABC], "daisy/z.jpg"),
@@ -54,7 +54,7 @@ def test_classes_are_counted_and_sorted(tmp_path):
     assert list(catalog.scan(uri).classes.items()) == [("daisy", 3), ("tulip", 1)]
 
 
-def test_what_is_no_picture_of_a_class_is_passed_over_and_counted(tmp_path):
+def test_other_files_are_skipped_and_counted(tmp_path):
     files = {
         "daisy/1.jpg": A,
         "daisy/.hidden.jpg": A,
@@ -89,7 +89,7 @@ def test_what_is_no_picture_of_a_class_is_passed_over_and_counted(tmp_path):
     }
 
 
-def test_a_name_that_is_no_utf8_is_passed_over(tmp_path):
+def test_a_name_that_is_not_utf8_is_skipped(tmp_path):
     (tmp_path / os.fsdecode(b"L\xf6wenzahn")).mkdir()
     (tmp_path / os.fsdecode(b"L\xf6wenzahn/1.jpg")).write_bytes(A)
     found = catalog.scan(str(tmp_path))
@@ -101,7 +101,7 @@ LABELS = ['comma, "quote"', "'single'", "two  spaces", "花 雏菊", "全角\u30
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_a_table_gives_back_what_was_written(tmp_path, label):
+def test_a_table_round_trips(tmp_path, label):
     uri = lay(tmp_path / "photos", {f"{label}/a, \"b\" 'c' 花.jpg": A, f"{label}/2.jpg": ABC, "other/1.jpg": DIGEST})
     rows = catalog.scan(uri).rows
     assert {row.label for row in rows} == {label, "other"}
@@ -118,7 +118,7 @@ def test_a_table_is_plain_csv(tmp_path):
     )
 
 
-def test_the_fingerprint_follows_labels_and_contents_alone(tmp_path):
+def test_the_fingerprint_depends_only_on_labels_and_contents(tmp_path):
     one = catalog.scan(lay(tmp_path / "one", {"daisy/1.jpg": A, "tulip/1.jpg": ABC})).fingerprint
     renamed = catalog.scan(lay(tmp_path / "two", {"daisy/zz.jpg": A, "deep/tulip/a.png": ABC})).fingerprint
     relabelled = catalog.scan(lay(tmp_path / "three", {"daisy/1.jpg": ABC, "tulip/1.jpg": A})).fingerprint
@@ -149,7 +149,7 @@ def test_the_fingerprint_follows_labels_and_contents_alone(tmp_path):
         ),
     ],
 )
-def test_data_on_which_nothing_can_be_learnt_is_refused(tmp_path, files, splits, line):
+def test_data_that_cannot_be_trained_on_is_rejected(tmp_path, files, splits, line):
     uri = lay(tmp_path / "photos", files)
     table, page = tmp_path / "images.csv", tmp_path / "summary.html"
     with pytest.raises(InputError) as refusal:
@@ -159,24 +159,24 @@ def test_data_on_which_nothing_can_be_learnt_is_refused(tmp_path, files, splits,
     assert not page.exists()
 
 
-def test_an_empty_folder_is_refused(tmp_path):
+def test_an_empty_folder_is_rejected(tmp_path):
     uri = lay(tmp_path / "photos", {})
     with pytest.raises(InputError, match=r"must contain images; got none at .*photos \(0 other files\)\. Put the images"):
         catalog.check(catalog.scan(uri), uri, 2)
 
 
-def test_a_class_with_just_a_picture_for_each_split_is_let_pass():
+def test_a_class_with_one_image_per_split_is_accepted():
     catalog.check(Catalog(rows_of({"daisy": 3, "tulip": 4})), "/photos", 3)
 
 
-def test_without_the_check_any_data_is_listed(tmp_path):
+def test_without_the_check_any_data_is_accepted(tmp_path):
     uri = lay(tmp_path / "photos", {"daisy/1.jpg": A})
     found = catalog.ingest(uri, check_images=False, splits=2, table=tmp_path / "t.csv", page=tmp_path / "p.html")
     assert list(catalog.read(tmp_path / "t.csv")) == found.rows
     assert len(found.rows) == 1
 
 
-def test_notes_name_copies_pictures_under_two_labels_and_rare_classes():
+def test_notes_report_copies_conflicting_labels_and_rare_classes():
     rows = [
         *rows_of({"daisy": 3, "tulip": 16}),
         Row("/photos/tulip/again.jpg", "tulip", 1, "tulip0", "tulip/again.jpg"),
@@ -190,12 +190,12 @@ def test_notes_name_copies_pictures_under_two_labels_and_rare_classes():
     ]
 
 
-def test_of_ordinary_data_there_is_nothing_to_note():
+def test_ordinary_data_has_no_notes():
     assert catalog.notes(Catalog(rows_of({"daisy": 10, "tulip": 50}))) == []
     assert catalog.notes(Catalog([])) == []
 
 
-def test_the_summary_page_shows_the_classes_and_what_was_passed_over(tmp_path):
+def test_the_summary_page_shows_classes_and_skipped_files(tmp_path):
     photos = drawn.pictures(tmp_path / "photos", classes=2, each=3)
     (photos / "readme.txt").write_text("hello")
     page = tmp_path / "summary.html"
@@ -228,7 +228,7 @@ def splits_of(found):
     [("train", "validation", "test"), ("Training", "val", "testing"), ("TRAIN", "valid", "Test")],
 )
 @pytest.mark.parametrize("top", ["", "flowers/", "all/of/them/"])
-def test_folders_that_are_split_already_keep_their_splits(tmp_path, top, train, validation, test):
+def test_predefined_splits_are_kept(tmp_path, top, train, validation, test):
     files = {f"{top}{train}/daisy/1.jpg": A, f"{top}{validation}/daisy/1.jpg": ABC, f"{top}{test}/wild/daisy/1.jpg": DIGEST}
     found = catalog.scan(lay(tmp_path / "photos", files))
     assert splits_of(found) == dict(zip(files, ("train", "validation", "test"), strict=True))
@@ -252,7 +252,7 @@ def test_folders_that_only_look_like_splits_are_folders(tmp_path, files):
     assert found.splits == {}
 
 
-def test_pictures_of_no_class_in_a_folder_of_a_split_are_passed_over(tmp_path):
+def test_images_in_a_split_folder_but_no_class_folder_are_skipped(tmp_path):
     files = {"a/train/daisy/1.jpg": A, "a/test/daisy/1.jpg": ABC, "a/test/7.jpg": DIGEST, "a/more/daisy/1.jpg": b"1"}
     found = catalog.scan(lay(tmp_path / "photos", files))
     assert splits_of(found) == {"a/train/daisy/1.jpg": "train", "a/test/daisy/1.jpg": "test", "a/more/daisy/1.jpg": ""}
@@ -266,7 +266,7 @@ def test_the_fingerprint_changes_with_the_splits(tmp_path):
     assert len({one, other, none}) == 3
 
 
-def test_the_fingerprint_of_data_without_splits_is_what_it_was():
+def test_the_fingerprint_of_data_without_splits_does_not_mention_splits():
     rows = [Row("/1.jpg", "daisy", 1, MD5[A], "1.jpg"), Row("/2.jpg", "tulip", 3, MD5[ABC], "2.jpg")]
     text = f"daisy {MD5[A]}\ntulip {MD5[ABC]}"
     assert Catalog(rows).fingerprint == hashlib.sha256(text.encode()).hexdigest()
@@ -288,7 +288,7 @@ def test_the_table_of_a_run_is_an_import_file(tmp_path):
     ]
 
 
-def test_the_pictures_of_an_import_file_have_their_bytes_and_its_names(tmp_path):
+def test_images_of_an_import_file_keep_the_names_given_there(tmp_path):
     lay(tmp_path / "photos", {"x/1.jpg": ABC, "2 ü.png": DIGEST})
     (tmp_path / "photos" / "list.csv").write_text(f"x/1.jpg,daisy,test\n{tmp_path}/photos/2 ü.png,<script>\n", encoding="utf-8")
     assert catalog.scan(str(tmp_path / "photos" / "list.csv")).rows == [
@@ -297,7 +297,7 @@ def test_the_pictures_of_an_import_file_have_their_bytes_and_its_names(tmp_path)
     ]
 
 
-def test_a_picture_of_an_import_file_that_is_not_there_is_refused_with_its_line(tmp_path):
+def test_a_missing_image_of_an_import_file_is_rejected_with_its_line(tmp_path):
     lay(tmp_path, {"1.jpg": A})
     (tmp_path / "list.csv").write_text("1.jpg,daisy\n\nnone.jpg,daisy\n")
     with pytest.raises(InputError) as refusal:
@@ -309,21 +309,21 @@ def test_a_picture_of_an_import_file_that_is_not_there_is_refused_with_its_line(
     )
 
 
-def test_what_could_not_stand_in_a_label_map_is_refused_with_its_line(tmp_path):
+def test_a_label_that_no_label_map_can_hold_is_rejected_with_its_line(tmp_path):
     lay(tmp_path, {"1.jpg": A})
     (tmp_path / "list.csv").write_text('1.jpg,"two\nlines"\n')
     with pytest.raises(InputError, match=r"got a control character in .*list\.csv, line 2\. Write lines such as"):
         catalog.scan(str(tmp_path / "list.csv"))
 
 
-def split_rows(*splits):
-    """A picture of daisy in each, all different."""
+def rows_in_splits(*splits):
+    """Makes a different image of daisy in each split."""
     return [Row(f"/{n}.jpg", "daisy", 1, f"{n:032}", f"{n}.jpg", split) for n, split in enumerate(splits)]
 
 
-def test_data_that_brings_its_splits_is_let_pass_with_whatever_number_of_pictures():
+def test_data_with_predefined_splits_may_have_any_number_of_images():
     tulip = Row("/t.jpg", "tulip", 1, MD5[A], "t.jpg", "train")
-    catalog.check(Catalog([*split_rows("train", "test"), tulip]), "/photos", 3)
+    catalog.check(Catalog([*rows_in_splits("train", "test"), tulip]), "/photos", 3)
 
 
 @pytest.mark.parametrize(
@@ -336,14 +336,14 @@ def test_data_that_brings_its_splits_is_let_pass_with_whatever_number_of_picture
         (("test", "validation"), r"every class must have an image to train on; got none of daisy in train at /photos\. Add"),
     ],
 )
-def test_splits_that_cannot_train_or_measure_are_refused(splits, line):
+def test_predefined_splits_without_training_or_held_out_images_are_rejected(splits, line):
     tulip = Row("/t.jpg", "tulip", 1, MD5[A], "t.jpg", "train")
     with pytest.raises(InputError, match=line):
-        catalog.check(Catalog([*split_rows(*splits), tulip]), "/photos", 2)
+        catalog.check(Catalog([*rows_in_splits(*splits), tulip]), "/photos", 2)
 
 
-def test_notes_name_pictures_in_several_splits_and_labels_that_look_the_same():
-    one, two = split_rows("train", "test")
+def test_notes_report_leaks_and_labels_that_look_the_same():
+    one, two = rows_in_splits("train", "test")
     again = Row("/again.jpg", "daisy", 1, one.content_id, "again.jpg", "validation")
     assert catalog.notes(Catalog([one, two, again])) == [
         "1 images are byte-for-byte copies of others.",
@@ -354,7 +354,7 @@ def test_notes_name_pictures_in_several_splits_and_labels_that_look_the_same():
     ]
 
 
-def test_pictures_of_telephones_that_are_not_supported_are_named(tmp_path):
+def test_unsupported_phone_formats_are_named(tmp_path):
     found = catalog.scan(lay(tmp_path / "photos", {"daisy/IMG_1.HEIC": A, "daisy/2.avif": A, "daisy/3.jpg": A}))
     assert found.skipped == {
         "HEIC is not supported; convert it to JPEG": 1,
@@ -362,7 +362,7 @@ def test_pictures_of_telephones_that_are_not_supported_are_named(tmp_path):
     }
 
 
-def test_the_summary_page_shows_the_splits_that_the_data_brings(tmp_path):
+def test_the_summary_page_shows_predefined_splits(tmp_path):
     photos = drawn.pictures(tmp_path / "photos" / "train", classes=2, each=3).parent
     drawn.pictures(photos / "test", classes=2, each=2)
     page = tmp_path / "summary.html"
@@ -372,21 +372,21 @@ def test_the_summary_page_shows_the_splits_that_the_data_brings(tmp_path):
     assert "The same image is in several splits" in text
 
 
-def test_a_page_shows_a_few_of_each_class_and_of_so_many_classes_one_of_the_first(tmp_path):
-    def shown_as(encoded: bytes, row: Row) -> Picture:
+def test_a_page_shows_a_few_samples_per_class_or_one_if_there_are_many_classes(tmp_path):
+    def make_sample(encoded: bytes, row: Row) -> Picture:
         return Picture(row.name, encoded)
 
     few = [Row(str(tmp_path / f"{number}.jpg"), f"{number % 2}", 1, f"{number}", f"{number}.jpg") for number in range(20)]
-    assert {label: len(shown) for label, shown in catalog._samples(Catalog(few), shown_as).items()} == {"0": 6, "1": 6}
+    assert {label: len(shown) for label, shown in catalog._samples(Catalog(few), make_sample).items()} == {"0": 6, "1": 6}
     many = [Row(str(tmp_path / f"{number}.jpg"), f"{number:03d}", 1, f"{number}", f"{number}.jpg") for number in range(400)]
-    shown = catalog._samples(Catalog(many), shown_as)
+    shown = catalog._samples(Catalog(many), make_sample)
     assert list(shown) == [f"{number:03d}" for number in range(300)]
-    # None of them is there any more, which is no reason for the stage to fail.
+    # None of the files exists any more, which must not fail the stage.
     assert all(pictures == [Picture(f"{int(label)}.jpg", b"")] for label, pictures in shown.items())
 
 
 @pytest.mark.parametrize("part", [range(0), range(2), range(1, 3), range(2, 5), range(5)])
-def test_a_part_of_a_table_is_the_table_of_those_rows(tmp_path, part):
+def test_a_slice_of_a_table_is_the_table_of_those_rows(tmp_path, part):
     rows = [Row(f"/a, b/{number}.jpg", '"x"', number, f"{number}", "line\nend" * (number % 2)) for number in range(5)]
     catalog.write(tmp_path / "whole", rows)
     catalog.write(tmp_path / "expected", [rows[number] for number in part])
@@ -399,13 +399,13 @@ THREE = {"daisy/1.jpg": A, "daisy/2.jpg": ABC, "tulip/1.jpg": DIGEST}
 
 
 def without(tmp_path, found, listed):
-    """The names that are left, what was passed over, and what is said of the list."""
+    """Applies an exclusion list, and returns the remaining names, the skipped files and the sentences about the list."""
     (tmp_path / "list.csv").write_text(listed)
     said = catalog.leave_out(found, str(tmp_path / "list.csv"))
     return [row.name for row in found.rows], dict(found.skipped), said
 
 
-def test_pictures_of_a_list_are_left_out_by_name_and_by_uri(tmp_path, capsys):
+def test_images_are_excluded_by_name_and_by_uri(tmp_path, capsys):
     uri = lay(tmp_path / "photos", THREE | {"readme.txt": A})
     listed = f"path,leave_out\ndaisy/1.jpg,yes\n{uri}/tulip/1.jpg,yes\n{uri}/daisy/1.jpg,yes\ndaisy/2.jpg,no\n"
     names, passed_over, said = without(tmp_path, catalog.scan(uri), listed)
@@ -416,13 +416,13 @@ def test_pictures_of_a_list_are_left_out_by_name_and_by_uri(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["zip", "gztar"])
-def test_a_picture_in_an_archive_is_left_out(tmp_path, kind):
+def test_an_image_in_an_archive_is_excluded(tmp_path, kind):
     archive = shutil.make_archive(str(tmp_path / "photos"), kind, lay(tmp_path / "photos", THREE))
     names, *_ = without(tmp_path, catalog.scan(archive), f"path\n{archive}#daisy/1.jpg\ntulip/1.jpg\n")
     assert names == ["daisy/2.jpg"]
 
 
-def test_a_picture_of_an_import_file_is_left_out_as_it_is_named_there(tmp_path):
+def test_an_image_of_an_import_file_is_excluded_by_the_name_given_there(tmp_path):
     lay(tmp_path / "photos", THREE)
     (tmp_path / "images.csv").write_text("photos/daisy/1.jpg,daisy\nphotos/daisy/2.jpg,daisy\nphotos/tulip/1.jpg,tulip\n")
     listed = f"path\nphotos/daisy/1.jpg\n{tmp_path}/photos/tulip/1.jpg\n"
@@ -430,7 +430,7 @@ def test_a_picture_of_an_import_file_is_left_out_as_it_is_named_there(tmp_path):
     assert names == ["photos/daisy/2.jpg"]
 
 
-def test_what_a_list_names_and_the_data_has_not_is_said(tmp_path, capsys):
+def test_exclusions_that_match_no_image_are_reported(tmp_path, capsys):
     uri = lay(tmp_path / "photos", THREE)
     more = "".join(f"gone/{number:02}.jpg\n" for number in range(11))
     names, passed_over, said = without(tmp_path, catalog.scan(uri), f"path\ndaisy/1.jpg\n{more}")
@@ -441,7 +441,7 @@ def test_what_a_list_names_and_the_data_has_not_is_said(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[1:] == said
 
 
-def test_a_list_that_names_nothing_of_the_data_is_refused(tmp_path):
+def test_an_exclusion_list_that_matches_no_image_is_rejected(tmp_path):
     uri = lay(tmp_path / "photos", THREE)
     with pytest.raises(InputError) as refusal:
         without(tmp_path, catalog.scan(uri), "path\nrose/1.jpg\nphotos/daisy/1.jpg\n")
@@ -452,12 +452,12 @@ def test_a_list_that_names_nothing_of_the_data_is_refused(tmp_path):
     )
 
 
-def test_a_list_of_nothing_leaves_nothing_out(tmp_path):
+def test_an_empty_exclusion_list_excludes_nothing(tmp_path):
     found = catalog.scan(lay(tmp_path / "photos", THREE))
     assert without(tmp_path, found, "path,leave_out\nrose/1.jpg,no\n") == (sorted(THREE), {}, [])
 
 
-def test_what_is_left_is_what_is_checked_written_and_shown(tmp_path):
+def test_the_remaining_images_are_checked_written_and_shown(tmp_path):
     photos = drawn.pictures(tmp_path / "photos", classes=3, each=3)
     (tmp_path / "list.csv").write_text("path\nbellcup/0001.jpg\nglobelet/0002.jpg\nrose/1.jpg\n")
     made = {"table": tmp_path / "images.csv", "page": tmp_path / "p.html", "leave_out_uri": str(tmp_path / "list.csv")}
@@ -471,19 +471,19 @@ def test_what_is_left_is_what_is_checked_written_and_shown(tmp_path):
         catalog.ingest(str(photos), check_images=True, splits=3, **made)
 
 
-def test_data_is_as_if_what_is_left_out_were_not_there(tmp_path):
+def test_excluded_images_do_not_affect_the_fingerprint(tmp_path):
     whole = catalog.scan(lay(tmp_path / "photos", THREE))
     without(tmp_path, whole, "path\ndaisy/2.jpg\n")
     fewer = catalog.scan(lay(tmp_path / "fewer", {"daisy/1.jpg": A, "tulip/1.jpg": DIGEST}))
     assert whole.fingerprint == fewer.fingerprint
 
 
-def test_the_fingerprint_changes_with_what_a_list_names_and_with_nothing_else_of_it(tmp_path):
+def test_the_fingerprint_changes_only_with_the_images_that_a_list_excludes(tmp_path):
     uri, listing = lay(tmp_path / "photos", THREE), tmp_path / "list.csv"
 
     def fingerprint(listed):
         listing.write_text(listed)
-        os.utime(listing, (0, 0))  # the time is no help: a store may keep another
+        os.utime(listing, (0, 0))  # modification times must not matter: a store may change them
         return catalog.fingerprint(uri, str(listing))
 
     one, other = fingerprint("path\ndaisy/1.jpg\n"), fingerprint("path\ndaisy/2.jpg\n")

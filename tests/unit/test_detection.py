@@ -1,4 +1,4 @@
-"""Pascal VOC's boxes: read whatever the XML holds, paired, split, and written as the Object Detection API reads them."""
+"""Pascal VOC annotations: parsed whatever the XML holds, matched, split, and written for the Object Detection API."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 quickly = settings(database=None, deadline=None, max_examples=200)
 BOX = ("gate", 10, 20, 30, 40)
 GATE = Box("gate", 10, 20, 30, 40, 0, 1, "Left")
-# What the Object Detection API's TfExampleDecoder asks for.
+# The features that TfExampleDecoder of the Object Detection API reads.
 NUMBERS, SHARES, TEXTS = (tf.io.VarLenFeature(kind) for kind in (tf.int64, tf.float32, tf.string))
 SCHEMA = {
     "image/height": tf.io.FixedLenFeature((), tf.int64),
@@ -46,7 +46,7 @@ SCHEMA = {
 
 
 def reason(function, *arguments) -> str:
-    """The one line that something was refused with."""
+    """Returns the reason of a rejection."""
     with pytest.raises(Refused) as refusal:
         function(*arguments)
     assert "\n" not in str(refusal.value)
@@ -54,23 +54,23 @@ def reason(function, *arguments) -> str:
 
 
 def objects(folder: Path) -> dict[str, object]:
-    """What the table says of each picture at a place: boxes, or why there are none."""
+    """Returns the boxes of each image in a folder, or why there are none."""
     return {row.name: json.loads(row.objects) for row in detection.scan(str(folder)).rows}
 
 
 def one(folder: Path, xml: str, size: tuple[int, int] = (120, 80), **how: object) -> object:
-    """What the table says of a picture with an annotation."""
+    """Returns the boxes of an image with the given annotation, or why there are none."""
     boxed.picture(folder / "1.jpg", [], size, **how)
     (folder / "1.xml").write_text(xml, encoding="utf-8")
     return objects(folder)["1.jpg"]
 
 
-def test_an_annotation_of_labelimg_is_read():
+def test_an_annotation_from_labelimg_is_parsed():
     read = detection.read_xml(boxed.xml([BOX, ("red ball", 1, 2, 3, 4)]).encode())
     assert read == Annotation(120, 80, [GATE, Box("red ball", 1, 2, 3, 4, 0, 1, "Left")])
 
 
-def test_what_an_annotation_may_leave_out_has_a_default():
+def test_optional_elements_have_defaults():
     bounds = "<bndbox><xmax>30.5</xmax><xmin> 10 </xmin><ymin>20</ymin><ymax>40</ymax></bndbox>"
     part = "<part><name>latch</name><bndbox><xmin>1</xmin></bndbox></part>"
     xml = f"<annotation><object><name>\n gate  door </name>{bounds}{part}<difficult>1</difficult></object></annotation>"
@@ -106,14 +106,14 @@ BOMB = f'<!DOCTYPE annotation [<!ENTITY a "ha">{LAUGHS}]><annotation><folder>&i;
         (boxed.xml([BOX]).replace("<ymin>20", "<ymin>-1e999"), "a box of gate with ymin -1e999"),
     ],
 )
-def test_what_is_no_annotation_is_refused_in_one_line(xml, said):
+def test_an_invalid_annotation_is_rejected_in_one_line(xml, said):
     assert reason(detection.read_xml, xml.encode()).startswith(said)
 
 
 VALID = boxed.xml([BOX, ("red ball", 1, 2, 3, 4)]).encode()
 
 
-def read_or_refuse(encoded: bytes) -> None:
+def parse_or_reject(encoded: bytes) -> None:
     try:
         read = detection.read_xml(encoded)
     except Refused as refusal:
@@ -131,14 +131,14 @@ def read_or_refuse(encoded: bytes) -> None:
 
 @quickly
 @given(st.binary(max_size=300))
-def test_any_bytes_are_an_annotation_or_refused(encoded):
-    read_or_refuse(encoded)
+def test_any_bytes_are_parsed_or_rejected(encoded):
+    parse_or_reject(encoded)
 
 
 @quickly
 @given(st.data(), st.integers(0, len(VALID)), st.integers(0, 30), st.binary(max_size=20))
-def test_any_damage_to_an_annotation_leaves_boxes_or_a_reason(data, at, length, instead):
-    read_or_refuse(VALID[:at] + instead + VALID[at + length :])
+def test_a_damaged_annotation_gives_boxes_or_a_reason(data, at, length, instead):
+    parse_or_reject(VALID[:at] + instead + VALID[at + length :])
 
 
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12) | st.floats().map(str) | st.integers().map(str)
@@ -146,19 +146,19 @@ texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12) | s
 
 @quickly
 @given(st.lists(st.tuples(*[texts] * 5), max_size=4), texts, texts)
-def test_any_values_in_an_annotation_leave_boxes_or_a_reason(boxes, width, height):
+def test_any_values_in_an_annotation_give_boxes_or_a_reason(boxes, width, height):
     xml = boxed.xml(boxes, (width, height)) if "<" not in f"{boxes}{width}{height}" else ""
-    read_or_refuse(xml.replace("&", "&amp;").encode())
+    parse_or_reject(xml.replace("&", "&amp;").encode())
 
 
-def test_deep_and_wide_annotations_are_read(tmp_path):
+def test_deep_and_large_annotations_are_parsed(tmp_path):
     deep = "<a>" * 20000 + "</a>" * 20000
     assert detection.read_xml(f"<annotation>{deep}</annotation>".encode()) == Annotation(0, 0, [])
     assert len(detection.read_xml(boxed.xml([BOX] * 3000).encode()).boxes) == 3000
     assert one(tmp_path, boxed.xml([BOX] * 6000)) == "an annotation over 1 MB"
 
 
-def test_boxes_are_shares_of_the_picture_cut_off_at_its_edges(tmp_path):
+def test_boxes_are_normalized_and_clipped(tmp_path):
     (box, edge) = one(tmp_path, boxed.xml([("gate", 30, 20, 90, 60), ("sea", -5, 40, 121, 80)]))
     assert box == ["gate", 0.25, 0.25, 0.75, 0.75, 0, 1, "Left"]
     assert edge == ["sea", 0, 0.5, 1, 1, 0, 1, "Left"]
@@ -173,11 +173,11 @@ def test_boxes_are_shares_of_the_picture_cut_off_at_its_edges(tmp_path):
         (("gate", 10, -20, 40, 0), "a box of gate outside the image: 10, -20, 40, 0"),
     ],
 )
-def test_a_box_that_is_none_refuses_its_picture(tmp_path, box, said):
+def test_an_invalid_box_rejects_its_image(tmp_path, box, said):
     assert one(tmp_path, boxed.xml([BOX, box])) == said
 
 
-def test_a_size_that_contradicts_the_picture_is_a_reason_and_none_is_no_reason(tmp_path):
+def test_an_annotation_for_another_size_is_rejected_and_one_without_size_is_not(tmp_path):
     said = "an annotation for 500 x 375 pixels, but the image has 120 x 80"
     assert one(tmp_path, boxed.xml([BOX], size=(500, 375))) == said
     assert len(one(tmp_path, boxed.xml([BOX], size=None))) == 1
@@ -194,16 +194,14 @@ def turned(orientation: int) -> dict[str, Image.Exif]:
     ("orientation", "stored", "said", "kept"),
     [
         (1, (120, 80), (120, 80), True),
-        (6, (80, 120), (120, 80), True),  # drawn on the upright picture
-        (6, (120, 80), (120, 80), False),  # drawn on the one that lies on its side
-        (8, (100, 100), (100, 100), False),  # who knows
+        (6, (80, 120), (120, 80), True),  # drawn on the upright image
+        (6, (120, 80), (120, 80), False),  # drawn on the image as stored
+        (8, (100, 100), (100, 100), False),  # ambiguous
         (3, (120, 80), (120, 80), False),
         (6, (80, 120), None, False),
     ],
 )
-def test_a_picture_that_is_turned_keeps_its_boxes_only_where_they_are_surely_of_after(
-    tmp_path, orientation, stored, said, kept
-):
+def test_a_rotated_image_keeps_its_boxes_only_if_they_refer_to_the_upright_image(tmp_path, orientation, stored, said, kept):
     found = one(tmp_path, boxed.xml([BOX], size=said), stored, **turned(orientation))
     if kept:
         assert found == [["gate", 10 / 120, 20 / 80, 30 / 120, 40 / 80, 0, 1, "Left"]]
@@ -213,7 +211,7 @@ def test_a_picture_that_is_turned_keeps_its_boxes_only_where_they_are_surely_of_
         )
 
 
-def test_pictures_and_annotations_find_each_other_beside_each_other_and_in_the_folders_of_voc(tmp_path):
+def test_annotations_are_matched_in_the_same_folder_and_in_the_folders_of_voc(tmp_path):
     for name in ("a/1.jpg", "a/2.PNG", "VOC/JPEGImages/3.jpg", "own/images/4.jpg", "a/left.jpg", "VOC/SegmentationClass/3.png"):
         boxed.picture(tmp_path / name, [])
     for name in ("a/1.xml", "a/2.XML", "VOC/Annotations/3.xml", "own/annotations/4.xml", "a/right.xml", "a/.hidden.xml"):
@@ -230,19 +228,19 @@ def test_pictures_and_annotations_find_each_other_beside_each_other_and_in_the_f
     }
 
 
-def test_two_pictures_for_one_annotation_are_refused(tmp_path):
+def test_two_images_with_the_same_annotation_are_rejected(tmp_path):
     boxed.picture(tmp_path / "1.png", [])
     one(tmp_path, boxed.xml([BOX]))
     assert set(objects(tmp_path).values()) == {"one of 2 images with the same annotation"}
 
 
-def test_what_is_no_picture_is_refused_for_what_it_is(tmp_path):
+def test_a_file_that_is_not_an_image_is_rejected_for_what_it_is(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"<html>404</html>")
     (tmp_path / "1.xml").write_text(boxed.xml([BOX]))
     assert objects(tmp_path) == {"1.jpg": "not an image in a known format, but a web page"}
 
 
-def test_an_archive_is_read_as_a_folder_is_in_whatever_order_its_files_stand(tmp_path):
+def test_an_archive_gives_the_same_table_as_a_folder_in_any_order_of_its_files(tmp_path):
     boxed.data(tmp_path / "data", pictures=12)
     plain = detection.scan(str(tmp_path / "data"))
     for kind in ("zip", "gztar"):
@@ -268,7 +266,7 @@ def test_splits_come_from_folders_as_roboflow_exports_them(tmp_path):
     assert {row.name: row.split for row in rows} == {"test/3.jpg": "test", "train/1.jpg": "train", "valid/2.jpg": "validation"}
 
 
-def test_splits_come_from_the_lists_of_voc_and_what_they_do_not_name_is_left_aside(tmp_path):
+def test_splits_come_from_the_lists_of_voc_and_unlisted_images_are_skipped(tmp_path):
     voc = tmp_path / "VOCdevkit" / "VOC2012"
     for number in range(6):
         boxed.picture(voc / "JPEGImages" / f"{number}.jpg", [BOX])
@@ -292,14 +290,14 @@ def drawn(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_picture_counts_as_of_its_rarest_class_and_without_objects_as_of_none(drawn):
+def test_an_image_is_labelled_by_its_rarest_class(drawn):
     found = detection.scan(str(drawn))
     assert found.classes == {"gate": 18, "red ball": 54, "sea": 12}
     labels = {row.name: row.label for row in found.rows}
     assert [labels[f"some/{name}"] for name in ("015.jpg", "003.jpg", "001.jpg", "007.jpg")] == ["sea", "gate", "red ball", ""]
 
 
-def test_what_is_rarest_is_told_by_what_is_not_left_out(tmp_path):
+def test_the_rarest_class_is_determined_after_exclusions(tmp_path):
     sea, both = ("sea", 40, 50, 60, 70), [BOX, ("sea", 40, 50, 60, 70)]
     for name, boxes in {"1": both, "2": both, "3": [sea], "4": [BOX], "5": [BOX], "6": [BOX]}.items():
         boxed.picture(tmp_path / "data" / f"{name}.jpg", boxes)
@@ -313,7 +311,7 @@ def test_what_is_rarest_is_told_by_what_is_not_left_out(tmp_path):
 
 
 def cut(rows: list[Row], folder: Path) -> dict[str, list[Row]]:
-    """Writes the tables of the splits and the label map, and gives the rows of each."""
+    """Writes the tables of the splits and the label map, and returns the rows of each split."""
     folder.mkdir(exist_ok=True)
     catalog.write(folder / "images", rows)
     outputs = {name: folder / name for name in (*SPLITS, "label_map", "left_out")}
@@ -321,7 +319,7 @@ def cut(rows: list[Row], folder: Path) -> dict[str, list[Row]]:
     return {split: list(catalog.read(folder / split)) for split in SPLITS}
 
 
-def test_every_class_is_on_every_side_in_about_its_share(drawn, tmp_path):
+def test_every_class_is_in_every_split_in_about_its_ratio(drawn, tmp_path):
     parts = cut(detection.scan(str(drawn)).rows, tmp_path)
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 42, "validation": 12, "test": 6}
     for label, pictures in (("gate", 18), ("red ball", 54), ("sea", 12)):
@@ -331,7 +329,7 @@ def test_every_class_is_on_every_side_in_about_its_share(drawn, tmp_path):
     assert sum(not row.labels for row in parts["train"]) == 4
 
 
-def test_copies_stay_together_and_with_different_boxes_are_left_out(drawn, tmp_path, capsys):
+def test_copies_stay_together_and_are_excluded_with_different_boxes(drawn, tmp_path, capsys):
     folder = shutil.copytree(drawn, tmp_path / "data")
     for name, xml in (("000", None), ("001", boxed.xml([("sea", 1, 2, 3, 4)]))):
         original = next(folder.glob(f"some/{name}.*g"))
@@ -349,7 +347,7 @@ def test_copies_stay_together_and_with_different_boxes_are_left_out(drawn, tmp_p
 
 
 def label_map_of_the_api(text: str) -> dict[str, int]:
-    """A label map, read as the API reads it: string_int_label_map.proto, through protobuf's own text format."""
+    """Parses a label map as the API does: string_int_label_map.proto in protobuf's text format."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="label_map.proto", package="object_detection.protos", syntax="proto2")
     item = file.message_type.add(name="StringIntLabelMapItem")
@@ -370,7 +368,7 @@ names = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_
 
 @quickly
 @given(st.lists(names, unique=True, min_size=1, max_size=5))
-def test_the_label_map_is_read_by_protobuf_as_it_was_meant(tmp_path_factory, labels):
+def test_the_label_map_is_read_by_protobuf(tmp_path_factory, labels):
     folder = tmp_path_factory.mktemp("labels")
     detection.write_label_map(folder, labels)
     expected = {label: number for number, label in enumerate(labels, start=1)}
@@ -378,7 +376,7 @@ def test_the_label_map_is_read_by_protobuf_as_it_was_meant(tmp_path_factory, lab
     assert detection.read_label_map(folder) == expected
 
 
-def test_the_label_map_looks_as_the_apis_own_do(tmp_path):
+def test_the_label_map_is_formatted_as_in_the_api(tmp_path):
     detection.write_label_map(tmp_path, ["daisy", "rose o' the sea"])
     assert (tmp_path / "label_map.pbtxt").read_text() == (
         "item {\n  id: 1\n  name: 'daisy'\n}\n\nitem {\n  id: 2\n  name: 'rose o\\' the sea'\n}\n"
@@ -386,7 +384,7 @@ def test_the_label_map_looks_as_the_apis_own_do(tmp_path):
 
 
 @pytest.mark.parametrize("max_side", [0, 60])
-def test_the_records_are_those_of_the_object_detection_api(drawn, tmp_path, max_side):
+def test_the_records_are_read_by_the_object_detection_api(drawn, tmp_path, max_side):
     rows = detection.scan(str(drawn)).rows
     parts = cut(rows, tmp_path)
     outputs = {split: tmp_path / f"{split}_records" for split in SPLITS}
@@ -429,7 +427,7 @@ def test_the_records_are_those_of_the_object_detection_api(drawn, tmp_path, max_
                 assert middle.argmax() == ["red", "green", "blue"].index(boxed.COLOURS[label])
 
 
-def test_an_annotation_that_cannot_be_used_is_refused_with_its_reason_and_counts(drawn, tmp_path):
+def test_an_image_with_an_unusable_annotation_is_rejected_and_counted(drawn, tmp_path):
     folder = shutil.copytree(drawn, tmp_path / "data")
     (folder / "some" / "001.xml").write_text(boxed.xml([("gate", 9, 9, 3, 10)]))
     cut(detection.scan(str(folder)).rows, tmp_path)
@@ -444,7 +442,7 @@ def test_an_annotation_that_cannot_be_used_is_refused_with_its_reason_and_counts
         records.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.01)
 
 
-def test_a_label_map_of_boxes_is_no_label_map_of_a_classifier(tmp_path):
+def test_a_detection_label_map_is_rejected_by_a_classifier(tmp_path):
     detection.write_label_map(tmp_path, ["gate"])
     with pytest.raises(InputError, match=r"the label map must be for classification; got label_map\.pbtxt"):
         splitting.read_labels(tmp_path)
@@ -455,7 +453,7 @@ def ingest(folder: Path, root: Path, check_images: bool = True) -> catalog.Catal
     return catalog.ingest(str(folder), task="detection", check_images=check_images, splits=3, **made)
 
 
-def test_the_page_says_what_is_drawn_in_and_what_cannot_be_used(drawn, tmp_path, capsys):
+def test_the_page_reports_objects_and_unusable_annotations(drawn, tmp_path, capsys):
     folder = shutil.copytree(drawn, tmp_path / "data")
     (folder / "some" / "001.xml").write_text("")
     ingest(folder, tmp_path)
@@ -467,7 +465,7 @@ def test_the_page_says_what_is_drawn_in_and_what_cannot_be_used(drawn, tmp_path,
     assert capsys.readouterr().out == "60 images in 3 classes, 0 files skipped\n"
 
 
-def test_a_picture_on_the_page_has_its_boxes_drawn_in(drawn):
+def test_samples_on_the_page_show_their_boxes(drawn):
     (row,) = (row for row in detection.scan(str(drawn)).rows if row.name == "some/009.jpg")
     shown = detection.sample((drawn / row.name).read_bytes(), row)
     pixels = tf.io.decode_jpeg(shown.encoded).numpy()
@@ -483,7 +481,7 @@ def test_a_picture_on_the_page_has_its_boxes_drawn_in(drawn):
         ([BOX], "every class must appear in at least 3 images, one per split; got 1 of sea. Add images of it, or remove it"),
     ],
 )
-def test_data_that_no_detector_can_be_trained_on_is_refused(tmp_path, boxes, said):
+def test_data_that_no_detector_can_be_trained_on_is_rejected(tmp_path, boxes, said):
     for number in range(4):
         boxed.picture(tmp_path / "data" / f"{number}.jpg", boxes)
         (tmp_path / "data" / f"{number}.xml").write_text(
@@ -496,6 +494,6 @@ def test_data_that_no_detector_can_be_trained_on_is_refused(tmp_path, boxes, sai
 
 
 @pytest.mark.parametrize("uri", ["sample", "pictures.csv"])
-def test_what_has_no_boxes_is_refused(uri):
+def test_sources_without_boxes_are_rejected(uri):
     with pytest.raises(InputError, match=f"images_uri of detection must be a folder or an archive; got {uri}"):
         detection.scan(uri)

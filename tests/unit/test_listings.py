@@ -1,4 +1,4 @@
-"""Lists of pictures: what Vertex AI, MXNet and a spreadsheet write is read, and a line that cannot be is named."""
+"""Import files and exclusion lists, as Vertex AI, MXNet and spreadsheets write them; invalid lines are named."""
 
 import http.server
 import threading
@@ -18,7 +18,7 @@ def written(tmp_path, name, content):
 
 
 def read(tmp_path, name, content):
-    """(name, label, split, line) of every entry."""
+    """Returns name, label, split and line of every entry."""
     return [(one.name, one.label, one.split, one.line) for one in listings.read(written(tmp_path, name, content))]
 
 
@@ -85,7 +85,7 @@ def test_the_lines_are_read(tmp_path, name, content, entries):
         ("a.lst", "0\t0\t\n", 1, "no URI"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_named(tmp_path, name, content, line, found):
+def test_an_invalid_line_is_named(tmp_path, name, content, line, found):
     uri = written(tmp_path, name, content)
     with pytest.raises(InputError) as refusal:
         listings.read(uri)
@@ -110,7 +110,7 @@ def test_a_relative_uri_is_relative_to_the_file(tmp_path, name, uri):
     assert entry == Entry(name, uri.format(folder=tmp_path, above=tmp_path.parent), "daisy", "", 1)
 
 
-def test_pictures_of_an_import_file_in_a_bucket_lie_where_its_address_says():
+def test_settings_of_a_bucket_apply_to_the_images_of_its_import_file():
     listing = "s3://bucket/lists/a.csv?endpoint=https://minio.example.org&region=eu-west-1"
     settings = listing.removeprefix("s3://bucket/lists/a.csv")
     assert listings._resolve("daisy/1.jpg", listing) == f"s3://bucket/lists/daisy/1.jpg{settings}"
@@ -119,7 +119,7 @@ def test_pictures_of_an_import_file_in_a_bucket_lie_where_its_address_says():
     assert listings._resolve("gs://other/1.jpg", listing) == "gs://other/1.jpg"
 
 
-def test_an_import_file_and_its_pictures_are_read_over_http(tmp_path, monkeypatch):
+def test_an_import_file_and_its_images_are_read_over_http(tmp_path, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "lists").mkdir()
@@ -163,7 +163,7 @@ AUDIT = "path,leave_out,finding,label,instead,other,score\n"
         ("path\n", []),
     ],
 )
-def test_the_pictures_to_leave_out_are_read(tmp_path, content, paths):
+def test_exclusions_are_read(tmp_path, content, paths):
     assert listings.to_leave_out(written(tmp_path, "list", content)) == paths
 
 
@@ -190,14 +190,14 @@ WRITE = "Write path,leave_out in the first line and lines such as daisy/1.jpg,ye
         ),
     ],
 )
-def test_a_list_of_pictures_to_leave_out_that_cannot_be_read_is_refused(tmp_path, content, line):
+def test_an_invalid_exclusion_list_is_rejected(tmp_path, content, line):
     uri = written(tmp_path, "list.csv", content)
     with pytest.raises(InputError) as refusal:
         listings.to_leave_out(uri)
     assert str(refusal.value) == f"error: {line.format(uri=uri)}"
 
 
-def test_a_folder_is_no_list_of_pictures_to_leave_out(tmp_path):
+def test_a_folder_is_rejected_as_exclusion_list(tmp_path):
     with pytest.raises(InputError) as refusal:
         listings.to_leave_out(str(tmp_path))
     rule = "leave_out_uri must be a readable file"

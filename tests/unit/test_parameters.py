@@ -373,7 +373,7 @@ def test_a_list_of_pictures_to_leave_out_is_read_before_any_data_moves(tmp_path,
     line_of(refusal)
     listing.write_text("path,leave_out\n1.jpg,perhaps\n")
     with pytest.raises(
-        InputError, match=r"leave_out must be yes or no in every line .*; got perhaps in .*, line 2\."
+        InputError, match=r"column leave_out of leave_out_uri must be yes or no; got perhaps in .*, line 2\."
     ) as refusal:
         check(fields)
     line_of(refusal)

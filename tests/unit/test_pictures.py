@@ -1,4 +1,4 @@
-"""What is let through can be decoded by TensorFlow, upright and at the size that is said; all else is refused with a reason."""
+"""Valid images are upright, of the reported size, and decodable by TensorFlow; all others are rejected with a reason."""
 
 import io
 import random
@@ -21,7 +21,7 @@ ORIENTATION = 0x0112  # EXIF 2.3, section 4.6.4
 
 
 def four_quarters() -> Image.Image:
-    """60 wide and 40 high: red and green above, blue and white below."""
+    """Draws 60 x 40 pixels: red and green above, blue and white below."""
     image = Image.new("RGB", (WIDTH, HEIGHT), WHITE)
     image.paste(RED, (0, 0, WIDTH // 2, HEIGHT // 2))
     image.paste(GREEN, (WIDTH // 2, 0, WIDTH, HEIGHT // 2))
@@ -42,7 +42,7 @@ def turned(orientation: int) -> Image.Exif:
 
 
 def decoded(picture) -> np.ndarray:
-    """The pixels as the training reads them, after a look at what is said of them."""
+    """Decodes the pixels as the training does, and checks the reported size and format."""
     pixels = tf.io.decode_image(picture.encoded, channels=3, expand_animations=False).numpy()
     assert pixels.shape == (picture.height, picture.width, 3)
     assert picture.encoded.startswith({"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}[picture.format])
@@ -70,14 +70,14 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
 
 
 def jpeg_of_many_scans(side: int, scans: int) -> bytes:
-    """A progressive JPEG whose last scan comes again and again."""
+    """Makes a progressive JPEG that repeats its last scan."""
     whole = encoded(Image.new("L", (side, side), 100), "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xda") : -2]
     return whole[:-2] + last * scans + whole[-2:]
 
 
 def jpeg_of_scans_without_pixels(side: int, scans: int) -> bytes:
-    """A JPEG that brings one of its colours at a time, as often as is wanted, and never a pixel of any."""
+    """Makes a JPEG of the given number of empty scans."""
     whole = encoded(Image.new("RGB", (side, side)), "JPEG")
     headers = whole[: whole.index(b"\xff\xda")]
     one = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"  # ITU-T T.81, B.2.3: of the first component alone, all coefficients
@@ -85,7 +85,7 @@ def jpeg_of_scans_without_pixels(side: int, scans: int) -> bytes:
 
 
 def other_that_claims(kind: str, width: int, height: int) -> bytes:
-    """A small picture whose header is written over with another size."""
+    """Makes a small image whose header claims another size."""
     whole = bytearray(encoded(four_quarters(), kind))
     at, pattern = {"GIF": (6, "<HH"), "BMP": (18, "<ii")}[kind]
     whole[at : at + struct.calcsize(pattern)] = struct.pack(pattern, width, height)
@@ -93,7 +93,7 @@ def other_that_claims(kind: str, width: int, height: int) -> bytes:
 
 
 def png_with_a_bomb(kind: bytes, prefix: bytes) -> bytes:
-    """A small PNG with a chunk that is 200 MB when it is unpacked."""
+    """Makes a small PNG with a chunk that inflates to 200 MB."""
     whole = encoded(four_quarters(), "PNG")
     header = 8 + 25  # the signature and the first chunk
     return whole[:header] + chunk(kind, prefix + zlib.compress(bytes(200_000_000))) + whole[header:]
@@ -107,11 +107,11 @@ def tiff_that_claims(width: int, height: int) -> bytes:
 
 
 def boxed(brand: bytes, compatible: bytes) -> bytes:
-    """The first box of a file in ISO's base media format (ISO/IEC 14496-12, section 4.3), and some bytes."""
+    """Makes the first box of an ISO base media file (ISO/IEC 14496-12, section 4.3), followed by zeros."""
     return struct.pack(">I", 16 + len(compatible)) + b"ftyp" + brand + bytes(4) + compatible + bytes(1000)
 
 
-AS_THEY_ARE = {
+KEPT = {
     "JPEG": encoded(four_quarters(), "JPEG"),
     "progressive JPEG": encoded(four_quarters(), "JPEG", progressive=True),
     "grey JPEG": encoded(four_quarters().convert("L"), "JPEG"),
@@ -130,10 +130,10 @@ AS_THEY_ARE = {
 }
 
 
-@pytest.mark.parametrize("kind", AS_THEY_ARE)
+@pytest.mark.parametrize("kind", KEPT)
 def test_what_tensorflow_reads_keeps_its_bytes(kind):
-    picture = checked(AS_THEY_ARE[kind])
-    assert picture.encoded == AS_THEY_ARE[kind]
+    picture = checked(KEPT[kind])
+    assert picture.encoded == KEPT[kind]
     assert picture.format == ("png" if "PNG" in kind else "jpeg")
     assert (picture.height, picture.width) == (HEIGHT, WIDTH)
     decoded(picture)
@@ -141,7 +141,7 @@ def test_what_tensorflow_reads_keeps_its_bytes(kind):
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 200), (200, 7)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_tiny_picture_keeps_its_bytes(kind, size):
+def test_a_tiny_image_keeps_its_bytes(kind, size):
     small = encoded(Image.new("RGB", size, RED), kind)
     picture = checked(small)
     assert picture.encoded == small
@@ -156,7 +156,7 @@ def test_photographs_keep_their_bytes(flower_photos):
         decoded(picture)
 
 
-ANEW = {
+REENCODED = {
     "CMYK JPEG": encoded(four_quarters().convert("CMYK"), "JPEG", quality=95),
     "GIF": encoded(four_quarters(), "GIF"),
     "moving GIF": encoded(four_quarters(), "GIF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))]),
@@ -172,9 +172,9 @@ ANEW = {
 }
 
 
-@pytest.mark.parametrize("kind", ANEW)
+@pytest.mark.parametrize("kind", REENCODED)
 def test_other_formats_become_rgb_jpegs_with_the_same_colours(kind):
-    picture = checked(ANEW[kind])
+    picture = checked(REENCODED[kind])
     assert picture.format == "jpeg"
     assert (picture.height, picture.width) == (HEIGHT, WIDTH)
     with Image.open(io.BytesIO(picture.encoded)) as image:
@@ -184,7 +184,7 @@ def test_other_formats_become_rgb_jpegs_with_the_same_colours(kind):
     np.testing.assert_allclose(corners, [RED, GREEN, BLUE, WHITE], atol=12)
 
 
-# What stands above left, above right, below left and below right when a stored picture is turned as its tag says.
+# Colours above left, above right, below left and below right after the rotation that the EXIF orientation asks for.
 UPRIGHT = {
     2: (GREEN, RED, WHITE, BLUE),
     3: (WHITE, BLUE, GREEN, RED),
@@ -198,7 +198,7 @@ UPRIGHT = {
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_picture_that_lies_on_its_side_is_set_upright(kind, orientation):
+def test_a_rotated_image_is_set_upright(kind, orientation):
     picture = checked(encoded(four_quarters(), kind, exif=turned(orientation)))
     assert (picture.height, picture.width) == ((WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH))
     pixels = decoded(picture).astype(int)
@@ -210,17 +210,17 @@ def test_a_picture_that_lies_on_its_side_is_set_upright(kind, orientation):
 
 
 @pytest.mark.parametrize(("kind", "options"), [("TIFF", {}), ("PNG", {"exif": turned(3)})])
-def test_grey_of_16_bits_keeps_its_shades(kind, options):
+def test_16_bit_grey_keeps_its_shades(kind, options):
     pixels = decoded(checked(encoded(grey_of_16_bits(), kind, **options))).astype(int)
     assert pixels.mean() == pytest.approx(127.5, abs=1)
     assert (pixels.min(), pixels.max()) == (0, 255)
 
 
 @pytest.mark.parametrize("side", [10, 100])
-@pytest.mark.parametrize("kind", [*AS_THEY_ARE, *ANEW, "JPEG that lies on its side"])
-def test_a_small_picture_beside_it_shows_the_same(kind, side):
+@pytest.mark.parametrize("kind", [*KEPT, *REENCODED, "JPEG that lies on its side"])
+def test_the_reduced_pixels_show_the_same_image(kind, side):
     on_its_side = {"JPEG that lies on its side": encoded(four_quarters(), "JPEG", exif=turned(6))}
-    content = (AS_THEY_ARE | ANEW | on_its_side)[kind]
+    content = (KEPT | REENCODED | on_its_side)[kind]
     picture, small = checked_with_small(content, side)
     assert picture == checked(content)
     assert small.mode == "RGB"
@@ -245,16 +245,16 @@ DAMAGED = {
     "a text": ("花".encode() * 1000, "not an image in a known format"),
     "a format of no picture": (b"%PDF-1.7\n" + bytes(1000), "not an image in a known format"),
     "zeros": (bytes(10_000), "not an image in a known format"),
-    "half a JPEG": (AS_THEY_ARE["JPEG"][: len(AS_THEY_ARE["JPEG"]) // 2], "Truncated"),
-    "a JPEG without its last byte": (AS_THEY_ARE["JPEG"][:-1], "truncated"),
-    "half a progressive JPEG": (AS_THEY_ARE["progressive JPEG"][: len(AS_THEY_ARE["progressive JPEG"]) // 2], "truncated"),
-    "the first bytes of a JPEG": (AS_THEY_ARE["JPEG"][:20], "not an image in a known format"),
-    "half a PNG": (AS_THEY_ARE["PNG"][: len(AS_THEY_ARE["PNG"]) // 2], "truncated"),
-    "a PNG without its last byte": (AS_THEY_ARE["PNG"][:-1], "truncated"),
-    "half a GIF": (ANEW["GIF"][: len(ANEW["GIF"]) // 2], "truncated"),
-    "half a TIFF": (ANEW["TIFF"][: len(ANEW["TIFF"]) // 2], "truncated"),
-    "half a WebP": (ANEW["WebP"][: len(ANEW["WebP"]) // 2], "could not create decoder"),
-    "half a BMP": (ANEW["BMP"][: len(ANEW["BMP"]) // 2], "truncated"),
+    "half a JPEG": (KEPT["JPEG"][: len(KEPT["JPEG"]) // 2], "Truncated"),
+    "a JPEG without its last byte": (KEPT["JPEG"][:-1], "truncated"),
+    "half a progressive JPEG": (KEPT["progressive JPEG"][: len(KEPT["progressive JPEG"]) // 2], "truncated"),
+    "the first bytes of a JPEG": (KEPT["JPEG"][:20], "not an image in a known format"),
+    "half a PNG": (KEPT["PNG"][: len(KEPT["PNG"]) // 2], "truncated"),
+    "a PNG without its last byte": (KEPT["PNG"][:-1], "truncated"),
+    "half a GIF": (REENCODED["GIF"][: len(REENCODED["GIF"]) // 2], "truncated"),
+    "half a TIFF": (REENCODED["TIFF"][: len(REENCODED["TIFF"]) // 2], "truncated"),
+    "half a WebP": (REENCODED["WebP"][: len(REENCODED["WebP"]) // 2], "could not create decoder"),
+    "half a BMP": (REENCODED["BMP"][: len(REENCODED["BMP"]) // 2], "truncated"),
     "numbers without a white": (encoded(Image.fromarray(np.eye(9, dtype="float32")), "TIFF"), "white level"),
     "a PNG of 60000 x 60000": (png_that_claims(60_000, 60_000), "60000 x 60000 pixels, more than 100 million"),
     "a JPEG of 60000 x 60000": (jpeg_that_claims(60_000, 60_000), "60000 x 60000 pixels, more than 100 million"),
@@ -270,7 +270,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_what_is_no_whole_picture_is_refused_with_a_reason_quickly_and_in_little_memory(kind):
+def test_a_damaged_image_is_rejected_with_a_reason_quickly_and_in_little_memory(kind):
     content, reason = DAMAGED[kind]
     largest, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(Refused, match=reason) as refusal:
@@ -283,15 +283,15 @@ def test_what_is_no_whole_picture_is_refused_with_a_reason_quickly_and_in_little
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 100_000  # KiB
 
 
-def test_a_large_photograph_of_ordinary_many_scans_keeps_its_bytes():
+def test_a_large_photograph_with_an_ordinary_number_of_scans_keeps_its_bytes():
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     large = encoded(Image.fromarray(noise).resize((2400, 1800)), "JPEG", progressive=True, quality=95)
     assert len(large) * 2400 * 1800 > 10**11
     assert checked(large).encoded == large
 
 
-def test_a_wrong_checksum_in_a_png_is_refused_since_tensorflow_would_not_decode_it():
-    damaged = bytearray(AS_THEY_ARE["PNG"])
+def test_a_png_with_a_wrong_checksum_is_rejected_as_tensorflow_does():
+    damaged = bytearray(KEPT["PNG"])
     damaged[damaged.index(b"IEND") - 8] ^= 1  # the first byte of the checksum of the pixels
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf.io.decode_image(bytes(damaged))
@@ -300,8 +300,8 @@ def test_a_wrong_checksum_in_a_png_is_refused_since_tensorflow_would_not_decode_
 
 
 @pytest.mark.parametrize("kind", ["PNG", "PNG with a palette", "grey PNG of 16 bits"])
-def test_whatever_byte_of_a_png_is_wrong_what_is_let_through_can_be_decoded(kind):
-    whole = AS_THEY_ARE[kind]
+def test_a_png_with_any_damaged_byte_is_rejected_or_decodable(kind):
+    whole = KEPT[kind]
     for place in range(0, len(whole), max(1, len(whole) // 150)):
         damaged = whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]
         try:
@@ -321,12 +321,12 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("kind", ["baseline", "progressive", "with restarts"])
-def test_whatever_is_wrong_with_a_jpeg_what_is_let_through_can_be_decoded(kind, damage):
+def test_a_jpeg_with_any_damage_is_rejected_or_decodable(kind, damage):
     chance = random.Random(f"{kind} {damage}")
     noise = Image.frombytes("RGB", (160, 120), chance.randbytes(160 * 120 * 3))
     options = {"progressive": {"progressive": True}, "with restarts": {"restart_marker_rows": 1}}.get(kind, {})
     whole = encoded(noise, "JPEG", **options)
-    let_through = 0
+    accepted = 0
     for _ in range(150):
         damaged = DAMAGES[damage](whole, chance.randrange(2, len(whole)), chance)
         try:
@@ -334,12 +334,12 @@ def test_whatever_is_wrong_with_a_jpeg_what_is_let_through_can_be_decoded(kind, 
         except Refused:
             continue
         decoded(picture)
-        let_through += 1
-    assert let_through > 5, "hardly any was let through: the test shows little"
+        accepted += 1
+    assert accepted > 5, "hardly any was accepted: the test shows little"
 
 
-def test_a_marker_that_swallows_the_end_is_refused_since_tensorflow_would_not_decode_it():
-    whole = AS_THEY_ARE["JPEG"]
+def test_a_marker_that_swallows_the_end_is_rejected_as_tensorflow_does():
+    whole = KEPT["JPEG"]
     near = whole.rindex(b"\xff\xd9") - 20
     damaged = whole[:near] + b"\xff\xe5\xff\xff" + whole[near + 4 :]  # an application's segment of 65,535 bytes
     with pytest.raises(tf.errors.InvalidArgumentError):

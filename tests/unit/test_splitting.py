@@ -1,4 +1,4 @@
-"""The cut: ratios kept to the picture, copies on one side, and the same pictures in the same split wherever they lie."""
+"""Splitting: exact ratios, copies in the same split, and the same split for an image wherever it is stored."""
 
 import hashlib
 import random
@@ -25,23 +25,23 @@ data_sets = st.lists(st.tuples(st.sampled_from(["daisy", "rose", "tulip"]), st.i
 
 
 def row(label, content, number=0, folder="/photos"):
-    """A picture whose content is said by a text."""
+    """Makes a row whose content id is the hash of a text."""
     name = f"{label}/{number}.jpg"
     return Row(f"{folder}/{name}", label, 1, hashlib.md5(content.encode()).hexdigest(), name)
 
 
 def rows_of(classes):
-    """Pictures that are all different: label to how many."""
+    """Makes the given number of rows per label, all with different contents."""
     return [row(label, f"{label} {number}", number) for label, most in classes.items() for number in range(most)]
 
 
 def sides(parts):
-    """Content to the split it is in."""
+    """Maps content ids to splits."""
     return {row.content_id: name for name, part in parts.items() for row in part}
 
 
 def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1, **how):
-    """What `split_images` returns and writes: counts, tables by split, lines of the label map."""
+    """Runs `split_images`, and returns its counts, the tables by split, and the text of the label map."""
     catalog.write(tmp_path / "images.csv", rows)
     tables = {name: tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
     counts = splitting.split_images(
@@ -57,7 +57,7 @@ def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1, **how):
     return counts, written, (tmp_path / "label_map" / "labels.txt").read_text(encoding="utf-8")
 
 
-def test_every_class_keeps_the_ratios_to_the_picture():
+def test_every_class_keeps_the_ratios_exactly():
     parts = splitting.split(rows_of({"daisy": 100, "rose": 1000, "tulip": 15}), 0.2, 0.1)
     counts = {name: Counter(row.label for row in part) for name, part in parts.items()}
     assert counts["test"] == {"daisy": 10, "rose": 100, "tulip": 2}
@@ -65,27 +65,27 @@ def test_every_class_keeps_the_ratios_to_the_picture():
     assert counts["train"] == {"daisy": 70, "rose": 700, "tulip": 10}
 
 
-def test_a_small_class_is_measured_with_one_picture_at_the_least():
+def test_a_small_class_is_evaluated_on_at_least_one_image():
     parts = splitting.split(rows_of({"daisy": 3}), 0.01, 0.01)
     assert {name: len(part) for name, part in parts.items()} == {"train": 1, "validation": 1, "test": 1}
 
 
 @pytest.mark.parametrize(("validation_ratio", "test_ratio", "empty"), [(0.2, 0.0, "test"), (0.0, 0.2, "validation")])
-def test_a_ratio_of_nothing_gives_an_empty_split(validation_ratio, test_ratio, empty):
+def test_a_ratio_of_zero_gives_an_empty_split(validation_ratio, test_ratio, empty):
     parts = splitting.split(rows_of({"daisy": 10}), validation_ratio, test_ratio)
     assert {name: len(part) for name, part in parts.items()} == {"train": 8, "validation": 2, "test": 2} | {empty: 0}
 
 
 @quickly
 @given(data_sets, ratios)
-def test_no_picture_is_lost_or_twice(rows, shares):
+def test_no_image_is_lost_or_duplicated(rows, shares):
     parts = splitting.split(rows, *shares)
     assert sorted(row.name for part in parts.values() for row in part) == sorted(row.name for row in rows)
 
 
 @quickly
 @given(data_sets, ratios)
-def test_copies_stay_on_one_side(rows, shares):
+def test_copies_go_to_the_same_split(rows, shares):
     parts = splitting.split(rows, *shares)
     held = [{row.content_id for row in part} for part in parts.values()]
     assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
@@ -93,7 +93,7 @@ def test_copies_stay_on_one_side(rows, shares):
 
 @quickly
 @given(st.integers(3, 300), ratios)
-def test_of_different_pictures_a_class_gives_its_share_to_half_a_picture(most, shares):
+def test_a_class_without_copies_keeps_the_ratios_to_half_an_image(most, shares):
     parts = splitting.split(rows_of({"daisy": most}), *shares)
     for name, ratio in zip(("validation", "test"), shares, strict=True):
         held_out = len(parts[name])
@@ -109,7 +109,7 @@ def test_names_order_and_place_do_not_matter(rows, shares, chance):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_when_data_grows_by_a_tenth_at_most_two_in_a_hundred_change_sides(seed):
+def test_when_data_grows_by_a_tenth_at_most_2_percent_change_their_split(seed):
     chance = random.Random(seed)
     rows = [row("daisy", f"{seed} {number}", number) for number in range(1100)]
     chance.shuffle(rows)
@@ -118,20 +118,20 @@ def test_when_data_grows_by_a_tenth_at_most_two_in_a_hundred_change_sides(seed):
     assert sum(after[content] != name for content, name in before.items()) <= 20
 
 
-def test_what_happens_in_one_class_changes_nothing_in_another():
+def test_classes_are_split_independently():
     rows = rows_of({"daisy": 50, "tulip": 50})
     before = sides(splitting.split(rows, 0.2, 0.1))
     after = sides(splitting.split([*rows, *rows_of({"rose": 30})], 0.2, 0.1))
     assert after.items() >= before.items()
 
 
-def test_the_order_is_that_of_the_contents_and_so_as_good_as_shuffled():
+def test_rows_are_ordered_by_hash_which_shuffles_the_classes():
     train = splitting.split(rows_of({"daisy": 500, "tulip": 500}), 0.2, 0.0)["train"]
     assert [row.content_id for row in train] == sorted(row.content_id for row in train)
     assert 150 < sum(row.label == "daisy" for row in train[:400]) < 250
 
 
-def test_a_picture_under_two_labels_is_left_out_of_every_split(tmp_path, capsys):
+def test_an_image_with_two_labels_is_excluded(tmp_path, capsys):
     wrong = [row("daisy", "both", 100), row("tulip", "both", 100)]
     counts, tables, _ = cut(tmp_path, [*rows_of({"daisy": 10, "tulip": 10}), *wrong])
     assert counts == {"train": 14, "validation": 4, "test": 2, "left_out": 2}
@@ -143,7 +143,7 @@ def test_a_picture_under_two_labels_is_left_out_of_every_split(tmp_path, capsys)
     ]
 
 
-def test_a_picture_under_two_labels_can_be_kept_in_both_classes(tmp_path):
+def test_an_image_with_two_labels_can_be_kept_in_both_classes(tmp_path):
     twice = [row(label, f"both {number}", 100 + number) for label in ("daisy", "tulip") for number in range(20)]
     counts, tables, _ = cut(tmp_path, [*rows_of({"daisy": 30, "tulip": 30}), *twice], conflicting_labels="keep")
     assert counts == {"train": 70, "validation": 20, "test": 10, "left_out": 0}
@@ -154,7 +154,7 @@ def test_a_picture_under_two_labels_can_be_kept_in_both_classes(tmp_path):
     assert catalog.read_unused(tmp_path / "left_out.csv") == []
 
 
-# Pictures of which many stand in several classes: few contents, whatever the label.
+# Few contents, independent of the label, so that many images have several labels.
 shared_sets = st.lists(st.tuples(st.sampled_from(["daisy", "rose", "tulip"]), st.integers(0, 60)), max_size=150).map(
     lambda pictures: [row(label, str(content), number) for number, (label, content) in enumerate(pictures)]
 )
@@ -162,7 +162,7 @@ shared_sets = st.lists(st.tuples(st.sampled_from(["daisy", "rose", "tulip"]), st
 
 @quickly
 @given(shared_sets, ratios)
-def test_whatever_stands_under_several_labels_is_on_one_side_and_nothing_is_lost(rows, shares):
+def test_images_with_several_labels_go_to_one_split_and_none_is_lost(rows, shares):
     parts = splitting.split(rows, *shares)
     held = [{row.content_id for row in part} for part in parts.values()]
     assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
@@ -171,7 +171,7 @@ def test_whatever_stands_under_several_labels_is_on_one_side_and_nothing_is_lost
 
 @quickly
 @given(st.integers(40, 200), st.integers(0, 40), ratios)
-def test_with_pictures_under_two_labels_a_class_still_keeps_its_ratio_to_the_picture(most, both, shares):
+def test_a_class_with_images_of_two_labels_keeps_the_ratios_exactly(most, both, shares):
     twice = [row(label, f"both {number}", most + number) for label in ("daisy", "tulip") for number in range(both)]
     parts = splitting.split([*rows_of({"daisy": most, "tulip": most + 30}), *twice], *shares)
     for label, pictures in (("daisy", most + both), ("tulip", most + 30 + both)):
@@ -206,9 +206,9 @@ def test_a_label_with_a_colon_is_read_back_whole(tmp_path):
         [row("rare", "copy", number) for number in range(20)],
         [row("rare", "both", 0), row("daisy", "both", 1000)],
     ],
-    ids=["one picture", "two pictures", "copies of one", "only under two labels"],
+    ids=["one image", "two images", "copies of one", "only with two labels"],
 )
-def test_a_class_with_nothing_left_to_train_on_is_refused(tmp_path, few):
+def test_a_class_without_training_images_is_rejected(tmp_path, few):
     with pytest.raises(InputError) as refusal:
         cut(tmp_path, [*rows_of({"daisy": 100}), *few])
     assert str(refusal.value) == (
@@ -217,7 +217,7 @@ def test_a_class_with_nothing_left_to_train_on_is_refused(tmp_path, few):
     assert {path.name for path in tmp_path.iterdir()} == {"images.csv"}
 
 
-def test_the_flower_photographs_are_cut_as_asked(flower_photos, tmp_path):
+def test_the_flower_photographs_are_split(flower_photos, tmp_path):
     counts, tables, labels = cut(tmp_path, catalog.scan(str(flower_photos)).rows, test_ratio=0.0)
     assert labels == "0:daisy\n1:dandelion\n2:roses\n3:sunflowers\n4:tulips\n"
     assert counts == {"train": 602, "validation": 150, "test": 0, "left_out": 2}
@@ -225,7 +225,7 @@ def test_the_flower_photographs_are_cut_as_asked(flower_photos, tmp_path):
     assert held_out == {"daisy": 30, "dandelion": 30, "roses": 30, "sunflowers": 30, "tulips": 30}
 
 
-def test_the_one_flower_photograph_under_two_labels_is_kept_if_asked(flower_photos, tmp_path):
+def test_the_flower_photograph_with_two_labels_is_kept_on_request(flower_photos, tmp_path):
     rows = catalog.scan(str(flower_photos)).rows
     counts, tables, _ = cut(tmp_path, rows, test_ratio=0.0, conflicting_labels="keep")
     assert counts == {"train": 604, "validation": 150, "test": 0, "left_out": 0}
@@ -239,7 +239,7 @@ odd_labels |= st.sampled_from(["<script>alert(1)</script>", "a, b", "two  spaces
 
 @settings(quickly, max_examples=20)
 @given(st.sets(odd_labels, min_size=2, max_size=4))
-def test_whatever_a_class_is_called_it_is_cut_and_read_back(labels):
+def test_any_class_name_is_split_and_read_back(labels):
     with tempfile.TemporaryDirectory() as folder:
         rows = [row(label, f"{label} {number}", number) for label in labels for number in range(10)]
         counts, tables, _ = cut(Path(folder), rows)
@@ -250,7 +250,7 @@ def test_whatever_a_class_is_called_it_is_cut_and_read_back(labels):
 
 @settings(quickly, max_examples=8)
 @given(st.integers(0, 1 << 30), ratios)
-def test_with_any_data_and_ratio_at_most_two_in_a_hundred_change_sides(seed, shares):
+def test_with_any_data_and_ratio_at_most_2_percent_change_their_split(seed, shares):
     rows = [row("daisy", f"{seed} {number}", number) for number in range(5500)]
     before = sides(splitting.split(rows[:5000], *shares))
     after = sides(splitting.split(rows, *shares))
@@ -259,7 +259,7 @@ def test_with_any_data_and_ratio_at_most_two_in_a_hundred_change_sides(seed, sha
 
 @settings(quickly, max_examples=6)
 @given(st.integers(0, 1 << 30), ratios, st.integers(2, 40))
-def test_with_pictures_under_two_labels_at_most_two_in_a_hundred_change_sides(seed, shares, every):
+def test_with_images_of_two_labels_at_most_2_percent_change_their_split(seed, shares, every):
     rows = [
         row(label, f"{seed} {number}" if number % every == 0 else f"{seed} {label} {number}", number)
         for number in range(5500)
@@ -269,15 +269,15 @@ def test_with_pictures_under_two_labels_at_most_two_in_a_hundred_change_sides(se
     assert sum(after[content] != name for content, name in before.items()) <= 200
 
 
-brought_sets = st.lists(
+predefined_sets = st.lists(
     st.tuples(st.sampled_from(["daisy", "tulip"]), st.integers(0, 25), st.sampled_from(["", "train", "validation", "test"])),
     max_size=80,
 ).map(lambda all_: [replace(row(label, str(content), n), split=split) for n, (label, content, split) in enumerate(all_)])
 
 
 @quickly
-@given(brought_sets, ratios)
-def test_a_brought_split_is_kept_and_the_rest_is_cut_as_if_it_were_alone(rows, shares):
+@given(predefined_sets, ratios)
+def test_predefined_splits_are_kept_and_do_not_affect_the_other_images(rows, shares):
     parts = splitting.split(rows, *shares)
     alone = splitting.split([row for row in rows if not row.split], *shares)
     for name, part in parts.items():
@@ -285,8 +285,8 @@ def test_a_brought_split_is_kept_and_the_rest_is_cut_as_if_it_were_alone(rows, s
 
 
 @quickly
-@given(brought_sets, ratios)
-def test_of_a_picture_on_several_sides_only_the_one_held_out_stays(rows, shares):
+@given(predefined_sets, ratios)
+def test_of_copies_in_several_splits_only_the_held_out_one_is_kept(rows, shares):
     parts = splitting.split(rows, *shares)
     kept = splitting.apart(parts)
     train, validation, test = ({row.content_id for row in kept[name]} for name in ("train", "validation", "test"))
@@ -295,7 +295,7 @@ def test_of_a_picture_on_several_sides_only_the_one_held_out_stays(rows, shares)
     assert train | validation | test == {row.content_id for row in rows}
 
 
-def test_a_picture_that_the_data_brings_on_two_sides_is_left_out_of_the_training_side(tmp_path, capsys):
+def test_an_image_in_two_predefined_splits_is_excluded_from_training(tmp_path, capsys):
     rows = [replace(one, split="train") for one in rows_of({"daisy": 4, "tulip": 4})]
     leaked = replace(rows[0], name="test/leaked.jpg", split="test")
     counts, tables, _ = cut(tmp_path, [*rows, leaked])
