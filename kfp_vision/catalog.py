@@ -143,7 +143,7 @@ def ingest(
         classes=found.classes,
         images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
-        passed_over=dict(found.passed_over),
+        skipped=dict(found.passed_over),
         notes=[*unknown, *remark(found)],
         splits=found.splits,
         samples=_samples(found, show),
@@ -524,7 +524,24 @@ def unwritable(text: str) -> bool:
     return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE for character in text)
 
 
-def _samples(found: Catalog, show: Callable[[bytes, Row], reports.Picture]) -> dict[str, list[reports.Picture]]:
+def preview(image: reports.Picture) -> reports.Thumbnail:
+    """Makes the thumbnail of an image as the conversion will store it: upright, whatever its format.
+
+    Args:
+        image: the image as it is in the data set.
+
+    Returns:
+        The thumbnail; without a URI if the conversion would reject the image, which is then not decoded.
+    """
+    from kfp_vision import pictures
+
+    try:
+        return reports.thumbnail(reports.Picture(image.name, pictures.checked(image.encoded).encoded))
+    except pictures.Refused:
+        return reports.Thumbnail(image.name, None, 0, 0)
+
+
+def _samples(found: Catalog, show: Callable[[bytes, Row], reports.Picture]) -> dict[str, list[reports.Thumbnail]]:
     """A few pictures of each class, of the first classes where there are very many."""
     labels = list(found.classes)[:MOST_SAMPLES]
     each = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
@@ -533,11 +550,11 @@ def _samples(found: Catalog, show: Callable[[bytes, Row], reports.Picture]) -> d
         for label in row.labels:
             if label in chosen and len(chosen[label]) < each:
                 chosen[label].append(row)
-    samples: dict[str, list[reports.Picture]] = {label: [] for label in labels}
+    samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels}
     with storage.Reader() as reader:
         wanted = [(label, row) for label, of_class in chosen.items() for row in of_class]
         read = _of_each(lambda one: storage.outcome(partial(reader.read, one[1].uri)), wanted)
         for (label, row), encoded in zip(wanted, read, strict=True):
             # One that is gone by now is shown as one that cannot be read; the conversion says why.
-            samples[label].append(show(b"" if isinstance(encoded, OSError) else encoded, row))
+            samples[label].append(preview(show(b"" if isinstance(encoded, OSError) else encoded, row)))
     return samples

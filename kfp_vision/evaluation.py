@@ -105,7 +105,7 @@ def evaluate_classifier(
     ]
     history = json.loads((model / export.HISTORY_FILE).read_text())
     shown = {"history": history, "mistakes": worst, "pairs": pairs}
-    reports.write_evaluation_page(page, title=f"{version.name}: evaluation", evaluation=figures, **shown)
+    reports.write_evaluation_page(page, title=f"{version.name}: evaluation", evaluation=figures, top=TOP, **shown)
     said = "accepted" if figures["verdict"]["accepted"] else "not accepted"
     measured_on = f"accuracy {figures['accuracy']:.4f} on {figures['images']} {about.split} images"
     results.announce(f"{said}, {measured_on}: {'; '.join(figures['verdict']['reasons'])}")

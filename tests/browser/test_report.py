@@ -31,7 +31,7 @@ def report(tmp_path_factory) -> Path:
     wrong = reports.Picture("bellcup/0001.jpg", sample.draw("bellcup/0001.jpg"))
     mistakes = [reports.Mistake(wrong, "bellcup", "globelet", 0.97)]
     reports.write_evaluation_page(
-        path, title="flowers", evaluation=figures, history=history, mistakes=mistakes, pairs=[(pair, mistakes)]
+        path, title="flowers", evaluation=figures, top=5, history=history, mistakes=mistakes, pairs=[(pair, mistakes)]
     )
     return path
 

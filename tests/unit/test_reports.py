@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kfp_vision.catalog import preview
 from kfp_vision.charts import Histogram
 from kfp_vision.reports import (
     Mistake,
@@ -138,9 +139,9 @@ def write_summary(path: Path, labels: list[str], pictures: list[Picture]) -> Non
         source=f"gs://bucket/{labels[0]}",
         classes={label: 1200 + n for n, label in enumerate(labels)},
         total_bytes=123_456_789,
-        passed_over={f"no picture: {labels[0]}": 17},
+        skipped={f"no picture: {labels[0]}": 17},
         notes=[f"{labels[0]} is rare."],
-        samples=dict.fromkeys(labels, pictures),
+        samples={label: [preview(one) for one in pictures] for label in labels},
     )
 
 
@@ -151,9 +152,9 @@ def write_records(path: Path, labels: list[str], pictures: list[Picture], **chan
         "classes": {label: {"train": 1100 + n, "validation": 200, "test": 0} for n, label in enumerate(labels)},
         "total_bytes": 123_456_789, "findings": [(f"{labels[0]} is rare.", f"Add to {labels[1]}.")],
         "sizes": sizes, "shapes": shapes, "samples": {label: [thumbnail(one) for one in pictures] for label in labels},
-        "anew": {f"GIF {labels[0]}": 17}, "copies": 12, "copied": [(FILE_NAME, f"{labels[1]}.jpg")],
-        "left_out": [(f"/photos/{labels[0]}/1.jpg", labels[0], f"under {labels[0]} and {labels[1]}")],
-        "refused": [(f"/photos/{labels[1]}/{FILE_NAME}", labels[1], "cut off")],
+        "reencoded": {f"GIF {labels[0]}": 17}, "duplicates": 12, "duplicate_pairs": [(FILE_NAME, f"{labels[1]}.jpg")],
+        "excluded": [(f"/photos/{labels[0]}/1.jpg", labels[0], f"under {labels[0]} and {labels[1]}")],
+        "rejected": [(f"/photos/{labels[1]}/{FILE_NAME}", labels[1], "cut off")],
     }  # fmt: skip
     write_records_page(path, **(content | changed))
 
@@ -163,6 +164,7 @@ def write_evaluation(path: Path, labels: list[str], pictures: list[Picture], **c
         path,
         title=f"About {labels[0]}",
         evaluation=evaluation(labels, **changed),
+        top=5,
         history=history(),
         mistakes=(mistakes := [Mistake(shown, labels[0], labels[1], 0.97) for shown in pictures]),
         pairs=[({"label": labels[0], "prediction": labels[1], "images": 4567, "share": 0.2345}, mistakes)] if mistakes else [],
@@ -249,7 +251,7 @@ def test_training_tells_the_best_validation_from_the_last(tmp_path):
     rows = [{"step": 10, "validation_accuracy": 0.9}, {"step": 20, "validation_accuracy": 0.8}]
     write_training_page(tmp_path / "page.html", network="n", settings={}, history=rows)
     text = Page(tmp_path / "page.html").text
-    assert "80.0 % of the validation images are called by their right name at step 20." in text
+    assert "80.0 % of the validation images are classified correctly at step 20." in text
     assert "The best was 90.0 % at step 10." in text
 
 
@@ -259,7 +261,7 @@ def test_training_says_how_long_it_waited_for_its_pictures_where_that_cost_time(
     write_training_page(tmp_path / "page.html", network="n", settings={}, history=rows)
     page = Page(tmp_path / "page.html")
     assert "In 2 of 4 measurements the network waited" in page.text and "at most 43.2 % before step 20." in page.text
-    assert "Waiting for pictures" in page.text and len(page.named("svg")) == 5
+    assert "Waiting for input" in page.text and len(page.named("svg")) == 5
     write_training_page(tmp_path / "page.html", network="n", settings={}, history=[row | {"input_wait": 0.1} for row in rows])
     page = Page(tmp_path / "page.html")
     assert "aited for" not in page.text and len(page.named("svg")) == 4
@@ -272,39 +274,39 @@ def test_evaluation_holds_the_callers_figures(tmp_path):
     page = Page(tmp_path / "page.html")
     for said in (
         "91.4 % of 1,234 test images", "Accepted: accuracy 0.9137 reaches 0.85", "90.1 %", "89.2 %", "88.3 %", "0.977",
-        "daisy 81.1 % 61.1 % 71.1 % 4,321", "rose 81.2 % 61.2 % 71.2 % 4,322", "gs://bucket/one.jpg is called rose (88 %)",
-        "is daisy, called rose (97 %)", "wrong.jpg", "between 89.9 % and 92.9 %",
-        "daisy called rose: 4,567, 23.4 % of the class",
-        "Mean of the images (weighted) 90.5 % 91.4 % 88.6 % 1,234", "3.2 % apart", "surer than it is right",
-        "Always naming daisy", "28.8 %", "64 to 127 76.5 % 34", "256 to 511 92.0 % 1,200",
-        "rose called daisy (11), daisy called rose (7)",
+        "daisy 81.1 % 61.1 % 71.1 % 4,321", "rose 81.2 % 61.2 % 71.2 % 4,322",
+        "gs://bucket/one.jpg is classified as rose (88 %)", "daisy predicted as rose (97 %)", "wrong.jpg", "89.9 % to 92.9 %",
+        "daisy predicted as rose: 4,567, 23.4 % of the class",
+        "Mean over images (weighted) 90.5 % 91.4 % 88.6 % 1,234", "differ by 3.2 %", "overconfident",
+        "Always predicting daisy", "28.8 %", "64 to 127 76.5 % 34", "256 to 511 92.0 % 1,200",
+        "rose predicted as daisy (11), daisy predicted as rose (7)",
     ):  # fmt: skip
         assert said in page.text
     drawn = [data for tag, data in page.texts if tag == "text"]
     assert {"501", "7", "11", "602"} <= set(drawn)
     assert len(page.named("svg")) == 5
-    assert "likeliest" not in page.text  # of two classes every name is
+    assert "Top-5" not in page.text  # with two classes it is always 100 %
 
 
-def test_more_classes_than_five_tell_of_the_likeliest_five(tmp_path):
+def test_more_than_five_classes_have_a_top_5_accuracy(tmp_path):
     write_evaluation(tmp_path / "page.html", [f"breed {number}" for number in range(6)], [])
     text = Page(tmp_path / "page.html").text
-    assert "Among the 5 likeliest" in text and "98.8 %" in text
+    assert "Top-5 accuracy" in text and "98.8 %" in text
 
 
 def test_a_refusal_says_why(tmp_path):
     verdict = {"accepted": False, "reasons": ["accuracy is below 0.85", "the model in service is better"]}
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [], verdict=verdict)
-    assert "Refused: accuracy is below 0.85 the model in service is better" in Page(tmp_path / "page.html").text
+    assert "Rejected: accuracy is below 0.85 the model in service is better" in Page(tmp_path / "page.html").text
 
 
 def test_classes_keep_the_order_of_the_labels(tmp_path):
     labels = ["zinnia", "aster", "rose"]
     record = evaluation(labels)
     record["per_class"].reverse()
-    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=[], pairs=[])
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, top=5, history=[], mistakes=[], pairs=[])
     text = Page(tmp_path / "page.html").text
-    text = text[text.index("Class by class") :]
+    text = text[text.index("Metrics per class") :]
     assert text.index("zinnia") < text.index("aster") < text.index("rose")
 
 
@@ -312,17 +314,17 @@ def test_most_confident_mistake_comes_first(tmp_path):
     scores = {"some.jpg": 0.6, "unknown.jpg": math.nan, "most.jpg": 0.99, "less.jpg": 0.4}
     mistakes = [Mistake(picture(name), "daisy", "rose", score) for name, score in scores.items()]
     record = evaluation(["daisy", "rose"])
-    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=mistakes, pairs=[])
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, top=5, history=[], mistakes=mistakes, pairs=[])
     page = Page(tmp_path / "page.html")
     assert [image["title"] for image in page.named("img")] == ["most.jpg", "some.jpg", "less.jpg", "unknown.jpg"]
-    assert "often wrong labels" in page.text
+    assert "often label issues" in page.text
 
 
 def test_without_mistakes_the_page_says_so(tmp_path):
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [], matrix=[[3, 0], [0, 4]])
     page = Page(tmp_path / "page.html")
-    assert "every image was called by its right name" in page.text
-    assert "No class is taken for another." in page.text
+    assert "every image was classified correctly" in page.text
+    assert "No classes are confused." in page.text
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no picture", picture().encoded[:200], picture(kind="PNG").encoded[:90]])
@@ -387,7 +389,7 @@ def test_four_dozen_of_the_busiest_pictures_stay_below_1200_kb(tmp_path):
 def test_one_row_of_history_makes_a_page(tmp_path):
     write_training_page(tmp_path / "page.html", network="inception_v1", settings={}, history=history(1))
     page = Page(tmp_path / "page.html")
-    assert "Trained to step 10, without a validation." in page.text
+    assert "Trained to step 10, without validation." in page.text
     assert [data for tag, data in page.texts if tag == "text"].count("10") == 4  # once below each chart
 
 
@@ -401,11 +403,11 @@ def test_no_history_makes_a_page(tmp_path):
 def test_values_that_are_not_finite_leave_a_gap(tmp_path, value, rows):
     broken = [row | dict.fromkeys(row.keys() - {"step"}, value) for row in history(rows)]
     write_training_page(tmp_path / "all.html", network="n", settings={"momentum": value}, history=broken)
-    assert Page(tmp_path / "all.html").text.count("No value to be drawn.") == 4
+    assert Page(tmp_path / "all.html").text.count("No values to draw.") == 4
     write_training_page(tmp_path / "some.html", network="n", settings={}, history=history(4) + broken)
     page = Page(tmp_path / "some.html")
     assert "training 0.5, validation 0.625" in page.text
-    assert ("The training has diverged" in page.text) == (value is not None)
+    assert ("The training diverged" in page.text) == (value is not None)
     assert not re.search(r"\b(nan|inf)\b", " ".join(str(a.get("d", "")) for _, a in page.elements))
 
 
@@ -413,8 +415,10 @@ def test_figures_that_are_not_finite_make_a_page(tmp_path):
     nothing = {"false_positive_rate": [math.nan, math.nan], "true_positive_rate": [0.0, 1.0], "area": math.nan}
     mistakes = [Mistake(picture(), "daisy", "rose", math.nan)]
     record = evaluation(["daisy", "rose"], [[0, 0], [0, 0]], roc=nothing, accuracy=math.nan, macro_f1=math.nan)
-    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=history(), mistakes=mistakes, pairs=[])
-    assert "There are no points to draw it from." in Page(tmp_path / "page.html").text
+    write_evaluation_page(
+        tmp_path / "page.html", title="t", evaluation=record, top=5, history=history(), mistakes=mistakes, pairs=[]
+    )
+    assert "There are no points to draw." in Page(tmp_path / "page.html").text
 
 
 @pytest.mark.parametrize(
@@ -449,7 +453,7 @@ def test_the_page_of_the_records_holds_the_callers_figures(tmp_path):
     write_records(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
     page = Page(tmp_path / "page.html")
     for said in (
-        "2,601 pictures in 2 classes, 123.5 MB of records; 1 refused; 1 left out by the split.",
+        "2,601 images in 2 classes, 123.5 MB of records; 1 rejected; 1 excluded by the split.",
         "daisy is rare. Add to rose.", "Class Train Validation Test All", "daisy 1,100 200 0 1,300", "rose 1,101 200 0 1,301",
         "All 2,201 400 0 2,601", "GIF daisy 17", "rose.jpg", "The first 1 of 12.",
         "/photos/daisy/1.jpg daisy under daisy and rose", "rose cut off",
@@ -479,23 +483,23 @@ def test_a_histogram_draws_a_bar_of_the_right_height_for_each_bin(tmp_path):
 
 
 def test_the_page_of_the_records_names_the_first_thousand_that_are_not_in_them(tmp_path):
-    refused = [(f"photos/<b>/{number:04}.jpg", "<b>", "cut off" if number % 3 else "empty") for number in range(1200)]
-    write_records(tmp_path / "page.html", ["daisy", "rose"], [], refused=refused, left_out=[])
+    rejected = [(f"photos/<b>/{number:04}.jpg", "<b>", "cut off" if number % 3 else "empty") for number in range(1200)]
+    write_records(tmp_path / "page.html", ["daisy", "rose"], [], rejected=rejected, excluded=[])
     text = Page(tmp_path / "page.html").text
-    assert "1,200 refused." in text
+    assert "1,200 rejected." in text
     assert "cut off 800 empty 400" in text
     assert "photos/<b>/0999.jpg" in text
     assert "photos/<b>/1000.jpg" not in text
     assert "The first 1,000" in text
-    assert "Left out" not in text
+    assert "Excluded" not in text
 
 
 def test_the_page_of_faultless_records_is_short(tmp_path):
-    nothing = {"findings": [], "anew": {}, "copies": 0, "copied": [], "left_out": [], "refused": []}
+    nothing = {"findings": [], "reencoded": {}, "duplicates": 0, "duplicate_pairs": [], "excluded": [], "rejected": []}
     write_records(tmp_path / "page.html", ["daisy", "rose"], [], **nothing)
     text = Page(tmp_path / "page.html").text
-    assert "Nothing: sizes, shapes and classes are as they should be, and every picture could be used." in text
-    for heading in ("Refused", "Left out", "Copies", "Encoded anew"):
+    assert "Nothing: no problems with sizes, aspect ratios or classes were found, and every image could be used." in text
+    for heading in ("Rejected", "Excluded", "Duplicates", "Re-encoded"):
         assert heading not in text
 
 
@@ -503,5 +507,5 @@ def test_records_of_nothing_make_a_page(tmp_path):
     none = {"daisy": {"train": 0, "validation": 0, "test": 0}}
     write_records(tmp_path / "page.html", ["daisy", "rose"], [], classes=none)
     page = Page(tmp_path / "page.html")
-    assert "0 pictures in 1 class" in page.text
+    assert "0 images in 1 class" in page.text
     assert page.named("svg") == []
