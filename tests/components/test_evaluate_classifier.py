@@ -36,9 +36,9 @@ def test_judges_the_model_and_writes_why(evaluated):
     assert figures["verdict"]["accepted"] is evaluated.output is True
     assert figures["verdict"]["reasons"] == [
         f"accuracy {accuracy:.4f} reaches min_accuracy 1e-09",
-        f"there are too few held-out images to tell accuracy {accuracy:.4f} from always naming bellcup, the largest class with "
-        f"0.5000 of the 2 held-out images (p = {figures['largest_class']['p_value']:.2g}), and beat_largest_class of advanced, "
-        "set to false, lets that pass",
+        f"there are too few held-out images to tell whether accuracy {accuracy:.4f} is better than always predicting bellcup, "
+        f"the largest class with 0.5000 of the 2 held-out images (p = {figures['largest_class']['p_value']:.2g}); accepted "
+        "because beat_largest_class of advanced is false",
     ]
 
 
@@ -83,6 +83,6 @@ def test_refuses_when_nothing_was_held_out(evaluate_inputs, tmp_path):
     inputs = evaluate_inputs | {"validation_records": nothing, "test_records": nothing}
     ended = one_step.run(components.evaluate_classifier, tmp_path, inputs, **NOTHING_ASKED)
     assert one_step.refusal(ended) == (
-        "error: there must be held-out pictures to evaluate on; got none in nothing. "
-        "Raise validation_ratio or test_ratio, or add pictures."
+        "error: there must be held-out images to evaluate on; got none in nothing. "
+        "Raise validation_ratio or test_ratio, or add images."
     )

@@ -120,7 +120,7 @@ def test_a_model_that_is_no_better_than_naming_the_largest_class_is_deployed_onl
     done = release(made, tmp_path / "run", deploy_to=str(tmp_path / "repository"))
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
     assert done.green and "the run ended well" in done.printed
-    assert "images: accuracy 0.3333 is not better beyond chance than always naming red, the largest class" in done.printed
+    assert "images: accuracy 0.3333 is not significantly better than always predicting red, the largest class" in done.printed
     assert not (tmp_path / "repository").exists()
     wishes = {"deploy_to": str(tmp_path / "repository"), "advanced": {"beat_largest_class": False}}
     done = release(made, tmp_path / "again", **wishes)
@@ -136,7 +136,7 @@ def test_a_model_that_is_worse_than_the_deployed_one_is_kept_and_not_deployed(tm
     done = release(made, tmp_path / "run", **wishes)
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
     assert done.green and "outcome: not accepted, accuracy 0.0000 on " in done.printed
-    assert "images: it is worse than version 1, deployed now, accuracy 1.0000" in done.printed
+    assert "images: it is significantly worse than the deployed version 1, accuracy 1.0000" in done.printed
     assert [version.number for version in repository.versions(tmp_path / "repository")] == [1]
 
 

@@ -2,25 +2,29 @@
 
 import json
 import math
+from dataclasses import asdict, replace
 
 import colours
 import numpy as np
 import pytest
 import torn
 
-from kfp_vision import evaluation, records, repository
+from kfp_vision import evaluation, measures, records, repository
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import checked
 
 BEATEN = {"label": "daisy", "share": 0.25, "p_value": 0.0000123, "verdict": "beaten"}
-BETTER = "is better than always naming daisy, the largest class with 0.2500 of the 40 held-out images (p = 1.2e-05)"
+BASELINE = "always predicting daisy, the largest class with 0.2500 of the 40 held-out images"
+BETTER = f"is significantly better than {BASELINE} (p = 1.2e-05)"
+ANSWERS = measures.Answers(["a", "b"], np.array([0, 1]), np.eye(2), np.array([40, 40]))
 
 
 def judged(accuracy: float, min_accuracy: float, deployed: dict | None = None, wanted: bool = True, **largest) -> dict:
     """The verdict on a model asked about forty images."""
-    figures = {"images": 40, "accuracy": accuracy, "deployed": deployed, "largest_class": BEATEN | largest}
-    return evaluation.judged(figures, min_accuracy, beat_largest_class=wanted)
+    metrics = measures.measured(ANSWERS, ["daisy", "rose"])
+    metrics = replace(metrics, images=40, accuracy=accuracy, largest_class=BEATEN | largest)
+    return asdict(evaluation.judged(metrics, deployed, min_accuracy, beat_largest_class=wanted))
 
 
 @pytest.mark.parametrize(("accuracy", "accepted"), [(0.9, True), (0.8999, False)])
@@ -37,8 +41,8 @@ def test_reasons_for_a_refusal_come_first():
     assert verdict == {
         "accepted": False,
         "reasons": [
-            "it is worse than version 3, deployed now, accuracy 0.9500: pictures named rightly by it alone 1, by the "
-            "other alone 9 (p = 0.021)",
+            "it is significantly worse than the deployed version 3, accuracy 0.9500: images that only the new model gets right "
+            "1, only the deployed one 9 (p = 0.021)",
             "accuracy 0.9000 reaches min_accuracy 0.8",
             f"accuracy 0.9000 {BETTER}",
         ],
@@ -50,29 +54,29 @@ def test_reasons_for_a_refusal_come_first():
     [
         (
             {"p_value": 0.77, "verdict": "not beaten"},
-            "accuracy 0.2000 is not better beyond chance than always naming daisy, the largest class with 0.2500 of the 40 "
+            "accuracy 0.2000 is not significantly better than always predicting daisy, the largest class with 0.2500 of the 40 "
             "held-out images (p = 0.77)",
             "train longer or on more images",
         ),
         (
             {"share": 0.5, "p_value": 0.25, "verdict": "too few images"},
-            "there are too few held-out images to tell accuracy 0.2000 from always naming daisy, the largest class with 0.5000 "
-            "of the 40 held-out images (p = 0.25)",
+            "there are too few held-out images to tell whether accuracy 0.2000 is better than always predicting daisy, the "
+            "largest class with 0.5000 of the 40 held-out images (p = 0.25)",
             "hold out more images, with validation_ratio or test_ratio",
         ),
         (
             {"share": 1.0, "p_value": 1.0, "verdict": "one class"},
-            "accuracy 0.2000 cannot be told from always naming daisy, the largest class with 1.0000 of the 40 held-out images "
-            "(p = 1)",
+            "accuracy 0.2000 cannot be compared with always predicting daisy, the largest class with 1.0000 of the 40 held-out "
+            "images (p = 1)",
             "hold out images of other classes as well",
         ),
     ],
 )
 def test_a_model_that_does_not_beat_the_largest_class_is_refused_unless_that_is_not_asked(found, said, remedy):
-    refusal = f"{said}: {remedy}, or set beat_largest_class of advanced to false to accept it all the same"
-    assert judged(0.2, 0.0, **found) == {"accepted": False, "reasons": [refusal, "min_accuracy asks for nothing"]}
-    passed = f"{said}, and beat_largest_class of advanced, set to false, lets that pass"
-    expected = {"accepted": True, "reasons": ["min_accuracy asks for nothing", passed]}
+    refusal = f"{said}: {remedy}, or set beat_largest_class of advanced to false to accept the model anyway"
+    assert judged(0.2, 0.0, **found) == {"accepted": False, "reasons": [refusal, "no min_accuracy is set"]}
+    passed = f"{said}; accepted because beat_largest_class of advanced is false"
+    expected = {"accepted": True, "reasons": ["no min_accuracy is set", passed]}
     assert judged(0.2, 0.0, wanted=False, **found) == expected
 
 
@@ -96,8 +100,8 @@ def evaluate(root, pictures: tuple, deploy_to: str, compare: bool = True, beat: 
         colours.write_version(model / "serving" / "1")
         (model / "training.json").write_text("[]")
     made = {name: root / name for name in ("evaluation", "page", "verdict")}
-    wishes = evaluation.Wishes(0.0, deploy_to, "", {"compare_with_deployed": compare, "beat_largest_class": beat})
-    figures = evaluation.evaluate_classifier(model, *pictures, wishes, **made)
+    criteria = evaluation.Wishes(0.0, deploy_to, "", {"compare_with_deployed": compare, "beat_largest_class": beat})
+    figures = evaluation.evaluate_classifier(model, *pictures, criteria, **made).as_dict()
     assert json.loads(made["evaluation"].read_text()) == figures
     return figures
 
@@ -131,14 +135,14 @@ def test_a_model_that_is_worse_than_the_deployed_one_is_refused(tmp_path, wrong,
     expected = {"version": 2, "accuracy": 1.0, "better": 0, "worse": 12, "p_value": pytest.approx(2 / 2**12)}
     assert figures["deployed"] == expected | {"verdict": "worse"}
     assert figures["verdict"]["accepted"] is False
-    assert "it is worse than version 2, deployed now, accuracy 1.0000" in figures["verdict"]["reasons"][0]
-    assert "it is worse than version 2" in (tmp_path / "page").read_text()
+    assert "it is significantly worse than the deployed version 2, accuracy 1.0000" in figures["verdict"]["reasons"][0]
+    assert "it is significantly worse than the deployed version 2" in (tmp_path / "page").read_text()
 
 
 def test_a_model_that_is_better_is_accepted_and_the_page_says_so(tmp_path, right, deployed):
     figures = evaluate(tmp_path, right, str(deployed))
     assert figures["deployed"]["verdict"] == "better" and figures["verdict"]["accepted"]
-    assert "it is better than version 2, deployed now, accuracy 0.0000" in (tmp_path / "page").read_text()
+    assert "it is significantly better than the deployed version 2, accuracy 0.0000" in (tmp_path / "page").read_text()
 
 
 def test_a_model_that_is_as_good_is_accepted(tmp_path, right, deployed):
@@ -152,7 +156,7 @@ def test_a_deployed_model_that_cannot_be_asked_is_said_and_stops_nothing(tmp_pat
     (deployed / "2" / "saved_model.pb").write_bytes(b"no graph")
     figures = evaluate(tmp_path, wrong, str(deployed))
     assert figures["verdict"]["accepted"]
-    assert "version 2, deployed now, cannot be asked (a model must load" in figures["verdict"]["reasons"][2]
+    assert "the deployed version 2 cannot be loaded (a model must load" in figures["verdict"]["reasons"][2]
 
 
 @pytest.mark.parametrize("how", ["nowhere", "nothing there yet", "not wanted"])
@@ -172,9 +176,9 @@ def test_a_model_that_is_no_better_than_always_naming_the_largest_class_is_refus
     found = {"label": "red", "share": pytest.approx(1 / 3), "p_value": pytest.approx(chance), "verdict": "not beaten"}
     assert figures["largest_class"] == found and figures["verdict"]["accepted"] is False
     said = (
-        "accuracy 0.3333 is not better beyond chance than always naming red, the largest class with 0.3333 of the 12 held-out "
-        f"images (p = {chance:.2g}): train longer or on more images, or set beat_largest_class of advanced to false to accept "
-        "it all the same"
+        "accuracy 0.3333 is not significantly better than always predicting red, the largest class with 0.3333 of the 12 "
+        f"held-out images (p = {chance:.2g}): train longer or on more images, or set beat_largest_class of advanced to false "
+        "to accept the model anyway"
     )
     assert figures["verdict"]["reasons"][0] == said and said in (tmp_path / "page").read_text()
     verdict = json.loads((tmp_path / "verdict").read_text())
@@ -184,7 +188,7 @@ def test_a_model_that_is_no_better_than_always_naming_the_largest_class_is_refus
 def test_a_model_that_is_right_of_enough_images_is_accepted(tmp_path, right):
     figures = evaluate(tmp_path, right, "none", beat=True)
     assert figures["verdict"]["accepted"] and figures["largest_class"]["p_value"] == pytest.approx(3.0**-12)
-    assert "Always naming" in (tmp_path / "page").read_text()
+    assert "Always predicting" in (tmp_path / "page").read_text()
 
 
 def test_right_answers_on_too_few_images_are_not_enough(tmp_path):
@@ -199,7 +203,7 @@ def test_the_page_shows_the_pictures_of_what_went_wrong(tmp_path, wrong):
     assert pairs == {("green", "red"): (4, 1.0), ("blue", "green"): (4, 1.0), ("red", "blue"): (4, 1.0)}
     page = (tmp_path / "page").read_text()
     assert page.count("data:image/jpeg") == 12 + 12  # the worst mistakes, and four of each pair
-    assert page.count('alt="green called red, ') == 4
+    assert page.count('alt="green predicted as red, ') == 4
 
 
 def test_the_shorter_side_is_that_of_the_picture(tmp_path, right):

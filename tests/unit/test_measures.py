@@ -26,20 +26,29 @@ def answers_of(labels, probabilities, sides=None) -> measures.Answers:
 
 
 def test_accuracy_and_the_confusion_matrix(figures):
-    assert figures["accuracy"] == 0.8
-    assert figures["confusion_matrix"] == [[3, 1, 0], [0, 2, 1], [0, 0, 3]]
+    assert figures.accuracy == 0.8
+    assert figures.confusion_matrix == [[3, 1, 0], [0, 2, 1], [0, 0, 3]]
 
 
 def test_precision_recall_and_f1_of_each_class(figures):
-    a, b, c = figures["per_class"]
+    a, b, c = figures.per_class
     assert (a["precision"], a["recall"], a["images"]) == (1, 0.75, 4)
     assert (b["precision"], b["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert (c["precision"], c["recall"], c["f1"]) == (0.75, 1, pytest.approx(6 / 7))
-    assert figures["macro_recall"] == pytest.approx((0.75 + 2 / 3 + 1) / 3)
+    assert figures.macro_recall == pytest.approx((0.75 + 2 / 3 + 1) / 3)
+
+
+def test_the_metrics_are_written_under_their_names(figures):
+    assert list(figures.as_dict()) == [
+        *("images", "accuracy", "accuracy_interval", "top_5_accuracy", "macro_precision", "macro_recall", "macro_f1"),
+        *("weighted_precision", "weighted_recall", "weighted_f1", "labels", "confusion_matrix", "per_class", "confused_pairs"),
+        *("roc", "calibration", "by_size", "largest_class"),
+    ]
+    assert figures.as_dict()["accuracy"] == 0.8
 
 
 def test_the_roc_curve_is_finite_and_its_area_right(figures):
-    roc = figures["roc"]
+    roc = figures.roc
     assert all(
         math.isfinite(value) for name in ("false_positive_rate", "true_positive_rate", "thresholds") for value in roc[name]
     )
@@ -57,12 +66,12 @@ def test_a_long_roc_curve_is_thinned():
 
 def test_a_class_without_held_out_pictures_does_not_pull_the_means_down():
     answers = answers_of([0, 1], [[0.9, 0.1, 0], [0.1, 0.9, 0]])
-    assert measures.measured(answers, ["a", "b", "absent"])["macro_f1"] == 1
+    assert measures.measured(answers, ["a", "b", "absent"]).macro_f1 == 1
 
 
 def test_weighted_means_count_every_picture_alike(figures):
-    assert figures["weighted_recall"] == pytest.approx(figures["accuracy"])  # what weighted recall is
-    assert figures["weighted_precision"] == pytest.approx((4 * 1 + 3 * 2 / 3 + 3 * 0.75) / 10)
+    assert figures.weighted_recall == pytest.approx(figures.accuracy)  # what weighted recall is
+    assert figures.weighted_precision == pytest.approx((4 * 1 + 3 * 2 / 3 + 3 * 0.75) / 10)
 
 
 def test_the_interval_of_the_accuracy(figures):
@@ -70,7 +79,7 @@ def test_the_interval_of_the_accuracy(figures):
     z, p, n = 1.959964, 0.8, 10
     middle, width = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     expected = [(middle - width) / (1 + z**2 / n), (middle + width) / (1 + z**2 / n)]
-    assert figures["accuracy_interval"] == pytest.approx(expected, abs=1e-6)
+    assert figures.accuracy_interval == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_right_name_among_the_likeliest():
@@ -78,11 +87,11 @@ def test_a_right_name_among_the_likeliest():
     assert measures.top_accuracy(answers, 5) == 0.5
     assert measures.top_accuracy(answers, 4) == 0.5
     assert measures.top_accuracy(answers, 3) == 0
-    assert measures.measured(answers, list("abcdef"))["top_5_accuracy"] == 0.5
+    assert measures.measured(answers, list("abcdef")).top_5_accuracy == 0.5
 
 
 def test_which_class_is_taken_for_which(figures):
-    assert figures["confused_pairs"] == [
+    assert figures.confused_pairs == [
         {"label": "a", "prediction": "b", "images": 1, "share": 0.25},
         {"label": "b", "prediction": "c", "images": 1, "share": pytest.approx(1 / 3)},
     ]
@@ -165,5 +174,5 @@ def test_a_model_beside_always_naming_the_largest_class(labels, right, label, sh
 
 
 def test_the_largest_class_is_among_all_figures(figures):
-    assert figures["largest_class"]["label"] == "a"
-    assert figures["largest_class"]["p_value"] == pytest.approx(0.0123, abs=5e-5)  # of a table of the binomial distribution
+    assert figures.largest_class["label"] == "a"
+    assert figures.largest_class["p_value"] == pytest.approx(0.0123, abs=5e-5)  # of a table of the binomial distribution
