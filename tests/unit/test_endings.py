@@ -9,7 +9,7 @@ from kfp_vision.endings import Log
 
 ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
 ARGO = "main: Error (exit code 1)"
-ANEW = "in pipelines/pods.py, and compile and upload the pipeline anew."
+ANEW = "in pipelines/pods.py, recompile the pipeline, and upload it."
 
 
 def read(*lines: str) -> Log:
@@ -101,7 +101,7 @@ NO_ROOM = 'Usage of EmptyDir volume "tmp" exceeds the limit "500Gi".'
 LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 99Mi."
 TAINTED = "Taint manager: deleting due to NoExecute taint"
 OOM = "main: OOMKilled (exit code 137)"
-AGAIN = "Start the run again; what is cached is not made twice."
+AGAIN = "Start the run again; cached stages are not repeated."
 
 
 def condition(kind: str, holds: bool, why: str, message: str) -> dict:
@@ -111,50 +111,50 @@ def condition(kind: str, holds: bool, why: str, message: str) -> dict:
 @pytest.mark.parametrize(
     ("message", "of_pod", "said"),
     [
-        (OOM, status(ended("main", "OOMKilled", 137)), "it needed more memory than the 32Gi that it may take, and was killed"),
+        (OOM, status(ended("main", "OOMKilled", 137)), "it exceeded its memory limit of 32Gi and was killed"),
         (
             OOM,
             {},
-            "it needed more memory than it may take, and was killed (OOMKilled). Raise memory of train_classifier in pip",
+            "it exceeded its memory limit and was killed (OOMKilled). Raise memory of train_classifier in pip",
         ),
         (
             TIME_IS_UP,
             status(ended("main", "Error", 143), reason="DeadlineExceeded", message=TIME_IS_UP),
-            "it was stopped after 336 h 0 min (DeadlineExceeded). Raise seconds of train_classifier in pipelines/pods.py",
+            "it was stopped at its deadline of 336 h 0 min (DeadlineExceeded). Raise seconds of train_classifier in",
         ),
-        (TIME_IS_UP, {}, "it was stopped when its time was up (DeadlineExceeded). Raise seconds of train_classifier in"),
+        (TIME_IS_UP, {}, "it was stopped at its deadline (DeadlineExceeded). Raise seconds of train_classifier in"),
         (
             TIME_IS_UP,
             status(ended("main", "ContainerStatusUnknown", 137, image_id=""), reason="DeadlineExceeded"),
-            f"its time was up before it had begun, as happens where its image {ran.IMAGE} cannot be pulled: compile with the ",
+            f"its deadline passed before it started, probably because its image {ran.IMAGE} cannot be pulled: compile with ",
         ),
         (
             PULLING,
             status(waiting("main", "ImagePullBackOff", 'Back-off pulling image "x"')),
-            f"its image {ran.IMAGE} cannot be pulled: compile with the --registry that has it, and give the secret "
-            "kfp-vision-registry where that asks for a key (manifests/README.md). Kubernetes says: " + PULLING,
+            f"its image {ran.IMAGE} cannot be pulled: compile with the --registry that has it, and create the secret "
+            "kfp-vision-registry if that requires credentials (manifests/README.md). Kubernetes reports: " + PULLING,
         ),
         (
             "",
             condition("PodScheduled", False, "Unschedulable", NO_NODE),
-            f"no node takes its pod (Unschedulable: {NO_NODE}). Look ",
+            f"no node can run its pod (Unschedulable: {NO_NODE}). Check ",
         ),
         (
             f"{NO_ROOM} ",
             {"reason": "Evicted", "message": NO_ROOM},
-            f"it wrote more than there is room for ({NO_ROOM}). Raise room",
+            f"it exceeded its disk limit ({NO_ROOM}). Raise room",
         ),
-        ("pod deleted", {}, f"its pod was taken away, or its node (pod deleted). {AGAIN}"),
+        ("pod deleted", {}, f"its pod was evicted or deleted (pod deleted). {AGAIN}"),
         (
             "",
             condition("DisruptionTarget", True, "DeletionByTaintManager", TAINTED),
-            f"its pod was taken away, or its node (DisruptionTarget: DeletionByTaintManager: {TAINTED}). {AGAIN}",
+            f"its pod was evicted or deleted (DisruptionTarget: DeletionByTaintManager: {TAINTED}). {AGAIN}",
         ),
-        (LOW, {"reason": "Evicted", "message": LOW}, f"its pod was taken away, or its node ({LOW}). {AGAIN}"),
+        (LOW, {"reason": "Evicted", "message": LOW}, f"its pod was evicted or deleted ({LOW}). {AGAIN}"),
         (
             "main: Error (exit code 137)",
             {},
-            "it was killed, as happens where memory is short. Raise memory of train_classifier ",
+            "it was killed, probably for lack of memory. Raise memory of train_classifier ",
         ),
         ("main: StartError (exit code 128): argument list too long", {}, "StartError (exit code 128): argument list too long"),
     ],
@@ -191,7 +191,7 @@ def test_what_a_container_said_at_its_end_is_not_taken_for_what_was_done_to_its_
 def test_a_time_is_told_as_a_person_reads_it():
     pod = {"spec": {"activeDeadlineSeconds": 600}}
     told = endings.reason("check_run", TIME_IS_UP, pod, Log())
-    assert told == f"it was stopped after 10 min (DeadlineExceeded). Raise seconds of check_run {ANEW}"
+    assert told == f"it was stopped at its deadline of 10 min (DeadlineExceeded). Raise seconds of check_run {ANEW}"
 
 
 def test_what_the_stage_says_itself_comes_before_what_argo_says_of_its_exit_code():
@@ -202,4 +202,4 @@ def test_a_process_that_the_launcher_saw_killed_was_short_of_memory():
     log = endings.read(
         ["E1128 09:14:01.000001      14 launcher_v2.go:449] Component failed to execute successfully: signal: killed"]
     )
-    assert reason(ARGO, {}, log) == f"it was killed, as happens where memory is short. Raise memory of train_classifier {ANEW}"
+    assert reason(ARGO, {}, log) == f"it was killed, probably for lack of memory. Raise memory of train_classifier {ANEW}"
