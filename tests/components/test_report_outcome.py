@@ -12,7 +12,7 @@ from kfp_vision.pipelines.ending import outcome_reported
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("sample", "the run ended well"),
+        ("sample", "the run succeeded"),
         ("/nowhere", "the run failed\n    the log of the stage that failed ends with what was wrong"),
     ],
 )

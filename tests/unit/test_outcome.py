@@ -57,7 +57,7 @@ def test_each_state_is_understood_where_kfp_cannot_be_asked(web, state, known):
 def test_a_run_that_is_still_said_to_run_has_failed_if_a_stage_has_and_is_not_said_to_have_ended_well(ran, capsys):
     ran.stage("run", "check-run", at=10)
     assert outcome.report("RUNNING", **RUN).state == "UNKNOWN"
-    assert capsys.readouterr().out == "the run ended; how, KFP does not say\n"
+    assert capsys.readouterr().out == "the run ended with an unknown status\n"
     failed_in_training(ran)
     assert outcome.report("RUNNING", **RUN).state == "FAILED"
     assert capsys.readouterr().out == f"the run failed at train_classifier\ntrain_classifier: {ERROR}\n"
@@ -66,7 +66,7 @@ def test_a_run_that_is_still_said_to_run_has_failed_if_a_stage_has_and_is_not_sa
 def test_a_reason_that_cannot_be_read_is_said_to_be_where_it_is(ran, capsys):
     ran.stage("run", "train-classifier", phase="Failed", at=60, log=printed("nothing of use"))
     outcome.report("FAILED", **RUN)
-    said = "train_classifier: the reason could not be read: its log in the Kubeflow UI ends with it\n"
+    said = "train_classifier: the reason could not be read; see the end of its log in the Kubeflow UI\n"
     assert capsys.readouterr().out == f"the run failed at train_classifier\n{said}"
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_ended_well_tells_what_came_of_it(ran, capsys):
     ran.stage("run", "deploy", "deploy-model", at=60, log="outcome: deployed as version 4 in s3://models\n")
     told = outcome.report("SUCCEEDED", **RUN)
     assert told.results == ("accepted, accuracy 0.91", "deployed as version 4 in s3://models")
-    assert capsys.readouterr().out == "the run ended well\n" + "".join(f"{line}\n" for line in told.results)
+    assert capsys.readouterr().out == "the run succeeded\n" + "".join(f"{line}\n" for line in told.results)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_run_that_ended_well_tells_what_came_of_it(ran, capsys):
 def test_a_run_is_never_without_a_name(ran, run_name, denied, shown):
     ran.denied = denied
     told = outcome.report("SUCCEEDED", run_name, "8a2f")
-    assert (told.run_name, told.text) == (shown, f"{shown} ended well")
+    assert (told.run_name, told.text) == (shown, f"{shown} succeeded")
 
 
 @pytest.mark.parametrize("answer", [(403, {"error": "not yours"}), (500, {}), (200, [1]), (200, {"run_details": [1]})])
@@ -93,7 +93,7 @@ def test_where_kfp_refuses_the_state_is_told_all_the_same(web, monkeypatch, caps
     monkeypatch.setenv(outcome.API, web.url)
     web.answers[f"/apis/v2beta1/runs/{RUN['run_id']}"] = answer
     assert outcome.report("FAILED", **RUN).state == "FAILED"
-    assert capsys.readouterr().out.endswith("the run failed\nthe log of the stage that failed ends with what was wrong\n")
+    assert capsys.readouterr().out.endswith("the run failed\nsee the end of the failed stage's log for the reason\n")
 
 
 def test_a_run_on_one_machine_notes_itself_which_stages_failed(web, monkeypatch, tmp_path, capsys):
@@ -122,7 +122,7 @@ def test_a_note_that_cannot_be_read_makes_no_run_fail(web, monkeypatch, tmp_path
     (tmp_path / outcome.FAILURES_FILE).write_bytes(torn)
     monkeypatch.setenv(outcome.FAILURES, str(tmp_path / outcome.FAILURES_FILE))
     assert outcome.report("FAILED", **RUN) == Outcome("FAILED", **RUN, failed_stages=(), results=(), url="")
-    assert capsys.readouterr().out.startswith("warning: what became of the stages could not be read (")
+    assert capsys.readouterr().out.startswith("warning: the status of the stages could not be read (")
 
 
 def told(web: Web, ran: Ran, monkeypatch, kind: str = "", ui: str = "") -> object:
@@ -203,7 +203,7 @@ def test_a_message_is_not_endless_and_says_how_much_is_left_out(kind, letter, st
     card = sent if kind == "slack" else sent["attachments"][0]["content"]
     shown = card["text"].splitlines()[:-1] if kind == "slack" else [block["text"] for block in card["body"]]
     left = 1 + stages + lines - (len(shown) - 1)
-    assert shown[-1] == f"and {left:,} lines more, in the log of report_outcome"
+    assert shown[-1] == f"and {left:,} more lines in the log of report_outcome"
 
 
 @pytest.mark.parametrize(
@@ -224,11 +224,11 @@ def test_the_host_tells_what_a_webhook_takes(host, kind):
 
 def test_the_address_is_in_no_line_whatever_happens(web, monkeypatch, capsys):
     for address, said in (
-        (web.url + PATH, "the webhook was told"),
-        (web.url + "/gone-a-secret", "warning: the webhook was not told (HTTP 404)"),
-        ("http://127.0.0.1:9/a-secret", "warning: the webhook was not told (ConnectionError)"),
-        ("a-secret", "warning: the webhook was not told (MissingSchema)"),
-        ("http://[a-secret", "warning: the webhook was not told (ValueError)"),
+        (web.url + PATH, "the webhook was notified"),
+        (web.url + "/gone-a-secret", "warning: the webhook could not be notified (HTTP 404)"),
+        ("http://127.0.0.1:9/a-secret", "warning: the webhook could not be notified (ConnectionError)"),
+        ("a-secret", "warning: the webhook could not be notified (MissingSchema)"),
+        ("http://[a-secret", "warning: the webhook could not be notified (ValueError)"),
     ):
         monkeypatch.setenv(outcome.WEBHOOK, address)
         web.answers[PATH] = 200, "ok"

@@ -38,7 +38,7 @@ def in_training(cluster: Ran) -> str:
 
 
 def find(named: bool = True) -> Found:
-    return runs.find(RUN, named=named)
+    return runs.find(RUN, name_known=named)
 
 
 def test_the_names_of_the_stages_are_those_of_the_components():
@@ -145,7 +145,7 @@ def test_of_a_pod_that_is_gone_with_its_log_argo_knows_what_was_done_to_it(clust
     for node in cluster.nodes.values():
         if node["type"] == "Pod" and "train-classifier" in node["name"]:
             node["message"] = "main: OOMKilled (exit code 137)"
-    assert "more memory than it may take" in find().failed[0].error
+    assert "exceeded its memory limit" in find().failed[0].error
     assert capsys.readouterr().out == ""
 
 
@@ -161,7 +161,7 @@ def test_what_kubernetes_refuses_kfp_gives(cluster, capsys, denied, warned):
     in_training(cluster)
     cluster.denied = denied
     assert find().failed == (Stage("train_classifier", ERROR),)
-    said = [f"warning: Kubernetes could not be asked for {what} (403)" for what in warned]
+    said = [f"warning: could not get {what} from Kubernetes (403)" for what in warned]
     assert sorted(capsys.readouterr().out.splitlines()) == sorted(said)
 
 
@@ -198,7 +198,7 @@ def test_where_nobody_answers_nothing_is_found_and_nobody_is_asked_twice(cluster
     in_training(cluster)
     cluster.denied, cluster.archived = {"workflows", "pods", "pods/log", "run", "archived log"}, False
     assert find(named=False) == Found()
-    assert "warning: KFP could not be asked for which stage failed (403 at http://127.0.0.1:" in capsys.readouterr().out
+    assert "warning: could not get the failed stages from KFP (403 at http://127.0.0.1:" in capsys.readouterr().out
 
 
 def test_who_is_not_there_is_asked_once(monkeypatch, tmp_path, capsys):
@@ -210,8 +210,8 @@ def test_who_is_not_there_is_asked_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv(runs.API, address)
     assert find(named=False) == Found()
     assert capsys.readouterr().out.splitlines() == [
-        f"warning: KFP could not be asked for which stage failed (ConnectionError at {address})",
-        "warning: Kubernetes could not be asked for the run (MaxRetryError)",
+        f"warning: could not get the failed stages from KFP (ConnectionError at {address})",
+        "warning: could not get the run from Kubernetes (MaxRetryError)",
     ]
 
 
@@ -242,7 +242,7 @@ def test_one_slow_log_silences_nobody(cluster, monkeypatch, capsys):
     cluster.slow, cluster.archived = {slow}, False
     assert find().failed == (Stage("ingest_images"), Stage("write_tfrecords", "a torn image"))
     assert cluster.asked["pods/log"] == 2
-    assert capsys.readouterr().out.startswith("warning: Kubernetes could not be asked for logs (")
+    assert capsys.readouterr().out.startswith("warning: could not get logs from Kubernetes (")
 
 
 def test_a_log_that_nobody_tells_to_its_end_is_where_argo_archived_it(cluster, monkeypatch):
@@ -281,7 +281,7 @@ def test_a_run_whose_nodes_argo_has_put_elsewhere_is_known_by_kfps_tasks(cluster
     cluster.offloaded = True
     assert find(named=False) == Found(NAME, (Stage("train_classifier"),))
     said = capsys.readouterr().out
-    assert "Kubernetes could not be asked for the run (NodesOffloaded)" in said and "KFP could not be asked for the run" in said
+    assert "could not get the run from Kubernetes (NodesOffloaded)" in said and "could not get the run from KFP" in said
 
 
 def test_pieces_of_a_log_come_until_time_is_up():
