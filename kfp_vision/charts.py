@@ -299,9 +299,9 @@ def parallel_coordinates(trials: Sequence[Mapping[str, Any]], fields: Sequence[s
     return _chart(figure, "All trials", f"Parallel coordinates. {caption}", caption=caption)
 
 
-def _positions(values: Sequence[Any]) -> dict[Any, float]:
+def _positions(options: Sequence[Any]) -> dict[Any, float]:
     """Returns the position of each value on an axis from 0 to 1: numbers by their logarithm, names evenly spaced."""
-    ordered = sorted(set(values))
+    ordered = sorted(set(options))
     at = [math.log(value) if _is_number(value) else number for number, value in enumerate(ordered)]
     return {value: (position - at[0]) / (at[-1] - at[0]) for value, position in zip(ordered, at, strict=True)}
 

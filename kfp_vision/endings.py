@@ -54,11 +54,11 @@ class Log:
     results: tuple[str, ...] = ()
 
 
-def read(lines: Iterable[str]) -> Log:
+def read(log: Iterable[str]) -> Log:
     """Extracts errors and results from a log.
 
     Args:
-        lines: the lines of the log; any number.
+        log: the lines of the log; any number.
 
     Returns:
         The extracted lines.
@@ -68,7 +68,7 @@ def read(lines: Iterable[str]) -> Log:
     """
     error, fatal, killed, announced = "", "", False, []
     in_traceback, ignored, before = False, False, ""
-    for line in map(str.rstrip, lines):
+    for line in map(str.rstrip, log):
         killed = killed or bool(KILLED.search(line))
         if of_kfp := GLOG.match(line):
             in_traceback = False

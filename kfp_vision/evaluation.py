@@ -134,14 +134,14 @@ def evaluate_classifier(
         raise InputError("there must be held-out images to evaluate on", f"none in {folder.name}", remedy)
     version = repository.exported(model)
     classifier = Classifier(version)
-    answers = collect(classifier.probabilities, folder)
-    metrics = measured(answers, version.labels)
+    predictions = collect(classifier.probabilities, folder)
+    metrics = measured(predictions, version.labels)
     deployed = None
     advanced = parameters.advanced(criteria.advanced)
     if advanced["compare_with_deployed"]:
         with storage.temporary() as scratch:
             if newest := _deployed_version(criteria.deploy_to, scratch):
-                deployed = compared(answers, version.labels, newest, folder)
+                deployed = compared(predictions, version.labels, newest, folder)
     result = Evaluation(
         model_name=version.name,
         model_fingerprint=version.fingerprint,
@@ -152,22 +152,22 @@ def evaluate_classifier(
         verdict=judged(metrics, deployed, criteria.min_accuracy, beat_largest_class=advanced["beat_largest_class"]),
         test_picture=_classify_uri(classifier, criteria.test_image_uri) if criteria.test_image_uri else None,
     )
-    _write(result, answers, evaluation, verdict)
-    _write_page(page, result, answers, folder, model)
+    _write(result, predictions, evaluation, verdict)
+    _write_page(page, result, predictions, folder, model)
     outcome = "accepted" if result.verdict.accepted else "not accepted"
     accuracy = f"accuracy {metrics.accuracy:.4f} on {metrics.images} {about.split} images"
     results.announce(f"{outcome}, {accuracy}: {'; '.join(result.verdict.reasons)}")
     return result
 
 
-def _write(result: Evaluation, answers: Answers, evaluation: Path, verdict: Path) -> None:
+def _write(result: Evaluation, predictions: Answers, evaluation: Path, verdict: Path) -> None:
     content = result.as_dict()
     storage.write_json(evaluation, content)
     kept = {name: content[name] for name in ("model_name", "model_fingerprint", "verdict", "largest_class")}
-    storage.write_json(verdict, kept | {"answers": sampled(answers)})
+    storage.write_json(verdict, kept | {"answers": sampled(predictions)})
 
 
-def _write_page(page: Path, result: Evaluation, answers: Answers, folder: Path, model: Path) -> None:
+def _write_page(page: Path, result: Evaluation, predictions: Answers, folder: Path, model: Path) -> None:
     labels, images = result.metrics.labels, records.Numbered(folder)
     reports.write_evaluation_page(
         page,
@@ -175,9 +175,9 @@ def _write_page(page: Path, result: Evaluation, answers: Answers, folder: Path, 
         evaluation=result.as_dict(),
         top=TOP,
         history=json.loads((model / export.HISTORY_FILE).read_text()),
-        mistakes=_mistakes(answers, labels, images, most_confident(answers, MISTAKES_SHOWN)),
+        mistakes=_mistakes(predictions, labels, images, most_confident(predictions, MISTAKES_SHOWN)),
         pairs=[
-            (pair, _mistakes(answers, labels, images, of_pair(answers, labels, pair)))
+            (pair, _mistakes(predictions, labels, images, of_pair(predictions, labels, pair)))
             for pair in result.metrics.confused_pairs[:PAIRS_SHOWN]
         ],
     )
@@ -203,14 +203,14 @@ def collect(predict: Callable[[Sequence[bytes]], npt.NDArray[np.float32]], folde
     return Answers(names, np.concatenate(labels), np.concatenate(probabilities), np.concatenate(sides))
 
 
-def compared(answers: Answers, labels: list[str], deployed: Version, folder: Path) -> dict[str, Any]:
+def compared(predictions: Answers, labels: list[str], deployed: Version, folder: Path) -> dict[str, Any]:
     """Compares a model with the deployed one on the same images, by class names, since their class indices may differ.
 
     Args:
-        answers: predictions of the new model.
+        predictions: predictions of the new model.
         labels: class names of the new model.
         deployed: the deployed version.
-        folder: the records that `answers` were computed on.
+        folder: the records that `predictions` were computed on.
 
     Returns:
         version and accuracy of the deployed model, and the keys of `measures.difference`; or version and error if it cannot
@@ -220,9 +220,9 @@ def compared(answers: Answers, labels: list[str], deployed: Version, folder: Pat
         theirs = Classifier(deployed)
     except InputError as error:
         return {"version": deployed.number, "error": str(error).removeprefix(InputError.PREFIX)}
-    predicted = np.array(theirs.labels)[collect(theirs.probabilities, folder).predictions]
-    correct = predicted == np.array(labels)[answers.labels]
-    return {"version": deployed.number, "accuracy": float(np.mean(correct))} | difference(answers.correct, correct)
+    predicted = np.array(theirs.labels)[collect(theirs.probabilities, folder).predicted]
+    correct = predicted == np.array(labels)[predictions.labels]
+    return {"version": deployed.number, "accuracy": float(np.mean(correct))} | difference(predictions.correct, correct)
 
 
 def judged(
@@ -294,47 +294,47 @@ def _check_deployed(deployed: Mapping[str, Any]) -> tuple[bool, str]:
     return deployed["verdict"] != "worse", sentence
 
 
-def most_confident(answers: Answers, most: int) -> npt.NDArray[np.intp]:
+def most_confident(predictions: Answers, most: int) -> npt.NDArray[np.intp]:
     """Finds the most confident mistakes.
 
     Args:
-        answers: the predictions.
+        predictions: the predictions.
         most: maximum number of mistakes.
 
     Returns:
-        Their positions in `answers`, by descending confidence.
+        Their positions in `predictions`, by descending confidence.
     """
-    wrong = np.flatnonzero(~answers.correct)
-    return wrong[np.argsort(-answers.scores[wrong], kind="stable")][:most]
+    wrong = np.flatnonzero(~predictions.correct)
+    return wrong[np.argsort(-predictions.scores[wrong], kind="stable")][:most]
 
 
-def of_pair(answers: Answers, labels: list[str], pair: Mapping[str, Any]) -> npt.NDArray[np.intp]:
+def of_pair(predictions: Answers, labels: list[str], pair: Mapping[str, Any]) -> npt.NDArray[np.intp]:
     """Finds images of one class that are predicted as another.
 
     Args:
-        answers: the predictions.
+        predictions: the predictions.
         labels: class names, by class index.
         pair: label and prediction, as in `measures.confused_pairs`.
 
     Returns:
-        At most `MISTAKES_A_PAIR` positions in `answers`, by descending confidence.
+        At most `MISTAKES_A_PAIR` positions in `predictions`, by descending confidence.
     """
     true, predicted = labels.index(pair["label"]), labels.index(pair["prediction"])
-    places = np.flatnonzero((answers.labels == true) & (answers.predictions == predicted))
-    return places[np.argsort(-answers.scores[places], kind="stable")][:MISTAKES_A_PAIR]
+    places = np.flatnonzero((predictions.labels == true) & (predictions.predicted == predicted))
+    return places[np.argsort(-predictions.scores[places], kind="stable")][:MISTAKES_A_PAIR]
 
 
-def sampled(answers: Answers) -> list[dict[str, Any]]:
+def sampled(predictions: Answers) -> list[dict[str, Any]]:
     """Samples predictions at even distances.
 
     Args:
-        answers: the predictions.
+        predictions: the predictions.
 
     Returns:
         At most `ANSWERS_KEPT` rows of name and probabilities.
     """
-    chosen = np.unique(np.linspace(0, len(answers.names) - 1, ANSWERS_KEPT).astype(int))
-    return [{"name": answers.names[at], "probabilities": answers.probabilities[at].tolist()} for at in chosen]
+    chosen = np.unique(np.linspace(0, len(predictions.names) - 1, ANSWERS_KEPT).astype(int))
+    return [{"name": predictions.names[at], "probabilities": predictions.probabilities[at].tolist()} for at in chosen]
 
 
 def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
@@ -346,18 +346,18 @@ def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
 
 
 def _mistakes(
-    answers: Answers, labels: list[str], images: records.Numbered, places: npt.NDArray[np.intp]
+    predictions: Answers, labels: list[str], images: records.Numbered, places: npt.NDArray[np.intp]
 ) -> list[reports.Mistake]:
     mistakes = []
     for at in places.tolist():
         name, encoded, _ = records.named(images.read(at))
-        true, predicted = labels[answers.labels[at]], labels[answers.predictions[at]]
-        mistakes.append(reports.Mistake(reports.Picture(name, encoded), true, predicted, float(answers.scores[at])))
+        true, predicted = labels[predictions.labels[at]], labels[predictions.predicted[at]]
+        mistakes.append(reports.Mistake(reports.Picture(name, encoded), true, predicted, float(predictions.scores[at])))
     return mistakes
 
 
 def _classify_uri(classifier: Classifier, uri: str) -> dict[str, Any]:
-    (answer,) = classifier.name([storage.read_picture(uri, "test_image_uri")])
-    if isinstance(answer, Refused):
-        raise InputError("test_image_uri must name an image", f"{uri} ({answer})", "Give a JPEG or a PNG.")
-    return {"uri": uri, "prediction": answer.label, "score": answer.score}
+    (prediction,) = classifier.name([storage.read_picture(uri, "test_image_uri")])
+    if isinstance(prediction, Refused):
+        raise InputError("test_image_uri must name an image", f"{uri} ({prediction})", "Give a JPEG or a PNG.")
+    return {"uri": uri, "prediction": prediction.label, "score": prediction.score}

@@ -31,21 +31,21 @@ class Answers:
     sides: npt.NDArray[np.integer[Any]]
 
     @property
-    def predictions(self) -> npt.NDArray[np.intp]:
+    def predicted(self) -> npt.NDArray[np.intp]:
         """The most probable class indices, (n,)."""
-        predictions: npt.NDArray[np.intp] = self.probabilities.argmax(1)
-        return predictions
+        predicted: npt.NDArray[np.intp] = self.probabilities.argmax(1)
+        return predicted
 
     @property
     def scores(self) -> npt.NDArray[np.floating[Any]]:
-        """The probabilities of the predictions, (n,)."""
+        """The probabilities of the predicted classes, (n,)."""
         scores: npt.NDArray[np.floating[Any]] = self.probabilities.max(1)
         return scores
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
-        """True where the prediction is the label, (n,)."""
-        correct: npt.NDArray[np.bool_] = self.predictions == self.labels
+        """True where the predicted class is the label, (n,)."""
+        correct: npt.NDArray[np.bool_] = self.predicted == self.labels
         return correct
 
 
@@ -99,33 +99,35 @@ class ClassificationMetrics:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def measured(answers: Answers, labels: list[str]) -> ClassificationMetrics:
+def measured(predictions: Answers, labels: list[str]) -> ClassificationMetrics:
     """Computes all metrics of a set of predictions.
 
     Args:
-        answers: the predictions; at least one.
+        predictions: the predictions; at least one.
         labels: class names, by class index.
 
     Returns:
         The metrics.
 
     Example:
-        answers = Answers(["a.jpg", "b.jpg"], np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([480, 480]))
-        measured(answers, ["daisy", "rose"]).accuracy  # 0.5
+        predictions = Answers(["a.jpg", "b.jpg"], np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([480, 480]))
+        measured(predictions, ["daisy", "rose"]).accuracy  # 0.5
     """
     from scipy import stats
     from sklearn import metrics
 
     numbers = list(range(len(labels)))
-    matrix = metrics.confusion_matrix(answers.labels, answers.predictions, labels=numbers)
-    columns = metrics.precision_recall_fscore_support(answers.labels, answers.predictions, labels=numbers, zero_division=0)
+    matrix = metrics.confusion_matrix(predictions.labels, predictions.predicted, labels=numbers)
+    columns = metrics.precision_recall_fscore_support(
+        predictions.labels, predictions.predicted, labels=numbers, zero_division=0
+    )
     per_class = [
         {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "images": int(n)}
         for label, p, r, f, n in zip(labels, *columns, strict=True)
     ]
     present = [row for row in per_class if row["images"]]  # the metrics of a class without images are undefined
     weights = [row["images"] for row in present]
-    interval = stats.binomtest(int(answers.correct.sum()), len(answers.labels)).proportion_ci(method="wilson")
+    interval = stats.binomtest(int(predictions.correct.sum()), len(predictions.labels)).proportion_ci(method="wilson")
 
     def macro(name: str) -> float:
         return float(np.mean([row[name] for row in present]))
@@ -134,10 +136,10 @@ def measured(answers: Answers, labels: list[str]) -> ClassificationMetrics:
         return float(np.average([row[name] for row in present], weights=weights))
 
     return ClassificationMetrics(
-        images=len(answers.labels),
-        accuracy=float(np.mean(answers.correct)),
+        images=len(predictions.labels),
+        accuracy=float(np.mean(predictions.correct)),
         accuracy_interval=[float(interval.low), float(interval.high)],
-        top_5_accuracy=top_accuracy(answers, TOP),
+        top_5_accuracy=top_accuracy(predictions, TOP),
         macro_precision=macro("precision"),
         macro_recall=macro("recall"),
         macro_f1=macro("f1"),
@@ -148,25 +150,25 @@ def measured(answers: Answers, labels: list[str]) -> ClassificationMetrics:
         confusion_matrix=matrix.tolist(),
         per_class=per_class,
         confused_pairs=confused_pairs(matrix, labels),
-        roc=roc_curve(answers),
-        calibration=calibration(answers),
-        by_size=by_size(answers),
-        largest_class=beside_largest_class(answers, labels),
+        roc=roc_curve(predictions),
+        calibration=calibration(predictions),
+        by_size=by_size(predictions),
+        largest_class=beside_largest_class(predictions, labels),
     )
 
 
-def top_accuracy(answers: Answers, k: int) -> float:
+def top_accuracy(predictions: Answers, k: int) -> float:
     """Computes the top-k accuracy.
 
     Args:
-        answers: the predictions.
+        predictions: the predictions.
         k: number of most probable classes that count as predicted.
 
     Returns:
         The share of the images whose label is among the `k` most probable classes, 0 to 1.
     """
-    of_label = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)
-    return float(np.mean((answers.probabilities > of_label).sum(1) < k))
+    of_label = np.take_along_axis(predictions.probabilities, predictions.labels[:, None], 1)
+    return float(np.mean((predictions.probabilities > of_label).sum(1) < k))
 
 
 def confused_pairs(matrix: npt.NDArray[np.integer[Any]], labels: list[str]) -> list[dict[str, Any]]:
@@ -194,7 +196,7 @@ def confused_pairs(matrix: npt.NDArray[np.integer[Any]], labels: list[str]) -> l
     ]
 
 
-def roc_curve(answers: Answers) -> dict[str, Any]:
+def roc_curve(predictions: Answers) -> dict[str, Any]:
     """Computes the micro-averaged one-vs-rest ROC curve of a set of predictions.
 
     Returns:
@@ -203,8 +205,8 @@ def roc_curve(answers: Answers) -> dict[str, Any]:
     """
     from sklearn import metrics
 
-    truth = np.eye(answers.probabilities.shape[1])[answers.labels]
-    false_positive, true_positive, thresholds = metrics.roc_curve(truth.ravel(), answers.probabilities.ravel())
+    truth = np.eye(predictions.probabilities.shape[1])[predictions.labels]
+    false_positive, true_positive, thresholds = metrics.roc_curve(truth.ravel(), predictions.probabilities.ravel())
     kept = np.unique(np.linspace(0, len(thresholds) - 1, min(ROC_POINTS, len(thresholds))).astype(int))
     return {
         "false_positive_rate": false_positive[kept].tolist(),
@@ -214,14 +216,14 @@ def roc_curve(answers: Answers) -> dict[str, Any]:
     }
 
 
-def calibration(answers: Answers) -> dict[str, Any]:
+def calibration(predictions: Answers) -> dict[str, Any]:
     """Measures calibration: how well confidence matches accuracy (ECE, Guo et al., 2017).
 
     Returns:
         expected_calibration_error, 0 to 1; and bins, those that hold images, each with low, high, images, score (their mean
         confidence) and accuracy.
     """
-    scores, correct = answers.scores, answers.correct
+    scores, correct = predictions.scores, predictions.correct
     bin_of = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     bins = [
         {
@@ -237,32 +239,32 @@ def calibration(answers: Answers) -> dict[str, Any]:
     return {"expected_calibration_error": error, "bins": bins}
 
 
-def by_size(answers: Answers) -> list[dict[str, Any]]:
+def by_size(predictions: Answers) -> list[dict[str, Any]]:
     """Computes the accuracy by the shorter side of the images.
 
     Returns:
         A row per octave that holds images: low and high (pixels, inclusive), images, accuracy.
     """
-    octaves = np.array([math.frexp(side)[1] - 1 for side in answers.sides.tolist()])
+    octaves = np.array([math.frexp(side)[1] - 1 for side in predictions.sides.tolist()])
     return [
         {
             "low": 1 << octave,
             "high": (2 << octave) - 1,
             "images": int((octaves == octave).sum()),
-            "accuracy": float(answers.correct[octaves == octave].mean()),
+            "accuracy": float(predictions.correct[octaves == octave].mean()),
         }
         for octave in np.unique(octaves).tolist()
     ]
 
 
-def beside_largest_class(answers: Answers, labels: list[str]) -> dict[str, Any]:
+def beside_largest_class(predictions: Answers, labels: list[str]) -> dict[str, Any]:
     """Tests whether a model is better than always predicting the largest class (exact binomial test, one-sided).
 
     Two cases say nothing about the model and have verdicts of their own: only one class has images, and so few images that
     even if all were correct, it could be chance. An image with two labels counts once for each.
 
     Args:
-        answers: the predictions.
+        predictions: the predictions.
         labels: class names, by class index.
 
     Returns:
@@ -272,8 +274,8 @@ def beside_largest_class(answers: Answers, labels: list[str]) -> dict[str, Any]:
     """
     from scipy import stats
 
-    images, correct = len(answers.labels), int(answers.correct.sum())
-    per_class = np.bincount(answers.labels, minlength=len(labels))
+    images, correct = len(predictions.labels), int(predictions.correct.sum())
+    per_class = np.bincount(predictions.labels, minlength=len(labels))
     share = float(per_class.max() / images)
     p_value = float(stats.binomtest(correct, images, share, alternative="greater").pvalue)
     if share == 1:

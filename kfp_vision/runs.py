@@ -56,7 +56,7 @@ OWN_POD = "KFP_POD_NAME"  # set in every pod that KFP starts
 WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
 V1_NAMES = "workflows.argoproj.io/pod-name-format"
 
-Heard = TypeVar("Heard")
+_Response = TypeVar("_Response")
 
 
 @dataclass(frozen=True)
@@ -356,15 +356,15 @@ class _Sources:
             log = Log(log.error or log.fatal, killed=log.killed)
         return endings.reason(pod.stage or pod.path[-1], pod.message, state, log)
 
-    def _from_kubernetes(self, what: str, request: Callable[["_Kubernetes"], Heard]) -> Heard | None:
+    def _from_kubernetes(self, what: str, request: Callable[["_Kubernetes"], _Response]) -> _Response | None:
         kubernetes = self._kubernetes
         return None if kubernetes is None else self._try("Kubernetes", what, lambda: request(kubernetes))
 
-    def _from_pipelines(self, what: str, request: Callable[["_Pipelines"], Heard]) -> Heard | None:
+    def _from_pipelines(self, what: str, request: Callable[["_Pipelines"], _Response]) -> _Response | None:
         kfp = self._pipelines
         return None if kfp is None else self._try("KFP", what, lambda: request(kfp), f" at {kfp.address}")
 
-    def _try(self, service: str, what: str, request: Callable[[], Heard], where: str = "") -> Heard | None:
+    def _try(self, service: str, what: str, request: Callable[[], _Response], where: str = "") -> _Response | None:
         """Makes a request; any failure gives a warning and None.
 
         A service that cannot be reached is not asked again; one that was too slow, with a long log say, is.

@@ -1,4 +1,4 @@
-"""The pages hold what the caller gave, whatever it gave, and nothing that reaches outside."""
+"""The pages show any content of the caller, escaped, and load nothing from outside."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ VOID = {"meta", "img"}
 
 
 class Page(HTMLParser):
-    """A page taken apart: its elements in order, its text by element, and whether every element is closed."""
+    """A parsed page: its elements and texts in order, and the elements still open."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
-        if tag in ("th", "td", "text"):  # what stands apart is to be read apart
+        if tag in ("th", "td", "text"):  # cells and chart labels are separate words
             self.texts.append(("", " "))
 
     def handle_startendtag(self, tag, attrs):
@@ -84,7 +84,7 @@ def assert_harmless(path: Path) -> None:
 def picture(
     name: str = "one.jpg", *, width: int = 320, height: int = 240, kind: str = "JPEG", mode: str = "RGB", seed: int = 0
 ) -> Picture:
-    """Noise, the picture that compresses worst."""
+    """Returns noise, the image that compresses worst."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
     image = Image.fromarray(noise, "RGBA").convert("RGB").convert(mode) if mode != "RGBA" else Image.fromarray(noise)
     encoded = io.BytesIO()
@@ -93,7 +93,7 @@ def picture(
 
 
 def history(rows: int = 4) -> list[dict[str, float]]:
-    """Rows 10 steps apart, every other one of them with a validation."""
+    """Returns rows 10 steps apart, every other one with validation values."""
     trained = [
         {"step": 10.0 * n, "loss": 2 / n, "accuracy": 1 - 0.5 / n, "learning_rate": 0.01 / n, "images_per_second": 400.0 + n}
         for n in range(1, rows + 1)
@@ -111,7 +111,7 @@ BINS = [
 
 
 def evaluation(labels: list[str], matrix: list[list[int]] | None = None, **changed: object) -> dict:
-    """A record of an evaluation whose figures are made up, one apart from the other."""
+    """Returns an evaluation with invented metrics, all different."""
     matrix = matrix or [[40 if i == j else (i + j) % 3 for j in range(len(labels))] for i in range(len(labels))]
     per_class = [
         {"label": label, "precision": 0.811 + n / 1000, "recall": 0.611 + n / 1000, "f1": 0.711 + n / 1000, "images": 4321 + n}
@@ -192,7 +192,7 @@ def test_labels_and_names_are_escaped(tmp_path):
     assert FILE_NAME in Page(tmp_path / "evaluation.html").text
 
 
-def test_labels_stand_in_the_confusion_matrix(tmp_path):
+def test_labels_are_in_the_confusion_matrix(tmp_path):
     labels = ["a & b $x^2$", "向日葵", "a name that is much too long for it"]
     write_evaluation(tmp_path / "page.html", labels, [])
     drawn = [data for tag, data in Page(tmp_path / "page.html").texts if tag == "text"]
@@ -216,7 +216,7 @@ def test_same_input_gives_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / page).read_bytes() == (tmp_path / "two" / page).read_bytes()
 
 
-def test_a_page_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path):
+def test_a_page_replaces_an_existing_one_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("before")
     write_summary(path, ["daisy", "rose"], [])
@@ -224,7 +224,7 @@ def test_a_page_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_summary_holds_the_callers_figures(tmp_path):
+def test_summary_shows_the_callers_values(tmp_path):
     write_summary(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
     page = Page(tmp_path / "page.html")
     for said in (
@@ -234,7 +234,7 @@ def test_summary_holds_the_callers_figures(tmp_path):
     assert [image["alt"] for image in page.named("img")][:2] == ["daisy, first.jpg", "daisy, second.jpg"]
 
 
-def test_training_holds_the_callers_figures(tmp_path):
+def test_training_shows_the_callers_values(tmp_path):
     settings = {"batch_size": 32, "learning_rate": 0.0125, "warm_start": True, "layers": ["a", "b"], "weights": None}
     write_training_page(tmp_path / "page.html", network="inception_v3", settings=settings, history=history())
     page = Page(tmp_path / "page.html")
@@ -247,7 +247,7 @@ def test_training_holds_the_callers_figures(tmp_path):
     assert len(page.named("svg")) == 4
 
 
-def test_training_tells_the_best_validation_from_the_last(tmp_path):
+def test_training_shows_the_best_and_the_last_validation(tmp_path):
     rows = [{"step": 10, "validation_accuracy": 0.9}, {"step": 20, "validation_accuracy": 0.8}]
     write_training_page(tmp_path / "page.html", network="n", settings={}, history=rows)
     text = Page(tmp_path / "page.html").text
@@ -255,7 +255,7 @@ def test_training_tells_the_best_validation_from_the_last(tmp_path):
     assert "The best was 90.0 % at step 10." in text
 
 
-def test_training_says_how_long_it_waited_for_its_pictures_where_that_cost_time(tmp_path):
+def test_training_shows_long_waits_for_input(tmp_path):
     waits = [0.0, 0.432, 0.2, 0.1]
     rows = [row | {"input_wait": wait} for row, wait in zip(history(), waits, strict=True)]
     write_training_page(tmp_path / "page.html", network="n", settings={}, history=rows)
@@ -267,7 +267,7 @@ def test_training_says_how_long_it_waited_for_its_pictures_where_that_cost_time(
     assert "aited for" not in page.text and len(page.named("svg")) == 4
 
 
-def test_evaluation_holds_the_callers_figures(tmp_path):
+def test_evaluation_shows_the_callers_values(tmp_path):
     asked = {"uri": "gs://bucket/one.jpg", "prediction": "rose", "score": 0.876}
     matrix = [[501, 7], [11, 602]]
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [picture("wrong.jpg")], matrix=matrix, test_picture=asked)
@@ -294,7 +294,7 @@ def test_more_than_five_classes_have_a_top_5_accuracy(tmp_path):
     assert "Top-5 accuracy" in text and "98.8 %" in text
 
 
-def test_a_refusal_says_why(tmp_path):
+def test_a_rejection_shows_its_reasons(tmp_path):
     verdict = {"accepted": False, "reasons": ["accuracy is below 0.85", "the model in service is better"]}
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [], verdict=verdict)
     assert "Rejected: accuracy is below 0.85 the model in service is better" in Page(tmp_path / "page.html").text
@@ -328,7 +328,7 @@ def test_without_mistakes_the_page_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no picture", picture().encoded[:200], picture(kind="PNG").encoded[:90]])
-def test_an_unreadable_picture_gets_a_placeholder(tmp_path, encoded):
+def test_an_unreadable_image_gets_a_placeholder(tmp_path, encoded):
     shown = [Picture("broken.jpg", encoded), picture("whole.jpg")]
     write_summary(tmp_path / "summary.html", ["daisy", "rose"], shown)
     write_evaluation(tmp_path / "evaluation.html", ["daisy", "rose"], shown)
@@ -341,7 +341,7 @@ def test_an_unreadable_picture_gets_a_placeholder(tmp_path, encoded):
 @pytest.mark.parametrize(
     ("kind", "mode"), [("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1"), ("PNG", "L")]
 )
-def test_pictures_of_any_mode_become_small_rgb_jpegs(tmp_path, kind, mode):
+def test_images_of_any_mode_become_rgb_jpeg_thumbnails(tmp_path, kind, mode):
     write_summary(tmp_path / "page.html", ["daisy"], [picture(width=450, height=300, kind=kind, mode=mode)])
     (image,) = Page(tmp_path / "page.html").named("img")
     thumbnail = Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))))
@@ -350,13 +350,13 @@ def test_pictures_of_any_mode_become_small_rgb_jpegs(tmp_path, kind, mode):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "BMP", "TIFF"])
-def test_pictures_that_will_be_encoded_anew_are_shown_as_well(tmp_path, kind):
+def test_images_that_will_be_re_encoded_are_shown(tmp_path, kind):
     write_summary(tmp_path / "page.html", ["daisy"], [picture(kind=kind)])
     (image,) = Page(tmp_path / "page.html").named("img")
     assert (image["width"], image["height"]) == ("200", "150")
 
 
-def test_a_picture_that_lies_on_its_side_is_shown_upright(tmp_path):
+def test_a_rotated_image_is_shown_upright(tmp_path):
     turned, content = Image.Exif(), io.BytesIO()
     turned[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
     Image.new("RGB", (90, 60)).save(content, "JPEG", exif=turned)
@@ -365,7 +365,7 @@ def test_a_picture_that_lies_on_its_side_is_shown_upright(tmp_path):
     assert (image["width"], image["height"]) == ("60", "90")
 
 
-def test_a_picture_of_too_many_pixels_is_not_unpacked_to_be_shown(tmp_path):
+def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path):
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -376,10 +376,10 @@ def test_a_picture_of_too_many_pixels_is_not_unpacked_to_be_shown(tmp_path):
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     write_summary(tmp_path / "page.html", ["daisy"], [Picture("bomb.png", bomb)])
     assert "bomb.png cannot be read" in Page(tmp_path / "page.html").text
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 200_000  # KiB, where its pixels take 400 MB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 200_000  # KiB; its pixels would take 400 MB
 
 
-def test_four_dozen_of_the_busiest_pictures_stay_below_1200_kb(tmp_path):
+def test_48_thumbnails_of_noise_stay_below_1200_kb(tmp_path):
     busy = [picture(width=400, height=400, seed=seed) for seed in range(24)]
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], busy)
     assert len(Page(tmp_path / "page.html").named("img")) == 48  # alone, and with the pair of classes
@@ -411,7 +411,7 @@ def test_values_that_are_not_finite_leave_a_gap(tmp_path, value, rows):
     assert not re.search(r"\b(nan|inf)\b", " ".join(str(a.get("d", "")) for _, a in page.elements))
 
 
-def test_figures_that_are_not_finite_make_a_page(tmp_path):
+def test_metrics_that_are_not_finite_make_a_page(tmp_path):
     nothing = {"false_positive_rate": [math.nan, math.nan], "true_positive_rate": [0.0, 1.0], "area": math.nan}
     mistakes = [Mistake(picture(), "daisy", "rose", math.nan)]
     record = evaluation(["daisy", "rose"], [[0, 0], [0, 0]], roc=nothing, accuracy=math.nan, macro_f1=math.nan)
@@ -424,7 +424,7 @@ def test_figures_that_are_not_finite_make_a_page(tmp_path):
 @pytest.mark.parametrize(
     ("classes", "counted", "named"), [(2, True, True), (30, True, True), (31, False, True), (61, False, False)]
 )
-def test_confusion_matrix_tells_what_there_is_room_for(tmp_path, classes, counted, named):
+def test_confusion_matrix_shows_labels_and_counts_where_they_fit(tmp_path, classes, counted, named):
     labels = [f"breed {n}" for n in range(classes)]
     matrix = [[7777 if i == j else 0 for j in range(classes)] for i in range(classes)]
     write_evaluation(tmp_path / "page.html", labels, [], matrix=matrix)
@@ -440,7 +440,7 @@ def test_a_long_history_stays_small(tmp_path):
     assert "at step 200,000." in page.text
 
 
-def test_every_chart_and_table_can_be_heard(tmp_path):
+def test_charts_and_tables_are_accessible_to_screen_readers(tmp_path):
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [picture()])
     page = Page(tmp_path / "page.html")
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.named("svg"))
@@ -449,7 +449,7 @@ def test_every_chart_and_table_can_be_heard(tmp_path):
     assert len(page.named("h1")) == 1
 
 
-def test_the_page_of_the_records_holds_the_callers_figures(tmp_path):
+def test_the_page_of_the_records_shows_the_callers_values(tmp_path):
     write_records(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
     page = Page(tmp_path / "page.html")
     for said in (
@@ -482,7 +482,7 @@ def test_a_histogram_draws_a_bar_of_the_right_height_for_each_bin(tmp_path):
     assert [height / heights[0] for height in heights] == pytest.approx([1, 0, 0.25, 0.5], abs=0.01)
 
 
-def test_the_page_of_the_records_names_the_first_thousand_that_are_not_in_them(tmp_path):
+def test_the_page_of_the_records_lists_the_first_thousand_rejected_images(tmp_path):
     rejected = [(f"photos/<b>/{number:04}.jpg", "<b>", "cut off" if number % 3 else "empty") for number in range(1200)]
     write_records(tmp_path / "page.html", ["daisy", "rose"], [], rejected=rejected, excluded=[])
     text = Page(tmp_path / "page.html").text
@@ -494,7 +494,7 @@ def test_the_page_of_the_records_names_the_first_thousand_that_are_not_in_them(t
     assert "Excluded" not in text
 
 
-def test_the_page_of_faultless_records_is_short(tmp_path):
+def test_the_page_of_records_without_problems_is_short(tmp_path):
     nothing = {"findings": [], "reencoded": {}, "duplicates": 0, "duplicate_pairs": [], "excluded": [], "rejected": []}
     write_records(tmp_path / "page.html", ["daisy", "rose"], [], **nothing)
     text = Page(tmp_path / "page.html").text
@@ -503,7 +503,7 @@ def test_the_page_of_faultless_records_is_short(tmp_path):
         assert heading not in text
 
 
-def test_records_of_nothing_make_a_page(tmp_path):
+def test_empty_records_make_a_page(tmp_path):
     none = {"daisy": {"train": 0, "validation": 0, "test": 0}}
     write_records(tmp_path / "page.html", ["daisy", "rose"], [], classes=none)
     page = Page(tmp_path / "page.html")
