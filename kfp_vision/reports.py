@@ -44,13 +44,13 @@ class Mistake:
     """A misclassified image.
 
     Attributes:
-        picture: the image.
+        image: the image.
         label: its true class.
         prediction: the predicted class.
         score: probability of the predicted class, 0 to 1.
     """
 
-    picture: Picture
+    image: Picture
     label: str
     prediction: str
     score: float
@@ -269,7 +269,7 @@ def write_evaluation_page(
     """
     labels, matrix = evaluation["labels"], evaluation["confusion_matrix"]
     rank = {label: index for index, label in enumerate(labels)}
-    gallery = [(mistake, thumbnail(mistake.picture)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
+    gallery = [(mistake, thumbnail(mistake.image)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
     page = rendered(
         "evaluation",
         title=title,
@@ -282,7 +282,7 @@ def write_evaluation_page(
         reliability=charts.reliability(evaluation["calibration"]),
         overconfident=_is_overconfident(evaluation["calibration"]),
         top=top,
-        pairs=[(pair, [thumbnail(mistake.picture) for mistake in shown]) for pair, shown in pairs],
+        pairs=[(pair, [thumbnail(mistake.image) for mistake in shown]) for pair, shown in pairs],
         gallery=gallery,
         wrong=sum(map(sum, matrix)) - sum(row[index] for index, row in enumerate(matrix)),
     )
@@ -433,11 +433,11 @@ CROWD_SIDE, CROWD_QUALITY = 72, 60  # on a map, which has more than a thousand
 THUMBNAIL_BYTES = 16_000  # 48 of them, in base64, keep a page below 1.2 MB
 
 
-def thumbnail(picture: Picture) -> Thumbnail:
+def thumbnail(original: Picture) -> Thumbnail:
     """Makes a JPEG thumbnail of at most 200 pixels a side; transparent images get a white background.
 
     Args:
-        picture: a JPEG or PNG.
+        original: a JPEG or PNG.
 
     Returns:
         The thumbnail; without a URI if the image cannot be read.
@@ -445,7 +445,7 @@ def thumbnail(picture: Picture) -> Thumbnail:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(picture.encoded), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(original.encoded), formats=("JPEG", "PNG")) as image:
             image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))  # JPEG decodes at 1/8, 1/4 or 1/2 scale
             small = image.convert("RGBA" if image.has_transparency_data else "RGB")
             small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
@@ -453,8 +453,8 @@ def thumbnail(picture: Picture) -> Thumbnail:
                 small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
             encoded = _jpeg(small)
     except Exception:  # Pillow raises anything on untrusted bytes, and the page must be written
-        return Thumbnail(picture.name, None, 0, 0)
-    return Thumbnail(picture.name, as_uri(encoded), *small.size)
+        return Thumbnail(original.name, None, 0, 0)
+    return Thumbnail(original.name, as_uri(encoded), *small.size)
 
 
 def _map_thumbnail(encoded: bytes) -> bytes:
