@@ -49,7 +49,7 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
         training.train_classifier(recipe, *records, root / "labels", **made)
         version = repository.exported(root / "model")
         answers = evaluation.collect(Classifier(version).probabilities, root / "records" / "test")
-    accuracy = float(answers.right.mean())
+    accuracy = float(answers.correct.mean())
     print(json.dumps({"accuracy": accuracy, "seconds": time.perf_counter() - start}))
 
 

@@ -49,10 +49,11 @@ def evaluate_classifier(
     storage.wait_for_stores(advanced)
     inputs = (Path(model.path), Path(validation_records.path), Path(test_records.path))
     made = {"evaluation": Path(metrics.path), "page": Path(report.path), "verdict": Path(verdict.path)}
-    figures = evaluate_classifier(*inputs, Wishes(min_accuracy, deploy_to, test_image_uri, advanced), **made)
-    metrics.metadata.update({name: figures[name] for name in HEADLINES})
-    labels, matrix, roc = (figures[name] for name in ("labels", "confusion_matrix", "roc"))
-    classification.log_confusion_matrix(labels, matrix)
+    evaluation = evaluate_classifier(*inputs, Wishes(min_accuracy, deploy_to, test_image_uri, advanced), **made)
+    figures, roc = evaluation.metrics, evaluation.metrics.roc
+    metrics.metadata.update({name: getattr(figures, name) for name in HEADLINES})
+    classification.log_confusion_matrix(figures.labels, figures.confusion_matrix)
     classification.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["thresholds"])
-    storage.write_json(Path(classification.path), {"labels": labels, "confusion_matrix": matrix, "roc": roc})
-    return figures["verdict"]["accepted"] and not unchanged
+    drawn = {"labels": figures.labels, "confusion_matrix": figures.confusion_matrix, "roc": roc}
+    storage.write_json(Path(classification.path), drawn)
+    return evaluation.verdict.accepted and not unchanged

@@ -184,7 +184,7 @@ def ingest(
         classes=found.classes,
         images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
-        passed_over=dict(found.skipped),
+        skipped=dict(found.skipped),
         notes=[*unmatched, *steps.describe(found)],
         splits=found.splits,
         samples=_samples(found, steps.make_sample),
@@ -648,7 +648,24 @@ def unwritable(text: str) -> bool:
     return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE for character in text)
 
 
-def _samples(found: Catalog, make_sample: Callable[[bytes, Row], reports.Picture]) -> dict[str, list[reports.Picture]]:
+def preview(image: reports.Picture) -> reports.Thumbnail:
+    """Makes the thumbnail of an image as the conversion will store it: upright, whatever its format.
+
+    Args:
+        image: the image as it is in the data set.
+
+    Returns:
+        The thumbnail; without a URI if the conversion would reject the image, which is then not decoded.
+    """
+    from kfp_vision import pictures
+
+    try:
+        return reports.thumbnail(reports.Picture(image.name, pictures.checked(image.encoded).encoded))
+    except pictures.Refused:
+        return reports.Thumbnail(image.name, None, 0, 0)
+
+
+def _samples(found: Catalog, make_sample: Callable[[bytes, Row], reports.Picture]) -> dict[str, list[reports.Thumbnail]]:
     """Makes a few samples of each class, or of the first classes if there are very many."""
     labels = list(found.classes)[:MOST_SAMPLES]
     limit = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
@@ -657,13 +674,13 @@ def _samples(found: Catalog, make_sample: Callable[[bytes, Row], reports.Picture
         for label in row.labels:
             if label in chosen and len(chosen[label]) < limit:
                 chosen[label].append(row)
-    samples: dict[str, list[reports.Picture]] = {label: [] for label in labels}
+    samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels}
     with storage.Reader() as reader:
         wanted = [(label, row) for label, rows in chosen.items() for row in rows]
         outcomes = _map_concurrently(lambda pair: storage.outcome(partial(reader.read, pair[1].uri)), wanted)
         for (label, row), encoded in zip(wanted, outcomes, strict=True):
             # The page shows an image that has disappeared as unreadable; the conversion reports the reason.
-            samples[label].append(make_sample(b"" if isinstance(encoded, OSError) else encoded, row))
+            samples[label].append(preview(make_sample(b"" if isinstance(encoded, OSError) else encoded, row)))
     return samples
 
 

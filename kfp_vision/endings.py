@@ -1,7 +1,7 @@
-"""Why a stage ended: what it printed itself, or what Kubernetes and Argo say of its pod; and what to do about it.
+"""Explains why a stage failed, from its log or from what Kubernetes and Argo report about its pod, and gives a remedy.
 
-Sources: Kubernetes' reasons and messages of pods and containers (pkg/kubelet, pkg/scheduler); Argo Workflows' messages of nodes
-(workflow/controller/operator.go, inferFailedReason); KFP's launcher and driver, which log with glog.
+Sources: reasons and messages of pods and containers in Kubernetes (pkg/kubelet, pkg/scheduler); messages of nodes in Argo
+Workflows (workflow/controller/operator.go, inferFailedReason); KFP's launcher and driver, which log with glog.
 """
 
 import re
@@ -13,14 +13,14 @@ from kfp_vision import results
 from kfp_vision.errors import InputError, without_secrets
 from kfp_vision.wording import duration
 
-LONGEST = 1000  # characters of a line that is kept: a rule, a value of 600 and a remedy
-LONGEST_LINE = 1 << 16  # bytes of a line of a log; what follows them says nothing that matters
-MAIN = "main"  # the container that a stage runs in
-ANEW = "in pipelines/pods.py, and compile and upload the pipeline anew."
+LONGEST = 1000  # characters of a reported line: a rule, a value of 600 and a remedy
+LONGEST_LINE = 1 << 16  # bytes of a log line; the rest is dropped
+MAIN = "main"  # the container that runs the stage
+ANEW = "in pipelines/pods.py, recompile the pipeline, and upload it."
 TRACEBACK = "Traceback (most recent call last)"
-IGNORED = "Exception ignored"  # Python, of one that ends nothing, above its traceback
+IGNORED = "Exception ignored"  # Python prints it above the traceback of an exception that does not end the process
 GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w.]+:\d+\] (.*)")
-KILLED = re.compile(r"signal: killed\s*$")  # the launcher, of the process that it started
+KILLED = re.compile(r"signal: killed\s*$")  # printed by KFP's launcher about its child process
 OUT_OF_MEMORY = re.compile(r"OOMKilled")
 DEADLINE = re.compile(r"DeadlineExceeded|longer than the specified deadline|exceeded its deadline|Max duration limit exceeded")
 NO_IMAGE = re.compile(r"ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull|ImageInspectError|RegistryUnavailable")
@@ -31,21 +31,21 @@ NO_NODE = re.compile(r"Unschedulable")
 TAKEN_AWAY = re.compile(
     r"pod deleted|Evicted|low on resource|[Pp]reempt|[Ss]hutdown|NodeLost|NodeAffinity|DisruptionTarget|DeletionBy|EvictionBy"
 )
-# Argo, of a container, `main: Error (exit code 1): TEXT`: what the container said itself at its end, whatever that may be.
+# Argo writes `main: Error (exit code 1): TEXT`, where TEXT is the container's own termination message and can be anything.
 TERMINATION_TEXT = re.compile(r"(?<=\(exit code )(-?\d+\)).*", re.DOTALL)
-SILENT = re.compile(r"(?:\w[\w-]*: )?Error \(exit code \d+\)|child '.*' failed")  # Argo, where it knows no more
+SILENT = re.compile(r"(?:\w[\w-]*: )?Error \(exit code \d+\)|child '.*' failed")  # Argo, without a reason
 EXIT_KILLED = re.compile(r"\(exit code 137\)")
 
 
 @dataclass(frozen=True)
 class Log:
-    """What a stage's log tells.
+    """What the log of a stage says.
 
     Attributes:
-        error: the last line of its own that says what was wrong, or the last line of a traceback behind it; empty for none.
-        fatal: what the last line of KFP's own says that reports an error.
+        error: the last error line or the last line of a traceback, whichever is later; empty for none.
+        fatal: the last error that KFP logged; empty for none.
         killed: whether the process of the stage was killed.
-        results: what `results.announce` printed.
+        results: the results that the stage announced.
     """
 
     error: str = ""
@@ -54,10 +54,21 @@ class Log:
     results: tuple[str, ...] = ()
 
 
-def read(lines: Iterable[str]) -> Log:
-    """Looks through a log, of any length, for the lines that matter."""
-    error, fatal, killed, announced, in_traceback, ignored, before = "", "", False, [], False, False, ""
-    for line in map(str.rstrip, lines):
+def read(log: Iterable[str]) -> Log:
+    """Extracts errors and results from a log.
+
+    Args:
+        log: the lines of the log; any number.
+
+    Returns:
+        The extracted lines.
+
+    Example:
+        read(["outcome: 20 images in 2 files", "error: the disk is full"]).error  # "the disk is full"
+    """
+    error, fatal, killed, announced = "", "", False, []
+    in_traceback, ignored, before = False, False, ""
+    for line in map(str.rstrip, log):
         killed = killed or bool(KILLED.search(line))
         if of_kfp := GLOG.match(line):
             in_traceback = False
@@ -75,7 +86,14 @@ def read(lines: Iterable[str]) -> Log:
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a text that comes in pieces, each no longer than `LONGEST_LINE`."""
+    """Splits a stream of bytes into lines.
+
+    Args:
+        chunks: pieces of UTF-8 text, of any size.
+
+    Yields:
+        The lines, each cut to `LONGEST_LINE` bytes.
+    """
     rest = b""
     for chunk in chunks:
         more, *others = chunk.split(b"\n")
@@ -88,70 +106,73 @@ def lines(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def reason(stage: str, message: str, pod: Mapping[str, Any], log: Log) -> str:
-    """Why a stage failed, in one line with what to do about it; empty where nothing says.
+    """Explains why a stage failed.
 
     Args:
-        stage: its name.
-        message: what Argo says of it.
-        pod: as Kubernetes has it; empty where it is gone, or nobody may look.
-        log: of the stage; empty where there is none.
+        stage: name of the stage.
+        message: Argo's message about its node.
+        pod: the pod in Kubernetes' API; empty if it is gone or access is denied.
+        log: the log of the stage; empty if there is none.
+
+    Returns:
+        The reason and a remedy in one line; empty if unknown.
     """
-    return cut(_of_pod(stage, message, pod) or log.error or _of_what_is_left(stage, message, log))
+    return cut(_from_pod(stage, message, pod) or log.error or _from_exit(stage, message, log))
 
 
-def _of_pod(stage: str, message: str, pod: Mapping[str, Any]) -> str:
-    """What was done to a pod from outside; empty where the stage ended by itself."""
+def _from_pod(stage: str, message: str, pod: Mapping[str, Any]) -> str:
+    """Explains what Kubernetes or Argo did to a pod; empty if the stage ended without them."""
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
     container = _main(spec.get("containers"))
-    said = [TERMINATION_TEXT.sub(r"\1", " ".join(message.split())), *_said(status)]
+    reports = [TERMINATION_TEXT.sub(r"\1", " ".join(message.split())), *_reports(status)]
 
-    def about(pattern: re.Pattern[str]) -> str:
-        return next((line for line in said if pattern.search(line)), "")
+    def first(pattern: re.Pattern[str]) -> str:
+        return next((line for line in reports if pattern.search(line)), "")
 
-    if about(OUT_OF_MEMORY):
+    if first(OUT_OF_MEMORY):
         limit = ((container.get("resources") or {}).get("limits") or {}).get("memory", "")
-        than = f"more memory than the {limit} that it may take" if limit else "more memory than it may take"
-        return f"it needed {than}, and was killed (OOMKilled). Raise memory of {stage} {ANEW}"
-    if about(DEADLINE):
+        of_size = f" of {limit}" if limit else ""
+        return f"it exceeded its memory limit{of_size} and was killed (OOMKilled). Raise memory of {stage} {ANEW}"
+    if first(DEADLINE):
         image = container.get("image", "")
         if image and not _main(status.get("containerStatuses")).get("imageID"):
-            return f"its time was up before it had begun, as happens where {_unpulled(image)}"
-        when = f"after {duration(seconds)}" if (seconds := spec.get("activeDeadlineSeconds")) else "when its time was up"
-        return f"it was stopped {when} (DeadlineExceeded). Raise seconds of {stage} {ANEW}"
-    if found := about(NO_IMAGE):
-        return f"{_unpulled(container.get('image', ''))} Kubernetes says: {found}"
-    if found := about(NO_ROOM):
-        return f"it wrote more than there is room for ({found}). Raise room of {stage} {ANEW}"
-    if found := about(NO_NODE):
-        asked = "Look at node_selector, tolerations and gpu_type; gpu_count=0 needs no GPU."
-        return f"no node takes its pod ({found}). {asked}"
-    if found := about(TAKEN_AWAY):
-        return f"its pod was taken away, or its node ({found}). Start the run again; what is cached is not made twice."
+            return f"its deadline passed before it started, probably because {_unpulled(image)}"
+        after = f" of {duration(seconds)}" if (seconds := spec.get("activeDeadlineSeconds")) else ""
+        return f"it was stopped at its deadline{after} (DeadlineExceeded). Raise seconds of {stage} {ANEW}"
+    if found := first(NO_IMAGE):
+        return f"{_unpulled(container.get('image', ''))} Kubernetes reports: {found}"
+    if found := first(NO_ROOM):
+        return f"it exceeded its disk limit ({found}). Raise room of {stage} {ANEW}"
+    if found := first(NO_NODE):
+        remedy = "Check node_selector, tolerations and gpu_type; gpu_count=0 needs no GPU."
+        return f"no node can run its pod ({found}). {remedy}"
+    if found := first(TAKEN_AWAY):
+        return f"its pod was evicted or deleted ({found}). Start the run again; cached stages are not repeated."
     return ""
 
 
-def _of_what_is_left(stage: str, message: str, log: Log) -> str:
+def _from_exit(stage: str, message: str, log: Log) -> str:
     if log.killed or EXIT_KILLED.search(TERMINATION_TEXT.sub(r"\1", message)):
-        return f"it was killed, as happens where memory is short. Raise memory of {stage} {ANEW}"
+        return f"it was killed, probably for lack of memory. Raise memory of {stage} {ANEW}"
     return "" if SILENT.fullmatch(message) else message.removeprefix(f"{MAIN}: ")
 
 
-def _said(status: Mapping[str, Any]) -> list[str]:
-    """All that Kubernetes itself says of a pod, of its conditions and of each container, without what a container said."""
-    said = [_joined(status)]
+def _reports(status: Mapping[str, Any]) -> list[str]:
+    """Lists what Kubernetes reports about a pod, its conditions and its containers, without the containers' own messages."""
+    reports = [_joined(status)]
     for condition in status.get("conditions") or []:
         if condition.get("type") == "DisruptionTarget":
-            said.append(_joined(condition, "DisruptionTarget"))
+            reports.append(_joined(condition, "DisruptionTarget"))
         elif condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            said.append(_joined(condition))
+            reports.append(_joined(condition))
     for container in (*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])):
         for state in (container.get("state") or {}, container.get("lastState") or {}):
-            said += [_joined(state.get("waiting") or {}), (state.get("terminated") or {}).get("reason") or ""]
-    return [line for line in said if line]
+            reports += [_joined(state.get("waiting") or {}), (state.get("terminated") or {}).get("reason") or ""]
+    return [line for line in reports if line]
 
 
-def _joined(what: Mapping[str, Any], *before: str) -> str:
-    return ": ".join(" ".join(part.split()) for part in (*before, what.get("reason"), what.get("message")) if part)
+def _joined(source: Mapping[str, Any], *prefix: str) -> str:
+    return ": ".join(" ".join(part.split()) for part in (*prefix, source.get("reason"), source.get("message")) if part)
 
 
 def _main(containers: Any) -> Mapping[str, Any]:
@@ -159,12 +180,19 @@ def _main(containers: Any) -> Mapping[str, Any]:
 
 
 def _unpulled(image: str) -> str:
-    what = f"its image {image}" if image else "its image"
-    remedy = "compile with the --registry that has it, and give the secret kfp-vision-registry where that asks for a key"
-    return f"{what} cannot be pulled: {remedy} (manifests/README.md)."
+    subject = f"its image {image}" if image else "its image"
+    remedy = "compile with the --registry that has it, and create the secret kfp-vision-registry if that requires credentials"
+    return f"{subject} cannot be pulled: {remedy} (manifests/README.md)."
 
 
 def cut(line: str) -> str:
-    """A line as it may leave the cluster: not endless, and without what signs an address."""
+    """Prepares a line for a message: without secrets in addresses, and not too long.
+
+    Args:
+        line: any text.
+
+    Returns:
+        The text on one line, cut to `LONGEST` characters.
+    """
     line = without_secrets(" ".join(line.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."

@@ -1,206 +1,307 @@
-"""What a set of answers says about a model: figures from true classes and probabilities, with NumPy and scikit-learn."""
+"""Computes classification metrics from true classes and predicted probabilities, with NumPy and scikit-learn."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 ROC_POINTS = 200
-TOP = 5  # a right name among so many counts as found, as ImageNet's contest counted
+TOP = 5  # as in the ImageNet challenge; the field `top_5_accuracy` has its name from it
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al., 2017 (arXiv 1706.04599)
 PAIRS_KEPT = 20
-CHANCE = 0.05  # what would come by chance less often than this is taken for more than chance
+CHANCE = 0.05  # significance level of all tests
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said about each picture.
+    """A model's predictions for a set of labelled images.
 
     Attributes:
-        names: of the pictures, (n).
-        labels: the true class numbers, int (n,).
-        probabilities: float (n, classes).
-        sides: the shorter side of each picture in pixels, int (n,).
+        names: names of the images, (n).
+        labels: true class indices, (n,).
+        probabilities: predicted probabilities, (n, classes).
+        sides: shorter side of each image in pixels, (n,).
     """
 
     names: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    sides: np.ndarray
+    labels: npt.NDArray[np.integer[Any]]
+    probabilities: npt.NDArray[np.floating[Any]]
+    sides: npt.NDArray[np.integer[Any]]
 
     @property
-    def predictions(self) -> np.ndarray:
-        """The most probable class numbers, int (n,)."""
-        return self.probabilities.argmax(1)
+    def predicted(self) -> npt.NDArray[np.intp]:
+        """The most probable class indices, (n,)."""
+        predicted: npt.NDArray[np.intp] = self.probabilities.argmax(1)
+        return predicted
 
     @property
-    def scores(self) -> np.ndarray:
-        """The probabilities of the predictions, float (n,)."""
-        return self.probabilities.max(1)
+    def scores(self) -> npt.NDArray[np.floating[Any]]:
+        """The probabilities of the predicted classes, (n,)."""
+        scores: npt.NDArray[np.floating[Any]] = self.probabilities.max(1)
+        return scores
 
     @property
-    def right(self) -> np.ndarray:
-        """Whether each prediction is right, bool (n,)."""
-        return self.predictions == self.labels
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """True where the predicted class is the label, (n,)."""
+        correct: npt.NDArray[np.bool_] = self.predicted == self.labels
+        return correct
 
 
-def measured(answers: Answers, labels: list[str]) -> dict[str, Any]:
-    """All figures of a set of answers.
+@dataclass(frozen=True)
+class ClassificationMetrics:
+    """The metrics of a classifier on one set of images; the fields are the keys of the evaluation file.
+
+    Attributes:
+        images: number of images.
+        accuracy: share of the images that are classified correctly, 0 to 1.
+        accuracy_interval: 95 % confidence interval of the accuracy (Wilson), lower and upper bound.
+        top_5_accuracy: share of the images whose label is among the five most probable classes.
+        macro_precision: mean over the classes that have images.
+        macro_recall: mean over the classes that have images.
+        macro_f1: mean over the classes that have images.
+        weighted_precision: mean over the classes, weighted by their number of images.
+        weighted_recall: mean over the classes, weighted by their number of images.
+        weighted_f1: mean over the classes, weighted by their number of images.
+        labels: class names, in the order of the matrix.
+        confusion_matrix: counts; rows are true classes, columns are predictions.
+        per_class: a row per class: label, precision, recall, f1, images.
+        confused_pairs: see `confused_pairs`.
+        roc: see `roc_curve`.
+        calibration: see `calibration`.
+        by_size: see `by_size`.
+        largest_class: see `beside_largest_class`.
+    """
+
+    images: int
+    accuracy: float
+    accuracy_interval: list[float]
+    top_5_accuracy: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    weighted_precision: float
+    weighted_recall: float
+    weighted_f1: float
+    labels: list[str]
+    confusion_matrix: list[list[int]]
+    per_class: list[dict[str, Any]]
+    confused_pairs: list[dict[str, Any]]
+    roc: dict[str, Any]
+    calibration: dict[str, Any]
+    by_size: list[dict[str, Any]]
+    largest_class: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the metrics by name, ready for JSON."""
+        # Unlike dataclasses.asdict this does not copy a confusion matrix of a million cells one by one.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def measured(predictions: Answers, labels: list[str]) -> ClassificationMetrics:
+    """Computes all metrics of a set of predictions.
+
+    Args:
+        predictions: the predictions; at least one.
+        labels: class names, by class index.
 
     Returns:
-        images; accuracy, and accuracy_interval, in which it lies with 95 % certainty for pictures like these (Wilson);
-        top_5_accuracy; macro_ and weighted_ precision, recall and f1; labels; confusion_matrix (rows: true label, columns:
-        prediction); per_class rows of label, precision, recall, f1, images; confused_pairs; roc, micro-averaged, one class
-        against the rest; calibration; by_size; largest_class, see `beside_largest_class`.
+        The metrics.
+
+    Example:
+        predictions = Answers(["a.jpg", "b.jpg"], np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([480, 480]))
+        measured(predictions, ["daisy", "rose"]).accuracy  # 0.5
     """
     from scipy import stats
     from sklearn import metrics
 
     numbers = list(range(len(labels)))
-    matrix = metrics.confusion_matrix(answers.labels, answers.predictions, labels=numbers)
-    columns = metrics.precision_recall_fscore_support(answers.labels, answers.predictions, labels=numbers, zero_division=0)
+    matrix = metrics.confusion_matrix(predictions.labels, predictions.predicted, labels=numbers)
+    columns = metrics.precision_recall_fscore_support(
+        predictions.labels, predictions.predicted, labels=numbers, zero_division=0
+    )
     per_class = [
         {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "images": int(n)}
         for label, p, r, f, n in zip(labels, *columns, strict=True)
     ]
-    present = [row for row in per_class if row["images"]]  # a class without held-out pictures says nothing
+    present = [row for row in per_class if row["images"]]  # the metrics of a class without images are undefined
     weights = [row["images"] for row in present]
-    interval = stats.binomtest(int(answers.right.sum()), len(answers.labels)).proportion_ci(method="wilson")
-    names = ("precision", "recall", "f1")
-    return {
-        "images": len(answers.labels),
-        "accuracy": float(np.mean(answers.right)),
-        "accuracy_interval": [float(interval.low), float(interval.high)],
-        f"top_{TOP}_accuracy": top_accuracy(answers, TOP),
-        **{f"macro_{name}": float(np.mean([row[name] for row in present])) for name in names},
-        **{f"weighted_{name}": float(np.average([row[name] for row in present], weights=weights)) for name in names},
-        "labels": labels,
-        "confusion_matrix": matrix.tolist(),
-        "per_class": per_class,
-        "confused_pairs": confused_pairs(matrix, labels),
-        "roc": roc_curve(answers),
-        "calibration": calibration(answers),
-        "by_size": by_size(answers),
-        "largest_class": beside_largest_class(answers, labels),
-    }
+    interval = stats.binomtest(int(predictions.correct.sum()), len(predictions.labels)).proportion_ci(method="wilson")
+
+    def macro(name: str) -> float:
+        return float(np.mean([row[name] for row in present]))
+
+    def weighted(name: str) -> float:
+        return float(np.average([row[name] for row in present], weights=weights))
+
+    return ClassificationMetrics(
+        images=len(predictions.labels),
+        accuracy=float(np.mean(predictions.correct)),
+        accuracy_interval=[float(interval.low), float(interval.high)],
+        top_5_accuracy=top_accuracy(predictions, TOP),
+        macro_precision=macro("precision"),
+        macro_recall=macro("recall"),
+        macro_f1=macro("f1"),
+        weighted_precision=weighted("precision"),
+        weighted_recall=weighted("recall"),
+        weighted_f1=weighted("f1"),
+        labels=labels,
+        confusion_matrix=matrix.tolist(),
+        per_class=per_class,
+        confused_pairs=confused_pairs(matrix, labels),
+        roc=roc_curve(predictions),
+        calibration=calibration(predictions),
+        by_size=by_size(predictions),
+        largest_class=beside_largest_class(predictions, labels),
+    )
 
 
-def top_accuracy(answers: Answers, most: int) -> float:
-    """The share of pictures whose right name is among the `most` likeliest."""
-    own = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)
-    return float(np.mean((answers.probabilities > own).sum(1) < most))
+def top_accuracy(predictions: Answers, k: int) -> float:
+    """Computes the top-k accuracy.
+
+    Args:
+        predictions: the predictions.
+        k: number of most probable classes that count as predicted.
+
+    Returns:
+        The share of the images whose label is among the `k` most probable classes, 0 to 1.
+    """
+    of_label = np.take_along_axis(predictions.probabilities, predictions.labels[:, None], 1)
+    return float(np.mean((predictions.probabilities > of_label).sum(1) < k))
 
 
-def confused_pairs(matrix: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
-    """Which class is most often taken for which, the most frequent first: label, prediction, images, share of the label's."""
+def confused_pairs(matrix: npt.NDArray[np.integer[Any]], labels: list[str]) -> list[dict[str, Any]]:
+    """Lists the pairs of classes that are confused most often.
+
+    Args:
+        matrix: confusion matrix, (classes, classes); rows are true classes, columns are predictions.
+        labels: class names, by class index.
+
+    Returns:
+        At most `PAIRS_KEPT` rows of label, prediction, images and share (of the label's images), the most frequent first.
+    """
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS_KEPT]
-    pairs = [divmod(int(place), len(labels)) for place in order]
+    pairs = [divmod(int(cell), len(labels)) for cell in order]
     return [
         {
             "label": labels[true],
-            "prediction": labels[said],
-            "images": int(wrong[true, said]),
-            "share": float(wrong[true, said] / matrix[true].sum()),
+            "prediction": labels[predicted],
+            "images": int(wrong[true, predicted]),
+            "share": float(wrong[true, predicted] / matrix[true].sum()),
         }
-        for true, said in pairs
-        if wrong[true, said]
+        for true, predicted in pairs
+        if wrong[true, predicted]
     ]
 
 
-def roc_curve(answers: Answers) -> dict[str, Any]:
-    """The ROC curve of all one-against-the-rest decisions together, thinned to at most `ROC_POINTS` points, all finite."""
+def roc_curve(predictions: Answers) -> dict[str, Any]:
+    """Computes the micro-averaged one-vs-rest ROC curve of a set of predictions.
+
+    Returns:
+        false_positive_rate, true_positive_rate and thresholds, each at most `ROC_POINTS` finite values, and area, which is
+        computed before thinning.
+    """
     from sklearn import metrics
 
-    truth = np.eye(answers.probabilities.shape[1])[answers.labels]
-    false_positive, true_positive, thresholds = metrics.roc_curve(truth.ravel(), answers.probabilities.ravel())
+    truth = np.eye(predictions.probabilities.shape[1])[predictions.labels]
+    false_positive, true_positive, thresholds = metrics.roc_curve(truth.ravel(), predictions.probabilities.ravel())
     kept = np.unique(np.linspace(0, len(thresholds) - 1, min(ROC_POINTS, len(thresholds))).astype(int))
     return {
         "false_positive_rate": false_positive[kept].tolist(),
         "true_positive_rate": true_positive[kept].tolist(),
-        "thresholds": np.minimum(thresholds[kept], 1.0).tolist(),  # the first is infinite
+        "thresholds": np.minimum(thresholds[kept], 1.0).tolist(),  # scikit-learn's first threshold is infinite
         "area": float(metrics.auc(false_positive, true_positive)),
     }
 
 
-def calibration(answers: Answers) -> dict[str, Any]:
-    """How far the model is as sure as it is right.
+def calibration(predictions: Answers) -> dict[str, Any]:
+    """Measures calibration: how well confidence matches accuracy (ECE, Guo et al., 2017).
 
     Returns:
-        expected_calibration_error, the mean distance of the two over all pictures; bins of the score that hold any, each with
-        low, high, images, score (their mean) and accuracy.
+        expected_calibration_error, 0 to 1; and bins, those that hold images, each with low, high, images, score (their mean
+        confidence) and accuracy.
     """
-    scores, right = answers.scores, answers.right
-    places = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    scores, correct = predictions.scores, predictions.correct
+    bin_of = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     bins = [
         {
-            "low": place / CALIBRATION_BINS,
-            "high": (place + 1) / CALIBRATION_BINS,
-            "images": int((places == place).sum()),
-            "score": float(scores[places == place].mean()),
-            "accuracy": float(right[places == place].mean()),
+            "low": number / CALIBRATION_BINS,
+            "high": (number + 1) / CALIBRATION_BINS,
+            "images": int((bin_of == number).sum()),
+            "score": float(scores[bin_of == number].mean()),
+            "accuracy": float(correct[bin_of == number].mean()),
         }
-        for place in np.unique(places).tolist()
+        for number in np.unique(bin_of).tolist()
     ]
     error = sum(one["images"] * abs(one["accuracy"] - one["score"]) for one in bins) / len(scores)
     return {"expected_calibration_error": error, "bins": bins}
 
 
-def by_size(answers: Answers) -> list[dict[str, Any]]:
-    """Accuracy by the shorter side in pixels, an octave a row: low and high, both included, images, accuracy."""
-    octaves = np.array([math.frexp(side)[1] - 1 for side in answers.sides.tolist()])
+def by_size(predictions: Answers) -> list[dict[str, Any]]:
+    """Computes the accuracy by the shorter side of the images.
+
+    Returns:
+        A row per octave that holds images: low and high (pixels, inclusive), images, accuracy.
+    """
+    octaves = np.array([math.frexp(side)[1] - 1 for side in predictions.sides.tolist()])
     return [
         {
             "low": 1 << octave,
             "high": (2 << octave) - 1,
             "images": int((octaves == octave).sum()),
-            "accuracy": float(answers.right[octaves == octave].mean()),
+            "accuracy": float(predictions.correct[octaves == octave].mean()),
         }
         for octave in np.unique(octaves).tolist()
     ]
 
 
-def beside_largest_class(answers: Answers, labels: list[str]) -> dict[str, Any]:
-    """Whether a model does better than always naming the largest class of these pictures: the binomial test, exact, one-sided.
+def beside_largest_class(predictions: Answers, labels: list[str]) -> dict[str, Any]:
+    """Tests whether a model is better than always predicting the largest class (exact binomial test, one-sided).
 
-    Where the largest class is all there is nothing does better, and of a few pictures even as many right answers may be chance:
-    both are told apart from a model that could have done better. A picture that stands under two labels counts under each.
+    Two cases say nothing about the model and have verdicts of their own: only one class has images, and so few images that
+    even if all were correct, it could be chance. An image with two labels counts once for each.
+
+    Args:
+        predictions: the predictions.
+        labels: class names, by class index.
 
     Returns:
-        label, of the classes with most of the pictures the first; share, of the pictures that are of it; p_value, how often a
-        model that names each picture rightly with that probability does as well; verdict: beaten, not beaten, too few images
-        or one class.
+        label, the class with most images (the first of equals); share, its share of the images; p_value, the probability that
+        a model which is correct on each image with probability `share` does at least as well; verdict: `beaten`,
+        `not beaten`, `too few images` or `one class`.
     """
     from scipy import stats
 
-    images, right = len(answers.labels), int(answers.right.sum())
-    of_each = np.bincount(answers.labels, minlength=len(labels))
-    share = float(of_each.max() / images)
-    p_value = float(stats.binomtest(right, images, share, alternative="greater").pvalue)
+    images, correct = len(predictions.labels), int(predictions.correct.sum())
+    per_class = np.bincount(predictions.labels, minlength=len(labels))
+    share = float(per_class.max() / images)
+    p_value = float(stats.binomtest(correct, images, share, alternative="greater").pvalue)
     if share == 1:
         verdict = "one class"
     elif share**images >= CHANCE:
         verdict = "too few images"
     else:
         verdict = "beaten" if p_value < CHANCE else "not beaten"
-    return {"label": labels[int(of_each.argmax())], "share": share, "p_value": p_value, "verdict": verdict}
+    return {"label": labels[int(per_class.argmax())], "share": share, "p_value": p_value, "verdict": verdict}
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
-    """Whether one model is better than another on the same pictures, or only seems so: McNemar's test, exact.
+def difference(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Tests whether two models differ significantly on the same images (McNemar's test, exact).
 
     Args:
-        ours, theirs: whether each picture was called by its right name, bool (n,), by the one and the other.
+        ours: True where the first model is correct, (n,).
+        theirs: True where the second model is correct, (n,).
 
     Returns:
-        better, pictures that only the one names rightly; worse, those that only the other does; p_value, how often so
-        unequal numbers come by chance alone; verdict: better, worse, or no difference that chance does not explain.
+        better, number of images on which only the first is correct; worse, on which only the second is; p_value; verdict, of
+        the first: `better`, `worse` or `no different`.
     """
     from scipy import stats
 
     better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     p_value = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    beyond_chance = p_value < CHANCE
-    verdict = ("better" if better > worse else "worse") if beyond_chance else "no different"
+    significant = p_value < CHANCE
+    verdict = ("better" if better > worse else "worse") if significant else "no different"
     return {"better": better, "worse": worse, "p_value": p_value, "verdict": verdict}

@@ -1,7 +1,7 @@
-"""What a run says at its end: in its log, and to whoever a webhook tells. Nothing of it can make a run fail.
+"""Reports how a run ended, in its log and to a webhook. Failures of the report never fail the run.
 
-Sources: the states of ML Metadata's executions, which KFP 2 hands to an exit handler; https://api.slack.com/messaging/webhooks;
-https://adaptivecards.io/explorer for what Teams takes.
+Sources: the states of executions in ML Metadata, which KFP 2 passes to an exit handler; Slack's webhooks
+(https://api.slack.com/messaging/webhooks); Teams' cards (https://adaptivecards.io/explorer).
 """
 
 import html
@@ -17,27 +17,25 @@ from kfp_vision import endings, runs
 from kfp_vision.runs import API, Found, Stage
 from kfp_vision.wording import plural
 
-# All but the first may be left out; a secret gives them.
-WEBHOOK, KIND = (
-    "KFP_VISION_WEBHOOK",
-    "KFP_VISION_WEBHOOK_KIND",
-)  # its address; slack, teams or json, where the host does not tell
-UI = "KFP_VISION_UI"  # address of the Kubeflow Pipelines UI, as people open it
+# Environment variables, set from a secret; all but the first are optional.
+WEBHOOK = "KFP_VISION_WEBHOOK"  # its address
+KIND = "KFP_VISION_WEBHOOK_KIND"  # slack, teams or json; by default inferred from the host
+UI = "KFP_VISION_UI"  # address of the Kubeflow Pipelines UI
 ENVIRONMENT = (WEBHOOK, KIND, UI, API)
-# Of a run on one machine, which has no such API: the file in its folder in which it notes the stages that failed, one a line,
-# and the one beside it with what the others announced.
+# A run on one machine has no such API. It lists failed stages in a file in its folder, which this variable names, and the
+# results of the others in a file beside it.
 FAILURES, FAILURES_FILE, RESULTS_FILE = "KFP_VISION_FAILURES", "failed.jsonl", "results.txt"
 
 SUCCEEDED, FAILED, CANCELED, UNKNOWN = "SUCCEEDED", "FAILED", "CANCELED", "UNKNOWN"
 STATES = {"SUCCEEDED": SUCCEEDED, "COMPLETE": SUCCEEDED, "CACHED": SUCCEEDED, "FAILED": FAILED}
-STATES |= {"CANCELED": CANCELED, "CANCELLED": CANCELED}  # as ML Metadata, KFP and its local runner write them
-WORDS = {SUCCEEDED: "ended well", FAILED: "failed", CANCELED: "was canceled", UNKNOWN: "ended; how, KFP does not say"}
+STATES |= {"CANCELED": CANCELED, "CANCELLED": CANCELED}  # the spellings of ML Metadata, KFP and its local runner
+WORDS = {SUCCEEDED: "succeeded", FAILED: "failed", CANCELED: "was canceled", UNKNOWN: "ended with an unknown status"}
 HOSTS = {"hooks.slack.com": "slack", "webhook.office.com": "teams", "logic.azure.com": "teams", "powerplatform.com": "teams"}
-SECONDS = 10
-# Bytes of JSON that the lines of a message may take: Teams refuses one of 28 KB in all, Slack cuts one of 40,000 characters.
+SECONDS = 10  # timeout of the webhook
+# The bytes are JSON of the lines. Teams refuses messages of 28 KB in total, Slack truncates at 40,000 characters.
 MOST_BYTES, MOST_LINES = 20_000, 50
-OF_A_BLOCK = 60  # bytes that Teams' card needs around a line
-UNREAD = "the reason could not be read: its log in the Kubeflow UI ends with it"
+OF_A_BLOCK = 60  # bytes per line for the block of Teams' card
+UNREAD = "the reason could not be read; see the end of its log in the Kubeflow UI"
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,11 @@ class Outcome:
 
     Attributes:
         state: SUCCEEDED, FAILED, CANCELED or UNKNOWN.
-        run_name, run_id: as the Kubeflow UI shows them.
-        failed_stages: as they ran; empty as well where nobody could be asked.
-        results: what came of it, a line each: whether the model was accepted, where it was deployed, and the like.
-        url: of the run in the UI; empty where its address is not known.
+        run_name: name in the Kubeflow UI.
+        run_id: id in the Kubeflow UI.
+        failed_stages: failed stages in execution order; also empty if unknown.
+        results: results of the stages, such as whether the model was accepted and where it was deployed.
+        url: address of the run in the UI; empty if the UI's address is unknown.
     """
 
     state: str
@@ -61,26 +60,33 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """One line of how it ended and where."""
+        """How the run ended, with the failed stages, in one line."""
         where = " at " + ", ".join(stage.title for stage in self.failed_stages) if self.failed_stages else ""
         return f"{self.run_name} {WORDS[self.state]}{where}"
 
     @property
     def lines(self) -> list[str]:
-        """Why each stage failed, and what came of the others."""
+        """The reason of each failed stage, then the results."""
         return [*(f"{stage.title}: {stage.error or UNREAD}" for stage in self.failed_stages), *self.results]
 
 
 def report(state: str, run_name: str, run_id: str) -> Outcome:
-    """Says how a run ended, to its log and to the webhook, if there is one; what goes wrong in that is but a line of the log.
+    """Reports how a run ended, in the log and to the webhook, if one is set; failures of that are printed as warnings.
 
     Args:
-        state: of the stages before, as KFP hands it to an exit handler.
-        run_name, run_id: as KFP knows the run; of a recurring run KFP gives no name here, and is asked for it.
+        state: state of the previous stages, as KFP passes it to an exit handler.
+        run_name: name of the run; empty in recurring runs, then KFP is asked for it.
+        run_id: KFP's id of the run.
+
+    Returns:
+        The reported outcome.
+
+    Example:
+        report("FAILED", "flowers", "8a2f1c0e-...").failed_stages
     """
-    found = _found(run_name, run_id)
+    found = _find(run_name, run_id)
     stages = None if STATES.get(state) == SUCCEEDED else found.failed
-    known = FAILED if stages else STATES.get(state, UNKNOWN)  # a run that is not said to have ended has not ended well
+    known = FAILED if stages else STATES.get(state, UNKNOWN)  # KFP may still say RUNNING
     ui = os.environ.get(UI, "").rstrip("/")
     name = run_name.strip() or found.name or run_id
     outcome = Outcome(known, name, run_id, stages or (), found.results, f"{ui}/#/runs/details/{run_id}" if ui else "")
@@ -88,50 +94,77 @@ def report(state: str, run_name: str, run_id: str) -> Outcome:
     for line in outcome.lines:
         print(line)
     if known == FAILED and not outcome.failed_stages:
-        print("the log of the stage that failed ends with what was wrong")
+        print("see the end of the failed stage's log for the reason")
     if webhook := os.environ.get(WEBHOOK, "").strip():
-        _tell(outcome, webhook)
+        _notify(outcome, webhook)
     return outcome
 
 
 def environment(run_dir: Path) -> dict[str, str]:
-    """What leads the stages of a run on one machine to the failures that are noted there."""
+    """Returns the environment variable that tells the stages of a run on one machine where its failures are listed.
+
+    Args:
+        run_dir: folder of the run.
+
+    Returns:
+        The variable's name and value.
+    """
     return {FAILURES: str(run_dir / FAILURES_FILE)}
 
 
 def note(run_dir: Path, stage: Stage) -> None:
-    """Notes that a stage of a run on one machine has failed, for the last stage to tell."""
+    """Records a failed stage of a run on one machine, for the report of the last stage.
+
+    Args:
+        run_dir: folder of the run.
+        stage: the failed stage.
+    """
     with (run_dir / FAILURES_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(stage)) + "\n")
 
 
 def note_result(run_dir: Path, result: str) -> None:
-    """Notes what came of a stage of a run on one machine, for the last stage to tell."""
+    """Records the result of a stage of a run on one machine, for the report of the last stage.
+
+    Args:
+        run_dir: folder of the run.
+        result: the line that the stage announced.
+    """
     with (run_dir / RESULTS_FILE).open("a", encoding="utf-8") as file:
         file.write(f"{result}\n")
 
 
 def noted(file: Path) -> tuple[Stage, ...]:
-    """The stages that failed, each once, in a run that notes them in a file; none where there is no such file."""
+    """Reads the failed stages of a run on one machine.
+
+    Args:
+        file: the file in which they are recorded; may be missing.
+
+    Returns:
+        Each failed stage once, with its last error.
+    """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     stages = [Stage(**json.loads(line)) for line in lines]
     return tuple({stage.name: Stage(stage.name, endings.cut(stage.error)) for stage in stages}.values())
 
 
 def body(outcome: Outcome, kind: str) -> dict[str, Any]:
-    """What a webhook is sent: for Slack and what speaks as it does, for Teams, or for a program.
+    """Builds the payload of a webhook.
 
     Args:
-        outcome: of a run.
-        kind: slack, teams or json.
+        outcome: outcome of the run.
+        kind: `slack` (also for compatible services), `teams`, or `json` for programs.
+
+    Returns:
+        The payload, ready for JSON.
     """
     if kind == "slack":
-        shown = _fitting([html.escape(line, quote=False) for line in map(endings.cut, (outcome.text, *outcome.lines))])
+        shown = _truncate([html.escape(line, quote=False) for line in map(endings.cut, (outcome.text, *outcome.lines))])
         return {"text": "\n".join(shown + ([f"<{outcome.url}|Open the run>"] if outcome.url else []))}
     if kind == "teams":
         blocks = [
             {"type": "TextBlock", "text": line, "wrap": True}
-            for line in _fitting([endings.cut(line) for line in (outcome.text, *outcome.lines)])
+            for line in _truncate([endings.cut(line) for line in (outcome.text, *outcome.lines)])
         ]
         actions = [{"type": "Action.OpenUrl", "title": "Open the run", "url": outcome.url}] if outcome.url else []
         card = {
@@ -146,43 +179,52 @@ def body(outcome: Outcome, kind: str) -> dict[str, Any]:
     return asdict(outcome) | {"text": outcome.text}
 
 
-def _fitting(lines: list[str]) -> list[str]:
-    """As many of the lines as a message takes, and how many more there are."""
+def _truncate(lines: list[str]) -> list[str]:
+    """Returns as many lines as fit into a message, and a line with the number of the others."""
     sizes = accumulate(len(json.dumps(line)) + OF_A_BLOCK for line in lines)
     kept = lines[: min(MOST_LINES, sum(size <= MOST_BYTES for size in sizes))]
     left = len(lines) - len(kept)
-    return [*kept, f"and {plural(left, 'line', 'lines')} more, in the log of {runs.LAST}"] if left else kept
+    return [*kept, f"and {plural(left, 'more line', 'more lines')} in the log of {runs.LAST}"] if left else kept
 
 
 def kind_of(webhook: str) -> str:
-    """What a webhook takes, by its host: slack, teams or json."""
+    """Infers from the host of a webhook what payload it takes.
+
+    Args:
+        webhook: its address.
+
+    Returns:
+        `slack`, `teams` or `json`.
+    """
     host = urlsplit(webhook).hostname or ""
     return next((kind for end, kind in HOSTS.items() if host == end or host.endswith(f".{end}")), "json")
 
 
-def _tell(outcome: Outcome, webhook: str) -> None:
-    """Sends it. The address is a secret: nothing that is printed, an exception least of all, may hold it."""
+def _notify(outcome: Outcome, webhook: str) -> None:
+    """Sends the outcome to the webhook. Its address is a secret and must not be printed, hence no exception either."""
     from kfp_vision.stores import web
 
     try:
         kind = os.environ.get(KIND, "").strip().lower() or kind_of(webhook)
         answer = web.session(retry_posts=True).post(webhook, json=body(outcome, kind), timeout=SECONDS)
-    except Exception as error:  # whatever it is, it must not make a run fail
-        print(f"warning: the webhook was not told ({type(error).__name__}); look at {WEBHOOK} in its secret")
+        problem = "" if answer.ok else f"HTTP {answer.status_code}"
+    except Exception as error:  # no failure of a webhook may fail the run
+        problem = type(error).__name__
+    if problem:
+        print(f"warning: the webhook could not be notified ({problem}); check {WEBHOOK} in its secret")
     else:
-        said = "was told" if answer.ok else f"was not told (HTTP {answer.status_code}); look at {WEBHOOK} in its secret"
-        print(f"{'' if answer.ok else 'warning: '}the webhook {said}")
+        print("the webhook was notified")
 
 
-def _found(run_name: str, run_id: str) -> Found:
-    """What could be found out of the run: on one machine in its folder, else of Kubernetes and KFP."""
+def _find(run_name: str, run_id: str) -> Found:
+    """Returns what is known about the run: on one machine from its folder, on a cluster from Kubernetes and KFP."""
     try:
         if FAILURES not in os.environ:
-            return runs.find(run_id, named=bool(run_name.strip()))
+            return runs.find(run_id, name_known=bool(run_name.strip()))
         file = Path(os.environ[FAILURES])
         results = file.with_name(RESULTS_FILE)
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
         return Found(failed=noted(file), results=tuple(dict.fromkeys(map(endings.cut, lines))))
-    except Exception as error:  # whatever it is, the state that KFP handed over is left
-        print(f"warning: what became of the stages could not be read ({type(error).__name__})")
+    except Exception as error:  # the state from KFP is enough for a report
+        print(f"warning: the status of the stages could not be read ({type(error).__name__})")
         return Found()

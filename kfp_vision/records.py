@@ -503,11 +503,11 @@ def _write_summary(page: Path, counted: tally.Tally, rejects: list[Unused], left
         sizes=tally.sizes(counted),
         shapes=tally.shapes(counted),
         samples=counted.samples,
-        anew=dict(counted.anew.most_common()),
-        copies=counted.copies,
-        copied=counted.copied,
-        left_out=left_out,
-        refused=rejects,
+        reencoded=dict(counted.anew.most_common()),
+        duplicates=counted.copies,
+        duplicate_pairs=counted.copied,
+        excluded=left_out,
+        rejected=rejects,
     )
 
 

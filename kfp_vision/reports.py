@@ -1,6 +1,6 @@
-"""The HTML pages that the stages show: one self-contained file each, for the Kubeflow UI and for reading from disk.
+"""Writes the HTML pages of the stages: one self-contained file each, for the Kubeflow UI and for reading from disk.
 
-A page runs no script and asks nothing of the network. Whatever comes from a data set (classes, file names, URIs) is escaped.
+The pages run no script and load nothing from the network. Everything from a data set (classes, file names, URIs) is escaped.
 """
 
 import base64
@@ -11,21 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 
-from kfp_vision import charts, measures, wording
+from kfp_vision import charts, wording
 from kfp_vision.storage import replacing
 
-WAIT_WORTH_SAYING = 0.1  # of the time a training waits for its pictures; below, what can be gained is within the rate's noise
-HUES = 12  # of classes on a map; the others are grey
+if TYPE_CHECKING:
+    from PIL import Image
+
+WAIT_WORTH_SAYING = 0.1  # share of the time spent waiting for images; less is within the noise of the rate
+HUES = 12  # classes with a colour of their own on a map; the others are grey
 MOST_NAMED_PICTURES, MOST_REASONS = 1000, 50  # on a page
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to be shown: its file name, and its JPEG or PNG bytes as they are in the data set."""
+    """An encoded image.
+
+    Attributes:
+        name: file name.
+        encoded: the bytes of the file.
+    """
 
     name: str
     encoded: bytes
@@ -33,16 +41,29 @@ class Picture:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture called by a wrong name. `score`, 0 to 1, is the probability that the model gave to the wrong prediction."""
+    """A misclassified image.
 
-    picture: Picture
+    Attributes:
+        image: the image.
+        label: its true class.
+        prediction: the predicted class.
+        score: probability of the predicted class, 0 to 1.
+    """
+
+    image: Picture
     label: str
     prediction: str
     score: float
 
 
 class Small(NamedTuple):
-    """A picture of an index: where it lies, its class, and a small JPEG of it."""
+    """An image of an index.
+
+    Attributes:
+        path: path of the image.
+        label: its class; empty if unknown.
+        encoded: a JPEG thumbnail of it.
+    """
 
     path: str
     label: str
@@ -50,10 +71,17 @@ class Small(NamedTuple):
 
 
 class Thumbnail(NamedTuple):
-    """A small picture to stand in a page: its file name, its bytes as a data URI, and its size in pixels."""
+    """A thumbnail to embed in a page.
+
+    Attributes:
+        name: file name of the image.
+        uri: the thumbnail as a data URI; None if the image cannot be read.
+        width: in pixels.
+        height: in pixels.
+    """
 
     name: str
-    uri: str | None  # None where the picture cannot be read
+    uri: str | None
     width: int
     height: int
 
@@ -62,26 +90,32 @@ def write_summary_page(
     path: Path,
     *,
     source: str,
-    classes: dict[str, int],
+    classes: Mapping[str, int],
     total_bytes: int,
-    passed_over: dict[str, int],
-    notes: list[str],
-    samples: dict[str, list[Picture]],
-    splits: dict[str, int] | None = None,
+    skipped: Mapping[str, int],
+    notes: Sequence[str],
+    samples: Mapping[str, Sequence[Thumbnail]],
+    splits: Mapping[str, int] | None = None,
     images: int | None = None,
 ) -> None:
-    """Writes the page of the ingest stage: what the data set holds, what was passed over, and what it looks like.
+    """Writes the page of the ingest stage: classes, skipped files and sample images of the data set.
 
     Args:
-        path: where the page goes; a page already there is replaced in one step.
-        source: where the pictures came from, a folder or a URI.
-        classes: number of images of each class, in the order of the page.
-        total_bytes: size of all images together.
-        passed_over: number of files left out, by reason.
-        notes: what a person should know of this data set, one plain sentence each.
-        samples: a few pictures of each class.
-        splits: number of images in each split that the data brings; none where it is yet to be cut.
-        images: how many there are, where an image can be of several classes or none.
+        path: the page; an existing one is replaced atomically.
+        source: where the images come from, a folder or a URI.
+        classes: number of images per class, in the order of the page.
+        total_bytes: size of all images.
+        skipped: number of skipped files per reason.
+        notes: findings about the data set, one sentence each.
+        samples: a few images per class.
+        splits: number of images per split, if the data set is already split.
+        images: number of images, if it is not the sum of `classes` because an image can have several labels or none.
+
+    Example:
+        write_summary_page(
+            Path("summary.html"), source="gs://flowers", classes={"daisy": 633}, total_bytes=45_000_000, skipped={"hidden": 2},
+            notes=[], samples={"daisy": [thumbnail(Picture("1.jpg", encoded))]},
+        )
     """
     images = sum(classes.values()) if images is None else images
     largest = max(classes.values(), default=0)
@@ -100,9 +134,9 @@ def write_summary_page(
         images=images,
         rows=rows,
         total_bytes=total_bytes,
-        passed_over=passed_over,
+        skipped=skipped,
         notes=notes,
-        samples={label: [_as_converted(picture) for picture in pictures] for label, pictures in samples.items()},
+        samples=samples,
         splits=splits or {},
     )
     _publish(path, page)
@@ -111,48 +145,50 @@ def write_summary_page(
 def write_records_page(
     path: Path,
     *,
-    classes: dict[str, dict[str, int]],
+    classes: Mapping[str, Mapping[str, int]],
     total_bytes: int,
-    findings: list[tuple[str, str]],
+    findings: Sequence[tuple[str, str]],
     sizes: charts.Histogram,
     shapes: charts.Histogram,
-    samples: dict[str, list[Thumbnail]],
-    anew: dict[str, int],
-    copies: int,
-    copied: list[tuple[str, str]],
-    left_out: Sequence[tuple[str, str, str]],
-    refused: Sequence[tuple[str, str, str]],
-    splits: dict[str, int] | None = None,
+    samples: Mapping[str, Sequence[Thumbnail]],
+    reencoded: Mapping[str, int],
+    duplicates: int,
+    duplicate_pairs: Sequence[tuple[str, str]],
+    excluded: Sequence[tuple[str, str, str]],
+    rejected: Sequence[tuple[str, str, str]],
+    splits: Mapping[str, int] | None = None,
 ) -> None:
-    """Writes the page of the conversion: what is in the records, what is not and why, and what to do about it.
+    """Writes the page of the conversion to TFRecords: what the records hold, what they do not, and what to do about it.
 
     Args:
-        path: where the page goes; a page already there is replaced in one step.
-        classes: label to split to number of pictures, all labels with the same splits in the same order.
-        total_bytes: size of all records together.
-        findings: what is worth knowing, each with what to do about it.
-        sizes, shapes: pictures by size and by width over height.
-        samples: a few pictures of each class, as they are in the records.
-        anew: number of pictures that do not have their original bytes, by reason.
-        copies: number of pictures that are a copy of another.
-        copied: names of a picture and of its copy, of the first few.
-        left_out: URI, label and reason of the pictures that the split left out; the page names the first thousand.
-        refused: the same of those that could not be used.
-        splits: split to number of pictures, where a picture can be of several classes or none.
+        path: the page; an existing one is replaced atomically.
+        classes: number of images per class and split; all classes have the same splits in the same order.
+        total_bytes: size of all records.
+        findings: pairs of a finding and its remedy.
+        sizes: histogram of image sizes.
+        shapes: histogram of aspect ratios, width over height.
+        samples: a few images per class, as stored in the records.
+        reencoded: number of re-encoded images per reason.
+        duplicates: number of images that are byte-identical to another.
+        duplicate_pairs: names of the first few pairs of them.
+        excluded: URI, label and reason of the images that the split excluded; the page lists the first thousand.
+        rejected: the same for the images that could not be used.
+        splits: number of images per split, if it is not the sum over `classes` because images can have several labels or none.
     """
-    totals = {label: sum(splits.values()) for label, splits in classes.items()}
+    totals = {label: sum(per_split.values()) for label, per_split in classes.items()}
     largest = max(totals.values(), default=0)
     if splits is None:
-        splits = {split: sum(of_class[split] for of_class in classes.values()) for split in next(iter(classes.values()), {})}
+        names = next(iter(classes.values()), {})
+        splits = {split: sum(per_split[split] for per_split in classes.values()) for split in names}
     page = rendered(
         "records",
-        pictures=sum(splits.values()),
+        images=sum(splits.values()),
         splits=splits,
         rows=[
             {
                 "label": label,
                 "splits": classes[label],
-                "pictures": count,
+                "images": count,
                 "width": f"{100 * wording.ratio(count, largest):.1f}%",
             }
             for label, count in totals.items()
@@ -161,36 +197,36 @@ def write_records_page(
         findings=findings,
         charts=[charts.histogram(sizes), charts.histogram(shapes)] if largest else [],
         samples=samples,
-        anew=anew,
-        copies=copies,
-        copied=copied,
-        unused=[_unused("Refused", refused), _unused("Left out by the split", left_out)],
-        refused=len(refused),
-        left_out=len(left_out),
+        reencoded=reencoded,
+        duplicates=duplicates,
+        duplicate_pairs=duplicate_pairs,
+        unused=[_unused("Rejected", rejected), _unused("Excluded by the split", excluded)],
+        rejected=len(rejected),
+        excluded=len(excluded),
     )
     _publish(path, page)
 
 
-def _unused(heading: str, pictures: Sequence[tuple[str, str, str]]) -> dict[str, object]:
-    reasons = Counter(reason for _, _, reason in pictures)
+def _unused(heading: str, images: Sequence[tuple[str, str, str]]) -> dict[str, object]:
+    reasons = Counter(reason for _, _, reason in images)
     return {
         "heading": heading,
-        "pictures": len(pictures),
+        "images": len(images),
         "reasons": dict(reasons.most_common(MOST_REASONS)),
-        "named": pictures[:MOST_NAMED_PICTURES],
+        "listed": images[:MOST_NAMED_PICTURES],
     }
 
 
-def write_training_page(path: Path, *, network: str, settings: dict[str, object], history: charts.History) -> None:
-    """Writes the page of the training stage: the learning curves and the settings they came from.
+def write_training_page(path: Path, *, network: str, settings: Mapping[str, object], history: charts.History) -> None:
+    """Writes the page of the training stage: learning curves and settings.
 
     Args:
-        path: where the page goes; a page already there is replaced in one step.
+        path: the page; an existing one is replaced atomically.
         network: name of the network.
-        settings: what the training was started with, by name.
-        history: rows in the order of training with `step`, `loss`, `accuracy`, `learning_rate` and `images_per_second`; some
-            rows also with `validation_loss` and `validation_accuracy`, or with `input_wait`, the share of the time in which the
-            network waited for pictures. A value that is not finite leaves a gap in its curve.
+        settings: the settings of the training, by name.
+        history: rows by ascending `step`, with `loss`, `accuracy`, `learning_rate` and `images_per_second`; some also with
+            `validation_loss` and `validation_accuracy`, or with `input_wait`, the share of the time spent waiting for images.
+            A value that is not finite leaves a gap in its curve.
     """
     waits = [(value, step) for step, value in charts.values(history, "input_wait") if value > WAIT_WORTH_SAYING]
     accuracies = [(value, step) for step, value in charts.values(history, "validation_accuracy") if math.isfinite(value)]
@@ -199,7 +235,7 @@ def write_training_page(path: Path, *, network: str, settings: dict[str, object]
         network=network,
         settings=settings,
         charts=charts.curves(history, (*charts.CURVES, charts.WAIT) if waits else charts.CURVES),
-        waited=len(waits),
+        waits=len(waits),
         longest_wait=max(waits, default=None, key=lambda pair: pair[0]),
         rows=len(history),
         last_step=history[-1]["step"] if history else None,
@@ -213,25 +249,27 @@ def write_evaluation_page(
     path: Path,
     *,
     title: str,
-    evaluation: dict,
+    evaluation: Mapping[str, Any],
+    top: int,
     history: charts.History,
-    mistakes: list[Mistake],
-    pairs: list[tuple[dict, list[Mistake]]],
+    mistakes: Sequence[Mistake],
+    pairs: Sequence[tuple[Mapping[str, Any], Sequence[Mistake]]],
 ) -> None:
-    """Writes the page of the evaluation: how well the model does, where it errs, and whether it is accepted.
+    """Writes the page of the evaluation: metrics, mistakes and the verdict.
 
     Args:
-        path: where the page goes; a page already there is replaced in one step.
+        path: the page; an existing one is replaced atomically.
         title: heading of the page.
-        evaluation: the record of the evaluation: `measures.measured`, with `model_name`, `network`, `split`, `verdict`, and
-            `deployed` and `test_picture`, which may be None. All shares are 0 to 1.
-        history: rows of the training, see `write_training_page`; without any the page has no learning curve.
-        mistakes: pictures called by a wrong name; the page shows the most confident first.
-        pairs: the most confused pairs of classes, rows of `confused_pairs`, each with a few of its pictures.
+        evaluation: content of the evaluation file: the fields of `ClassificationMetrics`, and model_name, network, split,
+            verdict, deployed and test_picture, of which the last two may be None. All shares are 0 to 1.
+        top: the k of the top-k accuracy, `top_{k}_accuracy`.
+        history: rows of the training, see `write_training_page`; the learning curves are omitted if it is empty.
+        mistakes: misclassified images; the page shows the most confident first.
+        pairs: the most confused pairs of classes (label, prediction, images, share), each with a few of its images.
     """
     labels, matrix = evaluation["labels"], evaluation["confusion_matrix"]
     rank = {label: index for index, label in enumerate(labels)}
-    gallery = [(mistake, thumbnail(mistake.picture)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
+    gallery = [(mistake, thumbnail(mistake.image)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
     page = rendered(
         "evaluation",
         title=title,
@@ -242,9 +280,9 @@ def write_evaluation_page(
         per_class=sorted(evaluation["per_class"], key=lambda row: rank.get(row["label"], len(rank))),
         roc=charts.roc_curve(evaluation["roc"]),
         reliability=charts.reliability(evaluation["calibration"]),
-        surer=_surer(evaluation["calibration"]),
-        top=measures.TOP,
-        pairs=[(pair, [thumbnail(mistake.picture) for mistake in shown]) for pair, shown in pairs],
+        overconfident=_is_overconfident(evaluation["calibration"]),
+        top=top,
+        pairs=[(pair, [thumbnail(mistake.image) for mistake in shown]) for pair, shown in pairs],
         gallery=gallery,
         wrong=sum(map(sum, matrix)) - sum(row[index] for index, row in enumerate(matrix)),
     )
@@ -252,14 +290,14 @@ def write_evaluation_page(
 
 
 def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: int, fields: Sequence[str]) -> None:
-    """Writes the page of a sweep: all trials as lines across their values, and as a table, the best first.
+    """Writes the page of a hyperparameter sweep: all trials in parallel coordinates and in a table, the best first.
 
     Args:
-        path: where the page goes; a page already there is replaced in one step.
-        trials: each with number, the fields, seconds, accuracy and loss on the validation, and failed, the reason; of one that
-            failed, accuracy and loss are None.
-        best: the number of the best one.
-        fields: the names of what was tried.
+        path: the page; an existing one is replaced atomically.
+        trials: each with number, the fields, seconds, accuracy and loss on the validation split, and failed, the reason. A
+            failed trial has None for accuracy and loss.
+        best: number of the best trial.
+        fields: names of the swept fields.
     """
     ordered = sorted(trials, key=lambda one: (one["failed"] != "", -(one["accuracy"] or 0), one["loss"] or 0, one["number"]))
     varied = any(len({trial[name] for trial in trials}) > 1 for name in fields)
@@ -274,66 +312,75 @@ def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: 
     _publish(path, page)
 
 
-def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[Any]]], asked: int, pictures: int) -> None:
-    """Writes the page of a search: each picture that was asked about, and the nearest ones beside it.
+def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[Any]]], total: int, images: int) -> None:
+    """Writes the page of a search: query images, each with its nearest images.
 
     Args:
-        path: where the page goes; a page already there is replaced in one step.
-        queries: of each its URI, a small picture as a data URI, and hits with path, label and similarity, each with one, too.
-        asked: how many there were; the page may show the first ones alone.
-        pictures: how many the index holds.
+        path: the page; an existing one is replaced atomically.
+        queries: of each query shown: its URI, its thumbnail as a data URI, and pairs of a hit (path, label, similarity) and
+            the hit's thumbnail as a data URI.
+        total: number of all queries.
+        images: number of images in the index.
     """
-    _publish(path, rendered("search", queries=queries, asked=asked, pictures=pictures))
+    _publish(path, rendered("search", queries=queries, total=total, images=images))
 
 
 def write_audit_page(
     path: Path,
     *,
-    counted: Mapping[str, int],
+    counts: Mapping[str, int],
     copies: Mapping[str, Sequence[tuple[Any, Sequence[tuple[Small, str]]]]],
     suspects: Sequence[tuple[Small, Any]],
     points: Sequence[tuple[Small, float, float, bool]],
 ) -> None:
-    """Writes the page of an audit: copies, labels that may be wrong, and a map of the pictures to hover over.
+    """Writes the page of an audit: near-duplicates, label issues and a map of the embeddings.
 
     Args:
-        path: where the page goes; a page already there is replaced in one step.
-        counted: pictures, copies, copies_across_splits, copies_across_labels, suspicious_labels and left_out.
-        copies: what they are to `search.copies.Copy`s with their two pictures and the splits of these.
-        suspects: pictures with their `search.labels.Suspect`, the most suspicious first.
-        points: pictures with where they lie on the map, from 0 to 1 from the left and the top, and whether they are left out.
+        path: the page; an existing one is replaced atomically.
+        counts: pictures, copies, copies_across_splits, copies_across_labels, suspicious_labels and left_out.
+        copies: near-duplicates by kind: each pair (`search.copies.Copy`) with its two images and their splits.
+        suspects: images with their label issue (`search.labels.Suspect`), the most suspicious first.
+        points: images with their position on the map (0 to 1, from the left and the top), and whether they are marked for
+            exclusion.
     """
-    labels = sorted({one.label for one, *_ in points})
+    labels = sorted({image.label for image, *_ in points})
     page = rendered(
         "audit",
-        counted=counted,
+        counts=counts,
         copies={
-            kind: [(copy, [(one, as_uri(one.encoded), split) for one, split in two]) for copy, two in pairs]
+            kind: [(copy, [(image, as_uri(image.encoded), split) for image, split in two]) for copy, two in pairs]
             for kind, pairs in copies.items()
         },
-        suspects=[(one, as_uri(one.encoded), suspect) for one, suspect in suspects],
-        # Hues that turn by the golden angle stay apart, however many there are.
+        suspects=[(image, as_uri(image.encoded), suspect) for image, suspect in suspects],
+        # Turning by the golden angle keeps any number of hues apart.
         hues={label: round(number * 137.508 + 210) % 360 for number, label in enumerate(labels[:HUES])},
         others=len(labels) - HUES,
-        points=[(one, as_uri(_smaller(one.encoded)), x, y, left_out) for one, x, y, left_out in points],
+        points=[(image, as_uri(_map_thumbnail(image.encoded)), x, y, excluded) for image, x, y, excluded in points],
     )
     _publish(path, page)
 
 
-# The page
+# Rendering
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def rendered(template: str, /, **content: object) -> str:
-    """A page from its template, with everything that goes in escaped."""
+    """Renders a page; all content is escaped.
+
+    Args:
+        template: name of the template, without its extension.
+        **content: variables of the template.
+
+    Returns:
+        The HTML.
+    """
     return _environment().get_template(f"{template}.html.j2").render(content)
 
 
 def _publish(path: Path, page: str) -> None:
-    """Moves the finished page into place, so that no reader ever meets half a page."""
     with replacing(path) as beside:
-        # A file name that is not UTF-8 comes from Linux with lone surrogates, which no page can hold.
+        # Linux gives file names that are not UTF-8 as lone surrogates, which cannot be encoded.
         beside.write_bytes(page.encode("utf-8", errors="replace"))
 
 
@@ -371,8 +418,8 @@ def _confidence(mistake: Mistake) -> float:
     return mistake.score if math.isfinite(mistake.score) else -math.inf
 
 
-def _surer(calibration: dict) -> bool | None:
-    """Whether the model is surer than it is right, over all pictures; None where there are none."""
+def _is_overconfident(calibration: Mapping[str, Any]) -> bool | None:
+    """Returns whether confidence exceeds accuracy, averaged over all images; None without images."""
     bins = calibration["bins"]
     gap = sum(one["images"] * (one["score"] - one["accuracy"]) for one in bins)
     return gap > 0 if bins else None
@@ -382,29 +429,35 @@ def _surer(calibration: dict) -> bool | None:
 
 THUMBNAIL_SIDE = 200  # pixels
 THUMBNAIL_QUALITIES = (80, 60, 40)  # JPEG; the first that fits
-CROWD_SIDE, CROWD_QUALITY = 72, 60  # where there are more than a thousand
-THUMBNAIL_BYTES = 16_000  # four dozen of them, in base64, leave a page below 1.2 MB
+CROWD_SIDE, CROWD_QUALITY = 72, 60  # on a map, which has more than a thousand
+THUMBNAIL_BYTES = 16_000  # 48 of them, in base64, keep a page below 1.2 MB
 
 
-def thumbnail(picture: Picture) -> Thumbnail:
-    """The picture as a JPEG no larger than 200 pixels a side, on white where it is transparent."""
+def thumbnail(original: Picture) -> Thumbnail:
+    """Makes a JPEG thumbnail of at most 200 pixels a side; transparent images get a white background.
+
+    Args:
+        original: a JPEG or PNG.
+
+    Returns:
+        The thumbnail; without a URI if the image cannot be read.
+    """
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(picture.encoded), formats=("JPEG", "PNG")) as image:
-            image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))  # JPEG decodes at an eighth, a quarter or half its size
+        with Image.open(io.BytesIO(original.encoded), formats=("JPEG", "PNG")) as image:
+            image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))  # JPEG decodes at 1/8, 1/4 or 1/2 scale
             small = image.convert("RGBA" if image.has_transparency_data else "RGB")
             small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
             if small.mode == "RGBA":
                 small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
             encoded = _jpeg(small)
-    except Exception:  # whatever Pillow says of a stranger's bytes, the page is to be written
-        return Thumbnail(picture.name, None, 0, 0)
-    return Thumbnail(picture.name, as_uri(encoded), *small.size)
+    except Exception:  # Pillow raises anything on untrusted bytes, and the page must be written
+        return Thumbnail(original.name, None, 0, 0)
+    return Thumbnail(original.name, as_uri(encoded), *small.size)
 
 
-def _smaller(encoded: bytes) -> bytes:
-    """A small JPEG as one of a crowd."""
+def _map_thumbnail(encoded: bytes) -> bytes:
     from PIL import Image
 
     with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
@@ -415,21 +468,18 @@ def _smaller(encoded: bytes) -> bytes:
 
 
 def as_uri(encoded: bytes) -> str:
-    """A small JPEG as it stands in a page."""
+    """Encodes a JPEG as a data URI.
+
+    Args:
+        encoded: the bytes of the JPEG.
+
+    Returns:
+        The URI.
+    """
     return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
 
 
-def _as_converted(picture: Picture) -> Thumbnail:
-    """A picture as the conversion will have it: upright, whatever its format was; or refused before it takes any memory."""
-    from kfp_vision import pictures
-
-    try:
-        return thumbnail(Picture(picture.name, pictures.checked(picture.encoded).encoded))
-    except pictures.Refused:
-        return Thumbnail(picture.name, None, 0, 0)
-
-
-def _jpeg(image) -> bytes:
+def _jpeg(image: "Image.Image") -> bytes:
     for quality in THUMBNAIL_QUALITIES:
         out = io.BytesIO()
         image.save(out, "JPEG", quality=quality, optimize=True)

@@ -1,10 +1,14 @@
-"""What came of a stage, in one line of its log, for the last stage to pass on to whom a run concerns."""
+"""Announces the result of a stage in its log, where the last stage of the run reads it."""
 
 from kfp_vision.errors import without_secrets
 
-PREFIX = "outcome: "  # such a line begins with it, as an error's does with `InputError.PREFIX`
+PREFIX = "outcome: "  # marks the line, as `InputError.PREFIX` marks an error
 
 
 def announce(result: str) -> None:
-    """Prints what came of a stage: `accepted: accuracy 0.912`, say. The last stage looks for it in the logs."""
+    """Prints the result of a stage on one line, without secrets in addresses.
+
+    Args:
+        result: such as `accepted: accuracy 0.912`.
+    """
     print(f"{PREFIX}{without_secrets(' '.join(result.split()))}", flush=True)

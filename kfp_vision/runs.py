@@ -1,11 +1,10 @@
-"""What became of a run on a cluster: the stages that failed, why, and what the others say came of them.
+"""Finds out how a run on a cluster ended: the failed stages, the reasons, and the results of the others.
 
-A run is a workflow of Argo, whose nodes tell of all pods there were, and when each began. Kubernetes' API is asked for it, in
-the namespace of the run, and KFP's API where that gives nothing; KFP's list of tasks is the last resort, since it names neither
-pods nor errors. So it is with a log: Kubernetes has it, KFP fetches it from there, and finds what Argo archived of pods that
-are gone.
+A run is an Argo workflow, whose nodes list all pods with their start times. It is read from Kubernetes in the namespace of the
+run, or else from KFP's API; the last resort is KFP's list of tasks, which has neither pods nor errors. Logs come from
+Kubernetes, or else from KFP, which also serves those that Argo archived of deleted pods.
 
-Sources, of KFP 2.17: backend/src/common/util/workflow.go (the name of a node's pod); api_converter.go (tasks, the workflow of a
+Sources, for KFP 2.17: backend/src/common/util/workflow.go (pod names); api_converter.go (tasks, the workflow of a
 run), run_log_server.go and run_artifact_server.go (logs) of backend/src/apiserver/server; and Argo Workflows' NodeStatus.
 """
 
@@ -24,7 +23,7 @@ from kfp_vision import endings
 from kfp_vision.endings import Log
 
 LAST = "report_outcome"
-STAGES = (  # of all pipelines, as they follow each other
+STAGES = (  # of all pipelines, in execution order
     *("check_run", "check_training", "check_sweep", "check_preparation", "check_prediction", "check_search"),
     *("fingerprint_images", "decide_training", "ingest_images", "split_images", "partition_records", "write_tfrecords"),
     *("write_partition", "join_records", "fetch_records", "choose_trials", "train_classifier", "train_trial", "compare_trials"),
@@ -33,42 +32,42 @@ STAGES = (  # of all pipelines, as they follow each other
     *("deploy_index", LAST),
 )
 
-API = "KFP_VISION_PIPELINES_API"  # where KFP's API is not at its usual place
-IN_A_CLUSTER = "KUBERNETES_SERVICE_HOST"  # in the environment of every pod
-API_HOST, API_PORT = "ML_PIPELINE_SERVICE_HOST", 8888  # in the environment of pods in KFP's own namespace
+API = "KFP_VISION_PIPELINES_API"  # address of KFP's API, unless it is the default
+IN_A_CLUSTER = "KUBERNETES_SERVICE_HOST"  # set in every pod
+API_HOST, API_PORT = "ML_PIPELINE_SERVICE_HOST", 8888  # set in pods of KFP's own namespace
 API_ELSEWHERE = "ml-pipeline.kubeflow"
-TOKEN_FILE = Path("/var/run/secrets/kubeflow/pipelines/token")  # where Kubeflow puts it in pods that may ask KFP
-SECONDS, SECONDS_IN_ALL = 10.0, 60.0  # for one answer, and for all
+TOKEN_FILE = Path("/var/run/secrets/kubeflow/pipelines/token")  # mounted by Kubeflow in pods that may use KFP's API
+SECONDS, SECONDS_IN_ALL = 10.0, 60.0  # timeout of one request, and of all
 CHUNK = 1 << 16
-# Of a log the end is read, which says why. Kubernetes counts lines first, pieces of 16 KiB as containerd writes them, and
-# takes the first bytes of those: so many that nothing of the end is lost.
+# Only the end of a log is read. Kubernetes selects the last lines (of at most 16 KiB, as containerd writes them), then takes
+# the first bytes of those: the byte limit must cover all selected lines, or the end would be lost.
 LOG_LINES, LOG_BYTES = 1000, 1000 << 14
-LOGS_OF_A_STAGE = 3  # that are looked at where many iterations of a loop have failed
+LOGS_OF_A_STAGE = 3  # at most, if many iterations of a loop failed
 
-TRY = re.compile(r"\(\d+\)$")  # ends the name of one of several tries
-ITERATION = re.compile(r"\(\d+:.*\)$")  # and that of one iteration of a loop
-NUMBER = re.compile(r"-\d+$")  # KFP numbers the tasks of a component that is used more than once
-DRIVER = "-driver"  # ends the name of KFP's own pod before a task
+TRY = re.compile(r"\(\d+\)$")  # suffix of a retry
+ITERATION = re.compile(r"\(\d+:.*\)$")  # suffix of a loop iteration
+NUMBER = re.compile(r"-\d+$")  # suffix of a component's second and later tasks
+DRIVER = "-driver"  # suffix of KFP's own pod before a task
 LOOP_DRIVER, LOOP_COUNT = "iteration-driver", "iteration-count"
 BROKEN = ("Failed", "Error")
-POD_NAME = 242  # characters that Argo leaves to what comes before the hash
+POD_NAME = 242  # maximum characters of a pod name before the hash
 ARGO = ("argoproj.io", "v1alpha1")
-OWN_POD = "KFP_POD_NAME"  # in the environment of every pod that KFP starts
+OWN_POD = "KFP_POD_NAME"  # set in every pod that KFP starts
 WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
 V1_NAMES = "workflows.argoproj.io/pod-name-format"
 
-Heard = TypeVar("Heard")
+_Response = TypeVar("_Response")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage that failed.
+    """A failed stage.
 
     Attributes:
-        name: the component's; where none failed and KFP itself did, what KFP did then.
-        error: why, in one line; empty where nothing says.
-        failed: of a loop, how many of its iterations failed; 0 outside of loops.
-        iterations: how many there are.
+        name: name of the component; if KFP itself failed, a description of its pod.
+        error: the reason in one line; empty if unknown.
+        failed: number of failed iterations; 0 outside loops.
+        iterations: number of all iterations of the loop.
     """
 
     name: str
@@ -78,19 +77,20 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """Such as `train_classifier`, or `write_tfrecords (2 of 50)`."""
+        """The name with the iterations, such as `train_classifier` or `write_tfrecords (2 of 50)`."""
         return f"{self.name} ({self.failed} of {self.iterations})" if self.iterations > 1 else self.name
 
 
 @dataclass(frozen=True)
 class Pod:
-    """The last try of a pod, as Argo tells of it.
+    """The last attempt of a pod, from its node in the workflow.
 
     Attributes:
-        path: the names of the groups that it stands in, the outermost first, and its own, all without the number of the try.
-        name: the pod's.
-        phase, message: as Argo has them.
-        started: as Argo writes times: they sort as texts.
+        path: names of its groups, outermost first, then its own, without retry suffixes.
+        name: name of the pod.
+        phase: phase of the node.
+        message: message of the node.
+        started: start time (ISO 8601, so that it sorts as text).
     """
 
     path: tuple[str, ...]
@@ -101,28 +101,29 @@ class Pod:
 
     @property
     def stage(self) -> str:
-        """Which of `STAGES` it belongs to; empty for none."""
+        """The stage of `STAGES` that it runs; empty for none."""
         return next((stage for name in reversed(self.path) if (stage := stage_of(name))), "")
 
     @property
     def is_driver(self) -> bool:
+        """Whether it is KFP's own pod before a task."""
         return self.path[-1].endswith(DRIVER)
 
     @property
     def iteration(self) -> tuple[str, ...]:
-        """The way to the innermost iteration of a loop that it stands in; empty outside of loops."""
+        """The path of its innermost loop iteration; empty outside loops."""
         at = next((at for at in range(len(self.path), 0, -1) if ITERATION.search(self.path[at - 1])), 0)
         return self.path[:at]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What could be found out of a run.
+    """What is known about a run.
 
     Attributes:
-        name: as KFP shows it, else that of its workflow; empty where neither can be had.
-        failed: the stages that failed, as they ran; None where nobody could be asked.
-        results: what the others say came of them.
+        name: display name of the run, or else the name of its workflow; empty if unknown.
+        failed: failed stages in execution order; None if unknown.
+        results: results that the other stages announced.
     """
 
     name: str = ""
@@ -130,62 +131,100 @@ class Found:
     results: tuple[str, ...] = ()
 
 
-def find(run_id: str, *, named: bool) -> Found:
-    """Asks what became of a run, no longer than `SECONDS_IN_ALL`; where nobody answers, a warning is printed.
+def find(run_id: str, *, name_known: bool) -> Found:
+    """Finds out how a run ended, within `SECONDS_IN_ALL` seconds. Failed requests are printed as warnings.
 
     Args:
-        run_id: as KFP knows the run.
-        named: its name is known.
+        run_id: KFP's id of the run.
+        name_known: skips asking KFP for the display name of the run.
+
+    Returns:
+        What is known about the run.
+
+    Example:
+        for stage in find("8a2f1c0e-...", name_known=True).failed or ():
+            print(stage.title, stage.error)
     """
-    asking = _Asking(run_id)
-    told = {} if named else asking.run()
-    name = str(told.get("display_name") or "")
-    if workflow := asking.workflow():
+    sources = _Sources(run_id)
+    run = {} if name_known else sources.run()
+    name = str(run.get("display_name") or "")
+    if workflow := sources.workflow():
         pods = of_workflow(workflow)
         name = name or str(workflow["metadata"].get("name") or "")
-        return Found(name, _failed(pods, iterations(workflow), asking), _results(pods, asking))
-    told = told or asking.run()
-    return Found(name, failed_tasks(told) if told else None)
+        return Found(name, _failed_stages(pods, iterations(workflow), sources), _results(pods, sources))
+    run = run or sources.run()
+    return Found(name, failed_tasks(run) if run else None)
 
 
 def stage_of(name: str) -> str:
-    """Which of `STAGES` a task of KFP is of, or its driver; empty for another's, and for a group."""
-    task = TRY.sub("", name).removesuffix(DRIVER).replace("-", "_")
-    return next((stage for stage in (task, NUMBER.sub("", task.replace("_", "-")).replace("-", "_")) if stage in STAGES), "")
+    """Returns the stage of `STAGES` that a task of KFP, or its driver, belongs to.
+
+    Args:
+        name: name of the task, such as `predict-images-2` or `train-classifier-driver`.
+
+    Returns:
+        The name of the stage; empty for groups and tasks of other pipelines.
+    """
+    task = TRY.sub("", name).removesuffix(DRIVER).replace("_", "-")
+    candidates = (task.replace("-", "_"), NUMBER.sub("", task).replace("-", "_"))
+    return next((stage for stage in candidates if stage in STAGES), "")
 
 
 def of_workflow(workflow: Mapping[str, Any]) -> list[Pod]:
-    """The pods of a workflow but those of the last stage, each once with its last try, as they began."""
+    """Lists the pods of a workflow, except those of the last stage.
+
+    Args:
+        workflow: an Argo workflow.
+
+    Returns:
+        The last attempt of each pod, by start time.
+
+    Raises:
+        NodesOffloaded: Argo keeps the nodes in its database.
+    """
     name = workflow["metadata"]["name"]
-    by_node = (workflow["metadata"].get("annotations") or {}).get(V1_NAMES) == "v1"
+    named_by_node = (workflow["metadata"].get("annotations") or {}).get(V1_NAMES) == "v1"
     pods: dict[tuple[str, ...], Pod] = {}
-    for node in sorted(_nodes(workflow).values(), key=_began):
+    for node in sorted(_nodes(workflow).values(), key=_start):
         if node.get("type") == "Pod":
             path = tuple(TRY.sub("", part) for part in node["name"].split(".")[1:])
-            pod = node["id"] if by_node else _pod_name(name, node)
+            pod = node["id"] if named_by_node else _pod_name(name, node)
             pods.pop(path, None)
             pods[path] = Pod(path, pod, node.get("phase", ""), node.get("message", ""), node.get("startedAt") or "")
     order = {stage: at for at, stage in enumerate(STAGES)}
-    found = [pod for pod in pods.values() if pod.stage != LAST]
-    return sorted(found, key=lambda pod: (pod.started, order.get(pod.stage, len(order)), pod.path))
+    others = [pod for pod in pods.values() if pod.stage != LAST]
+    return sorted(others, key=lambda pod: (pod.started, order.get(pod.stage, len(order)), pod.path))
 
 
 def iterations(workflow: Mapping[str, Any]) -> dict[tuple[str, ...], int]:
-    """How many iterations each loop of a workflow has, by the way to it, as KFP's driver counted them."""
+    """Reads the number of iterations of each loop from the outputs of KFP's drivers.
+
+    Args:
+        workflow: an Argo workflow.
+
+    Returns:
+        The number of iterations by the path of the loop.
+
+    Raises:
+        NodesOffloaded: Argo keeps the nodes in its database.
+    """
     counts = {}
     for node in _nodes(workflow).values():
         *loop, own = (TRY.sub("", part) for part in node["name"].split(".")[1:] or [""])
-        said = {one["name"]: one.get("value") for one in (node.get("outputs") or {}).get("parameters") or []}
-        if own == LOOP_DRIVER and str(said.get(LOOP_COUNT) or "").isdigit():
-            counts[tuple(loop)] = int(said[LOOP_COUNT])
+        outputs = {one["name"]: one.get("value") for one in (node.get("outputs") or {}).get("parameters") or []}
+        if own == LOOP_DRIVER and str(outputs.get(LOOP_COUNT) or "").isdigit():
+            counts[tuple(loop)] = int(outputs[LOOP_COUNT])
     return counts
 
 
 def failed_tasks(run: Mapping[str, Any]) -> tuple[Stage, ...]:
-    """The stages of a run that failed, by KFP's list of tasks, in which each node of the workflow stands by its name alone.
+    """Finds the failed stages in KFP's list of tasks, which has neither groups nor errors.
 
     Args:
-        run: as KFP's API v2beta1 describes it.
+        run: the run in KFP's API v2beta1.
+
+    Returns:
+        The failed stages in execution order, without reasons.
     """
     tasks = (run.get("run_details") or {}).get("task_details") or []
     states: dict[str, list[tuple[str, str]]] = {}
@@ -194,48 +233,53 @@ def failed_tasks(run: Mapping[str, Any]) -> tuple[Stage, ...]:
         if (stage := stage_of(name)) and stage != LAST and not TRY.search(name):
             states.setdefault(stage, []).append((name, task.get("state", "")))
     stages = []
-    for stage, of_stage in states.items():
-        own = [state for name, state in of_stage if not name.endswith(DRIVER)]
-        failed = [state for name, state in of_stage if state == "FAILED"]
+    for stage, tasks_of_stage in states.items():
+        iterations_of_stage = sum(not name.endswith(DRIVER) for name, _ in tasks_of_stage)
+        failed = sum(state == "FAILED" for _, state in tasks_of_stage)
         if failed:
-            stages.append(Stage(stage, "", len(failed), len(own)) if len(own) > 1 else Stage(stage))
+            stages.append(Stage(stage, "", failed, iterations_of_stage) if iterations_of_stage > 1 else Stage(stage))
     return tuple(stages)
 
 
-def _failed(pods: list[Pod], counts: Mapping[tuple[str, ...], int], asking: "_Asking") -> tuple[Stage, ...]:
+def _failed_stages(pods: list[Pod], counts: Mapping[tuple[str, ...], int], sources: "_Sources") -> tuple[Stage, ...]:
+    """Returns the failed stages; if only pods of KFP itself failed, those."""
     broken = [pod for pod in pods if pod.phase in BROKEN]
     ours = [pod for pod in broken if pod.stage]
-    names = {pod: pod.stage or _of_kfp(pod) for pod in ours or broken}
+    by_name: dict[str, list[Pod]] = {}
+    for pod in ours or broken:
+        by_name.setdefault(pod.stage or _describe_kfp_pod(pod), []).append(pod)
     stages = []
-    for name in dict.fromkeys(names.values()):
-        of_stage = [pod for pod, named in names.items() if named == name]
-        reasons = (asking.reason(pod) for pod in of_stage[:LOGS_OF_A_STAGE])
+    for name, of_stage in by_name.items():
+        reasons = (sources.reason(pod) for pod in of_stage[:LOGS_OF_A_STAGE])
         error = next(filter(None, reasons), "")
-        turns = {pod.iteration for pod in of_stage if pod.iteration}
-        loops = {turn[:-1] for turn in turns}
-        seen = {pod.iteration for pod in pods if pod.iteration and pod.iteration[:-1] in loops}
-        known = sum(max(counts.get(loop, 0), sum(turn[:-1] == loop for turn in seen)) for loop in loops)
-        stages.append(Stage(name, error, len(turns), known))
+        failed = {pod.iteration for pod in of_stage if pod.iteration}
+        loops = {iteration[:-1] for iteration in failed}
+        stages.append(Stage(name, error, len(failed), sum(_iterations_of(loop, pods, counts) for loop in loops)))
     return tuple(stages)
 
 
-def _results(pods: list[Pod], asking: "_Asking") -> tuple[str, ...]:
-    """What the stages outside of loops announced that ended well."""
+def _iterations_of(loop: tuple[str, ...], pods: list[Pod], counts: Mapping[tuple[str, ...], int]) -> int:
+    """Returns the number of iterations of a loop: as counted by KFP's driver, or at least those that started."""
+    started = {pod.iteration for pod in pods if pod.iteration and pod.iteration[:-1] == loop}
+    return max(counts.get(loop, 0), len(started))
+
+
+def _results(pods: list[Pod], sources: "_Sources") -> tuple[str, ...]:
+    """Returns the results of the stages that succeeded; loops are left out, since their iterations announce parts."""
     done = [pod for pod in pods if pod.phase == "Succeeded" and pod.stage and not pod.is_driver and not pod.iteration]
-    return tuple(dict.fromkeys(line for pod in done for line in asking.log(pod).results))
+    return tuple(dict.fromkeys(line for pod in done for line in sources.log(pod).results))
 
 
-def _of_kfp(pod: Pod) -> str:
-    """What to call a pod that is of no stage: KFP's own, before a group of stages."""
+def _describe_kfp_pod(pod: Pod) -> str:
     own = pod.path[-1]
     return f"KFP's driver of {own.removesuffix(DRIVER)}" if pod.is_driver else f"KFP's {own}"
 
 
 def _nodes(workflow: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """The nodes of a workflow; of a large one Argo writes them compressed, of a larger one elsewhere.
+    """Returns the nodes of a workflow, which Argo compresses in large ones and offloads in larger ones.
 
     Raises:
-        NodesOffloaded: they stand in a database of Argo's.
+        NodesOffloaded: Argo keeps the nodes in its database.
     """
     status = workflow.get("status") or {}
     if status.get("offloadNodeStatusVersion") and not (status.get("nodes") or status.get("compressedNodes")):
@@ -246,99 +290,101 @@ def _nodes(workflow: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     return status.get("nodes") or {}
 
 
-def _began(node: Mapping[str, Any]) -> tuple[str, int]:
-    """When a node began; of tries in the same second, which it was."""
+def _start(node: Mapping[str, Any]) -> tuple[str, int]:
+    """Returns a sort key: start time, then number of the retry, since times are in whole seconds."""
     tries = re.findall(r"\((\d+)\)", node["name"])
     return node.get("startedAt") or "", int(tries[-1]) if tries else 0
 
 
 def _pod_name(workflow: str, node: Mapping[str, Any]) -> str:
-    before = workflow if ".inline" in node["name"] else f"{workflow}-{node.get('templateName', '')}"
-    return f"{before[:POD_NAME]}-{node['id'].rpartition('-')[2]}"
+    prefix = workflow if ".inline" in node["name"] else f"{workflow}-{node.get('templateName', '')}"
+    return f"{prefix[:POD_NAME]}-{node['id'].rpartition('-')[2]}"
 
 
 class NodesOffloaded(Exception):
-    """Argo has put the nodes of a workflow into its database: offloadNodeStatus of persistence in its settings."""
+    """Argo keeps the nodes of a workflow in its database (persistence.offloadNodeStatus in its settings)."""
 
 
 class _Gone(Exception):
-    """KFP has no log of a pod."""
+    """KFP has no log for a pod."""
 
     status = 404
 
 
-class _Asking:
-    """Asks Kubernetes and KFP, each as long as it answers, and both together no longer than `SECONDS_IN_ALL`."""
+class _Sources:
+    """Reads a run from Kubernetes, or else from KFP, within `SECONDS_IN_ALL` seconds."""
 
     def __init__(self, run_id: str):
         self._run_id = run_id
         self._end = time.monotonic() + SECONDS_IN_ALL
-        self._silent: set[str] = set()
+        self._unreachable: set[str] = set()
         self._warned: set[str] = set()
         self._logs: dict[str, Log] = {}
-        within = IN_A_CLUSTER in os.environ
-        self._kubernetes = self._heard("Kubernetes", "its API", lambda: _Kubernetes(self._seconds)) if within else None
+        in_cluster = IN_A_CLUSTER in os.environ
+        self._kubernetes = (
+            self._try("Kubernetes", "the configuration", lambda: _Kubernetes(self._timeout)) if in_cluster else None
+        )
         address = os.environ.get(API, "").rstrip("/")
-        if within and not address:
+        if in_cluster and not address:
             address = f"http://{os.environ.get(API_HOST, API_ELSEWHERE)}:{API_PORT}"
-        self._pipelines = _Pipelines(address, run_id, self._seconds) if address else None
+        self._pipelines = _Pipelines(address, run_id, self._timeout) if address else None
 
     def run(self) -> Mapping[str, Any]:
-        """The run as KFP describes it; empty where it does not."""
-        found = self._of_pipelines("which stage failed", lambda kfp: kfp.json(f"/apis/v2beta1/runs/{self._run_id}"))
+        """Returns the run from KFP's API; empty if unavailable."""
+        found = self._from_pipelines("the failed stages", lambda kfp: kfp.json(f"/apis/v2beta1/runs/{self._run_id}"))
         return found if isinstance(found, Mapping) else {}
 
     def workflow(self) -> Mapping[str, Any]:
-        """The workflow of the run; empty where nobody has it."""
-        found = self._of_kubernetes("the run", lambda kubernetes: _whole(kubernetes.workflow()))
-        return found or self._of_pipelines("the run", lambda kfp: _whole(kfp.workflow())) or {}
+        """Returns the workflow of the run; empty if unavailable."""
+        found = self._from_kubernetes("the run", lambda kubernetes: _checked_workflow(kubernetes.workflow()))
+        return found or self._from_pipelines("the run", lambda kfp: _checked_workflow(kfp.workflow())) or {}
 
     def log(self, pod: Pod) -> Log:
-        """The log of a pod, from wherever it can still be had; an empty one where it cannot."""
+        """Returns the log of a pod from the first source that has it; empty if none has."""
         if pod.name not in self._logs:
-            found = self._of_kubernetes("logs", lambda kubernetes: endings.read(kubernetes.log(pod.name)))
-            found = found or self._of_pipelines("logs", lambda kfp: endings.read(kfp.log(pod.name)))
-            found = found or self._of_pipelines("logs", lambda kfp: endings.read(kfp.archived_log(pod.name)))
+            found = self._from_kubernetes("logs", lambda kubernetes: endings.read(kubernetes.log(pod.name)))
+            found = found or self._from_pipelines("logs", lambda kfp: endings.read(kfp.log(pod.name)))
+            found = found or self._from_pipelines("logs", lambda kfp: endings.read(kfp.archived_log(pod.name)))
             self._logs[pod.name] = found or Log()
         return self._logs[pod.name]
 
     def reason(self, pod: Pod) -> str:
-        """Why a pod failed; empty where nothing says."""
-        state = self._of_kubernetes("pods", lambda kubernetes: kubernetes.pod(pod.name)) or {}
+        """Returns why a pod failed; empty if unknown."""
+        state = self._from_kubernetes("pods", lambda kubernetes: kubernetes.pod(pod.name)) or {}
         log = self.log(pod)
         if pod.is_driver or not pod.stage:
             log = Log(log.error or log.fatal, killed=log.killed)
         return endings.reason(pod.stage or pod.path[-1], pod.message, state, log)
 
-    def _of_kubernetes(self, what: str, ask: Callable[["_Kubernetes"], Heard]) -> Heard | None:
+    def _from_kubernetes(self, what: str, request: Callable[["_Kubernetes"], _Response]) -> _Response | None:
         kubernetes = self._kubernetes
-        return None if kubernetes is None else self._heard("Kubernetes", what, lambda: ask(kubernetes))
+        return None if kubernetes is None else self._try("Kubernetes", what, lambda: request(kubernetes))
 
-    def _of_pipelines(self, what: str, ask: Callable[["_Pipelines"], Heard]) -> Heard | None:
+    def _from_pipelines(self, what: str, request: Callable[["_Pipelines"], _Response]) -> _Response | None:
         kfp = self._pipelines
-        return None if kfp is None else self._heard("KFP", what, lambda: ask(kfp), f" at {kfp.address}")
+        return None if kfp is None else self._try("KFP", what, lambda: request(kfp), f" at {kfp.address}")
 
-    def _heard(self, whom: str, what: str, ask: Callable[[], Heard], where: str = "") -> Heard | None:
-        """What somebody answers; nothing where that fails, whatever the reason.
+    def _try(self, service: str, what: str, request: Callable[[], _Response], where: str = "") -> _Response | None:
+        """Makes a request; any failure gives a warning and None.
 
-        Who cannot be reached is not asked again; who is slow with one answer, a long log say, may have the next one.
+        A service that cannot be reached is not asked again; one that was too slow, with a long log say, is.
         """
-        if whom in self._silent:
+        if service in self._unreachable:
             return None
         try:
-            return ask()
+            return request()
         except (Exception, SystemExit) as error:
             status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
             if not status and _is_unreachable(error):
-                self._silent.add(whom)
-            warning = f"warning: {whom} could not be asked for {what} ({status or type(error).__name__}{where})"
+                self._unreachable.add(service)
+            warning = f"warning: could not get {what} from {service} ({status or type(error).__name__}{where})"
             if status != 404 and warning not in self._warned:
                 print(warning)
                 self._warned.add(warning)
             return None
 
-    def _seconds(self) -> float:
-        """How long the next answer may take."""
+    def _timeout(self) -> float:
+        """Returns the timeout of the next request in seconds."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -346,11 +392,11 @@ class _Asking:
 
 
 class _Kubernetes:
-    """Kubernetes' API, in the namespace of this pod."""
+    """Reads from Kubernetes' API, in the namespace of this pod."""
 
-    def __init__(self, seconds: Callable[[], float]):
+    def __init__(self, timeout: Callable[[], float]):
         import urllib3
-        from kubernetes import client  # large, and needed on a cluster alone
+        from kubernetes import client  # large, and only needed on a cluster
 
         from kfp_vision import cluster
 
@@ -358,43 +404,43 @@ class _Kubernetes:
         configuration.retries = urllib3.Retry(0)
         api = client.ApiClient(configuration)
         self._custom, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
-        self._seconds = seconds
+        self._timeout = timeout
 
     def workflow(self) -> Any:
-        """The one that this pod is of, as its label says."""
+        """Returns the workflow named by the label of this pod."""
         name = self.pod(os.environ[OWN_POD])["metadata"]["labels"][WORKFLOW_LABEL]
         group, version = ARGO
         return self._custom.get_namespaced_custom_object(
-            group, version, self._namespace, "workflows", name, _request_timeout=self._timeout()
+            group, version, self._namespace, "workflows", name, _request_timeout=self._timeouts()
         )
 
     def pod(self, name: str) -> Any:
-        asked = {"_preload_content": False, "_request_timeout": self._timeout()}
-        return json.loads(self._core.read_namespaced_pod(name, self._namespace, **asked).data)
+        options = {"_preload_content": False, "_request_timeout": self._timeouts()}
+        return json.loads(self._core.read_namespaced_pod(name, self._namespace, **options).data)
 
     def log(self, name: str) -> Iterator[str]:
-        asked = {"_preload_content": False, "_request_timeout": self._timeout()}
+        options = {"_preload_content": False, "_request_timeout": self._timeouts()}
         end = {"container": endings.MAIN, "tail_lines": LOG_LINES, "limit_bytes": LOG_BYTES}
-        answer = self._core.read_namespaced_pod_log(name, self._namespace, **end, **asked)
-        return endings.lines(_in_time(answer.stream(CHUNK), self._seconds()))
+        answer = self._core.read_namespaced_pod_log(name, self._namespace, **end, **options)
+        return endings.lines(_in_time(answer.stream(CHUNK), self._timeout()))
 
-    def _timeout(self) -> tuple[float, float]:
-        """To connect, and for each piece that is read; a number alone the client heeds only if it is a whole one."""
-        return (seconds := self._seconds()), seconds
+    def _timeouts(self) -> tuple[float, float]:
+        """Returns the timeouts to connect and to read; the client ignores a single number that is not an integer."""
+        return (seconds := self._timeout()), seconds
 
 
 class _Pipelines:
-    """KFP's API."""
+    """Reads from KFP's API."""
 
-    def __init__(self, address: str, run_id: str, seconds: Callable[[], float]):
+    def __init__(self, address: str, run_id: str, timeout: Callable[[], float]):
         import requests
         from urllib3.util import Retry
 
-        self.address, self._run_id, self._seconds = address, run_id, seconds
+        self.address, self._run_id, self._timeout = address, run_id, timeout
         self._session = requests.Session()
-        once_more = Retry(1, read=0, backoff_factor=0.5, status_forcelist=(502, 503, 504), raise_on_status=False)
+        retry = Retry(1, read=0, backoff_factor=0.5, status_forcelist=(502, 503, 504), raise_on_status=False)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=once_more))
+            self._session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
         if TOKEN_FILE.exists():
             self._session.headers["Authorization"] = f"Bearer {TOKEN_FILE.read_text().strip()}"
 
@@ -402,39 +448,39 @@ class _Pipelines:
         return self._get(path).json()
 
     def workflow(self) -> Any:
-        """As the persistence agent has last told it: some seconds ago."""
+        """Returns the workflow as last stored by KFP's persistence agent, seconds ago."""
         runtime = self.json(f"/apis/v1beta1/runs/{self._run_id}").get("pipeline_runtime") or {}
         return json.loads(runtime.get("workflow_manifest") or "{}")
 
     def log(self, pod: str) -> Iterator[str]:
-        """KFP answers 200 before it looks; what it could not read it says in JSON, where the log would be."""
         found = self._end_of(f"/apis/v1alpha1/runs/{self._run_id}/nodes/{pod}/log")
-        if found.startswith(b'{"error_message"'):
+        if found.startswith(b'{"error_message"'):  # KFP answers 200 before it looks for the log
             raise _Gone
         return endings.lines([found])
 
     def archived_log(self, pod: str) -> Iterator[str]:
-        """As Argo has put it into the store of artifacts, from where KFP gives it as `{"data":"..."}` in base64."""
+        """Returns the log from Argo's artifact store, which KFP serves as `{"data":"..."}` in base64."""
         found = self._end_of(f"/apis/v2beta1/runs/{self._run_id}/nodes/{pod}/artifacts/main-logs:read")
         encoded = found.rpartition(b'"')[0].rpartition(b'"')[2]
-        return endings.lines([base64.b64decode(encoded[len(encoded) % 4 :])])  # four characters are three bytes
+        aligned = encoded[len(encoded) % 4 :]  # four characters are three bytes, and the start may be cut off
+        return endings.lines([base64.b64decode(aligned)])
 
     def _end_of(self, path: str) -> bytes:
-        """The last `LOG_BYTES` of an answer: KFP cannot be asked for the end alone."""
+        """Returns the last `LOG_BYTES` of a response; KFP has no option for the end of a log."""
         with self._get(path, stream=True) as answer:
-            return _last(_in_time(answer.iter_content(CHUNK), self._seconds()), LOG_BYTES)
+            return _last(_in_time(answer.iter_content(CHUNK), self._timeout()), LOG_BYTES)
 
-    def _get(self, path: str, **how: Any) -> Any:
-        answer = self._session.get(self.address + path, timeout=self._seconds(), **how)
+    def _get(self, path: str, **options: Any) -> Any:
+        answer = self._session.get(self.address + path, timeout=self._timeout(), **options)
         answer.raise_for_status()
         return answer
 
 
 def _in_time(chunks: Iterable[bytes], seconds: float) -> Iterator[bytes]:
-    """What comes in a while.
+    """Yields chunks for a number of seconds.
 
     Raises:
-        TimeoutError: there is more.
+        TimeoutError: more chunks come after that.
     """
     end = time.monotonic() + seconds
     for chunk in chunks:
@@ -444,7 +490,7 @@ def _in_time(chunks: Iterable[bytes], seconds: float) -> Iterator[bytes]:
 
 
 def _last(chunks: Iterable[bytes], size: int) -> bytes:
-    """The end of what comes in pieces, never holding much more than it."""
+    """Returns the last `size` bytes of a stream; holds at most about twice as many."""
     kept = bytearray()
     for chunk in chunks:
         kept += chunk
@@ -453,11 +499,11 @@ def _last(chunks: Iterable[bytes], size: int) -> bytes:
     return bytes(kept[-size:])
 
 
-def _whole(workflow: Any) -> Mapping[str, Any]:
-    """A workflow that tells of its nodes; empty where it is none.
+def _checked_workflow(workflow: Any) -> Mapping[str, Any]:
+    """Returns the workflow, or an empty mapping if it is not one.
 
     Raises:
-        NodesOffloaded: it does not.
+        NodesOffloaded: Argo keeps its nodes in its database.
     """
     if not (isinstance(workflow, Mapping) and isinstance(workflow.get("metadata"), Mapping)):
         return {}
@@ -466,7 +512,7 @@ def _whole(workflow: Any) -> Mapping[str, Any]:
 
 
 def _is_unreachable(error: BaseException) -> bool:
-    """Whether no connection came about, as from one who is not there."""
+    """Returns whether the connection could not be established."""
     import requests
     import urllib3
 

@@ -182,7 +182,7 @@ def _validated(model: Path, validation_records: Path) -> dict[str, float]:
 
     answers = evaluation.collect(Classifier(repository.exported(model)).probabilities, validation_records)
     own = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)
-    accuracy, loss = float(np.mean(answers.right)), float(-np.log(np.maximum(own, SURE)).mean())
+    accuracy, loss = float(np.mean(answers.correct)), float(-np.log(np.maximum(own, SURE)).mean())
     print(f"accuracy {accuracy:.4f} on {len(answers.labels)} validation pictures", flush=True)
     return {"accuracy": accuracy, "loss": loss}
 

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them on a page."""
+"""Formats numbers for pages and log lines."""
 
 import math
 
@@ -6,19 +6,50 @@ NOT_A_NUMBER = "not a number"
 
 
 def count(number: float) -> str:
+    """Formats a count with thousands separators, such as `1,234`.
+
+    Args:
+        number: the count; rounded to an integer.
+
+    Returns:
+        The text, or `not a number` if it is not finite.
+    """
     return f"{number:,.0f}" if math.isfinite(number) else NOT_A_NUMBER
 
 
 def decimal(number: float) -> str:
+    """Formats a number with three decimals, such as `0.977`.
+
+    Args:
+        number: any float.
+
+    Returns:
+        The text, or `not a number` if it is not finite.
+    """
     return f"{number:.3f}" if math.isfinite(number) else NOT_A_NUMBER
 
 
 def megabytes(size: int) -> str:
+    """Formats a size, such as `123.5 MB`.
+
+    Args:
+        size: in bytes.
+
+    Returns:
+        The text; below 0.1 MB, it says so.
+    """
     return f"{size / 1e6:,.1f} MB" if size >= 1e5 else "less than 0.1 MB"
 
 
 def duration(seconds: float) -> str:
-    """Such as `1 h 4 min`, `12 min` or `40 s`."""
+    """Formats a duration, such as `1 h 4 min`, `12 min` or `40 s`.
+
+    Args:
+        seconds: the duration.
+
+    Returns:
+        The text, in seconds below a minute.
+    """
     minutes = round(seconds / 60)
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -26,13 +57,40 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Such as `91.4 %`."""
+    """Formats a share in percent, such as `91.4 %`.
+
+    Args:
+        share: 0 to 1.
+        digits: number of decimals.
+
+    Returns:
+        The text, or `not a number` if the share is not finite.
+    """
     return f"{100 * share:.{digits}f} %" if math.isfinite(share) else NOT_A_NUMBER
 
 
 def plural(number: int, one: str, many: str) -> str:
+    """Formats a count with its noun, such as `1 image` or `1,200 images`.
+
+    Args:
+        number: the count.
+        one: the noun in the singular.
+        many: the noun in the plural.
+
+    Returns:
+        The count, with thousands separators, and the noun.
+    """
     return f"{number:,} {one if number == 1 else many}"
 
 
 def ratio(part: float, whole: float) -> float:
+    """Divides two numbers.
+
+    Args:
+        part: the numerator.
+        whole: the denominator.
+
+    Returns:
+        The quotient, or 0.0 if `whole` is 0.
+    """
     return part / whole if whole else 0.0

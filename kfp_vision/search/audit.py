@@ -81,7 +81,7 @@ def audit(index: Path, *, validation_ratio: float, test_ratio: float, table: Pat
     where = projection.projected(opened, np.array(sorted(left_out), "int64"))
     reports.write_audit_page(
         page,
-        counted=counted,
+        counts=counted,
         copies={
             kind: [
                 (pair, [(_small(opened, place), split[place]) for place in (pair.first, pair.second)])

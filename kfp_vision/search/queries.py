@@ -126,6 +126,6 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
                     shown.append((uri, reports.as_uri(near.thumbnail), list(zip(near.hits, small, strict=True))))
         if not asked:
             raise InputError("there must be pictures to search for", f"none at {queries_uri}", "Give a picture or a folder.")
-    reports.write_search_page(page, queries=shown, asked=asked, pictures=opened.about.pictures)
+    reports.write_search_page(page, queries=shown, total=asked, images=opened.about.pictures)
     print(f"{asked} pictures searched for among {opened.about.pictures}, {unreadable} unreadable")
     return {"queries": asked, "unreadable": unreadable}

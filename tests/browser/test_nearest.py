@@ -63,7 +63,7 @@ def after_itself(number: int) -> list[str]:
 
 def test_the_nearest_of_a_dropped_picture_are_shown_and_searched_on_from(page):
     page.evaluate(DROP, list(indexed.picture(4)))
-    page.get_by_role("heading", name="Nearest pictures").wait_for()
+    page.get_by_role("heading", name="Nearest images").wait_for()
     assert seen(page) == indexed.nearest(4, SHOWN)
     assert page.locator(".near li button").first.inner_text().split("\n")[0] == "reddish"
     assert "100.0 %" in page.locator(".near li button").first.inner_text()
@@ -74,13 +74,13 @@ def test_the_nearest_of_a_dropped_picture_are_shown_and_searched_on_from(page):
     page.get_by_role("heading", name="Nearest to reddish").wait_for()
     assert seen(page) == after_itself(number)  # the one that was clicked stands above
     page.get_by_role("button", name="Back").click()
-    page.get_by_role("heading", name="Nearest pictures").wait_for()
+    page.get_by_role("heading", name="Nearest images").wait_for()
     assert seen(page) == indexed.nearest(4, SHOWN)
 
 
 def test_the_nearest_are_followed_with_the_keyboard(page):
     page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": indexed.picture(20)})
-    page.get_by_role("heading", name="Nearest pictures").wait_for()
+    page.get_by_role("heading", name="Nearest images").wait_for()
     second = int(seen(page)[1].removesuffix(".png"))
     page.locator(".near li button").nth(1).focus()
     page.keyboard.press("Enter")
@@ -108,7 +108,7 @@ def test_with_the_token_the_pictures_are_shown_too(browser, repository, monkeypa
         opened.goto(address)
         opened.get_by_label("Token").fill("the-token")
         opened.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": indexed.picture(9)})
-        opened.get_by_role("heading", name="Nearest pictures").wait_for()
+        opened.get_by_role("heading", name="Nearest images").wait_for()
         assert seen(opened) == indexed.nearest(9, SHOWN)
         opened.close()
 

@@ -95,7 +95,7 @@ def test_the_page_is_used_with_the_keyboard(page):
 
 
 def test_the_line_for_programs_is_the_servers_address(page, url):
-    assert f"curl -F file=@picture.jpg {url}/v1/models/colours:predict" in page.inner_text("pre")
+    assert f"curl -F file=@image.jpg {url}/v1/models/colours:predict" in page.inner_text("pre")
 
 
 @pytest.fixture
@@ -115,11 +115,11 @@ def test_the_page_asks_for_the_token(guarded):
     assert LABELS[0] not in guarded.inner_text(".lede")
     guarded.set_input_files("#file", jpeg("red"))
     guarded.get_by_role("heading", name="No answer").wait_for()
-    assert "The server asks for its token. Type it into the field above" in guarded.locator("article").inner_text()
+    assert "The server requires a token. Enter it above" in guarded.locator("article").inner_text()
     assert guarded.evaluate("document.activeElement.id") == "token"
     guarded.get_by_label("Token").fill("another")
     guarded.set_input_files("#file", jpeg("red"))
-    guarded.get_by_text("That is not the server's token.").wait_for()
+    guarded.get_by_text("The token is invalid.").wait_for()
     guarded.get_by_label("Token").fill("the-token")
     guarded.set_input_files("#file", jpeg("blue"))
     guarded.get_by_role("heading", name="blue", exact=True).wait_for()

@@ -1,4 +1,4 @@
-"""The pages of the stages as a person sees them, in headless Chromium: nothing is asked of the network or overflows a phone."""
+"""The pages of the stages in headless Chromium: no network requests, and no overflow on a phone."""
 
 from pathlib import Path
 
@@ -31,14 +31,14 @@ def report(tmp_path_factory) -> Path:
     wrong = reports.Picture("bellcup/0001.jpg", sample.draw("bellcup/0001.jpg"))
     mistakes = [reports.Mistake(wrong, "bellcup", "globelet", 0.97)]
     reports.write_evaluation_page(
-        path, title="flowers", evaluation=figures, history=history, mistakes=mistakes, pairs=[(pair, mistakes)]
+        path, title="flowers", evaluation=figures, top=5, history=history, mistakes=mistakes, pairs=[(pair, mistakes)]
     )
     return path
 
 
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory) -> Path:
-    """The page of records of two classes, one with a name that is code, with everything there is to say of pictures."""
+    """Writes the page of the records of two classes, one named with markup, with all kinds of findings."""
     root = tmp_path_factory.mktemp("records")
     for name, label in (("bellcup", LABELS[0]), ("globelet", "<script>alert(1)<")):
         (root / "photos" / label).mkdir(parents=True)
@@ -57,7 +57,7 @@ def summary(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
-def test_the_summary_of_the_records_is_read_without_script_or_network(browser, summary, width, scheme):
+def test_the_page_of_the_records_needs_no_script_and_no_network(browser, summary, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     asked, errors = [], []
     page.on("request", lambda request: asked.append(request.url))
@@ -76,7 +76,7 @@ def test_the_summary_of_the_records_is_read_without_script_or_network(browser, s
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
-def test_the_report_is_read_without_script_or_network(browser, report, width, scheme):
+def test_the_evaluation_page_needs_no_script_and_no_network(browser, report, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     asked, errors = [], []
     page.on("request", lambda request: asked.append(request.url))
@@ -85,7 +85,7 @@ def test_the_report_is_read_without_script_or_network(browser, report, width, sc
     page.goto(report.as_uri())
     assert "86.7 %" in page.inner_text("body")
     assert "<script>alert(1)</script>" in page.inner_text("body")
-    # The one mistake is there as a picture that the browser could draw, by itself and with its pair of classes.
+    # The one mistake is shown twice, in the gallery and with its pair of classes, and the browser can decode it.
     assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True, True]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

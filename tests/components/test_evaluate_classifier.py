@@ -29,27 +29,27 @@ def test_draws_a_confusion_matrix_and_a_roc_curve(evaluated):
     assert drawn["roc"]["true_positive_rate"] == [point["recall"] for point in points]
 
 
-def test_judges_the_model_and_writes_why(evaluated):
+def test_decides_and_writes_the_reasons(evaluated):
     figures = json.loads((evaluated.folder / "metrics").read_text())
     accuracy = evaluated.metadata["metrics"]["accuracy"]
     assert figures["accuracy"] == accuracy
     assert figures["verdict"]["accepted"] is evaluated.output is True
     assert figures["verdict"]["reasons"] == [
         f"accuracy {accuracy:.4f} reaches min_accuracy 1e-09",
-        f"there are too few held-out images to tell accuracy {accuracy:.4f} from always naming bellcup, the largest class with "
-        f"0.5000 of the 2 held-out images (p = {figures['largest_class']['p_value']:.2g}), and beat_largest_class of advanced, "
-        "set to false, lets that pass",
+        f"there are too few held-out images to tell whether accuracy {accuracy:.4f} is better than always predicting bellcup, "
+        f"the largest class with 0.5000 of the 2 held-out images (p = {figures['largest_class']['p_value']:.2g}); accepted "
+        "because beat_largest_class of advanced is false",
     ]
 
 
-def test_refuses_by_default_what_two_images_prove_nothing_of_and_ends_well(evaluate_inputs, tmp_path):
+def test_rejects_a_model_evaluated_on_two_images_and_succeeds(evaluate_inputs, tmp_path):
     ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **NOTHING_ASKED)
     figures = json.loads((ended.folder / "verdict").read_text())
     assert ended.succeeded and figures["verdict"]["accepted"] is ended.output is False
     assert "hold out more images, with validation_ratio or test_ratio" in figures["verdict"]["reasons"][0]
 
 
-def test_refuses_a_model_that_is_not_good_enough(evaluate_inputs, tmp_path):
+def test_rejects_a_model_below_min_accuracy(evaluate_inputs, tmp_path):
     nearly = NOTHING_ASKED | {"min_accuracy": 0.999999, "advanced": {"beat_largest_class": False}}
     ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **nearly)
     figures = json.loads((ended.folder / "metrics").read_text())
@@ -57,32 +57,32 @@ def test_refuses_a_model_that_is_not_good_enough(evaluate_inputs, tmp_path):
     assert figures["verdict"]["accepted"] is ended.output is (figures["accuracy"] == 1)
 
 
-def test_what_is_accepted_and_nothing_new_is_not_to_go_on(evaluate_inputs, tmp_path):
+def test_an_accepted_but_unchanged_model_is_not_deployed_again(evaluate_inputs, tmp_path):
     asked = NOTHING_ASKED | {"unchanged": True, "advanced": {"beat_largest_class": False}}
     ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **asked)
     assert json.loads((ended.folder / "verdict").read_text())["verdict"]["accepted"] is True
     assert ended.output is False
 
 
-def test_says_which_model_it_judged_and_what_it_answered(evaluated, trained):
+def test_the_verdict_names_the_model_and_has_sample_predictions(evaluated, trained):
     figures = json.loads((evaluated.folder / "verdict").read_text())
     assert figures["model_fingerprint"] == repository.exported(trained.folder / "model").fingerprint
     assert [len(answer["probabilities"]) for answer in figures["answers"]] == [2, 2]
     assert len({answer["name"] for answer in figures["answers"]}) == 2
 
 
-def test_writes_a_page_and_names_the_picture_that_was_asked_for(evaluated):
+def test_writes_a_page_and_classifies_the_test_image(evaluated):
     figures = json.loads((evaluated.folder / "metrics").read_text())
     assert figures["test_picture"]["prediction"] in ("bellcup", "globelet")
     assert "flowers: evaluation" in (evaluated.folder / "report").read_text()
 
 
-def test_refuses_when_nothing_was_held_out(evaluate_inputs, tmp_path):
+def test_fails_without_held_out_images(evaluate_inputs, tmp_path):
     nothing = tmp_path / "nothing"
     records.write_shards(nothing, "validation", iter(()), ["bellcup", "globelet"], 100)
     inputs = evaluate_inputs | {"validation_records": nothing, "test_records": nothing}
     ended = one_step.run(components.evaluate_classifier, tmp_path, inputs, **NOTHING_ASKED)
     assert one_step.refusal(ended) == (
-        "error: there must be held-out pictures to evaluate on; got none in nothing. "
-        "Raise validation_ratio or test_ratio, or add pictures."
+        "error: there must be held-out images to evaluate on; got none in nothing. "
+        "Raise validation_ratio or test_ratio, or add images."
     )

@@ -12,8 +12,8 @@ from kfp_vision.pipelines.ending import outcome_reported
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("sample", "the run ended well"),
-        ("/nowhere", "the run failed\n    the log of the stage that failed ends with what was wrong"),
+        ("sample", "the run succeeded"),
+        ("/nowhere", "the run failed\n    see the end of the failed stage's log for the reason"),
     ],
 )
 def test_says_how_the_run_ended(place, said, tmp_path):

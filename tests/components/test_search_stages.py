@@ -187,7 +187,7 @@ def test_audits_the_pictures_of_an_index(joined, tmp_path):
     assert ended.metadata["metrics"]["pictures"] == 20
     assert set(ended.metadata["metrics"]) >= {"copies", "copies_across_splits", "copies_across_labels", "suspicious_labels"}
     assert (ended.folder / "findings").read_text().startswith("path,leave_out,finding,label,instead,other,score\n")
-    assert "<h2>The map</h2>" in (ended.folder / "page").read_text()
+    assert "<h2>Map of the embeddings</h2>" in (ended.folder / "page").read_text()
     assert len(ended.printed) == 2, ended.printed  # how many pairs are compared, and what came of it
 
 

@@ -59,7 +59,7 @@ def test_a_trial_that_fails_does_not_fail_the_run(run):
         ("2", "1e+30", True),
     ]
     assert f"trials    {run.result['trials']}" in run.lines
-    assert "the thick one is number 1, the best" in Path(run.result["trials"]).read_text()
+    assert "the thick one is trial 1, the best" in Path(run.result["trials"]).read_text()
 
 
 def test_the_best_one_goes_through_the_gate_on_pictures_that_chose_nothing(run):

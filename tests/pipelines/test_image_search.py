@@ -57,12 +57,12 @@ def test_ends_with_an_index_and_what_was_found_in_it(run):
     assert stages[4:6] == ["index_images", "join_index"] and stages[-1] == "report_outcome"
     assert sorted(stages[6:-1]) == ["audit_images", "deploy_index", "search_images"]
     assert Path(run.result["findings"]).read_text().startswith("path,leave_out,")
-    assert "<h2>The map</h2>" in Path(run.result["audit"]).read_text()
+    assert "<h2>Map of the embeddings</h2>" in Path(run.result["audit"]).read_text()
     assert f"index     20 pictures, 0 refused: {run.result['index']}" in run.lines
     with Path(run.result["nearest"]).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40 and {row["label"] for row in rows} == {"bellcup"}
-    assert "<h1>Nearest pictures</h1>" in Path(run.result["report"]).read_text()
+    assert "<h1>Nearest images</h1>" in Path(run.result["report"]).read_text()
 
 
 def test_the_index_lies_with_its_model(run):

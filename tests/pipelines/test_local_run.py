@@ -139,7 +139,7 @@ def test_deploys_the_model_and_asks_it_over_http(run):
     assert answer["prediction"] == verdict["test_picture"]["prediction"]
     assert answer["score"] == pytest.approx(verdict["test_picture"]["score"], abs=1e-3)
     assert f"answer    over HTTP, {answer['picture']} is called {answer['prediction']}, {answer['score']:.0%}" in run.lines
-    assert "      the run ended well" in run.lines
+    assert "      the run succeeded" in run.lines
     assert run.result["skipped"] == []
 
 

@@ -91,7 +91,7 @@ def made(tmp_path_factory) -> Path:
 def test_a_good_model_is_proven_and_deployed_nowhere_by_default(made, tmp_path):
     done = release(made, tmp_path / "run", min_accuracy=0.99)
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
-    assert done.green and "the run ended well" in done.printed
+    assert done.green and "the run succeeded" in done.printed
 
 
 def test_a_good_model_is_deployed_and_answers(made, tmp_path):
@@ -107,7 +107,7 @@ def test_a_model_below_min_accuracy_is_not_deployed_and_the_run_says_why_and_end
     wishes = {"deploy_to": str(tmp_path / "repository"), "predict_uri": "sample"}
     done = release(always_wrong, tmp_path / "run", min_accuracy=0.5, **wishes)
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
-    assert done.green and "the run ended well" in done.printed
+    assert done.green and "the run succeeded" in done.printed
     assert "nothing to prove: the model is not accepted" in done.printed
     assert "outcome: not accepted, accuracy 0.0000 on " in done.printed
     assert "images: accuracy 0.0000 is below min_accuracy 0.5" in done.printed
@@ -119,8 +119,8 @@ def test_a_model_that_is_no_better_than_naming_the_largest_class_is_deployed_onl
     made = make(tmp_path / "made", labels, times=4)
     done = release(made, tmp_path / "run", deploy_to=str(tmp_path / "repository"))
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
-    assert done.green and "the run ended well" in done.printed
-    assert "images: accuracy 0.3333 is not better beyond chance than always naming red, the largest class" in done.printed
+    assert done.green and "the run succeeded" in done.printed
+    assert "images: accuracy 0.3333 is not significantly better than always predicting red, the largest class" in done.printed
     assert not (tmp_path / "repository").exists()
     wishes = {"deploy_to": str(tmp_path / "repository"), "advanced": {"beat_largest_class": False}}
     done = release(made, tmp_path / "again", **wishes)
@@ -136,7 +136,7 @@ def test_a_model_that_is_worse_than_the_deployed_one_is_kept_and_not_deployed(tm
     done = release(made, tmp_path / "run", **wishes)
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
     assert done.green and "outcome: not accepted, accuracy 0.0000 on " in done.printed
-    assert "images: it is worse than version 1, deployed now, accuracy 1.0000" in done.printed
+    assert "images: it is significantly worse than the deployed version 1, accuracy 1.0000" in done.printed
     assert [version.number for version in repository.versions(tmp_path / "repository")] == [1]
 
 

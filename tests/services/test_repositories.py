@@ -220,11 +220,13 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
     ]
     for split, given in (("validation", rows), ("test", [])):
         records.write_shards(tmp_path / split, split, iter(given), labels, 100)
-    wishes = evaluation.Wishes(0.0, uri, "", {"beat_largest_class": False})
+    criteria = evaluation.Wishes(0.0, uri, "", {"beat_largest_class": False})
     made = {name: tmp_path / f"worse-{name}" for name in ("evaluation", "page", "verdict")}
-    figures = evaluation.evaluate_classifier(tmp_path / "worse", tmp_path / "validation", tmp_path / "test", wishes, **made)
+    figures = evaluation.evaluate_classifier(
+        tmp_path / "worse", tmp_path / "validation", tmp_path / "test", criteria, **made
+    ).as_dict()
     assert (figures["accuracy"], figures["deployed"]["accuracy"], figures["verdict"]["accepted"]) == (0, 1, False)
-    assert "it is worse than version 1" in figures["verdict"]["reasons"][0]
+    assert "it is significantly worse than the deployed version 1" in figures["verdict"]["reasons"][0]
     shutil.rmtree(model)
     with answering(["serve", uri, "--port", "0", "--name", "tints"]) as url:
         said = requests.post(f"{url}/v1/models/tints:predict", files={"file": colours.picture("blue")}, timeout=300)

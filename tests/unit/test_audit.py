@@ -200,10 +200,10 @@ def test_the_data_stage_takes_the_table(audited, pictures, folder, tmp_path):
 
 def test_the_page_shows_what_was_found_and_a_map(audited):
     counted, _, page = audited
-    assert "<h2>Copies under another label</h2>" in page and "<h2>The map</h2>" in page
+    assert "<h2>Near-duplicates with different labels</h2>" in page and "<h2>Map of the embeddings</h2>" in page
     assert page.count('style="left:') == 44
     assert page.count("<script") == 0
-    assert f"{counted['left_out']} pictures have" in page
+    assert f"{counted['left_out']} images are marked for exclusion" in page
 
 
 def test_pictures_without_labels_have_copies_and_a_map(folder, pictures, tmp_path):

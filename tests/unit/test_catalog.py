@@ -11,7 +11,7 @@ import pytest
 from kfp_vision import catalog
 from kfp_vision.catalog import Catalog, Row
 from kfp_vision.errors import InputError
-from kfp_vision.reports import Picture
+from kfp_vision.reports import Picture, Thumbnail
 
 # Contents and their MD5, from RFC 1321, section A.5.
 A, ABC, DIGEST = b"a", b"abc", b"message digest"
@@ -382,7 +382,7 @@ def test_a_page_shows_a_few_samples_per_class_or_one_if_there_are_many_classes(t
     shown = catalog._samples(Catalog(many), make_sample)
     assert list(shown) == [f"{number:03d}" for number in range(300)]
     # None of the files exists any more, which must not fail the stage.
-    assert all(pictures == [Picture(f"{int(label)}.jpg", b"")] for label, pictures in shown.items())
+    assert all(pictures == [Thumbnail(f"{int(label)}.jpg", None, 0, 0)] for label, pictures in shown.items())
 
 
 @pytest.mark.parametrize("part", [range(0), range(2), range(1, 3), range(2, 5), range(5)])

@@ -1,4 +1,4 @@
-"""Why a stage ended: from logs as KFP's launcher leaves them, and from pods as Kubernetes describes them."""
+"""Reasons of failures, from logs with the lines of KFP's launcher, and from pods of Kubernetes."""
 
 import pytest
 import ran
@@ -9,14 +9,14 @@ from kfp_vision.endings import Log
 
 ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
 ARGO = "main: Error (exit code 1)"
-ANEW = "in pipelines/pods.py, and compile and upload the pipeline anew."
+ANEW = "in pipelines/pods.py, recompile the pipeline, and upload it."
 
 
 def read(*lines: str) -> Log:
     return endings.read(ran.printed(*lines).splitlines())
 
 
-def test_the_stages_own_line_is_found_among_those_of_the_launcher():
+def test_the_stages_error_is_found_among_the_launchers_lines():
     assert read("step 1/3", f"error: {ERROR}") == Log(error=ERROR, fatal="failed to execute component: exit status 1")
 
 
@@ -40,11 +40,11 @@ CHAINED = ["", "During handling of the above exception, another exception occurr
         ([TRACEBACK, "  torn"], ""),
     ],
 )
-def test_the_last_line_that_says_what_was_wrong_counts(lines, error):
+def test_the_last_error_counts(lines, error):
     assert read(*lines).error == error
 
 
-def test_what_was_announced_is_kept_in_order(capsys):
+def test_results_are_kept_in_order(capsys):
     results.announce("accepted, accuracy 0.9")
     results.announce("deployed\nas version 4")
     printed = capsys.readouterr().out
@@ -53,24 +53,24 @@ def test_what_was_announced_is_kept_in_order(capsys):
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 10_000])
-def test_a_log_that_comes_in_pieces_is_the_same(size):
+def test_a_log_is_split_into_lines_whatever_the_chunks(size):
     log = "eins\nzwei drei\n\nfünf 花\nohne Ende".encode()
     pieces = [log[at : at + size] for at in range(0, len(log), size)]
     assert list(endings.lines(pieces)) == ["eins", "zwei drei", "", "fünf 花", "ohne Ende"]
 
 
-def test_a_line_is_not_endless():
+def test_long_errors_are_cut():
     assert read(f"error: {'x' * 10_000}").error == "x" * endings.LONGEST + "..."
 
 
-def test_a_line_without_an_end_is_cut_however_it_comes():
+def test_long_lines_of_a_log_are_cut_whatever_the_chunks():
     log = b"error: " + b"x" * (4 * endings.LONGEST_LINE) + b"\nerror: next\n"
     for size in (1 << 10, 1 << 16, len(log)):
         first, second = endings.lines(log[at : at + size] for at in range(0, len(log), size))
         assert (first[:8], len(first), second) == ("error: x", endings.LONGEST_LINE, "error: next")
 
 
-def test_what_signs_an_address_leaves_with_no_line():
+def test_signatures_of_addresses_are_removed():
     address = "https://host/x?X-Amz-Signature=a-secret"
     said = f"requests.exceptions.ConnectionError: Max retries exceeded with url: /x?X-Amz-Signature=a-secret, {address}"
     logs = [
@@ -101,7 +101,7 @@ NO_ROOM = 'Usage of EmptyDir volume "tmp" exceeds the limit "500Gi".'
 LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 99Mi."
 TAINTED = "Taint manager: deleting due to NoExecute taint"
 OOM = "main: OOMKilled (exit code 137)"
-AGAIN = "Start the run again; what is cached is not made twice."
+AGAIN = "Start the run again; cached stages are not repeated."
 
 
 def condition(kind: str, holds: bool, why: str, message: str) -> dict:
@@ -111,55 +111,55 @@ def condition(kind: str, holds: bool, why: str, message: str) -> dict:
 @pytest.mark.parametrize(
     ("message", "of_pod", "said"),
     [
-        (OOM, status(ended("main", "OOMKilled", 137)), "it needed more memory than the 32Gi that it may take, and was killed"),
+        (OOM, status(ended("main", "OOMKilled", 137)), "it exceeded its memory limit of 32Gi and was killed"),
         (
             OOM,
             {},
-            "it needed more memory than it may take, and was killed (OOMKilled). Raise memory of train_classifier in pip",
+            "it exceeded its memory limit and was killed (OOMKilled). Raise memory of train_classifier in pip",
         ),
         (
             TIME_IS_UP,
             status(ended("main", "Error", 143), reason="DeadlineExceeded", message=TIME_IS_UP),
-            "it was stopped after 336 h 0 min (DeadlineExceeded). Raise seconds of train_classifier in pipelines/pods.py",
+            "it was stopped at its deadline of 336 h 0 min (DeadlineExceeded). Raise seconds of train_classifier in",
         ),
-        (TIME_IS_UP, {}, "it was stopped when its time was up (DeadlineExceeded). Raise seconds of train_classifier in"),
+        (TIME_IS_UP, {}, "it was stopped at its deadline (DeadlineExceeded). Raise seconds of train_classifier in"),
         (
             TIME_IS_UP,
             status(ended("main", "ContainerStatusUnknown", 137, image_id=""), reason="DeadlineExceeded"),
-            f"its time was up before it had begun, as happens where its image {ran.IMAGE} cannot be pulled: compile with the ",
+            f"its deadline passed before it started, probably because its image {ran.IMAGE} cannot be pulled: compile with ",
         ),
         (
             PULLING,
             status(waiting("main", "ImagePullBackOff", 'Back-off pulling image "x"')),
-            f"its image {ran.IMAGE} cannot be pulled: compile with the --registry that has it, and give the secret "
-            "kfp-vision-registry where that asks for a key (manifests/README.md). Kubernetes says: " + PULLING,
+            f"its image {ran.IMAGE} cannot be pulled: compile with the --registry that has it, and create the secret "
+            "kfp-vision-registry if that requires credentials (manifests/README.md). Kubernetes reports: " + PULLING,
         ),
         (
             "",
             condition("PodScheduled", False, "Unschedulable", NO_NODE),
-            f"no node takes its pod (Unschedulable: {NO_NODE}). Look ",
+            f"no node can run its pod (Unschedulable: {NO_NODE}). Check ",
         ),
         (
             f"{NO_ROOM} ",
             {"reason": "Evicted", "message": NO_ROOM},
-            f"it wrote more than there is room for ({NO_ROOM}). Raise room",
+            f"it exceeded its disk limit ({NO_ROOM}). Raise room",
         ),
-        ("pod deleted", {}, f"its pod was taken away, or its node (pod deleted). {AGAIN}"),
+        ("pod deleted", {}, f"its pod was evicted or deleted (pod deleted). {AGAIN}"),
         (
             "",
             condition("DisruptionTarget", True, "DeletionByTaintManager", TAINTED),
-            f"its pod was taken away, or its node (DisruptionTarget: DeletionByTaintManager: {TAINTED}). {AGAIN}",
+            f"its pod was evicted or deleted (DisruptionTarget: DeletionByTaintManager: {TAINTED}). {AGAIN}",
         ),
-        (LOW, {"reason": "Evicted", "message": LOW}, f"its pod was taken away, or its node ({LOW}). {AGAIN}"),
+        (LOW, {"reason": "Evicted", "message": LOW}, f"its pod was evicted or deleted ({LOW}). {AGAIN}"),
         (
             "main: Error (exit code 137)",
             {},
-            "it was killed, as happens where memory is short. Raise memory of train_classifier ",
+            "it was killed, probably for lack of memory. Raise memory of train_classifier ",
         ),
         ("main: StartError (exit code 128): argument list too long", {}, "StartError (exit code 128): argument list too long"),
     ],
 )
-def test_what_was_done_to_a_pod_is_told_with_what_to_do(message, of_pod, said):
+def test_reasons_from_the_pod_come_with_a_remedy(message, of_pod, said):
     assert reason(message, of_pod).startswith(said)
 
 
@@ -172,7 +172,7 @@ def test_what_was_done_to_a_pod_is_told_with_what_to_do(message, of_pod, said):
         ("", {}),
     ],
 )
-def test_where_nothing_says_why_no_reason_is_made_up(message, of_pod):
+def test_an_unknown_reason_is_empty(message, of_pod):
     assert reason(message, of_pod) == ""
 
 
@@ -180,7 +180,7 @@ def test_where_nothing_says_why_no_reason_is_made_up(message, of_pod):
     "text",
     ["server shutdown: pod deleted", "OOMKilled", "DeadlineExceeded", "ErrImagePull", "Unschedulable", "x: ephemeral-storage"],
 )
-def test_what_a_container_said_at_its_end_is_not_taken_for_what_was_done_to_its_pod(text):
+def test_a_termination_message_is_not_mistaken_for_a_reason_of_the_pod(text):
     terminated = {"reason": "Error", "exitCode": 1, "message": f"{text} (exit code 137)"}
     of_pod = status({"name": "main", "state": {"terminated": terminated}, "lastState": {"terminated": terminated}})
     message = f"{ARGO}: {text} (exit code 137)"
@@ -188,18 +188,18 @@ def test_what_a_container_said_at_its_end_is_not_taken_for_what_was_done_to_its_
     assert reason(message, of_pod) == f"Error (exit code 1): {text} (exit code 137)"
 
 
-def test_a_time_is_told_as_a_person_reads_it():
+def test_deadlines_are_formatted():
     pod = {"spec": {"activeDeadlineSeconds": 600}}
     told = endings.reason("check_run", TIME_IS_UP, pod, Log())
-    assert told == f"it was stopped after 10 min (DeadlineExceeded). Raise seconds of check_run {ANEW}"
+    assert told == f"it was stopped at its deadline of 10 min (DeadlineExceeded). Raise seconds of check_run {ANEW}"
 
 
-def test_what_the_stage_says_itself_comes_before_what_argo_says_of_its_exit_code():
+def test_the_stages_error_comes_before_argos_exit_code():
     assert reason(ARGO, status(ended("main", "Error", 1)), Log(error=ERROR)) == ERROR
 
 
-def test_a_process_that_the_launcher_saw_killed_was_short_of_memory():
+def test_a_killed_process_was_out_of_memory():
     log = endings.read(
         ["E1128 09:14:01.000001      14 launcher_v2.go:449] Component failed to execute successfully: signal: killed"]
     )
-    assert reason(ARGO, {}, log) == f"it was killed, as happens where memory is short. Raise memory of train_classifier {ANEW}"
+    assert reason(ARGO, {}, log) == f"it was killed, probably for lack of memory. Raise memory of train_classifier {ANEW}"

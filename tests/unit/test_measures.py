@@ -1,4 +1,4 @@
-"""The figures of a set of answers, against ones worked out by hand."""
+"""Compares the metrics with values computed by hand."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 
 from kfp_vision import measures
 
-# Ten pictures of three classes. True:      a a a a b b b c c c
+# Ten images of three classes; labels:     a a a a b b b c c c
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
 CALLED = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
 
@@ -26,24 +26,33 @@ def answers_of(labels, probabilities, sides=None) -> measures.Answers:
 
 
 def test_accuracy_and_the_confusion_matrix(figures):
-    assert figures["accuracy"] == 0.8
-    assert figures["confusion_matrix"] == [[3, 1, 0], [0, 2, 1], [0, 0, 3]]
+    assert figures.accuracy == 0.8
+    assert figures.confusion_matrix == [[3, 1, 0], [0, 2, 1], [0, 0, 3]]
 
 
 def test_precision_recall_and_f1_of_each_class(figures):
-    a, b, c = figures["per_class"]
+    a, b, c = figures.per_class
     assert (a["precision"], a["recall"], a["images"]) == (1, 0.75, 4)
     assert (b["precision"], b["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert (c["precision"], c["recall"], c["f1"]) == (0.75, 1, pytest.approx(6 / 7))
-    assert figures["macro_recall"] == pytest.approx((0.75 + 2 / 3 + 1) / 3)
+    assert figures.macro_recall == pytest.approx((0.75 + 2 / 3 + 1) / 3)
 
 
-def test_the_roc_curve_is_finite_and_its_area_right(figures):
-    roc = figures["roc"]
+def test_the_metrics_are_written_under_their_names(figures):
+    assert list(figures.as_dict()) == [
+        *("images", "accuracy", "accuracy_interval", "top_5_accuracy", "macro_precision", "macro_recall", "macro_f1"),
+        *("weighted_precision", "weighted_recall", "weighted_f1", "labels", "confusion_matrix", "per_class", "confused_pairs"),
+        *("roc", "calibration", "by_size", "largest_class"),
+    ]
+    assert figures.as_dict()["accuracy"] == 0.8
+
+
+def test_the_roc_curve_is_finite_and_its_area_correct(figures):
+    roc = figures.roc
     assert all(
         math.isfinite(value) for name in ("false_positive_rate", "true_positive_rate", "thresholds") for value in roc[name]
     )
-    # Thirty one-against-the-rest decisions, two scores: 8 of 10 right ones and 2 of 20 wrong ones score high.
+    # 30 one-vs-rest decisions with two scores: 8 of 10 positives and 2 of 20 negatives score high.
     assert roc["area"] == pytest.approx(0.8 * 0.9 + 0.5 * (0.8 * 0.1 + 0.2 * 0.9))
 
 
@@ -55,41 +64,41 @@ def test_a_long_roc_curve_is_thinned():
     assert (roc["false_positive_rate"][0], roc["true_positive_rate"][-1]) == (0, 1)
 
 
-def test_a_class_without_held_out_pictures_does_not_pull_the_means_down():
+def test_classes_without_images_are_excluded_from_macro_means():
     answers = answers_of([0, 1], [[0.9, 0.1, 0], [0.1, 0.9, 0]])
-    assert measures.measured(answers, ["a", "b", "absent"])["macro_f1"] == 1
+    assert measures.measured(answers, ["a", "b", "absent"]).macro_f1 == 1
 
 
-def test_weighted_means_count_every_picture_alike(figures):
-    assert figures["weighted_recall"] == pytest.approx(figures["accuracy"])  # what weighted recall is
-    assert figures["weighted_precision"] == pytest.approx((4 * 1 + 3 * 2 / 3 + 3 * 0.75) / 10)
+def test_weighted_means_weight_every_image_equally(figures):
+    assert figures.weighted_recall == pytest.approx(figures.accuracy)  # by definition
+    assert figures.weighted_precision == pytest.approx((4 * 1 + 3 * 2 / 3 + 3 * 0.75) / 10)
 
 
 def test_the_interval_of_the_accuracy(figures):
-    # Wilson's for 8 of 10, by its formula: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
+    # Wilson's interval for 8 of 10: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
     z, p, n = 1.959964, 0.8, 10
     middle, width = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     expected = [(middle - width) / (1 + z**2 / n), (middle + width) / (1 + z**2 / n)]
-    assert figures["accuracy_interval"] == pytest.approx(expected, abs=1e-6)
+    assert figures.accuracy_interval == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_right_name_among_the_likeliest():
+def test_top_k_accuracy():
     answers = answers_of([3, 5], [[0.3, 0.25, 0.2, 0.15, 0.07, 0.03]] * 2)
     assert measures.top_accuracy(answers, 5) == 0.5
     assert measures.top_accuracy(answers, 4) == 0.5
     assert measures.top_accuracy(answers, 3) == 0
-    assert measures.measured(answers, list("abcdef"))["top_5_accuracy"] == 0.5
+    assert measures.measured(answers, list("abcdef")).top_5_accuracy == 0.5
 
 
-def test_which_class_is_taken_for_which(figures):
-    assert figures["confused_pairs"] == [
+def test_confused_pairs(figures):
+    assert figures.confused_pairs == [
         {"label": "a", "prediction": "b", "images": 1, "share": 0.25},
         {"label": "b", "prediction": "c", "images": 1, "share": pytest.approx(1 / 3)},
     ]
 
 
 def test_calibration_by_hand():
-    # Four pictures at 0.95, three right; two at 0.55, both right.
+    # Four images at 0.95, three correct; two at 0.55, both correct.
     sure, unsure = [0.95, 0.05], [0.55, 0.45]
     found = measures.calibration(answers_of([0, 0, 0, 1, 0, 0], [sure] * 4 + [unsure] * 2))
     assert [(one["images"], round(one["score"], 2), one["accuracy"]) for one in found["bins"]] == [
@@ -100,7 +109,7 @@ def test_calibration_by_hand():
     assert found["expected_calibration_error"] == pytest.approx((4 * 0.2 + 2 * 0.45) / 6)
 
 
-def test_a_score_of_one_has_a_bin():
+def test_a_score_of_one_is_in_the_last_bin():
     (only,) = measures.calibration(answers_of([0], [[1.0, 0.0]]))["bins"]
     assert (only["high"], only["accuracy"]) == (1, 1)
 
@@ -122,7 +131,7 @@ def test_accuracy_by_the_shorter_side():
         (8, 2, 112 / 1024, "no different"),  # (1 + 10 + 45) / 2^10
     ],
 )
-def test_two_models_differ_beyond_chance_or_do_not(better, worse, p_value, verdict):
+def test_mcnemar_test(better, worse, p_value, verdict):
     ours = np.array([True] * better + [False] * worse + [True, False] * 50)
     theirs = np.array([False] * better + [True] * worse + [True, False] * 50)
     found = measures.difference(ours, theirs)
@@ -131,12 +140,12 @@ def test_two_models_differ_beyond_chance_or_do_not(better, worse, p_value, verdi
 
 
 def chance(right: int, images: int, share: float) -> float:
-    """How often so many of the images are right, or more, where each is with that probability: summed term by term."""
+    """Returns the probability that at least `right` of the images are correct, each with probability `share`."""
     return sum(math.comb(images, k) * share**k * (1 - share) ** (images - k) for k in range(right, images + 1))
 
 
 def named(labels: list[int], right: int) -> measures.Answers:
-    """Answers that are right of the first images alone, and name the next class of three for the others."""
+    """Returns predictions that are correct for the first `right` images, and the next of three classes for the others."""
     said = [label if place < right else (label + 1) % 3 for place, label in enumerate(labels)]
     return answers_of(labels, np.eye(3)[said])
 
@@ -145,12 +154,12 @@ def named(labels: list[int], right: int) -> measures.Answers:
     ("labels", "right", "label", "share", "verdict"),
     [
         ([0] * 4 + [1] * 3 + [2] * 3, 8, "a", 0.4, "beaten"),
-        ([0] * 4 + [1] * 3 + [2] * 3, 7, "a", 0.4, "not beaten"),  # once in 18 times
-        ([0] * 2 + [1] * 4 + [2] * 4, 7, "b", 0.4, "not beaten"),  # of equally large ones the first
+        ([0] * 4 + [1] * 3 + [2] * 3, 7, "a", 0.4, "not beaten"),  # p = 1/18
+        ([0] * 2 + [1] * 4 + [2] * 4, 7, "b", 0.4, "not beaten"),  # the first of equally large classes
         ([0] * 5 + [1] * 5 + [2] * 5, 5, "a", 1 / 3, "not beaten"),
         ([0] * 5 + [1] * 5 + [2] * 5, 0, "a", 1 / 3, "not beaten"),
         ([0, 1], 2, "a", 0.5, "too few images"),
-        ([0, 0, 1, 1], 4, "a", 0.5, "too few images"),  # once in 16 times, all of them right
+        ([0, 0, 1, 1], 4, "a", 0.5, "too few images"),  # all correct has p = 1/16
         ([0, 0, 0, 1, 1], 5, "a", 0.6, "too few images"),
         ([0, 0, 1, 1, 2], 5, "a", 0.4, "beaten"),
         ([0], 1, "a", 1.0, "one class"),
@@ -158,12 +167,12 @@ def named(labels: list[int], right: int) -> measures.Answers:
         ([2] * 30, 29, "c", 1.0, "one class"),
     ],
 )
-def test_a_model_beside_always_naming_the_largest_class(labels, right, label, share, verdict):
+def test_comparison_with_the_largest_class(labels, right, label, share, verdict):
     found = measures.beside_largest_class(named(labels, right), ["a", "b", "c"])
     p_value = pytest.approx(chance(right, len(labels), share))
     assert found == {"label": label, "share": pytest.approx(share), "p_value": p_value, "verdict": verdict}
 
 
-def test_the_largest_class_is_among_all_figures(figures):
-    assert figures["largest_class"]["label"] == "a"
-    assert figures["largest_class"]["p_value"] == pytest.approx(0.0123, abs=5e-5)  # of a table of the binomial distribution
+def test_the_metrics_include_the_largest_class(figures):
+    assert figures.largest_class["label"] == "a"
+    assert figures.largest_class["p_value"] == pytest.approx(0.0123, abs=5e-5)  # from a table of the binomial distribution

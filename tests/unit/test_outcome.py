@@ -1,4 +1,4 @@
-"""How a run's end is told: against real web servers that stand for KFP's API and for whoever is told."""
+"""Reports of a run's end, against web servers that act as KFP's API and as webhooks."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def web(monkeypatch) -> Iterator[Web]:
 
 @pytest.fixture
 def ran(web, monkeypatch, tmp_path) -> Iterator[Ran]:
-    """A run on a cluster, of which nothing is known yet."""
+    """Returns a run on a cluster, without pods yet."""
     with around_a_stage(monkeypatch, tmp_path) as running:
         yield running
 
@@ -50,53 +50,53 @@ def failed_in_training(ran: Ran) -> None:
         ("RUNNING", "UNKNOWN"),
     ],
 )
-def test_each_state_is_understood_where_kfp_cannot_be_asked(web, state, known):
+def test_each_state_is_understood_without_kfps_api(web, state, known):
     assert outcome.report(state, **RUN) == Outcome(known, **RUN, failed_stages=(), results=(), url="")
 
 
-def test_a_run_that_is_still_said_to_run_has_failed_if_a_stage_has_and_is_not_said_to_have_ended_well(ran, capsys):
+def test_a_run_in_state_running_has_failed_if_a_stage_has_and_is_unknown_otherwise(ran, capsys):
     ran.stage("run", "check-run", at=10)
     assert outcome.report("RUNNING", **RUN).state == "UNKNOWN"
-    assert capsys.readouterr().out == "the run ended; how, KFP does not say\n"
+    assert capsys.readouterr().out == "the run ended with an unknown status\n"
     failed_in_training(ran)
     assert outcome.report("RUNNING", **RUN).state == "FAILED"
     assert capsys.readouterr().out == f"the run failed at train_classifier\ntrain_classifier: {ERROR}\n"
 
 
-def test_a_reason_that_cannot_be_read_is_said_to_be_where_it_is(ran, capsys):
+def test_an_unknown_reason_refers_to_the_log(ran, capsys):
     ran.stage("run", "train-classifier", phase="Failed", at=60, log=printed("nothing of use"))
     outcome.report("FAILED", **RUN)
-    said = "train_classifier: the reason could not be read: its log in the Kubeflow UI ends with it\n"
+    said = "train_classifier: the reason could not be read; see the end of its log in the Kubeflow UI\n"
     assert capsys.readouterr().out == f"the run failed at train_classifier\n{said}"
 
 
-def test_a_run_that_ended_well_tells_what_came_of_it(ran, capsys):
+def test_a_successful_run_reports_its_results(ran, capsys):
     ran.stage("run", "evaluate-classifier", at=10, log="outcome: accepted, accuracy 0.91\n")
     ran.stage("run", "deploy", "deploy-model", at=60, log="outcome: deployed as version 4 in s3://models\n")
-    told = outcome.report("SUCCEEDED", **RUN)
-    assert told.results == ("accepted, accuracy 0.91", "deployed as version 4 in s3://models")
-    assert capsys.readouterr().out == "the run ended well\n" + "".join(f"{line}\n" for line in told.results)
+    reported = outcome.report("SUCCEEDED", **RUN)
+    assert reported.results == ("accepted, accuracy 0.91", "deployed as version 4 in s3://models")
+    assert capsys.readouterr().out == "the run succeeded\n" + "".join(f"{line}\n" for line in reported.results)
 
 
 @pytest.mark.parametrize(
     ("run_name", "denied", "shown"),
     [("mine", set(), "mine"), ("", set(), NAME), ("", {"run"}, WORKFLOW), (" ", {"run", "pods"}, "8a2f")],
 )
-def test_a_run_is_never_without_a_name(ran, run_name, denied, shown):
+def test_a_run_always_has_a_name(ran, run_name, denied, shown):
     ran.denied = denied
-    told = outcome.report("SUCCEEDED", run_name, "8a2f")
-    assert (told.run_name, told.text) == (shown, f"{shown} ended well")
+    reported = outcome.report("SUCCEEDED", run_name, "8a2f")
+    assert (reported.run_name, reported.text) == (shown, f"{shown} succeeded")
 
 
 @pytest.mark.parametrize("answer", [(403, {"error": "not yours"}), (500, {}), (200, [1]), (200, {"run_details": [1]})])
-def test_where_kfp_refuses_the_state_is_told_all_the_same(web, monkeypatch, capsys, answer):
+def test_the_state_is_reported_if_kfps_api_fails(web, monkeypatch, capsys, answer):
     monkeypatch.setenv(outcome.API, web.url)
     web.answers[f"/apis/v2beta1/runs/{RUN['run_id']}"] = answer
     assert outcome.report("FAILED", **RUN).state == "FAILED"
-    assert capsys.readouterr().out.endswith("the run failed\nthe log of the stage that failed ends with what was wrong\n")
+    assert capsys.readouterr().out.endswith("the run failed\nsee the end of the failed stage's log for the reason\n")
 
 
-def test_a_run_on_one_machine_notes_itself_which_stages_failed(web, monkeypatch, tmp_path, capsys):
+def test_a_run_on_one_machine_records_its_failed_stages(web, monkeypatch, tmp_path, capsys):
     for name, value in outcome.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     assert outcome.report("FAILED", **RUN).failed_stages == ()
@@ -109,7 +109,7 @@ def test_a_run_on_one_machine_notes_itself_which_stages_failed(web, monkeypatch,
     assert capsys.readouterr().out == f"the run failed at write_tfrecords, evaluate_classifier\n{said}"
 
 
-def test_a_run_on_one_machine_notes_itself_what_came_of_its_stages(web, monkeypatch, tmp_path):
+def test_a_run_on_one_machine_records_its_results(web, monkeypatch, tmp_path):
     for name, value in outcome.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     for result in ("20 images in 2 files", "accepted", "accepted"):
@@ -118,15 +118,15 @@ def test_a_run_on_one_machine_notes_itself_what_came_of_its_stages(web, monkeypa
 
 
 @pytest.mark.parametrize("torn", [b'{"name": "wri', b"[1]\n", b'{"no": "stage"}\n', b"\xff\n"])
-def test_a_note_that_cannot_be_read_makes_no_run_fail(web, monkeypatch, tmp_path, capsys, torn):
+def test_an_unreadable_record_does_not_fail_the_run(web, monkeypatch, tmp_path, capsys, torn):
     (tmp_path / outcome.FAILURES_FILE).write_bytes(torn)
     monkeypatch.setenv(outcome.FAILURES, str(tmp_path / outcome.FAILURES_FILE))
     assert outcome.report("FAILED", **RUN) == Outcome("FAILED", **RUN, failed_stages=(), results=(), url="")
-    assert capsys.readouterr().out.startswith("warning: what became of the stages could not be read (")
+    assert capsys.readouterr().out.startswith("warning: the status of the stages could not be read (")
 
 
-def told(web: Web, ran: Ran, monkeypatch, kind: str = "", ui: str = "") -> object:
-    """What the webhook was sent."""
+def payload(web: Web, ran: Ran, monkeypatch, kind: str = "", ui: str = "") -> object:
+    """Returns the payload that the webhook received."""
     failed_in_training(ran)
     ran.stage("run", "join-records", at=20, log="outcome: 20 images in 2 files\n")
     monkeypatch.setenv(outcome.WEBHOOK, web.url + PATH)
@@ -142,8 +142,8 @@ UI = "https://kubeflow.example.org/pipeline/"
 LINK = "https://kubeflow.example.org/pipeline/#/runs/details/8a2f"
 
 
-def test_a_program_is_told_everything(web, ran, monkeypatch):
-    assert told(web, ran, monkeypatch, ui=UI) == {
+def test_payload_for_programs(web, ran, monkeypatch):
+    assert payload(web, ran, monkeypatch, ui=UI) == {
         "state": "FAILED",
         **RUN,
         "failed_stages": [{"name": "train_classifier", "error": ERROR, "failed": 0, "iterations": 0}],
@@ -153,15 +153,15 @@ def test_a_program_is_told_everything(web, ran, monkeypatch):
     }
 
 
-def test_slack_is_told_in_its_own_way(web, ran, monkeypatch):
-    assert told(web, ran, monkeypatch, "slack", UI) == {
+def test_payload_for_slack(web, ran, monkeypatch):
+    assert payload(web, ran, monkeypatch, "slack", UI) == {
         "text": "flowers of &lt;Monday&gt; failed at train_classifier\n"
         f"train_classifier: {ERROR}\n20 images in 2 files\n<{LINK}|Open the run>"
     }
 
 
-def test_teams_is_told_with_a_card(web, ran, monkeypatch):
-    sent = told(web, ran, monkeypatch, "Teams", UI)
+def test_payload_for_teams(web, ran, monkeypatch):
+    sent = payload(web, ran, monkeypatch, "Teams", UI)
     (attachment,) = sent["attachments"]
     assert (sent["type"], attachment["contentType"]) == ("message", "application/vnd.microsoft.card.adaptive")
     card = attachment["content"]
@@ -174,7 +174,7 @@ def test_teams_is_told_with_a_card(web, ran, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["slack", "teams", "json"])
-def test_what_signs_an_address_is_told_to_nobody(web, ran, monkeypatch, capsys, kind):
+def test_signatures_of_addresses_are_not_reported(web, ran, monkeypatch, capsys, kind):
     monkeypatch.setattr(patience, "_process", patience.Patience(0.0))
     with pytest.raises(InputError) as refusal:
         storage.fetch(f"{web.url}/photos.tgz?X-Amz-Signature=a-signature")
@@ -187,7 +187,7 @@ def test_what_signs_an_address_is_told_to_nobody(web, ran, monkeypatch, capsys, 
     ran.stage("run", "ingest-images", phase="Failed", at=10, log=printed(str(refusal.value)))
     ran.stage("run", "write-tfrecords", phase="Failed", at=30, log=printed(*traceback))
     ran.stage("run", "split-images", at=50, log=f"outcome: of {web.url}/z.jpg?X-Amz-Signature=a-signature\n")
-    sent = json.dumps(told(web, ran, monkeypatch, kind))
+    sent = json.dumps(payload(web, ran, monkeypatch, kind))
     assert f"{web.url}/x.jpg?..." in sent and f"{web.url}/z.jpg?..." in sent and f"{web.url}/photos.tgz?..." in sent
     assert "a-signature" not in sent and "a-signature" not in "".join(capsys.readouterr())
 
@@ -195,7 +195,7 @@ def test_what_signs_an_address_is_told_to_nobody(web, ran, monkeypatch, capsys, 
 @pytest.mark.parametrize("kind", ["slack", "teams"])
 @pytest.mark.parametrize("letter", ["x", "花", "\U0001f33b", "<"])
 @pytest.mark.parametrize(("stages", "lines"), [(45, 5000), (1, 51), (45, 0)])
-def test_a_message_is_not_endless_and_says_how_much_is_left_out(kind, letter, stages, lines):
+def test_long_messages_are_truncated_and_say_so(kind, letter, stages, lines):
     failed = tuple(Stage(f"stage_{number}", letter * 2000) for number in range(stages))
     of_run = Outcome("FAILED", letter * 300, "8a2f", failed, tuple(f"{letter} {n}" for n in range(lines)), LINK)
     sent = outcome.body(of_run, kind)
@@ -203,7 +203,7 @@ def test_a_message_is_not_endless_and_says_how_much_is_left_out(kind, letter, st
     card = sent if kind == "slack" else sent["attachments"][0]["content"]
     shown = card["text"].splitlines()[:-1] if kind == "slack" else [block["text"] for block in card["body"]]
     left = 1 + stages + lines - (len(shown) - 1)
-    assert shown[-1] == f"and {left:,} lines more, in the log of report_outcome"
+    assert shown[-1] == f"and {left:,} more lines in the log of report_outcome"
 
 
 @pytest.mark.parametrize(
@@ -218,17 +218,17 @@ def test_a_message_is_not_endless_and_says_how_much_is_left_out(kind, letter, st
         ("example.org", "json"),
     ],
 )
-def test_the_host_tells_what_a_webhook_takes(host, kind):
+def test_the_kind_of_a_webhook_follows_from_its_host(host, kind):
     assert outcome.kind_of(f"https://{host}/x") == kind
 
 
-def test_the_address_is_in_no_line_whatever_happens(web, monkeypatch, capsys):
+def test_the_address_of_the_webhook_is_never_printed(web, monkeypatch, capsys):
     for address, said in (
-        (web.url + PATH, "the webhook was told"),
-        (web.url + "/gone-a-secret", "warning: the webhook was not told (HTTP 404)"),
-        ("http://127.0.0.1:9/a-secret", "warning: the webhook was not told (ConnectionError)"),
-        ("a-secret", "warning: the webhook was not told (MissingSchema)"),
-        ("http://[a-secret", "warning: the webhook was not told (ValueError)"),
+        (web.url + PATH, "the webhook was notified"),
+        (web.url + "/gone-a-secret", "warning: the webhook could not be notified (HTTP 404)"),
+        ("http://127.0.0.1:9/a-secret", "warning: the webhook could not be notified (ConnectionError)"),
+        ("a-secret", "warning: the webhook could not be notified (MissingSchema)"),
+        ("http://[a-secret", "warning: the webhook could not be notified (ValueError)"),
     ):
         monkeypatch.setenv(outcome.WEBHOOK, address)
         web.answers[PATH] = 200, "ok"

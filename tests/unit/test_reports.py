@@ -1,4 +1,4 @@
-"""The pages hold what the caller gave, whatever it gave, and nothing that reaches outside."""
+"""The pages show any content of the caller, escaped, and load nothing from outside."""
 
 import base64
 import io
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kfp_vision.catalog import preview
 from kfp_vision.charts import Histogram
 from kfp_vision.reports import (
     Mistake,
@@ -31,7 +32,7 @@ VOID = {"meta", "img"}
 
 
 class Page(HTMLParser):
-    """A page taken apart: its elements in order, its text by element, and whether every element is closed."""
+    """A parsed page: its elements and texts in order, and the elements still open."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
-        if tag in ("th", "td", "text"):  # what stands apart is to be read apart
+        if tag in ("th", "td", "text"):  # cells and chart labels are separate words
             self.texts.append(("", " "))
 
     def handle_startendtag(self, tag, attrs):
@@ -83,7 +84,7 @@ def assert_harmless(path: Path) -> None:
 def picture(
     name: str = "one.jpg", *, width: int = 320, height: int = 240, kind: str = "JPEG", mode: str = "RGB", seed: int = 0
 ) -> Picture:
-    """Noise, the picture that compresses worst."""
+    """Returns noise, the image that compresses worst."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
     image = Image.fromarray(noise, "RGBA").convert("RGB").convert(mode) if mode != "RGBA" else Image.fromarray(noise)
     encoded = io.BytesIO()
@@ -92,7 +93,7 @@ def picture(
 
 
 def history(rows: int = 4) -> list[dict[str, float]]:
-    """Rows 10 steps apart, every other one of them with a validation."""
+    """Returns rows 10 steps apart, every other one with validation values."""
     trained = [
         {"step": 10.0 * n, "loss": 2 / n, "accuracy": 1 - 0.5 / n, "learning_rate": 0.01 / n, "images_per_second": 400.0 + n}
         for n in range(1, rows + 1)
@@ -110,7 +111,7 @@ BINS = [
 
 
 def evaluation(labels: list[str], matrix: list[list[int]] | None = None, **changed: object) -> dict:
-    """A record of an evaluation whose figures are made up, one apart from the other."""
+    """Returns an evaluation with invented metrics, all different."""
     matrix = matrix or [[40 if i == j else (i + j) % 3 for j in range(len(labels))] for i in range(len(labels))]
     per_class = [
         {"label": label, "precision": 0.811 + n / 1000, "recall": 0.611 + n / 1000, "f1": 0.711 + n / 1000, "images": 4321 + n}
@@ -138,9 +139,9 @@ def write_summary(path: Path, labels: list[str], pictures: list[Picture]) -> Non
         source=f"gs://bucket/{labels[0]}",
         classes={label: 1200 + n for n, label in enumerate(labels)},
         total_bytes=123_456_789,
-        passed_over={f"no picture: {labels[0]}": 17},
+        skipped={f"no picture: {labels[0]}": 17},
         notes=[f"{labels[0]} is rare."],
-        samples=dict.fromkeys(labels, pictures),
+        samples={label: [preview(one) for one in pictures] for label in labels},
     )
 
 
@@ -151,9 +152,9 @@ def write_records(path: Path, labels: list[str], pictures: list[Picture], **chan
         "classes": {label: {"train": 1100 + n, "validation": 200, "test": 0} for n, label in enumerate(labels)},
         "total_bytes": 123_456_789, "findings": [(f"{labels[0]} is rare.", f"Add to {labels[1]}.")],
         "sizes": sizes, "shapes": shapes, "samples": {label: [thumbnail(one) for one in pictures] for label in labels},
-        "anew": {f"GIF {labels[0]}": 17}, "copies": 12, "copied": [(FILE_NAME, f"{labels[1]}.jpg")],
-        "left_out": [(f"/photos/{labels[0]}/1.jpg", labels[0], f"under {labels[0]} and {labels[1]}")],
-        "refused": [(f"/photos/{labels[1]}/{FILE_NAME}", labels[1], "cut off")],
+        "reencoded": {f"GIF {labels[0]}": 17}, "duplicates": 12, "duplicate_pairs": [(FILE_NAME, f"{labels[1]}.jpg")],
+        "excluded": [(f"/photos/{labels[0]}/1.jpg", labels[0], f"under {labels[0]} and {labels[1]}")],
+        "rejected": [(f"/photos/{labels[1]}/{FILE_NAME}", labels[1], "cut off")],
     }  # fmt: skip
     write_records_page(path, **(content | changed))
 
@@ -163,6 +164,7 @@ def write_evaluation(path: Path, labels: list[str], pictures: list[Picture], **c
         path,
         title=f"About {labels[0]}",
         evaluation=evaluation(labels, **changed),
+        top=5,
         history=history(),
         mistakes=(mistakes := [Mistake(shown, labels[0], labels[1], 0.97) for shown in pictures]),
         pairs=[({"label": labels[0], "prediction": labels[1], "images": 4567, "share": 0.2345}, mistakes)] if mistakes else [],
@@ -190,7 +192,7 @@ def test_labels_and_names_are_escaped(tmp_path):
     assert FILE_NAME in Page(tmp_path / "evaluation.html").text
 
 
-def test_labels_stand_in_the_confusion_matrix(tmp_path):
+def test_labels_are_in_the_confusion_matrix(tmp_path):
     labels = ["a & b $x^2$", "向日葵", "a name that is much too long for it"]
     write_evaluation(tmp_path / "page.html", labels, [])
     drawn = [data for tag, data in Page(tmp_path / "page.html").texts if tag == "text"]
@@ -214,7 +216,7 @@ def test_same_input_gives_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / page).read_bytes() == (tmp_path / "two" / page).read_bytes()
 
 
-def test_a_page_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path):
+def test_a_page_replaces_an_existing_one_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("before")
     write_summary(path, ["daisy", "rose"], [])
@@ -222,7 +224,7 @@ def test_a_page_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_summary_holds_the_callers_figures(tmp_path):
+def test_summary_shows_the_callers_values(tmp_path):
     write_summary(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
     page = Page(tmp_path / "page.html")
     for said in (
@@ -232,7 +234,7 @@ def test_summary_holds_the_callers_figures(tmp_path):
     assert [image["alt"] for image in page.named("img")][:2] == ["daisy, first.jpg", "daisy, second.jpg"]
 
 
-def test_training_holds_the_callers_figures(tmp_path):
+def test_training_shows_the_callers_values(tmp_path):
     settings = {"batch_size": 32, "learning_rate": 0.0125, "warm_start": True, "layers": ["a", "b"], "weights": None}
     write_training_page(tmp_path / "page.html", network="inception_v3", settings=settings, history=history())
     page = Page(tmp_path / "page.html")
@@ -245,66 +247,66 @@ def test_training_holds_the_callers_figures(tmp_path):
     assert len(page.named("svg")) == 4
 
 
-def test_training_tells_the_best_validation_from_the_last(tmp_path):
+def test_training_shows_the_best_and_the_last_validation(tmp_path):
     rows = [{"step": 10, "validation_accuracy": 0.9}, {"step": 20, "validation_accuracy": 0.8}]
     write_training_page(tmp_path / "page.html", network="n", settings={}, history=rows)
     text = Page(tmp_path / "page.html").text
-    assert "80.0 % of the validation images are called by their right name at step 20." in text
+    assert "80.0 % of the validation images are classified correctly at step 20." in text
     assert "The best was 90.0 % at step 10." in text
 
 
-def test_training_says_how_long_it_waited_for_its_pictures_where_that_cost_time(tmp_path):
+def test_training_shows_long_waits_for_input(tmp_path):
     waits = [0.0, 0.432, 0.2, 0.1]
     rows = [row | {"input_wait": wait} for row, wait in zip(history(), waits, strict=True)]
     write_training_page(tmp_path / "page.html", network="n", settings={}, history=rows)
     page = Page(tmp_path / "page.html")
     assert "In 2 of 4 measurements the network waited" in page.text and "at most 43.2 % before step 20." in page.text
-    assert "Waiting for pictures" in page.text and len(page.named("svg")) == 5
+    assert "Waiting for input" in page.text and len(page.named("svg")) == 5
     write_training_page(tmp_path / "page.html", network="n", settings={}, history=[row | {"input_wait": 0.1} for row in rows])
     page = Page(tmp_path / "page.html")
     assert "aited for" not in page.text and len(page.named("svg")) == 4
 
 
-def test_evaluation_holds_the_callers_figures(tmp_path):
+def test_evaluation_shows_the_callers_values(tmp_path):
     asked = {"uri": "gs://bucket/one.jpg", "prediction": "rose", "score": 0.876}
     matrix = [[501, 7], [11, 602]]
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [picture("wrong.jpg")], matrix=matrix, test_picture=asked)
     page = Page(tmp_path / "page.html")
     for said in (
         "91.4 % of 1,234 test images", "Accepted: accuracy 0.9137 reaches 0.85", "90.1 %", "89.2 %", "88.3 %", "0.977",
-        "daisy 81.1 % 61.1 % 71.1 % 4,321", "rose 81.2 % 61.2 % 71.2 % 4,322", "gs://bucket/one.jpg is called rose (88 %)",
-        "is daisy, called rose (97 %)", "wrong.jpg", "between 89.9 % and 92.9 %",
-        "daisy called rose: 4,567, 23.4 % of the class",
-        "Mean of the images (weighted) 90.5 % 91.4 % 88.6 % 1,234", "3.2 % apart", "surer than it is right",
-        "Always naming daisy", "28.8 %", "64 to 127 76.5 % 34", "256 to 511 92.0 % 1,200",
-        "rose called daisy (11), daisy called rose (7)",
+        "daisy 81.1 % 61.1 % 71.1 % 4,321", "rose 81.2 % 61.2 % 71.2 % 4,322",
+        "gs://bucket/one.jpg is classified as rose (88 %)", "daisy predicted as rose (97 %)", "wrong.jpg", "89.9 % to 92.9 %",
+        "daisy predicted as rose: 4,567, 23.4 % of the class",
+        "Mean over images (weighted) 90.5 % 91.4 % 88.6 % 1,234", "differ by 3.2 %", "overconfident",
+        "Always predicting daisy", "28.8 %", "64 to 127 76.5 % 34", "256 to 511 92.0 % 1,200",
+        "rose predicted as daisy (11), daisy predicted as rose (7)",
     ):  # fmt: skip
         assert said in page.text
     drawn = [data for tag, data in page.texts if tag == "text"]
     assert {"501", "7", "11", "602"} <= set(drawn)
     assert len(page.named("svg")) == 5
-    assert "likeliest" not in page.text  # of two classes every name is
+    assert "Top-5" not in page.text  # with two classes it is always 100 %
 
 
-def test_more_classes_than_five_tell_of_the_likeliest_five(tmp_path):
+def test_more_than_five_classes_have_a_top_5_accuracy(tmp_path):
     write_evaluation(tmp_path / "page.html", [f"breed {number}" for number in range(6)], [])
     text = Page(tmp_path / "page.html").text
-    assert "Among the 5 likeliest" in text and "98.8 %" in text
+    assert "Top-5 accuracy" in text and "98.8 %" in text
 
 
-def test_a_refusal_says_why(tmp_path):
+def test_a_rejection_shows_its_reasons(tmp_path):
     verdict = {"accepted": False, "reasons": ["accuracy is below 0.85", "the model in service is better"]}
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [], verdict=verdict)
-    assert "Refused: accuracy is below 0.85 the model in service is better" in Page(tmp_path / "page.html").text
+    assert "Rejected: accuracy is below 0.85 the model in service is better" in Page(tmp_path / "page.html").text
 
 
 def test_classes_keep_the_order_of_the_labels(tmp_path):
     labels = ["zinnia", "aster", "rose"]
     record = evaluation(labels)
     record["per_class"].reverse()
-    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=[], pairs=[])
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, top=5, history=[], mistakes=[], pairs=[])
     text = Page(tmp_path / "page.html").text
-    text = text[text.index("Class by class") :]
+    text = text[text.index("Metrics per class") :]
     assert text.index("zinnia") < text.index("aster") < text.index("rose")
 
 
@@ -312,21 +314,21 @@ def test_most_confident_mistake_comes_first(tmp_path):
     scores = {"some.jpg": 0.6, "unknown.jpg": math.nan, "most.jpg": 0.99, "less.jpg": 0.4}
     mistakes = [Mistake(picture(name), "daisy", "rose", score) for name, score in scores.items()]
     record = evaluation(["daisy", "rose"])
-    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=[], mistakes=mistakes, pairs=[])
+    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, top=5, history=[], mistakes=mistakes, pairs=[])
     page = Page(tmp_path / "page.html")
     assert [image["title"] for image in page.named("img")] == ["most.jpg", "some.jpg", "less.jpg", "unknown.jpg"]
-    assert "often wrong labels" in page.text
+    assert "often label issues" in page.text
 
 
 def test_without_mistakes_the_page_says_so(tmp_path):
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [], matrix=[[3, 0], [0, 4]])
     page = Page(tmp_path / "page.html")
-    assert "every image was called by its right name" in page.text
-    assert "No class is taken for another." in page.text
+    assert "every image was classified correctly" in page.text
+    assert "No classes are confused." in page.text
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no picture", picture().encoded[:200], picture(kind="PNG").encoded[:90]])
-def test_an_unreadable_picture_gets_a_placeholder(tmp_path, encoded):
+def test_an_unreadable_image_gets_a_placeholder(tmp_path, encoded):
     shown = [Picture("broken.jpg", encoded), picture("whole.jpg")]
     write_summary(tmp_path / "summary.html", ["daisy", "rose"], shown)
     write_evaluation(tmp_path / "evaluation.html", ["daisy", "rose"], shown)
@@ -339,7 +341,7 @@ def test_an_unreadable_picture_gets_a_placeholder(tmp_path, encoded):
 @pytest.mark.parametrize(
     ("kind", "mode"), [("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1"), ("PNG", "L")]
 )
-def test_pictures_of_any_mode_become_small_rgb_jpegs(tmp_path, kind, mode):
+def test_images_of_any_mode_become_rgb_jpeg_thumbnails(tmp_path, kind, mode):
     write_summary(tmp_path / "page.html", ["daisy"], [picture(width=450, height=300, kind=kind, mode=mode)])
     (image,) = Page(tmp_path / "page.html").named("img")
     thumbnail = Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))))
@@ -348,13 +350,13 @@ def test_pictures_of_any_mode_become_small_rgb_jpegs(tmp_path, kind, mode):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "BMP", "TIFF"])
-def test_pictures_that_will_be_encoded_anew_are_shown_as_well(tmp_path, kind):
+def test_images_that_will_be_re_encoded_are_shown(tmp_path, kind):
     write_summary(tmp_path / "page.html", ["daisy"], [picture(kind=kind)])
     (image,) = Page(tmp_path / "page.html").named("img")
     assert (image["width"], image["height"]) == ("200", "150")
 
 
-def test_a_picture_that_lies_on_its_side_is_shown_upright(tmp_path):
+def test_a_rotated_image_is_shown_upright(tmp_path):
     turned, content = Image.Exif(), io.BytesIO()
     turned[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
     Image.new("RGB", (90, 60)).save(content, "JPEG", exif=turned)
@@ -363,7 +365,7 @@ def test_a_picture_that_lies_on_its_side_is_shown_upright(tmp_path):
     assert (image["width"], image["height"]) == ("60", "90")
 
 
-def test_a_picture_of_too_many_pixels_is_not_unpacked_to_be_shown(tmp_path):
+def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path):
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -374,10 +376,10 @@ def test_a_picture_of_too_many_pixels_is_not_unpacked_to_be_shown(tmp_path):
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     write_summary(tmp_path / "page.html", ["daisy"], [Picture("bomb.png", bomb)])
     assert "bomb.png cannot be read" in Page(tmp_path / "page.html").text
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 200_000  # KiB, where its pixels take 400 MB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 200_000  # KiB; its pixels would take 400 MB
 
 
-def test_four_dozen_of_the_busiest_pictures_stay_below_1200_kb(tmp_path):
+def test_48_thumbnails_of_noise_stay_below_1200_kb(tmp_path):
     busy = [picture(width=400, height=400, seed=seed) for seed in range(24)]
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], busy)
     assert len(Page(tmp_path / "page.html").named("img")) == 48  # alone, and with the pair of classes
@@ -387,7 +389,7 @@ def test_four_dozen_of_the_busiest_pictures_stay_below_1200_kb(tmp_path):
 def test_one_row_of_history_makes_a_page(tmp_path):
     write_training_page(tmp_path / "page.html", network="inception_v1", settings={}, history=history(1))
     page = Page(tmp_path / "page.html")
-    assert "Trained to step 10, without a validation." in page.text
+    assert "Trained to step 10, without validation." in page.text
     assert [data for tag, data in page.texts if tag == "text"].count("10") == 4  # once below each chart
 
 
@@ -401,26 +403,28 @@ def test_no_history_makes_a_page(tmp_path):
 def test_values_that_are_not_finite_leave_a_gap(tmp_path, value, rows):
     broken = [row | dict.fromkeys(row.keys() - {"step"}, value) for row in history(rows)]
     write_training_page(tmp_path / "all.html", network="n", settings={"momentum": value}, history=broken)
-    assert Page(tmp_path / "all.html").text.count("No value to be drawn.") == 4
+    assert Page(tmp_path / "all.html").text.count("No values to draw.") == 4
     write_training_page(tmp_path / "some.html", network="n", settings={}, history=history(4) + broken)
     page = Page(tmp_path / "some.html")
     assert "training 0.5, validation 0.625" in page.text
-    assert ("The training has diverged" in page.text) == (value is not None)
+    assert ("The training diverged" in page.text) == (value is not None)
     assert not re.search(r"\b(nan|inf)\b", " ".join(str(a.get("d", "")) for _, a in page.elements))
 
 
-def test_figures_that_are_not_finite_make_a_page(tmp_path):
+def test_metrics_that_are_not_finite_make_a_page(tmp_path):
     nothing = {"false_positive_rate": [math.nan, math.nan], "true_positive_rate": [0.0, 1.0], "area": math.nan}
     mistakes = [Mistake(picture(), "daisy", "rose", math.nan)]
     record = evaluation(["daisy", "rose"], [[0, 0], [0, 0]], roc=nothing, accuracy=math.nan, macro_f1=math.nan)
-    write_evaluation_page(tmp_path / "page.html", title="t", evaluation=record, history=history(), mistakes=mistakes, pairs=[])
-    assert "There are no points to draw it from." in Page(tmp_path / "page.html").text
+    write_evaluation_page(
+        tmp_path / "page.html", title="t", evaluation=record, top=5, history=history(), mistakes=mistakes, pairs=[]
+    )
+    assert "There are no points to draw." in Page(tmp_path / "page.html").text
 
 
 @pytest.mark.parametrize(
     ("classes", "counted", "named"), [(2, True, True), (30, True, True), (31, False, True), (61, False, False)]
 )
-def test_confusion_matrix_tells_what_there_is_room_for(tmp_path, classes, counted, named):
+def test_confusion_matrix_shows_labels_and_counts_where_they_fit(tmp_path, classes, counted, named):
     labels = [f"breed {n}" for n in range(classes)]
     matrix = [[7777 if i == j else 0 for j in range(classes)] for i in range(classes)]
     write_evaluation(tmp_path / "page.html", labels, [], matrix=matrix)
@@ -436,7 +440,7 @@ def test_a_long_history_stays_small(tmp_path):
     assert "at step 200,000." in page.text
 
 
-def test_every_chart_and_table_can_be_heard(tmp_path):
+def test_charts_and_tables_are_accessible_to_screen_readers(tmp_path):
     write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [picture()])
     page = Page(tmp_path / "page.html")
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.named("svg"))
@@ -445,11 +449,11 @@ def test_every_chart_and_table_can_be_heard(tmp_path):
     assert len(page.named("h1")) == 1
 
 
-def test_the_page_of_the_records_holds_the_callers_figures(tmp_path):
+def test_the_page_of_the_records_shows_the_callers_values(tmp_path):
     write_records(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
     page = Page(tmp_path / "page.html")
     for said in (
-        "2,601 pictures in 2 classes, 123.5 MB of records; 1 refused; 1 left out by the split.",
+        "2,601 images in 2 classes, 123.5 MB of records; 1 rejected; 1 excluded by the split.",
         "daisy is rare. Add to rose.", "Class Train Validation Test All", "daisy 1,100 200 0 1,300", "rose 1,101 200 0 1,301",
         "All 2,201 400 0 2,601", "GIF daisy 17", "rose.jpg", "The first 1 of 12.",
         "/photos/daisy/1.jpg daisy under daisy and rose", "rose cut off",
@@ -478,30 +482,30 @@ def test_a_histogram_draws_a_bar_of_the_right_height_for_each_bin(tmp_path):
     assert [height / heights[0] for height in heights] == pytest.approx([1, 0, 0.25, 0.5], abs=0.01)
 
 
-def test_the_page_of_the_records_names_the_first_thousand_that_are_not_in_them(tmp_path):
-    refused = [(f"photos/<b>/{number:04}.jpg", "<b>", "cut off" if number % 3 else "empty") for number in range(1200)]
-    write_records(tmp_path / "page.html", ["daisy", "rose"], [], refused=refused, left_out=[])
+def test_the_page_of_the_records_lists_the_first_thousand_rejected_images(tmp_path):
+    rejected = [(f"photos/<b>/{number:04}.jpg", "<b>", "cut off" if number % 3 else "empty") for number in range(1200)]
+    write_records(tmp_path / "page.html", ["daisy", "rose"], [], rejected=rejected, excluded=[])
     text = Page(tmp_path / "page.html").text
-    assert "1,200 refused." in text
+    assert "1,200 rejected." in text
     assert "cut off 800 empty 400" in text
     assert "photos/<b>/0999.jpg" in text
     assert "photos/<b>/1000.jpg" not in text
     assert "The first 1,000" in text
-    assert "Left out" not in text
+    assert "Excluded" not in text
 
 
-def test_the_page_of_faultless_records_is_short(tmp_path):
-    nothing = {"findings": [], "anew": {}, "copies": 0, "copied": [], "left_out": [], "refused": []}
+def test_the_page_of_records_without_problems_is_short(tmp_path):
+    nothing = {"findings": [], "reencoded": {}, "duplicates": 0, "duplicate_pairs": [], "excluded": [], "rejected": []}
     write_records(tmp_path / "page.html", ["daisy", "rose"], [], **nothing)
     text = Page(tmp_path / "page.html").text
-    assert "Nothing: sizes, shapes and classes are as they should be, and every picture could be used." in text
-    for heading in ("Refused", "Left out", "Copies", "Encoded anew"):
+    assert "Nothing: no problems with sizes, aspect ratios or classes were found, and every image could be used." in text
+    for heading in ("Rejected", "Excluded", "Duplicates", "Re-encoded"):
         assert heading not in text
 
 
-def test_records_of_nothing_make_a_page(tmp_path):
+def test_empty_records_make_a_page(tmp_path):
     none = {"daisy": {"train": 0, "validation": 0, "test": 0}}
     write_records(tmp_path / "page.html", ["daisy", "rose"], [], classes=none)
     page = Page(tmp_path / "page.html")
-    assert "0 pictures in 1 class" in page.text
+    assert "0 images in 1 class" in page.text
     assert page.named("svg") == []

@@ -1,4 +1,4 @@
-"""What became of a run on a cluster, against servers that answer as Kubernetes and KFP do."""
+"""Findings about runs on a cluster, against servers that act as Kubernetes and KFP."""
 
 import base64
 import gzip
@@ -20,8 +20,8 @@ def cluster(monkeypatch, tmp_path) -> Iterator[Ran]:
         yield running
 
 
-def in_training(cluster: Ran) -> str:
-    """A run whose training failed, within groups that stand in no order that tells; gives the name of the pod."""
+def fail_training(cluster: Ran) -> str:
+    """Sets up a run whose training failed within nested groups; returns the name of the training's pod."""
     cluster.pod("run-driver")
     cluster.group("run", phase="Failed", at=5)
     cluster.stage("run", "check-run", at=10)
@@ -38,10 +38,10 @@ def in_training(cluster: Ran) -> str:
 
 
 def find(named: bool = True) -> Found:
-    return runs.find(RUN, named=named)
+    return runs.find(RUN, name_known=named)
 
 
-def test_the_names_of_the_stages_are_those_of_the_components():
+def test_stages_have_the_names_of_the_components():
     assert sorted(runs.STAGES) == components.__all__ and runs.LAST in runs.STAGES
 
 
@@ -59,30 +59,30 @@ def test_the_names_of_the_stages_are_those_of_the_components():
         ),
     ],
 )
-def test_our_stages_are_known_among_groups_of_any_name(task, stage):
+def test_stages_are_distinguished_from_groups(task, stage):
     assert runs.stage_of(task) == stage
 
 
-def test_the_stage_that_failed_is_told_with_its_own_line(cluster, capsys):
-    in_training(cluster)
+def test_the_failed_stage_is_found_with_its_error(cluster, capsys):
+    fail_training(cluster)
     assert find() == Found(WORKFLOW, (Stage("train_classifier", ERROR),))
     assert capsys.readouterr().out == ""
-    assert cluster.asked["run"] == 0  # Kubernetes knew it all
+    assert cluster.asked["run"] == 0  # Kubernetes had everything
 
 
-def test_kfp_is_asked_for_the_name_of_a_run_that_has_none(cluster):
-    in_training(cluster)
+def test_an_unknown_name_comes_from_kfp(cluster):
+    fail_training(cluster)
     assert find(named=False).name == NAME
 
 
-def test_several_are_told_in_the_order_in_which_they_ran(cluster):
+def test_failed_stages_are_in_execution_order(cluster):
     for at, stage in ((30, "decide-training"), (10, "write-tfrecords"), (20, "ingest-images")):
         cluster.stage("run", stage, phase="Failed", at=at, log=printed(f"error: {stage}"))
     failed = [Stage(stage.replace("-", "_"), stage) for stage in ("write-tfrecords", "ingest-images", "decide-training")]
     assert find().failed == tuple(failed)
 
 
-def in_partitions(cluster: Ran, broken: dict[int, str], loop: str = "partitions", count: int = 50, begun: int = 12) -> None:
+def fail_partitions(cluster: Ran, broken: dict[int, str], loop: str = "partitions", count: int = 50, begun: int = 12) -> None:
     cluster.group("run", phase="Failed")
     cluster.group("run", loop, phase="Failed", at=5)
     cluster.pod("run", loop, "iteration-driver", at=10, outputs={"iteration-count": str(count)})
@@ -92,60 +92,60 @@ def in_partitions(cluster: Ran, broken: dict[int, str], loop: str = "partitions"
         cluster.stage(*way, "write-tfrecords", at=20 + number, **how)
 
 
-def test_of_a_loop_the_iterations_that_failed_are_counted(cluster):
-    in_partitions(cluster, {3: printed("killed, who knows"), 7: printed("error: a torn image")})
+def test_failed_iterations_of_a_loop_are_counted(cluster):
+    fail_partitions(cluster, {3: printed("killed, who knows"), 7: printed("error: a torn image")})
     (stage,) = find().failed
     assert stage == Stage("write_tfrecords", "a torn image", failed=2, iterations=50)
     assert stage.title == "write_tfrecords (2 of 50)"
 
 
-def test_a_loop_of_one_is_none(cluster):
-    in_partitions(cluster, {0: printed("error: a torn image")}, count=1, begun=1)
+def test_a_loop_of_one_iteration_has_no_count(cluster):
+    fail_partitions(cluster, {0: printed("error: a torn image")}, count=1, begun=1)
     assert find().failed[0].title == "write_tfrecords"
 
 
-def test_no_more_than_a_few_logs_of_a_loop_are_read(cluster):
-    in_partitions(cluster, dict.fromkeys(range(50), printed()), begun=50)
+def test_only_a_few_logs_of_a_loop_are_read(cluster):
+    fail_partitions(cluster, dict.fromkeys(range(50), printed()), begun=50)
     assert find().failed == (Stage("write_tfrecords", "", failed=50, iterations=50),)
     assert cluster.asked["pods/log"] == runs.LOGS_OF_A_STAGE
 
 
-def test_a_stage_that_did_better_when_it_was_tried_again_did_not_fail(cluster):
+def test_a_stage_that_succeeded_in_a_retry_did_not_fail(cluster):
     cluster.stage("run", "ingest-images", tries=3)
     assert find().failed == ()
     cluster.stage("run", "write-tfrecords", phase="Failed", at=60, tries=2, log=printed("error: the last try"))
     assert find().failed == (Stage("write_tfrecords", "the last try"),)
 
 
-def test_a_stage_that_kfp_could_not_start_is_told_with_what_kfp_says(cluster):
+def test_a_stage_that_kfp_could_not_start_has_kfps_error(cluster):
     said = "F1128 09:14:01.200001      14 main.go:57] KFP driver: driver.Container failed: expect STRUCT, got string"
     cluster.pod("run", "train-trial-driver", phase="Failed", message="main: Error (exit code 1)", log=said)
     cluster.group("run", phase="Failed")
     assert find().failed == (Stage("train_trial", "KFP driver: driver.Container failed: expect STRUCT, got string"),)
 
 
-def test_where_kfp_could_not_start_a_group_that_is_told(cluster):
+def test_a_group_that_kfp_could_not_start_is_reported(cluster):
     cluster.stage("run", "check-run")
     said = "F1128 09:14:01.200001      14 main.go:57] KFP driver: driver.DAG failed: no such thing"
     cluster.pod("run", "publish-driver", phase="Failed", at=60, message="main: Error (exit code 1)", log=said)
     assert find().failed == (Stage("KFP's driver of publish", "KFP driver: driver.DAG failed: no such thing"),)
 
 
-def test_a_pod_that_is_gone_left_its_log_in_the_store(cluster, capsys):
-    cluster.gone.add(in_training(cluster))
+def test_the_log_of_a_deleted_pod_comes_from_the_archive(cluster, capsys):
+    cluster.gone.add(fail_training(cluster))
     assert find().failed == (Stage("train_classifier", ERROR),)
     assert capsys.readouterr().out == ""
 
 
-def test_of_a_pod_that_is_gone_with_its_log_argo_knows_what_was_done_to_it(cluster, capsys):
-    name = in_training(cluster)
+def test_without_pod_and_log_the_reason_comes_from_argo(cluster, capsys):
+    name = fail_training(cluster)
     cluster.gone.add(name)
     cluster.archived = False
     assert find().failed == (Stage("train_classifier"),)
     for node in cluster.nodes.values():
         if node["type"] == "Pod" and "train-classifier" in node["name"]:
             node["message"] = "main: OOMKilled (exit code 137)"
-    assert "more memory than it may take" in find().failed[0].error
+    assert "exceeded its memory limit" in find().failed[0].error
     assert capsys.readouterr().out == ""
 
 
@@ -157,51 +157,51 @@ def test_of_a_pod_that_is_gone_with_its_log_argo_knows_what_was_done_to_it(clust
         ({"pods", "pods/log", "workflows"}, ["logs", "pods", "the run"]),
     ],
 )
-def test_what_kubernetes_refuses_kfp_gives(cluster, capsys, denied, warned):
-    in_training(cluster)
+def test_kfp_provides_what_kubernetes_denies(cluster, capsys, denied, warned):
+    fail_training(cluster)
     cluster.denied = denied
     assert find().failed == (Stage("train_classifier", ERROR),)
-    said = [f"warning: Kubernetes could not be asked for {what} (403)" for what in warned]
+    said = [f"warning: could not get {what} from Kubernetes (403)" for what in warned]
     assert sorted(capsys.readouterr().out.splitlines()) == sorted(said)
 
 
-def test_where_this_pod_does_not_know_its_workflow_kfp_has_it(cluster, monkeypatch):
-    in_training(cluster)
+def test_kfp_provides_the_workflow_if_this_pod_does_not_know_it(cluster, monkeypatch):
+    fail_training(cluster)
     monkeypatch.delenv(runs.OWN_POD)
     assert find().failed == (Stage("train_classifier", ERROR),)
 
 
-def test_a_run_that_kfp_does_not_name_is_called_by_its_workflow(cluster):
-    in_training(cluster)
+def test_without_kfp_a_run_has_the_name_of_its_workflow(cluster):
+    fail_training(cluster)
     cluster.denied = {"run"}
     assert find(named=False).name == WORKFLOW
 
 
-def test_kfps_list_of_tasks_tells_at_least_which_stages_failed(cluster):
-    in_training(cluster)
+def test_kfps_list_of_tasks_has_the_failed_stages(cluster):
+    fail_training(cluster)
     cluster.denied, cluster.agent = {"workflows"}, False
     assert find(named=False) == Found(NAME, (Stage("train_classifier"),))
 
 
-def test_kfps_list_of_tasks_counts_the_iterations_that_it_knows(cluster):
-    in_partitions(cluster, {3: "", 7: ""})
+def test_kfps_list_of_tasks_has_the_started_iterations(cluster):
+    fail_partitions(cluster, {3: "", 7: ""})
     cluster.denied, cluster.agent = {"workflows"}, False
     assert find().failed == (Stage("write_tfrecords", "", failed=2, iterations=12),)
 
 
 @pytest.mark.parametrize("run", [{}, {"run_details": None}, {"run_details": {"task_details": [{}, {"state": "FAILED"}]}}])
-def test_in_a_list_of_tasks_without_ours_none_failed(run):
+def test_a_list_without_our_tasks_has_no_failed_stages(run):
     assert runs.failed_tasks(run) == ()
 
 
-def test_where_nobody_answers_nothing_is_found_and_nobody_is_asked_twice(cluster, capsys):
-    in_training(cluster)
+def test_nothing_is_found_if_all_requests_are_denied(cluster, capsys):
+    fail_training(cluster)
     cluster.denied, cluster.archived = {"workflows", "pods", "pods/log", "run", "archived log"}, False
     assert find(named=False) == Found()
-    assert "warning: KFP could not be asked for which stage failed (403 at http://127.0.0.1:" in capsys.readouterr().out
+    assert "warning: could not get the failed stages from KFP (403 at http://127.0.0.1:" in capsys.readouterr().out
 
 
-def test_who_is_not_there_is_asked_once(monkeypatch, tmp_path, capsys):
+def test_an_unreachable_service_is_asked_once(monkeypatch, tmp_path, capsys):
     with Ran().running(tmp_path / "kubeconfig") as cluster:
         address = cluster.url
     monkeypatch.setenv(runs.IN_A_CLUSTER, "10.0.0.1")
@@ -210,21 +210,21 @@ def test_who_is_not_there_is_asked_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv(runs.API, address)
     assert find(named=False) == Found()
     assert capsys.readouterr().out.splitlines() == [
-        f"warning: KFP could not be asked for which stage failed (ConnectionError at {address})",
-        "warning: Kubernetes could not be asked for the run (MaxRetryError)",
+        f"warning: could not get the failed stages from KFP (ConnectionError at {address})",
+        "warning: could not get the run from Kubernetes (MaxRetryError)",
     ]
 
 
-def test_where_time_is_up_nobody_is_asked(cluster, monkeypatch, capsys):
-    in_training(cluster)
+def test_after_the_timeout_there_are_no_requests(cluster, monkeypatch, capsys):
+    fail_training(cluster)
     monkeypatch.setattr(runs, "SECONDS_IN_ALL", 0.0)
     assert find(named=False) == Found()
     assert "(TimeoutError" in capsys.readouterr().out
     assert not cluster.asked
 
 
-def test_a_log_that_takes_too_long_is_left_out(cluster, monkeypatch):
-    in_training(cluster)
+def test_a_log_that_takes_too_long_is_ignored(cluster, monkeypatch):
+    fail_training(cluster)
     monkeypatch.setattr(runs, "_in_time", lambda chunks, seconds: runs_out(chunks))
     cluster.archived = False
     assert find().failed == (Stage("train_classifier"),)
@@ -235,19 +235,19 @@ def runs_out(chunks: Iterator[bytes]) -> Iterator[bytes]:
     raise TimeoutError
 
 
-def test_one_slow_log_silences_nobody(cluster, monkeypatch, capsys):
+def test_after_a_slow_log_requests_go_on(cluster, monkeypatch, capsys):
     monkeypatch.setattr(runs, "SECONDS", 0.3)
     slow = cluster.stage("run", "ingest-images", phase="Failed", at=20, log=printed("error: never heard"))
     cluster.stage("run", "write-tfrecords", phase="Failed", at=60, log=printed("error: a torn image"))
     cluster.slow, cluster.archived = {slow}, False
     assert find().failed == (Stage("ingest_images"), Stage("write_tfrecords", "a torn image"))
     assert cluster.asked["pods/log"] == 2
-    assert capsys.readouterr().out.startswith("warning: Kubernetes could not be asked for logs (")
+    assert capsys.readouterr().out.startswith("warning: could not get logs from Kubernetes (")
 
 
-def test_a_log_that_nobody_tells_to_its_end_is_where_argo_archived_it(cluster, monkeypatch):
+def test_an_incomplete_log_is_read_from_the_archive(cluster, monkeypatch):
     monkeypatch.setattr(runs, "SECONDS", 0.3)
-    cluster.slow = {in_training(cluster)}
+    cluster.slow = {fail_training(cluster)}
     assert find().failed == (Stage("train_classifier", ERROR),)
 
 
@@ -256,10 +256,10 @@ LONG = "".join(f"epoch {number} of many\n" for number in range(3000)) + printed(
 
 @pytest.mark.parametrize("gone", [False, True])
 @pytest.mark.parametrize("denied", [set(), {"pods/log"}])
-def test_of_a_long_log_the_end_is_read(cluster, monkeypatch, denied, gone):
+def test_only_the_end_of_a_long_log_is_read(cluster, monkeypatch, denied, gone):
     monkeypatch.setattr(runs, "LOG_LINES", 100)
     monkeypatch.setattr(runs, "LOG_BYTES", 10_001)
-    name = in_training(cluster)
+    name = fail_training(cluster)
     cluster.logs[name] = f"outcome: too early to be read\n{LONG}"
     cluster.denied, cluster.gone = denied, {name} if gone else set()
     cluster.nodes = {key: node | {"phase": "Succeeded"} for key, node in cluster.nodes.items()}
@@ -269,37 +269,37 @@ def test_of_a_long_log_the_end_is_read(cluster, monkeypatch, denied, gone):
     assert find().failed == (Stage("train_classifier", ERROR),)
 
 
-def test_the_end_of_what_comes_in_pieces_is_kept():
+def test_the_end_of_a_stream_is_kept():
     text = bytes(range(256)) * 4
     for size in (1, 7, 256, 2000):
         pieces = [text[at : at + 33] for at in range(0, len(text), 33)]
         assert runs._last(pieces, size) == text[-size:]
 
 
-def test_a_run_whose_nodes_argo_has_put_elsewhere_is_known_by_kfps_tasks(cluster, capsys):
-    in_training(cluster)
+def test_a_run_with_offloaded_nodes_is_read_from_kfps_tasks(cluster, capsys):
+    fail_training(cluster)
     cluster.offloaded = True
     assert find(named=False) == Found(NAME, (Stage("train_classifier"),))
     said = capsys.readouterr().out
-    assert "Kubernetes could not be asked for the run (NodesOffloaded)" in said and "KFP could not be asked for the run" in said
+    assert "could not get the run from Kubernetes (NodesOffloaded)" in said and "could not get the run from KFP" in said
 
 
-def test_pieces_of_a_log_come_until_time_is_up():
+def test_chunks_of_a_log_are_read_until_the_timeout():
     assert list(runs._in_time([b"a", b"b"], 60.0)) == [b"a", b"b"]
     with pytest.raises(TimeoutError):
         list(runs._in_time([b"a"], -1.0))
 
 
-def test_no_cluster_is_asked_where_this_is_none(cluster, monkeypatch, capsys):
-    in_training(cluster)
+def test_outside_a_cluster_there_are_no_requests(cluster, monkeypatch, capsys):
+    fail_training(cluster)
     monkeypatch.delenv(runs.IN_A_CLUSTER)
     monkeypatch.delenv(runs.API)
     assert find(named=False) == Found()
     assert not cluster.asked and capsys.readouterr().out == ""
 
 
-def test_what_stages_announced_is_told_in_the_order_in_which_they_ran(cluster):
-    in_partitions(cluster, {})
+def test_results_are_in_execution_order(cluster):
+    fail_partitions(cluster, {})
     cluster.stage("run", "evaluate-classifier", at=100, log=printed("outcome: accepted, accuracy 0.91"))
     cluster.stage("run", "deploy", "deploy-model", at=200, log=printed("outcome: deployed as version 4 in s3://models"))
     cluster.stage("run", "deploy", "call-endpoint", at=300, phase="Failed", log=printed("outcome: no", "error: no answer"))
@@ -308,30 +308,30 @@ def test_what_stages_announced_is_told_in_the_order_in_which_they_ran(cluster):
     )
 
 
-def test_the_nodes_of_a_large_workflow_are_compressed(cluster):
-    in_training(cluster)
+def test_compressed_nodes_are_read(cluster):
+    fail_training(cluster)
     workflow = cluster.workflow
     packed = base64.b64encode(gzip.compress(json.dumps(workflow["status"].pop("nodes")).encode())).decode()
     found = runs.of_workflow({**workflow, "status": {"compressedNodes": packed}})
     assert found == runs.of_workflow(cluster.workflow) and len(found) == 10
 
 
-def test_a_workflow_that_calls_pods_by_their_nodes_is_understood(cluster):
-    in_training(cluster)
+def test_pods_named_after_nodes_are_found(cluster):
+    fail_training(cluster)
     workflow = cluster.workflow
     workflow["metadata"]["annotations"] = {"workflows.argoproj.io/pod-name-format": "v1"}
     ids = {node["id"] for node in cluster.nodes.values() if node["type"] == "Pod"}
     assert {pod.name for pod in runs.of_workflow(workflow)} < ids
 
 
-def test_kfp_is_shown_the_token_that_kubeflow_gives(cluster, monkeypatch, tmp_path):
+def test_requests_to_kfp_carry_the_token_from_kubeflow(cluster, monkeypatch, tmp_path):
     (tmp_path / "token").write_text("a-token\n")
     monkeypatch.setattr(runs, "TOKEN_FILE", tmp_path / "token")
     assert runs._Pipelines(cluster.url, RUN, lambda: 1.0)._session.headers["Authorization"] == "Bearer a-token"
 
 
-def test_in_a_cluster_kfp_is_asked_where_it_usually_is(cluster, monkeypatch):
-    in_training(cluster)
+def test_in_a_cluster_kfp_has_a_default_address(cluster, monkeypatch):
+    fail_training(cluster)
     cluster.denied = {"workflows", "pods/log"}
     monkeypatch.delenv(runs.API)
     monkeypatch.setenv(runs.API_HOST, "127.0.0.1")

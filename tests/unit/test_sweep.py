@@ -120,7 +120,7 @@ def test_the_best_is_found_among_those_that_came_to_an_end(tried, tmp_path):
     assert [row["number"] for row in rows] == ["1", "2"]
     assert (rows[1]["accuracy"], rows[1]["failed"]) == ("", failed["failed"])
     page = (tmp_path / "trials.html").read_text()
-    assert "1 trial did not come to an end" in page and "2 trials, a line each; the thick one is number 1, the best." in page
+    assert "1 trial failed" in page and "One line per trial, 2 in total; the thick one is trial 1, the best." in page
 
 
 def test_of_equal_accuracies_the_least_loss_is_the_best(tmp_path):

@@ -1,4 +1,4 @@
-"""The page about what to do tells of every line that says why a stage ended, in that line's own words."""
+"""The troubleshooting page quotes every reason of a failure literally."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_each_reason_is_on_the_page(message, pod, log):
 
 
 def of_a_model(**status: object) -> dict:
-    """A pod of KServe's."""
+    """Returns a pod of KServe."""
     containers = [{"name": "kserve-container", "image": "x", "resources": {"limits": {"memory": "2Gi"}}}]
     return {"metadata": {"annotations": {}}, "spec": {"containers": containers}, "status": status}
 
@@ -72,18 +72,18 @@ def test_each_reason_of_a_model_on_kserve_is_on_the_page(deployment, pod):
 
 
 @pytest.mark.parametrize("replicas", [0, 1])
-def test_a_model_at_zero_is_on_the_page(replicas):
+def test_a_model_scaled_to_zero_is_on_the_page(replicas):
     counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), replicas)
     spec = {"replicas": replicas, "template": {}}
     said = rollout.unfinished({"metadata": {"generation": 1}, "spec": spec, "status": {"observedGeneration": 1, **counts}}, {})
     assert f"`{said}`" in KSERVE if not replicas else said == ""
 
 
-def test_what_is_said_without_a_reason_is_on_the_page():
+def test_an_unknown_reason_is_on_the_page():
     assert f"`{outcome.UNREAD}`" in PAGE
 
 
-def test_the_files_that_the_page_names_are_there():
+def test_the_files_named_on_the_page_exist():
     named = re.findall(r"\]\(([^)]+)\)", PAGE)
     assert named and [file for file in named if not (ROOT / "docs" / file).exists()] == []
     assert all((ROOT / file).exists() for file in re.findall(r"`((?:pipelines|manifests)/[\w./-]+)`", PAGE))
