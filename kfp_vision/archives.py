@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from kfp_vision.errors import InputError
+from kfp_vision.errors import DamagedError, FieldError, InputError
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar", ".tar.bz2", ".zip")
 MAX_ENTRIES = 2_000_000  # ImageNet has 1.3 million
@@ -81,7 +81,7 @@ def _files(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], IO[byt
         if opened is None or not name:
             continue
         if name in seen:
-            raise InputError("an archive must hold a name once only", f"{name} twice in {uri}", "Pack its folder again.")
+            raise DamagedError("an archive must hold a name once only", f"{name} twice in {uri}", "Pack its folder again.")
         seen.add(name)
         yield name, size, opened
 
@@ -119,7 +119,7 @@ def _tar_entries(path: Path, uri: str, begin: bytes, bound: int) -> Entries:
             archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closed below)
         except UNREADABLE:
             remedy = f"Give a folder of class folders, or one of {', '.join(SUFFIXES)}."
-            raise InputError("a data source that is a file must be an archive", uri, remedy) from None
+            raise FieldError("a data source that is a file must be an archive", uri, remedy) from None
         with archive:
             while member := _next(uri, archive):
                 archive.members = []  # type: ignore[attr-defined]  # or two million of them would fill the memory
@@ -206,4 +206,4 @@ def _whole(uri: str) -> Iterator[None]:
             raise InputError(
                 "an archive must fit the scratch space", f"{uri} ({error})", "Set TMPDIR to a larger one."
             ) from None
-        raise InputError("an archive must be whole", f"{uri} ({error})", "Pack or download it again.") from None
+        raise DamagedError("an archive must be whole", f"{uri} ({error})", "Pack or download it again.") from None

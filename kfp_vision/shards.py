@@ -15,7 +15,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from kfp_vision.errors import InputError
+from kfp_vision.errors import DamagedError
 
 SUFFIX = ".tfrecord"
 FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record, its length and that one's checksum, and behind it
@@ -129,15 +129,15 @@ def masked_crc(pieces: list[bytes]) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + CRC_MASK) & 0xFFFFFFFF)
 
 
-def damaged(named: str, at: int) -> InputError:
+def damaged(named: str, at: int) -> DamagedError:
     """What to say of a file that cannot be read on from the record at a byte."""
-    return InputError("a TFRecord file must be whole", f"{named}, damaged behind byte {at}", REWRITE)
+    return DamagedError("a TFRecord file must be whole", f"{named}, damaged behind byte {at}", REWRITE)
 
 
 def _compare(named: str, found: Shard, known: Shard) -> None:
     if found != known:
         differs = f"{named} with {found.bytes} bytes and the checksum {found.crc32c}"
-        raise InputError(WHOLE, f"{differs}, where {known.bytes} bytes and {known.crc32c} were written", REWRITE)
+        raise DamagedError(WHOLE, f"{differs}, where {known.bytes} bytes and {known.crc32c} were written", REWRITE)
 
 
 def _extended(crc: int, pieces: Iterable[bytes]) -> int:

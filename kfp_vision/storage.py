@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from kfp_vision import archives, parallel, sample, stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import AccessError, FieldError, InputError, NotFoundError
 from kfp_vision.stores import Found, NotThere, patience
 
 ARCHIVE_SUFFIXES = archives.SUFFIXES
@@ -84,18 +84,20 @@ def check_uri(uri: str, field: str) -> None:
     """
     kind = scheme(uri)
     if not uri:
-        raise InputError(f"{field} must name where the data lies", uri, "Set it to a folder, an archive or an address.")
+        raise FieldError(f"{field} must name where the data lies", uri, "Set it to a folder, an archive or an address.")
     if kind not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in stores.SCHEMES)
         remedy = "Copy the data to a folder, an archive or a bucket of yours."
-        raise InputError(f"{field} must be a local path, `sample`, or begin with one of {known}", stores.shown(uri), remedy)
+        raise FieldError(f"{field} must be a local path, `sample`, or begin with one of {known}", stores.shown(uri), remedy)
     if "@" in urlsplit(uri).netloc:
         remedy = "Take them out, and set them in the environment."
-        raise InputError(f"{field} must hold no user name and no password", f"{kind}://...", remedy)
+        raise FieldError(f"{field} must hold no user name and no password", f"{kind}://...", remedy)
     if kind in stores.BUCKETS:
         stores.bucket_and_key(uri)
     if kind in ("", "file") and uri != SAMPLE and not Path(absolute(uri)).exists():
-        raise InputError(f"{field} must name something that exists", uri, "Check the path, and that it is readable from here.")
+        raise NotFoundError(
+            f"{field} must name something that exists", uri, "Check the path, and that it is readable from here."
+        )
 
 
 def check_there(uri: str, field: str) -> None:
@@ -118,11 +120,11 @@ def check_picture_uri(uri: str, field: str) -> None:
         InputError: naming the field.
     """
     if scheme(uri) == SAMPLE and uri.removeprefix(f"{SAMPLE}://") not in sample.names():
-        raise InputError(f"{field} must name a picture of the sample", uri, f"Take {SAMPLE}://{sample.names()[0]}, say.")
+        raise FieldError(f"{field} must name a picture of the sample", uri, f"Take {SAMPLE}://{sample.names()[0]}, say.")
     archive, member = archive_and_member(absolute(uri))
     check_there(archive, field)
     if not scheme(uri) and not member and not Path(archive).is_file():
-        raise InputError(f"{field} must name one picture", uri, "Give the path of a picture, not of a folder.")
+        raise FieldError(f"{field} must name one picture", uri, "Give the path of a picture, not of a folder.")
 
 
 def wait_for_stores(wait: Mapping[str, Any] | float | None = None, *, at_most: float = math.inf) -> None:
@@ -331,7 +333,7 @@ def _there(uri: str, field: str) -> Iterator[None]:
     try:
         yield
     except NotThere as reason:
-        raise InputError(f"{field} must name something that exists", str(reason), "Check its spelling.") from None
+        raise NotFoundError(f"{field} must name something that exists", str(reason), "Check its spelling.") from None
 
 
 def fetch(uri: str) -> Path:
@@ -421,7 +423,7 @@ class Reader:
                     self._unpacked[archive] = self._unpack(archive)
             unpacked = self._unpacked[archive]
             if isinstance(unpacked, InputError):
-                raise InputError.from_line(str(unpacked))
+                raise type(unpacked).from_line(str(unpacked))
             try:
                 return unpacked[member].read_bytes()
             except KeyError:
@@ -513,7 +515,7 @@ def check_writable(uri: str, field: str) -> None:
     """
     remedy = "Name a folder, or one in a bucket as s3://bucket/folder."
     if not uri or uri == SAMPLE or scheme(uri) not in ("", "file", *stores.BUCKETS) or is_archive(uri):
-        raise InputError(f"{field} must name a folder or a bucket folder to write to", stores.shown(uri), remedy)
+        raise FieldError(f"{field} must name a folder or a bucket folder to write to", stores.shown(uri), remedy)
     if scheme(uri) in stores.BUCKETS:
         check_uri(uri, field)
         probe = inside(uri, f".kfp-vision-{uuid.uuid4().hex}")
@@ -524,9 +526,9 @@ def check_writable(uri: str, field: str) -> None:
     path = Path(absolute(uri))
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if not there.is_dir():
-        raise InputError(f"{field} must name a folder", uri, remedy)
+        raise FieldError(f"{field} must name a folder", uri, remedy)
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{field} must name a folder that can be written to", uri, f"Let this user write to {there}.")
+        raise AccessError(f"{field} must name a folder that can be written to", uri, f"Let this user write to {there}.")
 
 
 class Mirror:
@@ -655,5 +657,5 @@ def _downloads() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     about = folder.stat()
     if about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o022:
-        raise InputError("the folder of downloads must belong to you alone", str(folder), "Remove it, or set TMPDIR.")
+        raise AccessError("the folder of downloads must belong to you alone", str(folder), "Remove it, or set TMPDIR.")
     return folder

@@ -12,7 +12,7 @@ from functools import cache
 from typing import IO, BinaryIO, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from kfp_vision.errors import InputError, without_secrets
+from kfp_vision.errors import AccessError, FieldError, UnreachableError, without_secrets
 
 READERS = 48  # objects that are read at a time
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -152,7 +152,7 @@ def store(uri: str) -> Store:
         from kfp_vision.stores import web
 
         return _web_store(web.Web)
-    raise InputError(f"an address must begin with one of {', '.join(f'{known}://' for known in SCHEMES)}", uri, "Name another.")
+    raise FieldError(f"an address must begin with one of {', '.join(f'{known}://' for known in SCHEMES)}", uri, "Name another.")
 
 
 @cache
@@ -172,7 +172,7 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.partition("://")[2].partition("/")
     if not bucket:
         scheme = uri.partition("://")[0]
-        raise InputError(f"a URI with {scheme}:// must name a bucket", uri, f"Write it as {scheme}://bucket/folder.")
+        raise FieldError(f"a URI with {scheme}:// must name a bucket", uri, f"Write it as {scheme}://bucket/folder.")
     return bucket, key
 
 
@@ -206,19 +206,19 @@ def given(*names: str, environment: Mapping[str, str] = os.environ) -> str:
     return next((environment[name] for name in names if environment.get(name)), "")
 
 
-def refused(uri: str, status: object, remedy: str) -> InputError:
+def refused(uri: str, status: object, remedy: str) -> AccessError:
     """What to say when a store does not let somebody in."""
-    return InputError("an address must be open to whoever reads it", f"{status} at {shown(uri)}", remedy)
+    return AccessError("an address must be open to whoever reads it", f"{status} at {shown(uri)}", remedy)
 
 
-def not_writable(uri: str, status: object, remedy: str) -> InputError:
+def not_writable(uri: str, status: object, remedy: str) -> AccessError:
     """What to say when a store does not let somebody write."""
-    return InputError("an address must be open to whoever writes there", f"{status} at {shown(uri)}", remedy)
+    return AccessError("an address must be open to whoever writes there", f"{status} at {shown(uri)}", remedy)
 
 
-def unanswered(uri: str, reason: object) -> InputError:
+def unanswered(uri: str, reason: object) -> UnreachableError:
     """What to say when a store does not answer, and waiting would not help."""
-    return InputError(
+    return UnreachableError(
         "an address must answer", f"{reason} at {shown(uri)}", "Check the address and the way to it, or try again."
     )
 

@@ -22,7 +22,7 @@ from google.cloud import storage
 from google.oauth2 import service_account
 
 from kfp_vision import stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import AccessError, InputError
 from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, failures, patience, transfer
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
@@ -63,7 +63,7 @@ def _credentials(key: str) -> Any:
         try:
             return service_account.Credentials.from_service_account_info(json.loads(key), scopes=[SCOPE])
         except ValueError:  # its message may quote the key
-            raise InputError("GOOGLE_CREDENTIALS must hold a service account's key", "no such JSON", REMEDY) from None
+            raise AccessError("GOOGLE_CREDENTIALS must hold a service account's key", "no such JSON", REMEDY) from None
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return None
     try:

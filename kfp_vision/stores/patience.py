@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from kfp_vision import stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import FieldError, UnreachableError
 from kfp_vision.stores import Changed, Interrupted, NotThere
 
 SECONDS = 600.0  # that a stage waits for a store, unless `store_wait_seconds` of advanced or the environment says otherwise
@@ -253,10 +253,10 @@ def _line(reason: Interrupted, uri: str, server: str, pause: float, more: float)
     return f"warning: {where} {reason.said} ({reason}); trying again in {span(pause)}, for {span(max(more, 0.0))} more"
 
 
-def _gave_up(reason: Interrupted, uri: str, waited: float, patience: Patience) -> InputError:
+def _gave_up(reason: Interrupted, uri: str, waited: float, patience: Patience) -> UnreachableError:
     after = f", waited for {span(waited)}" if waited >= 0.05 else ""
     remedy = "Check its spelling, and that this host is known where the stage runs." if reason.no_such_name else patience.remedy
-    return InputError(reason.rule, f"{reason} at {stores.shown(uri)}{after}", remedy)
+    return UnreachableError(reason.rule, f"{reason} at {stores.shown(uri)}{after}", remedy)
 
 
 def _of_environment(otherwise: float) -> float:
@@ -268,5 +268,5 @@ def _of_environment(otherwise: float) -> float:
     except ValueError:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise InputError(f"{VARIABLE} must be a number of seconds, 0 for no waiting", text, f"Set it to {SECONDS:g}, say.")
+        raise FieldError(f"{VARIABLE} must be a number of seconds, 0 for no waiting", text, f"Set it to {SECONDS:g}, say.")
     return seconds

@@ -22,7 +22,7 @@ from minio.error import MinioException, S3Error
 from urllib3.util import Retry
 
 from kfp_vision import stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import FieldError, InputError
 from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, failures, given, parted, patience, transfer
 
 AMAZON = "https://s3.amazonaws.com"
@@ -61,12 +61,12 @@ def store(uri: str) -> "S3":
         region = region or given("COS_REGION", "TENCENTCLOUD_REGION")
         endpoint = endpoint or given("COS_ENDPOINT") or (f"https://cos.{region}.myqcloud.com" if region else "")
         if not endpoint:
-            raise InputError("a cos:// address must have a region", "no COS_REGION", "Set it to ap-guangzhou, say.")
+            raise FieldError("a cos:// address must have a region", "no COS_REGION", "Set it to ap-guangzhou, say.")
     else:
         endpoint = endpoint or given("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or AMAZON
         region = region or given("AWS_REGION", "AWS_DEFAULT_REGION") or ("" if endpoint == AMAZON else ANY_REGION)
     if urlsplit(endpoint).scheme not in ("http", "https"):
-        raise InputError("an endpoint must be an http(s) address", endpoint, "Write it as https://minio.example.org:9000, say.")
+        raise FieldError("an endpoint must be an http(s) address", endpoint, "Write it as https://minio.example.org:9000, say.")
     return _made(scheme, endpoint.rstrip("/"), region, _identity())
 
 
@@ -244,7 +244,7 @@ class _Said:
             raise stores.unanswered(self._uri, said if status else type(error).__name__) from None
         if isinstance(error, ValueError):
             rule = "a bucket must have a name that can be one"
-            raise InputError(rule, f"{self._uri} ({error})", "Check the address.") from None
+            raise FieldError(rule, f"{self._uri} ({error})", "Check the address.") from None
 
 
 def _status(error: MinioException) -> int:

@@ -11,7 +11,7 @@ from typing import IO, BinaryIO, TypeVar
 import google_crc32c
 
 from kfp_vision import stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import DamagedError
 from kfp_vision.stores import Changed, Found, Interrupted, patience
 
 REPEATS = 3  # of a whole transfer whose bytes are not what the store says
@@ -69,7 +69,7 @@ def receive(uri: str, sink: IO[bytes]) -> Found:
                 return found
         seen.add((size, md5))
     found_here = f"other bytes or another number of them from {stores.shown(uri)}"
-    raise InputError("an object must arrive as its store describes it", found_here, "Try again.")
+    raise DamagedError("an object must arrive as its store describes it", found_here, "Try again.")
 
 
 def upload(uri: str, source: BinaryIO) -> None:

@@ -14,7 +14,7 @@ import urllib3
 from urllib3.util import Retry
 
 from kfp_vision import stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import FieldError
 from kfp_vision.stores import Changed, Found, NotThere, failures, transfer
 from kfp_vision.stores.patience import RETRY_STATUS
 
@@ -86,7 +86,7 @@ class Web:
         Raises:
             InputError: always.
         """
-        raise InputError("a web address must name a file", stores.shown(uri), "Name an archive or an import file there.")
+        raise FieldError("a web address must name a file", stores.shown(uri), "Name an archive or an import file there.")
 
     def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
         """See `stores.Store`."""
@@ -170,8 +170,8 @@ def _described(uri: str, response: requests.Response, size: int) -> Found:
     return Found(uri, name, size, md5, version, hashes.get("crc32c", ""))
 
 
-def _only_read(uri: str) -> InputError:
-    return InputError("a web address can be read only", stores.shown(uri), "Name a folder or a bucket to write to.")
+def _only_read(uri: str) -> FieldError:
+    return FieldError("a web address can be read only", stores.shown(uri), "Name a folder or a bucket to write to.")
 
 
 def _refusal(uri: str, status: int) -> BaseException:

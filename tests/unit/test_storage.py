@@ -606,8 +606,7 @@ def test_check_uri_lets_pass_what_can_be_read(tmp_path):
         ),
         (
             "/no/such/photos",
-            "images_uri must name something that exists; got /no/such/photos. "
-            "Check the path, and that it is readable from here.",
+            "images_uri must name something that exists; got /no/such/photos. Check the path and its permissions.",
         ),
     ],
 )
