@@ -264,7 +264,7 @@ def test_an_archive_cut_off_is_refused_in_one_line(tmp_path, name, share):
     noise = random.Random(0)
     path = packed(tmp_path, name, {f"daisy/{number}.jpg": noise.randbytes(20_000) for number in range(10)})
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(InputError, match=r"must be (whole|an archive); got .*photos") as refusal:
+    with pytest.raises(InputError, match=r"must be (intact|an archive); got .*photos") as refusal:
         for item in storage.walk(str(path)):
             item.read()
     line_of(refusal)
@@ -276,7 +276,7 @@ def test_a_damaged_member_of_a_zip_is_refused_in_one_line(tmp_path):
         archive.writestr("daisy/1.jpg", b"the bytes of a picture")
     path.write_bytes(path.read_bytes().replace(b"the bytes", b"xxx bytes", 1))
     with pytest.raises(
-        InputError, match=r"an archive must be whole; got .*photos\.zip \(Bad CRC-32 .*Pack or download"
+        InputError, match=r"an archive must be intact; got .*photos\.zip \(Bad CRC-32 .*Pack or download"
     ) as refusal:
         [item.read() for item in storage.walk(str(path))]
     line_of(refusal)
