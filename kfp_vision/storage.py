@@ -95,9 +95,7 @@ def check_uri(uri: str, field: str) -> None:
     if kind in stores.BUCKETS:
         stores.bucket_and_key(uri)
     if kind in ("", "file") and uri != SAMPLE and not Path(absolute(uri)).exists():
-        raise NotFoundError(
-            f"{field} must name something that exists", uri, "Check the path, and that it is readable from here."
-        )
+        raise NotFoundError(f"{field} must name something that exists", uri, "Check the path and its permissions.")
 
 
 def check_there(uri: str, field: str) -> None:

@@ -163,8 +163,9 @@ def test_who_may_not_read_is_told_at_once_what_to_set(s3, monkeypatch):
             storage.check_there(f"s3://{bucket}", "images_uri")
         assert line.requests == 1
     assert line_of(refusal) == (
-        f"error: an address must be open to whoever reads it; got HTTP 403 at s3://{bucket}. Set AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY to a key that may list and read it (for a public bucket, neither), and AWS_REGION to its region."
+        f"error: the address must be readable with the given credentials; got HTTP 403 at s3://{bucket}. Set "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may list and read it (for a public bucket, neither), "
+        "and AWS_REGION to its region."
     )
 
 
@@ -438,7 +439,7 @@ def test_where_nothing_can_be_written_is_said_at_once(place, tmp_path):
             storage.check_writable(wrong, "log_uri")
     with pytest.raises(InputError, match="log_uri must name a folder; got"):
         storage.check_writable(str(tmp_path / "file" / "logs"), "log_uri")
-    with pytest.raises(InputError, match="a web address can be read only"):
+    with pytest.raises(InputError, match="a web address is read-only"):
         storage.put(b"", "https://example.org/logs")
 
 
@@ -451,5 +452,5 @@ def test_who_may_not_write_is_told_at_once_what_to_set(s3, monkeypatch):
             storage.check_writable(f"s3://{bucket}/logs", "log_uri")
         assert line.requests == 1
     said = line_of(refusal)
-    assert said.startswith("error: an address must be open to whoever writes there; got HTTP 403 at s3://")
+    assert said.startswith("error: the address must be writable with the given credentials; got HTTP 403 at s3://")
     assert said.endswith("to a key that may write and delete there, and AWS_REGION to its region.")

@@ -392,7 +392,7 @@ def test_a_server_that_is_busy_is_asked_again(site):
 
 def test_a_server_that_stays_busy_is_given_up_in_one_line(site):
     site.busy_times = 1000
-    with pytest.raises(InputError, match=r"an address must answer; got HTTP 503 at http://") as refusal:
+    with pytest.raises(InputError, match=r"the server must answer; got HTTP 503 at http://") as refusal:
         storage.fetch(f"{site.address}/photos.tgz")
     line_of(refusal)
     assert len(site.asked) > 10
@@ -403,7 +403,7 @@ def test_a_closed_port_is_refused_in_one_line(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     with pytest.raises(
-        InputError, match=rf"an address must answer; got Connection refused at http://127\.0\.0\.1:{port}/x\.tgz"
+        InputError, match=rf"the server must answer; got Connection refused at http://127\.0\.0\.1:{port}/x\.tgz"
     ) as refusal:
         storage.fetch(f"http://127.0.0.1:{port}/x.tgz")
     line_of(refusal)
@@ -412,9 +412,7 @@ def test_a_closed_port_is_refused_in_one_line(monkeypatch):
 def test_a_download_cut_short_is_refused_and_leaves_no_file(site, scratch):
     site.body, site.cut_short = b"x" * 100_000, True
     uri = f"{site.address}/photos.tgz"
-    with pytest.raises(
-        InputError, match=r"what an address gives must arrive whole; got [\w ]+ at http://.*store_wait_"
-    ) as refusal:
+    with pytest.raises(InputError, match=r"a transfer must complete; got [\w ]+ at http://.*store_wait_") as refusal:
         storage.fetch(uri)
     line_of(refusal)
     assert not [path for path in scratch.rglob("*") if path.is_file()]
