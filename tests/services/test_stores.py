@@ -254,7 +254,7 @@ def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
 
 
 def test_an_address_with_a_password_in_it_is_refused_without_repeating_it():
-    with pytest.raises(InputError, match="images_uri must hold no user name and no password") as refusal:
+    with pytest.raises(InputError, match="images_uri must not contain a user name or password") as refusal:
         storage.check_uri(f"https://me:{SECRET}@example.org/photos.tgz", "images_uri")
     assert SECRET not in line_of(refusal)
 
@@ -384,13 +384,13 @@ def test_a_folder_that_is_mirrored_holds_what_has_grown_and_what_lay_there(place
         source.mkdir()
         (source / "events").write_bytes(b"one")
         mirror = storage.Mirror(source, target)
-        mirror.bring()
+        mirror.sync()
         assert contents(target) == {"earlier/events": b"stays", "events": b"one"}
         with (source / "events").open("ab") as events:
             events.write(b", two")
         (source / "plugins").mkdir()
         (source / "plugins" / "trace").write_bytes(NOISE)
-        mirror.bring()
+        mirror.sync()
         assert contents(target) == {"earlier/events": b"stays", "events": b"one, two", "plugins/trace": NOISE}
 
 
@@ -399,13 +399,13 @@ def test_only_what_has_grown_is_sent_again(place, tmp_path):
     (tmp_path / "grows").write_bytes(b"one")
     uri = place.bucket({"first": b"1"})
     mirror = storage.Mirror(tmp_path, uri)
-    mirror.bring()
+    mirror.sync()
     with faulty.line(place.port, share=0) as line:
         place.lead_over(line.address)
-        mirror.bring()
+        mirror.sync()
         assert line.requests == 0
         (tmp_path / "grows").write_bytes(b"one, two")
-        mirror.bring()
+        mirror.sync()
         assert line.requests <= 2  # Google's client asks for the bucket itself
 
 
@@ -413,11 +413,11 @@ def test_who_follows_a_mirrored_file_sees_it_grow(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "events").write_bytes(b"one")
     mirror = storage.Mirror(tmp_path / "source", str(tmp_path / "target"))
-    mirror.bring()
+    mirror.sync()
     with (tmp_path / "target" / "events").open("rb") as follower:
         assert follower.read() == b"one"
         (tmp_path / "source" / "events").write_bytes(b"one, two")
-        mirror.bring()
+        mirror.sync()
         assert follower.read() == b", two"
 
 

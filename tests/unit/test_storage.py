@@ -378,7 +378,7 @@ def test_a_missing_file_is_refused_with_the_servers_answer(site, scratch):
     with pytest.raises(InputError) as refusal:
         list(storage.walk(uri))
     assert line_of(refusal) == (
-        f"error: an address must name something that exists; got HTTP 404 at {uri}. Check its spelling."
+        f"error: an address must name something that exists; got HTTP 404 at {uri}. Check the spelling."
     )
     assert site.asked == ["HEAD /photos.tgz"]
     assert not [path for path in scratch.rglob("*") if path.is_file()]
@@ -443,7 +443,7 @@ def test_a_folder_of_downloads_that_others_may_write_to_is_refused(site, scratch
     (downloads,) = scratch.iterdir()
     assert downloads.stat().st_mode & 0o777 == 0o700
     downloads.chmod(0o777)
-    with pytest.raises(InputError, match="must belong to you alone") as refusal:
+    with pytest.raises(InputError, match="must belong to you and not be writable by others") as refusal:
         storage.fetch(f"{site.address}/photos.tgz")
     line_of(refusal)
 
@@ -590,17 +590,17 @@ def test_check_uri_lets_pass_what_can_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "line"),
     [
-        ("", 'images_uri must name where the data lies; got "". Set it to a folder, an archive or an address.'),
+        ("", 'images_uri must name the location of the data; got "". Set it to a folder, an archive or an address.'),
         (
             "ftp://example.org/photos",
             "images_uri must be a local path, `sample`, or begin with one of s3://, cos://, gs://, http://, https://; "
-            "got ftp://example.org/photos. Copy the data to a folder, an archive or a bucket of yours.",
+            "got ftp://example.org/photos. Copy the data to a folder, an archive or a bucket.",
         ),
         ("s3:///photos", "a URI with s3:// must name a bucket; got s3:///photos. Write it as s3://bucket/folder."),
         (
             "https://ada:password@example.org/photos.tgz",
-            "images_uri must hold no user name and no password; got https://.... "
-            "Take them out, and set them in the environment.",
+            "images_uri must not contain a user name or password; got https://.... "
+            "Remove them, and set them in the environment.",
         ),
         (
             "/no/such/photos",
