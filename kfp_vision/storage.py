@@ -9,7 +9,6 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 import socket
 import stat
@@ -26,10 +25,10 @@ from urllib.parse import urlsplit
 
 from kfp_vision import archives, parallel, sample, stores
 from kfp_vision.errors import AccessError, FieldError, InputError, NotFoundError
+from kfp_vision.locations import SAMPLE, Location, uri_scheme
 from kfp_vision.stores import Found, NotThere, patience
 
 ARCHIVE_SUFFIXES = archives.SUFFIXES
-SAMPLE = "sample"
 SCHEMES = ("", "file", SAMPLE, *stores.SCHEMES)
 # Suffixes of temporary names next to an output: the new version, the version it replaces, and a working folder.
 PARTIAL, BEFORE, SCRATCH = ".partial", ".before", ".scratch"
@@ -38,8 +37,6 @@ TEMPORARY = "kfp-vision"  # prefix of temporary folders
 AHEAD_BYTES = 64 << 20  # bytes of images read ahead
 SMALL = 16 << 10  # bytes of memory per image, besides its content
 Thing = TypeVar("Thing")
-# A member of an archive in a bucket; settings may separate the two, see `stores.parted`.
-IN_ARCHIVE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, ARCHIVE_SUFFIXES))})(?:\?[^#]*)?)#(.+)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -65,15 +62,12 @@ class Item:
 
 def absolute(uri: str) -> str:
     """Makes a local path absolute and removes `file://`; returns any other URI unchanged."""
-    if uri == SAMPLE or scheme(uri) not in ("", "file"):
-        return uri
-    path = uri.removeprefix("file://")
-    return str(Path(path).expanduser().absolute()) if path else uri
+    return Location.of_file(uri).absolute
 
 
 def scheme(uri: str) -> str:
     """Returns the scheme of a URI, such as `http`; empty for a local path."""
-    return urlsplit(uri).scheme if "://" in uri else ""
+    return uri_scheme(uri)
 
 
 def check_uri(uri: str, field: str) -> None:
@@ -87,19 +81,19 @@ def check_uri(uri: str, field: str) -> None:
         FieldError: the URI is empty, malformed, has an unsupported scheme, or contains credentials.
         NotFoundError: the local path does not exist.
     """
-    kind = scheme(uri)
+    location = Location.of_file(uri)
     if not uri:
         raise FieldError(f"{field} must name the location of the data", uri, "Set it to a folder, an archive or an address.")
-    if kind not in SCHEMES:
+    if location.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in stores.SCHEMES)
         remedy = "Copy the data to a folder, an archive or a bucket."
         raise FieldError(f"{field} must be a local path, `sample`, or begin with one of {known}", stores.shown(uri), remedy)
     if "@" in urlsplit(uri).netloc:
         remedy = "Remove them, and set them in the environment."
-        raise FieldError(f"{field} must not contain a user name or password", f"{kind}://...", remedy)
-    if kind in stores.BUCKETS:
-        stores.bucket_and_key(uri)
-    if kind in ("", "file") and uri != SAMPLE and not Path(absolute(uri)).exists():
+        raise FieldError(f"{field} must not contain a user name or password", f"{location.scheme}://...", remedy)
+    if location.is_in_bucket:
+        Location.of_object(uri)
+    if location.is_local and not location.path.exists():
         raise NotFoundError(f"{field} must name something that exists", uri, "Check the path and its permissions.")
 
 
@@ -116,7 +110,7 @@ def check_there(uri: str, field: str) -> None:
         UnreachableError: the store does not answer.
     """
     check_uri(uri, field)
-    if scheme(uri) in stores.SCHEMES:
+    if Location.of_file(uri).is_remote:
         with _existing(field):
             if not next(_listed(uri), None):
                 stores.store(uri).find(uri)
@@ -134,9 +128,9 @@ def check_picture_uri(uri: str, field: str) -> None:
     """
     if scheme(uri) == SAMPLE and uri.removeprefix(f"{SAMPLE}://") not in sample.names():
         raise FieldError(f"{field} must name an image of the sample", uri, f"Use {SAMPLE}://{sample.names()[0]}, for example.")
-    archive, member = archive_and_member(absolute(uri))
-    check_there(archive, field)
-    if not scheme(uri) and not member and not Path(archive).is_file():
+    location = Location.parse(absolute(uri))
+    check_there(location.uri, field)
+    if not scheme(uri) and not location.member and not location.path.is_file():
         raise FieldError(f"{field} must name one image", uri, "Give the path of an image, not of a folder.")
 
 
@@ -233,7 +227,7 @@ def save(item: Item, path: Path, what: str, remedy: str = "Try again.") -> None:
     try:
         if not item.random_access:
             path.write_bytes(item.read())
-        elif scheme(item.uri) in stores.SCHEMES:
+        elif Location.of_file(item.uri).is_remote:
             from kfp_vision.stores import transfer
 
             transfer.download(item.uri, path)
@@ -326,9 +320,10 @@ def describe(uri: str) -> Found:
         AccessError: the store denies access.
         UnreachableError: the store does not answer.
     """
-    if scheme(uri) in stores.SCHEMES:
+    location = Location.of_file(uri)
+    if location.is_remote:
         return stores.store(uri).find(uri)
-    status = Path(absolute(uri)).stat()
+    status = location.path.stat()
     return Found(uri, Path(uri).name, status.st_size, version=str(status.st_mtime_ns), modified=status.st_mtime)
 
 
@@ -341,17 +336,8 @@ def archive_and_member(uri: str) -> tuple[str, str]:
     Returns:
         The URI of the file or the archive, and the member's name, or an empty string.
     """
-    if scheme(uri) in stores.BUCKETS:
-        found = IN_ARCHIVE.match(uri)
-        return (found[1], found[2]) if found else (uri, "")
-    if scheme(uri):
-        archive, _, member = uri.partition("#")
-        return archive, member
-    if not Path(uri).is_file():
-        for at, character in enumerate(uri):
-            if character == "#" and Path(uri[:at]).is_file():
-                return uri[:at], uri[at + 1 :]
-    return uri, ""
+    location = Location.parse(uri)
+    return location.uri, location.member
 
 
 def _download(uri: str) -> bytes:
@@ -362,13 +348,14 @@ def _download(uri: str) -> bytes:
 
 def _listed(uri: str) -> Iterator[Found]:
     """Yields the objects below a bucket folder; none if the URI names an object or is not in a bucket."""
-    if scheme(uri) in stores.BUCKETS and not is_archive(uri):
+    location = Location.of_file(uri)
+    if location.is_in_bucket and not location.is_archive:
         yield from stores.store(uri).below(uri)
 
 
 def is_archive(uri: str) -> bool:
     """Checks whether a URI ends like an archive."""
-    return stores.parted(uri)[0].lower().endswith(ARCHIVE_SUFFIXES)
+    return Location.of_file(uri).is_archive
 
 
 def _facts(uri: str) -> Iterator[str]:
@@ -473,7 +460,7 @@ class Reader:
         Yields:
             The same rows, each once its image has been read.
         """
-        for stored, run in groupby(rows, lambda row: scheme(row.uri) in stores.SCHEMES and not archive_and_member(row.uri)[1]):
+        for stored, run in groupby(rows, _is_object):
             if not stored:
                 yield from run
                 continue
@@ -505,18 +492,18 @@ class Reader:
         if not kind:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), io.FileIO(uri) as file:
                 return file.readall()
-        archive, member = archive_and_member(uri)
-        if member:
+        location = Location.parse(uri)
+        if location.member:
             with self._lock:
-                if archive not in self._unpacked:
-                    self._unpacked[archive] = self._unpack(archive)
-            unpacked = self._unpacked[archive]
+                if location.uri not in self._unpacked:
+                    self._unpacked[location.uri] = self._unpack(location.uri)
+            unpacked = self._unpacked[location.uri]
             if isinstance(unpacked, InputError):
                 raise type(unpacked).from_line(str(unpacked))
             try:
-                return unpacked[member].read_bytes()
+                return unpacked[location.member].read_bytes()
             except KeyError:
-                raise FileNotFoundError(f"{stores.shown(archive)} has no member {member}") from None
+                raise FileNotFoundError(f"{stores.shown(location.uri)} has no member {location.member}") from None
         return _download(uri) if kind else Path(uri).read_bytes()
 
     def _unpack(self, archive: str) -> dict[str, Path] | InputError:
@@ -525,6 +512,10 @@ class Reader:
             return archives.unpack(fetch(archive), archive, self._scratch.enter_context(temporary()))
         except InputError as error:
             return error
+
+
+def _is_object(row: Listed) -> bool:
+    return Location.of_file(row.uri).is_remote and not Location.parse(row.uri).member
 
 
 def read_picture(uri: str, field: str) -> bytes:
@@ -557,9 +548,8 @@ def inside(folder: str, name: str) -> str:
     Returns:
         The absolute path, or the URI.
     """
-    if scheme(folder) in stores.BUCKETS:
-        return stores.extended(folder, f"/{name}")
-    return str(Path(absolute(folder)) / name)
+    location = Location.of_file(folder)
+    return stores.extended(folder, f"/{name}") if location.is_in_bucket else str(location.path / name)
 
 
 def children(uri: str) -> list[Found]:
@@ -575,12 +565,13 @@ def children(uri: str) -> list[Found]:
         AccessError: the store denies access.
         UnreachableError: the store does not answer.
     """
-    if scheme(uri) in stores.BUCKETS:
+    location = Location.of_file(uri)
+    if location.is_in_bucket:
         try:
             return sorted(stores.store(uri).below(uri), key=lambda found: found.name)
         except NotThere:
             return []
-    root = Path(absolute(uri))
+    root = location.path
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix not in (PARTIAL, BEFORE, SCRATCH))
     return [replace(describe(str(path)), name=path.relative_to(root).as_posix()) for path in files]
 
@@ -600,13 +591,14 @@ def put(content: Path | bytes, uri: str) -> None:
         UnreachableError: the store does not answer.
         FieldError: the URI is read-only.
     """
-    if scheme(uri) in stores.SCHEMES:
+    location = Location.of_file(uri)
+    if location.is_remote:
         from kfp_vision.stores import transfer
 
         with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
             transfer.upload(uri, source)
         return
-    with replacing(Path(absolute(uri))) as beside:
+    with replacing(location.path) as beside:
         beside.write_bytes(content) if isinstance(content, bytes) else shutil.copyfile(content, beside)
 
 
@@ -620,10 +612,11 @@ def remove(uri: str) -> None:
         AccessError: the store denies access.
         UnreachableError: the store does not answer.
     """
-    if scheme(uri) in stores.SCHEMES:
+    location = Location.of_file(uri)
+    if location.is_remote:
         stores.store(uri).remove(uri)
     else:
-        Path(absolute(uri)).unlink(missing_ok=True)
+        location.path.unlink(missing_ok=True)
 
 
 def check_writable(uri: str, field: str) -> None:
@@ -642,16 +635,17 @@ def check_writable(uri: str, field: str) -> None:
         UnreachableError: the store does not answer.
     """
     remedy = "Give a folder, or a bucket folder as s3://bucket/folder."
-    if not uri or uri == SAMPLE or scheme(uri) not in ("", "file", *stores.BUCKETS) or is_archive(uri):
+    location = Location.of_file(uri)
+    if not uri or not (location.is_local or location.is_in_bucket) or location.is_archive:
         raise FieldError(f"{field} must name a folder or a bucket folder to write to", stores.shown(uri), remedy)
-    if scheme(uri) in stores.BUCKETS:
+    if location.is_in_bucket:
         check_uri(uri, field)
         probe = inside(uri, f".kfp-vision-{uuid.uuid4().hex}")
         with _existing(field):
             put(b"", probe)
             remove(probe)
         return
-    path = Path(absolute(uri))
+    path = location.path
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
         raise FieldError(f"{field} must name a folder", uri, remedy)
@@ -688,7 +682,7 @@ class Mirror:
 
     def _write(self, content: bytes, before: int, uri: str) -> None:
         # Local files are appended to, as readers such as TensorBoard keep them open.
-        if scheme(uri) in stores.SCHEMES or not before:
+        if Location.of_file(uri).is_remote or not before:
             put(content, uri)
         else:
             with Path(uri).open("ab") as file:

@@ -187,25 +187,6 @@ def _web_store(kind: Callable[[], Store]) -> Store:
 os.register_at_fork(after_in_child=_web_store.cache_clear)  # processes must not share connections
 
 
-def bucket_and_key(uri: str) -> tuple[str, str]:
-    """Splits `s3://bucket/key` into bucket and key.
-
-    Args:
-        uri: of an object or a folder; not percent-decoded.
-
-    Returns:
-        The bucket and the key; the key may be empty.
-
-    Raises:
-        FieldError: the bucket is empty.
-    """
-    bucket, _, key = uri.partition("://")[2].partition("/")
-    if not bucket:
-        scheme = uri.partition("://")[0]
-        raise FieldError(f"a URI with {scheme}:// must name a bucket", uri, f"Write it as {scheme}://bucket/folder.")
-    return bucket, key
-
-
 def parted(uri: str) -> tuple[str, dict[str, str]]:
     """Splits the settings, `?endpoint=...&region=...`, off the end of a URI; any other `?` is part of the key.
 

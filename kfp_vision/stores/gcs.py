@@ -23,7 +23,8 @@ from google.oauth2 import service_account
 
 from kfp_vision import stores
 from kfp_vision.errors import AccessError, InputError
-from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, failures, patience, transfer
+from kfp_vision.locations import Location
+from kfp_vision.stores import Changed, Found, Interrupted, NotThere, failures, patience, transfer
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 PAGE = "items(name,size,md5Hash,crc32c,generation,updated),nextPageToken"
@@ -96,13 +97,13 @@ class GCS:
 
     def below(self, uri: str) -> Iterator[Found]:
         """Lists objects, see `stores.Store`."""
-        bucket, key = bucket_and_key(uri)
-        prefix, token = stores.prefix_of(key), ""
+        location = Location.of_object(uri)
+        prefix, token = stores.prefix_of(location.key), ""
         while True:
-            page, token = transfer.patiently(partial(self._page, uri, bucket, prefix, token), uri)
+            page, token = transfer.patiently(partial(self._page, uri, location.bucket, prefix, token), uri)
             for blob in page:
                 if not blob.name.endswith("/"):  # the console creates an empty object for a folder
-                    yield _described(f"gs://{bucket}/{blob.name}", blob, blob.name.removeprefix(prefix))
+                    yield _described(location.with_key(blob.name), blob, blob.name.removeprefix(prefix))
             if not token:
                 return
 
@@ -152,8 +153,8 @@ class GCS:
             transfer.patiently(lambda: _translated(uri, delete, MAY_NOT_WRITE), uri)
 
     def _blob(self, uri: str) -> storage.Blob:
-        bucket, key = bucket_and_key(uri)
-        return self._client.bucket(bucket).blob(key)
+        location = Location.of_object(uri)
+        return self._client.bucket(location.bucket).blob(location.key)
 
 
 def _translated(uri: str, call: Any, refused: Refusal = MAY_NOT_READ) -> Any:

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from kfp_vision import stores
 from kfp_vision.errors import FieldError, UnreachableError
+from kfp_vision.locations import Location
 from kfp_vision.stores import Changed, Interrupted, NotThere
 
 SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seconds` of advanced or the environment is set
@@ -214,7 +215,8 @@ def span(seconds: float) -> str:
 
 def place(uri: str) -> str:
     """Returns the bucket or the host of a URI, for messages."""
-    return stores.shown("/".join(stores.parted(uri)[0].split("/", 3)[:3]))
+    location = Location.of_file(uri)
+    return stores.shown(f"{location.scheme}://{location.bucket}")
 
 
 def _doubled(times: int) -> float:

@@ -24,7 +24,8 @@ from urllib3.util import Retry
 
 from kfp_vision import stores
 from kfp_vision.errors import FieldError, InputError
-from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, failures, given, parted, patience, transfer
+from kfp_vision.locations import Location
+from kfp_vision.stores import Changed, Found, Interrupted, NotThere, failures, given, patience, transfer
 
 AMAZON = "https://s3.amazonaws.com"
 ANY_REGION = "us-east-1"  # accepted by all stores but Amazon's
@@ -58,9 +59,8 @@ def store(uri: str) -> "S3":
     Raises:
         FieldError: a `cos://` URI has no region, or the endpoint is not an http(s) address.
     """
-    place, settings = parted(uri)
-    scheme = urlsplit(place).scheme
-    endpoint, region = settings.get("endpoint", ""), settings.get("region", "")
+    location = Location.of_file(uri)
+    scheme, endpoint, region = location.scheme, location.setting("endpoint"), location.setting("region")
     if scheme == "cos":
         region = region or given("COS_REGION", "TENCENTCLOUD_REGION")
         endpoint = endpoint or given("COS_ENDPOINT") or (f"https://cos.{region}.myqcloud.com" if region else "")
@@ -189,26 +189,23 @@ class S3:
 
     def find(self, uri: str) -> Found:
         """Returns an object's metadata, see `stores.Store`."""
-        bucket, key = bucket_and_key(parted(uri)[0])
+        location = Location.of_object(uri)
         with self._reading(uri):
-            about = self._client.stat_object(bucket, key)
-        return _described(uri, key, int(about.size or 0), about.etag, about.metadata or {})
+            about = self._client.stat_object(location.bucket, location.key)
+        return _described(uri, location.key, int(about.size or 0), about.etag, about.metadata or {})
 
     def below(self, uri: str) -> Iterator[Found]:
         """Lists objects, see `stores.Store`."""
-        place, _ = parted(uri)
-        bucket, key = bucket_and_key(place)
-        prefix, end = stores.prefix_of(key), uri[len(place) :]
-        begin = f"{urlsplit(place).scheme}://{bucket}/"
+        location = Location.of_object(uri)
+        prefix = stores.prefix_of(location.key)
         with self._reading(uri):
-            for found in self._client.list_objects(bucket, prefix, recursive=True):
+            for found in self._client.list_objects(location.bucket, prefix, recursive=True):
                 name = found.object_name or ""
                 if not name.endswith("/"):  # some tools create an empty object for a folder
                     tag = (found.etag or "").strip('"')
                     size = int(found.size or 0)
                     modified = found.last_modified.timestamp() if found.last_modified else 0.0
-                    place = f"{begin}{name}{end}"
-                    yield Found(place, name.removeprefix(prefix), size, _md5(tag), tag, modified=modified)
+                    yield Found(location.with_key(name), name.removeprefix(prefix), size, _md5(tag), tag, modified=modified)
 
     def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
         """Downloads an object, see `stores.Store`.
@@ -218,12 +215,12 @@ class S3:
             sink: to write to, from its current position on.
             version: that the object must have; empty for any.
         """
-        bucket, key = bucket_and_key(parted(uri)[0])
+        location = Location.of_object(uri)
         start = sink.tell()
         with self._reading(uri):
             condition: dict[str, Any] = {"If-Match": f'"{version}"'} if version else {}
-            response = self._client.get_object(bucket, key, offset=start, request_headers=condition)
-        return _copied(response, uri, key, sink, start)
+            response = self._client.get_object(location.bucket, location.key, offset=start, request_headers=condition)
+        return _copied(response, uri, location.key, sink, start)
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
         """Uploads an object, see `stores.Store`.
@@ -233,15 +230,15 @@ class S3:
             source: to read from, from its current position on.
             size: in bytes.
         """
-        bucket, key = bucket_and_key(parted(uri)[0])
+        location = Location.of_object(uri)
         with self._writing(uri):
-            self._client.put_object(bucket, key, source, size, part_size=PART, num_parallel_uploads=1)
+            self._client.put_object(location.bucket, location.key, source, size, part_size=PART, num_parallel_uploads=1)
 
     def remove(self, uri: str) -> None:
         """Deletes an object, see `stores.Store`."""
-        bucket, key = bucket_and_key(parted(uri)[0])
+        location = Location.of_object(uri)
         with contextlib.suppress(NotThere), self._writing(uri):
-            self._client.remove_object(bucket, key)
+            self._client.remove_object(location.bucket, location.key)
 
     def _reading(self, uri: str) -> AbstractContextManager[None]:
         return _translating(uri, partial(stores.refused, remedy=self._remedy))
