@@ -1,7 +1,7 @@
-"""Archives: the files in a tar or a zip by their names, whatever their packer meant them to do.
+"""Reads the files of tar and zip archives, including hostile ones.
 
-Nothing is ever written at a name from an archive, so none can reach outside a folder or replace another one's file. What has
-no harmless reading (a bomb, a broken header, a name twice) is refused as a whole, never read as a shorter archive.
+No file is ever written under a member's name, so a member cannot escape the folder or overwrite another file. An archive
+that cannot be read safely (a decompression bomb, a broken header, a duplicate name) is rejected entirely, never truncated.
 """
 
 import bz2
@@ -20,51 +20,68 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from kfp_vision.errors import InputError
+from kfp_vision.errors import DamagedError, FieldError, InputError
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar", ".tar.bz2", ".zip")
 MAX_ENTRIES = 2_000_000  # ImageNet has 1.3 million
 MAX_BYTES = 1 << 40
-# Pictures hardly shrink when they are packed; deflate can shrink zeros 1032-fold, bzip2 a million-fold.
+# Images hardly compress; deflate can compress zeros 1032-fold, bzip2 a million-fold.
 MAX_RATIO = 200
-RATIO_FLOOR = 64 << 20  # unpacked bytes that any archive may have, however small it is
+RATIO_FLOOR = 64 << 20  # unpacked bytes allowed for any archive, however small
 CHUNK = 1 << 20
-# What Python's readers raise at bytes that are no archive, or a broken one.
+# What Python's readers raise when bytes are not an archive, or a damaged one.
 UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError)
-ZIP_BEGINS = (b"PK\x03\x04", b"PK\x05\x06")  # with a member, and empty: APPNOTE.TXT, sections 4.3.7 and 4.3.16
+ZIP_BEGINS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and empty: APPNOTE.TXT, sections 4.3.7 and 4.3.16
 PACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-ENCRYPTED, UTF8 = 1, 1 << 11  # of a zip member's flags: APPNOTE.TXT, section 4.4.4
+ENCRYPTED, UTF8 = 1, 1 << 11  # flags of a zip member: APPNOTE.TXT, section 4.4.4
 
 
 def members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """(name, size, read) of the regular files of an archive, in its own order; links and devices are left out.
+    """Yields the regular files of an archive, in its order; skips links and devices.
 
-    A name begins below the archive's top, as GNU tar and unzip have it: without a leading `/` or `./`, and without all that
-    leads up to a `..`. To be read, if at all, before the next member is taken.
+    Names are relative to the archive's root, as GNU tar and unzip resolve them: without a leading `/` or `./`, and without
+    everything up to the last `..`.
+
+    Args:
+        path: of the archive.
+        uri: of the archive, for messages.
+
+    Yields:
+        (name, size in bytes, read) of each member; `read` returns its bytes, and must be called before the next member.
 
     Raises:
-        InputError: no archive, a broken or an encrypted one, one with a name twice, or of more entries or bytes than may be.
+        FieldError: the file is not an archive.
+        DamagedError: it is damaged, or contains a name twice.
+        InputError: it is encrypted, or has too many entries or bytes.
     """
     for name, size, opened in _files(path, uri):
         yield name, size, partial(_read, uri, opened)
 
 
 def unpack(path: Path, uri: str, folder: Path) -> dict[str, Path]:
-    """Members by name, as `members` has them. The files are numbered: no name in an archive is ever a path.
+    """Unpacks an archive into a folder, under numbers instead of the members' names.
+
+    Args:
+        path: of the archive.
+        uri: of the archive, for messages.
+        folder: to write to.
+
+    Returns:
+        The path of each file by its member's name, as `members` gives it.
 
     Raises:
-        InputError: as `members` does, or there is too little room.
+        InputError: as `members`, or the disk is full.
     """
     files = {}
     for number, (name, _, opened) in enumerate(_files(path, uri)):
         files[name] = folder / str(number)
-        with files[name].open("wb") as file, _whole(uri), opened() as member:
+        with files[name].open("wb") as file, _intact(uri), opened() as member:
             shutil.copyfileobj(member, file, CHUNK)
     return files
 
 
 def _files(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
-    """(name, size, open) of each regular file, once all that was said of it has been looked at."""
+    """Yields (name, size, open) of each regular file, after checking its header against the limits."""
     with path.open("rb") as file:
         begin = file.read(6)
     bound = min(MAX_BYTES, max(RATIO_FLOOR, MAX_RATIO * path.stat().st_size))
@@ -73,25 +90,25 @@ def _files(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], IO[byt
     total = 0
     for number, (stored, size, opened) in enumerate(entries, start=1):
         if number > MAX_ENTRIES:
-            raise InputError(f"an archive must have at most {MAX_ENTRIES:,} entries", uri, "Pack the pictures into several.")
+            raise InputError(f"an archive must have at most {MAX_ENTRIES:,} entries", uri, "Split it into several.")
         total += size
         if total > bound:
             raise _bomb(uri, bound)
-        name = _below_top(stored)
+        name = _relative_to_root(stored)
         if opened is None or not name:
             continue
         if name in seen:
-            raise InputError("an archive must hold a name once only", f"{name} twice in {uri}", "Pack its folder again.")
+            raise DamagedError("an archive must not contain a name twice", f"{name} twice in {uri}", "Pack its folder again.")
         seen.add(name)
         yield name, size, opened
 
 
-# (name, size, open) of an entry; nothing to open where it is no regular file.
+# (name, size, open) of each entry; open is None unless it is a regular file.
 Entries = Iterator[tuple[str, int, Callable[[], IO[bytes]] | None]]
 
 
 def _zip_entries(path: Path, uri: str) -> Entries:
-    with _whole(uri):
+    with _intact(uri):
         zipped = zipfile.ZipFile(path)
     with zipped:
         for info in zipped.infolist():
@@ -103,32 +120,32 @@ def _zip_entries(path: Path, uri: str) -> Entries:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """A member's name with forward slashes; packers on macOS write UTF-8 and do not say so, some on Windows backslashes."""
+    """Returns a member's name with forward slashes; macOS writes UTF-8 without the flag, some Windows tools backslashes."""
     name = info.filename
     if not info.flag_bits & UTF8:
         with contextlib.suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")  # cp437 is what Python reads where nothing is said
+            name = name.encode("cp437").decode("utf-8")  # Python decodes names without the flag as cp437
     return name.replace("\\", "/")
 
 
 def _tar_entries(path: Path, uri: str, begin: bytes, bound: int) -> Entries:
-    opening: Callable[..., Any] = next((way for magic, way in PACKED.items() if begin.startswith(magic)), open)
+    opening: Callable[..., Any] = next((opener for magic, opener in PACKED.items() if begin.startswith(magic)), open)
     with opening(path, "rb") as unpacked:
         stream = _Bounded(unpacked, uri, bound)
         try:
             archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closed below)
         except UNREADABLE:
             remedy = f"Give a folder of class folders, or one of {', '.join(SUFFIXES)}."
-            raise InputError("a data source that is a file must be an archive", uri, remedy) from None
+            raise FieldError("a data source that is a file must be an archive", uri, remedy) from None
         with archive:
             while member := _next(uri, archive):
-                archive.members = []  # type: ignore[attr-defined]  # or two million of them would fill the memory
+                archive.members = []  # type: ignore[attr-defined]  # else two million of them fill the memory
                 yield member.name, member.size, partial(_extracted, archive, member) if member.isfile() else None
             _check_end(uri, stream, archive.offset)
 
 
 class _Bounded(io.RawIOBase):
-    """What a tar is unpacked to, as far as a bound: neither a long member nor a long header makes it go on for ever."""
+    """Limits how far a compressed tar is unpacked: neither a long member nor a long header can exhaust time or disk."""
 
     def __init__(self, unpacked: IO[bytes], uri: str, bound: int):
         self._unpacked, self._uri, self._bound = unpacked, uri, bound
@@ -148,33 +165,33 @@ class _Bounded(io.RawIOBase):
         return self._unpacked.tell()
 
     def _check(self, position: int) -> None:
-        if position > self._bound + CHUNK:  # what reads ahead may go a little further than the members do
+        if position > self._bound + CHUNK:  # tarfile reads ahead of the members
             raise _bomb(self._uri, self._bound)
 
 
 def _bomb(uri: str, bound: int) -> InputError:
-    remedy = "Give a folder, or pack the pictures themselves."
+    remedy = "Give a folder, or pack the image files themselves."
     return InputError(f"an archive of this size must unpack to at most {bound >> 20:,} MiB", f"more in {uri}", remedy)
 
 
 def _next(uri: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-    with _whole(uri):
+    with _intact(uri):
         return archive.next()
 
 
 def _check_end(uri: str, stream: _Bounded, offset: int) -> None:
-    """Refuses a tar that does not end in zeros: Python's reader takes a broken header for the end, and says nothing.
+    """Rejects a tar that does not end in zeros: Python's reader silently takes a damaged header for the end.
 
-    To read on to the end also makes a decompressor compare its checksum.
+    Reading to the end also makes the decompressor verify its checksum.
     """
-    with _whole(uri):
+    with _intact(uri):
         stream.seek(offset)
         block = stream.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE:
-            raise EOFError("its end is missing")
+            raise EOFError("truncated")
         while block:
             if block.count(0) < len(block):
-                raise tarfile.ReadError(f"broken behind byte {offset:,}")
+                raise tarfile.ReadError(f"damaged after byte {offset:,}")
             block = stream.read(CHUNK)
 
 
@@ -184,8 +201,8 @@ def _extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     return opened
 
 
-def _below_top(name: str) -> str:
-    """A member's name as a path below the top: `daisy/1.jpg` of `./daisy/1.jpg`, `/daisy/1.jpg` and `x/../daisy/1.jpg`."""
+def _relative_to_root(name: str) -> str:
+    """Returns a member's path below the root: `daisy/1.jpg` for `./daisy/1.jpg`, `/daisy/1.jpg` and `x/../daisy/1.jpg`."""
     parts = name.split("/")
     climbs = [number for number, part in enumerate(parts) if part == ".."]
     below = parts[climbs[-1] + 1 :] if climbs else parts
@@ -193,17 +210,17 @@ def _below_top(name: str) -> str:
 
 
 def _read(uri: str, opened: Callable[[], IO[bytes]]) -> bytes:
-    with _whole(uri), opened() as member:
+    with _intact(uri), opened() as member:
         return member.read()
 
 
 @contextlib.contextmanager
-def _whole(uri: str) -> Iterator[None]:
+def _intact(uri: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise InputError(
-                "an archive must fit the scratch space", f"{uri} ({error})", "Set TMPDIR to a larger one."
+                "an archive must fit the scratch space", f"{uri} ({error})", "Set TMPDIR to a larger disk."
             ) from None
-        raise InputError("an archive must be whole", f"{uri} ({error})", "Pack or download it again.") from None
+        raise DamagedError("an archive must be intact", f"{uri} ({error})", "Pack or download it again.") from None

@@ -293,7 +293,7 @@ def _scan_folders(images_uri: str, classes: bool) -> Catalog:
         if reason:
             found.skipped[reason] += 1
             continue
-        content_id = item.md5 if item.loose else md5(item.read())
+        content_id = item.md5 if item.random_access else md5(item.read())
         found.rows.append(Row(item.uri, label, item.size, content_id, item.name))
     return _assign_splits(replace(found, rows=_complete_content_ids(found.rows)))
 

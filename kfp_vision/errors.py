@@ -1,13 +1,22 @@
-"""The one error a person is meant to read, and texts without what nobody is: a signature in the query of a web address."""
+"""Errors for users: one line with the rule, the value and the remedy, and never a secret.
+
+SystemExit
+└── InputError                a rule is broken
+    ├── FieldError            a field or a setting has a wrong value
+    ├── NotFoundError         the file, object or bucket does not exist
+    ├── AccessError           permission or valid credentials are missing
+    ├── UnreachableError      the server does not answer, or not in time
+    └── DamagedError          the data is truncated, altered or corrupt
+"""
 
 import re
-from typing import Self
+from typing import Any, Self
 
-ADDRESS = re.compile(r"https?://[^\s#]*", re.IGNORECASE)  # what follows a `#` names a member of an archive
+ADDRESS = re.compile(r"https?://[^\s#]*", re.IGNORECASE)  # a `#` begins the name of an archive member
 USER = re.compile(r"(?<=://)[^/?]*@")
-AFTER = "'\")]}>,.;:"  # what follows an address in a sentence, a list or a traceback
-PATH = re.compile(r"(with url: [^\s?]*\?)\S+")  # as urllib3 writes an address that it could not reach
-# What S3, Cloud Storage, COS, Azure and others sign addresses with, wherever else it stands.
+AFTER = "'\")]}>,.;:"  # punctuation after an address in a sentence, a list or a traceback
+PATH = re.compile(r"(with url: [^\s?]*\?)\S+")  # how urllib3 prints the address of a failed request
+# Signing parameters of S3, Cloud Storage, COS, Azure and others, wherever they appear.
 SIGNED = re.compile(
     r"([?&](?:(?:x-amz|x-goog|x-cos|q)-[\w-]+|signature|sig|awsaccesskeyid|googleaccessid|(?:\w+_)?token|password)=)[^\s&#'\"]+",
     re.IGNORECASE,
@@ -15,10 +24,21 @@ SIGNED = re.compile(
 
 
 class InputError(SystemExit):
-    """Something given from outside breaks a rule: one line with the rule, the value and the remedy.
+    """Reports that input breaks a rule, in one line: the rule, the value and the remedy.
 
-    It derives from SystemExit, so that a stage which lets it pass ends with that line and exit code 1, without a traceback,
-    in a pod, in a container and as a plain process alike.
+    It derives from SystemExit, so that a stage that does not catch it ends with that line and exit code 1, without a
+    traceback, whether in a pod, in a container or as a plain process.
+
+    Args:
+        rule: what must hold, as `X must be ...`.
+        value: what was given instead; printed by `shown`.
+        remedy: what to do, as a sentence.
+
+    Example:
+        ```python
+        raise FieldError("batch_size must be at least 1", 0, "Set it to 32.")
+        # error: batch_size must be at least 1; got 0. Set it to 32.
+        ```
     """
 
     PREFIX = "error: "
@@ -26,28 +46,66 @@ class InputError(SystemExit):
     def __init__(self, rule: str, value: object, remedy: str):
         super().__init__(without_secrets(f"{self.PREFIX}{rule}; got {shown(value)}. {remedy}"))
 
-    def __reduce__(self) -> tuple:  # on its way from one process to another
+    def __reduce__(self) -> tuple[Any, ...]:  # pickled between processes
         return type(self).from_line, (str(self),)
 
     @classmethod
     def from_line(cls, line: str) -> Self:
-        """The error that another process ended with, from the line it printed."""
+        """Returns the error whose line another process printed.
+
+        Args:
+            line: the whole line, with its `PREFIX`.
+        """
         error = cls.__new__(cls)
         SystemExit.__init__(error, without_secrets(line))
         return error
 
 
+class FieldError(InputError):
+    """A field or a setting of the environment has a wrong value."""
+
+
+class NotFoundError(InputError):
+    """A file, an object or a bucket does not exist."""
+
+
+class AccessError(InputError):
+    """Permission is missing, or credentials are missing or invalid."""
+
+
+class UnreachableError(InputError):
+    """A server does not answer, or not in time."""
+
+
+class DamagedError(InputError):
+    """Data is truncated, altered or corrupt."""
+
+
 def shown(value: object, limit: int = 600) -> str:
-    """The value as a person reads it, on one line, not endless and `without_secrets`."""
+    """Formats a value for a message: on one line, truncated, and `without_secrets`.
+
+    Args:
+        value: any object; anything but a string is shown by its `repr`.
+        limit: characters after which it is truncated.
+
+    Returns:
+        The text; `""` in quotes for an empty one.
+    """
     text = value if isinstance(value, str) else repr(value)
     text = without_secrets(" ".join(text.split())) or '""'
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def without_secrets(text: str) -> str:
-    """The text with `?...` for the query of each web address, which may hold a signature, and without user and password.
+    """Removes user names, passwords and queries from web addresses; a query may hold a signature.
 
-    The settings of a bucket's address, `s3://bucket/folder?endpoint=...`, are none, and stay.
+    The settings in a bucket URI, `s3://bucket/folder?endpoint=...`, are not secret and are kept.
+
+    Args:
+        text: any text, such as a message or a log line.
+
+    Returns:
+        The text with `?...` in place of each query.
     """
     text = ADDRESS.sub(lambda found: _shown_address(found[0]), text)
     return SIGNED.sub(r"\1...", PATH.sub(r"\1...", text))

@@ -1,4 +1,4 @@
-"""What this machine computes fast, and how many cores and how much memory it has."""
+"""Detects bfloat16 support, CPU cores and memory, within the limits of a container."""
 
 import contextlib
 import math
@@ -9,13 +9,13 @@ FAST_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 FAST_BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA Ampere, the first with bfloat16 in its matrix units
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
 CORE_LIMITS = (
-    (Path("/sys/fs/cgroup/cpu.max"),),  # microseconds, or a word where there is no limit, in each so many microseconds
+    (Path("/sys/fs/cgroup/cpu.max"),),  # quota (or `max`) and period, in microseconds
     (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
 )
 
 
 def precision() -> str:
-    """`bfloat16` where the hardware multiplies matrices in it, else `float32`: emulated, it is many times slower."""
+    """Returns `bfloat16` if the hardware multiplies matrices in it, else `float32`: emulated bfloat16 is many times slower."""
     import tensorflow as tf
 
     gpus = tf.config.get_visible_devices("GPU")
@@ -26,30 +26,41 @@ def precision() -> str:
 
 
 def cores(limits: tuple[tuple[Path, ...], ...] = CORE_LIMITS) -> int:
-    """Cores that this process may use: the machine's, or what a container is allowed of them, a part of one as a whole one.
+    """Returns how many cores this process may use: the machine's, or the container's quota rounded up.
 
-    A pod is allowed time on all cores of its node: as many threads as those are would have used it up early in each period.
+    A pod's CPU quota is spread over all cores of its node; one thread per core would exhaust it early in each period.
+
+    Args:
+        limits: the files of the cgroup CPU limit, versions 2 and 1.
     """
-    allowed = [os.cpu_count() or 1]
+    available = [os.cpu_count() or 1]
     for files in limits:
         with contextlib.suppress(OSError, ValueError):
             quota, period = (int(word) for file in files for word in file.read_text().split())
             if quota > 0:
-                allowed.append(math.ceil(quota / period))
-    return min(allowed)
+                available.append(math.ceil(quota / period))
+    return min(available)
 
 
 def memory(limits: tuple[Path, ...] = MEMORY_LIMITS) -> int:
-    """Bytes of memory that this process may use: the machine's, or what a container is allowed of them."""
-    allowed = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    """Returns how many bytes of memory this process may use: the machine's, or the container's limit.
+
+    Args:
+        limits: the files of the cgroup memory limit, versions 2 and 1.
+    """
+    available = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for file in limits:
-        with contextlib.suppress(OSError, ValueError):  # no such file, or a word where there is no limit
-            allowed.append(int(file.read_text()))
-    return min(allowed)
+        with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
+            available.append(int(file.read_text()))
+    return min(available)
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Features of the processor as Linux names them; empty where it does not say."""
+    """Returns the processor's features under their Linux names; empty if unknown.
+
+    Args:
+        cpuinfo: the file to read.
+    """
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

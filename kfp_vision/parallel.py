@@ -1,43 +1,52 @@
-"""A map over threads that keeps the order, and only so much in memory."""
+"""Maps a function over items in threads, in order and with bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Input = TypeVar("Input")
+Output = TypeVar("Output")
 
 
 def mapped(
-    function: Callable[[Given], Made],
-    items: Iterable[Given],
+    function: Callable[[Input], Output],
+    items: Iterable[Input],
     *,
     workers: int,
     limit: int,
-    weight: Callable[[Given], int] = lambda item: 1,
-) -> Iterator[Made]:
-    """What a function makes of each item, in the items' order.
+    weight: Callable[[Input], int] = lambda item: 1,
+) -> Iterator[Output]:
+    """Maps a function over items in threads and yields the results in the items' order.
 
     Args:
-        function: called in threads; what it raises is raised here, where its result is due.
-        items: taken one by one, a little ahead of what is asked for.
-        workers: calls at a time.
-        limit: of the weights of all items that are being worked on or wait to be taken; one item alone may weigh more.
-        weight: of an item: 1, or the memory that its result will need.
+        function: called in threads; its exception is raised when its result is due.
+        items: consumed lazily, slightly ahead of the results.
+        workers: how many threads.
+        limit: the total weight of items in progress or not yet yielded; a single item may exceed it.
+        weight: returns the weight of an item, such as the bytes of its result; 1 by default.
+
+    Yields:
+        Each result.
+
+    Example:
+        ```python
+        for image in mapped(read, uris, workers=8, limit=64):
+            show(image)
+        ```
     """
-    waiting: deque[tuple[int, Future[Made]]] = deque()
-    heavy = 0
+    pending: deque[tuple[int, Future[Output]]] = deque()
+    total = 0
     pool = ThreadPoolExecutor(workers)
     try:
         for item in items:
-            heavy += weight(item)
-            while waiting and heavy > limit:
-                lighter, made = waiting.popleft()
-                yield made.result()
-                heavy -= lighter
-            waiting.append((weight(item), pool.submit(function, item)))
-        while waiting:
-            yield waiting.popleft()[1].result()
+            total += weight(item)
+            while pending and total > limit:
+                done, future = pending.popleft()
+                yield future.result()
+                total -= done
+            pending.append((weight(item), pool.submit(function, item)))
+        while pending:
+            yield pending.popleft()[1].result()
     finally:
         pool.shutdown(cancel_futures=True)

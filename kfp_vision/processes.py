@@ -1,4 +1,4 @@
-"""Processes that this one starts, and that must not go on without it, however it ends."""
+"""Starts child processes that end with their parent, even if it is killed."""
 
 import ctypes
 import os
@@ -17,7 +17,11 @@ sys.exit(cli.main())
 
 
 def end_with(parent: int) -> None:
-    """Has the kernel end this process when its parent ends; where that is not Linux, nothing is done."""
+    """Makes the kernel kill this process when its parent ends; does nothing outside Linux.
+
+    Args:
+        parent: the parent's process id; if it has ended already, this process exits with 1.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -25,5 +29,9 @@ def end_with(parent: int) -> None:
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """The command line of `kfp-vision` with some arguments, for a process that ends with this one."""
+    """Returns the command that runs `kfp-vision` in a child process that ends with this one.
+
+    Args:
+        arguments: of `kfp-vision`.
+    """
     return [sys.executable, "-c", COMMAND_LINE, str(os.getpid()), *arguments]

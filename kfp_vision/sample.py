@@ -1,7 +1,7 @@
-"""The embedded sample data: pictures of five invented flowers, drawn as they are read, for a first training without a network.
+"""Draws the embedded sample data set: images of five invented flowers, for a first training without a network connection.
 
-The flowers differ by shape alone. Every class draws its colours, backgrounds, sizes and greenery from the same ranges, so a
-classifier has to look at more than the mean colour. A picture is a pure function of its name: nothing is stored or downloaded.
+The classes differ only in shape: all take their colours, backgrounds, sizes and greenery from the same ranges, so that the
+mean colour does not give a class away. An image is a pure function of its name: nothing is stored or downloaded.
 """
 
 import colorsys
@@ -18,21 +18,21 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 CLASSES: tuple[str, ...] = ("bellcup", "globelet", "raybloom", "starpetal", "whorlrose")
 IMAGES_PER_CLASS = 120
 
-VERSION = 1  # of the drawing: a change of any picture's bytes is a new version
+VERSION = 1  # of the drawing: increase it when the bytes of any image change
 
-LONGER_SIDES = (320, 500)  # longer side of a picture in pixels; with ASPECTS, no side is below 240
-ASPECTS = (0.75, 1.0)  # shorter side over longer side, portrait or landscape
-PNG_EVERY = 20  # every 20th picture is a PNG, so that a pipeline meets both formats
+LONGER_SIDES = (320, 500)  # longer side of an image in pixels; with ASPECTS, no side is below 240
+ASPECTS = (0.75, 1.0)  # shorter side divided by longer side, portrait or landscape
+PNG_EVERY = 20  # every 20th image is a PNG, so that pipelines meet both formats
 JPEG_QUALITY = 85
-OVERSAMPLING = 2  # Pillow's polygons have hard edges; drawn larger and averaged, they have soft ones
-BACKDROP_SHRINK = 8  # backdrops are blurred anyway, and blurring is cheap where pixels are few
+OVERSAMPLING = 2  # Pillow does not antialias polygons; drawing larger and averaging does
+BACKDROP_SHRINK = 8  # backdrops are blurred, which is cheap at a low resolution
 
 FLOWER_SIZES = (0.6, 0.86)  # diameter of the main flower as a share of the shorter side
 COMPANION_SIZES = (0.28, 0.45)  # diameter of its companions as a share of its own
-COMPANIONS = (0, 0, 0, 0, 0, 0, 1, 1, 1, 2)  # how many, each entry as likely as the next
-PETAL_HUES = (0.48, 1.19)  # from turquoise over violet and red to yellow; green flowers drown among their leaves
+COMPANIONS = (0, 0, 0, 0, 0, 0, 1, 1, 1, 2)  # how many; each entry is equally likely
+PETAL_HUES = (0.48, 1.19)  # from turquoise through violet and red to yellow; green would blend with the leaves
 LEAST_CONTRAST = 65  # between a petal and the backdrop, in levels of luma (0 to 255)
-STEM_TOPS = {"bellcup": 0.85}  # where a flower sits on its stem, in radii below its middle, if not in the middle
+STEM_TOPS = {"bellcup": 0.85}  # where the stem begins, in radii below the flower's centre; 0 if not listed
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))  # Vogel's model of a sunflower head, Mathematical Biosciences 44, 1979
 
 Colour = tuple[int, int, int]
@@ -40,7 +40,7 @@ Point = tuple[float, float]
 
 
 def names() -> list[str]:
-    """Names of all pictures, sorted: `CLASS/NNNN.jpg`, every 20th one `.png`."""
+    """Returns the names of all images, sorted: `CLASS/NNNN.jpg`, every 20th one `.png`."""
     return [
         f"{label}/{number:04d}.{'png' if number % PNG_EVERY == 0 else 'jpg'}"
         for label in CLASSES
@@ -49,29 +49,47 @@ def names() -> list[str]:
 
 
 def draw(name: str) -> bytes:
-    """The picture of that name, encoded as its suffix says: RGB, 240 to 500 pixels a side.
+    """Draws an image: RGB, 240 to 500 pixels a side, encoded as its suffix says.
 
     The same name gives the same bytes wherever `fingerprint()` is the same.
 
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        The bytes of a JPEG or a PNG.
+
     Raises:
-        ValueError: no picture of the sample has that name.
+        ValueError: no image of the sample has that name.
+
+    Example:
+        ```python
+        Path("flower.jpg").write_bytes(draw("bellcup/0001.jpg"))
+        ```
     """
     known = names()
     if name not in known:
-        raise ValueError(f"sample pictures are CLASS/NNNN.jpg, got {name!r}: take one of names(), {known[0]} to {known[-1]}")
+        raise ValueError(f"sample images are CLASS/NNNN.jpg, got {name!r}: take one of names(), {known[0]} to {known[-1]}")
     label, file_name = name.split("/")
-    # Only Random's own generator: numpy does not promise the same stream in its next version.
+    # Python's Random, as numpy may change its stream between versions.
     rng = Random(int.from_bytes(hashlib.sha256(f"{VERSION}/{name}".encode()).digest(), "big"))
     return encode(picture(label, rng), "PNG" if file_name.endswith(".png") else "JPEG")
 
 
 def fingerprint() -> str:
-    """SHA-256 in hexadecimal of all that determines the pictures' names and bytes."""
+    """Returns the SHA-256, in hexadecimal, of everything that determines the names and bytes of the images."""
     return hashlib.sha256(repr((VERSION, CLASSES, IMAGES_PER_CLASS, PIL.__version__)).encode()).hexdigest()
 
 
 def write(folder: pathlib.Path) -> int:
-    """Writes every picture as `folder/CLASS/NNNN.jpg` (or `.png`) and returns how many; makes the folders it needs."""
+    """Writes every image as `folder/CLASS/NNNN.jpg` (or `.png`).
+
+    Args:
+        folder: to write to; created if necessary.
+
+    Returns:
+        The number of images.
+    """
     for label in CLASSES:
         (folder / label).mkdir(parents=True, exist_ok=True)
     for name in names():
@@ -80,6 +98,15 @@ def write(folder: pathlib.Path) -> int:
 
 
 def encode(image: Image.Image, image_format: str) -> bytes:
+    """Encodes an image.
+
+    Args:
+        image: RGB.
+        image_format: `JPEG` or `PNG`.
+
+    Returns:
+        The bytes of the file.
+    """
     buffer = io.BytesIO()
     options = {"quality": JPEG_QUALITY} if image_format == "JPEG" else {"compress_level": 6}
     image.save(buffer, image_format, **options)
@@ -88,6 +115,18 @@ def encode(image: Image.Image, image_format: str) -> bytes:
 
 @dataclass(frozen=True)
 class Palette:
+    """The colours of one image.
+
+    Attributes:
+        petal: of the petals.
+        edge: of their edges, darker.
+        light: of their lit parts.
+        centre: of the flower's centre.
+        leaf: of stems and leaves.
+        sky: one end of the backdrop's gradient.
+        ground: its other end.
+    """
+
     petal: Colour
     edge: Colour
     light: Colour
@@ -99,13 +138,31 @@ class Palette:
 
 @dataclass(frozen=True)
 class Flower:
+    """Where and how large a flower is.
+
+    Attributes:
+        x: of its centre in pixels.
+        y: of its centre in pixels.
+        radius: in pixels.
+        angle: in radians, clockwise from upright.
+    """
+
     x: float
     y: float
     radius: float
-    angle: float  # radians, clockwise from upright
+    angle: float
 
 
 def picture(label: str, rng: Random) -> Image.Image:
+    """Draws an image of a class.
+
+    Args:
+        label: one of `CLASSES`.
+        rng: source of all randomness.
+
+    Returns:
+        The image, RGB.
+    """
     longer = whole(rng, *LONGER_SIDES) * OVERSAMPLING
     shorter = round(longer * rng.uniform(*ASPECTS) / OVERSAMPLING) * OVERSAMPLING
     canvas = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
@@ -121,6 +178,14 @@ def picture(label: str, rng: Random) -> Image.Image:
 
 
 def palette(rng: Random) -> Palette:
+    """Chooses the colours of an image, with enough contrast between petals, backdrop and centre.
+
+    Args:
+        rng: source of all randomness.
+
+    Returns:
+        The colours.
+    """
     hue, saturation = rng.random(), rng.uniform(0.1, 0.55)
     lightness = rng.uniform(0.12, 0.3) if rng.random() < 0.5 else rng.uniform(0.72, 0.9)
     sky = colour(hue, saturation, lightness)
@@ -145,13 +210,21 @@ def palette(rng: Random) -> Palette:
 
 
 def bouquet(canvas: tuple[int, int], rng: Random) -> list[Flower]:
-    """The flowers from back to front: companions, if any, then the main one."""
+    """Places the flowers.
+
+    Args:
+        canvas: width and height in pixels.
+        rng: source of all randomness.
+
+    Returns:
+        The flowers from back to front: companions, if any, then the main one.
+    """
     width, height = canvas
     radius = min(canvas) * rng.uniform(*FLOWER_SIZES) / 2
     x, y = (rng.triangular(0.92 * radius, side - 0.92 * radius) for side in canvas)
     flowers = []
     for _ in range(pick(COMPANIONS, rng)):
-        # Beside the main flower, on the side that has more room.
+        # Next to the main flower, on the side with more room.
         small = radius * rng.uniform(*COMPANION_SIZES)
         direction = math.atan2(height / 2 - y, width / 2 - x) + rng.uniform(-1.2, 1.2)
         away = (radius + small) * rng.uniform(0.95, 1.15)
@@ -160,7 +233,17 @@ def bouquet(canvas: tuple[int, int], rng: Random) -> list[Flower]:
 
 
 def backdrop(canvas: tuple[int, int], flowers: list[Flower], colours: Palette, rng: Random) -> Image.Image:
-    """A gradient with lights out of focus and, under each flower, its shadow."""
+    """Draws a gradient with blurred lights and a shadow under each flower.
+
+    Args:
+        canvas: width and height in pixels.
+        flowers: which cast shadows.
+        colours: of the image.
+        rng: source of all randomness.
+
+    Returns:
+        The backdrop, of the canvas' size.
+    """
     width, height = (math.ceil(side / BACKDROP_SHRINK) for side in canvas)
     longest = max(width, height)
     sky, ground = (Image.new("RGB", (width, height), shade) for shade in (colours.sky, colours.ground))
@@ -178,18 +261,35 @@ def backdrop(canvas: tuple[int, int], flowers: list[Flower], colours: Palette, r
         pen.ellipse(box(x + 0.08 * size, y + 0.14 * size, 0.85 * size), 150)
     shadow = shadow.filter(ImageFilter.GaussianBlur(longest * 0.04))
     image = ImageChops.multiply(image, Image.merge("RGB", (shadow,) * 3))
-    # Smooth at the final size only: the last reduction takes the doubling back, and interpolation is the dearest step of all.
+    # Interpolated to the final size only, as this is the most expensive step; nearest-neighbour doubling is undone at the end.
     image = image.resize((canvas[0] // OVERSAMPLING, canvas[1] // OVERSAMPLING), Image.Resampling.BILINEAR)
     return image.resize(canvas, Image.Resampling.NEAREST)
 
 
 def slope(size: tuple[int, int], rng: Random) -> Image.Image:
-    """A grey ramp in a random direction; cut from the middle of a turned square, whose corners are empty."""
+    """Draws a linear grey gradient in a random direction.
+
+    Args:
+        size: width and height in pixels.
+        rng: source of all randomness.
+
+    Returns:
+        The gradient, greyscale.
+    """
     ramp = Image.linear_gradient("L").reduce(8).rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR)
+    # From the middle: the corners of a rotated square are empty.
     return ramp.crop((5, 5, 27, 27)).resize(size, Image.Resampling.BILINEAR)
 
 
 def grass(pen: ImageDraw.ImageDraw, canvas: tuple[int, int], colours: Palette, rng: Random) -> None:
+    """Draws blades of grass along the lower edge.
+
+    Args:
+        pen: to draw with.
+        canvas: width and height in pixels.
+        colours: of the image.
+        rng: source of all randomness.
+    """
     width, height = canvas
     for _ in range(pick((0, 6, 12, 20), rng)):
         x, lean, tall = rng.uniform(0, width), rng.uniform(-0.5, 0.5), rng.uniform(0.08, 0.3) * height
@@ -198,7 +298,16 @@ def grass(pen: ImageDraw.ImageDraw, canvas: tuple[int, int], colours: Palette, r
 
 
 def stem(pen: ImageDraw.ImageDraw, top: Point, ground: int, radius: float, colours: Palette, rng: Random) -> None:
-    """A bent stem from the flower's `top` to the lower edge, with up to two leaves."""
+    """Draws a bent stem with up to two leaves.
+
+    Args:
+        pen: to draw with.
+        top: where it meets the flower.
+        ground: the lower edge of the canvas in pixels.
+        radius: of the flower in pixels.
+        colours: of the image.
+        rng: source of all randomness.
+    """
     foot = (top[0] + rng.uniform(-0.8, 0.8) * radius, ground + 0.3 * radius)
     bend = (top[0] + rng.uniform(-0.3, 0.3) * radius, (top[1] + foot[1]) / 2)
     line = [bezier(top, bend, foot, step / 10) for step in range(11)]
@@ -215,7 +324,14 @@ def stem(pen: ImageDraw.ImageDraw, top: Point, ground: int, radius: float, colou
 
 
 def bellcup(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
-    """A cup of five upright petals seen from the side; it leans, but never hangs."""
+    """Draws a cup of five upright petals seen from the side; it leans but never hangs.
+
+    Args:
+        pen: to draw with.
+        flower: its place, radius and angle.
+        colours: of the image.
+        rng: source of all randomness.
+    """
     angle = rng.uniform(-0.35, 0.35)
     long = 1.75 * flower.radius
     base = (flower.x, flower.y + STEM_TOPS["bellcup"] * flower.radius)
@@ -236,12 +352,19 @@ def bellcup(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Ran
 
 
 def globelet(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
-    """A ball of tiny florets, lit from the upper left."""
+    """Draws a ball of tiny florets, lit from the upper left.
+
+    Args:
+        pen: to draw with.
+        flower: its place, radius and angle.
+        colours: of the image.
+        rng: source of all randomness.
+    """
     count = whole(rng, 70, 110)
     size = 1.75 * flower.radius / math.sqrt(count)
     pen.ellipse(box(flower.x, flower.y, 0.93 * flower.radius), mix(colours.edge, (0, 0, 0), 0.3))
     for number in reversed(range(count)):
-        # Equal areas of a half sphere, the rim first so that nearer florets cover it.
+        # Equal areas of a hemisphere, from the rim inwards so that nearer florets cover farther ones.
         depth = 1 - (number + 0.5) / count
         across, around = math.sqrt(1 - depth * depth), number * GOLDEN_ANGLE + flower.angle
         dx, dy = across * math.cos(around), across * math.sin(around)
@@ -255,7 +378,14 @@ def globelet(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Ra
 
 
 def raybloom(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
-    """Many thin rays round a big dark disc full of seeds."""
+    """Draws many thin rays around a large dark disc of seeds.
+
+    Args:
+        pen: to draw with.
+        flower: its place, radius and angle.
+        colours: of the image.
+        rng: source of all randomness.
+    """
     count = whole(rng, 18, 28)
     disc = flower.radius * rng.uniform(0.34, 0.42)
     shades = (colours.edge, colours.petal, colours.light)
@@ -274,7 +404,14 @@ def raybloom(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Ra
 
 
 def starpetal(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
-    """Five broad, pointed petals in a star, sepals between them and stamens in the middle."""
+    """Draws a star of five broad, pointed petals with sepals between them and stamens in the centre.
+
+    Args:
+        pen: to draw with.
+        flower: its place, radius and angle.
+        colours: of the image.
+        rng: source of all randomness.
+    """
     shades = (colours.edge, colours.petal, colours.light)
     wide = flower.radius * rng.uniform(0.27, 0.33)
     veins = mix(colours.petal, colours.edge, 0.5)
@@ -295,7 +432,14 @@ def starpetal(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: R
 
 
 def whorlrose(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
-    """Broad petals that overlap in a spiral, each turn smaller than the one below it."""
+    """Draws broad petals that overlap in a spiral, each turn smaller than the one below it.
+
+    Args:
+        pen: to draw with.
+        flower: its place, radius and angle.
+        colours: of the image.
+        rng: source of all randomness.
+    """
     count = whole(rng, 11, 15)
     hand = pick((-1, 1), rng)
     fold = mix(colours.light, colours.petal, 0.6)
@@ -317,7 +461,15 @@ BLOOMS = {"bellcup": bellcup, "globelet": globelet, "raybloom": raybloom, "starp
 
 
 def as_if_photographed(image: Image.Image, rng: Random) -> Image.Image:
-    """Uneven light, a lens that may be a little soft, and a sensor's noise."""
+    """Adds uneven light, sometimes a slightly soft lens, and sensor noise.
+
+    Args:
+        image: RGB.
+        rng: source of all randomness.
+
+    Returns:
+        The image as a camera might have taken it.
+    """
     dim = rng.uniform(0.0, 0.3)
     light = slope(image.size, rng).point([round(255 - dim * level) for level in range(256)])
     image = ImageChops.multiply(image, Image.merge("RGB", (light,) * 3))
@@ -341,7 +493,19 @@ def shaded_petal(
     fall: float,
     levels: int = 4,
 ) -> None:
-    """A petal in its edge's colour, and smaller ones upon it that go from the second shade to the third."""
+    """Draws a petal in its edge colour, and smaller ones on top, shaded from the second colour to the third.
+
+    Args:
+        pen: to draw with.
+        base: where the petal begins.
+        angle: in radians, clockwise from upright.
+        long: length in pixels.
+        wide: half width in pixels at the widest point.
+        shades: edge, outer and inner colour.
+        rise: see `petal`.
+        fall: see `petal`.
+        levels: how many smaller petals.
+    """
     edge, outer, inner = shades
     pen.polygon(petal(*base, angle, long, wide, rise, fall), edge)
     for level in range(levels):
@@ -352,7 +516,20 @@ def shaded_petal(
 
 
 def petal(x: float, y: float, angle: float, long: float, wide: float, rise: float, fall: float) -> list[Point]:
-    """Outline of a petal from its base: half width `wide` at the widest; a `fall` of 0.5 is a round tip, of 1 a pointed one."""
+    """Computes the outline of a petal, whose half width along its length t is `wide` times t**rise (1 - t)**fall, scaled to 1.
+
+    Args:
+        x: of its base.
+        y: of its base.
+        angle: in radians, clockwise from upright.
+        long: length in pixels.
+        wide: half width in pixels at the widest point.
+        rise: exponent at the base; the smaller, the blunter.
+        fall: exponent at the tip; 0.5 is round, 1 pointed.
+
+    Returns:
+        The polygon's points.
+    """
     peak = rise / (rise + fall)
     scale = wide / (peak**rise * (1 - peak) ** fall)
     sine, cosine = math.sin(angle), math.cos(angle)
@@ -361,46 +538,99 @@ def petal(x: float, y: float, angle: float, long: float, wide: float, rise: floa
     return [(x + along * sine + half * cosine, y - along * cosine + half * sine) for along, half in outline]
 
 
-# Denser at both ends, where a round outline turns.
+# Denser at both ends, where a round outline curves most.
 ALONG = tuple((1 - math.cos(math.pi * step / 12)) / 2 for step in range(13))
 
 
 def ahead(x: float, y: float, angle: float, distance: float) -> Point:
+    """Moves a point.
+
+    Args:
+        x: of the point.
+        y: of the point.
+        angle: in radians, clockwise from upright.
+        distance: in pixels.
+    """
     return x + distance * math.sin(angle), y - distance * math.cos(angle)
 
 
 def bezier(start: Point, bend: Point, end: Point, t: float) -> Point:
-    """The point at `t`, from 0 to 1, of a quadratic Bezier curve."""
+    """Returns a point of a quadratic Bezier curve.
+
+    Args:
+        start: the curve's first point.
+        bend: its control point.
+        end: its last point.
+        t: position along the curve, from 0 to 1.
+    """
     first, second, third = (1 - t) ** 2, 2 * t * (1 - t), t * t
     return first * start[0] + second * bend[0] + third * end[0], first * start[1] + second * bend[1] + third * end[1]
 
 
 def box(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
+    """Returns the bounding box (left, top, right, bottom) of a circle.
+
+    Args:
+        x: of its centre.
+        y: of its centre.
+        radius: in pixels.
+    """
     return x - radius, y - radius, x + radius, y + radius
 
 
 def colour(hue: float, saturation: float, lightness: float) -> Colour:
+    """Converts HLS to RGB.
+
+    Args:
+        hue: from 0 to 1; wraps around.
+        saturation: from 0 to 1.
+        lightness: from 0 to 1; clipped.
+
+    Returns:
+        Red, green and blue, 0 to 255.
+    """
     red, green, blue = colorsys.hls_to_rgb(hue % 1.0, min(1.0, max(0.0, lightness)), saturation)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
+    """Interpolates between two colours.
+
+    Args:
+        one: returned for a share of 0.
+        other: returned for a share of 1.
+        share: of the other, from 0 to 1.
+    """
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
 def luma(rgb: Colour) -> float:
-    """ITU-R BT.601, as in JPEG: 0 to 255."""
+    """Returns the luma of a colour (ITU-R BT.601, as in JPEG), 0 to 255."""
     return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
 
 
 def turn(rng: Random) -> float:
+    """Draws a random angle in radians."""
     return rng.uniform(0, math.tau)
 
 
 def whole(rng: Random, least: int, most: int) -> int:
+    """Draws a random integer, independent of how Python's `randint` is implemented.
+
+    Args:
+        rng: source of randomness.
+        least: the smallest result.
+        most: the largest result.
+    """
     return least + int(rng.random() * (most - least + 1))
 
 
 def pick(choices: tuple[int, ...], rng: Random) -> int:
+    """Draws one of several integers with equal probability.
+
+    Args:
+        choices: to draw from.
+        rng: source of randomness.
+    """
     return choices[int(rng.random() * len(choices))]

@@ -1,8 +1,8 @@
-"""The files of records: how a TFRecord file is laid out, what is known of it once it is written, and whether it is that still.
+"""Reads, writes and verifies TFRecord files.
 
 A file is a sequence of records: length (8 bytes, little endian), its masked CRC-32C, the bytes, their masked CRC-32C. Source:
-tensorflow/core/lib/io/record_writer.h. No checksum in it is of the whole file, so that one which ends too soon between two
-records looks whole: its size and a checksum of all its bytes are written down beside it.
+tensorflow/core/lib/io/record_writer.h. No checksum covers the whole file, so a file truncated between two records looks
+intact; `Shard` therefore keeps its size and a checksum of all its bytes.
 """
 
 import os
@@ -14,21 +14,22 @@ from pathlib import Path
 
 import google_crc32c
 import numpy as np
+import numpy.typing as npt
 
-from kfp_vision.errors import InputError
+from kfp_vision.errors import DamagedError
 
 SUFFIX = ".tfrecord"
-FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record, its length and that one's checksum, and behind it
+FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record (length and its checksum) and after it (checksum)
 CRC_MASK = 0xA282EAD8
-WRITE_BUFFER = 1 << 20  # bytes: a dozen pictures a call
+WRITE_BUFFER = 1 << 20  # bytes; about a dozen images per system call
 READ_BUFFER = 1 << 22
-WHOLE = "records must be whole"
-REWRITE = "Copy that file there once more, or write the records anew."
+WHOLE = "records must be intact"
+REWRITE = "Copy that file again, or write the records again."
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What is known of a file since it was written.
+    """The size and checksum of a file when it was written.
 
     Attributes:
         bytes: its size.
@@ -40,31 +41,43 @@ class Shard:
 
 
 def framed(record: list[bytes]) -> list[bytes]:
-    """The pieces of a record with those that stand around it in a TFRecord file: its length before, its checksum behind it."""
+    """Frames a record for a TFRecord file: adds its length before it and its checksum after it.
+
+    Args:
+        record: the record, in pieces.
+    """
     length = struct.pack("<Q", sum(map(len, record)))
     return [length + masked_crc([length]), *record, masked_crc(record)]
 
 
 def write(path: Path, records: Iterable[list[bytes]]) -> tuple[Shard, int]:
-    """Writes a file of framed records; gives what is known of it then, and how many there are."""
+    """Writes a TFRecord file.
+
+    Args:
+        path: of the file.
+        records: each framed, in pieces; see `framed`.
+
+    Returns:
+        The size and checksum of the file, and the number of records.
+    """
     crc = size = count = 0
     with path.open("wb", buffering=WRITE_BUFFER) as file:
         for record in records:
             file.writelines(record)
-            crc, size, count = _extended(crc, record), size + sum(map(len, record)), count + 1
-    return Shard(size, _said(crc)), count
+            crc, size, count = _extend(crc, record), size + sum(map(len, record)), count + 1
+    return Shard(size, _hex(crc)), count
 
 
 def read(path: Path, known: Shard | None, named: str) -> Iterator[bytes]:
-    """The framed records of a file, each as it was written.
+    """Yields the framed records of a file, as they were written.
 
     Args:
         path: of the file.
-        known: since it was written, where anything is; compared when the last record was taken.
-        named: what the file is called.
+        known: the size and checksum when it was written, verified after the last record; None to skip that.
+        named: the file's name in messages.
 
     Raises:
-        InputError: the file is cut off or has changed.
+        DamagedError: the file is truncated or has changed.
     """
     crc = at = 0
     with path.open("rb", buffering=WRITE_BUFFER) as file:
@@ -75,34 +88,37 @@ def read(path: Path, known: Shard | None, named: str) -> Iterator[bytes]:
             if rest[-FRAME_FOOT:] != masked_crc([rest[:-FRAME_FOOT]]) or len(rest) != length_of(head) + FRAME_FOOT:
                 raise damaged(named, at)
             yield head + rest
-            crc, at = _extended(crc, [head, rest]), at + len(head) + len(rest)
+            crc, at = _extend(crc, [head, rest]), at + len(head) + len(rest)
     if known:
-        _compare(named, Shard(at, _said(crc)), known)
+        _compare(named, Shard(at, _hex(crc)), known)
 
 
 def check(path: Path, known: Shard, named: str) -> None:
-    """Refuses a file whose bytes are not those that were written; takes as long as reading it once.
+    """Verifies that a file has the bytes that were written; reads all of it.
 
     Args:
         path: of the file.
-        known: since it was written.
-        named: what the file is called.
+        known: the size and checksum when it was written.
+        named: the file's name in messages.
 
     Raises:
-        InputError: naming the file, and both checksums.
+        DamagedError: it differs; names the file and both checksums.
     """
     crc = size = 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(READ_BUFFER):
-            crc, size = _extended(crc, [chunk]), size + len(chunk)
-    _compare(named, Shard(size, _said(crc)), known)
+            crc, size = _extend(crc, [chunk]), size + len(chunk)
+    _compare(named, Shard(size, _hex(crc)), known)
 
 
-def starts(path: Path) -> np.ndarray:
-    """Where each record of a file begins, int64 (records,).
+def starts(path: Path) -> npt.NDArray[np.int64]:
+    """Returns the offset of each record in a file, int64 (records,).
+
+    Args:
+        path: of the file; only the record lengths are read and verified.
 
     Raises:
-        InputError: the file is cut off, or damaged where a length stands.
+        DamagedError: the file is truncated, or a length is damaged.
     """
     found, at = array("q"), 0
     with path.open("rb", buffering=0) as file:
@@ -119,32 +135,37 @@ def starts(path: Path) -> np.ndarray:
 
 
 def length_of(head: bytes) -> int:
-    """How many bytes the record has that a frame's head stands before."""
+    """Returns the length in bytes of the record that follows a frame's `FRAME_HEAD` bytes."""
     return int(struct.unpack_from("<Q", head)[0])
 
 
 def masked_crc(pieces: list[bytes]) -> bytes:
-    """The checksum of some bytes as a TFRecord file holds it, 4 bytes."""
-    crc = _extended(0, pieces)
+    """Returns the masked CRC-32C of some bytes, as TFRecord files store it: 4 bytes, little endian."""
+    crc = _extend(0, pieces)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + CRC_MASK) & 0xFFFFFFFF)
 
 
-def damaged(named: str, at: int) -> InputError:
-    """What to say of a file that cannot be read on from the record at a byte."""
-    return InputError("a TFRecord file must be whole", f"{named}, damaged behind byte {at}", REWRITE)
+def damaged(named: str, at: int) -> DamagedError:
+    """Returns the error for a file that is damaged from a record on.
+
+    Args:
+        named: the file's name.
+        at: the offset of that record in bytes.
+    """
+    return DamagedError("a TFRecord file must be intact", f"{named}, damaged after byte {at}", REWRITE)
 
 
 def _compare(named: str, found: Shard, known: Shard) -> None:
     if found != known:
         differs = f"{named} with {found.bytes} bytes and the checksum {found.crc32c}"
-        raise InputError(WHOLE, f"{differs}, where {known.bytes} bytes and {known.crc32c} were written", REWRITE)
+        raise DamagedError(WHOLE, f"{differs}, where {known.bytes} bytes and {known.crc32c} were written", REWRITE)
 
 
-def _extended(crc: int, pieces: Iterable[bytes]) -> int:
+def _extend(crc: int, pieces: Iterable[bytes]) -> int:
     for piece in pieces:
         crc = google_crc32c.extend(crc, piece)
     return crc
 
 
-def _said(crc: int) -> str:
+def _hex(crc: int) -> str:
     return f"{crc:08x}"

@@ -1,6 +1,6 @@
-"""URIs to bytes and back: local folders, archives, object stores, web servers, and the embedded sample.
+"""Reads and writes URIs: local folders, archives, object stores, web servers, and the embedded sample.
 
-A picture inside an archive has the archive's URI, a `#`, and the name of the member: `photos.tgz#daisy/1.jpg`.
+The URI of an archive member is the archive's URI, `#`, and the member's name: `photos.tgz#daisy/1.jpg`.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 import socket
 import stat
@@ -25,21 +24,19 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from kfp_vision import archives, parallel, sample, stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import AccessError, FieldError, InputError, NotFoundError
+from kfp_vision.locations import SAMPLE, Location, uri_scheme
 from kfp_vision.stores import Found, NotThere, patience
 
 ARCHIVE_SUFFIXES = archives.SUFFIXES
-SAMPLE = "sample"
 SCHEMES = ("", "file", SAMPLE, *stores.SCHEMES)
-# Ends of names beside an output: what is being written, what it replaces, and what is worked with meanwhile.
+# Suffixes of temporary names next to an output: the new version, the version it replaces, and a working folder.
 PARTIAL, BEFORE, SCRATCH = ".partial", ".before", ".scratch"
 WAIT_FIELD = "store_wait_seconds"  # of advanced
-TEMPORARY = "kfp-vision"  # begins the names of folders to work in
-AHEAD_BYTES = 64 << 20  # of pictures that are being read or wait for it
-SMALL = 16 << 10  # what a picture takes beside its bytes
+TEMPORARY = "kfp-vision"  # prefix of temporary folders
+AHEAD_BYTES = 64 << 20  # bytes of images read ahead
+SMALL = 16 << 10  # bytes of memory per image, besides its content
 Thing = TypeVar("Thing")
-# A member of an archive in a bucket; the settings of `stores.parted` may stand between the two.
-IN_ARCHIVE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, ARCHIVE_SUFFIXES))})(?:\?[^#]*)?)#(.+)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,12 @@ class Item:
     """A file below a URI.
 
     Attributes:
-        uri: where its bytes are.
+        uri: of the file.
         name: its path below the root, with forward slashes.
         size: in bytes.
-        read: gives the bytes; to be called, if at all, before the next item is taken.
-        md5: of the bytes in hex, where the store seems to say it; see `stores.Found`.
-        loose: whether it can be read by its URI at any time as well as now, as a member of an archive cannot.
+        read: returns the bytes; must be called before the next item is taken.
+        md5: of the bytes in hexadecimal, if the store reports one; see `stores.Found`.
+        random_access: whether it can be read at any time, in any order; an archive member cannot.
     """
 
     uri: str
@@ -60,81 +57,93 @@ class Item:
     size: int
     read: Callable[[], bytes]
     md5: str = ""
-    loose: bool = False
+    random_access: bool = False
 
 
 def absolute(uri: str) -> str:
-    """The URI with a local path made absolute, and `file://` taken off; any other URI as it is."""
-    if uri == SAMPLE or scheme(uri) not in ("", "file"):
-        return uri
-    path = uri.removeprefix("file://")
-    return str(Path(path).expanduser().absolute()) if path else uri
+    """Makes a local path absolute and removes `file://`; returns any other URI unchanged."""
+    return Location.of_file(uri).absolute
 
 
 def scheme(uri: str) -> str:
-    """`http` of `http://host/path`; empty for a local path."""
-    return urlsplit(uri).scheme if "://" in uri else ""
+    """Returns the scheme of a URI, such as `http`; empty for a local path."""
+    return uri_scheme(uri)
 
 
 def check_uri(uri: str, field: str) -> None:
-    """Refuses a URI of a kind that is not read, and a local path where nothing lies, without asking anybody.
+    """Checks a URI without network access: its scheme is supported, and a local path exists.
+
+    Args:
+        uri: to check.
+        field: its name in messages.
 
     Raises:
-        InputError: naming the field.
+        FieldError: the URI is empty, malformed, has an unsupported scheme, or contains credentials.
+        NotFoundError: the local path does not exist.
     """
-    kind = scheme(uri)
+    location = Location.of_file(uri)
     if not uri:
-        raise InputError(f"{field} must name where the data lies", uri, "Set it to a folder, an archive or an address.")
-    if kind not in SCHEMES:
+        raise FieldError(f"{field} must name the location of the data", uri, "Set it to a folder, an archive or an address.")
+    if location.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in stores.SCHEMES)
-        remedy = "Copy the data to a folder, an archive or a bucket of yours."
-        raise InputError(f"{field} must be a local path, `sample`, or begin with one of {known}", stores.shown(uri), remedy)
+        remedy = "Copy the data to a folder, an archive or a bucket."
+        raise FieldError(f"{field} must be a local path, `sample`, or begin with one of {known}", stores.shown(uri), remedy)
     if "@" in urlsplit(uri).netloc:
-        remedy = "Take them out, and set them in the environment."
-        raise InputError(f"{field} must hold no user name and no password", f"{kind}://...", remedy)
-    if kind in stores.BUCKETS:
-        stores.bucket_and_key(uri)
-    if kind in ("", "file") and uri != SAMPLE and not Path(absolute(uri)).exists():
-        raise InputError(f"{field} must name something that exists", uri, "Check the path, and that it is readable from here.")
+        remedy = "Remove them, and set them in the environment."
+        raise FieldError(f"{field} must not contain a user name or password", f"{location.scheme}://...", remedy)
+    if location.is_in_bucket:
+        Location.of_object(uri)
+    if location.is_local and not location.path.exists():
+        raise NotFoundError(f"{field} must name something that exists", uri, "Check the path and its permissions.")
 
 
 def check_there(uri: str, field: str) -> None:
-    """What `check_uri` does, and asks the store or the server whether something lies there that may be read.
+    """Checks a URI as `check_uri` does, and that the store has something readable there.
+
+    Args:
+        uri: to check.
+        field: its name in messages.
 
     Raises:
-        InputError: naming the field, or what the store says.
+        FieldError, NotFoundError: as `check_uri`; also if the store has nothing there.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
     """
     check_uri(uri, field)
-    if scheme(uri) in stores.SCHEMES:
-        with _there(uri, field):
+    if Location.of_file(uri).is_remote:
+        with _existing(field):
             if not next(_listed(uri), None):
                 stores.store(uri).find(uri)
 
 
 def check_picture_uri(uri: str, field: str) -> None:
-    """Refuses the URI of a picture where there is none; in an archive only that is looked for.
+    """Checks the URI of an image; for a member of an archive, only the archive.
+
+    Args:
+        uri: to check.
+        field: its name in messages.
 
     Raises:
-        InputError: naming the field.
+        InputError: as `check_there`, or the URI does not name a single file.
     """
     if scheme(uri) == SAMPLE and uri.removeprefix(f"{SAMPLE}://") not in sample.names():
-        raise InputError(f"{field} must name a picture of the sample", uri, f"Take {SAMPLE}://{sample.names()[0]}, say.")
-    archive, member = archive_and_member(absolute(uri))
-    check_there(archive, field)
-    if not scheme(uri) and not member and not Path(archive).is_file():
-        raise InputError(f"{field} must name one picture", uri, "Give the path of a picture, not of a folder.")
+        raise FieldError(f"{field} must name an image of the sample", uri, f"Use {SAMPLE}://{sample.names()[0]}, for example.")
+    location = Location.parse(absolute(uri))
+    check_there(location.uri, field)
+    if not scheme(uri) and not location.member and not location.path.is_file():
+        raise FieldError(f"{field} must name one image", uri, "Give the path of an image, not of a folder.")
 
 
 def wait_for_stores(wait: Mapping[str, Any] | float | None = None, *, at_most: float = math.inf) -> None:
-    """Sets for this process how long a store is waited for that is gone or busy, whatever it is asked for.
+    """Sets how long this process waits for a store that is down or busy.
 
     Args:
-        wait: the field `advanced`, of which `store_wait_seconds` alone is read, or seconds. Where it says nothing, or the
-            default, `KFP_VISION_STORE_WAIT_SECONDS` of the environment may say it.
-        at_most: seconds from now on, for all stores together, whoever says more: `patience.CHECK_SECONDS` in a check.
+        wait: seconds, or the field `advanced`, of which only `store_wait_seconds` is read. If it is absent or the default,
+            the environment variable `KFP_VISION_STORE_WAIT_SECONDS` applies.
+        at_most: seconds from now on, for all stores together; `patience.CHECK_SECONDS` in a check.
 
     Raises:
-        InputError: it is no number of seconds.
+        InputError: the value is not a number of seconds.
     """
     from kfp_vision import parameters
 
@@ -146,10 +155,23 @@ def wait_for_stores(wait: Mapping[str, Any] | float | None = None, *, at_most: f
 
 
 def walk(uri: str) -> Iterator[Item]:
-    """Everything below a URI, in the order in which it can be read: a folder, a bucket, an archive wherever it lies, `sample`.
+    """Lists the files below a URI, in the order in which they can be read.
+
+    Args:
+        uri: of a folder, a bucket folder, an archive (local or remote), or `sample`.
+
+    Yields:
+        Each file.
 
     Raises:
-        InputError: nothing lies there, or it is neither a folder nor an archive.
+        NotFoundError: the URI does not exist.
+        InputError: it is neither a folder nor an archive, or cannot be read.
+
+    Example:
+        ```python
+        for item in walk("s3://bucket/photos.tgz"):
+            print(item.name, len(item.read()))
+        ```
     """
     if uri == SAMPLE:
         for name in sample.names():
@@ -158,63 +180,70 @@ def walk(uri: str) -> Iterator[Item]:
         return
     uri = absolute(uri)
     found = None
-    with _there(uri, "an address"):
+    with _existing("an address"):
         for found in _listed(uri):
-            yield Item(found.uri, found.name, found.size, partial(_received, found.uri), found.md5, loose=True)
+            yield Item(found.uri, found.name, found.size, partial(_download, found.uri), found.md5, random_access=True)
     if found:
         return
     path = fetch(uri)
     if path.is_dir():
         for file in _below(path):
             if file.is_file():
-                yield Item(str(file), file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes, loose=True)
+                yield Item(
+                    str(file), file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes, random_access=True
+                )
         return
     for name, size, read in archives.members(path, uri):
         yield Item(f"{uri}#{name}", name, size, read)
 
 
 def _below(folder: Path) -> list[Path]:
-    """What lies in a folder and in those within it, folders themselves excepted, by name; a link that leads back up is none."""
+    """Lists the files below a folder, sorted; follows links, except those to a parent."""
     found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        here = Path(place)
-        folders[:] = [name for name in folders if not (here / name).is_symlink() or not _leads_up(here / name)]
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        folders[:] = [name for name in folders if not (here / name).is_symlink() or not _is_link_to_parent(here / name)]
         found += [here / name for name in names]
     return sorted(found)
 
 
-def _leads_up(link: Path) -> bool:
+def _is_link_to_parent(link: Path) -> bool:
     return link.parent.resolve().is_relative_to(link.resolve())
 
 
 def save(item: Item, path: Path, what: str, remedy: str = "Try again.") -> None:
-    """Writes an item to a file, whose folder is made; to be called, as `Item.read`, before the next item is taken.
+    """Writes an item to a file; must be called, as `Item.read`, before the next item is taken.
 
     Args:
-        item: which is written.
-        path: of the file.
-        what: of which it is a part, for who is told that it cannot be read.
-        remedy: what to do then.
+        item: to read.
+        path: to write to; its folder is created.
+        what: the name of the whole that the item is part of, for the error.
+        remedy: of the error.
 
     Raises:
-        InputError: it is gone, or cannot be read or written, or the store refuses or does not answer.
+        InputError: the item cannot be read, or the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if not item.loose:
+        if not item.random_access:
             path.write_bytes(item.read())
-        elif scheme(item.uri) in stores.SCHEMES:
+        elif Location.of_file(item.uri).is_remote:
             from kfp_vision.stores import transfer
 
             transfer.download(item.uri, path)
         else:
             shutil.copyfile(item.uri, path)
     except OSError as reason:
-        raise InputError(f"{what} must be read whole", f"{item.uri} ({reason})", remedy) from None
+        raise InputError(f"{what} must be readable", f"{item.uri} ({reason})", remedy) from None
 
 
 def link(file: Path, place: Path) -> None:
-    """The same file under another name; a copy of it where the file system cannot."""
+    """Creates a hard link to a file, or a copy if the file system has no links.
+
+    Args:
+        file: that exists.
+        place: its new path.
+    """
     try:
         os.link(file, place)
     except OSError:
@@ -222,19 +251,26 @@ def link(file: Path, place: Path) -> None:
 
 
 def read_all(items: Iterable[Item]) -> Iterator[tuple[Item, bytes | OSError]]:
-    """Items with their bytes, or why these cannot be read, in the items' order: many are read at a time where they can be."""
-    waiting = iter(items)
-    for first in waiting:
-        if not first.loose:
+    """Reads items, concurrently if they allow it.
+
+    Args:
+        items: of one `walk`.
+
+    Yields:
+        Each item with its bytes, or the error that prevented reading it; in the items' order.
+    """
+    remaining = iter(items)
+    for first in remaining:
+        if not first.random_access:
             yield first, outcome(first.read)
             continue
-        yield from _many(chain([first], waiting), lambda item: item.read(), lambda item: item.size)
+        yield from _read_concurrently(chain([first], remaining), lambda item: item.read(), lambda item: item.size)
 
 
-def _many(
+def _read_concurrently(
     things: Iterable[Thing], read: Callable[[Thing], bytes], size: Callable[[Thing], int]
 ) -> Iterator[tuple[Thing, bytes | OSError]]:
-    """Things with the bytes that are read for each, in their order: many at a time, as far ahead as `AHEAD_BYTES`."""
+    """Yields things with the bytes read for each, in order, reading up to `AHEAD_BYTES` ahead."""
     return parallel.mapped(
         lambda thing: (thing, outcome(partial(read, thing))),
         things,
@@ -245,7 +281,7 @@ def _many(
 
 
 def outcome(read: Callable[[], bytes]) -> bytes | OSError:
-    """What a read gives, or the reason why it gives nothing."""
+    """Returns the result of a read, or the OSError that it raises."""
     try:
         return read()
     except OSError as error:
@@ -253,7 +289,18 @@ def outcome(read: Callable[[], bytes]) -> bytes | OSError:
 
 
 def fingerprint(uri: str) -> str:
-    """A hash of what lies at a URI, from listings alone: names, sizes and times or versions."""
+    """Hashes the content of a URI by its listing only: names, sizes, and times or versions.
+
+    Args:
+        uri: of a file, a folder, a bucket folder, or `sample`.
+
+    Returns:
+        A SHA-256 in hexadecimal.
+
+    Raises:
+        NotFoundError: the URI does not exist.
+        InputError: it cannot be listed.
+    """
     if uri == SAMPLE:
         return sample.fingerprint()
     digest = hashlib.sha256()
@@ -263,55 +310,59 @@ def fingerprint(uri: str) -> str:
 
 
 def describe(uri: str) -> Found:
-    """What is known of one file without reading it.
+    """Returns the metadata of a file without reading it.
+
+    Args:
+        uri: of the file.
 
     Raises:
-        FileNotFoundError: nothing lies there.
-        InputError: the store refuses, or does not answer.
+        FileNotFoundError: the file does not exist.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
     """
-    if scheme(uri) in stores.SCHEMES:
+    location = Location.of_file(uri)
+    if location.is_remote:
         return stores.store(uri).find(uri)
-    about = Path(absolute(uri)).stat()
-    return Found(uri, Path(uri).name, about.st_size, version=str(about.st_mtime_ns), modified=about.st_mtime)
+    status = location.path.stat()
+    return Found(uri, Path(uri).name, status.st_size, version=str(status.st_mtime_ns), modified=status.st_mtime)
 
 
 def archive_and_member(uri: str) -> tuple[str, str]:
-    """The two sides of the `#` that follows an archive; keys of a store and local paths may have one of their own."""
-    if scheme(uri) in stores.BUCKETS:
-        found = IN_ARCHIVE.match(uri)
-        return (found[1], found[2]) if found else (uri, "")
-    if scheme(uri):
-        archive, _, member = uri.partition("#")
-        return archive, member
-    if not Path(uri).is_file():
-        for at, character in enumerate(uri):
-            if character == "#" and Path(uri[:at]).is_file():
-                return uri[:at], uri[at + 1 :]
-    return uri, ""
+    """Splits a URI at the `#` that follows an archive; keys and local paths may contain other `#`.
+
+    Args:
+        uri: of a file or of an archive member.
+
+    Returns:
+        The URI of the file or the archive, and the member's name, or an empty string.
+    """
+    location = Location.parse(uri)
+    return location.uri, location.member
 
 
-def _received(uri: str) -> bytes:
+def _download(uri: str) -> bytes:
     from kfp_vision.stores import transfer
 
     return transfer.received(uri)
 
 
 def _listed(uri: str) -> Iterator[Found]:
-    """The objects below a folder of a bucket; none where the URI names an object, or lies elsewhere."""
-    if scheme(uri) in stores.BUCKETS and not is_archive(uri):
+    """Yields the objects below a bucket folder; none if the URI names an object or is not in a bucket."""
+    location = Location.of_file(uri)
+    if location.is_in_bucket and not location.is_archive:
         yield from stores.store(uri).below(uri)
 
 
 def is_archive(uri: str) -> bool:
-    """Whether a URI's ending is one of an archive."""
-    return stores.parted(uri)[0].lower().endswith(ARCHIVE_SUFFIXES)
+    """Checks whether a URI ends like an archive."""
+    return Location.of_file(uri).is_archive
 
 
 def _facts(uri: str) -> Iterator[str]:
-    """What a fingerprint is made of."""
+    """Yields the lines that a fingerprint hashes."""
     yield uri
     if scheme(uri):
-        with _there(uri, "an address"):
+        with _existing("an address"):
             found = None
             for found in _listed(uri):
                 yield f"{found.name} {found.size} {found.version}"
@@ -322,23 +373,28 @@ def _facts(uri: str) -> Iterator[str]:
     path = fetch(uri)
     for file in _below(path) if path.is_dir() else [path]:
         if file.is_file():
-            about = file.stat()
-            yield f"{file.relative_to(path)} {about.st_size} {about.st_mtime_ns}"
+            status = file.stat()
+            yield f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}"
 
 
 @contextlib.contextmanager
-def _there(uri: str, field: str) -> Iterator[None]:
+def _existing(field: str) -> Iterator[None]:
     try:
         yield
     except NotThere as reason:
-        raise InputError(f"{field} must name something that exists", str(reason), "Check its spelling.") from None
+        raise NotFoundError(f"{field} must name something that exists", str(reason), "Check the spelling.") from None
 
 
 def fetch(uri: str) -> Path:
-    """A local path for a URI: the path itself, or a download that later calls on this machine find again.
+    """Returns a local path for a URI: the path itself, or a download, which is cached on this machine.
+
+    Args:
+        uri: of a local file or folder, or of a remote file.
 
     Raises:
-        InputError: nothing lies there, or the store refuses or does not answer.
+        NotFoundError: the URI does not exist.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
     """
     uri = absolute(uri)
     if not scheme(uri):
@@ -346,7 +402,7 @@ def fetch(uri: str) -> Path:
         return Path(uri)
     from kfp_vision.stores import transfer
 
-    with _there(uri, "an address"):
+    with _existing("an address"):
         found = stores.store(uri).find(uri)
         known = hashlib.sha256(f"{uri}\n{found.version}\n{found.size}".encode()).hexdigest()[:24]
         target = _downloads() / f"{known}-{found.name}"
@@ -357,29 +413,37 @@ def fetch(uri: str) -> Path:
 
 
 class Listed(Protocol):
-    """What says where a picture is, and how many bytes it has."""
+    """The URI and the size of an image."""
 
     @property
-    def uri(self) -> str: ...
+    def uri(self) -> str:
+        """Where the image is."""
 
     @property
-    def bytes(self) -> int: ...
+    def bytes(self) -> int:
+        """Its size."""
 
 
 Row = TypeVar("Row", bound=Listed)
 
 
 class Reader:
-    """Gives the bytes of pictures by their URI; an archive is unpacked once, into scratch space that goes with the reader.
+    """Reads files by their URIs; unpacks each archive once, into a folder that is removed with the reader.
 
-    To be used as a context manager; `read` may be called from many threads.
+    A context manager; `read` is thread-safe.
+
+    Example:
+        ```python
+        with Reader() as reader:
+            encoded = reader.read("photos.tgz#daisy/1.jpg")
+        ```
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._scratch = contextlib.ExitStack()
         self._unpacked: dict[str, dict[str, Path] | InputError] = {}
-        self._arrived: dict[str, bytes | OSError] = {}
+        self._read_ahead: dict[str, bytes | OSError] = {}
 
     def __enter__(self) -> "Reader":
         return self
@@ -388,56 +452,81 @@ class Reader:
         self._scratch.close()
 
     def ahead(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The same rows; the pictures of a store are read before their rows come, many at a time, for `read` to find."""
-        for stored, run in groupby(rows, lambda row: scheme(row.uri) in stores.SCHEMES and not archive_and_member(row.uri)[1]):
+        """Reads the images of stores ahead, concurrently, so that `read` returns them immediately.
+
+        Args:
+            rows: of a table of images.
+
+        Yields:
+            The same rows, each once its image has been read.
+        """
+        for stored, run in groupby(rows, _is_object):
             if not stored:
                 yield from run
                 continue
-            for row, encoded in _many(run, lambda row: _received(row.uri), lambda row: row.bytes):
-                self._arrived[row.uri] = encoded
+            for row, encoded in _read_concurrently(run, lambda row: _download(row.uri), lambda row: row.bytes):
+                self._read_ahead[row.uri] = encoded
                 yield row
 
     def read(self, uri: str) -> bytes:
-        """The bytes at a URI.
+        """Reads a file.
+
+        Args:
+            uri: of a file, an archive member, or an image of the sample.
+
+        Returns:
+            Its bytes.
 
         Raises:
-            FileNotFoundError: the archive has no such member.
+            FileNotFoundError: the file or the member does not exist.
             OSError: the file cannot be read.
+            InputError: the archive is damaged, or the store fails.
         """
-        if (arrived := self._arrived.pop(uri, None)) is not None:
-            if isinstance(arrived, OSError):
-                raise arrived
-            return arrived
+        if (content := self._read_ahead.pop(uri, None)) is not None:
+            if isinstance(content, OSError):
+                raise content
+            return content
         kind = scheme(uri)
         if kind == SAMPLE:
             return sample.draw(uri.removeprefix(f"{SAMPLE}://"))
         if not kind:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), io.FileIO(uri) as file:
                 return file.readall()
-        archive, member = archive_and_member(uri)
-        if member:
+        location = Location.parse(uri)
+        if location.member:
             with self._lock:
-                if archive not in self._unpacked:
-                    self._unpacked[archive] = self._unpack(archive)
-            unpacked = self._unpacked[archive]
+                if location.uri not in self._unpacked:
+                    self._unpacked[location.uri] = self._unpack(location.uri)
+            unpacked = self._unpacked[location.uri]
             if isinstance(unpacked, InputError):
-                raise InputError.from_line(str(unpacked))
+                raise type(unpacked).from_line(str(unpacked))
             try:
-                return unpacked[member].read_bytes()
+                return unpacked[location.member].read_bytes()
             except KeyError:
-                raise FileNotFoundError(f"{stores.shown(archive)} has no member {member}") from None
-        return _received(uri) if kind else Path(uri).read_bytes()
+                raise FileNotFoundError(f"{stores.shown(location.uri)} has no member {location.member}") from None
+        return _download(uri) if kind else Path(uri).read_bytes()
 
     def _unpack(self, archive: str) -> dict[str, Path] | InputError:
-        """An archive's members, or why there are none: who waits for a store to answer waits once, not once a member."""
+        """Unpacks an archive; returns an error, so that it is kept and a store is waited for only once."""
         try:
             return archives.unpack(fetch(archive), archive, self._scratch.enter_context(temporary()))
         except InputError as error:
             return error
 
 
+def _is_object(row: Listed) -> bool:
+    return Location.of_file(row.uri).is_remote and not Location.parse(row.uri).member
+
+
 def read_picture(uri: str, field: str) -> bytes:
-    """The bytes of the one picture that a field names.
+    """Reads the image that a field names.
+
+    Args:
+        uri: of the image.
+        field: its name in messages.
+
+    Returns:
+        Its bytes, encoded.
 
     Raises:
         InputError: it cannot be read.
@@ -446,119 +535,154 @@ def read_picture(uri: str, field: str) -> bytes:
         try:
             return reader.read(uri)
         except (OSError, ValueError) as reason:
-            raise InputError(f"{field} must name a picture", f"{uri} ({reason})", "Give a JPEG or a PNG.") from None
+            raise InputError(f"{field} must name an image", f"{uri} ({reason})", "Give a JPEG or a PNG.") from None
 
 
 def inside(folder: str, name: str) -> str:
-    """The URI of what has a name, with forward slashes, below a folder or a bucket folder."""
-    if scheme(folder) in stores.BUCKETS:
-        return stores.extended(folder, f"/{name}")
-    return str(Path(absolute(folder)) / name)
+    """Joins a folder and a name.
+
+    Args:
+        folder: a path or the URI of a bucket folder.
+        name: relative to it, with forward slashes.
+
+    Returns:
+        The absolute path, or the URI.
+    """
+    location = Location.of_file(folder)
+    return stores.extended(folder, f"/{name}") if location.is_in_bucket else str(location.path / name)
 
 
 def children(uri: str) -> list[Found]:
-    """The files below a folder or a bucket folder, however deep, by name; none where there is no such folder.
+    """Lists all files below a folder or a bucket folder, recursively.
+
+    Args:
+        uri: of the folder.
+
+    Returns:
+        The files, sorted by name; empty if the folder does not exist.
 
     Raises:
-        InputError: the store refuses or does not answer.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
     """
-    if scheme(uri) in stores.BUCKETS:
+    location = Location.of_file(uri)
+    if location.is_in_bucket:
         try:
             return sorted(stores.store(uri).below(uri), key=lambda found: found.name)
         except NotThere:
             return []
-    root = Path(absolute(uri))
+    root = location.path
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix not in (PARTIAL, BEFORE, SCRATCH))
     return [replace(describe(str(path)), name=path.relative_to(root).as_posix()) for path in files]
 
 
 def put(content: Path | bytes, uri: str) -> None:
-    """Writes a file, or bytes, to a path or to an object of a bucket, in place of what is there; whole or not at all.
+    """Writes a file or an object, atomically, replacing an existing one.
 
-    Folders are made. A store compares what arrives with a checksum, and is waited for where it is busy or gone.
+    Folders are created. Stores verify a checksum; requests are retried while a store is down or busy.
+
+    Args:
+        content: bytes, or the path of a file to copy.
+        uri: to write to.
 
     Raises:
-        NotThere: there is no such bucket.
-        InputError: nothing can be written there, or the store refuses or does not answer.
+        NotThere: the bucket does not exist.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
+        FieldError: the URI is read-only.
     """
-    if scheme(uri) in stores.SCHEMES:
+    location = Location.of_file(uri)
+    if location.is_remote:
         from kfp_vision.stores import transfer
 
         with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
             transfer.upload(uri, source)
         return
-    with replacing(Path(absolute(uri))) as beside:
+    with replacing(location.path) as beside:
         beside.write_bytes(content) if isinstance(content, bytes) else shutil.copyfile(content, beside)
 
 
 def remove(uri: str) -> None:
-    """Removes a file or an object; one that is not there is none to remove.
+    """Deletes a file or an object, if it exists.
+
+    Args:
+        uri: of the file or the object.
 
     Raises:
-        InputError: the store refuses or does not answer.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
     """
-    if scheme(uri) in stores.SCHEMES:
+    location = Location.of_file(uri)
+    if location.is_remote:
         stores.store(uri).remove(uri)
     else:
-        Path(absolute(uri)).unlink(missing_ok=True)
+        location.path.unlink(missing_ok=True)
 
 
 def check_writable(uri: str, field: str) -> None:
-    """Refuses what is no folder and no bucket folder that can be written to; a bucket shows it with an object made and removed.
+    """Checks that a folder or a bucket folder is writable; in a bucket, by creating and deleting an object.
 
-    A local folder need not be there, but there must be one above it in which it can be made; nothing is made yet.
+    A local folder need not exist if it can be created; this function does not create it.
+
+    Args:
+        uri: of the folder.
+        field: its name in messages.
 
     Raises:
-        InputError: naming the field, or what the store says.
+        FieldError: the URI does not name a folder.
+        NotFoundError: the bucket does not exist.
+        AccessError: it is not writable.
+        UnreachableError: the store does not answer.
     """
-    remedy = "Name a folder, or one in a bucket as s3://bucket/folder."
-    if not uri or uri == SAMPLE or scheme(uri) not in ("", "file", *stores.BUCKETS) or is_archive(uri):
-        raise InputError(f"{field} must name a folder or a bucket folder to write to", stores.shown(uri), remedy)
-    if scheme(uri) in stores.BUCKETS:
+    remedy = "Give a folder, or a bucket folder as s3://bucket/folder."
+    location = Location.of_file(uri)
+    if not uri or not (location.is_local or location.is_in_bucket) or location.is_archive:
+        raise FieldError(f"{field} must name a folder or a bucket folder to write to", stores.shown(uri), remedy)
+    if location.is_in_bucket:
         check_uri(uri, field)
         probe = inside(uri, f".kfp-vision-{uuid.uuid4().hex}")
-        with _there(uri, field):
+        with _existing(field):
             put(b"", probe)
             remove(probe)
         return
-    path = Path(absolute(uri))
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not there.is_dir():
-        raise InputError(f"{field} must name a folder", uri, remedy)
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{field} must name a folder that can be written to", uri, f"Let this user write to {there}.")
+    path = location.path
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir():
+        raise FieldError(f"{field} must name a folder", uri, remedy)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise AccessError(f"{field} must name a writable folder", uri, f"Let this user write to {existing}.")
 
 
 class Mirror:
-    """Brings what is new in a folder of files that only ever grow to another folder or a bucket folder.
+    """Copies a folder of append-only files to another folder or a bucket folder, incrementally.
 
-    Files that lie there already, of other names, stay.
+    Other files in the target are kept.
 
     Args:
-        folder: whose files are brought.
-        uri: where to.
+        folder: to copy from.
+        uri: to copy to.
     """
 
     def __init__(self, folder: Path, uri: str):
         self._folder, self._uri = folder, uri
-        self._brought: dict[str, int] = {}
+        self._copied: dict[str, int] = {}
 
-    def bring(self) -> None:
-        """Brings the files that have come or grown since the last call.
+    def sync(self) -> None:
+        """Copies the files that are new or have grown since the last call.
 
         Raises:
-            NotThere, InputError, OSError: as `put` does; the next call begins with what did not arrive.
+            NotThere, InputError, OSError: as `put`; the next call repeats the file that failed.
         """
         for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
-            name, before = path.relative_to(self._folder).as_posix(), self._brought.get(str(path), -1)
+            name, before = path.relative_to(self._folder).as_posix(), self._copied.get(str(path), -1)
             if path.stat().st_size > before:
                 content = path.read_bytes()
                 self._write(content, max(before, 0), inside(self._uri, name))
-                self._brought[str(path)] = len(content)
+                self._copied[str(path)] = len(content)
 
     def _write(self, content: bytes, before: int, uri: str) -> None:
-        """Where a file can be written on with, it is: who follows it holds it open."""
-        if scheme(uri) in stores.SCHEMES or not before:
+        # Local files are appended to, as readers such as TensorBoard keep them open.
+        if Location.of_file(uri).is_remote or not before:
             put(content, uri)
         else:
             with Path(uri).open("ab") as file:
@@ -567,16 +691,29 @@ class Mirror:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write a file or a folder at; moved into place if the body ends well, removed if not."""
+    """Makes an output atomic: the body writes to a temporary path, which is moved into place if the body succeeds.
+
+    Args:
+        path: of the file or the folder to create or replace.
+
+    Yields:
+        The temporary path, next to the final one.
+
+    Example:
+        ```python
+        with replacing(Path("labels.json")) as beside:
+            beside.write_text("{}")
+        ```
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_what_the_dead_left(path)
+    _remove_leftovers(path)
     beside = path.with_name(f".{path.name}.{_writer()}{PARTIAL}")
     before = path.with_name(f".{path.name}.{_writer()}{BEFORE}")
     _remove(beside)
     _remove(before)
     try:
         yield beside
-        if path.is_dir():  # moved away in one step: what is killed while it removes a folder leaves half of it
+        if path.is_dir():  # moved first, as being killed during a removal would leave half a folder
             path.replace(before)
         beside.replace(path)
     finally:
@@ -585,16 +722,28 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file of JSON for people to read as well; it is not there before it is whole."""
+    """Writes indented JSON to a file, atomically.
+
+    Args:
+        path: of the file.
+        content: to write.
+    """
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """A folder beside `path`, on its file system, to work in; removed in the end."""
+    """Creates a working folder next to a path, on the same file system; removes it after the body.
+
+    Args:
+        path: of the future output.
+
+    Yields:
+        The folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_what_the_dead_left(path)
+    _remove_leftovers(path)
     folder = path.with_name(f".{path.name}.{_writer()}{SCRATCH}")
     _remove(folder)
     folder.mkdir()
@@ -606,29 +755,32 @@ def scratch(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary() -> Iterator[Path]:
-    """A folder to work in, where this machine has room for what is soon gone; removed in the end.
+    """Creates a temporary folder; removes it after the body.
 
-    What killed processes of this machine have left there is removed first: a few unpacked archives fill a disk.
+    First removes the leftovers of processes that were killed: a few unpacked archives fill a disk.
+
+    Yields:
+        The folder.
     """
     place = Path(tempfile.gettempdir())
-    _remove_what_the_dead_left(place / TEMPORARY)
+    _remove_leftovers(place / TEMPORARY)
     with tempfile.TemporaryDirectory(prefix=f".{TEMPORARY}.{_writer()}.", suffix=SCRATCH, dir=place) as folder:
         yield Path(folder)
 
 
 def _writer() -> str:
-    """This process, in the names of what it writes beside an output."""
+    """Returns the identifier of this process in temporary names."""
     return f"{socket.gethostname()}.{os.getpid()}"
 
 
-def _remove_what_the_dead_left(path: Path) -> None:
-    """Removes what processes of this machine were writing for a path when they were killed; of another's nobody can know."""
+def _remove_leftovers(path: Path) -> None:
+    """Removes the temporary outputs of processes of this host that were killed; other hosts' may still be running."""
     begin = f".{path.name}.{socket.gethostname()}."
     for left in path.parent.iterdir():
         if left.name.startswith(begin) and left.suffix in (PARTIAL, BEFORE, SCRATCH):
             process = left.name.removeprefix(begin).partition(".")[0]
             if process.isdecimal() and not _is_alive(int(process)):
-                with contextlib.suppress(OSError):  # somebody else's, or somebody else removes it as well
+                with contextlib.suppress(OSError):  # another user's, or another process is removing it too
                     _remove(left)
 
 
@@ -638,7 +790,7 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's
     return True
 
 
@@ -650,10 +802,12 @@ def _remove(path: Path) -> None:
 
 
 def _downloads() -> Path:
-    """This user's folder of downloads; nobody else may write there."""
+    """Returns this user's download cache, which must not be writable by others."""
     folder = Path(tempfile.gettempdir()) / f"kfp-vision-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    about = folder.stat()
-    if about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o022:
-        raise InputError("the folder of downloads must belong to you alone", str(folder), "Remove it, or set TMPDIR.")
+    status = folder.stat()
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
+        raise AccessError(
+            "the download cache must belong to you and not be writable by others", str(folder), "Remove it, or set TMPDIR."
+        )
     return folder

@@ -49,16 +49,16 @@ def add(folder: Path) -> None:
     shutil.copy(shards(folder)[0], folder / "train-00007-of-00008.tfrecord")
 
 
-AGAIN = r"Copy that file there once more, or write the records anew\."
-SIZE = rf"records must be whole; got \S+-00000-of-\d+\.tfrecord with \d+ bytes, where \d+ were written\. {AGAIN}"
-CHANGED = r"records must be whole; got \S+-00000-of-\d+\.tfrecord with \d+ bytes"
+AGAIN = r"Copy that file again, or write the records again\."
+SIZE = rf"records must be intact; got \S+-00000-of-\d+\.tfrecord with \d+ bytes, where \d+ were written\. {AGAIN}"
+CHANGED = r"records must be intact; got \S+-00000-of-\d+\.tfrecord with \d+ bytes"
 # What happens, and what is said where every byte is looked at.
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut in the middle": (cut_in_the_middle, SIZE),
     "cut between two records": (cut_between_two_records, SIZE),
     "lost": (
         lost,
-        rf"records must be whole; got no \S+-00000-of-\d+\.tfrecord in \S+, though its records\.json lists it\. {AGAIN}",
+        rf"records must be intact; got no \S+-00000-of-\d+\.tfrecord in \S+, though its records\.json lists it\. {AGAIN}",
     ),
     "a byte flipped": (
         flip_a_byte,

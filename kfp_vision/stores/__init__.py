@@ -1,29 +1,29 @@
-"""Object stores and web servers behind one small interface: what lies at a URI and below it, its bytes, and new ones.
+"""Accesses object stores and web servers through one interface: list, read, write and delete.
 
-A store is chosen by the URI's scheme. Credentials come from the environment alone; no URI and no message holds any.
+The URI's scheme selects the store. Credentials come only from the environment; neither URIs nor messages contain them.
 """
 
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import IO, BinaryIO, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from kfp_vision.errors import InputError, without_secrets
+from kfp_vision.errors import AccessError, FieldError, UnreachableError, without_secrets
 
-READERS = 48  # objects that are read at a time
+READERS = 48  # objects read concurrently
 CONNECT_SECONDS, READ_SECONDS = 10, 60
-CHUNK = 1 << 18  # what arrives at a time, and is lost when the line breaks
+CHUNK = 1 << 18  # bytes read at a time; at most this much is lost when a connection breaks
 MD5 = re.compile(r"[0-9a-f]{32}")
-HASHES = re.compile(r"(md5|crc32c)=([\w+/]+=*)")  # in Cloud Storage's x-goog-hash
+HASHES = re.compile(r"(md5|crc32c)=([\w+/]+=*)")  # in the x-goog-hash header of Cloud Storage
 SCHEMES = ("s3", "cos", "gs", "http", "https")
-BUCKETS = ("s3", "cos", "gs")  # the schemes with a bucket and a prefix behind it, which can be listed
+BUCKETS = ("s3", "cos", "gs")  # schemes with a bucket and keys, which can be listed
 AT_THE_END = re.compile(r"\?((?:endpoint|region)=[^?&]+(?:&(?:endpoint|region)=[^?&]+)*)$")
-WAIT_SECONDS = "KFP_VISION_STORE_WAIT_SECONDS"  # how long a store is waited for, see `patience`
-# What the stores read of the environment: a Kubernetes secret fills it, and a local container is given the same.
+WAIT_SECONDS = "KFP_VISION_STORE_WAIT_SECONDS"  # how long to wait for a store, see `patience`
+# Environment variables of the stores: set from a Kubernetes secret, and passed to local containers.
 SECRETS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -45,7 +45,7 @@ SETTINGS = (
 )
 ENVIRONMENT = (*SECRETS, *SETTINGS)
 
-# It says every retry, with the address, in which a signature may stand.
+# urllib3 logs every retry with the address, which may contain a signature.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
@@ -54,13 +54,14 @@ class Found:
     """An object in a store.
 
     Attributes:
-        uri: where it is.
-        name: its path below what was asked for; its last name where it was asked for itself.
-        size: in bytes; -1 where the server does not say.
-        md5: of its bytes in hex, if the store seems to say it; S3's ETag of an encrypted object looks like one and is none.
-        version: what changes when the object does; empty if the server does not say.
-        crc32c: of its bytes in base64, where the store says it.
-        modified: when it was written, in seconds since 1970, where a listing says it; else 0.
+        uri: of the object.
+        name: its path below the folder that was listed; its last component if the object itself was requested.
+        size: in bytes; -1 if unknown.
+        md5: of its bytes, in hexadecimal, if the store reports one; may be wrong, as the ETag of an encrypted S3 object
+            looks like an MD5 but is not.
+        version: an identifier that changes with the object; empty if unknown.
+        crc32c: of its bytes, in base64; empty if unknown.
+        modified: time of the last write, in seconds since 1970, if a listing reports it; else 0.
     """
 
     uri: str
@@ -73,71 +74,94 @@ class Found:
 
 
 class Interrupted(Exception):
-    """A transfer that stopped in the middle, or a server that is gone or busy: to be tried again.
+    """A transfer was interrupted, or a server is down or busy: worth retrying.
 
     Attributes:
-        rule: which is broken where that does not help.
-        said: what the store does, in a line about the next try.
-        no_such_name, after: see `patience.Unanswered`.
+        rule: that is broken, for the error after the last retry.
+        symptom: what the store does, for the log line about the next retry.
+        no_such_name: see `patience.Unanswered`.
+        after: see `patience.Unanswered`.
     """
 
-    rule, said = "what an address gives must arrive whole", "broke off"
+    rule, symptom = "a transfer must complete", "was interrupted"
     no_such_name, after = False, 0.0
 
 
 class NotThere(FileNotFoundError):
-    """Nothing lies at a URI."""
+    """The object or bucket does not exist."""
 
 
 class Changed(Exception):
-    """The object is not the one any more whose first bytes have arrived."""
+    """The object was replaced during its download."""
 
 
 class Store(Protocol):
-    """What every store can do. All of it may be called from many threads.
+    """The interface of all stores; thread-safe.
 
-    A store that is gone or busy is waited for, see `patience`; of `send` and `put` alone whoever calls them repeats them.
+    All methods retry while the store is down or busy, see `patience`; except `send` and `put`, which the caller retries.
 
-    Raises (all methods):
-        NotThere: no such object or bucket.
-        InputError: the store refuses, or does not answer: what to set is said.
+    All methods raise NotThere if the object or bucket does not exist, AccessError if the store denies access, and
+    UnreachableError if it does not answer.
     """
 
     def server(self, uri: str) -> str:
-        """Which server is asked for a URI: `https://host:port`."""
+        """Returns the server of a URI, as `https://host:port`."""
 
     def find(self, uri: str) -> Found:
-        """What lies at a URI, without its bytes."""
+        """Returns the metadata of the object at a URI."""
 
     def below(self, uri: str) -> Iterator[Found]:
-        """Every object below a URI, in the order of their keys, a page in memory at a time."""
+        """Lists all objects below a URI, in the order of their keys, with one page in memory at a time."""
 
     def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
-        """Writes an object's bytes to a sink, from the place on at which the sink stands.
+        """Downloads an object, from the current position of the sink on.
+
+        Args:
+            uri: of the object.
+            sink: to write to; its position is the number of bytes already received.
+            version: that the object must have, see `Found`; empty for any.
+
+        Returns:
+            The object's metadata.
 
         Raises:
-            Interrupted: it did not come to its end; what has arrived is in the sink.
-            Changed: its version is another one than was asked for.
+            Interrupted: the download stopped early; the bytes received are in the sink.
+            Changed: the object has another version.
         """
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
-        """Makes an object of so many bytes, or replaces the one that is there: as a whole, or not at all.
+        """Creates or replaces an object, atomically.
 
-        What the client says of the bytes (MD5, SHA-256 or CRC-32C) the store compares with what arrives.
+        The store verifies the bytes by a checksum of the client's (MD5, SHA-256 or CRC-32C).
+
+        Args:
+            uri: of the object.
+            source: to read from, from its current position on.
+            size: how many bytes.
 
         Raises:
-            Interrupted: it did not come to its end, or other bytes arrived; the source has been read, perhaps in part.
+            Interrupted: the upload stopped early, or the checksum differs; the source may have been read in part.
         """
 
     def remove(self, uri: str) -> None:
-        """Removes an object, if it is there."""
+        """Deletes an object, if it exists."""
 
 
 def store(uri: str) -> Store:
-    """The store that a URI lies in.
+    """Returns the store of a URI.
+
+    Args:
+        uri: with one of `SCHEMES`.
 
     Raises:
-        InputError: its scheme is none of `SCHEMES`, or what it needs is missing.
+        FieldError: the scheme is another one, or a setting of the store is missing or wrong.
+        AccessError: the credentials are invalid.
+
+    Example:
+        ```python
+        for found in store("s3://bucket/photos").below("s3://bucket/photos"):
+            print(found.name, found.size)
+        ```
     """
     scheme = urlsplit(uri).scheme
     if scheme in ("s3", "cos"):
@@ -152,77 +176,102 @@ def store(uri: str) -> Store:
         from kfp_vision.stores import web
 
         return _web_store(web.Web)
-    raise InputError(f"an address must begin with one of {', '.join(f'{known}://' for known in SCHEMES)}", uri, "Name another.")
+    raise FieldError(f"an address must begin with one of {', '.join(f'{known}://' for known in SCHEMES)}", uri, "Check it.")
 
 
 @cache
-def _web_store(made: type) -> Store:
-    return made()
+def _web_store(kind: Callable[[], Store]) -> Store:
+    return kind()
 
 
-os.register_at_fork(after_in_child=_web_store.cache_clear)  # two processes must not talk over one connection
-
-
-def bucket_and_key(uri: str) -> tuple[str, str]:
-    """The two parts of `s3://bucket/key`; the key may be empty. Not percent-encoded: what stands there is the key.
-
-    Raises:
-        InputError: there is no bucket.
-    """
-    bucket, _, key = uri.partition("://")[2].partition("/")
-    if not bucket:
-        scheme = uri.partition("://")[0]
-        raise InputError(f"a URI with {scheme}:// must name a bucket", uri, f"Write it as {scheme}://bucket/folder.")
-    return bucket, key
+os.register_at_fork(after_in_child=_web_store.cache_clear)  # processes must not share connections
 
 
 def parted(uri: str) -> tuple[str, dict[str, str]]:
-    """A URI without the settings at its end, `?endpoint=...&region=...`, and the settings; any other `?` is part of a key."""
+    """Splits the settings, `?endpoint=...&region=...`, off the end of a URI; any other `?` is part of the key.
+
+    Args:
+        uri: any; only `s3://` and `cos://` have settings.
+
+    Returns:
+        The URI without its settings, and the settings.
+    """
     found = AT_THE_END.search(uri) if urlsplit(uri).scheme in ("s3", "cos") else None
     return (uri[: found.start()], dict(parse_qsl(found[1]))) if found else (uri, {})
 
 
 def extended(uri: str, ending: str) -> str:
-    """The address of a file beside or below another: what stands behind a `?` stays there."""
+    """Appends to the path of a URI, before its `?`.
+
+    Args:
+        uri: of a file or a folder.
+        ending: to append, such as `/name`.
+    """
     place = uri.partition("?")[0] if urlsplit(uri).scheme in ("http", "https") else parted(uri)[0]
     return f"{place.rstrip('/')}{ending}{uri[len(place) :]}"
 
 
 def prefix_of(key: str) -> str:
-    """What the keys below a folder begin with."""
+    """Returns the common prefix of the keys below a folder."""
     return f"{key.rstrip('/')}/" if key.rstrip("/") else ""
 
 
 def goes_on(headers: Mapping[str, str], start: int) -> bool:
-    """Whether an answer goes on at a byte, as it was asked to, or is the whole of it.
+    """Checks whether a response resumes at a byte, as requested, rather than starting over.
 
-    The status does not tell: some S3 servers send a part with 200 rather than 206.
+    The status is not reliable: some S3 servers send a range with 200 instead of 206.
+
+    Args:
+        headers: of the response.
+        start: the byte.
     """
     return headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
 def given(*names: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The first of some variables of the environment that is set, else an empty text."""
+    """Returns the first environment variable that is set, or an empty string.
+
+    Args:
+        *names: of the variables, in order of precedence.
+        environment: to look in.
+    """
     return next((environment[name] for name in names if environment.get(name)), "")
 
 
-def refused(uri: str, status: object, remedy: str) -> InputError:
-    """What to say when a store does not let somebody in."""
-    return InputError("an address must be open to whoever reads it", f"{status} at {shown(uri)}", remedy)
+def refused(uri: str, status: object, remedy: str) -> AccessError:
+    """Returns the error for a denied read.
+
+    Args:
+        uri: that was read.
+        status: of the response.
+        remedy: which credentials to set.
+    """
+    return AccessError("the address must be readable with the given credentials", f"{status} at {shown(uri)}", remedy)
 
 
-def not_writable(uri: str, status: object, remedy: str) -> InputError:
-    """What to say when a store does not let somebody write."""
-    return InputError("an address must be open to whoever writes there", f"{status} at {shown(uri)}", remedy)
+def not_writable(uri: str, status: object, remedy: str) -> AccessError:
+    """Returns the error for a denied write.
+
+    Args:
+        uri: that was written.
+        status: of the response.
+        remedy: which credentials to set.
+    """
+    return AccessError("the address must be writable with the given credentials", f"{status} at {shown(uri)}", remedy)
 
 
-def unanswered(uri: str, reason: object) -> InputError:
-    """What to say when a store does not answer, and waiting would not help."""
-    return InputError(
-        "an address must answer", f"{reason} at {shown(uri)}", "Check the address and the way to it, or try again."
+def unanswered(uri: str, reason: object) -> UnreachableError:
+    """Returns the error for a store that does not answer and is not worth retrying.
+
+    Args:
+        uri: that was requested.
+        reason: for the failure.
+    """
+    return UnreachableError(
+        "the server must answer", f"{reason} at {shown(uri)}", "Check the address and the network, or try again."
     )
 
 
 def shown(uri: str) -> str:
-    """The URI as it may stand in a message or a log: what is behind the `?` of a web address may be a signature."""
+    """Returns a URI without secrets, for messages and logs: the query of a web address may contain a signature."""
     return without_secrets(uri.partition("?")[0] + "?..." if urlsplit(uri).scheme in ("http", "https") and "?" in uri else uri)

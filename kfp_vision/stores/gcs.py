@@ -1,7 +1,7 @@
-"""Google Cloud Storage, with Google's own client: `gs://bucket/key`.
+"""Google Cloud Storage with Google's client: `gs://bucket/key`.
 
-Who asks is a service account's key in `GOOGLE_CREDENTIALS` (its JSON), else what Google's libraries find (workload identity,
-`GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth application-default login`), else nobody, which does for public buckets.
+Credentials: the JSON key of a service account in `GOOGLE_CREDENTIALS`, else the application default credentials (workload
+identity, `GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth application-default login`), else anonymous, for public buckets.
 """
 
 import base64
@@ -22,8 +22,9 @@ from google.cloud import storage
 from google.oauth2 import service_account
 
 from kfp_vision import stores
-from kfp_vision.errors import InputError
-from kfp_vision.stores import Changed, Found, Interrupted, NotThere, bucket_and_key, failures, patience, transfer
+from kfp_vision.errors import AccessError, InputError
+from kfp_vision.locations import Location
+from kfp_vision.stores import Changed, Found, Interrupted, NotThere, failures, patience, transfer
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 PAGE = "items(name,size,md5Hash,crc32c,generation,updated),nextPageToken"
@@ -38,32 +39,34 @@ TO_WRITE = (
 )
 Refusal = Callable[[str, str], InputError]
 MAY_NOT_READ, MAY_NOT_WRITE = partial(stores.refused, remedy=REMEDY), partial(stores.not_writable, remedy=TO_WRITE)
-OTHER_BYTES = "doesn't match calculated"  # than their checksum: Cloud Storage's answer to an upload, with status 400
+OTHER_BYTES = "doesn't match calculated"  # checksum mismatch of an upload, with status 400
 
 
 def store() -> "GCS":
-    """The store of `gs://` URIs."""
+    """Returns the store of `gs://` URIs; cached by credentials."""
     return _made(*(os.environ.get(name, "") for name in ("GOOGLE_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS")))
 
 
 @cache
 def _made(key: str, file: str) -> "GCS":
-    known = _credentials(key)
-    client = storage.Client(project="none", credentials=known) if known else storage.Client.create_anonymous_client()
+    credentials = _credentials(key)
+    client = (
+        storage.Client(project="none", credentials=credentials) if credentials else storage.Client.create_anonymous_client()
+    )
     for scheme in ("http://", "https://"):
         client._http.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=stores.READERS))
     return GCS(client)
 
 
-os.register_at_fork(after_in_child=_made.cache_clear)  # two processes must not talk over one connection
+os.register_at_fork(after_in_child=_made.cache_clear)  # processes must not share connections
 
 
 def _credentials(key: str) -> Any:
     if key:
         try:
             return service_account.Credentials.from_service_account_info(json.loads(key), scopes=[SCOPE])
-        except ValueError:  # its message may quote the key
-            raise InputError("GOOGLE_CREDENTIALS must hold a service account's key", "no such JSON", REMEDY) from None
+        except ValueError:  # the original message may quote the key
+            raise AccessError("GOOGLE_CREDENTIALS must hold a service account's key", "invalid JSON", REMEDY) from None
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return None
     try:
@@ -76,74 +79,86 @@ class GCS:
     """All buckets.
 
     Args:
-        client: how they are reached.
+        client: Google's, with credentials.
     """
 
     def __init__(self, client: storage.Client):
         self._client = client
 
     def server(self, uri: str) -> str:
-        """See `stores.Store`."""
+        """Returns the server of a URI, see `stores.Store`."""
         return str(self._client._connection.API_BASE_URL).rstrip("/")
 
     def find(self, uri: str) -> Found:
-        """See `stores.Store`."""
+        """Returns an object's metadata, see `stores.Store`."""
         blob = self._blob(uri)
-        transfer.patiently(lambda: _saying(uri, lambda: blob.reload(retry=None, timeout=TIMEOUT)), uri)
+        transfer.patiently(lambda: _translated(uri, lambda: blob.reload(retry=None, timeout=TIMEOUT)), uri)
         return _described(uri, blob, blob.name.rpartition("/")[2])
 
     def below(self, uri: str) -> Iterator[Found]:
-        """See `stores.Store`."""
-        bucket, key = bucket_and_key(uri)
-        prefix, token = stores.prefix_of(key), ""
+        """Lists objects, see `stores.Store`."""
+        location = Location.of_object(uri)
+        prefix, token = stores.prefix_of(location.key), ""
         while True:
-            page, token = transfer.patiently(partial(self._page, uri, bucket, prefix, token), uri)
+            page, token = transfer.patiently(partial(self._page, uri, location.bucket, prefix, token), uri)
             for blob in page:
-                if not blob.name.endswith("/"):  # the console makes an empty object of a folder's name
-                    yield _described(f"gs://{bucket}/{blob.name}", blob, blob.name.removeprefix(prefix))
+                if not blob.name.endswith("/"):  # the console creates an empty object for a folder
+                    yield _described(location.with_key(blob.name), blob, blob.name.removeprefix(prefix))
             if not token:
                 return
 
     def _page(self, uri: str, bucket: str, prefix: str, token: str) -> tuple[list[storage.Blob], str]:
-        """The objects of one page, and what leads to the next."""
+        """Returns the objects of a page and the token of the next."""
         listed = self._client.list_blobs(
             bucket, prefix=prefix or None, page_token=token or None, fields=PAGE, retry=None, timeout=TIMEOUT
         )
-        return _saying(uri, lambda: list(next(listed.pages, ()))), listed.next_page_token or ""
+        return _translated(uri, lambda: list(next(listed.pages, ()))), listed.next_page_token or ""
 
     def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
-        """See `stores.Store`."""
+        """Downloads an object, see `stores.Store`.
+
+        Args:
+            uri: of the object.
+            sink: to write to, from its current position on.
+            version: that the object must have; empty for any.
+        """
         blob = self._blob(uri)
-        wanted = {"if_generation_match": int(version)} if version else {}
+        condition = {"if_generation_match": int(version)} if version else {}
         start = sink.tell()
 
         def copy() -> None:
             blob.download_to_file(
-                sink, start=start or None, raw_download=True, checksum=None, retry=None, timeout=TIMEOUT, **wanted
+                sink, start=start or None, raw_download=True, checksum=None, retry=None, timeout=TIMEOUT, **condition
             )
 
-        _saying(uri, copy)
-        # Of the answer's length the client says nothing; urllib3 compares it with what arrives.
+        _translated(uri, copy)
+        # The client does not report the length; urllib3 verifies it.
         return replace(_described(uri, blob, blob.name.rpartition("/")[2]), size=-1)
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
-        """See `stores.Store`."""
+        """Uploads an object, see `stores.Store`.
+
+        Args:
+            uri: of the object.
+            source: to read from, from its current position on.
+            size: in bytes.
+        """
         upload = partial(self._blob(uri).upload_from_file, source, size=size, checksum="crc32c", retry=None, timeout=TIMEOUT)
-        _saying(uri, upload, MAY_NOT_WRITE)
+        _translated(uri, upload, MAY_NOT_WRITE)
 
     def remove(self, uri: str) -> None:
-        """See `stores.Store`."""
+        """Deletes an object, see `stores.Store`."""
         delete = partial(self._blob(uri).delete, retry=None, timeout=TIMEOUT)
         with contextlib.suppress(NotThere):
-            transfer.patiently(lambda: _saying(uri, delete, MAY_NOT_WRITE), uri)
+            transfer.patiently(lambda: _translated(uri, delete, MAY_NOT_WRITE), uri)
 
     def _blob(self, uri: str) -> storage.Blob:
-        bucket, key = bucket_and_key(uri)
-        return self._client.bucket(bucket).blob(key)
+        location = Location.of_object(uri)
+        return self._client.bucket(location.bucket).blob(location.key)
 
 
-def _saying(uri: str, call: Any, refused: Refusal = MAY_NOT_READ) -> Any:
-    """What a call gives; what it raises is turned into what a store raises."""
+def _translated(uri: str, call: Any, refused: Refusal = MAY_NOT_READ) -> Any:
+    """Calls a function of the client and converts its errors to a store's."""
     try:
         return call()
     except GoogleAPICallError as error:
@@ -157,12 +172,12 @@ def _saying(uri: str, call: Any, refused: Refusal = MAY_NOT_READ) -> Any:
         if busy := failures.busy(status, getattr(error.response, "headers", {})):
             raise busy from None
         if OTHER_BYTES in str(error):
-            raise Interrupted("other bytes than were sent") from None
+            raise Interrupted("checksum mismatch") from None
         raise stores.unanswered(uri, f"HTTP {status}") from None
     except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
         raise failures.of(error, uri) from None
     except GoogleAuthError as error:
-        if isinstance(error, TransportError) or error.retryable:  # whoever tells who somebody is does not answer
+        if isinstance(error, TransportError) or error.retryable:  # the token server does not answer
             raise patience.Unanswered(type(error).__name__) from None
         raise refused(uri, type(error).__name__) from None
 

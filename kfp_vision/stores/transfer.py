@@ -1,4 +1,4 @@
-"""An object's bytes from a store to here and back: tried again, resumed where they broke off, and compared by checksum."""
+"""Downloads and uploads objects: with retries, resumption, and verification by size and checksum."""
 
 import base64
 import hashlib
@@ -11,27 +11,47 @@ from typing import IO, BinaryIO, TypeVar
 import google_crc32c
 
 from kfp_vision import stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import DamagedError
 from kfp_vision.stores import Changed, Found, Interrupted, patience
 
-REPEATS = 3  # of a whole transfer whose bytes are not what the store says
+REPEATS = 3  # downloads of an object whose bytes do not match its checksum
 
 Made = TypeVar("Made")
-_unbelieved: set[str] = set()  # where ETags were seen that are no MD5
+_without_md5: set[str] = set()  # buckets and hosts whose ETags look like MD5s but are not
 _lock = threading.Lock()
 
 
 def patiently(call: Callable[[], Made], uri: str, progress: Callable[[], int] = lambda: 0) -> Made:
-    """Calls until it is not interrupted, as `patience.patiently` does, at the server of a URI."""
+    """Calls a function with retries, as `patience.patiently`, for the server of a URI.
+
+    Args:
+        call: raises `Interrupted` if a retry is worthwhile.
+        uri: that is requested.
+        progress: returns a number that grows with the data received.
+
+    Returns:
+        The result of the call.
+
+    Raises:
+        UnreachableError: there was no progress for as long as the process waits.
+    """
     return patience.patiently(call, uri, stores.store(uri).server(uri), progress)
 
 
 def received(uri: str) -> bytes:
-    """The bytes of an object, whole and compared.
+    """Downloads an object and verifies it.
+
+    Args:
+        uri: of the object.
+
+    Returns:
+        Its bytes.
 
     Raises:
-        NotThere: there is no such object.
-        InputError: the store refuses or does not answer, or the bytes never agree with what it says.
+        NotThere: the object does not exist.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
+        DamagedError: the bytes repeatedly differ from the store's size or checksum.
     """
     sink = io.BytesIO()
     receive(uri, sink)
@@ -39,74 +59,96 @@ def received(uri: str) -> bytes:
 
 
 def download(uri: str, path: Path) -> None:
-    """Writes an object to a file, as `received` gives it."""
+    """Downloads an object to a file and verifies it.
+
+    Args:
+        uri: of the object.
+        path: to write to.
+
+    Raises:
+        NotThere, InputError: as `received`.
+    """
     with path.open("w+b") as file:
         receive(uri, file)
 
 
 def receive(uri: str, sink: IO[bytes]) -> Found:
-    """Writes an object to an empty sink that can be read back, and gives what the store said of it.
+    """Downloads an object to a sink and verifies it.
+
+    Args:
+        uri: of the object.
+        sink: empty, seekable and readable.
+
+    Returns:
+        The object's metadata.
 
     Raises:
-        NotThere, InputError: as `received` does.
+        NotThere, InputError: as `received`.
     """
-    lies_in = stores.store(uri)
+    origin = stores.store(uri)
     seen: set[tuple[int, str]] = set()
     for _ in range(REPEATS):
         sink.seek(0)
         sink.truncate()
         try:
-            found = _to_the_end(lies_in, uri, sink)
+            found = _resumed(origin, uri, sink)
         except Changed:
             continue
         size, md5, crc32c = sink.tell(), *_hashes(sink, found)
         if size == found.size or found.size < 0:
-            if crc32c == found.crc32c and (md5 == found.md5 or _no_md5(uri)):
+            if crc32c == found.crc32c and (md5 == found.md5 or _has_no_md5(uri)):
                 return found
             if (size, md5) in seen and crc32c == found.crc32c:
-                # A broken line does not break the same way twice: what the store calls an MD5 is none.
-                _believe_no_more(uri)
+                # Transmission errors do not repeat exactly: the store's "MD5" is not one.
+                _distrust_md5(uri)
                 return found
         seen.add((size, md5))
-    found_here = f"other bytes or another number of them from {stores.shown(uri)}"
-    raise InputError("an object must arrive as its store describes it", found_here, "Try again.")
+    differs = f"a different size or checksum from {stores.shown(uri)}"
+    raise DamagedError("a download must match the size and checksum of its object", differs, "Try again.")
 
 
 def upload(uri: str, source: BinaryIO) -> None:
-    """Makes an object of all that is in a source that can be read again, or replaces the object that is there.
+    """Creates or replaces an object.
+
+    Args:
+        uri: of the object.
+        source: read from its beginning, and again for each retry.
 
     Raises:
-        NotThere, InputError: as `received` does.
+        NotThere: the bucket does not exist.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
     """
-    lies_in, size = stores.store(uri), source.seek(0, io.SEEK_END)
+    target, size = stores.store(uri), source.seek(0, io.SEEK_END)
 
-    def onward() -> None:
+    def attempt() -> None:
         source.seek(0)
-        lies_in.put(uri, source, size)
+        target.put(uri, source, size)
 
-    patiently(onward, uri)
+    patiently(attempt, uri)
 
 
-def _to_the_end(lies_in: stores.Store, uri: str, sink: IO[bytes]) -> Found:
-    """Asks again from where it broke off, and for the version that the first answer was of."""
+def _resumed(origin: stores.Store, uri: str, sink: IO[bytes]) -> Found:
+    """Downloads with retries, each resuming where the last stopped, and pinned to the version of the first response."""
     version = ""
 
-    def onward() -> Found:
+    def attempt() -> Found:
         nonlocal version
         try:
-            return lies_in.send(uri, sink, version)
+            return origin.send(uri, sink, version)
         except Broken as broken:
             version = version or broken.version
             raise Interrupted(str(broken)) from None
 
-    return patiently(onward, uri, sink.tell)
+    return patiently(attempt, uri, sink.tell)
 
 
 class Broken(Interrupted):
-    """A transfer that stopped after its answer had begun.
+    """A download that stopped after its response had begun.
 
-    Attributes:
-        version: of the object, as the answer said.
+    Args:
+        reason: in plain words.
+        version: of the object, as in the response.
     """
 
     def __init__(self, reason: object, version: str):
@@ -115,7 +157,7 @@ class Broken(Interrupted):
 
 
 def _hashes(sink: IO[bytes], found: Found) -> tuple[str, str]:
-    """MD5 and CRC-32C of what has arrived, each where the store said one."""
+    """Computes the MD5 and CRC-32C of the download, each only if the store reported one."""
     if not found.md5 and not found.crc32c:
         return "", ""
     md5, crc32c, end = hashlib.md5(usedforsecurity=False), google_crc32c.Checksum(), sink.tell()
@@ -128,14 +170,14 @@ def _hashes(sink: IO[bytes], found: Found) -> tuple[str, str]:
 
 
 def _place(uri: str) -> str:
-    """The bucket or host that a URI lies in."""
+    """Returns the bucket or host of a URI."""
     return "/".join(uri.split("/", 3)[:3])
 
 
-def _no_md5(uri: str) -> bool:
-    return _place(uri) in _unbelieved
+def _has_no_md5(uri: str) -> bool:
+    return _place(uri) in _without_md5
 
 
-def _believe_no_more(uri: str) -> None:
+def _distrust_md5(uri: str) -> None:
     with _lock:
-        _unbelieved.add(_place(uri))
+        _without_md5.add(_place(uri))

@@ -1,4 +1,4 @@
-"""Files on web servers: `http://` and `https://`. There is no listing: an address names one file."""
+"""Reads files from web servers: `http://` and `https://`, without listings."""
 
 import base64
 import re
@@ -14,28 +14,31 @@ import urllib3
 from urllib3.util import Retry
 
 from kfp_vision import stores
-from kfp_vision.errors import InputError
+from kfp_vision.errors import FieldError
 from kfp_vision.stores import Changed, Found, NotThere, failures, transfer
 from kfp_vision.stores.patience import RETRY_STATUS
 
 TIMEOUT = (stores.CONNECT_SECONDS, stores.READ_SECONDS)
 AS_IT_IS = {"Accept-Encoding": "identity"}
-NO_HEAD = (400, 401, 403, 405, 501)  # of a server that only lets a file be fetched: an address signed for GET is one
+NO_HEAD = (400, 401, 403, 405, 501)  # servers that only allow GET, such as for a URL signed for GET
 RANGE_TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
-# Of servers that are no stores: a minute in all, and 3.5 seconds where nobody has ever answered.
+# For servers other than stores: retries for a minute in all, or 3.5 seconds if the connection fails.
 ATTEMPTS, CONNECTS = 10, 4
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 12.0  # seconds; doubled each time
 REMEDY = "Check the address, and that it can be read without signing in."
 
 
 def session(*, retry_posts: bool = False, known: bool = False) -> requests.Session:
-    """A session for servers that are no stores, which tries again in silence when one is busy or gone for a moment.
+    """Creates a session for servers other than stores, which silently retries while one is down or busy for a moment.
 
     Args:
-        retry_posts: also what is sent with POST, where sending it twice does no harm.
-        known: the server has answered before, so that it is waited for, while it starts again, where nobody answers.
+        retry_posts: retry POST requests too; only if repeating them is harmless.
+        known: the server has answered before, so failed connections are retried as long, since it may be restarting.
+
+    Returns:
+        The session.
     """
-    return _mounted(
+    return _session_with(
         Retry(
             total=ATTEMPTS,
             connect=ATTEMPTS if known else CONNECTS,
@@ -49,52 +52,58 @@ def session(*, retry_posts: bool = False, known: bool = False) -> requests.Sessi
     )
 
 
-def _mounted(retries: Retry | int) -> requests.Session:
-    made = requests.Session()
+def _session_with(retries: Retry | int) -> requests.Session:
+    session = requests.Session()
     for scheme in ("http://", "https://"):
-        made.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retries, pool_maxsize=stores.READERS))
-    return made
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retries, pool_maxsize=stores.READERS))
+    return session
 
 
 class Web:
     """All web servers."""
 
     def __init__(self) -> None:
-        self._own = threading.local()  # a session is for one thread
+        self._of_thread = threading.local()  # requests sessions are not thread-safe
 
     def server(self, uri: str) -> str:
-        """See `stores.Store`."""
+        """Returns the server of a URI, see `stores.Store`."""
         address = urlsplit(uri)
         return f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
 
     def find(self, uri: str) -> Found:
-        """See `stores.Store`."""
-        with self._asked("HEAD", uri, {}) as response:
+        """Returns an object's metadata, see `stores.Store`."""
+        with self._request("HEAD", uri, {}) as response:
             if response.ok:
                 return _described(uri, response, _length(response))
             if response.status_code not in NO_HEAD:
                 raise _refusal(uri, response.status_code)
-        with self._asked("GET", uri, {"Range": "bytes=0-0"}) as response:
+        with self._request("GET", uri, {"Range": "bytes=0-0"}) as response:
             if not response.ok:
                 raise _refusal(uri, response.status_code)
             whole = RANGE_TOTAL.fullmatch(response.headers.get("Content-Range", ""))
             return _described(uri, response, int(whole[1]) if whole else _length(response))
 
     def below(self, uri: str) -> Iterator[Found]:
-        """Nothing can be listed.
+        """Fails, as web servers have no listings.
 
         Raises:
-            InputError: always.
+            FieldError: always.
         """
-        raise InputError("a web address must name a file", stores.shown(uri), "Name an archive or an import file there.")
+        raise FieldError("a web address must name a file", stores.shown(uri), "Name an archive or an import file on it.")
 
     def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
-        """See `stores.Store`."""
+        """Downloads an object, see `stores.Store`.
+
+        Args:
+            uri: of the object.
+            sink: to write to, from its current position on.
+            version: that the object must have; empty for any.
+        """
         start = sink.tell()
-        onward = {"Range": f"bytes={start}-"} if start else {}
+        resume = {"Range": f"bytes={start}-"} if start else {}
         if start and version and not version.startswith("W/"):
-            onward["If-Range"] = version  # another version comes from its beginning
-        with self._asked("GET", uri, onward) as response:
+            resume["If-Range"] = version  # another version is sent from its beginning
+        with self._request("GET", uri, resume) as response:
             if response.status_code == 416:
                 raise Changed(uri)
             if not response.ok:
@@ -102,27 +111,32 @@ class Web:
             return _copied(response, uri, sink, start)
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
-        """Nothing can be written.
+        """Fails, as web servers are read-only.
+
+        Args:
+            uri: of the object.
+            source: not read.
+            size: ignored.
 
         Raises:
-            InputError: always.
+            FieldError: always.
         """
-        raise _only_read(uri)
+        raise _read_only(uri)
 
     def remove(self, uri: str) -> None:
-        """Nothing can be removed.
+        """Fails, as web servers are read-only.
 
         Raises:
-            InputError: always.
+            FieldError: always.
         """
-        raise _only_read(uri)
+        raise _read_only(uri)
 
-    def _asked(self, method: str, uri: str, headers: dict[str, str]) -> requests.Response:
-        asked: dict[str, Any] = {"stream": True, "allow_redirects": True, "timeout": TIMEOUT}
+    def _request(self, method: str, uri: str, headers: dict[str, str]) -> requests.Response:
+        options: dict[str, Any] = {"stream": True, "allow_redirects": True, "timeout": TIMEOUT}
 
-        def onward() -> requests.Response:
+        def attempt() -> requests.Response:
             try:
-                response = self._session().request(method, uri, headers=AS_IT_IS | headers, **asked)
+                response = self._session().request(method, uri, headers=AS_IT_IS | headers, **options)
             except requests.RequestException as error:
                 raise failures.of(error, uri) from None
             if busy := failures.busy(response.status_code, response.headers):
@@ -130,13 +144,12 @@ class Web:
                 raise busy
             return response
 
-        return transfer.patiently(onward, uri)
+        return transfer.patiently(attempt, uri)
 
     def _session(self) -> requests.Session:
-        """This thread's."""
-        if not hasattr(self._own, "session"):
-            self._own.session = _mounted(0)
-        found: requests.Session = self._own.session
+        if not hasattr(self._of_thread, "session"):
+            self._of_thread.session = _session_with(0)
+        found: requests.Session = self._of_thread.session
         return found
 
 
@@ -153,7 +166,7 @@ def _copied(response: requests.Response, uri: str, sink: IO[bytes], start: int) 
     except urllib3.exceptions.HTTPError as error:
         raise transfer.Broken(failures.reason(error), found.version) from None
     if size >= 0 and sink.tell() < size:
-        raise transfer.Broken("cut off", found.version)
+        raise transfer.Broken("truncated", found.version)
     return replace(found, size=size)
 
 
@@ -162,16 +175,16 @@ def _length(response: requests.Response) -> int:
 
 
 def _described(uri: str, response: requests.Response, size: int) -> Found:
-    said = response.headers
-    hashes = dict(stores.HASHES.findall(said.get("x-goog-hash", "")))
-    version = said.get("ETag") or said.get("Last-Modified") or ""
+    headers = response.headers
+    hashes = dict(stores.HASHES.findall(headers.get("x-goog-hash", "")))
+    version = headers.get("ETag") or headers.get("Last-Modified") or ""
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
     md5 = base64.b64decode(hashes.get("md5", "")).hex()
     return Found(uri, name, size, md5, version, hashes.get("crc32c", ""))
 
 
-def _only_read(uri: str) -> InputError:
-    return InputError("a web address can be read only", stores.shown(uri), "Name a folder or a bucket to write to.")
+def _read_only(uri: str) -> FieldError:
+    return FieldError("a web address is read-only", stores.shown(uri), "Name a folder or a bucket to write to.")
 
 
 def _refusal(uri: str, status: int) -> BaseException:

@@ -143,7 +143,7 @@ def _brought(events: Path, target: str) -> Iterator[None]:
         said = False
         while True:
             last = ended.wait(SECONDS_BETWEEN_UPLOADS)
-            said = _bring(mirror.bring, target, said)
+            said = _bring(mirror.sync, target, said)
             if last:
                 return
 

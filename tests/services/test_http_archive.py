@@ -125,5 +125,5 @@ def test_an_address_with_nothing_at_it_is_refused(site, tmp_path):
         components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz", leave_out_uri="", advanced={}
     )
     assert one_step.refusal(ended) == (
-        f"error: an address must name something that exists; got HTTP 404 at {site.address}/other.tgz. Check its spelling."
+        f"error: an address must name something that exists; got HTTP 404 at {site.address}/other.tgz. Check the spelling."
     )

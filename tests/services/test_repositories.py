@@ -86,7 +86,7 @@ def test_a_bucket_that_cannot_be_written_to_is_said_before_anything_moves(place)
     uri = place.bucket({"first": b"1"})
     with faulty.line(place.port, share=1, fates=("forbid",)) as line:
         place.lead_over(line.address)
-        with pytest.raises(InputError, match="an address must be open to whoever writes there; got HTTP 403 at"):
+        with pytest.raises(InputError, match="the address must be writable with the given credentials; got HTTP 403 at"):
             deployment.check_target(f"{uri}/models", "flowers", SETTINGS)
 
 

@@ -163,8 +163,9 @@ def test_who_may_not_read_is_told_at_once_what_to_set(s3, monkeypatch):
             storage.check_there(f"s3://{bucket}", "images_uri")
         assert line.requests == 1
     assert line_of(refusal) == (
-        f"error: an address must be open to whoever reads it; got HTTP 403 at s3://{bucket}. Set AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY to a key that may list and read it (for a public bucket, neither), and AWS_REGION to its region."
+        f"error: the address must be readable with the given credentials; got HTTP 403 at s3://{bucket}. Set "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may list and read it (for a public bucket, neither), "
+        "and AWS_REGION to its region."
     )
 
 
@@ -253,7 +254,7 @@ def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
 
 
 def test_an_address_with_a_password_in_it_is_refused_without_repeating_it():
-    with pytest.raises(InputError, match="images_uri must hold no user name and no password") as refusal:
+    with pytest.raises(InputError, match="images_uri must not contain a user name or password") as refusal:
         storage.check_uri(f"https://me:{SECRET}@example.org/photos.tgz", "images_uri")
     assert SECRET not in line_of(refusal)
 
@@ -383,13 +384,13 @@ def test_a_folder_that_is_mirrored_holds_what_has_grown_and_what_lay_there(place
         source.mkdir()
         (source / "events").write_bytes(b"one")
         mirror = storage.Mirror(source, target)
-        mirror.bring()
+        mirror.sync()
         assert contents(target) == {"earlier/events": b"stays", "events": b"one"}
         with (source / "events").open("ab") as events:
             events.write(b", two")
         (source / "plugins").mkdir()
         (source / "plugins" / "trace").write_bytes(NOISE)
-        mirror.bring()
+        mirror.sync()
         assert contents(target) == {"earlier/events": b"stays", "events": b"one, two", "plugins/trace": NOISE}
 
 
@@ -398,13 +399,13 @@ def test_only_what_has_grown_is_sent_again(place, tmp_path):
     (tmp_path / "grows").write_bytes(b"one")
     uri = place.bucket({"first": b"1"})
     mirror = storage.Mirror(tmp_path, uri)
-    mirror.bring()
+    mirror.sync()
     with faulty.line(place.port, share=0) as line:
         place.lead_over(line.address)
-        mirror.bring()
+        mirror.sync()
         assert line.requests == 0
         (tmp_path / "grows").write_bytes(b"one, two")
-        mirror.bring()
+        mirror.sync()
         assert line.requests <= 2  # Google's client asks for the bucket itself
 
 
@@ -412,11 +413,11 @@ def test_who_follows_a_mirrored_file_sees_it_grow(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "events").write_bytes(b"one")
     mirror = storage.Mirror(tmp_path / "source", str(tmp_path / "target"))
-    mirror.bring()
+    mirror.sync()
     with (tmp_path / "target" / "events").open("rb") as follower:
         assert follower.read() == b"one"
         (tmp_path / "source" / "events").write_bytes(b"one, two")
-        mirror.bring()
+        mirror.sync()
         assert follower.read() == b", two"
 
 
@@ -438,7 +439,7 @@ def test_where_nothing_can_be_written_is_said_at_once(place, tmp_path):
             storage.check_writable(wrong, "log_uri")
     with pytest.raises(InputError, match="log_uri must name a folder; got"):
         storage.check_writable(str(tmp_path / "file" / "logs"), "log_uri")
-    with pytest.raises(InputError, match="a web address can be read only"):
+    with pytest.raises(InputError, match="a web address is read-only"):
         storage.put(b"", "https://example.org/logs")
 
 
@@ -451,5 +452,5 @@ def test_who_may_not_write_is_told_at_once_what_to_set(s3, monkeypatch):
             storage.check_writable(f"s3://{bucket}/logs", "log_uri")
         assert line.requests == 1
     said = line_of(refusal)
-    assert said.startswith("error: an address must be open to whoever writes there; got HTTP 403 at s3://")
+    assert said.startswith("error: the address must be writable with the given credentials; got HTTP 403 at s3://")
     assert said.endswith("to a key that may write and delete there, and AWS_REGION to its region.")

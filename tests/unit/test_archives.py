@@ -109,7 +109,7 @@ def test_names_that_a_file_system_might_take_for_one_keep_a_file_each(tmp_path, 
 def test_a_name_twice_is_refused_rather_than_one_of_the_two_lost(tmp_path, second):
     path = packed(tmp_path / "photos.tar", [("daisy/1.jpg", b"one"), (second, b"two")])
     assert refusal(path) == (
-        f"error: an archive must hold a name once only; got daisy/1.jpg twice in {path}. Pack its folder again."
+        f"error: an archive must not contain a name twice; got daisy/1.jpg twice in {path}. Pack its folder again."
     )
 
 
@@ -182,7 +182,7 @@ def test_a_tar_with_a_broken_header_does_not_look_like_a_shorter_one(tmp_path, k
     with tarfile.open(path) as archive:
         assert len(archive.getnames()) == 3, "Python's own reader stops there without a word"
     assert refusal(path) == (
-        f"error: an archive must be whole; got {path} (broken behind byte {place:,}). Pack or download it again."
+        f"error: an archive must be intact; got {path} (damaged after byte {place:,}). Pack or download it again."
     )
 
 
@@ -192,13 +192,13 @@ def test_a_tar_cut_off_between_two_members_is_refused(tmp_path, kept):
     starts = headers(path)
     at = {"at a header": starts[3], "in a header": starts[3] + 100, "behind the last member": starts[5] + 2 * BLOCK}[kept]
     path.write_bytes(path.read_bytes()[:at])
-    assert "must be whole" in refusal(path)
+    assert "must be intact" in refusal(path)
 
 
 def test_a_compressed_tar_without_its_checksum_is_refused(tmp_path):
     path = packed(tmp_path / "photos.tgz", [("daisy/1.jpg", b"a")])
     path.write_bytes(path.read_bytes()[:-8])  # CRC32 and ISIZE: RFC 1952, section 2.3
-    assert "must be whole" in refusal(path)
+    assert "must be intact" in refusal(path)
 
 
 def test_a_wrong_checksum_of_a_compressed_tar_is_refused(tmp_path):
@@ -232,7 +232,7 @@ def test_a_zip_within_a_tar_does_not_pass_for_the_archive(tmp_path):
 def test_a_member_shorter_than_it_says_is_refused(tmp_path):
     path = tmp_path / "photos.tar"
     path.write_bytes(member("daisy/1.jpg", size=5000).tobuf() + b"a" * 1000)
-    assert "must be whole" in refusal(path)
+    assert "must be intact" in refusal(path)
 
 
 def test_a_full_disk_is_said_to_be_one(tmp_path):

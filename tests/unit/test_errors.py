@@ -1,11 +1,21 @@
 """An error for a person ends a process with one line and exit code 1."""
 
+import pickle
 import subprocess
 import sys
 
 import pytest
 
-from kfp_vision.errors import InputError, shown, without_secrets
+from kfp_vision.errors import (
+    AccessError,
+    DamagedError,
+    FieldError,
+    InputError,
+    NotFoundError,
+    UnreachableError,
+    shown,
+    without_secrets,
+)
 
 
 def ended(program: str) -> subprocess.CompletedProcess[str]:
@@ -22,6 +32,14 @@ def test_a_process_ends_with_the_line_alone_and_exit_code_1():
 def test_a_line_passed_on_from_another_process_is_the_same_line():
     done = ended("from kfp_vision.errors import InputError\nraise InputError.from_line('error: a must be b; got c. Mend it.')")
     assert (done.returncode, done.stderr) == (1, "error: a must be b; got c. Mend it.\n")
+
+
+@pytest.mark.parametrize("kind", [FieldError, NotFoundError, AccessError, UnreachableError, DamagedError])
+def test_each_kind_of_error_ends_a_process_alike_and_survives_pickling(kind):
+    error = pickle.loads(pickle.dumps(kind("a must be b", "c", "Set it to b.")))
+    assert type(error) is kind and str(error) == "error: a must be b; got c. Set it to b."
+    done = ended(f"from kfp_vision import errors\nraise errors.{kind.__name__}('a must be b', 'c', 'Set it to b.')")
+    assert (done.returncode, done.stderr, done.stdout) == (1, f"{error}\n", "")
 
 
 def test_an_error_is_not_swallowed_with_ordinary_exceptions():

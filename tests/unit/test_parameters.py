@@ -335,7 +335,7 @@ SAMPLE = defaults(prepare_records) | {"images_uri": "sample"}
         ("check_images", "no", "check_images must be true or false; got no. Write it as JSON, such as true."),
         ("advanced", [], "advanced must be a dictionary; got []. Write it as JSON, such as"),
         ("advanced", {"max_side": -1}, "max_side of advanced must not be negative; got -1. Set it to 0, say."),
-        ("images_uri", "", 'images_uri must name where the data lies; got "". Set it to'),
+        ("images_uri", "", 'images_uri must name the location of the data; got "". Set it to'),
     ],
 )
 def test_a_wrong_value_of_a_preparation_is_refused(field, value, line):

@@ -256,7 +256,7 @@ def test_a_part_that_changed_is_not_written_anew(damaged, tmp_path, fault):
     in_parts(damaged, tmp_path, 3)
     assert read_about(tmp_path / "0" / "train").images % PER_SHARD  # its last file is not full
     torn.FAULTS[fault][0](tmp_path / "0" / "train")
-    with pytest.raises(InputError, match=r"(records|a TFRecord file) must be whole|must list every file"):
+    with pytest.raises(InputError, match=r"(records|a TFRecord file) must be intact|must list every file"):
         join(damaged, tmp_path, 3)
     assert not (tmp_path / "whole" / "train").exists()
 

@@ -116,7 +116,7 @@ def test_a_server_that_nobody_has_reached_yet_is_waited_for_and_each_try_is_said
         reader.join(BY_FAR)
     assert found == [CONTENT]
     first, second, *_ = said
-    assert first.startswith(f"warning: http://127.0.0.1:{port} does not answer (Connection refused); trying again in 0.")
+    assert first.startswith(f"warning: http://127.0.0.1:{port} does not answer (Connection refused); retrying in 0.")
     assert first.endswith(" s, for 10m00s more") and re.search(r" s, for 9m5\ds more$", second)
 
 
@@ -124,7 +124,7 @@ def test_a_server_that_nobody_has_reached_yet_is_waited_for_and_each_try_is_said
 def test_a_server_that_is_busy_is_waited_for(server, status, capsys):
     server.refusals = [status, status]
     assert read(f"http://127.0.0.1:{server.server_port}") == CONTENT
-    assert capsys.readouterr().out.count(f"does not answer (HTTP {status}); trying again in ") == 2
+    assert capsys.readouterr().out.count(f"does not answer (HTTP {status}); retrying in ") == 2
 
 
 def test_a_server_is_left_alone_for_as_long_as_it_asks(server):
@@ -148,8 +148,8 @@ def test_with_no_patience_it_fails_at_once(server, capsys):
     line, _ = refusal(lambda: read(f"http://127.0.0.1:{server.server_port}"))
     assert server.asked == 1 and capsys.readouterr().out == ""
     assert line == (
-        f"error: an address must answer; got HTTP 503 at http://127.0.0.1:{server.server_port}/1.jpg. "
-        "Check the address and the way to it, or set store_wait_seconds of advanced to wait longer."
+        f"error: the server must answer; got HTTP 503 at http://127.0.0.1:{server.server_port}/1.jpg. "
+        "Check the address and the network, or set store_wait_seconds of advanced to wait longer."
     )
 
 
@@ -159,7 +159,7 @@ def test_it_says_in_the_end_how_long_it_has_waited_and_does_not_wait_again(uri, 
     line, seconds = refusal(lambda: storage.describe(uri))
     assert 1 <= seconds < BY_FAR
     assert line.startswith(
-        f"error: an address must answer; got Connection refused at {uri.partition('?')[0]}, waited for 1 s. "
+        f"error: the server must answer; got Connection refused at {uri.partition('?')[0]}, waited for 1 s. "
     )
     assert line.endswith("or set store_wait_seconds of advanced to wait longer.")
     assert len(capsys.readouterr().out.splitlines()) >= 3
@@ -177,7 +177,7 @@ def test_a_name_that_nobody_knows_is_given_up_soon(monkeypatch):
     for uri in ("http://nowhere.invalid/1.jpg", "s3://bucket/1.jpg?endpoint=http://nowhere.invalid"):
         line, seconds = refusal(lambda uri=uri: storage.describe(uri))
         assert seconds < BY_FAR
-        assert line.startswith(f"error: an address must answer; got no host of that name at {uri.partition('?')[0]}")
+        assert line.startswith(f"error: the server must answer; got unknown host name at {uri.partition('?')[0]}")
 
 
 def test_a_name_that_was_known_is_waited_for(server, monkeypatch, capsys):
@@ -194,7 +194,7 @@ def test_a_name_that_was_known_is_waited_for(server, monkeypatch, capsys):
 
     monkeypatch.setattr(socket, "getaddrinfo", dns_that_starts_again)
     assert read(address) == CONTENT
-    assert "does not answer (no host of that name); trying again in " in capsys.readouterr().out
+    assert "does not answer (unknown host name); retrying in " in capsys.readouterr().out
 
 
 def test_a_certificate_that_is_not_trusted_is_not_waited_for(server, tmp_path):
@@ -205,7 +205,7 @@ def test_a_certificate_that_is_not_trusted_is_not_waited_for(server, tmp_path):
     for uri in (f"{address}/1.jpg", f"s3://bucket/1.jpg?endpoint={address}"):
         line, seconds = refusal(lambda uri=uri: storage.describe(uri))
         assert seconds < BY_FAR and "waited" not in line
-        assert "got a certificate that is not trusted (self-signed certificate) at " in line
+        assert "got an untrusted certificate (self-signed certificate) at " in line
 
 
 def self_signed(file: Path) -> Path:
@@ -240,7 +240,7 @@ def test_the_clock_begins_anew_with_all_that_arrives(monkeypatch):
     assert time.monotonic() - start > 1
     arrived = 0
     line, _ = refusal(lambda: patience.patiently(piece, "s3://bucket/1.jpg", "http://host"))
-    assert line.startswith("error: what an address gives must arrive whole; got cut off at s3://bucket/1.jpg, waited for ")
+    assert line.startswith("error: a transfer must complete; got cut off at s3://bucket/1.jpg, waited for ")
 
 
 def test_pauses_grow_and_no_try_is_left_to_chance_alone(monkeypatch, capsys):
@@ -283,7 +283,7 @@ def test_pauses_grow_and_no_try_is_left_to_chance_alone(monkeypatch, capsys):
 def test_a_form_says_it_else_the_environment_else_ten_minutes(wait, environment, expected, monkeypatch):
     monkeypatch.setenv(stores.WAIT_SECONDS, environment)
     storage.wait_for_stores(wait)
-    assert patience._process.for_server(answered=False) == expected
+    assert patience._process.seconds_for(answered=False) == expected
 
 
 def test_a_check_waits_for_all_its_stores_together_for_no_longer_than_it_may(monkeypatch):
@@ -295,7 +295,7 @@ def test_a_check_waits_for_all_its_stores_together_for_no_longer_than_it_may(mon
 
     storage.wait_for_stores(BY_FAR, at_most=0.3)
     for server in ("http://one", "http://two", "http://three"):
-        with pytest.raises(InputError, match=r"an address must answer; got Connection refused at s3://bucket"):
+        with pytest.raises(InputError, match=r"the server must answer; got Connection refused at s3://bucket"):
             patience.patiently(lambda server=server: never(server), "s3://bucket", server)
     # The first one took all there was: the others are asked once.
     assert asked.count("http://one") > 1 and asked.count("http://two") == asked.count("http://three") == 1
@@ -308,7 +308,7 @@ def test_what_is_no_time_is_refused(monkeypatch):
     for wrong in ("long", "-1", "nan"):
         monkeypatch.setenv(stores.WAIT_SECONDS, wrong)
         line, _ = refusal(storage.wait_for_stores)
-        assert line.startswith(f"error: {stores.WAIT_SECONDS} must be a number of seconds, 0 for no waiting; got {wrong}. ")
+        assert line.startswith(f"error: {stores.WAIT_SECONDS} must be a number of seconds, or 0 for no waiting; got {wrong}. ")
 
 
 def test_it_does_not_decide_the_model_and_reaches_the_stages_of_the_data():
@@ -326,8 +326,8 @@ def test_a_person_at_a_command_line_is_told_soon(command):
     assert (done.returncode, done.stdout) == (1, "")  # a program may read what comes there
     *tries, error = done.stderr.splitlines()
     assert tries and all(line.startswith("warning: s3://bucket at http://127.0.0.1:9 does not answer ") for line in tries)
-    assert error.startswith("error: an address must answer; got Connection refused at s3://bucket, waited for ")
-    assert error.endswith("Check the address and the way to it, or try again.")
+    assert error.startswith("error: the server must answer; got Connection refused at s3://bucket, waited for ")
+    assert error.endswith("Check the address and the network, or try again.")
 
 
 def test_who_starts_a_run_is_told_soon(tmp_path):
@@ -337,4 +337,4 @@ def test_who_starts_a_run_is_told_soon(tmp_path):
     done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=2 * BY_FAR)
     assert time.monotonic() - start < 2 * BY_FAR
     assert (done.returncode, done.stdout) == (2, "prepare_records: checking the fields\n")
-    assert done.stderr.startswith("error: an address must answer; got Connection refused at s3://bucket, waited for ")
+    assert done.stderr.startswith("error: the server must answer; got Connection refused at s3://bucket, waited for ")

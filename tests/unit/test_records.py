@@ -393,7 +393,7 @@ def test_a_file_that_was_cut_off_is_refused_and_a_changed_record_is_not_given_ou
     with pytest.raises(ValueError, match=r"train-00001-of-00003\.tfrecord: the record at byte \d+ is damaged"):
         numbered.read(15)
     shard.write_bytes(whole[:-9])
-    with pytest.raises(InputError, match=r"a TFRecord file must be whole; got \S+train-00001-of-00003\.tfrecord"):
+    with pytest.raises(InputError, match=r"a TFRecord file must be intact; got \S+train-00001-of-00003\.tfrecord"):
         Numbered(tmp_path / "train")
 
 
@@ -482,7 +482,7 @@ def test_records_that_changed_since_they_were_written_are_refused_by_name(elsewh
 def test_records_that_changed_are_not_read_to_the_end(elsewhere, fault):
     assert len(list(read(elsewhere / "train"))) == 12
     torn.FAULTS[fault][0](elsewhere / "train")
-    with pytest.raises(InputError, match=r"TFRecord file must be whole|records must be whole|must list every file"):
+    with pytest.raises(InputError, match=r"TFRecord file must be intact|records must be intact|must list every file"):
         list(read(elsewhere / "train"))
 
 
@@ -510,11 +510,11 @@ def as_written_before(folder: Path) -> Path:
     [
         (
             "cut in the middle",
-            r"a TFRecord file must be whole; got \S+-00000-of-00003\.tfrecord, damaged behind byte \d+\. Copy",
+            r"a TFRecord file must be intact; got \S+-00000-of-00003\.tfrecord, damaged after byte \d+\. Copy",
         ),
-        ("cut between two records", r"records must be whole; got 11 of them in \S+, where its records\.json says 12\. Copy"),
+        ("cut between two records", r"records must be intact; got 11 of them in \S+, where its records\.json says 12\. Copy"),
         ("lost", torn.FAULTS["lost"][1]),
-        ("a byte flipped", r"a TFRecord file must be whole; got \S+-00000-of-00003\.tfrecord, damaged behind byte \d+\. Copy"),
+        ("a byte flipped", r"a TFRecord file must be intact; got \S+-00000-of-00003\.tfrecord, damaged after byte \d+\. Copy"),
         ("added", torn.FAULTS["added"][1]),
     ],
 )
@@ -549,7 +549,7 @@ def test_other_files_beside_the_records_are_nobodys_business(elsewhere):
 def test_a_number_of_records_that_is_not_the_one_written_down_is_refused(elsewhere):
     about = json.loads((elsewhere / "train" / "records.json").read_text())
     (elsewhere / "train" / "records.json").write_text(json.dumps(about | {"images": 13}))
-    with pytest.raises(InputError, match=r"records must be whole; got 12 of them in \S+, where its records\.json says 13\."):
+    with pytest.raises(InputError, match=r"records must be intact; got 12 of them in \S+, where its records\.json says 13\."):
         Numbered(elsewhere / "train")
 
 

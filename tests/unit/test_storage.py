@@ -264,7 +264,7 @@ def test_an_archive_cut_off_is_refused_in_one_line(tmp_path, name, share):
     noise = random.Random(0)
     path = packed(tmp_path, name, {f"daisy/{number}.jpg": noise.randbytes(20_000) for number in range(10)})
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(InputError, match=r"must be (whole|an archive); got .*photos") as refusal:
+    with pytest.raises(InputError, match=r"must be (intact|an archive); got .*photos") as refusal:
         for item in storage.walk(str(path)):
             item.read()
     line_of(refusal)
@@ -276,7 +276,7 @@ def test_a_damaged_member_of_a_zip_is_refused_in_one_line(tmp_path):
         archive.writestr("daisy/1.jpg", b"the bytes of a picture")
     path.write_bytes(path.read_bytes().replace(b"the bytes", b"xxx bytes", 1))
     with pytest.raises(
-        InputError, match=r"an archive must be whole; got .*photos\.zip \(Bad CRC-32 .*Pack or download"
+        InputError, match=r"an archive must be intact; got .*photos\.zip \(Bad CRC-32 .*Pack or download"
     ) as refusal:
         [item.read() for item in storage.walk(str(path))]
     line_of(refusal)
@@ -378,7 +378,7 @@ def test_a_missing_file_is_refused_with_the_servers_answer(site, scratch):
     with pytest.raises(InputError) as refusal:
         list(storage.walk(uri))
     assert line_of(refusal) == (
-        f"error: an address must name something that exists; got HTTP 404 at {uri}. Check its spelling."
+        f"error: an address must name something that exists; got HTTP 404 at {uri}. Check the spelling."
     )
     assert site.asked == ["HEAD /photos.tgz"]
     assert not [path for path in scratch.rglob("*") if path.is_file()]
@@ -392,7 +392,7 @@ def test_a_server_that_is_busy_is_asked_again(site):
 
 def test_a_server_that_stays_busy_is_given_up_in_one_line(site):
     site.busy_times = 1000
-    with pytest.raises(InputError, match=r"an address must answer; got HTTP 503 at http://") as refusal:
+    with pytest.raises(InputError, match=r"the server must answer; got HTTP 503 at http://") as refusal:
         storage.fetch(f"{site.address}/photos.tgz")
     line_of(refusal)
     assert len(site.asked) > 10
@@ -403,7 +403,7 @@ def test_a_closed_port_is_refused_in_one_line(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     with pytest.raises(
-        InputError, match=rf"an address must answer; got Connection refused at http://127\.0\.0\.1:{port}/x\.tgz"
+        InputError, match=rf"the server must answer; got Connection refused at http://127\.0\.0\.1:{port}/x\.tgz"
     ) as refusal:
         storage.fetch(f"http://127.0.0.1:{port}/x.tgz")
     line_of(refusal)
@@ -412,9 +412,7 @@ def test_a_closed_port_is_refused_in_one_line(monkeypatch):
 def test_a_download_cut_short_is_refused_and_leaves_no_file(site, scratch):
     site.body, site.cut_short = b"x" * 100_000, True
     uri = f"{site.address}/photos.tgz"
-    with pytest.raises(
-        InputError, match=r"what an address gives must arrive whole; got [\w ]+ at http://.*store_wait_"
-    ) as refusal:
+    with pytest.raises(InputError, match=r"a transfer must complete; got [\w ]+ at http://.*store_wait_") as refusal:
         storage.fetch(uri)
     line_of(refusal)
     assert not [path for path in scratch.rglob("*") if path.is_file()]
@@ -445,7 +443,7 @@ def test_a_folder_of_downloads_that_others_may_write_to_is_refused(site, scratch
     (downloads,) = scratch.iterdir()
     assert downloads.stat().st_mode & 0o777 == 0o700
     downloads.chmod(0o777)
-    with pytest.raises(InputError, match="must belong to you alone") as refusal:
+    with pytest.raises(InputError, match="must belong to you and not be writable by others") as refusal:
         storage.fetch(f"{site.address}/photos.tgz")
     line_of(refusal)
 
@@ -592,22 +590,21 @@ def test_check_uri_lets_pass_what_can_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "line"),
     [
-        ("", 'images_uri must name where the data lies; got "". Set it to a folder, an archive or an address.'),
+        ("", 'images_uri must name the location of the data; got "". Set it to a folder, an archive or an address.'),
         (
             "ftp://example.org/photos",
             "images_uri must be a local path, `sample`, or begin with one of s3://, cos://, gs://, http://, https://; "
-            "got ftp://example.org/photos. Copy the data to a folder, an archive or a bucket of yours.",
+            "got ftp://example.org/photos. Copy the data to a folder, an archive or a bucket.",
         ),
         ("s3:///photos", "a URI with s3:// must name a bucket; got s3:///photos. Write it as s3://bucket/folder."),
         (
             "https://ada:password@example.org/photos.tgz",
-            "images_uri must hold no user name and no password; got https://.... "
-            "Take them out, and set them in the environment.",
+            "images_uri must not contain a user name or password; got https://.... "
+            "Remove them, and set them in the environment.",
         ),
         (
             "/no/such/photos",
-            "images_uri must name something that exists; got /no/such/photos. "
-            "Check the path, and that it is readable from here.",
+            "images_uri must name something that exists; got /no/such/photos. Check the path and its permissions.",
         ),
     ],
 )

@@ -1,0 +1,78 @@
+"""The parts of a URI: of local paths, archives, buckets, web addresses and the sample."""
+
+from pathlib import Path
+
+import pytest
+
+from kfp_vision.errors import FieldError
+from kfp_vision.locations import Location
+
+SETTINGS = "?endpoint=https://minio:9000&region=eu"
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts"),
+    [
+        ("", ("", "", "", "", "")),
+        ("sample", ("", "", "sample", "", "")),
+        ("photos/1.jpg", ("", "", "photos/1.jpg", "", "")),
+        ("/photos/a://b.jpg", ("", "", "/photos/a://b.jpg", "", "")),
+        ("file:///photos/1.jpg", ("file", "", "/photos/1.jpg", "", "")),
+        ("sample://bellcup/0001.jpg", ("sample", "", "bellcup/0001.jpg", "", "")),
+        ("s3://bucket", ("s3", "bucket", "", "", "")),
+        (f"s3://bucket/a/b.jpg{SETTINGS}", ("s3", "bucket", "a/b.jpg", SETTINGS, "")),
+        ("s3://bucket/what?.jpg", ("s3", "bucket", "what?.jpg", "", "")),
+        (f"s3://bucket/a.tgz{SETTINGS}#b/1.jpg", ("s3", "bucket", "a.tgz", SETTINGS, "b/1.jpg")),
+        ("gs://bucket/a.ZIP#b#1.jpg", ("gs", "bucket", "a.ZIP", "", "b#1.jpg")),
+        ("gs://bucket/a#1.jpg", ("gs", "bucket", "a#1.jpg", "", "")),
+        ("gs://bucket/a.jpg?region=eu", ("gs", "bucket", "a.jpg?region=eu", "", "")),
+        ("https://host:1/get?file=a&b=c#d/1.jpg", ("https", "host:1", "get?file=a&b=c", "", "d/1.jpg")),
+    ],
+)
+def test_a_uri_has_its_parts(uri, parts):
+    location = Location.parse(uri)
+    assert (location.scheme, location.bucket, location.key, location.settings, location.member) == parts
+    assert location.uri == (uri.removesuffix(f"#{location.member}") if location.member else uri)
+
+
+def test_a_hash_sign_in_a_local_path_begins_a_member_only_behind_a_file(tmp_path):
+    archive = tmp_path / "c#" / "photos #2.tgz"
+    archive.parent.mkdir()
+    archive.touch()
+    location = Location.parse(f"{archive}#daisy/#1.jpg")
+    assert (location.path, location.member) == (archive, "daisy/#1.jpg")
+    assert Location.parse(str(archive)).member == ""
+    assert Location.parse(f"{tmp_path}/none.tgz#1.jpg").member == ""
+
+
+def test_the_name_of_an_object_may_look_like_a_member():
+    assert Location.of_file("s3://bucket/a.tgz#old").key == Location.of_object("s3://bucket/a.tgz#old").key == "a.tgz#old"
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute"),
+    [
+        ("photos", f"{Path.cwd()}/photos"),
+        ("~/photos", f"{Path.home()}/photos"),
+        ("file:///photos", "/photos"),
+        ("file://", "file://"),
+        ("", ""),
+        ("sample", "sample"),
+        ("s3://bucket/a", "s3://bucket/a"),
+    ],
+)
+def test_a_local_path_alone_becomes_absolute(uri, absolute):
+    assert Location.of_file(uri).absolute == absolute
+
+
+def test_another_object_keeps_the_settings():
+    location = Location.of_object(f"s3://bucket/folder{SETTINGS}")
+    assert location.with_key("folder/1.jpg") == f"s3://bucket/folder/1.jpg{SETTINGS}"
+    assert (location.setting("endpoint"), location.setting("region")) == ("https://minio:9000", "eu")
+    assert Location.of_object("s3://bucket").setting("region") == ""
+
+
+@pytest.mark.parametrize("uri", ["s3://", "gs:///key", f"s3://{SETTINGS}"])
+def test_an_object_has_a_bucket(uri):
+    with pytest.raises(FieldError, match=r"a URI with \w+:// must name a bucket; got "):
+        Location.of_object(uri)
