@@ -438,7 +438,7 @@ def test_an_annotation_that_cannot_be_used_is_refused_with_its_reason_and_counts
     assert (tmp_path / "refused").read_text().splitlines()[1:] == [
         f'{folder}/some/001.jpg,,"a box of gate without an inside: 9, 9, 3, 10"'
     ]
-    with pytest.raises(InputError, match="at most 1% of the pictures may be refused; got 1 of 60"):
+    with pytest.raises(InputError, match="at most 1% of the images may be rejected; got 1 of 60"):
         records.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.01)
 
 
