@@ -1,4 +1,4 @@
-"""Stronger augmentation, of Keras's own layers: every draw follows from a number, not from how often a layer was called."""
+"""RandAugment and MixUp from Keras's layers, where every random draw follows from a given number."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,40 +7,54 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-DRAWS = 1024  # more than there are seeds of one picture or batch
+DRAWS = 1024  # upper bound of the draws for one image or batch
 
 
 class Seeds(keras.random.SeedGenerator):
-    """Seeds for Keras's layers that follow from a number: its parent counts in a variable, which would forget and be shared.
+    """Seeds for Keras's layers that follow from a number.
 
-    Args:
-        stream: what is drawn for.
-        number: of the picture or batch, int64.
+    The parent class counts draws in a variable, which is shared between images and lost when a training restarts.
+
+    Attributes:
+        stream: number of the random stream; each purpose has its own.
+        number: of the image or batch, int64.
+        drawn: draws so far.
     """
 
-    def __init__(self, stream: int, number: tf.Tensor):  # without its parent's, which makes the variable
+    def __init__(self, stream: int, number: tf.Tensor):
+        """Starts a sequence of seeds.
+
+        Args:
+            stream: number of the random stream.
+            number: of the image or batch, int64.
+        """
+        # Not super().__init__(), which would create the variable.
         self.stream, self.number, self.drawn = stream, number, 0
 
     def next(self, ordered: bool = True) -> tf.Tensor:
-        """Another seed, int64 (2,)."""
+        """Returns the next seed, int64 (2,).
+
+        Args:
+            ordered: ignored; the parent class has it.
+        """
         self.drawn += 1
         return tf.stack([tf.constant(self.stream, tf.int64), self.number * DRAWS + self.drawn])
 
 
 def rand_augment(operations: int, magnitude: float) -> Callable[[tf.Tensor, Seeds], tf.Tensor]:
-    """RandAugment (https://arxiv.org/abs/1909.13719): some operations drawn for each picture, one after the other.
+    """Builds RandAugment (https://arxiv.org/abs/1909.13719): random operations for each image, one after the other.
 
-    The operations are Keras's layers in the ranges of AutoAugment's table 6 (https://arxiv.org/abs/1805.09501), of which
-    magnitude is the share. Not `keras.layers.RandAugment`: it draws once for the whole batch, computes all operations to take
-    one, and turns pictures up to upside down. Solarization is left out, since Keras's draws its threshold from near 0 up,
-    whatever is asked for; brightness is a shift.
+    The operations are Keras's layers; their ranges are those of AutoAugment's table 6 (https://arxiv.org/abs/1805.09501)
+    times the magnitude. `keras.layers.RandAugment` is not used: it draws once per batch, computes all operations to use one,
+    and rotates images up to 180 degrees. Solarization is left out, since Keras draws its threshold from near 0 whatever the
+    range; brightness is a shift.
 
     Args:
-        operations: how many for each picture.
-        magnitude: from 0 to 1; the paper's M by 30.
+        operations: number of operations per image.
+        magnitude: from 0 to 1; the paper's M divided by 30.
 
     Returns:
-        What makes of a picture, float32 (height, width, 3) in 0 to 255, another, with seeds that `Seeds` gives.
+        A function from an image, float32 (height, width, 3) in 0 to 255, and its seeds to the augmented image.
     """
     layers, share = keras.layers, 0.9 * magnitude
     choices = [
@@ -58,39 +72,41 @@ def rand_augment(operations: int, magnitude: float) -> Callable[[tf.Tensor, Seed
         layers.Equalization(),
     ]
 
-    def varied(picture: tf.Tensor, seeds: Seeds) -> tf.Tensor:
+    def augment(image: tf.Tensor, seeds: Seeds) -> tf.Tensor:
         for _ in range(operations):
             choice = tf.random.stateless_uniform((), seeds.next(), maxval=len(choices) + 1, dtype=tf.int32)
-            branches = [_branch(layer, picture, seeds) for layer in choices]
-            picture = tf.switch_case(choice, [*branches, partial(tf.identity, picture)])
-        return tf.clip_by_value(picture, 0.0, 255.0)
+            branches = [_branch(layer, image, seeds) for layer in choices]
+            image = tf.switch_case(choice, [*branches, partial(tf.identity, image)])
+        return tf.clip_by_value(image, 0.0, 255.0)
 
-    return varied
+    return augment
 
 
-def _branch(layer: Any, picture: tf.Tensor, seeds: Seeds) -> Callable[[], tf.Tensor]:
-    def applied() -> tf.Tensor:
-        drawn = layer.get_random_transformation(picture[None], seed=seeds)
-        return tf.ensure_shape(layer.transform_images(picture[None], drawn)[0], picture.shape)
+def _branch(layer: Any, image: tf.Tensor, seeds: Seeds) -> Callable[[], tf.Tensor]:
+    def apply() -> tf.Tensor:
+        transformation = layer.get_random_transformation(image[None], seed=seeds)
+        return tf.ensure_shape(layer.transform_images(image[None], transformation)[0], image.shape)
 
-    return applied
+    return apply
 
 
 def mix_up(alpha: float, classes: int) -> Callable[[tf.Tensor, tf.Tensor, Seeds], tuple[tf.Tensor, tf.Tensor]]:
-    """MixUp (https://arxiv.org/abs/1710.09412): each picture blended with another of its batch, and their labels likewise.
+    """Builds MixUp (https://arxiv.org/abs/1710.09412): blends each image, and its label, with another of its batch.
 
     Args:
-        alpha: above 0; the smaller, the less is blended. The share of a picture is drawn from Beta(alpha, alpha).
-        classes: of the label map.
+        alpha: above 0; the share of an image is drawn from Beta(alpha, alpha), so a smaller alpha blends less.
+        classes: number of classes.
 
     Returns:
-        What makes of pictures, float32 (batch, height, width, 3), and labels, int64 (batch,), such pictures and labels
-        float32 (batch, classes), with seeds that `Seeds` gives.
+        A function from images, float32 (batch, height, width, 3), labels, int64 (batch,), and seeds to blended images and
+        labels, float32 (batch, classes).
     """
     layer = keras.layers.MixUp(alpha)
 
-    def mixed(pictures: tf.Tensor, labels: tf.Tensor, seeds: Seeds) -> tuple[tf.Tensor, tf.Tensor]:
-        drawn = layer.get_random_transformation(pictures, seed=seeds)
-        return layer.transform_images(pictures, drawn), layer.transform_labels(tf.one_hot(labels, classes), drawn)
+    def blend(images: tf.Tensor, labels: tf.Tensor, seeds: Seeds) -> tuple[tf.Tensor, tf.Tensor]:
+        transformation = layer.get_random_transformation(images, seed=seeds)
+        return layer.transform_images(images, transformation), layer.transform_labels(
+            tf.one_hot(labels, classes), transformation
+        )
 
-    return mixed
+    return blend

@@ -1,6 +1,6 @@
-"""Weights from elsewhere: TF-Slim checkpoints (V1 and V2), `.npz` files of arrays, models that Keras saved, and ImageNet's.
+"""Loads pretrained weights: TF-Slim checkpoints (V1 and V2), `.npz` files, models saved by Keras, ImageNet weights.
 
-A TF-Slim checkpoint and an `.npz` call a weight as its publisher did, a saved model by its layer: `block5_conv3/kernel`.
+TF-Slim checkpoints and `.npz` files name weights as their publisher did, saved models by layer: `block5_conv3/kernel`.
 """
 
 import zipfile
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kfp_vision import storage, stores
 from kfp_vision.errors import InputError
@@ -21,7 +22,7 @@ KINDS = (
     "a TF-Slim checkpoint (its file, or the prefix of its .index file), an .npz, a .keras file, the model folder of a run, "
     f"an archive with one of these in it, or {IMAGENET}"
 )
-# Names of an optimizer's own state and of the step counter, which are no weights of the network.
+# Parts of names of optimizer state and of the step counter, which are not weights of the network.
 NOT_WEIGHTS = (
     "global_step",
     "Momentum",
@@ -37,43 +38,49 @@ NOT_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights by name.
+    """An open checkpoint: weights by name.
 
     Attributes:
         shapes: name to shape.
-        read: gives the array of a name.
-        by_layer: whether the names are `layer/weight`, and not those of a publisher.
-        made_for: the network whose name it carries; empty if none.
+        read: function that reads the array with a name.
+        by_layer: whether the names are `layer/weight` rather than those of a publisher.
+        made_for: name of the network that it was saved from; empty if unknown.
     """
 
     shapes: dict[str, tuple[int, ...]]
-    read: Callable[[str], np.ndarray]
+    read: Callable[[str], npt.NDArray[Any]]
     by_layer: bool = False
     made_for: str = ""
 
 
 def load(model: Any, network: Network, uri: str) -> bool:
-    """Copies a checkpoint's weights into a Keras model; the class layer is left as it is when the classes differ.
+    """Loads the weights of a checkpoint into a Keras model, except the classification head if the classes differ.
+
+    Example:
+        >>> network = NETWORKS["resnet50"]
+        >>> model = network.build(5)
+        >>> load(model, network, "imagenet")
+        False
 
     Args:
         model: built by `network`.
-        network: says how its weights are called in a checkpoint.
-        uri: a checkpoint file, the prefix of one, an `.npz`, a `.keras` file, a model folder, an archive with one of these in
-            it, Keras's `.h5` of ImageNet weights, or `imagenet`.
+        network: the network of the model.
+        uri: a checkpoint file or its prefix, an `.npz`, a `.keras` file, a model folder, an archive of one of these, Keras's
+            `.h5` file of ImageNet weights, or `imagenet`.
 
     Returns:
-        Whether the class layer was taken over too.
+        Whether the classification head was loaded too.
 
     Raises:
-        InputError: not a checkpoint, or one that does not fit: the names missing and left over are said.
+        InputError: it is not a checkpoint, or does not fit; the message names missing and unused weights.
     """
     with storage.temporary() as scratch:
         checkpoint = open_checkpoint(uri, network, scratch)
-        wanted = _wanted_weights(model.layers, network, checkpoint)
-        class_layer = _wanted_weights([model.layers[CLASS_LAYER]], network, checkpoint)
-        skipped = set() if _fits(class_layer, checkpoint) else set(class_layer)
-        _check_fit(wanted, skipped, network, checkpoint, uri)
-        for name, variable in wanted.items():
+        variables = _variables_by_name(model.layers, network, checkpoint)
+        head = _variables_by_name([model.layers[CLASS_LAYER]], network, checkpoint)
+        skipped = set() if _fits(head, checkpoint) else set(head)
+        _check_fit(variables, skipped, network, checkpoint, uri)
+        for name, variable in variables.items():
             if name not in skipped:
                 value = _read(checkpoint, name, uri)
                 value = value if checkpoint.by_layer else network.value_from_checkpoint(name, value)
@@ -82,7 +89,12 @@ def load(model: Any, network: Network, uri: str) -> bool:
 
 
 def check(network: Network, uri: str, depth_multiplier: float = 1.0) -> None:
-    """Refuses a checkpoint that does not fit a network.
+    """Checks that a checkpoint fits a network.
+
+    Args:
+        network: to load the checkpoint into.
+        uri: as in `load`.
+        depth_multiplier: factor of the network's widths.
 
     Raises:
         InputError: as `load` does.
@@ -90,44 +102,51 @@ def check(network: Network, uri: str, depth_multiplier: float = 1.0) -> None:
     load(network.build(2, depth_multiplier=depth_multiplier), network, uri)
 
 
-def _wanted_weights(layers: Iterable[Any], network: Network, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Weights of the model's layers by their names in a checkpoint."""
+def _variables_by_name(layers: Iterable[Any], network: Network, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Maps the name in a checkpoint to the variable of the model."""
     from kfp_vision.networks.applications import leaves
 
     name_of = layer_and_weight if checkpoint.by_layer else network.name_in_checkpoint
     return {name_of(layer.name, weight.name): weight for layer in leaves(layers) for weight in layer.weights}
 
 
-def _fits(wanted: dict[str, Any], checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint has all of some weights, in their shapes."""
+def _fits(variables: dict[str, Any], checkpoint: Checkpoint) -> bool:
     return all(
-        name in checkpoint.shapes and np.prod(checkpoint.shapes[name]) == np.prod(weight.shape)
-        for name, weight in wanted.items()
+        name in checkpoint.shapes and np.prod(checkpoint.shapes[name]) == np.prod(variable.shape)
+        for name, variable in variables.items()
     )
 
 
-def _read(checkpoint: Checkpoint, name: str, uri: str) -> np.ndarray:
+def _read(checkpoint: Checkpoint, name: str, uri: str) -> npt.NDArray[Any]:
     try:
         return checkpoint.read(name)
-    except Exception as error:  # TensorFlow's own kinds, and not every checkpoint is TensorFlow's
+    except Exception as error:  # the kinds depend on the format of the checkpoint
         reason = f"{name} of {stores.shown(uri)} ({type(error).__name__})"
         raise InputError("every weight of a checkpoint must be readable", reason, "Copy or download it again.") from None
 
 
 def open_checkpoint(uri: str, network: Network, scratch: Path) -> Checkpoint:
-    """A checkpoint for reading; what consists of several files, or is an archive, is laid out in `scratch`.
+    """Opens a checkpoint for reading.
+
+    Args:
+        uri: as in `load`.
+        network: to load it into.
+        scratch: folder for downloaded and unpacked files.
+
+    Returns:
+        The open checkpoint.
 
     Raises:
-        InputError: nothing there, or not a checkpoint.
+        InputError: nothing is there, or it is not a checkpoint.
     """
     network.check_start(uri)
     if uri == IMAGENET and network.imagenet == KERAS:
         return _open_keras_weights(IMAGENET, network, uri)
     if uri == IMAGENET:
         uri = network.imagenet
-    path = _fetched(uri, scratch) if storage.scheme(uri) not in ("", "file") else _local(uri)
+    path = _download(uri, scratch) if storage.scheme(uri) not in ("", "file") else _find_local(uri)
     if path.is_file() and storage.is_archive(uri):
-        path = _only_checkpoint(path, uri, scratch)
+        path = _unpack(path, uri, scratch)
     if path.suffix == ".npz":
         return _open_npz(path, uri)
     if path.suffix == ".keras":
@@ -137,8 +156,8 @@ def open_checkpoint(uri: str, network: Network, scratch: Path) -> Checkpoint:
     return _open_tensorflow(path, uri)
 
 
-def _local(uri: str) -> Path:
-    """The file of a checkpoint on this machine, or the prefix of its files."""
+def _find_local(uri: str) -> Path:
+    """The file of a local checkpoint, or the prefix of its files."""
     path = Path(storage.absolute(uri))
     if path.is_dir():
         if not (path / KERAS_FILE).is_file():
@@ -150,8 +169,8 @@ def _local(uri: str) -> Path:
     return path
 
 
-def _fetched(uri: str, scratch: Path) -> Path:
-    """The file of a checkpoint that lies elsewhere, or the prefix of its files, downloaded."""
+def _download(uri: str, scratch: Path) -> Path:
+    """Downloads a remote checkpoint, and returns its file or the prefix of its files."""
     storage.check_uri(uri, "checkpoint_uri")
     for file in (uri, stores.extended(uri, f"/{KERAS_FILE}")):
         if _exists(file):
@@ -161,7 +180,7 @@ def _fetched(uri: str, scratch: Path) -> Path:
         raise InputError("checkpoint_uri must name something that exists", stores.shown(uri), "Check its spelling.")
     prefix = scratch / "checkpoint"
     (scratch / f"{prefix.name}.index").symlink_to(storage.fetch(index))
-    shards = _shards(scratch / f"{prefix.name}.index", uri)
+    shards = _count_shards(scratch / f"{prefix.name}.index", uri)
     for shard in range(shards):
         ending = f".data-{shard:05d}-of-{shards:05d}"
         (scratch / f"{prefix.name}{ending}").symlink_to(storage.fetch(stores.extended(uri, ending)))
@@ -176,34 +195,34 @@ def _exists(uri: str) -> bool:
     return True
 
 
-def _shards(index: Path, uri: str) -> int:
-    """How many files of data belong to the index of a V2 checkpoint.
+def _count_shards(index: Path, uri: str) -> int:
+    """Reads the number of data files from the index of a V2 checkpoint.
 
-    The index is a table in LevelDB's format, not compressed. The first entry has an empty key, so three numbers of a byte
-    stand before its value: what of the key is shared, what is not, and the value's length (tensor_bundle.h).
+    The index is an uncompressed LevelDB table. Its first entry has an empty key, so its value follows three one-byte numbers:
+    the shared and unshared length of the key, and the length of the value (tensor_bundle.h).
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleHeaderProto
 
-    begin = index.read_bytes()[: 3 + 0x7F]
+    entry = index.read_bytes()[: 3 + 0x7F]
     try:
-        header = BundleHeaderProto.FromString(begin[3 : 3 + begin[2]])
+        header = BundleHeaderProto.FromString(entry[3 : 3 + entry[2]])
     except (DecodeError, IndexError):
-        raise _no_checkpoint(uri) from None
-    return header.num_shards
+        raise _not_a_checkpoint(uri) from None
+    return int(header.num_shards)
 
 
-def _only_checkpoint(archive: Path, uri: str, scratch: Path) -> Path:
-    """Unpacks an archive under the members' last names, and gives the one checkpoint among them."""
+def _unpack(archive: Path, uri: str, scratch: Path) -> Path:
+    """Unpacks an archive without its folders, and returns the one checkpoint in it."""
     for item in storage.walk(str(archive)):
         (scratch / Path(item.name).name).write_bytes(item.read())
-    if (scratch / KERAS_FILE).is_file():  # a model folder, whose SavedModel has an .index of its own
+    if (scratch / KERAS_FILE).is_file():  # a model folder; the .index is that of its SavedModel
         return scratch / KERAS_FILE
     prefixes = {file.with_suffix("") for file in scratch.glob("*.index")}
     files = {file for file in scratch.iterdir() if file.suffix in (".ckpt", ".npz", ".keras")}
     found = sorted(prefixes | files)
     if len(found) != 1:
-        remedy = "Unpack it and name the checkpoint itself."
+        remedy = "Unpack it, and give the checkpoint itself."
         raise InputError("an archive given as checkpoint_uri must hold one checkpoint", f"{len(found)} in {uri}", remedy)
     return found[0]
 
@@ -221,29 +240,29 @@ def _open_keras(path: Path, uri: str) -> Checkpoint:
     import keras
 
     try:
-        return _of_model(keras.saving.load_model(path, compile=False, safe_mode=True))
-    except Exception as error:  # whatever Keras and h5py make of a broken or hostile file
+        return _from_model(keras.saving.load_model(path, compile=False, safe_mode=True))
+    except Exception as error:  # a broken or hostile file raises all kinds in Keras and h5py
         rule = "a .keras checkpoint must be a model that Keras can load, with no code in it"
-        remedy = "Save it with model.save of Keras 3, of Keras's own layers alone."
+        remedy = "Save it with model.save of Keras 3, with no layers other than Keras's own."
         raise InputError(rule, f"{stores.shown(uri)} ({_first_line(error)})", remedy) from None
 
 
 def _open_keras_weights(weights: str, network: Network, uri: str) -> Checkpoint:
-    """ImageNet's weights of keras.applications: `imagenet` to download them, or such a file."""
+    """Opens ImageNet weights of keras.applications: `imagenet` to download them, or the path of such a file."""
     from kfp_vision.networks import applications
 
     try:
-        return _of_model(applications.with_weights(weights, **network.settings))
+        return _from_model(applications.with_weights(weights, **network.settings))
     except Exception as error:  # Keras raises bare ones when a download fails
         found = _first_line(error)
     if weights == IMAGENET:
-        remedy = "Try again with an empty ~/.keras/models, or download the file elsewhere and give it as checkpoint_uri."
-        raise InputError(f"the ImageNet weights of {network.name} must be there to download", found, remedy)
-    remedy = "Give a file of keras.applications whose name ends in notop.h5 or no_top.h5, or a .keras file."
+        remedy = "Empty ~/.keras/models and try again, or download the file elsewhere and give it as checkpoint_uri."
+        raise InputError(f"the ImageNet weights of {network.name} must be downloadable", found, remedy)
+    remedy = "Give a file of keras.applications with a name that ends in notop.h5 or no_top.h5, or a .keras file."
     raise InputError(f"an .h5 checkpoint must hold Keras's ImageNet weights of {network.name}", f"{uri} ({found})", remedy)
 
 
-def _of_model(model: Any) -> Checkpoint:
+def _from_model(model: Any) -> Checkpoint:
     from kfp_vision.networks.applications import leaves, settled_names
 
     layers = list(leaves(model.layers))
@@ -265,41 +284,42 @@ def _open_tensorflow(path: Path, uri: str) -> Checkpoint:
         reader = tf.train.load_checkpoint(str(path))
         shapes = reader.get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError, RuntimeError):
-        raise _no_checkpoint(uri) from None
+        raise _not_a_checkpoint(uri) from None
     weights = {name: tuple(shape) for name, shape in shapes.items() if not any(part in name for part in NOT_WEIGHTS)}
     return Checkpoint(weights, reader.get_tensor)
 
 
-def _no_checkpoint(uri: str) -> InputError:
+def _not_a_checkpoint(uri: str) -> InputError:
     return InputError("checkpoint_uri must name a checkpoint", stores.shown(uri), f"Give {KINDS}.")
 
 
-def _check_fit(wanted: dict[str, Any], skipped: set[str], network: Network, checkpoint: Checkpoint, uri: str) -> None:
-    there = wanted.keys() & checkpoint.shapes.keys() - skipped
-    missing = wanted.keys() - checkpoint.shapes.keys() - skipped
-    misshapen = {name for name in there if not _fits({name: wanted[name]}, checkpoint)}
+def _check_fit(variables: dict[str, Any], skipped: set[str], network: Network, checkpoint: Checkpoint, uri: str) -> None:
+    """Refuses a checkpoint that does not fit, not counting the skipped variables."""
+    present = variables.keys() & checkpoint.shapes.keys() - skipped
+    missing = variables.keys() - checkpoint.shapes.keys() - skipped
+    misshapen = {name for name in present if not _fits({name: variables[name]}, checkpoint)}
     if not missing and not misshapen:
         return
     problems = [
-        _listed(missing, "missing"),
-        _listed(misshapen, "of another shape"),
-        _listed(checkpoint.shapes.keys() - wanted.keys(), "left over"),
+        _summarize(missing, "missing"),
+        _summarize(misshapen, "of another shape"),
+        _summarize(checkpoint.shapes.keys() - variables.keys(), "unused"),
     ]
     found = f"{stores.shown(uri)}: {'; '.join(problem for problem in problems if problem)}"
-    raise InputError(f"the checkpoint must fit network={network.name}", found, _fitting(network, checkpoint, bool(missing)))
+    remedy = _remedy_for_misfit(network, checkpoint, is_other_network=bool(missing))
+    raise InputError(f"the checkpoint must fit network={network.name}", found, remedy)
 
 
-def _fitting(network: Network, checkpoint: Checkpoint, other: bool) -> str:
-    """What to do about a checkpoint, of another network or only of other widths."""
-    if not other:
-        return f"Give a checkpoint of {network.name} that was trained at the same depth_multiplier."
+def _remedy_for_misfit(network: Network, checkpoint: Checkpoint, *, is_other_network: bool) -> str:
+    if not is_other_network:
+        return f"Give a checkpoint of {network.name} that was trained with the same depth_multiplier."
     if checkpoint.made_for not in ("", network.name):
         return f"Give a checkpoint of {network.name}, or set network={checkpoint.made_for}."
     published = [one.name for one in NETWORKS.values() if one.checkpoint_name and one is not network]
-    others = f", or choose the network it was made for ({', '.join(f'network={name}' for name in published)})"
+    others = f", or set the network that it was trained with ({', '.join(f'network={name}' for name in published)})"
     return f"Give a checkpoint of {network.name}{'' if checkpoint.by_layer else others}."
 
 
-def _listed(names: Iterable[str], what: str) -> str:
+def _summarize(names: Iterable[str], problem: str) -> str:
     ordered = sorted(names)
-    return f"{len(ordered)} weights {what} (such as {ordered[0]})" if ordered else ""
+    return f"{len(ordered)} weights {problem} (such as {ordered[0]})" if ordered else ""

@@ -1,4 +1,4 @@
-"""A picture's bytes on their way into a record: looked at or believed, shrunk if asked, and sure to be read by TensorFlow."""
+"""Converts the bytes of an image to what a record holds: validated, shrunk if asked, and readable by TensorFlow."""
 
 import io
 
@@ -20,55 +20,65 @@ from kfp_vision.pictures import (
 
 
 def converted(encoded: bytes, row: Row, *, check_pixels: bool = True, max_side: int = 0) -> Checked:
-    """The picture as it goes into its record: JPEG or PNG, upright, its original bytes wherever TensorFlow reads them.
+    """Converts an image to an upright JPEG or PNG; keeps its original bytes if TensorFlow reads them.
 
     Args:
-        encoded: its bytes.
-        row: what the table says of it.
-        check_pixels: whether its bytes are compared with the table and every pixel is decoded. Otherwise its header and its
-            length are looked at, and what is broken further down shows when the training reads it.
-        max_side: a picture with a longer side in pixels is shrunk to it and becomes a JPEG; 0 for none.
+        encoded: bytes of the image file.
+        row: of the table.
+        check_pixels: compare the MD5 with the table, and decode every pixel. If false, only length and header are checked,
+            and damaged pixels show up when training reads them.
+        max_side: an image with a longer side, in pixels, is shrunk to it and becomes a JPEG; 0 keeps all sizes.
+
+    Returns:
+        The image for the record.
 
     Raises:
-        Refused: it is no picture to train on, or not the one that was listed.
+        Refused: the bytes are not a usable image, or not those listed in the table.
     """
-    listed = catalog.md5(encoded) == row.content_id if check_pixels else len(encoded) == row.bytes
-    if not listed:
-        raise Refused("not the picture that was listed: its bytes have changed")
-    picture = checked(encoded) if check_pixels else _believed(encoded)
-    return shrunk(picture, max_side) if max_side else picture
+    unchanged = catalog.md5(encoded) == row.content_id if check_pixels else len(encoded) == row.bytes
+    if not unchanged:
+        raise Refused("changed since it was listed")
+    image = checked(encoded) if check_pixels else _check_header(encoded)
+    return shrunk(image, max_side) if max_side else image
 
 
-def shrunk(picture: Checked, max_side: int) -> Checked:
-    """The picture as a JPEG in RGB of quality 95 with no side above `max_side` pixels; as it is where none is.
+def shrunk(image: Checked, max_side: int) -> Checked:
+    """Shrinks an image whose longer side exceeds a limit, and re-encodes it as RGB JPEG of quality 95.
+
+    Args:
+        image: upright.
+        max_side: largest side in pixels.
+
+    Returns:
+        The shrunk image, or the same one if it is small enough.
 
     Raises:
-        Refused: it cannot be decoded, which a picture that was checked can.
+        Refused: the image cannot be decoded; does not happen if its pixels were checked.
     """
-    if max(picture.height, picture.width) <= max_side:
-        return picture
+    if max(image.height, image.width) <= max_side:
+        return image
     try:
-        with Image.open(io.BytesIO(picture.encoded), formats=("JPEG", "PNG")) as image:
-            share = max_side / max(image.size)
-            size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
-            image.draft("RGB", size)  # a JPEG is decoded at half, a quarter or an eighth of its size where that is enough
-            return as_jpeg(image, size)
+        with Image.open(io.BytesIO(image.encoded), formats=("JPEG", "PNG")) as opened:
+            scale = max_side / max(opened.size)
+            size = (max(1, round(opened.width * scale)), max(1, round(opened.height * scale)))
+            opened.draft("RGB", size)  # lets libjpeg decode at 1/2, 1/4 or 1/8 of the size, which is faster
+            return as_jpeg(opened, size)
     except (OSError, SyntaxError, ValueError) as error:
         raise Refused(" ".join(str(error).split()) or type(error).__name__) from None
 
 
-def _believed(encoded: bytes) -> Checked:
-    """The picture by its header alone; one that has to be encoded anew is decoded, and so checked, on the way."""
+def _check_header(encoded: bytes) -> Checked:
+    """Checks the header of an image; decodes, and so checks, the pixels only if it has to be re-encoded."""
     if size := size_of_plain_jpeg(encoded):
         refuse_huge(*size)
         refuse_endless_jpeg(encoded, *size)
         return Checked(encoded, "jpeg", *size)
     try:
-        with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as image:
-            readable = image.mode in TENSORFLOW_READS.get(image.format or "", ())
-            refuse_huge(*image.size)
-            if readable and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-                return Checked(encoded, "png" if image.format == "PNG" else "jpeg", image.height, image.width)
+        with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as opened:
+            readable = opened.mode in TENSORFLOW_READS.get(opened.format or "", ())
+            refuse_huge(*opened.size)
+            if readable and opened.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+                return Checked(encoded, "png" if opened.format == "PNG" else "jpeg", opened.height, opened.width)
     except (OSError, SyntaxError, ValueError):
-        pass  # `checked` says what is wrong
+        pass  # `checked` finds the reason
     return checked(encoded)

@@ -1,14 +1,15 @@
-"""The model folder: one SavedModel that any TensorFlow server takes, one `.keras` file of stock layers, and what they are.
+"""Writes the model folder: a SavedModel for any TensorFlow server, a `.keras` file of stock layers, and metadata.
 
-classifier.keras    pictures (batch, size, size, 3) RGB in 0 to 255 to logits
+classifier.keras    from images (batch, size, size, 3) RGB in 0 to 255 to logits
 labels.txt          0:daisy ...
-model.json          network, image size, and how it was trained
-training.json       the rows of its learning curves
-serving/            a model repository with one version: the SavedModel, encoded pictures in, names out
+model.json          network, image size and training settings
+training.json       rows of the learning curves
+serving/            a model repository with one version: a SavedModel from encoded images to class names
 """
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,36 +35,36 @@ def write_model(
     """Writes the model folder.
 
     Args:
-        folder: to be made.
+        folder: to create.
         trained: the Keras model, in any precision.
-        network: what it is.
-        labels: names of the classes, in order.
-        settings: how it was trained; written to `model.json`.
-        shape: options of `network.build` that decide the shapes: image_size, depth_multiplier.
-        history: rows of its learning curves; written to `training.json`.
+        network: of the model.
+        labels: class names, in the order of their numbers.
+        settings: of the training; written to `model.json`.
+        shape: options of `network.build` that determine the shapes: image_size, depth_multiplier.
+        history: rows of the learning curves; written to `training.json`.
     """
     folder.mkdir()
     stock = in_stock_layers(trained, network, len(labels), shape)
     stock.save(folder / KERAS_FILE)
     splitting.write_labels(folder, labels)
-    about = json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
-    (folder / ABOUT_FILE).write_text(about, encoding="utf-8")
+    metadata = json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
+    (folder / ABOUT_FILE).write_text(metadata, encoding="utf-8")
     (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
     version = repository.exported(folder).folder
     write_saved_model(version, stock, labels, shape["image_size"])
     (version / repository.ABOUT_FILE).parent.mkdir()
-    (version / repository.ABOUT_FILE).write_text(about, encoding="utf-8")
+    (version / repository.ABOUT_FILE).write_text(metadata, encoding="utf-8")
 
 
 def write_backbone(folder: Path, network: Network, checkpoint_uri: str) -> None:
-    """Writes a model folder of a network that was trained on other pictures, for the embeddings that it gives.
+    """Writes a model folder of a pretrained network, for its embeddings.
 
-    What it names pictures is without meaning: its class layer is none, whatever the checkpoint has there.
+    Its predictions are meaningless: the classification head is not loaded.
 
     Args:
-        folder: to be made.
-        network: what it is.
-        checkpoint_uri: what it was trained to; see `checkpoints.load`.
+        folder: to create.
+        network: of the model.
+        checkpoint_uri: pretrained weights; see `checkpoints.load`.
 
     Raises:
         InputError: as `checkpoints.load` does.
@@ -76,7 +77,17 @@ def write_backbone(folder: Path, network: Network, checkpoint_uri: str) -> None:
 
 
 def in_stock_layers(trained: Any, network: Network, classes: int, shape: Mapping[str, Any]) -> Any:
-    """The same network in float32 and of Keras's own layers alone, with the trained weights."""
+    """Rebuilds a trained model in float32 with stock Keras layers only.
+
+    Args:
+        trained: the Keras model, in any precision.
+        network: of the model.
+        classes: number of classes.
+        shape: options of `network.build` that determine the shapes: image_size, depth_multiplier.
+
+    Returns:
+        A Keras model with the trained weights.
+    """
     stock = network.build(classes, fast=False, **shape)
     weights = {layer.name: layer for layer in trained.layers if layer.weights}
     for layer in stock.layers:
@@ -86,30 +97,37 @@ def in_stock_layers(trained: Any, network: Network, classes: int, shape: Mapping
 
 
 def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int) -> None:
-    """Writes a SavedModel with three signatures, of which two give `classes`, `class_idx` and `probabilities`.
+    """Writes a SavedModel with three signatures.
 
-    `serving_default` takes `image_bytes`, string (batch,): encoded pictures. `pixels` and `embed` take `images`, float32
-    (batch, size, size, 3), RGB in 0 to 255. `embed` gives `embedding`, float32 (batch, width): what the class layer sees of
-    each picture, of length 1.
+    `serving_default` maps `image_bytes`, string (batch,), encoded images, to `classes`, `class_idx` and `probabilities`.
+    `pixels` maps `images`, float32 (batch, size, size, 3) RGB in 0 to 255, to the same.
+    `embed` maps `images` to `embedding`, float32 (batch, width): the input of the classification head, scaled to length 1.
+
+    Args:
+        folder: to create.
+        model: from images to logits.
+        labels: class names, in the order of their numbers.
+        image_size: height and width of the images in pixels.
     """
     body = keras.Model(model.input, model.layers[-1].input)
 
-    def named(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.nn.softmax(model(pictures, training=False))
+    def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = tf.nn.softmax(model(images, training=False))
         best = tf.argmax(probabilities, 1)
         return {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
 
-    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+    def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         shape = tf.TensorSpec((image_size, image_size, 3), tf.float32)
-        return named(tf.map_fn(lambda one: inputs.central_crop(one, image_size), image_bytes, fn_output_signature=shape))
+        crop = partial(inputs.central_crop, image_size=image_size)
+        return classify(tf.map_fn(crop, image_bytes, fn_output_signature=shape))
 
-    def embedded(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"embedding": tf.math.l2_normalize(body(pictures, training=False), axis=1)}
+    def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embedding": tf.math.l2_normalize(body(images, training=False), axis=1)}
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serving_default", from_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    archive.add_endpoint("serving_default", classify_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
     pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.float32, name="images")
-    archive.add_endpoint("pixels", named, [pixels])
-    archive.add_endpoint("embed", embedded, [pixels])
+    archive.add_endpoint("pixels", classify, [pixels])
+    archive.add_endpoint("embed", embed, [pixels])
     archive.write_out(str(folder), verbose=False)

@@ -1,7 +1,7 @@
-"""Records written by several machines or processes: what each writes, and how the parts become what one would have written.
+"""Writes records in several partitions, on several machines or in several processes, and joins them.
 
-Each takes consecutive rows of the split tables, and the parts are joined in their order, so that the files, their bytes and
-their names do not depend on how many there were.
+Each partition takes consecutive rows of the split tables, and the parts are joined in order, so that the bytes and names of
+the shards do not depend on the number of partitions.
 """
 
 import contextlib
@@ -26,70 +26,76 @@ from kfp_vision.records import About
 from kfp_vision.shards import Shard
 from kfp_vision.splitting import LEFT_OUT, table_of
 
-FILES_A_PROCESS = 2  # or one of them has much less to do than another
-REFUSED, TALLY = "refused", "tally"  # beside the records of a part: the table of refused pictures, and the counts
+FILES_A_PROCESS = 2  # shards; with fewer, some processes would be idle for long
+REFUSED, TALLY = "refused", "tally"  # in the folder of a part: the table of rejected images, and the statistics
 
 
 def numbers(partitions: int) -> list[int]:
-    """What a loop over that many partitions runs through: their numbers, from 0."""
+    """Returns the numbers from 0 of so many partitions, for a loop over them."""
     return list(range(partitions))
 
 
-def write_all(tables: Path, label_map: Path, outputs: dict[str, Path], refused: Path, **how: Any) -> dict[str, About]:
-    """Writes the records of all pictures.
+def write_all(tables: Path, label_map: Path, outputs: dict[str, Path], refused: Path, **options: Any) -> dict[str, About]:
+    """Writes the records of all images, on one machine.
 
     Args:
         tables: the folder of `splitting.write_tables`.
-        label_map, outputs, refused, how: as `write_tfrecords` takes them.
+        label_map: as in `write_tfrecords`.
+        outputs: as in `write_tfrecords`.
+        refused: as in `write_tfrecords`.
+        **options: of `write_tfrecords`.
 
     Returns:
-        Split name to what was written.
+        Split name to the contents of its folder.
 
     Raises:
         InputError: as `write_tfrecords` does.
     """
-    how |= {"left_out": table_of(tables, LEFT_OUT), "partition": 0, "partitions": 1}
-    return write_tfrecords(_of_splits(tables), label_map, outputs, refused, **how)
+    options |= {"left_out": table_of(tables, LEFT_OUT), "partition": 0, "partitions": 1}
+    return write_tfrecords(_split_tables(tables), label_map, outputs, refused, **options)
 
 
-def write_partition(tables: Path, label_map: Path, part: Path, **how: Any) -> None:
-    """Writes the records of one partition into a folder, for `join_partitions` to put together.
+def write_partition(tables: Path, label_map: Path, part: Path, **options: Any) -> None:
+    """Writes the records of one partition to a folder that `join_partitions` reads.
 
     Args:
         tables: the folder of `splitting.write_tables`.
-        label_map, how: as `write_tfrecords` takes them.
-        part: the folder to make: a folder of records for each split, the table of refused pictures, and counts.
+        label_map: as in `write_tfrecords`.
+        part: the folder to create: a folder of records per split, the table of rejected images, and the statistics.
+        **options: of `write_tfrecords`.
 
     Raises:
         InputError: as `write_tfrecords` does.
     """
-    with storage.replacing(part) as beside:
-        beside.mkdir()
-        outputs = {split: beside / split for split in SPLITS}
-        write_tfrecords(_of_splits(tables), label_map, outputs, beside / REFUSED, counts=beside / TALLY, **how)
+    with storage.replacing(part) as staging:
+        staging.mkdir()
+        outputs = {split: staging / split for split in SPLITS}
+        write_tfrecords(_split_tables(tables), label_map, outputs, staging / REFUSED, counts=staging / TALLY, **options)
 
 
 def join_partitions(
-    parts: Sequence[Path], tables: Path, outputs: dict[str, Path], refused: Path, **how: Any
+    parts: Sequence[Path], tables: Path, outputs: dict[str, Path], refused: Path, **options: Any
 ) -> dict[str, About]:
-    """Puts what `write_partition` wrote of all partitions together, as `write_all` would have written it.
+    """Joins the folders that `write_partition` wrote to the records that `write_all` would have written.
 
     Args:
-        parts: their folders, in the order of the partitions.
+        parts: the folders, in the order of the partitions.
         tables: the folder of `splitting.write_tables`.
-        outputs, refused, how: as `join_records` takes them.
+        outputs: as in `join_records`.
+        refused: as in `join_records`.
+        **options: of `join_records`.
 
     Returns:
-        Split name to what it holds now.
+        Split name to the contents of its folder.
 
     Raises:
         InputError: as `join_records` does.
     """
-    named = {name: [part / name for part in parts] for name in (*SPLITS, REFUSED, TALLY)}
-    return join_records(named, outputs, refused, left_out=table_of(tables, LEFT_OUT), **how)
+    by_name = {name: [part / name for part in parts] for name in (*SPLITS, REFUSED, TALLY)}
+    return join_records(by_name, outputs, refused, left_out=table_of(tables, LEFT_OUT), **options)
 
 
-def _of_splits(tables: Path) -> dict[str, Path]:
+def _split_tables(tables: Path) -> dict[str, Path]:
     return {split: table_of(tables, split) for split in SPLITS}
 
 
@@ -104,63 +110,69 @@ def write_tfrecords(
     images_per_shard: int,
     max_refused_ratio: float,
     processes: int | None = None,
-    **how: Any,
+    **options: Any,
 ) -> dict[str, About]:
-    """Writes one of several partitions of the records; with one partition, all of them. Takes all cores.
+    """Writes one partition of the records on all cores; with one partition, all records.
 
-    How many pictures may be refused is asked of all partitions together, so only where there is one is it asked here.
+    With several partitions, `join_records` checks the share of rejected images, over all of them.
 
     Args:
-        tables, label_map, outputs, refused, images_per_shard, max_refused_ratio, how: as `records.write_tfrecords` takes them.
-        partition: its number, from 0.
-        partitions: how many there are.
-        processes: how many work at it here; by default as many as there are cores and files for. What they write does not
-            depend on it.
+        tables: as in `records.write_tfrecords`.
+        label_map: as in `records.write_tfrecords`.
+        outputs: as in `records.write_tfrecords`.
+        refused: as in `records.write_tfrecords`.
+        partition: number of the partition, from 0.
+        partitions: number of partitions.
+        images_per_shard: as in `records.write_tfrecords`.
+        max_refused_ratio: as in `records.write_tfrecords`.
+        processes: number of processes to write with; by default as many as there are cores and shards for. The result does
+            not depend on it.
+        **options: of `records.write_tfrecords`.
 
     Returns:
-        Split name to what was written of it here.
+        Split name to the contents of its folder.
 
     Raises:
-        InputError: there is one partition, and more pictures were refused than may be.
+        InputError: there is one partition, and too many images were rejected.
     """
-    pictures = {split: catalog.count(tables[split]) for split in SPLITS}
+    images = {split: catalog.count(tables[split]) for split in SPLITS}
     with storage.temporary() as scratch:
         if partitions > 1:
-            shares = share(pictures, images_per_shard, partition, partitions)
-            tables, pictures = _cut(tables, shares, scratch), {split: len(rows) for split, rows in shares.items()}
+            rows_of = share(images, images_per_shard, partition, partitions)
+            tables, images = _cut_tables(tables, rows_of, scratch), {split: len(rows) for split, rows in rows_of.items()}
             max_refused_ratio = 1.0
             print(f"partition {partition + 1} of {partitions}", flush=True)
-        how |= {"images_per_shard": images_per_shard, "max_refused_ratio": max_refused_ratio}
-        processes = processes or _processes(tables, pictures, images_per_shard)
+        options |= {"images_per_shard": images_per_shard, "max_refused_ratio": max_refused_ratio}
+        processes = processes or _choose_processes(tables, images, images_per_shard)
         if processes > 1:
-            shares_here = [share(pictures, images_per_shard, number, processes) for number in range(processes)]
-            return _by_processes(shares_here, tables, label_map, outputs, refused, **how)
-        return records.write_tfrecords(tables, label_map, outputs, refused, **how)
+            rows_of_each = [share(images, images_per_shard, number, processes) for number in range(processes)]
+            return _write_in_processes(rows_of_each, tables, label_map, outputs, refused, **options)
+        return records.write_tfrecords(tables, label_map, outputs, refused, **options)
 
 
-def share(pictures: dict[str, int], images_per_shard: int, partition: int, partitions: int) -> dict[str, range]:
-    """The rows of each split that a partition writes: consecutive, and whole files where there are enough of them for all.
+def share(images: dict[str, int], images_per_shard: int, partition: int, partitions: int) -> dict[str, range]:
+    """Chooses the rows of each split that a partition writes: consecutive, and whole shards if there are enough for all.
 
     Args:
-        pictures: how many each split has, in the order of the splits.
-        images_per_shard: pictures in each file but a split's last.
-        partition: its number, from 0.
-        partitions: how many there are.
+        images: split name to number of images, in the order of the splits.
+        images_per_shard: examples per shard; the last one of a split may have fewer.
+        partition: number of the partition, from 0.
+        partitions: number of partitions.
 
     Returns:
-        Split name to numbers of rows, from 0; an empty range where the partition has nothing of a split.
+        Split name to row numbers, from 0; an empty range if the partition has no rows of a split.
     """
-    files = _files(pictures, images_per_shard)
-    step = images_per_shard if files >= partitions else max(1, sum(pictures.values()) // partitions)
+    files = _count_shards(images, images_per_shard)
+    step = images_per_shard if files >= partitions else max(1, sum(images.values()) // partitions)
     blocks = [
-        (split, range(start, min(start + step, count))) for split, count in pictures.items() for start in range(0, count, step)
+        (split, range(start, min(start + step, count))) for split, count in images.items() for start in range(0, count, step)
     ]
-    mine = blocks[len(blocks) * partition // partitions : len(blocks) * (partition + 1) // partitions]
-    shares = {}
-    for split in pictures:
-        of_split = [rows for name, rows in mine if name == split]
-        shares[split] = range(of_split[0].start, of_split[-1].stop) if of_split else range(0)
-    return shares
+    chosen = blocks[len(blocks) * partition // partitions : len(blocks) * (partition + 1) // partitions]
+    rows_of = {}
+    for split in images:
+        ranges = [rows for name, rows in chosen if name == split]
+        rows_of[split] = range(ranges[0].start, ranges[-1].stop) if ranges else range(0)
+    return rows_of
 
 
 def join_records(
@@ -172,42 +184,42 @@ def join_records(
     max_refused_ratio: float,
     **pages: Any,
 ) -> dict[str, About]:
-    """Puts what the partitions wrote together, as one writer would have written it.
+    """Joins the records of several partitions to those that one writer would have written.
 
     Args:
-        parts: in the order of the partitions, under each split's name the folders of its parts, and under `refused` and `tally`
-            the lists of refused pictures and the counts.
-        outputs: split name to the folder its files go to, `SPLIT-00000-of-00003.tfrecord` and `records.json`.
-        refused: where the list of all refused pictures is written: CSV with uri, label, reason.
-        images_per_shard: examples in each file but the last.
-        max_refused_ratio: share of all pictures that may be refused.
-        pages: left_out, summary and max_side, as `records.write_tfrecords` takes them.
+        parts: split name to the folders of its parts, in the order of the partitions; likewise `refused` to the tables of
+            rejected images, and `tally` to the statistics.
+        outputs: split name to the folder to write: `SPLIT-00000-of-00003.tfrecord`, ... and `records.json`.
+        refused: where to write the table of all rejected images: CSV with uri, label, reason.
+        images_per_shard: examples per shard; the last one may have fewer.
+        max_refused_ratio: largest accepted share of rejected images, 0 to 1.
+        **pages: left_out, summary and max_side of `records.write_tfrecords`.
 
     Returns:
-        Split name to what it holds now.
+        Split name to the contents of its folder.
 
     Raises:
-        InputError: more pictures were refused than may be; the first ten are named. List and page are written all the same. Or
-            a part is not what was written.
+        InputError: too many images were rejected (the message names the first ten; table and page are written nevertheless),
+            or a part was changed after it was written.
     """
     rejects = [reject for part in parts[REFUSED] for reject in catalog.read_unused(part)]
     records.report(tally.joined(parts[TALLY]), rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
     joined = {}
     for split in SPLITS:
-        with storage.replacing(outputs[split]) as beside:
-            joined[split] = _join(parts[split], beside, split, images_per_shard)
-        print(f"{split}: {joined[split].images} pictures in {len(joined[split].shards)} files", flush=True)
-    images, files = sum(about.images for about in joined.values()), sum(len(about.shards) for about in joined.values())
-    of_each = ", ".join(f"{about.images} {split}" for split, about in joined.items())
-    results.announce(f"{images} images in {files} files of records ({of_each}), {len(rejects)} could not be used")
+        with storage.replacing(outputs[split]) as staging:
+            joined[split] = _join_split(parts[split], staging, split, images_per_shard)
+        print(f"{split}: {joined[split].images} images in {len(joined[split].shards)} shards", flush=True)
+    images, files = sum(info.images for info in joined.values()), sum(len(info.shards) for info in joined.values())
+    by_split = ", ".join(f"{info.images} {split}" for split, info in joined.items())
+    results.announce(f"{images} images in {files} shards ({by_split}), {len(rejects)} rejected")
     return joined
 
 
-def _processes(tables: dict[str, Path], pictures: dict[str, int], images_per_shard: int) -> int:
-    """How many processes to write with: as threads of one, Python would let no more than one of them work between pictures.
+def _choose_processes(tables: dict[str, Path], images: dict[str, int], images_per_shard: int) -> int:
+    """Chooses the number of processes, since threads of one process would wait for its GIL between images.
 
-    One where a process cannot be divided, as one with threads can not without danger, and where all pictures lie in an archive,
-    which each would unpack for itself.
+    1 if forking is unsafe (other threads are running), or if all images are in one archive, which every process would unpack
+    again.
     """
     if sys.platform != "linux" or threading.active_count() > 1:
         return 1
@@ -215,16 +227,15 @@ def _processes(tables: dict[str, Path], pictures: dict[str, int], images_per_sha
         for row in islice(catalog.read(table), 1):
             if storage.archive_and_member(row.uri)[1]:
                 return 1
-    return max(1, min(hardware.cores(), _files(pictures, images_per_shard) // FILES_A_PROCESS))
+    return max(1, min(hardware.cores(), _count_shards(images, images_per_shard) // FILES_A_PROCESS))
 
 
-def _files(pictures: dict[str, int], images_per_shard: int) -> int:
-    """How many files the splits take."""
-    return sum(-(-count // images_per_shard) for count in pictures.values())
+def _count_shards(images: dict[str, int], images_per_shard: int) -> int:
+    return sum(-(-count // images_per_shard) for count in images.values())
 
 
-def _by_processes(
-    shares: list[dict[str, range]],
+def _write_in_processes(
+    rows_of_each: list[dict[str, range]],
     tables: dict[str, Path],
     label_map: Path,
     outputs: dict[str, Path],
@@ -234,61 +245,65 @@ def _by_processes(
     left_out: Path | None = None,
     summary: Path | None = None,
     counts: Path | None = None,
-    **how: Any,
+    **options: Any,
 ) -> dict[str, About]:
-    """Has a process write each share of the rows, beside the outputs, and joins what they wrote."""
-    with storage.scratch(outputs["train"]) as beside:  # on the same file system: whole files need not be copied
-        folders = [beside / str(number) for number in range(len(shares))]
-        how |= {"samples": bool(summary or counts), "workers": -(-hardware.cores() // len(shares))}
-        part = partial(_write_part, tables, label_map, how)
-        forking = multiprocessing.get_context("fork")  # another way of starting would import everything anew
+    """Writes the rows given for each process, and joins the parts."""
+    processes = len(rows_of_each)
+    with storage.scratch(outputs["train"]) as scratch:  # on the file system of the outputs, so that full shards can be linked
+        folders = [scratch / str(number) for number in range(processes)]
+        options |= {"samples": bool(summary or counts), "workers": -(-hardware.cores() // processes)}
+        write_part = partial(_write_part, tables, label_map, options)
+        forking = multiprocessing.get_context("fork")  # spawned processes would import everything again
         try:
-            with ProcessPoolExecutor(len(shares), mp_context=forking, initializer=end_with, initargs=(os.getpid(),)) as pool:
-                list(pool.map(part, folders, shares))
+            with ProcessPoolExecutor(processes, mp_context=forking, initializer=end_with, initargs=(os.getpid(),)) as pool:
+                list(pool.map(write_part, folders, rows_of_each))
         except BrokenProcessPool:
-            raise InputError("a stage must have the memory it needs", "a process that was killed", "Give it more.") from None
+            remedy = "Give the stage more memory."
+            raise InputError("a stage must have the memory it needs", "a process that was killed", remedy) from None
         parts = {name: [folder / name for folder in folders] for name in (*SPLITS, REFUSED, TALLY)}
         if counts:
             tally.write(counts, tally.joined(parts[TALLY]))
-        pages = {"left_out": left_out, "summary": summary, "max_side": how.get("max_side", 0)}
-        limits = {"images_per_shard": how["images_per_shard"], "max_refused_ratio": max_refused_ratio}
+        pages = {"left_out": left_out, "summary": summary, "max_side": options.get("max_side", 0)}
+        limits = {"images_per_shard": options["images_per_shard"], "max_refused_ratio": max_refused_ratio}
         return join_records(parts, outputs, refused, **limits, **pages)
 
 
-def _write_part(tables: dict[str, Path], label_map: Path, how: dict[str, Any], folder: Path, shares: dict[str, range]) -> None:
-    """Writes a share of the rows into a folder, in a process of its own and without a word."""
+def _write_part(
+    tables: dict[str, Path], label_map: Path, options: dict[str, Any], folder: Path, rows_of: dict[str, range]
+) -> None:
+    """Writes some of the rows to a folder; runs in a process of its own, and prints nothing."""
     (folder / "tables").mkdir(parents=True)
     outputs = {split: folder / split for split in SPLITS}
-    how |= {"max_refused_ratio": 1.0, "counts": folder / TALLY}
+    options |= {"max_refused_ratio": 1.0, "counts": folder / TALLY}
     with contextlib.redirect_stdout(io.StringIO()):
-        cut = _cut(tables, shares, folder / "tables")
-        records.write_tfrecords(cut, label_map, outputs, folder / REFUSED, **how)
+        part_tables = _cut_tables(tables, rows_of, folder / "tables")
+        records.write_tfrecords(part_tables, label_map, outputs, folder / REFUSED, **options)
 
 
-def _cut(tables: dict[str, Path], shares: dict[str, range], folder: Path) -> dict[str, Path]:
-    """Tables in a folder with some of the rows."""
-    for split, rows in shares.items():
+def _cut_tables(tables: dict[str, Path], rows_of: dict[str, range], folder: Path) -> dict[str, Path]:
+    """Copies some rows of each table to a folder."""
+    for split, rows in rows_of.items():
         catalog.write_part(tables[split], rows, folder / split)
     return {split: folder / split for split in SPLITS}
 
 
-def _join(parts: list[Path], folder: Path, split: str, images_per_shard: int) -> About:
-    """One folder of files out of several: the very files where each but the last is full, else their records anew.
+def _join_split(parts: list[Path], folder: Path, split: str, images_per_shard: int) -> About:
+    """Joins folders of records: links their shards if all but the last are full, else writes new ones.
 
-    The very files are not read: the checksums that were written with them go along, for who reads them.
+    Linked shards are not read: their checksums are kept, and compared when the records are read.
     """
-    abouts = [(part, records.check_listed(part)) for part in parts]
-    labels = abouts[0][1].labels
-    filled = [(part, about) for part, about in abouts if about.images]
-    whole = all(about.images == images_per_shard * len(about.shards) for _, about in filled[:-1])
-    if not whole or not all(about.is_known for _, about in filled):
+    infos = [(part, records.check_listed(part)) for part in parts]
+    labels = infos[0][1].labels
+    filled = [(part, info) for part, info in infos if info.images]
+    full = all(info.images == images_per_shard * len(info.shards) for _, info in filled[:-1])
+    if not full or not all(info.is_known for _, info in filled):
         framed = ([record] for part, _ in filled for record in records.read_framed(part))
         return records.write_framed(folder, split, framed, labels, images_per_shard)
     folder.mkdir()
     files: list[tuple[Path, Shard]] = []
-    for part, about in filled:
-        for name in about.shards:
+    for part, info in filled:
+        for name in info.shards:
             file = folder / f"part-{len(files)}"
             storage.link(part / name, file)
-            files.append((file, about.files[name]))
-    return records.name_shards(folder, split, files, sum(about.images for _, about in filled), labels)
+            files.append((file, info.files[name]))
+    return records.name_shards(folder, split, files, sum(info.images for _, info in filled), labels)

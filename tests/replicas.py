@@ -1,11 +1,11 @@
-"""Fused batch norm trained on one device, and on two that share the pictures: `python replicas.py ONE.npz TWO.npz`.
+"""Trains fused batch norm on one device, and on two that share the images: `python replicas.py ONE.npz TWO.npz`.
 
 A process of its own, since a processor is made into two devices before TensorFlow starts.
 """
 
 import sys
 
-import kfp_vision  # noqa: F401  says how TensorFlow is to start
+import kfp_vision  # noqa: F401  configures TensorFlow
 
 import numpy as np  # isort: skip
 import tensorflow as tf  # isort: skip
@@ -16,7 +16,7 @@ STEPS = 2
 
 
 def trained(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
-    """Outputs, gradients and moving statistics of the last of some steps; those of each device where all must be the same."""
+    """Returns outputs, gradients and moving statistics of the last step; per device where all devices must agree."""
     rng = np.random.default_rng(0)
     pictures, weights = (rng.normal(mean, 2, (8, 5, 5, 4)).astype("float32") for mean in (3, 0))
     with strategy.scope():

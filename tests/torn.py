@@ -1,4 +1,4 @@
-"""What can happen to a folder of records after it was written, and what is to be said of it then."""
+"""Faults of a folder of records after it was written, and the error message for each."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ def cut_in_the_middle(folder: Path) -> None:
 
 
 def cut_between_two_records(folder: Path) -> None:
-    """The last record is gone, and what is left is a TFRecord file like any other."""
+    """Removes the last record; what remains is a valid TFRecord file."""
     shard = shards(folder)[0]
     content, starts, at = shard.read_bytes(), [], 0
     while at < len(content):
@@ -38,7 +38,7 @@ def flip_a_byte(folder: Path) -> None:
 
 
 def swap(folder: Path) -> None:
-    """The first two files change their names; their sizes differ or not."""
+    """Exchanges the names of the first two shards, which may have the same size."""
     first, second, *_ = shards(folder)
     first.rename(folder / "third")
     second.rename(first)
@@ -52,7 +52,7 @@ def add(folder: Path) -> None:
 AGAIN = r"Copy that file again, or write the records again\."
 SIZE = rf"records must be intact; got \S+-00000-of-\d+\.tfrecord with \d+ bytes, where \d+ were written\. {AGAIN}"
 CHANGED = r"records must be intact; got \S+-00000-of-\d+\.tfrecord with \d+ bytes"
-# What happens, and what is said where every byte is looked at.
+# Fault to the function that causes it, and the message if every byte is checked.
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut in the middle": (cut_in_the_middle, SIZE),
     "cut between two records": (cut_between_two_records, SIZE),
@@ -67,7 +67,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "swapped": (swap, CHANGED),
     "added": (
         add,
-        r"records\.json must list every file of records beside it; got \S+/train-00007-of-00008\.tfrecord, which it does not\. "
-        r"Take that file away, or write the records anew, with its pictures: it would not be learned from\.",
+        r"records\.json must list every shard in its folder; got \S+/train-00007-of-00008\.tfrecord, which is not listed\. "
+        r"Remove that file, or write the records again with its images: training would not read it\.",
     ),
 }

@@ -1,4 +1,4 @@
-"""The networks that can be trained, by name. Adding one is one entry here."""
+"""Registry of the networks that can be trained; adding one is one entry in `NETWORKS`."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,27 +10,29 @@ from kfp_vision.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
 
 UNNAMED = re.compile(r"^variable_\d+$")
-IMAGENET = "imagenet"  # as checkpoint_uri: the network's own weights, trained on ImageNet
-KERAS = "keras.applications"  # where most of those come from, through Keras's own download
+IMAGENET = "imagenet"  # as checkpoint_uri: the published weights of the network, trained on ImageNet
+KERAS = "keras.applications"  # as Network.imagenet: weights that Keras itself downloads
 TF_SLIM_INCEPTION_V1 = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network and where its published weights come from.
+    """A network and the source of its published weights.
 
     Attributes:
-        name: as a person writes it.
-        builder: function below this package that builds it, `module.function`; imported only then, since it imports Keras.
-        settings: what the builder is told beside the classes and the options.
-        image_size: height and width of its pictures in pixels, unless a run says otherwise.
-        smallest: the smallest image size that it can be built for.
-        has_widths: whether it can be built with another `depth_multiplier` than 1.
-        imagenet: what `imagenet` stands for: an address, `KERAS`, or nothing where none is published.
-        checkpoint_name: function from layer and weight to the weight's name in a published checkpoint; empty for the two.
-        checkpoint_value: function from such a name and its value to the value here; empty for the value itself.
+        name: as in the `network` field of a run.
+        builder: function in this package that builds it, as `module.function`; imported when needed, since it imports Keras.
+        settings: further arguments of the builder.
+        image_size: default height and width of the images in pixels.
+        smallest: smallest image size that it can be built for.
+        has_widths: whether it can be built with a `depth_multiplier` other than 1.
+        imagenet: source of the weights trained on ImageNet: a URL, `KERAS`, or empty if none are published.
+        checkpoint_name: function that maps layer and weight to the name in a published checkpoint, as `module.function`; empty
+            for `layer/weight`.
+        checkpoint_value: function that maps such a name and its value to the value in this network; empty for the same value.
     """
 
     name: str
@@ -44,23 +46,51 @@ class Network:
     checkpoint_value: str = ""
 
     def build(self, classes: int, *, image_size: int = 0, **options: Any) -> Any:
-        """A Keras model: (batch, size, size, 3) RGB in 0 to 255 to (batch, classes) logits; see the builder for `options`."""
+        """Builds the Keras model, with random weights.
+
+        Args:
+            classes: number of classes, the width of the logits.
+            image_size: height and width of the images in pixels; 0 for the default.
+            **options: of the builder, such as dropout and depth_multiplier.
+
+        Returns:
+            A model from (batch, size, size, 3) RGB in 0 to 255 to (batch, classes) logits.
+        """
         build = _function(self.builder)
         return build(classes, image_size=image_size or self.image_size, **self.settings, **options)
 
     def name_in_checkpoint(self, layer: str, weight: str) -> str:
-        """The name of a layer's weight in a published checkpoint."""
+        """Names a weight as in a published checkpoint.
+
+        Args:
+            layer: name of the layer.
+            weight: name of the weight in its layer.
+
+        Returns:
+            The name in the checkpoint.
+        """
         return str(_function(self.checkpoint_name)(layer, weight)) if self.checkpoint_name else layer_and_weight(layer, weight)
 
-    def value_from_checkpoint(self, name: str, value: "np.ndarray") -> "np.ndarray":
-        """A weight of a published checkpoint, as this network computes with it."""
+    def value_from_checkpoint(self, name: str, value: "npt.NDArray[np.generic]") -> "npt.NDArray[np.generic]":
+        """Converts a weight of a published checkpoint to the value in this network.
+
+        Args:
+            name: of the weight in the checkpoint.
+            value: of the weight in the checkpoint.
+
+        Returns:
+            The value in this network.
+        """
         return _function(self.checkpoint_value)(name, value) if self.checkpoint_value else value
 
     def check_start(self, checkpoint_uri: str) -> None:
-        """Refuses what can be told to be wrong of a checkpoint's address alone.
+        """Checks the address of a checkpoint, without reading it.
+
+        Args:
+            checkpoint_uri: a checkpoint to start from, or `imagenet`.
 
         Raises:
-            InputError: none is named or published, or it is the published one of another network.
+            InputError: it is empty, no weights are published, or they are those of another network.
         """
         own = f"checkpoint_uri={IMAGENET}" if self.imagenet else f"checkpoint_uri to a checkpoint of {self.name}"
         if not checkpoint_uri:
@@ -77,13 +107,28 @@ class Network:
 
 
 def layer_and_weight(layer: str, weight: str) -> str:
-    """The name of a weight where nobody gave it another, as in a file that Keras saved."""
-    # Keras counts what has no name of its own, over the whole process: ConvNeXt's scales.
+    """Names a weight by its layer, as in a file saved by Keras.
+
+    Args:
+        layer: name of the layer.
+        weight: name of the weight in its layer.
+
+    Returns:
+        `layer/weight`.
+    """
+    # Keras numbers unnamed variables over the whole process; ConvNeXt's scales are such.
     return f"{layer}/{UNNAMED.sub('variable', weight)}"
 
 
 def parted(model: Any) -> tuple[Any, Any]:
-    """A network cut in two, of the same layers: pictures to features, and features to logits, with what drops some of them."""
+    """Splits a model before its dropout; both parts share the layers of the model.
+
+    Args:
+        model: built by a network.
+
+    Returns:
+        The body, from images to features, and the head, from features to logits.
+    """
     import keras
 
     last, dropout = model.layers[-1], model.layers[-2]
@@ -100,13 +145,16 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def application(name: str, kind: str, preprocessing: str, **attributes: Any) -> Network:
-    """A network of keras.applications.
+    """Describes a network of keras.applications.
 
     Args:
-        name: as a person writes it.
-        kind: the function of keras.applications.
-        preprocessing: how it was trained to see pictures, a name in `applications.PREPROCESSING`.
-        attributes: of `Network`.
+        name: as in the `network` field of a run.
+        kind: its function in keras.applications.
+        preprocessing: of the images it was trained on, a name in `applications.PREPROCESSING`.
+        **attributes: of `Network`.
+
+    Returns:
+        The network.
     """
     settings = {"name": name, "kind": kind, "preprocessing": preprocessing}
     return Network(name, "applications.application", settings, imagenet=KERAS, **attributes)

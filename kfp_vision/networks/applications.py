@@ -1,6 +1,6 @@
-"""The networks of keras.applications, with their preprocessing inside and a class layer of our own.
+"""Networks of keras.applications, with preprocessing inside the model and a new classification head.
 
-Layers carry the names that Keras gives them in a fresh process. All take (batch, height, width, 3) RGB in 0 to 255 and give
+Layers have the names that Keras gives them in a fresh process. All models map (batch, height, width, 3) RGB in 0 to 255 to
 (batch, classes) logits in float32.
 """
 
@@ -20,11 +20,11 @@ from kfp_vision import stores
 from kfp_vision.networks.inception import head
 from kfp_vision.networks.layers import FusedBatchNormalization
 
-# As keras.applications.imagenet_utils.preprocess_input has them; the mean and the deviation of ImageNet's red, green, blue.
+# Mean and standard deviation of ImageNet's red, green and blue; source: keras.applications.imagenet_utils.preprocess_input.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
 CLASS_LAYER = "predictions"
-NUMBERED = re.compile(r"^(.*?)(?:_(\d+))?$")  # a name that Keras made of a class: `conv2d`, `conv2d_1`
+NUMBERED = re.compile(r"^(.*?)(?:_(\d+))?$")  # a name that Keras derived from a class: `conv2d`, `conv2d_1`
 
 
 def application(
@@ -39,82 +39,117 @@ def application(
     batch_norm_decay: float = 0.9997,
     fast: bool = True,
 ) -> keras.Model:
-    """A network of keras.applications for other classes.
+    """Builds a network of keras.applications with a new classification head.
 
     Args:
         classes: number of classes, the width of the logits.
         name: of the model.
-        kind: the function of keras.applications.
+        kind: its function in keras.applications.
         preprocessing: a name in `PREPROCESSING`.
-        image_size: height and width of the pictures in pixels.
+        image_size: height and width of the images in pixels.
         dropout: share of the features dropped before the logits.
-        depth_multiplier: the `alpha` of the MobileNets, by which every width is multiplied; the others know 1 only.
-        batch_norm_decay: decay of every batch norm's moving statistics, if there is any.
+        depth_multiplier: the `alpha` of the MobileNets, factor of all widths; other networks accept only 1.
+        batch_norm_decay: decay of batch norm's moving statistics, if the network has batch norm.
         fast: batch norm on TensorFlow's fused kernel, or stock Keras layers only.
+
+    Returns:
+        The model, with random weights.
     """
-    pictures = keras.Input((image_size, image_size, 3), name="pictures")
+    images = keras.Input((image_size, image_size, 3), name="pictures")
     widths = {} if depth_multiplier == 1 else {"alpha": depth_multiplier}
-    base = _base(kind, PREPROCESSING[preprocessing](pictures), weights=None, **widths)
-    published = head(pictures, base.output, classes, dropout, CLASS_LAYER, name=name)
+    base = _build_base(kind, PREPROCESSING[preprocessing](images), weights=None, **widths)
+    published = head(images, base.output, classes, dropout, CLASS_LAYER, name=name)
     names = settled_names(published.operations)
 
-    def cloned(layer: Any) -> Any:
+    def clone(layer: Any) -> Any:
         config = layer.get_config() | {"name": names[layer.name]}
         if not isinstance(layer, layers.BatchNormalization):
             return type(layer).from_config(config)
         norm = FusedBatchNormalization if fast else layers.BatchNormalization
         return norm.from_config(config | {"momentum": batch_norm_decay})
 
-    return keras.models.clone_model(published, clone_function=cloned)
+    return keras.models.clone_model(published, clone_function=clone)
 
 
 def with_weights(weights: str, *, kind: str, **_: Any) -> keras.Model:
-    """A network of keras.applications without its class layer, with weights.
+    """Builds a network of keras.applications without its classification head, with pretrained weights.
 
     Args:
-        weights: `imagenet`, to be downloaded unless it lies in Keras's folder, or the path of such a file.
-        kind: the function of keras.applications.
+        weights: `imagenet`, downloaded unless Keras has it in its cache, or the path of such a file.
+        kind: its function in keras.applications.
+        **_: further settings of the network, ignored.
+
+    Returns:
+        The model, from images to features.
 
     Raises:
-        Exception: of several kinds, when it cannot be downloaded, or does not fit.
+        Exception: of several kinds, if the download fails or the weights do not fit.
     """
-    with _patiently():
-        return _base(kind, keras.Input((224, 224, 3)), weights=weights)
+    with _quiet_download():
+        return _build_base(kind, keras.Input((224, 224, 3)), weights=weights)
 
 
-def _base(kind: str, pictures: Any, **options: Any) -> keras.Model:
+def _build_base(kind: str, images: Any, **options: Any) -> keras.Model:
     build = getattr(applications, kind)
-    # Their own would compute in the precision of the run, and in bfloat16 that rounds the pixels.
+    # Their preprocessing computes in the precision of the run, and bfloat16 would round the pixels.
     bare = {"include_preprocessing": False} if "include_preprocessing" in inspect.signature(build).parameters else {}
-    shape = tuple(pictures.shape[1:])  # MobileNet v2 does not look for it at the tensor when it chooses its file
-    return build(include_top=False, pooling="avg", input_tensor=pictures, input_shape=shape, **bare, **options)
+    shape = tuple(images.shape[1:])  # MobileNet v2 ignores the shape of the tensor when it selects its weights
+    return build(include_top=False, pooling="avg", input_tensor=images, input_shape=shape, **bare, **options)
 
 
-def symmetric(pictures: Any) -> Any:
-    """Pixels in -1 to 1."""
-    return _rescaled(pictures, 1 / 127.5, -1.0)
+def symmetric(images: Any) -> Any:
+    """Scales pixels to -1 to 1.
+
+    Args:
+        images: (batch, height, width, 3) RGB in 0 to 255.
+
+    Returns:
+        Float32 of the same shape.
+    """
+    return _rescale(images, 1 / 127.5, -1.0)
 
 
-def standardised(pictures: Any) -> Any:
-    """Pixels less ImageNet's mean, by its deviation."""
+def standardised(images: Any) -> Any:
+    """Subtracts ImageNet's mean from the pixels, and divides them by its standard deviation.
+
+    Args:
+        images: (batch, height, width, 3) RGB in 0 to 255.
+
+    Returns:
+        Float32 of the same shape.
+    """
     scale = [1 / (255 * deviation) for deviation in DEVIATION]
-    return _rescaled(pictures, scale, [-mean / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True)])
+    return _rescale(images, scale, [-mean / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True)])
 
 
-def caffe(pictures: Any) -> Any:
-    """Pixels in the order blue, green, red, less their mean."""
-    return _rescaled(ops.flip(pictures, axis=-1), 1.0, [-mean for mean in CAFFE_MEAN])
+def caffe(images: Any) -> Any:
+    """Reorders the channels to BGR, and subtracts ImageNet's mean.
+
+    Args:
+        images: (batch, height, width, 3) RGB in 0 to 255.
+
+    Returns:
+        Float32 of the same shape.
+    """
+    return _rescale(ops.flip(images, axis=-1), 1.0, [-mean for mean in CAFFE_MEAN])
 
 
-def _rescaled(pictures: Any, scale: Any, offset: Any) -> Any:
-    return layers.Rescaling(scale, offset, name="preprocessing", dtype="float32")(pictures)
+def _rescale(images: Any, scale: Any, offset: Any) -> Any:
+    return layers.Rescaling(scale, offset, name="preprocessing", dtype="float32")(images)
 
 
-PREPROCESSING: dict[str, Callable[[Any], Any]] = {way.__name__: way for way in (symmetric, standardised, caffe)}
+PREPROCESSING: dict[str, Callable[[Any], Any]] = {function.__name__: function for function in (symmetric, standardised, caffe)}
 
 
 def settled_names(operations: Iterable[Any]) -> dict[str, str]:
-    """Names of layers and operations, to those they would have in a fresh process: there Keras counts from 0."""
+    """Maps names of layers and operations to those of a fresh process, where Keras numbers them from 0.
+
+    Args:
+        operations: layers and operations of a model.
+
+    Returns:
+        Name in this process to name in a fresh one.
+    """
     counted = defaultdict(list)
     names = {}
     for operation in operations:
@@ -129,9 +164,16 @@ def settled_names(operations: Iterable[Any]) -> dict[str, str]:
     return names
 
 
-def leaves(of: Iterable[Any]) -> Iterator[Any]:
-    """Layers, those of a model among them in place of it."""
-    for layer in of:
+def leaves(nested: Iterable[Any]) -> Iterator[Any]:
+    """Yields layers, replacing each nested model by its layers.
+
+    Args:
+        nested: layers and models.
+
+    Returns:
+        The layers, in order.
+    """
+    for layer in nested:
         if isinstance(layer, keras.Model):
             yield from leaves(layer.layers)
         else:
@@ -139,8 +181,8 @@ def leaves(of: Iterable[Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _patiently() -> Iterator[None]:
-    """Keras's download waits for ever and draws a bar; here it gives up as other downloads do, and is quiet."""
+def _quiet_download() -> Iterator[None]:
+    """Gives Keras's download the timeout of other downloads, where it has none, and hides its progress bar."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(stores.READ_SECONDS)
     try:

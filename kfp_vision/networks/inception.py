@@ -1,19 +1,20 @@
-"""Inception v1 and GoogLeNet: one architecture (arXiv 1409.4842), two lives.
+"""Inception v1 and GoogLeNet: two variants of one architecture (arXiv 1409.4842).
 
-`inception_v1` is TF-Slim's: batch norm after every convolution, no bias, a 3x3 kernel in both wide branches, pictures in
-[-1, 1]. `googlenet` is the paper's and Caffe's: biases, local response norm, a 5x5 kernel in the second wide branch,
-pictures less the ImageNet mean. Both take (batch, height, width, 3) RGB in 0 to 255 and give (batch, classes) logits in
-float32.
+`inception_v1` is TF-Slim's: batch norm after every convolution, no bias, a 3x3 kernel in both wide branches, pixels in
+[-1, 1]. `googlenet` is that of the paper and of Caffe: biases, local response norm, a 5x5 kernel in the second wide branch,
+pixels minus the ImageNet mean. Both map (batch, height, width, 3) RGB in 0 to 255 to (batch, classes) logits in float32.
 
-Layers carry the names of their endpoints in the original, with a dot for a slash: `Mixed_5c`,
+Layers have the names of their endpoints in the original, with dots instead of slashes: `Mixed_5c`,
 `Mixed_3b.Branch_1.Conv2d_0b_3x3`, `inception_3a.5x5`.
 """
 
+from typing import Any
+
 import keras
-import numpy as np
+import numpy.typing as npt
 from keras import layers
 
-from kfp_vision.networks.layers import batch_normalization, convolution, local_response_normalization
+from kfp_vision.networks.layers import Tensor, batch_normalization, convolution, local_response_normalization
 
 # Widths of a block's convolutions (table 1 of the paper): 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection.
 BLOCKS = {
@@ -41,34 +42,37 @@ def inception_v1(
     batch_norm_decay: float = 0.9997,
     fast: bool = True,
 ) -> keras.Model:
-    """Inception v1 as TF-Slim has it (tf_slim.nets.inception_v1).
+    """Builds Inception v1 as in TF-Slim (tf_slim.nets.inception_v1).
 
     Args:
         classes: number of classes, the width of the logits.
-        image_size: height and width of the pictures in pixels, 32 at the least.
+        image_size: height and width of the images in pixels, at least 32.
         dropout: share of the features dropped before the logits; TF-Slim keeps 0.8.
-        depth_multiplier: every width is multiplied by it, 16 at the least; 1 is the published network.
+        depth_multiplier: factor of all widths, which stay at least 16; 1 is the published network.
         batch_norm_decay: decay of batch norm's moving statistics.
         fast: TensorFlow's fused kernels (see `layers`), or stock Keras layers only.
+
+    Returns:
+        The model, with random weights.
     """
 
-    def normalised(x, channels: int, kernel: int, name: str, stride: int = 1):
+    def normalized(x: Tensor, channels: int, kernel: int, name: str, stride: int = 1) -> Tensor:
         channels = depth(channels, depth_multiplier)
         x = convolution(x, channels, kernel, name=f"{name}.conv", stride=stride, fast=fast)
         return batch_normalization(x, name=f"{name}.BatchNorm", momentum=batch_norm_decay, fast=fast)
 
-    def unit(x, channels: int, kernel: int, name: str):
-        return layers.ReLU(name=name)(normalised(x, channels, kernel, name))
+    def unit(x: Tensor, channels: int, kernel: int, name: str) -> Tensor:
+        return layers.ReLU(name=name)(normalized(x, channels, kernel, name))
 
-    def pooled_unit(x, channels: int, kernel: int, name: str, pool_name: str, stride: int = 1):
-        x = normalised(x, channels, kernel, name, stride)
+    def pooled_unit(x: Tensor, channels: int, kernel: int, name: str, pool_name: str, stride: int = 1) -> Tensor:
+        x = normalized(x, channels, kernel, name, stride)
         if fast:
-            # The greatest value rectified is the greatest of the rectified ones, and a quarter as many have to be.
+            # ReLU and max pooling commute, and behind the pooling ReLU has a quarter of the work.
             return layers.ReLU(name=pool_name)(max_pool(x, 3, 2, f"{pool_name}.greatest"))
         return max_pool(layers.ReLU(name=name)(x), 3, 2, pool_name)
 
-    def block(x, sizes: tuple[int, ...], name: str):
-        # TF-Slim's own slip: this one kernel of Mixed_5b is called 0a where all others are 0b.
+    def block(x: Tensor, sizes: tuple[int, ...], name: str) -> Tensor:
+        # An inconsistency of TF-Slim: this kernel of Mixed_5b is named 0a, all others 0b.
         wide = "Conv2d_0a_3x3" if name == "Mixed_5b" else "Conv2d_0b_3x3"
         one, reduce_3, three, reduce_5, five, pool = sizes
         return layers.Concatenate(name=name)(
@@ -80,8 +84,8 @@ def inception_v1(
             ]
         )
 
-    pictures = keras.Input((image_size, image_size, 3), name="pictures")
-    x = layers.Rescaling(1 / 127.5, -1.0, name="preprocessing", dtype="float32")(pictures)
+    images = keras.Input((image_size, image_size, 3), name="pictures")
+    x = layers.Rescaling(1 / 127.5, -1.0, name="preprocessing", dtype="float32")(images)
     x = pooled_unit(x, STEM[0], 7, "Conv2d_1a_7x7", "MaxPool_2a_3x3", stride=2)
     x = unit(x, STEM[1], 1, "Conv2d_2b_1x1")
     x = pooled_unit(x, STEM[2], 3, "Conv2d_2c_3x3", "MaxPool_3a_3x3")
@@ -94,7 +98,7 @@ def inception_v1(
     x = block(x, BLOCKS["5a"], "Mixed_5b")
     x = block(x, BLOCKS["5b"], "Mixed_5c")
     x = layers.GlobalAveragePooling2D(name="AvgPool_0a_7x7")(x)
-    return head(pictures, x, classes, dropout, "Logits.Conv2d_0c_1x1", name="inception_v1")
+    return head(images, x, classes, dropout, "Logits.Conv2d_0c_1x1", name="inception_v1")
 
 
 def googlenet(
@@ -106,17 +110,26 @@ def googlenet(
     batch_norm_decay: float = 0.9997,
     fast: bool = True,
 ) -> keras.Model:
-    """GoogLeNet as in the paper and in Caffe's `bvlc_googlenet`, without the two auxiliary classifiers.
+    """Builds GoogLeNet as in the paper and in Caffe's `bvlc_googlenet`, without the two auxiliary classifiers.
 
-    Arguments as for `inception_v1`; `batch_norm_decay` has nothing to act on.
+    Args:
+        classes: number of classes, the width of the logits.
+        image_size: height and width of the images in pixels, at least 32.
+        dropout: share of the features dropped before the logits.
+        depth_multiplier: factor of all widths, which stay at least 16; 1 is the published network.
+        batch_norm_decay: ignored, as there is no batch norm; all builders have it.
+        fast: TensorFlow's own kernels (see `layers`), or stock Keras layers only.
+
+    Returns:
+        The model, with random weights.
     """
     del batch_norm_decay
 
-    def conv(x, channels: int, kernel: int, name: str, stride: int = 1, padding: str = "same"):
+    def conv(x: Tensor, channels: int, kernel: int, name: str, stride: int = 1, padding: str = "same") -> Tensor:
         channels = depth(channels, depth_multiplier)
         return layers.Conv2D(channels, kernel, stride, padding=padding, activation="relu", name=name)(x)
 
-    def block(x, sizes: tuple[int, ...], name: str):
+    def block(x: Tensor, sizes: tuple[int, ...], name: str) -> Tensor:
         one, reduce_3, three, reduce_5, five, pool = sizes
         return layers.Concatenate(name=f"{name}.output")(
             [
@@ -127,9 +140,9 @@ def googlenet(
             ]
         )
 
-    pictures = keras.Input((image_size, image_size, 3), name="pictures")
-    x = layers.Rescaling(1.0, [-mean for mean in IMAGENET_MEAN], name="preprocessing", dtype="float32")(pictures)
-    # Caffe pads both sides by 3, where "same" would pad 2 and 3. Its pools round up, which "same" does at even sizes.
+    images = keras.Input((image_size, image_size, 3), name="pictures")
+    x = layers.Rescaling(1.0, [-mean for mean in IMAGENET_MEAN], name="preprocessing", dtype="float32")(images)
+    # Caffe pads both sides by 3, where "same" would pad by 2 and 3. Its pooling rounds up, as "same" does at even sizes.
     x = layers.ZeroPadding2D(3, name="conv1.padding")(x)
     x = conv(x, STEM[0], 7, "conv1.7x7_s2", stride=2, padding="valid")
     x = max_pool(x, 3, 2, "pool1.3x3_s2")
@@ -143,37 +156,92 @@ def googlenet(
         if tag in ("3b", "4e"):
             x = max_pool(x, 3, 2, f"pool{int(tag[0])}.3x3_s2")
     x = layers.GlobalAveragePooling2D(name="pool5.7x7_s1")(x)
-    return head(pictures, x, classes, dropout, "loss3.classifier", name="googlenet")
+    return head(images, x, classes, dropout, "loss3.classifier", name="googlenet")
 
 
 def depth(channels: int, multiplier: float) -> int:
-    """Channels of a layer in a network made narrower, as TF-Slim rounds them."""
+    """Scales the width of a layer, rounded as in TF-Slim.
+
+    Args:
+        channels: of the published network.
+        multiplier: factor of the width.
+
+    Returns:
+        Channels, at least `MIN_DEPTH`.
+    """
     return max(int(channels * multiplier), MIN_DEPTH)
 
 
-def max_pool(x, size: int, stride: int, name: str):
+def max_pool(x: Tensor, size: int, stride: int, name: str) -> Tensor:
+    """Applies max pooling, padded so that the stride alone changes the size.
+
+    Args:
+        x: (batch, height, width, channels).
+        size: height and width of the window.
+        stride: of both axes.
+        name: of the layer.
+
+    Returns:
+        (batch, height / stride, width / stride, channels), rounded up.
+    """
     return layers.MaxPooling2D(size, stride, padding="same", name=name)(x)
 
 
-def head(pictures, features, classes: int, dropout: float, logits_name: str, name: str) -> keras.Model:
-    """Dropout and the class layer, which is the model's last and computes in float32."""
+def head(images: Tensor, features: Tensor, classes: int, dropout: float, logits_name: str, name: str) -> keras.Model:
+    """Adds dropout and the classification head, which computes in float32 and is the model's last layer.
+
+    Args:
+        images: the model's input.
+        features: (batch, width), computed from it.
+        classes: number of classes, the width of the logits.
+        dropout: share of the features that is dropped in training.
+        logits_name: name of the classification head.
+        name: of the model.
+
+    Returns:
+        The model from images to logits.
+    """
     x = layers.Dropout(dropout, name="Dropout_0b")(features)
     x = layers.Dense(classes, name=logits_name, dtype="float32")(x)
-    return keras.Model(pictures, x, name=name)
+    return keras.Model(images, x, name=name)
 
 
 def slim_name(layer: str, weight: str) -> str:
-    """The name that a weight of `inception_v1` has in a TF-Slim checkpoint."""
+    """Names a weight of `inception_v1` as in a TF-Slim checkpoint.
+
+    Args:
+        layer: name of the layer.
+        weight: name of the weight in its layer.
+
+    Returns:
+        Such as `InceptionV1/Mixed_5c/Branch_0/Conv2d_0a_1x1/weights`.
+    """
     kinds = {"kernel": "weights", "bias": "biases"}
     return f"InceptionV1/{layer.removesuffix('.conv').replace('.', '/')}/{kinds.get(weight, weight)}"
 
 
 def caffe_name(layer: str, weight: str) -> str:
-    """The name that a weight of `googlenet` has in Caffe."""
+    """Names a weight of `googlenet` as in Caffe.
+
+    Args:
+        layer: name of the layer.
+        weight: name of the weight in its layer.
+
+    Returns:
+        Such as `inception_3a/5x5/weights`.
+    """
     kinds = {"kernel": "weights", "bias": "biases"}
     return f"{layer.replace('.', '/')}/{kinds[weight]}"
 
 
-def caffe_value(name: str, value: np.ndarray) -> np.ndarray:
-    """A Caffe weight for pictures in RGB: the first convolution was trained on BGR."""
+def caffe_value(name: str, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Converts a Caffe weight for RGB input; the first convolution was trained on BGR.
+
+    Args:
+        name: of the weight in Caffe.
+        value: of the weight, kernels as (height, width, in, out).
+
+    Returns:
+        The value of the weight in `googlenet`.
+    """
     return value[:, :, ::-1, :] if name == "conv1/7x7_s2/weights" else value

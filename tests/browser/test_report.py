@@ -64,7 +64,7 @@ def test_the_page_of_the_records_needs_no_script_and_no_network(browser, summary
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: errors.append(dialog.message))
     page.goto(summary.as_uri())
-    assert "2 of 16 pictures (12.5\xa0%) are refused." in page.inner_text("body")
+    assert "2 of 16 images (12.5\xa0%) are rejected." in page.inner_text("body")
     assert page.locator("h3", has_text="<script>alert(1)<").count() == 1
     assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True] * 12
     bars = "[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect()).every(box => box.width > 200)"

@@ -27,4 +27,4 @@ def test_makes_the_label_map_anew(fetched, split):
 
 def test_refuses_a_place_without_records(pictures, tmp_path):
     ended = one_step.run(components.fetch_records, tmp_path, records_uri=str(pictures), advanced={})
-    assert one_step.refusal(ended).startswith("error: records of train, validation and test must lie there; got no train in")
+    assert one_step.refusal(ended).startswith("error: there must be records of train, validation and test; got no train in")

@@ -1,4 +1,4 @@
-"""The stages that write records on several machines, in the loop that a pipeline makes of them."""
+"""Stages that write records on several machines, in the loop of a pipeline."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ RECORDS = ("train_records", "validation_records", "test_records")
 
 
 def write(tables: dict[str, Path], root: Path, partitions: int, advanced: dict[str, float]) -> tuple[Path, str]:
-    """Writes records in partitions; gives the folder of what join_records made, and what was printed."""
+    """Writes records in partitions and joins them; returns the folder of join_records, and what was printed."""
 
     @dsl.pipeline(name="partitions")
     def in_partitions(partitions: int, images_per_shard: int, advanced: dict):
@@ -39,13 +39,13 @@ def write(tables: dict[str, Path], root: Path, partitions: int, advanced: dict[s
 
 @pytest.fixture(scope="module")
 def tables(split) -> dict[str, Path]:
-    """The artifacts that write_tfrecords takes."""
+    """Makes the input artifacts of write_tfrecords."""
     return {name: split.folder / name for name in ("tables", "label_map")}
 
 
 @pytest.fixture
 def with_one_gone(tables, tmp_path) -> dict[str, Path]:
-    """The same, but for one picture of the training that is not where the table says."""
+    """Makes the same artifacts, with one training image missing."""
     folder = shutil.copytree(tables["tables"], tmp_path / "tables")
     header, row, *rest = (folder / "train.csv").read_text().splitlines(keepends=True)
     (folder / "train.csv").write_text("".join([header, row.replace(".jpg", ".nowhere.jpg", 1), *rest]))
@@ -73,6 +73,6 @@ def test_a_refused_picture_does_not_fail_its_partition(with_one_gone, tmp_path):
 
 def test_refuses_when_too_many_pictures_of_all_partitions_are_broken(with_one_gone, tmp_path):
     made, printed = write(with_one_gone, tmp_path, 4, {"max_refused_ratio": 0.04})
-    assert "error: at most 4% of the pictures may be refused; got 1 of 20. Mend or remove them, " in printed
+    assert "error: at most 4% of the images may be rejected; got 1 of 20. Fix or remove them, " in printed
     assert "Traceback" not in printed
     assert sorted(path.name for path in made.iterdir()) == ["refused", "summary"]

@@ -20,7 +20,7 @@ SCHEMA = {
 
 
 def examples(folder: Path) -> list[dict[str, object]]:
-    """The records of a folder, read by TensorFlow."""
+    """Reads the records of a folder with TensorFlow."""
     shards = tf.data.TFRecordDataset(sorted(str(file) for file in folder.glob("*.tfrecord")))
     parsed = shards.map(lambda record: tf.io.parse_single_example(record, SCHEMA))
     return list(parsed.as_numpy_iterator())
@@ -50,7 +50,7 @@ def test_says_how_many_it_wrote_and_refused(written):
 
 @pytest.fixture(scope="module")
 def with_one_broken(pictures, ratios, tmp_path_factory) -> dict[str, Path]:
-    """The inputs of the stage for the same pictures, one of them cut off."""
+    """Makes the inputs of the stage for the same images, one of them cut off."""
     root = tmp_path_factory.mktemp("broken")
     folder = shutil.copytree(pictures, root / "pictures")
     (folder / "globelet" / "0002.jpg").write_bytes((pictures / "globelet" / "0002.jpg").read_bytes()[:5000])
@@ -76,7 +76,7 @@ def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
     assert row["reason"].startswith("image file is truncated")
     page = (ended.folder / "summary").read_text()
     assert "/globelet/0002.jpg</td>" in page
-    assert "1 of 20 pictures" in page
+    assert "1 of 20 images" in page
 
 
 def test_shrinks_what_is_larger_than_asked(split, tmp_path):
@@ -94,7 +94,7 @@ def test_refuses_when_too_many_pictures_are_broken(with_one_broken, tmp_path):
     limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.01}}
     ended = one_step.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
     line = one_step.refusal(ended, kept=("refused", "summary"))
-    assert line.startswith("error: at most 1% of the pictures may be refused; got 1 of 20. Mend or remove them, ")
+    assert line.startswith("error: at most 1% of the images may be rejected; got 1 of 20. Fix or remove them, ")
     assert "/globelet/0002.jpg: image file is truncated" in line
     assert len(refused(ended)) == 1
     assert not [name for name in ended.left_behind() if name.endswith(".partial")]
@@ -107,7 +107,7 @@ def test_writes_one_partition_and_leaves_the_judgement_on_refused_pictures_to_th
         ended = one_step.run(components.write_partition, tmp_path / str(number), with_one_broken, **limits)
         assert ended.succeeded
         assert f"partition {number + 1} of 2" in ended.printed
-        assert ended.metadata["part"] == {}  # KFP hands those of all partitions over in a single argument
+        assert ended.metadata["part"] == {}  # KFP passes the metadata of all partitions in a single argument
         part = ended.folder / "part"
         found.append((records.read_about(part / "train").images, len(catalog.read_unused(part / "refused"))))
     assert sorted(sum(column) for column in zip(*found, strict=True)) == [1, 13]

@@ -420,7 +420,7 @@ def failed(engine, image, tmp_path_factory) -> Run:
 def test_a_stage_that_fails_ends_the_run_with_its_one_line(failed):
     assert failed.code == 1
     assert failed.stderr.count("\n") == 1
-    assert failed.stderr.startswith("error: at most 5% of the pictures may be refused; got 20 of 20. Mend or remove them, ")
+    assert failed.stderr.startswith("error: at most 5% of the images may be rejected; got 20 of 20. Fix or remove them, ")
     assert failed.stages == [*STAGES[: STAGES.index("write_tfrecords") + 1], "report_outcome"]
 
 

@@ -1,4 +1,4 @@
-"""The networks of keras.applications are Keras's own, see pictures as Keras's own do, train, and can be had by anybody."""
+"""Networks of keras.applications equal Keras's own, preprocess images alike, train, and load in stock Keras."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from kfp_vision import checkpoints, export
 from kfp_vision.networks import KERAS, NETWORKS
 from kfp_vision.training.trainer import build
 
-# Each with its builder, and with the function that Keras publishes for its pictures; none where the model itself does it.
+# Network to Keras's builder and preprocessing function; None if Keras's model has preprocessing inside.
 PUBLISHED = {
     "inception_v3": (applications.InceptionV3, applications.inception_v3.preprocess_input),
     "resnet50": (applications.ResNet50, applications.resnet.preprocess_input),
@@ -29,7 +29,7 @@ PUBLISHED = {
     "nasnet_mobile": (applications.NASNetMobile, applications.nasnet.preprocess_input),
     "convnext_tiny": (applications.ConvNeXtTiny, None),
 }
-DEEPER = ("resnet101", "resnet101_v2", "resnet152", "resnet152_v2")  # as resnet50 and resnet50_v2, with more of the same
+DEEPER = ("resnet101", "resnet101_v2", "resnet152", "resnet152_v2")  # like resnet50 and resnet50_v2, with more blocks
 LABELS = ["dark", "light"]
 
 
@@ -38,7 +38,7 @@ def pixels(size: int, pictures: int = 2) -> np.ndarray:
 
 
 def published(name: str, size: int) -> keras.Model:
-    """Keras's own model without its class layer, with weights that keep what passes through it at a size."""
+    """Builds Keras's own model without classification head, with weights that keep activations in range."""
     model = PUBLISHED[name][0](include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3))
     rng = np.random.default_rng(1)
     for weight in model.weights:
@@ -52,7 +52,7 @@ def published(name: str, size: int) -> keras.Model:
 
 
 def seen(name: str, pictures: np.ndarray) -> np.ndarray:
-    """Pictures as Keras's own model is to be given them."""
+    """Preprocesses images as Keras's own model needs them."""
     preprocess = PUBLISHED[name][1]
     return preprocess(pictures.copy()) if preprocess else pictures
 
@@ -81,7 +81,7 @@ def test_what_keras_saved_is_a_checkpoint_and_computes_the_same(tmp_path, name):
     theirs = published(name, network.smallest)
     theirs.save(tmp_path / "published.keras")
     ours = network.build(3, image_size=network.smallest)
-    assert not checkpoints.load(ours, network, str(tmp_path / "published.keras"))  # it has no class layer
+    assert not checkpoints.load(ours, network, str(tmp_path / "published.keras"))  # it has no classification head
     expected = theirs(seen(name, pixels(network.smallest)))
     assert 1e-3 < np.std(expected) < 1e4
     features = keras.Model(ours.input, ours.layers[-2].output)(pixels(network.smallest))

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: what fits is taken over, what does not is refused in one line."""
+"""Pretrained weights that fit are loaded; others are refused in one line."""
 
 import contextlib
 import http.server
@@ -21,7 +21,7 @@ SMALL = {"image_size": 32, "depth_multiplier": 0.1}
 
 
 def slim_values(classes: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random weights of a narrow Inception v1, under TF-Slim's names, with an optimizer's slots and a step counter."""
+    """Makes random weights of a narrow Inception v1 under TF-Slim's names, with optimizer state and a step counter."""
     model = NETWORKS["inception_v1"].build(classes, **SMALL)
     rng = np.random.default_rng(seed)
     values = {}
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_another_network_is_refused_with_the_names(real_data):
     said = refusal("inception_v1", real_data / "googlenet" / "bvlc_googlenet.npz")
     assert "must fit network=inception_v1" in said
     assert "228 weights missing (such as InceptionV1/Conv2d_1a_7x7/BatchNorm/beta)" in said
-    assert "116 weights left over (such as conv1/7x7_s2/biases)" in said
+    assert "116 weights unused (such as conv1/7x7_s2/biases)" in said
     assert "network=googlenet" in said
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, name):
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    """The model folder of a run of a narrow GoogLeNet with four classes, and its weights by layer."""
+    """Writes a model folder of a narrow GoogLeNet with four classes; returns it and the weights by layer."""
     folder = tmp_path_factory.mktemp("run") / "model"
     trained = NETWORKS["googlenet"].build(4, **SMALL)
     export.write_model(folder, trained, NETWORKS["googlenet"], list("abcd"), {}, SMALL, [])
@@ -158,14 +158,14 @@ def test_a_model_of_another_network_is_refused_with_its_name(model_folder):
     said = refusal("mobilenet_v2", model_folder[0])
     assert "must fit network=mobilenet_v2" in said
     assert "missing (such as Conv1/kernel)" in said
-    assert "left over (such as conv1.7x7_s2/bias)" in said
+    assert "unused (such as conv1.7x7_s2/bias)" in said
     assert said.endswith("Give a checkpoint of mobilenet_v2, or set network=googlenet.")
 
 
 def test_a_narrower_model_is_refused_with_the_field_that_it_is_about(model_folder):
     said = refusal("googlenet", model_folder[0])
     assert "weights of another shape (such as conv1.7x7_s2/bias)" in said
-    assert said.endswith("Give a checkpoint of googlenet that was trained at the same depth_multiplier.")
+    assert said.endswith("Give a checkpoint of googlenet that was trained with the same depth_multiplier.")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
@@ -202,7 +202,7 @@ def test_a_broken_keras_file_is_refused(model_folder, tmp_path, broken):
 
 @contextlib.contextmanager
 def served(folder):
-    """A folder on a web server; gives its address."""
+    """Serves a folder over HTTP; returns its address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -228,11 +228,11 @@ def test_a_checkpoint_of_several_files_and_a_model_are_read_over_http(model_fold
 
 @pytest.fixture
 def keras_site(tmp_path, monkeypatch):
-    """A web server in place of Keras's own, with MobileNet v2's published file beside others; gives the folder."""
+    """Serves a folder with MobileNet v2's published file in place of Keras's own server; returns the folder."""
     folder = tmp_path / "site"
     folder.mkdir()
     with served(folder) as address:
-        # The one file whose checksum Keras does not know beforehand.
+        # The only file for which Keras has no checksum.
         monkeypatch.setattr(mobilenet_v2, "BASE_WEIGHT_PATH", f"{address}/")
         monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(tmp_path))
         yield folder
@@ -247,7 +247,7 @@ MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top
 
 
 def published_mobilenet(folder):
-    """Keras's file of MobileNet v2 without its class layer, of random weights; gives the model."""
+    """Writes Keras's file of MobileNet v2 without classification head, with random weights; returns the model."""
     model = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(224, 224, 3))
     model.save(folder / MOBILENET_FILE)
     return model
@@ -260,8 +260,8 @@ def test_imagenet_downloads_what_keras_publishes(keras_site, tmp_path, capfd):
     assert not checkpoints.load(ours, network, "imagenet")
     np.testing.assert_array_equal(ours.get_layer("Conv_1").kernel, theirs.get_layer("Conv_1").kernel)
     np.testing.assert_array_equal(ours.get_layer("block_3_expand_BN").gamma, theirs.get_layer("block_3_expand_BN").gamma)
-    assert "━" not in capfd.readouterr().out  # a bar would wipe the log's view
-    # The way for those who cannot download: the same file, given as a checkpoint.
+    assert "━" not in capfd.readouterr().out  # a progress bar would clutter the log
+    # Without internet access, the same file is given as a checkpoint.
     again = network.build(2, image_size=32)
     assert not checkpoints.load(again, network, str(keras_site / MOBILENET_FILE))
     np.testing.assert_array_equal(again.get_layer("Conv_1").kernel, theirs.get_layer("Conv_1").kernel)
@@ -269,7 +269,7 @@ def test_imagenet_downloads_what_keras_publishes(keras_site, tmp_path, capfd):
 
 def test_a_download_that_fails_is_one_line_with_the_address_and_a_way_out(keras_site):
     said = refusal("mobilenet_v2", "imagenet")
-    assert "the ImageNet weights of mobilenet_v2 must be there to download; got URL fetch failure on http://127.0.0.1" in said
+    assert "the ImageNet weights of mobilenet_v2 must be downloadable; got URL fetch failure on http://127.0.0.1" in said
     assert MOBILENET_FILE in said
     assert said.endswith("or download the file elsewhere and give it as checkpoint_uri.")
 

@@ -1,4 +1,4 @@
-"""What becomes of a picture's bytes on their way into a record, as TensorFlow sees it."""
+"""TensorFlow reads converted images, and damaged ones are rejected."""
 
 import hashlib
 import io
@@ -48,7 +48,7 @@ KINDS = {
 
 
 def mutated(whole: bytes, rng: random.Random) -> bytes:
-    """Cut off, some bytes changed, taken out, put in or blanked, or a marker of a JPEG written over two of them."""
+    """Damages a file: cuts it off, changes, removes, inserts or blanks bytes, or overwrites two with a JPEG marker."""
     at = rng.randrange(2, len(whole))
     changes = (
         lambda: whole[:at],
@@ -64,7 +64,7 @@ def mutated(whole: bytes, rng: random.Random) -> bytes:
     return rng.choice(changes)()
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow says of broken tags
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about broken tags
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_picture_is_refused_or_tensorflow_reads_what_becomes_of_it(kind):
     rng, outcomes = random.Random(kind), Counter()
@@ -82,7 +82,7 @@ def test_a_damaged_picture_is_refused_or_tensorflow_reads_what_becomes_of_it(kin
 
 def test_a_jpeg_that_pillow_reads_and_tensorflow_does_not_is_refused():
     whole = KINDS["JPEG"]
-    damaged = whole[:-200] + b"\xff\xe0\xff\xff" + whole[-196:]  # a segment that claims to reach beyond the end
+    damaged = whole[:-200] + b"\xff\xe0\xff\xff" + whole[-196:]  # a segment whose length exceeds the file
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf.io.decode_image(damaged)
     with Image.open(io.BytesIO(damaged)) as image:
@@ -115,7 +115,7 @@ def test_without_a_look_at_the_pixels_only_the_header_and_the_length_count():
     with pytest.raises(Refused, match="but a web page"):
         convert(b"<html>", check_pixels=False)
     longer = Row("flower", "bellcup", len(cut) + 1, "", "flower")
-    with pytest.raises(Refused, match="its bytes have changed"):
+    with pytest.raises(Refused, match="changed since it was listed"):
         converted(cut, longer, check_pixels=False)
 
 
@@ -164,7 +164,7 @@ def test_the_size_of_an_upright_jpeg_is_read_from_its_header(kind):
     assert size_of_plain_jpeg(HEADERS[kind]) == ((90, 120) if kind in PLAIN else None)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow says of broken tags
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about broken tags
 @pytest.mark.parametrize("kind", HEADERS)
 def test_whatever_is_wrong_with_a_header_the_size_is_the_one_that_pillow_reads(kind):
     rng, seen = random.Random(kind), 0

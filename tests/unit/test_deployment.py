@@ -57,7 +57,7 @@ def test_nothing_is_served_for_records_that_changed(tmp_path, held_out, fault):
     }
     (tmp_path / "verdict").write_text(json.dumps(about))
     torn.FAULTS[fault][0](held_out[0])
-    with pytest.raises(InputError, match=r"(records|a TFRecord file) must be intact|must list every file"):
+    with pytest.raises(InputError, match=r"(records|a TFRecord file) must be intact|must list every shard"):
         deployment.check_serving(tmp_path / "model", tmp_path / "verdict", *held_out, tmp_path / "proof")
     assert not (tmp_path / "proof").exists()
 

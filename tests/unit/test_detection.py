@@ -438,7 +438,7 @@ def test_an_image_with_an_unusable_annotation_is_rejected_and_counted(drawn, tmp
     assert (tmp_path / "refused").read_text().splitlines()[1:] == [
         f'{folder}/some/001.jpg,,"an empty box of gate: 9, 9, 3, 10"'
     ]
-    with pytest.raises(InputError, match="at most 1% of the pictures may be refused; got 1 of 60"):
+    with pytest.raises(InputError, match="at most 1% of the images may be rejected; got 1 of 60"):
         records.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.01)
 
 

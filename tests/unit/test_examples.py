@@ -1,4 +1,4 @@
-"""Examples byte for byte as TensorFlow's protobuf serialises them."""
+"""Serialized examples equal those of TensorFlow's protobuf, byte for byte."""
 
 import random
 
@@ -18,7 +18,7 @@ def tensorflow_serialises(features: dict[str, bytes | int]) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=kinds)).SerializeToString(deterministic=True)
 
 
-# Around each power of 128 the length of a number changes, and with it that of what it is the length of.
+# At each power of 128, a varint gets one byte longer, and so does the message that contains it.
 EDGES = [edge + step for edge in (0, 128, 128**2, 128**3) for step in range(-40, 41) if edge + step >= 0]
 
 
@@ -40,7 +40,7 @@ def test_any_features_are_serialised_as_protobuf_does_and_parsed_by_tensorflow()
         for _ in range(chance.randrange(9)):
             name = (
                 "".join(chance.choices("ab/花", k=chance.randrange(1, 200))) + "."
-            )  # none begins with another: see the docstring
+            )  # no name is a prefix of another: see the docstring
             features[name] = chance.randbytes(chance.randrange(400)) if chance.random() < 0.5 else chance.randrange(2**40)
         whole = b"".join(serialised(features))
         assert whole == tensorflow_serialises(features)

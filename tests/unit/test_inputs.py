@@ -1,4 +1,4 @@
-"""What the networks see: the pixels that TensorFlow's own functions cut out, in an order that the seed alone decides."""
+"""Batches have the pixels of TensorFlow's own functions, in an order that depends only on the seed."""
 
 import io
 import itertools
@@ -48,7 +48,7 @@ def test_a_photograph_is_cropped_as_tensorflow_does_it(flower_photos):
 @pytest.mark.parametrize("sides", [(1, 1), (1, 40), (15, 16), (33, 100), (127, 127), (140, 91)])
 def test_a_picture_not_twice_as_large_as_needed_is_cropped_as_tensorflow_does_it(kind, sides):
     content = encoded(flower(*sides), kind)
-    # libjpeg smooths colours up to the part's edge only, which may change its last column by a level or two.
+    # libjpeg smooths colours only up to the edge of the window, which may change its last column by a level or two.
     difference = np.abs(inputs.central_crop(content, SIZE) - by_tensorflow(content, SIZE))
     assert difference.max() <= (2 if kind == "JPEG" else 0)
     assert difference.mean() < 0.001
@@ -65,7 +65,7 @@ def test_of_a_large_jpeg_the_same_part_is_seen_with_less_grain(times):
 
 
 def distances(content: bytes) -> tuple[float, float]:
-    """Mean distance of our crop, and of one that samples, from one that smooths as it shrinks; all three at the same place."""
+    """Mean distance of our crop, and of TensorFlow's, from an antialiased crop at the same place."""
     smoothed = by_tensorflow(content, SIZE, antialias=True)
     return tuple(np.abs(crop - smoothed).mean() for crop in (inputs.central_crop(content, SIZE), by_tensorflow(content, SIZE)))
 
@@ -110,7 +110,7 @@ def test_the_evaluation_sees_what_the_export_sees(tmp_path):
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory) -> Path:
-    """Records of pictures each of a class of its own, every other one a PNG, in files of ten."""
+    """Writes records of images, each of its own class, every other one a PNG, in shards of ten."""
     folder = tmp_path_factory.mktemp("numbered") / "records"
     contents = (encoded(flower(60 + n, 90 - n), "PNG" if n % 2 else "JPEG") for n in range(PICTURES))
     labels = [f"{n:02}" for n in range(PICTURES)]
@@ -120,7 +120,7 @@ def numbered(tmp_path_factory) -> Path:
 
 
 def batches(folder: Path, steps: int, seed: int = 7, augmentation=None, **how) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (steps, batch, size, size, 3) and labels (steps, batch) of the first steps."""
+    """Returns images (steps, batch, size, size, 3) and labels (steps, batch) of the first steps."""
     settings = {"image_size": 24, "batch_size": 8, "seed": seed} | how
     made = inputs.training_batches(folder, augmentation=inputs.Augmentation(**(augmentation or {})), **settings)
     pictures, labels = zip(*itertools.islice(made, steps), strict=True)
@@ -159,7 +159,7 @@ for pictures, labels in itertools.islice(batches, steps):
 
 
 def hashes(folder: Path, first: int, steps: int, **options) -> list[str]:
-    """A hash of each batch from the first on, made in a process of its own."""
+    """Hashes consecutive batches in a new process."""
     given = [str(folder), str(first), str(steps), repr(options)]
     ended = subprocess.run([sys.executable, "-c", HASH_OF_BATCHES, *given], check=True, capture_output=True, text=True)
     return ended.stdout.split()
@@ -217,7 +217,7 @@ def test_as_many_pictures_are_kept_decoded_as_fit(numbered, monkeypatch):
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(numbered):
-    with pytest.raises(InputError, match=r"divisible by the number of workers, 3; got 8\. Set batch_size to 9, say"):
+    with pytest.raises(InputError, match=r"divisible by the number of workers, 3; got 8\. Set batch_size to 9, for example"):
         batches(numbered, 1, part=(0, 3))
 
 
@@ -288,7 +288,7 @@ def test_rand_augment_draws_for_each_picture_and_stays_in_range():
     varied = np.stack([drawn(tf.constant(n, tf.int64)) for n in range(60)])
     assert varied.min() >= 0 and varied.max() <= 255
     unchanged = sum(np.array_equal(one, picture) for one in varied)
-    assert 0 < unchanged < 20  # one in thirteen, and what was stretched to all of its range before
+    assert 0 < unchanged < 20  # one of thirteen choices is the identity, and AutoContrast changes nothing at full range
     assert len(np.unique(varied, axis=0)) > 30
 
 
@@ -297,7 +297,7 @@ def test_without_magnitude_rand_augment_moves_nothing():
     vary = augmentations.rand_augment(1, 0.0)
     drawn = tf.function(lambda number: vary(picture, augmentations.Seeds(5, number)))
     near = [np.abs(drawn(tf.constant(n, tf.int64)) - picture).mean() < 0.1 for n in range(52)]
-    assert sum(near) >= 36  # all but contrast and equalization, which know no magnitude
+    assert sum(near) >= 36  # all but contrast and equalization, which have no magnitude
 
 
 def test_mixup_blends_labels_as_it_blends_pictures():

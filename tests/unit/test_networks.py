@@ -1,4 +1,4 @@
-"""The networks are the ones they claim to be: numbers of TF-Slim, and of Caffe's GoogLeNet on real photographs."""
+"""Networks equal their originals: TF-Slim's Inception v1 in numbers, Caffe's GoogLeNet on photographs."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def test_inception_v1_answers_in_bfloat16_what_tf_slim_answers(real_data, expect
     assert model.get_layer("Mixed_5c").compute_dtype == "bfloat16"
     logits = model((expected["images"] + 1) * 127.5, training=False).numpy()
     assert np.argmax(logits, 1).tolist() == np.argmax(expected["logits"], 1).tolist()
-    # Four pictures of random weights are all called the same; so the rest of the answer is looked at as well.
+    # With random weights all four images get the same class, so compare the other probabilities as well.
     np.testing.assert_allclose(logits, expected["logits"], atol=1e-2 * np.abs(expected["logits"]).max(), rtol=0)
 
 
@@ -80,7 +80,7 @@ def test_inception_v1_has_the_endpoints_of_tf_slim(fast):
 def test_googlenet_has_the_papers_kernels_and_size():
     model = NETWORKS["googlenet"].build(1000)
     assert model.get_layer("inception_3a.5x5").kernel_size == (5, 5)
-    assert model.count_params() == 6_998_552  # Caffe's bvlc_googlenet without its auxiliary classifiers
+    assert model.count_params() == 6_998_552  # Caffe's bvlc_googlenet without auxiliary classifiers
     assert [layer.name for layer in model.layers if layer.name.startswith("inception") and layer.name.endswith("output")] == [
         f"inception_{tag}.output" for tag in BLOCKS
     ]
@@ -142,13 +142,13 @@ def test_fused_batch_norm_learns_what_keras_learns():
     )
     np.testing.assert_allclose(ours(pictures, training=True), theirs(pictures, training=True), atol=1e-4)
     np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, atol=1e-5)
-    # The kernel's variance is the unbiased one, n / (n - 1) of Keras's, as in TF-Slim.
+    # The fused kernel's variance is unbiased, n / (n - 1) times that of Keras, as in TF-Slim.
     np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-2)
     np.testing.assert_allclose(ours(pictures, training=False), theirs(pictures, training=False), atol=2e-2)
 
 
 def test_the_fused_and_the_stock_inception_v1_have_the_same_gradients():
-    keras.utils.set_random_seed(0)  # with other weights, a rectifier may be so near its edge that rounding turns it
+    keras.utils.set_random_seed(0)  # with other weights, rounding may change the sign of a ReLU's input
     fast, stock = (
         NETWORKS["inception_v1"].build(3, image_size=64, dropout=0, depth_multiplier=0.1, fast=f) for f in (True, False)
     )

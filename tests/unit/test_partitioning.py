@@ -1,4 +1,4 @@
-"""Records from several partitions are those of one, byte for byte, and what was refused is counted over all of them."""
+"""Records from several partitions equal those of one, byte for byte; rejected images are counted over all partitions."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ BROKEN = b"GIF89a, and then nothing"
 
 @dataclass(frozen=True)
 class Tables:
-    """What split_images leaves: the tables by split, the folder with labels.txt, and the list of what is in no split."""
+    """Outputs of split_images: the tables by split, the folder with labels.txt, and the table of excluded images."""
 
     tables: dict[str, Path]
     label_map: Path
@@ -36,7 +36,7 @@ class Tables:
 
 
 def tables(root: Path, *, broken: tuple[str, ...] = ()) -> Tables:
-    """Splits 40 tiny pictures of two classes into 24, 10 and 6; those whose names are `broken` are no pictures."""
+    """Splits 40 tiny images of two classes into 24, 10 and 6; the files named in `broken` are not images."""
     for number in range(40):
         file = root / "photos" / ("dark" if number < 20 else "light") / f"{number:02}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ LIMITS = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.5}
 
 
 def in_parts(given: Tables, root: Path, partitions: int) -> None:
-    """Writes the records in so many partitions, each into a folder of its number."""
+    """Writes the records in several partitions, each to a folder with its number."""
     for number in range(partitions):
         part = root / str(number)
         outputs = {split: part / split for split in SPLITS}
@@ -63,7 +63,7 @@ def in_parts(given: Tables, root: Path, partitions: int) -> None:
 
 
 def joined(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
-    """Writes the records in so many partitions and joins them, and gives the folder of all that was made."""
+    """Writes the records in several partitions and joins them; returns the folder of all outputs."""
     in_parts(given, root, partitions)
     return join(given, root, partitions, max_refused_ratio)
 
@@ -78,7 +78,7 @@ def join(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 
 
 
 def at_once(given: Tables, root: Path) -> Path:
-    """What one stage writes of them."""
+    """Writes the records in one stage."""
     outputs = {split: root / split for split in SPLITS}
     limits = {
         "images_per_shard": PER_SHARD,
@@ -91,7 +91,7 @@ def at_once(given: Tables, root: Path) -> Path:
     return root
 
 
-# In a process of its own: this one may have threads, TensorFlow's among them, with which it is in danger when it is divided.
+# In a new process: forking this one is unsafe, since it may have threads, such as TensorFlow's.
 BY_PROCESSES = """
 import json, sys
 from pathlib import Path
@@ -107,7 +107,7 @@ partitioning.write_tfrecords(tables, folder / "label_map", outputs, out / "refus
 
 
 def written_by(processes: int, folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    """Has so many processes write what the tables in a folder name."""
+    """Writes the images of the tables in a folder with several processes."""
     command = [sys.executable, "-c", BY_PROCESSES, str(folder), str(out), str(processes), str(PER_SHARD)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -140,12 +140,12 @@ import sys
 from pathlib import Path
 from kfp_vision import partitioning
 tables = {split: Path(sys.argv[1]) / split for split in ("train", "validation", "test")}
-print(partitioning._processes(tables, {"train": 24, "validation": 10, "test": 6}, 5))
+print(partitioning._choose_processes(tables, {"train": 24, "validation": 10, "test": 6}, 5))
 """
 
 
 def processes_for(folder: Path) -> int:
-    """How many write what the tables in a folder name; asked of a new process, since this one may have threads."""
+    """Chooses the number of processes for the tables in a folder; in a new process, since this one may have threads."""
     command = [sys.executable, "-c", PROCESSES, str(folder)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -166,13 +166,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Tables:
-    """Tables of pictures that are all right."""
+    """Makes tables of valid images."""
     return tables(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory) -> Tables:
-    """Tables of pictures of which seven, here and there, are none."""
+    """Makes tables in which seven files are not images."""
     return tables(tmp_path_factory.mktemp("damaged"), broken=tuple(f"{number:02}.png" for number in range(0, 40, 6)))
 
 
@@ -256,7 +256,7 @@ def test_a_part_that_changed_is_not_written_anew(damaged, tmp_path, fault):
     in_parts(damaged, tmp_path, 3)
     assert read_about(tmp_path / "0" / "train").images % PER_SHARD  # its last file is not full
     torn.FAULTS[fault][0](tmp_path / "0" / "train")
-    with pytest.raises(InputError, match=r"(records|a TFRecord file) must be intact|must list every file"):
+    with pytest.raises(InputError, match=r"(records|a TFRecord file) must be intact|must list every shard"):
         join(damaged, tmp_path, 3)
     assert not (tmp_path / "whole" / "train").exists()
 
@@ -273,9 +273,9 @@ def test_too_many_refused_in_all_partitions_together_are_an_error_and_nothing_lo
     with pytest.raises(InputError) as refusal:
         joined(damaged, tmp_path, 3, max_refused_ratio=0.1)
     line = str(refusal.value)
-    assert line.startswith("error: at most 10% of the pictures may be refused; got 7 of 40. Mend or remove them, or raise ")
+    assert line.startswith("error: at most 10% of the images may be rejected; got 7 of 40. Fix or remove them, or raise ")
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["page.html", "refused"]
-    assert "<strong>7 of 40 pictures" in (tmp_path / "whole" / "page.html").read_text()
+    assert "<strong>7 of 40 images" in (tmp_path / "whole" / "page.html").read_text()
 
 
 counts = st.fixed_dictionaries({split: st.integers(0, 60) for split in SPLITS})

@@ -1,4 +1,4 @@
-"""TFRecord files as TensorFlow writes and reads them, and a list of what did not get into one."""
+"""TFRecord files match those of TensorFlow, and rejected images are listed."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from kfp_vision.errors import InputError
 from kfp_vision.records import (
     About,
     Numbered,
-    _in_order,
+    _convert_in_order,
     check_there,
     check_whole,
     fetch,
@@ -32,7 +32,7 @@ from kfp_vision.records import (
 from kfp_vision.shards import Shard
 
 LABELS = ["bellcup", "globelet", "花, wild"]
-# What a reader of TF-Slim's flower data sets asks for, and the two fields that are added here.
+# The fields of TF-Slim's flowers dataset, and the two fields added here.
 SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature((), tf.string),
     "image/format": tf.io.FixedLenFeature((), tf.string),
@@ -46,7 +46,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Ten pictures each of two classes, and one of a third."""
+    """Makes ten images each of two classes, and one of a third."""
     folder = drawn.pictures(tmp_path_factory.mktemp("photos"), classes=2, each=10)
     (folder / LABELS[2]).mkdir()
     Image.new("RGB", (30, 20), "red").save(folder / LABELS[2] / "a 花.png")
@@ -55,7 +55,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes rows, split name to rows, and gives what `write_tfrecords` returned; everything lies in tmp_path."""
+    """Writes the rows given for each split to tmp_path, and returns the result of `write_tfrecords`."""
 
     def write(images_per_shard=1000, max_refused_ratio=0.05, folder=tmp_path, how=None, **rows) -> dict[str, About]:
         (folder / "label_map").mkdir(parents=True)
@@ -77,7 +77,7 @@ def written(tmp_path):
 
 
 def read_back(folder: Path) -> list[dict]:
-    """Every example of a folder, in the order of its files' names, as TensorFlow reads it."""
+    """Reads the examples of a folder with TensorFlow, in the order of the file names."""
     dataset = tf.data.TFRecordDataset(sorted(str(path) for path in folder.glob("*.tfrecord")))
     parsed = (tf.io.parse_single_example(record, SCHEMA) for record in dataset)
     return [{name: value.numpy() for name, value in features.items()} for features in parsed]
@@ -89,7 +89,7 @@ def refused(folder: Path) -> list[list[str]]:
 
 
 def broken(folder: Path, name: str, content: bytes = b"<html>404 Not Found</html>") -> Row:
-    """A file that is no picture, and its row."""
+    """Writes a file that is not an image, and returns its row."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
     return next(row for row in catalog.scan(str(folder)).rows if row.name == name)
@@ -196,12 +196,12 @@ def test_two_runs_write_the_same_bytes(photos, tmp_path, written):
 def test_the_bytes_do_not_depend_on_how_many_work(photos, tmp_path, written, workers):
     rows = catalog.scan(str(photos)).rows
     bad = [broken(tmp_path / "more", f"bellcup/{number}.jpg") for number in range(3)]
-    rows = [*rows, bad[0], *rows[::-1], bad[1], *rows, bad[2]] * 2  # four chunks and a piece, with a gap in most
+    rows = [*rows, bad[0], *rows[::-1], bad[1], *rows, bad[2]] * 2  # more than four chunks, most with a rejected image
     for count in (1, workers):
         written(images_per_shard=13, folder=tmp_path / str(count), how={"workers": count}, train=rows)
     files = sorted(path.name for path in (tmp_path / "1" / "train").iterdir())
     assert files == sorted(path.name for path in (tmp_path / str(workers) / "train").iterdir())
-    assert len(files) == 1 + 10  # 126 pictures
+    assert len(files) == 1 + 10  # 126 images
     for name in files:
         assert (tmp_path / "1" / "train" / name).read_bytes() == (tmp_path / str(workers) / "train" / name).read_bytes()
     assert (tmp_path / "1" / "refused.csv").read_bytes() == (tmp_path / str(workers) / "refused.csv").read_bytes()
@@ -210,9 +210,9 @@ def test_the_bytes_do_not_depend_on_how_many_work(photos, tmp_path, written, wor
 def test_only_a_few_pictures_are_read_ahead_of_the_one_that_is_written():
     taken = []
     rows = (Row("", "", 1, "", str(number)) for number in range(5000))
-    results = _in_order(lambda row: taken.append(row) or b"", rows, workers=2)
+    results = _convert_in_order(lambda row: taken.append(row) or b"", rows, workers=2)
     next(results)
-    assert len(taken) <= 32 * 5  # two chunks a core, and the one that is being written
+    assert len(taken) <= 32 * 5  # two chunks per worker, and the one being written
     results.close()
 
 
@@ -236,9 +236,9 @@ def test_the_summary_tells_what_is_in_the_records_and_what_is_not(photos, tmp_pa
     for said in (
         '<tr><th scope="row"><bdi>bellcup</bdi></th><td class="number">12</td><td class="number">4</td>',
         '<tr><th scope="row"><bdi>花, wild</bdi></th><td class="number">1</td><td class="number">0</td>',
-        "2 of 27 pictures (7.4 %) are more than 3 times as long as wide",
-        "1 of 27 pictures (3.7 %) is a copy of another",
-        "1 of 28 pictures (3.6 %) is refused.",
+        "2 of 27 images (7.4 %) are more than 3 times as long as wide",
+        "1 of 27 images (3.7 %) is an exact copy of another",
+        "1 of 28 images (3.6 %) is rejected.",
         '<th scope="row">GIF rather than JPEG or PNG</th><td class="number">2</td>',
         f'<td class="setting">{bad.uri}</td>',
         '<td class="setting">/photos/rose/7.jpg</td>',
@@ -285,9 +285,9 @@ def test_the_summary_of_the_flower_photographs_names_the_three_pictures_that_are
     for name in conflicting:
         reason = '<td class="setting">same image with labels roses and tulips</td>'
         assert f"{name}</td><td><bdi>{name.split('/')[0]}</bdi></td>{reason}" in texts["leave_out"]
-    assert "2 of 752 pictures (0.3 %) are a copy of another, byte for byte." in texts["leave_out"]
-    assert "3 of 754 pictures (0.4 %) are a copy of another, byte for byte." in texts["keep"]
-    assert "1 of 754 pictures (0.1 %) is a copy under another label." in texts["keep"]
+    assert "2 of 752 images (0.3 %) are an exact copy of another." in texts["leave_out"]
+    assert "3 of 754 images (0.4 %) are an exact copy of another." in texts["keep"]
+    assert "1 of 754 images (0.1 %) is an exact copy with another label." in texts["keep"]
 
 
 def test_pictures_in_an_archive_are_written_like_those_in_a_folder(photos, tmp_path, written):
@@ -310,7 +310,7 @@ def test_a_broken_picture_is_listed_and_the_rest_is_written(photos, tmp_path, wr
     assert about["train"].images == 21
     assert [example["image/filename"].decode() for example in read_back(tmp_path / "train")] == [row.name for row in rows]
     assert refused(tmp_path)[1:] == [[bad.uri, "bellcup", "not an image in a known format, but a web page"]]
-    assert f"refused: {bad.uri} (bellcup): not an image in a known format, but a web page\n" in capsys.readouterr().out
+    assert f"rejected: {bad.uri} (bellcup): not an image in a known format, but a web page\n" in capsys.readouterr().out
 
 
 def test_a_vanished_and_a_changed_picture_are_refused_with_a_reason(photos, tmp_path, written):
@@ -321,7 +321,7 @@ def test_a_vanished_and_a_changed_picture_are_refused_with_a_reason(photos, tmp_
     written(max_refused_ratio=0.5, train=[*catalog.scan(str(photos)).rows, gone], validation=[changed])
     assert refused(tmp_path)[1:] == [
         [gone.uri, "bellcup", "No such file or directory"],
-        [changed.uri, "bellcup", "not the picture that was listed: its bytes have changed"],
+        [changed.uri, "bellcup", "changed since it was listed"],
     ]
 
 
@@ -339,7 +339,7 @@ def test_too_many_broken_pictures_are_an_error_that_names_the_first(photos, tmp_
         written(max_refused_ratio=0.05, train=[*catalog.scan(str(photos)).rows, *bad])
     line = str(refusal.value)
     assert line.startswith(
-        "error: at most 5% of the pictures may be refused; got 12 of 33. Mend or remove them, or raise max_refused_ratio. "
+        "error: at most 5% of the images may be rejected; got 12 of 33. Fix or remove them, or raise max_refused_ratio. "
         f"First: {bad[0].uri}: not an image in a known format, but a web page; {bad[1].uri}: not"
     )
     assert "\n" not in line
@@ -352,7 +352,7 @@ def test_just_as_many_as_may_be_refused_are_let_pass(photos, tmp_path, written, 
     if accepted:
         assert written(max_refused_ratio=max_refused_ratio, train=rows)["train"].images == 3
     else:
-        with pytest.raises(InputError, match="at most 24% of the pictures may be refused; got 1 of 4"):
+        with pytest.raises(InputError, match="at most 24% of the images may be rejected; got 1 of 4"):
             written(max_refused_ratio=max_refused_ratio, train=rows)
 
 
@@ -399,7 +399,7 @@ def test_a_file_that_was_cut_off_is_refused_and_a_changed_record_is_not_given_ou
 
 @pytest.fixture
 def elsewhere(photos, tmp_path, written) -> Path:
-    """A folder with the records of all splits, as a run leaves them."""
+    """Writes the records of all splits, as a run does."""
     rows = catalog.scan(str(photos)).rows
     written(images_per_shard=5, folder=tmp_path / "run", train=rows[:12], validation=rows[12:])
     for name in ("label_map", "train.csv", "validation.csv", "test.csv"):
@@ -409,7 +409,7 @@ def elsewhere(photos, tmp_path, written) -> Path:
 
 
 def fetched(uri: object, root: Path) -> dict[str, bytes]:
-    """What `fetch` brings, by its name below the folder."""
+    """Fetches records, and returns each file by its path in the folder."""
     fetch(str(uri), {split: root / split for split in ("train", "validation", "test")}, root / "label_map")
     return contents(root)
 
@@ -447,10 +447,10 @@ def damaged(folder: Path, fault: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        ("gone", r"records of train, validation and test must lie there; got no train in .*\. Take the folder `records` of"),
-        ("twice", r"records of each split must lie there once; got train in copy and in train, of .*\. Take the folder"),
-        ("of other classes", r"records of all splits must be of the same classes; got .*train: bellcup.* Take the folder"),
-        ("of another kind", r"records\.json must say what records there are; got .*train/records\.json \(.*\)\. Write them"),
+        ("gone", r"there must be records of train, validation and test; got no train in .*\. Use the folder `records` of"),
+        ("twice", r"each split must have one folder of records; got train in copy and in train, of .*\. Use the folder"),
+        ("of other classes", r"records of all splits must have the same classes; got .*train: bellcup.* Use the folder"),
+        ("of another kind", r"records\.json must describe the records; got .*train/records\.json \(.*\)\. Write the"),
         *((fault, line) for fault, (_, line) in torn.FAULTS.items()),
     ],
 )
@@ -458,7 +458,7 @@ def test_records_that_are_not_whole_are_refused_and_nothing_is_left(elsewhere, t
     damaged(elsewhere, fault)
     with pytest.raises(InputError, match=line) as refusal:
         fetched(elsewhere, tmp_path / "new")
-    assert "partial" not in str(refusal.value)  # where it lies is named, and not where it is copied to
+    assert "partial" not in str(refusal.value)  # names the source, not the temporary copy
     assert contents(tmp_path / "new") == {}
 
 
@@ -482,7 +482,7 @@ def test_records_that_changed_since_they_were_written_are_refused_by_name(elsewh
 def test_records_that_changed_are_not_read_to_the_end(elsewhere, fault):
     assert len(list(read(elsewhere / "train"))) == 12
     torn.FAULTS[fault][0](elsewhere / "train")
-    with pytest.raises(InputError, match=r"TFRecord file must be intact|records must be intact|must list every file"):
+    with pytest.raises(InputError, match=r"TFRecord file must be intact|records must be intact|must list every shard"):
         list(read(elsewhere / "train"))
 
 
@@ -498,7 +498,7 @@ def test_files_of_one_size_that_changed_places_are_told_apart_by_their_checksums
 
 
 def as_written_before(folder: Path) -> Path:
-    """Takes away what was not written down when there were no checksums yet."""
+    """Removes the checksums, as in records of older versions."""
     about = json.loads((folder / "records.json").read_text())
     assert about.pop("files")
     (folder / "records.json").write_text(json.dumps(about))
@@ -521,7 +521,7 @@ def as_written_before(folder: Path) -> Path:
 def test_records_without_checksums_are_looked_at_one_by_one(elsewhere, capsys, fault, line):
     train = as_written_before(elsewhere / "train")
     assert check_whole(train).images == 12
-    assert capsys.readouterr().out == "train: records.json says no checksums, so every record is looked at\n"
+    assert capsys.readouterr().out == "train: records.json has no checksums; checking every record instead\n"
     torn.FAULTS[fault][0](train)
     with pytest.raises(InputError, match=line):
         check_whole(train)
@@ -560,6 +560,8 @@ def test_records_of_a_detector_are_refused(elsewhere, tmp_path):
         writer.write(example.SerializeToString())
     about = json.loads((as_written_before(elsewhere / "train") / "records.json").read_text())
     (elsewhere / "train" / "records.json").write_text(json.dumps(about | {"images": 12 - 5 + 1}))
-    with pytest.raises(InputError, match=r"records must be of classification; got others in .*\. Take records that were"):
+    with pytest.raises(
+        InputError, match=r"records must be for classification; got records without classes in .*\. Use records that were"
+    ):
         fetched(elsewhere, tmp_path / "new")
     assert contents(tmp_path / "new") == {}

@@ -1,4 +1,4 @@
-"""Learning rates against those of Keras, and a warm-up against numbers worked out by hand."""
+"""Learning rates equal those of Keras; warm-up rates equal numbers computed by hand."""
 
 import keras
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from kfp_vision.schedules import FIELDS, SCHEDULES, learning_rate_at
 
 RATE = 0.08
-FLOAT32 = 1e-8  # Keras computes in 32 bits, near the end of a cosine with a few of them left
+FLOAT32 = 1e-8  # Keras computes in 32 bits, few of which are significant near the end of a cosine
 DEFAULTS = {
     "learning_rate": RATE,
     "train_steps": 100,
@@ -45,7 +45,7 @@ def test_exponential_goes_down_in_stairs_of_whole_epochs():
 
 
 def test_exponential_goes_down_between_two_steps_where_an_epoch_ends_there():
-    # 94.25 steps in two epochs of 754 pictures, 16 a step
+    # two epochs of 754 images, 16 per step, have 94.25 steps
     assert rates("exponential", [94, 95, 188, 189], steps_per_epoch=754 / 16) == [0.08, 0.04, 0.04, 0.02]
 
 
@@ -61,7 +61,7 @@ def test_a_warm_up_rises_in_a_straight_line_to_the_full_rate():
 
 
 def test_behind_a_warm_up_the_rest_of_the_training_is_the_whole_schedule():
-    # half of the way from step 20 to step 100 is step 60
+    # step 60 is half-way from step 20 to step 100
     assert rates("cosine", [20, 60], warmup_steps=20) == pytest.approx([0.08, 0.04])
     assert rates("polynomial", [20, 60], warmup_steps=20) == pytest.approx([0.08, (0.08 + 0.001) / 2])
     after = schedules.CosineDecay(RATE, decay_steps=80)

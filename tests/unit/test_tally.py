@@ -1,4 +1,4 @@
-"""What is counted of the records, and what is said about it."""
+"""Statistics of the records, and the findings they lead to."""
 
 import io
 from itertools import pairwise
@@ -18,7 +18,7 @@ def row(label: str, number: int, content: str = "") -> Row:
 
 
 def counted(*groups: tuple[str, int, int, int], anew: str = "", split: str = "train") -> Tally:
-    """A tally of groups of pictures: label, how many, width, height."""
+    """Makes statistics of groups of images: label, number, width, height."""
     made = Tally(sorted({label for label, *_ in groups}))
     for label, most, width, height in groups:
         for number in range(most):
@@ -27,7 +27,7 @@ def counted(*groups: tuple[str, int, int, int], anew: str = "", split: str = "tr
 
 
 def said(made: Tally, refused: int = 0, left_out: int = 0, max_side: int = 0) -> list[str]:
-    """The findings without what keeps a share on one line, and a label's writing to itself."""
+    """Lists the findings without non-breaking spaces and directional isolates."""
     plain = str.maketrans({"\N{NO-BREAK SPACE}": " ", "\N{FIRST STRONG ISOLATE}": "", "\N{POP DIRECTIONAL ISOLATE}": ""})
     return [" ".join(finding).translate(plain) for finding in findings(made, refused, left_out, max_side)]
 
@@ -49,7 +49,7 @@ def test_pictures_are_counted_by_class_split_and_size():
         "daisy": {"train": 2, "validation": 1, "test": 0},
         "tulip": {"train": 1, "validation": 0, "test": 1},
     }
-    assert (made.pictures, made.bytes) == (5, 25)
+    assert (made.images, made.bytes) == (5, 25)
     assert (made.smallest, made.largest) == (90, 3000)
     assert (made.small, made.large, made.long) == (2, 1, 2)
 
@@ -87,61 +87,61 @@ def test_of_ordinary_data_there_is_nothing_to_do():
         (
             counted(("daisy", 300, 500, 375), ("rose", 30, 500, 375)),
             {},
-            "daisy has 10 times the pictures of rose: 300 and 30. Add pictures of rose; "
-            "a model seldom says what it has seldom seen.",
+            "daisy has 10 times the images of rose: 300 and 30. Add images of rose; "
+            "a model rarely predicts what it has rarely seen.",
         ),
         (
             counted(("daisy", 40, 500, 375), ("rose", 19, 500, 375)),
             {},
-            "Fewer than 20 pictures to train on: rose (19). "
-            "Add pictures; from so few a class is learnt by heart rather than understood.",
+            "Fewer than 20 images to train on: rose (19). "
+            "Add images; a model memorises so few instead of learning the class.",
         ),
         (
             counted(("daisy", 88, 500, 375), ("rose", 12, 800, 1200), ("tulip", 20, 300, 300)),
             {},
-            "12 of 120 pictures (10.0 %) are larger than 1,024 pixels. Set max_side to 512 in advanced: "
-            "reading gets faster, and the networks see 224 pixels a side anyway.",
+            "12 of 120 images (10.0 %) are larger than 1,024 pixels. Set max_side to 512 in advanced: "
+            "reading gets faster, and most networks see 224 pixels a side anyway.",
         ),
         (
             counted(("daisy", 80, 500, 375), ("rose", 20, 300, 223)),
             {},
-            "20 of 100 pictures (20.0 %) are smaller than 224 pixels on a side, and blown up for the network. "
-            "Take larger originals of them where you have any.",
+            "20 of 100 images (20.0 %) are smaller than 224 pixels on a side, and enlarged for the network. "
+            "Use larger originals if you have them.",
         ),
         (
             counted(("daisy", 30, 100, 100), ("rose", 20, 300, 300)),
             {},
-            "30 of 50 pictures (60.0 %) are smaller than 224 pixels on a side, and blown up for the network. "
-            "Take larger originals, or set image_size to 128, say: training gets faster and loses little.",
+            "30 of 50 images (60.0 %) are smaller than 224 pixels on a side, and enlarged for the network. "
+            "Use larger originals, or set image_size to 128, for example: training gets faster and loses little accuracy.",
         ),
         (
             counted(("daisy", 30, 128, 96)),
             {"max_side": 128},
-            "30 of 30 pictures (100.0 %) are smaller than 224 pixels on a side, and blown up for the network. "
-            "Set max_side to 512, or leave it out.",
+            "30 of 30 images (100.0 %) are smaller than 224 pixels on a side, and enlarged for the network. "
+            "Set max_side to 512, or do not set it.",
         ),
         (
             counted(("daisy", 99, 500, 375), ("daisy", 1, 300, 901)),
             {},
-            "1 of 100 pictures (1.0 %) is more than 3 times as long as wide, and squeezed into a square. "
-            "Crop them to what they are about, or leave them out.",
+            "1 of 100 images (1.0 %) is more than 3 times as long as wide, and squeezed to a square. "
+            "Crop them to their subject, or exclude them.",
         ),
         (
             counted(("daisy", 40, 500, 375), anew="GIF rather than JPEG or PNG"),
             {},
-            "40 of 40 pictures (100.0 %) are not as TensorFlow reads them, and had to be encoded anew. "
-            "Save them as upright JPEG in RGB once and for all, and every later run saves the time.",
+            "40 of 40 images (100.0 %) are not stored as TensorFlow needs them, and were re-encoded. "
+            "Save them as upright RGB JPEG once, and every later run is faster.",
         ),
         (
             counted(*ORDINARY),
             {"refused": 1},
-            "1 of 111 pictures (0.9 %) is refused. Mend or remove them; they are named below, with the reasons.",
+            "1 of 111 images (0.9 %) is rejected. Fix or remove them; they are listed below, with the reasons.",
         ),
         (
             counted(*ORDINARY),
             {"left_out": 2},
-            "2 pictures are left out, since the same one stands in two places that contradict each other. "
-            "They are named below: delete the wrong one of each, and the right one is used.",
+            "2 images are excluded, because copies of the same image contradict each other (label, boxes or split). "
+            "They are listed below: delete the wrong copy of each, and the right one is used.",
         ),
     ],
     ids=["uneven", "few", "large", "small", "mostly small", "shrunk too far", "long", "anew", "refused", "left out"],
@@ -152,7 +152,7 @@ def test_each_finding_says_what_to_do(made, given, sentence):
 
 def test_a_label_from_right_to_left_does_not_turn_its_sentence_round():
     ((fact, _),) = findings(counted(("البابونج", 3, 500, 375)), 0, 0, 0)
-    assert fact == "Fewer than 20 pictures to train on: \N{FIRST STRONG ISOLATE}البابونج\N{POP DIRECTIONAL ISOLATE} (3)."
+    assert fact == "Fewer than 20 images to train on: \N{FIRST STRONG ISOLATE}البابونج\N{POP DIRECTIONAL ISOLATE} (3)."
 
 
 def test_pictures_that_were_shrunk_as_asked_are_no_finding():
@@ -162,10 +162,10 @@ def test_pictures_that_were_shrunk_as_asked_are_no_finding():
 def test_a_class_without_pictures_is_named_and_nothing_is_divided_by_it():
     made = Tally(["daisy", "tulip"])
     assert said(made) == [
-        "Fewer than 20 pictures to train on: daisy (0), tulip (0). "
-        "Add pictures; from so few a class is learnt by heart rather than understood."
+        "Fewer than 20 images to train on: daisy (0), tulip (0). "
+        "Add images; a model memorises so few instead of learning the class."
     ]
-    assert tally.sizes(made).caption == "No pictures."
+    assert tally.sizes(made).caption == "No images."
 
 
 def test_copies_are_counted_and_the_first_named():
@@ -176,8 +176,8 @@ def test_copies_are_counted_and_the_first_named():
     assert made.copied[:2] == [("daisy/0.jpg", "daisy/1.jpg"), ("daisy/1.jpg", "daisy/2.jpg")]
     assert len(made.copied) == 10
     assert said(made) == [
-        "40 of 60 pictures (66.7 %) are a copy of another, byte for byte. "
-        "They are on one side of the split, but what is there twice counts twice: delete one of each, named below."
+        "40 of 60 images (66.7 %) are an exact copy of another. "
+        "Copies are in the same split, but each counts: delete one of each pair, listed below."
     ]
 
 
@@ -187,8 +187,8 @@ def test_copies_under_another_label_are_a_finding_of_their_own():
         made.add("train", row(label, 100, content="both"), Checked(b"abc", "jpeg", 375, 500), "")
     assert (made.copies, made.conflicting) == (1, 1)
     assert said(made)[1] == (
-        "1 of 62 pictures (1.6 %) is a copy under another label. "
-        "No model can call them right each time: delete the wrong one, or set conflicting_labels to leave_out."
+        "1 of 62 images (1.6 %) is an exact copy with another label. "
+        "No model can be right about both: delete the wrong one, or set conflicting_labels to leave_out."
     )
 
 
@@ -209,8 +209,8 @@ TURNED[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
         (encoded("PNG"), ""),
         (encoded("GIF"), "GIF rather than JPEG or PNG"),
         (encoded("WEBP"), "WEBP rather than JPEG or PNG"),
-        (encoded("JPEG", "CMYK"), "colours of mode CMYK"),
-        (encoded("JPEG", exif=TURNED), "lay on its side"),
+        (encoded("JPEG", "CMYK"), "colour mode CMYK"),
+        (encoded("JPEG", exif=TURNED), "not upright (EXIF orientation)"),
     ],
 )
 def test_a_picture_that_was_encoded_anew_says_why(original, reason):
