@@ -227,7 +227,7 @@ def _deployed(deploy_to: str, scratch: Path) -> Version | None:
     if deploy_to in (deployment.NOWHERE, deployment.KSERVE):
         return None
     newest = publishing.repository_at(deploy_to).versions()[-1:]
-    return newest[0].brought(scratch) if newest else None
+    return newest[0].download(scratch) if newest else None
 
 
 def _mistakes(answers: Answers, labels: list[str], kept: records.Numbered, places: np.ndarray) -> list[reports.Mistake]:
@@ -242,7 +242,7 @@ def _mistakes(answers: Answers, labels: list[str], kept: records.Numbered, place
 
 def _named(classifier: Classifier, uri: str) -> dict[str, Any]:
     """What the model calls the picture at a URI."""
-    (answer,) = classifier.name([storage.read_picture(uri, "test_image_uri")])
+    (answer,) = classifier.classify([storage.read_picture(uri, "test_image_uri")])
     if isinstance(answer, Refused):
         raise InputError("test_image_uri must name a picture", f"{uri} ({answer})", "Give a JPEG or a PNG.")
     return {"uri": uri, "prediction": answer.label, "score": answer.score}

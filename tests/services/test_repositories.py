@@ -49,7 +49,7 @@ def numbers(uri: str) -> list[int]:
 def fingerprint(uri: str, number: int, scratch: Path) -> str:
     """Of what lies there under a number, brought here."""
     (there,) = (one for one in publishing.repository_at(uri).versions() if one.number == number)
-    return there.brought(scratch).fingerprint
+    return there.download(scratch).fingerprint
 
 
 def fill(uri: str, root: Path, count: int = 3) -> list[repository.Version]:
