@@ -26,6 +26,10 @@ def token() -> str:
     return found
 
 
-def header(token: str) -> str:
-    """Returns the value of the `Authorization` header for a token."""
-    return f"{SCHEME} {token}"
+def header(value: str) -> str:
+    """Returns the value of the `Authorization` header for a token.
+
+    Args:
+        value: The token.
+    """
+    return f"{SCHEME} {value}"
