@@ -260,7 +260,7 @@ def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp
     assert kept == {"index.json", *(str(one["generation"]) for one in told[1:])}
     assert numbers(uri) == [1]
     assert publishing.publish(version(tmp_path / "b" / "1", name="colours"), uri, kept=2) == 2
-    with pytest.raises(InputError, match=f"the model that it is of, colours .*; got another one as version 2 in {uri}"):
+    with pytest.raises(InputError, match=f"beside its model, colours .*; got another one as version 2 in {uri}"):
         beside.deploy_index(made / "index", uri, tmp_path / "deployed")
 
 
