@@ -97,7 +97,7 @@ def found(fresh: Index, imagenet: Index) -> list[Figure]:
 def precisions(index: Index, points: np.ndarray) -> dict[str, float]:
     """Mean average precision at ten by class, and of `all` queries, in a space of points; nearness is the inner product."""
     split = np.array(audit.splits(index, VALIDATION, 0.0))
-    label = np.array([picture.label for picture in index.pictures])
+    label = np.array([picture.label for picture in index.images])
     held_out, rest = np.flatnonzero(split == "validation"), np.flatnonzero(split == "train")
     nearest = rest[np.argsort(-(points[held_out] @ points[rest].T), 1, kind="stable")[:, :NEAREST]]
     right = label[nearest] == label[held_out][:, None]
@@ -121,9 +121,7 @@ def copies_found(pictures: Path, model: Path, place: Path, before: Path, seed: i
     """Copies that are reported of a hundred planted ones; to the screen, what else is."""
     planted = planted_copies(pictures, place / "pictures", seed)
     index = indexed(place / "pictures", model, place / "index", before)
-    at = {
-        Path(picture.path).relative_to(place / "pictures").as_posix(): number for number, picture in enumerate(index.pictures)
-    }
+    at = {Path(picture.path).relative_to(place / "pictures").as_posix(): number for number, picture in enumerate(index.images)}
     truth = {tuple(sorted((at[copy], at[original]))) for copy, original in planted.items()}
     pairs = {(one.first, one.second) for one in copies.found(index, index.neighbours(audit.NEIGHBOURS)[1])}
     bits = hashes(index)
@@ -131,8 +129,7 @@ def copies_found(pictures: Path, model: Path, place: Path, before: Path, seed: i
     hashed = {(int(one), int(other)) for one, other in np.argwhere(apart <= HASH_WITHIN) if one < other}
     for name, reported in (("ours", pairs), (HASH, hashed)):
         others = [
-            tuple(index.pictures[number].path.removeprefix(f"{place}/pictures/") for number in pair)
-            for pair in reported - truth
+            tuple(index.images[number].path.removeprefix(f"{place}/pictures/") for number in pair) for pair in reported - truth
         ]
         print(f"{name}: {len(reported)} reported, {len(reported - truth)} not planted: {sorted(others)[:12]}", file=sys.stderr)
     return report(f"planted_copies_found_{seed}", HASH, "of 100", [(len(pairs & truth), len(hashed & truth))])
@@ -222,13 +219,13 @@ def labels_found(benchmark: str, index: Index, wrong: set[str]) -> Figure:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
 
-    pictures = [Path(picture.path) for picture in index.pictures]
+    pictures = [Path(picture.path) for picture in index.images]
     planted = {at for at, path in enumerate(pictures) if f"{path.parent.name}/{path.name}" in wrong}
-    label = [picture.label for picture in index.pictures]
+    label = [picture.label for picture in index.images]
     scores, places = index.neighbours(audit.NEIGHBOURS)
     pairs = copies.found(index, places)
     suspected = labels.suspects(label, scores, places, copies.groups(pairs, index.about.pictures))
-    ours = planted & {one.place for one in suspected[:LOOKED_AT]}
+    ours = planted & {one.position for one in suspected[:LOOKED_AT]}
     names = sorted(set(label))
     number = np.array([names.index(one) for one in label])
     likely = cross_val_predict(LogisticRegression(C=10, max_iter=500), vectors(index), number, cv=5, method="predict_proba")

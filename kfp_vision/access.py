@@ -1,4 +1,4 @@
-"""Who may ask a server: whoever knows the token in the environment of both, KFP_VISION_TOKEN."""
+"""Bearer token authentication: the token that clients send and the server requires, from KFP_VISION_TOKEN."""
 
 import os
 import re
@@ -11,21 +11,25 @@ SCHEME = "Bearer"
 
 
 def token() -> str:
-    """The token in the environment, without white space around it; empty where the variable is not set.
+    """Returns the token from the environment, without surrounding white space; empty if the variable is not set.
 
     Raises:
-        InputError: it is set to nothing, or to what cannot be sent. The token is not part of the message.
+        InputError: The variable is empty or holds characters that a header cannot carry. The message does not show the token.
     """
     if VARIABLE not in os.environ:
         return ""
-    found = os.environ[VARIABLE].strip()  # a file that a secret is made of mostly ends with a new line
+    found = os.environ[VARIABLE].strip()  # a file that a secret is mounted from usually ends with a newline
     if not FITS_A_HEADER.fullmatch(found):
-        rule = f"{VARIABLE} must be of letters, digits and - . _ ~ + /, with = at most at its end"
-        kind = f"one of {len(found)} characters, with others" if found else "an empty one"
-        raise InputError(rule, kind, "Make one with openssl rand -hex 32, or do not set it.")
+        rule = f"{VARIABLE} must consist of letters, digits and - . _ ~ + /, with = only at its end"
+        kind = f"{len(found)} characters, with others among them" if found else "an empty value"
+        raise InputError(rule, kind, "Make one with openssl rand -hex 32, or unset the variable.")
     return found
 
 
-def header(token: str) -> str:
-    """The value of `Authorization` that shows a token."""
-    return f"{SCHEME} {token}"
+def header(value: str) -> str:
+    """Returns the value of the `Authorization` header for a token.
+
+    Args:
+        value: The token.
+    """
+    return f"{SCHEME} {value}"

@@ -287,7 +287,7 @@ def predict(options: argparse.Namespace) -> int:
         else:
             path = stack.enter_context(stored.brought(options.model))
             namer = prediction.Classifier(repository.versions(repository.located(path))[-1])
-    return _say_of_each(options.pictures, namer.name, line)
+    return _say_of_each(options.pictures, namer.classify, line)
 
 
 def search(options: argparse.Namespace) -> int:

@@ -155,7 +155,7 @@ def check_serving(
         answers, seconds = {}, []
         for name, encoded in asked.items():
             start = time.perf_counter()
-            (answers[name],) = service.name([encoded])
+            (answers[name],) = service.classify([encoded])
             seconds.append(time.perf_counter() - start)
     difference = max(_difference(answers[name], expected[name]) for name in asked)
     if not difference <= LARGEST_DIFFERENCE:
@@ -234,7 +234,7 @@ def call_endpoint(
     deployed = _read(endpoint)
     with _asked(deployed) as url:
         service = Service(url)
-        said = _answer_of_kserve(deployed, url, encoded) if deployed["kind"] == KSERVE else service.name([encoded])[0]
+        said = _answer_of_kserve(deployed, url, encoded) if deployed["kind"] == KSERVE else service.classify([encoded])[0]
     if isinstance(said, Refused):
         raise InputError("test_image_uri must name a picture that can be read", f"{picture} ({said})", "Give a JPEG or a PNG.")
     told = {"picture": picture, "label": label, "prediction": said.label, "score": said.score, "url": service.url}
@@ -277,7 +277,7 @@ def _answer_of_kserve(endpoint: Mapping[str, Any], url: str, encoded: bytes) -> 
     until = time.monotonic() + SECONDS_TO_TAKE_OVER
     while True:
         service = Service(url)
-        (said,) = service.name([encoded])
+        (said,) = service.classify([encoded])
         if service.fingerprint == wanted or not endpoint["share"] or (alone and not service.fingerprint):
             return said
         if not service.fingerprint and inference_service.answers_alone(endpoint):  # so from here on, but maybe not before

@@ -342,7 +342,7 @@ def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
     if deploy_to in (deployment.NOWHERE, deployment.KSERVE):
         return None
     newest = publishing.repository_at(deploy_to).versions()[-1:]
-    return newest[0].brought(scratch) if newest else None
+    return newest[0].download(scratch) if newest else None
 
 
 def _mistakes(
@@ -357,7 +357,7 @@ def _mistakes(
 
 
 def _classify_uri(classifier: Classifier, uri: str) -> dict[str, Any]:
-    (prediction,) = classifier.name([storage.read_picture(uri, "test_image_uri")])
+    (prediction,) = classifier.classify([storage.read_picture(uri, "test_image_uri")])
     if isinstance(prediction, Refused):
         raise InputError("test_image_uri must name an image", f"{uri} ({prediction})", "Give a JPEG or a PNG.")
     return {"uri": uri, "prediction": prediction.label, "score": prediction.score}

@@ -1,4 +1,4 @@
-"""Pictures to names: with an exported model in this process, or with a server over HTTP."""
+"""Classifies images with an exported model in this process, or with a server over HTTP."""
 
 import base64
 import csv
@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path, PurePosixPath
-from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from kfp_vision import access, catalog, results, storage
@@ -23,27 +22,31 @@ from kfp_vision.errors import InputError, without_secrets
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked
 from kfp_vision.repository import Version
 
-BATCH = 32
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+BATCH = 32  # images
 PICTURES_A_REQUEST = 16
 BYTES_A_REQUEST = 8 << 20
 SECONDS_TO_ANSWER = 60
-TRIES = 3  # of a request whose answer is cut off; the session itself tries again where none begins
+TRIES = 3  # of a request whose response is cut off; the HTTP session retries those without any response
 PREDICT, SEARCH = ":predict", ":search"
 MODELS = "/v1/models"
 COLUMNS = ("path", "label", "prediction", "score")
-FINGERPRINT = "kfp-vision-fingerprint"  # the header of an answer that says which version gave it
-SCORE_OF = "score:"  # and a label: the name of a column
+FINGERPRINT = "kfp-vision-fingerprint"  # response header: fingerprint of the version that answered
+SCORE_OF = "score:"  # prefix of a column with the scores of a label
 COUNTS = ("pictures", "unreadable", "labelled", "right")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a picture.
+    """The classification of an image.
 
     Attributes:
-        label: the most probable class.
-        number: its number.
-        probabilities: of every class, in the order of their numbers.
+        label: Label of the most probable class.
+        number: Number of that class.
+        probabilities: Probability of every class, in the order of their numbers.
     """
 
     label: str
@@ -52,30 +55,46 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """The probability of the class."""
+        """Probability of the most probable class."""
         return self.probabilities[self.number]
 
 
 Answer = Prediction | Refused
-Said = TypeVar("Said")  # of a picture, whatever it is that is asked
+Said = TypeVar("Said")  # what a request returns for an image
 
 
 class Namer(Protocol):
-    """What names pictures: a model in this process, or a server."""
+    """A classifier of images: a model in this process (`Classifier`), or a server (`Service`)."""
 
-    def name(self, pictures: Sequence[bytes]) -> list[Answer]:
-        """An answer for each encoded picture: its name, or why it has none."""
+    def classify(self, images: Sequence[bytes]) -> list[Answer]:
+        """Classifies images.
+
+        Args:
+            images: Encoded images.
+
+        Returns:
+            For each image its prediction, or why it was rejected.
+        """
 
 
 class Classifier:
-    """An exported model, loaded and tried.
+    """An exported model, loaded into this process; a trial image checks that it answers.
 
     Args:
-        version: the SavedModel, with what it says of itself.
-        max_pixels: a larger picture is refused.
+        version: The SavedModel with its metadata.
+        max_pixels: Larger images are rejected.
+
+    Attributes:
+        labels: Labels of the classes, in the order of their numbers.
+        max_pixels: Larger images are rejected.
 
     Raises:
-        InputError: it does not load, or does not answer as its description says.
+        InputError: The model does not load, or its answers do not match its metadata.
+
+    Example:
+        classifier = Classifier(repository.exported(Path("runs/flowers/model")))
+        (answer,) = classifier.classify([Path("daisy.jpg").read_bytes()])
+        print(answer if isinstance(answer, Refused) else f"{answer.label}: {answer.score:.3f}")
     """
 
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
@@ -83,21 +102,22 @@ class Classifier:
         tf = _tensorflow()
         self._constant, self._stack, self._rejection = tf.constant, tf.stack, tf.errors.InvalidArgumentError
         try:
-            self._loaded = tf.saved_model.load(str(version.folder))  # a signature alone does not keep its variables
+            self._loaded = tf.saved_model.load(str(version.folder))  # a reference to the signature does not keep its variables
             self._signature = self._loaded.signatures["serving_default"]
             scores = self.probabilities([_grey()])
-        except Exception as error:  # whatever TensorFlow makes of bytes that are no model
+        except Exception as error:  # TensorFlow raises many types for files that are not a model
             found = f"{version.folder} ({' '.join(str(error).split())[:200]})"
             raise InputError("a model must load and answer", found, "Train or export it again.") from None
         if scores.shape != (1, len(self.labels)):
             found = f"{scores.shape[-1]} scores for {len(self.labels)} labels in {version.folder}"
-            raise InputError("a model must give a score for every label", found, "Train or export it again.")
+            raise InputError("a model must give one score per label", found, "Train or export it again.")
         if not math.isfinite(scores.sum()):
-            raise InputError("a model must give scores", f"{scores[0].tolist()} of {version.folder}", "Train it again.")
+            found = f"{scores[0].tolist()} from {version.folder}"
+            raise InputError("a model must give finite scores", found, "Train it again.")
 
     @property
     def crop_size(self) -> int:
-        """Height and width in pixels of what the signature `pixels` takes; 0 where there is no such signature."""
+        """Height and width in pixels of the input of signature `pixels`; 0 if the model has no such signature."""
         pixels = self._loaded.signatures.get("pixels")
         if not pixels or "images" not in pixels.structured_input_signature[1]:
             return 0
@@ -105,14 +125,15 @@ class Classifier:
         return height if height == width and channels == 3 else 0
 
     @property
-    def gives_embeddings(self) -> bool:
-        """Whether there is a signature `embed`; exports of earlier versions of this library had none."""
+    def has_embeddings(self) -> bool:
+        """True if the model has a signature `embed`; exports of early versions of this library do not."""
         return bool(self.crop_size) and "embed" in self._loaded.signatures
 
-    def cropper(self) -> Callable[[bytes], Any]:
-        """Makes crops, as `of_crops` takes them, of encoded pictures that `readable` has let pass, or says why one has none.
+    def make_cropper(self) -> Callable[[bytes], Any]:
+        """Compiles a function that decodes and crops images for `classify_crops` and `embed_crops`.
 
-        Several threads may call it at a time.
+        Returns:
+            A thread-safe function from an encoded image, as `readable` returns it, to its crop or why it is rejected.
         """
         import tensorflow as tf
 
@@ -130,109 +151,169 @@ class Classifier:
 
         return crop
 
-    def probabilities(self, encoded: Sequence[bytes]) -> Any:
-        """Scores of pictures that TensorFlow reads, float32 (n, classes)."""
-        return self._signature(image_bytes=self._constant(encoded))["probabilities"].numpy()
+    def probabilities(self, encoded: Sequence[bytes]) -> "npt.NDArray[np.float32]":
+        """Computes the probabilities of all classes, without checking the images.
 
-    def name(self, pictures: Sequence[bytes]) -> list[Answer]:
-        """An answer for each encoded picture; one that cannot be read does not harm the others."""
-        return answered(self.answers, (readable(picture, self.max_pixels) for picture in pictures))
+        Args:
+            encoded: Images that TensorFlow can decode.
 
-    def answers(self, encoded: list[bytes]) -> list[Answer]:
-        """An answer for each picture that `readable` has let pass."""
+        Returns:
+            Probabilities, float32 (images, classes).
+        """
+        probabilities: npt.NDArray[np.float32]
+        probabilities = self._signature(image_bytes=self._constant(encoded))["probabilities"].numpy()
+        return probabilities
+
+    def classify(self, images: Sequence[bytes]) -> list[Answer]:
+        """Classifies images; a damaged one does not affect the others.
+
+        Args:
+            images: Encoded images, in any format.
+
+        Returns:
+            For each image its prediction, or why it was rejected.
+        """
+        return answered(self.classify_valid, (readable(image, self.max_pixels) for image in images))
+
+    def classify_valid(self, encoded: list[bytes]) -> list[Answer]:
+        """Classifies images that have passed `readable`.
+
+        Args:
+            encoded: Images as `readable` returns them.
+
+        Returns:
+            For each image its prediction, or why TensorFlow rejected it.
+        """
         if not encoded:
             return []
         try:
             return [self._prediction(row) for row in self.probabilities(encoded)]
-        except self._rejection as error:  # TensorFlow is stricter than Pillow, and does not say which picture it means
+        except self._rejection as error:  # TensorFlow is stricter than Pillow, and its error does not name the image
             if len(encoded) == 1:
                 return [damaged(error)]
             middle = len(encoded) // 2
-            return self.answers(encoded[:middle]) + self.answers(encoded[middle:])
+            return self.classify_valid(encoded[:middle]) + self.classify_valid(encoded[middle:])
 
-    def of_crops(self, crops: Sequence[Any]) -> list[Prediction]:
-        """A prediction for each crop, tensors float32 (crop_size, crop_size, 3), RGB in 0 to 255."""
+    def classify_crops(self, crops: Sequence[Any]) -> list[Prediction]:
+        """Classifies crops.
+
+        Args:
+            crops: Tensors, float32 (crop_size, crop_size, 3), RGB from 0 to 255.
+
+        Returns:
+            One prediction per crop.
+        """
         scores = self._loaded.signatures["pixels"](images=self._stack(crops))["probabilities"].numpy()
         return [self._prediction(row) for row in scores]
 
-    def embeddings(self, crops: Sequence[Any]) -> Any:
-        """What the class layer sees of each crop, float32 (n, width), of length 1; see `export.write_saved_model`."""
-        return self._loaded.signatures["embed"](images=self._stack(crops))["embedding"].numpy()
+    def embed_crops(self, crops: Sequence[Any]) -> "npt.NDArray[np.float32]":
+        """Computes embeddings, the normalized inputs of the classification head; see `export.write_saved_model`.
 
-    def _prediction(self, row: Any) -> Prediction:
+        Args:
+            crops: Tensors, float32 (crop_size, crop_size, 3), RGB from 0 to 255.
+
+        Returns:
+            Embeddings, float32 (crops, dimension), of length 1.
+        """
+        embeddings: npt.NDArray[np.float32]
+        embeddings = self._loaded.signatures["embed"](images=self._stack(crops))["embedding"].numpy()
+        return embeddings
+
+    def _prediction(self, row: "npt.NDArray[np.float32]") -> Prediction:
         number = int(row.argmax())
         return Prediction(self.labels[number], number, row.tolist())
 
 
 class Service:
-    """A server that answers over HTTP, this project's or any with KServe's V1 protocol. It is shown the token of `access`.
+    """A client of a server with KServe's V1 protocol, such as this project's; it sends the token of `access`.
 
     Args:
-        url: `http://host:port` where it serves one model, else `http://host:port/v1/models/NAME`.
+        url: `http://host:port` if the server serves one model, else `http://host:port/v1/models/NAME`.
 
     Attributes:
-        fingerprint: of the version that gave the last answer; empty where the server does not say it.
+        model: URL of the model.
+        url: URL of its `:predict`.
+        fingerprint: Fingerprint of the version that gave the last answer; empty if the server does not send it.
 
     Raises:
-        InputError: nobody answers there, or more than one model does, or the token is a wrong one.
+        InputError: The server does not answer, serves several models, or rejects the token.
     """
 
     fingerprint = ""
 
     def __init__(self, url: str):
         if storage.scheme(url) not in ("http", "https"):
-            raise InputError("a server must be named by its http(s) address", url, "Give http://127.0.0.1:8080, say.")
+            raise InputError("a server must be given by its http(s) address", url, "Give http://127.0.0.1:8080, for example.")
         host, found, name = url.rstrip("/").removesuffix(PREDICT).removesuffix(SEARCH).partition(f"{MODELS}/")
-        self._known, self._session = False, _session()
+        self._has_answered, self._session = False, _session()
         self.model = f"{host}{MODELS}/{name if found else self._only_model(host)}"
         self.url = f"{self.model}{PREDICT}"
 
-    def name(self, pictures: Sequence[bytes]) -> list[Answer]:
-        """An answer for each encoded picture.
-
-        Raises:
-            InputError: the server does not answer, or with something else than predictions.
-        """
-        return self.asked(PREDICT, pictures, _parsed)
-
-    def asked(
-        self, verb: str, pictures: Sequence[bytes], parsed: Callable[[Any], Said], **parameters: Any
-    ) -> list[Said | Refused]:
-        """What the model answers for each encoded picture.
+    def classify(self, images: Sequence[bytes]) -> list[Answer]:
+        """Classifies images.
 
         Args:
-            verb: what is asked, as it stands behind the model's address.
-            pictures: which are sent, several in a request.
-            parsed: makes of one prediction, as it arrives, what is given for it.
-            parameters: what stands in a body beside the pictures.
+            images: Encoded images.
+
+        Returns:
+            For each image its prediction, or why it was rejected.
 
         Raises:
-            InputError: as `name` does.
+            InputError: The server does not answer, or not with predictions.
         """
-        return [one for group in _requests(pictures) for one in self._ask(verb, group, parsed, parameters)]
+        return self.request(PREDICT, images, _parse_prediction)
 
-    def about(self, what: str) -> tuple[int, Any]:
-        """Status and body of what the server says of its model, such as of its index."""
-        return self._call("GET", f"{self.model}/{what}")
-
-    def _ask(
-        self, verb: str, pictures: Sequence[bytes], parsed: Callable[[Any], Said], parameters: Mapping[str, Any]
+    def request(
+        self, verb: str, images: Sequence[bytes], parse: Callable[[Any], Said], **parameters: Any
     ) -> list[Said | Refused]:
-        body = {"instances": [{"b64": base64.b64encode(picture).decode()} for picture in pictures], **parameters}
+        """Sends images to the model, several per request.
+
+        Args:
+            verb: What to do, as the suffix of the model's URL: `PREDICT` or `SEARCH`.
+            images: Encoded images.
+            parse: Converts one element of `predictions` in the response.
+            **parameters: Further fields of the request's body.
+
+        Returns:
+            For each image what `parse` returns, or why the server rejected it.
+
+        Raises:
+            InputError: The server does not answer, or not with predictions.
+        """
+        return [answer for group in _requests(images) for answer in self._post(verb, group, parse, parameters)]
+
+    def get(self, resource: str) -> tuple[int, Any]:
+        """Requests information about the model.
+
+        Args:
+            resource: Path below the model's URL, such as `index`.
+
+        Returns:
+            Status and parsed body of the response.
+
+        Raises:
+            InputError: The server does not answer.
+        """
+        return self._call("GET", f"{self.model}/{resource}")
+
+    def _post(
+        self, verb: str, images: Sequence[bytes], parse: Callable[[Any], Said], parameters: Mapping[str, Any]
+    ) -> list[Said | Refused]:
+        body = {"instances": [{"b64": base64.b64encode(image).decode()} for image in images], **parameters}
         status, answer = self._call("POST", f"{self.model}{verb}", body)
-        if status == 200 and isinstance(answer, dict) and len(answer.get("predictions", ())) == len(pictures):
-            return [Refused(one["error"]) if "error" in one else parsed(one) for one in answer["predictions"]]
+        if status == 200 and isinstance(answer, dict) and len(answer.get("predictions", ())) == len(images):
+            return [Refused(one["error"]) if "error" in one else parse(one) for one in answer["predictions"]]
         reason = reason_in(answer)
-        if status in (400, 413):
-            if len(pictures) == 1:
+        if status in (400, 413):  # find the image that the server rejects
+            if len(images) == 1:
                 return [Refused(reason)]
-            return [one for picture in pictures for one in self._ask(verb, [picture], parsed, parameters)]
+            return [one for image in images for one in self._post(verb, [image], parse, parameters)]
         found = f"HTTP {status} at {self.model}{verb} ({reason})"
         raise InputError("a server must answer with predictions", found, "See its log.")
 
     def _only_model(self, host: str) -> str:
         status, answer = self._call("GET", f"{host}{MODELS}")
-        names = answer.get("models", []) if status == 200 and isinstance(answer, dict) else []
+        names: list[str] = answer.get("models", []) if status == 200 and isinstance(answer, dict) else []
         if len(names) != 1:
             found = f"{', '.join(names) or 'none'} (HTTP {status}) at {host}"
             raise InputError("a server must serve one model, or its address name it", found, f"Give {host}{MODELS}/NAME.")
@@ -240,20 +321,19 @@ class Service:
 
     def _call(self, method: str, url: str, body: Any = None) -> tuple[int, Any]:
         response = self._response(method, url, body)
-        if not self._known:  # the address is no wrong one: a server that starts again is waited for
-            self._known, self._session = True, _session(known=True)
+        if not self._has_answered:  # the address is right: from now on wait for a server that restarts
+            self._has_answered, self._session = True, _session(known=True)
         self.fingerprint = response.headers.get(FINGERPRINT, "")
         if response.status_code == 401:
-            raise InputError(
-                "a server must know who asks", f"HTTP 401 at {url}", f"Set {access.VARIABLE} to the server's token."
-            )
+            remedy = f"Set {access.VARIABLE} to the server's token."
+            raise InputError("the server requires a valid token", f"HTTP 401 at {url}", remedy)
         try:
             return response.status_code, response.json()
         except ValueError:
             return response.status_code, response.text
 
     def _response(self, method: str, url: str, body: Any) -> Any:
-        """A whole response: one that is cut off, as by a server that is killed in its middle, is asked for again."""
+        """Returns a complete response; retries one that is cut off, as when the server is killed while it answers."""
         import requests
 
         for left in reversed(range(TRIES)):
@@ -264,11 +344,11 @@ class Service:
                     continue
                 found = f"{type(error).__name__} at {url}"
                 raise InputError("a server must answer", found, "Start it, or check --url.") from None
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("unreachable: the last try returns or raises")
 
 
 def predict_images(
-    namer: Namer,
+    classifier: Namer,
     labels: Sequence[str],
     images_uri: str,
     table: Path,
@@ -277,60 +357,62 @@ def predict_images(
     partition: int = 0,
     partitions: int = 1,
 ) -> dict[str, int]:
-    """Names every picture at a URI and writes a table of what they are called, a few pictures in memory at a time.
+    """Classifies all images at a URI and writes a table of their predictions; holds one batch in memory at a time.
 
     Args:
-        namer: what names them.
-        labels: the classes; a picture in a folder of one of these names has that label, and is counted right or wrong.
-        images_uri: a picture, or whatever `storage.walk` reads.
-        table: CSV with a header `path,label,prediction,score`; the last two are empty where a picture cannot be read.
-        all_scores: a column `score:LABEL` follows for every class.
-        partition: which of the `partitions` equal parts of the pictures is named, from 0; see `join_predictions`.
-        partitions: how many parts there are.
+        classifier: A model in this process, or a server.
+        labels: Labels of the classes. An image in a folder named after one of them has that label, and its prediction is
+            counted as right or wrong.
+        images_uri: An image, or anything that `storage.walk` reads.
+        table: CSV file to write, with the columns path, label, prediction, score; the last two are empty for an image that
+            cannot be read.
+        all_scores: Whether to add a column `score:LABEL` for every class.
+        partition: Number of the partition of the images to classify, from 0; see `join_predictions`.
+        partitions: Number of partitions.
 
     Returns:
-        pictures, unreadable, labelled, right: how many.
+        Counts of images: pictures (all), unreadable, labelled, and right of those.
 
     Raises:
-        InputError: no pictures there.
+        InputError: There are no images at the URI.
     """
     counts = dict.fromkeys(COUNTS, 0)
     with storage.replacing(table) as beside:
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
-            scored = labels if all_scores else ()
-            writer.writerow([*COLUMNS, *(f"{SCORE_OF}{label}" for label in scored)])
-            for uri, label, answer in named(namer, pictures_at(images_uri, partition, partitions)):
+            score_labels = labels if all_scores else ()
+            writer.writerow([*COLUMNS, *(f"{SCORE_OF}{label}" for label in score_labels)])
+            for uri, label, answer in named(classifier, pictures_at(images_uri, partition, partitions)):
                 counts["pictures"] += 1
                 counts["labelled"] += label in labels
                 if isinstance(answer, Refused):
                     counts["unreadable"] += 1
-                    writer.writerow([uri, label, "", "", *("" for _ in scored)])
+                    writer.writerow([uri, label, "", "", *("" for _ in score_labels)])
                     print(without_secrets(f"unreadable: {uri} ({answer})"))
                 else:
                     counts["right"] += answer.label == label
-                    others = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()
-                    writer.writerow([uri, label, answer.label, f"{answer.score:.6f}", *others])
+                    scores = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()
+                    writer.writerow([uri, label, answer.label, f"{answer.score:.6f}", *scores])
         if not counts["pictures"] and partitions == 1:
             raise no_pictures(images_uri)
-    _say(counts)
+    print(_summary(counts))
     return counts
 
 
 def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, images_uri: str) -> dict[str, int]:
-    """Puts the tables of all partitions together: the table that one `predict_images` would have written.
+    """Joins the tables of all partitions into the table that `predict_images` would have written without partitions.
 
     Args:
-        parts: their tables, in the order of their numbers.
-        labels: the classes, as `predict_images` takes them.
-        table: the table to write.
-        images_uri: where the pictures lie.
+        parts: Tables of the partitions, in the order of their numbers.
+        labels: Labels of the classes, as in `predict_images`.
+        table: CSV file to write.
+        images_uri: URI of the images, for error messages.
 
     Returns:
-        pictures, unreadable, labelled, right: how many.
+        Counts of images: pictures (all), unreadable, labelled, and right of those.
 
     Raises:
-        InputError: no pictures in any of them.
+        InputError: All tables are empty.
     """
     total, known = dict.fromkeys(COUNTS, 0), set(labels)
     with storage.replacing(table) as beside, ExitStack() as opened:
@@ -339,7 +421,7 @@ def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, 
             writer = csv.writer(file, lineterminator="\n")
             headers = [next(reader) for reader in readers]
             writer.writerow(headers[0])
-            # The n-th picture is in the table of partition n % partitions.
+            # Image n is in the table of partition n % partitions.
             for row in (row for rows in zip_longest(*readers) for row in rows if row is not None):
                 writer.writerow(row)
                 _, label, prediction, *_ = row
@@ -349,97 +431,160 @@ def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, 
                 total["right"] += bool(prediction) and label == prediction
         if not total["pictures"]:
             raise no_pictures(images_uri)
-    accuracy = headlines(total).get("accuracy")
-    of_known = "" if accuracy is None else f"; accuracy {accuracy:.4f} on the {total['labelled']} in folders of a known name"
-    results.announce(f"{total['pictures']} images named, {total['unreadable']} could not be read{of_known}")
+    results.announce(_summary(total))
     return total
 
 
 def headlines(counts: Mapping[str, int]) -> dict[str, float]:
-    """Of counts, what stands on a dashboard: pictures, unreadable, and accuracy where folders gave any labels."""
+    """Computes the metrics of a dashboard.
+
+    Args:
+        counts: Counts as `predict_images` returns them.
+
+    Returns:
+        pictures, unreadable, and accuracy if any image has a label.
+    """
     accuracy = {"accuracy": counts["right"] / counts["labelled"]} if counts["labelled"] else {}
     return {"pictures": counts["pictures"], "unreadable": counts["unreadable"]} | accuracy
 
 
-def _say(counts: Mapping[str, int]) -> None:
-    print(f"{counts['pictures']} pictures named, {counts['unreadable']} unreadable")
+def _summary(counts: Mapping[str, int]) -> str:
+    text = f"{counts['pictures']} images classified, {counts['unreadable']} unreadable"
     if counts["labelled"]:
         accuracy = headlines(counts)["accuracy"]
-        print(f"{counts['right']} of {counts['labelled']} in folders of a known name are called by it: accuracy {accuracy:.4f}")
+        text += f"; accuracy {accuracy:.4f} on the {counts['labelled']} in folders named after a class"
+    return text
 
 
-def named(namer: Namer, pictures: Iterable[tuple[str, str, bytes | OSError]]) -> Iterator[tuple[str, str, Answer]]:
-    """(URI, label, answer) of each picture."""
-    return each(namer.name, pictures)
+def named(classifier: Namer, images: Iterable[tuple[str, str, bytes | OSError]]) -> Iterator[tuple[str, str, Answer]]:
+    """Classifies images, a batch at a time.
+
+    Args:
+        classifier: A model in this process, or a server.
+        images: URI, label, and bytes or the error of reading them, of each image.
+
+    Yields:
+        URI, label, and prediction or rejection of each image, in order.
+    """
+    return each(classifier.classify, images)
 
 
 def each(
-    ask: Callable[[list[bytes]], list[Said | Refused]], pictures: Iterable[tuple[str, str, bytes | OSError]]
+    function: Callable[[list[bytes]], list[Said | Refused]], images: Iterable[tuple[str, str, bytes | OSError]]
 ) -> Iterator[tuple[str, str, Said | Refused]]:
-    """(URI, label, what is said of it) of each picture, which are asked about a batch at a time."""
-    arriving = ((uri, label, arrived(encoded)) for uri, label, encoded in pictures)
-    while group := list(islice(arriving, BATCH)):
-        answers = answered(ask, [encoded for _, _, encoded in group])
-        yield from ((uri, label, answer) for (uri, label, _), answer in zip(group, answers, strict=True))
+    """Applies a function to images, a batch at a time.
+
+    Args:
+        function: Function from encoded images to a result for each.
+        images: URI, label, and bytes or the error of reading them, of each image.
+
+    Yields:
+        URI, label, and result or rejection of each image, in order.
+    """
+    arriving = ((uri, label, arrived(encoded)) for uri, label, encoded in images)
+    while batch := list(islice(arriving, BATCH)):
+        answers = answered(function, [encoded for _, _, encoded in batch])
+        yield from ((uri, label, answer) for (uri, label, _), answer in zip(batch, answers, strict=True))
 
 
-def answered(ask: Callable[[list[bytes]], list[Said | Refused]], pictures: Iterable[bytes | Refused]) -> list[Said | Refused]:
-    """An answer for each: those that are refused already keep their reason, the others are asked about, all at once."""
-    whole = list(pictures)
-    answers = iter(ask([one for one in whole if not isinstance(one, Refused)]))
-    return [one if isinstance(one, Refused) else next(answers) for one in whole]
+def answered(
+    function: Callable[[list[bytes]], list[Said | Refused]], images: Iterable[bytes | Refused]
+) -> list[Said | Refused]:
+    """Applies a function to those images that have not been rejected yet, in one call.
+
+    Args:
+        function: Function from encoded images to a result for each.
+        images: Encoded images, or why they were rejected.
+
+    Returns:
+        For each image the result, or why it was rejected.
+    """
+    every = list(images)
+    outcomes = iter(function([image for image in every if not isinstance(image, Refused)]))
+    return [image if isinstance(image, Refused) else next(outcomes) for image in every]
 
 
-def readable(picture: bytes, max_pixels: int) -> bytes | Refused:
-    """An encoded picture as TensorFlow reads it, or why it cannot be read."""
+def readable(image: bytes, max_pixels: int) -> bytes | Refused:
+    """Checks an image and re-encodes it if TensorFlow cannot decode its format.
+
+    Args:
+        image: Encoded image.
+        max_pixels: Larger images are rejected.
+
+    Returns:
+        The image in a format that TensorFlow decodes, or why it is rejected.
+    """
     try:
-        return checked(picture, max_pixels).encoded
+        return checked(image, max_pixels).encoded
     except Refused as reason:
         return reason
 
 
 def damaged(error: Any) -> Refused:
-    """What to say of a picture that TensorFlow alone refuses, of its error."""
+    """Returns the rejection of an image that passed Pillow but not TensorFlow.
+
+    Args:
+        error: TensorFlow's error.
+    """
     return Refused(f"damaged ({str(error.message).splitlines()[0][:100]})")
 
 
 def no_pictures(place: str) -> InputError:
-    """What to say where no picture was found."""
-    remedy = f"Give a picture, a folder or an archive; known endings are {', '.join(catalog.PICTURE_SUFFIXES)}."
-    return InputError("there must be pictures to name", f"none at {place}", remedy)
+    """Returns the error for a URI without images.
+
+    Args:
+        place: The URI.
+    """
+    remedy = f"Give an image, a folder or an archive; known suffixes are {', '.join(catalog.PICTURE_SUFFIXES)}."
+    return InputError("there must be images to classify", f"none at {place}", remedy)
 
 
 def pictures_at(uri: str, partition: int = 0, partitions: int = 1) -> Iterator[tuple[str, str, bytes | OSError]]:
-    """(URI, label, bytes, or why there are none) of every picture at a URI; the label is the folder that it lies in.
+    """Reads the images at a URI.
 
     Args:
-        uri: of a picture, or whatever `storage.walk` reads.
-        partition, partitions: of all pictures, those whose number, from 0, leaves `partition` when divided by `partitions`.
+        uri: An image, or anything that `storage.walk` reads.
+        partition: Number of the partition to read, from 0: images whose position modulo `partitions` is this number.
+        partitions: Number of partitions.
+
+    Yields:
+        URI, label (name of the folder that contains the image), and bytes or the error of reading them, of each image.
 
     Raises:
-        InputError: nothing lies there, or it is neither a picture, nor a folder, nor an archive.
+        InputError: There is nothing at the URI, or something else than an image, a folder or an archive.
     """
     if is_one_picture(uri):
         if partition == 0:
             with storage.Reader() as reader:
                 yield uri, "", storage.outcome(partial(reader.read, uri))
         return
-    pictures = (item for item in storage.walk(uri) if not catalog.not_a_picture(item.name))
-    for item, encoded in storage.read_all(islice(pictures, partition, None, partitions)):
+    images = (item for item in storage.walk(uri) if not catalog.not_a_picture(item.name))
+    for item, encoded in storage.read_all(islice(images, partition, None, partitions)):
         yield item.uri, PurePosixPath(item.name).parent.name, encoded
 
 
 def check_uri(uri: str, field: str) -> None:
-    """Refuses a URI where no pictures can be, without reading any.
+    """Checks that a URI can be the source of images, without reading any.
+
+    Args:
+        uri: An image, a folder or an archive.
+        field: Name of the field that holds the URI, for error messages.
 
     Raises:
-        InputError: naming the field.
+        InputError: There is nothing at the URI, or it cannot be read.
     """
     (storage.check_picture_uri if is_one_picture(uri) else storage.check_there)(uri, field)
 
 
 def is_one_picture(uri: str) -> bool:
-    """Whether a URI names a picture rather than a folder or an archive of them: by its ending, or as a local file."""
+    """Checks whether a URI names a single image: by its suffix, or as a local file that is not an archive.
+
+    Args:
+        uri: An image, a folder or an archive.
+
+    Returns:
+        True for a single image.
+    """
     if not storage.scheme(uri) and Path(uri).is_dir():
         return False
     path = urlsplit(uri).path if storage.scheme(uri) in ("http", "https") and "#" not in uri else uri
@@ -448,18 +593,18 @@ def is_one_picture(uri: str) -> bool:
     return not storage.scheme(uri) and Path(uri).is_file() and not uri.lower().endswith(storage.ARCHIVE_SUFFIXES)
 
 
-def _tensorflow() -> ModuleType:
-    """TensorFlow, without the lines that it writes to stderr while it is imported, before any log level counts."""
+def _tensorflow() -> Any:
+    """Imports TensorFlow without the lines that it writes to stderr before any log level takes effect."""
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             import tensorflow
         except BaseException:
-            said.seek(0)
-            with open(stderr, "wb", closefd=False) as shown:
-                shutil.copyfileobj(said, shown)
+            captured.seek(0)
+            with open(stderr, "wb", closefd=False) as output:
+                shutil.copyfileobj(captured, output)
             raise
         finally:
             os.dup2(stderr, 2)
@@ -468,7 +613,14 @@ def _tensorflow() -> ModuleType:
 
 
 def arrived(encoded: bytes | OSError) -> bytes | Refused:
-    """The bytes of a picture, or why there are none."""
+    """Converts the error of reading an image into its rejection.
+
+    Args:
+        encoded: Bytes of the image, or the error of reading them.
+
+    Returns:
+        The bytes, or why the image is rejected.
+    """
     return Refused(encoded.strerror or str(encoded)) if isinstance(encoded, OSError) else encoded
 
 
@@ -483,10 +635,10 @@ def _grey() -> bytes:
 def _session(*, known: bool = False) -> Any:
     from kfp_vision.stores import web
 
-    made = web.session(retry_posts=True, known=known)
+    session = web.session(retry_posts=True, known=known)
     if token := access.token():
-        made.auth = partial(_with_token, token)  # a header alone would give way to what ~/.netrc says
-    return made
+        session.auth = partial(_with_token, token)  # ~/.netrc would override a plain header
+    return session
 
 
 def _with_token(token: str, request: Any) -> Any:
@@ -494,22 +646,26 @@ def _with_token(token: str, request: Any) -> Any:
     return request
 
 
-def _requests(pictures: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Consecutive groups that are small enough for one request each."""
+def _requests(images: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Yields consecutive groups that fit into one request each."""
     group: list[bytes] = []
-    for picture in pictures:
-        if group and (len(group) == PICTURES_A_REQUEST or sum(map(len, group)) + len(picture) > BYTES_A_REQUEST):
+    for image in images:
+        if group and (len(group) == PICTURES_A_REQUEST or sum(map(len, group)) + len(image) > BYTES_A_REQUEST):
             yield group
             group = []
-        group.append(picture)
+        group.append(image)
     if group:
         yield group
 
 
 def reason_in(answer: Any) -> str:
-    """The reason that a server's refusal gives."""
+    """Returns the reason that a server gives in an error response.
+
+    Args:
+        answer: Parsed body of the response.
+    """
     return str(answer.get("error", "no reason") if isinstance(answer, dict) else answer)[:600]
 
 
-def _parsed(answer: dict[str, Any]) -> Prediction:
+def _parse_prediction(answer: dict[str, Any]) -> Prediction:
     return Prediction(answer["classes"], answer["class_idx"], answer["probabilities"])

@@ -1,4 +1,4 @@
-"""What changes a model repository, in a folder or in a bucket: a new version, old ones that go, one that comes back."""
+"""Changes a model repository, in a folder or in a bucket: publishes, prunes and rolls back versions."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -10,40 +10,69 @@ from kfp_vision.errors import InputError
 from kfp_vision.repository import SAVED_MODEL_FILE, Folder, Version
 from kfp_vision.stores import Found
 
-SERVED = 2  # the newest, and the one before: a server answers with it until it has taken up the newest
+SERVED = 2  # the newest and its predecessor, which servers still answer with until they have loaded the newest
 
-OF_A_MODEL = re.compile(r"[0-9a-f]{16}")  # a folder that is named by a fingerprint
+OF_A_MODEL = re.compile(r"[0-9a-f]{16}")  # a folder named by the beginning of a fingerprint
 
 
 class Published(Protocol):
-    """A version in a repository."""
+    """A version in a repository: `repository.Version` in a folder, `stored.StoredVersion` in a bucket."""
 
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """Number of the version, from 1."""
 
     @property
-    def about(self) -> Mapping[str, Any]: ...
+    def about(self) -> Mapping[str, Any]:
+        """Metadata of the model, as the export wrote it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the model."""
 
-    def is_copy_of(self, version: Version) -> bool: ...
+    def is_copy_of(self, version: Version) -> bool:
+        """Checks whether this version and a local one are copies of the same export.
 
-    def brought(self, scratch: Path) -> Version: ...
+        Args:
+            version: The local version to compare with.
 
-    def remove(self) -> None: ...
+        Returns:
+            True if the contents are the same.
+        """
+
+    def download(self, scratch: Path) -> Version:
+        """Makes the version available on this machine.
+
+        Args:
+            scratch: Folder to download into, if the version is not local.
+
+        Returns:
+            The local version.
+        """
+
+    def remove(self) -> None:
+        """Removes the version; readers see either all of it or none."""
 
 
 class Repository(Protocol):
-    """Numbered versions of one model."""
+    """Numbered versions of one model: `repository.Folder` on this machine, `stored.Bucket` in a bucket."""
 
-    def versions(self) -> Sequence[Published]: ...
+    def versions(self) -> Sequence[Published]:
+        """Returns the complete versions, the newest last."""
 
-    def add(self, version: Version) -> int: ...
+    def add(self, version: Version) -> int:
+        """Copies a version into the repository as its newest.
+
+        Args:
+            version: The local version to copy.
+
+        Returns:
+            The number assigned to it.
+        """
 
 
 def repository_at(uri: str) -> Repository:
-    """The repository at a path or in a bucket; nothing need lie there yet."""
+    """Returns the repository at a path or in a bucket; it may be empty or not exist yet."""
     if storage.scheme(uri) in stores.BUCKETS:
         from kfp_vision.stored import Bucket
 
@@ -52,48 +81,59 @@ def repository_at(uri: str) -> Repository:
 
 
 def check_name(uri: str, name: str) -> None:
-    """Refuses to mix two models in one repository.
+    """Checks that a repository does not hold versions of another model.
+
+    Args:
+        uri: Path of the repository, or its folder in a bucket.
+        name: Name of the model to be published there.
 
     Raises:
-        InputError: the newest version there has another name.
+        InputError: The newest version there has another name.
     """
     _check_name(repository_at(uri).versions(), name, uri)
 
 
 def is_from(uri: str, trained_from: str) -> bool:
-    """Whether the newest version there, if there is one, was made of the same pictures and fields.
+    """Checks whether the newest version in a repository was trained on the same data with the same parameters.
 
     Args:
-        uri: a path, or a folder of a bucket.
-        trained_from: what `deployment.decide_training` gives.
+        uri: Path of the repository, or its folder in a bucket.
+        trained_from: Fingerprint of data and parameters, from `deployment.decide_training`.
+
+    Returns:
+        True if it was; False if it was not, or the repository is empty.
 
     Raises:
-        InputError: the store refuses or does not answer.
+        InputError: The store denies access or does not answer.
     """
     return any(newest.about.get("trained_from") == trained_from for newest in repository_at(uri).versions()[-1:])
 
 
 def publish(version: Version, uri: str, kept: int = 0) -> int:
-    """Copies a version into a repository as its newest; where the newest is the same already, it is left at that.
+    """Copies a version into a repository as its newest, unless the newest is already a copy of it.
 
-    Servers that watch the repository never see a half of it.
+    Servers that watch the repository never see an incomplete version.
 
     Args:
-        version: an export.
-        uri: a path, or a folder of a bucket.
-        kept: how many versions stay, the newest and the one before in any case; 0 for all.
+        version: The exported version.
+        uri: Path of the repository, or its folder in a bucket.
+        kept: How many versions to keep, at least the newest two; 0 keeps all.
 
     Returns:
-        Its number.
+        The number of the version in the repository.
 
     Raises:
-        InputError: the repository holds a model of another name, or the store refuses or does not answer.
+        InputError: The repository holds a model of another name, or the store denies access or does not answer.
+
+    Example:
+        version = repository.exported(Path("runs/flowers/model"))
+        number = publishing.publish(version, "s3://bucket/models/flowers", kept=5)
     """
     repository = repository_at(uri)
-    there = repository.versions()
-    _check_name(there, version.name, uri)
-    if there and there[-1].is_copy_of(version):
-        return there[-1].number
+    published = repository.versions()
+    _check_name(published, version.name, uri)
+    if published and published[-1].is_copy_of(version):
+        return published[-1].number
     number = repository.add(version)
     if kept:
         for old in repository.versions()[: -max(kept, SERVED)]:
@@ -102,57 +142,59 @@ def publish(version: Version, uri: str, kept: int = 0) -> int:
 
 
 def remove_unread(uri: str, read: Collection[str], kept: int) -> None:
-    """Removes models from a folder in which each has one of its own, called by the beginning of its fingerprint.
+    """Removes unused models from a folder of model folders, each named by the beginning of its model's fingerprint.
 
     Args:
-        uri: of a folder of a bucket.
-        read: the names of those folders that stay in any case.
-        kept: how many of the others stay, the newest.
+        uri: Folder in a bucket.
+        read: Names of the model folders that are in use and stay.
+        kept: How many of the unused ones to keep, the newest first.
 
     Raises:
-        InputError: the store refuses or does not answer.
+        InputError: The store denies access or does not answer.
     """
     files: dict[str, list[Found]] = {}
     for found in storage.children(uri):
         folder = found.name.partition("/")[0]
         if OF_A_MODEL.fullmatch(folder) and folder not in read:
             files.setdefault(folder, []).append(found)
-    newest_first = sorted(files.values(), key=lambda those: -max(found.modified for found in those))
+    newest_first = sorted(files.values(), key=lambda objects: -max(found.modified for found in objects))
     for old in newest_first[kept:]:
         for found in sorted(old, key=lambda found: not found.name.endswith(SAVED_MODEL_FILE)):
             storage.remove(found.uri)
 
 
 def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
-    """Publishes an earlier version again as the newest, which is how it reaches servers that take the highest number.
+    """Publishes an earlier version again as the newest, so that servers, which take the highest number, load it.
 
     Args:
-        uri: a path, or a folder of a bucket.
-        to: which one; 0 for the one before the newest.
+        uri: Path of the repository, or its folder in a bucket.
+        to: Number of the earlier version; 0 for the one before the newest.
 
     Returns:
-        The model's name, the number of the earlier version, and the one that it has got: the newest's, if they are the same.
+        The name of the model, the number of the earlier version, and its new number, which is the newest's if that is the
+        same export already.
 
     Raises:
-        InputError: there is no such version, or the store refuses or does not answer.
+        InputError: There is no such version, or the store denies access or does not answer.
     """
     repository = repository_at(uri)
-    there = repository.versions()
-    found = [one for one in there if one.number == to] if to else there[-2:-1]
+    published = repository.versions()
+    found = [version for version in published if version.number == to] if to else published[-2:-1]
     if not found:
-        numbers = ", ".join(str(one.number) for one in there) or "none"
+        numbers = ", ".join(str(version.number) for version in published) or "none"
         wanted = f"version {to}" if to else "the one before the newest"
-        remedy = "Name another with --to." if len(there) > 1 else "Give a model repository with more than one version."
+        remedy = "Name another with --to." if len(published) > 1 else "Give a model repository with more than one version."
         raise InputError("there must be a version to go back to", f"{wanted} of {numbers} in {uri}", remedy)
     (earlier,) = found
+    newest = published[-1]
     with storage.temporary() as scratch:
-        version = earlier.brought(scratch)
-        same = there[-1] is earlier or there[-1].is_copy_of(version)
-        return version.name, earlier.number, there[-1].number if same else repository.add(version)
+        version = earlier.download(scratch)
+        is_newest = newest is earlier or newest.is_copy_of(version)
+        return version.name, earlier.number, newest.number if is_newest else repository.add(version)
 
 
-def _check_name(there: Sequence[Published], name: str, uri: str) -> None:
-    for newest in there[-1:]:
+def _check_name(published: Sequence[Published], name: str, uri: str) -> None:
+    for newest in published[-1:]:
         if newest.name != name:
             rule = "a model repository must hold versions of one model"
             raise InputError(rule, f"{newest.name} in {uri}, and now {name}", "Set deploy_to to a place of its own.")

@@ -1,8 +1,8 @@
-"""A model repository: a directory of numbered versions, each a SavedModel with its description, as TF-Serving lays them out.
+"""A model repository: a directory of numbered versions, each a SavedModel with metadata, in the layout of TensorFlow Serving.
 
-3/saved_model.pb, 3/variables/     what every TensorFlow server takes
-3/assets.extra/model.json          what it is: its name, its labels, its image size, how it was trained
-index/                             maybe an index of pictures, see `search`; other servers pass over it
+    3/saved_model.pb, 3/variables/     what every TensorFlow server loads
+    3/assets.extra/model.json          metadata: name, labels, image size, how it was trained
+    index/                             an optional image index, see `search`; other servers ignore it
 
 The `serving` folder of a model folder is such a repository, with one version in it.
 """
@@ -22,7 +22,7 @@ from kfp_vision import storage
 from kfp_vision.errors import InputError
 
 SERVING_FOLDER = Path("serving")
-INDEX_FOLDER = "index"  # lies with the versions and is none: pictures as the newest one sees them, see `search`
+INDEX_FOLDER = "index"  # beside the versions; built with the embeddings of the newest one, see `search`
 FIRST = "1"
 SAVED_MODEL_FILE = "saved_model.pb"
 ABOUT_FILE = Path("assets.extra") / "model.json"
@@ -31,39 +31,44 @@ MODEL_REMEDY = "Give the model folder of a run, or a directory of numbered versi
 
 @dataclass(frozen=True)
 class Version:
-    """A version in a repository; what it says of itself is read when it is asked for.
+    """A version in a repository on this machine; its metadata is read on first use.
 
     Attributes:
-        folder: where it lies; named by its number.
+        folder: Folder of the version, named by its number.
     """
 
     folder: Path
 
     @property
     def number(self) -> int:
+        """Number of the version."""
         return int(self.folder.name)
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """How it was trained, with `model_name`, `labels` and `image_size`.
+        """Metadata: how the model was trained, with `model_name`, `labels` and `image_size`.
 
         Raises:
-            InputError: the description is missing or torn.
+            InputError: The metadata file is missing or damaged.
         """
         file = self.folder / ABOUT_FILE
         return described(file.read_bytes, file)
 
     @property
     def name(self) -> str:
-        return self.about["model_name"]
+        """Name of the model."""
+        name: str = self.about["model_name"]
+        return name
 
     @property
     def labels(self) -> list[str]:
-        return self.about["labels"]
+        """Labels of the classes, in the order of their numbers."""
+        labels: list[str] = self.about["labels"]
+        return labels
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that is served: equal for copies of one export, wherever they lie."""
+        """SHA-256 of all files of the version, in hex; equal for copies of the same export."""
         digest = hashlib.sha256()
         for name, file in self.files.items():
             digest.update(f"{name} {file.stat().st_size}\n".encode())
@@ -72,49 +77,70 @@ class Version:
 
     @property
     def files(self) -> dict[str, Path]:
-        """What it is made of, by the names below its folder."""
+        """Files of the version by their paths below its folder, sorted."""
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {file.relative_to(self.folder).as_posix(): file for file in files}
 
     def is_copy_of(self, version: "Version") -> bool:
-        """Whether both are copies of one export."""
+        """Checks whether this version and another one are copies of the same export.
+
+        Args:
+            version: The version to compare with.
+
+        Returns:
+            True if their fingerprints are equal.
+        """
         return self.fingerprint == version.fingerprint
 
-    def brought(self, scratch: Path) -> "Version":
-        """The version on this machine, where it is."""
+    def download(self, scratch: Path) -> "Version":
+        """Returns the version itself, which is on this machine already.
+
+        Args:
+            scratch: Not used; a version in a bucket is downloaded there, see `publishing.Published`.
+
+        Returns:
+            This version.
+        """
         return self
 
     def remove(self) -> None:
-        """Removes it, in one step for who looks into its repository."""
-        with storage.scratch(self.folder) as gone, contextlib.suppress(FileNotFoundError):  # somebody else was faster
-            self.folder.rename(gone / self.folder.name)
+        """Removes the version from its repository in one atomic step."""
+        with storage.scratch(self.folder) as trash, contextlib.suppress(FileNotFoundError):  # another process was faster
+            self.folder.rename(trash / self.folder.name)
 
 
 def described(read: Callable[[], bytes], where: object) -> dict[str, Any]:
-    """What a version says of itself, from the bytes of its description.
+    """Reads and checks the metadata of a version.
+
+    Args:
+        read: Returns the content of the metadata file.
+        where: Path or URI of the file, for error messages.
+
+    Returns:
+        The metadata, with `model_name`, `labels` and `image_size` at least.
 
     Raises:
-        InputError: it cannot be read, or lacks what must stand there; where it lies is said.
+        InputError: The file is missing or damaged, or lacks one of these keys.
     """
-    remedy = "Export or deploy the model again."
+    rule, remedy = "a version must have valid metadata", "Export or deploy the model again."
     try:
-        about = json.loads(read())
+        about: dict[str, Any] = json.loads(read())
         missing = {"model_name", "labels", "image_size"} - about.keys()
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError("a version must say what it is", f"{where} ({reason})", remedy) from None
+        raise InputError(rule, f"{where} ({reason})", remedy) from None
     if missing:
-        raise InputError("a version must say what it is", f"{where} without {', '.join(sorted(missing))}", remedy)
+        raise InputError(rule, f"{where} without {', '.join(sorted(missing))}", remedy)
     return about
 
 
 def exported(model: Path) -> Version:
-    """The one version in a model folder."""
+    """Returns the only version in a model folder."""
     return Version(model / SERVING_FOLDER / FIRST)
 
 
 def versions(repository: Path) -> list[Version]:
-    """The versions in a repository, the newest last; none where there is no such directory."""
+    """Returns the versions in a repository, the newest last; an empty list if there is no such directory."""
     if not repository.is_dir():
         return []
     numbered = [folder for folder in repository.iterdir() if folder.name.isdecimal() and folder.is_dir()]
@@ -122,10 +148,16 @@ def versions(repository: Path) -> list[Version]:
 
 
 def located(path: Path) -> Path:
-    """The repository at a path: the path itself, or the `serving` folder of the model folder that it is.
+    """Finds the repository at a path: the path itself, or its `serving` folder if the path is a model folder.
+
+    Args:
+        path: Path of a repository or of a model folder.
+
+    Returns:
+        The absolute path of the repository.
 
     Raises:
-        InputError: no version lies there.
+        InputError: There is no version in either.
     """
     for repository in (path, path / SERVING_FOLDER):
         if versions(repository):
@@ -134,17 +166,17 @@ def located(path: Path) -> Path:
 
 
 def fetch(uri: str, model: Path) -> Version:
-    """Copies the newest version at a URI into a folder, laid out as a model folder.
+    """Copies the newest version at a URI into a new model folder.
 
     Args:
-        uri: of a model folder, of a repository, or of a version in it; in a bucket, on disk, or in an archive wherever it lies.
-        model: the folder to make; it is not there before it is whole.
+        uri: A model folder, a repository or a single version; on disk, in a bucket, or in an archive in either.
+        model: Folder to create; it appears once it is complete.
 
     Returns:
         The version in the folder.
 
     Raises:
-        InputError: no version lies there, or it cannot be read.
+        InputError: There is no version at the URI, or it cannot be read.
     """
     newest = _newest(uri)
     if newest is None:
@@ -158,10 +190,14 @@ def fetch(uri: str, model: Path) -> Version:
 
 
 def check_there(uri: str, field: str) -> None:
-    """Refuses a URI where no version of a model lies.
+    """Checks that there is a version of a model at a URI.
+
+    Args:
+        uri: A model folder, a repository or a single version.
+        field: Name of the field that holds the URI, for error messages.
 
     Raises:
-        InputError: naming the field.
+        InputError: There is none, or the URI cannot be read.
     """
     storage.check_there(uri, field)
     if _newest(uri) is None:
@@ -169,7 +205,7 @@ def check_there(uri: str, field: str) -> None:
 
 
 def _newest(uri: str) -> PurePosixPath | None:
-    """The folder of the newest version at a URI, by its name there; that of the least depth where there are several kinds."""
+    """Returns the folder of the newest version, relative to the URI; if there are several repositories, of the topmost."""
     files = (PurePosixPath(item.name) for item in storage.walk(uri))
     folders = [file.parent for file in files if file.name == SAVED_MODEL_FILE]
     numbered = [folder for folder in folders if folder == PurePosixPath() or folder.name.isdecimal()]
@@ -182,37 +218,51 @@ def _is_below(name: str, folder: PurePosixPath) -> bool:
 
 
 def no_model(place: object) -> InputError:
-    """What to say where no version lies."""
+    """Returns the error for a path or URI without any version of a model.
+
+    Args:
+        place: The path or URI.
+    """
     return InputError("there must be a model to serve", f"none in {place}", MODEL_REMEDY)
 
 
 class Folder:
-    """A repository in a folder of this machine. A version comes and goes in one step: nobody sees half of one.
+    """A repository in a folder on this machine; versions are added and removed atomically.
 
     Args:
-        path: of the folder, which is made with its first version.
+        path: The folder; created with its first version.
+
+    Attributes:
+        path: The folder.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def versions(self) -> list[Version]:
-        """See `versions`."""
+        """Returns the versions, the newest last."""
         return versions(self.path)
 
     def add(self, version: Version) -> int:
-        """Copies a version there, and gives the number that it has got: the one after the newest."""
+        """Copies a version into the repository as its newest.
+
+        Args:
+            version: The version to copy.
+
+        Returns:
+            The number assigned to it, one above the newest's.
+        """
         with storage.scratch(self.path / "version") as scratch:
-            beside = scratch / "new"
-            shutil.copytree(version.folder, beside, copy_function=shutil.copyfile)
-            there = self.versions()
-            for number in itertools.count(there[-1].number + 1 if there else int(FIRST)):
+            copy = scratch / "new"
+            shutil.copytree(version.folder, copy, copy_function=shutil.copyfile)
+            published = self.versions()
+            for number in itertools.count(published[-1].number + 1 if published else int(FIRST)):
                 target = self.path / str(number)
                 try:
-                    beside.rename(target)
+                    copy.rename(target)
                 except OSError:
                     if not target.exists():
                         raise
-                    continue  # somebody else has just published under this number
+                    continue  # another process has published under this number meanwhile
                 return number
-        raise AssertionError("numbers do not end")
+        raise AssertionError("unreachable: itertools.count is endless")

@@ -1,6 +1,6 @@
-"""A model repository in a bucket: its versions, how one comes here, how one gets there, and how one goes.
+"""A model repository in a bucket: lists, downloads, publishes and deletes versions.
 
-`saved_model.pb` is written last and removed first. What has none is no version, here and for whoever else looks for it.
+`saved_model.pb` is written last and removed first: a folder without it is not a version, for this library and for others.
 """
 
 import contextlib
@@ -20,21 +20,21 @@ from kfp_vision.errors import InputError
 from kfp_vision.repository import ABOUT_FILE, FIRST, INDEX_FOLDER, SAVED_MODEL_FILE, SERVING_FOLDER, Version
 from kfp_vision.stores import Found, NotThere, patience, transfer
 
-CLAIM = ".kfp-vision-"  # begins the name of an object that says: somebody writes a version here
-LONGEST_PAUSE = 2.0  # seconds, before a number is tried again that two wanted
-FOLLOW_SECONDS = 10.0  # between two looks for newer versions
-SECONDS_TO_END = 5  # what is being brought meanwhile is not waited for
+CLAIM = ".kfp-vision-"  # prefix of the name of a lock object: a writer is publishing a version in this folder
+LONGEST_PAUSE = 2.0  # seconds before the next attempt after two writers have claimed the same number
+FOLLOW_SECONDS = 10.0  # between two checks for newer versions
+SECONDS_TO_END = 5  # to wait for the following thread; a download that takes longer is abandoned
 
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """A folder of a repository in a bucket that is named by a number.
+    """A numbered folder of a repository in a bucket.
 
     Attributes:
-        uri: where it lies.
-        number: its number.
-        files: what it is made of, by the names below it.
-        claims: who writes there, or did when it ended.
+        uri: URI of the folder.
+        number: Number of the version.
+        files: Objects of the version by their names below the folder.
+        claims: Names of the lock objects of writers that are publishing there, or were when they were killed.
     """
 
     uri: str
@@ -44,32 +44,53 @@ class StoredVersion:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is a version."""
+        """True if all files of the version have been written."""
         return SAVED_MODEL_FILE in self.files
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """See `Version.about`; of the version that alone is read."""
+        """Metadata, see `Version.about`; only this file is downloaded.
+
+        Raises:
+            InputError: The metadata file is missing or damaged, or the store denies access or does not answer.
+        """
         where = storage.inside(self.uri, ABOUT_FILE.as_posix())
         return repository.described(lambda: transfer.received(where), where)
 
     @property
     def name(self) -> str:
-        return self.about["model_name"]
+        """Name of the model."""
+        name: str = self.about["model_name"]
+        return name
 
     def is_copy_of(self, version: Version) -> bool:
-        """Whether both are copies of one export: it is brought here to be compared only if names and sizes agree."""
+        """Checks whether this version and a local one are copies of the same export.
+
+        The version is downloaded only if names and sizes of all files agree.
+
+        Args:
+            version: The local version to compare with.
+
+        Returns:
+            True if their fingerprints are equal.
+        """
         sizes = {name: file.stat().st_size for name, file in version.files.items()}
         if {name: found.size for name, found in self.files.items()} != sizes:
             return False
         with storage.temporary() as scratch:
-            return self.brought(scratch).fingerprint == version.fingerprint
+            return self.download(scratch).fingerprint == version.fingerprint
 
-    def brought(self, scratch: Path) -> Version:
-        """A copy on this machine, below a folder, named by its number.
+    def download(self, scratch: Path) -> Version:
+        """Downloads the version.
+
+        Args:
+            scratch: Folder in which a folder named by the version's number is created.
+
+        Returns:
+            The local version.
 
         Raises:
-            InputError: it was removed meanwhile, or the store refuses or does not answer.
+            InputError: The version was removed meanwhile, or the store denies access or does not answer.
         """
         folder = scratch / str(self.number)
         with storage.replacing(folder) as beside:
@@ -78,11 +99,11 @@ class StoredVersion:
                 try:
                     transfer.download(found.uri, beside / name)
                 except NotThere as reason:
-                    raise InputError("a version must stay while it is read", str(reason), "Try again.") from None
+                    raise InputError("a version must not be removed while it is read", str(reason), "Try again.") from None
         return Version(folder)
 
     def remove(self) -> None:
-        """Removes it; from the first moment on it is no version any more."""
+        """Removes the version; `saved_model.pb` goes first, so that readers ignore the folder at once."""
         for name in sorted(self.files, key=lambda name: name != SAVED_MODEL_FILE):
             storage.remove(self.files[name].uri)
         for claim in self.claims:
@@ -93,38 +114,47 @@ class Bucket:
     """A repository in a bucket.
 
     Args:
-        uri: of its folder there.
+        uri: URI of its folder.
+
+    Attributes:
+        uri: URI of its folder.
     """
 
     def __init__(self, uri: str):
         self.uri = uri
 
     def versions(self) -> list[StoredVersion]:
-        """The whole versions, the newest last.
+        """Returns the complete versions, the newest last.
 
         Raises:
-            InputError: the store refuses or does not answer.
+            InputError: The store denies access or does not answer.
         """
         return [folder for folder in self._folders() if folder.is_whole]
 
     def add(self, version: Version) -> int:
-        """Copies a version there, and gives the number that it has got: one that nobody has, or had begun with.
+        """Copies a version into the repository under the next number that no other writer has claimed.
+
+        Args:
+            version: The local version to copy.
+
+        Returns:
+            The number assigned to it.
 
         Raises:
-            InputError: the store refuses or does not answer; what had arrived is removed again, as far as it lets itself be.
+            InputError: The store denies access or does not answer; objects written so far are removed if the store allows it.
         """
         while True:
             folders = self._folders()
             self._tidy(folders)
             number = folders[-1].number + 1 if folders else int(FIRST)
-            with self._claimed(number) as alone:
-                if alone:
+            with self._claim(number) as is_ours:
+                if is_ours:
                     self._write(version, number)
                     return number
             time.sleep(random.uniform(0, LONGEST_PAUSE))
 
     def _folders(self) -> list[StoredVersion]:
-        """All folders with a number, those as well in which a version is being written, or was when its writer ended."""
+        """Returns all numbered folders, including those of versions that are not complete."""
         contents: dict[str, dict[str, Found]] = {}
         for found in storage.children(self.uri):
             folder, _, name = found.name.partition("/")
@@ -138,25 +168,26 @@ class Bucket:
         return sorted(folders, key=lambda folder: folder.number)
 
     def _tidy(self, folders: list[StoredVersion]) -> None:
-        """Removes what a writer that was killed has left; one that may still be writing is newer than some whole version."""
+        """Removes what killed writers left below the oldest complete version; newer folders may still be being written."""
         whole = [folder.number for folder in folders if folder.is_whole]
         for folder in folders:
             if whole and folder.number < whole[0]:
                 folder.remove()
 
     @contextlib.contextmanager
-    def _claimed(self, number: int) -> Iterator[bool]:
-        """Whether nobody else writes, or has written, under a number; as long as the body lasts, others see that we do.
+    def _claim(self, number: int) -> Iterator[bool]:
+        """Locks a number while the body runs; yields False if another writer has claimed or used it.
 
-        A store lists an object as soon as it is there. Of two who claim at a time, one or both see the other and step back.
+        Stores list an object as soon as it is written. Of two writers that claim a number at the same time, at least one sees
+        the other and backs off.
         """
-        folder, mine = storage.inside(self.uri, str(number)), f"{CLAIM}{uuid.uuid4().hex}"
-        claim = storage.inside(folder, mine)
+        folder, name = storage.inside(self.uri, str(number)), f"{CLAIM}{uuid.uuid4().hex}"
+        claim = storage.inside(folder, name)
         storage.put(b"", claim)
         try:
-            yield [found.name for found in storage.children(folder)] == [mine]
+            yield [found.name for found in storage.children(folder)] == [name]
         except BaseException:
-            with contextlib.suppress(InputError, OSError):  # the first reason is the one to tell
+            with contextlib.suppress(InputError, OSError):  # the first error is the one to report
                 storage.remove(claim)
             raise
         storage.remove(claim)
@@ -168,7 +199,7 @@ class Bucket:
                 written.append(storage.inside(self.uri, f"{number}/{name}"))
                 storage.put(file, written[-1])
         except BaseException:
-            with contextlib.suppress(InputError, OSError):  # the first reason is the one to tell
+            with contextlib.suppress(InputError, OSError):  # the first error is the one to report
                 for uri in reversed(written):
                     storage.remove(uri)
             raise
@@ -176,30 +207,43 @@ class Bucket:
 
 @contextlib.contextmanager
 def brought(uri: str) -> Iterator[Path]:
-    """A model folder or a repository on this machine: a path as it is, one in a bucket as a copy of its newest version.
+    """Makes a model folder or a repository available on this machine while the body runs.
 
-    The copy goes with the body; versions that come later are not in it.
+    A local path is used in place. From a bucket the newest version is downloaded; versions published later are not.
+
+    Args:
+        uri: Path or URI of a model folder or a repository.
+
+    Yields:
+        Path of the repository or the model folder on this machine.
 
     Raises:
-        InputError: no version lies in the bucket, or the store refuses or does not answer.
+        InputError: There is no version in the bucket, or the store denies access or does not answer.
     """
     if storage.scheme(uri) not in stores.BUCKETS:
         yield Path(storage.absolute(uri))
         return
     with storage.temporary() as scratch:
-        _, there = _located(uri)
-        there[-1].brought(scratch)
+        _, published = _located(uri)
+        published[-1].download(scratch)
         yield scratch
 
 
 @contextlib.contextmanager
 def followed(uri: str) -> Iterator[Path]:
-    """As `brought`, but that as long as the body lasts newer versions come as well, and those go that the bucket has no more.
+    """Makes a repository available on this machine, as `brought` does, and keeps it in sync with the bucket.
 
-    An index that lies with the versions comes too, and follows the one in the bucket.
+    A background thread downloads versions and the index that are published while the body runs, and removes those that
+    are gone from the bucket.
+
+    Args:
+        uri: Path or URI of a model folder or a repository.
+
+    Yields:
+        Path of the repository or the model folder on this machine.
 
     Raises:
-        InputError: no version lies in the bucket at first, or the store refuses or does not answer.
+        InputError: There is no version in the bucket at the start, or the store denies access or does not answer then.
     """
     with brought(uri) as path, contextlib.ExitStack() as following:
         if storage.scheme(uri) in stores.BUCKETS:
@@ -212,36 +256,37 @@ def followed(uri: str) -> Iterator[Path]:
 
 
 def _follow(uri: str, path: Path, ended: threading.Event) -> None:
-    """Makes a repository like one in a bucket, every few seconds; what cannot be had now is tried again, and said once."""
-    from kfp_vision.search import beside  # NumPy, for who publishes alone, is large
+    """Syncs a local repository with a bucket every few seconds; failures are retried, and each is logged once."""
+    from kfp_vision.search import beside  # imports NumPy, which publishing does not need
 
-    told, pause = "", 0.0  # the index is not there yet
+    logged, pause = "", 0.0  # no pause at first: the index has not been downloaded yet
     while not ended.wait(pause):
         pause = FOLLOW_SECONDS
         try:
             with patience.in_the_background():
-                place, there = _located(uri)
-                if not (path / str(there[-1].number)).exists():
-                    there[-1].brought(path)
-                numbers = {version.number for version in there}
+                place, published = _located(uri)
+                newest = published[-1]
+                if not (path / str(newest.number)).exists():
+                    newest.download(path)
+                numbers = {version.number for version in published}
                 for folder in path.iterdir():
                     if folder.name.isdecimal() and int(folder.name) not in numbers:
                         shutil.rmtree(folder)
                 beside.bring(place, path / INDEX_FOLDER)
-            told = ""
+            logged = ""
         except (InputError, OSError) as error:
-            if str(error) != told and not ended.is_set():
-                told = str(error)
-                print(f"warning: cannot look for newer versions ({told.removeprefix(InputError.PREFIX)})", flush=True)
+            if str(error) != logged and not ended.is_set():
+                logged = str(error)
+                print(f"warning: cannot check for newer versions ({logged.removeprefix(InputError.PREFIX)})", flush=True)
 
 
 def _located(uri: str) -> tuple[str, list[StoredVersion]]:
-    """The repository in a bucket, or in a model folder there, and its versions.
+    """Finds the repository at a URI in a bucket, or in the model folder there; returns its URI and versions.
 
     Raises:
-        InputError: there are none, or the store refuses or does not answer.
+        InputError: There are no versions, or the store denies access or does not answer.
     """
     for place in (uri, storage.inside(uri, SERVING_FOLDER.as_posix())):
-        if there := Bucket(place).versions():
-            return place, there
+        if published := Bucket(place).versions():
+            return place, published
     raise repository.no_model(uri)

@@ -1,11 +1,13 @@
-"""What an index tells about the data: copies, labels that may be wrong, and a map, as a page and as a list to leave out."""
+"""Audits a data set by its index: finds near-duplicates and label issues, and writes a page and a list of images to exclude."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from kfp_vision import reports, results, splitting, storage
 from kfp_vision.catalog import SPLITS, Row
@@ -15,28 +17,28 @@ from kfp_vision.search.labels import Suspect
 from kfp_vision.search.parts import TEXT
 
 COLUMNS = ("path", "leave_out", "finding", "label", "instead", "other", "score")
-NEIGHBOURS = 40  # that are looked at: those that vote, and copies beside them
-SURE = 0.8  # of the votes, from which a picture under another label is left out unless somebody says otherwise
+NEIGHBOURS = 40  # per image: more than vote on a label, since near-duplicates do not vote
+SURE = 0.8  # share of the votes from which an image with another label is excluded by default
 COPIES_SHOWN, SUSPECTS_SHOWN = 60, 40  # on the page
-# What is found.
+# Kinds of findings, as in the table.
 OTHER_LABEL, OTHER_SPLIT, COPY = "copy under another label", "copy in another split", "copy"
 SUSPICIOUS = "label that few neighbours have"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the list.
+    """A row of the table.
 
     Attributes:
-        place: of the picture in the index.
-        leave_out: whether it is better left out, for all that is known.
-        finding: what it is.
-        instead: the label that its neighbours have, or its copy.
-        other: the picture that it is a copy of; -1 for none.
-        score: of a copy the correlation of what both have in common, of a label the share of its neighbours' votes.
+        position: Position of the image in the index.
+        leave_out: Whether to exclude the image by default.
+        finding: Kind of finding.
+        instead: Label of its neighbours, or of the other image of a pair of near-duplicates.
+        other: Position of that image; -1 for a label issue.
+        score: Correlation of two near-duplicates, or share of the neighbours' votes for another label.
     """
 
-    place: int
+    position: int
     leave_out: bool
     finding: str
     instead: str
@@ -45,64 +47,64 @@ class Finding:
 
 
 def audit(index: Path, *, validation_ratio: float, test_ratio: float, table: Path, page: Path) -> dict[str, int]:
-    """Looks for what is wrong with the pictures of an index.
+    """Finds near-duplicates and label issues among the images of an index.
 
     Args:
-        index: its folder.
-        validation_ratio, test_ratio: shares of each class that a training would hold out; data that brings its own
-            splits keeps them.
-        table: where the findings are written (CSV): path, leave_out (yes or no), finding, label, instead, other, score.
-        page: where they are shown (HTML).
+        index: Folder of the index.
+        validation_ratio: Share of each class that a training would hold out for validation; not used for data that comes
+            with splits.
+        test_ratio: Share of each class that a training would hold out for testing; not used for data that comes with splits.
+        table: CSV file to write with the findings: path, leave_out (yes or no), finding, label, instead, other, score.
+        page: HTML page to write.
 
     Returns:
-        How many there are: pictures, copies (pairs), copies_across_splits, copies_across_labels, suspicious_labels, left_out.
+        Counts: pictures (images), copies (pairs of near-duplicates), copies_across_splits, copies_across_labels,
+        suspicious_labels, left_out (images excluded by default).
 
     Raises:
-        InputError: the index is torn.
+        InputError: There is no index in the folder, or it is damaged.
+
+    Example:
+        counts = audit(Path("index"), validation_ratio=0.1, test_ratio=0.1, table=Path("audit.csv"), page=Path("audit.html"))
+        print(f"{counts['copies']} pairs of near-duplicates")
     """
     opened = Index(index)
-    scores, places = opened.neighbours(min(NEIGHBOURS, opened.about.pictures - 1))
-    pairs = copies.found(opened, places)
+    scores, positions = opened.neighbours(min(NEIGHBOURS, opened.about.pictures - 1))
+    pairs = copies.found(opened, positions)
     group = copies.groups(pairs, opened.about.pictures)
-    suspected = labels.suspects([picture.label for picture in opened.pictures], scores, places, group)
+    suspected = labels.suspects([image.label for image in opened.images], scores, positions, group)
     split = splits(opened, validation_ratio, test_ratio)
-    listed = [*_copied(opened, pairs, group, split), *_mislabelled(suspected)]
-    _write(table, opened, listed)
-    kinds = [_kind(opened, split, pair.first, pair.second) for pair in pairs]
-    left_out = {one.place for one in listed if one.leave_out}
-    counted = {
+    findings = [*_copy_findings(opened, pairs, group, split), *_label_findings(suspected)]
+    _write_table(table, opened, findings)
+    left_out = {finding.position for finding in findings if finding.leave_out}
+    counts = {
         "pictures": opened.about.pictures,
         "copies": len(pairs),
         "copies_across_splits": sum(split[pair.first] != split[pair.second] for pair in pairs),
-        "copies_across_labels": kinds.count(OTHER_LABEL),
+        "copies_across_labels": sum(_kind(opened, split, pair.first, pair.second) == OTHER_LABEL for pair in pairs),
         "suspicious_labels": len(suspected),
         "left_out": len(left_out),
     }
-    where = projection.projected(opened, np.array(sorted(left_out), "int64"))
-    reports.write_audit_page(
-        page,
-        counts=counted,
-        copies={
-            kind: [
-                (pair, [(_small(opened, place), split[place]) for place in (pair.first, pair.second)])
-                for pair, its in zip(pairs, kinds, strict=True)
-                if its == kind
-            ][:COPIES_SHOWN]
-            for kind in (OTHER_LABEL, OTHER_SPLIT, COPY)
-        },
-        suspects=[(_small(opened, one.place), one) for one in suspected[:SUSPECTS_SHOWN]],
-        points=[
-            (_small(opened, place), x, y, place in left_out)
-            for place, (x, y) in zip(where.places.tolist(), where.points.tolist(), strict=True)
-        ],
-    )
-    results.announce(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counted.items() if name != "pictures"))
-    return counted
+    _write_page(page, opened, counts, pairs, split, suspected, left_out)
+    results.announce(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if name != "pictures"))
+    return counts
 
 
 def splits(index: Index, validation_ratio: float, test_ratio: float) -> list[str]:
-    """The split that each picture of an index is in, as `splitting` cuts them."""
-    rows = [Row(str(place), one.label, 0, one.content_id, one.path, one.split) for place, one in enumerate(index.pictures)]
+    """Computes the split of each image, as `splitting` would assign it before a training.
+
+    Args:
+        index: The index.
+        validation_ratio: Share of each class for validation.
+        test_ratio: Share of each class for testing.
+
+    Returns:
+        train, validation or test, by position.
+    """
+    rows = [
+        Row(str(position), image.label, 0, image.content_id, image.path, image.split)
+        for position, image in enumerate(index.images)
+    ]
     split = [""] * len(rows)
     for name, part in splitting.split(rows, validation_ratio, test_ratio).items():
         for row in part:
@@ -110,55 +112,94 @@ def splits(index: Index, validation_ratio: float, test_ratio: float) -> list[str
     return split
 
 
-def _copied(index: Index, pairs: Sequence[Copy], group: np.ndarray, split: Sequence[str]) -> Iterator[Finding]:
-    """Of every group of copies all but one: one that is held out rather than one that is trained on. Of a group under several
-    labels nobody knows which is right, and all are left out, as the split does with what is the same byte for byte.
+def _copy_findings(
+    index: Index, pairs: Sequence[Copy], group: npt.NDArray[np.int32], split: Sequence[str]
+) -> Iterator[Finding]:
+    """Excludes all images but one of each group of near-duplicates, and keeps a held-out one rather than a training image.
+
+    If the labels in a group differ, all its images are excluded: nothing says which label is right. `splitting` treats
+    byte-for-byte copies in the same way.
     """
-    together: dict[int, dict[int, dict[int, float]]] = {}  # group, place, and how alike it is to its copies
+    correlations: defaultdict[int, dict[int, float]] = defaultdict(dict)  # by image and near-duplicate
+    members: defaultdict[int, set[int]] = defaultdict(set)  # by group
     for pair in pairs:
-        of_group = together.setdefault(int(group[pair.first]), {})
-        of_group.setdefault(pair.first, {})[pair.second] = pair.alike
-        of_group.setdefault(pair.second, {})[pair.first] = pair.alike
-    for members in together.values():
-        kept = max(members, key=lambda place: (SPLITS.index(split[place]), -place))
-        agreed = len({_label(index, place) for place in members}) == 1
-        for place, alike in sorted(members.items()):
-            if agreed and place == kept:
+        for position, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            correlations[position][other] = pair.alike
+            members[int(group[position])].add(position)
+    for images in members.values():
+        kept = max(images, key=lambda position: (SPLITS.index(split[position]), -position))
+        labels_agree = len({_label(index, position) for position in images}) == 1
+        for position in sorted(images):
+            if labels_agree and position == kept:
                 continue
-            # One under another label says most, then the one that is kept, then the one it is a copy of.
-            other = max(
-                members.keys() - {place},
-                key=lambda one: (_kind(index, split, place, one) == OTHER_LABEL, one == kept, one in alike),
-            )
-            score = alike.get(other, max(alike.values()))
-            yield Finding(place, True, _kind(index, split, place, other), _label(index, other), other, score)
+            copy = _most_telling_copy(index, split, position, sorted(images - {position}), kept, correlations[position])
+            # Images of a group may be near-duplicates only by way of a third one.
+            score = correlations[position].get(copy, max(correlations[position].values()))
+            yield Finding(position, True, _kind(index, split, position, copy), _label(index, copy), copy, score)
 
 
-def _kind(index: Index, split: Sequence[str], place: int, other: int) -> str:
-    if _label(index, place) != _label(index, other):
+def _most_telling_copy(
+    index: Index, split: Sequence[str], position: int, others: Sequence[int], kept: int, direct: Mapping[int, float]
+) -> int:
+    """Returns an image under another label if there is one, else the one that is kept, else a direct near-duplicate."""
+    return max(others, key=lambda other: (_kind(index, split, position, other) == OTHER_LABEL, other == kept, other in direct))
+
+
+def _kind(index: Index, split: Sequence[str], position: int, other: int) -> str:
+    if _label(index, position) != _label(index, other):
         return OTHER_LABEL
-    return OTHER_SPLIT if split[place] != split[other] else COPY
+    return OTHER_SPLIT if split[position] != split[other] else COPY
 
 
-def _mislabelled(suspected: Sequence[Suspect]) -> Iterator[Finding]:
-    for one in suspected:
-        yield Finding(one.place, one.share >= SURE, SUSPICIOUS, one.instead, -1, one.share)
+def _label_findings(suspected: Sequence[Suspect]) -> Iterator[Finding]:
+    for suspect in suspected:
+        yield Finding(suspect.position, suspect.share >= SURE, SUSPICIOUS, suspect.instead, -1, suspect.share)
 
 
-def _write(table: Path, index: Index, listed: Sequence[Finding]) -> None:
+def _write_table(table: Path, index: Index, findings: Sequence[Finding]) -> None:
     with storage.replacing(table) as beside, beside.open("w", **TEXT) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for one in listed:
-            other = index.pictures[one.other].path if one.other >= 0 else ""
-            picture = index.pictures[one.place]
-            said = (one.finding, picture.label, one.instead, other, f"{one.score:.3f}")
-            writer.writerow((picture.path, "yes" if one.leave_out else "no", *said))
+        for finding in findings:
+            image = index.images[finding.position]
+            leave_out = "yes" if finding.leave_out else "no"
+            other = index.images[finding.other].path if finding.other >= 0 else ""
+            score = f"{finding.score:.3f}"
+            writer.writerow((image.path, leave_out, finding.finding, image.label, finding.instead, other, score))
 
 
-def _small(index: Index, place: int) -> reports.Small:
-    return reports.Small(index.pictures[place].path, _label(index, place), index.thumbnail(place))
+def _write_page(
+    page: Path,
+    index: Index,
+    counts: Mapping[str, int],
+    pairs: Sequence[Copy],
+    split: Sequence[str],
+    suspected: Sequence[Suspect],
+    left_out: set[int],
+) -> None:
+    by_kind: dict[str, list[Copy]] = {kind: [] for kind in (OTHER_LABEL, OTHER_SPLIT, COPY)}
+    for pair in pairs:
+        by_kind[_kind(index, split, pair.first, pair.second)].append(pair)
+    on_map = projection.projected(index, np.array(sorted(left_out), "int64"))
+
+    def with_images(pair: Copy) -> tuple[Copy, list[tuple[reports.Small, str]]]:
+        return pair, [(_thumbnail(index, position), split[position]) for position in (pair.first, pair.second)]
+
+    reports.write_audit_page(
+        page,
+        counts=counts,
+        copies={kind: [with_images(pair) for pair in of_kind[:COPIES_SHOWN]] for kind, of_kind in by_kind.items()},
+        suspects=[(_thumbnail(index, suspect.position), suspect) for suspect in suspected[:SUSPECTS_SHOWN]],
+        points=[
+            (_thumbnail(index, position), x, y, position in left_out)
+            for position, (x, y) in zip(on_map.positions.tolist(), on_map.points.tolist(), strict=True)
+        ],
+    )
 
 
-def _label(index: Index, place: int) -> str:
-    return index.pictures[place].label
+def _thumbnail(index: Index, position: int) -> reports.Small:
+    return reports.Small(index.images[position].path, _label(index, position), index.thumbnail(position))
+
+
+def _label(index: Index, position: int) -> str:
+    return index.images[position].label

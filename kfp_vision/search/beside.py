@@ -1,7 +1,7 @@
-"""An index beside the versions of the model that it is of: how it gets there, in a folder or in a bucket, and from there here.
+"""Deploys an index next to the model it was built with, and syncs it to servers.
 
-Its generations have numbers of their own there. The files of one lie there before `index.json` says so, and those of the one
-before stay until the next one comes: whoever reads meanwhile finds all of the one or all of the other.
+Generations have numbers of their own in a repository. All files of a generation are written before `index.json` names it, and
+those of the previous one stay until the next deployment, so that a reader sees one generation or the other, never a mixture.
 """
 
 import json
@@ -14,149 +14,151 @@ from typing import Any
 from kfp_vision import publishing, repository, results, storage, stores
 from kfp_vision.errors import InputError
 from kfp_vision.repository import INDEX_FOLDER, SERVING_FOLDER
-from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, REMEDY, about_in, described, files_in, forget_others
+from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, about_in, described, files_in, forget_others
+from kfp_vision.search.parts import REMEDY
 
 NOWHERE = "none"
 
 
 def check_target(deploy_to: str, model_uri: str) -> None:
-    """Refuses a place that an index cannot be deployed to.
+    """Checks that an index can be deployed to a repository.
 
     Args:
-        deploy_to: `none`, or a model folder or a repository; one in a bucket is tried with an object that is made and removed.
-        model_uri: of the model that the index is to be of; empty for a network that nobody serves.
+        deploy_to: `none`, a model folder or a repository. In a bucket, write access is tested with a small object, which is
+            removed again.
+        model_uri: Model that the index will be built with; empty for a pretrained network, which is not deployed anywhere.
 
     Raises:
-        InputError: naming deploy_to, or what the store says.
+        InputError: deploy_to is not valid, holds no model, or cannot be written to.
     """
     if deploy_to == NOWHERE:
         return
     if storage.scheme(deploy_to) not in ("", "file", *stores.BUCKETS) or not deploy_to:
-        rule = f"deploy_to must be {NOWHERE}, or where the model lies whose pictures are to be searched in"
+        rule = f"deploy_to must be {NOWHERE}, or the place of the model whose images are searched"
         raise InputError(rule, deploy_to, "Name a model folder or a model repository, in a bucket or not.")
     if not model_uri:
-        rule = "deploy_to must be where the model lies that the index is of"
+        rule = "deploy_to must be the place of the model that the index is built with"
         raise InputError(rule, f"{deploy_to} without model_uri", f"Set model_uri to it as well, or deploy_to to {NOWHERE}.")
     storage.check_writable(deploy_to, "deploy_to")
-    _with_newest(deploy_to)
+    _find_newest(deploy_to)
 
 
 def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
-    """Brings an index to where the model lies that it is of, for servers to search in.
+    """Copies an index to the repository of its model, for servers to search in.
 
     Args:
-        index: its folder.
-        deploy_to: a model folder or a repository, in a bucket or not, with the model as its newest version.
-        deployed: the file to write (JSON).
+        index: Folder of the index.
+        deploy_to: A model folder or a repository, also in a bucket; its newest version must be the index's model.
+        deployed: JSON file to write.
 
     Returns:
-        What is written: repository, model_name, version, generation, pictures.
+        What the file holds: repository, model_name, version, generation, pictures (number of images).
 
     Raises:
-        InputError: no model or another one lies there, or the store refuses or does not answer.
+        InputError: The newest version is another model or missing, or the store denies access or does not answer.
     """
     about, version = about_in(index), repository.exported(index / MODEL_FOLDER)
-    place, newest = _with_newest(deploy_to)
+    place, newest = _find_newest(deploy_to)
     if not newest.is_copy_of(version):
-        rule = f"an index must lie with the model that it is of, {about.model_name} {about.model_fingerprint[:12]}"
+        rule = f"an index must be deployed beside its model, {about.model_name} {about.model_fingerprint[:12]}"
         raise InputError(rule, f"another one as version {newest.number} in {place}", "Run image_search with it as model_uri.")
-    there = storage.inside(place, INDEX_FOLDER)
-    before = _generation(there)
-    # Numbers of two who deploy at a time differ, and their files do not mix.
-    generation = max(before + 1, time.time_ns() // 1_000_000)
+    target = storage.inside(place, INDEX_FOLDER)
+    previous = _generation(target)
+    # By the clock, so that two simultaneous deployments get different numbers and their files do not mix.
+    generation = max(previous + 1, time.time_ns() // 1_000_000)
     for file in files_in(index)[1:]:
-        storage.put(file, storage.inside(there, f"{generation}/{file.name}"))
-    said = asdict(replace(about, generation=generation))
-    storage.put(f"{json.dumps(said, indent=1, ensure_ascii=False)}\n".encode(), storage.inside(there, ABOUT_FILE))
-    _tidy(there, before)
-    told = {"repository": place, "model_name": newest.name, "version": newest.number}
-    told |= {"generation": generation, "pictures": about.pictures}
-    storage.write_json(deployed, told)
+        storage.put(file, storage.inside(target, f"{generation}/{file.name}"))
+    metadata = asdict(replace(about, generation=generation))
+    storage.put(f"{json.dumps(metadata, indent=1, ensure_ascii=False)}\n".encode(), storage.inside(target, ABOUT_FILE))
+    _tidy(target, previous)
+    deployment = {"repository": place, "model_name": newest.name, "version": newest.number}
+    deployment |= {"generation": generation, "pictures": about.pictures}
+    storage.write_json(deployed, deployment)
     results.announce(f"index of {about.pictures} images deployed beside version {newest.number} of {newest.name} in {place}")
-    return told
+    return deployment
 
 
 def bring(place: str, folder: Path) -> bool:
-    """Makes an index in a folder like the one that lies with the versions of a repository in a bucket, if one does.
+    """Syncs a local index with the one in a repository in a bucket, if there is one.
 
     Args:
-        place: the repository.
-        folder: of the index here; what is there already is not brought again, and answers until the new one is whole.
+        place: URI of the repository.
+        folder: Folder of the local index; its current generation stays usable until the new one is complete.
 
     Returns:
-        Whether there was something to bring.
+        True if a new generation was downloaded.
 
     Raises:
-        InputError: it is torn, or the store refuses or does not answer.
+        InputError: The index is damaged, or the store denies access or does not answer.
     """
-    there = storage.inside(place, INDEX_FOLDER)
-    said = _said(there)
-    if said is None or ((folder / ABOUT_FILE).exists() and (folder / ABOUT_FILE).read_bytes() == said):
+    source = storage.inside(place, INDEX_FOLDER)
+    metadata = _read_metadata(source)
+    if metadata is None or ((folder / ABOUT_FILE).exists() and (folder / ABOUT_FILE).read_bytes() == metadata):
         return False
-    about = described(said, there)
+    about = described(metadata, source)
     generation = str(about.generation)
-    files = {found.name: found.uri for found in storage.children(storage.inside(there, generation))}
+    files = {found.name: found.uri for found in storage.children(storage.inside(source, generation))}
     wanted = FILES if about.probes else FILES[:-1]
     if missing := [name for name in wanted if name not in files]:
-        raise InputError("an index must be whole", f"{there} without {generation}/{missing[0]}", REMEDY)
+        raise InputError("an index must be whole", f"{source} without {generation}/{missing[0]}", REMEDY)
     with storage.replacing(folder / generation) as beside:
         beside.mkdir()
         for name in wanted:
-            _receive(files[name], beside / name)
+            _download(files[name], beside / name)
     with storage.replacing(folder / ABOUT_FILE) as beside:
-        beside.write_bytes(said)
+        beside.write_bytes(metadata)
     forget_others(folder, about.generation)
     return True
 
 
-def _with_newest(deploy_to: str) -> tuple[str, publishing.Published]:
-    """The repository at a model folder or a repository, and its newest version.
+def _find_newest(deploy_to: str) -> tuple[str, publishing.Published]:
+    """Returns the repository at a URI, or in the model folder there, with its newest version.
 
     Raises:
-        InputError: there is none, or the store refuses or does not answer.
+        InputError: There is none, or the store denies access or does not answer.
     """
     for place in (storage.absolute(deploy_to), storage.inside(deploy_to, SERVING_FOLDER.as_posix())):
         if versions := publishing.repository_at(place).versions():
             return place, versions[-1]
-    rule = "deploy_to must hold a model for an index to lie with"
+    rule = "deploy_to must hold a model for the index to be deployed beside"
     raise InputError(rule, f"none in {deploy_to}", "Deploy the model there first.")
 
 
-def _said(there: str) -> bytes | None:
-    """What says of an index what it is; nothing where there is none."""
+def _read_metadata(uri: str) -> bytes | None:
+    """Returns the content of `index.json`; None if there is no index."""
     try:
         with storage.Reader() as reader:
-            return reader.read(storage.inside(there, ABOUT_FILE))
+            return reader.read(storage.inside(uri, ABOUT_FILE))
     except FileNotFoundError:
         return None
 
 
-def _generation(there: str) -> int:
-    """The number of the generation that counts; 0 where there is none, or nobody can say."""
-    said = _said(there)
+def _generation(uri: str) -> int:
+    """Returns the number of the current generation; 0 if there is no index, or its metadata is damaged."""
+    metadata = _read_metadata(uri)
     try:
-        return described(said, there).generation if said else 0
+        return described(metadata, uri).generation if metadata else 0
     except InputError:
         return 0
 
 
-def _tidy(there: str, before: int) -> None:
-    """Removes the generations from before the one that counted until now; what is newer somebody may be writing."""
-    if storage.scheme(there) not in stores.BUCKETS:
-        for folder in Path(there).iterdir():
-            if folder.name.isdecimal() and int(folder.name) < before:
+def _tidy(uri: str, previous: int) -> None:
+    """Removes the generations older than the previous one; newer ones may still be being written by another deployment."""
+    if storage.scheme(uri) not in stores.BUCKETS:
+        for folder in Path(uri).iterdir():
+            if folder.name.isdecimal() and int(folder.name) < previous:
                 shutil.rmtree(folder)
         return
-    for found in storage.children(there):
+    for found in storage.children(uri):
         generation = found.name.partition("/")[0]
-        if generation.isdecimal() and int(generation) < before:
+        if generation.isdecimal() and int(generation) < previous:
             storage.remove(found.uri)
 
 
-def _receive(uri: str, file: Path) -> None:
+def _download(uri: str, file: Path) -> None:
     from kfp_vision.stores import transfer
 
     try:
         transfer.download(uri, file)
     except FileNotFoundError as reason:
-        raise InputError("an index must stay while it is read", str(reason), "Try again.") from None
+        raise InputError("an index must not be removed while it is read", str(reason), "Try again.") from None

@@ -1,4 +1,4 @@
-"""Pictures to vectors: what the class layer of a network sees of each, of length 1, so that alike pictures lie close."""
+"""Computes embeddings of images, of length 1, with an exported model: similar images have similar embeddings."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from kfp_vision import hardware, parallel
@@ -15,76 +16,85 @@ from kfp_vision.pictures import MAX_PIXELS, Refused, checked_with_small
 from kfp_vision.prediction import Classifier
 from kfp_vision.repository import Version
 
-BATCH = 32
-BATCHES_AT_ONCE = 2  # the threads of one wait for each other at every layer, and compute the other's meanwhile
-THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 75  # the longer side in pixels, JPEG
+BATCH = 32  # images
+BATCHES_AT_ONCE = 2  # the threads of a batch wait for each other at every layer; a second batch fills these gaps
+THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 75  # longer side in pixels; of the JPEG
 
 Prepared = tuple[Any, bytes] | Refused  # a crop and a thumbnail
-Embedded = tuple[np.ndarray, bytes] | Refused
+Embedded = tuple[npt.NDArray[np.float32], bytes] | Refused  # an embedding and a thumbnail
 
 
 class Embedder:
-    """An exported model that gives embeddings.
+    """An exported model that computes embeddings.
 
     Args:
-        version: the SavedModel, with what it says of itself.
-        max_pixels: a larger picture is refused.
+        version: The SavedModel with its metadata.
+        max_pixels: Larger images are rejected.
 
     Attributes:
-        fingerprint: of the version; vectors of one are not to be compared with those of another.
-        dimension: of the vectors.
+        fingerprint: Fingerprint of the version; embeddings of different versions are not comparable.
+        dimension: Dimension of the embeddings.
 
     Raises:
-        InputError: it does not load, or was exported by a version of this library that gave no embeddings.
+        InputError: The model does not load, or was exported without embeddings.
     """
 
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
         self.fingerprint, self._max_pixels = version.fingerprint, max_pixels
         self._classifier = Classifier(version, max_pixels)
         check_embeds(self._classifier, version)
-        self._crop, size = self._classifier.cropper(), self._classifier.crop_size
-        self.dimension = int(self._classifier.embeddings([np.zeros((size, size, 3), "float32")]).shape[1])
+        self._crop, size = self._classifier.make_cropper(), self._classifier.crop_size
+        self.dimension = int(self._classifier.embed_crops([np.zeros((size, size, 3), "float32")]).shape[1])
 
-    def embedded(self, pictures: Iterable[bytes | Refused], *, filled: bool = False) -> Iterator[Embedded]:
-        """For each encoded picture its vector, float32 (dimension,), and a thumbnail (JPEG); or why there are none.
+    def embed(self, images: Iterable[bytes | Refused], *, pad_batches: bool = False) -> Iterator[Embedded]:
+        """Computes the embeddings and thumbnails of images.
 
-        Pictures are decoded by threads while the ones before are computed; a few batches are in memory.
+        Threads decode images while earlier ones are computed; a few batches are in memory at a time.
 
         Args:
-            pictures: encoded, or refused already.
-            filled: whether a batch that lacks pictures is filled up. TensorFlow takes other ways through smaller ones, so that
-                the last bits of a vector would depend on how many pictures there are beside it.
+            images: Encoded images, or why they were rejected.
+            pad_batches: Whether to pad incomplete batches. TensorFlow uses other kernels for smaller batches, so that without
+                padding the last bits of an embedding depend on the number of images in its batch.
+
+        Yields:
+            For each image its embedding, float32 (dimension,), and its thumbnail (JPEG); or why it was rejected.
         """
-        prepared = parallel.mapped(self._prepared, pictures, workers=hardware.cores(), limit=2 * BATCH)
-        computed = partial(self._computed, filled=filled)
-        for batch in parallel.mapped(computed, _batches(prepared), workers=BATCHES_AT_ONCE, limit=BATCHES_AT_ONCE):
+        prepared = parallel.mapped(self._prepare, images, workers=hardware.cores(), limit=2 * BATCH)
+        compute = partial(self._compute, pad=pad_batches)
+        for batch in parallel.mapped(compute, _batches(prepared), workers=BATCHES_AT_ONCE, limit=BATCHES_AT_ONCE):
             yield from batch
 
-    def one(self, picture: bytes) -> np.ndarray:
-        """The vector of a picture, float32 (dimension,).
+    def embed_one(self, image: bytes) -> npt.NDArray[np.float32]:
+        """Computes the embedding of one image.
+
+        Args:
+            image: Encoded image.
+
+        Returns:
+            The embedding, float32 (dimension,).
 
         Raises:
-            Refused: it cannot be read.
+            Refused: The image cannot be read.
         """
-        (found,) = self.embedded([picture])
+        (found,) = self.embed([image])
         if isinstance(found, Refused):
             raise found
         return found[0]
 
-    def _prepared(self, picture: bytes | Refused) -> Prepared:
-        if isinstance(picture, Refused):
-            return picture
+    def _prepare(self, image: bytes | Refused) -> Prepared:
+        if isinstance(image, Refused):
+            return image
         try:
-            whole, small = checked_with_small(picture, THUMBNAIL_SIDE, self._max_pixels)
+            valid, small = checked_with_small(image, THUMBNAIL_SIDE, self._max_pixels)
         except Refused as reason:
             return reason
-        crop = self._crop(whole.encoded)
+        crop = self._crop(valid.encoded)
         return crop if isinstance(crop, Refused) else (crop, thumbnail(small))
 
-    def _computed(self, batch: list[Prepared], *, filled: bool) -> list[Embedded]:
+    def _compute(self, batch: list[Prepared], *, pad: bool) -> list[Embedded]:
         crops = [one[0] for one in batch if not isinstance(one, Refused)]
-        beside = crops[:1] * (BATCH - len(crops)) if filled else []
-        vectors = iter(self._classifier.embeddings(crops + beside) if crops else [])
+        padding = crops[:1] * (BATCH - len(crops)) if pad else []
+        vectors: Iterator[npt.NDArray[np.float32]] = iter(self._classifier.embed_crops(crops + padding) if crops else [])
         return [one if isinstance(one, Refused) else (next(vectors), one[1]) for one in batch]
 
 
@@ -94,19 +104,30 @@ def _batches(prepared: Iterator[Prepared]) -> Iterator[list[Prepared]]:
 
 
 def check_embeds(classifier: Classifier, version: Version) -> None:
-    """Refuses a model that gives no embeddings.
+    """Checks that a model computes embeddings.
+
+    Args:
+        classifier: The loaded model.
+        version: The version it was loaded from, for error messages.
 
     Raises:
-        InputError: it was exported by a version of this library that had none, or by somebody else.
+        InputError: It was exported by an early version of this library or by another tool.
     """
-    if not classifier.gives_embeddings:
-        rule = "a model must give embeddings to be searched with"
-        raise InputError(rule, f"none of {version.folder}", "Train it again, or export it with this version of kfp-vision.")
+    if not classifier.has_embeddings:
+        rule = "a model must compute embeddings to be searched with"
+        raise InputError(rule, f"none from {version.folder}", "Train it again, or export it with this version of kfp-vision.")
 
 
-def thumbnail(picture: Image.Image) -> bytes:
-    """A picture as a small JPEG."""
-    small = picture.copy()
+def thumbnail(image: Image.Image) -> bytes:
+    """Encodes an image as a small JPEG.
+
+    Args:
+        image: The image; not changed.
+
+    Returns:
+        A JPEG whose longer side has at most `THUMBNAIL_SIDE` pixels.
+    """
+    small = image.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=THUMBNAIL_QUALITY)

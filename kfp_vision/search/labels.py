@@ -1,52 +1,63 @@
-"""Labels that may be wrong: of pictures whose neighbours have another one.
+"""Finds label issues: images whose nearest neighbours have another label.
 
-Each neighbour's vote weighs the more, the nearer it is, after Dudani, The distance-weighted k-nearest-neighbor rule, 1976.
+The vote of a neighbour weighs more the nearer it is, after Dudani, The distance-weighted k-nearest-neighbor rule, 1976.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 VOTERS = 20  # neighbours
-SHARPNESS = 0.1  # of similarity, within which a neighbour's vote falls to a third
+SHARPNESS = 0.1  # difference in similarity over which the weight of a vote falls by a factor of e
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A picture whose neighbours have another label.
+    """An image whose label is probably wrong.
 
     Attributes:
-        place: in the index.
-        instead: the label that most of them have.
-        share: of the votes for that label, 0 to 1.
-        own: of the votes for the label it has.
+        position: Position of the image in the index.
+        instead: Label with the most votes of its neighbours.
+        share: Share of the votes for that label, from 0 to 1.
+        own: Share of the votes for the label that it has.
     """
 
-    place: int
+    position: int
     instead: str
     share: float
     own: float
 
 
-def suspects(labels: list[str], scores: np.ndarray, places: np.ndarray, group: np.ndarray) -> list[Suspect]:
-    """The pictures whose neighbours vote for another label than theirs, the most suspicious first.
+def suspects(
+    labels: list[str],
+    scores: npt.NDArray[np.float32],
+    positions: npt.NDArray[np.int64],
+    group: npt.NDArray[np.integer],
+) -> list[Suspect]:
+    """Finds the images whose neighbours vote for another label.
 
     Args:
-        labels: of all pictures; those with an empty one neither vote nor are voted on.
-        scores, places: float32 and int (pictures, count), of the nearest of each; places are -1 where there are none.
-        group: int (pictures,), the number of each picture's copies: a copy has no vote on another.
+        labels: Labels of all images; an image with an empty label neither votes nor is voted on.
+        scores: Similarities of the nearest neighbours, float32 (images, count), in descending order.
+        positions: Positions of the nearest neighbours, int (images, count); -1 for missing ones.
+        group: Number of each image's group of near-duplicates, int (images,); duplicates do not vote on each other.
+
+    Returns:
+        Label issues, those with the largest majority over the own label first.
     """
     names = sorted({label for label in labels if label})
     if len(names) < 2:
         return []
     number = np.array([names.index(label) if label else -1 for label in labels])
-    votes = np.zeros((len(labels), len(names)), "float32")
-    voter = (places >= 0) & (number[places] >= 0) & (group[places] != group[:, None])
-    voter &= voter.cumsum(1) <= VOTERS
-    best = np.where(voter, scores, -np.inf).max(1, initial=-np.inf)
-    weights = np.where(voter, np.exp((scores - np.maximum(best, -1)[:, None]) / SHARPNESS), 0)
-    rows, columns = voter.nonzero()
-    np.add.at(votes, (rows, number[places[rows, columns]]), weights[rows, columns])
+    votes = np.zeros((len(labels), len(names)), np.float32)
+    is_voter = (positions >= 0) & (number[positions] >= 0) & (group[positions] != group[:, None])
+    is_voter &= is_voter.cumsum(1) <= VOTERS  # the nearest ones only
+    best = np.where(is_voter, scores, -np.inf).max(1, initial=-np.inf)
+    # Relative to the best score, which must be finite: -1 is the least similarity.
+    weights = np.where(is_voter, np.exp((scores - np.maximum(best, -1)[:, None]) / SHARPNESS), 0)
+    rows, columns = is_voter.nonzero()
+    np.add.at(votes, (rows, number[positions[rows, columns]]), weights[rows, columns])
     votes /= np.maximum(votes.sum(1, keepdims=True), 1e-9)
     everyone = np.arange(len(labels))
     own = np.where(number >= 0, votes[everyone, number], np.inf)

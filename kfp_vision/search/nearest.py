@@ -1,6 +1,6 @@
-"""The vectors nearest to a vector, by faiss: compared with all of them, or, of very many, with those in the same region.
+"""Nearest neighbour search with faiss: exact, or approximate for large collections.
 
-Vectors have length 1, so that the inner product is the cosine of the angle between two. Source: https://github.com/facebookresearch/faiss
+Vectors have length 1, so that their inner product is their cosine similarity. Sources: https://github.com/facebookresearch/faiss
 and Johnson et al., Billion-scale similarity search with GPUs, 2017 (arXiv 1702.08734).
 """
 
@@ -8,72 +8,87 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-EXACT_UP_TO = 100_000  # vectors; more are parted into regions
-FEWEST_DIMENSIONS = 64  # that a search looks at first; principal components, where the vectors have more
-TRAINED_A_REGION = 40  # vectors that a region is found by, of faiss's advice: 39 to 256
-WANTED_RECALL = 0.96  # at 10, of the vectors that are truly nearest; what is asked for is 0.95
-TRIED = 1000  # queries by which it is measured
-NEAREST = 10
-CHOSEN_AMONG = 10  # for each that is wanted, and for ten at least, so many are looked at again with the vectors themselves
-PROBED_TO = 1 / 8  # of the fewest regions that find enough: so close is near enough
-BLOCK = 1 << 16  # vectors at a time in float32
+EXACT_UP_TO = 100_000  # vectors; larger collections are divided into regions
+FEWEST_DIMENSIONS = 64  # principal components that a search compares first, if the vectors have more
+TRAINED_A_REGION = 40  # training vectors per region; faiss recommends 39 to 256
+WANTED_RECALL = 0.96  # at 10, measured; above the 0.95 that is required
+TRIED = 1000  # queries that recall is measured with
+NEAREST = 10  # neighbours that recall is measured with
+CHOSEN_AMONG = 10  # candidates per wanted neighbour, ranked again by the exact similarity
+PROBED_TO = 1 / 8  # relative precision of the number of probes at which the search for the fewest stops
+BLOCK = 1 << 16  # vectors converted to float32 at a time
+
+
+class Vectors(Protocol):
+    """Vectors by position: an array (n, dimension), or rows of a file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, positions: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Of the truly nearest ten, the share that an approximate search finds, and in how many regions it looks for them."""
+    """Accuracy of an approximate search.
+
+    Attributes:
+        recall: Share of the true nearest ten that the search finds.
+        probes: Number of regions that a search looks into.
+    """
 
     recall: float
     probes: int
 
 
 def exact(
-    vectors: np.ndarray, queries: np.ndarray, count: int, chosen: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest vectors, compared with all.
+    vectors: Vectors, queries: npt.NDArray[np.float32], count: int, chosen: npt.NDArray[np.int64] | None = None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Finds the nearest vectors by comparing the queries with all of them.
 
     Args:
         vectors: float16 or float32 (n, dimension).
         queries: float32 (q, dimension).
-        count: how many are wanted of each.
-        chosen: places of those that alone count, ascending; None for all.
+        count: Number of vectors to find for each query.
+        chosen: Positions of the vectors to compare with, ascending; None for all.
 
     Returns:
-        Similarities, float32 (q, at most count), the largest first, and the places of the vectors.
+        Similarities, float32 (q, at most count), the largest first, and positions of the vectors, int64.
     """
-    wanted = len(vectors) if chosen is None else len(chosen)
-    scores, places = np.empty((len(queries), 0), "float32"), np.empty((len(queries), 0), "int64")
-    for start in range(0, wanted, BLOCK):
-        block = np.arange(start, min(start + BLOCK, wanted)) if chosen is None else chosen[start : start + BLOCK]
+    compared = len(vectors) if chosen is None else len(chosen)
+    scores, positions = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for start in range(0, compared, BLOCK):
+        block = np.arange(start, min(start + BLOCK, compared)) if chosen is None else chosen[start : start + BLOCK]
+        # A slice of all is a view; a selection is a copy.
         part = np.asarray(vectors[block[0] : block[-1] + 1] if chosen is None else vectors[block], "float32")
         near = _largest(queries @ part.T, np.broadcast_to(block, (len(queries), len(block))), count)
-        scores, places = _largest(np.concatenate([scores, near[0]], 1), np.concatenate([places, near[1]], 1), count)
-    return scores, places
+        scores, positions = _largest(np.concatenate([scores, near[0]], 1), np.concatenate([positions, near[1]], 1), count)
+    return scores, positions
 
 
-def build(vectors: np.ndarray, file: Path, seed: int = 0) -> Recall:
-    """Writes faiss's index of very many vectors, and measures it against the exact search.
+def build(vectors: npt.NDArray[np.float16], file: Path, seed: int = 0) -> Recall:
+    """Writes a faiss index of a large collection, and measures it against the exact search.
 
     Args:
         vectors: float16 (n, dimension), mapped from a file.
-        file: to write.
-        seed: of what is drawn at random.
+        file: File to write.
+        seed: Seed for choosing training vectors and test queries.
 
     Returns:
-        What it finds with as few regions as `WANTED_RECALL` takes.
+        The fewest probes that reach `WANTED_RECALL`, approximately, and the recall with them.
     """
     import faiss
 
     number, dimension = vectors.shape
     regions = 1 << round(math.log2(4 * math.sqrt(number)))
-    kind = f"IVF{regions},SQ8"
+    description = f"IVF{regions},SQ8"
     if dimension > FEWEST_DIMENSIONS:
-        kind = f"PCA{FEWEST_DIMENSIONS},L2norm,{kind}"
-    made = faiss.index_factory(dimension, kind, faiss.METRIC_INNER_PRODUCT)
+        description = f"PCA{FEWEST_DIMENSIONS},L2norm,{description}"
+    made = faiss.index_factory(dimension, description, faiss.METRIC_INNER_PRODUCT)
     draw = np.random.default_rng(seed)
     sample = np.sort(draw.choice(number, min(number, TRAINED_A_REGION * regions), replace=False))
     made.train(np.asarray(vectors[sample], "float32"))
@@ -83,24 +98,24 @@ def build(vectors: np.ndarray, file: Path, seed: int = 0) -> Recall:
     queries = np.asarray(vectors[tried], "float32")
     truth = exact(vectors, queries, NEAREST + 1)[1]
 
-    def found(probes: int) -> Recall:
-        places = approximate(made, vectors, queries, NEAREST + 1, probes)[1]
-        rows = zip(places.tolist(), truth.tolist(), tried.tolist(), strict=True)
-        hits = [len((set(one) & set(other)) - {itself}) for one, other, itself in rows]  # it finds itself without any art
+    def measure(probes: int) -> Recall:
+        positions = approximate(made, vectors, queries, NEAREST + 1, probes)[1]
+        rows = zip(positions.tolist(), truth.tolist(), tried.tolist(), strict=True)
+        hits = [len((set(found) & set(true)) - {itself}) for found, true, itself in rows]  # a query always finds itself
         return Recall(min(1.0, sum(hits) / (NEAREST * len(tried))), probes)
 
-    chosen = _fewest(found, regions)
+    fewest = _fewest(measure, regions)
     faiss.write_index(made, str(file))
-    return chosen
+    return fewest
 
 
-def _fewest(found: Callable[[int], Recall], regions: int) -> Recall:
-    """The fewest regions that find `WANTED_RECALL`, nearly: doubled until they do, then halved between while it pays."""
-    too_few, enough = 0, found(1)
+def _fewest(measure: Callable[[int], Recall], regions: int) -> Recall:
+    """Returns the fewest probes that reach `WANTED_RECALL`, approximately: doubles them until they do, then bisects."""
+    too_few, enough = 0, measure(1)
     while enough.recall < WANTED_RECALL and enough.probes < regions:
-        too_few, enough = enough.probes, found(min(regions, 2 * enough.probes))
+        too_few, enough = enough.probes, measure(min(regions, 2 * enough.probes))
     while enough.probes - too_few > max(1, PROBED_TO * enough.probes):
-        middle = found((too_few + enough.probes) // 2)
+        middle = measure((too_few + enough.probes) // 2)
         if middle.recall < WANTED_RECALL:
             too_few = middle.probes
         else:
@@ -109,38 +124,66 @@ def _fewest(found: Callable[[int], Recall], regions: int) -> Recall:
 
 
 def read(file: Path) -> Any:
-    """faiss's index, as `build` wrote it."""
+    """Reads the faiss index that `build` wrote.
+
+    Args:
+        file: The file.
+
+    Returns:
+        faiss's index.
+    """
     import faiss
 
     return faiss.read_index(str(file))
 
 
 def approximate(
-    made: Any, vectors: np.ndarray, queries: np.ndarray, count: int, probes: int, chosen: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `exact`, by faiss's index: what it finds is put in order by the vectors themselves."""
+    made: Any,
+    vectors: Vectors,
+    queries: npt.NDArray[np.float32],
+    count: int,
+    probes: int,
+    chosen: npt.NDArray[np.int64] | None = None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Finds the nearest vectors with a faiss index, and ranks its candidates by their exact similarity.
+
+    Args:
+        made: faiss's index, from `read`.
+        vectors: float16 or float32 (n, dimension).
+        queries: float32 (q, dimension).
+        count: Number of vectors to find for each query.
+        probes: Number of regions to look into.
+        chosen: Positions of the vectors to compare with, ascending; None for all.
+
+    Returns:
+        Similarities, float32 (q, at most count), the largest first, and positions of the vectors, int64. Where the regions
+        hold fewer vectors, these are -inf and -1.
+    """
     import faiss
 
     selector = {} if chosen is None else {"sel": faiss.IDSelectorBatch(chosen)}
-    how: Any = faiss.SearchParametersIVF(nprobe=probes, **selector)  # type: ignore[call-arg]
+    settings: Any = faiss.SearchParametersIVF(nprobe=probes, **selector)  # type: ignore[call-arg]
     if isinstance(made, faiss.IndexPreTransform):
-        how = faiss.SearchParametersPreTransform(index_params=how)  # type: ignore[call-arg]
-    _, places = made.search(queries, min(len(vectors), CHOSEN_AMONG * max(count, NEAREST)), params=how)
-    scores = np.full(places.shape, -np.inf, "float32")
-    for row, (query, near) in enumerate(zip(queries, places, strict=True)):
-        there = near >= 0  # a region may hold fewer
-        scores[row, there] = np.asarray(vectors[near[there]], "float32") @ query
-    return _largest(scores, places, count)
+        settings = faiss.SearchParametersPreTransform(index_params=settings)  # type: ignore[call-arg]
+    _, positions = made.search(queries, min(len(vectors), CHOSEN_AMONG * max(count, NEAREST)), params=settings)
+    scores = np.full(positions.shape, -np.inf, np.float32)
+    for row, (query, near) in enumerate(zip(queries, positions, strict=True)):
+        exists = near >= 0  # faiss pads with -1 where the regions hold fewer
+        scores[row, exists] = np.asarray(vectors[near[exists]], "float32") @ query
+    return _largest(scores, positions, count)
 
 
-def _largest(scores: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _largest(
+    scores: npt.NDArray[np.float32], positions: npt.NDArray[np.int64], count: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Returns the `count` largest scores of each row with their positions, in descending order."""
     if scores.shape[1] > count:
         kept = np.argpartition(-scores, count - 1, 1)[:, :count]
-        scores, places = np.take_along_axis(scores, kept, 1), np.take_along_axis(places, kept, 1)
+        scores, positions = np.take_along_axis(scores, kept, 1), np.take_along_axis(positions, kept, 1)
     order = np.argsort(-scores, 1, kind="stable")
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
 
 
-def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
+def _blocks(vectors: npt.NDArray[np.float16]) -> Iterator[npt.NDArray[np.float32]]:
     for start in range(0, len(vectors), BLOCK):
         yield np.asarray(vectors[start : start + BLOCK], "float32")

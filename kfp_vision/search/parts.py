@@ -1,46 +1,45 @@
-"""Parts of an index: what is computed of pictures, by one machine or by several at a time, and put together.
+"""Parts of an index, computed by one machine or by several in parallel, and joined.
 
-Each takes consecutive pictures, so that one part behind the other is what one machine would have written, byte for byte.
+Each part has consecutive images, so that the joined parts equal, byte for byte, what one machine would have written.
 """
 
 import csv
 import json
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kfp_vision import catalog, storage
+from kfp_vision import catalog, prediction, storage
 from kfp_vision.catalog import Row
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
-from kfp_vision.search.embedding import Embedder
-
-if TYPE_CHECKING:
-    from kfp_vision.search import Index
+from kfp_vision.search.embedding import Embedded, Embedder
+from kfp_vision.search.nearest import Vectors
 
 VECTORS, PICTURES, THUMBNAILS, PLACES = "vectors", "pictures.csv", "thumbnails", "thumbnails.npy"
 ABOUT_FILE, REFUSED = "part.json", "refused.csv"
 COLUMNS = ("path", "label", "content_id", "split")
-SAID_EVERY = 10_000  # pictures
-TAKEN_WHILE_COMPUTED = 500  # pictures that an index before has, in the time in which one is computed
+SAID_EVERY = 10_000  # images between two lines of progress
+TAKEN_WHILE_COMPUTED = 500  # embeddings reused from an earlier index in the time that computing one takes
 COPIED = 1 << 20  # bytes at a time
 TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-WHOLE, REMEDY = "a part of an index must be whole", "Index the pictures again."
+WHOLE, REMEDY = "a part of an index must be whole", "Index the images again."
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a part is.
+    """Metadata of a part.
 
     Attributes:
-        model_fingerprint: of the model whose embeddings it holds.
-        dimension: of the vectors.
-        pictures: how many it holds.
-        computed: how many of them an index before had not.
+        model_fingerprint: Fingerprint of the model that computed the embeddings.
+        dimension: Dimension of the embeddings.
+        pictures: Number of images.
+        computed: Number of images whose embeddings were computed rather than reused.
     """
 
     model_fingerprint: str
@@ -49,32 +48,55 @@ class Part:
     computed: int
 
 
-def write(rows: Sequence[Row], embedder: Embedder, old: "Index | None", folder: Path) -> Part:
-    """Writes a part: vectors, pictures and thumbnails as an index has them, and the list of refused pictures.
+class ReusableIndex(Protocol):
+    """An earlier index whose embeddings are reused: a `search.Index`.
+
+    Attributes:
+        vectors: Embeddings by position.
+    """
+
+    vectors: Vectors
+
+    @property
+    def by_content(self) -> Mapping[str, int]:
+        """Positions by content id."""
+
+    def thumbnail(self, position: int) -> bytes:
+        """Returns the thumbnail (JPEG) of the image at a position."""
+
+
+def write(rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None, folder: Path) -> Part:
+    """Writes a part: embeddings, table and thumbnails as in an index, and the list of rejected images.
 
     Args:
-        rows: of its pictures.
-        embedder: the model.
-        old: an index of which the pictures that it has already are taken rather than computed again.
-        folder: to be made.
+        rows: Images of the part.
+        embedder: The model.
+        old: ReusableIndex index whose embeddings are reused.
+        folder: Folder to create.
+
+    Returns:
+        Metadata of the part.
     """
     with storage.replacing(folder) as beside:
         beside.mkdir()
-        pictures, computed, refused = _write(beside, rows, embedder, old)
-        part = Part(embedder.fingerprint, embedder.dimension, pictures, computed)
-        catalog.write_unused(beside / REFUSED, refused)
+        written = _write(beside, rows, embedder, old)
+        part = Part(embedder.fingerprint, embedder.dimension, written.images, written.computed)
+        catalog.write_unused(beside / REFUSED, written.rejected)
         storage.write_json(beside / ABOUT_FILE, asdict(part))
     return part
 
 
 def share(rows: Sequence[Row], known: Collection[str], partition: int, partitions: int) -> Sequence[Row]:
-    """The rows of one of several parts: consecutive, and as much work as those of any other.
+    """Returns the rows of one part: consecutive, and about as much work as those of any other part.
 
     Args:
-        rows: of all pictures.
-        known: content ids of those that are not computed.
-        partition: its number, from 0.
-        partitions: how many there are.
+        rows: All images.
+        known: Content ids of images whose embeddings are reused.
+        partition: Number of the part, from 0.
+        partitions: Number of parts.
+
+    Returns:
+        The rows of the part; empty if there are more parts than images.
     """
     work = np.cumsum([0, *(1 if row.content_id in known else TAKEN_WHILE_COMPUTED for row in rows)])
     ends = [int(work[-1]) * number // partitions for number in (partition, partition + 1)]
@@ -83,50 +105,61 @@ def share(rows: Sequence[Row], known: Collection[str], partition: int, partition
 
 
 def read(folder: Path, model_fingerprint: str) -> Part:
-    """What a part says of itself.
+    """Reads and checks the metadata of a part.
+
+    Args:
+        folder: Folder of the part.
+        model_fingerprint: Fingerprint of the model that the part must have been computed with.
+
+    Returns:
+        The metadata.
 
     Raises:
-        InputError: it is torn, or of another model.
+        InputError: The part is damaged, or was computed with another model.
     """
     try:
         part = Part(**json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as reason:
         raise InputError(WHOLE, f"{folder} ({reason})", REMEDY) from None
     if part.model_fingerprint != model_fingerprint:
-        raise InputError("all parts of an index must be of its model", f"{part.model_fingerprint} in {folder}", REMEDY)
+        rule = "all parts of an index must be computed with its model"
+        raise InputError(rule, f"{part.model_fingerprint} in {folder}", REMEDY)
     _check_sizes(folder, part)
     return part
 
 
 def concatenated(parts: Sequence[Path], folder: Path) -> None:
-    """Writes the files of parts, of which one at least has pictures, into a folder, one part behind the other.
+    """Concatenates the files of parts into a folder.
+
+    Args:
+        parts: Folders of the parts, in order; at least one has images.
+        folder: Existing folder to write to.
 
     Raises:
-        InputError: a part lists other pictures than it holds.
+        InputError: The table of a part does not match its thumbnails.
     """
     filled = [part for part in parts if (part / VECTORS).stat().st_size]
     for name in (VECTORS, THUMBNAILS):
-        _append([part / name for part in filled], folder / name)
+        _concatenate([part / name for part in filled], folder / name)
     lengths = [np.diff(np.load(part / PLACES)) for part in filled]
     np.save(folder / PLACES, np.cumsum(np.concatenate([[0], *lengths]), dtype="int64"))
     with (folder / PICTURES).open("w", **TEXT) as table:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for part, listed in zip(filled, lengths, strict=True):
+        for part, thumbnails in zip(filled, lengths, strict=True):
             with (part / PICTURES).open(**TEXT) as file:
                 rows = csv.reader(file)
                 next(rows, None)
                 written = sum(1 for row in rows if writer.writerow(row))
-            if written != len(listed):
-                raise InputError(WHOLE, f"{written} rows for {len(listed)} pictures in {part}", REMEDY)
+            if written != len(thumbnails):
+                raise InputError(WHOLE, f"{written} rows for {len(thumbnails)} images in {part}", REMEDY)
 
 
-def _append(files: Sequence[Path], place: Path) -> None:
-    """One file behind the other; of one the very file."""
-    if len(files) == 1:
-        storage.link(files[0], place)
+def _concatenate(files: Sequence[Path], target: Path) -> None:
+    if len(files) == 1:  # need not be copied
+        storage.link(files[0], target)
         return
-    with place.open("wb") as whole:
+    with target.open("wb") as whole:
         for one in files:
             with one.open("rb") as file:
                 shutil.copyfileobj(file, whole, COPIED)
@@ -134,22 +167,25 @@ def _append(files: Sequence[Path], place: Path) -> None:
 
 def _check_sizes(folder: Path, part: Part) -> None:
     try:
-        places = np.load(folder / PLACES, "r")
-        found = (len(places) - 1, *((folder / name).stat().st_size for name in (VECTORS, THUMBNAILS)))
+        offsets = np.load(folder / PLACES, "r")
+        found = (len(offsets) - 1, *((folder / name).stat().st_size for name in (VECTORS, THUMBNAILS)))
     except (OSError, ValueError, EOFError) as reason:
         raise InputError(WHOLE, f"{folder} ({reason})", REMEDY) from None
-    expected = (part.pictures, 2 * part.pictures * part.dimension, int(places[-1]))
+    expected = (part.pictures, 2 * part.pictures * part.dimension, int(offsets[-1]))
     if found != expected:
         counted = "thumbnails, bytes of vectors and bytes of thumbnails"
         raise InputError(WHOLE, f"{folder} ({found} instead of {expected} {counted})", REMEDY)
 
 
-def _write(
-    folder: Path, rows: Sequence[Row], embedder: Embedder, old: "Index | None"
-) -> tuple[int, int, list[tuple[str, str, str]]]:
-    """Vectors, pictures and thumbnails; gives how many there are, how many were computed, and which were refused, and why."""
-    begins, computed = [0], 0
-    refused: list[tuple[str, str, str]] = []
+class _Written(NamedTuple):
+    images: int
+    computed: int
+    rejected: list[tuple[str, str, str]]
+
+
+def _write(folder: Path, rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None) -> _Written:
+    offsets, computed = [0], 0
+    rejected: list[tuple[str, str, str]] = []
     with (
         (folder / VECTORS).open("wb") as vectors,
         (folder / THUMBNAILS).open("wb") as thumbnails,
@@ -157,38 +193,35 @@ def _write(
     ):
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for row, is_new, found in _embedded(rows, embedder, old):
-            if isinstance(found, Refused):
-                refused.append((row.uri, row.label, str(found)))
+        for row, is_new, embedded in _embed(rows, embedder, old):
+            if isinstance(embedded, Refused):
+                rejected.append((row.uri, row.label, str(embedded)))
                 continue
-            vector, thumbnail = found
+            vector, thumbnail = embedded
             vectors.write(np.asarray(vector, "float16").tobytes())
             thumbnails.write(thumbnail)
             writer.writerow((row.uri, row.label, row.content_id, row.split))
-            begins.append(begins[-1] + len(thumbnail))
+            offsets.append(offsets[-1] + len(thumbnail))
             computed += is_new
-            if (len(begins) - 1) % SAID_EVERY == 0:
-                print(f"{len(begins) - 1} of {len(rows)} pictures", flush=True)
-    np.save(folder / PLACES, np.array(begins, "int64"))
-    return len(begins) - 1, computed, refused
+            if (len(offsets) - 1) % SAID_EVERY == 0:
+                print(f"{len(offsets) - 1} of {len(rows)} images", flush=True)
+    np.save(folder / PLACES, np.array(offsets, "int64"))
+    return _Written(len(offsets) - 1, computed, rejected)
 
 
-def _embedded(
-    rows: Sequence[Row], embedder: Embedder, old: "Index | None"
-) -> Iterator[tuple[Row, bool, tuple[np.ndarray, bytes] | Refused]]:
-    """Each row in order, whether its vector was computed, and its vector with a thumbnail, or why there is none."""
+def _embed(rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None) -> Iterator[tuple[Row, bool, Embedded]]:
+    """Yields each row in order, whether its embedding was computed, and the embedding with a thumbnail, or the rejection."""
     known = old.by_content if old else {}
     with storage.Reader() as reader:
 
-        def encoded() -> Iterator[bytes | Refused]:
+        def read_new() -> Iterator[bytes | Refused]:
             for row in reader.ahead(row for row in rows if row.content_id not in known):
-                found = storage.outcome(lambda row=row: reader.read(row.uri))  # type: ignore[misc]
-                yield Refused(found.strerror or str(found)) if isinstance(found, OSError) else found
+                yield prediction.arrived(storage.outcome(partial(reader.read, row.uri)))
 
-        new = embedder.embedded(encoded(), filled=True)
+        new = embedder.embed(read_new(), pad_batches=True)
         for row in rows:
             if old and row.content_id in known:
-                place = known[row.content_id]
-                yield row, False, (old.vectors[place], old.thumbnail(place))
+                position = known[row.content_id]
+                yield row, False, (old.vectors[position], old.thumbnail(position))
             else:
                 yield row, True, next(new)

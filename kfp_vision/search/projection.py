@@ -1,4 +1,4 @@
-"""A map of an index: its pictures in two dimensions, those that are alike close to each other.
+"""Projects an index to a map: its images in two dimensions, similar ones close to each other.
 
 t-SNE, by scikit-learn. Source: van der Maaten and Hinton, Visualizing data using t-SNE, 2008.
 """
@@ -6,29 +6,38 @@ t-SNE, by scikit-learn. Source: van der Maaten and Hinton, Visualizing data usin
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from kfp_vision.search import Index
 
-MOST = 1500  # pictures; more would hide each other, and make the page large
-FIRST = 50  # principal components that the map is made from
-PERPLEXITY = 30  # neighbours that a picture is kept near to
-FEWEST = 5  # pictures that make a map
+MOST = 1500  # images; more would hide each other, and make the page large
+FIRST = 50  # principal components that t-SNE starts from
+PERPLEXITY = 30  # effective number of neighbours, a parameter of t-SNE
+FEWEST = 5  # images that make a map
 
 
 class Projection(NamedTuple):
-    """Pictures on a map: their places in the index, and where they lie, float32 (n, 2), from 0 to 1."""
+    """Images on a map.
 
-    places: np.ndarray
-    points: np.ndarray
+    Attributes:
+        positions: Positions of the images in the index, ascending, int64 (n,).
+        points: Coordinates on the map, float32 (n, 2), from 0 to 1.
+    """
+
+    positions: npt.NDArray[np.int64]
+    points: npt.NDArray[np.float32]
 
 
-def projected(index: Index, wanted: np.ndarray, seed: int = 0) -> Projection:
-    """A map of the pictures of an index.
+def projected(index: Index, wanted: npt.NDArray[np.int64], seed: int = 0) -> Projection:
+    """Computes a map of the images in an index; draws a random sample if there are too many.
 
     Args:
-        index: of which all are on it, or as many as it holds.
-        wanted: places of those that are to be on it before others.
-        seed: of the draw among the others.
+        index: The index.
+        wanted: Positions of images to be on the map in preference to others.
+        seed: Seed of the sample and of t-SNE.
+
+    Returns:
+        The map; empty if the index has too few images.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -37,12 +46,12 @@ def projected(index: Index, wanted: np.ndarray, seed: int = 0) -> Projection:
     first = np.unique(wanted)[:MOST]
     others = np.setdiff1d(np.arange(number), first)
     drawn = np.random.default_rng(seed).choice(others, min(len(others), MOST - len(first)), replace=False)
-    places = np.sort(np.concatenate([first, drawn]))
-    if len(places) < FEWEST:
-        return Projection(places[:0], np.empty((0, 2), "float32"))
-    vectors = np.asarray(index.vectors[places], "float32")
-    parts = PCA(min(FIRST, *vectors.shape), random_state=seed).fit_transform(vectors)
-    perplexity = min(PERPLEXITY, (len(places) - 1) / 3)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(parts)
+    positions = np.sort(np.concatenate([first, drawn]))
+    if len(positions) < FEWEST:
+        return Projection(positions[:0], np.empty((0, 2), np.float32))
+    vectors = np.asarray(index.vectors[positions], "float32")
+    components = PCA(min(FIRST, *vectors.shape), random_state=seed).fit_transform(vectors)
+    perplexity = min(PERPLEXITY, (len(positions) - 1) / 3)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(components)
     lowest, highest = points.min(0), points.max(0)
-    return Projection(places, (points - lowest) / np.maximum(highest - lowest, 1e-9))
+    return Projection(positions, (points - lowest) / np.maximum(highest - lowest, 1e-9))

@@ -1,4 +1,4 @@
-"""What an index is made of: a model, pictures, and an index from before; wherever they lie."""
+"""The stages that build an index: they fetch the model, list the images, compute parts and join them."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -11,19 +11,23 @@ from kfp_vision.repository import Version
 
 
 def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Path) -> Version:
-    """Writes a model folder: the newest version of a model that was trained before, or a network with published weights.
+    """Creates a model folder with the newest version of a trained model, or with a pretrained network.
 
     Args:
-        model_uri: of a model folder or a repository; empty for the network.
-        network, checkpoint_uri: which, and its weights; see `checkpoints.load`.
-        model: the folder to make.
+        model_uri: A model folder or a repository; empty for a pretrained network.
+        network: Name of the network.
+        checkpoint_uri: Weights of the network, see `checkpoints.load`.
+        model: Folder to create.
+
+    Returns:
+        The version in the folder.
 
     Raises:
-        InputError: no version lies there, or the checkpoint does not fit.
+        InputError: There is no version at the URI, or the checkpoint does not fit the network.
     """
     if model_uri:
         return repository.fetch(model_uri, model)
-    from kfp_vision import export  # TensorFlow is large
+    from kfp_vision import export  # imports TensorFlow
 
     with storage.replacing(model) as beside:
         export.write_backbone(beside, NETWORKS[network], checkpoint_uri)
@@ -31,73 +35,73 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
 
 
 def list_images(images_uri: str, partitions: int, table: Path) -> list[int]:
-    """Writes the table of the pictures at a URI, and says what a loop over partitions of them runs through.
+    """Writes the table of the images at a URI, and returns the partitions to loop over.
 
     Args:
-        images_uri: whatever the data stage reads; pictures in no folder have no label.
-        partitions: how many there are to be.
-        table: the file to write.
+        images_uri: Data in any form that the training accepts; images that are not in a folder have no label.
+        partitions: Number of partitions.
+        table: CSV file to write.
 
     Returns:
-        The numbers of the partitions, from 0.
+        Numbers of the partitions, from 0.
 
     Raises:
-        InputError: no pictures lie there.
+        InputError: There are no images at the URI.
     """
     rows = search.rows_at(images_uri)
     if not rows:
         raise search.no_pictures([])
     catalog.write(table, rows)
-    print(f"{len(rows)} pictures to index")
+    print(f"{len(rows)} images to index")
     return partitioning.numbers(partitions)
 
 
 def index_images(
     table: Path, model: Path, index_uri: str, *, part: Path, partition: int = 0, partitions: int = 1
 ) -> dict[str, int]:
-    """Writes one of several parts of an index, for `join_index` to put together.
+    """Computes one of several parts of an index, for `join_index`.
 
     Args:
-        table: of all pictures.
-        model: a model folder.
-        index_uri: an index from before, in a bucket or not, of which the pictures that it has are taken; empty for none.
-        part: the folder to make.
-        partition: its number, from 0.
-        partitions: how many there are.
+        table: Table of all images, from `list_images`.
+        model: Model folder.
+        index_uri: Earlier index whose embeddings are reused, also in a bucket; empty for none.
+        part: Folder to create.
+        partition: Number of the part, from 0.
+        partitions: Number of parts.
 
     Returns:
-        pictures, computed: how many.
+        Numbers of images in the part: pictures (all), and computed rather than reused ones.
 
     Raises:
-        InputError: the index before is torn.
+        InputError: The earlier index is damaged.
     """
     with storage.temporary() as scratch:
-        before = _brought(index_uri, scratch / "before") if index_uri else None
+        before = _download(index_uri, scratch / "before") if index_uri else None
         rows = list(catalog.read(table))
         written = search.write_part(rows, model, part, before, partition=partition, partitions=partitions)
     return {"pictures": written.pictures, "computed": written.computed}
 
 
 def join_index(parts: Sequence[Path], model: Path, *, folder: Path, refused: Path) -> dict[str, Any]:
-    """Puts the parts of an index together.
+    """Joins the parts of an index.
 
     Args:
-        parts: what `index_images` wrote, in the order of the partitions.
-        model: the model folder that they are of.
-        folder: of the index to write.
-        refused: where the list of pictures that could not be used is written: CSV with uri, label, reason.
+        parts: Folders that `index_images` wrote, in the order of the partitions.
+        model: Model folder that the parts were computed with.
+        folder: Folder of the index to write.
+        refused: CSV file to write with the rejected images: uri, label, reason.
 
     Returns:
-        pictures, computed, refused: how many; recall, of the truly nearest ten, the share that is found.
+        Numbers of images: pictures (all), computed and refused; and recall, the measured recall at 10 of a search.
 
     Raises:
-        InputError: no picture could be read, or a part is torn.
+        InputError: No image can be read, or a part is damaged.
     """
     built = search.join(parts, model, folder)
     catalog.write_unused(refused, built.refused)
     for uri, label, reason in built.refused[: search.REFUSED_NAMED]:
-        print(without_secrets(f"refused: {uri}{f' ({label})' if label else ''}: {reason}"))
-    results.announce(f"{built.about.pictures} images indexed, {len(built.refused)} could not be used")
+        print(without_secrets(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
+    results.announce(f"{built.about.pictures} images indexed, {len(built.refused)} rejected")
     return {
         "pictures": built.about.pictures,
         "computed": built.computed,
@@ -107,18 +111,24 @@ def join_index(parts: Sequence[Path], model: Path, *, folder: Path, refused: Pat
 
 
 def check_index(uri: str, field: str) -> None:
-    """Refuses a URI where no index lies.
+    """Checks that there is an index at a URI.
+
+    Args:
+        uri: Folder of the index, also in a bucket.
+        field: Name of the field that holds the URI, for error messages.
 
     Raises:
-        InputError: naming the field.
+        InputError: There is none, or the URI cannot be read.
     """
     storage.check_there(uri, field)
     if not any(item.name == search.ABOUT_FILE for item in storage.walk(uri)):
-        raise InputError(f"{field} must name an index", f"none at {uri}", "Give the folder that index_images has made.")
+        raise InputError(
+            f"{field} must name an index", f"none at {uri}", "Give the folder of an index that image_search built."
+        )
 
 
-def _brought(uri: str, folder: Path) -> Path:
-    """The index at a URI on this machine: a local one as it is."""
+def _download(uri: str, folder: Path) -> Path:
+    """Returns the folder of a local index, or downloads the index into a new folder."""
     if not storage.scheme(uri) and Path(storage.absolute(uri)).is_dir():
         return Path(storage.absolute(uri))
     for item in storage.walk(uri):

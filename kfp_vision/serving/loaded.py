@@ -47,7 +47,7 @@ class Loaded:
     def __init__(self, version: Version, name: str = ""):
         self.version, self._name = version, name or version.name
         self._classifier = Classifier(version, MAX_PIXELS)
-        self._cropper = self._classifier.cropper() if self._classifier.crop_size else None
+        self._cropper = self._classifier.make_cropper() if self._classifier.crop_size else None
         self._crop = _as_its_own(self._cropper, self._classifier)
         self._threads = ThreadPoolExecutor(min(hardware.cores(), MOST_AT_ONCE), "pictures")
         one = ThreadPoolExecutor(1, "batches")  # at a time: it computes on all cores, and two would be in each other's way
@@ -82,7 +82,7 @@ class Loaded:
         check_embeds(self._classifier, self.version)
         trial = _prepared(_noise("JPEG"), self._cropper)
         for size in WARMED_UP:
-            self._classifier.embeddings([trial] * size)
+            self._classifier.embed_crops([trial] * size)
 
     @contextlib.contextmanager
     def waiting(self, count: int) -> Iterator[None]:
@@ -121,7 +121,7 @@ class Loaded:
 
     def _embed(self, crops: list[Any]) -> Sequence[np.ndarray]:
         with self._observed(len(crops)):
-            return list(self._classifier.embeddings(crops))
+            return list(self._classifier.embed_crops(crops))
 
     @contextlib.contextmanager
     def _observed(self, size: int) -> Iterator[None]:
@@ -130,7 +130,7 @@ class Loaded:
             yield
 
     def _answers(self, prepared: list[Any]) -> Sequence[Answer]:
-        return self._classifier.of_crops(prepared) if self._crop else self._classifier.answers(prepared)
+        return self._classifier.classify_crops(prepared) if self._crop else self._classifier.classify_valid(prepared)
 
 
 def _prepared(picture: bytes, crop: Callable[[bytes], Any] | None) -> Any:
@@ -145,7 +145,7 @@ def _as_its_own(crop: Callable[[bytes], Any] | None, classifier: Classifier) -> 
         return None
     for image_format in ("JPEG", "PNG"):
         encoded = _noise(image_format)
-        (apart,), together = classifier.of_crops([crop(encoded)]), classifier.probabilities([encoded])
+        (apart,), together = classifier.classify_crops([crop(encoded)]), classifier.probabilities([encoded])
         if not np.abs(apart.probabilities - together).max() <= SAME:
             return None
     return crop

@@ -46,7 +46,7 @@ class Searched:
             found = f"one of {about.model_name} {about.model_fingerprint[:12]} in {folder}"
             raise InputError(rule, found, "Run image_search with that model as model_uri, and deploy_to where it lies.")
         loaded.warm_up_embeddings()
-        self.index.hold()
+        self.index.preload()
         self._searches = Batcher(self._search, threads=ThreadPoolExecutor(1, "searches"))
 
     async def nearest(self, pictures: Sequence[bytes | Known | Refused], count: int, label: str) -> list[list[Hit] | Refused]:
@@ -62,7 +62,7 @@ class Searched:
             Busy: too many wait.
         """
         if label:
-            self.index.having(label)
+            self.index.positions_with_label(label)
         with self.loaded.waiting(len(pictures)):
             found = await asyncio.gather(*(self._nearest(picture, count, label) for picture in pictures))
         self.loaded.count(found, "searched")

@@ -35,22 +35,22 @@ def test_an_index_comes_to_lie_with_its_model(made, tmp_path):
     assert ended.metadata["deployed"]["repository"] == str(place)
     assert ended.printed == [f"outcome: index of 24 images deployed beside version 1 of colours in {place}"]
     there = Index(place / "index")
-    assert there.pictures == Index(made / "index").pictures and there.about.generation == told["generation"]
+    assert there.images == Index(made / "index").images and there.about.generation == told["generation"]
     assert [version.number for version in repository.versions(place)] == [1]
-    vector = there.embedder().one(indexed.picture(3))  # by the model that it lies with
+    vector = there.embedder().embed_one(indexed.picture(3))  # by the model that it lies with
     assert there.search(vector[None], 1)[0][0].path.endswith("03.png")
 
 
 def test_refuses_to_lie_with_another_model(made, tmp_path):
     colours.write_version(tmp_path / "other" / "1", scale=1 / 10)
     line = one_step.refusal(deployed(made, tmp_path / "root", tmp_path / "other"))
-    assert line.startswith("error: an index must lie with the model that it is of, colours ")
+    assert line.startswith("error: an index must be deployed beside its model, colours ")
     assert line.endswith(f"; got another one as version 1 in {tmp_path / 'other'}. Run image_search with it as model_uri.")
     assert not (tmp_path / "other" / "index").exists()
 
 
 def test_refuses_a_place_without_a_model(made, tmp_path):
     assert one_step.refusal(deployed(made, tmp_path / "root", tmp_path / "nowhere")) == (
-        f"error: deploy_to must hold a model for an index to lie with; got none in {tmp_path / 'nowhere'}. "
+        f"error: deploy_to must hold a model for the index to be deployed beside; got none in {tmp_path / 'nowhere'}. "
         "Deploy the model there first."
     )

@@ -71,9 +71,9 @@ def test_right_values_pass_without_a_word(model, pictures, tmp_path):
         ({"model_uri": ""}, "fine_tune=true must have a checkpoint to start from"),
         ({"index_uri": "{pictures}"}, "index_uri must name an index; got none at "),
         ({"queries_uri": "/no/such/pictures"}, "queries_uri must name something that exists; got /no/such/pictures."),
-        ({"deploy_to": ""}, "deploy_to must be none, or where the model lies whose pictures are to be searched in; got "),
-        ({"deploy_to": "https://host/models"}, "deploy_to must be none, or where the model lies"),
-        ({"deploy_to": "{pictures}"}, "deploy_to must hold a model for an index to lie with; got none in "),
+        ({"deploy_to": ""}, "deploy_to must be none, or the place of the model whose images are searched; got "),
+        ({"deploy_to": "https://host/models"}, "deploy_to must be none, or the place of the model"),
+        ({"deploy_to": "{pictures}"}, "deploy_to must hold a model for the index to be deployed beside; got none in "),
     ],
 )
 def test_wrong_values_are_refused(model, pictures, tmp_path, given, line):
@@ -91,7 +91,7 @@ def test_takes_a_model_that_was_trained_before(model, tmp_path):
 
 def test_lists_the_pictures_and_numbers_the_partitions(listed):
     assert listed.output == [0, 1]
-    assert listed.printed == ["20 pictures to index"]
+    assert listed.printed == ["20 images to index"]
     assert catalog.count(listed.folder / "images") == 20
 
 
@@ -99,12 +99,12 @@ def test_lists_nothing_at_a_place_without_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1}
     ended = one_step.run(components.list_images, tmp_path / "root", **values)
-    assert one_step.refusal(ended).startswith("error: there must be pictures to index; got no pictures.")
+    assert one_step.refusal(ended).startswith("error: there must be images to index; got no images.")
 
 
 def test_indexes_its_partition(indexed):
     assert indexed.metadata["part"] == {}  # KFP hands those of all partitions over in a single argument
-    assert "partition 2 of 2: 10 of 20 pictures" in indexed.printed
+    assert "partition 2 of 2: 10 of 20 images" in indexed.printed
 
 
 def test_an_index_before_of_which_there_is_none_is_refused(model, listed, tmp_path):
@@ -178,7 +178,7 @@ def test_refuses_an_empty_query_folder(joined, tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"queries_uri": str(tmp_path / "empty"), "nearest": 3, "label": ""}
     ended = one_step.run(components.search_images, tmp_path / "root", {"index": joined[0] / "index"}, **values)
-    assert one_step.refusal(ended).startswith("error: there must be pictures to search for; got none at ")
+    assert one_step.refusal(ended).startswith("error: there must be images to search for; got none at ")
 
 
 def test_audits_the_pictures_of_an_index(joined, tmp_path):

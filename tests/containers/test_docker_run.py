@@ -277,7 +277,7 @@ def test_what_is_deployed_answers_as_it_did_in_the_containers(run):
         if name == run.result["answer"]["picture"]
     ]
     with server.running(run.output.parent / "repository") as url:
-        (said,) = prediction.Service(url).name([asked_about])
+        (said,) = prediction.Service(url).classify([asked_about])
     assert (said.label, said.score) == (
         run.result["answer"]["prediction"],
         pytest.approx(run.result["answer"]["score"], abs=1e-3),

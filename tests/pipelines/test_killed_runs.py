@@ -161,6 +161,8 @@ def test_pictures_of_which_a_part_was_being_named_when_it_was_killed_are_all_nam
     parts = ("*/predict-images/predictions", "join-predictions/predictions")
     found, whole = written(killed.artifacts, *parts), written(again.artifacts, *parts)
     assert found.items() < whole.items() and len(found) == 1
-    assert again.sent["results"] == ["9 images named, 0 could not be read; accuracy 1.0000 on the 9 in folders of a known name"]
+    assert again.sent["results"] == [
+        "9 images classified, 0 unreadable; accuracy 1.0000 on the 9 in folders named after a class"
+    ]
     rows = whole["join-predictions/predictions"].decode().splitlines()[1:]
     assert [row.split(",")[1:3] for row in rows] == [[colour, colour] for colour in sorted(colours.RGB) for _ in range(3)]

@@ -66,7 +66,7 @@ def scratch(tmp_path, monkeypatch) -> Path:
 class Guesses:
     """Names pictures by their bytes: a model that is loaded at once, and whose answers are always the same."""
 
-    def name(self, pictures: Sequence[bytes]) -> list[prediction.Answer]:
+    def classify(self, pictures: Sequence[bytes]) -> list[prediction.Answer]:
         numbers = [hashlib.md5(picture).digest()[0] % len(LABELS) for picture in pictures]
         return [prediction.Prediction(LABELS[number], number, [1.0 - number, float(number)]) for number in numbers]
 
@@ -284,7 +284,7 @@ def arrived(target: str, scratch: Path) -> Arrived:
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         assert beside.bring(f"{target}/indexed", Path(folder) / "index")
         pictures = search.about_in(Path(folder) / "index").pictures
-        fingerprints = frozenset(one.brought(Path(folder)).fingerprint for one in versions)
+        fingerprints = frozenset(one.download(Path(folder)).fingerprint for one in versions)
     return Arrived(fingerprints, newest.step, float(newest.arrays["weights"][0, 0]), pictures)
 
 
@@ -464,7 +464,7 @@ def test_a_store_that_is_away_for_three_minutes_costs_waiting_and_nothing_else(
     assert (bridged.folder / "images").read_bytes() == (whole.folder / "images").read_bytes()
     assert (written.returncode, written.stderr) == (0, "")
     newest = publishing.repository_at(f"{given.target}/repository").versions()[-1]
-    assert newest.brought(scratch).fingerprint == given.version.fingerprint
+    assert newest.download(scratch).fingerprint == given.version.fingerprint
     for printed in ("\n".join(bridged.printed), written.stdout):
         tries = tries_said(printed)
         assert 10 < len(tries) < 40, tries

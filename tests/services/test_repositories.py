@@ -49,7 +49,7 @@ def numbers(uri: str) -> list[int]:
 def fingerprint(uri: str, number: int, scratch: Path) -> str:
     """Of what lies there under a number, brought here."""
     (there,) = (one for one in publishing.repository_at(uri).versions() if one.number == number)
-    return there.brought(scratch).fingerprint
+    return there.download(scratch).fingerprint
 
 
 def fill(uri: str, root: Path, count: int = 3) -> list[repository.Version]:
@@ -252,7 +252,7 @@ def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp
     with stored.followed(uri) as path:
         until(lambda: (path / "index" / "index.json").exists())
         here = Index(path / "index")
-        assert here.pictures == Index(made / "index").pictures and here.about.generation == told[0]["generation"]
+        assert here.images == Index(made / "index").images and here.about.generation == told[0]["generation"]
         told += [beside.deploy_index(made / "index", uri, tmp_path / "deployed") for _ in range(2)]
         until(lambda: Index(path / "index").about.generation == told[-1]["generation"])
         until(lambda: len([one for one in (path / "index").iterdir() if one.name.isdecimal()]) == 1)
@@ -262,7 +262,7 @@ def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp
     assert kept == {"index.json", *(str(one["generation"]) for one in told[1:])}
     assert numbers(uri) == [1]
     assert publishing.publish(version(tmp_path / "b" / "1", name="colours"), uri, kept=2) == 2
-    with pytest.raises(InputError, match=f"the model that it is of, colours .*; got another one as version 2 in {uri}"):
+    with pytest.raises(InputError, match=f"beside its model, colours .*; got another one as version 2 in {uri}"):
         beside.deploy_index(made / "index", uri, tmp_path / "deployed")
 
 
@@ -285,7 +285,7 @@ def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made
         place.lead_over()
         failures += failed
         folder = tmp_path / f"here-{well}"
-        assert beside.bring(uri, folder) and Index(folder).pictures == Index(made / "index").pictures
+        assert beside.bring(uri, folder) and Index(folder).images == Index(made / "index").images
         assert Index(folder).about.generation >= before
         if not failed:
             break
@@ -301,7 +301,7 @@ def test_a_torn_index_in_a_bucket_is_not_brought(uri, made, tmp_path):
     with pytest.raises(InputError, match=f"an index must be whole; got {uri}/index without {again['generation']}/vectors"):
         beside.bring(uri, tmp_path / "here")
     storage.put(b"{", f"{uri}/index/index.json")
-    with pytest.raises(InputError, match=f"index.json must say what the index is; got {uri}/index"):
+    with pytest.raises(InputError, match=f"index.json must hold the metadata of an index; got {uri}/index"):
         beside.bring(uri, tmp_path / "here")
     assert Index(tmp_path / "here").about.generation == told["generation"]
     assert beside.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"] > again["generation"]

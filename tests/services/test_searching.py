@@ -114,7 +114,7 @@ def test_one_bad_instance_does_not_fail_the_others(url):
         ({"top_k": 0}, "top_k must be a whole number from 1 up; got 0"),
         ({"top_k": "x"}, "top_k must be a whole number from 1 up; got x"),
         ({"top_k": 1001}, "top_k of a search must be at most 1000; got 1001"),
-        ({"label": "roses"}, "label must be one of bluish, greenish, reddish; got roses. Leave it out for all pictures."),
+        ({"label": "roses"}, "label must be one of bluish, greenish, reddish; got roses. Leave it out to search all images."),
         ({"label": ["reddish"]}, "label must be a text"),
         ({"instances": []}, "instances"),
         ({"instances": [{"id": "gone"}]}, "no picture gone in the index; it may have changed"),
@@ -268,7 +268,7 @@ def test_a_torn_index_leaves_the_one_before(running, made):
     assert "The index before goes on answering." in log.read_text()
     assert names(post(address + SEARCH, {"instances": [b64(8)], "top_k": 5})) == [indexed.nearest(8, 5)]
     (repository / "index" / "index.json").write_text("{")
-    servers.until(lambda: "index.json must say what the index is" in log.read_text())
+    servers.until(lambda: "index.json must hold the metadata of an index" in log.read_text())
     shutil.rmtree(repository / "index")
     servers.until(lambda: "there must be an index; got none in" in log.read_text())
     first = hits(post(address + SEARCH, {"instances": [b64(8)], "top_k": 1}))[0][0]
@@ -336,7 +336,7 @@ def test_the_command_line_says_the_same_with_a_server_and_without(url, made, mon
     said = [run(*by, "--label", "roses", *pictures) for by in ways]
     assert {(done.returncode, done.stdout) for done in said} == {(1, "")}
     assert {done.stderr for done in said} == {
-        "error: label must be one of bluish, greenish, reddish; got roses. Leave it out for all pictures.\n"
+        "error: label must be one of bluish, greenish, reddish; got roses. Leave it out to search all images.\n"
     }
 
 
@@ -345,7 +345,7 @@ TOKEN = "the-token-of-the-tests"
 
 def test_without_its_token_a_server_shows_no_picture(made, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
-    identity = search.Index(made / "index").pictures[0].content_id
+    identity = search.Index(made / "index").images[0].content_id
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     with server.running(made / "repository") as address:
         thumbnail = f"{address}{INDEX}/thumbnails/{identity}"

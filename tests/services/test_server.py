@@ -314,7 +314,7 @@ def test_every_answer_says_which_version_gave_it(url, version):
     assert [answer.headers["KFP-Vision-Fingerprint"] for answer in said] == [digest.hexdigest()] * 2
     service = Service(f"{url}/v1/models/colours")
     assert service.fingerprint == ""
-    service.name([colours.picture("red")])
+    service.classify([colours.picture("red")])
     assert service.fingerprint == digest.hexdigest()
 
 
@@ -570,18 +570,18 @@ def test_the_command_line_shows_the_token(guarded, tmp_path, monkeypatch):
     done = predict()
     assert (done.returncode, done.stdout) == (1, "")
     found = f"HTTP 401 at {guarded}/v1/models"
-    assert done.stderr == f"error: a server must know who asks; got {found}. Set KFP_VISION_TOKEN to the server's token.\n"
+    assert (
+        done.stderr == f"error: the server requires a valid token; got {found}. Set KFP_VISION_TOKEN to the server's token.\n"
+    )
 
 
-@pytest.mark.parametrize(
-    ("token", "found"), [("", "an empty one"), (" \n", "an empty one"), ("two words", "one of 9 characters")]
-)
+@pytest.mark.parametrize(("token", "found"), [("", "an empty value"), (" \n", "an empty value"), ("two words", "9 characters")])
 def test_a_token_that_cannot_be_sent_is_one_clear_line(version, monkeypatch, token, found):
     monkeypatch.setenv("KFP_VISION_TOKEN", token)
     done = serve(version.parent)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(
-        f"error: KFP_VISION_TOKEN must be of letters, digits and - . _ ~ + /, with = at most at its end; got {found}"
+        f"error: KFP_VISION_TOKEN must consist of letters, digits and - . _ ~ + /, with = only at its end; got {found}"
     )
     assert done.stderr.count("\n") == 1 and "two words" not in done.stderr
 
@@ -648,7 +648,7 @@ def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(r
     def ask(number: int) -> None:
         service = Service(f"http://127.0.0.1:{port}")
         for at in range(0, len(pictures), 3):
-            said[number] += [answer.label for answer in service.name(pictures[at : at + 3])]
+            said[number] += [answer.label for answer in service.classify(pictures[at : at + 3])]
 
     with contextlib.ExitStack() as processes:
         process = processes.enter_context(ended(running()))
@@ -684,7 +684,7 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(cut, answered):
         try:
             service = Service(f"http://127.0.0.1:{cutting.server_address[1]}/v1/models/colours")
             with contextlib.nullcontext() if answered else pytest.raises(InputError, match="a server must answer; got Chunked"):
-                assert [one.label for one in service.name([b"a picture"])] == ["red"]
+                assert [one.label for one in service.classify([b"a picture"])] == ["red"]
         finally:
             cutting.shutdown()
             thread.join()

@@ -50,7 +50,7 @@ def folder(pictures, tmp_path_factory) -> Path:
 
 
 def named(index: Index, place: int) -> str:
-    return "/".join(Path(index.pictures[place].path).parts[-2:])
+    return "/".join(Path(index.images[place].path).parts[-2:])
 
 
 def test_altered_copies_are_found_and_nothing_else(folder):
@@ -125,15 +125,15 @@ def test_wrong_labels_are_the_most_suspicious():
     for place in wrong:
         label[place] = f"class {(int(label[place][-1]) + 1) % 3}"
     found = labels.suspects(label, *nearest(points, 40), np.arange(180))
-    assert {one.place for one in found[:12]} == wrong
-    assert all(one.instead == right[one.place] and one.share > 0.5 > one.own for one in found[:12])
+    assert {one.position for one in found[:12]} == wrong
+    assert all(one.instead == right[one.position] and one.share > 0.5 > one.own for one in found[:12])
 
 
 def test_copies_have_no_vote_on_each_other_and_what_has_no_label_none_at_all():
     label = ["a", "b", "b", "b", ""]
     scores = np.ones((5, 4), "float32")
     places = np.array([[other for other in range(5) if other != place] for place in range(5)])
-    assert [one.place for one in labels.suspects(label, scores, places, np.arange(5))] == [0]
+    assert [one.position for one in labels.suspects(label, scores, places, np.arange(5))] == [0]
     assert labels.suspects(label, scores, places, np.zeros(5, int)) == []
     assert labels.suspects(["a", "a", ""], scores[:3, :2], places[:3, :2] % 3, np.arange(3)) == []
 
@@ -141,7 +141,7 @@ def test_copies_have_no_vote_on_each_other_and_what_has_no_label_none_at_all():
 def test_a_map_keeps_what_is_alike_together(folder):
     index = Index(folder)
     made = projection.projected(index, np.array([3], "int64"))
-    assert made.places.tolist() == list(range(44))
+    assert made.positions.tolist() == list(range(44))
     assert made.points.min() == 0 and made.points.max() == 1
     again = projection.projected(index, np.array([3], "int64"))
     np.testing.assert_array_equal(made.points, again.points)
@@ -150,9 +150,9 @@ def test_a_map_keeps_what_is_alike_together(folder):
 def test_a_map_of_very_many_holds_those_that_are_wanted(folder, monkeypatch):
     monkeypatch.setattr(projection, "MOST", 10)
     made = projection.projected(Index(folder), np.array([7, 40], "int64"))
-    assert len(made.places) == 10 and {7, 40} <= set(made.places.tolist())
+    assert len(made.positions) == 10 and {7, 40} <= set(made.positions.tolist())
     monkeypatch.setattr(projection, "MOST", 3)
-    assert len(projection.projected(Index(folder), np.array([], "int64")).places) == 0
+    assert len(projection.projected(Index(folder), np.array([], "int64")).positions) == 0
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_the_data_stage_takes_the_table(audited, pictures, folder, tmp_path):
     made = {"table": tmp_path / "images.csv", "page": tmp_path / "page.html"}
     found = catalog.ingest(str(pictures), check_images=True, splits=2, leave_out_uri=str(table), **made)
     out = {row["path"] for row in rows if row["leave_out"] == "yes"}
-    assert out and {row.uri for row in found.rows} == {one.path for one in Index(folder).pictures} - out
+    assert out and {row.uri for row in found.rows} == {one.path for one in Index(folder).images} - out
 
 
 def test_the_page_shows_what_was_found_and_a_map(audited):

@@ -129,7 +129,7 @@ REFUSED = {
         "predict {data}/words.tgz", WRONG_USE, "one of the arguments --url --model is required. See kfp-vision predict --help."
     ),
     "no model to ask": Case("predict --model {data}/empty x.jpg", FAILED, "there must be a model to serve; got none in .*"),
-    "a server that is none": Case("predict --url here x.jpg", FAILED, "a server must be named by its .*; got here. Give .*"),
+    "a server that is none": Case("predict --url here x.jpg", FAILED, "a server must be given by its .*; got here. Give .*"),
     "a server that does not answer": Case(
         "predict --url http://127.0.0.1:9 x.jpg", FAILED, "a server must answer; got ConnectionError at .* Start it.*"
     ),

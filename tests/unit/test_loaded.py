@@ -50,7 +50,7 @@ def difference(answers: list, expected: list) -> float:
 
 
 def test_pictures_of_many_requests_are_named_as_each_alone(version, pictures):
-    alone = [Classifier(version).name([picture])[0] for picture in pictures]
+    alone = [Classifier(version).classify([picture])[0] for picture in pictures]
     answers = list(itertools.chain(*asked(version, [[picture] for picture in pictures[:-6]] + [pictures[-6:]])))
     assert difference(answers, alone) < 1e-5
     assert [answer.label for answer in answers] == [answer.label for answer in alone]
@@ -97,7 +97,7 @@ def write_with_another_crop(folder: Path) -> Version:
 
 def test_an_export_that_crops_otherwise_is_asked_as_it_wants_to_be(tmp_path, pictures):
     version = write_with_another_crop(tmp_path / "1")
-    expected = Classifier(version).name(pictures)
+    expected = Classifier(version).classify(pictures)
     ((*answers, bad),) = asked(version, [[*pictures, b"no picture"]])
     assert isinstance(bad, Refused)
     assert difference(answers, expected) < 1e-5

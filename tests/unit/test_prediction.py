@@ -23,7 +23,7 @@ def labels(answers) -> list[str]:
 
 
 def test_names_pictures(classifier):
-    answers = classifier.name([colours.picture(colour) for colour in ("blue", "red")])
+    answers = classifier.classify([colours.picture(colour) for colour in ("blue", "red")])
     assert labels(answers) == ["blue", "red"]
     assert [answer.number for answer in answers] == [2, 0]
     assert all(answer.score == max(answer.probabilities) > 0.99 for answer in answers)
@@ -32,7 +32,7 @@ def test_names_pictures(classifier):
 def test_one_bad_picture_does_not_harm_the_others(classifier):
     red = colours.picture("red")
     damaged = red[:200] + bytes(byte ^ 0x5A for byte in red[200:400]) + red[400:]
-    answers = classifier.name([red, b"", b"no picture", damaged, colours.picture("green", size=(200, 100)), red])
+    answers = classifier.classify([red, b"", b"no picture", damaged, colours.picture("green", size=(200, 100)), red])
     assert labels(answers[:3]) == ["red", "refused: empty", "refused: not an image in a known format"]
     assert labels(answers[4:]) == ["refused: 200 x 100 pixels, more than 0 million", "red"]
 
@@ -43,24 +43,24 @@ def test_what_tensorflow_alone_refuses_is_found_among_the_others(classifier):
     end = whole.rindex(b"\xff\xd9")
     for at in range(end - 1, end - 60, -1):
         broken = whole[:at] + b"\xff\xc4" + whole[at + 2 :]
-        answers = classifier.name([whole, broken, whole])
+        answers = classifier.classify([whole, broken, whole])
         assert labels(answers)[0] == labels(answers)[2] == "blue"
 
 
 def test_nothing_to_name_is_nothing(classifier):
-    assert classifier.name([]) == []
+    assert classifier.classify([]) == []
 
 
 def test_a_model_that_does_not_answer_as_it_says_is_refused(tmp_path):
     folder = colours.write_version(tmp_path / "1")
     about = folder / "assets.extra" / "model.json"
     about.write_text(about.read_text().replace('"green", ', ""))
-    with pytest.raises(InputError, match="a score for every label; got 3 scores for 2 labels"):
+    with pytest.raises(InputError, match="one score per label; got 3 scores for 2 labels"):
         Classifier(Version(folder))
 
 
 def test_a_model_that_gives_no_numbers_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"a model must give scores; got \[nan, nan, nan\] of .*1\. Train it again\."):
+    with pytest.raises(InputError, match=r"a model must give finite scores; got \[nan, nan, nan\] from .*1\. Train it again\."):
         Classifier(Version(colours.write_version(tmp_path / "1", scale=float("nan"))))
 
 
@@ -105,7 +105,7 @@ def test_a_folder_becomes_a_table(classifier, folder, tmp_path, capsys):
     assert counts == {"pictures": 5, "unreadable": 1, "labelled": 3, "right": 2}
     said = capsys.readouterr().out
     assert "broken.jpg (not an image in a known format)" in said
-    assert "2 of 3 in folders of a known name are called by it: accuracy 0.6667" in said
+    assert "5 images classified, 1 unreadable; accuracy 0.6667 on the 3 in folders named after a class" in said
 
 
 def test_the_scores_of_all_classes_are_there_on_request(classifier, folder, tmp_path):
@@ -130,7 +130,7 @@ def test_the_tables_of_several_partitions_are_joined_to_the_table_of_one(classif
         prediction.predict_images(*given, table, all_scores=True, partition=number, partitions=partitions)
     assert prediction.join_predictions(tables, classifier.labels, tmp_path / "joined.csv", str(folder)) == whole
     assert (tmp_path / "joined.csv").read_text() == (tmp_path / "whole.csv").read_text()
-    assert capsys.readouterr().out.endswith("; accuracy 0.6667 on the 3 in folders of a known name\n")
+    assert capsys.readouterr().out.endswith("; accuracy 0.6667 on the 3 in folders named after a class\n")
 
 
 def test_more_partitions_than_pictures_are_joined_and_none_at_all_refused(classifier, folder, tmp_path):
@@ -139,7 +139,7 @@ def test_more_partitions_than_pictures_are_joined_and_none_at_all_refused(classi
     for number, table in enumerate(tables):
         prediction.predict_images(classifier, labels, str(folder / "loose.jpg"), table, partition=number, partitions=2)
     assert prediction.join_predictions(tables, labels, tmp_path / "joined.csv", "there")["pictures"] == 1
-    with pytest.raises(InputError, match="there must be pictures to name; got none at there"):
+    with pytest.raises(InputError, match="there must be images to classify; got none at there"):
         prediction.join_predictions(tables[1:], labels, tmp_path / "none.csv", "there")
     assert not (tmp_path / "none.csv").exists()
 
@@ -176,7 +176,7 @@ def test_a_picture_without_an_ending_is_one_all_the_same(classifier, tmp_path):
 
 def test_a_place_without_pictures_leaves_no_table(classifier, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="there must be pictures to name; got none at"):
+    with pytest.raises(InputError, match="there must be images to classify; got none at"):
         prediction.predict_images(classifier, classifier.labels, str(tmp_path / "empty"), tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 
@@ -191,5 +191,5 @@ def test_a_picture_that_cannot_be_opened_is_listed(classifier, folder, tmp_path)
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", ""])
 def test_a_server_is_named_by_its_address(url):
-    with pytest.raises(InputError, match="a server must be named by its http"):
+    with pytest.raises(InputError, match="a server must be given by its http"):
         prediction.Service(url)

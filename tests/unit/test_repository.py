@@ -34,7 +34,7 @@ def test_a_version_that_does_not_is_refused(tmp_path, about):
         file.write_bytes(about)
     with pytest.raises(InputError) as refusal:
         _ = Version(tmp_path / "1").name
-    assert str(refusal.value).startswith(f"error: a version must say what it is; got {file}")
+    assert str(refusal.value).startswith(f"error: a version must have valid metadata; got {file}")
 
 
 def test_a_model_folder_leads_to_its_repository(tmp_path):

@@ -49,7 +49,7 @@ def test_nearly_all_copies_of_photographs_are_found_and_nothing_else(real_data, 
     planted = retrieval.planted_copies(tmp_path / "some", tmp_path / "pictures", 1)
     sources.fetch_embedder("", "googlenet", str(real_data / "googlenet" / "bvlc_googlenet.npz"), tmp_path / "model")
     index = retrieval.indexed(tmp_path / "pictures", tmp_path / "model", tmp_path / "index")
-    names = [Path(picture.path).relative_to(tmp_path / "pictures").as_posix() for picture in index.pictures]
+    names = [Path(picture.path).relative_to(tmp_path / "pictures").as_posix() for picture in index.images]
     found = copies.found(index, index.neighbours(audit.NEIGHBOURS)[1])
     pairs = {frozenset((names[one.first], names[one.second])) for one in found}
     expected = {frozenset(pair) for pair in planted.items()}

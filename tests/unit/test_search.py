@@ -94,7 +94,7 @@ def test_every_picture_that_can_be_read_is_in_the_index(built, pictures, model):
     assert (made.about.pictures, made.computed, made.about.recall, made.about.probes) == (13, 13, 1.0, 0)
     assert [(uri.rsplit("/", 1)[1], label) for uri, label, _ in made.refused] == [("broken.jpg", "globelet")]
     index = Index(folder)
-    assert {picture.label for picture in index.pictures} == {"bellcup", "globelet", ""}
+    assert {picture.label for picture in index.images} == {"bellcup", "globelet", ""}
     assert made.about.model_fingerprint == repository.exported(model).fingerprint
     np.testing.assert_allclose(np.linalg.norm(index.vectors.astype("float32"), axis=1), 1, atol=2e-3)
     with Image.open(io.BytesIO(index.thumbnail(4))) as image:
@@ -111,7 +111,7 @@ def test_a_thumbnail_is_no_larger_than_the_picture(size, small):
 def test_a_picture_is_nearest_to_itself(built, pictures):
     folder, _ = built
     index = Index(folder)
-    vector = index.embedder().one((pictures / "globelet" / "0002.jpg").read_bytes())
+    vector = index.embedder().embed_one((pictures / "globelet" / "0002.jpg").read_bytes())
     assert vector.shape == (index.about.dimension,) and vector.dtype == np.float32
     (hits,) = index.search(vector[None], 20)
     assert len(hits) == 13 and hits[0].path.endswith("globelet/0002.jpg")
@@ -132,10 +132,10 @@ def test_vectors_are_what_the_network_gives_its_class_layer(model):
     expected = np.asarray(body(grey))[0]
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (90, 90, 90)).save(file, "PNG")
-    vector = Embedder(repository.exported(model)).one(file.getvalue())
+    vector = Embedder(repository.exported(model)).embed_one(file.getvalue())
     np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
     with pytest.raises(Refused):
-        Embedder(repository.exported(model)).one(b"no picture")
+        Embedder(repository.exported(model)).embed_one(b"no picture")
 
 
 def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read_in_its_place(model):
@@ -146,13 +146,13 @@ def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read
         file = io.BytesIO()
         Image.fromarray(draw.integers(0, 255, (6, 8, 3), "uint8")).resize((80, 60)).save(file, "PNG")
         given.append(Refused("gone") if number % 40 == 39 else b"no picture" if number % 30 == 29 else file.getvalue())
-    found = list(embedder.embedded(iter(given), filled=True))
+    found = list(embedder.embed(iter(given), pad_batches=True))
     assert len(found) == len(given)
     for number in (0, 1, 29, 31, 32, 39, 63, 64, 79, 95, 96, 100):
         if number % 40 == 39 or number % 30 == 29:
             assert str(found[number]) == ("gone" if number % 40 == 39 else "not an image in a known format")
         else:
-            np.testing.assert_allclose(found[number][0], embedder.one(given[number]), atol=1e-5)
+            np.testing.assert_allclose(found[number][0], embedder.embed_one(given[number]), atol=1e-5)
     assert len({one[0].tobytes() for one in found if not isinstance(one, Refused)}) == len(given) - 5
 
 
@@ -166,7 +166,7 @@ def test_what_is_known_is_not_computed_again_and_what_has_gone_is_left_out(built
     more = search.build(rows, model, folder, before=folder)
     assert (more.about.pictures, more.computed) == (13, 7)
     first, again = Index(built[0]), Index(folder)
-    assert again.pictures == first.pictures
+    assert again.images == first.images
     np.testing.assert_array_equal(again.vectors, first.vectors)
     assert [again.thumbnail(place) for place in range(13)] == [first.thumbnail(place) for place in range(13)]
 
@@ -235,7 +235,7 @@ def test_shares_are_consecutive_and_even_whatever_is_known():
             lambda part: (part / "part.json").write_text(
                 json.dumps(json.loads((part / "part.json").read_text()) | {"model_fingerprint": "another"})
             ),
-            "all parts of an index must be of its model; got another in ",
+            "all parts of an index must be computed with its model; got another in ",
         ),
     ],
 )
@@ -283,7 +283,7 @@ def test_killed_while_it_is_written_the_old_one_answers_and_the_next_is_whole(bu
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert Index(folder).about == built[1].about
-    vector = Index(folder).embedder().one((pictures / "globelet" / "0002.jpg").read_bytes())
+    vector = Index(folder).embedder().embed_one((pictures / "globelet" / "0002.jpg").read_bytes())
     assert Index(folder).search(vector[None], 1)[0][0].path.endswith("globelet/0002.jpg")
     assert search.build(search.rows_at(str(pictures)), model, folder).about.generation == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
@@ -293,7 +293,7 @@ def test_killed_while_it_is_written_the_old_one_answers_and_the_next_is_whole(bu
     ("damage", "line"),
     [
         (lambda folder: (folder / "index.json").unlink(), "there must be an index; got none in "),
-        (lambda folder: (folder / "index.json").write_text("{"), "index.json must say what the index is; got "),
+        (lambda folder: (folder / "index.json").write_text("{"), "index.json must hold the metadata of an index; got "),
         (lambda folder: (folder / "1" / "vectors").write_bytes(b"short"), "an index must be whole; got "),
         (
             lambda folder: (folder / "1" / "pictures.csv").write_text("path,label,content_id,split\n"),
@@ -321,7 +321,7 @@ def test_a_wrong_dimension_and_a_label_that_is_not_there_are_one_clear_line(buil
         index.search(np.zeros((1, 3), "float32"), 1)
     vector = np.zeros((1, index.about.dimension), "float32")
     with pytest.raises(
-        InputError, match=r"label must be one of , bellcup, globelet; got tulip\. Leave it out for all pictures"
+        InputError, match=r"label must be one of , bellcup, globelet; got tulip\. Leave it out to search all images"
     ):
         index.search(vector, 1, "tulip")
 
@@ -337,7 +337,9 @@ def test_a_model_without_embeddings_is_refused(tmp_path):
     one = version(tmp_path / "1")
     old = Old()
     tf.saved_model.save(old, str(one.folder), signatures={"serving_default": old.names})
-    with pytest.raises(InputError, match=r"a model must give embeddings to be searched with; got none of .*\. Train it again"):
+    with pytest.raises(
+        InputError, match=r"a model must compute embeddings to be searched with; got none from .*\. Train it again"
+    ):
         Embedder(one)
 
 
@@ -348,7 +350,7 @@ def test_an_index_of_another_model_is_computed_anew(built, model, pictures, tmp_
     rows = [row for row in search.rows_at(str(pictures)) if row.label == "bellcup"]
     made = search.build(rows, model, tmp_path / "new", before=folder)
     assert (made.about.pictures, made.computed) == (6, 6)
-    assert "the index before is of another model: all is computed anew" in capsys.readouterr().out
+    assert "the earlier index was built with another model: computing all embeddings" in capsys.readouterr().out
 
 
 def by_hand(folder: Path, vectors: np.ndarray, *, regions: bool) -> Path:
@@ -371,7 +373,7 @@ def test_an_index_that_is_held_finds_the_same_whatever_happens_to_its_files(tmp_
     folder = by_hand(tmp_path, clustered(12_000, 24), regions=regions)
     queries = clustered(5, 24, seed=1).astype("float32")
     opened, held = Index(folder), Index(folder)
-    held.hold()
+    held.preload()
     for label in ("", "odd"):
         expected, found = (index.search(queries, 7, label) for index in (opened, held))
         assert [[hit.content_id for hit in row] for row in found] == [[hit.content_id for hit in row] for row in expected]
@@ -393,7 +395,7 @@ def test_an_index_without_its_model_takes_a_version_that_it_lies_with(built, mod
     folder = shutil.copytree(built[0], place / "index", ignore=shutil.ignore_patterns("model"))
     assert Index(folder).embedder().fingerprint == built[1].about.model_fingerprint
     shutil.rmtree(place / "1")
-    with pytest.raises(InputError, match=r"an index must have its model, flowers, in its folder or lie with it; got none in"):
+    with pytest.raises(InputError, match=r"an index must have its model, flowers, in its folder or beside it; got none in"):
         Index(folder).embedder()
 
 
