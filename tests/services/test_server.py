@@ -723,6 +723,37 @@ def test_a_model_that_does_not_load_is_one_clear_line(repository, broken):
     assert len(lines) == 1 and lines[0].startswith("error: a ") and str(repository / "1") in lines[0]
 
 
+def test_a_server_in_a_child_process_fails_as_the_command_does(tmp_path):
+    line = (
+        f"error: there must be a model to serve; got none in {tmp_path}. "
+        "Give the model folder of a run, or a directory of numbered versions."
+    )
+    with pytest.raises(InputError) as refused, server.running(tmp_path):
+        pass
+    assert str(refused.value) == line
+    command = [sys.executable, "-m", "kfp_vision.serving", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{line}\n")
+
+
+def test_a_server_in_a_child_process_ends_with_its_parent(repository):
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom kfp_vision.serving import server\n"
+        "with server.running(Path(sys.argv[1])) as url:\n    print(url, flush=True)\n    time.sleep(10_000)\n"
+    )
+    command = [sys.executable, "-c", program, str(repository)]
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as parent:
+        address = urlsplit(parent.stdout.readline().strip())
+        assert is_listening(address.port)
+        parent.kill()
+        servers.until(lambda: not is_listening(address.port))
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_ends_well_when_it_is_told_to_stop(repository):
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0", "--name", "tints"]
     with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
