@@ -35,7 +35,7 @@ class Busy(Exception):
 class Loaded:
     """A loaded model version that classifies the images of all requests in shared batches.
 
-    Each image is checked, decoded and cropped in a thread of its own, while other batches run, so that a damaged image
+    Each image is checked, decoded and cropped on its own, in parallel with running batches, so that a damaged image
     affects no other; the crops are batched. Where the version has no signature for crops, or crops images differently
     itself, the encoded images are batched instead. Embeddings are always computed from crops.
 

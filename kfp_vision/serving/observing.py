@@ -103,7 +103,7 @@ def noted(kind: str, method: str, path: str) -> Iterator[Note]:
         path: the path requested.
 
     Yields:
-        The fields of the log line that the body sets, directly or through `tell`.
+        The fields of the log line, for the body to set.
     """
     note, start = Note(), time.perf_counter()
     _note.set(note)
