@@ -591,7 +591,7 @@ def test_the_check_has_the_cluster_try_it_and_changes_nothing(kubernetes, models
         ),
         ("3flowers", {}, "model_name must be lower-case letters, digits and -, and begin with a letter, for"),
         ("flowers", {"service_account": ""}, "deploy_to=kserve must have a location that KServe can read the model from; got"),
-        ("flowers", {"service_repository": "/models"}, "service_repository of advanced must be a folder in a bucket that"),
+        ("flowers", {"service_repository": "/models"}, "service_repository of advanced must be a folder in a bucket, which"),
         (
             "flowers",
             {"service_repository": "cos://models-1/m", "service_account": ""},
