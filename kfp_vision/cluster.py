@@ -1,8 +1,8 @@
-"""The InferenceServices in a namespace of a cluster: made, changed, waited for and taken back through Kubernetes' own API.
+"""Creates, updates, watches and rolls back InferenceServices through the Kubernetes API.
 
-Lists are merged here. KServe's definition names no key of the containers of a predictor (config/crd of KServe 0.20.0), so that
-Kubernetes' own ways to merge, a server-side apply included, take the list as one value: what a person wrote into our container
-would be lost.
+Lists are merged here. KServe's resource definition names no key for the containers of a predictor (config/crd of KServe
+0.20.0), so that Kubernetes' own merges, server-side apply included, replace the whole list, and with it what a person has added
+to our container.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import urllib3
 from kubernetes import client, config, watch
@@ -22,31 +22,32 @@ from kfp_vision import rollout
 from kfp_vision.errors import InputError, shown
 
 GROUP, API_VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
-OURS = "kfp-vision/"  # begins the annotations that are ours
-MODEL = f"{OURS}model"  # the one that says that a service is ours
-MANAGER = "kfp-vision"  # who Kubernetes notes as having set what is set
-KEYS = ("name", "containerPort")  # of what lies in lists: that of containers and variables, and that of ports
-MADE, CHANGED, SAME = "made", "changed", "as it was"
+OURS = "kfp-vision/"  # prefix of our annotations
+MODEL = f"{OURS}model"  # annotation that marks an InferenceService as ours
+MANAGER = "kfp-vision"  # the owner of the fields we set, in managedFields
+KEYS = ("name", "containerPort")  # by which list elements are merged: containers and variables, and ports
+MADE, CHANGED, SAME = "created", "updated", "unchanged"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-ADDRESS = "KUBERNETES_SERVICE_HOST"  # in the environment of every pod
-CONFLICTS = 10  # with others who change a service at the same time
+ADDRESS = "KUBERNETES_SERVICE_HOST"  # environment variable of every pod
+CONFLICTS = 10  # attempts when others update the InferenceService at the same time
 CONNECT_SECONDS, READ_SECONDS = 10, 60
-WATCH_SECONDS = 30  # until the state as a whole is asked for again
-PAUSE_SECONDS = 1.0  # before a cluster that failed to answer is asked again
-SETTLE_SECONDS = 20.0  # in which Knative has begun with a change, if there is anything to do
-POLL_SECONDS = 1.0  # between two looks at a roll-out
-BACK_SECONDS = 60.0  # in which the model before answers again, whose pods are still there
+WATCH_SECONDS = 30  # until the whole state is fetched again
+PAUSE_SECONDS = 1.0  # before a failed request is repeated
+SETTLE_SECONDS = 20.0  # in which Knative starts to act on an update, if it has to
+POLL_SECONDS = 1.0  # between two checks of a rollout
+BACK_SECONDS = 60.0  # for the previous model to answer after a rollback; its pods are still running
 ACCOUNT = re.compile(r"system:serviceaccount:([-a-z0-9]+:[-a-z0-9.]+)")
-OWN_POD = "KFP_POD_NAME"  # in the environment of a stage
+OWN_POD = "KFP_POD_NAME"  # environment variable of a stage's pod
 STAGE_CONTAINER = "main"
+T = TypeVar("T")
 
 
 class Applied(NamedTuple):
-    """What came of `Cluster.apply`.
+    """The result of `Cluster.apply`.
 
     Attributes:
-        service: as the cluster has it now, or would have it.
-        before: as it was; None where there was none.
+        service: the InferenceService as it is now, or after a dry run would be.
+        before: as it was; None if there was none.
         done: MADE, CHANGED or SAME.
     """
 
@@ -56,325 +57,386 @@ class Applied(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.service["metadata"]["name"]
+        """The InferenceService's name."""
+        name: str = self.service["metadata"]["name"]
+        return name
 
     @property
-    def marks(self) -> dict[str, str]:
-        """The annotations by which its pods are known."""
+    def annotations(self) -> dict[str, str]:
+        """Our annotations, which identify its pods."""
         return marks_of(self.service)
 
 
 class NotReady(Exception):
-    """A service that does not come up; says why in a few words."""
+    """An InferenceService did not become ready; the message says why in a few words."""
 
 
 def marks_of(service: Mapping[str, Any]) -> dict[str, str]:
-    """Those annotations of a service that are ours."""
-    said = service["metadata"].get("annotations") or {}
-    return {name: value for name, value in said.items() if name.startswith(OURS)}
+    """Returns our annotations of an InferenceService."""
+    annotations = service["metadata"].get("annotations") or {}
+    return {name: value for name, value in annotations.items() if name.startswith(OURS)}
 
 
 class Cluster:
-    """The cluster that this process runs in, or that KUBECONFIG or ~/.kube/config names.
+    """The InferenceServices in one namespace of the cluster this process runs in, or that KUBECONFIG or ~/.kube/config names.
 
     Args:
-        namespace: empty for the pod's own, or the one that the configuration names.
+        namespace: empty for the pod's own, or the configuration's.
 
     Raises:
-        InputError: no cluster is known here.
+        InputError: there is no cluster configuration.
+
+    Example:
+        cluster = Cluster("models")
+        applied = cluster.apply(manifest)
+        service = cluster.wait_until_ready(applied, seconds=600)
     """
 
     def __init__(self, namespace: str):
         try:
-            configuration, self._own = configured()
+            configuration, self._own_namespace = configured()
         except (config.ConfigException, OSError) as error:
             rule = "deploy_to=kserve must run in a cluster, or find the configuration of one"
             remedy = "Set KUBECONFIG, or run the pipeline on the cluster."
             raise InputError(rule, str(error), remedy) from None
-        self.namespace = namespace or self._own
+        self.namespace = namespace or self._own_namespace
         api = client.ApiClient(configuration)
         self._api, self._apps, self._core = client.CustomObjectsApi(api), client.AppsV1Api(api), client.CoreV1Api(api)
         self._kind = {"group": GROUP, "version": API_VERSION, "namespace": self.namespace, "plural": PLURAL}
 
     def apply(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Applied:
-        """Has a service be as is wanted: makes it, changes it, or leaves it where nothing is different.
+        """Creates or updates the InferenceService; does nothing if it already matches.
 
-        What somebody else has set stays, also within a list of things that have names.
+        Fields set by others are kept, also those in list elements that have a name.
 
         Args:
-            wanted: the service as a merge patch: what is None is not to be there.
-            dry_run: have the cluster check everything, and change nothing.
-
-        Raises:
-            InputError: one of that name is not ours, or what the cluster says.
-        """
-        asked = {"_request_timeout": (CONNECT_SECONDS, READ_SECONDS), "field_manager": MANAGER}
-        asked |= {"dry_run": "All"} if dry_run else {}
-        name = wanted["metadata"]["name"]
-
-        def once() -> Applied:
-            there = self._find(name)
-            if there is None:
-                made = self._api.create_namespaced_custom_object(**self._kind, body=_onto(None, wanted), **asked)
-                return Applied(made, None, MADE)
-            if MODEL not in (there["metadata"].get("annotations") or {}):
-                rule = "an InferenceService of the model's name must be one that kfp-vision made"
-                raise InputError(rule, f"{name} in {self.namespace}", "Choose another model_name, or delete it.")
-            if _holds(there, wanted):
-                return Applied(there, there, SAME)
-            change = _seen(_with_whole_lists(there, wanted), there)
-            changed = self._api.patch_namespaced_custom_object(**self._kind, name=name, body=change, **asked)
-            return Applied(changed, there, CHANGED)
-
-        return self._until_nobody_is_faster(name, once)
-
-    def take_back(self, applied: Applied) -> bool:
-        """Has a service be as it was before it was changed, if it was, and nobody has changed it since.
+            wanted: the InferenceService as a merge patch, in which None removes a field.
+            dry_run: let the cluster validate everything, and change nothing.
 
         Returns:
-            Whether there was something to take back.
+            The InferenceService now and before, and what was done.
 
         Raises:
-            InputError: what the cluster says.
+            InputError: an InferenceService of that name is not ours, or an error of the cluster.
         """
-        asked = {"_request_timeout": (CONNECT_SECONDS, READ_SECONDS), "field_manager": MANAGER}
+        options: dict[str, Any] = {"_request_timeout": (CONNECT_SECONDS, READ_SECONDS), "field_manager": MANAGER}
+        options |= {"dry_run": "All"} if dry_run else {}
+        name = wanted["metadata"]["name"]
+
+        def attempt() -> Applied:
+            current = self._get(name)
+            if current is None:
+                created = self._api.create_namespaced_custom_object(**self._kind, body=_merge(None, wanted), **options)
+                return Applied(created, None, MADE)
+            if MODEL not in (current["metadata"].get("annotations") or {}):
+                rule = "an InferenceService with the model's name must be one that kfp-vision created"
+                raise InputError(rule, f"{name} in {self.namespace}", "Choose another model_name, or delete it.")
+            if _matches(current, wanted):
+                return Applied(current, current, SAME)
+            patch = _if_unmodified(_with_merged_lists(current, wanted), current)
+            updated = self._api.patch_namespaced_custom_object(**self._kind, name=name, body=patch, **options)
+            return Applied(updated, current, CHANGED)
+
+        return self._retry_conflicts(name, attempt)
+
+    def roll_back(self, applied: Applied) -> bool:
+        """Restores an InferenceService that was updated, unless it has been updated again since.
+
+        Args:
+            applied: the result of `apply`.
+
+        Returns:
+            Whether it was restored.
+
+        Raises:
+            InputError: an error of the cluster.
+        """
+        options = {"_request_timeout": (CONNECT_SECONDS, READ_SECONDS), "field_manager": MANAGER}
         before = applied.before
         if applied.done != CHANGED or before is None:
             return False
 
-        def once() -> bool:
-            there = self._find(applied.name)
-            if there is None or marks_of(there) != applied.marks:
+        def attempt() -> bool:
+            current = self._get(applied.name)
+            if current is None or marks_of(current) != applied.annotations:
                 return False
-            back = {"spec": _difference(there["spec"], before["spec"])}
-            back["metadata"] = {"annotations": _difference(marks_of(there), marks_of(before))}
-            self._api.patch_namespaced_custom_object(**self._kind, name=applied.name, body=_seen(back, there), **asked)
+            patch = {"spec": _difference(current["spec"], before["spec"])}
+            patch["metadata"] = {"annotations": _difference(marks_of(current), marks_of(before))}
+            body = _if_unmodified(patch, current)
+            self._api.patch_namespaced_custom_object(**self._kind, name=applied.name, body=body, **options)
             return True
 
-        return self._until_nobody_is_faster(applied.name, once)
+        return self._retry_conflicts(applied.name, attempt)
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """A service that is ours; None where there is none of that name, or somebody else's.
-
-        Raises:
-            InputError: what the cluster says.
-        """
-        with self._answered():
-            there = self._find(name)
-        return there if there and MODEL in marks_of(there) else None
-
-    def is_ready(self, service: Mapping[str, Any]) -> bool:
-        """Whether a service answers as it is now written, and nothing else does in its place.
-
-        Raises:
-            InputError: what the cluster says.
-        """
-        return not self._lacks(service, marks_of(service))[0]
-
-    def ready(self, applied: Applied, seconds: float) -> dict[str, Any]:
-        """A service as soon as it is ready: the pods that are wanted answer, and no others.
-
-        In Standard mode its Deployment says so, see `rollout`. Knative's `Ready` says it, but `observedGeneration` tells which
-        state KServe has seen of what it made for the service, not of the service itself. So after a change another one than
-        before is waited for; a change that left all of that as it was brings none, and then the state that lasts is the one.
+        """Returns one of our InferenceServices; None if there is none of that name, or it is not ours.
 
         Args:
-            applied: what came of `apply`.
-            seconds: to wait at most.
+            name: the InferenceService's name.
+
+        Returns:
+            The resource.
 
         Raises:
-            NotReady: it was not ready in time, or KServe can make nothing of it.
-            InputError: it is gone, or what the cluster says.
+            InputError: an error of the cluster.
         """
-        service, start, told, why = applied.service, time.monotonic(), set[str](), ""
+        with self._readable_errors():
+            service = self._get(name)
+        return service if service and MODEL in marks_of(service) else None
+
+    def is_ready(self, service: Mapping[str, Any]) -> bool:
+        """Returns whether an InferenceService answers with its current spec, and only with that.
+
+        Args:
+            service: the resource.
+
+        Returns:
+            Whether it is ready.
+
+        Raises:
+            InputError: an error of the cluster.
+        """
+        return not self._unmet(service, marks_of(service))[0]
+
+    def wait_until_ready(self, applied: Applied, seconds: float) -> dict[str, Any]:
+        """Waits until the InferenceService is ready: the new pods answer, and no others.
+
+        In Standard mode its Deployment tells, see `rollout`. In Knative mode `Ready` tells, but `observedGeneration` refers to
+        the resources that KServe creates, not to the InferenceService. So after an update its status is ignored until
+        `observedGeneration` changes; an update that leaves those resources as they are never changes it, and then the status
+        counts after SETTLE_SECONDS.
+
+        Args:
+            applied: the result of `apply`.
+            seconds: maximum time to wait.
+
+        Returns:
+            The InferenceService.
+
+        Raises:
+            NotReady: it was not ready in time, or KServe rejects its spec.
+            InputError: it was deleted, or an error of the cluster.
+        """
+        service, start, reported, reason = applied.service, time.monotonic(), set[str](), ""
         stale = ((applied.before or {}).get("status") or {}).get("observedGeneration") if applied.done == CHANGED else None
         was_invalid = applied.done == CHANGED and rollout.is_invalid(applied.before or {})
-        states = self._looks if rollout.is_standard(service) else self._states
+        states = self._poll if rollout.is_standard(service) else self._watch
         while (left := start + seconds - time.monotonic()) > 0:
             for service in states(applied.name, min(left, WATCH_SECONDS)):
-                settled = time.monotonic() > start + SETTLE_SECONDS
-                unseen = stale is not None and (service.get("status") or {}).get("observedGeneration") == stale
-                if unseen and not settled and not rollout.is_standard(service):
+                has_settled = time.monotonic() > start + SETTLE_SECONDS
+                is_stale = stale is not None and (service.get("status") or {}).get("observedGeneration") == stale
+                if is_stale and not has_settled and not rollout.is_standard(service):
                     continue
-                lacks, deployment = self._lacks(service, applied.marks)
-                if not lacks:
+                unmet, deployment = self._unmet(service, applied.annotations)
+                if not unmet:
                     return service
-                if rollout.is_invalid(service) and (settled or not was_invalid):
+                if rollout.is_invalid(service) and (has_settled or not was_invalid):
                     raise NotReady("; ".join(rollout.of_kserve(service)))
-                why = self._reasons(service, deployment, applied.marks) or lacks
-                if why not in told:
-                    print(f"not ready yet: {why}", flush=True)
-                    told.add(why)
-        raise NotReady(why or "no word of the cluster about it")
+                reason = self._reasons(service, deployment, applied.annotations) or unmet
+                if reason not in reported:
+                    print(f"not ready yet: {reason}", flush=True)
+                    reported.add(reason)
+        raise NotReady(reason or "the cluster reports no reason")
 
-    def _reasons(self, service: Mapping[str, Any], deployment: Mapping[str, Any] | None, marks: Mapping[str, str]) -> str:
-        """Why a service is not ready: by its pods, and where these say nothing by KServe; empty where nobody does."""
+    def _reasons(self, service: Mapping[str, Any], deployment: Mapping[str, Any] | None, annotations: Mapping[str, str]) -> str:
+        """Says why a service is not ready: what its pods report, else what KServe does; empty if neither reports anything."""
         try:
             pods = self._pods(service["metadata"]["name"])
         except ApiException as error:
             return "; ".join([*rollout.of_kserve(service), f"its pods could not be read (HTTP {error.status})"])
         except (urllib3.exceptions.HTTPError, OSError):
             return ""
-        return "; ".join(rollout.obstacles(deployment, pods, marks) or rollout.of_kserve(service))
+        return "; ".join(rollout.obstacles(deployment, pods, annotations) or rollout.of_kserve(service))
 
-    def answers_before(self, service: Mapping[str, Any]) -> bool:
-        """Whether a model before the one that a service is to have goes on answering; false where nobody may look."""
+    def previous_answers(self, service: Mapping[str, Any]) -> bool:
+        """Returns whether a pod of a previous model still answers.
+
+        Args:
+            service: the InferenceService with the new model.
+
+        Returns:
+            Whether one does; false if the pods cannot be read.
+        """
         try:
             pods = self._pods(service["metadata"]["name"])
         except (ApiException, urllib3.exceptions.HTTPError, OSError):
             return False
         return rollout.answers_before(pods, marks_of(service))
 
-    def others(self, name: str, marks: Mapping[str, str]) -> bool:
-        """Whether a service has pods without some annotations, even such as are ending, in Standard mode.
+    def has_other_pods(self, name: str, annotations: Mapping[str, str]) -> bool:
+        """Returns whether an InferenceService in Standard mode has pods without some annotations, terminating ones included.
 
-        Knative sends requests to a revision by its name, whatever other pods there are.
+        Always false in Knative mode, which routes requests by revision, whatever other pods there are.
 
-        Raises:
-            InputError: what the cluster says.
-        """
-        with self._answered():
-            service = self._find(name)
-            standard = service is not None and rollout.is_standard(service)
-            return standard and any(not rollout.has(pod, marks) for pod in self._pods(name))
+        Args:
+            name: the InferenceService's name.
+            annotations: those to look for, by name.
 
-    def read_by_pods(self, name: str, annotation: str) -> set[str]:
-        """The values that the pods of a service have of an annotation.
+        Returns:
+            Whether there are other pods.
 
         Raises:
-            InputError: what the cluster says.
+            InputError: an error of the cluster.
         """
-        with self._answered():
+        with self._readable_errors():
+            service = self._get(name)
+            is_standard = service is not None and rollout.is_standard(service)
+            return is_standard and any(not rollout.has(pod, annotations) for pod in self._pods(name))
+
+    def pod_annotations(self, name: str, annotation: str) -> set[str]:
+        """Returns the values of an annotation on the pods of an InferenceService.
+
+        Args:
+            name: the InferenceService's name.
+            annotation: the annotation's name.
+
+        Returns:
+            The values.
+
+        Raises:
+            InputError: an error of the cluster.
+        """
+        with self._readable_errors():
             found = [pod["metadata"].get("annotations") or {} for pod in self._pods(name)]
         return {annotations[annotation] for annotations in found if annotation in annotations}
 
-    def image_of_this_stage(self) -> str:
-        """The image of the container that this process runs in; empty outside of a stage's pod, or where nobody may look."""
+    def stage_image(self) -> str:
+        """Returns this stage's container image; empty if this process is not a stage's pod, or the pod cannot be read."""
         pod = os.environ.get(OWN_POD, "")
         if not (pod and is_within()):
             return ""
         try:
-            answer = self._core.read_namespaced_pod(pod, self._own, **_raw())
+            answer = self._core.read_namespaced_pod(pod, self._own_namespace, **_raw())
         except (ApiException, urllib3.exceptions.HTTPError, OSError):
             return ""
         containers = json.loads(answer.data)["spec"]["containers"]
         return next((one["image"] for one in containers if one["name"] == STAGE_CONTAINER), "")
 
-    def _until_nobody_is_faster(self, name: str, once: Callable[[], Any]) -> Any:
-        """What a change gives, which is tried again where somebody else was faster.
+    def _retry_conflicts(self, name: str, attempt: Callable[[], T]) -> T:
+        """Repeats an update for as long as others update the same InferenceService first.
 
         Raises:
-            InputError: somebody always was, or what the cluster says.
+            InputError: too many conflicts, or an error of the cluster.
         """
         for _ in range(CONFLICTS):
-            with self._answered(), _unless_somebody_was_faster():
-                return once()
-        rule, found = "an InferenceService must hold still for as long as a change takes", f"{CONFLICTS} conflicts"
+            with self._readable_errors(), _ignoring_conflicts():
+                return attempt()
+        rule, found = "an InferenceService must not be changed by others during an update", f"{CONFLICTS} conflicts"
         raise InputError(rule, f"{found} at {name} in {self.namespace}", "See who else changes it, and try again.")
 
-    def _find(self, name: str) -> dict[str, Any] | None:
-        asked = {"_request_timeout": (CONNECT_SECONDS, READ_SECONDS)}
-        return _found(lambda: self._api.get_namespaced_custom_object(**self._kind, name=name, **asked))
+    def _get(self, name: str) -> dict[str, Any] | None:
+        options = {"_request_timeout": (CONNECT_SECONDS, READ_SECONDS)}
+        service: dict[str, Any] | None = _or_none(
+            lambda: self._api.get_namespaced_custom_object(**self._kind, name=name, **options)
+        )
+        return service
 
     def _deployment(self, service: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What KServe has made in Standard mode; None where there is none."""
         if not rollout.is_standard(service):
             return None
         name = rollout.deployment_of(service["metadata"]["name"])
-        found = _found(lambda: self._apps.read_namespaced_deployment(name, self.namespace, **_raw()))
-        return found and json.loads(found.data)
+        answer = _or_none(lambda: self._apps.read_namespaced_deployment(name, self.namespace, **_raw()))
+        deployment: dict[str, Any] | None = answer and json.loads(answer.data)
+        return deployment
 
     def _pods(self, name: str) -> list[dict[str, Any]]:
-        labelled = f"{rollout.OF_SERVICE}={name}"
-        answer = self._core.list_namespaced_pod(self.namespace, label_selector=labelled, **_raw())
-        return json.loads(answer.data)["items"]
+        selector = f"{rollout.OF_SERVICE}={name}"
+        answer = self._core.list_namespaced_pod(self.namespace, label_selector=selector, **_raw())
+        pods: list[dict[str, Any]] = json.loads(answer.data)["items"]
+        return pods
 
-    def _lacks(self, service: Mapping[str, Any], marks: Mapping[str, str]) -> tuple[str, dict[str, Any] | None]:
-        """What a service waits for to be ready, empty where it waits for nothing; and its Deployment, if it has one."""
+    def _unmet(self, service: Mapping[str, Any], annotations: Mapping[str, str]) -> tuple[str, dict[str, Any] | None]:
+        """Returns what a service waits for, empty if it is ready; and its Deployment, if it has one."""
         if not rollout.is_standard(service):
-            return ("" if _is_ready(service) else "no word of KServe about it"), None
-        with self._answered(), _a_moment():
+            return ("" if _is_ready(service) else "KServe has not reported anything yet"), None
+        with self._readable_errors(), _ignoring_interruptions():
             deployment = self._deployment(service)
-            unsaid = "" if _is_ready(service) else "KServe has not said yet that it is ready"
-            return rollout.unfinished(deployment, marks) or unsaid, deployment
+            unreported = "" if _is_ready(service) else "KServe has not reported it as ready yet"
+            return rollout.unfinished(deployment, annotations) or unreported, deployment
         return "Kubernetes did not answer for a moment", None
 
-    def _looks(self, name: str, seconds: float) -> Iterator[dict[str, Any]]:
-        """The state of a service now and again, in a while; where the cluster is gone for a moment, none.
+    def _poll(self, name: str, seconds: float) -> Iterator[dict[str, Any]]:
+        """Yields the state of a service at intervals, and stops early if the cluster does not answer.
 
-        A Deployment moves while its InferenceService stays as it is, so that there is nothing to watch the latter for.
+        Watching would miss the progress of the Deployment, which does not change the InferenceService.
         """
-        until = time.monotonic() + seconds
-        with self._answered(), _a_moment():
+        deadline = time.monotonic() + seconds
+        with self._readable_errors(), _ignoring_interruptions():
             while True:
-                there = self._find(name)
-                if there is None:
-                    raise self._gone(name)
-                yield there
-                if (left := until - time.monotonic()) <= 0:
+                service = self._get(name)
+                if service is None:
+                    raise self._deleted(name)
+                yield service
+                if (left := deadline - time.monotonic()) <= 0:
                     return
                 time.sleep(min(POLL_SECONDS, left))
 
-    def _states(self, name: str, seconds: float) -> Iterator[dict[str, Any]]:
-        """The state of a service now, and each that it gets in a while; where the cluster is gone for a moment, none."""
-        with self._answered(), _a_moment():
-            there = self._find(name)
-            if there is None:
-                raise self._gone(name)
-            yield there
+    def _watch(self, name: str, seconds: float) -> Iterator[dict[str, Any]]:
+        """Yields the state of a service now and after each change, and stops early if the cluster does not answer."""
+        with self._readable_errors(), _ignoring_interruptions():
+            service = self._get(name)
+            if service is None:
+                raise self._deleted(name)
+            yield service
             whole = max(1, int(seconds))
-            which = {"field_selector": f"metadata.name={name}", "resource_version": there["metadata"]["resourceVersion"]}
+            which = {"field_selector": f"metadata.name={name}", "resource_version": service["metadata"]["resourceVersion"]}
             limits = {"timeout_seconds": whole, "_request_timeout": (CONNECT_SECONDS, whole + READ_SECONDS)}
             for event in watch.Watch().stream(self._api.list_namespaced_custom_object, **self._kind, **which, **limits):
                 if event["type"] == "DELETED":
-                    raise self._gone(name)
+                    raise self._deleted(name)
                 if event["type"] in ("ADDED", "MODIFIED"):
                     yield event["object"]
 
-    def _gone(self, name: str) -> InputError:
-        found = f"{name} in {self.namespace}, which is gone"
-        return InputError("an InferenceService must stay until it is ready", found, "See who deleted it, and deploy again.")
+    def _deleted(self, name: str) -> InputError:
+        found = f"{name} in {self.namespace}, which was deleted"
+        return InputError("an InferenceService must exist until it is ready", found, "See who deleted it, and deploy again.")
 
     @contextlib.contextmanager
-    def _answered(self) -> Iterator[None]:
-        """Turns what the client raises into one line."""
+    def _readable_errors(self) -> Iterator[None]:
+        """Turns the client's exceptions into an InputError of one line."""
         try:
             yield
         except ApiException as error:
-            said = _message(error)
-            if error.status == 401 or (error.status == 403 and " cannot " in said):  # and no webhook or quota that says no
-                rule, remedy = "deploy_to=kserve must be allowed to the service account that runs the stages", self._right(said)
+            message = _message(error)
+            # Webhooks and quotas answer 403 as well, without these words.
+            if error.status == 401 or (error.status == 403 and " cannot " in message):
+                rule = "deploy_to=kserve must be allowed to the service account that runs the stages"
+                remedy = self._grant_remedy(message)
             elif error.status == 404:
                 rule = "the cluster must have KServe, and the namespace"
                 remedy = "Install it, or set service_namespace of advanced."
             else:
-                rule = "the cluster must take the InferenceService"
-                remedy = "Change what it names, or ask who runs the cluster."
-            raise InputError(rule, f"HTTP {error.status} in {self.namespace} ({said})", remedy) from None
+                rule = "the cluster must accept the InferenceService"
+                remedy = "Change the setting it names, or ask the cluster's administrator."
+            raise InputError(rule, f"HTTP {error.status} in {self.namespace} ({message})", remedy) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = type(getattr(error, "reason", None) or error).__name__
-            raise InputError("the cluster must answer", reason, "Check the way to it, and its configuration.") from None
+            raise InputError("the cluster must answer", reason, "Check the network, and the cluster's configuration.") from None
 
-    def _right(self, said: str) -> str:
-        """What gives an account the right that it lacks: a role in its own namespace, and in another one a binding besides."""
-        if self.namespace == self._own:
+    def _grant_remedy(self, message: str) -> str:
+        """Says how to grant the account what it lacks: a role in its own namespace, and in another one also a binding."""
+        if self.namespace == self._own_namespace:
             return "Apply the roles in manifests/: kubectl apply -k manifests."
-        account = (found[1] if (found := ACCOUNT.search(said)) else f"{self._own}:pipeline-runner").rstrip(".")
+        account = (found[1] if (found := ACCOUNT.search(message)) else f"{self._own_namespace}:pipeline-runner").rstrip(".")
         binding = "create rolebinding kfp-vision-deployers --role=kfp-vision-stages"
         apply = f"kubectl apply -n {self.namespace} -k manifests/base"
         return f"Give it the role there: {apply}; kubectl -n {self.namespace} {binding} --serviceaccount={account}."
 
 
 def is_within() -> bool:
-    """Whether this process runs in a cluster."""
+    """Returns whether this process runs in a cluster."""
     return bool(os.environ.get(ADDRESS))
 
 
 def configured() -> tuple[Any, str]:
-    """How the cluster is reached, and the namespace that is meant where none is named.
+    """Loads the client configuration of the cluster.
+
+    Returns:
+        The configuration, and the default namespace.
 
     Raises:
-        ConfigException, OSError: no cluster is known here.
+        ConfigException: there is none.
+        OSError: it cannot be read.
     """
     configuration, file = client.Configuration(), os.environ.get("KUBECONFIG") or None
     if file is None and is_within():
@@ -386,8 +448,8 @@ def configured() -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _unless_somebody_was_faster() -> Iterator[None]:
-    """Lets a conflict pass, and a change of what was deleted meanwhile."""
+def _ignoring_conflicts() -> Iterator[None]:
+    """Suppresses a conflict with another update, and the deletion of what is being updated."""
     try:
         yield
     except ApiException as error:
@@ -397,8 +459,8 @@ def _unless_somebody_was_faster() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _a_moment() -> Iterator[None]:
-    """Lets a watch that broke off, or that is too old, pass, after a pause; who asks again sees whether it was for good."""
+def _ignoring_interruptions() -> Iterator[None]:
+    """Suppresses, after a pause, a broken connection, an expired watch, and errors of the server; the caller tries again."""
     try:
         yield
     except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -408,18 +470,17 @@ def _a_moment() -> Iterator[None]:
 
 
 def _message(error: ApiException) -> str:
-    """What the cluster said, without the rest of its answer."""
     try:
-        said = json.loads(error.body)["message"]
+        message = json.loads(error.body)["message"]
     except (TypeError, ValueError, KeyError):
-        said = error.body or error.reason or "no reason"
-    return shown(said, 400)
+        message = error.body or error.reason or "no reason"
+    return shown(message, 400)
 
 
-def _found(ask: Callable[[], Any]) -> Any:
-    """What is asked for; None where it is not there."""
+def _or_none(request: Callable[[], Any]) -> Any:
+    """Returns the response, or None after a 404."""
     try:
-        return ask()
+        return request()
     except ApiException as error:
         if error.status != 404:
             raise
@@ -427,62 +488,62 @@ def _found(ask: Callable[[], Any]) -> Any:
 
 
 def _raw() -> dict[str, Any]:
-    """How Kubernetes' own objects are asked for: as they come, since a class of the client refuses what it does not know."""
+    """Returns the options to get plain JSON: the client's classes reject values that they do not know."""
     return {"_preload_content": False, "_request_timeout": (CONNECT_SECONDS, READ_SECONDS)}
 
 
-def _seen(change: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
-    """A change that is refused where somebody else has changed a service since it was looked at."""
-    return {**change, "metadata": {**change["metadata"], "resourceVersion": there["metadata"]["resourceVersion"]}}
+def _if_unmodified(patch: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes the cluster reject a patch if the resource has been updated since it was read."""
+    return {**patch, "metadata": {**patch["metadata"], "resourceVersion": current["metadata"]["resourceVersion"]}}
 
 
-def _holds(there: Any, wanted: Any) -> bool:
-    """Whether all that is wanted is there; what others have added besides does not matter."""
+def _matches(current: Any, wanted: Any) -> bool:
+    """Returns whether everything wanted is there; additions by others are ignored."""
     if wanted is None:
-        return there is None
+        return current is None
     if isinstance(wanted, Mapping):
-        found = {} if there is None else there
-        return isinstance(found, Mapping) and all(_holds(found.get(key), value) for key, value in wanted.items())
-    if key := _key_of(wanted):
-        by_key = {one.get(key): one for one in there or []}
-        return all(one[key] in by_key and _holds(by_key[one[key]], one) for one in wanted)
-    return there == wanted
+        found = {} if current is None else current
+        return isinstance(found, Mapping) and all(_matches(found.get(key), value) for key, value in wanted.items())
+    if key := _merge_key(wanted):
+        by_key = {one.get(key): one for one in current or []}
+        return all(one[key] in by_key and _matches(by_key[one[key]], one) for one in wanted)
+    return bool(current == wanted)
 
 
-def _onto(there: Any, wanted: Any) -> Any:
-    """What is there, changed so that all that is wanted is there, and what is None is not."""
+def _merge(current: Any, wanted: Any) -> Any:
+    """Merges what is wanted into the current value; None removes."""
     if isinstance(wanted, Mapping):
-        found = dict(there) if isinstance(there, Mapping) else {}
-        found |= {key: _onto(found.get(key), value) for key, value in wanted.items()}
+        found = dict(current) if isinstance(current, Mapping) else {}
+        found |= {key: _merge(found.get(key), value) for key, value in wanted.items()}
         return {key: value for key, value in found.items() if key not in wanted or wanted[key] is not None}
-    if key := _key_of(wanted):
-        changed = {one.get(key): one for one in there or []}
-        changed |= {one[key]: _onto(changed.get(one[key]), one) for one in wanted}
-        return list(changed.values())
+    if key := _merge_key(wanted):
+        merged = {one.get(key): one for one in current or []}
+        merged |= {one[key]: _merge(merged.get(one[key]), one) for one in wanted}
+        return list(merged.values())
     return wanted
 
 
-def _with_whole_lists(there: Any, wanted: Any) -> Any:
-    """A merge patch whose lists hold what others have put there as well: the patch replaces a list."""
+def _with_merged_lists(current: Any, wanted: Any) -> Any:
+    """Completes the lists of a merge patch with the elements added by others, since the patch replaces whole lists."""
     if isinstance(wanted, Mapping):
-        found = there if isinstance(there, Mapping) else {}
-        return {key: _with_whole_lists(found.get(key), value) for key, value in wanted.items()}
-    return _onto(there, wanted) if _key_of(wanted) else wanted
+        found = current if isinstance(current, Mapping) else {}
+        return {key: _with_merged_lists(found.get(key), value) for key, value in wanted.items()}
+    return _merge(current, wanted) if _merge_key(wanted) else wanted
 
 
 def _difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch that makes what was of what is."""
-    change: dict[str, Any] = dict.fromkeys(now.keys() - then.keys())
+    """Returns the merge patch that turns `now` into `then`."""
+    patch: dict[str, Any] = dict.fromkeys(now.keys() - then.keys())
     for key, value in then.items():
         if isinstance(value, Mapping) and isinstance(now.get(key), Mapping):
-            change[key] = _difference(now[key], value)
+            patch[key] = _difference(now[key], value)
         elif key not in now or now[key] != value:
-            change[key] = value
-    return change
+            patch[key] = value
+    return patch
 
 
-def _key_of(wanted: Any) -> str:
-    """By what the things in a list are told apart; empty where it is no list, or one of plain values."""
+def _merge_key(wanted: Any) -> str:
+    """Returns the key that identifies the elements of a list; empty if it is no list, or its elements have none."""
     if not isinstance(wanted, list) or not all(isinstance(one, Mapping) for one in wanted):
         return ""
     return next((key for key in KEYS if wanted and all(key in one for one in wanted)), "")

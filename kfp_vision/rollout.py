@@ -1,8 +1,8 @@
-"""The roll-out of a model by KServe: whether those pods alone answer that have it, and why they do not come up.
+"""Follows the rollout of a model by KServe: whether only pods of the new model answer, and why they do not start.
 
-In KServe's Standard mode `Ready` of an InferenceService does not say it: it stays True for as long as a pod of the model before
+In KServe's Standard mode `Ready` of an InferenceService does not tell: it stays True for as long as a pod of the previous model
 is available (`PropagateRawStatus` in pkg/apis/serving/v1beta1/inference_service_status.go of KServe 0.20.0). The Deployment
-that KServe makes says it, and its pods say why not. KServe hands the annotations of the InferenceService on to the pods.
+that KServe creates tells, and its pods tell why not. KServe copies the annotations of the InferenceService to the pods.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,110 +10,134 @@ from typing import Any
 
 from kfp_vision import endings
 
-STANDARD = ("Standard", "RawDeployment")  # the mode without Knative, and what it was called before KServe 0.16
-MODE = "serving.kserve.io/deploymentMode"  # the annotation that KServe's webhook writes
-OF_SERVICE = "serving.kserve.io/inferenceservice"  # the label of the pods
-INITIALIZER = "storage-initializer"  # KServe's container that brings the model
+STANDARD = ("Standard", "RawDeployment")  # the mode without Knative, by its name since KServe 0.16 and before
+MODE = "serving.kserve.io/deploymentMode"  # annotation written by KServe's webhook
+OF_SERVICE = "serving.kserve.io/inferenceservice"  # label of the pods
+INITIALIZER = "storage-initializer"  # KServe's container that downloads the model
 OUT_OF_MEMORY = "OOMKilled"
-STARTING = ("ContainerCreating", "PodInitializing")  # reasons to wait that are none to tell
-AGAIN = "CrashLoopBackOff"  # the reason is how the container ended before
+STARTING = ("ContainerCreating", "PodInitializing")  # normal reasons to wait, not reported
+AGAIN = "CrashLoopBackOff"  # reported as the reason why the container ended before
 STALLED = "ProgressDeadlineExceeded"
-INVALID = "InvalidSpec"  # KServe's word for what no waiting helps against
+INVALID = "InvalidSpec"  # KServe's state of a spec that cannot become ready
 ENDED = 0
 
 
 def is_standard(service: Mapping[str, Any]) -> bool:
-    """Whether KServe runs an InferenceService as a plain Deployment, without Knative."""
-    said = (service["metadata"].get("annotations") or {}).get(MODE, "")
-    return (_status(service).get("deploymentMode") or said) in STANDARD
+    """Returns whether KServe runs an InferenceService as a plain Deployment, without Knative."""
+    annotated = (service["metadata"].get("annotations") or {}).get(MODE, "")
+    return (_status(service).get("deploymentMode") or annotated) in STANDARD
 
 
 def deployment_of(name: str) -> str:
-    """What KServe calls the Deployment of an InferenceService in Standard mode."""
+    """Returns the name that KServe gives the Deployment of an InferenceService in Standard mode."""
     return f"{name}-predictor"
 
 
-def has(marked: Mapping[str, Any], marks: Mapping[str, str]) -> bool:
-    """Whether an object, or the template of a pod, carries annotations."""
-    return marks.items() <= ((marked.get("metadata") or {}).get("annotations") or {}).items()
-
-
-def unfinished(deployment: Mapping[str, Any] | None, marks: Mapping[str, str]) -> str:
-    """What the roll-out of a Deployment waits for, in a few words; empty where it has ended.
+def has(resource: Mapping[str, Any], annotations: Mapping[str, str]) -> bool:
+    """Returns whether a resource has annotations.
 
     Args:
-        deployment: as Kubernetes has it; None where there is none.
-        marks: the annotations of the pods that are wanted.
+        resource: any Kubernetes object, or the template of a pod.
+        annotations: by name; all must have these values.
+
+    Returns:
+        Whether it has all of them.
+    """
+    return annotations.items() <= ((resource.get("metadata") or {}).get("annotations") or {}).items()
+
+
+def unfinished(deployment: Mapping[str, Any] | None, annotations: Mapping[str, str]) -> str:
+    """Describes what the rollout of a Deployment waits for.
+
+    Args:
+        deployment: from Kubernetes; None if there is none.
+        annotations: those of the new pods.
+
+    Returns:
+        A few words; empty if the rollout is complete.
     """
     if deployment is None:
-        return "KServe has not made the Deployment yet"
-    if not has(deployment["spec"]["template"], marks):
-        return "KServe has not changed the Deployment yet"
+        return "KServe has not created the Deployment yet"
+    if not has(deployment["spec"]["template"], annotations):
+        return "KServe has not updated the Deployment yet"
     status, wanted = _status(deployment), deployment["spec"].get("replicas", 1)
     if status.get("observedGeneration") != deployment["metadata"]["generation"]:
-        return "Kubernetes has not begun with the change yet"
+        return "Kubernetes has not started the rollout yet"
     if not wanted:
-        return "it is scaled to zero, so that nobody answers"
-    updated, there, available = (status.get(f"{kind}eplicas") or 0 for kind in ("updatedR", "r", "availableR"))
-    if updated == there == available == wanted:
+        return "it is scaled to zero, so that no server answers"
+    updated, total, available = (status.get(f"{kind}eplicas") or 0 for kind in ("updatedR", "r", "availableR"))
+    if updated == total == available == wanted:
         return ""
-    return f"{updated} of {wanted} pods made anew, {there} there in all, {available} available"
+    return f"{updated} of {wanted} pods updated, {total} in total, {available} available"
 
 
-def obstacles(deployment: Mapping[str, Any] | None, pods: Iterable[Mapping[str, Any]], marks: Mapping[str, str]) -> list[str]:
-    """Why the pods that are wanted do not come up, each reason once; none where Kubernetes has no word about it.
+def obstacles(
+    deployment: Mapping[str, Any] | None, pods: Iterable[Mapping[str, Any]], annotations: Mapping[str, str]
+) -> list[str]:
+    """Lists the reasons why the new pods do not start.
 
     Args:
-        deployment: as Kubernetes has it; None where there is none.
-        pods: of the InferenceService, the ones before as well.
-        marks: the annotations of the pods that are wanted.
+        deployment: from Kubernetes; None if there is none.
+        pods: those of the InferenceService, the previous ones included.
+        annotations: those of the new pods.
+
+    Returns:
+        Each reason once; none if Kubernetes reports none.
     """
-    found = [reason for pod in pods if has(pod, marks) for reason in _of_pod(pod)]
+    found = [reason for pod in pods if has(pod, annotations) for reason in _pod_failures(pod)]
     conditions = _status(deployment or {}).get("conditions") or []
-    for condition in conditions:  # of pods that Kubernetes does not let in, nothing else tells
+    for condition in conditions:  # the only report of pods that the cluster does not admit
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            found.append(_joined(condition))
+            found.append(_reason_and_message(condition))
     if not found:
-        found = [_joined(condition) for condition in conditions if condition.get("reason") == STALLED]
+        found = [_reason_and_message(condition) for condition in conditions if condition.get("reason") == STALLED]
     return list(dict.fromkeys(found))
 
 
-def answers_before(pods: Iterable[Mapping[str, Any]], marks: Mapping[str, str]) -> bool:
-    """Whether a model before the one that is wanted goes on answering."""
-    return any(_is_ready(pod) for pod in pods if not has(pod, marks))
+def answers_before(pods: Iterable[Mapping[str, Any]], annotations: Mapping[str, str]) -> bool:
+    """Returns whether a pod of a previous model answers.
+
+    Args:
+        pods: those of the InferenceService.
+        annotations: those of the new pods.
+
+    Returns:
+        Whether any other pod is ready.
+    """
+    return any(_is_ready(pod) for pod in pods if not has(pod, annotations))
 
 
 def of_kserve(service: Mapping[str, Any]) -> list[str]:
-    """What KServe says of an InferenceService that is not ready: its conditions, and why the model does not load."""
+    """Lists what KServe reports of an InferenceService that is not ready: its conditions, and why the model does not load."""
     status = _status(service)
-    told: dict[str, str] = {}  # a reason, and the condition that gave it first
+    by_reason: dict[str, str] = {}  # the condition that gave a reason first
     conditions = [one for one in status.get("conditions") or [] if one["status"] != "True" and one.get("severity") != "Info"]
-    for condition in sorted(conditions, key=lambda one: one["type"] == "Ready"):  # it repeats that of a part
-        told.setdefault(_joined(condition), f"{condition['type']} is {condition['status']}")
-    said = [f"{what} ({why})" if why else what for why, what in told.items() if why or len(told) == 1]
+    for condition in sorted(conditions, key=lambda one: one["type"] == "Ready"):  # Ready last: it repeats others
+        by_reason.setdefault(_reason_and_message(condition), f"{condition['type']} is {condition['status']}")
+    reports = [f"{what} ({why})" if why else what for why, what in by_reason.items() if why or len(by_reason) == 1]
     failure = (status.get("modelStatus") or {}).get("lastFailureInfo") or {}
     last = {"reason": failure.get("reason"), "message": _last_line(failure.get("message"))}
-    return said + [line for line in [_joined(last)] if line and not any(line in one for one in said)]
+    return reports + [line for line in [_reason_and_message(last)] if line and not any(line in one for one in reports)]
 
 
 def is_invalid(service: Mapping[str, Any]) -> bool:
-    """Whether KServe can make nothing of an InferenceService, however long it is waited for."""
+    """Returns whether KServe rejects the spec of an InferenceService, so that waiting does not help."""
     return (_status(service).get("modelStatus") or {}).get("transitionStatus") == INVALID
 
 
-def _of_pod(pod: Mapping[str, Any]) -> Iterator[str]:
+def _pod_failures(pod: Mapping[str, Any]) -> Iterator[str]:
     status = _status(pod)
-    if status.get("phase") == "Failed":  # evicted, say
-        yield _joined(status)
+    if status.get("phase") == "Failed":  # by eviction, for example
+        yield _reason_and_message(status)
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            yield f"no node takes its pod ({_joined(condition)})"
+            yield f"no node takes its pod ({_reason_and_message(condition)})"
     spec = {one["name"]: one for one in pod["spec"].get("initContainers", []) + pod["spec"].get("containers", [])}
     for container in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
-        yield from _of_container(container, spec.get(container["name"], {}))
+        yield from _container_failures(container, spec.get(container["name"], {}))
 
 
-def _of_container(container: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
+def _container_failures(container: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
     name = container["name"]
     states = [container.get("state") or {}, container.get("lastState") or {}]
     if container.get("ready") or (states[0].get("terminated") or {}).get("exitCode") == ENDED:
@@ -122,16 +146,16 @@ def _of_container(container: Mapping[str, Any], spec: Mapping[str, Any]) -> Iter
     waiting = states[0].get("waiting") or {}
     if any(one.get("reason") == OUT_OF_MEMORY for one in ended):
         limit = ((spec.get("resources") or {}).get("limits") or {}).get("memory", "")
-        than = f"more memory than the {limit} that it may take" if limit else "more memory than it may take"
+        exceeded = f"its memory limit of {limit}" if limit else "its memory limit"
         remedy = "" if name == INITIALIZER else "; set service_resources of advanced"
-        yield f"{name} needed {than}, and was killed ({OUT_OF_MEMORY}{remedy})"
+        yield f"{name} exceeded {exceeded} and was killed ({OUT_OF_MEMORY}{remedy})"
     elif endings.NO_IMAGE.search(waiting.get("reason", "")):
-        yield f"the image {spec.get('image', '')} cannot be pulled ({_joined(waiting)})"
+        yield f"the container image {spec.get('image', '')} cannot be pulled ({_reason_and_message(waiting)})"
     elif failed := [one for one in ended if one.get("exitCode") != ENDED]:
         why = _last_line(failed[0].get("message")) or f"exit code {failed[0].get('exitCode')}"
         yield f"{name} ended: {why}"
     elif waiting and waiting.get("reason") not in (*STARTING, AGAIN):
-        yield f"{name} does not start ({_joined(waiting)})"
+        yield f"{name} does not start ({_reason_and_message(waiting)})"
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:
@@ -139,15 +163,13 @@ def _is_ready(pod: Mapping[str, Any]) -> bool:
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
-def _status(what: Mapping[str, Any]) -> Mapping[str, Any]:
-    return what.get("status") or {}
+def _status(resource: Mapping[str, Any]) -> Mapping[str, Any]:
+    return resource.get("status") or {}
 
 
-def _joined(what: Mapping[str, Any]) -> str:
-    """Reason and message on one line, the former where it says anything."""
-    return ": ".join(" ".join(part.split()) for part in (what.get("reason"), what.get("message")) if part)
+def _reason_and_message(report: Mapping[str, Any]) -> str:
+    return ": ".join(" ".join(part.split()) for part in (report.get("reason"), report.get("message")) if part)
 
 
 def _last_line(message: str | None) -> str:
-    """The one that matters of what a container said before it ended."""
     return next((line.strip() for line in reversed((message or "").splitlines()) if line.strip()), "")

@@ -1,1 +1,1 @@
-"""The server: a model repository behind KServe's V1 and Open Inference Protocol, a multipart form, and a page for people."""
+"""The model server: KServe's V1 and Open Inference protocols, a multipart form, image search, gRPC and a web page."""

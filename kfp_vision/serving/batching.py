@@ -1,4 +1,4 @@
-"""Batches of what waits: while one is computed, what arrives is gathered, and then goes together."""
+"""Dynamic batching: requests that arrive while a batch runs form the next one."""
 
 import asyncio
 from collections import deque
@@ -11,16 +11,20 @@ MAX_BATCH = 32
 
 
 class Batcher:
-    """Computes what is handed in one by one in batches, in other threads than those who hand in.
+    """Computes single items in batches, in threads beside the event loop.
 
-    Nothing waits for others to come: where a thread is free, a batch of one begins at once. All but `compute` runs on the
-    event loop of those who hand in.
+    A free thread starts at once, with a batch of one if need be; it never waits for more items. Everything except `compute`
+    runs on the event loop of the callers.
 
     Args:
-        compute: takes up to `limit` things in the order in which they came, and gives a result for each.
-        limit: the most things in a batch.
-        at_once: how many batches are computed at a time.
-        threads: where they are computed; by default in threads of its own. Several that share a thread take turns.
+        compute: takes up to `limit` items in order of arrival and returns one result for each.
+        limit: maximum number of items in a batch.
+        concurrency: maximum number of batches computed at a time.
+        threads: the pool that computes; by default a new one. Batchers that share a thread take turns.
+
+    Example:
+        batcher = Batcher(lambda numbers: [2 * number for number in numbers])
+        assert await batcher.submit(21) == 42
     """
 
     def __init__(
@@ -28,31 +32,38 @@ class Batcher:
         compute: Callable[[list[Any]], Sequence[Any]],
         *,
         limit: int = MAX_BATCH,
-        at_once: int = 1,
+        concurrency: int = 1,
         threads: ThreadPoolExecutor | None = None,
     ):
-        self._compute, self._limit, self._free = compute, limit, at_once
-        self._threads = threads or ThreadPoolExecutor(at_once, "batches")
-        self._waiting: deque[tuple[Any, asyncio.Future]] = deque()
+        self._compute, self._limit, self._free = compute, limit, concurrency
+        self._threads = threads or ThreadPoolExecutor(concurrency, "batches")
+        self._waiting: deque[tuple[Any, asyncio.Future[Any]]] = deque()
 
-    async def result(self, thing: Any) -> Any:
-        """What `compute` gives for a thing; what it raises, all things of the batch raise."""
+    async def submit(self, item: Any) -> Any:
+        """Queues an item and returns its result; an exception raised by `compute` reaches every item of the batch.
+
+        Args:
+            item: passed to `compute` in a list.
+
+        Returns:
+            The item's element of what `compute` returned.
+        """
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append((thing, future))
-        self._begin()
+        self._waiting.append((item, future))
+        self._start_batches()
         return await future
 
-    def _begin(self) -> None:
+    def _start_batches(self) -> None:
         while self._free and self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
             self._free -= 1
             loop = asyncio.get_running_loop()
-            computing = loop.run_in_executor(self._threads, self._compute, [thing for thing, _ in batch])
-            computing.add_done_callback(partial(self._end, [future for _, future in batch]))
+            computed = loop.run_in_executor(self._threads, self._compute, [item for item, _ in batch])
+            computed.add_done_callback(partial(self._finish_batch, [future for _, future in batch]))
 
-    def _end(self, futures: list[asyncio.Future], computed: asyncio.Future) -> None:
+    def _finish_batch(self, futures: list[asyncio.Future[Any]], computed: asyncio.Future[Sequence[Any]]) -> None:
         self._free += 1
-        self._begin()  # the next batch before the answers to this one, so that the processor does not wait
+        self._start_batches()  # before the results are handed out, so that the processor never idles
         error = computed.exception()
         for number, future in enumerate(futures):
             if future.cancelled():

@@ -1,11 +1,11 @@
-"""Connections that cannot be held open for nothing: by who never asks, or takes for ever over the headers of a request."""
+"""Closes idle connections and those that send their headers too slowly."""
 
 import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-SECONDS_TO_ASK = 20  # from the connection, or a request's first byte, to the end of its headers
+SECONDS_TO_ASK = 20  # from connecting, or from a request's first byte, to the end of its headers
 TOO_SLOW = b"a request's headers must arrive within %d seconds." % SECONDS_TO_ASK
 REFUSAL = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
@@ -14,35 +14,47 @@ REFUSAL = (
 
 
 class Connection(HttpToolsProtocol):
-    """Uvicorn's connection, but that it ends when no request comes in time, after a 408 where one has begun.
+    """Uvicorn's HTTP connection with a deadline for the headers of the first request and of every started one.
 
-    Uvicorn itself waits for ever for the first request, and for the rest of one whose headers have begun.
+    Uvicorn itself waits forever for both. A started request is answered with 408 before the connection closes.
     """
 
-    _limit: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
+        """Starts the deadline for the first request.
+
+        Args:
+            transport: the connection's, from asyncio.
+        """
         super().connection_made(transport)
-        self._limit = self.loop.call_later(SECONDS_TO_ASK, self._end, b"")
+        self._deadline = self.loop.call_later(SECONDS_TO_ASK, self._close, b"")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lift()
+        """Cancels the deadline.
+
+        Args:
+            exc: why the connection was lost; None if it was closed.
+        """
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        self._lift()
+        """Starts the deadline for the headers of a request."""
+        self._cancel_deadline()
         super().on_message_begin()
-        self._limit = self.loop.call_later(SECONDS_TO_ASK, self._end, REFUSAL)
+        self._deadline = self.loop.call_later(SECONDS_TO_ASK, self._close, REFUSAL)
 
     def on_headers_complete(self) -> None:
-        self._lift()
+        """Cancels the deadline."""
+        self._cancel_deadline()
         super().on_headers_complete()
 
-    def _lift(self) -> None:
-        if self._limit:
-            self._limit.cancel()
+    def _cancel_deadline(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
 
-    def _end(self, words: bytes) -> None:
+    def _close(self, response: bytes) -> None:
         if not self.transport.is_closing():
-            self.transport.write(words)
+            self.transport.write(response)
             self.transport.close()

@@ -1,4 +1,4 @@
-"""A server that leaves without losing a request, when it is told to with SIGTERM."""
+"""Drains the server on SIGTERM: it turns unready, finishes requests in flight, and exits."""
 
 import asyncio
 import contextlib
@@ -15,62 +15,68 @@ MOMENT = 0.02  # seconds
 
 
 class DrainingServer(uvicorn.Server):
-    """Uvicorn's server, but that no connection is cut while a request may be on its way.
+    """Uvicorn's server, except that it closes no connection on which a request may be on its way.
 
-    Uvicorn stops listening at once, which resets connections that the kernel has accepted already, and closes those that
-    wait for their next request. Here readiness ends first, and each answer says that its connection ends with it. Meanwhile
-    whoever connects is still answered. Only then is listening over.
+    Uvicorn stops listening at once, which resets connections that the kernel has already accepted, and closes idle
+    keep-alive connections. This server first turns unready and ends each connection with its next response, while it still
+    accepts new ones; only then does it stop listening.
 
     Args:
-        config: of uvicorn.
-        leave: called when the end has begun.
+        config: uvicorn's configuration.
+        on_shutdown: called when the shutdown begins, to turn the server unready.
     """
 
-    def __init__(self, config: uvicorn.Config, leave: Callable[[], None]):
+    def __init__(self, config: uvicorn.Config, on_shutdown: Callable[[], None]):
         super().__init__(config)
-        self._leave = leave
+        self._on_shutdown = on_shutdown
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._leave()
-        if signal.SIGTERM in self._captured_signals:  # not for a person at the keyboard
-            self._end_connections_with_their_answers()
-            await self._wait(lambda: not self._connections)
+        """Drains the connections, then shuts uvicorn down.
+
+        Args:
+            sockets: those it listens on.
+        """
+        self._on_shutdown()
+        if signal.SIGTERM in self._captured_signals:  # not for Ctrl-C, where a person waits
+            self._close_after_responses()
+            await self._wait_until(lambda: not self._connections)
         await self._stop_listening(sockets or [])
-        await self._wait(lambda: all(connection.cycle for connection in self._connections))  # each has its request
+        # A connection that was just accepted may not have sent its request yet.
+        await self._wait_until(lambda: all(connection.cycle for connection in self._connections))
         await super().shutdown(sockets)
 
     @property
     def _connections(self) -> set[Any]:
-        """All that are open; their `cycle` is the last request, with its answer."""
+        """The open connections; `cycle` of each is its last request and response."""
         return self.server_state.connections
 
-    def _end_connections_with_their_answers(self) -> None:
+    def _close_after_responses(self) -> None:
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         for connection in self._connections:
             if connection.cycle and not connection.cycle.response_complete:
                 connection.shutdown()
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
-        """Takes over what the kernel has accepted, and stops listening before it can accept more."""
+        """Takes over the connections that the kernel has accepted, and stops listening before it accepts more."""
         accepted = []
         for listening in sockets:
             listening.setblocking(False)
-            with contextlib.suppress(OSError):  # when there are no more
+            with contextlib.suppress(OSError):  # raised when no more are pending
                 while True:
                     accepted.append(listening.accept()[0])
         for server in self.servers:
             server.close()
         for connection in accepted:
-            with contextlib.suppress(OSError):  # gone meanwhile
+            with contextlib.suppress(OSError):  # the client has disconnected meanwhile
                 await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> Any:
         state = self.lifespan.state
         return self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state=state)  # type: ignore[call-arg]
 
-    async def _wait(self, over: Callable[[], bool]) -> None:
-        """Until something is over, but no longer than `SECONDS_TO_LINGER`."""
+    async def _wait_until(self, is_done: Callable[[], bool]) -> None:
+        """Waits until `is_done`, for `SECONDS_TO_LINGER` at most."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + SECONDS_TO_LINGER
-        while not over() and loop.time() < until and not self.force_exit:
+        deadline = loop.time() + SECONDS_TO_LINGER
+        while not is_done() and loop.time() < deadline and not self.force_exit:
             await asyncio.sleep(MOMENT)

@@ -1,4 +1,4 @@
-"""What a request passes before it is answered: who may ask, how much may be sent, and how slowly."""
+"""ASGI middleware that guards the server: bearer authentication, and limits on the size and slowness of request bodies."""
 
 import asyncio
 import hmac
@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from kfp_vision.access import SCHEME, VARIABLE
 
 MAX_BODY = 32 << 20  # bytes
-SECONDS_TO_SEND = 20  # a body, and one more for each...
+SECONDS_TO_SEND = 20  # for a body, plus one second per...
 SLOWEST = 16 << 10  # ...so many bytes of it: slower than a mobile network
-FOR_EVERYBODY = ("/", "/v2/health/live", "/v2/health/ready")  # whoever looks after the server has no token
+FOR_EVERYBODY = ("/", "/v2/health/live", "/v2/health/ready")  # probes have no token, and the page asks for it
 GET = ("GET", "HEAD")
 
 Scope = MutableMapping[str, Any]
@@ -23,74 +23,78 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Door:
-    """Lets in who shows the token; health, readiness and the page without its answers are for everybody.
+    """Middleware that requires the bearer token, except for health, readiness and the page itself.
 
     Args:
-        app: what is behind it.
-        token: empty where everybody may ask.
+        app: the application behind it.
+        token: the expected token; empty to let everybody in.
     """
 
     def __init__(self, app: App, token: str):
         self.app, self.token = app, token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers 401 (arguments as ASGI defines them)."""
         if scope["type"] == "http" and self.token and not (scope["path"] in FOR_EVERYBODY and scope["method"] in GET):
-            shown = dict(scope["headers"]).get(b"authorization", b"")
-            scheme, _, given = shown.partition(b" ")
-            known = hmac.compare_digest(given.strip(), self.token)  # takes as long whatever is wrong
-            if not known or scheme.lower() != SCHEME.lower().encode():
-                await _unknown(bool(shown))(scope, receive, send)
+            credentials = dict(scope["headers"]).get(b"authorization", b"")
+            scheme, _, given = credentials.partition(b" ")
+            is_valid = hmac.compare_digest(given.strip(), self.token)  # in constant time
+            if not is_valid or scheme.lower() != SCHEME.lower().encode():
+                await _unauthorized(bool(credentials))(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
 class LimitedBody:
-    """Refuses a body of more than `MAX_BODY` bytes, by its header or while it arrives, and one that takes for ever."""
+    """Middleware that rejects bodies of more than `MAX_BODY` bytes, by header or on arrival, and those that arrive too slowly.
+
+    Args:
+        app: the application behind it.
+    """
 
     def __init__(self, app: App):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers 408 or 413 (arguments as ASGI defines them)."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        said = dict(scope["headers"]).get(b"content-length", b"0")
-        if said.isdigit() and int(said) > MAX_BODY:
-            await JSONResponse({"error": _too_large(int(said))}, 413)(scope, receive, send)
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > MAX_BODY:
+            await JSONResponse({"error": _too_large(int(announced))}, 413)(scope, receive, send)
             return
-        arrived, whole = 0, False
-        began = asyncio.get_running_loop().time()
+        arrived, is_complete = 0, False
+        start = asyncio.get_running_loop().time()
 
-        async def counted() -> MutableMapping[str, Any]:
-            nonlocal arrived, whole
+        async def limited_receive() -> MutableMapping[str, Any]:
+            nonlocal arrived, is_complete
             try:
-                async with asyncio.timeout_at(None if whole else began + SECONDS_TO_SEND + arrived / SLOWEST):
+                async with asyncio.timeout_at(None if is_complete else start + SECONDS_TO_SEND + arrived / SLOWEST):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, _too_slow(arrived), {"Connection": "close"}) from None
             arrived += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
+            is_complete = not message.get("more_body", False)
             if arrived > MAX_BODY:
                 raise HTTPException(413, _too_large(arrived))
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, limited_receive, send)
 
 
-def _unknown(shown: bool) -> JSONResponse:
-    found = "another token" if shown else "none"
+def _unauthorized(has_credentials: bool) -> JSONResponse:
+    found = "another token" if has_credentials else "no token"
     remedy = f"Send Authorization: {SCHEME} and the token; kfp-vision predict takes it from {VARIABLE}."
-    challenge = f'{SCHEME} realm="kfp-vision"' + (', error="invalid_token"' if shown else "")  # RFC 6750, section 3
-    error = {"error": f"a request must show the server's token; got {found}. {remedy}"}
+    challenge = f'{SCHEME} realm="kfp-vision"' + (', error="invalid_token"' if has_credentials else "")  # RFC 6750, section 3
+    error = {"error": f"a request must carry the server's token; got {found}. {remedy}"}
     return JSONResponse(error, 401, {"WWW-Authenticate": challenge})
 
 
 def _too_slow(size: int) -> str:
-    allowed = f"{SECONDS_TO_SEND} seconds, and one more for each {SLOWEST >> 10} KiB of it"
-    return f"a body must arrive within {allowed}; got {size} bytes of it in that time. Send it faster, or fewer pictures."
+    allowed = f"{SECONDS_TO_SEND} seconds plus one per {SLOWEST >> 10} KiB"
+    return f"a body must arrive within {allowed}; got {size} bytes in that time. Send it faster, or send fewer images."
 
 
 def _too_large(size: int) -> str:
-    return (
-        f"a body must be at most {MAX_BODY >> 20} MiB; got {size / (1 << 20):.1f} MiB or more. Send fewer or smaller pictures."
-    )
+    return f"a body must be at most {MAX_BODY >> 20} MiB; got {size / (1 << 20):.1f} MiB or more. Send fewer or smaller images."

@@ -1,4 +1,4 @@
-"""A version that answers: loaded and warmed up, with the pictures of all requests that wait for it."""
+"""Inference with a loaded model version: classifies and embeds the images of all requests in shared batches."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from kfp_vision import hardware
@@ -19,140 +20,166 @@ from kfp_vision.serving import observing
 from kfp_vision.serving.batching import MAX_BATCH, Batcher
 
 MAX_PIXELS = 50_000_000
-MAX_WAITING = 1024  # pictures, some seconds of work; who comes later is told to come again rather than kept waiting
-MOST_AT_ONCE = 4  # pictures that are decoded, of which one may take 700 MB; enough for thousands a second
-SAME = 1e-3  # what two ways to the same probabilities may differ by
-WARMED_UP = (1, MAX_BATCH)  # batches whose first one is slow
+MAX_WAITING = 1024  # images, some seconds of work; later requests get 503 and Retry-After rather than a long wait
+MOST_AT_ONCE = 4  # images decoded at a time, each of which may take 700 MB; enough for thousands a second
+SAME = 1e-3  # largest difference between the probabilities of an image and of its crop
+WARMED_UP = (1, MAX_BATCH)  # batch sizes whose first run is slow
+
+Crop = Callable[[bytes], Any]
 
 
 class Busy(Exception):
-    """More pictures wait than are worth waiting behind."""
+    """Too many images are waiting already."""
 
 
 class Loaded:
-    """A version of a model, which names the pictures of all requests in common batches.
+    """A loaded model version that classifies the images of all requests in shared batches.
 
-    Each picture is checked, decoded and cropped by itself, beside the computing of others, so that a damaged one harms nobody;
-    the crops are computed together. Where a version's signatures do not allow that, or other crops would be those of
-    its own, encoded pictures are what is computed together. Embeddings are computed in the same way, of crops alone.
+    Each image is checked, decoded and cropped on its own, in parallel with running batches, so that a damaged image
+    affects no other; the crops are batched. Where the version has no signature for crops, or crops images differently
+    itself, the encoded images are batched instead. Embeddings are always computed from crops.
 
     Args:
-        version: which is loaded.
-        name: how the model is called in metrics; empty for its own name.
+        version: the version to load.
+        name: the model's name in metrics; empty for its own.
 
     Raises:
-        InputError: it does not load, or does not answer as its description says.
+        InputError: the version does not load, or does not answer as its description says.
     """
 
     def __init__(self, version: Version, name: str = ""):
         self.version, self._name = version, name or version.name
         self._classifier = Classifier(version, MAX_PIXELS)
         self._cropper = self._classifier.make_cropper() if self._classifier.crop_size else None
-        self._crop = _as_its_own(self._cropper, self._classifier)
-        self._threads = ThreadPoolExecutor(min(hardware.cores(), MOST_AT_ONCE), "pictures")
-        one = ThreadPoolExecutor(1, "batches")  # at a time: it computes on all cores, and two would be in each other's way
-        self._batches, self._embeddings = Batcher(self._compute, threads=one), Batcher(self._embed, threads=one)
-        self._inside = 0
+        self._crop = _if_equivalent(self._cropper, self._classifier)
+        self._decoding = ThreadPoolExecutor(min(hardware.cores(), MOST_AT_ONCE), "pictures")
+        computing = ThreadPoolExecutor(1, "batches")  # one batch uses all cores; two would slow each other down
+        self._predictions = Batcher(self._predict_batch, threads=computing)
+        self._embeddings = Batcher(self._embed_batch, threads=computing)
+        self._in_flight = 0
         self._waiting = observing.WAITING.labels(self._name)
-        trial = _prepared(_noise("JPEG"), self._crop)
+        sample = _prepare(_noise("JPEG"), self._crop)
         for size in WARMED_UP:
-            self._answers([trial] * size)
+            self._predict([sample] * size)
 
-    async def name(self, pictures: Sequence[bytes | Refused]) -> list[Answer]:
-        """An answer for each encoded picture, all of this version; those that are refused already keep their reason.
+    async def classify(self, images: Sequence[bytes | Refused]) -> list[Answer]:
+        """Classifies encoded images, all with this version.
+
+        Args:
+            images: encoded, or why an image was rejected already.
+
+        Returns:
+            For each image a prediction, or why it was rejected.
 
         Raises:
-            Busy: too many wait.
+            Busy: too many images are waiting.
         """
-        with self.waiting(len(pictures)):
-            answers = await asyncio.gather(*(self._result(picture, self._crop, self._batches) for picture in pictures))
+        with self.reserve(len(images)):
+            answers = await asyncio.gather(*(self._submit(image, self._crop, self._predictions) for image in images))
         self.count(answers, "named")
         return answers
 
-    async def embedding(self, picture: bytes) -> np.ndarray | Refused:
-        """What the class layer sees of an encoded picture, float32 (width,), of length 1; or why it sees nothing."""
-        return await self._result(picture, self._cropper, self._embeddings)
+    async def embed(self, image: bytes) -> npt.NDArray[np.float32] | Refused:
+        """Computes the embedding of an image.
+
+        Args:
+            image: encoded.
+
+        Returns:
+            The input of the classification head, float32 (width,), of length 1; or why the image was rejected.
+        """
+        embedding: npt.NDArray[np.float32] | Refused = await self._submit(image, self._cropper, self._embeddings)
+        return embedding
 
     def warm_up_embeddings(self) -> None:
-        """Computes first embeddings, which take longer than those after them.
+        """Runs the embedding batches whose first run is slow.
 
         Raises:
-            InputError: the version gives none.
+            InputError: the version has no embeddings.
         """
         check_embeds(self._classifier, self.version)
-        trial = _prepared(_noise("JPEG"), self._cropper)
+        sample = _prepare(_noise("JPEG"), self._cropper)
         for size in WARMED_UP:
-            self._classifier.embed_crops([trial] * size)
+            self._classifier.embed_crops([sample] * size)
 
     @contextlib.contextmanager
-    def waiting(self, count: int) -> Iterator[None]:
-        """As long as the body lasts, so many pictures more wait.
+    def reserve(self, count: int) -> Iterator[None]:
+        """Counts images as waiting while the body runs.
+
+        Args:
+            count: number of images.
 
         Raises:
-            Busy: too many do already.
+            Busy: too many images are waiting.
         """
-        if self._inside + count > MAX_WAITING:
-            raise Busy(f"{self._inside} pictures wait already; got {count} more. Send them again in a moment.")
-        self._enter(count)
+        if self._in_flight + count > MAX_WAITING:
+            found = f"{count} more with {self._in_flight} waiting"
+            raise Busy(f"at most {MAX_WAITING} images may wait; got {found}. Send them again in a moment.")
+        self._add_waiting(count)
         try:
             yield
         finally:
-            self._enter(-count)
+            self._add_waiting(-count)
 
     def count(self, answers: Sequence[Any], outcome: str) -> None:
-        """Has the metrics know what has become of pictures: an outcome, or a refusal."""
-        refused = sum(isinstance(answer, Refused) for answer in answers)
-        observing.PICTURES.labels(self._name, "refused").inc(refused)
-        observing.PICTURES.labels(self._name, outcome).inc(len(answers) - refused)
+        """Adds answers to the metrics.
 
-    def _enter(self, count: int) -> None:
-        self._inside += count
+        Args:
+            answers: one for each image; those rejected are counted as such.
+            outcome: the label that the others are counted under.
+        """
+        rejected = sum(isinstance(answer, Refused) for answer in answers)
+        observing.PICTURES.labels(self._name, "refused").inc(rejected)
+        observing.PICTURES.labels(self._name, outcome).inc(len(answers) - rejected)
+
+    def _add_waiting(self, count: int) -> None:
+        self._in_flight += count
         self._waiting.inc(count)
 
-    async def _result(self, picture: bytes | Refused, crop: Callable[[bytes], Any] | None, batches: Batcher) -> Any:
-        if isinstance(picture, Refused):
-            return picture
-        ready = await asyncio.get_running_loop().run_in_executor(self._threads, _prepared, picture, crop)
-        return ready if isinstance(ready, Refused) else await batches.result(ready)
+    async def _submit(self, image: bytes | Refused, crop: Crop | None, batches: Batcher) -> Any:
+        if isinstance(image, Refused):
+            return image
+        prepared = await asyncio.get_running_loop().run_in_executor(self._decoding, _prepare, image, crop)
+        return prepared if isinstance(prepared, Refused) else await batches.submit(prepared)
 
-    def _compute(self, prepared: list[Any]) -> Sequence[Answer]:
-        with self._observed(len(prepared)):
-            return self._answers(prepared)
+    def _predict_batch(self, prepared: list[Any]) -> Sequence[Answer]:
+        with self._measure_batch(len(prepared)):
+            return self._predict(prepared)
 
-    def _embed(self, crops: list[Any]) -> Sequence[np.ndarray]:
-        with self._observed(len(crops)):
+    def _embed_batch(self, crops: list[Any]) -> Sequence[npt.NDArray[np.float32]]:
+        with self._measure_batch(len(crops)):
             return list(self._classifier.embed_crops(crops))
 
     @contextlib.contextmanager
-    def _observed(self, size: int) -> Iterator[None]:
+    def _measure_batch(self, size: int) -> Iterator[None]:
         observing.BATCH_SIZE.labels(self._name).observe(size)
         with observing.BATCH_SECONDS.labels(self._name).time():
             yield
 
-    def _answers(self, prepared: list[Any]) -> Sequence[Answer]:
+    def _predict(self, prepared: list[Any]) -> Sequence[Answer]:
         return self._classifier.classify_crops(prepared) if self._crop else self._classifier.classify_valid(prepared)
 
 
-def _prepared(picture: bytes, crop: Callable[[bytes], Any] | None) -> Any:
-    """What is computed of a picture, or why nothing is: its crop; where there is none, the picture as TensorFlow reads it."""
-    encoded = readable(picture, MAX_PIXELS)
+def _prepare(image: bytes, crop: Crop | None) -> Any:
+    """Returns the crop of an image, without `crop` the image as TensorFlow reads it, or why it is rejected."""
+    encoded = readable(image, MAX_PIXELS)
     return encoded if isinstance(encoded, Refused) or not crop else crop(encoded)
 
 
-def _as_its_own(crop: Callable[[bytes], Any] | None, classifier: Classifier) -> Callable[[bytes], Any] | None:
-    """A cropper, if an export answers to its crops as to the pictures themselves."""
+def _if_equivalent(crop: Crop | None, classifier: Classifier) -> Crop | None:
+    """Returns a cropper if the export gives the same probabilities for its crops as for whole images."""
     if not crop:
         return None
     for image_format in ("JPEG", "PNG"):
         encoded = _noise(image_format)
-        (apart,), together = classifier.classify_crops([crop(encoded)]), classifier.probabilities([encoded])
-        if not np.abs(apart.probabilities - together).max() <= SAME:
+        (cropped,), whole = classifier.classify_crops([crop(encoded)]), classifier.probabilities([encoded])
+        if not np.abs(cropped.probabilities - whole).max() <= SAME:
             return None
     return crop
 
 
 def _noise(image_format: str) -> bytes:
-    """A picture on which another crop would show: coarse noise, larger than most networks' pictures, and not square."""
+    """Encodes an image that reveals a different crop: coarse noise, larger than most networks' input, and not square."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(file, image_format)

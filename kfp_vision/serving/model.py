@@ -1,4 +1,4 @@
-"""A model that the server serves: the newest version in a repository that loads."""
+"""A served model: answers with the newest version of its repository that loads, and searches the index next to it."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,18 +20,20 @@ from kfp_vision.serving.searching import NoIndex, Searched
 
 MAX_PICTURES = 256  # of one request
 
+FileStates = list[tuple[Path, int, int]]  # path, size and modification time of files, which reveal a change
+
 
 class ServedClassifier(kserve.Model):
-    """The newest version of a repository that loads; a request is answered by the version that was there when it came.
+    """The newest version of a repository that loads. The version that is current when a request arrives answers it.
 
     Args:
-        name: how it is called in addresses.
+        name: the model's name in URLs.
         path: the repository.
-        index: of pictures to search in; by default the one that lies with the versions, if one does.
+        index: the index to search; by default the one next to the versions, if any.
 
     Attributes:
-        error: why the newest version that was tried does not answer, if it does not.
-        index_error: why the index that was tried last is not searched in, if it is not.
+        error: why the newest version tried does not answer; None if it does.
+        index_error: why the index tried last is not searched; None if it is.
     """
 
     def __init__(self, name: str, path: Path, index: Path | None = None):
@@ -39,159 +41,167 @@ class ServedClassifier(kserve.Model):
         self.path, self.index = path, index or path / INDEX_FOLDER
         self.error: InputError | None = None
         self._loaded: Loaded | None = None
-        self._broken: dict[Path, list[tuple]] = {}
+        self._broken: dict[Path, FileStates] = {}
         self.index_error: InputError | None = None
-        self._index_is_due = index is not None
+        self._index_required = index is not None
         self._searched: Searched | None = None
-        self._looked_at: tuple[Loaded, list[tuple]] | None = None
+        self._last_seen: tuple[Loaded, FileStates] | None = None
 
     @property
     def version(self) -> Version:
-        """The version that answers now."""
+        """The version that answers."""
         assert self._loaded
         return self._loaded.version
 
     def load(self) -> bool:
-        """Whether there is a version that answers; they are loaded by `refresh`, not because somebody asks."""
-        return self.ready
+        """Returns whether a version answers; `refresh` loads versions, not KServe's call of this method."""
+        return bool(self.ready)
 
     def refresh(self) -> list[str]:
-        """Takes the newest version that loads, if it is not the one that answers now, and the index that lies with it.
+        """Picks up the newest version that loads, and the index next to it, if they have changed.
 
-        A version that does not load is tried again when its files have changed, as those of one do that is being copied.
+        A version that does not load is tried again once its files have changed, since it may still be being copied.
 
         Returns:
-            Lines about what has changed.
+            Messages about what changed.
         """
-        said = []
+        messages = []
         for version in reversed(repository.versions(self.path)):
             if self._loaded and version.folder == self.version.folder:
                 break
-            files = _files(version.folder)
+            files = _file_states(sorted(version.folder.rglob("*")))
             if self._broken.get(version.folder) == files:
                 continue
             try:
-                self._answer_with(Loaded(version, self.name))
+                self._switch_to(Loaded(version, self.name))
             except InputError as error:
                 self.error, self._broken[version.folder] = error, files
-                instead = f"Version {self.version.number} goes on answering." if self._loaded else "It does not answer."
-                said.append(f"{error} {instead}")
+                consequence = f"Version {self.version.number} goes on answering." if self._loaded else "It does not answer."
+                messages.append(f"{error} {consequence}")
             else:
-                said.append(f"{self.name}, version {version.number}: {', '.join(version.labels)}")
+                messages.append(f"{self.name}, version {version.number}: {', '.join(version.labels)}")
                 break
-        return said + (self._refresh_index() if self._loaded else [])
+        return messages + (self._refresh_index() if self._loaded else [])
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
-        """Answers a V1 body, already parsed, or a request of the Open Inference Protocol.
+        """Answers a prediction request.
+
+        Args:
+            payload: a V1 body, decoded from JSON, or a V2 request.
+            headers: unused; KServe passes them.
+            response_headers: gets the fingerprint of the version that answers.
+
+        Returns:
+            The response in the request's protocol: a V1 body or a V2 response.
 
         Raises:
-            InvalidInput: it is neither, or no picture in it can be read.
-            Busy: too many pictures wait.
+            InvalidInput: the request follows neither protocol, or none of its images can be read.
+            Busy: too many images are waiting.
         """
         assert self._loaded
-        loaded = self._loaded  # for the whole request, whatever is published meanwhile
-        asked = protocols.asked(payload)
-        self._note(loaded, len(asked.pictures))
+        loaded = self._loaded  # one version for the whole request, even if a new one is picked up meanwhile
+        request = protocols.asked(payload)
+        self._check_size(loaded, len(request.images))
         if response_headers is not None:
             response_headers[FINGERPRINT] = loaded.version.fingerprint
-        answers = await loaded.name(asked.pictures)
-        _check_any(answers)
+        answers = await loaded.classify(request.images)
+        _check_any_readable(answers)
         if isinstance(payload, InferRequest):
-            return protocols.v2_answer(payload, self.name, loaded.version, answers, asked.top_k)
-        return protocols.v1_answer(answers, loaded.version.labels, asked.top_k)
+            return protocols.v2_answer(payload, self.name, loaded.version, answers, request.top_k)
+        return protocols.v1_answer(answers, loaded.version.labels, request.top_k)
 
     @property
     def searched(self) -> Searched | None:
-        """What pictures are searched in, if an index lies with the version that answers."""
+        """The index that is searched, if the version that answers has one."""
         return self._searched
 
     async def search(self, payload: Any) -> dict[str, Any]:
-        """Answers a body of a search, already parsed: for each picture, those of the index that are nearest to it.
+        """Answers a search request.
+
+        Args:
+            payload: the body, decoded from JSON.
+
+        Returns:
+            The body of the response, with the hits of each image.
 
         Raises:
-            NoIndex: there is none.
-            InvalidInput: it is no such body, no picture in it can be read, or no picture has the label.
-            Busy: too many pictures wait.
+            NoIndex: there is no index.
+            InvalidInput: the body is invalid, none of its images can be read, or no image has the label.
+            Busy: too many images are waiting.
         """
-        searched = self.within()
-        asked = protocols.search_asked(payload)
-        self._note(searched.loaded, len(asked.pictures))
+        searched = self.required_index()
+        request = protocols.search_asked(payload)
+        self._check_size(searched.loaded, len(request.images))
         try:
-            answers = await searched.nearest(asked.pictures, asked.top_k, asked.label)
-        except InputError as reason:
-            raise InvalidInput(str(reason).removeprefix(InputError.PREFIX)) from None
-        _check_any(answers)
+            answers = await searched.nearest(request.images, request.top_k, request.label)
+        except InputError as error:
+            raise InvalidInput(str(error).removeprefix(InputError.PREFIX)) from None
+        _check_any_readable(answers)
         return protocols.hits_answer(answers)
 
-    def within(self) -> Searched:
-        """What pictures are searched in.
+    def required_index(self) -> Searched:
+        """Returns the index that is searched.
 
         Raises:
-            NoIndex: no index lies with the version that answers.
+            NoIndex: the version that answers has none.
         """
         if not self._searched:
-            rule = f"an index must lie with version {self.version.number} of {self.name} to search in it; got none"
-            raise NoIndex(f"{rule}. Make one with image_search, its deploy_to where the model lies.")
+            rule = f"version {self.version.number} of {self.name} must have an index to search; got none"
+            raise NoIndex(f"{rule}. Build one with image_search, with the model's repository as deploy_to.")
         return self._searched
 
-    def _note(self, loaded: Loaded, pictures: int) -> None:
-        """Tells of a request's pictures, and refuses too many."""
-        observing.tell(self.name, loaded.version.number, pictures)
-        if pictures > MAX_PICTURES:
-            rule = f"a request must hold at most {MAX_PICTURES} pictures"
-            raise InvalidInput(f"{rule}; got {pictures}. Send several requests.")
-
     def get_input_types(self) -> list[dict[str, Any]]:
+        """Describes the input for V2's model metadata."""
         return protocols.input_types()
 
     def get_output_types(self) -> list[dict[str, Any]]:
+        """Describes the outputs for V2's model metadata."""
         return protocols.output_types(self.version.labels)
 
-    def _answer_with(self, loaded: Loaded) -> None:
-        assert loaded.version.fingerprint  # read from its files now, and not while somebody waits for an answer
+    def _check_size(self, loaded: Loaded, images: int) -> None:
+        observing.tell(self.name, loaded.version.number, images)
+        if images > MAX_PICTURES:
+            raise InvalidInput(f"a request must hold at most {MAX_PICTURES} images; got {images}. Send several requests.")
+
+    def _switch_to(self, loaded: Loaded) -> None:
+        assert loaded.version.fingerprint  # computes and caches it, before a request needs it
         self._loaded, self.error, self.ready = loaded, None, True
         observing.VERSION.labels(self.name).set(loaded.version.number)
 
     def _refresh_index(self) -> list[str]:
-        """Takes the index up that lies with the versions, if it is another one than was looked at before.
+        """Loads the index if it or the version has changed.
 
-        One that is not whole is looked at again when its files have changed. What is searched in stays, whatever happens to
-        its files, until there is something else or another version answers.
+        An incomplete index is tried again once its files have changed. The loaded index stays in use, even if its files
+        are deleted, until it can be replaced or another version answers.
         """
         assert self._loaded
         try:
-            looked_at = self._loaded, _states(files_in(self.index))
-        except OSError:  # one is being taken away
+            seen = self._loaded, _file_states(files_in(self.index))
+        except OSError:  # the index is being deleted or replaced
             return []
-        if looked_at == self._looked_at:
+        if seen == self._last_seen:
             return []
-        self._looked_at, self.index_error = looked_at, None
-        before = self._searched if self._searched and self._searched.loaded is self._loaded else None
-        there = (self.index / ABOUT_FILE).exists()
+        self._last_seen, self.index_error = seen, None
+        previous = self._searched if self._searched and self._searched.loaded is self._loaded else None
+        exists = (self.index / ABOUT_FILE).exists()
         try:
-            self._searched = Searched(self.index, self._loaded) if there or before or self._index_is_due else None
+            self._searched = Searched(self.index, self._loaded) if exists or previous or self._index_required else None
         except InputError as error:
-            self._searched, self.index_error = before, error
-        pictures = self._searched.index.about.pictures if self._searched else 0
-        observing.INDEXED.labels(self.name).set(pictures)
+            self._searched, self.index_error = previous, error
+        images = self._searched.index.about.pictures if self._searched else 0
+        observing.INDEXED.labels(self.name).set(images)
         if self.index_error:
-            return [f"{self.index_error} {'The index before goes on answering.' if before else 'There is no search.'}"]
-        return [f"{self.name}: {pictures} pictures to search in"] if pictures else []
+            return [f"{self.index_error} {'The previous index goes on answering.' if previous else 'Search is not available.'}"]
+        return [f"{self.name}: {images} images to search"] if images else []
 
 
-def _check_any(answers: Sequence[Any]) -> None:
-    """Refuses a request of which nothing could be answered."""
+def _check_any_readable(answers: Sequence[Any]) -> None:
     if all(isinstance(answer, Refused) for answer in answers):
         reasons = "; ".join(sorted({str(answer) for answer in answers}))
         remedy = f"Send JPEG or PNG, of at most {MAX_PIXELS // 1_000_000} million pixels."
-        raise InvalidInput(f"a request must hold a picture that can be read; got {reasons}. {remedy}")
+        raise InvalidInput(f"a request must hold a readable image; got {reasons}. {remedy}")
 
 
-def _files(folder: Path) -> list[tuple]:
-    """What tells whether something in a folder has changed."""
-    return _states(sorted(folder.rglob("*")))
-
-
-def _states(files: Iterable[Path]) -> list[tuple]:
+def _file_states(files: Iterable[Path]) -> FileStates:
     states = [(file, file.stat()) for file in files]
     return [(file, state.st_size, state.st_mtime_ns) for file, state in states]

@@ -1,4 +1,4 @@
-"""The models that the server serves, each with its newest version, and new ones as they come."""
+"""The registry of served models: keeps each at its newest version, and picks up new models."""
 
 import threading
 from pathlib import Path
@@ -13,15 +13,16 @@ POLL_SECONDS = 1.0
 
 
 class Models(ModelRepository):
-    """All models at a path, by name. One that does not load does not keep the others from answering.
+    """All models at a path, by name. A model that does not load does not keep the others from answering.
 
     Args:
-        path: a model folder, a repository, or a directory of such folders.
-        name: of the one model; empty for its own.
-        index: which the one model's pictures are searched in; by default one that lies with it, if one does.
+        path: a model folder, a repository, or a directory of them.
+        name: the name of a single model; empty for its own.
+        index: the search index of a single model; by default the one next to its versions, if any.
 
     Raises:
-        InputError: there is none, none that loads, `name` or `index` is for several, or that index is not of the model.
+        InputError: there is no model, none loads, `name` or `index` is given for several models, or the index is not of
+            the model.
     """
 
     models: dict[str, ServedClassifier]
@@ -29,15 +30,15 @@ class Models(ModelRepository):
     def __init__(self, path: Path, name: str = "", index: Path | None = None):
         super().__init__(str(path))
         self._path, self._index = path, index
-        self._here = places.at(path, name, index)
-        self._grows = not places.alone(path)
-        said = self.refresh()
+        self._repositories = places.at(path, name, index)
+        self._is_directory = not places.alone(path)  # of models, to which more can be added
+        messages = self.refresh()
         if not self.ready:
             errors = [model.error for model in self.models.values() if model.error]
-            raise errors[0] if errors else InputError("a model must be readable", "; ".join(said), "Look at its folder.")
-        if index and (reason := self.ready[0].index_error):
-            raise reason
-        _say(said)
+            raise errors[0] if errors else InputError("a model must be readable", "; ".join(messages), "Look at its folder.")
+        if index and (error := self.ready[0].index_error):
+            raise error
+        _print_lines(messages)
 
     @property
     def ready(self) -> list[ServedClassifier]:
@@ -46,41 +47,41 @@ class Models(ModelRepository):
 
     @property
     def broken(self) -> list[str]:
-        """Names of those that do not."""
+        """Names of the models that do not answer."""
         return [name for name, model in self.models.items() if not model.ready]
 
     def refresh(self) -> list[str]:
-        """Takes up new versions, and new models where there can be several.
+        """Picks up new versions, and in a directory new models.
 
         Returns:
-            Lines about what has changed.
+            Messages about what changed.
         """
-        said: list[str] = []
-        if self._grows:
-            self._here |= places.below(self._path)
-        for name, place in self._here.items():
+        messages: list[str] = []
+        if self._is_directory:
+            self._repositories |= places.below(self._path)
+        for name, place in self._repositories.items():
             model = self.models.get(name) or ServedClassifier(name, place, self._index)
             try:
-                said += model.refresh()
-            except OSError as error:  # a repository on a network may be gone for a moment
-                said.append(f"warning: cannot look into {place} ({error})")
-            self.models = self.models | {name: model}  # never changed while somebody goes through it
-        return said
+                messages += model.refresh()
+            except OSError as error:  # a network file system may be unavailable for a moment
+                messages.append(f"warning: cannot look into {place} ({error})")
+            self.models = self.models | {name: model}  # replaced, since other threads may be iterating over it
+        return messages
 
     def watch(self) -> None:
-        """Refreshes as long as the process lives, in a thread of its own."""
+        """Refreshes in a daemon thread for as long as the process lives."""
 
-        def look() -> None:
+        def poll() -> None:
             pause = threading.Event()
             while not pause.wait(POLL_SECONDS):
                 try:
-                    _say(self.refresh())
-                except Exception as error:  # whatever it is, the watch must go on
-                    _say([f"warning: cannot look into {self._path} ({error})"])
+                    _print_lines(self.refresh())
+                except Exception as error:  # the thread must survive anything
+                    _print_lines([f"warning: cannot look into {self._path} ({error})"])
 
-        threading.Thread(target=look, daemon=True).start()
+        threading.Thread(target=poll, daemon=True).start()
 
 
-def _say(lines: list[str]) -> None:
+def _print_lines(lines: list[str]) -> None:
     for line in lines:
         print(line, flush=True)

@@ -1,4 +1,4 @@
-"""What the server tells of itself: Prometheus' metrics, and a line of JSON a request. Neither holds a picture or a token."""
+"""Telemetry: Prometheus metrics, and one line of JSON per request. Neither contains an image or a token."""
 
 import contextlib
 import json
@@ -21,30 +21,30 @@ LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = tuple(2**power for power in range(MAX_BATCH.bit_length()))
 LONGEST_PATH = 200
 
-REQUESTS = Counter("kfp_vision_requests", "Requests that were answered.", ("route", "status"))
-ERRORS = Counter("kfp_vision_errors", "Requests that were answered with 4xx (client) or 5xx (server).", ("route", "side"))
+REQUESTS = Counter("kfp_vision_requests", "Requests answered.", ("route", "status"))
+ERRORS = Counter("kfp_vision_errors", "Requests answered with 4xx (client) or 5xx (server).", ("route", "side"))
 LATENCY = Histogram(
-    "kfp_vision_request_seconds", "From a request's header to the end of its answer.", ("route",), buckets=LATENCIES
+    "kfp_vision_request_seconds", "Time from a request's headers to the end of its response.", ("route",), buckets=LATENCIES
 )
-PICTURES = Counter("kfp_vision_pictures", "Pictures that were named, searched for, or refused.", ("model", "outcome"))
-WAITING = Gauge("kfp_vision_waiting_pictures", "Pictures that have come and are not answered yet.", ("model",))
-BATCH_SIZE = Histogram("kfp_vision_batch_pictures", "Pictures that were computed together.", ("model",), buckets=SIZES)
-BATCH_SECONDS = Histogram("kfp_vision_batch_seconds", "What a batch took to compute.", ("model",), buckets=LATENCIES)
-VERSION = Gauge("kfp_vision_model_version", "The version that answers.", ("model",))
-INDEXED = Gauge("kfp_vision_index_pictures", "Pictures in the index that is searched in.", ("model",))
+PICTURES = Counter("kfp_vision_pictures", "Images classified, searched for, or rejected.", ("model", "outcome"))
+WAITING = Gauge("kfp_vision_waiting_pictures", "Images received and not answered yet.", ("model",))
+BATCH_SIZE = Histogram("kfp_vision_batch_pictures", "Images per batch.", ("model",), buckets=SIZES)
+BATCH_SECONDS = Histogram("kfp_vision_batch_seconds", "Time to compute a batch.", ("model",), buckets=LATENCIES)
+VERSION = Gauge("kfp_vision_model_version", "The model version that answers.", ("model",))
+INDEXED = Gauge("kfp_vision_index_pictures", "Images in the search index.", ("model",))
 
 log = logging.getLogger("kfp_vision.requests")
 
 
 @dataclass
 class Note:
-    """What is learnt of a request while it is answered.
+    """The fields of a request's log line that are known only while it is answered.
 
     Attributes:
-        status: of HTTP, or the one that stands for a code of gRPC.
-        model: which was asked; empty for none.
-        version: which answered; 0 for none.
-        pictures: how many it holds.
+        status: HTTP status, or the one equivalent to the gRPC code.
+        model: the requested model; empty for none.
+        version: the version that answered; 0 for none.
+        pictures: number of images in the request.
     """
 
     status: int = 500
@@ -56,35 +56,55 @@ class Note:
 _note: ContextVar[Note] = ContextVar("note")
 
 
-def tell(model: str, version: int, pictures: int) -> None:
-    """Adds to the line of the request that is being answered."""
+def tell(model: str, version: int, images: int) -> None:
+    """Sets fields of the current request's log line.
+
+    Args:
+        model: the requested model.
+        version: the version that answers.
+        images: number of images in the request.
+    """
     if note := _note.get(None):
-        note.model, note.version, note.pictures = model, version, pictures
+        note.model, note.version, note.pictures = model, version, images
 
 
 class Observed:
-    """Counts and times every request, and writes its line when it has been answered."""
+    """Middleware that counts, times and logs every HTTP request.
+
+    Args:
+        app: the application behind it.
+    """
 
     def __init__(self, app: App):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, and logs it when it is answered (arguments as ASGI defines them)."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         with noted(route(scope["path"]), scope["method"], scope["path"]) as note:
 
-            async def seen(message: Any) -> None:
+            async def send_and_note(message: Any) -> None:
                 if message["type"] == "http.response.start":
                     note.status = message["status"]
                 await send(message)
 
-            await self.app(scope, receive, seen)
+            await self.app(scope, receive, send_and_note)
 
 
 @contextlib.contextmanager
 def noted(kind: str, method: str, path: str) -> Iterator[Note]:
-    """Counts and times a request of a kind, and writes its line, with what the body sets of its note and what is told."""
+    """Counts, times and logs a request, which the body answers.
+
+    Args:
+        kind: the route's label in the metrics.
+        method: HTTP method, or `GRPC`.
+        path: the path requested.
+
+    Yields:
+        The fields of the log line, for the body to set.
+    """
     note, start = Note(), time.perf_counter()
     _note.set(note)
     try:
@@ -96,22 +116,22 @@ def noted(kind: str, method: str, path: str) -> Iterator[Note]:
         if note.status >= 400:
             ERRORS.labels(kind, "server" if note.status >= 500 else "client").inc()
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        asked = {"time": now, "method": method, "path": shown(path, LONGEST_PATH)}
-        log.info(json.dumps(asked | {"milliseconds": round(1000 * seconds, 1)} | asdict(note)))
+        request = {"time": now, "method": method, "path": shown(path, LONGEST_PATH)}
+        log.info(json.dumps(request | {"milliseconds": round(1000 * seconds, 1)} | asdict(note)))
 
 
 def open_log() -> None:
-    """Has the lines written to the standard output, in place of uvicorn's own."""
-    lines = logging.StreamHandler(sys.stdout)
-    lines.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(lines)
+    """Writes the request log to standard output, in place of uvicorn's access log."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
     logging.getLogger("uvicorn.access").handlers.clear()
 
 
 def route(path: str) -> str:
-    """What kind of request it is: one of a few, whatever is asked for."""
+    """Returns the metrics label of a path: one of a fixed few, so that clients cannot create new time series."""
     for verb in ("predict", "search"):
         if path.endswith(f":{verb}"):
             return verb

@@ -1,4 +1,4 @@
-"""Where the models lie that are served: at a path, or in the folders of a directory."""
+"""Discovery: finds the model repositories at a path, or in the folders of a directory."""
 
 import contextlib
 from pathlib import Path
@@ -9,40 +9,50 @@ from kfp_vision.search import ABOUT_FILE
 
 
 def at(path: Path, name: str = "", index: Path | None = None) -> dict[str, Path]:
-    """The repositories to serve, by their models' names.
+    """Finds the repositories to serve.
 
     Args:
-        path: a model folder, a repository, or a directory of such folders, whose models are called as these.
-        name: of the one model; empty for its own.
-        index: of the one model's pictures, where it does not lie with it.
+        path: a model folder, a repository, or a directory of them, each served under its folder's name.
+        name: the name of a single model; empty for its own.
+        index: the search index of a single model, if not next to its versions.
+
+    Returns:
+        The repositories by model name.
 
     Raises:
-        InputError: there is no model, none that says its name, or `name` or `index` is for several.
+        InputError: there is no model, no version states its name, or `name` or `index` is given for several models.
     """
-    if one := alone(path):
-        return {name or _own_name(one): one}
+    if single := alone(path):
+        return {name or _own_name(single): single}
     several = below(path)
     if not several:
-        repository.located(path)  # says what is wrong
+        repository.located(path)  # raises an error that says why
     if name:
         found = f"{name} for {', '.join(several)} in {path}"
-        raise InputError("--name must be for one model", found, "Leave it out: each is called as its folder.")
+        raise InputError("--name must be for a single model", found, "Leave it out: each model is named after its folder.")
     if index:
         found = f"{index} for {', '.join(several)} in {path}"
-        remedy = f"Put it beside the versions of its model, as {repository.INDEX_FOLDER}."
-        raise InputError("--index must be for one model", found, remedy)
+        remedy = f"Put it next to the versions of its model, as {repository.INDEX_FOLDER}."
+        raise InputError("--index must be for a single model", found, remedy)
     return several
 
 
 def alone(path: Path) -> Path | None:
-    """The repository that lies at a path by itself, if one does."""
+    """Returns the repository at a path, or None if the path is not that of a model folder or repository."""
     with contextlib.suppress(InputError):
         return repository.located(path)
     return None
 
 
 def below(path: Path) -> dict[str, Path]:
-    """The repositories in the folders of a directory, by the folders' names; an index with its numbered folders is none."""
+    """Finds the repositories in the folders of a directory, by folder name.
+
+    Args:
+        path: the directory. Hidden folders and search indexes, whose subfolders are numbered too, are skipped.
+
+    Returns:
+        The repositories; none if there is no such directory.
+    """
     folders = sorted(path.iterdir()) if path.is_dir() else []
     models = (folder for folder in folders if not folder.name.startswith(".") and not (folder / ABOUT_FILE).exists())
     found = {folder.name: alone(folder) for folder in models}
@@ -50,10 +60,10 @@ def below(path: Path) -> dict[str, Path]:
 
 
 def _own_name(place: Path) -> str:
-    """What the model calls itself, in the newest version that can say it.
+    """Returns the model's name as stated by the newest version that can be read.
 
     Raises:
-        InputError: none can; what is wrong with the oldest.
+        InputError: none can; the error is that of the oldest.
     """
     *newer, oldest = reversed(repository.versions(place))
     for version in newer:

@@ -1,4 +1,4 @@
-"""What clients send and get: pictures out of V1's JSON or a tensor of the Open Inference Protocol, and answers into these."""
+"""Parses requests and builds responses of KServe's V1 protocol, the Open Inference Protocol (V2) and image search."""
 
 import base64
 import binascii
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse, to_http_parameters
 
@@ -20,119 +21,164 @@ from kfp_vision.search import Hit, Index
 from kfp_vision.serving.searching import Known
 
 BYTES = "BYTES"
-KIND = {"O": BYTES, "i": "INT64", "f": "FP32"}  # of a tensor, as the protocol calls what NumPy does
+KIND = {"O": BYTES, "i": "INT64", "f": "FP32"}  # the protocol's tensor types, by NumPy's kind
 TOP_K, LABEL = "top_k", "label"
 NO_CLASS = -1
-NEAREST = 10  # pictures, where a search does not say how many
+NEAREST = 10  # hits of a search that does not set top_k
 Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks.
+    """A prediction request.
 
     Attributes:
-        pictures: encoded, or why one cannot be read.
-        top_k: of how many classes an answer tells beside the best, from the most probable; 0 for none.
+        images: encoded, or why one was rejected.
+        top_k: number of most probable classes to list besides the best; 0 for no list.
     """
 
-    pictures: Sequence[bytes | Refused]
+    images: Sequence[bytes | Refused]
     top_k: int
 
 
 def asked(payload: Any) -> Asked:
-    """What a V1 body, already parsed, or a request of the Open Inference Protocol asks.
+    """Parses a prediction request.
+
+    Args:
+        payload: a V1 body, decoded from JSON, or a V2 request.
+
+    Returns:
+        The request.
 
     Raises:
-        InvalidInput: it is neither, or asks for something that cannot be.
+        InvalidInput: it follows neither protocol, or asks for something impossible.
     """
     if isinstance(payload, InferRequest):
-        return Asked(_v2_pictures(payload), _top_k(to_http_parameters(payload.parameters or {}).get(TOP_K)))
-    pictures = list(_v1_instances(payload, _v1_picture))
-    return Asked(pictures, _top_k(payload.get(TOP_K)))
+        return Asked(_v2_images(payload), _top_k(to_http_parameters(payload.parameters or {}).get(TOP_K)))
+    images = list(_v1_instances(payload, _v1_image))
+    return Asked(images, _top_k(payload.get(TOP_K)))
 
 
 @dataclass(frozen=True)
 class SearchAsked:
-    """What a search asks.
+    """A search request.
 
     Attributes:
-        pictures: encoded, or of the index, or why one cannot be read.
-        top_k: how many pictures are wanted of each.
-        label: of the pictures that alone count; empty for all.
+        images: encoded, images of the index, or why one was rejected.
+        top_k: maximum number of hits per image.
+        label: search only images with this label; empty for all.
     """
 
-    pictures: Sequence[bytes | Known | Refused]
+    images: Sequence[bytes | Known | Refused]
     top_k: int
     label: str
 
 
 def search_asked(payload: Any) -> SearchAsked:
-    """What a body of a search, already parsed, asks: as a V1 body, but that an instance may be `{"id": "..."}` of a hit.
+    """Parses a search request.
+
+    Args:
+        payload: a V1 body, decoded from JSON, in which an instance may also be `{"id": "..."}` with the id of a hit.
+
+    Returns:
+        The request.
 
     Raises:
-        InvalidInput: it is none, or asks for something that cannot be.
+        InvalidInput: it does not follow the protocol, or asks for something impossible.
     """
-    pictures = list(_v1_instances(payload, _searched_for))
+    images = list(_v1_instances(payload, _query))
     top_k, label = _top_k(payload.get(TOP_K)) or NEAREST, payload.get(LABEL, "")
     if top_k > MOST_NEAREST:
         raise InvalidInput(f"{TOP_K} of a search must be at most {MOST_NEAREST}; got {top_k}. Ask for fewer.")
     if not isinstance(label, str):
-        raise InvalidInput(f"{LABEL} must be a text; got {shown(label, 50)}. Leave it out for all pictures.")
-    return SearchAsked(pictures, top_k, label)
+        raise InvalidInput(f"{LABEL} must be a string; got {shown(label, 50)}. Leave it out to search all images.")
+    return SearchAsked(images, top_k, label)
 
 
 def hits_answer(answers: Sequence[list[Hit] | Refused]) -> dict[str, Any]:
-    """The body of a search's answer: a list `hits` for each picture, the nearest first, or its `error`."""
+    """Builds the body of a search response.
+
+    Args:
+        answers: for each image its hits, nearest first, or why it was rejected.
+
+    Returns:
+        `predictions`, with `hits` or `error` for each image.
+    """
     return {"predictions": [_v1_hits(answer) for answer in answers]}
 
 
 def index_answer(index: Index) -> dict[str, Any]:
-    """What is said of an index: how many pictures, of which labels, and what share of the nearest ten is found."""
+    """Describes an index: its number of images, labels, generation, model, dimension, and recall of the nearest ten."""
     about = index.about
     labels = [_text(label) for label in index.by_label if label]
-    said = {"pictures": about.pictures, "labels": labels, "generation": about.generation, "recall": about.recall}
-    return said | {"model_name": about.model_name, "dimension": about.dimension}
+    content = {"pictures": about.pictures, "labels": labels, "generation": about.generation, "recall": about.recall}
+    return content | {"model_name": about.model_name, "dimension": about.dimension}
 
 
 def v1_answer(answers: Sequence[Answer], labels: Sequence[str], top_k: int) -> dict[str, Any]:
-    """V1's body: a prediction for each picture, or its `error`; with `top_k`, a list of that name in each prediction."""
+    """Builds the body of a V1 prediction response.
+
+    Args:
+        answers: for each image a prediction, or why it was rejected.
+        labels: names of the classes, by number.
+        top_k: number of classes to list as `top_k` in each prediction; 0 for no list.
+
+    Returns:
+        `predictions`, with a prediction or `error` for each image.
+    """
     return {"predictions": [_v1_prediction(answer, labels, top_k) for answer in answers]}
 
 
 def v2_answer(request: InferRequest, name: str, version: Version, answers: Sequence[Answer], top_k: int) -> InferResponse:
-    """One tensor an output; where a picture could not be read, class -1, and the reason in one more tensor, `error`.
+    """Builds a V2 prediction response.
 
-    With `top_k`, three more tensors of shape (pictures, top_k): `top_k_classes`, `top_k_class_idx`, `top_k_scores`.
+    Args:
+        request: the request that is answered.
+        name: the model's name.
+        version: the version that answered.
+        answers: for each image a prediction, or why it was rejected.
+        top_k: number of classes to list; 0 for none.
+
+    Returns:
+        One tensor per output, of one element or row per image. With `top_k`, three more of shape (images, top_k):
+        `top_k_classes`, `top_k_class_idx`, `top_k_scores`. A rejected image has class -1; the tensor `error`, present only
+        then, says why.
     """
-    labels, named = version.labels, [answer if isinstance(answer, Prediction) else None for answer in answers]
-    nothing = [0.0] * len(labels)
-    tensors = {
-        "classes": np.array([one.label.encode() if one else b"" for one in named], object),
-        "class_idx": np.array([one.number if one else NO_CLASS for one in named], np.int64),
-        "probabilities": np.array([one.probabilities if one else nothing for one in named], np.float32),
+    labels, predictions = version.labels, [answer if isinstance(answer, Prediction) else None for answer in answers]
+    zeros = [0.0] * len(labels)
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "classes": np.array([one.label.encode() if one else b"" for one in predictions], object),
+        "class_idx": np.array([one.number if one else NO_CLASS for one in predictions], np.int64),
+        "probabilities": np.array([one.probabilities if one else zeros for one in predictions], np.float32),
     }
     if top_k:
-        tensors |= _top_k_tensors(named, labels, top_k)
-    if None in named:
+        tensors |= _top_k_tensors(predictions, labels, top_k)
+    if None in predictions:
         tensors["error"] = np.array([b"" if isinstance(one, Prediction) else str(one).encode() for one in answers], object)
     return InferResponse(
         request.id or "",
         name,
         [InferOutput(key, list(tensor.shape), KIND[tensor.dtype.kind], tensor) for key, tensor in tensors.items()],
         model_version=str(version.number),
-        use_binary_outputs=request.use_binary_outputs and not request.from_grpc,  # arrays are sent so there anyway
+        use_binary_outputs=request.use_binary_outputs and not request.from_grpc,  # gRPC sends arrays as binary anyway
         requested_outputs=request.request_outputs,
     )
 
 
 def input_types() -> list[dict[str, Any]]:
-    """The one input, as the Open Inference Protocol describes it."""
+    """Describes the input for V2's model metadata."""
     return [{"name": "image_bytes", "datatype": BYTES, "shape": [-1]}]
 
 
 def output_types(labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The outputs that every answer has."""
+    """Describes the outputs that every response has, for V2's model metadata.
+
+    Args:
+        labels: names of the classes.
+
+    Returns:
+        Name, datatype and shape of each output.
+    """
     return [
         {"name": "classes", "datatype": BYTES, "shape": [-1]},
         {"name": "class_idx", "datatype": "INT64", "shape": [-1]},
@@ -143,15 +189,15 @@ def output_types(labels: Sequence[str]) -> list[dict[str, Any]]:
 def _top_k(value: Any) -> int:
     if value is None:
         return 0
-    if isinstance(value, str) and value.isdecimal() and len(value) < 10:  # in an address, or in a form
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:  # from a query string or a form
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidInput(f"{TOP_K} must be a whole number from 1 up; got {shown(value, 50)}. Ask for {TOP_K}=5, say.")
+        raise InvalidInput(f"{TOP_K} must be a positive integer; got {shown(value, 50)}. Set {TOP_K}=5, say.")
     return value
 
 
 def _best(answer: Prediction, top_k: int) -> list[int]:
-    """The numbers of the most probable classes, the best first; of equal ones, the lowest number."""
+    """Returns the numbers of the most probable classes, best first; ties in order of number."""
     return sorted(range(len(answer.probabilities)), key=lambda number: -answer.probabilities[number])[:top_k]
 
 
@@ -167,77 +213,77 @@ def _v1_hits(answer: list[Hit] | Refused) -> dict[str, Any]:
 
 
 def _text(name: str) -> str:
-    """The name of a file, of whatever bytes, as it can be sent."""
+    """Escapes the surrogates of a file name that is not UTF-8, which JSON cannot carry."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def _v1_prediction(answer: Answer, labels: Sequence[str], top_k: int) -> dict[str, Any]:
     if isinstance(answer, Refused):
         return {"error": str(answer)}
-    said = {"classes": answer.label, "class_idx": answer.number, "probabilities": answer.probabilities}
+    prediction = {"classes": answer.label, "class_idx": answer.number, "probabilities": answer.probabilities}
     if not top_k:
-        return said
+        return prediction
     best = _best(answer, top_k)
-    return said | {TOP_K: [{"label": labels[n], "class_idx": n, "score": answer.probabilities[n]} for n in best]}
+    return prediction | {TOP_K: [{"label": labels[n], "class_idx": n, "score": answer.probabilities[n]} for n in best]}
 
 
-def _top_k_tensors(named: Sequence[Prediction | None], labels: Sequence[str], top_k: int) -> dict[str, np.ndarray]:
-    wide = min(top_k, len(labels))
-    best = [_best(one, wide) if one else [NO_CLASS] * wide for one in named]
-    texts = [[labels[n].encode() if one else b"" for n in numbers] for one, numbers in zip(named, best, strict=True)]
-    scores = [[one.probabilities[n] if one else 0.0 for n in numbers] for one, numbers in zip(named, best, strict=True)]
+def _top_k_tensors(predictions: Sequence[Prediction | None], labels: Sequence[str], top_k: int) -> dict[str, npt.NDArray[Any]]:
+    width = min(top_k, len(labels))
+    best = [_best(one, width) if one else [NO_CLASS] * width for one in predictions]
+    pairs = list(zip(predictions, best, strict=True))
+    names = [[labels[n].encode() if one else b"" for n in numbers] for one, numbers in pairs]
+    scores = [[one.probabilities[n] if one else 0.0 for n in numbers] for one, numbers in pairs]
     return {
-        "top_k_classes": np.array(texts, object),
+        "top_k_classes": np.array(names, object),
         "top_k_class_idx": np.array(best, np.int64),
         "top_k_scores": np.array(scores, np.float32),
     }
 
 
-def _v1_instances(body: Any, read: Callable[[Any], Thing]) -> Iterator[Thing]:
-    """What is read of each instance of a V1 body, `{"instances": [{"b64": "..."}, ...]}`."""
+def _v1_instances(body: Any, parse: Callable[[Any], Thing]) -> Iterator[Thing]:
+    """Parses each instance of a V1 body, `{"instances": [{"b64": "..."}, ...]}`."""
     instances = body.get("instances") if isinstance(body, dict) else None
     if not isinstance(instances, list) or not instances:
-        raise InvalidInput('a body must be {"instances": [{"b64": "..."}]}, with a picture in base64; got something else.')
-    return map(read, instances)
+        raise InvalidInput('a body must be {"instances": [{"b64": "..."}]}, with an image in base64; got something else.')
+    return map(parse, instances)
 
 
-def _v1_picture(instance: Any) -> bytes | Refused:
-    """The picture of an instance; a form puts bytes in place of the base64."""
+def _v1_image(instance: Any) -> bytes | Refused:
+    """Decodes the image of an instance, which is bytes if it comes from a form."""
     if isinstance(instance, dict) and isinstance(instance.get("image_bytes"), dict):  # as TF-Serving names its input
         instance = instance["image_bytes"]
-    return _decoded(instance.get("b64") if isinstance(instance, dict) else instance)
+    return _decode(instance.get("b64") if isinstance(instance, dict) else instance)
 
 
-def _searched_for(instance: Any) -> bytes | Known | Refused:
-    """The picture of an instance of a search, or which of the index it is."""
+def _query(instance: Any) -> bytes | Known | Refused:
     if isinstance(instance, dict) and "id" in instance:
-        return Known(instance["id"]) if isinstance(instance["id"], str) else Refused("an id that is no text")
-    return _v1_picture(instance)
+        return Known(instance["id"]) if isinstance(instance["id"], str) else Refused("an id that is not a string")
+    return _v1_image(instance)
 
 
-def _v2_pictures(request: InferRequest) -> list[bytes | Refused]:
-    """The pictures of the first tensor: base64 strings in JSON, or bytes where the tensor came as binary data."""
+def _v2_images(request: InferRequest) -> list[bytes | Refused]:
+    """Decodes the images of the first tensor: base64 strings in JSON, or bytes in a binary tensor."""
     tensor = request.inputs[0] if request.inputs else None
     if tensor is None or tensor.datatype != BYTES:
-        found = f"{tensor.name} of type {tensor.datatype}" if tensor else "none"
+        found = f"{tensor.name} of type {tensor.datatype}" if tensor else "no input"
         raise InvalidInput(f"the input must be a tensor image_bytes of type BYTES; got {found}.")
     try:
         if min(tensor.shape, default=0) < 0:
             raise ValueError(f"shape {tensor.shape}")
         elements = list(tensor.as_numpy().ravel())
     except (struct.error, TypeError, ValueError) as error:
-        raise InvalidInput(f"the tensor must be as long as it says; got {shown(str(error), 200)}.") from None
+        raise InvalidInput(f"the tensor must have the size of its shape; got {shown(str(error), 200)}.") from None
     if not elements:
-        raise InvalidInput("the input must hold a picture; got an empty tensor.")
-    return [_decoded(one) for one in elements]
+        raise InvalidInput("the input must hold an image; got an empty tensor.")
+    return [_decode(one) for one in elements]
 
 
-def _decoded(text: Any) -> bytes | Refused:
+def _decode(text: Any) -> bytes | Refused:
     if isinstance(text, bytes):
         return text
     if not isinstance(text, str):
-        return Refused("no base64 string")
+        return Refused("not a base64 string")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        return Refused(f"wrong base64 ({error})")
+        return Refused(f"invalid base64 ({error})")

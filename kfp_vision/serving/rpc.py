@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC: KServe's servicer, without its doors that load and unload models."""
+"""The Open Inference Protocol over gRPC: KServe's servicer, without the calls that load and unload models."""
 
 import contextlib
 import hmac
@@ -31,48 +31,83 @@ CLOSED = ("RepositoryModelLoad", "RepositoryModelUnload")
 
 
 class Servicer(InferenceServicer):
-    """KServe's, which would ask a model that is not there, or has no version that loads."""
+    """KServe's servicer, except that it rejects calls to a model that does not exist or has no version that loads."""
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        await self._refuse_unready(request.name)
+        """Describes a model.
+
+        Args:
+            request: the protocol's ModelMetadataRequest.
+            context: gRPC's.
+
+        Returns:
+            A ModelMetadataResponse.
+
+        Raises:
+            ModelNotReady: no version of the model loads.
+        """
+        await self._check_ready(request.name)
         return await super().ModelMetadata(request, context)
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        await self._refuse_unready(request.model_name)
+        """Answers a prediction request.
+
+        Args:
+            request: the protocol's ModelInferRequest.
+            context: gRPC's.
+
+        Returns:
+            A ModelInferResponse.
+
+        Raises:
+            ModelNotReady: no version of the model loads.
+        """
+        await self._check_ready(request.model_name)
         return await super().ModelInfer(request, context)
 
-    async def _refuse_unready(self, name: str) -> None:
+    async def _check_ready(self, name: str) -> None:
         if not await self._data_plane.model_ready(name, True):
             raise ModelNotReady(name)
 
 
 class Door(grpc.aio.ServerInterceptor):
-    """Lets in who shows the token, gives every refusal its code, and counts and notes every call.
+    """Interceptor that requires the token, gives every rejection its code, and counts and logs every call.
 
     Args:
-        token: what the metadata `authorization` must show, as the header of HTTP does; empty where everybody may ask.
+        token: expected in the metadata `authorization`, as in HTTP's header; empty to let everybody in.
     """
 
     def __init__(self, token: str):
         self._expected = access.header(token).encode() if token else b""
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        """Wraps the handler of a unary call.
+
+        Args:
+            continuation: returns the handler.
+            handler_call_details: the method and metadata of the call.
+
+        Returns:
+            The wrapped handler; any other as it is.
+        """
+        details = handler_call_details
         handler, name = await continuation(details), details.method.rpartition("/")[2]
         if handler is None or not handler.unary_unary:
             return handler
-        shown = dict(details.invocation_metadata).get("authorization", "")
-        known = not self._expected or name in FOR_EVERYBODY or hmac.compare_digest(shown.encode(), self._expected)
+        credentials = dict(details.invocation_metadata).get("authorization", "")
+        is_allowed = not self._expected or name in FOR_EVERYBODY or hmac.compare_digest(credentials.encode(), self._expected)
 
-        async def answered(request: Any, context: Any) -> Any:
-            said, reason = None, ""
+        async def answer(request: Any, context: Any) -> Any:
+            response, reason = None, ""
             with observing.noted("grpc", "GRPC", details.method) as note:
                 try:
-                    if not known:
-                        note.status, reason = 401, "a call must show the server's token as metadata authorization: Bearer TOKEN"
+                    if not is_allowed:
+                        note.status = 401
+                        reason = "a call must carry the server's token as metadata authorization: Bearer TOKEN"
                     elif name in CLOSED:
-                        note.status, reason = 501, "models are taken up from where they lie"
+                        note.status, reason = 501, "the server loads models from their folders, not on request"
                     else:
-                        said, note.status = await handler.unary_unary(request, context), 200
+                        response, note.status = await handler.unary_unary(request, context), 200
                 except tuple(STATUS) as error:
                     note.status, reason = STATUS[type(error)], str(error)
                 except Exception as error:
@@ -80,15 +115,22 @@ class Door(grpc.aio.ServerInterceptor):
                     reason = "the server failed; its log says why."
             if reason:
                 await context.abort(CODES[note.status], reason)
-            return said
+            return response
 
         codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
-        return grpc.unary_unary_rpc_method_handler(answered, **codecs)
+        return grpc.unary_unary_rpc_method_handler(answer, **codecs)
 
 
 @contextlib.asynccontextmanager
 async def answering(plane: DataPlane, token: str, address: str, _: Any) -> AsyncIterator[None]:
-    """Answers gRPC at `host:port` as long as the body lasts, and then what was begun by then."""
+    """Answers gRPC while the body runs, then finishes the calls in flight.
+
+    Args:
+        plane: answers the calls.
+        token: the token that calls must carry; empty to let everybody in.
+        address: `host:port` to listen on.
+        _: the application whose lifespan this is.
+    """
     limits = [("grpc.max_receive_message_length", MAX_BODY), ("grpc.so_reuseport", 0)]
     server = grpc.aio.server(interceptors=[Door(token)], options=limits)
     add_GRPCInferenceServiceServicer_to_server(Servicer(plane, None), server)

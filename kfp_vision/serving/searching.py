@@ -1,4 +1,4 @@
-"""Pictures that are near to others: the index that lies with a version, searched for all requests together."""
+"""Image search: finds the nearest images in the index of a model version, for all requests in shared batches."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
@@ -16,26 +17,30 @@ from kfp_vision.serving.loaded import Loaded
 
 
 class Known(NamedTuple):
-    """A picture of the index itself, in place of one that is sent."""
+    """A query for an image that is in the index already.
+
+    Attributes:
+        content_id: a hash of the image, as hits have it.
+    """
 
     content_id: str
 
 
 class NoIndex(Exception):
-    """No index lies with the version that answers, or the picture that is asked for is not in it."""
+    """The model has no index, or the requested image is not in it."""
 
 
 class Searched:
-    """An index with the version whose embeddings it holds.
+    """An index, loaded with the model version that computed its embeddings.
 
-    The vectors of all requests that wait are compared with those of the index together, in one thread beside the event loop.
+    The vectors of all waiting requests are compared with the index together, in one thread beside the event loop.
 
     Args:
-        folder: of the index.
-        loaded: the version.
+        folder: the index.
+        loaded: the version that embeds the queries.
 
     Raises:
-        InputError: no whole index lies there, it is of another model, or the version gives no embeddings.
+        InputError: the index is incomplete or of another model, or the version has no embeddings.
     """
 
     def __init__(self, folder: Path, loaded: Loaded):
@@ -44,66 +49,78 @@ class Searched:
         if about.model_fingerprint != version.fingerprint:
             rule = f"an index must be of the version that answers, {version.number} of {version.name}"
             found = f"one of {about.model_name} {about.model_fingerprint[:12]} in {folder}"
-            raise InputError(rule, found, "Run image_search with that model as model_uri, and deploy_to where it lies.")
+            raise InputError(rule, found, "Run image_search with that model as model_uri, and its repository as deploy_to.")
         loaded.warm_up_embeddings()
         self.index.preload()
         self._searches = Batcher(self._search, threads=ThreadPoolExecutor(1, "searches"))
 
-    async def nearest(self, pictures: Sequence[bytes | Known | Refused], count: int, label: str) -> list[list[Hit] | Refused]:
-        """The pictures nearest to each, the nearest first, or why they are not known.
+    async def nearest(self, images: Sequence[bytes | Known | Refused], count: int, label: str) -> list[list[Hit] | Refused]:
+        """Finds the images of the index that are nearest to each query.
 
         Args:
-            pictures: encoded, or of the index.
-            count: how many are wanted of each.
-            label: of the pictures that alone count; empty for all.
+            images: the queries: encoded, images of the index, or why one was rejected already.
+            count: maximum number of hits per query.
+            label: search only images with this label; empty for all.
+
+        Returns:
+            For each query its hits, nearest first, or why it was rejected.
 
         Raises:
-            InputError: no picture has the label.
-            Busy: too many wait.
+            InputError: no image has the label.
+            Busy: too many images are waiting.
         """
         if label:
             self.index.positions_with_label(label)
-        with self.loaded.waiting(len(pictures)):
-            found = await asyncio.gather(*(self._nearest(picture, count, label) for picture in pictures))
+        with self.loaded.reserve(len(images)):
+            found = await asyncio.gather(*(self._nearest(image, count, label) for image in images))
         self.loaded.count(found, "searched")
         return found
 
     def thumbnail(self, content_id: str) -> bytes:
-        """A small JPEG of a picture of the index.
+        """Returns the thumbnail of an image of the index.
+
+        Args:
+            content_id: the image's id, as hits have it.
+
+        Returns:
+            A JPEG.
 
         Raises:
-            NoIndex: there is no such picture.
+            NoIndex: the image is not in the index.
         """
         place = self.index.by_content.get(content_id)
         if place is None:
-            raise NoIndex(_unknown(content_id))
+            raise NoIndex(_not_in_index(content_id))
         return self.index.thumbnail(place)
 
-    async def _nearest(self, picture: bytes | Known | Refused, count: int, label: str) -> list[Hit] | Refused:
-        vector = await self._vector(picture)
-        return vector if isinstance(vector, Refused) else await self._searches.result((vector, count, label))
+    async def _nearest(self, image: bytes | Known | Refused, count: int, label: str) -> list[Hit] | Refused:
+        vector = await self._vector(image)
+        if isinstance(vector, Refused):
+            return vector
+        hits: list[Hit] = await self._searches.submit((vector, count, label))
+        return hits
 
-    async def _vector(self, picture: bytes | Known | Refused) -> np.ndarray | Refused:
-        if isinstance(picture, Refused):
-            return picture
-        if not isinstance(picture, Known):
-            return await self.loaded.embedding(picture)
-        place = self.index.by_content.get(picture.content_id)
+    async def _vector(self, image: bytes | Known | Refused) -> npt.NDArray[np.float32] | Refused:
+        if isinstance(image, Refused):
+            return image
+        if not isinstance(image, Known):
+            return await self.loaded.embed(image)
+        place = self.index.by_content.get(image.content_id)
         if place is None:
-            return Refused(_unknown(picture.content_id))
-        return np.asarray(self.index.vectors[np.array([place])][0], "float32")
+            return Refused(_not_in_index(image.content_id))
+        return np.asarray(self.index.vectors[np.array([place])][0], np.float32)
 
-    def _search(self, asked: list[tuple[np.ndarray, int, str]]) -> list[list[Hit]]:
-        """The hits of each; those of one label are searched for together, for the most that one of them wants."""
-        found: list[list[Hit]] = [[] for _ in asked]
-        for label in {label for _, _, label in asked}:
-            numbers = [number for number, (_, _, wanted) in enumerate(asked) if wanted == label]
-            most = max(asked[number][1] for number in numbers)
-            hits = self.index.search(np.stack([asked[number][0] for number in numbers]), most, label)
-            for number, of_one in zip(numbers, hits, strict=True):
-                found[number] = of_one[: asked[number][1]]
+    def _search(self, queries: list[tuple[npt.NDArray[np.float32], int, str]]) -> list[list[Hit]]:
+        """Answers (vector, count, label) queries; those with the same label share one search, for the largest count."""
+        found: list[list[Hit]] = [[] for _ in queries]
+        for label in {label for _, _, label in queries}:
+            numbers = [number for number, (_, _, wanted) in enumerate(queries) if wanted == label]
+            most = max(queries[number][1] for number in numbers)
+            hits = self.index.search(np.stack([queries[number][0] for number in numbers]), most, label)
+            for number, of_query in zip(numbers, hits, strict=True):
+                found[number] = of_query[: queries[number][1]]
         return found
 
 
-def _unknown(content_id: str) -> str:
-    return f"no picture {content_id[:40]} in the index; it may have changed"
+def _not_in_index(content_id: str) -> str:
+    return f"no image {content_id[:40]} in the index; it may have changed"

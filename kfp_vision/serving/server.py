@@ -1,25 +1,31 @@
-"""Starts the server: in this process, or for a while in one of its own."""
+"""Starts the server: in this process, or in a child process for the duration of a block."""
 
 import contextlib
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
-from kfp_vision import access, parameters, processes
+from kfp_vision import access, parameters
 from kfp_vision.errors import InputError
 from kfp_vision.serving import places
 
+if TYPE_CHECKING:
+    from kfp_vision.serving.draining import DrainingServer
+    from kfp_vision.serving.models import Models
+
 THIS_MACHINE = "127.0.0.1"
+ALL_INTERFACES = "0.0.0.0"
 SECONDS_TO_START, SECONDS_TO_STOP = 120, 40
-SECONDS_KEPT_OPEN = 65  # longer than what stands before a server in a cluster keeps a connection
-ADDRESS = "open http"  # begins the line that says where a started server is
+SECONDS_KEPT_OPEN = 65  # longer than the idle timeout of a cluster's load balancers, so that they close first
+ADDRESS = "open http"  # begins the line that holds the address of a started server
 
 
 def serve(
@@ -31,72 +37,65 @@ def serve(
     port: int = 8080,
     grpc_port: int = 0,
 ) -> None:
-    """Serves a model, or several, until the process is told to stop, to those who show the token of `access`.
+    """Serves one or several models until the process is told to stop, to clients that send the token of `access`, if set.
 
     Args:
-        path: a model folder, a model repository, or a directory of such folders, each called as its folder.
-        name: of the one model in addresses; empty for its own.
-        index: of pictures to search in, of the one model; by default what lies with each, if something does.
-        host: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody.
-        port: 0 for one that is free.
-        grpc_port: of the Open Inference Protocol over gRPC; 0 for none.
+        path: a model folder, a model repository, or a directory of them, each served under its folder's name.
+        name: the name of a single model in URLs; empty for its own.
+        index: the search index of a single model; by default the one next to its versions, if any.
+        host: 127.0.0.1 for this machine only, 0.0.0.0 for the network.
+        port: 0 for a free one.
+        grpc_port: port of the Open Inference Protocol over gRPC; 0 for none.
 
     Raises:
-        InputError: a wrong name or token, no model there, one that does not load, an index of another, or a port that is taken.
+        InputError: an invalid name or token, no model at the path, none that loads, an index of another model, or a port
+            in use.
+
+    Example:
+        serve(Path("models/flowers"), host="0.0.0.0", port=8080)
     """
     if name:
         parameters.check_name(name, "--name")
     token = access.token()
-    places.at(path, name, index)  # says what is wrong before anything heavy is imported
-    listening = _bound(host, port)
+    places.at(path, name, index)  # fails fast, before the heavy imports
+    listening = _bind(host, port)
     if grpc_port:
-        _bound(host, grpc_port, "--grpc-port").close()
-    import uvicorn
-    from kserve.logging import configure_logging
-
-    from kfp_vision.serving import observing, rpc
-    from kfp_vision.serving.app import Application
-    from kfp_vision.serving.connections import Connection
-    from kfp_vision.serving.draining import SECONDS_TO_DRAIN, DrainingServer
-    from kfp_vision.serving.models import Models
-
-    configure_logging()
-    observing.open_log()
-    models = Models(path, name, index)
-    models.watch()
-    url = f"http://{THIS_MACHINE if host == '0.0.0.0' else host}:{listening.getsockname()[1]}"
-    listening.listen()  # from here on a request waits rather than fails
-    print(f"open {url}/ in a browser, or")
-    print(f"curl -F file=@picture.jpg {url}/v1/models/{quote(models.ready[0].name)}:predict", flush=True)
-    if grpc_port:
-        print(f"gRPC: {host}:{grpc_port}", flush=True)
-    application = Application(models, token)
-    beside = partial(rpc.answering, application.plane, token, f"{host}:{grpc_port}") if grpc_port else None
-    config = uvicorn.Config(
-        application.guarded(beside),
-        http=Connection,
-        log_config=None,  # it is KServe's
-        timeout_keep_alive=SECONDS_KEPT_OPEN,
-        timeout_graceful_shutdown=SECONDS_TO_DRAIN,
-    )
-    with contextlib.suppress(KeyboardInterrupt):  # how a person stops a server
-        DrainingServer(config, application.leave).run(sockets=[listening])
+        _bind(host, grpc_port, "--grpc-port").close()
+    models = _load(path, name, index)
+    server = _server(models, token, f"{host}:{grpc_port}" if grpc_port else "")
+    listening.listen()  # from now on connections are queued rather than refused
+    _announce(models, host, listening.getsockname()[1], grpc_port)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a person stops the server
+        server.run(sockets=[listening])
 
 
 @contextlib.contextmanager
 def running(path: Path, name: str = "") -> Iterator[str]:
-    """The real server on a model, in a process of its own on a free port of this machine, as long as the body lasts.
+    """Runs the real server in a child process, on a free port of this machine, while the body runs.
 
-    It ends with this process, however that does. Gives its address, `http://127.0.0.1:PORT`, when it is ready.
+    The child ends with this process, even if that is killed.
+
+    Args:
+        path: a model folder, a model repository, or a directory of them.
+        name: the name of a single model in URLs; empty for its own.
+
+    Yields:
+        The server's URL, `http://127.0.0.1:PORT`, once it is ready.
 
     Raises:
-        InputError: the server does not start; the message is its own.
+        InputError: the server does not start; the error is its own.
+
+    Example:
+        with running(Path("models/flowers")) as url:
+            answer = Service(url).name([Path("rose.jpg").read_bytes()])
     """
-    command = processes.command(["serve", str(path), "--port", "0", *(["--name", name] if name else [])])
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    options = ["--port", "0", "--parent", str(os.getpid()), *(["--name", name] if name else [])]
+    command = [sys.executable, "-m", "kfp_vision.serving", str(path), *options]
+    with tempfile.TemporaryFile("w+") as output:
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
-            url = _address(process, said)
+            url = _wait_for_url(process, output)
             _wait_until_ready(url)
             yield url
         finally:
@@ -108,21 +107,64 @@ def running(path: Path, name: str = "") -> Iterator[str]:
                 process.wait()
 
 
-def _address(process: subprocess.Popen, said: TextIO) -> str:
-    """The address that a starting server says, in the line that tells people what to open."""
+def _load(path: Path, name: str, index: Path | None) -> "Models":
+    """Loads the models, and keeps them up to date."""
+    from kserve.logging import configure_logging
+
+    from kfp_vision.serving import observing
+    from kfp_vision.serving.models import Models
+
+    configure_logging()
+    observing.open_log()
+    models = Models(path, name, index)
+    models.watch()
+    return models
+
+
+def _server(models: "Models", token: str, grpc_address: str) -> "DrainingServer":
+    """Builds the server; `grpc_address` is empty for HTTP only."""
+    import uvicorn
+
+    from kfp_vision.serving import rpc
+    from kfp_vision.serving.app import Application
+    from kfp_vision.serving.connections import Connection
+    from kfp_vision.serving.draining import SECONDS_TO_DRAIN, DrainingServer
+
+    application = Application(models, token)
+    lifespan = partial(rpc.answering, application.plane, token, grpc_address) if grpc_address else None
+    config = uvicorn.Config(
+        application.asgi(lifespan),
+        http=Connection,
+        log_config=None,  # KServe has configured logging
+        timeout_keep_alive=SECONDS_KEPT_OPEN,
+        timeout_graceful_shutdown=SECONDS_TO_DRAIN,
+    )
+    return DrainingServer(config, application.drain)
+
+
+def _announce(models: "Models", host: str, port: int, grpc_port: int) -> None:
+    url = f"http://{THIS_MACHINE if host == ALL_INTERFACES else host}:{port}"
+    print(f"open {url}/ in a browser, or")
+    print(f"curl -F file=@image.jpg {url}/v1/models/{quote(models.ready[0].name)}:predict", flush=True)
+    if grpc_port:
+        print(f"gRPC: {host}:{grpc_port}", flush=True)
+
+
+def _wait_for_url(process: subprocess.Popen[bytes], output: TextIO) -> str:
+    """Waits for the line in which a starting server prints its address."""
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:
-        ended = process.poll() is not None
-        said.seek(0)
-        lines = said.read().splitlines()
+        has_ended = process.poll() is not None
+        output.seek(0)
+        lines = output.read().splitlines()
         for line in lines:
             if line.startswith(ADDRESS):
                 return line.split()[1].rstrip("/")
-        if ended:
+        if has_ended:
             errors = [line for line in lines if line.startswith(InputError.PREFIX)] or [f"{InputError.PREFIX}{lines[-1:]}"]
             raise InputError.from_line(errors[-1])
         time.sleep(0.05)
-    raise InputError("a server must start", f"nothing after {SECONDS_TO_START} s", "Look at what kfp-vision serve says.")
+    raise InputError("a server must start", f"nothing after {SECONDS_TO_START} s", "See what kfp-vision serve prints.")
 
 
 def _wait_until_ready(url: str) -> None:
@@ -131,7 +173,7 @@ def _wait_until_ready(url: str) -> None:
     web.session().get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
 
 
-def _bound(host: str, port: int, option: str = "--port") -> socket.socket:
+def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -139,5 +181,5 @@ def _bound(host: str, port: int, option: str = "--port") -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         reason = getattr(error, "strerror", None) or error
-        raise InputError("the port must be free", f"{host}:{port} ({reason})", f"Name another one with {option}.") from None
+        raise InputError("the port must be free", f"{host}:{port} ({reason})", f"Choose another one with {option}.") from None
     return listening

@@ -41,4 +41,4 @@ def test_refuses_what_is_no_picture(endpoint, tmp_path):
     ended = one_step.run(
         components.call_endpoint, tmp_path / "root", endpoint, test_image_uri=str(tmp_path / "notes.jpg"), advanced={}
     )
-    assert "error: test_image_uri must name a picture that can be read" in one_step.refusal(ended)
+    assert "error: test_image_uri must name an image that can be read" in one_step.refusal(ended)

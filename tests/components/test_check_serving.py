@@ -64,13 +64,13 @@ def test_a_model_is_proven_also_where_it_is_to_be_deployed_nowhere(judged, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("good_enough", "said"), [(False, "the model is not accepted"), (True, "the deployed model is of the very same")]
+    ("good_enough", "said"), [(False, "the model is not accepted"), (True, "the deployed model is the same")]
 )
 def test_of_what_is_not_to_be_deployed_nothing_is_proven(copy, tmp_path, good_enough, said):
     change(copy["verdict"], verdict={"accepted": good_enough, "reasons": []})
     ended = one_step.run(components.check_serving, tmp_path / "root", copy, deploy_to="here", accepted=False)
     assert ended.output is False
-    assert ended.printed == [f"nothing to prove: {said}"]
+    assert ended.printed == [f"serving is not checked: {said}"]
     inputs = {name: copy[name] for name in ("model", "verdict")} | {"proof": ended.folder / "proof"}
     change(copy["verdict"], verdict={"accepted": True, "reasons": []})
     where = {"deploy_to": str(tmp_path / "repository"), "advanced": {}}

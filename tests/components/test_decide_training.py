@@ -15,7 +15,7 @@ def test_there_is_something_to_train_until_a_model_of_it_is_deployed(tmp_path, t
     # The deployed model was not trained from these.
     again = decided("again", skip_unchanged=True, deploy_to=str(deployed.metadata["endpoint"]["repository"]))
     assert again.outputs == at_first.outputs == again.outputs | {"unchanged": False}
-    assert again.printed == ["pictures or fields have changed since flowers was deployed, or it was not"]
+    assert again.printed == ["images or fields have changed since flowers was deployed, or it was never deployed"]
 
 
 def test_refuses_a_cluster_that_is_not_there(tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def test_a_good_model_is_deployed_and_answers(made, tmp_path):
     assert done.stages == ["evaluate-classifier", "check-serving", "deploy-model", "call-endpoint", "report-outcome"]
     assert done.green
     assert [version.number for version in repository.versions(tmp_path / "repository")] == [1]
-    assert "red/1.jpg is called red, with 100% certainty; it is red" in done.printed
+    assert "red/1.jpg is classified as red (100%); its label is red" in done.printed
 
 
 def test_a_model_below_min_accuracy_is_not_deployed_and_the_run_says_why_and_ends_green(tmp_path):
@@ -108,7 +108,7 @@ def test_a_model_below_min_accuracy_is_not_deployed_and_the_run_says_why_and_end
     done = release(always_wrong, tmp_path / "run", min_accuracy=0.5, **wishes)
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
     assert done.green and "the run succeeded" in done.printed
-    assert "nothing to prove: the model is not accepted" in done.printed
+    assert "serving is not checked: the model is not accepted" in done.printed
     assert "outcome: not accepted, accuracy 0.0000 on " in done.printed
     assert "images: accuracy 0.0000 is below min_accuracy 0.5" in done.printed
     assert not (tmp_path / "repository").exists()

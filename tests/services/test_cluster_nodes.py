@@ -29,7 +29,7 @@ def said(capsys: pytest.CaptureFixture[str], demand: nodes.Demand | None = None)
 
 def test_a_node_that_fits_is_named(cluster, capsys):
     cluster.held = [node("cpu-1"), node("gpu-1", {GPU: "8"})]
-    assert said(capsys) == "node gpu-1 can hold the training (it has nvidia.com/gpu: 8)"
+    assert said(capsys) == "node gpu-1 fits the training (it has nvidia.com/gpu: 8)"
     assert cluster.asked == [{"limit": "500"}]
 
 
@@ -39,8 +39,8 @@ def test_where_no_node_fits_the_stage_ends(cluster):
         nodes.check(nodes.Demand(GPU, 1))
     assert str(refused.value) == (
         "error: the cluster must have a node for the training (with nvidia.com/gpu: 1); got 2 nodes: 2 without nvidia.com/gpu. "
-        "Set gpu_count=0 to train without a GPU, or change gpu_type, gpu_count, node_selector or tolerations; where an "
-        "autoscaler brings such nodes when they are asked for, set check_nodes of advanced to false."
+        "Set gpu_count=0 to train without a GPU, or change gpu_type, gpu_count, node_selector or tolerations; if an "
+        "autoscaler adds such nodes on demand, set check_nodes of advanced to false."
     )
 
 
@@ -51,24 +51,24 @@ def test_thousands_of_nodes_are_read_in_pages_and_no_further_than_needed(cluster
     assert [asked.get("continue") for asked in cluster.asked] == [None, "500", "1000"]
     cluster.held[700] = node("gpu-1", {GPU: "1"})
     cluster.asked.clear()
-    assert said(capsys) == "node gpu-1 can hold the training (it has nvidia.com/gpu: 1)"
+    assert said(capsys) == "node gpu-1 fits the training (it has nvidia.com/gpu: 1)"
     assert [asked.get("continue") for asked in cluster.asked] == [None, "500"]
 
 
-UNREAD = "the training waits for a node with nvidia.com/gpu: 1; whether there is one could not be read: "
+UNREAD = "the training waits for a node with nvidia.com/gpu: 1; the nodes could not be checked: "
 
 
 def test_without_the_right_the_log_says_what_is_waited_for(cluster, capsys):
     cluster.denied = True
-    assert said(capsys) == f"{UNREAD}HTTP 403; the ClusterRole of manifests/nodes gives the right"
+    assert said(capsys) == f"{UNREAD}HTTP 403; the ClusterRole of manifests/nodes grants it"
 
 
 def test_what_is_waited_for_has_the_labels_too(cluster, capsys):
     cluster.denied = True
     begin = "the training waits for a node with "
     line = said(capsys, nodes.Demand("nvidia.com/mig-1g.10gb", 2, {"pool": "gpu", "zone": "a"}))
-    assert line.startswith(f"{begin}nvidia.com/mig-1g.10gb: 2 and the labels pool=gpu, zone=a; whether")
-    assert said(capsys, nodes.Demand(GPU, 0, {"pool": "big"})).startswith(f"{begin}the label pool=big; whether")
+    assert line.startswith(f"{begin}nvidia.com/mig-1g.10gb: 2 and the labels pool=gpu, zone=a; the nodes could")
+    assert said(capsys, nodes.Demand(GPU, 0, {"pool": "big"})).startswith(f"{begin}the label pool=big; the nodes could")
 
 
 def test_an_api_that_does_not_answer_holds_nothing_up(cluster, capsys, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_list_that_became_too_old_while_it_was_read_holds_nothing_up(cluster, 
 @pytest.mark.parametrize("answer", [b"<html>Sign in</html>", b"[]", b"{}", b'{"items": []}'])
 def test_an_answer_of_something_else_holds_nothing_up(cluster, capsys, answer):
     cluster.answer = answer
-    assert said(capsys) == f"{UNREAD}the answer is none of Kubernetes' API"
+    assert said(capsys) == f"{UNREAD}the response is not that of the Kubernetes API"
 
 
 def test_a_cluster_that_shows_no_node_is_not_believed(cluster, capsys):

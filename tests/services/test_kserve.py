@@ -106,10 +106,10 @@ def test_a_service_is_made_and_waited_for(kubernetes, tmp_path, capsys):
         },
     }
     assert capsys.readouterr().out.splitlines() == [
-        "InferenceService flowers in models: made",
-        "not ready yet: KServe has not made the Deployment yet",
-        "not ready yet: Kubernetes has not begun with the change yet",
-        "not ready yet: 1 of 1 pods made anew, 1 there in all, 0 available",
+        "InferenceService flowers in models: created",
+        "not ready yet: KServe has not created the Deployment yet",
+        "not ready yet: Kubernetes has not started the rollout yet",
+        "not ready yet: 1 of 1 pods updated, 1 in total, 0 available",
         "not ready yet: PredictorReady is False (MinimumReplicasUnavailable: Deployment minimum availability)",
         "ready at http://flowers-models.example.com, within the cluster http://flowers-predictor.models.svc.cluster.local",
     ]
@@ -122,7 +122,7 @@ def test_deploying_twice_is_deploying_once(kubernetes, models, tmp_path, capsys)
     assert kubernetes.services == held
     assert [found.name for found in storage.children(models)] == lying
     assert kubernetes.asked["create"] == 1 and kubernetes.asked["patch"] == 0
-    assert "InferenceService flowers in models: as it was" in capsys.readouterr().out
+    assert "InferenceService flowers in models: unchanged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("runtime", ["tensorflow", "kfp-vision"])
@@ -157,8 +157,8 @@ def test_with_knative_the_old_state_of_a_service_does_not_count(knative, tmp_pat
     assert deploy(tmp_path / "first")["url"] == "http://flowers.example.org/1"
     assert deploy(tmp_path / "second", b"better")["url"] == "http://flowers.example.org/2"
     assert capsys.readouterr().out.splitlines()[:3] == [
-        "InferenceService flowers in models: made",
-        "not ready yet: no word of KServe about it",
+        "InferenceService flowers in models: created",
+        "not ready yet: KServe has not reported anything yet",
         "not ready yet: Ready is Unknown (PredictorNotReady)",
     ]
 
@@ -236,7 +236,7 @@ def test_a_service_that_never_holds_still_is_one_clear_line(kubernetes, tmp_path
     deploy(tmp_path / "first")
     kubernetes.rivals = 1000
     assert refusal(tmp_path / "second", b"better") == (
-        "error: an InferenceService must hold still for as long as a change takes; got 10 conflicts at flowers in models. "
+        "error: an InferenceService must not be changed by others during an update; got 10 conflicts at flowers in models. "
         "See who else changes it, and try again."
     )
     assert read_from(kubernetes).endswith("model-first/serving/")
@@ -369,7 +369,7 @@ def with_a_broken_model(deployment: dict, pod: dict) -> None:
 TROUBLES = [
     (
         without_image,
-        f"the image kfp-vision:{__version__} cannot be pulled (ImagePullBackOff: Back-off pulling image "
+        f"the container image kfp-vision:{__version__} cannot be pulled (ImagePullBackOff: Back-off pulling image "
         f'"kfp-vision:{__version__}": ErrImagePull: not found)',
     ),
     (
@@ -391,8 +391,7 @@ TROUBLES = [
     (without_key, "storage-initializer ended: RuntimeError: S3 authentication failed. Set AWS_ACCESS_KEY_ID"),
     (
         without_memory,
-        "kserve-container needed more memory than the 2Gi that it may take, and was killed (OOMKilled; set service_resources "
-        "of advanced)",
+        "kserve-container exceeded its memory limit of 2Gi and was killed (OOMKilled; set service_resources of advanced)",
     ),
     (
         with_a_broken_model,
@@ -410,7 +409,7 @@ def test_what_does_not_come_up_is_told_by_its_pods_and_taken_back(kubernetes, tm
     before = copy.deepcopy(kubernetes.services["flowers"])
     kubernetes.trouble = trouble
     line = refusal(tmp_path / "second", b"better", **HOW)
-    assert line == f"{RULE}{said}; taken back to the model before, which answers. {LOOK}"
+    assert line == f"{RULE}{said}; rolled back to the previous model, which answers. {LOOK}"
     after = kubernetes.services["flowers"]
     assert (after["spec"], after["metadata"]["annotations"]) == (before["spec"], before["metadata"]["annotations"])
     assert kubernetes.deployments["flowers"]["spec"]["template"]["metadata"]["annotations"].items() <= (
@@ -426,9 +425,9 @@ def test_what_is_not_taken_back_is_no_more_deployed_when_it_is_asked_for_again(k
     deploy(tmp_path / "first")
     kubernetes.trouble = trouble
     version(tmp_path / "second" / "serving" / "1", weights=b"better", trained_from=origin)
-    for done in ("changed", "as it was"):
+    for done in ("updated", "unchanged"):
         line = refusal(tmp_path / "second", **HOW, service_rollback=False)
-        assert line == f"{RULE}{said}; the model before answers on. {LOOK}"
+        assert line == f"{RULE}{said}; the previous model still answers. {LOOK}"
         assert f"InferenceService flowers in models: {done}" in capsys.readouterr().out
         if trouble not in (without_account, against_pod_security):
             assert ready_in(kubernetes.services["flowers"])[0]["status"] == "True"  # KServe says it, all along
@@ -443,7 +442,7 @@ def test_what_is_not_taken_back_is_no_more_deployed_when_it_is_asked_for_again(k
 def test_the_first_that_does_not_come_up_stays_to_be_looked_at(kubernetes, tmp_path, trouble, said):
     kubernetes.trouble = trouble
     line = refusal(tmp_path / "first", **HOW)
-    assert line == f"{RULE}{said}; nobody answers, and what was made stays, to be looked at. {LOOK}"
+    assert line == f"{RULE}{said}; no model answers, and the new InferenceService is kept for inspection. {LOOK}"
     assert kubernetes.asked["patch"] == 0 and "flowers" in kubernetes.services
 
 
@@ -455,14 +454,14 @@ def test_what_kserve_can_make_nothing_of_ends_at_once(kubernetes, tmp_path):
     kubernetes.more = {"conditions": parts, "modelStatus": {"transitionStatus": "InvalidSpec", "lastFailureInfo": invalid}}
     line = refusal(tmp_path / "second", b"better", service_rollback=False)  # of ten minutes
     said = "PredictorReady is False (NoSupportingRuntime: No runtime found to support specified framework/version)"
-    assert line.partition("got flowers in models: ")[2] == f"{said}; the model before answers on. {LOOK}"
+    assert line.partition("got flowers in models: ")[2] == f"{said}; the previous model still answers. {LOOK}"
 
 
 def test_a_service_at_zero_is_not_ready(kubernetes, tmp_path):
     deploy(tmp_path / "first")
     kubernetes.deployments["flowers"]["spec"]["replicas"] = 0
     kubernetes.deployments["flowers"]["status"] |= dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), 0)
-    assert f"{RULE}it is scaled to zero, so that nobody answers; " in refusal(tmp_path / "first", **HOW)
+    assert f"{RULE}it is scaled to zero, so that no server answers; " in refusal(tmp_path / "first", **HOW)
 
 
 def test_with_knative_what_does_not_come_up_is_taken_back_as_well(knative, tmp_path):
@@ -476,7 +475,7 @@ def test_with_knative_what_does_not_come_up_is_taken_back_as_well(knative, tmp_p
         return good(service) if len(tried) > 1 else [{"observedGeneration": 7, "conditions": [failed]}]
 
     knative.controller = fails
-    said = "Ready is False (RevisionFailed: no such image); taken back to the model before, which answers."
+    said = "Ready is False (RevisionFailed: no such image); rolled back to the previous model, which answers."
     assert refusal(tmp_path / "second", b"better", **HOW).startswith(f"{RULE}{said}")
     assert predictor(knative) == before
 
@@ -489,7 +488,7 @@ def test_what_somebody_else_has_changed_meanwhile_is_not_taken_back(kubernetes, 
         kubernetes.services["flowers"]["metadata"]["annotations"]["kfp-vision/fingerprint"] = "another run's"
 
     kubernetes.trouble = somebody
-    assert "; the model before answers on. " in refusal(tmp_path / "second", b"better", **HOW)
+    assert "; the previous model still answers. " in refusal(tmp_path / "second", b"better", **HOW)
     assert read_from(kubernetes).endswith("model-second/serving/")
 
 
@@ -507,7 +506,7 @@ def test_with_knative_a_service_that_never_gets_ready_is_one_line_with_the_clust
     assert refusal(tmp_path / "model", service_wait_seconds=2) == (
         "error: an InferenceService must be ready within service_wait_seconds=2; got flowers in models: PredictorReady is "
         "False (RevisionFailed: Back-off pulling image tensorflow/serving); Ready is False (PredictorNotReady); "
-        "ModelLoadFailed: no such bucket; nobody answers, and what was made stays, to be looked at. "
+        "ModelLoadFailed: no such bucket; no model answers, and the new InferenceService is kept for inspection. "
         "See kubectl -n models describe pod -l serving.kserve.io/inferenceservice=flowers."
     )
     assert "flowers" in kubernetes.services  # for somebody to look at
@@ -517,7 +516,7 @@ def test_a_service_that_goes_while_it_is_waited_for_is_one_clear_line(knative, t
     kubernetes = knative
     kubernetes.controller, kubernetes.loses = lambda service: [], {"flowers"}
     assert refusal(tmp_path / "model") == (
-        "error: an InferenceService must stay until it is ready; got flowers in models, which is gone. "
+        "error: an InferenceService must exist until it is ready; got flowers in models, which was deleted. "
         "See who deleted it, and deploy again."
     )
 
@@ -534,7 +533,7 @@ def test_a_service_of_somebody_else_is_left_alone(kubernetes, tmp_path):
     theirs["spec"] = {"predictor": {"model": {"modelFormat": {"name": "sklearn"}, "storageUri": "gs://somewhere/else"}}}
     kubernetes.create(theirs, False)
     assert refusal(tmp_path / "model").startswith(
-        "error: an InferenceService of the model's name must be one that kfp-vision made; got flowers in models. Choose another"
+        "error: an InferenceService with the model's name must be one that kfp-vision created; got flowers in models. Choose"
     )
     assert predictor(kubernetes)["model"]["modelFormat"] == {"name": "sklearn"}
 
@@ -545,8 +544,8 @@ def test_what_the_cluster_does_not_take_is_told_in_its_own_words(kubernetes, tmp
 
     kubernetes.defaults = deny
     assert refusal(tmp_path / "model") == (
-        'error: the cluster must take the InferenceService; got HTTP 403 in models (admission webhook "validator" denied the '
-        "request: no such runtime). Change what it names, or ask who runs the cluster."
+        'error: the cluster must accept the InferenceService; got HTTP 403 in models (admission webhook "validator" denied the '
+        "request: no such runtime). Change the setting it names, or ask the cluster's administrator."
     )
     kubernetes.missing = True
     assert "the cluster must have KServe, and the namespace; got HTTP 404 in models (the server could not find" in (
@@ -585,14 +584,18 @@ def test_the_check_has_the_cluster_try_it_and_changes_nothing(kubernetes, models
 @pytest.mark.parametrize(
     ("name", "given", "line"),
     [
-        ("My_flowers", {}, "model_name must be small letters, digits and -, and begin with a letter, for deploy_to=kserve"),
-        ("3flowers", {}, "model_name must be small letters, digits and -, and begin with a letter, for deploy_to=kserve"),
-        ("flowers", {"service_account": ""}, "deploy_to=kserve must have a place that KServe can read the model from; got"),
-        ("flowers", {"service_repository": "/models"}, "service_repository of advanced must be a folder of a bucket, which"),
+        (
+            "My_flowers",
+            {},
+            "model_name must be lower-case letters, digits and -, and begin with a letter, for",
+        ),
+        ("3flowers", {}, "model_name must be lower-case letters, digits and -, and begin with a letter, for"),
+        ("flowers", {"service_account": ""}, "deploy_to=kserve must have a location that KServe can read the model from; got"),
+        ("flowers", {"service_repository": "/models"}, "service_repository of advanced must be a folder in a bucket, which"),
         (
             "flowers",
             {"service_repository": "cos://models-1/m", "service_account": ""},
-            "KServe must have a service account to read cos:// addresses with; got cos://models-1/m. Set service_account of",
+            "KServe must have a service account to read cos:// URIs; got cos://models-1/m. Set service_account of",
         ),
     ],
 )
@@ -609,7 +612,7 @@ def test_what_no_service_can_be_made_of_is_refused_before_anybody_is_asked(kuber
         ("s3://artifacts/a/model?endpoint=https://minio.example.org:9000", "", "s3://artifacts/a/model/serving/"),
         ("gs://artifacts/a/model", "", "gs://artifacts/a/model/serving/"),
         ("minio://artifacts/a/model", "reader", "s3://artifacts/a/model/serving/"),
-        ("minio://artifacts/a/model", "", "KServe must have a service account to read minio:// addresses with; got minio"),
+        ("minio://artifacts/a/model", "", "KServe must have a service account to read minio:// URIs; got minio"),
         ("/tmp/artifacts/a/model", "reader", "KServe must be able to read the model; got /tmp/artifacts/a/model/serving. Set "),
     ],
 )
@@ -633,7 +636,7 @@ def test_a_name_that_is_too_long_for_an_address_is_refused_before_anything_is_ma
     assert kubernetes.asked["create"] == 0
     if not fits:
         assert str(refused.value) == (
-            "error: NAME-predictor-NAMESPACE must have at most 63 characters, for KServe's address of it; got "
+            "error: NAME-predictor-NAMESPACE must have at most 63 characters, since it is part of the host name; got "
             f"{name}-predictor-models ({length + 17}). Choose a model_name of at most 46 characters in models."
         )
 
@@ -646,8 +649,8 @@ def test_a_share_of_the_requests_is_refused_where_kserve_has_no_knative(kubernet
     with pytest.raises(InputError) as refused:
         deployment.check_target("kserve", "flowers", settings(canary_percent=10))
     assert str(refused.value) == (
-        "error: canary_percent of advanced must be 100 in KServe's Standard mode, which routes nothing by percentage; got 10. "
-        "Leave it out, or have KServe run in Knative mode, which does."
+        "error: canary_percent of advanced must be 100 in KServe's Standard mode, which cannot split traffic; got 10. "
+        "Leave it out, or run KServe in Knative mode."
     )
     assert kubernetes.asked["create"] == 0
 
@@ -840,7 +843,7 @@ def test_the_answer_of_a_server_that_ends_late_is_not_taken_for_the_new_ones(
     assert answer["url"] == f"{front.url}/v1/models/colours:predict"
     said = capsys.readouterr().out
     before, after = (repository.exported(model).fingerprint[:12] for model in (old, new))
-    again = f"POST {front.url}/v1/models/colours:predict gave one of {before}, and not of {after}; asked again"
+    again = f"POST {front.url}/v1/models/colours:predict gave one of {before} instead of {after}; trying again"
     assert said.splitlines().count(again) == (late > 0)
     assert f"POST {answer['url']}" in said.splitlines()
 

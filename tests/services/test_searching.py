@@ -103,23 +103,23 @@ def test_one_bad_instance_does_not_fail_the_others(url):
     answer = post(url + SEARCH, {"instances": instances, "top_k": 1})
     assert names(answer) == [["01.png"], [], [], [], [], [], ["22.png"]]
     reasons = [one.get("error", "") for one in answer.json()["predictions"]]
-    assert "base64" in reasons[1] and "known format" in reasons[2] and reasons[5] == "no base64 string"
-    assert reasons[3] == f"no picture {'0' * 32} in the index; it may have changed"
-    assert reasons[4] == "an id that is no text"
+    assert "base64" in reasons[1] and "known format" in reasons[2] and reasons[5] == "not a base64 string"
+    assert reasons[3] == f"no image {'0' * 32} in the index; it may have changed"
+    assert reasons[4] == "an id that is not a string"
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"top_k": 0}, "top_k must be a whole number from 1 up; got 0"),
-        ({"top_k": "x"}, "top_k must be a whole number from 1 up; got x"),
+        ({"top_k": 0}, "top_k must be a positive integer; got 0"),
+        ({"top_k": "x"}, "top_k must be a positive integer; got x"),
         ({"top_k": 1001}, "top_k of a search must be at most 1000; got 1001"),
         ({"label": "roses"}, "label must be one of bluish, greenish, reddish; got roses. Leave it out to search all images."),
-        ({"label": ["reddish"]}, "label must be a text"),
+        ({"label": ["reddish"]}, "label must be a string"),
         ({"instances": []}, "instances"),
-        ({"instances": [{"id": "gone"}]}, "no picture gone in the index; it may have changed"),
+        ({"instances": [{"id": "gone"}]}, "no image gone in the index; it may have changed"),
         ({"instances": ["bm8gcGljdHVyZQ=="]}, "not an image in a known format"),
-        ({"instances": ["x"] * 257}, "at most 256 pictures; got 257"),
+        ({"instances": ["x"] * 257}, "at most 256 images; got 257"),
     ],
     ids=range(9),
 )
@@ -152,7 +152,7 @@ def test_a_thumbnail_is_kept_by_who_has_it(url):
     again = requests.get(address, headers={"If-None-Match": answer.headers["etag"]}, timeout=SECONDS)
     assert (again.status_code, again.content) == (304, b"")
     gone = requests.get(f"{url}{INDEX}/thumbnails/gone", timeout=SECONDS)
-    assert (gone.status_code, gone.json()) == (404, {"error": "no picture gone in the index; it may have changed"})
+    assert (gone.status_code, gone.json()) == (404, {"error": "no image gone in the index; it may have changed"})
 
 
 def test_a_model_says_what_lies_with_it(url):
@@ -227,8 +227,8 @@ def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(runn
     refused = post(address + SEARCH, {"instances": [b64(0)]})
     assert refused.status_code == 404
     assert refused.json()["error"] == (
-        "an index must lie with version 1 of colours to search in it; got none. "
-        "Make one with image_search, its deploy_to where the model lies."
+        "version 1 of colours must have an index to search; got none. "
+        "Build one with image_search, with the model's repository as deploy_to."
     )
     assert "index" not in requests.get(f"{address}/v2/models/colours", timeout=SECONDS).json()
     assert "data-indexed" not in requests.get(address, headers={"accept": "text/html"}, timeout=SECONDS).text
@@ -265,7 +265,7 @@ def test_a_torn_index_leaves_the_one_before(running, made):
     servers.until(lambda: indexed_now(address) == ALL)
     (repository / "index" / "1" / "vectors").write_bytes(b"short")  # over what is being searched in
     servers.until(lambda: "an index must be whole; got " in log.read_text())
-    assert "The index before goes on answering." in log.read_text()
+    assert "The previous index goes on answering." in log.read_text()
     assert names(post(address + SEARCH, {"instances": [b64(8)], "top_k": 5})) == [indexed.nearest(8, 5)]
     (repository / "index" / "index.json").write_text("{")
     servers.until(lambda: "index.json must hold the metadata of an index" in log.read_text())
@@ -275,7 +275,7 @@ def test_a_torn_index_leaves_the_one_before(running, made):
     assert names(post(address + SEARCH, {"instances": [{"id": first["id"]}], "top_k": 5})) == [indexed.nearest(8, 5)]
     assert requests.get(f"{address}{INDEX}/thumbnails/{first['id']}", timeout=SECONDS).content[:2] == b"\xff\xd8"
     shutil.copytree(made / "index", repository / "index")
-    servers.until(lambda: log.read_text().count("colours: 24 pictures to search in") == 2)
+    servers.until(lambda: log.read_text().count("colours: 24 images to search") == 2)
 
 
 def test_an_index_of_another_model_is_not_searched_in(running, made, tmp_path):
@@ -286,7 +286,8 @@ def test_an_index_of_another_model_is_not_searched_in(running, made, tmp_path):
     (tmp_path / "newer" / "serving" / "1").rename(repository / "2")
     servers.until(lambda: "colours, version 2" in log.read_text() and not indexed_now(address))
     assert "an index must be of the version that answers, 2 of colours; got one of colours " in log.read_text()
-    assert "Run image_search with that model as model_uri, and deploy_to where it lies. There is no search." in log.read_text()
+    remedy = "Run image_search with that model as model_uri, and its repository as deploy_to. Search is not available."
+    assert remedy in log.read_text()
     assert post(address + SEARCH, {"instances": [b64(0)]}).status_code == 404
     assert requests.post(address + PREDICT, files={"file": indexed.picture(1)}, timeout=SECONDS).status_code == 200
 
@@ -314,7 +315,7 @@ def test_an_index_from_elsewhere_that_cannot_be_searched_in_is_one_clear_line(ma
     done = serve(tmp_path / "several", "--index", made / "index")
     found = f"{made / 'index'} for one, two in {tmp_path / 'several'}"
     assert done.stderr == (
-        f"error: --index must be for one model; got {found}. Put it beside the versions of its model, as index.\n"
+        f"error: --index must be for a single model; got {found}. Put it next to the versions of its model, as index.\n"
     )
 
 

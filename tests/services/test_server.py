@@ -172,7 +172,7 @@ def test_one_bad_picture_does_not_fail_its_batch(url):
     answer = post(url + PREDICT, {"instances": instances})
     assert names(answer) == ["red", "", "", "", "", "", "green"]
     reasons = [one.get("error") for one in answer.json()["predictions"]]
-    assert "base64" in reasons[1] and "known format" in reasons[2] and reasons[3] == reasons[4] == "no base64 string"
+    assert "base64" in reasons[1] and "known format" in reasons[2] and reasons[3] == reasons[4] == "not a base64 string"
     assert reasons[5] and reasons[0] is reasons[6] is None
 
 
@@ -262,13 +262,13 @@ def test_tells_of_the_best_classes_in_tensors(url):
 @pytest.mark.parametrize("k", ["0", "-1", "1.5", "x", "", "9" * 5000])
 def test_a_wrong_number_of_best_classes_in_an_address_is_refused(url, k):
     body = {"instances": [{"b64": b64(colours.picture("red"))}]}
-    assert "top_k must be a whole number from 1 up; got " in refusal(post(f"{url}{PREDICT}?top_k={k}", body))
+    assert "top_k must be a positive integer; got " in refusal(post(f"{url}{PREDICT}?top_k={k}", body))
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "x", [3], {"k": 3}, 10**30])
 def test_a_wrong_number_of_best_classes_in_a_body_is_refused(url, k):
     body = {"instances": [{"b64": b64(colours.picture("red"))}], "top_k": k}
-    assert "top_k must be a whole number from 1 up; got " in refusal(post(url + PREDICT, body))
+    assert "top_k must be a positive integer; got " in refusal(post(url + PREDICT, body))
     assert refusal(post(url + INFER, {"inputs": [tensor(b64(colours.picture("red")))], "parameters": {"top_k": k}}))
 
 
@@ -358,9 +358,9 @@ def test_a_door_that_nobody_needs_is_closed(url, method, path):
         ('{"instances": []}', "instances"),
         ('{"instances": {"b64": ""}}', "instances"),
         ('{"instances": [{"b64": ""}]}', "empty"),
-        ('{"instances": [{"b64": 5}]}', "no base64"),
+        ('{"instances": [{"b64": 5}]}', "not a base64"),
         ('{"instances": [{"b64": "bm8gcGljdHVyZQ=="}]}', "known format"),
-        (json.dumps({"instances": ["x"] * 257}), "at most 256 pictures; got 257"),
+        (json.dumps({"instances": ["x"] * 257}), "at most 256 images; got 257"),
         ("[" * 100_000, "must be JSON"),
     ],
     ids=range(14),
@@ -372,10 +372,10 @@ def test_a_wrong_body_is_refused_with_its_reason(url, body, reason):
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
-        ([], "type BYTES; got none"),
+        ([], "type BYTES; got no input"),
         ([tensor()], "empty tensor"),
-        ([tensor("bm8gcGljdHVyZQ==", shape=[3])], "as long as it says"),
-        ([tensor("bm8gcGljdHVyZQ==", shape=[-4])], "as long as it says"),
+        ([tensor("bm8gcGljdHVyZQ==", shape=[3])], "size of its shape"),
+        ([tensor("bm8gcGljdHVyZQ==", shape=[-4])], "size of its shape"),
         ([tensor(1.0, datatype="FP32")], "type FP32"),
         ([tensor(1.0, datatype="NONSENSE")], "NONSENSE"),
         ([{"name": "image_bytes"}], "Open Inference Protocol"),
@@ -400,7 +400,7 @@ def test_a_wrong_header_is_no_failure_of_the_server(url, length):
     [
         ("multipart/form-data", "x", "boundary"),
         ("multipart/form-data; boundary=b", "x", ""),
-        ("multipart/form-data; boundary=b", "", "must hold a picture as file"),
+        ("multipart/form-data; boundary=b", "", "must hold an image as file"),
         ("multipart/form-data; boundary=b", '--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--\r\n', "as file"),
         ("image/jpeg", "x", "known format"),
     ],
@@ -523,8 +523,8 @@ GUARDED = [
 @pytest.mark.parametrize(
     ("headers", "found"),
     [
-        ({}, "got none"),
-        ({"Authorization": ""}, "got none"),
+        ({}, "got no token"),
+        ({"Authorization": ""}, "got no token"),
         (bearing(""), "got another token"),
         (bearing(TOKEN[:-1]), "got another token"),
         (bearing(TOKEN + "x"), "got another token"),
@@ -701,7 +701,7 @@ def test_a_port_in_use_is_one_clear_line(repository):
         port = taken.getsockname()[1]
         done = serve(repository, "--port", port)
     assert (done.returncode, done.stdout) == (1, "")
-    rule = f"error: the port must be free; got 127.0.0.1:{port} (Address already in use). Name another one with --port.\n"
+    rule = f"error: the port must be free; got 127.0.0.1:{port} (Address already in use). Choose another one with --port.\n"
     assert done.stderr == rule
 
 
@@ -723,12 +723,43 @@ def test_a_model_that_does_not_load_is_one_clear_line(repository, broken):
     assert len(lines) == 1 and lines[0].startswith("error: a ") and str(repository / "1") in lines[0]
 
 
+def test_a_server_in_a_child_process_fails_as_the_command_does(tmp_path):
+    line = (
+        f"error: there must be a model to serve; got none in {tmp_path}. "
+        "Give the model folder of a run, or a directory of numbered versions."
+    )
+    with pytest.raises(InputError) as refused, server.running(tmp_path):
+        pass
+    assert str(refused.value) == line
+    command = [sys.executable, "-m", "kfp_vision.serving", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{line}\n")
+
+
+def test_a_server_in_a_child_process_ends_with_its_parent(repository):
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom kfp_vision.serving import server\n"
+        "with server.running(Path(sys.argv[1])) as url:\n    print(url, flush=True)\n    time.sleep(10_000)\n"
+    )
+    command = [sys.executable, "-c", program, str(repository)]
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as parent:
+        address = urlsplit(parent.stdout.readline().strip())
+        assert is_listening(address.port)
+        parent.kill()
+        servers.until(lambda: not is_listening(address.port))
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_ends_well_when_it_is_told_to_stop(repository):
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0", "--name", "tints"]
     with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
         lines = [process.stdout.readline().strip() for _ in range(3)]
         assert lines[0] == "tints, version 1: red, green, blue"
-        assert lines[2].startswith("curl -F file=@picture.jpg http://127.0.0.1:") and lines[2].endswith(
+        assert lines[2].startswith("curl -F file=@image.jpg http://127.0.0.1:") and lines[2].endswith(
             "/v1/models/tints:predict"
         )
         address = lines[2].split()[-1]
@@ -784,8 +815,8 @@ def test_several_models_cannot_have_one_name(directory):
     done = serve(directory, "--name", "tints")
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: --name must be for one model; got tints for bad, good one in {directory}. "
-        "Leave it out: each is called as its folder.\n"
+        f"error: --name must be for a single model; got tints for bad, good one in {directory}. "
+        "Leave it out: each model is named after its folder.\n"
     )
 
 
@@ -879,7 +910,7 @@ def test_kserves_client_is_answered_over_grpc(repository, tmp_path, monkeypatch)
         assert counted['kfp_vision_errors_total{route="grpc",side="client"}'] == 6
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = serve(repository, "--port", 0, "--grpc-port", taken.getsockname()[1])
-    assert (done.returncode, done.stdout) == (1, "") and "Name another one with --grpc-port." in done.stderr
+    assert (done.returncode, done.stdout) == (1, "") and "Choose another one with --grpc-port." in done.stderr
 
 
 class Client(threading.Thread):

@@ -32,7 +32,7 @@ def doubling() -> Doubling:
 
 
 async def handed_in(batcher: Batcher, *numbers: int) -> list[asyncio.Task]:
-    tasks = [asyncio.create_task(batcher.result(number)) for number in numbers]
+    tasks = [asyncio.create_task(batcher.submit(number)) for number in numbers]
     await asyncio.sleep(0)  # each has begun to wait
     return tasks
 
@@ -50,7 +50,7 @@ def test_what_arrives_while_a_batch_is_computed_goes_together(doubling):
 
 def test_as_many_batches_are_computed_at_once_as_was_said(doubling):
     async def run() -> list[int]:
-        batcher = Batcher(doubling, at_once=2)
+        batcher = Batcher(doubling, concurrency=2)
         tasks = await handed_in(batcher, *range(4))
         doubling.go_on.set()
         return await asyncio.gather(*tasks)

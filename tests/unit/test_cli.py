@@ -95,12 +95,12 @@ REFUSED = {
     "a service without a place to read from": Case(
         f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve",
         WRONG_USE,
-        "deploy_to=kserve must have a place .*; got neither service_repository nor service_account. Set service_repository .*",
+        "deploy_to=kserve must have a location .*; got neither service_repository nor service_account. Set service_.*",
     ),
     "a service that no address can name": Case(
         f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve -p model_name=My_flowers",
         WRONG_USE,
-        "model_name must be small letters, .*; got My_flowers. Choose a name such as flowers.",
+        "model_name must be lower-case letters, .*; got My_flowers. Choose a name such as flowers.",
     ),
     "an unknown runtime": Case(
         f'{SCRATCH} -p images_uri=sample -p advanced={{{{"service_runtime":"torch"}}}}',

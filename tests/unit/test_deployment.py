@@ -77,7 +77,7 @@ def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> 
 def test_where_nothing_is_deployed_there_is_something_to_train(tmp_path, capsys):
     fingerprint, trained_from, unchanged = decided("fields", tmp_path / "nowhere")
     assert (fingerprint, len(trained_from), unchanged) == (catalog.fingerprint("sample"), 64, False)
-    assert capsys.readouterr().out == "pictures or fields have changed since flowers was deployed, or it was not\n"
+    assert capsys.readouterr().out == "images or fields have changed since flowers was deployed, or it was never deployed\n"
 
 
 def test_there_is_nothing_to_train_where_the_newest_version_was_trained_from_the_same(tmp_path, capsys):

@@ -39,7 +39,7 @@ def asked(version: Version, requests: list[list[bytes | Refused]]) -> list[list]
 
     async def run() -> list[list]:
         server = Loaded(version)
-        return await asyncio.gather(*(server.name(request) for request in requests))
+        return await asyncio.gather(*(server.classify(request) for request in requests))
 
     return awaited.result(run())
 
@@ -102,18 +102,18 @@ def test_an_export_that_crops_otherwise_is_asked_as_it_wants_to_be(tmp_path, pic
     assert isinstance(bad, Refused)
     assert difference(answers, expected) < 1e-5
     by_the_middle = Loaded(Version(colours.write_version(tmp_path / "2")))
-    assert difference(awaited.result(by_the_middle.name(pictures)), expected) > loaded.SAME
+    assert difference(awaited.result(by_the_middle.classify(pictures)), expected) > loaded.SAME
 
 
 def test_who_comes_when_too_many_wait_is_sent_away(version):
     async def run() -> tuple[list, list]:
         server = Loaded(version)
         many = [colours.picture("red")] * loaded.MAX_WAITING
-        waiting = asyncio.create_task(server.name(many))
+        waiting = asyncio.create_task(server.classify(many))
         await asyncio.sleep(0)
-        with pytest.raises(Busy, match="1024 pictures wait already; got 1 more"):
-            await server.name(many[:1])
-        return await waiting, await server.name(many[:1])
+        with pytest.raises(Busy, match="at most 1024 images may wait; got 1 more with 1024 waiting"):
+            await server.classify(many[:1])
+        return await waiting, await server.classify(many[:1])
 
     first, again = awaited.result(run())
     assert all(isinstance(answer, Prediction) for answer in first) and again[0].label == "red"

@@ -109,30 +109,30 @@ def test_a_cordoned_node_takes_only_who_tolerates_it():
     for one in (there, by_spec):
         assert nodes.obstacle(one, nodes.Demand(GPU, 1)) == (4, "cordoned")
         tolerant = nodes.Demand(GPU, 1, {}, [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}])
-        assert nodes.choose([one], tolerant) == "node one can hold the training (it has nvidia.com/gpu: 1)"
+        assert nodes.choose([one], tolerant) == "node one fits the training (it has nvidia.com/gpu: 1)"
 
 
 @pytest.mark.parametrize("key", ["not-ready", "unreachable", "memory-pressure", "disk-pressure", "pid-pressure"])
 def test_a_node_is_waited_for_where_what_keeps_pods_away_goes_by_itself(key):
     taint = {"key": f"node.kubernetes.io/{key}", "effect": "NoSchedule"}
     later, other = node("gpu-1", {GPU: "8"}, taints=[taint]), node("gpu-2", {GPU: "2"})
-    waits = f"the training waits for node gpu-1 (it has nvidia.com/gpu: 8): its taint {taint['key']}:NoSchedule goes by itself"
+    waits = f"the training waits for node gpu-1 (it has nvidia.com/gpu: 8): its taint {taint['key']}:NoSchedule is temporary"
     assert nodes.choose([node("cpu-1"), later], nodes.Demand(GPU, 1)) == waits
-    assert nodes.choose([later, other], nodes.Demand(GPU, 1)) == "node gpu-2 can hold the training (it has nvidia.com/gpu: 2)"
+    assert nodes.choose([later, other], nodes.Demand(GPU, 1)) == "node gpu-2 fits the training (it has nvidia.com/gpu: 2)"
 
 
 def test_a_taint_called_as_the_resource_keeps_none_away_for_sure_who_asks_for_it():
     there = node("gpu-1", {GPU: "8"}, taints=[{"key": GPU, "value": "present", "effect": "NoSchedule"}])
     assert nodes.choose([there], nodes.Demand(GPU, 1)) == (
         "the training waits for node gpu-1 (it has nvidia.com/gpu: 8): its taint nvidia.com/gpu=present:NoSchedule "
-        "lets those pass that ask for nvidia.com/gpu where the cluster has the admission plugin ExtendedResourceToleration, as "
-        'most clouds do; elsewhere set tolerations to [{"key": "nvidia.com/gpu", "operator": "Exists"}]'
+        "admits pods that request nvidia.com/gpu if the cluster has the admission plugin ExtendedResourceToleration, as "
+        'most clouds do; otherwise set tolerations to [{"key": "nvidia.com/gpu", "operator": "Exists"}]'
     )
     there["spec"]["taints"].insert(0, {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"})
-    assert "its taint nvidia.com/gpu=present:NoSchedule lets those pass" in nodes.choose([there], nodes.Demand(GPU, 1))
+    assert "its taint nvidia.com/gpu=present:NoSchedule admits pods" in nodes.choose([there], nodes.Demand(GPU, 1))
     del there["spec"]["taints"][0]
     tolerant = nodes.Demand(GPU, 1, {}, [{"key": GPU, "operator": "Exists"}])
-    assert nodes.choose([there], tolerant) == "node gpu-1 can hold the training (it has nvidia.com/gpu: 8)"
+    assert nodes.choose([there], tolerant) == "node gpu-1 fits the training (it has nvidia.com/gpu: 8)"
     assert nodes.obstacle(there, nodes.Demand(GPU, 0, {"kubernetes.io/os": "linux"})) is not None  # who asks for none
     parted = node("gpu-2", {"nvidia.com/mig-1g.10gb": "7"}, taints=[{"key": GPU, "effect": "NoSchedule"}])
     assert nodes.obstacle(parted, nodes.Demand("nvidia.com/mig-1g.10gb", 1)) == (3, "with the taint nvidia.com/gpu:NoSchedule")
@@ -171,8 +171,8 @@ def test_a_refusal_of_a_selector_alone_speaks_of_no_gpu():
     line = refusal([node("one")], nodes.Demand(GPU, 0, {"pool": "big", "zone": "a"}))
     assert line == (
         "error: the cluster must have a node for the training (with the labels pool=big, zone=a); got 1 node: "
-        "1 without the labels pool=big, zone=a. Change node_selector or tolerations; where an autoscaler brings such nodes "
-        "when they are asked for, set check_nodes of advanced to false."
+        "1 without the labels pool=big, zone=a. Change node_selector or tolerations; if an autoscaler adds such nodes on "
+        "demand, set check_nodes of advanced to false."
     )
 
 
@@ -195,7 +195,7 @@ def test_a_refusal_is_short_however_many_reasons_there_are():
 def test_a_selector_that_no_pod_can_have_is_refused(selector, shown):
     with pytest.raises(InputError) as refused:
         nodes.check_selector(selector)
-    assert str(refused.value) == f"error: node_selector must have a text for each label; {shown}"
+    assert str(refused.value) == f"error: node_selector must have a string for each label; {shown}"
 
 
 # What ValidateTolerations of Kubernetes refuses a pod for.
@@ -203,8 +203,8 @@ def test_a_selector_that_no_pod_can_have_is_refused(selector, shown):
     ("toleration", "rule"),
     [
         ("gpu", "be a dictionary"),
-        ({"key": "gpu", "opertor": "Exists"}, "hold nothing but key, operator, value, effect and tolerationSeconds"),
-        ({"key": "gpu", "value": 1}, "have texts as key, operator, value, effect"),
+        ({"key": "gpu", "opertor": "Exists"}, "have only key, operator, value, effect and tolerationSeconds"),
+        ({"key": "gpu", "value": 1}, "have strings as key, operator, value, effect"),
         ({"key": "gpu", "operator": "Gt", "value": "1"}, "have one of Exists, Equal as operator"),
         ({"key": "gpu", "operator": "exists"}, "have one of Exists, Equal as operator"),
         (
@@ -213,9 +213,9 @@ def test_a_selector_that_no_pod_can_have_is_refused(selector, shown):
         ),
         ({}, "have a key, or Exists as operator"),
         ({"operator": "Equal", "value": "x"}, "have a key, or Exists as operator"),
-        ({"key": "gpu", "operator": "Exists", "value": "x"}, "have no value where its operator is Exists"),
-        ({"key": "gpu", "operator": "Exists", "tolerationSeconds": 60}, "have NoExecute as effect, and a whole number"),
-        ({"key": "gpu", "effect": "NoExecute", "tolerationSeconds": "60"}, "have NoExecute as effect, and a whole number"),
+        ({"key": "gpu", "operator": "Exists", "value": "x"}, "have no value if its operator is Exists"),
+        ({"key": "gpu", "operator": "Exists", "tolerationSeconds": 60}, "have NoExecute as effect and a whole number"),
+        ({"key": "gpu", "effect": "NoExecute", "tolerationSeconds": "60"}, "have NoExecute as effect and a whole number"),
     ],
 )
 def test_tolerations_that_no_pod_can_have_are_refused(toleration, rule):
@@ -243,5 +243,5 @@ def test_a_resource_of_a_device_plugin_passes(resource):
 
 @pytest.mark.parametrize("resource", ["", "gpu", "nvidia.com/", "/gpu", "A100", "nvidia.com/gpu: 1", "NVIDIA.com/gpu"])
 def test_what_names_no_resource_of_a_device_plugin_is_refused(resource):
-    with pytest.raises(InputError, match=r"^error: gpu_type must be what nodes call their GPUs, a domain and a name; got "):
+    with pytest.raises(InputError, match=r"^error: gpu_type must be the resource name of GPUs on nodes, a domain and a name; "):
         nodes.check_resource(resource)
