@@ -87,12 +87,12 @@ def evaluate_classifier(
     of_model = {"model_name": version.name, "model_fingerprint": version.fingerprint}
     figures = of_model | {"network": version.about["network"], "split": about.split} | measured(answers, version.labels)
     figures["deployed"] = None
-    advanced = parameters.advanced(wishes.advanced)
-    if advanced["compare_with_deployed"]:
+    advanced = parameters.Advanced.parse(wishes.advanced)
+    if advanced.compare_with_deployed:
         with storage.temporary() as scratch:
             if deployed := _deployed(wishes.deploy_to, scratch):
                 figures["deployed"] = compared(answers, version.labels, deployed, folder)
-    figures["verdict"] = judged(figures, wishes.min_accuracy, beat_largest_class=advanced["beat_largest_class"])
+    figures["verdict"] = judged(figures, wishes.min_accuracy, beat_largest_class=advanced.beat_largest_class)
     figures["test_picture"] = _named(classifier, wishes.test_image_uri) if wishes.test_image_uri else None
     storage.write_json(evaluation, figures)
     judgement = {name: figures[name] for name in ("verdict", "largest_class")}
