@@ -54,6 +54,9 @@ class Recipe:
         Args:
             form: values by field name, `advanced` as a dictionary. Other fields are ignored; fields with defaults are optional.
 
+        Returns:
+            The recipe, with `advanced` parsed.
+
         Raises:
             InputError: see `Advanced.parse`.
         """
