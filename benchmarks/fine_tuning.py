@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks import training_stage
 from kfp_vision import evaluation, repository, training
+from kfp_vision.parameters import Advanced
 from kfp_vision.prediction import Classifier
 
 
@@ -32,14 +33,14 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
         image_size=224,
         gpu_count=0,
         model_name="benchmark",
-        advanced={
-            "warmup_steps": max(1, steps // 10),
-            "weight_decay": 0,
+        advanced=Advanced(
+            warmup_steps=max(1, steps // 10),
+            weight_decay=0.0,
             # Colours are left as they are, as in the peer.
-            "max_brightness_delta": 0,
-            "lower_saturation": 1,
-            "upper_saturation": 1,
-        },
+            max_brightness_delta=0.0,
+            lower_saturation=1.0,
+            upper_saturation=1.0,
+        ),
     )
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         root = Path(scratch)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
-from kfp_vision import hardware, inputs, parameters, records, training
+from kfp_vision import hardware, inputs, records, training
 from kfp_vision.networks import inception
 from kfp_vision.training import feeds
 
@@ -112,7 +112,7 @@ _SIZES = {"batch": BATCH, "image_size": IMAGE_SIZE, "steps": STEPS, "classes": C
 def _trainer(fast: bool) -> training.Trainer:
     model = training.build("inception_v1", CLASSES, hardware.precision(), fast=fast)
     recipe = training_stage.recipe(BATCH)
-    return training.Trainer(model, recipe, parameters.advanced(recipe.advanced), 100)
+    return training.Trainer(model, recipe, 100)
 
 
 @cache

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import photographs
 from kfp_vision import catalog, partitioning, splitting, training
+from kfp_vision.parameters import Advanced
 
 STEPS, WARM_UP = 72, 12
 SAVE_INTERVAL_SECS = 10
@@ -53,7 +54,7 @@ def recipe(batch: int, checkpoint_dir: str = "") -> training.Recipe:
         gpu_count=0,
         model_name="benchmark",
         checkpoint_dir=checkpoint_dir,
-        advanced={"moving_average_decay": 0.9999, "save_interval_secs": SAVE_INTERVAL_SECS},
+        advanced=Advanced(moving_average_decay=0.9999, save_interval_secs=SAVE_INTERVAL_SECS),
     )
 
 

@@ -24,4 +24,4 @@ def choose_trials(
     fields = dict(locals())
     from kfp_vision import parameters, sweep
 
-    return sweep.choose_trials(fields, parameters.advanced(advanced)["seed"])
+    return sweep.choose_trials(fields, parameters.Advanced.parse(advanced).seed)

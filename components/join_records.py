@@ -31,12 +31,14 @@ def join_records(
         summary: A page about what is in the records and what is not, and what to do about it.
     """
     from pathlib import Path
+    from typing import Any
 
     from kfp_vision import parameters, partitioning
 
     made = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in made.items()}
-    how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "max_side")}
+    given = parameters.Advanced.parse(advanced)
+    how: dict[str, Any] = {"max_refused_ratio": given.max_refused_ratio, "max_side": given.max_side}
     how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path)}
     written = [Path(part.path) for part in parts]
     joined = partitioning.join_partitions(written, Path(tables.path), folders, Path(refused.path), **how)

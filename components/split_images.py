@@ -25,9 +25,10 @@ def split_images(
         label_map: A folder with labels.txt, whose lines are such as 0:daisy; for detection with label_map.pbtxt, ids from 1.
     """
     from pathlib import Path
+    from typing import Any
 
     from kfp_vision import parameters, splitting
 
-    ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
-    ratios |= {"conflicting_labels": parameters.advanced(advanced)["conflicting_labels"]}
-    tables.metadata.update(splitting.write_tables(Path(images.path), Path(tables.path), Path(label_map.path), **ratios))
+    how: dict[str, Any] = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
+    how |= {"conflicting_labels": parameters.Advanced.parse(advanced).conflicting_labels}
+    tables.metadata.update(splitting.write_tables(Path(images.path), Path(tables.path), Path(label_map.path), **how))

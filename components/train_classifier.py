@@ -72,7 +72,7 @@ def train_classifier(
     from kfp_vision import storage, training
 
     storage.wait_for_stores(advanced)
-    recipe = training.Recipe(**{name: fields[name] for name in training.Recipe.__dataclass_fields__})
+    recipe = training.Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     outputs = {"model": Path(model.path), "events": Path(events.path), "page": Path(curves.path)}
     reached = training.train_classifier(recipe, *inputs, **outputs)

@@ -64,7 +64,7 @@ def train_trial(
     values = sweep.read_trial(trial)
     fields |= values
     storage.wait_for_stores(advanced)
-    recipe = training.Recipe(**{name: fields[name] for name in training.Recipe.__dataclass_fields__ if name in fields})
+    recipe = training.Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     told = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path))
     model.metadata.update({name: str(value) for name, value in values.items()})

@@ -32,6 +32,7 @@ def write_partition(
     from kfp_vision import parameters, partitioning, storage
 
     storage.wait_for_stores(advanced)
-    how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "check_pixels", "max_side")}
+    given = parameters.Advanced.parse(advanced)
+    how = {"max_refused_ratio": given.max_refused_ratio, "check_pixels": given.check_pixels, "max_side": given.max_side}
     how |= {"images_per_shard": images_per_shard, "partition": partition, "partitions": partitions}
     partitioning.write_partition(Path(tables.path), Path(label_map.path), Path(part.path), **how)

@@ -33,14 +33,16 @@ def write_tfrecords(
         summary: A page about what is in the records and what is not, and what to do about it.
     """
     from pathlib import Path
+    from typing import Any
 
     from kfp_vision import parameters, partitioning, storage
 
     storage.wait_for_stores(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
-    how = {name: parameters.advanced(advanced)[name] for name in ("max_refused_ratio", "check_pixels", "max_side")}
-    how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path)}
+    given = parameters.Advanced.parse(advanced)
+    how: dict[str, Any] = {"max_refused_ratio": given.max_refused_ratio, "check_pixels": given.check_pixels}
+    how |= {"max_side": given.max_side, "images_per_shard": images_per_shard, "summary": Path(summary.path)}
     written = partitioning.write_all(Path(tables.path), Path(label_map.path), folders, Path(refused.path), **how)
     train_records.metadata.update({"pictures": written["train"].images, "files": len(written["train"].shards)})
     validation_records.metadata["pictures"] = written["validation"].images

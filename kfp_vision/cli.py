@@ -256,7 +256,7 @@ def train(options: argparse.Namespace) -> None:
     folders = (options.records / "train", options.records / "validation", options.records)
     made = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)
-    training.train_classifier(training.Recipe(**fields), *folders, **made)
+    training.train_classifier(training.Recipe.from_form(fields), *folders, **made)
 
 
 def serve_model(options: argparse.Namespace) -> None:

@@ -137,8 +137,8 @@ def evaluate_classifier(
     predictions = collect(classifier.probabilities, folder)
     metrics = measured(predictions, version.labels)
     deployed = None
-    advanced = parameters.advanced(criteria.advanced)
-    if advanced["compare_with_deployed"]:
+    advanced = parameters.Advanced.parse(criteria.advanced)
+    if advanced.compare_with_deployed:
         with storage.temporary() as scratch:
             if newest := _deployed_version(criteria.deploy_to, scratch):
                 deployed = compared(predictions, version.labels, newest, folder)
@@ -149,7 +149,7 @@ def evaluate_classifier(
         split=about.split,
         metrics=metrics,
         deployed=deployed,
-        verdict=judged(metrics, deployed, criteria.min_accuracy, beat_largest_class=advanced["beat_largest_class"]),
+        verdict=judged(metrics, deployed, criteria.min_accuracy, beat_largest_class=advanced.beat_largest_class),
         test_picture=_classify_uri(classifier, criteria.test_image_uri) if criteria.test_image_uri else None,
     )
     _write(result, predictions, evaluation, verdict)

@@ -150,7 +150,7 @@ def wait_for_stores(wait: Mapping[str, Any] | float | None = None, *, at_most: f
     if not isinstance(wait, Mapping | None):
         wait = {WAIT_FIELD: wait}
     said = {name: value for name, value in (wait or {}).items() if name == WAIT_FIELD}
-    seconds = parameters.advanced(said)[WAIT_FIELD]
+    seconds = parameters.Advanced.parse(said).store_wait_seconds
     patience.wait_for(None if seconds == parameters.ADVANCED[WAIT_FIELD] else seconds, at_most)
 
 

@@ -1,8 +1,7 @@
-"""Trials: one training with other values for some of its fields, and which of them did best.
+"""Hyperparameter sweep: which trials to run, how to run one, and which one is best.
 
-Drawn at random, a learning rate lies between the smallest and the largest that are given, evenly on a logarithmic scale, and
-every combination of the other fields comes equally often (Bergstra and Bengio, Random search for hyper-parameter optimization,
-2012).
+Random trials draw the learning rate log-uniformly between the smallest and the largest one given, and use every combination of
+the other fields equally often (Bergstra and Bengio, Random search for hyper-parameter optimization, 2012).
 """
 
 import csv
@@ -24,23 +23,27 @@ from kfp_vision.parameters import SWEPT
 if TYPE_CHECKING:
     from kfp_vision.training.recipe import Recipe
 
-TRIAL_FILE = "trial.json"  # in a trial's model folder: what was tried, and what came of it
+TRIAL_FILE = "trial.json"  # in a trial's model folder: its values and its outcome
 COLUMNS = ("number", *SWEPT.values(), "accuracy", "loss", "seconds", "failed")
-SURE = 1e-7  # the least probability that a loss is computed of
+SURE = 1e-7  # lower bound of probabilities in the cross-entropy
 
 
 def trials(fields: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
-    """What is to be tried.
+    """Plans the trials of a sweep.
+
+    Example:
+        lists = {"networks": ["resnet50"], "optimizers": ["sgd", "adam"], "batch_sizes": [16], "learning_rates": [0.01]}
+        assert [trial["optimizer"] for trial in trials({**lists, "trials": 0}, seed=0)] == ["sgd", "adam"]
 
     Args:
-        fields: the lists of `SWEPT`, and trials: how many are drawn at random; 0 for every combination.
-        seed: of the draw.
+        fields: the lists of `SWEPT`, and `trials`: the number of trials to draw at random; 0 for every combination.
+        seed: seed of the random draws.
 
     Returns:
-        Of each trial its number, from 1, network, optimizer, batch_size and learning_rate.
+        For each trial, `number` from 1, `network`, `optimizer`, `batch_size` and `learning_rate`.
     """
     lists = [fields[name] for name in SWEPT]
-    chosen = _drawn(lists, int(fields["trials"]), seed) if fields["trials"] else list(itertools.product(*lists))
+    chosen = _draw(lists, int(fields["trials"]), seed) if fields["trials"] else list(itertools.product(*lists))
     return [
         {"number": number, "network": network, "optimizer": optimizer, "batch_size": int(batch), "learning_rate": float(rate)}
         for number, (network, optimizer, batch, rate) in enumerate(chosen, start=1)
@@ -48,7 +51,15 @@ def trials(fields: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
 
 
 def choose_trials(fields: Mapping[str, Any], seed: int) -> list[str]:
-    """`trials`, each as JSON for `read_trial`, and said on a line."""
+    """Plans the trials of a sweep, and prints a line for each.
+
+    Args:
+        fields: see `trials`.
+        seed: seed of the random draws.
+
+    Returns:
+        Each trial as JSON, for `read_trial`.
+    """
     chosen = trials(fields, seed)
     for trial in chosen:
         print(f"trial {trial['number']}: {described(trial)}")
@@ -56,10 +67,16 @@ def choose_trials(fields: Mapping[str, Any], seed: int) -> list[str]:
 
 
 def read_trial(text: str) -> dict[str, Any]:
-    """One of `trials`, from its JSON. A program that knows one kind of number alone may have written 1.0 as 1, or 1 as 1.0.
+    """Parses a trial. Programs that have one type of number may have written 1.0 as 1, or 1 as 1.0.
+
+    Args:
+        text: an item of `choose_trials`.
+
+    Returns:
+        The trial, see `trials`.
 
     Raises:
-        InputError: it is no trial.
+        InputError: the text is not a trial.
     """
     try:
         given = json.loads(text)
@@ -73,7 +90,11 @@ def read_trial(text: str) -> dict[str, Any]:
 
 
 def described(trial: Mapping[str, Any]) -> str:
-    """A trial in a few words."""
+    """Describes a trial in a few words.
+
+    Args:
+        trial: see `trials`.
+    """
     return f"{trial['network']}, {trial['optimizer']} at {trial['learning_rate']:g}, batches of {trial['batch_size']:g}"
 
 
@@ -87,105 +108,111 @@ def train_trial(
     model: Path,
     page: Path,
 ) -> dict[str, Any]:
-    """Trains with the values of one trial, and asks the export about all pictures of the validation.
+    """Trains with the values of a trial, and measures the exported model on all validation images.
 
-    A loss that is no longer a number is an outcome of a trial as well: it is written down, and nothing fails.
+    A trial whose loss diverges is recorded as failed, and raises nothing.
 
     Args:
-        trial: one of `trials`.
-        recipe: all other fields; its checkpoint_dir, where there is one, is that of all trials.
-        train_records, validation_records: folders of records.
-        label_map: the folder with `labels.txt`.
-        model: the model folder to write, with `trial.json` in it; of a trial that failed with that alone.
-        page: the page of learning curves to write (HTML).
+        trial: see `trials`.
+        recipe: the other fields. Each trial saves its checkpoints to a folder of its own below `checkpoint_dir`.
+        train_records: folder of records.
+        validation_records: folder of records.
+        label_map: folder with `labels.txt`.
+        model: model folder to write, with `trial.json` in it; for a failed trial, with nothing else.
+        page: page of learning curves to write (HTML).
 
     Returns:
-        What is in `trial.json`: the trial; seconds; accuracy and loss, the mean cross-entropy, on the validation; failed, the
-        reason, empty where it did not.
+        The content of `trial.json`: the trial, `seconds`, `accuracy` and `loss` (mean cross-entropy) on the validation images,
+        and `failed`, the reason, or empty.
 
     Raises:
-        InputError: as `training.train_classifier` does, but for a loss that is no longer a number.
+        InputError: see `training.train_classifier`, except that the loss may diverge.
     """
     from kfp_vision import training
 
     print(f"trial {trial['number']}: {described(trial)}", flush=True)
-    wanted = replace(recipe, **{name: trial[name] for name in SWEPT.values()})
+    recipe = replace(recipe, **{name: trial[name] for name in SWEPT.values()})
     if recipe.checkpoint_dir:
-        wanted = replace(wanted, checkpoint_dir=storage.inside(recipe.checkpoint_dir, f"trial-{trial['number']}"))
+        recipe = replace(recipe, checkpoint_dir=storage.inside(recipe.checkpoint_dir, f"trial-{trial['number']}"))
     start = time.monotonic()
     with storage.replacing(model) as beside, storage.temporary() as scratch:
         outputs = {"model": beside, "events": scratch / "events", "page": page}
         try:
-            training.train_classifier(wanted, train_records, validation_records, label_map, **outputs)
-            outcome = {**_validated(beside, validation_records), "failed": ""}
-        except training.Diverged as reason:
-            print(f"the trial failed: {reason}", flush=True)
-            outcome = {"accuracy": None, "loss": None, "failed": str(reason).removeprefix(InputError.PREFIX)}
+            training.train_classifier(recipe, train_records, validation_records, label_map, **outputs)
+            outcome = {**_validate(beside, validation_records), "failed": ""}
+        except training.Diverged as error:
+            print(f"the trial failed: {error}", flush=True)
+            outcome = {"accuracy": None, "loss": None, "failed": str(error).removeprefix(InputError.PREFIX)}
             beside.mkdir()
             settings = {name: trial[name] for name in SWEPT.values()} | {"failed": outcome["failed"]}
             reports.write_training_page(page, network=trial["network"], settings=settings, history=[])
-        told = {**trial, "seconds": round(time.monotonic() - start, 1), **outcome}
-        storage.write_json(beside / TRIAL_FILE, told)
-    return told
+        result = {**trial, "seconds": round(time.monotonic() - start, 1), **outcome}
+        storage.write_json(beside / TRIAL_FILE, result)
+    return result
 
 
 def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Path) -> dict[str, Any]:
-    """Finds the trial with the best accuracy on the validation; of several, the one with the least loss.
+    """Finds the trial with the highest accuracy on the validation images; ties are broken by the lowest loss.
 
     Args:
-        models: the model folders of `train_trial`, in any order.
-        model: where the best one is copied to.
-        table: where a table of all trials is written (CSV).
-        page: where the same is shown (HTML).
+        models: model folders of `train_trial`, in any order.
+        model: where to copy the best one.
+        table: table of all trials to write (CSV).
+        page: page about all trials to write (HTML).
 
     Returns:
-        trials and failed, how many; best_trial, its number; and its accuracy.
+        `trials` and `failed`, their numbers; `best_trial`, the number of the best one, and its `accuracy`.
 
     Raises:
-        InputError: all have failed.
+        InputError: all trials failed.
     """
-    folders = {told["number"]: (folder, told) for folder in models for told in [_read(folder)]}
-    told = [told for _, (_, told) in sorted(folders.items())]
-    done = [trial for trial in told if not trial["failed"]]
-    if not done:
-        reasons = "; ".join(f"trial {trial['number']}: {trial['failed']}" for trial in told)
-        raise InputError("some trial must come to its end", reasons, "Try smaller learning_rates, or other optimizers.")
-    best = max(done, key=lambda trial: (trial["accuracy"], -trial["loss"], -trial["number"]))
-    with storage.replacing(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(told)
-    reports.write_trials_page(page, trials=told, best=best["number"], fields=tuple(SWEPT.values()))
+    folders = {outcome["number"]: (folder, outcome) for folder in models for outcome in [_read_outcome(folder)]}
+    outcomes = [outcome for _, (_, outcome) in sorted(folders.items())]
+    finished = [outcome for outcome in outcomes if not outcome["failed"]]
+    if not finished:
+        reasons = "; ".join(f"trial {outcome['number']}: {outcome['failed']}" for outcome in outcomes)
+        raise InputError("at least one trial must succeed", reasons, "Try smaller learning_rates, or other optimizers.")
+    best = max(finished, key=lambda outcome: (outcome["accuracy"], -outcome["loss"], -outcome["number"]))
+    _write_table(table, outcomes)
+    reports.write_trials_page(page, trials=outcomes, best=best["number"], fields=tuple(SWEPT.values()))
     with storage.replacing(model) as beside:
         shutil.copytree(folders[best["number"]][0], beside)
-    failed = len(told) - len(done)
-    of_all = f"best of {len(told)} trials{f', of which {failed} failed' if failed else ''}"
+    failed = len(outcomes) - len(finished)
+    of_all = f"best of {len(outcomes)} trials{f', of which {failed} failed' if failed else ''}"
     results.announce(f"{of_all}: trial {best['number']} ({described(best)}), accuracy {best['accuracy']:.4f}")
-    return {"trials": len(told), "failed": failed, "best_trial": best["number"], "accuracy": best["accuracy"]}
+    return {"trials": len(outcomes), "failed": failed, "best_trial": best["number"], "accuracy": best["accuracy"]}
 
 
-def _drawn(lists: Sequence[Sequence[Any]], count: int, seed: int) -> list[tuple[Any, ...]]:
+def _draw(lists: Sequence[Sequence[Any]], count: int, seed: int) -> list[tuple[Any, ...]]:
     *others, rates = lists
-    draw, low, high = random.Random(seed), math.log(min(rates)), math.log(max(rates))
+    rng, low, high = random.Random(seed), math.log(min(rates)), math.log(max(rates))
     combinations = list(itertools.product(*others))
     if low == high:
-        return [(*combination, rates[0]) for combination in draw.sample(combinations, min(count, len(combinations)))]
-    shuffled = (one for _ in itertools.count() for one in draw.sample(combinations, len(combinations)))
-    return [(*one, float(f"{math.exp(draw.uniform(low, high)):.3g}")) for one in itertools.islice(shuffled, count)]
+        return [(*combination, rates[0]) for combination in rng.sample(combinations, min(count, len(combinations)))]
+    shuffled = (one for _ in itertools.count() for one in rng.sample(combinations, len(combinations)))
+    return [(*one, float(f"{math.exp(rng.uniform(low, high)):.3g}")) for one in itertools.islice(shuffled, count)]
 
 
-def _validated(model: Path, validation_records: Path) -> dict[str, float]:
+def _validate(model: Path, validation_records: Path) -> dict[str, float]:
     import numpy as np
 
     from kfp_vision import evaluation, repository
     from kfp_vision.prediction import Classifier
 
     answers = evaluation.collect(Classifier(repository.exported(model)).probabilities, validation_records)
-    own = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)
-    accuracy, loss = float(np.mean(answers.correct)), float(-np.log(np.maximum(own, SURE)).mean())
-    print(f"accuracy {accuracy:.4f} on {len(answers.labels)} validation pictures", flush=True)
+    of_label = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)
+    accuracy, loss = float(np.mean(answers.correct)), float(-np.log(np.maximum(of_label, SURE)).mean())
+    print(f"accuracy {accuracy:.4f} on {len(answers.labels)} validation images", flush=True)
     return {"accuracy": accuracy, "loss": loss}
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / TRIAL_FILE).read_text(encoding="utf-8"))
+def _write_table(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
+    with storage.replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(outcomes)
+
+
+def _read_outcome(folder: Path) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads((folder / TRIAL_FILE).read_text(encoding="utf-8"))
+    return outcome

@@ -9,6 +9,7 @@ from PIL import Image
 
 from kfp_vision import records, splitting, training
 from kfp_vision.catalog import Row
+from kfp_vision.parameters import Advanced
 from kfp_vision.pictures import checked
 from kfp_vision.training.recipe import Recipe
 
@@ -27,7 +28,7 @@ RECIPE = Recipe(
     image_size=32,
     gpu_count=0,
     model_name="shades",
-    advanced=NARROW,
+    advanced=Advanced.parse(NARROW),
 )
 
 
@@ -55,7 +56,9 @@ def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12,
 
 
 def train(folders: Path, out: Path, **changes) -> tuple[dict[str, float], Path]:
-    """What the training of the recipe, with some fields changed, reaches, and its model folder."""
+    """Trains with the recipe, with some fields changed; returns the metrics and the model folder."""
+    if "advanced" in changes:
+        changes["advanced"] = Advanced.parse(changes["advanced"])
     recipe = replace(RECIPE, **changes)
     paths = {"model": out / "model", "events": out / "events", "page": out / "page.html"}
     reached = training.train_classifier(recipe, folders / "train", folders / "validation", folders / "labels", **paths)

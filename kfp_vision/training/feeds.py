@@ -1,6 +1,6 @@
-"""What a training learns from, step by step: pictures, or what the part of the network that is not trained makes of them."""
+"""The input of a training: batches of images, or of features that are computed once."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +13,19 @@ from kfp_vision.training.recipe import Recipe
 
 Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]
 VALIDATION_BATCH = 64
-CACHE_SHARE = 4  # of the memory, the part that decoded pictures may take
-VALIDATION_PICTURES = 512  # for the learning curve; the evaluation stage looks at all
+CACHE_SHARE = 4  # decoded images may take this fraction of the memory: 1/4
+VALIDATION_PICTURES = 512  # for the learning curve; the evaluation stage uses all images
 
 
 class Data(NamedTuple):
-    """Folders of records, the height and width of the pictures in pixels, and a folder to work in."""
+    """Where a training reads its images.
+
+    Attributes:
+        train_records: folder of records.
+        validation_records: folder of records, maybe empty.
+        image_size: height and width of the images in pixels.
+        scratch: folder for temporary files.
+    """
 
     train_records: Path
     validation_records: Path
@@ -27,13 +34,13 @@ class Data(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """What is trained, and with what.
+    """The model to train, and its input.
 
     Attributes:
-        model: the network or its end.
-        batches: gives batches without end, from the number of a step and the part of each batch that is wanted: (i, n) for the
-            i-th of n equal slices.
-        validation: what the model is measured with while it is trained, or nothing.
+        model: the network, or its classification head.
+        batches: function that returns endless batches. Its arguments are the number of the first step, and the slice of each
+            batch: (i, n) for the i-th of n equal slices.
+        validation: batches to validate on during training, or None.
     """
 
     model: Any
@@ -41,36 +48,57 @@ class Feed(NamedTuple):
     validation: tf.data.Dataset | None
 
 
-def pictures(whole: Any, data: Data, recipe: Recipe, advanced: Mapping[str, Any]) -> Feed:
-    """All layers learn from pictures, which are varied each time they are seen."""
-    memory = hardware.memory() // CACHE_SHARE if advanced["cache_pictures"] else 0
+def pictures(network: Any, data: Data, recipe: Recipe) -> Feed:
+    """Feeds augmented images to the whole network.
+
+    Args:
+        network: the Keras model.
+        data: where to read.
+        recipe: how to train.
+
+    Returns:
+        Batches of images: float32 (batch, size, size, 3) in 0 to 255, and int64 labels (batch,).
+    """
+    advanced = recipe.advanced
+    memory = hardware.memory() // CACHE_SHARE if advanced.cache_pictures else 0
 
     def batches(first_step: int, part: tuple[int, int]) -> Batches:
         return inputs.training_batches(
             data.train_records,
             image_size=data.image_size,
             batch_size=recipe.batch_size,
-            seed=advanced["seed"],
-            augmentation=inputs.Augmentation(**{f.name: advanced[f.name] for f in fields(inputs.Augmentation)}),
+            seed=advanced.seed,
+            augmentation=inputs.Augmentation(**{one.name: getattr(advanced, one.name) for one in fields(inputs.Augmentation)}),
             first_step=first_step,
             part=part,
             memory=memory,
         )
 
-    measured = inputs.evaluation_batches(data.validation_records, image_size=data.image_size, batch_size=VALIDATION_BATCH)
-    some = bool(records.read_about(data.validation_records).images)
-    return Feed(whole, batches, measured.take(VALIDATION_PICTURES // VALIDATION_BATCH) if some else None)
+    if not records.read_about(data.validation_records).images:
+        return Feed(network, batches, None)
+    validation = inputs.evaluation_batches(data.validation_records, image_size=data.image_size, batch_size=VALIDATION_BATCH)
+    return Feed(network, batches, validation.take(VALIDATION_PICTURES // VALIDATION_BATCH))
 
 
-def features(whole: Any, data: Data, recipe: Recipe, advanced: Mapping[str, Any]) -> Feed:
-    """The class layer alone learns, from features that are computed once."""
-    body, last = networks.parted(whole)
-    learned = frozen.features(body, data.train_records, data.image_size, data.scratch, mirrored=advanced["flip"])
-    measured = frozen.features(body, data.validation_records, data.image_size, data.scratch, mirrored=False)
-    print(f"computed the features of {len(learned.labels) + len(measured.labels)} pictures, once for all steps", flush=True)
+def features(network: Any, data: Data, recipe: Recipe) -> Feed:
+    """Feeds features to the classification head. They are computed once, since the layers below it do not change.
+
+    Args:
+        network: the Keras model.
+        data: where to read.
+        recipe: how to train.
+
+    Returns:
+        Batches of features: float32 (batch, width), and int64 labels (batch,).
+    """
+    body, head = networks.parted(network)
+    seed, flip = recipe.advanced.seed, recipe.advanced.flip
+    training = frozen.features(body, data.train_records, data.image_size, data.scratch, mirrored=flip)
+    validation = frozen.features(body, data.validation_records, data.image_size, data.scratch, mirrored=False)
+    print(f"computed the features of {len(training.labels) + len(validation.labels)} images, once for all steps", flush=True)
 
     def batches(first_step: int, part: tuple[int, int]) -> Batches:
-        order = {"batch_size": recipe.batch_size, "seed": advanced["seed"], "first_step": first_step}
-        return frozen.training_batches(learned, part=part, **order)
+        order = {"batch_size": recipe.batch_size, "seed": seed, "first_step": first_step}
+        return frozen.training_batches(training, part=part, **order)
 
-    return Feed(last, batches, frozen.batches(measured) if len(measured.labels) else None)
+    return Feed(head, batches, frozen.batches(validation) if len(validation.labels) else None)

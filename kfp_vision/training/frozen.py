@@ -1,4 +1,4 @@
-"""What a network that is not trained makes of each picture, computed once: all that its class layer has to learn from."""
+"""Features of a frozen network, computed once to train its classification head."""
 
 import itertools
 import tempfile
@@ -7,63 +7,79 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from kfp_vision import inputs, records
 
-BATCH = 64  # pictures at a time through the network
+BATCH = 64  # images per forward pass
 
 
 class Features(NamedTuple):
-    """Features (number, width) in float16, in a file rather than in memory, and labels (number,)."""
+    """The features and labels of all images of a split.
 
-    values: np.ndarray
-    labels: np.ndarray
+    Attributes:
+        values: float16 (images, width), memory-mapped from a file.
+        labels: int64 (images,).
+    """
+
+    values: npt.NDArray[np.float16]
+    labels: npt.NDArray[np.int64]
 
 
 def features(body: Any, folder: Path, image_size: int, scratch: Path, *, mirrored: bool) -> Features:
-    """The features of all pictures of a folder of records, as the evaluation shows them.
+    """Computes the features of all images of a folder of records, cropped as in the evaluation.
 
     Args:
-        body: pictures to features.
-        folder: of records.
-        image_size: height and width of the pictures in pixels.
-        scratch: a folder for a file of them.
-        mirrored: whether every picture counts a second time, left and right changed about.
+        body: the network without its classification head: images to features.
+        folder: folder of records.
+        image_size: height and width of the images in pixels.
+        scratch: folder for the file of features.
+        mirrored: also compute the features of every image mirrored.
+
+    Returns:
+        The features, in the order of the records; a mirrored batch follows the batch that it mirrors.
     """
     images = records.read_about(folder).images * (2 if mirrored else 1)
     file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
     values = np.lib.format.open_memmap(file, "w+", "float16", (images, body.output.shape[-1]))
-    labels = np.empty(images, "int64")
-    forward = tf.function(lambda pictures: tf.cast(body(pictures, training=False), tf.float16))
-    at = 0
-    for pictures, numbers in inputs.evaluation_batches(folder, image_size=image_size, batch_size=BATCH):
-        for shown in (pictures, pictures[:, :, ::-1]) if mirrored else (pictures,):
-            end = at + len(numbers)
-            values[at:end], labels[at:end] = forward(shown).numpy(), numbers.numpy()
-            at = end
+    labels = np.empty(images, np.int64)
+    forward = tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16))
+    start = 0
+    for batch, batch_labels in inputs.evaluation_batches(folder, image_size=image_size, batch_size=BATCH):
+        for view in (batch, batch[:, :, ::-1]) if mirrored else (batch,):
+            end = start + len(batch_labels)
+            values[start:end], labels[start:end] = forward(view).numpy(), batch_labels.numpy()
+            start = end
     return Features(values, labels)
 
 
 def training_batches(
-    features: Features, *, batch_size: int, seed: int, first_step: int, part: tuple[int, int] = (0, 1)
+    cached: Features, *, batch_size: int, seed: int, first_step: int, part: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Endless batches in a random order that the seed decides, every picture once an epoch.
+    """Yields endless batches in a seeded random order, every image once per epoch.
 
     Args:
-        features: of all pictures.
-        batch_size: of all parts together.
-        seed: of the order.
-        first_step: how many batches are passed over.
-        part: which of how many equal slices of every batch.
+        cached: features of all images.
+        batch_size: images per batch, over all slices.
+        seed: seed of the order.
+        first_step: number of batches to skip.
+        part: (i, n) for the i-th of n equal slices of every batch.
+
+    Yields:
+        float32 features (slice, width), and int64 labels (slice,).
     """
-    drawn = inputs.random_slices(len(features.labels), batch_size=batch_size, seed=seed, part=part)
+    draw = inputs.random_slices(len(cached.labels), batch_size=batch_size, seed=seed, part=part)
     for step in itertools.count(first_step):
-        _, places = drawn(step)
-        yield tf.constant(features.values[places], tf.float32), tf.constant(features.labels[places])
+        _, places = draw(step)
+        yield tf.constant(cached.values[places], tf.float32), tf.constant(cached.labels[places])
 
 
-def batches(features: Features) -> tf.data.Dataset:
-    """Every picture's features once, in order."""
-    dataset = tf.data.Dataset.from_tensor_slices((np.asarray(features.values), features.labels)).batch(BATCH)
-    return dataset.map(lambda values, numbers: (tf.cast(values, tf.float32), numbers))
+def batches(cached: Features) -> tf.data.Dataset:
+    """Returns a dataset of all features once, in order.
+
+    Args:
+        cached: features of all images.
+    """
+    dataset = tf.data.Dataset.from_tensor_slices((np.asarray(cached.values), cached.labels)).batch(BATCH)
+    return dataset.map(lambda values, labels: (tf.cast(values, tf.float32), labels))

@@ -1,31 +1,38 @@
-"""The optimizers of the run form, with TF-Slim's fields and defaults."""
+"""The optimizers of the run form."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from kfp_vision.parameters import Advanced
 
-def make_optimizer(name: str, advanced: Mapping[str, Any]) -> Any:
-    """A Keras optimizer with TF-Slim's fields and defaults; its learning rate is set before every step."""
-    epsilon = advanced["opt_epsilon"]
-    betas = {"beta_1": advanced["adam_beta1"], "beta_2": advanced["adam_beta2"], "epsilon": epsilon}
+
+def make_optimizer(name: str, advanced: Advanced) -> Any:
+    """Creates a Keras optimizer with TF-Slim's fields and defaults. Its learning rate is set before every step.
+
+    Args:
+        name: one of `parameters.OPTIMIZERS`.
+        advanced: the settings of all optimizers.
+
+    Returns:
+        A `keras.optimizers.Optimizer`.
+    """
+    epsilon = advanced.opt_epsilon
+    betas = {"beta_1": advanced.adam_beta1, "beta_2": advanced.adam_beta2, "epsilon": epsilon}
     optimizers = keras.optimizers
-    made = {
-        "adadelta": lambda: optimizers.Adadelta(rho=advanced["adadelta_rho"], epsilon=epsilon),
-        "adagrad": lambda: optimizers.Adagrad(initial_accumulator_value=advanced["adagrad_initial_accumulator_value"]),
+    factories = {
+        "adadelta": lambda: optimizers.Adadelta(rho=advanced.adadelta_rho, epsilon=epsilon),
+        "adagrad": lambda: optimizers.Adagrad(initial_accumulator_value=advanced.adagrad_initial_accumulator_value),
         "adam": lambda: optimizers.Adam(**betas),
-        "adamw": lambda: optimizers.AdamW(weight_decay=advanced["weight_decay"], **betas),
+        "adamw": lambda: optimizers.AdamW(weight_decay=advanced.weight_decay, **betas),
         "ftrl": lambda: optimizers.Ftrl(
-            learning_rate_power=advanced["ftrl_learning_rate_power"],
-            initial_accumulator_value=advanced["ftrl_initial_accumulator_value"],
-            l1_regularization_strength=advanced["ftrl_l1"],
-            l2_regularization_strength=advanced["ftrl_l2"],
+            learning_rate_power=advanced.ftrl_learning_rate_power,
+            initial_accumulator_value=advanced.ftrl_initial_accumulator_value,
+            l1_regularization_strength=advanced.ftrl_l1,
+            l2_regularization_strength=advanced.ftrl_l2,
         ),
-        "momentum": lambda: optimizers.SGD(momentum=advanced["momentum"]),
-        "rmsprop": lambda: optimizers.RMSprop(
-            rho=advanced["rmsprop_decay"], momentum=advanced["rmsprop_momentum"], epsilon=epsilon
-        ),
+        "momentum": lambda: optimizers.SGD(momentum=advanced.momentum),
+        "rmsprop": lambda: optimizers.RMSprop(rho=advanced.rmsprop_decay, momentum=advanced.rmsprop_momentum, epsilon=epsilon),
         "sgd": lambda: optimizers.SGD(),
     }
-    return made[name]()
+    return factories[name]()

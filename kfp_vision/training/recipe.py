@@ -1,13 +1,34 @@
-"""What a training is asked to do."""
+"""The settings of a training."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from kfp_vision.parameters import Advanced
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: the training fields of the run form, under their names there."""
+    """How to train: the training fields of the run form, under the same names.
+
+    Attributes:
+        network: one of `networks.NETWORKS`.
+        fine_tune: start from `checkpoint_uri` instead of random weights.
+        checkpoint_uri: weights to start from: a file, a folder, an archive, or `imagenet`.
+        train_last_layer_only: train the classification head only.
+        batch_size: images per step, over all devices.
+        learning_rate: of the first step after the warm-up.
+        train_steps: number of steps.
+        optimizer: one of `parameters.OPTIMIZERS`.
+        learning_rate_schedule: one of `schedules.SCHEDULES`.
+        image_size: height and width of the images in pixels; 0 for the network's own.
+        gpu_count: GPUs per machine; 0 for the CPU.
+        model_name: name of the model.
+        checkpoint_dir: folder or bucket folder for checkpoints to resume from; empty for none.
+        log_uri: folder or bucket folder to which TensorBoard events are uploaded; empty for none.
+        trained_from: fingerprint of the images and fields; written to `model.json`.
+        advanced: settings that rarely change.
+    """
 
     network: str
     fine_tune: bool
@@ -24,4 +45,20 @@ class Recipe:
     checkpoint_dir: str = ""
     log_uri: str = ""
     trained_from: str = ""
-    advanced: Mapping[str, Any] = field(default_factory=dict)
+    advanced: Advanced = field(default_factory=Advanced)
+
+    @classmethod
+    def from_form(cls, form: Mapping[str, Any]) -> Self:
+        """Picks the fields of a training from a run form.
+
+        Args:
+            form: values by field name, `advanced` as a dictionary. Other fields are ignored; fields with defaults are optional.
+
+        Returns:
+            The recipe, with `advanced` parsed.
+
+        Raises:
+            InputError: see `Advanced.parse`.
+        """
+        known = {name: form[name] for name in (one.name for one in fields(cls)) if name in form}
+        return cls(**known | {"advanced": Advanced.parse(form.get("advanced", {}))})

@@ -1,7 +1,7 @@
-"""The way on for a training that was stopped: all its state in one file, of which a folder or a bucket keeps the newest.
+"""Checkpoints of a training: its whole state in one file, saved to a folder or bucket that keeps the newest ones.
 
-A file is `step-00000120.npz`: arrays by name, and under `about` a JSON text. It holds checksums of its own: a torn one is
-known and passed over.
+A file `step-00000120.npz` holds arrays by name, and a JSON text under `about`. The format has checksums: damaged files are
+detected and skipped.
 """
 
 import concurrent.futures
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kfp_vision import storage
 from kfp_vision.errors import InputError
@@ -29,69 +30,78 @@ TORN = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zipfile.Lar
 
 @dataclass(frozen=True)
 class State:
-    """A training between two steps.
+    """The state of a training between two steps.
 
     Attributes:
         step: steps taken.
-        arrays: weights, the optimizer's and all else that is numbers, by name.
-        about: what else there is to know, as JSON can hold it.
+        arrays: weights, optimizer variables and other arrays, by name.
+        about: everything else, as JSON values.
     """
 
     step: int
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, npt.NDArray[Any]]
     about: Mapping[str, Any]
 
 
 class Folder:
-    """Where the states of one training lie.
+    """The checkpoints of one training.
+
+    Example:
+        folder = Folder("s3://bucket/checkpoints", {"network": "resnet50", "seed": 0})
+        state = folder.newest()
+        folder.save(State(step=120, arrays=arrays, about={}))
+        folder.wait()
 
     Args:
-        uri: a path or a folder of a bucket.
-        identity: what a state must agree in with the training that goes on from it; name to value.
+        uri: path or bucket folder.
+        identity: facts, by name, that must be the same when a training resumes.
     """
 
     def __init__(self, uri: str, identity: Mapping[str, Any]):
         self.uri, self.identity = uri, json.loads(json.dumps(identity))
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
-        self._written: concurrent.futures.Future[None] | None = None
+        self._pending: concurrent.futures.Future[None] | None = None
 
     def newest(self) -> State | None:
-        """The newest whole state, or nothing.
+        """Reads the newest intact checkpoint; returns None if there is none.
 
         Raises:
-            InputError: it is of a training of something else, or cannot be read.
+            InputError: it belongs to another training, or cannot be read.
         """
         for name in reversed(self._names()):
             try:
-                state = _unpacked(self._read(name))
+                state = _unpack(self._read(name))
             except TORN as error:
-                print(f"passes over {storage.inside(self.uri, name)}, which is torn ({type(error).__name__})", flush=True)
+                print(f"skips the damaged checkpoint {storage.inside(self.uri, name)} ({type(error).__name__})", flush=True)
                 continue
-            self._compare(state.about["identity"], name)
+            self._check_identity(state.about["identity"], name)
             return state
         return None
 
     def save(self, state: State) -> None:
-        """Begins to write a state; waits first until the one before is written.
+        """Starts to write a checkpoint in the background, once the previous one is written.
+
+        Args:
+            state: what to write.
 
         Raises:
-            InputError: the one before could not be written.
+            InputError: the previous one could not be written.
         """
         self.wait()
-        self._written = self._writer.submit(self._write, state)
+        self._pending = self._writer.submit(self._write, state)
 
     def wait(self) -> None:
-        """Returns when everything is written.
+        """Waits until the checkpoint is written.
 
         Raises:
-            InputError: it could not be.
+            InputError: it could not be written.
         """
-        if self._written:
-            self._written.result()
-            self._written = None
+        if self._pending:
+            self._pending.result()
+            self._pending = None
 
     def _write(self, state: State) -> None:
-        packed = _packed(State(state.step, state.arrays, {**state.about, "identity": self.identity}))
+        packed = _pack(State(state.step, state.arrays, {**state.about, "identity": self.identity}))
         storage.put(packed, storage.inside(self.uri, f"step-{state.step:08}.npz"))
         for name in self._names()[:-KEPT]:
             storage.remove(storage.inside(self.uri, name))
@@ -103,42 +113,42 @@ class Folder:
         with storage.Reader() as reader:
             return reader.read(storage.inside(self.uri, name))
 
-    def _compare(self, found: Mapping[str, Any], name: str) -> None:
+    def _check_identity(self, found: Mapping[str, Any], name: str) -> None:
         for fact, value in self.identity.items():
             if found.get(fact) != value:
-                rule = f"a training goes on in its own checkpoint_dir only: {name} must be of {fact} {_brief(value)}"
-                remedy = "Choose another checkpoint_dir, an empty one, or train what this one was for."
-                raise InputError(rule, f"{_brief(found.get(fact))} in {self.uri}", remedy)
+                rule = f"a checkpoint must be of the training that resumes from it: {name} must have {fact} {_shorten(value)}"
+                remedy = "Choose another, empty checkpoint_dir, or train with the settings of the checkpoint."
+                raise InputError(rule, f"{_shorten(found.get(fact))} in {self.uri}", remedy)
 
 
 @contextmanager
 def told_to_stop() -> Iterator[threading.Event]:
-    """An event that is set when the process is asked to end (SIGTERM), as a node that is taken away asks its pods."""
-    told = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only there may a process say how it takes signals
-        yield told
+    """Yields an event that is set on SIGTERM, which pods receive when their node is drained."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may install signal handlers
+        yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        yield told
+        yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _packed(state: State) -> bytes:
+def _pack(state: State) -> bytes:
     file = io.BytesIO()
     about = json.dumps({"step": state.step, **state.about})
     np.savez(file, allow_pickle=False, **{ABOUT: np.array(about), **state.arrays})
     return file.getvalue()
 
 
-def _unpacked(packed: bytes) -> State:
+def _unpack(packed: bytes) -> State:
     with np.load(io.BytesIO(packed)) as archive:
         arrays = dict(archive)
     about = json.loads(str(arrays.pop(ABOUT)))
     return State(about["step"], arrays, about)
 
 
-def _brief(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -34,7 +34,7 @@ def test_lets_right_values_pass_without_a_word(fields, tmp_path):
         (
             "{folder}",
             [],
-            ["the user interface opens TensorBoard on s3:// and gs:// alone: run tensorboard --logdir {folder}"],
+            ["the user interface opens TensorBoard only on s3:// and gs://: run tensorboard --logdir {folder}"],
         ),
     ],
 )
@@ -47,9 +47,7 @@ def test_says_what_the_user_interface_opens_tensorboard_on(fields, tmp_path, log
 
 def test_refuses_a_ratio_above_one(fields, tmp_path):
     ended = one_step.run(components.check_run, tmp_path, **fields | {"validation_ratio": 1.5})
-    assert one_step.refusal(ended) == (
-        "error: validation_ratio must be from 0 up to, not including, 1; got 1.5. Set it to 0.2, say."
-    )
+    assert one_step.refusal(ended) == ("error: validation_ratio must be at least 0 and below 1; got 1.5. Set it to 0.2, say.")
 
 
 def test_refuses_a_list_of_pictures_to_leave_out_without_the_column_path(fields, tmp_path):

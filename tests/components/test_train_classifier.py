@@ -36,5 +36,5 @@ def test_says_what_was_reached(trained):
 def test_refuses_to_go_on_when_the_loss_is_no_longer_a_number(train_inputs, recipe, tmp_path):
     ended = one_step.run(components.train_classifier, tmp_path, train_inputs, **recipe | {"learning_rate": 1e30})
     line = one_step.refusal(ended)
-    assert line.startswith("error: the loss must stay a number; got nan at step ")
+    assert line.startswith("error: the loss must be finite; got nan at step ")
     assert line.endswith("Try a learning_rate of 1e+29, or warmup_steps in advanced.")

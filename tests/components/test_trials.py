@@ -45,14 +45,14 @@ def test_right_values_pass_without_a_word(fields, tmp_path):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"optimizers": []}, "optimizers must name one optimizer or several different ones; got []. Write it as JSON, such as"),
-        ({"batch_sizes": [8, 8]}, "batch_sizes must name one batch size or several different ones; got ["),
+        ({"optimizers": []}, "optimizers must hold one optimizer or several different ones; got []. Write it as JSON, such as"),
+        ({"batch_sizes": [8, 8]}, "batch_sizes must hold one batch size or several different ones; got ["),
         ({"networks": ["alexnet"]}, "network must be one of inception_v1, "),
         ({"learning_rates": [0.1, -1]}, "learning_rate must be above 0; got -1"),
         ({"trials": 101}, "trials must be 0 (for every combination) or a whole number up to 100; got 101. Set it to 20, say."),
         (
             {"batch_sizes": list(range(1, 60))},
-            "every combination must make 100 trials at most; got 236. Set trials to how many",
+            "there must be at most 100 combinations to try all of them; got 236. Set trials to the number",
         ),
         ({"validation_ratio": 0.0}, "validation_ratio must be above 0, to choose among the trials; got 0.0."),
     ],

@@ -60,7 +60,7 @@ FORM = {
     "advanced": '{"depth_multiplier": 0.25, "opt_epsilon": 1e-7, "warmup_steps": 10}',
 }
 # From one training to the next, and with what else the machine does.
-VARIES = re.compile(r" step |accuracy|reaches|POST http|is classified as|as the evaluation did|waits for its pictures")
+VARIES = re.compile(r" step |accuracy|reaches|POST http|is classified as|as the evaluation did|waits for its images")
 MOST_BYTES = 2.3e9  # of the small image, unpacked
 PASSING = ("/tmp", "/kfp-workspace")  # what the stages of a run share, and what is gone with it
 STRANGER = 1234
@@ -234,7 +234,7 @@ def test_training_runs_in_the_image_for_gpus_and_all_else_in_the_small_one(run, 
     images = {stage_of(about): about["Config"]["Image"].removeprefix(f"{registry}/") for about in run.containers}
     assert images.pop("train_classifier") == GPU_IMAGE
     assert set(images.values()) == {CPU_IMAGE}
-    assert any("warning: gpu_count=1 and 0 visible: this trains on the processor" in line for line in run.lines)
+    assert any("warning: gpu_count=1 and 0 visible: training on the CPU" in line for line in run.lines)
 
 
 def test_the_stages_are_not_root_cannot_write_to_the_image_and_have_no_network(run):

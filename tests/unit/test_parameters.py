@@ -1,6 +1,7 @@
 """Wrong values of the form are refused in one line, with the field, the value and a remedy; right ones pass."""
 
 import math
+from dataclasses import fields as fields_of
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_what_may_be_written_for_them_passes(fields):
         ("validation_ratio", "0.2", "0.2", "Set it to 0.2, say."),
         ("test_ratio", 20, "20", "Set it to 0.2, say."),
         ("test_ratio", None, "None", "Set it to 0.2, say."),
-        ("test_ratio", 0.8, "1.0", "Leave some pictures to train on: 0.2 and 0.1, say."),
+        ("test_ratio", 0.8, "1.0", "Leave some images to train on: 0.2 and 0.1, say."),
         ("min_accuracy", 95, "95", "Set it to 0.2, say."),
         ("min_accuracy", math.inf, "inf", "Set it to 0.2, say."),
         ("images_per_shard", 0, "0", "Set it to 1000, say."),
@@ -263,38 +264,47 @@ def test_resources_of_a_service_are_requested_and_are_the_limit():
 )
 def test_resources_that_are_no_quantities_are_refused(given):
     with pytest.raises(
-        InputError, match=r"service_resources of advanced must hold quantities as Kubernetes writes them, or .*; got"
+        InputError, match=r"service_resources of advanced must map resources to Kubernetes quantities, or .*; got"
     ):
-        parameters.advanced({"service_resources": given})
+        parameters.Advanced.parse({"service_resources": given})
 
 
 @pytest.mark.parametrize(("given", "pods"), [("", None), ("2", (2, 2)), ("1-3", (1, 3)), ("0-3", (0, 3))])
 def test_replicas_are_a_number_or_the_least_and_the_most(given, pods):
-    assert parameters.replicas(parameters.advanced({"service_replicas": given})["service_replicas"]) == pods
+    assert parameters.replicas(parameters.Advanced.parse({"service_replicas": given}).service_replicas) == pods
 
 
 @pytest.mark.parametrize("given", ["3-1", "0", "0-0", "1-", "-3", "one", "1-2-3", "1.5", " 1"])
 def test_replicas_that_are_none_are_refused(given):
     with pytest.raises(
-        InputError, match=r"service_replicas of advanced must be a number of pods, .*; got .*\. Set it to 1-3, say"
+        InputError, match=r"service_replicas of advanced must be a number of pods, or a range .*; got .*\. Set it to 1-3, say"
     ):
-        parameters.advanced({"service_replicas": given})
+        parameters.Advanced.parse({"service_replicas": given})
 
 
 def test_a_version_of_a_runtime_is_refused_for_our_server():
-    parameters.advanced({"runtime_version": "2.14.1", "service_runtime": "tensorflow"})
-    with pytest.raises(InputError, match=r"runtime_version of advanced must be of service_runtime=tensorflow; got 2\.14\.1"):
-        parameters.advanced({"runtime_version": "2.14.1"})
+    parameters.Advanced.parse({"runtime_version": "2.14.1", "service_runtime": "tensorflow"})
+    with pytest.raises(
+        InputError, match=r"runtime_version of advanced must be left out unless service_runtime=tensorflow; got 2\.14\.1"
+    ):
+        parameters.Advanced.parse({"runtime_version": "2.14.1"})
 
 
-def test_advanced_fills_in_what_is_not_given_and_mends_the_types_of_numbers():
-    whole = parameters.advanced({"seed": 3.0, "momentum": 0, "flip": False})
-    assert whole["seed"] == 3
-    assert isinstance(whole["seed"], int)
-    assert isinstance(whole["momentum"], float)
-    assert whole["flip"] is False
-    assert whole["weight_decay"] == 0.00004
-    assert whole.keys() == parameters.ADVANCED.keys()
+def test_advanced_fills_in_defaults_and_converts_the_types_of_numbers():
+    whole = parameters.Advanced.parse({"seed": 3.0, "momentum": 0, "flip": False})
+    assert whole.seed == 3
+    assert isinstance(whole.seed, int)
+    assert isinstance(whole.momentum, float)
+    assert whole.flip is False
+    assert whole.weight_decay == 0.00004
+    assert whole.changed() == {"seed": 3, "momentum": 0.0, "flip": False}
+
+
+def test_every_rule_of_advanced_is_about_a_field():
+    named = {name for names, _, _ in parameters.ADVANCED_RULES for name in names}
+    named |= {name for pair in parameters.ADVANCED_RANGES for name in pair}
+    named |= {*parameters.ADVANCED_CHOICES, *parameters.PREPARATION_ADVANCED, *parameters.ADVANCED_BESIDE_THE_MODEL}
+    assert named <= {field.name for field in fields_of(parameters.Advanced)}
 
 
 def test_data_that_is_not_there_is_refused_before_any_is_read(fields, tmp_path):
@@ -329,7 +339,7 @@ SAMPLE = defaults(prepare_records) | {"images_uri": "sample"}
     ("field", "value", "line"),
     [
         ("task", "detect", "task must be one of classification, detection; got detect. Choose one, say classification."),
-        ("validation_ratio", 1.5, "validation_ratio must be from 0 up to, not including, 1; got 1.5. Set it to 0.2, say."),
+        ("validation_ratio", 1.5, "validation_ratio must be at least 0 and below 1; got 1.5. Set it to 0.2, say."),
         ("images_per_shard", 0, "images_per_shard must be a whole number above 0; got 0. Set it to 1000, say."),
         ("partitions", 101, "partitions must be a whole number from 1 to 100; got 101. Set it to 4, say."),
         ("check_images", "no", "check_images must be true or false; got no. Write it as JSON, such as true."),
@@ -377,7 +387,7 @@ def test_a_list_of_pictures_to_leave_out_is_read_before_any_data_moves(tmp_path,
     ) as refusal:
         check(fields)
     line_of(refusal)
-    with pytest.raises(InputError, match="leave_out_uri must be a text; got ") as refusal:
+    with pytest.raises(InputError, match="leave_out_uri must be text; got ") as refusal:
         check(fields | {"leave_out_uri": ["1.jpg"]})
     line_of(refusal)
     listing.write_text("path\n1.jpg\n")

@@ -276,8 +276,8 @@ def test_pauses_grow_and_no_try_is_left_to_chance_alone(monkeypatch, capsys):
         ({"store_wait_seconds": 600.0}, "42", 42),  # as not given
         ({"momentum": 0.5}, "", 600),
         ({"store_wait_seconds": 5}, "", 5),
-        (parameters.of_data({"store_wait_seconds": 9}), "42", 9),
-        (parameters.of_data({}), "42", 42),
+        (parameters.Advanced.parse({"store_wait_seconds": 9}).for_data(), "42", 9),
+        (parameters.Advanced.parse({}).for_data(), "42", 42),
     ],
 )
 def test_a_form_says_it_else_the_environment_else_ten_minutes(wait, environment, expected, monkeypatch):
@@ -313,7 +313,7 @@ def test_what_is_no_time_is_refused(monkeypatch):
 
 def test_it_does_not_decide_the_model_and_reaches_the_stages_of_the_data():
     assert "store_wait_seconds" in parameters.ADVANCED_BESIDE_THE_MODEL
-    assert parameters.of_data({"store_wait_seconds": 3})["store_wait_seconds"] == 3.0
+    assert parameters.Advanced.parse({"store_wait_seconds": 3}).for_data()["store_wait_seconds"] == 3.0
 
 
 @pytest.mark.parametrize("command", [["rollback"], ["predict", "1.jpg", "--model"], ["serve"]])

@@ -109,7 +109,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_weights_to_the_bit(f
     process = started(folders, tmp_path)
     said, _ = process.communicate()
     assert process.returncode == 0, said
-    assert "goes on after step" in said
+    assert "resumes after step" in said
 
     whole = dict(steps_of(undisturbed))
     assert sorted(whole) == list(range(STEPS))
@@ -139,7 +139,7 @@ def test_told_to_end_it_saves_first(folders, undisturbed, tmp_path):
         said, _ = process.communicate()
     assert process.returncode == 143
     taken = len(steps_of(tmp_path))
-    assert f"told to end: step {taken} is kept in {tmp_path / 'kept'}" in said
+    assert f"stopped by SIGTERM: saved step {taken} to {tmp_path / 'kept'}" in said
     assert newest(tmp_path).step == taken
     assert not (tmp_path / "model").exists() and not (tmp_path / "events").exists()
 
@@ -148,7 +148,7 @@ def test_what_is_finished_is_not_trained_again(folders, undisturbed, tmp_path):
     process = started(folders, tmp_path, checkpoint_dir=str(undisturbed / "kept"))
     said, _ = process.communicate()
     assert process.returncode == 0, said
-    assert f"goes on after step {STEPS}" in said
+    assert f"resumes after step {STEPS}" in said
     assert not steps_of(tmp_path)
     assert (tmp_path / "model" / "serving" / "1" / "saved_model.pb").is_file()
 
@@ -159,7 +159,7 @@ def test_what_is_finished_is_not_trained_again(folders, undisturbed, tmp_path):
 )
 def test_a_training_of_something_else_is_refused(folders, undisturbed, tmp_path, changes, fact):
     fields = {**CHANGES, "checkpoint_dir": str(undisturbed / "kept"), **changes}
-    with pytest.raises(InputError, match=f"goes on in its own checkpoint_dir only: step-.* must be of {fact}"):
+    with pytest.raises(InputError, match=f"must be of the training that resumes from it: step-.* must have {fact}"):
         shades.train(folders, tmp_path, **fields | {"advanced": fields["advanced"] | {"deterministic": False}})
     assert not list(tmp_path.rglob("*"))
 
@@ -169,7 +169,7 @@ def test_other_pictures_are_refused(undisturbed, tmp_path):
     others = shades.write(tmp_path / "others", images=34)
     fields = {**CHANGES, "checkpoint_dir": str(undisturbed / "kept")}
     fields["advanced"] = fields["advanced"] | {"deterministic": False}
-    with pytest.raises(InputError, match='must be of pictures "'):
+    with pytest.raises(InputError, match='must have pictures "'):
         shades.train(others, tmp_path / "out", **fields)
 
 
@@ -209,7 +209,7 @@ def test_a_torn_one_is_passed_over(tmp_path, capsys, damage):
     }
     newest.write_bytes(damaged[damage])
     assert folder.newest().step == 5
-    assert f"passes over {newest}, which is torn" in capsys.readouterr().out
+    assert f"skips the damaged checkpoint {newest} (" in capsys.readouterr().out
 
 
 def test_what_cannot_be_written_is_said(tmp_path):

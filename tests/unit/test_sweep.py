@@ -99,9 +99,9 @@ def test_a_trial_is_measured_on_all_of_the_validation(tried):
 def test_a_loss_that_is_no_number_is_an_outcome(tried):
     root, (_, failed) = tried
     assert (failed["accuracy"], failed["loss"]) == (None, None)
-    assert failed["failed"].startswith("the loss must stay a number; got ")
+    assert failed["failed"].startswith("the loss must be finite; got ")
     assert [path.name for path in (root / "2").iterdir()] == ["trial.json"]
-    assert "the loss must stay a number" in (root / "2.html").read_text()
+    assert "the loss must be finite" in (root / "2.html").read_text()
 
 
 def compared(root, *models):
@@ -135,6 +135,6 @@ def test_of_equal_accuracies_the_least_loss_is_the_best(tmp_path):
 
 def test_where_all_have_failed_there_is_one_line(tried, tmp_path):
     root, _ = tried
-    with pytest.raises(InputError, match=r"some trial must come to its end; got trial 2: the loss .*\. Try smaller learning_r"):
+    with pytest.raises(InputError, match=r"at least one trial must succeed; got trial 2: the loss .*\. Try smaller learning_r"):
         compared(tmp_path, root / "2")
     assert list(tmp_path.iterdir()) == []

@@ -23,6 +23,7 @@ from shades import NARROW, RECIPE, shade, train
 from kfp_vision import inputs, networks, parameters, training
 from kfp_vision.errors import InputError
 from kfp_vision.networks import NETWORKS
+from kfp_vision.parameters import Advanced
 from kfp_vision.training import frozen, optimizers, trainer, watching
 
 
@@ -159,18 +160,14 @@ def test_only_the_last_layer_may_be_trained(folders, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_nothing(folders, tmp_path):
-    with pytest.raises(
-        InputError, match=r"the loss must stay a number; got nan at step \d+, at rate 1e\+12\. Try a learning_rate"
-    ):
+    with pytest.raises(InputError, match=r"the loss must be finite; got nan at step \d+, at rate 1e\+12\. Try a learning_rate"):
         train(folders, tmp_path, optimizer="sgd", learning_rate=1e12, train_steps=20)
     assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize("name", parameters.OPTIMIZERS)
 def test_every_optimizer_lowers_a_loss(name):
-    optimizer = optimizers.make_optimizer(
-        name, parameters.ADVANCED | {"opt_epsilon": 1e-3, "adagrad_initial_accumulator_value": 0.1}
-    )
+    optimizer = optimizers.make_optimizer(name, Advanced.parse({"opt_epsilon": 1e-3, "adagrad_initial_accumulator_value": 0.1}))
     variable = keras.Variable(np.array([3.0, -2.0], "float32"))
     optimizer.build([variable])
     optimizer.learning_rate.assign(0.1)
@@ -184,11 +181,11 @@ def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
     weights = []
     for decay in (0.0, 0.01):
         keras.utils.set_random_seed(0)
-        advanced = parameters.advanced({"depth_multiplier": 0.1, "weight_decay": decay})
+        advanced = Advanced.parse({"depth_multiplier": 0.1, "weight_decay": decay})
         model = trainer.build("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1, dropout=0.0)
         start = model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy()
-        recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, train_steps=1)
-        decayed = trainer.Trainer(model, recipe, advanced, 4)
+        recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, train_steps=1, advanced=advanced)
+        decayed = trainer.Trainer(model, recipe, 4)
         how = inputs.Augmentation()
         batches = inputs.training_batches(folders / "train", image_size=32, batch_size=8, seed=0, augmentation=how)
         list(decayed.run(iter(batches), None))
@@ -208,9 +205,9 @@ def taught(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None 
     """A trainer of a network that is made of nothing but a class layer on 4 numbers, whose weights begin at zero."""
     numbers = keras.Input((4,))
     model = keras.Model(numbers, keras.layers.Dense(classes, kernel_initializer="zeros")(numbers))
-    advanced = parameters.advanced({"weight_decay": 0.0} | changes)
-    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, batch_size=4, train_steps=6)
-    return trainer.Trainer(model, recipe, advanced, 1, class_weights)
+    advanced = Advanced.parse({"weight_decay": 0.0} | changes)
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, batch_size=4, train_steps=6, advanced=advanced)
+    return trainer.Trainer(model, recipe, 1, class_weights)
 
 
 BATCH = (tf.constant(np.eye(4, dtype="float32")), tf.constant([0, 1, 1, 1], tf.int64))
@@ -240,7 +237,7 @@ def test_validation_sees_the_averages_and_the_training_goes_on_without_them():
     assert not np.allclose(before, moved)
     with_averages = averaged.validate(batches)["validation_loss"]
     np.testing.assert_array_equal(averaged.model.layers[-1].kernel.numpy(), moved)
-    averaged.put(averaged.weights("last"))
+    averaged.set_weights(averaged.weights("last"))
     logits = averaged.model(BATCH[0])
     assert with_averages == pytest.approx(
         float(tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(BATCH[1], logits))), rel=1e-5
@@ -259,7 +256,7 @@ def test_a_rare_class_weighs_as_much_as_a_common_one():
 
 def test_classes_are_balanced_by_how_many_pictures_they_have(tmp_path):
     folders = shades.write(tmp_path, dark=0.25)
-    np.testing.assert_allclose(training._balanced(folders / "train", 3), [2.0, 2 / 3, 0.0])
+    np.testing.assert_allclose(training._balanced_weights(folders / "train", 3), [2.0, 2 / 3, 0.0])
 
 
 def test_smoothed_labels_and_mixed_ones_are_learned_alike():
@@ -309,7 +306,7 @@ def test_layers_can_be_frozen_by_the_beginning_of_their_names(folders, tmp_path)
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("Mixd_3", "must name layers of the network; got Mixd_3. Take the beginning of one of these: Conv2d_1a_7x7"),
+        ("Mixd_3", "must name layers of the network; got Mixd_3. Use a prefix of one of these: Conv2d_1a_7x7"),
         ("Conv2d,Mixed,Logits", "must leave a layer to train; got Conv2d,Mixed,Logits"),
     ],
 )
@@ -350,8 +347,8 @@ def test_memory_does_not_grow_over_two_thousand_steps(folders):
     if not Path("/proc/self/statm").exists():
         leave_out("Linux alone tells how much memory a process has")
     model = trainer.build("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1)
-    recipe = replace(RECIPE, train_steps=2000)
-    steady = trainer.Trainer(model, recipe, parameters.advanced(NARROW | {"moving_average_decay": 0.99}), 4)
+    recipe = replace(RECIPE, train_steps=2000, advanced=Advanced.parse(NARROW | {"moving_average_decay": 0.99}))
+    steady = trainer.Trainer(model, recipe, 4)
     batches = inputs.training_batches(
         folders / "train", image_size=32, batch_size=8, seed=0, augmentation=inputs.Augmentation()
     )

@@ -42,10 +42,10 @@ def watch(events: Path, log_uri: object = "", train_steps: int = 3, **options):
 def test_tensorboard_reads_every_value_and_the_pictures(tmp_path):
     pictures = np.stack([np.full((5, 6, 3), shade, "float32") for shade in range(0, 250, 25)])
     with watch(tmp_path) as seen:
-        seen.pictures(tf.constant(pictures))
+        seen.log_images(tf.constant(pictures))
         for step in (1, 2):
-            seen.row(row(step))
-        seen.row(row(3, validation_loss=0.25, validation_accuracy=0.75, input_wait=0.5))
+            seen.log_row(row(step))
+        seen.log_row(row(3, validation_loss=0.25, validation_accuracy=0.75, input_wait=0.5))
     assert scalars(tmp_path, "loss") == pytest.approx({1: 2.0, 2: 1.0, 3: 2 / 3})
     assert scalars(tmp_path, "images_per_second") == {1: 40.0, 2: 40.0, 3: 40.0}
     assert scalars(tmp_path, "validation_accuracy") == {3: 0.75}
@@ -64,10 +64,10 @@ def test_events_can_be_followed_elsewhere_while_the_training_runs(tmp_path, monk
     (target / "events.out.tfevents.1.before").write_bytes(b"")
     (logs / "flowers-0").mkdir()
     with watch(tmp_path / "events", logs, 2) as seen:
-        seen.row(row(1))
+        seen.log_row(row(1))
         until(lambda: "loss" in read(target).Tags()["tensors"])
         assert scalars(target, "loss") == {1: 2.0}
-        seen.row(row(2))
+        seen.log_row(row(2))
     (events,) = (tmp_path / "events").iterdir()
     assert (target / events.name).read_bytes() == events.read_bytes()
     assert {path.name for path in target.iterdir()} == {events.name, "events.out.tfevents.1.before"}
@@ -76,7 +76,7 @@ def test_events_can_be_followed_elsewhere_while_the_training_runs(tmp_path, monk
 
 def test_events_of_a_training_that_fails_are_brought_all_the_same(tmp_path):
     with pytest.raises(ZeroDivisionError), watch(tmp_path / "events", tmp_path / "logs") as seen:
-        seen.row(row(1))
+        seen.log_row(row(1))
         raise ZeroDivisionError
     assert scalars(tmp_path / "logs" / "flowers-1", "loss") == {1: 2.0}
 
@@ -88,12 +88,10 @@ def test_a_store_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path, m
         monkeypatch.delenv(name, raising=False)
     with watch(tmp_path / "events", "s3://bucket/logs?endpoint=http://127.0.0.1:9") as seen:
         for step in (1, 2, 3):
-            seen.row(row(step))
+            seen.log_row(row(step))
             time.sleep(0.2)
     (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
-    assert warning.startswith(
-        "warning: events cannot be brought to s3://bucket/logs/flowers-1?endpoint=http://127.0.0.1:9 now; "
-    )
+    assert warning.startswith("warning: cannot upload events to s3://bucket/logs/flowers-1?endpoint=http://127.0.0.1:9; ")
     assert scalars(tmp_path / "events", "loss").keys() == {1, 2, 3}
 
 
@@ -102,8 +100,8 @@ def test_a_store_that_hangs_holds_up_the_end_for_a_while_alone(tmp_path, monkeyp
     monkeypatch.setattr(patience, "SOON", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         with watch(tmp_path / "events", f"s3://bucket/logs?endpoint=http://127.0.0.1:{silent.getsockname()[1]}") as seen:
-            seen.row(row(1))
-        assert "warning: the last events have not come to s3://bucket/logs/flowers-1" in capsys.readouterr().out
+            seen.log_row(row(1))
+        assert "warning: the last events were not uploaded to s3://bucket/logs/flowers-1" in capsys.readouterr().out
     until(lambda: "events" not in [thread.name for thread in threading.enumerate()])  # it was waiting for the server all along
 
 
@@ -152,7 +150,7 @@ def test_the_time_left_is_that_of_the_steps_taken_here(tmp_path, capsys):
         begun = time.monotonic()
         time.sleep(0.5)
         after = time.monotonic()
-        seen.row(row(910))
+        seen.log_row(row(910))
     ended = time.monotonic()
     (minutes, seconds) = re.search(r"eta (\d+)m(\d+)s", capsys.readouterr().out).groups()
     # Ten steps have been taken; ninety are left, each of which takes as long.
@@ -163,12 +161,12 @@ def test_a_training_that_waits_for_its_pictures_says_so_once(tmp_path, capsys):
     steps = count(1)
     with watch(tmp_path, train_steps=1000) as seen:
         for wait in (0.0, 0.05, 0.1, 0.02):
-            seen.row(row(next(steps), input_wait=wait))
-        assert "waits for its pictures" not in capsys.readouterr().out
+            seen.log_row(row(next(steps), input_wait=wait))
+        assert "waits for its images" not in capsys.readouterr().out
         for _ in range(10):
-            seen.row(row(next(steps), input_wait=0.4))
-    (said,) = [line for line in capsys.readouterr().out.splitlines() if "waits for its pictures" in line]
-    assert re.fullmatch(r"the training waits for its pictures (\d+)% of the time\. Give its pod more CPU, .*", said)
+            seen.log_row(row(next(steps), input_wait=0.4))
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "waits for its images" in line]
+    assert re.fullmatch(r"the training waits for its images (\d+)% of the time\. Give its pod more CPU, .*", said)
 
 
 def test_runs_of_one_model_have_folders_of_their_own():

@@ -103,7 +103,7 @@ def test_two_workers_learn_what_one_learns(folders, alone, tmp_path):
     changes, one = alone
     outs = [tmp_path / f"worker-{number}" for number in range(2)]
     said = ended([started(folders, out, changes, at) for out, at in zip(outs, two_workers(), strict=True)])
-    assert all("on the processor of each of 2 workers" in printed for printed in said)
+    assert all("on the CPU of each of 2 workers" in printed for printed in said)
     assert not list(outs[1].iterdir())  # the first one writes
     assert_the_same_was_learned(outs[0], one)
 
@@ -129,4 +129,4 @@ def test_more_gpus_than_there_are_is_an_error_in_a_pod_and_a_warning_elsewhere(c
     with pytest.raises(InputError, match=r"must not be above the GPUs that are visible; got gpu_count=64 and 0 visible\. Set"):
         devices.strategy(64, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
     devices.strategy(64, {})
-    assert "warning: gpu_count=64 and 0 visible: this trains on the processor" in capsys.readouterr().out
+    assert "warning: gpu_count=64 and 0 visible: training on the CPU" in capsys.readouterr().out
