@@ -436,8 +436,9 @@ def test_a_missing_image_is_one_line(engine, pictures, tmp_path):
     done = carry_out(engine, tmp_path / "runs", form, *options)
     assert done.code == 1
     assert done.stderr == (
-        f"error: every image must be there, or be pulled; got localhost:1/nowhere/kfp-vision:{__version__}. "
-        "Build it with make image, or name with --registry where it lies.\n"
+        "error: every container image must exist locally or in its registry; "
+        f"got localhost:1/nowhere/kfp-vision:{__version__}. "
+        "Build it with make image, or set --registry to the registry that holds it.\n"
     )
     assert done.stages == []
     assert not (tmp_path / "runs").exists()

@@ -354,7 +354,7 @@ def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes, concer
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: every YAML must be what is compiled now; got {shown(', '.join(map(str, stale)))}. "
+        f"error: every YAML must match the code; got outdated {shown(', '.join(map(str, stale)))}. "
         "Run kfp-vision compile, and commit.\n"
     )
     assert [file.read_bytes() for file in stale] == [(ROOT / place).read_bytes() for place in places]
