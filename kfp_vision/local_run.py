@@ -128,8 +128,8 @@ def check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> 
         InputError: a field in a condition contains a quote, a backslash or a line break.
     """
     tasks = [task for component in pipeline.pipeline_spec.components.values() for task in component.dag.tasks.values()]
-    fields = {name for task in tasks for name in CONDITION_FIELD.findall(task.trigger_policy.condition)}
-    for name in sorted(fields & arguments.keys()):
+    conditional = {name for task in tasks for name in CONDITION_FIELD.findall(task.trigger_policy.condition)}
+    for name in sorted(conditional & arguments.keys()):
         value = arguments[name]
         if isinstance(value, str) and set(value) & set("'\\\n\r"):
             rule = f"{name} of a local run must not contain a quote, a backslash or a line break"
