@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME ...]`: a line of JSON a figure. With no name, all of them, and the table is written anew."""
+"""Runs benchmarks: `python -m benchmarks [NAME ...]`.
+
+Prints one line of JSON per figure. Without names, runs all of them and rewrites the table in README.md.
+"""
 
 import platform
 import re
@@ -15,7 +18,14 @@ TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- /table -->)", re.DOTALL)
 
 
 def main(names: list[str]) -> int:
-    """Runs benchmarks by name and gives the exit code."""
+    """Runs benchmarks by name.
+
+    Args:
+        names: names of benchmarks; empty for all.
+
+    Returns:
+        The exit code.
+    """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         print(f"error: a benchmark must be one of {', '.join(NAMES)}; got {unknown[0]}. Take one of these.", file=sys.stderr)
@@ -27,7 +37,14 @@ def main(names: list[str]) -> int:
 
 
 def table(figures: list[Figure]) -> str:
-    """The figures as Markdown, with the machine and the versions they were measured on."""
+    """Formats figures as Markdown, with the machine and the versions used.
+
+    Args:
+        figures: figures to format.
+
+    Returns:
+        The Markdown table and the line below it.
+    """
     rows = "".join(f"| `{f.benchmark}` | {f.ours:g} | {f.peer:g} | {f.ratio:g} | {f.unit} | {f.peer_name} |\n" for f in figures)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow-cpu", "keras", "pillow"))
     head = "| benchmark | ours | peer | ratio | unit | peer |\n| --- | ---: | ---: | ---: | --- | --- |\n"
@@ -37,7 +54,7 @@ def table(figures: list[Figure]) -> str:
 
 
 def processor() -> str:
-    """The processor's name and the number of its cores, as Linux says them."""
+    """Returns the processor's name and number of cores, from Linux."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{len(models)} cores of {models[0]}" if models else platform.machine()

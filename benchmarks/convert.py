@@ -1,4 +1,4 @@
-"""Pictures to TFRecords, checked and unchecked, TFRecords back to batches, and pictures out of a store far away."""
+"""Measures conversion of images to TFRecords, reading them back in batches, and reading images from a remote store."""
 
 import contextlib
 import json
@@ -17,25 +17,29 @@ from benchmarks import photographs, read_store, slim
 from benchmarks.measure import Figure, compare
 from kfp_vision import catalog, inputs, splitting
 
-COPIES = 10  # of each picture, where writing is measured
+COPIES = 10  # of each image, to measure writing
 BATCH, IMAGE_SIZE, PASSES = 32, 224, 4
 
 
 def run() -> list[Figure]:
-    """The rows of this benchmark."""
+    """Runs this benchmark.
+
+    Returns:
+        Its figures.
+    """
     with tempfile.TemporaryDirectory() as scratch, contextlib.closing(slim.Converter()) as converter:
         root = Path(scratch)
         many, once = (Conversion(root / name, times) for name, times in (("many", COPIES), ("once", 1)))
         once.convert(check_pixels=True)
         batches = inputs.evaluation_batches(once.records, image_size=IMAGE_SIZE, batch_size=BATCH)
         size = (IMAGE_SIZE, IMAGE_SIZE)
-        of_keras = keras.utils.image_dataset_from_directory(
+        keras_batches = keras.utils.image_dataset_from_directory(
             once.photographs, image_size=size, batch_size=BATCH, shuffle=False, verbose=False
         )
         return [
             compare(
                 "convert_checked",
-                "TF-Slim's way: decoded one by one in a session",
+                "TF-Slim's method: images decoded one by one in a session",
                 "img/s",
                 lambda: many.convert(check_pixels=True),
                 lambda: converter.convert(many.photographs, emptied(root / "slim")),
@@ -46,14 +50,24 @@ def run() -> list[Figure]:
                 "keras.utils.image_dataset_from_directory",
                 "img/s",
                 lambda: read(batches),
-                lambda: read(of_keras),
+                lambda: read(keras_batches),
             ),
             *read_store.run(),
         ]
 
 
 class Conversion:
-    """A folder with pictures, their table, and what they are converted to."""
+    """A folder with images, their table, and the records they are converted to.
+
+    Args:
+        root: folder to create them in.
+        copies: number of copies of each photograph.
+
+    Attributes:
+        photographs: folder of the images.
+        rows: rows of the images' table.
+        tables: table of each split; all images are in train.
+    """
 
     def __init__(self, root: Path, copies: int) -> None:
         self.root = root
@@ -67,18 +81,29 @@ class Conversion:
 
     @property
     def records(self) -> Path:
-        """Where the pictures are converted to."""
+        """The folder of the training records."""
         return self.root / "records" / "train"
 
     def convert(self, *, check_pixels: bool) -> float:
-        """Pictures a second of the stage, into a new folder."""
+        """Measures the conversion stage, writing to a new folder.
+
+        Args:
+            check_pixels: whether to decode every image completely.
+
+        Returns:
+            Images per second.
+        """
         emptied(self.root / "records")
         command = [sys.executable, "-m", "benchmarks.stage", str(self.root), json.dumps(check_pixels)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
         return len(self.rows) / float(done.stdout)
 
     def pack(self) -> float:
-        """Pictures a second of `tar`, into a new file."""
+        """Measures `tar`, writing to a new file.
+
+        Returns:
+            Images per second.
+        """
         archive = emptied(self.root / "packed") / "photographs.tar"
         start = time.perf_counter()
         subprocess.run(["tar", "cf", archive, "-C", self.root, self.photographs.name], check=True)
@@ -86,14 +111,28 @@ class Conversion:
 
 
 def emptied(folder: Path) -> Path:
-    """An empty folder in the place of what was there."""
+    """Creates an empty folder, replacing what exists at its path.
+
+    Args:
+        folder: the path.
+
+    Returns:
+        The folder.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
 
 def read(batches: Iterable[Any]) -> float:
-    """Pictures a second of a few passes; how tf.data's threads fall to the cores makes single ones uneven."""
+    """Measures several passes over batches; a single pass varies with how tf.data's threads are scheduled.
+
+    Args:
+        batches: pairs of images and labels, iterable several times.
+
+    Returns:
+        Images per second.
+    """
     start = time.perf_counter()
-    pictures = sum(len(labels) for _ in range(PASSES) for _, labels in batches)
-    return pictures / (time.perf_counter() - start)
+    images = sum(len(labels) for _ in range(PASSES) for _, labels in batches)
+    return images / (time.perf_counter() - start)

@@ -1,6 +1,6 @@
-"""A line to a server here on which every request takes some time longer: `python -m benchmarks.delayed PORT SECONDS`.
+"""Forwards connections to a local server, delaying each request: `python -m benchmarks.delayed PORT SECONDS`.
 
-It says at which port it listens, in one line, and goes on until it is told to stop.
+Prints the port that it listens on, then runs until terminated.
 """
 
 import asyncio
@@ -9,12 +9,17 @@ import sys
 
 
 async def serve(port: int, seconds: float) -> None:
-    """Passes on what comes, each piece of a request once it has waited."""
+    """Forwards connections, delaying each chunk of a request.
 
-    async def relay(client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+    Args:
+        port: port of the local server.
+        seconds: delay per chunk.
+    """
+
+    async def relay(client: asyncio.StreamReader, response: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
-            server, asked = await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.gather(passed_on(client, asked, seconds), passed_on(server, answer, 0))
+            server, request = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(passed_on(client, request, seconds), passed_on(server, response, 0))
 
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as listening:
         print(listening.sockets[0].getsockname()[1], flush=True)
@@ -22,11 +27,17 @@ async def serve(port: int, seconds: float) -> None:
 
 
 async def passed_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, seconds: float) -> None:
-    """Passes on until the source ends."""
+    """Forwards chunks until the source ends.
+
+    Args:
+        source: stream to read.
+        sink: stream to write.
+        seconds: delay per chunk.
+    """
     with contextlib.suppress(OSError):
-        while piece := await source.read(1 << 18):
+        while chunk := await source.read(1 << 18):
             await asyncio.sleep(seconds)
-            sink.write(piece)
+            sink.write(chunk)
             await sink.drain()
         sink.write_eof()
 

@@ -1,6 +1,6 @@
-"""Our side of `learn`, in a process of its own as a laptop has it: `python -m benchmarks.fine_tuning JSON`.
+"""Runs our side of `learn` in its own process: `python -m benchmarks.fine_tuning JSON`.
 
-Prints the accuracy on the pictures in `test`, which the training did not see, and the seconds that everything took.
+Prints the accuracy on the held-out images in `test`, and the total seconds.
 """
 
 import contextlib
@@ -18,7 +18,15 @@ from kfp_vision.prediction import Classifier
 
 
 def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rate: float) -> None:
-    """Converts, trains, and asks the export about the held-out pictures."""
+    """Converts the images, trains, and evaluates the export on the held-out images.
+
+    Args:
+        folder: folder with class folders in `train` and `test`.
+        weights: Caffe's GoogLeNet weights, an .npz file.
+        steps: number of training steps.
+        batch_size: images per step.
+        learning_rate: peak learning rate.
+    """
     start = time.perf_counter()
     recipe = training.Recipe(
         network="googlenet",
@@ -36,7 +44,7 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
         advanced=Advanced(
             warmup_steps=max(1, steps // 10),
             weight_decay=0.0,
-            # Colours are left as they are, as in the peer.
+            # No color augmentation, as in the peer.
             max_brightness_delta=0.0,
             lower_saturation=1.0,
             upper_saturation=1.0,
@@ -46,11 +54,11 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
         root = Path(scratch)
         training_stage.write(folder, root)
         records = (root / "records" / split for split in ("train", "validation"))
-        made = {"model": root / "model", "events": root / "events", "page": root / "training.html"}
-        training.train_classifier(recipe, *records, root / "labels", **made)
+        outputs = {"model": root / "model", "events": root / "events", "page": root / "training.html"}
+        training.train_classifier(recipe, *records, root / "labels", **outputs)
         version = repository.exported(root / "model")
-        answers = evaluation.collect(Classifier(version).probabilities, root / "records" / "test")
-    accuracy = float(answers.correct.mean())
+        predictions = evaluation.collect(Classifier(version).probabilities, root / "records" / "test")
+    accuracy = float(predictions.correct.mean())
     print(json.dumps({"accuracy": accuracy, "seconds": time.perf_counter() - start}))
 
 

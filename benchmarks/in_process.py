@@ -1,6 +1,6 @@
-"""An export asked in process, by batches of encoded pictures: `python -m benchmarks.in_process REPOSITORY PICTURES SECONDS`.
+"""Measures an export in process on batches of encoded images: `python -m benchmarks.in_process REPOSITORY IMAGES SECONDS`.
 
-Prints pictures a second.
+Prints images per second.
 """
 
 import itertools
@@ -13,18 +13,24 @@ from kfp_vision import prediction, repository
 BATCH = 32
 
 
-def main(place: str, pictures: str, seconds: str) -> None:
-    """Computes for so many seconds."""
-    classifier = prediction.Classifier(repository.versions(Path(place))[-1])
-    encoded = [file.read_bytes() for file in sorted(Path(pictures).glob("*/*.jpg"))]
+def main(repository_folder: str, images: str, seconds: str) -> None:
+    """Classifies batches for a number of seconds and prints images per second.
+
+    Args:
+        repository_folder: model repository; its newest version is used.
+        images: folder of class folders with JPEGs.
+        seconds: duration.
+    """
+    classifier = prediction.Classifier(repository.versions(Path(repository_folder))[-1])
+    encoded = [file.read_bytes() for file in sorted(Path(images).glob("*/*.jpg"))]
     batches = itertools.cycle(
         [encoded[first : first + BATCH] for first in range(0, len(encoded) - BATCH + 1, BATCH)] or [encoded]
     )
     classifier.probabilities(next(batches))
-    computed, start = 0, time.perf_counter()
+    count, start = 0, time.perf_counter()
     while time.perf_counter() < start + float(seconds):
-        computed += len(classifier.probabilities(next(batches)))
-    print(computed / (time.perf_counter() - start))
+        count += len(classifier.probabilities(next(batches)))
+    print(count / (time.perf_counter() - start))
 
 
 if __name__ == "__main__":

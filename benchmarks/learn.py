@@ -1,8 +1,7 @@
-"""Fine-tuning GoogLeNet on photographs by one recipe, ours against PyTorch: where it ends, and how long it takes.
+"""Fine-tunes GoogLeNet on photographs with the same recipe, ours against PyTorch: accuracy and duration.
 
-Each round is another split: a fifth of the photographs, another one each time, is held out from both. Ours counts all that a
-run does: conversion to TFRecords, training, export, and the export's answers. Needs Caffe's weights beside the photographs, as
-`googlenet/bvlc_googlenet.npz`.
+Each round holds out another fifth of the photographs from both. Our time includes the whole run: conversion to TFRecords,
+training, export and the export's predictions. Needs Caffe's weights next to the photographs, as `googlenet/bvlc_googlenet.npz`.
 """
 
 import json
@@ -26,14 +25,23 @@ PEER = (*peers.TORCH, "numpy==2.4.6", "pillow==13.0.0")
 
 
 class Learned(NamedTuple):
-    """The share of held-out pictures called by their right name, and the seconds from files to that figure."""
+    """Result of a fine-tuning.
+
+    Attributes:
+        accuracy: share of held-out images classified correctly, from 0 to 1.
+        seconds: from image files to that accuracy.
+    """
 
     accuracy: float
     seconds: float
 
 
 def run() -> list[Figure]:
-    """The rows of this benchmark."""
+    """Runs this benchmark.
+
+    Returns:
+        Its figures; none without Caffe's weights.
+    """
     weights = photographs.googlenet("learn")
     if not weights:
         return []
@@ -41,19 +49,27 @@ def run() -> list[Figure]:
         split = folds(photographs.copies(Path(scratch, "all"), 1), rounds())
         pairs = [(ours(fold, weights), theirs(fold, weights)) for fold in split]
     name = f"{peers.TORCH[0].replace('==', ' ')}, {hardware.precision()}, the same recipe"
-    right = [(100 * mine.accuracy, 100 * other.accuracy) for mine, other in pairs]
+    accuracies = [(100 * mine.accuracy, 100 * other.accuracy) for mine, other in pairs]
     seconds = [(mine.seconds, other.seconds) for mine, other in pairs]
     return [
-        report("fine_tuning_accuracy", name, "%", right, middle=statistics.mean),
+        report("fine_tuning_accuracy", name, "%", accuracies, middle=statistics.mean),
         report("fine_tuning", name, "s", seconds, less=True),
     ]
 
 
 def folds(folder: Path, number: int) -> list[Path]:
-    """Folders with `train` and `test` in each, made beside one of pictures in class folders; by content, copies left out."""
-    of_picture = {file: sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*/*"))}
-    copies = Counter(of_picture.values())
-    for file, digest in of_picture.items():
+    """Splits images by content hash into folds, each a folder with `train` and `test`; images with duplicates are excluded.
+
+    Args:
+        folder: folder of class folders; the folds are created next to it.
+        number: number of folds to create.
+
+    Returns:
+        The folders of the folds.
+    """
+    digests = {file: sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*/*"))}
+    copies = Counter(digests.values())
+    for file, digest in digests.items():
         for fold in range(number):
             if copies[digest] == 1:
                 side = "test" if int(digest[8:16], 16) % FOLDS == fold else "train"
@@ -64,16 +80,33 @@ def folds(folder: Path, number: int) -> list[Path]:
 
 
 def ours(fold: Path, weights: Path) -> Learned:
-    """A run of the pipeline's own stages, in a process of its own."""
-    given = {"folder": str(fold), "weights": str(weights), "steps": STEPS, "batch_size": BATCH, "learning_rate": LEARNING_RATE}
-    command = [sys.executable, "-m", "benchmarks.fine_tuning", json.dumps(given)]
+    """Runs our own stages in a separate process.
+
+    Args:
+        fold: folder with `train` and `test`.
+        weights: Caffe's weights.
+
+    Returns:
+        The result.
+    """
+    recipe = {"steps": STEPS, "batch_size": BATCH, "learning_rate": LEARNING_RATE}
+    arguments = {"folder": str(fold), "weights": str(weights)} | recipe
+    command = [sys.executable, "-m", "benchmarks.fine_tuning", json.dumps(arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
     return Learned(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def theirs(fold: Path, weights: Path) -> Learned:
-    """The same recipe in PyTorch."""
+    """Runs the same recipe in PyTorch.
+
+    Args:
+        fold: folder with `train` and `test`.
+        weights: Caffe's weights.
+
+    Returns:
+        The result.
+    """
     network = {"stem": inception.STEM, "blocks": inception.BLOCKS}
     recipe = {"steps": STEPS, "batch_size": BATCH, "learning_rate": LEARNING_RATE, "half": hardware.precision() == "bfloat16"}
-    given = {"train": str(fold / "train"), "test": str(fold / "test"), "weights": str(weights)} | network | recipe
-    return Learned(**json.loads(peers.printed(peers.python(*PEER), "torch_finetune.py", **given)))
+    arguments = {"train": str(fold / "train"), "test": str(fold / "test"), "weights": str(weights)} | network | recipe
+    return Learned(**json.loads(peers.printed(peers.python(*PEER), "torch_finetune.py", **arguments)))

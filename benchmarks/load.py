@@ -1,6 +1,6 @@
-"""Clients who ask one request after another: `python -m benchmarks.load URL PICTURES CLIENTS SECONDS VERB`.
+"""Simulates clients with one request at a time each: `python -m benchmarks.load URL IMAGES CLIENTS SECONDS VERB`.
 
-Prints requests a second, and the median and the 99th percentile of milliseconds to an answer, as JSON.
+Prints requests per second, and the median and 99th percentile of the latency in milliseconds, as JSON.
 """
 
 import base64
@@ -14,40 +14,48 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 MODEL = "benchmark"
-PICTURES = 64
+IMAGES = 64  # distinct bodies
 
 
-def main(url: str, pictures: str, clients: str, seconds: str, verb: str) -> None:
-    """Asks for so many seconds, to `predict` or to `search`."""
-    asked = f"{url}/v1/models/{MODEL}:{verb}"
-    files = sorted(Path(pictures).glob("*/*.jpg"))
-    bodies = [_body(file.read_bytes()) for file in files[:: max(1, len(files) // PICTURES)]]
+def main(url: str, images: str, clients: str, seconds: str, verb: str) -> None:
+    """Sends requests for a number of seconds and prints the rate and latencies.
+
+    Args:
+        url: address of the server.
+        images: folder of class folders with JPEGs.
+        clients: number of concurrent clients.
+        seconds: duration.
+        verb: `predict` or `search`.
+    """
+    endpoint = f"{url}/v1/models/{MODEL}:{verb}"
+    files = sorted(Path(images).glob("*/*.jpg"))
+    bodies = [_body(file.read_bytes()) for file in files[:: max(1, len(files) // IMAGES)]]
     end = time.perf_counter() + float(seconds)
-    with ThreadPoolExecutor(int(clients)) as asking:
-        taken = list(asking.map(lambda number: _ask(asked, bodies, number, end), range(int(clients))))
-    milliseconds = [1000 * one for times in taken for one in times]
-    p50, p99 = (statistics.quantiles(milliseconds, n=100, method="inclusive")[at] for at in (49, 98))
+    with ThreadPoolExecutor(int(clients)) as pool:
+        latencies = list(pool.map(lambda number: _send(endpoint, bodies, number, end), range(int(clients))))
+    milliseconds = [1000 * seconds_taken for times in latencies for seconds_taken in times]
+    p50, p99 = (statistics.quantiles(milliseconds, n=100, method="inclusive")[position] for position in (49, 98))
     print(json.dumps({"rate": len(milliseconds) / float(seconds), "p50": p50, "p99": p99}))
 
 
-def _body(picture: bytes) -> bytes:
-    return json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()}]}).encode()
+def _body(image: bytes) -> bytes:
+    return json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}).encode()
 
 
-def _ask(url: str, bodies: list[bytes], number: int, end: float) -> list[float]:
-    """Asks until the time is over, beginning with a body of its own, and gives the seconds that each answer within it took."""
-    place, taken = urlsplit(url), []
-    connection = http.client.HTTPConnection(place.hostname or "", place.port)
+def _send(url: str, bodies: list[bytes], number: int, end: float) -> list[float]:
+    """Sends requests until the end time and returns the latency of each in seconds; each client starts with another body."""
+    address, latencies = urlsplit(url), []
+    connection = http.client.HTTPConnection(address.hostname or "", address.port)
     while (start := time.perf_counter()) < end:
-        connection.request("POST", place.path, bodies[number % len(bodies)])
-        answer = connection.getresponse()
-        said = answer.read()
-        if answer.status != 200:
-            raise ValueError(f"HTTP {answer.status}: {said[:200]!r}")
+        connection.request("POST", address.path, bodies[number % len(bodies)])
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise ValueError(f"HTTP {response.status}: {body[:200]!r}")
         if (now := time.perf_counter()) < end:
-            taken.append(now - start)
+            latencies.append(now - start)
         number += 1
-    return taken
+    return latencies
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a figure is made: ours and the peer in turn, several times, and the ratio of the medians."""
+"""Measures ours and the peer alternately, several times, and reports the ratio of the medians."""
 
 import json
 import os
@@ -14,11 +14,12 @@ class Figure:
     """One line of output.
 
     Attributes:
-        benchmark: what was measured.
-        ours, peer: medians.
-        peer_name: what it was measured against.
+        benchmark: name of the measurement.
+        ours: median of ours.
+        peer: median of the peer.
+        peer_name: what ours is compared with.
         ratio: above 1 means ours is better.
-        unit: of `ours` and `peer`.
+        unit: unit of `ours` and `peer`.
     """
 
     benchmark: str
@@ -30,12 +31,23 @@ class Figure:
 
 
 def rounds() -> int:
-    """How many times each is measured."""
+    """Returns the number of measured rounds, from BENCH_ROUNDS."""
     return int(os.environ.get("BENCH_ROUNDS", ROUNDS))
 
 
 def compare(benchmark: str, peer_name: str, unit: str, ours: Callable[[], float], peer: Callable[[], float]) -> Figure:
-    """Calls both in turn, each giving a rate, once unmeasured and then `rounds` times; prints the figure as a line of JSON."""
+    """Measures two rates alternately, after one unmeasured round, and prints the figure as a line of JSON.
+
+    Args:
+        benchmark: name of the measurement.
+        peer_name: what ours is compared with.
+        unit: unit of the rates.
+        ours: measures our rate.
+        peer: measures the peer's rate.
+
+    Returns:
+        The figure.
+    """
     ours(), peer()
     return report(benchmark, peer_name, unit, [(ours(), peer()) for _ in range(rounds())])
 
@@ -49,13 +61,20 @@ def report(
     less: bool = False,
     middle: Callable[[Sequence[float]], float] = statistics.median,
 ) -> Figure:
-    """Makes a figure of measurements, ours and the peer's in pairs, and prints it as a line of JSON.
+    """Computes a figure from paired measurements and prints it as a line of JSON.
 
     Args:
-        less: whether less is better: of seconds and of memory, not of rates.
-        middle: what is made of several: their median, or their mean where each measures something else.
+        benchmark: name of the measurement.
+        peer_name: what ours is compared with.
+        unit: unit of the measurements.
+        pairs: measurements of ours and of the peer.
+        less: whether less is better, as for seconds and memory.
+        middle: aggregates the measurements: the median, or the mean if each round measures something else.
+
+    Returns:
+        The figure.
     """
-    mine, theirs = (middle(measured) for measured in zip(*pairs, strict=True))
+    mine, theirs = (middle(values) for values in zip(*pairs, strict=True))
     ratio = theirs / mine if less else mine / theirs
     figure = Figure(benchmark, round(mine, 1), round(theirs, 1), peer_name, round(ratio, 2), unit)
     print(json.dumps(asdict(figure)), flush=True)

@@ -1,4 +1,4 @@
-"""Peers with other packages than ours: each has an environment of its own, and is a process that ends when it has measured."""
+"""Runs peers that need other packages than ours, each in its own environment and its own process."""
 
 import json
 import shutil
@@ -9,14 +9,21 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ROOT / ".bench"
-# PyTorch's build for processors where pip is told of an index that has it; the one for GPUs computes the same on them.
+# PyTorch's CPU build if pip is configured with an index that has it; the GPU build computes the same on a CPU.
 TORCH = ("torch==2.13.0",)
 SLIM = ("tensorflow-cpu==2.12.1", "tf_slim==1.1.0")
-PYTHON = "3.11"  # the last that TensorFlow 2.12 runs on
+PYTHON = "3.11"  # the last one that TensorFlow 2.12 supports
 
 
 def python(*requirements: str) -> Path:
-    """The interpreter of an environment that holds `requirements`; made when it is first asked for."""
+    """Returns the interpreter of a virtual environment, which is created on first use.
+
+    Args:
+        *requirements: packages of the environment, with versions.
+
+    Returns:
+        Path of the interpreter.
+    """
     environment = ENVIRONMENTS / "-".join(requirements).replace("==", "-")
     interpreter = environment / "bin" / "python"
     if not (environment / "whole").exists():
@@ -30,11 +37,29 @@ def python(*requirements: str) -> Path:
 
 
 def measured(interpreter: Path, program: str, **arguments: Any) -> float:
-    """The figure that a program of this folder prints, which takes its arguments as JSON."""
+    """Runs a program of this folder that prints a number.
+
+    Args:
+        interpreter: interpreter of the peer's environment.
+        program: file name of the program.
+        **arguments: passed to the program as JSON.
+
+    Returns:
+        The number.
+    """
     return float(printed(interpreter, program, **arguments))
 
 
 def printed(interpreter: Path, program: str, **arguments: Any) -> str:
-    """What a program of this folder prints, which takes its arguments as JSON."""
-    command = [interpreter, Path(__file__).with_name(program), json.dumps(arguments)]
+    """Runs a program of this folder.
+
+    Args:
+        interpreter: interpreter of the peer's environment.
+        program: file name of the program.
+        **arguments: passed to the program as JSON.
+
+    Returns:
+        What the program prints.
+    """
+    command = [str(interpreter), str(Path(__file__).with_name(program)), json.dumps(arguments)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout

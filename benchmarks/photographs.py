@@ -1,4 +1,4 @@
-"""The pictures that benchmarks read: real photographs where there are any, else the sample's drawn ones."""
+"""Provides the images of the benchmarks: real photographs if available, otherwise the drawn sample images."""
 
 import os
 import sys
@@ -11,7 +11,15 @@ DRAWN_A_CLASS = 60
 
 
 def copies(folder: Path, times: int) -> Path:
-    """Makes `folder` with a folder a class, each picture `times` under different names, and gives it."""
+    """Writes copies of all images into class folders.
+
+    Args:
+        folder: folder to create.
+        times: number of copies of each image, under different names.
+
+    Returns:
+        The folder.
+    """
     for name, encoded in read():
         label, _, file_name = name.partition("/")
         (folder / label).mkdir(parents=True, exist_ok=True)
@@ -21,34 +29,42 @@ def copies(folder: Path, times: int) -> Path:
 
 
 def read() -> Iterator[tuple[str, bytes]]:
-    """Names, `class/file`, and bytes of the pictures.
+    """Reads the images: photographs from `flower_photos` in the folder of `data` if it exists, otherwise sample images.
 
-    The photographs lie where the tests find them: in `flower_photos` below KFP_VISION_DATA, or of `../shared/data`.
+    Yields:
+        Name, `class/file`, and encoded bytes of each image.
     """
     photographs = data() / "flower_photos"
     yield from _real(photographs) if photographs.is_dir() else _drawn()
 
 
 def data() -> Path:
-    """Where the tests find real data: KFP_VISION_DATA, or `../shared/data`."""
+    """Returns the folder of real data that the tests use: KFP_VISION_DATA, or `../shared/data`."""
     return Path(os.environ.get("KFP_VISION_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 def googlenet(benchmark: str) -> Path | None:
-    """Caffe's weights beside the photographs; where there are none, says that a benchmark is left out."""
+    """Finds Caffe's GoogLeNet weights, and reports on stderr if a benchmark is skipped because they are missing.
+
+    Args:
+        benchmark: name of the benchmark.
+
+    Returns:
+        Path of the weights; None if missing.
+    """
     weights = data() / "googlenet" / "bvlc_googlenet.npz"
     if weights.exists():
         return weights
-    print(f"{benchmark} is left out: there are no weights at {weights}", file=sys.stderr)
+    print(f"{benchmark} is skipped: no weights at {weights}", file=sys.stderr)
     return None
 
 
-def _real(photographs: Path):
+def _real(photographs: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(photographs.glob("*/*.jpg")):
         yield f"{path.parent.name}/{path.name}", path.read_bytes()
 
 
-def _drawn():
+def _drawn() -> Iterator[tuple[str, bytes]]:
     for name in sample.names():
         if name.endswith(".jpg") and int(Path(name).stem) <= DRAWN_A_CLASS:
             yield name, sample.draw(name)

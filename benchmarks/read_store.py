@@ -1,4 +1,4 @@
-"""Pictures from an S3 server that is far away, many at a time, against one request after another."""
+"""Measures reading images from a remote S3 server: many concurrent requests against one at a time."""
 
 import contextlib
 import os
@@ -17,14 +17,18 @@ from minio import Minio
 from benchmarks.measure import Figure, compare
 from kfp_vision import sample, storage
 
-LATENCY = 0.025  # seconds a request
+LATENCY = 0.025  # seconds per request
 PICTURES_A_CLASS, ONE_BY_ONE = 120, 60
-TIMES = 4  # each picture, under names of its own
+TIMES = 4  # copies of each image, under different names
 KEY, SECRET = "benchmark-key", "benchmark-secret"
 
 
 def run() -> list[Figure]:
-    """The rows of this benchmark."""
+    """Runs this benchmark.
+
+    Returns:
+        Its figures.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
         for name in sample.names():
@@ -40,15 +44,30 @@ def run() -> list[Figure]:
 
 
 def ours(items: list[storage.Item]) -> float:
-    """Pictures a second of `storage.read_all`."""
+    """Measures `storage.read_all`.
+
+    Args:
+        items: objects to read.
+
+    Returns:
+        Images per second.
+    """
     start = time.perf_counter()
-    read = sum(isinstance(encoded, bytes) for _, encoded in storage.read_all(items))
-    assert read == len(items)
-    return read / (time.perf_counter() - start)
+    count = sum(isinstance(encoded, bytes) for _, encoded in storage.read_all(items))
+    assert count == len(items)
+    return count / (time.perf_counter() - start)
 
 
 def peer(address: str, items: list[storage.Item]) -> float:
-    """Pictures a second of a loop over the client that people would write."""
+    """Measures a plain loop over the MinIO client.
+
+    Args:
+        address: `host:port` of the server.
+        items: objects, of which the first `ONE_BY_ONE` are read.
+
+    Returns:
+        Images per second.
+    """
     client = Minio(address, KEY, SECRET, secure=False, region="us-east-1", http_client=urllib3.PoolManager())
     start = time.perf_counter()
     for item in items[:ONE_BY_ONE]:
@@ -60,15 +79,22 @@ def peer(address: str, items: list[storage.Item]) -> float:
 
 @contextlib.contextmanager
 def far_away(folder: Path) -> Iterator[str]:
-    """An S3 server of a folder of buckets behind a slow line; gives `host:port`."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
+    """Starts an S3 server behind a delayed connection.
+
+    Args:
+        folder: folder whose subfolders are the buckets.
+
+    Yields:
+        The server's `host:port`.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "rclone"
-    serving = [rclone, "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", str(folder)]
-    delaying = [sys.executable, "-m", "benchmarks.delayed", str(port), str(LATENCY)]
+    serve = [rclone, "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", str(folder)]
+    delay = [sys.executable, "-m", "benchmarks.delayed", str(port), str(LATENCY)]
     with (
-        subprocess.Popen(serving, stderr=subprocess.DEVNULL) as server,
-        subprocess.Popen(delaying, stdout=subprocess.PIPE, text=True) as line,
+        subprocess.Popen(serve, stderr=subprocess.DEVNULL) as server,
+        subprocess.Popen(delay, stdout=subprocess.PIPE, text=True) as line,
     ):
         try:
             assert line.stdout
@@ -82,8 +108,8 @@ def far_away(folder: Path) -> Iterator[str]:
 
 def _wait_for(port: int) -> None:
     for _ in range(600):
-        with socket.socket() as asking:
-            if asking.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise TimeoutError(f"nothing answers at port {port}")
+    raise TimeoutError(f"no server answers on port {port}")

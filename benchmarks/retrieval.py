@@ -1,8 +1,8 @@
-"""How well pictures are found by pictures, copies among others, and wrong labels by their neighbours, against simpler ways.
+"""Measures retrieval, near-duplicate detection and label issue detection against simpler methods.
 
-GoogLeNet is fine-tuned from Caffe's weights, by a run of the pipeline, on the photographs but a held-out fifth, which is what
-is asked about; and once more on photographs of which twenty have a wrong label: it then has learned them. Needs Caffe's
-weights beside the photographs, as `googlenet/bvlc_googlenet.npz`.
+GoogLeNet is fine-tuned from Caffe's weights, by a run of the pipeline, on all photographs but a held-out fifth, the queries;
+and once more on photographs of which twenty have a wrong label, which the model then learns. Needs Caffe's weights next to the
+photographs, as `googlenet/bvlc_googlenet.npz`.
 """
 
 import io
@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks import peers, photographs
@@ -25,7 +26,7 @@ from kfp_vision.search import Index, audit, copies, labels, sources
 
 NEAREST = 10
 PLANTED, WRONG, LOOKED_AT = 100, 20, 40
-SEEDS = (1, 2, 3)  # of what is planted
+SEEDS = (1, 2, 3)  # of planted copies and labels
 VALIDATION = 0.2
 RECIPE = {
     "gpu_count": 0,
@@ -39,12 +40,16 @@ RECIPE = {
 }
 HASH = "a difference hash of 256 bits"
 IMAGENET = "the embedding of Caffe's weights, not fine-tuned"
-HASH_WITHIN = 25  # bits of 256; of other pictures, a hundredth of what it reports
+HASH_WITHIN = 25  # bits of 256; at this distance a hundredth of the reported pairs are different images
 REGRESSION = "logistic regression on the same embeddings, in five folds"
 
 
 def run() -> list[Figure]:
-    """The rows of this benchmark."""
+    """Runs this benchmark.
+
+    Returns:
+        Its figures; none without Caffe's weights.
+    """
     weights = photographs.googlenet("retrieval")
     if not weights:
         return []
@@ -68,24 +73,52 @@ def run() -> list[Figure]:
 
 
 def fine_tuned(pictures: Path, weights: Path, place: Path) -> Path:
-    """The model folder of a run of the pipeline, in a process of its own."""
+    """Fine-tunes a model by a run of the pipeline, in its own process.
+
+    Args:
+        pictures: folder of class folders.
+        weights: Caffe's weights.
+        place: folder for the run.
+
+    Returns:
+        The model folder.
+    """
     fields = RECIPE | {"images_uri": pictures, "checkpoint_uri": weights, "validation_ratio": VALIDATION}
-    given = [part for name, value in fields.items() for part in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "kfp_vision.cli", "run", "--json", "--output", str(place), *given]
+    options = [part for name, value in fields.items() for part in ("-p", f"{name}={value}")]
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", "--json", "--output", str(place), *options]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
-    said = json.loads(done.stdout.splitlines()[-1])
-    print(f"fine-tuned: {100 * said['accuracy']:.1f} % of the held-out fifth, {said['seconds']['total']} s", file=sys.stderr)
-    return Path(said["model_dir"])
+    result = json.loads(done.stdout.splitlines()[-1])
+    accuracy, seconds = 100 * result["accuracy"], result["seconds"]["total"]
+    print(f"fine-tuned: {accuracy:.1f} % on the held-out fifth, {seconds} s", file=sys.stderr)
+    return Path(result["model_dir"])
 
 
 def indexed(pictures: Path, model: Path, folder: Path, before: Path | None = None) -> Index:
-    """An index of pictures, those of another taken from there."""
+    """Builds an index of images.
+
+    Args:
+        pictures: folder of images.
+        model: model folder.
+        folder: folder of the new index.
+        before: earlier index whose embeddings are reused; None for none.
+
+    Returns:
+        The index.
+    """
     search.build(search.rows_at(str(pictures)), model, folder, before)
     return Index(folder)
 
 
 def found(fresh: Index, imagenet: Index) -> list[Figure]:
-    """Mean average precision at ten, of each class and of all, of the held-out pictures against the others."""
+    """Measures mean average precision at ten, by class and overall, of the held-out images against the others.
+
+    Args:
+        fresh: index with the fine-tuned embeddings.
+        imagenet: index with the embeddings of Caffe's weights.
+
+    Returns:
+        The figures, against the hash and against Caffe's embeddings.
+    """
     ours = precisions(fresh, vectors(fresh))
     figures = []
     for name, peer in ((HASH, precisions(fresh, hashes(fresh))), (IMAGENET, precisions(imagenet, vectors(imagenet)))):
@@ -94,58 +127,87 @@ def found(fresh: Index, imagenet: Index) -> list[Figure]:
     return figures
 
 
-def precisions(index: Index, points: np.ndarray) -> dict[str, float]:
-    """Mean average precision at ten by class, and of `all` queries, in a space of points; nearness is the inner product."""
+def precisions(index: Index, points: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Computes mean average precision at ten in a vector space; similarity is the inner product.
+
+    Args:
+        index: index that the splits and labels are taken from.
+        points: vectors of the images, float32 (images, dimension).
+
+    Returns:
+        The precision of each class, and of `all` queries.
+    """
     split = np.array(audit.splits(index, VALIDATION, 0.0))
     label = np.array([picture.label for picture in index.images])
     held_out, rest = np.flatnonzero(split == "validation"), np.flatnonzero(split == "train")
     nearest = rest[np.argsort(-(points[held_out] @ points[rest].T), 1, kind="stable")[:, :NEAREST]]
     right = label[nearest] == label[held_out][:, None]
-    average = (right * right.cumsum(1) / np.arange(1, NEAREST + 1)).mean(1)  # each class has more than ten
-    of_class = {str(name): float(average[label[held_out] == name].mean()) for name in np.unique(label)}
-    return of_class | {"all": float(average.mean())}
+    average = (right * right.cumsum(1) / np.arange(1, NEAREST + 1)).mean(1)  # ten is fewer than each class has
+    by_class = {str(name): float(average[label[held_out] == name].mean()) for name in np.unique(label)}
+    return by_class | {"all": float(average.mean())}
 
 
-def vectors(index: Index) -> np.ndarray:
-    """The embeddings, float32 (pictures, dimension)."""
+def vectors(index: Index) -> npt.NDArray[np.float32]:
+    """Returns the embeddings of an index, float32 (images, dimension)."""
     return np.asarray(index.vectors, "float32")
 
 
-def hashes(index: Index) -> np.ndarray:
-    """The hashes, each bit as 1 or -1, float32 (pictures, 256)."""
-    all_bits = [np.unpackbits(copies.differences(copies.grey(index.thumbnail(at)))) for at in range(index.about.pictures)]
+def hashes(index: Index) -> npt.NDArray[np.float32]:
+    """Returns the difference hashes of an index, each bit as 1 or -1, float32 (images, 256)."""
+    thumbnails = (index.thumbnail(position) for position in range(index.about.pictures))
+    all_bits = [np.unpackbits(copies.differences(copies.grey(thumbnail))) for thumbnail in thumbnails]
     return 2 * np.array(all_bits, "float32") - 1
 
 
 def copies_found(pictures: Path, model: Path, place: Path, before: Path, seed: int) -> Figure:
-    """Copies that are reported of a hundred planted ones; to the screen, what else is."""
+    """Counts the planted near-duplicates that are reported, and prints the other reported pairs to stderr.
+
+    Args:
+        pictures: folder of class folders.
+        model: model folder.
+        place: folder for the altered images and their index.
+        before: index of the images, whose embeddings are reused.
+        seed: seed of the planted copies.
+
+    Returns:
+        The figure, against the hash.
+    """
     planted = planted_copies(pictures, place / "pictures", seed)
     index = indexed(place / "pictures", model, place / "index", before)
     at = {Path(picture.path).relative_to(place / "pictures").as_posix(): number for number, picture in enumerate(index.images)}
     truth = {tuple(sorted((at[copy], at[original]))) for copy, original in planted.items()}
     pairs = {(one.first, one.second) for one in copies.found(index, index.neighbours(audit.NEIGHBOURS)[1])}
     bits = hashes(index)
-    apart = (bits.shape[1] - bits @ bits.T) / 2
-    hashed = {(int(one), int(other)) for one, other in np.argwhere(apart <= HASH_WITHIN) if one < other}
+    distances = (bits.shape[1] - bits @ bits.T) / 2
+    hashed = {(int(one), int(other)) for one, other in np.argwhere(distances <= HASH_WITHIN) if one < other}
     for name, reported in (("ours", pairs), (HASH, hashed)):
-        others = [
+        unplanted = sorted(
             tuple(index.images[number].path.removeprefix(f"{place}/pictures/") for number in pair) for pair in reported - truth
-        ]
-        print(f"{name}: {len(reported)} reported, {len(reported - truth)} not planted: {sorted(others)[:12]}", file=sys.stderr)
+        )
+        print(f"{name}: {len(reported)} reported, {len(unplanted)} not planted: {unplanted[:12]}", file=sys.stderr)
     return report(f"planted_copies_found_{seed}", HASH, "of 100", [(len(pairs & truth), len(hashed & truth))])
 
 
 def planted_copies(pictures: Path, folder: Path, seed: int) -> dict[str, str]:
-    """Makes a folder of pictures and of altered copies of a hundred of them, half of them under any label; copy to original."""
+    """Creates a folder of the images and of altered copies of a hundred of them; half of the copies get a random label.
+
+    Args:
+        pictures: folder of class folders.
+        folder: folder to create.
+        seed: seed of the random choices.
+
+    Returns:
+        The original of each copy, by relative path.
+    """
     draw = random.Random(seed)
-    whole = by_content(pictures)
+    unique = by_content(pictures)
     for file in sorted(pictures.glob("*/*")):
         target = folder / file.relative_to(pictures)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.hardlink_to(file)
     names = sorted(path.name for path in pictures.iterdir())
     planted = {}
-    for number, file in enumerate(draw.sample(whole, PLANTED)):
+    for number, file in enumerate(draw.sample(unique, PLANTED)):
         alter = ALTERED[number % len(ALTERED)]
         label = file.parent.name if draw.random() < 0.5 else draw.choice(names)
         name = f"{label}/{alter.__name__}-{number}.jpg"
@@ -156,7 +218,15 @@ def planted_copies(pictures: Path, folder: Path, seed: int) -> dict[str, str]:
 
 
 def cropped(image: Image.Image, draw: random.Random) -> bytes:
-    """From half to four fifths of its area, from anywhere in it."""
+    """Crops an image to between 50 % and 80 % of its area, at a random position.
+
+    Args:
+        image: RGB image.
+        draw: source of randomness.
+
+    Returns:
+        The crop as JPEG.
+    """
     side = draw.uniform(0.5, 0.8) ** 0.5
     width, height = round(image.width * side), round(image.height * side)
     left, top = draw.randint(0, image.width - width), draw.randint(0, image.height - height)
@@ -164,21 +234,45 @@ def cropped(image: Image.Image, draw: random.Random) -> bytes:
 
 
 def encoded_anew(image: Image.Image, draw: random.Random) -> bytes:
-    """Smaller, and with what JPEG does at a low quality."""
-    smaller = draw.uniform(0.4, 0.7)
-    return encoded(image.resize((round(image.width * smaller), round(image.height * smaller))), draw.randint(20, 50))
+    """Shrinks an image and encodes it as JPEG of low quality.
+
+    Args:
+        image: RGB image.
+        draw: source of randomness.
+
+    Returns:
+        The JPEG.
+    """
+    scale = draw.uniform(0.4, 0.7)
+    return encoded(image.resize((round(image.width * scale), round(image.height * scale))), draw.randint(20, 50))
 
 
 def mirrored(image: Image.Image, draw: random.Random) -> bytes:
-    """The left on the right."""
+    """Mirrors an image horizontally.
+
+    Args:
+        image: RGB image.
+        draw: unused; all alterations have the same signature.
+
+    Returns:
+        The mirrored image as JPEG.
+    """
     return encoded(ImageOps.mirror(image))
 
 
 def recoloured(image: Image.Image, draw: random.Random) -> bytes:
-    """Other hues, and more or less colour, brightness and contrast."""
+    """Shifts the hue, and changes saturation, brightness and contrast.
+
+    Args:
+        image: RGB image.
+        draw: source of randomness.
+
+    Returns:
+        The altered image as JPEG.
+    """
     hue, saturation, value = image.convert("HSV").split()
     turn = draw.choice((-1, 1)) * draw.randint(10, 30)
-    image = Image.merge("HSV", (hue.point(lambda one: (one + turn) % 256), saturation, value)).convert("RGB")
+    image = Image.merge("HSV", (hue.point(lambda angle: (angle + turn) % 256), saturation, value)).convert("RGB")
     for kind, least, most in (
         (ImageEnhance.Color, 0.4, 1.6),
         (ImageEnhance.Brightness, 0.7, 1.35),
@@ -192,14 +286,31 @@ ALTERED: tuple[Callable[[Image.Image, random.Random], bytes], ...] = (cropped, e
 
 
 def encoded(image: Image.Image, quality: int = 90) -> bytes:
-    """As JPEG."""
+    """Encodes an image as JPEG.
+
+    Args:
+        image: RGB image.
+        quality: JPEG quality, from 1 to 95.
+
+    Returns:
+        The JPEG.
+    """
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
 def mislabelled(pictures: Path, folder: Path, seed: int) -> set[str]:
-    """Makes a folder of the pictures, twenty of them under another label; gives the names of these."""
+    """Creates a folder of the images in which twenty have a wrong label.
+
+    Args:
+        pictures: folder of class folders.
+        folder: folder to create.
+        seed: seed of the random choices.
+
+    Returns:
+        The relative paths of the mislabelled images.
+    """
     draw = random.Random(seed)
     names = sorted(path.name for path in pictures.iterdir())
     moved = set(draw.sample(by_content(pictures), WRONG))
@@ -215,7 +326,16 @@ def mislabelled(pictures: Path, folder: Path, seed: int) -> set[str]:
 
 
 def labels_found(benchmark: str, index: Index, wrong: set[str]) -> Figure:
-    """Wrong labels among the forty most suspicious."""
+    """Counts the wrong labels among the forty most suspicious ones.
+
+    Args:
+        benchmark: name of the measurement.
+        index: index of the images.
+        wrong: relative paths of the mislabelled images.
+
+    Returns:
+        The figure, against logistic regression.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
 
@@ -234,7 +354,14 @@ def labels_found(benchmark: str, index: Index, wrong: set[str]) -> Figure:
 
 
 def by_content(pictures: Path) -> list[Path]:
-    """The pictures of which there is no other copy."""
+    """Lists the images that have no exact duplicate.
+
+    Args:
+        pictures: folder of class folders.
+
+    Returns:
+        The files.
+    """
     files: dict[str, list[Path]] = {}
     for file in sorted(pictures.glob("*/*")):
         files.setdefault(sha256(file.read_bytes()).hexdigest(), []).append(file)

@@ -1,6 +1,6 @@
-"""Whether time grows no faster than the data, and memory hardly at all: conversion of 100,000 pictures, a table of a million.
+"""Measures whether time grows linearly with the data and memory stays flat, up to 100,000 images and a million table rows.
 
-Each measurement is a process of its own, so that the memory is all its own: `python -m benchmarks.scale WHAT FOLDER COUNT`.
+Each measurement runs in its own process, so that its memory can be told apart: `python -m benchmarks.scale TASK FOLDER COUNT`.
 """
 
 import contextlib
@@ -25,38 +25,56 @@ from kfp_vision.catalog import Row
 
 PICTURES, FEWER = 100_000, 10_000
 ROWS = 1_000_000
-DRAWN, LONGEST = 200, 96  # distinct drawings, and their longer side in pixels
-SECONDS, MIB = 60, 1024  # the bounds
+DRAWN, LONGEST = 200, 96  # number of distinct images, and their longer side in pixels
+SECONDS, MIB = 60, 1024  # the limits
 LABELS = [f"class {number:02d}" for number in range(20)]
 
 
 def run() -> list[Figure]:
-    """The rows of this benchmark."""
+    """Runs this benchmark.
+
+    Returns:
+        Its figures.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         draw(root, PICTURES)
-        measured("convert", root, FEWER)  # once unmeasured
+        measured("convert", root, FEWER)  # warm-up
         converted = [(measured("convert", root, PICTURES), measured("convert", root, FEWER)) for _ in range(rounds())]
         listed = [measured("list_and_split", root, ROWS) for _ in range(rounds())]
     rates = [(PICTURES / many[0], FEWER / few[0]) for many, few in converted]
     return [
-        report("convert_scale", f"{FEWER:,} pictures instead of {PICTURES:,}", "img/s", rates),
-        report("convert_scale_memory", "the bound", "MiB", [(many[1], MIB) for many, _ in converted], less=True),
-        report("list_and_split", f"the bound, {ROWS:,} rows", "s", [(seconds, SECONDS) for seconds, _ in listed], less=True),
-        report("list_and_split_memory", "the bound", "MiB", [(peak, MIB) for _, peak in listed], less=True),
+        report("convert_scale", f"{FEWER:,} images instead of {PICTURES:,}", "img/s", rates),
+        report("convert_scale_memory", "the limit", "MiB", [(many[1], MIB) for many, _ in converted], less=True),
+        report("list_and_split", f"the limit, {ROWS:,} rows", "s", [(seconds, SECONDS) for seconds, _ in listed], less=True),
+        report("list_and_split_memory", "the limit", "MiB", [(peak, MIB) for _, peak in listed], less=True),
     ]
 
 
-def measured(what: str, root: Path, count: int) -> tuple[float, float]:
-    """Seconds, and the peak of the memory in MiB, of one of `WORK` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.scale", what, str(root), str(count)]
+def measured(task: str, root: Path, count: int) -> tuple[float, float]:
+    """Measures one of `WORK` in its own process.
+
+    Args:
+        task: name in `WORK`.
+        root: folder of the data.
+        count: number of images or rows.
+
+    Returns:
+        Seconds, and peak memory in MiB.
+    """
+    command = [sys.executable, "-m", "benchmarks.scale", task, str(root), str(count)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
     seconds, peak = json.loads(done.stdout)
     return seconds, peak
 
 
 def draw(root: Path, count: int) -> None:
-    """Makes `pictures/` with `count` small JPEGs, no two of the same bytes."""
+    """Writes small JPEGs with distinct bytes to `pictures`.
+
+    Args:
+        root: folder of the data.
+        count: number of images.
+    """
     drawn = [_small(name) for name in sample.names()[:DRAWN]]
     (root / "pictures").mkdir()
     for number in range(count):
@@ -70,15 +88,28 @@ def _small(name: str) -> bytes:
 
 
 def numbered(encoded: bytes, number: int) -> bytes:
-    """The JPEG with a comment behind its first marker: ITU-T T.81, section B.2.4.5."""
+    """Makes a JPEG unique by adding a comment after its first marker (ITU-T T.81, section B.2.4.5).
+
+    Args:
+        encoded: the JPEG.
+        number: number to write into the comment.
+
+    Returns:
+        The JPEG with the comment.
+    """
     return encoded[:2] + b"\xff\xfe\x00\x0a" + f"{number:08d}".encode() + encoded[2:]
 
 
 def convert(root: Path, _: int) -> None:
-    """Converts the pictures in the table, every one checked."""
+    """Converts all images of the table, with all checks.
+
+    Args:
+        root: folder of the data.
+        _: unused; all tasks have the same signature.
+    """
     tables, outputs = ({split: root / f"{split}{end}" for split in splitting.SPLITS} for end in (".csv", ""))
-    how: dict[str, Any] = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "partition": 0, "partitions": 1}
-    partitioning.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **how)
+    options: dict[str, Any] = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "partition": 0, "partitions": 1}
+    partitioning.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **options)
 
 
 def _table_of_pictures(root: Path, count: int) -> None:
@@ -96,7 +127,12 @@ def _pictures(root: Path, count: int) -> Iterator[Row]:
 
 
 def list_and_split(root: Path, count: int) -> None:
-    """Writes a table of `count` rows, and reads and splits it."""
+    """Writes a table, reads it and splits it.
+
+    Args:
+        root: folder for the table.
+        count: number of rows.
+    """
     catalog.write(root / "images.csv", _rows(count))
     tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.1}
@@ -112,16 +148,22 @@ def _rows(count: int) -> Iterator[Row]:
         yield Row(f"s3://bucket/photographs/{name}", label, 60_000, content_id, name)
 
 
-# What is measured, and what is made ready before.
+# The measured function, and its unmeasured preparation, by task.
 WORK: dict[str, tuple[Callable[[Path, int], None], Callable[[Path, int], None]]] = {
     "convert": (convert, _table_of_pictures),
     "list_and_split": (list_and_split, lambda _, __: None),
 }
 
 
-def main(what: str, folder: str, count: str) -> None:
-    """Prints seconds and MiB as JSON."""
-    work, prepare = WORK[what]
+def main(task: str, folder: str, count: str) -> None:
+    """Runs one of `WORK` and prints seconds and MiB as JSON.
+
+    Args:
+        task: name in `WORK`.
+        folder: folder of the data.
+        count: number of images or rows.
+    """
+    work, prepare = WORK[task]
     prepare(Path(folder), int(count))
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -131,13 +173,13 @@ def main(what: str, folder: str, count: str) -> None:
 
 
 def peak_memory() -> float:
-    """The most memory that this process had, in MiB, and its children, as if all of them had had it at once.
+    """Returns the peak memory in MiB of this process and its children, as if all children had peaked at once.
 
-    Of this one `getrusage` would count what its parent had when it was started.
+    Reads `/proc` for this process, because `getrusage` would include what its parent used when it started it.
     """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    of_children = (os.cpu_count() or 1) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (int(status["VmHWM"].split()[0]) + of_children) / 1024
+    children = (os.cpu_count() or 1) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (int(status["VmHWM"].split()[0]) + children) / 1024
 
 
 if __name__ == "__main__":

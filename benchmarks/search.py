@@ -1,7 +1,7 @@
-"""Search among a million vectors, against NumPy's comparing with all of them; and the way of pictures into an index.
+"""Measures search among a million vectors against NumPy's exhaustive search, and indexing and searching images.
 
-The vectors are drawn as a network's are: of more dimensions than they have degrees of freedom, in clusters that overlap. Each
-measurement is a process of its own, so that the memory is all its own: `python -m benchmarks.search WHAT FOLDER`.
+The vectors resemble embeddings: more dimensions than degrees of freedom, in overlapping clusters. Each measurement runs in its
+own process, so that its memory can be told apart: `python -m benchmarks.search TASK FOLDER`.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks import peers, photographs, scale
 from benchmarks.measure import Figure, report, rounds
@@ -25,55 +26,81 @@ from kfp_vision.search import nearest, parts
 from kfp_vision.search.embedding import Embedder
 from kfp_vision.serving import server
 
-VECTORS, DIMENSION = 1_000_000, 1024  # those of Inception v1 and GoogLeNet
+VECTORS, DIMENSION = 1_000_000, 1024  # as Inception v1 and GoogLeNet have
 CENTRES, LATENT = 4000, 32
-NOISE = 0.05  # in every dimension, beside coordinates of some 0.6
-QUERIES = 1000  # which are not among the vectors
+NOISE = 0.05  # per dimension, where coordinates are around 0.6
+QUERIES = 1000  # none of them among the vectors
 WANTED, BATCH = 10, 32
-ASKED = {1: (300, 10), BATCH: (640, 64)}  # by batch: queries a round, ours and NumPy's
-SECONDS, MIB, RECALL = 600, 6144, 95  # the bounds; of recall, in percent
-NUMPY = "NumPy, all compared in float32"
-INFERENCE = "the same export asked for classes, batches of 32 from memory"
+ASKED = {1: (300, 10), BATCH: (640, 64)}  # queries per round of ours and NumPy, by batch size
+SECONDS, MIB, RECALL = 600, 6144, 95  # the limits; recall in percent
+NUMPY = "NumPy, exhaustive in float32"
+INFERENCE = "classification by the same export, batches of 32 from memory"
 CLIENTS = 16
-CLASSES = f"the same server asked for classes, {CLIENTS} clients"
+CLASSES = f"classification by the same server, {CLIENTS} clients"
 
-Search = Callable[[np.ndarray], np.ndarray]
+Vectors = npt.NDArray[np.floating[Any]]
+Positions = npt.NDArray[np.intp]
+Search = Callable[[Vectors], Positions]
 
 
 def run() -> list[Figure]:
-    """The rows of this benchmark."""
+    """Runs this benchmark.
+
+    Returns:
+        Its figures.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         measured("draw", root)
-        built, asked, embedded, answered = (measured(what, root) for what in ("build", "ask", "embed", "answer"))
+        built, asked, embedded, answered = (measured(task, root) for task in ("build", "ask", "embed", "answer"))
     return [
         report("search_vs_numpy", f"{NUMPY}, one by one", "queries/s", asked["1"]),
         report("search_vs_numpy_batches", f"{NUMPY}, batches of {BATCH}", "queries/s", asked[str(BATCH)]),
-        report("search_recall", "the bound", "% of the nearest ten", [(asked["recall"], RECALL)]),
-        report("search_build", f"the bound, {VECTORS:,} vectors", "s", [(built["seconds"], SECONDS)], less=True),
-        report("search_build_memory", "the bound", "MiB", [(built["memory"], MIB)], less=True),
+        report("search_recall", "the limit", "% of the nearest ten", [(asked["recall"], RECALL)]),
+        report("search_build", f"the limit, {VECTORS:,} vectors", "s", [(built["seconds"], SECONDS)], less=True),
+        report("search_build_memory", "the limit", "MiB", [(built["memory"], MIB)], less=True),
         report("embed_vs_inference", INFERENCE, "img/s", embedded["rates"]),
         *(report(f"search_over_http_{name}", CLASSES, "ms", answered[name], less=True) for name in ("p50", "p99")),
     ]
 
 
-def measured(what: str, root: Path) -> Any:
-    """What one of `WORK` says, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.search", what, str(root)]
+def measured(task: str, root: Path) -> Any:
+    """Runs one of `WORK` in its own process.
+
+    Args:
+        task: name in `WORK`.
+        root: folder of the data.
+
+    Returns:
+        What it returns.
+    """
+    command = [sys.executable, "-m", "benchmarks.search", task, str(root)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
     return json.loads(done.stdout)
 
 
 def draw(root: Path) -> None:
-    """Writes the vectors that are searched among, and those that are asked about."""
+    """Writes the vectors to search and the queries.
+
+    Args:
+        root: folder of the data.
+    """
     for name, number, seed in (("vectors", VECTORS, 1), ("queries", QUERIES, 2)):
         with (root / name).open("wb") as file:
             for block in drawn(number, seed):
                 file.write(block.tobytes())
 
 
-def drawn(number: int, seed: int) -> Iterator[np.ndarray]:
-    """Vectors of length 1, float16 (n, DIMENSION), some at a time: points around centres, through a layer and its rectifier."""
+def drawn(number: int, seed: int) -> Iterator[npt.NDArray[np.float16]]:
+    """Draws unit vectors in blocks: points around centers, passed through a linear layer and a ReLU.
+
+    Args:
+        number: number of vectors.
+        seed: seed of the points; centers and layer are always the same.
+
+    Yields:
+        Blocks of vectors, float16 (n, DIMENSION).
+    """
     fixed, draws = np.random.default_rng(0), np.random.default_rng(seed)
     centres = fixed.standard_normal((CENTRES, LATENT), "float32")
     weights = fixed.standard_normal((LATENT, DIMENSION), "float32") / np.sqrt(LATENT)
@@ -86,7 +113,14 @@ def drawn(number: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def build(root: Path) -> dict[str, float]:
-    """Seconds and MiB that it takes to make the vectors searchable."""
+    """Builds the search structure.
+
+    Args:
+        root: folder of the data.
+
+    Returns:
+        Seconds and MiB.
+    """
     start = time.perf_counter()
     found = nearest.build(_read(root / "vectors"), root / "regions")
     seconds = time.perf_counter() - start
@@ -95,32 +129,42 @@ def build(root: Path) -> dict[str, float]:
 
 
 def ask(root: Path) -> dict[str, Any]:
-    """By size of batch, rates of both in pairs; and the share of the truly nearest that ours finds, in percent."""
+    """Measures search rates and recall.
+
+    Args:
+        root: folder of the data.
+
+    Returns:
+        Rates of ours and NumPy in pairs, by batch size; and recall, the percentage of the true nearest neighbors found.
+    """
     vectors, queries = _read(root / "vectors"), np.asarray(_read(root / "queries"), "float32")
-    made, probes = nearest.read(root / "regions"), int((root / "probes").read_text())
-    whole = np.asarray(vectors, "float32")
+    regions, probes = nearest.read(root / "regions"), int((root / "probes").read_text())
+    in_float32 = np.asarray(vectors, "float32")
 
-    def ours(some: np.ndarray) -> np.ndarray:
-        return nearest.approximate(made, vectors, some, WANTED, probes)[1]
+    def ours(batch_of_queries: Vectors) -> Positions:
+        return nearest.approximate(regions, vectors, batch_of_queries, WANTED, probes)[1]
 
-    def peer(some: np.ndarray) -> np.ndarray:
-        return compared(whole, some)
+    def peer(batch_of_queries: Vectors) -> Positions:
+        return compared(in_float32, batch_of_queries)
 
-    said: dict[str, Any] = {}
-    for batch, (most, fewer) in ASKED.items():
-        pairs = [(rate(ours, queries[:most], batch), rate(peer, queries[:fewer], batch)) for _ in range(1 + rounds())]
-        said[str(batch)] = pairs[1:]
+    results: dict[str, Any] = {}
+    for batch, (many, few) in ASKED.items():
+        pairs = [(rate(ours, queries[:many], batch), rate(peer, queries[:few], batch)) for _ in range(1 + rounds())]
+        results[str(batch)] = pairs[1:]
     found, truth = ours(queries), np.concatenate([peer(queries[at : at + BATCH]) for at in range(0, len(queries), BATCH)])
     hits = [len(set(one) & set(other)) for one, other in zip(found.tolist(), truth.tolist(), strict=True)]
-    return said | {"recall": 100 * sum(hits) / (WANTED * len(queries))}
+    return results | {"recall": 100 * sum(hits) / (WANTED * len(queries))}
 
 
-def compared(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """The places of the nearest vectors, the nearest first, as NumPy finds them fastest.
+def compared(vectors: Vectors, queries: Vectors) -> Positions:
+    """Finds the nearest vectors exhaustively, in NumPy's fastest way.
 
     Args:
         vectors: float32 (n, dimension).
         queries: float32 (q, dimension).
+
+    Returns:
+        Positions of the nearest vectors, nearest first, int64 (q, WANTED).
     """
     scores = queries @ vectors.T
     places = np.argpartition(scores, -WANTED, 1)[:, -WANTED:]
@@ -128,17 +172,33 @@ def compared(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return np.take_along_axis(places, order, 1)
 
 
-def rate(searched: Search, queries: np.ndarray, batch: int) -> float:
-    """Queries a second, so many at a time."""
+def rate(find: Search, queries: Vectors, batch: int) -> float:
+    """Measures a search function.
+
+    Args:
+        find: the search function.
+        queries: float32 (q, dimension).
+        batch: number of queries per call.
+
+    Returns:
+        Queries per second.
+    """
     start = time.perf_counter()
     for at in range(0, len(queries), batch):
-        searched(queries[at : at + batch])
+        find(queries[at : at + batch])
     return len(queries) / (time.perf_counter() - start)
 
 
 def embed(root: Path) -> dict[str, Any]:
-    """Pictures a second: read, checked, decoded, computed, made small and written, against decoded and computed alone."""
-    from benchmarks import serve  # which imports TensorFlow, whose memory is none of the index's
+    """Measures indexing (read, check, decode, embed, thumbnail, write) against classification (decode, infer).
+
+    Args:
+        root: folder of the data.
+
+    Returns:
+        Pairs of images per second.
+    """
+    from benchmarks import serve  # imports TensorFlow, whose memory must not count as the index's
 
     version = repository.versions(serve.write_model(root / "model"))[-1]
     rows = search.rows_at(str(photographs.copies(root / "pictures", 1)))
@@ -161,32 +221,44 @@ def embed(root: Path) -> dict[str, Any]:
 
 
 def answer(root: Path) -> dict[str, Any]:
-    """Milliseconds from a picture to an answer of the server, of its index of the photographs and of its model, in pairs."""
+    """Measures the latency of search requests against prediction requests to the same server.
+
+    Args:
+        root: folder of the data.
+
+    Returns:
+        Pairs of milliseconds, by percentile.
+    """
     from benchmarks import serve  # as in `embed`
 
     place = serve.write_model(root / "served" / "serving")
     pictures = photographs.copies(root / "asked", 1)
     with contextlib.redirect_stdout(io.StringIO()):
         search.build(search.rows_at(str(pictures)), root / "served", place / "index")
-    said: dict[str, list[tuple[float, float]]] = {"p50": [], "p99": []}
+    latencies: dict[str, list[tuple[float, float]]] = {"p50": [], "p99": []}
     with server.running(place) as url:
         for number in range(1 + rounds()):
             ours, peer = (serve.load(url, pictures, CLIENTS, verb=verb) for verb in ("search", "predict"))
-            for name, pairs in said.items():
+            for name, pairs in latencies.items():
                 pairs += [(getattr(ours, name), getattr(peer, name))] if number else []
-    return said
+    return latencies
 
 
-def _read(file: Path) -> np.ndarray:
+def _read(file: Path) -> npt.NDArray[np.float16]:
     return np.memmap(file, "float16", "r").reshape(-1, DIMENSION)
 
 
 WORK: dict[str, Callable[[Path], Any]] = {"draw": draw, "build": build, "ask": ask, "embed": embed, "answer": answer}
 
 
-def main(what: str, folder: str) -> None:
-    """Prints what came of it as JSON."""
-    print(json.dumps(WORK[what](Path(folder))))
+def main(task: str, folder: str) -> None:
+    """Runs one of `WORK` and prints its result as JSON.
+
+    Args:
+        task: name in `WORK`.
+        folder: folder of the data.
+    """
+    print(json.dumps(WORK[task](Path(folder))))
 
 
 if __name__ == "__main__":

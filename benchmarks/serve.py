@@ -1,4 +1,4 @@
-"""The server over HTTP, against the same model in process, and against a stock KServe predictor that batches nothing."""
+"""Measures the server over HTTP against the same model in process, and against a stock KServe predictor without batching."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from kfp_vision.serving import server
 
 NETWORK, LABELS = "inception_v1", ["a", "b", "c", "d", "e"]
 CLIENTS = (1, 8, 32)
-SECONDS = 6.0  # of asking
+SECONDS = 6.0  # per measurement
 SECONDS_TO_START = 120
 IN_PROCESS = "the same export in process, batches of 32"
 STOCK = "a stock KServe predictor, without batching"
@@ -29,11 +29,12 @@ STOCK = "a stock KServe predictor, without batching"
 
 @dataclass(frozen=True)
 class Load:
-    """What clients met who asked one request after another, a picture each.
+    """Rate and latency of clients that send one request at a time, an image each.
 
     Attributes:
-        rate: requests a second, of all of them.
-        p50, p99: milliseconds from a request to its answer.
+        rate: requests per second of all clients.
+        p50: median latency in milliseconds.
+        p99: 99th percentile of the latency in milliseconds.
     """
 
     rate: float
@@ -42,7 +43,11 @@ class Load:
 
 
 def run() -> list[Figure]:
-    """The rows of this benchmark."""
+    """Runs this benchmark.
+
+    Returns:
+        Its figures.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         place, pictures = write_model(Path(scratch) / "model"), photographs.copies(Path(scratch) / "pictures", 1)
         with server.running(place) as ours, stock(place) as peer:
@@ -60,7 +65,14 @@ def run() -> list[Figure]:
 
 
 def write_model(place: Path) -> Path:
-    """A model repository with one version, of random weights."""
+    """Writes a model repository with one version, with random weights.
+
+    Args:
+        place: folder of the repository.
+
+    Returns:
+        The folder.
+    """
     network, version = NETWORKS[NETWORK], place / repository.FIRST
     export.write_saved_model(version, network.build(len(LABELS), fast=False), LABELS, network.image_size)
     about = version / repository.ABOUT_FILE
@@ -70,26 +82,64 @@ def write_model(place: Path) -> Path:
 
 
 def both(ours: str, peer: str, pictures: Path) -> tuple[dict[int, Load], dict[int, Load]]:
-    """What so many clients meet at either server, the most of them first: right behind what they are compared with."""
+    """Measures both servers with each number of clients.
+
+    The most clients come first, right after the in-process measurement that they are compared with.
+
+    Args:
+        ours: address of our server.
+        peer: address of the peer.
+        pictures: folder of class folders.
+
+    Returns:
+        The loads of ours and of the peer, by number of clients.
+    """
     loads = {clients: (load(ours, pictures, clients), load(peer, pictures, clients)) for clients in reversed(CLIENTS)}
     return {clients: mine for clients, (mine, _) in loads.items()}, {clients: its for clients, (_, its) in loads.items()}
 
 
 def load(url: str, pictures: Path, clients: int, seconds: float = SECONDS, verb: str = "predict") -> Load:
-    """What clients meet who ask a model to `predict` or to `search`, in a process of their own."""
-    return Load(**json.loads(_said("load", url, pictures, clients, seconds, verb)))
+    """Measures a server with clients in their own process.
+
+    Args:
+        url: address of the server.
+        pictures: folder of class folders.
+        clients: number of concurrent clients.
+        seconds: duration.
+        verb: `predict` or `search`.
+
+    Returns:
+        Rate and latencies.
+    """
+    return Load(**json.loads(_output("load", url, pictures, clients, seconds, verb)))
 
 
 def in_process(place: Path, pictures: Path, seconds: float = SECONDS) -> float:
-    """Pictures a second of the export, in a process of its own."""
-    return float(_said("in_process", place, pictures, seconds))
+    """Measures the export in its own process, without a server.
+
+    Args:
+        place: model repository.
+        pictures: folder of class folders.
+        seconds: duration.
+
+    Returns:
+        Images per second.
+    """
+    return float(_output("in_process", place, pictures, seconds))
 
 
 @contextlib.contextmanager
 def stock(place: Path) -> Iterator[str]:
-    """A stock KServe predictor of the model, as long as the body lasts; gives its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
+    """Starts a stock KServe predictor of a model.
+
+    Args:
+        place: model repository.
+
+    Yields:
+        Its address.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     command = _command("stock_kserve", place, port)
     with subprocess.Popen(command, cwd=peers.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -107,13 +157,13 @@ def _wait_for(url: str) -> None:
             requests.get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
             return
         time.sleep(0.1)
-    raise TimeoutError(f"nothing answers at {url}")
+    raise TimeoutError(f"no server answers at {url}")
 
 
 def _command(program: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", f"benchmarks.{program}", *map(str, arguments)]
 
 
-def _said(program: str, *arguments: object) -> str:
+def _output(program: str, *arguments: object) -> str:
     done = subprocess.run(_command(program, *arguments), cwd=peers.ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.splitlines()[-1]

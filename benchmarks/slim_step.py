@@ -1,7 +1,7 @@
-"""A training step of TF-Slim's own Inception v1, in float32: `python slim_step.py JSON` prints pictures a second.
+"""Measures a training step of TF-Slim's Inception v1 in float32: `python slim_step.py JSON` prints images per second.
 
-Run by the interpreter of an environment of its own (see `peers`). As the tutorial has it, with gradient descent and batch
-norm's moving averages; what ours does beside that, weight decay and moving averages of the weights, it is spared.
+Runs in its own environment (see `peers`). As in the tutorial, with gradient descent and batch norm's moving averages, but
+without the weight decay and the moving averages of weights that our step includes.
 """
 
 import json
@@ -17,10 +17,17 @@ WARM_UP = 3
 
 
 def main(*, batch: int, image_size: int, steps: int, classes: int) -> None:
-    """Trains `steps` times on one batch, and prints pictures a second."""
+    """Trains on one batch and prints images per second.
+
+    Args:
+        batch: images per step.
+        image_size: height and width in pixels.
+        steps: number of measured steps.
+        classes: number of classes.
+    """
     tf.disable_eager_execution()
     rng = np.random.default_rng(0)
-    # Constants, not fed: nothing is copied between steps.
+    # Constants instead of feeds, so that nothing is copied between steps.
     pictures = tf.constant(rng.uniform(-1, 1, (batch, image_size, image_size, 3)), tf.float32)
     labels = tf.constant(rng.integers(classes, size=batch))
     with tf_slim.arg_scope(inception_v1.inception_v1_arg_scope()):

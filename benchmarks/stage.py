@@ -1,6 +1,6 @@
-"""The conversion in a process of its own, as a pod has it: `python -m benchmarks.stage FOLDER CHECK_PIXELS` prints its seconds.
+"""Runs the conversion in its own process, as in a pod: `python -m benchmarks.stage FOLDER CHECK_PIXELS` prints the seconds.
 
-TensorFlow, which the peers need and the stage does not, would have every process that is divided off carry its memory along.
+The peers need TensorFlow and the stage does not; in their process, every forked worker would inherit TensorFlow's memory.
 """
 
 import contextlib
@@ -14,14 +14,20 @@ from kfp_vision import partitioning, splitting
 
 
 def main(folder: str, check_pixels: str) -> None:
-    """Converts what the tables in a folder name, into `records` there."""
+    """Converts the images of a folder's tables into its `records`.
+
+    Args:
+        folder: folder with the tables.
+        check_pixels: `true` or `false`: whether to decode every image completely.
+    """
     root = Path(folder)
     tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
     outputs = {split: root / "records" / split for split in splitting.SPLITS}
-    how = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": json.loads(check_pixels)}
+    options = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": json.loads(check_pixels)}
+    options |= {"partition": 0, "partitions": 1}
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        partitioning.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", partition=0, partitions=1, **how)
+        partitioning.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **options)
     print(time.perf_counter() - start)
 
 

@@ -1,7 +1,6 @@
-"""What one training step of Inception v1 spends where, as TensorFlow's profiler sees it: `python -m benchmarks.step_profile`.
+"""Profiles a training step of Inception v1 with TensorFlow's profiler: `python -m benchmarks.step_profile`.
 
-Prints a table of the time that kernels of each kind took, in milliseconds. Two kernels often run at once, so that the sum is
-above the time of the step.
+Prints the milliseconds of kernels by kind. Kernels often overlap, so the sum exceeds the duration of the step.
 """
 
 import re
@@ -14,7 +13,7 @@ import tensorflow as tf
 from benchmarks import train
 
 BACKWARD = "gradient_tape/"
-# What a kernel's name, `where it stands:its operation`, tells of it; the first that fits.
+# The kind of a kernel by its name, `scope:operation`; the first matching pattern applies.
 KINDS = (
     ("convolutions, gradient of the kernels", r":.*Conv2DBackpropFilter"),
     ("convolutions, gradient of the inputs", r":.*Conv2DBackpropInput"),
@@ -38,9 +37,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):
             rate = train.steps()
-        taken = kernels(next(Path(folder).glob("**/*.xplane.pb")))
+        durations = kernels(next(Path(folder).glob("**/*.xplane.pb")))
     sums: Counter[str] = Counter()
-    for name, milliseconds in taken.items():
+    for name, milliseconds in durations.items():
         sums[next(kind for kind, pattern in KINDS if re.search(pattern, name))] += milliseconds / (train.STEPS + 1)
     print(f"| of a step of {1000 * train.BATCH / rate:.0f} ms | ms of kernels | share |\n| --- | ---: | ---: |")
     for kind, milliseconds in sums.most_common():
@@ -48,11 +47,18 @@ def main() -> None:
 
 
 def kernels(trace: Path) -> Counter[str]:
-    """Milliseconds of each kernel of a trace, by its name."""
+    """Sums the duration of each kernel in a trace.
+
+    Args:
+        trace: an .xplane.pb file.
+
+    Returns:
+        Milliseconds by name of the kernel.
+    """
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     space = xplane_pb2.XSpace.FromString(trace.read_bytes())
-    taken: Counter[str] = Counter()
+    durations: Counter[str] = Counter()
     for plane in space.planes:
         if not plane.name.startswith("/host:CPU"):
             continue
@@ -61,8 +67,8 @@ def kernels(trace: Path) -> Counter[str]:
             for event in line.events:
                 name = names[event.metadata_id]
                 if re.fullmatch(r"[^: ]+:[^: ]+", name):
-                    taken[name] += event.duration_ps / 1e9
-    return taken
+                    durations[name] += event.duration_ps / 1e9
+    return durations
 
 
 if __name__ == "__main__":

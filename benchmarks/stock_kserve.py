@@ -1,6 +1,6 @@
-"""A custom predictor as KServe's documentation has it, which batches nothing.
+"""A custom predictor as in KServe's documentation, without batching.
 
-`python -m benchmarks.stock_kserve REPOSITORY PORT` serves until it is told to stop.
+`python -m benchmarks.stock_kserve REPOSITORY PORT` serves until terminated.
 """
 
 import base64
@@ -15,27 +15,42 @@ from kfp_vision import repository
 
 
 class Predictor(kserve.Model):
-    """An export behind KServe's V1 protocol.
+    """Serves an export with KServe's V1 protocol.
 
     Args:
-        name: as it is called in addresses.
-        version: the SavedModel's folder.
+        name: name of the model in URLs.
+        version: folder of the SavedModel.
     """
 
-    def __init__(self, name: str, version: Path):
+    def __init__(self, name: str, version: Path) -> None:
         super().__init__(name)
         self.loaded = tf.saved_model.load(str(version))
         self.ready = True
 
     def predict(self, payload: Any, headers: Any = None) -> dict[str, Any]:
-        pictures = [base64.b64decode(instance["b64"]) for instance in payload["instances"]]
-        said = self.loaded.signatures["serving_default"](image_bytes=tf.constant(pictures))
-        named = zip(said["classes"].numpy(), said["class_idx"].numpy(), said["probabilities"].numpy(), strict=True)
-        return {"predictions": [{"classes": c.decode(), "class_idx": int(n), "probabilities": p.tolist()} for c, n, p in named]}
+        """Classifies the images of a request.
+
+        Args:
+            payload: body of the request, V1 protocol.
+            headers: headers of the request, unused.
+
+        Returns:
+            Body of the response.
+        """
+        images = [base64.b64decode(instance["b64"]) for instance in payload["instances"]]
+        outputs = self.loaded.signatures["serving_default"](image_bytes=tf.constant(images))
+        columns = (outputs[name].numpy() for name in ("classes", "class_idx", "probabilities"))
+        rows = zip(*columns, strict=True)
+        return {"predictions": [{"classes": c.decode(), "class_idx": int(n), "probabilities": p.tolist()} for c, n, p in rows]}
 
 
 def main(place: str, port: str) -> None:
-    """Serves until it is told to stop."""
+    """Serves the newest version of a repository until terminated.
+
+    Args:
+        place: model repository.
+        port: port of the HTTP server.
+    """
     newest = repository.versions(Path(place))[-1]
     kserve.ModelServer(http_port=int(port), enable_grpc=False).start([Predictor(newest.name, newest.folder)])
 

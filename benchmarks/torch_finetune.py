@@ -1,44 +1,59 @@
-"""GoogLeNet fine-tuned in PyTorch on folders of pictures: `python torch_finetune.py JSON` prints the accuracy and the seconds.
+"""Fine-tunes GoogLeNet in PyTorch: `python torch_finetune.py JSON` prints the accuracy and the seconds.
 
-Run by the interpreter of an environment of its own (see `peers`). What an engineer would write by hand: all pictures are
-decoded once and kept at 256 x 256, varied with NumPy and Pillow while the network waits, and trained on in channels last and,
-where asked, bfloat16, with Nesterov's momentum and a cosine. The weights are Caffe's, as an .npz.
+Runs in its own environment (see `peers`). Written as an engineer would by hand: all images are decoded once and kept at 256 x
+256, augmented with NumPy and Pillow between steps, and trained on in channels last and optionally bfloat16, with Nesterov
+momentum and a cosine schedule. The weights are Caffe's, an .npz file.
 """
 
 import json
 import math
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional
 
 MEAN = (123.0, 117.0, 104.0)  # red, green, blue
-KEPT, SHOWN = 256, 224  # pixels a side, of what is kept and of what the network sees
+KEPT, SHOWN = 256, 224  # side in pixels of stored images and of the network's input
 MOMENTUM, WARM_UP, DROPOUT, INFERENCE = 0.9, 0.1, 0.4, 64
 
 
 class ChannelNorm(nn.Module):
-    """Local response norm over five channels, the sum as a 1x1 convolution: PyTorch's own is slow on a processor."""
+    """Local response norm over five channels, summed with a 1x1 convolution because PyTorch's own is slow on a CPU.
 
-    def __init__(self, channels: int):
+    Args:
+        channels: number of channels.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         near = torch.ones(channels, channels).triu(-2).tril(2)
         self.register_buffer("near", near[..., None, None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalizes activations, (batch, channels, height, width)."""
         inverse = (1 + 2e-5 * functional.conv2d(x.square(), self.near.to(x.dtype))).rsqrt()
         return x * inverse * inverse.sqrt()
 
 
 class Block(nn.Module):
-    """Four branches over the same input, side by side in the channels of the output."""
+    """Inception block: four branches over the same input, concatenated along the channels.
 
-    def __init__(self, taken: int, widths: list[int], name: str, unit):
+    Args:
+        taken: number of input channels.
+        widths: output channels of the six convolutions.
+        name: name of the block in Caffe's weights.
+        unit: creates a convolution with its activation from name, input channels, output channels and kernel size.
+    """
+
+    def __init__(self, taken: int, widths: list[int], name: str, unit: Callable[[str, int, int, int], nn.Module]) -> None:
         super().__init__()
         one, reduce_3, three, reduce_5, five, pool = widths
         self.one = unit(f"{name}/1x1", taken, one, 1)
@@ -48,11 +63,24 @@ class Block(nn.Module):
         self.width = one + three + five + pool
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes the block on activations, (batch, channels, height, width)."""
         return torch.cat((self.one(x), self.three(x), self.five(x), self.pool(x)), 1)
 
 
-def network(weights: dict[str, np.ndarray], stem: list[int], blocks: dict[str, list[int]], classes: int) -> nn.Module:
-    """GoogLeNet with Caffe's weights and a new class layer."""
+def network(
+    weights: Mapping[str, npt.NDArray[np.floating[Any]]], stem: list[int], blocks: dict[str, list[int]], classes: int
+) -> nn.Module:
+    """Builds GoogLeNet with Caffe's weights and a new classification head.
+
+    Args:
+        weights: Caffe's weights by name.
+        stem: output channels of the stem's three convolutions.
+        blocks: output channels of each block's six convolutions by name of the block, a digit for the stage and a letter.
+        classes: number of classes.
+
+    Returns:
+        The network.
+    """
 
     def unit(name: str, taken: int, given: int, kernel: int, stride: int = 1) -> nn.Module:
         convolution = nn.Conv2d(taken, given, kernel, stride, padding=kernel // 2)
@@ -76,16 +104,31 @@ def network(weights: dict[str, np.ndarray], stem: list[int], blocks: dict[str, l
     return nn.Sequential(*parts).to(memory_format=torch.channels_last)
 
 
-def pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, uint8 (n, 256, 256, 3), and class numbers, in the order of the classes' names."""
+def pictures(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Decodes all images of a folder of class folders.
+
+    Args:
+        folder: folder of class folders.
+
+    Returns:
+        Pixels, uint8 (n, 256, 256, 3), and class numbers, int64 (n,), in alphabetical order of the classes.
+    """
     labels = {label.name: number for number, label in enumerate(sorted(folder.iterdir()))}
     files = sorted(folder.glob("*/*"))
     pixels = [np.asarray(Image.open(file).convert("RGB").resize((KEPT, KEPT), Image.Resampling.BILINEAR)) for file in files]
     return np.stack(pixels), np.array([labels[file.parent.name] for file in files])
 
 
-def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random crop of at least three tenths of a picture, perhaps mirrored."""
+def varied(picture: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Crops an image at random to at least 30 % of its area, and mirrors it with probability one half.
+
+    Args:
+        picture: uint8 (256, 256, 3).
+        rng: source of randomness.
+
+    Returns:
+        The augmented image, uint8 (224, 224, 3).
+    """
     area, aspect = rng.uniform(0.3, 1), rng.uniform(0.75, 1.33)
     height, width = (min(KEPT, int(KEPT * math.sqrt(share))) for share in (area / aspect, area * aspect))
     top, left = (int(rng.integers(0, KEPT + 1 - side)) for side in (height, width))
@@ -94,9 +137,16 @@ def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return shown[:, ::-1] if rng.random() < 0.5 else shown
 
 
-def batch(shown: np.ndarray) -> torch.Tensor:
-    """What the network takes: blue, green, red, less their mean."""
-    centred = (shown.astype("float32") - np.float32(MEAN))[..., ::-1]
+def batch(shown: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """Converts images to the network's input: BGR less the mean.
+
+    Args:
+        shown: uint8 (n, 224, 224, 3), RGB.
+
+    Returns:
+        float32 (n, 3, 224, 224).
+    """
+    centred = (shown.astype("float32") - np.array(MEAN, "float32"))[..., ::-1]
     return torch.from_numpy(centred.copy()).permute(0, 3, 1, 2)
 
 
@@ -112,14 +162,27 @@ def main(
     learning_rate: float,
     half: bool,
 ) -> None:
-    """Trains on one folder, measures on the other, and prints the accuracy and the seconds that all of it took."""
+    """Trains on one folder, evaluates on another, and prints the accuracy and the total seconds.
+
+    Args:
+        train: folder of class folders to train on.
+        test: folder of class folders to evaluate on.
+        weights: Caffe's weights, an .npz file.
+        stem: output channels of the stem's three convolutions.
+        blocks: output channels of each block's six convolutions by name of the block.
+        steps: number of steps.
+        batch_size: images per step.
+        learning_rate: peak learning rate.
+        half: whether to compute in bfloat16.
+    """
     start = time.perf_counter()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     (pixels, labels), (unseen, truth) = pictures(Path(train)), pictures(Path(test))
     model = network(np.load(weights), stem, blocks, int(labels.max()) + 1)
     optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=MOMENTUM, nesterov=True)
-    warm, order = max(1, round(WARM_UP * steps)), []
+    warm = max(1, round(WARM_UP * steps))
+    order: list[int] = []
     for step in range(1, steps + 1):
         share = step / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
         optimizer.param_groups[0]["lr"] = learning_rate * share
@@ -136,8 +199,8 @@ def main(
     model.eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         for at in range(0, len(truth), INFERENCE):
-            said = model(batch(middle[at : at + INFERENCE])).argmax(1).numpy()
-            right += int((said == truth[at : at + INFERENCE]).sum())
+            predicted = model(batch(middle[at : at + INFERENCE])).argmax(1).numpy()
+            right += int((predicted == truth[at : at + INFERENCE]).sum())
     print(json.dumps({"accuracy": right / len(truth), "seconds": time.perf_counter() - start}))
 
 

@@ -1,8 +1,8 @@
-"""Inception v1 in PyTorch, as fast as PyTorch computes it on a processor: `python torch_step.py JSON` prints pictures a second.
+"""Measures Inception v1 in PyTorch at its fastest on a CPU: `python torch_step.py JSON` prints images per second.
 
-Run by the interpreter of an environment of its own (see `peers`). Its network is ours: batch norm after every convolution, no
-biases, channels last, bfloat16 where asked. A step is a plain one of gradient descent: what ours does beside that, weight decay
-and moving averages, it is spared.
+Runs in its own environment (see `peers`). The network is the same as ours: batch norm after every convolution, no biases,
+channels last, optionally bfloat16. A step is plain gradient descent, without the weight decay and the moving averages of
+weights that our step includes.
 """
 
 import json
@@ -17,21 +17,34 @@ WARM_UP = 3
 
 
 class Unit(nn.Module):
-    """A convolution that keeps the size or halves it, batch norm and a rectifier."""
+    """A convolution that keeps or halves the size, batch norm and a ReLU.
 
-    def __init__(self, taken: int, given: int, kernel: int, stride: int = 1):
+    Args:
+        taken: number of input channels.
+        given: number of output channels.
+        kernel: kernel size.
+        stride: 1 or 2.
+    """
+
+    def __init__(self, taken: int, given: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(taken, given, kernel, stride, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(given, eps=0.001)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes the unit on activations, (batch, channels, height, width)."""
         return functional.relu(self.norm(self.convolution(x)), inplace=True)
 
 
 class Block(nn.Module):
-    """Four branches over the same input, side by side in the channels of the output."""
+    """Inception block: four branches over the same input, concatenated along the channels.
 
-    def __init__(self, taken: int, widths: list[int]):
+    Args:
+        taken: number of input channels.
+        widths: output channels of the six convolutions.
+    """
+
+    def __init__(self, taken: int, widths: list[int]) -> None:
         super().__init__()
         one, reduce_3, three, reduce_5, five, pool = widths
         self.one = Unit(taken, one, 1)
@@ -41,11 +54,21 @@ class Block(nn.Module):
         self.width = one + three + five + pool
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes the block on activations, (batch, channels, height, width)."""
         return torch.cat((self.one(x), self.three(x), self.five(x), self.pool(x)), 1)
 
 
 def network(stem: list[int], blocks: dict[str, list[int]], classes: int) -> nn.Module:
-    """The widths of the stem's three convolutions, and of each block's six by its name: a digit for the size, and a letter."""
+    """Builds Inception v1.
+
+    Args:
+        stem: output channels of the stem's three convolutions.
+        blocks: output channels of each block's six convolutions by name of the block, a digit for the stage and a letter.
+        classes: number of classes.
+
+    Returns:
+        The network.
+    """
     first, second, width = stem
     halved = nn.MaxPool2d(3, 2, ceil_mode=True)
     parts = [Unit(3, first, 7, stride=2), halved, Unit(first, second, 1), Unit(second, width, 3), halved]
@@ -72,7 +95,18 @@ def main(
     blocks: dict[str, list[int]],
     classes: int,
 ) -> None:
-    """Trains, or infers, `steps` times on one batch, and prints pictures a second."""
+    """Trains or infers on one batch and prints images per second.
+
+    Args:
+        train: whether to train instead of infer.
+        half: whether to compute in bfloat16.
+        batch: images per step.
+        image_size: height and width in pixels.
+        steps: number of measured steps.
+        stem: output channels of the stem's three convolutions.
+        blocks: output channels of each block's six convolutions by name of the block.
+        classes: number of classes.
+    """
     model = network(stem, blocks, classes).to(memory_format=torch.channels_last).train(train)
     pictures = torch.randn(batch, 3, image_size, image_size).to(memory_format=torch.channels_last)
     labels = torch.randint(classes, (batch,))
@@ -86,7 +120,7 @@ def main(
             functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
 
-    # Around all inferences too: autocast keeps the weights that it has cast until its end.
+    # Also around all inferences, because autocast caches cast weights until it ends.
     with torch.inference_mode(not train), torch.autocast("cpu", torch.bfloat16, enabled=half and not train):
         for _ in range(WARM_UP):
             call()

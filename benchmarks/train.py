@@ -1,5 +1,6 @@
-"""A training step and an inference of Inception v1 at batch 16, against PyTorch, TF-Slim and stock Keras; the whole trainer
-against its step alone.
+"""Measures training steps and inferences of Inception v1 at batch 16 against PyTorch, TF-Slim and stock Keras.
+
+Also measures the whole trainer against its step alone, and cached images against decoding them every time.
 """
 
 import subprocess
@@ -24,12 +25,20 @@ STEPS = 16
 
 
 def run() -> list[Figure]:
-    """The rows of this benchmark."""
+    """Runs this benchmark.
+
+    Returns:
+        Its figures.
+    """
     return [*against_torch(), against_slim(), *against_stock_keras(), against_the_step_alone(), against_decoding()]
 
 
 def against_torch() -> list[Figure]:
-    """A step and an inference in the precision that is fast here, against PyTorch in the same."""
+    """Compares a step and an inference with PyTorch, both in the precision that is fastest on this machine.
+
+    Returns:
+        Two figures.
+    """
     precision = hardware.precision()
     network = {"stem": inception.STEM, "blocks": inception.BLOCKS}
     peer = partial(
@@ -43,14 +52,22 @@ def against_torch() -> list[Figure]:
 
 
 def against_slim() -> Figure:
-    """A step against TF-Slim's network on the TensorFlow of its last release, in float32, the only precision that it has."""
+    """Compares a step with TF-Slim on its last supported TensorFlow, in float32, its only precision.
+
+    Returns:
+        The figure.
+    """
     peer = partial(peers.measured, peers.python(*peers.SLIM), "slim_step.py", **_SIZES)
     name = f"TF-Slim on {peers.SLIM[0].replace('==', ' ')}, float32"
     return compare("train_step_vs_slim", name, "img/s", steps, peer)
 
 
 def against_stock_keras() -> list[Figure]:
-    """A step and an inference against the same network of stock Keras layers."""
+    """Compares a step and an inference with the same network of stock Keras layers.
+
+    Returns:
+        Two figures.
+    """
     name = f"stock Keras layers, {hardware.precision()}"
     return [
         compare("train_step_vs_stock_keras", name, "img/s", steps, lambda: steps(fast=False)),
@@ -59,7 +76,11 @@ def against_stock_keras() -> list[Figure]:
 
 
 def against_the_step_alone() -> Figure:
-    """The whole training, from records to checkpoints, against its compiled step on one batch."""
+    """Compares the whole training, from records to checkpoints, with its compiled step on one batch.
+
+    Returns:
+        The figure.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "benchmarks.training_stage", scratch, str(BATCH)]
         training_stage.prepare(Path(scratch))
@@ -68,18 +89,22 @@ def against_the_step_alone() -> Figure:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
             return float(done.stdout)
 
-        return compare("trainer_vs_bare_step", "its compiled step alone, on one batch", "img/s", whole, steps)
+        return compare("trainer_vs_bare_step", "the compiled step alone, on one batch", "img/s", whole, steps)
 
 
 def against_decoding() -> Figure:
-    """What a step is given, of photographs that are kept decoded, against decoding them each time."""
+    """Compares augmentation of cached decoded photographs with decoding them for every step.
+
+    Returns:
+        The figure.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         training_stage.prepare(Path(scratch))
         folder = Path(scratch, "records", "train")
-        how = {"image_size": IMAGE_SIZE, "batch_size": BATCH, "seed": 0, "augmentation": inputs.Augmentation()}
+        options = {"image_size": IMAGE_SIZE, "batch_size": BATCH, "seed": 0, "augmentation": inputs.Augmentation()}
         epoch = -(-records.read_about(folder).images // BATCH)
         ours, peer = (
-            inputs.training_batches(folder, **how, memory=memory) for memory in (hardware.memory() // feeds.CACHE_SHARE, 0)
+            inputs.training_batches(folder, **options, memory=memory) for memory in (hardware.memory() // feeds.CACHE_SHARE, 0)
         )
 
         def rate(batches: Iterator[tuple[tf.Tensor, tf.Tensor]]) -> float:
@@ -88,19 +113,33 @@ def against_decoding() -> Figure:
                 next(batches)
             return BATCH * epoch / (time.perf_counter() - start)
 
-        name = "each decoded again, as advanced={cache_pictures: false} has it"
+        name = "decoding every time, advanced={cache_pictures: false}"
         return compare("varied_from_memory", name, "img/s", lambda: rate(ours), lambda: rate(peer))
 
 
 def steps(*, fast: bool = True) -> float:
-    """Pictures a second of the trainer's compiled step, with all that it does, on one batch."""
+    """Measures the trainer's complete compiled step on one batch.
+
+    Args:
+        fast: whether to use our layers instead of stock Keras layers.
+
+    Returns:
+        Images per second.
+    """
     pictures, labels = _batch()
     rate = tf.constant(0.0025)
     return _rate(lambda: _trainer(fast).compiled_step(pictures, labels, rate)[0])
 
 
 def inferences(*, fast: bool = True) -> float:
-    """Pictures a second of the trainer's compiled inference on one batch."""
+    """Measures the trainer's compiled inference on one batch.
+
+    Args:
+        fast: whether to use our layers instead of stock Keras layers.
+
+    Returns:
+        Images per second.
+    """
     pictures, _ = _batch()
     return _rate(lambda: _trainer(fast).compiled_logits(pictures))
 

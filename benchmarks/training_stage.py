@@ -1,7 +1,7 @@
-"""The whole training in a process of its own, as a pod has it: `python -m benchmarks.training_stage FOLDER BATCH`.
+"""Runs the whole training in its own process, as in a pod: `python -m benchmarks.training_stage FOLDER BATCH`.
 
-Prints the pictures a second from the first step that TensorBoard's events tell of, once it runs steadily, to the last one: with
-reading, decoding, varying the pictures, events and whatever else the trainer does between its steps.
+Prints images per second between the first TensorBoard event after the warm-up and the last one, including reading, decoding,
+augmentation, events and everything else between steps.
 """
 
 import contextlib
@@ -19,12 +19,21 @@ SAVE_INTERVAL_SECS = 10
 
 
 def prepare(folder: Path) -> None:
-    """Makes records of the photographs, and a label map, in an existing folder."""
+    """Writes records of the photographs, and a label map, into an existing folder.
+
+    Args:
+        folder: the folder.
+    """
     write(str(photographs.copies(folder / "photographs", 1)), folder)
 
 
 def write(images_uri: str, folder: Path) -> None:
-    """Makes records and a label map, in an existing folder, of pictures in class folders, or in those below split folders."""
+    """Writes records and a label map into an existing folder.
+
+    Args:
+        images_uri: images in class folders, optionally below split folders.
+        folder: the folder.
+    """
     rows = catalog.scan(images_uri).rows
     tables = {split: folder / f"{split}.csv" for split in splitting.SPLITS}
     for split, table in tables.items():
@@ -33,13 +42,21 @@ def write(images_uri: str, folder: Path) -> None:
     (folder / "labels").mkdir()
     splitting.write_labels(folder / "labels", labels)
     outputs = {split: folder / "records" / split for split in splitting.SPLITS}
-    how = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": True, "partition": 0, "partitions": 1}
+    options = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": True, "partition": 0, "partitions": 1}
     with contextlib.redirect_stdout(io.StringIO()):
-        partitioning.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **how)
+        partitioning.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **options)
 
 
 def recipe(batch: int, checkpoint_dir: str = "") -> training.Recipe:
-    """Inception v1 from random weights, with all that a step can have to do, and checkpoints far more often than usual."""
+    """Returns a recipe of Inception v1 from random weights whose steps include everything, with unusually frequent checkpoints.
+
+    Args:
+        batch: images per step.
+        checkpoint_dir: folder for checkpoints; empty for none.
+
+    Returns:
+        The recipe.
+    """
     return training.Recipe(
         network="inception_v1",
         fine_tune=False,
@@ -59,12 +76,17 @@ def recipe(batch: int, checkpoint_dir: str = "") -> training.Recipe:
 
 
 def main(folder: str, batch: str) -> None:
-    """Trains on what `prepare` made."""
+    """Trains on the records of `prepare` and prints images per second.
+
+    Args:
+        folder: folder of the records.
+        batch: images per step.
+    """
     root, events = Path(folder), Path(folder, "events")
     train_records, validation_records = (root / "records" / split for split in ("train", "validation"))
     with contextlib.redirect_stdout(io.StringIO()):
         training.train_classifier(
-            recipe(int(batch), tempfile.mkdtemp(dir=root)),  # one that is empty: a finished training is not trained again
+            recipe(int(batch), tempfile.mkdtemp(dir=root)),  # empty, because a finished training would not run again
             train_records,
             validation_records,
             root / "labels",
@@ -76,7 +98,14 @@ def main(folder: str, batch: str) -> None:
 
 
 def steps_a_second(events: Path) -> float:
-    """From the times at which TensorBoard's events were written."""
+    """Computes steps per second from the times of TensorBoard events.
+
+    Args:
+        events: folder of the events.
+
+    Returns:
+        Steps per second after the warm-up.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     losses = [event for event in EventAccumulator(str(events)).Reload().Tensors("loss") if event.step >= WARM_UP]

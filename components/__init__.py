@@ -1,4 +1,4 @@
-"""The stages, one file each: a contract that KFP can compile, and one call into the library."""
+"""The stages (KFP components), one file each: a contract that KFP compiles, and one call into the library."""
 
 from kfp_vision.components.audit_images import audit_images
 from kfp_vision.components.call_endpoint import call_endpoint

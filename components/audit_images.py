@@ -12,17 +12,18 @@ def audit_images(
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Looks in an index for what is wrong with the pictures: copies, and labels that may be wrong.
+    """Audits an index for near-duplicates and label issues (labels that are probably wrong).
 
     Args:
-        index: the index of index_images.
-        validation_ratio: share of each class that a training would hold out while training.
-        test_ratio: share of each class that it would hold out for the last evaluation.
+        index: index of the images, from join_index.
+        validation_ratio: share of each class that a training would hold out for validation, from 0 to 1.
+        test_ratio: share of each class that a training would hold out for the final test, from 0 to 1.
 
     Returns:
-        findings: A table with path, leave_out, finding, label, instead, other and score; leave_out_uri of a training takes it.
-        page: The copies, the suspicious labels, and a map of the pictures.
-        metrics: How many of each there are.
+        findings: Table with the columns path, leave_out, finding, label, instead, other and score; a training accepts it as
+            leave_out_uri.
+        page: Report with near-duplicates, label issues and a map of the images.
+        metrics: Number of findings of each kind.
     """
     from pathlib import Path
 

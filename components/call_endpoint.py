@@ -12,18 +12,20 @@ def call_endpoint(
     advanced: dict,
     answer: dsl.Output[dsl.Artifact],
 ) -> str:
-    """Sends a picture to the deployed model over HTTP, until it answers; on a model repository it starts the server for that.
+    """Sends one image to the deployed model over HTTP and waits for the answer.
+
+    Starts the server for it if the model is deployed to a model repository.
 
     Args:
-        endpoint: the endpoint of deploy_model.
-        validation_records: pictures held out while training, to take one from.
-        test_records: pictures held out for the last evaluation; taken first if there are any.
-        test_image_uri: the picture to ask about; empty for one that was held out.
-        advanced: store_wait_seconds is read of it.
+        endpoint: endpoint from deploy_model.
+        validation_records: validation images, to take an image from.
+        test_records: test images; preferred over the validation images if there are any.
+        test_image_uri: image to send; empty for a held-out one.
+        advanced: advanced settings; uses store_wait_seconds.
 
     Returns:
-        answer: The picture, what it is called, how surely, and the address that was asked, as JSON.
-        Output: What it is called.
+        answer: The image, its predicted class, the score and the address called, as JSON.
+        Output: The predicted class.
     """
     from pathlib import Path
 
@@ -31,6 +33,6 @@ def call_endpoint(
 
     storage.wait_for_stores(advanced)
     inputs = (Path(endpoint.path), Path(validation_records.path), Path(test_records.path))
-    told = deployment.call_endpoint(*inputs, test_image_uri, Path(answer.path))
-    answer.metadata.update(told)
-    return told["prediction"]
+    answered = deployment.call_endpoint(*inputs, test_image_uri, Path(answer.path))
+    answer.metadata.update(answered)
+    return str(answered["prediction"])

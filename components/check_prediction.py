@@ -5,9 +5,9 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def check_prediction(model_uri: str, predict_uri: str, all_scores: bool, partitions: int) -> None:
-    """Refuses wrong values, a model and pictures that are not there, before any data moves.
+    """Validates the run form before any data moves: rejects invalid values, and a model or images that do not exist.
 
-    The arguments are the fields of the run form; see batch_prediction.
+    The inputs are the fields of the run form; see batch_prediction.
     """
     fields = dict(locals())
     from kfp_vision import parameters, storage

@@ -15,12 +15,12 @@ def check_preparation(
     partitions: int,
     advanced: dict,
 ) -> dict:
-    """Refuses wrong values and data that is not there, before any data moves.
+    """Validates the run form before any data moves: rejects invalid values and data that does not exist.
 
-    The arguments are the fields of the run form; see prepare_records.
+    The inputs are the fields of the run form; see prepare_records.
 
     Returns:
-        What the stages of the data read of advanced.
+        The advanced settings that the data stages use.
     """
     fields = dict(locals())
     from kfp_vision import parameters, storage

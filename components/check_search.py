@@ -19,9 +19,9 @@ def check_search(
     deploy_to: str,
     partitions: int,
 ) -> None:
-    """Refuses wrong values, and pictures, a model and an index that are not there, before any data moves.
+    """Validates the run form before any data moves: rejects invalid values, and images, a model or an index that do not exist.
 
-    The arguments are the fields of the run form; see image_search.
+    The inputs are the fields of the run form; see image_search.
     """
     fields = dict(locals())
     from kfp_vision import parameters, storage

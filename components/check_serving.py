@@ -13,21 +13,21 @@ def check_serving(
     accepted: bool,
     proof: dsl.Output[dsl.Metrics],
 ) -> bool:
-    """Starts the real server on the model, asks it over HTTP, and compares with the evaluation: proof that it can be deployed.
+    """Starts the real server, sends it held-out images over HTTP, and compares its answers with the evaluation.
 
-    Of a model that is not accepted, or about which nothing is new, nothing is proven.
+    Skipped if the model is rejected, or if neither the model nor the data has changed.
 
     Args:
-        model: the model of train_classifier.
-        verdict: the verdict of evaluate_classifier on it.
-        validation_records: the pictures held out while training.
-        test_records: the pictures held out for the last evaluation; may be none.
-        deploy_to: where the model is to be deployed; none for nowhere.
+        model: model from train_classifier.
+        verdict: verdict on the model, from evaluate_classifier.
+        validation_records: validation images.
+        test_records: test images; may be empty.
+        deploy_to: deployment target; none for no deployment.
         accepted: the unnamed output of evaluate_classifier.
 
     Returns:
-        proof: Pictures asked about, the largest difference to the evaluation, and the median seconds of a request; as JSON.
-        Output: Whether the model is to be deployed: it is accepted, proven and new, and deploy_to names a place.
+        proof: Number of images sent, largest difference from the evaluation, and median seconds per request, as JSON.
+        Output: Whether to deploy the model: accepted, proven, changed, and deploy_to names a target.
     """
     from pathlib import Path
 

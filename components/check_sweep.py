@@ -38,14 +38,14 @@ def check_sweep(
     predict_uri: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Checked", [("advanced", dict), ("gpus", str)]):  # type: ignore[valid-type]
-    """Refuses wrong values of any trial, data that is not there and a checkpoint that does not fit, before any data moves.
+    """Validates the run form before any data moves: rejects invalid values, missing data and a checkpoint that does not fit.
 
-    The arguments are the fields of the run form; see hyperparameter_sweep.
+    The inputs are the fields of the run form, checked for every trial; see hyperparameter_sweep.
 
     Returns:
-        advanced: What the stages of the data read of advanced.
-        gpus: gpu_count as a text: of a number KFP makes no request for GPUs.
-        mlpipeline_ui_metadata: What the user interface opens TensorBoard on log_uri with; the name is its own.
+        advanced: The advanced settings that the data stages use.
+        gpus: gpu_count as text, because KFP ignores a GPU request given as a number.
+        mlpipeline_ui_metadata: Link with which the Kubeflow page opens TensorBoard on log_uri; KFP requires this name.
     """
     fields = dict(locals())
     from pathlib import Path

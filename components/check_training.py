@@ -32,13 +32,13 @@ def check_training(
     predict_uri: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Checked", [("gpus", str)]):  # type: ignore[valid-type]
-    """Refuses wrong values, records that are not there and a checkpoint that does not fit, before any record moves.
+    """Validates the run form before any data moves: rejects invalid values, missing records and a checkpoint that does not fit.
 
-    The arguments are the fields of the run form; see train_only.
+    The inputs are the fields of the run form; see train_only.
 
     Returns:
-        gpus: gpu_count as a text: of a number KFP makes no request for GPUs.
-        mlpipeline_ui_metadata: What the user interface opens TensorBoard on log_uri with; the name is its own.
+        gpus: gpu_count as text, because KFP ignores a GPU request given as a number.
+        mlpipeline_ui_metadata: Link with which the Kubeflow page opens TensorBoard on log_uri; KFP requires this name.
     """
     fields = dict(locals())
     from pathlib import Path

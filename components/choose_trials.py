@@ -7,19 +7,19 @@ from kfp_vision.components.images import CPU_IMAGE
 def choose_trials(
     networks: list, optimizers: list, batch_sizes: list, learning_rates: list, trials: int, advanced: dict
 ) -> list[str]:
-    """Says which values are to be tried together.
+    """Chooses the hyperparameter values of each trial: every combination, or a random sample.
 
     Args:
-        networks: the networks to try.
-        optimizers: the optimizers.
-        batch_sizes: pictures a step.
-        learning_rates: of the first step; drawn at random, they lie between the smallest and the largest.
-        trials: how many are drawn at random; 0 for every combination.
-        advanced: seed is read of it.
+        networks: networks to try.
+        optimizers: optimizers to try.
+        batch_sizes: images per step to try.
+        learning_rates: initial learning rates to try; random trials draw between the smallest and the largest.
+        trials: number of random trials; 0 for every combination.
+        advanced: advanced settings; uses seed.
 
     Returns:
-        Of each trial a text: number, network, optimizer, batch_size and learning_rate as JSON. KFP hands an item of a list that
-        a stage gave over as a text, whatever it is.
+        The trials, each a text with number, network, optimizer, batch_size and learning_rate as JSON, because KFP passes every
+            item of a list produced by a stage as text.
     """
     fields = dict(locals())
     from kfp_vision import parameters, sweep

@@ -11,16 +11,16 @@ def compare_trials(
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Finds the trial that did best on the pictures of the validation.
+    """Finds the trial with the best validation accuracy.
 
     Args:
-        models: the models of train_trial.
+        models: models from train_trial.
 
     Returns:
-        model: The model folder of the best trial.
-        trials: A table of all trials: number, what was tried, accuracy, loss, seconds, and why one failed.
-        page: The same as a page, with a line for each trial across what was tried.
-        metrics: How many trials, how many failed, the best one's number and accuracy.
+        model: Model folder of the best trial.
+        trials: Table of all trials: number, hyperparameters, accuracy, loss, seconds, and the reason if one failed.
+        page: The same as a report, with a parallel-coordinates chart of the trials.
+        metrics: Number of trials, number of failed ones, and the best trial's number and accuracy.
     """
     from pathlib import Path
 

@@ -15,23 +15,23 @@ def decide_training(
     model_name: str,
     advanced: dict,
 ) -> NamedTuple("Decision", [("fingerprint", str), ("trained_from", str), ("unchanged", bool)]):  # type: ignore[valid-type]
-    """Says what lies at a URI, from listings alone, and whether the deployed model was trained from the very same.
+    """Fingerprints the data from file listings, and checks whether the deployed model was trained on the same data and fields.
 
-    While the fingerprint stays the same, the stages behind it are taken from the cache.
+    Later stages come from the cache as long as the fingerprint stays the same.
 
     Args:
-        images_uri: a folder of class folders, an archive of one (also over http), or sample.
-        leave_out_uri: a list of pictures to leave out: CSV with a column path; empty for none.
-        recipe: a hash of the fields; see check_run.
-        skip_unchanged: whether to look at what is deployed.
-        deploy_to: where it is deployed: a model repository, or kserve.
-        model_name: the name of the model.
-        advanced: store_wait_seconds and the fields that begin with service_ are read of it.
+        images_uri: folder of class folders, archive of one (also over HTTP), or sample.
+        leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        recipe: hash of the fields, from check_run.
+        skip_unchanged: compare with the deployed model.
+        deploy_to: deployment target: a model repository, or kserve.
+        model_name: name of the model.
+        advanced: advanced settings; uses store_wait_seconds and those that begin with service_.
 
     Returns:
-        fingerprint: A hash of names, sizes and times, and of what the list names.
-        trained_from: A hash of fingerprint and recipe, which the training writes into the model.
-        unchanged: Whether the deployed model has that hash; false where skip_unchanged is.
+        fingerprint: Hash of file names, sizes and times, and of the exclusion list.
+        trained_from: Hash of fingerprint and recipe; the training stores it in the model.
+        unchanged: Whether the deployed model has the same hash; always false without skip_unchanged.
     """
     from kfp_vision import deployment, parameters, storage
 

@@ -5,14 +5,14 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def deploy_index(index: dsl.Input[dsl.Artifact], deploy_to: str, deployed: dsl.Output[dsl.Artifact]) -> None:
-    """Brings an index to where the model lies that it is of, for servers to search in.
+    """Copies an index next to its deployed model, so that the model's servers can search it.
 
     Args:
-        index: the index of index_images.
-        deploy_to: a model folder or a model repository, here or in a bucket, with that model as its newest version.
+        index: index from join_index.
+        deploy_to: model folder or model repository, local or in a bucket, whose newest version is the model of the index.
 
     Returns:
-        deployed: Where the index lies, as JSON.
+        deployed: Location of the deployed index, as JSON.
     """
     from pathlib import Path
 

@@ -12,18 +12,18 @@ def deploy_model(
     advanced: dict,
     endpoint: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Brings a model to where it answers from, if the verdict and the proof are of this very model.
+    """Deploys a model whose verdict and proof belong to it and accept it.
 
     Args:
-        model: the model of train_classifier.
-        verdict: the verdict of evaluate_classifier on it; it must accept.
-        proof: the proof of check_serving for it.
-        deploy_to: a model repository, a folder of numbered versions here or in a bucket, or kserve for an InferenceService.
-        advanced: versions_kept, canary_percent, runtime_version, store_wait_seconds and the fields that begin with service_ are
-            read of it.
+        model: model from train_classifier.
+        verdict: verdict on the model, from evaluate_classifier; must accept it.
+        proof: proof for the model, from check_serving.
+        deploy_to: model repository (a folder of numbered versions, local or in a bucket), or kserve for an InferenceService.
+        advanced: advanced settings; uses versions_kept, canary_percent, runtime_version, store_wait_seconds and those that
+            begin with service_.
 
     Returns:
-        endpoint: Where the model answers from, as JSON.
+        endpoint: Address and version of the deployed model, as JSON.
     """
     from pathlib import Path
 
@@ -32,5 +32,5 @@ def deploy_model(
     storage.wait_for_stores(advanced)
     settings = parameters.of_deployment(advanced)
     judgements = (Path(verdict.path), Path(proof.path))
-    told = deployment.deploy_model(Path(model.path), model.uri, *judgements, deploy_to, settings, Path(endpoint.path))
-    endpoint.metadata.update(told)
+    deployed = deployment.deploy_model(Path(model.path), model.uri, *judgements, deploy_to, settings, Path(endpoint.path))
+    endpoint.metadata.update(deployed)

@@ -18,28 +18,28 @@ def evaluate_classifier(
     report: dsl.Output[dsl.HTML],
     verdict: dsl.Output[dsl.Artifact],
 ) -> bool:
-    """Measures the exported model on pictures that it was not trained on: the test split where there is one, else validation.
+    """Evaluates the exported model on held-out images: the test split if there is one, otherwise the validation split.
 
-    It is accepted if it is good enough, better than always naming the largest class, and not worse on the same pictures than
-    the model that is deployed now.
+    Accepts the model if it reaches min_accuracy, beats always predicting the largest class, and is not worse than the deployed
+    model on the same images.
 
     Args:
-        model: the model of train_classifier.
-        validation_records: the pictures held out while training.
-        test_records: the pictures held out for this stage; may be none.
-        min_accuracy: a model below it is refused.
-        deploy_to: none, or the model repository whose newest version it is compared with.
-        test_image_uri: one more picture to name on the page; empty for none.
-        unchanged: whether the deployed model was trained from the very same pictures and fields; see decide_training.
-        advanced: beat_largest_class, compare_with_deployed and store_wait_seconds are read of it.
+        model: model from train_classifier.
+        validation_records: validation images.
+        test_records: test images; may be empty.
+        min_accuracy: minimum accuracy; a model below it is rejected.
+        deploy_to: model repository whose newest version to compare with; none for no comparison.
+        test_image_uri: additional image to classify on the report; empty for none.
+        unchanged: whether the deployed model was trained on the same images and fields, from decide_training.
+        advanced: advanced settings; uses beat_largest_class, compare_with_deployed and store_wait_seconds.
 
     Returns:
-        metrics: Accuracy, also among the likeliest five names; precision, recall and F1 as macro and as weighted means. In its
-            file, as JSON, all figures.
-        classification: The confusion matrix and the ROC curve; in its file as JSON.
-        report: A page with all figures, the learning curve, and the worst mistakes as pictures.
-        verdict: Whether the model is accepted, with reasons, and a few of its answers, as JSON.
-        Output: Whether the model is accepted, and anything about it is new.
+        metrics: Top-1 and top-5 accuracy, and macro and weighted averages of precision, recall and F1; its file holds all
+            metrics as JSON.
+        classification: Confusion matrix and ROC curve; its file holds both as JSON.
+        report: Report with all metrics, the learning curves and the worst mistakes as images.
+        verdict: Whether the model is accepted and why, with a few of its predictions, as JSON.
+        Output: Whether the model is accepted and differs from the deployed one in data or fields.
     """
     from pathlib import Path
 

@@ -5,15 +5,15 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: dsl.Output[dsl.Model]) -> None:
-    """Takes the newest version of a model that was trained before, or makes one of a network that was trained on ImageNet.
+    """Fetches the newest version of a trained model, or builds an embedding model from a network with pretrained weights.
 
     Args:
-        model_uri: a run's model folder, a model repository, or an archive of one; empty for the network.
-        network: inception_v1, googlenet, or one of keras.applications, such as resnet50; see the README.
-        checkpoint_uri: its weights: a TF-Slim checkpoint, an .npz, a .keras file, or imagenet.
+        model_uri: a run's model folder, a model repository, or an archive of one; empty to use the network.
+        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see the README.
+        checkpoint_uri: weights of the network: a TF-Slim checkpoint, .npz file, .keras file, or imagenet.
 
     Returns:
-        model: A model folder with its SavedModel.
+        model: Model folder with its SavedModel.
     """
     from pathlib import Path
 

@@ -5,13 +5,13 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def fetch_model(model_uri: str, model: dsl.Output[dsl.Model]) -> None:
-    """Takes the newest version of a model from where it lies, for the stages that name pictures with it.
+    """Fetches the newest version of a model for prediction.
 
     Args:
-        model_uri: a run's model folder, a model repository, or an archive of one; in a bucket or not.
+        model_uri: a run's model folder, a model repository, or an archive of one; local or in a bucket.
 
     Returns:
-        model: A model folder with its SavedModel alone.
+        model: Model folder that holds the SavedModel only.
     """
     from pathlib import Path
 

@@ -12,17 +12,17 @@ def fetch_records(
     test_records: dsl.Output[dsl.Dataset],
     label_map: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Takes records that were written before from where they lie, for a training.
+    """Fetches existing TFRecord files for a training.
 
     Args:
-        records_uri: a folder with the records of all splits, or an archive of one; in a bucket or not.
-        advanced: store_wait_seconds is read of it.
+        records_uri: folder with the records of all splits, or an archive of one; local or in a bucket.
+        advanced: advanced settings; uses store_wait_seconds.
 
     Returns:
-        train_records: TFRecord files of the pictures to train on.
-        validation_records: TFRecord files of the pictures to validate on while training.
-        test_records: TFRecord files of the pictures to evaluate on in the end.
-        label_map: A folder with labels.txt.
+        train_records: TFRecord files of the training images.
+        validation_records: TFRecord files of the validation images.
+        test_records: TFRecord files of the test images.
+        label_map: Folder with labels.txt.
     """
     from pathlib import Path
 

@@ -5,15 +5,15 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def fingerprint_images(images_uri: str, leave_out_uri: str, advanced: dict) -> str:
-    """Says in one string what lies at a URI, from listings alone. While it stays the same, later stages need not run again.
+    """Fingerprints the data from file listings. Later stages come from the cache as long as the fingerprint stays the same.
 
     Args:
-        images_uri: a folder of class folders, an archive of one (also over http), or sample.
-        leave_out_uri: a list of pictures to leave out: CSV with a column path; empty for none.
-        advanced: store_wait_seconds is read of it.
+        images_uri: folder of class folders, archive of one (also over HTTP), or sample.
+        leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        advanced: advanced settings; uses store_wait_seconds.
 
     Returns:
-        A hash of names, sizes and times, and of what the list names.
+        Hash of file names, sizes and times, and of the exclusion list.
     """
     from kfp_vision import catalog, storage
 

@@ -1,4 +1,4 @@
-"""The two container images the stages run in, derived from the version."""
+"""Names of the two container images that the stages run in, derived from the version."""
 
 from kfp_vision import __version__
 

@@ -12,18 +12,18 @@ def index_images(
     partitions: int,
     part: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Writes down what a model sees of each picture, for an index of them; or of one partition of them.
+    """Computes the embeddings of one partition of the images for an index.
 
     Args:
-        model: the model.
-        images: the table of all pictures.
-        index_uri: an index from before, of which the pictures that it has already are not computed again; empty for none.
-        partition: the number of this partition, from 0.
-        partitions: how many there are; join_index makes an index of them.
+        model: embedding model.
+        images: table of all images, from list_images.
+        index_uri: earlier index whose embeddings are reused for images that it already contains; empty for none.
+        partition: number of this partition, from 0.
+        partitions: number of partitions; join_index merges them.
 
     Returns:
-        part: A folder with vectors and thumbnails of its pictures, and the list of those that could not be used. It says
-            nothing of itself, since KFP hands those of all partitions over in a single argument.
+        part: Folder with embeddings and thumbnails of the partition's images, and a list of rejected images. It carries no
+            metadata, because KFP passes the metadata of all partitions in one command-line argument.
     """
     from pathlib import Path
 

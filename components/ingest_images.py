@@ -16,22 +16,23 @@ def ingest_images(
     images: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.HTML],
 ) -> str:
-    """Finds the pictures at a URI and writes a table of them; every picture stays where it is.
+    """Finds the images at a URI and writes a table of them; no image is copied.
 
     Args:
-        fingerprint: what lies at the URI, so that the stage is run again when it changes.
-        images_uri: a folder of class folders, an archive of one (also over http), or sample; for detection, pictures with XML.
-        leave_out_uri: a list of pictures to leave out: CSV with a column path; empty for none.
-        task: classification, or detection: boxes in the XML of Pascal VOC.
-        check_images: refuse data that nothing can be trained on.
-        validation_ratio: share of each class held out while training.
-        test_ratio: share of each class held out for the last evaluation.
-        advanced: store_wait_seconds is read of it.
+        fingerprint: fingerprint of the data; the stage runs again when it changes.
+        images_uri: folder of class folders, archive of one (also over HTTP), or sample; for detection, images with XML
+            annotations.
+        leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        task: classification, or detection with boxes in Pascal VOC XML.
+        check_images: stop the run if the data cannot be trained on.
+        validation_ratio: share of each class to hold out for validation, from 0 to 1.
+        test_ratio: share of each class to hold out for the final test, from 0 to 1.
+        advanced: advanced settings; uses store_wait_seconds.
 
     Returns:
-        images: The table, one row a picture: uri, label, bytes, content_id, name, split, objects.
-        summary: A page about the data.
-        Output: A hash of labels and contents, wherever the pictures lie.
+        images: Table with one row per image: uri, label, bytes, content_id, name, split, objects.
+        summary: Report on the data.
+        Output: Hash of labels and contents, independent of the location of the images.
     """
     from pathlib import Path
 

@@ -11,16 +11,16 @@ def join_index(
     refused: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Makes an index of all partitions, in which pictures that are alike are found.
+    """Merges the partitions into one searchable index.
 
     Args:
-        parts: what index_images wrote of each partition.
-        model: the model whose embeddings they hold.
+        parts: partitions from index_images.
+        model: model that computed the embeddings.
 
     Returns:
-        index: A folder with the index, thumbnails of its pictures, and the model.
-        refused: A table of the pictures that could not be used: uri, label, reason.
-        metrics: How many pictures there are, how many were computed, and the share of the nearest that is found.
+        index: Folder with the index, thumbnails of its images, and the model.
+        refused: Table of rejected images: uri, label, reason.
+        metrics: Number of images, number of newly computed embeddings, and recall of the approximate search.
     """
     from pathlib import Path
 

@@ -11,16 +11,16 @@ def join_predictions(
     predictions: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Puts the tables of several partitions together: the table that one predict_images would have written.
+    """Merges the predictions of all partitions into one table, identical to that of a single predict_images.
 
     Args:
-        parts: the predictions of each partition.
-        model: the model that they are of, whose classes are the known names of folders.
-        predict_uri: where the pictures lie.
+        parts: predictions of each partition.
+        model: model that made the predictions; its classes are the folder names that count as labels.
+        predict_uri: location of the images.
 
     Returns:
-        predictions: CSV with a header path,label,prediction,score.
-        metrics: Pictures, how many of them could not be read, and accuracy where folders give the labels.
+        predictions: CSV with the header path,label,prediction,score.
+        metrics: Number of images, number of unreadable ones, and accuracy if folder names give the labels.
     """
     from pathlib import Path
 

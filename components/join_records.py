@@ -15,20 +15,20 @@ def join_records(
     refused: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.HTML],
 ) -> None:
-    """Puts the records of several partitions together: the files that one write_tfrecords would have written.
+    """Merges the records of all partitions into the same files that a single write_tfrecords would write.
 
     Args:
-        parts: what write_partition wrote of each.
-        tables: the tables of split_images, for the summary.
-        images_per_shard: pictures in each file but the last.
-        advanced: max_refused_ratio and max_side are read of it.
+        parts: partitions from write_partition.
+        tables: split tables from split_images, for the summary.
+        images_per_shard: images per TFRecord file; the last file may hold fewer.
+        advanced: advanced settings; uses max_refused_ratio and max_side.
 
     Returns:
-        train_records: A folder of files such as train-00000-of-00003.tfrecord.
+        train_records: Folder of TFRecord files such as train-00000-of-00003.tfrecord.
         validation_records: The same for validation.
         test_records: The same for test.
-        refused: The table of pictures that could not be used: uri, label, reason.
-        summary: A page about what is in the records and what is not, and what to do about it.
+        refused: Table of rejected images: uri, label, reason.
+        summary: Report on the records, the images that are missing from them, and remedies.
     """
     from pathlib import Path
     from typing import Any

@@ -5,13 +5,13 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def partition_records(partitions: int) -> list[int]:
-    """Says what a loop runs through that writes the records in several partitions, on several machines.
+    """Lists the partition numbers for a loop that runs on several machines in parallel.
 
     Args:
-        partitions: how many there are to be.
+        partitions: number of partitions.
 
     Returns:
-        Their numbers, from 0.
+        Partition numbers, from 0.
     """
     from kfp_vision import partitioning
 

@@ -13,19 +13,19 @@ def predict_images(
     advanced: dict,
     predictions: dsl.Output[dsl.Dataset],
 ) -> None:
-    """Names every picture at a URI with a model.
+    """Classifies every image at a URI.
 
     Args:
-        model: the model of train_classifier or of fetch_model.
-        predict_uri: a picture, a folder, an archive (also over http), or sample.
+        model: model from train_classifier or fetch_model.
+        predict_uri: image, folder, archive (also over HTTP), or sample.
         all_scores: also write the scores of all classes.
-        partition: which of the equal parts of the pictures is named here, from 0.
-        partitions: how many parts there are; 1 for all pictures in one.
-        advanced: store_wait_seconds is read of it.
+        partition: number of the partition to classify, from 0.
+        partitions: number of partitions; 1 for all images at once.
+        advanced: advanced settings; uses store_wait_seconds.
 
     Returns:
-        predictions: CSV with a header path,label,prediction,score. It says nothing of itself, since KFP hands those of all
-            partitions over in a single argument.
+        predictions: CSV with the header path,label,prediction,score. It carries no metadata, because KFP passes the metadata of
+            all partitions in one command-line argument.
     """
     from pathlib import Path
 

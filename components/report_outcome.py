@@ -5,12 +5,12 @@ from kfp_vision.components.images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def report_outcome(status: dsl.PipelineTaskFinalStatus, run_name: str, run_id: str) -> None:
-    """Says how the run ended, whatever happened before: in its log, and to a webhook if a secret names one.
+    """Reports how the run ended, in its log and to a webhook if a secret names one. Runs even if an earlier stage failed.
 
     Args:
-        status: what KFP knows of the stages before.
-        run_name: as the Kubeflow UI shows it; dsl.PIPELINE_JOB_NAME_PLACEHOLDER.
-        run_id: as KFP knows it; dsl.PIPELINE_JOB_ID_PLACEHOLDER.
+        status: final status of the run, from KFP.
+        run_name: name of the run on the Kubeflow page; dsl.PIPELINE_JOB_NAME_PLACEHOLDER.
+        run_id: ID of the run in KFP; dsl.PIPELINE_JOB_ID_PLACEHOLDER.
     """
     from kfp_vision import outcome
 

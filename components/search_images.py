@@ -12,17 +12,17 @@ def search_images(
     found: dsl.Output[dsl.Dataset],
     page: dsl.Output[dsl.HTML],
 ) -> None:
-    """Finds the pictures of an index that are nearest to each of some pictures.
+    """Finds the most similar images of an index for each query image.
 
     Args:
-        index: the index of index_images.
-        queries_uri: the pictures to search for: one, a folder, an archive, or sample.
-        nearest: how many are wanted of each.
-        label: of the pictures that alone count; empty for all.
+        index: index from join_index.
+        queries_uri: query images: an image, folder, archive, or sample.
+        nearest: number of results per query image.
+        label: search images with this label only; empty for all.
 
     Returns:
-        found: A table with query, rank, path, label and similarity.
-        page: The pictures that were searched for, and the nearest ones beside them.
+        found: Table with query, rank, path, label and similarity.
+        page: Report with each query image next to its results.
     """
     from pathlib import Path
 

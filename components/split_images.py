@@ -12,17 +12,18 @@ def split_images(
     tables: dsl.Output[dsl.Dataset],
     label_map: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Cuts the table of pictures into train, validation and test: the same pictures give the same splits everywhere.
+    """Splits the table of images into train, validation and test; the same images always give the same splits.
 
     Args:
-        images: the table of ingest_images.
-        validation_ratio: share of each class held out while training.
-        test_ratio: share of each class held out for the last evaluation; 0 for none.
-        advanced: conflicting_labels is read of it.
+        images: table from ingest_images.
+        validation_ratio: share of each class to hold out for validation, from 0 to 1.
+        test_ratio: share of each class to hold out for the final test, from 0 to 1; 0 for none.
+        advanced: advanced settings; uses conflicting_labels.
 
     Returns:
-        tables: A folder with train.csv, validation.csv and test.csv, and left_out.csv of the pictures that are in none of them.
-        label_map: A folder with labels.txt, whose lines are such as 0:daisy; for detection with label_map.pbtxt, ids from 1.
+        tables: Folder with train.csv, validation.csv and test.csv, and left_out.csv for images in none of the splits.
+        label_map: Folder with labels.txt, whose lines look like 0:daisy; for detection label_map.pbtxt instead, with ids from
+            1.
     """
     from pathlib import Path
     from typing import Any

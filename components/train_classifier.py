@@ -33,38 +33,39 @@ def train_classifier(
     curves: dsl.Output[dsl.HTML],
     events: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Trains a network on TFRecords, from a checkpoint or from scratch, and exports it.
+    """Trains a network on TFRecords, from a checkpoint or from random weights, and exports it.
 
     Args:
-        train_records: the pictures to train on.
-        validation_records: the pictures to validate on while training.
-        label_map: the folder with labels.txt.
-        network: inception_v1, googlenet, or one of keras.applications, such as resnet50; see the README.
-        fine_tune: start from checkpoint_uri rather than from random weights.
-        checkpoint_uri: a TF-Slim checkpoint, an .npz, a .keras file, a run's model folder, an archive of one, or imagenet.
-        train_last_layer_only: leave all other layers as they are in the checkpoint.
-        batch_size: pictures a step.
-        learning_rate: of the first step.
-        train_steps: how many steps.
+        train_records: training images.
+        validation_records: validation images.
+        label_map: folder with labels.txt.
+        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see the README.
+        fine_tune: start from checkpoint_uri instead of random weights.
+        checkpoint_uri: TF-Slim checkpoint, .npz file, .keras file, a run's model folder, an archive of one, or imagenet.
+        train_last_layer_only: freeze all layers except the classification head.
+        batch_size: images per step.
+        learning_rate: initial learning rate.
+        train_steps: number of steps.
         optimizer: adadelta, adagrad, adam, adamw, ftrl, momentum, rmsprop or sgd.
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
-        image_size: height and width of the pictures in pixels; 0 for the network's own.
-        gpu_count: GPUs that were asked for.
-        gpus: the same as a text, of which KFP makes the request; see check_run. Read by KFP alone, as the last three.
-        model_name: the name of the model.
-        advanced: what is rarely touched, such as momentum, weight_decay, label_smoothing.
-        log_uri: a folder or bucket folder to which the events are brought while the training runs; empty for none.
-        checkpoint_dir: a folder or bucket folder in which a training that was stopped finds its way on; empty for none.
-        trained_from: what decide_training calls pictures and fields; written into the model.
-        gpu_type: the resource that gpu_count counts.
-        node_selector: labels of the nodes that may train.
-        tolerations: taints of nodes that may train all the same.
+        image_size: height and width of the input images in pixels; 0 for the network's default.
+        gpu_count: number of GPUs requested.
+        gpus: gpu_count as text, for KFP's GPU request, from check_run; like gpu_type, node_selector and tolerations, only KFP
+            reads it.
+        model_name: name of the model.
+        advanced: advanced settings such as momentum, weight_decay and label_smoothing; see the README.
+        log_uri: local or bucket folder to copy TensorBoard events to during the training; empty for none.
+        checkpoint_dir: local or bucket folder for checkpoints, from which an interrupted training resumes; empty for none.
+        trained_from: hash of data and fields, from decide_training; stored in the model.
+        gpu_type: resource name that gpu_count counts.
+        node_selector: labels of the nodes to train on.
+        tolerations: node taints to tolerate.
 
     Returns:
-        model: A folder with classifier.keras, labels.txt, and serving/1, the SavedModel.
-        metrics: The last loss, accuracy and pictures a second; in its file as JSON.
-        curves: A page with the learning curves.
-        events: A folder for TensorBoard.
+        model: Folder with classifier.keras, labels.txt, and the SavedModel in serving/1.
+        metrics: Final loss, accuracy and images per second; its file holds them as JSON.
+        curves: Report with the learning curves.
+        events: Folder for TensorBoard.
     """
     fields = dict(locals())
     from pathlib import Path

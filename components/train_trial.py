@@ -28,33 +28,34 @@ def train_trial(
     metrics: dsl.Output[dsl.Metrics],
     curves: dsl.Output[dsl.HTML],
 ) -> None:
-    """Trains with the values of one trial, and measures it on the pictures of the validation.
+    """Trains a network with the hyperparameters of one trial and evaluates it on the validation images.
 
     Args:
-        train_records: the pictures to train on.
-        validation_records: the pictures to choose the best trial by.
-        label_map: the folder with labels.txt.
-        trial: number, network, optimizer, batch_size and learning_rate as JSON; see choose_trials.
-        fine_tune: start from checkpoint_uri rather than from random weights.
-        checkpoint_uri: a TF-Slim checkpoint, an .npz, a .keras file, a run's model folder, an archive of one, or imagenet.
-        train_last_layer_only: leave all other layers as they are in the checkpoint.
-        train_steps: how many steps.
+        train_records: training images.
+        validation_records: validation images, by which the best trial is chosen.
+        label_map: folder with labels.txt.
+        trial: number, network, optimizer, batch_size and learning_rate as JSON, from choose_trials.
+        fine_tune: start from checkpoint_uri instead of random weights.
+        checkpoint_uri: TF-Slim checkpoint, .npz file, .keras file, a run's model folder, an archive of one, or imagenet.
+        train_last_layer_only: freeze all layers except the classification head.
+        train_steps: number of steps.
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
-        image_size: height and width of the pictures in pixels; 0 for the network's own.
-        model_name: the name of the model.
-        advanced: what is rarely touched, such as momentum, weight_decay, label_smoothing.
-        log_uri: a folder or bucket folder to which the events are brought while the training runs; empty for none.
-        checkpoint_dir: a folder or bucket folder, with a folder in it for each trial, to go on from; empty for none.
-        gpu_type: the resource that gpu_count counts; read by KFP alone, as gpus, node_selector and tolerations.
-        gpu_count: GPUs that were asked for.
-        gpus: the same as a text, of which KFP makes the request; see check_sweep.
-        node_selector: labels of the nodes that may train.
-        tolerations: taints of nodes that may train all the same.
+        image_size: height and width of the input images in pixels; 0 for the network's default.
+        model_name: name of the model.
+        advanced: advanced settings such as momentum, weight_decay and label_smoothing; see the README.
+        log_uri: local or bucket folder to copy TensorBoard events to during the training; empty for none.
+        checkpoint_dir: local or bucket folder for checkpoints, with a subfolder per trial, from which interrupted trials
+            resume; empty for none.
+        gpu_type: resource name that gpu_count counts; like gpus, node_selector and tolerations, only KFP reads it.
+        gpu_count: number of GPUs requested.
+        gpus: gpu_count as text, for KFP's GPU request, from check_sweep.
+        node_selector: labels of the nodes to train on.
+        tolerations: node taints to tolerate.
 
     Returns:
-        model: A model folder with trial.json, what was tried and what came of it; of a trial that failed with that alone.
-        metrics: Accuracy and loss on the validation.
-        curves: A page with the learning curves.
+        model: Model folder with trial.json, the hyperparameters and results; a failed trial has trial.json only.
+        metrics: Validation accuracy and loss.
+        curves: Report with the learning curves.
     """
     fields = dict(locals())
     from pathlib import Path
@@ -66,7 +67,7 @@ def train_trial(
     storage.wait_for_stores(advanced)
     recipe = training.Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
-    told = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path))
+    result = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path))
     model.metadata.update({name: str(value) for name, value in values.items()})
-    metrics.metadata.update({name: told[name] for name in ("accuracy", "loss") if told[name] is not None})
-    storage.write_json(Path(metrics.path), told)
+    metrics.metadata.update({name: result[name] for name in ("accuracy", "loss") if result[name] is not None})
+    storage.write_json(Path(metrics.path), result)

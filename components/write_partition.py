@@ -13,19 +13,19 @@ def write_partition(
     advanced: dict,
     part: dsl.Output[dsl.Dataset],
 ) -> None:
-    """Looks at one partition of the pictures and writes it to TFRecord files, for join_records to put together.
+    """Checks one partition of the images and writes it to TFRecord files, for join_records to merge.
 
     Args:
-        tables: the tables of split_images.
-        label_map: the folder with labels.txt or label_map.pbtxt.
-        images_per_shard: pictures in each file but the last.
-        partition: the number of this partition, from 0.
-        partitions: how many there are.
-        advanced: max_refused_ratio, check_pixels, max_side and store_wait_seconds are read of it.
+        tables: split tables from split_images.
+        label_map: folder with labels.txt or label_map.pbtxt.
+        images_per_shard: images per TFRecord file; the last file may hold fewer.
+        partition: number of this partition, from 0.
+        partitions: number of partitions.
+        advanced: advanced settings; uses max_refused_ratio, check_pixels, max_side and store_wait_seconds.
 
     Returns:
-        part: A folder with the records of each split, the table of pictures that could not be used, and counts. It is one
-            artifact and says nothing of itself, since KFP hands those of all partitions over in a single argument.
+        part: Folder with the records of each split, the table of rejected images, and counts. It is one artifact without
+            metadata, because KFP passes the metadata of all partitions in one command-line argument.
     """
     from pathlib import Path
 

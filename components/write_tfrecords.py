@@ -15,22 +15,22 @@ def write_tfrecords(
     refused: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.HTML],
 ) -> None:
-    """Looks at every picture once and writes it to TFRecord files.
+    """Checks every image and writes it to TFRecord files.
 
-    The schema is that of TF-Slim, or of TensorFlow's Object Detection API where split_images made a label map for it.
+    The schema is that of TF-Slim, or that of TensorFlow's Object Detection API if split_images wrote a label map for it.
 
     Args:
-        tables: the tables of split_images.
-        label_map: the folder with labels.txt or label_map.pbtxt.
-        images_per_shard: pictures in each file but the last.
-        advanced: max_refused_ratio, check_pixels, max_side and store_wait_seconds are read of it.
+        tables: split tables from split_images.
+        label_map: folder with labels.txt or label_map.pbtxt.
+        images_per_shard: images per TFRecord file; the last file may hold fewer.
+        advanced: advanced settings; uses max_refused_ratio, check_pixels, max_side and store_wait_seconds.
 
     Returns:
-        train_records: A folder of files such as train-00000-of-00003.tfrecord.
+        train_records: Folder of TFRecord files such as train-00000-of-00003.tfrecord.
         validation_records: The same for validation.
         test_records: The same for test.
-        refused: The table of pictures that could not be used: uri, label, reason.
-        summary: A page about what is in the records and what is not, and what to do about it.
+        refused: Table of rejected images: uri, label, reason.
+        summary: Report on the records, the images that are missing from them, and remedies.
     """
     from pathlib import Path
     from typing import Any

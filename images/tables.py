@@ -1,7 +1,7 @@
-"""The tables of README.md beside this file, of the images as they are built: `python images/tables.py podman`.
+"""Prints the tables of README.md for the container images as built: `python images/tables.py podman`.
 
-Sizes are of the files, unpacked, as the engine and `du` count them. A start is timed from the engine's command to where
-a stage's own work begins: its container runs, KFP's executor is imported, and so is what the stage's body imports.
+Sizes are of unpacked files, as reported by the engine and `du`. A start is measured from the engine's command to the start of a
+stage's own work: container start, import of KFP's executor, imports of the stage's body.
 """
 
 import ast
@@ -17,7 +17,7 @@ from pathlib import Path
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 
 COMPONENTS = Path(__file__).resolve().parent.parent / "components"
-PACKAGES = 10  # the largest ones
+PACKAGES = 10  # number of the largest ones to list
 TIMES = 5
 MB = 10**6
 SEALED = ("run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp")
@@ -31,7 +31,7 @@ def size(file):
 one = {of.metadata["Name"]: sum(map(size, of.files or ())) for of in metadata.distributions()}
 print(json.dumps(one))
 """
-# What KFP's command does in a container before it calls the stage, with the clock read in between.
+# What KFP's command does in a container before it calls the stage, with times in between.
 START = """
 import time
 clock = [time.time()]
@@ -45,12 +45,16 @@ print(*clock)
 
 
 def main(program: str) -> None:
-    """Prints the tables."""
-    there = [image for image in (CPU_IMAGE, GPU_IMAGE) if _has(program, image)]
-    for image in there:
-        (about,) = json.loads(_tell(program, "inspect", image))
-        print(f"\n{image}: {about['Size'] / MB:,.0f} MB, of which\n\n| package | MB |\n| --- | ---: |")
-        weights = json.loads(_tell(program, *SEALED, image, "python3", "-c", WEIGH))
+    """Prints the tables.
+
+    Args:
+        program: the container engine's command, such as podman.
+    """
+    available = [image for image in (CPU_IMAGE, GPU_IMAGE) if _exists(program, image)]
+    for image in available:
+        (details,) = json.loads(_output(program, "inspect", image))
+        print(f"\n{image}: {details['Size'] / MB:,.0f} MB, of which\n\n| package | MB |\n| --- | ---: |")
+        weights = json.loads(_output(program, *SEALED, image, "python3", "-c", WEIGH))
         for name in sorted(weights, key=weights.__getitem__, reverse=True)[:PACKAGES]:
             print(f"| {name} | {weights[name] / MB:,.0f} |")
     print(f"\n{os.cpu_count()} cores, median of {TIMES}")
@@ -62,25 +66,25 @@ def main(program: str) -> None:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """What the body of a stage imports before anything else."""
+    """Lists the import statements of a stage's body."""
     for function in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(function, ast.FunctionDef):
             yield from (ast.unparse(line) for line in function.body if isinstance(line, ast.Import | ast.ImportFrom))
 
 
 def _start(program: str, imports: str) -> tuple[float, float, float, float]:
-    """Seconds until Python runs, for KFP, for the imports, and in all."""
-    asked = time.time()
+    """Measures the seconds until Python starts, of KFP's import, of the stage's imports, and in total."""
+    start = time.time()
     command = ("--env=_KFP_RUNTIME=true", CPU_IMAGE, "python3", "-c", START.format(imports=imports))
-    begun, with_kfp, ready = map(float, _tell(program, *SEALED, *command).split())
-    return begun - asked, with_kfp - begun, ready - with_kfp, ready - asked
+    python, with_kfp, ready = map(float, _output(program, *SEALED, *command).split())
+    return python - start, with_kfp - python, ready - with_kfp, ready - start
 
 
-def _has(program: str, image: str) -> bool:
+def _exists(program: str, image: str) -> bool:
     return subprocess.run([program, "inspect", image], capture_output=True, check=False).returncode == 0
 
 
-def _tell(program: str, *arguments: str) -> str:
+def _output(program: str, *arguments: str) -> str:
     return subprocess.run([program, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 

@@ -1,6 +1,6 @@
-"""The command `kfp-vision`: runs a pipeline on this machine, writes the sample pictures, compiles the pipelines.
+"""The command `kfp-vision`: runs, trains, serves, predicts, searches and compiles on this machine.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong use. An error is one line on stderr; a traceback comes only with --debug.
+Exit codes: 0 success, 1 failure, 2 invalid command. An error is one line on stderr; --debug adds a traceback.
 """
 
 import argparse
@@ -36,156 +36,200 @@ URI_FIELDS = (
 
 
 class WrongUse(Exception):
-    """A command that cannot be carried out as it was typed."""
+    """The command is not valid as typed."""
 
 
 class Grammar(argparse.ArgumentParser):
-    """A parser that refuses in one line, as everything else here does."""
+    """A parser whose errors are one line, like all others here."""
 
     def error(self, message: str) -> NoReturn:
+        """Exits with the message as one line.
+
+        Args:
+            message: the fault, from argparse.
+        """
         self.exit(WRONG_USE, f"error: {message}. See {self.prog} --help.\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carries out a command line and gives its exit code."""
+    """Runs a command line.
+
+    Args:
+        arguments: the arguments after the program's name; defaults to the process's own.
+
+    Returns:
+        The exit code.
+
+    Example:
+        ```python
+        main(["run", "image_classification", "-p", "images_uri=sample"])
+        ```
+    """
     options = parser().parse_args(arguments)
     try:
         with patience.for_a_person():
             return options.command(options) or DONE
     except WrongUse as error:
-        return _say(error, WRONG_USE, options.debug)
+        return _fail(error, WRONG_USE, options.debug)
     except (InputError, OSError) as error:
-        return _say(error, FAILED, options.debug)
+        return _fail(error, FAILED, options.debug)
     except ModuleNotFoundError as error:
-        rule = "this command must find what the stages run on"
-        return _say(InputError(rule, str(error), "Install kfp-vision[cpu], or kfp-vision[gpu]."), FAILED, options.debug)
+        rule = "the packages that the stages run on must be installed"
+        return _fail(InputError(rule, str(error), "Install kfp-vision[cpu], or kfp-vision[gpu]."), FAILED, options.debug)
     except KeyboardInterrupt:
-        return _say(KeyboardInterrupt("error: interrupted"), INTERRUPTED, options.debug)
+        return _fail(KeyboardInterrupt("error: interrupted"), INTERRUPTED, options.debug)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The grammar of the command line."""
+    """Builds the parser of the command line."""
     top = Grammar(prog="kfp-vision", description="Image classification on Kubeflow Pipelines, without code.")
     top.add_argument("--version", action="version", version=f"kfp-vision {__version__}")
     shared = Grammar(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show everything the stages print, and tracebacks")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", parents=[shared], help="run a pipeline on this machine, without a cluster")
-    run.add_argument("pipeline", nargs="?", default="image_classification", help="default: %(default)s")
-    run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a field of the run form")
-    run.add_argument(
-        "--output", type=_folder, default=Path("runs"), metavar="DIR", help="where run folders are made (%(default)s)"
-    )
-    run.add_argument("--runner", choices=("subprocess", "docker"), default="subprocess", help="default: %(default)s")
-    run.add_argument("--registry", default="", metavar="HOST/PATH", help="with --runner docker, where the images lie")
-    run.add_argument(
-        "--network", default="bridge", metavar="NAME", help="with --runner docker, for runs that name an address (%(default)s)"
-    )
-    run.add_argument("--json", action="store_true", help="print one last line of JSON about what came out")
-    run.set_defaults(command=run_pipeline)
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(name, parents=[shared], help=text)
+        return command
 
-    learn = commands.add_parser("train", parents=[shared], help="train on records, alone or as a worker that TF_CONFIG names")
-    learn.add_argument(
-        "records", type=Path, metavar="RECORDS", help="a folder of prepare_records: train, validation, labels.txt"
-    )
-    learn.add_argument("output", type=Path, metavar="DIR", help="a folder for model, events and curves.html")
-    learn.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a field of the run form")
-    learn.set_defaults(command=train)
-
-    serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP, with a page to drop pictures on")
-    serve.add_argument(
-        "model",
-        metavar="MODEL_OR_REPOSITORY",
-        help="a run's model folder, numbered versions, or a folder of such; also s3://...",
-    )
-    serve.add_argument("--name", default="", help="of the one model in addresses; by default its own")
-    serve.add_argument(
-        "--index", type=Path, metavar="DIR", help="of pictures to search in; by default what lies with the model"
-    )
-    serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for everybody in the network (%(default)s)")
-    serve.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
-    serve.add_argument("--grpc-port", type=int, default=0, help="answer the Open Inference Protocol over gRPC there as well")
-    serve.set_defaults(command=serve_model)
-
-    name = commands.add_parser("predict", parents=[shared], help="say what is on pictures")
-    by = name.add_mutually_exclusive_group(required=True)
-    by.add_argument("--url", help="ask the server there")
-    by.add_argument("--model", metavar="DIR", help="ask this model folder or repository, here or in a bucket, without a server")
-    name.add_argument("pictures", nargs="+", metavar="IMAGE_OR_FOLDER")
-    name.add_argument("--json", action="store_true", help="one line of JSON a picture")
-    name.set_defaults(command=predict)
-
-    near = commands.add_parser("search", parents=[shared], help="find the pictures of an index that are like others")
-    by = near.add_mutually_exclusive_group(required=True)
-    by.add_argument("--url", help="ask the server there, with whose model an index lies")
-    by.add_argument("--index", type=Path, metavar="DIR", help="the folder of an index, as image_search makes it")
-    near.add_argument("--nearest", type=int, default=10, metavar="N", help="how many are wanted of each (%(default)s)")
-    near.add_argument("--label", default="", help="of the pictures that alone count")
-    near.add_argument("pictures", nargs="+", metavar="IMAGE_OR_FOLDER")
-    near.add_argument("--json", action="store_true", help="one line of JSON a picture")
-    near.set_defaults(command=search)
-
-    back = commands.add_parser("rollback", parents=[shared], help="make an earlier version of a repository the newest again")
-    back.add_argument("repository", metavar="REPOSITORY", help="numbered versions, here or in a bucket")
-    back.add_argument("--to", type=int, default=0, metavar="N", help="which one; by default the one before the newest")
-    back.set_defaults(command=roll_back)
-
-    draw = commands.add_parser("sample", parents=[shared], help="write the embedded sample pictures into a folder")
-    draw.add_argument("folder", type=Path, metavar="DIR")
-    draw.set_defaults(command=write_sample)
-
-    build = commands.add_parser("compile", parents=[shared], help="write the YAML of every pipeline and stage, or check it")
-    build.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
-    build.add_argument("--output", type=_folder, metavar="DIR", help="where to write; by default where they lie")
-    build.add_argument("--registry", default="", metavar="HOST/PATH", help="the registry that holds the images")
-    build.set_defaults(command=compile_pipelines)
+    _define_run(add("run", "run a pipeline on this machine, without a cluster"))
+    _define_train(add("train", "train on records, alone or as one of the workers in TF_CONFIG"))
+    _define_serve(add("serve", "serve a model over HTTP, with a web page to drop images on"))
+    _define_predict(add("predict", "classify images"))
+    _define_search(add("search", "find the most similar images of an index"))
+    _define_rollback(add("rollback", "publish an earlier version of a repository again, as the newest"))
+    _define_sample(add("sample", "write the built-in sample images into a folder"))
+    _define_compile(add("compile", "compile every pipeline and stage to YAML, or check the YAML"))
     return top
 
 
+def _define_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("pipeline", nargs="?", default="image_classification", help="default: %(default)s")
+    _add_parameter(command)
+    command.add_argument("--output", type=_folder, default=Path("runs"), metavar="DIR", help="folder of all runs (%(default)s)")
+    command.add_argument("--runner", choices=("subprocess", "docker"), default="subprocess", help="default: %(default)s")
+    command.add_argument("--registry", default="", metavar="HOST/PATH", help="registry of the container images, for docker")
+    command.add_argument(
+        "--network", default="bridge", metavar="NAME", help="container network, for docker with remote addresses (%(default)s)"
+    )
+    command.add_argument("--json", action="store_true", help="print the results as JSON on the last line")
+    command.set_defaults(command=run_pipeline)
+
+
+def _define_train(command: argparse.ArgumentParser) -> None:
+    records = "folder made by prepare_records, with train, validation and labels.txt"
+    command.add_argument("records", type=Path, metavar="RECORDS", help=records)
+    command.add_argument("output", type=Path, metavar="DIR", help="folder for the model, events and curves.html")
+    _add_parameter(command)
+    command.set_defaults(command=train)
+
+
+def _define_serve(command: argparse.ArgumentParser) -> None:
+    model = "a run's model folder, a model repository, or a folder of these; local or s3://..."
+    command.add_argument("model", metavar="MODEL_OR_REPOSITORY", help=model)
+    command.add_argument("--name", default="", help="name of the single model in URLs (default: its own)")
+    command.add_argument("--index", type=Path, metavar="DIR", help="index to search (default: the one next to the model)")
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for access from the network (%(default)s)")
+    command.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
+    command.add_argument("--grpc-port", type=int, default=0, help="port of the Open Inference Protocol over gRPC (off)")
+    command.set_defaults(command=serve_model)
+
+
+def _define_predict(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--url", help="server to send the images to")
+    source.add_argument("--model", metavar="DIR", help="use this model folder or repository without a server")
+    _add_images(command)
+    command.set_defaults(command=predict)
+
+
+def _define_search(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--url", help="server whose index to search")
+    source.add_argument("--index", type=Path, metavar="DIR", help="index folder made by image_search")
+    command.add_argument("--nearest", type=int, default=10, metavar="N", help="results per image (%(default)s)")
+    command.add_argument("--label", default="", help="search images with this label only")
+    _add_images(command)
+    command.set_defaults(command=search)
+
+
+def _define_rollback(command: argparse.ArgumentParser) -> None:
+    command.add_argument("repository", metavar="REPOSITORY", help="model repository, local or in a bucket")
+    command.add_argument("--to", type=int, default=0, metavar="N", help="version (default: the one before the newest)")
+    command.set_defaults(command=roll_back)
+
+
+def _define_sample(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="DIR")
+    command.set_defaults(command=write_sample)
+
+
+def _define_compile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--check", action="store_true", help="write nothing; fail if a file is outdated")
+    command.add_argument("--output", type=_folder, metavar="DIR", help="root of the files (default: the project)")
+    command.add_argument("--registry", default="", metavar="HOST/PATH", help="registry of the container images")
+    command.set_defaults(command=compile_pipelines)
+
+
+def _add_parameter(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a field of the run form")
+
+
+def _add_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
+    command.add_argument("--json", action="store_true", help="print one line of JSON per image")
+
+
 def run_pipeline(options: argparse.Namespace) -> None:
-    """`kfp-vision run`."""
+    """Runs a pipeline on this machine and prints the results: `kfp-vision run`.
+
+    Args:
+        options: the parsed command line.
+
+    Raises:
+        WrongUse: the pipeline or a field is invalid.
+        InputError: a stage failed.
+    """
     from kfp_vision import local_run
     from kfp_vision.pipelines import PIPELINES
 
     if options.pipeline not in PIPELINES:
-        raise WrongUse(InputError("there must be a pipeline of that name", options.pipeline, f"Take {', '.join(PIPELINES)}."))
+        rule, remedy = "the pipeline must be a known one", f"Choose one of {', '.join(PIPELINES)}."
+        raise WrongUse(InputError(rule, options.pipeline, remedy))
     pipeline = PIPELINES[options.pipeline]
     try:
-        given = parsed(options.parameter, local_run.fields(pipeline))
-        values = local_run.defaults(pipeline) | given
+        arguments = parsed(options.parameter, local_run.fields(pipeline))
+        values = local_run.defaults(pipeline) | arguments
         print(f"{options.pipeline}: checking the fields", flush=True)
-        local_run.check_conditions(pipeline, given)
+        local_run.check_conditions(pipeline, arguments)
         checked = local_run.preflight(pipeline, values)
         unchanged = local_run.unchanged(values, checked.get("recipe", ""))
     except InputError as error:
         raise WrongUse(error) from error
     if unchanged:
-        print("\nunchanged pictures and fields: the deployed model stays")
+        print("\nimages and fields unchanged: keeping the deployed model")
         if options.json:
             print(json.dumps({"unchanged": True, "skipped": local_run.stage_names(pipeline)}))
         return
-    with_images = {"runner": options.runner, "registry": options.registry, "network": options.network}
-    result = local_run.run(pipeline, given, options.output, **with_images, debug=options.debug)
+    runner = {"runner": options.runner, "registry": options.registry, "network": options.network}
+    result = local_run.run(pipeline, arguments, options.output, **runner, debug=options.debug)
     show(result)
     if options.json:
         print(json.dumps(result, ensure_ascii=False))
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """What came out of a run, for a person."""
+    """Prints the results of a run.
+
+    Args:
+        result: as `local_run.run` returns it.
+    """
     if "records" in result:
         _show_records(result)
     elif "model_dir" in result:
         _show_model(result)
     elif "index" in result:
-        print(f"\nindex     {result['pictures']} pictures, {result['refused']} refused: {result['index']}")
-        if "nearest" in result:
-            print(f"nearest   {result['nearest']}")
-        if "findings" in result:
-            print(f"findings  {result['findings']}, shown in {result['audit']}")
-        if deployed := result.get("deployed"):
-            print(f"deployed  with version {deployed['version']} of {deployed['model_name']} in {deployed['repository']}")
+        _show_index(result)
     else:
         _show_predictions(result)
     if report := result.get("report"):
@@ -196,81 +240,108 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def _show_records(result: Mapping[str, Any]) -> None:
-    print("\nrecords   " + ", ".join(f"{pictures} pictures to {split}" for split, pictures in result["pictures"].items()))
+    print("\nrecords   " + ", ".join(f"{images} {split}" for split, images in result["pictures"].items()) + " images")
     if result["refused"]:
-        print(f"refused   {result['refused']}, named in {result['records']}/refused.csv")
+        print(f"rejected  {result['refused']}, listed in {result['records']}/refused.csv")
     print(f"folder    {result['records']}")
 
 
+def _show_index(result: Mapping[str, Any]) -> None:
+    print(f"\nindex     {result['pictures']} images, {result['refused']} rejected: {result['index']}")
+    if "nearest" in result:
+        print(f"nearest   {result['nearest']}")
+    if "findings" in result:
+        print(f"findings  {result['findings']}, report in {result['audit']}")
+    if deployed := result.get("deployed"):
+        print(f"deployed  next to version {deployed['version']} of {deployed['model_name']} in {deployed['repository']}")
+
+
 def _show_predictions(result: Mapping[str, Any]) -> None:
-    print(f"\nnamed     {result['pictures']:.0f} pictures, {result['unreadable']:.0f} unreadable: {result['predictions']}")
+    print(f"\npredicted {result['pictures']:.0f} images, {result['unreadable']:.0f} unreadable: {result['predictions']}")
     if "accuracy" in result:
-        print(f"accuracy  {result['accuracy']:.4f} on those in a folder of a known name")
+        print(f"accuracy  {result['accuracy']:.4f} on images in folders named after a class")
 
 
 def _show_model(result: Mapping[str, Any]) -> None:
-    print(f"\naccuracy  {result['accuracy']:.4f} on pictures that the training never saw")
+    print(f"\naccuracy  {result['accuracy']:.4f} on held-out images")
     print(f"model     {result['model_dir']}")
     if trials := result.get("trials"):
         print(f"trials    {trials}")
     if not result["accepted"]:
-        print(f"          refused: {'; '.join(result['reasons'])}; so it is not deployed")
+        print(f"          rejected, not deployed: {'; '.join(result['reasons'])}")
     if endpoint := result.get("endpoint"):
-        print(f"deployed  {_shown(endpoint)}")
+        print(f"deployed  {_describe(endpoint)}")
     if answer := result.get("answer"):
-        print(f"answer    over HTTP, {answer['picture']} is called {answer['prediction']}, {answer['score']:.0%}")
+        print(f"answer    {answer['picture']} is classified over HTTP as {answer['prediction']} ({answer['score']:.0%})")
     if predictions := result.get("predictions"):
-        print(f"named     {predictions}")
+        print(f"predicted {predictions}")
 
 
-def _shown(endpoint: Mapping[str, Any]) -> str:
-    """Where a model was deployed to."""
+def _describe(endpoint: Mapping[str, Any]) -> str:
     if endpoint["kind"] == "kserve":
         return f"as InferenceService {endpoint['name']} in {endpoint['namespace']}, at {endpoint['url']}"
     return f"as version {endpoint['version']} of {endpoint['model_name']} in {endpoint['repository']}"
 
 
 def train(options: argparse.Namespace) -> None:
-    """`kfp-vision train`: the training stage alone. Several workers train together where each has its `TF_CONFIG`."""
+    """Runs the training stage alone: `kfp-vision train`. Several workers train together if each has its `TF_CONFIG`.
+
+    Args:
+        options: the parsed command line.
+
+    Raises:
+        WrongUse: a field is invalid, or the records are incomplete.
+    """
     from kfp_vision import local_run
     from kfp_vision.pipelines import PIPELINES
 
     pipeline = PIPELINES["image_classification"]
-    # After KFP, which looks through every module in memory, and TensorFlow has thousands.
+    # After KFP, which inspects every loaded module; TensorFlow has thousands.
     from kfp_vision import storage, training
 
     form = training.Recipe.__dataclass_fields__
     try:
         known = {name: kind for name, kind in local_run.fields(pipeline).items() if name in form}
-        given = parsed(options.parameter, known)
-        fields = {name: value for name, value in (local_run.defaults(pipeline) | given).items() if name in form}
+        values = local_run.defaults(pipeline) | parsed(options.parameter, known)
+        fields = {name: value for name, value in values.items() if name in form}
         fields |= {name: int(fields[name]) for name, kind in known.items() if kind == "NUMBER_INTEGER"}
         for name in ("train/records.json", "validation/records.json", "labels.txt"):
             if not (options.records / name).is_file():
                 rule = "RECORDS must hold train, validation and labels.txt"
-                raise InputError(rule, f"no {name} in {options.records}", "Take the folder that prepare_records has made.")
-        parameters.check_values(local_run.defaults(pipeline) | given)
+                raise InputError(rule, f"no {name} in {options.records}", "Use the folder made by prepare_records.")
+        parameters.check_values(values)
     except InputError as error:
         raise WrongUse(error) from error
-    storage.wait_for_stores(fields["advanced"])  # a worker is a stage: nobody sits before it
+    storage.wait_for_stores(fields["advanced"])  # as long as a stage does, since nobody watches a worker
     folders = (options.records / "train", options.records / "validation", options.records)
-    made = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
+    outputs = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)
-    training.train_classifier(training.Recipe.from_form(fields), *folders, **made)
+    training.train_classifier(training.Recipe.from_form(fields), *folders, **outputs)
 
 
 def serve_model(options: argparse.Namespace) -> None:
-    """`kfp-vision serve`; what lies in a bucket is copied here first, and followed."""
+    """Serves a model until interrupted: `kfp-vision serve`. A model in a bucket is downloaded first, and updates are followed.
+
+    Args:
+        options: the parsed command line.
+    """
     from kfp_vision import stored
     from kfp_vision.serving import server
 
     with stored.followed(options.model) as path:
-        where = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
-        server.serve(path, name=options.name, index=options.index, **where)
+        address = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
+        server.serve(path, name=options.name, index=options.index, **address)
 
 
 def predict(options: argparse.Namespace) -> int:
-    """`kfp-vision predict`; what cannot be named does not keep the rest from it, but is a failure in the end."""
+    """Classifies images: `kfp-vision predict`. Continues after an unreadable image.
+
+    Args:
+        options: the parsed command line.
+
+    Returns:
+        The exit code: a failure if any image was unreadable.
+    """
     from contextlib import ExitStack
 
     from kfp_vision import prediction, repository, stored
@@ -287,11 +358,21 @@ def predict(options: argparse.Namespace) -> int:
         else:
             path = stack.enter_context(stored.brought(options.model))
             namer = prediction.Classifier(repository.versions(repository.located(path))[-1])
-    return _say_of_each(options.pictures, namer.classify, line)
+    return _print_answers(options.images, namer.classify, line)
 
 
 def search(options: argparse.Namespace) -> int:
-    """`kfp-vision search`; what cannot be read does not keep the rest from it, but is a failure in the end."""
+    """Searches an index for similar images: `kfp-vision search`. Continues after an unreadable image.
+
+    Args:
+        options: the parsed command line.
+
+    Returns:
+        The exit code: a failure if any image was unreadable.
+
+    Raises:
+        WrongUse: the number of results is out of range.
+    """
     from kfp_vision.search import Index, queries
 
     def line(uri: str, near: queries.Near) -> str:
@@ -302,56 +383,74 @@ def search(options: argparse.Namespace) -> int:
 
     if not 0 < options.nearest <= parameters.MOST_NEAREST:
         rule = f"--nearest must be a whole number from 1 to {parameters.MOST_NEAREST}"
-        raise WrongUse(InputError(rule, options.nearest, "Take 10, say."))
-    wanted = (options.nearest, options.label)
-    searcher = queries.Remote(options.url, *wanted) if options.url else queries.Local(Index(options.index), *wanted)
-    return _say_of_each(options.pictures, searcher.nearest, line)
+        raise WrongUse(InputError(rule, options.nearest, "Choose 10, for example."))
+    query = (options.nearest, options.label)
+    searcher = queries.Remote(options.url, *query) if options.url else queries.Local(Index(options.index), *query)
+    return _print_answers(options.images, searcher.nearest, line)
 
 
-def _say_of_each(places: Sequence[str], ask: Callable[[list[bytes]], list[Any]], line: Callable[[str, Any], str]) -> int:
-    """Asks about every picture at some places, prints a line for each, and gives the exit code."""
+def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]], line: Callable[[str, Any], str]) -> int:
+    """Asks about every image at some URIs, prints a line for each, and returns the exit code."""
     from itertools import chain
 
     from kfp_vision import prediction
     from kfp_vision.pictures import Refused
 
-    failed, asked = 0, 0
-    for uri, _, answer in prediction.each(ask, chain.from_iterable(map(prediction.pictures_at, places))):
-        asked += 1
+    failed, total = 0, 0
+    for uri, _, answer in prediction.each(ask, chain.from_iterable(map(prediction.pictures_at, uris))):
+        total += 1
         if isinstance(answer, Refused):
             failed += 1
-            print(InputError("a picture must be readable", f"{uri} ({answer})", "Give a JPEG or a PNG."), file=sys.stderr)
+            print(InputError("an image must be readable", f"{uri} ({answer})", "Give a JPEG or a PNG."), file=sys.stderr)
         else:
             print(line(uri, answer), flush=True)
-    if not asked:
-        raise prediction.no_pictures(", ".join(places))
+    if not total:
+        raise prediction.no_pictures(", ".join(uris))
     return FAILED if failed else DONE
 
 
 def roll_back(options: argparse.Namespace) -> None:
-    """`kfp-vision rollback`."""
+    """Publishes an earlier version again, as the newest: `kfp-vision rollback`.
+
+    Args:
+        options: the parsed command line.
+    """
     from kfp_vision import publishing
 
     name, earlier, newest = publishing.rollback(options.repository, options.to)
     if newest == earlier:
-        print(f"{name}: version {earlier} is the newest in {options.repository} already")
+        print(f"{name}: version {earlier} is already the newest in {options.repository}")
     else:
         print(f"{name}: version {earlier} is the newest in {options.repository} again, as version {newest}")
 
 
 def write_sample(options: argparse.Namespace) -> None:
-    """`kfp-vision sample`."""
+    """Writes the sample images: `kfp-vision sample`.
+
+    Args:
+        options: the parsed command line.
+
+    Raises:
+        WrongUse: the folder exists and is not empty.
+    """
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
-        raise WrongUse(InputError("the folder must be new or empty", str(options.folder), "Name another one."))
+        raise WrongUse(InputError("the folder must be new or empty", str(options.folder), "Choose another one."))
     from kfp_vision import sample, storage
 
-    with storage.replacing(options.folder) as beside:
-        count = sample.write(beside)
-    print(f"{count} pictures in {len(sample.CLASSES)} classes at {options.folder}")
+    with storage.replacing(options.folder) as folder:
+        count = sample.write(folder)
+    print(f"{count} images in {len(sample.CLASSES)} classes in {options.folder}")
 
 
 def compile_pipelines(options: argparse.Namespace) -> None:
-    """`kfp-vision compile`."""
+    """Compiles every pipeline and stage, or checks the YAML: `kfp-vision compile`.
+
+    Args:
+        options: the parsed command line.
+
+    Raises:
+        InputError: with --check, a file is outdated.
+    """
     from kfp_vision.pipelines import compiling
 
     if not options.check:
@@ -361,19 +460,22 @@ def compile_pipelines(options: argparse.Namespace) -> None:
     stale = compiling.out_of_date(options.output, options.registry)
     if stale:
         names = ", ".join(str(file) for file in stale)
-        raise InputError("every YAML must be what is compiled now", names, "Run kfp-vision compile, and commit.")
+        raise InputError("every YAML must match the code", f"outdated {names}", "Run kfp-vision compile, and commit.")
     print("every YAML is up to date")
 
 
 def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, Any]:
-    """Values of `name=value` assignments, by the fields' types.
+    """Parses `NAME=VALUE` assignments by the types of the fields.
 
     Args:
         assignments: as typed.
-        fields: name to type, as KFP calls it: STRING, NUMBER_INTEGER, NUMBER_DOUBLE, BOOLEAN, LIST, STRUCT.
+        fields: type of each field by name, as KFP names it: STRING, NUMBER_INTEGER, NUMBER_DOUBLE, BOOLEAN, LIST or STRUCT.
+
+    Returns:
+        The values by name; local paths are absolute.
 
     Raises:
-        InputError: not an assignment, an unknown field, or a value that is not of its type.
+        InputError: not an assignment, an unknown field, or a value of another type.
     """
     from kfp_vision import storage
 
@@ -381,10 +483,10 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise InputError("a parameter must be written NAME=VALUE", assignment, "Write it as -p train_steps=300, say.")
+            raise InputError("a parameter must be written NAME=VALUE", assignment, "Write -p train_steps=300, for example.")
         if name not in fields:
-            known = f"a parameter must be one of {', '.join(sorted(fields))}"
-            raise InputError(known, name, parameters.did_you_mean(name, fields))
+            rule = f"a parameter must be one of {', '.join(sorted(fields))}"
+            raise InputError(rule, name, parameters.did_you_mean(name, fields))
         values[name] = _value(name, text, fields[name])
         if name in URI_FIELDS and values[name] not in NO_PATHS.get(name, ()):
             values[name] = storage.absolute(values[name])
@@ -405,7 +507,7 @@ def _value(name: str, text: str, kind: str) -> Any:
         value = None
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise InputError(f"{name} must be {words}", text, f"Write it as -p {name}=..., with {words}.")
-    return float(value) if kind == "NUMBER_DOUBLE" else value  # KFP takes no whole number for one
+    return float(value) if kind == "NUMBER_DOUBLE" else value  # KFP rejects an integer for a double
 
 
 def _folder(text: str) -> Path:
@@ -415,7 +517,7 @@ def _folder(text: str) -> Path:
     return path
 
 
-def _say(error: BaseException, code: int, debug: bool) -> int:
+def _fail(error: BaseException, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     text = str(error)

@@ -1,7 +1,7 @@
-"""A pipeline on this machine: the very one that is compiled, through `kfp.local`, with a view of how far it is.
+"""Runs a compiled pipeline on this machine through `kfp.local`, with a progress display.
 
-A run has a folder of its own: `run.log` with everything that was printed, the stages' artifacts as KFP lays them out, and
-at the top `report.html` and `model`, which lead to what a person came for.
+Each run has its own folder, with `run.log`, the stages' artifacts as KFP lays them out, and links to the results at the top,
+such as `report.html` and `model`.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,19 +31,27 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from kfp_vision import outcome, parameters, results
 from kfp_vision.errors import InputError
+from kfp_vision.runs import Stage
 
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
-COLOURS = re.compile(r"\x1b\[\d+m")
+COLORS = re.compile(r"\x1b\[\d+m")
 STARTED = re.compile(r"Executing task '([\w-]+)'")
 ENDED = re.compile(r"Task '[\w-]+' finished with status (\w+)")
-INDENT = "    "  # KFP sets what a stage prints apart by it
+INDENT = "    "  # KFP's indent of what a stage prints
 NOISE = re.compile(
     r"\[KFP Executor|[IWE]\d{4} \d\d:|WARNING: All log messages before absl|To enable the following instructions"
 )
 
 
 def fields(pipeline: GraphComponent) -> dict[str, str]:
-    """The fields of a pipeline's form, name to type."""
+    """Lists the fields of a pipeline's form.
+
+    Args:
+        pipeline: the pipeline.
+
+    Returns:
+        The type of each field by name, as KFP names it.
+    """
     return {
         name: ParameterType.ParameterTypeEnum.Name(parameter.parameter_type)
         for name, parameter in pipeline.pipeline_spec.root.input_definitions.parameters.items()
@@ -50,7 +59,14 @@ def fields(pipeline: GraphComponent) -> dict[str, str]:
 
 
 def defaults(pipeline: GraphComponent) -> dict[str, Any]:
-    """The fields' default values."""
+    """Lists the default values of a pipeline's form.
+
+    Args:
+        pipeline: the pipeline.
+
+    Returns:
+        The default of each field by name.
+    """
     return {
         name: json_format.MessageToDict(parameter.default_value)
         for name, parameter in pipeline.pipeline_spec.root.input_definitions.parameters.items()
@@ -58,10 +74,17 @@ def defaults(pipeline: GraphComponent) -> dict[str, Any]:
 
 
 def preflight(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuses wrong values as the first stage would, before anything is made, and gives what that stage would give.
+    """Checks the fields as the first stage will, before anything is written.
+
+    Args:
+        pipeline: the pipeline.
+        values: values of all fields.
+
+    Returns:
+        The outputs of the first stage, such as recipe.
 
     Raises:
-        InputError: with the line that the function of `parameters` ends with which the first stage calls.
+        InputError: the one that the first stage would end with.
     """
     (check,) = parameters.CHECKS.keys() & set(stage_names(pipeline))
     command = [sys.executable, "-m", "kfp_vision.parameters", check]
@@ -69,41 +92,48 @@ def preflight(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[str, 
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
         raise InputError.from_line(last if last.startswith(InputError.PREFIX) else f"{InputError.PREFIX}{last}")
-    given: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return given
+    checked: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return checked
 
 
 def unchanged(values: Mapping[str, Any], recipe: str) -> bool:
-    """Whether skip_unchanged ends a run before it begins: here no cache gives what the stages made before, as KFP's does.
+    """Checks whether skip_unchanged makes the run unnecessary. Unlike on a cluster, no cache provides earlier outputs here.
 
     Args:
-        values: of all fields of a pipeline.
-        recipe: what `preflight` gave under that name.
+        values: values of all fields.
+        recipe: the output of that name of `preflight`.
+
+    Returns:
+        Whether the deployed model was trained on the same data and fields.
 
     Raises:
-        InputError: what the store or the cluster says.
+        InputError: the store or the cluster cannot be read.
     """
     if not values.get("skip_unchanged"):
         return False
-    from kfp_vision import deployment  # reads pictures: more than the plain install can
+    from kfp_vision import deployment  # needs packages that the plain install lacks
 
-    given = {name: values[name] for name in ("images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name")}
-    return deployment.decide_training(**given, recipe=recipe, settings=parameters.of_deployment(values["advanced"])).unchanged
+    inputs = {name: values[name] for name in ("images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name")}
+    return deployment.decide_training(**inputs, recipe=recipe, settings=parameters.of_deployment(values["advanced"])).unchanged
 
 
 def check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
-    """KFP writes a text into the condition that it evaluates here; a quote in it would quietly make the condition false.
+    """Rejects values that would break a condition: `kfp.local` pastes them into the expression, where a quote makes it false.
+
+    Args:
+        pipeline: the pipeline.
+        arguments: values of the fields that were given.
 
     Raises:
-        InputError: a field that a condition looks at holds a quote, a backslash or the end of a line.
+        InputError: a field in a condition contains a quote, a backslash or a line break.
     """
     tasks = [task for component in pipeline.pipeline_spec.components.values() for task in component.dag.tasks.values()]
-    fields = {name for task in tasks for name in CONDITION_FIELD.findall(task.trigger_policy.condition)}
-    for name in sorted(fields & arguments.keys()):
+    conditional = {name for task in tasks for name in CONDITION_FIELD.findall(task.trigger_policy.condition)}
+    for name in sorted(conditional & arguments.keys()):
         value = arguments[name]
         if isinstance(value, str) and set(value) & set("'\\\n\r"):
-            rule = f"{name} of a run on this machine must hold no quote and no backslash"
-            raise InputError(rule, value, "Give the folder another name, or a link to it.")
+            rule = f"{name} of a local run must not contain a quote, a backslash or a line break"
+            raise InputError(rule, value, "Rename the folder, or give a link to it.")
 
 
 def run(
@@ -121,34 +151,41 @@ def run(
     Args:
         pipeline: an entry of `kfp_vision.pipelines.PIPELINES`.
         arguments: values of fields; the others keep their defaults.
-        output: where the run's folder is made.
+        output: folder in which the run's folder is created.
         runner: `subprocess` for plain processes, `docker` for the stages' own container images.
-        registry: where those images lie; empty for the engine's own.
-        network: which of the engine's networks they are in, where a field names an address.
+        registry: registry of the container images; empty for the engine's local ones.
+        network: the container engine's network to use if a field contains a remote address.
         debug: show everything that KFP and the stages print.
 
     Returns:
-        What `collect` gives; skipped, the stages that did not run; and seconds by stage and in all.
+        The results as `collect` returns them, and skipped, the stages that did not run, and seconds, by stage and in total.
 
     Raises:
-        InputError: a stage failed; the message is the stage's own, of the first one where several did, or names the stage
-            where it was killed and could say nothing. Or there is nothing to run containers with.
+        InputError: a stage failed (the message of the first one that did, or its name if it was killed), or the container
+            engine is unavailable.
+
+    Example:
+        ```python
+        run(PIPELINES["image_classification"], {"images_uri": "sample", "gpu_count": 0}, Path("runs"))
+        ```
     """
     run_dir = output.absolute() / f"{pipeline.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     stages = stage_names(pipeline)
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         if runner == "docker":
-            from kfp_vision import containers  # reads pictures' URIs: more than the plain install can
+            from kfp_vision import containers  # needs packages that the plain install lacks
 
-            given = (pipeline, defaults(pipeline) | arguments, run_dir)
-            chosen = stack.enter_context(containers.runner(*given, registry=registry, network=network))
+            values = defaults(pipeline) | arguments
+            used = containers.runner(pipeline, values, run_dir, registry=registry, network=network)
+            kfp_runner = stack.enter_context(used)
         else:
-            chosen = local.SubprocessRunner(use_venv=False)
+            kfp_runner = local.SubprocessRunner(use_venv=False)
         run_dir.mkdir(parents=True, exist_ok=True)
         log = stack.enter_context((run_dir / "run.log").open("w", encoding="utf-8"))
-        workspace = stack.enter_context(tempfile.TemporaryDirectory(prefix="kfp-vision-"))  # KFP's own stays after a failure
-        local.init(chosen, pipeline_root=str(run_dir), workspace_root=workspace)
+        # KFP leaves its default workspace behind after a failure.
+        workspace = stack.enter_context(tempfile.TemporaryDirectory(prefix="kfp-vision-"))
+        local.init(kfp_runner, pipeline_root=str(run_dir), workspace_root=workspace)
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom or non-Python base image")
         warnings.filterwarnings("ignore", "Task '.*': settings .* have no effect in the current local runner")
@@ -157,8 +194,8 @@ def run(
         try:
             with contextlib.redirect_stdout(view):
                 for_one_machine(pipeline)(**arguments)
-        except (RuntimeError, ValueError) as error:  # the latter where a stage ended well and left an output out
-            if list(run_dir.glob("*/evaluate-classifier/report")):  # what was made is worth reading all the same
+        except (RuntimeError, ValueError) as error:  # ValueError: a stage succeeded without writing an output
+            if list(run_dir.glob("*/evaluate-classifier/report")):  # the report is worth reading all the same
                 collect(run_dir)
             raise _failure(view, run_dir) from error
     skipped = [stage for stage in stages if stage not in view.seconds]
@@ -168,7 +205,7 @@ def run(
 
 @contextlib.contextmanager
 def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """What the stages find in their environment beside what is there, as long as the body lasts."""
+    """Sets environment variables for the body."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
@@ -179,41 +216,58 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def for_one_machine(pipeline: GraphComponent) -> GraphComponent:
-    """A copy of a pipeline whose loops take one turn after the other, and whose stages are tried once.
+    """Copies a pipeline so that loops run one turn at a time and no stage is retried.
 
-    Each turn works on all cores as it is, and KFP would lose some of what two print at a time, the end of one of them with it.
-    A person who waits is told what failed rather than kept waiting.
+    One turn already uses all cores, and `kfp.local` loses output of turns that print at the same time, even the end of a stage.
+    Retries would keep the person at the screen waiting.
+
+    Args:
+        pipeline: the pipeline.
+
+    Returns:
+        The copy.
     """
-    alone = copy.deepcopy(pipeline)
-    for graph in _graphs(alone.pipeline_spec):
+    sequential = copy.deepcopy(pipeline)
+    for graph in _graphs(sequential.pipeline_spec):
         for task in graph.tasks.values():
             task.ClearField("retry_policy")
             if task.WhichOneof("iterator"):
                 task.iterator_policy.parallelism_limit = 1
-    return alone
+    return sequential
 
 
 def stage_names(pipeline: GraphComponent) -> list[str]:
-    """The stages of a pipeline, those that depend on a condition as well."""
+    """Lists the stages of a pipeline, including conditional ones.
+
+    Args:
+        pipeline: the pipeline.
+
+    Returns:
+        The names, sorted.
+    """
     spec = pipeline.pipeline_spec
     stages = {name for graph in _graphs(spec) for name, task in graph.tasks.items() if not _is_graph(spec, task)}
     return sorted(name.replace("-", "_") for name in stages)
 
 
 def collect(run_dir: Path) -> dict[str, Any]:
-    """What came out of a run, with what a person came for put at the top of its folder.
+    """Collects the results of a run and links them at the top of its folder.
+
+    Args:
+        run_dir: the run's folder.
 
     Returns:
-        run_dir, and report where there is one. Of a run that ended with records: records, the folder that holds them, pictures
-        by split, and refused, how many. Of one that named pictures: predictions, the table, pictures, unreadable, and accuracy
-        where folders give the labels. Of one that made an index: index, its folder, pictures and refused, how many; nearest, a
-        table, where pictures were searched for; findings, a table, and audit, its page; and deployed, what `deploy_index`
-        wrote, where these ran. Of one that trained: model_dir, accuracy, accepted, reasons; where these stages ran, also
-        endpoint and answer, what `deploy_model` and `call_endpoint` wrote, and predictions.
+        run_dir, and report if there is one. In addition,
+        for records: records (their folder), pictures (number of images by split) and refused (number of rejected images);
+        for predictions: predictions (a table), pictures, unreadable, and accuracy if folder names give the labels;
+        for an index: index (its folder), pictures and refused, and if those stages ran nearest (a table), findings (a table),
+            audit (a report) and deployed (the output of `deploy_index`);
+        for a training: model_dir, accuracy, accepted, reasons, and if those stages ran trials (a table), endpoint and answer
+            (the outputs of `deploy_model` and `call_endpoint`) and predictions.
     """
-    for stage, collected in COLLECTORS.items():
+    for stage, collector in COLLECTORS.items():
         if list(run_dir.glob(f"*/{stage}")):
-            return collected(run_dir)
+            return collector(run_dir)
     raise AssertionError("every pipeline has one of these stages")
 
 
@@ -221,24 +275,24 @@ def _collect_records(run_dir: Path) -> dict[str, Any]:
     (joined,) = run_dir.glob("*/join-records")
     records = run_dir / "records"
     records.mkdir()
-    pictures = {}
+    images = {}
     for split in ("train", "validation", "test"):
         folder = joined / f"{split}_records"
         shutil.copytree(folder, records / split, copy_function=_link)
-        pictures[split] = json.loads((folder / "records.json").read_text(encoding="utf-8"))["images"]
+        images[split] = json.loads((folder / "records.json").read_text(encoding="utf-8"))["images"]
     for file in (joined.parent / "split-images" / "label_map").iterdir():
         shutil.copyfile(file, records / file.name)
     shutil.copyfile(joined / "refused", records / "refused.csv")
     shutil.copyfile(joined / "summary", run_dir / "report.html")
     with (joined / "refused").open(newline="", encoding="utf-8") as table:
         refused = sum(1 for _ in csv.DictReader(table))
-    found = {"records": str(records), "pictures": pictures, "refused": refused, "report": str(run_dir / "report.html")}
+    found = {"records": str(records), "pictures": images, "refused": refused, "report": str(run_dir / "report.html")}
     return {"run_dir": str(run_dir), **found}
 
 
 def _link(file: str, place: str) -> None:
-    """The folder of records is whole by itself, wherever it is moved or mounted, and takes no room twice."""
-    from kfp_vision import storage  # reads pictures: more than the plain install can
+    """Hard-links a file, so that the folder of records can be moved or mounted without taking space twice."""
+    from kfp_vision import storage  # needs packages that the plain install lacks
 
     storage.link(Path(file), Path(place))
 
@@ -300,7 +354,7 @@ def _collect_index(run_dir: Path) -> dict[str, Any]:
     return result
 
 
-# By the stage that a run got to; the first one counts.
+# By the stage that the run reached; the first match applies.
 COLLECTORS = {
     "evaluate-classifier": _collect_model,
     "join-predictions": _collect_predictions,
@@ -310,80 +364,124 @@ COLLECTORS = {
 
 
 def _graphs(spec: Any) -> list[Any]:
-    """The pipeline's own graph and those within it: loops, conditions, what an exit handler ends."""
+    """Lists the pipeline's own graph and the nested ones: loops, conditions, exit handlers."""
     return [spec.root.dag, *(component.dag for component in spec.components.values())]
 
 
 def _is_graph(spec: Any, task: Any) -> bool:
-    return spec.components[task.component_ref.name].HasField("dag")
+    return bool(spec.components[task.component_ref.name].HasField("dag"))
+
+
+class _Phase(Enum):
+    """What the printed lines belong to."""
+
+    BETWEEN_STAGES = auto()
+    INPUTS = auto()  # KFP prints the stage's inputs as JSON first
+    OUTPUT = auto()
+    TRACEBACK = auto()
 
 
 class View(io.TextIOBase):
-    """Takes what KFP prints: keeps all of it in a log, and shows which stage runs, how far it is, and how long it took."""
+    """Receives what KFP prints: logs all of it, and shows stages, their progress and their duration.
+
+    Args:
+        shown: the stream for people.
+        log: the run's log, a file in the run's folder.
+        stages: number of stages of the pipeline.
+        debug: whether to show everything instead.
+
+    Attributes:
+        seconds: duration by stage, of all its turns if it runs in a loop.
+        turns: number of turns by stage.
+        stage: the latest stage.
+        failed: the failed stages, each with its last line.
+    """
 
     def __init__(self, shown: TextIO, log: TextIO, stages: int, debug: bool):
         self.shown, self.log, self.stages, self.debug = shown, log, stages, debug
-        self.seconds: dict[str, float] = {}  # of all turns, where a stage runs in a loop
+        self.seconds: dict[str, float] = {}
         self.turns: Counter[str] = Counter()
         self.stage = ""
-        self.failed: list[outcome.Stage] = []  # with the line that each of them ended with
-        self._since, self._line, self._error = 0.0, "", ""
-        self._running, self._in_json, self._in_traceback = False, False, False
+        self.failed: list[Stage] = []
+        self._phase, self._started_at, self._unfinished_line, self._error = _Phase.BETWEEN_STAGES, 0.0, "", ""
 
     def write(self, text: str) -> int:
+        """Logs text and shows the progress that its complete lines report."""
         self.log.write(text)
         if self.debug:
             self.shown.write(text)
-        *lines, self._line = (self._line + text).split("\n")
+        *lines, self._unfinished_line = (self._unfinished_line + text).split("\n")
         for line in lines:
-            self._take(COLOURS.sub("", line))
+            self._read(COLORS.sub("", line))
         self.flush()
         return len(text)
 
     def flush(self) -> None:
+        """Flushes both streams."""
         self.log.flush()
         self.shown.flush()
 
     def isatty(self) -> bool:
+        """Returns False, so that nothing colors its output."""
         return False
 
-    def _take(self, line: str) -> None:
-        if line in (f"{INDENT}{{", f"{INDENT}}}"):  # KFP says first, as JSON, what it calls the stage with
-            self._in_json = line.endswith("{")
-        elif started := STARTED.search(line):
-            self.stage, self._since, self._error = started[1].replace("-", "_"), time.perf_counter(), ""
-            self._running, self._in_json, self._in_traceback = True, False, False
-            self.turns[self.stage] += 1
-            again = f" ({self.turns[self.stage]})" if self.turns[self.stage] > 1 else ""
-            self._show(f"[{len(self.turns)}/{self.stages}] {self.stage}{again}")
+    def _read(self, line: str) -> None:
+        if started := STARTED.search(line):
+            self._start_stage(started[1].replace("-", "_"))
         elif ended := ENDED.search(line):
-            took = round(time.perf_counter() - self._since, 1)
-            self.seconds[self.stage] = round(self.seconds.get(self.stage, 0.0) + took, 1)
-            self._show(f"{INDENT}  {'done' if ended[1] == 'SUCCESS' else 'failed'} in {took:.1f} s")
-            self._running = False
-            if ended[1] != "SUCCESS":
-                self._note_failure()
-        elif self._running and not self._in_json and line.startswith(INDENT) and line.strip() and not NOISE.match(line.strip()):
-            self._take_from_stage(line.removeprefix(INDENT).rstrip())
+            self._end_stage(succeeded=ended[1] == "SUCCESS")
+        elif line == f"{INDENT}{{":
+            self._switch(_Phase.OUTPUT, _Phase.INPUTS)
+        elif line == f"{INDENT}}}":
+            self._switch(_Phase.INPUTS, _Phase.OUTPUT)
+        elif line.startswith(INDENT) and line.strip() and not NOISE.match(line.strip()):
+            self._read_from_stage(line.removeprefix(INDENT).rstrip())
 
-    def _take_from_stage(self, line: str) -> None:
+    def _switch(self, before: _Phase, after: _Phase) -> None:
+        if self._phase is before:
+            self._phase = after
+
+    def _start_stage(self, stage: str) -> None:
+        self.stage, self._started_at, self._error, self._phase = stage, time.perf_counter(), "", _Phase.OUTPUT
+        self.turns[stage] += 1
+        turn = f" ({self.turns[stage]})" if self.turns[stage] > 1 else ""
+        self._show(f"[{len(self.turns)}/{self.stages}] {stage}{turn}")
+
+    def _end_stage(self, *, succeeded: bool) -> None:
+        seconds = round(time.perf_counter() - self._started_at, 1)
+        self.seconds[self.stage] = round(self.seconds.get(self.stage, 0.0) + seconds, 1)
+        self._show(f"{INDENT}  {'done' if succeeded else 'failed'} in {seconds:.1f} s")
+        self._phase = _Phase.BETWEEN_STAGES
+        if not succeeded:
+            self._note_failure()
+
+    def _read_from_stage(self, line: str) -> None:
+        if self._phase is _Phase.OUTPUT:
+            self._read_output(line)
+        elif self._phase is _Phase.TRACEBACK:
+            self._read_traceback(line)
+
+    def _read_output(self, line: str) -> None:
         if line.startswith("Traceback (most recent call last)"):
-            self._in_traceback = True
+            self._phase = _Phase.TRACEBACK
         elif line.startswith(InputError.PREFIX):
             self._error = line
-        elif not self._in_traceback:
+        else:
             self._show(f"{INDENT}  {line}")
             if line.startswith(results.PREFIX):
                 outcome.note_result(Path(self.log.name).parent, line.removeprefix(results.PREFIX))
-        elif line.strip() and not line.startswith(" "):
-            self._error = f"{InputError.PREFIX}{self.stage} failed: {line} (all of it is in {self.log.name})"
+
+    def _read_traceback(self, line: str) -> None:
+        if line.startswith(InputError.PREFIX):
+            self._error = line
+        elif not line.startswith((" ", "Traceback (most recent call last)")):  # the exception's own line
+            self._error = f"{InputError.PREFIX}{self.stage} failed: {line} (full log: {self.log.name})"
 
     def _note_failure(self) -> None:
-        """What failed, for who runs the pipeline, and for the last stage, which tells others."""
+        """Records the failure, for the person at the screen and for the last stage, which reports it elsewhere."""
         error = self._error or str(_killed(self.stage, self.log.name))
-        self.failed.append(outcome.Stage(self.stage, error))
-        told = outcome.Stage(self.stage, error.removeprefix(InputError.PREFIX))
-        outcome.note(Path(self.log.name).parent, told)
+        self.failed.append(Stage(self.stage, error))
+        outcome.note(Path(self.log.name).parent, Stage(self.stage, error.removeprefix(InputError.PREFIX)))
 
     def _show(self, line: str) -> None:
         if not self.debug:
@@ -391,9 +489,9 @@ class View(io.TextIOBase):
 
 
 def _killed(stage: str, log: str) -> InputError:
-    """What to say of a stage that ended and gave no reason."""
-    remedy = f"Give it more memory, or look into {log}."
-    return InputError(f"{stage} must come to its end", "one that was killed, as happens where memory is short", remedy)
+    """Returns the error of a stage that ended without giving a reason."""
+    remedy = f"Give it more memory, or see {log}."
+    return InputError(f"{stage} must finish", "a killed process, probably out of memory", remedy)
 
 
 def _failure(view: View, run_dir: Path) -> InputError:

@@ -1,4 +1,4 @@
-"""The pipelines, one file each, with its compiled YAML beside it."""
+"""The pipelines, one file each, with the compiled YAML beside it."""
 
 from kfp_vision.pipelines.batch_prediction import batch_prediction
 from kfp_vision.pipelines.hyperparameter_sweep import hyperparameter_sweep

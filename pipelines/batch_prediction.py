@@ -19,22 +19,22 @@ def batch_prediction(
     predict_uri: str = "sample",
     all_scores: bool = False,
     partitions: int = 1,
-):
-    """Names all pictures at a place with a model that was trained before, on as many machines as there are partitions.
+) -> None:
+    """Classifies all images at a URI with a trained model, on as many machines in parallel as there are partitions.
 
     Args:
-        model_uri: a run's model folder, a model repository, or an archive of one; in a bucket or not.
-        predict_uri: the pictures: one, a folder, an archive (also over http), or sample.
+        model_uri: a run's model folder, a model repository, or an archive of one; local or in a bucket.
+        predict_uri: images to classify: an image, folder, archive (also over HTTP), or sample.
         all_scores: also write the scores of all classes.
-        partitions: on how many machines the pictures are named at a time.
+        partitions: number of machines that classify in parallel.
     """
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = check_prediction(model_uri=model_uri, predict_uri=predict_uri, all_scores=all_scores, partitions=partitions)
         fetched = fetch_model(model_uri=model_uri).after(checked)
         numbers = partition_records(partitions=partitions).after(checked)
         with named(dsl.ParallelFor(numbers.output, name="partitions")) as partition:
-            how = {"predict_uri": predict_uri, "all_scores": all_scores, "partitions": partitions, "advanced": {}}
-            part = predict_images(model=fetched.outputs["model"], partition=partition, **how)
+            inputs = {"predict_uri": predict_uri, "all_scores": all_scores, "partitions": partitions, "advanced": {}}
+            part = predict_images(model=fetched.outputs["model"], partition=partition, **inputs)
         parts = dsl.Collected(part.outputs["predictions"])
         joined = join_predictions(parts=parts, model=fetched.outputs["model"], predict_uri=predict_uri)
     equipped(checked, fetched, numbers, part, joined)

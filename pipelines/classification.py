@@ -1,4 +1,4 @@
-"""From pictures to a judged model: what the pipelines that train a classifier have in common."""
+"""The part that all training pipelines share: from images to an evaluated model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,65 +32,74 @@ NODES = ("gpu_type", "gpu_count", "node_selector", "tolerations")
 
 
 def classify(fields: Mapping[str, Any]) -> None:
-    """Adds all stages to a pipeline.
+    """Adds all stages of a training pipeline.
 
     Args:
-        fields: name to value, of every field of the form; with partitions among them the records are written in so many.
+        fields: the form's fields by name; if partitions is among them, the records are written in partitions.
     """
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_run(**({"partitions": 1} | dict(fields))))
-        wishes = given(fields, "images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name", "advanced")
-        decided = equipped(decide_training(recipe=checked.outputs["recipe"], **wishes)).outputs
+        selected = given(fields, "images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name", "advanced")
+        decided = equipped(decide_training(recipe=checked.outputs["recipe"], **selected)).outputs
         data = {"task": "classification"} | dict(fields)
-        how = {"fingerprint": decided["fingerprint"], "advanced": checked.outputs["advanced"]}
+        inputs = {"fingerprint": decided["fingerprint"], "advanced": checked.outputs["advanced"]}
         decision = {name: decided[name] for name in ("trained_from", "unchanged")}
-        train_and_release(prepare(data, behind=checked, **how), fields, gpus=checked.outputs["gpus"], **decision)
+        train_and_release(prepare(data, after=checked, **inputs), fields, gpus=checked.outputs["gpus"], **decision)
 
 
 def train_and_release(
-    made: Prepared, fields: Mapping[str, Any], *, gpus: Any, trained_from: Any = "", unchanged: Any = False
+    records: Prepared, fields: Mapping[str, Any], *, gpus: Any, trained_from: Any = "", unchanged: Any = False
 ) -> None:
-    """Adds the stages behind the records to a pipeline.
+    """Adds the training stage and all stages after it.
 
     Args:
-        made: the records.
-        fields: name to value, of the form.
-        gpus: an output of the stage that checks the fields.
-        trained_from, unchanged: outputs of decide_training, where a pipeline has that.
+        records: the records to train and evaluate on.
+        fields: the form's fields by name.
+        gpus: output of the stage that checks the fields.
+        trained_from: output of decide_training; empty if the pipeline has no such stage.
+        unchanged: output of decide_training; False if the pipeline has no such stage.
     """
     trained = train_classifier(
-        train_records=made.train_records,
-        validation_records=made.validation_records,
-        label_map=made.label_map,
+        train_records=records.train_records,
+        validation_records=records.validation_records,
+        label_map=records.label_map,
         trained_from=trained_from,
         gpus=gpus,
         **given(fields, *RECIPE, *NODES),
     )
     on_nodes(equipped(trained), fields, gpus)
-    evaluate_and_release(trained.outputs["model"], made, fields, unchanged)
+    evaluate_and_release(trained.outputs["model"], records, fields, unchanged)
 
 
-def evaluate_and_release(model: Any, made: Prepared, fields: Mapping[str, Any], unchanged: Any = False) -> None:
-    """Adds the stages behind the training to a pipeline.
+def evaluate_and_release(model: Any, records: Prepared, fields: Mapping[str, Any], unchanged: Any = False) -> None:
+    """Adds the evaluation stage and all stages after it.
 
     Args:
-        model: the artifact.
-        made: the records.
-        fields: name to value, of the form.
-        unchanged: the output of decide_training.
+        model: the trained model, an artifact.
+        records: the records to evaluate on.
+        fields: the form's fields by name.
+        unchanged: output of decide_training; False if the pipeline has no such stage.
     """
-    held_out = {"validation_records": made.validation_records, "test_records": made.test_records}
-    wishes = given(fields, "min_accuracy", "deploy_to", "test_image_uri", "advanced")
-    evaluated = equipped(evaluate_classifier(model=model, unchanged=unchanged, **held_out, **wishes)).outputs
-    wishes = given(fields, "deploy_to", "advanced", "test_image_uri", "predict_uri")
-    release(evaluated["Output"], model=model, verdict=evaluated["verdict"], **held_out, **wishes)
+    held_out = {"validation_records": records.validation_records, "test_records": records.test_records}
+    settings = given(fields, "min_accuracy", "deploy_to", "test_image_uri", "advanced")
+    evaluated = equipped(evaluate_classifier(model=model, unchanged=unchanged, **held_out, **settings)).outputs
+    settings = given(fields, "deploy_to", "advanced", "test_image_uri", "predict_uri")
+    release(evaluated["Output"], model=model, verdict=evaluated["verdict"], **held_out, **settings)
 
 
 def on_nodes(task: dsl.PipelineTask, fields: Mapping[str, Any], gpus: Any) -> dsl.PipelineTask:
-    """Gives a task the GPUs that the form asks for, on the nodes that it names.
+    """Requests GPUs for a task and restricts it to the nodes that the form selects.
 
-    How many must be a text, `gpus`: of a number KFP's driver makes no request. Within a group KFP knows a field, or what a
-    stage gave, only where a task there has it as an input: this one must have all that is used here.
+    Within a group KFP resolves a field or a stage's output only if a task there has it as an input, so the task must take
+    everything used here as input.
+
+    Args:
+        task: the training task.
+        fields: the form's fields by name.
+        gpus: number of GPUs as text; KFP's driver makes no request for a number.
+
+    Returns:
+        The task.
     """
     task.set_accelerator_type(fields["gpu_type"]).set_accelerator_limit(gpus)
     kubernetes.add_node_selector_json(task, node_selector_json=fields["node_selector"])
@@ -98,5 +107,13 @@ def on_nodes(task: dsl.PipelineTask, fields: Mapping[str, Any], gpus: Any) -> ds
 
 
 def given(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Some of the fields."""
+    """Selects fields by name.
+
+    Args:
+        fields: the form's fields by name.
+        *names: names of the fields to keep.
+
+    Returns:
+        The selected fields.
+    """
     return {name: fields[name] for name in names}

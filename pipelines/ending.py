@@ -1,4 +1,4 @@
-"""The last task of every pipeline, whatever happened before."""
+"""The exit handler of every pipeline: reports the outcome whether or not a stage failed."""
 
 from kfp import dsl, kubernetes
 
@@ -6,13 +6,13 @@ from kfp_vision.components import report_outcome
 from kfp_vision.outcome import ENVIRONMENT
 from kfp_vision.pipelines.pods import equipped, with_secret
 
-WEBHOOK_SECRET = "kfp-vision-webhook"  # its keys are called as the variables of the environment that they fill
-MAY_ASK_KFP = "access-ml-pipeline"  # the label of pods that Kubeflow gives a token for KFP's API, where a profile says so
+WEBHOOK_SECRET = "kfp-vision-webhook"  # each key has the name of the environment variable it sets
+KFP_API_LABEL = "access-ml-pipeline"  # Kubeflow gives pods with this label a token for KFP's API, if a profile allows it
 
 
 def outcome_reported() -> dsl.PipelineTask:
-    """An exit handler: it says how the run ended, in its log, and to a webhook where there is a secret that names one."""
+    """Creates the exit task, which reports how the run ended in its log, and to a webhook if a secret names one."""
     task = report_outcome(run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
     equipped(task)
     with_secret(task, WEBHOOK_SECRET, ENVIRONMENT)
-    return kubernetes.add_pod_label(task, MAY_ASK_KFP, "true")
+    return kubernetes.add_pod_label(task, KFP_API_LABEL, "true")

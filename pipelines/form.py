@@ -1,4 +1,4 @@
-"""What a pipeline says to KFP's pages beyond KFP's compiler: the values of a field, fields like another's, names of groups."""
+"""Extends what KFP's compiler puts into a pipeline's form: choices of fields, forms derived from others, names of groups."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +11,16 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 
 def with_choices(choices: Mapping[str, Sequence[str]]) -> Callable[[GraphComponent], GraphComponent]:
-    """Adds the values that each root parameter takes to a pipeline: those of `choices`, and true and false of a boolean.
+    """Declares the allowed values of fields: those in `choices`, and true and false for every boolean.
 
-    The SDK refuses `Literal` parameters, but the backend checks and the user interface draws a drop-down for what stands in
-    the compiled `literals`; `kfp.local` passes over them.
+    The SDK rejects `Literal` parameters, but the backend enforces the compiled `literals` and the user interface draws a
+    drop-down for them; `kfp.local` ignores them.
+
+    Args:
+        choices: allowed values by name of the field.
+
+    Returns:
+        A decorator of pipelines, which changes the pipeline in place.
     """
 
     def add(pipeline: GraphComponent) -> GraphComponent:
@@ -29,13 +35,25 @@ def with_choices(choices: Mapping[str, Sequence[str]]) -> Callable[[GraphCompone
     return add
 
 
-def like(pipeline: GraphComponent, *, without: Sequence[str] = (), **fields: tuple[Any, str]) -> Callable[[Callable], Callable]:
-    """Gives a function of a dictionary of fields the form of a pipeline with fields more or less, for `dsl.pipeline` to read.
+def like(
+    pipeline: GraphComponent, *, without: Sequence[str] = (), **fields: tuple[Any, str]
+) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
+    """Gives a function of a dictionary the form of a pipeline, with fields removed or added, for `dsl.pipeline` to read.
 
     Args:
-        pipeline: whose fields it has, with their types, defaults and descriptions.
-        without: the fields of it that it has not.
-        fields: name to default and description, of those that it has besides.
+        pipeline: the pipeline whose fields, types, defaults and descriptions are taken.
+        without: names of the fields to remove.
+        **fields: default and description of each field to add.
+
+    Returns:
+        A decorator of functions that take all fields as one dictionary.
+
+    Example:
+        ```python
+        @dsl.pipeline(name="partitioned")
+        @like(image_classification, partitions=(4, "number of machines that write records in parallel."))
+        def partitioned(fields: dict[str, Any]) -> None: ...
+        ```
     """
 
     def shape(stages: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
@@ -61,10 +79,16 @@ def like(pipeline: GraphComponent, *, without: Sequence[str] = (), **fields: tup
 
 @contextmanager
 def named(group: TasksGroup) -> Iterator[Any]:
-    """Enters a group of stages, and calls it by the name that it was given.
+    """Enters a group of stages under the name it was given.
 
-    KFP would call it by its kind and a number, `condition-2`, in the path above a run's graph and wherever its API names it.
-    KFP's backend takes any name: nothing in it goes by the kinds (backend/src of KFP 2.17.0).
+    Without this KFP names the group after its kind and a number, such as `condition-2`, in the path above a run's graph and in
+    its API. KFP's backend accepts any name: nothing in it depends on the kinds (backend/src of KFP 2.17.0).
+
+    Args:
+        group: a new group with a display name.
+
+    Yields:
+        What entering the group gives, such as a loop's item.
     """
     with group as entered:
         group.name = group.display_name

@@ -1,6 +1,6 @@
-"""A picture of each pipeline: its stages, the boxes they stand in, and what flows between them.
+"""Draws a diagram of each pipeline: its stages, the groups that hold them, and the data between them.
 
-`python -m kfp_vision.pipelines.graphs` draws them all anew, with `dot`, of graphviz.
+`python -m kfp_vision.pipelines.graphs` redraws all of them with Graphviz's `dot`.
 """
 
 import re
@@ -20,19 +20,19 @@ from kfp_vision.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "graphs"
-UNNAMED = "Output"  # what KFP calls the output of a stage that returns one value
+UNNAMED = "Output"  # KFP's name for the output of a stage that returns one value
 ON_GPU = "on a GPU"
 WHATEVER = "whatever happened"
-CLUSTER = "cluster_"  # what the names of boxes begin with for dot
-LINE = 36  # characters of what stands beside an arrow
-NUMBERED_LOOP = re.compile(r"for-loop-\d+")  # what KFP calls one that has no name
+CLUSTER = "cluster_"  # prefix by which dot recognizes a group
+LINE = 36  # characters per line of an arrow's label
+NUMBERED_LOOP = re.compile(r"for-loop-\d+")  # KFP's name for an unnamed loop
 
 CHANNEL = re.compile(r"inputs\.parameter_values\['pipelinechannel--(.*?)'\]")
 CAST = re.compile(r"\b(?:int|double)\((.*?)\)")
-SAID = {"==": "is", "!=": "is not", "<": "is below", ">=": "is at least", ">": "is above", "<=": "is at most"}
+OPERATORS = {"==": "is", "!=": "is not", "<": "is below", ">=": "is at least", ">": "is above", "<=": "is at most"}
 OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
-# The colours of the pages by day, on a sheet of paper of their own: the page around it may be dark.
+# The light colors of the reports, on an opaque sheet, because the page around it may be dark.
 PAPER, WASH, INK, MUTED, RULE, FIRST, TINT = "#fdfcfa", "#f4f2ec", "#1d1d1b", "#62605a", "#c9c5b9", "#2a5b97", "#e6edf6"
 FONT = "Helvetica,Arial,sans-serif"
 STYLE = f"""\
@@ -44,19 +44,26 @@ edge [fontname="{FONT}" fontsize=9 fontcolor="{MUTED}" color="{MUTED}" arrowsize
 
 
 class Flow(NamedTuple):
-    """What a stage takes: an output of another, or none where it only waits for it."""
+    """Input of a stage from another one.
+
+    Attributes:
+        stage: the stage it comes from.
+        output: the output; empty if the stage only waits for the other.
+    """
 
     stage: str
     output: str = ""
 
 
 class Arrow(NamedTuple):
-    """What is drawn from a stage to another.
+    """An arrow between two stages.
 
     Attributes:
-        out_of: the outermost box that it leaves, at whose edge it begins; empty for none.
-        into: the outermost box that it enters, at whose edge it ends: a box waits as a whole.
-        words: the named outputs that go there.
+        tail: the stage it starts from.
+        head: the stage it points to.
+        out_of: outermost group that it leaves, at whose edge it starts; empty for none.
+        into: outermost group that it enters, at whose edge it ends, because a group waits as a whole; empty for none.
+        words: names of the outputs passed along it.
     """
 
     tail: str
@@ -68,14 +75,14 @@ class Arrow(NamedTuple):
 
 @dataclass
 class Graph:
-    """What there is of a pipeline to be drawn.
+    """The parts of a pipeline that are drawn.
 
     Attributes:
-        within: the box that each stage and each box stands in; empty for none.
-        labels: what stands on each box.
-        flows: what each stage takes of others.
-        last: the stages that run whatever happened in a box, with that box.
-        on_gpu: the stages whose image is the one for a GPU.
+        within: enclosing group of each stage and group; empty for none.
+        labels: label of each group.
+        flows: inputs of each stage from other stages.
+        last: exit stages, each with the group that it follows.
+        on_gpu: stages that run in the GPU image.
     """
 
     within: dict[str, str] = field(default_factory=dict)
@@ -85,7 +92,7 @@ class Graph:
     on_gpu: set[str] = field(default_factory=set)
 
     def arrows(self) -> list[Arrow]:
-        """All arrows but those that others imply. Between the same two boxes there is one."""
+        """Lists the arrows without those implied by others, at most one between the same two groups."""
         before = self._before()
         taken: dict[tuple[str, str], list[Flow]] = {}
         drawn: dict[tuple[str, str], tuple[str, str]] = {}
@@ -102,12 +109,14 @@ class Graph:
             arrows.append(Arrow(tail, head, *self._crossed(tail, head), ", ".join(words)))
         for head, box in self.last.items():
             inside = (stage for stage in self.flows if box in self._around(stage))
-            tail = max(inside, key=lambda stage: (len(before[stage]), stage))  # so that it is drawn below all of them
+            tail = max(
+                inside, key=lambda stage: (len(before[stage]), stage)
+            )  # the last one, so that the exit is drawn below all
             arrows.append(Arrow(tail, head, *self._crossed(tail, head), WHATEVER))
         return arrows
 
     def _before(self) -> dict[str, set[str]]:
-        """All stages that each stage comes after."""
+        """Lists all ancestors of each stage."""
         direct = {stage: {flow.stage for flow in flows} for stage, flows in self.flows.items()}
         before: dict[str, set[str]] = {}
         for stage in TopologicalSorter(direct).static_order():
@@ -115,7 +124,7 @@ class Graph:
         return before
 
     def _crossed(self, tail: str, head: str) -> tuple[str, str]:
-        """The outermost box that an arrow leaves, and the outermost one that it enters."""
+        """Finds the outermost group that an arrow leaves, and the outermost one that it enters."""
         left, entered = list(self._around(tail)), list(self._around(head))
         out_of = [box for box in left if box not in entered]
         into = [box for box in entered if box not in left]
@@ -127,10 +136,14 @@ class Graph:
 
 
 def main() -> None:
-    """Draws all pictures anew."""
+    """Redraws all diagrams in `docs/graphs`.
+
+    Raises:
+        InputError: Graphviz is not installed.
+    """
     program = shutil.which("dot")
     if program is None:
-        raise InputError("there must be dot, of graphviz, to draw the pictures", "none", "Run apt-get install graphviz.")
+        raise InputError("Graphviz must be installed to draw the diagrams", "no dot", "Run apt-get install graphviz.")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, pipeline in PIPELINES.items():
         command = [program, "-Tsvg", "-o", str(FOLDER / f"{name}.svg")]
@@ -138,7 +151,14 @@ def main() -> None:
 
 
 def dot(pipeline: BaseComponent) -> str:
-    """The picture of a pipeline as the program dot takes it."""
+    """Renders a pipeline in Graphviz's DOT language.
+
+    Args:
+        pipeline: the pipeline.
+
+    Returns:
+        The DOT text.
+    """
     graph = read(pipeline)
     sheet = f'subgraph {CLUSTER}sheet {{ style="rounded,filled" color="{PAPER}" fillcolor="{PAPER}" margin=10'
     top = f"digraph {_name(pipeline.pipeline_spec.pipeline_info.name)} {{"
@@ -146,7 +166,7 @@ def dot(pipeline: BaseComponent) -> str:
 
 
 def _within(graph: Graph, around: str) -> Iterator[str]:
-    """The stages and the boxes in a box, those in these boxes among them."""
+    """Renders the stages and groups in a group, recursively."""
     for name in sorted(name for name, box in graph.within.items() if box == around):
         if name in graph.labels:
             yield f'subgraph {CLUSTER}{name} {{ label="{graph.labels[name]}" style="rounded,filled" color="{RULE}"'
@@ -174,19 +194,29 @@ def _arrow(arrow: Arrow) -> str:
 
 
 def read(pipeline: BaseComponent) -> Graph:
-    """The graph of a pipeline, from what it compiles to."""
+    """Reads the graph of a pipeline from its compiled form.
+
+    Args:
+        pipeline: the pipeline.
+
+    Returns:
+        The graph.
+    """
     spec, graph = pipeline.pipeline_spec, Graph()
     _read(spec, spec.root.dag, graph, box="", given={}, awaited=set())
     return graph
 
 
 def _read(spec: Any, dag: Any, graph: Graph, box: str, given: Mapping[str, set[Flow]], awaited: set[Flow]) -> None:
-    """Reads the tasks of a group into a graph, and those of the groups within it.
+    """Reads the tasks of a group into a graph, recursively.
 
     Args:
-        box: the group.
-        given: what each of its inputs is made of.
-        awaited: what it waits for as a whole.
+        spec: the compiled pipeline.
+        dag: the group's tasks.
+        graph: the graph to extend.
+        box: name of the group; empty for the pipeline itself.
+        given: stage outputs behind each input of the group.
+        awaited: stages that the group waits for as a whole.
     """
     for key, task in dag.tasks.items():
         name, component = _name(key), spec.components[task.component_ref.name]
@@ -210,7 +240,7 @@ def _read(spec: Any, dag: Any, graph: Graph, box: str, given: Mapping[str, set[F
 
 
 def _sources(spec: Any, dag: Any, value: Any, given: Mapping[str, set[Flow]]) -> set[Flow]:
-    """The outputs of stages that an input of a task is made of: none where it is a field or a constant."""
+    """Finds the stage outputs behind a task's input; empty for a field or a constant."""
     kind = value.WhichOneof("kind")
     source = getattr(value, kind)
     if kind in ("component_input_parameter", "component_input_artifact"):
@@ -223,7 +253,7 @@ def _sources(spec: Any, dag: Any, value: Any, given: Mapping[str, set[Flow]]) ->
 
 
 def _outputs(spec: Any, dag: Any, key: str, output: str) -> set[Flow]:
-    """The outputs of stages that an output of a task is made of: its own where it is a stage, else those of stages within."""
+    """Finds the stage outputs behind a task's output: its own if the task is a stage, else those of the stages within."""
     component = spec.components[dag.tasks[key].component_ref.name]
     if not component.HasField("dag"):
         return {Flow(_name(key), output)}
@@ -238,7 +268,7 @@ def _outputs(spec: Any, dag: Any, key: str, output: str) -> set[Flow]:
 
 
 def _stages(spec: Any, dag: Any, key: str) -> set[str]:
-    """A task itself where it is a stage, else all stages within."""
+    """Lists the stages of a task: itself if it is a stage, else all stages within."""
     component = spec.components[dag.tasks[key].component_ref.name]
     if not component.HasField("dag"):
         return {_name(key)}
@@ -250,7 +280,7 @@ def _name(key: str) -> str:
 
 
 def _label(key: str, task: Any) -> str:
-    """What stands on the box of a group."""
+    """Returns the label of a group."""
     name = task.task_info.name
     if task.trigger_policy.condition:
         return in_words(task.trigger_policy.condition)
@@ -260,12 +290,19 @@ def _label(key: str, task: Any) -> str:
 
 
 def in_words(condition: str) -> str:
-    """A condition of KFP's as a person says it: if deploy_to is not none."""
+    """Phrases a KFP condition for people, such as `if deploy_to is not none`.
+
+    Args:
+        condition: the condition, an expression in KFP's language.
+
+    Returns:
+        The phrase.
+    """
     plain = CAST.sub(r"\1", CHANNEL.sub(r"\1", condition))
-    return f"if {' and '.join(map(_said, plain.split(' && ')))}"
+    return f"if {' and '.join(map(_comparison_in_words, plain.split(' && ')))}"
 
 
-def _said(comparison: str) -> str:
+def _comparison_in_words(comparison: str) -> str:
     negated = comparison.startswith("!(")
     channel, operator, value = (comparison[2:-1] if negated else comparison).split(" ", maxsplit=2)
     operator = OPPOSITE[operator] if negated else operator
@@ -279,7 +316,7 @@ def _said(comparison: str) -> str:
         what = "it"
     elif stage:
         what = f"{what} of {stage}"
-    return f"{what} {SAID[operator]} {value.strip(chr(39)) or 'empty'}"
+    return f"{what} {OPERATORS[operator]} {value.strip(chr(39)) or 'empty'}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted, prepare
 
 SAME_FOR_ALL = [name for name in RECIPE if name not in parameters.SWEPT.values()]
-TRIALS_AT_A_TIME = 4  # each takes the GPUs that the form asks for
+PARALLEL_TRIALS = 4  # each takes gpu_count GPUs
 
 
 @with_choices({"learning_rate_schedule": parameters.CHOICES["learning_rate_schedule"]})
@@ -46,56 +46,56 @@ def hyperparameter_sweep(
     deploy_to: str = "none",
     test_image_uri: str = "",
     predict_uri: str = "",
-):
-    """From folders of pictures to the best classifier of several trainings, deployed.
+) -> None:
+    """Trains several image classifiers with different hyperparameters, and deploys the best one.
 
     Args:
-        images_uri: a folder of class folders, an archive of one (also over http), or sample.
-        leave_out_uri: pictures to leave out, as the audit of image_search lists them: CSV with a column path; empty for none.
-        check_images: refuse data that no classifier can be trained on.
-        validation_ratio: share of each class by which the best trial is chosen.
-        test_ratio: share of each class held out for the last evaluation, of the best one alone; 0 for none.
-        images_per_shard: pictures in each TFRecord file but the last.
-        networks: the networks to try; see network of image_classification.
-        optimizers: the optimizers to try; see optimizer of image_classification.
-        batch_sizes: pictures a step, to try.
-        learning_rates: of the first step, to try; drawn at random, they lie between the smallest and the largest.
-        trials: how many are drawn at random; 0 for every combination.
-        fine_tune: start from checkpoint_uri rather than from random weights.
-        checkpoint_uri: what all trials start from; imagenet for each network's own published weights.
-        train_last_layer_only: leave all other layers as they are in the checkpoint.
-        train_steps: how many steps, of each trial.
+        images_uri: folder of class folders, archive of one (also over HTTP), or sample.
+        leave_out_uri: list of images to exclude, as image_search's audit writes it: CSV with a column path; empty for none.
+        check_images: stop the run if no classifier can be trained on the data.
+        validation_ratio: share of each class to hold out for validation, by which the best trial is chosen.
+        test_ratio: share of each class to hold out for the final test of the best trial; 0 for none.
+        images_per_shard: images per TFRecord file; the last file may hold fewer.
+        networks: networks to try; see network of image_classification.
+        optimizers: optimizers to try; see optimizer of image_classification.
+        batch_sizes: images per step to try.
+        learning_rates: initial learning rates to try; random trials draw between the smallest and the largest.
+        trials: number of random trials; 0 for every combination.
+        fine_tune: start from checkpoint_uri instead of random weights.
+        checkpoint_uri: checkpoint that all trials start from; imagenet for each network's own published weights.
+        train_last_layer_only: freeze all layers except the classification head.
+        train_steps: number of steps per trial.
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
-        image_size: height and width of the pictures in pixels; 0 for the network's own.
-        advanced: what is rarely touched, under TF-Slim's names; see the README.
-        log_uri: a folder or bucket folder in which TensorBoard can follow the trainings; empty for none.
-        checkpoint_dir: a folder or bucket folder in which trainings that were stopped find their way on; empty for none.
-        gpu_type: the resource that each training asks for.
-        gpu_count: how many of it; 0 for none.
-        node_selector: labels of the nodes that may train.
-        tolerations: taints of nodes that may train all the same.
-        min_accuracy: a model below it is refused, and not deployed.
-        model_name: the name of the model: letters, digits, - and _.
-        deploy_to: none, kserve, or a model repository: a folder of numbered versions, in a bucket or not.
-        test_image_uri: a picture to ask the deployed model about; empty for one that the training held out.
-        predict_uri: pictures to name with the accepted model: one, a folder, an archive, or sample; empty for none.
+        image_size: height and width of the input images in pixels; 0 for the network's default.
+        advanced: advanced settings, with TF-Slim's names; see the README.
+        log_uri: local or bucket folder for TensorBoard events, to follow the trainings live; empty for none.
+        checkpoint_dir: local or bucket folder for checkpoints, from which interrupted trials resume; empty for none.
+        gpu_type: GPU resource that each training requests.
+        gpu_count: number of GPUs per training; 0 for none.
+        node_selector: labels of the nodes to train on.
+        tolerations: node taints to tolerate.
+        min_accuracy: minimum accuracy; a model below it is rejected and not deployed.
+        model_name: name of the model: letters, digits, - and _.
+        deploy_to: none, kserve, or a model repository: a folder of numbered versions, local or in a bucket.
+        test_image_uri: image to send to the deployed model; empty for a held-out one.
+        predict_uri: images to classify with the accepted model: an image, folder, archive, or sample; empty for none.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_sweep(**fields))
         data, gpus = {"task": "classification"} | fields, checked.outputs["gpus"]
-        how = {"fingerprint": fingerprinted(fields, behind=checked), "advanced": checked.outputs["advanced"]}
-        made = prepare(data, behind=checked, **how)
+        inputs = {"fingerprint": fingerprinted(fields, after=checked), "advanced": checked.outputs["advanced"]}
+        records = prepare(data, after=checked, **inputs)
         chosen = equipped(choose_trials(**given(fields, *parameters.SWEPT, "trials", "advanced"))).after(checked)
-        with named(dsl.ParallelFor(chosen.output, name="trials", parallelism=TRIALS_AT_A_TIME)) as trial:
+        with named(dsl.ParallelFor(chosen.output, name="trials", parallelism=PARALLEL_TRIALS)) as trial:
             tried = train_trial(
-                train_records=made.train_records,
-                validation_records=made.validation_records,
-                label_map=made.label_map,
+                train_records=records.train_records,
+                validation_records=records.validation_records,
+                label_map=records.label_map,
                 trial=trial,
-                gpus=gpus,  # on one machine KFP hands the trial over in its place, and nobody reads it
+                gpus=gpus,  # kfp.local passes the trial instead, which nothing reads
                 **given(fields, *SAME_FOR_ALL, *NODES),
             )
             on_nodes(equipped(tried), fields, gpus)
         best = equipped(compare_trials(models=dsl.Collected(tried.outputs["model"])))
-        evaluate_and_release(best.outputs["model"], made, fields)
+        evaluate_and_release(best.outputs["model"], records, fields)

@@ -41,38 +41,38 @@ def image_classification(
     skip_unchanged: bool = False,
     test_image_uri: str = "",
     predict_uri: str = "",
-):
-    """From folders of pictures to a deployed classifier. With nothing filled in: the five flowers, fine-tuned Inception v1.
+) -> None:
+    """Trains and deploys a classifier from folders of images. By default, fine-tunes Inception v1 on photos of five flowers.
 
     Args:
-        images_uri: a folder of class folders, an archive of one (also over http), or sample.
-        leave_out_uri: pictures to leave out, as the audit of image_search lists them: CSV with a column path; empty for none.
-        check_images: refuse data that no classifier can be trained on.
-        validation_ratio: share of each class held out while training.
-        test_ratio: share of each class held out for the last evaluation; 0 for none.
-        images_per_shard: pictures in each TFRecord file but the last.
-        network: inception_v1, googlenet, or one of keras.applications, such as resnet50; see the README.
-        fine_tune: start from checkpoint_uri rather than from random weights.
-        checkpoint_uri: a TF-Slim checkpoint, an .npz, a .keras file, a run's model folder, an archive of one, or imagenet.
-        train_last_layer_only: leave all other layers as they are in the checkpoint.
-        batch_size: pictures a step.
-        learning_rate: of the first step.
-        train_steps: how many steps.
+        images_uri: folder of class folders, archive of one (also over HTTP), or sample.
+        leave_out_uri: list of images to exclude, as image_search's audit writes it: CSV with a column path; empty for none.
+        check_images: stop the run if no classifier can be trained on the data.
+        validation_ratio: share of each class to hold out for validation, from 0 to 1.
+        test_ratio: share of each class to hold out for the final test, from 0 to 1; 0 for none.
+        images_per_shard: images per TFRecord file; the last file may hold fewer.
+        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see the README.
+        fine_tune: start from checkpoint_uri instead of random weights.
+        checkpoint_uri: TF-Slim checkpoint, .npz file, .keras file, a run's model folder, an archive of one, or imagenet.
+        train_last_layer_only: freeze all layers except the classification head.
+        batch_size: images per step.
+        learning_rate: initial learning rate.
+        train_steps: number of steps.
         optimizer: adadelta, adagrad, adam, adamw, ftrl, momentum, rmsprop or sgd.
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
-        image_size: height and width of the pictures in pixels; 0 for the network's own.
-        advanced: what is rarely touched, under TF-Slim's names; see the README.
-        log_uri: a folder or bucket folder in which TensorBoard can follow the training; empty for none.
-        checkpoint_dir: a folder or bucket folder in which a training that was stopped finds its way on; empty for none.
-        gpu_type: the resource that the training stage asks for.
-        gpu_count: how many of it; 0 for none.
-        node_selector: labels of the nodes that may train.
-        tolerations: taints of nodes that may train all the same.
-        min_accuracy: a model below it is refused, and not deployed.
-        model_name: the name of the model: letters, digits, - and _.
-        deploy_to: none, kserve, or a model repository: a folder of numbered versions, in a bucket or not.
-        skip_unchanged: leave the deployed model where it was trained from the very same pictures and fields.
-        test_image_uri: a picture to ask the deployed model about; empty for one that the training held out.
-        predict_uri: pictures to name with the accepted model: one, a folder, an archive, or sample; empty for none.
+        image_size: height and width of the input images in pixels; 0 for the network's default.
+        advanced: advanced settings, with TF-Slim's names; see the README.
+        log_uri: local or bucket folder for TensorBoard events, to follow the training live; empty for none.
+        checkpoint_dir: local or bucket folder for checkpoints, from which an interrupted training resumes; empty for none.
+        gpu_type: GPU resource that the training requests.
+        gpu_count: number of GPUs; 0 for none.
+        node_selector: labels of the nodes to train on.
+        tolerations: node taints to tolerate.
+        min_accuracy: minimum accuracy; a model below it is rejected and not deployed.
+        model_name: name of the model: letters, digits, - and _.
+        deploy_to: none, kserve, or a model repository: a folder of numbered versions, local or in a bucket.
+        skip_unchanged: skip the training if the deployed model was trained on the same images and fields.
+        test_image_uri: image to send to the deployed model; empty for a held-out one.
+        predict_uri: images to classify with the accepted model: an image, folder, archive, or sample; empty for none.
     """
     classify(dict(locals()))

@@ -11,7 +11,7 @@ from kfp_vision.pipelines.pods import RUN
 
 @with_choices(parameters.CHOICES)
 @dsl.pipeline(name="image-classification-partitioned", pipeline_config=RUN)
-@like(image_classification, partitions=(4, "on how many machines the records are written at a time."))
+@like(image_classification, partitions=(4, "number of machines that write records in parallel."))
 def image_classification_partitioned(fields: dict[str, Any]) -> None:
-    """The same as image_classification for many pictures: they are looked at and written by several machines at a time."""
+    """Same as image_classification, for large data sets: several machines check and convert the images in parallel."""
     classify(fields)

@@ -35,34 +35,34 @@ def image_search(
     test_ratio: float = 0.0,
     deploy_to: str = "none",
     partitions: int = 1,
-):
-    """An index of pictures, in which those that are alike are found; what it finds for some pictures, and what it tells of all.
+) -> None:
+    """Builds a similarity index of images, searches it, and audits it for near-duplicates and label issues.
 
     Args:
-        images_uri: the pictures: a folder, an archive of one (also over http), an import file, or sample.
-        model_uri: a run's model folder or a model repository, whose model says what is alike; empty for network.
-        network: which, where model_uri is empty: inception_v1, googlenet, or one of keras.applications.
-        checkpoint_uri: its weights: a TF-Slim checkpoint, an .npz, a .keras file, or imagenet.
-        index_uri: an index from before, of which the pictures that it has already are not computed again; empty for none.
-        queries_uri: pictures to search for: one, a folder, an archive, or sample; empty for none.
-        nearest: how many pictures are wanted of each.
-        label: of the pictures that alone count in the search; empty for all.
-        audit: look for copies and for labels that may be wrong, and draw a map.
-        validation_ratio: share of each class that a training would hold out while training.
-        test_ratio: share of each class that it would hold out for the last evaluation.
-        deploy_to: where the model of model_uri lies, in a bucket or not, for its servers to search in the index; or none.
-        partitions: on how many machines the pictures are indexed at a time.
+        images_uri: images to index: a folder, archive of one (also over HTTP), import file, or sample.
+        model_uri: model that computes the embeddings: a run's model folder or a model repository; empty to use network.
+        network: inception_v1, googlenet, or a keras.applications network; used if model_uri is empty.
+        checkpoint_uri: weights of the network: a TF-Slim checkpoint, .npz file, .keras file, or imagenet.
+        index_uri: earlier index whose embeddings are reused for images that it already contains; empty for none.
+        queries_uri: query images: an image, folder, archive, or sample; empty for none.
+        nearest: number of results per query image.
+        label: search images with this label only; empty for all.
+        audit: find near-duplicates and label issues, and draw a map of the images.
+        validation_ratio: share of each class that a training would hold out for validation, from 0 to 1.
+        test_ratio: share of each class that a training would hold out for the final test, from 0 to 1.
+        deploy_to: deployed model of model_uri, local or in a bucket, whose servers shall search the index; none for nowhere.
+        partitions: number of machines that compute embeddings in parallel.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_search(**fields))
-        fingerprint = fingerprinted(fields, behind=checked)
+        fingerprint = fingerprinted(fields, after=checked)
         fetched = fetch_embedder(model_uri=model_uri, network=network, checkpoint_uri=checkpoint_uri).after(checked)
         model = fetched.outputs["model"]
         listed = list_images(fingerprint=fingerprint, images_uri=images_uri, partitions=partitions)
         with named(dsl.ParallelFor(listed.outputs["Output"], name="partitions")) as partition:
-            how = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
-            part = index_images(model=model, images=listed.outputs["images"], **how)
+            inputs = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
+            part = index_images(model=model, images=listed.outputs["images"], **inputs)
         indexed = join_index(parts=dsl.Collected(part.outputs["part"]), model=model)
         equipped(fetched, listed, part, indexed)
         with named(dsl.If(queries_uri != "", name="search")):

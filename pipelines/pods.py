@@ -1,4 +1,4 @@
-"""What each stage's pod is given: cores, memory, room to write in, time, another try, and the credentials of the stores."""
+"""Configures each stage's pod: cores, memory, disk, timeout, retries, and the credentials of the stores."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -8,17 +8,17 @@ from kfp.dsl.structures import ResourceSpec
 
 from kfp_vision.stores import ENVIRONMENT
 
-TMP = "/tmp"  # KFP writes here, and a root file system may be read-only
-STORAGE_SECRET = "kfp-vision-storage"  # its keys are called as the variables of the environment that they fill
-REGISTRY_SECRET = "kfp-vision-registry"  # what the images are pulled with, where their registry asks for something
-ROLE = ("kfp-vision/role", "stage")  # the label by which a network policy knows the pods
+TMP = "/tmp"  # KFP writes here, also if the root file system is read-only
+STORAGE_SECRET = "kfp-vision-storage"  # each key has the name of the environment variable it sets
+REGISTRY_SECRET = "kfp-vision-registry"  # image pull secret, if the registry needs one
+ROLE = ("kfp-vision/role", "stage")  # label that the network policies select
 RETRIES = 2
-PAUSE = "60s"  # before a stage is tried again; the next one is twice as long
+PAUSE = "60s"  # before the first retry; doubles with each
 MINUTE = 60  # seconds
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-LOOKED_AT = 7 * DAY  # how long pods and logs can be looked at once a run has ended; KFP keeps what it knows of the run
-# Of the three lifetimes KFP's own configuration sets each one that a pipeline leaves open, to an hour, and the shortest counts.
+LOOKED_AT = 7 * DAY  # how long pods and logs are kept after a run; KFP keeps its own records of the run
+# All three lifetimes are set: KFP sets each unset one to an hour, and the shortest applies.
 RUN = dsl.PipelineConfig(
     active_deadline_seconds=30 * DAY,
     ttl_seconds_after_finished=LOOKED_AT,
@@ -29,18 +29,20 @@ RUN = dsl.PipelineConfig(
 
 @dataclass(frozen=True)
 class Pod:
-    """What a stage is given: requests are what it takes of a few thousand pictures, rounded up; limits of memory leave at
-    least twice what it took of 100,000, as "What the stages take" of benchmarks/README.md has measured it.
+    """Resources of a stage's pod.
+
+    Requests are the measured needs for a few thousand images, rounded up. Memory limits are at least twice the measured need
+    for 100,000 images; see "What the stages take" in benchmarks/README.md.
 
     Attributes:
-        cpu: cores that are kept for it, and the most that it gets.
-        memory: the same of memory, as Kubernetes writes it; with more, it is killed.
-        room: the most that it may write below /tmp, its artifacts among it.
-        seconds: after which it is stopped, those of pulling its image among them.
-        retried: whether it is tried again where its pod is lost, with its node say. A stage that fails is not, unless the
-            cluster's owner says so (Argo's `retryPolicy`): a store that is gone the stage itself waits for.
-        stores: whether it reads stores.
-        cached: whether what it gave for the same inputs is taken again: where nothing outside of them counts.
+        cpu: cores, request and limit.
+        memory: memory, request and limit, in Kubernetes' notation; the stage is killed above the limit.
+        room: limit of what the stage writes below /tmp, artifacts included.
+        seconds: timeout, image pull included.
+        retried: whether to retry if the pod is lost, with its node for example. A failed stage is not retried unless the
+            cluster's owner configures it (Argo's `retryPolicy`); the stage itself waits for an unavailable store.
+        stores: whether the stage needs the stores' credentials.
+        cached: whether KFP may reuse outputs for the same inputs; only for stages that depend on nothing else.
     """
 
     cpu: tuple[str, str] = ("250m", "2")
@@ -52,14 +54,14 @@ class Pod:
     cached: bool = True
 
 
-CHECK = Pod(seconds=10 * MINUTE, retried=False, stores=True, cached=False)  # soon, where its image cannot be pulled
-FITTING = replace(CHECK, memory=("1Gi", "4Gi"))  # builds the network that a checkpoint has to fit
+CHECK = Pod(seconds=10 * MINUTE, retried=False, stores=True, cached=False)  # fails soon if its image cannot be pulled
+FITTING = replace(CHECK, memory=("1Gi", "4Gi"))  # builds the network to check the checkpoint against
 LISTING = Pod(seconds=12 * HOUR, stores=True, cached=False)
 DATA = Pod(("1", "8"), ("512Mi", "8Gi"), "500Gi", seconds=DAY)
 READING = replace(DATA, stores=True)
 MODEL = Pod(("1", "8"), ("2Gi", "8Gi"), "100Gi", seconds=12 * HOUR, cached=False)
-OUTSIDE = replace(MODEL, stores=True)  # looks at what lies outside, or changes it
-COPYING = replace(OUTSIDE, cpu=Pod.cpu, memory=Pod.memory)  # moves a model, and does not load it
+OUTSIDE = replace(MODEL, stores=True)  # reads or changes something outside the run
+COPYING = replace(OUTSIDE, cpu=Pod.cpu, memory=Pod.memory)  # copies a model without loading it
 TRAINING = Pod(("2", "16"), ("4Gi", "32Gi"), "500Gi", seconds=14 * DAY, stores=True)
 PODS = {
     "check_run": FITTING,
@@ -90,7 +92,7 @@ PODS = {
     "fetch_embedder": OUTSIDE,
     "list_images": READING,
     "index_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY, cached=True),
-    "join_index": replace(DATA, memory=MODEL.memory),  # regions of a million vectors are found in some gigabytes
+    "join_index": replace(DATA, memory=MODEL.memory),  # clustering a million vectors takes gigabytes
     "search_images": OUTSIDE,
     "audit_images": replace(MODEL, cached=True),
     "deploy_index": replace(COPYING, room="500Gi"),
@@ -100,20 +102,27 @@ PODS = {
 
 
 def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Gives tasks what `PODS` says of their stage; gives the last one back."""
+    """Configures the pods of tasks as `PODS` says.
+
+    Args:
+        *tasks: tasks of this project's stages.
+
+    Returns:
+        The last task.
+    """
     for task in tasks:
         pod = PODS[task.component_spec.name.replace("-", "_")]
-        # The methods of a task that set these, one by one, look through every module in memory: seconds in all.
+        # The task's own setters each inspect every loaded module, which would take seconds in total.
         task.container_spec.resources = ResourceSpec(*pod.cpu, *pod.memory)
         task.set_caching_options(pod.cached)
         if pod.retried:
-            in_all = f"{(RETRIES + 1) * pod.seconds}s"  # Argo tries no more after it, and counts the tries themselves
-            task.set_retry(RETRIES, backoff_duration=PAUSE, backoff_factor=2, backoff_max_duration=in_all)
+            longest = f"{(RETRIES + 1) * pod.seconds}s"  # Argo counts the attempts themselves, and stops retrying after it
+            task.set_retry(RETRIES, backoff_duration=PAUSE, backoff_factor=2, backoff_max_duration=longest)
         kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP, size_limit=pod.room)
         kubernetes.set_timeout(task, pod.seconds)
         kubernetes.set_image_pull_policy(task, "IfNotPresent")
         kubernetes.set_image_pull_secrets(task, [REGISTRY_SECRET])
-        # What else pod security `restricted` asks for KFP sets itself. No number of a user: OpenShift gives one of its own.
+        # KFP sets the rest of pod security `restricted`. No user ID: OpenShift assigns one.
         kubernetes.set_security_context(task, run_as_non_root=True)
         kubernetes.add_pod_label(task, *ROLE)
         if pod.stores:
@@ -122,5 +131,11 @@ def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
 
 
 def with_secret(task: dsl.PipelineTask, secret: str, names: Iterable[str]) -> None:
-    """Gives a task variables from a secret whose keys are called as they are. One that is not there, or lacks some, will do."""
+    """Sets a task's environment variables from a secret whose keys have their names. The secret and each key are optional.
+
+    Args:
+        task: the task.
+        secret: name of the secret.
+        names: names of the variables.
+    """
     kubernetes.use_secret_as_env(task, secret, {name: name for name in names}, optional=True)

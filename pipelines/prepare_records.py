@@ -21,21 +21,21 @@ def prepare_records(
     images_per_shard: int = 1000,
     partitions: int = 1,
     advanced: dict = {},  # noqa: B006
-):
-    """From pictures to TFRecord files for a training elsewhere: of classes, or of boxes for an object detector.
+) -> None:
+    """Converts images to TFRecord files for a training elsewhere: for classification, or with boxes for object detection.
 
     Args:
-        images_uri: a folder of class folders, an archive of one (also over http), or sample; for detection, pictures with XML.
-        leave_out_uri: pictures to leave out, as the audit of image_search lists them: CSV with a column path; empty for none.
-        task: classification, or detection: boxes in the XML of Pascal VOC.
-        check_images: refuse data that nothing can be trained on.
-        validation_ratio: share of each class held out while training.
-        test_ratio: share of each class held out for the last evaluation; 0 for none.
-        images_per_shard: pictures in each TFRecord file but the last.
-        partitions: on how many machines the records are written at a time.
+        images_uri: folder of class folders, archive of one (also over HTTP), or sample; for detection, images with XML.
+        leave_out_uri: list of images to exclude, as image_search's audit writes it: CSV with a column path; empty for none.
+        task: classification, or detection with boxes in Pascal VOC XML.
+        check_images: stop the run if the data cannot be trained on.
+        validation_ratio: share of each class to hold out for validation, from 0 to 1.
+        test_ratio: share of each class to hold out for the final test, from 0 to 1; 0 for none.
+        images_per_shard: images per TFRecord file; the last file may hold fewer.
+        partitions: number of machines that write records in parallel.
         advanced: max_refused_ratio, check_pixels, max_side, conflicting_labels and store_wait_seconds; see the README.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_preparation(**fields))
-        prepare(fields, fingerprint=fingerprinted(fields, behind=checked), advanced=checked.output, behind=checked)
+        prepare(fields, fingerprint=fingerprinted(fields, after=checked), advanced=checked.output, after=checked)

@@ -1,4 +1,4 @@
-"""What happens to a model once it is judged: proof, deployment, a first question. Every pipeline that deploys ends with it."""
+"""The stages after the evaluation, which every deploying pipeline ends with: serving check, deployment, request, prediction."""
 
 from typing import Any
 
@@ -21,28 +21,34 @@ def release(
     test_image_uri: Any,
     predict_uri: Any,
 ) -> None:
-    """Adds the stages after the verdict to a pipeline. A model that is not accepted is not deployed, and the run ends green.
+    """Adds the stages after the evaluation. A rejected model is not deployed; the run succeeds nevertheless.
 
-    The stages that deploy stand in one group, which check_serving opens, and those that name pictures in another. A condition
-    looks at one value alone: kfp.local knows no other outputs than a stage's unnamed one.
+    check_serving decides whether the group of deploying stages runs, `accepted` whether the group that predicts does. Each
+    condition tests a single value, because kfp.local supports conditions on a stage's unnamed output only.
 
     Args:
-        accepted: the unnamed output of evaluate_classifier.
-        model, verdict, validation_records, test_records: artifacts of the stages before.
-        deploy_to, advanced, test_image_uri, predict_uri: the fields.
+        accepted: unnamed output of evaluate_classifier.
+        model: the trained model, an artifact.
+        verdict: verdict of evaluate_classifier on the model, an artifact.
+        validation_records: the validation images, an artifact.
+        test_records: the test images, an artifact.
+        deploy_to: the field.
+        advanced: the field.
+        test_image_uri: the field.
+        predict_uri: the field.
     """
     held_out = {"validation_records": validation_records, "test_records": test_records}
-    wishes = {"deploy_to": deploy_to, "accepted": accepted}
-    proven = equipped(check_serving(model=model, verdict=verdict, **held_out, **wishes))
-    with named(dsl.If(proven.outputs["Output"] == True, name="publish")):  # noqa: E712 (KFP makes a condition of it)
-        judgements = {"verdict": verdict, "proof": proven.outputs["proof"]}
-        deployed = deploy_model(model=model, **judgements, deploy_to=deploy_to, advanced=advanced)
-        asked = {"test_image_uri": test_image_uri, "advanced": advanced}
-        called = call_endpoint(endpoint=deployed.outputs["endpoint"], **asked, **held_out)
+    settings = {"deploy_to": deploy_to, "accepted": accepted}
+    checked = equipped(check_serving(model=model, verdict=verdict, **held_out, **settings))
+    with named(dsl.If(checked.outputs["Output"] == True, name="publish")):  # noqa: E712 (KFP turns it into a condition)
+        checks = {"verdict": verdict, "proof": checked.outputs["proof"]}
+        deployed = deploy_model(model=model, **checks, deploy_to=deploy_to, advanced=advanced)
+        request = {"test_image_uri": test_image_uri, "advanced": advanced}
+        called = call_endpoint(endpoint=deployed.outputs["endpoint"], **request, **held_out)
         equipped(deployed, called)
     with (
         named(dsl.If(predict_uri != "", name="predict")),
         named(dsl.If(accepted == True, name="accepted")),  # noqa: E712
     ):
-        whole = {"all_scores": False, "partition": 0, "partitions": 1, "advanced": advanced}
-        equipped(predict_images(model=model, predict_uri=predict_uri, **whole)).after(proven)
+        inputs = {"all_scores": False, "partition": 0, "partitions": 1, "advanced": advanced}
+        equipped(predict_images(model=model, predict_uri=predict_uri, **inputs)).after(checked)

@@ -20,16 +20,16 @@ OF_THE_DATA = (
     "images_per_shard",
     "skip_unchanged",
 )
-RECORDS = "the records of prepare_records: a folder, or an archive of one; in a bucket or not."
+RECORDS = "records written by prepare_records: a folder, or an archive of one; local or in a bucket."
 
 
 @with_choices(parameters.CHOICES)
 @dsl.pipeline(name="train-only", pipeline_config=RUN)
 @like(image_classification, without=OF_THE_DATA, records_uri=("", RECORDS))
 def train_only(fields: dict[str, Any]) -> None:
-    """From records that were written before to a deployed classifier."""
+    """Trains and deploys a classifier on records that prepare_records wrote earlier."""
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_training(**fields))
         fetched = equipped(fetch_records(**given(fields, "records_uri", "advanced")).after(checked))
-        made = Prepared(**{name: fetched.outputs[name] for name in Prepared._fields})
-        train_and_release(made, fields, gpus=checked.outputs["gpus"])
+        records = Prepared(**{name: fetched.outputs[name] for name in Prepared._fields})
+        train_and_release(records, fields, gpus=checked.outputs["gpus"])

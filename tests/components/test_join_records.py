@@ -26,7 +26,7 @@ def write(tables: dict[str, Path], root: Path, partitions: int, advanced: dict[s
         split = {name: one_step.imported(components.write_tfrecords, name, path) for name, path in tables.items()}
         limits = {"images_per_shard": images_per_shard, "advanced": advanced}
         first = components.partition_records(partitions=1)
-        written_in_partitions(split, partitions=partitions, behind=first, **limits)
+        written_in_partitions(split, partitions=partitions, after=first, **limits)
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
     shown = io.StringIO()

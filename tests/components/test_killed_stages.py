@@ -227,8 +227,8 @@ def test_a_killed_stage_is_named_leaves_nothing_half_written_and_can_be_run_agai
     tries = (killed(stage, root, *given(stage, root, request)) for root in roots)
     found = next(filter(None, tries))
     log = next(found.root.glob("*/run.log"))
-    reason = f"{stage} must come to its end; got one that was killed, as happens where memory is short. "
-    assert found.line == f"error: {reason}Give it more memory, or look into {log}."
+    reason = f"{stage} must finish; got a killed process, probably out of memory. "
+    assert found.line == f"error: {reason}Give it more memory, or see {log}."
 
     assert f"      the run failed at {stage}" in found.printed
     assert [line.split("] ")[1] for line in found.printed if line.startswith("[")][-2:] == [stage, "report_outcome"]

@@ -209,7 +209,8 @@ def test_the_look_from_the_inside_sees_what_is_not_as_locked(engine, image, tmp_
     command = [engine.program, "run", "--rm", "--network=none", *mounts, image, "python3", "/check.py", "/lock", __version__]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "error: what is installed is the lock file, and kfp-vision: expected {'pillow': '0." in done.stderr
+    assert "error: installed packages must be those of the lock file, and kfp-vision; got {'pillow': '" in done.stderr
+    assert " instead of {'pillow': '0." in done.stderr
 
 
 def test_an_image_of_another_version_than_the_librarys_is_not_built(engine, image):
@@ -436,8 +437,9 @@ def test_a_missing_image_is_one_line(engine, pictures, tmp_path):
     done = carry_out(engine, tmp_path / "runs", form, *options)
     assert done.code == 1
     assert done.stderr == (
-        f"error: every image must be there, or be pulled; got localhost:1/nowhere/kfp-vision:{__version__}. "
-        "Build it with make image, or name with --registry where it lies.\n"
+        "error: every container image must exist locally or in its registry; "
+        f"got localhost:1/nowhere/kfp-vision:{__version__}. "
+        "Build it with make image, or set --registry to the registry that holds it.\n"
     )
     assert done.stages == []
     assert not (tmp_path / "runs").exists()

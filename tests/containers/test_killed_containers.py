@@ -65,10 +65,10 @@ def test_the_stage_that_was_killed_is_named_with_what_may_have_been_the_reason(e
         engine.tell(*how)
         printed, error = run.communicate(timeout=SECONDS)
     assert run.returncode == 1
-    said = f"{STAGE} must have the memory it needs; got exit code 137, that of a container which was killed. "
-    assert error == f"error: {said}Give the engine more of it.\n"
+    said = f"{STAGE} must have enough memory; got exit code 137 of a killed container. "
+    assert error == f"error: {said}Give the container engine more.\n"
     stages = [line.split()[1] for line in printed.splitlines() if line.startswith("[")]
     assert stages[-2:] == [STAGE, "report_outcome"]
-    assert f"      the run failed at {STAGE}\n      {STAGE}: {said}Give the engine more of it.\n" in printed
+    assert f"      the run failed at {STAGE}\n      {STAGE}: {said}Give the container engine more.\n" in printed
     assert not list(output.glob("*/*/train-classifier/model"))
     assert not container_of(engine, STAGE, output)

@@ -61,8 +61,8 @@ def test_says_what_was_named_and_how_well(whole):
     assert (result["pictures"], result["unreadable"]) == (11, 1)
     assert result["accuracy"] == pytest.approx(9 / 11)
     closing = lines[next(number for number, line in enumerate(lines) if line.startswith("named ")) :]
-    assert closing[0] == f"named     11 pictures, 1 unreadable: {result['predictions']}"
-    assert closing[1] == "accuracy  0.8182 on those in a folder of a known name"
+    assert closing[0] == f"predicted 11 images, 1 unreadable: {result['predictions']}"
+    assert closing[1] == "accuracy  0.8182 on images in folders named after a class"
     assert closing[2].startswith("done in ")
     assert result["skipped"] == []
 

@@ -336,7 +336,7 @@ def test_the_check_passes_while_nothing_is_edited(copy_of_the_house):
 @pytest.mark.parametrize(
     ("file", "was", "becomes", "concerned"),
     [
-        ("components/split_images.py", "Cuts the table", "Slices the table", WITH_DATA),
+        ("components/split_images.py", "Splits the table", "Slices the table", WITH_DATA),
         ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", ON_A_GPU),
         ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001", [*TRAINING, "train_only"]),
         ("parameters.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS', [*TRAINING, "train_only"]),
@@ -354,7 +354,7 @@ def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes, concer
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: every YAML must be what is compiled now; got {shown(', '.join(map(str, stale)))}. "
+        f"error: every YAML must match the code; got outdated {shown(', '.join(map(str, stale)))}. "
         "Run kfp-vision compile, and commit.\n"
     )
     assert [file.read_bytes() for file in stale] == [(ROOT / place).read_bytes() for place in places]

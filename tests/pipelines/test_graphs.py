@@ -209,5 +209,5 @@ def test_who_has_no_dot_is_told_where_it_comes_from():
     command = [sys.executable, "-m", "kfp_vision.pipelines.graphs"]
     done = subprocess.run(command, cwd=ROOT, env={"PATH": ""}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    said = "there must be dot, of graphviz, to draw the pictures; got none. Run apt-get install graphviz."
+    said = "Graphviz must be installed to draw the diagrams; got no dot. Run apt-get install graphviz."
     assert done.stderr == f"error: {said}\n"

@@ -58,7 +58,7 @@ def test_ends_with_an_index_and_what_was_found_in_it(run):
     assert sorted(stages[6:-1]) == ["audit_images", "deploy_index", "search_images"]
     assert Path(run.result["findings"]).read_text().startswith("path,leave_out,")
     assert "<h2>Map of the embeddings</h2>" in Path(run.result["audit"]).read_text()
-    assert f"index     20 pictures, 0 refused: {run.result['index']}" in run.lines
+    assert f"index     20 images, 0 rejected: {run.result['index']}" in run.lines
     with Path(run.result["nearest"]).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40 and {row["label"] for row in rows} == {"bellcup"}
@@ -69,7 +69,7 @@ def test_the_index_lies_with_its_model(run):
     place = run.pictures.parent / "model" / "serving"
     told = run.result["deployed"]
     assert (told["repository"], told["model_name"], told["version"], told["pictures"]) == (str(place), "flowers", 1, 20)
-    assert f"deployed  with version 1 of flowers in {place}" in run.lines
+    assert f"deployed  next to version 1 of flowers in {place}" in run.lines
     assert json.loads((place / "index" / "index.json").read_text())["generation"] == told["generation"]
 
 
@@ -93,5 +93,5 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_is_found(run, tmp_path):
     (tmp_path / "notes.jpg").write_text("no picture")
     done = searched(run, "--nearest", 1, tmp_path / "notes.jpg", run.pictures / "globelet" / "0001.jpg")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: a picture must be readable; got {tmp_path / 'notes.jpg'} (")
+    assert done.stderr.startswith(f"error: an image must be readable; got {tmp_path / 'notes.jpg'} (")
     assert len(done.stdout.splitlines()) == 2

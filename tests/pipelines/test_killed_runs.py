@@ -70,8 +70,8 @@ def carry_out(web: Web, output: Path, pipeline: str, form: dict[str, object], st
 def assert_the_kill_is_told(run: Run, stage: str) -> None:
     assert run.kill.processes
     assert run.code == 1
-    reason = f"{stage} must come to its end; got one that was killed, as happens where memory is short. Give it more memory, or"
-    assert run.stderr.startswith(f"error: {reason} look into ") and run.stderr.count("\n") == 1
+    reason = f"{stage} must finish; got a killed process, probably out of memory. Give it more memory, or"
+    assert run.stderr.startswith(f"error: {reason} see ") and run.stderr.count("\n") == 1
     assert {*run.stages[run.stages.index(stage) + 1 :]} - {stage} == {LAST}
     (failed,) = run.sent["failed_stages"]
     assert (run.sent["state"], failed["name"]) == ("FAILED", stage)

@@ -126,7 +126,7 @@ def test_reports_the_accuracy_on_the_test_split(run):
     assert verdict["images"] == SPLITS["test"]
     assert run.result["accuracy"] == verdict["accuracy"]
     assert run.result["accepted"] is True
-    assert f"accuracy  {verdict['accuracy']:.4f} on pictures that the training never saw" in run.lines
+    assert f"accuracy  {verdict['accuracy']:.4f} on held-out images" in run.lines
     assert verdict["test_picture"]["uri"] == str(run.pictures / "globelet" / "0007.jpg")
 
 
@@ -138,7 +138,9 @@ def test_deploys_the_model_and_asks_it_over_http(run):
     assert answer["picture"] == verdict["test_picture"]["uri"]
     assert answer["prediction"] == verdict["test_picture"]["prediction"]
     assert answer["score"] == pytest.approx(verdict["test_picture"]["score"], abs=1e-3)
-    assert f"answer    over HTTP, {answer['picture']} is called {answer['prediction']}, {answer['score']:.0%}" in run.lines
+    assert (
+        f"answer    {answer['picture']} is classified over HTTP as {answer['prediction']} ({answer['score']:.0%})" in run.lines
+    )
     assert "      the run succeeded" in run.lines
     assert run.result["skipped"] == []
 
@@ -182,7 +184,7 @@ def test_predict_names_what_it_can_and_fails_for_the_rest(run, tmp_path):
     assert re.fullmatch(rf"(bellcup|globelet)  [01]\.\d{{4}}  {picture}\n", done.stdout)
     wrong = {"notes.jpg": "not an image in a known format", "nothing.jpg": "No such file or directory"}
     assert done.stderr == "".join(
-        f"error: a picture must be readable; got {tmp_path / name} ({reason}). Give a JPEG or a PNG.\n"
+        f"error: an image must be readable; got {tmp_path / name} ({reason}). Give a JPEG or a PNG.\n"
         for name, reason in wrong.items()
     )
 
@@ -210,7 +212,7 @@ def test_run_again_with_skip_unchanged_it_ends_before_any_work(run, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("[")] == []
-    assert "unchanged pictures and fields: the deployed model stays" in done.stdout.splitlines()
+    assert "images and fields unchanged: keeping the deployed model" in done.stdout.splitlines()
     result = json.loads(done.stdout.splitlines()[-1])
     assert result == {"unchanged": True, "skipped": sorted([*STAGES, *IN_ANY_ORDER, LAST])}
     assert not (tmp_path / "again").exists()

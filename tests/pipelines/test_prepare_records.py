@@ -44,8 +44,8 @@ def test_says_where_the_records_are_and_what_is_in_them(run):
     folder = run.result["records"]
     assert run.result["pictures"] == {"train": 42, "validation": 11, "test": 6}
     assert run.result["refused"] == 1
-    closing = run.lines[run.lines.index("records   42 pictures to train, 11 pictures to validation, 6 pictures to test") :]
-    assert closing[1:3] == [f"refused   1, named in {folder}/refused.csv", f"folder    {folder}"]
+    closing = run.lines[run.lines.index("records   42 train, 11 validation, 6 test images") :]
+    assert closing[1:3] == [f"rejected  1, listed in {folder}/refused.csv", f"folder    {folder}"]
     assert closing[3] == f"report    {run.result['report']}"
     assert "<h1>The records</h1>" in Path(run.result["report"]).read_text()
     assert closing[4].startswith("done in ")

@@ -118,7 +118,7 @@ REFUSED = {
     "a quote where a condition looks": Case(
         f"{SCRATCH} -p images_uri=sample -p predict_uri={{data}}/jane's",
         WRONG_USE,
-        "predict_uri of a run on this machine must hold no quote and no backslash; got {data}/jane's. Give .*",
+        "predict_uri of a local run must not contain a quote, .*; got {data}/jane's. Rename .*",
     ),
     "nothing to serve": Case("serve {data}/empty", FAILED, "there must be a model to serve; got none in {data}/empty. Give .*"),
     "a name that no address can hold": Case(
@@ -134,7 +134,7 @@ REFUSED = {
         "predict --url http://127.0.0.1:9 x.jpg", FAILED, "a server must answer; got ConnectionError at .* Start it.*"
     ),
     "an unknown pipeline": Case(
-        "run segmentation", WRONG_USE, "there must be a pipeline of that name; got segmentation. Take .*"
+        "run segmentation", WRONG_USE, "the pipeline must be a known one; got segmentation. Choose one of .*"
     ),
     "an unknown option": Case("run --stepz=3", WRONG_USE, "unrecognized arguments: --stepz=3. See kfp-vision --help."),
     "an unknown command": Case("learn", WRONG_USE, "argument COMMAND: invalid choice: 'learn' .* See kfp-vision --help."),
@@ -311,7 +311,7 @@ def test_the_traceback_of_a_failure_comes_with_debug_only(data, tmp_path):
 def test_sample_writes_six_hundred_pictures(tmp_path):
     told = tell(["sample", "new/flowers"], tmp_path)
     assert (told.code, told.stderr) == (DONE, "")
-    assert told.stdout == "600 pictures in 5 classes at new/flowers\n"
+    assert told.stdout == "600 images in 5 classes in new/flowers\n"
     files = sorted(path.relative_to(tmp_path / "new" / "flowers") for path in tmp_path.glob("new/flowers/*/*"))
     assert [file.as_posix() for file in files] == sample.names()
     assert (tmp_path / "new" / "flowers" / "bellcup" / "0001.jpg").read_bytes() == sample.draw("bellcup/0001.jpg")
@@ -322,7 +322,7 @@ def test_sample_refuses_a_folder_with_something_in_it(tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("Dear Ada")
     told = tell(["sample", "mine"], tmp_path)
     assert (told.code, told.stdout) == (WRONG_USE, "")
-    assert told.stderr == "error: the folder must be new or empty; got mine. Name another one.\n"
+    assert told.stderr == "error: the folder must be new or empty; got mine. Choose another one.\n"
     assert sorted(path.name for path in told.made()) == ["letter.txt", "mine"]
 
 
@@ -345,7 +345,7 @@ def test_compile_checks_a_folder_of_ones_own(tmp_path):
     told = tell(["compile", "--check", "--output", "mine"], tmp_path)
     assert told.code == FAILED
     assert told.stderr.startswith(
-        "error: every YAML must be what is compiled now; got mine/pipelines/image_classification.yaml, "
+        "error: every YAML must match the code; got outdated mine/pipelines/image_classification.yaml, "
     )
     assert told.made() == []
 

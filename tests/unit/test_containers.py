@@ -143,7 +143,7 @@ def test_called_by_root_the_group_of_the_images_user_can_write(tmp_path, monkeyp
 def test_called_by_root_refuses_what_the_images_user_cannot_read(tmp_path):
     (tmp_path / "secret").mkdir(mode=0o700)
     values = LOCAL | {"images_uri": str(tmp_path / "secret")}
-    with pytest.raises(InputError, match=r"must be able to read .*; got '?.*secret'?.*\. Let others read it: chmod -R o\+rX "):
+    with pytest.raises(InputError, match=r"must be readable for .*; got '?.*secret'?.*\. Make it readable: chmod -R o\+rX "):
         containers.mounts(values, containers.IMAGE_USER)
     assert seen(values) == {str(tmp_path / "secret"): True}
 
@@ -155,7 +155,7 @@ def test_called_by_root_refuses_what_the_images_user_cannot_read(tmp_path):
         (
             "sys.modules['docker'] = None",
             {},
-            "--runner docker must find the Python package docker; got none. Install kfp-vision[d",
+            "the Python package docker must be installed for --runner docker; got none. Install kfp-vision[d",
         ),
     ],
     ids=["no engine", "no package"],
@@ -194,7 +194,7 @@ def test_the_scratch_folder_is_laid_out_by_the_caller(tmp_path):
     file.parent.mkdir()
     file.write_bytes(b"1")
     scratch = tmp_path / "scratch"
-    containers._lay_out(scratch, [file.parent, file, Path("/etc")])
+    containers._create_targets(scratch, [file.parent, file, Path("/etc")])
     if tmp_path.is_relative_to("/tmp"):
         assert (scratch / file.relative_to("/tmp")).is_file()
     assert not (scratch / "etc").exists()

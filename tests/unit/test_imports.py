@@ -114,6 +114,6 @@ def test_the_plain_install_compiles_without_what_the_stages_run_on():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.stdout == "every YAML is up to date\n"
-    assert done.stderr.startswith("error: this command must find what the stages run on; got import of PIL halted")
+    assert done.stderr.startswith("error: the packages that the stages run on must be installed; got import of PIL halted")
     assert done.stderr.endswith("Install kfp-vision[cpu], or kfp-vision[gpu].\n")
     assert done.returncode == 1

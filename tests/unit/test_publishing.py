@@ -126,7 +126,7 @@ def test_the_command_says_what_it_has_done(filled):
     assert done.stdout == f"flowers: version 2 is the newest in {filled} again, as version 4\n"
     assert weights(filled, 4) == b"2"
     done = rollback(filled, "--to", 4)
-    assert (done.returncode, done.stdout) == (0, f"flowers: version 4 is the newest in {filled} already\n")
+    assert (done.returncode, done.stdout) == (0, f"flowers: version 4 is already the newest in {filled}\n")
     done = rollback(filled, "--to", 9)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: there must be a version to go back to; got version 9 of 1, 2, 3, 4 in ")

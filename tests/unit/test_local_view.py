@@ -1,0 +1,69 @@
+"""The progress display of a local run, fed with what KFP prints."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from kfp_vision import local_run, outcome, results
+
+STAGES = 3
+STARTED = "12:00:00 - INFO - Executing task \x1b[96m'train-trial'\x1b[0m"
+SUCCEEDED = "12:00:01 - INFO - Task \x1b[96m'train-trial'\x1b[0m finished with status \x1b[92mSUCCESS\x1b[0m"
+FAILED = SUCCEEDED.replace("SUCCESS", "FAILURE")
+INPUTS = ["    {", '      "steps": 3', "    }"]
+
+
+def view(folder: Path, *lines: str) -> tuple[local_run.View, list[str]]:
+    """A view that was given some lines, a few characters at a time, and the lines that it shows, without seconds."""
+    shown, text = io.StringIO(), "".join(f"{line}\n" for line in lines)
+    with (folder / "run.log").open("w", encoding="utf-8") as log:
+        seen = local_run.View(shown, log, STAGES, debug=False)
+        for start in range(0, len(text), 7):
+            seen.write(text[start : start + 7])
+    assert (folder / "run.log").read_text(encoding="utf-8") == text
+    return seen, re.sub(r"\d\.\d s", "T", shown.getvalue()).splitlines()
+
+
+def test_shows_what_a_stage_prints_without_its_inputs_and_kfps_lines(tmp_path):
+    printed = ["    step 3/3", "    [KFP Executor 2026-11-28] INFO: done", "      indented", "of KFP", "    "]
+    seen, shown = view(tmp_path, "before", STARTED, *INPUTS, *printed, SUCCEEDED, "    after")
+    assert shown == ["[1/3] train_trial", "      step 3/3", "        indented", "      done in T"]
+    assert (seen.failed, list(seen.seconds), list(tmp_path.iterdir())) == ([], ["train_trial"], [tmp_path / "run.log"])
+
+
+def test_counts_the_turns_of_a_loop_as_one_stage(tmp_path):
+    seen, shown = view(tmp_path, *[STARTED, SUCCEEDED] * 2)
+    assert shown == ["[1/3] train_trial", "      done in T", "[1/3] train_trial (2)", "      done in T"]
+    assert seen.turns == {"train_trial": 2}
+
+
+@pytest.mark.parametrize(
+    ("printed", "error"),
+    [
+        (["    error: a must be b; got c. Set d."], "error: a must be b; got c. Set d."),
+        (
+            ["    Traceback (most recent call last):", '      File "a.py"', "    KeyError: 'x'"],
+            "error: train_trial failed: KeyError: 'x' (full log: {log})",
+        ),
+        (
+            [],
+            "error: train_trial must finish; got a killed process, probably out of memory. Give it more memory, or see {log}.",
+        ),
+    ],
+)
+def test_keeps_the_reason_of_a_failure_for_the_person_and_for_the_last_stage(tmp_path, printed, error):
+    seen, shown = view(tmp_path, STARTED, *INPUTS, *printed, FAILED)
+    assert shown == ["[1/3] train_trial", "      failed in T"]
+    expected = error.format(log=tmp_path / "run.log")
+    assert [(stage.name, stage.error) for stage in seen.failed] == [("train_trial", expected)]
+    noted = json.loads((tmp_path / outcome.FAILURES_FILE).read_text(encoding="utf-8"))
+    assert (noted["name"], noted["error"]) == ("train_trial", expected.removeprefix("error: "))
+
+
+def test_notes_announced_results_for_the_last_stage(tmp_path):
+    _, shown = view(tmp_path, STARTED, *INPUTS, f"    {results.PREFIX}deployed", SUCCEEDED)
+    assert f"      {results.PREFIX}deployed" in shown
+    assert (tmp_path / outcome.RESULTS_FILE).read_text(encoding="utf-8").split() == ["deployed"]
