@@ -15,7 +15,7 @@ from typing import Any
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
-from kfp_vision import listings, outcome, storage, stores
+from kfp_vision import listings, locations, outcome, storage, stores
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.errors import InputError
 from kfp_vision.networks import IMAGENET
@@ -156,7 +156,7 @@ def needs_network(values: Mapping[str, Any]) -> bool:
         Whether the run needs a network.
     """
     uris = _read_uris(values) | set(_uris_in(values, WRITTEN_FIELDS))
-    return any(uri == IMAGENET or storage.scheme(uri) not in ("", "file", storage.SAMPLE) for uri in uris)
+    return any(uri == IMAGENET or storage.scheme(uri) not in ("", "file", locations.SAMPLE) for uri in uris)
 
 
 def mounts(values: Mapping[str, Any], user: str) -> list[Any]:

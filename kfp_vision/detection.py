@@ -19,7 +19,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from PIL import ExifTags, Image, ImageDraw
 
-from kfp_vision import catalog, listings, reports, storage
+from kfp_vision import catalog, listings, locations, reports, storage
 from kfp_vision.catalog import Catalog, Row
 from kfp_vision.errors import InputError, shown
 from kfp_vision.pictures import PILLOW_OPENS, Checked, Refused, checked
@@ -137,7 +137,7 @@ def check_uri(images_uri: str) -> None:
     Raises:
         InputError: it cannot.
     """
-    if images_uri == storage.SAMPLE or listings.is_listing(images_uri):
+    if images_uri == locations.SAMPLE or listings.is_listing(images_uri):
         raise InputError("images_uri of detection must be a folder or an archive", images_uri, LAYOUT)
 
 
