@@ -24,7 +24,7 @@ from google.oauth2 import service_account
 from kfp_vision import stores
 from kfp_vision.errors import AccessError, InputError
 from kfp_vision.locations import Location
-from kfp_vision.stores import Changed, Found, Interrupted, NotThere, failures, patience, transfer
+from kfp_vision.stores import Changed, Found, Interrupted, NotThere, failures, patience
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 PAGE = "items(name,size,md5Hash,crc32c,generation,updated),nextPageToken"
@@ -92,7 +92,7 @@ class GCS:
     def find(self, uri: str) -> Found:
         """Returns an object's metadata, see `stores.Store`."""
         blob = self._blob(uri)
-        transfer.patiently(lambda: _translated(uri, lambda: blob.reload(retry=None, timeout=TIMEOUT)), uri)
+        patience.patiently(lambda: _translated(uri, lambda: blob.reload(retry=None, timeout=TIMEOUT)), uri, self.server(uri))
         return _described(uri, blob, blob.name.rpartition("/")[2])
 
     def below(self, uri: str) -> Iterator[Found]:
@@ -100,7 +100,7 @@ class GCS:
         location = Location.of_object(uri)
         prefix, token = stores.prefix_of(location.key), ""
         while True:
-            page, token = transfer.patiently(partial(self._page, uri, location.bucket, prefix, token), uri)
+            page, token = patience.patiently(partial(self._page, uri, location.bucket, prefix, token), uri, self.server(uri))
             for blob in page:
                 if not blob.name.endswith("/"):  # the console creates an empty object for a folder
                     yield _described(location.with_key(blob.name), blob, blob.name.removeprefix(prefix))
@@ -150,7 +150,7 @@ class GCS:
         """Deletes an object, see `stores.Store`."""
         delete = partial(self._blob(uri).delete, retry=None, timeout=TIMEOUT)
         with contextlib.suppress(NotThere):
-            transfer.patiently(lambda: _translated(uri, delete, MAY_NOT_WRITE), uri)
+            patience.patiently(lambda: _translated(uri, delete, MAY_NOT_WRITE), uri, self.server(uri))
 
     def _blob(self, uri: str) -> storage.Blob:
         location = Location.of_object(uri)

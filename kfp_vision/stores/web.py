@@ -15,7 +15,7 @@ from urllib3.util import Retry
 
 from kfp_vision import stores
 from kfp_vision.errors import FieldError
-from kfp_vision.stores import Changed, Found, NotThere, failures, transfer
+from kfp_vision.stores import Changed, Found, NotThere, failures, patience, transfer
 from kfp_vision.stores.patience import RETRY_STATUS
 
 TIMEOUT = (stores.CONNECT_SECONDS, stores.READ_SECONDS)
@@ -144,7 +144,7 @@ class Web:
                 raise busy
             return response
 
-        return transfer.patiently(attempt, uri)
+        return patience.patiently(attempt, uri, self.server(uri))
 
     def _session(self) -> requests.Session:
         if not hasattr(self._of_thread, "session"):
