@@ -97,4 +97,5 @@ def _too_slow(size: int) -> str:
 
 
 def _too_large(size: int) -> str:
-    return f"a body must be at most {MAX_BODY >> 20} MiB; got {size / (1 << 20):.1f} MiB or more. Send fewer or smaller images."
+    found = f"{size / (1 << 20):.1f} MiB or more"
+    return f"a body must be at most {MAX_BODY >> 20} MiB; got {found}. Send fewer or smaller images."

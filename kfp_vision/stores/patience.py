@@ -257,7 +257,8 @@ def _is_first_to_log(state: _Server, until: float) -> bool:
 def _line(reason: Interrupted, uri: str, server: str, pause: float, more: float) -> str:
     where = place(uri)
     where = where if where == server else f"{where} at {server}"
-    return f"warning: {where} {reason.symptom} ({reason}); retrying in {span(pause)}, for {span(max(more, 0.0))} more"
+    plan = f"retrying in {span(pause)}, for {span(max(more, 0.0))} more"
+    return f"warning: {where} {reason.symptom} ({reason}); {plan}"
 
 
 def _timed_out(reason: Interrupted, uri: str, waited: float, patience: Patience) -> UnreachableError:

@@ -33,7 +33,8 @@ def train_classifier(
 ) -> dict[str, float]:
     """Trains a classifier, exports it, and writes a page with its learning curves.
 
-    With several workers (see `devices.strategy`), each calls this with the same recipe and records; the chief writes output.
+    With several workers (see `devices.strategy`), each calls this with the same recipe and records; the chief writes
+    the output.
 
     Example:
         recipe = Recipe.from_form({"network": "resnet50", "advanced": {"seed": 1}, ...})
