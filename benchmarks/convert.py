@@ -42,15 +42,15 @@ def run() -> list[Figure]:
                 "TF-Slim's method: images decoded one by one in a session",
                 "img/s",
                 lambda: many.convert(check_pixels=True),
-                lambda: converter.convert(many.photographs, emptied(root / "slim")),
+                lambda: converter.convert(many.photographs, recreate(root / "slim")),
             ),
             compare("convert_unchecked", "tar cf", "img/s", lambda: many.convert(check_pixels=False), many.pack),
             compare(
                 "read_back",
                 "keras.utils.image_dataset_from_directory",
                 "img/s",
-                lambda: read(batches),
-                lambda: read(keras_batches),
+                lambda: measure_reading(batches),
+                lambda: measure_reading(keras_batches),
             ),
             *read_store.run(),
         ]
@@ -71,7 +71,7 @@ class Conversion:
 
     def __init__(self, root: Path, copies: int) -> None:
         self.root = root
-        self.photographs = photographs.copies(root / "photographs", copies)
+        self.photographs = photographs.write_copies(root / "photographs", copies)
         self.rows = catalog.scan(str(self.photographs)).rows
         self.tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
         for split, table in self.tables.items():
@@ -93,7 +93,7 @@ class Conversion:
         Returns:
             Images per second.
         """
-        emptied(self.root / "records")
+        recreate(self.root / "records")
         command = [sys.executable, "-m", "benchmarks.stage", str(self.root), json.dumps(check_pixels)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
         return len(self.rows) / float(done.stdout)
@@ -104,13 +104,13 @@ class Conversion:
         Returns:
             Images per second.
         """
-        archive = emptied(self.root / "packed") / "photographs.tar"
+        archive = recreate(self.root / "packed") / "photographs.tar"
         start = time.perf_counter()
         subprocess.run(["tar", "cf", archive, "-C", self.root, self.photographs.name], check=True)
         return len(self.rows) / (time.perf_counter() - start)
 
 
-def emptied(folder: Path) -> Path:
+def recreate(folder: Path) -> Path:
     """Creates an empty folder, replacing what exists at its path.
 
     Args:
@@ -124,7 +124,7 @@ def emptied(folder: Path) -> Path:
     return folder
 
 
-def read(batches: Iterable[Any]) -> float:
+def measure_reading(batches: Iterable[Any]) -> float:
     """Measures several passes over batches; a single pass varies with how tf.data's threads are scheduled.
 
     Args:

@@ -19,14 +19,14 @@ async def serve(port: int, seconds: float) -> None:
     async def relay(client: asyncio.StreamReader, response: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             server, request = await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.gather(passed_on(client, request, seconds), passed_on(server, response, 0))
+            await asyncio.gather(forward(client, request, seconds), forward(server, response, 0))
 
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as listening:
         print(listening.sockets[0].getsockname()[1], flush=True)
         await listening.serve_forever()
 
 
-async def passed_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, seconds: float) -> None:
+async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, seconds: float) -> None:
     """Forwards chunks until the source ends.
 
     Args:

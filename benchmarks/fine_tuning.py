@@ -52,7 +52,7 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
     )
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         root = Path(scratch)
-        training_stage.write(folder, root)
+        training_stage.write_records(folder, root)
         records = (root / "records" / split for split in ("train", "validation"))
         outputs = {"model": root / "model", "events": root / "events", "page": root / "training.html"}
         training.train_classifier(recipe, *records, root / "labels", **outputs)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from benchmarks import peers, photographs
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision import hardware
+from kfp_vision.core import hardware
 from kfp_vision.networks import inception
 
 FOLDS = 5
@@ -42,12 +42,12 @@ def run() -> list[Figure]:
     Returns:
         Its figures; none without Caffe's weights.
     """
-    weights = photographs.googlenet("learn")
+    weights = photographs.find_googlenet_weights("learn")
     if not weights:
         return []
     with tempfile.TemporaryDirectory() as scratch:
-        split = folds(photographs.copies(Path(scratch, "all"), 1), rounds())
-        pairs = [(ours(fold, weights), theirs(fold, weights)) for fold in split]
+        split = split_folds(photographs.write_copies(Path(scratch, "all"), 1), rounds())
+        pairs = [(run_ours(fold, weights), run_peer(fold, weights)) for fold in split]
     name = f"{peers.TORCH[0].replace('==', ' ')}, {hardware.precision()}, the same recipe"
     accuracies = [(100 * mine.accuracy, 100 * other.accuracy) for mine, other in pairs]
     seconds = [(mine.seconds, other.seconds) for mine, other in pairs]
@@ -57,7 +57,7 @@ def run() -> list[Figure]:
     ]
 
 
-def folds(folder: Path, number: int) -> list[Path]:
+def split_folds(folder: Path, number: int) -> list[Path]:
     """Splits images by content hash into folds, each a folder with `train` and `test`; images with duplicates are excluded.
 
     Args:
@@ -79,7 +79,7 @@ def folds(folder: Path, number: int) -> list[Path]:
     return [folder.with_name(f"fold-{fold}") for fold in range(number)]
 
 
-def ours(fold: Path, weights: Path) -> Learned:
+def run_ours(fold: Path, weights: Path) -> Learned:
     """Runs our own stages in a separate process.
 
     Args:
@@ -96,7 +96,7 @@ def ours(fold: Path, weights: Path) -> Learned:
     return Learned(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def theirs(fold: Path, weights: Path) -> Learned:
+def run_peer(fold: Path, weights: Path) -> Learned:
     """Runs the same recipe in PyTorch.
 
     Args:
@@ -109,4 +109,4 @@ def theirs(fold: Path, weights: Path) -> Learned:
     network = {"stem": inception.STEM, "blocks": inception.BLOCKS}
     recipe = {"steps": STEPS, "batch_size": BATCH, "learning_rate": LEARNING_RATE, "half": hardware.precision() == "bfloat16"}
     arguments = {"train": str(fold / "train"), "test": str(fold / "test"), "weights": str(weights)} | network | recipe
-    return Learned(**json.loads(peers.printed(peers.python(*PEER), "torch_finetune.py", **arguments)))
+    return Learned(**json.loads(peers.run_program(peers.interpreter_with(*PEER), "torch_finetune.py", **arguments)))

@@ -15,7 +15,7 @@ SLIM = ("tensorflow-cpu==2.12.1", "tf_slim==1.1.0")
 PYTHON = "3.11"  # the last one that TensorFlow 2.12 supports
 
 
-def python(*requirements: str) -> Path:
+def interpreter_with(*requirements: str) -> Path:
     """Returns the interpreter of a virtual environment, which is created on first use.
 
     Args:
@@ -36,7 +36,7 @@ def python(*requirements: str) -> Path:
     return interpreter
 
 
-def measured(interpreter: Path, program: str, **arguments: Any) -> float:
+def run_for_number(interpreter: Path, program: str, **arguments: Any) -> float:
     """Runs a program of this folder that prints a number.
 
     Args:
@@ -47,10 +47,10 @@ def measured(interpreter: Path, program: str, **arguments: Any) -> float:
     Returns:
         The number.
     """
-    return float(printed(interpreter, program, **arguments))
+    return float(run_program(interpreter, program, **arguments))
 
 
-def printed(interpreter: Path, program: str, **arguments: Any) -> str:
+def run_program(interpreter: Path, program: str, **arguments: Any) -> str:
     """Runs a program of this folder.
 
     Args:

@@ -10,7 +10,7 @@ from kfp_vision import sample
 DRAWN_A_CLASS = 60
 
 
-def copies(folder: Path, times: int) -> Path:
+def write_copies(folder: Path, times: int) -> Path:
     """Writes copies of all images into class folders.
 
     Args:
@@ -20,7 +20,7 @@ def copies(folder: Path, times: int) -> Path:
     Returns:
         The folder.
     """
-    for name, encoded in read():
+    for name, encoded in read_images():
         label, _, file_name = name.partition("/")
         (folder / label).mkdir(parents=True, exist_ok=True)
         for number in range(times):
@@ -28,22 +28,22 @@ def copies(folder: Path, times: int) -> Path:
     return folder
 
 
-def read() -> Iterator[tuple[str, bytes]]:
+def read_images() -> Iterator[tuple[str, bytes]]:
     """Reads the images: photographs from `flower_photos` in the folder of `data` if it exists, otherwise sample images.
 
     Yields:
         Name, `class/file`, and encoded bytes of each image.
     """
-    photographs = data() / "flower_photos"
+    photographs = data_folder() / "flower_photos"
     yield from _real(photographs) if photographs.is_dir() else _drawn()
 
 
-def data() -> Path:
+def data_folder() -> Path:
     """Returns the folder of real data that the tests use: KFP_VISION_DATA, or `../shared/data`."""
     return Path(os.environ.get("KFP_VISION_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
-def googlenet(benchmark: str) -> Path | None:
+def find_googlenet_weights(benchmark: str) -> Path | None:
     """Finds Caffe's GoogLeNet weights, and reports on stderr if a benchmark is skipped because they are missing.
 
     Args:
@@ -52,7 +52,7 @@ def googlenet(benchmark: str) -> Path | None:
     Returns:
         Path of the weights; None if missing.
     """
-    weights = data() / "googlenet" / "bvlc_googlenet.npz"
+    weights = data_folder() / "googlenet" / "bvlc_googlenet.npz"
     if weights.exists():
         return weights
     print(f"{benchmark} is skipped: no weights at {weights}", file=sys.stderr)

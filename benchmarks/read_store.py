@@ -36,14 +36,14 @@ def run() -> list[Figure]:
             for copy in range(TIMES):
                 (folder / f"{copy}" / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / f"{copy}" / name).write_bytes(encoded)
-        with far_away(Path(scratch)) as address:
+        with remote_server(Path(scratch)) as address:
             os.environ |= {"AWS_ENDPOINT_URL": f"http://{address}", "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
             items = list(storage.walk("s3://pictures"))
             name = f"minio, one request after another, {1000 * LATENCY:.0f} ms each"
-            return [compare("s3_read", name, "img/s", lambda: ours(items), lambda: peer(address, items))]
+            return [compare("s3_read", name, "img/s", lambda: measure_ours(items), lambda: measure_peer(address, items))]
 
 
-def ours(items: list[storage.Item]) -> float:
+def measure_ours(items: list[storage.Item]) -> float:
     """Measures `storage.read_all`.
 
     Args:
@@ -58,7 +58,7 @@ def ours(items: list[storage.Item]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def peer(address: str, items: list[storage.Item]) -> float:
+def measure_peer(address: str, items: list[storage.Item]) -> float:
     """Measures a plain loop over the MinIO client.
 
     Args:
@@ -78,7 +78,7 @@ def peer(address: str, items: list[storage.Item]) -> float:
 
 
 @contextlib.contextmanager
-def far_away(folder: Path) -> Iterator[str]:
+def remote_server(folder: Path) -> Iterator[str]:
     """Starts an S3 server behind a delayed connection.
 
     Args:

@@ -50,29 +50,29 @@ def run() -> list[Figure]:
     Returns:
         Its figures; none without Caffe's weights.
     """
-    weights = photographs.googlenet("retrieval")
+    weights = photographs.find_googlenet_weights("retrieval")
     if not weights:
         return []
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        pictures = photographs.copies(place / "pictures", 1)
+        pictures = photographs.write_copies(place / "pictures", 1)
         raw = place / "raw"
         sources.fetch_embedder("", "googlenet", str(weights), raw)
-        tuned = fine_tuned(pictures, weights, place / "tuned")
-        fresh, imagenet = indexed(pictures, tuned, place / "fresh"), indexed(pictures, raw, place / "imagenet")
-        figures = found(fresh, imagenet)
-        figures += [copies_found(pictures, tuned, place / f"copies-{seed}", place / "fresh", seed) for seed in SEEDS]
-        wrong = {seed: mislabelled(pictures, place / f"wrong-{seed}", seed) for seed in SEEDS}
+        tuned = fine_tune(pictures, weights, place / "tuned")
+        fresh, imagenet = build_index(pictures, tuned, place / "fresh"), build_index(pictures, raw, place / "imagenet")
+        figures = measure_retrieval(fresh, imagenet)
+        figures += [count_copies(pictures, tuned, place / f"copies-{seed}", place / "fresh", seed) for seed in SEEDS]
+        wrong = {seed: mislabel(pictures, place / f"wrong-{seed}", seed) for seed in SEEDS}
         for seed, names in wrong.items():
-            index = indexed(place / f"wrong-{seed}", tuned, place / f"index-{seed}", place / "fresh")
-            figures.append(labels_found(f"planted_labels_found_{seed}", index, names))
-        taught = fine_tuned(place / f"wrong-{SEEDS[0]}", weights, place / "taught")
-        index = indexed(place / f"wrong-{SEEDS[0]}", taught, place / "index-taught")
-        figures.append(labels_found("taught_labels_found", index, wrong[SEEDS[0]]))
+            index = build_index(place / f"wrong-{seed}", tuned, place / f"index-{seed}", place / "fresh")
+            figures.append(count_labels(f"planted_labels_found_{seed}", index, names))
+        taught = fine_tune(place / f"wrong-{SEEDS[0]}", weights, place / "taught")
+        index = build_index(place / f"wrong-{SEEDS[0]}", taught, place / "index-taught")
+        figures.append(count_labels("taught_labels_found", index, wrong[SEEDS[0]]))
     return figures
 
 
-def fine_tuned(pictures: Path, weights: Path, place: Path) -> Path:
+def fine_tune(pictures: Path, weights: Path, place: Path) -> Path:
     """Fine-tunes a model by a run of the pipeline, in its own process.
 
     Args:
@@ -93,7 +93,7 @@ def fine_tuned(pictures: Path, weights: Path, place: Path) -> Path:
     return Path(result["model_dir"])
 
 
-def indexed(pictures: Path, model: Path, folder: Path, before: Path | None = None) -> Index:
+def build_index(pictures: Path, model: Path, folder: Path, before: Path | None = None) -> Index:
     """Builds an index of images.
 
     Args:
@@ -109,7 +109,7 @@ def indexed(pictures: Path, model: Path, folder: Path, before: Path | None = Non
     return Index(folder)
 
 
-def found(fresh: Index, imagenet: Index) -> list[Figure]:
+def measure_retrieval(fresh: Index, imagenet: Index) -> list[Figure]:
     """Measures mean average precision at ten, by class and overall, of the held-out images against the others.
 
     Args:
@@ -119,15 +119,18 @@ def found(fresh: Index, imagenet: Index) -> list[Figure]:
     Returns:
         The figures, against the hash and against Caffe's embeddings.
     """
-    ours = precisions(fresh, vectors(fresh))
+    ours = average_precision(fresh, vectors(fresh))
     figures = []
-    for name, peer in ((HASH, precisions(fresh, hashes(fresh))), (IMAGENET, precisions(imagenet, vectors(imagenet)))):
+    for name, peer in (
+        (HASH, average_precision(fresh, hashes(fresh))),
+        (IMAGENET, average_precision(imagenet, vectors(imagenet))),
+    ):
         for label in ours:
             figures.append(report(f"map10_{label}", name, "%", [(100 * ours[label], 100 * peer[label])]))
     return figures
 
 
-def precisions(index: Index, points: npt.NDArray[np.float32]) -> dict[str, float]:
+def average_precision(index: Index, points: npt.NDArray[np.float32]) -> dict[str, float]:
     """Computes mean average precision at ten in a vector space; similarity is the inner product.
 
     Args:
@@ -159,7 +162,7 @@ def hashes(index: Index) -> npt.NDArray[np.float32]:
     return 2 * np.array(all_bits, "float32") - 1
 
 
-def copies_found(pictures: Path, model: Path, place: Path, before: Path, seed: int) -> Figure:
+def count_copies(pictures: Path, model: Path, place: Path, before: Path, seed: int) -> Figure:
     """Counts the planted near-duplicates that are reported, and prints the other reported pairs to stderr.
 
     Args:
@@ -172,8 +175,8 @@ def copies_found(pictures: Path, model: Path, place: Path, before: Path, seed: i
     Returns:
         The figure, against the hash.
     """
-    planted = planted_copies(pictures, place / "pictures", seed)
-    index = indexed(place / "pictures", model, place / "index", before)
+    planted = plant_copies(pictures, place / "pictures", seed)
+    index = build_index(place / "pictures", model, place / "index", before)
     at = {Path(picture.path).relative_to(place / "pictures").as_posix(): number for number, picture in enumerate(index.images)}
     truth = {tuple(sorted((at[copy], at[original]))) for copy, original in planted.items()}
     pairs = {(one.first, one.second) for one in copies.found(index, index.neighbours(audit.NEIGHBOURS)[1])}
@@ -188,7 +191,7 @@ def copies_found(pictures: Path, model: Path, place: Path, before: Path, seed: i
     return report(f"planted_copies_found_{seed}", HASH, "of 100", [(len(pairs & truth), len(hashed & truth))])
 
 
-def planted_copies(pictures: Path, folder: Path, seed: int) -> dict[str, str]:
+def plant_copies(pictures: Path, folder: Path, seed: int) -> dict[str, str]:
     """Creates a folder of the images and of altered copies of a hundred of them; half of the copies get a random label.
 
     Args:
@@ -200,7 +203,7 @@ def planted_copies(pictures: Path, folder: Path, seed: int) -> dict[str, str]:
         The original of each copy, by relative path.
     """
     draw = random.Random(seed)
-    unique = by_content(pictures)
+    unique = without_duplicates(pictures)
     for file in sorted(pictures.glob("*/*")):
         target = folder / file.relative_to(pictures)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +211,7 @@ def planted_copies(pictures: Path, folder: Path, seed: int) -> dict[str, str]:
     names = sorted(path.name for path in pictures.iterdir())
     planted = {}
     for number, file in enumerate(draw.sample(unique, PLANTED)):
-        alter = ALTERED[number % len(ALTERED)]
+        alter = ALTERATIONS[number % len(ALTERATIONS)]
         label = file.parent.name if draw.random() < 0.5 else draw.choice(names)
         name = f"{label}/{alter.__name__}-{number}.jpg"
         with Image.open(file) as image:
@@ -217,7 +220,7 @@ def planted_copies(pictures: Path, folder: Path, seed: int) -> dict[str, str]:
     return planted
 
 
-def cropped(image: Image.Image, draw: random.Random) -> bytes:
+def crop_randomly(image: Image.Image, draw: random.Random) -> bytes:
     """Crops an image to between 50 % and 80 % of its area, at a random position.
 
     Args:
@@ -230,10 +233,10 @@ def cropped(image: Image.Image, draw: random.Random) -> bytes:
     side = draw.uniform(0.5, 0.8) ** 0.5
     width, height = round(image.width * side), round(image.height * side)
     left, top = draw.randint(0, image.width - width), draw.randint(0, image.height - height)
-    return encoded(image.crop((left, top, left + width, top + height)))
+    return encode_jpeg(image.crop((left, top, left + width, top + height)))
 
 
-def encoded_anew(image: Image.Image, draw: random.Random) -> bytes:
+def reencode(image: Image.Image, draw: random.Random) -> bytes:
     """Shrinks an image and encodes it as JPEG of low quality.
 
     Args:
@@ -244,10 +247,10 @@ def encoded_anew(image: Image.Image, draw: random.Random) -> bytes:
         The JPEG.
     """
     scale = draw.uniform(0.4, 0.7)
-    return encoded(image.resize((round(image.width * scale), round(image.height * scale))), draw.randint(20, 50))
+    return encode_jpeg(image.resize((round(image.width * scale), round(image.height * scale))), draw.randint(20, 50))
 
 
-def mirrored(image: Image.Image, draw: random.Random) -> bytes:
+def mirror_image(image: Image.Image, draw: random.Random) -> bytes:
     """Mirrors an image horizontally.
 
     Args:
@@ -257,10 +260,10 @@ def mirrored(image: Image.Image, draw: random.Random) -> bytes:
     Returns:
         The mirrored image as JPEG.
     """
-    return encoded(ImageOps.mirror(image))
+    return encode_jpeg(ImageOps.mirror(image))
 
 
-def recoloured(image: Image.Image, draw: random.Random) -> bytes:
+def recolor(image: Image.Image, draw: random.Random) -> bytes:
     """Shifts the hue, and changes saturation, brightness and contrast.
 
     Args:
@@ -279,13 +282,13 @@ def recoloured(image: Image.Image, draw: random.Random) -> bytes:
         (ImageEnhance.Contrast, 0.7, 1.4),
     ):
         image = kind(image).enhance(draw.uniform(least, most))
-    return encoded(image)
+    return encode_jpeg(image)
 
 
-ALTERED: tuple[Callable[[Image.Image, random.Random], bytes], ...] = (cropped, encoded_anew, mirrored, recoloured)
+ALTERATIONS: tuple[Callable[[Image.Image, random.Random], bytes], ...] = (crop_randomly, reencode, mirror_image, recolor)
 
 
-def encoded(image: Image.Image, quality: int = 90) -> bytes:
+def encode_jpeg(image: Image.Image, quality: int = 90) -> bytes:
     """Encodes an image as JPEG.
 
     Args:
@@ -300,7 +303,7 @@ def encoded(image: Image.Image, quality: int = 90) -> bytes:
     return file.getvalue()
 
 
-def mislabelled(pictures: Path, folder: Path, seed: int) -> set[str]:
+def mislabel(pictures: Path, folder: Path, seed: int) -> set[str]:
     """Creates a folder of the images in which twenty have a wrong label.
 
     Args:
@@ -313,7 +316,7 @@ def mislabelled(pictures: Path, folder: Path, seed: int) -> set[str]:
     """
     draw = random.Random(seed)
     names = sorted(path.name for path in pictures.iterdir())
-    moved = set(draw.sample(by_content(pictures), WRONG))
+    moved = set(draw.sample(without_duplicates(pictures), WRONG))
     wrong = set()
     for file in sorted(pictures.glob("*/*")):
         label = draw.choice([name for name in names if name != file.parent.name]) if file in moved else file.parent.name
@@ -325,7 +328,7 @@ def mislabelled(pictures: Path, folder: Path, seed: int) -> set[str]:
     return wrong
 
 
-def labels_found(benchmark: str, index: Index, wrong: set[str]) -> Figure:
+def count_labels(benchmark: str, index: Index, wrong: set[str]) -> Figure:
     """Counts the wrong labels among the forty most suspicious ones.
 
     Args:
@@ -353,7 +356,7 @@ def labels_found(benchmark: str, index: Index, wrong: set[str]) -> Figure:
     return report(benchmark, REGRESSION, f"of {WRONG}", [(len(ours), len(peer))])
 
 
-def by_content(pictures: Path) -> list[Path]:
+def without_duplicates(pictures: Path) -> list[Path]:
     """Lists the images that have no exact duplicate.
 
     Args:

@@ -39,9 +39,9 @@ def run() -> list[Figure]:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         draw(root, PICTURES)
-        measured("convert", root, FEWER)  # warm-up
-        converted = [(measured("convert", root, PICTURES), measured("convert", root, FEWER)) for _ in range(rounds())]
-        listed = [measured("list_and_split", root, ROWS) for _ in range(rounds())]
+        measure_task("convert", root, FEWER)  # warm-up
+        converted = [(measure_task("convert", root, PICTURES), measure_task("convert", root, FEWER)) for _ in range(rounds())]
+        listed = [measure_task("list_and_split", root, ROWS) for _ in range(rounds())]
     rates = [(PICTURES / many[0], FEWER / few[0]) for many, few in converted]
     return [
         report("convert_scale", f"{FEWER:,} images instead of {PICTURES:,}", "img/s", rates),
@@ -51,7 +51,7 @@ def run() -> list[Figure]:
     ]
 
 
-def measured(task: str, root: Path, count: int) -> tuple[float, float]:
+def measure_task(task: str, root: Path, count: int) -> tuple[float, float]:
     """Measures one of `WORK` in its own process.
 
     Args:
@@ -78,7 +78,7 @@ def draw(root: Path, count: int) -> None:
     drawn = [_small(name) for name in sample.names()[:DRAWN]]
     (root / "pictures").mkdir()
     for number in range(count):
-        (root / "pictures" / f"{number}.jpg").write_bytes(numbered(drawn[number % len(drawn)], number))
+        (root / "pictures" / f"{number}.jpg").write_bytes(make_unique(drawn[number % len(drawn)], number))
 
 
 def _small(name: str) -> bytes:
@@ -87,7 +87,7 @@ def _small(name: str) -> bytes:
         return sample.encode(image, "JPEG")
 
 
-def numbered(encoded: bytes, number: int) -> bytes:
+def make_unique(encoded: bytes, number: int) -> bytes:
     """Makes a JPEG unique by adding a comment after its first marker (ITU-T T.81, section B.2.4.5).
 
     Args:

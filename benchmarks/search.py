@@ -30,8 +30,8 @@ VECTORS, DIMENSION = 1_000_000, 1024  # as Inception v1 and GoogLeNet have
 CENTRES, LATENT = 4000, 32
 NOISE = 0.05  # per dimension, where coordinates are around 0.6
 QUERIES = 1000  # none of them among the vectors
-WANTED, BATCH = 10, 32
-ASKED = {1: (300, 10), BATCH: (640, 64)}  # queries per round of ours and NumPy, by batch size
+NEAREST, BATCH = 10, 32
+QUERIES_PER_ROUND = {1: (300, 10), BATCH: (640, 64)}  # queries per round of ours and NumPy, by batch size
 SECONDS, MIB, RECALL = 600, 6144, 95  # the limits; recall in percent
 NUMPY = "NumPy, exhaustive in float32"
 INFERENCE = "classification by the same export, batches of 32 from memory"
@@ -51,8 +51,8 @@ def run() -> list[Figure]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        measured("draw", root)
-        built, asked, embedded, answered = (measured(task, root) for task in ("build", "ask", "embed", "answer"))
+        measure_task("draw", root)
+        built, asked, embedded, answered = (measure_task(task, root) for task in ("build", "ask", "embed", "answer"))
     return [
         report("search_vs_numpy", f"{NUMPY}, one by one", "queries/s", asked["1"]),
         report("search_vs_numpy_batches", f"{NUMPY}, batches of {BATCH}", "queries/s", asked[str(BATCH)]),
@@ -64,7 +64,7 @@ def run() -> list[Figure]:
     ]
 
 
-def measured(task: str, root: Path) -> Any:
+def measure_task(task: str, root: Path) -> Any:
     """Runs one of `WORK` in its own process.
 
     Args:
@@ -87,11 +87,11 @@ def draw(root: Path) -> None:
     """
     for name, number, seed in (("vectors", VECTORS, 1), ("queries", QUERIES, 2)):
         with (root / name).open("wb") as file:
-            for block in drawn(number, seed):
+            for block in draw_vectors(number, seed):
                 file.write(block.tobytes())
 
 
-def drawn(number: int, seed: int) -> Iterator[npt.NDArray[np.float16]]:
+def draw_vectors(number: int, seed: int) -> Iterator[npt.NDArray[np.float16]]:
     """Draws unit vectors in blocks: points around centers, passed through a linear layer and a ReLU.
 
     Args:
@@ -142,21 +142,21 @@ def ask(root: Path) -> dict[str, Any]:
     in_float32 = np.asarray(vectors, "float32")
 
     def ours(batch_of_queries: Vectors) -> Positions:
-        return nearest.approximate(regions, vectors, batch_of_queries, WANTED, probes)[1]
+        return nearest.approximate(regions, vectors, batch_of_queries, NEAREST, probes)[1]
 
     def peer(batch_of_queries: Vectors) -> Positions:
-        return compared(in_float32, batch_of_queries)
+        return search_exhaustively(in_float32, batch_of_queries)
 
     results: dict[str, Any] = {}
-    for batch, (many, few) in ASKED.items():
+    for batch, (many, few) in QUERIES_PER_ROUND.items():
         pairs = [(rate(ours, queries[:many], batch), rate(peer, queries[:few], batch)) for _ in range(1 + rounds())]
         results[str(batch)] = pairs[1:]
     found, truth = ours(queries), np.concatenate([peer(queries[at : at + BATCH]) for at in range(0, len(queries), BATCH)])
     hits = [len(set(one) & set(other)) for one, other in zip(found.tolist(), truth.tolist(), strict=True)]
-    return results | {"recall": 100 * sum(hits) / (WANTED * len(queries))}
+    return results | {"recall": 100 * sum(hits) / (NEAREST * len(queries))}
 
 
-def compared(vectors: Vectors, queries: Vectors) -> Positions:
+def search_exhaustively(vectors: Vectors, queries: Vectors) -> Positions:
     """Finds the nearest vectors exhaustively, in NumPy's fastest way.
 
     Args:
@@ -167,7 +167,7 @@ def compared(vectors: Vectors, queries: Vectors) -> Positions:
         Positions of the nearest vectors, nearest first, int64 (q, WANTED).
     """
     scores = queries @ vectors.T
-    places = np.argpartition(scores, -WANTED, 1)[:, -WANTED:]
+    places = np.argpartition(scores, -NEAREST, 1)[:, -NEAREST:]
     order = np.argsort(-np.take_along_axis(scores, places, 1), 1)
     return np.take_along_axis(places, order, 1)
 
@@ -201,7 +201,7 @@ def embed(root: Path) -> dict[str, Any]:
     from benchmarks import serve  # imports TensorFlow, whose memory must not count as the index's
 
     version = repository.versions(serve.write_model(root / "model"))[-1]
-    rows = search.rows_at(str(photographs.copies(root / "pictures", 1)))
+    rows = search.rows_at(str(photographs.write_copies(root / "pictures", 1)))
     embedder, classifier = Embedder(version), prediction.Classifier(version)
     encoded, folders = [Path(row.uri).read_bytes() for row in rows], count()
 
@@ -232,13 +232,13 @@ def answer(root: Path) -> dict[str, Any]:
     from benchmarks import serve  # as in `embed`
 
     place = serve.write_model(root / "served" / "serving")
-    pictures = photographs.copies(root / "asked", 1)
+    pictures = photographs.write_copies(root / "asked", 1)
     with contextlib.redirect_stdout(io.StringIO()):
         search.build(search.rows_at(str(pictures)), root / "served", place / "index")
     latencies: dict[str, list[tuple[float, float]]] = {"p50": [], "p99": []}
     with server.running(place) as url:
         for number in range(1 + rounds()):
-            ours, peer = (serve.load(url, pictures, CLIENTS, verb=verb) for verb in ("search", "predict"))
+            ours, peer = (serve.measure_load(url, pictures, CLIENTS, verb=verb) for verb in ("search", "predict"))
             for name, pairs in latencies.items():
                 pairs += [(getattr(ours, name), getattr(peer, name))] if number else []
     return latencies

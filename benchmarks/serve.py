@@ -49,9 +49,11 @@ def run() -> list[Figure]:
         Its figures.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        place, pictures = write_model(Path(scratch) / "model"), photographs.copies(Path(scratch) / "pictures", 1)
-        with server.running(place) as ours, stock(place) as peer:
-            measured = [(in_process(place, pictures), *both(ours, peer, pictures)) for _ in range(1 + rounds())][1:]
+        place, pictures = write_model(Path(scratch) / "model"), photographs.write_copies(Path(scratch) / "pictures", 1)
+        with server.running(place) as ours, stock_predictor(place) as peer:
+            measured = [
+                (measure_in_process(place, pictures), *measure_both(ours, peer, pictures)) for _ in range(1 + rounds())
+            ][1:]
     most = CLIENTS[-1]
     figures = [
         report("http_vs_in_process", IN_PROCESS, "img/s", [(mine[most].rate, alone) for alone, mine, _ in measured]),
@@ -81,7 +83,7 @@ def write_model(place: Path) -> Path:
     return place
 
 
-def both(ours: str, peer: str, pictures: Path) -> tuple[dict[int, Load], dict[int, Load]]:
+def measure_both(ours: str, peer: str, pictures: Path) -> tuple[dict[int, Load], dict[int, Load]]:
     """Measures both servers with each number of clients.
 
     The most clients come first, right after the in-process measurement that they are compared with.
@@ -94,11 +96,13 @@ def both(ours: str, peer: str, pictures: Path) -> tuple[dict[int, Load], dict[in
     Returns:
         The loads of ours and of the peer, by number of clients.
     """
-    loads = {clients: (load(ours, pictures, clients), load(peer, pictures, clients)) for clients in reversed(CLIENTS)}
+    loads = {
+        clients: (measure_load(ours, pictures, clients), measure_load(peer, pictures, clients)) for clients in reversed(CLIENTS)
+    }
     return {clients: mine for clients, (mine, _) in loads.items()}, {clients: its for clients, (_, its) in loads.items()}
 
 
-def load(url: str, pictures: Path, clients: int, seconds: float = SECONDS, verb: str = "predict") -> Load:
+def measure_load(url: str, pictures: Path, clients: int, seconds: float = SECONDS, verb: str = "predict") -> Load:
     """Measures a server with clients in their own process.
 
     Args:
@@ -114,7 +118,7 @@ def load(url: str, pictures: Path, clients: int, seconds: float = SECONDS, verb:
     return Load(**json.loads(_output("load", url, pictures, clients, seconds, verb)))
 
 
-def in_process(place: Path, pictures: Path, seconds: float = SECONDS) -> float:
+def measure_in_process(place: Path, pictures: Path, seconds: float = SECONDS) -> float:
     """Measures the export in its own process, without a server.
 
     Args:
@@ -129,7 +133,7 @@ def in_process(place: Path, pictures: Path, seconds: float = SECONDS) -> float:
 
 
 @contextlib.contextmanager
-def stock(place: Path) -> Iterator[str]:
+def stock_predictor(place: Path) -> Iterator[str]:
     """Starts a stock KServe predictor of a model.
 
     Args:

@@ -22,7 +22,7 @@ from kfp_vision.pipelines import PIPELINES
 MOMENT = 0.05  # minimum seconds between two samples of the processes
 REST = 10  # minimum pause, as a multiple of the duration of a sample
 STEPS = 60
-JUDGED = {"advanced": {"beat_largest_class": False}}  # so that a model after so few steps is deployed
+ACCEPT_ANY = {"advanced": {"beat_largest_class": False}}  # so that a model after so few steps is deployed
 FUNCTION = "--function_to_execute"  # precedes the stage's name in KFP's command
 MIB = 1 << 20
 
@@ -38,7 +38,7 @@ def main(folder: str, name: str, count: str, *given: str) -> None:
     """
     root, pipeline = Path(folder).absolute(), PIPELINES[name]
     kinds = local_run.fields(pipeline)
-    short = _short(root, int(count)) | (JUDGED if "min_accuracy" in kinds else {})
+    short = _short(root, int(count)) | (ACCEPT_ANY if "min_accuracy" in kinds else {})
     values = {known: value for known, value in short.items() if known in kinds} | cli.parsed(given, kinds)
     watch = Watch()
     watch.start()
@@ -56,11 +56,11 @@ def _short(root: Path, count: int) -> dict[str, Any]:
 
 def _pictures(folder: Path, count: int) -> Path:
     """Creates a folder of class folders with photographs, repeated as often as needed, no two files alike."""
-    repeated = itertools.islice(itertools.cycle(photographs.read()), count)
+    repeated = itertools.islice(itertools.cycle(photographs.read_images()), count)
     for number, (name, encoded) in enumerate(repeated):
         label = Path(name).parent
         (folder / label).mkdir(parents=True, exist_ok=True)
-        (folder / label / f"{number}.jpg").write_bytes(scale.numbered(encoded, number))
+        (folder / label / f"{number}.jpg").write_bytes(scale.make_unique(encoded, number))
     return folder
 
 

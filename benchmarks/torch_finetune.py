@@ -67,7 +67,7 @@ class Block(nn.Module):
         return torch.cat((self.one(x), self.three(x), self.five(x), self.pool(x)), 1)
 
 
-def network(
+def build_network(
     weights: Mapping[str, npt.NDArray[np.floating[Any]]], stem: list[int], blocks: dict[str, list[int]], classes: int
 ) -> nn.Module:
     """Builds GoogLeNet with Caffe's weights and a new classification head.
@@ -104,7 +104,7 @@ def network(
     return nn.Sequential(*parts).to(memory_format=torch.channels_last)
 
 
-def pictures(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def decode_images(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Decodes all images of a folder of class folders.
 
     Args:
@@ -119,7 +119,7 @@ def pictures(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]
     return np.stack(pixels), np.array([labels[file.parent.name] for file in files])
 
 
-def varied(picture: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def augment(picture: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Crops an image at random to at least 30 % of its area, and mirrors it with probability one half.
 
     Args:
@@ -137,7 +137,7 @@ def varied(picture: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDAr
     return shown[:, ::-1] if rng.random() < 0.5 else shown
 
 
-def batch(shown: npt.NDArray[np.uint8]) -> torch.Tensor:
+def to_batch(shown: npt.NDArray[np.uint8]) -> torch.Tensor:
     """Converts images to the network's input: BGR less the mean.
 
     Args:
@@ -178,8 +178,8 @@ def main(
     start = time.perf_counter()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    (pixels, labels), (unseen, truth) = pictures(Path(train)), pictures(Path(test))
-    model = network(np.load(weights), stem, blocks, int(labels.max()) + 1)
+    (pixels, labels), (unseen, truth) = decode_images(Path(train)), decode_images(Path(test))
+    model = build_network(np.load(weights), stem, blocks, int(labels.max()) + 1)
     optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=MOMENTUM, nesterov=True)
     warm = max(1, round(WARM_UP * steps))
     order: list[int] = []
@@ -190,7 +190,7 @@ def main(
             order = list(rng.permutation(len(labels)))
         chosen, order = order[:batch_size], order[batch_size:]
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = model(batch(np.stack([varied(pixels[number], rng) for number in chosen])))
+            logits = model(to_batch(np.stack([augment(pixels[number], rng) for number in chosen])))
         optimizer.zero_grad()
         functional.cross_entropy(logits.float(), torch.from_numpy(labels[chosen])).backward()
         optimizer.step()
@@ -199,7 +199,7 @@ def main(
     model.eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         for at in range(0, len(truth), INFERENCE):
-            predicted = model(batch(middle[at : at + INFERENCE])).argmax(1).numpy()
+            predicted = model(to_batch(middle[at : at + INFERENCE])).argmax(1).numpy()
             right += int((predicted == truth[at : at + INFERENCE]).sum())
     print(json.dumps({"accuracy": right / len(truth), "seconds": time.perf_counter() - start}))
 

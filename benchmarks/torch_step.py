@@ -58,7 +58,7 @@ class Block(nn.Module):
         return torch.cat((self.one(x), self.three(x), self.five(x), self.pool(x)), 1)
 
 
-def network(stem: list[int], blocks: dict[str, list[int]], classes: int) -> nn.Module:
+def build_network(stem: list[int], blocks: dict[str, list[int]], classes: int) -> nn.Module:
     """Builds Inception v1.
 
     Args:
@@ -107,7 +107,7 @@ def main(
         blocks: output channels of each block's six convolutions by name of the block.
         classes: number of classes.
     """
-    model = network(stem, blocks, classes).to(memory_format=torch.channels_last).train(train)
+    model = build_network(stem, blocks, classes).to(memory_format=torch.channels_last).train(train)
     pictures = torch.randn(batch, 3, image_size, image_size).to(memory_format=torch.channels_last)
     labels = torch.randint(classes, (batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0025)

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
-from kfp_vision import hardware, inputs, records, training
+from kfp_vision import inputs, records, training
+from kfp_vision.core import hardware
 from kfp_vision.networks import inception
 from kfp_vision.training import feeds
 
@@ -42,7 +43,12 @@ def against_torch() -> list[Figure]:
     precision = hardware.precision()
     network = {"stem": inception.STEM, "blocks": inception.BLOCKS}
     peer = partial(
-        peers.measured, peers.python(*peers.TORCH), "torch_step.py", **_SIZES, **network, half=precision == "bfloat16"
+        peers.run_for_number,
+        peers.interpreter_with(*peers.TORCH),
+        "torch_step.py",
+        **_SIZES,
+        **network,
+        half=precision == "bfloat16",
     )
     name = f"{peers.TORCH[0].replace('==', ' ')}, channels last, {precision}"
     return [
@@ -57,7 +63,7 @@ def against_slim() -> Figure:
     Returns:
         The figure.
     """
-    peer = partial(peers.measured, peers.python(*peers.SLIM), "slim_step.py", **_SIZES)
+    peer = partial(peers.run_for_number, peers.interpreter_with(*peers.SLIM), "slim_step.py", **_SIZES)
     name = f"TF-Slim on {peers.SLIM[0].replace('==', ' ')}, float32"
     return compare("train_step_vs_slim", name, "img/s", steps, peer)
 

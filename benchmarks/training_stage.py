@@ -24,10 +24,10 @@ def prepare(folder: Path) -> None:
     Args:
         folder: the folder.
     """
-    write(str(photographs.copies(folder / "photographs", 1)), folder)
+    write_records(str(photographs.write_copies(folder / "photographs", 1)), folder)
 
 
-def write(images_uri: str, folder: Path) -> None:
+def write_records(images_uri: str, folder: Path) -> None:
     """Writes records and a label map into an existing folder.
 
     Args:
@@ -94,10 +94,10 @@ def main(folder: str, batch: str) -> None:
             events=events,
             page=root / "training.html",
         )
-    print(int(batch) * steps_a_second(events))
+    print(int(batch) * steps_per_second(events))
 
 
-def steps_a_second(events: Path) -> float:
+def steps_per_second(events: Path) -> float:
     """Computes steps per second from the times of TensorBoard events.
 
     Args:

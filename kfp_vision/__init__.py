@@ -2,7 +2,7 @@
 
 import os
 
-from kfp_vision import hardware
+from kfp_vision.core import hardware
 
 __version__ = "0.1.0"
 

@@ -3,7 +3,7 @@
 import os
 import re
 
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 VARIABLE = "KFP_VISION_TOKEN"
 FITS_A_HEADER = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1

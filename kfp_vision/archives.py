@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from kfp_vision.errors import DamagedError, FieldError, InputError
+from kfp_vision.core.errors import DamagedError, FieldError, InputError
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar", ".tar.bz2", ".zip")
 MAX_ENTRIES = 2_000_000  # ImageNet has 1.3 million

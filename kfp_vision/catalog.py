@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from sys import intern
 from typing import Protocol, TypeVar
 
-from kfp_vision import listings, parallel, reports, storage, stores
-from kfp_vision.errors import InputError, shown
+from kfp_vision import listings, reports, storage, stores
+from kfp_vision.core import threads
+from kfp_vision.core.errors import InputError, format_value
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # written by phones
@@ -242,7 +243,7 @@ def leave_out(found: Catalog, leave_out_uri: str) -> list[str]:
     found.rows = kept
     if not unmatched:
         return []
-    sentence = f"Entries of the exclusion list that match no image: {len(unmatched)} ({shown(_some(unmatched))})."
+    sentence = f"Entries of the exclusion list that match no image: {len(unmatched)} ({format_value(_some(unmatched))})."
     print(sentence)
     return [sentence]
 
@@ -321,7 +322,7 @@ def _hash_images(rows: Iterable[Row]) -> Iterator[str]:
 
 def _map_concurrently(function: Callable[[Argument], Result], items: Iterable[Argument]) -> Iterator[Result]:
     """Maps a function that waits for a disk or a network, in threads."""
-    return parallel.mapped(function, items, workers=stores.READERS, limit=4 * stores.READERS)
+    return threads.ordered_map(function, items, workers=stores.READERS, limit=4 * stores.READERS)
 
 
 def _assign_splits(found: Catalog) -> Catalog:

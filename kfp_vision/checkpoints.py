@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kfp_vision import storage, stores
-from kfp_vision.errors import InputError
-from kfp_vision.networks import IMAGENET, KERAS, NETWORKS, Network, layer_and_weight
+from kfp_vision.core.errors import InputError
+from kfp_vision.networks import IMAGENET, KERAS_APPLICATIONS, NETWORKS, Network, name_by_layer
 
 CLASS_LAYER = -1  # the model's last
 KERAS_FILE = "classifier.keras"  # of a model folder
@@ -106,7 +106,7 @@ def _variables_by_name(layers: Iterable[Any], network: Network, checkpoint: Chec
     """Maps the name in a checkpoint to the variable of the model."""
     from kfp_vision.networks.applications import leaves
 
-    name_of = layer_and_weight if checkpoint.by_layer else network.name_in_checkpoint
+    name_of = name_by_layer if checkpoint.by_layer else network.name_in_checkpoint
     return {name_of(layer.name, weight.name): weight for layer in leaves(layers) for weight in layer.weights}
 
 
@@ -140,7 +140,7 @@ def open_checkpoint(uri: str, network: Network, scratch: Path) -> Checkpoint:
         InputError: nothing is there, or it is not a checkpoint.
     """
     network.check_start(uri)
-    if uri == IMAGENET and network.imagenet == KERAS:
+    if uri == IMAGENET and network.imagenet == KERAS_APPLICATIONS:
         return _open_keras_weights(IMAGENET, network, uri)
     if uri == IMAGENET:
         uri = network.imagenet
@@ -151,7 +151,7 @@ def open_checkpoint(uri: str, network: Network, scratch: Path) -> Checkpoint:
         return _open_npz(path, uri)
     if path.suffix == ".keras":
         return _open_keras(path, uri)
-    if path.suffix == ".h5" and network.imagenet == KERAS:
+    if path.suffix == ".h5" and network.imagenet == KERAS_APPLICATIONS:
         return _open_keras_weights(str(path), network, uri)
     return _open_tensorflow(path, uri)
 
@@ -267,7 +267,7 @@ def _from_model(model: Any) -> Checkpoint:
 
     layers = list(leaves(model.layers))
     names = settled_names(layers)
-    weights = {layer_and_weight(names[layer.name], weight.name): weight for layer in layers for weight in layer.weights}
+    weights = {name_by_layer(names[layer.name], weight.name): weight for layer in layers for weight in layer.weights}
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     made_for = model.name if model.name in NETWORKS else ""
     return Checkpoint(shapes, lambda name: weights[name].numpy(), by_layer=True, made_for=made_for)

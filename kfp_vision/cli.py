@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kfp_vision import __version__, parameters
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET
 from kfp_vision.stores import patience
 

@@ -19,7 +19,7 @@ from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
 from kfp_vision import rollout
-from kfp_vision.errors import InputError, shown
+from kfp_vision.core.errors import InputError, format_value
 
 GROUP, API_VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 OURS = "kfp-vision/"  # prefix of our annotations
@@ -474,7 +474,7 @@ def _message(error: ApiException) -> str:
         message = json.loads(error.body)["message"]
     except (TypeError, ValueError, KeyError):
         message = error.body or error.reason or "no reason"
-    return shown(message, 400)
+    return format_value(message, 400)
 
 
 def _or_none(request: Callable[[], Any]) -> Any:

@@ -17,7 +17,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from kfp_vision import listings, locations, outcome, storage, stores
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET
 
 # Local paths in these fields are mounted read-only.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from kfp_vision import catalog, publishing, records, repository, results, storage, stored, stores
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Answer, Service
 from kfp_vision.repository import Version

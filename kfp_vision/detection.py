@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageDraw
 
 from kfp_vision import catalog, listings, locations, reports, storage
 from kfp_vision.catalog import Catalog, Row
-from kfp_vision.errors import InputError, shown
+from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.pictures import PILLOW_OPENS, Checked, Refused, checked
 
 LABEL_MAP_FILE = "label_map.pbtxt"
@@ -166,7 +166,7 @@ def read_xml(encoded: bytes) -> Annotation:
     except (ParseError, ValueError, LookupError) as error:  # the last two for an unknown encoding
         raise Refused(f"an annotation that is not XML ({' '.join(str(error).split())})") from None
     if root.tag != "annotation":
-        raise Refused(f"an annotation that is not Pascal VOC: its root element is {shown(root.tag, MOST_SHOWN)}")
+        raise Refused(f"an annotation that is not Pascal VOC: its root element is {format_value(root.tag, MOST_SHOWN)}")
     width, height = (_parse_length(root, f"size/{side}") for side in ("width", "height"))
     return Annotation(width, height, [_parse_box(element) for element in root.findall("object")])
 
@@ -480,10 +480,10 @@ def _parse_box(element: Element) -> Box:
     if not name:
         raise Refused("an object without a name")
     if catalog.unwritable(name):
-        raise Refused(f"a control character in the name {shown(ascii(name), MOST_SHOWN)}")
+        raise Refused(f"a control character in the name {format_value(ascii(name), MOST_SHOWN)}")
     bounds = element.find("bndbox")
     if bounds is None:
-        raise Refused(f"{shown(name, MOST_SHOWN)} without a bndbox")
+        raise Refused(f"{format_value(name, MOST_SHOWN)} without a bndbox")
     xmin, ymin, xmax, ymax = (_parse_edge(bounds, side, name) for side in ("xmin", "ymin", "xmax", "ymax"))
     view = " ".join((element.findtext("pose") or "").split()) or "Unspecified"
     difficult, truncated = (int((element.findtext(flag) or "").strip() == "1") for flag in ("difficult", "truncated"))
@@ -497,18 +497,18 @@ def _parse_edge(bounds: Element, side: str, name: str) -> float:
     except ValueError:
         edge = math.nan
     if not math.isfinite(edge):
-        raise Refused(f"a box of {shown(name, MOST_SHOWN)} with {side} {shown(text, MOST_SHOWN)}")
+        raise Refused(f"a box of {format_value(name, MOST_SHOWN)} with {side} {format_value(text, MOST_SHOWN)}")
     return edge
 
 
 def _normalize(box: Box, width: int, height: int) -> Box:
     edges = ", ".join(f"{edge:g}" for edge in (box.xmin, box.ymin, box.xmax, box.ymax))
     if box.xmin >= box.xmax or box.ymin >= box.ymax:
-        raise Refused(f"an empty box of {shown(box.label, MOST_SHOWN)}: {edges}")
+        raise Refused(f"an empty box of {format_value(box.label, MOST_SHOWN)}: {edges}")
     xmin, xmax = (min(max(edge / width, 0.0), 1.0) for edge in (box.xmin, box.xmax))
     ymin, ymax = (min(max(edge / height, 0.0), 1.0) for edge in (box.ymin, box.ymax))
     if xmin >= xmax or ymin >= ymax:
-        raise Refused(f"a box of {shown(box.label, MOST_SHOWN)} outside the image: {edges}")
+        raise Refused(f"a box of {format_value(box.label, MOST_SHOWN)} outside the image: {edges}")
     return replace(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kfp_vision import results
-from kfp_vision.errors import InputError, without_secrets
+from kfp_vision.core.errors import InputError, redact
 from kfp_vision.wording import duration
 
 LONGEST = 1000  # characters of a reported line: a rule, a value of 600 and a remedy
@@ -194,5 +194,5 @@ def cut(line: str) -> str:
     Returns:
         The text on one line, cut to `LONGEST` characters.
     """
-    line = without_secrets(" ".join(line.split()))
+    line = redact(" ".join(line.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kfp_vision import deployment, export, inputs, parameters, publishing, records, reports, repository, results, storage
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Classifier

@@ -12,7 +12,7 @@ from typing import Any
 
 from kfp_vision import __version__, parameters, publishing, rollout, storage, stores
 from kfp_vision.cluster import API_VERSION, BACK_SECONDS, GROUP, MADE, MODEL, OURS, Applied, Cluster, NotReady, is_within
-from kfp_vision.errors import InputError, shown
+from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.repository import SERVING_FOLDER, Version
 
 STOCK = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
@@ -145,7 +145,7 @@ def _not_ready(cluster: Cluster, applied: Applied, reason: str, settings: Mappin
     rule = f"an InferenceService must be ready within service_wait_seconds={settings['service_wait_seconds']:g}"
     remedy = f"See kubectl -n {cluster.namespace} describe pod -l {rollout.OF_SERVICE}={name}."
     return InputError.from_line(
-        f"{InputError.PREFIX}{rule}; got {name} in {cluster.namespace}: {shown(reason, LONGEST_REASON)}; {outcome}. {remedy}"
+        f"{InputError.PREFIX}{rule}; got {name} in {cluster.namespace}: {format_value(reason, LONGEST_REASON)}; {outcome}. {remedy}"
     )
 
 

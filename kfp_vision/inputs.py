@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import examples, hardware, parallel
+from kfp_vision import examples
 from kfp_vision.augmentations import Seeds, mix_up, rand_augment
-from kfp_vision.errors import InputError
+from kfp_vision.core import hardware, threads
+from kfp_vision.core.errors import InputError
 from kfp_vision.records import Numbered, read_about
 
 CENTRAL_FRACTION = 0.875  # of each side, as TF-Slim and Caffe evaluate
@@ -134,7 +135,7 @@ def training_batches(
         return images, labels
 
     workers = hardware.cores()
-    return parallel.mapped(read_batch, itertools.count(first_step), workers=workers, limit=workers + BATCHES_AHEAD)
+    return threads.ordered_map(read_batch, itertools.count(first_step), workers=workers, limit=workers + BATCHES_AHEAD)
 
 
 class Decoded:

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from kfp_vision import storage, stores
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 SUFFIXES = (".csv", ".jsonl", ".lst")
 # Split names in use, mapped to ours.

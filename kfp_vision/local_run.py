@@ -30,7 +30,7 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from kfp_vision import outcome, parameters, results
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.runs import Stage
 
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")

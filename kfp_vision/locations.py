@@ -7,7 +7,7 @@ from typing import Self
 from urllib.parse import parse_qsl, urlsplit
 
 from kfp_vision import archives, stores
-from kfp_vision.errors import FieldError
+from kfp_vision.core.errors import FieldError
 
 SAMPLE = "sample"
 # A member of an archive in a bucket; settings may separate the two, see `stores.parted`.

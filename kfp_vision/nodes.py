@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.wording import plural
 
 STAGE = ("KUBERNETES_SERVICE_HOST", "KFP_POD_NAME")  # KFP sets the second; a run in a notebook's pod lacks it, and trains there

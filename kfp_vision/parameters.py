@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Self
 
 from kfp_vision import nodes
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
 from kfp_vision.schedules import SCHEDULES
 from kfp_vision.stores import patience

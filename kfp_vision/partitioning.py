@@ -18,10 +18,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import catalog, hardware, records, results, storage, tally
+from kfp_vision import catalog, records, results, storage, tally
 from kfp_vision.catalog import SPLITS
-from kfp_vision.errors import InputError
-from kfp_vision.processes import end_with
+from kfp_vision.core import hardware
+from kfp_vision.core.errors import InputError
+from kfp_vision.core.subprocesses import end_with_parent
 from kfp_vision.records import About
 from kfp_vision.shards import Shard
 from kfp_vision.splitting import LEFT_OUT, table_of
@@ -255,7 +256,9 @@ def _write_in_processes(
         write_part = partial(_write_part, tables, label_map, options)
         forking = multiprocessing.get_context("fork")  # spawned processes would import everything again
         try:
-            with ProcessPoolExecutor(processes, mp_context=forking, initializer=end_with, initargs=(os.getpid(),)) as pool:
+            with ProcessPoolExecutor(
+                processes, mp_context=forking, initializer=end_with_parent, initargs=(os.getpid(),)
+            ) as pool:
                 list(pool.map(write_part, folders, rows_of_each))
         except BrokenProcessPool:
             remedy = "Give the stage more memory."

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from kfp_vision import access, catalog, results, storage
-from kfp_vision.errors import InputError, without_secrets
+from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked
 from kfp_vision.repository import Version
 
@@ -388,7 +388,7 @@ def predict_images(
                 if isinstance(answer, Refused):
                     counts["unreadable"] += 1
                     writer.writerow([uri, label, "", "", *("" for _ in score_labels)])
-                    print(without_secrets(f"unreadable: {uri} ({answer})"))
+                    print(redact(f"unreadable: {uri} ({answer})"))
                 else:
                     counts["right"] += answer.label == label
                     scores = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()

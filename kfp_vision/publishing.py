@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kfp_vision import storage, stores
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.repository import SAVED_MODEL_FILE, Folder, Version
 from kfp_vision.stores import Found
 

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kfp_vision import catalog, conversion, detection, examples, hardware, parallel, reports, shards, storage, stores, tally
+from kfp_vision import catalog, conversion, detection, examples, reports, shards, storage, stores, tally
 from kfp_vision.catalog import SPLITS, Row, Unused
-from kfp_vision.errors import InputError, without_secrets
+from kfp_vision.core import hardware, threads
+from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import Checked, Refused
 from kfp_vision.shards import FRAME_FOOT, FRAME_HEAD, REWRITE, SUFFIX, WHOLE, Shard, framed
 from kfp_vision.splitting import read_labels, write_labels
@@ -264,7 +265,7 @@ def check_whole(folder: Path, called: str = "") -> About:
     info = check_listed(folder)
     if info.is_known:
         check = partial(_check_file, folder, info, called or str(folder))
-        for _ in parallel.mapped(check, info.shards, workers=READERS, limit=2 * READERS):
+        for _ in threads.ordered_map(check, info.shards, workers=READERS, limit=2 * READERS):
             pass
     else:
         print(f"{info.split}: {ABOUT_FILE} has no checksums; checking every record instead", flush=True)
@@ -565,7 +566,7 @@ class Numbered:
     def __init__(self, folder: Path):
         info = read_about(folder)
         self._paths = [folder / name for name in info.shards]
-        starts = list(parallel.mapped(shards.starts, self._paths, workers=READERS, limit=2 * READERS))
+        starts = list(threads.ordered_map(shards.starts, self._paths, workers=READERS, limit=2 * READERS))
         self._starts = np.concatenate([np.zeros(0, np.int64), *starts])
         self._ends = np.cumsum([len(shard_starts) for shard_starts in starts])  # number behind each shard's last record
         _check_count(info, len(self), str(folder))
@@ -597,7 +598,7 @@ class Numbered:
 
 def _write_rejects(table: Path, rejects: list[Unused]) -> None:
     for uri, label, reason in rejects[:REJECTS_NAMED]:
-        print(without_secrets(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
+        print(redact(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
     catalog.write_unused(table, rejects)
 
 
@@ -669,7 +670,7 @@ def _convert_in_order(convert: Callable[[Row], Result], rows: Iterator[Row], wor
     def convert_chunk(chunk: list[Row]) -> list[tuple[Row, Result]]:
         return [(row, convert(row)) for row in chunk]
 
-    for converted in parallel.mapped(convert_chunk, _chunks(rows), workers=workers, limit=CHUNKS_A_CORE * workers):
+    for converted in threads.ordered_map(convert_chunk, _chunks(rows), workers=workers, limit=CHUNKS_A_CORE * workers):
         yield from converted
 
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kfp_vision import storage
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 SERVING_FOLDER = Path("serving")
 INDEX_FOLDER = "index"  # beside the versions; built with the embeddings of the newest one, see `search`

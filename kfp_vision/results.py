@@ -1,6 +1,6 @@
 """Announces the result of a stage in its log, where the last stage of the run reads it."""
 
-from kfp_vision.errors import without_secrets
+from kfp_vision.core.errors import redact
 
 PREFIX = "outcome: "  # marks the line, as `InputError.PREFIX` marks an error
 
@@ -11,4 +11,4 @@ def announce(result: str) -> None:
     Args:
         result: such as `accepted: accuracy 0.912`.
     """
-    print(f"{PREFIX}{without_secrets(' '.join(result.split()))}", flush=True)
+    print(f"{PREFIX}{redact(' '.join(result.split()))}", flush=True)

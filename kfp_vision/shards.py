@@ -16,7 +16,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.errors import DamagedError
+from kfp_vision.core.errors import DamagedError
 
 SUFFIX = ".tfrecord"
 FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record (length and its checksum) and after it (checksum)

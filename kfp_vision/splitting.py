@@ -18,7 +18,7 @@ from typing import Any
 
 from kfp_vision import catalog, detection
 from kfp_vision.catalog import SPLITS, Row, Unused
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.storage import replacing
 
 LABELS_FILE = "labels.txt"

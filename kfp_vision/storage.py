@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from kfp_vision import archives, parallel, sample, stores
-from kfp_vision.errors import AccessError, FieldError, InputError, NotFoundError
+from kfp_vision import archives, sample, stores
+from kfp_vision.core import threads
+from kfp_vision.core.errors import AccessError, FieldError, InputError, NotFoundError
 from kfp_vision.locations import SAMPLE, Location, uri_scheme
 from kfp_vision.stores import Found, NotThere, patience
 
@@ -271,7 +272,7 @@ def _read_concurrently(
     things: Iterable[Thing], read: Callable[[Thing], bytes], size: Callable[[Thing], int]
 ) -> Iterator[tuple[Thing, bytes | OSError]]:
     """Yields things with the bytes read for each, in order, reading up to `AHEAD_BYTES` ahead."""
-    return parallel.mapped(
+    return threads.ordered_map(
         lambda thing: (thing, outcome(partial(read, thing))),
         things,
         workers=stores.READERS,

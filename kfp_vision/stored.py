@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_vision import repository, storage, stores
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.repository import ABOUT_FILE, FIRST, INDEX_FOLDER, SAVED_MODEL_FILE, SERVING_FOLDER, Version
 from kfp_vision.stores import Found, NotThere, patience, transfer
 

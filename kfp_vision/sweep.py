@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfp_vision import reports, results, storage
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.parameters import SWEPT
 
 if TYPE_CHECKING:

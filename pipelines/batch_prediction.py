@@ -1,12 +1,6 @@
 from kfp import dsl
 
-from kfp_vision.components import (
-    check_prediction,
-    fetch_model,
-    join_predictions,
-    partition_records,
-    predict_images,
-)
+from kfp_vision.components import check_prediction, fetch_model, join_predictions, partition_records, predict_images
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.pods import RUN, equipped

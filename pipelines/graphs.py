@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from kfp.dsl.base_component import BaseComponent
 
 from kfp_vision.components.images import GPU_IMAGE
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "graphs"

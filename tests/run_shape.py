@@ -1,6 +1,6 @@
 """What a run of a compiled pipeline looks like on the page of Kubeflow Pipelines, and how many pods it takes.
 
-`python tests/run_shape.py` prints it of each pipeline, its form as it stands: with what the stages then say, and with
+`python tests/support/run_shape.py` prints it of each pipeline, its form as it stands: with what the stages then say, and with
 every
 condition true that a stage decides.
 """

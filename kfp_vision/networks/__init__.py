@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-UNNAMED = re.compile(r"^variable_\d+$")
+UNNAMED_VARIABLE = re.compile(r"^variable_\d+$")
 IMAGENET = "imagenet"  # as checkpoint_uri: the published weights of the network, trained on ImageNet
-KERAS = "keras.applications"  # as Network.imagenet: weights that Keras itself downloads
+KERAS_APPLICATIONS = "keras.applications"  # as Network.imagenet: weights that Keras itself downloads
 TF_SLIM_INCEPTION_V1 = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
 
 
@@ -69,7 +69,7 @@ class Network:
         Returns:
             The name in the checkpoint.
         """
-        return str(_function(self.checkpoint_name)(layer, weight)) if self.checkpoint_name else layer_and_weight(layer, weight)
+        return str(_function(self.checkpoint_name)(layer, weight)) if self.checkpoint_name else name_by_layer(layer, weight)
 
     def value_from_checkpoint(self, name: str, value: "npt.NDArray[np.generic]") -> "npt.NDArray[np.generic]":
         """Converts a weight of a published checkpoint to the value in this network.
@@ -106,7 +106,7 @@ class Network:
                 raise InputError(f"the checkpoint must fit network={self.name}", found, remedy)
 
 
-def layer_and_weight(layer: str, weight: str) -> str:
+def name_by_layer(layer: str, weight: str) -> str:
     """Names a weight by its layer, as in a file saved by Keras.
 
     Args:
@@ -117,10 +117,10 @@ def layer_and_weight(layer: str, weight: str) -> str:
         `layer/weight`.
     """
     # Keras numbers unnamed variables over the whole process; ConvNeXt's scales are such.
-    return f"{layer}/{UNNAMED.sub('variable', weight)}"
+    return f"{layer}/{UNNAMED_VARIABLE.sub('variable', weight)}"
 
 
-def parted(model: Any) -> tuple[Any, Any]:
+def split_head(model: Any) -> tuple[Any, Any]:
     """Splits a model before its dropout; both parts share the layers of the model.
 
     Args:
@@ -157,7 +157,7 @@ def application(name: str, kind: str, preprocessing: str, **attributes: Any) -> 
         The network.
     """
     settings = {"name": name, "kind": kind, "preprocessing": preprocessing}
-    return Network(name, "applications.application", settings, imagenet=KERAS, **attributes)
+    return Network(name, "applications.application", settings, imagenet=KERAS_APPLICATIONS, **attributes)
 
 
 NETWORKS = {

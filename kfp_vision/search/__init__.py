@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from kfp_vision import catalog, repository, storage
 from kfp_vision.catalog import Row
-from kfp_vision.errors import InputError, shown
+from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.search import nearest, parts
 from kfp_vision.search.embedding import Embedder
 from kfp_vision.search.parts import COLUMNS, PICTURES, PLACES, REMEDY, THUMBNAILS, VECTORS, Part
@@ -447,7 +447,7 @@ def unknown_label(label: str, known: Iterable[str]) -> InputError:
         label: The label.
         known: Labels in the index.
     """
-    return InputError(f"label must be one of {shown(', '.join(known))}", label, "Leave it out to search all images.")
+    return InputError(f"label must be one of {format_value(', '.join(known))}", label, "Leave it out to search all images.")
 
 
 def about_in(folder: Path) -> About:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_vision import publishing, repository, results, storage, stores
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.repository import INDEX_FOLDER, SERVING_FOLDER
 from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, about_in, described, files_in, forget_others
 from kfp_vision.search.parts import REMEDY

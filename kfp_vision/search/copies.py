@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import hardware, parallel, storage
+from kfp_vision import storage
+from kfp_vision.core import hardware, threads
 from kfp_vision.search import Index
 
 NEAR, ALIKE = 10, 3  # candidates per image: by embedding, and by hash
@@ -86,7 +87,7 @@ def found(index: Index, near: npt.NDArray[np.int64]) -> list[Copy]:
         def compare(pair: tuple[int, int]) -> Copy | None:
             return _compare(index, features, *pair)
 
-        copies = parallel.mapped(compare, pairs, workers=hardware.cores(), limit=8 * hardware.cores())
+        copies = threads.ordered_map(compare, pairs, workers=hardware.cores(), limit=8 * hardware.cores())
         return [copy for copy in copies if copy]
 
 
@@ -177,7 +178,7 @@ class _FeatureFiles:
         offsets = [0]
         with (folder / "points").open("wb") as points, (folder / "descriptors").open("wb") as descriptors:
             thumbnails = (index.thumbnail(position) for position in range(index.about.pictures))
-            for features in parallel.mapped(_features, thumbnails, workers=hardware.cores(), limit=8 * hardware.cores()):
+            for features in threads.ordered_map(_features, thumbnails, workers=hardware.cores(), limit=8 * hardware.cores()):
                 points.write(features.points.tobytes())
                 descriptors.write(features.descriptors.tobytes())
                 offsets.append(offsets[-1] + len(features.points))

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kfp_vision import hardware, parallel
-from kfp_vision.errors import InputError
+from kfp_vision.core import hardware, threads
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked_with_small
 from kfp_vision.prediction import Classifier
 from kfp_vision.repository import Version
@@ -59,9 +59,9 @@ class Embedder:
         Yields:
             For each image its embedding, float32 (dimension,), and its thumbnail (JPEG); or why it was rejected.
         """
-        prepared = parallel.mapped(self._prepare, images, workers=hardware.cores(), limit=2 * BATCH)
+        prepared = threads.ordered_map(self._prepare, images, workers=hardware.cores(), limit=2 * BATCH)
         compute = partial(self._compute, pad=pad_batches)
-        for batch in parallel.mapped(compute, _batches(prepared), workers=BATCHES_AT_ONCE, limit=BATCHES_AT_ONCE):
+        for batch in threads.ordered_map(compute, _batches(prepared), workers=BATCHES_AT_ONCE, limit=BATCHES_AT_ONCE):
             yield from batch
 
     def embed_one(self, image: bytes) -> npt.NDArray[np.float32]:

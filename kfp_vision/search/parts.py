@@ -16,7 +16,7 @@ import numpy as np
 
 from kfp_vision import catalog, prediction, storage
 from kfp_vision.catalog import Row
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.search.embedding import Embedded, Embedder
 from kfp_vision.search.nearest import Vectors

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from kfp_vision import prediction, reports, storage
-from kfp_vision.errors import InputError, without_secrets
+from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import SEARCH, Service
 from kfp_vision.search import Hit, Index, unknown_label
@@ -128,7 +128,7 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
                 queries += 1
                 if isinstance(near, Refused):
                     unreadable += 1
-                    print(without_secrets(f"unreadable: {uri} ({near})"))
+                    print(redact(f"unreadable: {uri} ({near})"))
                     writer.writerow((uri, "", "", "", ""))
                     continue
                 for rank, hit in enumerate(near.hits, start=1):

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kfp_vision import catalog, partitioning, repository, results, search, storage
-from kfp_vision.errors import InputError, without_secrets
+from kfp_vision.core.errors import InputError, redact
 from kfp_vision.networks import NETWORKS
 from kfp_vision.repository import Version
 
@@ -100,7 +100,7 @@ def join_index(parts: Sequence[Path], model: Path, *, folder: Path, refused: Pat
     built = search.join(parts, model, folder)
     catalog.write_unused(refused, built.refused)
     for uri, label, reason in built.refused[: search.REFUSED_NAMED]:
-        print(without_secrets(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
+        print(redact(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
     results.announce(f"{built.about.pictures} images indexed, {len(built.refused)} rejected")
     return {
         "pictures": built.about.pictures,

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kfp_vision import processes
-from kfp_vision.errors import InputError
+from kfp_vision.core import subprocesses
+from kfp_vision.core.errors import InputError
 from kfp_vision.serving import server
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit codes; argparse's own is 2
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     if options.parent:
-        processes.end_with(options.parent)
+        subprocesses.end_with_parent(options.parent)
     try:
         server.serve(options.model, name=options.name, port=options.port)
     except (InputError, OSError) as error:

@@ -30,7 +30,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from kfp_vision import __version__, reports
-from kfp_vision.errors import shown
+from kfp_vision.core.errors import format_value
 from kfp_vision.serving import protocols
 from kfp_vision.serving.guards import App, Door, LimitedBody
 from kfp_vision.serving.loaded import Busy
@@ -382,7 +382,7 @@ def _v2_request(body: bytes, length: str | None, model_name: str) -> InferReques
 
 
 def _invalid_v2(found: str) -> InvalidInput:
-    return InvalidInput(f"a body must follow the Open Inference Protocol; got {shown(found, 200)}.")
+    return InvalidInput(f"a body must follow the Open Inference Protocol; got {format_value(found, 200)}.")
 
 
 def _parse_json(body: bytes) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kfp_vision import hardware
+from kfp_vision.core import hardware
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Answer, Classifier, readable
 from kfp_vision.repository import Version

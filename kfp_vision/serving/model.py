@@ -9,7 +9,7 @@ from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import InferRequest
 
 from kfp_vision import repository
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import FINGERPRINT
 from kfp_vision.repository import INDEX_FOLDER, Version

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kserve.model_repository import ModelRepository
 
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.serving import places
 from kfp_vision.serving.model import ServedClassifier
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from kfp_vision.errors import shown
+from kfp_vision.core.errors import format_value
 from kfp_vision.serving.batching import MAX_BATCH
 from kfp_vision.serving.guards import App, Receive, Scope, Send
 
@@ -116,7 +116,7 @@ def noted(kind: str, method: str, path: str) -> Iterator[Note]:
         if note.status >= 400:
             ERRORS.labels(kind, "server" if note.status >= 500 else "client").inc()
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        request = {"time": now, "method": method, "path": shown(path, LONGEST_PATH)}
+        request = {"time": now, "method": method, "path": format_value(path, LONGEST_PATH)}
         log.info(json.dumps(request | {"milliseconds": round(1000 * seconds, 1)} | asdict(note)))
 
 

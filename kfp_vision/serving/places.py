@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from kfp_vision import repository
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.search import ABOUT_FILE
 
 

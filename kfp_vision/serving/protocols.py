@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse, to_http_parameters
 
-from kfp_vision.errors import shown
+from kfp_vision.core.errors import format_value
 from kfp_vision.parameters import MOST_NEAREST
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Answer, Prediction
@@ -91,7 +91,7 @@ def search_asked(payload: Any) -> SearchAsked:
     if top_k > MOST_NEAREST:
         raise InvalidInput(f"{TOP_K} of a search must be at most {MOST_NEAREST}; got {top_k}. Ask for fewer.")
     if not isinstance(label, str):
-        raise InvalidInput(f"{LABEL} must be a string; got {shown(label, 50)}. Leave it out to search all images.")
+        raise InvalidInput(f"{LABEL} must be a string; got {format_value(label, 50)}. Leave it out to search all images.")
     return SearchAsked(images, top_k, label)
 
 
@@ -192,7 +192,7 @@ def _top_k(value: Any) -> int:
     if isinstance(value, str) and value.isdecimal() and len(value) < 10:  # from a query string or a form
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidInput(f"{TOP_K} must be a positive integer; got {shown(value, 50)}. Set {TOP_K}=5, say.")
+        raise InvalidInput(f"{TOP_K} must be a positive integer; got {format_value(value, 50)}. Set {TOP_K}=5, say.")
     return value
 
 
@@ -272,7 +272,7 @@ def _v2_images(request: InferRequest) -> list[bytes | Refused]:
             raise ValueError(f"shape {tensor.shape}")
         elements = list(tensor.as_numpy().ravel())
     except (struct.error, TypeError, ValueError) as error:
-        raise InvalidInput(f"the tensor must have the size of its shape; got {shown(str(error), 200)}.") from None
+        raise InvalidInput(f"the tensor must have the size of its shape; got {format_value(str(error), 200)}.") from None
     if not elements:
         raise InvalidInput("the input must hold an image; got an empty tensor.")
     return [_decode(one) for one in elements]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
 from kfp_vision import access, parameters
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.serving import places
 
 if TYPE_CHECKING:

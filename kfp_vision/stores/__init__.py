@@ -12,7 +12,7 @@ from functools import cache
 from typing import IO, BinaryIO, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from kfp_vision.errors import AccessError, FieldError, UnreachableError, without_secrets
+from kfp_vision.core.errors import AccessError, FieldError, UnreachableError, redact
 
 READERS = 48  # objects read concurrently
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -274,4 +274,4 @@ def unanswered(uri: str, reason: object) -> UnreachableError:
 
 def shown(uri: str) -> str:
     """Returns a URI without secrets, for messages and logs: the query of a web address may contain a signature."""
-    return without_secrets(uri.partition("?")[0] + "?..." if urlsplit(uri).scheme in ("http", "https") and "?" in uri else uri)
+    return redact(uri.partition("?")[0] + "?..." if urlsplit(uri).scheme in ("http", "https") and "?" in uri else uri)

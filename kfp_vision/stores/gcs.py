@@ -22,7 +22,7 @@ from google.cloud import storage
 from google.oauth2 import service_account
 
 from kfp_vision import stores
-from kfp_vision.errors import AccessError, InputError
+from kfp_vision.core.errors import AccessError, InputError
 from kfp_vision.locations import Location
 from kfp_vision.stores import Changed, Found, Interrupted, NotThere, failures, patience
 

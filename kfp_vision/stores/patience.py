@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from kfp_vision import stores
-from kfp_vision.errors import FieldError, UnreachableError
+from kfp_vision.core.errors import FieldError, UnreachableError
 from kfp_vision.locations import Location
 from kfp_vision.stores import Changed, Interrupted, NotThere
 

@@ -23,7 +23,7 @@ from minio.error import MinioException, S3Error
 from urllib3.util import Retry
 
 from kfp_vision import stores
-from kfp_vision.errors import FieldError, InputError
+from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.locations import Location
 from kfp_vision.stores import Changed, Found, Interrupted, NotThere, failures, given, patience, transfer
 

@@ -11,7 +11,7 @@ from typing import IO, BinaryIO, TypeVar
 import google_crc32c
 
 from kfp_vision import stores
-from kfp_vision.errors import DamagedError
+from kfp_vision.core.errors import DamagedError
 from kfp_vision.stores import Changed, Found, Interrupted, patience
 
 REPEATS = 3  # downloads of an object whose bytes do not match its checksum

@@ -14,7 +14,7 @@ import urllib3
 from urllib3.util import Retry
 
 from kfp_vision import stores
-from kfp_vision.errors import FieldError
+from kfp_vision.core.errors import FieldError
 from kfp_vision.stores import Changed, Found, NotThere, failures, patience, transfer
 from kfp_vision.stores.patience import RETRY_STATUS
 

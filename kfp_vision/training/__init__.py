@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import __version__, checkpoints, export, hardware, inputs, records, reports, splitting
-from kfp_vision.errors import InputError, without_secrets
+from kfp_vision import __version__, checkpoints, export, inputs, records, reports, splitting
+from kfp_vision.core import hardware
+from kfp_vision.core.errors import InputError, redact
 from kfp_vision.networks import NETWORKS
 from kfp_vision.parameters import Advanced
 from kfp_vision.storage import replacing, temporary
@@ -118,7 +119,7 @@ def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[
     if recipe.fine_tune:
         complete = checkpoints.load(network, NETWORKS[recipe.network], recipe.checkpoint_uri)
         suffix = "" if complete else ", with a new classification head"
-        print(without_secrets(f"starts from {recipe.checkpoint_uri}{suffix}"), flush=True)
+        print(redact(f"starts from {recipe.checkpoint_uri}{suffix}"), flush=True)
     freeze(network, recipe.advanced.layers_to_freeze)
     return network
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 
 def strategy(gpu_count: int, environment: Mapping[str, str] = os.environ) -> tf.distribute.Strategy:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kfp_vision import hardware, inputs, networks, records
+from kfp_vision import inputs, networks, records
+from kfp_vision.core import hardware
 from kfp_vision.training import frozen
 from kfp_vision.training.recipe import Recipe
 
@@ -91,7 +92,7 @@ def features(network: Any, data: Data, recipe: Recipe) -> Feed:
     Returns:
         Batches of features: float32 (batch, width), and int64 labels (batch,).
     """
-    body, head = networks.parted(network)
+    body, head = networks.split_head(network)
     seed, flip = recipe.advanced.seed, recipe.advanced.flip
     training = frozen.features(body, data.train_records, data.image_size, data.scratch, mirrored=flip)
     validation = frozen.features(body, data.validation_records, data.image_size, data.scratch, mirrored=False)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kfp_vision import storage
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 FILE = re.compile(r"step-(\d{8})\.npz")
 KEPT = 2

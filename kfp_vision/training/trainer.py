@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kfp_vision import schedules
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.networks import NETWORKS
 from kfp_vision.training import watching
 from kfp_vision.training.optimizers import make_optimizer

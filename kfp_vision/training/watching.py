@@ -11,7 +11,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from kfp_vision import storage, stores
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.reports import WAIT_WORTH_SAYING
 from kfp_vision.stores import patience
 

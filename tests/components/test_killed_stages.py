@@ -21,7 +21,7 @@ from servers import until
 from told import Web
 
 from kfp_vision import components, local_run, outcome, records, repository, runs
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.ending import outcome_reported
 

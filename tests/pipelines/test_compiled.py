@@ -14,7 +14,7 @@ from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConf
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 from kfp_vision import components, outcome, stores
-from kfp_vision.errors import shown
+from kfp_vision.core.errors import format_value
 from kfp_vision.local_run import fields, stage_names
 from kfp_vision.pipelines import PIPELINES, compiling
 
@@ -354,7 +354,7 @@ def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes, concer
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: every YAML must match the code; got outdated {shown(', '.join(map(str, stale)))}. "
+        f"error: every YAML must match the code; got outdated {format_value(', '.join(map(str, stale)))}. "
         "Run kfp-vision compile, and commit.\n"
     )
     assert [file.read_bytes() for file in stale] == [(ROOT / place).read_bytes() for place in places]

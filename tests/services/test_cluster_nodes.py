@@ -7,7 +7,7 @@ import pytest
 from kube_nodes import node
 
 from kfp_vision import nodes, parameters
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.local_run import defaults
 from kfp_vision.pipelines import image_classification
 

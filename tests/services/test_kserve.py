@@ -16,7 +16,7 @@ from exported import version
 from servers import NUMBERS, answering, free_port
 
 from kfp_vision import __version__, cluster, deployment, inference_service, parameters, repository, storage, stored
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.serving import server
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -42,7 +42,7 @@ from kfp_vision import (
     stored,
     stores,
 )
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.search import beside, sources
 from kfp_vision.stores import patience
 from kfp_vision.training import saving

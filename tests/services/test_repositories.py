@@ -18,7 +18,7 @@ from servers import NUMBERS, answering, until
 
 from kfp_vision import deployment, evaluation, parameters, publishing, records, repository, storage, stored, stores
 from kfp_vision.catalog import Row
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import checked
 from kfp_vision.search import Index, beside
 

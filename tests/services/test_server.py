@@ -29,7 +29,7 @@ import servers
 from PIL import Image
 from servers import ended
 
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.prediction import Service
 from kfp_vision.serving import server
 

@@ -15,7 +15,7 @@ import pytest
 from servers import KEY, NUMBERS, SECRET, Place
 
 from kfp_vision import catalog, components, detection, records, splitting, storage, stores
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.stores import transfer
 
 FILES = {

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import applications
 
 from kfp_vision import checkpoints, export
-from kfp_vision.networks import KERAS, NETWORKS
+from kfp_vision.networks import KERAS_APPLICATIONS, NETWORKS
 from kfp_vision.training.trainer import build
 
 # Network to Keras's builder and preprocessing function; None if Keras's model has preprocessing inside.
@@ -58,7 +58,7 @@ def seen(name: str, pictures: np.ndarray) -> np.ndarray:
 
 
 def test_every_network_of_keras_is_looked_at():
-    assert sorted(PUBLISHED) == sorted(network.name for network in NETWORKS.values() if network.imagenet == KERAS)
+    assert sorted(PUBLISHED) == sorted(network.name for network in NETWORKS.values() if network.imagenet == KERAS_APPLICATIONS)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from kfp_vision import archives, catalog
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 BLOCK = 512  # POSIX.1-2017, pax, "ustar Interchange Format"
 PACKS = ("photos.tar", "photos.tgz", "photos.tar.gz", "photos.tar.bz2", "photos.zip")

@@ -53,7 +53,7 @@ def test_everybody_converts_the_same_pictures(four_pictures, tmp_path):
     pictures = {file.read_bytes() for file in four_pictures.photographs.glob("*/*.jpg")}
     assert len(four_pictures.rows) == 4
     with closing(slim.Converter()) as converter:
-        assert converter.convert(four_pictures.photographs, convert.emptied(tmp_path / "slim")) > 0
+        assert converter.convert(four_pictures.photographs, convert.recreate(tmp_path / "slim")) > 0
     assert len(list((tmp_path / "slim").iterdir())) == slim.SHARDS
     for check_pixels in (True, False):
         assert four_pictures.convert(check_pixels=check_pixels) > 0
@@ -67,11 +67,11 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
     scale.draw(tmp_path, 12)
     assert len({file.read_bytes() for file in (tmp_path / "pictures").iterdir()}) == 12
     start = time.perf_counter()
-    seconds, memory = scale.measured("convert", tmp_path, 12)
+    seconds, memory = scale.measure_task("convert", tmp_path, 12)
     assert 0 < seconds <= time.perf_counter() - start
     assert 20 < memory < scale.MIB
     assert len(encoded(tmp_path / "train")) == 12
-    scale.measured("list_and_split", tmp_path, 100)
+    scale.measure_task("list_and_split", tmp_path, 100)
     assert len((tmp_path / "train.csv").read_text().splitlines()) > 60
 
 
@@ -115,7 +115,7 @@ def test_every_picture_is_held_out_of_one_fold_and_copies_of_none(tmp_path):
     pictures = drawn.pictures(tmp_path / "all", classes=2, each=20)
     (pictures / "bellcup" / "copy.jpg").write_bytes((pictures / "globelet" / "0001.jpg").read_bytes())
     held_out, once = [], 39
-    for fold in learn.folds(pictures, learn.FOLDS):
+    for fold in learn.split_folds(pictures, learn.FOLDS):
         train, test = ({file.relative_to(fold / side) for file in (fold / side).glob("*/*")} for side in ("train", "test"))
         assert len(train) + len(test) == once and not train & test
         held_out += test
@@ -141,28 +141,28 @@ def test_a_fine_tuning_is_measured_on_the_pictures_it_did_not_see(tmp_path, real
 def test_servers_and_the_process_alone_are_asked_about_the_same_pictures(tmp_path):
     colours.write_version(tmp_path / "model" / "1", name="benchmark")
     pictures = drawn.pictures(tmp_path / "pictures", classes=2, each=3)
-    with server.running(tmp_path / "model") as ours, serve.stock(tmp_path / "model") as stock:
-        met = [serve.load(url, pictures, 2, seconds=1) for url in (ours, stock)]
+    with server.running(tmp_path / "model") as ours, serve.stock_predictor(tmp_path / "model") as stock:
+        met = [serve.measure_load(url, pictures, 2, seconds=1) for url in (ours, stock)]
     assert all(one.rate > 0 and 0 < one.p50 <= one.p99 for one in met)
-    assert serve.in_process(tmp_path / "model", pictures, seconds=1) > 0
+    assert serve.measure_in_process(tmp_path / "model", pictures, seconds=1) > 0
 
 
 def test_what_is_refused_is_no_answer(tmp_path):
     colours.write_version(tmp_path / "model" / "1", name="another")
     pictures = drawn.pictures(tmp_path / "pictures", classes=1, each=1)
     with server.running(tmp_path / "model") as url, pytest.raises(subprocess.CalledProcessError):
-        serve.load(url, pictures, 1, seconds=1)
+        serve.measure_load(url, pictures, 1, seconds=1)
 
 
 def test_a_search_is_compared_with_what_numpy_finds_among_the_same_vectors(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_ROUNDS", "1")
     monkeypatch.setattr(search, "VECTORS", 4000)
     monkeypatch.setattr(search, "QUERIES", 40)
-    monkeypatch.setattr(search, "ASKED", {1: (5, 5), 32: (40, 40)})
+    monkeypatch.setattr(search, "QUERIES_PER_ROUND", {1: (5, 5), 32: (40, 40)})
     search.draw(tmp_path)
     vectors = np.fromfile(tmp_path / "vectors", "float16").reshape(4000, 1024).astype("float32")
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
-    places = search.compared(vectors, vectors[100:103])
+    places = search.search_exhaustively(vectors, vectors[100:103])
     assert places.shape == (3, 10) and places[:, 0].tolist() == [100, 101, 102]
     similarities = vectors[100:103] @ vectors.T
     np.testing.assert_array_equal(places, np.argsort(-similarities, 1, kind="stable")[:, :10])

@@ -10,7 +10,7 @@ import pytest
 
 from kfp_vision import catalog
 from kfp_vision.catalog import Catalog, Row
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.reports import Picture, Thumbnail
 
 # Contents and their MD5, from RFC 1321, section A.5.

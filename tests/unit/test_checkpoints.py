@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras.src.applications import mobilenet_v2
 
 from kfp_vision import checkpoints, export
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.networks import NETWORKS
 
 SMALL = {"image_size": 32, "depth_multiplier": 0.1}

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from kfp_vision import __version__, cli, components, sample
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 
 DONE, FAILED, WRONG_USE = 0, 1, 2

@@ -12,7 +12,7 @@ from left_out import leave_out
 
 from kfp_vision import containers, stores
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 CALLER = "1000:1000"
 LOCAL = {"images_uri": "/photos", "fine_tune": False, "checkpoint_uri": "http://example.org/a.tgz", "test_image_uri": ""}

@@ -7,7 +7,7 @@ from exported import version
 
 from kfp_vision import catalog, deployment, parameters, records, repository
 from kfp_vision.catalog import Row
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import checked
 
 SETTINGS = parameters.of_deployment({})

@@ -15,8 +15,8 @@ from PIL import Image
 
 from kfp_vision import catalog, detection, records, splitting
 from kfp_vision.catalog import Row
+from kfp_vision.core.errors import InputError
 from kfp_vision.detection import Annotation, Box
-from kfp_vision.errors import InputError
 from kfp_vision.pictures import Refused
 
 SPLITS = ("train", "validation", "test")

@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from kfp_vision.errors import (
+from kfp_vision.core.errors import (
     AccessError,
     DamagedError,
     FieldError,
     InputError,
     NotFoundError,
     UnreachableError,
-    shown,
-    without_secrets,
+    format_value,
+    redact,
 )
 
 
@@ -23,14 +23,16 @@ def ended(program: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_process_ends_with_the_line_alone_and_exit_code_1():
-    done = ended("from kfp_vision.errors import InputError\nraise InputError('a must be b', 'c\\nd', 'Set it to b.')")
+    done = ended("from kfp_vision.core.errors import InputError\nraise InputError('a must be b', 'c\\nd', 'Set it to b.')")
     assert done.returncode == 1
     assert done.stderr == "error: a must be b; got c d. Set it to b.\n"
     assert done.stdout == ""
 
 
 def test_a_line_passed_on_from_another_process_is_the_same_line():
-    done = ended("from kfp_vision.errors import InputError\nraise InputError.from_line('error: a must be b; got c. Mend it.')")
+    done = ended(
+        "from kfp_vision.core.errors import InputError\nraise InputError.from_line('error: a must be b; got c. Mend it.')"
+    )
     assert (done.returncode, done.stderr) == (1, "error: a must be b; got c. Mend it.\n")
 
 
@@ -63,7 +65,7 @@ def test_an_error_is_not_swallowed_with_ordinary_exceptions():
     ],
 )
 def test_a_value_is_shown_on_one_line_and_not_endless(value, text):
-    assert shown(value) == text
+    assert format_value(value) == text
 
 
 @pytest.mark.parametrize(
@@ -87,8 +89,8 @@ def test_a_value_is_shown_on_one_line_and_not_endless(value, text):
     ],
 )
 def test_what_signs_an_address_is_in_no_text(text, said):
-    assert without_secrets(text) == said
-    assert without_secrets(said) == said
+    assert redact(text) == said
+    assert redact(said) == said
 
 
 def test_no_part_of_an_error_holds_what_signs_an_address():
@@ -104,4 +106,4 @@ def test_no_part_of_an_error_holds_what_signs_an_address():
 
 
 def test_a_text_of_nothing_but_addresses_is_looked_through_in_time_that_grows_with_it():
-    assert without_secrets("https://" * 100_000 + "?sig=1").endswith("https://?...")
+    assert redact("https://" * 100_000 + "?sig=1").endswith("https://?...")

@@ -11,7 +11,7 @@ import torn
 
 from kfp_vision import evaluation, measures, records, repository
 from kfp_vision.catalog import Row
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import checked
 
 BEATEN = {"label": "daisy", "share": 0.25, "p_value": 0.0000123, "verdict": "beaten"}

@@ -4,7 +4,7 @@ import os
 
 import tensorflow as tf
 
-from kfp_vision import hardware
+from kfp_vision.core import hardware
 
 
 def test_flags_are_read_as_linux_writes_them(tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from kfp_vision import augmentations, inputs, records, sample
 from kfp_vision.catalog import Row
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import checked
 
 SIZE = 64

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from kfp_vision import catalog, listings
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.listings import Entry
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision.errors import FieldError
+from kfp_vision.core.errors import FieldError
 from kfp_vision.locations import Location
 
 SETTINGS = "?endpoint=https://minio:9000&region=eu"

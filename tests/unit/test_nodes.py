@@ -4,7 +4,7 @@ import pytest
 from kube_nodes import node
 
 from kfp_vision import nodes
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 GPU = "nvidia.com/gpu"
 TAINT = {"key": "key1", "value": "value1", "effect": "NoSchedule"}

@@ -8,8 +8,9 @@ from ran import NAME, WORKFLOW, Ran, around_a_stage, printed
 from told import Web
 
 from kfp_vision import outcome, results, runs, storage
-from kfp_vision.errors import InputError
-from kfp_vision.outcome import Outcome, Stage
+from kfp_vision.core.errors import InputError
+from kfp_vision.outcome import Outcome
+from kfp_vision.runs import Stage
 from kfp_vision.stores import patience
 from kfp_vision.stores import web as client
 

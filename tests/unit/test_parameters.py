@@ -6,7 +6,7 @@ from dataclasses import fields as fields_of
 import pytest
 
 from kfp_vision import parameters
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.local_run import defaults
 from kfp_vision.pipelines import hyperparameter_sweep, image_classification, prepare_records
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kfp_vision import catalog, partitioning, splitting
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.records import check_whole, read, read_about
 
 SPLITS = ("train", "validation", "test")

@@ -22,7 +22,7 @@ from left_out import leave_out
 from servers import until
 
 from kfp_vision import parameters, storage, stores
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.stores import Interrupted, patience
 
 CONTENT = b"what was waited for"

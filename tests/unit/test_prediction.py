@@ -7,7 +7,7 @@ import colours
 import pytest
 
 from kfp_vision import prediction, storage
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Classifier, Prediction
 from kfp_vision.repository import Version

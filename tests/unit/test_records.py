@@ -17,7 +17,7 @@ from PIL import Image
 
 from kfp_vision import catalog, splitting
 from kfp_vision.catalog import Row
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.records import (
     About,
     Numbered,

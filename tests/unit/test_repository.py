@@ -5,7 +5,7 @@ import pytest
 from exported import version
 
 from kfp_vision import repository
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.repository import Version
 
 

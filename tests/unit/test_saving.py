@@ -14,7 +14,7 @@ import pytest
 import shades
 from servers import ended
 
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.training.saving import Folder, State
 
 KILLS = 10

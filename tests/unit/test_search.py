@@ -19,7 +19,7 @@ from servers import until
 
 from kfp_vision import repository, search
 from kfp_vision.catalog import Row
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.search import Index, nearest, parts
 from kfp_vision.search.embedding import BATCH, Embedder, thumbnail
@@ -127,7 +127,7 @@ def test_vectors_are_what_the_network_gives_its_class_layer(model):
     from kfp_vision import networks
 
     whole = keras.saving.load_model(model / "classifier.keras")
-    body, _ = networks.parted(whole)
+    body, _ = networks.split_head(whole)
     grey = np.full((1, 64, 64, 3), 90, "float32")
     expected = np.asarray(body(grey))[0]
     file = io.BytesIO()

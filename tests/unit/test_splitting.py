@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kfp_vision import catalog, splitting
 from kfp_vision.catalog import UNWRITABLE, Row
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 quickly = settings(database=None, deadline=None, max_examples=60)
 ratios = st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.33]), st.sampled_from([0.0, 0.1, 0.25, 0.5])).filter(any)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from kfp_vision import listings, storage, stores
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.stores import patience
 
 FILES = {"LICENSE.txt": b"free", "daisy/1.jpg": b"one", "daisy/long name, ü 花.jpg": b"two", "more/tulip/3.png": b"three"}

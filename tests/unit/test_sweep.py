@@ -11,7 +11,7 @@ import shades
 import torn
 
 from kfp_vision import repository, sweep
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 
 FIELDS = {
     "networks": ["inception_v1", "resnet50"],

@@ -21,7 +21,7 @@ from PIL import Image
 from shades import NARROW, RECIPE, shade, train
 
 from kfp_vision import inputs, networks, parameters, training
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.networks import NETWORKS
 from kfp_vision.parameters import Advanced
 from kfp_vision.training import frozen, optimizers, trainer, watching
@@ -318,7 +318,7 @@ def test_layers_that_are_not_there_are_not_frozen(given, said):
 
 def test_frozen_features_are_computed_once_and_taught_in_a_seeded_order(tmp_path, folders):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
-    body, last = networks.parted(model)
+    body, last = networks.split_head(model)
     features = frozen.features(body, folders / "train", 32, tmp_path, mirrored=True)
     assert features.values.shape == (64, body.output.shape[-1]) and features.labels.tolist().count(0) == 32
     pictures, labels = next(iter(inputs.evaluation_batches(folders / "train", image_size=32, batch_size=64)))

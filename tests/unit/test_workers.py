@@ -14,7 +14,7 @@ import pytest
 import servers
 import shades
 
-from kfp_vision.errors import InputError
+from kfp_vision.core.errors import InputError
 from kfp_vision.training import devices
 
 CHANGES = {

@@ -8,7 +8,7 @@ import sys
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
-def end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Makes the kernel kill this process when its parent ends; does nothing outside Linux.
 
     Args:

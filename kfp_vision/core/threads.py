@@ -9,7 +9,7 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 
-def mapped(
+def ordered_map(
     function: Callable[[Input], Output],
     items: Iterable[Input],
     *,

@@ -12,12 +12,12 @@ SystemExit
 import re
 from typing import Any, Self
 
-ADDRESS = re.compile(r"https?://[^\s#]*", re.IGNORECASE)  # a `#` begins the name of an archive member
-USER = re.compile(r"(?<=://)[^/?]*@")
-AFTER = "'\")]}>,.;:"  # punctuation after an address in a sentence, a list or a traceback
-PATH = re.compile(r"(with url: [^\s?]*\?)\S+")  # how urllib3 prints the address of a failed request
+WEB_ADDRESS = re.compile(r"https?://[^\s#]*", re.IGNORECASE)  # a `#` begins the name of an archive member
+USER_INFO = re.compile(r"(?<=://)[^/?]*@")
+TRAILING_PUNCTUATION = "'\")]}>,.;:"  # punctuation after an address in a sentence, a list or a traceback
+URLLIB3_PATH = re.compile(r"(with url: [^\s?]*\?)\S+")  # how urllib3 prints the address of a failed request
 # Signing parameters of S3, Cloud Storage, COS, Azure and others, wherever they appear.
-SIGNED = re.compile(
+SIGNING_PARAMETERS = re.compile(
     r"([?&](?:(?:x-amz|x-goog|x-cos|q)-[\w-]+|signature|sig|awsaccesskeyid|googleaccessid|(?:\w+_)?token|password)=)[^\s&#'\"]+",
     re.IGNORECASE,
 )
@@ -44,7 +44,7 @@ class InputError(SystemExit):
     PREFIX = "error: "
 
     def __init__(self, rule: str, value: object, remedy: str):
-        super().__init__(without_secrets(f"{self.PREFIX}{rule}; got {shown(value)}. {remedy}"))
+        super().__init__(redact(f"{self.PREFIX}{rule}; got {format_value(value)}. {remedy}"))
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickled between processes
         return type(self).from_line, (str(self),)
@@ -57,7 +57,7 @@ class InputError(SystemExit):
             line: the whole line, with its `PREFIX`.
         """
         error = cls.__new__(cls)
-        SystemExit.__init__(error, without_secrets(line))
+        SystemExit.__init__(error, redact(line))
         return error
 
 
@@ -81,7 +81,7 @@ class DamagedError(InputError):
     """Data is truncated, altered or corrupt."""
 
 
-def shown(value: object, limit: int = 600) -> str:
+def format_value(value: object, limit: int = 600) -> str:
     """Formats a value for a message: on one line, truncated, and `without_secrets`.
 
     Args:
@@ -92,11 +92,11 @@ def shown(value: object, limit: int = 600) -> str:
         The text; `""` in quotes for an empty one.
     """
     text = value if isinstance(value, str) else repr(value)
-    text = without_secrets(" ".join(text.split())) or '""'
+    text = redact(" ".join(text.split())) or '""'
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def without_secrets(text: str) -> str:
+def redact(text: str) -> str:
     """Removes user names, passwords and queries from web addresses; a query may hold a signature.
 
     The settings in a bucket URI, `s3://bucket/folder?endpoint=...`, are not secret and are kept.
@@ -107,11 +107,11 @@ def without_secrets(text: str) -> str:
     Returns:
         The text with `?...` in place of each query.
     """
-    text = ADDRESS.sub(lambda found: _shown_address(found[0]), text)
-    return SIGNED.sub(r"\1...", PATH.sub(r"\1...", text))
+    text = WEB_ADDRESS.sub(lambda found: _shown_address(found[0]), text)
+    return SIGNING_PARAMETERS.sub(r"\1...", URLLIB3_PATH.sub(r"\1...", text))
 
 
 def _shown_address(address: str) -> str:
-    open_part, mark, query = USER.sub("", address).partition("?")
-    hidden = query.rstrip(AFTER)
+    open_part, mark, query = USER_INFO.sub("", address).partition("?")
+    hidden = query.rstrip(TRAILING_PUNCTUATION)
     return f"{open_part}?...{query[len(hidden) :]}" if hidden else f"{open_part}{mark}{query}"

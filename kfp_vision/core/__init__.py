@@ -1,0 +1,1 @@
+"""Errors, and what the process runs on: hardware, threads, subprocesses."""
