@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kfp_vision import sample
+from kfp_vision.storage import sample
 
 DRAWN_A_CLASS = 60
 
@@ -65,6 +65,6 @@ def _real(photographs: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _drawn() -> Iterator[tuple[str, bytes]]:
-    for name in sample.names():
+    for name in sample.image_names():
         if name.endswith(".jpg") and int(Path(name).stem) <= DRAWN_A_CLASS:
             yield name, sample.draw(name)

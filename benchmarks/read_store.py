@@ -15,7 +15,7 @@ import urllib3
 from minio import Minio
 
 from benchmarks.measure import Figure, compare
-from kfp_vision import sample, storage
+from kfp_vision.storage import reading, sample
 
 LATENCY = 0.025  # seconds per request
 PICTURES_A_CLASS, ONE_BY_ONE = 120, 60
@@ -31,20 +31,20 @@ def run() -> list[Figure]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
-        for name in sample.names():
+        for name in sample.image_names():
             encoded = sample.draw(name)
             for copy in range(TIMES):
                 (folder / f"{copy}" / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / f"{copy}" / name).write_bytes(encoded)
         with remote_server(Path(scratch)) as address:
             os.environ |= {"AWS_ENDPOINT_URL": f"http://{address}", "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-            items = list(storage.walk("s3://pictures"))
+            items = list(reading.walk("s3://pictures"))
             name = f"minio, one request after another, {1000 * LATENCY:.0f} ms each"
             return [compare("s3_read", name, "img/s", lambda: measure_ours(items), lambda: measure_peer(address, items))]
 
 
-def measure_ours(items: list[storage.Item]) -> float:
-    """Measures `storage.read_all`.
+def measure_ours(items: list[reading.Item]) -> float:
+    """Measures `reading.read_all`.
 
     Args:
         items: objects to read.
@@ -53,12 +53,12 @@ def measure_ours(items: list[storage.Item]) -> float:
         Images per second.
     """
     start = time.perf_counter()
-    count = sum(isinstance(encoded, bytes) for _, encoded in storage.read_all(items))
+    count = sum(isinstance(encoded, bytes) for _, encoded in reading.read_all(items))
     assert count == len(items)
     return count / (time.perf_counter() - start)
 
 
-def measure_peer(address: str, items: list[storage.Item]) -> float:
+def measure_peer(address: str, items: list[reading.Item]) -> float:
     """Measures a plain loop over the MinIO client.
 
     Args:

@@ -20,8 +20,9 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision import catalog, partitioning, sample, splitting
+from kfp_vision import catalog, partitioning, splitting
 from kfp_vision.catalog import Row
+from kfp_vision.storage import sample
 
 PICTURES, FEWER = 100_000, 10_000
 ROWS = 1_000_000
@@ -75,7 +76,7 @@ def draw(root: Path, count: int) -> None:
         root: folder of the data.
         count: number of images.
     """
-    drawn = [_small(name) for name in sample.names()[:DRAWN]]
+    drawn = [_small(name) for name in sample.image_names()[:DRAWN]]
     (root / "pictures").mkdir()
     for number in range(count):
         (root / "pictures" / f"{number}.jpg").write_bytes(make_unique(drawn[number % len(drawn)], number))
@@ -84,7 +85,7 @@ def draw(root: Path, count: int) -> None:
 def _small(name: str) -> bytes:
     with Image.open(io.BytesIO(sample.draw(name))) as image:
         image.thumbnail((LONGEST, LONGEST))
-        return sample.encode(image, "JPEG")
+        return sample.encode_image(image, "JPEG")
 
 
 def make_unique(encoded: bytes, number: int) -> bytes:

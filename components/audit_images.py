@@ -27,10 +27,10 @@ def audit_images(
     """
     from pathlib import Path
 
-    from kfp_vision import storage
     from kfp_vision.search import audit
+    from kfp_vision.storage import atomic
 
     outputs = {"table": Path(findings.path), "page": Path(page.path)}
     found = audit.audit(Path(index.path), validation_ratio=validation_ratio, test_ratio=test_ratio, **outputs)
     metrics.metadata.update(found)
-    storage.write_json(Path(metrics.path), found)
+    atomic.write_json(Path(metrics.path), found)

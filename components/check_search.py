@@ -24,8 +24,9 @@ def check_search(
     The inputs are the fields of the run form; see image_search.
     """
     fields = dict(locals())
-    from kfp_vision import parameters, storage
-    from kfp_vision.stores.patience import CHECK_SECONDS
+    from kfp_vision import parameters
+    from kfp_vision.storage import retry
+    from kfp_vision.storage.retry import CHECK_SECONDS
 
-    storage.wait_for_stores(at_most=CHECK_SECONDS)
+    retry.wait_for_stores(at_most=CHECK_SECONDS)
     parameters.check_search(fields)

@@ -24,10 +24,11 @@ def compare_trials(
     """
     from pathlib import Path
 
-    from kfp_vision import storage, sweep
+    from kfp_vision import sweep
+    from kfp_vision.storage import atomic
 
     folders = [Path(one.path) for one in models]
     found = sweep.compare_trials(folders, model=Path(model.path), table=Path(trials.path), page=Path(page.path))
     metrics.metadata.update(found)
-    storage.write_json(Path(metrics.path), found)
+    atomic.write_json(Path(metrics.path), found)
     model.metadata.update({"best_trial": found["best_trial"], "framework": "tensorflow"})

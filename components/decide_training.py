@@ -33,8 +33,9 @@ def decide_training(
         trained_from: Hash of fingerprint and recipe; the training stores it in the model.
         unchanged: Whether the deployed model has the same hash; always false without skip_unchanged.
     """
-    from kfp_vision import deployment, parameters, storage
+    from kfp_vision import deployment, parameters
+    from kfp_vision.storage import retry
 
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     settings = parameters.of_deployment(advanced)
     return deployment.decide_training(images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings)

@@ -27,9 +27,10 @@ def deploy_model(
     """
     from pathlib import Path
 
-    from kfp_vision import deployment, parameters, storage
+    from kfp_vision import deployment, parameters
+    from kfp_vision.storage import retry
 
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     settings = parameters.of_deployment(advanced)
     judgements = (Path(verdict.path), Path(proof.path))
     deployed = deployment.deploy_model(Path(model.path), model.uri, *judgements, deploy_to, settings, Path(endpoint.path))

@@ -43,10 +43,10 @@ def evaluate_classifier(
     """
     from pathlib import Path
 
-    from kfp_vision import storage
     from kfp_vision.evaluation import HEADLINES, Wishes, evaluate_classifier
+    from kfp_vision.storage import atomic, retry
 
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     inputs = (Path(model.path), Path(validation_records.path), Path(test_records.path))
     made = {"evaluation": Path(metrics.path), "page": Path(report.path), "verdict": Path(verdict.path)}
     evaluation = evaluate_classifier(*inputs, Wishes(min_accuracy, deploy_to, test_image_uri, advanced), **made)
@@ -55,5 +55,5 @@ def evaluate_classifier(
     classification.log_confusion_matrix(figures.labels, figures.confusion_matrix)
     classification.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["thresholds"])
     drawn = {"labels": figures.labels, "confusion_matrix": figures.confusion_matrix, "roc": roc}
-    storage.write_json(Path(classification.path), drawn)
+    atomic.write_json(Path(classification.path), drawn)
     return evaluation.verdict.accepted and not unchanged

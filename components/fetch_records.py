@@ -26,9 +26,10 @@ def fetch_records(
     """
     from pathlib import Path
 
-    from kfp_vision import records, storage
+    from kfp_vision import records
+    from kfp_vision.storage import retry
 
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     fetched = records.fetch(records_uri, folders, Path(label_map.path))

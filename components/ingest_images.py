@@ -36,9 +36,10 @@ def ingest_images(
     """
     from pathlib import Path
 
-    from kfp_vision import catalog, storage
+    from kfp_vision import catalog
+    from kfp_vision.storage import retry
 
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
     made = {"table": Path(images.path), "page": Path(summary.path)}
     found = catalog.ingest(images_uri, leave_out_uri=leave_out_uri, task=task, check_images=check_images, splits=splits, **made)

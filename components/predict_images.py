@@ -29,9 +29,10 @@ def predict_images(
     """
     from pathlib import Path
 
-    from kfp_vision import prediction, repository, storage
+    from kfp_vision import prediction, repository
+    from kfp_vision.storage import retry
 
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     version = repository.exported(Path(model.path))
     given = (prediction.Classifier(version), version.labels, predict_uri, Path(predictions.path))
     prediction.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)

@@ -70,13 +70,14 @@ def train_classifier(
     fields = dict(locals())
     from pathlib import Path
 
-    from kfp_vision import storage, training
+    from kfp_vision import training
+    from kfp_vision.storage import atomic, retry
 
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     recipe = training.Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     outputs = {"model": Path(model.path), "events": Path(events.path), "page": Path(curves.path)}
     reached = training.train_classifier(recipe, *inputs, **outputs)
     model.metadata.update({"network": network, "model_name": model_name, "framework": "tensorflow"})
     metrics.metadata.update(reached)
-    storage.write_json(Path(metrics.path), reached)
+    atomic.write_json(Path(metrics.path), reached)

@@ -60,14 +60,15 @@ def train_trial(
     fields = dict(locals())
     from pathlib import Path
 
-    from kfp_vision import storage, sweep, training
+    from kfp_vision import sweep, training
+    from kfp_vision.storage import atomic, retry
 
     values = sweep.read_trial(trial)
     fields |= values
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     recipe = training.Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     result = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path))
     model.metadata.update({name: str(value) for name, value in values.items()})
     metrics.metadata.update({name: result[name] for name in ("accuracy", "loss") if result[name] is not None})
-    storage.write_json(Path(metrics.path), result)
+    atomic.write_json(Path(metrics.path), result)

@@ -29,9 +29,10 @@ def write_partition(
     """
     from pathlib import Path
 
-    from kfp_vision import parameters, partitioning, storage
+    from kfp_vision import parameters, partitioning
+    from kfp_vision.storage import retry
 
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     given = parameters.Advanced.parse(advanced)
     how = {"max_refused_ratio": given.max_refused_ratio, "check_pixels": given.check_pixels, "max_side": given.max_side}
     how |= {"images_per_shard": images_per_shard, "partition": partition, "partitions": partitions}

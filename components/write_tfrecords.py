@@ -35,9 +35,10 @@ def write_tfrecords(
     from pathlib import Path
     from typing import Any
 
-    from kfp_vision import parameters, partitioning, storage
+    from kfp_vision import parameters, partitioning
+    from kfp_vision.storage import retry
 
-    storage.wait_for_stores(advanced)
+    retry.wait_for_stores(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     given = parameters.Advanced.parse(advanced)

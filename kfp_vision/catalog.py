@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from sys import intern
 from typing import Protocol, TypeVar
 
-from kfp_vision import listings, reports, storage, stores
+from kfp_vision import listings, reports
 from kfp_vision.core import threads
 from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.storage import atomic, base, reading, uris
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 UNSUPPORTED = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # written by phones
@@ -181,7 +182,7 @@ def ingest(
     write(table, found.rows)
     reports.write_summary_page(
         page,
-        source=stores.shown(images_uri),
+        source=base.redact_uri(images_uri),
         classes=found.classes,
         images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
@@ -234,12 +235,12 @@ def leave_out(found: Catalog, leave_out_uri: str) -> list[str]:
     unmatched = [path for path in listed if path not in matched]
     if unmatched and not matched and found.rows:
         remedy = f"Name each by its path below the root of the data, such as {found.rows[0].name}, or by its URI."
-        value = f"none of them in {stores.shown(leave_out_uri)} ({_some(unmatched)})"
+        value = f"none of them in {base.redact_uri(leave_out_uri)} ({_some(unmatched)})"
         raise InputError("leave_out_uri must name images of images_uri", value, remedy)
     kept = [row for row in found.rows if matched.isdisjoint((row.uri, row.name))]
     if matched:
         found.skipped[TO_LEAVE_OUT] += len(found.rows) - len(kept)
-    print(f"images excluded by {stores.shown(leave_out_uri)}: {len(found.rows) - len(kept)}")
+    print(f"images excluded by {base.redact_uri(leave_out_uri)}: {len(found.rows) - len(kept)}")
     found.rows = kept
     if not unmatched:
         return []
@@ -268,11 +269,11 @@ def fingerprint(images_uri: str, leave_out_uri: str = "") -> str:
 
 
 def _fingerprint_source(images_uri: str) -> str:
-    listing = storage.fingerprint(images_uri)
+    listing = reading.fingerprint(images_uri)
     if not listings.is_listing(images_uri):
         return listing
     digest = hashlib.sha256(listing.encode())
-    files = dict.fromkeys(storage.archive_and_member(entry.uri)[0] for entry in listings.read(images_uri))
+    files = dict.fromkeys(uris.split_member(entry.uri)[0] for entry in listings.read(images_uri))
     for version in _map_concurrently(_describe_version, files):
         digest.update(f"{version}\n".encode())
     return digest.hexdigest()
@@ -280,7 +281,7 @@ def _fingerprint_source(images_uri: str) -> str:
 
 def _describe_version(uri: str) -> str:
     try:
-        found = storage.describe(uri)
+        found = reading.describe(uri)
     except (OSError, ValueError):
         return "not there"  # the ingest stage rejects it, with its line
     return f"{found.size} {found.version}"
@@ -288,7 +289,7 @@ def _describe_version(uri: str) -> str:
 
 def _scan_folders(images_uri: str, classes: bool) -> Catalog:
     found = Catalog([])
-    for item in storage.walk(images_uri):
+    for item in reading.walk(images_uri):
         label = _parent_folder(item.name).name
         reason = not_a_picture(item.name) or ("" if label or not classes else NO_CLASS)
         if reason:
@@ -312,17 +313,17 @@ def _complete_content_ids(rows: list[Row]) -> list[Row]:
 
 def _is_object(row: Row) -> bool:
     """Returns whether an image is an object of a bucket; members of an archive there are hashed by us."""
-    return storage.scheme(row.uri) in stores.BUCKETS and not storage.archive_and_member(row.uri)[1]
+    return uris.scheme_of(row.uri) in base.BUCKETS and not uris.split_member(row.uri)[1]
 
 
 def _hash_images(rows: Iterable[Row]) -> Iterator[str]:
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         yield from _map_concurrently(lambda row: md5(reader.read(row.uri)), rows)
 
 
 def _map_concurrently(function: Callable[[Argument], Result], items: Iterable[Argument]) -> Iterator[Result]:
     """Maps a function that waits for a disk or a network, in threads."""
-    return threads.ordered_map(function, items, workers=stores.READERS, limit=4 * stores.READERS)
+    return threads.ordered_map(function, items, workers=base.CONCURRENT_READS, limit=4 * base.CONCURRENT_READS)
 
 
 def _assign_splits(found: Catalog) -> Catalog:
@@ -380,21 +381,21 @@ def _scan_import_file(images_uri: str) -> Catalog:
     for entry in entries:
         if unwritable(entry.name + entry.label):
             raise listings.broken(images_uri, entry.line, "a control character")
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         rows = list(_map_concurrently(partial(_read_entry, images_uri, reader), entries))
     return Catalog(_complete_content_ids(rows))
 
 
-def _read_entry(images_uri: str, reader: storage.Reader, entry: listings.Entry) -> Row:
+def _read_entry(images_uri: str, reader: reading.Reader, entry: listings.Entry) -> Row:
     try:
-        if storage.scheme(entry.uri) in stores.BUCKETS and not storage.archive_and_member(entry.uri)[1]:
-            found = storage.describe(entry.uri)
+        if uris.scheme_of(entry.uri) in base.BUCKETS and not uris.split_member(entry.uri)[1]:
+            found = reading.describe(entry.uri)
             return Row(entry.uri, entry.label, found.size, found.md5, entry.name, entry.split)
         encoded = reader.read(entry.uri)
     except (OSError, ValueError) as error:
         remedy = "Correct or remove the line; relative URIs are resolved against the location of the file."
         rule = "every image of an import file must be readable"
-        raise InputError(rule, f"{error} in {stores.shown(images_uri)}, line {entry.line}", remedy) from None
+        raise InputError(rule, f"{error} in {base.redact_uri(images_uri)}, line {entry.line}", remedy) from None
     return Row(entry.uri, entry.label, len(encoded), md5(encoded), entry.name, entry.split)
 
 
@@ -539,7 +540,7 @@ def write(table: Path, rows: Iterable[Row]) -> None:
         table: output file.
         rows: in the order of the table.
     """
-    with storage.replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic.replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(map(attrgetter(*COLUMNS), rows))
@@ -579,7 +580,7 @@ def write_part(table: Path, rows: range, part: Path) -> None:
         rows: row numbers, from 0.
         part: output table.
     """
-    with storage.replacing(part) as temporary, table.open(newline="", encoding="utf-8") as whole:
+    with atomic.replacing(part) as temporary, table.open(newline="", encoding="utf-8") as whole:
         lines = csv.reader(whole)
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -594,7 +595,7 @@ def write_unused(table: Path, unused: Iterable[Unused]) -> None:
         table: output file.
         unused: in the order of the table.
     """
-    with storage.replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic.replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("uri", "label", "reason"), *unused])
 
 
@@ -676,9 +677,9 @@ def _samples(found: Catalog, make_sample: Callable[[bytes, Row], reports.Picture
             if label in chosen and len(chosen[label]) < limit:
                 chosen[label].append(row)
     samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels}
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         wanted = [(label, row) for label, rows in chosen.items() for row in rows]
-        outcomes = _map_concurrently(lambda pair: storage.outcome(partial(reader.read, pair[1].uri)), wanted)
+        outcomes = _map_concurrently(lambda pair: reading.bytes_or_error(partial(reader.read, pair[1].uri)), wanted)
         for (label, row), encoded in zip(wanted, outcomes, strict=True):
             # The page shows an image that has disappeared as unreadable; the conversion reports the reason.
             samples[label].append(preview(make_sample(b"" if isinstance(encoded, OSError) else encoded, row)))

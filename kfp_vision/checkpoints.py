@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import storage, stores
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET, KERAS_APPLICATIONS, NETWORKS, Network, name_by_layer
+from kfp_vision.storage import atomic, base, reading, uris
 
 CLASS_LAYER = -1  # the model's last
 KERAS_FILE = "classifier.keras"  # of a model folder
@@ -74,7 +74,7 @@ def load(model: Any, network: Network, uri: str) -> bool:
     Raises:
         InputError: it is not a checkpoint, or does not fit; the message names missing and unused weights.
     """
-    with storage.temporary() as scratch:
+    with atomic.temporary_folder() as scratch:
         checkpoint = open_checkpoint(uri, network, scratch)
         variables = _variables_by_name(model.layers, network, checkpoint)
         head = _variables_by_name([model.layers[CLASS_LAYER]], network, checkpoint)
@@ -121,7 +121,7 @@ def _read(checkpoint: Checkpoint, name: str, uri: str) -> npt.NDArray[Any]:
     try:
         return checkpoint.read(name)
     except Exception as error:  # the kinds depend on the format of the checkpoint
-        reason = f"{name} of {stores.shown(uri)} ({type(error).__name__})"
+        reason = f"{name} of {base.redact_uri(uri)} ({type(error).__name__})"
         raise InputError("every weight of a checkpoint must be readable", reason, "Copy or download it again.") from None
 
 
@@ -144,8 +144,8 @@ def open_checkpoint(uri: str, network: Network, scratch: Path) -> Checkpoint:
         return _open_keras_weights(IMAGENET, network, uri)
     if uri == IMAGENET:
         uri = network.imagenet
-    path = _download(uri, scratch) if storage.scheme(uri) not in ("", "file") else _find_local(uri)
-    if path.is_file() and storage.is_archive(uri):
+    path = _download(uri, scratch) if uris.scheme_of(uri) not in ("", "file") else _find_local(uri)
+    if path.is_file() and uris.is_archive(uri):
         path = _unpack(path, uri, scratch)
     if path.suffix == ".npz":
         return _open_npz(path, uri)
@@ -158,7 +158,7 @@ def open_checkpoint(uri: str, network: Network, scratch: Path) -> Checkpoint:
 
 def _find_local(uri: str) -> Path:
     """The file of a local checkpoint, or the prefix of its files."""
-    path = Path(storage.absolute(uri))
+    path = Path(uris.absolute_uri(uri))
     if path.is_dir():
         if not (path / KERAS_FILE).is_file():
             rule = f"a folder given as checkpoint_uri must be a run's model folder, with {KERAS_FILE} in it"
@@ -171,25 +171,25 @@ def _find_local(uri: str) -> Path:
 
 def _download(uri: str, scratch: Path) -> Path:
     """Downloads a remote checkpoint, and returns its file or the prefix of its files."""
-    storage.check_uri(uri, "checkpoint_uri")
-    for file in (uri, stores.extended(uri, f"/{KERAS_FILE}")):
+    uris.check_uri(uri, "checkpoint_uri")
+    for file in (uri, base.append_to_path(uri, f"/{KERAS_FILE}")):
         if _exists(file):
-            return storage.fetch(file)
-    index = stores.extended(uri, ".index")
+            return reading.fetch(file)
+    index = base.append_to_path(uri, ".index")
     if not _exists(index):
-        raise InputError("checkpoint_uri must name something that exists", stores.shown(uri), "Check its spelling.")
+        raise InputError("checkpoint_uri must name something that exists", base.redact_uri(uri), "Check its spelling.")
     prefix = scratch / "checkpoint"
-    (scratch / f"{prefix.name}.index").symlink_to(storage.fetch(index))
+    (scratch / f"{prefix.name}.index").symlink_to(reading.fetch(index))
     shards = _count_shards(scratch / f"{prefix.name}.index", uri)
     for shard in range(shards):
         ending = f".data-{shard:05d}-of-{shards:05d}"
-        (scratch / f"{prefix.name}{ending}").symlink_to(storage.fetch(stores.extended(uri, ending)))
+        (scratch / f"{prefix.name}{ending}").symlink_to(reading.fetch(base.append_to_path(uri, ending)))
     return prefix
 
 
 def _exists(uri: str) -> bool:
     try:
-        storage.describe(uri)
+        reading.describe(uri)
     except FileNotFoundError:
         return False
     return True
@@ -214,7 +214,7 @@ def _count_shards(index: Path, uri: str) -> int:
 
 def _unpack(archive: Path, uri: str, scratch: Path) -> Path:
     """Unpacks an archive without its folders, and returns the one checkpoint in it."""
-    for item in storage.walk(str(archive)):
+    for item in reading.walk(str(archive)):
         (scratch / Path(item.name).name).write_bytes(item.read())
     if (scratch / KERAS_FILE).is_file():  # a model folder; the .index is that of its SavedModel
         return scratch / KERAS_FILE
@@ -244,7 +244,7 @@ def _open_keras(path: Path, uri: str) -> Checkpoint:
     except Exception as error:  # a broken or hostile file raises all kinds in Keras and h5py
         rule = "a .keras checkpoint must be a model that Keras can load, with no code in it"
         remedy = "Save it with model.save of Keras 3, with no layers other than Keras's own."
-        raise InputError(rule, f"{stores.shown(uri)} ({_first_line(error)})", remedy) from None
+        raise InputError(rule, f"{base.redact_uri(uri)} ({_first_line(error)})", remedy) from None
 
 
 def _open_keras_weights(weights: str, network: Network, uri: str) -> Checkpoint:
@@ -290,7 +290,7 @@ def _open_tensorflow(path: Path, uri: str) -> Checkpoint:
 
 
 def _not_a_checkpoint(uri: str) -> InputError:
-    return InputError("checkpoint_uri must name a checkpoint", stores.shown(uri), f"Give {KINDS}.")
+    return InputError("checkpoint_uri must name a checkpoint", base.redact_uri(uri), f"Give {KINDS}.")
 
 
 def _check_fit(variables: dict[str, Any], skipped: set[str], network: Network, checkpoint: Checkpoint, uri: str) -> None:
@@ -305,7 +305,7 @@ def _check_fit(variables: dict[str, Any], skipped: set[str], network: Network, c
         _summarize(misshapen, "of another shape"),
         _summarize(checkpoint.shapes.keys() - variables.keys(), "unused"),
     ]
-    found = f"{stores.shown(uri)}: {'; '.join(problem for problem in problems if problem)}"
+    found = f"{base.redact_uri(uri)}: {'; '.join(problem for problem in problems if problem)}"
     remedy = _remedy_for_misfit(network, checkpoint, is_other_network=bool(missing))
     raise InputError(f"the checkpoint must fit network={network.name}", found, remedy)
 

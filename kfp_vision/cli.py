@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from kfp_vision import __version__, parameters
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET
-from kfp_vision.stores import patience
+from kfp_vision.storage import retry
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 INTERRUPTED = 130
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
-        with patience.for_a_person():
+        with retry.interactive():
             return options.command(options) or DONE
     except WrongUse as error:
         return _fail(error, WRONG_USE, options.debug)
@@ -297,7 +297,8 @@ def train(options: argparse.Namespace) -> None:
 
     pipeline = PIPELINES["image_classification"]
     # After KFP, which inspects every loaded module; TensorFlow has thousands.
-    from kfp_vision import storage, training
+    from kfp_vision import training
+    from kfp_vision.storage import retry
 
     form = training.Recipe.__dataclass_fields__
     try:
@@ -312,7 +313,7 @@ def train(options: argparse.Namespace) -> None:
         parameters.check_values(values)
     except InputError as error:
         raise WrongUse(error) from error
-    storage.wait_for_stores(fields["advanced"])  # as long as a stage does, since nobody watches a worker
+    retry.wait_for_stores(fields["advanced"])  # as long as a stage does, since nobody watches a worker
     folders = (options.records / "train", options.records / "validation", options.records)
     outputs = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)
@@ -435,10 +436,10 @@ def write_sample(options: argparse.Namespace) -> None:
     """
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
         raise WrongUse(InputError("the folder must be new or empty", str(options.folder), "Choose another one."))
-    from kfp_vision import sample, storage
+    from kfp_vision.storage import atomic, sample
 
-    with storage.replacing(options.folder) as folder:
-        count = sample.write(folder)
+    with atomic.replacing(options.folder) as folder:
+        count = sample.write_images(folder)
     print(f"{count} images in {len(sample.CLASSES)} classes in {options.folder}")
 
 
@@ -477,7 +478,7 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
     Raises:
         InputError: not an assignment, an unknown field, or a value of another type.
     """
-    from kfp_vision import storage
+    from kfp_vision.storage.uris import absolute_uri
 
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -489,7 +490,7 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
             raise InputError(rule, name, parameters.did_you_mean(name, fields))
         values[name] = _value(name, text, fields[name])
         if name in URI_FIELDS and values[name] not in NO_PATHS.get(name, ()):
-            values[name] = storage.absolute(values[name])
+            values[name] = absolute_uri(values[name])
     return values
 
 

@@ -15,10 +15,12 @@ from typing import Any
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
-from kfp_vision import listings, locations, outcome, storage, stores
+from kfp_vision import listings, outcome
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET
+from kfp_vision.storage import atomic, base
+from kfp_vision.storage.uris import SAMPLE, absolute_uri, scheme_of, split_member
 
 # Local paths in these fields are mounted read-only.
 READ_FIELDS = (
@@ -74,7 +76,7 @@ def runner(
     for name in sorted(set(names.values())):
         _ensure_image(client, name)
     user = user_for(client)
-    with storage.temporary() as scratch, _replace_run(partial(_run_stage, names=names, gpus=gpus)):
+    with atomic.temporary_folder() as scratch, _replace_run(partial(_run_stage, names=names, gpus=gpus)):
         for folder in (scratch, run_dir):
             _share(folder, user)
         shared = mounts(values, user)
@@ -156,7 +158,7 @@ def needs_network(values: Mapping[str, Any]) -> bool:
         Whether the run needs a network.
     """
     uris = _read_uris(values) | set(_uris_in(values, WRITTEN_FIELDS))
-    return any(uri == IMAGENET or storage.scheme(uri) not in ("", "file", locations.SAMPLE) for uri in uris)
+    return any(uri == IMAGENET or scheme_of(uri) not in ("", "file", SAMPLE) for uri in uris)
 
 
 def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
@@ -185,7 +187,7 @@ def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
 
 def credentials() -> dict[str, str]:
     """Selects the environment variables with the addresses and credentials of stores, to pass to the stages."""
-    return {name: os.environ[name] for name in (*stores.ENVIRONMENT, GOOGLES_FILE) if os.environ.get(name)}
+    return {name: os.environ[name] for name in (*base.ENVIRONMENT_VARIABLES, GOOGLES_FILE) if os.environ.get(name)}
 
 
 def lies_at(uri: str) -> list[Path]:
@@ -197,7 +199,7 @@ def lies_at(uri: str) -> list[Path]:
     Returns:
         The paths; empty if the URI is remote.
     """
-    uri = IMAGENET if uri == IMAGENET else storage.absolute(uri)
+    uri = IMAGENET if uri == IMAGENET else absolute_uri(uri)
     if not Path(uri).is_absolute():
         return []
     ends = [len(uri), *(position for position, character in enumerate(uri) if character == "#")]
@@ -213,7 +215,7 @@ def _read_uris(values: Mapping[str, Any]) -> set[str]:
     # An exclusion list is a CSV file too, but not an import file.
     data_uris = _uris_in(values, (field for field in READ_FIELDS if field != "leave_out_uri"))
     named = [entry.uri for uri in data_uris if listings.is_listing(uri) and lies_at(uri) for entry in listings.read(uri)]
-    return uris | {uri if storage.scheme(uri) else str(Path(storage.archive_and_member(uri)[0]).parent) for uri in named}
+    return uris | {uri if scheme_of(uri) else str(Path(split_member(uri)[0]).parent) for uri in named}
 
 
 def _uris_in(values: Mapping[str, Any], fields: Iterable[str]) -> list[str]:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kfp_vision import catalog, publishing, records, repository, results, storage, stored, stores
+from kfp_vision import catalog, publishing, records, repository, results, stored
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Answer, Service
 from kfp_vision.repository import Version
 from kfp_vision.serving import server
+from kfp_vision.storage import atomic, base, reading, uris, writing
 
 NOWHERE, KSERVE = "none", "kserve"  # values of deploy_to besides a model repository
 SECONDS_TO_TAKE_OVER = 120.0  # for the last server of the previous model to end; Kubernetes gives it 30
@@ -118,7 +119,7 @@ def check_serving(
     if not accepted:
         reason = "the deployed model is the same" if evaluation["verdict"]["accepted"] else "the model is not accepted"
         print(f"serving is not checked: {reason}")
-        storage.write_json(proof, {"model_fingerprint": "", "not_proven": reason})
+        atomic.write_json(proof, {"model_fingerprint": "", "not_proven": reason})
         return Proven({}, False)
     expected = {answer["name"]: answer["probabilities"] for answer in evaluation["answers"]}
     held_out = records.read(records.held_out(validation_records, test_records))
@@ -136,7 +137,7 @@ def check_serving(
         raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
     median = round(statistics.median(seconds), 4)
     figures = {"pictures": len(images), "largest_difference": difference, "median_seconds": median}
-    storage.write_json(proof, {"model_fingerprint": version.fingerprint, **figures})
+    atomic.write_json(proof, {"model_fingerprint": version.fingerprint, **figures})
     agreement = f"as the evaluation did, to {difference:.1g}"
     print(f"the server classified {len(images)} images {agreement}, in {1000 * median:.0f} ms each")
     return Proven(figures, deploy_to != NOWHERE)
@@ -219,21 +220,21 @@ class _Repository:
 
     def check(self, model_name: str, settings: Mapping[str, Any]) -> None:
         """Checks that the repository can be written to, by a small object in a bucket, and holds no other model."""
-        is_known = storage.scheme(self._uri) in ("", "file", *stores.BUCKETS)
-        if not self._uri or not is_known or Path(storage.absolute(self._uri)).is_file():
+        is_known = uris.scheme_of(self._uri) in ("", "file", *base.BUCKETS)
+        if not self._uri or not is_known or Path(uris.absolute_uri(self._uri)).is_file():
             rule = f"deploy_to must be {NOWHERE}, {KSERVE}, or a model repository"
             remedy = "Name a folder, or one in a bucket as s3://bucket/folder; it need not exist."
             raise InputError(rule, self._uri, remedy)
-        storage.check_writable(self._uri, "deploy_to")
+        writing.check_writable(self._uri, "deploy_to")
         publishing.check_name(self._uri, model_name)
 
     def is_deployed(self, trained_from: str, model_name: str, settings: Mapping[str, Any]) -> bool:
         """Checks the newest version."""
-        return publishing.is_from(storage.absolute(self._uri), trained_from)
+        return publishing.is_from(uris.absolute_uri(self._uri), trained_from)
 
     def deploy(self, version: Version, model_uri: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Publishes the model as the newest version."""
-        place = storage.absolute(self._uri)
+        place = uris.absolute_uri(self._uri)
         number = publishing.publish(version, place, int(settings["versions_kept"]))
         results.announce(f"{version.name} deployed as version {number} in {place}")
         return {"kind": "repository", "repository": place, "version": number, "model_name": version.name}
@@ -351,7 +352,7 @@ def deploy_model(
         raise InputError("a model must be accepted to be deployed", reasons, "Train a better one, or ask for less.")
     check_target(deploy_to, version.name, settings)
     deployed = target_of(deploy_to).deploy(version, uri, settings)
-    storage.write_json(endpoint, deployed)
+    atomic.write_json(endpoint, deployed)
     return deployed
 
 
@@ -381,7 +382,7 @@ def call_endpoint(
         rule = "test_image_uri must name an image that can be read"
         raise InputError(rule, f"{image} ({prediction})", "Give a JPEG or a PNG.")
     written = {"picture": image, "label": label, "prediction": prediction.label, "score": prediction.score, "url": url}
-    storage.write_json(answer, written)
+    atomic.write_json(answer, written)
     print(f"POST {url}")
     print(f"{image} is classified as {prediction.label} ({prediction.score:.0%}){f'; its label is {label}' if label else ''}")
     return written
@@ -390,7 +391,7 @@ def call_endpoint(
 def _test_image(validation_records: Path, test_records: Path, test_image_uri: str) -> tuple[str, bytes, str]:
     """Returns name, content and label of the image to send; the label is empty if unknown."""
     if test_image_uri:
-        return test_image_uri, storage.read_picture(test_image_uri, "test_image_uri"), ""
+        return test_image_uri, reading.read_image(test_image_uri, "test_image_uri"), ""
     return next(records.read(records.held_out(validation_records, test_records)))
 
 

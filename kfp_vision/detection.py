@@ -19,10 +19,11 @@ from xml.etree.ElementTree import Element, ParseError
 
 from PIL import ExifTags, Image, ImageDraw
 
-from kfp_vision import catalog, listings, locations, reports, storage
+from kfp_vision import catalog, listings, reports
 from kfp_vision.catalog import Catalog, Row
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.pictures import PILLOW_OPENS, Checked, Refused, checked
+from kfp_vision.storage import reading, uris
 
 LABEL_MAP_FILE = "label_map.pbtxt"
 MOST_XML = 1 << 20  # bytes; 1,000 boxes take a quarter of it
@@ -97,7 +98,7 @@ def scan(images_uri: str) -> Catalog:
     annotations: dict[tuple[str, str], Annotation | str] = {}
     sizes: dict[str, tuple[int, int, int] | str] = {}
     lists: dict[str, dict[str, str]] = {}
-    for item, encoded in storage.read_all(_select_files(images_uri, annotations, found)):
+    for item, encoded in reading.read_all(_select_files(images_uri, annotations, found)):
         path = PurePosixPath(item.name)
         if isinstance(encoded, OSError):
             raise encoded
@@ -137,7 +138,7 @@ def check_uri(images_uri: str) -> None:
     Raises:
         InputError: it cannot.
     """
-    if images_uri == locations.SAMPLE or listings.is_listing(images_uri):
+    if images_uri == uris.SAMPLE or listings.is_listing(images_uri):
         raise InputError("images_uri of detection must be a folder or an archive", images_uri, LAYOUT)
 
 
@@ -372,9 +373,9 @@ class DetectionTask:
 
 def _select_files(
     images_uri: str, annotations: dict[tuple[str, str], Annotation | str], found: Catalog
-) -> Iterator[storage.Item]:
+) -> Iterator[reading.Item]:
     """Yields images, annotations and split lists; counts other files as skipped, and does not read oversized annotations."""
-    for item in storage.walk(images_uri):
+    for item in reading.walk(images_uri):
         path = PurePosixPath(item.name)
         if path.suffix.lower() == ".xml" and not catalog.not_a_picture(str(path.with_suffix(".jpg"))):
             if item.size > MOST_XML:

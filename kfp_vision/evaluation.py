@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import deployment, export, inputs, parameters, publishing, records, reports, repository, results, storage
+from kfp_vision import deployment, export, inputs, parameters, publishing, records, reports, repository, results
 from kfp_vision.core.errors import InputError
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Classifier
 from kfp_vision.repository import Version
+from kfp_vision.storage import atomic, reading
 
 BATCH = 64
 MISTAKES_SHOWN = 24
@@ -139,7 +140,7 @@ def evaluate_classifier(
     deployed = None
     advanced = parameters.Advanced.parse(criteria.advanced)
     if advanced.compare_with_deployed:
-        with storage.temporary() as scratch:
+        with atomic.temporary_folder() as scratch:
             if newest := _deployed_version(criteria.deploy_to, scratch):
                 deployed = compared(predictions, version.labels, newest, folder)
     result = Evaluation(
@@ -162,9 +163,9 @@ def evaluate_classifier(
 
 def _write(result: Evaluation, predictions: Answers, evaluation: Path, verdict: Path) -> None:
     content = result.as_dict()
-    storage.write_json(evaluation, content)
+    atomic.write_json(evaluation, content)
     kept = {name: content[name] for name in ("model_name", "model_fingerprint", "verdict", "largest_class")}
-    storage.write_json(verdict, kept | {"answers": sampled(predictions)})
+    atomic.write_json(verdict, kept | {"answers": sampled(predictions)})
 
 
 def _write_page(page: Path, result: Evaluation, predictions: Answers, folder: Path, model: Path) -> None:
@@ -357,7 +358,7 @@ def _mistakes(
 
 
 def _classify_uri(classifier: Classifier, uri: str) -> dict[str, Any]:
-    (prediction,) = classifier.classify([storage.read_picture(uri, "test_image_uri")])
+    (prediction,) = classifier.classify([reading.read_image(uri, "test_image_uri")])
     if isinstance(prediction, Refused):
         raise InputError("test_image_uri must name an image", f"{uri} ({prediction})", "Give a JPEG or a PNG.")
     return {"uri": uri, "prediction": prediction.label, "score": prediction.score}

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kfp_vision import __version__, parameters, publishing, rollout, storage, stores
+from kfp_vision import __version__, parameters, publishing, rollout
 from kfp_vision.cluster import API_VERSION, BACK_SECONDS, GROUP, MADE, MODEL, OURS, Applied, Cluster, NotReady, is_within
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.repository import SERVING_FOLDER, Version
+from kfp_vision.storage import base, uris, writing
 
 STOCK = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
 LONGEST_LABEL = 63  # characters of a DNS label, RFC 1035
@@ -57,11 +58,11 @@ def check(model_name: str, settings: Mapping[str, Any]) -> None:
         raise InputError(rule, model_name, "Choose a name such as flowers.")
     place = settings["service_repository"]
     if place:
-        if storage.scheme(place) not in stores.BUCKETS:
+        if uris.scheme_of(place) not in base.BUCKETS:
             rule = "service_repository of advanced must be a folder in a bucket, which KServe can read"
             raise InputError(rule, place, "Name one as s3://bucket/models.")
         place = _storage_uri(place, settings)
-        storage.check_writable(settings["service_repository"], "service_repository of advanced")
+        writing.check_writable(settings["service_repository"], "service_repository of advanced")
     elif not settings["service_account"]:
         rule = "deploy_to=kserve must have a location that KServe can read the model from"
         found = "neither service_repository nor service_account"
@@ -286,8 +287,8 @@ def _container(name: str, uri: str, gpus: int, settings: Mapping[str, Any]) -> d
 def _provide(version: Version, uri: str, settings: Mapping[str, Any]) -> str:
     """Returns the URI that KServe reads the version from: a copy in the repository, or the artifact itself."""
     if not settings["service_repository"]:
-        return _storage_uri(stores.extended(uri, f"/{SERVING_FOLDER}"), settings)
-    place = storage.inside(settings["service_repository"], f"{version.name}/{version.fingerprint[:FOLDER]}")
+        return _storage_uri(base.append_to_path(uri, f"/{SERVING_FOLDER}"), settings)
+    place = uris.join_uri(settings["service_repository"], f"{version.name}/{version.fingerprint[:FOLDER]}")
     publishing.publish(version, place)
     return _storage_uri(place, settings)
 
@@ -296,7 +297,7 @@ def _remove_old(cluster: Cluster, version: Version, settings: Mapping[str, Any])
     """Removes models from the repository, except those that a pod uses, and the newest `versions_kept` of the others."""
     if not settings["service_repository"] or not settings["versions_kept"] or settings["canary_percent"] < 100:
         return
-    place = storage.inside(settings["service_repository"], version.name)
+    place = uris.join_uri(settings["service_repository"], version.name)
     used = {fingerprint[:FOLDER] for fingerprint in cluster.pod_annotations(version.name, FINGERPRINT)}
     used.add(version.fingerprint[:FOLDER])
     publishing.remove_unread(place, used, int(settings["versions_kept"]))
@@ -311,12 +312,12 @@ def _storage_uri(place: str, settings: Mapping[str, Any]) -> str:
     Raises:
         InputError: KServe cannot read it, or not without a service account.
     """
-    scheme, remedy = storage.scheme(place), "Set service_repository of advanced to a folder in a bucket, as s3://bucket/models."
+    scheme, remedy = uris.scheme_of(place), "Set service_repository of advanced to a folder in a bucket, as s3://bucket/models."
     if scheme not in (GOOGLES, AMAZONS, *AS_AMAZONS):
         raise InputError("KServe must be able to read the model", place, remedy)
     if scheme in AS_AMAZONS and not settings["service_account"]:
         rule = f"KServe must have a service account to read {scheme}:// URIs"
         remedy = "Set service_account of advanced to one whose secret holds a key and states serving.kserve.io/s3-endpoint."
         raise InputError(rule, place, remedy)
-    folder = stores.parted(place)[0].partition("://")[2]
+    folder = base.split_settings(place)[0].partition("://")[2]
     return f"{GOOGLES if scheme == GOOGLES else AMAZONS}://{folder.rstrip('/')}/"

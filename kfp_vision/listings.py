@@ -23,8 +23,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from kfp_vision import storage, stores
 from kfp_vision.core.errors import InputError
+from kfp_vision.storage import reading, uris
+from kfp_vision.storage.base import redact_uri, split_settings
 
 SUFFIXES = (".csv", ".jsonl", ".lst")
 # Split names in use, mapped to ours.
@@ -72,7 +73,7 @@ def is_listing(uri: str) -> bool:
 
 def suffix(uri: str) -> str:
     """Returns the file suffix of a URI in lower case, such as `.csv`; empty if it has none."""
-    path = urlsplit(uri).path if storage.scheme(uri) else uri
+    path = urlsplit(uri).path if uris.scheme_of(uri) else uri
     return PurePosixPath(path).suffix.lower()
 
 
@@ -93,7 +94,7 @@ def read(uri: str) -> list[Entry]:
         for entry in read("s3://bucket/flowers.csv"):
             print(entry.uri, entry.label, entry.split)
     """
-    uri = storage.absolute(uri)
+    uri = uris.absolute_uri(uri)
     kind = suffix(uri)
     text = _text(uri, partial(broken, uri))
     entries = []
@@ -131,19 +132,19 @@ def to_leave_out(uri: str) -> list[str]:
     Raises:
         InputError: the file cannot be read, has no column `path`, or has an invalid line, which the message names.
     """
-    uri = storage.absolute(uri)
+    uri = uris.absolute_uri(uri)
     line_error = partial(_broken_list, uri)
     try:
         text = _text(uri, line_error)
     except OSError as reason:
         rule = "leave_out_uri must be a readable file"
-        raise InputError(rule, f"{stores.shown(uri)} ({reason.strerror})", "Give a CSV with a column path.") from None
+        raise InputError(rule, f"{redact_uri(uri)} ({reason.strerror})", "Give a CSV with a column path.") from None
     lines = _lines(text, line_error, _delimiter(text))
     _, first = next(lines, (1, []))
     header = [cell.lower() for cell in first]
     if "path" not in header:
         rule = "leave_out_uri must have a column path"
-        raise InputError(rule, f"{', '.join(first) or 'nothing'} in {stores.shown(uri)}, line 1", TO_LEAVE_OUT)
+        raise InputError(rule, f"{', '.join(first) or 'nothing'} in {redact_uri(uri)}, line 1", TO_LEAVE_OUT)
     excluded: dict[str, None] = {}
     for line, cells in lines:
         if len(cells) != len(header):
@@ -152,7 +153,7 @@ def to_leave_out(uri: str) -> list[str]:
         is_excluded = COUNTS.get(fields.get("leave_out", "yes").lower())
         if is_excluded is None:
             rule = "column leave_out of leave_out_uri must be yes or no"
-            found = f"{fields['leave_out']} in {stores.shown(uri)}, line {line}"
+            found = f"{fields['leave_out']} in {redact_uri(uri)}, line {line}"
             raise InputError(rule, found, "Write yes to exclude the image, no or nothing to keep it.")
         if is_excluded and not fields["path"]:
             raise line_error(line, "no path")
@@ -163,7 +164,7 @@ def to_leave_out(uri: str) -> list[str]:
 
 def _broken_list(uri: str, line: int, found: str) -> InputError:
     rule = "every line of leave_out_uri must name an image"
-    return InputError(rule, f"{found} in {stores.shown(uri)}, line {line}", TO_LEAVE_OUT)
+    return InputError(rule, f"{found} in {redact_uri(uri)}, line {line}", TO_LEAVE_OUT)
 
 
 def _delimiter(text: str) -> str:
@@ -175,7 +176,7 @@ def _delimiter(text: str) -> str:
 def _text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
     """Downloads a UTF-8 file, and drops the byte order mark that spreadsheets write."""
     try:
-        return storage.fetch(uri).read_bytes().decode("utf-8-sig")
+        return reading.fetch(uri).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise line_error(line, "bytes that are not UTF-8") from None
@@ -275,16 +276,16 @@ def _pad_labels(entries: list[Entry]) -> list[Entry]:
 def _resolve(name: str, listing: str) -> str:
     if not name:
         raise Broken("no URI")
-    base = stores.parted(listing)[0]
+    base = split_settings(listing)[0]
     settings = listing[len(base) :]  # endpoint and region of the bucket, which apply to its images too
-    if storage.scheme(name) == storage.scheme(base) and settings:
-        return name if stores.parted(name)[1] else f"{name}{settings}"
-    if storage.scheme(name) or PurePosixPath(name).is_absolute():
-        return storage.absolute(name)
-    if storage.scheme(base) in ("http", "https"):
+    if uris.scheme_of(name) == uris.scheme_of(base) and settings:
+        return name if split_settings(name)[1] else f"{name}{settings}"
+    if uris.scheme_of(name) or PurePosixPath(name).is_absolute():
+        return uris.absolute_uri(name)
+    if uris.scheme_of(base) in ("http", "https"):
         return urljoin(base, name)
     path = f"{base.rpartition('/')[0]}/{name}"
-    return f"{path}{settings}" if storage.scheme(base) else os.path.normpath(path)
+    return f"{path}{settings}" if uris.scheme_of(base) else os.path.normpath(path)
 
 
 def _require_label(label: str) -> str:

@@ -292,9 +292,9 @@ def _collect_records(run_dir: Path) -> dict[str, Any]:
 
 def _link(file: str, place: str) -> None:
     """Hard-links a file, so that the folder of records can be moved or mounted without taking space twice."""
-    from kfp_vision import storage  # needs packages that the plain install lacks
+    from kfp_vision.storage import atomic  # needs packages that the plain install lacks
 
-    storage.link(Path(file), Path(place))
+    atomic.hard_link(Path(file), Path(place))
 
 
 def _collect_model(run_dir: Path) -> dict[str, Any]:

@@ -202,11 +202,11 @@ def kind_of(webhook: str) -> str:
 
 def _notify(outcome: Outcome, webhook: str) -> None:
     """Sends the outcome to the webhook. Its address is a secret and must not be printed, hence no exception either."""
-    from kfp_vision.stores import web
+    from kfp_vision.storage import http
 
     try:
         kind = os.environ.get(KIND, "").strip().lower() or kind_of(webhook)
-        answer = web.session(retry_posts=True).post(webhook, json=body(outcome, kind), timeout=SECONDS)
+        answer = http.retrying_session(retry_posts=True).post(webhook, json=body(outcome, kind), timeout=SECONDS)
         problem = "" if answer.ok else f"HTTP {answer.status_code}"
     except Exception as error:  # no failure of a webhook may fail the run
         problem = type(error).__name__

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Self
 
 from kfp_vision import nodes
+from kfp_vision.core.advanced import STORE_WAIT_SECONDS
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
 from kfp_vision.schedules import SCHEDULES
-from kfp_vision.stores import patience
+from kfp_vision.storage import retry
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
 # The options of the drop-down fields of a training.
@@ -297,7 +298,7 @@ class Advanced:
     max_refused_ratio: float = 0.05
     check_pixels: bool = True
     max_side: int = 0
-    store_wait_seconds: float = patience.SECONDS
+    store_wait_seconds: float = STORE_WAIT_SECONDS
     # deployment
     versions_kept: int = 10
     service_runtime: str = "kfp-vision"
@@ -884,10 +885,11 @@ def check_search(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     check_search_values(form)
-    from kfp_vision import checkpoints, prediction, repository, storage  # as in _check_images
+    from kfp_vision import checkpoints, prediction, repository
     from kfp_vision.search import beside, sources
+    from kfp_vision.storage import reading  # as in _check_images
 
-    storage.check_there(form["images_uri"], "images_uri")
+    reading.check_exists(form["images_uri"], "images_uri")
     if form["model_uri"]:
         repository.check_there(form["model_uri"], "model_uri")
     else:
@@ -901,29 +903,34 @@ def check_search(form: Mapping[str, Any]) -> None:
 
 def _check_images(form: Mapping[str, Any]) -> None:
     # Imported here, so that composing and compiling pipelines does not need the packages that read images.
-    from kfp_vision import listings, storage
+    from kfp_vision import listings
+    from kfp_vision.storage import reading
 
-    storage.check_there(form["images_uri"], "images_uri")
+    reading.check_exists(form["images_uri"], "images_uri")
     if form["leave_out_uri"]:
-        storage.check_there(form["leave_out_uri"], "leave_out_uri")
+        reading.check_exists(form["leave_out_uri"], "leave_out_uri")
         listings.to_leave_out(form["leave_out_uri"])
 
 
 def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     """Checks what a training uses besides its images: nodes, URIs to read and to write, the deployment target."""
-    from kfp_vision import deployment, prediction, storage  # as in _check_images
+    from kfp_vision import deployment, prediction
+    from kfp_vision.storage import (
+        reading,
+        writing,  # as in _check_images
+    )
 
     if advanced.check_nodes:
         placement = int(form["gpu_count"]), form["node_selector"], form["tolerations"]
         nodes.check(nodes.Demand(form["gpu_type"], *placement))
     if form["test_image_uri"]:
-        storage.check_picture_uri(form["test_image_uri"], "test_image_uri")
+        reading.check_image_uri(form["test_image_uri"], "test_image_uri")
     if form["predict_uri"]:
         prediction.check_uri(form["predict_uri"], "predict_uri")
     deployment.check_target(form["deploy_to"], form["model_name"], advanced.for_deployment())
     for name in ("log_uri", "checkpoint_dir"):
         if form[name]:
-            storage.check_writable(form[name], name)
+            writing.check_writable(form[name], name)
     _check_checkpoint(form, advanced)
 
 
@@ -952,6 +959,6 @@ CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 }
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow needs much memory, and logs while it starts
-    with patience.for_a_person():
+    with retry.interactive():
         checked = CHECKS[sys.argv[1]](json.load(sys.stdin))
     print(json.dumps(checked._asdict() if hasattr(checked, "_asdict") else {}))

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import catalog, records, results, storage, tally
+from kfp_vision import catalog, records, results, tally
 from kfp_vision.catalog import SPLITS
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError
@@ -26,6 +26,7 @@ from kfp_vision.core.subprocesses import end_with_parent
 from kfp_vision.records import About
 from kfp_vision.shards import Shard
 from kfp_vision.splitting import LEFT_OUT, table_of
+from kfp_vision.storage import atomic, uris
 
 FILES_A_PROCESS = 2  # shards; with fewer, some processes would be idle for long
 REFUSED, TALLY = "refused", "tally"  # in the folder of a part: the table of rejected images, and the statistics
@@ -68,7 +69,7 @@ def write_partition(tables: Path, label_map: Path, part: Path, **options: Any) -
     Raises:
         InputError: as `write_tfrecords` does.
     """
-    with storage.replacing(part) as staging:
+    with atomic.replacing(part) as staging:
         staging.mkdir()
         outputs = {split: staging / split for split in SPLITS}
         write_tfrecords(_split_tables(tables), label_map, outputs, staging / REFUSED, counts=staging / TALLY, **options)
@@ -137,7 +138,7 @@ def write_tfrecords(
         InputError: there is one partition, and too many images were rejected.
     """
     images = {split: catalog.count(tables[split]) for split in SPLITS}
-    with storage.temporary() as scratch:
+    with atomic.temporary_folder() as scratch:
         if partitions > 1:
             rows_of = share(images, images_per_shard, partition, partitions)
             tables, images = _cut_tables(tables, rows_of, scratch), {split: len(rows) for split, rows in rows_of.items()}
@@ -207,7 +208,7 @@ def join_records(
     records.report(tally.joined(parts[TALLY]), rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
     joined = {}
     for split in SPLITS:
-        with storage.replacing(outputs[split]) as staging:
+        with atomic.replacing(outputs[split]) as staging:
             joined[split] = _join_split(parts[split], staging, split, images_per_shard)
         print(f"{split}: {joined[split].images} images in {len(joined[split].shards)} shards", flush=True)
     images, files = sum(info.images for info in joined.values()), sum(len(info.shards) for info in joined.values())
@@ -226,7 +227,7 @@ def _choose_processes(tables: dict[str, Path], images: dict[str, int], images_pe
         return 1
     for table in tables.values():
         for row in islice(catalog.read(table), 1):
-            if storage.archive_and_member(row.uri)[1]:
+            if uris.split_member(row.uri)[1]:
                 return 1
     return max(1, min(hardware.cores(), _count_shards(images, images_per_shard) // FILES_A_PROCESS))
 
@@ -250,7 +251,9 @@ def _write_in_processes(
 ) -> dict[str, About]:
     """Writes the rows given for each process, and joins the parts."""
     processes = len(rows_of_each)
-    with storage.scratch(outputs["train"]) as scratch:  # on the file system of the outputs, so that full shards can be linked
+    with atomic.scratch_folder(
+        outputs["train"]
+    ) as scratch:  # on the file system of the outputs, so that full shards can be linked
         folders = [scratch / str(number) for number in range(processes)]
         options |= {"samples": bool(summary or counts), "workers": -(-hardware.cores() // processes)}
         write_part = partial(_write_part, tables, label_map, options)
@@ -307,6 +310,6 @@ def _join_split(parts: list[Path], folder: Path, split: str, images_per_shard: i
     for part, info in filled:
         for name in info.shards:
             file = folder / f"part-{len(files)}"
-            storage.link(part / name, file)
+            atomic.hard_link(part / name, file)
             files.append((file, info.files[name]))
     return records.name_shards(folder, split, files, sum(info.images for _, info in filled), labels)

@@ -17,10 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from kfp_vision import access, catalog, results, storage
+from kfp_vision import access, catalog, results
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked
 from kfp_vision.repository import Version
+from kfp_vision.storage import atomic, reading, uris
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,7 +243,7 @@ class Service:
     fingerprint = ""
 
     def __init__(self, url: str):
-        if storage.scheme(url) not in ("http", "https"):
+        if uris.scheme_of(url) not in ("http", "https"):
             raise InputError("a server must be given by its http(s) address", url, "Give http://127.0.0.1:8080, for example.")
         host, found, name = url.rstrip("/").removesuffix(PREDICT).removesuffix(SEARCH).partition(f"{MODELS}/")
         self._has_answered, self._session = False, _session()
@@ -363,7 +364,7 @@ def predict_images(
         classifier: A model in this process, or a server.
         labels: Labels of the classes. An image in a folder named after one of them has that label, and its prediction is
             counted as right or wrong.
-        images_uri: An image, or anything that `storage.walk` reads.
+        images_uri: An image, or anything that `reading.walk` reads.
         table: CSV file to write, with the columns path, label, prediction, score; the last two are empty for an image that
             cannot be read.
         all_scores: Whether to add a column `score:LABEL` for every class.
@@ -377,7 +378,7 @@ def predict_images(
         InputError: There are no images at the URI.
     """
     counts = dict.fromkeys(COUNTS, 0)
-    with storage.replacing(table) as beside:
+    with atomic.replacing(table) as beside:
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             score_labels = labels if all_scores else ()
@@ -415,7 +416,7 @@ def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, 
         InputError: All tables are empty.
     """
     total, known = dict.fromkeys(COUNTS, 0), set(labels)
-    with storage.replacing(table) as beside, ExitStack() as opened:
+    with atomic.replacing(table) as beside, ExitStack() as opened:
         readers = [csv.reader(opened.enter_context(part.open(newline="", encoding="utf-8"))) for part in parts]
         with beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -543,7 +544,7 @@ def pictures_at(uri: str, partition: int = 0, partitions: int = 1) -> Iterator[t
     """Reads the images at a URI.
 
     Args:
-        uri: An image, or anything that `storage.walk` reads.
+        uri: An image, or anything that `reading.walk` reads.
         partition: Number of the partition to read, from 0: images whose position modulo `partitions` is this number.
         partitions: Number of partitions.
 
@@ -555,11 +556,11 @@ def pictures_at(uri: str, partition: int = 0, partitions: int = 1) -> Iterator[t
     """
     if is_one_picture(uri):
         if partition == 0:
-            with storage.Reader() as reader:
-                yield uri, "", storage.outcome(partial(reader.read, uri))
+            with reading.Reader() as reader:
+                yield uri, "", reading.bytes_or_error(partial(reader.read, uri))
         return
-    images = (item for item in storage.walk(uri) if not catalog.not_a_picture(item.name))
-    for item, encoded in storage.read_all(islice(images, partition, None, partitions)):
+    images = (item for item in reading.walk(uri) if not catalog.not_a_picture(item.name))
+    for item, encoded in reading.read_all(islice(images, partition, None, partitions)):
         yield item.uri, PurePosixPath(item.name).parent.name, encoded
 
 
@@ -573,7 +574,7 @@ def check_uri(uri: str, field: str) -> None:
     Raises:
         InputError: There is nothing at the URI, or it cannot be read.
     """
-    (storage.check_picture_uri if is_one_picture(uri) else storage.check_there)(uri, field)
+    (reading.check_image_uri if is_one_picture(uri) else reading.check_exists)(uri, field)
 
 
 def is_one_picture(uri: str) -> bool:
@@ -585,12 +586,12 @@ def is_one_picture(uri: str) -> bool:
     Returns:
         True for a single image.
     """
-    if not storage.scheme(uri) and Path(uri).is_dir():
+    if not uris.scheme_of(uri) and Path(uri).is_dir():
         return False
-    path = urlsplit(uri).path if storage.scheme(uri) in ("http", "https") and "#" not in uri else uri
+    path = urlsplit(uri).path if uris.scheme_of(uri) in ("http", "https") and "#" not in uri else uri
     if PurePosixPath(path).suffix.lower() in catalog.PICTURE_SUFFIXES:
         return True
-    return not storage.scheme(uri) and Path(uri).is_file() and not uri.lower().endswith(storage.ARCHIVE_SUFFIXES)
+    return not uris.scheme_of(uri) and Path(uri).is_file() and not uri.lower().endswith(uris.ARCHIVE_SUFFIXES)
 
 
 def _tensorflow() -> Any:
@@ -633,9 +634,9 @@ def _grey() -> bytes:
 
 
 def _session(*, known: bool = False) -> Any:
-    from kfp_vision.stores import web
+    from kfp_vision.storage import http
 
-    session = web.session(retry_posts=True, known=known)
+    session = http.retrying_session(retry_posts=True, known=known)
     if token := access.token():
         session.auth = partial(_with_token, token)  # ~/.netrc would override a plain header
     return session

@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from kfp_vision import storage, stores
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository import SAVED_MODEL_FILE, Folder, Version
-from kfp_vision.stores import Found
+from kfp_vision.storage import atomic, base, reading, uris, writing
+from kfp_vision.storage.base import FileInfo
 
 SERVED = 2  # the newest and its predecessor, which servers still answer with until they have loaded the newest
 
@@ -73,11 +73,11 @@ class Repository(Protocol):
 
 def repository_at(uri: str) -> Repository:
     """Returns the repository at a path or in a bucket; it may be empty or not exist yet."""
-    if storage.scheme(uri) in stores.BUCKETS:
+    if uris.scheme_of(uri) in base.BUCKETS:
         from kfp_vision.stored import Bucket
 
         return Bucket(uri)
-    return Folder(Path(storage.absolute(uri)))
+    return Folder(Path(uris.absolute_uri(uri)))
 
 
 def check_name(uri: str, name: str) -> None:
@@ -152,15 +152,15 @@ def remove_unread(uri: str, read: Collection[str], kept: int) -> None:
     Raises:
         InputError: The store denies access or does not answer.
     """
-    files: dict[str, list[Found]] = {}
-    for found in storage.children(uri):
+    files: dict[str, list[FileInfo]] = {}
+    for found in reading.list_files(uri):
         folder = found.name.partition("/")[0]
         if OF_A_MODEL.fullmatch(folder) and folder not in read:
             files.setdefault(folder, []).append(found)
     newest_first = sorted(files.values(), key=lambda objects: -max(found.modified for found in objects))
     for old in newest_first[kept:]:
         for found in sorted(old, key=lambda found: not found.name.endswith(SAVED_MODEL_FILE)):
-            storage.remove(found.uri)
+            writing.delete_file(found.uri)
 
 
 def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
@@ -187,7 +187,7 @@ def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
         raise InputError("there must be a version to go back to", f"{wanted} of {numbers} in {uri}", remedy)
     (earlier,) = found
     newest = published[-1]
-    with storage.temporary() as scratch:
+    with atomic.temporary_folder() as scratch:
         version = earlier.download(scratch)
         is_newest = newest is earlier or newest.is_copy_of(version)
         return version.name, earlier.number, newest.number if is_newest else repository.add(version)

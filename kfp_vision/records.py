@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kfp_vision import catalog, conversion, detection, examples, reports, shards, storage, stores, tally
+from kfp_vision import catalog, conversion, detection, examples, reports, shards, tally
 from kfp_vision.catalog import SPLITS, Row, Unused
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import Checked, Refused
 from kfp_vision.shards import FRAME_FOOT, FRAME_HEAD, REWRITE, SUFFIX, WHOLE, Shard, framed
 from kfp_vision.splitting import read_labels, write_labels
+from kfp_vision.storage import atomic, base, reading, uris
 
 ABOUT_FILE = "records.json"
 CHUNK_ROWS, CHUNK_BYTES = 32, 4 << 20  # limits of a chunk of work; the image that exceeds the bytes is still in it
@@ -128,11 +129,11 @@ def write_tfrecords(
     workers = workers or (cores if check_pixels else max(1, cores - 1))
     rejects: list[Unused] = []
     written, statistics = {}, tally.Tally(list(number_of), shown=bool(summary or counts) if samples is None else samples)
-    with storage.Reader() as reader, contextlib.ExitStack() as outputs_moved:
+    with reading.Reader() as reader, contextlib.ExitStack() as outputs_moved:
         for split in SPLITS:
             convert = partial(_convert, reader, {"check_pixels": check_pixels, "max_side": max_side}, number_of)
             results = _convert_in_order(convert, reader.ahead(catalog.read(tables[split])), workers)
-            staging = outputs_moved.enter_context(storage.replacing(outputs[split]))
+            staging = outputs_moved.enter_context(atomic.replacing(outputs[split]))
             accepted = _accepted_records(split, results, statistics, rejects)
             written[split] = write_framed(staging, split, accepted, list(number_of), images_per_shard)
             print(f"{split}: {written[split].images} images in {len(written[split].shards)} shards", flush=True)
@@ -421,17 +422,17 @@ def fetch(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[str, Abou
         f"{folder}/{name}": (split, name) for split, (folder, info) in found.items() for name in (ABOUT_FILE, *info.shards)
     }
     with contextlib.ExitStack() as outputs_moved:
-        staging = {split: outputs_moved.enter_context(storage.replacing(outputs[split])) for split in SPLITS}
-        for item in storage.walk(uri):
+        staging = {split: outputs_moved.enter_context(atomic.replacing(outputs[split])) for split in SPLITS}
+        for item in reading.walk(uri):
             if split_and_name := expected.pop(_path_with_folder(item.name), None):
                 split, name = split_and_name
-                storage.save(item, staging[split] / name, "records")
+                reading.save_item(item, staging[split] / name, "records")
         for missing in sorted(expected):
             raise InputError(WHOLE, f"no {missing} in {uri}", REWRITE)
         for split in SPLITS:
             check_whole(staging[split], f"{uri}/{found[split][0]}")
         _check_has_classes(staging["train"], uri)
-        with storage.replacing(label_map) as labels:
+        with atomic.replacing(label_map) as labels:
             labels.mkdir()
             write_labels(labels, found["train"][1].labels)
     for split, (_, info) in found.items():
@@ -449,8 +450,8 @@ def check_there(uri: str, field: str) -> None:
     Raises:
         InputError: nothing is there, or the records are incomplete.
     """
-    storage.check_there(uri, field)
-    if not (storage.is_archive(uri) and storage.scheme(uri) in stores.SCHEMES):  # would download all of it
+    reading.check_exists(uri, field)
+    if not (uris.is_archive(uri) and uris.scheme_of(uri) in base.SCHEMES):  # would download all of it
         _find_records(uri)
 
 
@@ -459,7 +460,7 @@ def _find_records(uri: str) -> dict[str, tuple[str, About]]:
     found: dict[str, tuple[str, About]] = {}
     sizes: dict[str, dict[str, int]] = defaultdict(dict)
     remedy = "Use the folder `records` of a run of prepare_records, or that of its stage's artifacts."
-    for item in storage.walk(uri):
+    for item in reading.walk(uri):
         folder, _, name = _path_with_folder(item.name).rpartition("/")
         if name.endswith(SUFFIX):
             sizes[folder][name] = item.size
@@ -640,7 +641,7 @@ def _accepted_records(
             yield result.record
 
 
-def _convert(reader: storage.Reader, options: dict[str, Any], number_of: dict[str, int], row: Row) -> Result:
+def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[str, int], row: Row) -> Result:
     try:
         if row.objects:
             detection.boxes(row)  # refuses bad boxes before the image is read

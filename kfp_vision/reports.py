@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jinja2
 
 from kfp_vision import charts, wording
-from kfp_vision.storage import replacing
+from kfp_vision.storage.atomic import replacing
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -18,8 +18,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kfp_vision import storage
 from kfp_vision.core.errors import InputError
+from kfp_vision.storage import atomic, reading
 
 SERVING_FOLDER = Path("serving")
 INDEX_FOLDER = "index"  # beside the versions; built with the embeddings of the newest one, see `search`
@@ -105,7 +105,7 @@ class Version:
 
     def remove(self) -> None:
         """Removes the version from its repository in one atomic step."""
-        with storage.scratch(self.folder) as trash, contextlib.suppress(FileNotFoundError):  # another process was faster
+        with atomic.scratch_folder(self.folder) as trash, contextlib.suppress(FileNotFoundError):  # another process was faster
             self.folder.rename(trash / self.folder.name)
 
 
@@ -181,11 +181,11 @@ def fetch(uri: str, model: Path) -> Version:
     newest = _newest(uri)
     if newest is None:
         raise InputError("there must be a model", f"none at {uri}", MODEL_REMEDY)
-    with storage.replacing(model) as beside:
-        for item in storage.walk(uri):
+    with atomic.replacing(model) as beside:
+        for item in reading.walk(uri):
             if _is_below(item.name, newest):
                 file = exported(beside).folder / PurePosixPath(item.name).relative_to(newest)
-                storage.save(item, file, "a model", "Try again, or export it again.")
+                reading.save_item(item, file, "a model", "Try again, or export it again.")
     return exported(model)
 
 
@@ -199,14 +199,14 @@ def check_there(uri: str, field: str) -> None:
     Raises:
         InputError: There is none, or the URI cannot be read.
     """
-    storage.check_there(uri, field)
+    reading.check_exists(uri, field)
     if _newest(uri) is None:
         raise InputError(f"{field} must name a model", f"none at {uri}", MODEL_REMEDY)
 
 
 def _newest(uri: str) -> PurePosixPath | None:
     """Returns the folder of the newest version, relative to the URI; if there are several repositories, of the topmost."""
-    files = (PurePosixPath(item.name) for item in storage.walk(uri))
+    files = (PurePosixPath(item.name) for item in reading.walk(uri))
     folders = [file.parent for file in files if file.name == SAVED_MODEL_FILE]
     numbered = [folder for folder in folders if folder == PurePosixPath() or folder.name.isdecimal()]
     return max(numbered, key=lambda folder: (-len(folder.parts), int(folder.name or 0)), default=None)
@@ -252,7 +252,7 @@ class Folder:
         Returns:
             The number assigned to it, one above the newest's.
         """
-        with storage.scratch(self.path / "version") as scratch:
+        with atomic.scratch_folder(self.path / "version") as scratch:
             copy = scratch / "new"
             shutil.copytree(version.folder, copy, copy_function=shutil.copyfile)
             published = self.versions()

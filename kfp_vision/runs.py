@@ -516,11 +516,11 @@ def _is_unreachable(error: BaseException) -> bool:
     import requests
     import urllib3
 
-    from kfp_vision.stores import failures
+    from kfp_vision.storage import failures
 
     of_urllib3, of_requests = urllib3.exceptions, requests.exceptions
     kinds = (
         *(of_urllib3.NewConnectionError, of_urllib3.ConnectTimeoutError, of_urllib3.ProxyError, of_urllib3.SSLError),
         *(of_requests.MissingSchema, of_requests.InvalidSchema, of_requests.InvalidURL),
     )
-    return any(isinstance(cause, kinds) for cause in failures.causes(error))
+    return any(isinstance(cause, kinds) for cause in failures.iter_causes(error))

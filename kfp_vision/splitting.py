@@ -19,7 +19,7 @@ from typing import Any
 from kfp_vision import catalog, detection
 from kfp_vision.catalog import SPLITS, Row, Unused
 from kfp_vision.core.errors import InputError
-from kfp_vision.storage import replacing
+from kfp_vision.storage.atomic import replacing
 
 LABELS_FILE = "labels.txt"
 LEFT_OUT = "left_out"

@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import repository, storage, stores
+from kfp_vision import repository
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository import ABOUT_FILE, FIRST, INDEX_FOLDER, SAVED_MODEL_FILE, SERVING_FOLDER, Version
-from kfp_vision.stores import Found, NotThere, patience, transfer
+from kfp_vision.storage import atomic, base, reading, retry, transfer, uris, writing
+from kfp_vision.storage.base import FileInfo, ObjectNotFound
 
 CLAIM = ".kfp-vision-"  # prefix of the name of a lock object: a writer is publishing a version in this folder
 LONGEST_PAUSE = 2.0  # seconds before the next attempt after two writers have claimed the same number
@@ -39,7 +40,7 @@ class StoredVersion:
 
     uri: str
     number: int
-    files: Mapping[str, Found]
+    files: Mapping[str, FileInfo]
     claims: frozenset[str]
 
     @property
@@ -54,8 +55,8 @@ class StoredVersion:
         Raises:
             InputError: The metadata file is missing or damaged, or the store denies access or does not answer.
         """
-        where = storage.inside(self.uri, ABOUT_FILE.as_posix())
-        return repository.described(lambda: transfer.received(where), where)
+        where = uris.join_uri(self.uri, ABOUT_FILE.as_posix())
+        return repository.described(lambda: transfer.download_bytes(where), where)
 
     @property
     def name(self) -> str:
@@ -77,7 +78,7 @@ class StoredVersion:
         sizes = {name: file.stat().st_size for name, file in version.files.items()}
         if {name: found.size for name, found in self.files.items()} != sizes:
             return False
-        with storage.temporary() as scratch:
+        with atomic.temporary_folder() as scratch:
             return self.download(scratch).fingerprint == version.fingerprint
 
     def download(self, scratch: Path) -> Version:
@@ -93,21 +94,21 @@ class StoredVersion:
             InputError: The version was removed meanwhile, or the store denies access or does not answer.
         """
         folder = scratch / str(self.number)
-        with storage.replacing(folder) as beside:
+        with atomic.replacing(folder) as beside:
             for name, found in self.files.items():
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
                 try:
                     transfer.download(found.uri, beside / name)
-                except NotThere as reason:
+                except ObjectNotFound as reason:
                     raise InputError("a version must not be removed while it is read", str(reason), "Try again.") from None
         return Version(folder)
 
     def remove(self) -> None:
         """Removes the version; `saved_model.pb` goes first, so that readers ignore the folder at once."""
         for name in sorted(self.files, key=lambda name: name != SAVED_MODEL_FILE):
-            storage.remove(self.files[name].uri)
+            writing.delete_file(self.files[name].uri)
         for claim in self.claims:
-            storage.remove(storage.inside(self.uri, claim))
+            writing.delete_file(uris.join_uri(self.uri, claim))
 
 
 class Bucket:
@@ -155,8 +156,8 @@ class Bucket:
 
     def _folders(self) -> list[StoredVersion]:
         """Returns all numbered folders, including those of versions that are not complete."""
-        contents: dict[str, dict[str, Found]] = {}
-        for found in storage.children(self.uri):
+        contents: dict[str, dict[str, FileInfo]] = {}
+        for found in reading.list_files(self.uri):
             folder, _, name = found.name.partition("/")
             if folder.isdecimal() and not {"", ".", ".."} & set(name.split("/")):
                 contents.setdefault(folder, {})[name] = found
@@ -164,7 +165,7 @@ class Bucket:
         for folder, files in contents.items():
             claims = frozenset(name for name in files if name.startswith(CLAIM))
             model = {name: found for name, found in files.items() if name not in claims}
-            folders.append(StoredVersion(storage.inside(self.uri, folder), int(folder), model, claims))
+            folders.append(StoredVersion(uris.join_uri(self.uri, folder), int(folder), model, claims))
         return sorted(folders, key=lambda folder: folder.number)
 
     def _tidy(self, folders: list[StoredVersion]) -> None:
@@ -181,27 +182,27 @@ class Bucket:
         Stores list an object as soon as it is written. Of two writers that claim a number at the same time, at least one sees
         the other and backs off.
         """
-        folder, name = storage.inside(self.uri, str(number)), f"{CLAIM}{uuid.uuid4().hex}"
-        claim = storage.inside(folder, name)
-        storage.put(b"", claim)
+        folder, name = uris.join_uri(self.uri, str(number)), f"{CLAIM}{uuid.uuid4().hex}"
+        claim = uris.join_uri(folder, name)
+        writing.write_file(b"", claim)
         try:
-            yield [found.name for found in storage.children(folder)] == [name]
+            yield [found.name for found in reading.list_files(folder)] == [name]
         except BaseException:
             with contextlib.suppress(InputError, OSError):  # the first error is the one to report
-                storage.remove(claim)
+                writing.delete_file(claim)
             raise
-        storage.remove(claim)
+        writing.delete_file(claim)
 
     def _write(self, version: Version, number: int) -> None:
         written: list[str] = []
         try:
             for name, file in sorted(version.files.items(), key=lambda item: item[0] == SAVED_MODEL_FILE):
-                written.append(storage.inside(self.uri, f"{number}/{name}"))
-                storage.put(file, written[-1])
+                written.append(uris.join_uri(self.uri, f"{number}/{name}"))
+                writing.write_file(file, written[-1])
         except BaseException:
             with contextlib.suppress(InputError, OSError):  # the first error is the one to report
                 for uri in reversed(written):
-                    storage.remove(uri)
+                    writing.delete_file(uri)
             raise
 
 
@@ -220,10 +221,10 @@ def brought(uri: str) -> Iterator[Path]:
     Raises:
         InputError: There is no version in the bucket, or the store denies access or does not answer.
     """
-    if storage.scheme(uri) not in stores.BUCKETS:
-        yield Path(storage.absolute(uri))
+    if uris.scheme_of(uri) not in base.BUCKETS:
+        yield Path(uris.absolute_uri(uri))
         return
-    with storage.temporary() as scratch:
+    with atomic.temporary_folder() as scratch:
         _, published = _located(uri)
         published[-1].download(scratch)
         yield scratch
@@ -246,7 +247,7 @@ def followed(uri: str) -> Iterator[Path]:
         InputError: There is no version in the bucket at the start, or the store denies access or does not answer then.
     """
     with brought(uri) as path, contextlib.ExitStack() as following:
-        if storage.scheme(uri) in stores.BUCKETS:
+        if uris.scheme_of(uri) in base.BUCKETS:
             ended = threading.Event()
             follower = threading.Thread(target=_follow, args=(uri, path, ended), daemon=True)
             follower.start()
@@ -263,7 +264,7 @@ def _follow(uri: str, path: Path, ended: threading.Event) -> None:
     while not ended.wait(pause):
         pause = FOLLOW_SECONDS
         try:
-            with patience.in_the_background():
+            with retry.in_background():
                 place, published = _located(uri)
                 newest = published[-1]
                 if not (path / str(newest.number)).exists():
@@ -286,7 +287,7 @@ def _located(uri: str) -> tuple[str, list[StoredVersion]]:
     Raises:
         InputError: There are no versions, or the store denies access or does not answer.
     """
-    for place in (uri, storage.inside(uri, SERVING_FOLDER.as_posix())):
+    for place in (uri, uris.join_uri(uri, SERVING_FOLDER.as_posix())):
         if published := Bucket(place).versions():
             return place, published
     raise repository.no_model(uri)

@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfp_vision import reports, results, storage
+from kfp_vision import reports, results
 from kfp_vision.core.errors import InputError
 from kfp_vision.parameters import SWEPT
+from kfp_vision.storage import atomic, uris
 
 if TYPE_CHECKING:
     from kfp_vision.training.recipe import Recipe
@@ -133,9 +134,9 @@ def train_trial(
     print(f"trial {trial['number']}: {described(trial)}", flush=True)
     recipe = replace(recipe, **{name: trial[name] for name in SWEPT.values()})
     if recipe.checkpoint_dir:
-        recipe = replace(recipe, checkpoint_dir=storage.inside(recipe.checkpoint_dir, f"trial-{trial['number']}"))
+        recipe = replace(recipe, checkpoint_dir=uris.join_uri(recipe.checkpoint_dir, f"trial-{trial['number']}"))
     start = time.monotonic()
-    with storage.replacing(model) as beside, storage.temporary() as scratch:
+    with atomic.replacing(model) as beside, atomic.temporary_folder() as scratch:
         outputs = {"model": beside, "events": scratch / "events", "page": page}
         try:
             training.train_classifier(recipe, train_records, validation_records, label_map, **outputs)
@@ -147,7 +148,7 @@ def train_trial(
             settings = {name: trial[name] for name in SWEPT.values()} | {"failed": outcome["failed"]}
             reports.write_training_page(page, network=trial["network"], settings=settings, history=[])
         result = {**trial, "seconds": round(time.monotonic() - start, 1), **outcome}
-        storage.write_json(beside / TRIAL_FILE, result)
+        atomic.write_json(beside / TRIAL_FILE, result)
     return result
 
 
@@ -175,7 +176,7 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
     best = max(finished, key=lambda outcome: (outcome["accuracy"], -outcome["loss"], -outcome["number"]))
     _write_table(table, outcomes)
     reports.write_trials_page(page, trials=outcomes, best=best["number"], fields=tuple(SWEPT.values()))
-    with storage.replacing(model) as beside:
+    with atomic.replacing(model) as beside:
         shutil.copytree(folders[best["number"]][0], beside)
     failed = len(outcomes) - len(finished)
     of_all = f"best of {len(outcomes)} trials{f', of which {failed} failed' if failed else ''}"
@@ -207,7 +208,7 @@ def _validate(model: Path, validation_records: Path) -> dict[str, float]:
 
 
 def _write_table(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
-    with storage.replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic.replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(outcomes)

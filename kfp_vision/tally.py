@@ -12,9 +12,10 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from kfp_vision import charts, reports, storage, wording
+from kfp_vision import charts, reports, wording
 from kfp_vision.catalog import MOST_SAMPLES, NAMED, SAMPLES_A_CLASS, SPLITS, Row
 from kfp_vision.pictures import PILLOW_OPENS, TENSORFLOW_READS, Checked
+from kfp_vision.storage import atomic
 
 # Edges of the bins: quarter octaves of the longer side, eighths of an octave of the aspect ratio (1:1 is the middle of a bin).
 SIDES = [2 ** (quarter / 4) for quarter in range(4 * 3, 4 * 15 + 1)]  # pixels
@@ -158,7 +159,7 @@ def write(file: Path, statistics: Tally) -> None:
         file: to create or replace.
         statistics: to write.
     """
-    with storage.replacing(file) as staging:
+    with atomic.replacing(file) as staging:
         staging.write_text(json.dumps({name: getattr(statistics, name) for name in KEPT}), encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from kfp_vision import storage, stores
+from kfp_vision.storage import atomic, base, uris
 
 OPENED = ("s3", "gs")  # URI schemes for which the user interface can start TensorBoard
 
@@ -19,10 +19,10 @@ def write_link(log_uri: str, path: Path) -> None:
         path: file to write (JSON), in the output viewer format of Kubeflow Pipelines 1, which version 2 still reads.
     """
     outputs = []
-    if storage.scheme(log_uri) in OPENED:
-        outputs.append({"type": "tensorboard", "source": stores.parted(log_uri)[0]})
+    if uris.scheme_of(log_uri) in OPENED:
+        outputs.append({"type": "tensorboard", "source": base.split_settings(log_uri)[0]})
     elif log_uri:
-        shown = stores.shown(log_uri)
+        shown = base.redact_uri(log_uri)
         print(f"the user interface opens TensorBoard only on s3:// and gs://: run tensorboard --logdir {shown}")
-    with storage.replacing(path) as beside:
+    with atomic.replacing(path) as beside:
         beside.write_text(json.dumps({"version": 1, "outputs": outputs}), encoding="utf-8")

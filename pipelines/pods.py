@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from kfp import dsl, kubernetes
 from kfp.dsl.structures import ResourceSpec
 
-from kfp_vision.stores import ENVIRONMENT
+from kfp_vision.storage.base import ENVIRONMENT_VARIABLES
 
 TMP = "/tmp"  # KFP writes here, also if the root file system is read-only
 STORAGE_SECRET = "kfp-vision-storage"  # each key has the name of the environment variable it sets
@@ -126,7 +126,7 @@ def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
         kubernetes.set_security_context(task, run_as_non_root=True)
         kubernetes.add_pod_label(task, *ROLE)
         if pod.stores:
-            with_secret(task, STORAGE_SECRET, ENVIRONMENT)
+            with_secret(task, STORAGE_SECRET, ENVIRONMENT_VARIABLES)
     return task
 
 

@@ -148,7 +148,7 @@ class Place:
 
     def lead_over(self, address: str = "") -> None:
         """From now on the store is asked over another line; without an address, over none."""
-        from kfp_vision.stores import gcs
+        from kfp_vision.storage import gcs
 
         gcs._made.cache_clear()
         name = "AWS_ENDPOINT_URL" if self.scheme == "s3" else "STORAGE_EMULATOR_HOST"

@@ -16,9 +16,9 @@ from typing import Any
 import keras
 from keras import applications, layers, ops
 
-from kfp_vision import stores
 from kfp_vision.networks.inception import head
 from kfp_vision.networks.layers import FusedBatchNormalization
+from kfp_vision.storage.base import READ_SECONDS
 
 # Mean and standard deviation of ImageNet's red, green and blue; source: keras.applications.imagenet_utils.preprocess_input.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -184,7 +184,7 @@ def leaves(nested: Iterable[Any]) -> Iterator[Any]:
 def _quiet_download() -> Iterator[None]:
     """Gives Keras's download the timeout of other downloads, where it has none, and hides its progress bar."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(stores.READ_SECONDS)
+    socket.setdefaulttimeout(READ_SECONDS)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield

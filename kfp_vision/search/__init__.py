@@ -25,12 +25,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import catalog, repository, storage
+from kfp_vision import catalog, repository
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.search import nearest, parts
 from kfp_vision.search.embedding import Embedder
 from kfp_vision.search.parts import COLUMNS, PICTURES, PLACES, REMEDY, THUMBNAILS, VECTORS, Part
+from kfp_vision.storage import atomic
 
 # faiss logs its missing builds for other processors as if modules were missing.
 logging.getLogger("faiss.loader").setLevel(logging.WARNING)
@@ -312,7 +313,7 @@ def build(rows: Sequence[Row], model: Path, folder: Path, before: Path | None = 
         built = build(rows_at("photos"), Path("model"), Path("index"))
         print(f"{built.about.pictures} images, {len(built.refused)} rejected")
     """
-    with storage.scratch(folder) as beside:  # on the same file system, so that files can be linked instead of copied
+    with atomic.scratch_folder(folder) as beside:  # on the same file system, so that files can be linked instead of copied
         write_part(rows, model, beside / "part", before)
         return join([beside / "part"], model, folder)
 
@@ -371,16 +372,16 @@ def join(folders: Sequence[Path], model: Path, folder: Path) -> Built:
     if (folder / ABOUT_FILE).exists():
         earlier = about_in(folder)
         generation, has_model = earlier.generation + 1, earlier.model_fingerprint == version.fingerprint
-    with storage.replacing(folder / str(generation)) as beside:
+    with atomic.replacing(folder / str(generation)) as beside:
         beside.mkdir()
         parts.concatenated(folders, beside)
         vectors = np.memmap(beside / VECTORS, "float16", "r", shape=(pictures, dimension))
         measured = nearest.build(vectors, beside / REGIONS) if pictures > nearest.EXACT_UP_TO else nearest.Recall(1.0, 0)
     if not has_model:
-        with storage.replacing(folder / MODEL_FOLDER) as beside:
+        with atomic.replacing(folder / MODEL_FOLDER) as beside:
             shutil.copytree(version.folder, repository.exported(beside).folder)
     about = About(version.name, version.fingerprint, dimension, pictures, generation, measured.recall, measured.probes)
-    storage.write_json(folder / ABOUT_FILE, asdict(about))
+    atomic.write_json(folder / ABOUT_FILE, asdict(about))
     forget_others(folder, generation)
     print(f"{pictures} images in the index, {computed} embeddings computed, {len(refused)} images rejected", flush=True)
     return Built(about, computed, refused)

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import reports, results, splitting, storage
+from kfp_vision import reports, results, splitting
 from kfp_vision.catalog import SPLITS, Row
 from kfp_vision.search import Index, copies, labels, projection
 from kfp_vision.search.copies import Copy
 from kfp_vision.search.labels import Suspect
 from kfp_vision.search.parts import TEXT
+from kfp_vision.storage import atomic
 
 COLUMNS = ("path", "leave_out", "finding", "label", "instead", "other", "score")
 NEIGHBOURS = 40  # per image: more than vote on a label, since near-duplicates do not vote
@@ -157,7 +158,7 @@ def _label_findings(suspected: Sequence[Suspect]) -> Iterator[Finding]:
 
 
 def _write_table(table: Path, index: Index, findings: Sequence[Finding]) -> None:
-    with storage.replacing(table) as beside, beside.open("w", **TEXT) as file:
+    with atomic.replacing(table) as beside, beside.open("w", **TEXT) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for finding in findings:

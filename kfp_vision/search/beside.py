@@ -11,11 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import publishing, repository, results, storage, stores
+from kfp_vision import publishing, repository, results
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository import INDEX_FOLDER, SERVING_FOLDER
 from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, about_in, described, files_in, forget_others
 from kfp_vision.search.parts import REMEDY
+from kfp_vision.storage import atomic, base, reading, uris, writing
 
 NOWHERE = "none"
 
@@ -33,13 +34,13 @@ def check_target(deploy_to: str, model_uri: str) -> None:
     """
     if deploy_to == NOWHERE:
         return
-    if storage.scheme(deploy_to) not in ("", "file", *stores.BUCKETS) or not deploy_to:
+    if uris.scheme_of(deploy_to) not in ("", "file", *base.BUCKETS) or not deploy_to:
         rule = f"deploy_to must be {NOWHERE}, or the place of the model whose images are searched"
         raise InputError(rule, deploy_to, "Name a model folder or a model repository, in a bucket or not.")
     if not model_uri:
         rule = "deploy_to must be the place of the model that the index is built with"
         raise InputError(rule, f"{deploy_to} without model_uri", f"Set model_uri to it as well, or deploy_to to {NOWHERE}.")
-    storage.check_writable(deploy_to, "deploy_to")
+    writing.check_writable(deploy_to, "deploy_to")
     _find_newest(deploy_to)
 
 
@@ -62,18 +63,18 @@ def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
     if not newest.is_copy_of(version):
         rule = f"an index must be deployed beside its model, {about.model_name} {about.model_fingerprint[:12]}"
         raise InputError(rule, f"another one as version {newest.number} in {place}", "Run image_search with it as model_uri.")
-    target = storage.inside(place, INDEX_FOLDER)
+    target = uris.join_uri(place, INDEX_FOLDER)
     previous = _generation(target)
     # By the clock, so that two simultaneous deployments get different numbers and their files do not mix.
     generation = max(previous + 1, time.time_ns() // 1_000_000)
     for file in files_in(index)[1:]:
-        storage.put(file, storage.inside(target, f"{generation}/{file.name}"))
+        writing.write_file(file, uris.join_uri(target, f"{generation}/{file.name}"))
     metadata = asdict(replace(about, generation=generation))
-    storage.put(f"{json.dumps(metadata, indent=1, ensure_ascii=False)}\n".encode(), storage.inside(target, ABOUT_FILE))
+    writing.write_file(f"{json.dumps(metadata, indent=1, ensure_ascii=False)}\n".encode(), uris.join_uri(target, ABOUT_FILE))
     _tidy(target, previous)
     deployment = {"repository": place, "model_name": newest.name, "version": newest.number}
     deployment |= {"generation": generation, "pictures": about.pictures}
-    storage.write_json(deployed, deployment)
+    atomic.write_json(deployed, deployment)
     results.announce(f"index of {about.pictures} images deployed beside version {newest.number} of {newest.name} in {place}")
     return deployment
 
@@ -91,21 +92,21 @@ def bring(place: str, folder: Path) -> bool:
     Raises:
         InputError: The index is damaged, or the store denies access or does not answer.
     """
-    source = storage.inside(place, INDEX_FOLDER)
+    source = uris.join_uri(place, INDEX_FOLDER)
     metadata = _read_metadata(source)
     if metadata is None or ((folder / ABOUT_FILE).exists() and (folder / ABOUT_FILE).read_bytes() == metadata):
         return False
     about = described(metadata, source)
     generation = str(about.generation)
-    files = {found.name: found.uri for found in storage.children(storage.inside(source, generation))}
+    files = {found.name: found.uri for found in reading.list_files(uris.join_uri(source, generation))}
     wanted = FILES if about.probes else FILES[:-1]
     if missing := [name for name in wanted if name not in files]:
         raise InputError("an index must be whole", f"{source} without {generation}/{missing[0]}", REMEDY)
-    with storage.replacing(folder / generation) as beside:
+    with atomic.replacing(folder / generation) as beside:
         beside.mkdir()
         for name in wanted:
             _download(files[name], beside / name)
-    with storage.replacing(folder / ABOUT_FILE) as beside:
+    with atomic.replacing(folder / ABOUT_FILE) as beside:
         beside.write_bytes(metadata)
     forget_others(folder, about.generation)
     return True
@@ -117,7 +118,7 @@ def _find_newest(deploy_to: str) -> tuple[str, publishing.Published]:
     Raises:
         InputError: There is none, or the store denies access or does not answer.
     """
-    for place in (storage.absolute(deploy_to), storage.inside(deploy_to, SERVING_FOLDER.as_posix())):
+    for place in (uris.absolute_uri(deploy_to), uris.join_uri(deploy_to, SERVING_FOLDER.as_posix())):
         if versions := publishing.repository_at(place).versions():
             return place, versions[-1]
     rule = "deploy_to must hold a model for the index to be deployed beside"
@@ -127,8 +128,8 @@ def _find_newest(deploy_to: str) -> tuple[str, publishing.Published]:
 def _read_metadata(uri: str) -> bytes | None:
     """Returns the content of `index.json`; None if there is no index."""
     try:
-        with storage.Reader() as reader:
-            return reader.read(storage.inside(uri, ABOUT_FILE))
+        with reading.Reader() as reader:
+            return reader.read(uris.join_uri(uri, ABOUT_FILE))
     except FileNotFoundError:
         return None
 
@@ -144,19 +145,19 @@ def _generation(uri: str) -> int:
 
 def _tidy(uri: str, previous: int) -> None:
     """Removes the generations older than the previous one; newer ones may still be being written by another deployment."""
-    if storage.scheme(uri) not in stores.BUCKETS:
+    if uris.scheme_of(uri) not in base.BUCKETS:
         for folder in Path(uri).iterdir():
             if folder.name.isdecimal() and int(folder.name) < previous:
                 shutil.rmtree(folder)
         return
-    for found in storage.children(uri):
+    for found in reading.list_files(uri):
         generation = found.name.partition("/")[0]
         if generation.isdecimal() and int(generation) < previous:
-            storage.remove(found.uri)
+            writing.delete_file(found.uri)
 
 
 def _download(uri: str, file: Path) -> None:
-    from kfp_vision.stores import transfer
+    from kfp_vision.storage import transfer
 
     try:
         transfer.download(uri, file)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import storage
 from kfp_vision.core import hardware, threads
 from kfp_vision.search import Index
+from kfp_vision.storage import atomic
 
 NEAR, ALIKE = 10, 3  # candidates per image: by embedding, and by hash
 HASHED = 16  # rows and columns of the hash
@@ -81,7 +81,7 @@ def found(index: Index, near: npt.NDArray[np.int64]) -> list[Copy]:
     pairs = _candidates(index, near[:, :NEAR])
     print(f"comparing {len(pairs)} pairs of images", flush=True)
     # Each thread multiplies many small matrices: BLAS's own threads would only compete with them.
-    with storage.temporary() as folder, threadpool_limits(1):
+    with atomic.temporary_folder() as folder, threadpool_limits(1):
         features = _FeatureFiles(folder, index)
 
         def compare(pair: tuple[int, int]) -> Copy | None:

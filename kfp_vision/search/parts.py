@@ -14,12 +14,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kfp_vision import catalog, prediction, storage
+from kfp_vision import catalog, prediction
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.search.embedding import Embedded, Embedder
 from kfp_vision.search.nearest import Vectors
+from kfp_vision.storage import atomic, reading
 
 VECTORS, PICTURES, THUMBNAILS, PLACES = "vectors", "pictures.csv", "thumbnails", "thumbnails.npy"
 ABOUT_FILE, REFUSED = "part.json", "refused.csv"
@@ -77,12 +78,12 @@ def write(rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None, fo
     Returns:
         Metadata of the part.
     """
-    with storage.replacing(folder) as beside:
+    with atomic.replacing(folder) as beside:
         beside.mkdir()
         written = _write(beside, rows, embedder, old)
         part = Part(embedder.fingerprint, embedder.dimension, written.images, written.computed)
         catalog.write_unused(beside / REFUSED, written.rejected)
-        storage.write_json(beside / ABOUT_FILE, asdict(part))
+        atomic.write_json(beside / ABOUT_FILE, asdict(part))
     return part
 
 
@@ -157,7 +158,7 @@ def concatenated(parts: Sequence[Path], folder: Path) -> None:
 
 def _concatenate(files: Sequence[Path], target: Path) -> None:
     if len(files) == 1:  # need not be copied
-        storage.link(files[0], target)
+        atomic.hard_link(files[0], target)
         return
     with target.open("wb") as whole:
         for one in files:
@@ -212,11 +213,11 @@ def _write(folder: Path, rows: Sequence[Row], embedder: Embedder, old: ReusableI
 def _embed(rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None) -> Iterator[tuple[Row, bool, Embedded]]:
     """Yields each row in order, whether its embedding was computed, and the embedding with a thumbnail, or the rejection."""
     known = old.by_content if old else {}
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
 
         def read_new() -> Iterator[bytes | Refused]:
             for row in reader.ahead(row for row in rows if row.content_id not in known):
-                yield prediction.arrived(storage.outcome(partial(reader.read, row.uri)))
+                yield prediction.arrived(reading.bytes_or_error(partial(reader.read, row.uri)))
 
         new = embedder.embed(read_new(), pad_batches=True)
         for row in rows:

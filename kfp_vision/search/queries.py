@@ -7,11 +7,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kfp_vision import prediction, reports, storage
+from kfp_vision import prediction, reports
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import SEARCH, Service
 from kfp_vision.search import Hit, Index, unknown_label
+from kfp_vision.storage import atomic
 
 COLUMNS = ("query", "rank", "path", "label", "similarity")
 QUERIES_SHOWN = 100  # on the page
@@ -103,7 +104,7 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
 
     Args:
         index: Folder of the index.
-        queries_uri: An image, or anything that `storage.walk` reads.
+        queries_uri: An image, or anything that `reading.walk` reads.
         count: Number of images to find for each query.
         label: Searches only images with this label; empty for all.
         table: CSV file to write, with the columns query, rank (from 1), path, label, similarity; the last four are empty for
@@ -120,7 +121,7 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
     searcher = Local(opened, count, label)
     queries, unreadable = 0, 0
     shown: list[tuple[str, str, list[tuple[Hit, str]]]] = []
-    with storage.replacing(table) as beside:
+    with atomic.replacing(table) as beside:
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kfp_vision import catalog, partitioning, repository, results, search, storage
+from kfp_vision import catalog, partitioning, repository, results, search
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.networks import NETWORKS
 from kfp_vision.repository import Version
+from kfp_vision.storage import atomic, reading, uris
 
 
 def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Path) -> Version:
@@ -29,7 +30,7 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
         return repository.fetch(model_uri, model)
     from kfp_vision import export  # imports TensorFlow
 
-    with storage.replacing(model) as beside:
+    with atomic.replacing(model) as beside:
         export.write_backbone(beside, NETWORKS[network], checkpoint_uri)
     return repository.exported(model)
 
@@ -75,7 +76,7 @@ def index_images(
     Raises:
         InputError: The earlier index is damaged.
     """
-    with storage.temporary() as scratch:
+    with atomic.temporary_folder() as scratch:
         before = _download(index_uri, scratch / "before") if index_uri else None
         rows = list(catalog.read(table))
         written = search.write_part(rows, model, part, before, partition=partition, partitions=partitions)
@@ -120,8 +121,8 @@ def check_index(uri: str, field: str) -> None:
     Raises:
         InputError: There is none, or the URI cannot be read.
     """
-    storage.check_there(uri, field)
-    if not any(item.name == search.ABOUT_FILE for item in storage.walk(uri)):
+    reading.check_exists(uri, field)
+    if not any(item.name == search.ABOUT_FILE for item in reading.walk(uri)):
         raise InputError(
             f"{field} must name an index", f"none at {uri}", "Give the folder of an index that image_search built."
         )
@@ -129,10 +130,10 @@ def check_index(uri: str, field: str) -> None:
 
 def _download(uri: str, folder: Path) -> Path:
     """Returns the folder of a local index, or downloads the index into a new folder."""
-    if not storage.scheme(uri) and Path(storage.absolute(uri)).is_dir():
-        return Path(storage.absolute(uri))
-    for item in storage.walk(uri):
+    if not uris.scheme_of(uri) and Path(uris.absolute_uri(uri)).is_dir():
+        return Path(uris.absolute_uri(uri))
+    for item in reading.walk(uri):
         name = PurePosixPath(item.name)
         if ".." not in name.parts and not name.is_absolute():
-            storage.save(item, folder / name, "an index")
+            reading.save_item(item, folder / name, "an index")
     return folder

@@ -168,9 +168,9 @@ def _wait_for_url(process: subprocess.Popen[bytes], output: TextIO) -> str:
 
 
 def _wait_until_ready(url: str) -> None:
-    from kfp_vision.stores import web
+    from kfp_vision.storage import http
 
-    web.session().get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
+    http.retrying_session().get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
 
 
 def _bind(host: str, port: int, option: str = "--port") -> socket.socket:

@@ -18,7 +18,7 @@ from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.networks import NETWORKS
 from kfp_vision.parameters import Advanced
-from kfp_vision.storage import replacing, temporary
+from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import devices, feeds, saving, watching
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.trainer import Diverged, Row, Trainer, build, freeze
@@ -71,7 +71,7 @@ def train_classifier(
     precision = hardware.precision() if recipe.advanced.precision == "auto" else recipe.advanced.precision
     print(f"trains {recipe.network} in {precision} on {devices.said()}", flush=True)
 
-    with temporary() as scratch:
+    with temporary_folder() as scratch:
         with strategy.scope():
             network = _build_network(recipe, len(labels), precision, shape)
             data = feeds.Data(train_records, validation_records, shape["image_size"], scratch)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import storage
 from kfp_vision.core.errors import InputError
+from kfp_vision.storage import reading, uris, writing
 
 FILE = re.compile(r"step-(\d{8})\.npz")
 KEPT = 2
@@ -72,7 +72,7 @@ class Folder:
             try:
                 state = _unpack(self._read(name))
             except TORN as error:
-                print(f"skips the damaged checkpoint {storage.inside(self.uri, name)} ({type(error).__name__})", flush=True)
+                print(f"skips the damaged checkpoint {uris.join_uri(self.uri, name)} ({type(error).__name__})", flush=True)
                 continue
             self._check_identity(state.about["identity"], name)
             return state
@@ -102,16 +102,16 @@ class Folder:
 
     def _write(self, state: State) -> None:
         packed = _pack(State(state.step, state.arrays, {**state.about, "identity": self.identity}))
-        storage.put(packed, storage.inside(self.uri, f"step-{state.step:08}.npz"))
+        writing.write_file(packed, uris.join_uri(self.uri, f"step-{state.step:08}.npz"))
         for name in self._names()[:-KEPT]:
-            storage.remove(storage.inside(self.uri, name))
+            writing.delete_file(uris.join_uri(self.uri, name))
 
     def _names(self) -> list[str]:
-        return [found.name for found in storage.children(self.uri) if FILE.fullmatch(found.name)]
+        return [found.name for found in reading.list_files(self.uri) if FILE.fullmatch(found.name)]
 
     def _read(self, name: str) -> bytes:
-        with storage.Reader() as reader:
-            return reader.read(storage.inside(self.uri, name))
+        with reading.Reader() as reader:
+            return reader.read(uris.join_uri(self.uri, name))
 
     def _check_identity(self, found: Mapping[str, Any], name: str) -> None:
         for fact, value in self.identity.items():

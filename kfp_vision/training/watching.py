@@ -10,10 +10,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from kfp_vision import storage, stores
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports import WAIT_WORTH_SAYING
-from kfp_vision.stores import patience
+from kfp_vision.storage import base, retry, uris, writing
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPLOADS = 60.0
@@ -141,7 +140,7 @@ def watch(
         The object to report rows, images and steps to.
     """
     monitor = Watch(events, train_steps, first_step, profile_steps)
-    with _uploading(events, storage.inside(log_uri, name)) if log_uri else contextlib.nullcontext():
+    with _uploading(events, uris.join_uri(log_uri, name)) if log_uri else contextlib.nullcontext():
         try:
             yield monitor
         finally:
@@ -151,7 +150,7 @@ def watch(
 @contextlib.contextmanager
 def _uploading(events: Path, target: str) -> Iterator[None]:
     """Uploads new events in a thread while the body runs, and once more afterwards."""
-    mirror, ended = storage.Mirror(events, target), threading.Event()
+    mirror, ended = writing.Mirror(events, target), threading.Event()
 
     def upload_periodically() -> None:
         warned = False
@@ -161,7 +160,7 @@ def _uploading(events: Path, target: str) -> Iterator[None]:
             if last:
                 return
 
-    print(f"uploads TensorBoard events to {stores.shown(target)}", flush=True)
+    print(f"uploads TensorBoard events to {base.redact_uri(target)}", flush=True)
     thread = threading.Thread(target=upload_periodically, name="events", daemon=True)
     thread.start()
     try:
@@ -171,7 +170,7 @@ def _uploading(events: Path, target: str) -> Iterator[None]:
         thread.join(SECONDS_FOR_LAST_UPLOAD)
         if thread.is_alive():
             print(
-                f"warning: the last events were not uploaded to {stores.shown(target)}; the artifact has all of them",
+                f"warning: the last events were not uploaded to {base.redact_uri(target)}; the artifact has all of them",
                 flush=True,
             )
 
@@ -179,12 +178,12 @@ def _uploading(events: Path, target: str) -> Iterator[None]:
 def _upload(upload: Callable[[], None], target: str, warned: bool) -> bool:
     """Uploads once; warns of a failure unless the previous call did. Returns whether it failed."""
     try:
-        with patience.in_the_background():
+        with retry.in_background():
             upload()
     except (Exception, InputError) as error:  # whatever a store's client raises must not stop the training
         if not warned:
             reason = str(error).removeprefix(InputError.PREFIX) or type(error).__name__
-            print(f"warning: cannot upload events to {stores.shown(target)}; the training goes on ({reason})", flush=True)
+            print(f"warning: cannot upload events to {base.redact_uri(target)}; the training goes on ({reason})", flush=True)
         return True
     return False
 

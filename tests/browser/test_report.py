@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import catalog, records, reports, sample, splitting
+from kfp_vision import catalog, records, reports, splitting
+from kfp_vision.storage import sample
 
 LABELS = ["bellcup", "globelet", "<script>alert(1)</script>"]
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import pytest
 from servers import KEY, SECRET, Emulated, Place, Server, Stoppable, free_port, program, started
 
-from kfp_vision import stores
-from kfp_vision.stores import patience
+from kfp_vision.storage import base, retry
 
 PATIENCE = 60  # seconds
 CACHED = "1ms"  # how long rclone believes what it has listed; where that is no time at all, one who writes fast makes it hang
@@ -67,17 +66,17 @@ def emulator(tmp_path_factory) -> Iterator[int]:
 @pytest.fixture
 def nobody(monkeypatch, tmp_path) -> None:
     """An environment without any credentials, and a home without any."""
-    for name in [*stores.ENVIRONMENT, *os.environ]:
-        if name in stores.ENVIRONMENT or name.startswith(("AWS_", "MINIO_", "COS_", "GOOGLE_", "TENCENTCLOUD_")):
+    for name in [*base.ENVIRONMENT_VARIABLES, *os.environ]:
+        if name in base.ENVIRONMENT_VARIABLES or name.startswith(("AWS_", "MINIO_", "COS_", "GOOGLE_", "TENCENTCLOUD_")):
             monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)  # the same patience, in less time
-    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.2)
-    monkeypatch.setenv(stores.WAIT_SECONDS, str(PATIENCE))
-    monkeypatch.setattr(patience, "_process", patience.Patience())
-    patience.forget()
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)  # the same patience, in less time
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setenv(base.WAIT_VARIABLE, str(PATIENCE))
+    monkeypatch.setattr(retry, "_process", retry.RetryPolicy())
+    retry.forget_servers()
 
 
 @pytest.fixture
@@ -92,9 +91,9 @@ def s3(nobody, rclone, monkeypatch) -> Server:
 @pytest.fixture
 def gcs(nobody, emulator, monkeypatch) -> Emulated:
     """The emulator, with the environment that leads to it."""
-    from kfp_vision.stores import gcs
+    from kfp_vision.storage.gcs import _made
 
-    gcs._made.cache_clear()
+    _made.cache_clear()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator}")
     return Emulated(emulator)
 

@@ -15,9 +15,10 @@ import yaml
 from exported import version
 from servers import NUMBERS, answering, free_port
 
-from kfp_vision import __version__, cluster, deployment, inference_service, parameters, repository, storage, stored
+from kfp_vision import __version__, cluster, deployment, inference_service, parameters, repository, stored
 from kfp_vision.core.errors import InputError
 from kfp_vision.serving import server
+from kfp_vision.storage import reading, writing
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACT = "minio://mlpipeline/v2/artifacts/image-classification/17/train-classifier/model"
@@ -117,10 +118,10 @@ def test_a_service_is_made_and_waited_for(kubernetes, tmp_path, capsys):
 
 def test_deploying_twice_is_deploying_once(kubernetes, models, tmp_path, capsys):
     first = deploy(tmp_path / "model", service_repository=models)
-    held, lying = copy.deepcopy(kubernetes.services), [found.name for found in storage.children(models)]
+    held, lying = copy.deepcopy(kubernetes.services), [found.name for found in reading.list_files(models)]
     assert deploy(tmp_path / "model", service_repository=models) == first
     assert kubernetes.services == held
-    assert [found.name for found in storage.children(models)] == lying
+    assert [found.name for found in reading.list_files(models)] == lying
     assert kubernetes.asked["create"] == 1 and kubernetes.asked["patch"] == 0
     assert "InferenceService flowers in models: unchanged" in capsys.readouterr().out
 
@@ -568,11 +569,11 @@ def test_without_a_cluster_it_is_said_at_once(tmp_path, monkeypatch):
 
 def test_the_check_has_the_cluster_try_it_and_changes_nothing(kubernetes, models, tmp_path):
     def check() -> None:
-        held, lying = copy.deepcopy(kubernetes.services), [found.name for found in storage.children(models)]
+        held, lying = copy.deepcopy(kubernetes.services), [found.name for found in reading.list_files(models)]
         for runtime in ("tensorflow", "kfp-vision"):
             deployment.check_target("kserve", "flowers", settings(service_repository=models, service_runtime=runtime))
         assert kubernetes.services == held
-        assert [found.name for found in storage.children(models)] == lying
+        assert [found.name for found in reading.list_files(models)] == lying
 
     check()
     assert kubernetes.tried == 2 and kubernetes.asked["create"] == 0
@@ -764,12 +765,12 @@ def test_the_repository_keeps_the_newest_models_and_those_that_are_read(kubernet
         for file in there.rglob("*"):
             os.utime(file, (1e9 + number, 1e9 + number))
         if number == 0:
-            storage.put(b"somebody's", f"{models}/flowers/notes/read.me")
-    lying = {found.name.partition("/")[0] for found in storage.children(f"{models}/flowers")}
+            writing.write_file(b"somebody's", f"{models}/flowers/notes/read.me")
+    lying = {found.name.partition("/")[0] for found in reading.list_files(f"{models}/flowers")}
     # The fifth is served. Its predecessor's pod was still ending, which reads the fourth; of the others the newest two.
     assert lying == {"notes", *folders[1:]}
     deploy(tmp_path / "5", b"sixth", service_repository=models, versions_kept=0)
-    assert {found.name.partition("/")[0] for found in storage.children(f"{models}/flowers")} > {"notes", *folders[1:]}
+    assert {found.name.partition("/")[0] for found in reading.list_files(f"{models}/flowers")} > {"notes", *folders[1:]}
 
 
 def test_within_the_cluster_its_own_address_is_asked(monkeypatch):

@@ -28,23 +28,10 @@ import one_step
 import pytest
 from servers import NUMBERS, Place, until
 
-from kfp_vision import (
-    catalog,
-    components,
-    parameters,
-    prediction,
-    publishing,
-    records,
-    repository,
-    search,
-    splitting,
-    storage,
-    stored,
-    stores,
-)
+from kfp_vision import catalog, components, parameters, prediction, publishing, records, repository, search, splitting, stored
 from kfp_vision.core.errors import InputError
 from kfp_vision.search import beside, sources
-from kfp_vision.stores import patience
+from kfp_vision.storage import atomic, base, reading, retry, writing
 from kfp_vision.training import saving
 
 SHORT = 0.3  # seconds for which a store is gone
@@ -114,11 +101,11 @@ class Given:
 def check(given: Given, folder: Path) -> None:
     fields = {"images_uri": given.pictures, "leave_out_uri": "", "task": "classification", "check_images": True, **RATIOS}
     checked = parameters.check_preparation(fields | {"images_per_shard": 7, "partitions": 1, "advanced": {}})
-    storage.write_json(folder / "checked", checked)
+    atomic.write_json(folder / "checked", checked)
 
 
 def fingerprint(given: Given, folder: Path) -> None:
-    storage.put(catalog.fingerprint(given.pictures).encode(), str(folder / "fingerprint"))
+    writing.write_file(catalog.fingerprint(given.pictures).encode(), str(folder / "fingerprint"))
 
 
 def ingest(given: Given, folder: Path) -> None:
@@ -126,7 +113,7 @@ def ingest(given: Given, folder: Path) -> None:
 
 
 def ingest_archive(given: Given, folder: Path) -> None:
-    shutil.rmtree(storage._downloads())  # a new pod has none
+    shutil.rmtree(reading._downloads())  # a new pod has none
     catalog.ingest(given.archive, check_images=True, splits=3, table=folder / "images", page=folder / "page.html")
 
 
@@ -153,7 +140,7 @@ def compare(given: Given, folder: Path) -> None:
     """What evaluate_classifier does with the model that is deployed, and call_endpoint with the endpoint."""
     with stored.brought(given.models) as path:
         for version in repository.versions(path):
-            storage.put(version.fingerprint.encode(), str(folder / "fingerprint"))
+            writing.write_file(version.fingerprint.encode(), str(folder / "fingerprint"))
 
 
 def fetch_records(given: Given, folder: Path) -> None:
@@ -357,7 +344,7 @@ def test_a_stage_that_writes_does_as_well(place, given, work, tmp_path, scratch,
 def assert_fails_in_one_line(place: Place, after: int, work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """It says how long it has waited, and what would have it wait longer; it waits once, whatever it cleans up then."""
     with faulty.outage(place.port, after=after) as line, monkeypatch.context() as patch:
-        patch.setenv(stores.WAIT_SECONDS, str(ENOUGH))
+        patch.setenv(base.WAIT_VARIABLE, str(ENOUGH))
         place.lead_over(line.address)
         with pytest.raises(InputError, match=r"^error: (the server must answer|a transfer must complete); got ") as said:
             work()
@@ -401,7 +388,7 @@ def test_a_web_server_is_waited_for(nobody, open_rclone, capsys):
     bucket = open_rclone.bucket(f"bucket-{next(NUMBERS)}", {"photos.tgz": content})
     for after in (0, 1):
         with faulty.outage(open_rclone.port, after=after, seconds=SHORT) as line:
-            assert storage.fetch(f"http://{line.address}/{bucket}/photos.tgz").read_bytes() == content
+            assert reading.fetch(f"http://{line.address}/{bucket}/photos.tgz").read_bytes() == content
         assert line.fates["gone"]
         tries = tries_said(capsys.readouterr().out)
         assert tries and all(said.startswith(f"warning: http://{line.address} ") for said in tries)
@@ -409,11 +396,11 @@ def test_a_web_server_is_waited_for(nobody, open_rclone, capsys):
 
 def test_of_many_who_read_at_a_time_one_says_each_try(place, monkeypatch, capsys):
     """Where 48 threads wait, as many lines come as where one does: for each pause of a tenth of a second, doubled once."""
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.1)
     uri = place.bucket({f"{number:03}.jpg": b"%d" % number for number in range(200)})
     with faulty.outage(place.port, after=60, seconds=4 * SHORT) as line:
         place.lead_over(line.address)
-        read = {item.name: encoded for item, encoded in storage.read_all(storage.walk(uri))}
+        read = {item.name: encoded for item, encoded in reading.read_all(reading.walk(uri))}
     assert read == {f"{number:03}.jpg": b"%d" % number for number in range(200)}
     assert line.fates["gone"]
     assert 3 < len(tries_said(capsys.readouterr().out)) < 24
@@ -437,7 +424,7 @@ def test_a_store_that_is_away_for_three_minutes_costs_waiting_and_nothing_else(
     One stage is in the midst of its reading, another one begins to write meanwhile.
     """
     given = laid_out(stopped, made, tmp_path)
-    monkeypatch.delenv(stores.WAIT_SECONDS)
+    monkeypatch.delenv(base.WAIT_VARIABLE)
     values = one_step.to_ingest(given.pictures) | RATIOS
     whole = one_step.run(components.ingest_images, tmp_path / "whole", **values)
     command = [sys.executable, "-c", PUBLISH, str(given.version.folder), f"{given.target}/repository"]

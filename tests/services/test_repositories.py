@@ -16,11 +16,12 @@ import requests
 from exported import version
 from servers import NUMBERS, answering, until
 
-from kfp_vision import deployment, evaluation, parameters, publishing, records, repository, storage, stored, stores
+from kfp_vision import deployment, evaluation, parameters, publishing, records, repository, stored
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import checked
 from kfp_vision.search import Index, beside
+from kfp_vision.storage import base, reading, writing
 
 SETTINGS = parameters.of_deployment({})
 
@@ -39,7 +40,7 @@ def uri(place) -> str:
 
 
 def keys(uri: str) -> list[str]:
-    return [found.name for found in storage.children(uri)]
+    return [found.name for found in reading.list_files(uri)]
 
 
 def numbers(uri: str) -> list[int]:
@@ -105,8 +106,8 @@ def test_old_versions_go_and_an_earlier_one_comes_back(uri, tmp_path):
 
 def test_what_was_left_by_a_writer_that_was_killed_is_no_version_and_goes_with_the_old_ones(uri, tmp_path):
     fill(uri, tmp_path, 1)
-    storage.put(b"half", f"{uri}/2/variables/variables.index")
-    storage.put(b"", f"{uri}/2/.kfp-vision-of-somebody")
+    writing.write_file(b"half", f"{uri}/2/variables/variables.index")
+    writing.write_file(b"", f"{uri}/2/.kfp-vision-of-somebody")
     assert numbers(uri) == [1]
     assert publishing.publish(version(tmp_path / "b" / "1", weights=b"3"), uri, kept=2) == 3
     assert numbers(uri) == [1, 3]
@@ -120,7 +121,7 @@ def test_what_was_left_by_a_writer_that_was_killed_is_no_version_and_goes_with_t
 
 @pytest.mark.parametrize("fate", ["forbid", "drop"])
 def test_an_upload_that_fails_at_any_point_leaves_nothing_that_looks_whole(place, tmp_path, fate, monkeypatch):
-    monkeypatch.setenv(stores.WAIT_SECONDS, "0.2")  # all that comes is dropped, for good
+    monkeypatch.setenv(base.WAIT_VARIABLE, "0.2")  # all that comes is dropped, for good
     one, two = version(tmp_path / "a" / "1"), version(tmp_path / "b" / "1", weights=b"two")
     torn, ended = 0, 0
     for well in range(40):
@@ -268,7 +269,7 @@ def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp
 
 @pytest.mark.parametrize("fate", ["forbid", "drop"])
 def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made, tmp_path, fate, monkeypatch):
-    monkeypatch.setenv(stores.WAIT_SECONDS, "0.2")  # all that comes is dropped, for good
+    monkeypatch.setenv(base.WAIT_VARIABLE, "0.2")  # all that comes is dropped, for good
     uri = f"{place.bucket({'first': b'1'})}/colours"
     publishing.publish(repository.exported(made / "model"), uri)
     before = beside.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
@@ -297,10 +298,10 @@ def test_a_torn_index_in_a_bucket_is_not_brought(uri, made, tmp_path):
     told = beside.deploy_index(made / "index", uri, tmp_path / "deployed")
     assert beside.bring(uri, tmp_path / "here") and not beside.bring(uri, tmp_path / "here")
     again = beside.deploy_index(made / "index", uri, tmp_path / "deployed")
-    storage.remove(f"{uri}/index/{again['generation']}/vectors")
+    writing.delete_file(f"{uri}/index/{again['generation']}/vectors")
     with pytest.raises(InputError, match=f"an index must be whole; got {uri}/index without {again['generation']}/vectors"):
         beside.bring(uri, tmp_path / "here")
-    storage.put(b"{", f"{uri}/index/index.json")
+    writing.write_file(b"{", f"{uri}/index/index.json")
     with pytest.raises(InputError, match=f"index.json must hold the metadata of an index; got {uri}/index"):
         beside.bring(uri, tmp_path / "here")
     assert Index(tmp_path / "here").about.generation == told["generation"]

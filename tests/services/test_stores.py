@@ -14,9 +14,9 @@ import one_step
 import pytest
 from servers import KEY, NUMBERS, SECRET, Place
 
-from kfp_vision import catalog, components, detection, records, splitting, storage, stores
+from kfp_vision import catalog, components, detection, records, splitting
 from kfp_vision.core.errors import InputError
-from kfp_vision.stores import transfer
+from kfp_vision.storage import reading, stores, transfer, uris, writing
 
 FILES = {
     "LICENSE.txt": b"free",
@@ -50,7 +50,7 @@ def test_a_folder_of_a_bucket_is_walked_with_sizes_and_md5s_and_nothing_is_read(
     uri = place.bucket(FILES)
     with faulty.line(place.port, share=0) as line:
         place.lead_over(line.address)
-        found = {item.name: (item.uri, item.size, item.md5) for item in storage.walk(f"{uri}/photos/")}
+        found = {item.name: (item.uri, item.size, item.md5) for item in reading.walk(f"{uri}/photos/")}
         assert line.requests <= 2  # Google's client also asks for the bucket itself
     names = [name for name in FILES if name.startswith("photos/")]
     assert found == {name.removeprefix("photos/"): (f"{uri}/{name}", len(FILES[name]), md5(FILES[name])) for name in names}
@@ -58,15 +58,15 @@ def test_a_folder_of_a_bucket_is_walked_with_sizes_and_md5s_and_nothing_is_read(
 
 def test_every_key_leads_back_to_its_bytes(place):
     uri = place.bucket(FILES)
-    with storage.Reader() as reader:
-        assert {item.name: reader.read(item.uri) for item in storage.walk(uri)} == FILES
-    assert {item.name: encoded for item, encoded in storage.read_all(storage.walk(uri))} == FILES
+    with reading.Reader() as reader:
+        assert {item.name: reader.read(item.uri) for item in reading.walk(uri)} == FILES
+    assert {item.name: encoded for item, encoded in reading.read_all(reading.walk(uri))} == FILES
 
 
 def test_a_bucket_of_more_than_a_page_is_listed_whole(s3):
     files = {f"daisy/{number:05d}.jpg": b"%d" % number for number in range(2345)}
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", files)
-    assert [item.name for item in storage.walk(f"s3://{bucket}")] == sorted(files)
+    assert [item.name for item in reading.walk(f"s3://{bucket}")] == sorted(files)
 
 
 def test_the_table_is_the_one_of_a_folder_but_for_where_the_pictures_lie(place, tmp_path):
@@ -125,8 +125,8 @@ def test_an_archive_in_a_bucket_is_fetched_once_and_resumed_where_it_broke_off(p
     uri = f"{place.bucket({'data/photos.tgz': packed.getvalue()})}/data/photos.tgz"
     with faulty.line(place.port, share=1, fates=("cut",), spared=5000) as line:
         place.lead_over(line.address)
-        assert {item.name: item.read() for item in storage.walk(uri)} == files
-        with storage.Reader() as reader:
+        assert {item.name: item.read() for item in reading.walk(uri)} == files
+        with reading.Reader() as reader:
             assert reader.read(f"{uri}#photos/daisy/7.jpg") == files["photos/daisy/7.jpg"]
     # Every answer stops half way; begun anew each time, it would never have come to its end.
     assert line.fates["cut"] > 10
@@ -135,10 +135,10 @@ def test_an_archive_in_a_bucket_is_fetched_once_and_resumed_where_it_broke_off(p
 
 def test_the_fingerprint_changes_with_a_picture_and_not_with_time(place):
     uri = place.bucket(FILES)
-    first = storage.fingerprint(uri)
-    assert storage.fingerprint(uri) == first
+    first = reading.fingerprint(uri)
+    assert reading.fingerprint(uri) == first
     place._server.bucket(uri.rpartition("/")[2] + "-changed", FILES | {"photos/daisy/1.jpg": b"eno"})
-    other = storage.fingerprint(f"{uri}-changed")
+    other = reading.fingerprint(f"{uri}-changed")
     assert other != first
 
 
@@ -148,9 +148,9 @@ def test_what_is_not_there_is_said_at_once(place):
         place.lead_over(line.address)
         for wrong in (f"{uri}/pohtos", f"{uri}/photos.tgz", f"{place.scheme}://nobodys-bucket/photos"):
             with pytest.raises(InputError, match="images_uri must name something that exists; got no such object or bucket: "):
-                storage.check_there(wrong, "images_uri")
+                reading.check_exists(wrong, "images_uri")
         assert line.requests <= 6
-        with storage.Reader() as reader, pytest.raises(FileNotFoundError, match="no such object"):
+        with reading.Reader() as reader, pytest.raises(FileNotFoundError, match="no such object"):
             reader.read(f"{uri}/photos/daisy/2.jpg")
 
 
@@ -160,7 +160,7 @@ def test_who_may_not_read_is_told_at_once_what_to_set(s3, monkeypatch):
     with faulty.line(s3.port, share=0) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         with pytest.raises(InputError) as refusal:
-            storage.check_there(f"s3://{bucket}", "images_uri")
+            reading.check_exists(f"s3://{bucket}", "images_uri")
         assert line.requests == 1
     assert line_of(refusal) == (
         f"error: the address must be readable with the given credentials; got HTTP 403 at s3://{bucket}. Set "
@@ -172,16 +172,16 @@ def test_who_may_not_read_is_told_at_once_what_to_set(s3, monkeypatch):
 def test_a_public_bucket_needs_no_key(nobody, open_rclone, monkeypatch):
     bucket = open_rclone.bucket(f"bucket-{next(NUMBERS)}", FILES)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{open_rclone.port}")
-    assert {item.name for item in storage.walk(f"s3://{bucket}")} == FILES.keys()
+    assert {item.name for item in reading.walk(f"s3://{bucket}")} == FILES.keys()
 
 
 def test_an_address_may_name_its_endpoint_and_region(s3, monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", FILES)
     settings = f"?endpoint=http://127.0.0.1:{s3.port}&region=eu-west-1"
-    items = {item.name: item.uri for item in storage.walk(f"s3://{bucket}/photos{settings}")}
+    items = {item.name: item.uri for item in reading.walk(f"s3://{bucket}/photos{settings}")}
     assert items["daisy/1.jpg"] == f"s3://{bucket}/photos/daisy/1.jpg{settings}"
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         assert reader.read(items["daisy/1.jpg"]) == b"one"
 
 
@@ -190,14 +190,14 @@ def test_cos_is_asked_with_its_own_key_where_its_region_lies(s3, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name)
     with pytest.raises(InputError, match="a cos:// address must have a region; got no COS_REGION"):
-        next(storage.walk(f"cos://{bucket}/photos"))
+        next(reading.walk(f"cos://{bucket}/photos"))
     monkeypatch.setenv("COS_REGION", "ap-guangzhou")
     monkeypatch.setenv("COS_SECRET_ID", KEY)
     monkeypatch.setenv("COS_SECRET_KEY", SECRET)
     signed = stores.store(f"cos://{bucket}")._client.get_presigned_url("GET", bucket, "daisy/1.jpg")
     assert signed.startswith(f"https://{bucket}.cos.ap-guangzhou.myqcloud.com/daisy/1.jpg?")
     monkeypatch.setenv("COS_ENDPOINT", f"http://127.0.0.1:{s3.port}")
-    assert next(storage.walk(f"cos://{bucket}/photos")).uri == f"cos://{bucket}/photos/daisy/1.jpg"
+    assert next(reading.walk(f"cos://{bucket}/photos")).uri == f"cos://{bucket}/photos/daisy/1.jpg"
 
 
 def test_etags_of_an_encrypted_bucket_are_seen_to_be_no_md5s(s3, monkeypatch, tmp_path, capsys):
@@ -205,7 +205,7 @@ def test_etags_of_an_encrypted_bucket_are_seen_to_be_no_md5s(s3, monkeypatch, tm
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", below(folder))
     with faulty.line(s3.port, share=0, encrypted=True) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
-        first = next(storage.walk(f"s3://{bucket}"))
+        first = next(reading.walk(f"s3://{bucket}"))
         assert first.md5 not in ("", md5(first.read()))
         assert catalog.scan(f"s3://{bucket}").fingerprint == catalog.scan(str(folder)).fingerprint
     assert "the store's ETags are not MD5s of the objects" in capsys.readouterr().out
@@ -217,7 +217,7 @@ def test_an_object_that_changes_while_it_is_read_arrives_as_one_of_the_two(s3, m
     sink = Overtaken(lambda: s3.bucket(bucket, {"daisy/1.jpg": new}))
     with faulty.line(s3.port, share=1, fates=("cut",)) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
-        transfer.receive(f"s3://{bucket}/daisy/1.jpg", sink)
+        transfer.download_to(f"s3://{bucket}/daisy/1.jpg", sink)
     assert sink.getvalue() == new
 
 
@@ -255,14 +255,14 @@ def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
 
 def test_an_address_with_a_password_in_it_is_refused_without_repeating_it():
     with pytest.raises(InputError, match="images_uri must not contain a user name or password") as refusal:
-        storage.check_uri(f"https://me:{SECRET}@example.org/photos.tgz", "images_uri")
+        uris.check_uri(f"https://me:{SECRET}@example.org/photos.tgz", "images_uri")
     assert SECRET not in line_of(refusal)
 
 
 def test_a_service_accounts_key_that_is_none_is_refused_without_repeating_it(nobody, monkeypatch):
     monkeypatch.setenv("GOOGLE_CREDENTIALS", f'{{"private_key": "{SECRET}"}}')
     with pytest.raises(InputError, match="GOOGLE_CREDENTIALS must hold a service account's key") as refusal:
-        storage.check_there("gs://bucket/photos", "images_uri")
+        reading.check_exists("gs://bucket/photos", "images_uri")
     line_of(refusal)
 
 
@@ -286,7 +286,7 @@ def test_a_list_in_a_bucket_leaves_pictures_of_a_bucket_out(place, tmp_path):
     uri = place.bucket(below(drawn.pictures(tmp_path / "photos", each=2)))
     listed = f"path,leave_out\n{uri}/bellcup/0001.jpg,yes\nglobelet/0002.jpg,yes\nglobelet/0001.jpg,no\n"
     listing = f"{place.bucket({'audit': listed.encode()})}/audit"  # as an artifact lies there, without an ending
-    storage.check_there(listing, "leave_out_uri")
+    reading.check_exists(listing, "leave_out_uri")
     found = catalog.scan(uri)
     assert catalog.leave_out(found, listing) == []
     assert [row.name for row in found.rows] == ["bellcup/0002.jpg", "globelet/0001.jpg"]
@@ -305,32 +305,32 @@ NOISE = random.Random(7).randbytes(300_000)
 
 
 def contents(uri: str) -> dict[str, bytes]:
-    with storage.Reader() as reader:
-        return {found.name: reader.read(found.uri) for found in storage.children(uri)}
+    with reading.Reader() as reader:
+        return {found.name: reader.read(found.uri) for found in reading.list_files(uri)}
 
 
 def test_what_is_put_lies_there_replaces_what_lay_there_and_can_be_removed(place, tmp_path):
     uri = place.bucket({"logs/other/events": b"stays"})
-    assert storage.children(f"{uri}/logs/mine") == []
+    assert reading.list_files(f"{uri}/logs/mine") == []
     (tmp_path / "noise").write_bytes(NOISE)
-    storage.put(b"old", f"{uri}/logs/mine/deep/ü #1")
-    storage.put(tmp_path / "noise", f"{uri}/logs/mine/deep/ü #1")
-    storage.put(b"", f"{uri}/logs/mine/empty")
+    writing.write_file(b"old", f"{uri}/logs/mine/deep/ü #1")
+    writing.write_file(tmp_path / "noise", f"{uri}/logs/mine/deep/ü #1")
+    writing.write_file(b"", f"{uri}/logs/mine/empty")
     assert contents(f"{uri}/logs/mine") == {"deep/ü #1": NOISE, "empty": b""}
-    storage.remove(f"{uri}/logs/mine/empty")
-    storage.remove(f"{uri}/logs/mine/empty")
+    writing.delete_file(f"{uri}/logs/mine/empty")
+    writing.delete_file(f"{uri}/logs/mine/empty")
     assert contents(f"{uri}/logs") == {"mine/deep/ü #1": NOISE, "other/events": b"stays"}
 
 
 def test_a_folder_takes_what_a_bucket_takes(tmp_path):
     uri = f"file://{tmp_path}/made"
-    assert storage.children(uri) == []
-    storage.put(b"old", storage.inside(uri, "deep/a"))
-    storage.put(b"new", storage.inside(uri, "deep/a"))
-    storage.put(tmp_path / "made/deep/a", storage.inside(uri, "b"))
+    assert reading.list_files(uri) == []
+    writing.write_file(b"old", uris.join_uri(uri, "deep/a"))
+    writing.write_file(b"new", uris.join_uri(uri, "deep/a"))
+    writing.write_file(tmp_path / "made/deep/a", uris.join_uri(uri, "b"))
     assert contents(uri) == {"deep/a": b"new", "b": b"new"}
-    storage.remove(storage.inside(uri, "b"))
-    storage.remove(storage.inside(uri, "b"))
+    writing.delete_file(uris.join_uri(uri, "b"))
+    writing.delete_file(uris.join_uri(uri, "b"))
     assert below(tmp_path / "made") == {"deep/a": b"new"}
 
 
@@ -339,27 +339,27 @@ def test_with_many_requests_failing_everything_that_is_put_arrives(place):
     with faulty.line(place.port, share=0.6, seed=2, fates=("drop", "busy", "delay")) as line:
         place.lead_over(line.address)
         for number in range(8):
-            storage.put(NOISE[number:], f"{uri}/kept/{number}")
-            storage.put(b"soon gone", f"{uri}/removed/{number}")
-            storage.remove(f"{uri}/removed/{number}")
+            writing.write_file(NOISE[number:], f"{uri}/kept/{number}")
+            writing.write_file(b"soon gone", f"{uri}/removed/{number}")
+            writing.delete_file(f"{uri}/removed/{number}")
         assert all(line.fates[fate] > 3 for fate in ("drop", "busy", "delay")), line.fates
     place.lead_over()
-    assert storage.children(f"{uri}/removed") == []
+    assert reading.list_files(f"{uri}/removed") == []
     assert contents(f"{uri}/kept") == {str(number): NOISE[number:] for number in range(8)}
 
 
 def test_an_object_in_parts_arrives_over_a_line_that_fails(s3, monkeypatch):
-    from kfp_vision.stores import s3 as module
+    from kfp_vision.storage import s3 as storage_s3
 
-    monkeypatch.setattr(module, "PART", 5 << 20)  # the least that S3 takes
+    monkeypatch.setattr(storage_s3, "PART", 5 << 20)  # the least that S3 takes
     content = random.Random(3).randbytes((11 << 20) + 1)
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/large"
     with faulty.line(s3.port, share=0.5, seed=4, fates=("drop", "busy")) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
-        storage.put(content, uri)
+        writing.write_file(content, uri)
     assert line.fates["drop"] and line.fates["busy"]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.port}")
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         assert reader.read(uri) == content
 
 
@@ -371,7 +371,7 @@ def test_bytes_that_a_line_spoils_are_refused_by_the_store_and_sent_again(nobody
     with faulty.line(place.port, share=0.6, seed=1, fates=("spoil",)) as line:
         place.lead_over(line.address)
         for number in range(5):
-            storage.put(NOISE, f"{uri}/{number}")
+            writing.write_file(NOISE, f"{uri}/{number}")
     assert line.fates["spoil"] >= 3
     place.lead_over()
     assert contents(uri) == {"first": b"1"} | {str(number): NOISE for number in range(5)}
@@ -379,11 +379,11 @@ def test_bytes_that_a_line_spoils_are_refused_by_the_store_and_sent_again(nobody
 
 def test_a_folder_that_is_mirrored_holds_what_has_grown_and_what_lay_there(place, tmp_path):
     for target in (f"{place.bucket({'logs/earlier/events': b'stays'})}/logs", str(tmp_path / "logs")):
-        storage.put(b"stays", f"{target}/earlier/events")
-        source = tmp_path / f"source of {storage.scheme(target)}"
+        writing.write_file(b"stays", f"{target}/earlier/events")
+        source = tmp_path / f"source of {uris.scheme_of(target)}"
         source.mkdir()
         (source / "events").write_bytes(b"one")
-        mirror = storage.Mirror(source, target)
+        mirror = writing.Mirror(source, target)
         mirror.sync()
         assert contents(target) == {"earlier/events": b"stays", "events": b"one"}
         with (source / "events").open("ab") as events:
@@ -398,7 +398,7 @@ def test_only_what_has_grown_is_sent_again(place, tmp_path):
     (tmp_path / "same").write_bytes(b"same")
     (tmp_path / "grows").write_bytes(b"one")
     uri = place.bucket({"first": b"1"})
-    mirror = storage.Mirror(tmp_path, uri)
+    mirror = writing.Mirror(tmp_path, uri)
     mirror.sync()
     with faulty.line(place.port, share=0) as line:
         place.lead_over(line.address)
@@ -412,7 +412,7 @@ def test_only_what_has_grown_is_sent_again(place, tmp_path):
 def test_who_follows_a_mirrored_file_sees_it_grow(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "events").write_bytes(b"one")
-    mirror = storage.Mirror(tmp_path / "source", str(tmp_path / "target"))
+    mirror = writing.Mirror(tmp_path / "source", str(tmp_path / "target"))
     mirror.sync()
     with (tmp_path / "target" / "events").open("rb") as follower:
         assert follower.read() == b"one"
@@ -423,24 +423,24 @@ def test_who_follows_a_mirrored_file_sees_it_grow(tmp_path):
 
 def test_a_folder_to_write_to_is_tried_and_nothing_is_left_there(place, tmp_path):
     uri = place.bucket({"first": b"1"})
-    storage.check_writable(f"{uri}/logs", "log_uri")
+    writing.check_writable(f"{uri}/logs", "log_uri")
     assert contents(uri) == {"first": b"1"}
-    storage.check_writable(str(tmp_path / "not" / "yet"), "log_uri")
+    writing.check_writable(str(tmp_path / "not" / "yet"), "log_uri")
     assert below(tmp_path) == {} and not (tmp_path / "not").exists()
 
 
 def test_where_nothing_can_be_written_is_said_at_once(place, tmp_path):
     with pytest.raises(InputError, match="log_uri must name something that exists; got no such object or bucket: ") as refusal:
-        storage.check_writable(f"{place.scheme}://nobodys-bucket/logs", "log_uri")
+        writing.check_writable(f"{place.scheme}://nobodys-bucket/logs", "log_uri")
     line_of(refusal)
     (tmp_path / "file").write_bytes(b"")
     for wrong in ("", "sample", "https://example.org/logs", f"{place.scheme}://bucket/logs.tgz", "ftp://host/logs"):
         with pytest.raises(InputError, match="log_uri must name a folder or a bucket folder to write to"):
-            storage.check_writable(wrong, "log_uri")
+            writing.check_writable(wrong, "log_uri")
     with pytest.raises(InputError, match="log_uri must name a folder; got"):
-        storage.check_writable(str(tmp_path / "file" / "logs"), "log_uri")
+        writing.check_writable(str(tmp_path / "file" / "logs"), "log_uri")
     with pytest.raises(InputError, match="a web address is read-only"):
-        storage.put(b"", "https://example.org/logs")
+        writing.write_file(b"", "https://example.org/logs")
 
 
 def test_who_may_not_write_is_told_at_once_what_to_set(s3, monkeypatch):
@@ -449,7 +449,7 @@ def test_who_may_not_write_is_told_at_once_what_to_set(s3, monkeypatch):
     with faulty.line(s3.port, share=0) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         with pytest.raises(InputError) as refusal:
-            storage.check_writable(f"s3://{bucket}/logs", "log_uri")
+            writing.check_writable(f"s3://{bucket}/logs", "log_uri")
         assert line.requests == 1
     said = line_of(refusal)
     assert said.startswith("error: the address must be writable with the given credentials; got HTTP 403 at s3://")

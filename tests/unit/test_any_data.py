@@ -17,8 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kfp_vision import catalog, listings, records, sample, splitting
+from kfp_vision import catalog, listings, records, splitting
 from kfp_vision.catalog import UNWRITABLE
+from kfp_vision.storage import sample
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = {

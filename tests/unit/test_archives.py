@@ -8,8 +8,9 @@ import zipfile
 
 import pytest
 
-from kfp_vision import archives, catalog
+from kfp_vision import catalog
 from kfp_vision.core.errors import InputError
+from kfp_vision.storage import archives
 
 BLOCK = 512  # POSIX.1-2017, pax, "ustar Interchange Format"
 PACKS = ("photos.tar", "photos.tgz", "photos.tar.gz", "photos.tar.bz2", "photos.zip")
@@ -39,12 +40,12 @@ def member(name, **values):
 
 
 def names(path):
-    return [name for name, _, _ in archives.members(path, str(path))]
+    return [name for name, _, _ in archives.read_members(path, str(path))]
 
 
 def contents(path):
     """Every member by its name, read one after the other."""
-    return {name: read() for name, _, read in archives.members(path, str(path))}
+    return {name: read() for name, _, read in archives.read_members(path, str(path))}
 
 
 def refusal(path):
@@ -132,7 +133,7 @@ def test_a_bomb_of_many_members_is_refused_at_the_bound(tmp_path):
     path = packed(tmp_path / "photos.tgz", [(f"daisy/{number}.jpg", bytes(10 << 20)) for number in range(10)])
     taken = []
     with pytest.raises(InputError, match="must unpack to at most 64 MiB"):
-        taken.extend(name for name, _, _ in archives.members(path, str(path)))
+        taken.extend(name for name, _, _ in archives.read_members(path, str(path)))
     assert len(taken) <= 6
 
 

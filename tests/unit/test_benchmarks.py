@@ -16,8 +16,8 @@ import tensorflow as tf
 from servers import program
 
 from benchmarks import convert, fine_tuning, learn, measure, scale, search, serve, slim, training_stage
-from kfp_vision import sample
 from kfp_vision.serving import server
+from kfp_vision.storage import sample
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,9 +13,10 @@ import drawn
 import pytest
 import yaml
 
-from kfp_vision import __version__, cli, components, sample
+from kfp_vision import __version__, cli, components
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
+from kfp_vision.storage import sample
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -313,7 +314,7 @@ def test_sample_writes_six_hundred_pictures(tmp_path):
     assert (told.code, told.stderr) == (DONE, "")
     assert told.stdout == "600 images in 5 classes in new/flowers\n"
     files = sorted(path.relative_to(tmp_path / "new" / "flowers") for path in tmp_path.glob("new/flowers/*/*"))
-    assert [file.as_posix() for file in files] == sample.names()
+    assert [file.as_posix() for file in files] == sample.image_names()
     assert (tmp_path / "new" / "flowers" / "bellcup" / "0001.jpg").read_bytes() == sample.draw("bellcup/0001.jpg")
 
 

@@ -10,9 +10,10 @@ import drawn
 import pytest
 from left_out import leave_out
 
-from kfp_vision import containers, stores
+from kfp_vision import containers
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.core.errors import InputError
+from kfp_vision.storage import base
 
 CALLER = "1000:1000"
 LOCAL = {"images_uri": "/photos", "fine_tune": False, "checkpoint_uri": "http://example.org/a.tgz", "test_image_uri": ""}
@@ -95,7 +96,7 @@ def test_a_list_of_pictures_to_leave_out_can_be_read_and_is_no_import_file(tmp_p
 def test_the_stages_have_the_credentials_of_this_environment_and_nothing_else_of_it(monkeypatch, tmp_path):
     key = tmp_path / "key.json"
     key.write_text("{}")
-    for name in (*stores.ENVIRONMENT, "GOOGLE_APPLICATION_CREDENTIALS"):
+    for name in (*base.ENVIRONMENT_VARIABLES, "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     assert containers.credentials() == {}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")

@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from kfp_vision import sample
 from kfp_vision.catalog import Row
 from kfp_vision.conversion import converted
 from kfp_vision.pictures import Checked, Refused, size_of_plain_jpeg
+from kfp_vision.storage import sample
 
 FLOWER = Image.open(io.BytesIO(sample.draw("bellcup/0001.jpg"))).resize((120, 90))
 

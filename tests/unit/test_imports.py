@@ -14,25 +14,25 @@ MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in LIBRARY.rglob("*.py")
 }
 NOT_FOR_ALL = ("tensorflow", "keras", "kserve", "kfp", "kfp_vision.components", "kfp_vision.pipelines")
-PATIENCE = ("kfp_vision.stores.patience", "kfp_vision.stores.patience.CHECK_SECONDS")  # of the stages that check a form
+PATIENCE = ("kfp_vision.storage.retry", "kfp_vision.storage.retry.CHECK_SECONDS")  # of the stages that check a form
 # What the bodies of these stages import.
 STAGES_WITHOUT_TENSORFLOW = {
-    "fingerprint_images": ["kfp_vision.catalog", "kfp_vision.storage"],
-    "ingest_images": ["kfp_vision.catalog", "kfp_vision.storage"],
+    "fingerprint_images": ["kfp_vision.catalog", "kfp_vision.storage.reading"],
+    "ingest_images": ["kfp_vision.catalog", "kfp_vision.storage.reading"],
     "split_images": ["kfp_vision.parameters", "kfp_vision.splitting"],
-    "write_tfrecords": ["kfp_vision.parameters", "kfp_vision.partitioning", "kfp_vision.storage"],
-    "write_partition": ["kfp_vision.parameters", "kfp_vision.partitioning", "kfp_vision.storage"],
+    "write_tfrecords": ["kfp_vision.parameters", "kfp_vision.partitioning", "kfp_vision.storage.reading"],
+    "write_partition": ["kfp_vision.parameters", "kfp_vision.partitioning", "kfp_vision.storage.reading"],
     "partition_records": ["kfp_vision.partitioning"],
     "join_records": ["kfp_vision.parameters", "kfp_vision.partitioning"],
-    "check_run": ["kfp_vision.parameters", "kfp_vision.storage", "kfp_vision.tensorboard", *PATIENCE],
-    "decide_training": ["kfp_vision.deployment", "kfp_vision.parameters", "kfp_vision.storage"],
-    "check_preparation": ["kfp_vision.parameters", "kfp_vision.storage", *PATIENCE],
-    "check_prediction": ["kfp_vision.parameters", "kfp_vision.storage", *PATIENCE],
+    "check_run": ["kfp_vision.parameters", "kfp_vision.storage.reading", "kfp_vision.tensorboard", *PATIENCE],
+    "decide_training": ["kfp_vision.deployment", "kfp_vision.parameters", "kfp_vision.storage.reading"],
+    "check_preparation": ["kfp_vision.parameters", "kfp_vision.storage.reading", *PATIENCE],
+    "check_prediction": ["kfp_vision.parameters", "kfp_vision.storage.reading", *PATIENCE],
     "fetch_model": ["kfp_vision.repository"],
-    "join_predictions": ["kfp_vision.prediction", "kfp_vision.repository", "kfp_vision.storage"],
+    "join_predictions": ["kfp_vision.prediction", "kfp_vision.repository", "kfp_vision.storage.reading"],
     "check_serving": ["kfp_vision.deployment"],
-    "deploy_model": ["kfp_vision.deployment", "kfp_vision.parameters", "kfp_vision.storage"],
-    "call_endpoint": ["kfp_vision.deployment", "kfp_vision.storage"],
+    "deploy_model": ["kfp_vision.deployment", "kfp_vision.parameters", "kfp_vision.storage.reading"],
+    "call_endpoint": ["kfp_vision.deployment", "kfp_vision.storage.reading"],
     "report_outcome": ["kfp_vision.outcome"],
 }
 

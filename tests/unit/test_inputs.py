@@ -12,10 +12,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision import augmentations, inputs, records, sample
+from kfp_vision import augmentations, inputs, records
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import checked
+from kfp_vision.storage import sample
 
 SIZE = 64
 PICTURES = 45

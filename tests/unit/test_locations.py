@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kfp_vision.core.errors import FieldError
-from kfp_vision.locations import Location
+from kfp_vision.storage.uris import Location
 
 SETTINGS = "?endpoint=https://minio:9000&region=eu"
 

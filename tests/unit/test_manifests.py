@@ -15,9 +15,10 @@ import yaml
 from kserve.constants import constants as of_kserve
 from servers import program
 
-from kfp_vision import __version__, inference_service, outcome, parameters, runs, stores
+from kfp_vision import __version__, inference_service, outcome, parameters, runs
 from kfp_vision.components.images import CPU_IMAGE
 from kfp_vision.pipelines import ending, pods
+from kfp_vision.storage import base
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
 PAGE = FOLDER / "README.md"
@@ -30,7 +31,7 @@ FILES = sorted(
     if file.stem != "kustomization"
 )
 TEMPLATES = {
-    pods.STORAGE_SECRET: stores.ENVIRONMENT,
+    pods.STORAGE_SECRET: base.ENVIRONMENT_VARIABLES,
     ending.WEBHOOK_SECRET: outcome.ENVIRONMENT,
     "kfp-vision-models": (of_kserve.S3_ACCESS_KEY_ID_DEFAULT_NAME, of_kserve.S3_SECRET_ACCESS_KEY_DEFAULT_NAME),
 }

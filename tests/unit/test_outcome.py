@@ -7,12 +7,11 @@ import pytest
 from ran import NAME, WORKFLOW, Ran, around_a_stage, printed
 from told import Web
 
-from kfp_vision import outcome, results, runs, storage
+from kfp_vision import outcome, results, runs
 from kfp_vision.core.errors import InputError
 from kfp_vision.outcome import Outcome
 from kfp_vision.runs import Stage
-from kfp_vision.stores import patience
-from kfp_vision.stores import web as client
+from kfp_vision.storage import http, reading, retry
 
 RUN = {"run_name": NAME, "run_id": "8a2f"}
 ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
@@ -23,7 +22,7 @@ PATH = "/services/T000/a-secret"
 def web(monkeypatch) -> Iterator[Web]:
     for name in (*outcome.ENVIRONMENT, outcome.FAILURES, runs.IN_A_CLUSTER, runs.API_HOST):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.001)
     with Web().running() as running:
         yield running
 
@@ -176,9 +175,9 @@ def test_payload_for_teams(web, ran, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["slack", "teams", "json"])
 def test_signatures_of_addresses_are_not_reported(web, ran, monkeypatch, capsys, kind):
-    monkeypatch.setattr(patience, "_process", patience.Patience(0.0))
+    monkeypatch.setattr(retry, "_process", retry.RetryPolicy(0.0))
     with pytest.raises(InputError) as refusal:
-        storage.fetch(f"{web.url}/photos.tgz?X-Amz-Signature=a-signature")
+        reading.fetch(f"{web.url}/photos.tgz?X-Amz-Signature=a-signature")
     traceback = [
         "Traceback (most recent call last):",
         "  x",

@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from left_out import leave_out
 from servers import until
 
-from kfp_vision import parameters, storage, stores
+from kfp_vision import parameters
 from kfp_vision.core.errors import InputError
-from kfp_vision.stores import Interrupted, patience
+from kfp_vision.storage import base, reading, retry, stores
+from kfp_vision.storage.base import Interrupted
 
 CONTENT = b"what was waited for"
 BY_FAR = 60.0  # seconds in which everything here has long happened
@@ -33,11 +34,19 @@ NOBODY = "http://127.0.0.1:9"  # a port on which nobody listens
 @pytest.fixture(autouse=True)
 def fresh(tmp_path, monkeypatch) -> None:
     """A process that has met no server, and in which nobody has said how long one is waited for."""
-    for name in (*stores.ENVIRONMENT, "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in (
+        *base.ENVIRONMENT_VARIABLES,
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(patience, "_process", patience.Patience())
-    patience.forget()
+    monkeypatch.setattr(retry, "_process", retry.RetryPolicy())
+    retry.forget_servers()
 
 
 class Server(ThreadingHTTPServer):
@@ -90,7 +99,7 @@ def server() -> Iterator[Server]:
 
 
 def read(address: str) -> bytes:
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         return reader.read(f"{address}/1.jpg")
 
 
@@ -143,7 +152,7 @@ def test_a_server_that_refuses_is_not_waited_for(server, status):
 
 
 def test_with_no_patience_it_fails_at_once(server, capsys):
-    storage.wait_for_stores(0)
+    retry.wait_for_stores(0)
     server.refusals = [503, 503]
     line, _ = refusal(lambda: read(f"http://127.0.0.1:{server.server_port}"))
     assert server.asked == 1 and capsys.readouterr().out == ""
@@ -155,15 +164,15 @@ def test_with_no_patience_it_fails_at_once(server, capsys):
 
 @pytest.mark.parametrize("uri", [f"{NOBODY}/1.jpg", f"s3://bucket/1.jpg?endpoint={NOBODY}"])
 def test_it_says_in_the_end_how_long_it_has_waited_and_does_not_wait_again(uri, capsys):
-    storage.wait_for_stores({"store_wait_seconds": 1})
-    line, seconds = refusal(lambda: storage.describe(uri))
+    retry.wait_for_stores({"store_wait_seconds": 1})
+    line, seconds = refusal(lambda: reading.describe(uri))
     assert 1 <= seconds < BY_FAR
     assert line.startswith(
         f"error: the server must answer; got Connection refused at {uri.partition('?')[0]}, waited for 1 s. "
     )
     assert line.endswith("or set store_wait_seconds of advanced to wait longer.")
     assert len(capsys.readouterr().out.splitlines()) >= 3
-    line, _ = refusal(lambda: storage.describe(uri))  # to clean up, say
+    line, _ = refusal(lambda: reading.describe(uri))  # to clean up, say
     assert "waited" not in line and capsys.readouterr().out == ""
 
 
@@ -173,9 +182,9 @@ def test_a_name_that_nobody_knows_is_given_up_soon(monkeypatch):
     except socket.gaierror as error:
         if error.errno == socket.EAI_AGAIN:
             leave_out("there is no DNS here that says what names there are not")
-    monkeypatch.setattr(patience, "SOON", 0.3)
+    monkeypatch.setattr(retry, "SOON", 0.3)
     for uri in ("http://nowhere.invalid/1.jpg", "s3://bucket/1.jpg?endpoint=http://nowhere.invalid"):
-        line, seconds = refusal(lambda uri=uri: storage.describe(uri))
+        line, seconds = refusal(lambda uri=uri: reading.describe(uri))
         assert seconds < BY_FAR
         assert line.startswith(f"error: the server must answer; got unknown host name at {uri.partition('?')[0]}")
 
@@ -184,7 +193,7 @@ def test_a_name_that_was_known_is_waited_for(server, monkeypatch, capsys):
     address = f"http://localhost:{server.server_port}"
     assert read(address) == CONTENT
     stores._web_store.cache_clear()  # with its connections
-    monkeypatch.setattr(patience, "SOON", 0.0)
+    monkeypatch.setattr(retry, "SOON", 0.0)
     ask, forgotten = socket.getaddrinfo, time.monotonic() + 1
 
     def dns_that_starts_again(*asked, **how):
@@ -203,7 +212,7 @@ def test_a_certificate_that_is_not_trusted_is_not_waited_for(server, tmp_path):
     server.socket = context.wrap_socket(server.socket, server_side=True)
     address = f"https://127.0.0.1:{server.server_port}"
     for uri in (f"{address}/1.jpg", f"s3://bucket/1.jpg?endpoint={address}"):
-        line, seconds = refusal(lambda uri=uri: storage.describe(uri))
+        line, seconds = refusal(lambda uri=uri: reading.describe(uri))
         assert seconds < BY_FAR and "waited" not in line
         assert "got an untrusted certificate (self-signed certificate) at " in line
 
@@ -223,8 +232,8 @@ def self_signed(file: Path) -> Path:
 
 
 def test_the_clock_begins_anew_with_all_that_arrives(monkeypatch):
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
-    storage.wait_for_stores(0.5)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    retry.wait_for_stores(0.5)
     arrived = 0
 
     def piece() -> str:
@@ -236,10 +245,10 @@ def test_the_clock_begins_anew_with_all_that_arrives(monkeypatch):
         return "whole"
 
     start = time.monotonic()
-    assert patience.patiently(piece, "s3://bucket/1.jpg", "http://host", lambda: arrived) == "whole"
+    assert retry.call_with_retries(piece, "s3://bucket/1.jpg", "http://host", lambda: arrived) == "whole"
     assert time.monotonic() - start > 1
     arrived = 0
-    line, _ = refusal(lambda: patience.patiently(piece, "s3://bucket/1.jpg", "http://host"))
+    line, _ = refusal(lambda: retry.call_with_retries(piece, "s3://bucket/1.jpg", "http://host"))
     assert line.startswith("error: a transfer must complete; got cut off at s3://bucket/1.jpg, waited for ")
 
 
@@ -256,9 +265,9 @@ def test_pauses_grow_and_no_try_is_left_to_chance_alone(monkeypatch, capsys):
     monkeypatch.setattr(time, "sleep", sleep)
 
     def call() -> None:
-        raise patience.Unanswered("Connection refused")
+        raise retry.ServerUnavailable("Connection refused")
 
-    line, _ = refusal(lambda: patience.patiently(call, "s3://bucket/1.jpg", "http://host"))
+    line, _ = refusal(lambda: retry.call_with_retries(call, "s3://bucket/1.jpg", "http://host"))
     assert sum(slept) == pytest.approx(600) and ", waited for 10m00s. " in line
     expected = [0.25 * 2**number for number in range(7)]  # then 20 to 25 s, the last one cut short
     assert all(least <= pause <= least * 1.25 for least, pause in zip(expected, slept, strict=False))
@@ -281,9 +290,9 @@ def test_pauses_grow_and_no_try_is_left_to_chance_alone(monkeypatch, capsys):
     ],
 )
 def test_a_form_says_it_else_the_environment_else_ten_minutes(wait, environment, expected, monkeypatch):
-    monkeypatch.setenv(stores.WAIT_SECONDS, environment)
-    storage.wait_for_stores(wait)
-    assert patience._process.seconds_for(answered=False) == expected
+    monkeypatch.setenv(base.WAIT_VARIABLE, environment)
+    retry.wait_for_stores(wait)
+    assert retry._process.seconds_for(answered=False) == expected
 
 
 def test_a_check_waits_for_all_its_stores_together_for_no_longer_than_it_may(monkeypatch):
@@ -291,24 +300,24 @@ def test_a_check_waits_for_all_its_stores_together_for_no_longer_than_it_may(mon
 
     def never(server: str) -> None:
         asked.append(server)
-        raise patience.Unanswered("Connection refused")
+        raise retry.ServerUnavailable("Connection refused")
 
-    storage.wait_for_stores(BY_FAR, at_most=0.3)
+    retry.wait_for_stores(BY_FAR, at_most=0.3)
     for server in ("http://one", "http://two", "http://three"):
         with pytest.raises(InputError, match=r"the server must answer; got Connection refused at s3://bucket"):
-            patience.patiently(lambda server=server: never(server), "s3://bucket", server)
+            retry.call_with_retries(lambda server=server: never(server), "s3://bucket", server)
     # The first one took all there was: the others are asked once.
     assert asked.count("http://one") > 1 and asked.count("http://two") == asked.count("http://three") == 1
 
 
 def test_what_is_no_time_is_refused(monkeypatch):
     for wrong in (-1, {"store_wait_seconds": "long"}, {"store_wait_seconds": math.inf}):
-        line, _ = refusal(lambda wrong=wrong: storage.wait_for_stores(wrong))
+        line, _ = refusal(lambda wrong=wrong: retry.wait_for_stores(wrong))
         assert line.startswith("error: store_wait_seconds of advanced must ")
     for wrong in ("long", "-1", "nan"):
-        monkeypatch.setenv(stores.WAIT_SECONDS, wrong)
-        line, _ = refusal(storage.wait_for_stores)
-        assert line.startswith(f"error: {stores.WAIT_SECONDS} must be a number of seconds, or 0 for no waiting; got {wrong}. ")
+        monkeypatch.setenv(base.WAIT_VARIABLE, wrong)
+        line, _ = refusal(retry.wait_for_stores)
+        assert line.startswith(f"error: {base.WAIT_VARIABLE} must be a number of seconds, or 0 for no waiting; got {wrong}. ")
 
 
 def test_it_does_not_decide_the_model_and_reaches_the_stages_of_the_data():

@@ -6,11 +6,12 @@ from pathlib import Path
 import colours
 import pytest
 
-from kfp_vision import prediction, storage
+from kfp_vision import prediction
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Classifier, Prediction
 from kfp_vision.repository import Version
+from kfp_vision.storage import reading
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_a_place_without_pictures_leaves_no_table(classifier, tmp_path):
 
 def test_a_picture_that_cannot_be_opened_is_listed(classifier, folder, tmp_path):
     (folder / "gone.jpg").symlink_to("/nowhere")
-    asked = [(name, "", storage.outcome((folder / name).read_bytes)) for name in ("gone.jpg", "loose.jpg")]
+    asked = [(name, "", reading.bytes_or_error((folder / name).read_bytes)) for name in ("gone.jpg", "loose.jpg")]
     answers = [answer for _, _, answer in prediction.named(classifier, asked)]
     assert isinstance(answers[0], Refused) and "No such file" in str(answers[0])
     assert labels(answers[1:]) == ["green"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kfp_vision import sample
+from kfp_vision.storage import sample
 
 SOME_NAMES = [f"{label}/{file_name}" for label in sample.CLASSES for file_name in ("0001.jpg", "0020.png")]
 NEIGHBOURS = 5
@@ -21,11 +21,11 @@ FOLDS = 5
 def written(tmp_path_factory) -> tuple[pathlib.Path, int]:
     """A folder with the whole sample, and the count that `write` returned."""
     folder = tmp_path_factory.mktemp("sample") / "not" / "there yet"
-    return folder, sample.write(folder)
+    return folder, sample.write_images(folder)
 
 
 def test_names_are_sorted_and_as_many_as_promised():
-    names = sample.names()
+    names = sample.image_names()
     assert names == sorted(set(names))
     assert len(names) == len(sample.CLASSES) * sample.IMAGES_PER_CLASS == 600
     assert all(re.fullmatch(r"[a-z]+/\d{4}\.(jpg|png)", name) for name in names)
@@ -77,7 +77,7 @@ def test_an_unknown_name_is_refused_with_a_remedy(name):
 def test_write_writes_what_names_says(written):
     folder, count = written
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    assert files == sample.names()
+    assert files == sample.image_names()
     assert count == len(files)
     for name in SOME_NAMES:
         assert (folder / name).read_bytes() == sample.draw(name)
@@ -86,7 +86,7 @@ def test_write_writes_what_names_says(written):
 def test_every_picture_decodes_to_the_promised_format_and_size(written):
     folder, _ = written
     sizes = set()
-    for name in sample.names():
+    for name in sample.image_names():
         with Image.open(folder / name) as image:
             image.load()
             assert image.format == {".jpg": "JPEG", ".png": "PNG"}[pathlib.Path(name).suffix], name
@@ -98,13 +98,13 @@ def test_every_picture_decodes_to_the_promised_format_and_size(written):
 
 def test_all_pictures_differ(written):
     folder, _ = written
-    assert len({(folder / name).read_bytes() for name in sample.names()}) == len(sample.names())
+    assert len({(folder / name).read_bytes() for name in sample.image_names()}) == len(sample.image_names())
 
 
 def test_mean_colour_does_not_give_the_class_away(written):
     folder, _ = written
-    colours = np.array([mean_colour(folder / name) for name in sample.names()])
-    labels = np.array([sample.CLASSES.index(name.split("/")[0]) for name in sample.names()])
+    colours = np.array([mean_colour(folder / name) for name in sample.image_names()])
+    labels = np.array([sample.CLASSES.index(name.split("/")[0]) for name in sample.image_names()])
     assert neighbours_accuracy(colours, labels) < 0.70
     assert centroids_accuracy(colours, labels) < 0.70
 

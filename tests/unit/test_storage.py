@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import listings, storage, stores
+from kfp_vision import listings
 from kfp_vision.core.errors import InputError
-from kfp_vision.stores import patience
+from kfp_vision.storage import atomic, base, reading, retry
+from kfp_vision.storage.uris import absolute_uri, check_uri
 
 FILES = {"LICENSE.txt": b"free", "daisy/1.jpg": b"one", "daisy/long name, ü 花.jpg": b"two", "more/tulip/3.png": b"three"}
 PACKS = ("folder", "photos.tar", "photos.tgz", "photos.tar.gz", "photos.tar.bz2", "photos.zip")
@@ -97,10 +98,10 @@ def scratch(tmp_path, monkeypatch) -> Path:
 def site(monkeypatch) -> Iterator[Site]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setenv(stores.WAIT_SECONDS, "0.5")
-    patience.forget()
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setenv(base.WAIT_VARIABLE, "0.5")
+    retry.forget_servers()
     with Site() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -151,50 +152,50 @@ def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
 @pytest.mark.parametrize("name", PACKS)
 def test_the_same_files_are_found_however_they_are_packed(tmp_path, name):
     path = packed(tmp_path, name)
-    found = {item.name: (item.read(), item.size) for item in storage.walk(str(path))}
+    found = {item.name: (item.read(), item.size) for item in reading.walk(str(path))}
     assert found == {name: (content, len(content)) for name, content in FILES.items()}
 
 
 @pytest.mark.parametrize("name", PACKS)
 def test_the_uri_of_an_item_leads_a_reader_to_its_bytes(tmp_path, name):
     path = packed(tmp_path, name)
-    with storage.Reader() as reader:
-        read = {item.name: reader.read(item.uri) for item in storage.walk(str(path))}
+    with reading.Reader() as reader:
+        read = {item.name: reader.read(item.uri) for item in reading.walk(str(path))}
     assert read == FILES
 
 
 def test_uris_are_paths_in_a_folder_and_point_into_an_archive(tmp_path):
     folder, archive = packed(tmp_path, "folder"), packed(tmp_path, "photos.tgz")
-    assert f"{folder}/daisy/1.jpg" in {item.uri for item in storage.walk(str(folder))}
-    assert f"{archive}#daisy/1.jpg" in {item.uri for item in storage.walk(str(archive))}
+    assert f"{folder}/daisy/1.jpg" in {item.uri for item in reading.walk(str(folder))}
+    assert f"{archive}#daisy/1.jpg" in {item.uri for item in reading.walk(str(archive))}
 
 
 def test_file_uris_and_relative_paths_are_local_paths(tmp_path, monkeypatch):
     path = packed(tmp_path, "photos.zip")
     monkeypatch.chdir(tmp_path)
     for uri in (f"file://{path}", "photos.zip", "./photos.zip"):
-        assert [item.uri for item in storage.walk(uri)] == [f"{path}#{name}" for name in FILES]
+        assert [item.uri for item in reading.walk(uri)] == [f"{path}#{name}" for name in FILES]
 
 
 def test_a_hash_sign_in_a_path_is_no_archive(tmp_path):
     archive = packed(tmp_path / "c#", "photos #2.tgz")
     folder = packed(tmp_path / "c#", "photos.tgz#")
-    with storage.Reader() as reader:
-        assert {item.name: reader.read(item.uri) for item in storage.walk(str(archive))} == FILES
-        assert {item.name: reader.read(item.uri) for item in storage.walk(str(folder))} == FILES
+    with reading.Reader() as reader:
+        assert {item.name: reader.read(item.uri) for item in reading.walk(str(archive))} == FILES
+        assert {item.name: reader.read(item.uri) for item in reading.walk(str(folder))} == FILES
 
 
 def test_the_sample_is_walked_and_read_like_a_folder():
-    item = next(storage.walk("sample"))
+    item = next(reading.walk("sample"))
     assert (item.uri, item.name) == ("sample://bellcup/0001.jpg", "bellcup/0001.jpg")
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         assert reader.read(item.uri) == item.read()
     assert item.read().startswith(b"\xff\xd8\xff")
 
 
 def test_a_reader_says_that_a_file_or_a_member_is_not_there(tmp_path):
     archive = packed(tmp_path, "photos.tgz")
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         with pytest.raises(FileNotFoundError, match=r"photos\.tgz has no member daisy/9\.jpg"):
             reader.read(f"{archive}#daisy/9.jpg")
         with pytest.raises(FileNotFoundError):
@@ -205,7 +206,7 @@ def test_a_reader_serves_many_threads_and_leaves_nothing(tmp_path, scratch):
     files = {f"daisy/{number}.jpg": b"%d" % number * 100 for number in range(100)}
     archives = [packed(tmp_path, name, files) for name in ("photos.tgz", "photos.zip")]
     uris = [f"{archive}#{name}" for name in files for archive in archives]
-    with storage.Reader() as reader, ThreadPoolExecutor(8) as pool:
+    with reading.Reader() as reader, ThreadPoolExecutor(8) as pool:
         read = list(pool.map(reader.read, uris))
         assert any(scratch.iterdir())
     assert read == [content for content in files.values() for _ in archives]
@@ -241,7 +242,7 @@ def hostile_zip(folder: Path) -> Path:
 def test_no_member_of_an_archive_reaches_outside_the_scratch_folder(tmp_path, scratch, pack):
     archive = pack(tmp_path)
     before = everything_below(tmp_path)
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         assert reader.read(f"{archive}#daisy/1.jpg") == b"bytes"
         while_open = everything_below(tmp_path)
     new = while_open.keys() - before.keys()
@@ -253,7 +254,7 @@ def test_no_member_of_an_archive_reaches_outside_the_scratch_folder(tmp_path, sc
 
 @pytest.mark.parametrize("pack", [hostile_tar, hostile_zip])
 def test_links_devices_and_folders_are_not_files(tmp_path, pack):
-    names = {item.name for item in storage.walk(str(pack(tmp_path)))}
+    names = {item.name for item in reading.walk(str(pack(tmp_path)))}
     assert not names & {"link.jpg", "hard.jpg", "null.jpg", "pipe.jpg", "folder.jpg", "folder.jpg/"}
     assert "daisy/1.jpg" in names
 
@@ -265,7 +266,7 @@ def test_an_archive_cut_off_is_refused_in_one_line(tmp_path, name, share):
     path = packed(tmp_path, name, {f"daisy/{number}.jpg": noise.randbytes(20_000) for number in range(10)})
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match=r"must be (intact|an archive); got .*photos") as refusal:
-        for item in storage.walk(str(path)):
+        for item in reading.walk(str(path)):
             item.read()
     line_of(refusal)
 
@@ -278,7 +279,7 @@ def test_a_damaged_member_of_a_zip_is_refused_in_one_line(tmp_path):
     with pytest.raises(
         InputError, match=r"an archive must be intact; got .*photos\.zip \(Bad CRC-32 .*Pack or download"
     ) as refusal:
-        [item.read() for item in storage.walk(str(path))]
+        [item.read() for item in reading.walk(str(path))]
     line_of(refusal)
 
 
@@ -288,7 +289,7 @@ def test_a_zip_with_a_password_is_refused_in_one_line(tmp_path):
     content[content.index(b"PK\x03\x04") + 6] |= 1  # the flag for encryption, in both headers of the member
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match="encrypted") as refusal, storage.Reader() as reader:
+    with pytest.raises(InputError, match="encrypted") as refusal, reading.Reader() as reader:
         reader.read(f"{path}#daisy/1.jpg")
     line_of(refusal)
 
@@ -297,7 +298,7 @@ def test_a_file_that_is_no_archive_is_refused_with_what_would_do(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("not an archive\n" * 100)
     with pytest.raises(InputError) as refusal:
-        list(storage.walk(str(path)))
+        list(reading.walk(str(path)))
     assert line_of(refusal) == (
         f"error: a data source that is a file must be an archive; got {path}. "
         "Give a folder of class folders, or one of .tgz, .tar.gz, .tar, .tar.bz2, .zip."
@@ -307,23 +308,23 @@ def test_a_file_that_is_no_archive_is_refused_with_what_would_do(tmp_path):
 def test_an_archive_over_http_is_walked_and_read_with_one_download(tmp_path, site):
     site.body = packed(tmp_path, "photos.tgz").read_bytes()
     uri = f"{site.address}/photos.tgz"
-    items = [(item.uri, item.read()) for item in storage.walk(uri)]
+    items = [(item.uri, item.read()) for item in reading.walk(uri)]
     assert items == [(f"{uri}#{name}", content) for name, content in FILES.items()]
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         assert [reader.read(item) for item, _ in items] == list(FILES.values())
     assert site.asked.count("GET /photos.tgz") == 1
 
 
 def test_an_archive_behind_an_address_without_a_suffix_is_read(tmp_path, site):
     site.body = packed(tmp_path, "photos.zip").read_bytes()
-    with storage.Reader() as reader:
-        read = {item.name: reader.read(item.uri) for item in storage.walk(f"{site.address}/get?file=photos&token=a")}
+    with reading.Reader() as reader:
+        read = {item.name: reader.read(item.uri) for item in reading.walk(f"{site.address}/get?file=photos&token=a")}
     assert read == FILES
 
 
 def test_a_picture_over_http_is_read(site):
     site.body = b"the bytes of a picture"
-    with storage.Reader() as reader:
+    with reading.Reader() as reader:
         assert reader.read(f"{site.address}/1.jpg") == b"the bytes of a picture"
 
 
@@ -333,12 +334,12 @@ SIGNATURE = "a-signature"
 @pytest.mark.parametrize(
     ("ask", "name", "body"),
     [
-        (lambda uri: list(storage.walk(uri)), "photos.tgz", None),
-        (lambda uri: list(storage.walk(uri)), "photos.tgz", b"neither a tar nor a zip"),
-        (lambda uri: list(storage.walk(uri)), "photos.zip", b"PK\3\4 cut off"),
-        (lambda uri: storage.read_picture(uri, "test_image_uri"), "1.jpg", None),
-        (lambda uri: storage.read_picture(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", b"neither a tar nor a zip"),
-        (lambda uri: storage.read_picture(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", "a tar"),
+        (lambda uri: list(reading.walk(uri)), "photos.tgz", None),
+        (lambda uri: list(reading.walk(uri)), "photos.tgz", b"neither a tar nor a zip"),
+        (lambda uri: list(reading.walk(uri)), "photos.zip", b"PK\3\4 cut off"),
+        (lambda uri: reading.read_image(uri, "test_image_uri"), "1.jpg", None),
+        (lambda uri: reading.read_image(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", b"neither a tar nor a zip"),
+        (lambda uri: reading.read_image(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", "a tar"),
         (listings.read, "list.csv", b"\xff\n"),
         (listings.read, "list.csv", b"1.jpg\n"),
         (listings.to_leave_out, "list.csv", None),
@@ -366,9 +367,9 @@ def test_no_line_holds_what_signs_an_address(tmp_path, site, ask, name, body):
 def test_a_file_is_downloaded_again_only_when_the_server_says_that_it_changed(site, first, second, downloads):
     uri = f"{site.address}/photos.tgz"
     site.body, site.headers = b"old", first
-    assert storage.fetch(uri).read_bytes() == b"old"
+    assert reading.fetch(uri).read_bytes() == b"old"
     site.body, site.headers = b"new", second
-    assert storage.fetch(uri).read_bytes() == (b"old" if downloads == 1 else b"new")
+    assert reading.fetch(uri).read_bytes() == (b"old" if downloads == 1 else b"new")
     assert site.asked.count("GET /photos.tgz") == downloads
 
 
@@ -376,7 +377,7 @@ def test_a_missing_file_is_refused_with_the_servers_answer(site, scratch):
     site.missing = True
     uri = f"{site.address}/photos.tgz"
     with pytest.raises(InputError) as refusal:
-        list(storage.walk(uri))
+        list(reading.walk(uri))
     assert line_of(refusal) == (
         f"error: an address must name something that exists; got HTTP 404 at {uri}. Check the spelling."
     )
@@ -386,26 +387,26 @@ def test_a_missing_file_is_refused_with_the_servers_answer(site, scratch):
 
 def test_a_server_that_is_busy_is_asked_again(site):
     site.body, site.busy_times = b"at last", 2
-    assert storage.fetch(f"{site.address}/photos.tgz").read_bytes() == b"at last"
+    assert reading.fetch(f"{site.address}/photos.tgz").read_bytes() == b"at last"
     assert site.asked == ["HEAD /photos.tgz"] * 3 + ["GET /photos.tgz"]
 
 
 def test_a_server_that_stays_busy_is_given_up_in_one_line(site):
     site.busy_times = 1000
     with pytest.raises(InputError, match=r"the server must answer; got HTTP 503 at http://") as refusal:
-        storage.fetch(f"{site.address}/photos.tgz")
+        reading.fetch(f"{site.address}/photos.tgz")
     line_of(refusal)
     assert len(site.asked) > 10
 
 
 def test_a_closed_port_is_refused_in_one_line(monkeypatch):
-    monkeypatch.setenv(stores.WAIT_SECONDS, "0")
+    monkeypatch.setenv(base.WAIT_VARIABLE, "0")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     with pytest.raises(
         InputError, match=rf"the server must answer; got Connection refused at http://127\.0\.0\.1:{port}/x\.tgz"
     ) as refusal:
-        storage.fetch(f"http://127.0.0.1:{port}/x.tgz")
+        reading.fetch(f"http://127.0.0.1:{port}/x.tgz")
     line_of(refusal)
 
 
@@ -413,81 +414,81 @@ def test_a_download_cut_short_is_refused_and_leaves_no_file(site, scratch):
     site.body, site.cut_short = b"x" * 100_000, True
     uri = f"{site.address}/photos.tgz"
     with pytest.raises(InputError, match=r"a transfer must complete; got [\w ]+ at http://.*store_wait_") as refusal:
-        storage.fetch(uri)
+        reading.fetch(uri)
     line_of(refusal)
     assert not [path for path in scratch.rglob("*") if path.is_file()]
     site.cut_short = False
-    assert storage.fetch(uri).read_bytes() == site.body
+    assert reading.fetch(uri).read_bytes() == site.body
 
 
 def test_a_download_goes_on_where_it_broke_off(site):
     site.body, site.cut_short, site.ranges = random.Random(0).randbytes(1_000_000), True, True
-    assert storage.fetch(f"{site.address}/photos.tgz").read_bytes() == site.body
+    assert reading.fetch(f"{site.address}/photos.tgz").read_bytes() == site.body
     assert 10 < site.asked.count("GET /photos.tgz") < 30  # each time half of the rest arrives
 
 
 def test_an_address_that_is_signed_for_fetching_alone_is_read(tmp_path, site):
     site.body, site.for_get_alone, site.ranges = packed(tmp_path, "photos.zip").read_bytes(), True, True
     uri = f"{site.address}/photos.zip?signature=abc"
-    storage.check_there(uri, "images_uri")
-    assert {item.name: item.read() for item in storage.walk(uri)} == FILES
+    reading.check_exists(uri, "images_uri")
+    assert {item.name: item.read() for item in reading.walk(uri)} == FILES
     site.missing = True
     with pytest.raises(InputError, match="HTTP 404") as refusal:
-        storage.check_there(uri, "images_uri")
+        reading.check_exists(uri, "images_uri")
     assert "abc" not in line_of(refusal)
 
 
 def test_a_folder_of_downloads_that_others_may_write_to_is_refused(site, scratch):
     site.body = b"x"
-    storage.fetch(f"{site.address}/photos.tgz")
+    reading.fetch(f"{site.address}/photos.tgz")
     (downloads,) = scratch.iterdir()
     assert downloads.stat().st_mode & 0o777 == 0o700
     downloads.chmod(0o777)
     with pytest.raises(InputError, match="must belong to you and not be writable by others") as refusal:
-        storage.fetch(f"{site.address}/photos.tgz")
+        reading.fetch(f"{site.address}/photos.tgz")
     line_of(refusal)
 
 
 @pytest.mark.parametrize("name", ["folder", "photos.tgz"])
 def test_a_fingerprint_stays_while_nothing_changes(tmp_path, name):
     path = packed(tmp_path, name)
-    assert storage.fingerprint(str(path)) == storage.fingerprint(f"file://{path}")
-    assert len(storage.fingerprint(str(path))) == 64
+    assert reading.fingerprint(str(path)) == reading.fingerprint(f"file://{path}")
+    assert len(reading.fingerprint(str(path))) == 64
 
 
 def test_a_fingerprint_changes_with_every_change_of_a_folder(tmp_path):
     folder = packed(tmp_path, "folder")
     picture = folder / "daisy" / "1.jpg"
-    seen = [storage.fingerprint(str(folder))]
+    seen = [reading.fingerprint(str(folder))]
     (folder / "daisy" / "new.jpg").write_bytes(b"new")
-    seen.append(storage.fingerprint(str(folder)))
+    seen.append(reading.fingerprint(str(folder)))
     before = picture.stat()
     picture.write_bytes(b"eno")  # as long as before
     os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    seen.append(storage.fingerprint(str(folder)))
+    seen.append(reading.fingerprint(str(folder)))
     picture.rename(folder / "daisy" / "other.jpg")
-    seen.append(storage.fingerprint(str(folder)))
+    seen.append(reading.fingerprint(str(folder)))
     (folder / "daisy" / "new.jpg").unlink()
-    seen.append(storage.fingerprint(str(folder)))
+    seen.append(reading.fingerprint(str(folder)))
     assert len(set(seen)) == 5
 
 
 def test_a_fingerprint_of_an_address_follows_the_server_and_downloads_nothing(site):
     uri = f"{site.address}/photos.tgz"
-    first, again = storage.fingerprint(uri), storage.fingerprint(uri)
+    first, again = reading.fingerprint(uri), reading.fingerprint(uri)
     site.headers = {"ETag": '"second"'}
-    assert first == again != storage.fingerprint(uri)
+    assert first == again != reading.fingerprint(uri)
     assert set(site.asked) == {"HEAD /photos.tgz"}
 
 
 def test_a_file_name_that_is_no_utf8_has_a_fingerprint(tmp_path):
     (tmp_path / os.fsdecode(b"L\xf6wenzahn.jpg")).write_bytes(b"bytes")
-    assert len(storage.fingerprint(str(tmp_path))) == 64
+    assert len(reading.fingerprint(str(tmp_path))) == 64
 
 
 def test_replacing_a_file_shows_it_only_when_it_is_whole(tmp_path):
     path = tmp_path / "not there yet" / "table.csv"
-    with storage.replacing(path) as beside:
+    with atomic.replacing(path) as beside:
         beside.write_text("new")
         assert not path.exists()
     assert everything_below(path.parent) == {str(path): b"new"}
@@ -498,7 +499,7 @@ def test_a_failure_while_replacing_leaves_what_was_there(tmp_path, old):
     path = tmp_path / "table.csv"
     if old:
         path.write_text("old")
-    with pytest.raises(ZeroDivisionError), storage.replacing(path) as beside:
+    with pytest.raises(ZeroDivisionError), atomic.replacing(path) as beside:
         beside.write_text("half")
         raise ZeroDivisionError
     assert everything_below(tmp_path) == ({str(path): b"old"} if old else {}) | {str(tmp_path / "scratch"): b""}
@@ -508,7 +509,7 @@ def test_a_folder_is_replaced_whole(tmp_path):
     path = tmp_path / "records"
     path.mkdir()
     (path / "old.tfrecord").write_text("old")
-    with storage.replacing(path) as beside:
+    with atomic.replacing(path) as beside:
         beside.mkdir()
         (beside / "new.tfrecord").write_text("new")
         assert (path / "old.tfrecord").exists()
@@ -520,7 +521,7 @@ def test_a_failure_while_replacing_a_folder_leaves_the_old_one(tmp_path):
     path.mkdir()
     (path / "old.tfrecord").write_text("old")
     before = everything_below(tmp_path)
-    with pytest.raises(InputError), storage.replacing(path) as beside:
+    with pytest.raises(InputError), atomic.replacing(path) as beside:
         beside.mkdir()
         (beside / "half.tfrecord").write_text("half")
         raise InputError("a rule must hold", "something else", "Mend it.")
@@ -540,7 +541,7 @@ def test_what_killed_processes_left_beside_an_output_goes_with_the_next_writer(t
     for name in (*left, *kept):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").write_text("half")
-    with storage.replacing(tmp_path / "table.csv") as beside:
+    with atomic.replacing(tmp_path / "table.csv") as beside:
         beside.write_text("new")
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "scratch", *kept}
 
@@ -555,7 +556,7 @@ def test_what_killed_processes_worked_in_goes_with_the_next_who_needs_room(scrat
         killed.kill()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as alive:
         folders.append(Path(alive.stdout.readline().strip()))
-        with storage.temporary() as own, storage.temporary() as another:
+        with atomic.temporary_folder() as own, atomic.temporary_folder() as another:
             assert own != another and {folder.parent for folder in (own, another, *folders)} == {scratch}
             assert set(scratch.iterdir()) == {own, another, folders[1]}
         alive.communicate("\n")
@@ -565,11 +566,11 @@ def test_what_killed_processes_worked_in_goes_with_the_next_who_needs_room(scrat
 def test_absolute_touches_local_paths_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
-    assert storage.absolute("photos") == f"{tmp_path}/photos"
-    assert storage.absolute("~/photos") == "/home/ada/photos"
-    assert storage.absolute("/data/photos") == storage.absolute("file:///data/photos") == "/data/photos"
+    assert absolute_uri("photos") == f"{tmp_path}/photos"
+    assert absolute_uri("~/photos") == "/home/ada/photos"
+    assert absolute_uri("/data/photos") == absolute_uri("file:///data/photos") == "/data/photos"
     for uri in ("http://host/a/../b.tgz?x=1", "https://host/", "s3://bucket/photos", "sample", "sample://bellcup/0001.jpg", ""):
-        assert storage.absolute(uri) == uri
+        assert absolute_uri(uri) == uri
 
 
 def test_check_uri_lets_pass_what_can_be_read(tmp_path):
@@ -584,7 +585,7 @@ def test_check_uri_lets_pass_what_can_be_read(tmp_path):
         "cos://bucket-1/photos",
         "gs://bucket/a#b",
     ):
-        storage.check_uri(uri, "images_uri")
+        check_uri(uri, "images_uri")
 
 
 @pytest.mark.parametrize(
@@ -610,7 +611,7 @@ def test_check_uri_lets_pass_what_can_be_read(tmp_path):
 )
 def test_check_uri_refuses_the_rest_with_a_remedy(uri, line):
     with pytest.raises(InputError) as refusal:
-        storage.check_uri(uri, "images_uri")
+        check_uri(uri, "images_uri")
     assert line_of(refusal) == f"error: {line}"
 
 
@@ -621,8 +622,8 @@ def test_folders_that_are_links_are_walked_and_one_that_leads_back_up_is_not(tmp
     (tmp_path / "photos" / "daisy").symlink_to(tmp_path / "apart" / "daisy")
     (tmp_path / "photos" / "tulip" / "up").symlink_to(tmp_path / "photos")
     (tmp_path / "photos" / "itself").symlink_to(".")
-    names = [item.name for item in storage.walk(str(tmp_path / "photos"))]
+    names = [item.name for item in reading.walk(str(tmp_path / "photos"))]
     assert names == ["daisy/1.jpg", "daisy/more/2.jpg", "tulip/3.jpg"]
-    before = storage.fingerprint(str(tmp_path / "photos"))
+    before = reading.fingerprint(str(tmp_path / "photos"))
     (tmp_path / "apart" / "daisy" / "4.jpg").write_bytes(b"one more")
-    assert storage.fingerprint(str(tmp_path / "photos")) != before
+    assert reading.fingerprint(str(tmp_path / "photos")) != before

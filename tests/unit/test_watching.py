@@ -13,8 +13,7 @@ import tensorflow as tf
 from servers import until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kfp_vision import stores
-from kfp_vision.stores import patience
+from kfp_vision.storage import base, retry
 from kfp_vision.training import watching
 
 TRACE_BYTES = 8_000_000
@@ -83,8 +82,8 @@ def test_events_of_a_training_that_fails_are_brought_all_the_same(tmp_path):
 
 def test_a_store_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(watching, "SECONDS_BETWEEN_UPLOADS", 0.01)
-    monkeypatch.setattr(patience, "SOON", 0.05)
-    for name in stores.ENVIRONMENT:
+    monkeypatch.setattr(retry, "SOON", 0.05)
+    for name in base.ENVIRONMENT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     with watch(tmp_path / "events", "s3://bucket/logs?endpoint=http://127.0.0.1:9") as seen:
         for step in (1, 2, 3):
@@ -97,7 +96,7 @@ def test_a_store_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path, m
 
 def test_a_store_that_hangs_holds_up_the_end_for_a_while_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(watching, "SECONDS_FOR_LAST_UPLOAD", 0.2)
-    monkeypatch.setattr(patience, "SOON", 0.05)
+    monkeypatch.setattr(retry, "SOON", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         with watch(tmp_path / "events", f"s3://bucket/logs?endpoint=http://127.0.0.1:{silent.getsockname()[1]}") as seen:
             seen.log_row(row(1))

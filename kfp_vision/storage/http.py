@@ -13,14 +13,14 @@ import requests
 import urllib3
 from urllib3.util import Retry
 
-from kfp_vision import stores
 from kfp_vision.core.errors import FieldError
-from kfp_vision.stores import Changed, Found, NotThere, failures, patience, transfer
-from kfp_vision.stores.patience import RETRY_STATUS
+from kfp_vision.storage import base, failures, retry
+from kfp_vision.storage.base import FileInfo, ObjectChanged, ObjectNotFound
+from kfp_vision.storage.retry import RETRY_STATUS
 
-TIMEOUT = (stores.CONNECT_SECONDS, stores.READ_SECONDS)
-AS_IT_IS = {"Accept-Encoding": "identity"}
-NO_HEAD = (400, 401, 403, 405, 501)  # servers that only allow GET, such as for a URL signed for GET
+TIMEOUT = (base.CONNECT_SECONDS, base.READ_SECONDS)
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
+HEAD_REFUSED = (400, 401, 403, 405, 501)  # servers that only allow GET, such as for a URL signed for GET
 RANGE_TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
 # For servers other than stores: retries for a minute in all, or 3.5 seconds if the connection fails.
 ATTEMPTS, CONNECTS = 10, 4
@@ -28,7 +28,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 12.0  # seconds; doubled each time
 REMEDY = "Check the address, and that it can be read without signing in."
 
 
-def session(*, retry_posts: bool = False, known: bool = False) -> requests.Session:
+def retrying_session(*, retry_posts: bool = False, known: bool = False) -> requests.Session:
     """Creates a session for servers other than stores, which silently retries while one is down or busy for a moment.
 
     Args:
@@ -55,7 +55,7 @@ def session(*, retry_posts: bool = False, known: bool = False) -> requests.Sessi
 def _session_with(retries: Retry | int) -> requests.Session:
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retries, pool_maxsize=stores.READERS))
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retries, pool_maxsize=base.CONCURRENT_READS))
     return session
 
 
@@ -66,16 +66,16 @@ class Web:
         self._of_thread = threading.local()  # requests sessions are not thread-safe
 
     def server(self, uri: str) -> str:
-        """Returns the server of a URI, see `stores.Store`."""
+        """Returns the server of a URI, see `base.Store`."""
         address = urlsplit(uri)
         return f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
 
-    def find(self, uri: str) -> Found:
-        """Returns an object's metadata, see `stores.Store`."""
+    def find(self, uri: str) -> FileInfo:
+        """Returns an object's metadata, see `base.Store`."""
         with self._request("HEAD", uri, {}) as response:
             if response.ok:
                 return _described(uri, response, _length(response))
-            if response.status_code not in NO_HEAD:
+            if response.status_code not in HEAD_REFUSED:
                 raise _refusal(uri, response.status_code)
         with self._request("GET", uri, {"Range": "bytes=0-0"}) as response:
             if not response.ok:
@@ -83,16 +83,16 @@ class Web:
             whole = RANGE_TOTAL.fullmatch(response.headers.get("Content-Range", ""))
             return _described(uri, response, int(whole[1]) if whole else _length(response))
 
-    def below(self, uri: str) -> Iterator[Found]:
+    def below(self, uri: str) -> Iterator[FileInfo]:
         """Fails, as web servers have no listings.
 
         Raises:
             FieldError: always.
         """
-        raise FieldError("a web address must name a file", stores.shown(uri), "Name an archive or an import file on it.")
+        raise FieldError("a web address must name a file", base.redact_uri(uri), "Name an archive or an import file on it.")
 
-    def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
-        """Downloads an object, see `stores.Store`.
+    def send(self, uri: str, sink: IO[bytes], version: str = "") -> FileInfo:
+        """Downloads an object, see `base.Store`.
 
         Args:
             uri: of the object.
@@ -105,7 +105,7 @@ class Web:
             resume["If-Range"] = version  # another version is sent from its beginning
         with self._request("GET", uri, resume) as response:
             if response.status_code == 416:
-                raise Changed(uri)
+                raise ObjectChanged(uri)
             if not response.ok:
                 raise _refusal(uri, response.status_code)
             return _copied(response, uri, sink, start)
@@ -136,15 +136,15 @@ class Web:
 
         def attempt() -> requests.Response:
             try:
-                response = self._session().request(method, uri, headers=AS_IT_IS | headers, **options)
+                response = self._session().request(method, uri, headers=UNCOMPRESSED | headers, **options)
             except requests.RequestException as error:
-                raise failures.of(error, uri) from None
-            if busy := failures.busy(response.status_code, response.headers):
+                raise failures.convert_error(error, uri) from None
+            if busy := failures.convert_response(response.status_code, response.headers):
                 response.close()
                 raise busy
             return response
 
-        return patience.patiently(attempt, uri, self.server(uri))
+        return retry.call_with_retries(attempt, uri, self.server(uri))
 
     def _session(self) -> requests.Session:
         if not hasattr(self._of_thread, "session"):
@@ -153,20 +153,20 @@ class Web:
         return found
 
 
-def _copied(response: requests.Response, uri: str, sink: IO[bytes], start: int) -> Found:
+def _copied(response: requests.Response, uri: str, sink: IO[bytes], start: int) -> FileInfo:
     found = _described(uri, response, _length(response))
-    if start and not stores.goes_on(response.headers, start):
+    if start and not base.is_resumed(response.headers, start):
         sink.seek(0)
         sink.truncate()
         start = 0
     size = start + found.size if found.size >= 0 else -1
     try:
-        for chunk in response.raw.stream(stores.CHUNK, decode_content=False):
+        for chunk in response.raw.stream(base.STREAM_CHUNK_BYTES, decode_content=False):
             sink.write(chunk)
     except urllib3.exceptions.HTTPError as error:
-        raise transfer.Broken(failures.reason(error), found.version) from None
+        raise base.DownloadInterrupted(failures.describe_error(error), found.version) from None
     if size >= 0 and sink.tell() < size:
-        raise transfer.Broken("truncated", found.version)
+        raise base.DownloadInterrupted("truncated", found.version)
     return replace(found, size=size)
 
 
@@ -174,20 +174,20 @@ def _length(response: requests.Response) -> int:
     return int(response.headers.get("Content-Length", -1))
 
 
-def _described(uri: str, response: requests.Response, size: int) -> Found:
+def _described(uri: str, response: requests.Response, size: int) -> FileInfo:
     headers = response.headers
-    hashes = dict(stores.HASHES.findall(headers.get("x-goog-hash", "")))
+    hashes = dict(base.HASH_HEADER.findall(headers.get("x-goog-hash", "")))
     version = headers.get("ETag") or headers.get("Last-Modified") or ""
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
     md5 = base64.b64decode(hashes.get("md5", "")).hex()
-    return Found(uri, name, size, md5, version, hashes.get("crc32c", ""))
+    return FileInfo(uri, name, size, md5, version, hashes.get("crc32c", ""))
 
 
 def _read_only(uri: str) -> FieldError:
-    return FieldError("a web address is read-only", stores.shown(uri), "Name a folder or a bucket to write to.")
+    return FieldError("a web address is read-only", base.redact_uri(uri), "Name a folder or a bucket to write to.")
 
 
 def _refusal(uri: str, status: int) -> BaseException:
     if status in (404, 410):
-        return NotThere(f"HTTP {status} at {stores.shown(uri)}")
-    return stores.refused(uri, f"HTTP {status}", REMEDY)
+        return ObjectNotFound(f"HTTP {status} at {base.redact_uri(uri)}")
+    return base.read_denied(uri, f"HTTP {status}", REMEDY)

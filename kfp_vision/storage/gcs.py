@@ -21,25 +21,25 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, Tra
 from google.cloud import storage
 from google.oauth2 import service_account
 
-from kfp_vision import stores
 from kfp_vision.core.errors import AccessError, InputError
-from kfp_vision.locations import Location
-from kfp_vision.stores import Changed, Found, Interrupted, NotThere, failures, patience
+from kfp_vision.storage import base, failures, retry
+from kfp_vision.storage.base import FileInfo, Interrupted, ObjectChanged, ObjectNotFound
+from kfp_vision.storage.uris import Location
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
-PAGE = "items(name,size,md5Hash,crc32c,generation,updated),nextPageToken"
-TIMEOUT = (stores.CONNECT_SECONDS, stores.READ_SECONDS)
-REMEDY = (
+PAGE_FIELDS = "items(name,size,md5Hash,crc32c,generation,updated),nextPageToken"
+TIMEOUT = (base.CONNECT_SECONDS, base.READ_SECONDS)
+READ_REMEDY = (
     "Set GOOGLE_CREDENTIALS to the JSON key of a service account that may list and read it, or sign in with "
     "gcloud auth application-default login; a public bucket needs neither."
 )
-TO_WRITE = (
+WRITE_REMEDY = (
     "Set GOOGLE_CREDENTIALS to the JSON key of a service account that may create and delete objects there, or sign in with "
     "gcloud auth application-default login."
 )
-Refusal = Callable[[str, str], InputError]
-MAY_NOT_READ, MAY_NOT_WRITE = partial(stores.refused, remedy=REMEDY), partial(stores.not_writable, remedy=TO_WRITE)
-OTHER_BYTES = "doesn't match calculated"  # checksum mismatch of an upload, with status 400
+Denial = Callable[[str, str], InputError]
+READ_DENIED, WRITE_DENIED = partial(base.read_denied, remedy=READ_REMEDY), partial(base.write_denied, remedy=WRITE_REMEDY)
+CHECKSUM_MISMATCH = "doesn't match calculated"  # checksum mismatch of an upload, with status 400
 
 
 def store() -> "GCS":
@@ -54,7 +54,7 @@ def _made(key: str, file: str) -> "GCS":
         storage.Client(project="none", credentials=credentials) if credentials else storage.Client.create_anonymous_client()
     )
     for scheme in ("http://", "https://"):
-        client._http.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=stores.READERS))
+        client._http.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=base.CONCURRENT_READS))
     return GCS(client)
 
 
@@ -66,7 +66,7 @@ def _credentials(key: str) -> Any:
         try:
             return service_account.Credentials.from_service_account_info(json.loads(key), scopes=[SCOPE])
         except ValueError:  # the original message may quote the key
-            raise AccessError("GOOGLE_CREDENTIALS must hold a service account's key", "invalid JSON", REMEDY) from None
+            raise AccessError("GOOGLE_CREDENTIALS must hold a service account's key", "invalid JSON", READ_REMEDY) from None
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return None
     try:
@@ -86,21 +86,25 @@ class GCS:
         self._client = client
 
     def server(self, uri: str) -> str:
-        """Returns the server of a URI, see `stores.Store`."""
+        """Returns the server of a URI, see `base.Store`."""
         return str(self._client._connection.API_BASE_URL).rstrip("/")
 
-    def find(self, uri: str) -> Found:
-        """Returns an object's metadata, see `stores.Store`."""
+    def find(self, uri: str) -> FileInfo:
+        """Returns an object's metadata, see `base.Store`."""
         blob = self._blob(uri)
-        patience.patiently(lambda: _translated(uri, lambda: blob.reload(retry=None, timeout=TIMEOUT)), uri, self.server(uri))
+        retry.call_with_retries(
+            lambda: _translated(uri, lambda: blob.reload(retry=None, timeout=TIMEOUT)), uri, self.server(uri)
+        )
         return _described(uri, blob, blob.name.rpartition("/")[2])
 
-    def below(self, uri: str) -> Iterator[Found]:
-        """Lists objects, see `stores.Store`."""
+    def below(self, uri: str) -> Iterator[FileInfo]:
+        """Lists objects, see `base.Store`."""
         location = Location.of_object(uri)
-        prefix, token = stores.prefix_of(location.key), ""
+        prefix, token = base.key_prefix(location.key), ""
         while True:
-            page, token = patience.patiently(partial(self._page, uri, location.bucket, prefix, token), uri, self.server(uri))
+            page, token = retry.call_with_retries(
+                partial(self._page, uri, location.bucket, prefix, token), uri, self.server(uri)
+            )
             for blob in page:
                 if not blob.name.endswith("/"):  # the console creates an empty object for a folder
                     yield _described(location.with_key(blob.name), blob, blob.name.removeprefix(prefix))
@@ -110,12 +114,12 @@ class GCS:
     def _page(self, uri: str, bucket: str, prefix: str, token: str) -> tuple[list[storage.Blob], str]:
         """Returns the objects of a page and the token of the next."""
         listed = self._client.list_blobs(
-            bucket, prefix=prefix or None, page_token=token or None, fields=PAGE, retry=None, timeout=TIMEOUT
+            bucket, prefix=prefix or None, page_token=token or None, fields=PAGE_FIELDS, retry=None, timeout=TIMEOUT
         )
         return _translated(uri, lambda: list(next(listed.pages, ()))), listed.next_page_token or ""
 
-    def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
-        """Downloads an object, see `stores.Store`.
+    def send(self, uri: str, sink: IO[bytes], version: str = "") -> FileInfo:
+        """Downloads an object, see `base.Store`.
 
         Args:
             uri: of the object.
@@ -136,7 +140,7 @@ class GCS:
         return replace(_described(uri, blob, blob.name.rpartition("/")[2]), size=-1)
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
-        """Uploads an object, see `stores.Store`.
+        """Uploads an object, see `base.Store`.
 
         Args:
             uri: of the object.
@@ -144,45 +148,45 @@ class GCS:
             size: in bytes.
         """
         upload = partial(self._blob(uri).upload_from_file, source, size=size, checksum="crc32c", retry=None, timeout=TIMEOUT)
-        _translated(uri, upload, MAY_NOT_WRITE)
+        _translated(uri, upload, WRITE_DENIED)
 
     def remove(self, uri: str) -> None:
-        """Deletes an object, see `stores.Store`."""
+        """Deletes an object, see `base.Store`."""
         delete = partial(self._blob(uri).delete, retry=None, timeout=TIMEOUT)
-        with contextlib.suppress(NotThere):
-            patience.patiently(lambda: _translated(uri, delete, MAY_NOT_WRITE), uri, self.server(uri))
+        with contextlib.suppress(ObjectNotFound):
+            retry.call_with_retries(lambda: _translated(uri, delete, WRITE_DENIED), uri, self.server(uri))
 
     def _blob(self, uri: str) -> storage.Blob:
         location = Location.of_object(uri)
         return self._client.bucket(location.bucket).blob(location.key)
 
 
-def _translated(uri: str, call: Any, refused: Refusal = MAY_NOT_READ) -> Any:
+def _translated(uri: str, call: Any, refused: Denial = READ_DENIED) -> Any:
     """Calls a function of the client and converts its errors to a store's."""
     try:
         return call()
     except GoogleAPICallError as error:
         status = int(error.code or 0)
         if status == 404:
-            raise NotThere(f"no such object or bucket: {uri}") from None
+            raise ObjectNotFound(f"no such object or bucket: {uri}") from None
         if status == 412:
-            raise Changed(uri) from None
+            raise ObjectChanged(uri) from None
         if status in (401, 403):
             raise refused(uri, f"HTTP {status}") from None
-        if busy := failures.busy(status, getattr(error.response, "headers", {})):
+        if busy := failures.convert_response(status, getattr(error.response, "headers", {})):
             raise busy from None
-        if OTHER_BYTES in str(error):
+        if CHECKSUM_MISMATCH in str(error):
             raise Interrupted("checksum mismatch") from None
-        raise stores.unanswered(uri, f"HTTP {status}") from None
+        raise base.unreachable(uri, f"HTTP {status}") from None
     except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
-        raise failures.of(error, uri) from None
+        raise failures.convert_error(error, uri) from None
     except GoogleAuthError as error:
         if isinstance(error, TransportError) or error.retryable:  # the token server does not answer
-            raise patience.Unanswered(type(error).__name__) from None
+            raise retry.ServerUnavailable(type(error).__name__) from None
         raise refused(uri, type(error).__name__) from None
 
 
-def _described(uri: str, blob: storage.Blob, name: str) -> Found:
+def _described(uri: str, blob: storage.Blob, name: str) -> FileInfo:
     md5 = base64.b64decode(blob.md5_hash).hex() if blob.md5_hash else ""
     modified = blob.updated.timestamp() if blob.updated else 0.0
-    return Found(uri, name, int(blob.size or 0), md5, str(blob.generation or ""), blob.crc32c or "", modified)
+    return FileInfo(uri, name, int(blob.size or 0), md5, str(blob.generation or ""), blob.crc32c or "", modified)

@@ -12,17 +12,17 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from kfp_vision import stores
+from kfp_vision.core import advanced
 from kfp_vision.core.errors import FieldError, UnreachableError
-from kfp_vision.locations import Location
-from kfp_vision.stores import Changed, Interrupted, NotThere
+from kfp_vision.storage import base
+from kfp_vision.storage.base import Interrupted, ObjectChanged, ObjectNotFound
+from kfp_vision.storage.uris import Location
 
-SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seconds` of advanced or the environment is set
 # The check of a form waits for all stores together: its pod is stopped after ten minutes, and then could not report.
 CHECK_SECONDS = 300.0
 PERSON_SECONDS = 60.0  # a command waits for a store that has answered before
@@ -31,14 +31,14 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 20.0  # seconds between retries, doubled each
 JITTER = 1.25  # ...and randomly extended up to this factor
 DOUBLINGS = 20  # more would overflow a float
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
-VARIABLE = stores.WAIT_SECONDS
-LONGER = "Check the address and the network, or set store_wait_seconds of advanced to wait longer."
-AGAIN = "Check the address and the network, or try again."
+VARIABLE = base.WAIT_VARIABLE
+WAIT_LONGER = "Check the address and the network, or set store_wait_seconds of advanced to wait longer."
+TRY_AGAIN = "Check the address and the network, or try again."
 
 Made = TypeVar("Made")
 
 
-class Unanswered(Interrupted):
+class ServerUnavailable(Interrupted):
     """A server cannot be reached, or is too busy to answer.
 
     Args:
@@ -64,7 +64,7 @@ def _print_to_stderr(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for stores.
 
     Attributes:
@@ -77,11 +77,11 @@ class Patience:
     """
 
     seconds: float | None = None
-    default: float = SECONDS
+    default: float = advanced.STORE_WAIT_SECONDS
     first_contact: float = math.inf
     deadline: float = math.inf
     log: Callable[[str], None] | None = _print
-    remedy: str = LONGER
+    remedy: str = WAIT_LONGER
 
     def seconds_for(self, answered: bool) -> float:
         """Returns how many seconds to wait for a server.
@@ -106,23 +106,23 @@ class _Server:
         self.logged_until = -math.inf  # when the next retry is due that has been logged
 
 
-_process = Patience()
-_thread: ContextVar[Patience | None] = ContextVar("patience", default=None)
+_process = RetryPolicy()
+_thread: ContextVar[RetryPolicy | None] = ContextVar("patience", default=None)
 _servers: defaultdict[str, _Server] = defaultdict(_Server)
 _lock = threading.Lock()
 
 
-def forget() -> None:
+def forget_servers() -> None:
     """Resets the state of all servers: which have answered, and which were given up."""
     global _lock
     _lock = threading.Lock()  # the fork may have happened while it was held
     _servers.clear()
 
 
-os.register_at_fork(after_in_child=forget)
+os.register_at_fork(after_in_child=forget_servers)
 
 
-def wait_for(seconds: float | None, at_most: float = math.inf) -> None:
+def set_wait(seconds: float | None, at_most: float = math.inf) -> None:
     """Sets how long all threads of this process wait for stores.
 
     Args:
@@ -133,16 +133,16 @@ def wait_for(seconds: float | None, at_most: float = math.inf) -> None:
         FieldError: the environment variable is not a number of seconds.
     """
     global _process
-    _process = Patience(seconds, deadline=time.monotonic() + at_most)
+    _process = RetryPolicy(seconds, deadline=time.monotonic() + at_most)
     _process.seconds_for(answered=True)
 
 
 @contextlib.contextmanager
-def for_a_person() -> Iterator[None]:
+def interactive() -> Iterator[None]:
     """Makes this process give up soon on servers that have never answered, and log its retries to stderr, in the body."""
     global _process
     before = _process
-    _process = Patience(default=PERSON_SECONDS, first_contact=SOON, log=_print_to_stderr, remedy=AGAIN)
+    _process = RetryPolicy(default=PERSON_SECONDS, first_contact=SOON, log=_print_to_stderr, remedy=TRY_AGAIN)
     try:
         yield
     finally:
@@ -150,17 +150,17 @@ def for_a_person() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_the_background() -> Iterator[None]:
+def in_background() -> Iterator[None]:
     """Makes this thread wait at most a minute, silently, in the body: for work that is repeated later anyway."""
     seconds = min(PERSON_SECONDS, _process.seconds_for(answered=True))
-    token = _thread.set(Patience(seconds, first_contact=SOON, log=None, remedy=AGAIN))
+    token = _thread.set(RetryPolicy(seconds, first_contact=SOON, log=None, remedy=TRY_AGAIN))
     try:
         yield
     finally:
         _thread.reset(token)
 
 
-def patiently(call: Callable[[], Made], uri: str, server: str, progress: Callable[[], int] = lambda: 0) -> Made:
+def call_with_retries(call: Callable[[], Made], uri: str, server: str, progress: Callable[[], int] = lambda: 0) -> Made:
     """Calls a function and retries it while it is interrupted; any progress restarts the clock.
 
     If many threads wait for the same server, only one logs each retry.
@@ -182,7 +182,7 @@ def patiently(call: Callable[[], Made], uri: str, server: str, progress: Callabl
     while True:
         try:
             made = call()
-        except (NotThere, Changed):
+        except (ObjectNotFound, ObjectChanged):
             _note_answer(state)
             raise
         except Interrupted as reason:
@@ -205,7 +205,7 @@ def patiently(call: Callable[[], Made], uri: str, server: str, progress: Callabl
             return made
 
 
-def span(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Formats a duration in seconds, such as `9m20s`."""
     if seconds < 1:
         return f"{seconds:.1f} s"
@@ -213,10 +213,10 @@ def span(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest} s"
 
 
-def place(uri: str) -> str:
+def bucket_or_host(uri: str) -> str:
     """Returns the bucket or the host of a URI, for messages."""
     location = Location.of_file(uri)
-    return stores.shown(f"{location.scheme}://{location.bucket}")
+    return base.redact_uri(f"{location.scheme}://{location.bucket}")
 
 
 def _doubled(times: int) -> float:
@@ -233,14 +233,14 @@ def _note_answer(state: _Server) -> None:
     state.given_up = False
 
 
-def _seconds_after(patience: Patience, state: _Server, reason: Interrupted) -> float:
+def _seconds_after(patience: RetryPolicy, state: _Server, reason: Interrupted) -> float:
     """Returns how long to wait after an interruption, and updates the server's state."""
     seconds = patience.seconds_for(state.answered)
     if reason.no_such_name:
         # DNS loses names for a while when it restarts; a name that it never knew is probably wrong.
         return seconds if state.resolved else min(seconds, SOON)
     state.resolved = True
-    if not isinstance(reason, Unanswered):
+    if not isinstance(reason, ServerUnavailable):
         state.answered = True
     return seconds
 
@@ -255,16 +255,16 @@ def _is_first_to_log(state: _Server, until: float) -> bool:
 
 
 def _line(reason: Interrupted, uri: str, server: str, pause: float, more: float) -> str:
-    where = place(uri)
+    where = bucket_or_host(uri)
     where = where if where == server else f"{where} at {server}"
-    plan = f"retrying in {span(pause)}, for {span(max(more, 0.0))} more"
+    plan = f"retrying in {format_seconds(pause)}, for {format_seconds(max(more, 0.0))} more"
     return f"warning: {where} {reason.symptom} ({reason}); {plan}"
 
 
-def _timed_out(reason: Interrupted, uri: str, waited: float, patience: Patience) -> UnreachableError:
-    after = f", waited for {span(waited)}" if waited >= 0.05 else ""
+def _timed_out(reason: Interrupted, uri: str, waited: float, patience: RetryPolicy) -> UnreachableError:
+    after = f", waited for {format_seconds(waited)}" if waited >= 0.05 else ""
     remedy = "Check the spelling, and that the stage's DNS knows this host." if reason.no_such_name else patience.remedy
-    return UnreachableError(reason.rule, f"{reason} at {stores.shown(uri)}{after}", remedy)
+    return UnreachableError(reason.rule, f"{reason} at {base.redact_uri(uri)}{after}", remedy)
 
 
 def _seconds_from_environment(default: float) -> float:
@@ -277,6 +277,31 @@ def _seconds_from_environment(default: float) -> float:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
         raise FieldError(
-            f"{VARIABLE} must be a number of seconds, or 0 for no waiting", text, f"Set it to {SECONDS:g}, for example."
+            f"{VARIABLE} must be a number of seconds, or 0 for no waiting",
+            text,
+            f"Set it to {advanced.STORE_WAIT_SECONDS:g}, for example.",
         )
     return seconds
+
+
+WAIT_FIELD = "store_wait_seconds"  # of advanced
+
+
+def wait_for_stores(wait: Mapping[str, Any] | float | None = None, *, at_most: float = math.inf) -> None:
+    """Sets how long this process waits for a store that is down or busy.
+
+    Args:
+        wait: seconds, or the field `advanced`, of which only `store_wait_seconds` is read. If it is absent or the default,
+            the environment variable `KFP_VISION_STORE_WAIT_SECONDS` applies.
+        at_most: seconds from now on, for all stores together; `retry.CHECK_SECONDS` in a check.
+
+    Raises:
+        InputError: the value is not a number of seconds.
+    """
+    from kfp_vision import parameters
+
+    if not isinstance(wait, Mapping | None):
+        wait = {WAIT_FIELD: wait}
+    said = {name: value for name, value in (wait or {}).items() if name == WAIT_FIELD}
+    seconds = parameters.Advanced.parse(said).store_wait_seconds
+    set_wait(None if seconds == parameters.ADVANCED[WAIT_FIELD] else seconds, at_most)

@@ -1,30 +1,25 @@
-"""Accesses object stores and web servers through one interface: list, read, write and delete.
+"""What all stores share: their interface, errors, and the settings in a URI."""
 
-The URI's scheme selects the store. Credentials come only from the environment; neither URIs nor messages contain them.
-"""
-
-import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import IO, BinaryIO, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from kfp_vision.core.errors import AccessError, FieldError, UnreachableError, redact
+from kfp_vision.core.errors import AccessError, UnreachableError, redact
 
-READERS = 48  # objects read concurrently
+CONCURRENT_READS = 48  # objects read concurrently
 CONNECT_SECONDS, READ_SECONDS = 10, 60
-CHUNK = 1 << 18  # bytes read at a time; at most this much is lost when a connection breaks
-MD5 = re.compile(r"[0-9a-f]{32}")
-HASHES = re.compile(r"(md5|crc32c)=([\w+/]+=*)")  # in the x-goog-hash header of Cloud Storage
+STREAM_CHUNK_BYTES = 1 << 18  # bytes read at a time; at most this much is lost when a connection breaks
+MD5_PATTERN = re.compile(r"[0-9a-f]{32}")
+HASH_HEADER = re.compile(r"(md5|crc32c)=([\w+/]+=*)")  # in the x-goog-hash header of Cloud Storage
 SCHEMES = ("s3", "cos", "gs", "http", "https")
 BUCKETS = ("s3", "cos", "gs")  # schemes with a bucket and keys, which can be listed
-AT_THE_END = re.compile(r"\?((?:endpoint|region)=[^?&]+(?:&(?:endpoint|region)=[^?&]+)*)$")
-WAIT_SECONDS = "KFP_VISION_STORE_WAIT_SECONDS"  # how long to wait for a store, see `patience`
+SETTINGS_AT_END = re.compile(r"\?((?:endpoint|region)=[^?&]+(?:&(?:endpoint|region)=[^?&]+)*)$")
+WAIT_VARIABLE = "KFP_VISION_STORE_WAIT_SECONDS"  # how long to wait for a store, see `patience`
 # Environment variables of the stores: set from a Kubernetes secret, and passed to local containers.
-SECRETS = (
+SECRET_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -33,7 +28,7 @@ SECRETS = (
     "COS_SESSION_TOKEN",
     "GOOGLE_CREDENTIALS",
 )
-SETTINGS = (
+SETTING_VARIABLES = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
     "AWS_REGION",
@@ -41,16 +36,13 @@ SETTINGS = (
     "COS_ENDPOINT",
     "COS_REGION",
     "STORAGE_EMULATOR_HOST",
-    WAIT_SECONDS,
+    WAIT_VARIABLE,
 )
-ENVIRONMENT = (*SECRETS, *SETTINGS)
-
-# urllib3 logs every retry with the address, which may contain a signature.
-logging.getLogger("urllib3").setLevel(logging.ERROR)
+ENVIRONMENT_VARIABLES = (*SECRET_VARIABLES, *SETTING_VARIABLES)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FileInfo:
     """An object in a store.
 
     Attributes:
@@ -79,19 +71,19 @@ class Interrupted(Exception):
     Attributes:
         rule: that is broken, for the error after the last retry.
         symptom: what the store does, for the log line about the next retry.
-        no_such_name: see `patience.Unanswered`.
-        after: see `patience.Unanswered`.
+        no_such_name: see `retry.ServerUnavailable`.
+        after: see `retry.ServerUnavailable`.
     """
 
     rule, symptom = "a transfer must complete", "was interrupted"
     no_such_name, after = False, 0.0
 
 
-class NotThere(FileNotFoundError):
+class ObjectNotFound(FileNotFoundError):
     """The object or bucket does not exist."""
 
 
-class Changed(Exception):
+class ObjectChanged(Exception):
     """The object was replaced during its download."""
 
 
@@ -107,13 +99,13 @@ class Store(Protocol):
     def server(self, uri: str) -> str:
         """Returns the server of a URI, as `https://host:port`."""
 
-    def find(self, uri: str) -> Found:
+    def find(self, uri: str) -> FileInfo:
         """Returns the metadata of the object at a URI."""
 
-    def below(self, uri: str) -> Iterator[Found]:
+    def below(self, uri: str) -> Iterator[FileInfo]:
         """Lists all objects below a URI, in the order of their keys, with one page in memory at a time."""
 
-    def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
+    def send(self, uri: str, sink: IO[bytes], version: str = "") -> FileInfo:
         """Downloads an object, from the current position of the sink on.
 
         Args:
@@ -147,47 +139,7 @@ class Store(Protocol):
         """Deletes an object, if it exists."""
 
 
-def store(uri: str) -> Store:
-    """Returns the store of a URI.
-
-    Args:
-        uri: with one of `SCHEMES`.
-
-    Raises:
-        FieldError: the scheme is another one, or a setting of the store is missing or wrong.
-        AccessError: the credentials are invalid.
-
-    Example:
-        ```python
-        for found in store("s3://bucket/photos").below("s3://bucket/photos"):
-            print(found.name, found.size)
-        ```
-    """
-    scheme = urlsplit(uri).scheme
-    if scheme in ("s3", "cos"):
-        from kfp_vision.stores import s3
-
-        return s3.store(uri)
-    if scheme == "gs":
-        from kfp_vision.stores import gcs
-
-        return gcs.store()
-    if scheme in ("http", "https"):
-        from kfp_vision.stores import web
-
-        return _web_store(web.Web)
-    raise FieldError(f"an address must begin with one of {', '.join(f'{known}://' for known in SCHEMES)}", uri, "Check it.")
-
-
-@cache
-def _web_store(kind: Callable[[], Store]) -> Store:
-    return kind()
-
-
-os.register_at_fork(after_in_child=_web_store.cache_clear)  # processes must not share connections
-
-
-def parted(uri: str) -> tuple[str, dict[str, str]]:
+def split_settings(uri: str) -> tuple[str, dict[str, str]]:
     """Splits the settings, `?endpoint=...&region=...`, off the end of a URI; any other `?` is part of the key.
 
     Args:
@@ -196,27 +148,27 @@ def parted(uri: str) -> tuple[str, dict[str, str]]:
     Returns:
         The URI without its settings, and the settings.
     """
-    found = AT_THE_END.search(uri) if urlsplit(uri).scheme in ("s3", "cos") else None
+    found = SETTINGS_AT_END.search(uri) if urlsplit(uri).scheme in ("s3", "cos") else None
     return (uri[: found.start()], dict(parse_qsl(found[1]))) if found else (uri, {})
 
 
-def extended(uri: str, ending: str) -> str:
+def append_to_path(uri: str, ending: str) -> str:
     """Appends to the path of a URI, before its `?`.
 
     Args:
         uri: of a file or a folder.
         ending: to append, such as `/name`.
     """
-    place = uri.partition("?")[0] if urlsplit(uri).scheme in ("http", "https") else parted(uri)[0]
+    place = uri.partition("?")[0] if urlsplit(uri).scheme in ("http", "https") else split_settings(uri)[0]
     return f"{place.rstrip('/')}{ending}{uri[len(place) :]}"
 
 
-def prefix_of(key: str) -> str:
+def key_prefix(key: str) -> str:
     """Returns the common prefix of the keys below a folder."""
     return f"{key.rstrip('/')}/" if key.rstrip("/") else ""
 
 
-def goes_on(headers: Mapping[str, str], start: int) -> bool:
+def is_resumed(headers: Mapping[str, str], start: int) -> bool:
     """Checks whether a response resumes at a byte, as requested, rather than starting over.
 
     The status is not reliable: some S3 servers send a range with 200 instead of 206.
@@ -228,7 +180,7 @@ def goes_on(headers: Mapping[str, str], start: int) -> bool:
     return headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
-def given(*names: str, environment: Mapping[str, str] = os.environ) -> str:
+def first_variable(*names: str, environment: Mapping[str, str] = os.environ) -> str:
     """Returns the first environment variable that is set, or an empty string.
 
     Args:
@@ -238,7 +190,7 @@ def given(*names: str, environment: Mapping[str, str] = os.environ) -> str:
     return next((environment[name] for name in names if environment.get(name)), "")
 
 
-def refused(uri: str, status: object, remedy: str) -> AccessError:
+def read_denied(uri: str, status: object, remedy: str) -> AccessError:
     """Returns the error for a denied read.
 
     Args:
@@ -246,10 +198,10 @@ def refused(uri: str, status: object, remedy: str) -> AccessError:
         status: of the response.
         remedy: which credentials to set.
     """
-    return AccessError("the address must be readable with the given credentials", f"{status} at {shown(uri)}", remedy)
+    return AccessError("the address must be readable with the given credentials", f"{status} at {redact_uri(uri)}", remedy)
 
 
-def not_writable(uri: str, status: object, remedy: str) -> AccessError:
+def write_denied(uri: str, status: object, remedy: str) -> AccessError:
     """Returns the error for a denied write.
 
     Args:
@@ -257,10 +209,10 @@ def not_writable(uri: str, status: object, remedy: str) -> AccessError:
         status: of the response.
         remedy: which credentials to set.
     """
-    return AccessError("the address must be writable with the given credentials", f"{status} at {shown(uri)}", remedy)
+    return AccessError("the address must be writable with the given credentials", f"{status} at {redact_uri(uri)}", remedy)
 
 
-def unanswered(uri: str, reason: object) -> UnreachableError:
+def unreachable(uri: str, reason: object) -> UnreachableError:
     """Returns the error for a store that does not answer and is not worth retrying.
 
     Args:
@@ -268,10 +220,23 @@ def unanswered(uri: str, reason: object) -> UnreachableError:
         reason: for the failure.
     """
     return UnreachableError(
-        "the server must answer", f"{reason} at {shown(uri)}", "Check the address and the network, or try again."
+        "the server must answer", f"{reason} at {redact_uri(uri)}", "Check the address and the network, or try again."
     )
 
 
-def shown(uri: str) -> str:
+def redact_uri(uri: str) -> str:
     """Returns a URI without secrets, for messages and logs: the query of a web address may contain a signature."""
     return redact(uri.partition("?")[0] + "?..." if urlsplit(uri).scheme in ("http", "https") and "?" in uri else uri)
+
+
+class DownloadInterrupted(Interrupted):
+    """A download that stopped after its response had begun.
+
+    Args:
+        reason: in plain words.
+        version: of the object, as in the response.
+    """
+
+    def __init__(self, reason: object, version: str):
+        super().__init__(str(reason))
+        self.version = version

@@ -1,4 +1,4 @@
-"""Parses a URI once, into a value with its parts."""
+"""URIs of files, folders, objects and archives: parsing and validation."""
 
 import re
 from dataclasses import dataclass, replace
@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qsl, urlsplit
 
-from kfp_vision import archives, stores
-from kfp_vision.core.errors import FieldError
+from kfp_vision.core.errors import FieldError, NotFoundError
+from kfp_vision.storage import archives, base
 
 SAMPLE = "sample"
-# A member of an archive in a bucket; settings may separate the two, see `stores.parted`.
-IN_ARCHIVE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, archives.SUFFIXES))})(?:\?[^#]*)?)#(.+)", re.IGNORECASE | re.DOTALL)
+# A member of an archive in a bucket; settings may separate the two, see `base.split_settings`.
+ARCHIVE_MEMBER = re.compile(
+    rf"(.+?(?:{'|'.join(map(re.escape, archives.SUFFIXES))})(?:\?[^#]*)?)#(.+)", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Location:
             return cls(uri, "", "", uri)
         if scheme in ("file", SAMPLE):
             return cls(uri, scheme, "", uri.removeprefix(f"{scheme}://"))
-        place, _ = stores.parted(uri)
+        place, _ = base.split_settings(uri)
         bucket, _, key = place.partition("://")[2].partition("/")
         return cls(uri, scheme, bucket, key, uri[len(place) :])
 
@@ -73,7 +75,7 @@ class Location:
         """Parses the URI of an object or a bucket folder; any `#` is part of its key, which may be empty.
 
         Args:
-            uri: with one of `stores.BUCKETS`.
+            uri: with one of `base.BUCKETS`.
 
         Raises:
             FieldError: the bucket is empty.
@@ -87,12 +89,12 @@ class Location:
     @property
     def is_remote(self) -> bool:
         """Whether it is in a store or on a web server."""
-        return self.scheme in stores.SCHEMES
+        return self.scheme in base.SCHEMES
 
     @property
     def is_in_bucket(self) -> bool:
         """Whether it is in an object store."""
-        return self.scheme in stores.BUCKETS
+        return self.scheme in base.BUCKETS
 
     @property
     def is_local(self) -> bool:
@@ -145,8 +147,8 @@ def _split_member(uri: str) -> tuple[str, str]:
     if "#" not in uri:
         return uri, ""
     scheme = uri_scheme(uri)
-    if scheme in stores.BUCKETS:
-        found = IN_ARCHIVE.match(uri)
+    if scheme in base.BUCKETS:
+        found = ARCHIVE_MEMBER.match(uri)
         return (found[1], found[2]) if found else (uri, "")
     if scheme:
         archive, _, member = uri.partition("#")
@@ -156,3 +158,76 @@ def _split_member(uri: str) -> tuple[str, str]:
             if character == "#" and Path(uri[:at]).is_file():
                 return uri[:at], uri[at + 1 :]
     return uri, ""
+
+
+ARCHIVE_SUFFIXES = archives.SUFFIXES
+SCHEMES = ("", "file", SAMPLE, *base.SCHEMES)
+
+
+def absolute_uri(uri: str) -> str:
+    """Makes a local path absolute and removes `file://`; returns any other URI unchanged."""
+    return Location.of_file(uri).absolute
+
+
+def scheme_of(uri: str) -> str:
+    """Returns the scheme of a URI, such as `http`; empty for a local path."""
+    return uri_scheme(uri)
+
+
+def check_uri(uri: str, field: str) -> None:
+    """Checks a URI without network access: its scheme is supported, and a local path exists.
+
+    Args:
+        uri: to check.
+        field: its name in messages.
+
+    Raises:
+        FieldError: the URI is empty, malformed, has an unsupported scheme, or contains credentials.
+        NotFoundError: the local path does not exist.
+    """
+    location = Location.of_file(uri)
+    if not uri:
+        raise FieldError(f"{field} must name the location of the data", uri, "Set it to a folder, an archive or an address.")
+    if location.scheme not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in base.SCHEMES)
+        remedy = "Copy the data to a folder, an archive or a bucket."
+        raise FieldError(f"{field} must be a local path, `sample`, or begin with one of {known}", base.redact_uri(uri), remedy)
+    if "@" in urlsplit(uri).netloc:
+        remedy = "Remove them, and set them in the environment."
+        raise FieldError(f"{field} must not contain a user name or password", f"{location.scheme}://...", remedy)
+    if location.is_in_bucket:
+        Location.of_object(uri)
+    if location.is_local and not location.path.exists():
+        raise NotFoundError(f"{field} must name something that exists", uri, "Check the path and its permissions.")
+
+
+def split_member(uri: str) -> tuple[str, str]:
+    """Splits a URI at the `#` that follows an archive; keys and local paths may contain other `#`.
+
+    Args:
+        uri: of a file or of an archive member.
+
+    Returns:
+        The URI of the file or the archive, and the member's name, or an empty string.
+    """
+    location = Location.parse(uri)
+    return location.uri, location.member
+
+
+def is_archive(uri: str) -> bool:
+    """Checks whether a URI ends like an archive."""
+    return Location.of_file(uri).is_archive
+
+
+def join_uri(folder: str, name: str) -> str:
+    """Joins a folder and a name.
+
+    Args:
+        folder: a path or the URI of a bucket folder.
+        name: relative to it, with forward slashes.
+
+    Returns:
+        The absolute path, or the URI.
+    """
+    location = Location.of_file(folder)
+    return base.append_to_path(folder, f"/{name}") if location.is_in_bucket else str(location.path / name)

@@ -39,7 +39,7 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 
-def names() -> list[str]:
+def image_names() -> list[str]:
     """Returns the names of all images, sorted: `CLASS/NNNN.jpg`, every 20th one `.png`."""
     return [
         f"{label}/{number:04d}.{'png' if number % PNG_EVERY == 0 else 'jpg'}"
@@ -67,13 +67,13 @@ def draw(name: str) -> bytes:
         Path("flower.jpg").write_bytes(draw("bellcup/0001.jpg"))
         ```
     """
-    known = names()
+    known = image_names()
     if name not in known:
         raise ValueError(f"sample images are CLASS/NNNN.jpg, got {name!r}: take one of names(), {known[0]} to {known[-1]}")
     label, file_name = name.split("/")
     # Python's Random, as numpy may change its stream between versions.
     rng = Random(int.from_bytes(hashlib.sha256(f"{VERSION}/{name}".encode()).digest(), "big"))
-    return encode(picture(label, rng), "PNG" if file_name.endswith(".png") else "JPEG")
+    return encode_image(compose_image(label, rng), "PNG" if file_name.endswith(".png") else "JPEG")
 
 
 def fingerprint() -> str:
@@ -81,7 +81,7 @@ def fingerprint() -> str:
     return hashlib.sha256(repr((VERSION, CLASSES, IMAGES_PER_CLASS, PIL.__version__)).encode()).hexdigest()
 
 
-def write(folder: pathlib.Path) -> int:
+def write_images(folder: pathlib.Path) -> int:
     """Writes every image as `folder/CLASS/NNNN.jpg` (or `.png`).
 
     Args:
@@ -92,12 +92,12 @@ def write(folder: pathlib.Path) -> int:
     """
     for label in CLASSES:
         (folder / label).mkdir(parents=True, exist_ok=True)
-    for name in names():
+    for name in image_names():
         (folder / name).write_bytes(draw(name))
-    return len(names())
+    return len(image_names())
 
 
-def encode(image: Image.Image, image_format: str) -> bytes:
+def encode_image(image: Image.Image, image_format: str) -> bytes:
     """Encodes an image.
 
     Args:
@@ -153,7 +153,7 @@ class Flower:
     angle: float
 
 
-def picture(label: str, rng: Random) -> Image.Image:
+def compose_image(label: str, rng: Random) -> Image.Image:
     """Draws an image of a class.
 
     Args:
@@ -163,21 +163,21 @@ def picture(label: str, rng: Random) -> Image.Image:
     Returns:
         The image, RGB.
     """
-    longer = whole(rng, *LONGER_SIDES) * OVERSAMPLING
+    longer = random_integer(rng, *LONGER_SIDES) * OVERSAMPLING
     shorter = round(longer * rng.uniform(*ASPECTS) / OVERSAMPLING) * OVERSAMPLING
     canvas = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
-    colours = palette(rng)
-    flowers = bouquet(canvas, rng)
-    image = backdrop(canvas, flowers, colours, rng)
+    colours = choose_palette(rng)
+    flowers = place_flowers(canvas, rng)
+    image = draw_backdrop(canvas, flowers, colours, rng)
     pen = ImageDraw.Draw(image)
-    grass(pen, canvas, colours, rng)
+    draw_grass(pen, canvas, colours, rng)
     for flower in flowers:
-        stem(pen, (flower.x, flower.y + STEM_TOPS.get(label, 0.0) * flower.radius), canvas[1], flower.radius, colours, rng)
-        BLOOMS[label](pen, flower, colours, rng)
-    return as_if_photographed(image.reduce(OVERSAMPLING), rng)
+        draw_stem(pen, (flower.x, flower.y + STEM_TOPS.get(label, 0.0) * flower.radius), canvas[1], flower.radius, colours, rng)
+        DRAW_FLOWER[label](pen, flower, colours, rng)
+    return add_camera_effects(image.reduce(OVERSAMPLING), rng)
 
 
-def palette(rng: Random) -> Palette:
+def choose_palette(rng: Random) -> Palette:
     """Chooses the colours of an image, with enough contrast between petals, backdrop and centre.
 
     Args:
@@ -188,28 +188,28 @@ def palette(rng: Random) -> Palette:
     """
     hue, saturation = rng.random(), rng.uniform(0.1, 0.55)
     lightness = rng.uniform(0.12, 0.3) if rng.random() < 0.5 else rng.uniform(0.72, 0.9)
-    sky = colour(hue, saturation, lightness)
-    ground = colour(hue + rng.uniform(-0.12, 0.12), saturation, lightness + rng.uniform(-0.12, 0.12))
+    sky = to_rgb(hue, saturation, lightness)
+    ground = to_rgb(hue + rng.uniform(-0.12, 0.12), saturation, lightness + rng.uniform(-0.12, 0.12))
     while True:
-        main = colour(rng.uniform(*PETAL_HUES), rng.uniform(0.4, 1.0), rng.uniform(0.35, 0.88))
+        main = to_rgb(rng.uniform(*PETAL_HUES), rng.uniform(0.4, 1.0), rng.uniform(0.35, 0.88))
         if min(abs(luma(main) - luma(sky)), abs(luma(main) - luma(ground))) > LEAST_CONTRAST:
             break
     while True:
-        centre = colour(rng.random(), rng.uniform(0.4, 0.9), rng.uniform(0.12, 0.75))
+        centre = to_rgb(rng.random(), rng.uniform(0.4, 0.9), rng.uniform(0.12, 0.75))
         if abs(luma(centre) - luma(main)) > LEAST_CONTRAST:
             break
     return Palette(
         petal=main,
-        edge=mix(main, colour(rng.random(), 0.7, 0.12), rng.uniform(0.4, 0.6)),
-        light=mix(main, (255, 255, 255), rng.uniform(0.3, 0.6)),
+        edge=mix_colours(main, to_rgb(rng.random(), 0.7, 0.12), rng.uniform(0.4, 0.6)),
+        light=mix_colours(main, (255, 255, 255), rng.uniform(0.3, 0.6)),
         centre=centre,
-        leaf=colour(rng.uniform(0.2, 0.45), rng.uniform(0.3, 0.65), rng.uniform(0.22, 0.45)),
+        leaf=to_rgb(rng.uniform(0.2, 0.45), rng.uniform(0.3, 0.65), rng.uniform(0.22, 0.45)),
         sky=sky,
         ground=ground,
     )
 
 
-def bouquet(canvas: tuple[int, int], rng: Random) -> list[Flower]:
+def place_flowers(canvas: tuple[int, int], rng: Random) -> list[Flower]:
     """Places the flowers.
 
     Args:
@@ -223,16 +223,16 @@ def bouquet(canvas: tuple[int, int], rng: Random) -> list[Flower]:
     radius = min(canvas) * rng.uniform(*FLOWER_SIZES) / 2
     x, y = (rng.triangular(0.92 * radius, side - 0.92 * radius) for side in canvas)
     flowers = []
-    for _ in range(pick(COMPANIONS, rng)):
+    for _ in range(random_choice(COMPANIONS, rng)):
         # Next to the main flower, on the side with more room.
         small = radius * rng.uniform(*COMPANION_SIZES)
         direction = math.atan2(height / 2 - y, width / 2 - x) + rng.uniform(-1.2, 1.2)
         away = (radius + small) * rng.uniform(0.95, 1.15)
-        flowers.append(Flower(x + away * math.cos(direction), y + away * math.sin(direction), small, turn(rng)))
-    return [*flowers, Flower(x, y, radius, turn(rng))]
+        flowers.append(Flower(x + away * math.cos(direction), y + away * math.sin(direction), small, random_angle(rng)))
+    return [*flowers, Flower(x, y, radius, random_angle(rng))]
 
 
-def backdrop(canvas: tuple[int, int], flowers: list[Flower], colours: Palette, rng: Random) -> Image.Image:
+def draw_backdrop(canvas: tuple[int, int], flowers: list[Flower], colours: Palette, rng: Random) -> Image.Image:
     """Draws a gradient with blurred lights and a shadow under each flower.
 
     Args:
@@ -247,18 +247,18 @@ def backdrop(canvas: tuple[int, int], flowers: list[Flower], colours: Palette, r
     width, height = (math.ceil(side / BACKDROP_SHRINK) for side in canvas)
     longest = max(width, height)
     sky, ground = (Image.new("RGB", (width, height), shade) for shade in (colours.sky, colours.ground))
-    image = Image.composite(ground, sky, slope((width, height), rng))
+    image = Image.composite(ground, sky, random_gradient((width, height), rng))
     pen = ImageDraw.Draw(image)
-    for _ in range(whole(rng, 4, 14)):
+    for _ in range(random_integer(rng, 4, 14)):
         x, y, size = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.04, 0.16) * longest
-        base = mix(colours.sky, colours.leaf, rng.uniform(0, 0.6))
-        pen.ellipse(box(x, y, size), mix(base, (255, 255, 255), rng.uniform(0, 0.25)))
+        base = mix_colours(colours.sky, colours.leaf, rng.uniform(0, 0.6))
+        pen.ellipse(bounding_box(x, y, size), mix_colours(base, (255, 255, 255), rng.uniform(0, 0.25)))
     image = image.filter(ImageFilter.GaussianBlur(longest * rng.uniform(0.02, 0.06)))
     shadow = Image.new("L", (width, height), 255)
     pen = ImageDraw.Draw(shadow)
     for flower in flowers:
         x, y, size = (value / BACKDROP_SHRINK for value in (flower.x, flower.y, flower.radius))
-        pen.ellipse(box(x + 0.08 * size, y + 0.14 * size, 0.85 * size), 150)
+        pen.ellipse(bounding_box(x + 0.08 * size, y + 0.14 * size, 0.85 * size), 150)
     shadow = shadow.filter(ImageFilter.GaussianBlur(longest * 0.04))
     image = ImageChops.multiply(image, Image.merge("RGB", (shadow,) * 3))
     # Interpolated to the final size only, as this is the most expensive step; nearest-neighbour doubling is undone at the end.
@@ -266,7 +266,7 @@ def backdrop(canvas: tuple[int, int], flowers: list[Flower], colours: Palette, r
     return image.resize(canvas, Image.Resampling.NEAREST)
 
 
-def slope(size: tuple[int, int], rng: Random) -> Image.Image:
+def random_gradient(size: tuple[int, int], rng: Random) -> Image.Image:
     """Draws a linear grey gradient in a random direction.
 
     Args:
@@ -281,7 +281,7 @@ def slope(size: tuple[int, int], rng: Random) -> Image.Image:
     return ramp.crop((5, 5, 27, 27)).resize(size, Image.Resampling.BILINEAR)
 
 
-def grass(pen: ImageDraw.ImageDraw, canvas: tuple[int, int], colours: Palette, rng: Random) -> None:
+def draw_grass(pen: ImageDraw.ImageDraw, canvas: tuple[int, int], colours: Palette, rng: Random) -> None:
     """Draws blades of grass along the lower edge.
 
     Args:
@@ -291,13 +291,13 @@ def grass(pen: ImageDraw.ImageDraw, canvas: tuple[int, int], colours: Palette, r
         rng: source of all randomness.
     """
     width, height = canvas
-    for _ in range(pick((0, 6, 12, 20), rng)):
+    for _ in range(random_choice((0, 6, 12, 20), rng)):
         x, lean, tall = rng.uniform(0, width), rng.uniform(-0.5, 0.5), rng.uniform(0.08, 0.3) * height
-        shade = mix(mix(colours.leaf, colours.ground, rng.uniform(0.3, 0.7)), (0, 0, 0), rng.uniform(0, 0.2))
-        pen.polygon(petal(x, height + 4, math.atan2(lean, 1), tall, 0.045 * tall + 3, rise=0.3, fall=1.1), shade)
+        shade = mix_colours(mix_colours(colours.leaf, colours.ground, rng.uniform(0.3, 0.7)), (0, 0, 0), rng.uniform(0, 0.2))
+        pen.polygon(petal_outline(x, height + 4, math.atan2(lean, 1), tall, 0.045 * tall + 3, rise=0.3, fall=1.1), shade)
 
 
-def stem(pen: ImageDraw.ImageDraw, top: Point, ground: int, radius: float, colours: Palette, rng: Random) -> None:
+def draw_stem(pen: ImageDraw.ImageDraw, top: Point, ground: int, radius: float, colours: Palette, rng: Random) -> None:
     """Draws a bent stem with up to two leaves.
 
     Args:
@@ -310,20 +310,20 @@ def stem(pen: ImageDraw.ImageDraw, top: Point, ground: int, radius: float, colou
     """
     foot = (top[0] + rng.uniform(-0.8, 0.8) * radius, ground + 0.3 * radius)
     bend = (top[0] + rng.uniform(-0.3, 0.3) * radius, (top[1] + foot[1]) / 2)
-    line = [bezier(top, bend, foot, step / 10) for step in range(11)]
+    line = [bezier_point(top, bend, foot, step / 10) for step in range(11)]
     thick = max(3, round(radius * rng.uniform(0.06, 0.09)))
-    dark, light = mix(colours.leaf, (0, 0, 0), 0.35), mix(colours.leaf, (255, 255, 255), 0.2)
+    dark, light = mix_colours(colours.leaf, (0, 0, 0), 0.35), mix_colours(colours.leaf, (255, 255, 255), 0.2)
     pen.line(line, dark, thick + 4, joint="curve")
     pen.line(line, colours.leaf, thick, joint="curve")
     pen.line([(x - thick / 5, y) for x, y in line], light, max(1, thick // 4))
-    for side in (-1, 1)[: whole(rng, 0, 2)]:
-        x, y = bezier(top, bend, foot, rng.uniform(0.65, 0.9))
+    for side in (-1, 1)[: random_integer(rng, 0, 2)]:
+        x, y = bezier_point(top, bend, foot, rng.uniform(0.65, 0.9))
         angle, long = side * rng.uniform(0.6, 1.3), radius * rng.uniform(0.5, 0.9)
-        shaded_petal(pen, (x, y), angle, long, 0.17 * long, (dark, colours.leaf, light), rise=0.6, fall=1.0)
-        pen.line([(x, y), ahead(x, y, angle, 0.9 * long)], dark, 2)
+        draw_petal(pen, (x, y), angle, long, 0.17 * long, (dark, colours.leaf, light), rise=0.6, fall=1.0)
+        pen.line([(x, y), move_point(x, y, angle, 0.9 * long)], dark, 2)
 
 
-def bellcup(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+def draw_bellcup(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
     """Draws a cup of five upright petals seen from the side; it leans but never hangs.
 
     Args:
@@ -336,22 +336,26 @@ def bellcup(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Ran
     long = 1.75 * flower.radius
     base = (flower.x, flower.y + STEM_TOPS["bellcup"] * flower.radius)
     shades = (colours.edge, colours.petal, colours.light)
-    inner = (mix(colours.edge, (0, 0, 0), 0.2), mix(colours.petal, colours.edge, 0.6), mix(colours.petal, colours.edge, 0.35))
+    inner = (
+        mix_colours(colours.edge, (0, 0, 0), 0.2),
+        mix_colours(colours.petal, colours.edge, 0.6),
+        mix_colours(colours.petal, colours.edge, 0.35),
+    )
     spread = rng.uniform(0.9, 1.1)
     for lean in (-0.2, 0.2):
-        shaded_petal(pen, base, angle + lean * spread, 0.93 * long, 0.26 * long, inner, rise=0.5, fall=0.6)
+        draw_petal(pen, base, angle + lean * spread, 0.93 * long, 0.26 * long, inner, rise=0.5, fall=0.6)
     for lean in (-0.1, 0.0, 0.1):
-        tip = ahead(*base, angle + lean, 0.9 * long)
+        tip = move_point(*base, angle + lean, 0.9 * long)
         pen.line([base, tip], colours.centre, max(2, round(0.03 * flower.radius)))
-        pen.ellipse(box(*tip, 0.06 * flower.radius), colours.centre)
+        pen.ellipse(bounding_box(*tip, 0.06 * flower.radius), colours.centre)
     for lean in (-0.4, 0.4):
-        shaded_petal(pen, base, angle + lean * spread, 0.95 * long, 0.24 * long, shades, rise=0.45, fall=0.75)
-    shaded_petal(pen, base, angle, 0.78 * long, 0.27 * long, shades, rise=0.45, fall=0.6)
+        draw_petal(pen, base, angle + lean * spread, 0.95 * long, 0.24 * long, shades, rise=0.45, fall=0.75)
+    draw_petal(pen, base, angle, 0.78 * long, 0.27 * long, shades, rise=0.45, fall=0.6)
     for lean in (-0.6, 0.6):
-        pen.polygon(petal(*base, angle + lean, 0.3 * long, 0.05 * long, rise=0.5, fall=1.0), colours.leaf)
+        pen.polygon(petal_outline(*base, angle + lean, 0.3 * long, 0.05 * long, rise=0.5, fall=1.0), colours.leaf)
 
 
-def globelet(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+def draw_globelet(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
     """Draws a ball of tiny florets, lit from the upper left.
 
     Args:
@@ -360,24 +364,28 @@ def globelet(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Ra
         colours: of the image.
         rng: source of all randomness.
     """
-    count = whole(rng, 70, 110)
+    count = random_integer(rng, 70, 110)
     size = 1.75 * flower.radius / math.sqrt(count)
-    pen.ellipse(box(flower.x, flower.y, 0.93 * flower.radius), mix(colours.edge, (0, 0, 0), 0.3))
+    pen.ellipse(bounding_box(flower.x, flower.y, 0.93 * flower.radius), mix_colours(colours.edge, (0, 0, 0), 0.3))
     for number in reversed(range(count)):
         # Equal areas of a hemisphere, from the rim inwards so that nearer florets cover farther ones.
         depth = 1 - (number + 0.5) / count
         across, around = math.sqrt(1 - depth * depth), number * GOLDEN_ANGLE + flower.angle
         dx, dy = across * math.cos(around), across * math.sin(around)
         lit = min(1.0, max(0.0, 0.35 + 0.5 * depth - 0.35 * (dx + dy)))
-        shade = mix(colours.edge, colours.petal, 2 * lit) if lit < 0.5 else mix(colours.petal, colours.light, 2 * lit - 1)
+        shade = (
+            mix_colours(colours.edge, colours.petal, 2 * lit)
+            if lit < 0.5
+            else mix_colours(colours.petal, colours.light, 2 * lit - 1)
+        )
         x, y, small = flower.x + 0.92 * flower.radius * dx, flower.y + 0.92 * flower.radius * dy, size * (0.6 + 0.4 * depth)
-        pen.ellipse(box(x, y, 0.86 * small), mix(colours.edge, (0, 0, 0), 0.15))
+        pen.ellipse(bounding_box(x, y, 0.86 * small), mix_colours(colours.edge, (0, 0, 0), 0.15))
         for lobe in range(4):
-            pen.ellipse(box(*ahead(x, y, around + lobe * math.pi / 2, 0.42 * small), 0.4 * small), shade)
-        pen.ellipse(box(x, y, 0.24 * small), colours.centre)
+            pen.ellipse(bounding_box(*move_point(x, y, around + lobe * math.pi / 2, 0.42 * small), 0.4 * small), shade)
+        pen.ellipse(bounding_box(x, y, 0.24 * small), colours.centre)
 
 
-def raybloom(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+def draw_raybloom(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
     """Draws many thin rays around a large dark disc of seeds.
 
     Args:
@@ -386,7 +394,7 @@ def raybloom(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Ra
         colours: of the image.
         rng: source of all randomness.
     """
-    count = whole(rng, 18, 28)
+    count = random_integer(rng, 18, 28)
     disc = flower.radius * rng.uniform(0.34, 0.42)
     shades = (colours.edge, colours.petal, colours.light)
     wide = 2.2 * flower.radius / count * rng.uniform(0.8, 1.0)
@@ -394,16 +402,16 @@ def raybloom(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Ra
         for number in range(count):
             angle = flower.angle + (number + ring) * math.tau / count + rng.uniform(-0.03, 0.03)
             long = flower.radius * reach * rng.uniform(0.94, 1.0)
-            shaded_petal(pen, (flower.x, flower.y), angle, long, wide, shades, rise=0.9, fall=0.4, levels=3)
-    dark = mix(colours.centre, (0, 0, 0), 0.62)
-    pen.ellipse(box(flower.x, flower.y, 1.06 * disc), mix(dark, (0, 0, 0), 0.5))
-    pen.ellipse(box(flower.x, flower.y, disc), dark)
+            draw_petal(pen, (flower.x, flower.y), angle, long, wide, shades, rise=0.9, fall=0.4, levels=3)
+    dark = mix_colours(colours.centre, (0, 0, 0), 0.62)
+    pen.ellipse(bounding_box(flower.x, flower.y, 1.06 * disc), mix_colours(dark, (0, 0, 0), 0.5))
+    pen.ellipse(bounding_box(flower.x, flower.y, disc), dark)
     for number in range(70):
-        x, y = ahead(flower.x, flower.y, number * GOLDEN_ANGLE, disc * math.sqrt((number + 0.5) / 72))
-        pen.ellipse(box(x, y, 0.05 * disc), mix(dark, colours.centre, 0.3 + 0.4 * number / 70))
+        x, y = move_point(flower.x, flower.y, number * GOLDEN_ANGLE, disc * math.sqrt((number + 0.5) / 72))
+        pen.ellipse(bounding_box(x, y, 0.05 * disc), mix_colours(dark, colours.centre, 0.3 + 0.4 * number / 70))
 
 
-def starpetal(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+def draw_starpetal(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
     """Draws a star of five broad, pointed petals with sepals between them and stamens in the centre.
 
     Args:
@@ -414,24 +422,24 @@ def starpetal(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: R
     """
     shades = (colours.edge, colours.petal, colours.light)
     wide = flower.radius * rng.uniform(0.27, 0.33)
-    veins = mix(colours.petal, colours.edge, 0.5)
+    veins = mix_colours(colours.petal, colours.edge, 0.5)
     middle, long = (flower.x, flower.y), flower.radius
     angles = [flower.angle + number * math.tau / 5 for number in range(5)]
     for angle in angles:
-        pen.polygon(petal(*middle, angle + math.tau / 10, 0.5 * long, 0.08 * long, rise=0.5, fall=1.0), colours.leaf)
+        pen.polygon(petal_outline(*middle, angle + math.tau / 10, 0.5 * long, 0.08 * long, rise=0.5, fall=1.0), colours.leaf)
     for angle in angles:
         angle += rng.uniform(-0.06, 0.06)
-        shaded_petal(pen, middle, angle, long, wide, shades, rise=0.6, fall=1.05, levels=5)
+        draw_petal(pen, middle, angle, long, wide, shades, rise=0.6, fall=1.05, levels=5)
         for lean in (-0.12, 0.0, 0.12):
-            pen.line([middle, ahead(*middle, angle + lean, 0.65 * long)], veins, 2)
+            pen.line([middle, move_point(*middle, angle + lean, 0.65 * long)], veins, 2)
     for number in range(10):
-        tip = ahead(*middle, flower.angle + number * math.tau / 10, long * (0.2 + 0.05 * (number % 2)))
+        tip = move_point(*middle, flower.angle + number * math.tau / 10, long * (0.2 + 0.05 * (number % 2)))
         pen.line([middle, tip], colours.centre, max(2, round(0.02 * long)))
-        pen.ellipse(box(*tip, 0.035 * long), colours.centre)
-    pen.ellipse(box(*middle, 0.1 * long), mix(colours.centre, (0, 0, 0), 0.2))
+        pen.ellipse(bounding_box(*tip, 0.035 * long), colours.centre)
+    pen.ellipse(bounding_box(*middle, 0.1 * long), mix_colours(colours.centre, (0, 0, 0), 0.2))
 
 
-def whorlrose(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
+def draw_whorlrose(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: Random) -> None:
     """Draws broad petals that overlap in a spiral, each turn smaller than the one below it.
 
     Args:
@@ -440,27 +448,33 @@ def whorlrose(pen: ImageDraw.ImageDraw, flower: Flower, colours: Palette, rng: R
         colours: of the image.
         rng: source of all randomness.
     """
-    count = whole(rng, 11, 15)
-    hand = pick((-1, 1), rng)
-    fold = mix(colours.light, colours.petal, 0.6)
-    rim = mix(colours.edge, (0, 0, 0), 0.25)
+    count = random_integer(rng, 11, 15)
+    hand = random_choice((-1, 1), rng)
+    fold = mix_colours(colours.light, colours.petal, 0.6)
+    rim = mix_colours(colours.edge, (0, 0, 0), 0.25)
     shades = ((0.58, rim), (0.545, colours.light), (0.51, fold), (0.47, colours.petal))
     for number in range(count):
         share = 1 - number / count
         size = flower.radius * (0.12 + 0.88 * share)
         angle = flower.angle + hand * number * GOLDEN_ANGLE
-        x, y = ahead(flower.x, flower.y, angle, 0.42 * size)
+        x, y = move_point(flower.x, flower.y, angle, 0.42 * size)
         for level, (reach, shade) in enumerate(shades):
-            inward = ahead(x, y, angle, -0.035 * size * level)
-            pen.ellipse(box(*inward, reach * size), mix(shade, colours.edge, 0.35 * (1 - share)))
-    swirl = [ahead(flower.x, flower.y, flower.angle + hand * step / 4, 0.008 * step * flower.radius) for step in range(26)]
+            inward = move_point(x, y, angle, -0.035 * size * level)
+            pen.ellipse(bounding_box(*inward, reach * size), mix_colours(shade, colours.edge, 0.35 * (1 - share)))
+    swirl = [move_point(flower.x, flower.y, flower.angle + hand * step / 4, 0.008 * step * flower.radius) for step in range(26)]
     pen.line(swirl, colours.centre, max(2, round(0.035 * flower.radius)), joint="curve")
 
 
-BLOOMS = {"bellcup": bellcup, "globelet": globelet, "raybloom": raybloom, "starpetal": starpetal, "whorlrose": whorlrose}
+DRAW_FLOWER = {
+    "bellcup": draw_bellcup,
+    "globelet": draw_globelet,
+    "raybloom": draw_raybloom,
+    "starpetal": draw_starpetal,
+    "whorlrose": draw_whorlrose,
+}
 
 
-def as_if_photographed(image: Image.Image, rng: Random) -> Image.Image:
+def add_camera_effects(image: Image.Image, rng: Random) -> Image.Image:
     """Adds uneven light, sometimes a slightly soft lens, and sensor noise.
 
     Args:
@@ -471,17 +485,17 @@ def as_if_photographed(image: Image.Image, rng: Random) -> Image.Image:
         The image as a camera might have taken it.
     """
     dim = rng.uniform(0.0, 0.3)
-    light = slope(image.size, rng).point([round(255 - dim * level) for level in range(256)])
+    light = random_gradient(image.size, rng).point([round(255 - dim * level) for level in range(256)])
     image = ImageChops.multiply(image, Image.merge("RGB", (light,) * 3))
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 0.9)))
-    strength = whole(rng, 0, 16)
+    strength = random_integer(rng, 0, 16)
     grain = Image.frombytes("L", image.size, rng.randbytes(image.width * image.height))
     grain = grain.point([level * strength // 255 for level in range(256)])
     return ImageChops.add(image, Image.merge("RGB", (grain,) * 3), 1, -strength // 2)
 
 
-def shaded_petal(
+def draw_petal(
     pen: ImageDraw.ImageDraw,
     base: Point,
     angle: float,
@@ -507,15 +521,18 @@ def shaded_petal(
         levels: how many smaller petals.
     """
     edge, outer, inner = shades
-    pen.polygon(petal(*base, angle, long, wide, rise, fall), edge)
+    pen.polygon(petal_outline(*base, angle, long, wide, rise, fall), edge)
     for level in range(levels):
         share = level / (levels - 1)
         size = 0.94 - 0.5 * share
-        start = ahead(*base, angle, 0.03 * long + 0.1 * long * share)
-        pen.polygon(petal(*start, angle, size * long, (0.88 - 0.65 * share) * wide, rise, fall), mix(outer, inner, share))
+        start = move_point(*base, angle, 0.03 * long + 0.1 * long * share)
+        pen.polygon(
+            petal_outline(*start, angle, size * long, (0.88 - 0.65 * share) * wide, rise, fall),
+            mix_colours(outer, inner, share),
+        )
 
 
-def petal(x: float, y: float, angle: float, long: float, wide: float, rise: float, fall: float) -> list[Point]:
+def petal_outline(x: float, y: float, angle: float, long: float, wide: float, rise: float, fall: float) -> list[Point]:
     """Computes the outline of a petal, whose half width along its length t is `wide` times t**rise (1 - t)**fall, scaled to 1.
 
     Args:
@@ -533,16 +550,16 @@ def petal(x: float, y: float, angle: float, long: float, wide: float, rise: floa
     peak = rise / (rise + fall)
     scale = wide / (peak**rise * (1 - peak) ** fall)
     sine, cosine = math.sin(angle), math.cos(angle)
-    halves = [(long * t, scale * t**rise * (1 - t) ** fall) for t in ALONG]
+    halves = [(long * t, scale * t**rise * (1 - t) ** fall) for t in PETAL_STEPS]
     outline = halves + [(along, -half) for along, half in reversed(halves[1:-1])]
     return [(x + along * sine + half * cosine, y - along * cosine + half * sine) for along, half in outline]
 
 
 # Denser at both ends, where a round outline curves most.
-ALONG = tuple((1 - math.cos(math.pi * step / 12)) / 2 for step in range(13))
+PETAL_STEPS = tuple((1 - math.cos(math.pi * step / 12)) / 2 for step in range(13))
 
 
-def ahead(x: float, y: float, angle: float, distance: float) -> Point:
+def move_point(x: float, y: float, angle: float, distance: float) -> Point:
     """Moves a point.
 
     Args:
@@ -554,7 +571,7 @@ def ahead(x: float, y: float, angle: float, distance: float) -> Point:
     return x + distance * math.sin(angle), y - distance * math.cos(angle)
 
 
-def bezier(start: Point, bend: Point, end: Point, t: float) -> Point:
+def bezier_point(start: Point, bend: Point, end: Point, t: float) -> Point:
     """Returns a point of a quadratic Bezier curve.
 
     Args:
@@ -567,7 +584,7 @@ def bezier(start: Point, bend: Point, end: Point, t: float) -> Point:
     return first * start[0] + second * bend[0] + third * end[0], first * start[1] + second * bend[1] + third * end[1]
 
 
-def box(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
+def bounding_box(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
     """Returns the bounding box (left, top, right, bottom) of a circle.
 
     Args:
@@ -578,7 +595,7 @@ def box(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
     return x - radius, y - radius, x + radius, y + radius
 
 
-def colour(hue: float, saturation: float, lightness: float) -> Colour:
+def to_rgb(hue: float, saturation: float, lightness: float) -> Colour:
     """Converts HLS to RGB.
 
     Args:
@@ -593,7 +610,7 @@ def colour(hue: float, saturation: float, lightness: float) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def mix(one: Colour, other: Colour, share: float) -> Colour:
+def mix_colours(one: Colour, other: Colour, share: float) -> Colour:
     """Interpolates between two colours.
 
     Args:
@@ -610,12 +627,12 @@ def luma(rgb: Colour) -> float:
     return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
 
 
-def turn(rng: Random) -> float:
+def random_angle(rng: Random) -> float:
     """Draws a random angle in radians."""
     return rng.uniform(0, math.tau)
 
 
-def whole(rng: Random, least: int, most: int) -> int:
+def random_integer(rng: Random, least: int, most: int) -> int:
     """Draws a random integer, independent of how Python's `randint` is implemented.
 
     Args:
@@ -626,7 +643,7 @@ def whole(rng: Random, least: int, most: int) -> int:
     return least + int(rng.random() * (most - least + 1))
 
 
-def pick(choices: tuple[int, ...], rng: Random) -> int:
+def random_choice(choices: tuple[int, ...], rng: Random) -> int:
     """Draws one of several integers with equal probability.
 
     Args:

@@ -28,15 +28,15 @@ MAX_BYTES = 1 << 40
 # Images hardly compress; deflate can compress zeros 1032-fold, bzip2 a million-fold.
 MAX_RATIO = 200
 RATIO_FLOOR = 64 << 20  # unpacked bytes allowed for any archive, however small
-CHUNK = 1 << 20
+COPY_CHUNK_BYTES = 1 << 20
 # What Python's readers raise when bytes are not an archive, or a damaged one.
-UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError)
-ZIP_BEGINS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and empty: APPNOTE.TXT, sections 4.3.7 and 4.3.16
-PACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-ENCRYPTED, UTF8 = 1, 1 << 11  # flags of a zip member: APPNOTE.TXT, section 4.4.4
+READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError)
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and empty: APPNOTE.TXT, sections 4.3.7 and 4.3.16
+DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+ENCRYPTED_FLAG, UTF8_FLAG = 1, 1 << 11  # flags of a zip member: APPNOTE.TXT, section 4.4.4
 
 
-def members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+def read_members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
     """Yields the regular files of an archive, in its order; skips links and devices.
 
     Names are relative to the archive's root, as GNU tar and unzip resolve them: without a leading `/` or `./`, and without
@@ -76,7 +76,7 @@ def unpack(path: Path, uri: str, folder: Path) -> dict[str, Path]:
     for number, (name, _, opened) in enumerate(_files(path, uri)):
         files[name] = folder / str(number)
         with files[name].open("wb") as file, _intact(uri), opened() as member:
-            shutil.copyfileobj(member, file, CHUNK)
+            shutil.copyfileobj(member, file, COPY_CHUNK_BYTES)
     return files
 
 
@@ -85,7 +85,7 @@ def _files(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], IO[byt
     with path.open("rb") as file:
         begin = file.read(6)
     bound = min(MAX_BYTES, max(RATIO_FLOOR, MAX_RATIO * path.stat().st_size))
-    entries = _zip_entries(path, uri) if begin.startswith(ZIP_BEGINS) else _tar_entries(path, uri, begin, bound)
+    entries = _zip_entries(path, uri) if begin.startswith(ZIP_MAGIC) else _tar_entries(path, uri, begin, bound)
     seen: set[str] = set()
     total = 0
     for number, (stored, size, opened) in enumerate(entries, start=1):
@@ -112,7 +112,7 @@ def _zip_entries(path: Path, uri: str) -> Entries:
         zipped = zipfile.ZipFile(path)
     with zipped:
         for info in zipped.infolist():
-            if info.flag_bits & ENCRYPTED:
+            if info.flag_bits & ENCRYPTED_FLAG:
                 raise InputError("an archive must not be encrypted", f"{info.filename} in {uri}", "Pack it without a password.")
             kind = stat.S_IFMT(info.external_attr >> 16)
             regular = not info.is_dir() and kind in (0, stat.S_IFREG)
@@ -122,19 +122,19 @@ def _zip_entries(path: Path, uri: str) -> Entries:
 def _zip_name(info: zipfile.ZipInfo) -> str:
     """Returns a member's name with forward slashes; macOS writes UTF-8 without the flag, some Windows tools backslashes."""
     name = info.filename
-    if not info.flag_bits & UTF8:
+    if not info.flag_bits & UTF8_FLAG:
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")  # Python decodes names without the flag as cp437
     return name.replace("\\", "/")
 
 
 def _tar_entries(path: Path, uri: str, begin: bytes, bound: int) -> Entries:
-    opening: Callable[..., Any] = next((opener for magic, opener in PACKED.items() if begin.startswith(magic)), open)
+    opening: Callable[..., Any] = next((opener for magic, opener in DECOMPRESSORS.items() if begin.startswith(magic)), open)
     with opening(path, "rb") as unpacked:
         stream = _Bounded(unpacked, uri, bound)
         try:
             archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closed below)
-        except UNREADABLE:
+        except READ_ERRORS:
             remedy = f"Give a folder of class folders, or one of {', '.join(SUFFIXES)}."
             raise FieldError("a data source that is a file must be an archive", uri, remedy) from None
         with archive:
@@ -165,7 +165,7 @@ class _Bounded(io.RawIOBase):
         return self._unpacked.tell()
 
     def _check(self, position: int) -> None:
-        if position > self._bound + CHUNK:  # tarfile reads ahead of the members
+        if position > self._bound + COPY_CHUNK_BYTES:  # tarfile reads ahead of the members
             raise _bomb(self._uri, self._bound)
 
 
@@ -192,7 +192,7 @@ def _check_end(uri: str, stream: _Bounded, offset: int) -> None:
         while block:
             if block.count(0) < len(block):
                 raise tarfile.ReadError(f"damaged after byte {offset:,}")
-            block = stream.read(CHUNK)
+            block = stream.read(COPY_CHUNK_BYTES)
 
 
 def _extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
@@ -218,7 +218,7 @@ def _read(uri: str, opened: Callable[[], IO[bytes]]) -> bytes:
 def _intact(uri: str) -> Iterator[None]:
     try:
         yield
-    except UNREADABLE as error:
+    except READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise InputError(
                 "an archive must fit the scratch space", f"{uri} ({error})", "Set TMPDIR to a larger disk."

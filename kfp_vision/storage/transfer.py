@@ -10,19 +10,19 @@ from typing import IO, BinaryIO, TypeVar
 
 import google_crc32c
 
-from kfp_vision import stores
 from kfp_vision.core.errors import DamagedError
-from kfp_vision.stores import Changed, Found, Interrupted, patience
+from kfp_vision.storage import base, retry, stores
+from kfp_vision.storage.base import FileInfo, Interrupted, ObjectChanged
 
-REPEATS = 3  # downloads of an object whose bytes do not match its checksum
+MAX_DOWNLOADS = 3  # downloads of an object whose bytes do not match its checksum
 
 Made = TypeVar("Made")
 _without_md5: set[str] = set()  # buckets and hosts whose ETags look like MD5s but are not
 _lock = threading.Lock()
 
 
-def patiently(call: Callable[[], Made], uri: str, progress: Callable[[], int] = lambda: 0) -> Made:
-    """Calls a function with retries, as `patience.patiently`, for the server of a URI.
+def call_store(call: Callable[[], Made], uri: str, progress: Callable[[], int] = lambda: 0) -> Made:
+    """Calls a function with retries, as `retry.call_with_retries`, for the server of a URI.
 
     Args:
         call: raises `Interrupted` if a retry is worthwhile.
@@ -35,10 +35,10 @@ def patiently(call: Callable[[], Made], uri: str, progress: Callable[[], int] = 
     Raises:
         UnreachableError: there was no progress for as long as the process waits.
     """
-    return patience.patiently(call, uri, stores.store(uri).server(uri), progress)
+    return retry.call_with_retries(call, uri, stores.store(uri).server(uri), progress)
 
 
-def received(uri: str) -> bytes:
+def download_bytes(uri: str) -> bytes:
     """Downloads an object and verifies it.
 
     Args:
@@ -54,7 +54,7 @@ def received(uri: str) -> bytes:
         DamagedError: the bytes repeatedly differ from the store's size or checksum.
     """
     sink = io.BytesIO()
-    receive(uri, sink)
+    download_to(uri, sink)
     return sink.getvalue()
 
 
@@ -69,10 +69,10 @@ def download(uri: str, path: Path) -> None:
         NotThere, InputError: as `received`.
     """
     with path.open("w+b") as file:
-        receive(uri, file)
+        download_to(uri, file)
 
 
-def receive(uri: str, sink: IO[bytes]) -> Found:
+def download_to(uri: str, sink: IO[bytes]) -> FileInfo:
     """Downloads an object to a sink and verifies it.
 
     Args:
@@ -87,12 +87,12 @@ def receive(uri: str, sink: IO[bytes]) -> Found:
     """
     origin = stores.store(uri)
     seen: set[tuple[int, str]] = set()
-    for _ in range(REPEATS):
+    for _ in range(MAX_DOWNLOADS):
         sink.seek(0)
         sink.truncate()
         try:
             found = _resumed(origin, uri, sink)
-        except Changed:
+        except ObjectChanged:
             continue
         size, md5, crc32c = sink.tell(), *_hashes(sink, found)
         if size == found.size or found.size < 0:
@@ -103,7 +103,7 @@ def receive(uri: str, sink: IO[bytes]) -> Found:
                 _distrust_md5(uri)
                 return found
         seen.add((size, md5))
-    differs = f"a different size or checksum from {stores.shown(uri)}"
+    differs = f"a different size or checksum from {base.redact_uri(uri)}"
     raise DamagedError("a download must match the size and checksum of its object", differs, "Try again.")
 
 
@@ -125,44 +125,31 @@ def upload(uri: str, source: BinaryIO) -> None:
         source.seek(0)
         target.put(uri, source, size)
 
-    patiently(attempt, uri)
+    call_store(attempt, uri)
 
 
-def _resumed(origin: stores.Store, uri: str, sink: IO[bytes]) -> Found:
+def _resumed(origin: base.Store, uri: str, sink: IO[bytes]) -> FileInfo:
     """Downloads with retries, each resuming where the last stopped, and pinned to the version of the first response."""
     version = ""
 
-    def attempt() -> Found:
+    def attempt() -> FileInfo:
         nonlocal version
         try:
             return origin.send(uri, sink, version)
-        except Broken as broken:
+        except base.DownloadInterrupted as broken:
             version = version or broken.version
             raise Interrupted(str(broken)) from None
 
-    return patiently(attempt, uri, sink.tell)
+    return call_store(attempt, uri, sink.tell)
 
 
-class Broken(Interrupted):
-    """A download that stopped after its response had begun.
-
-    Args:
-        reason: in plain words.
-        version: of the object, as in the response.
-    """
-
-    def __init__(self, reason: object, version: str):
-        super().__init__(str(reason))
-        self.version = version
-
-
-def _hashes(sink: IO[bytes], found: Found) -> tuple[str, str]:
+def _hashes(sink: IO[bytes], found: FileInfo) -> tuple[str, str]:
     """Computes the MD5 and CRC-32C of the download, each only if the store reported one."""
     if not found.md5 and not found.crc32c:
         return "", ""
     md5, crc32c, end = hashlib.md5(usedforsecurity=False), google_crc32c.Checksum(), sink.tell()
     sink.seek(0)
-    while chunk := sink.read(stores.CHUNK):
+    while chunk := sink.read(base.STREAM_CHUNK_BYTES):
         md5.update(chunk)
         crc32c.update(chunk)
     sink.seek(end)

@@ -22,32 +22,39 @@ from minio.credentials.providers import AWSConfigProvider, IamAwsProvider, Provi
 from minio.error import MinioException, S3Error
 from urllib3.util import Retry
 
-from kfp_vision import stores
 from kfp_vision.core.errors import FieldError, InputError
-from kfp_vision.locations import Location
-from kfp_vision.stores import Changed, Found, Interrupted, NotThere, failures, given, patience, transfer
+from kfp_vision.storage import base, failures, retry
+from kfp_vision.storage.base import FileInfo, Interrupted, ObjectChanged, ObjectNotFound, first_variable
+from kfp_vision.storage.uris import Location
 
 AMAZON = "https://s3.amazonaws.com"
 ANY_REGION = "us-east-1"  # accepted by all stores but Amazon's
 # The ETag of an object encrypted with a customer or KMS key is not an MD5: S3's documentation, "Checking object integrity".
-ENCRYPTED = ("x-amz-server-side-encryption-customer-algorithm", "x-amz-server-side-encryption-aws-kms-key-id")
-SET_S3 = (
+ENCRYPTION_HEADERS = ("x-amz-server-side-encryption-customer-algorithm", "x-amz-server-side-encryption-aws-kms-key-id")
+S3_READ_REMEDY = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may list and read it (for a public bucket, neither), "
     "and AWS_REGION to its region."
 )
-SET_S3_TO_WRITE = (
+S3_WRITE_REMEDY = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may write and delete there, and AWS_REGION to its region."
 )
-SET_COS = "Set COS_SECRET_ID and COS_SECRET_KEY to a key that may list and read it; for a public bucket, neither."
-SET_COS_TO_WRITE = "Set COS_SECRET_ID and COS_SECRET_KEY to a key that may write and delete there."
-REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "ExpiredToken", "InvalidToken")
-STATUS = re.compile(r"(?:Response|status) code:? (\d{3})")
+COS_READ_REMEDY = "Set COS_SECRET_ID and COS_SECRET_KEY to a key that may list and read it; for a public bucket, neither."
+COS_WRITE_REMEDY = "Set COS_SECRET_ID and COS_SECRET_KEY to a key that may write and delete there."
+DENIED_CODES = (
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidToken",
+)
+STATUS_PATTERN = re.compile(r"(?:Response|status) code:? (\d{3})")
 # A checksum mismatch; a multipart upload completed twice, as the first response was lost.
-TO_BE_SENT_AGAIN = ("BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload")
-BUSY = ("RequestTimeout",)  # with status 400
-ONCE = Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0)
+RETRYABLE_CODES = ("BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload")
+BUSY_CODES = ("RequestTimeout",)  # with status 400
+NO_RETRIES = Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0)
 PART = 64 << 20  # bytes per part of an upload; one part is in memory
-ABSENCES = ("NoSuchKey", "NoSuchBucket", "ResourceNotFound")
+NOT_FOUND_CODES = ("NoSuchKey", "NoSuchBucket", "ResourceNotFound")
 
 
 def store(uri: str) -> "S3":
@@ -62,13 +69,13 @@ def store(uri: str) -> "S3":
     location = Location.of_file(uri)
     scheme, endpoint, region = location.scheme, location.setting("endpoint"), location.setting("region")
     if scheme == "cos":
-        region = region or given("COS_REGION", "TENCENTCLOUD_REGION")
-        endpoint = endpoint or given("COS_ENDPOINT") or (f"https://cos.{region}.myqcloud.com" if region else "")
+        region = region or first_variable("COS_REGION", "TENCENTCLOUD_REGION")
+        endpoint = endpoint or first_variable("COS_ENDPOINT") or (f"https://cos.{region}.myqcloud.com" if region else "")
         if not endpoint:
             raise FieldError("a cos:// address must have a region", "no COS_REGION", "Set it to ap-guangzhou, for example.")
     else:
-        endpoint = endpoint or given("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or AMAZON
-        region = region or given("AWS_REGION", "AWS_DEFAULT_REGION") or ("" if endpoint == AMAZON else ANY_REGION)
+        endpoint = endpoint or first_variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or AMAZON
+        region = region or first_variable("AWS_REGION", "AWS_DEFAULT_REGION") or ("" if endpoint == AMAZON else ANY_REGION)
     if urlsplit(endpoint).scheme not in ("http", "https"):
         raise FieldError("an endpoint must be an http(s) address", endpoint, "Write it as https://minio.example.org:9000.")
     return _made(scheme, endpoint.rstrip("/"), region, _identity())
@@ -76,7 +83,7 @@ def store(uri: str) -> "S3":
 
 def _identity() -> tuple[str, ...]:
     """Returns what the credentials depend on, so that the cache notices changes of the environment."""
-    return tuple(os.environ.get(name, "") for name in stores.SECRETS)
+    return tuple(os.environ.get(name, "") for name in base.SECRET_VARIABLES)
 
 
 @cache
@@ -88,8 +95,8 @@ def _made(scheme: str, endpoint: str, region: str, identity: tuple[str, ...]) ->
         region=region or None,
         credentials=credentials(scheme),
         http_client=_Connections(
-            maxsize=stores.READERS,
-            timeout=urllib3.Timeout(connect=stores.CONNECT_SECONDS, read=stores.READ_SECONDS),
+            maxsize=base.CONCURRENT_READS,
+            timeout=urllib3.Timeout(connect=base.CONNECT_SECONDS, read=base.READ_SECONDS),
             cert_reqs="CERT_REQUIRED",
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
         ),
@@ -97,7 +104,7 @@ def _made(scheme: str, endpoint: str, region: str, identity: tuple[str, ...]) ->
     client.scheme, client.server = scheme, f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
     if address.netloc.endswith(".myqcloud.com"):  # the only style of COS
         client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # of minio
-    return S3(client, *((SET_COS, SET_COS_TO_WRITE) if scheme == "cos" else (SET_S3, SET_S3_TO_WRITE)))
+    return S3(client, *((COS_READ_REMEDY, COS_WRITE_REMEDY) if scheme == "cos" else (S3_READ_REMEDY, S3_WRITE_REMEDY)))
 
 
 os.register_at_fork(after_in_child=_made.cache_clear)  # processes must not share connections
@@ -107,9 +114,9 @@ class _Connections(urllib3.PoolManager):
     """Connections without retries of their own: a response that asks for a retry is raised as an error."""
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> Any:  # type: ignore[override]  # as urllib3
-        options.setdefault("retries", ONCE)
+        options.setdefault("retries", NO_RETRIES)
         response = super().urlopen(method, url, redirect, **options)
-        if busy := failures.busy(response.status, response.headers):
+        if busy := failures.convert_response(response.status, response.headers):
             response.close()
             raise busy
         return response
@@ -140,13 +147,13 @@ class _Client(Minio):
             try:
                 return send()
             except S3Error as error:
-                if error.code in BUSY:
-                    raise patience.Unanswered(error.code) from None
+                if error.code in BUSY_CODES:
+                    raise retry.ServerUnavailable(error.code) from None
                 raise
             except urllib3.exceptions.HTTPError as error:
-                raise failures.of(error, uri) from None
+                raise failures.convert_error(error, uri) from None
 
-        return patience.patiently(attempt, uri, self.server)
+        return retry.call_with_retries(attempt, uri, self.server)
 
 
 def credentials(scheme: str) -> Provider | None:
@@ -159,16 +166,21 @@ def credentials(scheme: str) -> Provider | None:
         The provider; None for anonymous access.
     """
     if scheme == "cos":
-        key = given("COS_SECRET_ID", "TENCENTCLOUD_SECRET_ID")
-        secret = given("COS_SECRET_KEY", "TENCENTCLOUD_SECRET_KEY")
-        return StaticProvider(key, secret, given("COS_SESSION_TOKEN") or None) if key and secret else None
-    key, secret = given("AWS_ACCESS_KEY_ID", "MINIO_ACCESS_KEY"), given("AWS_SECRET_ACCESS_KEY", "MINIO_SECRET_KEY")
+        key = first_variable("COS_SECRET_ID", "TENCENTCLOUD_SECRET_ID")
+        secret = first_variable("COS_SECRET_KEY", "TENCENTCLOUD_SECRET_KEY")
+        return StaticProvider(key, secret, first_variable("COS_SESSION_TOKEN") or None) if key and secret else None
+    key, secret = (
+        first_variable("AWS_ACCESS_KEY_ID", "MINIO_ACCESS_KEY"),
+        first_variable("AWS_SECRET_ACCESS_KEY", "MINIO_SECRET_KEY"),
+    )
     if key and secret:
-        return StaticProvider(key, secret, given("AWS_SESSION_TOKEN") or None)
-    if given("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+        return StaticProvider(key, secret, first_variable("AWS_SESSION_TOKEN") or None)
+    if first_variable(
+        "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+    ):
         return IamAwsProvider()
-    file = Path(given("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
-    return AWSConfigProvider(str(file), given("AWS_PROFILE") or None) if file.is_file() else None
+    file = Path(first_variable("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    return AWSConfigProvider(str(file), first_variable("AWS_PROFILE") or None) if file.is_file() else None
 
 
 class S3:
@@ -184,20 +196,20 @@ class S3:
         self._client, self._remedy, self._remedy_to_write = client, remedy, remedy_to_write
 
     def server(self, uri: str) -> str:
-        """Returns the server of a URI, see `stores.Store`."""
+        """Returns the server of a URI, see `base.Store`."""
         return self._client.server
 
-    def find(self, uri: str) -> Found:
-        """Returns an object's metadata, see `stores.Store`."""
+    def find(self, uri: str) -> FileInfo:
+        """Returns an object's metadata, see `base.Store`."""
         location = Location.of_object(uri)
         with self._reading(uri):
             about = self._client.stat_object(location.bucket, location.key)
         return _described(uri, location.key, int(about.size or 0), about.etag, about.metadata or {})
 
-    def below(self, uri: str) -> Iterator[Found]:
-        """Lists objects, see `stores.Store`."""
+    def below(self, uri: str) -> Iterator[FileInfo]:
+        """Lists objects, see `base.Store`."""
         location = Location.of_object(uri)
-        prefix = stores.prefix_of(location.key)
+        prefix = base.key_prefix(location.key)
         with self._reading(uri):
             for found in self._client.list_objects(location.bucket, prefix, recursive=True):
                 name = found.object_name or ""
@@ -205,10 +217,10 @@ class S3:
                     tag = (found.etag or "").strip('"')
                     size = int(found.size or 0)
                     modified = found.last_modified.timestamp() if found.last_modified else 0.0
-                    yield Found(location.with_key(name), name.removeprefix(prefix), size, _md5(tag), tag, modified=modified)
+                    yield FileInfo(location.with_key(name), name.removeprefix(prefix), size, _md5(tag), tag, modified=modified)
 
-    def send(self, uri: str, sink: IO[bytes], version: str = "") -> Found:
-        """Downloads an object, see `stores.Store`.
+    def send(self, uri: str, sink: IO[bytes], version: str = "") -> FileInfo:
+        """Downloads an object, see `base.Store`.
 
         Args:
             uri: of the object.
@@ -223,7 +235,7 @@ class S3:
         return _copied(response, uri, location.key, sink, start)
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
-        """Uploads an object, see `stores.Store`.
+        """Uploads an object, see `base.Store`.
 
         Args:
             uri: of the object.
@@ -235,16 +247,16 @@ class S3:
             self._client.put_object(location.bucket, location.key, source, size, part_size=PART, num_parallel_uploads=1)
 
     def remove(self, uri: str) -> None:
-        """Deletes an object, see `stores.Store`."""
+        """Deletes an object, see `base.Store`."""
         location = Location.of_object(uri)
-        with contextlib.suppress(NotThere), self._writing(uri):
+        with contextlib.suppress(ObjectNotFound), self._writing(uri):
             self._client.remove_object(location.bucket, location.key)
 
     def _reading(self, uri: str) -> AbstractContextManager[None]:
-        return _translating(uri, partial(stores.refused, remedy=self._remedy))
+        return _translating(uri, partial(base.read_denied, remedy=self._remedy))
 
     def _writing(self, uri: str) -> AbstractContextManager[None]:
-        return _translating(uri, partial(stores.not_writable, remedy=self._remedy_to_write))
+        return _translating(uri, partial(base.write_denied, remedy=self._remedy_to_write))
 
 
 @contextlib.contextmanager
@@ -260,52 +272,54 @@ def _translating(uri: str, denied: Callable[[str, str], InputError]) -> Iterator
 
 def _translated(error: MinioException, uri: str, denied: Callable[[str, str], InputError]) -> BaseException:
     status, code = _status(error), error.code if isinstance(error, S3Error) else ""
-    if retryable := next((known for known in TO_BE_SENT_AGAIN if known in str(error)), ""):
+    if retryable := next((known for known in RETRYABLE_CODES if known in str(error)), ""):
         return Interrupted(retryable)
-    if status == 404 or code in ABSENCES:
-        return NotThere(f"no such object or bucket: {uri}")
+    if status == 404 or code in NOT_FOUND_CODES:
+        return ObjectNotFound(f"no such object or bucket: {uri}")
     if status == 412:
-        return Changed(uri)
+        return ObjectChanged(uri)
     answer = f"HTTP {status} ({code})" if code else f"HTTP {status}"
-    if status in (400, 401, 403) or code in REFUSALS:
+    if status in (400, 401, 403) or code in DENIED_CODES:
         return denied(uri, answer)
-    return stores.unanswered(uri, answer if status else type(error).__name__)
+    return base.unreachable(uri, answer if status else type(error).__name__)
 
 
 def _status(error: MinioException) -> int:
     """Returns the HTTP status of an error, or 0; for a response that is not XML it is only in the client's message."""
     if isinstance(error, S3Error):
         return error.response.status
-    found = STATUS.search(str(error))
+    found = STATUS_PATTERN.search(str(error))
     return int(found[1]) if found else 0
 
 
-def _copied(response: Any, uri: str, key: str, sink: IO[bytes], start: int) -> Found:
+def _copied(response: Any, uri: str, key: str, sink: IO[bytes], start: int) -> FileInfo:
     tag = response.headers.get("etag", "").strip('"')
     try:
-        if start and not stores.goes_on(response.headers, start):
+        if start and not base.is_resumed(response.headers, start):
             sink.seek(0)
             sink.truncate()
             start = 0
         size = start + int(response.headers.get("content-length", -1 - start))
-        for chunk in response.stream(stores.CHUNK, decode_content=False):
+        for chunk in response.stream(base.STREAM_CHUNK_BYTES, decode_content=False):
             sink.write(chunk)
     except urllib3.exceptions.HTTPError as error:
         response.close()
-        raise transfer.Broken(failures.reason(error), tag) from None
+        raise base.DownloadInterrupted(failures.describe_error(error), tag) from None
     finally:
         response.release_conn()
     if size >= 0 and sink.tell() < size:
-        raise transfer.Broken("truncated", tag)
+        raise base.DownloadInterrupted("truncated", tag)
     return _described(uri, key, size, tag, response.headers)
 
 
-def _described(uri: str, key: str, size: int, tag: str | None, headers: Any) -> Found:
+def _described(uri: str, key: str, size: int, tag: str | None, headers: Any) -> FileInfo:
     tag = (tag or "").strip('"')
-    encrypted = any(headers.get(name) for name in ENCRYPTED) or "aws:kms" in headers.get("x-amz-server-side-encryption", "")
-    return Found(uri, key.rpartition("/")[2], size, "" if encrypted else _md5(tag), tag)
+    encrypted = any(headers.get(name) for name in ENCRYPTION_HEADERS) or "aws:kms" in headers.get(
+        "x-amz-server-side-encryption", ""
+    )
+    return FileInfo(uri, key.rpartition("/")[2], size, "" if encrypted else _md5(tag), tag)
 
 
 def _md5(tag: str) -> str:
     """Returns the ETag if it looks like an MD5; that of a multipart upload has a `-` and is not one."""
-    return tag if stores.MD5.fullmatch(tag) else ""
+    return tag if base.MD5_PATTERN.fullmatch(tag) else ""
