@@ -39,7 +39,12 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["kfp_vision", "kfp_vision.*"]), "kfp_vision.components", "kfp_vision.pipelines"],
     package_dir={"kfp_vision.components": "components", "kfp_vision.pipelines": "pipelines"},
-    package_data={"kfp_vision": ["templates/*.j2"], "kfp_vision.components": ["*.yaml"], "kfp_vision.pipelines": ["*.yaml"]},
+    package_data={
+        "kfp_vision": ["py.typed"],
+        "kfp_vision.reports.pages": ["templates/*.j2"],
+        "kfp_vision.components": ["*.yaml"],
+        "kfp_vision.pipelines": ["*.yaml"],
+    },
     install_requires=["kfp>=2.17,<2.18", "kfp-kubernetes>=2.17,<2.18"],
     extras_require={
         "cpu": [*STAGES, "tensorflow-cpu>=2.21,<2.22"],

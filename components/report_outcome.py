@@ -12,6 +12,6 @@ def report_outcome(status: dsl.PipelineTaskFinalStatus, run_name: str, run_id: s
         run_name: name of the run on the Kubeflow page; dsl.PIPELINE_JOB_NAME_PLACEHOLDER.
         run_id: ID of the run in KFP; dsl.PIPELINE_JOB_ID_PLACEHOLDER.
     """
-    from kfp_vision import outcome
+    from kfp_vision.reports import outcome
 
     outcome.report(status.state, run_name, run_id)

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from sys import intern
 from typing import Protocol, TypeVar
 
-from kfp_vision import listings, reports
+from kfp_vision import listings
 from kfp_vision.core import threads
 from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.reports import pages, thumbnails
 from kfp_vision.storage import atomic, base, reading, uris
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
@@ -127,7 +128,7 @@ class Task(Protocol):
     def describe(self, found: Catalog, /) -> list[str]:
         """Returns what a user should know about the data, one sentence per finding."""
 
-    def make_sample(self, encoded: bytes, row: Row, /) -> reports.Picture:
+    def make_sample(self, encoded: bytes, row: Row, /) -> thumbnails.EncodedImage:
         """Makes a sample for the page.
 
         Args:
@@ -180,7 +181,7 @@ def ingest(
     if check_images:
         steps.check_data(found, images_uri, splits)
     write(table, found.rows)
-    reports.write_summary_page(
+    pages.write_summary_page(
         page,
         source=base.redact_uri(images_uri),
         classes=found.classes,
@@ -650,7 +651,7 @@ def unwritable(text: str) -> bool:
     return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE for character in text)
 
 
-def preview(image: reports.Picture) -> reports.Thumbnail:
+def preview(image: thumbnails.EncodedImage) -> thumbnails.Thumbnail:
     """Makes the thumbnail of an image as the conversion will store it: upright, whatever its format.
 
     Args:
@@ -662,12 +663,14 @@ def preview(image: reports.Picture) -> reports.Thumbnail:
     from kfp_vision import pictures
 
     try:
-        return reports.thumbnail(reports.Picture(image.name, pictures.checked(image.encoded).encoded))
+        return thumbnails.thumbnail(thumbnails.EncodedImage(image.name, pictures.checked(image.encoded).encoded))
     except pictures.Refused:
-        return reports.Thumbnail(image.name, None, 0, 0)
+        return thumbnails.Thumbnail(image.name, None, 0, 0)
 
 
-def _samples(found: Catalog, make_sample: Callable[[bytes, Row], reports.Picture]) -> dict[str, list[reports.Thumbnail]]:
+def _samples(
+    found: Catalog, make_sample: Callable[[bytes, Row], thumbnails.EncodedImage]
+) -> dict[str, list[thumbnails.Thumbnail]]:
     """Makes a few samples of each class, or of the first classes if there are very many."""
     labels = list(found.classes)[:MOST_SAMPLES]
     limit = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
@@ -676,7 +679,7 @@ def _samples(found: Catalog, make_sample: Callable[[bytes, Row], reports.Picture
         for label in row.labels:
             if label in chosen and len(chosen[label]) < limit:
                 chosen[label].append(row)
-    samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels}
+    samples: dict[str, list[thumbnails.Thumbnail]] = {label: [] for label in labels}
     with reading.Reader() as reader:
         wanted = [(label, row) for label, rows in chosen.items() for row in rows]
         outcomes = _map_concurrently(lambda pair: reading.bytes_or_error(partial(reader.read, pair[1].uri)), wanted)
@@ -690,8 +693,8 @@ def _keep_labels(found: Catalog) -> None:
     """Does nothing: the labels of a classifier do not depend on other images."""
 
 
-def _show_unchanged(encoded: bytes, row: Row) -> reports.Picture:
-    return reports.Picture(row.name, encoded)
+def _show_unchanged(encoded: bytes, row: Row) -> thumbnails.EncodedImage:
+    return thumbnails.EncodedImage(row.name, encoded)
 
 
 class ClassificationTask:

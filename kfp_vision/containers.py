@@ -15,10 +15,11 @@ from typing import Any
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
-from kfp_vision import listings, outcome
+from kfp_vision import listings
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET
+from kfp_vision.reports import outcome
 from kfp_vision.storage import atomic, base
 from kfp_vision.storage.uris import SAMPLE, absolute_uri, scheme_of, split_member
 
@@ -88,7 +89,7 @@ def runner(
             security_opt=["no-new-privileges"],
             network_mode=network if needs_network(values) else "none",
             mounts=[_mount(scratch, TMP), *shared],
-            environment=credentials() | outcome.environment(run_dir),
+            environment=credentials() | outcome.failures_environment(run_dir),
         )
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kfp_vision import catalog, publishing, records, repository, results, stored
+from kfp_vision import catalog, publishing, records, repository, stored
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Answer, Service
+from kfp_vision.reports import results
 from kfp_vision.repository import Version
 from kfp_vision.serving import server
 from kfp_vision.storage import atomic, base, reading, uris, writing

@@ -19,10 +19,11 @@ from xml.etree.ElementTree import Element, ParseError
 
 from PIL import ExifTags, Image, ImageDraw
 
-from kfp_vision import catalog, listings, reports
+from kfp_vision import catalog, listings
 from kfp_vision.catalog import Catalog, Row
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.pictures import PILLOW_OPENS, Checked, Refused, checked
+from kfp_vision.reports import thumbnails
 from kfp_vision.storage import reading, uris
 
 LABEL_MAP_FILE = "label_map.pbtxt"
@@ -270,7 +271,7 @@ def notes(found: Catalog) -> list[str]:
     return sentences
 
 
-def sample(encoded: bytes, row: Row) -> reports.Picture:
+def sample(encoded: bytes, row: Row) -> thumbnails.EncodedImage:
     """Draws the boxes of an image into a reduced copy for the page.
 
     Args:
@@ -295,10 +296,10 @@ def sample(encoded: bytes, row: Row) -> reports.Picture:
             )
             pen.rectangle((left, top, right, bottom), outline="red", width=LINE)
     except (Refused, OSError, ValueError):
-        return reports.Picture(row.name, encoded)
+        return thumbnails.EncodedImage(row.name, encoded)
     file = io.BytesIO()
     small.save(file, "JPEG")
-    return reports.Picture(row.name, file.getvalue())
+    return thumbnails.EncodedImage(row.name, file.getvalue())
 
 
 def write_label_map(folder: Path, labels: list[str]) -> None:

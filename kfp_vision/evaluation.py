@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import deployment, export, inputs, parameters, publishing, records, reports, repository, results
+from kfp_vision import deployment, export, inputs, parameters, publishing, records, repository
 from kfp_vision.core.errors import InputError
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Classifier
+from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import Version
 from kfp_vision.storage import atomic, reading
 
@@ -170,7 +171,7 @@ def _write(result: Evaluation, predictions: Answers, evaluation: Path, verdict: 
 
 def _write_page(page: Path, result: Evaluation, predictions: Answers, folder: Path, model: Path) -> None:
     labels, images = result.metrics.labels, records.Numbered(folder)
-    reports.write_evaluation_page(
+    pages.write_evaluation_page(
         page,
         title=f"{result.model_name}: evaluation",
         evaluation=result.as_dict(),
@@ -348,12 +349,12 @@ def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
 
 def _mistakes(
     predictions: Answers, labels: list[str], images: records.Numbered, places: npt.NDArray[np.intp]
-) -> list[reports.Mistake]:
+) -> list[pages.Mistake]:
     mistakes = []
     for at in places.tolist():
         name, encoded, _ = records.named(images.read(at))
         true, predicted = labels[predictions.labels[at]], labels[predictions.predicted[at]]
-        mistakes.append(reports.Mistake(reports.Picture(name, encoded), true, predicted, float(predictions.scores[at])))
+        mistakes.append(pages.Mistake(thumbnails.EncodedImage(name, encoded), true, predicted, float(predictions.scores[at])))
     return mistakes
 
 

@@ -29,9 +29,10 @@ from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
-from kfp_vision import outcome, parameters, results
+from kfp_vision import parameters
 from kfp_vision.core.errors import InputError
-from kfp_vision.runs import Stage
+from kfp_vision.reports import outcome, results
+from kfp_vision.reports.run_state import FailedStage
 
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
 COLORS = re.compile(r"\x1b\[\d+m")
@@ -189,7 +190,7 @@ def run(
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom or non-Python base image")
         warnings.filterwarnings("ignore", "Task '.*': settings .* have no effect in the current local runner")
-        stack.enter_context(_environment(outcome.environment(run_dir)))
+        stack.enter_context(_environment(outcome.failures_environment(run_dir)))
         view = View(sys.stdout, log, len(stages), debug)
         try:
             with contextlib.redirect_stdout(view):
@@ -402,7 +403,7 @@ class View(io.TextIOBase):
         self.seconds: dict[str, float] = {}
         self.turns: Counter[str] = Counter()
         self.stage = ""
-        self.failed: list[Stage] = []
+        self.failed: list[FailedStage] = []
         self._phase, self._started_at, self._unfinished_line, self._error = _Phase.BETWEEN_STAGES, 0.0, "", ""
 
     def write(self, text: str) -> int:
@@ -468,8 +469,8 @@ class View(io.TextIOBase):
             self._error = line
         else:
             self._show(f"{INDENT}  {line}")
-            if line.startswith(results.PREFIX):
-                outcome.note_result(Path(self.log.name).parent, line.removeprefix(results.PREFIX))
+            if line.startswith(results.RESULT_PREFIX):
+                outcome.record_result(Path(self.log.name).parent, line.removeprefix(results.RESULT_PREFIX))
 
     def _read_traceback(self, line: str) -> None:
         if line.startswith(InputError.PREFIX):
@@ -480,8 +481,8 @@ class View(io.TextIOBase):
     def _note_failure(self) -> None:
         """Records the failure, for the person at the screen and for the last stage, which reports it elsewhere."""
         error = self._error or str(_killed(self.stage, self.log.name))
-        self.failed.append(Stage(self.stage, error))
-        outcome.note(Path(self.log.name).parent, Stage(self.stage, error.removeprefix(InputError.PREFIX)))
+        self.failed.append(FailedStage(self.stage, error))
+        outcome.record_failure(Path(self.log.name).parent, FailedStage(self.stage, error.removeprefix(InputError.PREFIX)))
 
     def _show(self, line: str) -> None:
         if not self.debug:

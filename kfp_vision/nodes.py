@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.wording import plural
+from kfp_vision.reports.formatting import plural
 
 STAGE = ("KUBERNETES_SERVICE_HOST", "KFP_POD_NAME")  # KFP sets the second; a run in a notebook's pod lacks it, and trains there
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")

@@ -915,10 +915,7 @@ def _check_images(form: Mapping[str, Any]) -> None:
 def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     """Checks what a training uses besides its images: nodes, URIs to read and to write, the deployment target."""
     from kfp_vision import deployment, prediction
-    from kfp_vision.storage import (
-        reading,
-        writing,  # as in _check_images
-    )
+    from kfp_vision.storage import reading, writing
 
     if advanced.check_nodes:
         placement = int(form["gpu_count"]), form["node_selector"], form["tolerations"]

@@ -18,12 +18,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import catalog, records, results, tally
+from kfp_vision import catalog, records, tally
 from kfp_vision.catalog import SPLITS
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.subprocesses import end_with_parent
 from kfp_vision.records import About
+from kfp_vision.reports import results
 from kfp_vision.shards import Shard
 from kfp_vision.splitting import LEFT_OUT, table_of
 from kfp_vision.storage import atomic, uris

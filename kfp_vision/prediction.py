@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from kfp_vision import access, catalog, results
+from kfp_vision import access, catalog
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked
+from kfp_vision.reports import results
 from kfp_vision.repository import Version
 from kfp_vision.storage import atomic, reading, uris
 

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kfp_vision import catalog, conversion, detection, examples, reports, shards, tally
+from kfp_vision import catalog, conversion, detection, examples, shards, tally
 from kfp_vision.catalog import SPLITS, Row, Unused
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import Checked, Refused
+from kfp_vision.reports.pages import write_records_page
 from kfp_vision.shards import FRAME_FOOT, FRAME_HEAD, REWRITE, SUFFIX, WHOLE, Shard, framed
 from kfp_vision.splitting import read_labels, write_labels
 from kfp_vision.storage import atomic, base, reading, uris
@@ -604,7 +605,7 @@ def _write_rejects(table: Path, rejects: list[Unused]) -> None:
 
 
 def _write_summary(page: Path, statistics: tally.Tally, rejects: list[Unused], left_out: list[Unused], max_side: int) -> None:
-    reports.write_records_page(
+    write_records_page(
         page,
         classes=statistics.classes,
         splits=statistics.splits,

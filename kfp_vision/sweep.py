@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfp_vision import reports, results
 from kfp_vision.core.errors import InputError
 from kfp_vision.parameters import SWEPT
+from kfp_vision.reports import pages, results
 from kfp_vision.storage import atomic, uris
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def train_trial(
             outcome = {"accuracy": None, "loss": None, "failed": str(error).removeprefix(InputError.PREFIX)}
             beside.mkdir()
             settings = {name: trial[name] for name in SWEPT.values()} | {"failed": outcome["failed"]}
-            reports.write_training_page(page, network=trial["network"], settings=settings, history=[])
+            pages.write_training_page(page, network=trial["network"], settings=settings, history=[])
         result = {**trial, "seconds": round(time.monotonic() - start, 1), **outcome}
         atomic.write_json(beside / TRIAL_FILE, result)
     return result
@@ -175,7 +175,7 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
         raise InputError("at least one trial must succeed", reasons, "Try smaller learning_rates, or other optimizers.")
     best = max(finished, key=lambda outcome: (outcome["accuracy"], -outcome["loss"], -outcome["number"]))
     _write_table(table, outcomes)
-    reports.write_trials_page(page, trials=outcomes, best=best["number"], fields=tuple(SWEPT.values()))
+    pages.write_trials_page(page, trials=outcomes, best=best["number"], fields=tuple(SWEPT.values()))
     with atomic.replacing(model) as beside:
         shutil.copytree(folders[best["number"]][0], beside)
     failed = len(outcomes) - len(finished)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from kfp_vision import charts, reports, wording
 from kfp_vision.catalog import MOST_SAMPLES, NAMED, SAMPLES_A_CLASS, SPLITS, Row
 from kfp_vision.pictures import PILLOW_OPENS, TENSORFLOW_READS, Checked
+from kfp_vision.reports import charts, formatting
+from kfp_vision.reports.thumbnails import EncodedImage, Thumbnail, thumbnail
 from kfp_vision.storage import atomic
 
 # Edges of the bins: quarter octaves of the longer side, eighths of an octave of the aspect ratio (1:1 is the middle of a bin).
@@ -71,7 +72,7 @@ class Tally:
         self.sides, self.ratios = [0] * (len(SIDES) - 1), [0] * (len(RATIOS) - 1)
         self.anew: Counter[str] = Counter()
         self.copied: list[tuple[str, str]] = []
-        self.samples: dict[str, list[reports.Thumbnail]] = {label: [] for label in labels[:MOST_SAMPLES] if shown}
+        self.samples: dict[str, list[Thumbnail]] = {label: [] for label in labels[:MOST_SAMPLES] if shown}
         self._samples_per_class = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
         self.splits = dict.fromkeys(SPLITS, 0)
         self._first = self._before = ("", "", "")  # content id, label and name
@@ -113,7 +114,7 @@ class Tally:
         for label in row.labels:
             thumbnails = self.samples.get(label)
             if thumbnails is not None and len(thumbnails) < self._samples_per_class:
-                thumbnails.append(reports.thumbnail(reports.Picture(row.name, image.encoded)))
+                thumbnails.append(thumbnail(EncodedImage(row.name, image.encoded)))
 
     def _count_copy(self, current: tuple[str, str, str]) -> None:
         """Counts an image as a copy if it has the content of the one before."""
@@ -185,7 +186,7 @@ def _read(file: Path) -> Tally:
         setattr(statistics, name, stored[name])
     statistics.anew = Counter(stored["anew"])
     statistics.copied = [(name, copy) for name, copy in stored["copied"]]
-    statistics.samples = {label: [reports.Thumbnail(*one) for one in shown] for label, shown in stored["samples"].items()}
+    statistics.samples = {label: [Thumbnail(*one) for one in shown] for label, shown in stored["samples"].items()}
     statistics._first, statistics._before = tuple(stored["_first"]), tuple(stored["_before"])
     return statistics
 
@@ -316,7 +317,7 @@ def _share_of_images(count: int, images: int) -> str:
 
 
 def _percent(share: float, digits: int = 1) -> str:
-    return wording.percent(share, digits).replace(" ", "\N{NO-BREAK SPACE}")
+    return formatting.percent(share, digits).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def sizes(statistics: Tally) -> charts.Histogram:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from kfp_vision import runs
+from kfp_vision.reports import run_state
 
 NAMESPACE, ACCOUNT = "kubeflow", "system:serviceaccount:kubeflow:kfp-vision-stages"
 RUN, WORKFLOW, NAME = "8a2f", "image-classification-x7k2p", "flowers of <Monday>"
@@ -307,9 +307,9 @@ def waiting(container: str, reason: str, message: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def around_a_stage(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Ran]:
     """A run of which nothing is known yet, and this process as the pod of a stage of it; its configuration is in a folder."""
-    monkeypatch.setenv(runs.IN_A_CLUSTER, "10.0.0.1")
-    monkeypatch.setenv(runs.OWN_POD, OWN)
+    monkeypatch.setenv(run_state.CLUSTER_VARIABLE, "10.0.0.1")
+    monkeypatch.setenv(run_state.POD_NAME_VARIABLE, OWN)
     monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
     with Ran().running(folder / "kubeconfig") as running:
-        monkeypatch.setenv(runs.API, running.url)
+        monkeypatch.setenv(run_state.API_VARIABLE, running.url)
         yield running

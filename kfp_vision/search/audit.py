@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import reports, results, splitting
+from kfp_vision import splitting
 from kfp_vision.catalog import SPLITS, Row
+from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.search import Index, copies, labels, projection
 from kfp_vision.search.copies import Copy
 from kfp_vision.search.labels import Suspect
@@ -183,10 +184,10 @@ def _write_page(
         by_kind[_kind(index, split, pair.first, pair.second)].append(pair)
     on_map = projection.projected(index, np.array(sorted(left_out), "int64"))
 
-    def with_images(pair: Copy) -> tuple[Copy, list[tuple[reports.Small, str]]]:
+    def with_images(pair: Copy) -> tuple[Copy, list[tuple[thumbnails.IndexedImage, str]]]:
         return pair, [(_thumbnail(index, position), split[position]) for position in (pair.first, pair.second)]
 
-    reports.write_audit_page(
+    pages.write_audit_page(
         page,
         counts=counts,
         copies={kind: [with_images(pair) for pair in of_kind[:COPIES_SHOWN]] for kind, of_kind in by_kind.items()},
@@ -198,8 +199,8 @@ def _write_page(
     )
 
 
-def _thumbnail(index: Index, position: int) -> reports.Small:
-    return reports.Small(index.images[position].path, _label(index, position), index.thumbnail(position))
+def _thumbnail(index: Index, position: int) -> thumbnails.IndexedImage:
+    return thumbnails.IndexedImage(index.images[position].path, _label(index, position), index.thumbnail(position))
 
 
 def _label(index: Index, position: int) -> str:

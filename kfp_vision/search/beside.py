@@ -11,8 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import publishing, repository, results
+from kfp_vision import publishing, repository
 from kfp_vision.core.errors import InputError
+from kfp_vision.reports import results
 from kfp_vision.repository import INDEX_FOLDER, SERVING_FOLDER
 from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, about_in, described, files_in, forget_others
 from kfp_vision.search.parts import REMEDY

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kfp_vision import prediction, reports
+from kfp_vision import prediction
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import SEARCH, Service
+from kfp_vision.reports import pages
+from kfp_vision.reports.thumbnails import data_uri
 from kfp_vision.search import Hit, Index, unknown_label
 from kfp_vision.storage import atomic
 
@@ -135,10 +137,10 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
                 for rank, hit in enumerate(near.hits, start=1):
                     writer.writerow((uri, rank, hit.path, hit.label, f"{hit.similarity:.6f}"))
                 if len(shown) < QUERIES_SHOWN:
-                    thumbnails = [reports.as_uri(opened.thumbnail(opened.by_content[hit.content_id])) for hit in near.hits]
-                    shown.append((uri, reports.as_uri(near.thumbnail), list(zip(near.hits, thumbnails, strict=True))))
+                    thumbnails = [data_uri(opened.thumbnail(opened.by_content[hit.content_id])) for hit in near.hits]
+                    shown.append((uri, data_uri(near.thumbnail), list(zip(near.hits, thumbnails, strict=True))))
         if not queries:
             raise InputError("there must be images to search for", f"none at {queries_uri}", "Give an image or a folder.")
-    reports.write_search_page(page, queries=shown, total=queries, images=opened.about.pictures)
+    pages.write_search_page(page, queries=shown, total=queries, images=opened.about.pictures)
     print(f"{queries} queries among {opened.about.pictures} images, {unreadable} unreadable")
     return {"queries": queries, "unreadable": unreadable}

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kfp_vision import catalog, partitioning, repository, results, search
+from kfp_vision import catalog, partitioning, repository, search
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.networks import NETWORKS
+from kfp_vision.reports import results
 from kfp_vision.repository import Version
 from kfp_vision.storage import atomic, reading, uris
 

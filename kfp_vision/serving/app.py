@@ -29,8 +29,9 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from kfp_vision import __version__, reports
+from kfp_vision import __version__
 from kfp_vision.core.errors import format_value
+from kfp_vision.reports import pages
 from kfp_vision.serving import protocols
 from kfp_vision.serving.guards import App, Door, LimitedBody
 from kfp_vision.serving.loaded import Busy
@@ -158,7 +159,7 @@ class Application:
             }
             for model in self.models.ready
         ]
-        return HTMLResponse(reports.rendered("serving", models=models, asks_for_token=bool(self.token)))
+        return HTMLResponse(pages.render("serving", models=models, asks_for_token=bool(self.token)))
 
     async def ready(self) -> Response:
         """Answers whether every model is ready, with the names of those that are not."""

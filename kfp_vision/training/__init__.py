@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import __version__, checkpoints, export, inputs, records, reports, splitting
+from kfp_vision import __version__, checkpoints, export, inputs, records, splitting
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.networks import NETWORKS
 from kfp_vision.parameters import Advanced
+from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import devices, feeds, saving, watching
 from kfp_vision.training.recipe import Recipe
@@ -222,7 +223,7 @@ def _write_outputs(
     with replacing(model) as beside:
         _export(beside, network, trainer, labels, settings | {"kfp_vision": __version__}, shape)
     shown = _shown_settings(settings) | recipe.advanced.changed()
-    reports.write_training_page(page, network=recipe.network, settings=shown, history=trainer.history)
+    pages.write_training_page(page, network=recipe.network, settings=shown, history=trainer.history)
 
 
 def _export(

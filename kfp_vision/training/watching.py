@@ -11,7 +11,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.reports import WAIT_WORTH_SAYING
+from kfp_vision.reports.pages import MIN_REPORTED_WAIT
 from kfp_vision.storage import base, retry, uris, writing
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -115,7 +115,7 @@ class Watch:
         """Prints what to do if the network waits for its input."""
         self._waits.append(wait)
         share = sum(self._waits) / ROWS_OF_WAIT
-        if len(self._waits) == ROWS_OF_WAIT and share > WAIT_WORTH_SAYING and now - self._last_advice >= SECONDS_BETWEEN_ADVICE:
+        if len(self._waits) == ROWS_OF_WAIT and share > MIN_REPORTED_WAIT and now - self._last_advice >= SECONDS_BETWEEN_ADVICE:
             remedy = "Give its pod more CPU, or set max_side in advanced, so that the records hold smaller images."
             print(f"the training waits for its images {share:.0%} of the time. {remedy}", flush=True)
             self._last_advice = now

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import catalog, records, reports, splitting
+from kfp_vision import catalog, records, splitting
+from kfp_vision.reports import pages, thumbnails
 from kfp_vision.storage import sample
 
 LABELS = ["bellcup", "globelet", "<script>alert(1)</script>"]
@@ -29,9 +30,9 @@ def report(tmp_path_factory) -> Path:
     pair = {"label": "bellcup", "prediction": "globelet", "images": 2, "share": 0.2}
     figures |= {"by_size": sizes, "confused_pairs": [pair]}
     history = [{"step": s, "loss": 1 / s, "accuracy": 0.5, "learning_rate": 0.1, "images_per_second": 9.0} for s in (1, 2, 3)]
-    wrong = reports.Picture("bellcup/0001.jpg", sample.draw("bellcup/0001.jpg"))
-    mistakes = [reports.Mistake(wrong, "bellcup", "globelet", 0.97)]
-    reports.write_evaluation_page(
+    wrong = thumbnails.EncodedImage("bellcup/0001.jpg", sample.draw("bellcup/0001.jpg"))
+    mistakes = [pages.Mistake(wrong, "bellcup", "globelet", 0.97)]
+    pages.write_evaluation_page(
         path, title="flowers", evaluation=figures, top=5, history=history, mistakes=mistakes, pairs=[(pair, mistakes)]
     )
     return path

@@ -20,10 +20,11 @@ from kfp import dsl
 from servers import until
 from told import Web
 
-from kfp_vision import components, local_run, outcome, records, repository, runs
+from kfp_vision import components, local_run, records, repository
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.ending import outcome_reported
+from kfp_vision.reports import outcome, run_state
 
 PATH = "/hooks/runs"
 TRIES = 5  # where a stage is faster than who would kill it
@@ -132,7 +133,7 @@ class Killed:
 @pytest.fixture
 def web(monkeypatch) -> Iterator[Web]:
     """Who is told how a run ended."""
-    for name in (*outcome.ENVIRONMENT, runs.IN_A_CLUSTER):
+    for name in (*outcome.REPORT_ENVIRONMENT, run_state.CLUSTER_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     with Web({PATH: (200, "ok")}).running() as running:
         monkeypatch.setenv(outcome.WEBHOOK, f"{running.url}{PATH}")

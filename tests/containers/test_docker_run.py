@@ -17,8 +17,9 @@ import drawn
 import pytest
 from servers import ended, until
 
-from kfp_vision import __version__, outcome, prediction, records, repository
+from kfp_vision import __version__, prediction, records, repository
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.reports import outcome
 from kfp_vision.serving import server
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,10 +13,11 @@ from google.protobuf import json_format
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-from kfp_vision import components, outcome
+from kfp_vision import components
 from kfp_vision.core.errors import format_value
 from kfp_vision.local_run import fields, stage_names
 from kfp_vision.pipelines import PIPELINES, compiling
+from kfp_vision.reports import outcome
 from kfp_vision.storage import base
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,7 +172,7 @@ def test_training_alone_chooses_its_nodes(on_kubernetes, graphs):
     assert [body[channel].component_input_parameter for channel in channels] == ["node_selector", "tolerations"]
 
 
-SECRETS = {"kfp-vision-storage": base.ENVIRONMENT_VARIABLES, "kfp-vision-webhook": outcome.ENVIRONMENT}
+SECRETS = {"kfp-vision-storage": base.ENVIRONMENT_VARIABLES, "kfp-vision-webhook": outcome.REPORT_ENVIRONMENT}
 
 
 def test_credentials_come_from_secrets_that_may_be_missing(on_kubernetes):

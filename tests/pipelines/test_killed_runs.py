@@ -14,7 +14,7 @@ import killing
 import pytest
 from told import Web
 
-from kfp_vision import outcome
+from kfp_vision.reports import outcome
 
 PATH = "/hooks/runs"
 SPLITS = ("train", "validation", "test")
@@ -57,7 +57,7 @@ def carry_out(web: Web, output: Path, pipeline: str, form: dict[str, object], st
     """Runs a pipeline, of which a stage is killed as soon as it begins; none where none is named."""
     fields = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", pipeline, *fields, "--json", "--output", str(output)]
-    environment = {name: value for name, value in os.environ.items() if name not in outcome.ENVIRONMENT}
+    environment = {name: value for name, value in os.environ.items() if name not in outcome.REPORT_ENVIRONMENT}
     environment |= {outcome.WEBHOOK: f"{web.url}{PATH}"}
     with killing.killing(output, stage, killing.at_once, turn) as kill:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -11,7 +11,7 @@ import pytest
 from kfp_vision import catalog
 from kfp_vision.catalog import Catalog, Row
 from kfp_vision.core.errors import InputError
-from kfp_vision.reports import Picture, Thumbnail
+from kfp_vision.reports.thumbnails import EncodedImage, Thumbnail
 
 # Contents and their MD5, from RFC 1321, section A.5.
 A, ABC, DIGEST = b"a", b"abc", b"message digest"
@@ -373,8 +373,8 @@ def test_the_summary_page_shows_predefined_splits(tmp_path):
 
 
 def test_a_page_shows_a_few_samples_per_class_or_one_if_there_are_many_classes(tmp_path):
-    def make_sample(encoded: bytes, row: Row) -> Picture:
-        return Picture(row.name, encoded)
+    def make_sample(encoded: bytes, row: Row) -> EncodedImage:
+        return EncodedImage(row.name, encoded)
 
     few = [Row(str(tmp_path / f"{number}.jpg"), f"{number % 2}", 1, f"{number}", f"{number}.jpg") for number in range(20)]
     assert {label: len(shown) for label, shown in catalog._samples(Catalog(few), make_sample).items()} == {"0": 6, "1": 6}

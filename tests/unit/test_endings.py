@@ -4,20 +4,20 @@ import pytest
 import ran
 from ran import ended, waiting
 
-from kfp_vision import endings, results
-from kfp_vision.endings import Log
+from kfp_vision.reports import failures, results
+from kfp_vision.reports.failures import StageLog
 
 ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
 ARGO = "main: Error (exit code 1)"
 ANEW = "in pipelines/pods.py, recompile the pipeline, and upload it."
 
 
-def read(*lines: str) -> Log:
-    return endings.read(ran.printed(*lines).splitlines())
+def read(*lines: str) -> StageLog:
+    return failures.read_log(ran.printed(*lines).splitlines())
 
 
 def test_the_stages_error_is_found_among_the_launchers_lines():
-    assert read("step 1/3", f"error: {ERROR}") == Log(error=ERROR, fatal="failed to execute component: exit status 1")
+    assert read("step 1/3", f"error: {ERROR}") == StageLog(error=ERROR, fatal="failed to execute component: exit status 1")
 
 
 TRACEBACK = "Traceback (most recent call last):"
@@ -56,18 +56,18 @@ def test_results_are_kept_in_order(capsys):
 def test_a_log_is_split_into_lines_whatever_the_chunks(size):
     log = "eins\nzwei drei\n\nfünf 花\nohne Ende".encode()
     pieces = [log[at : at + size] for at in range(0, len(log), size)]
-    assert list(endings.lines(pieces)) == ["eins", "zwei drei", "", "fünf 花", "ohne Ende"]
+    assert list(failures.split_lines(pieces)) == ["eins", "zwei drei", "", "fünf 花", "ohne Ende"]
 
 
 def test_long_errors_are_cut():
-    assert read(f"error: {'x' * 10_000}").error == "x" * endings.LONGEST + "..."
+    assert read(f"error: {'x' * 10_000}").error == "x" * failures.MAX_LINE_LENGTH + "..."
 
 
 def test_long_lines_of_a_log_are_cut_whatever_the_chunks():
-    log = b"error: " + b"x" * (4 * endings.LONGEST_LINE) + b"\nerror: next\n"
+    log = b"error: " + b"x" * (4 * failures.MAX_LOG_LINE_BYTES) + b"\nerror: next\n"
     for size in (1 << 10, 1 << 16, len(log)):
-        first, second = endings.lines(log[at : at + size] for at in range(0, len(log), size))
-        assert (first[:8], len(first), second) == ("error: x", endings.LONGEST_LINE, "error: next")
+        first, second = failures.split_lines(log[at : at + size] for at in range(0, len(log), size))
+        assert (first[:8], len(first), second) == ("error: x", failures.MAX_LOG_LINE_BYTES, "error: next")
 
 
 def test_signatures_of_addresses_are_removed():
@@ -77,7 +77,7 @@ def test_signatures_of_addresses_are_removed():
         read(TRACEBACK, "  x", said),
         read(f"error: {address}"),
         read(f"outcome: from {address}"),
-        endings.read([f"F1128 09:14:01.200001      14 main.go:57] no such thing: {address}"]),
+        failures.read_log([f"F1128 09:14:01.200001      14 main.go:57] no such thing: {address}"]),
     ]
     reasons = [reason(f"main: StartError (exit code 128): {address}", {}), *(reason(ARGO, {}, log) for log in logs)]
     told = [*reasons, *(log.fatal for log in logs), *(line for log in logs for line in log.results)]
@@ -89,9 +89,9 @@ def status(*containers: dict, **more: object) -> dict:
     return {"containerStatuses": [ended("wait", "Completed", 0), *containers], **more}
 
 
-def reason(message: str, of_pod: dict, log: Log | None = None) -> str:
+def reason(message: str, of_pod: dict, log: StageLog | None = None) -> str:
     pod = ran.pod("a-pod", "a-node", "Failed", of_pod) if of_pod else {}
-    return endings.reason("train_classifier", message, pod, log or Log())
+    return failures.explain_failure("train_classifier", message, pod, log or StageLog())
 
 
 TIME_IS_UP = "Pod was active on the node longer than the specified deadline"
@@ -184,22 +184,22 @@ def test_a_termination_message_is_not_mistaken_for_a_reason_of_the_pod(text):
     terminated = {"reason": "Error", "exitCode": 1, "message": f"{text} (exit code 137)"}
     of_pod = status({"name": "main", "state": {"terminated": terminated}, "lastState": {"terminated": terminated}})
     message = f"{ARGO}: {text} (exit code 137)"
-    assert reason(message, of_pod, Log(error=ERROR)) == ERROR
+    assert reason(message, of_pod, StageLog(error=ERROR)) == ERROR
     assert reason(message, of_pod) == f"Error (exit code 1): {text} (exit code 137)"
 
 
 def test_deadlines_are_formatted():
     pod = {"spec": {"activeDeadlineSeconds": 600}}
-    told = endings.reason("check_run", TIME_IS_UP, pod, Log())
+    told = failures.explain_failure("check_run", TIME_IS_UP, pod, StageLog())
     assert told == f"it was stopped at its deadline of 10 min (DeadlineExceeded). Raise seconds of check_run {ANEW}"
 
 
 def test_the_stages_error_comes_before_argos_exit_code():
-    assert reason(ARGO, status(ended("main", "Error", 1)), Log(error=ERROR)) == ERROR
+    assert reason(ARGO, status(ended("main", "Error", 1)), StageLog(error=ERROR)) == ERROR
 
 
 def test_a_killed_process_was_out_of_memory():
-    log = endings.read(
+    log = failures.read_log(
         ["E1128 09:14:01.000001      14 launcher_v2.go:449] Component failed to execute successfully: signal: killed"]
     )
     assert reason(ARGO, {}, log) == f"it was killed, probably for lack of memory. Raise memory of train_classifier {ANEW}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import local_run, outcome, results
+from kfp_vision import local_run
+from kfp_vision.reports import outcome, results
 
 STAGES = 3
 STARTED = "12:00:00 - INFO - Executing task \x1b[96m'train-trial'\x1b[0m"
@@ -64,6 +65,6 @@ def test_keeps_the_reason_of_a_failure_for_the_person_and_for_the_last_stage(tmp
 
 
 def test_notes_announced_results_for_the_last_stage(tmp_path):
-    _, shown = view(tmp_path, STARTED, *INPUTS, f"    {results.PREFIX}deployed", SUCCEEDED)
-    assert f"      {results.PREFIX}deployed" in shown
+    _, shown = view(tmp_path, STARTED, *INPUTS, f"    {results.RESULT_PREFIX}deployed", SUCCEEDED)
+    assert f"      {results.RESULT_PREFIX}deployed" in shown
     assert (tmp_path / outcome.RESULTS_FILE).read_text(encoding="utf-8").split() == ["deployed"]

@@ -15,9 +15,10 @@ import yaml
 from kserve.constants import constants as of_kserve
 from servers import program
 
-from kfp_vision import __version__, inference_service, outcome, parameters, runs
+from kfp_vision import __version__, inference_service, parameters
 from kfp_vision.components.images import CPU_IMAGE
 from kfp_vision.pipelines import ending, pods
+from kfp_vision.reports import outcome, run_state
 from kfp_vision.storage import base
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
@@ -32,7 +33,7 @@ FILES = sorted(
 )
 TEMPLATES = {
     pods.STORAGE_SECRET: base.ENVIRONMENT_VARIABLES,
-    ending.WEBHOOK_SECRET: outcome.ENVIRONMENT,
+    ending.WEBHOOK_SECRET: outcome.REPORT_ENVIRONMENT,
     "kfp-vision-models": (of_kserve.S3_ACCESS_KEY_ID_DEFAULT_NAME, of_kserve.S3_SECRET_ACCESS_KEY_DEFAULT_NAME),
 }
 
@@ -178,7 +179,7 @@ def selects(selector: dict | None, labels: dict[str, str]) -> bool:
 @pytest.mark.parametrize(
     ("namespace", "labels", "ports"),
     [
-        ("kubeflow", {"app": "ml-pipeline"}, {8887, runs.API_PORT}),
+        ("kubeflow", {"app": "ml-pipeline"}, {8887, run_state.API_PORT}),
         ("kubeflow", {"component": "metadata-grpc-server"}, {8080}),
         ("kubeflow", {"app": "seaweedfs"}, {8333}),
         ("kubeflow", {"app": "mysql"}, set()),

@@ -7,10 +7,10 @@ import pytest
 from ran import NAME, WORKFLOW, Ran, around_a_stage, printed
 from told import Web
 
-from kfp_vision import outcome, results, runs
 from kfp_vision.core.errors import InputError
-from kfp_vision.outcome import Outcome
-from kfp_vision.runs import Stage
+from kfp_vision.reports import outcome, results, run_state
+from kfp_vision.reports.outcome import Outcome
+from kfp_vision.reports.run_state import FailedStage
 from kfp_vision.storage import http, reading, retry
 
 RUN = {"run_name": NAME, "run_id": "8a2f"}
@@ -20,7 +20,12 @@ PATH = "/services/T000/a-secret"
 
 @pytest.fixture
 def web(monkeypatch) -> Iterator[Web]:
-    for name in (*outcome.ENVIRONMENT, outcome.FAILURES, runs.IN_A_CLUSTER, runs.API_HOST):
+    for name in (
+        *outcome.REPORT_ENVIRONMENT,
+        outcome.FAILURES_VARIABLE,
+        run_state.CLUSTER_VARIABLE,
+        run_state.API_HOST_VARIABLE,
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(http, "FIRST_PAUSE", 0.001)
     with Web().running() as running:
@@ -90,37 +95,41 @@ def test_a_run_always_has_a_name(ran, run_name, denied, shown):
 
 @pytest.mark.parametrize("answer", [(403, {"error": "not yours"}), (500, {}), (200, [1]), (200, {"run_details": [1]})])
 def test_the_state_is_reported_if_kfps_api_fails(web, monkeypatch, capsys, answer):
-    monkeypatch.setenv(outcome.API, web.url)
+    monkeypatch.setenv(run_state.API_VARIABLE, web.url)
     web.answers[f"/apis/v2beta1/runs/{RUN['run_id']}"] = answer
     assert outcome.report("FAILED", **RUN).state == "FAILED"
     assert capsys.readouterr().out.endswith("the run failed\nsee the end of the failed stage's log for the reason\n")
 
 
 def test_a_run_on_one_machine_records_its_failed_stages(web, monkeypatch, tmp_path, capsys):
-    for name, value in outcome.environment(tmp_path).items():
+    for name, value in outcome.failures_environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     assert outcome.report("FAILED", **RUN).failed_stages == ()
-    for stage in (Stage("write_tfrecords", "first"), Stage("write_tfrecords", "second"), Stage("evaluate_classifier", "")):
-        outcome.note(tmp_path, stage)
+    for stage in (
+        FailedStage("write_tfrecords", "first"),
+        FailedStage("write_tfrecords", "second"),
+        FailedStage("evaluate_classifier", ""),
+    ):
+        outcome.record_failure(tmp_path, stage)
     capsys.readouterr()
-    failed = (Stage("write_tfrecords", "second"), Stage("evaluate_classifier", ""))
+    failed = (FailedStage("write_tfrecords", "second"), FailedStage("evaluate_classifier", ""))
     assert outcome.report("FAILED", **RUN).failed_stages == failed
-    said = f"write_tfrecords: second\nevaluate_classifier: {outcome.UNREAD}\n"
+    said = f"write_tfrecords: second\nevaluate_classifier: {outcome.UNKNOWN_REASON}\n"
     assert capsys.readouterr().out == f"the run failed at write_tfrecords, evaluate_classifier\n{said}"
 
 
 def test_a_run_on_one_machine_records_its_results(web, monkeypatch, tmp_path):
-    for name, value in outcome.environment(tmp_path).items():
+    for name, value in outcome.failures_environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     for result in ("20 images in 2 files", "accepted", "accepted"):
-        outcome.note_result(tmp_path, result)
+        outcome.record_result(tmp_path, result)
     assert outcome.report("SUCCEEDED", **RUN).results == ("20 images in 2 files", "accepted")
 
 
 @pytest.mark.parametrize("torn", [b'{"name": "wri', b"[1]\n", b'{"no": "stage"}\n', b"\xff\n"])
 def test_an_unreadable_record_does_not_fail_the_run(web, monkeypatch, tmp_path, capsys, torn):
     (tmp_path / outcome.FAILURES_FILE).write_bytes(torn)
-    monkeypatch.setenv(outcome.FAILURES, str(tmp_path / outcome.FAILURES_FILE))
+    monkeypatch.setenv(outcome.FAILURES_VARIABLE, str(tmp_path / outcome.FAILURES_FILE))
     assert outcome.report("FAILED", **RUN) == Outcome("FAILED", **RUN, failed_stages=(), results=(), url="")
     assert capsys.readouterr().out.startswith("warning: the status of the stages could not be read (")
 
@@ -130,8 +139,8 @@ def payload(web: Web, ran: Ran, monkeypatch, kind: str = "", ui: str = "") -> ob
     failed_in_training(ran)
     ran.stage("run", "join-records", at=20, log="outcome: 20 images in 2 files\n")
     monkeypatch.setenv(outcome.WEBHOOK, web.url + PATH)
-    monkeypatch.setenv(outcome.KIND, kind)
-    monkeypatch.setenv(outcome.UI, ui)
+    monkeypatch.setenv(outcome.WEBHOOK_KIND, kind)
+    monkeypatch.setenv(outcome.UI_ADDRESS, ui)
     web.answers[PATH] = 200, "ok"
     outcome.report("FAILED", **RUN)
     (sent,) = (body for path, _, body in web.got if path == PATH)
@@ -196,9 +205,9 @@ def test_signatures_of_addresses_are_not_reported(web, ran, monkeypatch, capsys,
 @pytest.mark.parametrize("letter", ["x", "花", "\U0001f33b", "<"])
 @pytest.mark.parametrize(("stages", "lines"), [(45, 5000), (1, 51), (45, 0)])
 def test_long_messages_are_truncated_and_say_so(kind, letter, stages, lines):
-    failed = tuple(Stage(f"stage_{number}", letter * 2000) for number in range(stages))
+    failed = tuple(FailedStage(f"stage_{number}", letter * 2000) for number in range(stages))
     of_run = Outcome("FAILED", letter * 300, "8a2f", failed, tuple(f"{letter} {n}" for n in range(lines)), LINK)
-    sent = outcome.body(of_run, kind)
+    sent = outcome.webhook_payload(of_run, kind)
     assert len(json.dumps(sent)) < 25_000
     card = sent if kind == "slack" else sent["attachments"][0]["content"]
     shown = card["text"].splitlines()[:-1] if kind == "slack" else [block["text"] for block in card["body"]]
@@ -219,7 +228,7 @@ def test_long_messages_are_truncated_and_say_so(kind, letter, stages, lines):
     ],
 )
 def test_the_kind_of_a_webhook_follows_from_its_host(host, kind):
-    assert outcome.kind_of(f"https://{host}/x") == kind
+    assert outcome.webhook_kind(f"https://{host}/x") == kind
 
 
 def test_the_address_of_the_webhook_is_never_printed(web, monkeypatch, capsys):

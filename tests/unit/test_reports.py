@@ -15,16 +15,9 @@ import pytest
 from PIL import Image
 
 from kfp_vision.catalog import preview
-from kfp_vision.charts import Histogram
-from kfp_vision.reports import (
-    Mistake,
-    Picture,
-    thumbnail,
-    write_evaluation_page,
-    write_records_page,
-    write_summary_page,
-    write_training_page,
-)
+from kfp_vision.reports.charts import Histogram
+from kfp_vision.reports.pages import Mistake, write_evaluation_page, write_records_page, write_summary_page, write_training_page
+from kfp_vision.reports.thumbnails import EncodedImage, thumbnail
 
 ODD_LABELS = ["<script>alert(1)</script>", '"quoted" onload="alert(1)"', "a & b $x^2$", "向日葵", "البابونج", "x\x01y"]
 FILE_NAME = "\"><img src=x onerror='alert(1)'>.jpg"
@@ -83,13 +76,13 @@ def assert_harmless(path: Path) -> None:
 
 def picture(
     name: str = "one.jpg", *, width: int = 320, height: int = 240, kind: str = "JPEG", mode: str = "RGB", seed: int = 0
-) -> Picture:
+) -> EncodedImage:
     """Returns noise, the image that compresses worst."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
     image = Image.fromarray(noise, "RGBA").convert("RGB").convert(mode) if mode != "RGBA" else Image.fromarray(noise)
     encoded = io.BytesIO()
     image.save(encoded, kind)
-    return Picture(name, encoded.getvalue())
+    return EncodedImage(name, encoded.getvalue())
 
 
 def history(rows: int = 4) -> list[dict[str, float]]:
@@ -133,7 +126,7 @@ def evaluation(labels: list[str], matrix: list[list[int]] | None = None, **chang
     } | changed  # fmt: skip
 
 
-def write_summary(path: Path, labels: list[str], pictures: list[Picture]) -> None:
+def write_summary(path: Path, labels: list[str], pictures: list[EncodedImage]) -> None:
     write_summary_page(
         path,
         source=f"gs://bucket/{labels[0]}",
@@ -145,7 +138,7 @@ def write_summary(path: Path, labels: list[str], pictures: list[Picture]) -> Non
     )
 
 
-def write_records(path: Path, labels: list[str], pictures: list[Picture], **changed: object) -> None:
+def write_records(path: Path, labels: list[str], pictures: list[EncodedImage], **changed: object) -> None:
     sizes = Histogram("Longer side", [64, 128, 256, 512, 1024], [0, 7, 0, 4321], {128: "128", 512: "512"}, labels[0], mark=224)
     shapes = Histogram("Shape", [0.5, 0.8, 1.25, 2], [1, 2, 3], {1: "1:1"}, "About square.")
     content = {
@@ -159,7 +152,7 @@ def write_records(path: Path, labels: list[str], pictures: list[Picture], **chan
     write_records_page(path, **(content | changed))
 
 
-def write_evaluation(path: Path, labels: list[str], pictures: list[Picture], **changed: object) -> None:
+def write_evaluation(path: Path, labels: list[str], pictures: list[EncodedImage], **changed: object) -> None:
     write_evaluation_page(
         path,
         title=f"About {labels[0]}",
@@ -329,7 +322,7 @@ def test_without_mistakes_the_page_says_so(tmp_path):
 
 @pytest.mark.parametrize("encoded", [b"", b"no picture", picture().encoded[:200], picture(kind="PNG").encoded[:90]])
 def test_an_unreadable_image_gets_a_placeholder(tmp_path, encoded):
-    shown = [Picture("broken.jpg", encoded), picture("whole.jpg")]
+    shown = [EncodedImage("broken.jpg", encoded), picture("whole.jpg")]
     write_summary(tmp_path / "summary.html", ["daisy", "rose"], shown)
     write_evaluation(tmp_path / "evaluation.html", ["daisy", "rose"], shown)
     for name in ("summary", "evaluation"):
@@ -360,7 +353,7 @@ def test_a_rotated_image_is_shown_upright(tmp_path):
     turned, content = Image.Exif(), io.BytesIO()
     turned[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
     Image.new("RGB", (90, 60)).save(content, "JPEG", exif=turned)
-    write_summary(tmp_path / "page.html", ["daisy"], [Picture("one.jpg", content.getvalue())])
+    write_summary(tmp_path / "page.html", ["daisy"], [EncodedImage("one.jpg", content.getvalue())])
     (image,) = Page(tmp_path / "page.html").named("img")
     assert (image["width"], image["height"]) == ("60", "90")
 
@@ -374,7 +367,7 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path):
     rows = zlib.compress(bytes(side * (1 + side // 8)), 1)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    write_summary(tmp_path / "page.html", ["daisy"], [Picture("bomb.png", bomb)])
+    write_summary(tmp_path / "page.html", ["daisy"], [EncodedImage("bomb.png", bomb)])
     assert "bomb.png cannot be read" in Page(tmp_path / "page.html").text
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 200_000  # KiB; its pixels would take 400 MB
 

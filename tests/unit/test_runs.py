@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 from ran import NAME, OWN, RUN, WORKFLOW, Ran, around_a_stage, ended, printed
 
-from kfp_vision import components, runs
-from kfp_vision.runs import Found, Stage
+from kfp_vision import components
+from kfp_vision.reports import run_state
+from kfp_vision.reports.run_state import FailedStage, RunReport
 
 ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
 
@@ -37,12 +38,12 @@ def fail_training(cluster: Ran) -> str:
     return trained
 
 
-def find(named: bool = True) -> Found:
-    return runs.find(RUN, name_known=named)
+def find(named: bool = True) -> RunReport:
+    return run_state.inspect_run(RUN, name_known=named)
 
 
 def test_stages_have_the_names_of_the_components():
-    assert sorted(runs.STAGES) == components.__all__ and runs.LAST in runs.STAGES
+    assert sorted(run_state.STAGES) == components.__all__ and run_state.LAST_STAGE in run_state.STAGES
 
 
 @pytest.mark.parametrize(
@@ -60,12 +61,12 @@ def test_stages_have_the_names_of_the_components():
     ],
 )
 def test_stages_are_distinguished_from_groups(task, stage):
-    assert runs.stage_of(task) == stage
+    assert run_state.stage_of(task) == stage
 
 
 def test_the_failed_stage_is_found_with_its_error(cluster, capsys):
     fail_training(cluster)
-    assert find() == Found(WORKFLOW, (Stage("train_classifier", ERROR),))
+    assert find() == RunReport(WORKFLOW, (FailedStage("train_classifier", ERROR),))
     assert capsys.readouterr().out == ""
     assert cluster.asked["run"] == 0  # Kubernetes had everything
 
@@ -78,7 +79,7 @@ def test_an_unknown_name_comes_from_kfp(cluster):
 def test_failed_stages_are_in_execution_order(cluster):
     for at, stage in ((30, "decide-training"), (10, "write-tfrecords"), (20, "ingest-images")):
         cluster.stage("run", stage, phase="Failed", at=at, log=printed(f"error: {stage}"))
-    failed = [Stage(stage.replace("-", "_"), stage) for stage in ("write-tfrecords", "ingest-images", "decide-training")]
+    failed = [FailedStage(stage.replace("-", "_"), stage) for stage in ("write-tfrecords", "ingest-images", "decide-training")]
     assert find().failed == tuple(failed)
 
 
@@ -95,7 +96,7 @@ def fail_partitions(cluster: Ran, broken: dict[int, str], loop: str = "partition
 def test_failed_iterations_of_a_loop_are_counted(cluster):
     fail_partitions(cluster, {3: printed("killed, who knows"), 7: printed("error: a torn image")})
     (stage,) = find().failed
-    assert stage == Stage("write_tfrecords", "a torn image", failed=2, iterations=50)
+    assert stage == FailedStage("write_tfrecords", "a torn image", failed=2, iterations=50)
     assert stage.title == "write_tfrecords (2 of 50)"
 
 
@@ -106,34 +107,34 @@ def test_a_loop_of_one_iteration_has_no_count(cluster):
 
 def test_only_a_few_logs_of_a_loop_are_read(cluster):
     fail_partitions(cluster, dict.fromkeys(range(50), printed()), begun=50)
-    assert find().failed == (Stage("write_tfrecords", "", failed=50, iterations=50),)
-    assert cluster.asked["pods/log"] == runs.LOGS_OF_A_STAGE
+    assert find().failed == (FailedStage("write_tfrecords", "", failed=50, iterations=50),)
+    assert cluster.asked["pods/log"] == run_state.MAX_LOGS_PER_STAGE
 
 
 def test_a_stage_that_succeeded_in_a_retry_did_not_fail(cluster):
     cluster.stage("run", "ingest-images", tries=3)
     assert find().failed == ()
     cluster.stage("run", "write-tfrecords", phase="Failed", at=60, tries=2, log=printed("error: the last try"))
-    assert find().failed == (Stage("write_tfrecords", "the last try"),)
+    assert find().failed == (FailedStage("write_tfrecords", "the last try"),)
 
 
 def test_a_stage_that_kfp_could_not_start_has_kfps_error(cluster):
     said = "F1128 09:14:01.200001      14 main.go:57] KFP driver: driver.Container failed: expect STRUCT, got string"
     cluster.pod("run", "train-trial-driver", phase="Failed", message="main: Error (exit code 1)", log=said)
     cluster.group("run", phase="Failed")
-    assert find().failed == (Stage("train_trial", "KFP driver: driver.Container failed: expect STRUCT, got string"),)
+    assert find().failed == (FailedStage("train_trial", "KFP driver: driver.Container failed: expect STRUCT, got string"),)
 
 
 def test_a_group_that_kfp_could_not_start_is_reported(cluster):
     cluster.stage("run", "check-run")
     said = "F1128 09:14:01.200001      14 main.go:57] KFP driver: driver.DAG failed: no such thing"
     cluster.pod("run", "publish-driver", phase="Failed", at=60, message="main: Error (exit code 1)", log=said)
-    assert find().failed == (Stage("KFP's driver of publish", "KFP driver: driver.DAG failed: no such thing"),)
+    assert find().failed == (FailedStage("KFP's driver of publish", "KFP driver: driver.DAG failed: no such thing"),)
 
 
 def test_the_log_of_a_deleted_pod_comes_from_the_archive(cluster, capsys):
     cluster.gone.add(fail_training(cluster))
-    assert find().failed == (Stage("train_classifier", ERROR),)
+    assert find().failed == (FailedStage("train_classifier", ERROR),)
     assert capsys.readouterr().out == ""
 
 
@@ -141,7 +142,7 @@ def test_without_pod_and_log_the_reason_comes_from_argo(cluster, capsys):
     name = fail_training(cluster)
     cluster.gone.add(name)
     cluster.archived = False
-    assert find().failed == (Stage("train_classifier"),)
+    assert find().failed == (FailedStage("train_classifier"),)
     for node in cluster.nodes.values():
         if node["type"] == "Pod" and "train-classifier" in node["name"]:
             node["message"] = "main: OOMKilled (exit code 137)"
@@ -160,15 +161,15 @@ def test_without_pod_and_log_the_reason_comes_from_argo(cluster, capsys):
 def test_kfp_provides_what_kubernetes_denies(cluster, capsys, denied, warned):
     fail_training(cluster)
     cluster.denied = denied
-    assert find().failed == (Stage("train_classifier", ERROR),)
+    assert find().failed == (FailedStage("train_classifier", ERROR),)
     said = [f"warning: could not get {what} from Kubernetes (403)" for what in warned]
     assert sorted(capsys.readouterr().out.splitlines()) == sorted(said)
 
 
 def test_kfp_provides_the_workflow_if_this_pod_does_not_know_it(cluster, monkeypatch):
     fail_training(cluster)
-    monkeypatch.delenv(runs.OWN_POD)
-    assert find().failed == (Stage("train_classifier", ERROR),)
+    monkeypatch.delenv(run_state.POD_NAME_VARIABLE)
+    assert find().failed == (FailedStage("train_classifier", ERROR),)
 
 
 def test_without_kfp_a_run_has_the_name_of_its_workflow(cluster):
@@ -180,35 +181,35 @@ def test_without_kfp_a_run_has_the_name_of_its_workflow(cluster):
 def test_kfps_list_of_tasks_has_the_failed_stages(cluster):
     fail_training(cluster)
     cluster.denied, cluster.agent = {"workflows"}, False
-    assert find(named=False) == Found(NAME, (Stage("train_classifier"),))
+    assert find(named=False) == RunReport(NAME, (FailedStage("train_classifier"),))
 
 
 def test_kfps_list_of_tasks_has_the_started_iterations(cluster):
     fail_partitions(cluster, {3: "", 7: ""})
     cluster.denied, cluster.agent = {"workflows"}, False
-    assert find().failed == (Stage("write_tfrecords", "", failed=2, iterations=12),)
+    assert find().failed == (FailedStage("write_tfrecords", "", failed=2, iterations=12),)
 
 
 @pytest.mark.parametrize("run", [{}, {"run_details": None}, {"run_details": {"task_details": [{}, {"state": "FAILED"}]}}])
 def test_a_list_without_our_tasks_has_no_failed_stages(run):
-    assert runs.failed_tasks(run) == ()
+    assert run_state.failed_tasks(run) == ()
 
 
 def test_nothing_is_found_if_all_requests_are_denied(cluster, capsys):
     fail_training(cluster)
     cluster.denied, cluster.archived = {"workflows", "pods", "pods/log", "run", "archived log"}, False
-    assert find(named=False) == Found()
+    assert find(named=False) == RunReport()
     assert "warning: could not get the failed stages from KFP (403 at http://127.0.0.1:" in capsys.readouterr().out
 
 
 def test_an_unreachable_service_is_asked_once(monkeypatch, tmp_path, capsys):
     with Ran().running(tmp_path / "kubeconfig") as cluster:
         address = cluster.url
-    monkeypatch.setenv(runs.IN_A_CLUSTER, "10.0.0.1")
-    monkeypatch.setenv(runs.OWN_POD, OWN)
+    monkeypatch.setenv(run_state.CLUSTER_VARIABLE, "10.0.0.1")
+    monkeypatch.setenv(run_state.POD_NAME_VARIABLE, OWN)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    monkeypatch.setenv(runs.API, address)
-    assert find(named=False) == Found()
+    monkeypatch.setenv(run_state.API_VARIABLE, address)
+    assert find(named=False) == RunReport()
     assert capsys.readouterr().out.splitlines() == [
         f"warning: could not get the failed stages from KFP (ConnectionError at {address})",
         "warning: could not get the run from Kubernetes (MaxRetryError)",
@@ -217,17 +218,17 @@ def test_an_unreachable_service_is_asked_once(monkeypatch, tmp_path, capsys):
 
 def test_after_the_timeout_there_are_no_requests(cluster, monkeypatch, capsys):
     fail_training(cluster)
-    monkeypatch.setattr(runs, "SECONDS_IN_ALL", 0.0)
-    assert find(named=False) == Found()
+    monkeypatch.setattr(run_state, "TOTAL_TIMEOUT", 0.0)
+    assert find(named=False) == RunReport()
     assert "(TimeoutError" in capsys.readouterr().out
     assert not cluster.asked
 
 
 def test_a_log_that_takes_too_long_is_ignored(cluster, monkeypatch):
     fail_training(cluster)
-    monkeypatch.setattr(runs, "_in_time", lambda chunks, seconds: runs_out(chunks))
+    monkeypatch.setattr(run_state, "_in_time", lambda chunks, seconds: runs_out(chunks))
     cluster.archived = False
-    assert find().failed == (Stage("train_classifier"),)
+    assert find().failed == (FailedStage("train_classifier"),)
 
 
 def runs_out(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -236,19 +237,19 @@ def runs_out(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def test_after_a_slow_log_requests_go_on(cluster, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "SECONDS", 0.3)
+    monkeypatch.setattr(run_state, "REQUEST_TIMEOUT", 0.3)
     slow = cluster.stage("run", "ingest-images", phase="Failed", at=20, log=printed("error: never heard"))
     cluster.stage("run", "write-tfrecords", phase="Failed", at=60, log=printed("error: a torn image"))
     cluster.slow, cluster.archived = {slow}, False
-    assert find().failed == (Stage("ingest_images"), Stage("write_tfrecords", "a torn image"))
+    assert find().failed == (FailedStage("ingest_images"), FailedStage("write_tfrecords", "a torn image"))
     assert cluster.asked["pods/log"] == 2
     assert capsys.readouterr().out.startswith("warning: could not get logs from Kubernetes (")
 
 
 def test_an_incomplete_log_is_read_from_the_archive(cluster, monkeypatch):
-    monkeypatch.setattr(runs, "SECONDS", 0.3)
+    monkeypatch.setattr(run_state, "REQUEST_TIMEOUT", 0.3)
     cluster.slow = {fail_training(cluster)}
-    assert find().failed == (Stage("train_classifier", ERROR),)
+    assert find().failed == (FailedStage("train_classifier", ERROR),)
 
 
 LONG = "".join(f"epoch {number} of many\n" for number in range(3000)) + printed(f"error: {ERROR}")
@@ -257,8 +258,8 @@ LONG = "".join(f"epoch {number} of many\n" for number in range(3000)) + printed(
 @pytest.mark.parametrize("gone", [False, True])
 @pytest.mark.parametrize("denied", [set(), {"pods/log"}])
 def test_only_the_end_of_a_long_log_is_read(cluster, monkeypatch, denied, gone):
-    monkeypatch.setattr(runs, "LOG_LINES", 100)
-    monkeypatch.setattr(runs, "LOG_BYTES", 10_001)
+    monkeypatch.setattr(run_state, "LOG_LINES", 100)
+    monkeypatch.setattr(run_state, "LOG_BYTES", 10_001)
     name = fail_training(cluster)
     cluster.logs[name] = f"outcome: too early to be read\n{LONG}"
     cluster.denied, cluster.gone = denied, {name} if gone else set()
@@ -266,35 +267,35 @@ def test_only_the_end_of_a_long_log_is_read(cluster, monkeypatch, denied, gone):
     assert find().results == ()
     for node in cluster.nodes.values():
         node["phase"] = "Failed" if "train-classifier(0).executor" in node["name"] else node["phase"]
-    assert find().failed == (Stage("train_classifier", ERROR),)
+    assert find().failed == (FailedStage("train_classifier", ERROR),)
 
 
 def test_the_end_of_a_stream_is_kept():
     text = bytes(range(256)) * 4
     for size in (1, 7, 256, 2000):
         pieces = [text[at : at + 33] for at in range(0, len(text), 33)]
-        assert runs._last(pieces, size) == text[-size:]
+        assert run_state._last(pieces, size) == text[-size:]
 
 
 def test_a_run_with_offloaded_nodes_is_read_from_kfps_tasks(cluster, capsys):
     fail_training(cluster)
     cluster.offloaded = True
-    assert find(named=False) == Found(NAME, (Stage("train_classifier"),))
+    assert find(named=False) == RunReport(NAME, (FailedStage("train_classifier"),))
     said = capsys.readouterr().out
     assert "could not get the run from Kubernetes (NodesOffloaded)" in said and "could not get the run from KFP" in said
 
 
 def test_chunks_of_a_log_are_read_until_the_timeout():
-    assert list(runs._in_time([b"a", b"b"], 60.0)) == [b"a", b"b"]
+    assert list(run_state._in_time([b"a", b"b"], 60.0)) == [b"a", b"b"]
     with pytest.raises(TimeoutError):
-        list(runs._in_time([b"a"], -1.0))
+        list(run_state._in_time([b"a"], -1.0))
 
 
 def test_outside_a_cluster_there_are_no_requests(cluster, monkeypatch, capsys):
     fail_training(cluster)
-    monkeypatch.delenv(runs.IN_A_CLUSTER)
-    monkeypatch.delenv(runs.API)
-    assert find(named=False) == Found()
+    monkeypatch.delenv(run_state.CLUSTER_VARIABLE)
+    monkeypatch.delenv(run_state.API_VARIABLE)
+    assert find(named=False) == RunReport()
     assert not cluster.asked and capsys.readouterr().out == ""
 
 
@@ -303,8 +304,10 @@ def test_results_are_in_execution_order(cluster):
     cluster.stage("run", "evaluate-classifier", at=100, log=printed("outcome: accepted, accuracy 0.91"))
     cluster.stage("run", "deploy", "deploy-model", at=200, log=printed("outcome: deployed as version 4 in s3://models"))
     cluster.stage("run", "deploy", "call-endpoint", at=300, phase="Failed", log=printed("outcome: no", "error: no answer"))
-    assert find() == Found(
-        WORKFLOW, (Stage("call_endpoint", "no answer"),), ("accepted, accuracy 0.91", "deployed as version 4 in s3://models")
+    assert find() == RunReport(
+        WORKFLOW,
+        (FailedStage("call_endpoint", "no answer"),),
+        ("accepted, accuracy 0.91", "deployed as version 4 in s3://models"),
     )
 
 
@@ -312,8 +315,8 @@ def test_compressed_nodes_are_read(cluster):
     fail_training(cluster)
     workflow = cluster.workflow
     packed = base64.b64encode(gzip.compress(json.dumps(workflow["status"].pop("nodes")).encode())).decode()
-    found = runs.of_workflow({**workflow, "status": {"compressedNodes": packed}})
-    assert found == runs.of_workflow(cluster.workflow) and len(found) == 10
+    found = run_state.pods_of_workflow({**workflow, "status": {"compressedNodes": packed}})
+    assert found == run_state.pods_of_workflow(cluster.workflow) and len(found) == 10
 
 
 def test_pods_named_after_nodes_are_found(cluster):
@@ -321,19 +324,19 @@ def test_pods_named_after_nodes_are_found(cluster):
     workflow = cluster.workflow
     workflow["metadata"]["annotations"] = {"workflows.argoproj.io/pod-name-format": "v1"}
     ids = {node["id"] for node in cluster.nodes.values() if node["type"] == "Pod"}
-    assert {pod.name for pod in runs.of_workflow(workflow)} < ids
+    assert {pod.name for pod in run_state.pods_of_workflow(workflow)} < ids
 
 
 def test_requests_to_kfp_carry_the_token_from_kubeflow(cluster, monkeypatch, tmp_path):
     (tmp_path / "token").write_text("a-token\n")
-    monkeypatch.setattr(runs, "TOKEN_FILE", tmp_path / "token")
-    assert runs._Pipelines(cluster.url, RUN, lambda: 1.0)._session.headers["Authorization"] == "Bearer a-token"
+    monkeypatch.setattr(run_state, "TOKEN_FILE", tmp_path / "token")
+    assert run_state._Pipelines(cluster.url, RUN, lambda: 1.0)._session.headers["Authorization"] == "Bearer a-token"
 
 
 def test_in_a_cluster_kfp_has_a_default_address(cluster, monkeypatch):
     fail_training(cluster)
     cluster.denied = {"workflows", "pods/log"}
-    monkeypatch.delenv(runs.API)
-    monkeypatch.setenv(runs.API_HOST, "127.0.0.1")
-    monkeypatch.setattr(runs, "API_PORT", int(cluster.url.rsplit(":", 1)[1]))
-    assert find().failed == (Stage("train_classifier", ERROR),)
+    monkeypatch.delenv(run_state.API_VARIABLE)
+    monkeypatch.setenv(run_state.API_HOST_VARIABLE, "127.0.0.1")
+    monkeypatch.setattr(run_state, "API_PORT", int(cluster.url.rsplit(":", 1)[1]))
+    assert find().failed == (FailedStage("train_classifier", ERROR),)

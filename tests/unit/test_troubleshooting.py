@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import ran
 
-from kfp_vision import endings, outcome, rollout
-from kfp_vision.endings import Log
+from kfp_vision import rollout
+from kfp_vision.reports import failures, outcome
+from kfp_vision.reports.failures import StageLog
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -20,17 +21,17 @@ UNPULLED = {**EIGHT, "status": {"containerStatuses": [ran.waiting("main", "Image
 @pytest.mark.parametrize(
     ("message", "pod", "log"),
     [
-        ("main: OOMKilled (exit code 137)", EIGHT, Log()),
-        ("main: Error (exit code 1)", {}, Log(killed=True)),
-        ("Pod was active on the node longer than the specified deadline", A_DAY, Log()),
-        ("Pod was active on the node longer than the specified deadline", UNPULLED, Log()),
-        ('Usage of EmptyDir volume "tmp" exceeds the limit "1Mi".', {}, Log()),
-        ("Unschedulable: 0/1 nodes are available", {}, Log()),
-        ("pod deleted", {}, Log()),
+        ("main: OOMKilled (exit code 137)", EIGHT, StageLog()),
+        ("main: Error (exit code 1)", {}, StageLog(killed=True)),
+        ("Pod was active on the node longer than the specified deadline", A_DAY, StageLog()),
+        ("Pod was active on the node longer than the specified deadline", UNPULLED, StageLog()),
+        ('Usage of EmptyDir volume "tmp" exceeds the limit "1Mi".', {}, StageLog()),
+        ("Unschedulable: 0/1 nodes are available", {}, StageLog()),
+        ("pod deleted", {}, StageLog()),
     ],
 )
 def test_each_reason_is_on_the_page(message, pod, log):
-    said = endings.reason("train_classifier", message, pod, log)
+    said = failures.explain_failure("train_classifier", message, pod, log)
     told = [quoted for quoted in re.findall(r"`([^`]+)`", PAGE) if said.startswith(re.split(r": \.\.\.|\.\.\.", quoted)[0])]
     assert told, said
 
@@ -80,7 +81,7 @@ def test_a_model_scaled_to_zero_is_on_the_page(replicas):
 
 
 def test_an_unknown_reason_is_on_the_page():
-    assert f"`{outcome.UNREAD}`" in PAGE
+    assert f"`{outcome.UNKNOWN_REASON}`" in PAGE
 
 
 def test_the_files_named_on_the_page_exist():

@@ -62,7 +62,7 @@ def test_what_is_released_is_let_pass_and_so_is_a_change_of_prose_alone(tree):
     [
         "kfp_vision/splitting.py",
         "kfp_vision/networks/layers.py",
-        "kfp_vision/templates/base.html.j2",
+        "kfp_vision/reports/templates/base.html.j2",
         "components/split_images.py",
         "pipelines/pods.py",
         "pipelines/image_classification.yaml",

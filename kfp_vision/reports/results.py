@@ -2,7 +2,7 @@
 
 from kfp_vision.core.errors import redact
 
-PREFIX = "outcome: "  # marks the line, as `InputError.PREFIX` marks an error
+RESULT_PREFIX = "outcome: "  # marks the line, as `InputError.PREFIX` marks an error
 
 
 def announce(result: str) -> None:
@@ -11,4 +11,4 @@ def announce(result: str) -> None:
     Args:
         result: such as `accepted: accuracy 0.912`.
     """
-    print(f"{PREFIX}{redact(' '.join(result.split()))}", flush=True)
+    print(f"{RESULT_PREFIX}{redact(' '.join(result.split()))}", flush=True)

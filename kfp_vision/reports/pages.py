@@ -3,7 +3,6 @@
 The pages run no script and load nothing from the network. Everything from a data set (classes, file names, URIs) is escaped.
 """
 
-import base64
 import io
 import math
 from collections import Counter
@@ -11,32 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from kfp_vision import charts, wording
+from kfp_vision.reports import charts, formatting
 from kfp_vision.storage.atomic import replacing
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
+from kfp_vision.reports import thumbnails
 
-WAIT_WORTH_SAYING = 0.1  # share of the time spent waiting for images; less is within the noise of the rate
-HUES = 12  # classes with a colour of their own on a map; the others are grey
-MOST_NAMED_PICTURES, MOST_REASONS = 1000, 50  # on a page
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An encoded image.
-
-    Attributes:
-        name: file name.
-        encoded: the bytes of the file.
-    """
-
-    name: str
-    encoded: bytes
+MIN_REPORTED_WAIT = 0.1  # share of the time spent waiting for images; less is within the noise of the rate
+MAX_HUES = 12  # classes with a colour of their own on a map; the others are grey
+MAX_LISTED_IMAGES, MAX_REASONS = 1000, 50  # on a page
 
 
 @dataclass(frozen=True)
@@ -50,40 +37,10 @@ class Mistake:
         score: probability of the predicted class, 0 to 1.
     """
 
-    image: Picture
+    image: thumbnails.EncodedImage
     label: str
     prediction: str
     score: float
-
-
-class Small(NamedTuple):
-    """An image of an index.
-
-    Attributes:
-        path: path of the image.
-        label: its class; empty if unknown.
-        encoded: a JPEG thumbnail of it.
-    """
-
-    path: str
-    label: str
-    encoded: bytes
-
-
-class Thumbnail(NamedTuple):
-    """A thumbnail to embed in a page.
-
-    Attributes:
-        name: file name of the image.
-        uri: the thumbnail as a data URI; None if the image cannot be read.
-        width: in pixels.
-        height: in pixels.
-    """
-
-    name: str
-    uri: str | None
-    width: int
-    height: int
 
 
 def write_summary_page(
@@ -94,7 +51,7 @@ def write_summary_page(
     total_bytes: int,
     skipped: Mapping[str, int],
     notes: Sequence[str],
-    samples: Mapping[str, Sequence[Thumbnail]],
+    samples: Mapping[str, Sequence[thumbnails.Thumbnail]],
     splits: Mapping[str, int] | None = None,
     images: int | None = None,
 ) -> None:
@@ -123,12 +80,12 @@ def write_summary_page(
         {
             "label": label,
             "images": count,
-            "share": wording.ratio(count, images),
-            "width": f"{100 * wording.ratio(count, largest):.1f}%",
+            "share": formatting.ratio(count, images),
+            "width": f"{100 * formatting.ratio(count, largest):.1f}%",
         }
         for label, count in classes.items()
     ]
-    page = rendered(
+    page = render(
         "summary",
         source=source,
         images=images,
@@ -150,7 +107,7 @@ def write_records_page(
     findings: Sequence[tuple[str, str]],
     sizes: charts.Histogram,
     shapes: charts.Histogram,
-    samples: Mapping[str, Sequence[Thumbnail]],
+    samples: Mapping[str, Sequence[thumbnails.Thumbnail]],
     reencoded: Mapping[str, int],
     duplicates: int,
     duplicate_pairs: Sequence[tuple[str, str]],
@@ -180,7 +137,7 @@ def write_records_page(
     if splits is None:
         names = next(iter(classes.values()), {})
         splits = {split: sum(per_split[split] for per_split in classes.values()) for split in names}
-    page = rendered(
+    page = render(
         "records",
         images=sum(splits.values()),
         splits=splits,
@@ -189,7 +146,7 @@ def write_records_page(
                 "label": label,
                 "splits": classes[label],
                 "images": count,
-                "width": f"{100 * wording.ratio(count, largest):.1f}%",
+                "width": f"{100 * formatting.ratio(count, largest):.1f}%",
             }
             for label, count in totals.items()
         ],
@@ -212,8 +169,8 @@ def _unused(heading: str, images: Sequence[tuple[str, str, str]]) -> dict[str, o
     return {
         "heading": heading,
         "images": len(images),
-        "reasons": dict(reasons.most_common(MOST_REASONS)),
-        "listed": images[:MOST_NAMED_PICTURES],
+        "reasons": dict(reasons.most_common(MAX_REASONS)),
+        "listed": images[:MAX_LISTED_IMAGES],
     }
 
 
@@ -228,13 +185,17 @@ def write_training_page(path: Path, *, network: str, settings: Mapping[str, obje
             `validation_loss` and `validation_accuracy`, or with `input_wait`, the share of the time spent waiting for images.
             A value that is not finite leaves a gap in its curve.
     """
-    waits = [(value, step) for step, value in charts.values(history, "input_wait") if value > WAIT_WORTH_SAYING]
-    accuracies = [(value, step) for step, value in charts.values(history, "validation_accuracy") if math.isfinite(value)]
-    page = rendered(
+    waits = [(value, step) for step, value in charts.history_values(history, "input_wait") if value > MIN_REPORTED_WAIT]
+    accuracies = [
+        (value, step) for step, value in charts.history_values(history, "validation_accuracy") if math.isfinite(value)
+    ]
+    page = render(
         "training",
         network=network,
         settings=settings,
-        charts=charts.curves(history, (*charts.CURVES, charts.WAIT) if waits else charts.CURVES),
+        charts=charts.learning_curves(
+            history, (*charts.LEARNING_CURVES, charts.INPUT_WAIT) if waits else charts.LEARNING_CURVES
+        ),
         waits=len(waits),
         longest_wait=max(waits, default=None, key=lambda pair: pair[0]),
         rows=len(history),
@@ -269,20 +230,20 @@ def write_evaluation_page(
     """
     labels, matrix = evaluation["labels"], evaluation["confusion_matrix"]
     rank = {label: index for index, label in enumerate(labels)}
-    gallery = [(mistake, thumbnail(mistake.image)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
-    page = rendered(
+    gallery = [(mistake, thumbnails.thumbnail(mistake.image)) for mistake in sorted(mistakes, key=_confidence, reverse=True)]
+    page = render(
         "evaluation",
         title=title,
         evaluation=evaluation,
-        charts=charts.curves(history, charts.CURVES[:2]),
+        charts=charts.learning_curves(history, charts.LEARNING_CURVES[:2]),
         confusion=charts.confusion_matrix(labels, matrix) if labels else None,
-        named=len(labels) <= charts.MOST_NAMED,
+        named=len(labels) <= charts.MAX_NAMED_CLASSES,
         per_class=sorted(evaluation["per_class"], key=lambda row: rank.get(row["label"], len(rank))),
         roc=charts.roc_curve(evaluation["roc"]),
-        reliability=charts.reliability(evaluation["calibration"]),
+        reliability=charts.reliability_diagram(evaluation["calibration"]),
         overconfident=_is_overconfident(evaluation["calibration"]),
         top=top,
-        pairs=[(pair, [thumbnail(mistake.image) for mistake in shown]) for pair, shown in pairs],
+        pairs=[(pair, [thumbnails.thumbnail(mistake.image) for mistake in shown]) for pair, shown in pairs],
         gallery=gallery,
         wrong=sum(map(sum, matrix)) - sum(row[index] for index, row in enumerate(matrix)),
     )
@@ -301,7 +262,7 @@ def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: 
     """
     ordered = sorted(trials, key=lambda one: (one["failed"] != "", -(one["accuracy"] or 0), one["loss"] or 0, one["number"]))
     varied = any(len({trial[name] for trial in trials}) > 1 for name in fields)
-    page = rendered(
+    page = render(
         "trials",
         trials=ordered,
         fields=fields,
@@ -322,16 +283,16 @@ def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[
         total: number of all queries.
         images: number of images in the index.
     """
-    _publish(path, rendered("search", queries=queries, total=total, images=images))
+    _publish(path, render("search", queries=queries, total=total, images=images))
 
 
 def write_audit_page(
     path: Path,
     *,
     counts: Mapping[str, int],
-    copies: Mapping[str, Sequence[tuple[Any, Sequence[tuple[Small, str]]]]],
-    suspects: Sequence[tuple[Small, Any]],
-    points: Sequence[tuple[Small, float, float, bool]],
+    copies: Mapping[str, Sequence[tuple[Any, Sequence[tuple[thumbnails.IndexedImage, str]]]]],
+    suspects: Sequence[tuple[thumbnails.IndexedImage, Any]],
+    points: Sequence[tuple[thumbnails.IndexedImage, float, float, bool]],
 ) -> None:
     """Writes the page of an audit: near-duplicates, label issues and a map of the embeddings.
 
@@ -344,18 +305,20 @@ def write_audit_page(
             exclusion.
     """
     labels = sorted({image.label for image, *_ in points})
-    page = rendered(
+    page = render(
         "audit",
         counts=counts,
         copies={
-            kind: [(copy, [(image, as_uri(image.encoded), split) for image, split in two]) for copy, two in pairs]
+            kind: [(copy, [(image, thumbnails.data_uri(image.encoded), split) for image, split in two]) for copy, two in pairs]
             for kind, pairs in copies.items()
         },
-        suspects=[(image, as_uri(image.encoded), suspect) for image, suspect in suspects],
+        suspects=[(image, thumbnails.data_uri(image.encoded), suspect) for image, suspect in suspects],
         # Turning by the golden angle keeps any number of hues apart.
-        hues={label: round(number * 137.508 + 210) % 360 for number, label in enumerate(labels[:HUES])},
-        others=len(labels) - HUES,
-        points=[(image, as_uri(_map_thumbnail(image.encoded)), x, y, excluded) for image, x, y, excluded in points],
+        hues={label: round(number * 137.508 + 210) % 360 for number, label in enumerate(labels[:MAX_HUES])},
+        others=len(labels) - MAX_HUES,
+        points=[
+            (image, thumbnails.data_uri(_map_thumbnail(image.encoded)), x, y, excluded) for image, x, y, excluded in points
+        ],
     )
     _publish(path, page)
 
@@ -365,7 +328,7 @@ def write_audit_page(
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def rendered(template: str, /, **content: object) -> str:
+def render(template: str, /, **content: object) -> str:
     """Renders a page; all content is escaped.
 
     Args:
@@ -395,12 +358,12 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "count": wording.count,
-        "decimal": wording.decimal,
-        "duration": wording.duration,
-        "megabytes": wording.megabytes,
-        "percent": wording.percent,
-        "plural": wording.plural,
+        "count": formatting.count,
+        "decimal": formatting.decimal,
+        "duration": formatting.duration,
+        "megabytes": formatting.megabytes,
+        "percent": formatting.percent,
+        "plural": formatting.plural,
         "setting": _setting,
     }
     return environment
@@ -425,64 +388,14 @@ def _is_overconfident(calibration: Mapping[str, Any]) -> bool | None:
     return gap > 0 if bins else None
 
 
-# Thumbnails
-
-THUMBNAIL_SIDE = 200  # pixels
-THUMBNAIL_QUALITIES = (80, 60, 40)  # JPEG; the first that fits
-CROWD_SIDE, CROWD_QUALITY = 72, 60  # on a map, which has more than a thousand
-THUMBNAIL_BYTES = 16_000  # 48 of them, in base64, keep a page below 1.2 MB
-
-
-def thumbnail(original: Picture) -> Thumbnail:
-    """Makes a JPEG thumbnail of at most 200 pixels a side; transparent images get a white background.
-
-    Args:
-        original: a JPEG or PNG.
-
-    Returns:
-        The thumbnail; without a URI if the image cannot be read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(original.encoded), formats=("JPEG", "PNG")) as image:
-            image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))  # JPEG decodes at 1/8, 1/4 or 1/2 scale
-            small = image.convert("RGBA" if image.has_transparency_data else "RGB")
-            small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-            if small.mode == "RGBA":
-                small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
-            encoded = _jpeg(small)
-    except Exception:  # Pillow raises anything on untrusted bytes, and the page must be written
-        return Thumbnail(original.name, None, 0, 0)
-    return Thumbnail(original.name, as_uri(encoded), *small.size)
+MAP_THUMBNAIL_SIDE, MAP_THUMBNAIL_QUALITY = 72, 60  # on a map, which has more than a thousand
 
 
 def _map_thumbnail(encoded: bytes) -> bytes:
     from PIL import Image
 
     with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
-        image.thumbnail((CROWD_SIDE, CROWD_SIDE))
+        image.thumbnail((MAP_THUMBNAIL_SIDE, MAP_THUMBNAIL_SIDE))
         file = io.BytesIO()
-        image.save(file, "JPEG", quality=CROWD_QUALITY)
+        image.save(file, "JPEG", quality=MAP_THUMBNAIL_QUALITY)
     return file.getvalue()
-
-
-def as_uri(encoded: bytes) -> str:
-    """Encodes a JPEG as a data URI.
-
-    Args:
-        encoded: the bytes of the JPEG.
-
-    Returns:
-        The URI.
-    """
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
-
-
-def _jpeg(image: "Image.Image") -> bytes:
-    for quality in THUMBNAIL_QUALITIES:
-        out = io.BytesIO()
-        image.save(out, "JPEG", quality=quality, optimize=True)
-        if out.tell() <= THUMBNAIL_BYTES:
-            break
-    return out.getvalue()

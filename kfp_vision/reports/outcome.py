@@ -13,29 +13,34 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kfp_vision import endings, runs
-from kfp_vision.runs import API, Found, Stage
-from kfp_vision.wording import plural
+from kfp_vision.reports import failures, run_state
+from kfp_vision.reports.formatting import plural
+from kfp_vision.reports.run_state import API_VARIABLE, FailedStage, RunReport
 
 # Environment variables, set from a secret; all but the first are optional.
 WEBHOOK = "KFP_VISION_WEBHOOK"  # its address
-KIND = "KFP_VISION_WEBHOOK_KIND"  # slack, teams or json; by default inferred from the host
-UI = "KFP_VISION_UI"  # address of the Kubeflow Pipelines UI
-ENVIRONMENT = (WEBHOOK, KIND, UI, API)
+WEBHOOK_KIND = "KFP_VISION_WEBHOOK_KIND"  # slack, teams or json; by default inferred from the host
+UI_ADDRESS = "KFP_VISION_UI"  # address of the Kubeflow Pipelines UI
+REPORT_ENVIRONMENT = (WEBHOOK, WEBHOOK_KIND, UI_ADDRESS, API_VARIABLE)
 # A run on one machine has no such API. It lists failed stages in a file in its folder, which this variable names, and the
 # results of the others in a file beside it.
-FAILURES, FAILURES_FILE, RESULTS_FILE = "KFP_VISION_FAILURES", "failed.jsonl", "results.txt"
+FAILURES_VARIABLE, FAILURES_FILE, RESULTS_FILE = "KFP_VISION_FAILURES", "failed.jsonl", "results.txt"
 
 SUCCEEDED, FAILED, CANCELED, UNKNOWN = "SUCCEEDED", "FAILED", "CANCELED", "UNKNOWN"
 STATES = {"SUCCEEDED": SUCCEEDED, "COMPLETE": SUCCEEDED, "CACHED": SUCCEEDED, "FAILED": FAILED}
 STATES |= {"CANCELED": CANCELED, "CANCELLED": CANCELED}  # the spellings of ML Metadata, KFP and its local runner
-WORDS = {SUCCEEDED: "succeeded", FAILED: "failed", CANCELED: "was canceled", UNKNOWN: "ended with an unknown status"}
-HOSTS = {"hooks.slack.com": "slack", "webhook.office.com": "teams", "logic.azure.com": "teams", "powerplatform.com": "teams"}
-SECONDS = 10  # timeout of the webhook
+STATE_WORDS = {SUCCEEDED: "succeeded", FAILED: "failed", CANCELED: "was canceled", UNKNOWN: "ended with an unknown status"}
+WEBHOOK_HOSTS = {
+    "hooks.slack.com": "slack",
+    "webhook.office.com": "teams",
+    "logic.azure.com": "teams",
+    "powerplatform.com": "teams",
+}
+WEBHOOK_TIMEOUT = 10  # timeout of the webhook
 # The bytes are JSON of the lines. Teams refuses messages of 28 KB in total, Slack truncates at 40,000 characters.
-MOST_BYTES, MOST_LINES = 20_000, 50
-OF_A_BLOCK = 60  # bytes per line for the block of Teams' card
-UNREAD = "the reason could not be read; see the end of its log in the Kubeflow UI"
+MAX_MESSAGE_BYTES, MAX_MESSAGE_LINES = 20_000, 50
+BLOCK_BYTES = 60  # bytes per line for the block of Teams' card
+UNKNOWN_REASON = "the reason could not be read; see the end of its log in the Kubeflow UI"
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Outcome:
     state: str
     run_name: str
     run_id: str
-    failed_stages: tuple[Stage, ...]
+    failed_stages: tuple[FailedStage, ...]
     results: tuple[str, ...]
     url: str
 
@@ -62,12 +67,12 @@ class Outcome:
     def text(self) -> str:
         """How the run ended, with the failed stages, in one line."""
         where = " at " + ", ".join(stage.title for stage in self.failed_stages) if self.failed_stages else ""
-        return f"{self.run_name} {WORDS[self.state]}{where}"
+        return f"{self.run_name} {STATE_WORDS[self.state]}{where}"
 
     @property
     def lines(self) -> list[str]:
         """The reason of each failed stage, then the results."""
-        return [*(f"{stage.title}: {stage.error or UNREAD}" for stage in self.failed_stages), *self.results]
+        return [*(f"{stage.title}: {stage.error or UNKNOWN_REASON}" for stage in self.failed_stages), *self.results]
 
 
 def report(state: str, run_name: str, run_id: str) -> Outcome:
@@ -87,7 +92,7 @@ def report(state: str, run_name: str, run_id: str) -> Outcome:
     found = _find(run_name, run_id)
     stages = None if STATES.get(state) == SUCCEEDED else found.failed
     known = FAILED if stages else STATES.get(state, UNKNOWN)  # KFP may still say RUNNING
-    ui = os.environ.get(UI, "").rstrip("/")
+    ui = os.environ.get(UI_ADDRESS, "").rstrip("/")
     name = run_name.strip() or found.name or run_id
     outcome = Outcome(known, name, run_id, stages or (), found.results, f"{ui}/#/runs/details/{run_id}" if ui else "")
     print(f"the run {outcome.text.removeprefix(name).strip()}")
@@ -100,7 +105,7 @@ def report(state: str, run_name: str, run_id: str) -> Outcome:
     return outcome
 
 
-def environment(run_dir: Path) -> dict[str, str]:
+def failures_environment(run_dir: Path) -> dict[str, str]:
     """Returns the environment variable that tells the stages of a run on one machine where its failures are listed.
 
     Args:
@@ -109,10 +114,10 @@ def environment(run_dir: Path) -> dict[str, str]:
     Returns:
         The variable's name and value.
     """
-    return {FAILURES: str(run_dir / FAILURES_FILE)}
+    return {FAILURES_VARIABLE: str(run_dir / FAILURES_FILE)}
 
 
-def note(run_dir: Path, stage: Stage) -> None:
+def record_failure(run_dir: Path, stage: FailedStage) -> None:
     """Records a failed stage of a run on one machine, for the report of the last stage.
 
     Args:
@@ -123,7 +128,7 @@ def note(run_dir: Path, stage: Stage) -> None:
         file.write(json.dumps(asdict(stage)) + "\n")
 
 
-def note_result(run_dir: Path, result: str) -> None:
+def record_result(run_dir: Path, result: str) -> None:
     """Records the result of a stage of a run on one machine, for the report of the last stage.
 
     Args:
@@ -134,7 +139,7 @@ def note_result(run_dir: Path, result: str) -> None:
         file.write(f"{result}\n")
 
 
-def noted(file: Path) -> tuple[Stage, ...]:
+def read_failures(file: Path) -> tuple[FailedStage, ...]:
     """Reads the failed stages of a run on one machine.
 
     Args:
@@ -144,11 +149,11 @@ def noted(file: Path) -> tuple[Stage, ...]:
         Each failed stage once, with its last error.
     """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    stages = [Stage(**json.loads(line)) for line in lines]
-    return tuple({stage.name: Stage(stage.name, endings.cut(stage.error)) for stage in stages}.values())
+    stages = [FailedStage(**json.loads(line)) for line in lines]
+    return tuple({stage.name: FailedStage(stage.name, failures.clean_line(stage.error)) for stage in stages}.values())
 
 
-def body(outcome: Outcome, kind: str) -> dict[str, Any]:
+def webhook_payload(outcome: Outcome, kind: str) -> dict[str, Any]:
     """Builds the payload of a webhook.
 
     Args:
@@ -159,12 +164,12 @@ def body(outcome: Outcome, kind: str) -> dict[str, Any]:
         The payload, ready for JSON.
     """
     if kind == "slack":
-        shown = _truncate([html.escape(line, quote=False) for line in map(endings.cut, (outcome.text, *outcome.lines))])
+        shown = _truncate([html.escape(line, quote=False) for line in map(failures.clean_line, (outcome.text, *outcome.lines))])
         return {"text": "\n".join(shown + ([f"<{outcome.url}|Open the run>"] if outcome.url else []))}
     if kind == "teams":
         blocks = [
             {"type": "TextBlock", "text": line, "wrap": True}
-            for line in _truncate([endings.cut(line) for line in (outcome.text, *outcome.lines)])
+            for line in _truncate([failures.clean_line(line) for line in (outcome.text, *outcome.lines)])
         ]
         actions = [{"type": "Action.OpenUrl", "title": "Open the run", "url": outcome.url}] if outcome.url else []
         card = {
@@ -181,13 +186,13 @@ def body(outcome: Outcome, kind: str) -> dict[str, Any]:
 
 def _truncate(lines: list[str]) -> list[str]:
     """Returns as many lines as fit into a message, and a line with the number of the others."""
-    sizes = accumulate(len(json.dumps(line)) + OF_A_BLOCK for line in lines)
-    kept = lines[: min(MOST_LINES, sum(size <= MOST_BYTES for size in sizes))]
+    sizes = accumulate(len(json.dumps(line)) + BLOCK_BYTES for line in lines)
+    kept = lines[: min(MAX_MESSAGE_LINES, sum(size <= MAX_MESSAGE_BYTES for size in sizes))]
     left = len(lines) - len(kept)
-    return [*kept, f"and {plural(left, 'more line', 'more lines')} in the log of {runs.LAST}"] if left else kept
+    return [*kept, f"and {plural(left, 'more line', 'more lines')} in the log of {run_state.LAST_STAGE}"] if left else kept
 
 
-def kind_of(webhook: str) -> str:
+def webhook_kind(webhook: str) -> str:
     """Infers from the host of a webhook what payload it takes.
 
     Args:
@@ -197,7 +202,7 @@ def kind_of(webhook: str) -> str:
         `slack`, `teams` or `json`.
     """
     host = urlsplit(webhook).hostname or ""
-    return next((kind for end, kind in HOSTS.items() if host == end or host.endswith(f".{end}")), "json")
+    return next((kind for end, kind in WEBHOOK_HOSTS.items() if host == end or host.endswith(f".{end}")), "json")
 
 
 def _notify(outcome: Outcome, webhook: str) -> None:
@@ -205,8 +210,10 @@ def _notify(outcome: Outcome, webhook: str) -> None:
     from kfp_vision.storage import http
 
     try:
-        kind = os.environ.get(KIND, "").strip().lower() or kind_of(webhook)
-        answer = http.retrying_session(retry_posts=True).post(webhook, json=body(outcome, kind), timeout=SECONDS)
+        kind = os.environ.get(WEBHOOK_KIND, "").strip().lower() or webhook_kind(webhook)
+        answer = http.retrying_session(retry_posts=True).post(
+            webhook, json=webhook_payload(outcome, kind), timeout=WEBHOOK_TIMEOUT
+        )
         problem = "" if answer.ok else f"HTTP {answer.status_code}"
     except Exception as error:  # no failure of a webhook may fail the run
         problem = type(error).__name__
@@ -216,15 +223,15 @@ def _notify(outcome: Outcome, webhook: str) -> None:
         print("the webhook was notified")
 
 
-def _find(run_name: str, run_id: str) -> Found:
+def _find(run_name: str, run_id: str) -> RunReport:
     """Returns what is known about the run: on one machine from its folder, on a cluster from Kubernetes and KFP."""
     try:
-        if FAILURES not in os.environ:
-            return runs.find(run_id, name_known=bool(run_name.strip()))
-        file = Path(os.environ[FAILURES])
+        if FAILURES_VARIABLE not in os.environ:
+            return run_state.inspect_run(run_id, name_known=bool(run_name.strip()))
+        file = Path(os.environ[FAILURES_VARIABLE])
         results = file.with_name(RESULTS_FILE)
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-        return Found(failed=noted(file), results=tuple(dict.fromkeys(map(endings.cut, lines))))
+        return RunReport(failed=read_failures(file), results=tuple(dict.fromkeys(map(failures.clean_line, lines))))
     except Exception as error:  # the state from KFP is enough for a report
         print(f"warning: the status of the stages could not be read ({type(error).__name__})")
-        return Found()
+        return RunReport()

@@ -9,36 +9,38 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kfp_vision import results
 from kfp_vision.core.errors import InputError, redact
-from kfp_vision.wording import duration
+from kfp_vision.reports.formatting import duration
+from kfp_vision.reports.results import RESULT_PREFIX
 
-LONGEST = 1000  # characters of a reported line: a rule, a value of 600 and a remedy
-LONGEST_LINE = 1 << 16  # bytes of a log line; the rest is dropped
-MAIN = "main"  # the container that runs the stage
-ANEW = "in pipelines/pods.py, recompile the pipeline, and upload it."
+MAX_LINE_LENGTH = 1000  # characters of a reported line: a rule, a value of 600 and a remedy
+MAX_LOG_LINE_BYTES = 1 << 16  # bytes of a log line; the rest is dropped
+MAIN_CONTAINER = "main"  # the container that runs the stage
+RECOMPILE = "in pipelines/pods.py, recompile the pipeline, and upload it."
 TRACEBACK = "Traceback (most recent call last)"
-IGNORED = "Exception ignored"  # Python prints it above the traceback of an exception that does not end the process
+IGNORED_EXCEPTION = "Exception ignored"  # Python prints it above the traceback of an exception that does not end the process
 GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w.]+:\d+\] (.*)")
 KILLED = re.compile(r"signal: killed\s*$")  # printed by KFP's launcher about its child process
 OUT_OF_MEMORY = re.compile(r"OOMKilled")
 DEADLINE = re.compile(r"DeadlineExceeded|longer than the specified deadline|exceeded its deadline|Max duration limit exceeded")
-NO_IMAGE = re.compile(r"ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull|ImageInspectError|RegistryUnavailable")
-NO_ROOM = re.compile(
+IMAGE_NOT_PULLED = re.compile(
+    r"ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull|ImageInspectError|RegistryUnavailable"
+)
+DISK_FULL = re.compile(
     r"EmptyDir volume .* exceeds|local storage usage exceeds|local ephemeral storage limit|: ephemeral-storage"
 )
-NO_NODE = re.compile(r"Unschedulable")
-TAKEN_AWAY = re.compile(
+UNSCHEDULABLE = re.compile(r"Unschedulable")
+EVICTED = re.compile(
     r"pod deleted|Evicted|low on resource|[Pp]reempt|[Ss]hutdown|NodeLost|NodeAffinity|DisruptionTarget|DeletionBy|EvictionBy"
 )
 # Argo writes `main: Error (exit code 1): TEXT`, where TEXT is the container's own termination message and can be anything.
 TERMINATION_TEXT = re.compile(r"(?<=\(exit code )(-?\d+\)).*", re.DOTALL)
-SILENT = re.compile(r"(?:\w[\w-]*: )?Error \(exit code \d+\)|child '.*' failed")  # Argo, without a reason
+NO_REASON = re.compile(r"(?:\w[\w-]*: )?Error \(exit code \d+\)|child '.*' failed")  # Argo, without a reason
 EXIT_KILLED = re.compile(r"\(exit code 137\)")
 
 
 @dataclass(frozen=True)
-class Log:
+class StageLog:
     """What the log of a stage says.
 
     Attributes:
@@ -54,7 +56,7 @@ class Log:
     results: tuple[str, ...] = ()
 
 
-def read(log: Iterable[str]) -> Log:
+def read_log(log: Iterable[str]) -> StageLog:
     """Extracts errors and results from a log.
 
     Args:
@@ -75,17 +77,17 @@ def read(log: Iterable[str]) -> Log:
             fatal = of_kfp[2] if of_kfp[1] in "EF" else fatal
         elif line.startswith(InputError.PREFIX):
             error, in_traceback = line.removeprefix(InputError.PREFIX), False
-        elif line.startswith(results.PREFIX):
-            announced.append(cut(line.removeprefix(results.PREFIX)))
+        elif line.startswith(RESULT_PREFIX):
+            announced.append(clean_line(line.removeprefix(RESULT_PREFIX)))
         elif line.startswith(TRACEBACK):
-            in_traceback, ignored = True, before.startswith(IGNORED)
+            in_traceback, ignored = True, before.startswith(IGNORED_EXCEPTION)
         elif in_traceback and line and not line.startswith(" "):
             error, in_traceback = error if ignored else line, False
         before = line
-    return Log(cut(error), cut(fatal), killed, tuple(announced))
+    return StageLog(clean_line(error), clean_line(fatal), killed, tuple(announced))
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[str]:
+def split_lines(chunks: Iterable[bytes]) -> Iterator[str]:
     """Splits a stream of bytes into lines.
 
     Args:
@@ -97,15 +99,15 @@ def lines(chunks: Iterable[bytes]) -> Iterator[str]:
     rest = b""
     for chunk in chunks:
         more, *others = chunk.split(b"\n")
-        rest += more[: LONGEST_LINE - len(rest)]
+        rest += more[: MAX_LOG_LINE_BYTES - len(rest)]
         for other in others:
             yield rest.decode("utf-8", "replace")
-            rest = other[:LONGEST_LINE]
+            rest = other[:MAX_LOG_LINE_BYTES]
     if rest:
         yield rest.decode("utf-8", "replace")
 
 
-def reason(stage: str, message: str, pod: Mapping[str, Any], log: Log) -> str:
+def explain_failure(stage: str, message: str, pod: Mapping[str, Any], log: StageLog) -> str:
     """Explains why a stage failed.
 
     Args:
@@ -117,7 +119,7 @@ def reason(stage: str, message: str, pod: Mapping[str, Any], log: Log) -> str:
     Returns:
         The reason and a remedy in one line; empty if unknown.
     """
-    return cut(_from_pod(stage, message, pod) or log.error or _from_exit(stage, message, log))
+    return clean_line(_from_pod(stage, message, pod) or log.error or _from_exit(stage, message, log))
 
 
 def _from_pod(stage: str, message: str, pod: Mapping[str, Any]) -> str:
@@ -132,29 +134,29 @@ def _from_pod(stage: str, message: str, pod: Mapping[str, Any]) -> str:
     if first(OUT_OF_MEMORY):
         limit = ((container.get("resources") or {}).get("limits") or {}).get("memory", "")
         of_size = f" of {limit}" if limit else ""
-        return f"it exceeded its memory limit{of_size} and was killed (OOMKilled). Raise memory of {stage} {ANEW}"
+        return f"it exceeded its memory limit{of_size} and was killed (OOMKilled). Raise memory of {stage} {RECOMPILE}"
     if first(DEADLINE):
         image = container.get("image", "")
         if image and not _main(status.get("containerStatuses")).get("imageID"):
             return f"its deadline passed before it started, probably because {_unpulled(image)}"
         after = f" of {duration(seconds)}" if (seconds := spec.get("activeDeadlineSeconds")) else ""
-        return f"it was stopped at its deadline{after} (DeadlineExceeded). Raise seconds of {stage} {ANEW}"
-    if found := first(NO_IMAGE):
+        return f"it was stopped at its deadline{after} (DeadlineExceeded). Raise seconds of {stage} {RECOMPILE}"
+    if found := first(IMAGE_NOT_PULLED):
         return f"{_unpulled(container.get('image', ''))} Kubernetes reports: {found}"
-    if found := first(NO_ROOM):
-        return f"it exceeded its disk limit ({found}). Raise room of {stage} {ANEW}"
-    if found := first(NO_NODE):
+    if found := first(DISK_FULL):
+        return f"it exceeded its disk limit ({found}). Raise room of {stage} {RECOMPILE}"
+    if found := first(UNSCHEDULABLE):
         remedy = "Check node_selector, tolerations and gpu_type; gpu_count=0 needs no GPU."
         return f"no node can run its pod ({found}). {remedy}"
-    if found := first(TAKEN_AWAY):
+    if found := first(EVICTED):
         return f"its pod was evicted or deleted ({found}). Start the run again; cached stages are not repeated."
     return ""
 
 
-def _from_exit(stage: str, message: str, log: Log) -> str:
+def _from_exit(stage: str, message: str, log: StageLog) -> str:
     if log.killed or EXIT_KILLED.search(TERMINATION_TEXT.sub(r"\1", message)):
-        return f"it was killed, probably for lack of memory. Raise memory of {stage} {ANEW}"
-    return "" if SILENT.fullmatch(message) else message.removeprefix(f"{MAIN}: ")
+        return f"it was killed, probably for lack of memory. Raise memory of {stage} {RECOMPILE}"
+    return "" if NO_REASON.fullmatch(message) else message.removeprefix(f"{MAIN_CONTAINER}: ")
 
 
 def _reports(status: Mapping[str, Any]) -> list[str]:
@@ -176,7 +178,7 @@ def _joined(source: Mapping[str, Any], *prefix: str) -> str:
 
 
 def _main(containers: Any) -> Mapping[str, Any]:
-    return next((one for one in containers or [] if one.get("name") == MAIN), {})
+    return next((one for one in containers or [] if one.get("name") == MAIN_CONTAINER), {})
 
 
 def _unpulled(image: str) -> str:
@@ -185,7 +187,7 @@ def _unpulled(image: str) -> str:
     return f"{subject} cannot be pulled: {remedy} (manifests/README.md)."
 
 
-def cut(line: str) -> str:
+def clean_line(line: str) -> str:
     """Prepares a line for a message: without secrets in addresses, and not too long.
 
     Args:
@@ -195,4 +197,4 @@ def cut(line: str) -> str:
         The text on one line, cut to `LONGEST` characters.
     """
     line = redact(" ".join(line.split()))
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    return line if len(line) <= MAX_LINE_LENGTH else f"{line[:MAX_LINE_LENGTH]}..."

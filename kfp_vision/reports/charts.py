@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from kfp_vision import wording
+from kfp_vision.reports import formatting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ History = list[dict[str, float]]
 
 # Placeholder colours for drawing, replaced in the SVG by variables of the page's style, which differ in dark mode.
 INK, MUTED, RULE, WASH, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
-FIRST, SECOND, ON_DEEP = "#060606", "#070707", "#080808"
+FIRST, SECOND, ON_DARK = "#060606", "#070707", "#080808"
 STYLE = {
     INK: "currentColor",
     MUTED: "var(--muted)",
@@ -31,11 +31,11 @@ STYLE = {
     PAPER: "var(--paper)",
     FIRST: "var(--first)",
     SECOND: "var(--second)",
-    ON_DEEP: "#ffffff",
+    ON_DARK: "#ffffff",
 }
 TEXT_SIZE = 11  # pixels, like all sizes of charts
-MOST_POINTS = 500  # per curve; more cannot be distinguished
-LEAST_ROOM = 0.3  # octaves left and right of a histogram
+MAX_POINTS = 500  # per curve; more cannot be distinguished
+HISTOGRAM_MARGIN = 0.3  # octaves left and right of a histogram
 
 
 class Chart(NamedTuple):
@@ -94,16 +94,16 @@ class Curve:
     share: bool = False
 
 
-CURVES = (
+LEARNING_CURVES = (
     Curve("Loss", {"loss": "training", "validation_loss": "validation"}, lambda value: f"{value:.3g}"),
-    Curve("Accuracy", {"accuracy": "training", "validation_accuracy": "validation"}, wording.percent, share=True),
+    Curve("Accuracy", {"accuracy": "training", "validation_accuracy": "validation"}, formatting.percent, share=True),
     Curve("Learning rate", {"learning_rate": "learning rate"}, lambda value: f"{value:.3g}"),
     Curve("Images per second", {"images_per_second": "images per second"}, lambda value: f"{value:,.4g}"),
 )
-WAIT = Curve("Waiting for input", {"input_wait": "share of the time"}, wording.percent, share=True)
+INPUT_WAIT = Curve("Waiting for input", {"input_wait": "share of the time"}, formatting.percent, share=True)
 
 
-def curves(history: History, wanted: Iterable[Curve]) -> list[Chart]:
+def learning_curves(history: History, wanted: Iterable[Curve]) -> list[Chart]:
     """Draws learning curves.
 
     Args:
@@ -122,7 +122,7 @@ def _curve(history: History, curve: Curve) -> Chart:
     ends, gaps = [], 0
     looks = (("first", FIRST, ""), ("second", SECOND, "o"))
     for (field, name), (style, colour, marker) in zip(curve.keys.items(), looks, strict=False):
-        points = values(history, field)
+        points = history_values(history, field)
         finite = [value for _, value in points if math.isfinite(value)]
         gaps += len(points) - len(finite)
         if finite:
@@ -133,7 +133,7 @@ def _curve(history: History, curve: Curve) -> Chart:
     _scale(axes, curve)
     caption = f"At the end: {', '.join(ends)}." if ends else "No values to draw."
     if gaps:
-        caption += f" {wording.plural(gaps, 'value is', 'values are')} not finite and omitted."
+        caption += f" {formatting.plural(gaps, 'value is', 'values are')} not finite and omitted."
         if "loss" in curve.keys:
             caption += " The training diverged: lower the learning rate."
     description = f"Line chart, {curve.title.lower()} by step. {caption}"
@@ -150,13 +150,13 @@ def _scale(axes: "Axes", curve: Curve) -> None:
         axes.set_ylim(bottom=0)
     only_step = axes.dataLim.width == 0
     axes.xaxis.set_major_locator(FixedLocator([axes.dataLim.xmin]) if only_step else MaxNLocator(nbins=5, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.count(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.count(value)))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 2.5, 5, 10)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if curve.share else f"{value:.4g}"))
     axes.set_xlabel("step")
 
 
-def values(history: History, key: str) -> list[tuple[float, float]]:
+def history_values(history: History, key: str) -> list[tuple[float, float]]:
     """Extracts a curve from the history.
 
     Args:
@@ -172,7 +172,7 @@ def values(history: History, key: str) -> list[tuple[float, float]]:
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
     """Returns about MOST_POINTS of the points at even distances, always with the last one."""
-    stride = math.ceil(len(points) / MOST_POINTS)
+    stride = math.ceil(len(points) / MAX_POINTS)
     return points[::-stride][::-1] if stride > 1 else points
 
 
@@ -190,7 +190,7 @@ def histogram(data: Histogram) -> Chart:
     octaves = [math.log2(edge) for edge in data.edges]
     filled = [number for number, count in enumerate(data.counts) if count]
     ends = [octaves[filled[0]], octaves[filled[-1] + 1], *([math.log2(data.mark)] if data.mark else [])]
-    left, right = min(ends) - LEAST_ROOM, max(ends) + LEAST_ROOM
+    left, right = min(ends) - HISTOGRAM_MARGIN, max(ends) + HISTOGRAM_MARGIN
     figure, axes = _canvas(width=360, height=200, left=50, bottom=24)
     widths = [after - before for before, after in pairwise(octaves)]
     axes.bar(octaves[:-1], data.counts, width=[0.9 * width for width in widths], align="edge", color=FIRST)
@@ -202,7 +202,7 @@ def histogram(data: Histogram) -> Chart:
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: ticks[value]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.count(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.count(value)))
     description = f"Histogram, {data.title.lower()}. {data.caption}"
     return _chart(figure, data.title, description, caption=data.caption)
 
@@ -224,11 +224,11 @@ def roc_curve(roc: Mapping[str, Any]) -> Chart | None:
     axes.plot((0, 1), (0, 1), color=MUTED, linewidth=1, dashes=(4, 4))
     axes.plot(*zip(*_thinned(points), strict=True), color=FIRST, linewidth=1.6, marker="o" * (len(points) == 1), clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="false positive rate", ylabel="true positive rate")
-    description = f"ROC curve, area under the curve {wording.decimal(roc['area'])}; the dashed diagonal is chance, 0.5."
+    description = f"ROC curve, area under the curve {formatting.decimal(roc['area'])}; the dashed diagonal is chance, 0.5."
     return _chart(figure, "ROC curve", description)
 
 
-def reliability(calibration: Mapping[str, Any]) -> Chart | None:
+def reliability_diagram(calibration: Mapping[str, Any]) -> Chart | None:
     """Draws a reliability diagram: accuracy against confidence; the area of a point is proportional to its number of images.
 
     Args:
@@ -252,13 +252,13 @@ def reliability(calibration: Mapping[str, Any]) -> Chart | None:
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    error = wording.percent(calibration["expected_calibration_error"])
+    error = formatting.percent(calibration["expected_calibration_error"])
     description = f"Reliability diagram, accuracy by confidence; expected calibration error {error}."
     return _chart(figure, "Reliability", description)
 
 
 AXIS_WIDTH = 150  # pixels between neighbouring axes of parallel coordinates
-LEAST_DISTANCE = 0.06  # between two labels, as a share of the axis
+MIN_LABEL_DISTANCE = 0.06  # between two labels, as a share of the axis
 
 
 def parallel_coordinates(trials: Sequence[Mapping[str, Any]], fields: Sequence[str], best: int) -> Chart:
@@ -292,10 +292,10 @@ def parallel_coordinates(trials: Sequence[Mapping[str, Any]], fields: Sequence[s
     axes.tick_params(axis="x", pad=12)
     for number, name in enumerate(varied):
         _label(axes, number, {_format(value): at for value, at in positions[name].items()})
-    _label(axes, len(varied), {wording.percent(value): at for value, at in heights.items()}, to_the_right=True)
+    _label(axes, len(varied), {formatting.percent(value): at for value, at in heights.items()}, to_the_right=True)
     failures = len(trials) - len(reached)
     lines = f"One line per trial, {len(trials):,} in total; the thick one is trial {best}, the best."
-    caption = lines + (f" Dashed lines: {wording.plural(failures, 'failed trial', 'failed trials')}." if failures else "")
+    caption = lines + (f" Dashed lines: {formatting.plural(failures, 'failed trial', 'failed trials')}." if failures else "")
     return _chart(figure, "All trials", f"Parallel coordinates. {caption}", caption=caption)
 
 
@@ -321,7 +321,7 @@ def _label(axes: "Axes", number: int, labels: Mapping[str, float], *, to_the_rig
     style: dict[str, Any] = {"color": MUTED, "fontsize": TEXT_SIZE, "textcoords": "offset points", "va": "center_baseline"}
     style |= {"xytext": (8, 0), "ha": "left"} if to_the_right else {"xytext": (-8, 0), "ha": "right"}
     for text, position in sorted(labels.items(), key=lambda one: -abs(one[1] - 0.5)):
-        if all(abs(position - other) >= LEAST_DISTANCE for other in written):
+        if all(abs(position - other) >= MIN_LABEL_DISTANCE for other in written):
             written.append(position)
             axes.annotate(
                 text, (number, position), bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}, zorder=3, **style
@@ -329,11 +329,11 @@ def _label(axes: "Axes", number: int, labels: Mapping[str, float], *, to_the_rig
 
 
 SMALLEST_POINT, LARGEST_POINT = 10, 140  # square points
-MOST_COUNTED = 30  # classes; with more, the cells of a confusion matrix are too small for counts
-MOST_NAMED = 60  # classes; with more, the rows are too low for labels
-LABEL_COLUMNS = 18  # width of a label; a Chinese character takes two
-DEEP = 0.65  # share from which a cell is so dark that its count must be white
-FAINTEST = 0.14  # minimum shade, so that a single mistake among many images is visible
+MAX_COUNTED_CLASSES = 30  # classes; with more, the cells of a confusion matrix are too small for counts
+MAX_NAMED_CLASSES = 60  # classes; with more, the rows are too low for labels
+MAX_LABEL_COLUMNS = 18  # width of a label; a Chinese character takes two
+DARK_SHARE = 0.65  # share from which a cell is so dark that its count must be white
+MIN_SHADE = 0.14  # minimum shade, so that a single mistake among many images is visible
 RIGHT_SHADE, WRONG_SHADE = (0.12, 0.31, 0.55), (0.66, 0.25, 0.08)  # red, green, blue; the page brightens them on dark
 
 
@@ -348,7 +348,7 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
         The chart, with labels and counts as far as there is room.
     """
     classes = len(labels)
-    named, counted = classes <= MOST_NAMED, classes <= MOST_COUNTED
+    named, counted = classes <= MAX_NAMED_CLASSES, classes <= MAX_COUNTED_CLASSES
     shown = [_shortened(label) for label in labels] if named else []
     cell = min(72, max(22, 560 / classes)) if counted else 620 / classes
     text_size = TEXT_SIZE + 1 if cell >= 16 else 0.72 * cell
@@ -358,7 +358,7 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
     side = cell * classes
     figure, axes = _canvas(width=left + side + 14, height=bottom + side + 8, left=left, bottom=bottom, right=14)
 
-    shares = [[wording.ratio(count, sum(row)) for count in row] for row in matrix]
+    shares = [[formatting.ratio(count, sum(row)) for count in row] for row in matrix]
     _shade(axes, shares)
     axes.set(xlabel="prediction", ylabel="true label")
     tokens = [f"@{index}" for index in range(len(shown))]
@@ -371,7 +371,7 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
     if counted:
         _count_cells(axes, matrix, shares, cell)
     caption = _confusions(labels, matrix)
-    description = f"Confusion matrix of {wording.plural(classes, 'class', 'classes')}. {caption}"
+    description = f"Confusion matrix of {formatting.plural(classes, 'class', 'classes')}. {caption}"
     words = {token: (short, label) for token, short, label in zip(tokens, shown, labels, strict=False)}
     return _chart(figure, "Confusion matrix", description, words=words, caption=caption)
 
@@ -379,7 +379,7 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
 def _shade(axes: "Axes", shares: list[list[float]]) -> None:
     axes.imshow(
         [
-            [(*(RIGHT_SHADE if i == j else WRONG_SHADE), max(share, FAINTEST) if share else 0) for j, share in enumerate(row)]
+            [(*(RIGHT_SHADE if i == j else WRONG_SHADE), max(share, MIN_SHADE) if share else 0) for j, share in enumerate(row)]
             for i, row in enumerate(shares)
         ],
         interpolation="none",
@@ -398,13 +398,13 @@ def _count_cells(axes: "Axes", matrix: Sequence[Sequence[int]], shares: list[lis
         for j, count in enumerate(row):
             if count:
                 size = min(1.2 * TEXT_SIZE, (cell - 3) / (0.6 * len(str(count))))
-                colour = ON_DEEP if shares[i][j] >= DEEP else INK
+                colour = ON_DARK if shares[i][j] >= DARK_SHARE else INK
                 axes.text(j, i, str(count), color=colour, fontsize=size, ha="center", va="center_baseline")
 
 
 def _confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]], most: int = 3) -> str:
     cells = [
-        (count, f"{labels[i]} predicted as {labels[j]} ({wording.count(count)})")
+        (count, f"{labels[i]} predicted as {labels[j]} ({formatting.count(count)})")
         for i, row in enumerate(matrix)
         for j, count in enumerate(row)
         if i != j and count
@@ -418,9 +418,9 @@ def _columns(text: str) -> int:
 
 
 def _shortened(label: str) -> str:
-    if _columns(label) <= LABEL_COLUMNS:
+    if _columns(label) <= MAX_LABEL_COLUMNS:
         return label
-    while _columns(label) >= LABEL_COLUMNS:
+    while _columns(label) >= MAX_LABEL_COLUMNS:
         label = label[:-1]
     return f"{label}…"
 

@@ -19,48 +19,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kfp_vision import endings
-from kfp_vision.endings import Log
+from kfp_vision.reports import failures
+from kfp_vision.reports.failures import StageLog
 
-LAST = "report_outcome"
+LAST_STAGE = "report_outcome"
 STAGES = (  # of all pipelines, in execution order
     *("check_run", "check_training", "check_sweep", "check_preparation", "check_prediction", "check_search"),
     *("fingerprint_images", "decide_training", "ingest_images", "split_images", "partition_records", "write_tfrecords"),
     *("write_partition", "join_records", "fetch_records", "choose_trials", "train_classifier", "train_trial", "compare_trials"),
     *("evaluate_classifier", "check_serving", "deploy_model", "call_endpoint", "fetch_model", "predict_images"),
     *("join_predictions", "fetch_embedder", "list_images", "index_images", "join_index", "search_images", "audit_images"),
-    *("deploy_index", LAST),
+    *("deploy_index", LAST_STAGE),
 )
 
-API = "KFP_VISION_PIPELINES_API"  # address of KFP's API, unless it is the default
-IN_A_CLUSTER = "KUBERNETES_SERVICE_HOST"  # set in every pod
-API_HOST, API_PORT = "ML_PIPELINE_SERVICE_HOST", 8888  # set in pods of KFP's own namespace
-API_ELSEWHERE = "ml-pipeline.kubeflow"
+API_VARIABLE = "KFP_VISION_PIPELINES_API"  # address of KFP's API, unless it is the default
+CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"  # set in every pod
+API_HOST_VARIABLE, API_PORT = "ML_PIPELINE_SERVICE_HOST", 8888  # set in pods of KFP's own namespace
+DEFAULT_API_HOST = "ml-pipeline.kubeflow"
 TOKEN_FILE = Path("/var/run/secrets/kubeflow/pipelines/token")  # mounted by Kubeflow in pods that may use KFP's API
-SECONDS, SECONDS_IN_ALL = 10.0, 60.0  # timeout of one request, and of all
+REQUEST_TIMEOUT, TOTAL_TIMEOUT = 10.0, 60.0  # timeout of one request, and of all
 CHUNK = 1 << 16
 # Only the end of a log is read. Kubernetes selects the last lines (of at most 16 KiB, as containerd writes them), then takes
 # the first bytes of those: the byte limit must cover all selected lines, or the end would be lost.
 LOG_LINES, LOG_BYTES = 1000, 1000 << 14
-LOGS_OF_A_STAGE = 3  # at most, if many iterations of a loop failed
+MAX_LOGS_PER_STAGE = 3  # at most, if many iterations of a loop failed
 
-TRY = re.compile(r"\(\d+\)$")  # suffix of a retry
-ITERATION = re.compile(r"\(\d+:.*\)$")  # suffix of a loop iteration
-NUMBER = re.compile(r"-\d+$")  # suffix of a component's second and later tasks
-DRIVER = "-driver"  # suffix of KFP's own pod before a task
+RETRY_SUFFIX = re.compile(r"\(\d+\)$")  # suffix of a retry
+ITERATION_SUFFIX = re.compile(r"\(\d+:.*\)$")  # suffix of a loop iteration
+TASK_NUMBER_SUFFIX = re.compile(r"-\d+$")  # suffix of a component's second and later tasks
+DRIVER_SUFFIX = "-driver"  # suffix of KFP's own pod before a task
 LOOP_DRIVER, LOOP_COUNT = "iteration-driver", "iteration-count"
-BROKEN = ("Failed", "Error")
-POD_NAME = 242  # maximum characters of a pod name before the hash
-ARGO = ("argoproj.io", "v1alpha1")
-OWN_POD = "KFP_POD_NAME"  # set in every pod that KFP starts
+FAILED_PHASES = ("Failed", "Error")
+MAX_POD_NAME_PREFIX = 242  # maximum characters of a pod name before the hash
+ARGO_API = ("argoproj.io", "v1alpha1")
+POD_NAME_VARIABLE = "KFP_POD_NAME"  # set in every pod that KFP starts
 WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
-V1_NAMES = "workflows.argoproj.io/pod-name-format"
+POD_NAME_FORMAT_ANNOTATION = "workflows.argoproj.io/pod-name-format"
 
 _Response = TypeVar("_Response")
 
 
 @dataclass(frozen=True)
-class Stage:
+class FailedStage:
     """A failed stage.
 
     Attributes:
@@ -107,17 +107,17 @@ class Pod:
     @property
     def is_driver(self) -> bool:
         """Whether it is KFP's own pod before a task."""
-        return self.path[-1].endswith(DRIVER)
+        return self.path[-1].endswith(DRIVER_SUFFIX)
 
     @property
     def iteration(self) -> tuple[str, ...]:
         """The path of its innermost loop iteration; empty outside loops."""
-        at = next((at for at in range(len(self.path), 0, -1) if ITERATION.search(self.path[at - 1])), 0)
+        at = next((at for at in range(len(self.path), 0, -1) if ITERATION_SUFFIX.search(self.path[at - 1])), 0)
         return self.path[:at]
 
 
 @dataclass(frozen=True)
-class Found:
+class RunReport:
     """What is known about a run.
 
     Attributes:
@@ -127,11 +127,11 @@ class Found:
     """
 
     name: str = ""
-    failed: tuple[Stage, ...] | None = None
+    failed: tuple[FailedStage, ...] | None = None
     results: tuple[str, ...] = ()
 
 
-def find(run_id: str, *, name_known: bool) -> Found:
+def inspect_run(run_id: str, *, name_known: bool) -> RunReport:
     """Finds out how a run ended, within `SECONDS_IN_ALL` seconds. Failed requests are printed as warnings.
 
     Args:
@@ -149,11 +149,11 @@ def find(run_id: str, *, name_known: bool) -> Found:
     run = {} if name_known else sources.run()
     name = str(run.get("display_name") or "")
     if workflow := sources.workflow():
-        pods = of_workflow(workflow)
+        pods = pods_of_workflow(workflow)
         name = name or str(workflow["metadata"].get("name") or "")
-        return Found(name, _failed_stages(pods, iterations(workflow), sources), _results(pods, sources))
+        return RunReport(name, _failed_stages(pods, iterations(workflow), sources), _results(pods, sources))
     run = run or sources.run()
-    return Found(name, failed_tasks(run) if run else None)
+    return RunReport(name, failed_tasks(run) if run else None)
 
 
 def stage_of(name: str) -> str:
@@ -165,12 +165,12 @@ def stage_of(name: str) -> str:
     Returns:
         The name of the stage; empty for groups and tasks of other pipelines.
     """
-    task = TRY.sub("", name).removesuffix(DRIVER).replace("_", "-")
-    candidates = (task.replace("-", "_"), NUMBER.sub("", task).replace("-", "_"))
+    task = RETRY_SUFFIX.sub("", name).removesuffix(DRIVER_SUFFIX).replace("_", "-")
+    candidates = (task.replace("-", "_"), TASK_NUMBER_SUFFIX.sub("", task).replace("-", "_"))
     return next((stage for stage in candidates if stage in STAGES), "")
 
 
-def of_workflow(workflow: Mapping[str, Any]) -> list[Pod]:
+def pods_of_workflow(workflow: Mapping[str, Any]) -> list[Pod]:
     """Lists the pods of a workflow, except those of the last stage.
 
     Args:
@@ -183,16 +183,16 @@ def of_workflow(workflow: Mapping[str, Any]) -> list[Pod]:
         NodesOffloaded: Argo keeps the nodes in its database.
     """
     name = workflow["metadata"]["name"]
-    named_by_node = (workflow["metadata"].get("annotations") or {}).get(V1_NAMES) == "v1"
+    named_by_node = (workflow["metadata"].get("annotations") or {}).get(POD_NAME_FORMAT_ANNOTATION) == "v1"
     pods: dict[tuple[str, ...], Pod] = {}
     for node in sorted(_nodes(workflow).values(), key=_start):
         if node.get("type") == "Pod":
-            path = tuple(TRY.sub("", part) for part in node["name"].split(".")[1:])
+            path = tuple(RETRY_SUFFIX.sub("", part) for part in node["name"].split(".")[1:])
             pod = node["id"] if named_by_node else _pod_name(name, node)
             pods.pop(path, None)
             pods[path] = Pod(path, pod, node.get("phase", ""), node.get("message", ""), node.get("startedAt") or "")
     order = {stage: at for at, stage in enumerate(STAGES)}
-    others = [pod for pod in pods.values() if pod.stage != LAST]
+    others = [pod for pod in pods.values() if pod.stage != LAST_STAGE]
     return sorted(others, key=lambda pod: (pod.started, order.get(pod.stage, len(order)), pod.path))
 
 
@@ -210,14 +210,14 @@ def iterations(workflow: Mapping[str, Any]) -> dict[tuple[str, ...], int]:
     """
     counts = {}
     for node in _nodes(workflow).values():
-        *loop, own = (TRY.sub("", part) for part in node["name"].split(".")[1:] or [""])
+        *loop, own = (RETRY_SUFFIX.sub("", part) for part in node["name"].split(".")[1:] or [""])
         outputs = {one["name"]: one.get("value") for one in (node.get("outputs") or {}).get("parameters") or []}
         if own == LOOP_DRIVER and str(outputs.get(LOOP_COUNT) or "").isdigit():
             counts[tuple(loop)] = int(outputs[LOOP_COUNT])
     return counts
 
 
-def failed_tasks(run: Mapping[str, Any]) -> tuple[Stage, ...]:
+def failed_tasks(run: Mapping[str, Any]) -> tuple[FailedStage, ...]:
     """Finds the failed stages in KFP's list of tasks, which has neither groups nor errors.
 
     Args:
@@ -230,31 +230,33 @@ def failed_tasks(run: Mapping[str, Any]) -> tuple[Stage, ...]:
     states: dict[str, list[tuple[str, str]]] = {}
     for task in sorted(tasks, key=lambda task: task.get("start_time") or ""):
         name = str(task.get("display_name") or "")
-        if (stage := stage_of(name)) and stage != LAST and not TRY.search(name):
+        if (stage := stage_of(name)) and stage != LAST_STAGE and not RETRY_SUFFIX.search(name):
             states.setdefault(stage, []).append((name, task.get("state", "")))
     stages = []
     for stage, tasks_of_stage in states.items():
-        iterations_of_stage = sum(not name.endswith(DRIVER) for name, _ in tasks_of_stage)
+        iterations_of_stage = sum(not name.endswith(DRIVER_SUFFIX) for name, _ in tasks_of_stage)
         failed = sum(state == "FAILED" for _, state in tasks_of_stage)
         if failed:
-            stages.append(Stage(stage, "", failed, iterations_of_stage) if iterations_of_stage > 1 else Stage(stage))
+            stages.append(
+                FailedStage(stage, "", failed, iterations_of_stage) if iterations_of_stage > 1 else FailedStage(stage)
+            )
     return tuple(stages)
 
 
-def _failed_stages(pods: list[Pod], counts: Mapping[tuple[str, ...], int], sources: "_Sources") -> tuple[Stage, ...]:
+def _failed_stages(pods: list[Pod], counts: Mapping[tuple[str, ...], int], sources: "_Sources") -> tuple[FailedStage, ...]:
     """Returns the failed stages; if only pods of KFP itself failed, those."""
-    broken = [pod for pod in pods if pod.phase in BROKEN]
+    broken = [pod for pod in pods if pod.phase in FAILED_PHASES]
     ours = [pod for pod in broken if pod.stage]
     by_name: dict[str, list[Pod]] = {}
     for pod in ours or broken:
         by_name.setdefault(pod.stage or _describe_kfp_pod(pod), []).append(pod)
     stages = []
     for name, of_stage in by_name.items():
-        reasons = (sources.reason(pod) for pod in of_stage[:LOGS_OF_A_STAGE])
+        reasons = (sources.reason(pod) for pod in of_stage[:MAX_LOGS_PER_STAGE])
         error = next(filter(None, reasons), "")
         failed = {pod.iteration for pod in of_stage if pod.iteration}
         loops = {iteration[:-1] for iteration in failed}
-        stages.append(Stage(name, error, len(failed), sum(_iterations_of(loop, pods, counts) for loop in loops)))
+        stages.append(FailedStage(name, error, len(failed), sum(_iterations_of(loop, pods, counts) for loop in loops)))
     return tuple(stages)
 
 
@@ -272,7 +274,7 @@ def _results(pods: list[Pod], sources: "_Sources") -> tuple[str, ...]:
 
 def _describe_kfp_pod(pod: Pod) -> str:
     own = pod.path[-1]
-    return f"KFP's driver of {own.removesuffix(DRIVER)}" if pod.is_driver else f"KFP's {own}"
+    return f"KFP's driver of {own.removesuffix(DRIVER_SUFFIX)}" if pod.is_driver else f"KFP's {own}"
 
 
 def _nodes(workflow: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -298,7 +300,7 @@ def _start(node: Mapping[str, Any]) -> tuple[str, int]:
 
 def _pod_name(workflow: str, node: Mapping[str, Any]) -> str:
     prefix = workflow if ".inline" in node["name"] else f"{workflow}-{node.get('templateName', '')}"
-    return f"{prefix[:POD_NAME]}-{node['id'].rpartition('-')[2]}"
+    return f"{prefix[:MAX_POD_NAME_PREFIX]}-{node['id'].rpartition('-')[2]}"
 
 
 class NodesOffloaded(Exception):
@@ -316,17 +318,17 @@ class _Sources:
 
     def __init__(self, run_id: str):
         self._run_id = run_id
-        self._end = time.monotonic() + SECONDS_IN_ALL
+        self._end = time.monotonic() + TOTAL_TIMEOUT
         self._unreachable: set[str] = set()
         self._warned: set[str] = set()
-        self._logs: dict[str, Log] = {}
-        in_cluster = IN_A_CLUSTER in os.environ
+        self._logs: dict[str, StageLog] = {}
+        in_cluster = CLUSTER_VARIABLE in os.environ
         self._kubernetes = (
             self._try("Kubernetes", "the configuration", lambda: _Kubernetes(self._timeout)) if in_cluster else None
         )
-        address = os.environ.get(API, "").rstrip("/")
+        address = os.environ.get(API_VARIABLE, "").rstrip("/")
         if in_cluster and not address:
-            address = f"http://{os.environ.get(API_HOST, API_ELSEWHERE)}:{API_PORT}"
+            address = f"http://{os.environ.get(API_HOST_VARIABLE, DEFAULT_API_HOST)}:{API_PORT}"
         self._pipelines = _Pipelines(address, run_id, self._timeout) if address else None
 
     def run(self) -> Mapping[str, Any]:
@@ -339,13 +341,13 @@ class _Sources:
         found = self._from_kubernetes("the run", lambda kubernetes: _checked_workflow(kubernetes.workflow()))
         return found or self._from_pipelines("the run", lambda kfp: _checked_workflow(kfp.workflow())) or {}
 
-    def log(self, pod: Pod) -> Log:
+    def log(self, pod: Pod) -> StageLog:
         """Returns the log of a pod from the first source that has it; empty if none has."""
         if pod.name not in self._logs:
-            found = self._from_kubernetes("logs", lambda kubernetes: endings.read(kubernetes.log(pod.name)))
-            found = found or self._from_pipelines("logs", lambda kfp: endings.read(kfp.log(pod.name)))
-            found = found or self._from_pipelines("logs", lambda kfp: endings.read(kfp.archived_log(pod.name)))
-            self._logs[pod.name] = found or Log()
+            found = self._from_kubernetes("logs", lambda kubernetes: failures.read_log(kubernetes.log(pod.name)))
+            found = found or self._from_pipelines("logs", lambda kfp: failures.read_log(kfp.log(pod.name)))
+            found = found or self._from_pipelines("logs", lambda kfp: failures.read_log(kfp.archived_log(pod.name)))
+            self._logs[pod.name] = found or StageLog()
         return self._logs[pod.name]
 
     def reason(self, pod: Pod) -> str:
@@ -353,8 +355,8 @@ class _Sources:
         state = self._from_kubernetes("pods", lambda kubernetes: kubernetes.pod(pod.name)) or {}
         log = self.log(pod)
         if pod.is_driver or not pod.stage:
-            log = Log(log.error or log.fatal, killed=log.killed)
-        return endings.reason(pod.stage or pod.path[-1], pod.message, state, log)
+            log = StageLog(log.error or log.fatal, killed=log.killed)
+        return failures.explain_failure(pod.stage or pod.path[-1], pod.message, state, log)
 
     def _from_kubernetes(self, what: str, request: Callable[["_Kubernetes"], _Response]) -> _Response | None:
         kubernetes = self._kubernetes
@@ -388,7 +390,7 @@ class _Sources:
         left = self._end - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        return min(SECONDS, left)
+        return min(REQUEST_TIMEOUT, left)
 
 
 class _Kubernetes:
@@ -408,8 +410,8 @@ class _Kubernetes:
 
     def workflow(self) -> Any:
         """Returns the workflow named by the label of this pod."""
-        name = self.pod(os.environ[OWN_POD])["metadata"]["labels"][WORKFLOW_LABEL]
-        group, version = ARGO
+        name = self.pod(os.environ[POD_NAME_VARIABLE])["metadata"]["labels"][WORKFLOW_LABEL]
+        group, version = ARGO_API
         return self._custom.get_namespaced_custom_object(
             group, version, self._namespace, "workflows", name, _request_timeout=self._timeouts()
         )
@@ -420,9 +422,9 @@ class _Kubernetes:
 
     def log(self, name: str) -> Iterator[str]:
         options = {"_preload_content": False, "_request_timeout": self._timeouts()}
-        end = {"container": endings.MAIN, "tail_lines": LOG_LINES, "limit_bytes": LOG_BYTES}
+        end = {"container": failures.MAIN_CONTAINER, "tail_lines": LOG_LINES, "limit_bytes": LOG_BYTES}
         answer = self._core.read_namespaced_pod_log(name, self._namespace, **end, **options)
-        return endings.lines(_in_time(answer.stream(CHUNK), self._timeout()))
+        return failures.split_lines(_in_time(answer.stream(CHUNK), self._timeout()))
 
     def _timeouts(self) -> tuple[float, float]:
         """Returns the timeouts to connect and to read; the client ignores a single number that is not an integer."""
@@ -456,14 +458,14 @@ class _Pipelines:
         found = self._end_of(f"/apis/v1alpha1/runs/{self._run_id}/nodes/{pod}/log")
         if found.startswith(b'{"error_message"'):  # KFP answers 200 before it looks for the log
             raise _Gone
-        return endings.lines([found])
+        return failures.split_lines([found])
 
     def archived_log(self, pod: str) -> Iterator[str]:
         """Returns the log from Argo's artifact store, which KFP serves as `{"data":"..."}` in base64."""
         found = self._end_of(f"/apis/v2beta1/runs/{self._run_id}/nodes/{pod}/artifacts/main-logs:read")
         encoded = found.rpartition(b'"')[0].rpartition(b'"')[2]
         aligned = encoded[len(encoded) % 4 :]  # four characters are three bytes, and the start may be cut off
-        return endings.lines([base64.b64decode(aligned)])
+        return failures.split_lines([base64.b64decode(aligned)])
 
     def _end_of(self, path: str) -> bytes:
         """Returns the last `LOG_BYTES` of a response; KFP has no option for the end of a log."""

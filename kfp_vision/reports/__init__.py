@@ -1,0 +1,1 @@
+"""What a run tells people: HTML pages, charts, results, and the message at its end."""
