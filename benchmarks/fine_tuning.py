@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 from benchmarks import training_stage
-from kfp_vision import evaluation, repository, training
+from kfp_vision import evaluation, training
 from kfp_vision.parameters import Advanced
 from kfp_vision.prediction import Classifier
+from kfp_vision.repository.version import exported_version
 
 
 def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rate: float) -> None:
@@ -56,7 +57,7 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
         records = (root / "records" / split for split in ("train", "validation"))
         outputs = {"model": root / "model", "events": root / "events", "page": root / "training.html"}
         training.train_classifier(recipe, *records, root / "labels", **outputs)
-        version = repository.exported(root / "model")
+        version = exported_version(root / "model")
         predictions = evaluation.collect(Classifier(version).probabilities, root / "records" / "test")
     accuracy = float(predictions.correct.mean())
     print(json.dumps({"accuracy": accuracy, "seconds": time.perf_counter() - start}))

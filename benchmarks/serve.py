@@ -15,8 +15,9 @@ import requests
 
 from benchmarks import peers, photographs
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision import export, repository
+from kfp_vision import export
 from kfp_vision.networks import NETWORKS
+from kfp_vision.repository.version import FIRST_VERSION, VERSION_FILE
 from kfp_vision.serving import server
 
 NETWORK, LABELS = "inception_v1", ["a", "b", "c", "d", "e"]
@@ -75,9 +76,9 @@ def write_model(place: Path) -> Path:
     Returns:
         The folder.
     """
-    network, version = NETWORKS[NETWORK], place / repository.FIRST
+    network, version = NETWORKS[NETWORK], place / FIRST_VERSION
     export.write_saved_model(version, network.build(len(LABELS), fast=False), LABELS, network.image_size)
-    about = version / repository.ABOUT_FILE
+    about = version / VERSION_FILE
     about.parent.mkdir()
     about.write_text(json.dumps({"model_name": "benchmark", "labels": LABELS, "image_size": network.image_size}))
     return place

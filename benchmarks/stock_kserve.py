@@ -11,7 +11,7 @@ from typing import Any
 import kserve
 import tensorflow as tf
 
-from kfp_vision import repository
+from kfp_vision.repository.version import versions
 
 
 class Predictor(kserve.Model):
@@ -51,7 +51,7 @@ def main(place: str, port: str) -> None:
         place: model repository.
         port: port of the HTTP server.
     """
-    newest = repository.versions(Path(place))[-1]
+    newest = versions(Path(place))[-1]
     kserve.ModelServer(http_port=int(port), enable_grpc=False).start([Predictor(newest.name, newest.folder)])
 
 

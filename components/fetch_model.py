@@ -15,7 +15,7 @@ def fetch_model(model_uri: str, model: dsl.Output[dsl.Model]) -> None:
     """
     from pathlib import Path
 
-    from kfp_vision import repository
+    from kfp_vision.repository.version import fetch_version
 
-    version = repository.fetch(model_uri, Path(model.path))
+    version = fetch_version(model_uri, Path(model.path))
     model.metadata.update({"model_name": version.name, "fingerprint": version.fingerprint})

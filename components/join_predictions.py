@@ -24,10 +24,11 @@ def join_predictions(
     """
     from pathlib import Path
 
-    from kfp_vision import prediction, repository
+    from kfp_vision import prediction
+    from kfp_vision.repository import version
     from kfp_vision.storage import atomic
 
-    labels = repository.exported(Path(model.path)).labels
+    labels = version.exported_version(Path(model.path)).labels
     joined = prediction.join_predictions([Path(part.path) for part in parts], labels, Path(predictions.path), predict_uri)
     predictions.metadata.update(joined)
     metrics.metadata.update(prediction.headlines(joined))

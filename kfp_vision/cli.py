@@ -326,10 +326,9 @@ def serve_model(options: argparse.Namespace) -> None:
     Args:
         options: the parsed command line.
     """
-    from kfp_vision import stored
-    from kfp_vision.serving import server
+    from kfp_vision.serving import server, sync
 
-    with stored.followed(options.model) as path:
+    with sync.synced_copy(options.model) as path:
         address = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
         server.serve(path, name=options.name, index=options.index, **address)
 
@@ -345,7 +344,8 @@ def predict(options: argparse.Namespace) -> int:
     """
     from contextlib import ExitStack
 
-    from kfp_vision import prediction, repository, stored
+    from kfp_vision import prediction
+    from kfp_vision.repository import bucket, version
 
     def line(uri: str, answer: prediction.Prediction) -> str:
         if not options.json:
@@ -357,8 +357,8 @@ def predict(options: argparse.Namespace) -> int:
         if options.url:
             namer = prediction.Service(options.url)
         else:
-            path = stack.enter_context(stored.brought(options.model))
-            namer = prediction.Classifier(repository.versions(repository.located(path))[-1])
+            path = stack.enter_context(bucket.local_copy(options.model))
+            namer = prediction.Classifier(version.versions(version.find_repository(path))[-1])
     return _print_answers(options.images, namer.classify, line)
 
 
@@ -416,9 +416,9 @@ def roll_back(options: argparse.Namespace) -> None:
     Args:
         options: the parsed command line.
     """
-    from kfp_vision import publishing
+    from kfp_vision.repository import publish
 
-    name, earlier, newest = publishing.rollback(options.repository, options.to)
+    name, earlier, newest = publish.rollback(options.repository, options.to)
     if newest == earlier:
         print(f"{name}: version {earlier} is already the newest in {options.repository}")
     else:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kfp_vision import catalog, publishing, records, repository, stored
+from kfp_vision import catalog, records
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Answer, Service
 from kfp_vision.reports import results
-from kfp_vision.repository import Version
+from kfp_vision.repository import bucket, publish
+from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
 from kfp_vision.storage import atomic, base, reading, uris, writing
 
@@ -115,7 +116,7 @@ def check_serving(
     Raises:
         InputError: the records are damaged, the server does not start, or its answers differ from the evaluation's.
     """
-    version, evaluation = repository.exported(model), _read_json(verdict)
+    version, evaluation = exported_version(model), _read_json(verdict)
     _check_same(version, evaluation, "verdict")
     if not accepted:
         reason = "the deployed model is the same" if evaluation["verdict"]["accepted"] else "the model is not accepted"
@@ -227,22 +228,22 @@ class _Repository:
             remedy = "Name a folder, or one in a bucket as s3://bucket/folder; it need not exist."
             raise InputError(rule, self._uri, remedy)
         writing.check_writable(self._uri, "deploy_to")
-        publishing.check_name(self._uri, model_name)
+        publish.check_repository_name(self._uri, model_name)
 
     def is_deployed(self, trained_from: str, model_name: str, settings: Mapping[str, Any]) -> bool:
         """Checks the newest version."""
-        return publishing.is_from(uris.absolute_uri(self._uri), trained_from)
+        return publish.is_trained_from(uris.absolute_uri(self._uri), trained_from)
 
     def deploy(self, version: Version, model_uri: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Publishes the model as the newest version."""
         place = uris.absolute_uri(self._uri)
-        number = publishing.publish(version, place, int(settings["versions_kept"]))
+        number = publish.publish(version, place, int(settings["versions_kept"]))
         results.announce(f"{version.name} deployed as version {number} in {place}")
         return {"kind": "repository", "repository": place, "version": number, "model_name": version.name}
 
     def call(self, endpoint: Mapping[str, Any], image: bytes) -> tuple[Answer, str]:
         """Starts the real server on the repository, and sends it the image."""
-        with stored.brought(self._uri) as path, server.running(path, endpoint["model_name"]) as url:
+        with bucket.local_copy(self._uri) as path, server.running(path, endpoint["model_name"]) as url:
             service = Service(url)
             (answer,) = service.classify([image])
             return answer, service.url
@@ -345,7 +346,7 @@ def deploy_model(
         InputError: the model is not accepted, the verdict or proof is of another model, the repository holds another model,
             or an error of the store or the cluster.
     """
-    version, evaluation = repository.exported(model), _read_json(verdict)
+    version, evaluation = exported_version(model), _read_json(verdict)
     _check_same(version, evaluation, "verdict")
     _check_same(version, _read_json(proof), "proof")
     if not evaluation["verdict"]["accepted"]:

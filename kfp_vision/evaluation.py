@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import deployment, export, inputs, parameters, publishing, records, repository
+from kfp_vision import deployment, export, inputs, parameters, records
 from kfp_vision.core.errors import InputError
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Classifier
 from kfp_vision.reports import pages, results, thumbnails
-from kfp_vision.repository import Version
+from kfp_vision.repository import publish
+from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.storage import atomic, reading
 
 BATCH = 64
@@ -134,7 +135,7 @@ def evaluate_classifier(
     if not about.images:
         remedy = "Raise validation_ratio or test_ratio, or add images."
         raise InputError("there must be held-out images to evaluate on", f"none in {folder.name}", remedy)
-    version = repository.exported(model)
+    version = exported_version(model)
     classifier = Classifier(version)
     predictions = collect(classifier.probabilities, folder)
     metrics = measured(predictions, version.labels)
@@ -343,7 +344,7 @@ def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
     """Returns the newest version of the repository `deploy_to`, copied to `scratch` from a bucket; None if there is none."""
     if deploy_to in (deployment.NOWHERE, deployment.KSERVE):
         return None
-    newest = publishing.repository_at(deploy_to).versions()[-1:]
+    newest = publish.repository_at(deploy_to).versions()[-1:]
     return newest[0].download(scratch) if newest else None
 
 

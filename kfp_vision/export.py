@@ -16,9 +16,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfp_vision import checkpoints, inputs, repository, splitting
+from kfp_vision import checkpoints, inputs, splitting
 from kfp_vision.checkpoints import KERAS_FILE
 from kfp_vision.networks import Network
+from kfp_vision.repository.version import VERSION_FILE, exported_version
 
 ABOUT_FILE, HISTORY_FILE = "model.json", "training.json"
 
@@ -50,10 +51,10 @@ def write_model(
     metadata = json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
     (folder / ABOUT_FILE).write_text(metadata, encoding="utf-8")
     (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
-    version = repository.exported(folder).folder
+    version = exported_version(folder).folder
     write_saved_model(version, stock, labels, shape["image_size"])
-    (version / repository.ABOUT_FILE).parent.mkdir()
-    (version / repository.ABOUT_FILE).write_text(metadata, encoding="utf-8")
+    (version / VERSION_FILE).parent.mkdir()
+    (version / VERSION_FILE).write_text(metadata, encoding="utf-8")
 
 
 def write_backbone(folder: Path, network: Network, checkpoint_uri: str) -> None:

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kfp_vision import __version__, parameters, publishing, rollout
+from kfp_vision import __version__, parameters, rollout
 from kfp_vision.cluster import API_VERSION, BACK_SECONDS, GROUP, MADE, MODEL, OURS, Applied, Cluster, NotReady, is_within
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.repository import SERVING_FOLDER, Version
+from kfp_vision.repository import publish
+from kfp_vision.repository.version import SERVING_FOLDER, Version
 from kfp_vision.storage import base, uris, writing
 
 STOCK = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
@@ -289,7 +290,7 @@ def _provide(version: Version, uri: str, settings: Mapping[str, Any]) -> str:
     if not settings["service_repository"]:
         return _storage_uri(base.append_to_path(uri, f"/{SERVING_FOLDER}"), settings)
     place = uris.join_uri(settings["service_repository"], f"{version.name}/{version.fingerprint[:FOLDER]}")
-    publishing.publish(version, place)
+    publish.publish(version, place)
     return _storage_uri(place, settings)
 
 
@@ -300,7 +301,7 @@ def _remove_old(cluster: Cluster, version: Version, settings: Mapping[str, Any])
     place = uris.join_uri(settings["service_repository"], version.name)
     used = {fingerprint[:FOLDER] for fingerprint in cluster.pod_annotations(version.name, FINGERPRINT)}
     used.add(version.fingerprint[:FOLDER])
-    publishing.remove_unread(place, used, int(settings["versions_kept"]))
+    publish.remove_unused_models(place, used, int(settings["versions_kept"]))
 
 
 def _storage_uri(place: str, settings: Mapping[str, Any]) -> str:

@@ -869,9 +869,10 @@ def check_prediction(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     check_prediction_values(form)
-    from kfp_vision import prediction, repository  # as in _check_images
+    from kfp_vision import prediction
+    from kfp_vision.repository import version  # as in _check_images
 
-    repository.check_there(form["model_uri"], "model_uri")
+    version.check_model_uri(form["model_uri"], "model_uri")
     prediction.check_uri(form["predict_uri"], "predict_uri")
 
 
@@ -885,13 +886,14 @@ def check_search(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     check_search_values(form)
-    from kfp_vision import checkpoints, prediction, repository
+    from kfp_vision import checkpoints, prediction
+    from kfp_vision.repository import version
     from kfp_vision.search import beside, sources
     from kfp_vision.storage import reading  # as in _check_images
 
     reading.check_exists(form["images_uri"], "images_uri")
     if form["model_uri"]:
-        repository.check_there(form["model_uri"], "model_uri")
+        version.check_model_uri(form["model_uri"], "model_uri")
     else:
         checkpoints.check(NETWORKS[form["network"]], form["checkpoint_uri"], 1.0)
     if form["index_uri"]:

@@ -21,7 +21,7 @@ from kfp_vision import access, catalog
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked
 from kfp_vision.reports import results
-from kfp_vision.repository import Version
+from kfp_vision.repository.version import Version
 from kfp_vision.storage import atomic, reading, uris
 
 if TYPE_CHECKING:

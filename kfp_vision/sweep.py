@@ -197,10 +197,11 @@ def _draw(lists: Sequence[Sequence[Any]], count: int, seed: int) -> list[tuple[A
 def _validate(model: Path, validation_records: Path) -> dict[str, float]:
     import numpy as np
 
-    from kfp_vision import evaluation, repository
+    from kfp_vision import evaluation
     from kfp_vision.prediction import Classifier
+    from kfp_vision.repository import version
 
-    answers = evaluation.collect(Classifier(repository.exported(model)).probabilities, validation_records)
+    answers = evaluation.collect(Classifier(version.exported_version(model)).probabilities, validation_records)
     of_label = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)
     accuracy, loss = float(np.mean(answers.correct)), float(-np.log(np.maximum(of_label, SURE)).mean())
     print(f"accuracy {accuracy:.4f} on {len(answers.labels)} validation images", flush=True)

@@ -24,12 +24,13 @@ def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str 
     """Writes a version of a model repository, and gives its folder."""
     import keras
 
-    from kfp_vision import export, repository
+    from kfp_vision import export
+    from kfp_vision.repository import version
 
     pixels = keras.Input((SIZE, SIZE, 3))
     logits = keras.layers.Rescaling(scale)(keras.layers.GlobalAveragePooling2D()(pixels))
     export.write_saved_model(folder, keras.Model(pixels, logits), list(labels), SIZE)
-    about = folder / repository.ABOUT_FILE
+    about = folder / version.VERSION_FILE
     about.parent.mkdir()
     about.write_text(json.dumps({"model_name": name, "network": "mean", "labels": labels, "image_size": SIZE}))
     return folder

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from kfp_vision.repository import Version
+from kfp_vision.repository.version import Version
 
 
 def version(folder: Path, name: str = "flowers", weights: bytes = b"weights", **about: object) -> Version:

@@ -25,9 +25,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import catalog, repository
+from kfp_vision import catalog
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.repository.version import SERVING_FOLDER, exported_version, versions
 from kfp_vision.search import nearest, parts
 from kfp_vision.search.embedding import Embedder
 from kfp_vision.search.parts import COLUMNS, PICTURES, PLACES, REMEDY, THUMBNAILS, VECTORS, Part
@@ -211,8 +212,8 @@ class Index:
         Raises:
             InputError: The model is in neither place, or does not load.
         """
-        own = self.folder / MODEL_FOLDER / repository.SERVING_FOLDER
-        for version in reversed(repository.versions(own) or repository.versions(self.folder.absolute().parent)):
+        own = self.folder / MODEL_FOLDER / SERVING_FOLDER
+        for version in reversed(versions(own) or versions(self.folder.absolute().parent)):
             if version.fingerprint == self.about.model_fingerprint:
                 return Embedder(version)
         rule = f"an index must have its model, {self.about.model_name}, in its folder or beside it"
@@ -337,7 +338,7 @@ def write_part(
     Raises:
         InputError: The earlier index is damaged.
     """
-    embedder = Embedder(repository.exported(model))
+    embedder = Embedder(exported_version(model))
     old = Index(before) if before else None
     if old and old.about.model_fingerprint != embedder.fingerprint:
         print("the earlier index was built with another model: computing all embeddings", flush=True)
@@ -362,7 +363,7 @@ def join(folders: Sequence[Path], model: Path, folder: Path) -> Built:
     Raises:
         InputError: A part is damaged or was computed with another model, or no part has any images.
     """
-    version = repository.exported(model)
+    version = exported_version(model)
     joined = [parts.read(part, version.fingerprint) for part in folders]
     pictures, computed = sum(part.pictures for part in joined), sum(part.computed for part in joined)
     refused = [reject for part in folders for reject in catalog.read_unused(part / parts.REFUSED)]
@@ -379,7 +380,7 @@ def join(folders: Sequence[Path], model: Path, folder: Path) -> Built:
         measured = nearest.build(vectors, beside / REGIONS) if pictures > nearest.EXACT_UP_TO else nearest.Recall(1.0, 0)
     if not has_model:
         with atomic.replacing(folder / MODEL_FOLDER) as beside:
-            shutil.copytree(version.folder, repository.exported(beside).folder)
+            shutil.copytree(version.folder, exported_version(beside).folder)
     about = About(version.name, version.fingerprint, dimension, pictures, generation, measured.recall, measured.probes)
     atomic.write_json(folder / ABOUT_FILE, asdict(about))
     forget_others(folder, generation)

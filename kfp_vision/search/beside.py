@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import publishing, repository
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports import results
-from kfp_vision.repository import INDEX_FOLDER, SERVING_FOLDER
+from kfp_vision.repository import publish
+from kfp_vision.repository.version import INDEX_FOLDER, SERVING_FOLDER, exported_version
 from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, about_in, described, files_in, forget_others
 from kfp_vision.search.parts import REMEDY
 from kfp_vision.storage import atomic, base, reading, uris, writing
@@ -59,7 +59,7 @@ def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
     Raises:
         InputError: The newest version is another model or missing, or the store denies access or does not answer.
     """
-    about, version = about_in(index), repository.exported(index / MODEL_FOLDER)
+    about, version = about_in(index), exported_version(index / MODEL_FOLDER)
     place, newest = _find_newest(deploy_to)
     if not newest.is_copy_of(version):
         rule = f"an index must be deployed beside its model, {about.model_name} {about.model_fingerprint[:12]}"
@@ -113,14 +113,14 @@ def bring(place: str, folder: Path) -> bool:
     return True
 
 
-def _find_newest(deploy_to: str) -> tuple[str, publishing.Published]:
+def _find_newest(deploy_to: str) -> tuple[str, publish.PublishedVersion]:
     """Returns the repository at a URI, or in the model folder there, with its newest version.
 
     Raises:
         InputError: There is none, or the store denies access or does not answer.
     """
     for place in (uris.absolute_uri(deploy_to), uris.join_uri(deploy_to, SERVING_FOLDER.as_posix())):
-        if versions := publishing.repository_at(place).versions():
+        if versions := publish.repository_at(place).versions():
             return place, versions[-1]
     rule = "deploy_to must hold a model for the index to be deployed beside"
     raise InputError(rule, f"none in {deploy_to}", "Deploy the model there first.")

@@ -14,7 +14,7 @@ from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked_with_small
 from kfp_vision.prediction import Classifier
-from kfp_vision.repository import Version
+from kfp_vision.repository.version import Version
 
 BATCH = 32  # images
 BATCHES_AT_ONCE = 2  # the threads of a batch wait for each other at every layer; a second batch fills these gaps

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kfp_vision import catalog, partitioning, repository, search
+from kfp_vision import catalog, partitioning, search
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.networks import NETWORKS
 from kfp_vision.reports import results
-from kfp_vision.repository import Version
+from kfp_vision.repository import version
+from kfp_vision.repository.version import Version
 from kfp_vision.storage import atomic, reading, uris
 
 
@@ -28,12 +29,12 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
         InputError: There is no version at the URI, or the checkpoint does not fit the network.
     """
     if model_uri:
-        return repository.fetch(model_uri, model)
+        return version.fetch_version(model_uri, model)
     from kfp_vision import export  # imports TensorFlow
 
     with atomic.replacing(model) as beside:
         export.write_backbone(beside, NETWORKS[network], checkpoint_uri)
-    return repository.exported(model)
+    return version.exported_version(model)
 
 
 def list_images(images_uri: str, partitions: int, table: Path) -> list[int]:

@@ -14,7 +14,7 @@ from PIL import Image
 from kfp_vision.core import hardware
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Answer, Classifier, readable
-from kfp_vision.repository import Version
+from kfp_vision.repository.version import Version
 from kfp_vision.search.embedding import check_embeds
 from kfp_vision.serving import observing
 from kfp_vision.serving.batching import MAX_BATCH, Batcher

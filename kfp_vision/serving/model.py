@@ -8,11 +8,10 @@ import kserve
 from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import InferRequest
 
-from kfp_vision import repository
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import FINGERPRINT
-from kfp_vision.repository import INDEX_FOLDER, Version
+from kfp_vision.repository.version import INDEX_FOLDER, Version, versions
 from kfp_vision.search import ABOUT_FILE, files_in
 from kfp_vision.serving import observing, protocols
 from kfp_vision.serving.loaded import MAX_PIXELS, Loaded
@@ -66,7 +65,7 @@ class ServedClassifier(kserve.Model):
             Messages about what changed.
         """
         messages = []
-        for version in reversed(repository.versions(self.path)):
+        for version in reversed(versions(self.path)):
             if self._loaded and version.folder == self.version.folder:
                 break
             files = _file_states(sorted(version.folder.rglob("*")))

@@ -3,8 +3,8 @@
 import contextlib
 from pathlib import Path
 
-from kfp_vision import repository
 from kfp_vision.core.errors import InputError
+from kfp_vision.repository.version import INDEX_FOLDER, find_repository, versions
 from kfp_vision.search import ABOUT_FILE
 
 
@@ -26,13 +26,13 @@ def at(path: Path, name: str = "", index: Path | None = None) -> dict[str, Path]
         return {name or _own_name(single): single}
     several = below(path)
     if not several:
-        repository.located(path)  # raises an error that says why
+        find_repository(path)  # raises an error that says why
     if name:
         found = f"{name} for {', '.join(several)} in {path}"
         raise InputError("--name must be for a single model", found, "Leave it out: each model is named after its folder.")
     if index:
         found = f"{index} for {', '.join(several)} in {path}"
-        remedy = f"Put it next to the versions of its model, as {repository.INDEX_FOLDER}."
+        remedy = f"Put it next to the versions of its model, as {INDEX_FOLDER}."
         raise InputError("--index must be for a single model", found, remedy)
     return several
 
@@ -40,7 +40,7 @@ def at(path: Path, name: str = "", index: Path | None = None) -> dict[str, Path]
 def alone(path: Path) -> Path | None:
     """Returns the repository at a path, or None if the path is not that of a model folder or repository."""
     with contextlib.suppress(InputError):
-        return repository.located(path)
+        return find_repository(path)
     return None
 
 
@@ -65,7 +65,7 @@ def _own_name(place: Path) -> str:
     Raises:
         InputError: none can; the error is that of the oldest.
     """
-    *newer, oldest = reversed(repository.versions(place))
+    *newer, oldest = reversed(versions(place))
     for version in newer:
         with contextlib.suppress(InputError):
             return version.name

@@ -5,14 +5,15 @@ from pathlib import Path
 import one_step
 import pytest
 
-from kfp_vision import components, repository
+from kfp_vision import components
+from kfp_vision.repository.version import exported_version
 
 WISHES = {"deploy_to": "here", "accepted": True}
 
 
 def test_proves_that_the_server_answers_as_the_evaluation_did(proven, trained):
     proof = json.loads((proven.folder / "proof").read_text())
-    assert proof["model_fingerprint"] == repository.exported(trained.folder / "model").fingerprint
+    assert proof["model_fingerprint"] == exported_version(trained.folder / "model").fingerprint
     assert proof["pictures"] == 2
     assert 0 <= proof["largest_difference"] <= 1e-3
     assert 0 < proof["median_seconds"] < 10
@@ -33,7 +34,7 @@ def change(verdict: Path, /, **changes: object) -> None:
 
 
 def test_refuses_a_model_that_the_server_cannot_load(copy, tmp_path):
-    version = repository.exported(copy["model"])
+    version = exported_version(copy["model"])
     (version.folder / "variables" / "variables.index").write_bytes(b"torn")
     change(copy["verdict"], model_fingerprint=version.fingerprint)
     ended = one_step.run(components.check_serving, tmp_path / "root", copy, **WISHES)

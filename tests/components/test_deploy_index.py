@@ -6,7 +6,8 @@ import indexed
 import one_step
 import pytest
 
-from kfp_vision import components, repository
+from kfp_vision import components
+from kfp_vision.repository.version import versions
 from kfp_vision.search import Index
 
 
@@ -36,7 +37,7 @@ def test_an_index_comes_to_lie_with_its_model(made, tmp_path):
     assert ended.printed == [f"outcome: index of 24 images deployed beside version 1 of colours in {place}"]
     there = Index(place / "index")
     assert there.images == Index(made / "index").images and there.about.generation == told["generation"]
-    assert [version.number for version in repository.versions(place)] == [1]
+    assert [version.number for version in versions(place)] == [1]
     vector = there.embedder().embed_one(indexed.picture(3))  # by the model that it lies with
     assert there.search(vector[None], 1)[0][0].path.endswith("03.png")
 

@@ -4,14 +4,15 @@ from pathlib import Path
 import one_step
 import pytest
 
-from kfp_vision import components, repository
+from kfp_vision import components
+from kfp_vision.repository.version import exported_version, versions
 
 
 def test_publishes_the_first_version(deployed, trained):
     endpoint = json.loads((deployed.folder / "endpoint").read_text())
     assert (endpoint["kind"], endpoint["version"], endpoint["model_name"]) == ("repository", 1, "flowers")
-    (version,) = repository.versions(Path(endpoint["repository"]))
-    assert version.fingerprint == repository.exported(trained.folder / "model").fingerprint
+    (version,) = versions(Path(endpoint["repository"]))
+    assert version.fingerprint == exported_version(trained.folder / "model").fingerprint
     assert deployed.metadata["endpoint"]["repository"] == endpoint["repository"]
     assert deployed.printed == [f"outcome: flowers deployed as version 1 in {endpoint['repository']}"]
 

@@ -2,7 +2,8 @@ import json
 
 import one_step
 
-from kfp_vision import components, records, repository
+from kfp_vision import components, records
+from kfp_vision.repository import version
 
 NOTHING_ASKED = {"min_accuracy": 0.0, "test_image_uri": "", "deploy_to": "none", "unchanged": False, "advanced": {}}
 
@@ -66,7 +67,7 @@ def test_an_accepted_but_unchanged_model_is_not_deployed_again(evaluate_inputs, 
 
 def test_the_verdict_names_the_model_and_has_sample_predictions(evaluated, trained):
     figures = json.loads((evaluated.folder / "verdict").read_text())
-    assert figures["model_fingerprint"] == repository.exported(trained.folder / "model").fingerprint
+    assert figures["model_fingerprint"] == version.exported_version(trained.folder / "model").fingerprint
     assert [len(answer["probabilities"]) for answer in figures["answers"]] == [2, 2]
     assert len({answer["name"] for answer in figures["answers"]}) == 2
 

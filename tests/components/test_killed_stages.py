@@ -20,11 +20,12 @@ from kfp import dsl
 from servers import until
 from told import Web
 
-from kfp_vision import components, local_run, records, repository
+from kfp_vision import components, local_run, records
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.reports import outcome, run_state
+from kfp_vision.repository import version
 
 PATH = "/hooks/runs"
 TRIES = 5  # where a stage is faster than who would kill it
@@ -107,7 +108,7 @@ READ: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("train_records", "validation_records", "test_records"), pictures_of),
     **dict.fromkeys(("metrics", "verdict"), of_json("model_fingerprint", "verdict")),
     "label_map": lambda folder: (folder / "labels.txt").read_bytes(),
-    "model": lambda folder: repository.exported(folder).fingerprint,
+    "model": lambda folder: version.exported_version(folder).fingerprint,
     "endpoint": of_json("kind", "version", "model_name"),
     "deployed": of_json("repository", "version", "pictures"),
 }

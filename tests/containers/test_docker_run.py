@@ -17,9 +17,10 @@ import drawn
 import pytest
 from servers import ended, until
 
-from kfp_vision import __version__, prediction, records, repository
+from kfp_vision import __version__, prediction, records
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.reports import outcome
+from kfp_vision.repository.version import versions
 from kfp_vision.serving import server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -271,7 +272,7 @@ def test_what_came_out_lies_where_it_always_does(run):
 
 
 def test_what_is_deployed_answers_as_it_did_in_the_containers(run):
-    (version,) = repository.versions(run.output.parent / "repository")
+    (version,) = versions(run.output.parent / "repository")
     assert version.number == run.result["endpoint"]["version"] == 1
     (asked_about,) = [
         encoded

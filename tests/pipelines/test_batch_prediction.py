@@ -10,7 +10,7 @@ from typing import Any
 import colours
 import pytest
 
-from kfp_vision import repository
+from kfp_vision.repository import version
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def test_in_partitions_the_table_is_the_same(root, whole):
     _, result = predict(root, all_scores="true", partitions=3)
     assert Path(result["predictions"]).read_text() == Path(whole[1]["predictions"]).read_text()
     fetched = list(Path(result["run_dir"]).glob("*/fetch-model/model"))
-    assert [repository.exported(folder).fingerprint for folder in fetched] == [
-        repository.Version(root / "models" / "2").fingerprint
+    assert [version.exported_version(folder).fingerprint for folder in fetched] == [
+        version.Version(root / "models" / "2").fingerprint
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import drawn
 import pytest
 
-from kfp_vision import repository
+from kfp_vision.repository.version import exported_version, versions
 
 FORM = {
     "fine_tune": "false",
@@ -64,6 +64,6 @@ def test_a_trial_that_fails_does_not_fail_the_run(run):
 
 def test_the_best_one_goes_through_the_gate_on_pictures_that_chose_nothing(run):
     assert "on 6 test images" in "\n".join(run.lines)
-    (version,) = repository.versions(Path(run.result["endpoint"]["repository"]))
-    assert version.fingerprint == repository.exported(Path(run.result["model_dir"])).fingerprint
+    (version,) = versions(Path(run.result["endpoint"]["repository"]))
+    assert version.fingerprint == exported_version(Path(run.result["model_dir"])).fingerprint
     assert version.about["learning_rate"] == 0.01

@@ -15,7 +15,8 @@ import local_outputs
 import one_step
 import pytest
 
-from kfp_vision import components, repository
+from kfp_vision import components
+from kfp_vision.repository.version import exported_version, versions
 from kfp_vision.serving import server
 
 STAGES = [
@@ -131,8 +132,8 @@ def test_reports_the_accuracy_on_the_test_split(run):
 
 
 def test_deploys_the_model_and_asks_it_over_http(run):
-    (version,) = repository.versions(run.pictures.parent / "a repository")
-    assert version.fingerprint == repository.exported(Path(run.result["model_dir"])).fingerprint
+    (version,) = versions(run.pictures.parent / "a repository")
+    assert version.fingerprint == exported_version(Path(run.result["model_dir"])).fingerprint
     assert run.result["endpoint"]["version"] == version.number == 1
     answer, verdict = run.result["answer"], json.loads((run.artifacts / "evaluate-classifier" / "metrics").read_text())
     assert answer["picture"] == verdict["test_picture"]["uri"]
@@ -216,7 +217,7 @@ def test_run_again_with_skip_unchanged_it_ends_before_any_work(run, tmp_path):
     result = json.loads(done.stdout.splitlines()[-1])
     assert result == {"unchanged": True, "skipped": sorted([*STAGES, *IN_ANY_ORDER, LAST])}
     assert not (tmp_path / "again").exists()
-    assert len(repository.versions(run.pictures.parent / "a repository")) == 1
+    assert len(versions(run.pictures.parent / "a repository")) == 1
 
 
 @pytest.fixture(scope="module")

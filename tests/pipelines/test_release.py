@@ -12,12 +12,13 @@ import colours
 import pytest
 from kfp import dsl, local
 
-from kfp_vision import components, repository
+from kfp_vision import components
 from kfp_vision.catalog import Row
 from kfp_vision.local_run import for_one_machine
 from kfp_vision.pictures import checked
 from kfp_vision.pipelines.release import release as released_by
 from kfp_vision.records import write_shards
+from kfp_vision.repository.version import exported_version, versions
 
 STARTED = re.compile(r"Executing task \S*?'([\w-]+)'")
 
@@ -98,7 +99,7 @@ def test_a_good_model_is_deployed_and_answers(made, tmp_path):
     done = release(made, tmp_path / "run", min_accuracy=0.99, deploy_to=str(tmp_path / "repository"))
     assert done.stages == ["evaluate-classifier", "check-serving", "deploy-model", "call-endpoint", "report-outcome"]
     assert done.green
-    assert [version.number for version in repository.versions(tmp_path / "repository")] == [1]
+    assert [version.number for version in versions(tmp_path / "repository")] == [1]
     assert "red/1.jpg is classified as red (100%); its label is red" in done.printed
 
 
@@ -125,7 +126,7 @@ def test_a_model_that_is_no_better_than_naming_the_largest_class_is_deployed_onl
     wishes = {"deploy_to": str(tmp_path / "repository"), "advanced": {"beat_largest_class": False}}
     done = release(made, tmp_path / "again", **wishes)
     assert done.stages == ["evaluate-classifier", "check-serving", "deploy-model", "call-endpoint", "report-outcome"]
-    assert done.green and [version.number for version in repository.versions(tmp_path / "repository")] == [1]
+    assert done.green and [version.number for version in versions(tmp_path / "repository")] == [1]
 
 
 def test_a_model_that_is_worse_than_the_deployed_one_is_kept_and_not_deployed(tmp_path):
@@ -137,12 +138,12 @@ def test_a_model_that_is_worse_than_the_deployed_one_is_kept_and_not_deployed(tm
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]
     assert done.green and "outcome: not accepted, accuracy 0.0000 on " in done.printed
     assert "images: it is significantly worse than the deployed version 1, accuracy 1.0000" in done.printed
-    assert [version.number for version in repository.versions(tmp_path / "repository")] == [1]
+    assert [version.number for version in versions(tmp_path / "repository")] == [1]
 
 
 def test_a_model_that_the_server_cannot_load_is_not_deployed_and_the_run_is_red(tmp_path):
     broken = make(tmp_path / "made")
-    version = repository.exported(broken / "model")
+    version = exported_version(broken / "model")
     (version.folder / "saved_model.pb").write_bytes(b"no graph")
     verdict = {"model_fingerprint": version.fingerprint, "verdict": {"accepted": True, "reasons": []}, "answers": []}
     (broken / "verdict").write_text(json.dumps(verdict))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import drawn
 import pytest
 
-from kfp_vision import repository
+from kfp_vision.repository.version import exported_version, versions
 
 STAGES = ["check_training", "fetch_records", "train_classifier", "evaluate_classifier", "check_serving", "deploy_model"]
 FORM = {
@@ -56,8 +56,8 @@ def test_begins_with_the_records_and_ends_with_a_deployed_model(run):
     stages = [line.split()[1] for line in run.lines if line.startswith("[")]
     assert stages == [*STAGES, "call_endpoint", "report_outcome"]
     assert sorted(run.result["skipped"]) == ["predict_images"]
-    (version,) = repository.versions(Path(run.result["endpoint"]["repository"]))
-    assert version.fingerprint == repository.exported(Path(run.result["model_dir"])).fingerprint
+    (version,) = versions(Path(run.result["endpoint"]["repository"]))
+    assert version.fingerprint == exported_version(Path(run.result["model_dir"])).fingerprint
     assert version.labels == ["bellcup", "globelet"]
 
 

@@ -15,8 +15,10 @@ import yaml
 from exported import version
 from servers import NUMBERS, answering, free_port
 
-from kfp_vision import __version__, cluster, deployment, inference_service, parameters, repository, stored
+from kfp_vision import __version__, cluster, deployment, inference_service, parameters
 from kfp_vision.core.errors import InputError
+from kfp_vision.repository import bucket
+from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
 from kfp_vision.storage import reading, writing
 
@@ -60,7 +62,7 @@ def settings(**given: object) -> dict[str, object]:
 
 def deploy(folder: Path, weights: bytes = b"weights", **given: object) -> dict[str, str]:
     """Deploys a model as the run of KFP has left it."""
-    one = repository.Version(folder / "serving" / "1")
+    one = Version(folder / "serving" / "1")
     if not one.folder.exists():
         version(one.folder, weights=weights)
     return inference_service.deploy(one, f"{ARTIFACT}-{folder.name}", settings(**given))
@@ -93,7 +95,7 @@ def test_a_service_is_made_and_waited_for(kubernetes, tmp_path, capsys):
         "model_name": "flowers",
         "url": "http://flowers-models.example.com",
         "address": "http://flowers-predictor.models.svc.cluster.local",
-        "fingerprint": repository.Version(tmp_path / "model" / "serving" / "1").fingerprint,
+        "fingerprint": Version(tmp_path / "model" / "serving" / "1").fingerprint,
         "share": 100,
     }
     assert predictor(kubernetes) == {
@@ -149,7 +151,7 @@ def test_another_model_changes_the_service_and_its_old_state_does_not_count(kube
     after = predictor(kubernetes)["model"]["storageUri"]
     assert after != before
     for place, weights in ((before, b"weights"), (after, b"better")):  # a revision of the first may still read it
-        with stored.brought(place) as path:
+        with bucket.local_copy(place) as path:
             assert (path / "1" / "variables" / "variables.index").read_bytes() == weights
     assert kubernetes.services["flowers"]["metadata"]["generation"] == 2
 
@@ -785,7 +787,7 @@ def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative
     kubernetes = knative
     model = tmp_path / "model"
     colours.write_version(model / "serving" / "1")
-    about = {"model_fingerprint": repository.exported(model).fingerprint}
+    about = {"model_fingerprint": exported_version(model).fingerprint}
     (tmp_path / "verdict").write_text(json.dumps(about | {"verdict": {"accepted": True, "reasons": []}}))
     (tmp_path / "proof").write_text(json.dumps(about))
     (tmp_path / "green.jpg").write_bytes(colours.picture("green"))
@@ -796,7 +798,7 @@ def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative
         def starts(service: dict) -> list[dict]:
             """What KServe's storage initializer and the container do."""
             (container,) = service["spec"]["predictor"]["containers"]
-            where = pods.enter_context(stored.brought(container["env"][0]["value"]))
+            where = pods.enter_context(bucket.local_copy(container["env"][0]["value"]))
             given = {"/mnt/models": str(where), str(inference_service.PORT): "0"}
             url = pods.enter_context(answering([given.get(argument, argument) for argument in container["args"]]))
             ready = [kube.condition("Ready", "True")]
@@ -825,7 +827,7 @@ def two(tmp_path_factory) -> Iterator[tuple[Path, str, Path, str]]:
 def asked(model: Path, url: str, tmp_path: Path) -> dict[str, object]:
     """What `call_endpoint` makes of a deployed model behind an address."""
     where = {"kind": "kserve", "name": "colours", "namespace": "models", "model_name": "colours", "url": url, "address": url}
-    what = {"fingerprint": repository.exported(model).fingerprint, "share": 100}
+    what = {"fingerprint": exported_version(model).fingerprint, "share": 100}
     (tmp_path / "endpoint").write_text(json.dumps(where | what))
     (tmp_path / "green.jpg").write_bytes(colours.picture("green"))
     nothing = (tmp_path / "no validation", tmp_path / "no test")
@@ -843,7 +845,7 @@ def test_the_answer_of_a_server_that_ends_late_is_not_taken_for_the_new_ones(
     assert (answer["prediction"], front.led) == ("green", [old_url] * late + [new_url])
     assert answer["url"] == f"{front.url}/v1/models/colours:predict"
     said = capsys.readouterr().out
-    before, after = (repository.exported(model).fingerprint[:12] for model in (old, new))
+    before, after = (exported_version(model).fingerprint[:12] for model in (old, new))
     again = f"POST {front.url}/v1/models/colours:predict gave one of {before} instead of {after}; trying again"
     assert said.splitlines().count(again) == (late > 0)
     assert f"POST {answer['url']}" in said.splitlines()
@@ -855,7 +857,7 @@ def test_a_server_that_never_gives_way_is_one_clear_line(two, kubernetes, tmp_pa
     monkeypatch.setattr(deployment, "SECONDS_TO_TAKE_OVER", 0.2)
     with fronted.fronting(lambda: old_url) as front, pytest.raises(InputError) as refused:
         asked(new, front.url, tmp_path)
-    before, after = (repository.exported(model).fingerprint[:12] for model in (old, new))
+    before, after = (exported_version(model).fingerprint[:12] for model in (old, new))
     assert str(refused.value) == (
         f"error: the deployed model must answer within 0.2 s of being ready; got one of {before} for {after} at "
         f"{front.url}/v1/models/colours:predict. See kubectl -n models get pods, and which of them the address leads to."
@@ -871,8 +873,8 @@ def test_of_servers_that_do_not_say_which_model_answers_the_pods_tell(two, kuber
     how = settings(service_runtime="tensorflow")
     of = {}
     for model, url in ((old, old_url), (new, new_url)):
-        inference_service.deploy(repository.exported(model), f"{ARTIFACT}-{model.name}", how)
-        of[repository.exported(model).fingerprint] = url
+        inference_service.deploy(exported_version(model), f"{ARTIFACT}-{model.name}", how)
+        of[exported_version(model).fingerprint] = url
 
     def ending_first() -> str:
         pods = kubernetes.pods["colours"]
@@ -890,7 +892,7 @@ def test_a_roll_out_over_two_real_servers_ends_with_the_new_ones_answer(two, kub
     """The whole way: while the pods are exchanged the address leads to whichever are ready, the one before first."""
     old, old_url, new, new_url = two
     monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
-    of = {repository.exported(model).fingerprint: url for model, url in ((old, old_url), (new, new_url))}
+    of = {exported_version(model).fingerprint: url for model, url in ((old, old_url), (new, new_url))}
     late = iter([old_url, old_url])  # connections that find the way to a pod that is ending
 
     def ready() -> str:
@@ -899,7 +901,7 @@ def test_a_roll_out_over_two_real_servers_ends_with_the_new_ones_answer(two, kub
 
     with fronted.fronting(ready) as front:
         for model in (old, new):
-            told = inference_service.deploy(repository.exported(model), ARTIFACT, settings(service_repository=models))
-        assert told["fingerprint"] == repository.exported(new).fingerprint
+            told = inference_service.deploy(exported_version(model), ARTIFACT, settings(service_repository=models))
+        assert told["fingerprint"] == exported_version(new).fingerprint
         assert asked(new, front.url, tmp_path)["prediction"] == "green"
     assert front.led == [old_url, old_url, new_url]

@@ -28,8 +28,13 @@ import one_step
 import pytest
 from servers import NUMBERS, Place, until
 
-from kfp_vision import catalog, components, parameters, prediction, publishing, records, repository, search, splitting, stored
+from kfp_vision import catalog, components, parameters, prediction, records, search, splitting
 from kfp_vision.core.errors import InputError
+from kfp_vision.repository import bucket as repository_bucket
+from kfp_vision.repository import publish
+from kfp_vision.repository import version as repository_version
+from kfp_vision.repository.bucket import local_copy
+from kfp_vision.repository.version import Version, exported_version, fetch_version
 from kfp_vision.search import beside, sources
 from kfp_vision.storage import atomic, base, reading, retry, writing
 from kfp_vision.training import saving
@@ -46,7 +51,7 @@ def scratch(tmp_path, monkeypatch) -> Path:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    monkeypatch.setattr(stored, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(repository_bucket, "MAX_BACKOFF_SECONDS", 0.05)
     return tmp_path / "scratch"
 
 
@@ -91,7 +96,7 @@ class Given:
     archive: str
     models: str
     tables: Path
-    version: repository.Version
+    version: Version
     records: str
     index: str
     made: Made
@@ -133,13 +138,13 @@ def predict(given: Given, folder: Path) -> None:
 
 
 def fetch(given: Given, folder: Path) -> None:
-    repository.fetch(given.models, folder / "model")
+    fetch_version(given.models, folder / "model")
 
 
 def compare(given: Given, folder: Path) -> None:
     """What evaluate_classifier does with the model that is deployed, and call_endpoint with the endpoint."""
-    with stored.brought(given.models) as path:
-        for version in repository.versions(path):
+    with local_copy(given.models) as path:
+        for version in repository_version.versions(path):
             writing.write_file(version.fingerprint.encode(), str(folder / "fingerprint"))
 
 
@@ -155,7 +160,7 @@ def index(given: Given, folder: Path) -> None:
 
 
 def deploy(given: Given, folder: Path) -> None:
-    publishing.publish(given.version, f"{given.target}/repository")
+    publish.publish(given.version, f"{given.target}/repository")
 
 
 def save(given: Given, folder: Path) -> None:
@@ -236,11 +241,11 @@ def laid_out(place: Place, made: Made, tmp_path: Path) -> Given:
     )
 
 
-def filled(place: Place, whole: repository.Version, made: Made) -> str:
+def filled(place: Place, whole: Version, made: Made) -> str:
     """A new folder to write to, with what was written there before."""
     target = f"{place.bucket({'other': b'stays'})}/target"
-    publishing.publish(whole, f"{target}/repository")
-    publishing.publish(repository.exported(made.model), f"{target}/indexed")
+    publish.publish(whole, f"{target}/repository")
+    publish.publish(exported_version(made.model), f"{target}/indexed")
     beside.deploy_index(made.before, f"{target}/indexed", made.before.with_name("deployed"))
     kept = saving.Folder(f"{target}/states", {})
     kept.save(state(1))
@@ -266,7 +271,7 @@ class Arrived:
 
 
 def arrived(target: str, scratch: Path) -> Arrived:
-    versions = publishing.repository_at(f"{target}/repository").versions()
+    versions = publish.repository_at(f"{target}/repository").versions()
     newest = saving.Folder(f"{target}/states", {}).newest()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         assert beside.bring(f"{target}/indexed", Path(folder) / "index")
@@ -450,7 +455,7 @@ def test_a_store_that_is_away_for_three_minutes_costs_waiting_and_nothing_else(
     assert bridged.output == whole.output
     assert (bridged.folder / "images").read_bytes() == (whole.folder / "images").read_bytes()
     assert (written.returncode, written.stderr) == (0, "")
-    newest = publishing.repository_at(f"{given.target}/repository").versions()[-1]
+    newest = publish.repository_at(f"{given.target}/repository").versions()[-1]
     assert newest.download(scratch).fingerprint == given.version.fingerprint
     for printed in ("\n".join(bridged.printed), written.stdout):
         tries = tries_said(printed)

@@ -16,11 +16,14 @@ import requests
 from exported import version
 from servers import NUMBERS, answering, until
 
-from kfp_vision import deployment, evaluation, parameters, publishing, records, repository, stored
+from kfp_vision import deployment, evaluation, parameters, records
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import checked
+from kfp_vision.repository import bucket, publish
+from kfp_vision.repository.version import Version, exported_version, find_repository, versions
 from kfp_vision.search import Index, beside
+from kfp_vision.serving import sync
 from kfp_vision.storage import base, reading, writing
 
 SETTINGS = parameters.of_deployment({})
@@ -30,7 +33,7 @@ SETTINGS = parameters.of_deployment({})
 def quickly(tmp_path, monkeypatch) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    monkeypatch.setattr(stored, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(bucket, "MAX_BACKOFF_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -44,29 +47,29 @@ def keys(uri: str) -> list[str]:
 
 
 def numbers(uri: str) -> list[int]:
-    return [one.number for one in publishing.repository_at(uri).versions()]
+    return [one.number for one in publish.repository_at(uri).versions()]
 
 
 def fingerprint(uri: str, number: int, scratch: Path) -> str:
     """Of what lies there under a number, brought here."""
-    (there,) = (one for one in publishing.repository_at(uri).versions() if one.number == number)
+    (there,) = (one for one in publish.repository_at(uri).versions() if one.number == number)
     return there.download(scratch).fingerprint
 
 
-def fill(uri: str, root: Path, count: int = 3) -> list[repository.Version]:
+def fill(uri: str, root: Path, count: int = 3) -> list[Version]:
     made = [version(root / f"model-{number}" / "1", weights=b"%d" % number) for number in range(1, count + 1)]
-    assert [publishing.publish(one, uri) for one in made] == list(range(1, count + 1))
+    assert [publish.publish(one, uri) for one in made] == list(range(1, count + 1))
     return made
 
 
 def test_versions_arrive_as_they_are_and_the_same_one_only_once(uri, tmp_path):
     first, second = version(tmp_path / "a" / "1"), version(tmp_path / "b" / "1", weights=b"s!gthew")  # of the same size
-    assert [publishing.publish(one, uri) for one in (first, first, second, second, first)] == [1, 1, 2, 2, 3]
+    assert [publish.publish(one, uri) for one in (first, first, second, second, first)] == [1, 1, 2, 2, 3]
     names = ["assets.extra/model.json", "saved_model.pb", "variables/variables.index"]
     assert keys(uri) == [f"{number}/{name}" for number in (1, 2, 3) for name in names]
     for number, one in ((1, first), (2, second), (3, first)):
         assert fingerprint(uri, number, tmp_path / "scratch") == one.fingerprint
-    (newest,) = publishing.repository_at(uri).versions()[-1:]
+    (newest,) = publish.repository_at(uri).versions()[-1:]
     assert (newest.name, newest.about["labels"]) == ("flowers", ["daisy", "tulip"])
 
 
@@ -74,7 +77,7 @@ def test_a_repository_in_a_bucket_holds_one_model(uri, tmp_path):
     fill(uri, tmp_path, 1)
     before = keys(uri)
     with pytest.raises(InputError, match=f"must hold versions of one model; got flowers in {uri}, and now dogs"):
-        publishing.publish(version(tmp_path / "dogs" / "1", name="dogs"), uri)
+        publish.publish(version(tmp_path / "dogs" / "1", name="dogs"), uri)
     with pytest.raises(InputError, match=f"must hold versions of one model; got flowers in {uri}, and now dogs"):
         deployment.check_target(uri, "dogs", SETTINGS)
     deployment.check_target(uri, "flowers", SETTINGS)
@@ -93,14 +96,14 @@ def test_a_bucket_that_cannot_be_written_to_is_said_before_anything_moves(place)
 
 def test_old_versions_go_and_an_earlier_one_comes_back(uri, tmp_path):
     made = fill(uri, tmp_path)
-    assert publishing.publish(version(tmp_path / "new" / "1", weights=b"4"), uri, kept=3) == 4
+    assert publish.publish(version(tmp_path / "new" / "1", weights=b"4"), uri, kept=3) == 4
     assert numbers(uri) == [2, 3, 4]
     assert not [key for key in keys(uri) if key.startswith("1/")]
-    assert publishing.rollback(uri) == ("flowers", 3, 5)
+    assert publish.rollback(uri) == ("flowers", 3, 5)
     assert fingerprint(uri, 5, tmp_path / "scratch") == made[2].fingerprint
-    assert publishing.rollback(uri, 3) == ("flowers", 3, 5)  # it is the newest already
+    assert publish.rollback(uri, 3) == ("flowers", 3, 5)  # it is the newest already
     with pytest.raises(InputError, match=f"there must be a version to go back to; got version 1 of 2, 3, 4, 5 in {uri}"):
-        publishing.rollback(uri, 1)
+        publish.rollback(uri, 1)
     assert numbers(uri) == [2, 3, 4, 5]
 
 
@@ -109,13 +112,13 @@ def test_what_was_left_by_a_writer_that_was_killed_is_no_version_and_goes_with_t
     writing.write_file(b"half", f"{uri}/2/variables/variables.index")
     writing.write_file(b"", f"{uri}/2/.kfp-vision-of-somebody")
     assert numbers(uri) == [1]
-    assert publishing.publish(version(tmp_path / "b" / "1", weights=b"3"), uri, kept=2) == 3
+    assert publish.publish(version(tmp_path / "b" / "1", weights=b"3"), uri, kept=2) == 3
     assert numbers(uri) == [1, 3]
     assert "2/variables/variables.index" in keys(uri)  # somebody may still be writing
     for number in (4, 5):
-        assert publishing.publish(version(tmp_path / f"{number}" / "1", weights=b"%d" % number), uri, kept=2) == number
+        assert publish.publish(version(tmp_path / f"{number}" / "1", weights=b"%d" % number), uri, kept=2) == number
     assert numbers(uri) == [4, 5]
-    assert publishing.publish(version(tmp_path / "6" / "1", weights=b"6"), uri, kept=2) == 6
+    assert publish.publish(version(tmp_path / "6" / "1", weights=b"6"), uri, kept=2) == 6
     assert sorted({key.partition("/")[0] for key in keys(uri)}) == ["5", "6"]
 
 
@@ -126,12 +129,12 @@ def test_an_upload_that_fails_at_any_point_leaves_nothing_that_looks_whole(place
     torn, ended = 0, 0
     for well in range(40):
         uri = f"{place.bucket({'first': b'1'})}/flowers"
-        publishing.publish(one, uri)
+        publish.publish(one, uri)
         before = keys(uri)
         with faulty.line(place.port, share=1, fates=(fate,), after=well) as line:
             place.lead_over(line.address)
             try:
-                publishing.publish(two, uri)
+                publish.publish(two, uri)
                 failed = False
             except InputError as error:
                 failed = True
@@ -154,7 +157,7 @@ def test_an_upload_that_fails_at_any_point_leaves_nothing_that_looks_whole(place
 def test_several_who_publish_at_a_time_all_do(uri, tmp_path):
     made = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(5)]
     with ThreadPoolExecutor(5) as pool:
-        given = list(pool.map(lambda one: publishing.publish(one, uri), made))
+        given = list(pool.map(lambda one: publish.publish(one, uri), made))
     assert sorted(given) == numbers(uri) and len(set(given)) == 5
     for number, one in zip(given, made, strict=True):
         assert fingerprint(uri, number, tmp_path / "scratch") == one.fingerprint
@@ -163,38 +166,38 @@ def test_several_who_publish_at_a_time_all_do(uri, tmp_path):
 
 def test_a_model_folder_in_a_bucket_is_brought_too_and_nothing_stays(uri, tmp_path):
     one = version(tmp_path / "a" / "1")
-    publishing.publish(one, f"{uri}/serving")
-    with stored.brought(uri) as path:
-        assert repository.versions(repository.located(path))[-1].fingerprint == one.fingerprint
+    publish.publish(one, f"{uri}/serving")
+    with bucket.local_copy(uri) as path:
+        assert versions(find_repository(path))[-1].fingerprint == one.fingerprint
     assert not path.exists()
     refusal = pytest.raises(InputError, match=f"there must be a model to serve; got none in {uri}/nothing")
-    with refusal, stored.brought(f"{uri}/nothing"):
+    with refusal, bucket.local_copy(f"{uri}/nothing"):
         pass
 
 
 def test_a_copy_follows_its_bucket(uri, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(stored, "FOLLOW_SECONDS", 0.05)
+    monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.05)
     made = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(3)]
-    publishing.publish(made[0], uri)
-    with stored.followed(uri) as path:
+    publish.publish(made[0], uri)
+    with sync.synced_copy(uri) as path:
         for number, one in enumerate(made[1:], 2):
-            publishing.publish(one, uri)
+            publish.publish(one, uri)
             until(lambda: (path / str(number)).exists())  # noqa: B023
-            assert repository.versions(path)[-1].fingerprint == one.fingerprint
-        publishing.repository_at(uri).versions()[-1].remove()
+            assert versions(path)[-1].fingerprint == one.fingerprint
+        publish.repository_at(uri).versions()[-1].remove()
         until(lambda: not (path / "3").exists())
-        assert [one.number for one in repository.versions(path)] == [1, 2]
-        for one in reversed(publishing.repository_at(uri).versions()):
+        assert [one.number for one in versions(path)] == [1, 2]
+        for one in reversed(publish.repository_at(uri).versions()):
             one.remove()
         time.sleep(0.5)
-        assert repository.versions(path)  # what is served stays, until there is something else
+        assert versions(path)  # what is served stays, until there is something else
     assert not path.exists()
     assert capsys.readouterr().out.count("there must be a model to serve; got none in") <= 1
 
 
 def judged(model: Path, root: Path) -> list[Path]:
     """A verdict and a proof of a model, as the stages before leave them."""
-    about = {"model_fingerprint": repository.exported(model).fingerprint}
+    about = {"model_fingerprint": exported_version(model).fingerprint}
     (root / "verdict").write_text(json.dumps(about | {"verdict": {"accepted": True, "reasons": []}}))
     (root / "proof").write_text(json.dumps(about))
     return [root / "verdict", root / "proof"]
@@ -246,11 +249,11 @@ def made(tmp_path_factory) -> Path:
 
 
 def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "FOLLOW_SECONDS", 0.05)
-    publishing.publish(repository.exported(made / "model"), uri)
+    monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.05)
+    publish.publish(exported_version(made / "model"), uri)
     beside.check_target(uri, "somewhere")
     told = [beside.deploy_index(made / "index", uri, tmp_path / "deployed")]
-    with stored.followed(uri) as path:
+    with sync.synced_copy(uri) as path:
         until(lambda: (path / "index" / "index.json").exists())
         here = Index(path / "index")
         assert here.images == Index(made / "index").images and here.about.generation == told[0]["generation"]
@@ -262,7 +265,7 @@ def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp
     kept = {key.split("/")[1] for key in keys(uri) if key.startswith("index/")}
     assert kept == {"index.json", *(str(one["generation"]) for one in told[1:])}
     assert numbers(uri) == [1]
-    assert publishing.publish(version(tmp_path / "b" / "1", name="colours"), uri, kept=2) == 2
+    assert publish.publish(version(tmp_path / "b" / "1", name="colours"), uri, kept=2) == 2
     with pytest.raises(InputError, match=f"beside its model, colours .*; got another one as version 2 in {uri}"):
         beside.deploy_index(made / "index", uri, tmp_path / "deployed")
 
@@ -271,7 +274,7 @@ def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp
 def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made, tmp_path, fate, monkeypatch):
     monkeypatch.setenv(base.WAIT_VARIABLE, "0.2")  # all that comes is dropped, for good
     uri = f"{place.bucket({'first': b'1'})}/colours"
-    publishing.publish(repository.exported(made / "model"), uri)
+    publish.publish(exported_version(made / "model"), uri)
     before = beside.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
     failures, failed = 0, True
     for well in range(40):
@@ -294,7 +297,7 @@ def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made
 
 
 def test_a_torn_index_in_a_bucket_is_not_brought(uri, made, tmp_path):
-    publishing.publish(repository.exported(made / "model"), uri)
+    publish.publish(exported_version(made / "model"), uri)
     told = beside.deploy_index(made / "index", uri, tmp_path / "deployed")
     assert beside.bring(uri, tmp_path / "here") and not beside.bring(uri, tmp_path / "here")
     again = beside.deploy_index(made / "index", uri, tmp_path / "deployed")
@@ -310,7 +313,7 @@ def test_a_torn_index_in_a_bucket_is_not_brought(uri, made, tmp_path):
 
 def test_a_server_on_a_bucket_searches_in_the_index_there(s3, made, tmp_path):
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/colours"
-    publishing.publish(repository.exported(made / "model"), uri)
+    publish.publish(exported_version(made / "model"), uri)
     beside.deploy_index(made / "index", uri, tmp_path / "deployed")
     with answering(["serve", uri, "--port", "0"]) as url:
         address = f"{url}/v1/models/colours"

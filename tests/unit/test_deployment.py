@@ -5,10 +5,11 @@ import pytest
 import torn
 from exported import version
 
-from kfp_vision import catalog, deployment, parameters, records, repository
+from kfp_vision import catalog, deployment, parameters, records
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import checked
+from kfp_vision.repository.version import exported_version
 
 SETTINGS = parameters.of_deployment({})
 
@@ -51,7 +52,7 @@ def held_out(tmp_path):
 def test_nothing_is_served_for_records_that_changed(tmp_path, held_out, fault):
     colours.write_version(tmp_path / "model" / "serving" / "1")
     about = {
-        "model_fingerprint": repository.exported(tmp_path / "model").fingerprint,
+        "model_fingerprint": exported_version(tmp_path / "model").fingerprint,
         "answers": [],
         "verdict": {"accepted": True},
     }

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torn
 
-from kfp_vision import evaluation, measures, records, repository
+from kfp_vision import evaluation, measures, records
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import checked
+from kfp_vision.repository.version import Version
 
 BEATEN = {"label": "daisy", "share": 0.25, "p_value": 0.0000123, "verdict": "beaten"}
 BASELINE = "always predicting daisy, the largest class with 0.2500 of the 40 held-out images"
@@ -222,7 +223,7 @@ def test_damaged_records_are_refused_before_the_model_runs(tmp_path, fault):
 
 
 def test_predictions_are_in_the_order_of_the_files(tmp_path, right):
-    version = repository.Version(colours.write_version(tmp_path / "one" / "1"))
+    version = Version(colours.write_version(tmp_path / "one" / "1"))
     answers = evaluation.collect(evaluation.Classifier(version).probabilities, right[0])
     assert answers.names == [f"{number}.png" for number in range(12)]
     assert np.array(version.labels)[answers.predicted].tolist() == ["red", "green", "blue"] * 4

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kfp_vision import repository
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Classifier, Prediction
-from kfp_vision.repository import Version
+from kfp_vision.repository.version import VERSION_FILE, Version
 from kfp_vision.serving import loaded
 from kfp_vision.serving.loaded import Busy, Loaded
 
@@ -89,9 +88,9 @@ def write_with_another_crop(folder: Path) -> Version:
     archive.add_endpoint("serving_default", from_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
     archive.add_endpoint("pixels", named, [tf.TensorSpec((None, *one.shape), tf.float32, name="images")])
     archive.write_out(str(folder), verbose=False)
-    (folder / repository.ABOUT_FILE).parent.mkdir()
+    (folder / VERSION_FILE).parent.mkdir()
     about = {"model_name": "whole", "labels": list(colours.RGB), "image_size": colours.SIZE}
-    (folder / repository.ABOUT_FILE).write_text(json.dumps(about))
+    (folder / VERSION_FILE).write_text(json.dumps(about))
     return Version(folder)
 
 

@@ -10,7 +10,7 @@ from kfp_vision import prediction
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
 from kfp_vision.prediction import Classifier, Prediction
-from kfp_vision.repository import Version
+from kfp_vision.repository.version import Version
 from kfp_vision.storage import reading
 
 

@@ -4,13 +4,12 @@ from pathlib import Path
 import pytest
 from exported import version
 
-from kfp_vision import repository
 from kfp_vision.core.errors import InputError
-from kfp_vision.repository import Version
+from kfp_vision.repository.version import Version, check_model_uri, exported_version, fetch_version, find_repository, versions
 
 
 def numbers(path: Path) -> list[int]:
-    return [one.number for one in repository.versions(path)]
+    return [one.number for one in versions(path)]
 
 
 def test_versions_are_sorted_as_numbers_and_nothing_else_is_one(tmp_path):
@@ -40,9 +39,9 @@ def test_a_version_that_does_not_is_refused(tmp_path, about):
 def test_a_model_folder_leads_to_its_repository(tmp_path):
     version(tmp_path / "model" / "serving" / "1")
     found = tmp_path / "model" / "serving"
-    assert repository.located(tmp_path / "model") == repository.located(found) == found
+    assert find_repository(tmp_path / "model") == find_repository(found) == found
     with pytest.raises(InputError, match="there must be a model to serve; got none in"):
-        repository.located(tmp_path)
+        find_repository(tmp_path)
 
 
 def test_the_fingerprint_is_of_what_is_served_wherever_it_lies(tmp_path):
@@ -83,8 +82,8 @@ def test_the_newest_version_is_fetched_from_wherever_it_lies(tmp_path, way):
     uri = tmp_path / "there"
     if way == "archive":
         uri = Path(shutil.make_archive(str(tmp_path / "packed"), "gztar", tmp_path, "there"))
-    fetched = repository.fetch(str(uri), tmp_path / "model")
-    assert fetched == repository.exported(tmp_path / "model")
+    fetched = fetch_version(str(uri), tmp_path / "model")
+    assert fetched == exported_version(tmp_path / "model")
     assert names(fetched.folder) == SERVED
     assert (fetched.folder / "variables" / "variables.index").read_bytes() == b"10"
     assert names(tmp_path / "model") == [f"serving/1/{name}" for name in SERVED]
@@ -94,7 +93,7 @@ def test_where_no_model_lies_nothing_is_fetched(tmp_path):
     (tmp_path / "there" / "rose").mkdir(parents=True)
     (tmp_path / "there" / "rose" / "saved_model.pb").write_text("in no numbered folder")
     with pytest.raises(InputError, match="there must be a model; got none at"):
-        repository.fetch(str(tmp_path / "there"), tmp_path / "model")
+        fetch_version(str(tmp_path / "there"), tmp_path / "model")
     with pytest.raises(InputError, match="model_uri must name a model; got none at"):
-        repository.check_there(str(tmp_path / "there"), "model_uri")
+        check_model_uri(str(tmp_path / "there"), "model_uri")
     assert not (tmp_path / "model").exists()

@@ -17,10 +17,11 @@ from exported import version
 from PIL import Image
 from servers import until
 
-from kfp_vision import repository, search
+from kfp_vision import search
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
+from kfp_vision.repository.version import exported_version, fetch_version, versions
 from kfp_vision.search import Index, nearest, parts
 from kfp_vision.search.embedding import BATCH, Embedder, thumbnail
 from kfp_vision.serving import places
@@ -95,7 +96,7 @@ def test_every_picture_that_can_be_read_is_in_the_index(built, pictures, model):
     assert [(uri.rsplit("/", 1)[1], label) for uri, label, _ in made.refused] == [("broken.jpg", "globelet")]
     index = Index(folder)
     assert {picture.label for picture in index.images} == {"bellcup", "globelet", ""}
-    assert made.about.model_fingerprint == repository.exported(model).fingerprint
+    assert made.about.model_fingerprint == exported_version(model).fingerprint
     np.testing.assert_allclose(np.linalg.norm(index.vectors.astype("float32"), axis=1), 1, atol=2e-3)
     with Image.open(io.BytesIO(index.thumbnail(4))) as image:
         assert max(image.size) == 128
@@ -132,14 +133,14 @@ def test_vectors_are_what_the_network_gives_its_class_layer(model):
     expected = np.asarray(body(grey))[0]
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (90, 90, 90)).save(file, "PNG")
-    vector = Embedder(repository.exported(model)).embed_one(file.getvalue())
+    vector = Embedder(exported_version(model)).embed_one(file.getvalue())
     np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
     with pytest.raises(Refused):
-        Embedder(repository.exported(model)).embed_one(b"no picture")
+        Embedder(exported_version(model)).embed_one(b"no picture")
 
 
 def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read_in_its_place(model):
-    embedder = Embedder(repository.exported(model))
+    embedder = Embedder(exported_version(model))
     draw = np.random.default_rng(1)
     given: list[bytes | Refused] = []
     for number in range(3 * BATCH + 5):
@@ -402,9 +403,9 @@ def test_an_index_without_its_model_takes_a_version_that_it_lies_with(built, mod
 def test_what_lies_with_versions_is_no_version_and_no_model(built, model, tmp_path):
     place = shutil.copytree(model / "serving", tmp_path / "models" / "flowers")
     shutil.copytree(built[0], place / "index")
-    assert [one.number for one in repository.versions(place)] == [1]
+    assert [one.number for one in versions(place)] == [1]
     assert places.at(tmp_path / "models") == {"flowers": place}
-    assert repository.fetch(str(place), tmp_path / "fetched").fingerprint == repository.exported(model).fingerprint
+    assert fetch_version(str(place), tmp_path / "fetched").fingerprint == exported_version(model).fingerprint
     shutil.rmtree(place / "1")
     with pytest.raises(InputError, match="there must be a model to serve"):
         places.at(place)

@@ -10,8 +10,9 @@ import pytest
 import shades
 import torn
 
-from kfp_vision import repository, sweep
+from kfp_vision import sweep
 from kfp_vision.core.errors import InputError
+from kfp_vision.repository import version
 
 FIELDS = {
     "networks": ["inception_v1", "resnet50"],
@@ -90,7 +91,7 @@ def test_a_trial_is_measured_on_all_of_the_validation(tried):
     assert learned["failed"] == "" and 0.5 <= learned["accuracy"] <= 1 and 0 < learned["loss"] < 2
     assert (learned["accuracy"] * 12) % 1 == pytest.approx(0, abs=1e-9)
     assert json.loads((root / "1" / "trial.json").read_text()) == learned
-    about = repository.exported(root / "1").about
+    about = version.exported_version(root / "1").about
     assert (about["learning_rate"], about["batch_size"], about["optimizer"]) == (0.003, 8, "adam")
     assert about["checkpoint_dir"] == str(root / "states" / "trial-1")
     assert [path.name for path in sorted((root / "states").iterdir())] == ["trial-1"]
@@ -113,7 +114,7 @@ def test_the_best_is_found_among_those_that_came_to_an_end(tried, tmp_path):
     root, (learned, failed) = tried
     found = compared(tmp_path, root / "2", root / "1")
     assert found == {"trials": 2, "failed": 1, "best_trial": 1, "accuracy": learned["accuracy"]}
-    assert repository.exported(tmp_path / "best").fingerprint == repository.exported(root / "1").fingerprint
+    assert version.exported_version(tmp_path / "best").fingerprint == version.exported_version(root / "1").fingerprint
     with (tmp_path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(sweep.COLUMNS)

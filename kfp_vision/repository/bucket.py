@@ -5,8 +5,6 @@
 
 import contextlib
 import random
-import shutil
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -15,20 +13,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import repository
 from kfp_vision.core.errors import InputError
-from kfp_vision.repository import ABOUT_FILE, FIRST, INDEX_FOLDER, SAVED_MODEL_FILE, SERVING_FOLDER, Version
-from kfp_vision.storage import atomic, base, reading, retry, transfer, uris, writing
+from kfp_vision.repository.version import (
+    FIRST_VERSION,
+    SAVED_MODEL_FILE,
+    SERVING_FOLDER,
+    VERSION_FILE,
+    Version,
+    no_model_error,
+    parse_version_metadata,
+)
+from kfp_vision.storage import atomic, base, reading, transfer, uris, writing
 from kfp_vision.storage.base import FileInfo, ObjectNotFound
 
-CLAIM = ".kfp-vision-"  # prefix of the name of a lock object: a writer is publishing a version in this folder
-LONGEST_PAUSE = 2.0  # seconds before the next attempt after two writers have claimed the same number
-FOLLOW_SECONDS = 10.0  # between two checks for newer versions
-SECONDS_TO_END = 5  # to wait for the following thread; a download that takes longer is abandoned
+CLAIM_PREFIX = ".kfp-vision-"  # prefix of the name of a lock object: a writer is publishing a version in this folder
+MAX_BACKOFF_SECONDS = 2.0  # seconds before the next attempt after two writers have claimed the same number
 
 
 @dataclass(frozen=True)
-class StoredVersion:
+class BucketVersion:
     """A numbered folder of a repository in a bucket.
 
     Attributes:
@@ -55,8 +58,8 @@ class StoredVersion:
         Raises:
             InputError: The metadata file is missing or damaged, or the store denies access or does not answer.
         """
-        where = uris.join_uri(self.uri, ABOUT_FILE.as_posix())
-        return repository.described(lambda: transfer.download_bytes(where), where)
+        where = uris.join_uri(self.uri, VERSION_FILE.as_posix())
+        return parse_version_metadata(lambda: transfer.download_bytes(where), where)
 
     @property
     def name(self) -> str:
@@ -111,7 +114,7 @@ class StoredVersion:
             writing.delete_file(uris.join_uri(self.uri, claim))
 
 
-class Bucket:
+class BucketRepository:
     """A repository in a bucket.
 
     Args:
@@ -124,7 +127,7 @@ class Bucket:
     def __init__(self, uri: str):
         self.uri = uri
 
-    def versions(self) -> list[StoredVersion]:
+    def versions(self) -> list[BucketVersion]:
         """Returns the complete versions, the newest last.
 
         Raises:
@@ -147,14 +150,14 @@ class Bucket:
         while True:
             folders = self._folders()
             self._tidy(folders)
-            number = folders[-1].number + 1 if folders else int(FIRST)
+            number = folders[-1].number + 1 if folders else int(FIRST_VERSION)
             with self._claim(number) as is_ours:
                 if is_ours:
                     self._write(version, number)
                     return number
-            time.sleep(random.uniform(0, LONGEST_PAUSE))
+            time.sleep(random.uniform(0, MAX_BACKOFF_SECONDS))
 
-    def _folders(self) -> list[StoredVersion]:
+    def _folders(self) -> list[BucketVersion]:
         """Returns all numbered folders, including those of versions that are not complete."""
         contents: dict[str, dict[str, FileInfo]] = {}
         for found in reading.list_files(self.uri):
@@ -163,12 +166,12 @@ class Bucket:
                 contents.setdefault(folder, {})[name] = found
         folders = []
         for folder, files in contents.items():
-            claims = frozenset(name for name in files if name.startswith(CLAIM))
+            claims = frozenset(name for name in files if name.startswith(CLAIM_PREFIX))
             model = {name: found for name, found in files.items() if name not in claims}
-            folders.append(StoredVersion(uris.join_uri(self.uri, folder), int(folder), model, claims))
+            folders.append(BucketVersion(uris.join_uri(self.uri, folder), int(folder), model, claims))
         return sorted(folders, key=lambda folder: folder.number)
 
-    def _tidy(self, folders: list[StoredVersion]) -> None:
+    def _tidy(self, folders: list[BucketVersion]) -> None:
         """Removes what killed writers left below the oldest complete version; newer folders may still be being written."""
         whole = [folder.number for folder in folders if folder.is_whole]
         for folder in folders:
@@ -182,7 +185,7 @@ class Bucket:
         Stores list an object as soon as it is written. Of two writers that claim a number at the same time, at least one sees
         the other and backs off.
         """
-        folder, name = uris.join_uri(self.uri, str(number)), f"{CLAIM}{uuid.uuid4().hex}"
+        folder, name = uris.join_uri(self.uri, str(number)), f"{CLAIM_PREFIX}{uuid.uuid4().hex}"
         claim = uris.join_uri(folder, name)
         writing.write_file(b"", claim)
         try:
@@ -207,7 +210,7 @@ class Bucket:
 
 
 @contextlib.contextmanager
-def brought(uri: str) -> Iterator[Path]:
+def local_copy(uri: str) -> Iterator[Path]:
     """Makes a model folder or a repository available on this machine while the body runs.
 
     A local path is used in place. From a bucket the newest version is downloaded; versions published later are not.
@@ -225,69 +228,18 @@ def brought(uri: str) -> Iterator[Path]:
         yield Path(uris.absolute_uri(uri))
         return
     with atomic.temporary_folder() as scratch:
-        _, published = _located(uri)
+        _, published = located(uri)
         published[-1].download(scratch)
         yield scratch
 
 
-@contextlib.contextmanager
-def followed(uri: str) -> Iterator[Path]:
-    """Makes a repository available on this machine, as `brought` does, and keeps it in sync with the bucket.
-
-    A background thread downloads versions and the index that are published while the body runs, and removes those that
-    are gone from the bucket.
-
-    Args:
-        uri: Path or URI of a model folder or a repository.
-
-    Yields:
-        Path of the repository or the model folder on this machine.
-
-    Raises:
-        InputError: There is no version in the bucket at the start, or the store denies access or does not answer then.
-    """
-    with brought(uri) as path, contextlib.ExitStack() as following:
-        if uris.scheme_of(uri) in base.BUCKETS:
-            ended = threading.Event()
-            follower = threading.Thread(target=_follow, args=(uri, path, ended), daemon=True)
-            follower.start()
-            following.callback(follower.join, SECONDS_TO_END)
-            following.callback(ended.set)
-        yield path
-
-
-def _follow(uri: str, path: Path, ended: threading.Event) -> None:
-    """Syncs a local repository with a bucket every few seconds; failures are retried, and each is logged once."""
-    from kfp_vision.search import beside  # imports NumPy, which publishing does not need
-
-    logged, pause = "", 0.0  # no pause at first: the index has not been downloaded yet
-    while not ended.wait(pause):
-        pause = FOLLOW_SECONDS
-        try:
-            with retry.in_background():
-                place, published = _located(uri)
-                newest = published[-1]
-                if not (path / str(newest.number)).exists():
-                    newest.download(path)
-                numbers = {version.number for version in published}
-                for folder in path.iterdir():
-                    if folder.name.isdecimal() and int(folder.name) not in numbers:
-                        shutil.rmtree(folder)
-                beside.bring(place, path / INDEX_FOLDER)
-            logged = ""
-        except (InputError, OSError) as error:
-            if str(error) != logged and not ended.is_set():
-                logged = str(error)
-                print(f"warning: cannot check for newer versions ({logged.removeprefix(InputError.PREFIX)})", flush=True)
-
-
-def _located(uri: str) -> tuple[str, list[StoredVersion]]:
+def located(uri: str) -> tuple[str, list[BucketVersion]]:
     """Finds the repository at a URI in a bucket, or in the model folder there; returns its URI and versions.
 
     Raises:
         InputError: There are no versions, or the store denies access or does not answer.
     """
     for place in (uri, uris.join_uri(uri, SERVING_FOLDER.as_posix())):
-        if published := Bucket(place).versions():
+        if published := BucketRepository(place).versions():
             return place, published
-    raise repository.no_model(uri)
+    raise no_model_error(uri)

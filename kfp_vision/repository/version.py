@@ -9,9 +9,7 @@ The `serving` folder of a model folder is such a repository, with one version in
 
 import contextlib
 import hashlib
-import itertools
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +21,9 @@ from kfp_vision.storage import atomic, reading
 
 SERVING_FOLDER = Path("serving")
 INDEX_FOLDER = "index"  # beside the versions; built with the embeddings of the newest one, see `search`
-FIRST = "1"
+FIRST_VERSION = "1"
 SAVED_MODEL_FILE = "saved_model.pb"
-ABOUT_FILE = Path("assets.extra") / "model.json"
+VERSION_FILE = Path("assets.extra") / "model.json"
 MODEL_REMEDY = "Give the model folder of a run, or a directory of numbered versions."
 
 
@@ -51,8 +49,8 @@ class Version:
         Raises:
             InputError: The metadata file is missing or damaged.
         """
-        file = self.folder / ABOUT_FILE
-        return described(file.read_bytes, file)
+        file = self.folder / VERSION_FILE
+        return parse_version_metadata(file.read_bytes, file)
 
     @property
     def name(self) -> str:
@@ -96,7 +94,7 @@ class Version:
         """Returns the version itself, which is on this machine already.
 
         Args:
-            scratch: Not used; a version in a bucket is downloaded there, see `publishing.Published`.
+            scratch: Not used; a version in a bucket is downloaded there, see `publish.PublishedVersion`.
 
         Returns:
             This version.
@@ -109,7 +107,7 @@ class Version:
             self.folder.rename(trash / self.folder.name)
 
 
-def described(read: Callable[[], bytes], where: object) -> dict[str, Any]:
+def parse_version_metadata(read: Callable[[], bytes], where: object) -> dict[str, Any]:
     """Reads and checks the metadata of a version.
 
     Args:
@@ -134,9 +132,9 @@ def described(read: Callable[[], bytes], where: object) -> dict[str, Any]:
     return about
 
 
-def exported(model: Path) -> Version:
+def exported_version(model: Path) -> Version:
     """Returns the only version in a model folder."""
-    return Version(model / SERVING_FOLDER / FIRST)
+    return Version(model / SERVING_FOLDER / FIRST_VERSION)
 
 
 def versions(repository: Path) -> list[Version]:
@@ -147,7 +145,7 @@ def versions(repository: Path) -> list[Version]:
     return [Version(folder) for folder in sorted(numbered, key=lambda folder: int(folder.name))]
 
 
-def located(path: Path) -> Path:
+def find_repository(path: Path) -> Path:
     """Finds the repository at a path: the path itself, or its `serving` folder if the path is a model folder.
 
     Args:
@@ -162,10 +160,10 @@ def located(path: Path) -> Path:
     for repository in (path, path / SERVING_FOLDER):
         if versions(repository):
             return repository.absolute()
-    raise no_model(path)
+    raise no_model_error(path)
 
 
-def fetch(uri: str, model: Path) -> Version:
+def fetch_version(uri: str, model: Path) -> Version:
     """Copies the newest version at a URI into a new model folder.
 
     Args:
@@ -184,12 +182,12 @@ def fetch(uri: str, model: Path) -> Version:
     with atomic.replacing(model) as beside:
         for item in reading.walk(uri):
             if _is_below(item.name, newest):
-                file = exported(beside).folder / PurePosixPath(item.name).relative_to(newest)
+                file = exported_version(beside).folder / PurePosixPath(item.name).relative_to(newest)
                 reading.save_item(item, file, "a model", "Try again, or export it again.")
-    return exported(model)
+    return exported_version(model)
 
 
-def check_there(uri: str, field: str) -> None:
+def check_model_uri(uri: str, field: str) -> None:
     """Checks that there is a version of a model at a URI.
 
     Args:
@@ -217,52 +215,10 @@ def _is_below(name: str, folder: PurePosixPath) -> bool:
     return path.is_relative_to(folder) and ".." not in path.parts and not path.is_absolute()
 
 
-def no_model(place: object) -> InputError:
+def no_model_error(place: object) -> InputError:
     """Returns the error for a path or URI without any version of a model.
 
     Args:
         place: The path or URI.
     """
     return InputError("there must be a model to serve", f"none in {place}", MODEL_REMEDY)
-
-
-class Folder:
-    """A repository in a folder on this machine; versions are added and removed atomically.
-
-    Args:
-        path: The folder; created with its first version.
-
-    Attributes:
-        path: The folder.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def versions(self) -> list[Version]:
-        """Returns the versions, the newest last."""
-        return versions(self.path)
-
-    def add(self, version: Version) -> int:
-        """Copies a version into the repository as its newest.
-
-        Args:
-            version: The version to copy.
-
-        Returns:
-            The number assigned to it, one above the newest's.
-        """
-        with atomic.scratch_folder(self.path / "version") as scratch:
-            copy = scratch / "new"
-            shutil.copytree(version.folder, copy, copy_function=shutil.copyfile)
-            published = self.versions()
-            for number in itertools.count(published[-1].number + 1 if published else int(FIRST)):
-                target = self.path / str(number)
-                try:
-                    copy.rename(target)
-                except OSError:
-                    if not target.exists():
-                        raise
-                    continue  # another process has published under this number meanwhile
-                return number
-        raise AssertionError("unreachable: itertools.count is endless")

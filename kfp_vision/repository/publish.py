@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.repository import SAVED_MODEL_FILE, Folder, Version
+from kfp_vision.repository.folder import FolderRepository
+from kfp_vision.repository.version import SAVED_MODEL_FILE, Version
 from kfp_vision.storage import atomic, base, reading, uris, writing
 from kfp_vision.storage.base import FileInfo
 
-SERVED = 2  # the newest and its predecessor, which servers still answer with until they have loaded the newest
+MIN_KEPT_VERSIONS = 2  # the newest and its predecessor, which servers still answer with until they have loaded the newest
 
-OF_A_MODEL = re.compile(r"[0-9a-f]{16}")  # a folder named by the beginning of a fingerprint
+FINGERPRINT_FOLDER = re.compile(r"[0-9a-f]{16}")  # a folder named by the beginning of a fingerprint
 
 
-class Published(Protocol):
-    """A version in a repository: `repository.Version` in a folder, `stored.StoredVersion` in a bucket."""
+class PublishedVersion(Protocol):
+    """A version in a repository: `version.Version` in a folder, `bucket.BucketVersion` in a bucket."""
 
     @property
     def number(self) -> int:
@@ -55,9 +56,9 @@ class Published(Protocol):
 
 
 class Repository(Protocol):
-    """Numbered versions of one model: `repository.Folder` on this machine, `stored.Bucket` in a bucket."""
+    """Numbered versions of one model: `folder.FolderRepository` on this machine, `bucket.BucketRepository` in a bucket."""
 
-    def versions(self) -> Sequence[Published]:
+    def versions(self) -> Sequence[PublishedVersion]:
         """Returns the complete versions, the newest last."""
 
     def add(self, version: Version) -> int:
@@ -74,13 +75,13 @@ class Repository(Protocol):
 def repository_at(uri: str) -> Repository:
     """Returns the repository at a path or in a bucket; it may be empty or not exist yet."""
     if uris.scheme_of(uri) in base.BUCKETS:
-        from kfp_vision.stored import Bucket
+        from kfp_vision.repository.bucket import BucketRepository
 
-        return Bucket(uri)
-    return Folder(Path(uris.absolute_uri(uri)))
+        return BucketRepository(uri)
+    return FolderRepository(Path(uris.absolute_uri(uri)))
 
 
-def check_name(uri: str, name: str) -> None:
+def check_repository_name(uri: str, name: str) -> None:
     """Checks that a repository does not hold versions of another model.
 
     Args:
@@ -93,7 +94,7 @@ def check_name(uri: str, name: str) -> None:
     _check_name(repository_at(uri).versions(), name, uri)
 
 
-def is_from(uri: str, trained_from: str) -> bool:
+def is_trained_from(uri: str, trained_from: str) -> bool:
     """Checks whether the newest version in a repository was trained on the same data with the same parameters.
 
     Args:
@@ -136,12 +137,12 @@ def publish(version: Version, uri: str, kept: int = 0) -> int:
         return published[-1].number
     number = repository.add(version)
     if kept:
-        for old in repository.versions()[: -max(kept, SERVED)]:
+        for old in repository.versions()[: -max(kept, MIN_KEPT_VERSIONS)]:
             old.remove()
     return number
 
 
-def remove_unread(uri: str, read: Collection[str], kept: int) -> None:
+def remove_unused_models(uri: str, read: Collection[str], kept: int) -> None:
     """Removes unused models from a folder of model folders, each named by the beginning of its model's fingerprint.
 
     Args:
@@ -155,7 +156,7 @@ def remove_unread(uri: str, read: Collection[str], kept: int) -> None:
     files: dict[str, list[FileInfo]] = {}
     for found in reading.list_files(uri):
         folder = found.name.partition("/")[0]
-        if OF_A_MODEL.fullmatch(folder) and folder not in read:
+        if FINGERPRINT_FOLDER.fullmatch(folder) and folder not in read:
             files.setdefault(folder, []).append(found)
     newest_first = sorted(files.values(), key=lambda objects: -max(found.modified for found in objects))
     for old in newest_first[kept:]:
@@ -193,7 +194,7 @@ def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
         return version.name, earlier.number, newest.number if is_newest else repository.add(version)
 
 
-def _check_name(published: Sequence[Published], name: str, uri: str) -> None:
+def _check_name(published: Sequence[PublishedVersion], name: str, uri: str) -> None:
     for newest in published[-1:]:
         if newest.name != name:
             rule = "a model repository must hold versions of one model"

@@ -1,0 +1,1 @@
+"""Model repositories: numbered versions of a model in a folder or a bucket."""

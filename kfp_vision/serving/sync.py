@@ -1,0 +1,68 @@
+"""Follows a model repository in a bucket: downloads new versions while the server runs."""
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from kfp_vision.core.errors import InputError
+from kfp_vision.repository import bucket
+from kfp_vision.repository.version import (
+    INDEX_FOLDER,
+)
+from kfp_vision.storage import base, retry, uris
+
+SYNC_INTERVAL_SECONDS = 10.0  # between two checks for newer versions
+SHUTDOWN_TIMEOUT_SECONDS = 5  # to wait for the following thread; a download that takes longer is abandoned
+
+
+@contextlib.contextmanager
+def synced_copy(uri: str) -> Iterator[Path]:
+    """Makes a repository available on this machine, as `brought` does, and keeps it in sync with the bucket.
+
+    A background thread downloads versions and the index that are published while the body runs, and removes those that
+    are gone from the bucket.
+
+    Args:
+        uri: Path or URI of a model folder or a repository.
+
+    Yields:
+        Path of the repository or the model folder on this machine.
+
+    Raises:
+        InputError: There is no version in the bucket at the start, or the store denies access or does not answer then.
+    """
+    with bucket.local_copy(uri) as path, contextlib.ExitStack() as following:
+        if uris.scheme_of(uri) in base.BUCKETS:
+            ended = threading.Event()
+            follower = threading.Thread(target=_follow, args=(uri, path, ended), daemon=True)
+            follower.start()
+            following.callback(follower.join, SHUTDOWN_TIMEOUT_SECONDS)
+            following.callback(ended.set)
+        yield path
+
+
+def _follow(uri: str, path: Path, ended: threading.Event) -> None:
+    """Syncs a local repository with a bucket every few seconds; failures are retried, and each is logged once."""
+    from kfp_vision.search import beside  # imports NumPy, which publishing does not need
+
+    logged, pause = "", 0.0  # no pause at first: the index has not been downloaded yet
+    while not ended.wait(pause):
+        pause = SYNC_INTERVAL_SECONDS
+        try:
+            with retry.in_background():
+                place, published = bucket.located(uri)
+                newest = published[-1]
+                if not (path / str(newest.number)).exists():
+                    newest.download(path)
+                numbers = {version.number for version in published}
+                for folder in path.iterdir():
+                    if folder.name.isdecimal() and int(folder.name) not in numbers:
+                        shutil.rmtree(folder)
+                beside.bring(place, path / INDEX_FOLDER)
+            logged = ""
+        except (InputError, OSError) as error:
+            if str(error) != logged and not ended.is_set():
+                logged = str(error)
+                print(f"warning: cannot check for newer versions ({logged.removeprefix(InputError.PREFIX)})", flush=True)
