@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import training_stage
 from kfp_vision import evaluation, training
 from kfp_vision.parameters import Advanced
-from kfp_vision.prediction import Classifier
+from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import exported_version
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from kfp_vision import prediction
+from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository import version
 
 BATCH = 32
@@ -22,7 +22,7 @@ def main(repository_folder: str, images: str, seconds: str) -> None:
         images: folder of class folders with JPEGs.
         seconds: duration.
     """
-    classifier = prediction.Classifier(version.versions(Path(repository_folder))[-1])
+    classifier = Classifier(version.versions(Path(repository_folder))[-1])
     encoded = [file.read_bytes() for file in sorted(Path(images).glob("*/*.jpg"))]
     batches = itertools.cycle(
         [encoded[first : first + BATCH] for first in range(0, len(encoded) - BATCH + 1, BATCH)] or [encoded]

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from benchmarks import peers, photographs, scale
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision import prediction, search
+from kfp_vision import search
+from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import versions
 from kfp_vision.search import nearest, parts
 from kfp_vision.search.embedding import Embedder
@@ -203,7 +204,7 @@ def embed(root: Path) -> dict[str, Any]:
 
     version = versions(serve.write_model(root / "model"))[-1]
     rows = search.rows_at(str(photographs.write_copies(root / "pictures", 1)))
-    embedder, classifier = Embedder(version), prediction.Classifier(version)
+    embedder, classifier = Embedder(version), Classifier(version)
     encoded, folders = [Path(row.uri).read_bytes() for row in rows], count()
 
     def ours() -> float:

@@ -24,12 +24,12 @@ def join_predictions(
     """
     from pathlib import Path
 
-    from kfp_vision import prediction
+    from kfp_vision.prediction import batch
     from kfp_vision.repository import version
     from kfp_vision.storage import atomic
 
     labels = version.exported_version(Path(model.path)).labels
-    joined = prediction.join_predictions([Path(part.path) for part in parts], labels, Path(predictions.path), predict_uri)
+    joined = batch.join_predictions([Path(part.path) for part in parts], labels, Path(predictions.path), predict_uri)
     predictions.metadata.update(joined)
-    metrics.metadata.update(prediction.headlines(joined))
+    metrics.metadata.update(batch.summary_metrics(joined))
     atomic.write_json(Path(metrics.path), joined)

@@ -29,11 +29,11 @@ def predict_images(
     """
     from pathlib import Path
 
-    from kfp_vision import prediction
+    from kfp_vision.prediction import batch, classifier
     from kfp_vision.repository.version import exported_version
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
     version = exported_version(Path(model.path))
-    given = (prediction.Classifier(version), version.labels, predict_uri, Path(predictions.path))
-    prediction.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)
+    given = (classifier.Classifier(version), version.labels, predict_uri, Path(predictions.path))
+    batch.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)

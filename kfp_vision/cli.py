@@ -344,21 +344,21 @@ def predict(options: argparse.Namespace) -> int:
     """
     from contextlib import ExitStack
 
-    from kfp_vision import prediction
+    from kfp_vision.prediction import classifier, client
     from kfp_vision.repository import bucket, version
 
-    def line(uri: str, answer: prediction.Prediction) -> str:
+    def line(uri: str, answer: classifier.Prediction) -> str:
         if not options.json:
             return f"{answer.label}  {answer.score:.4f}  {uri}"
         return json.dumps({"path": uri, "prediction": answer.label, "score": answer.score}, ensure_ascii=False)
 
-    namer: prediction.Namer
+    namer: classifier.ImageClassifier
     with ExitStack() as stack:
         if options.url:
-            namer = prediction.Service(options.url)
+            namer = client.ServingClient(options.url)
         else:
             path = stack.enter_context(bucket.local_copy(options.model))
-            namer = prediction.Classifier(version.versions(version.find_repository(path))[-1])
+            namer = classifier.Classifier(version.versions(version.find_repository(path))[-1])
     return _print_answers(options.images, namer.classify, line)
 
 
@@ -394,11 +394,11 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
     """Asks about every image at some URIs, prints a line for each, and returns the exit code."""
     from itertools import chain
 
-    from kfp_vision import prediction
     from kfp_vision.pictures import Refused
+    from kfp_vision.prediction import batch
 
     failed, total = 0, 0
-    for uri, _, answer in prediction.each(ask, chain.from_iterable(map(prediction.pictures_at, uris))):
+    for uri, _, answer in batch.apply_in_batches(ask, chain.from_iterable(map(batch.read_images, uris))):
         total += 1
         if isinstance(answer, Refused):
             failed += 1
@@ -406,7 +406,7 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
         else:
             print(line(uri, answer), flush=True)
     if not total:
-        raise prediction.no_pictures(", ".join(uris))
+        raise batch.no_images_error(", ".join(uris))
     return FAILED if failed else DONE
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 from kfp_vision import catalog, records
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import Answer, Service
+from kfp_vision.prediction.classifier import Answer
+from kfp_vision.prediction.client import ServingClient
 from kfp_vision.reports import results
 from kfp_vision.repository import bucket, publish
 from kfp_vision.repository.version import Version, exported_version
@@ -127,7 +128,7 @@ def check_serving(
     held_out = records.read(records.held_out(validation_records, test_records))
     images = {name: encoded for name, encoded, _ in held_out if name in expected}
     with server.running(model) as url:
-        service = Service(url)
+        service = ServingClient(url)
         answers, seconds = {}, []
         for name, encoded in images.items():
             start = time.perf_counter()
@@ -244,7 +245,7 @@ class _Repository:
     def call(self, endpoint: Mapping[str, Any], image: bytes) -> tuple[Answer, str]:
         """Starts the real server on the repository, and sends it the image."""
         with bucket.local_copy(self._uri) as path, server.running(path, endpoint["model_name"]) as url:
-            service = Service(url)
+            service = ServingClient(url)
             (answer,) = service.classify([image])
             return answer, service.url
 
@@ -286,7 +287,7 @@ class _KServe:
         reported, is_only_model = "", False
         deadline = time.monotonic() + SECONDS_TO_TAKE_OVER
         while True:
-            service = Service(url)  # a new connection for each call, since all requests of one reach the same server
+            service = ServingClient(url)  # a new connection for each call, since all requests of one reach the same server
             (answer,) = service.classify([image])
             if service.fingerprint == wanted or not endpoint["share"] or (is_only_model and not service.fingerprint):
                 return answer, service.url

@@ -13,7 +13,7 @@ from kfp_vision import deployment, export, inputs, parameters, records
 from kfp_vision.core.errors import InputError
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import Classifier
+from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import Version, exported_version

@@ -326,11 +326,11 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
 
 
 def _collect_predictions(run_dir: Path) -> dict[str, Any]:
-    from kfp_vision import prediction  # as in _link
+    from kfp_vision.prediction import batch  # as in _link
 
     (joined,) = run_dir.glob("*/join-predictions")
     shutil.copyfile(joined / "predictions", run_dir / "predictions.csv")
-    figures = prediction.headlines(json.loads((joined / "metrics").read_text(encoding="utf-8")))
+    figures = batch.summary_metrics(json.loads((joined / "metrics").read_text(encoding="utf-8")))
     return {"run_dir": str(run_dir), "predictions": str(run_dir / "predictions.csv")} | figures
 
 

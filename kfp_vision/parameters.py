@@ -869,11 +869,11 @@ def check_prediction(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     check_prediction_values(form)
-    from kfp_vision import prediction
+    from kfp_vision.prediction import batch
     from kfp_vision.repository import version  # as in _check_images
 
     version.check_model_uri(form["model_uri"], "model_uri")
-    prediction.check_uri(form["predict_uri"], "predict_uri")
+    batch.check_images_uri(form["predict_uri"], "predict_uri")
 
 
 def check_search(form: Mapping[str, Any]) -> None:
@@ -886,7 +886,8 @@ def check_search(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     check_search_values(form)
-    from kfp_vision import checkpoints, prediction
+    from kfp_vision import checkpoints
+    from kfp_vision.prediction import batch
     from kfp_vision.repository import version
     from kfp_vision.search import beside, sources
     from kfp_vision.storage import reading  # as in _check_images
@@ -899,7 +900,7 @@ def check_search(form: Mapping[str, Any]) -> None:
     if form["index_uri"]:
         sources.check_index(form["index_uri"], "index_uri")
     if form["queries_uri"]:
-        prediction.check_uri(form["queries_uri"], "queries_uri")
+        batch.check_images_uri(form["queries_uri"], "queries_uri")
     beside.check_target(form["deploy_to"], form["model_uri"])
 
 
@@ -916,7 +917,8 @@ def _check_images(form: Mapping[str, Any]) -> None:
 
 def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     """Checks what a training uses besides its images: nodes, URIs to read and to write, the deployment target."""
-    from kfp_vision import deployment, prediction
+    from kfp_vision import deployment
+    from kfp_vision.prediction import batch
     from kfp_vision.storage import reading, writing
 
     if advanced.check_nodes:
@@ -925,7 +927,7 @@ def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     if form["test_image_uri"]:
         reading.check_image_uri(form["test_image_uri"], "test_image_uri")
     if form["predict_uri"]:
-        prediction.check_uri(form["predict_uri"], "predict_uri")
+        batch.check_images_uri(form["predict_uri"], "predict_uri")
     deployment.check_target(form["deploy_to"], form["model_name"], advanced.for_deployment())
     for name in ("log_uri", "checkpoint_dir"):
         if form[name]:

@@ -198,7 +198,7 @@ def _validate(model: Path, validation_records: Path) -> dict[str, float]:
     import numpy as np
 
     from kfp_vision import evaluation
-    from kfp_vision.prediction import Classifier
+    from kfp_vision.prediction.classifier import Classifier
     from kfp_vision.repository import version
 
     answers = evaluation.collect(Classifier(version.exported_version(model)).probabilities, validation_records)

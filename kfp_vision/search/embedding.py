@@ -13,7 +13,7 @@ from PIL import Image
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import MAX_PIXELS, Refused, checked_with_small
-from kfp_vision.prediction import Classifier
+from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import Version
 
 BATCH = 32  # images

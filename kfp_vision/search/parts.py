@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kfp_vision import catalog, prediction
+from kfp_vision import catalog
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
+from kfp_vision.prediction import batch
 from kfp_vision.search.embedding import Embedded, Embedder
 from kfp_vision.search.nearest import Vectors
 from kfp_vision.storage import atomic, reading
@@ -217,7 +218,7 @@ def _embed(rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None) -
 
         def read_new() -> Iterator[bytes | Refused]:
             for row in reader.ahead(row for row in rows if row.content_id not in known):
-                yield prediction.arrived(reading.bytes_or_error(partial(reader.read, row.uri)))
+                yield batch.bytes_or_rejection(reading.bytes_or_error(partial(reader.read, row.uri)))
 
         new = embedder.embed(read_new(), pad_batches=True)
         for row in rows:

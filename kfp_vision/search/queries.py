@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kfp_vision import prediction
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import SEARCH, Service
+from kfp_vision.prediction import batch, client
+from kfp_vision.prediction.client import SEARCH, ServingClient
 from kfp_vision.reports import pages
 from kfp_vision.reports.thumbnails import data_uri
 from kfp_vision.search import Hit, Index, unknown_label
@@ -75,7 +75,7 @@ class Remote:
     """Searches the index of a server.
 
     Args:
-        url: URL of the server or of its model, see `prediction.Service`.
+        url: URL of the server or of its model, see `client.ServingClient`.
         count: Number of images to find for each query.
         label: Searches only images with this label; empty for all.
 
@@ -84,10 +84,10 @@ class Remote:
     """
 
     def __init__(self, url: str, count: int, label: str = ""):
-        self._service, self._parameters = Service(url), {"top_k": count} | ({"label": label} if label else {})
+        self._service, self._parameters = ServingClient(url), {"top_k": count} | ({"label": label} if label else {})
         status, about = self._service.get("index")
         if status != 200:
-            found = f"HTTP {status} at {self._service.model}/index ({prediction.reason_in(about)})"
+            found = f"HTTP {status} at {self._service.model}/index ({client.error_reason(about)})"
             raise InputError("a server must have an index to search in", found, "Start it with --index, or see its log.")
         if label and label not in about["labels"]:
             raise unknown_label(label, about["labels"])
@@ -127,7 +127,7 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            for uri, _, near in prediction.each(searcher.nearest, prediction.pictures_at(queries_uri)):
+            for uri, _, near in batch.apply_in_batches(searcher.nearest, batch.read_images(queries_uri)):
                 queries += 1
                 if isinstance(near, Refused):
                     unreadable += 1

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
-from kfp_vision.access import SCHEME, VARIABLE
+from kfp_vision.prediction.authentication import BEARER_SCHEME, TOKEN_VARIABLE
 
 MAX_BODY = 32 << 20  # bytes
 SECONDS_TO_SEND = 20  # for a body, plus one second per...
@@ -39,7 +39,7 @@ class Door:
             credentials = dict(scope["headers"]).get(b"authorization", b"")
             scheme, _, given = credentials.partition(b" ")
             is_valid = hmac.compare_digest(given.strip(), self.token)  # in constant time
-            if not is_valid or scheme.lower() != SCHEME.lower().encode():
+            if not is_valid or scheme.lower() != BEARER_SCHEME.lower().encode():
                 await _unauthorized(bool(credentials))(scope, receive, send)
                 return
         await self.app(scope, receive, send)
@@ -85,8 +85,10 @@ class LimitedBody:
 
 def _unauthorized(has_credentials: bool) -> JSONResponse:
     found = "another token" if has_credentials else "no token"
-    remedy = f"Send Authorization: {SCHEME} and the token; kfp-vision predict takes it from {VARIABLE}."
-    challenge = f'{SCHEME} realm="kfp-vision"' + (', error="invalid_token"' if has_credentials else "")  # RFC 6750, section 3
+    remedy = f"Send Authorization: {BEARER_SCHEME} and the token; kfp-vision predict takes it from {TOKEN_VARIABLE}."
+    challenge = f'{BEARER_SCHEME} realm="kfp-vision"' + (
+        ', error="invalid_token"' if has_credentials else ""
+    )  # RFC 6750, section 3
     error = {"error": f"a request must carry the server's token; got {found}. {remedy}"}
     return JSONResponse(error, 401, {"WWW-Authenticate": challenge})
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from kfp_vision.core import hardware
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import Answer, Classifier, readable
+from kfp_vision.prediction.classifier import Answer, Classifier, to_decodable
 from kfp_vision.repository.version import Version
 from kfp_vision.search.embedding import check_embeds
 from kfp_vision.serving import observing
@@ -162,7 +162,7 @@ class Loaded:
 
 def _prepare(image: bytes, crop: Crop | None) -> Any:
     """Returns the crop of an image, without `crop` the image as TensorFlow reads it, or why it is rejected."""
-    encoded = readable(image, MAX_PIXELS)
+    encoded = to_decodable(image, MAX_PIXELS)
     return encoded if isinstance(encoded, Refused) or not crop else crop(encoded)
 
 

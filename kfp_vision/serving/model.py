@@ -10,7 +10,7 @@ from kserve.protocol.infer_type import InferRequest
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import FINGERPRINT
+from kfp_vision.prediction.client import FINGERPRINT_HEADER
 from kfp_vision.repository.version import INDEX_FOLDER, Version, versions
 from kfp_vision.search import ABOUT_FILE, files_in
 from kfp_vision.serving import observing, protocols
@@ -102,7 +102,7 @@ class ServedClassifier(kserve.Model):
         request = protocols.asked(payload)
         self._check_size(loaded, len(request.images))
         if response_headers is not None:
-            response_headers[FINGERPRINT] = loaded.version.fingerprint
+            response_headers[FINGERPRINT_HEADER] = loaded.version.fingerprint
         answers = await loaded.classify(request.images)
         _check_any_readable(answers)
         if isinstance(payload, InferRequest):

@@ -12,7 +12,7 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from kserve.protocol.grpc.servicer import InferenceServicer
 
-from kfp_vision import access
+from kfp_vision.prediction import authentication
 from kfp_vision.serving import observing
 from kfp_vision.serving.app import STATUS
 from kfp_vision.serving.draining import SECONDS_TO_DRAIN
@@ -78,7 +78,7 @@ class Door(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, token: str):
-        self._expected = access.header(token).encode() if token else b""
+        self._expected = authentication.authorization_header(token).encode() if token else b""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Wraps the handler of a unary call.

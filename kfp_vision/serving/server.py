@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
-from kfp_vision import access, parameters
+from kfp_vision import parameters
 from kfp_vision.core.errors import InputError
+from kfp_vision.prediction import authentication
 from kfp_vision.serving import places
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def serve(
     """
     if name:
         parameters.check_name(name, "--name")
-    token = access.token()
+    token = authentication.read_token()
     places.at(path, name, index)  # fails fast, before the heavy imports
     listening = _bind(host, port)
     if grpc_port:

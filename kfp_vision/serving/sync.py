@@ -8,9 +8,7 @@ from pathlib import Path
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository import bucket
-from kfp_vision.repository.version import (
-    INDEX_FOLDER,
-)
+from kfp_vision.repository.version import INDEX_FOLDER
 from kfp_vision.storage import base, retry, uris
 
 SYNC_INTERVAL_SECONDS = 10.0  # between two checks for newer versions

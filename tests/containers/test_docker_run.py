@@ -17,8 +17,9 @@ import drawn
 import pytest
 from servers import ended, until
 
-from kfp_vision import __version__, prediction, records
+from kfp_vision import __version__, records
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.prediction import client
 from kfp_vision.reports import outcome
 from kfp_vision.repository.version import versions
 from kfp_vision.serving import server
@@ -280,7 +281,7 @@ def test_what_is_deployed_answers_as_it_did_in_the_containers(run):
         if name == run.result["answer"]["picture"]
     ]
     with server.running(run.output.parent / "repository") as url:
-        (said,) = prediction.Service(url).classify([asked_about])
+        (said,) = client.ServingClient(url).classify([asked_about])
     assert (said.label, said.score) == (
         run.result["answer"]["prediction"],
         pytest.approx(run.result["answer"]["score"], abs=1e-3),

@@ -28,8 +28,9 @@ import one_step
 import pytest
 from servers import NUMBERS, Place, until
 
-from kfp_vision import catalog, components, parameters, prediction, records, search, splitting
+from kfp_vision import catalog, components, parameters, records, search, splitting
 from kfp_vision.core.errors import InputError
+from kfp_vision.prediction import batch, classifier
 from kfp_vision.repository import bucket as repository_bucket
 from kfp_vision.repository import publish
 from kfp_vision.repository import version as repository_version
@@ -58,9 +59,9 @@ def scratch(tmp_path, monkeypatch) -> Path:
 class Guesses:
     """Names pictures by their bytes: a model that is loaded at once, and whose answers are always the same."""
 
-    def classify(self, pictures: Sequence[bytes]) -> list[prediction.Answer]:
+    def classify(self, pictures: Sequence[bytes]) -> list[classifier.Answer]:
         numbers = [hashlib.md5(picture).digest()[0] % len(LABELS) for picture in pictures]
-        return [prediction.Prediction(LABELS[number], number, [1.0 - number, float(number)]) for number in numbers]
+        return [classifier.Prediction(LABELS[number], number, [1.0 - number, float(number)]) for number in numbers]
 
 
 def below(folder: Path) -> dict[str, bytes]:
@@ -134,7 +135,7 @@ def write_records(tables: Path, folder: Path, beside_it: Path) -> None:
 
 
 def predict(given: Given, folder: Path) -> None:
-    prediction.predict_images(Guesses(), LABELS, given.pictures, folder / "predictions.csv")
+    batch.predict_images(Guesses(), LABELS, given.pictures, folder / "predictions.csv")
 
 
 def fetch(given: Given, folder: Path) -> None:

@@ -30,7 +30,7 @@ from PIL import Image
 from servers import ended
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.prediction import Service
+from kfp_vision.prediction.client import ServingClient
 from kfp_vision.serving import server
 
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
@@ -312,7 +312,7 @@ def test_every_answer_says_which_version_gave_it(url, version):
     picture = b64(colours.picture("red"))
     said = post(url + PREDICT, {"instances": [{"b64": picture}]}), post(url + INFER, {"inputs": [tensor(picture)]})
     assert [answer.headers["KFP-Vision-Fingerprint"] for answer in said] == [digest.hexdigest()] * 2
-    service = Service(f"{url}/v1/models/colours")
+    service = ServingClient(f"{url}/v1/models/colours")
     assert service.fingerprint == ""
     service.classify([colours.picture("red")])
     assert service.fingerprint == digest.hexdigest()
@@ -646,7 +646,7 @@ def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(r
         return servers.started(command, port, tmp_path / "log")
 
     def ask(number: int) -> None:
-        service = Service(f"http://127.0.0.1:{port}")
+        service = ServingClient(f"http://127.0.0.1:{port}")
         for at in range(0, len(pictures), 3):
             said[number] += [answer.label for answer in service.classify(pictures[at : at + 3])]
 
@@ -682,7 +682,7 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(cut, answered):
         thread = threading.Thread(target=cutting.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            service = Service(f"http://127.0.0.1:{cutting.server_address[1]}/v1/models/colours")
+            service = ServingClient(f"http://127.0.0.1:{cutting.server_address[1]}/v1/models/colours")
             with contextlib.nullcontext() if answered else pytest.raises(InputError, match="a server must answer; got Chunked"):
                 assert [one.label for one in service.classify([b"a picture"])] == ["red"]
         finally:

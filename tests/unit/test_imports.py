@@ -29,7 +29,7 @@ STAGES_WITHOUT_TENSORFLOW = {
     "check_preparation": ["kfp_vision.parameters", "kfp_vision.storage.reading", *PATIENCE],
     "check_prediction": ["kfp_vision.parameters", "kfp_vision.storage.reading", *PATIENCE],
     "fetch_model": ["kfp_vision.repository.version"],
-    "join_predictions": ["kfp_vision.prediction", "kfp_vision.repository.version", "kfp_vision.storage.reading"],
+    "join_predictions": ["kfp_vision.prediction.batch", "kfp_vision.repository.version", "kfp_vision.storage.reading"],
     "check_serving": ["kfp_vision.deployment"],
     "deploy_model": ["kfp_vision.deployment", "kfp_vision.parameters", "kfp_vision.storage.reading"],
     "call_endpoint": ["kfp_vision.deployment", "kfp_vision.storage.reading"],

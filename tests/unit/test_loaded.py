@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import Classifier, Prediction
+from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.repository.version import VERSION_FILE, Version
 from kfp_vision.serving import loaded
 from kfp_vision.serving.loaded import Busy, Loaded

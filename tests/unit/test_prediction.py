@@ -6,10 +6,10 @@ from pathlib import Path
 import colours
 import pytest
 
-from kfp_vision import prediction
 from kfp_vision.core.errors import InputError
 from kfp_vision.pictures import Refused
-from kfp_vision.prediction import Classifier, Prediction
+from kfp_vision.prediction import batch, client
+from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.repository.version import Version
 from kfp_vision.storage import reading
 
@@ -92,7 +92,7 @@ def table(file: Path) -> list[dict[str, str]]:
 
 def test_a_folder_becomes_a_table(classifier, folder, tmp_path, capsys):
     (folder / "red" / "broken.jpg").write_bytes(b"no picture")
-    counts = prediction.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv")
+    counts = batch.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text().splitlines()[0] == "path,label,prediction,score"
     rows = {os.path.relpath(row["path"], folder): row for row in table(tmp_path / "out.csv")}
     assert {name: (row["label"], row["prediction"]) for name, row in rows.items()} == {
@@ -111,7 +111,7 @@ def test_a_folder_becomes_a_table(classifier, folder, tmp_path, capsys):
 
 def test_the_scores_of_all_classes_are_there_on_request(classifier, folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"no picture")
-    prediction.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv", all_scores=True)
+    batch.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv", all_scores=True)
     rows = {os.path.relpath(row["path"], folder): row for row in table(tmp_path / "out.csv")}
     scores = {label: float(rows["sky/1.jpg"][f"score:{label}"]) for label in colours.RGB}
     assert max(scores, key=scores.get) == "blue" and sum(scores.values()) == pytest.approx(1, abs=1e-5)
@@ -125,11 +125,11 @@ def test_the_tables_of_several_partitions_are_joined_to_the_table_of_one(classif
     for number in range(9):
         (folder / f"{number}.jpg").write_bytes(colours.picture("green"))
     given = (classifier, classifier.labels, str(folder))
-    whole = prediction.predict_images(*given, tmp_path / "whole.csv", all_scores=True)
+    whole = batch.predict_images(*given, tmp_path / "whole.csv", all_scores=True)
     tables = [tmp_path / f"{number}.csv" for number in range(partitions)]
     for number, table in enumerate(tables):
-        prediction.predict_images(*given, table, all_scores=True, partition=number, partitions=partitions)
-    assert prediction.join_predictions(tables, classifier.labels, tmp_path / "joined.csv", str(folder)) == whole
+        batch.predict_images(*given, table, all_scores=True, partition=number, partitions=partitions)
+    assert batch.join_predictions(tables, classifier.labels, tmp_path / "joined.csv", str(folder)) == whole
     assert (tmp_path / "joined.csv").read_text() == (tmp_path / "whole.csv").read_text()
     assert capsys.readouterr().out.endswith("; accuracy 0.6667 on the 3 in folders named after a class\n")
 
@@ -138,18 +138,18 @@ def test_more_partitions_than_pictures_are_joined_and_none_at_all_refused(classi
     tables = [tmp_path / f"{number}.csv" for number in range(2)]
     labels = classifier.labels
     for number, table in enumerate(tables):
-        prediction.predict_images(classifier, labels, str(folder / "loose.jpg"), table, partition=number, partitions=2)
-    assert prediction.join_predictions(tables, labels, tmp_path / "joined.csv", "there")["pictures"] == 1
+        batch.predict_images(classifier, labels, str(folder / "loose.jpg"), table, partition=number, partitions=2)
+    assert batch.join_predictions(tables, labels, tmp_path / "joined.csv", "there")["pictures"] == 1
     with pytest.raises(InputError, match="there must be images to classify; got none at there"):
-        prediction.join_predictions(tables[1:], labels, tmp_path / "none.csv", "there")
+        batch.join_predictions(tables[1:], labels, tmp_path / "none.csv", "there")
     assert not (tmp_path / "none.csv").exists()
 
 
 def test_more_pictures_than_fit_a_batch_are_all_named_in_order(classifier, tmp_path):
-    chosen = [list(colours.RGB)[number % 3] for number in range(2 * prediction.BATCH + 5)]
+    chosen = [list(colours.RGB)[number % 3] for number in range(2 * batch.CLASSIFY_BATCH_SIZE + 5)]
     for number, colour in enumerate(chosen):
         (tmp_path / f"{number:03}.jpg").write_bytes(colours.picture(colour))
-    prediction.predict_images(classifier, classifier.labels, str(tmp_path), tmp_path / "out.csv")
+    batch.predict_images(classifier, classifier.labels, str(tmp_path), tmp_path / "out.csv")
     assert [row["prediction"] for row in table(tmp_path / "out.csv")] == chosen
 
 
@@ -157,35 +157,35 @@ def test_an_archive_and_one_picture_in_it_are_named(classifier, folder, tmp_path
     archive = tmp_path / "pictures.tgz"
     with tarfile.open(archive, "w:gz") as packed:
         packed.add(folder, "pictures")
-    prediction.predict_images(classifier, classifier.labels, str(archive), tmp_path / "all.csv")
+    batch.predict_images(classifier, classifier.labels, str(archive), tmp_path / "all.csv")
     assert sorted(row["prediction"] for row in table(tmp_path / "all.csv")) == ["blue", "green", "red", "red"]
-    prediction.predict_images(classifier, classifier.labels, f"{archive}#pictures/sky/1.jpg", tmp_path / "one.csv")
+    batch.predict_images(classifier, classifier.labels, f"{archive}#pictures/sky/1.jpg", tmp_path / "one.csv")
     assert [row["prediction"] for row in table(tmp_path / "one.csv")] == ["blue"]
 
 
 @pytest.mark.parametrize("name", ["loose.jpg", "red/2.png"])
 def test_one_picture_is_named(classifier, folder, tmp_path, name):
-    prediction.predict_images(classifier, classifier.labels, str(folder / name), tmp_path / "out.csv")
+    batch.predict_images(classifier, classifier.labels, str(folder / name), tmp_path / "out.csv")
     assert [row["path"] for row in table(tmp_path / "out.csv")] == [str(folder / name)]
 
 
 def test_a_picture_without_an_ending_is_one_all_the_same(classifier, tmp_path):
     (tmp_path / "photo").write_bytes(colours.picture("red"))
-    prediction.predict_images(classifier, classifier.labels, str(tmp_path / "photo"), tmp_path / "out.csv")
+    batch.predict_images(classifier, classifier.labels, str(tmp_path / "photo"), tmp_path / "out.csv")
     assert [row["prediction"] for row in table(tmp_path / "out.csv")] == ["red"]
 
 
 def test_a_place_without_pictures_leaves_no_table(classifier, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="there must be images to classify; got none at"):
-        prediction.predict_images(classifier, classifier.labels, str(tmp_path / "empty"), tmp_path / "out.csv")
+        batch.predict_images(classifier, classifier.labels, str(tmp_path / "empty"), tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 
 
 def test_a_picture_that_cannot_be_opened_is_listed(classifier, folder, tmp_path):
     (folder / "gone.jpg").symlink_to("/nowhere")
     asked = [(name, "", reading.bytes_or_error((folder / name).read_bytes)) for name in ("gone.jpg", "loose.jpg")]
-    answers = [answer for _, _, answer in prediction.named(classifier, asked)]
+    answers = [answer for _, _, answer in batch.classify_in_batches(classifier, asked)]
     assert isinstance(answers[0], Refused) and "No such file" in str(answers[0])
     assert labels(answers[1:]) == ["green"]
 
@@ -193,4 +193,4 @@ def test_a_picture_that_cannot_be_opened_is_listed(classifier, folder, tmp_path)
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", ""])
 def test_a_server_is_named_by_its_address(url):
     with pytest.raises(InputError, match="a server must be given by its http"):
-        prediction.Service(url)
+        client.ServingClient(url)

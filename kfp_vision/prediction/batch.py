@@ -1,0 +1,243 @@
+"""Classifies images with an exported model in this process, or with a server over HTTP."""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import islice, zip_longest
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kfp_vision import catalog
+from kfp_vision.core.errors import InputError, redact
+from kfp_vision.pictures import Refused
+from kfp_vision.reports import results
+from kfp_vision.storage import atomic, reading, uris
+
+if TYPE_CHECKING:
+    pass
+from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, apply_to_valid
+
+CLASSIFY_BATCH_SIZE = 32  # images
+PREDICTION_COLUMNS = ("path", "label", "prediction", "score")
+SCORE_PREFIX = "score:"  # prefix of a column with the scores of a label
+COUNT_NAMES = ("pictures", "unreadable", "labelled", "right")
+
+
+def predict_images(
+    classifier: ImageClassifier,
+    labels: Sequence[str],
+    images_uri: str,
+    table: Path,
+    *,
+    all_scores: bool = False,
+    partition: int = 0,
+    partitions: int = 1,
+) -> dict[str, int]:
+    """Classifies all images at a URI and writes a table of their predictions; holds one batch in memory at a time.
+
+    Args:
+        classifier: A model in this process, or a server.
+        labels: Labels of the classes. An image in a folder named after one of them has that label, and its prediction is
+            counted as right or wrong.
+        images_uri: An image, or anything that `reading.walk` reads.
+        table: CSV file to write, with the columns path, label, prediction, score; the last two are empty for an image that
+            cannot be read.
+        all_scores: Whether to add a column `score:LABEL` for every class.
+        partition: Number of the partition of the images to classify, from 0; see `join_predictions`.
+        partitions: Number of partitions.
+
+    Returns:
+        Counts of images: pictures (all), unreadable, labelled, and right of those.
+
+    Raises:
+        InputError: There are no images at the URI.
+    """
+    counts = dict.fromkeys(COUNT_NAMES, 0)
+    with atomic.replacing(table) as beside:
+        with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            score_labels = labels if all_scores else ()
+            writer.writerow([*PREDICTION_COLUMNS, *(f"{SCORE_PREFIX}{label}" for label in score_labels)])
+            for uri, label, answer in classify_in_batches(classifier, read_images(images_uri, partition, partitions)):
+                counts["pictures"] += 1
+                counts["labelled"] += label in labels
+                if isinstance(answer, Refused):
+                    counts["unreadable"] += 1
+                    writer.writerow([uri, label, "", "", *("" for _ in score_labels)])
+                    print(redact(f"unreadable: {uri} ({answer})"))
+                else:
+                    counts["right"] += answer.label == label
+                    scores = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()
+                    writer.writerow([uri, label, answer.label, f"{answer.score:.6f}", *scores])
+        if not counts["pictures"] and partitions == 1:
+            raise no_images_error(images_uri)
+    print(_summary(counts))
+    return counts
+
+
+def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, images_uri: str) -> dict[str, int]:
+    """Joins the tables of all partitions into the table that `predict_images` would have written without partitions.
+
+    Args:
+        parts: Tables of the partitions, in the order of their numbers.
+        labels: Labels of the classes, as in `predict_images`.
+        table: CSV file to write.
+        images_uri: URI of the images, for error messages.
+
+    Returns:
+        Counts of images: pictures (all), unreadable, labelled, and right of those.
+
+    Raises:
+        InputError: All tables are empty.
+    """
+    total, known = dict.fromkeys(COUNT_NAMES, 0), set(labels)
+    with atomic.replacing(table) as beside, ExitStack() as opened:
+        readers = [csv.reader(opened.enter_context(part.open(newline="", encoding="utf-8"))) for part in parts]
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            headers = [next(reader) for reader in readers]
+            writer.writerow(headers[0])
+            # Image n is in the table of partition n % partitions.
+            for row in (row for rows in zip_longest(*readers) for row in rows if row is not None):
+                writer.writerow(row)
+                _, label, prediction, *_ = row
+                total["pictures"] += 1
+                total["unreadable"] += not prediction
+                total["labelled"] += label in known
+                total["right"] += bool(prediction) and label == prediction
+        if not total["pictures"]:
+            raise no_images_error(images_uri)
+    results.announce(_summary(total))
+    return total
+
+
+def summary_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+    """Computes the metrics of a dashboard.
+
+    Args:
+        counts: Counts as `predict_images` returns them.
+
+    Returns:
+        pictures, unreadable, and accuracy if any image has a label.
+    """
+    accuracy = {"accuracy": counts["right"] / counts["labelled"]} if counts["labelled"] else {}
+    return {"pictures": counts["pictures"], "unreadable": counts["unreadable"]} | accuracy
+
+
+def _summary(counts: Mapping[str, int]) -> str:
+    text = f"{counts['pictures']} images classified, {counts['unreadable']} unreadable"
+    if counts["labelled"]:
+        accuracy = summary_metrics(counts)["accuracy"]
+        text += f"; accuracy {accuracy:.4f} on the {counts['labelled']} in folders named after a class"
+    return text
+
+
+def classify_in_batches(
+    classifier: ImageClassifier, images: Iterable[tuple[str, str, bytes | OSError]]
+) -> Iterator[tuple[str, str, Answer]]:
+    """Classifies images, a batch at a time.
+
+    Args:
+        classifier: A model in this process, or a server.
+        images: URI, label, and bytes or the error of reading them, of each image.
+
+    Yields:
+        URI, label, and prediction or rejection of each image, in order.
+    """
+    return apply_in_batches(classifier.classify, images)
+
+
+def apply_in_batches(
+    function: Callable[[list[bytes]], list[AnswerT | Refused]], images: Iterable[tuple[str, str, bytes | OSError]]
+) -> Iterator[tuple[str, str, AnswerT | Refused]]:
+    """Applies a function to images, a batch at a time.
+
+    Args:
+        function: Function from encoded images to a result for each.
+        images: URI, label, and bytes or the error of reading them, of each image.
+
+    Yields:
+        URI, label, and result or rejection of each image, in order.
+    """
+    arriving = ((uri, label, bytes_or_rejection(encoded)) for uri, label, encoded in images)
+    while batch := list(islice(arriving, CLASSIFY_BATCH_SIZE)):
+        answers = apply_to_valid(function, [encoded for _, _, encoded in batch])
+        yield from ((uri, label, answer) for (uri, label, _), answer in zip(batch, answers, strict=True))
+
+
+def no_images_error(place: str) -> InputError:
+    """Returns the error for a URI without images.
+
+    Args:
+        place: The URI.
+    """
+    remedy = f"Give an image, a folder or an archive; known suffixes are {', '.join(catalog.PICTURE_SUFFIXES)}."
+    return InputError("there must be images to classify", f"none at {place}", remedy)
+
+
+def read_images(uri: str, partition: int = 0, partitions: int = 1) -> Iterator[tuple[str, str, bytes | OSError]]:
+    """Reads the images at a URI.
+
+    Args:
+        uri: An image, or anything that `reading.walk` reads.
+        partition: Number of the partition to read, from 0: images whose position modulo `partitions` is this number.
+        partitions: Number of partitions.
+
+    Yields:
+        URI, label (name of the folder that contains the image), and bytes or the error of reading them, of each image.
+
+    Raises:
+        InputError: There is nothing at the URI, or something else than an image, a folder or an archive.
+    """
+    if is_single_image(uri):
+        if partition == 0:
+            with reading.Reader() as reader:
+                yield uri, "", reading.bytes_or_error(partial(reader.read, uri))
+        return
+    images = (item for item in reading.walk(uri) if not catalog.not_a_picture(item.name))
+    for item, encoded in reading.read_all(islice(images, partition, None, partitions)):
+        yield item.uri, PurePosixPath(item.name).parent.name, encoded
+
+
+def check_images_uri(uri: str, field: str) -> None:
+    """Checks that a URI can be the source of images, without reading any.
+
+    Args:
+        uri: An image, a folder or an archive.
+        field: Name of the field that holds the URI, for error messages.
+
+    Raises:
+        InputError: There is nothing at the URI, or it cannot be read.
+    """
+    (reading.check_image_uri if is_single_image(uri) else reading.check_exists)(uri, field)
+
+
+def is_single_image(uri: str) -> bool:
+    """Checks whether a URI names a single image: by its suffix, or as a local file that is not an archive.
+
+    Args:
+        uri: An image, a folder or an archive.
+
+    Returns:
+        True for a single image.
+    """
+    if not uris.scheme_of(uri) and Path(uri).is_dir():
+        return False
+    path = urlsplit(uri).path if uris.scheme_of(uri) in ("http", "https") and "#" not in uri else uri
+    if PurePosixPath(path).suffix.lower() in catalog.PICTURE_SUFFIXES:
+        return True
+    return not uris.scheme_of(uri) and Path(uri).is_file() and not uri.lower().endswith(uris.ARCHIVE_SUFFIXES)
+
+
+def bytes_or_rejection(encoded: bytes | OSError) -> bytes | Refused:
+    """Converts the error of reading an image into its rejection.
+
+    Args:
+        encoded: Bytes of the image, or the error of reading them.
+
+    Returns:
+        The bytes, or why the image is rejected.
+    """
+    return Refused(encoded.strerror or str(encoded)) if isinstance(encoded, OSError) else encoded
