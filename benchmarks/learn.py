@@ -106,7 +106,7 @@ def run_peer(fold: Path, weights: Path) -> Learned:
     Returns:
         The result.
     """
-    network = {"stem": inception.STEM, "blocks": inception.BLOCKS}
+    network = {"stem": inception.STEM_CHANNELS, "blocks": inception.BLOCK_CHANNELS}
     recipe = {"steps": STEPS, "batch_size": BATCH, "learning_rate": LEARNING_RATE, "half": hardware.precision() == "bfloat16"}
     arguments = {"train": str(fold / "train"), "test": str(fold / "test"), "weights": str(weights)} | network | recipe
     return Learned(**json.loads(peers.run_program(peers.interpreter_with(*PEER), "torch_finetune.py", **arguments)))

@@ -15,8 +15,8 @@ import requests
 
 from benchmarks import peers, photographs
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision import export
 from kfp_vision.networks import NETWORKS
+from kfp_vision.prediction import export
 from kfp_vision.repository.version import FIRST_VERSION, VERSION_FILE
 from kfp_vision.serving import server
 

@@ -41,7 +41,7 @@ def against_torch() -> list[Figure]:
         Two figures.
     """
     precision = hardware.precision()
-    network = {"stem": inception.STEM, "blocks": inception.BLOCKS}
+    network = {"stem": inception.STEM_CHANNELS, "blocks": inception.BLOCK_CHANNELS}
     peer = partial(
         peers.run_for_number,
         peers.interpreter_with(*peers.TORCH),

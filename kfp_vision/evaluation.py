@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import deployment, export, inputs, parameters, records
+from kfp_vision import deployment, inputs, parameters, records
 from kfp_vision.core.errors import InputError
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
 from kfp_vision.pictures import Refused
+from kfp_vision.prediction import export
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import publish
@@ -198,7 +199,7 @@ def collect(predict: Callable[[Sequence[bytes]], npt.NDArray[np.float32]], folde
     """
     names: list[str] = []
     labels, probabilities, sides = [], [], []
-    for batch in inputs.encoded_records(folder).map(inputs.parse).batch(BATCH):
+    for batch in inputs.encoded_records(folder).map(inputs.parse_record).batch(BATCH):
         probabilities.append(predict(batch["image/encoded"].numpy()))
         names += [name.decode() for name in batch["image/filename"].numpy()]
         labels.append(batch["image/class/label"].numpy())

@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,12 @@ from kfp_vision import examples
 from kfp_vision.augmentations import Seeds, mix_up, rand_augment
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
+from kfp_vision.networks import preprocessing
 from kfp_vision.records import Numbered, read_about
 
-CENTRAL_FRACTION = 0.875  # of each side, as TF-Slim and Caffe evaluate
-RATIOS = (1, 2, 4, 8)  # factors by which libjpeg can reduce an image while decoding it
-RAW = b"raw"  # format of an image cached as pixels: uint8 (height, width, 3)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-CROPS, COLOURS, OPERATIONS, BLENDS = range(4)  # streams of random numbers
-STREAMS = 8  # per seed
+CROP_STREAM, COLOUR_STREAM, OPERATION_STREAM, BLEND_STREAM = range(4)  # streams of random numbers
+STREAMS_PER_SEED = 8  # per seed
 BATCHES_AHEAD = 2  # finished batches that wait to be used
 
 
@@ -102,19 +100,19 @@ def training_batches(
     Raises:
         InputError: batch_size is not divisible by the number of slices, or a shard is damaged.
     """
-    cache = Decoded(Numbered(folder), image_size, memory)
+    cache = DecodedCache(Numbered(folder), image_size, memory)
     slice_number, slices = part
-    draw = random_slices(len(cache), batch_size=batch_size, seed=seed, part=part)
+    draw = draw_slices(len(cache), batch_size=batch_size, seed=seed, part=part)
     apply_operations = rand_augment(augmentation.rand_augment, augmentation.rand_augment_magnitude)
     blend = mix_up(augmentation.mixup_alpha, len(read_about(folder).labels)) if augmentation.mixup_alpha else None
 
     def prepare(number_and_record: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         number, record = number_and_record
-        features = parse(record)
-        image = random_crop(features, (STREAMS * seed + CROPS, number), image_size, augmentation)
-        image = vary(image, (STREAMS * seed + COLOURS, number), augmentation)
+        features = parse_record(record)
+        image = random_crop(features, (STREAMS_PER_SEED * seed + CROP_STREAM, number), image_size, augmentation)
+        image = flip_and_distort(image, (STREAMS_PER_SEED * seed + COLOUR_STREAM, number), augmentation)
         if augmentation.rand_augment:
-            image = apply_operations(image, Seeds(STREAMS * seed + OPERATIONS, number))
+            image = apply_operations(image, Seeds(STREAMS_PER_SEED * seed + OPERATION_STREAM, number))
         return image, features["image/class/label"]
 
     image_and_label = (tf.TensorSpec((image_size, image_size, 3), tf.float32), tf.TensorSpec((), tf.int64))
@@ -123,7 +121,7 @@ def training_batches(
         images, labels = tf.map_fn(prepare, (numbers, records), fn_output_signature=image_and_label)
         if not blend:
             return images, labels
-        return blend(images, labels, Seeds(STREAMS * seed + BLENDS, step * slices + slice_number))
+        return blend(images, labels, Seeds(STREAMS_PER_SEED * seed + BLEND_STREAM, step * slices + slice_number))
 
     prepare_in_graph = tf.function(prepare_batch)
 
@@ -138,7 +136,7 @@ def training_batches(
     return threads.ordered_map(read_batch, itertools.count(first_step), workers=workers, limit=workers + BATCHES_AHEAD)
 
 
-class Decoded:
+class DecodedCache:
     """Records by number, with a cache of decoded images.
 
     An image is cached when its record is first read, if it fits. A JPEG that `part_of_jpeg` may decode at a reduced size is
@@ -178,23 +176,25 @@ class Decoded:
             seen, self._seen[number] = self._seen[number], True
         if seen or self._bytes_left <= 0:
             return record
-        features = {name: value.numpy() for name, value in parse(record).items()}
+        features = {name: value.numpy() for name, value in parse_record(record).items()}
         height, width = int(features["image/height"]), int(features["image/width"])
         size = 3 * height * width
-        full_size = features["image/format"] == b"png" or min(height, width) // self._image_size < RATIOS[1]
+        full_size = (
+            features["image/format"] == b"png" or min(height, width) // self._image_size < preprocessing.JPEG_REDUCTIONS[1]
+        )
         with self._lock:
             if not full_size or size > self._bytes_left:
                 return record
             self._bytes_left -= size
         decode = tf.io.decode_png if features["image/format"] == b"png" else tf.io.decode_jpeg
         pixels = decode(features["image/encoded"], channels=3).numpy()
-        features |= {"image/encoded": pixels.tobytes(), "image/format": RAW}
+        features |= {"image/encoded": pixels.tobytes(), "image/format": preprocessing.RAW_FORMAT}
         numbers = {name: int(features[name]) for name in ("image/height", "image/width", "image/class/label")}
         self._pixels[number] = b"".join(examples.serialised(features | numbers))
         return self._pixels[number]
 
 
-def random_slices(count: int, *, batch_size: int, seed: int, part: tuple[int, int]) -> Callable[[int], tuple[range, list[int]]]:
+def draw_slices(count: int, *, batch_size: int, seed: int, part: tuple[int, int]) -> Callable[[int], tuple[range, list[int]]]:
     """Draws which items are in each batch: all once per epoch, in an order that depends on the seed and the epoch only.
 
     Args:
@@ -240,9 +240,9 @@ def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.
     """
 
     def prepare(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = parse(record)
-        begin, size = _central_window(tf.stack([features["image/height"], features["image/width"]]))
-        return part_of(features, begin, size, image_size), features["image/class/label"]
+        features = parse_record(record)
+        begin, size = preprocessing.central_window(tf.stack([features["image/height"], features["image/width"]]))
+        return preprocessing.crop_record(features, begin, size, image_size), features["image/class/label"]
 
     # Not AUTOTUNE: one pass is over before it has found the right number of calls.
     images = encoded_records(folder).map(prepare, num_parallel_calls=2 * hardware.cores(), deterministic=True)
@@ -261,7 +261,7 @@ def encoded_records(folder: Path) -> tf.data.Dataset:
     return tf.data.TFRecordDataset([str(folder / shard) for shard in read_about(folder).shards])
 
 
-def parse(record: tf.Tensor) -> dict[str, tf.Tensor]:
+def parse_record(record: tf.Tensor) -> dict[str, tf.Tensor]:
     """Parses the fields that a classifier needs.
 
     Args:
@@ -276,96 +276,6 @@ def parse(record: tf.Tensor) -> dict[str, tf.Tensor]:
         record, schema | {"image/height": number, "image/width": number}
     )
     return features
-
-
-def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes an image, crops its centre as `tf.image.central_crop` does, and resizes the crop.
-
-    Part of the exported SavedModel, so it uses only operations that TensorFlow 2.6 has.
-
-    Args:
-        encoded: an image file, scalar string.
-        image_size: height and width of the result in pixels.
-
-    Returns:
-        Float32 (size, size, 3) RGB in 0 to 255.
-    """
-
-    def jpeg() -> tf.Tensor:
-        sides = tf.image.extract_jpeg_shape(encoded)[:2]
-        return part_of_jpeg(encoded, *_central_window(sides), sides[1], image_size)
-
-    def any_other() -> tf.Tensor:
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        return _slice_image(image, *_central_window(tf.shape(image)[:2]))
-
-    return resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, any_other), image_size)
-
-
-def _central_window(sides: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(top, left) and (height, width) of the centre of an image of (height, width), rounded as by `tf.image.central_crop`."""
-    begin = tf.cast(tf.cast(sides, tf.float32) * ((1 - CENTRAL_FRACTION) / 2), sides.dtype)
-    return begin, sides - 2 * begin
-
-
-def part_of(features: dict[str, tf.Tensor], begin: tf.Tensor, size: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes and resizes a window of a record's image; of a JPEG, only the window is decoded.
-
-    Args:
-        features: the fields of a record.
-        begin: (top, left) of the window in pixels.
-        size: (height, width) of the window in pixels.
-        image_size: height and width of the result in pixels.
-
-    Returns:
-        Float32 (size, size, 3) RGB in 0 to 255.
-    """
-    encoded = features["image/encoded"]
-
-    def jpeg() -> tf.Tensor:
-        top_left, sides, width = (tf.cast(one, tf.int32) for one in (begin, size, features["image/width"]))
-        return part_of_jpeg(encoded, top_left, sides, width, image_size)
-
-    def png() -> tf.Tensor:
-        return _slice_image(tf.io.decode_png(encoded, channels=3), begin, size)
-
-    def raw() -> tf.Tensor:
-        shape = tf.stack([features["image/height"], features["image/width"], 3])
-        return _slice_image(tf.reshape(tf.io.decode_raw(encoded, tf.uint8), shape), begin, size)
-
-    kind = features["image/format"]
-    return resize(tf.case([(kind == RAW, raw), (kind == b"png", png)], default=jpeg), image_size)
-
-
-def _slice_image(image: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    return tf.slice(image, tf.pad(begin, [[0, 1]]), tf.pad(size, [[0, 1]], constant_values=-1))
-
-
-def part_of_jpeg(encoded: tf.Tensor, begin: tf.Tensor, size: tf.Tensor, width: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes a window of a JPEG, at 1/2, 1/4 or 1/8 of its size if that is enough.
-
-    Reduced decoding is several times as fast for images far larger than needed, and its pixels are means instead of samples.
-    At full size the pixels are those of decoding the whole image: libjpeg smooths colours across the edge of its window, so
-    one column more is decoded on either side.
-
-    Args:
-        encoded: the JPEG file, scalar string.
-        begin: (top, left) of the window in pixels, int32.
-        size: (height, width) of the window in pixels, int32.
-        width: of the whole image, int32.
-        image_size: smallest side to which the window may be reduced, give or take one for rounding.
-
-    Returns:
-        Uint8 (height, width, 3) RGB.
-    """
-    choice = tf.reduce_sum(tf.cast(tf.reduce_min(size) // image_size >= RATIOS[1:], tf.int32))
-    ratio = tf.gather(RATIOS, choice)
-    first, last = (begin + ratio // 2) // ratio, (begin + size + ratio // 2) // ratio
-    left, right = tf.maximum(first[1] - 1, 0), tf.minimum(last[1] + 1, (width + ratio - 1) // ratio)
-    window = tf.stack([first[0], left, last[0] - first[0], right - left])
-    # The ratio is an attribute of the operation, so there is one operation per ratio, of which one runs.
-    decoders = [partial(tf.io.decode_and_crop_jpeg, encoded, window, channels=3, ratio=ratio) for ratio in RATIOS]
-    return tf.switch_case(choice, decoders)[:, first[1] - left : last[1] - left]
 
 
 def random_crop(
@@ -393,25 +303,10 @@ def random_crop(
         max_attempts=100,
         use_image_if_no_bounding_boxes=True,
     )
-    return part_of(features, begin[:2], size[:2], image_size)
+    return preprocessing.crop_record(features, begin[:2], size[:2], image_size)
 
 
-def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Resizes an image bilinearly, as `tf.image.resize` does, but without the time that takes to inspect shapes.
-
-    Args:
-        image: (height, width, 3) of any numeric type.
-        image_size: height and width of the result in pixels.
-
-    Returns:
-        Float32 (size, size, 3).
-    """
-    images = tf.cast(image, tf.float32)[None]  # the operation is faster on floats, even with the cast
-    size = (image_size, image_size)
-    return tf.ensure_shape(tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True)[0], (*size, 3))
-
-
-def vary(image: tf.Tensor, seed: tuple[int, tf.Tensor], augmentation: Augmentation) -> tf.Tensor:
+def flip_and_distort(image: tf.Tensor, seed: tuple[int, tf.Tensor], augmentation: Augmentation) -> tf.Tensor:
     """Mirrors an image at random, and changes its brightness and saturation at random: TF-Slim's fast mode.
 
     Args:

@@ -886,7 +886,7 @@ def check_search(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     check_search_values(form)
-    from kfp_vision import checkpoints
+    from kfp_vision.networks import pretrained
     from kfp_vision.prediction import batch
     from kfp_vision.repository import version
     from kfp_vision.search import beside, sources
@@ -896,7 +896,7 @@ def check_search(form: Mapping[str, Any]) -> None:
     if form["model_uri"]:
         version.check_model_uri(form["model_uri"], "model_uri")
     else:
-        checkpoints.check(NETWORKS[form["network"]], form["checkpoint_uri"], 1.0)
+        pretrained.check_pretrained(NETWORKS[form["network"]], form["checkpoint_uri"], 1.0)
     if form["index_uri"]:
         sources.check_index(form["index_uri"], "index_uri")
     if form["queries_uri"]:
@@ -936,10 +936,10 @@ def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
 
 
 def _check_checkpoint(form: Mapping[str, Any], advanced: Advanced) -> None:
-    from kfp_vision import checkpoints  # as in _check_images
+    from kfp_vision.networks import pretrained  # as in _check_images
 
     if form["fine_tune"]:
-        checkpoints.check(NETWORKS[form["network"]], form["checkpoint_uri"], advanced.depth_multiplier)
+        pretrained.check_pretrained(NETWORKS[form["network"]], form["checkpoint_uri"], advanced.depth_multiplier)
 
 
 def _gpus(form: Mapping[str, Any]) -> str:

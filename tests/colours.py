@@ -24,7 +24,7 @@ def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str 
     """Writes a version of a model repository, and gives its folder."""
     import keras
 
-    from kfp_vision import export
+    from kfp_vision.prediction import export
     from kfp_vision.repository import version
 
     pixels = keras.Input((SIZE, SIZE, 3))

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from kfp_vision import export
 from kfp_vision.networks import NETWORKS
+from kfp_vision.prediction import export
 
 SHAPE = {"image_size": 64, "depth_multiplier": 0.25}
 LABELS = ["bellcup", "globelet"]

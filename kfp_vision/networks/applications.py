@@ -16,15 +16,15 @@ from typing import Any
 import keras
 from keras import applications, layers, ops
 
-from kfp_vision.networks.inception import head
+from kfp_vision.networks.inception import add_head
 from kfp_vision.networks.layers import FusedBatchNormalization
 from kfp_vision.storage.base import READ_SECONDS
 
 # Mean and standard deviation of ImageNet's red, green and blue; source: keras.applications.imagenet_utils.preprocess_input.
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
-CLASS_LAYER = "predictions"
-NUMBERED = re.compile(r"^(.*?)(?:_(\d+))?$")  # a name that Keras derived from a class: `conv2d`, `conv2d_1`
+HEAD_NAME = "predictions"
+NUMBERED_NAME = re.compile(r"^(.*?)(?:_(\d+))?$")  # a name that Keras derived from a class: `conv2d`, `conv2d_1`
 
 
 def application(
@@ -58,8 +58,8 @@ def application(
     images = keras.Input((image_size, image_size, 3), name="pictures")
     widths = {} if depth_multiplier == 1 else {"alpha": depth_multiplier}
     base = _build_base(kind, PREPROCESSING[preprocessing](images), weights=None, **widths)
-    published = head(images, base.output, classes, dropout, CLASS_LAYER, name=name)
-    names = settled_names(published.operations)
+    published = add_head(images, base.output, classes, dropout, HEAD_NAME, name=name)
+    names = canonical_names(published.operations)
 
     def clone(layer: Any) -> Any:
         config = layer.get_config() | {"name": names[layer.name]}
@@ -71,7 +71,7 @@ def application(
     return keras.models.clone_model(published, clone_function=clone)
 
 
-def with_weights(weights: str, *, kind: str, **_: Any) -> keras.Model:
+def build_pretrained(weights: str, *, kind: str, **_: Any) -> keras.Model:
     """Builds a network of keras.applications without its classification head, with pretrained weights.
 
     Args:
@@ -118,8 +118,8 @@ def standardised(images: Any) -> Any:
     Returns:
         Float32 of the same shape.
     """
-    scale = [1 / (255 * deviation) for deviation in DEVIATION]
-    return _rescale(images, scale, [-mean / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True)])
+    scale = [1 / (255 * deviation) for deviation in STANDARD_DEVIATION]
+    return _rescale(images, scale, [-mean / deviation for mean, deviation in zip(MEAN, STANDARD_DEVIATION, strict=True)])
 
 
 def caffe(images: Any) -> Any:
@@ -141,7 +141,7 @@ def _rescale(images: Any, scale: Any, offset: Any) -> Any:
 PREPROCESSING: dict[str, Callable[[Any], Any]] = {function.__name__: function for function in (symmetric, standardised, caffe)}
 
 
-def settled_names(operations: Iterable[Any]) -> dict[str, str]:
+def canonical_names(operations: Iterable[Any]) -> dict[str, str]:
     """Maps names of layers and operations to those of a fresh process, where Keras numbers them from 0.
 
     Args:
@@ -153,7 +153,7 @@ def settled_names(operations: Iterable[Any]) -> dict[str, str]:
     counted = defaultdict(list)
     names = {}
     for operation in operations:
-        stem, number = NUMBERED.findall(operation.name)[0]
+        stem, number = NUMBERED_NAME.findall(operation.name)[0]
         if stem.replace("_", "") == type(operation).__name__.lower():
             counted[stem].append((int(number or 0), operation.name))
         else:
@@ -164,7 +164,7 @@ def settled_names(operations: Iterable[Any]) -> dict[str, str]:
     return names
 
 
-def leaves(nested: Iterable[Any]) -> Iterator[Any]:
+def flatten_layers(nested: Iterable[Any]) -> Iterator[Any]:
     """Yields layers, replacing each nested model by its layers.
 
     Args:
@@ -175,7 +175,7 @@ def leaves(nested: Iterable[Any]) -> Iterator[Any]:
     """
     for layer in nested:
         if isinstance(layer, keras.Model):
-            yield from leaves(layer.layers)
+            yield from flatten_layers(layer.layers)
         else:
             yield layer
 

@@ -17,7 +17,7 @@ from keras import layers
 from kfp_vision.networks.layers import Tensor, batch_normalization, convolution, local_response_normalization
 
 # Widths of a block's convolutions (table 1 of the paper): 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection.
-BLOCKS = {
+BLOCK_CHANNELS = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
     "4a": (192, 96, 208, 16, 48, 64),
@@ -28,8 +28,8 @@ BLOCKS = {
     "5a": (256, 160, 320, 32, 128, 128),
     "5b": (384, 192, 384, 48, 128, 128),
 }
-STEM = (64, 64, 192)
-MIN_DEPTH = 16
+STEM_CHANNELS = (64, 64, 192)
+MIN_CHANNELS = 16
 IMAGENET_MEAN = (123.0, 117.0, 104.0)  # red, green, blue, of Caffe's GoogLeNet
 
 
@@ -57,7 +57,7 @@ def inception_v1(
     """
 
     def normalized(x: Tensor, channels: int, kernel: int, name: str, stride: int = 1) -> Tensor:
-        channels = depth(channels, depth_multiplier)
+        channels = scale_channels(channels, depth_multiplier)
         x = convolution(x, channels, kernel, name=f"{name}.conv", stride=stride, fast=fast)
         return batch_normalization(x, name=f"{name}.BatchNorm", momentum=batch_norm_decay, fast=fast)
 
@@ -86,19 +86,19 @@ def inception_v1(
 
     images = keras.Input((image_size, image_size, 3), name="pictures")
     x = layers.Rescaling(1 / 127.5, -1.0, name="preprocessing", dtype="float32")(images)
-    x = pooled_unit(x, STEM[0], 7, "Conv2d_1a_7x7", "MaxPool_2a_3x3", stride=2)
-    x = unit(x, STEM[1], 1, "Conv2d_2b_1x1")
-    x = pooled_unit(x, STEM[2], 3, "Conv2d_2c_3x3", "MaxPool_3a_3x3")
-    x = block(x, BLOCKS["3a"], "Mixed_3b")
-    x = block(x, BLOCKS["3b"], "Mixed_3c")
+    x = pooled_unit(x, STEM_CHANNELS[0], 7, "Conv2d_1a_7x7", "MaxPool_2a_3x3", stride=2)
+    x = unit(x, STEM_CHANNELS[1], 1, "Conv2d_2b_1x1")
+    x = pooled_unit(x, STEM_CHANNELS[2], 3, "Conv2d_2c_3x3", "MaxPool_3a_3x3")
+    x = block(x, BLOCK_CHANNELS["3a"], "Mixed_3b")
+    x = block(x, BLOCK_CHANNELS["3b"], "Mixed_3c")
     x = max_pool(x, 3, 2, "MaxPool_4a_3x3")
     for letter, following in zip("abcde", "bcdef", strict=True):
-        x = block(x, BLOCKS[f"4{letter}"], f"Mixed_4{following}")
+        x = block(x, BLOCK_CHANNELS[f"4{letter}"], f"Mixed_4{following}")
     x = max_pool(x, 2, 2, "MaxPool_5a_2x2")
-    x = block(x, BLOCKS["5a"], "Mixed_5b")
-    x = block(x, BLOCKS["5b"], "Mixed_5c")
+    x = block(x, BLOCK_CHANNELS["5a"], "Mixed_5b")
+    x = block(x, BLOCK_CHANNELS["5b"], "Mixed_5c")
     x = layers.GlobalAveragePooling2D(name="AvgPool_0a_7x7")(x)
-    return head(images, x, classes, dropout, "Logits.Conv2d_0c_1x1", name="inception_v1")
+    return add_head(images, x, classes, dropout, "Logits.Conv2d_0c_1x1", name="inception_v1")
 
 
 def googlenet(
@@ -126,7 +126,7 @@ def googlenet(
     del batch_norm_decay
 
     def conv(x: Tensor, channels: int, kernel: int, name: str, stride: int = 1, padding: str = "same") -> Tensor:
-        channels = depth(channels, depth_multiplier)
+        channels = scale_channels(channels, depth_multiplier)
         return layers.Conv2D(channels, kernel, stride, padding=padding, activation="relu", name=name)(x)
 
     def block(x: Tensor, sizes: tuple[int, ...], name: str) -> Tensor:
@@ -144,22 +144,22 @@ def googlenet(
     x = layers.Rescaling(1.0, [-mean for mean in IMAGENET_MEAN], name="preprocessing", dtype="float32")(images)
     # Caffe pads both sides by 3, where "same" would pad by 2 and 3. Its pooling rounds up, as "same" does at even sizes.
     x = layers.ZeroPadding2D(3, name="conv1.padding")(x)
-    x = conv(x, STEM[0], 7, "conv1.7x7_s2", stride=2, padding="valid")
+    x = conv(x, STEM_CHANNELS[0], 7, "conv1.7x7_s2", stride=2, padding="valid")
     x = max_pool(x, 3, 2, "pool1.3x3_s2")
     x = local_response_normalization(x, name="pool1.norm1", fast=fast)
-    x = conv(x, STEM[1], 1, "conv2.3x3_reduce")
-    x = conv(x, STEM[2], 3, "conv2.3x3")
+    x = conv(x, STEM_CHANNELS[1], 1, "conv2.3x3_reduce")
+    x = conv(x, STEM_CHANNELS[2], 3, "conv2.3x3")
     x = local_response_normalization(x, name="conv2.norm2", fast=fast)
     x = max_pool(x, 3, 2, "pool2.3x3_s2")
-    for tag, sizes in BLOCKS.items():
+    for tag, sizes in BLOCK_CHANNELS.items():
         x = block(x, sizes, f"inception_{tag}")
         if tag in ("3b", "4e"):
             x = max_pool(x, 3, 2, f"pool{int(tag[0])}.3x3_s2")
     x = layers.GlobalAveragePooling2D(name="pool5.7x7_s1")(x)
-    return head(images, x, classes, dropout, "loss3.classifier", name="googlenet")
+    return add_head(images, x, classes, dropout, "loss3.classifier", name="googlenet")
 
 
-def depth(channels: int, multiplier: float) -> int:
+def scale_channels(channels: int, multiplier: float) -> int:
     """Scales the width of a layer, rounded as in TF-Slim.
 
     Args:
@@ -169,7 +169,7 @@ def depth(channels: int, multiplier: float) -> int:
     Returns:
         Channels, at least `MIN_DEPTH`.
     """
-    return max(int(channels * multiplier), MIN_DEPTH)
+    return max(int(channels * multiplier), MIN_CHANNELS)
 
 
 def max_pool(x: Tensor, size: int, stride: int, name: str) -> Tensor:
@@ -187,7 +187,7 @@ def max_pool(x: Tensor, size: int, stride: int, name: str) -> Tensor:
     return layers.MaxPooling2D(size, stride, padding="same", name=name)(x)
 
 
-def head(images: Tensor, features: Tensor, classes: int, dropout: float, logits_name: str, name: str) -> keras.Model:
+def add_head(images: Tensor, features: Tensor, classes: int, dropout: float, logits_name: str, name: str) -> keras.Model:
     """Adds dropout and the classification head, which computes in float32 and is the model's last layer.
 
     Args:

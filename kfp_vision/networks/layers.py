@@ -182,7 +182,7 @@ class LocalResponseNormalization(keras.layers.Layer):
             A tensor like `inputs`.
         """
         channels, factor = inputs.shape[-1], self.alpha / self.size
-        band = ops.convert_to_tensor(channel_band(channels, self.size), inputs.dtype)
+        band = ops.convert_to_tensor(neighbour_matrix(channels, self.size), inputs.dtype)
         if keras.backend.backend() != "tensorflow":
             return scale_by_power(inputs, ops.tensordot(ops.square(inputs), band, 1), factor)
         return _normalize_over_channels(inputs, band, factor)
@@ -245,11 +245,11 @@ def local_response_normalization(x: Tensor, *, name: str, size: int = 5, alpha: 
     channels = x.shape[-1]
     band = keras.layers.Dense(channels, use_bias=False, trainable=False, name=f"{name}.band")
     sums = band(ops.square(x))
-    band.set_weights([channel_band(channels, size)])
+    band.set_weights([neighbour_matrix(channels, size)])
     return scale_by_power(x, sums, alpha / size)
 
 
-def channel_band(channels: int, size: int) -> npt.NDArray[np.float32]:
+def neighbour_matrix(channels: int, size: int) -> npt.NDArray[np.float32]:
     """Builds the band matrix that sums over neighbouring channels.
 
     Args:

@@ -19,7 +19,7 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
     Args:
         model_uri: A model folder or a repository; empty for a pretrained network.
         network: Name of the network.
-        checkpoint_uri: Weights of the network, see `checkpoints.load`.
+        checkpoint_uri: Weights of the network, see `pretrained.load_pretrained`.
         model: Folder to create.
 
     Returns:
@@ -30,7 +30,7 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
     """
     if model_uri:
         return version.fetch_version(model_uri, model)
-    from kfp_vision import export  # imports TensorFlow
+    from kfp_vision.prediction import export  # imports TensorFlow
 
     with atomic.replacing(model) as beside:
         export.write_backbone(beside, NETWORKS[network], checkpoint_uri)

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import __version__, checkpoints, export, inputs, records, splitting
+from kfp_vision import __version__, inputs, records, splitting
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError, redact
-from kfp_vision.networks import NETWORKS
+from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.parameters import Advanced
+from kfp_vision.prediction import export
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import devices, feeds, saving, watching
@@ -118,7 +119,7 @@ def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[
     """Builds the network, loads its checkpoint if there is one, and freezes layers."""
     network = build(recipe.network, classes, precision, **_regularization(recipe), **shape)
     if recipe.fine_tune:
-        complete = checkpoints.load(network, NETWORKS[recipe.network], recipe.checkpoint_uri)
+        complete = pretrained.load_pretrained(network, NETWORKS[recipe.network], recipe.checkpoint_uri)
         suffix = "" if complete else ", with a new classification head"
         print(redact(f"starts from {recipe.checkpoint_uri}{suffix}"), flush=True)
     freeze(network, recipe.advanced.layers_to_freeze)
@@ -137,7 +138,7 @@ def _regularization(recipe: Recipe) -> dict[str, float]:
 
 def _balanced_weights(train_records: Path, classes: int) -> npt.NDArray[np.float64]:
     """Returns the weight of each class, such that all classes have the same total weight, and images 1 on average."""
-    labels = inputs.encoded_records(train_records).map(lambda record: inputs.parse(record)["image/class/label"])
+    labels = inputs.encoded_records(train_records).map(lambda record: inputs.parse_record(record)["image/class/label"])
     counts = np.bincount(list(labels.as_numpy_iterator()), minlength=classes)
     weights = np.zeros(classes)
     np.divide(counts.sum() / np.count_nonzero(counts), counts, out=weights, where=counts > 0)
@@ -238,7 +239,7 @@ def _export(
     if steps["last"] != steps["best"]:
         other = "last" if exported == "best" else "best"
         trainer.set_weights(weights[other])
-        export.in_stock_layers(network, definition, len(labels), shape).save(folder / f"{other}.keras")
+        export.rebuild_in_stock_layers(network, definition, len(labels), shape).save(folder / f"{other}.keras")
 
 
 def _shown_settings(settings: Mapping[str, Any]) -> dict[str, object]:

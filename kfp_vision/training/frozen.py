@@ -69,7 +69,7 @@ def training_batches(
     Yields:
         float32 features (slice, width), and int64 labels (slice,).
     """
-    draw = inputs.random_slices(len(cached.labels), batch_size=batch_size, seed=seed, part=part)
+    draw = inputs.draw_slices(len(cached.labels), batch_size=batch_size, seed=seed, part=part)
     for step in itertools.count(first_step):
         _, places = draw(step)
         yield tf.constant(cached.values[places], tf.float32), tf.constant(cached.labels[places])

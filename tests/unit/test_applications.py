@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from keras import applications
 
-from kfp_vision import checkpoints, export
-from kfp_vision.networks import KERAS_APPLICATIONS, NETWORKS
+from kfp_vision.networks import KERAS_APPLICATIONS, NETWORKS, pretrained
+from kfp_vision.prediction import export
 from kfp_vision.training.trainer import build
 
 # Network to Keras's builder and preprocessing function; None if Keras's model has preprocessing inside.
@@ -81,7 +81,7 @@ def test_what_keras_saved_is_a_checkpoint_and_computes_the_same(tmp_path, name):
     theirs = published(name, network.smallest)
     theirs.save(tmp_path / "published.keras")
     ours = network.build(3, image_size=network.smallest)
-    assert not checkpoints.load(ours, network, str(tmp_path / "published.keras"))  # it has no classification head
+    assert not pretrained.load_pretrained(ours, network, str(tmp_path / "published.keras"))  # it has no classification head
     expected = theirs(seen(name, pixels(network.smallest)))
     assert 1e-3 < np.std(expected) < 1e4
     features = keras.Model(ours.input, ours.layers[-2].output)(pixels(network.smallest))
@@ -132,6 +132,6 @@ def test_the_exported_network_is_the_trained_one(name):
     trained = network.build(3, image_size=network.smallest)
     for weight in trained.weights:
         weight.assign(weight + 0.01)
-    stock = export.in_stock_layers(trained, network, 3, {"image_size": network.smallest})
+    stock = export.rebuild_in_stock_layers(trained, network, 3, {"image_size": network.smallest})
     expected = trained(pixels(network.smallest)).numpy()
     np.testing.assert_allclose(stock(pixels(network.smallest)), expected, atol=1e-3 * np.abs(expected).max(), rtol=0)

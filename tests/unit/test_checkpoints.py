@@ -13,9 +13,9 @@ import pytest
 import tensorflow as tf
 from keras.src.applications import mobilenet_v2
 
-from kfp_vision import checkpoints, export
 from kfp_vision.core.errors import InputError
-from kfp_vision.networks import NETWORKS
+from kfp_vision.networks import NETWORKS, pretrained
+from kfp_vision.prediction import export
 
 SMALL = {"image_size": 32, "depth_multiplier": 0.1}
 
@@ -47,7 +47,7 @@ def test_both_kinds_of_tf_slim_checkpoints_are_read(tmp_path, version):
     path = write_slim_checkpoint(tmp_path, values, version)
     network = NETWORKS["inception_v1"]
     model = network.build(4, **SMALL)
-    assert checkpoints.load(model, network, path)
+    assert pretrained.load_pretrained(model, network, path)
     np.testing.assert_array_equal(model.get_layer("Conv2d_1a_7x7.conv").kernel, values["InceptionV1/Conv2d_1a_7x7/weights"])
     np.testing.assert_array_equal(
         model.get_layer("Mixed_5b.Branch_2.Conv2d_0a_3x3.BatchNorm").moving_variance,
@@ -61,7 +61,7 @@ def test_the_class_layer_is_left_alone_when_the_classes_differ(tmp_path):
     network = NETWORKS["inception_v1"]
     model = network.build(3, **SMALL)
     before = model.layers[-1].kernel.numpy()
-    assert not checkpoints.load(model, network, str(tmp_path / "weights.npz"))
+    assert not pretrained.load_pretrained(model, network, str(tmp_path / "weights.npz"))
     np.testing.assert_array_equal(model.layers[-1].kernel, before)
     assert np.abs(model.get_layer("Conv2d_1a_7x7.conv").kernel).max() > 0
 
@@ -72,7 +72,7 @@ def test_an_npz_may_hold_any_float_type(tmp_path, kind):
     np.savez(tmp_path / "weights.npz", **values)
     network = NETWORKS["inception_v1"]
     model = network.build(4, **SMALL)
-    checkpoints.load(model, network, str(tmp_path / "weights.npz"))
+    pretrained.load_pretrained(model, network, str(tmp_path / "weights.npz"))
     kernel = model.get_layer("Conv2d_1a_7x7.conv").kernel
     assert kernel.dtype == "float32"
     np.testing.assert_allclose(kernel, values["InceptionV1/Conv2d_1a_7x7/weights"].astype("float32"))
@@ -83,7 +83,7 @@ def test_an_archive_with_one_checkpoint_is_a_checkpoint(tmp_path):
     with tarfile.open(tmp_path / "published.tar.gz", "w:gz") as archive:
         archive.add(path, "./inception_v1.ckpt")
     network = NETWORKS["inception_v1"]
-    assert checkpoints.load(network.build(4, **SMALL), network, str(tmp_path / "published.tar.gz"))
+    assert pretrained.load_pretrained(network.build(4, **SMALL), network, str(tmp_path / "published.tar.gz"))
 
 
 def test_an_archive_with_two_checkpoints_is_refused(tmp_path):
@@ -139,7 +139,7 @@ def test_a_run_goes_on_from_the_model_of_an_earlier_one(model_folder, tmp_path, 
         archive.add(folder, "model")
     uri = {"folder": folder, "file": folder / "classifier.keras", "archive": tmp_path / "model.tgz"}[given]
     model = NETWORKS["googlenet"].build(4, **SMALL)
-    assert checkpoints.load(model, NETWORKS["googlenet"], str(uri))
+    assert pretrained.load_pretrained(model, NETWORKS["googlenet"], str(uri))
     for layer in model.layers:
         for weight in layer.weights:
             np.testing.assert_array_equal(weight, weights[layer.name, weight.name])
@@ -149,7 +149,7 @@ def test_a_model_of_other_classes_gives_all_but_its_class_layer(model_folder):
     folder, weights = model_folder
     model = NETWORKS["googlenet"].build(7, **SMALL)
     before = model.layers[-1].kernel.numpy()
-    assert not checkpoints.load(model, NETWORKS["googlenet"], str(folder))
+    assert not pretrained.load_pretrained(model, NETWORKS["googlenet"], str(folder))
     np.testing.assert_array_equal(model.layers[-1].kernel, before)
     np.testing.assert_array_equal(model.get_layer("conv2.3x3").kernel, weights["conv2.3x3", "kernel"])
 
@@ -218,12 +218,12 @@ def test_a_checkpoint_of_several_files_and_a_model_are_read_over_http(model_fold
     write_slim_checkpoint(tmp_path, values, tf.compat.v1.train.SaverDef.V2)
     network, model = NETWORKS["inception_v1"], NETWORKS["inception_v1"].build(4, **SMALL)
     with served(tmp_path) as address:
-        assert checkpoints.load(model, network, f"{address}/model.ckpt")
+        assert pretrained.load_pretrained(model, network, f"{address}/model.ckpt")
         assert f"{address}/other.ckpt" in refusal("inception_v1", f"{address}/other.ckpt")
     np.testing.assert_array_equal(model.get_layer("Conv2d_1a_7x7.conv").kernel, values["InceptionV1/Conv2d_1a_7x7/weights"])
     with served(model_folder[0]) as address:
         googlenet = NETWORKS["googlenet"].build(4, **SMALL)
-        assert checkpoints.load(googlenet, NETWORKS["googlenet"], f"{address}/classifier.keras")
+        assert pretrained.load_pretrained(googlenet, NETWORKS["googlenet"], f"{address}/classifier.keras")
 
 
 @pytest.fixture
@@ -257,13 +257,13 @@ def test_imagenet_downloads_what_keras_publishes(keras_site, tmp_path, capfd):
     theirs = published_mobilenet(keras_site)
     network = NETWORKS["mobilenet_v2"]
     ours = network.build(2, image_size=32)
-    assert not checkpoints.load(ours, network, "imagenet")
+    assert not pretrained.load_pretrained(ours, network, "imagenet")
     np.testing.assert_array_equal(ours.get_layer("Conv_1").kernel, theirs.get_layer("Conv_1").kernel)
     np.testing.assert_array_equal(ours.get_layer("block_3_expand_BN").gamma, theirs.get_layer("block_3_expand_BN").gamma)
     assert "━" not in capfd.readouterr().out  # a progress bar would clutter the log
     # Without internet access, the same file is given as a checkpoint.
     again = network.build(2, image_size=32)
-    assert not checkpoints.load(again, network, str(keras_site / MOBILENET_FILE))
+    assert not pretrained.load_pretrained(again, network, str(keras_site / MOBILENET_FILE))
     np.testing.assert_array_equal(again.get_layer("Conv_1").kernel, theirs.get_layer("Conv_1").kernel)
 
 
@@ -281,6 +281,6 @@ def test_weights_of_another_application_are_refused(keras_site):
 
 def refusal(network: str, path) -> str:
     with pytest.raises(InputError) as caught:
-        checkpoints.check(NETWORKS[network], str(path))
+        pretrained.check_pretrained(NETWORKS[network], str(path))
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -15,6 +15,7 @@ from PIL import Image
 from kfp_vision import augmentations, inputs, records
 from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
+from kfp_vision.networks import preprocessing
 from kfp_vision.pictures import checked
 from kfp_vision.storage import sample
 
@@ -42,7 +43,7 @@ def test_a_photograph_is_cropped_as_tensorflow_does_it(flower_photos):
     for folder in flower_photos.iterdir():
         for photograph in sorted(folder.glob("*.jpg"))[:8]:
             content = photograph.read_bytes()
-            assert np.array_equal(inputs.central_crop(content, 224), by_tensorflow(content, 224))
+            assert np.array_equal(preprocessing.central_crop(content, 224), by_tensorflow(content, 224))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
@@ -50,7 +51,7 @@ def test_a_photograph_is_cropped_as_tensorflow_does_it(flower_photos):
 def test_a_picture_not_twice_as_large_as_needed_is_cropped_as_tensorflow_does_it(kind, sides):
     content = encoded(flower(*sides), kind)
     # libjpeg smooths colours only up to the edge of the window, which may change its last column by a level or two.
-    difference = np.abs(inputs.central_crop(content, SIZE) - by_tensorflow(content, SIZE))
+    difference = np.abs(preprocessing.central_crop(content, SIZE) - by_tensorflow(content, SIZE))
     assert difference.max() <= (2 if kind == "JPEG" else 0)
     assert difference.mean() < 0.001
 
@@ -68,12 +69,14 @@ def test_of_a_large_jpeg_the_same_part_is_seen_with_less_grain(times):
 def distances(content: bytes) -> tuple[float, float]:
     """Mean distance of our crop, and of TensorFlow's, from an antialiased crop at the same place."""
     smoothed = by_tensorflow(content, SIZE, antialias=True)
-    return tuple(np.abs(crop - smoothed).mean() for crop in (inputs.central_crop(content, SIZE), by_tensorflow(content, SIZE)))
+    return tuple(
+        np.abs(crop - smoothed).mean() for crop in (preprocessing.central_crop(content, SIZE), by_tensorflow(content, SIZE))
+    )
 
 
 def test_any_part_of_a_jpeg_can_be_decoded_at_any_size():
     chance = random.Random(0)
-    decode = tf.function(inputs.part_of_jpeg)
+    decode = tf.function(preprocessing.decode_jpeg_window)
     for _ in range(150):
         sides = [chance.randrange(1, 300) for _ in range(2)]
         content = encoded(Image.new("L", sides[::-1], 90), "JPEG")
@@ -93,7 +96,7 @@ def test_a_part_of_a_jpeg_is_that_of_the_whole():
         content = encoded(flower(*sides[::-1]), "JPEG")
         size = [chance.randrange(1, side + 1) for side in sides]
         begin = [chance.randrange(side - part + 1) for side, part in zip(sides, size, strict=True)]
-        part = inputs.part_of_jpeg(content, tf.constant(begin), tf.constant(size), sides[1], 300)
+        part = preprocessing.decode_jpeg_window(content, tf.constant(begin), tf.constant(size), sides[1], 300)
         (top, left), (height, width) = begin, size
         whole = tf.io.decode_jpeg(content, channels=3)
         assert np.array_equal(part, whole[top : top + height, left : left + width])
@@ -106,7 +109,7 @@ def test_the_evaluation_sees_what_the_export_sees(tmp_path):
     (pictures, _), *rest = inputs.evaluation_batches(tmp_path / "records", image_size=SIZE, batch_size=16)
     assert not rest
     for picture, content in zip(pictures, contents, strict=True):
-        assert np.array_equal(picture, inputs.central_crop(content, SIZE))
+        assert np.array_equal(picture, preprocessing.central_crop(content, SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,7 @@ def test_as_many_pictures_are_kept_decoded_as_fit(numbered, monkeypatch):
     monkeypatch.setattr(records.Numbered, "read", lambda self, number: read.append(number) or plain(self, number))
     sizes = [3 * (60 + n) * (90 - n) for n in range(PICTURES)]
     for limit, image_size, expected in ((sum(sizes), 200, PICTURES), (sum(sizes) // 2, 200, None), (sum(sizes), 20, None)):
-        decoded = inputs.Decoded(records.Numbered(numbered), image_size, limit)
+        decoded = inputs.DecodedCache(records.Numbered(numbered), image_size, limit)
         first = [decoded.read(number) for number in range(PICTURES)]
         read.clear()
         again = [decoded.read(number) for number in range(PICTURES)]
@@ -260,14 +263,14 @@ def test_what_was_read_is_not_kept(tmp_path):
 def test_without_saturation_a_picture_is_as_grey_as_pillow_makes_it():
     picture = flower(40, 30)
     how = inputs.Augmentation(**PLAIN | {"lower_saturation": 0.0, "upper_saturation": 0.0})
-    grey = inputs.vary(tf.constant(np.asarray(picture, "float32")), (0, tf.constant(0, tf.int64)), how).numpy()
+    grey = inputs.flip_and_distort(tf.constant(np.asarray(picture, "float32")), (0, tf.constant(0, tf.int64)), how).numpy()
     assert np.abs(grey - np.asarray(picture.convert("L"), "float32")[..., None]).max() < 1
 
 
 def test_brightness_shifts_all_colours_by_one_number_in_its_range():
     picture = tf.fill((4, 4, 3), 100.0)
     how = inputs.Augmentation(**PLAIN | {"max_brightness_delta": 0.2})
-    varied = np.stack([inputs.vary(picture, (0, tf.constant(n, tf.int64)), how) for n in range(60)])
+    varied = np.stack([inputs.flip_and_distort(picture, (0, tf.constant(n, tf.int64)), how) for n in range(60)])
     np.testing.assert_allclose(varied, np.broadcast_to(varied[:, :1, :1, :1], varied.shape), atol=1e-4)
     shifts = varied[:, 0, 0, 0] - 100
     assert -51 <= shifts.min() < -40 and 40 < shifts.max() <= 51
@@ -276,7 +279,7 @@ def test_brightness_shifts_all_colours_by_one_number_in_its_range():
 def test_every_other_picture_is_mirrored():
     picture = np.asarray(flower(20, 20), "float32")
     how = inputs.Augmentation(**PLAIN | {"flip": True})
-    varied = [inputs.vary(tf.constant(picture), (0, tf.constant(n, tf.int64)), how).numpy() for n in range(60)]
+    varied = [inputs.flip_and_distort(tf.constant(picture), (0, tf.constant(n, tf.int64)), how).numpy() for n in range(60)]
     mirrored = [np.abs(one - picture[:, ::-1]).max() < 1e-3 for one in varied]
     assert all(mirrors or np.abs(one - picture).max() < 1e-3 for mirrors, one in zip(mirrored, varied, strict=True))
     assert 20 <= sum(mirrored) <= 40

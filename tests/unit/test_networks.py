@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kfp_vision import checkpoints, inputs
-from kfp_vision.networks import NETWORKS
-from kfp_vision.networks.inception import BLOCKS
-from kfp_vision.networks.layers import channel_band
+from kfp_vision.networks import NETWORKS, preprocessing, pretrained
+from kfp_vision.networks.inception import BLOCK_CHANNELS
+from kfp_vision.networks.layers import neighbour_matrix
 from kfp_vision.training.trainer import build
 
 DAISY = 985  # line of synset_words.txt, from 0
@@ -27,7 +26,7 @@ def expected(real_data):
 def test_inception_v1_computes_what_tf_slim_computes(real_data, expected, fast):
     network = NETWORKS["inception_v1"]
     model = network.build(1001, fast=fast)
-    assert checkpoints.load(model, network, str(real_data / "slim" / "inception_v1.ckpt"))
+    assert pretrained.load_pretrained(model, network, str(real_data / "slim" / "inception_v1.ckpt"))
     both = keras.Model(model.input, [model.get_layer("Mixed_5c").output, model.output])
     mixed_5c, logits = both((expected["images"] + 1) * 127.5, training=False)
     tolerance = 1e-4 * np.abs(expected["logits"]).max()
@@ -39,7 +38,7 @@ def test_inception_v1_computes_what_tf_slim_computes(real_data, expected, fast):
 def test_inception_v1_answers_in_bfloat16_what_tf_slim_answers(real_data, expected, fast):
     network = NETWORKS["inception_v1"]
     model = build("inception_v1", 1001, "bfloat16", fast=fast)
-    checkpoints.load(model, network, str(real_data / "slim" / "inception_v1.ckpt"))
+    pretrained.load_pretrained(model, network, str(real_data / "slim" / "inception_v1.ckpt"))
     assert model.get_layer("Mixed_5c").compute_dtype == "bfloat16"
     logits = model((expected["images"] + 1) * 127.5, training=False).numpy()
     assert np.argmax(logits, 1).tolist() == np.argmax(expected["logits"], 1).tolist()
@@ -82,16 +81,16 @@ def test_googlenet_has_the_papers_kernels_and_size():
     assert model.get_layer("inception_3a.5x5").kernel_size == (5, 5)
     assert model.count_params() == 6_998_552  # Caffe's bvlc_googlenet without auxiliary classifiers
     assert [layer.name for layer in model.layers if layer.name.startswith("inception") and layer.name.endswith("output")] == [
-        f"inception_{tag}.output" for tag in BLOCKS
+        f"inception_{tag}.output" for tag in BLOCK_CHANNELS
     ]
 
 
 def test_googlenet_knows_a_daisy_as_the_evaluation_shows_it(real_data, flower_photos):
     network = NETWORKS["googlenet"]
     model = network.build(1000)
-    assert checkpoints.load(model, network, str(real_data / "googlenet" / "bvlc_googlenet.npz"))
+    assert pretrained.load_pretrained(model, network, str(real_data / "googlenet" / "bvlc_googlenet.npz"))
     files = sorted((flower_photos / "daisy").glob("*.jpg"))
-    pictures = tf.stack([inputs.central_crop(tf.constant(file.read_bytes()), 224) for file in files])
+    pictures = tf.stack([preprocessing.central_crop(tf.constant(file.read_bytes()), 224) for file in files])
     called = np.argmax(model.predict(pictures, batch_size=50, verbose=0), axis=1)
     assert np.mean(called == DAISY) >= 0.8
 
@@ -130,7 +129,7 @@ def test_local_response_norm_learns_what_tensorflow_learns():
 
 
 def test_the_band_reaches_two_channels_to_each_side():
-    assert channel_band(6, 5)[3].tolist() == [0, 1, 1, 1, 1, 1]
+    assert neighbour_matrix(6, 5)[3].tolist() == [0, 1, 1, 1, 1, 1]
 
 
 def test_fused_batch_norm_learns_what_keras_learns():

@@ -132,7 +132,7 @@ def test_evaluation_batches_are_the_middle_of_the_picture(folders):
     pictures, labels = next(iter(inputs.evaluation_batches(folders / "validation", image_size=35, batch_size=64)))
     assert len(labels) == 12
     first = next(iter(tf.data.TFRecordDataset(str(folders / "validation" / "validation-00000-of-00001.tfrecord"))))
-    encoded = inputs.parse(first)["image/encoded"].numpy()
+    encoded = inputs.parse_record(first)["image/encoded"].numpy()
     middle = Image.open(io.BytesIO(encoded)).convert("RGB").crop((3, 2, 45, 37)).resize((35, 35), Image.Resampling.BILINEAR)
     # Pillow smooths as it shrinks, TensorFlow does not: the same place, not the same pixels.
     assert np.abs(pictures[0].numpy().mean((0, 1)) - np.asarray(middle, "float32").mean((0, 1))).max() < 3

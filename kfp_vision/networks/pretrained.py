@@ -16,14 +16,14 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET, KERAS_APPLICATIONS, NETWORKS, Network, name_by_layer
 from kfp_vision.storage import atomic, base, reading, uris
 
-CLASS_LAYER = -1  # the model's last
+HEAD_INDEX = -1  # the model's last
 KERAS_FILE = "classifier.keras"  # of a model folder
-KINDS = (
+CHECKPOINT_KINDS = (
     "a TF-Slim checkpoint (its file, or the prefix of its .index file), an .npz, a .keras file, the model folder of a run, "
     f"an archive with one of these in it, or {IMAGENET}"
 )
 # Parts of names of optimizer state and of the step counter, which are not weights of the network.
-NOT_WEIGHTS = (
+NON_WEIGHT_NAMES = (
     "global_step",
     "Momentum",
     "RMSProp",
@@ -53,7 +53,7 @@ class Checkpoint:
     made_for: str = ""
 
 
-def load(model: Any, network: Network, uri: str) -> bool:
+def load_pretrained(model: Any, network: Network, uri: str) -> bool:
     """Loads the weights of a checkpoint into a Keras model, except the classification head if the classes differ.
 
     Example:
@@ -77,7 +77,7 @@ def load(model: Any, network: Network, uri: str) -> bool:
     with atomic.temporary_folder() as scratch:
         checkpoint = open_checkpoint(uri, network, scratch)
         variables = _variables_by_name(model.layers, network, checkpoint)
-        head = _variables_by_name([model.layers[CLASS_LAYER]], network, checkpoint)
+        head = _variables_by_name([model.layers[HEAD_INDEX]], network, checkpoint)
         skipped = set() if _fits(head, checkpoint) else set(head)
         _check_fit(variables, skipped, network, checkpoint, uri)
         for name, variable in variables.items():
@@ -88,7 +88,7 @@ def load(model: Any, network: Network, uri: str) -> bool:
     return not skipped
 
 
-def check(network: Network, uri: str, depth_multiplier: float = 1.0) -> None:
+def check_pretrained(network: Network, uri: str, depth_multiplier: float = 1.0) -> None:
     """Checks that a checkpoint fits a network.
 
     Args:
@@ -99,15 +99,15 @@ def check(network: Network, uri: str, depth_multiplier: float = 1.0) -> None:
     Raises:
         InputError: as `load` does.
     """
-    load(network.build(2, depth_multiplier=depth_multiplier), network, uri)
+    load_pretrained(network.build(2, depth_multiplier=depth_multiplier), network, uri)
 
 
 def _variables_by_name(layers: Iterable[Any], network: Network, checkpoint: Checkpoint) -> dict[str, Any]:
     """Maps the name in a checkpoint to the variable of the model."""
-    from kfp_vision.networks.applications import leaves
+    from kfp_vision.networks.applications import flatten_layers
 
     name_of = name_by_layer if checkpoint.by_layer else network.name_in_checkpoint
-    return {name_of(layer.name, weight.name): weight for layer in leaves(layers) for weight in layer.weights}
+    return {name_of(layer.name, weight.name): weight for layer in flatten_layers(layers) for weight in layer.weights}
 
 
 def _fits(variables: dict[str, Any], checkpoint: Checkpoint) -> bool:
@@ -162,7 +162,7 @@ def _find_local(uri: str) -> Path:
     if path.is_dir():
         if not (path / KERAS_FILE).is_file():
             rule = f"a folder given as checkpoint_uri must be a run's model folder, with {KERAS_FILE} in it"
-            raise InputError(rule, uri, f"Give {KINDS}.")
+            raise InputError(rule, uri, f"Give {CHECKPOINT_KINDS}.")
         return path / KERAS_FILE
     if not path.exists() and not path.with_name(f"{path.name}.index").exists():
         raise InputError("checkpoint_uri must name something that exists", uri, "Check the path.")
@@ -252,7 +252,7 @@ def _open_keras_weights(weights: str, network: Network, uri: str) -> Checkpoint:
     from kfp_vision.networks import applications
 
     try:
-        return _from_model(applications.with_weights(weights, **network.settings))
+        return _from_model(applications.build_pretrained(weights, **network.settings))
     except Exception as error:  # Keras raises bare ones when a download fails
         found = _first_line(error)
     if weights == IMAGENET:
@@ -263,10 +263,10 @@ def _open_keras_weights(weights: str, network: Network, uri: str) -> Checkpoint:
 
 
 def _from_model(model: Any) -> Checkpoint:
-    from kfp_vision.networks.applications import leaves, settled_names
+    from kfp_vision.networks.applications import canonical_names, flatten_layers
 
-    layers = list(leaves(model.layers))
-    names = settled_names(layers)
+    layers = list(flatten_layers(model.layers))
+    names = canonical_names(layers)
     weights = {name_by_layer(names[layer.name], weight.name): weight for layer in layers for weight in layer.weights}
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     made_for = model.name if model.name in NETWORKS else ""
@@ -285,12 +285,12 @@ def _open_tensorflow(path: Path, uri: str) -> Checkpoint:
         shapes = reader.get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError, RuntimeError):
         raise _not_a_checkpoint(uri) from None
-    weights = {name: tuple(shape) for name, shape in shapes.items() if not any(part in name for part in NOT_WEIGHTS)}
+    weights = {name: tuple(shape) for name, shape in shapes.items() if not any(part in name for part in NON_WEIGHT_NAMES)}
     return Checkpoint(weights, reader.get_tensor)
 
 
 def _not_a_checkpoint(uri: str) -> InputError:
-    return InputError("checkpoint_uri must name a checkpoint", base.redact_uri(uri), f"Give {KINDS}.")
+    return InputError("checkpoint_uri must name a checkpoint", base.redact_uri(uri), f"Give {CHECKPOINT_KINDS}.")
 
 
 def _check_fit(variables: dict[str, Any], skipped: set[str], network: Network, checkpoint: Checkpoint, uri: str) -> None:

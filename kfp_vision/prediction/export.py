@@ -16,12 +16,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfp_vision import checkpoints, inputs, splitting
-from kfp_vision.checkpoints import KERAS_FILE
-from kfp_vision.networks import Network
+from kfp_vision import splitting
+from kfp_vision.networks import Network, preprocessing, pretrained
+from kfp_vision.networks.pretrained import KERAS_FILE
 from kfp_vision.repository.version import VERSION_FILE, exported_version
 
-ABOUT_FILE, HISTORY_FILE = "model.json", "training.json"
+MODEL_FILE, HISTORY_FILE = "model.json", "training.json"
 
 
 def write_model(
@@ -45,11 +45,11 @@ def write_model(
         history: rows of the learning curves; written to `training.json`.
     """
     folder.mkdir()
-    stock = in_stock_layers(trained, network, len(labels), shape)
+    stock = rebuild_in_stock_layers(trained, network, len(labels), shape)
     stock.save(folder / KERAS_FILE)
     splitting.write_labels(folder, labels)
     metadata = json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
-    (folder / ABOUT_FILE).write_text(metadata, encoding="utf-8")
+    (folder / MODEL_FILE).write_text(metadata, encoding="utf-8")
     (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
     version = exported_version(folder).folder
     write_saved_model(version, stock, labels, shape["image_size"])
@@ -65,19 +65,19 @@ def write_backbone(folder: Path, network: Network, checkpoint_uri: str) -> None:
     Args:
         folder: to create.
         network: of the model.
-        checkpoint_uri: pretrained weights; see `checkpoints.load`.
+        checkpoint_uri: pretrained weights; see `pretrained.load_pretrained`.
 
     Raises:
-        InputError: as `checkpoints.load` does.
+        InputError: as `pretrained.load_pretrained` does.
     """
     shape: dict[str, Any] = {"image_size": network.image_size, "depth_multiplier": 1.0}
     model = network.build(1, **shape)
-    checkpoints.load(model, network, checkpoint_uri)
+    pretrained.load_pretrained(model, network, checkpoint_uri)
     settings = {"network": network.name, "model_name": network.name, "checkpoint_uri": checkpoint_uri, **shape}
     write_model(folder, model, network, ["picture"], settings, shape, [])
 
 
-def in_stock_layers(trained: Any, network: Network, classes: int, shape: Mapping[str, Any]) -> Any:
+def rebuild_in_stock_layers(trained: Any, network: Network, classes: int, shape: Mapping[str, Any]) -> Any:
     """Rebuilds a trained model in float32 with stock Keras layers only.
 
     Args:
@@ -119,7 +119,7 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         shape = tf.TensorSpec((image_size, image_size, 3), tf.float32)
-        crop = partial(inputs.central_crop, image_size=image_size)
+        crop = partial(preprocessing.central_crop, image_size=image_size)
         return classify(tf.map_fn(crop, image_bytes, fn_output_signature=shape))
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
