@@ -15,7 +15,9 @@ import keras
 
 from benchmarks import photographs, read_store, slim
 from benchmarks.measure import Figure, compare
-from kfp_vision import catalog, inputs, splitting
+from kfp_vision import inputs
+from kfp_vision.dataset import label_map, scan
+from kfp_vision.dataset.table import SPLITS, write_table
 
 COPIES = 10  # of each image, to measure writing
 BATCH, IMAGE_SIZE, PASSES = 32, 224, 4
@@ -72,12 +74,12 @@ class Conversion:
     def __init__(self, root: Path, copies: int) -> None:
         self.root = root
         self.photographs = photographs.write_copies(root / "photographs", copies)
-        self.rows = catalog.scan(str(self.photographs)).rows
-        self.tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
+        self.rows = scan.scan_images(str(self.photographs)).rows
+        self.tables = {split: root / f"{split}.csv" for split in SPLITS}
         for split, table in self.tables.items():
-            catalog.write(table, self.rows if split == "train" else [])
+            write_table(table, self.rows if split == "train" else [])
         (root / "labels").mkdir()
-        splitting.write_labels(root / "labels", sorted({row.label for row in self.rows}))
+        label_map.write_labels(root / "labels", sorted({row.label for row in self.rows}))
 
     @property
     def records(self) -> Path:

@@ -20,8 +20,10 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision import catalog, partitioning, splitting
-from kfp_vision.catalog import Row
+from kfp_vision import partitioning
+from kfp_vision.dataset import label_map, table
+from kfp_vision.dataset.split import split_images
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.storage import sample
 
 PICTURES, FEWER = 100_000, 10_000
@@ -108,23 +110,23 @@ def convert(root: Path, _: int) -> None:
         root: folder of the data.
         _: unused; all tasks have the same signature.
     """
-    tables, outputs = ({split: root / f"{split}{end}" for split in splitting.SPLITS} for end in (".csv", ""))
+    tables, outputs = ({split: root / f"{split}{end}" for split in table.SPLITS} for end in (".csv", ""))
     options: dict[str, Any] = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "partition": 0, "partitions": 1}
     partitioning.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **options)
 
 
 def _table_of_pictures(root: Path, count: int) -> None:
     (root / "labels").mkdir(exist_ok=True)
-    splitting.write_labels(root / "labels", LABELS)
-    for split in splitting.SPLITS:
-        catalog.write(root / f"{split}.csv", _pictures(root, count) if split == "train" else [])
+    label_map.write_labels(root / "labels", LABELS)
+    for split in table.SPLITS:
+        table.write_table(root / f"{split}.csv", _pictures(root, count) if split == "train" else [])
 
 
-def _pictures(root: Path, count: int) -> Iterator[Row]:
+def _pictures(root: Path, count: int) -> Iterator[ImageRow]:
     for number in range(count):
         path = root / "pictures" / f"{number}.jpg"
         encoded = path.read_bytes()
-        yield Row(str(path), LABELS[number % len(LABELS)], len(encoded), catalog.md5(encoded), path.name)
+        yield ImageRow(str(path), LABELS[number % len(LABELS)], len(encoded), table.md5_hex(encoded), path.name)
 
 
 def list_and_split(root: Path, count: int) -> None:
@@ -134,19 +136,19 @@ def list_and_split(root: Path, count: int) -> None:
         root: folder for the table.
         count: number of rows.
     """
-    catalog.write(root / "images.csv", _rows(count))
-    tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
+    table.write_table(root / "images.csv", _rows(count))
+    tables = {split: root / f"{split}.csv" for split in table.SPLITS}
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.1}
     lists = {"label_map": root / "labels", "left_out": root / "left_out.csv"}
-    splitting.split_images(root / "images.csv", **ratios, **tables, **lists)
+    split_images(root / "images.csv", **ratios, **tables, **lists)
 
 
-def _rows(count: int) -> Iterator[Row]:
+def _rows(count: int) -> Iterator[ImageRow]:
     for number in range(count):
         label = LABELS[number % len(LABELS)]
         content_id = hashlib.md5(f"{number}".encode(), usedforsecurity=False).hexdigest()
         name = f"{label}/{number:08d}.jpg"
-        yield Row(f"s3://bucket/photographs/{name}", label, 60_000, content_id, name)
+        yield ImageRow(f"s3://bucket/photographs/{name}", label, 60_000, content_id, name)
 
 
 # The measured function, and its unmeasured preparation, by task.

@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from kfp_vision import partitioning, splitting
+from kfp_vision import partitioning
+from kfp_vision.dataset import table
 
 
 def main(folder: str, check_pixels: str) -> None:
@@ -21,8 +22,8 @@ def main(folder: str, check_pixels: str) -> None:
         check_pixels: `true` or `false`: whether to decode every image completely.
     """
     root = Path(folder)
-    tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
-    outputs = {split: root / "records" / split for split in splitting.SPLITS}
+    tables = {split: root / f"{split}.csv" for split in table.SPLITS}
+    outputs = {split: root / "records" / split for split in table.SPLITS}
     options = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": json.loads(check_pixels)}
     options |= {"partition": 0, "partitions": 1}
     start = time.perf_counter()

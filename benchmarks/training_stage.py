@@ -11,7 +11,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import photographs
-from kfp_vision import catalog, partitioning, splitting, training
+from kfp_vision import partitioning, training
+from kfp_vision.dataset import label_map, scan
+from kfp_vision.dataset.table import SPLITS, write_table
 from kfp_vision.parameters import Advanced
 
 STEPS, WARM_UP = 72, 12
@@ -34,14 +36,14 @@ def write_records(images_uri: str, folder: Path) -> None:
         images_uri: images in class folders, optionally below split folders.
         folder: the folder.
     """
-    rows = catalog.scan(images_uri).rows
-    tables = {split: folder / f"{split}.csv" for split in splitting.SPLITS}
+    rows = scan.scan_images(images_uri).rows
+    tables = {split: folder / f"{split}.csv" for split in SPLITS}
     for split, table in tables.items():
-        catalog.write(table, [row for row in rows if (row.split or "train") == split])
+        write_table(table, [row for row in rows if (row.split or "train") == split])
     labels = sorted({row.label for row in rows})
     (folder / "labels").mkdir()
-    splitting.write_labels(folder / "labels", labels)
-    outputs = {split: folder / "records" / split for split in splitting.SPLITS}
+    label_map.write_labels(folder / "labels", labels)
+    outputs = {split: folder / "records" / split for split in SPLITS}
     options = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": True, "partition": 0, "partitions": 1}
     with contextlib.redirect_stdout(io.StringIO()):
         partitioning.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **options)

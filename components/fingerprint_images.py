@@ -15,8 +15,8 @@ def fingerprint_images(images_uri: str, leave_out_uri: str, advanced: dict) -> s
     Returns:
         Hash of file names, sizes and times, and of the exclusion list.
     """
-    from kfp_vision import catalog
+    from kfp_vision.dataset import scan
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
-    return catalog.fingerprint(images_uri, leave_out_uri)
+    return scan.fingerprint_images(images_uri, leave_out_uri)

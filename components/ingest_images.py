@@ -36,12 +36,14 @@ def ingest_images(
     """
     from pathlib import Path
 
-    from kfp_vision import catalog
+    from kfp_vision.dataset import ingest
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
     made = {"table": Path(images.path), "page": Path(summary.path)}
-    found = catalog.ingest(images_uri, leave_out_uri=leave_out_uri, task=task, check_images=check_images, splits=splits, **made)
+    found = ingest.ingest_images(
+        images_uri, leave_out_uri=leave_out_uri, task=task, check_images=check_images, splits=splits, **made
+    )
     images.metadata.update({"pictures": len(found.rows), "classes": len(found.classes), "source": images_uri})
     return found.fingerprint

@@ -394,13 +394,13 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
     """Asks about every image at some URIs, prints a line for each, and returns the exit code."""
     from itertools import chain
 
-    from kfp_vision.pictures import Refused
+    from kfp_vision.dataset.images import Rejected
     from kfp_vision.prediction import batch
 
     failed, total = 0, 0
     for uri, _, answer in batch.apply_in_batches(ask, chain.from_iterable(map(batch.read_images, uris))):
         total += 1
-        if isinstance(answer, Refused):
+        if isinstance(answer, Rejected):
             failed += 1
             print(InputError("an image must be readable", f"{uri} ({answer})", "Give a JPEG or a PNG."), file=sys.stderr)
         else:

@@ -15,9 +15,9 @@ from typing import Any
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
-from kfp_vision import listings
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import import_files
 from kfp_vision.networks import IMAGENET
 from kfp_vision.reports import outcome
 from kfp_vision.storage import atomic, base
@@ -215,7 +215,12 @@ def _read_uris(values: Mapping[str, Any]) -> set[str]:
     uris = set(_uris_in(values, READ_FIELDS))
     # An exclusion list is a CSV file too, but not an import file.
     data_uris = _uris_in(values, (field for field in READ_FIELDS if field != "leave_out_uri"))
-    named = [entry.uri for uri in data_uris if listings.is_listing(uri) and lies_at(uri) for entry in listings.read(uri)]
+    named = [
+        entry.uri
+        for uri in data_uris
+        if import_files.is_import_file(uri) and lies_at(uri)
+        for entry in import_files.read_import_file(uri)
+    ]
     return uris | {uri if scheme_of(uri) else str(Path(split_member(uri)[0]).parent) for uri in named}
 
 

@@ -4,22 +4,22 @@ import io
 
 from PIL import ExifTags, Image
 
-from kfp_vision import catalog
-from kfp_vision.catalog import Row
-from kfp_vision.pictures import (
-    PILLOW_OPENS,
-    TENSORFLOW_READS,
-    Checked,
-    Refused,
-    as_jpeg,
-    checked,
-    refuse_endless_jpeg,
-    refuse_huge,
-    size_of_plain_jpeg,
+from kfp_vision.dataset import table
+from kfp_vision.dataset.images import (
+    PILLOW_FORMATS,
+    TENSORFLOW_MODES,
+    Rejected,
+    ValidImage,
+    check_jpeg_scans,
+    check_pixel_count,
+    encode_jpeg,
+    plain_jpeg_size,
+    validate_image,
 )
+from kfp_vision.dataset.table import ImageRow
 
 
-def converted(encoded: bytes, row: Row, *, check_pixels: bool = True, max_side: int = 0) -> Checked:
+def converted(encoded: bytes, row: ImageRow, *, check_pixels: bool = True, max_side: int = 0) -> ValidImage:
     """Converts an image to an upright JPEG or PNG; keeps its original bytes if TensorFlow reads them.
 
     Args:
@@ -35,14 +35,14 @@ def converted(encoded: bytes, row: Row, *, check_pixels: bool = True, max_side: 
     Raises:
         Refused: the bytes are not a usable image, or not those listed in the table.
     """
-    unchanged = catalog.md5(encoded) == row.content_id if check_pixels else len(encoded) == row.bytes
+    unchanged = table.md5_hex(encoded) == row.content_id if check_pixels else len(encoded) == row.bytes
     if not unchanged:
-        raise Refused("changed since it was listed")
-    image = checked(encoded) if check_pixels else _check_header(encoded)
+        raise Rejected("changed since it was listed")
+    image = validate_image(encoded) if check_pixels else _check_header(encoded)
     return shrunk(image, max_side) if max_side else image
 
 
-def shrunk(image: Checked, max_side: int) -> Checked:
+def shrunk(image: ValidImage, max_side: int) -> ValidImage:
     """Shrinks an image whose longer side exceeds a limit, and re-encodes it as RGB JPEG of quality 95.
 
     Args:
@@ -62,23 +62,23 @@ def shrunk(image: Checked, max_side: int) -> Checked:
             scale = max_side / max(opened.size)
             size = (max(1, round(opened.width * scale)), max(1, round(opened.height * scale)))
             opened.draft("RGB", size)  # lets libjpeg decode at 1/2, 1/4 or 1/8 of the size, which is faster
-            return as_jpeg(opened, size)
+            return encode_jpeg(opened, size)
     except (OSError, SyntaxError, ValueError) as error:
-        raise Refused(" ".join(str(error).split()) or type(error).__name__) from None
+        raise Rejected(" ".join(str(error).split()) or type(error).__name__) from None
 
 
-def _check_header(encoded: bytes) -> Checked:
+def _check_header(encoded: bytes) -> ValidImage:
     """Checks the header of an image; decodes, and so checks, the pixels only if it has to be re-encoded."""
-    if size := size_of_plain_jpeg(encoded):
-        refuse_huge(*size)
-        refuse_endless_jpeg(encoded, *size)
-        return Checked(encoded, "jpeg", *size)
+    if size := plain_jpeg_size(encoded):
+        check_pixel_count(*size)
+        check_jpeg_scans(encoded, *size)
+        return ValidImage(encoded, "jpeg", *size)
     try:
-        with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as opened:
-            readable = opened.mode in TENSORFLOW_READS.get(opened.format or "", ())
-            refuse_huge(*opened.size)
+        with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as opened:
+            readable = opened.mode in TENSORFLOW_MODES.get(opened.format or "", ())
+            check_pixel_count(*opened.size)
             if readable and opened.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-                return Checked(encoded, "png" if opened.format == "PNG" else "jpeg", opened.height, opened.width)
+                return ValidImage(encoded, "png" if opened.format == "PNG" else "jpeg", opened.height, opened.width)
     except (OSError, SyntaxError, ValueError):
         pass  # `checked` finds the reason
-    return checked(encoded)
+    return validate_image(encoded)

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kfp_vision import catalog, records
+from kfp_vision import records
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset import scan
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer
 from kfp_vision.prediction.client import ServingClient
 from kfp_vision.reports import results
@@ -29,7 +30,7 @@ class Decision(NamedTuple):
     """What a model is to be trained from.
 
     Attributes:
-        fingerprint: hash of the images; see `catalog.fingerprint`.
+        fingerprint: hash of the images; see `scan.fingerprint_images`.
         trained_from: hash of the fingerprint and of the fields that determine the model.
         unchanged: whether the deployed model was trained from the same; false if that was not checked.
     """
@@ -51,8 +52,8 @@ def decide_training(
     """Decides whether to train: not if the deployed model was trained from the same images and fields.
 
     Args:
-        images_uri: the images, as `catalog.fingerprint` takes them.
-        leave_out_uri: the list of images to exclude, as `catalog.fingerprint` takes it.
+        images_uri: the images, as `scan.fingerprint_images` takes them.
+        leave_out_uri: the list of images to exclude, as `scan.fingerprint_images` takes it.
         recipe: hash of the fields that determine the model, as `parameters.check_run` returns it.
         skip_unchanged: whether to compare with the deployed model.
         deploy_to: `kserve`, or a repository.
@@ -65,7 +66,7 @@ def decide_training(
     Raises:
         InputError: an error of the store or the cluster.
     """
-    fingerprint = catalog.fingerprint(images_uri, leave_out_uri)
+    fingerprint = scan.fingerprint_images(images_uri, leave_out_uri)
     trained_from = hashlib.sha256(f"{fingerprint} {recipe}".encode()).hexdigest()
     unchanged = skip_unchanged and target_of(deploy_to).is_deployed(trained_from, model_name, settings)
     if unchanged:
@@ -147,7 +148,7 @@ def check_serving(
 
 
 def _difference(answer: Answer, expected: list[float]) -> float:
-    if isinstance(answer, Refused) or len(answer.probabilities) != len(expected):
+    if isinstance(answer, Rejected) or len(answer.probabilities) != len(expected):
         return float("inf")
     return max(abs(one - other) for one, other in zip(answer.probabilities, expected, strict=True))
 
@@ -381,7 +382,7 @@ def call_endpoint(
     deployed = _read_json(endpoint)
     target = target_of(KSERVE if deployed["kind"] == KSERVE else deployed["repository"])
     prediction, url = target.call(deployed, encoded)
-    if isinstance(prediction, Refused):
+    if isinstance(prediction, Rejected):
         rule = "test_image_uri must name an image that can be read"
         raise InputError(rule, f"{image} ({prediction})", "Give a JPEG or a PNG.")
     written = {"picture": image, "label": label, "prediction": prediction.label, "score": prediction.score, "url": url}

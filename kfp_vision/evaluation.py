@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from kfp_vision import deployment, inputs, parameters, records
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
-from kfp_vision.pictures import Refused
 from kfp_vision.prediction import export
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.reports import pages, results, thumbnails
@@ -362,6 +362,6 @@ def _mistakes(
 
 def _classify_uri(classifier: Classifier, uri: str) -> dict[str, Any]:
     (prediction,) = classifier.classify([reading.read_image(uri, "test_image_uri")])
-    if isinstance(prediction, Refused):
+    if isinstance(prediction, Rejected):
         raise InputError("test_image_uri must name an image", f"{uri} ({prediction})", "Give a JPEG or a PNG.")
     return {"uri": uri, "prediction": prediction.label, "score": prediction.score}

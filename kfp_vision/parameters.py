@@ -851,10 +851,10 @@ def check_preparation(form: Mapping[str, Any]) -> dict[str, Any]:
         InputError: the first rule that is broken.
     """
     advanced = check_preparation_values(form)
-    from kfp_vision import detection  # as in _check_images
+    from kfp_vision.dataset import annotations  # as in _check_images
 
     if form["task"] == "detection":
-        detection.check_uri(form["images_uri"])
+        annotations.check_detection_uri(form["images_uri"])
     _check_images(form)
     return advanced.for_data()
 
@@ -906,13 +906,13 @@ def check_search(form: Mapping[str, Any]) -> None:
 
 def _check_images(form: Mapping[str, Any]) -> None:
     # Imported here, so that composing and compiling pipelines does not need the packages that read images.
-    from kfp_vision import listings
+    from kfp_vision.dataset import exclusions
     from kfp_vision.storage import reading
 
     reading.check_exists(form["images_uri"], "images_uri")
     if form["leave_out_uri"]:
         reading.check_exists(form["leave_out_uri"], "leave_out_uri")
-        listings.to_leave_out(form["leave_out_uri"])
+        exclusions.read_exclusions(form["leave_out_uri"])
 
 
 def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:

@@ -18,15 +18,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import catalog, records, tally
-from kfp_vision.catalog import SPLITS
+from kfp_vision import records, tally
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.subprocesses import end_with_parent
+from kfp_vision.dataset.split import LEFT_OUT_TABLE, split_table
+from kfp_vision.dataset.table import SPLITS, count_rows, read_table, read_unused, write_table_slice
 from kfp_vision.records import About
 from kfp_vision.reports import results
 from kfp_vision.shards import Shard
-from kfp_vision.splitting import LEFT_OUT, table_of
 from kfp_vision.storage import atomic, uris
 
 FILES_A_PROCESS = 2  # shards; with fewer, some processes would be idle for long
@@ -42,7 +42,7 @@ def write_all(tables: Path, label_map: Path, outputs: dict[str, Path], refused: 
     """Writes the records of all images, on one machine.
 
     Args:
-        tables: the folder of `splitting.write_tables`.
+        tables: the folder of `split.write_split_tables`.
         label_map: as in `write_tfrecords`.
         outputs: as in `write_tfrecords`.
         refused: as in `write_tfrecords`.
@@ -54,7 +54,7 @@ def write_all(tables: Path, label_map: Path, outputs: dict[str, Path], refused: 
     Raises:
         InputError: as `write_tfrecords` does.
     """
-    options |= {"left_out": table_of(tables, LEFT_OUT), "partition": 0, "partitions": 1}
+    options |= {"left_out": split_table(tables, LEFT_OUT_TABLE), "partition": 0, "partitions": 1}
     return write_tfrecords(_split_tables(tables), label_map, outputs, refused, **options)
 
 
@@ -62,7 +62,7 @@ def write_partition(tables: Path, label_map: Path, part: Path, **options: Any) -
     """Writes the records of one partition to a folder that `join_partitions` reads.
 
     Args:
-        tables: the folder of `splitting.write_tables`.
+        tables: the folder of `split.write_split_tables`.
         label_map: as in `write_tfrecords`.
         part: the folder to create: a folder of records per split, the table of rejected images, and the statistics.
         **options: of `write_tfrecords`.
@@ -83,7 +83,7 @@ def join_partitions(
 
     Args:
         parts: the folders, in the order of the partitions.
-        tables: the folder of `splitting.write_tables`.
+        tables: the folder of `split.write_split_tables`.
         outputs: as in `join_records`.
         refused: as in `join_records`.
         **options: of `join_records`.
@@ -95,11 +95,11 @@ def join_partitions(
         InputError: as `join_records` does.
     """
     by_name = {name: [part / name for part in parts] for name in (*SPLITS, REFUSED, TALLY)}
-    return join_records(by_name, outputs, refused, left_out=table_of(tables, LEFT_OUT), **options)
+    return join_records(by_name, outputs, refused, left_out=split_table(tables, LEFT_OUT_TABLE), **options)
 
 
 def _split_tables(tables: Path) -> dict[str, Path]:
-    return {split: table_of(tables, split) for split in SPLITS}
+    return {split: split_table(tables, split) for split in SPLITS}
 
 
 def write_tfrecords(
@@ -138,7 +138,7 @@ def write_tfrecords(
     Raises:
         InputError: there is one partition, and too many images were rejected.
     """
-    images = {split: catalog.count(tables[split]) for split in SPLITS}
+    images = {split: count_rows(tables[split]) for split in SPLITS}
     with atomic.temporary_folder() as scratch:
         if partitions > 1:
             rows_of = share(images, images_per_shard, partition, partitions)
@@ -205,7 +205,7 @@ def join_records(
         InputError: too many images were rejected (the message names the first ten; table and page are written nevertheless),
             or a part was changed after it was written.
     """
-    rejects = [reject for part in parts[REFUSED] for reject in catalog.read_unused(part)]
+    rejects = [reject for part in parts[REFUSED] for reject in read_unused(part)]
     records.report(tally.joined(parts[TALLY]), rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
     joined = {}
     for split in SPLITS:
@@ -227,7 +227,7 @@ def _choose_processes(tables: dict[str, Path], images: dict[str, int], images_pe
     if sys.platform != "linux" or threading.active_count() > 1:
         return 1
     for table in tables.values():
-        for row in islice(catalog.read(table), 1):
+        for row in islice(read_table(table), 1):
             if uris.split_member(row.uri)[1]:
                 return 1
     return max(1, min(hardware.cores(), _count_shards(images, images_per_shard) // FILES_A_PROCESS))
@@ -290,7 +290,7 @@ def _write_part(
 def _cut_tables(tables: dict[str, Path], rows_of: dict[str, range], folder: Path) -> dict[str, Path]:
     """Copies some rows of each table to a folder."""
     for split, rows in rows_of.items():
-        catalog.write_part(tables[split], rows, folder / split)
+        write_table_slice(tables[split], rows, folder / split)
     return {split: folder / split for split in SPLITS}
 
 

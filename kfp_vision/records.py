@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kfp_vision import catalog, conversion, detection, examples, shards, tally
-from kfp_vision.catalog import SPLITS, Row, Unused
+from kfp_vision import conversion, examples, shards, tally
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError, redact
-from kfp_vision.pictures import Checked, Refused
+from kfp_vision.dataset import annotations
+from kfp_vision.dataset.images import Rejected, ValidImage
+from kfp_vision.dataset.label_map import LABEL_MAP_FILE, read_label_map, read_labels, write_labels
+from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, write_unused
 from kfp_vision.reports.pages import write_records_page
 from kfp_vision.shards import FRAME_FOOT, FRAME_HEAD, REWRITE, SUFFIX, WHOLE, Shard, framed
-from kfp_vision.splitting import read_labels, write_labels
 from kfp_vision.storage import atomic, base, reading, uris
 
 ABOUT_FILE = "records.json"
@@ -71,7 +72,7 @@ class Passed(NamedTuple):
     """
 
     record: list[bytes]
-    image: Checked
+    image: ValidImage
     reencoded_because: str
 
 
@@ -128,12 +129,12 @@ def write_tfrecords(
     number_of = _read_label_numbers(label_map)
     cores = hardware.cores()
     workers = workers or (cores if check_pixels else max(1, cores - 1))
-    rejects: list[Unused] = []
+    rejects: list[UnusedImage] = []
     written, statistics = {}, tally.Tally(list(number_of), shown=bool(summary or counts) if samples is None else samples)
     with reading.Reader() as reader, contextlib.ExitStack() as outputs_moved:
         for split in SPLITS:
             convert = partial(_convert, reader, {"check_pixels": check_pixels, "max_side": max_side}, number_of)
-            results = _convert_in_order(convert, reader.ahead(catalog.read(tables[split])), workers)
+            results = _convert_in_order(convert, reader.ahead(read_table(tables[split])), workers)
             staging = outputs_moved.enter_context(atomic.replacing(outputs[split]))
             accepted = _accepted_records(split, results, statistics, rejects)
             written[split] = write_framed(staging, split, accepted, list(number_of), images_per_shard)
@@ -147,7 +148,7 @@ def write_tfrecords(
 
 def report(
     statistics: tally.Tally,
-    rejects: list[Unused],
+    rejects: list[UnusedImage],
     refused: Path,
     *,
     max_refused_ratio: float,
@@ -171,11 +172,13 @@ def report(
     """
     _write_rejects(refused, rejects)
     if summary:
-        _write_summary(summary, statistics, rejects, catalog.read_unused(left_out) if left_out else [], max_side)
+        _write_summary(summary, statistics, rejects, read_unused(left_out) if left_out else [], max_side)
     _check_rejects(rejects, statistics.images + len(rejects), max_refused_ratio)
 
 
-def write_shards(folder: Path, split: str, examples: Iterator[tuple[Row, Checked]], labels: list[str], per_shard: int) -> About:
+def write_shards(
+    folder: Path, split: str, examples: Iterator[tuple[ImageRow, ValidImage]], labels: list[str], per_shard: int
+) -> About:
     """Writes a folder of shards and its `records.json`.
 
     Args:
@@ -511,7 +514,7 @@ def held_out(validation_records: Path, test_records: Path) -> Path:
     return test_records if read_about(test_records).images else validation_records
 
 
-def example(row: Row, image: Checked, number: int) -> list[bytes]:
+def example(row: ImageRow, image: ValidImage, number: int) -> list[bytes]:
     """Serializes an image as a `tf.train.Example` with TF-Slim's fields, `image/class/text` and `image/filename`.
 
     Args:
@@ -598,13 +601,15 @@ class Numbered:
         return record
 
 
-def _write_rejects(table: Path, rejects: list[Unused]) -> None:
+def _write_rejects(table: Path, rejects: list[UnusedImage]) -> None:
     for uri, label, reason in rejects[:REJECTS_NAMED]:
         print(redact(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
-    catalog.write_unused(table, rejects)
+    write_unused(table, rejects)
 
 
-def _write_summary(page: Path, statistics: tally.Tally, rejects: list[Unused], left_out: list[Unused], max_side: int) -> None:
+def _write_summary(
+    page: Path, statistics: tally.Tally, rejects: list[UnusedImage], left_out: list[UnusedImage], max_side: int
+) -> None:
     write_records_page(
         page,
         classes=statistics.classes,
@@ -622,7 +627,7 @@ def _write_summary(page: Path, statistics: tally.Tally, rejects: list[Unused], l
     )
 
 
-def _check_rejects(rejects: list[Unused], images: int, max_refused_ratio: float) -> None:
+def _check_rejects(rejects: list[UnusedImage], images: int, max_refused_ratio: float) -> None:
     if len(rejects) > max_refused_ratio * images:
         first = "; ".join(f"{uri}: {reason}" for uri, _, reason in rejects[:REJECTS_NAMED])
         rule = f"at most {max_refused_ratio:.0%} of the images may be rejected"
@@ -631,7 +636,7 @@ def _check_rejects(rejects: list[Unused], images: int, max_refused_ratio: float)
 
 
 def _accepted_records(
-    split: str, results: Iterator[tuple[Row, Result]], statistics: tally.Tally, rejects: list[Unused]
+    split: str, results: Iterator[tuple[ImageRow, Result]], statistics: tally.Tally, rejects: list[UnusedImage]
 ) -> Iterator[list[bytes]]:
     """Yields the records of accepted images, counts them, and appends the others to `rejects`."""
     for row, result in results:
@@ -642,24 +647,26 @@ def _accepted_records(
             yield result.record
 
 
-def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[str, int], row: Row) -> Result:
+def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[str, int], row: ImageRow) -> Result:
     try:
         if row.objects:
-            detection.boxes(row)  # refuses bad boxes before the image is read
+            annotations.read_boxes(row)  # refuses bad boxes before the image is read
         encoded = reader.read(row.uri)
         image = conversion.converted(encoded, row, **options)
-    except Refused as reason:
+    except Rejected as reason:
         return str(reason)
     except OSError as error:
         return error.strerror or str(error)
     if row.objects:
-        record = framed([with_lists(detection.features(row, image, number_of))])
+        record = framed([with_lists(annotations.detection_features(row, image, number_of))])
     else:
         record = framed(example(row, image, number_of[row.label]))
     return Passed(record, image, tally.why_anew(encoded, image))
 
 
-def _convert_in_order(convert: Callable[[Row], Result], rows: Iterator[Row], workers: int) -> Iterator[tuple[Row, Result]]:
+def _convert_in_order(
+    convert: Callable[[ImageRow], Result], rows: Iterator[ImageRow], workers: int
+) -> Iterator[tuple[ImageRow, Result]]:
     """Converts rows in threads, and yields the results in the order of the rows, with a few chunks in memory.
 
     Threads suffice: reading, hashing and decoding release the GIL, and nothing has to be copied between processes. A single
@@ -669,15 +676,15 @@ def _convert_in_order(convert: Callable[[Row], Result], rows: Iterator[Row], wor
         yield from ((row, convert(row)) for row in rows)
         return
 
-    def convert_chunk(chunk: list[Row]) -> list[tuple[Row, Result]]:
+    def convert_chunk(chunk: list[ImageRow]) -> list[tuple[ImageRow, Result]]:
         return [(row, convert(row)) for row in chunk]
 
     for converted in threads.ordered_map(convert_chunk, _chunks(rows), workers=workers, limit=CHUNKS_A_CORE * workers):
         yield from converted
 
 
-def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
+def _chunks(rows: Iterator[ImageRow]) -> Iterator[list[ImageRow]]:
+    chunk: list[ImageRow] = []
     size = 0
     for row in rows:
         chunk.append(row)
@@ -691,8 +698,8 @@ def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 def _read_label_numbers(label_map: Path) -> dict[str, int]:
     """Label to class number: from 1 for object detection, where 0 is the background, else from 0."""
-    if (label_map / detection.LABEL_MAP_FILE).exists():
-        return detection.read_label_map(label_map)
+    if (label_map / LABEL_MAP_FILE).exists():
+        return read_label_map(label_map)
     return _number_labels(read_labels(label_map))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from kfp_vision.catalog import MOST_SAMPLES, NAMED, SAMPLES_A_CLASS, SPLITS, Row
-from kfp_vision.pictures import PILLOW_OPENS, TENSORFLOW_READS, Checked
+from kfp_vision.dataset.images import PILLOW_FORMATS, TENSORFLOW_MODES, ValidImage
+from kfp_vision.dataset.table import MAX_NAMED, MAX_SAMPLES, SAMPLES_PER_CLASS, SPLITS, ImageRow
 from kfp_vision.reports import charts, formatting
 from kfp_vision.reports.thumbnails import EncodedImage, Thumbnail, thumbnail
 from kfp_vision.storage import atomic
@@ -72,8 +72,8 @@ class Tally:
         self.sides, self.ratios = [0] * (len(SIDES) - 1), [0] * (len(RATIOS) - 1)
         self.anew: Counter[str] = Counter()
         self.copied: list[tuple[str, str]] = []
-        self.samples: dict[str, list[Thumbnail]] = {label: [] for label in labels[:MOST_SAMPLES] if shown}
-        self._samples_per_class = max(1, min(SAMPLES_A_CLASS, MOST_SAMPLES // max(1, len(labels))))
+        self.samples: dict[str, list[Thumbnail]] = {label: [] for label in labels[:MAX_SAMPLES] if shown}
+        self._samples_per_class = max(1, min(SAMPLES_PER_CLASS, MAX_SAMPLES // max(1, len(labels))))
         self.splits = dict.fromkeys(SPLITS, 0)
         self._first = self._before = ("", "", "")  # content id, label and name
 
@@ -82,7 +82,7 @@ class Tally:
         """Number of images in all splits."""
         return sum(self.splits.values())
 
-    def add(self, split: str, row: Row, image: Checked, reencoded_because: str) -> None:
+    def add(self, split: str, row: ImageRow, image: ValidImage, reencoded_because: str) -> None:
         """Counts an image. Tables are sorted by content, so copies follow each other.
 
         Args:
@@ -122,7 +122,7 @@ class Tally:
         if current[0] == content:
             self.copies += 1
             self.conflicting += current[1] != label
-            if len(self.copied) < NAMED:
+            if len(self.copied) < MAX_NAMED:
                 self.copied.append((name, current[2]))
 
     def extend(self, following: "Tally") -> None:
@@ -148,7 +148,7 @@ class Tally:
         self.largest = max(self.largest, following.largest)
         self.smallest = min(filter(None, (self.smallest, following.smallest)), default=0)
         self.anew += following.anew
-        self.copied = [*self.copied, *following.copied][:NAMED]
+        self.copied = [*self.copied, *following.copied][:MAX_NAMED]
         for label, thumbnails in following.samples.items():
             self.samples[label] = [*self.samples[label], *thumbnails][: self._samples_per_class]
 
@@ -191,7 +191,7 @@ def _read(file: Path) -> Tally:
     return statistics
 
 
-def why_anew(original: bytes, image: Checked) -> str:
+def why_anew(original: bytes, image: ValidImage) -> str:
     """Says why an image was re-encoded.
 
     Args:
@@ -203,8 +203,8 @@ def why_anew(original: bytes, image: Checked) -> str:
     """
     if image.encoded == original:
         return ""
-    with Image.open(io.BytesIO(original), formats=PILLOW_OPENS) as opened:
-        if opened.format not in TENSORFLOW_READS:
+    with Image.open(io.BytesIO(original), formats=PILLOW_FORMATS) as opened:
+        if opened.format not in TENSORFLOW_MODES:
             return f"{opened.format} rather than JPEG or PNG"
         if max(opened.size) > max(image.height, image.width):
             return SHRUNK
@@ -249,8 +249,8 @@ def _class_findings(statistics: Tally) -> list[Finding]:
         found.append((fact, f"Add images of {_isolated(rare)}; a model rarely predicts what it has rarely seen."))
     few = [f"{_isolated(label)} ({splits['train']:,})" for label, splits in statistics.classes.items() if splits["train"] < FEW]
     if few:
-        rest = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""
-        fact = f"Fewer than {FEW} images to train on: {', '.join(few[:NAMED])}{rest}."
+        rest = f" and {len(few) - MAX_NAMED:,} more" if len(few) > MAX_NAMED else ""
+        fact = f"Fewer than {FEW} images to train on: {', '.join(few[:MAX_NAMED])}{rest}."
         found.append((fact, "Add images; a model memorises so few instead of learning the class."))
     return found
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kfp_vision import records, splitting, training
-from kfp_vision.catalog import Row
+from kfp_vision import records, training
+from kfp_vision.dataset import label_map
+from kfp_vision.dataset.images import validate_image
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.parameters import Advanced
-from kfp_vision.pictures import checked
 from kfp_vision.training.recipe import Recipe
 
 LABELS = ["dark", "light"]
@@ -46,12 +47,12 @@ def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12,
     for split, first, count in (("train", 0, images), ("validation", 100, validation)):
         numbers = [int(i % 2 if split == "validation" else i >= dark * count) for i in range(count)]
         examples = (
-            (Row("", LABELS[number], 0, "", f"{LABELS[number]}/{i}.jpg"), checked(shade(number, first + i)))
+            (ImageRow("", LABELS[number], 0, "", f"{LABELS[number]}/{i}.jpg"), validate_image(shade(number, first + i)))
             for i, number in enumerate(numbers)
         )
         records.write_shards(root / split, split, examples, LABELS, per_shard)
     (root / "labels").mkdir()
-    splitting.write_labels(root / "labels", LABELS)
+    label_map.write_labels(root / "labels", LABELS)
     return root
 
 

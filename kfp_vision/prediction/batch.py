@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kfp_vision import catalog
 from kfp_vision.core.errors import InputError, redact
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset import scan
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.reports import results
 from kfp_vision.storage import atomic, reading, uris
 
@@ -63,7 +63,7 @@ def predict_images(
             for uri, label, answer in classify_in_batches(classifier, read_images(images_uri, partition, partitions)):
                 counts["pictures"] += 1
                 counts["labelled"] += label in labels
-                if isinstance(answer, Refused):
+                if isinstance(answer, Rejected):
                     counts["unreadable"] += 1
                     writer.writerow([uri, label, "", "", *("" for _ in score_labels)])
                     print(redact(f"unreadable: {uri} ({answer})"))
@@ -150,8 +150,8 @@ def classify_in_batches(
 
 
 def apply_in_batches(
-    function: Callable[[list[bytes]], list[AnswerT | Refused]], images: Iterable[tuple[str, str, bytes | OSError]]
-) -> Iterator[tuple[str, str, AnswerT | Refused]]:
+    function: Callable[[list[bytes]], list[AnswerT | Rejected]], images: Iterable[tuple[str, str, bytes | OSError]]
+) -> Iterator[tuple[str, str, AnswerT | Rejected]]:
     """Applies a function to images, a batch at a time.
 
     Args:
@@ -173,7 +173,7 @@ def no_images_error(place: str) -> InputError:
     Args:
         place: The URI.
     """
-    remedy = f"Give an image, a folder or an archive; known suffixes are {', '.join(catalog.PICTURE_SUFFIXES)}."
+    remedy = f"Give an image, a folder or an archive; known suffixes are {', '.join(scan.IMAGE_SUFFIXES)}."
     return InputError("there must be images to classify", f"none at {place}", remedy)
 
 
@@ -196,7 +196,7 @@ def read_images(uri: str, partition: int = 0, partitions: int = 1) -> Iterator[t
             with reading.Reader() as reader:
                 yield uri, "", reading.bytes_or_error(partial(reader.read, uri))
         return
-    images = (item for item in reading.walk(uri) if not catalog.not_a_picture(item.name))
+    images = (item for item in reading.walk(uri) if not scan.skip_reason(item.name))
     for item, encoded in reading.read_all(islice(images, partition, None, partitions)):
         yield item.uri, PurePosixPath(item.name).parent.name, encoded
 
@@ -226,12 +226,12 @@ def is_single_image(uri: str) -> bool:
     if not uris.scheme_of(uri) and Path(uri).is_dir():
         return False
     path = urlsplit(uri).path if uris.scheme_of(uri) in ("http", "https") and "#" not in uri else uri
-    if PurePosixPath(path).suffix.lower() in catalog.PICTURE_SUFFIXES:
+    if PurePosixPath(path).suffix.lower() in scan.IMAGE_SUFFIXES:
         return True
     return not uris.scheme_of(uri) and Path(uri).is_file() and not uri.lower().endswith(uris.ARCHIVE_SUFFIXES)
 
 
-def bytes_or_rejection(encoded: bytes | OSError) -> bytes | Refused:
+def bytes_or_rejection(encoded: bytes | OSError) -> bytes | Rejected:
     """Converts the error of reading an image into its rejection.
 
     Args:
@@ -240,4 +240,4 @@ def bytes_or_rejection(encoded: bytes | OSError) -> bytes | Refused:
     Returns:
         The bytes, or why the image is rejected.
     """
-    return Refused(encoded.strerror or str(encoded)) if isinstance(encoded, OSError) else encoded
+    return Rejected(encoded.strerror or str(encoded)) if isinstance(encoded, OSError) else encoded

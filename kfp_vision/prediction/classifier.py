@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import MAX_PIXELS, Refused, checked
+from kfp_vision.dataset.images import MAX_PIXELS, Rejected, validate_image
 from kfp_vision.repository.version import Version
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Prediction:
         return self.probabilities[self.number]
 
 
-Answer = Prediction | Refused
+Answer = Prediction | Rejected
 AnswerT = TypeVar("Said")  # what a request returns for an image
 
 
@@ -205,8 +205,8 @@ class Classifier:
 
 
 def apply_to_valid(
-    function: Callable[[list[bytes]], list[AnswerT | Refused]], images: Iterable[bytes | Refused]
-) -> list[AnswerT | Refused]:
+    function: Callable[[list[bytes]], list[AnswerT | Rejected]], images: Iterable[bytes | Rejected]
+) -> list[AnswerT | Rejected]:
     """Applies a function to those images that have not been rejected yet, in one call.
 
     Args:
@@ -217,11 +217,11 @@ def apply_to_valid(
         For each image the result, or why it was rejected.
     """
     every = list(images)
-    outcomes = iter(function([image for image in every if not isinstance(image, Refused)]))
-    return [image if isinstance(image, Refused) else next(outcomes) for image in every]
+    outcomes = iter(function([image for image in every if not isinstance(image, Rejected)]))
+    return [image if isinstance(image, Rejected) else next(outcomes) for image in every]
 
 
-def to_decodable(image: bytes, max_pixels: int) -> bytes | Refused:
+def to_decodable(image: bytes, max_pixels: int) -> bytes | Rejected:
     """Checks an image and re-encodes it if TensorFlow cannot decode its format.
 
     Args:
@@ -232,18 +232,18 @@ def to_decodable(image: bytes, max_pixels: int) -> bytes | Refused:
         The image in a format that TensorFlow decodes, or why it is rejected.
     """
     try:
-        return checked(image, max_pixels).encoded
-    except Refused as reason:
+        return validate_image(image, max_pixels).encoded
+    except Rejected as reason:
         return reason
 
 
-def damaged_image(error: Any) -> Refused:
+def damaged_image(error: Any) -> Rejected:
     """Returns the rejection of an image that passed Pillow but not TensorFlow.
 
     Args:
         error: TensorFlow's error.
     """
-    return Refused(f"damaged ({str(error.message).splitlines()[0][:100]})")
+    return Rejected(f"damaged ({str(error.message).splitlines()[0][:100]})")
 
 
 def _tensorflow() -> Any:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction import authentication
 from kfp_vision.storage import uris
 
@@ -64,7 +64,7 @@ class ServingClient:
 
     def request(
         self, verb: str, images: Sequence[bytes], parse: Callable[[Any], AnswerT], **parameters: Any
-    ) -> list[AnswerT | Refused]:
+    ) -> list[AnswerT | Rejected]:
         """Sends images to the model, several per request.
 
         Args:
@@ -97,15 +97,15 @@ class ServingClient:
 
     def _post(
         self, verb: str, images: Sequence[bytes], parse: Callable[[Any], AnswerT], parameters: Mapping[str, Any]
-    ) -> list[AnswerT | Refused]:
+    ) -> list[AnswerT | Rejected]:
         body = {"instances": [{"b64": base64.b64encode(image).decode()} for image in images], **parameters}
         status, answer = self._call("POST", f"{self.model}{verb}", body)
         if status == 200 and isinstance(answer, dict) and len(answer.get("predictions", ())) == len(images):
-            return [Refused(one["error"]) if "error" in one else parse(one) for one in answer["predictions"]]
+            return [Rejected(one["error"]) if "error" in one else parse(one) for one in answer["predictions"]]
         reason = error_reason(answer)
         if status in (400, 413):  # find the image that the server rejects
             if len(images) == 1:
-                return [Refused(reason)]
+                return [Rejected(reason)]
             return [one for image in images for one in self._post(verb, [image], parse, parameters)]
         found = f"HTTP {status} at {self.model}{verb} ({reason})"
         raise InputError("a server must answer with predictions", found, "See its log.")

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfp_vision import splitting
+from kfp_vision.dataset import label_map
 from kfp_vision.networks import Network, preprocessing, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE
 from kfp_vision.repository.version import VERSION_FILE, exported_version
@@ -47,7 +47,7 @@ def write_model(
     folder.mkdir()
     stock = rebuild_in_stock_layers(trained, network, len(labels), shape)
     stock.save(folder / KERAS_FILE)
-    splitting.write_labels(folder, labels)
+    label_map.write_labels(folder, labels)
     metadata = json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
     (folder / MODEL_FILE).write_text(metadata, encoding="utf-8")
     (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")

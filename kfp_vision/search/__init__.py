@@ -25,9 +25,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import catalog
-from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.dataset import scan, table
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.repository.version import SERVING_FOLDER, exported_version, versions
 from kfp_vision.search import nearest, parts
 from kfp_vision.search.embedding import Embedder
@@ -295,11 +295,11 @@ class Built(NamedTuple):
     refused: list[tuple[str, str, str]]
 
 
-def build(rows: Sequence[Row], model: Path, folder: Path, before: Path | None = None) -> Built:
+def build(rows: Sequence[ImageRow], model: Path, folder: Path, before: Path | None = None) -> Built:
     """Builds an index, or updates the one in the folder.
 
     Args:
-        rows: Images to index, as from `catalog.scan`.
+        rows: Images to index, as from `scan.scan_images`.
         model: Model folder.
         folder: Folder of the index; an existing index stays usable until the new one is complete.
         before: Earlier index whose embeddings are reused; may be the same folder.
@@ -320,7 +320,7 @@ def build(rows: Sequence[Row], model: Path, folder: Path, before: Path | None = 
 
 
 def write_part(
-    rows: Sequence[Row], model: Path, part: Path, before: Path | None = None, *, partition: int = 0, partitions: int = 1
+    rows: Sequence[ImageRow], model: Path, part: Path, before: Path | None = None, *, partition: int = 0, partitions: int = 1
 ) -> Part:
     """Computes one of several parts of an index, for `join`.
 
@@ -366,7 +366,7 @@ def join(folders: Sequence[Path], model: Path, folder: Path) -> Built:
     version = exported_version(model)
     joined = [parts.read(part, version.fingerprint) for part in folders]
     pictures, computed = sum(part.pictures for part in joined), sum(part.computed for part in joined)
-    refused = [reject for part in folders for reject in catalog.read_unused(part / parts.REFUSED)]
+    refused = [reject for part in folders for reject in table.read_unused(part / parts.REFUSED)]
     if not pictures:
         raise no_pictures(refused)
     dimension, generation, has_model = joined[0].dimension, 1, False
@@ -410,11 +410,11 @@ def no_pictures(refused: Sequence[tuple[str, str, str]]) -> InputError:
     return InputError("there must be images to index", reasons, "Give a folder of JPEGs or PNGs.")
 
 
-def rows_at(uri: str) -> list[Row]:
+def rows_at(uri: str) -> list[ImageRow]:
     """Lists the images at a URI; an image that is not in a folder has no label.
 
     Args:
-        uri: A folder, an archive or an import file, see `catalog.scan`.
+        uri: A folder, an archive or an import file, see `scan.scan_images`.
 
     Returns:
         One row per image, sorted by name.
@@ -422,7 +422,7 @@ def rows_at(uri: str) -> list[Row]:
     Raises:
         InputError: There is nothing at the URI.
     """
-    return catalog.scan(uri, classes=False).rows
+    return scan.scan_images(uri, classes=False).rows
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import splitting
-from kfp_vision.catalog import SPLITS, Row
+from kfp_vision.dataset.split import split_rows
+from kfp_vision.dataset.table import SPLITS, ImageRow
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.search import Index, copies, labels, projection
 from kfp_vision.search.copies import Copy
@@ -104,11 +104,11 @@ def splits(index: Index, validation_ratio: float, test_ratio: float) -> list[str
         train, validation or test, by position.
     """
     rows = [
-        Row(str(position), image.label, 0, image.content_id, image.path, image.split)
+        ImageRow(str(position), image.label, 0, image.content_id, image.path, image.split)
         for position, image in enumerate(index.images)
     ]
     split = [""] * len(rows)
-    for name, part in splitting.split(rows, validation_ratio, test_ratio).items():
+    for name, part in split_rows(rows, validation_ratio, test_ratio).items():
         for row in part:
             split[int(row.uri)] = name
     return split

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import MAX_PIXELS, Refused, checked_with_small
+from kfp_vision.dataset.images import MAX_PIXELS, Rejected, validate_and_decode
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import Version
 
@@ -20,8 +20,8 @@ BATCH = 32  # images
 BATCHES_AT_ONCE = 2  # the threads of a batch wait for each other at every layer; a second batch fills these gaps
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 75  # longer side in pixels; of the JPEG
 
-Prepared = tuple[Any, bytes] | Refused  # a crop and a thumbnail
-Embedded = tuple[npt.NDArray[np.float32], bytes] | Refused  # an embedding and a thumbnail
+Prepared = tuple[Any, bytes] | Rejected  # a crop and a thumbnail
+Embedded = tuple[npt.NDArray[np.float32], bytes] | Rejected  # an embedding and a thumbnail
 
 
 class Embedder:
@@ -46,7 +46,7 @@ class Embedder:
         self._crop, size = self._classifier.make_cropper(), self._classifier.crop_size
         self.dimension = int(self._classifier.embed_crops([np.zeros((size, size, 3), "float32")]).shape[1])
 
-    def embed(self, images: Iterable[bytes | Refused], *, pad_batches: bool = False) -> Iterator[Embedded]:
+    def embed(self, images: Iterable[bytes | Rejected], *, pad_batches: bool = False) -> Iterator[Embedded]:
         """Computes the embeddings and thumbnails of images.
 
         Threads decode images while earlier ones are computed; a few batches are in memory at a time.
@@ -77,25 +77,25 @@ class Embedder:
             Refused: The image cannot be read.
         """
         (found,) = self.embed([image])
-        if isinstance(found, Refused):
+        if isinstance(found, Rejected):
             raise found
         return found[0]
 
-    def _prepare(self, image: bytes | Refused) -> Prepared:
-        if isinstance(image, Refused):
+    def _prepare(self, image: bytes | Rejected) -> Prepared:
+        if isinstance(image, Rejected):
             return image
         try:
-            valid, small = checked_with_small(image, THUMBNAIL_SIDE, self._max_pixels)
-        except Refused as reason:
+            valid, small = validate_and_decode(image, THUMBNAIL_SIDE, self._max_pixels)
+        except Rejected as reason:
             return reason
         crop = self._crop(valid.encoded)
-        return crop if isinstance(crop, Refused) else (crop, thumbnail(small))
+        return crop if isinstance(crop, Rejected) else (crop, thumbnail(small))
 
     def _compute(self, batch: list[Prepared], *, pad: bool) -> list[Embedded]:
-        crops = [one[0] for one in batch if not isinstance(one, Refused)]
+        crops = [one[0] for one in batch if not isinstance(one, Rejected)]
         padding = crops[:1] * (BATCH - len(crops)) if pad else []
         vectors: Iterator[npt.NDArray[np.float32]] = iter(self._classifier.embed_crops(crops + padding) if crops else [])
-        return [one if isinstance(one, Refused) else (next(vectors), one[1]) for one in batch]
+        return [one if isinstance(one, Rejected) else (next(vectors), one[1]) for one in batch]
 
 
 def _batches(prepared: Iterator[Prepared]) -> Iterator[list[Prepared]]:

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kfp_vision import catalog
-from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset.images import Rejected
+from kfp_vision.dataset.table import ImageRow, write_unused
 from kfp_vision.prediction import batch
 from kfp_vision.search.embedding import Embedded, Embedder
 from kfp_vision.search.nearest import Vectors
@@ -67,7 +66,7 @@ class ReusableIndex(Protocol):
         """Returns the thumbnail (JPEG) of the image at a position."""
 
 
-def write(rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None, folder: Path) -> Part:
+def write(rows: Sequence[ImageRow], embedder: Embedder, old: ReusableIndex | None, folder: Path) -> Part:
     """Writes a part: embeddings, table and thumbnails as in an index, and the list of rejected images.
 
     Args:
@@ -83,12 +82,12 @@ def write(rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None, fo
         beside.mkdir()
         written = _write(beside, rows, embedder, old)
         part = Part(embedder.fingerprint, embedder.dimension, written.images, written.computed)
-        catalog.write_unused(beside / REFUSED, written.rejected)
+        write_unused(beside / REFUSED, written.rejected)
         atomic.write_json(beside / ABOUT_FILE, asdict(part))
     return part
 
 
-def share(rows: Sequence[Row], known: Collection[str], partition: int, partitions: int) -> Sequence[Row]:
+def share(rows: Sequence[ImageRow], known: Collection[str], partition: int, partitions: int) -> Sequence[ImageRow]:
     """Returns the rows of one part: consecutive, and about as much work as those of any other part.
 
     Args:
@@ -185,7 +184,7 @@ class _Written(NamedTuple):
     rejected: list[tuple[str, str, str]]
 
 
-def _write(folder: Path, rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None) -> _Written:
+def _write(folder: Path, rows: Sequence[ImageRow], embedder: Embedder, old: ReusableIndex | None) -> _Written:
     offsets, computed = [0], 0
     rejected: list[tuple[str, str, str]] = []
     with (
@@ -196,7 +195,7 @@ def _write(folder: Path, rows: Sequence[Row], embedder: Embedder, old: ReusableI
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row, is_new, embedded in _embed(rows, embedder, old):
-            if isinstance(embedded, Refused):
+            if isinstance(embedded, Rejected):
                 rejected.append((row.uri, row.label, str(embedded)))
                 continue
             vector, thumbnail = embedded
@@ -211,12 +210,14 @@ def _write(folder: Path, rows: Sequence[Row], embedder: Embedder, old: ReusableI
     return _Written(len(offsets) - 1, computed, rejected)
 
 
-def _embed(rows: Sequence[Row], embedder: Embedder, old: ReusableIndex | None) -> Iterator[tuple[Row, bool, Embedded]]:
+def _embed(
+    rows: Sequence[ImageRow], embedder: Embedder, old: ReusableIndex | None
+) -> Iterator[tuple[ImageRow, bool, Embedded]]:
     """Yields each row in order, whether its embedding was computed, and the embedding with a thumbnail, or the rejection."""
     known = old.by_content if old else {}
     with reading.Reader() as reader:
 
-        def read_new() -> Iterator[bytes | Refused]:
+        def read_new() -> Iterator[bytes | Rejected]:
             for row in reader.ahead(row for row in rows if row.content_id not in known):
                 yield batch.bytes_or_rejection(reading.bytes_or_error(partial(reader.read, row.uri)))
 

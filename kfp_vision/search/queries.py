@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from kfp_vision.core.errors import InputError, redact
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction import batch, client
 from kfp_vision.prediction.client import SEARCH, ServingClient
 from kfp_vision.reports import pages
@@ -35,7 +35,7 @@ class Near(NamedTuple):
 class Searcher(Protocol):
     """Finds nearest neighbours, in this process (`Local`) or with a server (`Remote`)."""
 
-    def nearest(self, images: Sequence[bytes]) -> list[Near | Refused]:
+    def nearest(self, images: Sequence[bytes]) -> list[Near | Rejected]:
         """Finds the nearest neighbours of images.
 
         Args:
@@ -63,12 +63,12 @@ class Local:
             index.positions_with_label(label)
         self._index, self._count, self._label, self._embedder = index, count, label, index.embedder()
 
-    def nearest(self, images: Sequence[bytes]) -> list[Near | Refused]:
+    def nearest(self, images: Sequence[bytes]) -> list[Near | Rejected]:
         """Finds the nearest neighbours of images; see `Searcher.nearest`."""
         embedded = list(self._embedder.embed(images))
-        vectors = [one[0] for one in embedded if not isinstance(one, Refused)]
+        vectors = [one[0] for one in embedded if not isinstance(one, Rejected)]
         hits = iter(self._index.search(np.stack(vectors), self._count, self._label) if vectors else [])
-        return [one if isinstance(one, Refused) else Near(next(hits), one[1]) for one in embedded]
+        return [one if isinstance(one, Rejected) else Near(next(hits), one[1]) for one in embedded]
 
 
 class Remote:
@@ -92,7 +92,7 @@ class Remote:
         if label and label not in about["labels"]:
             raise unknown_label(label, about["labels"])
 
-    def nearest(self, images: Sequence[bytes]) -> list[Near | Refused]:
+    def nearest(self, images: Sequence[bytes]) -> list[Near | Rejected]:
         """Finds the nearest neighbours of images; see `Searcher.nearest`."""
         return self._service.request(SEARCH, images, _parse, **self._parameters)
 
@@ -129,7 +129,7 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
             writer.writerow(COLUMNS)
             for uri, _, near in batch.apply_in_batches(searcher.nearest, batch.read_images(queries_uri)):
                 queries += 1
-                if isinstance(near, Refused):
+                if isinstance(near, Rejected):
                     unreadable += 1
                     print(redact(f"unreadable: {uri} ({near})"))
                     writer.writerow((uri, "", "", "", ""))

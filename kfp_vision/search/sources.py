@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kfp_vision import catalog, partitioning, search
+from kfp_vision import partitioning, search
 from kfp_vision.core.errors import InputError, redact
+from kfp_vision.dataset.table import read_table, write_table, write_unused
 from kfp_vision.networks import NETWORKS
 from kfp_vision.reports import results
 from kfp_vision.repository import version
@@ -54,7 +55,7 @@ def list_images(images_uri: str, partitions: int, table: Path) -> list[int]:
     rows = search.rows_at(images_uri)
     if not rows:
         raise search.no_pictures([])
-    catalog.write(table, rows)
+    write_table(table, rows)
     print(f"{len(rows)} images to index")
     return partitioning.numbers(partitions)
 
@@ -80,7 +81,7 @@ def index_images(
     """
     with atomic.temporary_folder() as scratch:
         before = _download(index_uri, scratch / "before") if index_uri else None
-        rows = list(catalog.read(table))
+        rows = list(read_table(table))
         written = search.write_part(rows, model, part, before, partition=partition, partitions=partitions)
     return {"pictures": written.pictures, "computed": written.computed}
 
@@ -101,7 +102,7 @@ def join_index(parts: Sequence[Path], model: Path, *, folder: Path, refused: Pat
         InputError: No image can be read, or a part is damaged.
     """
     built = search.join(parts, model, folder)
-    catalog.write_unused(refused, built.refused)
+    write_unused(refused, built.refused)
     for uri, label, reason in built.refused[: search.REFUSED_NAMED]:
         print(redact(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
     results.announce(f"{built.about.pictures} images indexed, {len(built.refused)} rejected")

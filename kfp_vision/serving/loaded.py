@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from kfp_vision.core import hardware
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer, Classifier, to_decodable
 from kfp_vision.repository.version import Version
 from kfp_vision.search.embedding import check_embeds
@@ -62,7 +62,7 @@ class Loaded:
         for size in WARMED_UP:
             self._predict([sample] * size)
 
-    async def classify(self, images: Sequence[bytes | Refused]) -> list[Answer]:
+    async def classify(self, images: Sequence[bytes | Rejected]) -> list[Answer]:
         """Classifies encoded images, all with this version.
 
         Args:
@@ -79,7 +79,7 @@ class Loaded:
         self.count(answers, "named")
         return answers
 
-    async def embed(self, image: bytes) -> npt.NDArray[np.float32] | Refused:
+    async def embed(self, image: bytes) -> npt.NDArray[np.float32] | Rejected:
         """Computes the embedding of an image.
 
         Args:
@@ -88,7 +88,7 @@ class Loaded:
         Returns:
             The input of the classification head, float32 (width,), of length 1; or why the image was rejected.
         """
-        embedding: npt.NDArray[np.float32] | Refused = await self._submit(image, self._cropper, self._embeddings)
+        embedding: npt.NDArray[np.float32] | Rejected = await self._submit(image, self._cropper, self._embeddings)
         return embedding
 
     def warm_up_embeddings(self) -> None:
@@ -128,7 +128,7 @@ class Loaded:
             answers: one for each image; those rejected are counted as such.
             outcome: the label that the others are counted under.
         """
-        rejected = sum(isinstance(answer, Refused) for answer in answers)
+        rejected = sum(isinstance(answer, Rejected) for answer in answers)
         observing.PICTURES.labels(self._name, "refused").inc(rejected)
         observing.PICTURES.labels(self._name, outcome).inc(len(answers) - rejected)
 
@@ -136,11 +136,11 @@ class Loaded:
         self._in_flight += count
         self._waiting.inc(count)
 
-    async def _submit(self, image: bytes | Refused, crop: Crop | None, batches: Batcher) -> Any:
-        if isinstance(image, Refused):
+    async def _submit(self, image: bytes | Rejected, crop: Crop | None, batches: Batcher) -> Any:
+        if isinstance(image, Rejected):
             return image
         prepared = await asyncio.get_running_loop().run_in_executor(self._decoding, _prepare, image, crop)
-        return prepared if isinstance(prepared, Refused) else await batches.submit(prepared)
+        return prepared if isinstance(prepared, Rejected) else await batches.submit(prepared)
 
     def _predict_batch(self, prepared: list[Any]) -> Sequence[Answer]:
         with self._measure_batch(len(prepared)):
@@ -163,7 +163,7 @@ class Loaded:
 def _prepare(image: bytes, crop: Crop | None) -> Any:
     """Returns the crop of an image, without `crop` the image as TensorFlow reads it, or why it is rejected."""
     encoded = to_decodable(image, MAX_PIXELS)
-    return encoded if isinstance(encoded, Refused) or not crop else crop(encoded)
+    return encoded if isinstance(encoded, Rejected) or not crop else crop(encoded)
 
 
 def _if_equivalent(crop: Crop | None, classifier: Classifier) -> Crop | None:

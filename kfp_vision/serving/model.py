@@ -9,7 +9,7 @@ from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import InferRequest
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.client import FINGERPRINT_HEADER
 from kfp_vision.repository.version import INDEX_FOLDER, Version, versions
 from kfp_vision.search import ABOUT_FILE, files_in
@@ -195,7 +195,7 @@ class ServedClassifier(kserve.Model):
 
 
 def _check_any_readable(answers: Sequence[Any]) -> None:
-    if all(isinstance(answer, Refused) for answer in answers):
+    if all(isinstance(answer, Rejected) for answer in answers):
         reasons = "; ".join(sorted({str(answer) for answer in answers}))
         remedy = f"Send JPEG or PNG, of at most {MAX_PIXELS // 1_000_000} million pixels."
         raise InvalidInput(f"a request must hold a readable image; got {reasons}. {remedy}")

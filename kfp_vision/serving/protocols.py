@@ -13,8 +13,8 @@ from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse, to_http_parameters
 
 from kfp_vision.core.errors import format_value
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.parameters import MOST_NEAREST
-from kfp_vision.pictures import Refused
 from kfp_vision.prediction.classifier import Answer, Prediction
 from kfp_vision.repository.version import Version
 from kfp_vision.search import Hit, Index
@@ -37,7 +37,7 @@ class Asked:
         top_k: number of most probable classes to list besides the best; 0 for no list.
     """
 
-    images: Sequence[bytes | Refused]
+    images: Sequence[bytes | Rejected]
     top_k: int
 
 
@@ -69,7 +69,7 @@ class SearchAsked:
         label: search only images with this label; empty for all.
     """
 
-    images: Sequence[bytes | Known | Refused]
+    images: Sequence[bytes | Known | Rejected]
     top_k: int
     label: str
 
@@ -95,7 +95,7 @@ def search_asked(payload: Any) -> SearchAsked:
     return SearchAsked(images, top_k, label)
 
 
-def hits_answer(answers: Sequence[list[Hit] | Refused]) -> dict[str, Any]:
+def hits_answer(answers: Sequence[list[Hit] | Rejected]) -> dict[str, Any]:
     """Builds the body of a search response.
 
     Args:
@@ -201,8 +201,8 @@ def _best(answer: Prediction, top_k: int) -> list[int]:
     return sorted(range(len(answer.probabilities)), key=lambda number: -answer.probabilities[number])[:top_k]
 
 
-def _v1_hits(answer: list[Hit] | Refused) -> dict[str, Any]:
-    if isinstance(answer, Refused):
+def _v1_hits(answer: list[Hit] | Rejected) -> dict[str, Any]:
+    if isinstance(answer, Rejected):
         return {"error": str(answer)}
     return {
         "hits": [
@@ -218,7 +218,7 @@ def _text(name: str) -> str:
 
 
 def _v1_prediction(answer: Answer, labels: Sequence[str], top_k: int) -> dict[str, Any]:
-    if isinstance(answer, Refused):
+    if isinstance(answer, Rejected):
         return {"error": str(answer)}
     prediction = {"classes": answer.label, "class_idx": answer.number, "probabilities": answer.probabilities}
     if not top_k:
@@ -248,20 +248,20 @@ def _v1_instances(body: Any, parse: Callable[[Any], Thing]) -> Iterator[Thing]:
     return map(parse, instances)
 
 
-def _v1_image(instance: Any) -> bytes | Refused:
+def _v1_image(instance: Any) -> bytes | Rejected:
     """Decodes the image of an instance, which is bytes if it comes from a form."""
     if isinstance(instance, dict) and isinstance(instance.get("image_bytes"), dict):  # as TF-Serving names its input
         instance = instance["image_bytes"]
     return _decode(instance.get("b64") if isinstance(instance, dict) else instance)
 
 
-def _query(instance: Any) -> bytes | Known | Refused:
+def _query(instance: Any) -> bytes | Known | Rejected:
     if isinstance(instance, dict) and "id" in instance:
-        return Known(instance["id"]) if isinstance(instance["id"], str) else Refused("an id that is not a string")
+        return Known(instance["id"]) if isinstance(instance["id"], str) else Rejected("an id that is not a string")
     return _v1_image(instance)
 
 
-def _v2_images(request: InferRequest) -> list[bytes | Refused]:
+def _v2_images(request: InferRequest) -> list[bytes | Rejected]:
     """Decodes the images of the first tensor: base64 strings in JSON, or bytes in a binary tensor."""
     tensor = request.inputs[0] if request.inputs else None
     if tensor is None or tensor.datatype != BYTES:
@@ -278,12 +278,12 @@ def _v2_images(request: InferRequest) -> list[bytes | Refused]:
     return [_decode(one) for one in elements]
 
 
-def _decode(text: Any) -> bytes | Refused:
+def _decode(text: Any) -> bytes | Rejected:
     if isinstance(text, bytes):
         return text
     if not isinstance(text, str):
-        return Refused("not a base64 string")
+        return Rejected("not a base64 string")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        return Refused(f"invalid base64 ({error})")
+        return Rejected(f"invalid base64 ({error})")

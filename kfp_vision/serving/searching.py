@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.search import Hit, Index
 from kfp_vision.serving.batching import Batcher
 from kfp_vision.serving.loaded import Loaded
@@ -54,7 +54,7 @@ class Searched:
         self.index.preload()
         self._searches = Batcher(self._search, threads=ThreadPoolExecutor(1, "searches"))
 
-    async def nearest(self, images: Sequence[bytes | Known | Refused], count: int, label: str) -> list[list[Hit] | Refused]:
+    async def nearest(self, images: Sequence[bytes | Known | Rejected], count: int, label: str) -> list[list[Hit] | Rejected]:
         """Finds the images of the index that are nearest to each query.
 
         Args:
@@ -93,21 +93,21 @@ class Searched:
             raise NoIndex(_not_in_index(content_id))
         return self.index.thumbnail(place)
 
-    async def _nearest(self, image: bytes | Known | Refused, count: int, label: str) -> list[Hit] | Refused:
+    async def _nearest(self, image: bytes | Known | Rejected, count: int, label: str) -> list[Hit] | Rejected:
         vector = await self._vector(image)
-        if isinstance(vector, Refused):
+        if isinstance(vector, Rejected):
             return vector
         hits: list[Hit] = await self._searches.submit((vector, count, label))
         return hits
 
-    async def _vector(self, image: bytes | Known | Refused) -> npt.NDArray[np.float32] | Refused:
-        if isinstance(image, Refused):
+    async def _vector(self, image: bytes | Known | Rejected) -> npt.NDArray[np.float32] | Rejected:
+        if isinstance(image, Rejected):
             return image
         if not isinstance(image, Known):
             return await self.loaded.embed(image)
         place = self.index.by_content.get(image.content_id)
         if place is None:
-            return Refused(_not_in_index(image.content_id))
+            return Rejected(_not_in_index(image.content_id))
         return np.asarray(self.index.vectors[np.array([place])][0], np.float32)
 
     def _search(self, queries: list[tuple[npt.NDArray[np.float32], int, str]]) -> list[list[Hit]]:

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import __version__, inputs, records, splitting
+from kfp_vision import __version__, inputs, records
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError, redact
+from kfp_vision.dataset.label_map import read_labels
 from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.parameters import Advanced
 from kfp_vision.prediction import export
@@ -65,7 +66,7 @@ def train_classifier(
         SystemExit: the process received SIGTERM; `checkpoint_dir` holds the state to resume from.
     """
     images = _check_records(train_records, validation_records)
-    labels = splitting.read_labels(label_map)
+    labels = read_labels(label_map)
     shape = _shape(recipe)
     strategy = devices.strategy(recipe.gpu_count)
     is_chief = devices.worker()[0] == 0

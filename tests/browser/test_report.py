@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import catalog, records, splitting
+from kfp_vision import records
+from kfp_vision.dataset import label_map, scan
+from kfp_vision.dataset.table import SPLITS, write_table
 from kfp_vision.reports import pages, thumbnails
 from kfp_vision.storage import sample
 
@@ -47,11 +49,11 @@ def summary(tmp_path_factory) -> Path:
         for number in range(1, 8):
             (root / "photos" / label / f"{number}.jpg").write_bytes(sample.draw(f"{name}/{number:04}.jpg"))
         (root / "photos" / label / "a long name of a picture, which no line of a telephone can hold, and then some.jpg").touch()
-    rows = catalog.scan(str(root / "photos")).rows
-    tables = {split: root / f"{split}.csv" for split in catalog.SPLITS}
+    rows = scan.scan_images(str(root / "photos")).rows
+    tables = {split: root / f"{split}.csv" for split in SPLITS}
     for split, table in tables.items():
-        catalog.write(table, rows if split == "train" else [])
-    splitting.write_labels(root, sorted({row.label for row in rows}))
+        write_table(table, rows if split == "train" else [])
+    label_map.write_labels(root, sorted({row.label for row in rows}))
     outputs = {split: root / split for split in tables}
     limits = {"images_per_shard": 100, "max_refused_ratio": 1.0, "summary": root / "summary.html"}
     records.write_tfrecords(tables, root, outputs, root / "refused.csv", **limits)

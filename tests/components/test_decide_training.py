@@ -1,6 +1,7 @@
 import one_step
 
-from kfp_vision import catalog, components
+from kfp_vision import components
+from kfp_vision.dataset import scan
 
 VALUES = {"images_uri": "sample", "leave_out_uri": "", "recipe": "fields", "model_name": "flowers"}
 
@@ -10,7 +11,7 @@ def test_there_is_something_to_train_until_a_model_of_it_is_deployed(tmp_path, t
         return one_step.run(components.decide_training, tmp_path / name, **VALUES, advanced={}, **given)
 
     at_first = decided("first", skip_unchanged=False, deploy_to="none")
-    assert at_first.outputs["fingerprint"] == catalog.fingerprint("sample")
+    assert at_first.outputs["fingerprint"] == scan.fingerprint_images("sample")
     assert len(at_first.outputs["trained_from"]) == 64 and at_first.printed == []
     # The deployed model was not trained from these.
     again = decided("again", skip_unchanged=True, deploy_to=str(deployed.metadata["endpoint"]["repository"]))

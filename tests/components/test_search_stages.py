@@ -14,7 +14,8 @@ import one_step
 import pytest
 from kfp import dsl, local
 
-from kfp_vision import catalog, components, search
+from kfp_vision import components, search
+from kfp_vision.dataset.table import count_rows, read_table, read_unused, write_table
 from kfp_vision.local_run import for_one_machine
 
 Joined = tuple[Path, dict[str, Any]]  # the folder of the stage's outputs, and the metrics
@@ -92,7 +93,7 @@ def test_takes_a_model_that_was_trained_before(model, tmp_path):
 def test_lists_the_pictures_and_numbers_the_partitions(listed):
     assert listed.output == [0, 1]
     assert listed.printed == ["20 images to index"]
-    assert catalog.count(listed.folder / "images") == 20
+    assert count_rows(listed.folder / "images") == 20
 
 
 def test_lists_nothing_at_a_place_without_pictures(tmp_path):
@@ -146,18 +147,18 @@ def test_joins_the_partitions_to_an_index(joined):
 
 
 def test_takes_what_an_index_from_before_has(joined, model, listed, tmp_path):
-    rows = [row for row in catalog.read(listed.folder / "images") if row.label == "bellcup"]
-    catalog.write(tmp_path / "fewer", rows)
+    rows = [row for row in read_table(listed.folder / "images") if row.label == "bellcup"]
+    write_table(tmp_path / "fewer", rows)
     _, metrics = join(model, tmp_path / "fewer", tmp_path / "root", 1, str(joined[0] / "index"))
     assert metrics == {"pictures": 10, "computed": 0, "refused": 0, "recall": 1}
 
 
 def test_names_the_pictures_that_no_partition_could_use(model, listed, tmp_path):
-    first, *rest = catalog.read(listed.folder / "images")
-    catalog.write(tmp_path / "gone", [replace(first, uri=f"{first.uri}.gone", content_id="gone"), *rest])
+    first, *rest = read_table(listed.folder / "images")
+    write_table(tmp_path / "gone", [replace(first, uri=f"{first.uri}.gone", content_id="gone"), *rest])
     folder, metrics = join(model, tmp_path / "gone", tmp_path / "root")
     assert (metrics["pictures"], metrics["refused"]) == (19, 1)
-    (reject,) = catalog.read_unused(folder / "refused")
+    (reject,) = read_unused(folder / "refused")
     assert reject == (f"{first.uri}.gone", first.label, "No such file or directory")
 
 

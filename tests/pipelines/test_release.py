@@ -13,9 +13,9 @@ import pytest
 from kfp import dsl, local
 
 from kfp_vision import components
-from kfp_vision.catalog import Row
+from kfp_vision.dataset.images import validate_image
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.local_run import for_one_machine
-from kfp_vision.pictures import checked
 from kfp_vision.pipelines.release import release as released_by
 from kfp_vision.records import write_shards
 from kfp_vision.repository.version import exported_version, versions
@@ -35,8 +35,10 @@ def make(root: Path, labels: tuple[str, ...] = tuple(colours.RGB), times: int = 
     """Writes what a training leaves: model and records, the `labels` being those of a red, a green and a blue picture."""
     colours.write_version(root / "model" / "serving" / "1")
     (root / "model" / "training.json").write_text("[]")
-    pictures = [(label, checked(colours.picture(colour))) for label, colour in zip(labels, colours.RGB, strict=True)]
-    rows = [(Row("", label, 1, "", f"{label}/{n}.jpg"), picture) for n in range(1, times + 1) for label, picture in pictures]
+    pictures = [(label, validate_image(colours.picture(colour))) for label, colour in zip(labels, colours.RGB, strict=True)]
+    rows = [
+        (ImageRow("", label, 1, "", f"{label}/{n}.jpg"), picture) for n in range(1, times + 1) for label, picture in pictures
+    ]
     write_shards(root / "validation_records", "validation", iter(rows), list(colours.RGB), 100)
     write_shards(root / "test_records", "test", iter(()), list(colours.RGB), 10)
     return root

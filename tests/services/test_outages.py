@@ -28,8 +28,11 @@ import one_step
 import pytest
 from servers import NUMBERS, Place, until
 
-from kfp_vision import catalog, components, parameters, records, search, splitting
+from kfp_vision import components, parameters, records, search
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import scan, table
+from kfp_vision.dataset.ingest import ingest_images
+from kfp_vision.dataset.split import split_images
 from kfp_vision.prediction import batch, classifier
 from kfp_vision.repository import bucket as repository_bucket
 from kfp_vision.repository import publish
@@ -111,16 +114,16 @@ def check(given: Given, folder: Path) -> None:
 
 
 def fingerprint(given: Given, folder: Path) -> None:
-    writing.write_file(catalog.fingerprint(given.pictures).encode(), str(folder / "fingerprint"))
+    writing.write_file(scan.fingerprint_images(given.pictures).encode(), str(folder / "fingerprint"))
 
 
 def ingest(given: Given, folder: Path) -> None:
-    catalog.ingest(given.pictures, check_images=True, splits=3, table=folder / "images", page=folder / "page.html")
+    ingest_images(given.pictures, check_images=True, splits=3, table=folder / "images", page=folder / "page.html")
 
 
 def ingest_archive(given: Given, folder: Path) -> None:
     shutil.rmtree(reading._downloads())  # a new pod has none
-    catalog.ingest(given.archive, check_images=True, splits=3, table=folder / "images", page=folder / "page.html")
+    ingest_images(given.archive, check_images=True, splits=3, table=folder / "images", page=folder / "page.html")
 
 
 def write(given: Given, folder: Path) -> None:
@@ -128,8 +131,8 @@ def write(given: Given, folder: Path) -> None:
 
 
 def write_records(tables: Path, folder: Path, beside_it: Path) -> None:
-    splits = {split: tables / f"{split}.csv" for split in splitting.SPLITS}
-    outputs = {split: folder / split for split in splitting.SPLITS}
+    splits = {split: tables / f"{split}.csv" for split in table.SPLITS}
+    outputs = {split: folder / split for split in table.SPLITS}
     how = {"images_per_shard": 7, "max_refused_ratio": 0.0, "summary": beside_it / "summary.html"}
     records.write_tfrecords(splits, tables / "labels", outputs, beside_it / "refused.csv", **how)
 
@@ -150,7 +153,7 @@ def compare(given: Given, folder: Path) -> None:
 
 
 def fetch_records(given: Given, folder: Path) -> None:
-    records.fetch(given.records, {split: folder / split for split in splitting.SPLITS}, folder / "labels")
+    records.fetch(given.records, {split: folder / split for split in table.SPLITS}, folder / "labels")
 
 
 def index(given: Given, folder: Path) -> None:
@@ -224,10 +227,10 @@ def laid_out(place: Place, made: Made, tmp_path: Path) -> Given:
     files = {f"photos/{name}": content for name, content in below(folder).items()} | {"photos.tgz": packed.getvalue()}
     uri = place.bucket(files | {f"models/3/{name}": content for name, content in below(whole.folder).items()})
     tables = tmp_path / "tables"
-    catalog.ingest(f"{uri}/photos", check_images=True, splits=3, table=tables / "images", page=tables / "page.html")
-    parts = {split: tables / f"{split}.csv" for split in splitting.SPLITS}
+    ingest_images(f"{uri}/photos", check_images=True, splits=3, table=tables / "images", page=tables / "page.html")
+    parts = {split: tables / f"{split}.csv" for split in table.SPLITS}
     left = tables / "left_out.csv"
-    splitting.split_images(tables / "images", **RATIOS, **parts, label_map=tables / "labels", left_out=left)
+    split_images(tables / "images", **RATIOS, **parts, label_map=tables / "labels", left_out=left)
     write_records(tables, tmp_path / "records", tmp_path)
     return Given(
         pictures=f"{uri}/photos",

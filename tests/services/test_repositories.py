@@ -17,9 +17,9 @@ from exported import version
 from servers import NUMBERS, answering, until
 
 from kfp_vision import deployment, evaluation, parameters, records
-from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import checked
+from kfp_vision.dataset.images import validate_image
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.repository import bucket, publish
 from kfp_vision.repository.version import Version, exported_version, find_repository, versions
 from kfp_vision.search import Index, beside
@@ -218,7 +218,7 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
     colours.write_version(tmp_path / "worse" / "serving" / "1", tuple(labels))
     (tmp_path / "worse" / "training.json").write_text("[]")
     rows = [
-        (Row("", colour, 1, "", f"{number}/{colour}.jpg"), checked(colours.picture(colour)))
+        (ImageRow("", colour, 1, "", f"{number}/{colour}.jpg"), validate_image(colours.picture(colour)))
         for number in range(4)
         for colour in colours.RGB
     ]

@@ -14,8 +14,10 @@ import one_step
 import pytest
 from servers import KEY, NUMBERS, SECRET, Place
 
-from kfp_vision import catalog, components, detection, records, splitting
+from kfp_vision import components, records
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import annotations, ingest, scan, table
+from kfp_vision.dataset.split import split_images
 from kfp_vision.storage import reading, stores, transfer, uris, writing
 
 FILES = {
@@ -72,7 +74,7 @@ def test_a_bucket_of_more_than_a_page_is_listed_whole(s3):
 def test_the_table_is_the_one_of_a_folder_but_for_where_the_pictures_lie(place, tmp_path):
     folder = drawn.pictures(tmp_path / "photos", each=4)
     uri = place.bucket(below(folder))
-    stored, local = catalog.scan(uri), catalog.scan(str(folder))
+    stored, local = scan.scan_images(uri), scan.scan_images(str(folder))
     assert stored.fingerprint == local.fingerprint
     assert [(row.name, row.label, row.bytes, row.content_id) for row in stored.rows] == [
         (row.name, row.label, row.bytes, row.content_id) for row in local.rows
@@ -82,7 +84,10 @@ def test_the_table_is_the_one_of_a_folder_but_for_where_the_pictures_lie(place, 
 
 def test_boxes_in_a_bucket_are_those_of_a_folder(place, tmp_path):
     boxed.data(tmp_path / "data", pictures=20)
-    stored, local = detection.scan(place.bucket(below(tmp_path / "data"))), detection.scan(str(tmp_path / "data"))
+    stored, local = (
+        annotations.scan_annotated_images(place.bucket(below(tmp_path / "data"))),
+        annotations.scan_annotated_images(str(tmp_path / "data")),
+    )
     assert [(row.name, row.label, row.content_id, row.objects) for row in stored.rows] == [
         (row.name, row.label, row.content_id, row.objects) for row in local.rows
     ]
@@ -92,11 +97,11 @@ def test_boxes_in_a_bucket_are_those_of_a_folder(place, tmp_path):
 def converted(uri: str, folder: Path) -> dict[str, bytes]:
     """Everything that the stages from a URI to the records write but the tables, in which the URI stands."""
     folder.mkdir()
-    catalog.ingest(uri, check_images=True, splits=2, table=folder / "images", page=folder / "page.html")
-    tables = {split: folder / f"{split}.csv" for split in splitting.SPLITS}
+    ingest.ingest_images(uri, check_images=True, splits=2, table=folder / "images", page=folder / "page.html")
+    tables = {split: folder / f"{split}.csv" for split in table.SPLITS}
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.0}
-    splitting.split_images(folder / "images", **ratios, **tables, label_map=folder / "labels", left_out=folder / "left_out.csv")
-    outputs = {split: folder / "records" / split for split in splitting.SPLITS}
+    split_images(folder / "images", **ratios, **tables, label_map=folder / "labels", left_out=folder / "left_out.csv")
+    outputs = {split: folder / "records" / split for split in table.SPLITS}
     limits = {"images_per_shard": 200, "max_refused_ratio": 0.0}
     records.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **limits)
     return below(folder / "records") | below(folder / "labels")
@@ -207,7 +212,7 @@ def test_etags_of_an_encrypted_bucket_are_seen_to_be_no_md5s(s3, monkeypatch, tm
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         first = next(reading.walk(f"s3://{bucket}"))
         assert first.md5 not in ("", md5(first.read()))
-        assert catalog.scan(f"s3://{bucket}").fingerprint == catalog.scan(str(folder)).fingerprint
+        assert scan.scan_images(f"s3://{bucket}").fingerprint == scan.scan_images(str(folder)).fingerprint
     assert "the store's ETags are not MD5s of the objects" in capsys.readouterr().out
 
 
@@ -272,14 +277,14 @@ def test_an_import_file_in_a_bucket_names_pictures_beside_it_and_elsewhere(place
     lines = [f"{elsewhere}/bellcup/0001.jpg,bell", "pictures/2.jpg,bell,test", f"{elsewhere}/globelet/0001.jpg,globe"]
     beside = {"list/images.csv": "\n".join(lines).encode(), "list/pictures/2.jpg": (folder / "bellcup/0002.jpg").read_bytes()}
     uri = place.bucket(beside)
-    found = catalog.scan(f"{uri}/list/images.csv")
+    found = scan.scan_images(f"{uri}/list/images.csv")
     assert {(row.uri, row.label, row.split) for row in found.rows} == {
         (f"{elsewhere}/bellcup/0001.jpg", "bell", ""),
         (f"{uri}/list/pictures/2.jpg", "bell", "test"),
         (f"{elsewhere}/globelet/0001.jpg", "globe", ""),
     }
     assert {row.content_id for row in found.rows} >= {md5(beside["list/pictures/2.jpg"])}
-    assert catalog.fingerprint(f"{uri}/list/images.csv") == catalog.fingerprint(f"{uri}/list/images.csv")
+    assert scan.fingerprint_images(f"{uri}/list/images.csv") == scan.fingerprint_images(f"{uri}/list/images.csv")
 
 
 def test_a_list_in_a_bucket_leaves_pictures_of_a_bucket_out(place, tmp_path):
@@ -287,18 +292,18 @@ def test_a_list_in_a_bucket_leaves_pictures_of_a_bucket_out(place, tmp_path):
     listed = f"path,leave_out\n{uri}/bellcup/0001.jpg,yes\nglobelet/0002.jpg,yes\nglobelet/0001.jpg,no\n"
     listing = f"{place.bucket({'audit': listed.encode()})}/audit"  # as an artifact lies there, without an ending
     reading.check_exists(listing, "leave_out_uri")
-    found = catalog.scan(uri)
-    assert catalog.leave_out(found, listing) == []
+    found = scan.scan_images(uri)
+    assert ingest.exclude_images(found, listing) == []
     assert [row.name for row in found.rows] == ["bellcup/0002.jpg", "globelet/0001.jpg"]
-    assert catalog.fingerprint(uri, listing) != catalog.fingerprint(uri)
+    assert scan.fingerprint_images(uri, listing) != scan.fingerprint_images(uri)
 
 
 def test_a_picture_of_an_import_file_that_changes_in_place_changes_the_fingerprint(tmp_path):
     folder = drawn.pictures(tmp_path / "photos", each=2)
     (tmp_path / "images.csv").write_text("photos/bellcup/0001.jpg,bell\nphotos/globelet/0001.jpg,globe\n")
-    first = catalog.fingerprint(str(tmp_path / "images.csv"))
+    first = scan.fingerprint_images(str(tmp_path / "images.csv"))
     (folder / "bellcup" / "0001.jpg").write_bytes((folder / "bellcup" / "0002.jpg").read_bytes())
-    assert catalog.fingerprint(str(tmp_path / "images.csv")) != first
+    assert scan.fingerprint_images(str(tmp_path / "images.csv")) != first
 
 
 NOISE = random.Random(7).randbytes(300_000)

@@ -17,8 +17,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kfp_vision import catalog, listings, records, splitting
-from kfp_vision.catalog import UNWRITABLE
+from kfp_vision import records
+from kfp_vision.dataset import import_files, ingest, scan
+from kfp_vision.dataset.label_map import write_labels
+from kfp_vision.dataset.scan import UNWRITABLE_CATEGORIES
+from kfp_vision.dataset.split import split_images
+from kfp_vision.dataset.table import write_table
 from kfp_vision.storage import sample
 
 SPLITS = ("train", "validation", "test")
@@ -38,11 +42,11 @@ def names_a_folder(text: str) -> bool:
     return (
         not text.startswith(".")
         and len(text.encode()) <= LONGEST
-        and text.lower() not in {*listings.SPLIT_NAMES, *catalog.THUMBNAILS, *catalog.DELETED, "__macosx"}
+        and text.lower() not in {*import_files.SPLIT_NAMES, *scan.THUMBNAIL_FOLDERS, *scan.TRASH_FOLDERS, "__macosx"}
     )
 
 
-characters = st.characters(exclude_categories=UNWRITABLE, exclude_characters="/")
+characters = st.characters(exclude_categories=UNWRITABLE_CATEGORIES, exclude_characters="/")
 labels = st.text(characters, min_size=1, max_size=20).filter(names_a_folder) | st.sampled_from(
     [
         "<script>alert(1)<", "a, b", 'the "quoted"', "it's", "two  spaces", " before and after ", "花 雏菊", "البابونج", "🌻",
@@ -98,9 +102,9 @@ def convert(root: Path, images: Path, data: Data) -> dict[str, list[dict]]:
     """Runs all three stages, and returns the examples of each split as TensorFlow reads them."""
     tables = {split: root / f"{split}.csv" for split in SPLITS}
     table, label_map, left_out = root / "images.csv", root / "label_map", root / "left_out.csv"
-    catalog.ingest(str(images), check_images=True, splits=1, table=table, page=root / "data.html")
+    ingest.ingest_images(str(images), check_images=True, splits=1, table=table, page=root / "data.html")
     how = {"validation_ratio": data.ratios[0], "test_ratio": data.ratios[1], "conflicting_labels": data.conflicting_labels}
-    splitting.split_images(table, label_map=label_map, left_out=left_out, **how, **tables)
+    split_images(table, label_map=label_map, left_out=left_out, **how, **tables)
     outputs = {split: root / split for split in SPLITS}
     limits = {"images_per_shard": 7, "max_refused_ratio": 0.0, "left_out": left_out, "summary": root / "summary.html"}
     records.write_tfrecords(tables, label_map, outputs, root / "refused.csv", **limits)
@@ -257,10 +261,10 @@ def mutants(request, tmp_path_factory) -> Path:
     (root / "photos" / "any").mkdir(parents=True)
     for number in range(most):
         (root / "photos" / "any" / f"{number:04}.jpg").write_bytes(mutated(pictures[number % len(pictures)], chance))
-    rows = catalog.scan(str(root / "photos")).rows
+    rows = scan.scan_images(str(root / "photos")).rows
     for split in SPLITS:
-        catalog.write(root / f"{split}.csv", rows if split == "train" else [])
-    splitting.write_labels(root, ["any"])
+        write_table(root / f"{split}.csv", rows if split == "train" else [])
+    write_labels(root, ["any"])
     return root
 
 

@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from kfp_vision import catalog
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import scan
 from kfp_vision.storage import archives
 
 BLOCK = 512  # POSIX.1-2017, pax, "ustar Interchange Format"
@@ -68,7 +68,7 @@ def test_with_or_without_a_top_folder_the_classes_are_the_same(tmp_path, kind):
     flat = packed(tmp_path / kind, files)
     (tmp_path / "topped").mkdir()
     topped = packed(tmp_path / "topped" / kind, [(f"my photos/{name}", content) for name, content in files])
-    assert catalog.scan(str(flat)).classes == catalog.scan(str(topped)).classes == {"daisy": 1, "tulip": 1}
+    assert scan.scan_images(str(flat)).classes == scan.scan_images(str(topped)).classes == {"daisy": 1, "tulip": 1}
 
 
 @pytest.mark.parametrize("name", ["..", "/", ".", "daisy/.."])

@@ -184,7 +184,7 @@ def test_of_copies_one_is_kept_and_of_those_under_two_labels_none(audited, folde
 
 
 def test_the_data_stage_takes_the_table(audited, pictures, folder, tmp_path):
-    from kfp_vision import catalog
+    from kfp_vision.dataset import ingest
 
     _, rows, _ = audited
     table = tmp_path / "findings.csv"
@@ -193,7 +193,7 @@ def test_the_data_stage_takes_the_table(audited, pictures, folder, tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     made = {"table": tmp_path / "images.csv", "page": tmp_path / "page.html"}
-    found = catalog.ingest(str(pictures), check_images=True, splits=2, leave_out_uri=str(table), **made)
+    found = ingest.ingest_images(str(pictures), check_images=True, splits=2, leave_out_uri=str(table), **made)
     out = {row["path"] for row in rows if row["leave_out"] == "yes"}
     assert out and {row.uri for row in found.rows} == {one.path for one in Index(folder).images} - out
 

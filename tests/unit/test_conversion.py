@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from kfp_vision.catalog import Row
 from kfp_vision.conversion import converted
-from kfp_vision.pictures import Checked, Refused, size_of_plain_jpeg
+from kfp_vision.dataset.images import Rejected, ValidImage, plain_jpeg_size
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.storage import sample
 
 FLOWER = Image.open(io.BytesIO(sample.draw("bellcup/0001.jpg"))).resize((120, 90))
@@ -24,12 +24,12 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
-def convert(content: bytes, **how) -> Checked:
-    row = Row("flower", "bellcup", len(content), hashlib.md5(content).hexdigest(), "bellcup/flower")
+def convert(content: bytes, **how) -> ValidImage:
+    row = ImageRow("flower", "bellcup", len(content), hashlib.md5(content).hexdigest(), "bellcup/flower")
     return converted(content, row, **how)
 
 
-def decoded(picture: Checked) -> np.ndarray:
+def decoded(picture: ValidImage) -> np.ndarray:
     pixels = tf.io.decode_image(picture.encoded, channels=3, expand_animations=False).numpy()
     assert pixels.shape == (picture.height, picture.width, 3)
     return pixels
@@ -71,7 +71,7 @@ def test_a_damaged_picture_is_refused_or_tensorflow_reads_what_becomes_of_it(kin
     for _ in range(150):
         try:
             picture = convert(mutated(KINDS[kind], rng))
-        except Refused as reason:
+        except Rejected as reason:
             assert str(reason)
             outcomes["refused"] += 1
             continue
@@ -87,7 +87,7 @@ def test_a_jpeg_that_pillow_reads_and_tensorflow_does_not_is_refused():
         tf.io.decode_image(damaged)
     with Image.open(io.BytesIO(damaged)) as image:
         image.load()
-    with pytest.raises(Refused, match="whose end is missing or damaged"):
+    with pytest.raises(Rejected, match="whose end is missing or damaged"):
         convert(damaged)
 
 
@@ -109,13 +109,13 @@ def test_photographs_keep_their_bytes(flower_photos):
 
 def test_without_a_look_at_the_pixels_only_the_header_and_the_length_count():
     cut = KINDS["JPEG"][: len(KINDS["JPEG"]) // 2]
-    assert convert(cut, check_pixels=False) == Checked(cut, "jpeg", 90, 120)
-    with pytest.raises(Refused, match="runcated"):
+    assert convert(cut, check_pixels=False) == ValidImage(cut, "jpeg", 90, 120)
+    with pytest.raises(Rejected, match="runcated"):
         convert(cut)
-    with pytest.raises(Refused, match="but a web page"):
+    with pytest.raises(Rejected, match="but a web page"):
         convert(b"<html>", check_pixels=False)
-    longer = Row("flower", "bellcup", len(cut) + 1, "", "flower")
-    with pytest.raises(Refused, match="changed since it was listed"):
+    longer = ImageRow("flower", "bellcup", len(cut) + 1, "", "flower")
+    with pytest.raises(Rejected, match="changed since it was listed"):
         converted(cut, longer, check_pixels=False)
 
 
@@ -161,7 +161,7 @@ PLAIN |= {"JPEG with a comment and a profile"}
 
 @pytest.mark.parametrize("kind", HEADERS)
 def test_the_size_of_an_upright_jpeg_is_read_from_its_header(kind):
-    assert size_of_plain_jpeg(HEADERS[kind]) == ((90, 120) if kind in PLAIN else None)
+    assert plain_jpeg_size(HEADERS[kind]) == ((90, 120) if kind in PLAIN else None)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about broken tags
@@ -172,7 +172,7 @@ def test_whatever_is_wrong_with_a_header_the_size_is_the_one_that_pillow_reads(k
     for _ in range(400):
         at = rng.randrange(head)
         damaged = HEADERS[kind][:at] + rng.randbytes(rng.choice((1, 2, 4))) + HEADERS[kind][at + rng.choice((1, 2, 4)) :]
-        size = size_of_plain_jpeg(damaged)
+        size = plain_jpeg_size(damaged)
         try:
             with Image.open(io.BytesIO(damaged)) as image:
                 upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
@@ -187,7 +187,7 @@ def test_a_picture_that_claims_to_be_huge_is_refused_by_its_header():
     whole = bytearray(KINDS["JPEG"])
     frame = whole.index(b"\xff\xc0")  # marker, length (2 bytes), precision (1), height (2), width (2)
     whole[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
-    with pytest.raises(Refused, match="65535 x 65535 pixels, more than 100 million"):
+    with pytest.raises(Rejected, match="65535 x 65535 pixels, more than 100 million"):
         convert(bytes(whole), check_pixels=False)
 
 
@@ -197,5 +197,5 @@ def test_a_jpeg_of_endless_scans_is_refused_by_its_markers_alone():
     whole = file.getvalue()
     scan = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"  # ITU-T T.81, B.2.3: of the first component alone, all coefficients
     endless = whole[: whole.index(b"\xff\xda")] + scan * 5000 + b"\xff\xd9"
-    with pytest.raises(Refused, match="a JPEG of 5,000 scans, which takes too long to decode"):
+    with pytest.raises(Rejected, match="a JPEG of 5,000 scans, which takes too long to decode"):
         convert(endless, check_pixels=False)

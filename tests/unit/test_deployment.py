@@ -5,10 +5,11 @@ import pytest
 import torn
 from exported import version
 
-from kfp_vision import catalog, deployment, parameters, records
-from kfp_vision.catalog import Row
+from kfp_vision import deployment, parameters, records
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import checked
+from kfp_vision.dataset import scan
+from kfp_vision.dataset.images import validate_image
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.repository.version import exported_version
 
 SETTINGS = parameters.of_deployment({})
@@ -42,7 +43,7 @@ def test_a_repository_of_another_model_is_refused(tmp_path):
 @pytest.fixture
 def held_out(tmp_path):
     """Records of nine pictures, three a file, and none to test on."""
-    rows = [(Row("", c, 1, "", f"{c}/{n}.jpg"), checked(colours.picture(c))) for n in range(3) for c in colours.RGB]
+    rows = [(ImageRow("", c, 1, "", f"{c}/{n}.jpg"), validate_image(colours.picture(c))) for n in range(3) for c in colours.RGB]
     records.write_shards(tmp_path / "validation", "validation", iter(rows), list(colours.RGB), 3)
     records.write_shards(tmp_path / "test", "test", iter(()), list(colours.RGB), 3)
     return tmp_path / "validation", tmp_path / "test"
@@ -77,7 +78,7 @@ def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> 
 
 def test_where_nothing_is_deployed_there_is_something_to_train(tmp_path, capsys):
     fingerprint, trained_from, unchanged = decided("fields", tmp_path / "nowhere")
-    assert (fingerprint, len(trained_from), unchanged) == (catalog.fingerprint("sample"), 64, False)
+    assert (fingerprint, len(trained_from), unchanged) == (scan.fingerprint_images("sample"), 64, False)
     assert capsys.readouterr().out == "images or fields have changed since flowers was deployed, or it was never deployed\n"
 
 

@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kfp_vision import catalog, detection, records, splitting
-from kfp_vision.catalog import Row
+from kfp_vision import records
 from kfp_vision.core.errors import InputError
-from kfp_vision.detection import Annotation, Box
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset import annotations, label_map, table
+from kfp_vision.dataset.annotations import Annotation, Box
+from kfp_vision.dataset.images import Rejected
+from kfp_vision.dataset.ingest import ingest_images
+from kfp_vision.dataset.split import split_images
+from kfp_vision.dataset.table import ImageRow
 
 SPLITS = ("train", "validation", "test")
 quickly = settings(database=None, deadline=None, max_examples=200)
@@ -47,7 +50,7 @@ SCHEMA = {
 
 def reason(function, *arguments) -> str:
     """Returns the reason of a rejection."""
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(Rejected) as refusal:
         function(*arguments)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
@@ -55,7 +58,7 @@ def reason(function, *arguments) -> str:
 
 def objects(folder: Path) -> dict[str, object]:
     """Returns the boxes of each image in a folder, or why there are none."""
-    return {row.name: json.loads(row.objects) for row in detection.scan(str(folder)).rows}
+    return {row.name: json.loads(row.objects) for row in annotations.scan_annotated_images(str(folder)).rows}
 
 
 def one(folder: Path, xml: str, size: tuple[int, int] = (120, 80), **how: object) -> object:
@@ -66,7 +69,7 @@ def one(folder: Path, xml: str, size: tuple[int, int] = (120, 80), **how: object
 
 
 def test_an_annotation_from_labelimg_is_parsed():
-    read = detection.read_xml(boxed.xml([BOX, ("red ball", 1, 2, 3, 4)]).encode())
+    read = annotations.parse_annotation(boxed.xml([BOX, ("red ball", 1, 2, 3, 4)]).encode())
     assert read == Annotation(120, 80, [GATE, Box("red ball", 1, 2, 3, 4, 0, 1, "Left")])
 
 
@@ -74,7 +77,9 @@ def test_optional_elements_have_defaults():
     bounds = "<bndbox><xmax>30.5</xmax><xmin> 10 </xmin><ymin>20</ymin><ymax>40</ymax></bndbox>"
     part = "<part><name>latch</name><bndbox><xmin>1</xmin></bndbox></part>"
     xml = f"<annotation><object><name>\n gate  door </name>{bounds}{part}<difficult>1</difficult></object></annotation>"
-    assert detection.read_xml(xml.encode()) == Annotation(0, 0, [Box("gate door", 10, 20, 30.5, 40, 1, 0, "Unspecified")])
+    assert annotations.parse_annotation(xml.encode()) == Annotation(
+        0, 0, [Box("gate door", 10, 20, 30.5, 40, 1, 0, "Unspecified")]
+    )
 
 
 ENTITY = (
@@ -107,7 +112,7 @@ BOMB = f'<!DOCTYPE annotation [<!ENTITY a "ha">{LAUGHS}]><annotation><folder>&i;
     ],
 )
 def test_an_invalid_annotation_is_rejected_in_one_line(xml, said):
-    assert reason(detection.read_xml, xml.encode()).startswith(said)
+    assert reason(annotations.parse_annotation, xml.encode()).startswith(said)
 
 
 VALID = boxed.xml([BOX, ("red ball", 1, 2, 3, 4)]).encode()
@@ -115,14 +120,14 @@ VALID = boxed.xml([BOX, ("red ball", 1, 2, 3, 4)]).encode()
 
 def parse_or_reject(encoded: bytes) -> None:
     try:
-        read = detection.read_xml(encoded)
-    except Refused as refusal:
+        read = annotations.parse_annotation(encoded)
+    except Rejected as refusal:
         assert str(refusal) and "\n" not in str(refusal) and len(str(refusal)) < 300
         return
     assert all(box.label for box in read.boxes)
     try:
-        fitted = detection.fitted(read, 120, 80)
-    except Refused as refusal:
+        fitted = annotations.normalize_boxes(read, 120, 80)
+    except Rejected as refusal:
         assert str(refusal) and "\n" not in str(refusal)
         return
     for box in fitted:
@@ -153,8 +158,8 @@ def test_any_values_in_an_annotation_give_boxes_or_a_reason(boxes, width, height
 
 def test_deep_and_large_annotations_are_parsed(tmp_path):
     deep = "<a>" * 20000 + "</a>" * 20000
-    assert detection.read_xml(f"<annotation>{deep}</annotation>".encode()) == Annotation(0, 0, [])
-    assert len(detection.read_xml(boxed.xml([BOX] * 3000).encode()).boxes) == 3000
+    assert annotations.parse_annotation(f"<annotation>{deep}</annotation>".encode()) == Annotation(0, 0, [])
+    assert len(annotations.parse_annotation(boxed.xml([BOX] * 3000).encode()).boxes) == 3000
     assert one(tmp_path, boxed.xml([BOX] * 6000)) == "an annotation over 1 MB"
 
 
@@ -218,7 +223,7 @@ def test_annotations_are_matched_in_the_same_folder_and_in_the_folders_of_voc(tm
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(boxed.xml([BOX]))
     (tmp_path / "README.txt").write_text("read me")
-    found = detection.scan(str(tmp_path))
+    found = annotations.scan_annotated_images(str(tmp_path))
     assert [row.name for row in found.rows] == ["VOC/JPEGImages/3.jpg", "a/1.jpg", "a/2.PNG", "own/images/4.jpg"]
     assert found.skipped == {
         "no annotation": 2,
@@ -242,9 +247,9 @@ def test_a_file_that_is_not_an_image_is_rejected_for_what_it_is(tmp_path):
 
 def test_an_archive_gives_the_same_table_as_a_folder_in_any_order_of_its_files(tmp_path):
     boxed.data(tmp_path / "data", pictures=12)
-    plain = detection.scan(str(tmp_path / "data"))
+    plain = annotations.scan_annotated_images(str(tmp_path / "data"))
     for kind in ("zip", "gztar"):
-        packed = detection.scan(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "data"))
+        packed = annotations.scan_annotated_images(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "data"))
         assert packed.fingerprint == plain.fingerprint
         assert [(row.name, row.label, row.objects) for row in packed.rows] == [
             (row.name, row.label, row.objects) for row in plain.rows
@@ -253,16 +258,16 @@ def test_an_archive_gives_the_same_table_as_a_folder_in_any_order_of_its_files(t
 
 def test_the_fingerprint_changes_with_a_box(tmp_path):
     one(tmp_path, boxed.xml([BOX]))
-    before = detection.scan(str(tmp_path)).fingerprint
+    before = annotations.scan_annotated_images(str(tmp_path)).fingerprint
     (tmp_path / "1.xml").write_text(boxed.xml([("gate", 10, 20, 30, 41)]))
-    assert detection.scan(str(tmp_path)).fingerprint != before
+    assert annotations.scan_annotated_images(str(tmp_path)).fingerprint != before
 
 
 def test_splits_come_from_folders_as_roboflow_exports_them(tmp_path):
     for name in ("train/1", "valid/2", "test/3"):
         boxed.picture(tmp_path / f"{name}.jpg", [BOX])
         (tmp_path / f"{name}.xml").write_text(boxed.xml([BOX]))
-    rows = detection.scan(str(tmp_path)).rows
+    rows = annotations.scan_annotated_images(str(tmp_path)).rows
     assert {row.name: row.split for row in rows} == {"test/3.jpg": "test", "train/1.jpg": "train", "valid/2.jpg": "validation"}
 
 
@@ -277,7 +282,7 @@ def test_splits_come_from_the_lists_of_voc_and_unlisted_images_are_skipped(tmp_p
     texts = {"train": "0\n1\n", "val": "2\r\n", "trainval": "0\n1\n2\n4\n", "test": "3", "gate_train": "5 1\n"}
     for name, text in texts.items():
         (lists / f"{name}.txt").write_text(text)
-    found = detection.scan(str(tmp_path))
+    found = annotations.scan_annotated_images(str(tmp_path))
     splits = {Path(row.name).stem: row.split for row in found.rows}
     assert splits == {"0": "train", "1": "train", "2": "validation", "3": "test", "4": ""}
     assert found.skipped == {"not listed in ImageSets/Main": 1, "not an image": 1}
@@ -291,7 +296,7 @@ def drawn(tmp_path_factory) -> Path:
 
 
 def test_an_image_is_labelled_by_its_rarest_class(drawn):
-    found = detection.scan(str(drawn))
+    found = annotations.scan_annotated_images(str(drawn))
     assert found.classes == {"gate": 18, "red ball": 54, "sea": 12}
     labels = {row.name: row.label for row in found.rows}
     assert [labels[f"some/{name}"] for name in ("015.jpg", "003.jpg", "001.jpg", "007.jpg")] == ["sea", "gate", "red ball", ""]
@@ -304,23 +309,23 @@ def test_the_rarest_class_is_determined_after_exclusions(tmp_path):
         (tmp_path / "data" / f"{name}.xml").write_text(boxed.xml(boxes))
     (tmp_path / "list.csv").write_text("path\n4.jpg\n5.jpg\n6.jpg\n")
     made = {"table": tmp_path / "t.csv", "page": tmp_path / "p.html", "leave_out_uri": str(tmp_path / "list.csv")}
-    found = catalog.ingest(str(tmp_path / "data"), task="detection", check_images=True, splits=2, **made)
+    found = ingest_images(str(tmp_path / "data"), task="detection", check_images=True, splits=2, **made)
     assert {row.name: row.label for row in found.rows} == {"1.jpg": "gate", "2.jpg": "gate", "3.jpg": "sea"}
-    assert detection.scan(str(tmp_path / "data")).rows[0].label == "sea"  # of all six
+    assert annotations.scan_annotated_images(str(tmp_path / "data")).rows[0].label == "sea"  # of all six
     assert found.skipped == {"excluded by leave_out_uri": 3}
 
 
-def cut(rows: list[Row], folder: Path) -> dict[str, list[Row]]:
+def cut(rows: list[ImageRow], folder: Path) -> dict[str, list[ImageRow]]:
     """Writes the tables of the splits and the label map, and returns the rows of each split."""
     folder.mkdir(exist_ok=True)
-    catalog.write(folder / "images", rows)
+    table.write_table(folder / "images", rows)
     outputs = {name: folder / name for name in (*SPLITS, "label_map", "left_out")}
-    splitting.split_images(folder / "images", validation_ratio=0.2, test_ratio=0.1, **outputs)
-    return {split: list(catalog.read(folder / split)) for split in SPLITS}
+    split_images(folder / "images", validation_ratio=0.2, test_ratio=0.1, **outputs)
+    return {split: list(table.read_table(folder / split)) for split in SPLITS}
 
 
 def test_every_class_is_in_every_split_in_about_its_ratio(drawn, tmp_path):
-    parts = cut(detection.scan(str(drawn)).rows, tmp_path)
+    parts = cut(annotations.scan_annotated_images(str(drawn)).rows, tmp_path)
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 42, "validation": 12, "test": 6}
     for label, pictures in (("gate", 18), ("red ball", 54), ("sea", 12)):
         on = {split: sum(label in row.labels for row in rows) for split, rows in parts.items()}
@@ -335,7 +340,7 @@ def test_copies_stay_together_and_are_excluded_with_different_boxes(drawn, tmp_p
         original = next(folder.glob(f"some/{name}.*g"))
         shutil.copyfile(original, folder / f"copy{name}{original.suffix}")
         (folder / f"copy{name}.xml").write_text(xml or original.with_suffix(".xml").read_text())
-    parts = cut(detection.scan(str(folder)).rows, tmp_path / "cut")
+    parts = cut(annotations.scan_annotated_images(str(folder)).rows, tmp_path / "cut")
     names = {row.name: split for split, rows in parts.items() for row in rows}
     assert names["copy000.png"] == names["some/000.png"]
     assert "copy001.jpg" not in names and "some/001.jpg" not in names
@@ -370,14 +375,14 @@ names = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_
 @given(st.lists(names, unique=True, min_size=1, max_size=5))
 def test_the_label_map_is_read_by_protobuf(tmp_path_factory, labels):
     folder = tmp_path_factory.mktemp("labels")
-    detection.write_label_map(folder, labels)
+    label_map.write_label_map(folder, labels)
     expected = {label: number for number, label in enumerate(labels, start=1)}
     assert label_map_of_the_api((folder / "label_map.pbtxt").read_text(encoding="utf-8")) == expected
-    assert detection.read_label_map(folder) == expected
+    assert label_map.read_label_map(folder) == expected
 
 
 def test_the_label_map_is_formatted_as_in_the_api(tmp_path):
-    detection.write_label_map(tmp_path, ["daisy", "rose o' the sea"])
+    label_map.write_label_map(tmp_path, ["daisy", "rose o' the sea"])
     assert (tmp_path / "label_map.pbtxt").read_text() == (
         "item {\n  id: 1\n  name: 'daisy'\n}\n\nitem {\n  id: 2\n  name: 'rose o\\' the sea'\n}\n"
     )
@@ -385,7 +390,7 @@ def test_the_label_map_is_formatted_as_in_the_api(tmp_path):
 
 @pytest.mark.parametrize("max_side", [0, 60])
 def test_the_records_are_read_by_the_object_detection_api(drawn, tmp_path, max_side):
-    rows = detection.scan(str(drawn)).rows
+    rows = annotations.scan_annotated_images(str(drawn)).rows
     parts = cut(rows, tmp_path)
     outputs = {split: tmp_path / f"{split}_records" for split in SPLITS}
     tables = {split: tmp_path / split for split in SPLITS}
@@ -430,7 +435,7 @@ def test_the_records_are_read_by_the_object_detection_api(drawn, tmp_path, max_s
 def test_an_image_with_an_unusable_annotation_is_rejected_and_counted(drawn, tmp_path):
     folder = shutil.copytree(drawn, tmp_path / "data")
     (folder / "some" / "001.xml").write_text(boxed.xml([("gate", 9, 9, 3, 10)]))
-    cut(detection.scan(str(folder)).rows, tmp_path)
+    cut(annotations.scan_annotated_images(str(folder)).rows, tmp_path)
     outputs = {split: tmp_path / f"{split}_records" for split in SPLITS}
     tables = {split: tmp_path / split for split in SPLITS}
     write = (tables, tmp_path / "label_map", outputs, tmp_path / "refused")
@@ -443,14 +448,14 @@ def test_an_image_with_an_unusable_annotation_is_rejected_and_counted(drawn, tmp
 
 
 def test_a_detection_label_map_is_rejected_by_a_classifier(tmp_path):
-    detection.write_label_map(tmp_path, ["gate"])
+    label_map.write_label_map(tmp_path, ["gate"])
     with pytest.raises(InputError, match=r"the label map must be for classification; got label_map\.pbtxt"):
-        splitting.read_labels(tmp_path)
+        label_map.read_labels(tmp_path)
 
 
-def ingest(folder: Path, root: Path, check_images: bool = True) -> catalog.Catalog:
+def ingest(folder: Path, root: Path, check_images: bool = True) -> table.Catalog:
     made = {"table": root / "t.csv", "page": root / "p.html"}
-    return catalog.ingest(str(folder), task="detection", check_images=check_images, splits=3, **made)
+    return ingest_images(str(folder), task="detection", check_images=check_images, splits=3, **made)
 
 
 def test_the_page_reports_objects_and_unusable_annotations(drawn, tmp_path, capsys):
@@ -466,8 +471,8 @@ def test_the_page_reports_objects_and_unusable_annotations(drawn, tmp_path, caps
 
 
 def test_samples_on_the_page_show_their_boxes(drawn):
-    (row,) = (row for row in detection.scan(str(drawn)).rows if row.name == "some/009.jpg")
-    shown = detection.sample((drawn / row.name).read_bytes(), row)
+    (row,) = (row for row in annotations.scan_annotated_images(str(drawn)).rows if row.name == "some/009.jpg")
+    shown = annotations.draw_boxes((drawn / row.name).read_bytes(), row)
     pixels = tf.io.decode_jpeg(shown.encoded).numpy()
     red, green, _ = pixels[45, 61]  # the left edge of the gate
     assert red > 150 and green < 100
@@ -496,4 +501,4 @@ def test_data_that_no_detector_can_be_trained_on_is_rejected(tmp_path, boxes, sa
 @pytest.mark.parametrize("uri", ["sample", "pictures.csv"])
 def test_sources_without_boxes_are_rejected(uri):
     with pytest.raises(InputError, match=f"images_uri of detection must be a folder or an archive; got {uri}"):
-        detection.scan(uri)
+        annotations.scan_annotated_images(uri)

@@ -10,9 +10,9 @@ import pytest
 import torn
 
 from kfp_vision import evaluation, measures, records
-from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import checked
+from kfp_vision.dataset.images import validate_image
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.repository.version import Version
 
 BEATEN = {"label": "daisy", "share": 0.25, "p_value": 0.0000123, "verdict": "beaten"}
@@ -86,7 +86,7 @@ def held_out(folder, labels_of_pictures: tuple[str, ...], classes: list[str], pe
     folder.mkdir()
     shown = zip(labels_of_pictures, list(colours.RGB) * len(labels_of_pictures), strict=False)
     rows = [
-        (Row("", label, 1, "", f"{number}.png"), checked(colours.picture(colour, "PNG", (40 + number, 30))))
+        (ImageRow("", label, 1, "", f"{number}.png"), validate_image(colours.picture(colour, "PNG", (40 + number, 30))))
         for number, (label, colour) in enumerate(shown)
     ]
     records.write_shards(folder / "validation", "validation", iter(rows), classes, per_shard)

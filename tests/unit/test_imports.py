@@ -17,9 +17,9 @@ NOT_FOR_ALL = ("tensorflow", "keras", "kserve", "kfp", "kfp_vision.components", 
 PATIENCE = ("kfp_vision.storage.retry", "kfp_vision.storage.retry.CHECK_SECONDS")  # of the stages that check a form
 # What the bodies of these stages import.
 STAGES_WITHOUT_TENSORFLOW = {
-    "fingerprint_images": ["kfp_vision.catalog", "kfp_vision.storage.reading"],
-    "ingest_images": ["kfp_vision.catalog", "kfp_vision.storage.reading"],
-    "split_images": ["kfp_vision.parameters", "kfp_vision.splitting"],
+    "fingerprint_images": ["kfp_vision.dataset.scan", "kfp_vision.storage.reading"],
+    "ingest_images": ["kfp_vision.dataset.scan", "kfp_vision.storage.reading"],
+    "split_images": ["kfp_vision.parameters", "kfp_vision.dataset.split"],
     "write_tfrecords": ["kfp_vision.parameters", "kfp_vision.partitioning", "kfp_vision.storage.reading"],
     "write_partition": ["kfp_vision.parameters", "kfp_vision.partitioning", "kfp_vision.storage.reading"],
     "partition_records": ["kfp_vision.partitioning"],

@@ -13,10 +13,10 @@ import tensorflow as tf
 from PIL import Image
 
 from kfp_vision import augmentations, inputs, records
-from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset.images import validate_image
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.networks import preprocessing
-from kfp_vision.pictures import checked
 from kfp_vision.storage import sample
 
 SIZE = 64
@@ -104,7 +104,9 @@ def test_a_part_of_a_jpeg_is_that_of_the_whole():
 
 def test_the_evaluation_sees_what_the_export_sees(tmp_path):
     contents = [encoded(flower(*sides), kind) for sides in ((90, 70), (300, 401), (700, 900)) for kind in ("JPEG", "PNG")]
-    examples = ((Row("", "bellcup", len(content), "", f"{n}"), checked(content)) for n, content in enumerate(contents))
+    examples = (
+        (ImageRow("", "bellcup", len(content), "", f"{n}"), validate_image(content)) for n, content in enumerate(contents)
+    )
     records.write_shards(tmp_path / "records", "test", examples, ["bellcup"], 10)
     (pictures, _), *rest = inputs.evaluation_batches(tmp_path / "records", image_size=SIZE, batch_size=16)
     assert not rest
@@ -118,7 +120,7 @@ def numbered(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("numbered") / "records"
     contents = (encoded(flower(60 + n, 90 - n), "PNG" if n % 2 else "JPEG") for n in range(PICTURES))
     labels = [f"{n:02}" for n in range(PICTURES)]
-    examples = ((Row("", labels[n], 0, "", f"{n}"), checked(content)) for n, content in enumerate(contents))
+    examples = ((ImageRow("", labels[n], 0, "", f"{n}"), validate_image(content)) for n, content in enumerate(contents))
     records.write_shards(folder, "train", examples, labels, 10)
     return folder
 
@@ -253,7 +255,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_what_was_read_is_not_kept(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), "uint8")
     contents = [encoded(Image.fromarray(np.roll(noise, n, 0)), "PNG") for n in range(80)]
-    examples = ((Row("", "noise", 0, "", f"{n}"), checked(content)) for n, content in enumerate(contents))
+    examples = ((ImageRow("", "noise", 0, "", f"{n}"), validate_image(content)) for n, content in enumerate(contents))
     records.write_shards(tmp_path / "records", "train", examples, ["noise"], 40)
     program = [sys.executable, "-c", GROWTH, str(tmp_path / "records"), "24"]
     grown = int(subprocess.run(program, check=True, capture_output=True, text=True).stdout)  # in KiB

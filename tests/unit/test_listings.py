@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
-from kfp_vision import catalog, listings
 from kfp_vision.core.errors import InputError
-from kfp_vision.listings import Entry
+from kfp_vision.dataset import exclusions, import_files, scan
+from kfp_vision.dataset.import_files import ImportEntry
 
 
 def written(tmp_path, name, content):
@@ -19,7 +19,9 @@ def written(tmp_path, name, content):
 
 def read(tmp_path, name, content):
     """Returns name, label, split and line of every entry."""
-    return [(one.name, one.label, one.split, one.line) for one in listings.read(written(tmp_path, name, content))]
+    return [
+        (one.name, one.label, one.split, one.line) for one in import_files.read_import_file(written(tmp_path, name, content))
+    ]
 
 
 VERTEX_CSV = "training,gs://bucket/1.jpg,daisy\nvalidation,gs://bucket/2.jpg,tulip\nTEST,gs://bucket/3.jpg,daisy\n"
@@ -88,7 +90,7 @@ def test_the_lines_are_read(tmp_path, name, content, entries):
 def test_an_invalid_line_is_named(tmp_path, name, content, line, found):
     uri = written(tmp_path, name, content)
     with pytest.raises(InputError) as refusal:
-        listings.read(uri)
+        import_files.read_import_file(uri)
     rule = "error: every line of an import file must give an image and its label; got "
     assert str(refusal.value).startswith(f"{rule}{found} in {uri}, line {line}. Write lines such as ")
 
@@ -106,17 +108,17 @@ def test_an_invalid_line_is_named(tmp_path, name, content, line, found):
     ],
 )
 def test_a_relative_uri_is_relative_to_the_file(tmp_path, name, uri):
-    (entry,) = listings.read(written(tmp_path, "a.csv", f"{name},daisy\n"))
-    assert entry == Entry(name, uri.format(folder=tmp_path, above=tmp_path.parent), "daisy", "", 1)
+    (entry,) = import_files.read_import_file(written(tmp_path, "a.csv", f"{name},daisy\n"))
+    assert entry == ImportEntry(name, uri.format(folder=tmp_path, above=tmp_path.parent), "daisy", "", 1)
 
 
 def test_settings_of_a_bucket_apply_to_the_images_of_its_import_file():
     listing = "s3://bucket/lists/a.csv?endpoint=https://minio.example.org&region=eu-west-1"
     settings = listing.removeprefix("s3://bucket/lists/a.csv")
-    assert listings._resolve("daisy/1.jpg", listing) == f"s3://bucket/lists/daisy/1.jpg{settings}"
-    assert listings._resolve("s3://other/1.jpg", listing) == f"s3://other/1.jpg{settings}"
-    assert listings._resolve("s3://other/1.jpg?region=us-east-1", listing) == "s3://other/1.jpg?region=us-east-1"
-    assert listings._resolve("gs://other/1.jpg", listing) == "gs://other/1.jpg"
+    assert import_files._resolve("daisy/1.jpg", listing) == f"s3://bucket/lists/daisy/1.jpg{settings}"
+    assert import_files._resolve("s3://other/1.jpg", listing) == f"s3://other/1.jpg{settings}"
+    assert import_files._resolve("s3://other/1.jpg?region=us-east-1", listing) == "s3://other/1.jpg?region=us-east-1"
+    assert import_files._resolve("gs://other/1.jpg", listing) == "gs://other/1.jpg"
 
 
 def test_an_import_file_and_its_images_are_read_over_http(tmp_path, monkeypatch):
@@ -131,7 +133,7 @@ def test_an_import_file_and_its_images_are_read_over_http(tmp_path, monkeypatch)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            (row,) = catalog.scan(f"http://127.0.0.1:{server.server_port}/lists/all.csv").rows
+            (row,) = scan.scan_images(f"http://127.0.0.1:{server.server_port}/lists/all.csv").rows
         finally:
             server.shutdown()
             thread.join()
@@ -142,9 +144,9 @@ def test_an_import_file_and_its_images_are_read_over_http(tmp_path, monkeypatch)
 def test_what_is_an_import_file(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     for uri in ("a.csv", "/x/A.CSV", "http://host/a.jsonl?token=1", "s3://bucket/train.lst"):
-        assert listings.is_listing(uri)
+        assert import_files.is_import_file(uri)
     for uri in (str(tmp_path / "folder.csv"), "photos", "photos.tgz", "sample", "photos.tgz#a.csv"):
-        assert not listings.is_listing(uri)
+        assert not import_files.is_import_file(uri)
 
 
 AUDIT = "path,leave_out,finding,label,instead,other,score\n"
@@ -164,7 +166,7 @@ AUDIT = "path,leave_out,finding,label,instead,other,score\n"
     ],
 )
 def test_exclusions_are_read(tmp_path, content, paths):
-    assert listings.to_leave_out(written(tmp_path, "list", content)) == paths
+    assert exclusions.read_exclusions(written(tmp_path, "list", content)) == paths
 
 
 NAMED = "every line of leave_out_uri must name an image"
@@ -193,12 +195,12 @@ WRITE = "Write path,leave_out in the first line and lines such as daisy/1.jpg,ye
 def test_an_invalid_exclusion_list_is_rejected(tmp_path, content, line):
     uri = written(tmp_path, "list.csv", content)
     with pytest.raises(InputError) as refusal:
-        listings.to_leave_out(uri)
+        exclusions.read_exclusions(uri)
     assert str(refusal.value) == f"error: {line.format(uri=uri)}"
 
 
 def test_a_folder_is_rejected_as_exclusion_list(tmp_path):
     with pytest.raises(InputError) as refusal:
-        listings.to_leave_out(str(tmp_path))
+        exclusions.read_exclusions(str(tmp_path))
     rule = "leave_out_uri must be a readable file"
     assert str(refusal.value) == f"error: {rule}; got {tmp_path} (Is a directory). Give a CSV with a column path."

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.repository.version import VERSION_FILE, Version
 from kfp_vision.serving import loaded
@@ -33,7 +33,7 @@ def pictures(tmp_path_factory) -> list[bytes]:
     return [*(file.read_bytes() for file in sorted(folder.glob("*/*"))), *formats, colours.picture("red", size=(900, 700))]
 
 
-def asked(version: Version, requests: list[list[bytes | Refused]]) -> list[list]:
+def asked(version: Version, requests: list[list[bytes | Rejected]]) -> list[list]:
     """The answers to requests that come at the same time."""
 
     async def run() -> list[list]:
@@ -59,10 +59,10 @@ def test_one_bad_picture_harms_nobody(version):
     whole, end = colours.picture("blue", size=(90, 90)), b"\xff\xd9"
     at = whole.rindex(end) - 20
     broken = whole[:at] + b"\xff\xc4" + whole[at + 2 :]
-    bad = [b"", b"no picture", broken, Refused("wrong base64")]
+    bad = [b"", b"no picture", broken, Rejected("wrong base64")]
     answers = asked(version, [[colours.picture("red")], bad, [broken, colours.picture("green")]])
     assert [answer.label for answer in (answers[0][0], answers[2][1])] == ["red", "green"]
-    assert all(isinstance(answer, Refused) for answer in (*answers[1][:2], answers[1][3]))
+    assert all(isinstance(answer, Rejected) for answer in (*answers[1][:2], answers[1][3]))
     assert str(answers[1][3]) == "wrong base64"
 
 
@@ -98,7 +98,7 @@ def test_an_export_that_crops_otherwise_is_asked_as_it_wants_to_be(tmp_path, pic
     version = write_with_another_crop(tmp_path / "1")
     expected = Classifier(version).classify(pictures)
     ((*answers, bad),) = asked(version, [[*pictures, b"no picture"]])
-    assert isinstance(bad, Refused)
+    assert isinstance(bad, Rejected)
     assert difference(answers, expected) < 1e-5
     by_the_middle = Loaded(Version(colours.write_version(tmp_path / "2")))
     assert difference(awaited.result(by_the_middle.classify(pictures)), expected) > loaded.SAME

@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kfp_vision import catalog, partitioning, splitting
+from kfp_vision import partitioning
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import scan, table
+from kfp_vision.dataset.split import split_images
 from kfp_vision.records import check_whole, read, read_about
 
 SPLITS = ("train", "validation", "test")
@@ -43,9 +45,9 @@ def tables(root: Path, *, broken: tuple[str, ...] = ()) -> Tables:
         Image.new("L", (9, 7), 6 * number).save(file)
         if file.name in broken:
             file.write_bytes(BROKEN + file.name.encode())
-    catalog.write(root / "images", catalog.scan(str(root / "photos")).rows)
+    table.write_table(root / "images", scan.scan_images(str(root / "photos")).rows)
     outputs = {name: root / name for name in (*SPLITS, "label_map", "left_out")}
-    counts = splitting.split_images(root / "images", validation_ratio=0.25, test_ratio=0.15, **outputs)
+    counts = split_images(root / "images", validation_ratio=0.25, test_ratio=0.15, **outputs)
     assert [counts[split] for split in SPLITS] == [24, 10, 6]
     return Tables({split: root / split for split in SPLITS}, root / "label_map", root / "left_out")
 
@@ -126,8 +128,8 @@ def test_several_processes_write_what_one_does(tmp_path, broken, processes):
 
 def test_what_a_process_ends_with_is_said_as_if_it_had_been_this_one(tmp_path):
     given = tables(tmp_path)
-    rows = [replace(row, uri="gs:///nowhere.png") for row in catalog.read(given.tables["train"])]
-    catalog.write(given.tables["train"], rows)
+    rows = [replace(row, uri="gs:///nowhere.png") for row in table.read_table(given.tables["train"])]
+    table.write_table(given.tables["train"], rows)
     done = written_by(2, tmp_path, tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr.startswith("error: a URI with gs:// must name a bucket; got gs:///nowhere.png")
@@ -156,7 +158,7 @@ def test_pictures_in_an_archive_are_unpacked_by_one_process(tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for file in (tmp_path / "photos").rglob("*.png"):
             archive.write(file, file.relative_to(tmp_path))
-    catalog.write(given.tables["train"], catalog.scan(str(tmp_path / "photos.zip")).rows)
+    table.write_table(given.tables["train"], scan.scan_images(str(tmp_path / "photos.zip")).rows)
     assert processes_for(tmp_path) == 1
 
 
@@ -217,7 +219,7 @@ def test_parts_that_come_in_another_order_hold_the_same_pictures(damaged, tmp_pa
 def test_a_partition_all_of_whose_pictures_are_broken_does_not_fail_alone(tmp_path):
     given = tables(tmp_path / "data")
     limits = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.2}
-    rows = list(catalog.read(given.tables["train"]))
+    rows = list(table.read_table(given.tables["train"]))
     for row in rows[:5]:  # the first of eight partitions
         Path(row.uri).write_bytes(BROKEN)
     made = joined(given, tmp_path, 8, max_refused_ratio=0.2)

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision.pictures import Refused, checked, checked_with_small
+from kfp_vision.dataset.images import Rejected, validate_and_decode, validate_image
 
 WIDTH, HEIGHT = 60, 40
 RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (250, 250, 250)
@@ -132,7 +132,7 @@ KEPT = {
 
 @pytest.mark.parametrize("kind", KEPT)
 def test_what_tensorflow_reads_keeps_its_bytes(kind):
-    picture = checked(KEPT[kind])
+    picture = validate_image(KEPT[kind])
     assert picture.encoded == KEPT[kind]
     assert picture.format == ("png" if "PNG" in kind else "jpeg")
     assert (picture.height, picture.width) == (HEIGHT, WIDTH)
@@ -143,7 +143,7 @@ def test_what_tensorflow_reads_keeps_its_bytes(kind):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_tiny_image_keeps_its_bytes(kind, size):
     small = encoded(Image.new("RGB", size, RED), kind)
-    picture = checked(small)
+    picture = validate_image(small)
     assert picture.encoded == small
     assert decoded(picture).shape == (size[1], size[0], 3)
 
@@ -151,7 +151,7 @@ def test_a_tiny_image_keeps_its_bytes(kind, size):
 def test_photographs_keep_their_bytes(flower_photos):
     for folder in ("daisy", "tulips"):
         original = min((flower_photos / folder).iterdir()).read_bytes()
-        picture = checked(original)
+        picture = validate_image(original)
         assert picture.encoded == original
         decoded(picture)
 
@@ -174,7 +174,7 @@ REENCODED = {
 
 @pytest.mark.parametrize("kind", REENCODED)
 def test_other_formats_become_rgb_jpegs_with_the_same_colours(kind):
-    picture = checked(REENCODED[kind])
+    picture = validate_image(REENCODED[kind])
     assert picture.format == "jpeg"
     assert (picture.height, picture.width) == (HEIGHT, WIDTH)
     with Image.open(io.BytesIO(picture.encoded)) as image:
@@ -199,7 +199,7 @@ UPRIGHT = {
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_rotated_image_is_set_upright(kind, orientation):
-    picture = checked(encoded(four_quarters(), kind, exif=turned(orientation)))
+    picture = validate_image(encoded(four_quarters(), kind, exif=turned(orientation)))
     assert (picture.height, picture.width) == ((WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH))
     pixels = decoded(picture).astype(int)
     down, right = picture.height // 4, picture.width // 4
@@ -211,7 +211,7 @@ def test_a_rotated_image_is_set_upright(kind, orientation):
 
 @pytest.mark.parametrize(("kind", "options"), [("TIFF", {}), ("PNG", {"exif": turned(3)})])
 def test_16_bit_grey_keeps_its_shades(kind, options):
-    pixels = decoded(checked(encoded(grey_of_16_bits(), kind, **options))).astype(int)
+    pixels = decoded(validate_image(encoded(grey_of_16_bits(), kind, **options))).astype(int)
     assert pixels.mean() == pytest.approx(127.5, abs=1)
     assert (pixels.min(), pixels.max()) == (0, 255)
 
@@ -221,8 +221,8 @@ def test_16_bit_grey_keeps_its_shades(kind, options):
 def test_the_reduced_pixels_show_the_same_image(kind, side):
     on_its_side = {"JPEG that lies on its side": encoded(four_quarters(), "JPEG", exif=turned(6))}
     content = (KEPT | REENCODED | on_its_side)[kind]
-    picture, small = checked_with_small(content, side)
-    assert picture == checked(content)
+    picture, small = validate_and_decode(content, side)
+    assert picture == validate_image(content)
     assert small.mode == "RGB"
     assert small.width >= min(side, picture.width) and small.height >= min(side, picture.height)
     if side == 10 and picture.format == "jpeg":
@@ -273,12 +273,12 @@ DAMAGED = {
 def test_a_damaged_image_is_rejected_with_a_reason_quickly_and_in_little_memory(kind):
     content, reason = DAMAGED[kind]
     largest, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(Refused, match=reason) as refusal:
-        checked(content)
+    with pytest.raises(Rejected, match=reason) as refusal:
+        validate_image(content)
     assert str(refusal.value)
     assert "\n" not in str(refusal.value)
-    with pytest.raises(Refused, match=f"^{re.escape(str(refusal.value))}$"):
-        checked_with_small(content, 128)
+    with pytest.raises(Rejected, match=f"^{re.escape(str(refusal.value))}$"):
+        validate_and_decode(content, 128)
     assert time.process_time() - start < 60  # decoded, the slowest would take an hour
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 100_000  # KiB
 
@@ -287,7 +287,7 @@ def test_a_large_photograph_with_an_ordinary_number_of_scans_keeps_its_bytes():
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     large = encoded(Image.fromarray(noise).resize((2400, 1800)), "JPEG", progressive=True, quality=95)
     assert len(large) * 2400 * 1800 > 10**11
-    assert checked(large).encoded == large
+    assert validate_image(large).encoded == large
 
 
 def test_a_png_with_a_wrong_checksum_is_rejected_as_tensorflow_does():
@@ -295,8 +295,8 @@ def test_a_png_with_a_wrong_checksum_is_rejected_as_tensorflow_does():
     damaged[damaged.index(b"IEND") - 8] ^= 1  # the first byte of the checksum of the pixels
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf.io.decode_image(bytes(damaged))
-    with pytest.raises(Refused, match="checksum"):
-        checked(bytes(damaged))
+    with pytest.raises(Rejected, match="checksum"):
+        validate_image(bytes(damaged))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "PNG with a palette", "grey PNG of 16 bits"])
@@ -305,8 +305,8 @@ def test_a_png_with_any_damaged_byte_is_rejected_or_decodable(kind):
     for place in range(0, len(whole), max(1, len(whole) // 150)):
         damaged = whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]
         try:
-            picture = checked(damaged)
-        except Refused:
+            picture = validate_image(damaged)
+        except Rejected:
             continue
         decoded(picture)
 
@@ -330,8 +330,8 @@ def test_a_jpeg_with_any_damage_is_rejected_or_decodable(kind, damage):
     for _ in range(150):
         damaged = DAMAGES[damage](whole, chance.randrange(2, len(whole)), chance)
         try:
-            picture = checked(damaged)
-        except Refused:
+            picture = validate_image(damaged)
+        except Rejected:
             continue
         decoded(picture)
         accepted += 1
@@ -344,5 +344,5 @@ def test_a_marker_that_swallows_the_end_is_rejected_as_tensorflow_does():
     damaged = whole[:near] + b"\xff\xe5\xff\xff" + whole[near + 4 :]  # an application's segment of 65,535 bytes
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf.io.decode_image(damaged)
-    with pytest.raises(Refused, match="a JPEG whose end is missing or damaged"):
-        checked(damaged)
+    with pytest.raises(Rejected, match="a JPEG whose end is missing or damaged"):
+        validate_image(damaged)

@@ -7,7 +7,7 @@ import colours
 import pytest
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction import batch, client
 from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.repository.version import Version
@@ -186,7 +186,7 @@ def test_a_picture_that_cannot_be_opened_is_listed(classifier, folder, tmp_path)
     (folder / "gone.jpg").symlink_to("/nowhere")
     asked = [(name, "", reading.bytes_or_error((folder / name).read_bytes)) for name in ("gone.jpg", "loose.jpg")]
     answers = [answer for _, _, answer in batch.classify_in_batches(classifier, asked)]
-    assert isinstance(answers[0], Refused) and "No such file" in str(answers[0])
+    assert isinstance(answers[0], Rejected) and "No such file" in str(answers[0])
     assert labels(answers[1:]) == ["green"]
 
 

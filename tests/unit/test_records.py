@@ -15,9 +15,10 @@ import tensorflow as tf
 import torn
 from PIL import Image
 
-from kfp_vision import catalog, splitting
-from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import scan, table
+from kfp_vision.dataset.split import split_images
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.records import (
     About,
     Numbered,
@@ -62,7 +63,7 @@ def written(tmp_path):
         (folder / "label_map" / "labels.txt").write_text("0:bellcup\n1:globelet\n2:花, wild\n", encoding="utf-8")
         splits = ("train", "validation", "test")
         for split in splits:
-            catalog.write(folder / f"{split}.csv", rows.get(split, []))
+            table.write_table(folder / f"{split}.csv", rows.get(split, []))
         return write_tfrecords(
             {split: folder / f"{split}.csv" for split in splits},
             folder / "label_map",
@@ -88,15 +89,15 @@ def refused(folder: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def broken(folder: Path, name: str, content: bytes = b"<html>404 Not Found</html>") -> Row:
+def broken(folder: Path, name: str, content: bytes = b"<html>404 Not Found</html>") -> ImageRow:
     """Writes a file that is not an image, and returns its row."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
-    return next(row for row in catalog.scan(str(folder)).rows if row.name == name)
+    return next(row for row in scan.scan_images(str(folder)).rows if row.name == name)
 
 
 def test_tensorflow_reads_what_was_written(photos, tmp_path, written):
-    rows = catalog.scan(str(photos)).rows
+    rows = scan.scan_images(str(photos)).rows
     name = "train-00000-of-00001.tfrecord"
     about = written(train=rows)["train"]
     content = (tmp_path / "train" / name).read_bytes()
@@ -120,7 +121,7 @@ def test_tensorflow_reads_what_was_written(photos, tmp_path, written):
 
 
 def test_the_bytes_are_those_that_tensorflow_writes(photos, tmp_path, written):
-    rows = catalog.scan(str(photos)).rows
+    rows = scan.scan_images(str(photos)).rows
     written(train=rows)
     with tf.io.TFRecordWriter(str(tmp_path / "expected.tfrecord")) as writer:
         for row in rows:
@@ -146,7 +147,7 @@ def test_the_bytes_are_those_that_tensorflow_writes(photos, tmp_path, written):
     ("images_per_shard", "counts"), [(1, [1] * 7), (3, [3, 3, 1]), (6, [6, 1]), (7, [7]), (8, [7]), (1000, [7])]
 )
 def test_every_file_but_the_last_has_as_many_pictures_as_asked(photos, tmp_path, written, images_per_shard, counts):
-    about = written(images_per_shard, validation=catalog.scan(str(photos)).rows[:7])["validation"]
+    about = written(images_per_shard, validation=scan.scan_images(str(photos)).rows[:7])["validation"]
     names = [f"validation-{number:05d}-of-{len(counts):05d}.tfrecord" for number in range(len(counts))]
     assert about.shards == names
     assert sorted(path.name for path in (tmp_path / "validation").iterdir()) == sorted(["records.json", *names])
@@ -154,7 +155,7 @@ def test_every_file_but_the_last_has_as_many_pictures_as_asked(photos, tmp_path,
 
 
 def test_the_order_is_that_of_the_table(photos, tmp_path, written):
-    rows = catalog.scan(str(photos)).rows[::-1]
+    rows = scan.scan_images(str(photos)).rows[::-1]
     written(images_per_shard=4, train=rows)
     assert [example["image/filename"].decode() for example in read_back(tmp_path / "train")] == [row.name for row in rows]
 
@@ -164,13 +165,13 @@ def test_an_order_longer_than_what_is_in_flight_is_kept(tmp_path, written):
     for number in range(150):
         (folder / "bellcup").mkdir(parents=True, exist_ok=True)
         Image.new("L", (8 + 40 * (number % 2), 8), number).save(folder / "bellcup" / f"{number:03}.png")
-    rows = catalog.scan(str(folder)).rows
+    rows = scan.scan_images(str(folder)).rows
     written(images_per_shard=64, train=rows)
     assert [example["image/filename"].decode() for example in read_back(tmp_path / "train")] == [row.name for row in rows]
 
 
 def test_an_empty_split_says_so_and_has_no_files(photos, tmp_path, written):
-    about = written(train=catalog.scan(str(photos)).rows[:2])
+    about = written(train=scan.scan_images(str(photos)).rows[:2])
     assert about["test"] == read_about(tmp_path / "test") == About("test", 0, [], LABELS)
     assert [path.name for path in (tmp_path / "test").iterdir()] == ["records.json"]
     assert json.loads((tmp_path / "test" / "records.json").read_text()) == {
@@ -183,7 +184,7 @@ def test_an_empty_split_says_so_and_has_no_files(photos, tmp_path, written):
 
 
 def test_two_runs_write_the_same_bytes(photos, tmp_path, written):
-    rows = catalog.scan(str(photos)).rows
+    rows = scan.scan_images(str(photos)).rows
     for run in ("one", "two"):
         written(images_per_shard=5, folder=tmp_path / run, train=rows[:12], validation=rows[12:])
     files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()}
@@ -194,7 +195,7 @@ def test_two_runs_write_the_same_bytes(photos, tmp_path, written):
 
 @pytest.mark.parametrize("workers", [2, 7])
 def test_the_bytes_do_not_depend_on_how_many_work(photos, tmp_path, written, workers):
-    rows = catalog.scan(str(photos)).rows
+    rows = scan.scan_images(str(photos)).rows
     bad = [broken(tmp_path / "more", f"bellcup/{number}.jpg") for number in range(3)]
     rows = [*rows, bad[0], *rows[::-1], bad[1], *rows, bad[2]] * 2  # more than four chunks, most with a rejected image
     for count in (1, workers):
@@ -209,7 +210,7 @@ def test_the_bytes_do_not_depend_on_how_many_work(photos, tmp_path, written, wor
 
 def test_only_a_few_pictures_are_read_ahead_of_the_one_that_is_written():
     taken = []
-    rows = (Row("", "", 1, "", str(number)) for number in range(5000))
+    rows = (ImageRow("", "", 1, "", str(number)) for number in range(5000))
     results = _convert_in_order(lambda row: taken.append(row) or b"", rows, workers=2)
     next(results)
     assert len(taken) <= 32 * 5  # two chunks per worker, and the one being written
@@ -218,18 +219,18 @@ def test_only_a_few_pictures_are_read_ahead_of_the_one_that_is_written():
 
 @pytest.mark.parametrize("workers", [2, 7])
 def test_the_summary_does_not_depend_on_how_many_work(photos, tmp_path, written, workers):
-    rows = catalog.scan(str(photos)).rows * 3
+    rows = scan.scan_images(str(photos)).rows * 3
     for count in (1, workers):
         written(folder=tmp_path / str(count), how={"workers": count, "summary": tmp_path / str(count) / "s.html"}, train=rows)
     assert (tmp_path / "1" / "s.html").read_bytes() == (tmp_path / str(workers) / "s.html").read_bytes()
 
 
 def test_the_summary_tells_what_is_in_the_records_and_what_is_not(photos, tmp_path, written):
-    rows = catalog.scan(str(photos)).rows
+    rows = scan.scan_images(str(photos)).rows
     bad = broken(tmp_path / "more", "bellcup/page.jpg")
     Image.new("RGB", (300, 60), "blue").save(tmp_path / "more" / "bellcup" / "wide.gif")
-    wide = next(row for row in catalog.scan(str(tmp_path / "more")).rows if row.name.endswith("gif"))
-    catalog.write_unused(tmp_path / "left_out.csv", [("/photos/rose/7.jpg", "rose", "the same picture stands twice")])
+    wide = next(row for row in scan.scan_images(str(tmp_path / "more")).rows if row.name.endswith("gif"))
+    table.write_unused(tmp_path / "left_out.csv", [("/photos/rose/7.jpg", "rose", "the same picture stands twice")])
     how = {"summary": tmp_path / "s.html", "left_out": tmp_path / "left_out.csv"}
     written(train=[*rows, wide, wide, bad], validation=rows[:4], how=how)
     text = " ".join((tmp_path / "s.html").read_text(encoding="utf-8").split())
@@ -253,18 +254,18 @@ def test_the_summary_shows_the_pictures_as_they_are_in_the_records(tmp_path, wri
     turned = Image.Exif()
     turned[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
     Image.new("RGB", (120, 40), "red").save(tmp_path / "photos" / "bellcup" / "side.jpg", exif=turned)
-    written(train=catalog.scan(str(tmp_path / "photos")).rows, how={"summary": tmp_path / "s.html", "max_side": 60})
+    written(train=scan.scan_images(str(tmp_path / "photos")).rows, how={"summary": tmp_path / "s.html", "max_side": 60})
     assert 'width="20" height="60" alt="bellcup, bellcup/side.jpg"' in (tmp_path / "s.html").read_text()
 
 
 def test_the_summary_of_the_flower_photographs_names_the_three_pictures_that_are_there_twice(flower_photos, tmp_path):
-    catalog.write(tmp_path / "images.csv", catalog.scan(str(flower_photos)).rows)
+    table.write_table(tmp_path / "images.csv", scan.scan_images(str(flower_photos)).rows)
     tables = {split: tmp_path / f"{split}.csv" for split in ("train", "validation", "test")}
     label_map, left_out = tmp_path / "label_map", tmp_path / "left_out.csv"
     texts = {}
     for conflicting in ("leave_out", "keep"):
         how = {"validation_ratio": 0.2, "test_ratio": 0.1, "conflicting_labels": conflicting}
-        splitting.split_images(tmp_path / "images.csv", **how, **tables, label_map=label_map, left_out=left_out)
+        split_images(tmp_path / "images.csv", **how, **tables, label_map=label_map, left_out=left_out)
         outputs = {split: tmp_path / split for split in tables}
         limits = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": False}
         page = tmp_path / f"{conflicting}.html"
@@ -292,19 +293,19 @@ def test_the_summary_of_the_flower_photographs_names_the_three_pictures_that_are
 
 def test_pictures_in_an_archive_are_written_like_those_in_a_folder(photos, tmp_path, written):
     archive = shutil.make_archive(str(tmp_path / "photos"), "gztar", photos)
-    written(folder=tmp_path / "packed", train=catalog.scan(archive).rows)
-    written(folder=tmp_path / "plain", train=catalog.scan(str(photos)).rows)
+    written(folder=tmp_path / "packed", train=scan.scan_images(archive).rows)
+    written(folder=tmp_path / "plain", train=scan.scan_images(str(photos)).rows)
     (packed,), (plain,) = (list((tmp_path / kind / "train").glob("*.tfrecord")) for kind in ("packed", "plain"))
     assert packed.read_bytes() == plain.read_bytes()
 
 
 def test_with_nothing_refused_the_list_has_its_header_alone(photos, tmp_path, written):
-    written(train=catalog.scan(str(photos)).rows[:2])
+    written(train=scan.scan_images(str(photos)).rows[:2])
     assert refused(tmp_path) == [["uri", "label", "reason"]]
 
 
 def test_a_broken_picture_is_listed_and_the_rest_is_written(photos, tmp_path, written, capsys):
-    rows = catalog.scan(str(photos)).rows
+    rows = scan.scan_images(str(photos)).rows
     bad = broken(tmp_path / "more", "bellcup/page, saved.jpg")
     about = written(max_refused_ratio=0.05, train=[*rows[:10], bad, *rows[10:]])
     assert about["train"].images == 21
@@ -318,7 +319,7 @@ def test_a_vanished_and_a_changed_picture_are_refused_with_a_reason(photos, tmp_
     changed = broken(tmp_path / "more", "bellcup/changed.jpg")
     Path(gone.uri).unlink()
     Image.new("RGB", (20, 20)).save(changed.uri)
-    written(max_refused_ratio=0.5, train=[*catalog.scan(str(photos)).rows, gone], validation=[changed])
+    written(max_refused_ratio=0.5, train=[*scan.scan_images(str(photos)).rows, gone], validation=[changed])
     assert refused(tmp_path)[1:] == [
         [gone.uri, "bellcup", "No such file or directory"],
         [changed.uri, "bellcup", "changed since it was listed"],
@@ -327,8 +328,8 @@ def test_a_vanished_and_a_changed_picture_are_refused_with_a_reason(photos, tmp_
 
 def test_a_member_missing_from_its_archive_is_refused_with_a_reason(photos, tmp_path, written):
     archive = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
-    rows = catalog.scan(archive).rows
-    missing = Row(f"{archive}#bellcup/none.jpg", "bellcup", 1, "0" * 32, "bellcup/none.jpg")
+    rows = scan.scan_images(archive).rows
+    missing = ImageRow(f"{archive}#bellcup/none.jpg", "bellcup", 1, "0" * 32, "bellcup/none.jpg")
     written(train=[*rows, missing])
     assert refused(tmp_path)[1:] == [[missing.uri, "bellcup", f"{archive} has no member bellcup/none.jpg"]]
 
@@ -336,7 +337,7 @@ def test_a_member_missing_from_its_archive_is_refused_with_a_reason(photos, tmp_
 def test_too_many_broken_pictures_are_an_error_that_names_the_first(photos, tmp_path, written):
     bad = [broken(tmp_path / "more", f"bellcup/{number:02}.jpg") for number in range(12)]
     with pytest.raises(InputError) as refusal:
-        written(max_refused_ratio=0.05, train=[*catalog.scan(str(photos)).rows, *bad])
+        written(max_refused_ratio=0.05, train=[*scan.scan_images(str(photos)).rows, *bad])
     line = str(refusal.value)
     assert line.startswith(
         "error: at most 5% of the images may be rejected; got 12 of 33. Fix or remove them, or raise max_refused_ratio. "
@@ -348,7 +349,7 @@ def test_too_many_broken_pictures_are_an_error_that_names_the_first(photos, tmp_
 
 @pytest.mark.parametrize(("max_refused_ratio", "accepted"), [(0.25, True), (0.24, False)])
 def test_just_as_many_as_may_be_refused_are_let_pass(photos, tmp_path, written, max_refused_ratio, accepted):
-    rows = [*catalog.scan(str(photos)).rows[:3], broken(tmp_path / "more", "bellcup/1.jpg")]
+    rows = [*scan.scan_images(str(photos)).rows[:3], broken(tmp_path / "more", "bellcup/1.jpg")]
     if accepted:
         assert written(max_refused_ratio=max_refused_ratio, train=rows)["train"].images == 3
     else:
@@ -357,7 +358,7 @@ def test_just_as_many_as_may_be_refused_are_let_pass(photos, tmp_path, written, 
 
 
 def test_a_refusal_leaves_the_list_and_no_records(photos, tmp_path, written):
-    rows = [*catalog.scan(str(photos)).rows[:3], broken(tmp_path / "more", "bellcup/1.jpg")]
+    rows = [*scan.scan_images(str(photos)).rows[:3], broken(tmp_path / "more", "bellcup/1.jpg")]
     with pytest.raises(InputError):
         written(max_refused_ratio=0.0, train=rows, folder=tmp_path / "outputs")
     left = sorted(path.name for path in (tmp_path / "outputs").iterdir())
@@ -375,7 +376,7 @@ def test_tensorflow_is_not_imported_to_write_records():
 
 
 def test_a_record_is_found_by_its_number(photos, tmp_path, written):
-    written(8, train=catalog.scan(str(photos)).rows)
+    written(8, train=scan.scan_images(str(photos)).rows)
     paths = sorted(str(path) for path in (tmp_path / "train").glob("*.tfrecord"))
     expected = [record.numpy() for record in tf.data.TFRecordDataset(paths)]
     numbered = Numbered(tmp_path / "train")
@@ -384,7 +385,7 @@ def test_a_record_is_found_by_its_number(photos, tmp_path, written):
 
 
 def test_a_file_that_was_cut_off_is_refused_and_a_changed_record_is_not_given_out(photos, tmp_path, written):
-    written(8, train=catalog.scan(str(photos)).rows)
+    written(8, train=scan.scan_images(str(photos)).rows)
     shard = tmp_path / "train" / "train-00001-of-00003.tfrecord"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-9] + b"x" + whole[-8:])
@@ -400,7 +401,7 @@ def test_a_file_that_was_cut_off_is_refused_and_a_changed_record_is_not_given_ou
 @pytest.fixture
 def elsewhere(photos, tmp_path, written) -> Path:
     """Writes the records of all splits, as a run does."""
-    rows = catalog.scan(str(photos)).rows
+    rows = scan.scan_images(str(photos)).rows
     written(images_per_shard=5, folder=tmp_path / "run", train=rows[:12], validation=rows[12:])
     for name in ("label_map", "train.csv", "validation.csv", "test.csv"):
         place = tmp_path / "run" / name
@@ -490,7 +491,7 @@ def test_files_of_one_size_that_changed_places_are_told_apart_by_their_checksums
     for number in range(2):
         (tmp_path / "photos" / "bellcup").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (30, 20), (100 + number, 0, 0)).save(tmp_path / "photos" / "bellcup" / f"{number}.png")
-    written(images_per_shard=1, train=catalog.scan(str(tmp_path / "photos")).rows)
+    written(images_per_shard=1, train=scan.scan_images(str(tmp_path / "photos")).rows)
     assert len({shard.stat().st_size for shard in torn.shards(tmp_path / "train")}) == 1
     torn.swap(tmp_path / "train")
     with pytest.raises(InputError, match=r"train-00000-of-00002\.tfrecord with \d+ bytes and the checksum"):

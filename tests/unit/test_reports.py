@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kfp_vision.catalog import preview
+from kfp_vision.dataset.ingest import preview
 from kfp_vision.reports.charts import Histogram
 from kfp_vision.reports.pages import Mistake, write_evaluation_page, write_records_page, write_summary_page, write_training_page
 from kfp_vision.reports.thumbnails import EncodedImage, thumbnail

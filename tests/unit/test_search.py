@@ -18,9 +18,9 @@ from PIL import Image
 from servers import until
 
 from kfp_vision import search
-from kfp_vision.catalog import Row
 from kfp_vision.core.errors import InputError
-from kfp_vision.pictures import Refused
+from kfp_vision.dataset.images import Rejected
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.repository.version import exported_version, fetch_version, versions
 from kfp_vision.search import Index, nearest, parts
 from kfp_vision.search.embedding import BATCH, Embedder, thumbnail
@@ -135,18 +135,18 @@ def test_vectors_are_what_the_network_gives_its_class_layer(model):
     Image.new("RGB", (64, 64), (90, 90, 90)).save(file, "PNG")
     vector = Embedder(exported_version(model)).embed_one(file.getvalue())
     np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         Embedder(exported_version(model)).embed_one(b"no picture")
 
 
 def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read_in_its_place(model):
     embedder = Embedder(exported_version(model))
     draw = np.random.default_rng(1)
-    given: list[bytes | Refused] = []
+    given: list[bytes | Rejected] = []
     for number in range(3 * BATCH + 5):
         file = io.BytesIO()
         Image.fromarray(draw.integers(0, 255, (6, 8, 3), "uint8")).resize((80, 60)).save(file, "PNG")
-        given.append(Refused("gone") if number % 40 == 39 else b"no picture" if number % 30 == 29 else file.getvalue())
+        given.append(Rejected("gone") if number % 40 == 39 else b"no picture" if number % 30 == 29 else file.getvalue())
     found = list(embedder.embed(iter(given), pad_batches=True))
     assert len(found) == len(given)
     for number in (0, 1, 29, 31, 32, 39, 63, 64, 79, 95, 96, 100):
@@ -154,7 +154,7 @@ def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read
             assert str(found[number]) == ("gone" if number % 40 == 39 else "not an image in a known format")
         else:
             np.testing.assert_allclose(found[number][0], embedder.embed_one(given[number]), atol=1e-5)
-    assert len({one[0].tobytes() for one in found if not isinstance(one, Refused)}) == len(given) - 5
+    assert len({one[0].tobytes() for one in found if not isinstance(one, Rejected)}) == len(given) - 5
 
 
 def test_what_is_known_is_not_computed_again_and_what_has_gone_is_left_out(built, model, pictures, tmp_path):
@@ -210,7 +210,7 @@ def test_parts_share_what_an_index_before_has_not_and_take_the_rest_of_it(built,
 
 
 def test_shares_are_consecutive_and_even_whatever_is_known():
-    rows = [Row(str(number), "", 0, str(number), str(number)) for number in range(103)]
+    rows = [ImageRow(str(number), "", 0, str(number), str(number)) for number in range(103)]
     for known in (set(), {row.content_id for row in rows}, {str(number) for number in range(40, 80)}):
         shares = [parts.share(rows, known, number, 4) for number in range(4)]
         assert [row for share in shares for row in share] == rows

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kfp_vision import catalog, splitting
-from kfp_vision.catalog import UNWRITABLE, Row
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import label_map, scan
+from kfp_vision.dataset.scan import UNWRITABLE_CATEGORIES
+from kfp_vision.dataset.split import remove_leaks, split_images, split_rows
+from kfp_vision.dataset.table import ImageRow, read_table, read_unused, write_table
 
 quickly = settings(database=None, deadline=None, max_examples=60)
 ratios = st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.33]), st.sampled_from([0.0, 0.1, 0.25, 0.5])).filter(any)
@@ -27,7 +29,7 @@ data_sets = st.lists(st.tuples(st.sampled_from(["daisy", "rose", "tulip"]), st.i
 def row(label, content, number=0, folder="/photos"):
     """Makes a row whose content id is the hash of a text."""
     name = f"{label}/{number}.jpg"
-    return Row(f"{folder}/{name}", label, 1, hashlib.md5(content.encode()).hexdigest(), name)
+    return ImageRow(f"{folder}/{name}", label, 1, hashlib.md5(content.encode()).hexdigest(), name)
 
 
 def rows_of(classes):
@@ -42,9 +44,9 @@ def sides(parts):
 
 def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1, **how):
     """Runs `split_images`, and returns its counts, the tables by split, and the text of the label map."""
-    catalog.write(tmp_path / "images.csv", rows)
+    write_table(tmp_path / "images.csv", rows)
     tables = {name: tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
-    counts = splitting.split_images(
+    counts = split_images(
         tmp_path / "images.csv",
         validation_ratio=validation_ratio,
         test_ratio=test_ratio,
@@ -53,12 +55,12 @@ def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1, **how):
         **tables,
         **how,
     )
-    written = {name: list(catalog.read(table)) for name, table in tables.items()}
+    written = {name: list(read_table(table)) for name, table in tables.items()}
     return counts, written, (tmp_path / "label_map" / "labels.txt").read_text(encoding="utf-8")
 
 
 def test_every_class_keeps_the_ratios_exactly():
-    parts = splitting.split(rows_of({"daisy": 100, "rose": 1000, "tulip": 15}), 0.2, 0.1)
+    parts = split_rows(rows_of({"daisy": 100, "rose": 1000, "tulip": 15}), 0.2, 0.1)
     counts = {name: Counter(row.label for row in part) for name, part in parts.items()}
     assert counts["test"] == {"daisy": 10, "rose": 100, "tulip": 2}
     assert counts["validation"] == {"daisy": 20, "rose": 200, "tulip": 3}
@@ -66,27 +68,27 @@ def test_every_class_keeps_the_ratios_exactly():
 
 
 def test_a_small_class_is_evaluated_on_at_least_one_image():
-    parts = splitting.split(rows_of({"daisy": 3}), 0.01, 0.01)
+    parts = split_rows(rows_of({"daisy": 3}), 0.01, 0.01)
     assert {name: len(part) for name, part in parts.items()} == {"train": 1, "validation": 1, "test": 1}
 
 
 @pytest.mark.parametrize(("validation_ratio", "test_ratio", "empty"), [(0.2, 0.0, "test"), (0.0, 0.2, "validation")])
 def test_a_ratio_of_zero_gives_an_empty_split(validation_ratio, test_ratio, empty):
-    parts = splitting.split(rows_of({"daisy": 10}), validation_ratio, test_ratio)
+    parts = split_rows(rows_of({"daisy": 10}), validation_ratio, test_ratio)
     assert {name: len(part) for name, part in parts.items()} == {"train": 8, "validation": 2, "test": 2} | {empty: 0}
 
 
 @quickly
 @given(data_sets, ratios)
 def test_no_image_is_lost_or_duplicated(rows, shares):
-    parts = splitting.split(rows, *shares)
+    parts = split_rows(rows, *shares)
     assert sorted(row.name for part in parts.values() for row in part) == sorted(row.name for row in rows)
 
 
 @quickly
 @given(data_sets, ratios)
 def test_copies_go_to_the_same_split(rows, shares):
-    parts = splitting.split(rows, *shares)
+    parts = split_rows(rows, *shares)
     held = [{row.content_id for row in part} for part in parts.values()]
     assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
 
@@ -94,7 +96,7 @@ def test_copies_go_to_the_same_split(rows, shares):
 @quickly
 @given(st.integers(3, 300), ratios)
 def test_a_class_without_copies_keeps_the_ratios_to_half_an_image(most, shares):
-    parts = splitting.split(rows_of({"daisy": most}), *shares)
+    parts = split_rows(rows_of({"daisy": most}), *shares)
     for name, ratio in zip(("validation", "test"), shares, strict=True):
         held_out = len(parts[name])
         assert abs(held_out - ratio * most) <= 0.5 + 1e-9 or (held_out == 1 and ratio * most < 1)
@@ -105,7 +107,7 @@ def test_a_class_without_copies_keeps_the_ratios_to_half_an_image(most, shares):
 def test_names_order_and_place_do_not_matter(rows, shares, chance):
     moved = [replace(row, uri=f"s3://elsewhere/{number}", name=f"{chance.random()}.png") for number, row in enumerate(rows)]
     chance.shuffle(moved)
-    assert sides(splitting.split(moved, *shares)) == sides(splitting.split(rows, *shares))
+    assert sides(split_rows(moved, *shares)) == sides(split_rows(rows, *shares))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -113,20 +115,20 @@ def test_when_data_grows_by_a_tenth_at_most_2_percent_change_their_split(seed):
     chance = random.Random(seed)
     rows = [row("daisy", f"{seed} {number}", number) for number in range(1100)]
     chance.shuffle(rows)
-    before = sides(splitting.split(rows[:1000], 0.2, 0.1))
-    after = sides(splitting.split(rows, 0.2, 0.1))
+    before = sides(split_rows(rows[:1000], 0.2, 0.1))
+    after = sides(split_rows(rows, 0.2, 0.1))
     assert sum(after[content] != name for content, name in before.items()) <= 20
 
 
 def test_classes_are_split_independently():
     rows = rows_of({"daisy": 50, "tulip": 50})
-    before = sides(splitting.split(rows, 0.2, 0.1))
-    after = sides(splitting.split([*rows, *rows_of({"rose": 30})], 0.2, 0.1))
+    before = sides(split_rows(rows, 0.2, 0.1))
+    after = sides(split_rows([*rows, *rows_of({"rose": 30})], 0.2, 0.1))
     assert after.items() >= before.items()
 
 
 def test_rows_are_ordered_by_hash_which_shuffles_the_classes():
-    train = splitting.split(rows_of({"daisy": 500, "tulip": 500}), 0.2, 0.0)["train"]
+    train = split_rows(rows_of({"daisy": 500, "tulip": 500}), 0.2, 0.0)["train"]
     assert [row.content_id for row in train] == sorted(row.content_id for row in train)
     assert 150 < sum(row.label == "daisy" for row in train[:400]) < 250
 
@@ -137,7 +139,7 @@ def test_an_image_with_two_labels_is_excluded(tmp_path, capsys):
     assert counts == {"train": 14, "validation": 4, "test": 2, "left_out": 2}
     assert "daisy/100.jpg" not in {row.name for part in tables.values() for row in part}
     assert "excluded, same image with labels daisy and tulip: f6cb3e816496528d4187db53bc66567f" in capsys.readouterr().out
-    assert catalog.read_unused(tmp_path / "left_out.csv") == [
+    assert read_unused(tmp_path / "left_out.csv") == [
         ("/photos/daisy/100.jpg", "daisy", "same image with labels daisy and tulip"),
         ("/photos/tulip/100.jpg", "tulip", "same image with labels daisy and tulip"),
     ]
@@ -151,7 +153,7 @@ def test_an_image_with_two_labels_can_be_kept_in_both_classes(tmp_path):
         shared = Counter(row.content_id for row in tables[name] if int(row.name.split("/")[1][:-4]) >= 100)
         assert set(shared.values()) == {2}
         assert len(shared) == most
-    assert catalog.read_unused(tmp_path / "left_out.csv") == []
+    assert read_unused(tmp_path / "left_out.csv") == []
 
 
 # Few contents, independent of the label, so that many images have several labels.
@@ -163,7 +165,7 @@ shared_sets = st.lists(st.tuples(st.sampled_from(["daisy", "rose", "tulip"]), st
 @quickly
 @given(shared_sets, ratios)
 def test_images_with_several_labels_go_to_one_split_and_none_is_lost(rows, shares):
-    parts = splitting.split(rows, *shares)
+    parts = split_rows(rows, *shares)
     held = [{row.content_id for row in part} for part in parts.values()]
     assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
     assert sorted(row.name for part in parts.values() for row in part) == sorted(row.name for row in rows)
@@ -173,7 +175,7 @@ def test_images_with_several_labels_go_to_one_split_and_none_is_lost(rows, share
 @given(st.integers(40, 200), st.integers(0, 40), ratios)
 def test_a_class_with_images_of_two_labels_keeps_the_ratios_exactly(most, both, shares):
     twice = [row(label, f"both {number}", most + number) for label in ("daisy", "tulip") for number in range(both)]
-    parts = splitting.split([*rows_of({"daisy": most, "tulip": most + 30}), *twice], *shares)
+    parts = split_rows([*rows_of({"daisy": most, "tulip": most + 30}), *twice], *shares)
     for label, pictures in (("daisy", most + both), ("tulip", most + 30 + both)):
         for name, ratio in zip(("validation", "test"), shares, strict=True):
             held_out = sum(row.label == label for row in parts[name])
@@ -184,7 +186,7 @@ def test_tables_and_label_map_are_written(tmp_path):
     rows = rows_of({"tulip": 10, "daisy, wild": 10, "花 a": 10})
     counts, tables, labels = cut(tmp_path, rows)
     assert labels == "0:daisy, wild\n1:tulip\n2:花 a\n"
-    assert splitting.read_labels(tmp_path / "label_map") == ["daisy, wild", "tulip", "花 a"]
+    assert label_map.read_labels(tmp_path / "label_map") == ["daisy, wild", "tulip", "花 a"]
     assert counts == {"train": 21, "validation": 6, "test": 3, "left_out": 0}
     assert (tmp_path / "left_out.csv").read_text() == "uri,label,reason\n"
     assert {name: len(part) for name, part in tables.items()} == {"train": 21, "validation": 6, "test": 3}
@@ -194,8 +196,8 @@ def test_tables_and_label_map_are_written(tmp_path):
 
 
 def test_a_label_with_a_colon_is_read_back_whole(tmp_path):
-    splitting.write_labels(tmp_path, ["a:b", "0:daisy", ":"])
-    assert splitting.read_labels(tmp_path) == ["a:b", "0:daisy", ":"]
+    label_map.write_labels(tmp_path, ["a:b", "0:daisy", ":"])
+    assert label_map.read_labels(tmp_path) == ["a:b", "0:daisy", ":"]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_a_class_without_training_images_is_rejected(tmp_path, few):
 
 
 def test_the_flower_photographs_are_split(flower_photos, tmp_path):
-    counts, tables, labels = cut(tmp_path, catalog.scan(str(flower_photos)).rows, test_ratio=0.0)
+    counts, tables, labels = cut(tmp_path, scan.scan_images(str(flower_photos)).rows, test_ratio=0.0)
     assert labels == "0:daisy\n1:dandelion\n2:roses\n3:sunflowers\n4:tulips\n"
     assert counts == {"train": 602, "validation": 150, "test": 0, "left_out": 2}
     held_out = Counter(row.label for row in tables["validation"])
@@ -226,14 +228,16 @@ def test_the_flower_photographs_are_split(flower_photos, tmp_path):
 
 
 def test_the_flower_photograph_with_two_labels_is_kept_on_request(flower_photos, tmp_path):
-    rows = catalog.scan(str(flower_photos)).rows
+    rows = scan.scan_images(str(flower_photos)).rows
     counts, tables, _ = cut(tmp_path, rows, test_ratio=0.0, conflicting_labels="keep")
     assert counts == {"train": 604, "validation": 150, "test": 0, "left_out": 0}
     sides = [name for name, part in tables.items() for row in part if row.name.endswith("/15922772266_1167a06620.jpg")]
     assert sides in (["train"] * 2, ["validation"] * 2)
 
 
-odd_labels = st.text(min_size=1, max_size=12).filter(lambda text: not any(unicodedata.category(c) in UNWRITABLE for c in text))
+odd_labels = st.text(min_size=1, max_size=12).filter(
+    lambda text: not any(unicodedata.category(c) in UNWRITABLE_CATEGORIES for c in text)
+)
 odd_labels |= st.sampled_from(["<script>alert(1)</script>", "a, b", "two  spaces", "花 雏菊", 'a "quote"', "0:daisy"])
 
 
@@ -243,7 +247,7 @@ def test_any_class_name_is_split_and_read_back(labels):
     with tempfile.TemporaryDirectory() as folder:
         rows = [row(label, f"{label} {number}", number) for label in labels for number in range(10)]
         counts, tables, _ = cut(Path(folder), rows)
-        assert splitting.read_labels(Path(folder) / "label_map") == sorted(labels)
+        assert label_map.read_labels(Path(folder) / "label_map") == sorted(labels)
     assert counts == {"train": 7 * len(labels), "validation": 2 * len(labels), "test": len(labels), "left_out": 0}
     assert Counter(row.label for row in tables["train"]) == dict.fromkeys(labels, 7)
 
@@ -252,8 +256,8 @@ def test_any_class_name_is_split_and_read_back(labels):
 @given(st.integers(0, 1 << 30), ratios)
 def test_with_any_data_and_ratio_at_most_2_percent_change_their_split(seed, shares):
     rows = [row("daisy", f"{seed} {number}", number) for number in range(5500)]
-    before = sides(splitting.split(rows[:5000], *shares))
-    after = sides(splitting.split(rows, *shares))
+    before = sides(split_rows(rows[:5000], *shares))
+    after = sides(split_rows(rows, *shares))
     assert sum(after[content] != name for content, name in before.items()) <= 100
 
 
@@ -265,7 +269,7 @@ def test_with_images_of_two_labels_at_most_2_percent_change_their_split(seed, sh
         for number in range(5500)
         for label in ("daisy", "tulip")
     ]
-    before, after = sides(splitting.split(rows[:10_000], *shares)), sides(splitting.split(rows, *shares))
+    before, after = sides(split_rows(rows[:10_000], *shares)), sides(split_rows(rows, *shares))
     assert sum(after[content] != name for content, name in before.items()) <= 200
 
 
@@ -278,8 +282,8 @@ predefined_sets = st.lists(
 @quickly
 @given(predefined_sets, ratios)
 def test_predefined_splits_are_kept_and_do_not_affect_the_other_images(rows, shares):
-    parts = splitting.split(rows, *shares)
-    alone = splitting.split([row for row in rows if not row.split], *shares)
+    parts = split_rows(rows, *shares)
+    alone = split_rows([row for row in rows if not row.split], *shares)
     for name, part in parts.items():
         assert {row.name for row in part} == {row.name for row in rows if row.split == name} | {row.name for row in alone[name]}
 
@@ -287,8 +291,8 @@ def test_predefined_splits_are_kept_and_do_not_affect_the_other_images(rows, sha
 @quickly
 @given(predefined_sets, ratios)
 def test_of_copies_in_several_splits_only_the_held_out_one_is_kept(rows, shares):
-    parts = splitting.split(rows, *shares)
-    kept = splitting.apart(parts)
+    parts = split_rows(rows, *shares)
+    kept = remove_leaks(parts)
     train, validation, test = ({row.content_id for row in kept[name]} for name in ("train", "validation", "test"))
     assert not train & validation and not train & test and not validation & test
     assert kept["test"] == parts["test"]
@@ -303,6 +307,6 @@ def test_an_image_in_two_predefined_splits_is_excluded_from_training(tmp_path, c
     assert [row.name for row in tables["test"]] == ["test/leaked.jpg"]
     assert rows[0] not in tables["train"]
     assert "excluded from train, same image held out: 1" in capsys.readouterr().out
-    assert catalog.read_unused(tmp_path / "left_out.csv") == [
+    assert read_unused(tmp_path / "left_out.csv") == [
         (rows[0].uri, "daisy", "same image in the test split"),
     ]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import listings
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import exclusions, import_files
 from kfp_vision.storage import atomic, base, reading, retry
 from kfp_vision.storage.uris import absolute_uri, check_uri
 
@@ -340,10 +340,10 @@ SIGNATURE = "a-signature"
         (lambda uri: reading.read_image(uri, "test_image_uri"), "1.jpg", None),
         (lambda uri: reading.read_image(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", b"neither a tar nor a zip"),
         (lambda uri: reading.read_image(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", "a tar"),
-        (listings.read, "list.csv", b"\xff\n"),
-        (listings.read, "list.csv", b"1.jpg\n"),
-        (listings.to_leave_out, "list.csv", None),
-        (listings.to_leave_out, "list.csv", b"no such column\n"),
+        (import_files.read_import_file, "list.csv", b"\xff\n"),
+        (import_files.read_import_file, "list.csv", b"1.jpg\n"),
+        (exclusions.read_exclusions, "list.csv", None),
+        (exclusions.read_exclusions, "list.csv", b"no such column\n"),
     ],
 )
 def test_no_line_holds_what_signs_an_address(tmp_path, site, ask, name, body):

@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from kfp_vision import tally
-from kfp_vision.catalog import Row
 from kfp_vision.conversion import converted
-from kfp_vision.pictures import Checked, checked
+from kfp_vision.dataset.images import ValidImage, validate_image
+from kfp_vision.dataset.table import ImageRow
 from kfp_vision.tally import Tally, findings, why_anew
 
 
-def row(label: str, number: int, content: str = "") -> Row:
-    return Row(f"/{label}/{number}.jpg", label, 3, content or f"{label} {number}", f"{label}/{number}.jpg")
+def row(label: str, number: int, content: str = "") -> ImageRow:
+    return ImageRow(f"/{label}/{number}.jpg", label, 3, content or f"{label} {number}", f"{label}/{number}.jpg")
 
 
 def counted(*groups: tuple[str, int, int, int], anew: str = "", split: str = "train") -> Tally:
@@ -22,7 +22,7 @@ def counted(*groups: tuple[str, int, int, int], anew: str = "", split: str = "tr
     made = Tally(sorted({label for label, *_ in groups}))
     for label, most, width, height in groups:
         for number in range(most):
-            made.add(split, row(label, number), Checked(b"abc", "jpeg", height, width), anew)
+            made.add(split, row(label, number), ValidImage(b"abc", "jpeg", height, width), anew)
     return made
 
 
@@ -44,7 +44,7 @@ def test_pictures_are_counted_by_class_split_and_size():
         ("validation", "daisy", 3000, 700),
         ("test", "tulip", 10, 90),
     ):
-        made.add(split, row(label, width), Checked(b"12345", "jpeg", height, width), "")
+        made.add(split, row(label, width), ValidImage(b"12345", "jpeg", height, width), "")
     assert made.classes == {
         "daisy": {"train": 2, "validation": 1, "test": 0},
         "tulip": {"train": 1, "validation": 0, "test": 1},
@@ -171,7 +171,7 @@ def test_a_class_without_pictures_is_named_and_nothing_is_divided_by_it():
 def test_copies_are_counted_and_the_first_named():
     made = Tally(["daisy"])
     for number in range(60):
-        made.add("train", row("daisy", number, content=str(number // 3)), Checked(b"abc", "jpeg", 375, 500), "")
+        made.add("train", row("daisy", number, content=str(number // 3)), ValidImage(b"abc", "jpeg", 375, 500), "")
     assert made.copies == 40
     assert made.copied[:2] == [("daisy/0.jpg", "daisy/1.jpg"), ("daisy/1.jpg", "daisy/2.jpg")]
     assert len(made.copied) == 10
@@ -184,7 +184,7 @@ def test_copies_are_counted_and_the_first_named():
 def test_copies_under_another_label_are_a_finding_of_their_own():
     made = counted(("daisy", 30, 500, 375), ("tulip", 30, 500, 375))
     for label in ("daisy", "tulip"):
-        made.add("train", row(label, 100, content="both"), Checked(b"abc", "jpeg", 375, 500), "")
+        made.add("train", row(label, 100, content="both"), ValidImage(b"abc", "jpeg", 375, 500), "")
     assert (made.copies, made.conflicting) == (1, 1)
     assert said(made)[1] == (
         "1 of 62 images (1.6 %) is an exact copy with another label. "
@@ -214,12 +214,12 @@ TURNED[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
     ],
 )
 def test_a_picture_that_was_encoded_anew_says_why(original, reason):
-    assert why_anew(original, checked(original)) == reason
+    assert why_anew(original, validate_image(original)) == reason
 
 
 def test_a_picture_that_was_shrunk_says_so():
     original = encoded("JPEG")
-    listed = Row("", "daisy", len(original), "", "")
+    listed = ImageRow("", "daisy", len(original), "", "")
     assert why_anew(original, converted(original, listed, check_pixels=False, max_side=20)) == "larger than max_side"
 
 
@@ -230,7 +230,7 @@ def test_however_many_classes_and_pictures_a_few_are_kept_to_be_shown(classes, s
     small = encoded("JPEG", size=(4, 3))
     for number in range(10):
         for label in labels:
-            made.add("train", row(label, number), Checked(small, "jpeg", 3, 4), "")
+            made.add("train", row(label, number), ValidImage(small, "jpeg", 3, 4), "")
     assert [len(made.samples[label]) for label in labels[:shown]] == [each] * shown
     assert len(made.samples) == shown
 
@@ -246,7 +246,7 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole(tmp_path, cuts):
         tallies.append(Tally(["a", "b"], shown=True))
         for number, (picture, width) in enumerate(passed[start:stop], start=start):
             split = "train" if number < 8 else "test"
-            shown = Checked(encoded.getvalue(), "jpeg", 200, width)
+            shown = ValidImage(encoded.getvalue(), "jpeg", 200, width)
             tallies[-1].add(split, picture, shown, "shrunk" if number % 3 else "")
         tally.write(tmp_path / str(len(tallies)), tallies[-1])
     whole, *parts = [tmp_path / str(number) for number in range(1, 5)]

@@ -60,7 +60,7 @@ def test_what_is_released_is_let_pass_and_so_is_a_change_of_prose_alone(tree):
 @pytest.mark.parametrize(
     "changed",
     [
-        "kfp_vision/splitting.py",
+        "kfp_vision/dataset/split.py",
         "kfp_vision/networks/layers.py",
         "kfp_vision/reports/templates/base.html.j2",
         "components/split_images.py",

@@ -25,26 +25,24 @@ from urllib.parse import urljoin, urlsplit
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage import reading, uris
-from kfp_vision.storage.base import redact_uri, split_settings
+from kfp_vision.storage.base import split_settings
 
-SUFFIXES = (".csv", ".jsonl", ".lst")
+IMPORT_SUFFIXES = (".csv", ".jsonl", ".lst")
 # Split names in use, mapped to ours.
 SPLIT_NAMES = dict.fromkeys(("train", "training"), "train")
 SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validation"), "validation")
 SPLIT_NAMES |= dict.fromkeys(("test", "testing"), "test")
 UNASSIGNED = ("", "unassigned")
 VERTEX_ML_USE = "aiplatform.googleapis.com/ml_use"
-LAYOUT = {
+LINE_FORMATS = {
     ".csv": "Write lines such as daisy/1.jpg,daisy or daisy/1.jpg,daisy,training, in UTF-8.",
     ".jsonl": 'Write lines such as {"uri": "daisy/1.jpg", "label": "daisy"}, in UTF-8.',
     ".lst": "Write lines such as 0 TAB 3 TAB daisy/1.jpg: an index, the class as a number, the path.",
 }
-COUNTS = dict.fromkeys(("yes", "true", "1", "x"), True) | dict.fromkeys(("no", "false", "0", ""), False)  # values of leave_out
-TO_LEAVE_OUT = "Write path,leave_out in the first line and lines such as daisy/1.jpg,yes below it, in UTF-8."
 
 
 @dataclass(frozen=True)
-class Entry:
+class ImportEntry:
     """A line of an import file.
 
     Attributes:
@@ -62,22 +60,22 @@ class Entry:
     line: int
 
 
-class Broken(Exception):
+class InvalidLine(Exception):
     """A line is invalid; the message describes the fault."""
 
 
-def is_listing(uri: str) -> bool:
+def is_import_file(uri: str) -> bool:
     """Returns whether a URI has the suffix of an import file and is not a folder."""
-    return suffix(uri) in SUFFIXES and "#" not in uri and not Path(uri).is_dir()
+    return uri_suffix(uri) in IMPORT_SUFFIXES and "#" not in uri and not Path(uri).is_dir()
 
 
-def suffix(uri: str) -> str:
+def uri_suffix(uri: str) -> str:
     """Returns the file suffix of a URI in lower case, such as `.csv`; empty if it has none."""
     path = urlsplit(uri).path if uris.scheme_of(uri) else uri
     return PurePosixPath(path).suffix.lower()
 
 
-def read(uri: str) -> list[Entry]:
+def read_import_file(uri: str) -> list[ImportEntry]:
     """Reads an import file.
 
     Args:
@@ -95,19 +93,19 @@ def read(uri: str) -> list[Entry]:
             print(entry.uri, entry.label, entry.split)
     """
     uri = uris.absolute_uri(uri)
-    kind = suffix(uri)
-    text = _text(uri, partial(broken, uri))
+    kind = uri_suffix(uri)
+    text = decode_text(uri, partial(invalid_line_error, uri))
     entries = []
     parse = {".csv": _parse_csv, ".jsonl": _parse_json_lines, ".lst": _parse_lst}[kind]
     for line, (name, label, ml_use) in parse(text, uri):
         try:
-            entries.append(Entry(name, _resolve(name, uri), _require_label(label), _parse_split(ml_use), line))
-        except Broken as reason:
-            raise broken(uri, line, str(reason)) from None
+            entries.append(ImportEntry(name, _resolve(name, uri), _require_label(label), _parse_split(ml_use), line))
+        except InvalidLine as reason:
+            raise invalid_line_error(uri, line, str(reason)) from None
     return _pad_labels(entries) if kind == ".lst" else entries
 
 
-def broken(uri: str, line: int, found: str) -> InputError:
+def invalid_line_error(uri: str, line: int, found: str) -> InputError:
     """Returns the error for an invalid line of an import file.
 
     Args:
@@ -116,64 +114,10 @@ def broken(uri: str, line: int, found: str) -> InputError:
         found: what is wrong with the line.
     """
     rule = "every line of an import file must give an image and its label"
-    return InputError(rule, f"{found} in {uri}, line {line}", LAYOUT[suffix(uri)])
+    return InputError(rule, f"{found} in {uri}, line {line}", LINE_FORMATS[uri_suffix(uri)])
 
 
-def to_leave_out(uri: str) -> list[str]:
-    """Reads an exclusion list.
-
-    Args:
-        uri: of the CSV file.
-
-    Returns:
-        The URIs of the excluded images, or their paths below the root of the data; in the order of the list, without
-        duplicates.
-
-    Raises:
-        InputError: the file cannot be read, has no column `path`, or has an invalid line, which the message names.
-    """
-    uri = uris.absolute_uri(uri)
-    line_error = partial(_broken_list, uri)
-    try:
-        text = _text(uri, line_error)
-    except OSError as reason:
-        rule = "leave_out_uri must be a readable file"
-        raise InputError(rule, f"{redact_uri(uri)} ({reason.strerror})", "Give a CSV with a column path.") from None
-    lines = _lines(text, line_error, _delimiter(text))
-    _, first = next(lines, (1, []))
-    header = [cell.lower() for cell in first]
-    if "path" not in header:
-        rule = "leave_out_uri must have a column path"
-        raise InputError(rule, f"{', '.join(first) or 'nothing'} in {redact_uri(uri)}, line 1", TO_LEAVE_OUT)
-    excluded: dict[str, None] = {}
-    for line, cells in lines:
-        if len(cells) != len(header):
-            raise line_error(line, f"{len(cells)} fields under a header of {len(header)}")
-        fields = dict(zip(header, cells, strict=True))
-        is_excluded = COUNTS.get(fields.get("leave_out", "yes").lower())
-        if is_excluded is None:
-            rule = "column leave_out of leave_out_uri must be yes or no"
-            found = f"{fields['leave_out']} in {redact_uri(uri)}, line {line}"
-            raise InputError(rule, found, "Write yes to exclude the image, no or nothing to keep it.")
-        if is_excluded and not fields["path"]:
-            raise line_error(line, "no path")
-        if is_excluded:
-            excluded[fields["path"]] = None
-    return list(excluded)
-
-
-def _broken_list(uri: str, line: int, found: str) -> InputError:
-    rule = "every line of leave_out_uri must name an image"
-    return InputError(rule, f"{found} in {redact_uri(uri)}, line {line}", TO_LEAVE_OUT)
-
-
-def _delimiter(text: str) -> str:
-    """Returns `;` for files of spreadsheets in locales with a decimal comma, else `,`."""
-    first = text.lstrip().partition("\n")[0]
-    return ";" if first.count(";") > first.count(",") else ","
-
-
-def _text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
+def decode_text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
     """Downloads a UTF-8 file, and drops the byte order mark that spreadsheets write."""
     try:
         return reading.fetch(uri).read_bytes().decode("utf-8-sig")
@@ -182,7 +126,9 @@ def _text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
         raise line_error(line, "bytes that are not UTF-8") from None
 
 
-def _lines(text: str, line_error: Callable[[int, str], InputError], delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+def text_lines(
+    text: str, line_error: Callable[[int, str], InputError], delimiter: str = ","
+) -> Iterator[tuple[int, list[str]]]:
     """Yields the number and the cells of each CSV line that is not empty."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
@@ -194,12 +140,12 @@ def _lines(text: str, line_error: Callable[[int, str], InputError], delimiter: s
         raise line_error(reader.line_num, str(error)) from None
 
 
-Fields = tuple[str, str, str]  # URI, label, ml_use
+LineFields = tuple[str, str, str]  # URI, label, ml_use
 
 
-def _parse_csv(text: str, uri: str) -> Iterator[tuple[int, Fields]]:
+def _parse_csv(text: str, uri: str) -> Iterator[tuple[int, LineFields]]:
     header: list[str] | None = None
-    for line, cells in _lines(text, partial(broken, uri)):
+    for line, cells in text_lines(text, partial(invalid_line_error, uri)):
         names = ["ml_use" if cell.lower() == "split" else cell.lower() for cell in cells]
         if header is None and {"uri", "label"} <= set(names):
             header = names
@@ -207,67 +153,67 @@ def _parse_csv(text: str, uri: str) -> Iterator[tuple[int, Fields]]:
         header = header or []
         try:
             yield line, _order_cells(cells, header)
-        except Broken as reason:
-            raise broken(uri, line, str(reason)) from None
+        except InvalidLine as reason:
+            raise invalid_line_error(uri, line, str(reason)) from None
 
 
-def _order_cells(cells: list[str], header: list[str]) -> Fields:
+def _order_cells(cells: list[str], header: list[str]) -> LineFields:
     """Orders cells by the header; without one, ml_use is the first cell (Vertex AI) or the last (ours)."""
     if header:
         if len(cells) != len(header):
-            raise Broken(f"{len(cells)} fields under a header of {len(header)}")
+            raise InvalidLine(f"{len(cells)} fields under a header of {len(header)}")
         named = dict(zip(header, cells, strict=True))
         return named["uri"], named["label"], named.get("ml_use", "")
     if len(cells) == 3 and cells[0].lower() in (*SPLIT_NAMES, *UNASSIGNED):
         return cells[1], cells[2], cells[0]
     if len(cells) not in (2, 3):
-        raise Broken(f"{len(cells)} fields")
+        raise InvalidLine(f"{len(cells)} fields")
     return cells[0], cells[1], "".join(cells[2:])
 
 
-def _parse_json_lines(text: str, uri: str) -> Iterator[tuple[int, Fields]]:
+def _parse_json_lines(text: str, uri: str) -> Iterator[tuple[int, LineFields]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             yield number, _from_json(json.loads(line))
         except (ValueError, RecursionError):
-            raise broken(uri, number, "invalid JSON") from None
-        except Broken as reason:
-            raise broken(uri, number, str(reason)) from None
+            raise invalid_line_error(uri, number, "invalid JSON") from None
+        except InvalidLine as reason:
+            raise invalid_line_error(uri, number, str(reason)) from None
 
 
-def _from_json(item: Any) -> Fields:
+def _from_json(item: Any) -> LineFields:
     """Reads our keys, or Vertex AI's."""
     if not isinstance(item, dict):
-        raise Broken("JSON that is not an object")
+        raise InvalidLine("JSON that is not an object")
     annotation, resource_labels = item.get("classificationAnnotation", {}), item.get("dataItemResourceLabels", {})
     if not isinstance(annotation, dict) or not isinstance(resource_labels, dict):
-        raise Broken("fields that are not objects")
+        raise InvalidLine("fields that are not objects")
     label = item.get("label", annotation.get("displayName", ""))
     name, ml_use = item.get("uri", item.get("imageGcsUri", "")), item.get("ml_use", resource_labels.get(VERTEX_ML_USE, ""))
     if not (isinstance(name, str) and isinstance(label, str) and isinstance(ml_use, str)):
-        raise Broken("a field that is not a string")
+        raise InvalidLine("a field that is not a string")
     return name, label, ml_use
 
 
-def _parse_lst(text: str, uri: str) -> Iterator[tuple[int, Fields]]:
+def _parse_lst(text: str, uri: str) -> Iterator[tuple[int, LineFields]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         cells = line.rstrip("\r").split("\t")
         if len(cells) != 3:
-            raise broken(uri, number, f"{len(cells)} fields between tabs")
+            raise invalid_line_error(uri, number, f"{len(cells)} fields between tabs")
         try:
             label = float(cells[1])  # im2rec writes 3.000000
         except ValueError:
             label = -1.0
         if not 0 <= label < 1 << 31 or label != int(label):
-            raise broken(uri, number, f"the label {cells[1]}, which is not a whole number from 0")
+            raise invalid_line_error(uri, number, f"the label {cells[1]}, which is not a whole number from 0")
         yield number, (cells[2].strip(), str(int(label)), "")
 
 
-def _pad_labels(entries: list[Entry]) -> list[Entry]:
+def _pad_labels(entries: list[ImportEntry]) -> list[ImportEntry]:
     """Pads numeric labels with zeros, so that sorting them by name sorts them by number."""
     width = max((len(entry.label) for entry in entries), default=0)
     return [replace(entry, label=entry.label.zfill(width)) for entry in entries]
@@ -275,7 +221,7 @@ def _pad_labels(entries: list[Entry]) -> list[Entry]:
 
 def _resolve(name: str, listing: str) -> str:
     if not name:
-        raise Broken("no URI")
+        raise InvalidLine("no URI")
     base = split_settings(listing)[0]
     settings = listing[len(base) :]  # endpoint and region of the bucket, which apply to its images too
     if uris.scheme_of(name) == uris.scheme_of(base) and settings:
@@ -290,7 +236,7 @@ def _resolve(name: str, listing: str) -> str:
 
 def _require_label(label: str) -> str:
     if not label:
-        raise Broken("no label")
+        raise InvalidLine("no label")
     return label
 
 
@@ -299,5 +245,5 @@ def _parse_split(ml_use: str) -> str:
     if name in UNASSIGNED:
         return ""
     if name not in SPLIT_NAMES:
-        raise Broken(f"the ml_use {ml_use} (not training, validation or test)")
+        raise InvalidLine(f"the ml_use {ml_use} (not training, validation or test)")
     return SPLIT_NAMES[name]

@@ -9,38 +9,38 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 # Pillow's format names, and the modes of each that TensorFlow decodes. MPO is a JPEG followed by further images (from phones).
-TENSORFLOW_READS = {"JPEG": ("L", "RGB"), "MPO": ("L", "RGB"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")}
-PILLOW_OPENS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+TENSORFLOW_MODES = {"JPEG": ("L", "RGB"), "MPO": ("L", "RGB"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")}
+PILLOW_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 # Major brands of the ISO base media file format: ISO/IEC 23008-12, annex B, and the AV1 Image File Format, section 6.
-BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC")
-BRANDS |= dict.fromkeys((b"avif", b"avis"), "AVIF")
-QUALITY = 95  # of re-encoded images
+ISO_BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC")
+ISO_BRANDS |= dict.fromkeys((b"avif", b"avis"), "AVIF")
+REENCODING_QUALITY = 95  # of re-encoded images
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 # JPEG markers: ITU-T T.81, table B.1. In entropy-coded data 0xff is followed by 0x00; any other 0xff starts a marker.
-JPEG_BEGIN, JPEG_MARKER = b"\xff\xd8", re.compile(rb"\xff[^\x00\xff]")
+JPEG_START, JPEG_MARKER = b"\xff\xd8", re.compile(rb"\xff[^\x00\xff]")
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-JPEG_BESIDE = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # tables, application data, comments
+JPEG_METADATA = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # tables, application data, comments
 JPEG_APP1 = 0xE1  # EXIF or XMP, either of which may hold an orientation
 JPEG_FRAME = struct.Struct(">BBHBHHB")  # 0xff, marker, length; in a frame header: bits per sample, height, width, components
-JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length field
+JPEG_BARE_MARKERS = (0x01, *range(0xD0, 0xD8))  # markers without a length field
 # Tables, restarts, comments and application data may follow the first scan; frame headers and reserved markers may not.
-JPEG_PIXELS_MAY_HOLD = (*JPEG_ALONE, 0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)
+JPEG_MARKERS_IN_SCANS = (*JPEG_BARE_MARKERS, 0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)
 # A ten-byte scan makes the decoder visit every block of the image, so 1 MB of scans can take an hour of CPU time. Real images
 # have about a dozen; in small images any number is fast.
 JPEG_SCAN_HEADER, MAX_SCANS = re.compile(b"\xff\xda\0"), 100
-QUICK = 10**11  # pixels times bytes; a JPEG below this decodes within seconds, whatever it contains
+MAX_QUICK_WORK = 10**11  # pixels times bytes; a JPEG below this decodes within seconds, whatever it contains
 CHECK_SCALE = 8  # JPEGs are checked in grey at 1/8 size: libjpeg still reads every byte, but skips most of the arithmetic
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns; MAX_PIXELS rejects
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """An image that is rejected; the message is the reason."""
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidImage:
     """An upright JPEG or PNG that TensorFlow decodes.
 
     Attributes:
@@ -56,7 +56,7 @@ class Checked:
     width: int
 
 
-def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
+def validate_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> ValidImage:
     """Validates an image, and re-encodes it as RGB JPEG if TensorFlow cannot decode it or it is not upright.
 
     Args:
@@ -76,7 +76,7 @@ def checked(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Checked:
     return _validate(encoded, max_pixels, None)[0]
 
 
-def checked_with_small(encoded: bytes, side: int, max_pixels: int = MAX_PIXELS) -> tuple[Checked, Image.Image]:
+def validate_and_decode(encoded: bytes, side: int, max_pixels: int = MAX_PIXELS) -> tuple[ValidImage, Image.Image]:
     """Validates an image as `checked` does, and also returns its pixels, which saves decoding it again.
 
     Args:
@@ -94,34 +94,34 @@ def checked_with_small(encoded: bytes, side: int, max_pixels: int = MAX_PIXELS) 
     return valid, _to_rgb(pixels)
 
 
-def _validate(encoded: bytes, max_pixels: int, side: int | None) -> tuple[Checked, Image.Image]:
+def _validate(encoded: bytes, max_pixels: int, side: int | None) -> tuple[ValidImage, Image.Image]:
     """Returns the valid image and its decoded pixels, which are grey and reduced if `side` is None."""
     if not encoded:
-        raise Refused("empty")
+        raise Rejected("empty")
     try:
-        with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as image:
+        with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as image:
             width, height = image.size
-            refuse_huge(width, height, max_pixels)
+            check_pixel_count(width, height, max_pixels)
             if image.format in ("JPEG", "MPO"):
-                refuse_endless_jpeg(encoded, width, height)
+                check_jpeg_scans(encoded, width, height)
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            if upright and image.mode in TENSORFLOW_READS.get(image.format or "", ()):
+            if upright and image.mode in TENSORFLOW_MODES.get(image.format or "", ()):
                 if side:
                     image.draft("RGB", (side, side))
                 else:
                     image.draft("L", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
                 image.load()
                 (_reject_broken_png if image.format == "PNG" else _reject_broken_jpeg)(encoded)
-                return Checked(encoded, "png" if image.format == "PNG" else "jpeg", height, width), image
-            converted = as_jpeg(ImageOps.exif_transpose(image))
+                return ValidImage(encoded, "png" if image.format == "PNG" else "jpeg", height, width), image
+            converted = encode_jpeg(ImageOps.exif_transpose(image))
             return _validate(converted.encoded, max_pixels, side) if side else (converted, image)
     except UnidentifiedImageError:
-        raise Refused(_describe_unknown(encoded)) from None
+        raise Rejected(_describe_unknown(encoded)) from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise Refused(" ".join(str(error).split()) or type(error).__name__) from None
+        raise Rejected(" ".join(str(error).split()) or type(error).__name__) from None
 
 
-def refuse_huge(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+def check_pixel_count(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """Rejects an image whose header claims too many pixels, before memory is allocated for them.
 
     Args:
@@ -133,10 +133,10 @@ def refuse_huge(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
         Refused: The image is larger.
     """
     if width * height > max_pixels:
-        raise Refused(f"{width} x {height} pixels, more than {max_pixels // 1_000_000} million")
+        raise Rejected(f"{width} x {height} pixels, more than {max_pixels // 1_000_000} million")
 
 
-def refuse_endless_jpeg(encoded: bytes, width: int, height: int) -> None:
+def check_jpeg_scans(encoded: bytes, width: int, height: int) -> None:
     """Rejects a JPEG crafted to take hours to decode.
 
     Args:
@@ -147,11 +147,11 @@ def refuse_endless_jpeg(encoded: bytes, width: int, height: int) -> None:
     Raises:
         Refused: The JPEG is large and has more scans than any camera or program writes.
     """
-    if width * height * len(encoded) > QUICK and (scans := len(JPEG_SCAN_HEADER.findall(encoded))) > MAX_SCANS:
-        raise Refused(f"a JPEG of {scans:,} scans, which takes too long to decode")
+    if width * height * len(encoded) > MAX_QUICK_WORK and (scans := len(JPEG_SCAN_HEADER.findall(encoded))) > MAX_SCANS:
+        raise Rejected(f"a JPEG of {scans:,} scans, which takes too long to decode")
 
 
-def size_of_plain_jpeg(encoded: bytes) -> tuple[int, int] | None:
+def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
     """Reads the size of an upright 8-bit grey or colour JPEG from its header, four times faster than Pillow.
 
     Args:
@@ -160,12 +160,12 @@ def size_of_plain_jpeg(encoded: bytes) -> tuple[int, int] | None:
     Returns:
         Height and width in pixels; None for any other image, and in case of doubt.
     """
-    at = len(JPEG_BEGIN)
-    while encoded.startswith(JPEG_BEGIN) and at + JPEG_FRAME.size <= len(encoded):
+    at = len(JPEG_START)
+    while encoded.startswith(JPEG_START) and at + JPEG_FRAME.size <= len(encoded):
         prefix, marker, length, precision, height, width, components = JPEG_FRAME.unpack_from(encoded, at)
         if prefix == 0xFF and marker in JPEG_FRAMES and precision == 8 and height and width and components in (1, 3):
             return height, width
-        if prefix != 0xFF or marker not in JPEG_BESIDE:
+        if prefix != 0xFF or marker not in JPEG_METADATA:
             return None
         if marker == JPEG_APP1 and (encoded.startswith(b"Exif", at + 4) or b"Orientation" in encoded[at : at + 2 + length]):
             return None
@@ -175,7 +175,7 @@ def size_of_plain_jpeg(encoded: bytes) -> tuple[int, int] | None:
 
 def _describe_unknown(encoded: bytes) -> str:
     """Names the file types that are often taken for supported images."""
-    if encoded[4:8] == b"ftyp" and (brand := BRANDS.get(encoded[8:12])):
+    if encoded[4:8] == b"ftyp" and (brand := ISO_BRANDS.get(encoded[8:12])):
         return f"{brand} is not supported; convert it to JPEG"
     begin = encoded[:100].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return "not an image in a known format" + (", but a web page" if begin.startswith((b"<!doctype html", b"<html")) else "")
@@ -186,7 +186,7 @@ def _reject_broken_png(encoded: bytes) -> None:
     with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
         image.verify()
     if PNG_END not in encoded:
-        raise Refused("truncated")
+        raise Rejected("truncated")
 
 
 def _reject_broken_jpeg(encoded: bytes) -> None:
@@ -195,20 +195,20 @@ def _reject_broken_jpeg(encoded: bytes) -> None:
     A damaged segment length can swallow the end marker, so this follows the segments as libjpeg's `jpeg_finish_decompress`
     does (jdmarker.c, read_markers), without decoding the pixels.
     """
-    at, in_pixels = len(JPEG_BEGIN), False
+    at, in_pixels = len(JPEG_START), False
     while match := JPEG_MARKER.search(encoded, at):
         marker, at = encoded[match.end() - 1], match.end()
         if marker == JPEG_END:
             return
-        if marker not in JPEG_PIXELS_MAY_HOLD and in_pixels:
+        if marker not in JPEG_MARKERS_IN_SCANS and in_pixels:
             break
-        if marker not in JPEG_ALONE:
+        if marker not in JPEG_BARE_MARKERS:
             at += int.from_bytes(encoded[at : at + 2])
         in_pixels = in_pixels or marker == JPEG_SCAN
-    raise Refused("a JPEG whose end is missing or damaged")
+    raise Rejected("a JPEG whose end is missing or damaged")
 
 
-def as_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> Checked:
+def encode_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> ValidImage:
     """Encodes an upright image as an RGB JPEG of quality 95.
 
     Args:
@@ -222,13 +222,13 @@ def as_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> Checked:
         Refused: The mode (32-bit integer or float) does not define a white level.
     """
     if image.mode in ("I", "F"):
-        raise Refused(f"pixels of mode {image.mode}, whose white level is unknown")
+        raise Rejected(f"pixels of mode {image.mode}, whose white level is unknown")
     rgb = _to_rgb(image)
     if size:
         rgb = rgb.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    rgb.save(file, "JPEG", quality=QUALITY)
-    return Checked(file.getvalue(), "jpeg", rgb.height, rgb.width)
+    rgb.save(file, "JPEG", quality=REENCODING_QUALITY)
+    return ValidImage(file.getvalue(), "jpeg", rgb.height, rgb.width)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -10,31 +10,34 @@ import hashlib
 import io
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
 from PIL import ExifTags, Image, ImageDraw
 
-from kfp_vision import catalog, listings
-from kfp_vision.catalog import Catalog, Row
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.pictures import PILLOW_OPENS, Checked, Refused, checked
+from kfp_vision.dataset import import_files, table, validation
+from kfp_vision.dataset.images import PILLOW_FORMATS, Rejected, ValidImage, validate_image
+from kfp_vision.dataset.scan import is_unwritable, skip_reason, splits_by_folder
+from kfp_vision.dataset.table import Catalog, ImageRow
 from kfp_vision.reports import thumbnails
 from kfp_vision.storage import reading, uris
 
-LABEL_MAP_FILE = "label_map.pbtxt"
-MOST_XML = 1 << 20  # bytes; 1,000 boxes take a quarter of it
-MOST_SHOWN = 60  # characters of a name in a reason
-PICTURE_FOLDERS, ANNOTATION_FOLDERS = ("jpegimages", "images"), ("annotations",)
-LISTS = {"train": "train", "val": "validation", "test": "test", "trainval": ""}  # files of ImageSets/Main, and our splits
-ALONE, WITHOUT, UNLISTED = "no annotation", "annotation without an image", "not listed in ImageSets/Main"
-LAYOUT = "Put x.xml in Pascal VOC format next to each x.jpg, or into Annotations next to JPEGImages."
+MAX_XML_BYTES = 1 << 20  # bytes; 1,000 boxes take a quarter of it
+MAX_SHOWN_CHARACTERS = 60  # characters of a name in a reason
+IMAGE_FOLDERS, ANNOTATION_FOLDERS = ("jpegimages", "images"), ("annotations",)
+SPLIT_LISTS = {"train": "train", "val": "validation", "test": "test", "trainval": ""}  # files of ImageSets/Main, and our splits
+ANNOTATION_MISSING, IMAGE_MISSING, NOT_IN_SPLIT_LISTS = (
+    "no annotation",
+    "annotation without an image",
+    "not listed in ImageSets/Main",
+)
+VOC_LAYOUT = "Put x.xml in Pascal VOC format next to each x.jpg, or into Annotations next to JPEGImages."
 UPRIGHT, SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the sideways ones swap width and height
-SAMPLE_SIDE, LINE = 400, 3  # pixels: size of a sample on the page, and width of the box lines
+SAMPLE_SIDE, BOX_LINE_WIDTH = 400, 3  # pixels: size of a sample on the page, and width of the box lines
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Annotation:
     boxes: list[Box]
 
 
-def scan(images_uri: str) -> Catalog:
+def scan_annotated_images(images_uri: str) -> Catalog:
     """Finds the annotated images in a folder or an archive.
 
     The label of an image is its rarest class; without objects it is empty. The split comes from a folder named after one, or
@@ -94,7 +97,7 @@ def scan(images_uri: str) -> Catalog:
     Raises:
         InputError: there is nothing at the URI, or it cannot hold annotations.
     """
-    check_uri(images_uri)
+    check_detection_uri(images_uri)
     found = Catalog([])
     annotations: dict[tuple[str, str], Annotation | str] = {}
     sizes: dict[str, tuple[int, int, int] | str] = {}
@@ -107,9 +110,9 @@ def scan(images_uri: str) -> Catalog:
             annotations[_key(path)] = _parse_or_reason(encoded)
         elif path.suffix == ".txt":
             names = lists.setdefault(str(path.parents[2]), {})
-            names |= {name: LISTS[path.stem] or names.get(name, "") for name in _parse_split_list(encoded)}
+            names |= {name: SPLIT_LISTS[path.stem] or names.get(name, "") for name in _parse_split_list(encoded)}
         else:
-            found.rows.append(Row(item.uri, "", item.size, catalog.md5(encoded), item.name))
+            found.rows.append(ImageRow(item.uri, "", item.size, table.md5_hex(encoded), item.name))
             sizes[item.name] = _size_or_reason(encoded)
     found.rows.sort(key=lambda row: row.name)
     _attach_annotations(found, annotations, sizes)
@@ -130,7 +133,7 @@ def label_by_rarest(found: Catalog) -> None:
     ]
 
 
-def check_uri(images_uri: str) -> None:
+def check_detection_uri(images_uri: str) -> None:
     """Checks that a URI can hold annotations, which the sample data and import files cannot.
 
     Args:
@@ -139,11 +142,11 @@ def check_uri(images_uri: str) -> None:
     Raises:
         InputError: it cannot.
     """
-    if images_uri == uris.SAMPLE or listings.is_listing(images_uri):
-        raise InputError("images_uri of detection must be a folder or an archive", images_uri, LAYOUT)
+    if images_uri == uris.SAMPLE or import_files.is_import_file(images_uri):
+        raise InputError("images_uri of detection must be a folder or an archive", images_uri, VOC_LAYOUT)
 
 
-def read_xml(encoded: bytes) -> Annotation:
+def parse_annotation(encoded: bytes) -> Annotation:
     """Parses a Pascal VOC annotation.
 
     A DOCTYPE is rejected, so no entity is expanded and nothing outside the file is read.
@@ -160,20 +163,22 @@ def read_xml(encoded: bytes) -> Annotation:
     from defusedxml import DefusedXmlException, ElementTree
 
     if not encoded.strip():
-        raise Refused("an empty annotation")
+        raise Rejected("an empty annotation")
     try:
         root = ElementTree.fromstring(encoded, forbid_dtd=True)
     except DefusedXmlException:
-        raise Refused("an annotation with a DOCTYPE, which is not allowed") from None
+        raise Rejected("an annotation with a DOCTYPE, which is not allowed") from None
     except (ParseError, ValueError, LookupError) as error:  # the last two for an unknown encoding
-        raise Refused(f"an annotation that is not XML ({' '.join(str(error).split())})") from None
+        raise Rejected(f"an annotation that is not XML ({' '.join(str(error).split())})") from None
     if root.tag != "annotation":
-        raise Refused(f"an annotation that is not Pascal VOC: its root element is {format_value(root.tag, MOST_SHOWN)}")
+        raise Rejected(
+            f"an annotation that is not Pascal VOC: its root element is {format_value(root.tag, MAX_SHOWN_CHARACTERS)}"
+        )
     width, height = (_parse_length(root, f"size/{side}") for side in ("width", "height"))
     return Annotation(width, height, [_parse_box(element) for element in root.findall("object")])
 
 
-def fitted(annotation: Annotation, width: int, height: int, orientation: int = UPRIGHT) -> list[Box]:
+def normalize_boxes(annotation: Annotation, width: int, height: int, orientation: int = UPRIGHT) -> list[Box]:
     """Normalises the boxes of an annotation to the size of the upright image, and clips them at its edges.
 
     Args:
@@ -191,15 +196,15 @@ def fitted(annotation: Annotation, width: int, height: int, orientation: int = U
     """
     annotated = (annotation.width, annotation.height)
     if orientation != UPRIGHT and (orientation not in SIDEWAYS or annotated != (width, height) or width == height):
-        raise Refused(
+        raise Rejected(
             f"EXIF orientation {orientation}: the boxes may refer to the image before or after rotation; save it upright"
         )
     if all(annotated) and annotated != (width, height):
-        raise Refused(f"an annotation for {annotated[0]} x {annotated[1]} pixels, but the image has {width} x {height}")
+        raise Rejected(f"an annotation for {annotated[0]} x {annotated[1]} pixels, but the image has {width} x {height}")
     return [_normalize(box, width, height) for box in annotation.boxes]
 
 
-def boxes(row: Row) -> list[Box]:
+def read_boxes(row: ImageRow) -> list[Box]:
     """Returns the boxes of an image, with coordinates from 0 to 1.
 
     Args:
@@ -210,11 +215,11 @@ def boxes(row: Row) -> list[Box]:
     """
     content = json.loads(row.objects)
     if isinstance(content, str):
-        raise Refused(content)
+        raise Rejected(content)
     return [Box(*box) for box in content]
 
 
-def check(found: Catalog, images_uri: str, splits: int) -> None:
+def check_detection(found: Catalog, images_uri: str, splits: int) -> None:
     """Checks that a detector can be trained on the data.
 
     Args:
@@ -229,14 +234,14 @@ def check(found: Catalog, images_uri: str, splits: int) -> None:
     if not found.rows:
         skipped = ", ".join(f"{count} files skipped: {reason}" for reason, count in found.skipped.most_common(2))
         rule = "images_uri of detection must contain images with annotations"
-        raise InputError(rule, f"none at {images_uri} ({skipped or 'nothing there'})", LAYOUT)
+        raise InputError(rule, f"none at {images_uri} ({skipped or 'nothing there'})", VOC_LAYOUT)
     if not found.classes:
         reasons = Counter(content for row in found.rows if isinstance(content := json.loads(row.objects), str))
         worst = "".join(f", {count} with {reason}" for reason, count in reasons.most_common(1))
         rule = "images_uri of detection must contain annotated objects"
-        raise InputError(rule, f"none in {len(found.rows)} images at {images_uri}{worst}", LAYOUT)
+        raise InputError(rule, f"none in {len(found.rows)} images at {images_uri}{worst}", VOC_LAYOUT)
     if found.splits:
-        catalog.check_held_out(found, images_uri)
+        validation.check_held_out(found, images_uri)
         return
     label, fewest = min(found.classes.items(), key=lambda pair: pair[1])
     if fewest < splits:
@@ -244,7 +249,7 @@ def check(found: Catalog, images_uri: str, splits: int) -> None:
         raise InputError(rule, f"{fewest} of {label}", "Add images of it, or remove it from the annotations.")
 
 
-def notes(found: Catalog) -> list[str]:
+def detection_notes(found: Catalog) -> list[str]:
     """Describes what a user should know about the data: objects per class, unusable annotations, copies.
 
     Args:
@@ -256,14 +261,14 @@ def notes(found: Catalog) -> list[str]:
     sentences = []
     annotations = [json.loads(row.objects) for row in found.rows]
     objects = Counter(box[0] for content in annotations if not isinstance(content, str) for box in content)
-    first = ", ".join(f"{label} {count:,}" for label, count in sorted(objects.items())[: catalog.NAMED])
-    more = f" and {len(objects) - catalog.NAMED} more classes" if len(objects) > catalog.NAMED else ""
+    first = ", ".join(f"{label} {count:,}" for label, count in sorted(objects.items())[: table.MAX_NAMED])
+    more = f" and {len(objects) - table.MAX_NAMED} more classes" if len(objects) > table.MAX_NAMED else ""
     sentences.append(f"{objects.total():,} annotated objects: {first}{more}.")
     if empty := annotations.count([]):
         sentences.append(f"{empty:,} images have an annotation without objects; they are kept as negative examples.")
     unusable = [(row.name, content) for row, content in zip(found.rows, annotations, strict=True) if isinstance(content, str)]
     if unusable:
-        first = "; ".join(f"{name}: {reason}" for name, reason in unusable[: catalog.NAMED])
+        first = "; ".join(f"{name}: {reason}" for name, reason in unusable[: table.MAX_NAMED])
         sentences.append(f"{len(unusable):,} annotations cannot be used; their images will be rejected. First: {first}.")
     copies = len(found.rows) - len({row.content_id for row in found.rows})
     if copies:
@@ -271,7 +276,7 @@ def notes(found: Catalog) -> list[str]:
     return sentences
 
 
-def sample(encoded: bytes, row: Row) -> thumbnails.EncodedImage:
+def draw_boxes(encoded: bytes, row: ImageRow) -> thumbnails.EncodedImage:
     """Draws the boxes of an image into a reduced copy for the page.
 
     Args:
@@ -282,52 +287,29 @@ def sample(encoded: bytes, row: Row) -> thumbnails.EncodedImage:
         A JPEG of at most 400 pixels a side; the original bytes if the image or its annotation cannot be used.
     """
     try:
-        with Image.open(io.BytesIO(checked(encoded).encoded)) as image:
+        with Image.open(io.BytesIO(validate_image(encoded).encoded)) as image:
             image.draft("RGB", (SAMPLE_SIDE, SAMPLE_SIDE))
             small = image.convert("RGB")
         small.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
         pen = ImageDraw.Draw(small)
-        for box in boxes(row):
+        for box in read_boxes(row):
             left, top, right, bottom = (
                 box.xmin * small.width,
                 box.ymin * small.height,
                 box.xmax * small.width,
                 box.ymax * small.height,
             )
-            pen.rectangle((left, top, right, bottom), outline="red", width=LINE)
-    except (Refused, OSError, ValueError):
+            pen.rectangle((left, top, right, bottom), outline="red", width=BOX_LINE_WIDTH)
+    except (Rejected, OSError, ValueError):
         return thumbnails.EncodedImage(row.name, encoded)
     file = io.BytesIO()
     small.save(file, "JPEG")
     return thumbnails.EncodedImage(row.name, file.getvalue())
 
 
-def write_label_map(folder: Path, labels: list[str]) -> None:
-    """Writes `label_map.pbtxt`, as the Object Detection API reads it.
-
-    Args:
-        folder: an existing folder.
-        labels: in the order of their numbers, from 1.
-    """
-    items = (f"item {{\n  id: {number}\n  name: '{_escaped(label)}'\n}}\n" for number, label in enumerate(labels, start=1))
-    (folder / LABEL_MAP_FILE).write_text("\n".join(items), encoding="utf-8")
-
-
-def read_label_map(folder: Path) -> dict[str, int]:
-    """Reads `label_map.pbtxt`.
-
-    Args:
-        folder: the label map, as `write_label_map` writes it.
-
-    Returns:
-        The number of each label, from 1.
-    """
-    text = (folder / LABEL_MAP_FILE).read_text(encoding="utf-8")
-    items = re.findall(r"^  id: (\d+)\n  name: '(.*)'$", text, re.MULTILINE)
-    return {re.sub(r"\\(.)", r"\1", name): int(number) for number, name in items}
-
-
-def features(row: Row, image: Checked, number_of: Mapping[str, int]) -> dict[str, list[bytes] | list[int] | list[float]]:
+def detection_features(
+    row: ImageRow, image: ValidImage, number_of: Mapping[str, int]
+) -> dict[str, list[bytes] | list[int] | list[float]]:
     """Builds the features of a `tf.train.Example`, as the Object Detection API writes Pascal VOC.
 
     Args:
@@ -341,7 +323,7 @@ def features(row: Row, image: Checked, number_of: Mapping[str, int]) -> dict[str
     Raises:
         Refused: the annotation cannot be used; the message is the reason.
     """
-    found = boxes(row)
+    found = read_boxes(row)
     return {
         "image/height": [image.height],
         "image/width": [image.width],
@@ -363,13 +345,13 @@ def features(row: Row, image: Checked, number_of: Mapping[str, int]) -> dict[str
 
 
 class DetectionTask:
-    """Object detection, as a `catalog.Task`."""
+    """Object detection, as a `ingest.Task`."""
 
-    find_images = staticmethod(scan)
+    find_images = staticmethod(scan_annotated_images)
     update_labels = staticmethod(label_by_rarest)
-    check_data = staticmethod(check)
-    describe = staticmethod(notes)
-    make_sample = staticmethod(sample)
+    check_data = staticmethod(check_detection)
+    describe = staticmethod(detection_notes)
+    make_sample = staticmethod(draw_boxes)
 
 
 def _select_files(
@@ -378,14 +360,14 @@ def _select_files(
     """Yields images, annotations and split lists; counts other files as skipped, and does not read oversized annotations."""
     for item in reading.walk(images_uri):
         path = PurePosixPath(item.name)
-        if path.suffix.lower() == ".xml" and not catalog.not_a_picture(str(path.with_suffix(".jpg"))):
-            if item.size > MOST_XML:
+        if path.suffix.lower() == ".xml" and not skip_reason(str(path.with_suffix(".jpg"))):
+            if item.size > MAX_XML_BYTES:
                 annotations[_key(path)] = "an annotation over 1 MB"
             else:
                 yield item
-        elif path.parts[-3:-1] == ("ImageSets", "Main") and path.suffix == ".txt" and path.stem in LISTS:
+        elif path.parts[-3:-1] == ("ImageSets", "Main") and path.suffix == ".txt" and path.stem in SPLIT_LISTS:
             yield item
-        elif reason := catalog.not_a_picture(item.name):
+        elif reason := skip_reason(item.name):
             found.skipped[reason] += 1
         else:
             yield item
@@ -394,15 +376,15 @@ def _select_files(
 def _key(path: PurePosixPath) -> tuple[str, str]:
     """Returns the folder and stem that an image shares with its annotation."""
     folder = path.parent
-    if folder.name.lower() in (*PICTURE_FOLDERS, *ANNOTATION_FOLDERS):
+    if folder.name.lower() in (*IMAGE_FOLDERS, *ANNOTATION_FOLDERS):
         folder = folder.parent
     return str(folder), path.stem
 
 
 def _parse_or_reason(encoded: bytes) -> Annotation | str:
     try:
-        return read_xml(encoded)
-    except Refused as reason:
+        return parse_annotation(encoded)
+    except Rejected as reason:
         return str(reason)
 
 
@@ -414,15 +396,15 @@ def _parse_split_list(encoded: bytes) -> list[str]:
 def _size_or_reason(encoded: bytes) -> tuple[int, int, int] | str:
     """Returns width and height of the upright image and its EXIF orientation, or why it cannot be read."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=PILLOW_OPENS) as image:
+        with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
             width, height = image.size if orientation not in SIDEWAYS else image.size[::-1]
             return width, height, orientation
     except (OSError, SyntaxError, ValueError):
         pass
     try:
-        valid = checked(encoded)
-    except Refused as reason:
+        valid = validate_image(encoded)
+    except Rejected as reason:
         return str(reason)
     return valid.width, valid.height, UPRIGHT
 
@@ -436,14 +418,14 @@ def _attach_annotations(
     for row in found.rows:
         key = _key(PurePosixPath(row.name))
         if key not in annotations:
-            found.skipped[ALONE] += 1
+            found.skipped[ANNOTATION_MISSING] += 1
         elif images[key] > 1:
             annotated.append(replace(row, objects=json.dumps(f"one of {images[key]} images with the same annotation")))
         else:
             annotated.append(replace(row, objects=_encode_objects(annotations[key], sizes[row.name])))
     found.rows = annotated
     if unmatched := len(annotations.keys() - images.keys()):
-        found.skipped[WITHOUT] += unmatched
+        found.skipped[IMAGE_MISSING] += unmatched
 
 
 def _encode_objects(annotation: Annotation | str, size: tuple[int, int, int] | str) -> str:
@@ -453,19 +435,19 @@ def _encode_objects(annotation: Annotation | str, size: tuple[int, int, int] | s
     if isinstance(annotation, str):
         return json.dumps(annotation, ensure_ascii=False)
     try:
-        return json.dumps([astuple(box) for box in fitted(annotation, *size)], ensure_ascii=False)
-    except Refused as reason:
+        return json.dumps([astuple(box) for box in normalize_boxes(annotation, *size)], ensure_ascii=False)
+    except Rejected as reason:
         return json.dumps(str(reason), ensure_ascii=False)
 
 
 def _assign_splits(found: Catalog, lists: dict[str, dict[str, str]]) -> None:
     """Sets the split of each image by its folder, or by the lists of ImageSets/Main, which skip the images not listed."""
-    split_of, _ = catalog.splits_by_folder([PurePosixPath(row.name).parent for row in found.rows], class_folders=False)
+    split_of, _ = splits_by_folder([PurePosixPath(row.name).parent for row in found.rows], class_folders=False)
     rows = []
     for row, split in zip(found.rows, split_of, strict=True):
         folder, stem = _key(PurePosixPath(row.name))
         if folder in lists and stem not in lists[folder]:
-            found.skipped[UNLISTED] += 1
+            found.skipped[NOT_IN_SPLIT_LISTS] += 1
         else:
             rows.append(replace(row, split=lists[folder][stem] if folder in lists else split))
     found.rows = rows
@@ -480,12 +462,12 @@ def _parse_length(root: Element, path: str) -> int:
 def _parse_box(element: Element) -> Box:
     name = " ".join((element.findtext("name") or "").split())
     if not name:
-        raise Refused("an object without a name")
-    if catalog.unwritable(name):
-        raise Refused(f"a control character in the name {format_value(ascii(name), MOST_SHOWN)}")
+        raise Rejected("an object without a name")
+    if is_unwritable(name):
+        raise Rejected(f"a control character in the name {format_value(ascii(name), MAX_SHOWN_CHARACTERS)}")
     bounds = element.find("bndbox")
     if bounds is None:
-        raise Refused(f"{format_value(name, MOST_SHOWN)} without a bndbox")
+        raise Rejected(f"{format_value(name, MAX_SHOWN_CHARACTERS)} without a bndbox")
     xmin, ymin, xmax, ymax = (_parse_edge(bounds, side, name) for side in ("xmin", "ymin", "xmax", "ymax"))
     view = " ".join((element.findtext("pose") or "").split()) or "Unspecified"
     difficult, truncated = (int((element.findtext(flag) or "").strip() == "1") for flag in ("difficult", "truncated"))
@@ -499,20 +481,18 @@ def _parse_edge(bounds: Element, side: str, name: str) -> float:
     except ValueError:
         edge = math.nan
     if not math.isfinite(edge):
-        raise Refused(f"a box of {format_value(name, MOST_SHOWN)} with {side} {format_value(text, MOST_SHOWN)}")
+        raise Rejected(
+            f"a box of {format_value(name, MAX_SHOWN_CHARACTERS)} with {side} {format_value(text, MAX_SHOWN_CHARACTERS)}"
+        )
     return edge
 
 
 def _normalize(box: Box, width: int, height: int) -> Box:
     edges = ", ".join(f"{edge:g}" for edge in (box.xmin, box.ymin, box.xmax, box.ymax))
     if box.xmin >= box.xmax or box.ymin >= box.ymax:
-        raise Refused(f"an empty box of {format_value(box.label, MOST_SHOWN)}: {edges}")
+        raise Rejected(f"an empty box of {format_value(box.label, MAX_SHOWN_CHARACTERS)}: {edges}")
     xmin, xmax = (min(max(edge / width, 0.0), 1.0) for edge in (box.xmin, box.xmax))
     ymin, ymax = (min(max(edge / height, 0.0), 1.0) for edge in (box.ymin, box.ymax))
     if xmin >= xmax or ymin >= ymax:
-        raise Refused(f"a box of {format_value(box.label, MOST_SHOWN)} outside the image: {edges}")
+        raise Rejected(f"a box of {format_value(box.label, MAX_SHOWN_CHARACTERS)} outside the image: {edges}")
     return replace(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
-
-
-def _escaped(label: str) -> str:
-    return label.replace("\\", "\\\\").replace("'", "\\'")

@@ -16,20 +16,20 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import catalog, detection
-from kfp_vision.catalog import SPLITS, Row, Unused
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import table
+from kfp_vision.dataset.label_map import write_label_map, write_labels
+from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage
 from kfp_vision.storage.atomic import replacing
 
-LABELS_FILE = "labels.txt"
-LEFT_OUT = "left_out"
+LEFT_OUT_TABLE = "left_out"
 
 
-def write_tables(images: Path, tables: Path, label_map: Path, **options: Any) -> dict[str, int]:
+def write_split_tables(images: Path, tables: Path, label_map: Path, **options: Any) -> dict[str, int]:
     """Splits the data as `split_images` does, and writes all tables into one folder.
 
     Args:
-        images: the table of all images, as `catalog.write` writes it.
+        images: the table of all images, as `table.write_table` writes it.
         tables: output folder; `table_of` names its files.
         label_map: output folder of the label map.
         options: validation_ratio, test_ratio and conflicting_labels, as for `split_images`.
@@ -46,11 +46,11 @@ def write_tables(images: Path, tables: Path, label_map: Path, **options: Any) ->
     """
     with replacing(tables) as temporary:
         temporary.mkdir()
-        outputs: dict[str, Any] = {name: table_of(temporary, name) for name in (*SPLITS, LEFT_OUT)}
+        outputs: dict[str, Any] = {name: split_table(temporary, name) for name in (*SPLITS, LEFT_OUT_TABLE)}
         return split_images(images, label_map=label_map, **outputs, **options)
 
 
-def table_of(tables: Path, name: str) -> Path:
+def split_table(tables: Path, name: str) -> Path:
     """Returns the path of a table in the folder that `write_tables` writes.
 
     Args:
@@ -75,7 +75,7 @@ def split_images(
     """Splits the table of all images into one table per split, and writes the label map and the list of unused images.
 
     Args:
-        images: the table of all images, as `catalog.write` writes it.
+        images: the table of all images, as `table.write_table` writes it.
         validation_ratio: fraction of each class for validation during training.
         test_ratio: fraction of each class for the final evaluation; 0 for none.
         train: output table.
@@ -92,27 +92,27 @@ def split_images(
     Raises:
         InputError: a class would have no images left to train on.
     """
-    rows = list(catalog.read(images))
+    rows = list(table.read_table(images))
     with_boxes = any(row.objects for row in rows)
     conflicts = _find_box_conflicts(rows) if with_boxes else _find_label_conflicts(rows, conflicting_labels)
     for content_id, reason in conflicts.items():
         print(f"excluded, {reason}: {content_id}")
     labels = sorted({label for row in rows for label in row.labels})
-    parts = split([row for row in rows if row.content_id not in conflicts], validation_ratio, test_ratio)
-    kept = apart(parts)
+    parts = split_rows([row for row in rows if row.content_id not in conflicts], validation_ratio, test_ratio)
+    kept = remove_leaks(parts)
     _check_trainable(labels, kept["train"])
     for name, path in zip(SPLITS, (train, validation, test), strict=True):
-        catalog.write(path, kept[name])
+        table.write_table(path, kept[name])
     with replacing(label_map) as temporary:
         temporary.mkdir()
-        (detection.write_label_map if with_boxes else write_labels)(temporary, labels)
-    catalog.write_unused(left_out, [*_list_conflicting(rows, conflicts), *_list_leaked(parts, kept)])
+        (write_label_map if with_boxes else write_labels)(temporary, labels)
+    table.write_unused(left_out, [*_list_conflicting(rows, conflicts), *_list_leaked(parts, kept)])
     counts = {name: len(part) for name, part in kept.items()}
     print(", ".join(f"{count} images in {name}" for name, count in counts.items()))
     return counts | {"left_out": len(rows) - sum(counts.values())}
 
 
-def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, list[Row]]:
+def split_rows(rows: list[ImageRow], validation_ratio: float, test_ratio: float) -> dict[str, list[ImageRow]]:
     """Splits rows by the hashes of their contents, class by class.
 
     Args:
@@ -132,9 +132,9 @@ def split(rows: list[Row], validation_ratio: float, test_ratio: float) -> dict[s
     return {name: sorted(part, key=attrgetter("content_id", "name")) for name, part in parts.items()}
 
 
-def _assign_multi_label(unsplit: list[Row], validation_ratio: float, test_ratio: float) -> dict[str, str]:
+def _assign_multi_label(unsplit: list[ImageRow], validation_ratio: float, test_ratio: float) -> dict[str, str]:
     """Maps the content ids of images with several labels to splits; class by class, their copies could be separated."""
-    content_ids = sorted(catalog.several(unsplit, "label"))
+    content_ids = sorted(table.conflicting_values(unsplit, "label"))
     test, held_out = round(len(content_ids) * test_ratio), round(len(content_ids) * (test_ratio + validation_ratio))
     return {
         content_id: "test" if position < test else "validation" if position < held_out else "train"
@@ -142,7 +142,9 @@ def _assign_multi_label(unsplit: list[Row], validation_ratio: float, test_ratio:
     }
 
 
-def _split_class(rows: list[Row], assigned: dict[str, str], validation_ratio: float, test_ratio: float) -> dict[str, list[Row]]:
+def _split_class(
+    rows: list[ImageRow], assigned: dict[str, str], validation_ratio: float, test_ratio: float
+) -> dict[str, list[ImageRow]]:
     """Splits the rows of one class; those already in `assigned` count towards its ratios."""
     parts = {name: [row for row in rows if assigned.get(row.content_id) == name] for name in SPLITS}
     free = [row for row in rows if row.content_id not in assigned]
@@ -155,14 +157,14 @@ def _split_class(rows: list[Row], assigned: dict[str, str], validation_ratio: fl
     return parts
 
 
-def apart(parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
+def remove_leaks(parts: dict[str, list[ImageRow]]) -> dict[str, list[ImageRow]]:
     """Removes images from a split if a later one has a copy, so that no model is evaluated on its training data.
 
     Args:
         parts: the rows of each split.
     """
     seen: set[str] = set()
-    kept: dict[str, list[Row]] = {}
+    kept: dict[str, list[ImageRow]] = {}
     for name in reversed(SPLITS):
         kept[name] = [row for row in parts[name] if row.content_id not in seen]
         if excluded := len(parts[name]) - len(kept[name]):
@@ -171,24 +173,24 @@ def apart(parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
     return {name: kept[name] for name in SPLITS}
 
 
-def _find_label_conflicts(rows: list[Row], conflicting_labels: str) -> dict[str, str]:
+def _find_label_conflicts(rows: list[ImageRow], conflicting_labels: str) -> dict[str, str]:
     if conflicting_labels == "keep":
         return {}
-    conflicts = catalog.several(rows, "label")
+    conflicts = table.conflicting_values(rows, "label")
     return {content_id: f"same image with labels {' and '.join(labels)}" for content_id, labels in conflicts.items()}
 
 
-def _find_box_conflicts(rows: list[Row]) -> dict[str, str]:
-    return dict.fromkeys(catalog.several(rows, "objects"), "same image with different boxes")
+def _find_box_conflicts(rows: list[ImageRow]) -> dict[str, str]:
+    return dict.fromkeys(table.conflicting_values(rows, "objects"), "same image with different boxes")
 
 
-def _list_conflicting(rows: list[Row], conflicts: dict[str, str]) -> Iterator[Unused]:
+def _list_conflicting(rows: list[ImageRow], conflicts: dict[str, str]) -> Iterator[UnusedImage]:
     for row in rows:
         if reason := conflicts.get(row.content_id):
             yield row.uri, row.label, reason
 
 
-def _list_leaked(parts: dict[str, list[Row]], kept: dict[str, list[Row]]) -> Iterator[Unused]:
+def _list_leaked(parts: dict[str, list[ImageRow]], kept: dict[str, list[ImageRow]]) -> Iterator[UnusedImage]:
     split_of = {row.content_id: name for name, part in kept.items() for row in part}
     for name, part in parts.items():
         for row in part:
@@ -196,7 +198,7 @@ def _list_leaked(parts: dict[str, list[Row]], kept: dict[str, list[Row]]) -> Ite
                 yield row.uri, row.label, f"same image in the {split_of[row.content_id]} split"
 
 
-def _check_trainable(labels: list[str], train: list[Row]) -> None:
+def _check_trainable(labels: list[str], train: list[ImageRow]) -> None:
     trained = {label for row in train for label in row.labels}
     for label in labels:
         if label not in trained:
@@ -204,42 +206,12 @@ def _check_trainable(labels: list[str], train: list[Row]) -> None:
             raise InputError("every class must keep an image to train on", f"none of {label}", remedy)
 
 
-def write_labels(folder: Path, labels: list[str]) -> None:
-    """Writes `labels.txt`, with lines such as `0:daisy`.
-
-    Args:
-        folder: an existing folder.
-        labels: in the order of their numbers, from 0.
-    """
-    lines = "".join(f"{number}:{label}\n" for number, label in enumerate(labels))
-    (folder / LABELS_FILE).write_text(lines, encoding="utf-8")
-
-
-def read_labels(folder: Path) -> list[str]:
-    """Reads `labels.txt`.
-
-    Args:
-        folder: the label map, as `write_labels` writes it.
-
-    Returns:
-        The labels in the order of their numbers, from 0.
-
-    Raises:
-        InputError: the label map is for detection.
-    """
-    if (folder / detection.LABEL_MAP_FILE).exists():
-        remedy = "Take records that were written with task=classification."
-        raise InputError("the label map must be for classification", detection.LABEL_MAP_FILE, remedy)
-    lines = (folder / LABELS_FILE).read_text(encoding="utf-8").splitlines()
-    return [line.partition(":")[2] for line in lines]
-
-
-def _target_size(rows: list[Row], ratio: float) -> int:
+def _target_size(rows: list[ImageRow], ratio: float) -> int:
     """Returns the number of rows for a ratio above 0; at least 1, so that every class is evaluated."""
     return max(1, round(len(rows) * ratio)) if ratio else 0
 
 
-def _skip_copies(ordered: list[Row], cut: int) -> int:
+def _skip_copies(ordered: list[ImageRow], cut: int) -> int:
     """Moves a cut forward until it does not separate copies of the same image."""
     while 0 < cut < len(ordered) and ordered[cut - 1].content_id == ordered[cut].content_id:
         cut += 1

@@ -1,0 +1,1 @@
+"""Data sets: import files, annotations, the table of images, validation and splits."""

@@ -1,0 +1,200 @@
+"""The table of images: one row an image, as CSV."""
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from operator import attrgetter, itemgetter
+from pathlib import Path
+from sys import intern
+
+from kfp_vision.storage import atomic
+
+CLASSIFICATION, DETECTION = "classification", "detection"
+SPLITS = ("train", "validation", "test")  # an image in several splits is used in the last of them only
+MAX_SAMPLES, SAMPLES_PER_CLASS = 300, 6  # on a page
+MAX_NAMED = 10  # names in a note; the rest is only counted
+UnusedImage = tuple[str, str, str]  # URI, label and reason of an image that is in no record
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """An image of the data set; a row of the table.
+
+    Attributes:
+        uri: of the image.
+        label: class of the image; for detection its rarest class, empty without objects.
+        bytes: size of the file.
+        content_id: MD5 of the bytes, in hex; copies have the same.
+        name: path below the root of the data; it does not change when the data is moved.
+        split: train, validation or test if the data has predefined splits, else empty.
+        objects: boxes as `detection` encodes them; empty for classification.
+    """
+
+    uri: str
+    label: str
+    bytes: int
+    content_id: str
+    name: str
+    split: str = ""
+    objects: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes of the image; for detection those of its objects."""
+        if not self.objects:
+            return [self.label]
+        content = json.loads(self.objects)
+        return [] if isinstance(content, str) else sorted({box[0] for box in content})
+
+
+TABLE_COLUMNS = [column.name for column in fields(ImageRow)]
+
+
+@dataclass
+class Catalog:
+    """The images of a data set.
+
+    Attributes:
+        rows: sorted by name.
+        skipped: number of skipped files, by reason.
+    """
+
+    rows: list[ImageRow]
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Number of images of each class, sorted by label; an image with objects of several classes counts for each."""
+        return dict(sorted(Counter(label for row in self.rows for label in row.labels).items()))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of labels, contents, splits and objects; independent of the location and names of the images."""
+        facts = sorted(f"{row.label} {row.content_id} {row.split} {row.objects}".rstrip() for row in self.rows)
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Number of images in each predefined split; empty without such."""
+        counts = Counter(row.split for row in self.rows if row.split)
+        return {split: counts[split] for split in SPLITS if split in counts}
+
+
+def md5_hex(encoded: bytes) -> str:
+    """Computes the content id of an image.
+
+    Args:
+        encoded: the bytes of the image.
+
+    Returns:
+        Their MD5, in hex.
+    """
+    return hashlib.md5(encoded, usedforsecurity=False).hexdigest()
+
+
+def some(names: list[str]) -> str:
+    rest = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{', '.join(sorted(names)[:MAX_NAMED])}{rest}"
+
+
+def conflicting_values(rows: Iterable[ImageRow], column: str) -> dict[str, list[str]]:
+    """Finds images whose copies differ in a column, such as the same image with two labels.
+
+    Args:
+        rows: of the table.
+        column: an attribute of `Row`; empty values are ignored.
+
+    Returns:
+        The sorted values of each such image, by its content id.
+    """
+    first: dict[str, str] = {}  # one set per image would take more memory than the rows
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if value := getattr(row, column):
+            known = first.setdefault(row.content_id, value)
+            if value != known:
+                found.setdefault(row.content_id, {known}).add(value)
+    return {content_id: sorted(found[content_id]) for content_id in first if content_id in found}
+
+
+def write_table(table: Path, rows: Iterable[ImageRow]) -> None:
+    """Writes a table as CSV with a header.
+
+    Args:
+        table: output file.
+        rows: in the order of the table.
+    """
+    with atomic.replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TABLE_COLUMNS)
+        writer.writerows(map(attrgetter(*TABLE_COLUMNS), rows))
+
+
+def read_table(table: Path) -> Iterator[ImageRow]:
+    """Yields the rows of a table.
+
+    Labels and splits are interned, which saves memory in large tables.
+
+    Args:
+        table: as `write` writes it; the columns may be in any order.
+    """
+    with table.open(newline="", encoding="utf-8") as file:
+        lines = csv.reader(file)
+        header = next(lines, TABLE_COLUMNS)
+        in_order = itemgetter(*(header.index(column) for column in TABLE_COLUMNS))
+        for uri, label, size, content_id, name, split, objects in map(in_order, lines):
+            yield ImageRow(uri, intern(label), int(size), content_id, name, intern(split), objects)
+
+
+def count_rows(table: Path) -> int:
+    """Returns the number of rows of a table.
+
+    Args:
+        table: as `write` writes it.
+    """
+    with table.open(newline="", encoding="utf-8") as file:
+        return max(0, sum(1 for _ in csv.reader(file)) - 1)
+
+
+def write_table_slice(table: Path, rows: range, part: Path) -> None:
+    """Copies consecutive rows of a table to another.
+
+    Args:
+        table: as `write` writes it.
+        rows: row numbers, from 0.
+        part: output table.
+    """
+    with atomic.replacing(part) as temporary, table.open(newline="", encoding="utf-8") as whole:
+        lines = csv.reader(whole)
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(next(lines, TABLE_COLUMNS))
+            writer.writerows(islice(lines, rows.start, rows.stop))
+
+
+def write_unused(table: Path, unused: Iterable[UnusedImage]) -> None:
+    """Writes the images that are in no record as CSV with the header uri, label, reason.
+
+    Args:
+        table: output file.
+        unused: in the order of the table.
+    """
+    with atomic.replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("uri", "label", "reason"), *unused])
+
+
+def read_unused(table: Path) -> list[UnusedImage]:
+    """Reads a table of unused images.
+
+    Args:
+        table: as `write_unused` writes it.
+
+    Returns:
+        URI, label and reason of each image.
+    """
+    with table.open(newline="", encoding="utf-8") as file:
+        return [(row["uri"], row["label"], row["reason"]) for row in csv.DictReader(file)]
