@@ -20,10 +20,10 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision import partitioning
 from kfp_vision.dataset import label_map, table
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.records import partitions
 from kfp_vision.storage import sample
 
 PICTURES, FEWER = 100_000, 10_000
@@ -112,7 +112,7 @@ def convert(root: Path, _: int) -> None:
     """
     tables, outputs = ({split: root / f"{split}{end}" for split in table.SPLITS} for end in (".csv", ""))
     options: dict[str, Any] = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "partition": 0, "partitions": 1}
-    partitioning.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **options)
+    partitions.write_one_partition(tables, root / "labels", outputs, root / "refused.csv", **options)
 
 
 def _table_of_pictures(root: Path, count: int) -> None:

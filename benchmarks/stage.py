@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from kfp_vision import partitioning
 from kfp_vision.dataset import table
+from kfp_vision.records import partitions
 
 
 def main(folder: str, check_pixels: str) -> None:
@@ -28,7 +28,7 @@ def main(folder: str, check_pixels: str) -> None:
     options |= {"partition": 0, "partitions": 1}
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        partitioning.write_tfrecords(tables, root / "labels", outputs, root / "refused.csv", **options)
+        partitions.write_one_partition(tables, root / "labels", outputs, root / "refused.csv", **options)
     print(time.perf_counter() - start)
 
 

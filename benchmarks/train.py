@@ -16,9 +16,10 @@ import tensorflow as tf
 
 from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
-from kfp_vision import inputs, records, training
+from kfp_vision import inputs, training
 from kfp_vision.core import hardware
 from kfp_vision.networks import inception
+from kfp_vision.records.folder import read_records_info
 from kfp_vision.training import feeds
 
 BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
@@ -108,7 +109,7 @@ def against_decoding() -> Figure:
         training_stage.prepare(Path(scratch))
         folder = Path(scratch, "records", "train")
         options = {"image_size": IMAGE_SIZE, "batch_size": BATCH, "seed": 0, "augmentation": inputs.Augmentation()}
-        epoch = -(-records.read_about(folder).images // BATCH)
+        epoch = -(-read_records_info(folder).images // BATCH)
         ours, peer = (
             inputs.training_batches(folder, **options, memory=memory) for memory in (hardware.memory() // feeds.CACHE_SHARE, 0)
         )

@@ -11,10 +11,11 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import photographs
-from kfp_vision import partitioning, training
+from kfp_vision import training
 from kfp_vision.dataset import label_map, scan
 from kfp_vision.dataset.table import SPLITS, write_table
 from kfp_vision.parameters import Advanced
+from kfp_vision.records import partitions
 
 STEPS, WARM_UP = 72, 12
 SAVE_INTERVAL_SECS = 10
@@ -46,7 +47,7 @@ def write_records(images_uri: str, folder: Path) -> None:
     outputs = {split: folder / "records" / split for split in SPLITS}
     options = {"images_per_shard": 1000, "max_refused_ratio": 0.0, "check_pixels": True, "partition": 0, "partitions": 1}
     with contextlib.redirect_stdout(io.StringIO()):
-        partitioning.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **options)
+        partitions.write_one_partition(tables, folder / "labels", outputs, folder / "refused.csv", **options)
 
 
 def recipe(batch: int, checkpoint_dir: str = "") -> training.Recipe:

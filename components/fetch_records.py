@@ -26,13 +26,13 @@ def fetch_records(
     """
     from pathlib import Path
 
-    from kfp_vision import records
+    from kfp_vision.records import folder
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
-    fetched = records.fetch(records_uri, folders, Path(label_map.path))
+    fetched = folder.copy_records(records_uri, folders, Path(label_map.path))
     train_records.metadata.update({"pictures": fetched["train"].images, "files": len(fetched["train"].shards)})
     validation_records.metadata["pictures"] = fetched["validation"].images
     test_records.metadata["pictures"] = fetched["test"].images

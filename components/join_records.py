@@ -33,7 +33,8 @@ def join_records(
     from pathlib import Path
     from typing import Any
 
-    from kfp_vision import parameters, partitioning
+    from kfp_vision import parameters
+    from kfp_vision.records import partitions
 
     made = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in made.items()}
@@ -41,7 +42,7 @@ def join_records(
     how: dict[str, Any] = {"max_refused_ratio": given.max_refused_ratio, "max_side": given.max_side}
     how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path)}
     written = [Path(part.path) for part in parts]
-    joined = partitioning.join_partitions(written, Path(tables.path), folders, Path(refused.path), **how)
+    joined = partitions.join_partitions(written, Path(tables.path), folders, Path(refused.path), **how)
     train_records.metadata.update({"pictures": joined["train"].images, "files": len(joined["train"].shards)})
     validation_records.metadata["pictures"] = joined["validation"].images
     test_records.metadata["pictures"] = joined["test"].images

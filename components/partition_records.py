@@ -13,6 +13,6 @@ def partition_records(partitions: int) -> list[int]:
     Returns:
         Partition numbers, from 0.
     """
-    from kfp_vision import partitioning
+    from kfp_vision.records.partitions import partition_numbers
 
-    return partitioning.numbers(partitions)
+    return partition_numbers(partitions)

@@ -35,7 +35,8 @@ def write_tfrecords(
     from pathlib import Path
     from typing import Any
 
-    from kfp_vision import parameters, partitioning
+    from kfp_vision import parameters
+    from kfp_vision.records import partitions
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
@@ -44,7 +45,7 @@ def write_tfrecords(
     given = parameters.Advanced.parse(advanced)
     how: dict[str, Any] = {"max_refused_ratio": given.max_refused_ratio, "check_pixels": given.check_pixels}
     how |= {"max_side": given.max_side, "images_per_shard": images_per_shard, "summary": Path(summary.path)}
-    written = partitioning.write_all(Path(tables.path), Path(label_map.path), folders, Path(refused.path), **how)
+    written = partitions.write_all_records(Path(tables.path), Path(label_map.path), folders, Path(refused.path), **how)
     train_records.metadata.update({"pictures": written["train"].images, "files": len(written["train"].shards)})
     validation_records.metadata["pictures"] = written["validation"].images
     test_records.metadata["pictures"] = written["test"].images

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kfp_vision import records
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer
 from kfp_vision.prediction.client import ServingClient
+from kfp_vision.records import folder
 from kfp_vision.reports import results
 from kfp_vision.repository import bucket, publish
 from kfp_vision.repository.version import Version, exported_version
@@ -126,7 +126,7 @@ def check_serving(
         atomic.write_json(proof, {"model_fingerprint": "", "not_proven": reason})
         return Proven({}, False)
     expected = {answer["name"]: answer["probabilities"] for answer in evaluation["answers"]}
-    held_out = records.read(records.held_out(validation_records, test_records))
+    held_out = folder.read_examples(folder.choose_evaluation_records(validation_records, test_records))
     images = {name: encoded for name, encoded, _ in held_out if name in expected}
     with server.running(model) as url:
         service = ServingClient(url)
@@ -396,7 +396,7 @@ def _test_image(validation_records: Path, test_records: Path, test_image_uri: st
     """Returns name, content and label of the image to send; the label is empty if unknown."""
     if test_image_uri:
         return test_image_uri, reading.read_image(test_image_uri, "test_image_uri"), ""
-    return next(records.read(records.held_out(validation_records, test_records)))
+    return next(folder.read_examples(folder.choose_evaluation_records(validation_records, test_records)))
 
 
 def _check_same(version: Version, judgement: Mapping[str, Any], kind: str) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import deployment, inputs, parameters, records
+from kfp_vision import deployment, inputs, parameters
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
 from kfp_vision.prediction import export
 from kfp_vision.prediction.classifier import Classifier
+from kfp_vision.records import example, tf_dataset
+from kfp_vision.records.folder import RandomAccessRecords, choose_evaluation_records, verify_records
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import Version, exported_version
@@ -131,8 +133,8 @@ def evaluate_classifier(
         files = {name: Path(name) for name in ("evaluation", "page", "verdict")}
         evaluate_classifier(Path("model"), Path("validation"), Path("test"), criteria, **files).metrics.accuracy
     """
-    folder = records.held_out(validation_records, test_records)
-    about = records.check_whole(folder)
+    folder = choose_evaluation_records(validation_records, test_records)
+    about = verify_records(folder)
     if not about.images:
         remedy = "Raise validation_ratio or test_ratio, or add images."
         raise InputError("there must be held-out images to evaluate on", f"none in {folder.name}", remedy)
@@ -172,7 +174,7 @@ def _write(result: Evaluation, predictions: Answers, evaluation: Path, verdict: 
 
 
 def _write_page(page: Path, result: Evaluation, predictions: Answers, folder: Path, model: Path) -> None:
-    labels, images = result.metrics.labels, records.Numbered(folder)
+    labels, images = result.metrics.labels, RandomAccessRecords(folder)
     pages.write_evaluation_page(
         page,
         title=f"{result.model_name}: evaluation",
@@ -199,7 +201,7 @@ def collect(predict: Callable[[Sequence[bytes]], npt.NDArray[np.float32]], folde
     """
     names: list[str] = []
     labels, probabilities, sides = [], [], []
-    for batch in inputs.encoded_records(folder).map(inputs.parse_record).batch(BATCH):
+    for batch in tf_dataset.encoded_records(folder).map(inputs.parse_record).batch(BATCH):
         probabilities.append(predict(batch["image/encoded"].numpy()))
         names += [name.decode() for name in batch["image/filename"].numpy()]
         labels.append(batch["image/class/label"].numpy())
@@ -350,11 +352,11 @@ def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
 
 
 def _mistakes(
-    predictions: Answers, labels: list[str], images: records.Numbered, places: npt.NDArray[np.intp]
+    predictions: Answers, labels: list[str], images: RandomAccessRecords, places: npt.NDArray[np.intp]
 ) -> list[pages.Mistake]:
     mistakes = []
     for at in places.tolist():
-        name, encoded, _ = records.named(images.read(at))
+        name, encoded, _ = example.decode_example(images.read(at))
         true, predicted = labels[predictions.labels[at]], labels[predictions.predicted[at]]
         mistakes.append(pages.Mistake(thumbnails.EncodedImage(name, encoded), true, predicted, float(predictions.scores[at])))
     return mistakes

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import examples
 from kfp_vision.augmentations import Seeds, mix_up, rand_augment
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import preprocessing
-from kfp_vision.records import Numbered, read_about
+from kfp_vision.records import example, tf_dataset
+from kfp_vision.records.folder import RandomAccessRecords, read_records_info
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CROP_STREAM, COLOUR_STREAM, OPERATION_STREAM, BLEND_STREAM = range(4)  # streams of random numbers
@@ -100,11 +100,11 @@ def training_batches(
     Raises:
         InputError: batch_size is not divisible by the number of slices, or a shard is damaged.
     """
-    cache = DecodedCache(Numbered(folder), image_size, memory)
+    cache = DecodedCache(RandomAccessRecords(folder), image_size, memory)
     slice_number, slices = part
     draw = draw_slices(len(cache), batch_size=batch_size, seed=seed, part=part)
     apply_operations = rand_augment(augmentation.rand_augment, augmentation.rand_augment_magnitude)
-    blend = mix_up(augmentation.mixup_alpha, len(read_about(folder).labels)) if augmentation.mixup_alpha else None
+    blend = mix_up(augmentation.mixup_alpha, len(read_records_info(folder).labels)) if augmentation.mixup_alpha else None
 
     def prepare(number_and_record: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         number, record = number_and_record
@@ -148,7 +148,7 @@ class DecodedCache:
         limit: bytes of pixels to cache.
     """
 
-    def __init__(self, records: Numbered, image_size: int, limit: int):
+    def __init__(self, records: RandomAccessRecords, image_size: int, limit: int):
         self._records, self._image_size = records, image_size
         self._bytes_left, self._pixels = limit, dict[int, bytes]()
         self._seen = np.zeros(len(records), bool)  # an image that did not fit once never will: room only shrinks
@@ -190,7 +190,7 @@ class DecodedCache:
         pixels = decode(features["image/encoded"], channels=3).numpy()
         features |= {"image/encoded": pixels.tobytes(), "image/format": preprocessing.RAW_FORMAT}
         numbers = {name: int(features[name]) for name in ("image/height", "image/width", "image/class/label")}
-        self._pixels[number] = b"".join(examples.serialised(features | numbers))
+        self._pixels[number] = b"".join(example.serialize_features(features | numbers))
         return self._pixels[number]
 
 
@@ -245,20 +245,8 @@ def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.
         return preprocessing.crop_record(features, begin, size, image_size), features["image/class/label"]
 
     # Not AUTOTUNE: one pass is over before it has found the right number of calls.
-    images = encoded_records(folder).map(prepare, num_parallel_calls=2 * hardware.cores(), deterministic=True)
+    images = tf_dataset.encoded_records(folder).map(prepare, num_parallel_calls=2 * hardware.cores(), deterministic=True)
     return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
-def encoded_records(folder: Path) -> tf.data.Dataset:
-    """Reads the serialized examples of a folder of records, in the order of the shards.
-
-    Args:
-        folder: of records.
-
-    Returns:
-        Scalar strings.
-    """
-    return tf.data.TFRecordDataset([str(folder / shard) for shard in read_about(folder).shards])
 
 
 def parse_record(record: tf.Tensor) -> dict[str, tf.Tensor]:

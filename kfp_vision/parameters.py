@@ -808,9 +808,9 @@ def check_training(form: Mapping[str, Any]) -> CheckedTraining:
         InputError: the first rule that is broken.
     """
     advanced = check_train_only_values(form)
-    from kfp_vision import records  # as in _check_images
+    from kfp_vision.records import folder  # as in _check_images
 
-    records.check_there(form["records_uri"], "records_uri")
+    folder.check_records_uri(form["records_uri"], "records_uri")
     _check_surroundings(form, advanced)
     return CheckedTraining(_gpus(form))
 

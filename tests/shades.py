@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kfp_vision import records, training
+from kfp_vision import training
 from kfp_vision.dataset import label_map
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.parameters import Advanced
+from kfp_vision.records import convert
 from kfp_vision.training.recipe import Recipe
 
 LABELS = ["dark", "light"]
@@ -50,7 +51,7 @@ def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12,
             (ImageRow("", LABELS[number], 0, "", f"{LABELS[number]}/{i}.jpg"), validate_image(shade(number, first + i)))
             for i, number in enumerate(numbers)
         )
-        records.write_shards(root / split, split, examples, LABELS, per_shard)
+        convert.write_shards(root / split, split, examples, LABELS, per_shard)
     (root / "labels").mkdir()
     label_map.write_labels(root / "labels", LABELS)
     return root

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kfp_vision import partitioning, search
+from kfp_vision import search
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.dataset.table import read_table, write_table, write_unused
 from kfp_vision.networks import NETWORKS
+from kfp_vision.records.partitions import partition_numbers
 from kfp_vision.reports import results
 from kfp_vision.repository import version
 from kfp_vision.repository.version import Version
@@ -57,7 +58,7 @@ def list_images(images_uri: str, partitions: int, table: Path) -> list[int]:
         raise search.no_pictures([])
     write_table(table, rows)
     print(f"{len(rows)} images to index")
-    return partitioning.numbers(partitions)
+    return partition_numbers(partitions)
 
 
 def index_images(

@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import __version__, inputs, records
+from kfp_vision import __version__, inputs
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.dataset.label_map import read_labels
 from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.parameters import Advanced
 from kfp_vision.prediction import export
+from kfp_vision.records import tf_dataset
+from kfp_vision.records.folder import fingerprint_records, verify_records
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import devices, feeds, saving, watching
@@ -96,8 +98,8 @@ def train_classifier(
 
 def _check_records(train_records: Path, validation_records: Path) -> int:
     """Returns the number of images to train on."""
-    about = records.check_whole(train_records)
-    records.check_whole(validation_records)
+    about = verify_records(train_records)
+    verify_records(validation_records)
     if not about.images:
         found, remedy = f"none in {train_records}", "Look at the list of rejected images."
         raise InputError("there must be images to train on", found, remedy)
@@ -139,7 +141,7 @@ def _regularization(recipe: Recipe) -> dict[str, float]:
 
 def _balanced_weights(train_records: Path, classes: int) -> npt.NDArray[np.float64]:
     """Returns the weight of each class, such that all classes have the same total weight, and images 1 on average."""
-    labels = inputs.encoded_records(train_records).map(lambda record: inputs.parse_record(record)["image/class/label"])
+    labels = tf_dataset.encoded_records(train_records).map(lambda record: inputs.parse_record(record)["image/class/label"])
     counts = np.bincount(list(labels.as_numpy_iterator()), minlength=classes)
     weights = np.zeros(classes)
     np.divide(counts.sum() / np.count_nonzero(counts), counts, out=weights, where=counts > 0)
@@ -149,7 +151,7 @@ def _balanced_weights(train_records: Path, classes: int) -> npt.NDArray[np.float
 def _identity(recipe: Recipe, shape: Mapping[str, Any], labels: list[str], train_records: Path) -> dict[str, Any]:
     """Returns what must be the same when a training resumes. Anything else may change, such as the learning rate."""
     fields = {name: getattr(recipe, name) for name in ("network", "optimizer", "batch_size", "train_last_layer_only")}
-    fingerprint = records.fingerprint(train_records)
+    fingerprint = fingerprint_records(train_records)
     return {**fields, **shape, "labels": labels, "pictures": fingerprint, "seed": recipe.advanced.seed}
 
 

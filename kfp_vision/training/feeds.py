@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kfp_vision import inputs, networks, records
+from kfp_vision import inputs, networks
 from kfp_vision.core import hardware
+from kfp_vision.records import folder
 from kfp_vision.training import frozen
 from kfp_vision.training.recipe import Recipe
 
@@ -75,7 +76,7 @@ def pictures(network: Any, data: Data, recipe: Recipe) -> Feed:
             memory=memory,
         )
 
-    if not records.read_about(data.validation_records).images:
+    if not folder.read_records_info(data.validation_records).images:
         return Feed(network, batches, None)
     validation = inputs.evaluation_batches(data.validation_records, image_size=data.image_size, batch_size=VALIDATION_BATCH)
     return Feed(network, batches, validation.take(VALIDATION_PICTURES // VALIDATION_BATCH))

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import inputs, records
+from kfp_vision import inputs
+from kfp_vision.records.folder import read_records_info
 
 BATCH = 64  # images per forward pass
 
@@ -40,7 +41,7 @@ def features(body: Any, folder: Path, image_size: int, scratch: Path, *, mirrore
     Returns:
         The features, in the order of the records; a mirrored batch follows the batch that it mirrors.
     """
-    images = records.read_about(folder).images * (2 if mirrored else 1)
+    images = read_records_info(folder).images * (2 if mirrored else 1)
     file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
     values = np.lib.format.open_memmap(file, "w+", "float16", (images, body.output.shape[-1]))
     labels = np.empty(images, np.int64)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import records
 from kfp_vision.dataset import label_map, scan
 from kfp_vision.dataset.table import SPLITS, write_table
+from kfp_vision.records import convert
 from kfp_vision.reports import pages, thumbnails
 from kfp_vision.storage import sample
 
@@ -56,7 +56,7 @@ def summary(tmp_path_factory) -> Path:
     label_map.write_labels(root, sorted({row.label for row in rows}))
     outputs = {split: root / split for split in tables}
     limits = {"images_per_shard": 100, "max_refused_ratio": 1.0, "summary": root / "summary.html"}
-    records.write_tfrecords(tables, root, outputs, root / "refused.csv", **limits)
+    convert.write_tfrecords(tables, root, outputs, root / "refused.csv", **limits)
     return root / "summary.html"
 
 

@@ -2,7 +2,8 @@ import json
 
 import one_step
 
-from kfp_vision import components, records
+from kfp_vision import components
+from kfp_vision.records import convert
 from kfp_vision.repository import version
 
 NOTHING_ASKED = {"min_accuracy": 0.0, "test_image_uri": "", "deploy_to": "none", "unchanged": False, "advanced": {}}
@@ -80,7 +81,7 @@ def test_writes_a_page_and_classifies_the_test_image(evaluated):
 
 def test_fails_without_held_out_images(evaluate_inputs, tmp_path):
     nothing = tmp_path / "nothing"
-    records.write_shards(nothing, "validation", iter(()), ["bellcup", "globelet"], 100)
+    convert.write_shards(nothing, "validation", iter(()), ["bellcup", "globelet"], 100)
     inputs = evaluate_inputs | {"validation_records": nothing, "test_records": nothing}
     ended = one_step.run(components.evaluate_classifier, tmp_path, inputs, **NOTHING_ASKED)
     assert one_step.refusal(ended) == (

@@ -20,10 +20,11 @@ from kfp import dsl
 from servers import until
 from told import Web
 
-from kfp_vision import components, local_run, records
+from kfp_vision import components, local_run
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.ending import outcome_reported
+from kfp_vision.records.folder import read_examples
 from kfp_vision.reports import outcome, run_state
 from kfp_vision.repository import version
 
@@ -98,7 +99,7 @@ def of_json(*names: str) -> Callable[[Path], object]:
 
 
 def pictures_of(folder: Path) -> object:
-    return list(records.read(folder))
+    return list(read_examples(folder))
 
 
 # Output to what is read of it: where it is there it is whole, and says the same.

@@ -6,8 +6,9 @@ import one_step
 import pytest
 import tensorflow as tf
 
-from kfp_vision import components, records
+from kfp_vision import components
 from kfp_vision.dataset import table
+from kfp_vision.records.folder import read_records_info
 
 SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
@@ -110,5 +111,5 @@ def test_writes_one_partition_and_leaves_the_judgement_on_refused_pictures_to_th
         assert f"partition {number + 1} of 2" in ended.printed
         assert ended.metadata["part"] == {}  # KFP passes the metadata of all partitions in a single argument
         part = ended.folder / "part"
-        found.append((records.read_about(part / "train").images, len(table.read_unused(part / "refused"))))
+        found.append((read_records_info(part / "train").images, len(table.read_unused(part / "refused"))))
     assert sorted(sum(column) for column in zip(*found, strict=True)) == [1, 13]

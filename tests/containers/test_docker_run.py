@@ -17,9 +17,10 @@ import drawn
 import pytest
 from servers import ended, until
 
-from kfp_vision import __version__, records
+from kfp_vision import __version__
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.prediction import client
+from kfp_vision.records.folder import read_examples
 from kfp_vision.reports import outcome
 from kfp_vision.repository.version import versions
 from kfp_vision.serving import server
@@ -277,7 +278,7 @@ def test_what_is_deployed_answers_as_it_did_in_the_containers(run):
     assert version.number == run.result["endpoint"]["version"] == 1
     (asked_about,) = [
         encoded
-        for name, encoded, _ in records.read(run.artifacts / "write-tfrecords" / "test_records")
+        for name, encoded, _ in read_examples(run.artifacts / "write-tfrecords" / "test_records")
         if name == run.result["answer"]["picture"]
     ]
     with server.running(run.output.parent / "repository") as url:

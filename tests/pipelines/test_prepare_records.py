@@ -12,7 +12,7 @@ import drawn
 import pytest
 import tensorflow as tf
 
-from kfp_vision import records
+from kfp_vision.records.folder import read_examples
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,6 @@ def test_classes_are_prepared_as_for_a_training_without_what_is_to_be_left_out(t
     folder = Path(done.result["records"])
     assert done.result["pictures"] == {"train": 14, "validation": 4, "test": 0}
     assert (folder / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"
-    written = [(name, label) for split in ("train", "validation") for name, _, label in records.read(folder / split)]
+    written = [(name, label) for split in ("train", "validation") for name, _, label in read_examples(folder / split)]
     assert {label for _, label in written} == {"bellcup", "globelet"}
     assert len(written) == 18 and not [name for name, _ in written if name.endswith("0001.jpg")]

@@ -17,7 +17,7 @@ from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.local_run import for_one_machine
 from kfp_vision.pipelines.release import release as released_by
-from kfp_vision.records import write_shards
+from kfp_vision.records.convert import write_shards
 from kfp_vision.repository.version import exported_version, versions
 
 STARTED = re.compile(r"Executing task \S*?'([\w-]+)'")

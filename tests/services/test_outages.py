@@ -28,12 +28,14 @@ import one_step
 import pytest
 from servers import NUMBERS, Place, until
 
-from kfp_vision import components, parameters, records, search
+from kfp_vision import components, parameters, search
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan, table
 from kfp_vision.dataset.ingest import ingest_images
 from kfp_vision.dataset.split import split_images
 from kfp_vision.prediction import batch, classifier
+from kfp_vision.records import convert
+from kfp_vision.records.folder import copy_records
 from kfp_vision.repository import bucket as repository_bucket
 from kfp_vision.repository import publish
 from kfp_vision.repository import version as repository_version
@@ -134,7 +136,7 @@ def write_records(tables: Path, folder: Path, beside_it: Path) -> None:
     splits = {split: tables / f"{split}.csv" for split in table.SPLITS}
     outputs = {split: folder / split for split in table.SPLITS}
     how = {"images_per_shard": 7, "max_refused_ratio": 0.0, "summary": beside_it / "summary.html"}
-    records.write_tfrecords(splits, tables / "labels", outputs, beside_it / "refused.csv", **how)
+    convert.write_tfrecords(splits, tables / "labels", outputs, beside_it / "refused.csv", **how)
 
 
 def predict(given: Given, folder: Path) -> None:
@@ -153,7 +155,7 @@ def compare(given: Given, folder: Path) -> None:
 
 
 def fetch_records(given: Given, folder: Path) -> None:
-    records.fetch(given.records, {split: folder / split for split in table.SPLITS}, folder / "labels")
+    copy_records(given.records, {split: folder / split for split in table.SPLITS}, folder / "labels")
 
 
 def index(given: Given, folder: Path) -> None:

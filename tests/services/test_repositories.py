@@ -16,10 +16,11 @@ import requests
 from exported import version
 from servers import NUMBERS, answering, until
 
-from kfp_vision import deployment, evaluation, parameters, records
+from kfp_vision import deployment, evaluation, parameters
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.records import convert
 from kfp_vision.repository import bucket, publish
 from kfp_vision.repository.version import Version, exported_version, find_repository, versions
 from kfp_vision.search import Index, beside
@@ -223,7 +224,7 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
         for colour in colours.RGB
     ]
     for split, given in (("validation", rows), ("test", [])):
-        records.write_shards(tmp_path / split, split, iter(given), labels, 100)
+        convert.write_shards(tmp_path / split, split, iter(given), labels, 100)
     criteria = evaluation.Wishes(0.0, uri, "", {"beat_largest_class": False})
     made = {name: tmp_path / f"worse-{name}" for name in ("evaluation", "page", "verdict")}
     figures = evaluation.evaluate_classifier(

@@ -14,10 +14,11 @@ import one_step
 import pytest
 from servers import KEY, NUMBERS, SECRET, Place
 
-from kfp_vision import components, records
+from kfp_vision import components
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import annotations, ingest, scan, table
 from kfp_vision.dataset.split import split_images
+from kfp_vision.records import convert
 from kfp_vision.storage import reading, stores, transfer, uris, writing
 
 FILES = {
@@ -103,7 +104,7 @@ def converted(uri: str, folder: Path) -> dict[str, bytes]:
     split_images(folder / "images", **ratios, **tables, label_map=folder / "labels", left_out=folder / "left_out.csv")
     outputs = {split: folder / "records" / split for split in table.SPLITS}
     limits = {"images_per_shard": 200, "max_refused_ratio": 0.0}
-    records.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **limits)
+    convert.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **limits)
     return below(folder / "records") | below(folder / "labels")
 
 

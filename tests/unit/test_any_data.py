@@ -17,12 +17,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kfp_vision import records
 from kfp_vision.dataset import import_files, ingest, scan
 from kfp_vision.dataset.label_map import write_labels
 from kfp_vision.dataset.scan import UNWRITABLE_CATEGORIES
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import write_table
+from kfp_vision.records.convert import write_tfrecords
 from kfp_vision.storage import sample
 
 SPLITS = ("train", "validation", "test")
@@ -107,7 +107,7 @@ def convert(root: Path, images: Path, data: Data) -> dict[str, list[dict]]:
     split_images(table, label_map=label_map, left_out=left_out, **how, **tables)
     outputs = {split: root / split for split in SPLITS}
     limits = {"images_per_shard": 7, "max_refused_ratio": 0.0, "left_out": left_out, "summary": root / "summary.html"}
-    records.write_tfrecords(tables, label_map, outputs, root / "refused.csv", **limits)
+    write_tfrecords(tables, label_map, outputs, root / "refused.csv", **limits)
     return {split: read(root / split) for split in SPLITS}
 
 

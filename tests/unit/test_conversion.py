@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from kfp_vision.conversion import converted
 from kfp_vision.dataset.images import Rejected, ValidImage, plain_jpeg_size
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.records.convert import convert_image
 from kfp_vision.storage import sample
 
 FLOWER = Image.open(io.BytesIO(sample.draw("bellcup/0001.jpg"))).resize((120, 90))
@@ -26,7 +26,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 def convert(content: bytes, **how) -> ValidImage:
     row = ImageRow("flower", "bellcup", len(content), hashlib.md5(content).hexdigest(), "bellcup/flower")
-    return converted(content, row, **how)
+    return convert_image(content, row, **how)
 
 
 def decoded(picture: ValidImage) -> np.ndarray:
@@ -116,7 +116,7 @@ def test_without_a_look_at_the_pixels_only_the_header_and_the_length_count():
         convert(b"<html>", check_pixels=False)
     longer = ImageRow("flower", "bellcup", len(cut) + 1, "", "flower")
     with pytest.raises(Rejected, match="changed since it was listed"):
-        converted(cut, longer, check_pixels=False)
+        convert_image(cut, longer, check_pixels=False)
 
 
 SHADES = Image.fromarray(np.linspace(0, 65535, 120 * 90).astype("uint16").reshape(90, 120))

@@ -5,11 +5,12 @@ import pytest
 import torn
 from exported import version
 
-from kfp_vision import deployment, parameters, records
+from kfp_vision import deployment, parameters
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.records import convert
 from kfp_vision.repository.version import exported_version
 
 SETTINGS = parameters.of_deployment({})
@@ -44,8 +45,8 @@ def test_a_repository_of_another_model_is_refused(tmp_path):
 def held_out(tmp_path):
     """Records of nine pictures, three a file, and none to test on."""
     rows = [(ImageRow("", c, 1, "", f"{c}/{n}.jpg"), validate_image(colours.picture(c))) for n in range(3) for c in colours.RGB]
-    records.write_shards(tmp_path / "validation", "validation", iter(rows), list(colours.RGB), 3)
-    records.write_shards(tmp_path / "test", "test", iter(()), list(colours.RGB), 3)
+    convert.write_shards(tmp_path / "validation", "validation", iter(rows), list(colours.RGB), 3)
+    convert.write_shards(tmp_path / "test", "test", iter(()), list(colours.RGB), 3)
     return tmp_path / "validation", tmp_path / "test"
 
 

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kfp_vision import records
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import annotations, label_map, table
 from kfp_vision.dataset.annotations import Annotation, Box
@@ -21,6 +20,7 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.ingest import ingest_images
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.records import convert
 
 SPLITS = ("train", "validation", "test")
 quickly = settings(database=None, deadline=None, max_examples=200)
@@ -395,7 +395,7 @@ def test_the_records_are_read_by_the_object_detection_api(drawn, tmp_path, max_s
     outputs = {split: tmp_path / f"{split}_records" for split in SPLITS}
     tables = {split: tmp_path / split for split in SPLITS}
     limits = {"images_per_shard": 20, "max_refused_ratio": 0.0, "max_side": max_side}
-    records.write_tfrecords(tables, tmp_path / "label_map", outputs, tmp_path / "refused", **limits)
+    convert.write_tfrecords(tables, tmp_path / "label_map", outputs, tmp_path / "refused", **limits)
     number_of = label_map_of_the_api((tmp_path / "label_map" / "label_map.pbtxt").read_text())
     assert number_of == {"gate": 1, "red ball": 2, "sea": 3}
     truth = boxed.data(tmp_path / "again", pictures=60)
@@ -439,12 +439,12 @@ def test_an_image_with_an_unusable_annotation_is_rejected_and_counted(drawn, tmp
     outputs = {split: tmp_path / f"{split}_records" for split in SPLITS}
     tables = {split: tmp_path / split for split in SPLITS}
     write = (tables, tmp_path / "label_map", outputs, tmp_path / "refused")
-    records.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.02)
+    convert.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.02)
     assert (tmp_path / "refused").read_text().splitlines()[1:] == [
         f'{folder}/some/001.jpg,,"an empty box of gate: 9, 9, 3, 10"'
     ]
     with pytest.raises(InputError, match="at most 1% of the images may be rejected; got 1 of 60"):
-        records.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.01)
+        convert.write_tfrecords(*write, images_per_shard=100, max_refused_ratio=0.01)
 
 
 def test_a_detection_label_map_is_rejected_by_a_classifier(tmp_path):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torn
 
-from kfp_vision import evaluation, measures, records
+from kfp_vision import evaluation, measures
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.records import convert
 from kfp_vision.repository.version import Version
 
 BEATEN = {"label": "daisy", "share": 0.25, "p_value": 0.0000123, "verdict": "beaten"}
@@ -89,8 +90,8 @@ def held_out(folder, labels_of_pictures: tuple[str, ...], classes: list[str], pe
         (ImageRow("", label, 1, "", f"{number}.png"), validate_image(colours.picture(colour, "PNG", (40 + number, 30))))
         for number, (label, colour) in enumerate(shown)
     ]
-    records.write_shards(folder / "validation", "validation", iter(rows), classes, per_shard)
-    records.write_shards(folder / "test", "test", iter(()), classes, 100)
+    convert.write_shards(folder / "validation", "validation", iter(rows), classes, per_shard)
+    convert.write_shards(folder / "test", "test", iter(()), classes, 100)
     return folder / "validation", folder / "test"
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import tensorflow as tf
 
-from kfp_vision.examples import serialised
+from kfp_vision.records.example import serialize_features
 
 
 def tensorflow_serialises(features: dict[str, bytes | int]) -> bytes:
@@ -25,12 +25,12 @@ EDGES = [edge + step for edge in (0, 128, 128**2, 128**3) for step in range(-40,
 @pytest.mark.parametrize("length", [*EDGES[:-1:3], 5_000_000])
 def test_a_text_of_any_length_is_serialised_as_protobuf_does(length):
     features = {"image/encoded": bytes(length), "image/width": length}
-    assert b"".join(serialised(features)) == tensorflow_serialises(features)
+    assert b"".join(serialize_features(features)) == tensorflow_serialises(features)
 
 
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 16383, 16384, 2**31, 2**32, 2**62, 2**63 - 1])
 def test_a_number_is_serialised_as_protobuf_does(number):
-    assert b"".join(serialised({"a": number})) == tensorflow_serialises({"a": number})
+    assert b"".join(serialize_features({"a": number})) == tensorflow_serialises({"a": number})
 
 
 def test_any_features_are_serialised_as_protobuf_does_and_parsed_by_tensorflow():
@@ -42,7 +42,7 @@ def test_any_features_are_serialised_as_protobuf_does_and_parsed_by_tensorflow()
                 "".join(chance.choices("ab/花", k=chance.randrange(1, 200))) + "."
             )  # no name is a prefix of another: see the docstring
             features[name] = chance.randbytes(chance.randrange(400)) if chance.random() < 0.5 else chance.randrange(2**40)
-        whole = b"".join(serialised(features))
+        whole = b"".join(serialize_features(features))
         assert whole == tensorflow_serialises(features)
         parsed = tf.train.Example.FromString(whole).features.feature
         assert {name: [*kind.bytes_list.value, *kind.int64_list.value] for name, kind in parsed.items()} == {
@@ -52,4 +52,4 @@ def test_any_features_are_serialised_as_protobuf_does_and_parsed_by_tensorflow()
 
 def test_the_picture_itself_is_not_copied():
     picture = bytes(10_000)
-    assert any(piece is picture for piece in serialised({"image/encoded": picture, "image/format": b"jpeg"}))
+    assert any(piece is picture for piece in serialize_features({"image/encoded": picture, "image/format": b"jpeg"}))

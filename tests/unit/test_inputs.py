@@ -12,11 +12,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision import augmentations, inputs, records
+from kfp_vision import augmentations, inputs
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.networks import preprocessing
+from kfp_vision.records import convert
+from kfp_vision.records.folder import RandomAccessRecords
 from kfp_vision.storage import sample
 
 SIZE = 64
@@ -107,7 +109,7 @@ def test_the_evaluation_sees_what_the_export_sees(tmp_path):
     examples = (
         (ImageRow("", "bellcup", len(content), "", f"{n}"), validate_image(content)) for n, content in enumerate(contents)
     )
-    records.write_shards(tmp_path / "records", "test", examples, ["bellcup"], 10)
+    convert.write_shards(tmp_path / "records", "test", examples, ["bellcup"], 10)
     (pictures, _), *rest = inputs.evaluation_batches(tmp_path / "records", image_size=SIZE, batch_size=16)
     assert not rest
     for picture, content in zip(pictures, contents, strict=True):
@@ -121,7 +123,7 @@ def numbered(tmp_path_factory) -> Path:
     contents = (encoded(flower(60 + n, 90 - n), "PNG" if n % 2 else "JPEG") for n in range(PICTURES))
     labels = [f"{n:02}" for n in range(PICTURES)]
     examples = ((ImageRow("", labels[n], 0, "", f"{n}"), validate_image(content)) for n, content in enumerate(contents))
-    records.write_shards(folder, "train", examples, labels, 10)
+    convert.write_shards(folder, "train", examples, labels, 10)
     return folder
 
 
@@ -203,11 +205,11 @@ def test_pictures_that_are_kept_decoded_are_the_same(numbered, memory, image_siz
 
 def test_as_many_pictures_are_kept_decoded_as_fit(numbered, monkeypatch):
     read: list[int] = []
-    plain = records.Numbered.read
-    monkeypatch.setattr(records.Numbered, "read", lambda self, number: read.append(number) or plain(self, number))
+    plain = RandomAccessRecords.read
+    monkeypatch.setattr(RandomAccessRecords, "read", lambda self, number: read.append(number) or plain(self, number))
     sizes = [3 * (60 + n) * (90 - n) for n in range(PICTURES)]
     for limit, image_size, expected in ((sum(sizes), 200, PICTURES), (sum(sizes) // 2, 200, None), (sum(sizes), 20, None)):
-        decoded = inputs.DecodedCache(records.Numbered(numbered), image_size, limit)
+        decoded = inputs.DecodedCache(RandomAccessRecords(numbered), image_size, limit)
         first = [decoded.read(number) for number in range(PICTURES)]
         read.clear()
         again = [decoded.read(number) for number in range(PICTURES)]
@@ -256,7 +258,7 @@ def test_what_was_read_is_not_kept(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), "uint8")
     contents = [encoded(Image.fromarray(np.roll(noise, n, 0)), "PNG") for n in range(80)]
     examples = ((ImageRow("", "noise", 0, "", f"{n}"), validate_image(content)) for n, content in enumerate(contents))
-    records.write_shards(tmp_path / "records", "train", examples, ["noise"], 40)
+    convert.write_shards(tmp_path / "records", "train", examples, ["noise"], 40)
     program = [sys.executable, "-c", GROWTH, str(tmp_path / "records"), "24"]
     grown = int(subprocess.run(program, check=True, capture_output=True, text=True).stdout)  # in KiB
     assert grown << 10 < sum(map(len, contents)) / 2

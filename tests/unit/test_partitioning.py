@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kfp_vision import partitioning
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan, table
 from kfp_vision.dataset.split import split_images
-from kfp_vision.records import check_whole, read, read_about
+from kfp_vision.records.folder import read_examples, read_records_info, verify_records
+from kfp_vision.records.partitions import join_parts, partition_numbers, rows_of_partition, write_one_partition
 
 SPLITS = ("train", "validation", "test")
 quickly = settings(database=None, deadline=None, max_examples=200)
@@ -61,7 +61,7 @@ def in_parts(given: Tables, root: Path, partitions: int) -> None:
         part = root / str(number)
         outputs = {split: part / split for split in SPLITS}
         which = {"partition": number, "partitions": partitions, "counts": part / "tally"}
-        partitioning.write_tfrecords(given.tables, given.label_map, outputs, part / "refused", processes=1, **which, **LIMITS)
+        write_one_partition(given.tables, given.label_map, outputs, part / "refused", processes=1, **which, **LIMITS)
 
 
 def joined(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
@@ -75,7 +75,7 @@ def join(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 
     whole = root / "whole"
     outputs = {split: whole / split for split in SPLITS}
     pages = {"summary": whole / "page.html", "left_out": given.left_out, "max_refused_ratio": max_refused_ratio}
-    partitioning.join_records(parts, outputs, whole / "refused", **LIMITS | pages)
+    join_parts(parts, outputs, whole / "refused", **LIMITS | pages)
     return whole
 
 
@@ -89,7 +89,7 @@ def at_once(given: Tables, root: Path) -> Path:
         "summary": root / "page.html",
     }
     whole = {"partition": 0, "partitions": 1, "processes": 1}
-    partitioning.write_tfrecords(given.tables, given.label_map, outputs, root / "refused", **whole, **limits)
+    write_one_partition(given.tables, given.label_map, outputs, root / "refused", **whole, **limits)
     return root
 
 
@@ -210,9 +210,9 @@ def test_parts_that_come_in_another_order_hold_the_same_pictures(damaged, tmp_pa
     parts |= {name: [tmp_path / str(number) / name for number in (1, 3, 2, 0)] for name in ("refused", "tally")}
     outputs = {split: tmp_path / "other" / split for split in SPLITS}
     limits = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.5}
-    partitioning.join_records(parts, outputs, tmp_path / "other.csv", **limits)
+    join_parts(parts, outputs, tmp_path / "other.csv", **limits)
     for split in SPLITS:
-        assert sorted(read(outputs[split])) == sorted(read(made / split))
+        assert sorted(read_examples(outputs[split])) == sorted(read_examples(made / split))
         assert len(list(outputs[split].iterdir())) == len(list((made / split).iterdir()))
 
 
@@ -225,11 +225,11 @@ def test_a_partition_all_of_whose_pictures_are_broken_does_not_fail_alone(tmp_pa
     made = joined(given, tmp_path, 8, max_refused_ratio=0.2)
     with (tmp_path / "0" / "refused").open(newline="") as file:
         assert [row["uri"] for row in csv.DictReader(file)] == [row.uri for row in rows[:5]]
-    assert list(read(tmp_path / "0" / "train")) == []
-    assert [name for name, _, _ in read(made / "train")] == [row.name for row in rows[5:]]
+    assert list(read_examples(tmp_path / "0" / "train")) == []
+    assert [name for name, _, _ in read_examples(made / "train")] == [row.name for row in rows[5:]]
     outputs = {split: tmp_path / "once" / split for split in SPLITS}
     whole = {"partition": 0, "partitions": 1, "processes": 1}
-    partitioning.write_tfrecords(given.tables, given.label_map, outputs, tmp_path / "once.csv", **whole, **limits)
+    write_one_partition(given.tables, given.label_map, outputs, tmp_path / "once.csv", **whole, **limits)
     assert contents(tmp_path / "once" / "train") == contents(made / "train")
 
 
@@ -250,13 +250,13 @@ def test_a_file_that_is_taken_as_it_is_keeps_the_checksum_that_was_written_with_
     torn.FAULTS[fault][0](tmp_path / "0" / "train")
     made = join(whole, tmp_path, 2)
     with pytest.raises(InputError, match=r"train-00000-of-00005\.tfrecord with \d+ bytes and the checksum"):
-        check_whole(made / "train")
+        verify_records(made / "train")
 
 
 @pytest.mark.parametrize("fault", torn.FAULTS)
 def test_a_part_that_changed_is_not_written_anew(damaged, tmp_path, fault):
     in_parts(damaged, tmp_path, 3)
-    assert read_about(tmp_path / "0" / "train").images % PER_SHARD  # its last file is not full
+    assert read_records_info(tmp_path / "0" / "train").images % PER_SHARD  # its last file is not full
     torn.FAULTS[fault][0](tmp_path / "0" / "train")
     with pytest.raises(InputError, match=r"(records|a TFRecord file) must be intact|must list every shard"):
         join(damaged, tmp_path, 3)
@@ -286,7 +286,7 @@ counts = st.fixed_dictionaries({split: st.integers(0, 60) for split in SPLITS})
 @quickly
 @given(counts, st.integers(1, 25), st.integers(1, 40))
 def test_every_row_is_written_once_and_in_order(pictures, images_per_shard, partitions):
-    shares = [partitioning.share(pictures, images_per_shard, number, partitions) for number in range(partitions)]
+    shares = [rows_of_partition(pictures, images_per_shard, number, partitions) for number in range(partitions)]
     for split, count in pictures.items():
         assert list(chain.from_iterable(share[split] for share in shares)) == list(range(count))
 
@@ -294,7 +294,7 @@ def test_every_row_is_written_once_and_in_order(pictures, images_per_shard, part
 @quickly
 @given(counts, st.integers(1, 25), st.integers(1, 40))
 def test_work_is_shared_evenly_and_in_whole_files_where_there_are_enough(pictures, images_per_shard, partitions):
-    shares = [partitioning.share(pictures, images_per_shard, number, partitions) for number in range(partitions)]
+    shares = [rows_of_partition(pictures, images_per_shard, number, partitions) for number in range(partitions)]
     files = sum(-(-count // images_per_shard) for count in pictures.values())
     sizes = [sum(map(len, share.values())) for share in shares]
     if files >= partitions:
@@ -306,4 +306,4 @@ def test_work_is_shared_evenly_and_in_whole_files_where_there_are_enough(picture
 
 
 def test_the_numbers_of_the_partitions_begin_at_0():
-    assert partitioning.numbers(3) == [0, 1, 2]
+    assert partition_numbers(3) == [0, 1, 2]

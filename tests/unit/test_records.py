@@ -19,18 +19,17 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan, table
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import ImageRow
-from kfp_vision.records import (
-    About,
-    Numbered,
-    _convert_in_order,
-    check_there,
-    check_whole,
-    fetch,
-    read,
-    read_about,
-    write_tfrecords,
+from kfp_vision.records.convert import _convert_in_order, write_tfrecords
+from kfp_vision.records.folder import (
+    RandomAccessRecords,
+    RecordsInfo,
+    check_records_uri,
+    copy_records,
+    read_examples,
+    read_records_info,
+    verify_records,
 )
-from kfp_vision.shards import Shard
+from kfp_vision.records.tfrecord import Shard
 
 LABELS = ["bellcup", "globelet", "花, wild"]
 # The fields of TF-Slim's flowers dataset, and the two fields added here.
@@ -58,7 +57,7 @@ def photos(tmp_path_factory) -> Path:
 def written(tmp_path):
     """Writes the rows given for each split to tmp_path, and returns the result of `write_tfrecords`."""
 
-    def write(images_per_shard=1000, max_refused_ratio=0.05, folder=tmp_path, how=None, **rows) -> dict[str, About]:
+    def write(images_per_shard=1000, max_refused_ratio=0.05, folder=tmp_path, how=None, **rows) -> dict[str, RecordsInfo]:
         (folder / "label_map").mkdir(parents=True)
         (folder / "label_map" / "labels.txt").write_text("0:bellcup\n1:globelet\n2:花, wild\n", encoding="utf-8")
         splits = ("train", "validation", "test")
@@ -102,7 +101,7 @@ def test_tensorflow_reads_what_was_written(photos, tmp_path, written):
     about = written(train=rows)["train"]
     content = (tmp_path / "train" / name).read_bytes()
     known = Shard(len(content), f"{google_crc32c.value(content):08x}")
-    assert about == About("train", 21, [name], LABELS, {name: known})
+    assert about == RecordsInfo("train", 21, [name], LABELS, {name: known})
     examples = read_back(tmp_path / "train")
     for row, example in zip(rows, examples, strict=True):
         original = (photos / row.name).read_bytes()
@@ -172,7 +171,7 @@ def test_an_order_longer_than_what_is_in_flight_is_kept(tmp_path, written):
 
 def test_an_empty_split_says_so_and_has_no_files(photos, tmp_path, written):
     about = written(train=scan.scan_images(str(photos)).rows[:2])
-    assert about["test"] == read_about(tmp_path / "test") == About("test", 0, [], LABELS)
+    assert about["test"] == read_records_info(tmp_path / "test") == RecordsInfo("test", 0, [], LABELS)
     assert [path.name for path in (tmp_path / "test").iterdir()] == ["records.json"]
     assert json.loads((tmp_path / "test" / "records.json").read_text()) == {
         "split": "test",
@@ -368,7 +367,7 @@ def test_a_refusal_leaves_the_list_and_no_records(photos, tmp_path, written):
 
 def test_tensorflow_is_not_imported_to_write_records():
     program = (
-        "import sys; from kfp_vision.records import Checked, Row, example; "
+        "import sys; from kfp_vision.records.folder import Checked, Row, example; "
         "example(Row('', 'a', 0, '', ''), Checked(b'', 'png', 1, 1), 0); print('tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -379,7 +378,7 @@ def test_a_record_is_found_by_its_number(photos, tmp_path, written):
     written(8, train=scan.scan_images(str(photos)).rows)
     paths = sorted(str(path) for path in (tmp_path / "train").glob("*.tfrecord"))
     expected = [record.numpy() for record in tf.data.TFRecordDataset(paths)]
-    numbered = Numbered(tmp_path / "train")
+    numbered = RandomAccessRecords(tmp_path / "train")
     assert len(numbered) == len(expected) == 21
     assert [numbered.read(number) for number in reversed(range(21))] == expected[::-1]
 
@@ -389,13 +388,13 @@ def test_a_file_that_was_cut_off_is_refused_and_a_changed_record_is_not_given_ou
     shard = tmp_path / "train" / "train-00001-of-00003.tfrecord"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-9] + b"x" + whole[-8:])
-    numbered = Numbered(tmp_path / "train")
+    numbered = RandomAccessRecords(tmp_path / "train")
     assert numbered.read(14)
     with pytest.raises(ValueError, match=r"train-00001-of-00003\.tfrecord: the record at byte \d+ is damaged"):
         numbered.read(15)
     shard.write_bytes(whole[:-9])
     with pytest.raises(InputError, match=r"a TFRecord file must be intact; got \S+train-00001-of-00003\.tfrecord"):
-        Numbered(tmp_path / "train")
+        RandomAccessRecords(tmp_path / "train")
 
 
 @pytest.fixture
@@ -411,7 +410,7 @@ def elsewhere(photos, tmp_path, written) -> Path:
 
 def fetched(uri: object, root: Path) -> dict[str, bytes]:
     """Fetches records, and returns each file by its path in the folder."""
-    fetch(str(uri), {split: root / split for split in ("train", "validation", "test")}, root / "label_map")
+    copy_records(str(uri), {split: root / split for split in ("train", "validation", "test")}, root / "label_map")
     return contents(root)
 
 
@@ -425,7 +424,7 @@ def test_records_are_fetched_as_they_are_wherever_they_lie(elsewhere, tmp_path):
     assert len(whole) == 3 + 3 + 2 + 1
     assert fetched(elsewhere, tmp_path / "of a folder") == whole
     (elsewhere / "train").rename(elsewhere / "first_records")
-    check_there(str(elsewhere), "records_uri")
+    check_records_uri(str(elsewhere), "records_uri")
     assert fetched(elsewhere, tmp_path / "of folders with other names") == whole
     packed = shutil.make_archive(str(tmp_path / "packed"), "gztar", elsewhere.parent, elsewhere.name)
     assert fetched(packed, tmp_path / "of an archive") == whole
@@ -467,24 +466,24 @@ def test_records_that_are_not_whole_are_refused_and_nothing_is_left(elsewhere, t
 def test_what_the_sizes_tell_is_refused_before_anything_is_fetched(elsewhere, fault):
     damaged(elsewhere, fault)
     with pytest.raises(InputError, match=torn.FAULTS[fault][1]):
-        check_there(str(elsewhere), "records_uri")
+        check_records_uri(str(elsewhere), "records_uri")
 
 
 @pytest.mark.parametrize("fault", torn.FAULTS)
 def test_records_that_changed_since_they_were_written_are_refused_by_name(elsewhere, fault):
-    assert check_whole(elsewhere / "train") == read_about(elsewhere / "train")
+    assert verify_records(elsewhere / "train") == read_records_info(elsewhere / "train")
     change, line = torn.FAULTS[fault]
     change(elsewhere / "train")
     with pytest.raises(InputError, match=line):
-        check_whole(elsewhere / "train")
+        verify_records(elsewhere / "train")
 
 
 @pytest.mark.parametrize("fault", torn.FAULTS)
 def test_records_that_changed_are_not_read_to_the_end(elsewhere, fault):
-    assert len(list(read(elsewhere / "train"))) == 12
+    assert len(list(read_examples(elsewhere / "train"))) == 12
     torn.FAULTS[fault][0](elsewhere / "train")
     with pytest.raises(InputError, match=r"TFRecord file must be intact|records must be intact|must list every shard"):
-        list(read(elsewhere / "train"))
+        list(read_examples(elsewhere / "train"))
 
 
 def test_files_of_one_size_that_changed_places_are_told_apart_by_their_checksums(tmp_path, written):
@@ -495,7 +494,7 @@ def test_files_of_one_size_that_changed_places_are_told_apart_by_their_checksums
     assert len({shard.stat().st_size for shard in torn.shards(tmp_path / "train")}) == 1
     torn.swap(tmp_path / "train")
     with pytest.raises(InputError, match=r"train-00000-of-00002\.tfrecord with \d+ bytes and the checksum"):
-        check_whole(tmp_path / "train")
+        verify_records(tmp_path / "train")
 
 
 def as_written_before(folder: Path) -> Path:
@@ -521,11 +520,11 @@ def as_written_before(folder: Path) -> Path:
 )
 def test_records_without_checksums_are_looked_at_one_by_one(elsewhere, capsys, fault, line):
     train = as_written_before(elsewhere / "train")
-    assert check_whole(train).images == 12
+    assert verify_records(train).images == 12
     assert capsys.readouterr().out == "train: records.json has no checksums; checking every record instead\n"
     torn.FAULTS[fault][0](train)
     with pytest.raises(InputError, match=line):
-        check_whole(train)
+        verify_records(train)
 
 
 def test_records_without_checksums_are_fetched(elsewhere, tmp_path):
@@ -538,20 +537,20 @@ def test_records_without_checksums_are_fetched(elsewhere, tmp_path):
 def test_what_a_later_version_says_more_is_passed_over(elsewhere):
     about = json.loads((elsewhere / "train" / "records.json").read_text())
     (elsewhere / "train" / "records.json").write_text(json.dumps(about | {"colour": "blue"}))
-    assert check_whole(elsewhere / "train").images == 12
+    assert verify_records(elsewhere / "train").images == 12
 
 
 def test_other_files_beside_the_records_are_nobodys_business(elsewhere):
     for name in ("_SUCCESS", "._train-00000-of-00003.tfrecord", "notes.txt"):
         (elsewhere / "train" / name).write_text("no records")
-    assert check_whole(elsewhere / "train").images == 12
+    assert verify_records(elsewhere / "train").images == 12
 
 
 def test_a_number_of_records_that_is_not_the_one_written_down_is_refused(elsewhere):
     about = json.loads((elsewhere / "train" / "records.json").read_text())
     (elsewhere / "train" / "records.json").write_text(json.dumps(about | {"images": 13}))
     with pytest.raises(InputError, match=r"records must be intact; got 12 of them in \S+, where its records\.json says 13\."):
-        Numbered(elsewhere / "train")
+        RandomAccessRecords(elsewhere / "train")
 
 
 def test_records_of_a_detector_are_refused(elsewhere, tmp_path):

@@ -6,37 +6,37 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from kfp_vision import tally
-from kfp_vision.conversion import converted
 from kfp_vision.dataset.images import ValidImage, validate_image
 from kfp_vision.dataset.table import ImageRow
-from kfp_vision.tally import Tally, findings, why_anew
+from kfp_vision.records import statistics
+from kfp_vision.records.convert import convert_image
+from kfp_vision.records.statistics import RecordStatistics, list_findings, reencoding_reason
 
 
 def row(label: str, number: int, content: str = "") -> ImageRow:
     return ImageRow(f"/{label}/{number}.jpg", label, 3, content or f"{label} {number}", f"{label}/{number}.jpg")
 
 
-def counted(*groups: tuple[str, int, int, int], anew: str = "", split: str = "train") -> Tally:
+def counted(*groups: tuple[str, int, int, int], anew: str = "", split: str = "train") -> RecordStatistics:
     """Makes statistics of groups of images: label, number, width, height."""
-    made = Tally(sorted({label for label, *_ in groups}))
+    made = RecordStatistics(sorted({label for label, *_ in groups}))
     for label, most, width, height in groups:
         for number in range(most):
             made.add(split, row(label, number), ValidImage(b"abc", "jpeg", height, width), anew)
     return made
 
 
-def said(made: Tally, refused: int = 0, left_out: int = 0, max_side: int = 0) -> list[str]:
+def said(made: RecordStatistics, refused: int = 0, left_out: int = 0, max_side: int = 0) -> list[str]:
     """Lists the findings without non-breaking spaces and directional isolates."""
     plain = str.maketrans({"\N{NO-BREAK SPACE}": " ", "\N{FIRST STRONG ISOLATE}": "", "\N{POP DIRECTIONAL ISOLATE}": ""})
-    return [" ".join(finding).translate(plain) for finding in findings(made, refused, left_out, max_side)]
+    return [" ".join(finding).translate(plain) for finding in list_findings(made, refused, left_out, max_side)]
 
 
 ORDINARY = (("daisy", 60, 500, 375), ("tulip", 50, 240, 320))
 
 
 def test_pictures_are_counted_by_class_split_and_size():
-    made = Tally(["daisy", "tulip"])
+    made = RecordStatistics(["daisy", "tulip"])
     for split, label, width, height in (
         ("train", "daisy", 640, 480),
         ("train", "daisy", 480, 640),
@@ -60,7 +60,7 @@ def test_pictures_are_counted_by_class_split_and_size():
 def test_a_picture_is_in_the_bin_of_its_longer_side(side, lowest, below):
     made = counted(("daisy", 1, side, 1))
     (number,) = [number for number, count in enumerate(made.sides) if count]
-    assert lowest <= tally.SIDES[number] < tally.SIDES[number + 1] < below + 1
+    assert lowest <= statistics.SIDE_EDGES[number] < statistics.SIDE_EDGES[number + 1] < below + 1
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_picture_is_in_the_bin_of_its_longer_side(side, lowest, below):
 def test_a_picture_is_in_the_bin_of_its_shape(width, height, share):
     made = counted(("daisy", 1, width, height))
     (number,) = [number for number, count in enumerate(made.ratios) if count]
-    assert tally.RATIOS[number] <= share < tally.RATIOS[number + 1]
+    assert statistics.ASPECT_RATIO_EDGES[number] <= share < statistics.ASPECT_RATIO_EDGES[number + 1]
 
 
 def test_the_longest_strips_are_in_the_outermost_bins():
@@ -151,25 +151,25 @@ def test_each_finding_says_what_to_do(made, given, sentence):
 
 
 def test_a_label_from_right_to_left_does_not_turn_its_sentence_round():
-    ((fact, _),) = findings(counted(("البابونج", 3, 500, 375)), 0, 0, 0)
+    ((fact, _),) = list_findings(counted(("البابونج", 3, 500, 375)), 0, 0, 0)
     assert fact == "Fewer than 20 images to train on: \N{FIRST STRONG ISOLATE}البابونج\N{POP DIRECTIONAL ISOLATE} (3)."
 
 
 def test_pictures_that_were_shrunk_as_asked_are_no_finding():
-    assert said(counted(("daisy", 40, 512, 384), anew=tally.SHRUNK), max_side=512) == []
+    assert said(counted(("daisy", 40, 512, 384), anew=statistics.SHRUNK_REASON), max_side=512) == []
 
 
 def test_a_class_without_pictures_is_named_and_nothing_is_divided_by_it():
-    made = Tally(["daisy", "tulip"])
+    made = RecordStatistics(["daisy", "tulip"])
     assert said(made) == [
         "Fewer than 20 images to train on: daisy (0), tulip (0). "
         "Add images; a model memorises so few instead of learning the class."
     ]
-    assert tally.sizes(made).caption == "No images."
+    assert statistics.size_histogram(made).caption == "No images."
 
 
 def test_copies_are_counted_and_the_first_named():
-    made = Tally(["daisy"])
+    made = RecordStatistics(["daisy"])
     for number in range(60):
         made.add("train", row("daisy", number, content=str(number // 3)), ValidImage(b"abc", "jpeg", 375, 500), "")
     assert made.copies == 40
@@ -214,19 +214,21 @@ TURNED[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
     ],
 )
 def test_a_picture_that_was_encoded_anew_says_why(original, reason):
-    assert why_anew(original, validate_image(original)) == reason
+    assert reencoding_reason(original, validate_image(original)) == reason
 
 
 def test_a_picture_that_was_shrunk_says_so():
     original = encoded("JPEG")
     listed = ImageRow("", "daisy", len(original), "", "")
-    assert why_anew(original, converted(original, listed, check_pixels=False, max_side=20)) == "larger than max_side"
+    assert (
+        reencoding_reason(original, convert_image(original, listed, check_pixels=False, max_side=20)) == "larger than max_side"
+    )
 
 
 @pytest.mark.parametrize(("classes", "shown", "each"), [(5, 5, 6), (100, 100, 3), (1000, 300, 1)])
 def test_however_many_classes_and_pictures_a_few_are_kept_to_be_shown(classes, shown, each):
     labels = [f"{number:04}" for number in range(classes)]
-    made = Tally(labels, shown=True)
+    made = RecordStatistics(labels, shown=True)
     small = encoded("JPEG", size=(4, 3))
     for number in range(10):
         for label in labels:
@@ -243,13 +245,13 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole(tmp_path, cuts):
     bounds = (0, *cuts, len(passed))
     tallies = []
     for start, stop in ((0, len(passed)), *pairwise(bounds)):
-        tallies.append(Tally(["a", "b"], shown=True))
+        tallies.append(RecordStatistics(["a", "b"], shown=True))
         for number, (picture, width) in enumerate(passed[start:stop], start=start):
             split = "train" if number < 8 else "test"
             shown = ValidImage(encoded.getvalue(), "jpeg", 200, width)
             tallies[-1].add(split, picture, shown, "shrunk" if number % 3 else "")
-        tally.write(tmp_path / str(len(tallies)), tallies[-1])
+        statistics.write_statistics(tmp_path / str(len(tallies)), tallies[-1])
     whole, *parts = [tmp_path / str(number) for number in range(1, 5)]
-    assert vars(tally.joined(parts)) == vars(tally.joined([whole]))
-    assert tally.joined(parts).copies == 6
-    assert vars(tally.joined([whole])) == vars(tallies[0])
+    assert vars(statistics.join_statistics(parts)) == vars(statistics.join_statistics([whole]))
+    assert statistics.join_statistics(parts).copies == 6
+    assert vars(statistics.join_statistics([whole])) == vars(tallies[0])

@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from kfp_vision.core.errors import DamagedError
 
-SUFFIX = ".tfrecord"
+TFRECORD_SUFFIX = ".tfrecord"
 FRAME_HEAD, FRAME_FOOT = 12, 4  # bytes before a record (length and its checksum) and after it (checksum)
 CRC_MASK = 0xA282EAD8
 WRITE_BUFFER = 1 << 20  # bytes; about a dozen images per system call
 READ_BUFFER = 1 << 22
-WHOLE = "records must be intact"
-REWRITE = "Copy that file again, or write the records again."
+INTACT_RULE = "records must be intact"
+REWRITE_REMEDY = "Copy that file again, or write the records again."
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Shard:
     crc32c: str
 
 
-def framed(record: list[bytes]) -> list[bytes]:
+def frame_record(record: list[bytes]) -> list[bytes]:
     """Frames a record for a TFRecord file: adds its length before it and its checksum after it.
 
     Args:
@@ -50,7 +50,7 @@ def framed(record: list[bytes]) -> list[bytes]:
     return [length + masked_crc([length]), *record, masked_crc(record)]
 
 
-def write(path: Path, records: Iterable[list[bytes]]) -> tuple[Shard, int]:
+def write_shard(path: Path, records: Iterable[list[bytes]]) -> tuple[Shard, int]:
     """Writes a TFRecord file.
 
     Args:
@@ -68,7 +68,7 @@ def write(path: Path, records: Iterable[list[bytes]]) -> tuple[Shard, int]:
     return Shard(size, _hex(crc)), count
 
 
-def read(path: Path, known: Shard | None, named: str) -> Iterator[bytes]:
+def read_shard(path: Path, known: Shard | None, named: str) -> Iterator[bytes]:
     """Yields the framed records of a file, as they were written.
 
     Args:
@@ -83,17 +83,17 @@ def read(path: Path, known: Shard | None, named: str) -> Iterator[bytes]:
     with path.open("rb", buffering=WRITE_BUFFER) as file:
         while head := file.read(FRAME_HEAD):
             if head[8:] != masked_crc([head[:8]]):
-                raise damaged(named, at)
-            rest = file.read(length_of(head) + FRAME_FOOT)
-            if rest[-FRAME_FOOT:] != masked_crc([rest[:-FRAME_FOOT]]) or len(rest) != length_of(head) + FRAME_FOOT:
-                raise damaged(named, at)
+                raise damaged_at(named, at)
+            rest = file.read(record_length(head) + FRAME_FOOT)
+            if rest[-FRAME_FOOT:] != masked_crc([rest[:-FRAME_FOOT]]) or len(rest) != record_length(head) + FRAME_FOOT:
+                raise damaged_at(named, at)
             yield head + rest
             crc, at = _extend(crc, [head, rest]), at + len(head) + len(rest)
     if known:
         _compare(named, Shard(at, _hex(crc)), known)
 
 
-def check(path: Path, known: Shard, named: str) -> None:
+def verify_shard(path: Path, known: Shard, named: str) -> None:
     """Verifies that a file has the bytes that were written; reads all of it.
 
     Args:
@@ -111,7 +111,7 @@ def check(path: Path, known: Shard, named: str) -> None:
     _compare(named, Shard(size, _hex(crc)), known)
 
 
-def starts(path: Path) -> npt.NDArray[np.int64]:
+def record_offsets(path: Path) -> npt.NDArray[np.int64]:
     """Returns the offset of each record in a file, int64 (records,).
 
     Args:
@@ -128,13 +128,13 @@ def starts(path: Path) -> npt.NDArray[np.int64]:
             if head[8:] != masked_crc([head[:8]]):
                 break
             found.append(at)
-            at += FRAME_HEAD + length_of(head) + FRAME_FOOT
+            at += FRAME_HEAD + record_length(head) + FRAME_FOOT
     if at != size:
-        raise damaged(str(path), found[-1] if at > size else at)
+        raise damaged_at(str(path), found[-1] if at > size else at)
     return np.array(found)
 
 
-def length_of(head: bytes) -> int:
+def record_length(head: bytes) -> int:
     """Returns the length in bytes of the record that follows a frame's `FRAME_HEAD` bytes."""
     return int(struct.unpack_from("<Q", head)[0])
 
@@ -145,20 +145,20 @@ def masked_crc(pieces: list[bytes]) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + CRC_MASK) & 0xFFFFFFFF)
 
 
-def damaged(named: str, at: int) -> DamagedError:
+def damaged_at(named: str, at: int) -> DamagedError:
     """Returns the error for a file that is damaged from a record on.
 
     Args:
         named: the file's name.
         at: the offset of that record in bytes.
     """
-    return DamagedError("a TFRecord file must be intact", f"{named}, damaged after byte {at}", REWRITE)
+    return DamagedError("a TFRecord file must be intact", f"{named}, damaged after byte {at}", REWRITE_REMEDY)
 
 
 def _compare(named: str, found: Shard, known: Shard) -> None:
     if found != known:
         differs = f"{named} with {found.bytes} bytes and the checksum {found.crc32c}"
-        raise DamagedError(WHOLE, f"{differs}, where {known.bytes} bytes and {known.crc32c} were written", REWRITE)
+        raise DamagedError(INTACT_RULE, f"{differs}, where {known.bytes} bytes and {known.crc32c} were written", REWRITE_REMEDY)
 
 
 def _extend(crc: int, pieces: Iterable[bytes]) -> int:

@@ -18,27 +18,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kfp_vision import records, tally
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.subprocesses import end_with_parent
 from kfp_vision.dataset.split import LEFT_OUT_TABLE, split_table
 from kfp_vision.dataset.table import SPLITS, count_rows, read_table, read_unused, write_table_slice
-from kfp_vision.records import About
+from kfp_vision.records import convert, statistics
+from kfp_vision.records.folder import RecordsInfo, check_shard_sizes, read_framed_records
+from kfp_vision.records.tfrecord import Shard
 from kfp_vision.reports import results
-from kfp_vision.shards import Shard
 from kfp_vision.storage import atomic, uris
 
-FILES_A_PROCESS = 2  # shards; with fewer, some processes would be idle for long
-REFUSED, TALLY = "refused", "tally"  # in the folder of a part: the table of rejected images, and the statistics
+SHARDS_PER_PROCESS = 2  # shards; with fewer, some processes would be idle for long
+REJECTS_FILE, STATISTICS_FILE = "refused", "tally"  # in the folder of a part: the table of rejected images, and the statistics
 
 
-def numbers(partitions: int) -> list[int]:
+def partition_numbers(partitions: int) -> list[int]:
     """Returns the numbers from 0 of so many partitions, for a loop over them."""
     return list(range(partitions))
 
 
-def write_all(tables: Path, label_map: Path, outputs: dict[str, Path], refused: Path, **options: Any) -> dict[str, About]:
+def write_all_records(
+    tables: Path, label_map: Path, outputs: dict[str, Path], refused: Path, **options: Any
+) -> dict[str, RecordsInfo]:
     """Writes the records of all images, on one machine.
 
     Args:
@@ -55,10 +57,10 @@ def write_all(tables: Path, label_map: Path, outputs: dict[str, Path], refused: 
         InputError: as `write_tfrecords` does.
     """
     options |= {"left_out": split_table(tables, LEFT_OUT_TABLE), "partition": 0, "partitions": 1}
-    return write_tfrecords(_split_tables(tables), label_map, outputs, refused, **options)
+    return write_one_partition(_split_tables(tables), label_map, outputs, refused, **options)
 
 
-def write_partition(tables: Path, label_map: Path, part: Path, **options: Any) -> None:
+def write_partition_folder(tables: Path, label_map: Path, part: Path, **options: Any) -> None:
     """Writes the records of one partition to a folder that `join_partitions` reads.
 
     Args:
@@ -73,12 +75,14 @@ def write_partition(tables: Path, label_map: Path, part: Path, **options: Any) -
     with atomic.replacing(part) as staging:
         staging.mkdir()
         outputs = {split: staging / split for split in SPLITS}
-        write_tfrecords(_split_tables(tables), label_map, outputs, staging / REFUSED, counts=staging / TALLY, **options)
+        write_one_partition(
+            _split_tables(tables), label_map, outputs, staging / REJECTS_FILE, counts=staging / STATISTICS_FILE, **options
+        )
 
 
 def join_partitions(
     parts: Sequence[Path], tables: Path, outputs: dict[str, Path], refused: Path, **options: Any
-) -> dict[str, About]:
+) -> dict[str, RecordsInfo]:
     """Joins the folders that `write_partition` wrote to the records that `write_all` would have written.
 
     Args:
@@ -94,15 +98,15 @@ def join_partitions(
     Raises:
         InputError: as `join_records` does.
     """
-    by_name = {name: [part / name for part in parts] for name in (*SPLITS, REFUSED, TALLY)}
-    return join_records(by_name, outputs, refused, left_out=split_table(tables, LEFT_OUT_TABLE), **options)
+    by_name = {name: [part / name for part in parts] for name in (*SPLITS, REJECTS_FILE, STATISTICS_FILE)}
+    return join_parts(by_name, outputs, refused, left_out=split_table(tables, LEFT_OUT_TABLE), **options)
 
 
 def _split_tables(tables: Path) -> dict[str, Path]:
     return {split: split_table(tables, split) for split in SPLITS}
 
 
-def write_tfrecords(
+def write_one_partition(
     tables: dict[str, Path],
     label_map: Path,
     outputs: dict[str, Path],
@@ -114,23 +118,23 @@ def write_tfrecords(
     max_refused_ratio: float,
     processes: int | None = None,
     **options: Any,
-) -> dict[str, About]:
+) -> dict[str, RecordsInfo]:
     """Writes one partition of the records on all cores; with one partition, all records.
 
     With several partitions, `join_records` checks the share of rejected images, over all of them.
 
     Args:
-        tables: as in `records.write_tfrecords`.
-        label_map: as in `records.write_tfrecords`.
-        outputs: as in `records.write_tfrecords`.
-        refused: as in `records.write_tfrecords`.
+        tables: as in `convert.write_tfrecords`.
+        label_map: as in `convert.write_tfrecords`.
+        outputs: as in `convert.write_tfrecords`.
+        refused: as in `convert.write_tfrecords`.
         partition: number of the partition, from 0.
         partitions: number of partitions.
-        images_per_shard: as in `records.write_tfrecords`.
-        max_refused_ratio: as in `records.write_tfrecords`.
+        images_per_shard: as in `convert.write_tfrecords`.
+        max_refused_ratio: as in `convert.write_tfrecords`.
         processes: number of processes to write with; by default as many as there are cores and shards for. The result does
             not depend on it.
-        **options: of `records.write_tfrecords`.
+        **options: of `convert.write_tfrecords`.
 
     Returns:
         Split name to the contents of its folder.
@@ -141,19 +145,19 @@ def write_tfrecords(
     images = {split: count_rows(tables[split]) for split in SPLITS}
     with atomic.temporary_folder() as scratch:
         if partitions > 1:
-            rows_of = share(images, images_per_shard, partition, partitions)
+            rows_of = rows_of_partition(images, images_per_shard, partition, partitions)
             tables, images = _cut_tables(tables, rows_of, scratch), {split: len(rows) for split, rows in rows_of.items()}
             max_refused_ratio = 1.0
             print(f"partition {partition + 1} of {partitions}", flush=True)
         options |= {"images_per_shard": images_per_shard, "max_refused_ratio": max_refused_ratio}
         processes = processes or _choose_processes(tables, images, images_per_shard)
         if processes > 1:
-            rows_of_each = [share(images, images_per_shard, number, processes) for number in range(processes)]
+            rows_of_each = [rows_of_partition(images, images_per_shard, number, processes) for number in range(processes)]
             return _write_in_processes(rows_of_each, tables, label_map, outputs, refused, **options)
-        return records.write_tfrecords(tables, label_map, outputs, refused, **options)
+        return convert.write_tfrecords(tables, label_map, outputs, refused, **options)
 
 
-def share(images: dict[str, int], images_per_shard: int, partition: int, partitions: int) -> dict[str, range]:
+def rows_of_partition(images: dict[str, int], images_per_shard: int, partition: int, partitions: int) -> dict[str, range]:
     """Chooses the rows of each split that a partition writes: consecutive, and whole shards if there are enough for all.
 
     Args:
@@ -178,7 +182,7 @@ def share(images: dict[str, int], images_per_shard: int, partition: int, partiti
     return rows_of
 
 
-def join_records(
+def join_parts(
     parts: dict[str, list[Path]],
     outputs: dict[str, Path],
     refused: Path,
@@ -186,7 +190,7 @@ def join_records(
     images_per_shard: int,
     max_refused_ratio: float,
     **pages: Any,
-) -> dict[str, About]:
+) -> dict[str, RecordsInfo]:
     """Joins the records of several partitions to those that one writer would have written.
 
     Args:
@@ -196,7 +200,7 @@ def join_records(
         refused: where to write the table of all rejected images: CSV with uri, label, reason.
         images_per_shard: examples per shard; the last one may have fewer.
         max_refused_ratio: largest accepted share of rejected images, 0 to 1.
-        **pages: left_out, summary and max_side of `records.write_tfrecords`.
+        **pages: left_out, summary and max_side of `convert.write_tfrecords`.
 
     Returns:
         Split name to the contents of its folder.
@@ -205,8 +209,10 @@ def join_records(
         InputError: too many images were rejected (the message names the first ten; table and page are written nevertheless),
             or a part was changed after it was written.
     """
-    rejects = [reject for part in parts[REFUSED] for reject in read_unused(part)]
-    records.report(tally.joined(parts[TALLY]), rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
+    rejects = [reject for part in parts[REJECTS_FILE] for reject in read_unused(part)]
+    convert.report_conversion(
+        statistics.join_statistics(parts[STATISTICS_FILE]), rejects, refused, max_refused_ratio=max_refused_ratio, **pages
+    )
     joined = {}
     for split in SPLITS:
         with atomic.replacing(outputs[split]) as staging:
@@ -230,7 +236,7 @@ def _choose_processes(tables: dict[str, Path], images: dict[str, int], images_pe
         for row in islice(read_table(table), 1):
             if uris.split_member(row.uri)[1]:
                 return 1
-    return max(1, min(hardware.cores(), _count_shards(images, images_per_shard) // FILES_A_PROCESS))
+    return max(1, min(hardware.cores(), _count_shards(images, images_per_shard) // SHARDS_PER_PROCESS))
 
 
 def _count_shards(images: dict[str, int], images_per_shard: int) -> int:
@@ -249,7 +255,7 @@ def _write_in_processes(
     summary: Path | None = None,
     counts: Path | None = None,
     **options: Any,
-) -> dict[str, About]:
+) -> dict[str, RecordsInfo]:
     """Writes the rows given for each process, and joins the parts."""
     processes = len(rows_of_each)
     with atomic.scratch_folder(
@@ -267,12 +273,12 @@ def _write_in_processes(
         except BrokenProcessPool:
             remedy = "Give the stage more memory."
             raise InputError("a stage must have the memory it needs", "a process that was killed", remedy) from None
-        parts = {name: [folder / name for folder in folders] for name in (*SPLITS, REFUSED, TALLY)}
+        parts = {name: [folder / name for folder in folders] for name in (*SPLITS, REJECTS_FILE, STATISTICS_FILE)}
         if counts:
-            tally.write(counts, tally.joined(parts[TALLY]))
+            statistics.write_statistics(counts, statistics.join_statistics(parts[STATISTICS_FILE]))
         pages = {"left_out": left_out, "summary": summary, "max_side": options.get("max_side", 0)}
         limits = {"images_per_shard": options["images_per_shard"], "max_refused_ratio": max_refused_ratio}
-        return join_records(parts, outputs, refused, **limits, **pages)
+        return join_parts(parts, outputs, refused, **limits, **pages)
 
 
 def _write_part(
@@ -281,10 +287,10 @@ def _write_part(
     """Writes some of the rows to a folder; runs in a process of its own, and prints nothing."""
     (folder / "tables").mkdir(parents=True)
     outputs = {split: folder / split for split in SPLITS}
-    options |= {"max_refused_ratio": 1.0, "counts": folder / TALLY}
+    options |= {"max_refused_ratio": 1.0, "counts": folder / STATISTICS_FILE}
     with contextlib.redirect_stdout(io.StringIO()):
         part_tables = _cut_tables(tables, rows_of, folder / "tables")
-        records.write_tfrecords(part_tables, label_map, outputs, folder / REFUSED, **options)
+        convert.write_tfrecords(part_tables, label_map, outputs, folder / REJECTS_FILE, **options)
 
 
 def _cut_tables(tables: dict[str, Path], rows_of: dict[str, range], folder: Path) -> dict[str, Path]:
@@ -294,18 +300,18 @@ def _cut_tables(tables: dict[str, Path], rows_of: dict[str, range], folder: Path
     return {split: folder / split for split in SPLITS}
 
 
-def _join_split(parts: list[Path], folder: Path, split: str, images_per_shard: int) -> About:
+def _join_split(parts: list[Path], folder: Path, split: str, images_per_shard: int) -> RecordsInfo:
     """Joins folders of records: links their shards if all but the last are full, else writes new ones.
 
     Linked shards are not read: their checksums are kept, and compared when the records are read.
     """
-    infos = [(part, records.check_listed(part)) for part in parts]
+    infos = [(part, check_shard_sizes(part)) for part in parts]
     labels = infos[0][1].labels
     filled = [(part, info) for part, info in infos if info.images]
     full = all(info.images == images_per_shard * len(info.shards) for _, info in filled[:-1])
     if not full or not all(info.is_known for _, info in filled):
-        framed = ([record] for part, _ in filled for record in records.read_framed(part))
-        return records.write_framed(folder, split, framed, labels, images_per_shard)
+        framed = ([record] for part, _ in filled for record in read_framed_records(part))
+        return convert.write_framed_records(folder, split, framed, labels, images_per_shard)
     folder.mkdir()
     files: list[tuple[Path, Shard]] = []
     for part, info in filled:
@@ -313,4 +319,4 @@ def _join_split(parts: list[Path], folder: Path, split: str, images_per_shard: i
             file = folder / f"part-{len(files)}"
             atomic.hard_link(part / name, file)
             files.append((file, info.files[name]))
-    return records.name_shards(folder, split, files, sum(info.images for _, info in filled), labels)
+    return convert.name_shards(folder, split, files, sum(info.images for _, info in filled), labels)

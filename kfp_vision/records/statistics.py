@@ -19,24 +19,39 @@ from kfp_vision.reports.thumbnails import EncodedImage, Thumbnail, thumbnail
 from kfp_vision.storage import atomic
 
 # Edges of the bins: quarter octaves of the longer side, eighths of an octave of the aspect ratio (1:1 is the middle of a bin).
-SIDES = [2 ** (quarter / 4) for quarter in range(4 * 3, 4 * 15 + 1)]  # pixels
-RATIOS = [2 ** ((eighth - 0.5) / 8) for eighth in range(-8 * 3, 8 * 3 + 2)]
-SEEN = 224  # pixels a side: the input of most networks unless image_size is set
-LARGE = 1024  # pixels of the longer side, above which most of the reading time goes into pixels that no network sees
-ENOUGH = 512  # pixels of the longer side: a crop of 0.3 of the area still has an input pixel for every pixel of the network
-LONG = 3.0  # longer by shorter side, above which squeezing to a square hides the subject
-UNEVEN = 5  # times the images of the smallest class
-FEW = 20  # training images of a class
-NOTEWORTHY = 0.05  # share of the images
-SHRUNK = "larger than max_side"
+SIDE_EDGES = [2 ** (quarter / 4) for quarter in range(4 * 3, 4 * 15 + 1)]  # pixels
+ASPECT_RATIO_EDGES = [2 ** ((eighth - 0.5) / 8) for eighth in range(-8 * 3, 8 * 3 + 2)]
+INPUT_SIDE = 224  # pixels a side: the input of most networks unless image_size is set
+LARGE_SIDE = 1024  # pixels of the longer side, above which most of the reading time goes into pixels that no network sees
+RECOMMENDED_MAX_SIDE = (
+    512  # pixels of the longer side: a crop of 0.3 of the area still has an input pixel for every pixel of the network
+)
+ELONGATED_RATIO = 3.0  # longer by shorter side, above which squeezing to a square hides the subject
+IMBALANCED_RATIO = 5  # times the images of the smallest class
+FEW_TRAINING_IMAGES = 20  # training images of a class
+NOTEWORTHY_SHARE = 0.05  # share of the images
+SHRUNK_REASON = "larger than max_side"
 # Attributes of the statistics: numbers to add, lists to add bin by bin, and all that is stored.
-COUNTS, BINS = ("bytes", "small", "large", "long", "copies", "conflicting"), ("sides", "ratios")
-KEPT = (*COUNTS, *BINS, "splits", "classes", "boxes", "smallest", "largest", "anew", "copied", "samples", "_first", "_before")
+COUNT_FIELDS, BIN_FIELDS = ("bytes", "small", "large", "long", "copies", "conflicting"), ("sides", "ratios")
+STORED_FIELDS = (
+    *COUNT_FIELDS,
+    *BIN_FIELDS,
+    "splits",
+    "classes",
+    "boxes",
+    "smallest",
+    "largest",
+    "anew",
+    "copied",
+    "samples",
+    "_first",
+    "_before",
+)
 
 Finding = tuple[str, str]  # a fact, and what to do about it
 
 
-class Tally:
+class RecordStatistics:
     """Statistics of the images in records.
 
     Attributes:
@@ -69,7 +84,7 @@ class Tally:
         self.bytes = self.smallest = self.largest = self.small = self.large = self.long = 0
         self.copies = self.conflicting = 0
         self.boxes = False
-        self.sides, self.ratios = [0] * (len(SIDES) - 1), [0] * (len(RATIOS) - 1)
+        self.sides, self.ratios = [0] * (len(SIDE_EDGES) - 1), [0] * (len(ASPECT_RATIO_EDGES) - 1)
         self.anew: Counter[str] = Counter()
         self.copied: list[tuple[str, str]] = []
         self.samples: dict[str, list[Thumbnail]] = {label: [] for label in labels[:MAX_SAMPLES] if shown}
@@ -98,13 +113,13 @@ class Tally:
         self.bytes += len(image.encoded)
         height, width = image.height, image.width
         longer, shorter = (width, height) if width > height else (height, width)
-        self.sides[min(max(bisect(SIDES, longer) - 1, 0), len(SIDES) - 2)] += 1
-        self.ratios[min(max(bisect(RATIOS, width / height) - 1, 0), len(RATIOS) - 2)] += 1
+        self.sides[min(max(bisect(SIDE_EDGES, longer) - 1, 0), len(SIDE_EDGES) - 2)] += 1
+        self.ratios[min(max(bisect(ASPECT_RATIO_EDGES, width / height) - 1, 0), len(ASPECT_RATIO_EDGES) - 2)] += 1
         self.largest = max(self.largest, longer)
         self.smallest = min(self.smallest or longer, longer)
-        self.small += shorter < SEEN
-        self.large += longer > LARGE
-        self.long += longer > LONG * shorter
+        self.small += shorter < INPUT_SIDE
+        self.large += longer > LARGE_SIDE
+        self.long += longer > ELONGATED_RATIO * shorter
         if reencoded_because:
             self.anew[reencoded_because] += 1
         current = (row.content_id, row.label, row.name)
@@ -125,7 +140,7 @@ class Tally:
             if len(self.copied) < MAX_NAMED:
                 self.copied.append((name, current[2]))
 
-    def extend(self, following: "Tally") -> None:
+    def extend(self, following: "RecordStatistics") -> None:
         """Adds the statistics of the images that follow these.
 
         Args:
@@ -141,9 +156,9 @@ class Tally:
             self._count_copy(following._first)
             self._first = self._first if self._first[0] else following._first
             self._before = following._before
-        for name in COUNTS:
+        for name in COUNT_FIELDS:
             setattr(self, name, getattr(self, name) + getattr(following, name))
-        for name in BINS:
+        for name in BIN_FIELDS:
             setattr(self, name, [sum(pair) for pair in zip(getattr(self, name), getattr(following, name), strict=True)])
         self.largest = max(self.largest, following.largest)
         self.smallest = min(filter(None, (self.smallest, following.smallest)), default=0)
@@ -153,7 +168,7 @@ class Tally:
             self.samples[label] = [*self.samples[label], *thumbnails][: self._samples_per_class]
 
 
-def write(file: Path, statistics: Tally) -> None:
+def write_statistics(file: Path, statistics: RecordStatistics) -> None:
     """Writes statistics to a JSON file.
 
     Args:
@@ -161,10 +176,10 @@ def write(file: Path, statistics: Tally) -> None:
         statistics: to write.
     """
     with atomic.replacing(file) as staging:
-        staging.write_text(json.dumps({name: getattr(statistics, name) for name in KEPT}), encoding="utf-8")
+        staging.write_text(json.dumps({name: getattr(statistics, name) for name in STORED_FIELDS}), encoding="utf-8")
 
 
-def joined(files: Sequence[Path]) -> Tally:
+def join_statistics(files: Sequence[Path]) -> RecordStatistics:
     """Reads the statistics of consecutive partitions, and adds them up.
 
     Args:
@@ -179,10 +194,10 @@ def joined(files: Sequence[Path]) -> Tally:
     return total
 
 
-def _read(file: Path) -> Tally:
+def _read(file: Path) -> RecordStatistics:
     stored = json.loads(file.read_text(encoding="utf-8"))
-    statistics = Tally(list(stored["classes"]))
-    for name in KEPT:
+    statistics = RecordStatistics(list(stored["classes"]))
+    for name in STORED_FIELDS:
         setattr(statistics, name, stored[name])
     statistics.anew = Counter(stored["anew"])
     statistics.copied = [(name, copy) for name, copy in stored["copied"]]
@@ -191,7 +206,7 @@ def _read(file: Path) -> Tally:
     return statistics
 
 
-def why_anew(original: bytes, image: ValidImage) -> str:
+def reencoding_reason(original: bytes, image: ValidImage) -> str:
     """Says why an image was re-encoded.
 
     Args:
@@ -207,13 +222,13 @@ def why_anew(original: bytes, image: ValidImage) -> str:
         if opened.format not in TENSORFLOW_MODES:
             return f"{opened.format} rather than JPEG or PNG"
         if max(opened.size) > max(image.height, image.width):
-            return SHRUNK
+            return SHRUNK_REASON
         if opened.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             return "not upright (EXIF orientation)"
         return f"colour mode {opened.mode}"
 
 
-def findings(statistics: Tally, refused: int, left_out: int, max_side: int) -> list[Finding]:
+def list_findings(statistics: RecordStatistics, refused: int, left_out: int, max_side: int) -> list[Finding]:
     """Lists what a person should know about the records and can act on, the most serious first.
 
     Args:
@@ -238,50 +253,48 @@ def findings(statistics: Tally, refused: int, left_out: int, max_side: int) -> l
     return found
 
 
-def _class_findings(statistics: Tally) -> list[Finding]:
+def _class_findings(statistics: RecordStatistics) -> list[Finding]:
     found = []
     totals = {label: sum(splits.values()) for label, splits in statistics.classes.items()}
     if not totals:
         return []
     (rare, fewest), (common, most) = (extreme(totals.items(), key=lambda pair: pair[1]) for extreme in (min, max))
-    if fewest and most > UNEVEN * fewest:
+    if fewest and most > IMBALANCED_RATIO * fewest:
         fact = f"{_isolated(common)} has {most / fewest:.0f} times the images of {_isolated(rare)}: {most:,} and {fewest:,}."
         found.append((fact, f"Add images of {_isolated(rare)}; a model rarely predicts what it has rarely seen."))
-    few = [f"{_isolated(label)} ({splits['train']:,})" for label, splits in statistics.classes.items() if splits["train"] < FEW]
+    few = [
+        f"{_isolated(label)} ({splits['train']:,})"
+        for label, splits in statistics.classes.items()
+        if splits["train"] < FEW_TRAINING_IMAGES
+    ]
     if few:
         rest = f" and {len(few) - MAX_NAMED:,} more" if len(few) > MAX_NAMED else ""
-        fact = f"Fewer than {FEW} images to train on: {', '.join(few[:MAX_NAMED])}{rest}."
+        fact = f"Fewer than {FEW_TRAINING_IMAGES} images to train on: {', '.join(few[:MAX_NAMED])}{rest}."
         found.append((fact, "Add images; a model memorises so few instead of learning the class."))
     return found
 
 
-def _size_findings(statistics: Tally, max_side: int) -> list[Finding]:
+def _size_findings(statistics: RecordStatistics, max_side: int) -> list[Finding]:
     found = []
     images = max(1, statistics.images)
-    if statistics.large >= NOTEWORTHY * images:
-        remedy = (
-            f"Set max_side to {ENOUGH} in advanced: reading gets faster, and most networks see {SEEN} pixels a side anyway."
-        )
-        found.append((f"{_share_of_images(statistics.large, images)} larger than {LARGE:,} pixels.", remedy))
-    if statistics.small >= NOTEWORTHY * images:
+    if statistics.large >= NOTEWORTHY_SHARE * images:
+        remedy = f"Set max_side to {RECOMMENDED_MAX_SIDE} in advanced: reading gets faster, and most networks see {INPUT_SIDE} pixels a side anyway."
+        found.append((f"{_share_of_images(statistics.large, images)} larger than {LARGE_SIDE:,} pixels.", remedy))
+    if statistics.small >= NOTEWORTHY_SHARE * images:
         remedy = "Use larger originals if you have them."
-        if 0 < max_side < ENOUGH:
-            remedy = f"Set max_side to {ENOUGH}, or do not set it."
+        if 0 < max_side < RECOMMENDED_MAX_SIDE:
+            remedy = f"Set max_side to {RECOMMENDED_MAX_SIDE}, or do not set it."
         elif statistics.small > images / 2:
             remedy = (
                 "Use larger originals, or set image_size to 128, for example: training gets faster and loses little accuracy."
             )
-        fact = (
-            f"{_share_of_images(statistics.small, images)} smaller than {SEEN} pixels on a side, and enlarged for the network."
-        )
+        fact = f"{_share_of_images(statistics.small, images)} smaller than {INPUT_SIDE} pixels on a side, and enlarged for the network."
         found.append((fact, remedy))
     if statistics.long:
-        fact = (
-            f"{_share_of_images(statistics.long, images)} more than {LONG:.0f} times as long as wide, and squeezed to a square."
-        )
+        fact = f"{_share_of_images(statistics.long, images)} more than {ELONGATED_RATIO:.0f} times as long as wide, and squeezed to a square."
         found.append((fact, "Crop them to their subject, or exclude them."))
-    unreadable = statistics.anew.total() - statistics.anew[SHRUNK]
-    if unreadable >= NOTEWORTHY * images:
+    unreadable = statistics.anew.total() - statistics.anew[SHRUNK_REASON]
+    if unreadable >= NOTEWORTHY_SHARE * images:
         remedy = "Save them as upright RGB JPEG once, and every later run is faster."
         found.append(
             (f"{_share_of_images(unreadable, images)} not stored as TensorFlow needs them, and were re-encoded.", remedy)
@@ -289,7 +302,7 @@ def _size_findings(statistics: Tally, max_side: int) -> list[Finding]:
     return found
 
 
-def _copy_findings(statistics: Tally) -> list[Finding]:
+def _copy_findings(statistics: RecordStatistics) -> list[Finding]:
     if not statistics.copies:
         return []
     fact = f"{_share_of_images(statistics.copies, statistics.images)} an exact copy of another."
@@ -320,7 +333,7 @@ def _percent(share: float, digits: int = 1) -> str:
     return formatting.percent(share, digits).replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def sizes(statistics: Tally) -> charts.Histogram:
+def size_histogram(statistics: RecordStatistics) -> charts.Histogram:
     """Returns a histogram of the images by their longer side.
 
     Args:
@@ -331,13 +344,13 @@ def sizes(statistics: Tally) -> charts.Histogram:
     if statistics.largest:
         same = f"All {statistics.largest:,} pixels" if statistics.smallest == statistics.largest else ""
         extent = same or f"From {statistics.smallest:,} to {statistics.largest:,} pixels"
-        caption = f"{extent}. The dashed line marks {SEEN}, the input size of most networks unless image_size is set."
+        caption = f"{extent}. The dashed line marks {INPUT_SIDE}, the input size of most networks unless image_size is set."
         if statistics.boxes:
-            return charts.Histogram("Longer side in pixels", SIDES, statistics.sides, ticks, f"{extent}.")
-    return charts.Histogram("Longer side in pixels", SIDES, statistics.sides, ticks, caption, mark=SEEN)
+            return charts.Histogram("Longer side in pixels", SIDE_EDGES, statistics.sides, ticks, f"{extent}.")
+    return charts.Histogram("Longer side in pixels", SIDE_EDGES, statistics.sides, ticks, caption, mark=INPUT_SIDE)
 
 
-def shapes(statistics: Tally) -> charts.Histogram:
+def shape_histogram(statistics: RecordStatistics) -> charts.Histogram:
     """Returns a histogram of the images by width over height.
 
     Args:
@@ -349,4 +362,4 @@ def shapes(statistics: Tally) -> charts.Histogram:
     images = max(1, statistics.images)
     shares = (_percent(part / images, 0) for part in (tall, statistics.ratios[square], wide))
     caption = "{} are taller than wide, {} about square, {} wider than tall.".format(*shares)
-    return charts.Histogram("Width to height", RATIOS, statistics.ratios, ticks, caption)
+    return charts.Histogram("Width to height", ASPECT_RATIO_EDGES, statistics.ratios, ticks, caption)

@@ -1,0 +1,1 @@
+"""TFRecord files: conversion, reading, statistics."""

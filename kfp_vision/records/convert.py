@@ -1,0 +1,409 @@
+"""Converts images to TFRecord files."""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import ExifTags, Image
+
+from kfp_vision.core import hardware, threads
+from kfp_vision.core.errors import InputError, redact
+from kfp_vision.dataset import annotations, table
+from kfp_vision.dataset.images import (
+    PILLOW_FORMATS,
+    TENSORFLOW_MODES,
+    Rejected,
+    ValidImage,
+    check_jpeg_scans,
+    check_pixel_count,
+    encode_jpeg,
+    plain_jpeg_size,
+    validate_image,
+)
+from kfp_vision.dataset.label_map import LABEL_MAP_FILE, read_label_map, read_labels
+from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, write_unused
+from kfp_vision.records import tfrecord
+from kfp_vision.records.example import encode_example, encode_list_example
+from kfp_vision.records.folder import RECORDS_FILE, RecordsInfo
+from kfp_vision.records.statistics import (
+    RecordStatistics,
+    list_findings,
+    reencoding_reason,
+    shape_histogram,
+    size_histogram,
+    write_statistics,
+)
+from kfp_vision.records.tfrecord import TFRECORD_SUFFIX, Shard, frame_record
+from kfp_vision.reports.pages import write_records_page
+from kfp_vision.storage import atomic, reading
+
+
+def convert_image(encoded: bytes, row: ImageRow, *, check_pixels: bool = True, max_side: int = 0) -> ValidImage:
+    """Converts an image to an upright JPEG or PNG; keeps its original bytes if TensorFlow reads them.
+
+    Args:
+        encoded: bytes of the image file.
+        row: of the table.
+        check_pixels: compare the MD5 with the table, and decode every pixel. If false, only length and header are checked,
+            and damaged pixels show up when training reads them.
+        max_side: an image with a longer side, in pixels, is shrunk to it and becomes a JPEG; 0 keeps all sizes.
+
+    Returns:
+        The image for the record.
+
+    Raises:
+        Refused: the bytes are not a usable image, or not those listed in the table.
+    """
+    unchanged = table.md5_hex(encoded) == row.content_id if check_pixels else len(encoded) == row.bytes
+    if not unchanged:
+        raise Rejected("changed since it was listed")
+    image = validate_image(encoded) if check_pixels else _check_header(encoded)
+    return shrink_image(image, max_side) if max_side else image
+
+
+def shrink_image(image: ValidImage, max_side: int) -> ValidImage:
+    """Shrinks an image whose longer side exceeds a limit, and re-encodes it as RGB JPEG of quality 95.
+
+    Args:
+        image: upright.
+        max_side: largest side in pixels.
+
+    Returns:
+        The shrunk image, or the same one if it is small enough.
+
+    Raises:
+        Refused: the image cannot be decoded; does not happen if its pixels were checked.
+    """
+    if max(image.height, image.width) <= max_side:
+        return image
+    try:
+        with Image.open(io.BytesIO(image.encoded), formats=("JPEG", "PNG")) as opened:
+            scale = max_side / max(opened.size)
+            size = (max(1, round(opened.width * scale)), max(1, round(opened.height * scale)))
+            opened.draft("RGB", size)  # lets libjpeg decode at 1/2, 1/4 or 1/8 of the size, which is faster
+            return encode_jpeg(opened, size)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Rejected(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _check_header(encoded: bytes) -> ValidImage:
+    """Checks the header of an image; decodes, and so checks, the pixels only if it has to be re-encoded."""
+    if size := plain_jpeg_size(encoded):
+        check_pixel_count(*size)
+        check_jpeg_scans(encoded, *size)
+        return ValidImage(encoded, "jpeg", *size)
+    try:
+        with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as opened:
+            readable = opened.mode in TENSORFLOW_MODES.get(opened.format or "", ())
+            check_pixel_count(*opened.size)
+            if readable and opened.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+                return ValidImage(encoded, "png" if opened.format == "PNG" else "jpeg", opened.height, opened.width)
+    except (OSError, SyntaxError, ValueError):
+        pass  # `checked` finds the reason
+    return validate_image(encoded)
+
+
+CHUNK_ROWS, CHUNK_BYTES = 32, 4 << 20  # limits of a chunk of work; the image that exceeds the bytes is still in it
+CHUNKS_PER_CORE = 2  # in memory: one in conversion, one waiting to be written
+REJECTS_SHOWN = 10
+
+
+class ConvertedImage(NamedTuple):
+    """A converted image.
+
+    Attributes:
+        record: the pieces of its framed record.
+        image: the image as it is in the record.
+        reencoded_because: why it was re-encoded; empty if it has its original bytes.
+    """
+
+    record: list[bytes]
+    image: ValidImage
+    reencoded_because: str
+
+
+ConversionResult = ConvertedImage | str  # a string says why the image was rejected
+
+
+def write_tfrecords(
+    tables: dict[str, Path],
+    label_map: Path,
+    outputs: dict[str, Path],
+    refused: Path,
+    *,
+    images_per_shard: int,
+    max_refused_ratio: float,
+    check_pixels: bool = True,
+    max_side: int = 0,
+    left_out: Path | None = None,
+    summary: Path | None = None,
+    counts: Path | None = None,
+    samples: bool | None = None,
+    workers: int | None = None,
+) -> dict[str, RecordsInfo]:
+    """Converts the images of each split to TFRecord files, and lists the rejected images.
+
+    Example:
+        >>> splits = ("train", "validation", "test")
+        >>> tables = {split: Path(f"tables/{split}.csv") for split in splits}
+        >>> outputs = {split: Path("records") / split for split in splits}
+        >>> limits = {"images_per_shard": 1000, "max_refused_ratio": 0.05}
+        >>> write_tfrecords(tables, Path("label_map"), outputs, Path("refused.csv"), **limits)
+
+    Args:
+        tables: split name to its table.
+        label_map: folder with `labels.txt`, or with `label_map.pbtxt` for object detection.
+        outputs: split name to the folder to write: `SPLIT-00000-of-00003.tfrecord`, ... and `records.json`.
+        refused: where to write the table of rejected images: CSV with uri, label, reason.
+        images_per_shard: examples per file; the last file of a split may have fewer.
+        max_refused_ratio: largest accepted share of rejected images, 0 to 1.
+        check_pixels: decode every pixel; if false, check headers only.
+        max_side: images with a longer side, in pixels, are shrunk to it; 0 keeps all sizes.
+        left_out: table of images that the split excluded, for the summary.
+        summary: where to write the summary page (HTML).
+        counts: where to write the statistics behind the summary (JSON).
+        samples: whether the statistics include a few thumbnails; by default if `summary` or `counts` is given.
+        workers: images converted at a time. The default is one per core, or one fewer with `check_pixels=False`, where the
+            writing thread is just as busy. The files do not depend on it.
+
+    Returns:
+        Split name to the contents of its folder.
+
+    Raises:
+        InputError: too many images were rejected; the message names the first ten. The table is written nevertheless.
+    """
+    number_of = _read_label_numbers(label_map)
+    cores = hardware.cores()
+    workers = workers or (cores if check_pixels else max(1, cores - 1))
+    rejects: list[UnusedImage] = []
+    written, statistics = {}, RecordStatistics(list(number_of), shown=bool(summary or counts) if samples is None else samples)
+    with reading.Reader() as reader, contextlib.ExitStack() as outputs_moved:
+        for split in SPLITS:
+            convert = partial(_convert, reader, {"check_pixels": check_pixels, "max_side": max_side}, number_of)
+            results = _convert_in_order(convert, reader.ahead(read_table(tables[split])), workers)
+            staging = outputs_moved.enter_context(atomic.replacing(outputs[split]))
+            accepted = _accepted_records(split, results, statistics, rejects)
+            written[split] = write_framed_records(staging, split, accepted, list(number_of), images_per_shard)
+            print(f"{split}: {written[split].images} images in {len(written[split].shards)} shards", flush=True)
+        if counts:
+            write_statistics(counts, statistics)
+        pages: dict[str, Any] = {"left_out": left_out, "summary": summary, "max_side": max_side}
+        report_conversion(statistics, rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
+    return written
+
+
+def report_conversion(
+    statistics: RecordStatistics,
+    rejects: list[UnusedImage],
+    refused: Path,
+    *,
+    max_refused_ratio: float,
+    left_out: Path | None = None,
+    summary: Path | None = None,
+    max_side: int = 0,
+) -> None:
+    """Writes the table of rejected images and the summary page, then checks the share of rejected images.
+
+    Args:
+        statistics: of the images in the records.
+        rejects: the rejected images.
+        refused: as in `write_tfrecords`.
+        max_refused_ratio: as in `write_tfrecords`.
+        left_out: as in `write_tfrecords`.
+        summary: as in `write_tfrecords`.
+        max_side: as in `write_tfrecords`.
+
+    Raises:
+        InputError: too many images were rejected; the message names the first ten.
+    """
+    _write_rejects(refused, rejects)
+    if summary:
+        _write_summary(summary, statistics, rejects, read_unused(left_out) if left_out else [], max_side)
+    _check_rejects(rejects, statistics.images + len(rejects), max_refused_ratio)
+
+
+def write_shards(
+    folder: Path, split: str, examples: Iterator[tuple[ImageRow, ValidImage]], labels: list[str], per_shard: int
+) -> RecordsInfo:
+    """Writes a folder of shards and its `records.json`.
+
+    Args:
+        folder: to create.
+        split: train, validation or test.
+        examples: rows with their images.
+        labels: class names, in the order of their numbers.
+        per_shard: examples per shard; the last one may have fewer.
+
+    Returns:
+        The contents of `records.json`.
+    """
+    number_of = _number_labels(labels)
+    records = (frame_record(encode_example(row, image, number_of[row.label])) for row, image in examples)
+    return write_framed_records(folder, split, records, labels, per_shard)
+
+
+def write_framed_records(
+    folder: Path, split: str, records: Iterator[list[bytes]], labels: list[str], per_shard: int
+) -> RecordsInfo:
+    """Writes framed records to a folder of shards, with its `records.json`.
+
+    Args:
+        folder: to create.
+        split: train, validation or test.
+        records: the pieces of each framed record.
+        labels: class names, in the order of their numbers.
+        per_shard: records per shard; the last one may have fewer.
+
+    Returns:
+        The contents of `records.json`.
+    """
+    folder.mkdir()
+    parts: list[tuple[Path, Shard]] = []
+    images = 0
+    for group in _groups(records, per_shard):
+        part = folder / f"part-{len(parts)}"
+        shard, count = tfrecord.write_shard(part, group)
+        parts.append((part, shard))
+        images += count
+    return name_shards(folder, split, parts, images, labels)
+
+
+def name_shards(folder: Path, split: str, parts: list[tuple[Path, Shard]], images: int, labels: list[str]) -> RecordsInfo:
+    """Gives shards their final names, numbered in the given order, and writes `records.json`.
+
+    Args:
+        folder: of the shards.
+        split: train, validation or test.
+        parts: each file, with its size and checksum.
+        images: number of examples in all of them.
+        labels: class names, in the order of their numbers.
+
+    Returns:
+        The contents of `records.json`.
+    """
+    names = [f"{split}-{number:05d}-of-{len(parts):05d}{TFRECORD_SUFFIX}" for number in range(len(parts))]
+    for (part, _), name in zip(parts, names, strict=True):
+        part.rename(folder / name)
+    files = {name: shard for name, (_, shard) in zip(names, parts, strict=True)}
+    info = RecordsInfo(split, images, names, labels, files)
+    (folder / RECORDS_FILE).write_text(json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return info
+
+
+def _write_rejects(table: Path, rejects: list[UnusedImage]) -> None:
+    for uri, label, reason in rejects[:REJECTS_SHOWN]:
+        print(redact(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
+    write_unused(table, rejects)
+
+
+def _write_summary(
+    page: Path, statistics: RecordStatistics, rejects: list[UnusedImage], left_out: list[UnusedImage], max_side: int
+) -> None:
+    write_records_page(
+        page,
+        classes=statistics.classes,
+        splits=statistics.splits,
+        total_bytes=statistics.bytes,
+        findings=list_findings(statistics, len(rejects), len(left_out), max_side),
+        sizes=size_histogram(statistics),
+        shapes=shape_histogram(statistics),
+        samples=statistics.samples,
+        reencoded=dict(statistics.anew.most_common()),
+        duplicates=statistics.copies,
+        duplicate_pairs=statistics.copied,
+        excluded=left_out,
+        rejected=rejects,
+    )
+
+
+def _check_rejects(rejects: list[UnusedImage], images: int, max_refused_ratio: float) -> None:
+    if len(rejects) > max_refused_ratio * images:
+        first = "; ".join(f"{uri}: {reason}" for uri, _, reason in rejects[:REJECTS_SHOWN])
+        rule = f"at most {max_refused_ratio:.0%} of the images may be rejected"
+        remedy = f"Fix or remove them, or raise max_refused_ratio. First: {first}"
+        raise InputError(rule, f"{len(rejects)} of {images}", remedy)
+
+
+def _accepted_records(
+    split: str, results: Iterator[tuple[ImageRow, ConversionResult]], statistics: RecordStatistics, rejects: list[UnusedImage]
+) -> Iterator[list[bytes]]:
+    """Yields the records of accepted images, counts them, and appends the others to `rejects`."""
+    for row, result in results:
+        if isinstance(result, str):
+            rejects.append((row.uri, row.label, result))
+        else:
+            statistics.add(split, row, result.image, result.reencoded_because)
+            yield result.record
+
+
+def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[str, int], row: ImageRow) -> ConversionResult:
+    try:
+        if row.objects:
+            annotations.read_boxes(row)  # refuses bad boxes before the image is read
+        encoded = reader.read(row.uri)
+        image = convert_image(encoded, row, **options)
+    except Rejected as reason:
+        return str(reason)
+    except OSError as error:
+        return error.strerror or str(error)
+    if row.objects:
+        record = frame_record([encode_list_example(annotations.detection_features(row, image, number_of))])
+    else:
+        record = frame_record(encode_example(row, image, number_of[row.label]))
+    return ConvertedImage(record, image, reencoding_reason(encoded, image))
+
+
+def _convert_in_order(
+    convert: Callable[[ImageRow], ConversionResult], rows: Iterator[ImageRow], workers: int
+) -> Iterator[tuple[ImageRow, ConversionResult]]:
+    """Converts rows in threads, and yields the results in the order of the rows, with a few chunks in memory.
+
+    Threads suffice: reading, hashing and decoding release the GIL, and nothing has to be copied between processes. A single
+    worker thread would only pass the GIL back and forth.
+    """
+    if workers == 1:
+        yield from ((row, convert(row)) for row in rows)
+        return
+
+    def convert_chunk(chunk: list[ImageRow]) -> list[tuple[ImageRow, ConversionResult]]:
+        return [(row, convert(row)) for row in chunk]
+
+    for converted in threads.ordered_map(convert_chunk, _chunks(rows), workers=workers, limit=CHUNKS_PER_CORE * workers):
+        yield from converted
+
+
+def _chunks(rows: Iterator[ImageRow]) -> Iterator[list[ImageRow]]:
+    chunk: list[ImageRow] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += row.bytes
+        if len(chunk) == CHUNK_ROWS or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _read_label_numbers(label_map: Path) -> dict[str, int]:
+    """Label to class number: from 1 for object detection, where 0 is the background, else from 0."""
+    if (label_map / LABEL_MAP_FILE).exists():
+        return read_label_map(label_map)
+    return _number_labels(read_labels(label_map))
+
+
+def _number_labels(labels: list[str]) -> dict[str, int]:
+    return {label: number for number, label in enumerate(labels)}
+
+
+def _groups(records: Iterator[Any], size: int) -> Iterator[Iterator[Any]]:
+    """Yields consecutive groups; each must be consumed before the next is taken. Holds one record at a time."""
+    for first in records:
+        rest = (following for _, following in zip(range(size - 1), records, strict=False))
+        yield chain([first], rest)
