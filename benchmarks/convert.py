@@ -15,9 +15,9 @@ import keras
 
 from benchmarks import photographs, read_store, slim
 from benchmarks.measure import Figure, compare
-from kfp_vision import inputs
 from kfp_vision.dataset import label_map, scan
 from kfp_vision.dataset.table import SPLITS, write_table
+from kfp_vision.training import input_pipeline
 
 COPIES = 10  # of each image, to measure writing
 BATCH, IMAGE_SIZE, PASSES = 32, 224, 4
@@ -33,7 +33,7 @@ def run() -> list[Figure]:
         root = Path(scratch)
         many, once = (Conversion(root / name, times) for name, times in (("many", COPIES), ("once", 1)))
         once.convert(check_pixels=True)
-        batches = inputs.evaluation_batches(once.records, image_size=IMAGE_SIZE, batch_size=BATCH)
+        batches = input_pipeline.evaluation_batches(once.records, image_size=IMAGE_SIZE, batch_size=BATCH)
         size = (IMAGE_SIZE, IMAGE_SIZE)
         keras_batches = keras.utils.image_dataset_from_directory(
             once.photographs, image_size=size, batch_size=BATCH, shuffle=False, verbose=False

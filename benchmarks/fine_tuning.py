@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 from benchmarks import training_stage
-from kfp_vision import evaluation, training
+from kfp_vision import evaluation
 from kfp_vision.parameters import Advanced
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import exported_version
+from kfp_vision.training import train
+from kfp_vision.training.recipe import Recipe
 
 
 def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rate: float) -> None:
@@ -29,7 +31,7 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
         learning_rate: peak learning rate.
     """
     start = time.perf_counter()
-    recipe = training.Recipe(
+    recipe = Recipe(
         network="googlenet",
         fine_tune=True,
         checkpoint_uri=weights,
@@ -56,7 +58,7 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
         training_stage.write_records(folder, root)
         records = (root / "records" / split for split in ("train", "validation"))
         outputs = {"model": root / "model", "events": root / "events", "page": root / "training.html"}
-        training.train_classifier(recipe, *records, root / "labels", **outputs)
+        train.train_classifier(recipe, *records, root / "labels", **outputs)
         version = exported_version(root / "model")
         predictions = evaluation.collect(Classifier(version).probabilities, root / "records" / "test")
     accuracy = float(predictions.correct.mean())

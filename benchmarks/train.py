@@ -16,11 +16,10 @@ import tensorflow as tf
 
 from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
-from kfp_vision import inputs, training
 from kfp_vision.core import hardware
 from kfp_vision.networks import inception
 from kfp_vision.records.folder import read_records_info
-from kfp_vision.training import feeds
+from kfp_vision.training import feeds, input_pipeline, trainer
 
 BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
 STEPS = 16
@@ -108,10 +107,11 @@ def against_decoding() -> Figure:
     with tempfile.TemporaryDirectory() as scratch:
         training_stage.prepare(Path(scratch))
         folder = Path(scratch, "records", "train")
-        options = {"image_size": IMAGE_SIZE, "batch_size": BATCH, "seed": 0, "augmentation": inputs.Augmentation()}
+        options = {"image_size": IMAGE_SIZE, "batch_size": BATCH, "seed": 0, "augmentation": input_pipeline.Augmentation()}
         epoch = -(-read_records_info(folder).images // BATCH)
         ours, peer = (
-            inputs.training_batches(folder, **options, memory=memory) for memory in (hardware.memory() // feeds.CACHE_SHARE, 0)
+            input_pipeline.training_batches(folder, **options, memory=memory)
+            for memory in (hardware.memory() // feeds.CACHE_DIVISOR, 0)
         )
 
         def rate(batches: Iterator[tuple[tf.Tensor, tf.Tensor]]) -> float:
@@ -155,10 +155,10 @@ _SIZES = {"batch": BATCH, "image_size": IMAGE_SIZE, "steps": STEPS, "classes": C
 
 
 @cache
-def _trainer(fast: bool) -> training.Trainer:
-    model = training.build("inception_v1", CLASSES, hardware.precision(), fast=fast)
+def _trainer(fast: bool) -> trainer.Trainer:
+    model = trainer.build_network("inception_v1", CLASSES, hardware.precision(), fast=fast)
     recipe = training_stage.recipe(BATCH)
-    return training.Trainer(model, recipe, 100)
+    return trainer.Trainer(model, recipe, 100)
 
 
 @cache

@@ -11,11 +11,12 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import photographs
-from kfp_vision import training
 from kfp_vision.dataset import label_map, scan
 from kfp_vision.dataset.table import SPLITS, write_table
 from kfp_vision.parameters import Advanced
 from kfp_vision.records import partitions
+from kfp_vision.training import train
+from kfp_vision.training.recipe import Recipe
 
 STEPS, WARM_UP = 72, 12
 SAVE_INTERVAL_SECS = 10
@@ -50,7 +51,7 @@ def write_records(images_uri: str, folder: Path) -> None:
         partitions.write_one_partition(tables, folder / "labels", outputs, folder / "refused.csv", **options)
 
 
-def recipe(batch: int, checkpoint_dir: str = "") -> training.Recipe:
+def recipe(batch: int, checkpoint_dir: str = "") -> Recipe:
     """Returns a recipe of Inception v1 from random weights whose steps include everything, with unusually frequent checkpoints.
 
     Args:
@@ -60,7 +61,7 @@ def recipe(batch: int, checkpoint_dir: str = "") -> training.Recipe:
     Returns:
         The recipe.
     """
-    return training.Recipe(
+    return Recipe(
         network="inception_v1",
         fine_tune=False,
         checkpoint_uri="",
@@ -88,7 +89,7 @@ def main(folder: str, batch: str) -> None:
     root, events = Path(folder), Path(folder, "events")
     train_records, validation_records = (root / "records" / split for split in ("train", "validation"))
     with contextlib.redirect_stdout(io.StringIO()):
-        training.train_classifier(
+        train.train_classifier(
             recipe(int(batch), tempfile.mkdtemp(dir=root)),  # empty, because a finished training would not run again
             train_records,
             validation_records,

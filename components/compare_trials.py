@@ -24,8 +24,8 @@ def compare_trials(
     """
     from pathlib import Path
 
-    from kfp_vision import sweep
     from kfp_vision.storage import atomic
+    from kfp_vision.training import sweep
 
     folders = [Path(one.path) for one in models]
     found = sweep.compare_trials(folders, model=Path(model.path), table=Path(trials.path), page=Path(page.path))

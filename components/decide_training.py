@@ -37,5 +37,5 @@ def decide_training(
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
-    settings = parameters.of_deployment(advanced)
+    settings = parameters.deployment_settings(advanced)
     return deployment.decide_training(images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings)

@@ -31,7 +31,7 @@ def deploy_model(
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
-    settings = parameters.of_deployment(advanced)
+    settings = parameters.deployment_settings(advanced)
     judgements = (Path(verdict.path), Path(proof.path))
     deployed = deployment.deploy_model(Path(model.path), model.uri, *judgements, deploy_to, settings, Path(endpoint.path))
     endpoint.metadata.update(deployed)

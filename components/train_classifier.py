@@ -70,14 +70,15 @@ def train_classifier(
     fields = dict(locals())
     from pathlib import Path
 
-    from kfp_vision import training
     from kfp_vision.storage import atomic, retry
+    from kfp_vision.training import train
+    from kfp_vision.training.recipe import Recipe
 
     retry.wait_for_stores(advanced)
-    recipe = training.Recipe.from_form(fields)
+    recipe = Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     outputs = {"model": Path(model.path), "events": Path(events.path), "page": Path(curves.path)}
-    reached = training.train_classifier(recipe, *inputs, **outputs)
+    reached = train.train_classifier(recipe, *inputs, **outputs)
     model.metadata.update({"network": network, "model_name": model_name, "framework": "tensorflow"})
     metrics.metadata.update(reached)
     atomic.write_json(Path(metrics.path), reached)

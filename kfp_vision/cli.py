@@ -297,10 +297,11 @@ def train(options: argparse.Namespace) -> None:
 
     pipeline = PIPELINES["image_classification"]
     # After KFP, which inspects every loaded module; TensorFlow has thousands.
-    from kfp_vision import training
     from kfp_vision.storage import retry
+    from kfp_vision.training import recipe
+    from kfp_vision.training.train import train_classifier
 
-    form = training.Recipe.__dataclass_fields__
+    form = recipe.Recipe.__dataclass_fields__
     try:
         known = {name: kind for name, kind in local_run.fields(pipeline).items() if name in form}
         values = local_run.defaults(pipeline) | parsed(options.parameter, known)
@@ -317,7 +318,7 @@ def train(options: argparse.Namespace) -> None:
     folders = (options.records / "train", options.records / "validation", options.records)
     outputs = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)
-    training.train_classifier(training.Recipe.from_form(fields), *folders, **outputs)
+    train_classifier(recipe.Recipe.from_form(fields), *folders, **outputs)
 
 
 def serve_model(options: argparse.Namespace) -> None:
@@ -382,8 +383,8 @@ def search(options: argparse.Namespace) -> int:
         hits = [{"path": hit.path, "label": hit.label, "similarity": hit.similarity} for hit in near.hits]
         return json.dumps({"path": uri, "nearest": hits}, ensure_ascii=False)
 
-    if not 0 < options.nearest <= parameters.MOST_NEAREST:
-        rule = f"--nearest must be a whole number from 1 to {parameters.MOST_NEAREST}"
+    if not 0 < options.nearest <= parameters.MAX_NEAREST:
+        rule = f"--nearest must be a whole number from 1 to {parameters.MAX_NEAREST}"
         raise WrongUse(InputError(rule, options.nearest, "Choose 10, for example."))
     query = (options.nearest, options.label)
     searcher = queries.Remote(options.url, *query) if options.url else queries.Local(Index(options.index), *query)
@@ -487,7 +488,7 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
             raise InputError("a parameter must be written NAME=VALUE", assignment, "Write -p train_steps=300, for example.")
         if name not in fields:
             rule = f"a parameter must be one of {', '.join(sorted(fields))}"
-            raise InputError(rule, name, parameters.did_you_mean(name, fields))
+            raise InputError(rule, name, parameters.suggest_name(name, fields))
         values[name] = _value(name, text, fields[name])
         if name in URI_FIELDS and values[name] not in NO_PATHS.get(name, ()):
             values[name] = absolute_uri(values[name])

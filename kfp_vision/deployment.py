@@ -58,7 +58,7 @@ def decide_training(
         skip_unchanged: whether to compare with the deployed model.
         deploy_to: `kserve`, or a repository.
         model_name: the model's name.
-        settings: what `parameters.of_deployment` returns.
+        settings: what `parameters.deployment_settings` returns.
 
     Returns:
         The decision.
@@ -161,7 +161,7 @@ class Target(Protocol):
 
         Args:
             model_name: the model's name.
-            settings: what `parameters.of_deployment` returns.
+            settings: what `parameters.deployment_settings` returns.
 
         Raises:
             InputError: an invalid target, or an error of the store or the cluster.
@@ -173,7 +173,7 @@ class Target(Protocol):
         Args:
             trained_from: what `decide_training` returns.
             model_name: the model's name.
-            settings: what `parameters.of_deployment` returns.
+            settings: what `parameters.deployment_settings` returns.
 
         Returns:
             Whether it was.
@@ -188,7 +188,7 @@ class Target(Protocol):
         Args:
             version: the exported model.
             model_uri: the URI of its model folder, as an artifact's.
-            settings: what `parameters.of_deployment` returns.
+            settings: what `parameters.deployment_settings` returns.
 
         Returns:
             The endpoint: kind, model_name, and how to find the deployed model.
@@ -317,7 +317,7 @@ def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -
     Args:
         deploy_to: `none`, `kserve`, or a repository.
         model_name: the model's name.
-        settings: what `parameters.of_deployment` returns.
+        settings: what `parameters.deployment_settings` returns.
 
     Raises:
         InputError: an invalid deploy_to, or an error of the store or the cluster.
@@ -337,7 +337,7 @@ def deploy_model(
         verdict: the evaluation's verdict on this model.
         proof: that of `check_serving` for this model.
         deploy_to: `kserve`, or a repository.
-        settings: what `parameters.of_deployment` returns.
+        settings: what `parameters.deployment_settings` returns.
         endpoint: the file to write (JSON).
 
     Returns:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import deployment, inputs, parameters
+from kfp_vision import deployment, parameters
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
@@ -21,6 +21,7 @@ from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.storage import atomic, reading
+from kfp_vision.training import input_pipeline
 
 BATCH = 64
 MISTAKES_SHOWN = 24
@@ -201,7 +202,7 @@ def collect(predict: Callable[[Sequence[bytes]], npt.NDArray[np.float32]], folde
     """
     names: list[str] = []
     labels, probabilities, sides = [], [], []
-    for batch in tf_dataset.encoded_records(folder).map(inputs.parse_record).batch(BATCH):
+    for batch in tf_dataset.encoded_records(folder).map(input_pipeline.parse_record).batch(BATCH):
         probabilities.append(predict(batch["image/encoded"].numpy()))
         names += [name.decode() for name in batch["image/filename"].numpy()]
         labels.append(batch["image/class/label"].numpy())

@@ -49,7 +49,7 @@ def check(model_name: str, settings: Mapping[str, Any]) -> None:
 
     Args:
         model_name: the model's name.
-        settings: what `parameters.of_deployment` returns.
+        settings: what `parameters.deployment_settings` returns.
 
     Raises:
         InputError: a name that KServe rejects, no place to read the model from, or an error of the store or the cluster.
@@ -100,7 +100,7 @@ def deploy(version: Version, uri: str, settings: Mapping[str, Any]) -> dict[str,
     Args:
         version: the exported model.
         uri: the model folder's, as an artifact's; KServe reads the model from there if `service_repository` is not set.
-        settings: what `parameters.of_deployment` returns.
+        settings: what `parameters.deployment_settings` returns.
 
     Returns:
         name, namespace, model_name, url, and address, the URL within the cluster; the version's fingerprint; and share, the
@@ -166,7 +166,7 @@ def is_from(model_name: str, trained_from: str, settings: Mapping[str, Any]) -> 
     Args:
         model_name: the model's name.
         trained_from: what `deployment.decide_training` returns.
-        settings: what `parameters.of_deployment` returns.
+        settings: what `parameters.deployment_settings` returns.
 
     Returns:
         Whether it is, and answers.
@@ -207,7 +207,7 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         name: the name of the model and the InferenceService.
         uri: a folder that holds the model as a version.
         fingerprint: the version's.
-        settings: what `parameters.of_deployment` returns.
+        settings: what `parameters.deployment_settings` returns.
 
     Returns:
         The manifest.
@@ -220,7 +220,7 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         "model": _stock_model(uri, gpus, settings) if stock else None,
         "containers": None if stock else [_container(name, uri, gpus, settings)],
     }
-    if replicas := parameters.replicas(settings["service_replicas"]):
+    if replicas := parameters.replica_range(settings["service_replicas"]):
         predictor["minReplicas"], predictor["maxReplicas"] = replicas
     if settings["service_timeout"]:
         predictor["timeout"] = int(settings["service_timeout"])
@@ -253,7 +253,7 @@ def _with_image(cluster: Cluster, settings: Mapping[str, Any]) -> dict[str, Any]
 
 def _resources(gpus: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a pod's resources; from a GPU limit KServe chooses TensorFlow Serving's container image for GPUs."""
-    resources = parameters.resources(settings["service_resources"])
+    resources = parameters.container_resources(settings["service_resources"])
     return {**resources, "limits": {**resources.get("limits", {}), GPU: str(gpus) if gpus else None}}
 
 

@@ -115,7 +115,9 @@ def unchanged(values: Mapping[str, Any], recipe: str) -> bool:
     from kfp_vision import deployment  # needs packages that the plain install lacks
 
     inputs = {name: values[name] for name in ("images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name")}
-    return deployment.decide_training(**inputs, recipe=recipe, settings=parameters.of_deployment(values["advanced"])).unchanged
+    return deployment.decide_training(
+        **inputs, recipe=recipe, settings=parameters.deployment_settings(values["advanced"])
+    ).unchanged
 
 
 def check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:

@@ -15,8 +15,9 @@ from kfp_vision import nodes
 from kfp_vision.core.advanced import STORE_WAIT_SECONDS
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
-from kfp_vision.schedules import SCHEDULES
 from kfp_vision.storage import retry
+from kfp_vision.training import trials
+from kfp_vision.training.schedules import SCHEDULES
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
 # The options of the drop-down fields of a training.
@@ -50,7 +51,7 @@ DEPLOYMENT_ADVANCED = (
 )
 
 # Fields that do not affect the trained model, only where it trains and how it is used; left out of the recipe hash.
-BESIDE_THE_MODEL = (
+FIELDS_NOT_IN_RECIPE = (
     "leave_out_uri",  # the fingerprint of the data covers the exclusions, wherever the list is stored
     "check_images",
     "partitions",
@@ -66,7 +67,7 @@ BESIDE_THE_MODEL = (
     "test_image_uri",
     "predict_uri",
 )
-ADVANCED_BESIDE_THE_MODEL = (
+ADVANCED_NOT_IN_RECIPE = (
     *DEPLOYMENT_ADVANCED,
     "check_nodes",
     "beat_largest_class",
@@ -77,17 +78,15 @@ ADVANCED_BESIDE_THE_MODEL = (
     "max_refused_ratio",
     "store_wait_seconds",
 )
-SHARE = (0, 1, "at least 0 and below 1", "0.2")  # lowest value, upper bound, the rule in words, an example
-MOST_PARTITIONS = 100  # one pod each; their outputs are passed on in one command-line argument, limited to 131,071 bytes
-MOST_TRIALS = 100  # one training each
-MOST_NEAREST = 1000
-PARTS = {"requests", "limits"}  # of service_resources
+RATIO_RULE = (0, 1, "at least 0 and below 1", "0.2")  # lowest value, upper bound, the rule in words, an example
+MAX_PARTITIONS = 100  # one pod each; their outputs are passed on in one command-line argument, limited to 131,071 bytes
+MAX_TRIALS = 100  # one training each
+MAX_NEAREST = 1000
+RESOURCE_SECTIONS = {"requests", "limits"}  # of service_resources
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity
-QUANTITY = re.compile(r"(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE]\d+)?")
-REPLICAS = re.compile(r"\d{1,4}(-\d{1,4})?")
-# Each list of hyperparameter_sweep, the field of a training that it gives values for, and an example.
-SWEPT = {"networks": "network", "optimizers": "optimizer", "batch_sizes": "batch_size", "learning_rates": "learning_rate"}
-LISTS = {
+QUANTITY_PATTERN = re.compile(r"(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE]\d+)?")
+REPLICAS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?")
+SWEEP_EXAMPLES = {
     "networks": '["inception_v1", "resnet50"]',
     "optimizers": '["sgd", "adam"]',
     "batch_sizes": "[16, 32]",
@@ -337,14 +336,14 @@ class Advanced:
         check_type("advanced", given, dict, '{"momentum": 0.9}')
         for name, value in given.items():
             _check_advanced_type(name, value)
-        advanced = cls(**{name: type(ADVANCED[name])(value) for name, value in given.items()})
+        advanced = cls(**{name: type(ADVANCED_DEFAULTS[name])(value) for name, value in given.items()})
         _check_advanced_rules(asdict(advanced))
         _check_service(advanced)
         return advanced
 
     def changed(self) -> dict[str, Any]:
         """Returns the settings that differ from their defaults."""
-        return {name: value for name, value in asdict(self).items() if value != ADVANCED[name]}
+        return {name: value for name, value in asdict(self).items() if value != ADVANCED_DEFAULTS[name]}
 
     def for_data(self) -> dict[str, Any]:
         """Returns the settings that the stages up to the records read."""
@@ -355,10 +354,10 @@ class Advanced:
         return {name: getattr(self, name) for name in DEPLOYMENT_ADVANCED}
 
 
-ADVANCED: dict[str, Any] = asdict(Advanced())  # the defaults, by name
+ADVANCED_DEFAULTS: dict[str, Any] = asdict(Advanced())  # the defaults, by name
 
 
-def of_deployment(given: Mapping[str, Any]) -> dict[str, Any]:
+def deployment_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of `advanced` that a deployment reads, defaults filled in.
 
     Args:
@@ -370,7 +369,7 @@ def of_deployment(given: Mapping[str, Any]) -> dict[str, Any]:
     return Advanced.parse(given).for_deployment()
 
 
-def resources(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def container_resources(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Converts `service_resources` to the `resources` of a Kubernetes container.
 
     Args:
@@ -379,12 +378,14 @@ def resources(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     Returns:
         `limits` and `requests`, with quantities as strings; empty if nothing is given.
     """
-    parts = given if given.keys() == PARTS else dict.fromkeys(PARTS, given)
-    quantities = {part: {name: str(normalize_numbers(value)) for name, value in parts[part].items()} for part in sorted(PARTS)}
+    parts = given if given.keys() == RESOURCE_SECTIONS else dict.fromkeys(RESOURCE_SECTIONS, given)
+    quantities = {
+        part: {name: str(normalize_numbers(value)) for name, value in parts[part].items()} for part in sorted(RESOURCE_SECTIONS)
+    }
     return quantities if given else {}
 
 
-def replicas(given: str) -> tuple[int, int] | None:
+def replica_range(given: str) -> tuple[int, int] | None:
     """Returns the minimum and maximum number of pods of `service_replicas`; None if it is empty.
 
     Args:
@@ -409,7 +410,7 @@ def normalize_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
+def suggest_name(name: str, known: Mapping[str, Any] | list[str]) -> str:
     """Returns the remedy for an unknown name: the known name that is closest to it.
 
     Args:
@@ -452,9 +453,11 @@ def has_type_of(value: Any, default: Any) -> bool:
 
 
 def _check_advanced_type(name: str, value: Any) -> None:
-    if name not in ADVANCED:
-        raise InputError(f"advanced must hold known names only ({', '.join(ADVANCED)})", name, did_you_mean(name, ADVANCED))
-    default = ADVANCED[name]
+    if name not in ADVANCED_DEFAULTS:
+        raise InputError(
+            f"advanced must hold known names only ({', '.join(ADVANCED_DEFAULTS)})", name, suggest_name(name, ADVANCED_DEFAULTS)
+        )
+    default = ADVANCED_DEFAULTS[name]
     if not (isinstance(value, bool) if isinstance(default, bool) else has_type_of(value, default)):
         rule = f"{name} of advanced must be of type {type(default).__name__}"
         raise InputError(rule, value, f"Set it to {default!r}, say.")
@@ -464,11 +467,13 @@ def _check_advanced_rules(advanced: Mapping[str, Any]) -> None:
     for name, choices in ADVANCED_CHOICES.items():
         if advanced[name] not in choices:
             rule = f"{name} of advanced must be one of {', '.join(choices)}"
-            raise InputError(rule, advanced[name], f"Leave it at {ADVANCED[name]}.")
+            raise InputError(rule, advanced[name], f"Leave it at {ADVANCED_DEFAULTS[name]}.")
     for names, holds, rule in ADVANCED_RULES:
         for name in names:
             if not holds(advanced[name]):
-                raise InputError(f"{name} of advanced must {rule}", advanced[name], f"Set it to {ADVANCED[name]}, say.")
+                raise InputError(
+                    f"{name} of advanced must {rule}", advanced[name], f"Set it to {ADVANCED_DEFAULTS[name]}, say."
+                )
     for lower, upper in ADVANCED_RANGES:
         if advanced[lower] > advanced[upper]:
             found = f"{advanced[lower]:g} and {advanced[upper]:g}"
@@ -477,12 +482,12 @@ def _check_advanced_rules(advanced: Mapping[str, Any]) -> None:
 
 def _check_service(advanced: Advanced) -> None:
     given = advanced.service_resources
-    parts = list(given.values()) if given.keys() == PARTS else [given]
+    parts = list(given.values()) if given.keys() == RESOURCE_SECTIONS else [given]
     if not all(_is_quantity(name, value) for part in parts for name, value in _items(part)):
         rule = "service_resources of advanced must map resources to Kubernetes quantities, or requests and limits to such"
         raise InputError(rule, given, 'Write {"cpu": "2", "memory": "4Gi"}, say.')
     pods = advanced.service_replicas
-    least, most = (replicas(pods) if REPLICAS.fullmatch(pods) else None) or (1, 0)
+    least, most = (replica_range(pods) if REPLICAS_PATTERN.fullmatch(pods) else None) or (1, 0)
     if pods and not 0 <= least <= most > 0:
         rule = "service_replicas of advanced must be a number of pods, or a range such as 1-3"
         raise InputError(rule, pods, "Set it to 1-3, say.")
@@ -497,7 +502,7 @@ def _items(part: Any) -> list[tuple[str, Any]]:
 
 
 def _is_quantity(resource: str, value: Any) -> bool:
-    return bool(resource and QUANTITY.fullmatch(str(value))) and not isinstance(value, bool)
+    return bool(resource and QUANTITY_PATTERN.fullmatch(str(value))) and not isinstance(value, bool)
 
 
 def check_values(form: Mapping[str, Any]) -> Advanced:
@@ -562,16 +567,16 @@ def check_sweep_values(form: Mapping[str, Any]) -> Advanced:
     if not form["validation_ratio"]:
         rule = "validation_ratio must be above 0, to choose among the trials"
         raise InputError(rule, form["validation_ratio"], "Set it to 0.2, say.")
-    for name in SWEPT:
+    for name in trials.SWEPT_FIELDS:
         _check_list(name, form[name])
-    rule = f"0 (for every combination) or a whole number up to {MOST_TRIALS}"
-    _check_number("trials", form["trials"], 0, MOST_TRIALS + 1, rule, "20", whole=True)
-    combinations = math.prod(len(form[name]) for name in SWEPT)
-    if not form["trials"] and combinations > MOST_TRIALS:
+    rule = f"0 (for every combination) or a whole number up to {MAX_TRIALS}"
+    _check_number("trials", form["trials"], 0, MAX_TRIALS + 1, rule, "20", whole=True)
+    combinations = math.prod(len(form[name]) for name in trials.SWEPT_FIELDS)
+    if not form["trials"] and combinations > MAX_TRIALS:
         remedy = "Set trials to the number of combinations to draw at random, or give fewer values."
-        raise InputError(f"there must be at most {MOST_TRIALS} combinations to try all of them", combinations, remedy)
-    for values in itertools.product(*(form[name] for name in SWEPT)):
-        trial = {**form, **dict(zip(SWEPT.values(), values, strict=True))}
+        raise InputError(f"there must be at most {MAX_TRIALS} combinations to try all of them", combinations, remedy)
+    for values in itertools.product(*(form[name] for name in trials.SWEPT_FIELDS)):
+        trial = {**form, **dict(zip(trials.SWEPT_FIELDS.values(), values, strict=True))}
         _check_choices(trial, CHOICES)
         _check_training_fields(trial, advanced)
     return advanced
@@ -594,7 +599,7 @@ def check_preparation_values(form: Mapping[str, Any]) -> Advanced:
     for name in form["advanced"]:
         if name not in PREPARATION_ADVANCED:
             rule = f"advanced of prepare_records must hold known names only ({', '.join(PREPARATION_ADVANCED)})"
-            raise InputError(rule, name, did_you_mean(name, list(PREPARATION_ADVANCED)))
+            raise InputError(rule, name, suggest_name(name, list(PREPARATION_ADVANCED)))
     return advanced
 
 
@@ -625,8 +630,8 @@ def check_search_values(form: Mapping[str, Any]) -> None:
     _check_choices(form, {"network": CHOICES["network"]})
     for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label", "deploy_to"):
         check_type(name, form[name], str, '"somewhere"')
-    rule = f"a whole number from 1 to {MOST_NEAREST}"
-    _check_number("nearest", form["nearest"], 1, MOST_NEAREST + 1, rule, "10", whole=True)
+    rule = f"a whole number from 1 to {MAX_NEAREST}"
+    _check_number("nearest", form["nearest"], 1, MAX_NEAREST + 1, rule, "10", whole=True)
     check_type("audit", form["audit"], bool, "true")
     _check_ratios(form)
     _check_partitions(form["partitions"])
@@ -634,7 +639,7 @@ def check_search_values(form: Mapping[str, Any]) -> None:
         NETWORKS[form["network"]].check_start(form["checkpoint_uri"])
 
 
-def check_name(name: str, field: str) -> None:
+def check_model_name(name: str, field: str) -> None:
     """Checks that a model name can be part of a URL.
 
     Args:
@@ -649,7 +654,7 @@ def check_name(name: str, field: str) -> None:
 
 
 def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
-    _check_number("min_accuracy", form["min_accuracy"], *SHARE)
+    _check_number("min_accuracy", form["min_accuracy"], *RATIO_RULE)
     for name, usual in (("batch_size", "16"), ("train_steps", "6000")):
         _check_number(name, form[name], 1, math.inf, "a whole number above 0", usual, whole=True)
     _check_number("learning_rate", form["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
@@ -668,7 +673,7 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
     _check_width(network, form, advanced.depth_multiplier)
     if form["fine_tune"]:
         network.check_start(form["checkpoint_uri"])
-    check_name(form["model_name"], "model_name")
+    check_model_name(form["model_name"], "model_name")
     check_type("node_selector", form["node_selector"], dict, '{"pool": "gpu"}')
     check_type("tolerations", form["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
     nodes.check_selector(form["node_selector"])
@@ -697,7 +702,7 @@ def _check_data(form: Mapping[str, Any]) -> Advanced:
 
 def _check_ratios(form: Mapping[str, Any]) -> None:
     for name in ("validation_ratio", "test_ratio"):
-        _check_number(name, form[name], *SHARE)
+        _check_number(name, form[name], *RATIO_RULE)
     held_out = form["validation_ratio"] + form["test_ratio"]
     if held_out >= 1:
         rule = "validation_ratio and test_ratio together must stay below 1"
@@ -705,16 +710,16 @@ def _check_ratios(form: Mapping[str, Any]) -> None:
 
 
 def _check_partitions(partitions: Any) -> None:
-    rule = f"a whole number from 1 to {MOST_PARTITIONS}"
-    _check_number("partitions", partitions, 1, MOST_PARTITIONS + 1, rule, "4", whole=True)
+    rule = f"a whole number from 1 to {MAX_PARTITIONS}"
+    _check_number("partitions", partitions, 1, MAX_PARTITIONS + 1, rule, "4", whole=True)
 
 
 def _check_list(name: str, values: Any) -> None:
     """Checks one of the lists of `SWEPT`."""
-    check_type(name, values, list, LISTS[name])
+    check_type(name, values, list, SWEEP_EXAMPLES[name])
     if not values or any(value in values[:place] for place, value in enumerate(values)):
-        rule = f"{name} must hold one {SWEPT[name].replace('_', ' ')} or several different ones"
-        raise InputError(rule, values, f"Write it as JSON, such as {LISTS[name]}.")
+        rule = f"{name} must hold one {trials.SWEPT_FIELDS[name].replace('_', ' ')} or several different ones"
+        raise InputError(rule, values, f"Write it as JSON, such as {SWEEP_EXAMPLES[name]}.")
 
 
 def _check_choices(form: Mapping[str, Any], choices_of: Mapping[str, tuple[str, ...]]) -> None:
@@ -737,7 +742,7 @@ def _check_number(name: str, value: Any, lowest: float, below: float, rule: str,
 # From here on, checks that also look at what the values refer to: stores, checkpoints, the cluster.
 
 
-class Checked(NamedTuple):
+class RunPreflight(NamedTuple):
     """What `check_run` passes on to later stages.
 
     Attributes:
@@ -752,7 +757,7 @@ class Checked(NamedTuple):
     gpus: str
 
 
-class CheckedSweep(NamedTuple):
+class SweepPreflight(NamedTuple):
     """What `check_sweep` passes on to later stages.
 
     Attributes:
@@ -764,7 +769,7 @@ class CheckedSweep(NamedTuple):
     gpus: str
 
 
-class CheckedTraining(NamedTuple):
+class TrainingPreflight(NamedTuple):
     """What `check_training` passes on to later stages.
 
     Attributes:
@@ -774,7 +779,7 @@ class CheckedTraining(NamedTuple):
     gpus: str
 
 
-def check_run(form: Mapping[str, Any]) -> Checked:
+def check_run(form: Mapping[str, Any]) -> RunPreflight:
     """Checks a run of `image_classification`, or of its partitioned variant, before any image is transferred.
 
     Checks the values, and that the data exists, the checkpoint fits the network, the targets are writable, and a node of the
@@ -792,10 +797,10 @@ def check_run(form: Mapping[str, Any]) -> Checked:
     advanced = check_values(form)
     _check_images(form)
     _check_surroundings(form, advanced)
-    return Checked(advanced.for_data(), _recipe(form, advanced), _gpus(form))
+    return RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form))
 
 
-def check_training(form: Mapping[str, Any]) -> CheckedTraining:
+def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
     """Checks a run of `train_only`; see `check_run`.
 
     Args:
@@ -812,10 +817,10 @@ def check_training(form: Mapping[str, Any]) -> CheckedTraining:
 
     folder.check_records_uri(form["records_uri"], "records_uri")
     _check_surroundings(form, advanced)
-    return CheckedTraining(_gpus(form))
+    return TrainingPreflight(_gpus(form))
 
 
-def check_sweep(form: Mapping[str, Any]) -> CheckedSweep:
+def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
     """Checks a run of `hyperparameter_sweep`; see `check_run`.
 
     Args:
@@ -827,15 +832,15 @@ def check_sweep(form: Mapping[str, Any]) -> CheckedSweep:
     Raises:
         InputError: the first rule that is broken, by any trial.
     """
-    from kfp_vision import sweep  # as in _check_images
+    from kfp_vision.training import trials  # as in _check_images
 
     advanced = check_sweep_values(form)
-    first, *others = ({**form, **trial} for trial in sweep.trials(form, advanced.seed))
+    first, *others = ({**form, **trial} for trial in trials.plan_trials(form, advanced.seed))
     _check_images(form)
     _check_surroundings(first, advanced)
     for trial in {other["network"]: other for other in others if other["network"] != first["network"]}.values():
         _check_checkpoint(trial, advanced)
-    return CheckedSweep(advanced.for_data(), _gpus(form))
+    return SweepPreflight(advanced.for_data(), _gpus(form))
 
 
 def check_preparation(form: Mapping[str, Any]) -> dict[str, Any]:
@@ -948,8 +953,8 @@ def _gpus(form: Mapping[str, Any]) -> str:
 
 def _recipe(form: Mapping[str, Any], advanced: Advanced) -> str:
     """Hashes what affects the trained model; see `Checked`. Settings given at their defaults count as not given."""
-    fields = {name: value for name, value in form.items() if name not in BESIDE_THE_MODEL}
-    fields["advanced"] = {name: value for name, value in asdict(advanced).items() if name not in ADVANCED_BESIDE_THE_MODEL}
+    fields = {name: value for name, value in form.items() if name not in FIELDS_NOT_IN_RECIPE}
+    fields["advanced"] = {name: value for name, value in asdict(advanced).items() if name not in ADVANCED_NOT_IN_RECIPE}
     return hashlib.sha256(json.dumps(normalize_numbers(fields), sort_keys=True).encode()).hexdigest()
 
 

@@ -9,8 +9,9 @@ from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted, prepare
+from kfp_vision.training.trials import SWEPT_FIELDS
 
-SAME_FOR_ALL = [name for name in RECIPE if name not in parameters.SWEPT.values()]
+SAME_FOR_ALL = [name for name in RECIPE if name not in SWEPT_FIELDS.values()]
 PARALLEL_TRIALS = 4  # each takes gpu_count GPUs
 
 
@@ -86,7 +87,7 @@ def hyperparameter_sweep(
         data, gpus = {"task": "classification"} | fields, checked.outputs["gpus"]
         inputs = {"fingerprint": fingerprinted(fields, after=checked), "advanced": checked.outputs["advanced"]}
         records = prepare(data, after=checked, **inputs)
-        chosen = equipped(choose_trials(**given(fields, *parameters.SWEPT, "trials", "advanced"))).after(checked)
+        chosen = equipped(choose_trials(**given(fields, *SWEPT_FIELDS, "trials", "advanced"))).after(checked)
         with named(dsl.ParallelFor(chosen.output, name="trials", parallelism=PARALLEL_TRIALS)) as trial:
             tried = train_trial(
                 train_records=records.train_records,

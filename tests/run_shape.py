@@ -14,7 +14,7 @@ from typing import Any
 
 from kfp_driver import OPERAND, Loop, Pipeline, Task, Value, holds, waits_for
 
-from kfp_vision import parameters
+from kfp_vision.training import trials
 
 # The stages that return false while a field has a value: components/check_serving.py, "deploy_to names a place".
 SAY_NO = {"check-serving": ("deploy_to", "none")}
@@ -158,7 +158,7 @@ def turns_of_the_form(pipeline: Pipeline) -> Callable[[Loop], int]:
         if loop.items is None:
             return len(loop.raw)
         if "trials" in pipeline.fields_behind(loop.items):
-            return int(defaults["trials"]) or math.prod(len(defaults[name]) for name in parameters.SWEPT)
+            return int(defaults["trials"]) or math.prod(len(defaults[name]) for name in trials.SWEPT_FIELDS)
         return int(defaults["partitions"])
 
     return turns

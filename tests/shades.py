@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kfp_vision import training
 from kfp_vision.dataset import label_map
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.parameters import Advanced
 from kfp_vision.records import convert
 from kfp_vision.training.recipe import Recipe
+from kfp_vision.training.train import train_classifier
 
 LABELS = ["dark", "light"]
 NARROW = {"depth_multiplier": 0.1, "opt_epsilon": 1e-7, "max_brightness_delta": 0.0}
@@ -63,5 +63,5 @@ def train(folders: Path, out: Path, **changes) -> tuple[dict[str, float], Path]:
         changes["advanced"] = Advanced.parse(changes["advanced"])
     recipe = replace(RECIPE, **changes)
     paths = {"model": out / "model", "events": out / "events", "page": out / "page.html"}
-    reached = training.train_classifier(recipe, folders / "train", folders / "validation", folders / "labels", **paths)
+    reached = train_classifier(recipe, folders / "train", folders / "validation", folders / "labels", **paths)
     return reached, out / "model"

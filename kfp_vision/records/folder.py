@@ -22,14 +22,7 @@ from kfp_vision.dataset.label_map import write_labels
 from kfp_vision.dataset.table import SPLITS
 from kfp_vision.records import tfrecord
 from kfp_vision.records.example import CLASS_FIELD, decode_example, example_message
-from kfp_vision.records.tfrecord import (
-    FRAME_FOOT,
-    FRAME_HEAD,
-    INTACT_RULE,
-    REWRITE_REMEDY,
-    TFRECORD_SUFFIX,
-    Shard,
-)
+from kfp_vision.records.tfrecord import FRAME_FOOT, FRAME_HEAD, INTACT_RULE, REWRITE_REMEDY, TFRECORD_SUFFIX, Shard
 from kfp_vision.storage import atomic, base, reading, uris
 
 RECORDS_FILE = "records.json"

@@ -14,7 +14,7 @@ from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse,
 
 from kfp_vision.core.errors import format_value
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.parameters import MOST_NEAREST
+from kfp_vision.parameters import MAX_NEAREST
 from kfp_vision.prediction.classifier import Answer, Prediction
 from kfp_vision.repository.version import Version
 from kfp_vision.search import Hit, Index
@@ -88,8 +88,8 @@ def search_asked(payload: Any) -> SearchAsked:
     """
     images = list(_v1_instances(payload, _query))
     top_k, label = _top_k(payload.get(TOP_K)) or NEAREST, payload.get(LABEL, "")
-    if top_k > MOST_NEAREST:
-        raise InvalidInput(f"{TOP_K} of a search must be at most {MOST_NEAREST}; got {top_k}. Ask for fewer.")
+    if top_k > MAX_NEAREST:
+        raise InvalidInput(f"{TOP_K} of a search must be at most {MAX_NEAREST}; got {top_k}. Ask for fewer.")
     if not isinstance(label, str):
         raise InvalidInput(f"{LABEL} must be a string; got {format_value(label, 50)}. Leave it out to search all images.")
     return SearchAsked(images, top_k, label)

@@ -56,7 +56,7 @@ def serve(
         serve(Path("models/flowers"), host="0.0.0.0", port=8080)
     """
     if name:
-        parameters.check_name(name, "--name")
+        parameters.check_model_name(name, "--name")
     token = authentication.read_token()
     places.at(path, name, index)  # fails fast, before the heavy imports
     listening = _bind(host, port)

@@ -304,4 +304,4 @@ def wait_for_stores(wait: Mapping[str, Any] | float | None = None, *, at_most: f
         wait = {WAIT_FIELD: wait}
     said = {name: value for name, value in (wait or {}).items() if name == WAIT_FIELD}
     seconds = parameters.Advanced.parse(said).store_wait_seconds
-    set_wait(None if seconds == parameters.ADVANCED[WAIT_FIELD] else seconds, at_most)
+    set_wait(None if seconds == parameters.ADVANCED_DEFAULTS[WAIT_FIELD] else seconds, at_most)

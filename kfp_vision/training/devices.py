@@ -10,7 +10,7 @@ import tensorflow as tf
 from kfp_vision.core.errors import InputError
 
 
-def strategy(gpu_count: int, environment: Mapping[str, str] = os.environ) -> tf.distribute.Strategy:
+def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ) -> tf.distribute.Strategy:
     """Chooses the distribution strategy. Must be called before TensorFlow uses any device.
 
     Several machines take part if `TF_CONFIG` names more than one worker, as Kubeflow's training operator sets it.
@@ -42,7 +42,7 @@ def strategy(gpu_count: int, environment: Mapping[str, str] = os.environ) -> tf.
     return tf.distribute.MirroredStrategy() if len(used) > 1 else tf.distribute.get_strategy()
 
 
-def worker(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+def rank_and_size(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """Returns the rank of this worker, from 0, and the number of workers. Rank 0 is the chief, which writes all output.
 
     Args:
@@ -58,7 +58,7 @@ def _workers(environment: Mapping[str, str]) -> list[tuple[str, int]]:
     return [(kind, index) for kind in ("chief", "worker") for index in range(len(cluster.get(kind, ())))]
 
 
-def said(environment: Mapping[str, str] = os.environ) -> str:
+def describe_devices(environment: Mapping[str, str] = os.environ) -> str:
     """Describes the devices, such as `2 GPUs` or `the CPU of each of 2 workers`.
 
     Args:
@@ -66,11 +66,11 @@ def said(environment: Mapping[str, str] = os.environ) -> str:
     """
     gpus = len(tf.config.get_visible_devices("GPU"))
     each = f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "the CPU"
-    workers = worker(environment)[1]
+    workers = rank_and_size(environment)[1]
     return f"{each} of each of {workers} workers" if workers > 1 else each
 
 
-def distributed(spread: tf.distribute.Strategy, batches: Callable[[tuple[int, int]], Iterator[Any]]) -> Iterator[Any]:
+def distribute_batches(spread: tf.distribute.Strategy, batches: Callable[[tuple[int, int]], Iterator[Any]]) -> Iterator[Any]:
     """Yields batches as `Strategy.run` expects them: one slice per device.
 
     Args:
@@ -84,7 +84,7 @@ def distributed(spread: tf.distribute.Strategy, batches: Callable[[tuple[int, in
     if devices == 1:
         yield from batches((0, 1))
         return
-    rank, workers = worker()
+    rank, workers = rank_and_size()
     first = rank * devices // workers
     streams = [batches((place, devices)) for place in range(first, first + devices // workers)]
     for slices in zip(*streams, strict=True):
@@ -96,11 +96,11 @@ def _one_per_device(spread: tf.distribute.Strategy, values: Sequence[tf.Tensor],
     return spread.experimental_distribute_values_from_function(lambda context: values[context.replica_id_in_sync_group - first])
 
 
-def wait_for_all(spread: tf.distribute.Strategy) -> None:
+def wait_for_workers(spread: tf.distribute.Strategy) -> None:
     """Waits for all workers: one that exits early fails the others.
 
     Args:
         spread: the distribution strategy.
     """
-    if worker()[1] > 1:
+    if rank_and_size()[1] > 1:
         tf.function(lambda: spread.reduce("SUM", spread.run(lambda: tf.constant(1.0)), axis=None))()

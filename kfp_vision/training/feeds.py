@@ -7,19 +7,20 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kfp_vision import inputs, networks
+from kfp_vision import networks
 from kfp_vision.core import hardware
 from kfp_vision.records import folder
-from kfp_vision.training import frozen
+from kfp_vision.training import input_pipeline
+from kfp_vision.training.features import compute_features, training_batches, validation_batches
 from kfp_vision.training.recipe import Recipe
 
 Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]
 VALIDATION_BATCH = 64
-CACHE_SHARE = 4  # decoded images may take this fraction of the memory: 1/4
-VALIDATION_PICTURES = 512  # for the learning curve; the evaluation stage uses all images
+CACHE_DIVISOR = 4  # decoded images may take this fraction of the memory: 1/4
+VALIDATION_IMAGES = 512  # for the learning curve; the evaluation stage uses all images
 
 
-class Data(NamedTuple):
+class FeedSource(NamedTuple):
     """Where a training reads its images.
 
     Attributes:
@@ -50,7 +51,7 @@ class Feed(NamedTuple):
     validation: tf.data.Dataset | None
 
 
-def pictures(network: Any, data: Data, recipe: Recipe) -> Feed:
+def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
     """Feeds augmented images to the whole network.
 
     Args:
@@ -62,15 +63,17 @@ def pictures(network: Any, data: Data, recipe: Recipe) -> Feed:
         Batches of images: float32 (batch, size, size, 3) in 0 to 255, and int64 labels (batch,).
     """
     advanced = recipe.advanced
-    memory = hardware.memory() // CACHE_SHARE if advanced.cache_pictures else 0
+    memory = hardware.memory() // CACHE_DIVISOR if advanced.cache_pictures else 0
 
     def batches(first_step: int, part: tuple[int, int]) -> Batches:
-        return inputs.training_batches(
+        return input_pipeline.training_batches(
             data.train_records,
             image_size=data.image_size,
             batch_size=recipe.batch_size,
             seed=advanced.seed,
-            augmentation=inputs.Augmentation(**{one.name: getattr(advanced, one.name) for one in fields(inputs.Augmentation)}),
+            augmentation=input_pipeline.Augmentation(
+                **{one.name: getattr(advanced, one.name) for one in fields(input_pipeline.Augmentation)}
+            ),
             first_step=first_step,
             part=part,
             memory=memory,
@@ -78,11 +81,13 @@ def pictures(network: Any, data: Data, recipe: Recipe) -> Feed:
 
     if not folder.read_records_info(data.validation_records).images:
         return Feed(network, batches, None)
-    validation = inputs.evaluation_batches(data.validation_records, image_size=data.image_size, batch_size=VALIDATION_BATCH)
-    return Feed(network, batches, validation.take(VALIDATION_PICTURES // VALIDATION_BATCH))
+    validation = input_pipeline.evaluation_batches(
+        data.validation_records, image_size=data.image_size, batch_size=VALIDATION_BATCH
+    )
+    return Feed(network, batches, validation.take(VALIDATION_IMAGES // VALIDATION_BATCH))
 
 
-def features(network: Any, data: Data, recipe: Recipe) -> Feed:
+def feature_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
     """Feeds features to the classification head. They are computed once, since the layers below it do not change.
 
     Args:
@@ -95,12 +100,12 @@ def features(network: Any, data: Data, recipe: Recipe) -> Feed:
     """
     body, head = networks.split_head(network)
     seed, flip = recipe.advanced.seed, recipe.advanced.flip
-    training = frozen.features(body, data.train_records, data.image_size, data.scratch, mirrored=flip)
-    validation = frozen.features(body, data.validation_records, data.image_size, data.scratch, mirrored=False)
+    training = compute_features(body, data.train_records, data.image_size, data.scratch, mirrored=flip)
+    validation = compute_features(body, data.validation_records, data.image_size, data.scratch, mirrored=False)
     print(f"computed the features of {len(training.labels) + len(validation.labels)} images, once for all steps", flush=True)
 
     def batches(first_step: int, part: tuple[int, int]) -> Batches:
         order = {"batch_size": recipe.batch_size, "seed": seed, "first_step": first_step}
-        return frozen.training_batches(training, part=part, **order)
+        return training_batches(training, part=part, **order)
 
-    return Feed(head, batches, frozen.batches(validation) if len(validation.labels) else None)
+    return Feed(head, batches, validation_batches(validation) if len(validation.labels) else None)

@@ -11,22 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import schedules
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import NETWORKS
-from kfp_vision.training import watching
+from kfp_vision.training import monitoring, schedules
+from kfp_vision.training.checkpointing import TrainingState
 from kfp_vision.training.optimizers import make_optimizer
 from kfp_vision.training.recipe import Recipe
-from kfp_vision.training.saving import State
 
 HISTORY_ROWS = 60
-VALIDATIONS = 5  # per training, including the last step's, unless validate_every_steps is set
+VALIDATIONS_PER_TRAINING = 5  # per training, including the last step's, unless validate_every_steps is set
 
-Row = dict[str, float]
+HistoryRow = dict[str, float]
 Weights = list[npt.NDArray[Any]]
 
 
-def build(name: str, classes: int, precision: str, **options: Any) -> Any:
+def build_network(name: str, classes: int, precision: str, **options: Any) -> Any:
     """Builds a network that computes in the given precision and keeps its weights in float32.
 
     Args:
@@ -86,16 +85,16 @@ class Trainer:
         self._decayed = {id(variable) for variable in _decayed_variables(model, recipe)}
         self._averages = [tf.Variable(weight, trainable=False) for weight in self._averaged_weights()]
         self._steps_taken = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self.step, self.history, self.ended_early = 0, list[Row](), False
-        self.run_name = watching.run_name(recipe.model_name)
+        self.step, self.history, self.ended_early = 0, list[HistoryRow](), False
+        self.run_name = monitoring.run_name(recipe.model_name)
         self._loss: tf.Tensor | None = None
         self._best: Weights = []
-        self.best_row: Row = {}
+        self.best_row: HistoryRow = {}
         compile_options = {"jit_compile": True} if _use_xla(recipe.advanced.xla) else {}
         self.compiled_step = tf.function(self._step, **compile_options)
         self.compiled_logits = tf.function(self._logits, **compile_options)
 
-    def run(self, batches: Iterator[Any], validation: tf.data.Dataset | None) -> Iterator[Row | None]:
+    def run(self, batches: Iterator[Any], validation: tf.data.Dataset | None) -> Iterator[HistoryRow | None]:
         """Takes the remaining steps.
 
         Args:
@@ -123,7 +122,7 @@ class Trainer:
             yield row
             interval = _Interval()
 
-    def validate(self, batches: tf.data.Dataset) -> Row:
+    def validate(self, batches: tf.data.Dataset) -> HistoryRow:
         """Computes loss and accuracy over all batches, with the moving averages of the weights if there are any.
 
         Args:
@@ -154,10 +153,10 @@ class Trainer:
             learning_rate=self.recipe.learning_rate,
             train_steps=self.recipe.train_steps,
             steps_per_epoch=self.steps_per_epoch,
-            **{name: getattr(self.recipe.advanced, name) for name in schedules.FIELDS},
+            **{name: getattr(self.recipe.advanced, name) for name in schedules.SCHEDULE_FIELDS},
         )
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         """Returns all that is needed to resume.
 
         Raises:
@@ -172,9 +171,9 @@ class Trainer:
             "ended_early": self.ended_early,
             "run_name": self.run_name,
         }
-        return State(self.step, arrays, about)
+        return TrainingState(self.step, arrays, about)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Resumes from a state.
 
         Args:
@@ -231,7 +230,7 @@ class Trainer:
 
     def _validation_is_due(self) -> bool:
         steps = self.recipe.train_steps
-        every = self.recipe.advanced.validate_every_steps or math.ceil(steps / VALIDATIONS)
+        every = self.recipe.advanced.validate_every_steps or math.ceil(steps / VALIDATIONS_PER_TRAINING)
         return self.step % every == 0 or self.step == steps
 
     def _step(self, images: Any, labels: Any, learning_rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -290,7 +289,7 @@ class Trainer:
             average.assign(weight)
             weight.assign(value)
 
-    def _track_best(self, row: Row) -> None:
+    def _track_best(self, row: HistoryRow) -> None:
         """Keeps the weights of the best validation, and applies early stopping."""
         rank = (row["validation_accuracy"], -row["validation_loss"])
         if not self.best_row or rank > (self.best_row["validation_accuracy"], -self.best_row["validation_loss"]):
@@ -334,7 +333,7 @@ class _Interval:
         self._hits.append(hits)
         self._waited += waited
 
-    def row(self, step: int, learning_rate: float, batch_size: int) -> Row:
+    def row(self, step: int, learning_rate: float, batch_size: int) -> HistoryRow:
         """Returns the means over the interval, which ends now."""
         seconds = time.perf_counter() - self._start
         return {
@@ -351,7 +350,7 @@ class Diverged(InputError):
     """The loss of a training is not finite."""
 
 
-def freeze(model: Any, layers_to_freeze: str) -> int:
+def freeze_layers(model: Any, layers_to_freeze: str) -> int:
     """Freezes layers, including their batch norm statistics.
 
     Args:

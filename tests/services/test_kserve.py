@@ -57,7 +57,7 @@ def models(s3) -> str:
 
 
 def settings(**given: object) -> dict[str, object]:
-    return parameters.of_deployment({"service_account": "kfp-vision-models", **given})
+    return parameters.deployment_settings({"service_account": "kfp-vision-models", **given})
 
 
 def deploy(folder: Path, weights: bytes = b"weights", **given: object) -> dict[str, str]:

@@ -43,7 +43,7 @@ from kfp_vision.repository.bucket import local_copy
 from kfp_vision.repository.version import Version, exported_version, fetch_version
 from kfp_vision.search import beside, sources
 from kfp_vision.storage import atomic, base, reading, retry, writing
-from kfp_vision.training import saving
+from kfp_vision.training import checkpointing
 
 SHORT = 0.3  # seconds for which a store is gone
 ENOUGH = 0.5  # seconds that one is waited for that does not come back
@@ -171,7 +171,7 @@ def deploy(given: Given, folder: Path) -> None:
 
 def save(given: Given, folder: Path) -> None:
     """What train_classifier does with its checkpoint_dir."""
-    kept = saving.Folder(f"{given.target}/states", {})
+    kept = checkpointing.CheckpointFolder(f"{given.target}/states", {})
     for step in range(kept.newest().step + 1, 5):
         kept.save(state(step))
     kept.wait()
@@ -181,8 +181,8 @@ def deploy_index(given: Given, folder: Path) -> None:
     beside.deploy_index(given.made.newer, f"{given.target}/indexed", folder / "deployed")
 
 
-def state(step: int) -> saving.State:
-    return saving.State(step, {"weights": np.full((200, 100), step, "float32")}, {})
+def state(step: int) -> checkpointing.TrainingState:
+    return checkpointing.TrainingState(step, {"weights": np.full((200, 100), step, "float32")}, {})
 
 
 Work = Callable[[Given, Path], None]
@@ -253,7 +253,7 @@ def filled(place: Place, whole: Version, made: Made) -> str:
     publish.publish(whole, f"{target}/repository")
     publish.publish(exported_version(made.model), f"{target}/indexed")
     beside.deploy_index(made.before, f"{target}/indexed", made.before.with_name("deployed"))
-    kept = saving.Folder(f"{target}/states", {})
+    kept = checkpointing.CheckpointFolder(f"{target}/states", {})
     kept.save(state(1))
     kept.wait()
     return target
@@ -278,7 +278,7 @@ class Arrived:
 
 def arrived(target: str, scratch: Path) -> Arrived:
     versions = publish.repository_at(f"{target}/repository").versions()
-    newest = saving.Folder(f"{target}/states", {}).newest()
+    newest = checkpointing.CheckpointFolder(f"{target}/states", {}).newest()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         assert beside.bring(f"{target}/indexed", Path(folder) / "index")
         pictures = search.about_in(Path(folder) / "index").pictures

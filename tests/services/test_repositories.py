@@ -27,7 +27,7 @@ from kfp_vision.search import Index, beside
 from kfp_vision.serving import sync
 from kfp_vision.storage import base, reading, writing
 
-SETTINGS = parameters.of_deployment({})
+SETTINGS = parameters.deployment_settings({})
 
 
 @pytest.fixture(autouse=True)

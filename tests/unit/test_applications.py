@@ -11,7 +11,7 @@ from keras import applications
 
 from kfp_vision.networks import KERAS_APPLICATIONS, NETWORKS, pretrained
 from kfp_vision.prediction import export
-from kfp_vision.training.trainer import build
+from kfp_vision.training.trainer import build_network
 
 # Network to Keras's builder and preprocessing function; None if Keras's model has preprocessing inside.
 PUBLISHED = {
@@ -91,7 +91,7 @@ def test_what_keras_saved_is_a_checkpoint_and_computes_the_same(tmp_path, name):
 @pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - set(DEEPER)))
 def test_it_learns_in_bfloat16(name):
     size = NETWORKS[name].smallest
-    model = build(name, 2, "bfloat16", image_size=size, batch_norm_decay=0.5)
+    model = build_network(name, 2, "bfloat16", image_size=size, batch_norm_decay=0.5)
     before = [weight.numpy() for weight in model.trainable_weights]
     with tf.GradientTape() as tape:
         logits = model(pixels(size, 4), training=True)
@@ -107,7 +107,7 @@ def test_it_learns_in_bfloat16(name):
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_large", "convnext_tiny"])
 def test_it_is_exported_for_servers_and_for_anybody(tmp_path, name):
-    trained = build(name, 2, "bfloat16", image_size=32)
+    trained = build_network(name, 2, "bfloat16", image_size=32)
     shape = {"image_size": 32, "depth_multiplier": 1.0}
     model = tmp_path / "model"
     export.write_model(model, trained, NETWORKS[name], LABELS, {"network": name}, shape, [])

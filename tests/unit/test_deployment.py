@@ -13,7 +13,7 @@ from kfp_vision.dataset.table import ImageRow
 from kfp_vision.records import convert
 from kfp_vision.repository.version import exported_version
 
-SETTINGS = parameters.of_deployment({})
+SETTINGS = parameters.deployment_settings({})
 
 
 def test_no_target_is_fine():

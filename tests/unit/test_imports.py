@@ -24,7 +24,7 @@ STAGES_WITHOUT_TENSORFLOW = {
     "write_partition": ["kfp_vision.parameters", "kfp_vision.records.partitions", "kfp_vision.storage.reading"],
     "partition_records": ["kfp_vision.records.partitions"],
     "join_records": ["kfp_vision.parameters", "kfp_vision.records.partitions"],
-    "check_run": ["kfp_vision.parameters", "kfp_vision.storage.reading", "kfp_vision.tensorboard", *PATIENCE],
+    "check_run": ["kfp_vision.parameters", "kfp_vision.storage.reading", "kfp_vision.training.tensorboard", *PATIENCE],
     "decide_training": ["kfp_vision.deployment", "kfp_vision.parameters", "kfp_vision.storage.reading"],
     "check_preparation": ["kfp_vision.parameters", "kfp_vision.storage.reading", *PATIENCE],
     "check_prediction": ["kfp_vision.parameters", "kfp_vision.storage.reading", *PATIENCE],
@@ -75,7 +75,7 @@ def test_what_is_compiled_does_not_need_tensorflow(package):
 
 def test_the_library_does_not_need_kfp():
     library = sorted(MODULES.keys() - COMMAND_LINE)
-    assert {"kfp_vision.networks.inception", "kfp_vision.training", "kfp_vision.reports.pages"} < set(library)
+    assert {"kfp_vision.networks.inception", "kfp_vision.training.train", "kfp_vision.reports.pages"} < set(library)
     assert brought_along(*library) == {"tensorflow", "keras", "kserve"}
 
 

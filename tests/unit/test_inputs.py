@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision import augmentations, inputs
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
@@ -20,6 +19,8 @@ from kfp_vision.networks import preprocessing
 from kfp_vision.records import convert
 from kfp_vision.records.folder import RandomAccessRecords
 from kfp_vision.storage import sample
+from kfp_vision.training import input_pipeline
+from kfp_vision.training.augmentation import NumberedSeeds, mix_up, rand_augment
 
 SIZE = 64
 PICTURES = 45
@@ -110,7 +111,7 @@ def test_the_evaluation_sees_what_the_export_sees(tmp_path):
         (ImageRow("", "bellcup", len(content), "", f"{n}"), validate_image(content)) for n, content in enumerate(contents)
     )
     convert.write_shards(tmp_path / "records", "test", examples, ["bellcup"], 10)
-    (pictures, _), *rest = inputs.evaluation_batches(tmp_path / "records", image_size=SIZE, batch_size=16)
+    (pictures, _), *rest = input_pipeline.evaluation_batches(tmp_path / "records", image_size=SIZE, batch_size=16)
     assert not rest
     for picture, content in zip(pictures, contents, strict=True):
         assert np.array_equal(picture, preprocessing.central_crop(content, SIZE))
@@ -130,7 +131,7 @@ def numbered(tmp_path_factory) -> Path:
 def batches(folder: Path, steps: int, seed: int = 7, augmentation=None, **how) -> tuple[np.ndarray, np.ndarray]:
     """Returns images (steps, batch, size, size, 3) and labels (steps, batch) of the first steps."""
     settings = {"image_size": 24, "batch_size": 8, "seed": seed} | how
-    made = inputs.training_batches(folder, augmentation=inputs.Augmentation(**(augmentation or {})), **settings)
+    made = input_pipeline.training_batches(folder, augmentation=input_pipeline.Augmentation(**(augmentation or {})), **settings)
     pictures, labels = zip(*itertools.islice(made, steps), strict=True)
     return np.stack(pictures), np.stack(labels)
 
@@ -209,7 +210,7 @@ def test_as_many_pictures_are_kept_decoded_as_fit(numbered, monkeypatch):
     monkeypatch.setattr(RandomAccessRecords, "read", lambda self, number: read.append(number) or plain(self, number))
     sizes = [3 * (60 + n) * (90 - n) for n in range(PICTURES)]
     for limit, image_size, expected in ((sum(sizes), 200, PICTURES), (sum(sizes) // 2, 200, None), (sum(sizes), 20, None)):
-        decoded = inputs.DecodedCache(RandomAccessRecords(numbered), image_size, limit)
+        decoded = input_pipeline.DecodedCache(RandomAccessRecords(numbered), image_size, limit)
         first = [decoded.read(number) for number in range(PICTURES)]
         read.clear()
         again = [decoded.read(number) for number in range(PICTURES)]
@@ -266,15 +267,17 @@ def test_what_was_read_is_not_kept(tmp_path):
 
 def test_without_saturation_a_picture_is_as_grey_as_pillow_makes_it():
     picture = flower(40, 30)
-    how = inputs.Augmentation(**PLAIN | {"lower_saturation": 0.0, "upper_saturation": 0.0})
-    grey = inputs.flip_and_distort(tf.constant(np.asarray(picture, "float32")), (0, tf.constant(0, tf.int64)), how).numpy()
+    how = input_pipeline.Augmentation(**PLAIN | {"lower_saturation": 0.0, "upper_saturation": 0.0})
+    grey = input_pipeline.flip_and_distort(
+        tf.constant(np.asarray(picture, "float32")), (0, tf.constant(0, tf.int64)), how
+    ).numpy()
     assert np.abs(grey - np.asarray(picture.convert("L"), "float32")[..., None]).max() < 1
 
 
 def test_brightness_shifts_all_colours_by_one_number_in_its_range():
     picture = tf.fill((4, 4, 3), 100.0)
-    how = inputs.Augmentation(**PLAIN | {"max_brightness_delta": 0.2})
-    varied = np.stack([inputs.flip_and_distort(picture, (0, tf.constant(n, tf.int64)), how) for n in range(60)])
+    how = input_pipeline.Augmentation(**PLAIN | {"max_brightness_delta": 0.2})
+    varied = np.stack([input_pipeline.flip_and_distort(picture, (0, tf.constant(n, tf.int64)), how) for n in range(60)])
     np.testing.assert_allclose(varied, np.broadcast_to(varied[:, :1, :1, :1], varied.shape), atol=1e-4)
     shifts = varied[:, 0, 0, 0] - 100
     assert -51 <= shifts.min() < -40 and 40 < shifts.max() <= 51
@@ -282,8 +285,10 @@ def test_brightness_shifts_all_colours_by_one_number_in_its_range():
 
 def test_every_other_picture_is_mirrored():
     picture = np.asarray(flower(20, 20), "float32")
-    how = inputs.Augmentation(**PLAIN | {"flip": True})
-    varied = [inputs.flip_and_distort(tf.constant(picture), (0, tf.constant(n, tf.int64)), how).numpy() for n in range(60)]
+    how = input_pipeline.Augmentation(**PLAIN | {"flip": True})
+    varied = [
+        input_pipeline.flip_and_distort(tf.constant(picture), (0, tf.constant(n, tf.int64)), how).numpy() for n in range(60)
+    ]
     mirrored = [np.abs(one - picture[:, ::-1]).max() < 1e-3 for one in varied]
     assert all(mirrors or np.abs(one - picture).max() < 1e-3 for mirrors, one in zip(mirrored, varied, strict=True))
     assert 20 <= sum(mirrored) <= 40
@@ -291,8 +296,8 @@ def test_every_other_picture_is_mirrored():
 
 def test_rand_augment_draws_for_each_picture_and_stays_in_range():
     picture = np.asarray(flower(32, 32), "float32")
-    vary = tf.function(augmentations.rand_augment(1, 1.0), reduce_retracing=True)
-    drawn = tf.function(lambda number: vary(tf.constant(picture), augmentations.Seeds(5, number)))
+    vary = tf.function(rand_augment(1, 1.0), reduce_retracing=True)
+    drawn = tf.function(lambda number: vary(tf.constant(picture), NumberedSeeds(5, number)))
     varied = np.stack([drawn(tf.constant(n, tf.int64)) for n in range(60)])
     assert varied.min() >= 0 and varied.max() <= 255
     unchanged = sum(np.array_equal(one, picture) for one in varied)
@@ -302,8 +307,8 @@ def test_rand_augment_draws_for_each_picture_and_stays_in_range():
 
 def test_without_magnitude_rand_augment_moves_nothing():
     picture = tf.constant(np.asarray(flower(32, 32), "float32"))
-    vary = augmentations.rand_augment(1, 0.0)
-    drawn = tf.function(lambda number: vary(picture, augmentations.Seeds(5, number)))
+    vary = rand_augment(1, 0.0)
+    drawn = tf.function(lambda number: vary(picture, NumberedSeeds(5, number)))
     near = [np.abs(drawn(tf.constant(n, tf.int64)) - picture).mean() < 0.1 for n in range(52)]
     assert sum(near) >= 36  # all but contrast and equalization, which have no magnitude
 
@@ -311,7 +316,7 @@ def test_without_magnitude_rand_augment_moves_nothing():
 def test_mixup_blends_labels_as_it_blends_pictures():
     labels = tf.range(6, dtype=tf.int64)
     pictures = tf.broadcast_to(tf.reshape(40.0 * tf.cast(labels, tf.float32), (6, 1, 1, 1)), (6, 4, 4, 3))
-    mixed, shares = augmentations.mix_up(1.0, 6)(pictures, labels, augmentations.Seeds(0, tf.constant(3, tf.int64)))
+    mixed, shares = mix_up(1.0, 6)(pictures, labels, NumberedSeeds(0, tf.constant(3, tf.int64)))
     assert (shares.dtype, shares.shape) == (tf.float32, (6, 6))
     np.testing.assert_allclose(shares.numpy().sum(1), 1, atol=1e-6)
     assert (shares.numpy().max(1) < 0.99).any()

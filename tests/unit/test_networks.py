@@ -12,7 +12,7 @@ import tensorflow as tf
 from kfp_vision.networks import NETWORKS, preprocessing, pretrained
 from kfp_vision.networks.inception import BLOCK_CHANNELS
 from kfp_vision.networks.layers import neighbour_matrix
-from kfp_vision.training.trainer import build
+from kfp_vision.training.trainer import build_network
 
 DAISY = 985  # line of synset_words.txt, from 0
 
@@ -37,7 +37,7 @@ def test_inception_v1_computes_what_tf_slim_computes(real_data, expected, fast):
 @pytest.mark.parametrize("fast", [True, False], ids=["fused", "stock"])
 def test_inception_v1_answers_in_bfloat16_what_tf_slim_answers(real_data, expected, fast):
     network = NETWORKS["inception_v1"]
-    model = build("inception_v1", 1001, "bfloat16", fast=fast)
+    model = build_network("inception_v1", 1001, "bfloat16", fast=fast)
     pretrained.load_pretrained(model, network, str(real_data / "slim" / "inception_v1.ckpt"))
     assert model.get_layer("Mixed_5c").compute_dtype == "bfloat16"
     logits = model((expected["images"] + 1) * 127.5, training=False).numpy()

@@ -240,15 +240,15 @@ def test_a_wrong_value_of_advanced_is_refused_with_its_name_and_a_remedy(fields,
     ],
 )
 def test_resources_of_a_service_are_taken_as_kubernetes_writes_them(given):
-    assert parameters.of_deployment({"service_resources": given})["service_resources"] == given
+    assert parameters.deployment_settings({"service_resources": given})["service_resources"] == given
 
 
 def test_resources_of_a_service_are_requested_and_are_the_limit():
     both = {"cpu": "2", "memory": "4Gi"}
-    assert parameters.resources({"cpu": 2.0, "memory": "4Gi"}) == {"requests": both, "limits": both}
+    assert parameters.container_resources({"cpu": 2.0, "memory": "4Gi"}) == {"requests": both, "limits": both}
     parts = {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}
-    assert parameters.resources(parts) == parts
-    assert parameters.resources({}) == {}
+    assert parameters.container_resources(parts) == parts
+    assert parameters.container_resources({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_resources_that_are_no_quantities_are_refused(given):
 
 @pytest.mark.parametrize(("given", "pods"), [("", None), ("2", (2, 2)), ("1-3", (1, 3)), ("0-3", (0, 3))])
 def test_replicas_are_a_number_or_the_least_and_the_most(given, pods):
-    assert parameters.replicas(parameters.Advanced.parse({"service_replicas": given}).service_replicas) == pods
+    assert parameters.replica_range(parameters.Advanced.parse({"service_replicas": given}).service_replicas) == pods
 
 
 @pytest.mark.parametrize("given", ["3-1", "0", "0-0", "1-", "-3", "one", "1-2-3", "1.5", " 1"])
@@ -303,7 +303,7 @@ def test_advanced_fills_in_defaults_and_converts_the_types_of_numbers():
 def test_every_rule_of_advanced_is_about_a_field():
     named = {name for names, _, _ in parameters.ADVANCED_RULES for name in names}
     named |= {name for pair in parameters.ADVANCED_RANGES for name in pair}
-    named |= {*parameters.ADVANCED_CHOICES, *parameters.PREPARATION_ADVANCED, *parameters.ADVANCED_BESIDE_THE_MODEL}
+    named |= {*parameters.ADVANCED_CHOICES, *parameters.PREPARATION_ADVANCED, *parameters.ADVANCED_NOT_IN_RECIPE}
     assert named <= {field.name for field in fields_of(parameters.Advanced)}
 
 

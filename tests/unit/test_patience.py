@@ -321,7 +321,7 @@ def test_what_is_no_time_is_refused(monkeypatch):
 
 
 def test_it_does_not_decide_the_model_and_reaches_the_stages_of_the_data():
-    assert "store_wait_seconds" in parameters.ADVANCED_BESIDE_THE_MODEL
+    assert "store_wait_seconds" in parameters.ADVANCED_NOT_IN_RECIPE
     assert parameters.Advanced.parse({"store_wait_seconds": 3}).for_data()["store_wait_seconds"] == 3.0
 
 

@@ -50,7 +50,7 @@ def test_every_component_stands_in_the_table():
 
 def test_every_advanced_field_stands_in_the_table_with_its_default():
     said = {name: row[0] for name, row in rows("What is rarely touched").items()}
-    assert said == {name: shown(default) for name, default in parameters.ADVANCED.items()}
+    assert said == {name: shown(default) for name, default in parameters.ADVANCED_DEFAULTS.items()}
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))

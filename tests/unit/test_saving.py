@@ -15,7 +15,7 @@ import shades
 from servers import ended
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.training.saving import Folder, State
+from kfp_vision.training.checkpointing import CheckpointFolder, TrainingState
 
 KILLS = 10
 STEPS = 120
@@ -89,8 +89,8 @@ def undisturbed(folders, tmp_path_factory):
     return out
 
 
-def newest(out: Path) -> State:
-    return Folder(str(out / "kept"), {}).newest()
+def newest(out: Path) -> TrainingState:
+    return CheckpointFolder(str(out / "kept"), {}).newest()
 
 
 def test_killed_at_ten_random_moments_it_ends_with_the_same_weights_to_the_bit(folders, undisturbed, tmp_path):
@@ -176,12 +176,12 @@ def test_other_pictures_are_refused(undisturbed, tmp_path):
 # The folder itself
 
 
-def state(step: int) -> State:
-    return State(step, {"model/0": np.full((3, 2), step, "float32")}, {"history": [], "best": {}, "ended_early": False})
+def state(step: int) -> TrainingState:
+    return TrainingState(step, {"model/0": np.full((3, 2), step, "float32")}, {"history": [], "best": {}, "ended_early": False})
 
 
 def test_the_newest_few_are_kept(tmp_path):
-    folder = Folder(str(tmp_path / "kept"), {"network": "inception_v1"})
+    folder = CheckpointFolder(str(tmp_path / "kept"), {"network": "inception_v1"})
     assert folder.newest() is None
     for step in (5, 10, 15, 20):
         folder.save(state(step))
@@ -194,7 +194,7 @@ def test_the_newest_few_are_kept(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "something else"])
 def test_a_torn_one_is_passed_over(tmp_path, capsys, damage):
-    folder = Folder(str(tmp_path), {})
+    folder = CheckpointFolder(str(tmp_path), {})
     for step in (5, 10):
         folder.save(state(step))
     folder.wait()
@@ -214,7 +214,7 @@ def test_a_torn_one_is_passed_over(tmp_path, capsys, damage):
 
 def test_what_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    folder = Folder(str(tmp_path / "file"), {})
+    folder = CheckpointFolder(str(tmp_path / "file"), {})
     folder.save(state(5))
     with pytest.raises(OSError):
         folder.wait()

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from kfp_vision.schedules import FIELDS, SCHEDULES, learning_rate_at
+from kfp_vision.training.schedules import SCHEDULE_FIELDS, SCHEDULES, learning_rate_at
 
 RATE = 0.08
 FLOAT32 = 1e-8  # Keras computes in 32 bits, few of which are significant near the end of a cosine
@@ -80,4 +80,4 @@ def test_one_step_is_a_training():
 
 
 def test_the_fields_read_of_advanced_are_those_the_function_takes():
-    assert set(FIELDS) == {"learning_rate_decay_factor", "num_epochs_per_decay", "end_learning_rate", "warmup_steps"}
+    assert set(SCHEDULE_FIELDS) == {"learning_rate_decay_factor", "num_epochs_per_decay", "end_learning_rate", "warmup_steps"}

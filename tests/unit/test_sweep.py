@@ -10,9 +10,10 @@ import pytest
 import shades
 import torn
 
-from kfp_vision import sweep
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository import version
+from kfp_vision.training import sweep
+from kfp_vision.training.trials import SWEPT_FIELDS, plan_trials
 
 FIELDS = {
     "networks": ["inception_v1", "resnet50"],
@@ -24,7 +25,7 @@ FIELDS = {
 
 
 def values(trials: list[dict]) -> list[tuple]:
-    return [tuple(trial[name] for name in sweep.SWEPT.values()) for trial in trials]
+    return [tuple(trial[name] for name in SWEPT_FIELDS.values()) for trial in trials]
 
 
 @pytest.mark.parametrize("fault", torn.FAULTS)
@@ -40,7 +41,7 @@ def test_a_trial_on_records_that_changed_is_refused(tmp_path, fault):
 
 
 def test_without_a_number_every_combination_is_tried_once():
-    trials = sweep.trials(FIELDS, seed=0)
+    trials = plan_trials(FIELDS, seed=0)
     assert [trial["number"] for trial in trials] == list(range(1, 17))
     assert len(set(values(trials))) == 16
     assert trials[0] == {
@@ -53,19 +54,19 @@ def test_without_a_number_every_combination_is_tried_once():
 
 
 def test_drawn_at_random_the_rates_lie_between_the_given_ones_and_the_rest_comes_equally_often():
-    trials = sweep.trials(FIELDS | {"trials": 80}, seed=3)
+    trials = plan_trials(FIELDS | {"trials": 80}, seed=3)
     assert set(Counter(value[:3] for value in values(trials)).values()) == {10}
     rates = [math.log10(trial["learning_rate"]) for trial in trials]
     assert -3 <= min(rates) < -2.8 and -1.2 < max(rates) <= -1
     assert 30 <= sum(rate < -2 for rate in rates) <= 50  # evenly on a logarithmic scale
-    assert trials == sweep.trials(FIELDS | {"trials": 80}, seed=3)
-    assert trials != sweep.trials(FIELDS | {"trials": 80}, seed=4)
+    assert trials == plan_trials(FIELDS | {"trials": 80}, seed=3)
+    assert trials != plan_trials(FIELDS | {"trials": 80}, seed=4)
 
 
 def test_with_one_rate_nothing_is_drawn_twice():
-    trials = sweep.trials(FIELDS | {"learning_rates": [0.01], "trials": 5}, seed=0)
+    trials = plan_trials(FIELDS | {"learning_rates": [0.01], "trials": 5}, seed=0)
     assert len(set(values(trials))) == 5
-    assert len(sweep.trials(FIELDS | {"learning_rates": [0.01], "trials": 50}, seed=0)) == 8
+    assert len(plan_trials(FIELDS | {"learning_rates": [0.01], "trials": 50}, seed=0)) == 8
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_the_best_is_found_among_those_that_came_to_an_end(tried, tmp_path):
     assert version.exported_version(tmp_path / "best").fingerprint == version.exported_version(root / "1").fingerprint
     with (tmp_path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(sweep.COLUMNS)
+    assert list(rows[0]) == list(sweep.TRIAL_COLUMNS)
     assert [row["number"] for row in rows] == ["1", "2"]
     assert (rows[1]["accuracy"], rows[1]["failed"]) == ("", failed["failed"])
     page = (tmp_path / "trials.html").read_text()

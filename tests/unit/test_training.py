@@ -20,11 +20,13 @@ from left_out import leave_out
 from PIL import Image
 from shades import NARROW, RECIPE, shade, train
 
-from kfp_vision import inputs, networks, parameters, training
+from kfp_vision import networks, parameters
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import NETWORKS
 from kfp_vision.parameters import Advanced
-from kfp_vision.training import frozen, optimizers, trainer, watching
+from kfp_vision.training import input_pipeline, monitoring, optimizers, trainer
+from kfp_vision.training.features import compute_features, training_batches
+from kfp_vision.training.train import _balanced_weights
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +113,8 @@ def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_pat
 
 def test_the_same_seed_gives_the_same_batches(folders):
     def first_batches(seed):
-        how = inputs.Augmentation()
-        batches = inputs.training_batches(folders / "train", image_size=32, batch_size=8, seed=seed, augmentation=how)
+        how = input_pipeline.Augmentation()
+        batches = input_pipeline.training_batches(folders / "train", image_size=32, batch_size=8, seed=seed, augmentation=how)
         return np.concatenate([pictures.numpy() for pictures, _ in itertools.islice(batches, 6)])
 
     assert np.array_equal(first_batches(3), first_batches(3))
@@ -120,8 +122,8 @@ def test_the_same_seed_gives_the_same_batches(folders):
 
 
 def test_augmented_pictures_stay_in_range_and_keep_their_labels(folders):
-    how = inputs.Augmentation()
-    batches = inputs.training_batches(folders / "train", image_size=32, batch_size=32, seed=0, augmentation=how)
+    how = input_pipeline.Augmentation()
+    batches = input_pipeline.training_batches(folders / "train", image_size=32, batch_size=32, seed=0, augmentation=how)
     pictures, labels = next(iter(batches))
     assert pictures.numpy().min() >= 0 and pictures.numpy().max() <= 255
     bright = pictures.numpy().mean((1, 2, 3)) > 120
@@ -129,10 +131,10 @@ def test_augmented_pictures_stay_in_range_and_keep_their_labels(folders):
 
 
 def test_evaluation_batches_are_the_middle_of_the_picture(folders):
-    pictures, labels = next(iter(inputs.evaluation_batches(folders / "validation", image_size=35, batch_size=64)))
+    pictures, labels = next(iter(input_pipeline.evaluation_batches(folders / "validation", image_size=35, batch_size=64)))
     assert len(labels) == 12
     first = next(iter(tf.data.TFRecordDataset(str(folders / "validation" / "validation-00000-of-00001.tfrecord"))))
-    encoded = inputs.parse_record(first)["image/encoded"].numpy()
+    encoded = input_pipeline.parse_record(first)["image/encoded"].numpy()
     middle = Image.open(io.BytesIO(encoded)).convert("RGB").crop((3, 2, 45, 37)).resize((35, 35), Image.Resampling.BILINEAR)
     # Pillow smooths as it shrinks, TensorFlow does not: the same place, not the same pixels.
     assert np.abs(pictures[0].numpy().mean((0, 1)) - np.asarray(middle, "float32").mean((0, 1))).max() < 3
@@ -182,12 +184,12 @@ def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
     for decay in (0.0, 0.01):
         keras.utils.set_random_seed(0)
         advanced = Advanced.parse({"depth_multiplier": 0.1, "weight_decay": decay})
-        model = trainer.build("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1, dropout=0.0)
+        model = trainer.build_network("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1, dropout=0.0)
         start = model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy()
         recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, train_steps=1, advanced=advanced)
         decayed = trainer.Trainer(model, recipe, 4)
-        how = inputs.Augmentation()
-        batches = inputs.training_batches(folders / "train", image_size=32, batch_size=8, seed=0, augmentation=how)
+        how = input_pipeline.Augmentation()
+        batches = input_pipeline.training_batches(folders / "train", image_size=32, batch_size=8, seed=0, augmentation=how)
         list(decayed.run(iter(batches), None))
         weights.append(model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy())
     np.testing.assert_allclose(weights[0] - weights[1], 0.5 * 0.01 * start, atol=1e-5)
@@ -195,7 +197,7 @@ def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
 
 def test_a_line_of_progress():
     row = {"step": 120, "loss": 0.4104, "accuracy": 0.88, "images_per_second": 43.2}
-    assert watching.progress_line(row, 6000, 136.2) == "step 120/6000  loss 0.410  acc 0.880  43 img/s  eta 2m16s"
+    assert monitoring.progress_line(row, 6000, 136.2) == "step 120/6000  loss 0.410  acc 0.880  43 img/s  eta 2m16s"
 
 
 # What else a recipe may ask for
@@ -256,7 +258,7 @@ def test_a_rare_class_weighs_as_much_as_a_common_one():
 
 def test_classes_are_balanced_by_how_many_pictures_they_have(tmp_path):
     folders = shades.write(tmp_path, dark=0.25)
-    np.testing.assert_allclose(training._balanced_weights(folders / "train", 3), [2.0, 2 / 3, 0.0])
+    np.testing.assert_allclose(_balanced_weights(folders / "train", 3), [2.0, 2 / 3, 0.0])
 
 
 def test_smoothed_labels_and_mixed_ones_are_learned_alike():
@@ -313,20 +315,20 @@ def test_layers_can_be_frozen_by_the_beginning_of_their_names(folders, tmp_path)
 def test_layers_that_are_not_there_are_not_frozen(given, said):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
     with pytest.raises(InputError, match=said):
-        trainer.freeze(model, given)
+        trainer.freeze_layers(model, given)
 
 
 def test_frozen_features_are_computed_once_and_taught_in_a_seeded_order(tmp_path, folders):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
     body, last = networks.split_head(model)
-    features = frozen.features(body, folders / "train", 32, tmp_path, mirrored=True)
+    features = compute_features(body, folders / "train", 32, tmp_path, mirrored=True)
     assert features.values.shape == (64, body.output.shape[-1]) and features.labels.tolist().count(0) == 32
-    pictures, labels = next(iter(inputs.evaluation_batches(folders / "train", image_size=32, batch_size=64)))
+    pictures, labels = next(iter(input_pipeline.evaluation_batches(folders / "train", image_size=32, batch_size=64)))
     np.testing.assert_allclose(last(features.values[:32].astype("float32")), model(pictures), atol=0.02)
     assert np.array_equal(features.labels[:32], labels)
 
     def batches(first_step: int, part: tuple[int, int] = (0, 1)) -> list[tuple[np.ndarray, np.ndarray]]:
-        taken = frozen.training_batches(features, batch_size=8, seed=3, first_step=first_step, part=part)
+        taken = training_batches(features, batch_size=8, seed=3, first_step=first_step, part=part)
         return [(values.numpy(), numbers.numpy()) for values, numbers in itertools.islice(taken, 10)]
 
     whole = batches(0)
@@ -346,11 +348,11 @@ def resident_bytes() -> int:
 def test_memory_does_not_grow_over_two_thousand_steps(folders):
     if not Path("/proc/self/statm").exists():
         leave_out("Linux alone tells how much memory a process has")
-    model = trainer.build("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1)
+    model = trainer.build_network("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1)
     recipe = replace(RECIPE, train_steps=2000, advanced=Advanced.parse(NARROW | {"moving_average_decay": 0.99}))
     steady = trainer.Trainer(model, recipe, 4)
-    batches = inputs.training_batches(
-        folders / "train", image_size=32, batch_size=8, seed=0, augmentation=inputs.Augmentation()
+    batches = input_pipeline.training_batches(
+        folders / "train", image_size=32, batch_size=8, seed=0, augmentation=input_pipeline.Augmentation()
     )
     sizes = [resident_bytes() for _ in steady.run(iter(batches), None) if steady.step % 500 == 0]
     assert len(sizes) == 4

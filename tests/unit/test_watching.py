@@ -14,7 +14,7 @@ from servers import until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kfp_vision.storage import base, retry
-from kfp_vision.training import watching
+from kfp_vision.training import monitoring
 
 TRACE_BYTES = 8_000_000
 
@@ -35,7 +35,7 @@ def scalars(folder: Path, name: str) -> dict[int, float]:
 
 
 def watch(events: Path, log_uri: object = "", train_steps: int = 3, **options):
-    return watching.watch(events, str(log_uri), train_steps, name="flowers-1", **options)
+    return monitoring.monitor_training(events, str(log_uri), train_steps, name="flowers-1", **options)
 
 
 def test_tensorboard_reads_every_value_and_the_pictures(tmp_path):
@@ -56,8 +56,8 @@ def test_tensorboard_reads_every_value_and_the_pictures(tmp_path):
 
 
 def test_events_can_be_followed_elsewhere_while_the_training_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(watching, "SECONDS_BETWEEN_UPLOADS", 0.05)
-    monkeypatch.setattr(watching, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(monitoring, "SECONDS_BETWEEN_UPLOADS", 0.05)
+    monkeypatch.setattr(monitoring, "SECONDS_BETWEEN_LINES", 0.0)
     logs, target = tmp_path / "logs", tmp_path / "logs" / "flowers-1"
     target.mkdir(parents=True)
     (target / "events.out.tfevents.1.before").write_bytes(b"")
@@ -81,7 +81,7 @@ def test_events_of_a_training_that_fails_are_brought_all_the_same(tmp_path):
 
 
 def test_a_store_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(watching, "SECONDS_BETWEEN_UPLOADS", 0.01)
+    monkeypatch.setattr(monitoring, "SECONDS_BETWEEN_UPLOADS", 0.01)
     monkeypatch.setattr(retry, "SOON", 0.05)
     for name in base.ENVIRONMENT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -95,7 +95,7 @@ def test_a_store_that_does_not_answer_is_said_once_and_stops_nothing(tmp_path, m
 
 
 def test_a_store_that_hangs_holds_up_the_end_for_a_while_alone(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(watching, "SECONDS_FOR_LAST_UPLOAD", 0.2)
+    monkeypatch.setattr(monitoring, "SECONDS_FOR_LAST_UPLOAD", 0.2)
     monkeypatch.setattr(retry, "SOON", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         with watch(tmp_path / "events", f"s3://bucket/logs?endpoint=http://127.0.0.1:{silent.getsockname()[1]}") as seen:
@@ -169,4 +169,4 @@ def test_a_training_that_waits_for_its_pictures_says_so_once(tmp_path, capsys):
 
 
 def test_runs_of_one_model_have_folders_of_their_own():
-    assert re.fullmatch(r"flowers-\d{8}-\d{6}", watching.run_name("flowers"))
+    assert re.fullmatch(r"flowers-\d{8}-\d{6}", monitoring.run_name("flowers"))

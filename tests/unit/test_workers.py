@@ -118,15 +118,18 @@ def test_a_worker_finds_its_place():
     cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": ["d:1"]}
 
     def place(kind: str, index: int) -> tuple[int, int]:
-        return devices.worker({"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})})
+        return devices.rank_and_size({"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})})
 
     assert [place("chief", 0), place("worker", 0), place("worker", 1)] == [(0, 3), (1, 3), (2, 3)]
-    assert devices.worker({}) == (0, 1)
-    assert devices.worker({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'}) == (0, 1)
+    assert devices.rank_and_size({}) == (0, 1)
+    assert devices.rank_and_size({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'}) == (
+        0,
+        1,
+    )
 
 
 def test_more_gpus_than_there_are_is_an_error_in_a_pod_and_a_warning_elsewhere(capsys):
     with pytest.raises(InputError, match=r"must not be above the GPUs that are visible; got gpu_count=64 and 0 visible\. Set"):
-        devices.strategy(64, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
-    devices.strategy(64, {})
+        devices.choose_strategy(64, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    devices.choose_strategy(64, {})
     assert "warning: gpu_count=64 and 0 visible: training on the CPU" in capsys.readouterr().out

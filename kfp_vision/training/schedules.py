@@ -4,7 +4,7 @@ import math
 
 SCHEDULES = ("exponential", "fixed", "polynomial", "cosine")
 # The fields of `advanced` that schedules use.
-FIELDS = ("learning_rate_decay_factor", "num_epochs_per_decay", "end_learning_rate", "warmup_steps")
+SCHEDULE_FIELDS = ("learning_rate_decay_factor", "num_epochs_per_decay", "end_learning_rate", "warmup_steps")
 
 
 def learning_rate_at(

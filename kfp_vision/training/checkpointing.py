@@ -22,14 +22,14 @@ import numpy.typing as npt
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage import reading, uris, writing
 
-FILE = re.compile(r"step-(\d{8})\.npz")
-KEPT = 2
-ABOUT = "about"
-TORN = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile)
+CHECKPOINT_FILE = re.compile(r"step-(\d{8})\.npz")
+CHECKPOINTS_KEPT = 2
+METADATA_KEY = "about"
+DAMAGED_FILE_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile)
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """The state of a training between two steps.
 
     Attributes:
@@ -43,7 +43,7 @@ class State:
     about: Mapping[str, Any]
 
 
-class Folder:
+class CheckpointFolder:
     """The checkpoints of one training.
 
     Example:
@@ -62,7 +62,7 @@ class Folder:
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future[None] | None = None
 
-    def newest(self) -> State | None:
+    def newest(self) -> TrainingState | None:
         """Reads the newest intact checkpoint; returns None if there is none.
 
         Raises:
@@ -71,14 +71,14 @@ class Folder:
         for name in reversed(self._names()):
             try:
                 state = _unpack(self._read(name))
-            except TORN as error:
+            except DAMAGED_FILE_ERRORS as error:
                 print(f"skips the damaged checkpoint {uris.join_uri(self.uri, name)} ({type(error).__name__})", flush=True)
                 continue
             self._check_identity(state.about["identity"], name)
             return state
         return None
 
-    def save(self, state: State) -> None:
+    def save(self, state: TrainingState) -> None:
         """Starts to write a checkpoint in the background, once the previous one is written.
 
         Args:
@@ -100,14 +100,14 @@ class Folder:
             self._pending.result()
             self._pending = None
 
-    def _write(self, state: State) -> None:
-        packed = _pack(State(state.step, state.arrays, {**state.about, "identity": self.identity}))
+    def _write(self, state: TrainingState) -> None:
+        packed = _pack(TrainingState(state.step, state.arrays, {**state.about, "identity": self.identity}))
         writing.write_file(packed, uris.join_uri(self.uri, f"step-{state.step:08}.npz"))
-        for name in self._names()[:-KEPT]:
+        for name in self._names()[:-CHECKPOINTS_KEPT]:
             writing.delete_file(uris.join_uri(self.uri, name))
 
     def _names(self) -> list[str]:
-        return [found.name for found in reading.list_files(self.uri) if FILE.fullmatch(found.name)]
+        return [found.name for found in reading.list_files(self.uri) if CHECKPOINT_FILE.fullmatch(found.name)]
 
     def _read(self, name: str) -> bytes:
         with reading.Reader() as reader:
@@ -122,7 +122,7 @@ class Folder:
 
 
 @contextmanager
-def told_to_stop() -> Iterator[threading.Event]:
+def sigterm_event() -> Iterator[threading.Event]:
     """Yields an event that is set on SIGTERM, which pods receive when their node is drained."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may install signal handlers
@@ -135,18 +135,18 @@ def told_to_stop() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _pack(state: State) -> bytes:
+def _pack(state: TrainingState) -> bytes:
     file = io.BytesIO()
     about = json.dumps({"step": state.step, **state.about})
-    np.savez(file, allow_pickle=False, **{ABOUT: np.array(about), **state.arrays})
+    np.savez(file, allow_pickle=False, **{METADATA_KEY: np.array(about), **state.arrays})
     return file.getvalue()
 
 
-def _unpack(packed: bytes) -> State:
+def _unpack(packed: bytes) -> TrainingState:
     with np.load(io.BytesIO(packed)) as archive:
         arrays = dict(archive)
-    about = json.loads(str(arrays.pop(ABOUT)))
-    return State(about["step"], arrays, about)
+    about = json.loads(str(arrays.pop(METADATA_KEY)))
+    return TrainingState(about["step"], arrays, about)
 
 
 def _shorten(value: Any) -> str:

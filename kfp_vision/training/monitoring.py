@@ -17,9 +17,9 @@ from kfp_vision.storage import base, retry, uris, writing
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPLOADS = 60.0
 SECONDS_FOR_LAST_UPLOAD = 120.0  # an unreachable store must not delay the trained model
-PICTURES = 8
+IMAGES_LOGGED = 8
 STEPS_BEFORE_PROFILE = 10  # the first steps compile, and fill the prefetch buffer
-ROWS_OF_WAIT, SECONDS_BETWEEN_ADVICE = 3, 300.0
+INPUT_WAIT_ROWS, SECONDS_BETWEEN_ADVICE = 3, 300.0
 
 
 def run_name(model_name: str) -> str:
@@ -31,7 +31,7 @@ def run_name(model_name: str) -> str:
     return f"{model_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-class Watch:
+class TrainingMonitor:
     """Records the progress of a training; created by `watch`."""
 
     def __init__(self, events: Path, train_steps: int, first_step: int, profile_steps: int):
@@ -42,7 +42,7 @@ class Watch:
         self._writer = tf.summary.create_file_writer(str(events))
         self._start = time.monotonic()
         self._last_line = self._last_advice = -float("inf")
-        self._waits: deque[float] = deque(maxlen=ROWS_OF_WAIT)
+        self._waits: deque[float] = deque(maxlen=INPUT_WAIT_ROWS)
 
     def log_row(self, row: Mapping[str, float]) -> None:
         """Writes a row of history as events, and prints a progress line every few seconds.
@@ -70,9 +70,9 @@ class Watch:
         Args:
             batch: float32 (batch, height, width, 3) in 0 to 255.
         """
-        images = tf.cast(tf.clip_by_value(batch[:PICTURES], 0, 255), tf.uint8)
+        images = tf.cast(tf.clip_by_value(batch[:IMAGES_LOGGED], 0, 255), tf.uint8)
         with self._writer.as_default(self._first_step):
-            tf.summary.image("pictures as the network gets them", images, max_outputs=PICTURES)
+            tf.summary.image("pictures as the network gets them", images, max_outputs=IMAGES_LOGGED)
         self._writer.flush()
 
     def before_step(self, step: int) -> None:
@@ -114,17 +114,21 @@ class Watch:
     def _advise(self, wait: float, now: float) -> None:
         """Prints what to do if the network waits for its input."""
         self._waits.append(wait)
-        share = sum(self._waits) / ROWS_OF_WAIT
-        if len(self._waits) == ROWS_OF_WAIT and share > MIN_REPORTED_WAIT and now - self._last_advice >= SECONDS_BETWEEN_ADVICE:
+        share = sum(self._waits) / INPUT_WAIT_ROWS
+        if (
+            len(self._waits) == INPUT_WAIT_ROWS
+            and share > MIN_REPORTED_WAIT
+            and now - self._last_advice >= SECONDS_BETWEEN_ADVICE
+        ):
             remedy = "Give its pod more CPU, or set max_side in advanced, so that the records hold smaller images."
             print(f"the training waits for its images {share:.0%} of the time. {remedy}", flush=True)
             self._last_advice = now
 
 
 @contextlib.contextmanager
-def watch(
+def monitor_training(
     events: Path, log_uri: str, train_steps: int, *, name: str, first_step: int = 0, profile_steps: int = 0
-) -> Iterator[Watch]:
+) -> Iterator[TrainingMonitor]:
     """Monitors a training while the body runs.
 
     Args:
@@ -139,7 +143,7 @@ def watch(
     Yields:
         The object to report rows, images and steps to.
     """
-    monitor = Watch(events, train_steps, first_step, profile_steps)
+    monitor = TrainingMonitor(events, train_steps, first_step, profile_steps)
     with _uploading(events, uris.join_uri(log_uri, name)) if log_uri else contextlib.nullcontext():
         try:
             yield monitor

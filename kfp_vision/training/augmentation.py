@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-DRAWS = 1024  # upper bound of the draws for one image or batch
+DRAWS_PER_NUMBER = 1024  # upper bound of the draws for one image or batch
 
 
-class Seeds(keras.random.SeedGenerator):
+class NumberedSeeds(keras.random.SeedGenerator):
     """Seeds for Keras's layers that follow from a number.
 
     The parent class counts draws in a variable, which is shared between images and lost when a training restarts.
@@ -38,10 +38,10 @@ class Seeds(keras.random.SeedGenerator):
             ordered: ignored; the parent class has it.
         """
         self.drawn += 1
-        return tf.stack([tf.constant(self.stream, tf.int64), self.number * DRAWS + self.drawn])
+        return tf.stack([tf.constant(self.stream, tf.int64), self.number * DRAWS_PER_NUMBER + self.drawn])
 
 
-def rand_augment(operations: int, magnitude: float) -> Callable[[tf.Tensor, Seeds], tf.Tensor]:
+def rand_augment(operations: int, magnitude: float) -> Callable[[tf.Tensor, NumberedSeeds], tf.Tensor]:
     """Builds RandAugment (https://arxiv.org/abs/1909.13719): random operations for each image, one after the other.
 
     The operations are Keras's layers; their ranges are those of AutoAugment's table 6 (https://arxiv.org/abs/1805.09501)
@@ -72,7 +72,7 @@ def rand_augment(operations: int, magnitude: float) -> Callable[[tf.Tensor, Seed
         layers.Equalization(),
     ]
 
-    def augment(image: tf.Tensor, seeds: Seeds) -> tf.Tensor:
+    def augment(image: tf.Tensor, seeds: NumberedSeeds) -> tf.Tensor:
         for _ in range(operations):
             choice = tf.random.stateless_uniform((), seeds.next(), maxval=len(choices) + 1, dtype=tf.int32)
             branches = [_branch(layer, image, seeds) for layer in choices]
@@ -82,7 +82,7 @@ def rand_augment(operations: int, magnitude: float) -> Callable[[tf.Tensor, Seed
     return augment
 
 
-def _branch(layer: Any, image: tf.Tensor, seeds: Seeds) -> Callable[[], tf.Tensor]:
+def _branch(layer: Any, image: tf.Tensor, seeds: NumberedSeeds) -> Callable[[], tf.Tensor]:
     def apply() -> tf.Tensor:
         transformation = layer.get_random_transformation(image[None], seed=seeds)
         return tf.ensure_shape(layer.transform_images(image[None], transformation)[0], image.shape)
@@ -90,7 +90,7 @@ def _branch(layer: Any, image: tf.Tensor, seeds: Seeds) -> Callable[[], tf.Tenso
     return apply
 
 
-def mix_up(alpha: float, classes: int) -> Callable[[tf.Tensor, tf.Tensor, Seeds], tuple[tf.Tensor, tf.Tensor]]:
+def mix_up(alpha: float, classes: int) -> Callable[[tf.Tensor, tf.Tensor, NumberedSeeds], tuple[tf.Tensor, tf.Tensor]]:
     """Builds MixUp (https://arxiv.org/abs/1710.09412): blends each image, and its label, with another of its batch.
 
     Args:
@@ -103,7 +103,7 @@ def mix_up(alpha: float, classes: int) -> Callable[[tf.Tensor, tf.Tensor, Seeds]
     """
     layer = keras.layers.MixUp(alpha)
 
-    def blend(images: tf.Tensor, labels: tf.Tensor, seeds: Seeds) -> tuple[tf.Tensor, tf.Tensor]:
+    def blend(images: tf.Tensor, labels: tf.Tensor, seeds: NumberedSeeds) -> tuple[tf.Tensor, tf.Tensor]:
         transformation = layer.get_random_transformation(images, seed=seeds)
         return layer.transform_images(images, transformation), layer.transform_labels(
             tf.one_hot(labels, classes), transformation

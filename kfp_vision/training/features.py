@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision import inputs
 from kfp_vision.records.folder import read_records_info
+from kfp_vision.training import input_pipeline
 
-BATCH = 64  # images per forward pass
+FEATURE_BATCH = 64  # images per forward pass
 
 
-class Features(NamedTuple):
+class CachedFeatures(NamedTuple):
     """The features and labels of all images of a split.
 
     Attributes:
@@ -28,7 +28,7 @@ class Features(NamedTuple):
     labels: npt.NDArray[np.int64]
 
 
-def features(body: Any, folder: Path, image_size: int, scratch: Path, *, mirrored: bool) -> Features:
+def compute_features(body: Any, folder: Path, image_size: int, scratch: Path, *, mirrored: bool) -> CachedFeatures:
     """Computes the features of all images of a folder of records, cropped as in the evaluation.
 
     Args:
@@ -47,16 +47,16 @@ def features(body: Any, folder: Path, image_size: int, scratch: Path, *, mirrore
     labels = np.empty(images, np.int64)
     forward = tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16))
     start = 0
-    for batch, batch_labels in inputs.evaluation_batches(folder, image_size=image_size, batch_size=BATCH):
+    for batch, batch_labels in input_pipeline.evaluation_batches(folder, image_size=image_size, batch_size=FEATURE_BATCH):
         for view in (batch, batch[:, :, ::-1]) if mirrored else (batch,):
             end = start + len(batch_labels)
             values[start:end], labels[start:end] = forward(view).numpy(), batch_labels.numpy()
             start = end
-    return Features(values, labels)
+    return CachedFeatures(values, labels)
 
 
 def training_batches(
-    cached: Features, *, batch_size: int, seed: int, first_step: int, part: tuple[int, int] = (0, 1)
+    cached: CachedFeatures, *, batch_size: int, seed: int, first_step: int, part: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Yields endless batches in a seeded random order, every image once per epoch.
 
@@ -70,17 +70,17 @@ def training_batches(
     Yields:
         float32 features (slice, width), and int64 labels (slice,).
     """
-    draw = inputs.draw_slices(len(cached.labels), batch_size=batch_size, seed=seed, part=part)
+    draw = input_pipeline.draw_slices(len(cached.labels), batch_size=batch_size, seed=seed, part=part)
     for step in itertools.count(first_step):
         _, places = draw(step)
         yield tf.constant(cached.values[places], tf.float32), tf.constant(cached.labels[places])
 
 
-def batches(cached: Features) -> tf.data.Dataset:
+def validation_batches(cached: CachedFeatures) -> tf.data.Dataset:
     """Returns a dataset of all features once, in order.
 
     Args:
         cached: features of all images.
     """
-    dataset = tf.data.Dataset.from_tensor_slices((np.asarray(cached.values), cached.labels)).batch(BATCH)
+    dataset = tf.data.Dataset.from_tensor_slices((np.asarray(cached.values), cached.labels)).batch(FEATURE_BATCH)
     return dataset.map(lambda values, labels: (tf.cast(values, tf.float32), labels))

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision.augmentations import Seeds, mix_up, rand_augment
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import preprocessing
 from kfp_vision.records import example, tf_dataset
 from kfp_vision.records.folder import RandomAccessRecords, read_records_info
+from kfp_vision.training.augmentation import NumberedSeeds, mix_up, rand_augment
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CROP_STREAM, COLOUR_STREAM, OPERATION_STREAM, BLEND_STREAM = range(4)  # streams of random numbers
@@ -112,7 +112,7 @@ def training_batches(
         image = random_crop(features, (STREAMS_PER_SEED * seed + CROP_STREAM, number), image_size, augmentation)
         image = flip_and_distort(image, (STREAMS_PER_SEED * seed + COLOUR_STREAM, number), augmentation)
         if augmentation.rand_augment:
-            image = apply_operations(image, Seeds(STREAMS_PER_SEED * seed + OPERATION_STREAM, number))
+            image = apply_operations(image, NumberedSeeds(STREAMS_PER_SEED * seed + OPERATION_STREAM, number))
         return image, features["image/class/label"]
 
     image_and_label = (tf.TensorSpec((image_size, image_size, 3), tf.float32), tf.TensorSpec((), tf.int64))
@@ -121,7 +121,7 @@ def training_batches(
         images, labels = tf.map_fn(prepare, (numbers, records), fn_output_signature=image_and_label)
         if not blend:
             return images, labels
-        return blend(images, labels, Seeds(STREAMS_PER_SEED * seed + BLEND_STREAM, step * slices + slice_number))
+        return blend(images, labels, NumberedSeeds(STREAMS_PER_SEED * seed + BLEND_STREAM, step * slices + slice_number))
 
     prepare_in_graph = tf.function(prepare_batch)
 

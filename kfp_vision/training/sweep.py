@@ -5,10 +5,7 @@ the other fields equally often (Bergstra and Bengio, Random search for hyper-par
 """
 
 import csv
-import itertools
 import json
-import math
-import random
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -17,38 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.parameters import SWEPT
 from kfp_vision.reports import pages, results
 from kfp_vision.storage import atomic, uris
+from kfp_vision.training.trials import SWEPT_FIELDS
 
 if TYPE_CHECKING:
     from kfp_vision.training.recipe import Recipe
+from kfp_vision.training.trials import plan_trials
 
 TRIAL_FILE = "trial.json"  # in a trial's model folder: its values and its outcome
-COLUMNS = ("number", *SWEPT.values(), "accuracy", "loss", "seconds", "failed")
-SURE = 1e-7  # lower bound of probabilities in the cross-entropy
-
-
-def trials(fields: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
-    """Plans the trials of a sweep.
-
-    Example:
-        lists = {"networks": ["resnet50"], "optimizers": ["sgd", "adam"], "batch_sizes": [16], "learning_rates": [0.01]}
-        assert [trial["optimizer"] for trial in trials({**lists, "trials": 0}, seed=0)] == ["sgd", "adam"]
-
-    Args:
-        fields: the lists of `SWEPT`, and `trials`: the number of trials to draw at random; 0 for every combination.
-        seed: seed of the random draws.
-
-    Returns:
-        For each trial, `number` from 1, `network`, `optimizer`, `batch_size` and `learning_rate`.
-    """
-    lists = [fields[name] for name in SWEPT]
-    chosen = _draw(lists, int(fields["trials"]), seed) if fields["trials"] else list(itertools.product(*lists))
-    return [
-        {"number": number, "network": network, "optimizer": optimizer, "batch_size": int(batch), "learning_rate": float(rate)}
-        for number, (network, optimizer, batch, rate) in enumerate(chosen, start=1)
-    ]
+TRIAL_COLUMNS = ("number", *SWEPT_FIELDS.values(), "accuracy", "loss", "seconds", "failed")
+MIN_PROBABILITY = 1e-7  # lower bound of probabilities in the cross-entropy
 
 
 def choose_trials(fields: Mapping[str, Any], seed: int) -> list[str]:
@@ -61,9 +37,9 @@ def choose_trials(fields: Mapping[str, Any], seed: int) -> list[str]:
     Returns:
         Each trial as JSON, for `read_trial`.
     """
-    chosen = trials(fields, seed)
+    chosen = plan_trials(fields, seed)
     for trial in chosen:
-        print(f"trial {trial['number']}: {described(trial)}")
+        print(f"trial {trial['number']}: {describe_trial(trial)}")
     return [json.dumps(trial) for trial in chosen]
 
 
@@ -86,11 +62,11 @@ def read_trial(text: str) -> dict[str, Any]:
             {name: given[name] for name in ("network", "optimizer")} | whole | {"learning_rate": float(given["learning_rate"])}
         )
     except (ValueError, TypeError, KeyError):
-        rule = f"trial must be JSON with number, {', '.join(SWEPT.values())}"
+        rule = f"trial must be JSON with number, {', '.join(SWEPT_FIELDS.values())}"
         raise InputError(rule, text, "Take it from the list of choose_trials.") from None
 
 
-def described(trial: Mapping[str, Any]) -> str:
+def describe_trial(trial: Mapping[str, Any]) -> str:
     """Describes a trial in a few words.
 
     Args:
@@ -127,25 +103,25 @@ def train_trial(
         and `failed`, the reason, or empty.
 
     Raises:
-        InputError: see `training.train_classifier`, except that the loss may diverge.
+        InputError: see `train.train_classifier`, except that the loss may diverge.
     """
-    from kfp_vision import training
+    from kfp_vision.training import train, trainer
 
-    print(f"trial {trial['number']}: {described(trial)}", flush=True)
-    recipe = replace(recipe, **{name: trial[name] for name in SWEPT.values()})
+    print(f"trial {trial['number']}: {describe_trial(trial)}", flush=True)
+    recipe = replace(recipe, **{name: trial[name] for name in SWEPT_FIELDS.values()})
     if recipe.checkpoint_dir:
         recipe = replace(recipe, checkpoint_dir=uris.join_uri(recipe.checkpoint_dir, f"trial-{trial['number']}"))
     start = time.monotonic()
     with atomic.replacing(model) as beside, atomic.temporary_folder() as scratch:
         outputs = {"model": beside, "events": scratch / "events", "page": page}
         try:
-            training.train_classifier(recipe, train_records, validation_records, label_map, **outputs)
+            train.train_classifier(recipe, train_records, validation_records, label_map, **outputs)
             outcome = {**_validate(beside, validation_records), "failed": ""}
-        except training.Diverged as error:
+        except trainer.Diverged as error:
             print(f"the trial failed: {error}", flush=True)
             outcome = {"accuracy": None, "loss": None, "failed": str(error).removeprefix(InputError.PREFIX)}
             beside.mkdir()
-            settings = {name: trial[name] for name in SWEPT.values()} | {"failed": outcome["failed"]}
+            settings = {name: trial[name] for name in SWEPT_FIELDS.values()} | {"failed": outcome["failed"]}
             pages.write_training_page(page, network=trial["network"], settings=settings, history=[])
         result = {**trial, "seconds": round(time.monotonic() - start, 1), **outcome}
         atomic.write_json(beside / TRIAL_FILE, result)
@@ -175,23 +151,13 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
         raise InputError("at least one trial must succeed", reasons, "Try smaller learning_rates, or other optimizers.")
     best = max(finished, key=lambda outcome: (outcome["accuracy"], -outcome["loss"], -outcome["number"]))
     _write_table(table, outcomes)
-    pages.write_trials_page(page, trials=outcomes, best=best["number"], fields=tuple(SWEPT.values()))
+    pages.write_trials_page(page, trials=outcomes, best=best["number"], fields=tuple(SWEPT_FIELDS.values()))
     with atomic.replacing(model) as beside:
         shutil.copytree(folders[best["number"]][0], beside)
     failed = len(outcomes) - len(finished)
     of_all = f"best of {len(outcomes)} trials{f', of which {failed} failed' if failed else ''}"
-    results.announce(f"{of_all}: trial {best['number']} ({described(best)}), accuracy {best['accuracy']:.4f}")
+    results.announce(f"{of_all}: trial {best['number']} ({describe_trial(best)}), accuracy {best['accuracy']:.4f}")
     return {"trials": len(outcomes), "failed": failed, "best_trial": best["number"], "accuracy": best["accuracy"]}
-
-
-def _draw(lists: Sequence[Sequence[Any]], count: int, seed: int) -> list[tuple[Any, ...]]:
-    *others, rates = lists
-    rng, low, high = random.Random(seed), math.log(min(rates)), math.log(max(rates))
-    combinations = list(itertools.product(*others))
-    if low == high:
-        return [(*combination, rates[0]) for combination in rng.sample(combinations, min(count, len(combinations)))]
-    shuffled = (one for _ in itertools.count() for one in rng.sample(combinations, len(combinations)))
-    return [(*one, float(f"{math.exp(rng.uniform(low, high)):.3g}")) for one in itertools.islice(shuffled, count)]
 
 
 def _validate(model: Path, validation_records: Path) -> dict[str, float]:
@@ -203,14 +169,14 @@ def _validate(model: Path, validation_records: Path) -> dict[str, float]:
 
     answers = evaluation.collect(Classifier(version.exported_version(model)).probabilities, validation_records)
     of_label = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)
-    accuracy, loss = float(np.mean(answers.correct)), float(-np.log(np.maximum(of_label, SURE)).mean())
+    accuracy, loss = float(np.mean(answers.correct)), float(-np.log(np.maximum(of_label, MIN_PROBABILITY)).mean())
     print(f"accuracy {accuracy:.4f} on {len(answers.labels)} validation images", flush=True)
     return {"accuracy": accuracy, "loss": loss}
 
 
 def _write_table(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
     with atomic.replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, TRIAL_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(outcomes)
 
