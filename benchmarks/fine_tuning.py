@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import training_stage
 from kfp_vision import evaluation
-from kfp_vision.parameters import Advanced
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import exported_version
 from kfp_vision.training import train

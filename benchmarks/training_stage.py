@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import photographs
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.dataset import label_map, scan
 from kfp_vision.dataset.table import SPLITS, write_table
-from kfp_vision.parameters import Advanced
 from kfp_vision.records import partitions
 from kfp_vision.training import train
 from kfp_vision.training.recipe import Recipe

@@ -10,9 +10,9 @@ def check_prediction(model_uri: str, predict_uri: str, all_scores: bool, partiti
     The inputs are the fields of the run form; see batch_prediction.
     """
     fields = dict(locals())
-    from kfp_vision import parameters
+    from kfp_vision.preflight import checks
     from kfp_vision.storage import retry
     from kfp_vision.storage.retry import CHECK_SECONDS
 
     retry.wait_for_stores(at_most=CHECK_SECONDS)
-    parameters.check_prediction(fields)
+    checks.check_prediction(fields)

@@ -23,9 +23,9 @@ def check_preparation(
         The advanced settings that the data stages use.
     """
     fields = dict(locals())
-    from kfp_vision import parameters
+    from kfp_vision.preflight import checks
     from kfp_vision.storage import retry
     from kfp_vision.storage.retry import CHECK_SECONDS
 
     retry.wait_for_stores(advanced, at_most=CHECK_SECONDS)
-    return parameters.check_preparation(fields)
+    return checks.check_preparation(fields)

@@ -24,9 +24,9 @@ def check_search(
     The inputs are the fields of the run form; see image_search.
     """
     fields = dict(locals())
-    from kfp_vision import parameters
+    from kfp_vision.preflight import checks
     from kfp_vision.storage import retry
     from kfp_vision.storage.retry import CHECK_SECONDS
 
     retry.wait_for_stores(at_most=CHECK_SECONDS)
-    parameters.check_search(fields)
+    checks.check_search(fields)

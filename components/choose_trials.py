@@ -22,7 +22,7 @@ def choose_trials(
             item of a list produced by a stage as text.
     """
     fields = dict(locals())
-    from kfp_vision import parameters
+    from kfp_vision.core.advanced import Advanced
     from kfp_vision.training import sweep
 
-    return sweep.choose_trials(fields, parameters.Advanced.parse(advanced).seed)
+    return sweep.choose_trials(fields, Advanced.parse(advanced).seed)

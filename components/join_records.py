@@ -33,12 +33,12 @@ def join_records(
     from pathlib import Path
     from typing import Any
 
-    from kfp_vision import parameters
+    from kfp_vision.core.advanced import Advanced
     from kfp_vision.records import partitions
 
     made = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in made.items()}
-    given = parameters.Advanced.parse(advanced)
+    given = Advanced.parse(advanced)
     how: dict[str, Any] = {"max_refused_ratio": given.max_refused_ratio, "max_side": given.max_side}
     how |= {"images_per_shard": images_per_shard, "summary": Path(summary.path)}
     written = [Path(part.path) for part in parts]

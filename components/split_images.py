@@ -28,9 +28,9 @@ def split_images(
     from pathlib import Path
     from typing import Any
 
-    from kfp_vision import parameters
+    from kfp_vision.core.advanced import Advanced
     from kfp_vision.dataset import split
 
     how: dict[str, Any] = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
-    how |= {"conflicting_labels": parameters.Advanced.parse(advanced).conflicting_labels}
+    how |= {"conflicting_labels": Advanced.parse(advanced).conflicting_labels}
     tables.metadata.update(split.write_split_tables(Path(images.path), Path(tables.path), Path(label_map.path), **how))

@@ -29,12 +29,12 @@ def write_partition(
     """
     from pathlib import Path
 
-    from kfp_vision import parameters
+    from kfp_vision.core.advanced import Advanced
     from kfp_vision.records.partitions import write_partition_folder
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
-    given = parameters.Advanced.parse(advanced)
+    given = Advanced.parse(advanced)
     how = {"max_refused_ratio": given.max_refused_ratio, "check_pixels": given.check_pixels, "max_side": given.max_side}
     how |= {"images_per_shard": images_per_shard, "partition": partition, "partitions": partitions}
     write_partition_folder(Path(tables.path), Path(label_map.path), Path(part.path), **how)

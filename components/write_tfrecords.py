@@ -35,14 +35,14 @@ def write_tfrecords(
     from pathlib import Path
     from typing import Any
 
-    from kfp_vision import parameters
+    from kfp_vision.core.advanced import Advanced
     from kfp_vision.records import partitions
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
-    given = parameters.Advanced.parse(advanced)
+    given = Advanced.parse(advanced)
     how: dict[str, Any] = {"max_refused_ratio": given.max_refused_ratio, "check_pixels": given.check_pixels}
     how |= {"max_side": given.max_side, "images_per_shard": images_per_shard, "summary": Path(summary.path)}
     written = partitions.write_all_records(Path(tables.path), Path(label_map.path), folders, Path(refused.path), **how)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kfp_vision import __version__, parameters
+from kfp_vision import __version__
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import IMAGENET
+from kfp_vision.preflight import rules
 from kfp_vision.storage import retry
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -311,7 +312,7 @@ def train(options: argparse.Namespace) -> None:
             if not (options.records / name).is_file():
                 rule = "RECORDS must hold train, validation and labels.txt"
                 raise InputError(rule, f"no {name} in {options.records}", "Use the folder made by prepare_records.")
-        parameters.check_values(values)
+        rules.check_values(values)
     except InputError as error:
         raise WrongUse(error) from error
     retry.wait_for_stores(fields["advanced"])  # as long as a stage does, since nobody watches a worker
@@ -383,8 +384,8 @@ def search(options: argparse.Namespace) -> int:
         hits = [{"path": hit.path, "label": hit.label, "similarity": hit.similarity} for hit in near.hits]
         return json.dumps({"path": uri, "nearest": hits}, ensure_ascii=False)
 
-    if not 0 < options.nearest <= parameters.MAX_NEAREST:
-        rule = f"--nearest must be a whole number from 1 to {parameters.MAX_NEAREST}"
+    if not 0 < options.nearest <= rules.MAX_NEAREST:
+        rule = f"--nearest must be a whole number from 1 to {rules.MAX_NEAREST}"
         raise WrongUse(InputError(rule, options.nearest, "Choose 10, for example."))
     query = (options.nearest, options.label)
     searcher = queries.Remote(options.url, *query) if options.url else queries.Local(Index(options.index), *query)
@@ -488,7 +489,7 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
             raise InputError("a parameter must be written NAME=VALUE", assignment, "Write -p train_steps=300, for example.")
         if name not in fields:
             rule = f"a parameter must be one of {', '.join(sorted(fields))}"
-            raise InputError(rule, name, parameters.suggest_name(name, fields))
+            raise InputError(rule, name, rules.suggest_name(name, fields))
         values[name] = _value(name, text, fields[name])
         if name in URI_FIELDS and values[name] not in NO_PATHS.get(name, ()):
             values[name] = absolute_uri(values[name])

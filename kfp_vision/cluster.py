@@ -11,7 +11,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import urllib3
@@ -19,30 +18,28 @@ from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
 from kfp_vision import rollout
+from kfp_vision.core import kube_config
 from kfp_vision.core.errors import InputError, format_value
 
 GROUP, API_VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
-OURS = "kfp-vision/"  # prefix of our annotations
-MODEL = f"{OURS}model"  # annotation that marks an InferenceService as ours
-MANAGER = "kfp-vision"  # the owner of the fields we set, in managedFields
-KEYS = ("name", "containerPort")  # by which list elements are merged: containers and variables, and ports
-MADE, CHANGED, SAME = "created", "updated", "unchanged"
-NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-ADDRESS = "KUBERNETES_SERVICE_HOST"  # environment variable of every pod
-CONFLICTS = 10  # attempts when others update the InferenceService at the same time
-CONNECT_SECONDS, READ_SECONDS = 10, 60
+ANNOTATION_PREFIX = "kfp-vision/"  # prefix of our annotations
+MODEL_ANNOTATION = f"{ANNOTATION_PREFIX}model"  # annotation that marks an InferenceService as ours
+FIELD_MANAGER = "kfp-vision"  # the owner of the fields we set, in managedFields
+LIST_MERGE_KEYS = ("name", "containerPort")  # by which list elements are merged: containers and variables, and ports
+CREATED, UPDATED, UNCHANGED = "created", "updated", "unchanged"
+MAX_CONFLICTS = 10  # attempts when others update the InferenceService at the same time
 WATCH_SECONDS = 30  # until the whole state is fetched again
 PAUSE_SECONDS = 1.0  # before a failed request is repeated
 SETTLE_SECONDS = 20.0  # in which Knative starts to act on an update, if it has to
 POLL_SECONDS = 1.0  # between two checks of a rollout
 BACK_SECONDS = 60.0  # for the previous model to answer after a rollback; its pods are still running
-ACCOUNT = re.compile(r"system:serviceaccount:([-a-z0-9]+:[-a-z0-9.]+)")
-OWN_POD = "KFP_POD_NAME"  # environment variable of a stage's pod
+SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:([-a-z0-9]+:[-a-z0-9.]+)")
+POD_NAME_VARIABLE = "KFP_POD_NAME"  # environment variable of a stage's pod
 STAGE_CONTAINER = "main"
 T = TypeVar("T")
 
 
-class Applied(NamedTuple):
+class ApplyResult(NamedTuple):
     """The result of `Cluster.apply`.
 
     Attributes:
@@ -64,17 +61,17 @@ class Applied(NamedTuple):
     @property
     def annotations(self) -> dict[str, str]:
         """Our annotations, which identify its pods."""
-        return marks_of(self.service)
+        return own_annotations(self.service)
 
 
-class NotReady(Exception):
+class ServiceNotReady(Exception):
     """An InferenceService did not become ready; the message says why in a few words."""
 
 
-def marks_of(service: Mapping[str, Any]) -> dict[str, str]:
+def own_annotations(service: Mapping[str, Any]) -> dict[str, str]:
     """Returns our annotations of an InferenceService."""
     annotations = service["metadata"].get("annotations") or {}
-    return {name: value for name, value in annotations.items() if name.startswith(OURS)}
+    return {name: value for name, value in annotations.items() if name.startswith(ANNOTATION_PREFIX)}
 
 
 class Cluster:
@@ -94,7 +91,7 @@ class Cluster:
 
     def __init__(self, namespace: str):
         try:
-            configuration, self._own_namespace = configured()
+            configuration, self._own_namespace = kube_config.load_configuration()
         except (config.ConfigException, OSError) as error:
             rule = "deploy_to=kserve must run in a cluster, or find the configuration of one"
             remedy = "Set KUBECONFIG, or run the pipeline on the cluster."
@@ -104,7 +101,7 @@ class Cluster:
         self._api, self._apps, self._core = client.CustomObjectsApi(api), client.AppsV1Api(api), client.CoreV1Api(api)
         self._kind = {"group": GROUP, "version": API_VERSION, "namespace": self.namespace, "plural": PLURAL}
 
-    def apply(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Applied:
+    def apply(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> ApplyResult:
         """Creates or updates the InferenceService; does nothing if it already matches.
 
         Fields set by others are kept, also those in list elements that have a name.
@@ -119,27 +116,30 @@ class Cluster:
         Raises:
             InputError: an InferenceService of that name is not ours, or an error of the cluster.
         """
-        options: dict[str, Any] = {"_request_timeout": (CONNECT_SECONDS, READ_SECONDS), "field_manager": MANAGER}
+        options: dict[str, Any] = {
+            "_request_timeout": (kube_config.CONNECT_SECONDS, kube_config.READ_SECONDS),
+            "field_manager": FIELD_MANAGER,
+        }
         options |= {"dry_run": "All"} if dry_run else {}
         name = wanted["metadata"]["name"]
 
-        def attempt() -> Applied:
+        def attempt() -> ApplyResult:
             current = self._get(name)
             if current is None:
                 created = self._api.create_namespaced_custom_object(**self._kind, body=_merge(None, wanted), **options)
-                return Applied(created, None, MADE)
-            if MODEL not in (current["metadata"].get("annotations") or {}):
+                return ApplyResult(created, None, CREATED)
+            if MODEL_ANNOTATION not in (current["metadata"].get("annotations") or {}):
                 rule = "an InferenceService with the model's name must be one that kfp-vision created"
                 raise InputError(rule, f"{name} in {self.namespace}", "Choose another model_name, or delete it.")
             if _matches(current, wanted):
-                return Applied(current, current, SAME)
+                return ApplyResult(current, current, UNCHANGED)
             patch = _if_unmodified(_with_merged_lists(current, wanted), current)
             updated = self._api.patch_namespaced_custom_object(**self._kind, name=name, body=patch, **options)
-            return Applied(updated, current, CHANGED)
+            return ApplyResult(updated, current, UPDATED)
 
         return self._retry_conflicts(name, attempt)
 
-    def roll_back(self, applied: Applied) -> bool:
+    def roll_back(self, applied: ApplyResult) -> bool:
         """Restores an InferenceService that was updated, unless it has been updated again since.
 
         Args:
@@ -151,17 +151,17 @@ class Cluster:
         Raises:
             InputError: an error of the cluster.
         """
-        options = {"_request_timeout": (CONNECT_SECONDS, READ_SECONDS), "field_manager": MANAGER}
+        options = {"_request_timeout": (kube_config.CONNECT_SECONDS, kube_config.READ_SECONDS), "field_manager": FIELD_MANAGER}
         before = applied.before
-        if applied.done != CHANGED or before is None:
+        if applied.done != UPDATED or before is None:
             return False
 
         def attempt() -> bool:
             current = self._get(applied.name)
-            if current is None or marks_of(current) != applied.annotations:
+            if current is None or own_annotations(current) != applied.annotations:
                 return False
             patch = {"spec": _difference(current["spec"], before["spec"])}
-            patch["metadata"] = {"annotations": _difference(marks_of(current), marks_of(before))}
+            patch["metadata"] = {"annotations": _difference(own_annotations(current), own_annotations(before))}
             body = _if_unmodified(patch, current)
             self._api.patch_namespaced_custom_object(**self._kind, name=applied.name, body=body, **options)
             return True
@@ -182,7 +182,7 @@ class Cluster:
         """
         with self._readable_errors():
             service = self._get(name)
-        return service if service and MODEL in marks_of(service) else None
+        return service if service and MODEL_ANNOTATION in own_annotations(service) else None
 
     def is_ready(self, service: Mapping[str, Any]) -> bool:
         """Returns whether an InferenceService answers with its current spec, and only with that.
@@ -196,9 +196,9 @@ class Cluster:
         Raises:
             InputError: an error of the cluster.
         """
-        return not self._unmet(service, marks_of(service))[0]
+        return not self._unmet(service, own_annotations(service))[0]
 
-    def wait_until_ready(self, applied: Applied, seconds: float) -> dict[str, Any]:
+    def wait_until_ready(self, applied: ApplyResult, seconds: float) -> dict[str, Any]:
         """Waits until the InferenceService is ready: the new pods answer, and no others.
 
         In Standard mode its Deployment tells, see `rollout`. In Knative mode `Ready` tells, but `observedGeneration` refers to
@@ -218,8 +218,8 @@ class Cluster:
             InputError: it was deleted, or an error of the cluster.
         """
         service, start, reported, reason = applied.service, time.monotonic(), set[str](), ""
-        stale = ((applied.before or {}).get("status") or {}).get("observedGeneration") if applied.done == CHANGED else None
-        was_invalid = applied.done == CHANGED and rollout.is_invalid(applied.before or {})
+        stale = ((applied.before or {}).get("status") or {}).get("observedGeneration") if applied.done == UPDATED else None
+        was_invalid = applied.done == UPDATED and rollout.is_invalid(applied.before or {})
         states = self._poll if rollout.is_standard(service) else self._watch
         while (left := start + seconds - time.monotonic()) > 0:
             for service in states(applied.name, min(left, WATCH_SECONDS)):
@@ -231,12 +231,12 @@ class Cluster:
                 if not unmet:
                     return service
                 if rollout.is_invalid(service) and (has_settled or not was_invalid):
-                    raise NotReady("; ".join(rollout.of_kserve(service)))
+                    raise ServiceNotReady("; ".join(rollout.of_kserve(service)))
                 reason = self._reasons(service, deployment, applied.annotations) or unmet
                 if reason not in reported:
                     print(f"not ready yet: {reason}", flush=True)
                     reported.add(reason)
-        raise NotReady(reason or "the cluster reports no reason")
+        raise ServiceNotReady(reason or "the cluster reports no reason")
 
     def _reasons(self, service: Mapping[str, Any], deployment: Mapping[str, Any] | None, annotations: Mapping[str, str]) -> str:
         """Says why a service is not ready: what its pods report, else what KServe does; empty if neither reports anything."""
@@ -261,7 +261,7 @@ class Cluster:
             pods = self._pods(service["metadata"]["name"])
         except (ApiException, urllib3.exceptions.HTTPError, OSError):
             return False
-        return rollout.answers_before(pods, marks_of(service))
+        return rollout.answers_before(pods, own_annotations(service))
 
     def has_other_pods(self, name: str, annotations: Mapping[str, str]) -> bool:
         """Returns whether an InferenceService in Standard mode has pods without some annotations, terminating ones included.
@@ -302,8 +302,8 @@ class Cluster:
 
     def stage_image(self) -> str:
         """Returns this stage's container image; empty if this process is not a stage's pod, or the pod cannot be read."""
-        pod = os.environ.get(OWN_POD, "")
-        if not (pod and is_within()):
+        pod = os.environ.get(POD_NAME_VARIABLE, "")
+        if not (pod and kube_config.is_in_cluster()):
             return ""
         try:
             answer = self._core.read_namespaced_pod(pod, self._own_namespace, **_raw())
@@ -318,14 +318,14 @@ class Cluster:
         Raises:
             InputError: too many conflicts, or an error of the cluster.
         """
-        for _ in range(CONFLICTS):
+        for _ in range(MAX_CONFLICTS):
             with self._readable_errors(), _ignoring_conflicts():
                 return attempt()
-        rule, found = "an InferenceService must not be changed by others during an update", f"{CONFLICTS} conflicts"
+        rule, found = "an InferenceService must not be changed by others during an update", f"{MAX_CONFLICTS} conflicts"
         raise InputError(rule, f"{found} at {name} in {self.namespace}", "See who else changes it, and try again.")
 
     def _get(self, name: str) -> dict[str, Any] | None:
-        options = {"_request_timeout": (CONNECT_SECONDS, READ_SECONDS)}
+        options = {"_request_timeout": (kube_config.CONNECT_SECONDS, kube_config.READ_SECONDS)}
         service: dict[str, Any] | None = _or_none(
             lambda: self._api.get_namespaced_custom_object(**self._kind, name=name, **options)
         )
@@ -380,7 +380,10 @@ class Cluster:
             yield service
             whole = max(1, int(seconds))
             which = {"field_selector": f"metadata.name={name}", "resource_version": service["metadata"]["resourceVersion"]}
-            limits = {"timeout_seconds": whole, "_request_timeout": (CONNECT_SECONDS, whole + READ_SECONDS)}
+            limits = {
+                "timeout_seconds": whole,
+                "_request_timeout": (kube_config.CONNECT_SECONDS, whole + kube_config.READ_SECONDS),
+            }
             for event in watch.Watch().stream(self._api.list_namespaced_custom_object, **self._kind, **which, **limits):
                 if event["type"] == "DELETED":
                     raise self._deleted(name)
@@ -417,34 +420,12 @@ class Cluster:
         """Says how to grant the account what it lacks: a role in its own namespace, and in another one also a binding."""
         if self.namespace == self._own_namespace:
             return "Apply the roles in manifests/: kubectl apply -k manifests."
-        account = (found[1] if (found := ACCOUNT.search(message)) else f"{self._own_namespace}:pipeline-runner").rstrip(".")
+        account = (found[1] if (found := SERVICE_ACCOUNT.search(message)) else f"{self._own_namespace}:pipeline-runner").rstrip(
+            "."
+        )
         binding = "create rolebinding kfp-vision-deployers --role=kfp-vision-stages"
         apply = f"kubectl apply -n {self.namespace} -k manifests/base"
         return f"Give it the role there: {apply}; kubectl -n {self.namespace} {binding} --serviceaccount={account}."
-
-
-def is_within() -> bool:
-    """Returns whether this process runs in a cluster."""
-    return bool(os.environ.get(ADDRESS))
-
-
-def configured() -> tuple[Any, str]:
-    """Loads the client configuration of the cluster.
-
-    Returns:
-        The configuration, and the default namespace.
-
-    Raises:
-        ConfigException: there is none.
-        OSError: it cannot be read.
-    """
-    configuration, file = client.Configuration(), os.environ.get("KUBECONFIG") or None
-    if file is None and is_within():
-        config.load_incluster_config(client_configuration=configuration)
-        return configuration, NAMESPACE_FILE.read_text(encoding="utf-8").strip()
-    config.load_kube_config(config_file=file, client_configuration=configuration)
-    _, context = config.list_kube_config_contexts(config_file=file)
-    return configuration, context["context"].get("namespace", "default")
 
 
 @contextlib.contextmanager
@@ -489,7 +470,7 @@ def _or_none(request: Callable[[], Any]) -> Any:
 
 def _raw() -> dict[str, Any]:
     """Returns the options to get plain JSON: the client's classes reject values that they do not know."""
-    return {"_preload_content": False, "_request_timeout": (CONNECT_SECONDS, READ_SECONDS)}
+    return {"_preload_content": False, "_request_timeout": (kube_config.CONNECT_SECONDS, kube_config.READ_SECONDS)}
 
 
 def _if_unmodified(patch: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
@@ -546,7 +527,7 @@ def _merge_key(wanted: Any) -> str:
     """Returns the key that identifies the elements of a list; empty if it is no list, or its elements have none."""
     if not isinstance(wanted, list) or not all(isinstance(one, Mapping) for one in wanted):
         return ""
-    return next((key for key in KEYS if wanted and all(key in one for one in wanted)), "")
+    return next((key for key in LIST_MERGE_KEYS if wanted and all(key in one for one in wanted)), "")
 
 
 def _is_ready(service: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import Rejected
@@ -20,13 +21,12 @@ from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
 from kfp_vision.storage import atomic, base, reading, uris, writing
 
-NOWHERE, KSERVE = "none", "kserve"  # values of deploy_to besides a model repository
 SECONDS_TO_TAKE_OVER = 120.0  # for the last server of the previous model to end; Kubernetes gives it 30
 PAUSE_SECONDS = 0.5  # between two calls of a deployed model
-LARGEST_DIFFERENCE = 1e-3  # between the probabilities of the server and of the evaluation
+MAX_DIFFERENCE = 1e-3  # between the probabilities of the server and of the evaluation
 
 
-class Decision(NamedTuple):
+class TrainingDecision(NamedTuple):
     """What a model is to be trained from.
 
     Attributes:
@@ -48,17 +48,17 @@ def decide_training(
     deploy_to: str,
     model_name: str,
     settings: Mapping[str, Any],
-) -> Decision:
+) -> TrainingDecision:
     """Decides whether to train: not if the deployed model was trained from the same images and fields.
 
     Args:
         images_uri: the images, as `scan.fingerprint_images` takes them.
         leave_out_uri: the list of images to exclude, as `scan.fingerprint_images` takes it.
-        recipe: hash of the fields that determine the model, as `parameters.check_run` returns it.
+        recipe: hash of the fields that determine the model, as `checks.check_run` returns it.
         skip_unchanged: whether to compare with the deployed model.
         deploy_to: `kserve`, or a repository.
         model_name: the model's name.
-        settings: what `parameters.deployment_settings` returns.
+        settings: what `rules.deployment_settings` returns.
 
     Returns:
         The decision.
@@ -73,10 +73,10 @@ def decide_training(
         results.announce(f"nothing new: neither the images nor the fields have changed since {model_name} was deployed")
     elif skip_unchanged:
         print(f"images or fields have changed since {model_name} was deployed, or it was never deployed")
-    return Decision(fingerprint, trained_from, unchanged)
+    return TrainingDecision(fingerprint, trained_from, unchanged)
 
 
-class Proven(NamedTuple):
+class ServingCheck(NamedTuple):
     """What `check_serving` found.
 
     Attributes:
@@ -96,9 +96,9 @@ def check_serving(
     test_records: Path,
     proof: Path,
     *,
-    deploy_to: str = NOWHERE,
+    deploy_to: str = values.NOWHERE,
     accepted: bool = True,
-) -> Proven:
+) -> ServingCheck:
     """Serves the model with the real server, sends it images over HTTP, and compares its answers with the evaluation's.
 
     A model that is not accepted, or not new, is not checked; its proof then fits no model.
@@ -124,7 +124,7 @@ def check_serving(
         reason = "the deployed model is the same" if evaluation["verdict"]["accepted"] else "the model is not accepted"
         print(f"serving is not checked: {reason}")
         atomic.write_json(proof, {"model_fingerprint": "", "not_proven": reason})
-        return Proven({}, False)
+        return ServingCheck({}, False)
     expected = {answer["name"]: answer["probabilities"] for answer in evaluation["answers"]}
     held_out = folder.read_examples(folder.choose_evaluation_records(validation_records, test_records))
     images = {name: encoded for name, encoded, _ in held_out if name in expected}
@@ -136,15 +136,15 @@ def check_serving(
             (answers[name],) = service.classify([encoded])
             seconds.append(time.perf_counter() - start)
     difference = max(_difference(answers[name], expected[name]) for name in images)
-    if not difference <= LARGEST_DIFFERENCE:
-        rule = f"a server must answer as the evaluation did, to {LARGEST_DIFFERENCE:g}"
+    if not difference <= MAX_DIFFERENCE:
+        rule = f"a server must answer as the evaluation did, to {MAX_DIFFERENCE:g}"
         raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
     median = round(statistics.median(seconds), 4)
     figures = {"pictures": len(images), "largest_difference": difference, "median_seconds": median}
     atomic.write_json(proof, {"model_fingerprint": version.fingerprint, **figures})
     agreement = f"as the evaluation did, to {difference:.1g}"
     print(f"the server classified {len(images)} images {agreement}, in {1000 * median:.0f} ms each")
-    return Proven(figures, deploy_to != NOWHERE)
+    return ServingCheck(figures, deploy_to != values.NOWHERE)
 
 
 def _difference(answer: Answer, expected: list[float]) -> float:
@@ -161,7 +161,7 @@ class Target(Protocol):
 
         Args:
             model_name: the model's name.
-            settings: what `parameters.deployment_settings` returns.
+            settings: what `rules.deployment_settings` returns.
 
         Raises:
             InputError: an invalid target, or an error of the store or the cluster.
@@ -173,7 +173,7 @@ class Target(Protocol):
         Args:
             trained_from: what `decide_training` returns.
             model_name: the model's name.
-            settings: what `parameters.deployment_settings` returns.
+            settings: what `rules.deployment_settings` returns.
 
         Returns:
             Whether it was.
@@ -188,7 +188,7 @@ class Target(Protocol):
         Args:
             version: the exported model.
             model_uri: the URI of its model folder, as an artifact's.
-            settings: what `parameters.deployment_settings` returns.
+            settings: what `rules.deployment_settings` returns.
 
         Returns:
             The endpoint: kind, model_name, and how to find the deployed model.
@@ -226,7 +226,7 @@ class _Repository:
         """Checks that the repository can be written to, by a small object in a bucket, and holds no other model."""
         is_known = uris.scheme_of(self._uri) in ("", "file", *base.BUCKETS)
         if not self._uri or not is_known or Path(uris.absolute_uri(self._uri)).is_file():
-            rule = f"deploy_to must be {NOWHERE}, {KSERVE}, or a model repository"
+            rule = f"deploy_to must be {values.NOWHERE}, {values.KSERVE}, or a model repository"
             remedy = "Name a folder, or one in a bucket as s3://bucket/folder; it need not exist."
             raise InputError(rule, self._uri, remedy)
         writing.check_writable(self._uri, "deploy_to")
@@ -273,7 +273,7 @@ class _KServe:
         """Creates or updates the InferenceService, and waits until the new model answers."""
         from kfp_vision import inference_service
 
-        endpoint = {"kind": KSERVE, **inference_service.deploy(version, model_uri, settings)}
+        endpoint = {"kind": values.KSERVE, **inference_service.deploy(version, model_uri, settings)}
         results.announce(f"{version.name} deployed to KServe in {endpoint['namespace']}, where it answers at {endpoint['url']}")
         return endpoint
 
@@ -308,7 +308,7 @@ class _KServe:
 
 def target_of(deploy_to: str) -> Target:
     """Returns the target that `deploy_to` names: `kserve`, or a repository."""
-    return _KServe() if deploy_to == KSERVE else _Repository(deploy_to)
+    return _KServe() if deploy_to == values.KSERVE else _Repository(deploy_to)
 
 
 def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -> None:
@@ -317,12 +317,12 @@ def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -
     Args:
         deploy_to: `none`, `kserve`, or a repository.
         model_name: the model's name.
-        settings: what `parameters.deployment_settings` returns.
+        settings: what `rules.deployment_settings` returns.
 
     Raises:
         InputError: an invalid deploy_to, or an error of the store or the cluster.
     """
-    if deploy_to != NOWHERE:
+    if deploy_to != values.NOWHERE:
         target_of(deploy_to).check(model_name, settings)
 
 
@@ -337,7 +337,7 @@ def deploy_model(
         verdict: the evaluation's verdict on this model.
         proof: that of `check_serving` for this model.
         deploy_to: `kserve`, or a repository.
-        settings: what `parameters.deployment_settings` returns.
+        settings: what `rules.deployment_settings` returns.
         endpoint: the file to write (JSON).
 
     Returns:
@@ -380,7 +380,7 @@ def call_endpoint(
     """
     image, encoded, label = _test_image(validation_records, test_records, test_image_uri)
     deployed = _read_json(endpoint)
-    target = target_of(KSERVE if deployed["kind"] == KSERVE else deployed["repository"])
+    target = target_of(values.KSERVE if deployed["kind"] == values.KSERVE else deployed["repository"])
     prediction, url = target.call(deployed, encoded)
     if isinstance(prediction, Rejected):
         rule = "test_image_uri must name an image that can be read"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision import deployment, parameters
+from kfp_vision.core import values
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.measures import TOP, Answers, ClassificationMetrics, difference, measured
@@ -144,7 +145,7 @@ def evaluate_classifier(
     predictions = collect(classifier.probabilities, folder)
     metrics = measured(predictions, version.labels)
     deployed = None
-    advanced = parameters.Advanced.parse(criteria.advanced)
+    advanced = Advanced.parse(criteria.advanced)
     if advanced.compare_with_deployed:
         with atomic.temporary_folder() as scratch:
             if newest := _deployed_version(criteria.deploy_to, scratch):
@@ -346,7 +347,7 @@ def sampled(predictions: Answers) -> list[dict[str, Any]]:
 
 def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
     """Returns the newest version of the repository `deploy_to`, copied to `scratch` from a bucket; None if there is none."""
-    if deploy_to in (deployment.NOWHERE, deployment.KSERVE):
+    if deploy_to in (values.NOWHERE, values.KSERVE):
         return None
     newest = publish.repository_at(deploy_to).versions()[-1:]
     return newest[0].download(scratch) if newest else None

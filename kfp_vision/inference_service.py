@@ -10,9 +10,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kfp_vision import __version__, parameters, rollout
-from kfp_vision.cluster import API_VERSION, BACK_SECONDS, GROUP, MADE, MODEL, OURS, Applied, Cluster, NotReady, is_within
+from kfp_vision import __version__, rollout
+from kfp_vision.cluster import (
+    ANNOTATION_PREFIX,
+    API_VERSION,
+    BACK_SECONDS,
+    CREATED,
+    GROUP,
+    MODEL_ANNOTATION,
+    ApplyResult,
+    Cluster,
+    ServiceNotReady,
+)
 from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.core.kube_config import is_in_cluster
+from kfp_vision.preflight import rules
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import SERVING_FOLDER, Version
 from kfp_vision.storage import base, uris, writing
@@ -21,9 +33,9 @@ STOCK = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtim
 LONGEST_LABEL = 63  # characters of a DNS label, RFC 1035
 LONGEST_REASON = 1500  # characters of a reason reported by the cluster
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # as KServe accepts it
-FINGERPRINT = f"{OURS}fingerprint"  # annotation: the version served
-ORIGIN = f"{OURS}trained-from"  # annotation: hash of what it was trained from and how it is served
-WANTED = f"{OURS}wanted"  # annotation: hash of the whole spec, which tells new pods from previous ones
+FINGERPRINT = f"{ANNOTATION_PREFIX}fingerprint"  # annotation: the version served
+ORIGIN = f"{ANNOTATION_PREFIX}trained-from"  # annotation: hash of what it was trained from and how it is served
+WANTED = f"{ANNOTATION_PREFIX}wanted"  # annotation: hash of the whole spec, which tells new pods from previous ones
 # Settings that do not change how a model is served: another value restarts nothing.
 BESIDE_THE_SERVICE = ("versions_kept", "service_wait_seconds", "service_rollback", "service_namespace")
 FOLDER = 16  # digits of the fingerprint in the name of a model's folder in service_repository
@@ -49,7 +61,7 @@ def check(model_name: str, settings: Mapping[str, Any]) -> None:
 
     Args:
         model_name: the model's name.
-        settings: what `parameters.deployment_settings` returns.
+        settings: what `rules.deployment_settings` returns.
 
     Raises:
         InputError: a name that KServe rejects, no place to read the model from, or an error of the store or the cluster.
@@ -100,7 +112,7 @@ def deploy(version: Version, uri: str, settings: Mapping[str, Any]) -> dict[str,
     Args:
         version: the exported model.
         uri: the model folder's, as an artifact's; KServe reads the model from there if `service_repository` is not set.
-        settings: what `parameters.deployment_settings` returns.
+        settings: what `rules.deployment_settings` returns.
 
     Returns:
         name, namespace, model_name, url, and address, the URL within the cluster; the version's fingerprint; and share, the
@@ -118,7 +130,7 @@ def deploy(version: Version, uri: str, settings: Mapping[str, Any]) -> dict[str,
     print(f"InferenceService {version.name} in {cluster.namespace}: {applied.done}", flush=True)
     try:
         status = cluster.wait_until_ready(applied, settings["service_wait_seconds"])["status"]
-    except NotReady as error:
+    except ServiceNotReady as error:
         raise _not_ready(cluster, applied, str(error), settings) from None
     address = (status.get("address") or {}).get("url", "")
     url = status.get("url") or address
@@ -135,14 +147,14 @@ def deploy(version: Version, uri: str, settings: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _not_ready(cluster: Cluster, applied: Applied, reason: str, settings: Mapping[str, Any]) -> InputError:
+def _not_ready(cluster: Cluster, applied: ApplyResult, reason: str, settings: Mapping[str, Any]) -> InputError:
     """Rolls back if asked to, and builds the error, which says whether the previous model answers."""
     name = applied.name
     outcome = "the previous model still answers" if cluster.previous_answers(applied.service) else "no model answers"
     if settings["service_rollback"] and cluster.roll_back(applied):
         answers = "answers" if _answers_again(cluster, name) else "does not answer yet"
         outcome = f"rolled back to the previous model, which {answers}"
-    elif applied.done == MADE:
+    elif applied.done == CREATED:
         outcome += ", and the new InferenceService is kept for inspection"
     rule = f"an InferenceService must be ready within service_wait_seconds={settings['service_wait_seconds']:g}"
     remedy = f"See kubectl -n {cluster.namespace} describe pod -l {rollout.OF_SERVICE}={name}."
@@ -155,8 +167,8 @@ def _answers_again(cluster: Cluster, name: str) -> bool:
     """Waits until the previous model answers, for BACK_SECONDS at most."""
     service = cluster.find(name)
     try:
-        return service is not None and bool(cluster.wait_until_ready(Applied(service, None, MADE), BACK_SECONDS))
-    except NotReady:
+        return service is not None and bool(cluster.wait_until_ready(ApplyResult(service, None, CREATED), BACK_SECONDS))
+    except ServiceNotReady:
         return False
 
 
@@ -166,7 +178,7 @@ def is_from(model_name: str, trained_from: str, settings: Mapping[str, Any]) -> 
     Args:
         model_name: the model's name.
         trained_from: what `deployment.decide_training` returns.
-        settings: what `parameters.deployment_settings` returns.
+        settings: what `rules.deployment_settings` returns.
 
     Returns:
         Whether it is, and answers.
@@ -182,7 +194,7 @@ def is_from(model_name: str, trained_from: str, settings: Mapping[str, Any]) -> 
 
 def asked_at(endpoint: Mapping[str, Any]) -> str:
     """Returns the model's URL, as reachable from this process, of the endpoint that `deploy` returned."""
-    return f"{endpoint['address' if is_within() else 'url'].rstrip('/')}/v1/models/{endpoint['name']}"
+    return f"{endpoint['address' if is_in_cluster() else 'url'].rstrip('/')}/v1/models/{endpoint['name']}"
 
 
 def answers_alone(endpoint: Mapping[str, Any]) -> bool:
@@ -207,7 +219,7 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         name: the name of the model and the InferenceService.
         uri: a folder that holds the model as a version.
         fingerprint: the version's.
-        settings: what `parameters.deployment_settings` returns.
+        settings: what `rules.deployment_settings` returns.
 
     Returns:
         The manifest.
@@ -220,11 +232,11 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         "model": _stock_model(uri, gpus, settings) if stock else None,
         "containers": None if stock else [_container(name, uri, gpus, settings)],
     }
-    if replicas := parameters.replica_range(settings["service_replicas"]):
+    if replicas := rules.replica_range(settings["service_replicas"]):
         predictor["minReplicas"], predictor["maxReplicas"] = replicas
     if settings["service_timeout"]:
         predictor["timeout"] = int(settings["service_timeout"])
-    annotations = {MODEL: name, FINGERPRINT: fingerprint, WANTED: _hash([fingerprint, predictor])}
+    annotations = {MODEL_ANNOTATION: name, FINGERPRINT: fingerprint, WANTED: _hash([fingerprint, predictor])}
     return {
         "apiVersion": f"{GROUP}/{API_VERSION}",
         "kind": "InferenceService",
@@ -253,7 +265,7 @@ def _with_image(cluster: Cluster, settings: Mapping[str, Any]) -> dict[str, Any]
 
 def _resources(gpus: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a pod's resources; from a GPU limit KServe chooses TensorFlow Serving's container image for GPUs."""
-    resources = parameters.container_resources(settings["service_resources"])
+    resources = rules.container_resources(settings["service_resources"])
     return {**resources, "limits": {**resources.get("limits", {}), GPU: str(gpus) if gpus else None}}
 
 

@@ -29,8 +29,8 @@ from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
-from kfp_vision import parameters
 from kfp_vision.core.errors import InputError
+from kfp_vision.preflight import checks, rules
 from kfp_vision.reports import outcome, results
 from kfp_vision.reports.run_state import FailedStage
 
@@ -87,8 +87,8 @@ def preflight(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[str, 
     Raises:
         InputError: the one that the first stage would end with.
     """
-    (check,) = parameters.CHECKS.keys() & set(stage_names(pipeline))
-    command = [sys.executable, "-m", "kfp_vision.parameters", check]
+    (check,) = checks.CHECKS.keys() & set(stage_names(pipeline))
+    command = [sys.executable, "-m", "kfp_vision.preflight.rules", check]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
@@ -115,9 +115,7 @@ def unchanged(values: Mapping[str, Any], recipe: str) -> bool:
     from kfp_vision import deployment  # needs packages that the plain install lacks
 
     inputs = {name: values[name] for name in ("images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name")}
-    return deployment.decide_training(
-        **inputs, recipe=recipe, settings=parameters.deployment_settings(values["advanced"])
-    ).unchanged
+    return deployment.decide_training(**inputs, recipe=recipe, settings=rules.deployment_settings(values["advanced"])).unchanged
 
 
 def check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:

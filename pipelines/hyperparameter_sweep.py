@@ -1,6 +1,5 @@
 from kfp import dsl
 
-from kfp_vision import parameters
 from kfp_vision.components import check_sweep, choose_trials, compare_trials, train_trial
 from kfp_vision.networks import IMAGENET
 from kfp_vision.pipelines.classification import NODES, RECIPE, evaluate_and_release, given, on_nodes
@@ -9,13 +8,14 @@ from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted, prepare
+from kfp_vision.preflight import rules
 from kfp_vision.training.trials import SWEPT_FIELDS
 
 SAME_FOR_ALL = [name for name in RECIPE if name not in SWEPT_FIELDS.values()]
 PARALLEL_TRIALS = 4  # each takes gpu_count GPUs
 
 
-@with_choices({"learning_rate_schedule": parameters.CHOICES["learning_rate_schedule"]})
+@with_choices({"learning_rate_schedule": rules.CHOICES["learning_rate_schedule"]})
 @dsl.pipeline(name="hyperparameter-sweep", pipeline_config=RUN)
 def hyperparameter_sweep(
     images_uri: str = FLOWERS,

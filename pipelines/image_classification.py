@@ -1,15 +1,15 @@
 from kfp import dsl
 
-from kfp_vision import parameters
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines.classification import classify
 from kfp_vision.pipelines.form import with_choices
 from kfp_vision.pipelines.pods import RUN
+from kfp_vision.preflight import rules
 
 FLOWERS = "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 
 
-@with_choices(parameters.CHOICES)
+@with_choices(rules.CHOICES)
 @dsl.pipeline(name="image-classification", pipeline_config=RUN)
 def image_classification(
     images_uri: str = FLOWERS,

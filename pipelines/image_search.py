@@ -1,6 +1,5 @@
 from kfp import dsl
 
-from kfp_vision import parameters
 from kfp_vision.components import (
     audit_images,
     check_search,
@@ -17,9 +16,10 @@ from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted
+from kfp_vision.preflight import rules
 
 
-@with_choices({"network": parameters.CHOICES["network"]})
+@with_choices({"network": rules.CHOICES["network"]})
 @dsl.pipeline(name="image-search", pipeline_config=RUN)
 def image_search(
     images_uri: str = FLOWERS,

@@ -1,15 +1,15 @@
 from kfp import dsl
 
-from kfp_vision import parameters
 from kfp_vision.components import check_preparation
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted, prepare
+from kfp_vision.preflight import rules
 
 
-@with_choices(parameters.PREPARATION_CHOICES)
+@with_choices(rules.PREPARATION_CHOICES)
 @dsl.pipeline(name="prepare-records", pipeline_config=RUN)
 def prepare_records(
     images_uri: str = FLOWERS,

@@ -2,7 +2,6 @@ from typing import Any
 
 from kfp import dsl
 
-from kfp_vision import parameters
 from kfp_vision.components import check_training, fetch_records
 from kfp_vision.pipelines.classification import given, train_and_release
 from kfp_vision.pipelines.ending import outcome_reported
@@ -10,6 +9,7 @@ from kfp_vision.pipelines.form import like, named, with_choices
 from kfp_vision.pipelines.image_classification import image_classification
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import Prepared
+from kfp_vision.preflight import rules
 
 OF_THE_DATA = (
     "images_uri",
@@ -23,7 +23,7 @@ OF_THE_DATA = (
 RECORDS = "records written by prepare_records: a folder, or an archive of one; local or in a bucket."
 
 
-@with_choices(parameters.CHOICES)
+@with_choices(rules.CHOICES)
 @dsl.pipeline(name="train-only", pipeline_config=RUN)
 @like(image_classification, without=OF_THE_DATA, records_uri=("", RECORDS))
 def train_only(fields: dict[str, Any]) -> None:

@@ -32,10 +32,10 @@ from kfp_driver import (
 )
 from kubernetes.utils.quantity import parse_quantity
 
-from kfp_vision import parameters
+from kfp_vision.preflight import rules
 
 # The most turns that a loop makes, by the field that says how many.
-MOST = {"partitions": parameters.MAX_PARTITIONS, "trials": parameters.MAX_TRIALS}
+MOST = {"partitions": rules.MAX_PARTITIONS, "trials": rules.MAX_TRIALS}
 ROOM = 0.9  # of the longest argument: what is left is for a longer root, and for what a store's settings add
 LONG_ROOT = "s3://" + "r" * 195
 LIFETIMES = ("resourceTtlOnCompletion", "resourceTtlOnSuccess", "resourceTtlOnFailure")

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kube import Refusal
 from kubernetes.config import incluster_config
 
-from kfp_vision import cluster, nodes
+from kfp_vision.core import kube_config
+from kfp_vision.preflight import nodes
 
 TOKEN = "the-token-of-the-tests"
 ACCOUNT = "system:serviceaccount:kubeflow:pipeline-runner"
@@ -175,7 +176,7 @@ def within(holding: Nodes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         (folder / "namespace").write_text("kubeflow")
         monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(folder / "token"))
         monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(folder / "ca.crt"))
-        monkeypatch.setattr(cluster, "NAMESPACE_FILE", folder / "namespace")
+        monkeypatch.setattr(kube_config, "NAMESPACE_FILE", folder / "namespace")
         monkeypatch.setattr(nodes, "TOKEN_FILE", folder / "token")
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_address[1]))

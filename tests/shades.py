@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.dataset import label_map
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
-from kfp_vision.parameters import Advanced
 from kfp_vision.records import convert
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.train import train_classifier

@@ -1,3 +1,355 @@
 """The fields of `advanced`: names, types, defaults and rules."""
 
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from kfp_vision.core.errors import InputError
+from kfp_vision.core.values import check_type, has_type_of
+from kfp_vision.preflight import rules
+
 STORE_WAIT_SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seconds` of advanced or the environment is set
+
+
+# The fields of `advanced` that the stages from ingest_images to the records read; prepare_records accepts no others.
+PREPARATION_ADVANCED = ("max_refused_ratio", "check_pixels", "max_side", "conflicting_labels", "store_wait_seconds")
+
+# The fields of `advanced` that a deployment reads.
+DEPLOYMENT_ADVANCED = (
+    "versions_kept",
+    "service_runtime",
+    "service_image",
+    "service_repository",
+    "service_account",
+    "service_namespace",
+    "service_gpus",
+    "service_resources",
+    "service_replicas",
+    "service_timeout",
+    "service_wait_seconds",
+    "service_rollback",
+    "runtime_version",
+    "canary_percent",
+)
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity
+QUANTITY_PATTERN = re.compile(r"(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE]\d+)?")
+REPLICAS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?")
+ADVANCED_CHOICES = {
+    "conflicting_labels": ("leave_out", "keep"),
+    "precision": ("auto", "bfloat16", "float32"),
+    "class_weights": ("none", "balanced"),
+    "export": ("best", "last"),
+    "xla": ("auto", "on", "off"),
+    "service_runtime": ("kfp-vision", "tensorflow"),
+}
+ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        (
+            "depth_multiplier",
+            "min_crop_area",
+            "min_aspect_ratio",
+            "num_epochs_per_decay",
+            "learning_rate_decay_factor",
+            "opt_epsilon",
+            "adagrad_initial_accumulator_value",
+            "ftrl_initial_accumulator_value",
+            "service_wait_seconds",
+        ),
+        lambda value: value > 0,
+        "be above 0",
+    ),
+    (
+        (
+            "warmup_steps",
+            "validate_every_steps",
+            "early_stopping_patience",
+            "save_interval_secs",
+            "profile_steps",
+            "max_side",
+            "weight_decay",
+            "end_learning_rate",
+            "ftrl_l1",
+            "ftrl_l2",
+            "lower_saturation",
+            "max_brightness_delta",
+            "rand_augment",
+            "mixup_alpha",
+            "versions_kept",
+            "service_gpus",
+            "store_wait_seconds",
+            "service_timeout",
+        ),
+        lambda value: value >= 0,
+        "not be negative",
+    ),
+    (
+        (
+            "min_crop_area",
+            "max_refused_ratio",
+            "batch_norm_decay",
+            "momentum",
+            "rmsprop_momentum",
+            "label_smoothing",
+            "dropout_keep_prob",
+            "rand_augment_magnitude",
+        ),
+        lambda value: 0 <= value <= 1,
+        "be between 0 and 1",
+    ),
+    (
+        ("adam_beta1", "adam_beta2", "adadelta_rho", "rmsprop_decay", "moving_average_decay"),
+        lambda value: 0 <= value < 1,
+        "be at least 0 and below 1",
+    ),
+    (("canary_percent",), lambda value: 0 <= value <= 100, "be between 0 and 100"),
+    (("ftrl_learning_rate_power",), lambda value: value <= 0, "not be above 0"),
+    (("seed",), lambda value: 0 <= value < 1 << 32, "be a whole number from 0 to 4294967295"),
+)
+ADVANCED_RANGES = (("min_aspect_ratio", "max_aspect_ratio"), ("lower_saturation", "upper_saturation"))
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """The form field `advanced`: settings that rarely need to change, named as in TF-Slim where it has them.
+
+    Create it with `parse`, which checks the values; the constructor does not.
+
+    Example:
+        advanced = Advanced.parse({"momentum": 0.8})
+        assert (advanced.momentum, advanced.seed) == (0.8, 0)
+
+    Attributes:
+        momentum: of the optimizer `momentum`.
+        weight_decay: L2 penalty: half of it times the squared kernels is added to the loss; for `adamw`, its decoupled decay.
+        adadelta_rho: decay rate of `adadelta`.
+        adagrad_initial_accumulator_value: of `adagrad`.
+        adam_beta1: of `adam` and `adamw`.
+        adam_beta2: of `adam` and `adamw`.
+        opt_epsilon: of `adadelta`, `adam`, `adamw` and `rmsprop`.
+        ftrl_learning_rate_power: of `ftrl`.
+        ftrl_initial_accumulator_value: of `ftrl`.
+        ftrl_l1: L1 regularization strength of `ftrl`.
+        ftrl_l2: L2 regularization strength of `ftrl`.
+        rmsprop_momentum: of `rmsprop`.
+        rmsprop_decay: of `rmsprop`.
+        learning_rate_decay_factor: factor of the schedule `exponential`.
+        num_epochs_per_decay: epochs between two decays of the schedule `exponential`.
+        end_learning_rate: last learning rate of the schedule `polynomial`.
+        warmup_steps: steps of linear warm-up.
+        batch_norm_decay: decay of batch norm's moving statistics; lowered for short trainings.
+        depth_multiplier: width of the network, relative to the published one.
+        dropout_keep_prob: share of the features that dropout keeps; 0 for the network's own.
+        label_smoothing: share of each label that is spread over all classes.
+        precision: compute type: `bfloat16`, `float32`, or `auto` for what suits the hardware.
+        layers_to_freeze: prefixes of layer names, separated by commas, whose layers are not trained.
+        moving_average_decay: decay of the moving average of the weights that is validated and exported; 0 for none.
+        class_weights: `balanced` gives all classes the same total weight in the loss.
+        validate_every_steps: steps between two validations; 0 for five validations per training.
+        early_stopping_patience: validations without improvement after which training stops; 0 for never.
+        export: weights to export: `best` on validation, or `last`.
+        save_interval_secs: seconds between two checkpoints.
+        deterministic: make results reproducible bit by bit, at some cost in speed.
+        xla: compile with XLA: `on`, `off`, or `auto`, which is on with one GPU.
+        cache_pictures: cache decoded images in memory.
+        min_crop_area: smallest share of an image that a random crop keeps.
+        min_aspect_ratio: smallest ratio of width to height of a crop.
+        max_aspect_ratio: largest ratio of width to height of a crop.
+        max_brightness_delta: largest brightness shift, as a share of white.
+        lower_saturation: smallest saturation factor.
+        upper_saturation: largest saturation factor.
+        flip: mirror half of the images at random.
+        rand_augment: RandAugment operations per image; 0 for none.
+        rand_augment_magnitude: magnitude of the RandAugment operations, 0 to 1.
+        mixup_alpha: alpha of mixup; 0 for none.
+        conflicting_labels: `leave_out` excludes images that have two labels; `keep` keeps them under both.
+        max_refused_ratio: largest share of rejected images that is accepted.
+        check_pixels: decode every image completely to check it, not only its header.
+        max_side: longest side in pixels that images are shrunk to; 0 for no limit.
+        store_wait_seconds: seconds to wait for a store that is unreachable or busy.
+        versions_kept: versions that a model repository keeps; 0 for all.
+        service_runtime: serving runtime of KServe: `kfp-vision` or `tensorflow`.
+        service_image: container image of the server; empty for the default.
+        service_repository: bucket folder from which KServe reads the model; empty for the artifact itself.
+        service_account: Kubernetes service account that KServe reads the model with.
+        service_namespace: namespace of the InferenceService; empty for that of the run.
+        service_gpus: GPUs per pod.
+        service_resources: Kubernetes quantities by resource, or such under `requests` and `limits`.
+        service_replicas: number of pods, or a range such as `1-3`; empty to leave it.
+        service_timeout: seconds that a request may take; 0 to leave it.
+        service_wait_seconds: seconds to wait until the InferenceService is ready.
+        service_rollback: go back to the previous version if the new one does not become ready.
+        runtime_version: version of TensorFlow Serving for `service_runtime=tensorflow`; empty to leave it.
+        canary_percent: percentage of the requests that go to the new version.
+        check_nodes: check that a node of the cluster can run the training.
+        beat_largest_class: reject a model that is no better than always predicting the largest class.
+        compare_with_deployed: reject a model that is worse than the deployed one.
+        profile_steps: steps to profile for TensorBoard; 0 for none.
+        seed: seed of all random numbers.
+    """
+
+    # optimizers
+    momentum: float = 0.9
+    weight_decay: float = 0.00004
+    adadelta_rho: float = 0.95
+    adagrad_initial_accumulator_value: float = 0.1
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    opt_epsilon: float = 1.0
+    ftrl_learning_rate_power: float = -0.5
+    ftrl_initial_accumulator_value: float = 0.1
+    ftrl_l1: float = 0.0
+    ftrl_l2: float = 0.0
+    rmsprop_momentum: float = 0.9
+    rmsprop_decay: float = 0.9
+    # learning rate
+    learning_rate_decay_factor: float = 0.94
+    num_epochs_per_decay: float = 2.0
+    end_learning_rate: float = 0.0001
+    warmup_steps: int = 0
+    # network
+    batch_norm_decay: float = 0.9997
+    depth_multiplier: float = 1.0
+    dropout_keep_prob: float = 0.0
+    label_smoothing: float = 0.0
+    precision: str = "auto"
+    layers_to_freeze: str = ""
+    moving_average_decay: float = 0.0
+    class_weights: str = "none"
+    # training loop
+    validate_every_steps: int = 0
+    early_stopping_patience: int = 0
+    export: str = "best"
+    save_interval_secs: float = 600.0
+    deterministic: bool = False
+    xla: str = "auto"
+    cache_pictures: bool = True
+    # augmentation
+    min_crop_area: float = 0.3
+    min_aspect_ratio: float = 0.75
+    max_aspect_ratio: float = 1.33
+    max_brightness_delta: float = 32 / 255
+    lower_saturation: float = 0.5
+    upper_saturation: float = 1.5
+    flip: bool = True
+    rand_augment: int = 0
+    rand_augment_magnitude: float = 0.3
+    mixup_alpha: float = 0.0
+    # data
+    conflicting_labels: str = "leave_out"
+    max_refused_ratio: float = 0.05
+    check_pixels: bool = True
+    max_side: int = 0
+    store_wait_seconds: float = STORE_WAIT_SECONDS
+    # deployment
+    versions_kept: int = 10
+    service_runtime: str = "kfp-vision"
+    service_image: str = ""
+    service_repository: str = ""
+    service_account: str = ""
+    service_namespace: str = ""
+    service_gpus: int = 0
+    service_resources: dict[str, Any] = field(default_factory=dict)
+    service_replicas: str = ""
+    service_timeout: int = 0
+    service_wait_seconds: float = 600.0
+    service_rollback: bool = True
+    runtime_version: str = ""
+    canary_percent: int = 100
+    # other
+    check_nodes: bool = True
+    beat_largest_class: bool = True
+    compare_with_deployed: bool = True
+    profile_steps: int = 3
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Self:
+        """Checks the field `advanced` of a form, and fills in the defaults.
+
+        Args:
+            given: name to value of the settings that differ from their defaults. Whole numbers may come as floats.
+
+        Returns:
+            The settings, numbers converted to the types of the fields.
+
+        Raises:
+            InputError: a name is unknown, or a value has the wrong type or breaks a rule.
+        """
+        check_type("advanced", given, dict, '{"momentum": 0.9}')
+        for name, value in given.items():
+            _check_advanced_type(name, value)
+        advanced = cls(**{name: type(ADVANCED_DEFAULTS[name])(value) for name, value in given.items()})
+        _check_advanced_rules(asdict(advanced))
+        _check_service(advanced)
+        return advanced
+
+    def changed(self) -> dict[str, Any]:
+        """Returns the settings that differ from their defaults."""
+        return {name: value for name, value in asdict(self).items() if value != ADVANCED_DEFAULTS[name]}
+
+    def for_data(self) -> dict[str, Any]:
+        """Returns the settings that the stages up to the records read."""
+        return {name: getattr(self, name) for name in PREPARATION_ADVANCED}
+
+    def for_deployment(self) -> dict[str, Any]:
+        """Returns the settings that a deployment reads."""
+        return {name: getattr(self, name) for name in DEPLOYMENT_ADVANCED}
+
+
+ADVANCED_DEFAULTS: dict[str, Any] = asdict(Advanced())  # the defaults, by name
+
+
+def _check_advanced_type(name: str, value: Any) -> None:
+    if name not in ADVANCED_DEFAULTS:
+        raise InputError(
+            f"advanced must hold known names only ({', '.join(ADVANCED_DEFAULTS)})",
+            name,
+            rules.suggest_name(name, ADVANCED_DEFAULTS),
+        )
+    default = ADVANCED_DEFAULTS[name]
+    if not (isinstance(value, bool) if isinstance(default, bool) else has_type_of(value, default)):
+        rule = f"{name} of advanced must be of type {type(default).__name__}"
+        raise InputError(rule, value, f"Set it to {default!r}, say.")
+
+
+def _check_advanced_rules(advanced: Mapping[str, Any]) -> None:
+    for name, choices in ADVANCED_CHOICES.items():
+        if advanced[name] not in choices:
+            rule = f"{name} of advanced must be one of {', '.join(choices)}"
+            raise InputError(rule, advanced[name], f"Leave it at {ADVANCED_DEFAULTS[name]}.")
+    for names, holds, rule in ADVANCED_RULES:
+        for name in names:
+            if not holds(advanced[name]):
+                raise InputError(
+                    f"{name} of advanced must {rule}", advanced[name], f"Set it to {ADVANCED_DEFAULTS[name]}, say."
+                )
+    for lower, upper in ADVANCED_RANGES:
+        if advanced[lower] > advanced[upper]:
+            found = f"{advanced[lower]:g} and {advanced[upper]:g}"
+            raise InputError(f"{lower} of advanced must not be above {upper}", found, "Set both, the smaller one first.")
+
+
+def _check_service(advanced: Advanced) -> None:
+    given = advanced.service_resources
+    parts = list(given.values()) if given.keys() == rules.RESOURCE_SECTIONS else [given]
+    if not all(_is_quantity(name, value) for part in parts for name, value in _items(part)):
+        rule = "service_resources of advanced must map resources to Kubernetes quantities, or requests and limits to such"
+        raise InputError(rule, given, 'Write {"cpu": "2", "memory": "4Gi"}, say.')
+    pods = advanced.service_replicas
+    least, most = (rules.replica_range(pods) if REPLICAS_PATTERN.fullmatch(pods) else None) or (1, 0)
+    if pods and not 0 <= least <= most > 0:
+        rule = "service_replicas of advanced must be a number of pods, or a range such as 1-3"
+        raise InputError(rule, pods, "Set it to 1-3, say.")
+    if advanced.runtime_version and advanced.service_runtime != "tensorflow":
+        rule = "runtime_version of advanced must be left out unless service_runtime=tensorflow"
+        remedy = "Leave it out; service_image sets the container image of our server."
+        raise InputError(rule, advanced.runtime_version, remedy)
+
+
+def _items(part: Any) -> list[tuple[str, Any]]:
+    return list(part.items()) if isinstance(part, dict) else [("", part)]
+
+
+def _is_quantity(resource: str, value: Any) -> bool:
+    return bool(resource and QUANTITY_PATTERN.fullmatch(str(value))) and not isinstance(value, bool)

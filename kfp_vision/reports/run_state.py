@@ -400,9 +400,9 @@ class _Kubernetes:
         import urllib3
         from kubernetes import client  # large, and only needed on a cluster
 
-        from kfp_vision import cluster
+        from kfp_vision.core import kube_config
 
-        configuration, self._namespace = cluster.configured()
+        configuration, self._namespace = kube_config.load_configuration()
         configuration.retries = urllib3.Retry(0)
         api = client.ApiClient(configuration)
         self._custom, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)

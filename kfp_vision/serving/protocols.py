@@ -14,8 +14,8 @@ from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse,
 
 from kfp_vision.core.errors import format_value
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.parameters import MAX_NEAREST
 from kfp_vision.prediction.classifier import Answer, Prediction
+from kfp_vision.preflight.rules import MAX_NEAREST
 from kfp_vision.repository.version import Version
 from kfp_vision.search import Hit, Index
 from kfp_vision.serving.searching import Known

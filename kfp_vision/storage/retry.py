@@ -298,10 +298,10 @@ def wait_for_stores(wait: Mapping[str, Any] | float | None = None, *, at_most: f
     Raises:
         InputError: the value is not a number of seconds.
     """
-    from kfp_vision import parameters
+    from kfp_vision.core import advanced
 
     if not isinstance(wait, Mapping | None):
         wait = {WAIT_FIELD: wait}
     said = {name: value for name, value in (wait or {}).items() if name == WAIT_FIELD}
-    seconds = parameters.Advanced.parse(said).store_wait_seconds
-    set_wait(None if seconds == parameters.ADVANCED_DEFAULTS[WAIT_FIELD] else seconds, at_most)
+    seconds = advanced.Advanced.parse(said).store_wait_seconds
+    set_wait(None if seconds == advanced.ADVANCED_DEFAULTS[WAIT_FIELD] else seconds, at_most)

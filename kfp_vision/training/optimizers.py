@@ -4,14 +4,14 @@ from typing import Any
 
 import keras
 
-from kfp_vision.parameters import Advanced
+from kfp_vision.core.advanced import Advanced
 
 
 def make_optimizer(name: str, advanced: Advanced) -> Any:
     """Creates a Keras optimizer with TF-Slim's fields and defaults. Its learning rate is set before every step.
 
     Args:
-        name: one of `parameters.OPTIMIZERS`.
+        name: one of `rules.OPTIMIZERS`.
         advanced: the settings of all optimizers.
 
     Returns:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from kfp_vision.parameters import Advanced
+from kfp_vision.core.advanced import Advanced
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Recipe:
         batch_size: images per step, over all devices.
         learning_rate: of the first step after the warm-up.
         train_steps: number of steps.
-        optimizer: one of `parameters.OPTIMIZERS`.
+        optimizer: one of `rules.OPTIMIZERS`.
         learning_rate_schedule: one of `schedules.SCHEDULES`.
         image_size: height and width of the images in pixels; 0 for the network's own.
         gpu_count: GPUs per machine; 0 for the CPU.

@@ -15,10 +15,10 @@ import tensorflow as tf
 
 from kfp_vision import __version__
 from kfp_vision.core import hardware
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.dataset.label_map import read_labels
 from kfp_vision.networks import NETWORKS, pretrained
-from kfp_vision.parameters import Advanced
 from kfp_vision.prediction import export
 from kfp_vision.records import tf_dataset
 from kfp_vision.records.folder import fingerprint_records, verify_records

@@ -7,7 +7,7 @@ import pytest
 import run_shape
 from kfp_driver import Pipeline
 
-from kfp_vision import deployment
+from kfp_vision.core import values
 from kfp_vision.pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def test_columns_beside_them_change_nothing():
 
 def test_a_place_to_deploy_to_is_what_the_condition_waits_for():
     text = (ROOT / "pipelines" / "image_classification.yaml").read_text(encoding="utf-8")
-    assert run_shape.SAY_NO["check-serving"] == ("deploy_to", deployment.NOWHERE)
+    assert run_shape.SAY_NO["check-serving"] == ("deploy_to", values.NOWHERE)
     assert run_shape.conditions_of_the_form(Pipeline(text)) == {"predict", "accepted"}
     somewhere = text.replace("defaultValue: none", "defaultValue: kserve")
     assert somewhere != text

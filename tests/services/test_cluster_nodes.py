@@ -6,10 +6,10 @@ import kube_nodes
 import pytest
 from kube_nodes import node
 
-from kfp_vision import nodes, parameters
 from kfp_vision.core.errors import InputError
 from kfp_vision.local_run import defaults
 from kfp_vision.pipelines import image_classification
+from kfp_vision.preflight import checks, nodes
 
 GPU = "nvidia.com/gpu"
 
@@ -20,9 +20,9 @@ def cluster(tmp_path, monkeypatch) -> Iterator[kube_nodes.Nodes]:
         yield holding
 
 
-def said(capsys: pytest.CaptureFixture[str], demand: nodes.Demand | None = None) -> str:
+def said(capsys: pytest.CaptureFixture[str], demand: nodes.NodeRequirements | None = None) -> str:
     """The one line that the log has of it."""
-    nodes.check(demand or nodes.Demand(GPU, 1))
+    nodes.check_nodes(demand or nodes.NodeRequirements(GPU, 1))
     (line,) = capsys.readouterr().out.splitlines()
     return line
 
@@ -36,7 +36,7 @@ def test_a_node_that_fits_is_named(cluster, capsys):
 def test_where_no_node_fits_the_stage_ends(cluster):
     cluster.held = [node("cpu-1"), node("cpu-2")]
     with pytest.raises(InputError) as refused:
-        nodes.check(nodes.Demand(GPU, 1))
+        nodes.check_nodes(nodes.NodeRequirements(GPU, 1))
     assert str(refused.value) == (
         "error: the cluster must have a node for the training (with nvidia.com/gpu: 1); got 2 nodes: 2 without nvidia.com/gpu. "
         "Set gpu_count=0 to train without a GPU, or change gpu_type, gpu_count, node_selector or tolerations; if an "
@@ -47,7 +47,7 @@ def test_where_no_node_fits_the_stage_ends(cluster):
 def test_thousands_of_nodes_are_read_in_pages_and_no_further_than_needed(cluster, capsys):
     cluster.held = [node(f"cpu-{number}") for number in range(1250)]
     with pytest.raises(InputError, match=r"1,250 nodes: 1250 without nvidia\.com/gpu"):
-        nodes.check(nodes.Demand(GPU, 1))
+        nodes.check_nodes(nodes.NodeRequirements(GPU, 1))
     assert [asked.get("continue") for asked in cluster.asked] == [None, "500", "1000"]
     cluster.held[700] = node("gpu-1", {GPU: "1"})
     cluster.asked.clear()
@@ -66,9 +66,11 @@ def test_without_the_right_the_log_says_what_is_waited_for(cluster, capsys):
 def test_what_is_waited_for_has_the_labels_too(cluster, capsys):
     cluster.denied = True
     begin = "the training waits for a node with "
-    line = said(capsys, nodes.Demand("nvidia.com/mig-1g.10gb", 2, {"pool": "gpu", "zone": "a"}))
+    line = said(capsys, nodes.NodeRequirements("nvidia.com/mig-1g.10gb", 2, {"pool": "gpu", "zone": "a"}))
     assert line.startswith(f"{begin}nvidia.com/mig-1g.10gb: 2 and the labels pool=gpu, zone=a; the nodes could")
-    assert said(capsys, nodes.Demand(GPU, 0, {"pool": "big"})).startswith(f"{begin}the label pool=big; the nodes could")
+    assert said(capsys, nodes.NodeRequirements(GPU, 0, {"pool": "big"})).startswith(
+        f"{begin}the label pool=big; the nodes could"
+    )
 
 
 def test_an_api_that_does_not_answer_holds_nothing_up(cluster, capsys, monkeypatch):
@@ -119,18 +121,18 @@ def test_a_cluster_that_shows_no_node_is_not_believed(cluster, capsys):
 @pytest.mark.parametrize("name", ["KUBERNETES_SERVICE_HOST", "KFP_POD_NAME"])
 def test_outside_of_a_stages_pod_nothing_is_asked(cluster, capsys, monkeypatch, name):
     monkeypatch.delenv(name)
-    nodes.check(nodes.Demand(GPU, 1))
+    nodes.check_nodes(nodes.NodeRequirements(GPU, 1))
     assert (capsys.readouterr().out, cluster.asked) == ("", [])
 
 
 def test_a_pod_without_an_account_asks_nothing(cluster, capsys):
     nodes.TOKEN_FILE.unlink()
-    nodes.check(nodes.Demand(GPU, 1))
+    nodes.check_nodes(nodes.NodeRequirements(GPU, 1))
     assert (capsys.readouterr().out, cluster.asked) == ("", [])
 
 
 def test_where_any_node_will_do_nothing_is_asked(cluster, capsys):
-    nodes.check(nodes.Demand(GPU, 0, {}, [{"operator": "Exists"}]))
+    nodes.check_nodes(nodes.NodeRequirements(GPU, 0, {}, [{"operator": "Exists"}]))
     assert (capsys.readouterr().out, cluster.asked) == ("", [])
 
 
@@ -143,7 +145,7 @@ def fields() -> dict[str, object]:
 def test_a_run_is_refused_before_any_data_moves(cluster, fields):
     cluster.held = [node("gpu-1", {GPU: "2"}, {"pool": "gpu"}, [{"key": "dedicated", "value": "ml", "effect": "NoSchedule"}])]
     right = {"node_selector": {"pool": "gpu"}, "tolerations": [{"key": "dedicated", "operator": "Exists"}], "gpu_count": 2.0}
-    parameters.check_run(fields | right)
+    checks.check_run(fields | right)
     for wrong, reason in (
         ({"gpu_type": "amd.com/gpu"}, "1 without amd.com/gpu but with nvidia.com/gpu"),
         ({"gpu_count": 3.0}, "1 with nvidia.com/gpu: 2"),
@@ -152,13 +154,13 @@ def test_a_run_is_refused_before_any_data_moves(cluster, fields):
         ({"tolerations": []}, "1 with the taint dedicated=ml:NoSchedule"),
     ):
         with pytest.raises(InputError) as refused:
-            parameters.check_run(fields | right | wrong)
+            checks.check_run(fields | right | wrong)
         assert f"got 1 node: {reason}. " in str(refused.value)
 
 
 def test_where_nodes_come_when_they_are_asked_for_nobody_looks(cluster, fields, capsys):
     cluster.held = [node("cpu-1")]
-    looked_away = parameters.check_run(fields | {"advanced": {"check_nodes": False}})
+    looked_away = checks.check_run(fields | {"advanced": {"check_nodes": False}})
     assert (capsys.readouterr().out, cluster.asked) == ("", [])
     cluster.held = [node("gpu-1", {GPU: "1"})]
-    assert parameters.check_run(fields).recipe == looked_away.recipe
+    assert checks.check_run(fields).recipe == looked_away.recipe

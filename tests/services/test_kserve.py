@@ -15,8 +15,11 @@ import yaml
 from exported import version
 from servers import NUMBERS, answering, free_port
 
-from kfp_vision import __version__, cluster, deployment, inference_service, parameters
+from kfp_vision import __version__, cluster, inference_service
+from kfp_vision import deployment as kfp_vision_deployment
 from kfp_vision.core.errors import InputError
+from kfp_vision.deployment import TrainingDecision, call_endpoint, check_target, decide_training, deploy_model
+from kfp_vision.preflight.rules import deployment_settings
 from kfp_vision.repository import bucket
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
@@ -57,7 +60,7 @@ def models(s3) -> str:
 
 
 def settings(**given: object) -> dict[str, object]:
-    return parameters.deployment_settings({"service_account": "kfp-vision-models", **given})
+    return deployment_settings({"service_account": "kfp-vision-models", **given})
 
 
 def deploy(folder: Path, weights: bytes = b"weights", **given: object) -> dict[str, str]:
@@ -190,9 +193,9 @@ def test_a_share_of_the_traffic_goes_to_a_model_until_it_is_given_all(knative, t
 def test_what_a_service_was_made_of_is_known_again(knative, models, tmp_path):
     kubernetes = knative
 
-    def decided(recipe: str, **given: object) -> deployment.Decision:
+    def decided(recipe: str, **given: object) -> TrainingDecision:
         how = settings(service_repository=models, **given)
-        return deployment.decide_training("sample", "", recipe, True, "kserve", "flowers", how)
+        return decide_training("sample", "", recipe, True, "kserve", "flowers", how)
 
     _, origin, unchanged = decided("fields")
     assert not unchanged
@@ -573,7 +576,7 @@ def test_the_check_has_the_cluster_try_it_and_changes_nothing(kubernetes, models
     def check() -> None:
         held, lying = copy.deepcopy(kubernetes.services), [found.name for found in reading.list_files(models)]
         for runtime in ("tensorflow", "kfp-vision"):
-            deployment.check_target("kserve", "flowers", settings(service_repository=models, service_runtime=runtime))
+            check_target("kserve", "flowers", settings(service_repository=models, service_runtime=runtime))
         assert kubernetes.services == held
         assert [found.name for found in reading.list_files(models)] == lying
 
@@ -604,7 +607,7 @@ def test_the_check_has_the_cluster_try_it_and_changes_nothing(kubernetes, models
 )
 def test_what_no_service_can_be_made_of_is_refused_before_anybody_is_asked(kubernetes, name, given, line):
     with pytest.raises(InputError) as refused:
-        deployment.check_target("kserve", name, settings(**given))
+        check_target("kserve", name, settings(**given))
     assert str(refused.value).startswith(f"error: {line}")
     assert not kubernetes.asked and not kubernetes.tried
 
@@ -635,7 +638,7 @@ def test_an_artifact_is_named_as_kserve_knows_it_or_refused(kubernetes, tmp_path
 def test_a_name_that_is_too_long_for_an_address_is_refused_before_anything_is_made(kubernetes, length, fits):
     name = "f" * length
     with contextlib.nullcontext() if fits else pytest.raises(InputError) as refused:
-        deployment.check_target("kserve", name, settings())
+        check_target("kserve", name, settings())
     assert kubernetes.asked["create"] == 0
     if not fits:
         assert str(refused.value) == (
@@ -645,12 +648,12 @@ def test_a_name_that_is_too_long_for_an_address_is_refused_before_anything_is_ma
 
 
 def test_with_knative_a_long_name_is_left_to_the_cluster(knative):
-    deployment.check_target("kserve", "f" * 47, settings())
+    check_target("kserve", "f" * 47, settings())
 
 
 def test_a_share_of_the_requests_is_refused_where_kserve_has_no_knative(kubernetes):
     with pytest.raises(InputError) as refused:
-        deployment.check_target("kserve", "flowers", settings(canary_percent=10))
+        check_target("kserve", "flowers", settings(canary_percent=10))
     assert str(refused.value) == (
         "error: canary_percent of advanced must be 100 in KServe's Standard mode, which cannot split traffic; got 10. "
         "Leave it out, or run KServe in Knative mode."
@@ -664,13 +667,13 @@ def test_a_right_to_see_the_roll_out_that_lacks_is_told_before_anything_is_made(
     with pytest.raises(
         InputError, match=rf"cannot {right[:4].strip()} .*Apply the roles in manifests/: kubectl apply -k manifests"
     ):
-        deployment.check_target("kserve", "flowers", settings())
+        check_target("kserve", "flowers", settings())
     assert kubernetes.asked["create"] == 0
 
 
 def test_in_another_namespace_the_remedy_is_the_binding(kubernetes):
     with pytest.raises(InputError) as refused:
-        deployment.check_target("kserve", "flowers", settings(service_namespace="elsewhere"))
+        check_target("kserve", "flowers", settings(service_namespace="elsewhere"))
     assert str(refused.value).endswith(
         ". Give it the role there: kubectl apply -n elsewhere -k manifests/base; kubectl -n elsewhere create rolebinding "
         "kfp-vision-deployers --role=kfp-vision-stages --serviceaccount=models:pipeline-runner."
@@ -805,11 +808,11 @@ def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative
             return [{"observedGeneration": 1, "conditions": ready, "url": url, "address": {"url": url}}]
 
         kubernetes.controller = starts
-        told = deployment.deploy_model(model, ARTIFACT, *judgements, "kserve", wishes, tmp_path / "endpoint")
+        told = deploy_model(model, ARTIFACT, *judgements, "kserve", wishes, tmp_path / "endpoint")
         assert told["kind"] == "kserve" and told["model_name"] == "colours"
         assert json.loads((tmp_path / "endpoint").read_text()) == told
         nothing = (tmp_path / "no validation", tmp_path / "no test")
-        answer = deployment.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "green.jpg"), tmp_path / "answer")
+        answer = call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "green.jpg"), tmp_path / "answer")
     assert answer["prediction"] == "green"
     assert answer["url"] == f"{told['url']}/v1/models/colours:predict"
 
@@ -831,7 +834,7 @@ def asked(model: Path, url: str, tmp_path: Path) -> dict[str, object]:
     (tmp_path / "endpoint").write_text(json.dumps(where | what))
     (tmp_path / "green.jpg").write_bytes(colours.picture("green"))
     nothing = (tmp_path / "no validation", tmp_path / "no test")
-    return deployment.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "green.jpg"), tmp_path / "answer")
+    return call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "green.jpg"), tmp_path / "answer")
 
 
 @pytest.mark.parametrize("late", [0, 1, 5])
@@ -839,7 +842,7 @@ def test_the_answer_of_a_server_that_ends_late_is_not_taken_for_the_new_ones(
     two, kubernetes, tmp_path, monkeypatch, capsys, late
 ):
     old, old_url, new, new_url = two
-    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(kfp_vision_deployment, "PAUSE_SECONDS", 0.01)
     with fronted.fronting(lambda: old_url if len(front.led) < late else new_url) as front:
         answer = asked(new, front.url, tmp_path)
     assert (answer["prediction"], front.led) == ("green", [old_url] * late + [new_url])
@@ -853,8 +856,8 @@ def test_the_answer_of_a_server_that_ends_late_is_not_taken_for_the_new_ones(
 
 def test_a_server_that_never_gives_way_is_one_clear_line(two, kubernetes, tmp_path, monkeypatch):
     old, old_url, new, _ = two
-    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(deployment, "SECONDS_TO_TAKE_OVER", 0.2)
+    monkeypatch.setattr(kfp_vision_deployment, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(kfp_vision_deployment, "SECONDS_TO_TAKE_OVER", 0.2)
     with fronted.fronting(lambda: old_url) as front, pytest.raises(InputError) as refused:
         asked(new, front.url, tmp_path)
     before, after = (exported_version(model).fingerprint[:12] for model in (old, new))
@@ -868,7 +871,7 @@ def test_a_server_that_never_gives_way_is_one_clear_line(two, kubernetes, tmp_pa
 def test_of_servers_that_do_not_say_which_model_answers_the_pods_tell(two, kubernetes, tmp_path, monkeypatch):
     """As KServe's stock runtime is one: the address leads to whichever pod is there, ending or not."""
     old, old_url, new, new_url = two
-    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(kfp_vision_deployment, "PAUSE_SECONDS", 0.01)
     kubernetes.lingers = 4
     how = settings(service_runtime="tensorflow")
     of = {}
@@ -891,7 +894,7 @@ def test_of_servers_that_do_not_say_which_model_answers_the_pods_tell(two, kuber
 def test_a_roll_out_over_two_real_servers_ends_with_the_new_ones_answer(two, kubernetes, models, tmp_path, monkeypatch):
     """The whole way: while the pods are exchanged the address leads to whichever are ready, the one before first."""
     old, old_url, new, new_url = two
-    monkeypatch.setattr(deployment, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(kfp_vision_deployment, "PAUSE_SECONDS", 0.01)
     of = {exported_version(model).fingerprint: url for model, url in ((old, old_url), (new, new_url))}
     late = iter([old_url, old_url])  # connections that find the way to a pod that is ending
 

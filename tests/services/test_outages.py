@@ -28,12 +28,13 @@ import one_step
 import pytest
 from servers import NUMBERS, Place, until
 
-from kfp_vision import components, parameters, search
+from kfp_vision import components, search
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan, table
 from kfp_vision.dataset.ingest import ingest_images
 from kfp_vision.dataset.split import split_images
 from kfp_vision.prediction import batch, classifier
+from kfp_vision.preflight import checks
 from kfp_vision.records import convert
 from kfp_vision.records.folder import copy_records
 from kfp_vision.repository import bucket as repository_bucket
@@ -111,7 +112,7 @@ class Given:
 
 def check(given: Given, folder: Path) -> None:
     fields = {"images_uri": given.pictures, "leave_out_uri": "", "task": "classification", "check_images": True, **RATIOS}
-    checked = parameters.check_preparation(fields | {"images_per_shard": 7, "partitions": 1, "advanced": {}})
+    checked = checks.check_preparation(fields | {"images_per_shard": 7, "partitions": 1, "advanced": {}})
     atomic.write_json(folder / "checked", checked)
 
 

@@ -16,10 +16,11 @@ import requests
 from exported import version
 from servers import NUMBERS, answering, until
 
-from kfp_vision import deployment, evaluation, parameters
+from kfp_vision import deployment, evaluation
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.preflight import rules
 from kfp_vision.records import convert
 from kfp_vision.repository import bucket, publish
 from kfp_vision.repository.version import Version, exported_version, find_repository, versions
@@ -27,7 +28,7 @@ from kfp_vision.search import Index, beside
 from kfp_vision.serving import sync
 from kfp_vision.storage import base, reading, writing
 
-SETTINGS = parameters.deployment_settings({})
+SETTINGS = rules.deployment_settings({})
 
 
 @pytest.fixture(autouse=True)

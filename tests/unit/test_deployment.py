@@ -5,15 +5,16 @@ import pytest
 import torn
 from exported import version
 
-from kfp_vision import deployment, parameters
+from kfp_vision import deployment
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.preflight import rules
 from kfp_vision.records import convert
 from kfp_vision.repository.version import exported_version
 
-SETTINGS = parameters.deployment_settings({})
+SETTINGS = rules.deployment_settings({})
 
 
 def test_no_target_is_fine():
@@ -73,7 +74,7 @@ def test_no_question_is_taken_from_records_that_changed(tmp_path, held_out, faul
         deployment.call_endpoint(tmp_path / "endpoint", *held_out, "", tmp_path / "answer")
 
 
-def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> deployment.Decision:
+def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> deployment.TrainingDecision:
     return deployment.decide_training("sample", "", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
 
 

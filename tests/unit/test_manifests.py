@@ -15,9 +15,10 @@ import yaml
 from kserve.constants import constants as of_kserve
 from servers import program
 
-from kfp_vision import __version__, inference_service, parameters
+from kfp_vision import __version__, inference_service
 from kfp_vision.components.images import CPU_IMAGE
 from kfp_vision.pipelines import ending, pods
+from kfp_vision.preflight.rules import deployment_settings
 from kfp_vision.reports import outcome, run_state
 from kfp_vision.storage import base
 
@@ -349,7 +350,7 @@ def test_what_the_page_has_the_owner_say_of_the_containers_beside_lets_them_in_w
 def test_the_runtime_is_what_the_deployment_makes_itself():
     runtime = read("runtime/serving-runtime.yaml")["spec"]
     (container,) = runtime["containers"]
-    settings = parameters.deployment_settings({"service_image": CPU_IMAGE})
+    settings = deployment_settings({"service_image": CPU_IMAGE})
     wanted = inference_service.manifest("{{.Name}}", "s3://bucket/model", "", settings)
     (made,) = wanted["spec"]["predictor"]["containers"]
     assert container["image"] == CPU_IMAGE
@@ -365,7 +366,7 @@ def test_what_the_deployment_adds_to_kserves_stock_runtime_lets_it_in_where_pod_
     container = {"name": "kserve-container", "securityContext": stock | {"capabilities": {"drop": ["ALL"]}}}
     assert restricted.violations({"containers": [container]}) == ["seccompProfile of kserve-container"]
     wanted = inference_service.manifest(
-        "flowers", "s3://bucket/model", "", parameters.deployment_settings({"service_runtime": "tensorflow"})
+        "flowers", "s3://bucket/model", "", deployment_settings({"service_runtime": "tensorflow"})
     )
     container["securityContext"] |= wanted["spec"]["predictor"]["model"]["securityContext"]
     assert restricted.violations({"containers": [container]}) == []

@@ -3,8 +3,8 @@
 import pytest
 from kube_nodes import node
 
-from kfp_vision import nodes
 from kfp_vision.core.errors import InputError
+from kfp_vision.preflight import nodes
 
 GPU = "nvidia.com/gpu"
 TAINT = {"key": "key1", "value": "value1", "effect": "NoSchedule"}
@@ -33,7 +33,7 @@ TAINT = {"key": "key1", "value": "value1", "effect": "NoSchedule"}
 def test_a_toleration_tolerates_what_kubernetes_says(toleration, tolerated):
     assert nodes.tolerates(toleration, TAINT) == tolerated
     there = node("gpu-1", {GPU: "1"}, taints=[TAINT])
-    assert (nodes.obstacle(there, nodes.Demand(GPU, 1, {}, [toleration])) is None) == tolerated
+    assert (nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 1, {}, [toleration])) is None) == tolerated
 
 
 @pytest.mark.parametrize("toleration", [{"key": "key1"}, {"key": "key1", "operator": "Equal", "value": ""}])
@@ -55,7 +55,7 @@ def test_a_taint_without_a_value_is_tolerated_where_none_is_given(toleration):
 def test_every_taint_that_keeps_pods_away_must_be_tolerated(effects, tolerations, fits):
     there = node("one", taints=[{"key": "key1", "effect": effect} for effect in effects])
     asked = [{"key": "key1", "operator": "Exists", "effect": effect} for effect in tolerations]
-    assert (nodes.obstacle(there, nodes.Demand(GPU, 0, {"kubernetes.io/os": "linux"}, asked)) is None) == fits
+    assert (nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 0, {"kubernetes.io/os": "linux"}, asked)) is None) == fits
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_every_taint_that_keeps_pods_away_must_be_tolerated(effects, tolerations
 )
 def test_a_node_must_have_each_label_of_the_selector(selector, fits):
     there = node("one", labels={"pool": "gpu", "cores": "4", "spot": ""})
-    assert (nodes.obstacle(there, nodes.Demand(GPU, 0, selector)) is None) == fits
+    assert (nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 0, selector)) is None) == fits
 
 
 @pytest.mark.parametrize(
@@ -94,22 +94,22 @@ def test_a_node_must_have_each_label_of_the_selector(selector, fits):
     ],
 )
 def test_one_node_must_have_all_of_the_gpus(resource, allocatable, count, fits):
-    assert (nodes.obstacle(node("one", allocatable), nodes.Demand(resource, count)) is None) == fits
+    assert (nodes.node_obstacle(node("one", allocatable), nodes.NodeRequirements(resource, count)) is None) == fits
 
 
 def test_capacity_that_is_not_allocatable_does_not_count():
     there = node("one", {GPU: "8"})
     there["status"]["allocatable"][GPU] = "7"
-    assert nodes.obstacle(there, nodes.Demand(GPU, 8)) == (1, "with nvidia.com/gpu: 7")
+    assert nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 8)) == (1, "with nvidia.com/gpu: 7")
 
 
 def test_a_cordoned_node_takes_only_who_tolerates_it():
     there, by_spec = node("one", {GPU: "1"}, cordoned=True), node("one", {GPU: "1"}, cordoned=True)
     del by_spec["spec"]["taints"]  # before the controller has set it
     for one in (there, by_spec):
-        assert nodes.obstacle(one, nodes.Demand(GPU, 1)) == (4, "cordoned")
-        tolerant = nodes.Demand(GPU, 1, {}, [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}])
-        assert nodes.choose([one], tolerant) == "node one fits the training (it has nvidia.com/gpu: 1)"
+        assert nodes.node_obstacle(one, nodes.NodeRequirements(GPU, 1)) == (4, "cordoned")
+        tolerant = nodes.NodeRequirements(GPU, 1, {}, [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}])
+        assert nodes.find_node([one], tolerant) == "node one fits the training (it has nvidia.com/gpu: 1)"
 
 
 @pytest.mark.parametrize("key", ["not-ready", "unreachable", "memory-pressure", "disk-pressure", "pid-pressure"])
@@ -117,30 +117,38 @@ def test_a_node_is_waited_for_where_what_keeps_pods_away_goes_by_itself(key):
     taint = {"key": f"node.kubernetes.io/{key}", "effect": "NoSchedule"}
     later, other = node("gpu-1", {GPU: "8"}, taints=[taint]), node("gpu-2", {GPU: "2"})
     waits = f"the training waits for node gpu-1 (it has nvidia.com/gpu: 8): its taint {taint['key']}:NoSchedule is temporary"
-    assert nodes.choose([node("cpu-1"), later], nodes.Demand(GPU, 1)) == waits
-    assert nodes.choose([later, other], nodes.Demand(GPU, 1)) == "node gpu-2 fits the training (it has nvidia.com/gpu: 2)"
+    assert nodes.find_node([node("cpu-1"), later], nodes.NodeRequirements(GPU, 1)) == waits
+    assert (
+        nodes.find_node([later, other], nodes.NodeRequirements(GPU, 1))
+        == "node gpu-2 fits the training (it has nvidia.com/gpu: 2)"
+    )
 
 
 def test_a_taint_called_as_the_resource_keeps_none_away_for_sure_who_asks_for_it():
     there = node("gpu-1", {GPU: "8"}, taints=[{"key": GPU, "value": "present", "effect": "NoSchedule"}])
-    assert nodes.choose([there], nodes.Demand(GPU, 1)) == (
+    assert nodes.find_node([there], nodes.NodeRequirements(GPU, 1)) == (
         "the training waits for node gpu-1 (it has nvidia.com/gpu: 8): its taint nvidia.com/gpu=present:NoSchedule "
         "admits pods that request nvidia.com/gpu if the cluster has the admission plugin ExtendedResourceToleration, as "
         'most clouds do; otherwise set tolerations to [{"key": "nvidia.com/gpu", "operator": "Exists"}]'
     )
     there["spec"]["taints"].insert(0, {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"})
-    assert "its taint nvidia.com/gpu=present:NoSchedule admits pods" in nodes.choose([there], nodes.Demand(GPU, 1))
+    assert "its taint nvidia.com/gpu=present:NoSchedule admits pods" in nodes.find_node([there], nodes.NodeRequirements(GPU, 1))
     del there["spec"]["taints"][0]
-    tolerant = nodes.Demand(GPU, 1, {}, [{"key": GPU, "operator": "Exists"}])
-    assert nodes.choose([there], tolerant) == "node gpu-1 fits the training (it has nvidia.com/gpu: 8)"
-    assert nodes.obstacle(there, nodes.Demand(GPU, 0, {"kubernetes.io/os": "linux"})) is not None  # who asks for none
+    tolerant = nodes.NodeRequirements(GPU, 1, {}, [{"key": GPU, "operator": "Exists"}])
+    assert nodes.find_node([there], tolerant) == "node gpu-1 fits the training (it has nvidia.com/gpu: 8)"
+    assert (
+        nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 0, {"kubernetes.io/os": "linux"})) is not None
+    )  # who asks for none
     parted = node("gpu-2", {"nvidia.com/mig-1g.10gb": "7"}, taints=[{"key": GPU, "effect": "NoSchedule"}])
-    assert nodes.obstacle(parted, nodes.Demand("nvidia.com/mig-1g.10gb", 1)) == (3, "with the taint nvidia.com/gpu:NoSchedule")
+    assert nodes.node_obstacle(parted, nodes.NodeRequirements("nvidia.com/mig-1g.10gb", 1)) == (
+        3,
+        "with the taint nvidia.com/gpu:NoSchedule",
+    )
 
 
-def refusal(held: list[dict], demand: nodes.Demand) -> str:
+def refusal(held: list[dict], demand: nodes.NodeRequirements) -> str:
     with pytest.raises(InputError) as refused:
-        nodes.choose(held, demand)
+        nodes.find_node(held, demand)
     line = str(refused.value)
     assert line.startswith("error: ") and "\n" not in line
     return line
@@ -151,7 +159,7 @@ def test_a_refusal_counts_what_stands_in_the_way_and_begins_with_what_came_close
     held += [node(f"small-{number}", {GPU: "1"}, {"pool": "gpu"}) for number in range(2)]
     held += [node("elsewhere", {GPU: "8"}), node("off", {GPU: "8"}, {"pool": "gpu"}, cordoned=True)]
     held += [node("kept", {GPU: "8"}, {"pool": "gpu"}, [{"key": "dedicated", "value": "ml", "effect": "NoExecute"}])]
-    line = refusal(held, nodes.Demand(GPU, 4, {"pool": "gpu"}))
+    line = refusal(held, nodes.NodeRequirements(GPU, 4, {"pool": "gpu"}))
     assert "for the training (with nvidia.com/gpu: 4 and the label pool=gpu); got 8 nodes: " in line
     assert (
         "1 cordoned, 1 with the taint dedicated=ml:NoExecute, 1 without the label pool=gpu, 2 with nvidia.com/gpu: 1, "
@@ -161,14 +169,16 @@ def test_a_refusal_counts_what_stands_in_the_way_and_begins_with_what_came_close
 
 def test_a_refusal_names_what_the_gpus_are_called_there():
     parted = [node(f"gpu-{number}", {GPU: "0", "nvidia.com/mig-1g.10gb": "7"}) for number in range(2)]
-    assert "got 2 nodes: 2 without nvidia.com/gpu but with nvidia.com/mig-1g.10gb. " in refusal(parted, nodes.Demand(GPU, 1))
+    assert "got 2 nodes: 2 without nvidia.com/gpu but with nvidia.com/mig-1g.10gb. " in refusal(
+        parted, nodes.NodeRequirements(GPU, 1)
+    )
     assert "1 without nvidia.com/mig-1g.10gb but with amd.com/gpu" in refusal(
-        [node("one", {"amd.com/gpu": "1"})], nodes.Demand("nvidia.com/mig-1g.10gb", 1)
+        [node("one", {"amd.com/gpu": "1"})], nodes.NodeRequirements("nvidia.com/mig-1g.10gb", 1)
     )
 
 
 def test_a_refusal_of_a_selector_alone_speaks_of_no_gpu():
-    line = refusal([node("one")], nodes.Demand(GPU, 0, {"pool": "big", "zone": "a"}))
+    line = refusal([node("one")], nodes.NodeRequirements(GPU, 0, {"pool": "big", "zone": "a"}))
     assert line == (
         "error: the cluster must have a node for the training (with the labels pool=big, zone=a); got 1 node: "
         "1 without the labels pool=big, zone=a. Change node_selector or tolerations; if an autoscaler adds such nodes on "
@@ -178,7 +188,7 @@ def test_a_refusal_of_a_selector_alone_speaks_of_no_gpu():
 
 def test_a_refusal_is_short_however_many_reasons_there_are():
     held = [node(f"n-{number}", taints=[{"key": f"team-{number}", "effect": "NoSchedule"}]) for number in range(50)]
-    line = refusal(held, nodes.Demand(GPU, 0, {"kubernetes.io/os": "linux"}))
+    line = refusal(held, nodes.NodeRequirements(GPU, 0, {"kubernetes.io/os": "linux"}))
     assert "got 50 nodes: 1 with the taint team-0:NoSchedule, " in line and ", and others. Change node_selector" in line
     assert line.count("taint team-") == 6
 

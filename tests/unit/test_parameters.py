@@ -5,10 +5,11 @@ from dataclasses import fields as fields_of
 
 import pytest
 
-from kfp_vision import parameters
+from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.local_run import defaults
 from kfp_vision.pipelines import hyperparameter_sweep, image_classification, prepare_records
+from kfp_vision.preflight import checks, rules
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
 
 
 def test_the_defaults_of_the_form_pass(fields):
-    parameters.check_values(fields)
+    rules.check_values(fields)
 
 
 def test_what_may_be_written_for_them_passes(fields):
@@ -50,7 +51,7 @@ def test_what_may_be_written_for_them_passes(fields):
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
         "advanced": {"flip": False, "seed": 3.0, "momentum": 0, "precision": "bfloat16"},
     }
-    parameters.check_values(fields | given)
+    rules.check_values(fields | given)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_what_may_be_written_for_them_passes(fields):
 )
 def test_a_wrong_value_is_refused_with_its_field_and_a_remedy(fields, field, value, shown, remedy):
     with pytest.raises(InputError) as refusal:
-        parameters.check_values(fields | {field: value})
+        rules.check_values(fields | {field: value})
     line = line_of(refusal)
     rule, _, rest = line.partition("; got ")
     assert field in rule
@@ -120,7 +121,7 @@ def test_a_wrong_value_is_refused_with_its_field_and_a_remedy(fields, field, val
 
 def test_nothing_held_out_is_refused(fields):
     with pytest.raises(InputError) as refusal:
-        parameters.check_values(fields | {"validation_ratio": 0.0, "test_ratio": 0.0})
+        rules.check_values(fields | {"validation_ratio": 0.0, "test_ratio": 0.0})
     assert line_of(refusal) == (
         "error: validation_ratio or test_ratio must be above 0, to measure the model; got 0 for both. Set one to 0.2."
     )
@@ -129,13 +130,13 @@ def test_nothing_held_out_is_refused(fields):
 @pytest.mark.parametrize(("validation_ratio", "test_ratio"), [(0.5, 0.5), (0.9, 0.2)])
 def test_everything_held_out_is_refused(fields, validation_ratio, test_ratio):
     with pytest.raises(InputError, match="validation_ratio and test_ratio together must stay below 1; got 1") as refusal:
-        parameters.check_values(fields | {"validation_ratio": validation_ratio, "test_ratio": test_ratio})
+        rules.check_values(fields | {"validation_ratio": validation_ratio, "test_ratio": test_ratio})
     line_of(refusal)
 
 
 def test_fine_tuning_without_a_checkpoint_is_refused(fields):
     with pytest.raises(InputError) as refusal:
-        parameters.check_values(fields | {"fine_tune": True, "checkpoint_uri": ""})
+        rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": ""})
     assert line_of(refusal) == (
         'error: fine_tune=true must have a checkpoint to start from; got "". '
         "Set checkpoint_uri=imagenet, or fine_tune to false."
@@ -144,10 +145,10 @@ def test_fine_tuning_without_a_checkpoint_is_refused(fields):
 
 def test_the_published_checkpoint_of_another_network_is_refused_by_its_address(fields):
     default = defaults(image_classification)["checkpoint_uri"]
-    parameters.check_values(fields | {"fine_tune": True, "checkpoint_uri": default})
-    parameters.check_values(fields | {"fine_tune": False, "checkpoint_uri": default, "network": "resnet50"})
+    rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": default})
+    rules.check_values(fields | {"fine_tune": False, "checkpoint_uri": default, "network": "resnet50"})
     with pytest.raises(InputError) as refusal:
-        parameters.check_values(fields | {"fine_tune": True, "checkpoint_uri": default, "network": "resnet50"})
+        rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": default, "network": "resnet50"})
     assert line_of(refusal) == (
         f"error: the checkpoint must fit network=resnet50; got {default}, which is inception_v1. "
         "Set checkpoint_uri=imagenet, or network=inception_v1, or fine_tune to false."
@@ -156,15 +157,15 @@ def test_the_published_checkpoint_of_another_network_is_refused_by_its_address(f
 
 def test_imagenet_weights_that_nobody_publishes_are_refused(fields):
     with pytest.raises(InputError, match="must name weights that are published; got network=googlenet") as refusal:
-        parameters.check_values(fields | {"fine_tune": True, "checkpoint_uri": "imagenet", "network": "googlenet"})
+        rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": "imagenet", "network": "googlenet"})
     line_of(refusal)
 
 
 def test_a_width_that_a_network_does_not_come_in_is_refused(fields):
     narrow = {"fine_tune": False, "advanced": {"depth_multiplier": 0.5}}
-    parameters.check_values(fields | narrow | {"network": "mobilenet_v2"})
+    rules.check_values(fields | narrow | {"network": "mobilenet_v2"})
     with pytest.raises(InputError) as refusal:
-        parameters.check_values(fields | narrow | {"network": "vgg16"})
+        rules.check_values(fields | narrow | {"network": "vgg16"})
     assert line_of(refusal) == (
         "error: depth_multiplier of advanced must be 1 for network=vgg16; got 0.5. Leave it out, or choose a network that "
         "comes in other widths (inception_v1, googlenet, mobilenet_v2, mobilenet_v3_large)."
@@ -173,9 +174,9 @@ def test_a_width_that_a_network_does_not_come_in_is_refused(fields):
 
 def test_imagenet_weights_of_another_width_are_refused(fields):
     imagenet = {"fine_tune": True, "checkpoint_uri": "imagenet", "network": "mobilenet_v2"}
-    parameters.check_values(fields | imagenet)
+    rules.check_values(fields | imagenet)
     with pytest.raises(InputError, match=r"advanced must be 1 for checkpoint_uri=imagenet; got 0\.5"):
-        parameters.check_values(fields | imagenet | {"advanced": {"depth_multiplier": 0.5}})
+        rules.check_values(fields | imagenet | {"advanced": {"depth_multiplier": 0.5}})
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_imagenet_weights_of_another_width_are_refused(fields):
 )
 def test_a_wrong_value_of_advanced_is_refused_with_its_name_and_a_remedy(fields, name, value, remedy):
     with pytest.raises(InputError) as refusal:
-        parameters.check_values(fields | {"advanced": {name: value}})
+        rules.check_values(fields | {"advanced": {name: value}})
     line = line_of(refusal)
     assert name in line
     assert " of advanced must " in line or "advanced must hold known names only" in line
@@ -240,15 +241,15 @@ def test_a_wrong_value_of_advanced_is_refused_with_its_name_and_a_remedy(fields,
     ],
 )
 def test_resources_of_a_service_are_taken_as_kubernetes_writes_them(given):
-    assert parameters.deployment_settings({"service_resources": given})["service_resources"] == given
+    assert rules.deployment_settings({"service_resources": given})["service_resources"] == given
 
 
 def test_resources_of_a_service_are_requested_and_are_the_limit():
     both = {"cpu": "2", "memory": "4Gi"}
-    assert parameters.container_resources({"cpu": 2.0, "memory": "4Gi"}) == {"requests": both, "limits": both}
+    assert rules.container_resources({"cpu": 2.0, "memory": "4Gi"}) == {"requests": both, "limits": both}
     parts = {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}
-    assert parameters.container_resources(parts) == parts
-    assert parameters.container_resources({}) == {}
+    assert rules.container_resources(parts) == parts
+    assert rules.container_resources({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -266,12 +267,12 @@ def test_resources_that_are_no_quantities_are_refused(given):
     with pytest.raises(
         InputError, match=r"service_resources of advanced must map resources to Kubernetes quantities, or .*; got"
     ):
-        parameters.Advanced.parse({"service_resources": given})
+        advanced.Advanced.parse({"service_resources": given})
 
 
 @pytest.mark.parametrize(("given", "pods"), [("", None), ("2", (2, 2)), ("1-3", (1, 3)), ("0-3", (0, 3))])
 def test_replicas_are_a_number_or_the_least_and_the_most(given, pods):
-    assert parameters.replica_range(parameters.Advanced.parse({"service_replicas": given}).service_replicas) == pods
+    assert rules.replica_range(advanced.Advanced.parse({"service_replicas": given}).service_replicas) == pods
 
 
 @pytest.mark.parametrize("given", ["3-1", "0", "0-0", "1-", "-3", "one", "1-2-3", "1.5", " 1"])
@@ -279,19 +280,19 @@ def test_replicas_that_are_none_are_refused(given):
     with pytest.raises(
         InputError, match=r"service_replicas of advanced must be a number of pods, or a range .*; got .*\. Set it to 1-3, say"
     ):
-        parameters.Advanced.parse({"service_replicas": given})
+        advanced.Advanced.parse({"service_replicas": given})
 
 
 def test_a_version_of_a_runtime_is_refused_for_our_server():
-    parameters.Advanced.parse({"runtime_version": "2.14.1", "service_runtime": "tensorflow"})
+    advanced.Advanced.parse({"runtime_version": "2.14.1", "service_runtime": "tensorflow"})
     with pytest.raises(
         InputError, match=r"runtime_version of advanced must be left out unless service_runtime=tensorflow; got 2\.14\.1"
     ):
-        parameters.Advanced.parse({"runtime_version": "2.14.1"})
+        advanced.Advanced.parse({"runtime_version": "2.14.1"})
 
 
 def test_advanced_fills_in_defaults_and_converts_the_types_of_numbers():
-    whole = parameters.Advanced.parse({"seed": 3.0, "momentum": 0, "flip": False})
+    whole = advanced.Advanced.parse({"seed": 3.0, "momentum": 0, "flip": False})
     assert whole.seed == 3
     assert isinstance(whole.seed, int)
     assert isinstance(whole.momentum, float)
@@ -301,35 +302,35 @@ def test_advanced_fills_in_defaults_and_converts_the_types_of_numbers():
 
 
 def test_every_rule_of_advanced_is_about_a_field():
-    named = {name for names, _, _ in parameters.ADVANCED_RULES for name in names}
-    named |= {name for pair in parameters.ADVANCED_RANGES for name in pair}
-    named |= {*parameters.ADVANCED_CHOICES, *parameters.PREPARATION_ADVANCED, *parameters.ADVANCED_NOT_IN_RECIPE}
-    assert named <= {field.name for field in fields_of(parameters.Advanced)}
+    named = {name for names, _, _ in advanced.ADVANCED_RULES for name in names}
+    named |= {name for pair in advanced.ADVANCED_RANGES for name in pair}
+    named |= {*advanced.ADVANCED_CHOICES, *advanced.PREPARATION_ADVANCED, *checks.ADVANCED_NOT_IN_RECIPE}
+    assert named <= {field.name for field in fields_of(advanced.Advanced)}
 
 
 def test_data_that_is_not_there_is_refused_before_any_is_read(fields, tmp_path):
     scratch = fields | {"fine_tune": False}
     with pytest.raises(InputError, match="images_uri must name something that exists; got /no/such/photos") as refusal:
-        parameters.check_run(scratch | {"images_uri": "/no/such/photos"})
+        checks.check_run(scratch | {"images_uri": "/no/such/photos"})
     line_of(refusal)
     with pytest.raises(InputError, match=r"test_image_uri must name something that exists; got /no/such/1\.jpg") as refusal:
-        parameters.check_run(scratch | {"images_uri": str(tmp_path), "test_image_uri": "/no/such/1.jpg"})
+        checks.check_run(scratch | {"images_uri": str(tmp_path), "test_image_uri": "/no/such/1.jpg"})
     line_of(refusal)
 
 
 @pytest.mark.parametrize("field", ["log_uri", "checkpoint_dir"])
 def test_where_nothing_can_be_written_is_refused(fields, tmp_path, field):
     there = fields | {"fine_tune": False, "images_uri": str(tmp_path)}
-    parameters.check_run(there | {field: str(tmp_path / "logs")})
+    checks.check_run(there | {field: str(tmp_path / "logs")})
     with pytest.raises(InputError, match=f"{field} must name a folder or a bucket folder to write to; got https://") as refusal:
-        parameters.check_run(there | {field: "https://example.org/logs"})
+        checks.check_run(there | {field: "https://example.org/logs"})
     line_of(refusal)
 
 
 def test_a_test_picture_in_an_archive_is_found(fields, tmp_path):
     (tmp_path / "photos.tgz").write_bytes(b"only its place is looked at")
     uri = f"{tmp_path}/photos.tgz#daisy/1.jpg"
-    parameters.check_run(fields | {"fine_tune": False, "images_uri": str(tmp_path), "test_image_uri": uri})
+    checks.check_run(fields | {"fine_tune": False, "images_uri": str(tmp_path), "test_image_uri": uri})
 
 
 SAMPLE = defaults(prepare_records) | {"images_uri": "sample"}
@@ -349,14 +350,14 @@ SAMPLE = defaults(prepare_records) | {"images_uri": "sample"}
     ],
 )
 def test_a_wrong_value_of_a_preparation_is_refused(field, value, line):
-    parameters.check_preparation(SAMPLE)
+    checks.check_preparation(SAMPLE)
     with pytest.raises(InputError) as refusal:
-        parameters.check_preparation(SAMPLE | {field: value})
+        checks.check_preparation(SAMPLE | {field: value})
     assert line_of(refusal).startswith(f"error: {line}")
 
 
 def test_records_need_nothing_held_out():
-    parameters.check_preparation(SAMPLE | {"validation_ratio": 0.0, "advanced": {"max_side": 100}})
+    checks.check_preparation(SAMPLE | {"validation_ratio": 0.0, "advanced": {"max_side": 100}})
 
 
 def of_a_sweep() -> dict[str, object]:
@@ -366,9 +367,9 @@ def of_a_sweep() -> dict[str, object]:
 @pytest.mark.parametrize(
     ("check", "form"),
     [
-        (parameters.check_run, lambda: defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}),
-        (parameters.check_preparation, lambda: SAMPLE),
-        (parameters.check_sweep, of_a_sweep),
+        (checks.check_run, lambda: defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}),
+        (checks.check_preparation, lambda: SAMPLE),
+        (checks.check_sweep, of_a_sweep),
     ],
 )
 def test_a_list_of_pictures_to_leave_out_is_read_before_any_data_moves(tmp_path, check, form):
@@ -397,6 +398,6 @@ def test_a_list_of_pictures_to_leave_out_is_read_before_any_data_moves(tmp_path,
 def test_where_a_list_of_pictures_to_leave_out_lies_does_not_decide_what_a_model_becomes(fields, tmp_path):
     (tmp_path / "list.csv").write_text("path\n1.jpg\n")
     whole = fields | {"images_uri": "sample", "fine_tune": False}
-    with_a_list = parameters.check_run(whole | {"leave_out_uri": str(tmp_path / "list.csv")})
-    assert with_a_list == parameters.check_run(whole)
-    assert with_a_list.recipe != parameters.check_run(whole | {"train_steps": 1}).recipe
+    with_a_list = checks.check_run(whole | {"leave_out_uri": str(tmp_path / "list.csv")})
+    assert with_a_list == checks.check_run(whole)
+    assert with_a_list.recipe != checks.check_run(whole | {"train_steps": 1}).recipe

@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from left_out import leave_out
 from servers import until
 
-from kfp_vision import parameters
+from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError
+from kfp_vision.preflight import checks
 from kfp_vision.storage import base, reading, retry, stores
 from kfp_vision.storage.base import Interrupted
 
@@ -285,8 +286,8 @@ def test_pauses_grow_and_no_try_is_left_to_chance_alone(monkeypatch, capsys):
         ({"store_wait_seconds": 600.0}, "42", 42),  # as not given
         ({"momentum": 0.5}, "", 600),
         ({"store_wait_seconds": 5}, "", 5),
-        (parameters.Advanced.parse({"store_wait_seconds": 9}).for_data(), "42", 9),
-        (parameters.Advanced.parse({}).for_data(), "42", 42),
+        (advanced.Advanced.parse({"store_wait_seconds": 9}).for_data(), "42", 9),
+        (advanced.Advanced.parse({}).for_data(), "42", 42),
     ],
 )
 def test_a_form_says_it_else_the_environment_else_ten_minutes(wait, environment, expected, monkeypatch):
@@ -321,8 +322,8 @@ def test_what_is_no_time_is_refused(monkeypatch):
 
 
 def test_it_does_not_decide_the_model_and_reaches_the_stages_of_the_data():
-    assert "store_wait_seconds" in parameters.ADVANCED_NOT_IN_RECIPE
-    assert parameters.Advanced.parse({"store_wait_seconds": 3}).for_data()["store_wait_seconds"] == 3.0
+    assert "store_wait_seconds" in checks.ADVANCED_NOT_IN_RECIPE
+    assert advanced.Advanced.parse({"store_wait_seconds": 3}).for_data()["store_wait_seconds"] == 3.0
 
 
 @pytest.mark.parametrize("command", [["rollback"], ["predict", "1.jpg", "--model"], ["serve"]])

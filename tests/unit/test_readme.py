@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import components, local_run, parameters
+from kfp_vision import components, local_run
+from kfp_vision.core import advanced
 from kfp_vision.pipelines import PIPELINES, image_classification
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,7 @@ def test_every_component_stands_in_the_table():
 
 def test_every_advanced_field_stands_in_the_table_with_its_default():
     said = {name: row[0] for name, row in rows("What is rarely touched").items()}
-    assert said == {name: shown(default) for name, default in parameters.ADVANCED_DEFAULTS.items()}
+    assert said == {name: shown(default) for name, default in advanced.ADVANCED_DEFAULTS.items()}
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))

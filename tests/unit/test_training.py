@@ -20,10 +20,11 @@ from left_out import leave_out
 from PIL import Image
 from shades import NARROW, RECIPE, shade, train
 
-from kfp_vision import networks, parameters
+from kfp_vision import networks
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import NETWORKS
-from kfp_vision.parameters import Advanced
+from kfp_vision.preflight import rules
 from kfp_vision.training import input_pipeline, monitoring, optimizers, trainer
 from kfp_vision.training.features import compute_features, training_batches
 from kfp_vision.training.train import _balanced_weights
@@ -167,7 +168,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_nothing(folders, tmp_
     assert not list(tmp_path.rglob("*"))
 
 
-@pytest.mark.parametrize("name", parameters.OPTIMIZERS)
+@pytest.mark.parametrize("name", rules.OPTIMIZERS)
 def test_every_optimizer_lowers_a_loss(name):
     optimizer = optimizers.make_optimizer(name, Advanced.parse({"opt_epsilon": 1e-3, "adagrad_initial_accumulator_value": 0.1}))
     variable = keras.Variable(np.array([3.0, -2.0], "float32"))

@@ -18,19 +18,22 @@ from typing import Any
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports.formatting import plural
 
-STAGE = ("KUBERNETES_SERVICE_HOST", "KFP_POD_NAME")  # KFP sets the second; a run in a notebook's pod lacks it, and trains there
+STAGE_VARIABLES = (
+    "KUBERNETES_SERVICE_HOST",
+    "KFP_POD_NAME",
+)  # KFP sets the second; a run in a notebook's pod lacks it, and trains there
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-PAGE = 500  # nodes per response
+PAGE_SIZE = 500  # nodes per response
 CONNECT_SECONDS, READ_SECONDS = 5, 20
-RIGHT = "the ClusterRole of manifests/nodes"
+NODES_ROLE = "the ClusterRole of manifests/nodes"
 
-RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+RESOURCE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 OPERATORS = ("Exists", "Equal")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
-KEEPING_AWAY = ("NoSchedule", "NoExecute")  # PreferNoSchedule does not exclude a node
+BLOCKING_EFFECTS = ("NoSchedule", "NoExecute")  # PreferNoSchedule does not exclude a node
 CORDON = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 # Taints that Kubernetes sets while a condition lasts, and removes itself.
-PASSING = frozenset(
+TEMPORARY_TAINTS = frozenset(
     {
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unreachable",
@@ -41,15 +44,15 @@ PASSING = frozenset(
         "node.cloudprovider.kubernetes.io/uninitialized",
     }
 )
-MOST_REASONS = 6  # in an error
+MAX_REASONS = 6  # in an error
 
 
-class Unread(Exception):
+class NodesUnreadable(Exception):
     """The nodes could not be read; the message says why in a few words."""
 
 
 @dataclass(frozen=True)
-class Demand:
+class NodeRequirements:
     """What the training pod requires of a node.
 
     Attributes:
@@ -69,7 +72,7 @@ class Demand:
         return " and ".join(gpus + ([_labels(self.labels)] if self.labels else []))
 
 
-def check(demand: Demand) -> None:
+def check_nodes(demand: NodeRequirements) -> None:
     """Checks, in a stage on a cluster, that a node fits the training pod, and prints which, or what the training waits for.
 
     Does nothing if the pod has no requirements, since any node fits. Nodes that cannot be read are only reported.
@@ -86,12 +89,12 @@ def check(demand: Demand) -> None:
     if not (demand.count or demand.labels) or not _is_stage():
         return
     try:
-        print(choose(_nodes(), demand), flush=True)
-    except Unread as error:
+        print(find_node(_nodes(), demand), flush=True)
+    except NodesUnreadable as error:
         print(f"the training waits for a node with {demand}; the nodes could not be checked: {error}", flush=True)
 
 
-def choose(nodes: Iterable[Mapping[str, Any]], demand: Demand) -> str:
+def find_node(nodes: Iterable[Mapping[str, Any]], demand: NodeRequirements) -> str:
     """Finds a node that fits the training pod now, or else one that will soon; reads no further than the first that fits.
 
     Args:
@@ -108,7 +111,7 @@ def choose(nodes: Iterable[Mapping[str, Any]], demand: Demand) -> str:
     obstacles: Counter[tuple[int, str]] = Counter()
     later = ""
     for node in nodes:
-        if reason := obstacle(node, demand):
+        if reason := node_obstacle(node, demand):
             obstacles[reason] += 1
             continue
         has = f" (it has {demand.resource}: {_available(node, demand.resource)})" if demand.count else ""
@@ -119,11 +122,11 @@ def choose(nodes: Iterable[Mapping[str, Any]], demand: Demand) -> str:
     if later:
         return later
     if not obstacles:
-        raise Unread("the cluster lists none")
+        raise NodesUnreadable("the cluster lists none")
     raise _no_node_error(obstacles, demand)
 
 
-def obstacle(node: Mapping[str, Any], demand: Demand) -> tuple[int, str] | None:
+def node_obstacle(node: Mapping[str, Any], demand: NodeRequirements) -> tuple[int, str] | None:
     """Returns why a node does not fit the training pod, and will not by itself.
 
     Args:
@@ -143,7 +146,7 @@ def obstacle(node: Mapping[str, Any], demand: Demand) -> tuple[int, str] | None:
     if missing := {key: value for key, value in demand.labels.items() if labels.get(key) != value}:
         return 2, f"without {_labels(missing)}"
     for taint in _taints(node):
-        is_permanent = taint["key"] not in PASSING and not _is_of_resource(taint, demand)
+        is_permanent = taint["key"] not in TEMPORARY_TAINTS and not _is_of_resource(taint, demand)
         if is_permanent and not _tolerated(taint, demand.tolerations):
             cordoned = taint["key"] == CORDON["key"]
             return (4, "cordoned") if cordoned else (3, f"with the taint {_formatted(taint)}")
@@ -177,7 +180,7 @@ def check_resource(resource: str) -> None:
     Raises:
         InputError: it is not a domain and a name.
     """
-    if not RESOURCE.fullmatch(resource):
+    if not RESOURCE_NAME.fullmatch(resource):
         rule = "gpu_type must be the resource name of GPUs on nodes, a domain and a name"
         raise InputError(rule, resource, "Write it as nvidia.com/gpu, say, or set gpu_count=0.")
 
@@ -237,20 +240,20 @@ def _broken_rule(toleration: Any) -> str:
     return ""
 
 
-def _no_node_error(obstacles: Counter[tuple[int, str]], demand: Demand) -> InputError:
+def _no_node_error(obstacles: Counter[tuple[int, str]], demand: NodeRequirements) -> InputError:
     """Builds the error that lists how many nodes do not fit for which reason, those that came closest first."""
     by_closeness = sorted(obstacles.items(), key=lambda one: (-one[0][0], -one[1], one[0][1]))
     reasons = [f"{number} {reason}" for (_, reason), number in by_closeness]
-    more = ["and others"] if len(reasons) > MOST_REASONS else []
+    more = ["and others"] if len(reasons) > MAX_REASONS else []
     rule = f"the cluster must have a node for the training (with {demand})"
     remedy = "Set gpu_count=0 to train without a GPU, or change" if demand.count else "Change"
     remedy += f" {'gpu_type, gpu_count, ' if demand.count else ''}node_selector or tolerations; if an autoscaler adds such"
     remedy += " nodes on demand, set check_nodes of advanced to false."
     found = plural(obstacles.total(), "node", "nodes")
-    return InputError(rule, f"{found}: {', '.join(reasons[:MOST_REASONS] + more)}", remedy)
+    return InputError(rule, f"{found}: {', '.join(reasons[:MAX_REASONS] + more)}", remedy)
 
 
-def _outlook(taints: Sequence[Mapping[str, Any]], demand: Demand) -> str:
+def _outlook(taints: Sequence[Mapping[str, Any]], demand: NodeRequirements) -> str:
     """Says what will remove or tolerate the taints of a node that fits otherwise."""
     of_resource = [taint for taint in taints if _is_of_resource(taint, demand)]
     if not of_resource:
@@ -262,7 +265,7 @@ def _outlook(taints: Sequence[Mapping[str, Any]], demand: Demand) -> str:
     )
 
 
-def _is_of_resource(taint: Mapping[str, Any], demand: Demand) -> bool:
+def _is_of_resource(taint: Mapping[str, Any], demand: NodeRequirements) -> bool:
     """Returns whether ExtendedResourceToleration makes pods that request the GPU resource tolerate a taint."""
     return bool(demand.count) and taint["key"] == demand.resource
 
@@ -274,7 +277,7 @@ def _tolerated(taint: Mapping[str, Any], tolerations: Sequence[Mapping[str, Any]
 def _taints(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Returns the taints that exclude pods, including that of a cordoned node, which is not always listed."""
     spec = node.get("spec") or {}
-    taints = [taint for taint in spec.get("taints") or [] if taint["effect"] in KEEPING_AWAY]
+    taints = [taint for taint in spec.get("taints") or [] if taint["effect"] in BLOCKING_EFFECTS]
     is_unlisted = spec.get("unschedulable") and all(taint["key"] != CORDON["key"] for taint in taints)
     return [*taints, CORDON] if is_unlisted else taints
 
@@ -307,7 +310,7 @@ def _formatted(taint: Mapping[str, Any]) -> str:
 
 def _is_stage() -> bool:
     """Returns whether this process is a stage of a run on a cluster."""
-    return all(os.environ.get(name) for name in STAGE) and TOKEN_FILE.is_file()
+    return all(os.environ.get(name) for name in STAGE_VARIABLES) and TOKEN_FILE.is_file()
 
 
 def _nodes() -> Iterator[dict[str, Any]]:
@@ -319,23 +322,25 @@ def _nodes() -> Iterator[dict[str, Any]]:
     import urllib3
     from kubernetes import client, config
 
-    from kfp_vision.cluster import configured
+    from kfp_vision.core.kube_config import load_configuration
 
     try:
-        configuration, _ = configured()
+        configuration, _ = load_configuration()
         configuration.retries = False
         with client.ApiClient(configuration) as connection:
-            api, page = client.CoreV1Api(connection), {"limit": PAGE}
+            api, page = client.CoreV1Api(connection), {"limit": PAGE_SIZE}
             while page:
                 limits = {"_preload_content": False, "_request_timeout": (CONNECT_SECONDS, READ_SECONDS)}
                 answer = json.loads(api.list_node(**page, **limits).data)  # parsing each as a V1Node takes milliseconds
                 yield from answer["items"]
                 token = answer["metadata"].get("continue")
-                page = {"limit": PAGE, "_continue": token} if token else {}
+                page = {"limit": PAGE_SIZE, "_continue": token} if token else {}
     except client.ApiException as error:
-        remedy = f"; {RIGHT} grants it" if error.status == 403 else ""
-        raise Unread(f"HTTP {error.status}{remedy}" if error.status else str(error.reason).partition("\n")[0]) from None
+        remedy = f"; {NODES_ROLE} grants it" if error.status == 403 else ""
+        raise NodesUnreadable(
+            f"HTTP {error.status}{remedy}" if error.status else str(error.reason).partition("\n")[0]
+        ) from None
     except (urllib3.exceptions.HTTPError, config.ConfigException, OSError) as error:
-        raise Unread(type(getattr(error, "reason", None) or error).__name__) from None
+        raise NodesUnreadable(type(getattr(error, "reason", None) or error).__name__) from None
     except (ValueError, KeyError, TypeError):
-        raise Unread("the response is not that of the Kubernetes API") from None
+        raise NodesUnreadable("the response is not that of the Kubernetes API") from None

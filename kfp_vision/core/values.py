@@ -1,0 +1,72 @@
+"""Checks of single values: type, range and choice."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from kfp_vision.core.errors import InputError
+
+NOWHERE, KSERVE = "none", "kserve"  # values of deploy_to besides a model repository
+
+
+def normalize_numbers(value: Any) -> Any:
+    """Converts floats without a fraction to integers, also within dictionaries and lists.
+
+    Forms, command lines and JSON write the same number as 16 or as 16.0.
+
+    Args:
+        value: as read from JSON.
+    """
+    if isinstance(value, Mapping):
+        return {name: normalize_numbers(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [normalize_numbers(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def check_type(name: str, value: Any, kind: type, example: str) -> None:
+    """Checks the type of a form field.
+
+    Args:
+        name: the field.
+        value: what was given.
+        kind: `dict`, `list`, `bool` or `str`.
+        example: a right value in JSON, for the message.
+
+    Raises:
+        InputError: the value has another type.
+    """
+    if not isinstance(value, kind):
+        shapes = {dict: "a dictionary", list: "a list", bool: "true or false", str: "text"}
+        raise InputError(f"{name} must be {shapes[kind]}", value, f"Write it as JSON, such as {example}.")
+
+
+def has_type_of(value: Any, default: Any) -> bool:
+    """Returns whether a value can replace a default: whole numbers may be floats, as JSON and KFP pass them.
+
+    Args:
+        value: what was given.
+        default: a string, a dictionary, an integer or a float.
+    """
+    if isinstance(default, str | dict):
+        return isinstance(value, type(default))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    return isinstance(default, float) or float(value).is_integer()
+
+
+def check_choices(form: Mapping[str, Any], choices_of: Mapping[str, tuple[str, ...]]) -> None:
+    for name, choices in choices_of.items():
+        if form[name] not in choices:
+            raise InputError(f"{name} must be one of {', '.join(choices)}", form[name], f"Choose one, say {choices[0]}.")
+
+
+def check_set(name: str, value: Any, remedy: str) -> None:
+    check_type(name, value, str, '"somewhere"')
+    if not value:
+        raise InputError(f"{name} must be set", value, remedy)
+
+
+def check_number(name: str, value: Any, lowest: float, below: float, rule: str, usual: str, *, whole: bool = False) -> None:
+    if not (has_type_of(value, 0 if whole else 0.0) and lowest <= value < below):
+        raise InputError(f"{name} must be {rule}", value, f"Set it to {usual}, say.")

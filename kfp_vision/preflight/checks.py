@@ -1,0 +1,234 @@
+"""The checks before a run: every field, and everything outside that the run depends on."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from kfp_vision.core.advanced import DEPLOYMENT_ADVANCED, Advanced
+from kfp_vision.core.values import normalize_numbers
+from kfp_vision.networks import NETWORKS
+from kfp_vision.preflight import nodes, rules
+from kfp_vision.storage import retry
+from kfp_vision.training import trials
+
+# Fields that do not affect the trained model, only where it trains and how it is used; left out of the recipe hash.
+FIELDS_NOT_IN_RECIPE = (
+    "leave_out_uri",  # the fingerprint of the data covers the exclusions, wherever the list is stored
+    "check_images",
+    "partitions",
+    "log_uri",
+    "checkpoint_dir",
+    "gpu_type",
+    "gpu_count",
+    "node_selector",
+    "tolerations",
+    "min_accuracy",
+    "deploy_to",
+    "skip_unchanged",
+    "test_image_uri",
+    "predict_uri",
+)
+ADVANCED_NOT_IN_RECIPE = (
+    *DEPLOYMENT_ADVANCED,
+    "check_nodes",
+    "beat_largest_class",
+    "compare_with_deployed",
+    "profile_steps",
+    "save_interval_secs",
+    "cache_pictures",
+    "max_refused_ratio",
+    "store_wait_seconds",
+)
+
+
+def check_run(form: Mapping[str, Any]) -> rules.RunPreflight:
+    """Checks a run of `image_classification`, or of its partitioned variant, before any image is transferred.
+
+    Checks the values, and that the data exists, the checkpoint fits the network, the targets are writable, and a node of the
+    cluster can run the training.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        What later stages need.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    advanced = rules.check_values(form)
+    _check_images(form)
+    _check_surroundings(form, advanced)
+    return rules.RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form))
+
+
+def check_training(form: Mapping[str, Any]) -> rules.TrainingPreflight:
+    """Checks a run of `train_only`; see `check_run`.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        What later stages need.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    advanced = rules.check_train_only_values(form)
+    from kfp_vision.records import folder  # as in _check_images
+
+    folder.check_records_uri(form["records_uri"], "records_uri")
+    _check_surroundings(form, advanced)
+    return rules.TrainingPreflight(_gpus(form))
+
+
+def check_sweep(form: Mapping[str, Any]) -> rules.SweepPreflight:
+    """Checks a run of `hyperparameter_sweep`; see `check_run`.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        What later stages need.
+
+    Raises:
+        InputError: the first rule that is broken, by any trial.
+    """
+
+    advanced = rules.check_sweep_values(form)
+    first, *others = ({**form, **trial} for trial in trials.plan_trials(form, advanced.seed))
+    _check_images(form)
+    _check_surroundings(first, advanced)
+    for trial in {other["network"]: other for other in others if other["network"] != first["network"]}.values():
+        _check_checkpoint(trial, advanced)
+    return rules.SweepPreflight(advanced.for_data(), _gpus(form))
+
+
+def check_preparation(form: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks a run of `prepare_records`; see `check_run`.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        The settings of `advanced` that the data stages read.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    advanced = rules.check_preparation_values(form)
+    from kfp_vision.dataset import annotations  # as in _check_images
+
+    if form["task"] == "detection":
+        annotations.check_detection_uri(form["images_uri"])
+    _check_images(form)
+    return advanced.for_data()
+
+
+def check_prediction(form: Mapping[str, Any]) -> None:
+    """Checks a run of `batch_prediction`; see `check_run`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    rules.check_prediction_values(form)
+    from kfp_vision.prediction import batch
+    from kfp_vision.repository import version  # as in _check_images
+
+    version.check_model_uri(form["model_uri"], "model_uri")
+    batch.check_images_uri(form["predict_uri"], "predict_uri")
+
+
+def check_search(form: Mapping[str, Any]) -> None:
+    """Checks a run of `image_search`; see `check_run`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    rules.check_search_values(form)
+    from kfp_vision.networks import pretrained
+    from kfp_vision.prediction import batch
+    from kfp_vision.repository import version
+    from kfp_vision.search import beside, sources
+    from kfp_vision.storage import reading  # as in _check_images
+
+    reading.check_exists(form["images_uri"], "images_uri")
+    if form["model_uri"]:
+        version.check_model_uri(form["model_uri"], "model_uri")
+    else:
+        pretrained.check_pretrained(NETWORKS[form["network"]], form["checkpoint_uri"], 1.0)
+    if form["index_uri"]:
+        sources.check_index(form["index_uri"], "index_uri")
+    if form["queries_uri"]:
+        batch.check_images_uri(form["queries_uri"], "queries_uri")
+    beside.check_target(form["deploy_to"], form["model_uri"])
+
+
+def _check_images(form: Mapping[str, Any]) -> None:
+    # Imported here, so that composing and compiling pipelines does not need the packages that read images.
+    from kfp_vision.dataset import exclusions
+    from kfp_vision.storage import reading
+
+    reading.check_exists(form["images_uri"], "images_uri")
+    if form["leave_out_uri"]:
+        reading.check_exists(form["leave_out_uri"], "leave_out_uri")
+        exclusions.read_exclusions(form["leave_out_uri"])
+
+
+def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
+    """Checks what a training uses besides its images: nodes, URIs to read and to write, the deployment target."""
+    from kfp_vision import deployment
+    from kfp_vision.prediction import batch
+    from kfp_vision.storage import reading, writing
+
+    if advanced.check_nodes:
+        placement = int(form["gpu_count"]), form["node_selector"], form["tolerations"]
+        nodes.check_nodes(nodes.NodeRequirements(form["gpu_type"], *placement))
+    if form["test_image_uri"]:
+        reading.check_image_uri(form["test_image_uri"], "test_image_uri")
+    if form["predict_uri"]:
+        batch.check_images_uri(form["predict_uri"], "predict_uri")
+    deployment.check_target(form["deploy_to"], form["model_name"], advanced.for_deployment())
+    for name in ("log_uri", "checkpoint_dir"):
+        if form[name]:
+            writing.check_writable(form[name], name)
+    _check_checkpoint(form, advanced)
+
+
+def _check_checkpoint(form: Mapping[str, Any], advanced: Advanced) -> None:
+    from kfp_vision.networks import pretrained  # as in _check_images
+
+    if form["fine_tune"]:
+        pretrained.check_pretrained(NETWORKS[form["network"]], form["checkpoint_uri"], advanced.depth_multiplier)
+
+
+def _gpus(form: Mapping[str, Any]) -> str:
+    return str(int(form["gpu_count"]))
+
+
+def _recipe(form: Mapping[str, Any], advanced: Advanced) -> str:
+    """Hashes what affects the trained model; see `Checked`. Settings given at their defaults count as not given."""
+    fields = {name: value for name, value in form.items() if name not in FIELDS_NOT_IN_RECIPE}
+    fields["advanced"] = {name: value for name, value in asdict(advanced).items() if name not in ADVANCED_NOT_IN_RECIPE}
+    return hashlib.sha256(json.dumps(normalize_numbers(fields), sort_keys=True).encode()).hexdigest()
+
+
+# By the name of a pipeline's first stage.
+CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    check.__name__: check
+    for check in (check_run, check_training, check_sweep, check_preparation, check_prediction, check_search)
+}
+
+if __name__ == "__main__":  # in a process of its own: TensorFlow needs much memory, and logs while it starts
+    with retry.interactive():
+        checked = CHECKS[sys.argv[1]](json.load(sys.stdin))
+    print(json.dumps(checked._asdict() if hasattr(checked, "_asdict") else {}))

@@ -1,0 +1,343 @@
+"""The rules for the values of the form's fields; nothing outside is asked."""
+
+import difflib
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from kfp_vision.core.advanced import PREPARATION_ADVANCED, Advanced
+from kfp_vision.core.errors import InputError
+from kfp_vision.core.values import check_choices, check_number, check_set, check_type, normalize_numbers
+from kfp_vision.networks import IMAGENET, NETWORKS, Network
+from kfp_vision.preflight import nodes
+from kfp_vision.training import trials
+from kfp_vision.training.schedules import SCHEDULES
+
+OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
+# The options of the drop-down fields of a training.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "network": tuple(NETWORKS),
+    "optimizer": OPTIMIZERS,
+    "learning_rate_schedule": SCHEDULES,
+}
+
+TASKS = ("classification", "detection")
+PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"task": TASKS}
+RATIO_RULE = (0, 1, "at least 0 and below 1", "0.2")  # lowest value, upper bound, the rule in words, an example
+MAX_PARTITIONS = 100  # one pod each; their outputs are passed on in one command-line argument, limited to 131,071 bytes
+MAX_TRIALS = 100  # one training each
+MAX_NEAREST = 1000
+RESOURCE_SECTIONS = {"requests", "limits"}  # of service_resources
+SWEEP_EXAMPLES = {
+    "networks": '["inception_v1", "resnet50"]',
+    "optimizers": '["sgd", "adam"]',
+    "batch_sizes": "[16, 32]",
+    "learning_rates": "[0.001, 0.01]",
+}
+
+
+def deployment_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of `advanced` that a deployment reads, defaults filled in.
+
+    Args:
+        given: the field `advanced` of a form.
+
+    Raises:
+        InputError: see `Advanced.parse`.
+    """
+    return Advanced.parse(given).for_deployment()
+
+
+def container_resources(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Converts `service_resources` to the `resources` of a Kubernetes container.
+
+    Args:
+        given: quantities by resource for both `requests` and `limits`, or one such dictionary for each of the two.
+
+    Returns:
+        `limits` and `requests`, with quantities as strings; empty if nothing is given.
+    """
+    parts = given if given.keys() == RESOURCE_SECTIONS else dict.fromkeys(RESOURCE_SECTIONS, given)
+    quantities = {
+        part: {name: str(normalize_numbers(value)) for name, value in parts[part].items()} for part in sorted(RESOURCE_SECTIONS)
+    }
+    return quantities if given else {}
+
+
+def replica_range(given: str) -> tuple[int, int] | None:
+    """Returns the minimum and maximum number of pods of `service_replicas`; None if it is empty.
+
+    Args:
+        given: a number or a range, such as `1-3`.
+    """
+    least, _, most = given.partition("-")
+    return (int(least), int(most or least)) if given else None
+
+
+def suggest_name(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """Returns the remedy for an unknown name: the known name that is closest to it.
+
+    Args:
+        name: what was given.
+        known: the names that exist.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]}?" if close else "Take one of these, or leave it out."
+
+
+def check_values(form: Mapping[str, Any]) -> Advanced:
+    """Checks the values of the form of `image_classification`, or of its partitioned variant.
+
+    Looks at the values only; `check_run` also checks what they refer to.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        The field `advanced`, parsed.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    advanced = _check_data(form)
+    if form["validation_ratio"] + form["test_ratio"] == 0:
+        rule = "validation_ratio or test_ratio must be above 0, to measure the model"
+        raise InputError(rule, "0 for both", "Set one to 0.2.")
+    check_choices(form, CHOICES)
+    _check_training_fields(form, advanced)
+    check_type("skip_unchanged", form["skip_unchanged"], bool, "true")
+    if form["skip_unchanged"] and form["deploy_to"] == "none":
+        remedy = "Set deploy_to to kserve or a model repository, or skip_unchanged to false."
+        raise InputError("skip_unchanged must have a deployed model to compare with", "deploy_to=none", remedy)
+    return advanced
+
+
+def check_train_only_values(form: Mapping[str, Any]) -> Advanced:
+    """Checks the values of the form of `train_only`; see `check_values`.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        The field `advanced`, parsed.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    check_choices(form, CHOICES)
+    advanced = Advanced.parse(form["advanced"])
+    _check_training_fields(form, advanced)
+    check_set("records_uri", form["records_uri"], "Give the folder `records` of a prepare_records run, local or in a bucket.")
+    return advanced
+
+
+def check_sweep_values(form: Mapping[str, Any]) -> Advanced:
+    """Checks the values of the form of `hyperparameter_sweep`, for every combination of them; see `check_values`.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        The field `advanced`, parsed.
+
+    Raises:
+        InputError: the first rule that is broken, by any combination.
+    """
+    advanced = _check_data(form)
+    if not form["validation_ratio"]:
+        rule = "validation_ratio must be above 0, to choose among the trials"
+        raise InputError(rule, form["validation_ratio"], "Set it to 0.2, say.")
+    for name in trials.SWEPT_FIELDS:
+        _check_list(name, form[name])
+    rule = f"0 (for every combination) or a whole number up to {MAX_TRIALS}"
+    check_number("trials", form["trials"], 0, MAX_TRIALS + 1, rule, "20", whole=True)
+    combinations = math.prod(len(form[name]) for name in trials.SWEPT_FIELDS)
+    if not form["trials"] and combinations > MAX_TRIALS:
+        remedy = "Set trials to the number of combinations to draw at random, or give fewer values."
+        raise InputError(f"there must be at most {MAX_TRIALS} combinations to try all of them", combinations, remedy)
+    for values in itertools.product(*(form[name] for name in trials.SWEPT_FIELDS)):
+        trial = {**form, **dict(zip(trials.SWEPT_FIELDS.values(), values, strict=True))}
+        check_choices(trial, CHOICES)
+        _check_training_fields(trial, advanced)
+    return advanced
+
+
+def check_preparation_values(form: Mapping[str, Any]) -> Advanced:
+    """Checks the values of the form of `prepare_records`; see `check_values`.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        The field `advanced`, parsed.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    check_choices(form, PREPARATION_CHOICES)
+    advanced = _check_data(form)
+    for name in form["advanced"]:
+        if name not in PREPARATION_ADVANCED:
+            rule = f"advanced of prepare_records must hold known names only ({', '.join(PREPARATION_ADVANCED)})"
+            raise InputError(rule, name, suggest_name(name, list(PREPARATION_ADVANCED)))
+    return advanced
+
+
+def check_prediction_values(form: Mapping[str, Any]) -> None:
+    """Checks the values of the form of `batch_prediction`; see `check_values`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    check_set("model_uri", form["model_uri"], "Give the model folder of a run, or a model repository.")
+    check_set("predict_uri", form["predict_uri"], "Give a folder.")
+    check_type("all_scores", form["all_scores"], bool, "true")
+    _check_partitions(form["partitions"])
+
+
+def check_search_values(form: Mapping[str, Any]) -> None:
+    """Checks the values of the form of `image_search`; see `check_values`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    check_choices(form, {"network": CHOICES["network"]})
+    for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label", "deploy_to"):
+        check_type(name, form[name], str, '"somewhere"')
+    rule = f"a whole number from 1 to {MAX_NEAREST}"
+    check_number("nearest", form["nearest"], 1, MAX_NEAREST + 1, rule, "10", whole=True)
+    check_type("audit", form["audit"], bool, "true")
+    _check_ratios(form)
+    _check_partitions(form["partitions"])
+    if not form["model_uri"]:
+        NETWORKS[form["network"]].check_start(form["checkpoint_uri"])
+
+
+def check_model_name(name: str, field: str) -> None:
+    """Checks that a model name can be part of a URL.
+
+    Args:
+        name: the name of the model.
+        field: the form field or option that gave it, for the message.
+
+    Raises:
+        InputError: the name is empty, or has other characters than letters, digits, - and _.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise InputError(f"{field} must be letters, digits, - and _", name, "Choose a name such as flowers.")
+
+
+def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
+    check_number("min_accuracy", form["min_accuracy"], *RATIO_RULE)
+    for name, usual in (("batch_size", "16"), ("train_steps", "6000")):
+        check_number(name, form[name], 1, math.inf, "a whole number above 0", usual, whole=True)
+    check_number("learning_rate", form["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
+    check_number("gpu_count", form["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
+    network = NETWORKS[form["network"]]
+    rule = f"0 (the network's own, {network.image_size}) or a whole number from {network.smallest} up"
+    smallest = network.smallest if form["image_size"] else 0
+    check_number("image_size", form["image_size"], smallest, math.inf, rule, str(network.image_size), whole=True)
+    for name in ("fine_tune", "train_last_layer_only"):
+        check_type(name, form[name], bool, "true")
+    for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
+        check_type(name, form[name], str, '"somewhere"')
+    check_type("gpu_type", form["gpu_type"], str, '"nvidia.com/gpu"')
+    if form["gpu_count"]:
+        nodes.check_resource(form["gpu_type"])
+    _check_width(network, form, advanced.depth_multiplier)
+    if form["fine_tune"]:
+        network.check_start(form["checkpoint_uri"])
+    check_model_name(form["model_name"], "model_name")
+    check_type("node_selector", form["node_selector"], dict, '{"pool": "gpu"}')
+    check_type("tolerations", form["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
+    nodes.check_selector(form["node_selector"])
+    nodes.check_tolerations(form["tolerations"])
+
+
+def _check_width(network: Network, form: Mapping[str, Any], multiplier: float) -> None:
+    if multiplier != 1 and not network.has_widths:
+        others = ", ".join(other.name for other in NETWORKS.values() if other.has_widths)
+        rule = f"depth_multiplier of advanced must be 1 for network={network.name}"
+        raise InputError(rule, multiplier, f"Leave it out, or choose a network that comes in other widths ({others}).")
+    if multiplier != 1 and form["fine_tune"] and form["checkpoint_uri"] == IMAGENET:
+        rule = f"depth_multiplier of advanced must be 1 for checkpoint_uri={IMAGENET}"
+        raise InputError(rule, multiplier, "Leave it out, or give a checkpoint of that width.")
+
+
+def _check_data(form: Mapping[str, Any]) -> Advanced:
+    """Checks the fields that the stages up to the records read; returns the parsed `advanced`."""
+    _check_ratios(form)
+    check_number("images_per_shard", form["images_per_shard"], 1, math.inf, "a whole number above 0", "1000", whole=True)
+    _check_partitions(form.get("partitions", 1))
+    check_type("check_images", form["check_images"], bool, "true")
+    check_type("leave_out_uri", form["leave_out_uri"], str, '"somewhere"')
+    return Advanced.parse(form["advanced"])
+
+
+def _check_ratios(form: Mapping[str, Any]) -> None:
+    for name in ("validation_ratio", "test_ratio"):
+        check_number(name, form[name], *RATIO_RULE)
+    held_out = form["validation_ratio"] + form["test_ratio"]
+    if held_out >= 1:
+        rule = "validation_ratio and test_ratio together must stay below 1"
+        raise InputError(rule, held_out, "Leave some images to train on: 0.2 and 0.1, say.")
+
+
+def _check_partitions(partitions: Any) -> None:
+    rule = f"a whole number from 1 to {MAX_PARTITIONS}"
+    check_number("partitions", partitions, 1, MAX_PARTITIONS + 1, rule, "4", whole=True)
+
+
+def _check_list(name: str, values: Any) -> None:
+    """Checks one of the lists of `SWEPT`."""
+    check_type(name, values, list, SWEEP_EXAMPLES[name])
+    if not values or any(value in values[:place] for place, value in enumerate(values)):
+        rule = f"{name} must hold one {trials.SWEPT_FIELDS[name].replace('_', ' ')} or several different ones"
+        raise InputError(rule, values, f"Write it as JSON, such as {SWEEP_EXAMPLES[name]}.")
+
+
+# From here on, checks that also look at what the values refer to: stores, checkpoints, the cluster.
+
+
+class RunPreflight(NamedTuple):
+    """What `check_run` passes on to later stages.
+
+    Attributes:
+        advanced: the settings of `advanced` that the data stages read; KFP's cache reuses these stages if other ones change.
+        recipe: a hash of all fields that affect the trained model, the images excepted.
+        gpus: `gpu_count` as a string: KFP's driver ignores resource requests that are numbers
+            (`resolvePodSpecInputRuntimeParameter` in backend/src/v2/driver/resolve.go of KFP 2.17.0).
+    """
+
+    advanced: dict[str, Any]
+    recipe: str
+    gpus: str
+
+
+class SweepPreflight(NamedTuple):
+    """What `check_sweep` passes on to later stages.
+
+    Attributes:
+        advanced: see `Checked`.
+        gpus: see `Checked`.
+    """
+
+    advanced: dict[str, Any]
+    gpus: str
+
+
+class TrainingPreflight(NamedTuple):
+    """What `check_training` passes on to later stages.
+
+    Attributes:
+        gpus: see `Checked`.
+    """
+
+    gpus: str
