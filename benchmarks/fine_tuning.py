@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from benchmarks import training_stage
-from kfp_vision import evaluation
 from kfp_vision.core.advanced import Advanced
+from kfp_vision.evaluation import scoring
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import exported_version
 from kfp_vision.training import train
@@ -60,7 +60,7 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
         outputs = {"model": root / "model", "events": root / "events", "page": root / "training.html"}
         train.train_classifier(recipe, *records, root / "labels", **outputs)
         version = exported_version(root / "model")
-        predictions = evaluation.collect(Classifier(version).probabilities, root / "records" / "test")
+        predictions = scoring.predict_records(Classifier(version).probabilities, root / "records" / "test")
     accuracy = float(predictions.correct.mean())
     print(json.dumps({"accuracy": accuracy, "seconds": time.perf_counter() - start}))
 

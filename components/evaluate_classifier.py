@@ -43,15 +43,16 @@ def evaluate_classifier(
     """
     from pathlib import Path
 
-    from kfp_vision.evaluation import HEADLINES, Wishes, evaluate_classifier
+    from kfp_vision.evaluation.evaluate import HEADLINE_METRICS, evaluate_classifier
+    from kfp_vision.evaluation.gate import Criteria
     from kfp_vision.storage import atomic, retry
 
     retry.wait_for_stores(advanced)
     inputs = (Path(model.path), Path(validation_records.path), Path(test_records.path))
     made = {"evaluation": Path(metrics.path), "page": Path(report.path), "verdict": Path(verdict.path)}
-    evaluation = evaluate_classifier(*inputs, Wishes(min_accuracy, deploy_to, test_image_uri, advanced), **made)
+    evaluation = evaluate_classifier(*inputs, Criteria(min_accuracy, deploy_to, test_image_uri, advanced), **made)
     figures, roc = evaluation.metrics, evaluation.metrics.roc
-    metrics.metadata.update({name: getattr(figures, name) for name in HEADLINES})
+    metrics.metadata.update({name: getattr(figures, name) for name in HEADLINE_METRICS})
     classification.log_confusion_matrix(figures.labels, figures.confusion_matrix)
     classification.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["thresholds"])
     drawn = {"labels": figures.labels, "confusion_matrix": figures.confusion_matrix, "roc": roc}

@@ -211,7 +211,7 @@ def roc_curve(roc: Mapping[str, Any]) -> Chart | None:
     """Draws a ROC curve.
 
     Args:
-        roc: false_positive_rate, true_positive_rate and area, as in `measures.roc_curve`.
+        roc: false_positive_rate, true_positive_rate and area, as in `metrics.roc_curve`.
 
     Returns:
         The chart; None without finite points.
@@ -232,7 +232,7 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Chart | None:
     """Draws a reliability diagram: accuracy against confidence; the area of a point is proportional to its number of images.
 
     Args:
-        calibration: expected_calibration_error and bins, as in `measures.calibration`.
+        calibration: expected_calibration_error and bins, as in `metrics.calibration`.
 
     Returns:
         The chart; None without bins.

@@ -16,10 +16,11 @@ import requests
 from exported import version
 from servers import NUMBERS, answering, until
 
-from kfp_vision import deployment, evaluation
+from kfp_vision import deployment
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.evaluation import evaluate, gate
 from kfp_vision.preflight import rules
 from kfp_vision.records import convert
 from kfp_vision.repository import bucket, publish
@@ -226,9 +227,9 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
     ]
     for split, given in (("validation", rows), ("test", [])):
         convert.write_shards(tmp_path / split, split, iter(given), labels, 100)
-    criteria = evaluation.Wishes(0.0, uri, "", {"beat_largest_class": False})
+    criteria = gate.Criteria(0.0, uri, "", {"beat_largest_class": False})
     made = {name: tmp_path / f"worse-{name}" for name in ("evaluation", "page", "verdict")}
-    figures = evaluation.evaluate_classifier(
+    figures = evaluate.evaluate_classifier(
         tmp_path / "worse", tmp_path / "validation", tmp_path / "test", criteria, **made
     ).as_dict()
     assert (figures["accuracy"], figures["deployed"]["accuracy"], figures["verdict"]["accepted"]) == (0, 1, False)

@@ -9,24 +9,27 @@ import numpy as np
 import pytest
 import torn
 
-from kfp_vision import evaluation, measures
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.evaluation import gate, scoring
+from kfp_vision.evaluation.evaluate import evaluate_classifier
+from kfp_vision.evaluation.metrics import Predictions, classification_metrics
+from kfp_vision.prediction import classifier
 from kfp_vision.records import convert
 from kfp_vision.repository.version import Version
 
 BEATEN = {"label": "daisy", "share": 0.25, "p_value": 0.0000123, "verdict": "beaten"}
 BASELINE = "always predicting daisy, the largest class with 0.2500 of the 40 held-out images"
 BETTER = f"is significantly better than {BASELINE} (p = 1.2e-05)"
-ANSWERS = measures.Answers(["a", "b"], np.array([0, 1]), np.eye(2), np.array([40, 40]))
+ANSWERS = Predictions(["a", "b"], np.array([0, 1]), np.eye(2), np.array([40, 40]))
 
 
 def judged(accuracy: float, min_accuracy: float, deployed: dict | None = None, wanted: bool = True, **largest) -> dict:
     """Returns the verdict on a model evaluated on 40 images."""
-    metrics = measures.measured(ANSWERS, ["daisy", "rose"])
+    metrics = classification_metrics(ANSWERS, ["daisy", "rose"])
     metrics = replace(metrics, images=40, accuracy=accuracy, largest_class=BEATEN | largest)
-    return asdict(evaluation.judged(metrics, deployed, min_accuracy, beat_largest_class=wanted))
+    return asdict(gate.decide(metrics, deployed, min_accuracy, beat_largest_class=wanted))
 
 
 @pytest.mark.parametrize(("accuracy", "accepted"), [(0.9, True), (0.8999, False)])
@@ -102,8 +105,8 @@ def evaluate(root, pictures: tuple, deploy_to: str, compare: bool = True, beat: 
         colours.write_version(model / "serving" / "1")
         (model / "training.json").write_text("[]")
     made = {name: root / name for name in ("evaluation", "page", "verdict")}
-    criteria = evaluation.Wishes(0.0, deploy_to, "", {"compare_with_deployed": compare, "beat_largest_class": beat})
-    figures = evaluation.evaluate_classifier(model, *pictures, criteria, **made).as_dict()
+    criteria = gate.Criteria(0.0, deploy_to, "", {"compare_with_deployed": compare, "beat_largest_class": beat})
+    figures = evaluate_classifier(model, *pictures, criteria, **made).as_dict()
     assert json.loads(made["evaluation"].read_text()) == figures
     return figures
 
@@ -225,6 +228,6 @@ def test_damaged_records_are_refused_before_the_model_runs(tmp_path, fault):
 
 def test_predictions_are_in_the_order_of_the_files(tmp_path, right):
     version = Version(colours.write_version(tmp_path / "one" / "1"))
-    answers = evaluation.collect(evaluation.Classifier(version).probabilities, right[0])
+    answers = scoring.predict_records(classifier.Classifier(version).probabilities, right[0])
     assert answers.names == [f"{number}.png" for number in range(12)]
     assert np.array(version.labels)[answers.predicted].tolist() == ["red", "green", "blue"] * 4

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kfp_vision import measures
+from kfp_vision.evaluation import metrics
 
 # Ten images of three classes; labels:     a a a a b b b c c c
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
@@ -16,13 +16,13 @@ CALLED = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
 def figures():
     probabilities = np.full((10, 3), 0.1)
     probabilities[np.arange(10), CALLED] = 0.8
-    return measures.measured(answers_of(LABELS, probabilities), ["a", "b", "c"])
+    return metrics.classification_metrics(answers_of(LABELS, probabilities), ["a", "b", "c"])
 
 
-def answers_of(labels, probabilities, sides=None) -> measures.Answers:
+def answers_of(labels, probabilities, sides=None) -> metrics.Predictions:
     sides = [100] * len(labels) if sides is None else sides
     names = [str(number) for number in range(len(labels))]
-    return measures.Answers(names, np.array(labels), np.array(probabilities), np.array(sides))
+    return metrics.Predictions(names, np.array(labels), np.array(probabilities), np.array(sides))
 
 
 def test_accuracy_and_the_confusion_matrix(figures):
@@ -59,14 +59,14 @@ def test_the_roc_curve_is_finite_and_its_area_correct(figures):
 def test_a_long_roc_curve_is_thinned():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet([1, 1, 1], 2000)
-    roc = measures.roc_curve(answers_of(rng.integers(0, 3, 2000), probabilities))
-    assert len(roc["thresholds"]) <= measures.ROC_POINTS
+    roc = metrics.roc_curve(answers_of(rng.integers(0, 3, 2000), probabilities))
+    assert len(roc["thresholds"]) <= metrics.ROC_POINTS
     assert (roc["false_positive_rate"][0], roc["true_positive_rate"][-1]) == (0, 1)
 
 
 def test_classes_without_images_are_excluded_from_macro_means():
     answers = answers_of([0, 1], [[0.9, 0.1, 0], [0.1, 0.9, 0]])
-    assert measures.measured(answers, ["a", "b", "absent"]).macro_f1 == 1
+    assert metrics.classification_metrics(answers, ["a", "b", "absent"]).macro_f1 == 1
 
 
 def test_weighted_means_weight_every_image_equally(figures):
@@ -84,10 +84,10 @@ def test_the_interval_of_the_accuracy(figures):
 
 def test_top_k_accuracy():
     answers = answers_of([3, 5], [[0.3, 0.25, 0.2, 0.15, 0.07, 0.03]] * 2)
-    assert measures.top_accuracy(answers, 5) == 0.5
-    assert measures.top_accuracy(answers, 4) == 0.5
-    assert measures.top_accuracy(answers, 3) == 0
-    assert measures.measured(answers, list("abcdef")).top_5_accuracy == 0.5
+    assert metrics.top_k_accuracy(answers, 5) == 0.5
+    assert metrics.top_k_accuracy(answers, 4) == 0.5
+    assert metrics.top_k_accuracy(answers, 3) == 0
+    assert metrics.classification_metrics(answers, list("abcdef")).top_5_accuracy == 0.5
 
 
 def test_confused_pairs(figures):
@@ -100,7 +100,7 @@ def test_confused_pairs(figures):
 def test_calibration_by_hand():
     # Four images at 0.95, three correct; two at 0.55, both correct.
     sure, unsure = [0.95, 0.05], [0.55, 0.45]
-    found = measures.calibration(answers_of([0, 0, 0, 1, 0, 0], [sure] * 4 + [unsure] * 2))
+    found = metrics.calibration(answers_of([0, 0, 0, 1, 0, 0], [sure] * 4 + [unsure] * 2))
     assert [(one["images"], round(one["score"], 2), one["accuracy"]) for one in found["bins"]] == [
         (2, 0.55, 1),
         (4, 0.95, 0.75),
@@ -110,12 +110,12 @@ def test_calibration_by_hand():
 
 
 def test_a_score_of_one_is_in_the_last_bin():
-    (only,) = measures.calibration(answers_of([0], [[1.0, 0.0]]))["bins"]
+    (only,) = metrics.calibration(answers_of([0], [[1.0, 0.0]]))["bins"]
     assert (only["high"], only["accuracy"]) == (1, 1)
 
 
 def test_accuracy_by_the_shorter_side():
-    rows = measures.by_size(answers_of([0, 0, 0], [[1, 0], [0, 1], [1, 0]], sides=[127, 64, 512]))
+    rows = metrics.by_size(answers_of([0, 0, 0], [[1, 0], [0, 1], [1, 0]], sides=[127, 64, 512]))
     assert rows == [
         {"low": 64, "high": 127, "images": 2, "accuracy": 0.5},
         {"low": 512, "high": 1023, "images": 1, "accuracy": 1.0},
@@ -134,7 +134,7 @@ def test_accuracy_by_the_shorter_side():
 def test_mcnemar_test(better, worse, p_value, verdict):
     ours = np.array([True] * better + [False] * worse + [True, False] * 50)
     theirs = np.array([False] * better + [True] * worse + [True, False] * 50)
-    found = measures.difference(ours, theirs)
+    found = metrics.mcnemar_test(ours, theirs)
     assert (found["better"], found["worse"], found["verdict"]) == (better, worse, verdict)
     assert found["p_value"] == pytest.approx(p_value)
 
@@ -144,7 +144,7 @@ def chance(right: int, images: int, share: float) -> float:
     return sum(math.comb(images, k) * share**k * (1 - share) ** (images - k) for k in range(right, images + 1))
 
 
-def named(labels: list[int], right: int) -> measures.Answers:
+def named(labels: list[int], right: int) -> metrics.Predictions:
     """Returns predictions that are correct for the first `right` images, and the next of three classes for the others."""
     said = [label if place < right else (label + 1) % 3 for place, label in enumerate(labels)]
     return answers_of(labels, np.eye(3)[said])
@@ -168,7 +168,7 @@ def named(labels: list[int], right: int) -> measures.Answers:
     ],
 )
 def test_comparison_with_the_largest_class(labels, right, label, share, verdict):
-    found = measures.beside_largest_class(named(labels, right), ["a", "b", "c"])
+    found = metrics.largest_class_test(named(labels, right), ["a", "b", "c"])
     p_value = pytest.approx(chance(right, len(labels), share))
     assert found == {"label": label, "share": pytest.approx(share), "p_value": p_value, "verdict": verdict}
 

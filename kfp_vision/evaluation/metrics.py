@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 ROC_POINTS = 200
-TOP = 5  # as in the ImageNet challenge; the field `top_5_accuracy` has its name from it
+TOP_K = 5  # as in the ImageNet challenge; the field `top_5_accuracy` has its name from it
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al., 2017 (arXiv 1706.04599)
-PAIRS_KEPT = 20
-CHANCE = 0.05  # significance level of all tests
+MAX_CONFUSED_PAIRS = 20
+SIGNIFICANCE_LEVEL = 0.05  # significance level of all tests
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """A model's predictions for a set of labelled images.
 
     Attributes:
@@ -99,7 +99,7 @@ class ClassificationMetrics:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def measured(predictions: Answers, labels: list[str]) -> ClassificationMetrics:
+def classification_metrics(predictions: Predictions, labels: list[str]) -> ClassificationMetrics:
     """Computes all metrics of a set of predictions.
 
     Args:
@@ -139,7 +139,7 @@ def measured(predictions: Answers, labels: list[str]) -> ClassificationMetrics:
         images=len(predictions.labels),
         accuracy=float(np.mean(predictions.correct)),
         accuracy_interval=[float(interval.low), float(interval.high)],
-        top_5_accuracy=top_accuracy(predictions, TOP),
+        top_5_accuracy=top_k_accuracy(predictions, TOP_K),
         macro_precision=macro("precision"),
         macro_recall=macro("recall"),
         macro_f1=macro("f1"),
@@ -153,11 +153,11 @@ def measured(predictions: Answers, labels: list[str]) -> ClassificationMetrics:
         roc=roc_curve(predictions),
         calibration=calibration(predictions),
         by_size=by_size(predictions),
-        largest_class=beside_largest_class(predictions, labels),
+        largest_class=largest_class_test(predictions, labels),
     )
 
 
-def top_accuracy(predictions: Answers, k: int) -> float:
+def top_k_accuracy(predictions: Predictions, k: int) -> float:
     """Computes the top-k accuracy.
 
     Args:
@@ -182,7 +182,7 @@ def confused_pairs(matrix: npt.NDArray[np.integer[Any]], labels: list[str]) -> l
         At most `PAIRS_KEPT` rows of label, prediction, images and share (of the label's images), the most frequent first.
     """
     wrong = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS_KEPT]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED_PAIRS]
     pairs = [divmod(int(cell), len(labels)) for cell in order]
     return [
         {
@@ -196,7 +196,7 @@ def confused_pairs(matrix: npt.NDArray[np.integer[Any]], labels: list[str]) -> l
     ]
 
 
-def roc_curve(predictions: Answers) -> dict[str, Any]:
+def roc_curve(predictions: Predictions) -> dict[str, Any]:
     """Computes the micro-averaged one-vs-rest ROC curve of a set of predictions.
 
     Returns:
@@ -216,7 +216,7 @@ def roc_curve(predictions: Answers) -> dict[str, Any]:
     }
 
 
-def calibration(predictions: Answers) -> dict[str, Any]:
+def calibration(predictions: Predictions) -> dict[str, Any]:
     """Measures calibration: how well confidence matches accuracy (ECE, Guo et al., 2017).
 
     Returns:
@@ -239,7 +239,7 @@ def calibration(predictions: Answers) -> dict[str, Any]:
     return {"expected_calibration_error": error, "bins": bins}
 
 
-def by_size(predictions: Answers) -> list[dict[str, Any]]:
+def by_size(predictions: Predictions) -> list[dict[str, Any]]:
     """Computes the accuracy by the shorter side of the images.
 
     Returns:
@@ -257,7 +257,7 @@ def by_size(predictions: Answers) -> list[dict[str, Any]]:
     ]
 
 
-def beside_largest_class(predictions: Answers, labels: list[str]) -> dict[str, Any]:
+def largest_class_test(predictions: Predictions, labels: list[str]) -> dict[str, Any]:
     """Tests whether a model is better than always predicting the largest class (exact binomial test, one-sided).
 
     Two cases say nothing about the model and have verdicts of their own: only one class has images, and so few images that
@@ -280,14 +280,14 @@ def beside_largest_class(predictions: Answers, labels: list[str]) -> dict[str, A
     p_value = float(stats.binomtest(correct, images, share, alternative="greater").pvalue)
     if share == 1:
         verdict = "one class"
-    elif share**images >= CHANCE:
+    elif share**images >= SIGNIFICANCE_LEVEL:
         verdict = "too few images"
     else:
-        verdict = "beaten" if p_value < CHANCE else "not beaten"
+        verdict = "beaten" if p_value < SIGNIFICANCE_LEVEL else "not beaten"
     return {"label": labels[int(per_class.argmax())], "share": share, "p_value": p_value, "verdict": verdict}
 
 
-def difference(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def mcnemar_test(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Tests whether two models differ significantly on the same images (McNemar's test, exact).
 
     Args:
@@ -302,6 +302,6 @@ def difference(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> di
 
     better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     p_value = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    significant = p_value < CHANCE
+    significant = p_value < SIGNIFICANCE_LEVEL
     verdict = ("better" if better > worse else "worse") if significant else "no different"
     return {"better": better, "worse": worse, "p_value": p_value, "verdict": verdict}

@@ -1,0 +1,228 @@
+"""Evaluates an exported model on held-out images, and decides whether it may be deployed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kfp_vision.core import values
+from kfp_vision.core.advanced import Advanced
+from kfp_vision.core.errors import InputError
+from kfp_vision.dataset.images import Rejected
+from kfp_vision.evaluation import gate, scoring
+from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predictions, classification_metrics
+from kfp_vision.prediction import export
+from kfp_vision.prediction.classifier import Classifier
+from kfp_vision.records import example
+from kfp_vision.records.folder import RandomAccessRecords, choose_evaluation_records, verify_records
+from kfp_vision.reports import pages, results, thumbnails
+from kfp_vision.repository import publish
+from kfp_vision.repository.version import Version, exported_version
+from kfp_vision.storage import atomic, reading
+
+MAX_MISTAKES = 24
+MAX_PAIRS, MAX_MISTAKES_PER_PAIR = 4, 6
+MAX_SAMPLED_PREDICTIONS = 8  # check_serving compares the served model with them
+HEADLINE_METRICS = (  # shown in the Kubeflow UI
+    "accuracy",
+    "top_5_accuracy",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "weighted_precision",
+    "weighted_recall",
+    "weighted_f1",
+    "images",
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        model_name: name of the model.
+        model_fingerprint: hash of the exported model.
+        network: name of the network.
+        split: the evaluated split, `test` or `validation`.
+        metrics: the metrics on that split.
+        deployed: comparison with the deployed model, see `compared`; None without one.
+        verdict: whether the model is accepted.
+        test_picture: uri, prediction and score of the test image; None without one.
+    """
+
+    model_name: str
+    model_fingerprint: str
+    network: str
+    split: str
+    metrics: ClassificationMetrics
+    deployed: dict[str, Any] | None
+    verdict: gate.Verdict
+    test_picture: dict[str, Any] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the content of the evaluation file: one flat mapping, with the metrics among the other fields."""
+        model = {name: getattr(self, name) for name in ("model_name", "model_fingerprint", "network", "split")}
+        decision = {"deployed": self.deployed, "verdict": asdict(self.verdict), "test_picture": self.test_picture}
+        return model | self.metrics.as_dict() | decision
+
+
+def evaluate_classifier(
+    model: Path,
+    validation_records: Path,
+    test_records: Path,
+    criteria: gate.Criteria,
+    *,
+    evaluation: Path,
+    page: Path,
+    verdict: Path,
+) -> Evaluation:
+    """Evaluates the exported model on the test split, or on the validation split if the test split is empty.
+
+    Args:
+        model: the model folder.
+        validation_records: folder of validation records; may be empty.
+        test_records: folder of test records; may be empty.
+        criteria: the acceptance criteria.
+        evaluation: the file to write (JSON): all metrics and the verdict.
+        page: the page to write (HTML).
+        verdict: the file to write (JSON): the verdict, and a few predictions.
+
+    Returns:
+        The evaluation, as written to the `evaluation` file.
+
+    Raises:
+        InputError: there are no held-out images, the records are damaged, or the test image cannot be read.
+
+    Example:
+        criteria = Wishes(min_accuracy=0.9, deploy_to="none", test_image_uri="", advanced={})
+        files = {name: Path(name) for name in ("evaluation", "page", "verdict")}
+        evaluate_classifier(Path("model"), Path("validation"), Path("test"), criteria, **files).metrics.accuracy
+    """
+    folder = choose_evaluation_records(validation_records, test_records)
+    about = verify_records(folder)
+    if not about.images:
+        remedy = "Raise validation_ratio or test_ratio, or add images."
+        raise InputError("there must be held-out images to evaluate on", f"none in {folder.name}", remedy)
+    version = exported_version(model)
+    classifier = Classifier(version)
+    predictions = scoring.predict_records(classifier.probabilities, folder)
+    metrics = classification_metrics(predictions, version.labels)
+    deployed = None
+    advanced = Advanced.parse(criteria.advanced)
+    if advanced.compare_with_deployed:
+        with atomic.temporary_folder() as scratch:
+            if newest := _deployed_version(criteria.deploy_to, scratch):
+                deployed = gate.compare_with_deployed(predictions, version.labels, newest, folder)
+    result = Evaluation(
+        model_name=version.name,
+        model_fingerprint=version.fingerprint,
+        network=version.about["network"],
+        split=about.split,
+        metrics=metrics,
+        deployed=deployed,
+        verdict=gate.decide(metrics, deployed, criteria.min_accuracy, beat_largest_class=advanced.beat_largest_class),
+        test_picture=_classify_uri(classifier, criteria.test_image_uri) if criteria.test_image_uri else None,
+    )
+    _write(result, predictions, evaluation, verdict)
+    _write_page(page, result, predictions, folder, model)
+    outcome = "accepted" if result.verdict.accepted else "not accepted"
+    accuracy = f"accuracy {metrics.accuracy:.4f} on {metrics.images} {about.split} images"
+    results.announce(f"{outcome}, {accuracy}: {'; '.join(result.verdict.reasons)}")
+    return result
+
+
+def _write(result: Evaluation, predictions: Predictions, evaluation: Path, verdict: Path) -> None:
+    content = result.as_dict()
+    atomic.write_json(evaluation, content)
+    kept = {name: content[name] for name in ("model_name", "model_fingerprint", "verdict", "largest_class")}
+    atomic.write_json(verdict, kept | {"answers": sample_predictions(predictions)})
+
+
+def _write_page(page: Path, result: Evaluation, predictions: Predictions, folder: Path, model: Path) -> None:
+    labels, images = result.metrics.labels, RandomAccessRecords(folder)
+    pages.write_evaluation_page(
+        page,
+        title=f"{result.model_name}: evaluation",
+        evaluation=result.as_dict(),
+        top=TOP_K,
+        history=json.loads((model / export.HISTORY_FILE).read_text()),
+        mistakes=_mistakes(predictions, labels, images, most_confident_mistakes(predictions, MAX_MISTAKES)),
+        pairs=[
+            (pair, _mistakes(predictions, labels, images, confused_images(predictions, labels, pair)))
+            for pair in result.metrics.confused_pairs[:MAX_PAIRS]
+        ],
+    )
+
+
+def most_confident_mistakes(predictions: Predictions, most: int) -> npt.NDArray[np.intp]:
+    """Finds the most confident mistakes.
+
+    Args:
+        predictions: the predictions.
+        most: maximum number of mistakes.
+
+    Returns:
+        Their positions in `predictions`, by descending confidence.
+    """
+    wrong = np.flatnonzero(~predictions.correct)
+    return wrong[np.argsort(-predictions.scores[wrong], kind="stable")][:most]
+
+
+def confused_images(predictions: Predictions, labels: list[str], pair: Mapping[str, Any]) -> npt.NDArray[np.intp]:
+    """Finds images of one class that are predicted as another.
+
+    Args:
+        predictions: the predictions.
+        labels: class names, by class index.
+        pair: label and prediction, as in `metrics.confused_pairs`.
+
+    Returns:
+        At most `MISTAKES_A_PAIR` positions in `predictions`, by descending confidence.
+    """
+    true, predicted = labels.index(pair["label"]), labels.index(pair["prediction"])
+    places = np.flatnonzero((predictions.labels == true) & (predictions.predicted == predicted))
+    return places[np.argsort(-predictions.scores[places], kind="stable")][:MAX_MISTAKES_PER_PAIR]
+
+
+def sample_predictions(predictions: Predictions) -> list[dict[str, Any]]:
+    """Samples predictions at even distances.
+
+    Args:
+        predictions: the predictions.
+
+    Returns:
+        At most `ANSWERS_KEPT` rows of name and probabilities.
+    """
+    chosen = np.unique(np.linspace(0, len(predictions.names) - 1, MAX_SAMPLED_PREDICTIONS).astype(int))
+    return [{"name": predictions.names[at], "probabilities": predictions.probabilities[at].tolist()} for at in chosen]
+
+
+def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
+    """Returns the newest version of the repository `deploy_to`, copied to `scratch` from a bucket; None if there is none."""
+    if deploy_to in (values.NOWHERE, values.KSERVE):
+        return None
+    newest = publish.repository_at(deploy_to).versions()[-1:]
+    return newest[0].download(scratch) if newest else None
+
+
+def _mistakes(
+    predictions: Predictions, labels: list[str], images: RandomAccessRecords, places: npt.NDArray[np.intp]
+) -> list[pages.Mistake]:
+    mistakes = []
+    for at in places.tolist():
+        name, encoded, _ = example.decode_example(images.read(at))
+        true, predicted = labels[predictions.labels[at]], labels[predictions.predicted[at]]
+        mistakes.append(pages.Mistake(thumbnails.EncodedImage(name, encoded), true, predicted, float(predictions.scores[at])))
+    return mistakes
+
+
+def _classify_uri(classifier: Classifier, uri: str) -> dict[str, Any]:
+    (prediction,) = classifier.classify([reading.read_image(uri, "test_image_uri")])
+    if isinstance(prediction, Rejected):
+        raise InputError("test_image_uri must name an image", f"{uri} ({prediction})", "Give a JPEG or a PNG.")
+    return {"uri": uri, "prediction": prediction.label, "score": prediction.score}
