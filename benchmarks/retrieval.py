@@ -21,8 +21,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks import peers, photographs
 from benchmarks.measure import Figure, report
-from kfp_vision import search
-from kfp_vision.search import Index, audit, copies, labels, sources
+from kfp_vision.search import audit, build, label_issues, near_duplicates
+from kfp_vision.search.index import Index
 
 NEAREST = 10
 PLANTED, WRONG, LOOKED_AT = 100, 20, 40
@@ -57,7 +57,7 @@ def run() -> list[Figure]:
         place = Path(scratch)
         pictures = photographs.write_copies(place / "pictures", 1)
         raw = place / "raw"
-        sources.fetch_embedder("", "googlenet", str(weights), raw)
+        build.fetch_embedder("", "googlenet", str(weights), raw)
         tuned = fine_tune(pictures, weights, place / "tuned")
         fresh, imagenet = build_index(pictures, tuned, place / "fresh"), build_index(pictures, raw, place / "imagenet")
         figures = measure_retrieval(fresh, imagenet)
@@ -105,7 +105,7 @@ def build_index(pictures: Path, model: Path, folder: Path, before: Path | None =
     Returns:
         The index.
     """
-    search.build(search.rows_at(str(pictures)), model, folder, before)
+    build.build_index(build.find_images(str(pictures)), model, folder, before)
     return Index(folder)
 
 
@@ -140,7 +140,7 @@ def average_precision(index: Index, points: npt.NDArray[np.float32]) -> dict[str
     Returns:
         The precision of each class, and of `all` queries.
     """
-    split = np.array(audit.splits(index, VALIDATION, 0.0))
+    split = np.array(audit.assign_splits(index, VALIDATION, 0.0))
     label = np.array([picture.label for picture in index.images])
     held_out, rest = np.flatnonzero(split == "validation"), np.flatnonzero(split == "train")
     nearest = rest[np.argsort(-(points[held_out] @ points[rest].T), 1, kind="stable")[:, :NEAREST]]
@@ -158,7 +158,9 @@ def vectors(index: Index) -> npt.NDArray[np.float32]:
 def hashes(index: Index) -> npt.NDArray[np.float32]:
     """Returns the difference hashes of an index, each bit as 1 or -1, float32 (images, 256)."""
     thumbnails = (index.thumbnail(position) for position in range(index.about.pictures))
-    all_bits = [np.unpackbits(copies.differences(copies.grey(thumbnail))) for thumbnail in thumbnails]
+    all_bits = [
+        np.unpackbits(near_duplicates.difference_hash(near_duplicates.decode_brightness(thumbnail))) for thumbnail in thumbnails
+    ]
     return 2 * np.array(all_bits, "float32") - 1
 
 
@@ -179,7 +181,10 @@ def count_copies(pictures: Path, model: Path, place: Path, before: Path, seed: i
     index = build_index(place / "pictures", model, place / "index", before)
     at = {Path(picture.path).relative_to(place / "pictures").as_posix(): number for number, picture in enumerate(index.images)}
     truth = {tuple(sorted((at[copy], at[original]))) for copy, original in planted.items()}
-    pairs = {(one.first, one.second) for one in copies.found(index, index.neighbours(audit.NEIGHBOURS)[1])}
+    pairs = {
+        (one.first, one.second)
+        for one in near_duplicates.find_near_duplicates(index, index.neighbours(audit.NEIGHBOURS_PER_IMAGE)[1])
+    }
     bits = hashes(index)
     distances = (bits.shape[1] - bits @ bits.T) / 2
     hashed = {(int(one), int(other)) for one, other in np.argwhere(distances <= HASH_WITHIN) if one < other}
@@ -345,9 +350,11 @@ def count_labels(benchmark: str, index: Index, wrong: set[str]) -> Figure:
     pictures = [Path(picture.path) for picture in index.images]
     planted = {at for at, path in enumerate(pictures) if f"{path.parent.name}/{path.name}" in wrong}
     label = [picture.label for picture in index.images]
-    scores, places = index.neighbours(audit.NEIGHBOURS)
-    pairs = copies.found(index, places)
-    suspected = labels.suspects(label, scores, places, copies.groups(pairs, index.about.pictures))
+    scores, places = index.neighbours(audit.NEIGHBOURS_PER_IMAGE)
+    pairs = near_duplicates.find_near_duplicates(index, places)
+    suspected = label_issues.find_label_issues(
+        label, scores, places, near_duplicates.group_near_duplicates(pairs, index.about.pictures)
+    )
     ours = planted & {one.position for one in suspected[:LOOKED_AT]}
     names = sorted(set(label))
     number = np.array([names.index(one) for one in label])

@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from benchmarks import peers, photographs, scale
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision import search
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import versions
-from kfp_vision.search import nearest, parts
+from kfp_vision.search import ann, parts
+from kfp_vision.search.build import build_index, find_images
 from kfp_vision.search.embedding import Embedder
 from kfp_vision.serving import server
 
@@ -107,8 +107,8 @@ def draw_vectors(number: int, seed: int) -> Iterator[npt.NDArray[np.float16]]:
     centres = fixed.standard_normal((CENTRES, LATENT), "float32")
     weights = fixed.standard_normal((LATENT, DIMENSION), "float32") / np.sqrt(LATENT)
     biases = fixed.standard_normal(DIMENSION, "float32") / 2
-    for start in range(0, number, nearest.BLOCK):
-        some = min(nearest.BLOCK, number - start)
+    for start in range(0, number, ann.VECTORS_PER_BLOCK):
+        some = min(ann.VECTORS_PER_BLOCK, number - start)
         points = centres[draws.integers(0, CENTRES, some)] + draws.standard_normal((some, LATENT), "float32")
         vectors = np.maximum(points @ weights + biases, 0) + NOISE * draws.standard_normal((some, DIMENSION), "float32")
         yield (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("float16")
@@ -124,7 +124,7 @@ def build(root: Path) -> dict[str, float]:
         Seconds and MiB.
     """
     start = time.perf_counter()
-    found = nearest.build(_read(root / "vectors"), root / "regions")
+    found = ann.build_regions(_read(root / "vectors"), root / "regions")
     seconds = time.perf_counter() - start
     (root / "probes").write_text(str(found.probes))
     return {"seconds": seconds, "memory": scale.peak_memory()}
@@ -140,11 +140,11 @@ def ask(root: Path) -> dict[str, Any]:
         Rates of ours and NumPy in pairs, by batch size; and recall, the percentage of the true nearest neighbors found.
     """
     vectors, queries = _read(root / "vectors"), np.asarray(_read(root / "queries"), "float32")
-    regions, probes = nearest.read(root / "regions"), int((root / "probes").read_text())
+    regions, probes = ann.read_regions(root / "regions"), int((root / "probes").read_text())
     in_float32 = np.asarray(vectors, "float32")
 
     def ours(batch_of_queries: Vectors) -> Positions:
-        return nearest.approximate(regions, vectors, batch_of_queries, NEAREST, probes)[1]
+        return ann.search_approximate(regions, vectors, batch_of_queries, NEAREST, probes)[1]
 
     def peer(batch_of_queries: Vectors) -> Positions:
         return search_exhaustively(in_float32, batch_of_queries)
@@ -203,14 +203,14 @@ def embed(root: Path) -> dict[str, Any]:
     from benchmarks import serve  # imports TensorFlow, whose memory must not count as the index's
 
     version = versions(serve.write_model(root / "model"))[-1]
-    rows = search.rows_at(str(photographs.write_copies(root / "pictures", 1)))
+    rows = find_images(str(photographs.write_copies(root / "pictures", 1)))
     embedder, classifier = Embedder(version), Classifier(version)
     encoded, folders = [Path(row.uri).read_bytes() for row in rows], count()
 
     def ours() -> float:
         start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            written = parts.write(rows, embedder, None, root / f"part {next(folders)}")
+            written = parts.write_part_files(rows, embedder, None, root / f"part {next(folders)}")
         return written.pictures / (time.perf_counter() - start)
 
     def peer() -> float:
@@ -236,7 +236,7 @@ def answer(root: Path) -> dict[str, Any]:
     place = serve.write_model(root / "served" / "serving")
     pictures = photographs.write_copies(root / "asked", 1)
     with contextlib.redirect_stdout(io.StringIO()):
-        search.build(search.rows_at(str(pictures)), root / "served", place / "index")
+        build_index(find_images(str(pictures)), root / "served", place / "index")
     latencies: dict[str, list[tuple[float, float]]] = {"p50": [], "p99": []}
     with server.running(place) as url:
         for number in range(1 + rounds()):

@@ -31,6 +31,6 @@ def audit_images(
     from kfp_vision.storage import atomic
 
     outputs = {"table": Path(findings.path), "page": Path(page.path)}
-    found = audit.audit(Path(index.path), validation_ratio=validation_ratio, test_ratio=test_ratio, **outputs)
+    found = audit.audit_index(Path(index.path), validation_ratio=validation_ratio, test_ratio=test_ratio, **outputs)
     metrics.metadata.update(found)
     atomic.write_json(Path(metrics.path), found)

@@ -16,6 +16,6 @@ def deploy_index(index: dsl.Input[dsl.Artifact], deploy_to: str, deployed: dsl.O
     """
     from pathlib import Path
 
-    from kfp_vision.search import beside
+    from kfp_vision.search import deploy
 
-    deployed.metadata.update(beside.deploy_index(Path(index.path), deploy_to, Path(deployed.path)))
+    deployed.metadata.update(deploy.deploy_index(Path(index.path), deploy_to, Path(deployed.path)))

@@ -17,7 +17,7 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: dsl
     """
     from pathlib import Path
 
-    from kfp_vision.search import sources
+    from kfp_vision.search import build
 
-    version = sources.fetch_embedder(model_uri, network, checkpoint_uri, Path(model.path))
+    version = build.fetch_embedder(model_uri, network, checkpoint_uri, Path(model.path))
     model.metadata.update({"model_name": version.name, "fingerprint": version.fingerprint})

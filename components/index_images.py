@@ -27,8 +27,8 @@ def index_images(
     """
     from pathlib import Path
 
-    from kfp_vision.search import sources
+    from kfp_vision.search import build
 
     which = {"partition": partition, "partitions": partitions}
     table, folder = Path(images.path), Path(model.path)
-    sources.index_images(table, folder, index_uri, part=Path(part.path), **which)
+    build.index_images(table, folder, index_uri, part=Path(part.path), **which)

@@ -24,11 +24,11 @@ def join_index(
     """
     from pathlib import Path
 
-    from kfp_vision.search import sources
+    from kfp_vision.search import build
     from kfp_vision.storage import atomic
 
     outputs = {"folder": Path(index.path), "refused": Path(refused.path)}
-    found = sources.join_index([Path(part.path) for part in parts], Path(model.path), **outputs)
+    found = build.join_index([Path(part.path) for part in parts], Path(model.path), **outputs)
     index.metadata.update(found)
     metrics.metadata.update(found)
     atomic.write_json(Path(metrics.path), found)

@@ -19,6 +19,6 @@ def list_images(fingerprint: str, images_uri: str, partitions: int, images: dsl.
     """
     from pathlib import Path
 
-    from kfp_vision.search import sources
+    from kfp_vision.search import build
 
-    return sources.list_images(images_uri, partitions, Path(images.path))
+    return build.list_images(images_uri, partitions, Path(images.path))

@@ -26,7 +26,7 @@ def search_images(
     """
     from pathlib import Path
 
-    from kfp_vision.search import queries
+    from kfp_vision.search import query
 
     outputs = {"table": Path(found.path), "page": Path(page.path)}
-    found.metadata.update(queries.search_images(Path(index.path), queries_uri, count=nearest, label=label, **outputs))
+    found.metadata.update(query.search_images(Path(index.path), queries_uri, count=nearest, label=label, **outputs))

@@ -376,9 +376,10 @@ def search(options: argparse.Namespace) -> int:
     Raises:
         WrongUse: the number of results is out of range.
     """
-    from kfp_vision.search import Index, queries
+    from kfp_vision.search.index import Index
+    from kfp_vision.search.query import LocalSearcher, Neighbours, RemoteSearcher
 
-    def line(uri: str, near: queries.Near) -> str:
+    def line(uri: str, near: Neighbours) -> str:
         if not options.json:
             return "\n".join([uri, *(f"  {hit.similarity:.4f}  {hit.label}  {hit.path}" for hit in near.hits)])
         hits = [{"path": hit.path, "label": hit.label, "similarity": hit.similarity} for hit in near.hits]
@@ -388,7 +389,7 @@ def search(options: argparse.Namespace) -> int:
         rule = f"--nearest must be a whole number from 1 to {rules.MAX_NEAREST}"
         raise WrongUse(InputError(rule, options.nearest, "Choose 10, for example."))
     query = (options.nearest, options.label)
-    searcher = queries.Remote(options.url, *query) if options.url else queries.Local(Index(options.index), *query)
+    searcher = RemoteSearcher(options.url, *query) if options.url else LocalSearcher(Index(options.index), *query)
     return _print_answers(options.images, searcher.nearest, line)
 
 

@@ -42,9 +42,9 @@ def write_pictures(folder: Path) -> Path:
 
 def write(model: Path, photos: Path, folder: Path) -> Path:
     """Writes the index of a folder of pictures as a model sees them, and gives its folder."""
-    from kfp_vision import search
+    from kfp_vision.search import build
 
-    search.build(search.rows_at(str(photos)), model, folder)
+    build.build_index(build.find_images(str(photos)), model, folder)
     return folder
 
 

@@ -158,7 +158,7 @@ def check_search(form: Mapping[str, Any]) -> None:
     from kfp_vision.networks import pretrained
     from kfp_vision.prediction import batch
     from kfp_vision.repository import version
-    from kfp_vision.search import beside, sources
+    from kfp_vision.search import build, deploy
     from kfp_vision.storage import reading  # as in _check_images
 
     reading.check_exists(form["images_uri"], "images_uri")
@@ -167,10 +167,10 @@ def check_search(form: Mapping[str, Any]) -> None:
     else:
         pretrained.check_pretrained(NETWORKS[form["network"]], form["checkpoint_uri"], 1.0)
     if form["index_uri"]:
-        sources.check_index(form["index_uri"], "index_uri")
+        build.check_index(form["index_uri"], "index_uri")
     if form["queries_uri"]:
         batch.check_images_uri(form["queries_uri"], "queries_uri")
-    beside.check_target(form["deploy_to"], form["model_uri"])
+    deploy.check_index_target(form["deploy_to"], form["model_uri"])
 
 
 def _check_images(form: Mapping[str, Any]) -> None:

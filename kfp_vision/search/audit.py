@@ -12,19 +12,20 @@ import numpy.typing as npt
 from kfp_vision.dataset.split import split_rows
 from kfp_vision.dataset.table import SPLITS, ImageRow
 from kfp_vision.reports import pages, results, thumbnails
-from kfp_vision.search import Index, copies, labels, projection
-from kfp_vision.search.copies import Copy
-from kfp_vision.search.labels import Suspect
-from kfp_vision.search.parts import TEXT
+from kfp_vision.search import label_issues, near_duplicates, projection
+from kfp_vision.search.index import Index
+from kfp_vision.search.label_issues import LabelIssue
+from kfp_vision.search.near_duplicates import NearDuplicates
+from kfp_vision.search.parts import TEXT_OPTIONS
 from kfp_vision.storage import atomic
 
-COLUMNS = ("path", "leave_out", "finding", "label", "instead", "other", "score")
-NEIGHBOURS = 40  # per image: more than vote on a label, since near-duplicates do not vote
-SURE = 0.8  # share of the votes from which an image with another label is excluded by default
-COPIES_SHOWN, SUSPECTS_SHOWN = 60, 40  # on the page
+FINDING_COLUMNS = ("path", "leave_out", "finding", "label", "instead", "other", "score")
+NEIGHBOURS_PER_IMAGE = 40  # per image: more than vote on a label, since near-duplicates do not vote
+EXCLUDE_FROM_SHARE = 0.8  # share of the votes from which an image with another label is excluded by default
+MAX_PAIRS_SHOWN, MAX_LABEL_ISSUES_SHOWN = 60, 40  # on the page
 # Kinds of findings, as in the table.
 OTHER_LABEL, OTHER_SPLIT, COPY = "copy under another label", "copy in another split", "copy"
-SUSPICIOUS = "label that few neighbours have"
+LABEL_ISSUE = "label that few neighbours have"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Finding:
     score: float
 
 
-def audit(index: Path, *, validation_ratio: float, test_ratio: float, table: Path, page: Path) -> dict[str, int]:
+def audit_index(index: Path, *, validation_ratio: float, test_ratio: float, table: Path, page: Path) -> dict[str, int]:
     """Finds near-duplicates and label issues among the images of an index.
 
     Args:
@@ -71,11 +72,11 @@ def audit(index: Path, *, validation_ratio: float, test_ratio: float, table: Pat
         print(f"{counts['copies']} pairs of near-duplicates")
     """
     opened = Index(index)
-    scores, positions = opened.neighbours(min(NEIGHBOURS, opened.about.pictures - 1))
-    pairs = copies.found(opened, positions)
-    group = copies.groups(pairs, opened.about.pictures)
-    suspected = labels.suspects([image.label for image in opened.images], scores, positions, group)
-    split = splits(opened, validation_ratio, test_ratio)
+    scores, positions = opened.neighbours(min(NEIGHBOURS_PER_IMAGE, opened.about.pictures - 1))
+    pairs = near_duplicates.find_near_duplicates(opened, positions)
+    group = near_duplicates.group_near_duplicates(pairs, opened.about.pictures)
+    suspected = label_issues.find_label_issues([image.label for image in opened.images], scores, positions, group)
+    split = assign_splits(opened, validation_ratio, test_ratio)
     findings = [*_copy_findings(opened, pairs, group, split), *_label_findings(suspected)]
     _write_table(table, opened, findings)
     left_out = {finding.position for finding in findings if finding.leave_out}
@@ -92,7 +93,7 @@ def audit(index: Path, *, validation_ratio: float, test_ratio: float, table: Pat
     return counts
 
 
-def splits(index: Index, validation_ratio: float, test_ratio: float) -> list[str]:
+def assign_splits(index: Index, validation_ratio: float, test_ratio: float) -> list[str]:
     """Computes the split of each image, as `splitting` would assign it before a training.
 
     Args:
@@ -115,7 +116,7 @@ def splits(index: Index, validation_ratio: float, test_ratio: float) -> list[str
 
 
 def _copy_findings(
-    index: Index, pairs: Sequence[Copy], group: npt.NDArray[np.int32], split: Sequence[str]
+    index: Index, pairs: Sequence[NearDuplicates], group: npt.NDArray[np.int32], split: Sequence[str]
 ) -> Iterator[Finding]:
     """Excludes all images but one of each group of near-duplicates, and keeps a held-out one rather than a training image.
 
@@ -153,15 +154,15 @@ def _kind(index: Index, split: Sequence[str], position: int, other: int) -> str:
     return OTHER_SPLIT if split[position] != split[other] else COPY
 
 
-def _label_findings(suspected: Sequence[Suspect]) -> Iterator[Finding]:
+def _label_findings(suspected: Sequence[LabelIssue]) -> Iterator[Finding]:
     for suspect in suspected:
-        yield Finding(suspect.position, suspect.share >= SURE, SUSPICIOUS, suspect.instead, -1, suspect.share)
+        yield Finding(suspect.position, suspect.share >= EXCLUDE_FROM_SHARE, LABEL_ISSUE, suspect.instead, -1, suspect.share)
 
 
 def _write_table(table: Path, index: Index, findings: Sequence[Finding]) -> None:
-    with atomic.replacing(table) as beside, beside.open("w", **TEXT) as file:
+    with atomic.replacing(table) as beside, beside.open("w", **TEXT_OPTIONS) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(FINDING_COLUMNS)
         for finding in findings:
             image = index.images[finding.position]
             leave_out = "yes" if finding.leave_out else "no"
@@ -174,24 +175,24 @@ def _write_page(
     page: Path,
     index: Index,
     counts: Mapping[str, int],
-    pairs: Sequence[Copy],
+    pairs: Sequence[NearDuplicates],
     split: Sequence[str],
-    suspected: Sequence[Suspect],
+    suspected: Sequence[LabelIssue],
     left_out: set[int],
 ) -> None:
-    by_kind: dict[str, list[Copy]] = {kind: [] for kind in (OTHER_LABEL, OTHER_SPLIT, COPY)}
+    by_kind: dict[str, list[NearDuplicates]] = {kind: [] for kind in (OTHER_LABEL, OTHER_SPLIT, COPY)}
     for pair in pairs:
         by_kind[_kind(index, split, pair.first, pair.second)].append(pair)
-    on_map = projection.projected(index, np.array(sorted(left_out), "int64"))
+    on_map = projection.project_index(index, np.array(sorted(left_out), "int64"))
 
-    def with_images(pair: Copy) -> tuple[Copy, list[tuple[thumbnails.IndexedImage, str]]]:
+    def with_images(pair: NearDuplicates) -> tuple[NearDuplicates, list[tuple[thumbnails.IndexedImage, str]]]:
         return pair, [(_thumbnail(index, position), split[position]) for position in (pair.first, pair.second)]
 
     pages.write_audit_page(
         page,
         counts=counts,
-        copies={kind: [with_images(pair) for pair in of_kind[:COPIES_SHOWN]] for kind, of_kind in by_kind.items()},
-        suspects=[(_thumbnail(index, suspect.position), suspect) for suspect in suspected[:SUSPECTS_SHOWN]],
+        copies={kind: [with_images(pair) for pair in of_kind[:MAX_PAIRS_SHOWN]] for kind, of_kind in by_kind.items()},
+        suspects=[(_thumbnail(index, suspect.position), suspect) for suspect in suspected[:MAX_LABEL_ISSUES_SHOWN]],
         points=[
             (_thumbnail(index, position), x, y, position in left_out)
             for position, (x, y) in zip(on_map.positions.tolist(), on_map.points.tolist(), strict=True)

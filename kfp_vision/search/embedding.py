@@ -16,12 +16,12 @@ from kfp_vision.dataset.images import MAX_PIXELS, Rejected, validate_and_decode
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import Version
 
-BATCH = 32  # images
-BATCHES_AT_ONCE = 2  # the threads of a batch wait for each other at every layer; a second batch fills these gaps
+EMBEDDING_BATCH_SIZE = 32  # images
+CONCURRENT_BATCHES = 2  # the threads of a batch wait for each other at every layer; a second batch fills these gaps
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 75  # longer side in pixels; of the JPEG
 
-Prepared = tuple[Any, bytes] | Rejected  # a crop and a thumbnail
-Embedded = tuple[npt.NDArray[np.float32], bytes] | Rejected  # an embedding and a thumbnail
+PreparedImage = tuple[Any, bytes] | Rejected  # a crop and a thumbnail
+EmbeddedImage = tuple[npt.NDArray[np.float32], bytes] | Rejected  # an embedding and a thumbnail
 
 
 class Embedder:
@@ -42,11 +42,11 @@ class Embedder:
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
         self.fingerprint, self._max_pixels = version.fingerprint, max_pixels
         self._classifier = Classifier(version, max_pixels)
-        check_embeds(self._classifier, version)
+        check_has_embeddings(self._classifier, version)
         self._crop, size = self._classifier.make_cropper(), self._classifier.crop_size
         self.dimension = int(self._classifier.embed_crops([np.zeros((size, size, 3), "float32")]).shape[1])
 
-    def embed(self, images: Iterable[bytes | Rejected], *, pad_batches: bool = False) -> Iterator[Embedded]:
+    def embed(self, images: Iterable[bytes | Rejected], *, pad_batches: bool = False) -> Iterator[EmbeddedImage]:
         """Computes the embeddings and thumbnails of images.
 
         Threads decode images while earlier ones are computed; a few batches are in memory at a time.
@@ -59,9 +59,9 @@ class Embedder:
         Yields:
             For each image its embedding, float32 (dimension,), and its thumbnail (JPEG); or why it was rejected.
         """
-        prepared = threads.ordered_map(self._prepare, images, workers=hardware.cores(), limit=2 * BATCH)
+        prepared = threads.ordered_map(self._prepare, images, workers=hardware.cores(), limit=2 * EMBEDDING_BATCH_SIZE)
         compute = partial(self._compute, pad=pad_batches)
-        for batch in threads.ordered_map(compute, _batches(prepared), workers=BATCHES_AT_ONCE, limit=BATCHES_AT_ONCE):
+        for batch in threads.ordered_map(compute, _batches(prepared), workers=CONCURRENT_BATCHES, limit=CONCURRENT_BATCHES):
             yield from batch
 
     def embed_one(self, image: bytes) -> npt.NDArray[np.float32]:
@@ -81,7 +81,7 @@ class Embedder:
             raise found
         return found[0]
 
-    def _prepare(self, image: bytes | Rejected) -> Prepared:
+    def _prepare(self, image: bytes | Rejected) -> PreparedImage:
         if isinstance(image, Rejected):
             return image
         try:
@@ -89,21 +89,21 @@ class Embedder:
         except Rejected as reason:
             return reason
         crop = self._crop(valid.encoded)
-        return crop if isinstance(crop, Rejected) else (crop, thumbnail(small))
+        return crop if isinstance(crop, Rejected) else (crop, encode_thumbnail(small))
 
-    def _compute(self, batch: list[Prepared], *, pad: bool) -> list[Embedded]:
+    def _compute(self, batch: list[PreparedImage], *, pad: bool) -> list[EmbeddedImage]:
         crops = [one[0] for one in batch if not isinstance(one, Rejected)]
-        padding = crops[:1] * (BATCH - len(crops)) if pad else []
+        padding = crops[:1] * (EMBEDDING_BATCH_SIZE - len(crops)) if pad else []
         vectors: Iterator[npt.NDArray[np.float32]] = iter(self._classifier.embed_crops(crops + padding) if crops else [])
         return [one if isinstance(one, Rejected) else (next(vectors), one[1]) for one in batch]
 
 
-def _batches(prepared: Iterator[Prepared]) -> Iterator[list[Prepared]]:
-    while batch := list(islice(prepared, BATCH)):
+def _batches(prepared: Iterator[PreparedImage]) -> Iterator[list[PreparedImage]]:
+    while batch := list(islice(prepared, EMBEDDING_BATCH_SIZE)):
         yield batch
 
 
-def check_embeds(classifier: Classifier, version: Version) -> None:
+def check_has_embeddings(classifier: Classifier, version: Version) -> None:
     """Checks that a model computes embeddings.
 
     Args:
@@ -118,7 +118,7 @@ def check_embeds(classifier: Classifier, version: Version) -> None:
         raise InputError(rule, f"none from {version.folder}", "Train it again, or export it with this version of kfp-vision.")
 
 
-def thumbnail(image: Image.Image) -> bytes:
+def encode_thumbnail(image: Image.Image) -> bytes:
     """Encodes an image as a small JPEG.
 
     Args:

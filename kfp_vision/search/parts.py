@@ -18,22 +18,22 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import ImageRow, write_unused
 from kfp_vision.prediction import batch
-from kfp_vision.search.embedding import Embedded, Embedder
-from kfp_vision.search.nearest import Vectors
+from kfp_vision.search.ann import Vectors
+from kfp_vision.search.embedding import EmbeddedImage, Embedder
 from kfp_vision.storage import atomic, reading
 
-VECTORS, PICTURES, THUMBNAILS, PLACES = "vectors", "pictures.csv", "thumbnails", "thumbnails.npy"
-ABOUT_FILE, REFUSED = "part.json", "refused.csv"
-COLUMNS = ("path", "label", "content_id", "split")
-SAID_EVERY = 10_000  # images between two lines of progress
-TAKEN_WHILE_COMPUTED = 500  # embeddings reused from an earlier index in the time that computing one takes
-COPIED = 1 << 20  # bytes at a time
-TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-WHOLE, REMEDY = "a part of an index must be whole", "Index the images again."
+VECTORS_FILE, IMAGES_FILE, THUMBNAILS_FILE, OFFSETS_FILE = "vectors", "pictures.csv", "thumbnails", "thumbnails.npy"
+PART_FILE, REJECTIONS_FILE = "part.json", "refused.csv"
+INDEX_COLUMNS = ("path", "label", "content_id", "split")
+PROGRESS_EVERY = 10_000  # images between two lines of progress
+REUSED_PER_COMPUTED = 500  # embeddings reused from an earlier index in the time that computing one takes
+JOIN_CHUNK_BYTES = 1 << 20  # bytes at a time
+TEXT_OPTIONS: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+INTACT_PART_RULE, REINDEX_REMEDY = "a part of an index must be whole", "Index the images again."
 
 
 @dataclass(frozen=True)
-class Part:
+class PartInfo:
     """Metadata of a part.
 
     Attributes:
@@ -50,7 +50,7 @@ class Part:
 
 
 class ReusableIndex(Protocol):
-    """An earlier index whose embeddings are reused: a `search.Index`.
+    """An earlier index whose embeddings are reused: a `index.Index`.
 
     Attributes:
         vectors: Embeddings by position.
@@ -66,7 +66,7 @@ class ReusableIndex(Protocol):
         """Returns the thumbnail (JPEG) of the image at a position."""
 
 
-def write(rows: Sequence[ImageRow], embedder: Embedder, old: ReusableIndex | None, folder: Path) -> Part:
+def write_part_files(rows: Sequence[ImageRow], embedder: Embedder, old: ReusableIndex | None, folder: Path) -> PartInfo:
     """Writes a part: embeddings, table and thumbnails as in an index, and the list of rejected images.
 
     Args:
@@ -81,13 +81,13 @@ def write(rows: Sequence[ImageRow], embedder: Embedder, old: ReusableIndex | Non
     with atomic.replacing(folder) as beside:
         beside.mkdir()
         written = _write(beside, rows, embedder, old)
-        part = Part(embedder.fingerprint, embedder.dimension, written.images, written.computed)
-        write_unused(beside / REFUSED, written.rejected)
-        atomic.write_json(beside / ABOUT_FILE, asdict(part))
+        part = PartInfo(embedder.fingerprint, embedder.dimension, written.images, written.computed)
+        write_unused(beside / REJECTIONS_FILE, written.rejected)
+        atomic.write_json(beside / PART_FILE, asdict(part))
     return part
 
 
-def share(rows: Sequence[ImageRow], known: Collection[str], partition: int, partitions: int) -> Sequence[ImageRow]:
+def part_rows(rows: Sequence[ImageRow], known: Collection[str], partition: int, partitions: int) -> Sequence[ImageRow]:
     """Returns the rows of one part: consecutive, and about as much work as those of any other part.
 
     Args:
@@ -99,13 +99,13 @@ def share(rows: Sequence[ImageRow], known: Collection[str], partition: int, part
     Returns:
         The rows of the part; empty if there are more parts than images.
     """
-    work = np.cumsum([0, *(1 if row.content_id in known else TAKEN_WHILE_COMPUTED for row in rows)])
+    work = np.cumsum([0, *(1 if row.content_id in known else REUSED_PER_COMPUTED for row in rows)])
     ends = [int(work[-1]) * number // partitions for number in (partition, partition + 1)]
     begin, end = np.searchsorted(work, ends, "right") - 1
     return rows[begin:end]
 
 
-def read(folder: Path, model_fingerprint: str) -> Part:
+def read_part_info(folder: Path, model_fingerprint: str) -> PartInfo:
     """Reads and checks the metadata of a part.
 
     Args:
@@ -119,17 +119,17 @@ def read(folder: Path, model_fingerprint: str) -> Part:
         InputError: The part is damaged, or was computed with another model.
     """
     try:
-        part = Part(**json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
+        part = PartInfo(**json.loads((folder / PART_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as reason:
-        raise InputError(WHOLE, f"{folder} ({reason})", REMEDY) from None
+        raise InputError(INTACT_PART_RULE, f"{folder} ({reason})", REINDEX_REMEDY) from None
     if part.model_fingerprint != model_fingerprint:
         rule = "all parts of an index must be computed with its model"
-        raise InputError(rule, f"{part.model_fingerprint} in {folder}", REMEDY)
+        raise InputError(rule, f"{part.model_fingerprint} in {folder}", REINDEX_REMEDY)
     _check_sizes(folder, part)
     return part
 
 
-def concatenated(parts: Sequence[Path], folder: Path) -> None:
+def concatenate_parts(parts: Sequence[Path], folder: Path) -> None:
     """Concatenates the files of parts into a folder.
 
     Args:
@@ -139,21 +139,21 @@ def concatenated(parts: Sequence[Path], folder: Path) -> None:
     Raises:
         InputError: The table of a part does not match its thumbnails.
     """
-    filled = [part for part in parts if (part / VECTORS).stat().st_size]
-    for name in (VECTORS, THUMBNAILS):
+    filled = [part for part in parts if (part / VECTORS_FILE).stat().st_size]
+    for name in (VECTORS_FILE, THUMBNAILS_FILE):
         _concatenate([part / name for part in filled], folder / name)
-    lengths = [np.diff(np.load(part / PLACES)) for part in filled]
-    np.save(folder / PLACES, np.cumsum(np.concatenate([[0], *lengths]), dtype="int64"))
-    with (folder / PICTURES).open("w", **TEXT) as table:
+    lengths = [np.diff(np.load(part / OFFSETS_FILE)) for part in filled]
+    np.save(folder / OFFSETS_FILE, np.cumsum(np.concatenate([[0], *lengths]), dtype="int64"))
+    with (folder / IMAGES_FILE).open("w", **TEXT_OPTIONS) as table:
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(INDEX_COLUMNS)
         for part, thumbnails in zip(filled, lengths, strict=True):
-            with (part / PICTURES).open(**TEXT) as file:
+            with (part / IMAGES_FILE).open(**TEXT_OPTIONS) as file:
                 rows = csv.reader(file)
                 next(rows, None)
                 written = sum(1 for row in rows if writer.writerow(row))
             if written != len(thumbnails):
-                raise InputError(WHOLE, f"{written} rows for {len(thumbnails)} images in {part}", REMEDY)
+                raise InputError(INTACT_PART_RULE, f"{written} rows for {len(thumbnails)} images in {part}", REINDEX_REMEDY)
 
 
 def _concatenate(files: Sequence[Path], target: Path) -> None:
@@ -163,19 +163,19 @@ def _concatenate(files: Sequence[Path], target: Path) -> None:
     with target.open("wb") as whole:
         for one in files:
             with one.open("rb") as file:
-                shutil.copyfileobj(file, whole, COPIED)
+                shutil.copyfileobj(file, whole, JOIN_CHUNK_BYTES)
 
 
-def _check_sizes(folder: Path, part: Part) -> None:
+def _check_sizes(folder: Path, part: PartInfo) -> None:
     try:
-        offsets = np.load(folder / PLACES, "r")
-        found = (len(offsets) - 1, *((folder / name).stat().st_size for name in (VECTORS, THUMBNAILS)))
+        offsets = np.load(folder / OFFSETS_FILE, "r")
+        found = (len(offsets) - 1, *((folder / name).stat().st_size for name in (VECTORS_FILE, THUMBNAILS_FILE)))
     except (OSError, ValueError, EOFError) as reason:
-        raise InputError(WHOLE, f"{folder} ({reason})", REMEDY) from None
+        raise InputError(INTACT_PART_RULE, f"{folder} ({reason})", REINDEX_REMEDY) from None
     expected = (part.pictures, 2 * part.pictures * part.dimension, int(offsets[-1]))
     if found != expected:
         counted = "thumbnails, bytes of vectors and bytes of thumbnails"
-        raise InputError(WHOLE, f"{folder} ({found} instead of {expected} {counted})", REMEDY)
+        raise InputError(INTACT_PART_RULE, f"{folder} ({found} instead of {expected} {counted})", REINDEX_REMEDY)
 
 
 class _Written(NamedTuple):
@@ -188,12 +188,12 @@ def _write(folder: Path, rows: Sequence[ImageRow], embedder: Embedder, old: Reus
     offsets, computed = [0], 0
     rejected: list[tuple[str, str, str]] = []
     with (
-        (folder / VECTORS).open("wb") as vectors,
-        (folder / THUMBNAILS).open("wb") as thumbnails,
-        (folder / PICTURES).open("w", **TEXT) as table,
+        (folder / VECTORS_FILE).open("wb") as vectors,
+        (folder / THUMBNAILS_FILE).open("wb") as thumbnails,
+        (folder / IMAGES_FILE).open("w", **TEXT_OPTIONS) as table,
     ):
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(INDEX_COLUMNS)
         for row, is_new, embedded in _embed(rows, embedder, old):
             if isinstance(embedded, Rejected):
                 rejected.append((row.uri, row.label, str(embedded)))
@@ -204,15 +204,15 @@ def _write(folder: Path, rows: Sequence[ImageRow], embedder: Embedder, old: Reus
             writer.writerow((row.uri, row.label, row.content_id, row.split))
             offsets.append(offsets[-1] + len(thumbnail))
             computed += is_new
-            if (len(offsets) - 1) % SAID_EVERY == 0:
+            if (len(offsets) - 1) % PROGRESS_EVERY == 0:
                 print(f"{len(offsets) - 1} of {len(rows)} images", flush=True)
-    np.save(folder / PLACES, np.array(offsets, "int64"))
+    np.save(folder / OFFSETS_FILE, np.array(offsets, "int64"))
     return _Written(len(offsets) - 1, computed, rejected)
 
 
 def _embed(
     rows: Sequence[ImageRow], embedder: Embedder, old: ReusableIndex | None
-) -> Iterator[tuple[ImageRow, bool, Embedded]]:
+) -> Iterator[tuple[ImageRow, bool, EmbeddedImage]]:
     """Yields each row in order, whether its embedding was computed, and the embedding with a thumbnail, or the rejection."""
     known = old.by_content if old else {}
     with reading.Reader() as reader:

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.search import Index
+from kfp_vision.search.index import Index
 
-MOST = 1500  # images; more would hide each other, and make the page large
-FIRST = 50  # principal components that t-SNE starts from
+MAX_IMAGES = 1500  # images; more would hide each other, and make the page large
+PCA_COMPONENTS = 50  # principal components that t-SNE starts from
 PERPLEXITY = 30  # effective number of neighbours, a parameter of t-SNE
-FEWEST = 5  # images that make a map
+MIN_IMAGES = 5  # images that make a map
 
 
 class Projection(NamedTuple):
@@ -28,7 +28,7 @@ class Projection(NamedTuple):
     points: npt.NDArray[np.float32]
 
 
-def projected(index: Index, wanted: npt.NDArray[np.int64], seed: int = 0) -> Projection:
+def project_index(index: Index, wanted: npt.NDArray[np.int64], seed: int = 0) -> Projection:
     """Computes a map of the images in an index; draws a random sample if there are too many.
 
     Args:
@@ -43,14 +43,14 @@ def projected(index: Index, wanted: npt.NDArray[np.int64], seed: int = 0) -> Pro
     from sklearn.manifold import TSNE
 
     number = index.about.pictures
-    first = np.unique(wanted)[:MOST]
+    first = np.unique(wanted)[:MAX_IMAGES]
     others = np.setdiff1d(np.arange(number), first)
-    drawn = np.random.default_rng(seed).choice(others, min(len(others), MOST - len(first)), replace=False)
+    drawn = np.random.default_rng(seed).choice(others, min(len(others), MAX_IMAGES - len(first)), replace=False)
     positions = np.sort(np.concatenate([first, drawn]))
-    if len(positions) < FEWEST:
+    if len(positions) < MIN_IMAGES:
         return Projection(positions[:0], np.empty((0, 2), np.float32))
     vectors = np.asarray(index.vectors[positions], "float32")
-    components = PCA(min(FIRST, *vectors.shape), random_state=seed).fit_transform(vectors)
+    components = PCA(min(PCA_COMPONENTS, *vectors.shape), random_state=seed).fit_transform(vectors)
     perplexity = min(PERPLEXITY, (len(positions) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(components)
     lowest, highest = points.min(0), points.max(0)

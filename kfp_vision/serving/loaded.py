@@ -15,7 +15,7 @@ from kfp_vision.core import hardware
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer, Classifier, to_decodable
 from kfp_vision.repository.version import Version
-from kfp_vision.search.embedding import check_embeds
+from kfp_vision.search.embedding import check_has_embeddings
 from kfp_vision.serving import observing
 from kfp_vision.serving.batching import MAX_BATCH, Batcher
 
@@ -97,7 +97,7 @@ class Loaded:
         Raises:
             InputError: the version has no embeddings.
         """
-        check_embeds(self._classifier, self.version)
+        check_has_embeddings(self._classifier, self.version)
         sample = _prepare(_noise("JPEG"), self._cropper)
         for size in WARMED_UP:
             self._classifier.embed_crops([sample] * size)

@@ -12,7 +12,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.client import FINGERPRINT_HEADER
 from kfp_vision.repository.version import INDEX_FOLDER, Version, versions
-from kfp_vision.search import ABOUT_FILE, files_in
+from kfp_vision.search.index import INDEX_FILE, index_files
 from kfp_vision.serving import observing, protocols
 from kfp_vision.serving.loaded import MAX_PIXELS, Loaded
 from kfp_vision.serving.searching import NoIndex, Searched
@@ -175,14 +175,14 @@ class ServedClassifier(kserve.Model):
         """
         assert self._loaded
         try:
-            seen = self._loaded, _file_states(files_in(self.index))
+            seen = self._loaded, _file_states(index_files(self.index))
         except OSError:  # the index is being deleted or replaced
             return []
         if seen == self._last_seen:
             return []
         self._last_seen, self.index_error = seen, None
         previous = self._searched if self._searched and self._searched.loaded is self._loaded else None
-        exists = (self.index / ABOUT_FILE).exists()
+        exists = (self.index / INDEX_FILE).exists()
         try:
             self._searched = Searched(self.index, self._loaded) if exists or previous or self._index_required else None
         except InputError as error:

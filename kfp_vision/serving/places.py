@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository.version import INDEX_FOLDER, find_repository, versions
-from kfp_vision.search import ABOUT_FILE
+from kfp_vision.search.index import INDEX_FILE
 
 
 def at(path: Path, name: str = "", index: Path | None = None) -> dict[str, Path]:
@@ -54,7 +54,7 @@ def below(path: Path) -> dict[str, Path]:
         The repositories; none if there is no such directory.
     """
     folders = sorted(path.iterdir()) if path.is_dir() else []
-    models = (folder for folder in folders if not folder.name.startswith(".") and not (folder / ABOUT_FILE).exists())
+    models = (folder for folder in folders if not folder.name.startswith(".") and not (folder / INDEX_FILE).exists())
     found = {folder.name: alone(folder) for folder in models}
     return {name: place for name, place in found.items() if place}
 

@@ -17,7 +17,7 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer, Prediction
 from kfp_vision.preflight.rules import MAX_NEAREST
 from kfp_vision.repository.version import Version
-from kfp_vision.search import Hit, Index
+from kfp_vision.search.index import Hit, Index
 from kfp_vision.serving.searching import Known
 
 BYTES = "BYTES"

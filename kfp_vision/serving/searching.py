@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.search import Hit, Index
+from kfp_vision.search.index import Hit, Index
 from kfp_vision.serving.batching import Batcher
 from kfp_vision.serving.loaded import Loaded
 

@@ -8,7 +8,7 @@ import pytest
 
 from kfp_vision import components
 from kfp_vision.repository.version import versions
-from kfp_vision.search import Index
+from kfp_vision.search.index import Index
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ import one_step
 import pytest
 from kfp import dsl, local
 
-from kfp_vision import components, search
+from kfp_vision import components
 from kfp_vision.dataset.table import count_rows, read_table, read_unused, write_table
 from kfp_vision.local_run import for_one_machine
+from kfp_vision.search import index
 
 Joined = tuple[Path, dict[str, Any]]  # the folder of the stage's outputs, and the metrics
 FIELDS = {
@@ -142,7 +143,7 @@ def join(model: Path, images: Path, root: Path, partitions: int = 2, index_uri: 
 def test_joins_the_partitions_to_an_index(joined):
     folder, metrics = joined
     assert metrics == {"pictures": 20, "computed": 20, "refused": 0, "recall": 1}
-    assert search.Index(folder / "index").about.pictures == 20
+    assert index.Index(folder / "index").about.pictures == 20
     assert (folder / "refused").read_text() == "uri,label,reason\n"
 
 

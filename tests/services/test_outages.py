@@ -28,7 +28,7 @@ import one_step
 import pytest
 from servers import NUMBERS, Place, until
 
-from kfp_vision import components, search
+from kfp_vision import components
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan, table
 from kfp_vision.dataset.ingest import ingest_images
@@ -42,7 +42,10 @@ from kfp_vision.repository import publish
 from kfp_vision.repository import version as repository_version
 from kfp_vision.repository.bucket import local_copy
 from kfp_vision.repository.version import Version, exported_version, fetch_version
-from kfp_vision.search import beside, sources
+from kfp_vision.search import build
+from kfp_vision.search import deploy as search_deploy
+from kfp_vision.search.deploy import sync_index
+from kfp_vision.search.index import read_index_info
 from kfp_vision.storage import atomic, base, reading, retry, writing
 from kfp_vision.training import checkpointing
 
@@ -162,8 +165,8 @@ def fetch_records(given: Given, folder: Path) -> None:
 def index(given: Given, folder: Path) -> None:
     """What list_images and index_images do."""
     folder.mkdir(exist_ok=True)
-    sources.list_images(given.pictures, 1, folder / "listed")
-    sources.index_images(folder / "listed", given.made.model, given.index, part=folder / "part")
+    build.list_images(given.pictures, 1, folder / "listed")
+    build.index_images(folder / "listed", given.made.model, given.index, part=folder / "part")
 
 
 def deploy(given: Given, folder: Path) -> None:
@@ -179,7 +182,7 @@ def save(given: Given, folder: Path) -> None:
 
 
 def deploy_index(given: Given, folder: Path) -> None:
-    beside.deploy_index(given.made.newer, f"{given.target}/indexed", folder / "deployed")
+    search_deploy.deploy_index(given.made.newer, f"{given.target}/indexed", folder / "deployed")
 
 
 def state(step: int) -> checkpointing.TrainingState:
@@ -253,7 +256,7 @@ def filled(place: Place, whole: Version, made: Made) -> str:
     target = f"{place.bucket({'other': b'stays'})}/target"
     publish.publish(whole, f"{target}/repository")
     publish.publish(exported_version(made.model), f"{target}/indexed")
-    beside.deploy_index(made.before, f"{target}/indexed", made.before.with_name("deployed"))
+    search_deploy.deploy_index(made.before, f"{target}/indexed", made.before.with_name("deployed"))
     kept = checkpointing.CheckpointFolder(f"{target}/states", {})
     kept.save(state(1))
     kept.wait()
@@ -281,8 +284,8 @@ def arrived(target: str, scratch: Path) -> Arrived:
     versions = publish.repository_at(f"{target}/repository").versions()
     newest = checkpointing.CheckpointFolder(f"{target}/states", {}).newest()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        assert beside.bring(f"{target}/indexed", Path(folder) / "index")
-        pictures = search.about_in(Path(folder) / "index").pictures
+        assert sync_index(f"{target}/indexed", Path(folder) / "index")
+        pictures = read_index_info(Path(folder) / "index").pictures
         fingerprints = frozenset(one.download(Path(folder)).fingerprint for one in versions)
     return Arrived(fingerprints, newest.step, float(newest.arrays["weights"][0, 0]), pictures)
 

@@ -19,8 +19,8 @@ import requests
 import servers
 from PIL import Image
 
-from kfp_vision import search
-from kfp_vision.search import beside
+from kfp_vision.search import deploy
+from kfp_vision.search.index import Index
 from kfp_vision.serving import server
 from kfp_vision.serving.loaded import MAX_WAITING
 
@@ -232,7 +232,7 @@ def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(runn
     )
     assert "index" not in requests.get(f"{address}/v2/models/colours", timeout=SECONDS).json()
     assert "data-indexed" not in requests.get(address, headers={"accept": "text/html"}, timeout=SECONDS).text
-    beside.deploy_index(made / "index", str(repository), tmp_path / "deployed")
+    deploy.deploy_index(made / "index", str(repository), tmp_path / "deployed")
     servers.until(lambda: indexed_now(address) == ALL)
 
     fewer = shutil.copytree(made / "photos", tmp_path / "photos")
@@ -248,7 +248,7 @@ def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(runn
         asking = client.submit(ask)
         try:
             for index, pictures in ((tmp_path / "fewer", 16), (made / "index", ALL), (tmp_path / "fewer", 16)):
-                beside.deploy_index(index, str(repository), tmp_path / "deployed")
+                deploy.deploy_index(index, str(repository), tmp_path / "deployed")
                 servers.until(lambda: indexed_now(address) == pictures)  # noqa: B023
             servers.until(lambda: len(found) > 20 or asking.done())
         finally:
@@ -346,7 +346,7 @@ TOKEN = "the-token-of-the-tests"
 
 def test_without_its_token_a_server_shows_no_picture(made, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
-    identity = search.Index(made / "index").images[0].content_id
+    identity = Index(made / "index").images[0].content_id
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     with server.running(made / "repository") as address:
         thumbnail = f"{address}{INDEX}/thumbnails/{identity}"

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from kfp_vision import search
-from kfp_vision.search import Index, audit, copies, labels, projection
+from kfp_vision.search import audit, build, label_issues, near_duplicates, projection
+from kfp_vision.search import index as search_index
+from kfp_vision.search.index import Index
 
 EACH = 20
 
@@ -45,7 +46,7 @@ def pictures(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def folder(pictures, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("index")
-    search.build(search.rows_at(str(pictures)), embedding.write_model(root / "model"), root / "index")
+    build.build_index(build.find_images(str(pictures)), embedding.write_model(root / "model"), root / "index")
     return root / "index"
 
 
@@ -55,7 +56,7 @@ def named(index: Index, place: int) -> str:
 
 def test_altered_copies_are_found_and_nothing_else(folder):
     index = Index(folder)
-    found = copies.found(index, index.neighbours(10)[1])
+    found = near_duplicates.find_near_duplicates(index, index.neighbours(10)[1])
     pairs = {frozenset((named(index, one.first), named(index, one.second))): one for one in found}
     expected = {
         frozenset(("bellcup/0001.jpg", "bellcup/cropped.jpg")),
@@ -72,17 +73,17 @@ def test_altered_copies_are_found_and_nothing_else(folder):
 def test_a_mirrored_descriptor_is_that_of_the_mirrored_picture(folder):
     import cv2
 
-    grey = copies.grey(Index(folder).thumbnail(0))
+    grey = near_duplicates.decode_brightness(Index(folder).thumbnail(0))
     flipped = np.ascontiguousarray(grey[:, ::-1])
     point = cv2.KeyPoint(50.0, 40.0, 12.0, 30.0)
     image = cv2.KeyPoint(grey.shape[1] - 1 - 50.0, 40.0, 12.0, 150.0)
     (_, as_it_is), (_, turned) = (cv2.SIFT.create().compute(one, [at]) for one, at in ((grey, point), (flipped, image)))
     assert np.abs(as_it_is[0]).max() > 50
-    np.testing.assert_allclose(as_it_is[0][copies.MIRRORED], turned[0], atol=12)
+    np.testing.assert_allclose(as_it_is[0][near_duplicates.MIRRORED_DESCRIPTOR], turned[0], atol=12)
 
 
 def test_neighbours_are_what_sorting_finds_without_the_picture_itself(folder, monkeypatch):
-    monkeypatch.setattr(search, "AT_A_TIME", 7)
+    monkeypatch.setattr(search_index, "QUERIES_PER_BLOCK", 7)
     index = Index(folder)
     vectors = np.asarray(index.vectors, "float32")
     similar = vectors @ vectors.T
@@ -96,11 +97,11 @@ def test_neighbours_are_what_sorting_finds_without_the_picture_itself(folder, mo
 
 
 def test_groups_join_copies_of_copies():
-    one = [copies.Copy(0, 3, False, 9, 1.0), copies.Copy(3, 4, True, 9, 1.0)]
-    group = copies.groups(one, 6)
+    one = [near_duplicates.NearDuplicates(0, 3, False, 9, 1.0), near_duplicates.NearDuplicates(3, 4, True, 9, 1.0)]
+    group = near_duplicates.group_near_duplicates(one, 6)
     assert group[0] == group[3] == group[4]
     assert len(set(group.tolist())) == 4
-    assert len(set(copies.groups([], 3).tolist())) == 3
+    assert len(set(near_duplicates.group_near_duplicates([], 3).tolist())) == 3
 
 
 def around(centres: np.ndarray, each: int, seed: int) -> tuple[np.ndarray, list[str]]:
@@ -124,7 +125,7 @@ def test_wrong_labels_are_the_most_suspicious():
     right = list(label)
     for place in wrong:
         label[place] = f"class {(int(label[place][-1]) + 1) % 3}"
-    found = labels.suspects(label, *nearest(points, 40), np.arange(180))
+    found = label_issues.find_label_issues(label, *nearest(points, 40), np.arange(180))
     assert {one.position for one in found[:12]} == wrong
     assert all(one.instead == right[one.position] and one.share > 0.5 > one.own for one in found[:12])
 
@@ -133,33 +134,33 @@ def test_copies_have_no_vote_on_each_other_and_what_has_no_label_none_at_all():
     label = ["a", "b", "b", "b", ""]
     scores = np.ones((5, 4), "float32")
     places = np.array([[other for other in range(5) if other != place] for place in range(5)])
-    assert [one.position for one in labels.suspects(label, scores, places, np.arange(5))] == [0]
-    assert labels.suspects(label, scores, places, np.zeros(5, int)) == []
-    assert labels.suspects(["a", "a", ""], scores[:3, :2], places[:3, :2] % 3, np.arange(3)) == []
+    assert [one.position for one in label_issues.find_label_issues(label, scores, places, np.arange(5))] == [0]
+    assert label_issues.find_label_issues(label, scores, places, np.zeros(5, int)) == []
+    assert label_issues.find_label_issues(["a", "a", ""], scores[:3, :2], places[:3, :2] % 3, np.arange(3)) == []
 
 
 def test_a_map_keeps_what_is_alike_together(folder):
     index = Index(folder)
-    made = projection.projected(index, np.array([3], "int64"))
+    made = projection.project_index(index, np.array([3], "int64"))
     assert made.positions.tolist() == list(range(44))
     assert made.points.min() == 0 and made.points.max() == 1
-    again = projection.projected(index, np.array([3], "int64"))
+    again = projection.project_index(index, np.array([3], "int64"))
     np.testing.assert_array_equal(made.points, again.points)
 
 
 def test_a_map_of_very_many_holds_those_that_are_wanted(folder, monkeypatch):
-    monkeypatch.setattr(projection, "MOST", 10)
-    made = projection.projected(Index(folder), np.array([7, 40], "int64"))
+    monkeypatch.setattr(projection, "MAX_IMAGES", 10)
+    made = projection.project_index(Index(folder), np.array([7, 40], "int64"))
     assert len(made.positions) == 10 and {7, 40} <= set(made.positions.tolist())
-    monkeypatch.setattr(projection, "MOST", 3)
-    assert len(projection.projected(Index(folder), np.array([], "int64")).positions) == 0
+    monkeypatch.setattr(projection, "MAX_IMAGES", 3)
+    assert len(projection.project_index(Index(folder), np.array([], "int64")).positions) == 0
 
 
 @pytest.fixture(scope="module")
 def audited(folder, tmp_path_factory) -> tuple[dict, list[dict[str, str]], str]:
     made = tmp_path_factory.mktemp("audit")
     outputs = {"table": made / "findings.csv", "page": made / "page.html"}
-    counted = audit.audit(folder, validation_ratio=0.2, test_ratio=0.0, **outputs)
+    counted = audit.audit_index(folder, validation_ratio=0.2, test_ratio=0.0, **outputs)
     with outputs["table"].open(newline="") as file:
         return counted, list(csv.DictReader(file)), outputs["page"].read_text()
 
@@ -167,7 +168,7 @@ def audited(folder, tmp_path_factory) -> tuple[dict, list[dict[str, str]], str]:
 def test_of_copies_one_is_kept_and_of_those_under_two_labels_none(audited, folder):
     counted, rows, _ = audited
     index = Index(folder)
-    split = dict(zip((named(index, place) for place in range(44)), audit.splits(index, 0.2, 0.0), strict=True))
+    split = dict(zip((named(index, place) for place in range(44)), audit.assign_splits(index, 0.2, 0.0), strict=True))
     of_copies = {"/".join(Path(row["path"]).parts[-2:]): row for row in rows if row["finding"].startswith("copy")}
     both = {"bellcup/0002.jpg", "globelet/smaller.jpg", "bellcup/0004.jpg", "globelet/recoloured.jpg"}
     assert {name for name, row in of_copies.items() if row["finding"] == "copy under another label"} == both
@@ -189,7 +190,7 @@ def test_the_data_stage_takes_the_table(audited, pictures, folder, tmp_path):
     _, rows, _ = audited
     table = tmp_path / "findings.csv"
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, audit.COLUMNS)
+        writer = csv.DictWriter(file, audit.FINDING_COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     made = {"table": tmp_path / "images.csv", "page": tmp_path / "page.html"}
@@ -211,9 +212,9 @@ def test_pictures_without_labels_have_copies_and_a_map(folder, pictures, tmp_pat
     loose.mkdir()
     for name in ("0001", "0002", "0003", "0004", "cropped", "mirrored"):
         shutil.copy(pictures / "bellcup" / f"{name}.jpg", loose)
-    search.build(search.rows_at(str(loose)), folder / "model", tmp_path / "index")
+    build.build_index(build.find_images(str(loose)), folder / "model", tmp_path / "index")
     outputs = {"table": tmp_path / "findings.csv", "page": tmp_path / "page.html"}
-    counted = audit.audit(tmp_path / "index", validation_ratio=0.2, test_ratio=0.0, **outputs)
+    counted = audit.audit_index(tmp_path / "index", validation_ratio=0.2, test_ratio=0.0, **outputs)
     assert (counted["copies"], counted["copies_across_labels"], counted["suspicious_labels"]) == (2, 0, 0)
     assert "no label" in outputs["page"].read_text()
 
@@ -221,8 +222,8 @@ def test_pictures_without_labels_have_copies_and_a_map(folder, pictures, tmp_pat
 def test_one_picture_is_an_index_with_nothing_to_find(folder, pictures, tmp_path):
     (tmp_path / "one").mkdir()
     shutil.copy(pictures / "bellcup" / "0001.jpg", tmp_path / "one")
-    search.build(search.rows_at(str(tmp_path / "one")), folder / "model", tmp_path / "index")
+    build.build_index(build.find_images(str(tmp_path / "one")), folder / "model", tmp_path / "index")
     outputs = {"table": tmp_path / "findings.csv", "page": tmp_path / "page.html"}
-    counted = audit.audit(tmp_path / "index", validation_ratio=0.2, test_ratio=0.0, **outputs)
+    counted = audit.audit_index(tmp_path / "index", validation_ratio=0.2, test_ratio=0.0, **outputs)
     assert counted["copies"] == counted["left_out"] == 0
     assert outputs["table"].read_text() == "path,leave_out,finding,label,instead,other,score\n"

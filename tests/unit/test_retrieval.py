@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import retrieval
-from kfp_vision.search import audit, copies, sources
+from kfp_vision.search import audit, build, near_duplicates
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def test_nearly_all_copies_of_photographs_are_found_and_nothing_else(real_data, 
             (tmp_path / "some" / label / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr(retrieval, "PLANTED", 20)
     planted = retrieval.plant_copies(tmp_path / "some", tmp_path / "pictures", 1)
-    sources.fetch_embedder("", "googlenet", str(real_data / "googlenet" / "bvlc_googlenet.npz"), tmp_path / "model")
+    build.fetch_embedder("", "googlenet", str(real_data / "googlenet" / "bvlc_googlenet.npz"), tmp_path / "model")
     index = retrieval.build_index(tmp_path / "pictures", tmp_path / "model", tmp_path / "index")
     names = [Path(picture.path).relative_to(tmp_path / "pictures").as_posix() for picture in index.images]
-    found = copies.found(index, index.neighbours(audit.NEIGHBOURS)[1])
+    found = near_duplicates.find_near_duplicates(index, index.neighbours(audit.NEIGHBOURS_PER_IMAGE)[1])
     pairs = {frozenset((names[one.first], names[one.second])) for one in found}
     expected = {frozenset(pair) for pair in planted.items()}
     assert len(pairs & expected) >= 19

@@ -17,13 +17,13 @@ from exported import version
 from PIL import Image
 from servers import until
 
-from kfp_vision import search
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.repository.version import exported_version, fetch_version, versions
-from kfp_vision.search import Index, nearest, parts
-from kfp_vision.search.embedding import BATCH, Embedder, thumbnail
+from kfp_vision.search import ann, build, parts
+from kfp_vision.search.embedding import EMBEDDING_BATCH_SIZE, Embedder, encode_thumbnail
+from kfp_vision.search.index import Index, IndexInfo
 from kfp_vision.serving import places
 
 
@@ -37,9 +37,9 @@ def clustered(number: int, dimension: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("chosen", [None, np.arange(3, 900, 7)])
 def test_exact_search_finds_what_sorting_all_similarities_finds(chosen, monkeypatch):
-    monkeypatch.setattr(nearest, "BLOCK", 100)
+    monkeypatch.setattr(ann, "VECTORS_PER_BLOCK", 100)
     vectors, queries = clustered(1000, 24), clustered(5, 24, seed=1).astype("float32")
-    scores, places = nearest.exact(vectors, queries, 7, chosen)
+    scores, places = ann.search_exact(vectors, queries, 7, chosen)
     among = np.arange(1000) if chosen is None else chosen
     similarities = queries @ vectors[among].astype("float32").T
     for row, (said, found) in enumerate(zip(scores, places, strict=True)):
@@ -49,22 +49,22 @@ def test_exact_search_finds_what_sorting_all_similarities_finds(chosen, monkeypa
 
 
 def test_with_fewer_vectors_than_are_wanted_all_are_found():
-    scores, places = nearest.exact(clustered(3, 8), clustered(2, 8).astype("float32"), 10)
+    scores, places = ann.search_exact(clustered(3, 8), clustered(2, 8).astype("float32"), 10)
     assert scores.shape == places.shape == (2, 3)
 
 
 def test_of_very_many_vectors_nearly_all_that_are_nearest_are_found(tmp_path):
     drawn_together = clustered(20_200, 160)
     vectors, queries = drawn_together[:20_000], drawn_together[20_000:].astype("float32")
-    said = nearest.build(vectors, tmp_path / "regions")
-    assert said.recall >= nearest.WANTED_RECALL and 0 < said.probes < 512
-    made = nearest.read(tmp_path / "regions")
-    truth = nearest.exact(vectors, queries, 10)[1]
-    scores, places = nearest.approximate(made, vectors, queries, 10, said.probes)
+    said = ann.build_regions(vectors, tmp_path / "regions")
+    assert said.recall >= ann.TARGET_RECALL and 0 < said.probes < 512
+    made = ann.read_regions(tmp_path / "regions")
+    truth = ann.search_exact(vectors, queries, 10)[1]
+    scores, places = ann.search_approximate(made, vectors, queries, 10, said.probes)
     assert np.mean([len(set(one) & set(other)) / 10 for one, other in zip(places, truth, strict=True)]) >= 0.95
     assert (np.diff(scores, axis=1) <= 0).all()
     chosen = np.arange(0, 20_000, 50)
-    _, filtered = nearest.approximate(made, vectors, queries, 10, said.probes, chosen)
+    _, filtered = ann.search_approximate(made, vectors, queries, 10, said.probes, chosen)
     assert set(filtered.ravel().tolist()) - {-1} <= set(chosen.tolist())
 
 
@@ -87,7 +87,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(model, pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index") / "index"
-    return folder, search.build(search.rows_at(str(pictures)), model, folder)
+    return folder, build.build_index(build.find_images(str(pictures)), model, folder)
 
 
 def test_every_picture_that_can_be_read_is_in_the_index(built, pictures, model):
@@ -105,7 +105,7 @@ def test_every_picture_that_can_be_read_is_in_the_index(built, pictures, model):
 @pytest.mark.parametrize(("size", "small"), [((500, 375), (128, 96)), ((3000, 20), (128, 1)), ((90, 60), (90, 60))])
 def test_a_thumbnail_is_no_larger_than_the_picture(size, small):
     picture = Image.new("RGB", size, (90, 120, 30))
-    with Image.open(io.BytesIO(thumbnail(picture))) as image:
+    with Image.open(io.BytesIO(encode_thumbnail(picture))) as image:
         assert (image.size, picture.size) == (small, size)
 
 
@@ -143,7 +143,7 @@ def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read
     embedder = Embedder(exported_version(model))
     draw = np.random.default_rng(1)
     given: list[bytes | Rejected] = []
-    for number in range(3 * BATCH + 5):
+    for number in range(3 * EMBEDDING_BATCH_SIZE + 5):
         file = io.BytesIO()
         Image.fromarray(draw.integers(0, 255, (6, 8, 3), "uint8")).resize((80, 60)).save(file, "PNG")
         given.append(Rejected("gone") if number % 40 == 39 else b"no picture" if number % 30 == 29 else file.getvalue())
@@ -159,12 +159,12 @@ def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read
 
 def test_what_is_known_is_not_computed_again_and_what_has_gone_is_left_out(built, model, pictures, tmp_path):
     folder = shutil.copytree(built[0], tmp_path / "index")
-    rows = search.rows_at(str(pictures))
+    rows = build.find_images(str(pictures))
     fewer = [row for row in rows if row.label == "globelet"]
-    less = search.build(fewer, model, folder, before=folder)
+    less = build.build_index(fewer, model, folder, before=folder)
     assert (less.about.pictures, less.computed, less.about.generation) == (6, 0, 2)
     assert sorted(path.name for path in folder.iterdir()) == ["2", "index.json", "model"]
-    more = search.build(rows, model, folder, before=folder)
+    more = build.build_index(rows, model, folder, before=folder)
     assert (more.about.pictures, more.computed) == (13, 7)
     first, again = Index(built[0]), Index(folder)
     assert again.images == first.images
@@ -178,19 +178,19 @@ def files(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / str(generation)).iterdir()}
 
 
-def in_parts(rows, model, root, partitions: int, before=None) -> tuple[list[search.Part], search.Built]:
+def in_parts(rows, model, root, partitions: int, before=None) -> tuple[list[parts.PartInfo], build.BuildResult]:
     """An index made in so many parts, in `root / "index"`."""
     folders = [root / f"part {number}" for number in range(partitions)]
     written = [
-        search.write_part(rows, model, folder, before, partition=number, partitions=partitions)
+        build.build_part(rows, model, folder, before, partition=number, partitions=partitions)
         for number, folder in enumerate(folders)
     ]
-    return written, search.join(folders, model, root / "index")
+    return written, build.join_index_parts(folders, model, root / "index")
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 20])
 def test_an_index_in_parts_is_the_one_that_is_made_at_once_byte_for_byte(built, model, pictures, tmp_path, partitions):
-    written, joined = in_parts(search.rows_at(str(pictures)), model, tmp_path, partitions)
+    written, joined = in_parts(build.find_images(str(pictures)), model, tmp_path, partitions)
     assert files(tmp_path / "index") == files(built[0])
     assert joined == built[1]  # the refused picture among it
     of_parts = [part.pictures for part in written]
@@ -200,8 +200,8 @@ def test_an_index_in_parts_is_the_one_that_is_made_at_once_byte_for_byte(built, 
 
 
 def test_parts_share_what_an_index_before_has_not_and_take_the_rest_of_it(built, model, pictures, tmp_path):
-    rows = search.rows_at(str(pictures))
-    search.build([row for row in rows if row.label == "bellcup"], model, tmp_path / "before")
+    rows = build.find_images(str(pictures))
+    build.build_index([row for row in rows if row.label == "bellcup"], model, tmp_path / "before")
     written, joined = in_parts(rows, model, tmp_path, 2, tmp_path / "before")
     assert [part.computed for part in written] == [3, 4]  # the picture that is refused is work as well
     assert [part.pictures for part in written] == [9, 4]
@@ -212,12 +212,12 @@ def test_parts_share_what_an_index_before_has_not_and_take_the_rest_of_it(built,
 def test_shares_are_consecutive_and_even_whatever_is_known():
     rows = [ImageRow(str(number), "", 0, str(number), str(number)) for number in range(103)]
     for known in (set(), {row.content_id for row in rows}, {str(number) for number in range(40, 80)}):
-        shares = [parts.share(rows, known, number, 4) for number in range(4)]
+        shares = [parts.part_rows(rows, known, number, 4) for number in range(4)]
         assert [row for share in shares for row in share] == rows
         new = [len([row for row in share if row.content_id not in known]) for share in shares]
         assert max(new) - min(new) <= 1
-    assert [len(parts.share(rows[:2], set(), number, 3)) for number in range(3)] == [0, 1, 1]
-    assert parts.share([], set(), 0, 2) == []
+    assert [len(parts.part_rows(rows[:2], set(), number, 3)) for number in range(3)] == [0, 1, 1]
+    assert parts.part_rows([], set(), 0, 2) == []
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_torn_part_is_one_clear_line_and_leaves_no_index(model, pictures, part
     folders = [shutil.copytree(folder, tmp_path / folder.name) for folder in parted]
     damage(folders[1])
     with pytest.raises(InputError) as refused:
-        search.join(folders, model, tmp_path / "index")
+        build.join_index_parts(folders, model, tmp_path / "index")
     assert str(refused.value).startswith(f"error: {line}") and "\n" not in str(refused.value)
     assert not (tmp_path / "index" / "index.json").exists()
 
@@ -253,20 +253,20 @@ def test_a_torn_part_is_one_clear_line_and_leaves_no_index(model, pictures, part
 def parted(model, pictures, tmp_path_factory):
     """The folders of two parts."""
     root = tmp_path_factory.mktemp("parts")
-    in_parts(search.rows_at(str(pictures)), model, root, 2)
+    in_parts(build.find_images(str(pictures)), model, root, 2)
     return [root / "part 0", root / "part 1"]
 
 
 def test_until_the_new_one_is_whole_the_old_one_answers(built, model, pictures, tmp_path, monkeypatch):
     folder = shutil.copytree(built[0], tmp_path / "index")
-    monkeypatch.setattr(nearest, "EXACT_UP_TO", 0)
+    monkeypatch.setattr(ann, "MAX_EXACT", 0)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nearest, "build", killed)
+    monkeypatch.setattr(ann, "build_regions", killed)
     with pytest.raises(KeyboardInterrupt):
-        search.build(search.rows_at(str(pictures)), model, folder, before=folder)
+        build.build_index(build.find_images(str(pictures)), model, folder, before=folder)
     assert Index(folder).about == built[1].about
     assert sorted(path.name for path in folder.iterdir()) == ["1", "index.json", "model"]
 
@@ -286,7 +286,7 @@ def test_killed_while_it_is_written_the_old_one_answers_and_the_next_is_whole(bu
     assert Index(folder).about == built[1].about
     vector = Index(folder).embedder().embed_one((pictures / "globelet" / "0002.jpg").read_bytes())
     assert Index(folder).search(vector[None], 1)[0][0].path.endswith("globelet/0002.jpg")
-    assert search.build(search.rows_at(str(pictures)), model, folder).about.generation == 2
+    assert build.build_index(build.find_images(str(pictures)), model, folder).about.generation == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
 
 
@@ -348,8 +348,8 @@ def test_an_index_of_another_model_is_computed_anew(built, model, pictures, tmp_
     folder = shutil.copytree(built[0], tmp_path / "index")
     about = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps(about | {"model_fingerprint": "another"}))
-    rows = [row for row in search.rows_at(str(pictures)) if row.label == "bellcup"]
-    made = search.build(rows, model, tmp_path / "new", before=folder)
+    rows = [row for row in build.find_images(str(pictures)) if row.label == "bellcup"]
+    made = build.build_index(rows, model, tmp_path / "new", before=folder)
     assert (made.about.pictures, made.computed) == (6, 6)
     assert "the earlier index was built with another model: computing all embeddings" in capsys.readouterr().out
 
@@ -363,8 +363,8 @@ def by_hand(folder: Path, vectors: np.ndarray, *, regions: bool) -> Path:
     (within / "pictures.csv").write_text("\n".join(["path,label,content_id,split", *lines, ""]))
     (within / "thumbnails").write_bytes(b"x" * number)
     np.save(within / "thumbnails.npy", np.arange(number + 1))
-    found = nearest.build(vectors, within / "regions") if regions else nearest.Recall(1.0, 0)
-    about = search.About("flowers", "any", vectors.shape[1], number, 1, found.recall, found.probes)
+    found = ann.build_regions(vectors, within / "regions") if regions else ann.Recall(1.0, 0)
+    about = IndexInfo("flowers", "any", vectors.shape[1], number, 1, found.recall, found.probes)
     (folder / "index.json").write_text(json.dumps(asdict(about)))
     return folder
 

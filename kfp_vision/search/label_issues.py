@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-VOTERS = 20  # neighbours
-SHARPNESS = 0.1  # difference in similarity over which the weight of a vote falls by a factor of e
+MAX_VOTERS = 20  # neighbours
+VOTE_TEMPERATURE = 0.1  # difference in similarity over which the weight of a vote falls by a factor of e
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelIssue:
     """An image whose label is probably wrong.
 
     Attributes:
@@ -29,12 +29,12 @@ class Suspect:
     own: float
 
 
-def suspects(
+def find_label_issues(
     labels: list[str],
     scores: npt.NDArray[np.float32],
     positions: npt.NDArray[np.int64],
     group: npt.NDArray[np.integer],
-) -> list[Suspect]:
+) -> list[LabelIssue]:
     """Finds the images whose neighbours vote for another label.
 
     Args:
@@ -52,10 +52,10 @@ def suspects(
     number = np.array([names.index(label) if label else -1 for label in labels])
     votes = np.zeros((len(labels), len(names)), np.float32)
     is_voter = (positions >= 0) & (number[positions] >= 0) & (group[positions] != group[:, None])
-    is_voter &= is_voter.cumsum(1) <= VOTERS  # the nearest ones only
+    is_voter &= is_voter.cumsum(1) <= MAX_VOTERS  # the nearest ones only
     best = np.where(is_voter, scores, -np.inf).max(1, initial=-np.inf)
     # Relative to the best score, which must be finite: -1 is the least similarity.
-    weights = np.where(is_voter, np.exp((scores - np.maximum(best, -1)[:, None]) / SHARPNESS), 0)
+    weights = np.where(is_voter, np.exp((scores - np.maximum(best, -1)[:, None]) / VOTE_TEMPERATURE), 0)
     rows, columns = is_voter.nonzero()
     np.add.at(votes, (rows, number[positions[rows, columns]]), weights[rows, columns])
     votes /= np.maximum(votes.sum(1, keepdims=True), 1e-9)
@@ -65,4 +65,4 @@ def suspects(
     others[everyone, number] = 0
     instead, share = others.argmax(1), others.max(1)
     order = np.argsort(own - share, kind="stable")
-    return [Suspect(int(at), names[instead[at]], float(share[at]), float(own[at])) for at in order if share[at] > own[at]]
+    return [LabelIssue(int(at), names[instead[at]], float(share[at]), float(own[at])) for at in order if share[at] > own[at]]

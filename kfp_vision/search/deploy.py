@@ -15,14 +15,22 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.reports import results
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import INDEX_FOLDER, SERVING_FOLDER, exported_version
-from kfp_vision.search import ABOUT_FILE, FILES, MODEL_FOLDER, about_in, described, files_in, forget_others
-from kfp_vision.search.parts import REMEDY
+from kfp_vision.search.index import (
+    INDEX_FILE,
+    INDEX_FILES,
+    MODEL_FOLDER,
+    index_files,
+    parse_index_info,
+    read_index_info,
+    remove_other_generations,
+)
+from kfp_vision.search.parts import REINDEX_REMEDY
 from kfp_vision.storage import atomic, base, reading, uris, writing
 
 NOWHERE = "none"
 
 
-def check_target(deploy_to: str, model_uri: str) -> None:
+def check_index_target(deploy_to: str, model_uri: str) -> None:
     """Checks that an index can be deployed to a repository.
 
     Args:
@@ -59,7 +67,7 @@ def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
     Raises:
         InputError: The newest version is another model or missing, or the store denies access or does not answer.
     """
-    about, version = about_in(index), exported_version(index / MODEL_FOLDER)
+    about, version = read_index_info(index), exported_version(index / MODEL_FOLDER)
     place, newest = _find_newest(deploy_to)
     if not newest.is_copy_of(version):
         rule = f"an index must be deployed beside its model, {about.model_name} {about.model_fingerprint[:12]}"
@@ -68,10 +76,10 @@ def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
     previous = _generation(target)
     # By the clock, so that two simultaneous deployments get different numbers and their files do not mix.
     generation = max(previous + 1, time.time_ns() // 1_000_000)
-    for file in files_in(index)[1:]:
+    for file in index_files(index)[1:]:
         writing.write_file(file, uris.join_uri(target, f"{generation}/{file.name}"))
     metadata = asdict(replace(about, generation=generation))
-    writing.write_file(f"{json.dumps(metadata, indent=1, ensure_ascii=False)}\n".encode(), uris.join_uri(target, ABOUT_FILE))
+    writing.write_file(f"{json.dumps(metadata, indent=1, ensure_ascii=False)}\n".encode(), uris.join_uri(target, INDEX_FILE))
     _tidy(target, previous)
     deployment = {"repository": place, "model_name": newest.name, "version": newest.number}
     deployment |= {"generation": generation, "pictures": about.pictures}
@@ -80,7 +88,7 @@ def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
     return deployment
 
 
-def bring(place: str, folder: Path) -> bool:
+def sync_index(place: str, folder: Path) -> bool:
     """Syncs a local index with the one in a repository in a bucket, if there is one.
 
     Args:
@@ -95,21 +103,21 @@ def bring(place: str, folder: Path) -> bool:
     """
     source = uris.join_uri(place, INDEX_FOLDER)
     metadata = _read_metadata(source)
-    if metadata is None or ((folder / ABOUT_FILE).exists() and (folder / ABOUT_FILE).read_bytes() == metadata):
+    if metadata is None or ((folder / INDEX_FILE).exists() and (folder / INDEX_FILE).read_bytes() == metadata):
         return False
-    about = described(metadata, source)
+    about = parse_index_info(metadata, source)
     generation = str(about.generation)
     files = {found.name: found.uri for found in reading.list_files(uris.join_uri(source, generation))}
-    wanted = FILES if about.probes else FILES[:-1]
+    wanted = INDEX_FILES if about.probes else INDEX_FILES[:-1]
     if missing := [name for name in wanted if name not in files]:
-        raise InputError("an index must be whole", f"{source} without {generation}/{missing[0]}", REMEDY)
+        raise InputError("an index must be whole", f"{source} without {generation}/{missing[0]}", REINDEX_REMEDY)
     with atomic.replacing(folder / generation) as beside:
         beside.mkdir()
         for name in wanted:
             _download(files[name], beside / name)
-    with atomic.replacing(folder / ABOUT_FILE) as beside:
+    with atomic.replacing(folder / INDEX_FILE) as beside:
         beside.write_bytes(metadata)
-    forget_others(folder, about.generation)
+    remove_other_generations(folder, about.generation)
     return True
 
 
@@ -130,7 +138,7 @@ def _read_metadata(uri: str) -> bytes | None:
     """Returns the content of `index.json`; None if there is no index."""
     try:
         with reading.Reader() as reader:
-            return reader.read(uris.join_uri(uri, ABOUT_FILE))
+            return reader.read(uris.join_uri(uri, INDEX_FILE))
     except FileNotFoundError:
         return None
 
@@ -139,7 +147,7 @@ def _generation(uri: str) -> int:
     """Returns the number of the current generation; 0 if there is no index, or its metadata is damaged."""
     metadata = _read_metadata(uri)
     try:
-        return described(metadata, uri).generation if metadata else 0
+        return parse_index_info(metadata, uri).generation if metadata else 0
     except InputError:
         return 0
 

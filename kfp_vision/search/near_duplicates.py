@@ -15,28 +15,32 @@ import numpy as np
 import numpy.typing as npt
 
 from kfp_vision.core import hardware, threads
-from kfp_vision.search import Index
+from kfp_vision.search.index import Index
 from kfp_vision.storage import atomic
 
-NEAR, ALIKE = 10, 3  # candidates per image: by embedding, and by hash
-HASHED = 16  # rows and columns of the hash
-HASHES_AT_A_TIME = 4096
-MOST_FEATURES = 200  # per image
-LEAST_CONTRAST = 0.02  # of a feature
-DISTINCT = 0.8  # largest ratio of the distances to the nearest and the second nearest feature; Lowe's
-WITHIN = 3.0  # pixels of a thumbnail: largest error of a matched feature under the transformation
-FEWEST_SHARED, AS_ALIKE = 5, 0.95  # matched features, and correlation of the colours, for a near-duplicate
-MANY_SHARED, LESS_ALIKE = 20, 0.93  # with so many matched features, a smaller correlation is enough
-OVERLAP = 0.3  # smallest share of either image that must overlap
-DIRECTIONS, CELLS = 8, 4  # of a SIFT descriptor: of gradients, and of cells in either direction
+CANDIDATES_BY_EMBEDDING, CANDIDATES_BY_HASH = 10, 3  # candidates per image: by embedding, and by hash
+HASH_SIDE = 16  # rows and columns of the hash
+HASHES_PER_BLOCK = 4096
+MAX_FEATURES = 200  # per image
+MIN_CONTRAST = 0.02  # of a feature
+MAX_DISTANCE_RATIO = 0.8  # largest ratio of the distances to the nearest and the second nearest feature; Lowe's
+MAX_REPROJECTION_ERROR = 3.0  # pixels of a thumbnail: largest error of a matched feature under the transformation
+MIN_MATCHES, MIN_CORRELATION = 5, 0.95  # matched features, and correlation of the colours, for a near-duplicate
+MANY_MATCHES, MIN_CORRELATION_WITH_MANY_MATCHES = 20, 0.93  # with so many matched features, a smaller correlation is enough
+MIN_OVERLAP = 0.3  # smallest share of either image that must overlap
+SIFT_DIRECTIONS, SIFT_CELLS = 8, 4  # of a SIFT descriptor: of gradients, and of cells in either direction
 # Mirroring an image permutes the numbers of a descriptor.
-MIRRORED = np.arange(CELLS * CELLS * DIRECTIONS).reshape(CELLS, CELLS, DIRECTIONS)[::-1, :, -np.arange(DIRECTIONS)].ravel()
+MIRRORED_DESCRIPTOR = (
+    np.arange(SIFT_CELLS * SIFT_CELLS * SIFT_DIRECTIONS)
+    .reshape(SIFT_CELLS, SIFT_CELLS, SIFT_DIRECTIONS)[::-1, :, -np.arange(SIFT_DIRECTIONS)]
+    .ravel()
+)
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Copy:
+class NearDuplicates:
     """A pair of near-duplicates.
 
     Attributes:
@@ -54,7 +58,7 @@ class Copy:
     alike: float
 
 
-class Features(NamedTuple):
+class SiftFeatures(NamedTuple):
     """SIFT features of a thumbnail.
 
     Attributes:
@@ -66,7 +70,7 @@ class Features(NamedTuple):
     descriptors: npt.NDArray[np.uint8]
 
 
-def found(index: Index, near: npt.NDArray[np.int64]) -> list[Copy]:
+def find_near_duplicates(index: Index, near: npt.NDArray[np.int64]) -> list[NearDuplicates]:
     """Finds the near-duplicates in an index.
 
     Args:
@@ -78,20 +82,20 @@ def found(index: Index, near: npt.NDArray[np.int64]) -> list[Copy]:
     """
     from threadpoolctl import threadpool_limits
 
-    pairs = _candidates(index, near[:, :NEAR])
+    pairs = _candidates(index, near[:, :CANDIDATES_BY_EMBEDDING])
     print(f"comparing {len(pairs)} pairs of images", flush=True)
     # Each thread multiplies many small matrices: BLAS's own threads would only compete with them.
     with atomic.temporary_folder() as folder, threadpool_limits(1):
         features = _FeatureFiles(folder, index)
 
-        def compare(pair: tuple[int, int]) -> Copy | None:
+        def compare(pair: tuple[int, int]) -> NearDuplicates | None:
             return _compare(index, features, *pair)
 
         copies = threads.ordered_map(compare, pairs, workers=hardware.cores(), limit=8 * hardware.cores())
         return [copy for copy in copies if copy]
 
 
-def groups(copies: list[Copy], pictures: int) -> npt.NDArray[np.int32]:
+def group_near_duplicates(copies: list[NearDuplicates], pictures: int) -> npt.NDArray[np.int32]:
     """Groups near-duplicates, transitively.
 
     Args:
@@ -110,7 +114,7 @@ def groups(copies: list[Copy], pictures: int) -> npt.NDArray[np.int32]:
     return group
 
 
-def differences(brightness: Pixels) -> npt.NDArray[np.uint8]:
+def difference_hash(brightness: Pixels) -> npt.NDArray[np.uint8]:
     """Computes the difference hash (dHash) of an image: whether each of 16 x 16 cells is brighter than its left neighbour.
 
     Source: Buchner, imagehash, dhash, https://github.com/JohannesBuchner/imagehash; here with 256 bits.
@@ -123,11 +127,11 @@ def differences(brightness: Pixels) -> npt.NDArray[np.uint8]:
     """
     import cv2
 
-    small = cv2.resize(brightness, (HASHED + 1, HASHED), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(brightness, (HASH_SIDE + 1, HASH_SIDE), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1])
 
 
-def grey(jpeg: bytes) -> Pixels:
+def decode_brightness(jpeg: bytes) -> Pixels:
     """Decodes the brightness of a thumbnail.
 
     Args:
@@ -152,17 +156,17 @@ def _candidates(index: Index, near: npt.NDArray[np.int64]) -> list[tuple[int, in
     import faiss
 
     number = index.about.pictures
-    hashes, mirrored = (np.empty((number, HASHED * HASHED // 8), "uint8") for _ in range(2))
+    hashes, mirrored = (np.empty((number, HASH_SIDE * HASH_SIDE // 8), "uint8") for _ in range(2))
     for position in range(number):
-        brightness = grey(index.thumbnail(position))
-        hashes[position], mirrored[position] = differences(brightness), differences(brightness[:, ::-1])
-    by_hash = faiss.IndexBinaryFlat(HASHED * HASHED)
+        brightness = decode_brightness(index.thumbnail(position))
+        hashes[position], mirrored[position] = difference_hash(brightness), difference_hash(brightness[:, ::-1])
+    by_hash = faiss.IndexBinaryFlat(HASH_SIDE * HASH_SIDE)
     by_hash.add(hashes)
     neighbours = [near]
     for queries in (hashes, mirrored):
-        count = min(ALIKE + 1, number)  # includes the image itself
+        count = min(CANDIDATES_BY_HASH + 1, number)  # includes the image itself
         for_blocks = [
-            by_hash.search(queries[start : start + HASHES_AT_A_TIME], count)[1] for start in range(0, number, HASHES_AT_A_TIME)
+            by_hash.search(queries[start : start + HASHES_PER_BLOCK], count)[1] for start in range(0, number, HASHES_PER_BLOCK)
         ]
         neighbours.append(np.concatenate(for_blocks))
     others = np.concatenate(neighbours, 1)
@@ -184,67 +188,73 @@ class _FeatureFiles:
                 offsets.append(offsets[-1] + len(features.points))
         self._slices = [slice(*ends) for ends in pairwise(offsets)]
         self._points = np.empty((0, 2), np.float32)
-        self._descriptors = np.empty((0, MIRRORED.size), np.uint8)
+        self._descriptors = np.empty((0, MIRRORED_DESCRIPTOR.size), np.uint8)
         if offsets[-1]:  # an empty file cannot be mapped
             self._points = np.memmap(folder / "points", np.float32, "r", shape=(offsets[-1], 2))
-            self._descriptors = np.memmap(folder / "descriptors", np.uint8, "r", shape=(offsets[-1], MIRRORED.size))
+            self._descriptors = np.memmap(folder / "descriptors", np.uint8, "r", shape=(offsets[-1], MIRRORED_DESCRIPTOR.size))
 
-    def of(self, position: int) -> Features:
+    def of(self, position: int) -> SiftFeatures:
         rows = self._slices[position]
-        return Features(self._points[rows], self._descriptors[rows])
+        return SiftFeatures(self._points[rows], self._descriptors[rows])
 
 
-def _features(jpeg: bytes) -> Features:
+def _features(jpeg: bytes) -> SiftFeatures:
     import cv2
 
-    points, descriptors = cv2.SIFT.create(MOST_FEATURES, contrastThreshold=LEAST_CONTRAST).detectAndCompute(grey(jpeg), None)
+    points, descriptors = cv2.SIFT.create(MAX_FEATURES, contrastThreshold=MIN_CONTRAST).detectAndCompute(
+        decode_brightness(jpeg), None
+    )
     if descriptors is None:
-        return Features(np.empty((0, 2), "float32"), np.empty((0, MIRRORED.size), "uint8"))
-    return Features(np.array([point.pt for point in points], "float32"), descriptors.astype("uint8"))
+        return SiftFeatures(np.empty((0, 2), "float32"), np.empty((0, MIRRORED_DESCRIPTOR.size), "uint8"))
+    return SiftFeatures(np.array([point.pt for point in points], "float32"), descriptors.astype("uint8"))
 
 
-def _compare(index: Index, features: _FeatureFiles, first: int, second: int) -> Copy | None:
+def _compare(index: Index, features: _FeatureFiles, first: int, second: int) -> NearDuplicates | None:
     """Returns the pair if the second image, mirrored or not, is a near-duplicate of the first; else None."""
     one, other = features.of(first), features.of(second)
     colours, other_colours = _colours(index.thumbnail(first)), _colours(index.thumbnail(second))
     width = other_colours.shape[1]
-    mirror_image = Features(np.array((width - 1, 0)) + other.points * (-1, 1), other.descriptors[:, MIRRORED])
+    mirror_image = SiftFeatures(np.array((width - 1, 0)) + other.points * (-1, 1), other.descriptors[:, MIRRORED_DESCRIPTOR])
     best = None
     for mirrored, variant, seen in ((False, other, other_colours), (True, mirror_image, other_colours[:, ::-1])):
         shared, alike = _match(one, variant, colours, seen)
-        is_copy = shared >= FEWEST_SHARED and alike >= (LESS_ALIKE if shared >= MANY_SHARED else AS_ALIKE)
+        is_copy = shared >= MIN_MATCHES and alike >= (
+            MIN_CORRELATION_WITH_MANY_MATCHES if shared >= MANY_MATCHES else MIN_CORRELATION
+        )
         if is_copy and (not best or shared > best.shared):
-            best = Copy(first, second, mirrored, shared, alike)
+            best = NearDuplicates(first, second, mirrored, shared, alike)
     return best
 
 
-def _match(one: Features, other: Features, first: Pixels, second: Pixels) -> tuple[int, float]:
+def _match(one: SiftFeatures, other: SiftFeatures, first: Pixels, second: Pixels) -> tuple[int, float]:
     """Fits a transformation from one image to the other; returns the matched features and the correlation of the colours."""
     import cv2
 
-    if min(len(one.points), len(other.points)) < FEWEST_SHARED:
+    if min(len(one.points), len(other.points)) < MIN_MATCHES:
         return 0, 0.0
     similarities = _roots(one.descriptors) @ _roots(other.descriptors).T
     closest = similarities.argmax(1)
     two_best = np.partition(similarities, -2, 1)[:, -2:]
     distances = np.sqrt(np.maximum(0, 2 - 2 * two_best))  # of unit vectors
-    is_distinct = distances.min(1) < DISTINCT * distances.max(1)
+    is_distinct = distances.min(1) < MAX_DISTANCE_RATIO * distances.max(1)
     here, there = one.points[is_distinct], other.points[closest[is_distinct]].astype("float32")
-    if len(here) < FEWEST_SHARED:
+    if len(here) < MIN_MATCHES:
         return 0, 0.0
-    transformation, inliers = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=WITHIN)
+    transformation, inliers = cv2.estimateAffinePartial2D(
+        here, there, method=cv2.RANSAC, ransacReprojThreshold=MAX_REPROJECTION_ERROR
+    )
     if transformation is None:
         return 0, 0.0
     # Several features of one image may match the same point of the other: count the points.
     shared = len(np.unique(there[inliers.ravel().astype(bool)].round(), axis=0))
-    if shared < FEWEST_SHARED:
+    if shared < MIN_MATCHES:
         return shared, 0.0
     size = second.shape[1::-1]
     warped = cv2.warpAffine(first, transformation, size, flags=cv2.INTER_LINEAR)
     whole = np.ones(first.shape[:2], "uint8")
     overlap = cv2.warpAffine(whole, transformation, size, flags=cv2.INTER_NEAREST) > 0
     area = whole.size * abs(np.linalg.det(transformation[:, :2]))
-    if overlap.sum() < OVERLAP * min(overlap.size, area):
+    if overlap.sum() < MIN_OVERLAP * min(overlap.size, area):
         return 0, 0.0
     return shared, max(_correlation(warped[overlap], second[overlap]), _correlation(second[overlap], warped[overlap]))
 

@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-EXACT_UP_TO = 100_000  # vectors; larger collections are divided into regions
-FEWEST_DIMENSIONS = 64  # principal components that a search compares first, if the vectors have more
-TRAINED_A_REGION = 40  # training vectors per region; faiss recommends 39 to 256
-WANTED_RECALL = 0.96  # at 10, measured; above the 0.95 that is required
-TRIED = 1000  # queries that recall is measured with
-NEAREST = 10  # neighbours that recall is measured with
-CHOSEN_AMONG = 10  # candidates per wanted neighbour, ranked again by the exact similarity
-PROBED_TO = 1 / 8  # relative precision of the number of probes at which the search for the fewest stops
-BLOCK = 1 << 16  # vectors converted to float32 at a time
+MAX_EXACT = 100_000  # vectors; larger collections are divided into regions
+PCA_DIMENSIONS = 64  # principal components that a search compares first, if the vectors have more
+TRAINING_VECTORS_PER_REGION = 40  # training vectors per region; faiss recommends 39 to 256
+TARGET_RECALL = 0.96  # at 10, measured; above the 0.95 that is required
+RECALL_QUERIES = 1000  # queries that recall is measured with
+RECALL_AT = 10  # neighbours that recall is measured with
+CANDIDATES_PER_NEIGHBOUR = 10  # candidates per wanted neighbour, ranked again by the exact similarity
+PROBES_PRECISION = 1 / 8  # relative precision of the number of probes at which the search for the fewest stops
+VECTORS_PER_BLOCK = 1 << 16  # vectors converted to float32 at a time
 
 
 class Vectors(Protocol):
@@ -45,7 +45,7 @@ class Recall:
     probes: int
 
 
-def exact(
+def search_exact(
     vectors: Vectors, queries: npt.NDArray[np.float32], count: int, chosen: npt.NDArray[np.int64] | None = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Finds the nearest vectors by comparing the queries with all of them.
@@ -61,8 +61,12 @@ def exact(
     """
     compared = len(vectors) if chosen is None else len(chosen)
     scores, positions = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-    for start in range(0, compared, BLOCK):
-        block = np.arange(start, min(start + BLOCK, compared)) if chosen is None else chosen[start : start + BLOCK]
+    for start in range(0, compared, VECTORS_PER_BLOCK):
+        block = (
+            np.arange(start, min(start + VECTORS_PER_BLOCK, compared))
+            if chosen is None
+            else chosen[start : start + VECTORS_PER_BLOCK]
+        )
         # A slice of all is a view; a selection is a copy.
         part = np.asarray(vectors[block[0] : block[-1] + 1] if chosen is None else vectors[block], "float32")
         near = _largest(queries @ part.T, np.broadcast_to(block, (len(queries), len(block))), count)
@@ -70,7 +74,7 @@ def exact(
     return scores, positions
 
 
-def build(vectors: npt.NDArray[np.float16], file: Path, seed: int = 0) -> Recall:
+def build_regions(vectors: npt.NDArray[np.float16], file: Path, seed: int = 0) -> Recall:
     """Writes a faiss index of a large collection, and measures it against the exact search.
 
     Args:
@@ -86,23 +90,23 @@ def build(vectors: npt.NDArray[np.float16], file: Path, seed: int = 0) -> Recall
     number, dimension = vectors.shape
     regions = 1 << round(math.log2(4 * math.sqrt(number)))
     description = f"IVF{regions},SQ8"
-    if dimension > FEWEST_DIMENSIONS:
-        description = f"PCA{FEWEST_DIMENSIONS},L2norm,{description}"
+    if dimension > PCA_DIMENSIONS:
+        description = f"PCA{PCA_DIMENSIONS},L2norm,{description}"
     made = faiss.index_factory(dimension, description, faiss.METRIC_INNER_PRODUCT)
     draw = np.random.default_rng(seed)
-    sample = np.sort(draw.choice(number, min(number, TRAINED_A_REGION * regions), replace=False))
+    sample = np.sort(draw.choice(number, min(number, TRAINING_VECTORS_PER_REGION * regions), replace=False))
     made.train(np.asarray(vectors[sample], "float32"))
     for block in _blocks(vectors):
         made.add(block)
-    tried = np.sort(draw.choice(number, min(number, TRIED), replace=False))
+    tried = np.sort(draw.choice(number, min(number, RECALL_QUERIES), replace=False))
     queries = np.asarray(vectors[tried], "float32")
-    truth = exact(vectors, queries, NEAREST + 1)[1]
+    truth = search_exact(vectors, queries, RECALL_AT + 1)[1]
 
     def measure(probes: int) -> Recall:
-        positions = approximate(made, vectors, queries, NEAREST + 1, probes)[1]
+        positions = search_approximate(made, vectors, queries, RECALL_AT + 1, probes)[1]
         rows = zip(positions.tolist(), truth.tolist(), tried.tolist(), strict=True)
         hits = [len((set(found) & set(true)) - {itself}) for found, true, itself in rows]  # a query always finds itself
-        return Recall(min(1.0, sum(hits) / (NEAREST * len(tried))), probes)
+        return Recall(min(1.0, sum(hits) / (RECALL_AT * len(tried))), probes)
 
     fewest = _fewest(measure, regions)
     faiss.write_index(made, str(file))
@@ -112,18 +116,18 @@ def build(vectors: npt.NDArray[np.float16], file: Path, seed: int = 0) -> Recall
 def _fewest(measure: Callable[[int], Recall], regions: int) -> Recall:
     """Returns the fewest probes that reach `WANTED_RECALL`, approximately: doubles them until they do, then bisects."""
     too_few, enough = 0, measure(1)
-    while enough.recall < WANTED_RECALL and enough.probes < regions:
+    while enough.recall < TARGET_RECALL and enough.probes < regions:
         too_few, enough = enough.probes, measure(min(regions, 2 * enough.probes))
-    while enough.probes - too_few > max(1, PROBED_TO * enough.probes):
+    while enough.probes - too_few > max(1, PROBES_PRECISION * enough.probes):
         middle = measure((too_few + enough.probes) // 2)
-        if middle.recall < WANTED_RECALL:
+        if middle.recall < TARGET_RECALL:
             too_few = middle.probes
         else:
             enough = middle
     return enough
 
 
-def read(file: Path) -> Any:
+def read_regions(file: Path) -> Any:
     """Reads the faiss index that `build` wrote.
 
     Args:
@@ -137,7 +141,7 @@ def read(file: Path) -> Any:
     return faiss.read_index(str(file))
 
 
-def approximate(
+def search_approximate(
     made: Any,
     vectors: Vectors,
     queries: npt.NDArray[np.float32],
@@ -165,7 +169,7 @@ def approximate(
     settings: Any = faiss.SearchParametersIVF(nprobe=probes, **selector)  # type: ignore[call-arg]
     if isinstance(made, faiss.IndexPreTransform):
         settings = faiss.SearchParametersPreTransform(index_params=settings)  # type: ignore[call-arg]
-    _, positions = made.search(queries, min(len(vectors), CHOSEN_AMONG * max(count, NEAREST)), params=settings)
+    _, positions = made.search(queries, min(len(vectors), CANDIDATES_PER_NEIGHBOUR * max(count, RECALL_AT)), params=settings)
     scores = np.full(positions.shape, -np.inf, np.float32)
     for row, (query, near) in enumerate(zip(queries, positions, strict=True)):
         exists = near >= 0  # faiss pads with -1 where the regions hold fewer
@@ -185,5 +189,5 @@ def _largest(
 
 
 def _blocks(vectors: npt.NDArray[np.float16]) -> Iterator[npt.NDArray[np.float32]]:
-    for start in range(0, len(vectors), BLOCK):
-        yield np.asarray(vectors[start : start + BLOCK], "float32")
+    for start in range(0, len(vectors), VECTORS_PER_BLOCK):
+        yield np.asarray(vectors[start : start + VECTORS_PER_BLOCK], "float32")

@@ -13,14 +13,14 @@ from kfp_vision.prediction import batch, client
 from kfp_vision.prediction.client import SEARCH, ServingClient
 from kfp_vision.reports import pages
 from kfp_vision.reports.thumbnails import data_uri
-from kfp_vision.search import Hit, Index, unknown_label
+from kfp_vision.search.index import Hit, Index, unknown_label_error
 from kfp_vision.storage import atomic
 
-COLUMNS = ("query", "rank", "path", "label", "similarity")
-QUERIES_SHOWN = 100  # on the page
+RESULT_COLUMNS = ("query", "rank", "path", "label", "similarity")
+MAX_QUERIES_SHOWN = 100  # on the page
 
 
-class Near(NamedTuple):
+class Neighbours(NamedTuple):
     """The nearest neighbours of an image.
 
     Attributes:
@@ -35,7 +35,7 @@ class Near(NamedTuple):
 class Searcher(Protocol):
     """Finds nearest neighbours, in this process (`Local`) or with a server (`Remote`)."""
 
-    def nearest(self, images: Sequence[bytes]) -> list[Near | Rejected]:
+    def nearest(self, images: Sequence[bytes]) -> list[Neighbours | Rejected]:
         """Finds the nearest neighbours of images.
 
         Args:
@@ -46,7 +46,7 @@ class Searcher(Protocol):
         """
 
 
-class Local:
+class LocalSearcher:
     """Searches an index in this process, with its model.
 
     Args:
@@ -63,15 +63,15 @@ class Local:
             index.positions_with_label(label)
         self._index, self._count, self._label, self._embedder = index, count, label, index.embedder()
 
-    def nearest(self, images: Sequence[bytes]) -> list[Near | Rejected]:
+    def nearest(self, images: Sequence[bytes]) -> list[Neighbours | Rejected]:
         """Finds the nearest neighbours of images; see `Searcher.nearest`."""
         embedded = list(self._embedder.embed(images))
         vectors = [one[0] for one in embedded if not isinstance(one, Rejected)]
         hits = iter(self._index.search(np.stack(vectors), self._count, self._label) if vectors else [])
-        return [one if isinstance(one, Rejected) else Near(next(hits), one[1]) for one in embedded]
+        return [one if isinstance(one, Rejected) else Neighbours(next(hits), one[1]) for one in embedded]
 
 
-class Remote:
+class RemoteSearcher:
     """Searches the index of a server.
 
     Args:
@@ -90,15 +90,15 @@ class Remote:
             found = f"HTTP {status} at {self._service.model}/index ({client.error_reason(about)})"
             raise InputError("a server must have an index to search in", found, "Start it with --index, or see its log.")
         if label and label not in about["labels"]:
-            raise unknown_label(label, about["labels"])
+            raise unknown_label_error(label, about["labels"])
 
-    def nearest(self, images: Sequence[bytes]) -> list[Near | Rejected]:
+    def nearest(self, images: Sequence[bytes]) -> list[Neighbours | Rejected]:
         """Finds the nearest neighbours of images; see `Searcher.nearest`."""
         return self._service.request(SEARCH, images, _parse, **self._parameters)
 
 
-def _parse(answer: dict[str, Any]) -> Near:
-    return Near([Hit(hit["id"], hit["path"], hit["label"], hit["similarity"]) for hit in answer["hits"]], b"")
+def _parse(answer: dict[str, Any]) -> Neighbours:
+    return Neighbours([Hit(hit["id"], hit["path"], hit["label"], hit["similarity"]) for hit in answer["hits"]], b"")
 
 
 def search_images(index: Path, queries_uri: str, *, count: int, label: str, table: Path, page: Path) -> dict[str, int]:
@@ -120,13 +120,13 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
         InputError: There are no images at the URI, no image in the index has the label, or the index is damaged.
     """
     opened = Index(index)
-    searcher = Local(opened, count, label)
+    searcher = LocalSearcher(opened, count, label)
     queries, unreadable = 0, 0
     shown: list[tuple[str, str, list[tuple[Hit, str]]]] = []
     with atomic.replacing(table) as beside:
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
+            writer.writerow(RESULT_COLUMNS)
             for uri, _, near in batch.apply_in_batches(searcher.nearest, batch.read_images(queries_uri)):
                 queries += 1
                 if isinstance(near, Rejected):
@@ -136,7 +136,7 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
                     continue
                 for rank, hit in enumerate(near.hits, start=1):
                     writer.writerow((uri, rank, hit.path, hit.label, f"{hit.similarity:.6f}"))
-                if len(shown) < QUERIES_SHOWN:
+                if len(shown) < MAX_QUERIES_SHOWN:
                     thumbnails = [data_uri(opened.thumbnail(opened.by_content[hit.content_id])) for hit in near.hits]
                     shown.append((uri, data_uri(near.thumbnail), list(zip(near.hits, thumbnails, strict=True))))
         if not queries:
