@@ -29,11 +29,11 @@ def call_endpoint(
     """
     from pathlib import Path
 
-    from kfp_vision import deployment
+    from kfp_vision.deployment import call
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
     inputs = (Path(endpoint.path), Path(validation_records.path), Path(test_records.path))
-    answered = deployment.call_endpoint(*inputs, test_image_uri, Path(answer.path))
+    answered = call.call_endpoint(*inputs, test_image_uri, Path(answer.path))
     answer.metadata.update(answered)
     return str(answered["prediction"])

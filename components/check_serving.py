@@ -31,9 +31,9 @@ def check_serving(
     """
     from pathlib import Path
 
-    from kfp_vision import deployment
+    from kfp_vision.deployment import serving_check
 
     inputs = (Path(model.path), Path(verdict.path), Path(validation_records.path), Path(test_records.path))
-    proven = deployment.check_serving(*inputs, Path(proof.path), deploy_to=deploy_to, accepted=accepted)
+    proven = serving_check.check_serving(*inputs, Path(proof.path), deploy_to=deploy_to, accepted=accepted)
     proof.metadata.update(proven.figures)
     return proven.to_be_deployed

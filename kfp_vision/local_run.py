@@ -112,10 +112,10 @@ def unchanged(values: Mapping[str, Any], recipe: str) -> bool:
     """
     if not values.get("skip_unchanged"):
         return False
-    from kfp_vision import deployment  # needs packages that the plain install lacks
+    from kfp_vision.deployment import decision  # needs packages that the plain install lacks
 
     inputs = {name: values[name] for name in ("images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name")}
-    return deployment.decide_training(**inputs, recipe=recipe, settings=rules.deployment_settings(values["advanced"])).unchanged
+    return decision.decide_training(**inputs, recipe=recipe, settings=rules.deployment_settings(values["advanced"])).unchanged
 
 
 def check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:

@@ -186,7 +186,7 @@ def _check_images(form: Mapping[str, Any]) -> None:
 
 def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     """Checks what a training uses besides its images: nodes, URIs to read and to write, the deployment target."""
-    from kfp_vision import deployment
+    from kfp_vision.deployment import deploy
     from kfp_vision.prediction import batch
     from kfp_vision.storage import reading, writing
 
@@ -197,7 +197,7 @@ def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
         reading.check_image_uri(form["test_image_uri"], "test_image_uri")
     if form["predict_uri"]:
         batch.check_images_uri(form["predict_uri"], "predict_uri")
-    deployment.check_target(form["deploy_to"], form["model_name"], advanced.for_deployment())
+    deploy.check_target(form["deploy_to"], form["model_name"], advanced.for_deployment())
     for name in ("log_uri", "checkpoint_dir"):
         if form[name]:
             writing.check_writable(form[name], name)

@@ -99,7 +99,7 @@ def is_trained_from(uri: str, trained_from: str) -> bool:
 
     Args:
         uri: Path of the repository, or its folder in a bucket.
-        trained_from: Fingerprint of data and parameters, from `deployment.decide_training`.
+        trained_from: Fingerprint of data and parameters, from `decision.decide_training`.
 
     Returns:
         True if it was; False if it was not, or the repository is empty.

@@ -15,10 +15,13 @@ import yaml
 from exported import version
 from servers import NUMBERS, answering, free_port
 
-from kfp_vision import __version__, cluster, inference_service
-from kfp_vision import deployment as kfp_vision_deployment
+from kfp_vision import __version__
 from kfp_vision.core.errors import InputError
-from kfp_vision.deployment import TrainingDecision, call_endpoint, check_target, decide_training, deploy_model
+from kfp_vision.deployment import cluster, kserve
+from kfp_vision.deployment import deploy as deployment_deploy
+from kfp_vision.deployment.call import call_endpoint
+from kfp_vision.deployment.decision import decide_training
+from kfp_vision.deployment.deploy import TrainingDecision, check_target, deploy_model
 from kfp_vision.preflight.rules import deployment_settings
 from kfp_vision.repository import bucket
 from kfp_vision.repository.version import Version, exported_version
@@ -35,7 +38,7 @@ def quickly(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr(cluster, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(inference_service, "BACK_SECONDS", 5)
+    monkeypatch.setattr(cluster, "BACK_SECONDS", 5)
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def deploy(folder: Path, weights: bytes = b"weights", **given: object) -> dict[s
     one = Version(folder / "serving" / "1")
     if not one.folder.exists():
         version(one.folder, weights=weights)
-    return inference_service.deploy(one, f"{ARTIFACT}-{folder.name}", settings(**given))
+    return kserve.deploy(one, f"{ARTIFACT}-{folder.name}", settings(**given))
 
 
 def refusal(*arguments: object, **given: object) -> str:
@@ -260,7 +263,7 @@ def test_who_may_not_is_told_what_to_apply(knative, tmp_path, verb):
         f'{verb} resource "inferenceservices"). Apply the roles in manifests/: kubectl apply -k manifests.'
     )
     with contextlib.nullcontext() if verb == "watch" else pytest.raises(InputError, match="Apply the roles in manifests/"):
-        inference_service.check("flowers", settings())
+        kserve.check_kserve("flowers", settings())
 
 
 def test_the_role_in_manifests_allows_what_is_asked_and_nothing_else(kubernetes, tmp_path):
@@ -437,11 +440,11 @@ def test_what_is_not_taken_back_is_no_more_deployed_when_it_is_asked_for_again(k
         assert f"InferenceService flowers in models: {done}" in capsys.readouterr().out
         if trouble not in (without_account, against_pod_security):
             assert ready_in(kubernetes.services["flowers"])[0]["status"] == "True"  # KServe says it, all along
-        assert not inference_service.is_from("flowers", origin, settings(**HOW))
+        assert not kserve.is_deployed_from("flowers", origin, settings(**HOW))
     kubernetes.trouble = None
     kubernetes._steps["flowers"] = kube.deque(kubernetes._rollout("flowers"))
     deploy(tmp_path / "second", **HOW)
-    assert inference_service.is_from("flowers", origin, settings(**HOW))
+    assert kserve.is_deployed_from("flowers", origin, settings(**HOW))
 
 
 @pytest.mark.parametrize(("trouble", "said"), TROUBLES, ids=[trouble.__name__ for trouble, _ in TROUBLES])
@@ -625,11 +628,11 @@ def test_what_no_service_can_be_made_of_is_refused_before_anybody_is_asked(kuber
 def test_an_artifact_is_named_as_kserve_knows_it_or_refused(kubernetes, tmp_path, uri, account, known):
     one = version(tmp_path / "1")
     if not known.startswith("KServe"):
-        inference_service.deploy(one, uri, settings(service_account=account))
+        kserve.deploy(one, uri, settings(service_account=account))
         assert read_from(kubernetes) == known
         return
     with pytest.raises(InputError) as refused:
-        inference_service.deploy(one, uri, settings(service_account=account))
+        kserve.deploy(one, uri, settings(service_account=account))
     assert str(refused.value).startswith(f"error: {known}")
     assert kubernetes.services == {}
 
@@ -740,8 +743,8 @@ def test_what_does_not_change_how_it_is_served_restarts_nothing(kubernetes, tmp_
     others = {"service_wait_seconds": 30.0, "versions_kept": 3, "service_rollback": False, "service_namespace": "models"}
     deploy(tmp_path / "model", **others)
     assert kubernetes.services == held and kubernetes.asked["patch"] == 0
-    assert inference_service.is_from("flowers", "f" * 64, settings(**others))
-    assert not inference_service.is_from("flowers", "f" * 64, settings(service_replicas="2"))
+    assert kserve.is_deployed_from("flowers", "f" * 64, settings(**others))
+    assert not kserve.is_deployed_from("flowers", "f" * 64, settings(service_replicas="2"))
 
 
 @pytest.mark.parametrize(
@@ -781,9 +784,9 @@ def test_the_repository_keeps_the_newest_models_and_those_that_are_read(kubernet
 def test_within_the_cluster_its_own_address_is_asked(monkeypatch):
     endpoint = {"name": "flowers", "url": "http://flowers.example.org", "address": "http://flowers.models.svc.cluster.local/"}
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert inference_service.asked_at(endpoint) == "http://flowers.example.org/v1/models/flowers"
+    assert kserve.request_url(endpoint) == "http://flowers.example.org/v1/models/flowers"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    assert inference_service.asked_at(endpoint) == "http://flowers.models.svc.cluster.local/v1/models/flowers"
+    assert kserve.request_url(endpoint) == "http://flowers.models.svc.cluster.local/v1/models/flowers"
 
 
 def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative, models, tmp_path):
@@ -802,7 +805,7 @@ def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative
             """What KServe's storage initializer and the container do."""
             (container,) = service["spec"]["predictor"]["containers"]
             where = pods.enter_context(bucket.local_copy(container["env"][0]["value"]))
-            given = {"/mnt/models": str(where), str(inference_service.PORT): "0"}
+            given = {"/mnt/models": str(where), str(kserve.PORT): "0"}
             url = pods.enter_context(answering([given.get(argument, argument) for argument in container["args"]]))
             ready = [kube.condition("Ready", "True")]
             return [{"observedGeneration": 1, "conditions": ready, "url": url, "address": {"url": url}}]
@@ -842,7 +845,7 @@ def test_the_answer_of_a_server_that_ends_late_is_not_taken_for_the_new_ones(
     two, kubernetes, tmp_path, monkeypatch, capsys, late
 ):
     old, old_url, new, new_url = two
-    monkeypatch.setattr(kfp_vision_deployment, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(deployment_deploy, "PAUSE_SECONDS", 0.01)
     with fronted.fronting(lambda: old_url if len(front.led) < late else new_url) as front:
         answer = asked(new, front.url, tmp_path)
     assert (answer["prediction"], front.led) == ("green", [old_url] * late + [new_url])
@@ -856,8 +859,8 @@ def test_the_answer_of_a_server_that_ends_late_is_not_taken_for_the_new_ones(
 
 def test_a_server_that_never_gives_way_is_one_clear_line(two, kubernetes, tmp_path, monkeypatch):
     old, old_url, new, _ = two
-    monkeypatch.setattr(kfp_vision_deployment, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(kfp_vision_deployment, "SECONDS_TO_TAKE_OVER", 0.2)
+    monkeypatch.setattr(deployment_deploy, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(deployment_deploy, "SECONDS_TO_TAKE_OVER", 0.2)
     with fronted.fronting(lambda: old_url) as front, pytest.raises(InputError) as refused:
         asked(new, front.url, tmp_path)
     before, after = (exported_version(model).fingerprint[:12] for model in (old, new))
@@ -871,12 +874,12 @@ def test_a_server_that_never_gives_way_is_one_clear_line(two, kubernetes, tmp_pa
 def test_of_servers_that_do_not_say_which_model_answers_the_pods_tell(two, kubernetes, tmp_path, monkeypatch):
     """As KServe's stock runtime is one: the address leads to whichever pod is there, ending or not."""
     old, old_url, new, new_url = two
-    monkeypatch.setattr(kfp_vision_deployment, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(deployment_deploy, "PAUSE_SECONDS", 0.01)
     kubernetes.lingers = 4
     how = settings(service_runtime="tensorflow")
     of = {}
     for model, url in ((old, old_url), (new, new_url)):
-        inference_service.deploy(exported_version(model), f"{ARTIFACT}-{model.name}", how)
+        kserve.deploy(exported_version(model), f"{ARTIFACT}-{model.name}", how)
         of[exported_version(model).fingerprint] = url
 
     def ending_first() -> str:
@@ -894,7 +897,7 @@ def test_of_servers_that_do_not_say_which_model_answers_the_pods_tell(two, kuber
 def test_a_roll_out_over_two_real_servers_ends_with_the_new_ones_answer(two, kubernetes, models, tmp_path, monkeypatch):
     """The whole way: while the pods are exchanged the address leads to whichever are ready, the one before first."""
     old, old_url, new, new_url = two
-    monkeypatch.setattr(kfp_vision_deployment, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(deployment_deploy, "PAUSE_SECONDS", 0.01)
     of = {exported_version(model).fingerprint: url for model, url in ((old, old_url), (new, new_url))}
     late = iter([old_url, old_url])  # connections that find the way to a pod that is ending
 
@@ -904,7 +907,7 @@ def test_a_roll_out_over_two_real_servers_ends_with_the_new_ones_answer(two, kub
 
     with fronted.fronting(ready) as front:
         for model in (old, new):
-            told = inference_service.deploy(exported_version(model), ARTIFACT, settings(service_repository=models))
+            told = kserve.deploy(exported_version(model), ARTIFACT, settings(service_repository=models))
         assert told["fingerprint"] == exported_version(new).fingerprint
         assert asked(new, front.url, tmp_path)["prediction"] == "green"
     assert front.led == [old_url, old_url, new_url]

@@ -16,10 +16,10 @@ import requests
 from exported import version
 from servers import NUMBERS, answering, until
 
-from kfp_vision import deployment
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.deployment import call, deploy
 from kfp_vision.evaluation import evaluate, gate
 from kfp_vision.preflight import rules
 from kfp_vision.records import convert
@@ -83,19 +83,19 @@ def test_a_repository_in_a_bucket_holds_one_model(uri, tmp_path):
     with pytest.raises(InputError, match=f"must hold versions of one model; got flowers in {uri}, and now dogs"):
         publish.publish(version(tmp_path / "dogs" / "1", name="dogs"), uri)
     with pytest.raises(InputError, match=f"must hold versions of one model; got flowers in {uri}, and now dogs"):
-        deployment.check_target(uri, "dogs", SETTINGS)
-    deployment.check_target(uri, "flowers", SETTINGS)
+        deploy.check_target(uri, "dogs", SETTINGS)
+    deploy.check_target(uri, "flowers", SETTINGS)
     assert keys(uri) == before
 
 
 def test_a_bucket_that_cannot_be_written_to_is_said_before_anything_moves(place):
     with pytest.raises(InputError, match="deploy_to must name something that exists; got no such object or bucket: "):
-        deployment.check_target(f"{place.scheme}://nobodys-bucket/models", "flowers", SETTINGS)
+        deploy.check_target(f"{place.scheme}://nobodys-bucket/models", "flowers", SETTINGS)
     uri = place.bucket({"first": b"1"})
     with faulty.line(place.port, share=1, fates=("forbid",)) as line:
         place.lead_over(line.address)
         with pytest.raises(InputError, match="the address must be writable with the given credentials; got HTTP 403 at"):
-            deployment.check_target(f"{uri}/models", "flowers", SETTINGS)
+            deploy.check_target(f"{uri}/models", "flowers", SETTINGS)
 
 
 def test_old_versions_go_and_an_earlier_one_comes_back(uri, tmp_path):
@@ -212,10 +212,10 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
     model = tmp_path / "model"
     colours.write_version(model / "serving" / "1")
     (tmp_path / "red.jpg").write_bytes(colours.picture("red"))
-    told = deployment.deploy_model(model, "", *judged(model, tmp_path), uri, SETTINGS, tmp_path / "endpoint")
+    told = deploy.deploy_model(model, "", *judged(model, tmp_path), uri, SETTINGS, tmp_path / "endpoint")
     assert told == {"kind": "repository", "repository": uri, "version": 1, "model_name": "colours"}
     nothing = (tmp_path / "no validation", tmp_path / "no test")
-    answer = deployment.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "red.jpg"), tmp_path / "answer")
+    answer = call.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "red.jpg"), tmp_path / "answer")
     assert answer["prediction"] == "red" and answer["url"].endswith("/v1/models/colours:predict")
     # A model that calls everything otherwise is judged beside the one in the bucket.
     labels = ["green", "blue", "red"]

@@ -5,11 +5,11 @@ import pytest
 import torn
 from exported import version
 
-from kfp_vision import deployment
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.deployment import call, decision, deploy, serving_check
 from kfp_vision.preflight import rules
 from kfp_vision.records import convert
 from kfp_vision.repository.version import exported_version
@@ -18,11 +18,11 @@ SETTINGS = rules.deployment_settings({})
 
 
 def test_no_target_is_fine():
-    deployment.check_target("none", "flowers", SETTINGS)
+    deploy.check_target("none", "flowers", SETTINGS)
 
 
 def test_a_directory_that_is_not_there_yet_is_fine(tmp_path):
-    deployment.check_target(str(tmp_path / "deep" / "down"), "flowers", SETTINGS)
+    deploy.check_target(str(tmp_path / "deep" / "down"), "flowers", SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -30,16 +30,16 @@ def test_a_directory_that_is_not_there_yet_is_fine(tmp_path):
 def test_what_nothing_can_be_deployed_to_is_refused(tmp_path, target):
     (tmp_path / "file").write_text("no repository")
     with pytest.raises(InputError, match=r"deploy_to must be none, kserve, or a model repository; got .*\. Name a folder, or"):
-        deployment.check_target(target.format(file=tmp_path / "file"), "flowers", SETTINGS)
+        deploy.check_target(target.format(file=tmp_path / "file"), "flowers", SETTINGS)
 
 
 def test_a_repository_of_another_model_is_refused(tmp_path):
     about = tmp_path / "3" / "assets.extra" / "model.json"
     about.parent.mkdir(parents=True)
     about.write_text(json.dumps({"model_name": "dogs", "labels": [], "image_size": 1}))
-    deployment.check_target(str(tmp_path), "dogs", SETTINGS)
+    deploy.check_target(str(tmp_path), "dogs", SETTINGS)
     with pytest.raises(InputError, match=r"versions of one model; got dogs in .*, and now flowers\. Set deploy_to"):
-        deployment.check_target(str(tmp_path), "flowers", SETTINGS)
+        deploy.check_target(str(tmp_path), "flowers", SETTINGS)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_nothing_is_served_for_records_that_changed(tmp_path, held_out, fault):
     (tmp_path / "verdict").write_text(json.dumps(about))
     torn.FAULTS[fault][0](held_out[0])
     with pytest.raises(InputError, match=r"(records|a TFRecord file) must be intact|must list every shard"):
-        deployment.check_serving(tmp_path / "model", tmp_path / "verdict", *held_out, tmp_path / "proof")
+        serving_check.check_serving(tmp_path / "model", tmp_path / "verdict", *held_out, tmp_path / "proof")
     assert not (tmp_path / "proof").exists()
 
 
@@ -71,11 +71,11 @@ def test_no_question_is_taken_from_records_that_changed(tmp_path, held_out, faul
     change, line = torn.FAULTS[fault]
     change(held_out[0])
     with pytest.raises(InputError, match=line):
-        deployment.call_endpoint(tmp_path / "endpoint", *held_out, "", tmp_path / "answer")
+        call.call_endpoint(tmp_path / "endpoint", *held_out, "", tmp_path / "answer")
 
 
-def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> deployment.TrainingDecision:
-    return deployment.decide_training("sample", "", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
+def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> deploy.TrainingDecision:
+    return decision.decide_training("sample", "", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
 
 
 def test_where_nothing_is_deployed_there_is_something_to_train(tmp_path, capsys):

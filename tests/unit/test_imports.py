@@ -25,14 +25,14 @@ STAGES_WITHOUT_TENSORFLOW = {
     "partition_records": ["kfp_vision.records.partitions"],
     "join_records": ["kfp_vision.preflight.rules", "kfp_vision.records.partitions"],
     "check_run": ["kfp_vision.preflight.rules", "kfp_vision.storage.reading", "kfp_vision.training.tensorboard", *PATIENCE],
-    "decide_training": ["kfp_vision.deployment", "kfp_vision.preflight.rules", "kfp_vision.storage.reading"],
+    "decide_training": ["kfp_vision.deployment.deploy", "kfp_vision.preflight.rules", "kfp_vision.storage.reading"],
     "check_preparation": ["kfp_vision.preflight.rules", "kfp_vision.storage.reading", *PATIENCE],
     "check_prediction": ["kfp_vision.preflight.rules", "kfp_vision.storage.reading", *PATIENCE],
     "fetch_model": ["kfp_vision.repository.version"],
     "join_predictions": ["kfp_vision.prediction.batch", "kfp_vision.repository.version", "kfp_vision.storage.reading"],
-    "check_serving": ["kfp_vision.deployment"],
-    "deploy_model": ["kfp_vision.deployment", "kfp_vision.preflight.rules", "kfp_vision.storage.reading"],
-    "call_endpoint": ["kfp_vision.deployment", "kfp_vision.storage.reading"],
+    "check_serving": ["kfp_vision.deployment.deploy"],
+    "deploy_model": ["kfp_vision.deployment.deploy", "kfp_vision.preflight.rules", "kfp_vision.storage.reading"],
+    "call_endpoint": ["kfp_vision.deployment.deploy", "kfp_vision.storage.reading"],
     "report_outcome": ["kfp_vision.reports.outcome"],
 }
 

@@ -15,8 +15,9 @@ import yaml
 from kserve.constants import constants as of_kserve
 from servers import program
 
-from kfp_vision import __version__, inference_service
+from kfp_vision import __version__
 from kfp_vision.components.images import CPU_IMAGE
+from kfp_vision.deployment import kserve
 from kfp_vision.pipelines import ending, pods
 from kfp_vision.preflight.rules import deployment_settings
 from kfp_vision.reports import outcome, run_state
@@ -146,7 +147,7 @@ def test_pod_security_is_restricted_by_the_rules_of_one_version():
 def test_a_network_policy_denies_all_it_does_not_name_to_the_pods_it_is_for(name):
     spec = built("base")["NetworkPolicy", name]["spec"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
-    label = dict([pods.ROLE]) if name == "kfp-vision-stages" else inference_service.LABELS
+    label = dict([pods.ROLE]) if name == "kfp-vision-stages" else kserve.SERVICE_LABELS
     assert spec["podSelector"] == {"matchLabels": label}
     assert [rule for rule in spec["egress"] if not rule.get("to") or not rule.get("ports")] == []
     assert [rule for rule in spec.get("ingress", []) if not rule.get("from") or not rule.get("ports")] == []
@@ -186,7 +187,7 @@ def selects(selector: dict | None, labels: dict[str, str]) -> bool:
         ("kubeflow", {"app": "mysql"}, set()),
         ("kubeflow", {"app": "ml-pipeline-ui"}, set()),
         ("elsewhere", {"app": "ml-pipeline"}, set()),
-        ("elsewhere", inference_service.LABELS, {inference_service.PORT, 8012}),
+        ("elsewhere", kserve.SERVICE_LABELS, {kserve.PORT, 8012}),
         ("elsewhere", dict([pods.ROLE]), set()),
         ("istio-system", {"app": "istio-ingressgateway"}, {8080, 8081, 8012}),
     ],
@@ -351,12 +352,12 @@ def test_the_runtime_is_what_the_deployment_makes_itself():
     runtime = read("runtime/serving-runtime.yaml")["spec"]
     (container,) = runtime["containers"]
     settings = deployment_settings({"service_image": CPU_IMAGE})
-    wanted = inference_service.manifest("{{.Name}}", "s3://bucket/model", "", settings)
+    wanted = kserve.manifest("{{.Name}}", "s3://bucket/model", "", settings)
     (made,) = wanted["spec"]["predictor"]["containers"]
     assert container["image"] == CPU_IMAGE
     same = ("name", "image", "command", "args", "ports", "readinessProbe", "securityContext", "terminationMessagePolicy")
     assert {key: container[key] for key in same} == {key: made[key] for key in same}
-    assert runtime["labels"] == wanted["metadata"]["labels"] == inference_service.LABELS
+    assert runtime["labels"] == wanted["metadata"]["labels"] == kserve.SERVICE_LABELS
     assert restricted.violations({"containers": [container]}) == []
 
 
@@ -365,8 +366,6 @@ def test_what_the_deployment_adds_to_kserves_stock_runtime_lets_it_in_where_pod_
     stock = {"runAsUser": 1000, "allowPrivilegeEscalation": False, "privileged": False, "runAsNonRoot": True}
     container = {"name": "kserve-container", "securityContext": stock | {"capabilities": {"drop": ["ALL"]}}}
     assert restricted.violations({"containers": [container]}) == ["seccompProfile of kserve-container"]
-    wanted = inference_service.manifest(
-        "flowers", "s3://bucket/model", "", deployment_settings({"service_runtime": "tensorflow"})
-    )
+    wanted = kserve.manifest("flowers", "s3://bucket/model", "", deployment_settings({"service_runtime": "tensorflow"}))
     container["securityContext"] |= wanted["spec"]["predictor"]["model"]["securityContext"]
     assert restricted.violations({"containers": [container]}) == []

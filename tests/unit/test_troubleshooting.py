@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import ran
 
-from kfp_vision import rollout
+from kfp_vision.deployment import rollout
 from kfp_vision.reports import failures, outcome
 from kfp_vision.reports.failures import StageLog
 
@@ -67,7 +67,7 @@ UNSCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulab
     ],
 )
 def test_each_reason_of_a_model_on_kserve_is_on_the_page(deployment, pod):
-    (said,) = rollout.obstacles(deployment, [pod] if pod else [], {})
+    (said,) = rollout.start_failures(deployment, [pod] if pod else [], {})
     pieces = [re.split(r"\s*\.\.\.\s*", quoted) for quoted in re.findall(r"`([^`]+)`", KSERVE)]
     assert [quoted for quoted in pieces if all(piece in said for piece in quoted) and len("".join(quoted)) > 10], said
 
@@ -76,7 +76,9 @@ def test_each_reason_of_a_model_on_kserve_is_on_the_page(deployment, pod):
 def test_a_model_scaled_to_zero_is_on_the_page(replicas):
     counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), replicas)
     spec = {"replicas": replicas, "template": {}}
-    said = rollout.unfinished({"metadata": {"generation": 1}, "spec": spec, "status": {"observedGeneration": 1, **counts}}, {})
+    said = rollout.rollout_progress(
+        {"metadata": {"generation": 1}, "spec": spec, "status": {"observedGeneration": 1, **counts}}, {}
+    )
     assert f"`{said}`" in KSERVE if not replicas else said == ""
 
 

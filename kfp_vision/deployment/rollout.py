@@ -10,30 +10,30 @@ from typing import Any
 
 from kfp_vision.reports import failures
 
-STANDARD = ("Standard", "RawDeployment")  # the mode without Knative, by its name since KServe 0.16 and before
-MODE = "serving.kserve.io/deploymentMode"  # annotation written by KServe's webhook
-OF_SERVICE = "serving.kserve.io/inferenceservice"  # label of the pods
+STANDARD_MODES = ("Standard", "RawDeployment")  # the mode without Knative, by its name since KServe 0.16 and before
+MODE_ANNOTATION = "serving.kserve.io/deploymentMode"  # annotation written by KServe's webhook
+SERVICE_LABEL = "serving.kserve.io/inferenceservice"  # label of the pods
 INITIALIZER = "storage-initializer"  # KServe's container that downloads the model
 OUT_OF_MEMORY = "OOMKilled"
-STARTING = ("ContainerCreating", "PodInitializing")  # normal reasons to wait, not reported
-AGAIN = "CrashLoopBackOff"  # reported as the reason why the container ended before
+STARTING_REASONS = ("ContainerCreating", "PodInitializing")  # normal reasons to wait, not reported
+CRASH_LOOP = "CrashLoopBackOff"  # reported as the reason why the container ended before
 STALLED = "ProgressDeadlineExceeded"
 INVALID = "InvalidSpec"  # KServe's state of a spec that cannot become ready
-ENDED = 0
+EXIT_OK = 0
 
 
 def is_standard(service: Mapping[str, Any]) -> bool:
     """Returns whether KServe runs an InferenceService as a plain Deployment, without Knative."""
-    annotated = (service["metadata"].get("annotations") or {}).get(MODE, "")
-    return (_status(service).get("deploymentMode") or annotated) in STANDARD
+    annotated = (service["metadata"].get("annotations") or {}).get(MODE_ANNOTATION, "")
+    return (_status(service).get("deploymentMode") or annotated) in STANDARD_MODES
 
 
-def deployment_of(name: str) -> str:
+def deployment_name(name: str) -> str:
     """Returns the name that KServe gives the Deployment of an InferenceService in Standard mode."""
     return f"{name}-predictor"
 
 
-def has(resource: Mapping[str, Any], annotations: Mapping[str, str]) -> bool:
+def has_annotations(resource: Mapping[str, Any], annotations: Mapping[str, str]) -> bool:
     """Returns whether a resource has annotations.
 
     Args:
@@ -46,7 +46,7 @@ def has(resource: Mapping[str, Any], annotations: Mapping[str, str]) -> bool:
     return annotations.items() <= ((resource.get("metadata") or {}).get("annotations") or {}).items()
 
 
-def unfinished(deployment: Mapping[str, Any] | None, annotations: Mapping[str, str]) -> str:
+def rollout_progress(deployment: Mapping[str, Any] | None, annotations: Mapping[str, str]) -> str:
     """Describes what the rollout of a Deployment waits for.
 
     Args:
@@ -58,7 +58,7 @@ def unfinished(deployment: Mapping[str, Any] | None, annotations: Mapping[str, s
     """
     if deployment is None:
         return "KServe has not created the Deployment yet"
-    if not has(deployment["spec"]["template"], annotations):
+    if not has_annotations(deployment["spec"]["template"], annotations):
         return "KServe has not updated the Deployment yet"
     status, wanted = _status(deployment), deployment["spec"].get("replicas", 1)
     if status.get("observedGeneration") != deployment["metadata"]["generation"]:
@@ -71,7 +71,7 @@ def unfinished(deployment: Mapping[str, Any] | None, annotations: Mapping[str, s
     return f"{updated} of {wanted} pods updated, {total} in total, {available} available"
 
 
-def obstacles(
+def start_failures(
     deployment: Mapping[str, Any] | None, pods: Iterable[Mapping[str, Any]], annotations: Mapping[str, str]
 ) -> list[str]:
     """Lists the reasons why the new pods do not start.
@@ -84,7 +84,7 @@ def obstacles(
     Returns:
         Each reason once; none if Kubernetes reports none.
     """
-    found = [reason for pod in pods if has(pod, annotations) for reason in _pod_failures(pod)]
+    found = [reason for pod in pods if has_annotations(pod, annotations) for reason in _pod_failures(pod)]
     conditions = _status(deployment or {}).get("conditions") or []
     for condition in conditions:  # the only report of pods that the cluster does not admit
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
@@ -94,7 +94,7 @@ def obstacles(
     return list(dict.fromkeys(found))
 
 
-def answers_before(pods: Iterable[Mapping[str, Any]], annotations: Mapping[str, str]) -> bool:
+def previous_answers(pods: Iterable[Mapping[str, Any]], annotations: Mapping[str, str]) -> bool:
     """Returns whether a pod of a previous model answers.
 
     Args:
@@ -104,10 +104,10 @@ def answers_before(pods: Iterable[Mapping[str, Any]], annotations: Mapping[str, 
     Returns:
         Whether any other pod is ready.
     """
-    return any(_is_ready(pod) for pod in pods if not has(pod, annotations))
+    return any(_is_ready(pod) for pod in pods if not has_annotations(pod, annotations))
 
 
-def of_kserve(service: Mapping[str, Any]) -> list[str]:
+def kserve_reasons(service: Mapping[str, Any]) -> list[str]:
     """Lists what KServe reports of an InferenceService that is not ready: its conditions, and why the model does not load."""
     status = _status(service)
     by_reason: dict[str, str] = {}  # the condition that gave a reason first
@@ -140,7 +140,7 @@ def _pod_failures(pod: Mapping[str, Any]) -> Iterator[str]:
 def _container_failures(container: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
     name = container["name"]
     states = [container.get("state") or {}, container.get("lastState") or {}]
-    if container.get("ready") or (states[0].get("terminated") or {}).get("exitCode") == ENDED:
+    if container.get("ready") or (states[0].get("terminated") or {}).get("exitCode") == EXIT_OK:
         return
     ended = [state["terminated"] for state in states if state.get("terminated")]
     waiting = states[0].get("waiting") or {}
@@ -151,10 +151,10 @@ def _container_failures(container: Mapping[str, Any], spec: Mapping[str, Any]) -
         yield f"{name} exceeded {exceeded} and was killed ({OUT_OF_MEMORY}{remedy})"
     elif failures.IMAGE_NOT_PULLED.search(waiting.get("reason", "")):
         yield f"the container image {spec.get('image', '')} cannot be pulled ({_reason_and_message(waiting)})"
-    elif failed := [one for one in ended if one.get("exitCode") != ENDED]:
+    elif failed := [one for one in ended if one.get("exitCode") != EXIT_OK]:
         why = _last_line(failed[0].get("message")) or f"exit code {failed[0].get('exitCode')}"
         yield f"{name} ended: {why}"
-    elif waiting and waiting.get("reason") not in (*STARTING, AGAIN):
+    elif waiting and waiting.get("reason") not in (*STARTING_REASONS, CRASH_LOOP):
         yield f"{name} does not start ({_reason_and_message(waiting)})"
 
 

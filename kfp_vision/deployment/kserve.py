@@ -10,8 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kfp_vision import __version__, rollout
-from kfp_vision.cluster import (
+from kfp_vision import __version__
+from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.core.kube_config import is_in_cluster
+from kfp_vision.deployment import rollout
+from kfp_vision.deployment.cluster import (
     ANNOTATION_PREFIX,
     API_VERSION,
     BACK_SECONDS,
@@ -22,41 +25,43 @@ from kfp_vision.cluster import (
     Cluster,
     ServiceNotReady,
 )
-from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.core.kube_config import is_in_cluster
 from kfp_vision.preflight import rules
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import SERVING_FOLDER, Version
 from kfp_vision.storage import base, uris, writing
 
-STOCK = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
-LONGEST_LABEL = 63  # characters of a DNS label, RFC 1035
-LONGEST_REASON = 1500  # characters of a reason reported by the cluster
-NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # as KServe accepts it
-FINGERPRINT = f"{ANNOTATION_PREFIX}fingerprint"  # annotation: the version served
-ORIGIN = f"{ANNOTATION_PREFIX}trained-from"  # annotation: hash of what it was trained from and how it is served
-WANTED = f"{ANNOTATION_PREFIX}wanted"  # annotation: hash of the whole spec, which tells new pods from previous ones
+STOCK_RUNTIME = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
+MAX_DNS_LABEL = 63  # characters of a DNS label, RFC 1035
+MAX_REASON_LENGTH = 1500  # characters of a reason reported by the cluster
+SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # as KServe accepts it
+FINGERPRINT_ANNOTATION = f"{ANNOTATION_PREFIX}fingerprint"  # annotation: the version served
+TRAINED_FROM_ANNOTATION = (
+    f"{ANNOTATION_PREFIX}trained-from"  # annotation: hash of what it was trained from and how it is served
+)
+SPEC_ANNOTATION = f"{ANNOTATION_PREFIX}wanted"  # annotation: hash of the whole spec, which tells new pods from previous ones
 # Settings that do not change how a model is served: another value restarts nothing.
-BESIDE_THE_SERVICE = ("versions_kept", "service_wait_seconds", "service_rollback", "service_namespace")
-FOLDER = 16  # digits of the fingerprint in the name of a model's folder in service_repository
-LABELS = {"kfp-vision/role": "server"}  # for network policies; KServe copies them to the pods
-GOOGLES, AMAZONS = "gs", "s3"  # the schemes that KServe supports
-AS_AMAZONS = ("cos", "minio")  # S3-compatible: endpoint and key are in the service account's secret
-GPU = "nvidia.com/gpu"
+SETTINGS_NOT_SERVED = ("versions_kept", "service_wait_seconds", "service_rollback", "service_namespace")
+FOLDER_DIGITS = 16  # digits of the fingerprint in the name of a model's folder in service_repository
+SERVICE_LABELS = {"kfp-vision/role": "server"}  # for network policies; KServe copies them to the pods
+GCS_SCHEME, S3_SCHEME = "gs", "s3"  # the schemes that KServe supports
+S3_COMPATIBLE_SCHEMES = ("cos", "minio")  # S3-compatible: endpoint and key are in the service account's secret
+GPU_RESOURCE = "nvidia.com/gpu"
 PORT = 8080
-OUR_IMAGE = re.compile(r"(.*/)?kfp-vision:[^/:@]+")  # as `compile --registry` names it
-MOUNTED = "/mnt/models"  # where KServe mounts the model
-TELLING = {"terminationMessagePolicy": "FallbackToLogsOnError"}  # puts a server's last log lines into its pod's status
-SECCOMP = {"type": "RuntimeDefault"}  # all that KServe's stock runtime lacks for the pod security standard `restricted`
-RESTRICTED = {
+SERVER_IMAGE = re.compile(r"(.*/)?kfp-vision:[^/:@]+")  # as `compile --registry` names it
+MODEL_MOUNT = "/mnt/models"  # where KServe mounts the model
+TERMINATION_POLICY = {
+    "terminationMessagePolicy": "FallbackToLogsOnError"
+}  # puts a server's last log lines into its pod's status
+SECCOMP_PROFILE = {"type": "RuntimeDefault"}  # all that KServe's stock runtime lacks for the pod security standard `restricted`
+RESTRICTED_SECURITY_CONTEXT = {
     "allowPrivilegeEscalation": False,
     "runAsNonRoot": True,
     "capabilities": {"drop": ["ALL"]},
-    "seccompProfile": SECCOMP,
+    "seccompProfile": SECCOMP_PROFILE,
 }
 
 
-def check(model_name: str, settings: Mapping[str, Any]) -> None:
+def check_kserve(model_name: str, settings: Mapping[str, Any]) -> None:
     """Checks that a model can be deployed, with a dry run on the cluster and a small object in the repository.
 
     Args:
@@ -66,7 +71,7 @@ def check(model_name: str, settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: a name that KServe rejects, no place to read the model from, or an error of the store or the cluster.
     """
-    if not NAME.fullmatch(model_name):
+    if not SERVICE_NAME.fullmatch(model_name):
         rule = "model_name must be lower-case letters, digits and -, and begin with a letter, for deploy_to=kserve"
         raise InputError(rule, model_name, "Choose a name such as flowers.")
     place = settings["service_repository"]
@@ -89,15 +94,15 @@ def check(model_name: str, settings: Mapping[str, Any]) -> None:
     if rollout.is_standard(planned):
         _check_standard(model_name, cluster.namespace, settings)
         cluster.is_ready(planned)  # raises if its Deployment may not be read
-    cluster.pod_annotations(model_name, FINGERPRINT)  # raises if its pods may not be read
+    cluster.pod_annotations(model_name, FINGERPRINT_ANNOTATION)  # raises if its pods may not be read
 
 
 def _check_standard(model_name: str, namespace: str, settings: Mapping[str, Any]) -> None:
     """Checks settings that KServe accepts in Standard mode but cannot fulfil."""
-    host = f"{rollout.deployment_of(model_name)}-{namespace}"
-    if len(host) > LONGEST_LABEL:
-        left = LONGEST_LABEL - len(host) + len(model_name)
-        rule = f"NAME-predictor-NAMESPACE must have at most {LONGEST_LABEL} characters, since it is part of the host name"
+    host = f"{rollout.deployment_name(model_name)}-{namespace}"
+    if len(host) > MAX_DNS_LABEL:
+        left = MAX_DNS_LABEL - len(host) + len(model_name)
+        rule = f"NAME-predictor-NAMESPACE must have at most {MAX_DNS_LABEL} characters, since it is part of the host name"
         raise InputError(rule, f"{host} ({len(host)})", f"Choose a model_name of at most {left} characters in {namespace}.")
     if settings["canary_percent"] < 100:
         rule = "canary_percent of advanced must be 100 in KServe's Standard mode, which cannot split traffic"
@@ -125,7 +130,7 @@ def deploy(version: Version, uri: str, settings: Mapping[str, Any]) -> dict[str,
     source = _provide(version, uri, settings)
     wanted = manifest(version.name, source, version.fingerprint, _with_image(cluster, settings))
     if trained_from := version.about.get("trained_from"):
-        wanted["metadata"]["annotations"][ORIGIN] = _origin(trained_from, settings)
+        wanted["metadata"]["annotations"][TRAINED_FROM_ANNOTATION] = _origin(trained_from, settings)
     applied = cluster.apply(wanted)
     print(f"InferenceService {version.name} in {cluster.namespace}: {applied.done}", flush=True)
     try:
@@ -157,9 +162,9 @@ def _not_ready(cluster: Cluster, applied: ApplyResult, reason: str, settings: Ma
     elif applied.done == CREATED:
         outcome += ", and the new InferenceService is kept for inspection"
     rule = f"an InferenceService must be ready within service_wait_seconds={settings['service_wait_seconds']:g}"
-    remedy = f"See kubectl -n {cluster.namespace} describe pod -l {rollout.OF_SERVICE}={name}."
+    remedy = f"See kubectl -n {cluster.namespace} describe pod -l {rollout.SERVICE_LABEL}={name}."
     return InputError.from_line(
-        f"{InputError.PREFIX}{rule}; got {name} in {cluster.namespace}: {format_value(reason, LONGEST_REASON)}; {outcome}. {remedy}"
+        f"{InputError.PREFIX}{rule}; got {name} in {cluster.namespace}: {format_value(reason, MAX_REASON_LENGTH)}; {outcome}. {remedy}"
     )
 
 
@@ -172,12 +177,12 @@ def _answers_again(cluster: Cluster, name: str) -> bool:
         return False
 
 
-def is_from(model_name: str, trained_from: str, settings: Mapping[str, Any]) -> bool:
+def is_deployed_from(model_name: str, trained_from: str, settings: Mapping[str, Any]) -> bool:
     """Checks whether the deployed model was trained from the same images and fields, and is served with the same settings.
 
     Args:
         model_name: the model's name.
-        trained_from: what `deployment.decide_training` returns.
+        trained_from: what `decision.decide_training` returns.
         settings: what `rules.deployment_settings` returns.
 
     Returns:
@@ -188,16 +193,16 @@ def is_from(model_name: str, trained_from: str, settings: Mapping[str, Any]) -> 
     """
     cluster = Cluster(settings["service_namespace"])
     service = cluster.find(model_name)
-    wanted = {ORIGIN: _origin(trained_from, settings)}
-    return service is not None and rollout.has(service, wanted) and cluster.is_ready(service)
+    wanted = {TRAINED_FROM_ANNOTATION: _origin(trained_from, settings)}
+    return service is not None and rollout.has_annotations(service, wanted) and cluster.is_ready(service)
 
 
-def asked_at(endpoint: Mapping[str, Any]) -> str:
+def request_url(endpoint: Mapping[str, Any]) -> str:
     """Returns the model's URL, as reachable from this process, of the endpoint that `deploy` returned."""
     return f"{endpoint['address' if is_in_cluster() else 'url'].rstrip('/')}/v1/models/{endpoint['name']}"
 
 
-def answers_alone(endpoint: Mapping[str, Any]) -> bool:
+def has_only_its_pods(endpoint: Mapping[str, Any]) -> bool:
     """Returns whether every answer comes from the deployed model: no pod of another is left, terminating ones included.
 
     Args:
@@ -209,7 +214,9 @@ def answers_alone(endpoint: Mapping[str, Any]) -> bool:
     Raises:
         InputError: an error of the cluster.
     """
-    return not Cluster(endpoint["namespace"]).has_other_pods(endpoint["name"], {FINGERPRINT: endpoint["fingerprint"]})
+    return not Cluster(endpoint["namespace"]).has_other_pods(
+        endpoint["name"], {FINGERPRINT_ANNOTATION: endpoint["fingerprint"]}
+    )
 
 
 def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +232,7 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         The manifest.
     """
     gpus, percent = int(settings["service_gpus"]), int(settings["canary_percent"])
-    stock = settings["service_runtime"] == STOCK
+    stock = settings["service_runtime"] == STOCK_RUNTIME
     predictor = {
         "serviceAccountName": settings["service_account"] or None,
         "canaryTrafficPercent": percent if percent < 100 else None,
@@ -236,18 +243,22 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         predictor["minReplicas"], predictor["maxReplicas"] = replicas
     if settings["service_timeout"]:
         predictor["timeout"] = int(settings["service_timeout"])
-    annotations = {MODEL_ANNOTATION: name, FINGERPRINT: fingerprint, WANTED: _hash([fingerprint, predictor])}
+    annotations = {
+        MODEL_ANNOTATION: name,
+        FINGERPRINT_ANNOTATION: fingerprint,
+        SPEC_ANNOTATION: _hash([fingerprint, predictor]),
+    }
     return {
         "apiVersion": f"{GROUP}/{API_VERSION}",
         "kind": "InferenceService",
-        "metadata": {"name": name, "labels": LABELS, "annotations": annotations},
+        "metadata": {"name": name, "labels": SERVICE_LABELS, "annotations": annotations},
         "spec": {"predictor": predictor},
     }
 
 
 def _origin(trained_from: str, settings: Mapping[str, Any]) -> str:
     """Hashes the serving settings too, since giving a canary all requests is a change."""
-    served = {name: value for name, value in settings.items() if name not in BESIDE_THE_SERVICE}
+    served = {name: value for name, value in settings.items() if name not in SETTINGS_NOT_SERVED}
     return _hash([trained_from, served])
 
 
@@ -257,16 +268,16 @@ def _hash(content: Any) -> str:
 
 def _with_image(cluster: Cluster, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Completes the settings with the server's container image: by default from the registry of this stage's image."""
-    own = cluster.stage_image() if settings["service_runtime"] != STOCK and not settings["service_image"] else ""
+    own = cluster.stage_image() if settings["service_runtime"] != STOCK_RUNTIME and not settings["service_image"] else ""
     gpus = "-gpu" if settings["service_gpus"] else ""
-    sibling = re.sub(r"kfp-vision:(?=[^/]+$)", f"kfp-vision{gpus}:", own) if OUR_IMAGE.fullmatch(own) else ""
+    sibling = re.sub(r"kfp-vision:(?=[^/]+$)", f"kfp-vision{gpus}:", own) if SERVER_IMAGE.fullmatch(own) else ""
     return {**settings, "service_image": settings["service_image"] or sibling or f"kfp-vision{gpus}:{__version__}"}
 
 
 def _resources(gpus: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a pod's resources; from a GPU limit KServe chooses TensorFlow Serving's container image for GPUs."""
     resources = rules.container_resources(settings["service_resources"])
-    return {**resources, "limits": {**resources.get("limits", {}), GPU: str(gpus) if gpus else None}}
+    return {**resources, "limits": {**resources.get("limits", {}), GPU_RESOURCE: str(gpus) if gpus else None}}
 
 
 def _stock_model(uri: str, gpus: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,8 +287,8 @@ def _stock_model(uri: str, gpus: int, settings: Mapping[str, Any]) -> dict[str, 
         "storageUri": uri,
         "resources": _resources(gpus, settings),
         **version,
-        "securityContext": {"seccompProfile": SECCOMP},
-        **TELLING,
+        "securityContext": {"seccompProfile": SECCOMP_PROFILE},
+        **TERMINATION_POLICY,
     }
 
 
@@ -287,13 +298,13 @@ def _container(name: str, uri: str, gpus: int, settings: Mapping[str, Any]) -> d
         "name": "kserve-container",
         "image": settings["service_image"],
         "command": ["kfp-vision"],
-        "args": ["serve", MOUNTED, "--name", name, "--host", "0.0.0.0", "--port", str(PORT)],
+        "args": ["serve", MODEL_MOUNT, "--name", name, "--host", "0.0.0.0", "--port", str(PORT)],
         "env": [{"name": "STORAGE_URI", "value": uri}],
         "ports": [{"containerPort": PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": PORT}},
         "resources": _resources(gpus, settings),
-        "securityContext": RESTRICTED,
-        **TELLING,
+        "securityContext": RESTRICTED_SECURITY_CONTEXT,
+        **TERMINATION_POLICY,
     }
 
 
@@ -301,7 +312,7 @@ def _provide(version: Version, uri: str, settings: Mapping[str, Any]) -> str:
     """Returns the URI that KServe reads the version from: a copy in the repository, or the artifact itself."""
     if not settings["service_repository"]:
         return _storage_uri(base.append_to_path(uri, f"/{SERVING_FOLDER}"), settings)
-    place = uris.join_uri(settings["service_repository"], f"{version.name}/{version.fingerprint[:FOLDER]}")
+    place = uris.join_uri(settings["service_repository"], f"{version.name}/{version.fingerprint[:FOLDER_DIGITS]}")
     publish.publish(version, place)
     return _storage_uri(place, settings)
 
@@ -311,8 +322,8 @@ def _remove_old(cluster: Cluster, version: Version, settings: Mapping[str, Any])
     if not settings["service_repository"] or not settings["versions_kept"] or settings["canary_percent"] < 100:
         return
     place = uris.join_uri(settings["service_repository"], version.name)
-    used = {fingerprint[:FOLDER] for fingerprint in cluster.pod_annotations(version.name, FINGERPRINT)}
-    used.add(version.fingerprint[:FOLDER])
+    used = {fingerprint[:FOLDER_DIGITS] for fingerprint in cluster.pod_annotations(version.name, FINGERPRINT_ANNOTATION)}
+    used.add(version.fingerprint[:FOLDER_DIGITS])
     publish.remove_unused_models(place, used, int(settings["versions_kept"]))
 
 
@@ -326,11 +337,11 @@ def _storage_uri(place: str, settings: Mapping[str, Any]) -> str:
         InputError: KServe cannot read it, or not without a service account.
     """
     scheme, remedy = uris.scheme_of(place), "Set service_repository of advanced to a folder in a bucket, as s3://bucket/models."
-    if scheme not in (GOOGLES, AMAZONS, *AS_AMAZONS):
+    if scheme not in (GCS_SCHEME, S3_SCHEME, *S3_COMPATIBLE_SCHEMES):
         raise InputError("KServe must be able to read the model", place, remedy)
-    if scheme in AS_AMAZONS and not settings["service_account"]:
+    if scheme in S3_COMPATIBLE_SCHEMES and not settings["service_account"]:
         rule = f"KServe must have a service account to read {scheme}:// URIs"
         remedy = "Set service_account of advanced to one whose secret holds a key and states serving.kserve.io/s3-endpoint."
         raise InputError(rule, place, remedy)
     folder = base.split_settings(place)[0].partition("://")[2]
-    return f"{GOOGLES if scheme == GOOGLES else AMAZONS}://{folder.rstrip('/')}/"
+    return f"{GCS_SCHEME if scheme == GCS_SCHEME else S3_SCHEME}://{folder.rstrip('/')}/"

@@ -1,8 +1,6 @@
 """Deploys a model: skips an unchanged one, checks that it can be served, brings it to its target, and calls it there."""
 
-import hashlib
 import json
-import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,20 +8,16 @@ from typing import Any, NamedTuple, Protocol
 
 from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import scan
-from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer
 from kfp_vision.prediction.client import ServingClient
-from kfp_vision.records import folder
 from kfp_vision.reports import results
 from kfp_vision.repository import bucket, publish
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
-from kfp_vision.storage import atomic, base, reading, uris, writing
+from kfp_vision.storage import atomic, base, uris, writing
 
 SECONDS_TO_TAKE_OVER = 120.0  # for the last server of the previous model to end; Kubernetes gives it 30
 PAUSE_SECONDS = 0.5  # between two calls of a deployed model
-MAX_DIFFERENCE = 1e-3  # between the probabilities of the server and of the evaluation
 
 
 class TrainingDecision(NamedTuple):
@@ -40,42 +34,6 @@ class TrainingDecision(NamedTuple):
     unchanged: bool
 
 
-def decide_training(
-    images_uri: str,
-    leave_out_uri: str,
-    recipe: str,
-    skip_unchanged: bool,
-    deploy_to: str,
-    model_name: str,
-    settings: Mapping[str, Any],
-) -> TrainingDecision:
-    """Decides whether to train: not if the deployed model was trained from the same images and fields.
-
-    Args:
-        images_uri: the images, as `scan.fingerprint_images` takes them.
-        leave_out_uri: the list of images to exclude, as `scan.fingerprint_images` takes it.
-        recipe: hash of the fields that determine the model, as `checks.check_run` returns it.
-        skip_unchanged: whether to compare with the deployed model.
-        deploy_to: `kserve`, or a repository.
-        model_name: the model's name.
-        settings: what `rules.deployment_settings` returns.
-
-    Returns:
-        The decision.
-
-    Raises:
-        InputError: an error of the store or the cluster.
-    """
-    fingerprint = scan.fingerprint_images(images_uri, leave_out_uri)
-    trained_from = hashlib.sha256(f"{fingerprint} {recipe}".encode()).hexdigest()
-    unchanged = skip_unchanged and target_of(deploy_to).is_deployed(trained_from, model_name, settings)
-    if unchanged:
-        results.announce(f"nothing new: neither the images nor the fields have changed since {model_name} was deployed")
-    elif skip_unchanged:
-        print(f"images or fields have changed since {model_name} was deployed, or it was never deployed")
-    return TrainingDecision(fingerprint, trained_from, unchanged)
-
-
 class ServingCheck(NamedTuple):
     """What `check_serving` found.
 
@@ -87,70 +45,6 @@ class ServingCheck(NamedTuple):
 
     figures: dict[str, Any]
     to_be_deployed: bool
-
-
-def check_serving(
-    model: Path,
-    verdict: Path,
-    validation_records: Path,
-    test_records: Path,
-    proof: Path,
-    *,
-    deploy_to: str = values.NOWHERE,
-    accepted: bool = True,
-) -> ServingCheck:
-    """Serves the model with the real server, sends it images over HTTP, and compares its answers with the evaluation's.
-
-    A model that is not accepted, or not new, is not checked; its proof then fits no model.
-
-    Args:
-        model: the model folder.
-        verdict: the evaluation's verdict on this model.
-        validation_records: the validation images that it was evaluated on.
-        test_records: the test images that it was evaluated on.
-        proof: the file to write (JSON).
-        deploy_to: the deployment target.
-        accepted: whether the model is accepted and new.
-
-    Returns:
-        The figures, and whether to deploy.
-
-    Raises:
-        InputError: the records are damaged, the server does not start, or its answers differ from the evaluation's.
-    """
-    version, evaluation = exported_version(model), _read_json(verdict)
-    _check_same(version, evaluation, "verdict")
-    if not accepted:
-        reason = "the deployed model is the same" if evaluation["verdict"]["accepted"] else "the model is not accepted"
-        print(f"serving is not checked: {reason}")
-        atomic.write_json(proof, {"model_fingerprint": "", "not_proven": reason})
-        return ServingCheck({}, False)
-    expected = {answer["name"]: answer["probabilities"] for answer in evaluation["answers"]}
-    held_out = folder.read_examples(folder.choose_evaluation_records(validation_records, test_records))
-    images = {name: encoded for name, encoded, _ in held_out if name in expected}
-    with server.running(model) as url:
-        service = ServingClient(url)
-        answers, seconds = {}, []
-        for name, encoded in images.items():
-            start = time.perf_counter()
-            (answers[name],) = service.classify([encoded])
-            seconds.append(time.perf_counter() - start)
-    difference = max(_difference(answers[name], expected[name]) for name in images)
-    if not difference <= MAX_DIFFERENCE:
-        rule = f"a server must answer as the evaluation did, to {MAX_DIFFERENCE:g}"
-        raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
-    median = round(statistics.median(seconds), 4)
-    figures = {"pictures": len(images), "largest_difference": difference, "median_seconds": median}
-    atomic.write_json(proof, {"model_fingerprint": version.fingerprint, **figures})
-    agreement = f"as the evaluation did, to {difference:.1g}"
-    print(f"the server classified {len(images)} images {agreement}, in {1000 * median:.0f} ms each")
-    return ServingCheck(figures, deploy_to != values.NOWHERE)
-
-
-def _difference(answer: Answer, expected: list[float]) -> float:
-    if isinstance(answer, Rejected) or len(answer.probabilities) != len(expected):
-        return float("inf")
-    return max(abs(one - other) for one, other in zip(answer.probabilities, expected, strict=True))
 
 
 class Target(Protocol):
@@ -259,21 +153,21 @@ class _KServe:
 
     def check(self, model_name: str, settings: Mapping[str, Any]) -> None:
         """Checks the name and the settings, with a dry run on the cluster."""
-        from kfp_vision import inference_service
+        from kfp_vision.deployment import kserve
 
-        inference_service.check(model_name, settings)
+        kserve.check_kserve(model_name, settings)
 
     def is_deployed(self, trained_from: str, model_name: str, settings: Mapping[str, Any]) -> bool:
         """Checks the model and the serving settings of the InferenceService."""
-        from kfp_vision import inference_service
+        from kfp_vision.deployment import kserve
 
-        return inference_service.is_from(model_name, trained_from, settings)
+        return kserve.is_deployed_from(model_name, trained_from, settings)
 
     def deploy(self, version: Version, model_uri: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Creates or updates the InferenceService, and waits until the new model answers."""
-        from kfp_vision import inference_service
+        from kfp_vision.deployment import kserve
 
-        endpoint = {"kind": values.KSERVE, **inference_service.deploy(version, model_uri, settings)}
+        endpoint = {"kind": values.KSERVE, **kserve.deploy(version, model_uri, settings)}
         results.announce(f"{version.name} deployed to KServe in {endpoint['namespace']}, where it answers at {endpoint['url']}")
         return endpoint
 
@@ -282,9 +176,9 @@ class _KServe:
 
         Our server states its version in a header. For other servers, and for earlier releases of ours, the pods tell.
         """
-        from kfp_vision import inference_service
+        from kfp_vision.deployment import kserve
 
-        url, wanted = inference_service.asked_at(endpoint), endpoint["fingerprint"]
+        url, wanted = kserve.request_url(endpoint), endpoint["fingerprint"]
         reported, is_only_model = "", False
         deadline = time.monotonic() + SECONDS_TO_TAKE_OVER
         while True:
@@ -292,7 +186,7 @@ class _KServe:
             (answer,) = service.classify([image])
             if service.fingerprint == wanted or not endpoint["share"] or (is_only_model and not service.fingerprint):
                 return answer, service.url
-            if not service.fingerprint and inference_service.answers_alone(endpoint):
+            if not service.fingerprint and kserve.has_only_its_pods(endpoint):
                 is_only_model = True  # true of the next answer; this one may be from before
                 continue
             other = f"one of {service.fingerprint[:12]}" if service.fingerprint else "one that does not state its model"
@@ -342,15 +236,15 @@ def deploy_model(
 
     Returns:
         What is written: kind and model_name; for a repository also repository and version, for KServe also what
-        `inference_service.deploy` returns.
+        `kserve.deploy` returns.
 
     Raises:
         InputError: the model is not accepted, the verdict or proof is of another model, the repository holds another model,
             or an error of the store or the cluster.
     """
-    version, evaluation = exported_version(model), _read_json(verdict)
-    _check_same(version, evaluation, "verdict")
-    _check_same(version, _read_json(proof), "proof")
+    version, evaluation = exported_version(model), read_json(verdict)
+    check_same(version, evaluation, "verdict")
+    check_same(version, read_json(proof), "proof")
     if not evaluation["verdict"]["accepted"]:
         reasons = "; ".join(evaluation["verdict"]["reasons"])
         raise InputError("a model must be accepted to be deployed", reasons, "Train a better one, or ask for less.")
@@ -360,51 +254,12 @@ def deploy_model(
     return deployed
 
 
-def call_endpoint(
-    endpoint: Path, validation_records: Path, test_records: Path, test_image_uri: str, answer: Path
-) -> dict[str, Any]:
-    """Sends an image to the deployed model over HTTP; for a repository, starts the real server here.
-
-    Args:
-        endpoint: the file that `deploy_model` wrote.
-        validation_records: validation images.
-        test_records: test images.
-        test_image_uri: the image to send; empty for the first test image, or validation image if there are none.
-        answer: the file to write (JSON).
-
-    Returns:
-        What is written: picture, label, prediction, score, url.
-
-    Raises:
-        InputError: the image cannot be read, no server answers, or only those of another model.
-    """
-    image, encoded, label = _test_image(validation_records, test_records, test_image_uri)
-    deployed = _read_json(endpoint)
-    target = target_of(values.KSERVE if deployed["kind"] == values.KSERVE else deployed["repository"])
-    prediction, url = target.call(deployed, encoded)
-    if isinstance(prediction, Rejected):
-        rule = "test_image_uri must name an image that can be read"
-        raise InputError(rule, f"{image} ({prediction})", "Give a JPEG or a PNG.")
-    written = {"picture": image, "label": label, "prediction": prediction.label, "score": prediction.score, "url": url}
-    atomic.write_json(answer, written)
-    print(f"POST {url}")
-    print(f"{image} is classified as {prediction.label} ({prediction.score:.0%}){f'; its label is {label}' if label else ''}")
-    return written
-
-
-def _test_image(validation_records: Path, test_records: Path, test_image_uri: str) -> tuple[str, bytes, str]:
-    """Returns name, content and label of the image to send; the label is empty if unknown."""
-    if test_image_uri:
-        return test_image_uri, reading.read_image(test_image_uri, "test_image_uri"), ""
-    return next(folder.read_examples(folder.choose_evaluation_records(validation_records, test_records)))
-
-
-def _check_same(version: Version, judgement: Mapping[str, Any], kind: str) -> None:
+def check_same(version: Version, judgement: Mapping[str, Any], kind: str) -> None:
     if judgement["model_fingerprint"] != version.fingerprint:
         found = f"one of {judgement['model_fingerprint'][:12]} for {version.fingerprint[:12]}"
         raise InputError(f"the {kind} must be of the model it is used for", found, "Connect the stages of one training.")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content

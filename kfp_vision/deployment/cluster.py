@@ -17,9 +17,9 @@ import urllib3
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
-from kfp_vision import rollout
 from kfp_vision.core import kube_config
 from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.deployment import rollout
 
 GROUP, API_VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 ANNOTATION_PREFIX = "kfp-vision/"  # prefix of our annotations
@@ -231,7 +231,7 @@ class Cluster:
                 if not unmet:
                     return service
                 if rollout.is_invalid(service) and (has_settled or not was_invalid):
-                    raise ServiceNotReady("; ".join(rollout.of_kserve(service)))
+                    raise ServiceNotReady("; ".join(rollout.kserve_reasons(service)))
                 reason = self._reasons(service, deployment, applied.annotations) or unmet
                 if reason not in reported:
                     print(f"not ready yet: {reason}", flush=True)
@@ -243,10 +243,10 @@ class Cluster:
         try:
             pods = self._pods(service["metadata"]["name"])
         except ApiException as error:
-            return "; ".join([*rollout.of_kserve(service), f"its pods could not be read (HTTP {error.status})"])
+            return "; ".join([*rollout.kserve_reasons(service), f"its pods could not be read (HTTP {error.status})"])
         except (urllib3.exceptions.HTTPError, OSError):
             return ""
-        return "; ".join(rollout.obstacles(deployment, pods, annotations) or rollout.of_kserve(service))
+        return "; ".join(rollout.start_failures(deployment, pods, annotations) or rollout.kserve_reasons(service))
 
     def previous_answers(self, service: Mapping[str, Any]) -> bool:
         """Returns whether a pod of a previous model still answers.
@@ -261,7 +261,7 @@ class Cluster:
             pods = self._pods(service["metadata"]["name"])
         except (ApiException, urllib3.exceptions.HTTPError, OSError):
             return False
-        return rollout.answers_before(pods, own_annotations(service))
+        return rollout.previous_answers(pods, own_annotations(service))
 
     def has_other_pods(self, name: str, annotations: Mapping[str, str]) -> bool:
         """Returns whether an InferenceService in Standard mode has pods without some annotations, terminating ones included.
@@ -281,7 +281,7 @@ class Cluster:
         with self._readable_errors():
             service = self._get(name)
             is_standard = service is not None and rollout.is_standard(service)
-            return is_standard and any(not rollout.has(pod, annotations) for pod in self._pods(name))
+            return is_standard and any(not rollout.has_annotations(pod, annotations) for pod in self._pods(name))
 
     def pod_annotations(self, name: str, annotation: str) -> set[str]:
         """Returns the values of an annotation on the pods of an InferenceService.
@@ -334,13 +334,13 @@ class Cluster:
     def _deployment(self, service: Mapping[str, Any]) -> dict[str, Any] | None:
         if not rollout.is_standard(service):
             return None
-        name = rollout.deployment_of(service["metadata"]["name"])
+        name = rollout.deployment_name(service["metadata"]["name"])
         answer = _or_none(lambda: self._apps.read_namespaced_deployment(name, self.namespace, **_raw()))
         deployment: dict[str, Any] | None = answer and json.loads(answer.data)
         return deployment
 
     def _pods(self, name: str) -> list[dict[str, Any]]:
-        selector = f"{rollout.OF_SERVICE}={name}"
+        selector = f"{rollout.SERVICE_LABEL}={name}"
         answer = self._core.list_namespaced_pod(self.namespace, label_selector=selector, **_raw())
         pods: list[dict[str, Any]] = json.loads(answer.data)["items"]
         return pods
@@ -352,7 +352,7 @@ class Cluster:
         with self._readable_errors(), _ignoring_interruptions():
             deployment = self._deployment(service)
             unreported = "" if _is_ready(service) else "KServe has not reported it as ready yet"
-            return rollout.unfinished(deployment, annotations) or unreported, deployment
+            return rollout.rollout_progress(deployment, annotations) or unreported, deployment
         return "Kubernetes did not answer for a moment", None
 
     def _poll(self, name: str, seconds: float) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""Deployment to a model repository or to KServe."""

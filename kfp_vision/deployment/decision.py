@@ -1,0 +1,45 @@
+"""Decides whether to train: fingerprints the data and the fields, and compares them with the deployed model."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from kfp_vision.dataset import scan
+from kfp_vision.deployment.deploy import TrainingDecision, target_of
+from kfp_vision.reports import results
+
+
+def decide_training(
+    images_uri: str,
+    leave_out_uri: str,
+    recipe: str,
+    skip_unchanged: bool,
+    deploy_to: str,
+    model_name: str,
+    settings: Mapping[str, Any],
+) -> TrainingDecision:
+    """Decides whether to train: not if the deployed model was trained from the same images and fields.
+
+    Args:
+        images_uri: the images, as `scan.fingerprint_images` takes them.
+        leave_out_uri: the list of images to exclude, as `scan.fingerprint_images` takes it.
+        recipe: hash of the fields that determine the model, as `checks.check_run` returns it.
+        skip_unchanged: whether to compare with the deployed model.
+        deploy_to: `kserve`, or a repository.
+        model_name: the model's name.
+        settings: what `rules.deployment_settings` returns.
+
+    Returns:
+        The decision.
+
+    Raises:
+        InputError: an error of the store or the cluster.
+    """
+    fingerprint = scan.fingerprint_images(images_uri, leave_out_uri)
+    trained_from = hashlib.sha256(f"{fingerprint} {recipe}".encode()).hexdigest()
+    unchanged = skip_unchanged and target_of(deploy_to).is_deployed(trained_from, model_name, settings)
+    if unchanged:
+        results.announce(f"nothing new: neither the images nor the fields have changed since {model_name} was deployed")
+    elif skip_unchanged:
+        print(f"images or fields have changed since {model_name} was deployed, or it was never deployed")
+    return TrainingDecision(fingerprint, trained_from, unchanged)
