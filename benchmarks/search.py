@@ -238,7 +238,7 @@ def answer(root: Path) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()):
         build_index(find_images(str(pictures)), root / "served", place / "index")
     latencies: dict[str, list[tuple[float, float]]] = {"p50": [], "p99": []}
-    with server.running(place) as url:
+    with server.run_server(place) as url:
         for number in range(1 + rounds()):
             ours, peer = (serve.measure_load(url, pictures, CLIENTS, verb=verb) for verb in ("search", "predict"))
             for name, pairs in latencies.items():

@@ -51,7 +51,7 @@ def run() -> list[Figure]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         place, pictures = write_model(Path(scratch) / "model"), photographs.write_copies(Path(scratch) / "pictures", 1)
-        with server.running(place) as ours, stock_predictor(place) as peer:
+        with server.run_server(place) as ours, stock_predictor(place) as peer:
             measured = [
                 (measure_in_process(place, pictures), *measure_both(ours, peer, pictures)) for _ in range(1 + rounds())
             ][1:]

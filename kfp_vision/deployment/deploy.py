@@ -139,7 +139,7 @@ class _Repository:
 
     def call(self, endpoint: Mapping[str, Any], image: bytes) -> tuple[Answer, str]:
         """Starts the real server on the repository, and sends it the image."""
-        with bucket.local_copy(self._uri) as path, server.running(path, endpoint["model_name"]) as url:
+        with bucket.local_copy(self._uri) as path, server.run_server(path, endpoint["model_name"]) as url:
             service = ServingClient(url)
             (answer,) = service.classify([image])
             return answer, service.url

@@ -57,7 +57,7 @@ def check_serving(
     expected = {answer["name"]: answer["probabilities"] for answer in evaluation["answers"]}
     held_out = folder.read_examples(folder.choose_evaluation_records(validation_records, test_records))
     images = {name: encoded for name, encoded, _ in held_out if name in expected}
-    with server.running(model) as url:
+    with server.run_server(model) as url:
         service = ServingClient(url)
         answers, seconds = {}, []
         for name, encoded in images.items():

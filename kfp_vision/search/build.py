@@ -18,10 +18,7 @@ from kfp_vision.repository import version
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.search import ann, index, parts
 from kfp_vision.search.embedding import Embedder
-from kfp_vision.search.parts import (
-    VECTORS_FILE,
-    PartInfo,
-)
+from kfp_vision.search.parts import VECTORS_FILE, PartInfo
 from kfp_vision.storage import atomic, reading, uris
 
 

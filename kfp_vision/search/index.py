@@ -29,14 +29,7 @@ from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.repository.version import SERVING_FOLDER, versions
 from kfp_vision.search import ann, parts
 from kfp_vision.search.embedding import Embedder
-from kfp_vision.search.parts import (
-    IMAGES_FILE,
-    INDEX_COLUMNS,
-    OFFSETS_FILE,
-    REINDEX_REMEDY,
-    THUMBNAILS_FILE,
-    VECTORS_FILE,
-)
+from kfp_vision.search.parts import IMAGES_FILE, INDEX_COLUMNS, OFFSETS_FILE, REINDEX_REMEDY, THUMBNAILS_FILE, VECTORS_FILE
 
 # faiss logs its missing builds for other processors as if modules were missing.
 logging.getLogger("faiss.loader").setLevel(logging.WARNING)

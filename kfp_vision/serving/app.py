@@ -33,23 +33,25 @@ from kfp_vision import __version__
 from kfp_vision.core.errors import format_value
 from kfp_vision.reports import pages
 from kfp_vision.serving import protocols
-from kfp_vision.serving.guards import App, Door, LimitedBody
-from kfp_vision.serving.loaded import Busy
-from kfp_vision.serving.model import MAX_PICTURES
-from kfp_vision.serving.models import Models
-from kfp_vision.serving.observing import Observed
+from kfp_vision.serving.image_search import NotIndexed
+from kfp_vision.serving.inference import Overloaded
+from kfp_vision.serving.middleware import ASGIApp, BearerAuth, BodyLimit
+from kfp_vision.serving.model import MAX_IMAGES_PER_REQUEST
 from kfp_vision.serving.protocols import LABEL, TOP_K
-from kfp_vision.serving.searching import NoIndex
+from kfp_vision.serving.registry import ServedModels
+from kfp_vision.serving.telemetry import RequestTelemetry
 
 V1_MODEL, V2_MODEL = "/v1/models/{model_name}", "/v2/models/{model_name}"
-STATUS = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404, NoIndex: 404}
-STATUS |= {Busy: 503, ModelNotReady: 503, ServerNotReady: 503}
-COME_AGAIN = {"Retry-After": "1"}  # seconds
+STATUS_BY_ERROR = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404, NotIndexed: 404}
+STATUS_BY_ERROR |= {Overloaded: 503, ModelNotReady: 503, ServerNotReady: 503}
+RETRY_AFTER = {"Retry-After": "1"}  # seconds
 LENGTH_HEADER = "inference-header-content-length"
-SECONDS_KEPT = 24 * 3600  # how long browsers cache a thumbnail; its URL holds a hash of the image, so it never changes
+THUMBNAIL_CACHE_SECONDS = (
+    24 * 3600
+)  # how long browsers cache a thumbnail; its URL holds a hash of the image, so it never changes
 
 
-class Plane(DataPlane):
+class ModelDataPlane(DataPlane):
     """KServe's data plane, ready only if all models are, and without the extension that loads and unloads models.
 
     Attributes:
@@ -75,7 +77,7 @@ class Plane(DataPlane):
         model = self.get_model_from_registry(model_name)
         version = {"versions": [str(model.version.number)], "fingerprint": model.version.fingerprint}
         description |= version | {"platform": "tensorflow_savedmodel"}
-        return description | ({"index": protocols.index_answer(model.searched.index)} if model.searched else {})
+        return description | ({"index": protocols.describe_index(model.searched.index)} if model.searched else {})
 
     async def ready(self) -> bool:
         """Returns whether all models answer and the server is not shutting down."""
@@ -90,10 +92,10 @@ class Application:
         token: the token that requests must carry; empty to let everybody in.
     """
 
-    def __init__(self, models: Models, token: str = ""):
-        self.models, self.plane, self.token = models, Plane(model_registry=models), token
+    def __init__(self, models: ServedModels, token: str = ""):
+        self.models, self.plane, self.token = models, ModelDataPlane(model_registry=models), token
 
-    def asgi(self, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> App:
+    def asgi(self, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> ASGIApp:
         """Builds the ASGI application: the routes, and the middleware around them.
 
         Args:
@@ -124,14 +126,14 @@ class Application:
         app.add_api_route(f"{V1_MODEL}:predict", self.predict, methods=["POST"], response_model=None)
         app.add_api_route(f"{V1_MODEL}:search", self.search, methods=["POST"], response_model=None)
         app.add_api_route(f"{V2_MODEL}/infer", self.infer, methods=["POST"], response_model=None)
-        for kind, status in STATUS.items():
+        for kind, status in STATUS_BY_ERROR.items():
             app.add_exception_handler(kind, _error_handler(status))
         app.add_exception_handler(StarletteHTTPException, _handle_http_error)
         app.add_exception_handler(RequestValidationError, _error_handler(400))
         app.add_exception_handler(Exception, _handle_failure)
-        app.add_middleware(LimitedBody)
-        app.add_middleware(Door, token=self.token)
-        return Observed(app)  # outermost, so that requests that fail are counted and logged as well
+        app.add_middleware(BodyLimit)
+        app.add_middleware(BearerAuth, token=self.token)
+        return RequestTelemetry(app)  # outermost, so that requests that fail are counted and logged as well
 
     def drain(self) -> None:
         """Turns the server unready; requests are still answered."""
@@ -166,7 +168,7 @@ class Application:
         if await self.plane.ready():
             return JSONResponse({"ready": True})
         reason = f"not ready: {', '.join(self.models.broken)}" if self.models.broken else "the server is shutting down"
-        return JSONResponse({"ready": False, "error": reason, "not_ready": self.models.broken}, 503, COME_AGAIN)
+        return JSONResponse({"ready": False, "error": reason, "not_ready": self.models.broken}, 503, RETRY_AFTER)
 
     async def model_ready(self, model_name: str) -> Response:
         """Answers whether a model is ready.
@@ -243,14 +245,14 @@ class Application:
             model_name: the model's name in URLs.
 
         Returns:
-            What `protocols.index_answer` gives.
+            What `protocols.describe_index` gives.
 
         Raises:
             ModelNotReady: no version of the model loads.
             NoIndex: the model has no index.
         """
         await self._check_ready(model_name)
-        return JSONResponse(protocols.index_answer(self.plane.get_model_from_registry(model_name).required_index().index))
+        return JSONResponse(protocols.describe_index(self.plane.get_model_from_registry(model_name).required_index().index))
 
     async def thumbnail(self, model_name: str, content_id: str, request: Request) -> Response:
         """Answers with the thumbnail of an image of the index.
@@ -269,7 +271,7 @@ class Application:
         """
         await self._check_ready(model_name)
         thumbnail = self.plane.get_model_from_registry(model_name).required_index().thumbnail(content_id)
-        caching = {"Cache-Control": f"private, max-age={SECONDS_KEPT}, immutable", "ETag": f'"{content_id}"'}
+        caching = {"Cache-Control": f"private, max-age={THUMBNAIL_CACHE_SECONDS}, immutable", "ETag": f'"{content_id}"'}
         if request.headers.get("if-none-match") == caching["ETag"]:
             return Response(status_code=304, headers=caching)
         return Response(thumbnail, headers=caching, media_type="image/jpeg")
@@ -318,7 +320,7 @@ async def _payload(request: Request, fields: Sequence[str]) -> Any:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     payload: Any
     if kind == "multipart/form-data":
-        form = await request.form(max_files=MAX_PICTURES)
+        form = await request.form(max_files=MAX_IMAGES_PER_REQUEST)
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
         if not files:
             raise InvalidInput("a form must hold an image as file; got no file. Send it with curl -F file=@image.jpg.")
@@ -335,7 +337,7 @@ async def _payload(request: Request, fields: Sequence[str]) -> Any:
 
 def _error_handler(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def handle(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, status, COME_AGAIN if status == 503 else None)
+        return JSONResponse({"error": str(error)}, status, RETRY_AFTER if status == 503 else None)
 
     return handle
 

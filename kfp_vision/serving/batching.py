@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-MAX_BATCH = 32
+MAX_BATCH_SIZE = 32
 
 
-class Batcher:
+class DynamicBatcher:
     """Computes single items in batches, in threads beside the event loop.
 
     A free thread starts at once, with a batch of one if need be; it never waits for more items. Everything except `compute`
@@ -31,7 +31,7 @@ class Batcher:
         self,
         compute: Callable[[list[Any]], Sequence[Any]],
         *,
-        limit: int = MAX_BATCH,
+        limit: int = MAX_BATCH_SIZE,
         concurrency: int = 1,
         threads: ThreadPoolExecutor | None = None,
     ):

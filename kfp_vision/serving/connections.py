@@ -5,15 +5,15 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-SECONDS_TO_ASK = 20  # from connecting, or from a request's first byte, to the end of its headers
-TOO_SLOW = b"a request's headers must arrive within %d seconds." % SECONDS_TO_ASK
-REFUSAL = (
+HEADER_TIMEOUT_SECONDS = 20  # from connecting, or from a request's first byte, to the end of its headers
+TIMEOUT_MESSAGE = b"a request's headers must arrive within %d seconds." % HEADER_TIMEOUT_SECONDS
+TIMEOUT_RESPONSE = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(TOO_SLOW), TOO_SLOW)
+    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(TIMEOUT_MESSAGE), TIMEOUT_MESSAGE)
 )
 
 
-class Connection(HttpToolsProtocol):
+class DeadlineConnection(HttpToolsProtocol):
     """Uvicorn's HTTP connection with a deadline for the headers of the first request and of every started one.
 
     Uvicorn itself waits forever for both. A started request is answered with 408 before the connection closes.
@@ -28,7 +28,7 @@ class Connection(HttpToolsProtocol):
             transport: the connection's, from asyncio.
         """
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(SECONDS_TO_ASK, self._close, b"")
+        self._deadline = self.loop.call_later(HEADER_TIMEOUT_SECONDS, self._close, b"")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancels the deadline.
@@ -43,7 +43,7 @@ class Connection(HttpToolsProtocol):
         """Starts the deadline for the headers of a request."""
         self._cancel_deadline()
         super().on_message_begin()
-        self._deadline = self.loop.call_later(SECONDS_TO_ASK, self._close, REFUSAL)
+        self._deadline = self.loop.call_later(HEADER_TIMEOUT_SECONDS, self._close, TIMEOUT_RESPONSE)
 
     def on_headers_complete(self) -> None:
         """Cancels the deadline."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import uvicorn
 
-SECONDS_TO_LINGER = 1.0
-SECONDS_TO_DRAIN = 30
-MOMENT = 0.02  # seconds
+LINGER_SECONDS = 1.0
+DRAIN_SECONDS = 30
+POLL_SECONDS = 0.02  # seconds
 
 
 class DrainingServer(uvicorn.Server):
@@ -77,6 +77,6 @@ class DrainingServer(uvicorn.Server):
     async def _wait_until(self, is_done: Callable[[], bool]) -> None:
         """Waits until `is_done`, for `SECONDS_TO_LINGER` at most."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + SECONDS_TO_LINGER
+        deadline = loop.time() + LINGER_SECONDS
         while not is_done() and loop.time() < deadline and not self.force_exit:
-            await asyncio.sleep(MOMENT)
+            await asyncio.sleep(POLL_SECONDS)

@@ -13,11 +13,11 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.client import FINGERPRINT_HEADER
 from kfp_vision.repository.version import INDEX_FOLDER, Version, versions
 from kfp_vision.search.index import INDEX_FILE, index_files
-from kfp_vision.serving import observing, protocols
-from kfp_vision.serving.loaded import MAX_PIXELS, Loaded
-from kfp_vision.serving.searching import NoIndex, Searched
+from kfp_vision.serving import protocols, telemetry
+from kfp_vision.serving.image_search import LoadedIndex, NotIndexed
+from kfp_vision.serving.inference import MAX_PIXELS, LoadedModel
 
-MAX_PICTURES = 256  # of one request
+MAX_IMAGES_PER_REQUEST = 256  # of one request
 
 FileStates = list[tuple[Path, int, int]]  # path, size and modification time of files, which reveal a change
 
@@ -39,12 +39,12 @@ class ServedClassifier(kserve.Model):
         super().__init__(name, return_response_headers=True)
         self.path, self.index = path, index or path / INDEX_FOLDER
         self.error: InputError | None = None
-        self._loaded: Loaded | None = None
+        self._loaded: LoadedModel | None = None
         self._broken: dict[Path, FileStates] = {}
         self.index_error: InputError | None = None
         self._index_required = index is not None
-        self._searched: Searched | None = None
-        self._last_seen: tuple[Loaded, FileStates] | None = None
+        self._searched: LoadedIndex | None = None
+        self._last_seen: tuple[LoadedModel, FileStates] | None = None
 
     @property
     def version(self) -> Version:
@@ -72,7 +72,7 @@ class ServedClassifier(kserve.Model):
             if self._broken.get(version.folder) == files:
                 continue
             try:
-                self._switch_to(Loaded(version, self.name))
+                self._switch_to(LoadedModel(version, self.name))
             except InputError as error:
                 self.error, self._broken[version.folder] = error, files
                 consequence = f"Version {self.version.number} goes on answering." if self._loaded else "It does not answer."
@@ -99,18 +99,18 @@ class ServedClassifier(kserve.Model):
         """
         assert self._loaded
         loaded = self._loaded  # one version for the whole request, even if a new one is picked up meanwhile
-        request = protocols.asked(payload)
+        request = protocols.parse_predict_request(payload)
         self._check_size(loaded, len(request.images))
         if response_headers is not None:
             response_headers[FINGERPRINT_HEADER] = loaded.version.fingerprint
         answers = await loaded.classify(request.images)
         _check_any_readable(answers)
         if isinstance(payload, InferRequest):
-            return protocols.v2_answer(payload, self.name, loaded.version, answers, request.top_k)
-        return protocols.v1_answer(answers, loaded.version.labels, request.top_k)
+            return protocols.v2_response(payload, self.name, loaded.version, answers, request.top_k)
+        return protocols.v1_response(answers, loaded.version.labels, request.top_k)
 
     @property
-    def searched(self) -> Searched | None:
+    def searched(self) -> LoadedIndex | None:
         """The index that is searched, if the version that answers has one."""
         return self._searched
 
@@ -129,16 +129,16 @@ class ServedClassifier(kserve.Model):
             Busy: too many images are waiting.
         """
         searched = self.required_index()
-        request = protocols.search_asked(payload)
+        request = protocols.parse_search_request(payload)
         self._check_size(searched.loaded, len(request.images))
         try:
             answers = await searched.nearest(request.images, request.top_k, request.label)
         except InputError as error:
             raise InvalidInput(str(error).removeprefix(InputError.PREFIX)) from None
         _check_any_readable(answers)
-        return protocols.hits_answer(answers)
+        return protocols.search_response(answers)
 
-    def required_index(self) -> Searched:
+    def required_index(self) -> LoadedIndex:
         """Returns the index that is searched.
 
         Raises:
@@ -146,26 +146,28 @@ class ServedClassifier(kserve.Model):
         """
         if not self._searched:
             rule = f"version {self.version.number} of {self.name} must have an index to search; got none"
-            raise NoIndex(f"{rule}. Build one with image_search, with the model's repository as deploy_to.")
+            raise NotIndexed(f"{rule}. Build one with image_search, with the model's repository as deploy_to.")
         return self._searched
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Describes the input for V2's model metadata."""
-        return protocols.input_types()
+        return protocols.v2_inputs()
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Describes the outputs for V2's model metadata."""
-        return protocols.output_types(self.version.labels)
+        return protocols.v2_outputs(self.version.labels)
 
-    def _check_size(self, loaded: Loaded, images: int) -> None:
-        observing.tell(self.name, loaded.version.number, images)
-        if images > MAX_PICTURES:
-            raise InvalidInput(f"a request must hold at most {MAX_PICTURES} images; got {images}. Send several requests.")
+    def _check_size(self, loaded: LoadedModel, images: int) -> None:
+        telemetry.annotate_request(self.name, loaded.version.number, images)
+        if images > MAX_IMAGES_PER_REQUEST:
+            raise InvalidInput(
+                f"a request must hold at most {MAX_IMAGES_PER_REQUEST} images; got {images}. Send several requests."
+            )
 
-    def _switch_to(self, loaded: Loaded) -> None:
+    def _switch_to(self, loaded: LoadedModel) -> None:
         assert loaded.version.fingerprint  # computes and caches it, before a request needs it
         self._loaded, self.error, self.ready = loaded, None, True
-        observing.VERSION.labels(self.name).set(loaded.version.number)
+        telemetry.MODEL_VERSION.labels(self.name).set(loaded.version.number)
 
     def _refresh_index(self) -> list[str]:
         """Loads the index if it or the version has changed.
@@ -184,11 +186,11 @@ class ServedClassifier(kserve.Model):
         previous = self._searched if self._searched and self._searched.loaded is self._loaded else None
         exists = (self.index / INDEX_FILE).exists()
         try:
-            self._searched = Searched(self.index, self._loaded) if exists or previous or self._index_required else None
+            self._searched = LoadedIndex(self.index, self._loaded) if exists or previous or self._index_required else None
         except InputError as error:
             self._searched, self.index_error = previous, error
         images = self._searched.index.about.pictures if self._searched else 0
-        observing.INDEXED.labels(self.name).set(images)
+        telemetry.INDEX_IMAGES.labels(self.name).set(images)
         if self.index_error:
             return [f"{self.index_error} {'The previous index goes on answering.' if previous else 'Search is not available.'}"]
         return [f"{self.name}: {images} images to search"] if images else []

@@ -18,18 +18,18 @@ from kfp_vision.prediction.classifier import Answer, Prediction
 from kfp_vision.preflight.rules import MAX_NEAREST
 from kfp_vision.repository.version import Version
 from kfp_vision.search.index import Hit, Index
-from kfp_vision.serving.searching import Known
+from kfp_vision.serving.image_search import IndexedImage
 
 BYTES = "BYTES"
-KIND = {"O": BYTES, "i": "INT64", "f": "FP32"}  # the protocol's tensor types, by NumPy's kind
+V2_DATATYPES = {"O": BYTES, "i": "INT64", "f": "FP32"}  # the protocol's tensor types, by NumPy's kind
 TOP_K, LABEL = "top_k", "label"
 NO_CLASS = -1
-NEAREST = 10  # hits of a search that does not set top_k
-Thing = TypeVar("Thing")
+DEFAULT_HITS = 10  # hits of a search that does not set top_k
+Parsed = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictRequest:
     """A prediction request.
 
     Attributes:
@@ -41,7 +41,7 @@ class Asked:
     top_k: int
 
 
-def asked(payload: Any) -> Asked:
+def parse_predict_request(payload: Any) -> PredictRequest:
     """Parses a prediction request.
 
     Args:
@@ -54,13 +54,13 @@ def asked(payload: Any) -> Asked:
         InvalidInput: it follows neither protocol, or asks for something impossible.
     """
     if isinstance(payload, InferRequest):
-        return Asked(_v2_images(payload), _top_k(to_http_parameters(payload.parameters or {}).get(TOP_K)))
+        return PredictRequest(_v2_images(payload), _top_k(to_http_parameters(payload.parameters or {}).get(TOP_K)))
     images = list(_v1_instances(payload, _v1_image))
-    return Asked(images, _top_k(payload.get(TOP_K)))
+    return PredictRequest(images, _top_k(payload.get(TOP_K)))
 
 
 @dataclass(frozen=True)
-class SearchAsked:
+class SearchRequest:
     """A search request.
 
     Attributes:
@@ -69,12 +69,12 @@ class SearchAsked:
         label: search only images with this label; empty for all.
     """
 
-    images: Sequence[bytes | Known | Rejected]
+    images: Sequence[bytes | IndexedImage | Rejected]
     top_k: int
     label: str
 
 
-def search_asked(payload: Any) -> SearchAsked:
+def parse_search_request(payload: Any) -> SearchRequest:
     """Parses a search request.
 
     Args:
@@ -87,15 +87,15 @@ def search_asked(payload: Any) -> SearchAsked:
         InvalidInput: it does not follow the protocol, or asks for something impossible.
     """
     images = list(_v1_instances(payload, _query))
-    top_k, label = _top_k(payload.get(TOP_K)) or NEAREST, payload.get(LABEL, "")
+    top_k, label = _top_k(payload.get(TOP_K)) or DEFAULT_HITS, payload.get(LABEL, "")
     if top_k > MAX_NEAREST:
         raise InvalidInput(f"{TOP_K} of a search must be at most {MAX_NEAREST}; got {top_k}. Ask for fewer.")
     if not isinstance(label, str):
         raise InvalidInput(f"{LABEL} must be a string; got {format_value(label, 50)}. Leave it out to search all images.")
-    return SearchAsked(images, top_k, label)
+    return SearchRequest(images, top_k, label)
 
 
-def hits_answer(answers: Sequence[list[Hit] | Rejected]) -> dict[str, Any]:
+def search_response(answers: Sequence[list[Hit] | Rejected]) -> dict[str, Any]:
     """Builds the body of a search response.
 
     Args:
@@ -107,7 +107,7 @@ def hits_answer(answers: Sequence[list[Hit] | Rejected]) -> dict[str, Any]:
     return {"predictions": [_v1_hits(answer) for answer in answers]}
 
 
-def index_answer(index: Index) -> dict[str, Any]:
+def describe_index(index: Index) -> dict[str, Any]:
     """Describes an index: its number of images, labels, generation, model, dimension, and recall of the nearest ten."""
     about = index.about
     labels = [_text(label) for label in index.by_label if label]
@@ -115,7 +115,7 @@ def index_answer(index: Index) -> dict[str, Any]:
     return content | {"model_name": about.model_name, "dimension": about.dimension}
 
 
-def v1_answer(answers: Sequence[Answer], labels: Sequence[str], top_k: int) -> dict[str, Any]:
+def v1_response(answers: Sequence[Answer], labels: Sequence[str], top_k: int) -> dict[str, Any]:
     """Builds the body of a V1 prediction response.
 
     Args:
@@ -129,7 +129,7 @@ def v1_answer(answers: Sequence[Answer], labels: Sequence[str], top_k: int) -> d
     return {"predictions": [_v1_prediction(answer, labels, top_k) for answer in answers]}
 
 
-def v2_answer(request: InferRequest, name: str, version: Version, answers: Sequence[Answer], top_k: int) -> InferResponse:
+def v2_response(request: InferRequest, name: str, version: Version, answers: Sequence[Answer], top_k: int) -> InferResponse:
     """Builds a V2 prediction response.
 
     Args:
@@ -158,19 +158,19 @@ def v2_answer(request: InferRequest, name: str, version: Version, answers: Seque
     return InferResponse(
         request.id or "",
         name,
-        [InferOutput(key, list(tensor.shape), KIND[tensor.dtype.kind], tensor) for key, tensor in tensors.items()],
+        [InferOutput(key, list(tensor.shape), V2_DATATYPES[tensor.dtype.kind], tensor) for key, tensor in tensors.items()],
         model_version=str(version.number),
         use_binary_outputs=request.use_binary_outputs and not request.from_grpc,  # gRPC sends arrays as binary anyway
         requested_outputs=request.request_outputs,
     )
 
 
-def input_types() -> list[dict[str, Any]]:
+def v2_inputs() -> list[dict[str, Any]]:
     """Describes the input for V2's model metadata."""
     return [{"name": "image_bytes", "datatype": BYTES, "shape": [-1]}]
 
 
-def output_types(labels: Sequence[str]) -> list[dict[str, Any]]:
+def v2_outputs(labels: Sequence[str]) -> list[dict[str, Any]]:
     """Describes the outputs that every response has, for V2's model metadata.
 
     Args:
@@ -240,7 +240,7 @@ def _top_k_tensors(predictions: Sequence[Prediction | None], labels: Sequence[st
     }
 
 
-def _v1_instances(body: Any, parse: Callable[[Any], Thing]) -> Iterator[Thing]:
+def _v1_instances(body: Any, parse: Callable[[Any], Parsed]) -> Iterator[Parsed]:
     """Parses each instance of a V1 body, `{"instances": [{"b64": "..."}, ...]}`."""
     instances = body.get("instances") if isinstance(body, dict) else None
     if not isinstance(instances, list) or not instances:
@@ -255,9 +255,9 @@ def _v1_image(instance: Any) -> bytes | Rejected:
     return _decode(instance.get("b64") if isinstance(instance, dict) else instance)
 
 
-def _query(instance: Any) -> bytes | Known | Rejected:
+def _query(instance: Any) -> bytes | IndexedImage | Rejected:
     if isinstance(instance, dict) and "id" in instance:
-        return Known(instance["id"]) if isinstance(instance["id"], str) else Rejected("an id that is not a string")
+        return IndexedImage(instance["id"]) if isinstance(instance["id"], str) else Rejected("an id that is not a string")
     return _v1_image(instance)
 
 

@@ -16,17 +16,17 @@ from urllib.parse import quote
 from kfp_vision.core.errors import InputError
 from kfp_vision.prediction import authentication
 from kfp_vision.preflight import rules
-from kfp_vision.serving import places
+from kfp_vision.serving import discovery
 
 if TYPE_CHECKING:
     from kfp_vision.serving.draining import DrainingServer
-    from kfp_vision.serving.models import Models
+    from kfp_vision.serving.registry import ServedModels
 
-THIS_MACHINE = "127.0.0.1"
+LOCALHOST = "127.0.0.1"
 ALL_INTERFACES = "0.0.0.0"
-SECONDS_TO_START, SECONDS_TO_STOP = 120, 40
-SECONDS_KEPT_OPEN = 65  # longer than the idle timeout of a cluster's load balancers, so that they close first
-ADDRESS = "open http"  # begins the line that holds the address of a started server
+START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS = 120, 40
+KEEP_ALIVE_SECONDS = 65  # longer than the idle timeout of a cluster's load balancers, so that they close first
+URL_LINE_PREFIX = "open http"  # begins the line that holds the address of a started server
 
 
 def serve(
@@ -34,7 +34,7 @@ def serve(
     *,
     name: str = "",
     index: Path | None = None,
-    host: str = THIS_MACHINE,
+    host: str = LOCALHOST,
     port: int = 8080,
     grpc_port: int = 0,
 ) -> None:
@@ -58,7 +58,7 @@ def serve(
     if name:
         rules.check_model_name(name, "--name")
     token = authentication.read_token()
-    places.at(path, name, index)  # fails fast, before the heavy imports
+    discovery.find_models(path, name, index)  # fails fast, before the heavy imports
     listening = _bind(host, port)
     if grpc_port:
         _bind(host, grpc_port, "--grpc-port").close()
@@ -71,7 +71,7 @@ def serve(
 
 
 @contextlib.contextmanager
-def running(path: Path, name: str = "") -> Iterator[str]:
+def run_server(path: Path, name: str = "") -> Iterator[str]:
     """Runs the real server in a child process, on a free port of this machine, while the body runs.
 
     The child ends with this process, even if that is killed.
@@ -102,49 +102,49 @@ def running(path: Path, name: str = "") -> Iterator[str]:
         finally:
             process.terminate()
             try:
-                process.wait(SECONDS_TO_STOP)
+                process.wait(STOP_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
-def _load(path: Path, name: str, index: Path | None) -> "Models":
+def _load(path: Path, name: str, index: Path | None) -> "ServedModels":
     """Loads the models, and keeps them up to date."""
     from kserve.logging import configure_logging
 
-    from kfp_vision.serving import observing
-    from kfp_vision.serving.models import Models
+    from kfp_vision.serving import telemetry
+    from kfp_vision.serving.registry import ServedModels
 
     configure_logging()
-    observing.open_log()
-    models = Models(path, name, index)
+    telemetry.open_request_log()
+    models = ServedModels(path, name, index)
     models.watch()
     return models
 
 
-def _server(models: "Models", token: str, grpc_address: str) -> "DrainingServer":
+def _server(models: "ServedModels", token: str, grpc_address: str) -> "DrainingServer":
     """Builds the server; `grpc_address` is empty for HTTP only."""
     import uvicorn
 
-    from kfp_vision.serving import rpc
+    from kfp_vision.serving import grpc_server
     from kfp_vision.serving.app import Application
-    from kfp_vision.serving.connections import Connection
-    from kfp_vision.serving.draining import SECONDS_TO_DRAIN, DrainingServer
+    from kfp_vision.serving.connections import DeadlineConnection
+    from kfp_vision.serving.draining import DRAIN_SECONDS, DrainingServer
 
     application = Application(models, token)
-    lifespan = partial(rpc.answering, application.plane, token, grpc_address) if grpc_address else None
+    lifespan = partial(grpc_server.serve_grpc, application.plane, token, grpc_address) if grpc_address else None
     config = uvicorn.Config(
         application.asgi(lifespan),
-        http=Connection,
+        http=DeadlineConnection,
         log_config=None,  # KServe has configured logging
-        timeout_keep_alive=SECONDS_KEPT_OPEN,
-        timeout_graceful_shutdown=SECONDS_TO_DRAIN,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     return DrainingServer(config, application.drain)
 
 
-def _announce(models: "Models", host: str, port: int, grpc_port: int) -> None:
-    url = f"http://{THIS_MACHINE if host == ALL_INTERFACES else host}:{port}"
+def _announce(models: "ServedModels", host: str, port: int, grpc_port: int) -> None:
+    url = f"http://{LOCALHOST if host == ALL_INTERFACES else host}:{port}"
     print(f"open {url}/ in a browser, or")
     print(f"curl -F file=@image.jpg {url}/v1/models/{quote(models.ready[0].name)}:predict", flush=True)
     if grpc_port:
@@ -153,25 +153,25 @@ def _announce(models: "Models", host: str, port: int, grpc_port: int) -> None:
 
 def _wait_for_url(process: subprocess.Popen[bytes], output: TextIO) -> str:
     """Waits for the line in which a starting server prints its address."""
-    deadline = time.monotonic() + SECONDS_TO_START
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None
         output.seek(0)
         lines = output.read().splitlines()
         for line in lines:
-            if line.startswith(ADDRESS):
+            if line.startswith(URL_LINE_PREFIX):
                 return line.split()[1].rstrip("/")
         if has_ended:
             errors = [line for line in lines if line.startswith(InputError.PREFIX)] or [f"{InputError.PREFIX}{lines[-1:]}"]
             raise InputError.from_line(errors[-1])
         time.sleep(0.05)
-    raise InputError("a server must start", f"nothing after {SECONDS_TO_START} s", "See what kfp-vision serve prints.")
+    raise InputError("a server must start", f"nothing after {START_TIMEOUT_SECONDS} s", "See what kfp-vision serve prints.")
 
 
 def _wait_until_ready(url: str) -> None:
     from kfp_vision.storage import http
 
-    http.retrying_session().get(f"{url}/v2/health/ready", timeout=SECONDS_TO_START).raise_for_status()
+    http.retrying_session().get(f"{url}/v2/health/ready", timeout=START_TIMEOUT_SECONDS).raise_for_status()
 
 
 def _bind(host: str, port: int, option: str = "--port") -> socket.socket:

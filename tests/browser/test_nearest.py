@@ -30,7 +30,7 @@ def repository(browser, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(repository) -> Iterator[str]:
-    with server.running(repository) as address:
+    with server.run_server(repository) as address:
         yield address
 
 
@@ -102,7 +102,7 @@ def test_the_nearest_are_followed_with_the_keyboard(page):
 
 def test_with_the_token_the_pictures_are_shown_too(browser, repository, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", "the-token")
-    with server.running(repository) as address:
+    with server.run_server(repository) as address:
         opened = browser.new_page()
         opened.set_default_timeout(MILLISECONDS)
         opened.goto(address)
@@ -115,7 +115,7 @@ def test_with_the_token_the_pictures_are_shown_too(browser, repository, monkeypa
 
 def test_nothing_is_shown_where_there_is_no_index(browser, repository, tmp_path):
     shutil.copytree(repository / "1", tmp_path / "1")
-    with server.running(tmp_path) as address:
+    with server.run_server(tmp_path) as address:
         opened = browser.new_page()
         asked: list[str] = []
         opened.on("request", lambda one: asked.append(one.url))

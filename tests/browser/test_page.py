@@ -19,7 +19,7 @@ DROP = """async bytes => {
 @pytest.fixture(scope="module")
 def url(browser, tmp_path_factory) -> Iterator[str]:
     version = colours.write_version(tmp_path_factory.mktemp("repository") / "1", LABELS)
-    with server.running(version.parent) as address:
+    with server.run_server(version.parent) as address:
         yield address
 
 
@@ -103,7 +103,7 @@ def guarded(browser, tmp_path, monkeypatch) -> Iterator:
     """The page of a server that asks for a token, and what the browser's console says."""
     version = colours.write_version(tmp_path / "1", LABELS)
     monkeypatch.setenv("KFP_VISION_TOKEN", "the-token")
-    with server.running(version.parent) as address:
+    with server.run_server(version.parent) as address:
         opened = browser.new_page()
         opened.set_default_timeout(MILLISECONDS)
         opened.goto(address)
@@ -129,7 +129,7 @@ def test_the_page_asks_for_the_token(guarded):
 def test_the_page_asks_which_of_several_models(browser, tmp_path):
     for name, labels in (("english", tuple(colours.RGB)), ("german", ("rot", "gruen", "blau"))):
         colours.write_version(tmp_path / name / "1", labels)
-    with server.running(tmp_path) as address:
+    with server.run_server(tmp_path) as address:
         opened = browser.new_page()
         opened.set_default_timeout(MILLISECONDS)
         opened.goto(address)

@@ -23,7 +23,7 @@ from kfp_vision.prediction import client
 from kfp_vision.records.folder import read_examples
 from kfp_vision.reports import outcome
 from kfp_vision.repository.version import versions
-from kfp_vision.serving import server
+from kfp_vision.serving.server import run_server
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = [
@@ -281,7 +281,7 @@ def test_what_is_deployed_answers_as_it_did_in_the_containers(run):
         for name, encoded, _ in read_examples(run.artifacts / "write-tfrecords" / "test_records")
         if name == run.result["answer"]["picture"]
     ]
-    with server.running(run.output.parent / "repository") as url:
+    with run_server(run.output.parent / "repository") as url:
         (said,) = client.ServingClient(url).classify([asked_about])
     assert (said.label, said.score) == (
         run.result["answer"]["prediction"],

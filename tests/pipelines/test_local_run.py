@@ -168,7 +168,7 @@ def test_predict_gives_the_same_answers_with_and_without_a_server(run):
     folder = run.pictures / "globelet"
     directly = predicted("--model", run.result["model_dir"], folder)
     assert [list(one) for one in directly] == [["path", "prediction", "score"]] * 30
-    with server.running(run.pictures.parent / "a repository") as url:
+    with server.run_server(run.pictures.parent / "a repository") as url:
         over_http = predicted("--url", url, folder)
     for one, other in zip(directly, over_http, strict=True):
         assert (one["path"], one["prediction"]) == (other["path"], other["prediction"])

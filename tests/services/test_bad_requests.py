@@ -113,7 +113,7 @@ def url(tmp_path) -> Iterator[str]:
     model = indexed.write_model(tmp_path / "model")
     repository = model / "serving"
     indexed.write(model, indexed.write_pictures(tmp_path / "photos"), repository / "index")
-    with server.running(repository) as address:
+    with server.run_server(repository) as address:
         yield address
 
 

@@ -826,7 +826,7 @@ def two(tmp_path_factory) -> Iterator[tuple[Path, str, Path, str]]:
     old, new = (tmp_path_factory.mktemp(name) for name in ("old", "new"))
     colours.write_version(old / "serving" / "1", ("rose", "leaf", "sky"))
     colours.write_version(new / "serving" / "1")
-    with server.running(old) as old_url, server.running(new) as new_url:
+    with server.run_server(old) as old_url, server.run_server(new) as new_url:
         yield old, old_url, new, new_url
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from kfp_vision.search import deploy
 from kfp_vision.search.index import Index
 from kfp_vision.serving import server
-from kfp_vision.serving.loaded import MAX_WAITING
+from kfp_vision.serving.inference import MAX_WAITING_IMAGES
 
 SEARCH, PREDICT = "/v1/models/colours:search", "/v1/models/colours:predict"
 INDEX = "/v1/models/colours/index"
@@ -42,7 +42,7 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(made) -> Iterator[str]:
-    with server.running(made / "repository") as address:
+    with server.run_server(made / "repository") as address:
         yield address
 
 
@@ -191,7 +191,7 @@ def test_searches_of_many_who_ask_at_a_time_are_right_and_counted(url):
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_again(url):
-    body, count = {"instances": [b64(0)] * 256, "top_k": 1}, 3 * MAX_WAITING // 256
+    body, count = {"instances": [b64(0)] * 256, "top_k": 1}, 3 * MAX_WAITING_IMAGES // 256
     with ThreadPoolExecutor(count) as clients:
         answers = list(clients.map(lambda _: post(url + SEARCH, body), range(count)))
     assert {answer.status_code for answer in answers} == {200, 503}
@@ -348,7 +348,7 @@ def test_without_its_token_a_server_shows_no_picture(made, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
     identity = Index(made / "index").images[0].content_id
     bearer = {"Authorization": f"Bearer {TOKEN}"}
-    with server.running(made / "repository") as address:
+    with server.run_server(made / "repository") as address:
         thumbnail = f"{address}{INDEX}/thumbnails/{identity}"
         assert post(address + SEARCH, {"instances": [{"id": identity}]}).status_code == 401
         assert {requests.get(one, timeout=SECONDS).status_code for one in (thumbnail, address + INDEX)} == {401}

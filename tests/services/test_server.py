@@ -48,7 +48,7 @@ def version(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(version) -> Iterator[str]:
-    with server.running(version.parent) as address:
+    with server.run_server(version.parent) as address:
         yield address
 
 
@@ -496,7 +496,7 @@ def guarded(version) -> Iterator[str]:
     with contextlib.ExitStack() as running:
         with pytest.MonkeyPatch.context() as patch:  # for this server alone
             patch.setenv("KFP_VISION_TOKEN", TOKEN + "\n")  # as a file ends that a secret is made of
-            address = running.enter_context(server.running(version.parent))
+            address = running.enter_context(server.run_server(version.parent))
         yield address
 
 
@@ -599,7 +599,7 @@ def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
     said: list[tuple[int, tuple[str, ...]]] = []
     enough = threading.Event()
 
-    with server.running(repository) as url:
+    with server.run_server(repository) as url:
 
         def ask() -> None:
             with requests.Session() as session:
@@ -728,7 +728,7 @@ def test_a_server_in_a_child_process_fails_as_the_command_does(tmp_path):
         f"error: there must be a model to serve; got none in {tmp_path}. "
         "Give the model folder of a run, or a directory of numbered versions."
     )
-    with pytest.raises(InputError) as refused, server.running(tmp_path):
+    with pytest.raises(InputError) as refused, server.run_server(tmp_path):
         pass
     assert str(refused.value) == line
     command = [sys.executable, "-m", "kfp_vision.serving", str(tmp_path)]

@@ -6,7 +6,7 @@ import threading
 import awaited
 import pytest
 
-from kfp_vision.serving.batching import Batcher
+from kfp_vision.serving.batching import DynamicBatcher
 
 SECONDS = 300
 
@@ -31,7 +31,7 @@ def doubling() -> Doubling:
     return Doubling()
 
 
-async def handed_in(batcher: Batcher, *numbers: int) -> list[asyncio.Task]:
+async def handed_in(batcher: DynamicBatcher, *numbers: int) -> list[asyncio.Task]:
     tasks = [asyncio.create_task(batcher.submit(number)) for number in numbers]
     await asyncio.sleep(0)  # each has begun to wait
     return tasks
@@ -39,7 +39,7 @@ async def handed_in(batcher: Batcher, *numbers: int) -> list[asyncio.Task]:
 
 def test_what_arrives_while_a_batch_is_computed_goes_together(doubling):
     async def run() -> list[int]:
-        batcher = Batcher(doubling, limit=4)
+        batcher = DynamicBatcher(doubling, limit=4)
         tasks = await handed_in(batcher, *range(8))
         doubling.go_on.set()
         return await asyncio.gather(*tasks)
@@ -50,7 +50,7 @@ def test_what_arrives_while_a_batch_is_computed_goes_together(doubling):
 
 def test_as_many_batches_are_computed_at_once_as_was_said(doubling):
     async def run() -> list[int]:
-        batcher = Batcher(doubling, concurrency=2)
+        batcher = DynamicBatcher(doubling, concurrency=2)
         tasks = await handed_in(batcher, *range(4))
         doubling.go_on.set()
         return await asyncio.gather(*tasks)
@@ -61,7 +61,7 @@ def test_as_many_batches_are_computed_at_once_as_was_said(doubling):
 
 def test_a_batch_that_fails_is_the_only_one_that_does(doubling):
     async def run() -> list[int | BaseException]:
-        batcher = Batcher(doubling, limit=2)
+        batcher = DynamicBatcher(doubling, limit=2)
         tasks = await handed_in(batcher, 0, 13, 1, 2)
         doubling.go_on.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -73,7 +73,7 @@ def test_a_batch_that_fails_is_the_only_one_that_does(doubling):
 
 def test_who_has_gone_harms_nobody(doubling):
     async def run() -> list[int]:
-        batcher = Batcher(doubling)
+        batcher = DynamicBatcher(doubling)
         first, gone, last = await handed_in(batcher, 1, 2, 3)
         gone.cancel()
         doubling.go_on.set()

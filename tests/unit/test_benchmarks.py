@@ -141,7 +141,7 @@ def test_a_fine_tuning_is_measured_on_the_pictures_it_did_not_see(tmp_path, real
 def test_servers_and_the_process_alone_are_asked_about_the_same_pictures(tmp_path):
     colours.write_version(tmp_path / "model" / "1", name="benchmark")
     pictures = drawn.pictures(tmp_path / "pictures", classes=2, each=3)
-    with server.running(tmp_path / "model") as ours, serve.stock_predictor(tmp_path / "model") as stock:
+    with server.run_server(tmp_path / "model") as ours, serve.stock_predictor(tmp_path / "model") as stock:
         met = [serve.measure_load(url, pictures, 2, seconds=1) for url in (ours, stock)]
     assert all(one.rate > 0 and 0 < one.p50 <= one.p99 for one in met)
     assert serve.measure_in_process(tmp_path / "model", pictures, seconds=1) > 0
@@ -150,7 +150,7 @@ def test_servers_and_the_process_alone_are_asked_about_the_same_pictures(tmp_pat
 def test_what_is_refused_is_no_answer(tmp_path):
     colours.write_version(tmp_path / "model" / "1", name="another")
     pictures = drawn.pictures(tmp_path / "pictures", classes=1, each=1)
-    with server.running(tmp_path / "model") as url, pytest.raises(subprocess.CalledProcessError):
+    with server.run_server(tmp_path / "model") as url, pytest.raises(subprocess.CalledProcessError):
         serve.measure_load(url, pictures, 1, seconds=1)
 
 

@@ -16,8 +16,8 @@ import tensorflow as tf
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.repository.version import VERSION_FILE, Version
-from kfp_vision.serving import loaded
-from kfp_vision.serving.loaded import Busy, Loaded
+from kfp_vision.serving import inference
+from kfp_vision.serving.inference import LoadedModel, Overloaded
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def asked(version: Version, requests: list[list[bytes | Rejected]]) -> list[list
     """The answers to requests that come at the same time."""
 
     async def run() -> list[list]:
-        server = Loaded(version)
+        server = LoadedModel(version)
         return await asyncio.gather(*(server.classify(request) for request in requests))
 
     return awaited.result(run())
@@ -100,17 +100,17 @@ def test_an_export_that_crops_otherwise_is_asked_as_it_wants_to_be(tmp_path, pic
     ((*answers, bad),) = asked(version, [[*pictures, b"no picture"]])
     assert isinstance(bad, Rejected)
     assert difference(answers, expected) < 1e-5
-    by_the_middle = Loaded(Version(colours.write_version(tmp_path / "2")))
-    assert difference(awaited.result(by_the_middle.classify(pictures)), expected) > loaded.SAME
+    by_the_middle = LoadedModel(Version(colours.write_version(tmp_path / "2")))
+    assert difference(awaited.result(by_the_middle.classify(pictures)), expected) > inference.MAX_CROP_DIFFERENCE
 
 
 def test_who_comes_when_too_many_wait_is_sent_away(version):
     async def run() -> tuple[list, list]:
-        server = Loaded(version)
-        many = [colours.picture("red")] * loaded.MAX_WAITING
+        server = LoadedModel(version)
+        many = [colours.picture("red")] * inference.MAX_WAITING_IMAGES
         waiting = asyncio.create_task(server.classify(many))
         await asyncio.sleep(0)
-        with pytest.raises(Busy, match="at most 1024 images may wait; got 1 more with 1024 waiting"):
+        with pytest.raises(Overloaded, match="at most 1024 images may wait; got 1 more with 1024 waiting"):
             await server.classify(many[:1])
         return await waiting, await server.classify(many[:1])
 

@@ -24,7 +24,7 @@ from kfp_vision.repository.version import exported_version, fetch_version, versi
 from kfp_vision.search import ann, build, parts
 from kfp_vision.search.embedding import EMBEDDING_BATCH_SIZE, Embedder, encode_thumbnail
 from kfp_vision.search.index import Index, IndexInfo
-from kfp_vision.serving import places
+from kfp_vision.serving import discovery
 
 
 def clustered(number: int, dimension: int, seed: int = 0) -> np.ndarray:
@@ -404,8 +404,8 @@ def test_what_lies_with_versions_is_no_version_and_no_model(built, model, tmp_pa
     place = shutil.copytree(model / "serving", tmp_path / "models" / "flowers")
     shutil.copytree(built[0], place / "index")
     assert [one.number for one in versions(place)] == [1]
-    assert places.at(tmp_path / "models") == {"flowers": place}
+    assert discovery.find_models(tmp_path / "models") == {"flowers": place}
     assert fetch_version(str(place), tmp_path / "fetched").fingerprint == exported_version(model).fingerprint
     shutil.rmtree(place / "1")
     with pytest.raises(InputError, match="there must be a model to serve"):
-        places.at(place)
+        discovery.find_models(place)

@@ -14,30 +14,33 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from kfp_vision.core.errors import format_value
-from kfp_vision.serving.batching import MAX_BATCH
-from kfp_vision.serving.guards import App, Receive, Scope, Send
+from kfp_vision.serving.batching import MAX_BATCH_SIZE
+from kfp_vision.serving.middleware import ASGIApp, Receive, Scope, Send
 
-LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-SIZES = tuple(2**power for power in range(MAX_BATCH.bit_length()))
-LONGEST_PATH = 200
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCH_SIZE_BUCKETS = tuple(2**power for power in range(MAX_BATCH_SIZE.bit_length()))
+MAX_PATH_LENGTH = 200
 
 REQUESTS = Counter("kfp_vision_requests", "Requests answered.", ("route", "status"))
 ERRORS = Counter("kfp_vision_errors", "Requests answered with 4xx (client) or 5xx (server).", ("route", "side"))
 LATENCY = Histogram(
-    "kfp_vision_request_seconds", "Time from a request's headers to the end of its response.", ("route",), buckets=LATENCIES
+    "kfp_vision_request_seconds",
+    "Time from a request's headers to the end of its response.",
+    ("route",),
+    buckets=LATENCY_BUCKETS,
 )
-PICTURES = Counter("kfp_vision_pictures", "Images classified, searched for, or rejected.", ("model", "outcome"))
-WAITING = Gauge("kfp_vision_waiting_pictures", "Images received and not answered yet.", ("model",))
-BATCH_SIZE = Histogram("kfp_vision_batch_pictures", "Images per batch.", ("model",), buckets=SIZES)
-BATCH_SECONDS = Histogram("kfp_vision_batch_seconds", "Time to compute a batch.", ("model",), buckets=LATENCIES)
-VERSION = Gauge("kfp_vision_model_version", "The model version that answers.", ("model",))
-INDEXED = Gauge("kfp_vision_index_pictures", "Images in the search index.", ("model",))
+IMAGES_TOTAL = Counter("kfp_vision_pictures", "Images classified, searched for, or rejected.", ("model", "outcome"))
+WAITING_IMAGES = Gauge("kfp_vision_waiting_pictures", "Images received and not answered yet.", ("model",))
+BATCH_SIZE = Histogram("kfp_vision_batch_pictures", "Images per batch.", ("model",), buckets=BATCH_SIZE_BUCKETS)
+BATCH_SECONDS = Histogram("kfp_vision_batch_seconds", "Time to compute a batch.", ("model",), buckets=LATENCY_BUCKETS)
+MODEL_VERSION = Gauge("kfp_vision_model_version", "The model version that answers.", ("model",))
+INDEX_IMAGES = Gauge("kfp_vision_index_pictures", "Images in the search index.", ("model",))
 
-log = logging.getLogger("kfp_vision.requests")
+request_log = logging.getLogger("kfp_vision.requests")
 
 
 @dataclass
-class Note:
+class RequestNote:
     """The fields of a request's log line that are known only while it is answered.
 
     Attributes:
@@ -53,10 +56,10 @@ class Note:
     pictures: int = 0
 
 
-_note: ContextVar[Note] = ContextVar("note")
+_note: ContextVar[RequestNote] = ContextVar("note")
 
 
-def tell(model: str, version: int, images: int) -> None:
+def annotate_request(model: str, version: int, images: int) -> None:
     """Sets fields of the current request's log line.
 
     Args:
@@ -68,14 +71,14 @@ def tell(model: str, version: int, images: int) -> None:
         note.model, note.version, note.pictures = model, version, images
 
 
-class Observed:
+class RequestTelemetry:
     """Middleware that counts, times and logs every HTTP request.
 
     Args:
         app: the application behind it.
     """
 
-    def __init__(self, app: App):
+    def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,7 +86,7 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        with noted(route(scope["path"]), scope["method"], scope["path"]) as note:
+        with record_request(route_label(scope["path"]), scope["method"], scope["path"]) as note:
 
             async def send_and_note(message: Any) -> None:
                 if message["type"] == "http.response.start":
@@ -94,7 +97,7 @@ class Observed:
 
 
 @contextlib.contextmanager
-def noted(kind: str, method: str, path: str) -> Iterator[Note]:
+def record_request(kind: str, method: str, path: str) -> Iterator[RequestNote]:
     """Counts, times and logs a request, which the body answers.
 
     Args:
@@ -105,7 +108,7 @@ def noted(kind: str, method: str, path: str) -> Iterator[Note]:
     Yields:
         The fields of the log line, for the body to set.
     """
-    note, start = Note(), time.perf_counter()
+    note, start = RequestNote(), time.perf_counter()
     _note.set(note)
     try:
         yield note
@@ -116,21 +119,21 @@ def noted(kind: str, method: str, path: str) -> Iterator[Note]:
         if note.status >= 400:
             ERRORS.labels(kind, "server" if note.status >= 500 else "client").inc()
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        request = {"time": now, "method": method, "path": format_value(path, LONGEST_PATH)}
-        log.info(json.dumps(request | {"milliseconds": round(1000 * seconds, 1)} | asdict(note)))
+        request = {"time": now, "method": method, "path": format_value(path, MAX_PATH_LENGTH)}
+        request_log.info(json.dumps(request | {"milliseconds": round(1000 * seconds, 1)} | asdict(note)))
 
 
-def open_log() -> None:
+def open_request_log() -> None:
     """Writes the request log to standard output, in place of uvicorn's access log."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    request_log.addHandler(handler)
+    request_log.setLevel(logging.INFO)
+    request_log.propagate = False
     logging.getLogger("uvicorn.access").handlers.clear()
 
 
-def route(path: str) -> str:
+def route_label(path: str) -> str:
     """Returns the metrics label of a path: one of a fixed few, so that clients cannot create new time series."""
     for verb in ("predict", "search"):
         if path.endswith(f":{verb}"):

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.search.index import Hit, Index
-from kfp_vision.serving.batching import Batcher
-from kfp_vision.serving.loaded import Loaded
+from kfp_vision.serving.batching import DynamicBatcher
+from kfp_vision.serving.inference import LoadedModel
 
 
-class Known(NamedTuple):
+class IndexedImage(NamedTuple):
     """A query for an image that is in the index already.
 
     Attributes:
@@ -26,11 +26,11 @@ class Known(NamedTuple):
     content_id: str
 
 
-class NoIndex(Exception):
+class NotIndexed(Exception):
     """The model has no index, or the requested image is not in it."""
 
 
-class Searched:
+class LoadedIndex:
     """An index, loaded with the model version that computed its embeddings.
 
     The vectors of all waiting requests are compared with the index together, in one thread beside the event loop.
@@ -43,7 +43,7 @@ class Searched:
         InputError: the index is incomplete or of another model, or the version has no embeddings.
     """
 
-    def __init__(self, folder: Path, loaded: Loaded):
+    def __init__(self, folder: Path, loaded: LoadedModel):
         self.index, self.loaded = Index(folder), loaded
         about, version = self.index.about, loaded.version
         if about.model_fingerprint != version.fingerprint:
@@ -52,9 +52,11 @@ class Searched:
             raise InputError(rule, found, "Run image_search with that model as model_uri, and its repository as deploy_to.")
         loaded.warm_up_embeddings()
         self.index.preload()
-        self._searches = Batcher(self._search, threads=ThreadPoolExecutor(1, "searches"))
+        self._searches = DynamicBatcher(self._search, threads=ThreadPoolExecutor(1, "searches"))
 
-    async def nearest(self, images: Sequence[bytes | Known | Rejected], count: int, label: str) -> list[list[Hit] | Rejected]:
+    async def nearest(
+        self, images: Sequence[bytes | IndexedImage | Rejected], count: int, label: str
+    ) -> list[list[Hit] | Rejected]:
         """Finds the images of the index that are nearest to each query.
 
         Args:
@@ -90,20 +92,20 @@ class Searched:
         """
         place = self.index.by_content.get(content_id)
         if place is None:
-            raise NoIndex(_not_in_index(content_id))
+            raise NotIndexed(_not_in_index(content_id))
         return self.index.thumbnail(place)
 
-    async def _nearest(self, image: bytes | Known | Rejected, count: int, label: str) -> list[Hit] | Rejected:
+    async def _nearest(self, image: bytes | IndexedImage | Rejected, count: int, label: str) -> list[Hit] | Rejected:
         vector = await self._vector(image)
         if isinstance(vector, Rejected):
             return vector
         hits: list[Hit] = await self._searches.submit((vector, count, label))
         return hits
 
-    async def _vector(self, image: bytes | Known | Rejected) -> npt.NDArray[np.float32] | Rejected:
+    async def _vector(self, image: bytes | IndexedImage | Rejected) -> npt.NDArray[np.float32] | Rejected:
         if isinstance(image, Rejected):
             return image
-        if not isinstance(image, Known):
+        if not isinstance(image, IndexedImage):
             return await self.loaded.embed(image)
         place = self.index.by_content.get(image.content_id)
         if place is None:

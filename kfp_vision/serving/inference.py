@@ -16,23 +16,23 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer, Classifier, to_decodable
 from kfp_vision.repository.version import Version
 from kfp_vision.search.embedding import check_has_embeddings
-from kfp_vision.serving import observing
-from kfp_vision.serving.batching import MAX_BATCH, Batcher
+from kfp_vision.serving import telemetry
+from kfp_vision.serving.batching import MAX_BATCH_SIZE, DynamicBatcher
 
 MAX_PIXELS = 50_000_000
-MAX_WAITING = 1024  # images, some seconds of work; later requests get 503 and Retry-After rather than a long wait
-MOST_AT_ONCE = 4  # images decoded at a time, each of which may take 700 MB; enough for thousands a second
-SAME = 1e-3  # largest difference between the probabilities of an image and of its crop
-WARMED_UP = (1, MAX_BATCH)  # batch sizes whose first run is slow
+MAX_WAITING_IMAGES = 1024  # images, some seconds of work; later requests get 503 and Retry-After rather than a long wait
+MAX_DECODING_THREADS = 4  # images decoded at a time, each of which may take 700 MB; enough for thousands a second
+MAX_CROP_DIFFERENCE = 1e-3  # largest difference between the probabilities of an image and of its crop
+WARM_UP_BATCH_SIZES = (1, MAX_BATCH_SIZE)  # batch sizes whose first run is slow
 
 Crop = Callable[[bytes], Any]
 
 
-class Busy(Exception):
+class Overloaded(Exception):
     """Too many images are waiting already."""
 
 
-class Loaded:
+class LoadedModel:
     """A loaded model version that classifies the images of all requests in shared batches.
 
     Each image is checked, decoded and cropped on its own, in parallel with running batches, so that a damaged image
@@ -52,14 +52,14 @@ class Loaded:
         self._classifier = Classifier(version, MAX_PIXELS)
         self._cropper = self._classifier.make_cropper() if self._classifier.crop_size else None
         self._crop = _if_equivalent(self._cropper, self._classifier)
-        self._decoding = ThreadPoolExecutor(min(hardware.cores(), MOST_AT_ONCE), "pictures")
+        self._decoding = ThreadPoolExecutor(min(hardware.cores(), MAX_DECODING_THREADS), "pictures")
         computing = ThreadPoolExecutor(1, "batches")  # one batch uses all cores; two would slow each other down
-        self._predictions = Batcher(self._predict_batch, threads=computing)
-        self._embeddings = Batcher(self._embed_batch, threads=computing)
+        self._predictions = DynamicBatcher(self._predict_batch, threads=computing)
+        self._embeddings = DynamicBatcher(self._embed_batch, threads=computing)
         self._in_flight = 0
-        self._waiting = observing.WAITING.labels(self._name)
+        self._waiting = telemetry.WAITING_IMAGES.labels(self._name)
         sample = _prepare(_noise("JPEG"), self._crop)
-        for size in WARMED_UP:
+        for size in WARM_UP_BATCH_SIZES:
             self._predict([sample] * size)
 
     async def classify(self, images: Sequence[bytes | Rejected]) -> list[Answer]:
@@ -99,7 +99,7 @@ class Loaded:
         """
         check_has_embeddings(self._classifier, self.version)
         sample = _prepare(_noise("JPEG"), self._cropper)
-        for size in WARMED_UP:
+        for size in WARM_UP_BATCH_SIZES:
             self._classifier.embed_crops([sample] * size)
 
     @contextlib.contextmanager
@@ -112,9 +112,9 @@ class Loaded:
         Raises:
             Busy: too many images are waiting.
         """
-        if self._in_flight + count > MAX_WAITING:
+        if self._in_flight + count > MAX_WAITING_IMAGES:
             found = f"{count} more with {self._in_flight} waiting"
-            raise Busy(f"at most {MAX_WAITING} images may wait; got {found}. Send them again in a moment.")
+            raise Overloaded(f"at most {MAX_WAITING_IMAGES} images may wait; got {found}. Send them again in a moment.")
         self._add_waiting(count)
         try:
             yield
@@ -129,14 +129,14 @@ class Loaded:
             outcome: the label that the others are counted under.
         """
         rejected = sum(isinstance(answer, Rejected) for answer in answers)
-        observing.PICTURES.labels(self._name, "refused").inc(rejected)
-        observing.PICTURES.labels(self._name, outcome).inc(len(answers) - rejected)
+        telemetry.IMAGES_TOTAL.labels(self._name, "refused").inc(rejected)
+        telemetry.IMAGES_TOTAL.labels(self._name, outcome).inc(len(answers) - rejected)
 
     def _add_waiting(self, count: int) -> None:
         self._in_flight += count
         self._waiting.inc(count)
 
-    async def _submit(self, image: bytes | Rejected, crop: Crop | None, batches: Batcher) -> Any:
+    async def _submit(self, image: bytes | Rejected, crop: Crop | None, batches: DynamicBatcher) -> Any:
         if isinstance(image, Rejected):
             return image
         prepared = await asyncio.get_running_loop().run_in_executor(self._decoding, _prepare, image, crop)
@@ -152,8 +152,8 @@ class Loaded:
 
     @contextlib.contextmanager
     def _measure_batch(self, size: int) -> Iterator[None]:
-        observing.BATCH_SIZE.labels(self._name).observe(size)
-        with observing.BATCH_SECONDS.labels(self._name).time():
+        telemetry.BATCH_SIZE.labels(self._name).observe(size)
+        with telemetry.BATCH_SECONDS.labels(self._name).time():
             yield
 
     def _predict(self, prepared: list[Any]) -> Sequence[Answer]:
@@ -173,7 +173,7 @@ def _if_equivalent(crop: Crop | None, classifier: Classifier) -> Crop | None:
     for image_format in ("JPEG", "PNG"):
         encoded = _noise(image_format)
         (cropped,), whole = classifier.classify_crops([crop(encoded)]), classifier.probabilities([encoded])
-        if not np.abs(cropped.probabilities - whole).max() <= SAME:
+        if not np.abs(cropped.probabilities - whole).max() <= MAX_CROP_DIFFERENCE:
             return None
     return crop
 

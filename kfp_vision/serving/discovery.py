@@ -8,7 +8,7 @@ from kfp_vision.repository.version import INDEX_FOLDER, find_repository, version
 from kfp_vision.search.index import INDEX_FILE
 
 
-def at(path: Path, name: str = "", index: Path | None = None) -> dict[str, Path]:
+def find_models(path: Path, name: str = "", index: Path | None = None) -> dict[str, Path]:
     """Finds the repositories to serve.
 
     Args:
@@ -22,9 +22,9 @@ def at(path: Path, name: str = "", index: Path | None = None) -> dict[str, Path]
     Raises:
         InputError: there is no model, no version states its name, or `name` or `index` is given for several models.
     """
-    if single := alone(path):
+    if single := single_repository(path):
         return {name or _own_name(single): single}
-    several = below(path)
+    several = find_repositories(path)
     if not several:
         find_repository(path)  # raises an error that says why
     if name:
@@ -37,14 +37,14 @@ def at(path: Path, name: str = "", index: Path | None = None) -> dict[str, Path]
     return several
 
 
-def alone(path: Path) -> Path | None:
+def single_repository(path: Path) -> Path | None:
     """Returns the repository at a path, or None if the path is not that of a model folder or repository."""
     with contextlib.suppress(InputError):
         return find_repository(path)
     return None
 
 
-def below(path: Path) -> dict[str, Path]:
+def find_repositories(path: Path) -> dict[str, Path]:
     """Finds the repositories in the folders of a directory, by folder name.
 
     Args:
@@ -55,7 +55,7 @@ def below(path: Path) -> dict[str, Path]:
     """
     folders = sorted(path.iterdir()) if path.is_dir() else []
     models = (folder for folder in folders if not folder.name.startswith(".") and not (folder / INDEX_FILE).exists())
-    found = {folder.name: alone(folder) for folder in models}
+    found = {folder.name: single_repository(folder) for folder in models}
     return {name: place for name, place in found.items() if place}
 
 

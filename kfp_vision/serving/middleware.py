@@ -10,19 +10,19 @@ from fastapi.responses import JSONResponse
 
 from kfp_vision.prediction.authentication import BEARER_SCHEME, TOKEN_VARIABLE
 
-MAX_BODY = 32 << 20  # bytes
-SECONDS_TO_SEND = 20  # for a body, plus one second per...
-SLOWEST = 16 << 10  # ...so many bytes of it: slower than a mobile network
-FOR_EVERYBODY = ("/", "/v2/health/live", "/v2/health/ready")  # probes have no token, and the page asks for it
-GET = ("GET", "HEAD")
+MAX_BODY_BYTES = 32 << 20  # bytes
+BODY_TIMEOUT_SECONDS = 20  # for a body, plus one second per...
+MIN_BYTES_PER_SECOND = 16 << 10  # ...so many bytes of it: slower than a mobile network
+PUBLIC_PATHS = ("/", "/v2/health/live", "/v2/health/ready")  # probes have no token, and the page asks for it
+READ_METHODS = ("GET", "HEAD")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class Door:
+class BearerAuth:
     """Middleware that requires the bearer token, except for health, readiness and the page itself.
 
     Args:
@@ -30,12 +30,12 @@ class Door:
         token: the expected token; empty to let everybody in.
     """
 
-    def __init__(self, app: App, token: str):
+    def __init__(self, app: ASGIApp, token: str):
         self.app, self.token = app, token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401 (arguments as ASGI defines them)."""
-        if scope["type"] == "http" and self.token and not (scope["path"] in FOR_EVERYBODY and scope["method"] in GET):
+        if scope["type"] == "http" and self.token and not (scope["path"] in PUBLIC_PATHS and scope["method"] in READ_METHODS):
             credentials = dict(scope["headers"]).get(b"authorization", b"")
             scheme, _, given = credentials.partition(b" ")
             is_valid = hmac.compare_digest(given.strip(), self.token)  # in constant time
@@ -45,14 +45,14 @@ class Door:
         await self.app(scope, receive, send)
 
 
-class LimitedBody:
+class BodyLimit:
     """Middleware that rejects bodies of more than `MAX_BODY` bytes, by header or on arrival, and those that arrive too slowly.
 
     Args:
         app: the application behind it.
     """
 
-    def __init__(self, app: App):
+    def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +61,7 @@ class LimitedBody:
             await self.app(scope, receive, send)
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > MAX_BODY:
+        if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
             await JSONResponse({"error": _too_large(int(announced))}, 413)(scope, receive, send)
             return
         arrived, is_complete = 0, False
@@ -70,13 +70,15 @@ class LimitedBody:
         async def limited_receive() -> MutableMapping[str, Any]:
             nonlocal arrived, is_complete
             try:
-                async with asyncio.timeout_at(None if is_complete else start + SECONDS_TO_SEND + arrived / SLOWEST):
+                async with asyncio.timeout_at(
+                    None if is_complete else start + BODY_TIMEOUT_SECONDS + arrived / MIN_BYTES_PER_SECOND
+                ):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, _too_slow(arrived), {"Connection": "close"}) from None
             arrived += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
-            if arrived > MAX_BODY:
+            if arrived > MAX_BODY_BYTES:
                 raise HTTPException(413, _too_large(arrived))
             return message
 
@@ -94,10 +96,10 @@ def _unauthorized(has_credentials: bool) -> JSONResponse:
 
 
 def _too_slow(size: int) -> str:
-    allowed = f"{SECONDS_TO_SEND} seconds plus one per {SLOWEST >> 10} KiB"
+    allowed = f"{BODY_TIMEOUT_SECONDS} seconds plus one per {MIN_BYTES_PER_SECOND >> 10} KiB"
     return f"a body must arrive within {allowed}; got {size} bytes in that time. Send it faster, or send fewer images."
 
 
 def _too_large(size: int) -> str:
     found = f"{size / (1 << 20):.1f} MiB or more"
-    return f"a body must be at most {MAX_BODY >> 20} MiB; got {found}. Send fewer or smaller images."
+    return f"a body must be at most {MAX_BODY_BYTES >> 20} MiB; got {found}. Send fewer or smaller images."

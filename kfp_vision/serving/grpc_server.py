@@ -13,12 +13,12 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServi
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from kfp_vision.prediction import authentication
-from kfp_vision.serving import observing
-from kfp_vision.serving.app import STATUS
-from kfp_vision.serving.draining import SECONDS_TO_DRAIN
-from kfp_vision.serving.guards import MAX_BODY
+from kfp_vision.serving import telemetry
+from kfp_vision.serving.app import STATUS_BY_ERROR
+from kfp_vision.serving.draining import DRAIN_SECONDS
+from kfp_vision.serving.middleware import MAX_BODY_BYTES
 
-CODES = {
+GRPC_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
@@ -26,8 +26,8 @@ CODES = {
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
-FOR_EVERYBODY = ("ServerLive", "ServerReady")
-CLOSED = ("RepositoryModelLoad", "RepositoryModelUnload")
+PUBLIC_METHODS = ("ServerLive", "ServerReady")
+DISABLED_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload")
 
 
 class Servicer(InferenceServicer):
@@ -70,7 +70,7 @@ class Servicer(InferenceServicer):
             raise ModelNotReady(name)
 
 
-class Door(grpc.aio.ServerInterceptor):
+class CallInterceptor(grpc.aio.ServerInterceptor):
     """Interceptor that requires the token, gives every rejection its code, and counts and logs every call.
 
     Args:
@@ -95,26 +95,26 @@ class Door(grpc.aio.ServerInterceptor):
         if handler is None or not handler.unary_unary:
             return handler
         credentials = dict(details.invocation_metadata).get("authorization", "")
-        is_allowed = not self._expected or name in FOR_EVERYBODY or hmac.compare_digest(credentials.encode(), self._expected)
+        is_allowed = not self._expected or name in PUBLIC_METHODS or hmac.compare_digest(credentials.encode(), self._expected)
 
         async def answer(request: Any, context: Any) -> Any:
             response, reason = None, ""
-            with observing.noted("grpc", "GRPC", details.method) as note:
+            with telemetry.record_request("grpc", "GRPC", details.method) as note:
                 try:
                     if not is_allowed:
                         note.status = 401
                         reason = "a call must carry the server's token as metadata authorization: Bearer TOKEN"
-                    elif name in CLOSED:
+                    elif name in DISABLED_METHODS:
                         note.status, reason = 501, "the server loads models from their folders, not on request"
                     else:
                         response, note.status = await handler.unary_unary(request, context), 200
-                except tuple(STATUS) as error:
-                    note.status, reason = STATUS[type(error)], str(error)
+                except tuple(STATUS_BY_ERROR) as error:
+                    note.status, reason = STATUS_BY_ERROR[type(error)], str(error)
                 except Exception as error:
                     logging.getLogger("kserve").error("%s failed", details.method, exc_info=error)
                     reason = "the server failed; its log says why."
             if reason:
-                await context.abort(CODES[note.status], reason)
+                await context.abort(GRPC_CODES[note.status], reason)
             return response
 
         codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
@@ -122,7 +122,7 @@ class Door(grpc.aio.ServerInterceptor):
 
 
 @contextlib.asynccontextmanager
-async def answering(plane: DataPlane, token: str, address: str, _: Any) -> AsyncIterator[None]:
+async def serve_grpc(plane: DataPlane, token: str, address: str, _: Any) -> AsyncIterator[None]:
     """Answers gRPC while the body runs, then finishes the calls in flight.
 
     Args:
@@ -131,12 +131,12 @@ async def answering(plane: DataPlane, token: str, address: str, _: Any) -> Async
         address: `host:port` to listen on.
         _: the application whose lifespan this is.
     """
-    limits = [("grpc.max_receive_message_length", MAX_BODY), ("grpc.so_reuseport", 0)]
-    server = grpc.aio.server(interceptors=[Door(token)], options=limits)
+    limits = [("grpc.max_receive_message_length", MAX_BODY_BYTES), ("grpc.so_reuseport", 0)]
+    server = grpc.aio.server(interceptors=[CallInterceptor(token)], options=limits)
     add_GRPCInferenceServiceServicer_to_server(Servicer(plane, None), server)
     server.add_insecure_port(address)
     await server.start()
     try:
         yield
     finally:
-        await server.stop(SECONDS_TO_DRAIN)
+        await server.stop(DRAIN_SECONDS)

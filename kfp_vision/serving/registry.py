@@ -6,13 +6,13 @@ from pathlib import Path
 from kserve.model_repository import ModelRepository
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.serving import places
+from kfp_vision.serving import discovery
 from kfp_vision.serving.model import ServedClassifier
 
 POLL_SECONDS = 1.0
 
 
-class Models(ModelRepository):
+class ServedModels(ModelRepository):
     """All models at a path, by name. A model that does not load does not keep the others from answering.
 
     Args:
@@ -30,8 +30,8 @@ class Models(ModelRepository):
     def __init__(self, path: Path, name: str = "", index: Path | None = None):
         super().__init__(str(path))
         self._path, self._index = path, index
-        self._repositories = places.at(path, name, index)
-        self._is_directory = not places.alone(path)  # of models, to which more can be added
+        self._repositories = discovery.find_models(path, name, index)
+        self._is_directory = not discovery.single_repository(path)  # of models, to which more can be added
         messages = self.refresh()
         if not self.ready:
             errors = [model.error for model in self.models.values() if model.error]
@@ -58,7 +58,7 @@ class Models(ModelRepository):
         """
         messages: list[str] = []
         if self._is_directory:
-            self._repositories |= places.below(self._path)
+            self._repositories |= discovery.find_repositories(self._path)
         for name, place in self._repositories.items():
             model = self.models.get(name) or ServedClassifier(name, place, self._index)
             try:
