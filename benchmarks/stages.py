@@ -16,7 +16,9 @@ from typing import Any
 import psutil
 
 from benchmarks import photographs, scale
-from kfp_vision import cli, local_run
+from kfp_vision.cli import commands
+from kfp_vision.cli import run as cli_run
+from kfp_vision.cli.run import form_fields
 from kfp_vision.pipelines import PIPELINES
 
 MOMENT = 0.05  # minimum seconds between two samples of the processes
@@ -37,12 +39,12 @@ def main(folder: str, name: str, count: str, *given: str) -> None:
         *given: fields as NAME=VALUE.
     """
     root, pipeline = Path(folder).absolute(), PIPELINES[name]
-    kinds = local_run.fields(pipeline)
+    kinds = form_fields(pipeline)
     short = _short(root, int(count)) | (ACCEPT_ANY if "min_accuracy" in kinds else {})
-    values = {known: value for known, value in short.items() if known in kinds} | cli.parsed(given, kinds)
+    values = {known: value for known, value in short.items() if known in kinds} | commands.parse_assignments(given, kinds)
     watch = Watch()
     watch.start()
-    seconds = local_run.run(pipeline, values, root / "runs")["seconds"]
+    seconds = cli_run.run(pipeline, values, root / "runs")["seconds"]
     for stage, (processor, memory, written) in watch.stop().items():
         print(f"| `{stage}` | {seconds[stage]:.0f} | {processor:.1f} | {memory / MIB:.0f} | {written / MIB:.0f} |")
 

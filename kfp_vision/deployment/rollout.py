@@ -8,7 +8,7 @@ that KServe creates tells, and its pods tell why not. KServe copies the annotati
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from kfp_vision.reports import failures
+from kfp_vision.reports import stage_failures
 
 STANDARD_MODES = ("Standard", "RawDeployment")  # the mode without Knative, by its name since KServe 0.16 and before
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"  # annotation written by KServe's webhook
@@ -149,7 +149,7 @@ def _container_failures(container: Mapping[str, Any], spec: Mapping[str, Any]) -
         exceeded = f"its memory limit of {limit}" if limit else "its memory limit"
         remedy = "" if name == INITIALIZER else "; set service_resources of advanced"
         yield f"{name} exceeded {exceeded} and was killed ({OUT_OF_MEMORY}{remedy})"
-    elif failures.IMAGE_NOT_PULLED.search(waiting.get("reason", "")):
+    elif stage_failures.IMAGE_NOT_PULLED.search(waiting.get("reason", "")):
         yield f"the container image {spec.get('image', '')} cannot be pulled ({_reason_and_message(waiting)})"
     elif failed := [one for one in ended if one.get("exitCode") != EXIT_OK]:
         why = _last_line(failed[0].get("message")) or f"exit code {failed[0].get('exitCode')}"

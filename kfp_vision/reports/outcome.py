@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kfp_vision.reports import failures, run_state
+from kfp_vision.reports import run_state, stage_failures
 from kfp_vision.reports.formatting import plural
 from kfp_vision.reports.run_state import API_VARIABLE, FailedStage, RunReport
 
@@ -150,7 +150,7 @@ def read_failures(file: Path) -> tuple[FailedStage, ...]:
     """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     stages = [FailedStage(**json.loads(line)) for line in lines]
-    return tuple({stage.name: FailedStage(stage.name, failures.clean_line(stage.error)) for stage in stages}.values())
+    return tuple({stage.name: FailedStage(stage.name, stage_failures.clean_line(stage.error)) for stage in stages}.values())
 
 
 def webhook_payload(outcome: Outcome, kind: str) -> dict[str, Any]:
@@ -164,12 +164,14 @@ def webhook_payload(outcome: Outcome, kind: str) -> dict[str, Any]:
         The payload, ready for JSON.
     """
     if kind == "slack":
-        shown = _truncate([html.escape(line, quote=False) for line in map(failures.clean_line, (outcome.text, *outcome.lines))])
+        shown = _truncate(
+            [html.escape(line, quote=False) for line in map(stage_failures.clean_line, (outcome.text, *outcome.lines))]
+        )
         return {"text": "\n".join(shown + ([f"<{outcome.url}|Open the run>"] if outcome.url else []))}
     if kind == "teams":
         blocks = [
             {"type": "TextBlock", "text": line, "wrap": True}
-            for line in _truncate([failures.clean_line(line) for line in (outcome.text, *outcome.lines)])
+            for line in _truncate([stage_failures.clean_line(line) for line in (outcome.text, *outcome.lines)])
         ]
         actions = [{"type": "Action.OpenUrl", "title": "Open the run", "url": outcome.url}] if outcome.url else []
         card = {
@@ -231,7 +233,7 @@ def _find(run_name: str, run_id: str) -> RunReport:
         file = Path(os.environ[FAILURES_VARIABLE])
         results = file.with_name(RESULTS_FILE)
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-        return RunReport(failed=read_failures(file), results=tuple(dict.fromkeys(map(failures.clean_line, lines))))
+        return RunReport(failed=read_failures(file), results=tuple(dict.fromkeys(map(stage_failures.clean_line, lines))))
     except Exception as error:  # the state from KFP is enough for a report
         print(f"warning: the status of the stages could not be read ({type(error).__name__})")
         return RunReport()

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kfp_vision.reports import failures
-from kfp_vision.reports.failures import StageLog
+from kfp_vision.reports import stage_failures
+from kfp_vision.reports.stage_failures import StageLog
 
 LAST_STAGE = "report_outcome"
 STAGES = (  # of all pipelines, in execution order
@@ -344,9 +344,9 @@ class _Sources:
     def log(self, pod: Pod) -> StageLog:
         """Returns the log of a pod from the first source that has it; empty if none has."""
         if pod.name not in self._logs:
-            found = self._from_kubernetes("logs", lambda kubernetes: failures.read_log(kubernetes.log(pod.name)))
-            found = found or self._from_pipelines("logs", lambda kfp: failures.read_log(kfp.log(pod.name)))
-            found = found or self._from_pipelines("logs", lambda kfp: failures.read_log(kfp.archived_log(pod.name)))
+            found = self._from_kubernetes("logs", lambda kubernetes: stage_failures.read_log(kubernetes.log(pod.name)))
+            found = found or self._from_pipelines("logs", lambda kfp: stage_failures.read_log(kfp.log(pod.name)))
+            found = found or self._from_pipelines("logs", lambda kfp: stage_failures.read_log(kfp.archived_log(pod.name)))
             self._logs[pod.name] = found or StageLog()
         return self._logs[pod.name]
 
@@ -356,7 +356,7 @@ class _Sources:
         log = self.log(pod)
         if pod.is_driver or not pod.stage:
             log = StageLog(log.error or log.fatal, killed=log.killed)
-        return failures.explain_failure(pod.stage or pod.path[-1], pod.message, state, log)
+        return stage_failures.explain_failure(pod.stage or pod.path[-1], pod.message, state, log)
 
     def _from_kubernetes(self, what: str, request: Callable[["_Kubernetes"], _Response]) -> _Response | None:
         kubernetes = self._kubernetes
@@ -422,9 +422,9 @@ class _Kubernetes:
 
     def log(self, name: str) -> Iterator[str]:
         options = {"_preload_content": False, "_request_timeout": self._timeouts()}
-        end = {"container": failures.MAIN_CONTAINER, "tail_lines": LOG_LINES, "limit_bytes": LOG_BYTES}
+        end = {"container": stage_failures.MAIN_CONTAINER, "tail_lines": LOG_LINES, "limit_bytes": LOG_BYTES}
         answer = self._core.read_namespaced_pod_log(name, self._namespace, **end, **options)
-        return failures.split_lines(_in_time(answer.stream(CHUNK), self._timeout()))
+        return stage_failures.split_lines(_in_time(answer.stream(CHUNK), self._timeout()))
 
     def _timeouts(self) -> tuple[float, float]:
         """Returns the timeouts to connect and to read; the client ignores a single number that is not an integer."""
@@ -458,14 +458,14 @@ class _Pipelines:
         found = self._end_of(f"/apis/v1alpha1/runs/{self._run_id}/nodes/{pod}/log")
         if found.startswith(b'{"error_message"'):  # KFP answers 200 before it looks for the log
             raise _Gone
-        return failures.split_lines([found])
+        return stage_failures.split_lines([found])
 
     def archived_log(self, pod: str) -> Iterator[str]:
         """Returns the log from Argo's artifact store, which KFP serves as `{"data":"..."}` in base64."""
         found = self._end_of(f"/apis/v2beta1/runs/{self._run_id}/nodes/{pod}/artifacts/main-logs:read")
         encoded = found.rpartition(b'"')[0].rpartition(b'"')[2]
         aligned = encoded[len(encoded) % 4 :]  # four characters are three bytes, and the start may be cut off
-        return failures.split_lines([base64.b64decode(aligned)])
+        return stage_failures.split_lines([base64.b64decode(aligned)])
 
     def _end_of(self, path: str) -> bytes:
         """Returns the last `LOG_BYTES` of a response; KFP has no option for the end of a log."""

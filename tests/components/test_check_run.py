@@ -4,8 +4,8 @@ import one_step
 import pytest
 
 from kfp_vision import components
-from kfp_vision.local_run import defaults
-from kfp_vision.local_run import fields as kinds
+from kfp_vision.cli.run import form_defaults
+from kfp_vision.cli.run import form_fields as kinds
 from kfp_vision.pipelines import image_classification_partitioned
 
 KINDS = kinds(image_classification_partitioned)
@@ -14,7 +14,7 @@ KINDS = kinds(image_classification_partitioned)
 @pytest.fixture
 def fields(pictures) -> dict[str, object]:
     """Every field of the form, as for a training from scratch on the few pictures."""
-    values = defaults(image_classification_partitioned)
+    values = form_defaults(image_classification_partitioned)
     whole = {name: int(value) for name, value in values.items() if KINDS[name] == "NUMBER_INTEGER"}
     return values | whole | {"images_uri": str(pictures), "fine_tune": False}
 

@@ -2,8 +2,8 @@ import one_step
 import pytest
 
 from kfp_vision import components
-from kfp_vision.local_run import defaults
-from kfp_vision.local_run import fields as kinds
+from kfp_vision.cli.run import form_defaults
+from kfp_vision.cli.run import form_fields as kinds
 from kfp_vision.pipelines import train_only
 
 KINDS = kinds(train_only)
@@ -12,7 +12,7 @@ KINDS = kinds(train_only)
 @pytest.fixture
 def fields(written) -> dict[str, object]:
     """Every field of the form, as for a training from scratch on the few pictures."""
-    values = defaults(train_only)
+    values = form_defaults(train_only)
     whole = {name: int(value) for name, value in values.items() if KINDS[name] == "NUMBER_INTEGER"}
     return values | whole | {"records_uri": str(written.folder), "fine_tune": False}
 

@@ -10,8 +10,8 @@ import pytest
 from google.protobuf import json_format
 
 from kfp_vision import components
+from kfp_vision.cli.run import form_fields
 from kfp_vision.components import images
-from kfp_vision.local_run import fields
 from kfp_vision.pipelines import (
     batch_prediction,
     hyperparameter_sweep,
@@ -119,7 +119,7 @@ def test_everything_that_goes_in_or_comes_out_is_described(name):
 @pytest.mark.parametrize("name", FORM_OF)
 def test_what_checks_a_form_sees_every_field_of_it(name):
     inputs, outputs = inputs_and_outputs(name)
-    assert {given: definition["parameterType"] for given, definition in inputs.items()} == fields(FORM_OF[name])
+    assert {given: definition["parameterType"] for given, definition in inputs.items()} == form_fields(FORM_OF[name])
     said = {made: definition["parameterType"] for made, definition in outputs.items() if "parameterType" in definition}
     assert said == SAYS.get(name, {})
     assert outputs.keys() - said.keys() == ({"mlpipeline_ui_metadata"} if "log_uri" in inputs else set())

@@ -12,7 +12,7 @@ import pytest
 from kfp import dsl, local
 
 from kfp_vision import components
-from kfp_vision.local_run import for_one_machine
+from kfp_vision.cli.run import make_sequential
 from kfp_vision.pipelines.preparation import written_in_partitions
 
 RECORDS = ("train_records", "validation_records", "test_records")
@@ -32,7 +32,7 @@ def write(tables: dict[str, Path], root: Path, partitions: int, advanced: dict[s
     shown = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(shown), contextlib.suppress(RuntimeError):
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
-        for_one_machine(in_partitions)(partitions=partitions, images_per_shard=8, advanced=advanced)
+        make_sequential(in_partitions)(partitions=partitions, images_per_shard=8, advanced=advanced)
     (folder,) = {path.parent for path in root.glob("partitions-*/join-records/summary")}
     return folder, shown.getvalue()
 

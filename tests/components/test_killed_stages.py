@@ -20,7 +20,8 @@ from kfp import dsl
 from servers import until
 from told import Web
 
-from kfp_vision import components, local_run
+from kfp_vision import components
+from kfp_vision.cli import run
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.ending import outcome_reported
@@ -156,8 +157,8 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
     decided = pictures | {"recipe": "fields", "skip_unchanged": True, "model_name": "flowers"}
     lists = {"networks": ["vgg16"], "optimizers": ["sgd"], "batch_sizes": [16], "learning_rates": [0.1]}
     if stage.startswith("check_") and stage != "check_serving":
-        form = next(pipeline for pipeline in PIPELINES.values() if stage in local_run.stage_names(pipeline))
-        values, kinds = local_run.defaults(form), local_run.fields(form)
+        form = next(pipeline for pipeline in PIPELINES.values() if stage in run.stage_names(pipeline))
+        values, kinds = run.form_defaults(form), run.form_fields(form)
         whole_numbers = {name: int(value) for name, value in values.items() if kinds[name] == "NUMBER_INTEGER"}
         every = {"partitions": 1} | values | whole_numbers
         return {}, {name: every[name] for name in getattr(components, stage).component_spec.inputs}
@@ -216,7 +217,7 @@ def killed(stage: str, root: Path, artifacts: dict[str, Path], parameters: dict[
     shown = io.StringIO()
     with killing.killing(root, stage, MOMENTS[stage]) as kill, contextlib.redirect_stdout(shown):
         try:
-            local_run.run(one_step_and_its_end, {}, root)
+            run.run(one_step_and_its_end, {}, root)
         except InputError as error:
             return Killed(root, str(error), shown.getvalue().splitlines(), kill)
         except AssertionError:  # of the ends of all pipelines it has none

@@ -15,8 +15,8 @@ import pytest
 from kfp import dsl, local
 
 from kfp_vision import components
+from kfp_vision.cli.run import make_sequential
 from kfp_vision.dataset.table import count_rows, read_table, read_unused, write_table
-from kfp_vision.local_run import for_one_machine
 from kfp_vision.search import index
 
 Joined = tuple[Path, dict[str, Any]]  # the folder of the stage's outputs, and the metrics
@@ -133,7 +133,7 @@ def join(model: Path, images: Path, root: Path, partitions: int = 2, index_uri: 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(RuntimeError):
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
-        for_one_machine(in_partitions)(partitions=partitions, index_uri=index_uri)
+        make_sequential(in_partitions)(partitions=partitions, index_uri=index_uri)
     found = list(root.glob("partitions-*/join-index/executor_output.json"))
     assert found, shown.getvalue()
     said = json.loads(found[0].read_text())["artifacts"]["metrics"]["artifacts"][0]["metadata"]

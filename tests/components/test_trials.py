@@ -8,8 +8,8 @@ import pytest
 from kfp import dsl, local
 
 from kfp_vision import components
-from kfp_vision.local_run import defaults
-from kfp_vision.local_run import fields as kinds
+from kfp_vision.cli.run import form_defaults
+from kfp_vision.cli.run import form_fields as kinds
 from kfp_vision.pipelines import hyperparameter_sweep
 
 KINDS = kinds(hyperparameter_sweep)
@@ -21,7 +21,7 @@ OF_A_TRIAL = ("network", "optimizer", "batch_size", "learning_rate", "trained_fr
 @pytest.fixture
 def fields(pictures) -> dict[str, object]:
     """Every field of the form, as for trainings from scratch on the few pictures."""
-    values = defaults(hyperparameter_sweep)
+    values = form_defaults(hyperparameter_sweep)
     whole = {name: int(value) for name, value in values.items() if KINDS[name] == "NUMBER_INTEGER"}
     return values | whole | {"images_uri": str(pictures), "fine_tune": False}
 

@@ -14,8 +14,8 @@ from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConf
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 from kfp_vision import components
+from kfp_vision.cli.run import form_fields, stage_names
 from kfp_vision.core.errors import format_value
-from kfp_vision.local_run import fields, stage_names
 from kfp_vision.pipelines import PIPELINES, compiling
 from kfp_vision.reports import outcome
 from kfp_vision.storage import base
@@ -279,7 +279,7 @@ def test_pictures_are_named_in_a_loop_and_the_tables_joined():
 def test_in_partitions_the_form_has_one_field_more_and_says_all_the_others():
     both = [PIPELINES[name] for name in TRAINING]
     plain, partitioned = (dict(pipeline.pipeline_spec.root.input_definitions.parameters) for pipeline in both)
-    assert fields(both[1]) == fields(both[0]) | {"partitions": "NUMBER_INTEGER"}
+    assert form_fields(both[1]) == form_fields(both[0]) | {"partitions": "NUMBER_INTEGER"}
     assert partitioned.pop("partitions").default_value.number_value == 4
     assert partitioned == plain
 

@@ -13,9 +13,9 @@ import pytest
 from kfp import dsl, local
 
 from kfp_vision import components
+from kfp_vision.cli.run import make_sequential
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
-from kfp_vision.local_run import for_one_machine
 from kfp_vision.pipelines.release import release as released_by
 from kfp_vision.records.convert import write_shards
 from kfp_vision.repository.version import exported_version, versions
@@ -79,7 +79,7 @@ def release(
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
         wishes = {"min_accuracy": min_accuracy, "deploy_to": deploy_to, "predict_uri": predict_uri}
         try:
-            for_one_machine(released)(accepted=True, test_image_uri="", advanced=advanced or {}, **wishes)
+            make_sequential(released)(accepted=True, test_image_uri="", advanced=advanced or {}, **wishes)
         except RuntimeError:
             green = False
     printed = re.sub(r"\x1b\[\d+m", "", shown.getvalue())

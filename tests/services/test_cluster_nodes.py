@@ -6,8 +6,8 @@ import kube_nodes
 import pytest
 from kube_nodes import node
 
+from kfp_vision.cli.run import form_defaults
 from kfp_vision.core.errors import InputError
-from kfp_vision.local_run import defaults
 from kfp_vision.pipelines import image_classification
 from kfp_vision.preflight import checks, nodes
 
@@ -139,7 +139,7 @@ def test_where_any_node_will_do_nothing_is_asked(cluster, capsys):
 @pytest.fixture
 def fields() -> dict[str, object]:
     """Every field of the form, for a training from scratch on the sample."""
-    return defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}
+    return form_defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}
 
 
 def test_a_run_is_refused_before_any_data_moves(cluster, fields):

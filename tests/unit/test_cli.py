@@ -13,7 +13,8 @@ import drawn
 import pytest
 import yaml
 
-from kfp_vision import __version__, cli, components
+from kfp_vision import __version__, components
+from kfp_vision.cli.commands import parse_assignments
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.storage import sample
@@ -266,15 +267,15 @@ FORM = {
     ],
 )
 def test_reads_a_value_by_the_type_of_its_field(typed, value):
-    (read,) = cli.parsed([typed], FORM).values()
+    (read,) = parse_assignments([typed], FORM).values()
     assert read == value
     assert type(read) is type(value)
 
 
 def test_makes_a_local_path_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.parsed(["images_uri=photos"], FORM) == {"images_uri": str(tmp_path / "photos")}
-    assert cli.parsed(["images_uri=sample"], FORM) == {"images_uri": "sample"}
+    assert parse_assignments(["images_uri=photos"], FORM) == {"images_uri": str(tmp_path / "photos")}
+    assert parse_assignments(["images_uri=sample"], FORM) == {"images_uri": "sample"}
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_makes_a_local_path_absolute(tmp_path, monkeypatch):
 )
 def test_refuses_a_value_of_another_type(typed, rule):
     with pytest.raises(InputError) as refused:
-        cli.parsed([typed], FORM)
+        parse_assignments([typed], FORM)
     assert str(refused.value).startswith(f"error: {rule}Write it as -p {typed.partition('=')[0]}=")
 
 

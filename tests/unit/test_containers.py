@@ -10,7 +10,7 @@ import drawn
 import pytest
 from left_out import leave_out
 
-from kfp_vision import containers
+from kfp_vision.cli import containers
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage import base
@@ -36,7 +36,7 @@ def seen(values: dict, user: str = CALLER) -> dict[str, bool]:
     ],
 )
 def test_training_without_a_gpu_takes_the_small_image(registry, gpus, image):
-    assert containers.image_for(GPU_IMAGE, registry, gpus) == image
+    assert containers.image_name(GPU_IMAGE, registry, gpus) == image
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 import ran
 from ran import ended, waiting
 
-from kfp_vision.reports import failures, results
-from kfp_vision.reports.failures import StageLog
+from kfp_vision.reports import results, stage_failures
+from kfp_vision.reports.stage_failures import StageLog
 
 ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
 ARGO = "main: Error (exit code 1)"
@@ -13,7 +13,7 @@ ANEW = "in pipelines/pods.py, recompile the pipeline, and upload it."
 
 
 def read(*lines: str) -> StageLog:
-    return failures.read_log(ran.printed(*lines).splitlines())
+    return stage_failures.read_log(ran.printed(*lines).splitlines())
 
 
 def test_the_stages_error_is_found_among_the_launchers_lines():
@@ -56,18 +56,18 @@ def test_results_are_kept_in_order(capsys):
 def test_a_log_is_split_into_lines_whatever_the_chunks(size):
     log = "eins\nzwei drei\n\nfünf 花\nohne Ende".encode()
     pieces = [log[at : at + size] for at in range(0, len(log), size)]
-    assert list(failures.split_lines(pieces)) == ["eins", "zwei drei", "", "fünf 花", "ohne Ende"]
+    assert list(stage_failures.split_lines(pieces)) == ["eins", "zwei drei", "", "fünf 花", "ohne Ende"]
 
 
 def test_long_errors_are_cut():
-    assert read(f"error: {'x' * 10_000}").error == "x" * failures.MAX_LINE_LENGTH + "..."
+    assert read(f"error: {'x' * 10_000}").error == "x" * stage_failures.MAX_LINE_LENGTH + "..."
 
 
 def test_long_lines_of_a_log_are_cut_whatever_the_chunks():
-    log = b"error: " + b"x" * (4 * failures.MAX_LOG_LINE_BYTES) + b"\nerror: next\n"
+    log = b"error: " + b"x" * (4 * stage_failures.MAX_LOG_LINE_BYTES) + b"\nerror: next\n"
     for size in (1 << 10, 1 << 16, len(log)):
-        first, second = failures.split_lines(log[at : at + size] for at in range(0, len(log), size))
-        assert (first[:8], len(first), second) == ("error: x", failures.MAX_LOG_LINE_BYTES, "error: next")
+        first, second = stage_failures.split_lines(log[at : at + size] for at in range(0, len(log), size))
+        assert (first[:8], len(first), second) == ("error: x", stage_failures.MAX_LOG_LINE_BYTES, "error: next")
 
 
 def test_signatures_of_addresses_are_removed():
@@ -77,7 +77,7 @@ def test_signatures_of_addresses_are_removed():
         read(TRACEBACK, "  x", said),
         read(f"error: {address}"),
         read(f"outcome: from {address}"),
-        failures.read_log([f"F1128 09:14:01.200001      14 main.go:57] no such thing: {address}"]),
+        stage_failures.read_log([f"F1128 09:14:01.200001      14 main.go:57] no such thing: {address}"]),
     ]
     reasons = [reason(f"main: StartError (exit code 128): {address}", {}), *(reason(ARGO, {}, log) for log in logs)]
     told = [*reasons, *(log.fatal for log in logs), *(line for log in logs for line in log.results)]
@@ -91,7 +91,7 @@ def status(*containers: dict, **more: object) -> dict:
 
 def reason(message: str, of_pod: dict, log: StageLog | None = None) -> str:
     pod = ran.pod("a-pod", "a-node", "Failed", of_pod) if of_pod else {}
-    return failures.explain_failure("train_classifier", message, pod, log or StageLog())
+    return stage_failures.explain_failure("train_classifier", message, pod, log or StageLog())
 
 
 TIME_IS_UP = "Pod was active on the node longer than the specified deadline"
@@ -190,7 +190,7 @@ def test_a_termination_message_is_not_mistaken_for_a_reason_of_the_pod(text):
 
 def test_deadlines_are_formatted():
     pod = {"spec": {"activeDeadlineSeconds": 600}}
-    told = failures.explain_failure("check_run", TIME_IS_UP, pod, StageLog())
+    told = stage_failures.explain_failure("check_run", TIME_IS_UP, pod, StageLog())
     assert told == f"it was stopped at its deadline of 10 min (DeadlineExceeded). Raise seconds of check_run {ANEW}"
 
 
@@ -199,7 +199,7 @@ def test_the_stages_error_comes_before_argos_exit_code():
 
 
 def test_a_killed_process_was_out_of_memory():
-    log = failures.read_log(
+    log = stage_failures.read_log(
         ["E1128 09:14:01.000001      14 launcher_v2.go:449] Component failed to execute successfully: signal: killed"]
     )
     assert reason(ARGO, {}, log) == f"it was killed, probably for lack of memory. Raise memory of train_classifier {ANEW}"

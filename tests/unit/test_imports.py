@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "kfp_vision"
-COMMAND_LINE = {"kfp_vision.cli", "kfp_vision.containers", "kfp_vision.local_run"}
+COMMAND_LINE = {"kfp_vision.cli", "kfp_vision.cli.containers", "kfp_vision.cli.run"}
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in LIBRARY.rglob("*.py")
 }
@@ -100,7 +100,7 @@ def test_the_library_knows_nothing_above_it(module):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "components").glob("*.py")), ids=lambda file: file.stem)
 def test_a_component_knows_nothing_of_pipelines(file):
-    assert within(imported(file), "kfp_vision.pipelines", "kfp_vision.cli", "kfp_vision.local_run") == set()
+    assert within(imported(file), "kfp_vision.pipelines", "kfp_vision.cli", "kfp_vision.cli.run") == set()
 
 
 def test_the_plain_install_compiles_without_what_the_stages_run_on():

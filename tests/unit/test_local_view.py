@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import local_run
+from kfp_vision.cli import progress
 from kfp_vision.reports import outcome, results
 
 STAGES = 3
@@ -17,11 +17,11 @@ FAILED = SUCCEEDED.replace("SUCCESS", "FAILURE")
 INPUTS = ["    {", '      "steps": 3', "    }"]
 
 
-def view(folder: Path, *lines: str) -> tuple[local_run.View, list[str]]:
+def view(folder: Path, *lines: str) -> tuple[progress.ProgressView, list[str]]:
     """A view that was given some lines, a few characters at a time, and the lines that it shows, without seconds."""
     shown, text = io.StringIO(), "".join(f"{line}\n" for line in lines)
     with (folder / "run.log").open("w", encoding="utf-8") as log:
-        seen = local_run.View(shown, log, STAGES, debug=False)
+        seen = progress.ProgressView(shown, log, STAGES, debug=False)
         for start in range(0, len(text), 7):
             seen.write(text[start : start + 7])
     assert (folder / "run.log").read_text(encoding="utf-8") == text

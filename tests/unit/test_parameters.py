@@ -5,9 +5,9 @@ from dataclasses import fields as fields_of
 
 import pytest
 
+from kfp_vision.cli.run import form_defaults
 from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError
-from kfp_vision.local_run import defaults
 from kfp_vision.pipelines import hyperparameter_sweep, image_classification, prepare_records
 from kfp_vision.preflight import checks, rules
 
@@ -15,7 +15,7 @@ from kfp_vision.preflight import checks, rules
 @pytest.fixture
 def fields() -> dict[str, object]:
     """Every field of the form at its default, with numbers as KFP hands them out: whole ones as floats."""
-    return defaults(image_classification)
+    return form_defaults(image_classification)
 
 
 def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
@@ -144,7 +144,7 @@ def test_fine_tuning_without_a_checkpoint_is_refused(fields):
 
 
 def test_the_published_checkpoint_of_another_network_is_refused_by_its_address(fields):
-    default = defaults(image_classification)["checkpoint_uri"]
+    default = form_defaults(image_classification)["checkpoint_uri"]
     rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": default})
     rules.check_values(fields | {"fine_tune": False, "checkpoint_uri": default, "network": "resnet50"})
     with pytest.raises(InputError) as refusal:
@@ -333,7 +333,7 @@ def test_a_test_picture_in_an_archive_is_found(fields, tmp_path):
     checks.check_run(fields | {"fine_tune": False, "images_uri": str(tmp_path), "test_image_uri": uri})
 
 
-SAMPLE = defaults(prepare_records) | {"images_uri": "sample"}
+SAMPLE = form_defaults(prepare_records) | {"images_uri": "sample"}
 
 
 @pytest.mark.parametrize(
@@ -361,13 +361,13 @@ def test_records_need_nothing_held_out():
 
 
 def of_a_sweep() -> dict[str, object]:
-    return defaults(hyperparameter_sweep) | {"images_uri": "sample", "fine_tune": False}
+    return form_defaults(hyperparameter_sweep) | {"images_uri": "sample", "fine_tune": False}
 
 
 @pytest.mark.parametrize(
     ("check", "form"),
     [
-        (checks.check_run, lambda: defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}),
+        (checks.check_run, lambda: form_defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}),
         (checks.check_preparation, lambda: SAMPLE),
         (checks.check_sweep, of_a_sweep),
     ],

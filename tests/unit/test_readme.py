@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import components, local_run
+from kfp_vision import components
+from kfp_vision.cli import run
 from kfp_vision.core import advanced
 from kfp_vision.pipelines import PIPELINES, image_classification
 
@@ -21,7 +22,7 @@ def rows(heading: str) -> dict[str, list[str]]:
 
 
 def test_every_field_stands_in_the_table_in_the_forms_order():
-    assert sorted(rows("The fields of the form")) == sorted(local_run.fields(image_classification))
+    assert sorted(rows("The fields of the form")) == sorted(run.form_fields(image_classification))
 
 
 def shown(value: object) -> str:
@@ -33,7 +34,7 @@ def shown(value: object) -> str:
 
 def test_the_defaults_in_the_table_are_the_forms():
     said = {name: row[0] for name, row in rows("The fields of the form").items()}
-    for name, default in local_run.defaults(image_classification).items():
+    for name, default in run.form_defaults(image_classification).items():
         if name not in ("images_uri", "checkpoint_uri"):  # said in words
             assert said[name].removesuffix(".0") == shown(default), name
 
@@ -41,7 +42,7 @@ def test_the_defaults_in_the_table_are_the_forms():
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_pipeline_is_told_of_with_the_fields_that_it_has_alone(name):
     assert f"`{name}`" in README
-    for field in local_run.fields(PIPELINES[name]).keys() - local_run.fields(image_classification).keys():
+    for field in run.form_fields(PIPELINES[name]).keys() - run.form_fields(image_classification).keys():
         assert f"`{field}`" in README.partition("## The other pipelines")[2], field
 
 

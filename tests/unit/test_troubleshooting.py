@@ -7,8 +7,8 @@ import pytest
 import ran
 
 from kfp_vision.deployment import rollout
-from kfp_vision.reports import failures, outcome
-from kfp_vision.reports.failures import StageLog
+from kfp_vision.reports import outcome, stage_failures
+from kfp_vision.reports.stage_failures import StageLog
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ UNPULLED = {**EIGHT, "status": {"containerStatuses": [ran.waiting("main", "Image
     ],
 )
 def test_each_reason_is_on_the_page(message, pod, log):
-    said = failures.explain_failure("train_classifier", message, pod, log)
+    said = stage_failures.explain_failure("train_classifier", message, pod, log)
     told = [quoted for quoted in re.findall(r"`([^`]+)`", PAGE) if said.startswith(re.split(r": \.\.\.|\.\.\.", quoted)[0])]
     assert told, said
 

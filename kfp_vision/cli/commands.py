@@ -17,9 +17,9 @@ from kfp_vision.networks import IMAGENET
 from kfp_vision.preflight import rules
 from kfp_vision.storage import retry
 
-DONE, FAILED, WRONG_USE = 0, 1, 2
+DONE, FAILED, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
-NO_PATHS = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
+SPECIAL_VALUES = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
 URI_FIELDS = (
     "images_uri",
     "leave_out_uri",
@@ -36,11 +36,11 @@ URI_FIELDS = (
 )
 
 
-class WrongUse(Exception):
+class UsageError(Exception):
     """The command is not valid as typed."""
 
 
-class Grammar(argparse.ArgumentParser):
+class OneLineErrorParser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all others here."""
 
     def error(self, message: str) -> NoReturn:
@@ -49,7 +49,7 @@ class Grammar(argparse.ArgumentParser):
         Args:
             message: the fault, from argparse.
         """
-        self.exit(WRONG_USE, f"error: {message}. See {self.prog} --help.\n")
+        self.exit(USAGE_ERROR, f"error: {message}. See {self.prog} --help.\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,12 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         main(["run", "image_classification", "-p", "images_uri=sample"])
         ```
     """
-    options = parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         with retry.interactive():
             return options.command(options) or DONE
-    except WrongUse as error:
-        return _fail(error, WRONG_USE, options.debug)
+    except UsageError as error:
+        return _fail(error, USAGE_ERROR, options.debug)
     except (InputError, OSError) as error:
         return _fail(error, FAILED, options.debug)
     except ModuleNotFoundError as error:
@@ -81,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(KeyboardInterrupt("error: interrupted"), INTERRUPTED, options.debug)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Builds the parser of the command line."""
-    top = Grammar(prog="kfp-vision", description="Image classification on Kubeflow Pipelines, without code.")
+    top = OneLineErrorParser(prog="kfp-vision", description="Image classification on Kubeflow Pipelines, without code.")
     top.add_argument("--version", action="version", version=f"kfp-vision {__version__}")
-    shared = Grammar(add_help=False)
+    shared = OneLineErrorParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show everything the stages print, and tracebacks")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -191,39 +191,39 @@ def run_pipeline(options: argparse.Namespace) -> None:
         WrongUse: the pipeline or a field is invalid.
         InputError: a stage failed.
     """
-    from kfp_vision import local_run
+    from kfp_vision.cli import run
     from kfp_vision.pipelines import PIPELINES
 
     if options.pipeline not in PIPELINES:
         rule, remedy = "the pipeline must be a known one", f"Choose one of {', '.join(PIPELINES)}."
-        raise WrongUse(InputError(rule, options.pipeline, remedy))
+        raise UsageError(InputError(rule, options.pipeline, remedy))
     pipeline = PIPELINES[options.pipeline]
     try:
-        arguments = parsed(options.parameter, local_run.fields(pipeline))
-        values = local_run.defaults(pipeline) | arguments
+        arguments = parse_assignments(options.parameter, run.form_fields(pipeline))
+        values = run.form_defaults(pipeline) | arguments
         print(f"{options.pipeline}: checking the fields", flush=True)
-        local_run.check_conditions(pipeline, arguments)
-        checked = local_run.preflight(pipeline, values)
-        unchanged = local_run.unchanged(values, checked.get("recipe", ""))
+        run.check_conditions(pipeline, arguments)
+        checked = run.check_fields(pipeline, values)
+        unchanged = run.is_unchanged(values, checked.get("recipe", ""))
     except InputError as error:
-        raise WrongUse(error) from error
+        raise UsageError(error) from error
     if unchanged:
         print("\nimages and fields unchanged: keeping the deployed model")
         if options.json:
-            print(json.dumps({"unchanged": True, "skipped": local_run.stage_names(pipeline)}))
+            print(json.dumps({"unchanged": True, "skipped": run.stage_names(pipeline)}))
         return
     runner = {"runner": options.runner, "registry": options.registry, "network": options.network}
-    result = local_run.run(pipeline, arguments, options.output, **runner, debug=options.debug)
-    show(result)
+    result = run.run(pipeline, arguments, options.output, **runner, debug=options.debug)
+    print_results(result)
     if options.json:
         print(json.dumps(result, ensure_ascii=False))
 
 
-def show(result: Mapping[str, Any]) -> None:
+def print_results(result: Mapping[str, Any]) -> None:
     """Prints the results of a run.
 
     Args:
-        result: as `local_run.run` returns it.
+        result: as `run.run` returns it.
     """
     if "records" in result:
         _show_records(result)
@@ -293,7 +293,7 @@ def train(options: argparse.Namespace) -> None:
     Raises:
         WrongUse: a field is invalid, or the records are incomplete.
     """
-    from kfp_vision import local_run
+    from kfp_vision.cli import run
     from kfp_vision.pipelines import PIPELINES
 
     pipeline = PIPELINES["image_classification"]
@@ -304,8 +304,8 @@ def train(options: argparse.Namespace) -> None:
 
     form = recipe.Recipe.__dataclass_fields__
     try:
-        known = {name: kind for name, kind in local_run.fields(pipeline).items() if name in form}
-        values = local_run.defaults(pipeline) | parsed(options.parameter, known)
+        known = {name: kind for name, kind in run.form_fields(pipeline).items() if name in form}
+        values = run.form_defaults(pipeline) | parse_assignments(options.parameter, known)
         fields = {name: value for name, value in values.items() if name in form}
         fields |= {name: int(fields[name]) for name, kind in known.items() if kind == "NUMBER_INTEGER"}
         for name in ("train/records.json", "validation/records.json", "labels.txt"):
@@ -314,7 +314,7 @@ def train(options: argparse.Namespace) -> None:
                 raise InputError(rule, f"no {name} in {options.records}", "Use the folder made by prepare_records.")
         rules.check_values(values)
     except InputError as error:
-        raise WrongUse(error) from error
+        raise UsageError(error) from error
     retry.wait_for_stores(fields["advanced"])  # as long as a stage does, since nobody watches a worker
     folders = (options.records / "train", options.records / "validation", options.records)
     outputs = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
@@ -387,7 +387,7 @@ def search(options: argparse.Namespace) -> int:
 
     if not 0 < options.nearest <= rules.MAX_NEAREST:
         rule = f"--nearest must be a whole number from 1 to {rules.MAX_NEAREST}"
-        raise WrongUse(InputError(rule, options.nearest, "Choose 10, for example."))
+        raise UsageError(InputError(rule, options.nearest, "Choose 10, for example."))
     query = (options.nearest, options.label)
     searcher = RemoteSearcher(options.url, *query) if options.url else LocalSearcher(Index(options.index), *query)
     return _print_answers(options.images, searcher.nearest, line)
@@ -438,7 +438,7 @@ def write_sample(options: argparse.Namespace) -> None:
         WrongUse: the folder exists and is not empty.
     """
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
-        raise WrongUse(InputError("the folder must be new or empty", str(options.folder), "Choose another one."))
+        raise UsageError(InputError("the folder must be new or empty", str(options.folder), "Choose another one."))
     from kfp_vision.storage import atomic, sample
 
     with atomic.replacing(options.folder) as folder:
@@ -468,7 +468,7 @@ def compile_pipelines(options: argparse.Namespace) -> None:
     print("every YAML is up to date")
 
 
-def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, Any]:
+def parse_assignments(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, Any]:
     """Parses `NAME=VALUE` assignments by the types of the fields.
 
     Args:
@@ -492,7 +492,7 @@ def parsed(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, A
             rule = f"a parameter must be one of {', '.join(sorted(fields))}"
             raise InputError(rule, name, rules.suggest_name(name, fields))
         values[name] = _value(name, text, fields[name])
-        if name in URI_FIELDS and values[name] not in NO_PATHS.get(name, ()):
+        if name in URI_FIELDS and values[name] not in SPECIAL_VALUES.get(name, ()):
             values[name] = absolute_uri(values[name])
     return values
 
@@ -527,7 +527,3 @@ def _fail(error: BaseException, code: int, debug: bool) -> int:
     text = str(error)
     print(text if text.startswith("error: ") else f"error: {text}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,13 +41,13 @@ IMAGE_USER = "10001:0"  # as in the Dockerfiles; the group has write access
 ROOTLESS_ROOT = "0:0"  # in a rootless engine this is the calling user outside
 TMP = "/tmp"
 BRIDGE = "bridge"
-KILLED = 137
-STAGE = "--function_to_execute"  # precedes the stage's name in its command
-GOOGLES_FILE = "GOOGLE_APPLICATION_CREDENTIALS"  # holds the path of a key file
+KILLED_EXIT_CODE = 137
+STAGE_OPTION = "--function_to_execute"  # precedes the stage's name in its command
+GOOGLE_KEY_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"  # holds the path of a key file
 
 
 @contextlib.contextmanager
-def runner(
+def container_runner(
     pipeline: GraphComponent, values: Mapping[str, Any], run_dir: Path, registry: str = "", network: str = BRIDGE
 ) -> Iterator[local.DockerRunner]:
     """Sets up KFP's container runner for one run; valid only inside the `with`. Creates the run's folder.
@@ -71,12 +71,12 @@ def runner(
             local.init(kfp_runner, pipeline_root=str(run_dir))
         ```
     """
-    client = engine()
+    client = connect_engine()
     gpus = int(values.get("gpu_count", 0))
-    names = {image: image_for(image, registry, gpus) for image in _images(pipeline)}
+    names = {image: image_name(image, registry, gpus) for image in _images(pipeline)}
     for name in sorted(set(names.values())):
         _ensure_image(client, name)
-    user = user_for(client)
+    user = container_user(client)
     with atomic.temporary_folder() as scratch, _replace_run(partial(_run_stage, names=names, gpus=gpus)):
         for folder in (scratch, run_dir):
             _share(folder, user)
@@ -93,7 +93,7 @@ def runner(
         )
 
 
-def engine() -> Any:
+def connect_engine() -> Any:
     """Connects to the container engine in DOCKER_HOST, or to docker's default.
 
     Returns:
@@ -118,7 +118,7 @@ def engine() -> Any:
     return client
 
 
-def image_for(image: str, registry: str, gpus: int) -> str:
+def image_name(image: str, registry: str, gpus: int) -> str:
     """Returns the full name of the container image to use for a stage.
 
     A training without a GPU uses the CPU image, which is smaller and holds the same code.
@@ -135,7 +135,7 @@ def image_for(image: str, registry: str, gpus: int) -> str:
     return f"{registry.rstrip('/')}/{name}" if registry else name
 
 
-def user_for(client: Any) -> str:
+def container_user(client: Any) -> str:
     """Returns the user that stages run as: the calling user, but never root.
 
     Args:
@@ -175,8 +175,8 @@ def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
     Raises:
         InputError: the user cannot read a path, or a folder cannot be created.
     """
-    key_file = [os.environ[GOOGLES_FILE]] if os.environ.get(GOOGLES_FILE) else []
-    read = {path for uri in [*_read_uris(values), *key_file] for path in lies_at(uri)}
+    key_file = [os.environ[GOOGLE_KEY_VARIABLE]] if os.environ.get(GOOGLE_KEY_VARIABLE) else []
+    read = {path for uri in [*_read_uris(values), *key_file] for path in local_paths(uri)}
     written = {path for path in map(Path, _uris_in(values, WRITTEN_FIELDS)) if path.is_absolute()}
     for path in sorted(read - written):
         _check_readable(path, user)
@@ -188,10 +188,10 @@ def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
 
 def credentials() -> dict[str, str]:
     """Selects the environment variables with the addresses and credentials of stores, to pass to the stages."""
-    return {name: os.environ[name] for name in (*base.ENVIRONMENT_VARIABLES, GOOGLES_FILE) if os.environ.get(name)}
+    return {name: os.environ[name] for name in (*base.ENVIRONMENT_VARIABLES, GOOGLE_KEY_VARIABLE) if os.environ.get(name)}
 
 
-def lies_at(uri: str) -> list[Path]:
+def local_paths(uri: str) -> list[Path]:
     """Finds the local files or folders that a URI refers to: the archive of `archive#member`, the files of a checkpoint prefix.
 
     Args:
@@ -218,7 +218,7 @@ def _read_uris(values: Mapping[str, Any]) -> set[str]:
     named = [
         entry.uri
         for uri in data_uris
-        if import_files.is_import_file(uri) and lies_at(uri)
+        if import_files.is_import_file(uri) and local_paths(uri)
         for entry in import_files.read_import_file(uri)
     ]
     return uris | {uri if scheme_of(uri) else str(Path(split_member(uri)[0]).parent) for uri in named}
@@ -322,8 +322,8 @@ def _run_stage(
     except (docker.errors.DockerException, OSError) as error:
         print(InputError("the container engine must run every stage", str(error), "See the engine's own log."))
         return 1
-    if code == KILLED:
-        stage = command[command.index(STAGE) + 1]
+    if code == KILLED_EXIT_CODE:
+        stage = command[command.index(STAGE_OPTION) + 1]
         found = f"exit code {code} of a killed container"
         print(InputError(f"{stage} must have enough memory", found, "Give the container engine more."))
     return code

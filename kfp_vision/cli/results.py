@@ -1,0 +1,120 @@
+"""Collects a run's results into the output folder."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+def collect_results(run_dir: Path) -> dict[str, Any]:
+    """Collects the results of a run and links them at the top of its folder.
+
+    Args:
+        run_dir: the run's folder.
+
+    Returns:
+        run_dir, and report if there is one. In addition,
+        for records: records (their folder), pictures (number of images by split) and refused (number of rejected images);
+        for predictions: predictions (a table), pictures, unreadable, and accuracy if folder names give the labels;
+        for an index: index (its folder), pictures and refused, and if those stages ran nearest (a table), findings (a table),
+            audit (a report) and deployed (the output of `deploy_index`);
+        for a training: model_dir, accuracy, accepted, reasons, and if those stages ran trials (a table), endpoint and answer
+            (the outputs of `deploy_model` and `call_endpoint`) and predictions.
+    """
+    for stage, collector in COLLECTORS.items():
+        if list(run_dir.glob(f"*/{stage}")):
+            return collector(run_dir)
+    raise AssertionError("every pipeline has one of these stages")
+
+
+def _collect_records(run_dir: Path) -> dict[str, Any]:
+    (joined,) = run_dir.glob("*/join-records")
+    records = run_dir / "records"
+    records.mkdir()
+    images = {}
+    for split in ("train", "validation", "test"):
+        folder = joined / f"{split}_records"
+        shutil.copytree(folder, records / split, copy_function=_link)
+        images[split] = json.loads((folder / "records.json").read_text(encoding="utf-8"))["images"]
+    for file in (joined.parent / "split-images" / "label_map").iterdir():
+        shutil.copyfile(file, records / file.name)
+    shutil.copyfile(joined / "refused", records / "refused.csv")
+    shutil.copyfile(joined / "summary", run_dir / "report.html")
+    with (joined / "refused").open(newline="", encoding="utf-8") as table:
+        refused = sum(1 for _ in csv.DictReader(table))
+    found = {"records": str(records), "pictures": images, "refused": refused, "report": str(run_dir / "report.html")}
+    return {"run_dir": str(run_dir), **found}
+
+
+def _link(file: str, place: str) -> None:
+    """Hard-links a file, so that the folder of records can be moved or mounted without taking space twice."""
+    from kfp_vision.storage import atomic  # needs packages that the plain install lacks
+
+    atomic.hard_link(Path(file), Path(place))
+
+
+def _collect_model(run_dir: Path) -> dict[str, Any]:
+    (evaluation,) = run_dir.glob("*/evaluate-classifier")
+    artifacts = evaluation.parent
+    shutil.copyfile(evaluation / "report", run_dir / "report.html")
+    trained = next(artifacts / stage for stage in ("compare-trials", "train-classifier") if (artifacts / stage).exists())
+    (run_dir / "model").symlink_to((trained / "model").relative_to(run_dir))
+    figures = json.loads((evaluation / "metrics").read_text(encoding="utf-8"))
+    result = {
+        "run_dir": str(run_dir),
+        "model_dir": str(run_dir / "model"),
+        "report": str(run_dir / "report.html"),
+        "accuracy": figures["accuracy"],
+        **figures["verdict"],
+    }
+    for output, name in (("trials", "trials.csv"), ("page", "trials.html")):
+        if (artifacts / "compare-trials" / output).exists():
+            shutil.copyfile(artifacts / "compare-trials" / output, run_dir / name)
+            result |= {"trials": str(run_dir / name)}
+    for stage, output in (("deploy-model", "endpoint"), ("call-endpoint", "answer")):
+        if (artifacts / stage / output).exists():
+            result[output] = json.loads((artifacts / stage / output).read_text(encoding="utf-8"))
+    if (artifacts / "predict-images" / "predictions").exists():
+        shutil.copyfile(artifacts / "predict-images" / "predictions", run_dir / "predictions.csv")
+        result["predictions"] = str(run_dir / "predictions.csv")
+    return result
+
+
+def _collect_predictions(run_dir: Path) -> dict[str, Any]:
+    from kfp_vision.prediction import batch  # as in _link
+
+    (joined,) = run_dir.glob("*/join-predictions")
+    shutil.copyfile(joined / "predictions", run_dir / "predictions.csv")
+    figures = batch.summary_metrics(json.loads((joined / "metrics").read_text(encoding="utf-8")))
+    return {"run_dir": str(run_dir), "predictions": str(run_dir / "predictions.csv")} | figures
+
+
+def _collect_index(run_dir: Path) -> dict[str, Any]:
+    (indexed,) = run_dir.glob("*/join-index")
+    (run_dir / "index").symlink_to((indexed / "index").relative_to(run_dir))
+    figures = json.loads((indexed / "metrics").read_text(encoding="utf-8"))
+    result = {"run_dir": str(run_dir), "index": str(run_dir / "index")}
+    result |= {name: figures[name] for name in ("pictures", "refused")}
+    searched = indexed.parent / "search-images"
+    if (searched / "found").exists():
+        shutil.copyfile(searched / "found", run_dir / "nearest.csv")
+        shutil.copyfile(searched / "page", run_dir / "report.html")
+        result |= {"nearest": str(run_dir / "nearest.csv"), "report": str(run_dir / "report.html")}
+    audited = indexed.parent / "audit-images"
+    if (audited / "findings").exists():
+        shutil.copyfile(audited / "findings", run_dir / "findings.csv")
+        shutil.copyfile(audited / "page", run_dir / "audit.html")
+        result |= {"findings": str(run_dir / "findings.csv"), "audit": str(run_dir / "audit.html")}
+    if (deployed := indexed.parent / "deploy-index" / "deployed").exists():
+        result["deployed"] = json.loads(deployed.read_text(encoding="utf-8"))
+    return result
+
+
+# By the stage that the run reached; the first match applies.
+COLLECTORS = {
+    "evaluate-classifier": _collect_model,
+    "join-predictions": _collect_predictions,
+    "join-records": _collect_records,
+    "join-index": _collect_index,
+}
