@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from left_out import leave_out
+from support.skip import leave_out
 
-pytest_plugins = ["leftovers"]
+pytest_plugins = ["support.leftovers"]
 
 # How long an example takes says something of the machine, and of what else it does.
 settings.register_profile("any machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import indexed
 import pytest
-from servers import until
+from support import colour_index
+from support.model_servers import until
 
 from kfp_vision.serving import server
 
@@ -22,8 +22,8 @@ MILLISECONDS = 200_000  # in which a machine shows a page that has much else to 
 @pytest.fixture(scope="module")
 def repository(browser, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("repository")
-    model = indexed.write_model(root / "model")
-    indexed.write(model, indexed.write_pictures(root / "photos"), root / "index")
+    model = colour_index.write_model(root / "model")
+    colour_index.write(model, colour_index.write_pictures(root / "photos"), root / "index")
     shutil.copytree(root / "index", model / "serving" / "index")
     return model / "serving"
 
@@ -58,13 +58,13 @@ def seen(page) -> list[str]:
 
 
 def after_itself(number: int) -> list[str]:
-    return indexed.nearest(number, SHOWN + 1)[1:]
+    return colour_index.nearest(number, SHOWN + 1)[1:]
 
 
 def test_the_nearest_of_a_dropped_picture_are_shown_and_searched_on_from(page):
-    page.evaluate(DROP, list(indexed.picture(4)))
+    page.evaluate(DROP, list(colour_index.picture(4)))
     page.get_by_role("heading", name="Nearest images").wait_for()
-    assert seen(page) == indexed.nearest(4, SHOWN)
+    assert seen(page) == colour_index.nearest(4, SHOWN)
     assert page.locator(".near li button").first.inner_text().split("\n")[0] == "reddish"
     assert "100.0 %" in page.locator(".near li button").first.inner_text()
 
@@ -75,11 +75,11 @@ def test_the_nearest_of_a_dropped_picture_are_shown_and_searched_on_from(page):
     assert seen(page) == after_itself(number)  # the one that was clicked stands above
     page.get_by_role("button", name="Back").click()
     page.get_by_role("heading", name="Nearest images").wait_for()
-    assert seen(page) == indexed.nearest(4, SHOWN)
+    assert seen(page) == colour_index.nearest(4, SHOWN)
 
 
 def test_the_nearest_are_followed_with_the_keyboard(page):
-    page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": indexed.picture(20)})
+    page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": colour_index.picture(20)})
     page.get_by_role("heading", name="Nearest images").wait_for()
     second = int(seen(page)[1].removesuffix(".png"))
     page.locator(".near li button").nth(1).focus()
@@ -96,7 +96,7 @@ def test_the_nearest_are_followed_with_the_keyboard(page):
     assert page.evaluate("document.activeElement.title").endswith(f"{third:02}.png")
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
-    until(lambda: seen(page) == indexed.nearest(20, SHOWN))
+    until(lambda: seen(page) == colour_index.nearest(20, SHOWN))
     assert page.evaluate("document.activeElement.title").endswith(f"{second:02}.png")
 
 
@@ -107,9 +107,9 @@ def test_with_the_token_the_pictures_are_shown_too(browser, repository, monkeypa
         opened.set_default_timeout(MILLISECONDS)
         opened.goto(address)
         opened.get_by_label("Token").fill("the-token")
-        opened.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": indexed.picture(9)})
+        opened.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": colour_index.picture(9)})
         opened.get_by_role("heading", name="Nearest images").wait_for()
-        assert seen(opened) == indexed.nearest(9, SHOWN)
+        assert seen(opened) == colour_index.nearest(9, SHOWN)
         opened.close()
 
 
@@ -120,7 +120,7 @@ def test_nothing_is_shown_where_there_is_no_index(browser, repository, tmp_path)
         asked: list[str] = []
         opened.on("request", lambda one: asked.append(one.url))
         opened.goto(address)
-        opened.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": indexed.picture(9)})
+        opened.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": colour_index.picture(9)})
         opened.locator("article .scores").wait_for()
         assert opened.locator(".near").count() == 0 and not [one for one in asked if one.endswith(":search")]
         opened.close()

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-import colours
 import pytest
+from support import colour_model
 
 from kfp_vision.serving import server
 
@@ -18,7 +18,7 @@ DROP = """async bytes => {
 
 @pytest.fixture(scope="module")
 def url(browser, tmp_path_factory) -> Iterator[str]:
-    version = colours.write_version(tmp_path_factory.mktemp("repository") / "1", LABELS)
+    version = colour_model.write_version(tmp_path_factory.mktemp("repository") / "1", LABELS)
     with server.run_server(version.parent) as address:
         yield address
 
@@ -41,7 +41,7 @@ def page(request, browser, url) -> Iterator:
 
 
 def jpeg(colour: str) -> dict:
-    return {"name": f"{colour}.jpg", "mimeType": "image/jpeg", "buffer": colours.picture(colour)}
+    return {"name": f"{colour}.jpg", "mimeType": "image/jpeg", "buffer": colour_model.picture(colour)}
 
 
 def test_a_chosen_picture_is_shown_with_its_name_and_scores(page):
@@ -55,7 +55,7 @@ def test_a_chosen_picture_is_shown_with_its_name_and_scores(page):
 
 
 def test_a_dropped_picture_is_named(page):
-    page.evaluate(DROP, list(colours.picture("blue")))
+    page.evaluate(DROP, list(colour_model.picture("blue")))
     page.get_by_role("heading", name="blue", exact=True).wait_for()
     assert "dropped.jpg" in page.locator("article").inner_text()
 
@@ -101,7 +101,7 @@ def test_the_line_for_programs_is_the_servers_address(page, url):
 @pytest.fixture
 def guarded(browser, tmp_path, monkeypatch) -> Iterator:
     """The page of a server that asks for a token, and what the browser's console says."""
-    version = colours.write_version(tmp_path / "1", LABELS)
+    version = colour_model.write_version(tmp_path / "1", LABELS)
     monkeypatch.setenv("KFP_VISION_TOKEN", "the-token")
     with server.run_server(version.parent) as address:
         opened = browser.new_page()
@@ -127,8 +127,8 @@ def test_the_page_asks_for_the_token(guarded):
 
 
 def test_the_page_asks_which_of_several_models(browser, tmp_path):
-    for name, labels in (("english", tuple(colours.RGB)), ("german", ("rot", "gruen", "blau"))):
-        colours.write_version(tmp_path / name / "1", labels)
+    for name, labels in (("english", tuple(colour_model.RGB)), ("german", ("rot", "gruen", "blau"))):
+        colour_model.write_version(tmp_path / name / "1", labels)
     with server.run_server(tmp_path) as address:
         opened = browser.new_page()
         opened.set_default_timeout(MILLISECONDS)

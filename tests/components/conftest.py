@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import drawn
-import indexed
-import one_step
 import pytest
+from support import colour_index, run_component, sample_images
 
 from kfp_vision import components
 
@@ -13,7 +11,7 @@ from kfp_vision import components
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
     """Ten pictures each of bellcup and globelet, one folder a class."""
-    return drawn.pictures(tmp_path_factory.mktemp("pictures"))
+    return sample_images.pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="session")
@@ -50,22 +48,22 @@ def recipe() -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def ingested(pictures, ratios, tmp_path_factory) -> one_step.Ended:
-    values = one_step.to_ingest(pictures) | ratios
-    return one_step.run(components.ingest_images, tmp_path_factory.mktemp("ingest"), **values)
+def ingested(pictures, ratios, tmp_path_factory) -> run_component.Ended:
+    values = run_component.to_ingest(pictures) | ratios
+    return run_component.run(components.ingest_images, tmp_path_factory.mktemp("ingest"), **values)
 
 
 @pytest.fixture(scope="session")
-def split(ingested, ratios, tmp_path_factory) -> one_step.Ended:
+def split(ingested, ratios, tmp_path_factory) -> run_component.Ended:
     table = {"images": ingested.folder / "images"}
-    return one_step.run(components.split_images, tmp_path_factory.mktemp("split"), table, advanced={}, **ratios)
+    return run_component.run(components.split_images, tmp_path_factory.mktemp("split"), table, advanced={}, **ratios)
 
 
 @pytest.fixture(scope="session")
-def written(split, tmp_path_factory) -> one_step.Ended:
+def written(split, tmp_path_factory) -> run_component.Ended:
     inputs = {name: split.folder / name for name in ("tables", "label_map")}
     root = tmp_path_factory.mktemp("write")
-    return one_step.run(components.write_tfrecords, root, inputs, images_per_shard=8, advanced={})
+    return run_component.run(components.write_tfrecords, root, inputs, images_per_shard=8, advanced={})
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +74,8 @@ def train_inputs(split, written) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def trained(train_inputs, recipe, tmp_path_factory) -> one_step.Ended:
-    return one_step.run(components.train_classifier, tmp_path_factory.mktemp("train"), train_inputs, **recipe)
+def trained(train_inputs, recipe, tmp_path_factory) -> run_component.Ended:
+    return run_component.run(components.train_classifier, tmp_path_factory.mktemp("train"), train_inputs, **recipe)
 
 
 @pytest.fixture(scope="session")
@@ -92,11 +90,11 @@ def evaluate_inputs(held_out, trained) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def evaluated(evaluate_inputs, pictures, tmp_path_factory) -> one_step.Ended:
+def evaluated(evaluate_inputs, pictures, tmp_path_factory) -> run_component.Ended:
     # Three steps teach nothing, and two held-out images prove nothing: accepted all the same, or nothing could be deployed.
     values = {"min_accuracy": 1e-9, "test_image_uri": str(pictures / "globelet" / "0003.jpg")}
     values |= {"deploy_to": "none", "unchanged": False, "advanced": {"beat_largest_class": False}}
-    return one_step.run(components.evaluate_classifier, tmp_path_factory.mktemp("evaluate"), evaluate_inputs, **values)
+    return run_component.run(components.evaluate_classifier, tmp_path_factory.mktemp("evaluate"), evaluate_inputs, **values)
 
 
 @pytest.fixture(scope="session")
@@ -106,8 +104,10 @@ def judged(evaluate_inputs, evaluated) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def proven(judged, tmp_path_factory) -> one_step.Ended:
-    return one_step.run(components.check_serving, tmp_path_factory.mktemp("check"), judged, deploy_to="here", accepted=True)
+def proven(judged, tmp_path_factory) -> run_component.Ended:
+    return run_component.run(
+        components.check_serving, tmp_path_factory.mktemp("check"), judged, deploy_to="here", accepted=True
+    )
 
 
 @pytest.fixture(scope="session")
@@ -117,12 +117,12 @@ def deploy_inputs(judged, proven) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def deployed(deploy_inputs, tmp_path_factory) -> one_step.Ended:
+def deployed(deploy_inputs, tmp_path_factory) -> run_component.Ended:
     root = tmp_path_factory.mktemp("deploy")
-    return one_step.run(components.deploy_model, root, deploy_inputs, deploy_to=str(root / "repository"), advanced={})
+    return run_component.run(components.deploy_model, root, deploy_inputs, deploy_to=str(root / "repository"), advanced={})
 
 
 @pytest.fixture(scope="session")
 def index(trained, pictures, tmp_path_factory) -> Path:
     """The pictures, as the trained model sees them."""
-    return indexed.write(trained.folder / "model", pictures, tmp_path_factory.mktemp("index") / "index")
+    return colour_index.write(trained.folder / "model", pictures, tmp_path_factory.mktemp("index") / "index")

@@ -1,7 +1,7 @@
 import json
 
-import one_step
 import pytest
+from support import run_component
 
 from kfp_vision import components
 
@@ -12,12 +12,12 @@ def endpoint(deployed, held_out):
     return held_out | {"endpoint": deployed.folder / "endpoint"}
 
 
-def told(ended: one_step.Ended) -> dict:
+def told(ended: run_component.Ended) -> dict:
     return json.loads((ended.folder / "answer").read_text())
 
 
 def test_asks_about_a_picture_that_was_held_out(endpoint, evaluated, tmp_path):
-    ended = one_step.run(components.call_endpoint, tmp_path, endpoint, test_image_uri="", advanced={})
+    ended = run_component.run(components.call_endpoint, tmp_path, endpoint, test_image_uri="", advanced={})
     answer = told(ended)
     judged = {
         one["name"]: max(one["probabilities"]) for one in json.loads((evaluated.folder / "verdict").read_text())["answers"]
@@ -31,14 +31,14 @@ def test_asks_about_a_picture_that_was_held_out(endpoint, evaluated, tmp_path):
 
 def test_asks_about_the_picture_that_is_named(endpoint, pictures, tmp_path):
     picture = str(pictures / "globelet" / "0003.jpg")
-    answer = told(one_step.run(components.call_endpoint, tmp_path, endpoint, test_image_uri=picture, advanced={}))
+    answer = told(run_component.run(components.call_endpoint, tmp_path, endpoint, test_image_uri=picture, advanced={}))
     assert answer["picture"] == picture
     assert answer["prediction"] in ("bellcup", "globelet")
 
 
 def test_refuses_what_is_no_picture(endpoint, tmp_path):
     (tmp_path / "notes.jpg").write_text("no picture")
-    ended = one_step.run(
+    ended = run_component.run(
         components.call_endpoint, tmp_path / "root", endpoint, test_image_uri=str(tmp_path / "notes.jpg"), advanced={}
     )
-    assert "error: test_image_uri must name an image that can be read" in one_step.refusal(ended)
+    assert "error: test_image_uri must name an image that can be read" in run_component.refusal(ended)

@@ -1,6 +1,5 @@
-import boxed
-import one_step
 import pytest
+from support import boxed_images, run_component
 
 from kfp_vision import components
 
@@ -18,19 +17,19 @@ FIELDS = {
 
 @pytest.fixture
 def fields(tmp_path) -> dict[str, object]:
-    boxed.data(tmp_path / "data", pictures=1)
+    boxed_images.data(tmp_path / "data", pictures=1)
     return FIELDS | {"images_uri": str(tmp_path / "data")}
 
 
 def test_lets_right_values_pass_without_a_word(fields, tmp_path):
-    ended = one_step.run(components.check_preparation, tmp_path, **fields)
+    ended = run_component.run(components.check_preparation, tmp_path, **fields)
     assert ended.succeeded
     assert ended.printed == []
 
 
 def test_refuses_what_only_a_training_would_read(fields, tmp_path):
-    ended = one_step.run(components.check_preparation, tmp_path, **fields | {"advanced": {"momentum": 0.5}})
-    assert one_step.refusal(ended) == (
+    ended = run_component.run(components.check_preparation, tmp_path, **fields | {"advanced": {"momentum": 0.5}})
+    assert run_component.refusal(ended) == (
         "error: advanced of prepare_records must hold known names only (max_refused_ratio, check_pixels, max_side, "
         "conflicting_labels, store_wait_seconds); got momentum. Take one of these, or leave it out."
     )

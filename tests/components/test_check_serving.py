@@ -2,8 +2,8 @@ import json
 import shutil
 from pathlib import Path
 
-import one_step
 import pytest
+from support import run_component
 
 from kfp_vision import components
 from kfp_vision.repository.version import exported_version
@@ -37,16 +37,16 @@ def test_refuses_a_model_that_the_server_cannot_load(copy, tmp_path):
     version = exported_version(copy["model"])
     (version.folder / "variables" / "variables.index").write_bytes(b"torn")
     change(copy["verdict"], model_fingerprint=version.fingerprint)
-    ended = one_step.run(components.check_serving, tmp_path / "root", copy, **WISHES)
-    assert one_step.refusal(ended).startswith("error: a model must load and answer; got ")
+    ended = run_component.run(components.check_serving, tmp_path / "root", copy, **WISHES)
+    assert run_component.refusal(ended).startswith("error: a model must load and answer; got ")
 
 
 def test_refuses_answers_that_are_not_the_evaluations(copy, tmp_path):
     answers = json.loads(copy["verdict"].read_text())["answers"]
     answers[0]["probabilities"] = [0.002 + score for score in answers[0]["probabilities"]]
     change(copy["verdict"], answers=answers)
-    ended = one_step.run(components.check_serving, tmp_path / "root", copy, **WISHES)
-    assert one_step.refusal(ended) == (
+    ended = run_component.run(components.check_serving, tmp_path / "root", copy, **WISHES)
+    assert run_component.refusal(ended) == (
         "error: a server must answer as the evaluation did, to 0.001; got a difference of 0.002. "
         "Train or export the model again."
     )
@@ -54,12 +54,12 @@ def test_refuses_answers_that_are_not_the_evaluations(copy, tmp_path):
 
 def test_refuses_the_verdict_of_another_model(copy, tmp_path):
     change(copy["verdict"], model_fingerprint="0123456789abcdef")
-    ended = one_step.run(components.check_serving, tmp_path / "root", copy, **WISHES)
-    assert "the verdict must be of the model it is used for; got one of 0123456789ab for" in one_step.refusal(ended)
+    ended = run_component.run(components.check_serving, tmp_path / "root", copy, **WISHES)
+    assert "the verdict must be of the model it is used for; got one of 0123456789ab for" in run_component.refusal(ended)
 
 
 def test_a_model_is_proven_also_where_it_is_to_be_deployed_nowhere(judged, tmp_path):
-    ended = one_step.run(components.check_serving, tmp_path, judged, deploy_to="none", accepted=True)
+    ended = run_component.run(components.check_serving, tmp_path, judged, deploy_to="none", accepted=True)
     assert ended.output is False
     assert ended.metadata["proof"]["pictures"] == 2
 
@@ -69,11 +69,11 @@ def test_a_model_is_proven_also_where_it_is_to_be_deployed_nowhere(judged, tmp_p
 )
 def test_of_what_is_not_to_be_deployed_nothing_is_proven(copy, tmp_path, good_enough, said):
     change(copy["verdict"], verdict={"accepted": good_enough, "reasons": []})
-    ended = one_step.run(components.check_serving, tmp_path / "root", copy, deploy_to="here", accepted=False)
+    ended = run_component.run(components.check_serving, tmp_path / "root", copy, deploy_to="here", accepted=False)
     assert ended.output is False
     assert ended.printed == [f"serving is not checked: {said}"]
     inputs = {name: copy[name] for name in ("model", "verdict")} | {"proof": ended.folder / "proof"}
     change(copy["verdict"], verdict={"accepted": True, "reasons": []})
     where = {"deploy_to": str(tmp_path / "repository"), "advanced": {}}
-    refused = one_step.run(components.deploy_model, tmp_path / "deploy", inputs, **where)
-    assert one_step.refusal(refused).startswith("error: the proof must be of the model it is used for; got one of ")
+    refused = run_component.run(components.deploy_model, tmp_path / "deploy", inputs, **where)
+    assert run_component.refusal(refused).startswith("error: the proof must be of the model it is used for; got one of ")

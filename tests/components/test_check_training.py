@@ -1,5 +1,5 @@
-import one_step
 import pytest
+from support import run_component
 
 from kfp_vision import components
 from kfp_vision.cli.run import form_defaults
@@ -18,7 +18,7 @@ def fields(written) -> dict[str, object]:
 
 
 def test_lets_right_values_pass_without_a_word(fields, tmp_path):
-    ended = one_step.run(components.check_training, tmp_path, **fields)
+    ended = run_component.run(components.check_training, tmp_path, **fields)
     assert ended.succeeded
     assert ended.printed == []
     assert ended.left_behind() == ["executor_output.json", "mlpipeline_ui_metadata"]
@@ -34,5 +34,5 @@ def test_lets_right_values_pass_without_a_word(fields, tmp_path):
     ],
 )
 def test_refuses_what_nothing_can_be_trained_with(fields, tmp_path, given, line):
-    ended = one_step.run(components.check_training, tmp_path, **fields | given)
-    assert one_step.refusal(ended).startswith(f"error: {line}")
+    ended = run_component.run(components.check_training, tmp_path, **fields | given)
+    assert run_component.refusal(ended).startswith(f"error: {line}")

@@ -3,10 +3,10 @@
 import warnings
 from pathlib import Path
 
-import one_step
 import pytest
 from kfp import compiler, dsl, local
 from kfp.components import load_component_from_file
+from support import run_component
 
 from kfp_vision import components
 
@@ -40,7 +40,7 @@ def test_a_pipeline_of_loaded_stages_runs(tmp_path):
     def somebody_elses():
         ratios = {"validation_ratio": 0.2, "test_ratio": 0.1}
         found = fingerprint(images_uri="sample", leave_out_uri="", advanced={})
-        ingested = ingest(**one_step.to_ingest("sample", fingerprint=found.output), **ratios)
+        ingested = ingest(**run_component.to_ingest("sample", fingerprint=found.output), **ratios)
         split(images=ingested.outputs["images"], advanced={}, **ratios)
 
     compiler.Compiler().compile(somebody_elses, str(tmp_path / "somebody_elses.yaml"))

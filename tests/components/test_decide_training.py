@@ -1,4 +1,4 @@
-import one_step
+from support import run_component
 
 from kfp_vision import components
 from kfp_vision.dataset import scan
@@ -7,8 +7,8 @@ VALUES = {"images_uri": "sample", "leave_out_uri": "", "recipe": "fields", "mode
 
 
 def test_there_is_something_to_train_until_a_model_of_it_is_deployed(tmp_path, trained, deployed):
-    def decided(name: str, **given: object) -> one_step.Ended:
-        return one_step.run(components.decide_training, tmp_path / name, **VALUES, advanced={}, **given)
+    def decided(name: str, **given: object) -> run_component.Ended:
+        return run_component.run(components.decide_training, tmp_path / name, **VALUES, advanced={}, **given)
 
     at_first = decided("first", skip_unchanged=False, deploy_to="none")
     assert at_first.outputs["fingerprint"] == scan.fingerprint_images("sample")
@@ -21,5 +21,9 @@ def test_there_is_something_to_train_until_a_model_of_it_is_deployed(tmp_path, t
 
 def test_refuses_a_cluster_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    ended = one_step.run(components.decide_training, tmp_path, **VALUES, advanced={}, skip_unchanged=True, deploy_to="kserve")
-    assert one_step.refusal(ended).startswith("error: deploy_to=kserve must run in a cluster, or find the configuration of one")
+    ended = run_component.run(
+        components.decide_training, tmp_path, **VALUES, advanced={}, skip_unchanged=True, deploy_to="kserve"
+    )
+    assert run_component.refusal(ended).startswith(
+        "error: deploy_to=kserve must run in a cluster, or find the configuration of one"
+    )

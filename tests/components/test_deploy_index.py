@@ -1,10 +1,8 @@
 import json
 from pathlib import Path
 
-import colours
-import indexed
-import one_step
 import pytest
+from support import colour_index, colour_model, run_component
 
 from kfp_vision import components
 from kfp_vision.repository.version import versions
@@ -15,12 +13,12 @@ from kfp_vision.search.index import Index
 def made(tmp_path_factory) -> Path:
     """A folder with a model, pictures, and their index."""
     root = tmp_path_factory.mktemp("made")
-    indexed.write(indexed.write_model(root / "model"), indexed.write_pictures(root / "photos"), root / "index")
+    colour_index.write(colour_index.write_model(root / "model"), colour_index.write_pictures(root / "photos"), root / "index")
     return root
 
 
-def deployed(made: Path, root: Path, deploy_to: Path) -> one_step.Ended:
-    return one_step.run(components.deploy_index, root, {"index": made / "index"}, deploy_to=str(deploy_to))
+def deployed(made: Path, root: Path, deploy_to: Path) -> run_component.Ended:
+    return run_component.run(components.deploy_index, root, {"index": made / "index"}, deploy_to=str(deploy_to))
 
 
 def test_an_index_comes_to_lie_with_its_model(made, tmp_path):
@@ -38,20 +36,20 @@ def test_an_index_comes_to_lie_with_its_model(made, tmp_path):
     there = Index(place / "index")
     assert there.images == Index(made / "index").images and there.about.generation == told["generation"]
     assert [version.number for version in versions(place)] == [1]
-    vector = there.embedder().embed_one(indexed.picture(3))  # by the model that it lies with
+    vector = there.embedder().embed_one(colour_index.picture(3))  # by the model that it lies with
     assert there.search(vector[None], 1)[0][0].path.endswith("03.png")
 
 
 def test_refuses_to_lie_with_another_model(made, tmp_path):
-    colours.write_version(tmp_path / "other" / "1", scale=1 / 10)
-    line = one_step.refusal(deployed(made, tmp_path / "root", tmp_path / "other"))
+    colour_model.write_version(tmp_path / "other" / "1", scale=1 / 10)
+    line = run_component.refusal(deployed(made, tmp_path / "root", tmp_path / "other"))
     assert line.startswith("error: an index must be deployed beside its model, colours ")
     assert line.endswith(f"; got another one as version 1 in {tmp_path / 'other'}. Run image_search with it as model_uri.")
     assert not (tmp_path / "other" / "index").exists()
 
 
 def test_refuses_a_place_without_a_model(made, tmp_path):
-    assert one_step.refusal(deployed(made, tmp_path / "root", tmp_path / "nowhere")) == (
+    assert run_component.refusal(deployed(made, tmp_path / "root", tmp_path / "nowhere")) == (
         f"error: deploy_to must hold a model for the index to be deployed beside; got none in {tmp_path / 'nowhere'}. "
         "Deploy the model there first."
     )

@@ -1,8 +1,8 @@
 import json
 from pathlib import Path
 
-import one_step
 import pytest
+from support import run_component
 
 from kfp_vision import components
 from kfp_vision.repository.version import exported_version, versions
@@ -23,8 +23,8 @@ def changed(file: Path, beside: Path, **changes: object) -> Path:
 
 
 def refuses(inputs: dict[str, Path], root: Path, deploy_to: Path) -> str:
-    ended = one_step.run(components.deploy_model, root, inputs, deploy_to=str(deploy_to), advanced={})
-    return one_step.refusal(ended)
+    ended = run_component.run(components.deploy_model, root, inputs, deploy_to=str(deploy_to), advanced={})
+    return run_component.refusal(ended)
 
 
 def test_refuses_a_model_that_was_not_accepted(deploy_inputs, tmp_path):

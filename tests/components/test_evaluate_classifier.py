@@ -1,6 +1,6 @@
 import json
 
-import one_step
+from support import run_component
 
 from kfp_vision import components
 from kfp_vision.records import convert
@@ -45,7 +45,7 @@ def test_decides_and_writes_the_reasons(evaluated):
 
 
 def test_rejects_a_model_evaluated_on_two_images_and_succeeds(evaluate_inputs, tmp_path):
-    ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **NOTHING_ASKED)
+    ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **NOTHING_ASKED)
     figures = json.loads((ended.folder / "verdict").read_text())
     assert ended.succeeded and figures["verdict"]["accepted"] is ended.output is False
     assert "hold out more images, with validation_ratio or test_ratio" in figures["verdict"]["reasons"][0]
@@ -53,7 +53,7 @@ def test_rejects_a_model_evaluated_on_two_images_and_succeeds(evaluate_inputs, t
 
 def test_rejects_a_model_below_min_accuracy(evaluate_inputs, tmp_path):
     nearly = NOTHING_ASKED | {"min_accuracy": 0.999999, "advanced": {"beat_largest_class": False}}
-    ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **nearly)
+    ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **nearly)
     figures = json.loads((ended.folder / "metrics").read_text())
     assert ended.succeeded
     assert figures["verdict"]["accepted"] is ended.output is (figures["accuracy"] == 1)
@@ -61,7 +61,7 @@ def test_rejects_a_model_below_min_accuracy(evaluate_inputs, tmp_path):
 
 def test_an_accepted_but_unchanged_model_is_not_deployed_again(evaluate_inputs, tmp_path):
     asked = NOTHING_ASKED | {"unchanged": True, "advanced": {"beat_largest_class": False}}
-    ended = one_step.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **asked)
+    ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **asked)
     assert json.loads((ended.folder / "verdict").read_text())["verdict"]["accepted"] is True
     assert ended.output is False
 
@@ -83,8 +83,8 @@ def test_fails_without_held_out_images(evaluate_inputs, tmp_path):
     nothing = tmp_path / "nothing"
     convert.write_shards(nothing, "validation", iter(()), ["bellcup", "globelet"], 100)
     inputs = evaluate_inputs | {"validation_records": nothing, "test_records": nothing}
-    ended = one_step.run(components.evaluate_classifier, tmp_path, inputs, **NOTHING_ASKED)
-    assert one_step.refusal(ended) == (
+    ended = run_component.run(components.evaluate_classifier, tmp_path, inputs, **NOTHING_ASKED)
+    assert run_component.refusal(ended) == (
         "error: there must be held-out images to evaluate on; got none in nothing. "
         "Raise validation_ratio or test_ratio, or add images."
     )

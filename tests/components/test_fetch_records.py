@@ -1,12 +1,12 @@
-import one_step
 import pytest
+from support import run_component
 
 from kfp_vision import components
 
 
 @pytest.fixture(scope="module")
-def fetched(written, tmp_path_factory) -> one_step.Ended:
-    return one_step.run(
+def fetched(written, tmp_path_factory) -> run_component.Ended:
+    return run_component.run(
         components.fetch_records, tmp_path_factory.mktemp("fetch"), records_uri=str(written.folder), advanced={}
     )
 
@@ -26,5 +26,7 @@ def test_makes_the_label_map_anew(fetched, split):
 
 
 def test_refuses_a_place_without_records(pictures, tmp_path):
-    ended = one_step.run(components.fetch_records, tmp_path, records_uri=str(pictures), advanced={})
-    assert one_step.refusal(ended).startswith("error: there must be records of train, validation and test; got no train in")
+    ended = run_component.run(components.fetch_records, tmp_path, records_uri=str(pictures), advanced={})
+    assert run_component.refusal(ended).startswith(
+        "error: there must be records of train, validation and test; got no train in"
+    )

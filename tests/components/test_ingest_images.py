@@ -1,9 +1,7 @@
 import csv
 import hashlib
 
-import boxed
-import drawn
-import one_step
+from support import boxed_images, run_component, sample_images
 
 from kfp_vision import components
 
@@ -33,24 +31,24 @@ def test_says_how_many_pictures_and_classes_there_are(pictures, ingested):
 
 
 def test_refuses_a_single_class(ratios, tmp_path):
-    folder = drawn.pictures(tmp_path / "pictures", classes=1, each=3)
-    values = one_step.to_ingest(folder) | ratios
-    line = one_step.refusal(one_step.run(components.ingest_images, tmp_path, **values))
+    folder = sample_images.pictures(tmp_path / "pictures", classes=1, each=3)
+    values = run_component.to_ingest(folder) | ratios
+    line = run_component.refusal(run_component.run(components.ingest_images, tmp_path, **values))
     assert line.startswith(f"error: images_uri must contain at least two classes; got one at {folder} (bellcup). Put ")
 
 
 def test_finds_pictures_with_boxes(tmp_path, ratios):
-    boxed.data(tmp_path / "data", pictures=20)
-    values = one_step.to_ingest(tmp_path / "data", task="detection") | ratios
-    ended = one_step.run(components.ingest_images, tmp_path / "ingest", **values)
+    boxed_images.data(tmp_path / "data", pictures=20)
+    values = run_component.to_ingest(tmp_path / "data", task="detection") | ratios
+    ended = run_component.run(components.ingest_images, tmp_path / "ingest", **values)
     assert ended.metadata["images"] == {"pictures": 20, "classes": 3, "source": str(tmp_path / "data")}
     assert "20 images in 3 classes, 0 files skipped" in ended.printed
 
 
 def test_refuses_pictures_without_boxes_for_detection(pictures, tmp_path, ratios):
-    values = one_step.to_ingest(pictures, task="detection") | ratios
-    ended = one_step.run(components.ingest_images, tmp_path, **values)
-    assert one_step.refusal(ended) == (
+    values = run_component.to_ingest(pictures, task="detection") | ratios
+    ended = run_component.run(components.ingest_images, tmp_path, **values)
+    assert run_component.refusal(ended) == (
         f"error: images_uri of detection must contain images with annotations; got none at {pictures} "
         "(20 files skipped: no annotation). "
         "Put x.xml in Pascal VOC format next to each x.jpg, or into Annotations next to JPEGImages."
@@ -61,8 +59,8 @@ def test_leaves_out_what_a_list_names(pictures, ratios, tmp_path):
     (tmp_path / "list.csv").write_text(
         f"path,leave_out\nbellcup/0001.jpg,yes\n{pictures}/globelet/0002.jpg,yes\nrose/1.jpg,yes\n"
     )
-    values = one_step.to_ingest(pictures, leave_out_uri=str(tmp_path / "list.csv")) | ratios
-    ended = one_step.run(components.ingest_images, tmp_path / "ingest", **values)
+    values = run_component.to_ingest(pictures, leave_out_uri=str(tmp_path / "list.csv")) | ratios
+    ended = run_component.run(components.ingest_images, tmp_path / "ingest", **values)
     assert ended.metadata["images"]["pictures"] == 18
     assert ended.printed == [
         f"images excluded by {tmp_path}/list.csv: 2",
@@ -74,6 +72,6 @@ def test_leaves_out_what_a_list_names(pictures, ratios, tmp_path):
 
 def test_refuses_a_list_of_other_pictures(pictures, ratios, tmp_path):
     (tmp_path / "list.csv").write_text("path\nrose/1.jpg\n")
-    values = one_step.to_ingest(pictures, leave_out_uri=str(tmp_path / "list.csv")) | ratios
-    line = one_step.refusal(one_step.run(components.ingest_images, tmp_path / "ingest", **values))
+    values = run_component.to_ingest(pictures, leave_out_uri=str(tmp_path / "list.csv")) | ratios
+    line = run_component.refusal(run_component.run(components.ingest_images, tmp_path / "ingest", **values))
     assert line.startswith("error: leave_out_uri must name images of images_uri; got none of them in ")

@@ -7,9 +7,9 @@ import shutil
 import warnings
 from pathlib import Path
 
-import one_step
 import pytest
 from kfp import dsl, local
+from support import run_component
 
 from kfp_vision import components
 from kfp_vision.cli.run import make_sequential
@@ -23,7 +23,7 @@ def write(tables: dict[str, Path], root: Path, partitions: int, advanced: dict[s
 
     @dsl.pipeline(name="partitions")
     def in_partitions(partitions: int, images_per_shard: int, advanced: dict):
-        split = {name: one_step.imported(components.write_tfrecords, name, path) for name, path in tables.items()}
+        split = {name: run_component.imported(components.write_tfrecords, name, path) for name, path in tables.items()}
         limits = {"images_per_shard": images_per_shard, "advanced": advanced}
         first = components.partition_records(partitions=1)
         written_in_partitions(split, partitions=partitions, after=first, **limits)

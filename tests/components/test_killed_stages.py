@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import killing
-import one_step
 import pytest
 from kfp import dsl
-from servers import until
-from told import Web
+from support import run_component, sigkill
+from support.model_servers import until
+from support.webhook_receiver import Web
 
 from kfp_vision import components
 from kfp_vision.cli import run
@@ -32,34 +31,34 @@ from kfp_vision.repository import version
 PATH = "/hooks/runs"
 TRIES = 5  # where a stage is faster than who would kill it
 # Stage to the moment of its end; the first ones look at fields and lists, and write nothing.
-MOMENTS: dict[str, killing.Moment] = {
-    "check_run": killing.at_once,
-    "check_training": killing.at_once,
-    "check_sweep": killing.at_once,
-    "check_preparation": killing.at_once,
-    "check_prediction": killing.at_once,
-    "check_search": killing.at_once,
-    "fingerprint_images": killing.at_once,
-    "decide_training": killing.at_once,
-    "choose_trials": killing.at_once,
-    "partition_records": killing.at_once,
-    "list_images": killing.at_once,
-    "ingest_images": killing.there("images"),
-    "split_images": killing.begun("label_map"),
-    "write_tfrecords": killing.begun("test_records"),
-    "write_partition": killing.begun("part"),
-    "train_classifier": killing.begun("model"),
-    "evaluate_classifier": killing.there("metrics", "verdict"),
-    "check_serving": killing.with_server,
+MOMENTS: dict[str, sigkill.Moment] = {
+    "check_run": sigkill.at_once,
+    "check_training": sigkill.at_once,
+    "check_sweep": sigkill.at_once,
+    "check_preparation": sigkill.at_once,
+    "check_prediction": sigkill.at_once,
+    "check_search": sigkill.at_once,
+    "fingerprint_images": sigkill.at_once,
+    "decide_training": sigkill.at_once,
+    "choose_trials": sigkill.at_once,
+    "partition_records": sigkill.at_once,
+    "list_images": sigkill.at_once,
+    "ingest_images": sigkill.there("images"),
+    "split_images": sigkill.begun("label_map"),
+    "write_tfrecords": sigkill.begun("test_records"),
+    "write_partition": sigkill.begun("part"),
+    "train_classifier": sigkill.begun("model"),
+    "evaluate_classifier": sigkill.there("metrics", "verdict"),
+    "check_serving": sigkill.with_server,
     "deploy_model": lambda process, folder: any(folder.parents[2].glob("repository/[0-9]*")),
-    "call_endpoint": killing.with_server,
-    "fetch_records": killing.begun("test_records"),
-    "fetch_model": killing.begun("model"),
-    "predict_images": killing.begun("predictions"),
-    "fetch_embedder": killing.begun("model"),
-    "index_images": killing.begun("part"),
-    "search_images": killing.begun("found"),
-    "audit_images": killing.there("findings"),
+    "call_endpoint": sigkill.with_server,
+    "fetch_records": sigkill.begun("test_records"),
+    "fetch_model": sigkill.begun("model"),
+    "predict_images": sigkill.begun("predictions"),
+    "fetch_embedder": sigkill.begun("model"),
+    "index_images": sigkill.begun("part"),
+    "search_images": sigkill.begun("found"),
+    "audit_images": sigkill.there("findings"),
     "deploy_index": lambda process, folder: any(folder.parents[2].glob("repository/index/[0-9]*")),
 }
 AGAIN = {
@@ -130,7 +129,7 @@ class Killed:
     root: Path
     line: str
     printed: list[str]
-    kill: killing.Kill
+    kill: sigkill.Kill
 
 
 @pytest.fixture
@@ -194,7 +193,7 @@ def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[
         "audit_images": lambda: ({"index": of("index")}, of("ratios")),
         "fingerprint_images": lambda: ({}, pictures),
         "partition_records": lambda: ({}, {"partitions": 2}),
-        "ingest_images": lambda: ({}, one_step.to_ingest(of("pictures")) | of("ratios")),
+        "ingest_images": lambda: ({}, run_component.to_ingest(of("pictures")) | of("ratios")),
         "train_classifier": lambda: (of("train_inputs"), of("recipe")),
         "check_serving": lambda: (of("judged"), {"deploy_to": "none", "accepted": True}),
         "decide_training": lambda: ({}, {**decided, "deploy_to": str(root / "nowhere")}),
@@ -211,11 +210,11 @@ def killed(stage: str, root: Path, artifacts: dict[str, Path], parameters: dict[
     @dsl.pipeline(name="one-step")
     def one_step_and_its_end():
         with dsl.ExitHandler(outcome_reported(), name="run"):
-            inputs = {name: one_step.imported(component, name, path) for name, path in artifacts.items()}
+            inputs = {name: run_component.imported(component, name, path) for name, path in artifacts.items()}
             component(**inputs, **parameters)
 
     shown = io.StringIO()
-    with killing.killing(root, stage, MOMENTS[stage]) as kill, contextlib.redirect_stdout(shown):
+    with sigkill.killing(root, stage, MOMENTS[stage]) as kill, contextlib.redirect_stdout(shown):
         try:
             run.run(one_step_and_its_end, {}, root)
         except InputError as error:
@@ -240,11 +239,11 @@ def test_a_killed_stage_is_named_leaves_nothing_half_written_and_can_be_run_agai
     assert (sent["state"], sent["failed_stages"][0]["name"]) == ("FAILED", stage)
     assert sent["failed_stages"][0]["error"].startswith(reason)
 
-    until(lambda: not any(killing.lives(process) for process in found.kill.processes))
+    until(lambda: not any(sigkill.lives(process) for process in found.kill.processes))
     left = {path.name: path for path in found.kill.folder.glob("[!.]*")}
     artifacts, parameters = given(stage, found.root, request)
     if stage in AGAIN:
-        again = one_step.run(getattr(components, stage), tmp_path / "again", artifacts, **parameters)
+        again = run_component.run(getattr(components, stage), tmp_path / "again", artifacts, **parameters)
         assert again.succeeded, again.printed
         assert_the_same(left, again.folder)
         assert {path.name for path in again.folder.glob(".*")} == set()

@@ -1,7 +1,7 @@
 import csv
 
-import one_step
 import pytest
+from support import run_component
 
 from kfp_vision import components
 
@@ -14,7 +14,7 @@ def model(trained):
 
 
 def test_names_every_picture(model, pictures, tmp_path):
-    ended = one_step.run(components.predict_images, tmp_path, model, predict_uri=str(pictures), **ALL_AT_ONCE)
+    ended = run_component.run(components.predict_images, tmp_path, model, predict_uri=str(pictures), **ALL_AT_ONCE)
     with (ended.folder / "predictions").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["path", "label", "prediction", "score"]
@@ -27,7 +27,7 @@ def test_names_every_picture(model, pictures, tmp_path):
 
 def test_refuses_a_place_without_pictures(model, tmp_path):
     (tmp_path / "empty").mkdir()
-    ended = one_step.run(
+    ended = run_component.run(
         components.predict_images, tmp_path / "root", model, predict_uri=str(tmp_path / "empty"), **ALL_AT_ONCE
     )
-    assert one_step.refusal(ended).startswith("error: there must be images to classify; got none at")
+    assert run_component.refusal(ended).startswith("error: there must be images to classify; got none at")

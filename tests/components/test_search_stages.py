@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import embedding
-import one_step
 import pytest
 from kfp import dsl, local
+from support import embedding_model, run_component
 
 from kfp_vision import components
 from kfp_vision.cli.run import make_sequential
@@ -37,21 +36,21 @@ FIELDS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return embedding.write_model(tmp_path_factory.mktemp("model") / "model")
+    return embedding_model.write_model(tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture(scope="module")
-def listed(pictures, tmp_path_factory) -> one_step.Ended:
+def listed(pictures, tmp_path_factory) -> run_component.Ended:
     values = {"fingerprint": "any", "images_uri": str(pictures), "partitions": 2}
-    return one_step.run(components.list_images, tmp_path_factory.mktemp("list"), **values)
+    return run_component.run(components.list_images, tmp_path_factory.mktemp("list"), **values)
 
 
 @pytest.fixture(scope="module")
-def indexed(model, listed, tmp_path_factory) -> one_step.Ended:
+def indexed(model, listed, tmp_path_factory) -> run_component.Ended:
     """The second of two partitions."""
     inputs = {"model": model, "images": listed.folder / "images"}
     values = {"index_uri": "", "partition": 1, "partitions": 2}
-    return one_step.run(components.index_images, tmp_path_factory.mktemp("part"), inputs, **values)
+    return run_component.run(components.index_images, tmp_path_factory.mktemp("part"), inputs, **values)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,9 @@ def joined(model, listed, tmp_path_factory) -> Joined:
 
 
 def test_right_values_pass_without_a_word(model, pictures, tmp_path):
-    ended = one_step.run(components.check_search, tmp_path, **FIELDS | {"images_uri": str(pictures), "model_uri": str(model)})
+    ended = run_component.run(
+        components.check_search, tmp_path, **FIELDS | {"images_uri": str(pictures), "model_uri": str(model)}
+    )
     assert ended.succeeded
     assert ended.printed == []
 
@@ -81,12 +82,12 @@ def test_right_values_pass_without_a_word(model, pictures, tmp_path):
 def test_wrong_values_are_refused(model, pictures, tmp_path, given, line):
     fields = FIELDS | {"images_uri": str(pictures), "model_uri": str(model)}
     fields |= {name: str(pictures) if value == "{pictures}" else value for name, value in given.items()}
-    assert one_step.refusal(one_step.run(components.check_search, tmp_path, **fields)).startswith(f"error: {line}")
+    assert run_component.refusal(run_component.run(components.check_search, tmp_path, **fields)).startswith(f"error: {line}")
 
 
 def test_takes_a_model_that_was_trained_before(model, tmp_path):
     values = {"model_uri": str(model), "network": "inception_v1", "checkpoint_uri": ""}
-    ended = one_step.run(components.fetch_embedder, tmp_path, **values)
+    ended = run_component.run(components.fetch_embedder, tmp_path, **values)
     assert ended.metadata["model"]["model_name"] == "flowers"
     assert (ended.folder / "model" / "serving" / "1" / "saved_model.pb").is_file()
 
@@ -100,8 +101,8 @@ def test_lists_the_pictures_and_numbers_the_partitions(listed):
 def test_lists_nothing_at_a_place_without_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1}
-    ended = one_step.run(components.list_images, tmp_path / "root", **values)
-    assert one_step.refusal(ended).startswith("error: there must be images to index; got no images.")
+    ended = run_component.run(components.list_images, tmp_path / "root", **values)
+    assert run_component.refusal(ended).startswith("error: there must be images to index; got no images.")
 
 
 def test_indexes_its_partition(indexed):
@@ -113,8 +114,8 @@ def test_an_index_before_of_which_there_is_none_is_refused(model, listed, tmp_pa
     (tmp_path / "before").mkdir()
     values = {"index_uri": str(tmp_path / "before"), "partition": 0, "partitions": 1}
     inputs = {"model": model, "images": listed.folder / "images"}
-    ended = one_step.run(components.index_images, tmp_path / "root", inputs, **values)
-    assert one_step.refusal(ended).startswith("error: there must be an index; got none in ")
+    ended = run_component.run(components.index_images, tmp_path / "root", inputs, **values)
+    assert run_component.refusal(ended).startswith("error: there must be an index; got none in ")
 
 
 def join(model: Path, images: Path, root: Path, partitions: int = 2, index_uri: str = "") -> Joined:
@@ -122,8 +123,8 @@ def join(model: Path, images: Path, root: Path, partitions: int = 2, index_uri: 
 
     @dsl.pipeline(name="partitions")
     def in_partitions(partitions: int, index_uri: str):
-        model_of = one_step.imported(components.index_images, "model", model)
-        table = one_step.imported(components.index_images, "images", images)
+        model_of = run_component.imported(components.index_images, "model", model)
+        table = run_component.imported(components.index_images, "images", images)
         numbers = components.partition_records(partitions=partitions)
         with dsl.ParallelFor(numbers.output) as partition:
             how = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
@@ -165,7 +166,7 @@ def test_names_the_pictures_that_no_partition_could_use(model, listed, tmp_path)
 
 def test_finds_the_nearest_of_each_picture(joined, pictures, tmp_path):
     values = {"queries_uri": str(pictures / "globelet"), "nearest": 3, "label": ""}
-    ended = one_step.run(components.search_images, tmp_path, {"index": joined[0] / "index"}, **values)
+    ended = run_component.run(components.search_images, tmp_path, {"index": joined[0] / "index"}, **values)
     with (ended.folder / "found").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["query", "rank", "path", "label", "similarity"]
@@ -179,13 +180,13 @@ def test_finds_the_nearest_of_each_picture(joined, pictures, tmp_path):
 def test_refuses_an_empty_query_folder(joined, tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"queries_uri": str(tmp_path / "empty"), "nearest": 3, "label": ""}
-    ended = one_step.run(components.search_images, tmp_path / "root", {"index": joined[0] / "index"}, **values)
-    assert one_step.refusal(ended).startswith("error: there must be images to search for; got none at ")
+    ended = run_component.run(components.search_images, tmp_path / "root", {"index": joined[0] / "index"}, **values)
+    assert run_component.refusal(ended).startswith("error: there must be images to search for; got none at ")
 
 
 def test_audits_the_pictures_of_an_index(joined, tmp_path):
     values = {"validation_ratio": 0.2, "test_ratio": 0.0}
-    ended = one_step.run(components.audit_images, tmp_path, {"index": joined[0] / "index"}, **values)
+    ended = run_component.run(components.audit_images, tmp_path, {"index": joined[0] / "index"}, **values)
     assert ended.metadata["metrics"]["pictures"] == 20
     assert set(ended.metadata["metrics"]) >= {"copies", "copies_across_splits", "copies_across_labels", "suspicious_labels"}
     assert (ended.folder / "findings").read_text().startswith("path,leave_out,finding,label,instead,other,score\n")
@@ -196,5 +197,5 @@ def test_audits_the_pictures_of_an_index(joined, tmp_path):
 def test_refuses_to_audit_a_torn_index(tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"validation_ratio": 0.2, "test_ratio": 0.0}
-    ended = one_step.run(components.audit_images, tmp_path / "root", {"index": tmp_path / "empty"}, **values)
-    assert one_step.refusal(ended).startswith("error: there must be an index; got none in ")
+    ended = run_component.run(components.audit_images, tmp_path / "root", {"index": tmp_path / "empty"}, **values)
+    assert run_component.refusal(ended).startswith("error: there must be an index; got none in ")

@@ -3,7 +3,7 @@ import shutil
 from itertools import chain
 from pathlib import Path
 
-import one_step
+from support import run_component
 
 from kfp_vision import components
 
@@ -29,12 +29,12 @@ def test_says_what_went_where(split):
 def test_keeps_a_picture_under_two_labels_if_asked(pictures, ratios, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "pictures")
     shutil.copy(folder / "bellcup" / "0001.jpg", folder / "globelet" / "again.jpg")
-    values = one_step.to_ingest(folder) | ratios
-    table = {"images": one_step.run(components.ingest_images, tmp_path / "ingest", **values).folder / "images"}
+    values = run_component.to_ingest(folder) | ratios
+    table = {"images": run_component.run(components.ingest_images, tmp_path / "ingest", **values).folder / "images"}
     ended = {}
     for choice in ("leave_out", "keep"):
         given = {"advanced": {"conflicting_labels": choice}, **ratios}
-        ended[choice] = one_step.run(components.split_images, tmp_path / choice, table, **given)
+        ended[choice] = run_component.run(components.split_images, tmp_path / choice, table, **given)
     assert [made.metadata["tables"]["left_out"] for made in ended.values()] == [2, 0]
     listed = (ended["leave_out"].folder / "tables" / "left_out.csv").read_text().splitlines()
     assert listed[1:] == [
@@ -46,7 +46,7 @@ def test_keeps_a_picture_under_two_labels_if_asked(pictures, ratios, tmp_path):
 
 def test_refuses_to_hold_everything_out(ingested, tmp_path):
     table = {"images": ingested.folder / "images"}
-    ended = one_step.run(components.split_images, tmp_path, table, validation_ratio=0.6, test_ratio=0.4, advanced={})
-    assert one_step.refusal(ended) == (
+    ended = run_component.run(components.split_images, tmp_path, table, validation_ratio=0.6, test_ratio=0.4, advanced={})
+    assert run_component.refusal(ended) == (
         "error: every class must keep an image to train on; got none of bellcup. Add images to it, remove it, or hold out less."
     )

@@ -3,9 +3,9 @@
 import csv
 import json
 
-import one_step
 import pytest
 from kfp import dsl, local
+from support import run_component
 
 from kfp_vision import components
 from kfp_vision.cli.run import form_defaults
@@ -27,15 +27,15 @@ def fields(pictures) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def trained(train_inputs, recipe, tmp_path_factory) -> one_step.Ended:
+def trained(train_inputs, recipe, tmp_path_factory) -> run_component.Ended:
     given = {name: value for name, value in recipe.items() if name not in OF_A_TRIAL}
-    return one_step.run(
+    return run_component.run(
         components.train_trial, tmp_path_factory.mktemp("trial"), train_inputs, trial=json.dumps(TRIAL), **given
     )
 
 
 def test_right_values_pass_without_a_word(fields, tmp_path):
-    ended = one_step.run(components.check_sweep, tmp_path, **fields)
+    ended = run_component.run(components.check_sweep, tmp_path, **fields)
     assert ended.succeeded
     assert ended.printed == []
     assert ended.left_behind() == ["executor_output.json", "mlpipeline_ui_metadata"]
@@ -58,12 +58,12 @@ def test_right_values_pass_without_a_word(fields, tmp_path):
     ],
 )
 def test_wrong_values_are_refused(fields, tmp_path, given, line):
-    ended = one_step.run(components.check_sweep, tmp_path, **fields | given)
-    assert one_step.refusal(ended).startswith(f"error: {line}")
+    ended = run_component.run(components.check_sweep, tmp_path, **fields | given)
+    assert run_component.refusal(ended).startswith(f"error: {line}")
 
 
 def test_the_trials_are_what_the_loop_takes(tmp_path):
-    ended = one_step.run(components.choose_trials, tmp_path, **LISTS, trials=0, advanced={})
+    ended = run_component.run(components.choose_trials, tmp_path, **LISTS, trials=0, advanced={})
     assert [json.loads(trial) for trial in ended.output] == [TRIAL, TRIAL | {"number": 2, "optimizer": "sgd"}]
     assert ended.printed == [
         "trial 1: inception_v1, adam at 0.01, batches of 4",
@@ -85,7 +85,7 @@ def test_the_best_trial_is_found(trained, tmp_path):
     @dsl.pipeline(name="one-step")
     def one_trial():
         with dsl.ParallelFor([1]):
-            tried = one_step.imported(components.deploy_model, "model", trained.folder / "model")
+            tried = run_component.imported(components.deploy_model, "model", trained.folder / "model")
         components.compare_trials(models=dsl.Collected(tried))
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))

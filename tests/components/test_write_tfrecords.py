@@ -2,9 +2,9 @@ import csv
 import shutil
 from pathlib import Path
 
-import one_step
 import pytest
 import tensorflow as tf
+from support import run_component
 
 from kfp_vision import components
 from kfp_vision.dataset import table
@@ -56,20 +56,22 @@ def with_one_broken(pictures, ratios, tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("broken")
     folder = shutil.copytree(pictures, root / "pictures")
     (folder / "globelet" / "0002.jpg").write_bytes((pictures / "globelet" / "0002.jpg").read_bytes()[:5000])
-    values = one_step.to_ingest(folder) | ratios
-    ingested = one_step.run(components.ingest_images, root / "ingest", **values)
-    split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **ratios)
+    values = run_component.to_ingest(folder) | ratios
+    ingested = run_component.run(components.ingest_images, root / "ingest", **values)
+    split = run_component.run(
+        components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **ratios
+    )
     return {name: split.folder / name for name in ("tables", "label_map")}
 
 
-def refused(ended: one_step.Ended) -> list[dict[str, str]]:
+def refused(ended: run_component.Ended) -> list[dict[str, str]]:
     with (ended.folder / "refused").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
     limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.05}}
-    ended = one_step.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
+    ended = run_component.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
     assert ended.succeeded
     assert sum(made.get("pictures", 0) for made in ended.metadata.values()) == 19
     (row,) = refused(ended)
@@ -84,7 +86,7 @@ def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
 def test_shrinks_what_is_larger_than_asked(split, tmp_path):
     inputs = {name: split.folder / name for name in ("tables", "label_map")}
     limits = {"images_per_shard": 100, "advanced": {"max_side": 100}}
-    ended = one_step.run(components.write_tfrecords, tmp_path, inputs, **limits)
+    ended = run_component.run(components.write_tfrecords, tmp_path, inputs, **limits)
     found = examples(ended.folder / "train_records")
     assert len(found) == 14
     for example in found:
@@ -94,8 +96,8 @@ def test_shrinks_what_is_larger_than_asked(split, tmp_path):
 
 def test_refuses_when_too_many_pictures_are_broken(with_one_broken, tmp_path):
     limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.01}}
-    ended = one_step.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
-    line = one_step.refusal(ended, kept=("refused", "summary"))
+    ended = run_component.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
+    line = run_component.refusal(ended, kept=("refused", "summary"))
     assert line.startswith("error: at most 1% of the images may be rejected; got 1 of 20. Fix or remove them, ")
     assert "/globelet/0002.jpg: image file is truncated" in line
     assert len(refused(ended)) == 1
@@ -106,7 +108,7 @@ def test_writes_one_partition_and_leaves_the_judgement_on_refused_pictures_to_th
     found = []
     for number in range(2):
         limits = {"images_per_shard": 4, "partition": number, "partitions": 2, "advanced": {"max_refused_ratio": 0.0}}
-        ended = one_step.run(components.write_partition, tmp_path / str(number), with_one_broken, **limits)
+        ended = run_component.run(components.write_partition, tmp_path / str(number), with_one_broken, **limits)
         assert ended.succeeded
         assert f"partition {number + 1} of 2" in ended.printed
         assert ended.metadata["part"] == {}  # KFP passes the metadata of all partitions in a single argument

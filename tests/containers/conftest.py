@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import engines
 import pytest
-from left_out import leave_out
-from servers import KEY, SECRET, Server, free_port, program, started, until
+from support import container_engines
+from support.model_servers import KEY, SECRET, Server, free_port, program, started, until
+from support.skip import leave_out
 
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 
@@ -51,7 +51,7 @@ class Engine:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory) -> Iterator[Engine]:
     """podman with a service of its own, else docker as it is set up; BUILDER may say which."""
-    program = engines.answering([os.environ["BUILDER"]] if "BUILDER" in os.environ else ["podman", "docker"])
+    program = container_engines.answering([os.environ["BUILDER"]] if "BUILDER" in os.environ else ["podman", "docker"])
     if not program.endswith("podman"):
         yield Engine(program, dict(os.environ))
         return

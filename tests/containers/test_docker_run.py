@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import colours
-import drawn
 import pytest
-from servers import ended, until
+from support import colour_model, sample_images
+from support.model_servers import ended, until
 
 from kfp_vision import __version__
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
@@ -158,7 +157,7 @@ def stage_of(about: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    return drawn.pictures(tmp_path_factory.mktemp("data") / "pictures", classes=3, each=60)
+    return sample_images.pictures(tmp_path_factory.mktemp("data") / "pictures", classes=3, each=60)
 
 
 @pytest.fixture(scope="module")
@@ -352,14 +351,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 def models(tmp_path_factory) -> Path:
     """A model repository whose right answers are known."""
     folder = tmp_path_factory.mktemp("models") / "colours"
-    colours.write_version(folder / "1")
+    colour_model.write_version(folder / "1")
     return folder
 
 
 @pytest.fixture(scope="module")
 def batch(engine, image, store, models, tmp_path_factory) -> Run:
     """Pictures in a store named by a model of this machine, two machines' worth."""
-    names = {f"{colour}/{number}.jpg": colours.picture(colour) for colour in colours.RGB for number in range(4)}
+    names = {f"{colour}/{number}.jpg": colour_model.picture(colour) for colour in colour_model.RGB for number in range(4)}
     bucket = store.bucket("pictures", names | {"blue/broken.jpg": b"no picture"})
     output = tmp_path_factory.mktemp("batch") / "runs"
     form = {"model_uri": models, "predict_uri": f"s3://{bucket}", "partitions": 2}
@@ -411,7 +410,7 @@ def test_batch_prediction_writes_nothing_but_its_artifacts(batch, models):
 def failed(engine, image, tmp_path_factory) -> Run:
     """Pictures that are torn, called by somebody who is not root; the small image is all that there is."""
     root = tmp_path_factory.mktemp("failed")
-    torn = drawn.pictures(root / "torn")
+    torn = sample_images.pictures(root / "torn")
     for picture in torn.rglob("*.jpg"):
         picture.write_bytes(picture.read_bytes()[:600])
     output = root / "runs"

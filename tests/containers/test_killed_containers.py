@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-import drawn
 import pytest
-from servers import ended
+from support import sample_images
+from support.model_servers import ended
 
 STAGE = "train_classifier"
 FORM = {
@@ -53,7 +53,7 @@ def container_of(engine, stage: str, output: Path) -> str:
 @pytest.mark.parametrize("what", KILLED)
 def test_the_stage_that_was_killed_is_named_with_what_may_have_been_the_reason(engine, image, tmp_path, what):
     output = tmp_path / "runs"
-    form = FORM | {"images_uri": drawn.pictures(tmp_path / "pictures")}
+    form = FORM | {"images_uri": sample_images.pictures(tmp_path / "pictures")}
     fields = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", *fields, "--runner", "docker", "--output", str(output)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

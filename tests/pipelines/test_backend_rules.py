@@ -5,16 +5,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import backend_rules
-import executor_input
-import one_step
 import pytest
-import run_shape
-import tiny
 import yaml
 from kfp import dsl
-from kfp_driver import Pipeline, holds
-from local_outputs import unwritten
+from support import backend_rules, executor_input, run_component, run_shape, small_pipelines
+from support.kfp_driver import Pipeline, holds
+from support.local_outputs import unwritten
 
 from kfp_vision.pipelines import PIPELINES
 
@@ -40,20 +36,20 @@ def faults(pipeline: Pipeline) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def sound() -> str:
-    return tiny.compiled(tiny.sound)
+    return small_pipelines.compiled(small_pipelines.sound)
 
 
 def test_nothing_is_wrong_with_a_sound_pipeline(sound, monkeypatch):
     monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
     assert faults(Pipeline(sound)) == {}
-    assert faults(Pipeline(tiny.compiled(tiny.on_nodes))) == {}
+    assert faults(Pipeline(small_pipelines.compiled(small_pipelines.on_nodes))) == {}
 
 
 HOUR_HOLDS = "is not set, so that KFP's hour holds"
 # What a person can write with KFP, and its compiler takes: stages, how the pipeline is made, and what each rule says of it.
 WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
     "a number of GPUs": (
-        tiny.with_a_number_of_gpus,
+        small_pipelines.with_a_number_of_gpus,
         {},
         {
             "what_a_pod_asks_for_is_a_text": [
@@ -63,7 +59,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
         },
     ),
     "dictionaries of a stage": (
-        tiny.with_dictionaries_of_a_stage,
+        small_pipelines.with_dictionaries_of_a_stage,
         {},
         {
             "values_have_the_type_of_each_input": [
@@ -76,12 +72,12 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
         },
     ),
     "metadata alone": (
-        tiny.with_metadata_alone,
+        small_pipelines.with_metadata_alone,
         {},
         {"every_artifact_has_a_file": ["exit-handler-1/measure: nothing is written to metrics"]},
     ),
     "a number compared to a text": (
-        tiny.with_a_number_compared_to_a_text,
+        small_pipelines.with_a_number_compared_to_a_text,
         {},
         {
             "conditions_compare_like_with_like": [
@@ -91,7 +87,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
         },
     ),
     "a secret behind the cache": (
-        tiny.with_a_secret_behind_the_cache,
+        small_pipelines.with_a_secret_behind_the_cache,
         {},
         {
             "what_is_kept_for_another_run_depends_on_what_lies_outside": [
@@ -100,7 +96,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
         },
     ),
     "a look that is kept": (
-        tiny.with_a_look_that_is_kept,
+        small_pipelines.with_a_look_that_is_kept,
         {},
         {
             "what_stands_for_the_outside_is_never_kept": [
@@ -109,7 +105,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
         },
     ),
     "a deployment in every run": (
-        tiny.with_a_deployment_in_every_run,
+        small_pipelines.with_a_deployment_in_every_run,
         {},
         {
             "what_looks_outside_or_changes_it_always_runs": [
@@ -120,7 +116,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
         },
     ),
     "no limits": (
-        tiny.on_nodes,
+        small_pipelines.on_nodes,
         {"equipped": False},
         {
             "each_pod_has_an_end_a_limit_and_room": [
@@ -131,23 +127,23 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
         },
     ),
     "tries that do not fit": (
-        tiny.with_tries_without_an_end,
+        small_pipelines.with_tries_without_an_end,
         {},
         {"a_stage_that_is_tried_again_has_the_time": ["exit-handler-1/look: 10800 s for 3 tries of up to 7200 s"]},
     ),
     "a loop without a limit": (
-        tiny.with_a_loop_that_nobody_limits,
+        small_pipelines.with_a_loop_that_nobody_limits,
         {},
         {"no_argument_is_too_long": ["exit-handler-1/for-loop-2: no limit is known for what it runs through"]},
     ),
     "no last task": (
-        tiny.on_nodes,
+        small_pipelines.on_nodes,
         {"handled": False},
         {"one_last_task_looks_at_all_the_others": ["the root: 0 tasks run whatever happened; must be one"]},
     ),
     "one lifetime": (
-        tiny.on_nodes,
-        {"config": dsl.PipelineConfig(ttl_seconds_after_finished=7 * tiny.DAY)},
+        small_pipelines.on_nodes,
+        {"config": dsl.PipelineConfig(ttl_seconds_after_finished=7 * small_pipelines.DAY)},
         {
             "a_run_is_kept_as_long_however_it_ends": [
                 f"pipelineConfig: resourceTtlOnSuccess {HOUR_HOLDS}",
@@ -162,7 +158,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
 def test_names_what_can_be_written_and_cannot_run(case, monkeypatch):
     monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
     stages, how, expected = WRITTEN[case]
-    assert faults(Pipeline(tiny.compiled(stages, **how))) == expected
+    assert faults(Pipeline(small_pipelines.compiled(stages, **how))) == expected
 
 
 BODY = ("components", "comp-exit-handler-1", "dag", "tasks")
@@ -553,7 +549,7 @@ def test_each_rule_was_seen_to_fail():
 
 def fifty(**changed: Any) -> int:
     """The bytes of what join_records is given behind 50 partitions, in an installation as the one where it was seen."""
-    as_seen = Pipeline(tiny.compiled(tiny.as_seen_with_fifty_partitions, "prepare-records"))
+    as_seen = Pipeline(small_pipelines.compiled(small_pipelines.as_seen_with_fifty_partitions, "prepare-records"))
     like = {"recorded": 16, "first_id": 300, "spaced": False} | changed
     (found,) = (
         many
@@ -574,7 +570,7 @@ def test_an_argument_grows_with_the_pipeline_root():
 
 
 def test_too_many_turns_are_too_long_an_argument(monkeypatch):
-    as_seen = Pipeline(tiny.compiled(tiny.as_seen_with_fifty_partitions))
+    as_seen = Pipeline(small_pipelines.compiled(small_pipelines.as_seen_with_fifty_partitions))
     monkeypatch.setitem(backend_rules.MOST, "partitions", 50)
     (fault,) = backend_rules.no_argument_is_too_long(as_seen)
     assert fault.startswith("exit-handler-1/join-records: an argument of ")
@@ -622,5 +618,5 @@ def test_reads_the_conditions_of_the_compiler(text, value, expected):
 def test_a_run_tells_which_artifacts_were_not_written(tmp_path):
     with pytest.raises(FileNotFoundError, match="no stage left an"):
         unwritten(tmp_path)
-    assert one_step.run(tiny.measure, tmp_path).succeeded
+    assert run_component.run(small_pipelines.measure, tmp_path).succeeded
     assert unwritten(tmp_path) == ["measure/metrics"]

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import colours
 import pytest
+from support import colour_model
 
 from kfp_vision.repository import version
 
@@ -17,13 +17,13 @@ from kfp_vision.repository import version
 def root(tmp_path_factory) -> Path:
     """A model repository, and a folder of pictures, one of which is broken and one filed wrongly."""
     folder = tmp_path_factory.mktemp("batch")
-    colours.write_version(folder / "models" / "1", ("blue", "red", "green"))
-    colours.write_version(folder / "models" / "2")
-    for colour in colours.RGB:
+    colour_model.write_version(folder / "models" / "1", ("blue", "red", "green"))
+    colour_model.write_version(folder / "models" / "2")
+    for colour in colour_model.RGB:
         (folder / "pictures" / colour).mkdir(parents=True)
         for number in range(3):
-            (folder / "pictures" / colour / f"{number}.jpg").write_bytes(colours.picture(colour))
-    (folder / "pictures" / "blue" / "wrong.jpg").write_bytes(colours.picture("red"))
+            (folder / "pictures" / colour / f"{number}.jpg").write_bytes(colour_model.picture(colour))
+    (folder / "pictures" / "blue" / "wrong.jpg").write_bytes(colour_model.picture("red"))
     (folder / "pictures" / "blue" / "broken.jpg").write_bytes(b"no picture")
     return folder
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import drawn
 import pytest
+from support import sample_images
 
 from kfp_vision.repository.version import exported_version, versions
 
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("run")
-    form = FORM | {"images_uri": drawn.pictures(root / "pictures", each=30), "deploy_to": root / "repository"}
+    form = FORM | {"images_uri": sample_images.pictures(root / "pictures", each=30), "deploy_to": root / "repository"}
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", "hyperparameter_sweep", *options, "--json"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import drawn
-import embedding
 import pytest
+from support import embedding_model, sample_images
 
 
 class Run(NamedTuple):
@@ -34,8 +33,8 @@ def carried_out(root: Path, pictures: Path, **changes: object) -> Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("run")
-    embedding.write_model(root / "model")
-    return carried_out(root, drawn.pictures(root / "pictures", each=10))
+    embedding_model.write_model(root / "model")
+    return carried_out(root, sample_images.pictures(root / "pictures", each=10))
 
 
 def test_in_partitions_the_index_and_what_is_found_in_it_are_the_same(run):

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import colours
-import drawn
-import killing
 import pytest
-from told import Web
+from support import colour_model, sample_images, sigkill
+from support.webhook_receiver import Web
 
 from kfp_vision.reports import outcome
 
@@ -39,7 +37,7 @@ class Run:
     stderr: str
     artifacts: Path
     sent: Any
-    kill: killing.Kill
+    kill: sigkill.Kill
 
     @property
     def stages(self) -> list[str]:
@@ -59,7 +57,7 @@ def carry_out(web: Web, output: Path, pipeline: str, form: dict[str, object], st
     command = [sys.executable, "-m", "kfp_vision.cli", "run", pipeline, *fields, "--json", "--output", str(output)]
     environment = {name: value for name, value in os.environ.items() if name not in outcome.REPORT_ENVIRONMENT}
     environment |= {outcome.WEBHOOK: f"{web.url}{PATH}"}
-    with killing.killing(output, stage, killing.at_once, turn) as kill:
+    with sigkill.killing(output, stage, sigkill.at_once, turn) as kill:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     named = f"{pipeline.replace('_', '-')}-*"
     run_dir = max(output.glob(named))  # the newest, by the time in its name
@@ -92,7 +90,7 @@ PREPARATION = {"test_ratio": 0.1, "images_per_shard": 6, "partitions": 2}
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    return drawn.pictures(tmp_path_factory.mktemp("data") / "pictures")
+    return sample_images.pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +143,11 @@ def test_a_training_that_is_killed_ends_the_run_before_anything_is_evaluated_or_
 @pytest.fixture(scope="module")
 def naming(tmp_path_factory) -> dict[str, object]:
     root = tmp_path_factory.mktemp("naming")
-    colours.write_version(root / "models" / "1")
-    for colour in colours.RGB:
+    colour_model.write_version(root / "models" / "1")
+    for colour in colour_model.RGB:
         (root / "pictures" / colour).mkdir(parents=True)
         for number in range(3):
-            (root / "pictures" / colour / f"{number}.jpg").write_bytes(colours.picture(colour))
+            (root / "pictures" / colour / f"{number}.jpg").write_bytes(colour_model.picture(colour))
     return {"model_uri": root / "models", "predict_uri": root / "pictures", "partitions": 2}
 
 
@@ -165,4 +163,4 @@ def test_pictures_of_which_a_part_was_being_named_when_it_was_killed_are_all_nam
         "9 images classified, 0 unreadable; accuracy 1.0000 on the 9 in folders named after a class"
     ]
     rows = whole["join-predictions/predictions"].decode().splitlines()[1:]
-    assert [row.split(",")[1:3] for row in rows] == [[colour, colour] for colour in sorted(colours.RGB) for _ in range(3)]
+    assert [row.split(",")[1:3] for row in rows] == [[colour, colour] for colour in sorted(colour_model.RGB) for _ in range(3)]

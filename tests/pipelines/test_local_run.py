@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import drawn
-import local_outputs
-import one_step
 import pytest
+from support import local_outputs, run_component, sample_images
 
 from kfp_vision import components
 from kfp_vision.repository.version import exported_version, versions
@@ -73,7 +71,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("run")
-    pictures = drawn.pictures(root / "pictures", each=30)
+    pictures = sample_images.pictures(root / "pictures", each=30)
     form = SMALL | RATIOS | {"images_uri": pictures, "test_image_uri": pictures / "globelet" / "0007.jpg"}
     form |= {"deploy_to": root / "a repository", "predict_uri": pictures / "bellcup"}
     form |= {"log_uri": root / "logs"}
@@ -221,15 +219,17 @@ def test_run_again_with_skip_unchanged_it_ends_before_any_work(run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def elsewhere(run, tmp_path_factory) -> dict[str, one_step.Ended]:
+def elsewhere(run, tmp_path_factory) -> dict[str, run_component.Ended]:
     """The first stages again, on a copy of the pictures in another place; stage to what it made."""
     root = tmp_path_factory.mktemp("elsewhere")
     copy = shutil.copytree(run.pictures, root / "a" / "deeper place")
-    values = one_step.to_ingest(copy, fingerprint="another") | RATIOS
-    ingested = one_step.run(components.ingest_images, root / "ingest", **values)
-    split = one_step.run(components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS)
+    values = run_component.to_ingest(copy, fingerprint="another") | RATIOS
+    ingested = run_component.run(components.ingest_images, root / "ingest", **values)
+    split = run_component.run(
+        components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS
+    )
     tables = {name: split.folder / name for name in ("tables", "label_map")}
-    written = one_step.run(components.write_tfrecords, root / "write", tables, images_per_shard=1000, advanced={})
+    written = run_component.run(components.write_tfrecords, root / "write", tables, images_per_shard=1000, advanced={})
     return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}
 
 

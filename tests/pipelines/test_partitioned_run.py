@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import drawn
-import one_step
 import pytest
+from support import run_component, sample_images
 
 from kfp_vision import components
 
@@ -44,7 +43,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("run")
-    pictures = drawn.pictures(root / "pictures", each=30)
+    pictures = sample_images.pictures(root / "pictures", each=30)
     for name in BROKEN:
         (pictures / name).write_bytes((pictures / name).read_bytes()[:3000])
     options = [part for name, value in (FORM | {"images_uri": pictures}).items() for part in ("-p", f"{name}={value}")]
@@ -57,11 +56,11 @@ def run(tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def at_once(run, tmp_path_factory) -> one_step.Ended:
+def at_once(run, tmp_path_factory) -> run_component.Ended:
     """The same tables written by one stage."""
     tables = {name: run.artifacts / "split-images" / name for name in ("tables", "label_map")}
     limits = {"images_per_shard": PER_SHARD, "advanced": ADVANCED}
-    return one_step.run(components.write_tfrecords, tmp_path_factory.mktemp("once"), tables, **limits)
+    return run_component.run(components.write_tfrecords, tmp_path_factory.mktemp("once"), tables, **limits)
 
 
 @pytest.mark.parametrize("split", SPLITS)

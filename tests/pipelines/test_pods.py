@@ -4,11 +4,9 @@ import copy
 import re
 from pathlib import Path
 
-import launched
-import published
 import pytest
-import restricted
 import yaml
+from support import pod_security, pod_specs, published_schemas
 
 from kfp_vision import __version__
 from kfp_vision.pipelines import PIPELINES
@@ -110,16 +108,16 @@ def test_the_table_tells_of_no_stage_that_is_not_there():
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_kubernetes_takes_each_pod_that_kfp_makes_of_a_stage_also_where_pod_security_is_restricted(name):
-    pods = launched.pods(name)
+    pods = pod_specs.pods(name)
     assert len(pods) >= len(asked(name)) > 0
-    assert {stage: published.faults(pod) + restricted.violations(pod["spec"]) for stage, pod in pods.items()} == {
+    assert {stage: published_schemas.faults(pod) + pod_security.violations(pod["spec"]) for stage, pod in pods.items()} == {
         stage: [] for stage in pods
     }
 
 
 @pytest.fixture
 def training() -> dict:
-    return copy.deepcopy(launched.pods("image_classification")["exec-train-classifier"])
+    return copy.deepcopy(pod_specs.pods("image_classification")["exec-train-classifier"])
 
 
 def test_a_pod_is_made_of_all_that_the_pipeline_says(training):
@@ -136,14 +134,14 @@ def test_a_pod_is_made_of_all_that_the_pipeline_says(training):
 
 def test_it_is_what_the_pipeline_says_that_lets_a_stage_in(training):
     del training["spec"]["containers"][1]["securityContext"]["runAsNonRoot"]
-    assert restricted.violations(training["spec"]) == ["runAsNonRoot of main"]
+    assert pod_security.violations(training["spec"]) == ["runAsNonRoot of main"]
 
 
 def test_a_pod_of_a_kfp_that_sets_nothing_is_not_let_in(training):
     for container in training["spec"]["initContainers"] + training["spec"]["containers"]:
         container["securityContext"] = {"runAsNonRoot": True} if container["name"] == "main" else {}
     del training["spec"]["securityContext"]
-    found = restricted.violations(training["spec"])
+    found = pod_security.violations(training["spec"])
     broken = {name: [line.split()[0] for line in found if line.split()[-1] == name] for name in ("main", "wait")}
     assert broken["main"] == ["allowPrivilegeEscalation", "capabilities", "seccompProfile"]
     assert broken["wait"] == ["allowPrivilegeEscalation", "capabilities", "runAsNonRoot", "seccompProfile"]
@@ -178,7 +176,7 @@ def test_each_rule_of_pod_security_restricted_is_looked_at(training, path, value
     for step in path[:-1]:
         within = within[step]
     within[path[-1]] = value
-    assert restricted.violations(training["spec"]) == [found]
+    assert pod_security.violations(training["spec"]) == [found]
 
 
 @pytest.mark.parametrize("name", PIPELINES)

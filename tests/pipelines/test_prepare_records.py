@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boxed
-import drawn
 import pytest
 import tensorflow as tf
+from support import boxed_images, sample_images
 
 from kfp_vision.records.folder import read_examples
 
@@ -34,7 +33,7 @@ def prepare(root: Path, **form: object) -> Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("detection")
-    boxed.data(root / "data", pictures=60)
+    boxed_images.data(root / "data", pictures=60)
     (root / "data" / "some" / "001.xml").write_text("<annotation>")
     form = {"task": "detection", "images_uri": "data", "test_ratio": 0.1, "images_per_shard": 10, "partitions": 3}
     return prepare(root, **form)
@@ -72,7 +71,7 @@ def test_the_folder_holds_records_label_map_and_what_was_refused(run):
 
 
 def test_classes_are_prepared_as_for_a_training_without_what_is_to_be_left_out(tmp_path):
-    pictures = drawn.pictures(tmp_path / "pictures")
+    pictures = sample_images.pictures(tmp_path / "pictures")
     (tmp_path / "list.csv").write_text("path\nbellcup/0001.jpg\nglobelet/0001.jpg\n")
     done = prepare(tmp_path, images_uri=pictures, leave_out_uri="list.csv", advanced='{"max_side": 64}')
     folder = Path(done.result["records"])

@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import colours
 import pytest
 from kfp import dsl, local
+from support import colour_model
 
 from kfp_vision import components
 from kfp_vision.cli.run import make_sequential
@@ -31,16 +31,18 @@ class Ended(NamedTuple):
     printed: str
 
 
-def make(root: Path, labels: tuple[str, ...] = tuple(colours.RGB), times: int = 1) -> Path:
+def make(root: Path, labels: tuple[str, ...] = tuple(colour_model.RGB), times: int = 1) -> Path:
     """Writes what a training leaves: model and records, the `labels` being those of a red, a green and a blue picture."""
-    colours.write_version(root / "model" / "serving" / "1")
+    colour_model.write_version(root / "model" / "serving" / "1")
     (root / "model" / "training.json").write_text("[]")
-    pictures = [(label, validate_image(colours.picture(colour))) for label, colour in zip(labels, colours.RGB, strict=True)]
+    pictures = [
+        (label, validate_image(colour_model.picture(colour))) for label, colour in zip(labels, colour_model.RGB, strict=True)
+    ]
     rows = [
         (ImageRow("", label, 1, "", f"{label}/{n}.jpg"), picture) for n in range(1, times + 1) for label, picture in pictures
     ]
-    write_shards(root / "validation_records", "validation", iter(rows), list(colours.RGB), 100)
-    write_shards(root / "test_records", "test", iter(()), list(colours.RGB), 10)
+    write_shards(root / "validation_records", "validation", iter(rows), list(colour_model.RGB), 100)
+    write_shards(root / "test_records", "test", iter(()), list(colour_model.RGB), 10)
     return root
 
 
@@ -134,7 +136,7 @@ def test_a_model_that_is_no_better_than_naming_the_largest_class_is_deployed_onl
 def test_a_model_that_is_worse_than_the_deployed_one_is_kept_and_not_deployed(tmp_path):
     labels = ("green", "blue", "red")
     made = make(tmp_path / "made", labels, times=4)  # of one picture a class, chance could explain it
-    colours.write_version(tmp_path / "repository" / "1", labels)  # right of every one of them
+    colour_model.write_version(tmp_path / "repository" / "1", labels)  # right of every one of them
     wishes = {"deploy_to": str(tmp_path / "repository"), "advanced": {"beat_largest_class": False}}
     done = release(made, tmp_path / "run", **wishes)
     assert done.stages == ["evaluate-classifier", "check-serving", "report-outcome"]

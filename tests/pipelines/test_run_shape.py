@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-import run_shape
-from kfp_driver import Pipeline
+from support import run_shape
+from support.kfp_driver import Pipeline
 
 from kfp_vision.core import values
 from kfp_vision.pipelines import PIPELINES

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import drawn
 import pytest
+from support import sample_images
 
 from kfp_vision.repository.version import exported_version, versions
 
@@ -42,7 +42,7 @@ def carried_out(root: Path, pipeline: str, **form: object) -> Run:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("prepare")
-    drawn.pictures(root / "pictures", each=30)
+    sample_images.pictures(root / "pictures", each=30)
     return carried_out(root, "prepare_records", images_uri="pictures", test_ratio=0.1, images_per_shard=20, partitions=2)
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from servers import KEY, SECRET, Emulated, Place, Server, Stoppable, free_port, program, started
+from support.model_servers import KEY, SECRET, Emulated, Place, Server, Stoppable, free_port, program, started
 
 from kfp_vision.storage import base, retry
 

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-import colours
-import indexed
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers import until
+from support import colour_index, colour_model
+from support.model_servers import until
 
 from kfp_vision.serving import server
 
@@ -29,7 +28,7 @@ REQUESTS = 5_000
 HELD_OPEN = 40  # connections of each kind
 ENOUGH = 100 * MIB  # of memory that a server may keep for itself after all that
 
-RED = colours.picture("red")
+RED = colour_model.picture("red")
 GOOD = json.dumps({"instances": [{"b64": base64.b64encode(RED).decode()}]}).encode()
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + RED + b"\r\n--b--\r\n"
 A_FORM = {"content-type": "multipart/form-data; boundary=b"}
@@ -101,8 +100,8 @@ HEAVY: list[Sent] = [
     ("POST", PREDICT, json.dumps({"instances": ["x"] * 10_000}).encode(), {}),
     ("POST", SEARCH, json.dumps({"instances": ["x"] * 10_000}).encode(), {}),
     ("POST", SEARCH, GOOD[:-1] + b', "top_k": 1' + b"0" * MIB + b"}", {}),
-    ("POST", PREDICT, colours.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
-    ("POST", SEARCH, colours.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
+    ("POST", PREDICT, colour_model.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
+    ("POST", SEARCH, colour_model.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
     ("POST", INFER, json.dumps({"inputs": [TENSOR | {"shape": [10_000], "data": ["bm8="] * 10_000}]}).encode(), {}),
 ]
 
@@ -110,9 +109,9 @@ HEAVY: list[Sent] = [
 @pytest.fixture
 def url(tmp_path) -> Iterator[str]:
     """The address of a server of its own, with an index, whose memory is looked at."""
-    model = indexed.write_model(tmp_path / "model")
+    model = colour_index.write_model(tmp_path / "model")
     repository = model / "serving"
-    indexed.write(model, indexed.write_pictures(tmp_path / "photos"), repository / "index")
+    colour_index.write(model, colour_index.write_pictures(tmp_path / "photos"), repository / "index")
     with server.run_server(repository) as address:
         yield address
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-import kube_nodes
 import pytest
-from kube_nodes import node
+from support import kubernetes_nodes
+from support.kubernetes_nodes import node
 
 from kfp_vision.cli.run import form_defaults
 from kfp_vision.core.errors import InputError
@@ -15,8 +15,8 @@ GPU = "nvidia.com/gpu"
 
 
 @pytest.fixture
-def cluster(tmp_path, monkeypatch) -> Iterator[kube_nodes.Nodes]:
-    with kube_nodes.within(kube_nodes.Nodes(), tmp_path / "account", monkeypatch) as holding:
+def cluster(tmp_path, monkeypatch) -> Iterator[kubernetes_nodes.Nodes]:
+    with kubernetes_nodes.within(kubernetes_nodes.Nodes(), tmp_path / "account", monkeypatch) as holding:
         yield holding
 
 
@@ -98,7 +98,7 @@ def test_an_account_without_a_certificate_holds_nothing_up(cluster, capsys):
 def test_a_server_that_somebody_else_vouches_for_is_not_believed(cluster, capsys, tmp_path):
     cluster.held = [node("gpu-1", {GPU: "8"})]
     (tmp_path / "others").mkdir()
-    kube_nodes.certified(tmp_path / "others")
+    kubernetes_nodes.certified(tmp_path / "others")
     nodes.TOKEN_FILE.with_name("ca.crt").write_bytes((tmp_path / "others" / "ca.crt").read_bytes())
     assert said(capsys).startswith(f"{UNREAD}SSL") and cluster.asked == []
 

@@ -10,9 +10,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import drawn
-import one_step
 import pytest
+from support import run_component, sample_images
 
 from kfp_vision import components
 
@@ -58,7 +57,7 @@ def served(folder: Path) -> Iterator[Site]:
 def site(tmp_path_factory) -> Iterator[Site]:
     """Ten pictures each of two classes, below a folder in photos.tgz."""
     root = tmp_path_factory.mktemp("site")
-    pictures = drawn.pictures(root / "pictures")
+    pictures = sample_images.pictures(root / "pictures")
     (root / "public").mkdir()
     with tarfile.open(root / "public" / "photos.tgz", "w:gz") as archive:
         archive.add(pictures, arcname="photos")
@@ -67,19 +66,19 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def stages(site, tmp_path_factory) -> dict[str, one_step.Ended]:
+def stages(site, tmp_path_factory) -> dict[str, run_component.Ended]:
     """The stages from the address to records, with downloads kept in a folder of their own."""
     root, address = tmp_path_factory.mktemp("stages"), f"{site.address}/photos.tgz"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
-        values = one_step.to_ingest(address) | RATIOS
-        ingested = one_step.run(components.ingest_images, root / "ingest", **values)
-        split = one_step.run(
+        values = run_component.to_ingest(address) | RATIOS
+        ingested = run_component.run(components.ingest_images, root / "ingest", **values)
+        split = run_component.run(
             components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS
         )
         tables = {name: split.folder / name for name in ("tables", "label_map")}
         whole = {"images_per_shard": 100, "advanced": {}}
-        written = one_step.run(components.write_tfrecords, root / "write", tables, **whole)
+        written = run_component.run(components.write_tfrecords, root / "write", tables, **whole)
     return {"ingest_images": ingested, "split_images": split, "write_tfrecords": written}
 
 
@@ -111,7 +110,7 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
 
         def fingerprint(root: str) -> str:
             data = {"images_uri": f"{site.address}/photos.tgz", "leave_out_uri": "", "advanced": {}}
-            return one_step.run(components.fingerprint_images, tmp_path / root, **data).output
+            return run_component.run(components.fingerprint_images, tmp_path / root, **data).output
 
         archive.write_bytes(b"one")
         first, again = fingerprint("first"), fingerprint("again")
@@ -121,9 +120,9 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
 
 
 def test_an_address_with_nothing_at_it_is_refused(site, tmp_path):
-    ended = one_step.run(
+    ended = run_component.run(
         components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz", leave_out_uri="", advanced={}
     )
-    assert one_step.refusal(ended) == (
+    assert run_component.refusal(ended) == (
         f"error: an address must name something that exists; got HTTP 404 at {site.address}/other.tgz. Check the spelling."
     )

@@ -7,13 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import colours
-import fronted
-import kube
 import pytest
 import yaml
-from exported import version
-from servers import NUMBERS, answering, free_port
+from support import colour_model, kubernetes_api, load_balancer
+from support.exported_model import version
+from support.model_servers import NUMBERS, answering, free_port
 
 from kfp_vision import __version__
 from kfp_vision.core.errors import InputError
@@ -42,15 +40,15 @@ def quickly(tmp_path, monkeypatch) -> None:
 
 
 @pytest.fixture
-def kubernetes(tmp_path, monkeypatch) -> Iterator[kube.Cluster]:
+def kubernetes(tmp_path, monkeypatch) -> Iterator[kubernetes_api.Cluster]:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with kube.running(kube.Cluster(), tmp_path / "config") as running:
+    with kubernetes_api.running(kubernetes_api.Cluster(), tmp_path / "config") as running:
         yield running
 
 
 @pytest.fixture
-def knative(kubernetes) -> kube.Cluster:
+def knative(kubernetes) -> kubernetes_api.Cluster:
     """KServe in its other mode."""
     kubernetes.mode = "Knative"
     return kubernetes
@@ -82,11 +80,11 @@ def refusal(*arguments: object, **given: object) -> str:
     return line
 
 
-def predictor(kubernetes: kube.Cluster) -> dict[str, object]:
+def predictor(kubernetes: kubernetes_api.Cluster) -> dict[str, object]:
     return kubernetes.services["flowers"]["spec"]["predictor"]
 
 
-def read_from(kubernetes: kube.Cluster) -> str:
+def read_from(kubernetes: kubernetes_api.Cluster) -> str:
     """Where our server reads the model."""
     ((variable,),) = [container["env"] for container in predictor(kubernetes)["containers"]]
     assert variable["name"] == "STORAGE_URI"
@@ -320,7 +318,7 @@ def without_image(deployment: dict, pod: dict) -> None:
 
 def without_room(deployment: dict, pod: dict) -> None:
     message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available"
-    pod["status"]["conditions"] = [kube.condition("PodScheduled", "False", reason="Unschedulable", message=message)]
+    pod["status"]["conditions"] = [kubernetes_api.condition("PodScheduled", "False", reason="Unschedulable", message=message)]
 
 
 def unmade(deployment: dict, pod: dict) -> None:
@@ -332,7 +330,7 @@ def unmade(deployment: dict, pod: dict) -> None:
 def forbidden(deployment: dict, pod: dict, message: str) -> None:
     """Kubernetes lets the pod not in, and says why."""
     unmade(deployment, pod)
-    failure = kube.condition("ReplicaFailure", "True", reason="FailedCreate", message=message)
+    failure = kubernetes_api.condition("ReplicaFailure", "True", reason="FailedCreate", message=message)
     deployment["status"]["conditions"].append(failure)
 
 
@@ -424,7 +422,7 @@ def test_what_does_not_come_up_is_told_by_its_pods_and_taken_back(kubernetes, tm
     assert kubernetes.deployments["flowers"]["spec"]["template"]["metadata"]["annotations"].items() <= (
         before["metadata"]["annotations"].items()
     )
-    assert [kube.is_ready(pod) for pod in kubernetes.pods["flowers"]] == [True]
+    assert [kubernetes_api.is_ready(pod) for pod in kubernetes.pods["flowers"]] == [True]
     assert deploy(tmp_path / "first")["url"]  # as it was
 
 
@@ -442,7 +440,7 @@ def test_what_is_not_taken_back_is_no_more_deployed_when_it_is_asked_for_again(k
             assert ready_in(kubernetes.services["flowers"])[0]["status"] == "True"  # KServe says it, all along
         assert not kserve.is_deployed_from("flowers", origin, settings(**HOW))
     kubernetes.trouble = None
-    kubernetes._steps["flowers"] = kube.deque(kubernetes._rollout("flowers"))
+    kubernetes._steps["flowers"] = kubernetes_api.deque(kubernetes._rollout("flowers"))
     deploy(tmp_path / "second", **HOW)
     assert kserve.is_deployed_from("flowers", origin, settings(**HOW))
 
@@ -458,8 +456,11 @@ def test_the_first_that_does_not_come_up_stays_to_be_looked_at(kubernetes, tmp_p
 def test_what_kserve_can_make_nothing_of_ends_at_once(kubernetes, tmp_path):
     deploy(tmp_path / "first")
     invalid = {"reason": "NoSupportingRuntime", "message": "No runtime found to support specified framework/version"}
-    parts = [kube.condition("PredictorReady", "False", **invalid), kube.condition("Ready", "False", **invalid)]
-    parts += [{**kube.condition("Stopped", "False"), "severity": "Info"}]
+    parts = [
+        kubernetes_api.condition("PredictorReady", "False", **invalid),
+        kubernetes_api.condition("Ready", "False", **invalid),
+    ]
+    parts += [{**kubernetes_api.condition("Stopped", "False"), "severity": "Info"}]
     kubernetes.more = {"conditions": parts, "modelStatus": {"transitionStatus": "InvalidSpec", "lastFailureInfo": invalid}}
     line = refusal(tmp_path / "second", b"better", service_rollback=False)  # of ten minutes
     said = "PredictorReady is False (NoSupportingRuntime: No runtime found to support specified framework/version)"
@@ -480,7 +481,7 @@ def test_with_knative_what_does_not_come_up_is_taken_back_as_well(knative, tmp_p
 
     def fails(service: dict) -> list[dict]:
         tried.append(service)
-        failed = kube.condition("Ready", "False", reason="RevisionFailed", message="no such image")
+        failed = kubernetes_api.condition("Ready", "False", reason="RevisionFailed", message="no such image")
         return good(service) if len(tried) > 1 else [{"observedGeneration": 7, "conditions": [failed]}]
 
     knative.controller = fails
@@ -506,8 +507,8 @@ def test_with_knative_a_service_that_never_gets_ready_is_one_line_with_the_clust
 
     def fails(service: dict) -> list[dict]:
         because = {"reason": "RevisionFailed", "message": "Back-off pulling\nimage tensorflow/serving"}
-        conditions = [kube.condition("PredictorReady", "False", **because)]
-        conditions += [kube.condition("Ready", "False", reason="PredictorNotReady")]
+        conditions = [kubernetes_api.condition("PredictorReady", "False", **because)]
+        conditions += [kubernetes_api.condition("Ready", "False", reason="PredictorNotReady")]
         failure = {"lastFailureInfo": {"reason": "ModelLoadFailed", "message": "no such bucket"}}
         return [{"observedGeneration": 1, "conditions": conditions, "modelStatus": failure}]
 
@@ -549,7 +550,7 @@ def test_a_service_of_somebody_else_is_left_alone(kubernetes, tmp_path):
 
 def test_what_the_cluster_does_not_take_is_told_in_its_own_words(kubernetes, tmp_path):
     def deny(service: dict) -> None:
-        raise kube.Refusal(403, "Forbidden", 'admission webhook "validator" denied the request: no such runtime')
+        raise kubernetes_api.Refusal(403, "Forbidden", 'admission webhook "validator" denied the request: no such runtime')
 
     kubernetes.defaults = deny
     assert refusal(tmp_path / "model") == (
@@ -567,7 +568,7 @@ def test_without_a_cluster_it_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
     line = "error: deploy_to=kserve must run in a cluster, or find the configuration of one; got "
     assert refusal(tmp_path / "model").startswith(line)
-    with kube.running(kube.Cluster(), tmp_path / "config"):
+    with kubernetes_api.running(kubernetes_api.Cluster(), tmp_path / "config"):
         known = yaml.safe_load((tmp_path / "config").read_text())
     known["clusters"][0]["cluster"]["server"] = f"http://127.0.0.1:{free_port()}"
     (tmp_path / "config").write_text(yaml.safe_dump(known))
@@ -792,11 +793,11 @@ def test_within_the_cluster_its_own_address_is_asked(monkeypatch):
 def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative, models, tmp_path):
     kubernetes = knative
     model = tmp_path / "model"
-    colours.write_version(model / "serving" / "1")
+    colour_model.write_version(model / "serving" / "1")
     about = {"model_fingerprint": exported_version(model).fingerprint}
     (tmp_path / "verdict").write_text(json.dumps(about | {"verdict": {"accepted": True, "reasons": []}}))
     (tmp_path / "proof").write_text(json.dumps(about))
-    (tmp_path / "green.jpg").write_bytes(colours.picture("green"))
+    (tmp_path / "green.jpg").write_bytes(colour_model.picture("green"))
     judgements = (tmp_path / "verdict", tmp_path / "proof")
     wishes = settings(service_repository=models)
     with contextlib.ExitStack() as pods:
@@ -807,7 +808,7 @@ def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative
             where = pods.enter_context(bucket.local_copy(container["env"][0]["value"]))
             given = {"/mnt/models": str(where), str(kserve.PORT): "0"}
             url = pods.enter_context(answering([given.get(argument, argument) for argument in container["args"]]))
-            ready = [kube.condition("Ready", "True")]
+            ready = [kubernetes_api.condition("Ready", "True")]
             return [{"observedGeneration": 1, "conditions": ready, "url": url, "address": {"url": url}}]
 
         kubernetes.controller = starts
@@ -824,8 +825,8 @@ def test_what_is_deployed_answers_from_where_the_service_is_told_to_read(knative
 def two(tmp_path_factory) -> Iterator[tuple[Path, str, Path, str]]:
     """Two models that call the same colours by other names, each with the address of a real server of it."""
     old, new = (tmp_path_factory.mktemp(name) for name in ("old", "new"))
-    colours.write_version(old / "serving" / "1", ("rose", "leaf", "sky"))
-    colours.write_version(new / "serving" / "1")
+    colour_model.write_version(old / "serving" / "1", ("rose", "leaf", "sky"))
+    colour_model.write_version(new / "serving" / "1")
     with server.run_server(old) as old_url, server.run_server(new) as new_url:
         yield old, old_url, new, new_url
 
@@ -835,7 +836,7 @@ def asked(model: Path, url: str, tmp_path: Path) -> dict[str, object]:
     where = {"kind": "kserve", "name": "colours", "namespace": "models", "model_name": "colours", "url": url, "address": url}
     what = {"fingerprint": exported_version(model).fingerprint, "share": 100}
     (tmp_path / "endpoint").write_text(json.dumps(where | what))
-    (tmp_path / "green.jpg").write_bytes(colours.picture("green"))
+    (tmp_path / "green.jpg").write_bytes(colour_model.picture("green"))
     nothing = (tmp_path / "no validation", tmp_path / "no test")
     return call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "green.jpg"), tmp_path / "answer")
 
@@ -846,7 +847,7 @@ def test_the_answer_of_a_server_that_ends_late_is_not_taken_for_the_new_ones(
 ):
     old, old_url, new, new_url = two
     monkeypatch.setattr(deployment_deploy, "PAUSE_SECONDS", 0.01)
-    with fronted.fronting(lambda: old_url if len(front.led) < late else new_url) as front:
+    with load_balancer.fronting(lambda: old_url if len(front.led) < late else new_url) as front:
         answer = asked(new, front.url, tmp_path)
     assert (answer["prediction"], front.led) == ("green", [old_url] * late + [new_url])
     assert answer["url"] == f"{front.url}/v1/models/colours:predict"
@@ -861,7 +862,7 @@ def test_a_server_that_never_gives_way_is_one_clear_line(two, kubernetes, tmp_pa
     old, old_url, new, _ = two
     monkeypatch.setattr(deployment_deploy, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(deployment_deploy, "SECONDS_TO_TAKE_OVER", 0.2)
-    with fronted.fronting(lambda: old_url) as front, pytest.raises(InputError) as refused:
+    with load_balancer.fronting(lambda: old_url) as front, pytest.raises(InputError) as refused:
         asked(new, front.url, tmp_path)
     before, after = (exported_version(model).fingerprint[:12] for model in (old, new))
     assert str(refused.value) == (
@@ -888,7 +889,7 @@ def test_of_servers_that_do_not_say_which_model_answers_the_pods_tell(two, kuber
         return of[first["metadata"]["annotations"]["kfp-vision/fingerprint"]]
 
     assert ending_first() == old_url
-    with fronted.fronting(ending_first, hidden=("kfp-vision-fingerprint",)) as front:
+    with load_balancer.fronting(ending_first, hidden=("kfp-vision-fingerprint",)) as front:
         answer = asked(new, front.url, tmp_path)
     assert answer["prediction"] == "green"
     assert front.led[0] == old_url and front.led[-1] == new_url
@@ -902,10 +903,10 @@ def test_a_roll_out_over_two_real_servers_ends_with_the_new_ones_answer(two, kub
     late = iter([old_url, old_url])  # connections that find the way to a pod that is ending
 
     def ready() -> str:
-        pods = [pod for pod in kubernetes.pods["colours"] if kube.is_ready(pod)]
+        pods = [pod for pod in kubernetes.pods["colours"] if kubernetes_api.is_ready(pod)]
         return next(late, None) or of[pods[0]["metadata"]["annotations"]["kfp-vision/fingerprint"]]
 
-    with fronted.fronting(ready) as front:
+    with load_balancer.fronting(ready) as front:
         for model in (old, new):
             told = kserve.deploy(exported_version(model), ARTIFACT, settings(service_repository=models))
         assert told["fingerprint"] == exported_version(new).fingerprint

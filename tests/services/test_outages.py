@@ -19,14 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import drawn
-import exported
-import faulty
-import indexed
 import numpy as np
-import one_step
 import pytest
-from servers import NUMBERS, Place, until
+from support import colour_index, exported_model, fault_proxy, run_component, sample_images
+from support.model_servers import NUMBERS, Place, until
 
 from kfp_vision import components
 from kfp_vision.core.errors import InputError
@@ -208,9 +204,9 @@ WRITING: tuple[Work, ...] = (deploy, save, deploy_index)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Made:
     root = tmp_path_factory.mktemp("made")
-    model, photos = indexed.write_model(root / "model"), drawn.pictures(root / "photos")
+    model, photos = colour_index.write_model(root / "model"), sample_images.pictures(root / "photos")
     before, newer = root / "before", root / "newer"
-    return Made(model, indexed.write(model, photos / LABELS[0], before), indexed.write(model, photos, newer))
+    return Made(model, colour_index.write(model, photos / LABELS[0], before), colour_index.write(model, photos, newer))
 
 
 @pytest.fixture
@@ -225,11 +221,11 @@ def stopped(stoppable, monkeypatch) -> Place:
 
 
 def laid_out(place: Place, made: Made, tmp_path: Path) -> Given:
-    folder = drawn.pictures(tmp_path / "photos")
+    folder = sample_images.pictures(tmp_path / "photos")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         archive.add(folder, "photos")
-    whole = exported.version(tmp_path / "first" / "1", weights=b"first")
+    whole = exported_model.version(tmp_path / "first" / "1", weights=b"first")
     files = {f"photos/{name}": content for name, content in below(folder).items()} | {"photos.tgz": packed.getvalue()}
     uri = place.bucket(files | {f"models/3/{name}": content for name, content in below(whole.folder).items()})
     tables = tmp_path / "tables"
@@ -243,7 +239,7 @@ def laid_out(place: Place, made: Made, tmp_path: Path) -> Given:
         archive=f"{uri}/photos.tgz",
         models=f"{uri}/models",
         tables=tables,
-        version=exported.version(tmp_path / "new" / "1", weights=b"the new weights"),
+        version=exported_model.version(tmp_path / "new" / "1", weights=b"the new weights"),
         records=place.bucket(below(tmp_path / "records")),
         index=place.bucket(below(made.before)),
         made=made,
@@ -292,7 +288,7 @@ def arrived(target: str, scratch: Path) -> Arrived:
 
 def requests_of(work: Work, given: Given, place: Place, folder: Path) -> int:
     """How many requests a stage takes that nobody disturbs."""
-    with faulty.line(place.port, share=0) as line:
+    with fault_proxy.line(place.port, share=0) as line:
         place.lead_over(line.address)
         work(given, folder)
     place.lead_over()
@@ -312,7 +308,7 @@ def test_a_stage_that_reads_waits_for_a_store_that_is_back_soon_and_fails_whole_
     whole = below(tmp_path / "whole")
     for after in sorted({1, requests // 2} & set(range(1, requests))):
         capsys.readouterr()
-        with faulty.outage(place.port, after=after, seconds=SHORT) as line:
+        with fault_proxy.outage(place.port, after=after, seconds=SHORT) as line:
             place.lead_over(line.address)
             work(given, tmp_path / f"back soon {after}")
         assert line.fates["gone"]
@@ -334,11 +330,11 @@ def test_a_stage_that_writes_does_as_well(place, given, work, tmp_path, scratch,
     requests = requests_of(work, given, place, tmp_path)
     whole = arrived(given.target, scratch)
     assert whole != before
-    first = exported.version(tmp_path / "again" / "1", weights=b"first")
+    first = exported_model.version(tmp_path / "again" / "1", weights=b"first")
     for after in (1, requests // 2):
         again = replace(given, target=filled(place, first, given.made))
         capsys.readouterr()
-        with faulty.outage(place.port, after=after, seconds=SHORT) as line:
+        with fault_proxy.outage(place.port, after=after, seconds=SHORT) as line:
             place.lead_over(line.address)
             work(again, tmp_path)
         assert line.fates["gone"]
@@ -358,7 +354,7 @@ def test_a_stage_that_writes_does_as_well(place, given, work, tmp_path, scratch,
 
 def assert_fails_in_one_line(place: Place, after: int, work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """It says how long it has waited, and what would have it wait longer; it waits once, whatever it cleans up then."""
-    with faulty.outage(place.port, after=after) as line, monkeypatch.context() as patch:
+    with fault_proxy.outage(place.port, after=after) as line, monkeypatch.context() as patch:
         patch.setenv(base.WAIT_VARIABLE, str(ENOUGH))
         place.lead_over(line.address)
         with pytest.raises(InputError, match=r"^error: (the server must answer|a transfer must complete); got ") as said:
@@ -379,7 +375,7 @@ def test_a_server_that_is_stopped_at_any_point_and_started_again_costs_waiting_a
 ):
     given = laid_out(stopped, made, tmp_path)
     requests = requests_of(work, given, stopped, tmp_path / "whole")
-    first = exported.version(tmp_path / "again" / "1", weights=b"first")
+    first = exported_model.version(tmp_path / "again" / "1", weights=b"first")
 
     def result(folder: Path, of: Given) -> object:
         return below(folder) if work in READING else arrived(of.target, scratch)
@@ -389,7 +385,7 @@ def test_a_server_that_is_stopped_at_any_point_and_started_again_costs_waiting_a
         again = given if work in READING else replace(given, target=filled(stopped, first, made))
         folder = tmp_path / f"stopped after {after}"
         capsys.readouterr()
-        with faulty.outage(stopped.port, after=after, seconds=SHORT, server=stoppable) as line:
+        with fault_proxy.outage(stopped.port, after=after, seconds=SHORT, server=stoppable) as line:
             stopped.lead_over(line.address)
             work(again, folder)
         assert line.fates["gone"], after
@@ -402,7 +398,7 @@ def test_a_web_server_is_waited_for(nobody, open_rclone, capsys):
     content = b"an archive" * 1000
     bucket = open_rclone.bucket(f"bucket-{next(NUMBERS)}", {"photos.tgz": content})
     for after in (0, 1):
-        with faulty.outage(open_rclone.port, after=after, seconds=SHORT) as line:
+        with fault_proxy.outage(open_rclone.port, after=after, seconds=SHORT) as line:
             assert reading.fetch(f"http://{line.address}/{bucket}/photos.tgz").read_bytes() == content
         assert line.fates["gone"]
         tries = tries_said(capsys.readouterr().out)
@@ -413,7 +409,7 @@ def test_of_many_who_read_at_a_time_one_says_each_try(place, monkeypatch, capsys
     """Where 48 threads wait, as many lines come as where one does: for each pause of a tenth of a second, doubled once."""
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.1)
     uri = place.bucket({f"{number:03}.jpg": b"%d" % number for number in range(200)})
-    with faulty.outage(place.port, after=60, seconds=4 * SHORT) as line:
+    with fault_proxy.outage(place.port, after=60, seconds=4 * SHORT) as line:
         place.lead_over(line.address)
         read = {item.name: encoded for item, encoded in reading.read_all(reading.walk(uri))}
     assert read == {f"{number:03}.jpg": b"%d" % number for number in range(200)}
@@ -440,23 +436,23 @@ def test_a_store_that_is_away_for_three_minutes_costs_waiting_and_nothing_else(
     """
     given = laid_out(stopped, made, tmp_path)
     monkeypatch.delenv(base.WAIT_VARIABLE)
-    values = one_step.to_ingest(given.pictures) | RATIOS
-    whole = one_step.run(components.ingest_images, tmp_path / "whole", **values)
+    values = run_component.to_ingest(given.pictures) | RATIOS
+    whole = run_component.run(components.ingest_images, tmp_path / "whole", **values)
     command = [sys.executable, "-c", PUBLISH, str(given.version.folder), f"{given.target}/repository"]
     to_the_server = os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{stopped.port}"}
     published: list[subprocess.CompletedProcess[str]] = []
 
-    def write_meanwhile(line: faulty.Line) -> None:
+    def write_meanwhile(line: fault_proxy.Line) -> None:
         line.gone.wait()
         until(lambda: stoppable.process.poll() is not None)
         published.append(subprocess.run(command, check=False, capture_output=True, text=True, env=to_the_server))
 
-    with faulty.outage(stopped.port, after=5, seconds=THREE_MINUTES, server=stoppable) as line:
+    with fault_proxy.outage(stopped.port, after=5, seconds=THREE_MINUTES, server=stoppable) as line:
         stopped.lead_over(line.address)
         writer = threading.Thread(target=write_meanwhile, args=[line])
         writer.start()
         start = time.monotonic()
-        bridged = one_step.run(components.ingest_images, tmp_path / "bridged", **values)
+        bridged = run_component.run(components.ingest_images, tmp_path / "bridged", **values)
         assert time.monotonic() - start > THREE_MINUTES
         writer.join()
     stopped.lead_over()

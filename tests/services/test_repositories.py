@@ -8,13 +8,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import colours
-import faulty
-import indexed
 import pytest
 import requests
-from exported import version
-from servers import NUMBERS, answering, until
+from support import colour_index, colour_model, fault_proxy
+from support.exported_model import version
+from support.model_servers import NUMBERS, answering, until
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
@@ -92,7 +90,7 @@ def test_a_bucket_that_cannot_be_written_to_is_said_before_anything_moves(place)
     with pytest.raises(InputError, match="deploy_to must name something that exists; got no such object or bucket: "):
         deploy.check_target(f"{place.scheme}://nobodys-bucket/models", "flowers", SETTINGS)
     uri = place.bucket({"first": b"1"})
-    with faulty.line(place.port, share=1, fates=("forbid",)) as line:
+    with fault_proxy.line(place.port, share=1, fates=("forbid",)) as line:
         place.lead_over(line.address)
         with pytest.raises(InputError, match="the address must be writable with the given credentials; got HTTP 403 at"):
             deploy.check_target(f"{uri}/models", "flowers", SETTINGS)
@@ -135,7 +133,7 @@ def test_an_upload_that_fails_at_any_point_leaves_nothing_that_looks_whole(place
         uri = f"{place.bucket({'first': b'1'})}/flowers"
         publish.publish(one, uri)
         before = keys(uri)
-        with faulty.line(place.port, share=1, fates=(fate,), after=well) as line:
+        with fault_proxy.line(place.port, share=1, fates=(fate,), after=well) as line:
             place.lead_over(line.address)
             try:
                 publish.publish(two, uri)
@@ -210,8 +208,8 @@ def judged(model: Path, root: Path) -> list[Path]:
 def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, tmp_path, capfd):
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/colours"
     model = tmp_path / "model"
-    colours.write_version(model / "serving" / "1")
-    (tmp_path / "red.jpg").write_bytes(colours.picture("red"))
+    colour_model.write_version(model / "serving" / "1")
+    (tmp_path / "red.jpg").write_bytes(colour_model.picture("red"))
     told = deploy.deploy_model(model, "", *judged(model, tmp_path), uri, SETTINGS, tmp_path / "endpoint")
     assert told == {"kind": "repository", "repository": uri, "version": 1, "model_name": "colours"}
     nothing = (tmp_path / "no validation", tmp_path / "no test")
@@ -219,12 +217,12 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
     assert answer["prediction"] == "red" and answer["url"].endswith("/v1/models/colours:predict")
     # A model that calls everything otherwise is judged beside the one in the bucket.
     labels = ["green", "blue", "red"]
-    colours.write_version(tmp_path / "worse" / "serving" / "1", tuple(labels))
+    colour_model.write_version(tmp_path / "worse" / "serving" / "1", tuple(labels))
     (tmp_path / "worse" / "training.json").write_text("[]")
     rows = [
-        (ImageRow("", colour, 1, "", f"{number}/{colour}.jpg"), validate_image(colours.picture(colour)))
+        (ImageRow("", colour, 1, "", f"{number}/{colour}.jpg"), validate_image(colour_model.picture(colour)))
         for number in range(4)
-        for colour in colours.RGB
+        for colour in colour_model.RGB
     ]
     for split, given in (("validation", rows), ("test", [])):
         convert.write_shards(tmp_path / split, split, iter(given), labels, 100)
@@ -237,7 +235,7 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
     assert "it is significantly worse than the deployed version 1" in figures["verdict"]["reasons"][0]
     shutil.rmtree(model)
     with answering(["serve", uri, "--port", "0", "--name", "tints"]) as url:
-        said = requests.post(f"{url}/v1/models/tints:predict", files={"file": colours.picture("blue")}, timeout=300)
+        said = requests.post(f"{url}/v1/models/tints:predict", files={"file": colour_model.picture("blue")}, timeout=300)
         assert said.json()["predictions"][0]["classes"] == "blue"
     command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--model", uri, str(tmp_path / "red.jpg"), "--json"]
     named = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -248,7 +246,7 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
 def made(tmp_path_factory) -> Path:
     """A folder with a model, pictures, and their index."""
     root = tmp_path_factory.mktemp("made")
-    indexed.write(indexed.write_model(root / "model"), indexed.write_pictures(root / "photos"), root / "index")
+    colour_index.write(colour_index.write_model(root / "model"), colour_index.write_pictures(root / "photos"), root / "index")
     return root
 
 
@@ -282,7 +280,7 @@ def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made
     before = deploy.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
     failures, failed = 0, True
     for well in range(40):
-        with faulty.line(place.port, share=1, fates=(fate,), after=well) as line:
+        with fault_proxy.line(place.port, share=1, fates=(fate,), after=well) as line:
             place.lead_over(line.address)
             try:
                 before = deploy.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
@@ -322,5 +320,5 @@ def test_a_server_on_a_bucket_searches_in_the_index_there(s3, made, tmp_path):
     with answering(["serve", uri, "--port", "0"]) as url:
         address = f"{url}/v1/models/colours"
         until(lambda: requests.get(f"{address}/index", timeout=300).ok)
-        said = requests.post(f"{address}:search?top_k=2", files={"file": indexed.picture(7)}, timeout=300).json()
-        assert [hit["path"].split("/")[-1] for hit in said["predictions"][0]["hits"]] == indexed.nearest(7, 2)
+        said = requests.post(f"{address}:search?top_k=2", files={"file": colour_index.picture(7)}, timeout=300).json()
+        assert [hit["path"].split("/")[-1] for hit in said["predictions"][0]["hits"]] == colour_index.nearest(7, 2)

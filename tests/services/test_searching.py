@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import colours
-import indexed
 import pytest
 import requests
-import servers
 from PIL import Image
+from support import colour_index, colour_model, model_servers
 
 from kfp_vision.search import deploy
 from kfp_vision.search.index import Index
@@ -27,14 +25,14 @@ from kfp_vision.serving.inference import MAX_WAITING_IMAGES
 SEARCH, PREDICT = "/v1/models/colours:search", "/v1/models/colours:predict"
 INDEX = "/v1/models/colours/index"
 SECONDS = 300  # in which a machine answers that has much else to do
-ALL = indexed.COUNT
+ALL = colour_index.COUNT
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A folder with a model, pictures, their index, and a repository with both."""
     root = tmp_path_factory.mktemp("made")
-    indexed.write(indexed.write_model(root / "model"), indexed.write_pictures(root / "photos"), root / "index")
+    colour_index.write(colour_index.write_model(root / "model"), colour_index.write_pictures(root / "photos"), root / "index")
     shutil.copytree(root / "model" / "serving", root / "repository")
     shutil.copytree(root / "index", root / "repository" / "index")
     return root
@@ -47,7 +45,7 @@ def url(made) -> Iterator[str]:
 
 
 def b64(number: int) -> dict[str, str]:
-    return {"b64": base64.b64encode(indexed.picture(number)).decode()}
+    return {"b64": base64.b64encode(colour_index.picture(number)).decode()}
 
 
 def post(address: str, body: object, **options) -> requests.Response:
@@ -64,7 +62,7 @@ def names(response: requests.Response) -> list[list[str]]:
 
 
 def test_finds_the_nearest_of_a_picture_in_whatever_form_it_comes(url):
-    encoded, expected = indexed.picture(5), [indexed.nearest(5, 4)]
+    encoded, expected = colour_index.picture(5), [colour_index.nearest(5, 4)]
     answers = [
         post(url + SEARCH, {"instances": [b64(5)], "top_k": 4}),
         post(f"{url}{SEARCH}?top_k=4", {"instances": [b64(5)["b64"]]}),
@@ -84,10 +82,10 @@ def test_ten_are_found_where_nothing_is_said_and_all_where_there_are_fewer(url):
 
 
 def test_only_pictures_of_a_label_are_found(url):
-    among = range(indexed.HUES, 2 * indexed.HUES)
+    among = range(colour_index.HUES, 2 * colour_index.HUES)
     body = {"instances": [b64(3), b64(20)], "top_k": 3, "label": "greenish"}
-    assert names(post(url + SEARCH, body)) == [indexed.nearest(number, 3, among) for number in (3, 20)]
-    form = requests.post(f"{url}{SEARCH}?label=greenish", files={"file": indexed.picture(3)}, timeout=SECONDS)
+    assert names(post(url + SEARCH, body)) == [colour_index.nearest(number, 3, among) for number in (3, 20)]
+    form = requests.post(f"{url}{SEARCH}?label=greenish", files={"file": colour_index.picture(3)}, timeout=SECONDS)
     assert {hit["label"] for hit in hits(form)[0]} == {"greenish"}
 
 
@@ -95,7 +93,7 @@ def test_a_hit_is_searched_on_from_without_a_picture(url):
     first = hits(post(url + SEARCH, {"instances": [b64(5)], "top_k": 2}))[0][1]
     number = int(Path(first["path"]).stem)
     answer = post(url + SEARCH, {"instances": [{"id": first["id"]}, b64(20)], "top_k": 3})
-    assert names(answer) == [indexed.nearest(number, 3), indexed.nearest(20, 3)]
+    assert names(answer) == [colour_index.nearest(number, 3), colour_index.nearest(20, 3)]
 
 
 def test_one_bad_instance_does_not_fail_the_others(url):
@@ -145,7 +143,7 @@ def test_a_thumbnail_is_kept_by_who_has_it(url):
     address = f"{url}{INDEX}/thumbnails/{first['id']}"
     answer = requests.get(address, timeout=SECONDS)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
-    with Image.open(io.BytesIO(answer.content)) as small, Image.open(io.BytesIO(indexed.picture(9))) as whole:
+    with Image.open(io.BytesIO(answer.content)) as small, Image.open(io.BytesIO(colour_index.picture(9))) as whole:
         assert small.size == whole.size
         assert all(abs(one - other) < 8 for one, other in zip(small.getpixel((9, 9)), whole.getpixel((9, 9)), strict=True))
     assert answer.headers["cache-control"] == "private, max-age=86400, immutable"
@@ -157,7 +155,7 @@ def test_a_thumbnail_is_kept_by_who_has_it(url):
 
 def test_a_model_says_what_lies_with_it(url):
     said = requests.get(url + INDEX, timeout=SECONDS).json()
-    assert (said["pictures"], said["labels"], said["recall"]) == (ALL, sorted(indexed.LABELS), 1.0)
+    assert (said["pictures"], said["labels"], said["recall"]) == (ALL, sorted(colour_index.LABELS), 1.0)
     assert requests.get(f"{url}/v2/models/colours", timeout=SECONDS).json()["index"] == said
     assert "With <code>:search</code>" in requests.get(url, headers={"accept": "text/html"}, timeout=SECONDS).text
 
@@ -174,12 +172,12 @@ def test_searches_of_many_who_ask_at_a_time_are_right_and_counted(url):
     def ask(number: int) -> tuple[list[str], str]:
         one = number % ALL
         found = names(post(url + SEARCH, {"instances": [b64(one)], "top_k": 1 + number % 7}))[0]
-        named = requests.post(url + PREDICT, files={"file": colours.picture("blue")}, timeout=SECONDS).json()
+        named = requests.post(url + PREDICT, files={"file": colour_model.picture("blue")}, timeout=SECONDS).json()
         return found, named["predictions"][0]["classes"]
 
     with ThreadPoolExecutor(16) as clients:
         answers = list(clients.map(ask, range(120)))
-    assert [found for found, _ in answers] == [indexed.nearest(number % ALL, 1 + number % 7) for number in range(120)]
+    assert [found for found, _ in answers] == [colour_index.nearest(number % ALL, 1 + number % 7) for number in range(120)]
     assert {named for _, named in answers} == {"blue"}
     more = {name: value - before.get(name, 0) for name, value in figures(url).items()}
     assert more['kfp_vision_pictures_total{model="colours",outcome="searched"}'] == 120
@@ -211,7 +209,7 @@ def started(log: Path, *arguments: object) -> Iterator[str]:
     command = [sys.executable, "-u", "-m", "kfp_vision.cli", "serve", *map(str, arguments), "--port", "0"]
     with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
         try:
-            servers.until(lambda: "\ncurl" in log.read_text() or process.poll() is not None, SECONDS)
+            model_servers.until(lambda: "\ncurl" in log.read_text() or process.poll() is not None, SECONDS)
             yield log.read_text().split("open ")[1].split("/ in")[0]
         finally:
             process.terminate()
@@ -233,11 +231,11 @@ def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(runn
     assert "index" not in requests.get(f"{address}/v2/models/colours", timeout=SECONDS).json()
     assert "data-indexed" not in requests.get(address, headers={"accept": "text/html"}, timeout=SECONDS).text
     deploy.deploy_index(made / "index", str(repository), tmp_path / "deployed")
-    servers.until(lambda: indexed_now(address) == ALL)
+    model_servers.until(lambda: indexed_now(address) == ALL)
 
     fewer = shutil.copytree(made / "photos", tmp_path / "photos")
     shutil.rmtree(fewer / "bluish")
-    indexed.write(made / "model", fewer, tmp_path / "fewer")
+    colour_index.write(made / "model", fewer, tmp_path / "fewer")
     ended, found = threading.Event(), []
 
     def ask() -> None:
@@ -249,12 +247,12 @@ def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(runn
         try:
             for index, pictures in ((tmp_path / "fewer", 16), (made / "index", ALL), (tmp_path / "fewer", 16)):
                 deploy.deploy_index(index, str(repository), tmp_path / "deployed")
-                servers.until(lambda: indexed_now(address) == pictures)  # noqa: B023
-            servers.until(lambda: len(found) > 20 or asking.done())
+                model_servers.until(lambda: indexed_now(address) == pictures)  # noqa: B023
+            model_servers.until(lambda: len(found) > 20 or asking.done())
         finally:
             ended.set()
         asking.result()
-    assert {tuple(one[0]) for one in found} == {tuple(indexed.nearest(4, 2))}
+    assert {tuple(one[0]) for one in found} == {tuple(colour_index.nearest(4, 2))}
     # What counts, and what was before: a server may be reading it.
     assert len([folder for folder in (repository / "index").iterdir() if folder.name.isdecimal()]) == 2
 
@@ -262,34 +260,34 @@ def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(runn
 def test_a_torn_index_leaves_the_one_before(running, made):
     repository, log, address = running
     shutil.copytree(made / "index", repository / "index")
-    servers.until(lambda: indexed_now(address) == ALL)
+    model_servers.until(lambda: indexed_now(address) == ALL)
     (repository / "index" / "1" / "vectors").write_bytes(b"short")  # over what is being searched in
-    servers.until(lambda: "an index must be whole; got " in log.read_text())
+    model_servers.until(lambda: "an index must be whole; got " in log.read_text())
     assert "The previous index goes on answering." in log.read_text()
-    assert names(post(address + SEARCH, {"instances": [b64(8)], "top_k": 5})) == [indexed.nearest(8, 5)]
+    assert names(post(address + SEARCH, {"instances": [b64(8)], "top_k": 5})) == [colour_index.nearest(8, 5)]
     (repository / "index" / "index.json").write_text("{")
-    servers.until(lambda: "index.json must hold the metadata of an index" in log.read_text())
+    model_servers.until(lambda: "index.json must hold the metadata of an index" in log.read_text())
     shutil.rmtree(repository / "index")
-    servers.until(lambda: "there must be an index; got none in" in log.read_text())
+    model_servers.until(lambda: "there must be an index; got none in" in log.read_text())
     first = hits(post(address + SEARCH, {"instances": [b64(8)], "top_k": 1}))[0][0]
-    assert names(post(address + SEARCH, {"instances": [{"id": first["id"]}], "top_k": 5})) == [indexed.nearest(8, 5)]
+    assert names(post(address + SEARCH, {"instances": [{"id": first["id"]}], "top_k": 5})) == [colour_index.nearest(8, 5)]
     assert requests.get(f"{address}{INDEX}/thumbnails/{first['id']}", timeout=SECONDS).content[:2] == b"\xff\xd8"
     shutil.copytree(made / "index", repository / "index")
-    servers.until(lambda: log.read_text().count("colours: 24 images to search") == 2)
+    model_servers.until(lambda: log.read_text().count("colours: 24 images to search") == 2)
 
 
 def test_an_index_of_another_model_is_not_searched_in(running, made, tmp_path):
     repository, log, address = running
     shutil.copytree(made / "index", repository / "index")
-    servers.until(lambda: indexed_now(address) == ALL)
-    indexed.write_model(tmp_path / "newer", scale=1 / 10)
+    model_servers.until(lambda: indexed_now(address) == ALL)
+    colour_index.write_model(tmp_path / "newer", scale=1 / 10)
     (tmp_path / "newer" / "serving" / "1").rename(repository / "2")
-    servers.until(lambda: "colours, version 2" in log.read_text() and not indexed_now(address))
+    model_servers.until(lambda: "colours, version 2" in log.read_text() and not indexed_now(address))
     assert "an index must be of the version that answers, 2 of colours; got one of colours " in log.read_text()
     remedy = "Run image_search with that model as model_uri, and its repository as deploy_to. Search is not available."
     assert remedy in log.read_text()
     assert post(address + SEARCH, {"instances": [b64(0)]}).status_code == 404
-    assert requests.post(address + PREDICT, files={"file": indexed.picture(1)}, timeout=SECONDS).status_code == 200
+    assert requests.post(address + PREDICT, files={"file": colour_index.picture(1)}, timeout=SECONDS).status_code == 200
 
 
 def serve(*arguments: object) -> subprocess.CompletedProcess:
@@ -299,14 +297,14 @@ def serve(*arguments: object) -> subprocess.CompletedProcess:
 
 def test_an_index_from_elsewhere_is_searched_in(made, tmp_path):
     with started(tmp_path / "log", made / "model", "--index", made / "index") as address:
-        assert names(post(address + SEARCH, {"instances": [b64(2)], "top_k": 3})) == [indexed.nearest(2, 3)]
+        assert names(post(address + SEARCH, {"instances": [b64(2)], "top_k": 3})) == [colour_index.nearest(2, 3)]
 
 
 def test_an_index_from_elsewhere_that_cannot_be_searched_in_is_one_clear_line(made, tmp_path):
     done = serve(made / "model", "--index", tmp_path)
     assert done.returncode == 1
     assert done.stderr == f"error: there must be an index; got none in {tmp_path}. Give the folder of an index.\n"
-    other = indexed.write_model(tmp_path / "other", scale=1 / 10)
+    other = colour_index.write_model(tmp_path / "other", scale=1 / 10)
     done = serve(other, "--index", made / "index")
     assert done.returncode == 1
     assert done.stderr.startswith("error: an index must be of the version that answers, 1 of colours; got one of colours ")

@@ -22,12 +22,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import colours
 import pytest
 import requests
-import servers
 from PIL import Image
-from servers import ended
+from support import colour_model, model_servers
+from support.model_servers import ended
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.prediction.client import ServingClient
@@ -43,7 +42,7 @@ QUICKLY = {"PYTHONUNBUFFERED": "1"}
 @pytest.fixture(scope="module")
 def version(tmp_path_factory) -> Path:
     """Version 1 of the colours, to be copied."""
-    return colours.write_version(tmp_path_factory.mktemp("version") / "1")
+    return colour_model.write_version(tmp_path_factory.mktemp("version") / "1")
 
 
 @pytest.fixture(scope="module")
@@ -75,42 +74,42 @@ def refusal(response: requests.Response) -> str:
     reason = response.json()["error"]
     assert reason and "Traceback" not in reason and "\n" not in reason
     parts = urlsplit(response.url)
-    again = post(f"{parts.scheme}://{parts.netloc}{PREDICT}", {"instances": [{"b64": b64(colours.picture("blue"))}]})
+    again = post(f"{parts.scheme}://{parts.netloc}{PREDICT}", {"instances": [{"b64": b64(colour_model.picture("blue"))}]})
     assert names(again) == ["blue"]
     return reason
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-@pytest.mark.parametrize("colour", colours.RGB)
+@pytest.mark.parametrize("colour", colour_model.RGB)
 def test_names_a_picture_of_any_format(url, colour, image_format):
-    answer = post(url + PREDICT, {"instances": [{"b64": b64(colours.picture(colour, image_format))}]})
+    answer = post(url + PREDICT, {"instances": [{"b64": b64(colour_model.picture(colour, image_format))}]})
     assert names(answer) == [colour]
     (said,) = answer.json()["predictions"]
     assert said.keys() == {"classes", "class_idx", "probabilities"}
-    assert list(colours.RGB)[said["class_idx"]] == colour
+    assert list(colour_model.RGB)[said["class_idx"]] == colour
     assert said["probabilities"][said["class_idx"]] > 0.99
     assert sum(said["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "text/plain; charset=utf-8", ""])
 def test_takes_json_by_its_content_whatever_the_header_says(url, kind):
-    body = {"instances": [{"b64": b64(colours.picture("green"))}]}
+    body = {"instances": [{"b64": b64(colour_model.picture("green"))}]}
     assert names(post(url + PREDICT, body, headers={"content-type": kind})) == ["green"]
 
 
 def test_takes_the_ways_in_which_clients_of_tensorflow_serving_write_bytes(url):
-    text = b64(colours.picture("red"))
+    text = b64(colour_model.picture("red"))
     assert names(post(url + PREDICT, {"instances": [text, {"image_bytes": {"b64": text}}]})) == ["red", "red"]
 
 
 def test_takes_a_form_with_several_pictures(url):
-    files = [("file", (f"{colour}.jpg", colours.picture(colour))) for colour in colours.RGB]
-    assert names(requests.post(url + PREDICT, files=files, timeout=SECONDS)) == list(colours.RGB)
+    files = [("file", (f"{colour}.jpg", colour_model.picture(colour))) for colour in colour_model.RGB]
+    assert names(requests.post(url + PREDICT, files=files, timeout=SECONDS)) == list(colour_model.RGB)
 
 
 def test_takes_what_curl_sends(url, tmp_path):
-    (tmp_path / "x.jpg").write_bytes(colours.picture("blue"))
-    body = {"instances": [{"b64": b64(colours.picture("red"))}]}
+    (tmp_path / "x.jpg").write_bytes(colour_model.picture("blue"))
+    body = {"instances": [{"b64": b64(colour_model.picture("red"))}]}
     (tmp_path / "body.json").write_text(json.dumps(body))
     for options, expected in ((["-F", "file=@x.jpg"], "blue"), (["-d", "@body.json"], "red")):
         command = [curl(), "--silent", "--fail", *options, url + PREDICT]
@@ -119,7 +118,7 @@ def test_takes_what_curl_sends(url, tmp_path):
 
 
 def curl() -> str:
-    from left_out import leave_out
+    from support.skip import leave_out
 
     return shutil.which("curl") or leave_out("no curl on this machine")
 
@@ -153,7 +152,7 @@ print(json.dumps([name if isinstance(name, str) else name.decode() for name in a
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
 def test_kserves_own_client_is_answered(url, tmp_path, protocol):
     for colour in ("blue", "red"):
-        (tmp_path / f"{colour}.jpg").write_bytes(colours.picture(colour))
+        (tmp_path / f"{colour}.jpg").write_bytes(colour_model.picture(colour))
     command = [sys.executable, "-c", KSERVES_CLIENT, url, protocol, str(tmp_path / "blue.jpg"), str(tmp_path / "red.jpg")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert (done.returncode, done.stdout) == (0, '["blue", "red"]\n'), done.stderr
@@ -161,14 +160,14 @@ def test_kserves_own_client_is_answered(url, tmp_path, protocol):
 
 def test_takes_a_picture_as_the_whole_body(url):
     answer = requests.post(
-        url + PREDICT, data=colours.picture("green"), headers={"content-type": "image/jpeg"}, timeout=SECONDS
+        url + PREDICT, data=colour_model.picture("green"), headers={"content-type": "image/jpeg"}, timeout=SECONDS
     )
     assert names(answer) == ["green"]
 
 
 def test_one_bad_picture_does_not_fail_its_batch(url):
-    instances = [{"b64": b64(colours.picture("red"))}, {"b64": "%%%"}, {"b64": b64(b"no picture")}, 7, {}]
-    instances += [{"b64": b64(colours.picture("blue")[:-40])}, {"b64": b64(colours.picture("green"))}]
+    instances = [{"b64": b64(colour_model.picture("red"))}, {"b64": "%%%"}, {"b64": b64(b"no picture")}, 7, {}]
+    instances += [{"b64": b64(colour_model.picture("blue")[:-40])}, {"b64": b64(colour_model.picture("green"))}]
     answer = post(url + PREDICT, {"instances": instances})
     assert names(answer) == ["red", "", "", "", "", "", "green"]
     reasons = [one.get("error") for one in answer.json()["predictions"]]
@@ -182,7 +181,7 @@ def outputs(response: requests.Response) -> dict[str, list]:
 
 
 def test_speaks_the_open_inference_protocol(url):
-    given = tensor(*(b64(colours.picture(colour)) for colour in ("green", "red")))
+    given = tensor(*(b64(colour_model.picture(colour)) for colour in ("green", "red")))
     answer = post(url + INFER, {"id": "7", "inputs": [given]})
     said = outputs(answer)
     assert said["classes"] == ["green", "red"] and said["class_idx"] == [1, 0]
@@ -195,7 +194,7 @@ def test_speaks_the_open_inference_protocol(url):
 
 
 def test_takes_tensors_as_binary_data(url):
-    pictures = [colours.picture("blue"), colours.picture("red", "PNG")]
+    pictures = [colour_model.picture("blue"), colour_model.picture("red", "PNG")]
     raw = b"".join(struct.pack("<I", len(picture)) + picture for picture in pictures)
     described = tensor(*pictures, parameters={"binary_data_size": len(raw)})
     del described["data"]
@@ -205,7 +204,7 @@ def test_takes_tensors_as_binary_data(url):
 
 
 def test_gives_tensors_as_binary_data_to_who_asks_for_them(url):
-    body = {"inputs": [tensor(b64(colours.picture("blue")))], "parameters": {"binary_data_output": True}}
+    body = {"inputs": [tensor(b64(colour_model.picture("blue")))], "parameters": {"binary_data_output": True}}
     answer = post(url + INFER, body)
     length = int(answer.headers["Inference-Header-Content-Length"])
     sizes = {one["name"]: one["parameters"]["binary_data_size"] for one in json.loads(answer.content[:length])["outputs"]}
@@ -214,7 +213,7 @@ def test_gives_tensors_as_binary_data_to_who_asks_for_them(url):
 
 
 def test_one_bad_picture_does_not_fail_its_tensor(url):
-    said = outputs(post(url + INFER, {"inputs": [tensor(b64(colours.picture("red")), "%%%")]}))
+    said = outputs(post(url + INFER, {"inputs": [tensor(b64(colour_model.picture("red")), "%%%")]}))
     assert (said["classes"], said["class_idx"]) == (["red", ""], [0, -1])
     assert said["error"][0] == "" and "base64" in said["error"][1]
 
@@ -261,29 +260,29 @@ def test_tells_of_the_best_classes_in_tensors(url):
 
 @pytest.mark.parametrize("k", ["0", "-1", "1.5", "x", "", "9" * 5000])
 def test_a_wrong_number_of_best_classes_in_an_address_is_refused(url, k):
-    body = {"instances": [{"b64": b64(colours.picture("red"))}]}
+    body = {"instances": [{"b64": b64(colour_model.picture("red"))}]}
     assert "top_k must be a positive integer; got " in refusal(post(f"{url}{PREDICT}?top_k={k}", body))
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "x", [3], {"k": 3}, 10**30])
 def test_a_wrong_number_of_best_classes_in_a_body_is_refused(url, k):
-    body = {"instances": [{"b64": b64(colours.picture("red"))}], "top_k": k}
+    body = {"instances": [{"b64": b64(colour_model.picture("red"))}], "top_k": k}
     assert "top_k must be a positive integer; got " in refusal(post(url + PREDICT, body))
-    assert refusal(post(url + INFER, {"inputs": [tensor(b64(colours.picture("red")))], "parameters": {"top_k": k}}))
+    assert refusal(post(url + INFER, {"inputs": [tensor(b64(colour_model.picture("red")))], "parameters": {"top_k": k}}))
 
 
 @pytest.mark.parametrize(
     "changes", [{"parameters": [1]}, {"parameters": "x"}, {"outputs": [{"name": "classes", "parameters": [1]}]}]
 )
 def test_wrong_parameters_are_no_failure_of_the_server(url, changes):
-    body = json.dumps({"inputs": [tensor(b64(colours.picture("red")))]} | changes)
+    body = json.dumps({"inputs": [tensor(b64(colour_model.picture("red")))]} | changes)
     headers = {"Inference-Header-Content-Length": str(len(body))}
     for options in ({}, {"headers": headers}):
         assert "Open Inference Protocol" in refusal(requests.post(url + INFER, data=body, timeout=SECONDS, **options))
 
 
 def test_gives_the_tensors_that_are_asked_for(url):
-    body = {"inputs": [tensor(b64(colours.picture("blue")))], "outputs": [{"name": "classes"}]}
+    body = {"inputs": [tensor(b64(colour_model.picture("blue")))], "outputs": [{"name": "classes"}]}
     assert outputs(post(url + INFER, body)) == {"classes": ["blue"]}
     assert "nonsense" in refusal(post(url + INFER, body | {"outputs": [{"name": "nonsense"}]}))
 
@@ -309,12 +308,12 @@ def test_every_answer_says_which_version_gave_it(url, version):
     digest = hashlib.sha256()
     for file in sorted(path for path in version.rglob("*") if path.is_file()):
         digest.update(f"{file.relative_to(version)} {file.stat().st_size}\n".encode() + file.read_bytes())
-    picture = b64(colours.picture("red"))
+    picture = b64(colour_model.picture("red"))
     said = post(url + PREDICT, {"instances": [{"b64": picture}]}), post(url + INFER, {"inputs": [tensor(picture)]})
     assert [answer.headers["KFP-Vision-Fingerprint"] for answer in said] == [digest.hexdigest()] * 2
     service = ServingClient(f"{url}/v1/models/colours")
     assert service.fingerprint == ""
-    service.classify([colours.picture("red")])
+    service.classify([colour_model.picture("red")])
     assert service.fingerprint == digest.hexdigest()
 
 
@@ -411,7 +410,7 @@ def test_a_wrong_form_is_refused_with_its_reason(url, kind, body, reason):
 
 
 def test_a_picture_of_sixty_megapixels_is_refused(url):
-    large = colours.picture("red", "PNG", (10_000, 6_000))
+    large = colour_model.picture("red", "PNG", (10_000, 6_000))
     assert len(large) < MIB
     answer = requests.post(url + PREDICT, files={"file": large}, timeout=SECONDS)
     assert "10000 x 6000 pixels, more than 50 million" in refusal(answer)
@@ -447,8 +446,8 @@ def grown(url: str, ask: Callable[[], object]) -> dict[str, float]:
 
 
 def test_what_waits_is_computed_together(url):
-    encoded = {colour: b64(colours.picture(colour)) for colour in colours.RGB}
-    asked = [[list(colours.RGB)[(number + place) % 3] for place in range(9)] for number in range(100)]
+    encoded = {colour: b64(colour_model.picture(colour)) for colour in colour_model.RGB}
+    asked = [[list(colour_model.RGB)[(number + place) % 3] for place in range(9)] for number in range(100)]
     answered: list[list[str]] = []
 
     def ask(chosen: list[str]) -> list[str]:
@@ -542,7 +541,7 @@ def test_without_its_token_a_server_says_nothing(guarded, method, path, headers,
 
 
 def test_with_its_token_a_server_answers(guarded):
-    body = {"instances": [{"b64": b64(colours.picture("green"))}]}
+    body = {"instances": [{"b64": b64(colour_model.picture("green"))}]}
     assert names(post(guarded + PREDICT, body, headers=bearing(TOKEN))) == ["green"]
     assert names(post(guarded + PREDICT, body, headers={"authorization": f"bearer {TOKEN}"})) == ["green"]
     for _, path in GUARDED[3:-1]:
@@ -556,7 +555,7 @@ def test_who_looks_after_a_server_needs_no_token(guarded, path):
 
 
 def test_the_command_line_shows_the_token(guarded, tmp_path, monkeypatch):
-    (tmp_path / "x.jpg").write_bytes(colours.picture("blue"))
+    (tmp_path / "x.jpg").write_bytes(colour_model.picture("blue"))
     command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--url", guarded, str(tmp_path / "x.jpg"), "--json"]
 
     def predict() -> subprocess.CompletedProcess:
@@ -593,9 +592,9 @@ def repository(version, tmp_path) -> Path:
 
 
 def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
-    languages = [tuple(colours.RGB), ("rouge", "vert", "bleu"), ("rot", "gruen", "blau")]
-    later = [colours.write_version(tmp_path / "new" / str(number), languages[number - 1]) for number in (2, 3)]
-    body = json.dumps({"instances": [{"b64": b64(colours.picture(colour))} for colour in colours.RGB]})
+    languages = [tuple(colour_model.RGB), ("rouge", "vert", "bleu"), ("rot", "gruen", "blau")]
+    later = [colour_model.write_version(tmp_path / "new" / str(number), languages[number - 1]) for number in (2, 3)]
+    body = json.dumps({"instances": [{"b64": b64(colour_model.picture(colour))} for colour in colour_model.RGB]})
     said: list[tuple[int, tuple[str, ...]]] = []
     enough = threading.Event()
 
@@ -612,10 +611,10 @@ def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
             try:
                 for version, language in zip(later, languages[1:], strict=True):
                     asked = len(said) + REQUESTS / 4
-                    servers.until(lambda: len(said) >= asked)  # noqa: B023
+                    model_servers.until(lambda: len(said) >= asked)  # noqa: B023
                     version.rename(repository / version.name)
-                    servers.until(lambda: (200, language) in said[-100:])  # noqa: B023
-                servers.until(lambda: len(said) >= REQUESTS)
+                    model_servers.until(lambda: (200, language) in said[-100:])  # noqa: B023
+                model_servers.until(lambda: len(said) >= REQUESTS)
             finally:
                 enough.set()
             for one in asking:
@@ -633,17 +632,17 @@ def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
 
         for gone in ("2", "3", "4", "10"):
             shutil.rmtree(repository / gone)
-        servers.until(lambda: names(post(url + PREDICT, json.loads(body)))[0] == "red")
+        model_servers.until(lambda: names(post(url + PREDICT, json.loads(body)))[0] == "red")
 
 
 def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(repository, tmp_path):
-    port, colour_of = servers.free_port(), list(colours.RGB) * 100
-    pictures = [colours.picture(colour) for colour in colour_of]
+    port, colour_of = model_servers.free_port(), list(colour_model.RGB) * 100
+    pictures = [colour_model.picture(colour) for colour in colour_of]
     said: dict[int, list[str]] = {number: [] for number in range(4)}
 
     def running() -> subprocess.Popen:
         command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", str(port)]
-        return servers.started(command, port, tmp_path / "log")
+        return model_servers.started(command, port, tmp_path / "log")
 
     def ask(number: int) -> None:
         service = ServingClient(f"http://127.0.0.1:{port}")
@@ -655,7 +654,7 @@ def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(r
         with ThreadPoolExecutor(len(said)) as clients:
             asking = [clients.submit(ask, number) for number in said]
             for killed in (1, 2):
-                servers.until(lambda: min(map(len, said.values())) > killed * 100)  # noqa: B023
+                model_servers.until(lambda: min(map(len, said.values())) > killed * 100)  # noqa: B023
                 process.kill()
                 process.wait()
                 process = processes.enter_context(ended(running()))
@@ -746,7 +745,7 @@ def test_a_server_in_a_child_process_ends_with_its_parent(repository):
         address = urlsplit(parent.stdout.readline().strip())
         assert is_listening(address.port)
         parent.kill()
-        servers.until(lambda: not is_listening(address.port))
+        model_servers.until(lambda: not is_listening(address.port))
 
 
 def is_listening(port: int) -> bool:
@@ -763,7 +762,7 @@ def test_ends_well_when_it_is_told_to_stop(repository):
             "/v1/models/tints:predict"
         )
         address = lines[2].split()[-1]
-        assert names(post(address, {"instances": [b64(colours.picture("red"))]})) == ["red"]
+        assert names(post(address, {"instances": [b64(colour_model.picture("red"))]})) == ["red"]
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=SECONDS)
     assert process.returncode in (0, -signal.SIGTERM)
@@ -784,12 +783,12 @@ def started(path: Path, log: Path, *options: object) -> Iterator[str]:
     """The address of a server that need not be ready; what it says goes to a file."""
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0", *map(str, options)]
     with log.open("w") as said, ended(subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | QUICKLY)) as process:
-        servers.until(lambda: "\ncurl" in log.read_text() or process.poll() is not None)
+        model_servers.until(lambda: "\ncurl" in log.read_text() or process.poll() is not None)
         yield log.read_text().split("open ")[1].split("/ in")[0]
 
 
 def test_one_of_two_models_is_broken_and_the_other_answers(directory, tmp_path):
-    body = {"instances": [b64(colours.picture("green"))]}
+    body = {"instances": [b64(colour_model.picture("green"))]}
     with started(directory, tmp_path / "log") as url:
         assert names(post(f"{url}/v1/models/good%20one:predict", body)) == ["green"]
         assert f"{directory}/bad/1" in (tmp_path / "log").read_text()
@@ -805,10 +804,10 @@ def test_one_of_two_models_is_broken_and_the_other_answers(directory, tmp_path):
         assert requests.get(f"{url}/v2/models/good%20one/ready", timeout=SECONDS).status_code == 200
 
         shutil.copy(directory / "good one" / "1" / "saved_model.pb", directory / "bad" / "1")  # as a slow copy ends
-        servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).status_code == 200)
+        model_servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).status_code == 200)
         assert names(post(f"{url}/v1/models/bad:predict", body)) == ["green"]
         shutil.copytree(directory / "bad", directory / "notes" / "serving")  # a third model
-        servers.until(lambda: post(f"{url}/v1/models/notes:predict", body).status_code == 200)
+        model_servers.until(lambda: post(f"{url}/v1/models/notes:predict", body).status_code == 200)
 
 
 def test_several_models_cannot_have_one_name(directory):
@@ -878,12 +877,12 @@ print(json.dumps(asyncio.run(ask())))
 
 def test_kserves_client_is_answered_over_grpc(repository, tmp_path, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
-    port = servers.free_port()
+    port = model_servers.free_port()
     files = [tmp_path / "blue.jpg", tmp_path / "red.png"]
-    files[0].write_bytes(colours.picture("blue"))
-    files[1].write_bytes(colours.picture("red", "PNG"))
+    files[0].write_bytes(colour_model.picture("blue"))
+    files[1].write_bytes(colour_model.picture("red", "PNG"))
     with started(repository, tmp_path / "log", "--grpc-port", port) as url:
-        servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).ok)
+        model_servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).ok)
         command = [sys.executable, "-c", KSERVES_GRPC_CLIENT, f"127.0.0.1:{port}", TOKEN, *map(str, files)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
         assert done.returncode == 0, done.stderr
@@ -922,7 +921,7 @@ class Client(threading.Thread):
         self.answered, self.lost = 0, ""
 
     def run(self) -> None:
-        body = json.dumps({"instances": [b64(colours.picture(colour)) for colour in colours.RGB]})
+        body = json.dumps({"instances": [b64(colour_model.picture(colour)) for colour in colour_model.RGB]})
         connection = http.client.HTTPConnection(self.place.hostname, self.place.port, timeout=SECONDS)
         try:
             while True:
@@ -932,7 +931,7 @@ class Client(threading.Thread):
                     return
                 connection.request("POST", self.place.path, body)
                 answer = connection.getresponse()
-                assert [one["classes"] for one in json.loads(answer.read())["predictions"]] == list(colours.RGB)
+                assert [one["classes"] for one in json.loads(answer.read())["predictions"]] == list(colour_model.RGB)
                 self.answered += 1
                 if answer.will_close or not self.keeps_connection:
                     connection.close()
@@ -951,7 +950,7 @@ def test_no_request_is_lost_when_it_is_told_to_stop(repository, tmp_path):
         clients = [Client(address, keeps_connection=number % 2 == 0) for number in range(16)]
         for thread in (reading, *clients):
             thread.start()
-        servers.until(lambda: all(client.answered > 5 for client in clients))
+        model_servers.until(lambda: all(client.answered > 5 for client in clients))
         before = [client.answered for client in clients]
         process.send_signal(signal.SIGTERM)
         for thread in (*clients, reading):
@@ -963,7 +962,7 @@ def test_no_request_is_lost_when_it_is_told_to_stop(repository, tmp_path):
 
 def test_a_line_of_json_tells_of_each_request_and_of_no_picture(repository, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
-    picture, bearer = b64(colours.picture("red")), {"headers": bearing(TOKEN)}
+    picture, bearer = b64(colour_model.picture("red")), {"headers": bearing(TOKEN)}
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0"]
     with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
         address = [process.stdout.readline() for _ in range(3)][2].split()[-1]

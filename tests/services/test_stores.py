@@ -7,12 +7,9 @@ import random
 import tarfile
 from pathlib import Path
 
-import boxed
-import drawn
-import faulty
-import one_step
 import pytest
-from servers import KEY, NUMBERS, SECRET, Place
+from support import boxed_images, fault_proxy, run_component, sample_images
+from support.model_servers import KEY, NUMBERS, SECRET, Place
 
 from kfp_vision import components
 from kfp_vision.core.errors import InputError
@@ -51,7 +48,7 @@ def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
 
 def test_a_folder_of_a_bucket_is_walked_with_sizes_and_md5s_and_nothing_is_read(place):
     uri = place.bucket(FILES)
-    with faulty.line(place.port, share=0) as line:
+    with fault_proxy.line(place.port, share=0) as line:
         place.lead_over(line.address)
         found = {item.name: (item.uri, item.size, item.md5) for item in reading.walk(f"{uri}/photos/")}
         assert line.requests <= 2  # Google's client also asks for the bucket itself
@@ -73,7 +70,7 @@ def test_a_bucket_of_more_than_a_page_is_listed_whole(s3):
 
 
 def test_the_table_is_the_one_of_a_folder_but_for_where_the_pictures_lie(place, tmp_path):
-    folder = drawn.pictures(tmp_path / "photos", each=4)
+    folder = sample_images.pictures(tmp_path / "photos", each=4)
     uri = place.bucket(below(folder))
     stored, local = scan.scan_images(uri), scan.scan_images(str(folder))
     assert stored.fingerprint == local.fingerprint
@@ -84,7 +81,7 @@ def test_the_table_is_the_one_of_a_folder_but_for_where_the_pictures_lie(place, 
 
 
 def test_boxes_in_a_bucket_are_those_of_a_folder(place, tmp_path):
-    boxed.data(tmp_path / "data", pictures=20)
+    boxed_images.data(tmp_path / "data", pictures=20)
     stored, local = (
         annotations.scan_annotated_images(place.bucket(below(tmp_path / "data"))),
         annotations.scan_annotated_images(str(tmp_path / "data")),
@@ -111,12 +108,12 @@ def converted(uri: str, folder: Path) -> dict[str, bytes]:
 def test_with_a_fifth_of_all_requests_failing_every_photograph_arrives(place, flower_photos, tmp_path):
     uri = place.bucket(below(flower_photos))
     whole = converted(str(flower_photos), tmp_path / "local")
-    with faulty.line(place.port, share=0.2, seed=4) as line:
+    with fault_proxy.line(place.port, share=0.2, seed=4) as line:
         place.lead_over(line.address)
         assert converted(uri, tmp_path / "stored") == whole
     assert line.requests > 750
     assert line.most > 2  # several on their way at a time; how many depends on what else the machine does
-    assert all(line.fates[fate] > 20 for fate in faulty.FATES), line.fates
+    assert all(line.fates[fate] > 20 for fate in fault_proxy.FATES), line.fates
 
 
 def test_an_archive_in_a_bucket_is_fetched_once_and_resumed_where_it_broke_off(place, tmp_path):
@@ -129,7 +126,7 @@ def test_an_archive_in_a_bucket_is_fetched_once_and_resumed_where_it_broke_off(p
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     uri = f"{place.bucket({'data/photos.tgz': packed.getvalue()})}/data/photos.tgz"
-    with faulty.line(place.port, share=1, fates=("cut",), spared=5000) as line:
+    with fault_proxy.line(place.port, share=1, fates=("cut",), spared=5000) as line:
         place.lead_over(line.address)
         assert {item.name: item.read() for item in reading.walk(uri)} == files
         with reading.Reader() as reader:
@@ -150,7 +147,7 @@ def test_the_fingerprint_changes_with_a_picture_and_not_with_time(place):
 
 def test_what_is_not_there_is_said_at_once(place):
     uri = place.bucket(FILES)
-    with faulty.line(place.port, share=0) as line:
+    with fault_proxy.line(place.port, share=0) as line:
         place.lead_over(line.address)
         for wrong in (f"{uri}/pohtos", f"{uri}/photos.tgz", f"{place.scheme}://nobodys-bucket/photos"):
             with pytest.raises(InputError, match="images_uri must name something that exists; got no such object or bucket: "):
@@ -163,7 +160,7 @@ def test_what_is_not_there_is_said_at_once(place):
 def test_who_may_not_read_is_told_at_once_what_to_set(s3, monkeypatch):
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", FILES)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{SECRET}-no-more")
-    with faulty.line(s3.port, share=0) as line:
+    with fault_proxy.line(s3.port, share=0) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         with pytest.raises(InputError) as refusal:
             reading.check_exists(f"s3://{bucket}", "images_uri")
@@ -207,9 +204,9 @@ def test_cos_is_asked_with_its_own_key_where_its_region_lies(s3, monkeypatch):
 
 
 def test_etags_of_an_encrypted_bucket_are_seen_to_be_no_md5s(s3, monkeypatch, tmp_path, capsys):
-    folder = drawn.pictures(tmp_path / "photos", each=4)
+    folder = sample_images.pictures(tmp_path / "photos", each=4)
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", below(folder))
-    with faulty.line(s3.port, share=0, encrypted=True) as line:
+    with fault_proxy.line(s3.port, share=0, encrypted=True) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         first = next(reading.walk(f"s3://{bucket}"))
         assert first.md5 not in ("", md5(first.read()))
@@ -221,7 +218,7 @@ def test_an_object_that_changes_while_it_is_read_arrives_as_one_of_the_two(s3, m
     old, new = random.Random(0).randbytes(3_000_000), random.Random(1).randbytes(3_000_000)
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", {"daisy/1.jpg": old})
     sink = Overtaken(lambda: s3.bucket(bucket, {"daisy/1.jpg": new}))
-    with faulty.line(s3.port, share=1, fates=("cut",)) as line:
+    with fault_proxy.line(s3.port, share=1, fates=("cut",)) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         transfer.download_to(f"s3://{bucket}/daisy/1.jpg", sink)
     assert sink.getvalue() == new
@@ -242,17 +239,17 @@ class Overtaken(io.BytesIO):
 
 
 def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
-    folder = drawn.pictures(tmp_path / "photos", each=10)
+    folder = sample_images.pictures(tmp_path / "photos", each=10)
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', below(folder))}"
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.0}
-    values = one_step.to_ingest(uri) | ratios
-    ingested = one_step.run(components.ingest_images, tmp_path / "ingest", **values)
+    values = run_component.to_ingest(uri) | ratios
+    ingested = run_component.run(components.ingest_images, tmp_path / "ingest", **values)
     assert ingested.succeeded
     with (ingested.folder / "images").open(newline="") as file:
         assert all(row["uri"].startswith(f"{uri}/") for row in csv.DictReader(file))
     nowhere = {"images_uri": f"{uri}-nowhere/photos", "leave_out_uri": "", "advanced": {}}
-    refused = one_step.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
-    assert "must name something that exists" in one_step.refusal(refused)
+    refused = run_component.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
+    assert "must name something that exists" in run_component.refusal(refused)
     written = [*(tmp_path / "ingest").rglob("*"), *(tmp_path / "refused").rglob("*")]
     contents = [path.read_bytes() for path in written if path.is_file()]
     contents += ["\n".join([*ingested.printed, *refused.printed]).encode()]
@@ -273,7 +270,7 @@ def test_a_service_accounts_key_that_is_none_is_refused_without_repeating_it(nob
 
 
 def test_an_import_file_in_a_bucket_names_pictures_beside_it_and_elsewhere(place, tmp_path):
-    folder = drawn.pictures(tmp_path / "photos", each=2)
+    folder = sample_images.pictures(tmp_path / "photos", each=2)
     elsewhere = place.bucket(below(folder))
     lines = [f"{elsewhere}/bellcup/0001.jpg,bell", "pictures/2.jpg,bell,test", f"{elsewhere}/globelet/0001.jpg,globe"]
     beside = {"list/images.csv": "\n".join(lines).encode(), "list/pictures/2.jpg": (folder / "bellcup/0002.jpg").read_bytes()}
@@ -289,7 +286,7 @@ def test_an_import_file_in_a_bucket_names_pictures_beside_it_and_elsewhere(place
 
 
 def test_a_list_in_a_bucket_leaves_pictures_of_a_bucket_out(place, tmp_path):
-    uri = place.bucket(below(drawn.pictures(tmp_path / "photos", each=2)))
+    uri = place.bucket(below(sample_images.pictures(tmp_path / "photos", each=2)))
     listed = f"path,leave_out\n{uri}/bellcup/0001.jpg,yes\nglobelet/0002.jpg,yes\nglobelet/0001.jpg,no\n"
     listing = f"{place.bucket({'audit': listed.encode()})}/audit"  # as an artifact lies there, without an ending
     reading.check_exists(listing, "leave_out_uri")
@@ -300,7 +297,7 @@ def test_a_list_in_a_bucket_leaves_pictures_of_a_bucket_out(place, tmp_path):
 
 
 def test_a_picture_of_an_import_file_that_changes_in_place_changes_the_fingerprint(tmp_path):
-    folder = drawn.pictures(tmp_path / "photos", each=2)
+    folder = sample_images.pictures(tmp_path / "photos", each=2)
     (tmp_path / "images.csv").write_text("photos/bellcup/0001.jpg,bell\nphotos/globelet/0001.jpg,globe\n")
     first = scan.fingerprint_images(str(tmp_path / "images.csv"))
     (folder / "bellcup" / "0001.jpg").write_bytes((folder / "bellcup" / "0002.jpg").read_bytes())
@@ -342,7 +339,7 @@ def test_a_folder_takes_what_a_bucket_takes(tmp_path):
 
 def test_with_many_requests_failing_everything_that_is_put_arrives(place):
     uri = place.bucket({"first": b"1"})
-    with faulty.line(place.port, share=0.6, seed=2, fates=("drop", "busy", "delay")) as line:
+    with fault_proxy.line(place.port, share=0.6, seed=2, fates=("drop", "busy", "delay")) as line:
         place.lead_over(line.address)
         for number in range(8):
             writing.write_file(NOISE[number:], f"{uri}/kept/{number}")
@@ -360,7 +357,7 @@ def test_an_object_in_parts_arrives_over_a_line_that_fails(s3, monkeypatch):
     monkeypatch.setattr(storage_s3, "PART", 5 << 20)  # the least that S3 takes
     content = random.Random(3).randbytes((11 << 20) + 1)
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/large"
-    with faulty.line(s3.port, share=0.5, seed=4, fates=("drop", "busy")) as line:
+    with fault_proxy.line(s3.port, share=0.5, seed=4, fates=("drop", "busy")) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         writing.write_file(content, uri)
     assert line.fates["drop"] and line.fates["busy"]
@@ -374,7 +371,7 @@ def test_bytes_that_a_line_spoils_are_refused_by_the_store_and_sent_again(nobody
     # With a key and over plain HTTP the S3 client sends a SHA-256 alone, which rclone, unlike Amazon, does not look at.
     place = Place(scheme, request.getfixturevalue(server), monkeypatch)
     uri = place.bucket({"first": b"1"})
-    with faulty.line(place.port, share=0.6, seed=1, fates=("spoil",)) as line:
+    with fault_proxy.line(place.port, share=0.6, seed=1, fates=("spoil",)) as line:
         place.lead_over(line.address)
         for number in range(5):
             writing.write_file(NOISE, f"{uri}/{number}")
@@ -406,7 +403,7 @@ def test_only_what_has_grown_is_sent_again(place, tmp_path):
     uri = place.bucket({"first": b"1"})
     mirror = writing.Mirror(tmp_path, uri)
     mirror.sync()
-    with faulty.line(place.port, share=0) as line:
+    with fault_proxy.line(place.port, share=0) as line:
         place.lead_over(line.address)
         mirror.sync()
         assert line.requests == 0
@@ -452,7 +449,7 @@ def test_where_nothing_can_be_written_is_said_at_once(place, tmp_path):
 def test_who_may_not_write_is_told_at_once_what_to_set(s3, monkeypatch):
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", FILES)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{SECRET}-no-more")
-    with faulty.line(s3.port, share=0) as line:
+    with fault_proxy.line(s3.port, share=0) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         with pytest.raises(InputError) as refusal:
             writing.check_writable(f"s3://{bucket}/logs", "log_uri")

@@ -1,0 +1,121 @@
+"""A test that leaves a process or a thread behind fails, by its name, and what it left is gone before the next one."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import sigkill
+
+TESTS = Path(__file__).resolve().parents[1]
+BEGIN = """
+import os, pathlib, subprocess, sys, threading, time
+import leftovers, pytest
+
+leftovers.SECONDS_TO_END = 0.5
+SLEEP = [sys.executable, "-c", "import time; time.sleep(1000)"]
+noted = pathlib.Path(__file__).with_name("noted")
+
+def sleeping():
+    process = subprocess.Popen(SLEEP)
+    noted.write_text(str(process.pid))
+    return process
+
+"""
+NEXT = """
+def test_next():
+    pass
+"""
+# What is wrong, what must be said of it, and of which test.
+LEFT = {
+    "a process that goes on": (
+        "def test_one():\n    sleeping()\n",
+        r"::test_one has left behind: process \d+ \(.*time\.sleep\(1000\), of PYTEST_CURRENT_TEST=.*::test_one \(call\)\)",
+    ),
+    "a process that nobody waited for": (
+        "def test_one():\n    sleeping().kill()\n",
+        r"::test_one has left behind: process \d+ \(ended, and not waited for\)",
+    ),
+    "a process of a fixture that outlived it": (
+        "@pytest.fixture\ndef server():\n    yield sleeping()\n\ndef test_one(server):\n    pass\n",
+        r"::test_one has left behind: process \d+ \(.*of PYTEST_CURRENT_TEST=.*::test_one \(setup\)\)",
+    ),
+    "a process of a module's fixture that outlived it": (
+        "@pytest.fixture(scope='module')\ndef server():\n    yield sleeping()\n\ndef test_one(server):\n    pass\n",
+        r"test_it\.py has left behind: process \d+ \(.*of PYTEST_CURRENT_TEST=.*::test_one \(setup\)\)",
+    ),
+    "an orphan": (
+        "def test_one():\n"
+        '    program = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=-3, stderr=-3).pid)"\n'
+        '    done = subprocess.run([sys.executable, "-c", program, *SLEEP], capture_output=True, text=True)\n'
+        "    noted.write_text(done.stdout)\n",
+        r"test_it\.py has left behind: process \d+ \(.*of PYTEST_CURRENT_TEST=.*::test_one \(call\)\)",
+    ),
+    "a thread": (
+        "def test_one():\n    threading.Thread(target=time.sleep, args=[4], name='mine').start()\n",
+        r"::test_one has left behind: the thread mine\n",
+    ),
+    "a thread that would end with the program": (
+        "def test_one():\n    threading.Thread(target=time.sleep, args=[1000], name='mine', daemon=True).start()\n",
+        r"::test_one has left behind: the thread mine\n",
+    ),
+    "a pool": (
+        "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(1, 'mine')\n"
+        "def test_one():\n    pool.submit(print).result()\n",
+        r"test_it\.py has left behind: the thread mine_0, of test_it\.py::test_one\n",
+    ),
+}
+RIGHT = {
+    "a module's server": (
+        "@pytest.fixture(scope='module')\ndef server():\n"
+        "    process = sleeping()\n    yield process\n    process.kill()\n    process.wait()\n\n"
+        "def test_one(server):\n    pass\n"
+    ),
+    "a thread that is about to end": (
+        "def test_one():\n    leftovers.SECONDS_TO_END = 300\n    threading.Thread(target=time.sleep, args=[1]).start()\n"
+    ),
+    "a pool that nobody holds": (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def test_one():\n    pool = [ThreadPoolExecutor(1)]\n    pool.append(pool)\n    pool[0].submit(print).result()\n"
+    ),
+}
+
+
+RIGHT["a thread of a package, which ends with the program"] = (
+    "def test_one():\n"
+    "    code = compile('def looking(): time.sleep(1000)', '/usr/lib/site-packages/client.py', 'exec')\n"
+    "    exec(code, globals())\n"
+    "    threading.Thread(target=looking, daemon=True).start()\n"
+)
+
+
+def told(folder: Path, tests: str) -> str:
+    """What pytest says of a file of tests, in a process of its own, with nothing but the plugin."""
+    (folder / "test_it.py").write_text(BEGIN + tests + NEXT)
+    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    command = [sys.executable, "-m", "pytest", "-p", "leftovers", "-p", "no:cacheprovider", "-rA", "--color=no", "test_it.py"]
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_what_is_left_behind_is_named_with_the_test_that_left_it_and_ended(tmp_path, kind):
+    tests, said = LEFT[kind]
+    printed = told(tmp_path, tests)
+    assert re.search(said, printed), printed
+    assert "PASSED test_it.py::test_next" in printed and " 1 error in" in printed
+    if (tmp_path / "noted").exists():
+        assert not sigkill.lives(int((tmp_path / "noted").read_text()))
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+def test_what_ends_in_time_is_let_be(tmp_path, kind):
+    assert "2 passed in" in told(tmp_path, RIGHT[kind])
+
+
+def test_a_test_that_fails_beside_what_it_starts_fails_alone(tmp_path):
+    printed = told(tmp_path, "def test_one():\n    server = sleeping()\n    assert not server\n")
+    assert "1 failed, 1 passed, 1 error in" in printed
+    assert "FAILED test_it.py::test_one" in printed and "ERROR test_it.py::test_one" in printed

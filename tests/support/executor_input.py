@@ -1,0 +1,193 @@
+"""The bytes that Kubeflow Pipelines 2.17.0 hands a stage as one argument: what comes in, and where what it makes belongs.
+
+The driver puts an ExecutorInput into the pod's command (`--executor_input`, backend/src/v2/driver/driver.go, initPodSpecPatch);
+the launcher in the pod puts it once more, with defaults filled in, where `{{$}}` stands in the arguments of the stage itself
+(backend/src/v2/component/launcher_v2.go, compileCmdAndArgs). Each is one argument, and no argument of Linux may be longer than
+32 pages with its final NUL (MAX_ARG_STRLEN, include/uapi/linux/binfmts.h; execve(2)).
+"""
+
+import ast
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import ExecutorInput
+from support.kfp_driver import Artifact, Loop, Path, Pipeline, Task, Value
+
+LONGEST = 32 * 4096 - 1  # bytes of an argument
+# Where the launcher's configuration names no place: backend/src/v2/config/env.go, defaultPipelineRoot.
+DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
+UUID = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"
+# The same file, getDefaultMinioSessionInfo; each artifact has it among its metadata (metadata/client.go, RecordArtifact).
+SESSION = {
+    "accessKeyKey": "accesskey",
+    "disableSSL": "true",
+    "endpoint": "seaweedfs.kubeflow:9000",
+    "fromEnv": "false",
+    "maxRetries": "5",
+    "region": "minio",
+    "secretKeyKey": "secretkey",
+    "secretName": "mlpipeline-minio-artifact",
+}
+STORE = json.dumps({"Provider": "minio", "Params": SESSION}, separators=(",", ":"))
+NAMES_RECORDED = 8  # that a stage writes into an artifact's metadata, where its code does not say which
+NAMES_GIVEN = 8  # in a dictionary that a stage gives
+NAMES_OF_AN_ITEM = 5  # of an entry of a list, supposed to be a dictionary
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a run is supposed to be like.
+
+    Attributes:
+        items: how many turns a loop makes.
+        root: the pipeline root.
+        text: characters of a text of the form, and of one that a stage gives.
+        struct: names in a dictionary of the form, each with a text of 20 characters; the whole of `advanced` has 60.
+        recorded: what a stage writes into an artifact's metadata under one name.
+        first_id: the number of the first artifact, of all that the installation has kept.
+        spaced: whether a space stands behind each comma. Some builds of Go's protojson put one there, on purpose, and some do
+            not (detrand of google.golang.org/protobuf).
+    """
+
+    items: Callable[[Loop], int]
+    root: str = DEFAULT_ROOT
+    text: int = 200
+    struct: int = 60
+    recorded: Any = "x" * 24
+    first_id: int = 100_000
+    spaced: bool = True
+
+
+def arguments(pipeline: Pipeline, sizes: Sizes) -> dict[Path, int]:
+    """The bytes of each stage's longest argument, by its path."""
+    made = {path: executor_input(pipeline, path, sizes) for path in pipeline.stages}
+    return {path: len(as_go_writes_it(one, spaced=sizes.spaced)) for path, one in made.items()}
+
+
+def executor_input(pipeline: Pipeline, path: Path, sizes: Sizes) -> ExecutorInput:
+    """What the driver and the launcher hand a stage: resolveInputs and provisionOutputs of driver/resolve.go and driver.go.
+
+    Args:
+        pipeline: the compiled one.
+        path: of the stage.
+        sizes: what the run is like.
+    """
+    stage = pipeline.stages[path]
+    made = ExecutorInput()
+    for name, value in stage.parameters.items():
+        json_format.ParseDict(_supposed(pipeline, value, sizes), made.inputs.parameter_values[name])
+    for name, declared in stage.component.get("inputDefinitions", {}).get("parameters", {}).items():
+        if name not in stage.parameters and "defaultValue" in declared:  # addDefaultParams of the launcher
+            json_format.ParseDict(declared["defaultValue"], made.inputs.parameter_values[name])
+    for name, artifact in stage.artifacts.items():
+        # One that came through groups is read from the group's events, and has no type: GetInputArtifactsByExecutionID.
+        many = 1 if artifact.given else math.prod(_turns(pipeline, loop, sizes) for loop in artifact.loops)
+        for number in range(many):
+            one = made.inputs.artifacts[name].artifacts.add()
+            one.name = str(sizes.first_id + number)
+            one.uri = _place(pipeline, artifact.stage, artifact.name, sizes)
+            one.metadata.update({"display_name": artifact.name, "store_session_info": STORE})
+            one.metadata.update(_recorded(pipeline, artifact, sizes))
+            if not artifact.given:
+                one.type.instance_schema = ""
+    definitions = stage.component.get("outputDefinitions", {})
+    logs = {"executor-logs": {"artifactType": {"schemaTitle": "system.Artifact"}}}  # with PUBLISH_LOGS, as in KFP's manifests
+    for name, declared in (definitions.get("artifacts", {}) | logs).items():
+        one = made.outputs.artifacts[name].artifacts.add()
+        one.name = name
+        one.uri = _place(pipeline, path, name, sizes) + ("-0" if name == "executor-logs" else "")
+        json_format.ParseDict(declared["artifactType"], one.type)
+    for name in definitions.get("parameters", {}):
+        made.outputs.parameters[name].output_file = f"/tmp/kfp/outputs/{name}"
+    scheme, _, below = _place(pipeline, path, "output_metadata.json", sizes).partition("://")
+    made.outputs.output_file = f"/{scheme}/{below}"
+    return made
+
+
+def as_go_writes_it(message: ExecutorInput, *, spaced: bool) -> bytes:
+    """A message as protojson writes it on one line."""
+    whole = _whole_numbers(json_format.MessageToDict(message))
+    return json.dumps(whole, ensure_ascii=False, separators=(", " if spaced else ",", ":")).encode()
+
+
+def _whole_numbers(value: Any) -> Any:
+    """Go writes 1.0 as 1."""
+    if isinstance(value, dict):
+        return {name: _whole_numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _place(pipeline: Pipeline, stage: Path, output: str, sizes: Sizes) -> str:
+    """GenerateOutputURI of metadata/client.go: the root, the pipeline, the run, the task, something drawn, and the output."""
+    return "/".join((sizes.root, pipeline.name, UUID, stage[-1], UUID, output))
+
+
+def _turns(pipeline: Pipeline, path: Path, sizes: Sizes) -> int:
+    loop = pipeline.groups[path].loop if path in pipeline.groups else pipeline.stages[path].loop
+    return sizes.items(loop) if loop else 1
+
+
+def _supposed(pipeline: Pipeline, value: Value, sizes: Sizes) -> Any:
+    """A value such as may come."""
+    origin = value.origin
+    if origin.sort == "constant" and not origin.part:
+        return json.loads(origin.name)
+    if origin.sort == "collected" and origin.of:
+        return [_supposed(pipeline, origin.of, sizes)] * _turns(pipeline, origin.loop, sizes)
+    if origin.sort == "status":
+        return {"state": "COMPLETE", "pipelineTaskName": origin.name, "pipelineJobResourceName": "a" * 63, "error": {}}
+    if value.kind == "list":
+        return [_dictionary(NAMES_OF_AN_ITEM)] * _listed(pipeline, origin, sizes)
+    names = NAMES_GIVEN if origin.sort == "output" else sizes.struct
+    return {"bool": False, "number": 1234567.123456, "struct": _dictionary(names)}.get(value.kind, "x" * sizes.text)
+
+
+def _dictionary(names: int) -> dict[str, str]:
+    return {f"{'x' * 16}{number:04}": "x" * 20 for number in range(names)}
+
+
+def _listed(pipeline: Pipeline, origin: Any, sizes: Sizes) -> int:
+    """How many entries a list has: as many as the loops make turns that run through it, or 20."""
+    loops = [group.loop for group in pipeline.groups.values() if group.loop and group.loop.items]
+    turns = [sizes.items(loop) for loop in loops if loop.items and loop.items.origin == origin]
+    return max(turns, default=20)
+
+
+def _recorded(pipeline: Pipeline, artifact: Artifact, sizes: Sizes) -> Mapping[str, Any]:
+    """What a stage writes into the metadata of what it makes, as far as its code tells."""
+    code = pipeline.code(pipeline.stages[artifact.stage])
+    names: list[str] = []
+    for node in ast.walk(code) if code else ():
+        if isinstance(node, ast.Subscript) and _is_metadata(node.value, artifact.name):
+            names += [node.slice.value if isinstance(node.slice, ast.Constant) else "x" * 12]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_metadata(node.func.value, artifact.name):
+            given = node.args[0] if node.args else None
+            keys = given.keys if isinstance(given, ast.Dict) else [None] * NAMES_RECORDED
+            names += [key.value if isinstance(key, ast.Constant) else f"{'x' * 12}{at}" for at, key in enumerate(keys)]
+    return {str(name): sizes.recorded for name in names}
+
+
+def _is_metadata(node: ast.expr, name: str) -> bool:
+    """Whether code stands for the metadata of the artifact of a name."""
+    is_it = isinstance(node, ast.Attribute) and node.attr == "metadata"
+    return is_it and isinstance(node.value, ast.Name) and node.value.id == name
+
+
+def static_arguments(pipeline: Pipeline) -> dict[str, int]:
+    """The bytes of what the driver's own pods are handed, which does not grow with a run.
+
+    The specification of each component, of each container and of each task: argocompiler/dag.go and container.go, the
+    templates system-dag-driver and system-container-driver.
+    """
+    parts: dict[str, Any] = {f"component {name}": one for name, one in pipeline.spec["components"].items()}
+    parts |= {"component root": pipeline.spec["root"]}
+    parts |= {f"container {label}": one for label, one in pipeline.spec["deploymentSpec"]["executors"].items()}
+    everything: list[Task] = [*pipeline.groups.values(), *pipeline.stages.values()]
+    parts |= {f"task {task.where}": task.spec for task in everything}
+    return {name: len(json.dumps(part, ensure_ascii=False).encode()) for name, part in parts.items()}

@@ -1,0 +1,371 @@
+"""The command line: what it says, where it says it, and with which exit code, each command in a process of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from support import sample_images
+
+from kfp_vision import __version__, components
+from kfp_vision.cli.commands import parse_assignments
+from kfp_vision.core.errors import InputError
+from kfp_vision.pipelines import PIPELINES
+from kfp_vision.storage import sample
+
+DONE, FAILED, WRONG_USE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that must be refused.
+
+    Attributes:
+        arguments: as typed; {data} stands for the folder of `data`, {real} for that of real data.
+        code: the exit code.
+        line: a pattern of the whole line on stderr: the rule, the value, the remedy.
+    """
+
+    arguments: str
+    code: int
+    line: str
+
+
+SCRATCH = "run -p fine_tune=false -p test_ratio=0"
+REFUSED = {
+    "an unknown field": Case(
+        "run -p train_stepz=3", WRONG_USE, "a parameter must be .*; got train_stepz. Did you mean train_steps.*"
+    ),
+    "a ratio of 1.5": Case("run -p validation_ratio=1.5", WRONG_USE, "validation_ratio must be .*; got 1.5. Set it to 0.2.*"),
+    "no partitions": Case(
+        "run image_classification_partitioned -p partitions=0",
+        WRONG_USE,
+        "partitions must be a whole number from 1 to 100; got 0. Set it to 4, say.",
+    ),
+    "partitions where there are none": Case("run -p partitions=2", WRONG_USE, "a parameter must be .*; got partitions. .*"),
+    "an unknown task": Case(
+        "run prepare_records -p task=segmentation",
+        WRONG_USE,
+        "task must be one of classification, detection; got segmentation. Choose one, say classification.",
+    ),
+    "a training's field where nothing is trained": Case(
+        "run prepare_records -p optimizer=sgd", WRONG_USE, "a parameter must be one of advanced, .*; got optimizer. Take .*"
+    ),
+    "a training's advanced field where nothing is trained": Case(
+        'run prepare_records -p advanced={{"momentum":0.5}}',
+        WRONG_USE,
+        "advanced of prepare_records must hold known names only .*; got momentum. Take .*",
+    ),
+    "boxes on the sample": Case(
+        "run prepare_records -p task=detection -p images_uri=sample",
+        WRONG_USE,
+        "images_uri of detection must be a folder or an archive; got sample. Put .*",
+    ),
+    "nothing with boxes": Case(
+        "run prepare_records -p task=detection -p images_uri={data}/one_class",
+        FAILED,
+        "images_uri of detection must contain images with annotations; got none at {data}/one_class .3 files skipped: .*",
+    ),
+    "a field without a value": Case(
+        "run -p train_steps", WRONG_USE, "a parameter must be .* NAME=VALUE; got train_steps. Write .*"
+    ),
+    "words for a number": Case("run -p train_steps=many", WRONG_USE, "train_steps must be a whole number; got many. Write .*"),
+    "a path to nowhere": Case(
+        f"{SCRATCH} -p images_uri={{data}}/nowhere", WRONG_USE, "images_uri must name .* exists; got {data}/nowhere. Check .*"
+    ),
+    "a checkpoint that is nowhere": Case(
+        "run -p images_uri=sample -p checkpoint_uri={data}/nowhere",
+        WRONG_USE,
+        "checkpoint_uri must name something that exists; got {data}/nowhere. Check .*",
+    ),
+    "pictures to name that are nowhere": Case(
+        f"{SCRATCH} -p images_uri=sample -p predict_uri={{data}}/nowhere",
+        WRONG_USE,
+        "predict_uri must name something that exists; got {data}/nowhere. Check .*",
+    ),
+    "a repository on a web server": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to=https://example.org/flowers",
+        WRONG_USE,
+        "deploy_to must be none, kserve, or a model repository; got https://example.org/flowers. Name a folder, .*",
+    ),
+    "a service without a place to read from": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve",
+        WRONG_USE,
+        "deploy_to=kserve must have a location .*; got neither service_repository nor service_account. Set service_.*",
+    ),
+    "a service that no address can name": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to=kserve -p model_name=My_flowers",
+        WRONG_USE,
+        "model_name must be lower-case letters, .*; got My_flowers. Choose a name such as flowers.",
+    ),
+    "an unknown runtime": Case(
+        f'{SCRATCH} -p images_uri=sample -p advanced={{{{"service_runtime":"torch"}}}}',
+        WRONG_USE,
+        "service_runtime of advanced must be one of kfp-vision, tensorflow; got torch. Leave it at kfp-vision.",
+    ),
+    "nothing to go back to": Case(
+        "rollback {data}/empty", FAILED, "there must be a version to go back to; got the one before the newest of none in .*"
+    ),
+    "a file for a repository": Case(
+        f"{SCRATCH} -p images_uri=sample -p deploy_to={{data}}/words.tgz",
+        WRONG_USE,
+        "deploy_to must .*; got {data}/words.tgz.*",
+    ),
+    "a quote where a condition looks": Case(
+        f"{SCRATCH} -p images_uri=sample -p predict_uri={{data}}/jane's",
+        WRONG_USE,
+        "predict_uri of a local run must not contain a quote, .*; got {data}/jane's. Rename .*",
+    ),
+    "nothing to serve": Case("serve {data}/empty", FAILED, "there must be a model to serve; got none in {data}/empty. Give .*"),
+    "a name that no address can hold": Case(
+        "serve {data}/empty --name a/b", FAILED, "--name must be letters, digits, - and _; got a/b. Choose .*"
+    ),
+    "a port that is none": Case("serve {data}/empty --port x", WRONG_USE, "argument --port: invalid int value: 'x'. See .*"),
+    "nobody to ask": Case(
+        "predict {data}/words.tgz", WRONG_USE, "one of the arguments --url --model is required. See kfp-vision predict --help."
+    ),
+    "no model to ask": Case("predict --model {data}/empty x.jpg", FAILED, "there must be a model to serve; got none in .*"),
+    "a server that is none": Case("predict --url here x.jpg", FAILED, "a server must be given by its .*; got here. Give .*"),
+    "a server that does not answer": Case(
+        "predict --url http://127.0.0.1:9 x.jpg", FAILED, "a server must answer; got ConnectionError at .* Start it.*"
+    ),
+    "an unknown pipeline": Case(
+        "run segmentation", WRONG_USE, "the pipeline must be a known one; got segmentation. Choose one of .*"
+    ),
+    "an unknown option": Case("run --stepz=3", WRONG_USE, "unrecognized arguments: --stepz=3. See kfp-vision --help."),
+    "an unknown command": Case("learn", WRONG_USE, "argument COMMAND: invalid choice: 'learn' .* See kfp-vision --help."),
+    "no command": Case("", WRONG_USE, "the following arguments are required: COMMAND. See kfp-vision --help."),
+    "a file to write runs into": Case(
+        f"{SCRATCH} -p images_uri=sample --output {{data}}/words.tgz",
+        WRONG_USE,
+        "argument --output: must be a folder, .*; got {data}/words.tgz. See kfp-vision run --help.",
+    ),
+    "a single class": Case(
+        f"{SCRATCH} -p images_uri={{data}}/one_class",
+        FAILED,
+        "images_uri must contain .* two classes; got one at {data}/one_class .* Put .*",
+    ),
+    "no pictures": Case(
+        f"{SCRATCH} -p images_uri={{data}}/empty", FAILED, "images_uri must contain images; got none at {data}/empty .* Put .*"
+    ),
+    "a file that is no archive": Case(
+        f"{SCRATCH} -p images_uri={{data}}/words.tgz",
+        FAILED,
+        "a data source .* must be an archive; got {data}/words.tgz. Give .*",
+    ),
+}
+MISFITS = {
+    "a GoogLeNet for Inception v1": Case(
+        "run -p images_uri=sample -p network=inception_v1 -p checkpoint_uri={real}/googlenet/bvlc_googlenet.npz",
+        WRONG_USE,
+        "the checkpoint must fit network=inception_v1; got {real}.* missing .* Give .*network=googlenet.*",
+    ),
+    "an Inception v1 for GoogLeNet": Case(
+        "run -p images_uri=sample -p network=googlenet -p checkpoint_uri={real}/slim/inception_v1.ckpt",
+        WRONG_USE,
+        "the checkpoint must fit network=googlenet; got {real}.* missing .* Give .*network=inception_v1.*",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command said, and where it was said."""
+
+    code: int
+    stdout: str
+    stderr: str
+    place: Path
+
+    def made(self) -> list[Path]:
+        """All that lies there now."""
+        return list(self.place.rglob("*"))
+
+
+def tell(arguments: list[str], place: Path) -> Told:
+    """Runs `kfp-vision` in a folder."""
+    place.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "kfp_vision.cli", *arguments]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    return Told(done.returncode, done.stdout, done.stderr, place)
+
+
+def tell_all(cases: Mapping[str, Case], root: Path, **places: Path) -> dict[str, Told]:
+    """Runs the commands of all cases, a core each, each in an empty folder of its own."""
+    typed = [case.arguments.format(**places).split() for case in cases.values()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(cases, pool.map(tell, typed, [root / str(number) for number in range(len(typed))]), strict=True))
+
+
+def check(case: Case, told: Told, **places: Path) -> None:
+    """Asserts that a command was refused in one line with the right code, and left nothing that looks like a result."""
+    assert told.code == case.code, told.stdout + told.stderr
+    assert re.fullmatch(f"error: {case.line.format(**places)}\n", told.stderr), told.stderr
+    assert "Traceback" not in told.stdout
+    if case.code == WRONG_USE:
+        assert told.made() == []
+    assert not [path for path in told.made() if path.name in ("model", "report.html") or path.name.endswith(".partial")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Data that nothing can be trained on."""
+    folder = tmp_path_factory.mktemp("data")
+    sample_images.pictures(folder / "one_class", classes=1, each=3)
+    (folder / "empty").mkdir()
+    (folder / "words.tgz").write_text("not an archive\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(data, tmp_path_factory) -> dict[str, Told]:
+    return tell_all(REFUSED, tmp_path_factory.mktemp("told"), data=data)
+
+
+@pytest.fixture(scope="module")
+def told_of_misfits(real_data, tmp_path_factory) -> dict[str, Told]:
+    return tell_all(MISFITS, tmp_path_factory.mktemp("misfits"), real=real_data)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses_in_one_line(told, data, name):
+    check(REFUSED[name], told[name], data=data)
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_refuses_a_checkpoint_of_another_network(told_of_misfits, real_data, name):
+    check(MISFITS[name], told_of_misfits[name], real=real_data)
+
+
+FORM = {
+    "fine_tune": "BOOLEAN",
+    "train_steps": "NUMBER_INTEGER",
+    "learning_rate": "NUMBER_DOUBLE",
+    "images_uri": "STRING",
+    "advanced": "STRUCT",
+    "tolerations": "LIST",
+}
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("fine_tune=False", False),
+        ("train_steps=300", 300),
+        ("learning_rate=1e-3", 0.001),
+        ("learning_rate=1", 1.0),
+        ("images_uri=http://host/a=b", "http://host/a=b"),
+        ("images_uri=/photos", "/photos"),
+        ('advanced={"momentum": 0.5}', {"momentum": 0.5}),
+        ('tolerations=[{"key": "gpu"}]', [{"key": "gpu"}]),
+    ],
+)
+def test_reads_a_value_by_the_type_of_its_field(typed, value):
+    (read,) = parse_assignments([typed], FORM).values()
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_makes_a_local_path_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse_assignments(["images_uri=photos"], FORM) == {"images_uri": str(tmp_path / "photos")}
+    assert parse_assignments(["images_uri=sample"], FORM) == {"images_uri": "sample"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "rule"),
+    [
+        ("train_steps=2.5", "train_steps must be a whole number; got 2.5. "),
+        ("train_steps=true", "train_steps must be a whole number; got true. "),
+        ("fine_tune=yes", "fine_tune must be true or false; got yes. "),
+        ("fine_tune=1", "fine_tune must be true or false; got 1. "),
+        ("advanced=[1]", "advanced must be a dictionary in JSON; got [1]. "),
+        ("tolerations={}", "tolerations must be a list in JSON; got {}. "),
+        ("learning_rate=", 'learning_rate must be a number; got "". '),
+    ],
+)
+def test_refuses_a_value_of_another_type(typed, rule):
+    with pytest.raises(InputError) as refused:
+        parse_assignments([typed], FORM)
+    assert str(refused.value).startswith(f"error: {rule}Write it as -p {typed.partition('=')[0]}=")
+
+
+def test_a_failed_run_keeps_its_log(told):
+    (log,) = told["a single class"].place.glob("runs/*/run.log")
+    assert "error: images_uri must contain at least two classes" in log.read_text()
+    assert "[3/12] ingest_images\n      failed in " in told["a single class"].stdout
+
+
+def test_the_traceback_of_a_failure_comes_with_debug_only(data, tmp_path):
+    told = tell([*SCRATCH.split(), "-p", f"images_uri={data}/empty", "--debug"], tmp_path)
+    assert told.code == FAILED
+    assert "Traceback" in told.stderr
+    assert told.stderr.splitlines()[-1].startswith("error: images_uri must contain images; got none at ")
+    assert "KFP Executor" in told.stdout
+
+
+def test_sample_writes_six_hundred_pictures(tmp_path):
+    told = tell(["sample", "new/flowers"], tmp_path)
+    assert (told.code, told.stderr) == (DONE, "")
+    assert told.stdout == "600 images in 5 classes in new/flowers\n"
+    files = sorted(path.relative_to(tmp_path / "new" / "flowers") for path in tmp_path.glob("new/flowers/*/*"))
+    assert [file.as_posix() for file in files] == sample.image_names()
+    assert (tmp_path / "new" / "flowers" / "bellcup" / "0001.jpg").read_bytes() == sample.draw("bellcup/0001.jpg")
+
+
+def test_sample_refuses_a_folder_with_something_in_it(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("Dear Ada")
+    told = tell(["sample", "mine"], tmp_path)
+    assert (told.code, told.stdout) == (WRONG_USE, "")
+    assert told.stderr == "error: the folder must be new or empty; got mine. Choose another one.\n"
+    assert sorted(path.name for path in told.made()) == ["letter.txt", "mine"]
+
+
+def test_compile_writes_the_pipelines_for_a_registry(tmp_path):
+    told = tell(["compile", "--output", "mine", "--registry", "registry.example.org/team"], tmp_path)
+    pipelines = [f"pipelines/{name}.yaml" for name in PIPELINES]
+    files = [
+        *pipelines,
+        *(f"components/{name}.yaml" for name in components.__all__),
+        *(f"manifests/{one}" for one in pipelines),
+    ]
+    assert (told.code, told.stdout, told.stderr) == (DONE, "".join(f"mine/{file}\n" for file in files), "")
+    spec, _ = yaml.safe_load_all((tmp_path / "mine" / "pipelines" / "image_classification.yaml").read_text())
+    images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+    ours = "registry.example.org/team/kfp-vision"
+    assert images == {f"{ours}:{__version__}", f"{ours}-gpu:{__version__}"}
+
+
+def test_compile_checks_a_folder_of_ones_own(tmp_path):
+    told = tell(["compile", "--check", "--output", "mine"], tmp_path)
+    assert told.code == FAILED
+    assert told.stderr.startswith(
+        "error: every YAML must match the code; got outdated mine/pipelines/image_classification.yaml, "
+    )
+    assert told.made() == []
+
+
+def test_says_its_version(tmp_path):
+    told = tell(["--version"], tmp_path)
+    assert (told.code, told.stdout, told.stderr) == (DONE, f"kfp-vision {__version__}\n", "")
+
+
+def test_help_names_the_commands(tmp_path):
+    told = tell(["--help"], tmp_path)
+    assert (told.code, told.stderr) == (DONE, "")
+    commands = ["run", "train", "serve", "predict", "search", "rollback", "sample", "compile"]
+    assert re.findall(r"^    (\w+) ", told.stdout, re.MULTILINE) == commands
+
+
+def test_help_of_a_command_names_its_options(tmp_path):
+    told = tell(["run", "--help"], tmp_path)
+    assert told.code == DONE
+    for option in ("--parameter", "--output", "--json", "--debug"):
+        assert option in told.stdout

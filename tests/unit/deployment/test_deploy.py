@@ -1,0 +1,105 @@
+import json
+
+import pytest
+from support import colour_model, damaged_records
+from support.exported_model import version
+
+from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import scan
+from kfp_vision.dataset.images import validate_image
+from kfp_vision.dataset.table import ImageRow
+from kfp_vision.deployment import call, decision, deploy, serving_check
+from kfp_vision.preflight import rules
+from kfp_vision.records import convert
+from kfp_vision.repository.version import exported_version
+
+SETTINGS = rules.deployment_settings({})
+
+
+def test_no_target_is_fine():
+    deploy.check_target("none", "flowers", SETTINGS)
+
+
+def test_a_directory_that_is_not_there_yet_is_fine(tmp_path):
+    deploy.check_target(str(tmp_path / "deep" / "down"), "flowers", SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["", "http://host/models", "ftp://host/models", "{file}"])
+def test_what_nothing_can_be_deployed_to_is_refused(tmp_path, target):
+    (tmp_path / "file").write_text("no repository")
+    with pytest.raises(InputError, match=r"deploy_to must be none, kserve, or a model repository; got .*\. Name a folder, or"):
+        deploy.check_target(target.format(file=tmp_path / "file"), "flowers", SETTINGS)
+
+
+def test_a_repository_of_another_model_is_refused(tmp_path):
+    about = tmp_path / "3" / "assets.extra" / "model.json"
+    about.parent.mkdir(parents=True)
+    about.write_text(json.dumps({"model_name": "dogs", "labels": [], "image_size": 1}))
+    deploy.check_target(str(tmp_path), "dogs", SETTINGS)
+    with pytest.raises(InputError, match=r"versions of one model; got dogs in .*, and now flowers\. Set deploy_to"):
+        deploy.check_target(str(tmp_path), "flowers", SETTINGS)
+
+
+@pytest.fixture
+def held_out(tmp_path):
+    """Records of nine pictures, three a file, and none to test on."""
+    rows = [
+        (ImageRow("", c, 1, "", f"{c}/{n}.jpg"), validate_image(colour_model.picture(c)))
+        for n in range(3)
+        for c in colour_model.RGB
+    ]
+    convert.write_shards(tmp_path / "validation", "validation", iter(rows), list(colour_model.RGB), 3)
+    convert.write_shards(tmp_path / "test", "test", iter(()), list(colour_model.RGB), 3)
+    return tmp_path / "validation", tmp_path / "test"
+
+
+@pytest.mark.parametrize("fault", damaged_records.FAULTS)
+def test_nothing_is_served_for_records_that_changed(tmp_path, held_out, fault):
+    colour_model.write_version(tmp_path / "model" / "serving" / "1")
+    about = {
+        "model_fingerprint": exported_version(tmp_path / "model").fingerprint,
+        "answers": [],
+        "verdict": {"accepted": True},
+    }
+    (tmp_path / "verdict").write_text(json.dumps(about))
+    damaged_records.FAULTS[fault][0](held_out[0])
+    with pytest.raises(InputError, match=r"(records|a TFRecord file) must be intact|must list every shard"):
+        serving_check.check_serving(tmp_path / "model", tmp_path / "verdict", *held_out, tmp_path / "proof")
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize("fault", ["cut in the middle", "cut between two records", "lost", "added"])
+def test_no_question_is_taken_from_records_that_changed(tmp_path, held_out, fault):
+    change, line = damaged_records.FAULTS[fault]
+    change(held_out[0])
+    with pytest.raises(InputError, match=line):
+        call.call_endpoint(tmp_path / "endpoint", *held_out, "", tmp_path / "answer")
+
+
+def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> deploy.TrainingDecision:
+    return decision.decide_training("sample", "", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
+
+
+def test_where_nothing_is_deployed_there_is_something_to_train(tmp_path, capsys):
+    fingerprint, trained_from, unchanged = decided("fields", tmp_path / "nowhere")
+    assert (fingerprint, len(trained_from), unchanged) == (scan.fingerprint_images("sample"), 64, False)
+    assert capsys.readouterr().out == "images or fields have changed since flowers was deployed, or it was never deployed\n"
+
+
+def test_there_is_nothing_to_train_where_the_newest_version_was_trained_from_the_same(tmp_path, capsys):
+    version(tmp_path / "1", trained_from=decided("fields", tmp_path).trained_from)
+    capsys.readouterr()
+    assert decided("fields", tmp_path).unchanged
+    assert capsys.readouterr().out == (
+        "outcome: nothing new: neither the images nor the fields have changed since flowers was deployed\n"
+    )
+    assert not decided("other fields", tmp_path).unchanged
+    assert not decided("fields", tmp_path, skip_unchanged=False).unchanged
+    version(tmp_path / "2", trained_from=decided("other fields", tmp_path).trained_from)
+    assert not decided("fields", tmp_path).unchanged
+
+
+def test_a_version_that_does_not_say_what_it_was_trained_from_was_trained_from_something_else(tmp_path):
+    version(tmp_path / "1")
+    assert not decided("fields", tmp_path).unchanged

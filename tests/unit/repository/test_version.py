@@ -1,0 +1,99 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from support.exported_model import version
+
+from kfp_vision.core.errors import InputError
+from kfp_vision.repository.version import Version, check_model_uri, exported_version, fetch_version, find_repository, versions
+
+
+def numbers(path: Path) -> list[int]:
+    return [one.number for one in versions(path)]
+
+
+def test_versions_are_sorted_as_numbers_and_nothing_else_is_one(tmp_path):
+    for name in ("10", "9", "2", "latest", ".11.partial", "-1", "3.5"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "12").write_text("a file")
+    assert numbers(tmp_path) == [2, 9, 10]
+    assert numbers(tmp_path / "nothing") == []
+
+
+def test_a_version_says_what_it_is(tmp_path):
+    made = version(tmp_path / "7")
+    assert (made.number, made.name, made.labels) == (7, "flowers", ["daisy", "tulip"])
+
+
+@pytest.mark.parametrize("about", [None, b"", b"{", b"[]", b'{"model_name": "flowers"}', b"\xff"])
+def test_a_version_that_does_not_is_refused(tmp_path, about):
+    file = version(tmp_path / "1").folder / "assets.extra" / "model.json"
+    file.unlink()
+    if about is not None:
+        file.write_bytes(about)
+    with pytest.raises(InputError) as refusal:
+        _ = Version(tmp_path / "1").name
+    assert str(refusal.value).startswith(f"error: a version must have valid metadata; got {file}")
+
+
+def test_a_model_folder_leads_to_its_repository(tmp_path):
+    version(tmp_path / "model" / "serving" / "1")
+    found = tmp_path / "model" / "serving"
+    assert find_repository(tmp_path / "model") == find_repository(found) == found
+    with pytest.raises(InputError, match="there must be a model to serve; got none in"):
+        find_repository(tmp_path)
+
+
+def test_the_fingerprint_is_of_what_is_served_wherever_it_lies(tmp_path):
+    one = version(tmp_path / "1")
+    copy = Version(shutil.copytree(one.folder, tmp_path / "elsewhere" / "5"))
+    assert copy.fingerprint == one.fingerprint
+    assert version(tmp_path / "2", weights=b"other").fingerprint != one.fingerprint
+    (copy.folder / "variables" / "variables.index").rename(copy.folder / "variables.index")
+    assert Version(copy.folder).fingerprint != one.fingerprint
+
+
+def test_a_version_that_is_removed_leaves_nothing(tmp_path):
+    first, second = version(tmp_path / "1"), version(tmp_path / "2")
+    first.remove()
+    first.remove()
+    assert numbers(tmp_path) == [2]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["2"]
+    assert second.fingerprint
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+SERVED = ["assets.extra/model.json", "saved_model.pb", "variables/variables.index"]
+
+
+@pytest.mark.parametrize("way", ["repository", "model folder", "version", "archive"])
+def test_the_newest_version_is_fetched_from_wherever_it_lies(tmp_path, way):
+    if way == "model folder":
+        version(tmp_path / "there" / "serving" / "1", weights=b"10")
+        (tmp_path / "there" / "classifier.keras").write_text("large, and not served")
+    elif way == "version":
+        version(tmp_path / "there", weights=b"10")
+    else:
+        for number in ("9", "10", ".11.partial"):
+            version(tmp_path / "there" / number, weights=number.encode())
+    uri = tmp_path / "there"
+    if way == "archive":
+        uri = Path(shutil.make_archive(str(tmp_path / "packed"), "gztar", tmp_path, "there"))
+    fetched = fetch_version(str(uri), tmp_path / "model")
+    assert fetched == exported_version(tmp_path / "model")
+    assert names(fetched.folder) == SERVED
+    assert (fetched.folder / "variables" / "variables.index").read_bytes() == b"10"
+    assert names(tmp_path / "model") == [f"serving/1/{name}" for name in SERVED]
+
+
+def test_where_no_model_lies_nothing_is_fetched(tmp_path):
+    (tmp_path / "there" / "rose").mkdir(parents=True)
+    (tmp_path / "there" / "rose" / "saved_model.pb").write_text("in no numbered folder")
+    with pytest.raises(InputError, match="there must be a model; got none at"):
+        fetch_version(str(tmp_path / "there"), tmp_path / "model")
+    with pytest.raises(InputError, match="model_uri must name a model; got none at"):
+        check_model_uri(str(tmp_path / "there"), "model_uri")
+    assert not (tmp_path / "model").exists()

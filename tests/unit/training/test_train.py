@@ -1,0 +1,359 @@
+"""The trainer on a narrow network: it learns, it can be repeated, it stops when it must, and its export is what it trained."""
+
+import io
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from support import damaged_records, shade_records
+from support.shade_records import NARROW, RECIPE, shade, train
+from support.skip import leave_out
+
+from kfp_vision import networks
+from kfp_vision.core.advanced import Advanced
+from kfp_vision.core.errors import InputError
+from kfp_vision.networks import NETWORKS
+from kfp_vision.preflight import rules
+from kfp_vision.training import input_pipeline, monitoring, optimizers, trainer
+from kfp_vision.training.features import compute_features, training_batches
+from kfp_vision.training.train import _balanced_weights
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of records and of the label map."""
+    return shade_records.write(tmp_path_factory.mktemp("records"))
+
+
+@pytest.fixture(scope="module")
+def trained(folders, tmp_path_factory):
+    return train(folders, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("fault", damaged_records.FAULTS)
+def test_records_that_changed_are_refused_before_the_first_step(tmp_path, capsys, fault, split):
+    folders = shade_records.write(tmp_path, images=8, validation=8, per_shard=4)
+    change, line = damaged_records.FAULTS[fault]
+    change(folders / split)
+    with pytest.raises(InputError, match=line):
+        train(folders, tmp_path / "out")
+    assert capsys.readouterr().out == ""  # nothing was built yet
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_learns(trained):
+    reached, _ = trained
+    assert reached["validation_accuracy"] >= 0.9
+    assert reached["step"] == 60
+
+
+def test_the_model_folder_holds_what_a_server_needs(trained):
+    _, model = trained
+    assert (model / "serving" / "1" / "saved_model.pb").is_file()
+    assert (model / "labels.txt").read_text() == "0:dark\n1:light\n"
+    about = json.loads((model / "model.json").read_text())
+    assert (about["network"], about["image_size"], about["model_name"]) == ("inception_v1", 32, "shades")
+    history = json.loads((model / "training.json").read_text())
+    assert [row["step"] for row in history] == list(range(1, 61))
+
+
+def test_the_export_names_encoded_pictures(trained):
+    _, model = trained
+    served = tf.saved_model.load(str(model / "serving" / "1"))
+    answers = served.signatures["serving_default"](image_bytes=tf.constant([shade(0, 500), shade(1, 501), shade(1, 502)]))
+    assert [name.decode() for name in answers["classes"].numpy()] == ["dark", "light", "light"]
+    assert answers["class_idx"].numpy().tolist() == [0, 1, 1]
+    np.testing.assert_allclose(answers["probabilities"].numpy().sum(1), 1, atol=1e-5)
+
+
+def test_the_export_keeps_to_operations_of_old_servers(trained):
+    _, model = trained
+    graph = tf.saved_model.load(str(model / "serving" / "1")).signatures["serving_default"].graph
+    used = set(re.findall(r'\bop: "(\w+)"', str(graph.as_graph_def())))  # those of the functions within it, too
+    assert {"DecodeImage", "ResizeBilinear", "Conv2D", "Softmax"} <= used
+    assert not [name for name in used if "Xla" in name or "StatelessRandom" in name or "OneDnn" in name], used
+
+
+def test_anybody_can_load_the_keras_file(trained, tmp_path):
+    _, model = trained
+    picture = np.full((1, 32, 32, 3), 200, "float32")
+    np.save(tmp_path / "picture.npy", picture)
+    program = (
+        "import sys, keras, numpy as np\n"
+        f"model = keras.saving.load_model({str(model / 'classifier.keras')!r})\n"
+        f"np.save({str(tmp_path / 'logits.npy')!r}, model(np.load({str(tmp_path / 'picture.npy')!r})))\n"
+        "assert not any(name.startswith('kfp_vision') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=tmp_path)
+    pixels = tf.saved_model.load(str(model / "serving" / "1")).signatures["pixels"]
+    served = pixels(images=tf.constant(picture))["probabilities"].numpy()
+    np.testing.assert_allclose(tf.nn.softmax(np.load(tmp_path / "logits.npy")), served, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", ["inception_v1", "googlenet"])
+def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_path, network):
+    advanced = NARROW | {"precision": "bfloat16"}
+    reached, model = train(folders, tmp_path, network=network, advanced=advanced, train_steps=3)
+    assert np.isfinite(reached["loss"])
+    exported = keras.saving.load_model(model / "classifier.keras")
+    assert {weight.dtype for weight in exported.weights} == {"float32"}
+    assert {layer.compute_dtype for layer in exported.layers} == {"float32"}
+
+
+def test_the_same_seed_gives_the_same_batches(folders):
+    def first_batches(seed):
+        how = input_pipeline.Augmentation()
+        batches = input_pipeline.training_batches(folders / "train", image_size=32, batch_size=8, seed=seed, augmentation=how)
+        return np.concatenate([pictures.numpy() for pictures, _ in itertools.islice(batches, 6)])
+
+    assert np.array_equal(first_batches(3), first_batches(3))
+    assert not np.array_equal(first_batches(3), first_batches(4))
+
+
+def test_augmented_pictures_stay_in_range_and_keep_their_labels(folders):
+    how = input_pipeline.Augmentation()
+    batches = input_pipeline.training_batches(folders / "train", image_size=32, batch_size=32, seed=0, augmentation=how)
+    pictures, labels = next(iter(batches))
+    assert pictures.numpy().min() >= 0 and pictures.numpy().max() <= 255
+    bright = pictures.numpy().mean((1, 2, 3)) > 120
+    assert np.array_equal(bright, labels.numpy() == 1)
+
+
+def test_evaluation_batches_are_the_middle_of_the_picture(folders):
+    pictures, labels = next(iter(input_pipeline.evaluation_batches(folders / "validation", image_size=35, batch_size=64)))
+    assert len(labels) == 12
+    first = next(iter(tf.data.TFRecordDataset(str(folders / "validation" / "validation-00000-of-00001.tfrecord"))))
+    encoded = input_pipeline.parse_record(first)["image/encoded"].numpy()
+    middle = Image.open(io.BytesIO(encoded)).convert("RGB").crop((3, 2, 45, 37)).resize((35, 35), Image.Resampling.BILINEAR)
+    # Pillow smooths as it shrinks, TensorFlow does not: the same place, not the same pixels.
+    assert np.abs(pictures[0].numpy().mean((0, 1)) - np.asarray(middle, "float32").mean((0, 1))).max() < 3
+
+
+def npz_of_a_network(file):
+    """Writes random weights of the narrow network under TF-Slim's names, and gives them."""
+    network = NETWORKS["inception_v1"]
+    model = network.build(2, image_size=32, depth_multiplier=0.1)
+    named = {network.name_in_checkpoint(layer.name, w.name): w.numpy() for layer in model.layers for w in layer.weights}
+    np.savez(file, **named)
+    return named
+
+
+def test_only_the_last_layer_may_be_trained(folders, tmp_path):
+    named = npz_of_a_network(tmp_path / "weights.npz")
+    fields = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_last_layer_only": True}
+    _, folder = train(folders, tmp_path, train_steps=5, **fields)
+    *before, last = keras.saving.load_model(folder / "classifier.keras").layers
+    name = NETWORKS["inception_v1"].name_in_checkpoint
+    for layer in before:
+        for weight in layer.weights:
+            np.testing.assert_array_equal(weight.numpy(), named[name(layer.name, weight.name)])
+    assert not np.array_equal(last.kernel, named[name(last.name, "kernel")])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_nothing(folders, tmp_path):
+    with pytest.raises(InputError, match=r"the loss must be finite; got nan at step \d+, at rate 1e\+12\. Try a learning_rate"):
+        train(folders, tmp_path, optimizer="sgd", learning_rate=1e12, train_steps=20)
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("name", rules.OPTIMIZERS)
+def test_every_optimizer_lowers_a_loss(name):
+    optimizer = optimizers.make_optimizer(name, Advanced.parse({"opt_epsilon": 1e-3, "adagrad_initial_accumulator_value": 0.1}))
+    variable = keras.Variable(np.array([3.0, -2.0], "float32"))
+    optimizer.build([variable])
+    optimizer.learning_rate.assign(0.1)
+    for _ in range(20):
+        optimizer.apply([2 * variable.value], [variable])
+    assert float(tf.reduce_sum(tf.square(variable.value))) < 13.0
+
+
+def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
+    """One SGD step with weight decay differs from one without by exactly rate * decay * weight."""
+    weights = []
+    for decay in (0.0, 0.01):
+        keras.utils.set_random_seed(0)
+        advanced = Advanced.parse({"depth_multiplier": 0.1, "weight_decay": decay})
+        model = trainer.build_network("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1, dropout=0.0)
+        start = model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy()
+        recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, train_steps=1, advanced=advanced)
+        decayed = trainer.Trainer(model, recipe, 4)
+        how = input_pipeline.Augmentation()
+        batches = input_pipeline.training_batches(folders / "train", image_size=32, batch_size=8, seed=0, augmentation=how)
+        list(decayed.run(iter(batches), None))
+        weights.append(model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy())
+    np.testing.assert_allclose(weights[0] - weights[1], 0.5 * 0.01 * start, atol=1e-5)
+
+
+def test_a_line_of_progress():
+    row = {"step": 120, "loss": 0.4104, "accuracy": 0.88, "images_per_second": 43.2}
+    assert monitoring.progress_line(row, 6000, 136.2) == "step 120/6000  loss 0.410  acc 0.880  43 img/s  eta 2m16s"
+
+
+# What else a recipe may ask for
+
+
+def taught(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None) -> trainer.Trainer:
+    """A trainer of a network that is made of nothing but a class layer on 4 numbers, whose weights begin at zero."""
+    numbers = keras.Input((4,))
+    model = keras.Model(numbers, keras.layers.Dense(classes, kernel_initializer="zeros")(numbers))
+    advanced = Advanced.parse({"weight_decay": 0.0} | changes)
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, batch_size=4, train_steps=6, advanced=advanced)
+    return trainer.Trainer(model, recipe, 1, class_weights)
+
+
+BATCH = (tf.constant(np.eye(4, dtype="float32")), tf.constant([0, 1, 1, 1], tf.int64))
+
+
+def test_averages_are_those_of_tensorflow_with_a_count_of_steps():
+    """Followed beside `tf.train.ExponentialMovingAverage`, which TF-Slim uses."""
+    averaged = taught({"moving_average_decay": 0.7, "export": "last"})
+    count = tf.Variable(0, dtype=tf.int64)
+    theirs = tf.train.ExponentialMovingAverage(0.7, num_updates=count)
+    kernel = averaged.model.layers[-1].kernel.value
+    theirs.apply([kernel])
+    for _ in averaged.run(itertools.repeat(BATCH), None):
+        count.assign_add(1)
+        theirs.apply([kernel])
+    np.testing.assert_allclose(averaged.weights("last")[0], theirs.average(kernel).numpy(), rtol=1e-5)
+    assert not np.allclose(averaged.weights("last")[0], kernel)
+
+
+def test_validation_sees_the_averages_and_the_training_goes_on_without_them():
+    averaged = taught({"moving_average_decay": 0.999})
+    batches = tf.data.Dataset.from_tensors(BATCH)
+    before = averaged.model.layers[-1].kernel.numpy()
+    for _ in averaged.run(itertools.repeat(BATCH), None):
+        pass
+    moved = averaged.model.layers[-1].kernel.numpy()
+    assert not np.allclose(before, moved)
+    with_averages = averaged.validate(batches)["validation_loss"]
+    np.testing.assert_array_equal(averaged.model.layers[-1].kernel.numpy(), moved)
+    averaged.set_weights(averaged.weights("last"))
+    logits = averaged.model(BATCH[0])
+    assert with_averages == pytest.approx(
+        float(tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(BATCH[1], logits))), rel=1e-5
+    )
+
+
+def test_a_rare_class_weighs_as_much_as_a_common_one():
+    """The step with weights is the step without, with each picture counted as often as its class weighs."""
+    weighted = taught({}, class_weights=np.array([2.0, 2 / 3]))
+    weighted.compiled_step(*BATCH, tf.constant(0.5))
+    logits = np.zeros((4, 2))
+    truth = np.eye(2)[[0, 1, 1, 1]]
+    gradient = (np.exp(logits) / 2 - truth) * np.array([2.0, 2 / 3, 2 / 3, 2 / 3])[:, None] / 4
+    np.testing.assert_allclose(weighted.model.layers[-1].kernel, -0.5 * np.eye(4) @ gradient, atol=1e-6)
+
+
+def test_classes_are_balanced_by_how_many_pictures_they_have(tmp_path):
+    folders = shade_records.write(tmp_path, dark=0.25)
+    np.testing.assert_allclose(_balanced_weights(folders / "train", 3), [2.0, 2 / 3, 0.0])
+
+
+def test_smoothed_labels_and_mixed_ones_are_learned_alike():
+    """Label smoothing is a mixture with all classes: given as labels, it is the same step."""
+    smoothed, mixed = taught({"label_smoothing": 0.2}), taught({})
+    smoothed.compiled_step(*BATCH, tf.constant(0.5))
+    soft = tf.one_hot(BATCH[1], 2) * 0.8 + 0.1
+    mixed.compiled_step(BATCH[0], soft, tf.constant(0.5))
+    np.testing.assert_allclose(smoothed.model.layers[-1].kernel, mixed.model.layers[-1].kernel, atol=1e-7)
+
+
+def test_it_ends_early_when_validation_no_longer_becomes_better_and_the_best_is_kept():
+    stubborn = taught({"validate_every_steps": 1, "early_stopping_patience": 2})
+    wrong = (BATCH[0], 1 - BATCH[1])  # what it learns makes this worse with every step
+    rows = list(stubborn.run(itertools.repeat(BATCH), tf.data.Dataset.from_tensors(wrong)))
+    assert stubborn.ended_early and len(rows) == 3 and stubborn.step == 3
+    assert stubborn.best_row["step"] == 1
+    first = taught({})
+    first.compiled_step(*BATCH, tf.constant(0.5))
+    np.testing.assert_array_equal(stubborn.weights("best")[0], first.model.layers[-1].kernel)
+    assert not np.allclose(stubborn.weights("last")[0], stubborn.weights("best")[0])
+
+
+def test_the_best_and_the_last_model_are_kept(folders, tmp_path):
+    changes = {"train_steps": 12, "learning_rate": 0.02, "advanced": NARROW | {"validate_every_steps": 1}}
+    reached, model = train(folders, tmp_path, **changes)
+    history = json.loads((model / "training.json").read_text())
+    best = max(history, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    assert reached["best_step"] == json.loads((model / "model.json").read_text())["step"] == best["step"]
+    if best["step"] < 12:
+        exported, last = (keras.saving.load_model(model / name) for name in ("classifier.keras", "last.keras"))
+        assert not np.allclose(exported.layers[-1].kernel, last.layers[-1].kernel)
+
+
+def test_layers_can_be_frozen_by_the_beginning_of_their_names(folders, tmp_path):
+    advanced = NARROW | {"layers_to_freeze": "Conv2d, Mixed_3", "export": "last"}
+    weights = npz_of_a_network(tmp_path / "weights.npz")
+    changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_steps": 3, "advanced": advanced}
+    _, model = train(folders, tmp_path, **changes)
+    network = NETWORKS["inception_v1"]
+    for layer in keras.saving.load_model(model / "classifier.keras").layers:
+        for weight in layer.weights:
+            same = np.array_equal(weight, weights[network.name_in_checkpoint(layer.name, weight.name)])
+            assert same == layer.name.startswith(("Conv2d", "Mixed_3")), weight.path
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("Mixd_3", "must name layers of the network; got Mixd_3. Use a prefix of one of these: Conv2d_1a_7x7"),
+        ("Conv2d,Mixed,Logits", "must leave a layer to train; got Conv2d,Mixed,Logits"),
+    ],
+)
+def test_layers_that_are_not_there_are_not_frozen(given, said):
+    model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
+    with pytest.raises(InputError, match=said):
+        trainer.freeze_layers(model, given)
+
+
+def test_frozen_features_are_computed_once_and_taught_in_a_seeded_order(tmp_path, folders):
+    model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
+    body, last = networks.split_head(model)
+    features = compute_features(body, folders / "train", 32, tmp_path, mirrored=True)
+    assert features.values.shape == (64, body.output.shape[-1]) and features.labels.tolist().count(0) == 32
+    pictures, labels = next(iter(input_pipeline.evaluation_batches(folders / "train", image_size=32, batch_size=64)))
+    np.testing.assert_allclose(last(features.values[:32].astype("float32")), model(pictures), atol=0.02)
+    assert np.array_equal(features.labels[:32], labels)
+
+    def batches(first_step: int, part: tuple[int, int] = (0, 1)) -> list[tuple[np.ndarray, np.ndarray]]:
+        taken = training_batches(features, batch_size=8, seed=3, first_step=first_step, part=part)
+        return [(values.numpy(), numbers.numpy()) for values, numbers in itertools.islice(taken, 10)]
+
+    whole = batches(0)
+    epoch = np.concatenate([values for values, _ in whole[:8]])
+    assert np.array_equal(np.sort(epoch, 0), np.sort(features.values.astype("float32"), 0))
+    for one, other in zip(whole[4:], batches(4), strict=False):
+        assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
+    halves = zip(batches(0, (0, 2)), batches(0, (1, 2)), strict=True)
+    for one, (left, right) in zip(whole, halves, strict=True):
+        assert np.array_equal(one[0], np.concatenate([left[0], right[0]]))
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_memory_does_not_grow_over_two_thousand_steps(folders):
+    if not Path("/proc/self/statm").exists():
+        leave_out("Linux alone tells how much memory a process has")
+    model = trainer.build_network("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1)
+    recipe = replace(RECIPE, train_steps=2000, advanced=Advanced.parse(NARROW | {"moving_average_decay": 0.99}))
+    steady = trainer.Trainer(model, recipe, 4)
+    batches = input_pipeline.training_batches(
+        folders / "train", image_size=32, batch_size=8, seed=0, augmentation=input_pipeline.Augmentation()
+    )
+    sizes = [resident_bytes() for _ in steady.run(iter(batches), None) if steady.step % 500 == 0]
+    assert len(sizes) == 4
+    assert sizes[-1] - sizes[0] < 16 << 20
