@@ -48,7 +48,10 @@ def table(figures: list[Figure]) -> str:
     rows = "".join(f"| `{f.benchmark}` | {f.ours:g} | {f.peer:g} | {f.ratio:g} | {f.unit} | {f.peer_name} |\n" for f in figures)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow-cpu", "keras", "pillow"))
     head = "| benchmark | ours | peer | ratio | unit | peer |\n| --- | ---: | ---: | ---: | --- | --- |\n"
-    return f"{head}{rows}\nMeasured on {date.today():%Y-%m-%d}: {processor_name()}, {versions}, Python {platform.python_version()}.\n"
+    return (
+        f"{head}{rows}\nMeasured on {date.today():%Y-%m-%d}: {processor_name()}, {versions}, "
+        f"Python {platform.python_version()}.\n"
+    )
 
 
 def processor_name() -> str:

@@ -33,10 +33,10 @@ def decide_training(
         trained_from: Hash of fingerprint and recipe; the training stores it in the model.
         unchanged: Whether the deployed model has the same hash; always false without skip_unchanged.
     """
+    from kfp_vision.core.advanced import deployment_settings
     from kfp_vision.deployment import decision
-    from kfp_vision.preflight import rules
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
-    settings = rules.deployment_settings(advanced)
+    settings = deployment_settings(advanced)
     return decision.decide_training(images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings)

@@ -16,6 +16,6 @@ def deploy_index(index: dsl.Input[dsl.Artifact], deploy_to: str, deployed: dsl.O
     """
     from pathlib import Path
 
-    from kfp_vision.search import deploy
+    from kfp_vision.search import deploy_index as search_deploy_index
 
-    deployed.metadata.update(deploy.deploy_index(Path(index.path), deploy_to, Path(deployed.path)))
+    deployed.metadata.update(search_deploy_index.deploy_index(Path(index.path), deploy_to, Path(deployed.path)))

@@ -27,12 +27,12 @@ def deploy_model(
     """
     from pathlib import Path
 
+    from kfp_vision.core.advanced import deployment_settings
     from kfp_vision.deployment import deploy
-    from kfp_vision.preflight import rules
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
-    settings = rules.deployment_settings(advanced)
+    settings = deployment_settings(advanced)
     judgements = (Path(verdict.path), Path(proof.path))
     deployed = deploy.deploy_model(Path(model.path), model.uri, *judgements, deploy_to, settings, Path(endpoint.path))
     endpoint.metadata.update(deployed)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from kfp_vision import __version__
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.values import MAX_NEAREST, suggest_name
 from kfp_vision.networks import IMAGENET
 from kfp_vision.preflight import rules
 from kfp_vision.storage import retry
@@ -385,8 +386,8 @@ def search(options: argparse.Namespace) -> int:
         hits = [{"path": hit.path, "label": hit.label, "similarity": hit.similarity} for hit in near.hits]
         return json.dumps({"path": uri, "nearest": hits}, ensure_ascii=False)
 
-    if not 0 < options.nearest <= rules.MAX_NEAREST:
-        rule = f"--nearest must be a whole number from 1 to {rules.MAX_NEAREST}"
+    if not 0 < options.nearest <= MAX_NEAREST:
+        rule = f"--nearest must be a whole number from 1 to {MAX_NEAREST}"
         raise UsageError(InputError(rule, options.nearest, "Choose 10, for example."))
     query = (options.nearest, options.label)
     searcher = RemoteSearcher(options.url, *query) if options.url else LocalSearcher(Index(options.index), *query)
@@ -490,7 +491,7 @@ def parse_assignments(assignments: Sequence[str], fields: Mapping[str, str]) -> 
             raise InputError("a parameter must be written NAME=VALUE", assignment, "Write -p train_steps=300, for example.")
         if name not in fields:
             rule = f"a parameter must be one of {', '.join(sorted(fields))}"
-            raise InputError(rule, name, rules.suggest_name(name, fields))
+            raise InputError(rule, name, suggest_name(name, fields))
         values[name] = _value(name, text, fields[name])
         if name in URI_FIELDS and values[name] not in SPECIAL_VALUES.get(name, ()):
             values[name] = absolute_uri(values[name])

@@ -24,10 +24,11 @@ from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
-from kfp_vision.cli import progress, results
+from kfp_vision.cli import outputs, progress
+from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError
-from kfp_vision.preflight import checks, rules
-from kfp_vision.reports import outcome, results
+from kfp_vision.preflight import checks
+from kfp_vision.reports import outcome
 
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
 
@@ -103,7 +104,9 @@ def is_unchanged(values: Mapping[str, Any], recipe: str) -> bool:
     from kfp_vision.deployment import decision  # needs packages that the plain install lacks
 
     inputs = {name: values[name] for name in ("images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name")}
-    return decision.decide_training(**inputs, recipe=recipe, settings=rules.deployment_settings(values["advanced"])).unchanged
+    return decision.decide_training(
+        **inputs, recipe=recipe, settings=advanced.deployment_settings(values["advanced"])
+    ).unchanged
 
 
 def check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
@@ -185,11 +188,11 @@ def run(
                 make_sequential(pipeline)(**arguments)
         except (RuntimeError, ValueError) as error:  # ValueError: a stage succeeded without writing an output
             if list(run_dir.glob("*/evaluate-classifier/report")):  # the report is worth reading all the same
-                results.collect_results(run_dir)
+                outputs.collect_results(run_dir)
             raise _failure(view, run_dir) from error
     skipped = [stage for stage in stages if stage not in view.seconds]
     seconds = view.seconds | {"total": round(time.perf_counter() - start, 1)}
-    return results.collect_results(run_dir) | {"skipped": skipped, "seconds": seconds}
+    return outputs.collect_results(run_dir) | {"skipped": skipped, "seconds": seconds}
 
 
 @contextlib.contextmanager

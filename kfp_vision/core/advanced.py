@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
-from kfp_vision.core.values import check_type, has_type_of
-from kfp_vision.preflight import rules
+from kfp_vision.core.values import check_type, has_type_of, normalize_numbers
 
 STORE_WAIT_SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seconds` of advanced or the environment is set
 
@@ -305,7 +305,7 @@ def _check_advanced_type(name: str, value: Any) -> None:
         raise InputError(
             f"advanced must hold known names only ({', '.join(ADVANCED_DEFAULTS)})",
             name,
-            rules.suggest_name(name, ADVANCED_DEFAULTS),
+            values.suggest_name(name, ADVANCED_DEFAULTS),
         )
     default = ADVANCED_DEFAULTS[name]
     if not (isinstance(value, bool) if isinstance(default, bool) else has_type_of(value, default)):
@@ -332,12 +332,12 @@ def _check_advanced_rules(advanced: Mapping[str, Any]) -> None:
 
 def _check_service(advanced: Advanced) -> None:
     given = advanced.service_resources
-    parts = list(given.values()) if given.keys() == rules.RESOURCE_SECTIONS else [given]
+    parts = list(given.values()) if given.keys() == RESOURCE_SECTIONS else [given]
     if not all(_is_quantity(name, value) for part in parts for name, value in _items(part)):
         rule = "service_resources of advanced must map resources to Kubernetes quantities, or requests and limits to such"
         raise InputError(rule, given, 'Write {"cpu": "2", "memory": "4Gi"}, say.')
     pods = advanced.service_replicas
-    least, most = (rules.replica_range(pods) if REPLICAS_PATTERN.fullmatch(pods) else None) or (1, 0)
+    least, most = (replica_range(pods) if REPLICAS_PATTERN.fullmatch(pods) else None) or (1, 0)
     if pods and not 0 <= least <= most > 0:
         rule = "service_replicas of advanced must be a number of pods, or a range such as 1-3"
         raise InputError(rule, pods, "Set it to 1-3, say.")
@@ -353,3 +353,44 @@ def _items(part: Any) -> list[tuple[str, Any]]:
 
 def _is_quantity(resource: str, value: Any) -> bool:
     return bool(resource and QUANTITY_PATTERN.fullmatch(str(value))) and not isinstance(value, bool)
+
+
+RESOURCE_SECTIONS = {"requests", "limits"}  # of service_resources
+
+
+def deployment_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of `advanced` that a deployment reads, defaults filled in.
+
+    Args:
+        given: the field `advanced` of a form.
+
+    Raises:
+        InputError: see `Advanced.parse`.
+    """
+    return Advanced.parse(given).for_deployment()
+
+
+def container_resources(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Converts `service_resources` to the `resources` of a Kubernetes container.
+
+    Args:
+        given: quantities by resource for both `requests` and `limits`, or one such dictionary for each of the two.
+
+    Returns:
+        `limits` and `requests`, with quantities as strings; empty if nothing is given.
+    """
+    parts = given if given.keys() == RESOURCE_SECTIONS else dict.fromkeys(RESOURCE_SECTIONS, given)
+    quantities = {
+        part: {name: str(normalize_numbers(value)) for name, value in parts[part].items()} for part in sorted(RESOURCE_SECTIONS)
+    }
+    return quantities if given else {}
+
+
+def replica_range(given: str) -> tuple[int, int] | None:
+    """Returns the minimum and maximum number of pods of `service_replicas`; None if it is empty.
+
+    Args:
+        given: a number or a range, such as `1-3`.
+    """
+    least, _, most = given.partition("-")
+    return (int(least), int(most or least)) if given else None

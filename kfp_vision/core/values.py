@@ -1,5 +1,6 @@
 """Checks of single values: type, range and choice."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -70,3 +71,32 @@ def check_set(name: str, value: Any, remedy: str) -> None:
 def check_number(name: str, value: Any, lowest: float, below: float, rule: str, usual: str, *, whole: bool = False) -> None:
     if not (has_type_of(value, 0 if whole else 0.0) and lowest <= value < below):
         raise InputError(f"{name} must be {rule}", value, f"Set it to {usual}, say.")
+
+
+RATIO_RULE = (0, 1, "at least 0 and below 1", "0.2")  # lowest value, upper bound, the rule in words, an example
+MAX_NEAREST = 1000
+
+
+def suggest_name(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """Returns the remedy for an unknown name: the known name that is closest to it.
+
+    Args:
+        name: what was given.
+        known: the names that exist.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]}?" if close else "Take one of these, or leave it out."
+
+
+def check_model_name(name: str, field: str) -> None:
+    """Checks that a model name can be part of a URL.
+
+    Args:
+        name: the name of the model.
+        field: the form field or option that gave it, for the message.
+
+    Raises:
+        InputError: the name is empty, or has other characters than letters, digits, - and _.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise InputError(f"{field} must be letters, digits, - and _", name, "Choose a name such as flowers.")

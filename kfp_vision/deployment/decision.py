@@ -2,11 +2,25 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp_vision.dataset import scan
-from kfp_vision.deployment.deploy import TrainingDecision, target_of
+from kfp_vision.deployment.deploy import target_of
 from kfp_vision.reports import results
+
+
+class TrainingDecision(NamedTuple):
+    """What a model is to be trained from.
+
+    Attributes:
+        fingerprint: hash of the images; see `scan.fingerprint_images`.
+        trained_from: hash of the fingerprint and of the fields that determine the model.
+        unchanged: whether the deployed model was trained from the same; false if that was not checked.
+    """
+
+    fingerprint: str
+    trained_from: str
+    unchanged: bool
 
 
 def decide_training(
@@ -27,7 +41,7 @@ def decide_training(
         skip_unchanged: whether to compare with the deployed model.
         deploy_to: `kserve`, or a repository.
         model_name: the model's name.
-        settings: what `rules.deployment_settings` returns.
+        settings: what `advanced.deployment_settings` returns.
 
     Returns:
         The decision.

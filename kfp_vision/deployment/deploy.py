@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
@@ -20,33 +20,6 @@ SECONDS_TO_TAKE_OVER = 120.0  # for the last server of the previous model to end
 PAUSE_SECONDS = 0.5  # between two calls of a deployed model
 
 
-class TrainingDecision(NamedTuple):
-    """What a model is to be trained from.
-
-    Attributes:
-        fingerprint: hash of the images; see `scan.fingerprint_images`.
-        trained_from: hash of the fingerprint and of the fields that determine the model.
-        unchanged: whether the deployed model was trained from the same; false if that was not checked.
-    """
-
-    fingerprint: str
-    trained_from: str
-    unchanged: bool
-
-
-class ServingCheck(NamedTuple):
-    """What `check_serving` found.
-
-    Attributes:
-        figures: pictures (number of images sent), largest_difference to the evaluation, and median_seconds of a request;
-            empty if nothing was checked.
-        to_be_deployed: whether the model is accepted, checked and new, and has a target.
-    """
-
-    figures: dict[str, Any]
-    to_be_deployed: bool
-
-
 class Target(Protocol):
     """Where models are deployed."""
 
@@ -55,7 +28,7 @@ class Target(Protocol):
 
         Args:
             model_name: the model's name.
-            settings: what `rules.deployment_settings` returns.
+            settings: what `advanced.deployment_settings` returns.
 
         Raises:
             InputError: an invalid target, or an error of the store or the cluster.
@@ -67,7 +40,7 @@ class Target(Protocol):
         Args:
             trained_from: what `decide_training` returns.
             model_name: the model's name.
-            settings: what `rules.deployment_settings` returns.
+            settings: what `advanced.deployment_settings` returns.
 
         Returns:
             Whether it was.
@@ -82,7 +55,7 @@ class Target(Protocol):
         Args:
             version: the exported model.
             model_uri: the URI of its model folder, as an artifact's.
-            settings: what `rules.deployment_settings` returns.
+            settings: what `advanced.deployment_settings` returns.
 
         Returns:
             The endpoint: kind, model_name, and how to find the deployed model.
@@ -211,7 +184,7 @@ def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -
     Args:
         deploy_to: `none`, `kserve`, or a repository.
         model_name: the model's name.
-        settings: what `rules.deployment_settings` returns.
+        settings: what `advanced.deployment_settings` returns.
 
     Raises:
         InputError: an invalid deploy_to, or an error of the store or the cluster.
@@ -231,7 +204,7 @@ def deploy_model(
         verdict: the evaluation's verdict on this model.
         proof: that of `check_serving` for this model.
         deploy_to: `kserve`, or a repository.
-        settings: what `rules.deployment_settings` returns.
+        settings: what `advanced.deployment_settings` returns.
         endpoint: the file to write (JSON).
 
     Returns:

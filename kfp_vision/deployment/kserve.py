@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp_vision import __version__
+from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.core.kube_config import is_in_cluster
 from kfp_vision.deployment import rollout
@@ -25,7 +26,6 @@ from kfp_vision.deployment.cluster import (
     Cluster,
     ServiceNotReady,
 )
-from kfp_vision.preflight import rules
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import SERVING_FOLDER, Version
 from kfp_vision.storage import base, uris, writing
@@ -66,7 +66,7 @@ def check_kserve(model_name: str, settings: Mapping[str, Any]) -> None:
 
     Args:
         model_name: the model's name.
-        settings: what `rules.deployment_settings` returns.
+        settings: what `advanced.deployment_settings` returns.
 
     Raises:
         InputError: a name that KServe rejects, no place to read the model from, or an error of the store or the cluster.
@@ -117,7 +117,7 @@ def deploy(version: Version, uri: str, settings: Mapping[str, Any]) -> dict[str,
     Args:
         version: the exported model.
         uri: the model folder's, as an artifact's; KServe reads the model from there if `service_repository` is not set.
-        settings: what `rules.deployment_settings` returns.
+        settings: what `advanced.deployment_settings` returns.
 
     Returns:
         name, namespace, model_name, url, and address, the URL within the cluster; the version's fingerprint; and share, the
@@ -164,7 +164,8 @@ def _not_ready(cluster: Cluster, applied: ApplyResult, reason: str, settings: Ma
     rule = f"an InferenceService must be ready within service_wait_seconds={settings['service_wait_seconds']:g}"
     remedy = f"See kubectl -n {cluster.namespace} describe pod -l {rollout.SERVICE_LABEL}={name}."
     return InputError.from_line(
-        f"{InputError.PREFIX}{rule}; got {name} in {cluster.namespace}: {format_value(reason, MAX_REASON_LENGTH)}; {outcome}. {remedy}"
+        f"{InputError.PREFIX}{rule}; got {name} in {cluster.namespace}: "
+        f"{format_value(reason, MAX_REASON_LENGTH)}; {outcome}. {remedy}"
     )
 
 
@@ -183,7 +184,7 @@ def is_deployed_from(model_name: str, trained_from: str, settings: Mapping[str, 
     Args:
         model_name: the model's name.
         trained_from: what `decision.decide_training` returns.
-        settings: what `rules.deployment_settings` returns.
+        settings: what `advanced.deployment_settings` returns.
 
     Returns:
         Whether it is, and answers.
@@ -226,7 +227,7 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         name: the name of the model and the InferenceService.
         uri: a folder that holds the model as a version.
         fingerprint: the version's.
-        settings: what `rules.deployment_settings` returns.
+        settings: what `advanced.deployment_settings` returns.
 
     Returns:
         The manifest.
@@ -239,7 +240,7 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         "model": _stock_model(uri, gpus, settings) if stock else None,
         "containers": None if stock else [_container(name, uri, gpus, settings)],
     }
-    if replicas := rules.replica_range(settings["service_replicas"]):
+    if replicas := advanced.replica_range(settings["service_replicas"]):
         predictor["minReplicas"], predictor["maxReplicas"] = replicas
     if settings["service_timeout"]:
         predictor["timeout"] = int(settings["service_timeout"])
@@ -276,7 +277,7 @@ def _with_image(cluster: Cluster, settings: Mapping[str, Any]) -> dict[str, Any]
 
 def _resources(gpus: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a pod's resources; from a GPU limit KServe chooses TensorFlow Serving's container image for GPUs."""
-    resources = rules.container_resources(settings["service_resources"])
+    resources = advanced.container_resources(settings["service_resources"])
     return {**resources, "limits": {**resources.get("limits", {}), GPU_RESOURCE: str(gpus) if gpus else None}}
 
 

@@ -3,11 +3,12 @@
 import statistics
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.deployment.deploy import ServingCheck, check_same, read_json
+from kfp_vision.deployment.deploy import check_same, read_json
 from kfp_vision.prediction.classifier import Answer
 from kfp_vision.prediction.client import ServingClient
 from kfp_vision.records import folder
@@ -16,6 +17,19 @@ from kfp_vision.serving import server
 from kfp_vision.storage import atomic
 
 MAX_DIFFERENCE = 1e-3  # between the probabilities of the server and of the evaluation
+
+
+class ServingCheck(NamedTuple):
+    """What `check_serving` found.
+
+    Attributes:
+        figures: pictures (number of images sent), largest_difference to the evaluation, and median_seconds of a request;
+            empty if nothing was checked.
+        to_be_deployed: whether the model is accepted, checked and new, and has a target.
+    """
+
+    figures: dict[str, Any]
+    to_be_deployed: bool
 
 
 def check_serving(

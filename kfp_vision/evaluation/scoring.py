@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from kfp_vision.evaluation.metrics import Predictions
 from kfp_vision.records import tf_dataset
-from kfp_vision.training import input_pipeline
 
 BATCH_SIZE = 64
 
@@ -25,7 +24,7 @@ def predict_records(predict: Callable[[Sequence[bytes]], npt.NDArray[np.float32]
     """
     names: list[str] = []
     labels, probabilities, sides = [], [], []
-    for batch in tf_dataset.encoded_records(folder).map(input_pipeline.parse_record).batch(BATCH_SIZE):
+    for batch in tf_dataset.encoded_records(folder).map(tf_dataset.parse_record).batch(BATCH_SIZE):
         probabilities.append(predict(batch["image/encoded"].numpy()))
         names += [name.decode() for name in batch["image/filename"].numpy()]
         labels.append(batch["image/class/label"].numpy())

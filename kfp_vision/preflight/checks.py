@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp_vision.core.advanced import DEPLOYMENT_ADVANCED, Advanced
 from kfp_vision.core.values import normalize_numbers
@@ -44,7 +44,44 @@ ADVANCED_NOT_IN_RECIPE = (
 )
 
 
-def check_run(form: Mapping[str, Any]) -> rules.RunPreflight:
+class RunPreflight(NamedTuple):
+    """What `check_run` passes on to later stages.
+
+    Attributes:
+        advanced: the settings of `advanced` that the data stages read; KFP's cache reuses these stages if other ones change.
+        recipe: a hash of all fields that affect the trained model, the images excepted.
+        gpus: `gpu_count` as a string: KFP's driver ignores resource requests that are numbers
+            (`resolvePodSpecInputRuntimeParameter` in backend/src/v2/driver/resolve.go of KFP 2.17.0).
+    """
+
+    advanced: dict[str, Any]
+    recipe: str
+    gpus: str
+
+
+class SweepPreflight(NamedTuple):
+    """What `check_sweep` passes on to later stages.
+
+    Attributes:
+        advanced: see `Checked`.
+        gpus: see `Checked`.
+    """
+
+    advanced: dict[str, Any]
+    gpus: str
+
+
+class TrainingPreflight(NamedTuple):
+    """What `check_training` passes on to later stages.
+
+    Attributes:
+        gpus: see `Checked`.
+    """
+
+    gpus: str
+
+
+def check_run(form: Mapping[str, Any]) -> RunPreflight:
     """Checks a run of `image_classification`, or of its partitioned variant, before any image is transferred.
 
     Checks the values, and that the data exists, the checkpoint fits the network, the targets are writable, and a node of the
@@ -62,10 +99,10 @@ def check_run(form: Mapping[str, Any]) -> rules.RunPreflight:
     advanced = rules.check_values(form)
     _check_images(form)
     _check_surroundings(form, advanced)
-    return rules.RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form))
+    return RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form))
 
 
-def check_training(form: Mapping[str, Any]) -> rules.TrainingPreflight:
+def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
     """Checks a run of `train_only`; see `check_run`.
 
     Args:
@@ -82,10 +119,10 @@ def check_training(form: Mapping[str, Any]) -> rules.TrainingPreflight:
 
     folder.check_records_uri(form["records_uri"], "records_uri")
     _check_surroundings(form, advanced)
-    return rules.TrainingPreflight(_gpus(form))
+    return TrainingPreflight(_gpus(form))
 
 
-def check_sweep(form: Mapping[str, Any]) -> rules.SweepPreflight:
+def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
     """Checks a run of `hyperparameter_sweep`; see `check_run`.
 
     Args:
@@ -104,7 +141,7 @@ def check_sweep(form: Mapping[str, Any]) -> rules.SweepPreflight:
     _check_surroundings(first, advanced)
     for trial in {other["network"]: other for other in others if other["network"] != first["network"]}.values():
         _check_checkpoint(trial, advanced)
-    return rules.SweepPreflight(advanced.for_data(), _gpus(form))
+    return SweepPreflight(advanced.for_data(), _gpus(form))
 
 
 def check_preparation(form: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +195,7 @@ def check_search(form: Mapping[str, Any]) -> None:
     from kfp_vision.networks import pretrained
     from kfp_vision.prediction import batch
     from kfp_vision.repository import version
-    from kfp_vision.search import build, deploy
+    from kfp_vision.search import build, deploy_index
     from kfp_vision.storage import reading  # as in _check_images
 
     reading.check_exists(form["images_uri"], "images_uri")
@@ -170,7 +207,7 @@ def check_search(form: Mapping[str, Any]) -> None:
         build.check_index(form["index_uri"], "index_uri")
     if form["queries_uri"]:
         batch.check_images_uri(form["queries_uri"], "queries_uri")
-    deploy.check_index_target(form["deploy_to"], form["model_uri"])
+    deploy_index.check_index_target(form["deploy_to"], form["model_uri"])
 
 
 def _check_images(form: Mapping[str, Any]) -> None:
@@ -232,3 +269,6 @@ if __name__ == "__main__":  # in a process of its own: TensorFlow needs much mem
     with retry.interactive():
         checked = CHECKS[sys.argv[1]](json.load(sys.stdin))
     print(json.dumps(checked._asdict() if hasattr(checked, "_asdict") else {}))
+
+
+# From here on, checks that also look at what the values refer to: stores, checkpoints, the cluster.

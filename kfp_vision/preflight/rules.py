@@ -1,14 +1,22 @@
 """The rules for the values of the form's fields; nothing outside is asked."""
 
-import difflib
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from kfp_vision.core.advanced import PREPARATION_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
-from kfp_vision.core.values import check_choices, check_number, check_set, check_type, normalize_numbers
+from kfp_vision.core.values import (
+    MAX_NEAREST,
+    RATIO_RULE,
+    check_choices,
+    check_model_name,
+    check_number,
+    check_set,
+    check_type,
+    suggest_name,
+)
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
 from kfp_vision.preflight import nodes
 from kfp_vision.training import trials
@@ -24,66 +32,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 TASKS = ("classification", "detection")
 PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"task": TASKS}
-RATIO_RULE = (0, 1, "at least 0 and below 1", "0.2")  # lowest value, upper bound, the rule in words, an example
 MAX_PARTITIONS = 100  # one pod each; their outputs are passed on in one command-line argument, limited to 131,071 bytes
 MAX_TRIALS = 100  # one training each
-MAX_NEAREST = 1000
-RESOURCE_SECTIONS = {"requests", "limits"}  # of service_resources
 SWEEP_EXAMPLES = {
     "networks": '["inception_v1", "resnet50"]',
     "optimizers": '["sgd", "adam"]',
     "batch_sizes": "[16, 32]",
     "learning_rates": "[0.001, 0.01]",
 }
-
-
-def deployment_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of `advanced` that a deployment reads, defaults filled in.
-
-    Args:
-        given: the field `advanced` of a form.
-
-    Raises:
-        InputError: see `Advanced.parse`.
-    """
-    return Advanced.parse(given).for_deployment()
-
-
-def container_resources(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Converts `service_resources` to the `resources` of a Kubernetes container.
-
-    Args:
-        given: quantities by resource for both `requests` and `limits`, or one such dictionary for each of the two.
-
-    Returns:
-        `limits` and `requests`, with quantities as strings; empty if nothing is given.
-    """
-    parts = given if given.keys() == RESOURCE_SECTIONS else dict.fromkeys(RESOURCE_SECTIONS, given)
-    quantities = {
-        part: {name: str(normalize_numbers(value)) for name, value in parts[part].items()} for part in sorted(RESOURCE_SECTIONS)
-    }
-    return quantities if given else {}
-
-
-def replica_range(given: str) -> tuple[int, int] | None:
-    """Returns the minimum and maximum number of pods of `service_replicas`; None if it is empty.
-
-    Args:
-        given: a number or a range, such as `1-3`.
-    """
-    least, _, most = given.partition("-")
-    return (int(least), int(most or least)) if given else None
-
-
-def suggest_name(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """Returns the remedy for an unknown name: the known name that is closest to it.
-
-    Args:
-        name: what was given.
-        known: the names that exist.
-    """
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"Did you mean {close[0]}?" if close else "Take one of these, or leave it out."
 
 
 def check_values(form: Mapping[str, Any]) -> Advanced:
@@ -220,20 +176,6 @@ def check_search_values(form: Mapping[str, Any]) -> None:
         NETWORKS[form["network"]].check_start(form["checkpoint_uri"])
 
 
-def check_model_name(name: str, field: str) -> None:
-    """Checks that a model name can be part of a URL.
-
-    Args:
-        name: the name of the model.
-        field: the form field or option that gave it, for the message.
-
-    Raises:
-        InputError: the name is empty, or has other characters than letters, digits, - and _.
-    """
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise InputError(f"{field} must be letters, digits, - and _", name, "Choose a name such as flowers.")
-
-
 def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
     check_number("min_accuracy", form["min_accuracy"], *RATIO_RULE)
     for name, usual in (("batch_size", "16"), ("train_steps", "6000")):
@@ -301,43 +243,3 @@ def _check_list(name: str, values: Any) -> None:
     if not values or any(value in values[:place] for place, value in enumerate(values)):
         rule = f"{name} must hold one {trials.SWEPT_FIELDS[name].replace('_', ' ')} or several different ones"
         raise InputError(rule, values, f"Write it as JSON, such as {SWEEP_EXAMPLES[name]}.")
-
-
-# From here on, checks that also look at what the values refer to: stores, checkpoints, the cluster.
-
-
-class RunPreflight(NamedTuple):
-    """What `check_run` passes on to later stages.
-
-    Attributes:
-        advanced: the settings of `advanced` that the data stages read; KFP's cache reuses these stages if other ones change.
-        recipe: a hash of all fields that affect the trained model, the images excepted.
-        gpus: `gpu_count` as a string: KFP's driver ignores resource requests that are numbers
-            (`resolvePodSpecInputRuntimeParameter` in backend/src/v2/driver/resolve.go of KFP 2.17.0).
-    """
-
-    advanced: dict[str, Any]
-    recipe: str
-    gpus: str
-
-
-class SweepPreflight(NamedTuple):
-    """What `check_sweep` passes on to later stages.
-
-    Attributes:
-        advanced: see `Checked`.
-        gpus: see `Checked`.
-    """
-
-    advanced: dict[str, Any]
-    gpus: str
-
-
-class TrainingPreflight(NamedTuple):
-    """What `check_training` passes on to later stages.
-
-    Attributes:
-        gpus: see `Checked`.
-    """
-
-    gpus: str

@@ -278,7 +278,10 @@ def _size_findings(statistics: RecordStatistics, max_side: int) -> list[Finding]
     found = []
     images = max(1, statistics.images)
     if statistics.large >= NOTEWORTHY_SHARE * images:
-        remedy = f"Set max_side to {RECOMMENDED_MAX_SIDE} in advanced: reading gets faster, and most networks see {INPUT_SIDE} pixels a side anyway."
+        remedy = (
+            f"Set max_side to {RECOMMENDED_MAX_SIDE} in advanced: reading gets faster, "
+            f"and most networks see {INPUT_SIDE} pixels a side anyway."
+        )
         found.append((f"{_share_of_images(statistics.large, images)} larger than {LARGE_SIDE:,} pixels.", remedy))
     if statistics.small >= NOTEWORTHY_SHARE * images:
         remedy = "Use larger originals if you have them."
@@ -288,10 +291,12 @@ def _size_findings(statistics: RecordStatistics, max_side: int) -> list[Finding]
             remedy = (
                 "Use larger originals, or set image_size to 128, for example: training gets faster and loses little accuracy."
             )
-        fact = f"{_share_of_images(statistics.small, images)} smaller than {INPUT_SIDE} pixels on a side, and enlarged for the network."
+        smaller = _share_of_images(statistics.small, images)
+        fact = f"{smaller} smaller than {INPUT_SIDE} pixels on a side, and enlarged for the network."
         found.append((fact, remedy))
     if statistics.long:
-        fact = f"{_share_of_images(statistics.long, images)} more than {ELONGATED_RATIO:.0f} times as long as wide, and squeezed to a square."
+        elongated = _share_of_images(statistics.long, images)
+        fact = f"{elongated} more than {ELONGATED_RATIO:.0f} times as long as wide, and squeezed to a square."
         found.append((fact, "Crop them to their subject, or exclude them."))
     unreadable = statistics.anew.total() - statistics.anew[SHRUNK_REASON]
     if unreadable >= NOTEWORTHY_SHARE * images:

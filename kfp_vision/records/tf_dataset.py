@@ -17,3 +17,20 @@ def encoded_records(folder: Path) -> tf.data.Dataset:
         Scalar strings.
     """
     return tf.data.TFRecordDataset([str(folder / shard) for shard in read_records_info(folder).shards])
+
+
+def parse_record(record: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Parses the fields that a classifier needs.
+
+    Args:
+        record: a serialized example, scalar string.
+
+    Returns:
+        Field name to scalar: encoded, format and filename as strings, label, height and width as int64.
+    """
+    text, number = tf.io.FixedLenFeature((), tf.string), tf.io.FixedLenFeature((), tf.int64)
+    schema = {"image/encoded": text, "image/format": text, "image/filename": text, "image/class/label": number}
+    features: dict[str, tf.Tensor] = tf.io.parse_single_example(
+        record, schema | {"image/height": number, "image/width": number}
+    )
+    return features

@@ -13,9 +13,9 @@ from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse, to_http_parameters
 
 from kfp_vision.core.errors import format_value
+from kfp_vision.core.values import MAX_NEAREST
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer, Prediction
-from kfp_vision.preflight.rules import MAX_NEAREST
 from kfp_vision.repository.version import Version
 from kfp_vision.search.index import Hit, Index
 from kfp_vision.serving.image_search import IndexedImage

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
+from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
 from kfp_vision.prediction import authentication
-from kfp_vision.preflight import rules
 from kfp_vision.serving import discovery
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def serve(
         serve(Path("models/flowers"), host="0.0.0.0", port=8080)
     """
     if name:
-        rules.check_model_name(name, "--name")
+        values.check_model_name(name, "--name")
     token = authentication.read_token()
     discovery.find_models(path, name, index)  # fails fast, before the heavy imports
     listening = _bind(host, port)

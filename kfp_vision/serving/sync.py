@@ -43,7 +43,7 @@ def synced_copy(uri: str) -> Iterator[Path]:
 
 def _follow(uri: str, path: Path, ended: threading.Event) -> None:
     """Syncs a local repository with a bucket every few seconds; failures are retried, and each is logged once."""
-    from kfp_vision.search import deploy  # imports NumPy, which publishing does not need
+    from kfp_vision.search import deploy_index  # imports NumPy, which publishing does not need
 
     logged, pause = "", 0.0  # no pause at first: the index has not been downloaded yet
     while not ended.wait(pause):
@@ -58,7 +58,7 @@ def _follow(uri: str, path: Path, ended: threading.Event) -> None:
                 for folder in path.iterdir():
                     if folder.name.isdecimal() and int(folder.name) not in numbers:
                         shutil.rmtree(folder)
-                deploy.sync_index(place, path / INDEX_FOLDER)
+                deploy_index.sync_index(place, path / INDEX_FOLDER)
             logged = ""
         except (InputError, OSError) as error:
             if str(error) != logged and not ended.is_set():

@@ -108,7 +108,7 @@ def training_batches(
 
     def prepare(number_and_record: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         number, record = number_and_record
-        features = parse_record(record)
+        features = tf_dataset.parse_record(record)
         image = random_crop(features, (STREAMS_PER_SEED * seed + CROP_STREAM, number), image_size, augmentation)
         image = flip_and_distort(image, (STREAMS_PER_SEED * seed + COLOUR_STREAM, number), augmentation)
         if augmentation.rand_augment:
@@ -176,7 +176,7 @@ class DecodedCache:
             seen, self._seen[number] = self._seen[number], True
         if seen or self._bytes_left <= 0:
             return record
-        features = {name: value.numpy() for name, value in parse_record(record).items()}
+        features = {name: value.numpy() for name, value in tf_dataset.parse_record(record).items()}
         height, width = int(features["image/height"]), int(features["image/width"])
         size = 3 * height * width
         full_size = (
@@ -240,30 +240,13 @@ def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.
     """
 
     def prepare(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = parse_record(record)
+        features = tf_dataset.parse_record(record)
         begin, size = preprocessing.central_window(tf.stack([features["image/height"], features["image/width"]]))
         return preprocessing.crop_record(features, begin, size, image_size), features["image/class/label"]
 
     # Not AUTOTUNE: one pass is over before it has found the right number of calls.
     images = tf_dataset.encoded_records(folder).map(prepare, num_parallel_calls=2 * hardware.cores(), deterministic=True)
     return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
-def parse_record(record: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parses the fields that a classifier needs.
-
-    Args:
-        record: a serialized example, scalar string.
-
-    Returns:
-        Field name to scalar: encoded, format and filename as strings, label, height and width as int64.
-    """
-    text, number = tf.io.FixedLenFeature((), tf.string), tf.io.FixedLenFeature((), tf.int64)
-    schema = {"image/encoded": text, "image/format": text, "image/filename": text, "image/class/label": number}
-    features: dict[str, tf.Tensor] = tf.io.parse_single_example(
-        record, schema | {"image/height": number, "image/width": number}
-    )
-    return features
 
 
 def random_crop(

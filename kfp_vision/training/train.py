@@ -24,7 +24,7 @@ from kfp_vision.records import tf_dataset
 from kfp_vision.records.folder import fingerprint_records, verify_records
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
-from kfp_vision.training import checkpointing, devices, feeds, input_pipeline, monitoring
+from kfp_vision.training import checkpointing, devices, feeds, monitoring
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.trainer import Diverged, HistoryRow, Trainer, build_network, freeze_layers
 
@@ -141,9 +141,7 @@ def _regularization(recipe: Recipe) -> dict[str, float]:
 
 def _balanced_weights(train_records: Path, classes: int) -> npt.NDArray[np.float64]:
     """Returns the weight of each class, such that all classes have the same total weight, and images 1 on average."""
-    labels = tf_dataset.encoded_records(train_records).map(
-        lambda record: input_pipeline.parse_record(record)["image/class/label"]
-    )
+    labels = tf_dataset.encoded_records(train_records).map(lambda record: tf_dataset.parse_record(record)["image/class/label"])
     counts = np.bincount(list(labels.as_numpy_iterator()), minlength=classes)
     weights = np.zeros(classes)
     np.divide(counts.sum() / np.count_nonzero(counts), counts, out=weights, where=counts > 0)

@@ -16,9 +16,9 @@ from support.model_servers import program
 
 from kfp_vision import __version__
 from kfp_vision.components.images import CPU_IMAGE
+from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.deployment import kserve
 from kfp_vision.pipelines import ending, pods
-from kfp_vision.preflight.rules import deployment_settings
 from kfp_vision.reports import outcome, run_state
 from kfp_vision.storage import base
 

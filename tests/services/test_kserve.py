@@ -14,13 +14,13 @@ from support.exported_model import version
 from support.model_servers import NUMBERS, answering, free_port
 
 from kfp_vision import __version__
+from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import cluster, kserve
 from kfp_vision.deployment import deploy as deployment_deploy
 from kfp_vision.deployment.call import call_endpoint
-from kfp_vision.deployment.decision import decide_training
-from kfp_vision.deployment.deploy import TrainingDecision, check_target, deploy_model
-from kfp_vision.preflight.rules import deployment_settings
+from kfp_vision.deployment.decision import TrainingDecision, decide_training
+from kfp_vision.deployment.deploy import check_target, deploy_model
 from kfp_vision.repository import bucket
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server

@@ -39,8 +39,8 @@ from kfp_vision.repository import version as repository_version
 from kfp_vision.repository.bucket import local_copy
 from kfp_vision.repository.version import Version, exported_version, fetch_version
 from kfp_vision.search import build
-from kfp_vision.search import deploy as search_deploy
-from kfp_vision.search.deploy import sync_index
+from kfp_vision.search import deploy_index as search_deploy_index
+from kfp_vision.search.deploy_index import sync_index
 from kfp_vision.search.index import read_index_info
 from kfp_vision.storage import atomic, base, reading, retry, writing
 from kfp_vision.training import checkpointing
@@ -178,7 +178,7 @@ def save(given: Given, folder: Path) -> None:
 
 
 def deploy_index(given: Given, folder: Path) -> None:
-    search_deploy.deploy_index(given.made.newer, f"{given.target}/indexed", folder / "deployed")
+    search_deploy_index.deploy_index(given.made.newer, f"{given.target}/indexed", folder / "deployed")
 
 
 def state(step: int) -> checkpointing.TrainingState:
@@ -252,7 +252,7 @@ def filled(place: Place, whole: Version, made: Made) -> str:
     target = f"{place.bucket({'other': b'stays'})}/target"
     publish.publish(whole, f"{target}/repository")
     publish.publish(exported_version(made.model), f"{target}/indexed")
-    search_deploy.deploy_index(made.before, f"{target}/indexed", made.before.with_name("deployed"))
+    search_deploy_index.deploy_index(made.before, f"{target}/indexed", made.before.with_name("deployed"))
     kept = checkpointing.CheckpointFolder(f"{target}/states", {})
     kept.save(state(1))
     kept.wait()

@@ -14,21 +14,21 @@ from support import colour_index, colour_model, fault_proxy
 from support.exported_model import version
 from support.model_servers import NUMBERS, answering, until
 
+from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.deployment import call, deploy
 from kfp_vision.evaluation import evaluate, gate
-from kfp_vision.preflight import rules
 from kfp_vision.records import convert
 from kfp_vision.repository import bucket, publish
 from kfp_vision.repository.version import Version, exported_version, find_repository, versions
-from kfp_vision.search import deploy
+from kfp_vision.search import deploy_index
 from kfp_vision.search.index import Index
 from kfp_vision.serving import sync
 from kfp_vision.storage import base, reading, writing
 
-SETTINGS = rules.deployment_settings({})
+SETTINGS = advanced.deployment_settings({})
 
 
 @pytest.fixture(autouse=True)
@@ -253,13 +253,13 @@ def made(tmp_path_factory) -> Path:
 def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp_path, monkeypatch):
     monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.05)
     publish.publish(exported_version(made / "model"), uri)
-    deploy.check_index_target(uri, "somewhere")
-    told = [deploy.deploy_index(made / "index", uri, tmp_path / "deployed")]
+    deploy_index.check_index_target(uri, "somewhere")
+    told = [deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")]
     with sync.synced_copy(uri) as path:
         until(lambda: (path / "index" / "index.json").exists())
         here = Index(path / "index")
         assert here.images == Index(made / "index").images and here.about.generation == told[0]["generation"]
-        told += [deploy.deploy_index(made / "index", uri, tmp_path / "deployed") for _ in range(2)]
+        told += [deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed") for _ in range(2)]
         until(lambda: Index(path / "index").about.generation == told[-1]["generation"])
         until(lambda: len([one for one in (path / "index").iterdir() if one.name.isdecimal()]) == 1)
         assert here.thumbnail(0) == Index(made / "index").thumbnail(0)  # of one whose files are gone
@@ -269,7 +269,7 @@ def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp
     assert numbers(uri) == [1]
     assert publish.publish(version(tmp_path / "b" / "1", name="colours"), uri, kept=2) == 2
     with pytest.raises(InputError, match=f"beside its model, colours .*; got another one as version 2 in {uri}"):
-        deploy.deploy_index(made / "index", uri, tmp_path / "deployed")
+        deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
 
 
 @pytest.mark.parametrize("fate", ["forbid", "drop"])
@@ -277,13 +277,13 @@ def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made
     monkeypatch.setenv(base.WAIT_VARIABLE, "0.2")  # all that comes is dropped, for good
     uri = f"{place.bucket({'first': b'1'})}/colours"
     publish.publish(exported_version(made / "model"), uri)
-    before = deploy.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
+    before = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
     failures, failed = 0, True
     for well in range(40):
         with fault_proxy.line(place.port, share=1, fates=(fate,), after=well) as line:
             place.lead_over(line.address)
             try:
-                before = deploy.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
+                before = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
                 failed = False
             except InputError as error:
                 failed = True
@@ -291,7 +291,7 @@ def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made
         place.lead_over()
         failures += failed
         folder = tmp_path / f"here-{well}"
-        assert deploy.sync_index(uri, folder) and Index(folder).images == Index(made / "index").images
+        assert deploy_index.sync_index(uri, folder) and Index(folder).images == Index(made / "index").images
         assert Index(folder).about.generation >= before
         if not failed:
             break
@@ -300,23 +300,23 @@ def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made
 
 def test_a_torn_index_in_a_bucket_is_not_brought(uri, made, tmp_path):
     publish.publish(exported_version(made / "model"), uri)
-    told = deploy.deploy_index(made / "index", uri, tmp_path / "deployed")
-    assert deploy.sync_index(uri, tmp_path / "here") and not deploy.sync_index(uri, tmp_path / "here")
-    again = deploy.deploy_index(made / "index", uri, tmp_path / "deployed")
+    told = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
+    assert deploy_index.sync_index(uri, tmp_path / "here") and not deploy_index.sync_index(uri, tmp_path / "here")
+    again = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
     writing.delete_file(f"{uri}/index/{again['generation']}/vectors")
     with pytest.raises(InputError, match=f"an index must be whole; got {uri}/index without {again['generation']}/vectors"):
-        deploy.sync_index(uri, tmp_path / "here")
+        deploy_index.sync_index(uri, tmp_path / "here")
     writing.write_file(b"{", f"{uri}/index/index.json")
     with pytest.raises(InputError, match=f"index.json must hold the metadata of an index; got {uri}/index"):
-        deploy.sync_index(uri, tmp_path / "here")
+        deploy_index.sync_index(uri, tmp_path / "here")
     assert Index(tmp_path / "here").about.generation == told["generation"]
-    assert deploy.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"] > again["generation"]
+    assert deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"] > again["generation"]
 
 
 def test_a_server_on_a_bucket_searches_in_the_index_there(s3, made, tmp_path):
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/colours"
     publish.publish(exported_version(made / "model"), uri)
-    deploy.deploy_index(made / "index", uri, tmp_path / "deployed")
+    deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
     with answering(["serve", uri, "--port", "0"]) as url:
         address = f"{url}/v1/models/colours"
         until(lambda: requests.get(f"{address}/index", timeout=300).ok)

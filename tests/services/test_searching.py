@@ -17,7 +17,7 @@ import requests
 from PIL import Image
 from support import colour_index, colour_model, model_servers
 
-from kfp_vision.search import deploy
+from kfp_vision.search import deploy_index
 from kfp_vision.search.index import Index
 from kfp_vision.serving import server
 from kfp_vision.serving.inference import MAX_WAITING_IMAGES
@@ -230,7 +230,7 @@ def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(runn
     )
     assert "index" not in requests.get(f"{address}/v2/models/colours", timeout=SECONDS).json()
     assert "data-indexed" not in requests.get(address, headers={"accept": "text/html"}, timeout=SECONDS).text
-    deploy.deploy_index(made / "index", str(repository), tmp_path / "deployed")
+    deploy_index.deploy_index(made / "index", str(repository), tmp_path / "deployed")
     model_servers.until(lambda: indexed_now(address) == ALL)
 
     fewer = shutil.copytree(made / "photos", tmp_path / "photos")
@@ -246,7 +246,7 @@ def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(runn
         asking = client.submit(ask)
         try:
             for index, pictures in ((tmp_path / "fewer", 16), (made / "index", ALL), (tmp_path / "fewer", 16)):
-                deploy.deploy_index(index, str(repository), tmp_path / "deployed")
+                deploy_index.deploy_index(index, str(repository), tmp_path / "deployed")
                 model_servers.until(lambda: indexed_now(address) == pictures)  # noqa: B023
             model_servers.until(lambda: len(found) > 20 or asking.done())
         finally:

@@ -4,16 +4,16 @@ import pytest
 from support import colour_model, damaged_records
 from support.exported_model import version
 
+from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.deployment import call, decision, deploy, serving_check
-from kfp_vision.preflight import rules
 from kfp_vision.records import convert
 from kfp_vision.repository.version import exported_version
 
-SETTINGS = rules.deployment_settings({})
+SETTINGS = advanced.deployment_settings({})
 
 
 def test_no_target_is_fine():
@@ -77,7 +77,7 @@ def test_no_question_is_taken_from_records_that_changed(tmp_path, held_out, faul
         call.call_endpoint(tmp_path / "endpoint", *held_out, "", tmp_path / "answer")
 
 
-def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> deploy.TrainingDecision:
+def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> decision.TrainingDecision:
     return decision.decide_training("sample", "", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
 
 

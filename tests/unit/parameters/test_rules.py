@@ -241,15 +241,15 @@ def test_a_wrong_value_of_advanced_is_refused_with_its_name_and_a_remedy(fields,
     ],
 )
 def test_resources_of_a_service_are_taken_as_kubernetes_writes_them(given):
-    assert rules.deployment_settings({"service_resources": given})["service_resources"] == given
+    assert advanced.deployment_settings({"service_resources": given})["service_resources"] == given
 
 
 def test_resources_of_a_service_are_requested_and_are_the_limit():
     both = {"cpu": "2", "memory": "4Gi"}
-    assert rules.container_resources({"cpu": 2.0, "memory": "4Gi"}) == {"requests": both, "limits": both}
+    assert advanced.container_resources({"cpu": 2.0, "memory": "4Gi"}) == {"requests": both, "limits": both}
     parts = {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}
-    assert rules.container_resources(parts) == parts
-    assert rules.container_resources({}) == {}
+    assert advanced.container_resources(parts) == parts
+    assert advanced.container_resources({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_resources_that_are_no_quantities_are_refused(given):
 
 @pytest.mark.parametrize(("given", "pods"), [("", None), ("2", (2, 2)), ("1-3", (1, 3)), ("0-3", (0, 3))])
 def test_replicas_are_a_number_or_the_least_and_the_most(given, pods):
-    assert rules.replica_range(advanced.Advanced.parse({"service_replicas": given}).service_replicas) == pods
+    assert advanced.replica_range(advanced.Advanced.parse({"service_replicas": given}).service_replicas) == pods
 
 
 @pytest.mark.parametrize("given", ["3-1", "0", "0-0", "1-", "-3", "one", "1-2-3", "1.5", " 1"])

@@ -126,7 +126,8 @@ def condition(kind: str, holds: bool, why: str, message: str) -> dict:
         (
             TIME_IS_UP,
             status(ended("main", "ContainerStatusUnknown", 137, image_id=""), reason="DeadlineExceeded"),
-            f"its deadline passed before it started, probably because its image {cluster_run.IMAGE} cannot be pulled: compile with ",
+            f"its deadline passed before it started, probably because its image {cluster_run.IMAGE} cannot be pulled: "
+            "compile with ",
         ),
         (
             PULLING,

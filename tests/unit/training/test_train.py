@@ -24,6 +24,7 @@ from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import rules
+from kfp_vision.records import tf_dataset
 from kfp_vision.training import input_pipeline, monitoring, optimizers, trainer
 from kfp_vision.training.features import compute_features, training_batches
 from kfp_vision.training.train import _balanced_weights
@@ -134,7 +135,7 @@ def test_evaluation_batches_are_the_middle_of_the_picture(folders):
     pictures, labels = next(iter(input_pipeline.evaluation_batches(folders / "validation", image_size=35, batch_size=64)))
     assert len(labels) == 12
     first = next(iter(tf.data.TFRecordDataset(str(folders / "validation" / "validation-00000-of-00001.tfrecord"))))
-    encoded = input_pipeline.parse_record(first)["image/encoded"].numpy()
+    encoded = tf_dataset.parse_record(first)["image/encoded"].numpy()
     middle = Image.open(io.BytesIO(encoded)).convert("RGB").crop((3, 2, 45, 37)).resize((35, 35), Image.Resampling.BILINEAR)
     # Pillow smooths as it shrinks, TensorFlow does not: the same place, not the same pixels.
     assert np.abs(pictures[0].numpy().mean((0, 1)) - np.asarray(middle, "float32").mean((0, 1))).max() < 3
