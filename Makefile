@@ -26,7 +26,7 @@ DEFAULT_BASE = $(shell sed -n 's/^ARG BASE=//p' images/cpu/Dockerfile)
 ANSWERS = $(BUILDER) info >/dev/null || { echo "error: $(BUILDER) must have an engine that answers. Install podman, or say BUILDER=docker." >&2; exit 1; }
 PLACE = $(if $(REGISTRY),$(REGISTRY)/)
 
-.PHONY: help install demo serve test check compile graphs bench image image-cpu image-gpu image-check image-test image-tables release clean
+.PHONY: help install demo serve test coverage fix check compile graphs bench image image-cpu image-gpu image-check image-test image-tables release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -45,8 +45,15 @@ serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until C
 	@test -d $(REPOSITORY) || $(MAKE) demo
 	$(BIN)/kfp-vision serve $(REPOSITORY) --port $(PORT)
 
-test: $(INSTALLED) ## every test, those of a file one after the other, two files at a time; WORKERS=2
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40
+test: $(INSTALLED) ## every test, two files at a time (WORKERS=2); ARGS='-k name' goes through to pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(ARGS)
+
+coverage: $(INSTALLED) ## the quick tests' line coverage, file by file; ARGS as for test
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term tests/unit $(ARGS)
+
+fix: $(INSTALLED) ## mends what ruff can mend by itself, and formats
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 check: $(INSTALLED) ## style, types, and whether every YAML is up to date
 	$(BIN)/ruff check .

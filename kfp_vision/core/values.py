@@ -57,18 +57,51 @@ def has_type_of(value: Any, default: Any) -> bool:
 
 
 def check_choices(form: Mapping[str, Any], choices_of: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuses a field whose value is not one of its choices.
+
+    Args:
+        form: name to value.
+        choices_of: field to its choices.
+
+    Raises:
+        InputError: for the first such field.
+    """
     for name, choices in choices_of.items():
         if form[name] not in choices:
             raise InputError(f"{name} must be one of {', '.join(choices)}", form[name], f"Choose one, say {choices[0]}.")
 
 
 def check_set(name: str, value: Any, remedy: str) -> None:
+    """Refuses an empty text.
+
+    Args:
+        name: the field.
+        value: its value.
+        remedy: what to do if it is empty.
+
+    Raises:
+        InputError: it is no text, or empty.
+    """
     check_type(name, value, str, '"somewhere"')
     if not value:
         raise InputError(f"{name} must be set", value, remedy)
 
 
 def check_number(name: str, value: Any, lowest: float, below: float, rule: str, usual: str, *, whole: bool = False) -> None:
+    """Refuses a value that is not a number in a range.
+
+    Args:
+        name: the field.
+        value: its value.
+        lowest: smallest allowed value.
+        below: exclusive upper bound.
+        rule: the range in words, as in "must be RULE".
+        usual: an example for the remedy.
+        whole: accept whole numbers only.
+
+    Raises:
+        InputError: it is no number, or out of range.
+    """
     if not (has_type_of(value, 0 if whole else 0.0) and lowest <= value < below):
         raise InputError(f"{name} must be {rule}", value, f"Set it to {usual}, say.")
 

@@ -97,6 +97,14 @@ def md5_hex(encoded: bytes) -> str:
 
 
 def some(names: list[str]) -> str:
+    """Lists the first names in alphabetical order, and how many more there are.
+
+    Args:
+        names: any number of names.
+
+    Returns:
+        For example "a.jpg, b.jpg and 3 more".
+    """
     rest = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f"{', '.join(sorted(names)[:MAX_NAMED])}{rest}"
 

@@ -228,11 +228,22 @@ def deploy_model(
 
 
 def check_same(version: Version, judgement: Mapping[str, Any], kind: str) -> None:
+    """Refuses a verdict or proof of another model.
+
+    Args:
+        version: the model.
+        judgement: content of the verdict or proof.
+        kind: "verdict" or "proof", for the error.
+
+    Raises:
+        InputError: the fingerprints differ.
+    """
     if judgement["model_fingerprint"] != version.fingerprint:
         found = f"one of {judgement['model_fingerprint'][:12]} for {version.fingerprint[:12]}"
         raise InputError(f"the {kind} must be of the model it is used for", found, "Connect the stages of one training.")
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object from a file."""
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content

@@ -40,7 +40,7 @@ class Prediction:
 
 
 Answer = Prediction | Rejected
-AnswerT = TypeVar("Said")  # what a request returns for an image
+AnswerT = TypeVar("AnswerT")  # what a request returns for an image
 
 
 class ImageClassifier(Protocol):

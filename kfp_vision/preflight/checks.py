@@ -134,7 +134,6 @@ def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
     Raises:
         InputError: the first rule that is broken, by any trial.
     """
-
     advanced = rules.check_sweep_values(form)
     first, *others = ({**form, **trial} for trial in trials.plan_trials(form, advanced.seed))
     _check_images(form)

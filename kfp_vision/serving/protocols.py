@@ -25,7 +25,7 @@ V2_DATATYPES = {"O": BYTES, "i": "INT64", "f": "FP32"}  # the protocol's tensor 
 TOP_K, LABEL = "top_k", "label"
 NO_CLASS = -1
 DEFAULT_HITS = 10  # hits of a search that does not set top_k
-Parsed = TypeVar("Thing")
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from kfp_vision.storage.uris import SAMPLE, Location
 
 READ_AHEAD_BYTES = 64 << 20  # bytes of images read ahead
 OVERHEAD_BYTES = 16 << 10  # bytes of memory per image, besides its content
-AnyItem = TypeVar("Thing")
+AnyItem = TypeVar("AnyItem")
 
 
 @dataclass(frozen=True)
@@ -283,6 +283,14 @@ def _facts(uri: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def require_existing(field: str) -> Iterator[None]:
+    """Turns ObjectNotFound into an error that names a field.
+
+    Args:
+        field: the field, for the error.
+
+    Raises:
+        NotFoundError: the body raised ObjectNotFound.
+    """
     try:
         yield
     except ObjectNotFound as reason:
@@ -328,7 +336,7 @@ class ImageReference(Protocol):
         """Its size."""
 
 
-AnyReference = TypeVar("Row", bound=ImageReference)
+AnyReference = TypeVar("AnyReference", bound=ImageReference)
 
 
 class Reader:

@@ -1,40 +1,41 @@
-"""Arrows run one way: pipelines, components, library. And what is heavy is imported by those alone who need it."""
+"""Imports run one way, between rooms and between files; heavy packages are imported only where they are needed."""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "kfp_vision"
-COMMAND_LINE = {"kfp_vision.cli", "kfp_vision.cli.containers", "kfp_vision.cli.run"}
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in LIBRARY.rglob("*.py")
 }
+ROOMS = sorted(f"kfp_vision.{file.parent.name}" for file in LIBRARY.glob("*/__init__.py"))
+COMMAND_LINE = {name for name in MODULES if name.split(".")[:2] == ["kfp_vision", "cli"]}
 NOT_FOR_ALL = ("tensorflow", "keras", "kserve", "kfp", "kfp_vision.components", "kfp_vision.pipelines")
-PATIENCE = ("kfp_vision.storage.retry", "kfp_vision.storage.retry.CHECK_SECONDS")  # of the stages that check a form
-# What the bodies of these stages import.
-STAGES_WITHOUT_TENSORFLOW = {
-    "fingerprint_images": ["kfp_vision.dataset.scan", "kfp_vision.storage.reading"],
-    "ingest_images": ["kfp_vision.dataset.scan", "kfp_vision.storage.reading"],
-    "split_images": ["kfp_vision.preflight.rules", "kfp_vision.dataset.split"],
-    "write_tfrecords": ["kfp_vision.preflight.rules", "kfp_vision.records.partitions", "kfp_vision.storage.reading"],
-    "write_partition": ["kfp_vision.preflight.rules", "kfp_vision.records.partitions", "kfp_vision.storage.reading"],
-    "partition_records": ["kfp_vision.records.partitions"],
-    "join_records": ["kfp_vision.preflight.rules", "kfp_vision.records.partitions"],
-    "check_run": ["kfp_vision.preflight.rules", "kfp_vision.storage.reading", "kfp_vision.training.tensorboard", *PATIENCE],
-    "decide_training": ["kfp_vision.deployment.deploy", "kfp_vision.preflight.rules", "kfp_vision.storage.reading"],
-    "check_preparation": ["kfp_vision.preflight.rules", "kfp_vision.storage.reading", *PATIENCE],
-    "check_prediction": ["kfp_vision.preflight.rules", "kfp_vision.storage.reading", *PATIENCE],
-    "fetch_model": ["kfp_vision.repository.version"],
-    "join_predictions": ["kfp_vision.prediction.batch", "kfp_vision.repository.version", "kfp_vision.storage.reading"],
-    "check_serving": ["kfp_vision.deployment.deploy"],
-    "deploy_model": ["kfp_vision.deployment.deploy", "kfp_vision.preflight.rules", "kfp_vision.storage.reading"],
-    "call_endpoint": ["kfp_vision.deployment.deploy", "kfp_vision.storage.reading"],
-    "report_outcome": ["kfp_vision.reports.outcome"],
-}
+# Their pods start in a moment, and need little memory.
+STAGES_WITHOUT_TENSORFLOW = (
+    "fingerprint_images",
+    "ingest_images",
+    "split_images",
+    "write_tfrecords",
+    "write_partition",
+    "partition_records",
+    "join_records",
+    "check_run",
+    "decide_training",
+    "check_preparation",
+    "check_prediction",
+    "fetch_model",
+    "join_predictions",
+    "check_serving",
+    "deploy_model",
+    "call_endpoint",
+    "report_outcome",
+)
 
 
 def brought_along(*modules: str) -> set[str]:
@@ -81,12 +82,8 @@ def test_the_library_does_not_need_kfp():
 
 @pytest.mark.parametrize("stage", STAGES_WITHOUT_TENSORFLOW)
 def test_a_stage_that_computes_nothing_does_not_wait_for_tensorflow(stage):
-    modules = STAGES_WITHOUT_TENSORFLOW[stage]
-    assert within(imported(ROOT / "components" / f"{stage}.py"), "kfp_vision") - {"kfp_vision", *modules} == {
-        "kfp_vision.components.images",
-        "kfp_vision.components.images.CPU_IMAGE",
-    }
-    assert brought_along(*(module for module in modules if module not in PATIENCE[1:])) == set()
+    modules = within(imported(ROOT / "components" / f"{stage}.py"), *ROOMS) & MODULES.keys()
+    assert modules and brought_along(*modules) == set()
 
 
 def test_the_command_line_answers_without_waiting_for_tensorflow():
@@ -100,7 +97,45 @@ def test_the_library_knows_nothing_above_it(module):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "components").glob("*.py")), ids=lambda file: file.stem)
 def test_a_component_knows_nothing_of_pipelines(file):
-    assert within(imported(file), "kfp_vision.pipelines", "kfp_vision.cli", "kfp_vision.cli.run") == set()
+    assert within(imported(file), "kfp_vision.pipelines", "kfp_vision.cli") == set()
+
+
+def imports_of(files: dict[str, Path]) -> dict[str, set[str]]:
+    """Maps each module to the modules among `files` that it imports anywhere, in functions too.
+
+    A package ties nothing by itself: it is a docstring, or, of the command line, hands `main` on.
+    """
+    packages = set(ROOMS) - {"kfp_vision.networks"}
+    return {name: (imported(file) & files.keys()) - {name} - packages for name, file in files.items()}
+
+
+def test_no_file_imports_one_that_imports_it():
+    TopologicalSorter(imports_of(MODULES)).prepare()  # CycleError names the circle
+
+
+def test_no_room_imports_one_that_imports_it():
+    rooms: dict[str, set[str]] = {}
+    for name, imports in imports_of(MODULES).items():
+        if name != "kfp_vision":
+            room = name.split(".")[1]
+            rooms.setdefault(room, set()).update({other.split(".")[1] for other in imports - {"kfp_vision"}} - {room})
+    assert len(rooms) == len(ROOMS)
+    TopologicalSorter(rooms).prepare()
+
+
+def test_a_circle_is_found(tmp_path):
+    (tmp_path / "one.py").write_text("from house import two")
+    (tmp_path / "two.py").write_text("def lazily():\n    from house.one import name")
+    files = {f"house.{file.stem}": file for file in tmp_path.glob("*.py")}
+    with pytest.raises(CycleError):
+        TopologicalSorter(imports_of(files)).prepare()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_file_of_a_package_is_its_docstring(room):
+    body = ast.parse(MODULES[room].read_text(encoding="utf-8")).body
+    assert ast.get_docstring(ast.Module(body, []))
+    assert len(body) == 1 or room in ("kfp_vision.networks", "kfp_vision.cli")  # the registry, and `main`
 
 
 def test_the_plain_install_compiles_without_what_the_stages_run_on():

@@ -163,7 +163,7 @@ def test_the_fused_and_the_stock_inception_v1_have_the_same_gradients():
 
 
 def test_replicas_normalise_over_the_pictures_of_all_of_them(tmp_path):
-    program = Path(__file__).parents[2] / "replicas.py"
+    program = Path(__file__).parents[3] / "support" / "replicas.py"
     subprocess.run([sys.executable, program, tmp_path / "one.npz", tmp_path / "two.npz"], check=True)
     one, two = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))
     for name in one:
