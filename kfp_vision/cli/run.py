@@ -77,7 +77,7 @@ def check_fields(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[st
         InputError: the one that the first stage would end with.
     """
     (check,) = checks.CHECKS.keys() & set(stage_names(pipeline))
-    command = [sys.executable, "-m", "kfp_vision.preflight.rules", check]
+    command = [sys.executable, "-m", "kfp_vision.preflight.checks", check]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
@@ -142,7 +142,7 @@ def run(
 
     Args:
         pipeline: an entry of `kfp_vision.pipelines.PIPELINES`.
-        arguments: values of fields; the others keep their defaults.
+        arguments: values of fields, which `check_fields` has accepted; the others keep their defaults.
         output: folder in which the run's folder is created.
         runner: `subprocess` for plain processes, `docker` for the stages' own container images.
         registry: registry of the container images; empty for the engine's local ones.
@@ -173,6 +173,11 @@ def run(
             kfp_runner = stack.enter_context(used)
         else:
             kfp_runner = local.SubprocessRunner(use_venv=False)
+            # `check_fields` has made the checks of the first stage already. One in a container sees another network.
+
+            stack.enter_context(
+                _environment({checks.CHECKED_VARIABLE: checks.digest_form(form_defaults(pipeline) | arguments)})
+            )
         run_dir.mkdir(parents=True, exist_ok=True)
         log = stack.enter_context((run_dir / "run.log").open("w", encoding="utf-8"))
         # KFP leaves its default workspace behind after a failure.

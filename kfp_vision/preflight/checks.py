@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from kfp_vision.preflight import nodes, rules
 from kfp_vision.storage import retry
 from kfp_vision.training import trials
 
+# Environment variable: digest of the form that `kfp-vision run` has just checked, for the stage that would check it again.
+CHECKED_VARIABLE = "KFP_VISION_CHECKED"
 # Fields that do not affect the trained model, only where it trains and how it is used; left out of the recipe hash.
 FIELDS_NOT_IN_RECIPE = (
     "leave_out_uri",  # the fingerprint of the data covers the exclusions, wherever the list is stored
@@ -63,8 +66,8 @@ class SweepPreflight(NamedTuple):
     """What `check_sweep` passes on to later stages.
 
     Attributes:
-        advanced: see `Checked`.
-        gpus: see `Checked`.
+        advanced: see `RunPreflight`.
+        gpus: see `RunPreflight`.
     """
 
     advanced: dict[str, Any]
@@ -75,7 +78,7 @@ class TrainingPreflight(NamedTuple):
     """What `check_training` passes on to later stages.
 
     Attributes:
-        gpus: see `Checked`.
+        gpus: see `RunPreflight`.
     """
 
     gpus: str
@@ -97,8 +100,9 @@ def check_run(form: Mapping[str, Any]) -> RunPreflight:
         InputError: the first rule that is broken.
     """
     advanced = rules.check_values(form)
-    _check_images(form)
-    _check_surroundings(form, advanced)
+    if not _was_checked(form):
+        _check_images(form)
+        _check_surroundings(form, advanced)
     return RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form))
 
 
@@ -115,10 +119,11 @@ def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
         InputError: the first rule that is broken.
     """
     advanced = rules.check_train_only_values(form)
-    from kfp_vision.records import folder  # as in _check_images
+    if not _was_checked(form):
+        from kfp_vision.records import folder  # as in _check_images
 
-    folder.check_records_uri(form["records_uri"], "records_uri")
-    _check_surroundings(form, advanced)
+        folder.check_records_uri(form["records_uri"], "records_uri")
+        _check_surroundings(form, advanced)
     return TrainingPreflight(_gpus(form))
 
 
@@ -135,12 +140,17 @@ def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
         InputError: the first rule that is broken, by any trial.
     """
     advanced = rules.check_sweep_values(form)
+    if not _was_checked(form):
+        _check_trials(form, advanced)
+    return SweepPreflight(advanced.for_data(), _gpus(form))
+
+
+def _check_trials(form: Mapping[str, Any], advanced: Advanced) -> None:
     first, *others = ({**form, **trial} for trial in trials.plan_trials(form, advanced.seed))
     _check_images(form)
     _check_surroundings(first, advanced)
     for trial in {other["network"]: other for other in others if other["network"] != first["network"]}.values():
         _check_checkpoint(trial, advanced)
-    return SweepPreflight(advanced.for_data(), _gpus(form))
 
 
 def check_preparation(form: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,11 +166,12 @@ def check_preparation(form: Mapping[str, Any]) -> dict[str, Any]:
         InputError: the first rule that is broken.
     """
     advanced = rules.check_preparation_values(form)
-    from kfp_vision.dataset import annotations  # as in _check_images
+    if not _was_checked(form):
+        from kfp_vision.dataset import annotations  # as in _check_images
 
-    if form["task"] == "detection":
-        annotations.check_detection_uri(form["images_uri"])
-    _check_images(form)
+        if form["task"] == "detection":
+            annotations.check_detection_uri(form["images_uri"])
+        _check_images(form)
     return advanced.for_data()
 
 
@@ -174,6 +185,8 @@ def check_prediction(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     rules.check_prediction_values(form)
+    if _was_checked(form):
+        return
     from kfp_vision.prediction import batch
     from kfp_vision.repository import version  # as in _check_images
 
@@ -191,6 +204,8 @@ def check_search(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     rules.check_search_values(form)
+    if _was_checked(form):
+        return
     from kfp_vision.networks import pretrained
     from kfp_vision.prediction import batch
     from kfp_vision.repository import version
@@ -207,6 +222,24 @@ def check_search(form: Mapping[str, Any]) -> None:
     if form["queries_uri"]:
         batch.check_images_uri(form["queries_uri"], "queries_uri")
     deploy_index.check_index_target(form["deploy_to"], form["model_uri"])
+
+
+def digest_form(form: Mapping[str, Any]) -> str:
+    """Hashes the values of a form, however KFP writes its numbers.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        The hash, in hex.
+    """
+    values = {"partitions": 1} | normalize_numbers(form)  # the stages take it, though not every form has it
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _was_checked(form: Mapping[str, Any]) -> bool:
+    """Returns whether the process that started this stage has just checked the same form, with all that it refers to."""
+    return os.environ.get(CHECKED_VARIABLE) == digest_form(form)
 
 
 def _check_images(form: Mapping[str, Any]) -> None:
@@ -252,7 +285,7 @@ def _gpus(form: Mapping[str, Any]) -> str:
 
 
 def _recipe(form: Mapping[str, Any], advanced: Advanced) -> str:
-    """Hashes what affects the trained model; see `Checked`. Settings given at their defaults count as not given."""
+    """Hashes what affects the trained model; see `RunPreflight`. Settings given at their defaults count as not given."""
     fields = {name: value for name, value in form.items() if name not in FIELDS_NOT_IN_RECIPE}
     fields["advanced"] = {name: value for name, value in asdict(advanced).items() if name not in ADVANCED_NOT_IN_RECIPE}
     return hashlib.sha256(json.dumps(normalize_numbers(fields), sort_keys=True).encode()).hexdigest()
@@ -268,6 +301,3 @@ if __name__ == "__main__":  # in a process of its own: TensorFlow needs much mem
     with retry.interactive():
         checked = CHECKS[sys.argv[1]](json.load(sys.stdin))
     print(json.dumps(checked._asdict() if hasattr(checked, "_asdict") else {}))
-
-
-# From here on, checks that also look at what the values refer to: stores, checkpoints, the cluster.

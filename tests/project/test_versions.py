@@ -85,7 +85,7 @@ def test_a_module_more_or_less_is_a_change(tree):
     assert release(tree, "check").returncode == 1
     (tree / "kfp_vision" / "another.py").unlink()
     assert release(tree, "check").returncode == 0
-    (tree / "kfp_vision" / "tally.py").unlink()
+    (tree / "kfp_vision" / "records" / "statistics.py").unlink()
     assert release(tree, "check").returncode == 1
 
 
@@ -109,7 +109,7 @@ def test_a_version_that_the_changes_do_not_begin_with_is_not_released(tree):
 
 
 def test_a_version_is_not_released_twice(tree):
-    rewrite(tree / "kfp_vision" / "tally.py", "import", "\nimport")
+    rewrite(tree / "kfp_vision" / "records" / "statistics.py", "import", "\nimport")
     before = (tree / "releases").read_text()
     done = release(tree, "record")
     assert done.returncode == 1 and "is released" in done.stderr

@@ -420,10 +420,10 @@ def test_of_many_who_read_at_a_time_one_says_each_try(place, monkeypatch, capsys
 PUBLISH = """
 import sys
 from pathlib import Path
-from kfp_vision import publishing
-from kfp_vision.repository import Version
+from kfp_vision.repository import publish
+from kfp_vision.repository.version import Version
 
-print(publishing.publish(Version(Path(sys.argv[1])), sys.argv[2]))
+print(publish.publish(Version(Path(sys.argv[1])), sys.argv[2]))
 """
 
 

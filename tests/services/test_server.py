@@ -738,7 +738,7 @@ def test_a_server_in_a_child_process_fails_as_the_command_does(tmp_path):
 def test_a_server_in_a_child_process_ends_with_its_parent(repository):
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom kfp_vision.serving import server\n"
-        "with server.running(Path(sys.argv[1])) as url:\n    print(url, flush=True)\n    time.sleep(10_000)\n"
+        "with server.run_server(Path(sys.argv[1])) as url:\n    print(url, flush=True)\n    time.sleep(10_000)\n"
     )
     command = [sys.executable, "-c", program, str(repository)]
     with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as parent:

@@ -40,7 +40,7 @@ def test_a_line_passed_on_from_another_process_is_the_same_line():
 def test_each_kind_of_error_ends_a_process_alike_and_survives_pickling(kind):
     error = pickle.loads(pickle.dumps(kind("a must be b", "c", "Set it to b.")))
     assert type(error) is kind and str(error) == "error: a must be b; got c. Set it to b."
-    done = ended(f"from kfp_vision import errors\nraise errors.{kind.__name__}('a must be b', 'c', 'Set it to b.')")
+    done = ended(f"from kfp_vision.core import errors\nraise errors.{kind.__name__}('a must be b', 'c', 'Set it to b.')")
     assert (done.returncode, done.stderr, done.stdout) == (1, f"{error}\n", "")
 
 

@@ -233,13 +233,14 @@ LONGEST_CONVERSION = 300  # seconds, several hundred times the usual duration; a
 CONVERT = """
 import sys
 from pathlib import Path
-from kfp_vision import catalog, records, splitting
+from kfp_vision.dataset.table import SPLITS
+from kfp_vision.records import convert
 
 root = Path(sys.argv[1])
-tables = {split: root / f"{split}.csv" for split in splitting.SPLITS}
-outputs = {split: root / split for split in splitting.SPLITS}
+tables = {split: root / f"{split}.csv" for split in SPLITS}
+outputs = {split: root / split for split in SPLITS}
 limits = {"images_per_shard": 100, "max_refused_ratio": 1.0, "summary": root / "summary.html"}
-records.write_tfrecords(tables, root, outputs, root / "refused.csv", max_side=int(sys.argv[2]), **limits)
+convert.write_tfrecords(tables, root, outputs, root / "refused.csv", max_side=int(sys.argv[2]), **limits)
 """
 
 

@@ -366,8 +366,9 @@ def test_a_refusal_leaves_the_list_and_no_records(photos, tmp_path, written):
 
 def test_tensorflow_is_not_imported_to_write_records():
     program = (
-        "import sys; from kfp_vision.records.folder import Checked, Row, example; "
-        "example(Row('', 'a', 0, '', ''), Checked(b'', 'png', 1, 1), 0); print('tensorflow' in sys.modules)"
+        "import sys; from kfp_vision.dataset.images import ValidImage; from kfp_vision.dataset.table import ImageRow; "
+        "from kfp_vision.records.example import encode_example; "
+        "encode_example(ImageRow('', 'a', 0, '', ''), ValidImage(b'', 'png', 1, 1), 0); print('tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -97,14 +97,14 @@ def at_once(given: Tables, root: Path) -> Path:
 BY_PROCESSES = """
 import json, sys
 from pathlib import Path
-from kfp_vision import partitioning
+from kfp_vision.records import partitions
 
 folder, out, processes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 splits = ("train", "validation", "test")
 how = {"images_per_shard": int(sys.argv[4]), "max_refused_ratio": 0.5, "left_out": folder / "left_out"}
 how |= {"partition": 0, "partitions": 1, "summary": out / "page.html", "counts": out / "tally", "processes": processes}
 tables, outputs = ({split: place / split for split in splits} for place in (folder, out))
-partitioning.write_tfrecords(tables, folder / "label_map", outputs, out / "refused", **how)
+partitions.write_one_partition(tables, folder / "label_map", outputs, out / "refused", **how)
 """
 
 
@@ -140,9 +140,9 @@ def test_what_a_process_ends_with_is_said_as_if_it_had_been_this_one(tmp_path):
 PROCESSES = """
 import sys
 from pathlib import Path
-from kfp_vision import partitioning
+from kfp_vision.records import partitions
 tables = {split: Path(sys.argv[1]) / split for split in ("train", "validation", "test")}
-print(partitioning._choose_processes(tables, {"train": 24, "validation": 10, "test": 6}, 5))
+print(partitions._choose_processes(tables, {"train": 24, "validation": 10, "test": 6}, 5))
 """
 
 

@@ -29,7 +29,9 @@ from pathlib import Path
 
 import google_crc32c, jinja2, matplotlib.backends.backend_svg, matplotlib.figure, PIL.Image
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from kfp_vision import catalog, partitioning, splitting
+from kfp_vision.dataset import ingest as ingestion
+from kfp_vision.dataset import split as splitting
+from kfp_vision.records import partitions
 
 PIL.Image.init()
 folder, photos = Path(sys.argv[1]), sys.argv[2]
@@ -39,7 +41,7 @@ left_out, label_map = folder / "left_out.csv", folder / "label_map"
 
 
 def ingest():
-    catalog.ingest(photos, check_images=True, splits=3, table=folder / "images.csv", page=folder / "data.html")
+    ingestion.ingest_images(photos, check_images=True, splits=3, table=folder / "images.csv", page=folder / "data.html")
 
 
 def split():
@@ -51,7 +53,7 @@ def write(processes=1):
     how = {"images_per_shard": 7, "max_refused_ratio": 0.5, "left_out": left_out, "summary": folder / "summary.html"}
     how |= {"partition": 0, "partitions": 1, "processes": processes}
     outputs = {split: folder / split for split in splits}
-    partitioning.write_tfrecords(tables, label_map, outputs, folder / "refused.csv", **how)
+    partitions.write_one_partition(tables, label_map, outputs, folder / "refused.csv", **how)
 
 
 for line in sys.stdin:

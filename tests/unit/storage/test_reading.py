@@ -547,7 +547,9 @@ def test_what_killed_processes_left_beside_an_output_goes_with_the_next_writer(t
 
 
 def test_what_killed_processes_worked_in_goes_with_the_next_who_needs_room(scratch):
-    program = "from kfp_vision import storage\nwith storage.temporary() as folder: print(folder, flush=True); input()"
+    program = (
+        "from kfp_vision.storage import atomic\nwith atomic.temporary_folder() as folder: print(folder, flush=True); input()"
+    )
     command = [sys.executable, "-c", program]
     folders = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed:

@@ -50,7 +50,7 @@ def test_a_name_gives_the_same_bytes_again_in_any_order():
 def test_a_fresh_process_draws_the_same_bytes():
     here = hashlib.sha256(b"".join(sample.draw(name) for name in SOME_NAMES)).hexdigest()
     program = (
-        "import hashlib, sys; from kfp_vision import sample; "
+        "import hashlib, sys; from kfp_vision.storage import sample; "
         "print(hashlib.sha256(b''.join(sample.draw(name) for name in sys.argv[1:])).hexdigest(), sample.fingerprint())"
     )
     root = pathlib.Path(sample.__file__).parents[2]

@@ -158,10 +158,10 @@ def test_another_seed_gives_another_order_and_other_crops(numbered):
 HASH_OF_BATCHES = """
 import hashlib, itertools, sys
 from pathlib import Path
-from kfp_vision import inputs
+from kfp_vision.training import input_pipeline
 folder, first, steps, options = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
-how = inputs.Augmentation(**options.pop("augmentation", {}))
-batches = inputs.training_batches(folder, image_size=24, batch_size=8, seed=7, augmentation=how, first_step=first, **options)
+how = input_pipeline.Augmentation(**options.pop("augmentation", {}))
+batches = input_pipeline.training_batches(folder, image_size=24, batch_size=8, seed=7, augmentation=how, first_step=first, **options)
 for pictures, labels in itertools.islice(batches, steps):
     print(hashlib.sha256(pictures.numpy().tobytes() + labels.numpy().tobytes()).hexdigest())
 """
@@ -244,9 +244,9 @@ def test_a_late_start_costs_no_reading(numbered):
 GROWTH = """
 import resource, sys
 from pathlib import Path
-from kfp_vision import inputs
-how = inputs.Augmentation()
-batches = iter(inputs.training_batches(Path(sys.argv[1]), image_size=24, batch_size=4, seed=0, augmentation=how))
+from kfp_vision.training import input_pipeline
+how = input_pipeline.Augmentation()
+batches = iter(input_pipeline.training_batches(Path(sys.argv[1]), image_size=24, batch_size=4, seed=0, augmentation=how))
 next(batches)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for _ in range(int(sys.argv[2])):

@@ -69,7 +69,7 @@ from kfp_vision.training import devices
 
 (processor,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
-devices.strategy = lambda gpu_count: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+devices.choose_strategy = lambda gpu_count: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 sys.exit(cli.main(sys.argv[1:]))
 """
 
