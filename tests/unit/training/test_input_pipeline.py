@@ -161,7 +161,8 @@ from pathlib import Path
 from kfp_vision.training import input_pipeline
 folder, first, steps, options = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
 how = input_pipeline.Augmentation(**options.pop("augmentation", {}))
-batches = input_pipeline.training_batches(folder, image_size=24, batch_size=8, seed=7, augmentation=how, first_step=first, **options)
+options |= {"augmentation": how, "first_step": first}
+batches = input_pipeline.training_batches(folder, image_size=24, batch_size=8, seed=7, **options)
 for pictures, labels in itertools.islice(batches, steps):
     print(hashlib.sha256(pictures.numpy().tobytes() + labels.numpy().tobytes()).hexdigest())
 """
