@@ -67,7 +67,7 @@ def container_runner(
 
     Example:
         ```python
-        with runner(pipeline, values, run_dir) as kfp_runner:
+        with container_runner(pipeline, values, run_dir) as kfp_runner:
             local.init(kfp_runner, pipeline_root=str(run_dir))
         ```
     """
@@ -167,7 +167,7 @@ def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
 
     Args:
         values: values of all fields.
-        user: user of the containers, from `user_for`.
+        user: user of the containers, from `container_user`.
 
     Returns:
         The mounts, read-only ones first.

@@ -150,7 +150,8 @@ def run(
         debug: show everything that KFP and the stages print.
 
     Returns:
-        The results as `collect` returns them, and skipped, the stages that did not run, and seconds, by stage and in total.
+        The results as `outputs.collect_results` returns them, and skipped, the stages that did not run, and seconds, by stage
+        and in total.
 
     Raises:
         InputError: a stage failed (the message of the first one that did, or its name if it was killed), or the container

@@ -31,7 +31,7 @@ class InputError(SystemExit):
 
     Args:
         rule: what must hold, as `X must be ...`.
-        value: what was given instead; printed by `shown`.
+        value: what was given instead; printed by `format_value`.
         remedy: what to do, as a sentence.
 
     Example:
@@ -82,7 +82,7 @@ class DamagedError(InputError):
 
 
 def format_value(value: object, limit: int = 600) -> str:
-    """Formats a value for a message: on one line, truncated, and `without_secrets`.
+    """Formats a value for a message: on one line, truncated, and `redact`.
 
     Args:
         value: any object; anything but a string is shown by its `repr`.

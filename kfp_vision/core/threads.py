@@ -31,7 +31,7 @@ def ordered_map(
 
     Example:
         ```python
-        for image in mapped(read, uris, workers=8, limit=64):
+        for image in ordered_map(read, uris, workers=8, limit=64):
             show(image)
         ```
     """

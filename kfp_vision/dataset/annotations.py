@@ -158,7 +158,7 @@ def parse_annotation(encoded: bytes) -> Annotation:
         The annotation as written, with boxes in pixels.
 
     Raises:
-        Refused: the file is not a valid annotation; the message is the reason.
+        Rejected: the file is not a valid annotation; the message is the reason.
     """
     from defusedxml import DefusedXmlException, ElementTree
 
@@ -182,7 +182,7 @@ def normalize_boxes(annotation: Annotation, width: int, height: int, orientation
     """Normalises the boxes of an annotation to the size of the upright image, and clips them at its edges.
 
     Args:
-        annotation: as `read_xml` returns it.
+        annotation: as `parse_annotation` returns it.
         width: of the upright image in pixels.
         height: of the upright image in pixels.
         orientation: EXIF orientation, 1 to 8. The boxes of a rotated image are used only if the size in the annotation shows
@@ -192,7 +192,7 @@ def normalize_boxes(annotation: Annotation, width: int, height: int, orientation
         The boxes with coordinates from 0 to 1.
 
     Raises:
-        Refused: the annotation contradicts the image, or a box is empty or outside it.
+        Rejected: the annotation contradicts the image, or a box is empty or outside it.
     """
     annotated = (annotation.width, annotation.height)
     if orientation != UPRIGHT and (orientation not in SIDEWAYS or annotated != (width, height) or width == height):
@@ -211,7 +211,7 @@ def read_boxes(row: ImageRow) -> list[Box]:
         row: of the image in the table.
 
     Raises:
-        Refused: the annotation cannot be used; the message is the reason.
+        Rejected: the annotation cannot be used; the message is the reason.
     """
     content = json.loads(row.objects)
     if isinstance(content, str):
@@ -321,7 +321,7 @@ def detection_features(
         The values of each feature, by the feature's name.
 
     Raises:
-        Refused: the annotation cannot be used; the message is the reason.
+        Rejected: the annotation cannot be used; the message is the reason.
     """
     found = read_boxes(row)
     return {

@@ -60,24 +60,24 @@ def validate_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> ValidImage:
     """Validates an image, and re-encodes it as RGB JPEG if TensorFlow cannot decode it or it is not upright.
 
     Args:
-        encoded: the file's bytes, in any format of `PILLOW_OPENS`.
+        encoded: the file's bytes, in any format of `PILLOW_FORMATS`.
         max_pixels: upper limit for width times height.
 
     Returns:
         The valid image, with its original bytes if possible.
 
     Raises:
-        Refused: The bytes are empty, not an image, truncated or damaged, or the image is too large or too slow to decode.
+        Rejected: The bytes are empty, not an image, truncated or damaged, or the image is too large or too slow to decode.
 
     Example:
-        image = checked(Path("photo.webp").read_bytes())
+        image = validate_image(Path("photo.webp").read_bytes())
         image.format, image.height, image.width  # ("jpeg", 480, 640)
     """
     return _validate(encoded, max_pixels, None)[0]
 
 
 def validate_and_decode(encoded: bytes, side: int, max_pixels: int = MAX_PIXELS) -> tuple[ValidImage, Image.Image]:
-    """Validates an image as `checked` does, and also returns its pixels, which saves decoding it again.
+    """Validates an image as `validate_image` does, and also returns its pixels, which saves decoding it again.
 
     Args:
         encoded: the file's bytes.
@@ -88,7 +88,7 @@ def validate_and_decode(encoded: bytes, side: int, max_pixels: int = MAX_PIXELS)
         The valid image, and its pixels in RGB.
 
     Raises:
-        Refused: As for `checked`.
+        Rejected: As for `validate_image`.
     """
     valid, pixels = _validate(encoded, max_pixels, side)
     return valid, _to_rgb(pixels)
@@ -130,7 +130,7 @@ def check_pixel_count(width: int, height: int, max_pixels: int = MAX_PIXELS) -> 
         max_pixels: upper limit for width times height.
 
     Raises:
-        Refused: The image is larger.
+        Rejected: The image is larger.
     """
     if width * height > max_pixels:
         raise Rejected(f"{width} x {height} pixels, more than {max_pixels // 1_000_000} million")
@@ -145,7 +145,7 @@ def check_jpeg_scans(encoded: bytes, width: int, height: int) -> None:
         height: in pixels.
 
     Raises:
-        Refused: The JPEG is large and has more scans than any camera or program writes.
+        Rejected: The JPEG is large and has more scans than any camera or program writes.
     """
     if width * height * len(encoded) > MAX_QUICK_WORK and (scans := len(JPEG_SCAN_HEADER.findall(encoded))) > MAX_SCANS:
         raise Rejected(f"a JPEG of {scans:,} scans, which takes too long to decode")
@@ -219,7 +219,7 @@ def encode_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> Vali
         The encoded image.
 
     Raises:
-        Refused: The mode (32-bit integer or float) does not define a white level.
+        Rejected: The mode (32-bit integer or float) does not define a white level.
     """
     if image.mode in ("I", "F"):
         raise Rejected(f"pixels of mode {image.mode}, whose white level is unknown")

@@ -79,7 +79,7 @@ def read_import_file(uri: str) -> list[ImportEntry]:
     """Reads an import file.
 
     Args:
-        uri: of the file; its suffix, one of `SUFFIXES`, selects the format.
+        uri: of the file; its suffix, one of `IMPORT_SUFFIXES`, selects the format.
 
     Returns:
         The entries in the order of the file. Relative URIs are resolved against the location of the file; numeric labels of
@@ -89,7 +89,7 @@ def read_import_file(uri: str) -> list[ImportEntry]:
         InputError: a line is invalid; the message names the file and the line.
 
     Example:
-        for entry in read("s3://bucket/flowers.csv"):
+        for entry in read_import_file("s3://bucket/flowers.csv"):
             print(entry.uri, entry.label, entry.split)
     """
     uri = uris.absolute_uri(uri)

@@ -84,7 +84,8 @@ def ingest_images(
             no image.
 
     Example:
-        found = ingest("s3://bucket/flowers", check_images=True, splits=3, table=Path("images.csv"), page=Path("summary.html"))
+        outputs = {"table": Path("images.csv"), "page": Path("summary.html")}
+        found = ingest_images("s3://bucket/flowers", check_images=True, splits=3, **outputs)
         found.classes  # {"daisy": 633, "tulips": 799}
     """
     from kfp_vision.dataset import annotations  # detection imports this module

@@ -30,7 +30,7 @@ def write_split_tables(images: Path, tables: Path, label_map: Path, **options: A
 
     Args:
         images: the table of all images, as `table.write_table` writes it.
-        tables: output folder; `table_of` names its files.
+        tables: output folder; `split_table` names its files.
         label_map: output folder of the label map.
         options: validation_ratio, test_ratio and conflicting_labels, as for `split_images`.
 
@@ -41,7 +41,7 @@ def write_split_tables(images: Path, tables: Path, label_map: Path, **options: A
         InputError: a class would have no images left to train on.
 
     Example:
-        counts = write_tables(Path("images.csv"), Path("tables"), Path("labels"), validation_ratio=0.2, test_ratio=0.1)
+        counts = write_split_tables(Path("images.csv"), Path("tables"), Path("labels"), validation_ratio=0.2, test_ratio=0.1)
         counts  # {"train": 70, "validation": 20, "test": 10, "left_out": 0}
     """
     with replacing(tables) as temporary:
@@ -51,11 +51,11 @@ def write_split_tables(images: Path, tables: Path, label_map: Path, **options: A
 
 
 def split_table(tables: Path, name: str) -> Path:
-    """Returns the path of a table in the folder that `write_tables` writes.
+    """Returns the path of a table in the folder that `write_split_tables` writes.
 
     Args:
         tables: the folder.
-        name: one of `SPLITS`, or `LEFT_OUT`.
+        name: one of `SPLITS`, or `LEFT_OUT_TABLE`.
     """
     return tables / f"{name}.csv"
 

@@ -114,7 +114,7 @@ def conflicting_values(rows: Iterable[ImageRow], column: str) -> dict[str, list[
 
     Args:
         rows: of the table.
-        column: an attribute of `Row`; empty values are ignored.
+        column: an attribute of `ImageRow`; empty values are ignored.
 
     Returns:
         The sorted values of each such image, by its content id.
@@ -148,7 +148,7 @@ def read_table(table: Path) -> Iterator[ImageRow]:
     Labels and splits are interned, which saves memory in large tables.
 
     Args:
-        table: as `write` writes it; the columns may be in any order.
+        table: as `write_table` writes it; the columns may be in any order.
     """
     with table.open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
@@ -162,7 +162,7 @@ def count_rows(table: Path) -> int:
     """Returns the number of rows of a table.
 
     Args:
-        table: as `write` writes it.
+        table: as `write_table` writes it.
     """
     with table.open(newline="", encoding="utf-8") as file:
         return max(0, sum(1 for _ in csv.reader(file)) - 1)
@@ -172,7 +172,7 @@ def write_table_slice(table: Path, rows: range, part: Path) -> None:
     """Copies consecutive rows of a table to another.
 
     Args:
-        table: as `write` writes it.
+        table: as `write_table` writes it.
         rows: row numbers, from 0.
         part: output table.
     """

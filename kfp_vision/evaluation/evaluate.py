@@ -50,7 +50,7 @@ class Evaluation:
         network: name of the network.
         split: the evaluated split, `test` or `validation`.
         metrics: the metrics on that split.
-        deployed: comparison with the deployed model, see `compared`; None without one.
+        deployed: comparison with the deployed model, see `gate.compare_with_deployed`; None without one.
         verdict: whether the model is accepted.
         test_picture: uri, prediction and score of the test image; None without one.
     """
@@ -99,7 +99,7 @@ def evaluate_classifier(
         InputError: there are no held-out images, the records are damaged, or the test image cannot be read.
 
     Example:
-        criteria = Wishes(min_accuracy=0.9, deploy_to="none", test_image_uri="", advanced={})
+        criteria = Criteria(min_accuracy=0.9, deploy_to="none", test_image_uri="", advanced={})
         files = {name: Path(name) for name in ("evaluation", "page", "verdict")}
         evaluate_classifier(Path("model"), Path("validation"), Path("test"), criteria, **files).metrics.accuracy
     """
@@ -182,7 +182,7 @@ def confused_images(predictions: Predictions, labels: list[str], pair: Mapping[s
         pair: label and prediction, as in `metrics.confused_pairs`.
 
     Returns:
-        At most `MISTAKES_A_PAIR` positions in `predictions`, by descending confidence.
+        At most `MAX_MISTAKES_PER_PAIR` positions in `predictions`, by descending confidence.
     """
     true, predicted = labels.index(pair["label"]), labels.index(pair["prediction"])
     places = np.flatnonzero((predictions.labels == true) & (predictions.predicted == predicted))
@@ -196,7 +196,7 @@ def sample_predictions(predictions: Predictions) -> list[dict[str, Any]]:
         predictions: the predictions.
 
     Returns:
-        At most `ANSWERS_KEPT` rows of name and probabilities.
+        At most `MAX_SAMPLED_PREDICTIONS` rows of name and probabilities.
     """
     chosen = np.unique(np.linspace(0, len(predictions.names) - 1, MAX_SAMPLED_PREDICTIONS).astype(int))
     return [{"name": predictions.names[at], "probabilities": predictions.probabilities[at].tolist()} for at in chosen]

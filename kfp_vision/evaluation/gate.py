@@ -74,7 +74,7 @@ def decide(
 
     Args:
         metrics: metrics of the model.
-        deployed: the result of `compared`; None if nothing is deployed.
+        deployed: the result of `compare_with_deployed`; None if nothing is deployed.
         min_accuracy: minimum accuracy, 0 to 1; 0 for none.
         beat_largest_class: whether the model must be significantly better than always predicting the largest class.
 

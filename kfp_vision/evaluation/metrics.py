@@ -71,7 +71,7 @@ class ClassificationMetrics:
         roc: see `roc_curve`.
         calibration: see `calibration`.
         by_size: see `by_size`.
-        largest_class: see `beside_largest_class`.
+        largest_class: see `largest_class_test`.
     """
 
     images: int
@@ -110,8 +110,9 @@ def classification_metrics(predictions: Predictions, labels: list[str]) -> Class
         The metrics.
 
     Example:
-        predictions = Answers(["a.jpg", "b.jpg"], np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([480, 480]))
-        measured(predictions, ["daisy", "rose"]).accuracy  # 0.5
+        probabilities = np.array([[0.9, 0.1], [0.6, 0.4]])
+        predictions = Predictions(["a.jpg", "b.jpg"], np.array([0, 1]), probabilities, np.array([480, 480]))
+        classification_metrics(predictions, ["daisy", "rose"]).accuracy  # 0.5
     """
     from scipy import stats
     from sklearn import metrics
@@ -179,7 +180,8 @@ def confused_pairs(matrix: npt.NDArray[np.integer[Any]], labels: list[str]) -> l
         labels: class names, by class index.
 
     Returns:
-        At most `PAIRS_KEPT` rows of label, prediction, images and share (of the label's images), the most frequent first.
+        At most `MAX_CONFUSED_PAIRS` rows of label, prediction, images and share (of the label's images), the most frequent
+        first.
     """
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED_PAIRS]

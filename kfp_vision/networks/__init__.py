@@ -29,7 +29,7 @@ class Network:
         image_size: default height and width of the images in pixels.
         smallest: smallest image size that it can be built for.
         has_widths: whether it can be built with a `depth_multiplier` other than 1.
-        imagenet: source of the weights trained on ImageNet: a URL, `KERAS`, or empty if none are published.
+        imagenet: source of the weights trained on ImageNet: a URL, `KERAS_APPLICATIONS`, or empty if none are published.
         checkpoint_name: function that maps layer and weight to the name in a published checkpoint, as `module.function`; empty
             for `layer/weight`.
         checkpoint_value: function that maps such a name and its value to the value in this network; empty for the same value.

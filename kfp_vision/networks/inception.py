@@ -167,7 +167,7 @@ def scale_channels(channels: int, multiplier: float) -> int:
         multiplier: factor of the width.
 
     Returns:
-        Channels, at least `MIN_DEPTH`.
+        Channels, at least `MIN_CHANNELS`.
     """
     return max(int(channels * multiplier), MIN_CHANNELS)
 

@@ -59,7 +59,7 @@ def load_pretrained(model: Any, network: Network, uri: str) -> bool:
     Example:
         >>> network = NETWORKS["resnet50"]
         >>> model = network.build(5)
-        >>> load(model, network, "imagenet")
+        >>> load_pretrained(model, network, "imagenet")
         False
 
     Args:

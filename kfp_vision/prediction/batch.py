@@ -6,18 +6,14 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, apply_to_valid
 from kfp_vision.reports import results
 from kfp_vision.storage import atomic, reading, uris
-
-if TYPE_CHECKING:
-    pass
-from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, apply_to_valid
 
 CLASSIFY_BATCH_SIZE = 32  # images
 PREDICTION_COLUMNS = ("path", "label", "prediction", "score")

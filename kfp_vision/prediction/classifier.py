@@ -44,7 +44,7 @@ AnswerT = TypeVar("AnswerT")  # what a request returns for an image
 
 
 class ImageClassifier(Protocol):
-    """A classifier of images: a model in this process (`Classifier`), or a server (`Service`)."""
+    """A classifier of images: a model in this process (`Classifier`), or a server (`ServingClient`)."""
 
     def classify(self, images: Sequence[bytes]) -> list[Answer]:
         """Classifies images.
@@ -72,7 +72,7 @@ class Classifier:
         InputError: The model does not load, or its answers do not match its metadata.
 
     Example:
-        classifier = Classifier(repository.exported(Path("runs/flowers/model")))
+        classifier = Classifier(exported_version(Path("runs/flowers/model")))
         (answer,) = classifier.classify([Path("daisy.jpg").read_bytes()])
         print(answer if isinstance(answer, Refused) else f"{answer.label}: {answer.score:.3f}")
     """
@@ -113,7 +113,7 @@ class Classifier:
         """Compiles a function that decodes and crops images for `classify_crops` and `embed_crops`.
 
         Returns:
-            A thread-safe function from an encoded image, as `readable` returns it, to its crop or why it is rejected.
+            A thread-safe function from an encoded image, as `to_decodable` returns it, to its crop or why it is rejected.
         """
         import tensorflow as tf
 
@@ -156,10 +156,10 @@ class Classifier:
         return apply_to_valid(self.classify_valid, (to_decodable(image, self.max_pixels) for image in images))
 
     def classify_valid(self, encoded: list[bytes]) -> list[Answer]:
-        """Classifies images that have passed `readable`.
+        """Classifies images that have passed `to_decodable`.
 
         Args:
-            encoded: Images as `readable` returns them.
+            encoded: Images as `to_decodable` returns them.
 
         Returns:
             For each image its prediction, or why TensorFlow rejected it.

@@ -3,16 +3,13 @@
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction import authentication
-from kfp_vision.storage import uris
-
-if TYPE_CHECKING:
-    pass
 from kfp_vision.prediction.classifier import Answer, AnswerT, Prediction
+from kfp_vision.storage import uris
 
 IMAGES_PER_REQUEST = 16
 BYTES_PER_REQUEST = 8 << 20

@@ -84,7 +84,7 @@ def check_nodes(demand: NodeRequirements) -> None:
         InputError: no node fits.
 
     Example:
-        check(Demand("nvidia.com/gpu", count=1, labels={"pool": "gpu"}))
+        check_nodes(NodeRequirements("nvidia.com/gpu", count=1, labels={"pool": "gpu"}))
     """
     if not (demand.count or demand.labels) or not _is_stage():
         return

@@ -238,7 +238,7 @@ def _check_partitions(partitions: Any) -> None:
 
 
 def _check_list(name: str, values: Any) -> None:
-    """Checks one of the lists of `SWEPT`."""
+    """Checks one of the lists of `SWEPT_FIELDS`."""
     check_type(name, values, list, SWEEP_EXAMPLES[name])
     if not values or any(value in values[:place] for place, value in enumerate(values)):
         rule = f"{name} must hold one {trials.SWEPT_FIELDS[name].replace('_', ' ')} or several different ones"

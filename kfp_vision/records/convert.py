@@ -58,7 +58,7 @@ def convert_image(encoded: bytes, row: ImageRow, *, check_pixels: bool = True, m
         The image for the record.
 
     Raises:
-        Refused: the bytes are not a usable image, or not those listed in the table.
+        Rejected: the bytes are not a usable image, or not those listed in the table.
     """
     unchanged = table.md5_hex(encoded) == row.content_id if check_pixels else len(encoded) == row.bytes
     if not unchanged:
@@ -78,7 +78,7 @@ def shrink_image(image: ValidImage, max_side: int) -> ValidImage:
         The shrunk image, or the same one if it is small enough.
 
     Raises:
-        Refused: the image cannot be decoded; does not happen if its pixels were checked.
+        Rejected: the image cannot be decoded; does not happen if its pixels were checked.
     """
     if max(image.height, image.width) <= max_side:
         return image
@@ -105,7 +105,7 @@ def _check_header(encoded: bytes) -> ValidImage:
             if readable and opened.getexif().get(ExifTags.Base.Orientation, 1) == 1:
                 return ValidImage(encoded, "png" if opened.format == "PNG" else "jpeg", opened.height, opened.width)
     except (OSError, SyntaxError, ValueError):
-        pass  # `checked` finds the reason
+        pass  # `validate_image` finds the reason
     return validate_image(encoded)
 
 

@@ -169,7 +169,7 @@ def read_examples(folder: Path) -> Iterator[tuple[str, bytes, str]]:
         (name, encoded image, label) of each example.
 
     Raises:
-        InputError: as `read_framed` does.
+        InputError: as `read_framed_records` does.
     """
     for record in read_framed_records(folder):
         yield decode_example(record[FRAME_HEAD:-FRAME_FOOT])
@@ -186,7 +186,7 @@ def read_framed_records(folder: Path, called: str = "") -> Iterator[bytes]:
         The bytes of each record, frame included.
 
     Raises:
-        InputError: as `check_whole` does; for a changed shard only after its last record.
+        InputError: as `verify_records` does; for a changed shard only after its last record.
     """
     info, count = check_shard_sizes(folder), 0
     for name in info.shards:
@@ -246,7 +246,7 @@ def check_records_uri(uri: str, field: str) -> None:
     """Checks that a URI holds the records of all splits; of a remote archive, only that it exists.
 
     Args:
-        uri: as in `fetch`.
+        uri: as in `copy_records`.
         field: the parameter that holds the URI, for error messages.
 
     Raises:

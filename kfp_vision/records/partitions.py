@@ -83,20 +83,20 @@ def write_partition_folder(tables: Path, label_map: Path, part: Path, **options:
 def join_partitions(
     parts: Sequence[Path], tables: Path, outputs: dict[str, Path], refused: Path, **options: Any
 ) -> dict[str, RecordsInfo]:
-    """Joins the folders that `write_partition` wrote to the records that `write_all` would have written.
+    """Joins the folders that `write_partition_folder` wrote to the records that `write_all_records` would have written.
 
     Args:
         parts: the folders, in the order of the partitions.
         tables: the folder of `split.write_split_tables`.
-        outputs: as in `join_records`.
-        refused: as in `join_records`.
-        **options: of `join_records`.
+        outputs: as in `join_parts`.
+        refused: as in `join_parts`.
+        **options: of `join_parts`.
 
     Returns:
         Split name to the contents of its folder.
 
     Raises:
-        InputError: as `join_records` does.
+        InputError: as `join_parts` does.
     """
     by_name = {name: [part / name for part in parts] for name in (*SPLITS, REJECTS_FILE, STATISTICS_FILE)}
     return join_parts(by_name, outputs, refused, left_out=split_table(tables, LEFT_OUT_TABLE), **options)
@@ -121,7 +121,7 @@ def write_one_partition(
 ) -> dict[str, RecordsInfo]:
     """Writes one partition of the records on all cores; with one partition, all records.
 
-    With several partitions, `join_records` checks the share of rejected images, over all of them.
+    With several partitions, `join_parts` checks the share of rejected images, over all of them.
 
     Args:
         tables: as in `convert.write_tfrecords`.

@@ -59,13 +59,13 @@ class RecordStatistics:
         classes: label to split to number of images; an image with boxes of several classes counts for each.
         boxes: whether the images have boxes, for an object detector.
         bytes: total size of the encoded images.
-        sides: number of images by longer side, in the bins of `SIDES`.
-        ratios: number of images by width over height, in the bins of `RATIOS`; the outermost bins are open.
+        sides: number of images by longer side, in the bins of `SIDE_EDGES`.
+        ratios: number of images by width over height, in the bins of `ASPECT_RATIO_EDGES`; the outermost bins are open.
         smallest: smallest longer side in pixels; 0 without images.
         largest: largest longer side in pixels; 0 without images.
-        small: number of images with a side below `SEEN`.
-        large: number of images with a side above `LARGE`.
-        long: number of images with an aspect ratio beyond `LONG`.
+        small: number of images with a side below `INPUT_SIDE`.
+        large: number of images with a side above `LARGE_SIDE`.
+        long: number of images with an aspect ratio beyond `ELONGATED_RATIO`.
         anew: reason to number of images that were re-encoded for it.
         copies: number of images with the same bytes as the one before.
         conflicting: number of those copies that have another label.

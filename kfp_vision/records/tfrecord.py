@@ -55,7 +55,7 @@ def write_shard(path: Path, records: Iterable[list[bytes]]) -> tuple[Shard, int]
 
     Args:
         path: of the file.
-        records: each framed, in pieces; see `framed`.
+        records: each framed, in pieces; see `frame_record`.
 
     Returns:
         The size and checksum of the file, and the number of records.

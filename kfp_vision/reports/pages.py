@@ -10,16 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
-from kfp_vision.reports import charts, formatting
+from kfp_vision.reports import charts, formatting, thumbnails
 from kfp_vision.storage.atomic import replacing
-
-if TYPE_CHECKING:
-    pass
-from kfp_vision.reports import thumbnails
 
 MIN_REPORTED_WAIT = 0.1  # share of the time spent waiting for images; less is within the noise of the rate
 MAX_HUES = 12  # classes with a colour of their own on a map; the others are grey
@@ -71,7 +67,7 @@ def write_summary_page(
     Example:
         write_summary_page(
             Path("summary.html"), source="gs://flowers", classes={"daisy": 633}, total_bytes=45_000_000, skipped={"hidden": 2},
-            notes=[], samples={"daisy": [thumbnail(Picture("1.jpg", encoded))]},
+            notes=[], samples={"daisy": [thumbnails.thumbnail(EncodedImage("1.jpg", encoded))]},
         )
     """
     images = sum(classes.values()) if images is None else images

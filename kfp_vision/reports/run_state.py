@@ -132,7 +132,7 @@ class RunReport:
 
 
 def inspect_run(run_id: str, *, name_known: bool) -> RunReport:
-    """Finds out how a run ended, within `SECONDS_IN_ALL` seconds. Failed requests are printed as warnings.
+    """Finds out how a run ended, within `TOTAL_TIMEOUT` seconds. Failed requests are printed as warnings.
 
     Args:
         run_id: KFP's id of the run.
@@ -142,7 +142,7 @@ def inspect_run(run_id: str, *, name_known: bool) -> RunReport:
         What is known about the run.
 
     Example:
-        for stage in find("8a2f1c0e-...", name_known=True).failed or ():
+        for stage in inspect_run("8a2f1c0e-...", name_known=True).failed or ():
             print(stage.title, stage.error)
     """
     sources = _Sources(run_id)
@@ -314,7 +314,7 @@ class _Gone(Exception):
 
 
 class _Sources:
-    """Reads a run from Kubernetes, or else from KFP, within `SECONDS_IN_ALL` seconds."""
+    """Reads a run from Kubernetes, or else from KFP, within `TOTAL_TIMEOUT` seconds."""
 
     def __init__(self, run_id: str):
         self._run_id = run_id

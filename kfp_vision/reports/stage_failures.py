@@ -66,7 +66,7 @@ def read_log(log: Iterable[str]) -> StageLog:
         The extracted lines.
 
     Example:
-        read(["outcome: 20 images in 2 files", "error: the disk is full"]).error  # "the disk is full"
+        read_log(["outcome: 20 images in 2 files", "error: the disk is full"]).error  # "the disk is full"
     """
     error, fatal, killed, announced = "", "", False, []
     in_traceback, ignored, before = False, False, ""
@@ -94,7 +94,7 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[str]:
         chunks: pieces of UTF-8 text, of any size.
 
     Yields:
-        The lines, each cut to `LONGEST_LINE` bytes.
+        The lines, each cut to `MAX_LOG_LINE_BYTES` bytes.
     """
     rest = b""
     for chunk in chunks:
@@ -194,7 +194,7 @@ def clean_line(line: str) -> str:
         line: any text.
 
     Returns:
-        The text on one line, cut to `LONGEST` characters.
+        The text on one line, cut to `MAX_LINE_LENGTH` characters.
     """
     line = redact(" ".join(line.split()))
     return line if len(line) <= MAX_LINE_LENGTH else f"{line[:MAX_LINE_LENGTH]}..."

@@ -127,8 +127,8 @@ def publish(version: Version, uri: str, kept: int = 0) -> int:
         InputError: The repository holds a model of another name, or the store denies access or does not answer.
 
     Example:
-        version = repository.exported(Path("runs/flowers/model"))
-        number = publishing.publish(version, "s3://bucket/models/flowers", kept=5)
+        version = exported_version(Path("runs/flowers/model"))
+        number = publish(version, "s3://bucket/models/flowers", kept=5)
     """
     repository = repository_at(uri)
     published = repository.versions()

@@ -83,7 +83,7 @@ def build_regions(vectors: npt.NDArray[np.float16], file: Path, seed: int = 0) -
         seed: Seed for choosing training vectors and test queries.
 
     Returns:
-        The fewest probes that reach `WANTED_RECALL`, approximately, and the recall with them.
+        The fewest probes that reach `TARGET_RECALL`, approximately, and the recall with them.
     """
     import faiss
 
@@ -114,7 +114,7 @@ def build_regions(vectors: npt.NDArray[np.float16], file: Path, seed: int = 0) -
 
 
 def _fewest(measure: Callable[[int], Recall], regions: int) -> Recall:
-    """Returns the fewest probes that reach `WANTED_RECALL`, approximately: doubles them until they do, then bisects."""
+    """Returns the fewest probes that reach `TARGET_RECALL`, approximately: doubles them until they do, then bisects."""
     too_few, enough = 0, measure(1)
     while enough.recall < TARGET_RECALL and enough.probes < regions:
         too_few, enough = enough.probes, measure(min(regions, 2 * enough.probes))
@@ -128,7 +128,7 @@ def _fewest(measure: Callable[[int], Recall], regions: int) -> Recall:
 
 
 def read_regions(file: Path) -> Any:
-    """Reads the faiss index that `build` wrote.
+    """Reads the faiss index that `build_regions` wrote.
 
     Args:
         file: The file.
@@ -152,7 +152,7 @@ def search_approximate(
     """Finds the nearest vectors with a faiss index, and ranks its candidates by their exact similarity.
 
     Args:
-        made: faiss's index, from `read`.
+        made: faiss's index, from `read_regions`.
         vectors: float16 or float32 (n, dimension).
         queries: float32 (q, dimension).
         count: Number of vectors to find for each query.

@@ -68,7 +68,8 @@ def audit_index(index: Path, *, validation_ratio: float, test_ratio: float, tabl
         InputError: There is no index in the folder, or it is damaged.
 
     Example:
-        counts = audit(Path("index"), validation_ratio=0.1, test_ratio=0.1, table=Path("audit.csv"), page=Path("audit.html"))
+        outputs = {"table": Path("audit.csv"), "page": Path("audit.html")}
+        counts = audit_index(Path("index"), validation_ratio=0.1, test_ratio=0.1, **outputs)
         print(f"{counts['copies']} pairs of near-duplicates")
     """
     opened = Index(index)

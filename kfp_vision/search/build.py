@@ -180,7 +180,7 @@ def build_index(rows: Sequence[ImageRow], model: Path, folder: Path, before: Pat
         InputError: No image can be read, or the earlier index is damaged.
 
     Example:
-        built = build(rows_at("photos"), Path("model"), Path("index"))
+        built = build_index(find_images("photos"), Path("model"), Path("index"))
         print(f"{built.about.pictures} images, {len(built.refused)} rejected")
     """
     with atomic.scratch_folder(folder) as beside:  # on the same file system, so that files can be linked instead of copied
@@ -219,10 +219,10 @@ def build_part(
 
 
 def join_index_parts(folders: Sequence[Path], model: Path, folder: Path) -> BuildResult:
-    """Joins parts into the index that `build` would have written.
+    """Joins parts into the index that `build_index` would have written.
 
     Args:
-        folders: Folders that `write_part` wrote, in the order of the parts.
+        folders: Folders that `build_part` wrote, in the order of the parts.
         model: Model folder that the parts were computed with.
         folder: Folder of the index; an existing index stays usable until the new one is complete.
 

@@ -74,7 +74,7 @@ class Embedder:
             The embedding, float32 (dimension,).
 
         Raises:
-            Refused: The image cannot be read.
+            Rejected: The image cannot be read.
         """
         (found,) = self.embed([image])
         if isinstance(found, Rejected):

@@ -33,7 +33,7 @@ class Neighbours(NamedTuple):
 
 
 class Searcher(Protocol):
-    """Finds nearest neighbours, in this process (`Local`) or with a server (`Remote`)."""
+    """Finds nearest neighbours, in this process (`LocalSearcher`) or with a server (`RemoteSearcher`)."""
 
     def nearest(self, images: Sequence[bytes]) -> list[Neighbours | Rejected]:
         """Finds the nearest neighbours of images.

@@ -23,7 +23,7 @@ class DynamicBatcher:
         threads: the pool that computes; by default a new one. Batchers that share a thread take turns.
 
     Example:
-        batcher = Batcher(lambda numbers: [2 * number for number in numbers])
+        batcher = DynamicBatcher(lambda numbers: [2 * number for number in numbers])
         assert await batcher.submit(21) == 42
     """
 

@@ -75,7 +75,7 @@ class DrainingServer(uvicorn.Server):
         return self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state=state)  # type: ignore[call-arg]
 
     async def _wait_until(self, is_done: Callable[[], bool]) -> None:
-        """Waits until `is_done`, for `SECONDS_TO_LINGER` at most."""
+        """Waits until `is_done`, for `LINGER_SECONDS` at most."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + LINGER_SECONDS
         while not is_done() and loop.time() < deadline and not self.force_exit:

@@ -46,7 +46,7 @@ class BearerAuth:
 
 
 class BodyLimit:
-    """Middleware that rejects bodies of more than `MAX_BODY` bytes, by header or on arrival, and those that arrive too slowly.
+    """Middleware that rejects bodies of more than `MAX_BODY_BYTES` bytes, and those that arrive too slowly.
 
     Args:
         app: the application behind it.

@@ -87,8 +87,8 @@ def run_server(path: Path, name: str = "") -> Iterator[str]:
         InputError: the server does not start; the error is its own.
 
     Example:
-        with running(Path("models/flowers")) as url:
-            answer = Service(url).name([Path("rose.jpg").read_bytes()])
+        with run_server(Path("models/flowers")) as url:
+            answer = ServingClient(url).classify([Path("rose.jpg").read_bytes()])
     """
     options = ["--port", "0", "--parent", str(os.getpid()), *(["--name", name] if name else [])]
     command = [sys.executable, "-m", "kfp_vision.serving", str(path), *options]

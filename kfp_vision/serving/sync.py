@@ -17,7 +17,7 @@ SHUTDOWN_TIMEOUT_SECONDS = 5  # to wait for the following thread; a download tha
 
 @contextlib.contextmanager
 def synced_copy(uri: str) -> Iterator[Path]:
-    """Makes a repository available on this machine, as `brought` does, and keeps it in sync with the bucket.
+    """Makes a repository available on this machine, as `local_copy` does, and keeps it in sync with the bucket.
 
     A background thread downloads versions and the index that are published while the body runs, and removes those that
     are gone from the bucket.

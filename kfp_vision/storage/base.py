@@ -111,14 +111,14 @@ class Store(Protocol):
         Args:
             uri: of the object.
             sink: to write to; its position is the number of bytes already received.
-            version: that the object must have, see `Found`; empty for any.
+            version: that the object must have, see `FileInfo`; empty for any.
 
         Returns:
             The object's metadata.
 
         Raises:
             Interrupted: the download stopped early; the bytes received are in the sink.
-            Changed: the object has another version.
+            ObjectChanged: the object has another version.
         """
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:

@@ -34,7 +34,7 @@ def convert_error(error: BaseException, uri: str) -> BaseException:
         uri: that was requested.
 
     Returns:
-        The error to raise: `Unanswered` if a retry may help, else `UnreachableError`.
+        The error to raise: `ServerUnavailable` if a retry may help, else `UnreachableError`.
     """
     found = list(iter_causes(error))
     for cause in found:

@@ -77,7 +77,7 @@ def check_image_uri(uri: str, field: str) -> None:
         field: its name in messages.
 
     Raises:
-        InputError: as `check_there`, or the URI does not name a single file.
+        InputError: as `check_exists`, or the URI does not name a single file.
     """
     if uris.scheme_of(uri) == SAMPLE and uri.removeprefix(f"{SAMPLE}://") not in sample.image_names():
         raise FieldError(
@@ -192,7 +192,7 @@ def read_all(items: Iterable[Item]) -> Iterator[tuple[Item, bytes | OSError]]:
 def _read_concurrently(
     things: Iterable[AnyItem], read: Callable[[AnyItem], bytes], size: Callable[[AnyItem], int]
 ) -> Iterator[tuple[AnyItem, bytes | OSError]]:
-    """Yields things with the bytes read for each, in order, reading up to `AHEAD_BYTES` ahead."""
+    """Yields things with the bytes read for each, in order, reading up to `READ_AHEAD_BYTES` ahead."""
     return threads.ordered_map(
         lambda thing: (thing, bytes_or_error(partial(read, thing))),
         things,

@@ -126,7 +126,7 @@ def set_wait(seconds: float | None, at_most: float = math.inf) -> None:
     """Sets how long all threads of this process wait for stores.
 
     Args:
-        seconds: without progress; 0 for no waiting; None for the environment's value, or `SECONDS` by default.
+        seconds: without progress; 0 for no waiting; None for the environment's value, or `STORE_WAIT_SECONDS` by default.
         at_most: seconds from now on, for all stores together.
 
     Raises:

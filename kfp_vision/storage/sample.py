@@ -54,7 +54,7 @@ def draw(name: str) -> bytes:
     The same name gives the same bytes wherever `fingerprint()` is the same.
 
     Args:
-        name: one of `names()`.
+        name: one of `image_names()`.
 
     Returns:
         The bytes of a JPEG or a PNG.

@@ -48,7 +48,7 @@ def download_bytes(uri: str) -> bytes:
         Its bytes.
 
     Raises:
-        NotThere: the object does not exist.
+        ObjectNotFound: the object does not exist.
         AccessError: the store denies access.
         UnreachableError: the store does not answer.
         DamagedError: the bytes repeatedly differ from the store's size or checksum.
@@ -66,7 +66,7 @@ def download(uri: str, path: Path) -> None:
         path: to write to.
 
     Raises:
-        NotThere, InputError: as `received`.
+        ObjectNotFound, InputError: as `download_bytes`.
     """
     with path.open("w+b") as file:
         download_to(uri, file)
@@ -83,7 +83,7 @@ def download_to(uri: str, sink: IO[bytes]) -> FileInfo:
         The object's metadata.
 
     Raises:
-        NotThere, InputError: as `received`.
+        ObjectNotFound, InputError: as `download_bytes`.
     """
     origin = stores.store(uri)
     seen: set[tuple[int, str]] = set()
@@ -115,7 +115,7 @@ def upload(uri: str, source: BinaryIO) -> None:
         source: read from its beginning, and again for each retry.
 
     Raises:
-        NotThere: the bucket does not exist.
+        ObjectNotFound: the bucket does not exist.
         AccessError: the store denies access.
         UnreachableError: the store does not answer.
     """

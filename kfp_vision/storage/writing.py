@@ -21,7 +21,7 @@ def write_file(content: Path | bytes, uri: str) -> None:
         uri: to write to.
 
     Raises:
-        NotThere: the bucket does not exist.
+        ObjectNotFound: the bucket does not exist.
         AccessError: the store denies access.
         UnreachableError: the store does not answer.
         FieldError: the URI is read-only.
@@ -106,7 +106,7 @@ class Mirror:
         """Copies the files that are new or have grown since the last call.
 
         Raises:
-            NotThere, InputError, OSError: as `put`; the next call repeats the file that failed.
+            ObjectNotFound, InputError, OSError: as `write_file`; the next call repeats the file that failed.
         """
         for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
             name, before = path.relative_to(self._folder).as_posix(), self._copied.get(str(path), -1)

@@ -47,9 +47,9 @@ class CheckpointFolder:
     """The checkpoints of one training.
 
     Example:
-        folder = Folder("s3://bucket/checkpoints", {"network": "resnet50", "seed": 0})
+        folder = CheckpointFolder("s3://bucket/checkpoints", {"network": "resnet50", "seed": 0})
         state = folder.newest()
-        folder.save(State(step=120, arrays=arrays, about={}))
+        folder.save(TrainingState(step=120, arrays=arrays, about={}))
         folder.wait()
 
     Args:

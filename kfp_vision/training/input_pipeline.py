@@ -139,7 +139,8 @@ def training_batches(
 class DecodedCache:
     """Records by number, with a cache of decoded images.
 
-    An image is cached when its record is first read, if it fits. A JPEG that `part_of_jpeg` may decode at a reduced size is
+    An image is cached when its record is first read, if it fits. A JPEG that `decode_jpeg_window` may decode at a
+    reduced size is
     not cached: that is fast already, and gives other pixels.
 
     Args:
@@ -164,7 +165,7 @@ class DecodedCache:
             number: from 0.
 
         Returns:
-            A serialized example; a cached image has the format `RAW`.
+            A serialized example; a cached image has the format `RAW_FORMAT`.
 
         Raises:
             ValueError: the checksum of the record does not match.

@@ -32,7 +32,7 @@ def run_name(model_name: str) -> str:
 
 
 class TrainingMonitor:
-    """Records the progress of a training; created by `watch`."""
+    """Records the progress of a training; created by `monitor_training`."""
 
     def __init__(self, events: Path, train_steps: int, first_step: int, profile_steps: int):
         self._events, self._train_steps, self._first_step = events, train_steps, first_step

@@ -4,11 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any
 
 # Each list of hyperparameter_sweep, the field of a training that it gives values for, and an example.
 SWEPT_FIELDS = {
@@ -24,10 +20,10 @@ def plan_trials(fields: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
 
     Example:
         lists = {"networks": ["resnet50"], "optimizers": ["sgd", "adam"], "batch_sizes": [16], "learning_rates": [0.01]}
-        assert [trial["optimizer"] for trial in trials({**lists, "trials": 0}, seed=0)] == ["sgd", "adam"]
+        assert [trial["optimizer"] for trial in plan_trials({**lists, "trials": 0}, seed=0)] == ["sgd", "adam"]
 
     Args:
-        fields: the lists of `SWEPT`, and `trials`: the number of trials to draw at random; 0 for every combination.
+        fields: the lists of `SWEPT_FIELDS`, and `trials`: the number of trials to draw at random; 0 for every combination.
         seed: seed of the random draws.
 
     Returns:
