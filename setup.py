@@ -41,7 +41,7 @@ setup(
     package_dir={"kfp_vision.components": "components", "kfp_vision.pipelines": "pipelines"},
     package_data={
         "kfp_vision": ["py.typed"],
-        "kfp_vision.reports.pages": ["templates/*.j2"],
+        "kfp_vision.reports": ["templates/*.j2"],
         "kfp_vision.components": ["*.yaml"],
         "kfp_vision.pipelines": ["*.yaml"],
     },

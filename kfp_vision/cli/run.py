@@ -91,7 +91,7 @@ def is_unchanged(values: Mapping[str, Any], recipe: str) -> bool:
 
     Args:
         values: values of all fields.
-        recipe: the output of that name of `preflight`.
+        recipe: the output of that name of `check_fields`.
 
     Returns:
         Whether the deployed model was trained on the same data and fields.
@@ -175,7 +175,6 @@ def run(
         else:
             kfp_runner = local.SubprocessRunner(use_venv=False)
             # `check_fields` has made the checks of the first stage already. One in a container sees another network.
-
             stack.enter_context(
                 _environment({checks.CHECKED_VARIABLE: checks.digest_form(form_defaults(pipeline) | arguments)})
             )
