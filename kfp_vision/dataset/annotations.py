@@ -1,4 +1,4 @@
-"""Reads object annotations in Pascal VOC XML, and writes the features and label map of TensorFlow's Object Detection API.
+"""Reads object annotations in Pascal VOC XML, and encodes them as features of TensorFlow's Object Detection API.
 
 The annotation of an image is the XML file of the same name in its folder, or in `Annotations` next to `JPEGImages` (or
 `images`). The table of images holds it as JSON: a list of boxes, or a string with the reason why it cannot be used.

@@ -121,7 +121,7 @@ class _Repository:
 class _KServe:
     """An InferenceService of KServe, named after the model.
 
-    `inference_service` is imported where it is used: Kubernetes' client is large, and seldom needed.
+    `kserve` is imported where it is used: Kubernetes' client is large, and seldom needed.
     """
 
     def check(self, model_name: str, settings: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Reads and writes URIs: local folders, archives, object stores, web servers, and the embedded sample.
+"""Reads URIs: local folders, archives, object stores, web servers, and the embedded sample.
 
 The URI of an archive member is the archive's URI, `#`, and the member's name: `photos.tgz#daisy/1.jpg`.
 """
