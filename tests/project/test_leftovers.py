@@ -12,7 +12,8 @@ from support import sigkill
 TESTS = Path(__file__).resolve().parents[1]
 BEGIN = """
 import os, pathlib, subprocess, sys, threading, time
-import leftovers, pytest
+import pytest
+from support import leftovers
 
 leftovers.SECONDS_TO_END = 0.5
 SLEEP = [sys.executable, "-c", "import time; time.sleep(1000)"]
@@ -95,7 +96,18 @@ def told(folder: Path, tests: str) -> str:
     """What pytest says of a file of tests, in a process of its own, with nothing but the plugin."""
     (folder / "test_it.py").write_text(BEGIN + tests + NEXT)
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    command = [sys.executable, "-m", "pytest", "-p", "leftovers", "-p", "no:cacheprovider", "-rA", "--color=no", "test_it.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "support.leftovers",
+        "-p",
+        "no:cacheprovider",
+        "-rA",
+        "--color=no",
+        "test_it.py",
+    ]
     environment = os.environ | {"PYTHONPATH": str(TESTS), "COLUMNS": "200"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False).stdout
 
