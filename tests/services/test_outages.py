@@ -394,7 +394,7 @@ def test_a_server_that_is_stopped_at_any_point_and_started_again_costs_waiting_a
         assert result(folder, again) == whole, after
 
 
-def test_a_web_server_is_waited_for(nobody, open_rclone, capsys):
+def test_a_web_server_is_waited_for(no_credentials, open_rclone, capsys):
     content = b"an archive" * 1000
     bucket = open_rclone.bucket(f"bucket-{next(NUMBERS)}", {"photos.tgz": content})
     for after in (0, 1):

@@ -172,7 +172,7 @@ def test_who_may_not_read_is_told_at_once_what_to_set(s3, monkeypatch):
     )
 
 
-def test_a_public_bucket_needs_no_key(nobody, open_rclone, monkeypatch):
+def test_a_public_bucket_needs_no_key(no_credentials, open_rclone, monkeypatch):
     bucket = open_rclone.bucket(f"bucket-{next(NUMBERS)}", FILES)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{open_rclone.port}")
     assert {item.name for item in reading.walk(f"s3://{bucket}")} == FILES.keys()
@@ -262,7 +262,7 @@ def test_an_address_with_a_password_in_it_is_refused_without_repeating_it():
     assert SECRET not in line_of(refusal)
 
 
-def test_a_service_accounts_key_that_is_none_is_refused_without_repeating_it(nobody, monkeypatch):
+def test_a_service_accounts_key_that_is_none_is_refused_without_repeating_it(no_credentials, monkeypatch):
     monkeypatch.setenv("GOOGLE_CREDENTIALS", f'{{"private_key": "{SECRET}"}}')
     with pytest.raises(InputError, match="GOOGLE_CREDENTIALS must hold a service account's key") as refusal:
         reading.check_exists("gs://bucket/photos", "images_uri")
@@ -367,7 +367,7 @@ def test_an_object_in_parts_arrives_over_a_line_that_fails(s3, monkeypatch):
 
 
 @pytest.mark.parametrize("scheme, server", [("s3", "open_rclone"), ("gs", "gcs")])
-def test_bytes_that_a_line_spoils_are_refused_by_the_store_and_sent_again(nobody, request, monkeypatch, scheme, server):
+def test_bytes_that_a_line_spoils_are_refused_by_the_store_and_sent_again(no_credentials, request, monkeypatch, scheme, server):
     # With a key and over plain HTTP the S3 client sends a SHA-256 alone, which rclone, unlike Amazon, does not look at.
     place = Place(scheme, request.getfixturevalue(server), monkeypatch)
     uri = place.bucket({"first": b"1"})
