@@ -59,9 +59,9 @@ def fingerprint(uri: str, number: int, scratch: Path) -> str:
 
 
 def fill(uri: str, root: Path, count: int = 3) -> list[Version]:
-    made = [version(root / f"model-{number}" / "1", weights=b"%d" % number) for number in range(1, count + 1)]
-    assert [publish.publish(one, uri) for one in made] == list(range(1, count + 1))
-    return made
+    models = [version(root / f"model-{number}" / "1", weights=b"%d" % number) for number in range(1, count + 1)]
+    assert [publish.publish(one, uri) for one in models] == list(range(1, count + 1))
+    return models
 
 
 def test_publishes_versions_unchanged_and_does_not_repeat_the_newest(uri, tmp_path):
@@ -97,12 +97,12 @@ def test_check_target_rejects_a_bucket_that_is_not_writable(place):
 
 
 def test_removes_old_versions_and_rolls_back_to_an_earlier_one(uri, tmp_path):
-    made = fill(uri, tmp_path)
+    models = fill(uri, tmp_path)
     assert publish.publish(version(tmp_path / "new" / "1", weights=b"4"), uri, kept=3) == 4
     assert numbers(uri) == [2, 3, 4]
     assert not [key for key in keys(uri) if key.startswith("1/")]
     assert publish.rollback(uri) == ("flowers", 3, 5)
-    assert fingerprint(uri, 5, tmp_path / "scratch") == made[2].fingerprint
+    assert fingerprint(uri, 5, tmp_path / "scratch") == models[2].fingerprint
     assert publish.rollback(uri, 3) == ("flowers", 3, 5)  # already the newest
     with pytest.raises(InputError, match=f"there must be a version to go back to; got version 1 of 2, 3, 4, 5 in {uri}"):
         publish.rollback(uri, 1)
@@ -157,11 +157,11 @@ def test_a_failed_upload_leaves_no_version_that_looks_complete(place, tmp_path, 
 
 
 def test_concurrent_publishers_all_succeed(uri, tmp_path):
-    made = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(5)]
+    models = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(5)]
     with ThreadPoolExecutor(5) as pool:
-        given = list(pool.map(lambda one: publish.publish(one, uri), made))
-    assert sorted(given) == numbers(uri) and len(set(given)) == 5
-    for number, one in zip(given, made, strict=True):
+        published = list(pool.map(lambda one: publish.publish(one, uri), models))
+    assert sorted(published) == numbers(uri) and len(set(published)) == 5
+    for number, one in zip(published, models, strict=True):
         assert fingerprint(uri, number, tmp_path / "scratch") == one.fingerprint
     assert not [key for key in keys(uri) if "/." in key]
 
@@ -179,10 +179,10 @@ def test_local_copy_downloads_a_model_folder_and_removes_it_afterwards(uri, tmp_
 
 def test_a_synced_copy_follows_its_bucket(uri, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.05)
-    made = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(3)]
-    publish.publish(made[0], uri)
+    models = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(3)]
+    publish.publish(models[0], uri)
     with sync.synced_copy(uri) as path:
-        for number, one in enumerate(made[1:], 2):
+        for number, one in enumerate(models[1:], 2):
             publish.publish(one, uri)
             until(lambda: (path / str(number)).exists())  # noqa: B023
             assert versions(path)[-1].fingerprint == one.fingerprint
@@ -212,8 +212,8 @@ def test_call_evaluation_server_and_predict_use_the_model_in_a_bucket(s3, tmp_pa
     (tmp_path / "red.jpg").write_bytes(colour_model.picture("red"))
     deployed = deploy.deploy_model(model, "", *write_judgements(model, tmp_path), uri, SETTINGS, tmp_path / "endpoint")
     assert deployed == {"kind": "repository", "repository": uri, "version": 1, "model_name": "colours"}
-    nothing = (tmp_path / "no validation", tmp_path / "no test")
-    answer = call.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "red.jpg"), tmp_path / "answer")
+    missing_records = (tmp_path / "no validation", tmp_path / "no test")
+    answer = call.call_endpoint(tmp_path / "endpoint", *missing_records, str(tmp_path / "red.jpg"), tmp_path / "answer")
     assert answer["prediction"] == "red" and answer["url"].endswith("/v1/models/colours:predict")
     # A model with all labels wrong is compared with the one in the bucket.
     labels = ["green", "blue", "red"]
@@ -224,12 +224,12 @@ def test_call_evaluation_server_and_predict_use_the_model_in_a_bucket(s3, tmp_pa
         for number in range(4)
         for colour in colour_model.RGB
     ]
-    for split, given in (("validation", rows), ("test", [])):
-        convert.write_shards(tmp_path / split, split, iter(given), labels, 100)
+    for split, split_rows in (("validation", rows), ("test", [])):
+        convert.write_shards(tmp_path / split, split, iter(split_rows), labels, 100)
     criteria = gate.Criteria(0.0, uri, "", {"beat_largest_class": False})
-    made = {name: tmp_path / f"worse-{name}" for name in ("evaluation", "page", "verdict")}
+    outputs = {name: tmp_path / f"worse-{name}" for name in ("evaluation", "page", "verdict")}
     figures = evaluate.evaluate_classifier(
-        tmp_path / "worse", tmp_path / "validation", tmp_path / "test", criteria, **made
+        tmp_path / "worse", tmp_path / "validation", tmp_path / "test", criteria, **outputs
     ).as_dict()
     assert (figures["accuracy"], figures["deployed"]["accuracy"], figures["verdict"]["accepted"]) == (0, 1, False)
     assert "it is significantly worse than the deployed version 1" in figures["verdict"]["reasons"][0]
@@ -243,47 +243,47 @@ def test_call_evaluation_server_and_predict_use_the_model_in_a_bucket(s3, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def artifacts(tmp_path_factory) -> Path:
     """Returns a folder with a model, images, and their index."""
     root = tmp_path_factory.mktemp("made")
     colour_index.write(colour_index.write_model(root / "model"), colour_index.write_pictures(root / "photos"), root / "index")
     return root
 
 
-def test_deploys_an_index_next_to_its_model_in_a_bucket_and_syncs_it(uri, made, tmp_path, monkeypatch):
+def test_deploys_an_index_next_to_its_model_in_a_bucket_and_syncs_it(uri, artifacts, tmp_path, monkeypatch):
     monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.05)
-    publish.publish(exported_version(made / "model"), uri)
+    publish.publish(exported_version(artifacts / "model"), uri)
     deploy_index.check_index_target(uri, "somewhere")
-    deployed = [deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")]
+    deployed = [deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")]
     with sync.synced_copy(uri) as path:
         until(lambda: (path / "index" / "index.json").exists())
         here = Index(path / "index")
-        assert here.images == Index(made / "index").images and here.about.generation == deployed[0]["generation"]
-        deployed += [deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed") for _ in range(2)]
+        assert here.images == Index(artifacts / "index").images and here.about.generation == deployed[0]["generation"]
+        deployed += [deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed") for _ in range(2)]
         until(lambda: Index(path / "index").about.generation == deployed[-1]["generation"])
         until(lambda: len([one for one in (path / "index").iterdir() if one.name.isdecimal()]) == 1)
-        assert here.thumbnail(0) == Index(made / "index").thumbnail(0)  # of the index whose files are gone
+        assert here.thumbnail(0) == Index(artifacts / "index").thumbnail(0)  # of the index whose files are gone
     # The current index and the previous one, which may still be read. Neither counts as a version.
     kept = {key.split("/")[1] for key in keys(uri) if key.startswith("index/")}
     assert kept == {"index.json", *(str(one["generation"]) for one in deployed[1:])}
     assert numbers(uri) == [1]
     assert publish.publish(version(tmp_path / "b" / "1", name="colours"), uri, kept=2) == 2
     with pytest.raises(InputError, match=f"beside its model, colours .*; got another one as version 2 in {uri}"):
-        deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
+        deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")
 
 
 @pytest.mark.parametrize("fate", ["forbid", "drop"])
-def test_a_failed_index_upload_leaves_the_previous_index(place, made, tmp_path, fate, monkeypatch):
+def test_a_failed_index_upload_leaves_the_previous_index(place, artifacts, tmp_path, fate, monkeypatch):
     monkeypatch.setenv(base.WAIT_VARIABLE, "0.2")  # all later requests fail for good
     uri = f"{place.bucket({'first': b'1'})}/colours"
-    publish.publish(exported_version(made / "model"), uri)
-    before = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
+    publish.publish(exported_version(artifacts / "model"), uri)
+    before = deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")["generation"]
     failures, failed = 0, True
     for successes in range(40):
         with fault_proxy.line(place.port, share=1, fates=(fate,), after=successes) as line:
             place.lead_over(line.address)
             try:
-                before = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
+                before = deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")["generation"]
                 failed = False
             except InputError as error:
                 failed = True
@@ -291,18 +291,18 @@ def test_a_failed_index_upload_leaves_the_previous_index(place, made, tmp_path, 
         place.lead_over()
         failures += failed
         folder = tmp_path / f"here-{successes}"
-        assert deploy_index.sync_index(uri, folder) and Index(folder).images == Index(made / "index").images
+        assert deploy_index.sync_index(uri, folder) and Index(folder).images == Index(artifacts / "index").images
         assert Index(folder).about.generation >= before
         if not failed:
             break
     assert failures > 4 and not failed
 
 
-def test_does_not_sync_an_incomplete_index(uri, made, tmp_path):
-    publish.publish(exported_version(made / "model"), uri)
-    deployed = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
+def test_does_not_sync_an_incomplete_index(uri, artifacts, tmp_path):
+    publish.publish(exported_version(artifacts / "model"), uri)
+    deployed = deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")
     assert deploy_index.sync_index(uri, tmp_path / "here") and not deploy_index.sync_index(uri, tmp_path / "here")
-    again = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
+    again = deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")
     writing.delete_file(f"{uri}/index/{again['generation']}/vectors")
     with pytest.raises(InputError, match=f"an index must be whole; got {uri}/index without {again['generation']}/vectors"):
         deploy_index.sync_index(uri, tmp_path / "here")
@@ -310,13 +310,13 @@ def test_does_not_sync_an_incomplete_index(uri, made, tmp_path):
     with pytest.raises(InputError, match=f"index.json must hold the metadata of an index; got {uri}/index"):
         deploy_index.sync_index(uri, tmp_path / "here")
     assert Index(tmp_path / "here").about.generation == deployed["generation"]
-    assert deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"] > again["generation"]
+    assert deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")["generation"] > again["generation"]
 
 
-def test_a_server_on_a_bucket_searches_the_index_there(s3, made, tmp_path):
+def test_a_server_on_a_bucket_searches_the_index_there(s3, artifacts, tmp_path):
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/colours"
-    publish.publish(exported_version(made / "model"), uri)
-    deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
+    publish.publish(exported_version(artifacts / "model"), uri)
+    deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")
     with answering(["serve", uri, "--port", "0"]) as url:
         address = f"{url}/v1/models/colours"
         until(lambda: requests.get(f"{address}/index", timeout=300).ok)
