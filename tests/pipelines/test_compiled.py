@@ -164,8 +164,8 @@ def test_the_training_takes_its_gpus_from_the_form_through_the_check(spec, stage
 
 def test_the_training_takes_node_selector_and_tolerations_from_the_form(on_kubernetes, graphs):
     train = on_kubernetes["exec-train-classifier"]
-    given = [train.node_selector.node_selector_json, *(entry.toleration_json for entry in train.tolerations)]
-    channels = [one.component_input_parameter for one in given]
+    sources = [train.node_selector.node_selector_json, *(entry.toleration_json for entry in train.tolerations)]
+    channels = [one.component_input_parameter for one in sources]
     assert channels == [f"{CHANNEL}node_selector", f"{CHANNEL}tolerations"]
     # The driver looks these up among the inputs of the group, not of the task.
     body = graphs["root"]["run"].inputs.parameters
@@ -185,13 +185,15 @@ def test_credentials_come_from_optional_secrets(on_kubernetes):
 
 def test_only_report_outcome_has_the_label_for_access_to_kfp(on_kubernetes):
     labels = {stage: dict(config.pod_metadata.labels) for stage, config in on_kubernetes.items()}
-    assert {stage for stage, given in labels.items() if given.get("access-ml-pipeline") == "true"} == {"exec-report-outcome"}
+    assert {stage for stage, pod_labels in labels.items() if pod_labels.get("access-ml-pipeline") == "true"} == {
+        "exec-report-outcome"
+    }
 
 
 def test_data_stages_depend_only_on_the_advanced_fields_that_they_read(stages):
     for stage in ("split-images", "write-tfrecords") if "partition-records" not in stages else ("split-images",):
-        given = stages[stage].inputs.parameters["advanced"]
-        assert given.task_output_parameter.producer_task == "check-run" or given.component_input_parameter == (
+        advanced = stages[stage].inputs.parameters["advanced"]
+        assert advanced.task_output_parameter.producer_task == "check-run" or advanced.component_input_parameter == (
             f"{CHANNEL}check-run-advanced"
         )
     assert stages["train-classifier"].inputs.parameters["advanced"].component_input_parameter == f"{CHANNEL}advanced"
@@ -212,8 +214,8 @@ def test_the_outcome_is_reported_after_success_and_failure(graphs):
     assert list(last.dependent_tasks) == ["run"]
     assert last.trigger_policy.strategy == last.trigger_policy.ALL_UPSTREAM_TASKS_COMPLETED
     assert last.inputs.parameters["status"].task_final_status.producer_task == "run"
-    given = {name: value.runtime_value.constant.string_value for name, value in last.inputs.parameters.items()}
-    assert given == {"status": "", "run_name": "{{$.pipeline_job_name}}", "run_id": "{{$.pipeline_job_uuid}}"}
+    constants = {name: value.runtime_value.constant.string_value for name, value in last.inputs.parameters.items()}
+    assert constants == {"status": "", "run_name": "{{$.pipeline_job_name}}", "run_id": "{{$.pipeline_job_uuid}}"}
 
 
 def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs):
@@ -233,9 +235,9 @@ def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs)
         "call-endpoint": [proven],
         "predict-images": [accepted, "['pipelinechannel--predict_uri'] != ''"],
     }
-    given = graphs["comp-run"]["check-serving"].inputs.parameters
-    assert given["deploy_to"].component_input_parameter == f"{CHANNEL}deploy_to"
-    assert given["accepted"].task_output_parameter.producer_task == "evaluate-classifier"
+    parameters = graphs["comp-run"]["check-serving"].inputs.parameters
+    assert parameters["deploy_to"].component_input_parameter == f"{CHANNEL}deploy_to"
+    assert parameters["accepted"].task_output_parameter.producer_task == "evaluate-classifier"
     unchanged = graphs["comp-run"]["evaluate-classifier"].inputs.parameters["unchanged"]
     assert unchanged.task_output_parameter.producer_task == "decide-training"
     inputs = graphs[group_of["deploy-model"]]["deploy-model"].inputs.artifacts

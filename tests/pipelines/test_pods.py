@@ -185,7 +185,9 @@ def test_accelerators_node_selector_and_tolerations_reach_stages_in_conditions_a
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     found = []
     for component in (one for one in spec["components"].values() if "dag" in one):
-        gpus = {f"pipelinechannel--{one}-gpus" for one in component["dag"]["tasks"]}  # of a stage in the same group
+        gpus = {
+            f"pipelinechannel--{one}-gpus" for one in component["dag"]["tasks"]
+        }  # counts given by a stage of the same group
         available = component.get("inputDefinitions", {}).get("parameters", {}).keys() | gpus
         for task in component["dag"]["tasks"].values():
             label = spec["components"][task["componentRef"]["name"]].get("executorLabel")

@@ -60,21 +60,21 @@ def models(s3) -> str:
     return f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/models"
 
 
-def settings(**given: object) -> dict[str, object]:
-    return deployment_settings({"service_account": "kfp-vision-models", **given})
+def settings(**options: object) -> dict[str, object]:
+    return deployment_settings({"service_account": "kfp-vision-models", **options})
 
 
-def deploy(folder: Path, weights: bytes = b"weights", **given: object) -> dict[str, str]:
+def deploy(folder: Path, weights: bytes = b"weights", **options: object) -> dict[str, str]:
     """Deploys a model from the artifact of a KFP run."""
     one = Version(folder / "serving" / "1")
     if not one.folder.exists():
         version(one.folder, weights=weights)
-    return kserve.deploy(one, f"{ARTIFACT}-{folder.name}", settings(**given))
+    return kserve.deploy(one, f"{ARTIFACT}-{folder.name}", settings(**options))
 
 
-def refusal(*arguments: object, **given: object) -> str:
+def refusal(*arguments: object, **options: object) -> str:
     with pytest.raises(InputError) as raised:
-        deploy(*arguments, **given)
+        deploy(*arguments, **options)
     line = str(raised.value)
     assert line.startswith("error: ") and "\n" not in line
     return line
@@ -194,9 +194,9 @@ def test_canary_percent_sets_and_removes_the_traffic_share(knative, tmp_path):
 def test_decide_training_recognizes_what_the_service_was_trained_from(knative, models, tmp_path):
     kubernetes = knative
 
-    def decide(recipe: str, **given: object) -> TrainingDecision:
-        how = settings(service_repository=models, **given)
-        return decide_training("sample", "", recipe, True, "kserve", "flowers", how)
+    def decide(recipe: str, **options: object) -> TrainingDecision:
+        service_settings = settings(service_repository=models, **options)
+        return decide_training("sample", "", recipe, True, "kserve", "flowers", service_settings)
 
     _, origin, unchanged = decide("fields")
     assert not unchanged
@@ -271,7 +271,7 @@ def test_the_role_in_manifests_allows_exactly_the_requests_that_are_sent(kuberne
     kubernetes.services.clear()
     deploy(tmp_path / "third", b"best")
     rules = yaml.safe_load((ROOT / "manifests" / "base" / "role.yaml").read_text())["rules"]
-    given = {
+    allowed = {
         (group, resource, verb)
         for rule in rules
         for group in rule["apiGroups"]
@@ -281,7 +281,7 @@ def test_the_role_in_manifests_allows_exactly_the_requests_that_are_sent(kuberne
     }
     groups = {"deployments": "apps", "pods": ""}
     sent = {("serving.kserve.io", "inferenceservices", verb) for verb in kubernetes.asked}
-    assert given == sent | {(groups[resource], resource, verb) for resource, verb in kubernetes.beside}
+    assert allowed == sent | {(groups[resource], resource, verb) for resource, verb in kubernetes.beside}
 
 
 def pod_counts(deployment: dict) -> tuple[int, int, int]:
@@ -592,7 +592,7 @@ def test_check_target_makes_a_dry_run_and_changes_nothing(kubernetes, models, tm
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "line"),
+    ("name", "options", "line"),
     [
         (
             "My_flowers",
@@ -609,9 +609,9 @@ def test_check_target_makes_a_dry_run_and_changes_nothing(kubernetes, models, tm
         ),
     ],
 )
-def test_check_target_rejects_invalid_settings_without_a_request(kubernetes, name, given, line):
+def test_check_target_rejects_invalid_settings_without_a_request(kubernetes, name, options, line):
     with pytest.raises(InputError) as raised:
-        check_target("kserve", name, settings(**given))
+        check_target("kserve", name, settings(**options))
     assert str(raised.value).startswith(f"error: {line}")
     assert not kubernetes.asked and not kubernetes.tried
 
@@ -715,15 +715,15 @@ def test_keeps_manual_changes_when_the_model_changes(kubernetes, tmp_path, runti
 
 @pytest.mark.parametrize("runtime", ["tensorflow", "kfp-vision"])
 def test_sets_the_given_service_options_and_keeps_the_others(kubernetes, tmp_path, runtime):
-    given = {"service_resources": {"cpu": 2, "memory": "4Gi"}, "service_replicas": "1-3", "service_timeout": 30}
-    given |= {"runtime_version": "2.14.1"} if runtime == "tensorflow" else {}
-    deploy(tmp_path / "first", service_runtime=runtime, **given)
+    options = {"service_resources": {"cpu": 2, "memory": "4Gi"}, "service_replicas": "1-3", "service_timeout": 30}
+    options |= {"runtime_version": "2.14.1"} if runtime == "tensorflow" else {}
+    deploy(tmp_path / "first", service_runtime=runtime, **options)
     spec = predictor(kubernetes)
     server_spec = spec["model"] if runtime == "tensorflow" else spec["containers"][0]
     cpu_and_memory = {"cpu": "2", "memory": "4Gi"}
     assert server_spec["resources"] == {"requests": cpu_and_memory, "limits": cpu_and_memory}
     assert (spec["minReplicas"], spec["maxReplicas"], spec["timeout"]) == (1, 3, 30)
-    assert server_spec.get("runtimeVersion") == given.get("runtime_version")
+    assert server_spec.get("runtimeVersion") == options.get("runtime_version")
     kept = copy.deepcopy((server_spec["resources"], server_spec.get("runtimeVersion"), spec["maxReplicas"], spec["timeout"]))
     deploy(tmp_path / "second", b"better", service_runtime=runtime)
     spec = predictor(kubernetes)
@@ -851,11 +851,11 @@ def test_call_endpoint_retries_answers_of_the_previous_model(
         answer = call_model(new, front.url, tmp_path)
     assert (answer["prediction"], front.led) == ("green", [old_url] * stale_answers + [new_url])
     assert answer["url"] == f"{front.url}/v1/models/colours:predict"
-    reason = capsys.readouterr().out
+    printed = capsys.readouterr().out
     before, after = (exported_version(model).fingerprint[:12] for model in (old, new))
     again = f"POST {front.url}/v1/models/colours:predict gave one of {before} instead of {after}; trying again"
-    assert reason.splitlines().count(again) == (stale_answers > 0)
-    assert f"POST {answer['url']}" in reason.splitlines()
+    assert printed.splitlines().count(again) == (stale_answers > 0)
+    assert f"POST {answer['url']}" in printed.splitlines()
 
 
 def test_call_endpoint_reports_a_server_that_is_never_replaced_in_one_line(two_servers, kubernetes, tmp_path, monkeypatch):
@@ -879,10 +879,10 @@ def test_without_fingerprints_in_answers_call_endpoint_waits_for_the_old_pods_to
     old, old_url, new, new_url = two_servers
     monkeypatch.setattr(deployment_deploy, "PAUSE_SECONDS", 0.01)
     kubernetes.lingers = 4
-    how = settings(service_runtime="tensorflow")
+    service_settings = settings(service_runtime="tensorflow")
     url_of = {}
     for model, url in ((old, old_url), (new, new_url)):
-        kserve.deploy(exported_version(model), f"{ARTIFACT}-{model.name}", how)
+        kserve.deploy(exported_version(model), f"{ARTIFACT}-{model.name}", service_settings)
         url_of[exported_version(model).fingerprint] = url
 
     def terminating_pod_first() -> str:

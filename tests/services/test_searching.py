@@ -162,14 +162,14 @@ def test_a_model_describes_its_index(url):
     assert "With <code>:search</code>" in requests.get(url, headers={"accept": "text/html"}, timeout=SECONDS).text
 
 
-def figures(url: str) -> dict[str, float]:
+def read_metrics(url: str) -> dict[str, float]:
     lines = requests.get(f"{url}/metrics", timeout=SECONDS).text.splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
 
 def test_concurrent_searches_are_correct_and_counted(url):
     """Classification requests at the same time are answered correctly, too."""
-    before = figures(url)
+    before = read_metrics(url)
 
     def ask(number: int) -> tuple[list[str], str]:
         one = number % ALL
@@ -181,11 +181,11 @@ def test_concurrent_searches_are_correct_and_counted(url):
         answers = list(clients.map(ask, range(120)))
     assert [found for found, _ in answers] == [colour_index.nearest(number % ALL, 1 + number % 7) for number in range(120)]
     assert {predicted for _, predicted in answers} == {"blue"}
-    growth = {name: value - before.get(name, 0) for name, value in figures(url).items()}
+    growth = {name: value - before.get(name, 0) for name, value in read_metrics(url).items()}
     assert growth['kfp_vision_pictures_total{model="colours",outcome="searched"}'] == 120
     assert growth['kfp_vision_requests_total{route="search",status="200"}'] == 120
     assert growth['kfp_vision_request_seconds_count{route="search"}'] == 120
-    after = figures(url)
+    after = read_metrics(url)
     assert after['kfp_vision_waiting_pictures{model="colours"}'] == 0
     assert after['kfp_vision_index_pictures{model="colours"}'] == ALL
 
@@ -224,9 +224,9 @@ def indexed_images(address: str) -> int:
 
 def test_loads_new_indexes_without_failing_a_search(running, artifacts, tmp_path):
     repository, _, address = running
-    refused = post(address + SEARCH, {"instances": [b64(0)]})
-    assert refused.status_code == 404
-    assert refused.json()["error"] == (
+    response = post(address + SEARCH, {"instances": [b64(0)]})
+    assert response.status_code == 404
+    assert response.json()["error"] == (
         "version 1 of colours must have an index to search; got none. "
         "Build one with image_search, with the model's repository as deploy_to."
     )

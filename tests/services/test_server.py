@@ -447,7 +447,7 @@ def metric_growth(url: str, ask: Callable[[], object]) -> dict[str, float]:
 
 def test_waiting_images_are_computed_in_batches(url):
     encoded = {colour: b64(colour_model.picture(colour)) for colour in colour_model.RGB}
-    asked = [[list(colour_model.RGB)[(number + place) % 3] for place in range(9)] for number in range(100)]
+    requested = [[list(colour_model.RGB)[(number + place) % 3] for place in range(9)] for number in range(100)]
     answered: list[list[str]] = []
 
     def ask(chosen: list[str]) -> list[str]:
@@ -455,8 +455,8 @@ def test_waiting_images_are_computed_in_batches(url):
         return names(post(url + PREDICT, {"instances": [*good, {"b64": "bm8gcGljdHVyZQ=="}]}))
 
     with ThreadPoolExecutor(32) as clients:
-        growth = metric_growth(url, lambda: answered.extend(clients.map(ask, asked)))
-    assert answered == [[*chosen, ""] for chosen in asked]
+        growth = metric_growth(url, lambda: answered.extend(clients.map(ask, requested)))
+    assert answered == [[*chosen, ""] for chosen in requested]
     label = '{model="colours"}'
     assert growth[f"kfp_vision_batch_pictures_sum{label}"] == 900
     assert growth[f"kfp_vision_batch_pictures_count{label}"] < 900
@@ -610,8 +610,8 @@ def test_loads_a_new_version_without_losing_a_request(repository, tmp_path):
             client_runs = [clients.submit(ask) for _ in range(8)]
             try:
                 for version, language in zip(new_versions, languages[1:], strict=True):
-                    asked = len(answers) + REQUESTS / 4
-                    model_servers.until(lambda: len(answers) >= asked)  # noqa: B023
+                    target = len(answers) + REQUESTS / 4
+                    model_servers.until(lambda: len(answers) >= target)  # noqa: B023
                     version.rename(repository / version.name)
                     model_servers.until(lambda: (200, language) in answers[-100:])  # noqa: B023
                 model_servers.until(lambda: len(answers) >= REQUESTS)
@@ -620,7 +620,7 @@ def test_loads_a_new_version_without_losing_a_request(repository, tmp_path):
             for one in client_runs:
                 one.result()
         assert {status for status, _ in answers} == {200}
-        # Each answers comes from a single version, and every version has answered.
+        # Each answer comes from a single version, and every version has answered.
         assert {labels for _, labels in answers} == set(languages)
 
         (repository / "4").mkdir()  # holds no model
@@ -667,15 +667,15 @@ def test_clients_survive_a_killed_and_restarted_server(repository, tmp_path):
 def test_the_client_retries_a_truncated_answer(cut, answered):
     body = json.dumps({"predictions": [{"classes": "red", "class_idx": 0, "probabilities": [1.0]}]}).encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-    asked = []
+    bodies = []
 
     class TruncatingHandler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             lengths = []
             while (line := self.rfile.readline().lower()).strip():
                 lengths += [int(line.split()[1])] if line.startswith(b"content-length") else []
-            asked.append(self.rfile.read(*lengths))
-            self.wfile.write(head + (body[:9] if len(asked) <= cut else body))
+            bodies.append(self.rfile.read(*lengths))
+            self.wfile.write(head + (body[:9] if len(bodies) <= cut else body))
 
     with socketserver.TCPServer(("127.0.0.1", 0), TruncatingHandler) as truncating_server:
         thread = threading.Thread(target=truncating_server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -687,7 +687,7 @@ def test_the_client_retries_a_truncated_answer(cut, answered):
         finally:
             truncating_server.shutdown()
             thread.join()
-    assert len(asked) == min(cut + 1, 3)
+    assert len(bodies) == min(cut + 1, 3)
 
 
 def serve(*arguments: object) -> subprocess.CompletedProcess:
@@ -976,12 +976,12 @@ def test_logs_each_request_as_json_without_images_or_tokens(repository, monkeypa
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=SECONDS)
     lines = [json.loads(line) for line in output.splitlines()]
-    asked = {"method": "POST", "path": PREDICT, "model": "colours", "version": 1}
+    expected = {"method": "POST", "path": PREDICT, "model": "colours", "version": 1}
     assert [{key: value for key, value in line.items() if key not in ("time", "milliseconds")} for line in lines] == [
-        asked | {"status": 200, "pictures": 2},
-        asked | {"status": 400, "pictures": 1},
-        asked | {"status": 401, "pictures": 0, "model": "", "version": 0},
-        asked | {"status": 404, "pictures": 0, "model": "", "version": 0, "method": "GET", "path": "/" + "x" * 199 + "..."},
+        expected | {"status": 200, "pictures": 2},
+        expected | {"status": 400, "pictures": 1},
+        expected | {"status": 401, "pictures": 0, "model": "", "version": 0},
+        expected | {"status": 404, "pictures": 0, "model": "", "version": 0, "method": "GET", "path": "/" + "x" * 199 + "..."},
     ]
     for line in lines:
         assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)

@@ -248,11 +248,11 @@ def test_keys_appear_in_no_log_artifact_or_message(s3, tmp_path):
     with (ingested.folder / "images").open(newline="") as file:
         assert all(row["uri"].startswith(f"{uri}/") for row in csv.DictReader(file))
     nowhere = {"images_uri": f"{uri}-nowhere/photos", "leave_out_uri": "", "advanced": {}}
-    refused = run_component.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
-    assert "must name something that exists" in run_component.refusal(refused)
+    rejected = run_component.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
+    assert "must name something that exists" in run_component.refusal(rejected)
     files = [*(tmp_path / "ingest").rglob("*"), *(tmp_path / "refused").rglob("*")]
     contents = [path.read_bytes() for path in files if path.is_file()]
-    contents += ["\n".join([*ingested.printed, *refused.printed]).encode()]
+    contents += ["\n".join([*ingested.printed, *rejected.printed]).encode()]
     assert not [content for content in contents if SECRET.encode() in content or KEY.encode() in content]
 
 
