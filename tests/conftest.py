@@ -1,4 +1,4 @@
-"""What the tests of every layer share: where the real data lies, in which order they run, and what they are not judged by."""
+"""Shared by the tests of every layer: the real data, the order of the files, and the settings of Hypothesis."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ from support.skip import leave_out
 
 pytest_plugins = ["support.leftovers"]
 
-# How long an example takes says something of the machine, and of what else it does.
+# How long an example takes depends on the machine and its load.
 settings.register_profile("any machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The files that take minutes, more or less the longest first: the short ones fill up what is left of the time.
+# The files that take minutes, roughly the longest first: the short ones then fill the gaps between the workers.
 LONGEST = (
     "containers/test_docker_run.py",
     "unit/networks/test_applications.py",
@@ -51,21 +51,21 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files that take longest first, or one of several that work at the tests has the last of them to itself."""
-    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+    """Puts the longest files first, so that no worker is left with a long file at the end."""
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real photographs and published weights."""
+    """Returns the folder of real photographs and published weights."""
     folder = Path(os.environ.get("KFP_VISION_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        leave_out(f"no real data at {folder}; KFP_VISION_DATA may say where it lies")
+        leave_out(f"no real data at {folder}; set KFP_VISION_DATA to its folder")
     return folder
 
 
 @pytest.fixture(scope="session")
 def flower_photos(real_data: Path) -> Path:
-    """754 real photographs in five class folders."""
+    """Returns the folder of 754 real photographs in five class folders."""
     return real_data / "flower_photos"

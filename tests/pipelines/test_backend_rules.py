@@ -1,4 +1,4 @@
-"""The compiled pipelines hold to what the backend of Kubeflow Pipelines asks, and each rule finds what breaks it."""
+"""The committed pipelines follow the rules of Kubeflow Pipelines' backend, and each rule reports what breaks it."""
 
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -15,39 +15,39 @@ from support.local_outputs import unwritten
 from kfp_vision.pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEN = 140_362  # bytes of one argument of join_records, on a cluster, with 50 partitions of drawn images
+MEASURED_BYTES = 140_362  # of one argument of join_records, on a cluster, with 50 partitions of generated images
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
-def committed(request) -> Pipeline:
+def committed_pipeline(request) -> Pipeline:
     return Pipeline((ROOT / "pipelines" / f"{request.param}.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("rule", backend_rules.RULES, ids=lambda rule: rule.__name__)
-def test_holds_of_each_pipeline(committed, rule):
-    assert rule(committed) == []
+def test_every_committed_pipeline_follows_each_rule(committed_pipeline, rule):
+    assert rule(committed_pipeline) == []
 
 
-def faults(pipeline: Pipeline) -> dict[str, list[str]]:
-    """What breaks a rule, by the rule's name; of the rules that hold, nothing."""
+def find_faults(pipeline: Pipeline) -> dict[str, list[str]]:
+    """Returns the faults that each broken rule reports, by the rule's name."""
     found = {rule.__name__: rule(pipeline) for rule in backend_rules.RULES}
     return {name: lines for name, lines in found.items() if lines}
 
 
 @pytest.fixture(scope="module")
-def sound() -> str:
+def sound_pipeline() -> str:
     return small_pipelines.compiled(small_pipelines.sound)
 
 
-def test_nothing_is_wrong_with_a_sound_pipeline(sound, monkeypatch):
+def test_a_sound_pipeline_breaks_no_rule(sound_pipeline, monkeypatch):
     monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
-    assert faults(Pipeline(sound)) == {}
-    assert faults(Pipeline(small_pipelines.compiled(small_pipelines.on_nodes))) == {}
+    assert find_faults(Pipeline(sound_pipeline)) == {}
+    assert find_faults(Pipeline(small_pipelines.compiled(small_pipelines.on_nodes))) == {}
 
 
-HOUR_HOLDS = "is not set, so that KFP's hour holds"
-# What a person can write with KFP, and its compiler takes: stages, how the pipeline is made, and what each rule says of it.
-WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
+LIFETIME_UNSET = "is not set, so that KFP's hour holds"
+# Pipelines that KFP's compiler accepts: the stages, options of the compilation, and the faults by rule.
+COMPILABLE: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
     "a number of GPUs": (
         small_pipelines.with_a_number_of_gpus,
         {},
@@ -71,7 +71,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
             ],
         },
     ),
-    "metadata alone": (
+    "an artifact with metadata but no file": (
         small_pipelines.with_metadata_alone,
         {},
         {"every_artifact_has_a_file": ["exit-handler-1/measure: nothing is written to metrics"]},
@@ -86,7 +86,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
             ]
         },
     ),
-    "a secret behind the cache": (
+    "a cached stage with a secret": (
         small_pipelines.with_a_secret_behind_the_cache,
         {},
         {
@@ -95,7 +95,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
             ]
         },
     ),
-    "a look that is kept": (
+    "a cached look outside": (
         small_pipelines.with_a_look_that_is_kept,
         {},
         {
@@ -104,7 +104,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
             ]
         },
     ),
-    "a deployment in every run": (
+    "an unconditional deployment": (
         small_pipelines.with_a_deployment_in_every_run,
         {},
         {
@@ -126,7 +126,7 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
             ]
         },
     ),
-    "tries that do not fit": (
+    "retries beyond the deadline": (
         small_pipelines.with_tries_without_an_end,
         {},
         {"a_stage_that_is_tried_again_has_the_time": ["exit-handler-1/look: 10800 s for 3 tries of up to 7200 s"]},
@@ -136,29 +136,29 @@ WRITTEN: dict[str, tuple[Callable, dict[str, Any], dict[str, list[str]]]] = {
         {},
         {"no_argument_is_too_long": ["exit-handler-1/for-loop-2: no limit is known for what it runs through"]},
     ),
-    "no last task": (
+    "no exit task": (
         small_pipelines.on_nodes,
         {"handled": False},
         {"one_last_task_looks_at_all_the_others": ["the root: 0 tasks run whatever happened; must be one"]},
     ),
-    "one lifetime": (
+    "only one of three lifetimes": (
         small_pipelines.on_nodes,
         {"config": dsl.PipelineConfig(ttl_seconds_after_finished=7 * small_pipelines.DAY)},
         {
             "a_run_is_kept_as_long_however_it_ends": [
-                f"pipelineConfig: resourceTtlOnSuccess {HOUR_HOLDS}",
-                f"pipelineConfig: resourceTtlOnFailure {HOUR_HOLDS}",
+                f"pipelineConfig: resourceTtlOnSuccess {LIFETIME_UNSET}",
+                f"pipelineConfig: resourceTtlOnFailure {LIFETIME_UNSET}",
             ]
         },
     ),
 }
 
 
-@pytest.mark.parametrize("case", WRITTEN)
-def test_names_what_can_be_written_and_cannot_run(case, monkeypatch):
+@pytest.mark.parametrize("case", COMPILABLE)
+def test_reports_pipelines_that_compile_but_cannot_run(case, monkeypatch):
     monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
-    stages, how, expected = WRITTEN[case]
-    assert faults(Pipeline(small_pipelines.compiled(stages, **how))) == expected
+    stages, options, expected = COMPILABLE[case]
+    assert find_faults(Pipeline(small_pipelines.compiled(stages, **options))) == expected
 
 
 BODY = ("components", "comp-exit-handler-1", "dag", "tasks")
@@ -170,8 +170,8 @@ FORM = ("root", "inputDefinitions", "parameters")
 ACCEPTED = (*BODY, "condition-6", "triggerPolicy", "condition")
 LOOP, TABLE, TRAINED = ("components", "comp-for-loop-2"), "pipelinechannel--read-table", "exit-handler-1/condition-6/train"
 IN_THE_TURN, ON_NODES = "exit-handler-1/for-loop-2/read", "exit-handler-1/condition-6/condition-7/train-2"
-# What no compiler should write: what stands at a place of the sound pipeline then (None: nothing), and what is said of it.
-CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
+# Edits of the sound pipeline that no compiler should produce: a path, the new value (None deletes the key), the faults by rule.
+EDITS: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
     "a default of another type": (
         (*FORM, "gpu_count", "defaultValue"),
         "1",
@@ -181,17 +181,17 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "a default that is not to be chosen": (
+    "a default outside the choices": (
         (*FORM, "uri", "literals"),
         ["here", "there"],
         {"values_have_the_type_of_each_input": ["field uri: the default is none of ['here', 'there']"]},
     ),
-    "a constant that is not to be chosen": (
+    "a constant outside the choices": (
         ("components", "comp-train-2", "inputDefinitions", "parameters", "gpu_count", "literals"),
         ["1", "2"],
         {"values_have_the_type_of_each_input": [f"{ON_NODES}: gpu_count must be one of ['1', '2']; got \"0\""]},
     ),
-    "an input that the group has not": (
+    "an input that its group lacks": (
         (*TURN, "inputs", "parameters", "fingerprint", "componentInputParameter"),
         "pipelinechannel--nothing",
         {
@@ -204,7 +204,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ],
         },
     ),
-    "an output that nobody gives": (
+    "an output without a producer": (
         (*BODY, "condition-6", "inputs", "parameters", "pipelinechannel--judge-Output", "taskOutputParameter", "producerTask"),
         "look-again",
         {
@@ -223,7 +223,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ],
         },
     ),
-    "cores of an input that is not there": (
+    "cores from a missing input": (
         (*TRAINER, "resources", "resourceCpuLimit"),
         "{{$.inputs.parameters['cores']}}",
         {
@@ -232,7 +232,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "an image in parts": (
+    "an image name composed of parts": (
         (*TRAINER, "image"),
         "images/{{$.inputs.parameters['gpu_count']}}",
         {
@@ -250,7 +250,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "tolerations that the group has not": (
+    "tolerations that the group lacks": (
         (*ON_KUBERNETES, "exec-train-2", "tolerations"),
         [{"tolerationJson": {"componentInputParameter": "pipelinechannel--tolerations"}}],
         {
@@ -270,7 +270,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
         [{"name": "LONG", "value": "x" * 120_000}],
         {"no_argument_is_too_long": ["container exec-tell: an argument of the driver of 120,707 bytes, above 117,963"]},
     ),
-    "a task that waits for nobody": (
+    "a task that waits for a missing task": (
         (*BODY, "join", "dependentTasks"),
         ["for-loop-2", "join-again"],
         {"each_task_waits_for_tasks_beside_it": ["exit-handler-1: join waits for join-again, which is not there"]},
@@ -284,12 +284,12 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "values that go round": (
+    "a task that takes its own output": (
         (*BODY, "look", "inputs", "parameters", "uri"),
         {"taskOutputParameter": {"producerTask": "look", "outputParameterKey": "Output"}},
         {"each_task_waits_for_tasks_beside_it": ["exit-handler-1: each waits for the next: look, look"]},
     ),
-    "a group that gives what nobody makes": (
+    "a group output without a producer": (
         (*LOOP, "dag", "outputs", "artifacts", TABLE, "artifactSelectors"),
         [{"producerSubtask": "write", "outputArtifactKey": "table"}],
         {
@@ -323,12 +323,12 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "an artifact that nobody gives": (
+    "a missing input artifact": (
         (*BODY, "join", "inputs"),
         None,
         {"artifacts_have_the_type_of_each_input": ["exit-handler-1/join: nothing is given as tables"]},
     ),
-    "memory for people": (
+    "memory in GB": (
         (*TRAINER, "resources", "resourceMemoryLimit"),
         "32 GB",
         {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceMemoryLimit is '32 GB', which is no quantity"]},
@@ -338,17 +338,17 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
         "32 G",
         {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceMemoryLimit is '32 G', which is no quantity"]},
     ),
-    "no cores": (
+    "zero cores": (
         (*TRAINER, "resources", "resourceCpuLimit"),
         "0",
         {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceCpuLimit is '0', and must be above 0"]},
     ),
-    "more memory than is allowed": (
+    "a memory request above the limit": (
         (*TRAINER, "resources", "resourceMemoryRequest"),
         "1025Mi",
         {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceMemoryRequest is above resourceMemoryLimit"]},
     ),
-    "room for people": (
+    "a volume size in GB": (
         (*ON_KUBERNETES, "exec-train", "emptyDirMounts"),
         [{"volumeName": "tmp", "mountPath": "/tmp", "sizeLimit": "10GB"}],
         {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: sizeLimit is '10GB', which is no quantity"]},
@@ -358,22 +358,22 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
         "one",
         {"what_a_pod_asks_for_is_a_quantity": [f"{TRAINED}: resourceCount is 'one', which is no quantity"]},
     ),
-    "room elsewhere": (
+    "a volume at another path": (
         (*ON_KUBERNETES, "exec-train", "emptyDirMounts"),
         [{"volumeName": "tmp", "mountPath": "/scratch", "sizeLimit": "10Gi"}],
         {"each_pod_has_an_end_a_limit_and_room": [f"{TRAINED}: has no volume of limited size at /tmp"]},
     ),
-    "room without an end": (
+    "a volume without a size limit": (
         (*ON_KUBERNETES, "exec-train", "emptyDirMounts"),
         [{"volumeName": "tmp", "mountPath": "/tmp"}],
         {"each_pod_has_an_end_a_limit_and_room": [f"{TRAINED}: has no volume of limited size at /tmp"]},
     ),
-    "a GPU for everybody": (
+    "a constant number of GPUs": (
         (*TRAINER, "resources", "accelerator", "resourceCount"),
         "1",
         {"a_field_decides_on_each_accelerator": [f"{TRAINED}: resourceCount is '1', and no field decides on it"]},
     ),
-    "a sort of GPU for everybody": (
+    "a constant type of GPU": (
         (*BODY[:1], "comp-condition-6", "dag", "tasks", "train", "inputs", "parameters", "pipelinechannel--gpu_type"),
         {"runtimeValue": {"constant": "nvidia.com/gpu"}},
         {
@@ -393,7 +393,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "a lifetime of its own": (
+    "one lifetime that differs": (
         ("platforms", "kubernetes", "pipelineConfig", "resourceTtlOnFailure"),
         60,
         {
@@ -404,7 +404,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "tries without a pause": (
+    "retries without a pause": (
         (*TURN, "retryPolicy", "backoffDuration"),
         None,
         {
@@ -413,12 +413,12 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "a stage beside the last task": (
+    "a stage beside the exit task": (
         ("root", "dag", "tasks", "look"),
         {"componentRef": {"name": "comp-look"}, "inputs": {"parameters": {"uri": {"componentInputParameter": "uri"}}}},
         {"one_last_task_looks_at_all_the_others": ["tell: does not look at look"]},
     ),
-    "the status of another": (
+    "the status of another task": (
         (*LAST, "inputs", "parameters", "status", "taskFinalStatus", "producerTask"),
         "look",
         {
@@ -428,7 +428,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ],
         },
     ),
-    "a last task that waits for nothing": (
+    "an exit task that waits for nothing": (
         (*LAST, "dependentTasks"),
         None,
         {
@@ -442,7 +442,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ],
         },
     ),
-    "a last task within": (
+    "an exit task outside the root": (
         (*BODY, "join", "triggerPolicy"),
         {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"},
         {"one_last_task_looks_at_all_the_others": ["exit-handler-1/join: runs whatever happened, and is not in the root"]},
@@ -457,7 +457,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "a condition on a field that the group has not": (
+    "a condition on a field that the group lacks": (
         ACCEPTED,
         "inputs.parameter_values['pipelinechannel--uri'] != ''",
         {
@@ -473,7 +473,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
         {"tables": {"taskOutputArtifact": {"producerTask": "for-loop-2", "outputArtifactKey": "pipelinechannel--read-table"}}},
         {"a_list_of_artifacts_goes_to_no_group": ["exit-handler-1/condition-6: is given a list of artifacts, tables"]},
     ),
-    "a task called as a driver": (
+    "a task named like a driver": (
         (*BODY, "look-driver"),
         {"componentRef": {"name": "comp-look"}, "inputs": {"parameters": {"uri": {"runtimeValue": {"constant": "a"}}}}},
         {
@@ -482,7 +482,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "a task with a name for people": (
+    "a task name with a space": (
         (*BODY, "look again"),
         {"componentRef": {"name": "comp-look"}, "inputs": {"parameters": {"uri": {"runtimeValue": {"constant": "a"}}}}},
         {
@@ -492,7 +492,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
             ]
         },
     ),
-    "a pipeline with a name for people": (
+    "a pipeline name with a space": (
         ("pipelineInfo", "name"),
         "Tiny pipeline",
         {"names_are_ones_that_argo_and_kubernetes_take": ["the pipeline: Tiny pipeline is no name of Kubernetes"]},
@@ -505,95 +505,95 @@ CHANGED: dict[str, tuple[tuple[str, ...], Any, dict[str, list[str]]]] = {
 }
 
 
-def edited(text: str, path: tuple[str, ...], value: Any) -> str:
-    """A pipeline with one thing changed; a path that begins with `platforms` leads into the second document."""
+def edit(text: str, path: tuple[str, ...], value: Any) -> str:
+    """Returns the pipeline with one value changed; a path that begins with `platforms` leads into the second document."""
     documents = list(yaml.safe_load_all(text))
-    place = documents[path[0] == "platforms"]
+    node = documents[path[0] == "platforms"]
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        node = node[key]
+    node[path[-1]] = value
     if value is None:
-        del place[path[-1]]
+        del node[path[-1]]
     return yaml.safe_dump_all(documents)
 
 
-@pytest.mark.parametrize("case", CHANGED)
-def test_names_what_was_changed_in_a_sound_pipeline(case, sound, monkeypatch):
+@pytest.mark.parametrize("case", EDITS)
+def test_reports_each_edit_of_a_sound_pipeline(case, sound_pipeline, monkeypatch):
     monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
-    path, value, expected = CHANGED[case]
-    found = faults(Pipeline(edited(sound, path, value)))
+    path, value, expected = EDITS[case]
+    found = find_faults(Pipeline(edit(sound_pipeline, path, value)))
     assert found == expected
 
 
-def test_the_stages_that_always_run_are_those_that_look_outside_or_change_it():
+def test_exactly_the_stages_that_read_or_change_the_outside_are_never_cached():
     found: dict[str, set[bool]] = {}
     for name in PIPELINES:
         pipeline = Pipeline((ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8"))
         for stage in pipeline.stages.values():
-            kept = stage.spec["cachingOptions"].get("enableCache", False)
-            found.setdefault(backend_rules.called(pipeline, stage), set()).add(kept)
-    always_run = {stage for stage, kept in found.items() if kept == {False}}
-    # Each is told of with its reason, and nothing is told of that is not there.
-    assert {stage: len(told_of(stage)) for stage in found} == {stage: int(stage in always_run) for stage in found}
-    assert {pattern for stage in found for pattern in told_of(stage)} == backend_rules.OUTSIDE.keys()
+            cached = stage.spec["cachingOptions"].get("enableCache", False)
+            found.setdefault(backend_rules.called(pipeline, stage), set()).add(cached)
+    always_run = {stage for stage, cached in found.items() if cached == {False}}
+    # Each of them has one pattern in OUTSIDE, and every pattern matches a stage.
+    assert {stage: len(matching_patterns(stage)) for stage in found} == {stage: int(stage in always_run) for stage in found}
+    assert {pattern for stage in found for pattern in matching_patterns(stage)} == backend_rules.OUTSIDE.keys()
 
 
-def told_of(stage: str) -> list[str]:
+def matching_patterns(stage: str) -> list[str]:
     return [pattern for pattern in backend_rules.OUTSIDE if fnmatch(stage, pattern)]
 
 
-def test_each_rule_was_seen_to_fail():
-    found = {rule for table in (WRITTEN, CHANGED) for *_, expected in table.values() for rule in expected}
+def test_every_rule_is_broken_by_some_case():
+    found = {rule for table in (COMPILABLE, EDITS) for *_, expected in table.values() for rule in expected}
     assert found == {rule.__name__ for rule in backend_rules.RULES}
 
 
-def fifty(**changed: Any) -> int:
-    """The bytes of what join_records is given behind 50 partitions, in an installation as the one where it was seen."""
-    as_seen = Pipeline(small_pipelines.compiled(small_pipelines.as_seen_with_fifty_partitions, "prepare-records"))
-    like = {"recorded": 16, "first_id": 300, "spaced": False} | changed
+def argument_bytes(**changed: Any) -> int:
+    """Returns the bytes of join_records' argument for 50 partitions, in an installation like the one that was measured."""
+    pipeline = Pipeline(small_pipelines.compiled(small_pipelines.as_seen_with_fifty_partitions, "prepare-records"))
+    sizes = {"recorded": 16, "first_id": 300, "spaced": False} | changed
     (found,) = (
-        many
-        for path, many in executor_input.arguments(as_seen, executor_input.Sizes(lambda loop: 50, **like)).items()
+        size
+        for path, size in executor_input.arguments(pipeline, executor_input.Sizes(lambda loop: 50, **sizes)).items()
         if path[-1] == "join-records"
     )
     return found
 
 
-def test_an_argument_has_as_many_bytes_as_were_seen():
-    assert fifty() == pytest.approx(SEEN, rel=0.005)
+def test_the_computed_argument_is_as_long_as_the_measured_one():
+    assert argument_bytes() == pytest.approx(MEASURED_BYTES, rel=0.005)
 
 
 def test_an_argument_grows_with_the_pipeline_root():
-    more = len(backend_rules.LONG_ROOT) - len(executor_input.DEFAULT_ROOT)
-    # Five artifacts of each turn, left_out, five that are made, the log of the stage, and the file that says what was made.
-    assert fifty(root=backend_rules.LONG_ROOT) - fifty() == more * (5 * 50 + 1 + 5 + 1 + 1)
+    longer = len(backend_rules.LONG_ROOT) - len(executor_input.DEFAULT_ROOT)
+    # Five artifacts of each iteration, left_out, five outputs, the log of the stage, and the file that lists the outputs.
+    assert argument_bytes(root=backend_rules.LONG_ROOT) - argument_bytes() == longer * (5 * 50 + 1 + 5 + 1 + 1)
 
 
-def test_too_many_turns_are_too_long_an_argument(monkeypatch):
-    as_seen = Pipeline(small_pipelines.compiled(small_pipelines.as_seen_with_fifty_partitions))
+def test_too_many_iterations_make_the_argument_too_long(monkeypatch):
+    pipeline = Pipeline(small_pipelines.compiled(small_pipelines.as_seen_with_fifty_partitions))
     monkeypatch.setitem(backend_rules.MOST, "partitions", 50)
-    (fault,) = backend_rules.no_argument_is_too_long(as_seen)
+    (fault,) = backend_rules.no_argument_is_too_long(pipeline)
     assert fault.startswith("exit-handler-1/join-records: an argument of ")
     monkeypatch.setitem(backend_rules.MOST, "partitions", 20)
-    assert backend_rules.no_argument_is_too_long(as_seen) == []
+    assert backend_rules.no_argument_is_too_long(pipeline) == []
 
 
-def test_a_run_has_as_many_pods_as_can_be_counted(sound):
-    pipeline = Pipeline(sound)
-    turns = {"for-loop-2": 2, "for-loop-4": 2, "for-loop-5": 3}  # partitions, the dictionaries that stand there, trials
+def test_counts_the_pods_of_a_run(sound_pipeline):
+    pipeline = Pipeline(sound_pipeline)
+    turns = {"for-loop-2": 2, "for-loop-4": 2, "for-loop-5": 3}  # partitions, the constant dictionaries, trials
     run = run_shape.shape(pipeline, lambda loop: turns[loop.path[-1]])
-    # The drivers of the root and of the body, and the last task; look, number, choose, judge and join; three loops, each with a
-    # driver, one for each turn and a stage in it; accepted, with a stage in it; deploy, which "none" leaves out.
+    # The drivers of the root and of the body, and the exit task; look, number, choose, judge and join; three loops, each with a
+    # driver, and for each iteration a driver and a stage; accepted, with a stage in it; deploy, which "none" skips.
     assert run.pods == 2 + 2 + 5 * 2 + (1 + 2 * 3) + (1 + 2 * 3) + (1 + 3 * 3) + (1 + 2) + 1
-    # Where judge says no, accepted is its driver alone.
+    # If judge returns false, accepted is only its driver.
     assert run_shape.shape(pipeline, lambda loop: turns[loop.path[-1]], true=()).pods == run.pods - 2 - 1
 
 
-def test_a_run_has_the_graphs_that_the_page_shows(sound):
-    run = run_shape.shape(Pipeline(sound), lambda loop: 2)
+def test_lists_the_graphs_of_a_run(sound_pipeline):
+    run = run_shape.shape(Pipeline(sound_pipeline), lambda loop: 2)
     assert (run.layers, run.tasks) == (4, 11)
     graphs = {graph.title: (graph.tasks, graph.artifacts) for graph in run.graphs}
-    # Beside the body's nine boxes: the table of each turn, as the loop gives it, and the joined one.
+    # The body has nine boxes and two artifacts: the loop's tables, and the joined table.
     assert graphs["root"] == (2, 0) and graphs["root / run"] == (9, 2)
     assert graphs["root / run / partitions"] == (2, 0)
     assert graphs["root / run / partitions / turn"] == (1, 1)
@@ -611,11 +611,11 @@ def test_a_run_has_the_graphs_that_the_page_shows(sound):
         ("inputs.parameter_values['a'] == 'x' || inputs.parameter_values['a'] == 'y'", "y", True),
     ],
 )
-def test_reads_the_conditions_of_the_compiler(text, value, expected):
+def test_evaluates_conditions_as_the_compiler_writes_them(text, value, expected):
     assert holds(text, {"a": value}) is expected
 
 
-def test_a_run_tells_which_artifacts_were_not_written(tmp_path):
+def test_lists_the_artifacts_without_a_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no stage left an"):
         unwritten(tmp_path)
     assert run_component.run(small_pipelines.measure, tmp_path).succeeded

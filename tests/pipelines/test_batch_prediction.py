@@ -1,4 +1,4 @@
-"""Pictures named by a model that was trained before, through the command line: in one part and in several."""
+"""Batch prediction with an existing model through the command line, in one partition and in several."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from kfp_vision.repository import version
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A model repository, and a folder of pictures, one of which is broken and one filed wrongly."""
+    """Returns a folder with a model repository and images, one of them broken and one in the wrong class folder."""
     folder = tmp_path_factory.mktemp("batch")
     colour_model.write_version(folder / "models" / "1", ("blue", "red", "green"))
     colour_model.write_version(folder / "models" / "2")
@@ -28,36 +28,40 @@ def root(tmp_path_factory) -> Path:
     return folder
 
 
-def command(root: Path, **form: object) -> subprocess.CompletedProcess:
+def run_cli(root: Path, **form: object) -> subprocess.CompletedProcess:
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     line = [sys.executable, "-m", "kfp_vision.cli", "run", "batch_prediction", *options, "--json"]
     return subprocess.run(line, cwd=root, capture_output=True, text=True, check=False)
 
 
 def predict(root: Path, **form: object) -> tuple[list[str], dict[str, Any]]:
-    """The lines printed by a run that ended well, and the last of them parsed."""
-    done = command(root, model_uri="models", predict_uri="pictures", **form)
+    """Returns the lines that a successful run printed, and the last of them parsed."""
+    done = run_cli(root, model_uri="models", predict_uri="pictures", **form)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout.splitlines(), json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def whole(root) -> tuple[list[str], dict[str, Any]]:
+def unpartitioned(root) -> tuple[list[str], dict[str, Any]]:
     return predict(root, all_scores="true")
 
 
-def test_every_picture_is_named_by_the_newest_version(root, whole):
-    _, result = whole
+def test_the_newest_version_classifies_every_image(root, unpartitioned):
+    _, result = unpartitioned
     with Path(result["predictions"]).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["path", "label", "prediction", "score", "score:red", "score:green", "score:blue"]
-    called = {Path(row["path"]).relative_to(root / "pictures").as_posix(): row["prediction"] for row in rows}
-    assert called["green/1.jpg"] == "green" and called["blue/wrong.jpg"] == "red" and called["blue/broken.jpg"] == ""
+    predictions = {Path(row["path"]).relative_to(root / "pictures").as_posix(): row["prediction"] for row in rows}
+    assert (
+        predictions["green/1.jpg"] == "green"
+        and predictions["blue/wrong.jpg"] == "red"
+        and predictions["blue/broken.jpg"] == ""
+    )
     assert len(rows) == 11
 
 
-def test_says_what_was_named_and_how_well(whole):
-    lines, result = whole
+def test_reports_the_counts_and_the_accuracy(unpartitioned):
+    lines, result = unpartitioned
     assert (result["pictures"], result["unreadable"]) == (11, 1)
     assert result["accuracy"] == pytest.approx(9 / 11)
     closing = lines[next(number for number, line in enumerate(lines) if line.startswith("named ")) :]
@@ -67,9 +71,9 @@ def test_says_what_was_named_and_how_well(whole):
     assert result["skipped"] == []
 
 
-def test_in_partitions_the_table_is_the_same(root, whole):
+def test_partitions_give_the_same_table(root, unpartitioned):
     _, result = predict(root, all_scores="true", partitions=3)
-    assert Path(result["predictions"]).read_text() == Path(whole[1]["predictions"]).read_text()
+    assert Path(result["predictions"]).read_text() == Path(unpartitioned[1]["predictions"]).read_text()
     fetched = list(Path(result["run_dir"]).glob("*/fetch-model/model"))
     assert [version.exported_version(folder).fingerprint for folder in fetched] == [
         version.Version(root / "models" / "2").fingerprint
@@ -88,7 +92,7 @@ def test_in_partitions_the_table_is_the_same(root, whole):
         ),
     ],
 )
-def test_wrong_fields_are_refused_before_anything_is_made(root, form, refusal):
-    done = command(root, **form)
+def test_rejects_wrong_fields_before_any_stage_runs(root, form, refusal):
+    done = run_cli(root, **form)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {refusal}") and done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""What is committed is what the pipelines compile to, and it says what the backend and the run form have to know."""
+"""The committed YAML matches the code, and holds what the backend and the run form need."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from kfp_vision.reports import outcome
 from kfp_vision.storage import base
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_FIELDS = 30
+MAX_FIELDS = 30
 STAGES = [
     "call-endpoint",
     "check-run",
@@ -36,12 +36,12 @@ STAGES = [
     "train-classifier",
     "write-tfrecords",
 ]
-INSTEAD = {"write-tfrecords": ["join-records", "partition-records", "write-partition"]}  # in partitions
+REPLACED_BY = {"write-tfrecords": ["join-records", "partition-records", "write-partition"]}  # in the partitioned pipeline
 TRAINING = ["image_classification", "image_classification_partitioned"]
-# What has to be compiled anew, in its order, where a stage of the data is changed, or the image for GPUs.
-WITH_DATA = [*TRAINING, "prepare_records", "hyperparameter_sweep", "split_images"]
-ON_A_GPU = [*TRAINING, "train_only", "hyperparameter_sweep", "train_classifier", "train_trial"]
-CHANNEL = "pipelinechannel--"  # what a field is called within a group of tasks
+# The YAML, in order, that is outdated after a change to split_images, or to the image for GPUs.
+USING_THE_SPLIT = [*TRAINING, "prepare_records", "hyperparameter_sweep", "split_images"]
+USING_A_GPU = [*TRAINING, "train_only", "hyperparameter_sweep", "train_classifier", "train_trial"]
+CHANNEL = "pipelinechannel--"  # prefix of a field's name within a group of tasks
 BOOLEANS = ["check_images", "fine_tune", "skip_unchanged", "train_last_layer_only"]
 CHOICES = {
     "network": {
@@ -54,47 +54,47 @@ CHOICES = {
 }
 
 
-def committed(name: str) -> str:
+def read_committed(name: str) -> str:
     return (ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module", params=TRAINING)
 def name(request) -> str:
-    """The pipelines that train a classifier: what holds of the one holds of the other."""
+    """Returns the name of each pipeline that trains a classifier."""
     return request.param
 
 
 @pytest.fixture(scope="module")
-def names_of_stages(name) -> list[str]:
+def expected_stages(name) -> list[str]:
     if name == "image_classification":
         return STAGES
-    return sorted(one for stage in STAGES for one in INSTEAD.get(stage, [stage]))
+    return sorted(one for stage in STAGES for one in REPLACED_BY.get(stage, [stage]))
 
 
 @pytest.fixture(scope="module")
 def spec(name) -> PipelineSpec:
-    """The committed pipeline, as KFP's own schema reads it."""
-    document, _ = yaml.safe_load_all(committed(name))
+    """Returns the committed pipeline, parsed with KFP's own schema."""
+    document, _ = yaml.safe_load_all(read_committed(name))
     return json_format.ParseDict(document, PipelineSpec())
 
 
 @pytest.fixture(scope="module")
 def graphs(spec) -> dict[str, dict]:
-    """The tasks of the pipeline by the group they stand in: the root, the body of the exit handler, and the conditions."""
+    """Returns the tasks of each group: the root, the body of the exit handler, the conditions and loops."""
     inner = {name: component.dag.tasks for name, component in spec.components.items() if component.HasField("dag")}
     return {"root": spec.root.dag.tasks, **inner}
 
 
 @pytest.fixture(scope="module")
 def stages(graphs) -> dict:
-    """Every task that runs a container."""
+    """Returns every task that runs a container."""
     return {name: task for tasks in graphs.values() for name, task in tasks.items() if task.component_ref.name not in graphs}
 
 
 @pytest.fixture(scope="module")
 def on_kubernetes(name) -> dict[str, KubernetesExecutorConfig]:
-    """What the committed pipeline asks of Kubernetes, by executor, as KFP's own schema reads it."""
-    _, document = yaml.safe_load_all(committed(name))
+    """Returns the Kubernetes configuration of each executor, parsed with KFP's own schema."""
+    _, document = yaml.safe_load_all(read_committed(name))
     deployment = json_format.ParseDict(document, PlatformSpec()).platforms["kubernetes"].deployment_spec
     return {
         name: json_format.ParseDict(json_format.MessageToDict(executor), KubernetesExecutorConfig())
@@ -109,37 +109,37 @@ COMPILED = [
 ]
 
 
-def test_the_committed_files_are_what_is_compiled():
+def test_the_committed_files_match_the_code():
     texts = compiling.texts()
     assert [str(file.relative_to(ROOT)) for file in texts] == COMPILED
     assert [file for file, text in texts.items() if file.read_text(encoding="utf-8") != text] == []
 
 
-def test_there_are_no_other_files():
+def test_no_other_yaml_is_committed():
     folders = ("pipelines", "components", "manifests/pipelines")
-    there = {str(file.relative_to(ROOT)) for folder in folders for file in (ROOT / folder).glob("*.yaml")}
-    assert there - set(COMPILED) == {"manifests/pipelines/kustomization.yaml"}
+    found = {str(file.relative_to(ROOT)) for folder in folders for file in (ROOT / folder).glob("*.yaml")}
+    assert found - set(COMPILED) == {"manifests/pipelines/kustomization.yaml"}
 
 
-def test_compiling_again_and_elsewhere_gives_the_same_bytes(tmp_path):
+def test_compilation_is_reproducible_in_another_environment(tmp_path):
     compiling.compile_all(tmp_path / "here")
     command = [sys.executable, "-m", "kfp_vision.cli", "compile", "--output", str(tmp_path / "there")]
     environment = os.environ | {"PYTHONHASHSEED": "4711", "TZ": "Pacific/Apia", "LC_ALL": "C"}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     for file in COMPILED:
-        texts = {(tmp_path / place / file).read_bytes() for place in ("here", "there")}
+        texts = {(tmp_path / path / file).read_bytes() for path in ("here", "there")}
         assert texts == {(ROOT / file).read_bytes()}
 
 
-def test_the_form_is_short_and_can_be_sent_as_it_stands(spec):
+def test_the_form_is_short_and_every_field_has_a_default_and_a_description(spec):
     fields = spec.root.input_definitions.parameters
-    assert 0 < len(fields) <= MOST_FIELDS
+    assert 0 < len(fields) <= MAX_FIELDS
     assert [name for name, field in fields.items() if not field.HasField("default_value")] == []
     assert [name for name, field in fields.items() if field.default_value.HasField("null_value")] == []
     assert [name for name, field in fields.items() if not field.description] == []
 
 
-def test_a_choice_is_a_drop_down(spec):
+def test_booleans_and_choices_become_drop_downs(spec):
     fields = spec.root.input_definitions.parameters
     drop_downs = {name: [json_format.MessageToDict(value) for value in field.literals] for name, field in fields.items()}
     assert sorted(name for name in drop_downs if drop_downs[name] == [True, False]) == BOOLEANS
@@ -148,7 +148,7 @@ def test_a_choice_is_a_drop_down(spec):
         assert not values or json_format.MessageToDict(fields[name].default_value) in values
 
 
-def test_the_gpus_of_the_training_are_those_of_the_form_as_a_text_of_the_check(spec, stages):
+def test_the_training_takes_its_gpus_from_the_form_through_the_check(spec, stages):
     executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
     accelerator = executors["exec-train-classifier"]["container"]["resources"]["accelerator"]
     inputs = stages["train-classifier"].inputs.parameters
@@ -162,12 +162,12 @@ def test_the_gpus_of_the_training_are_those_of_the_form_as_a_text_of_the_check(s
     assert checked.component_input_parameter == f"{CHANNEL}gpu_count"
 
 
-def test_training_alone_chooses_its_nodes(on_kubernetes, graphs):
+def test_the_training_takes_node_selector_and_tolerations_from_the_form(on_kubernetes, graphs):
     train = on_kubernetes["exec-train-classifier"]
-    given = [train.node_selector.node_selector_json, *(entry.toleration_json for entry in train.tolerations)]
-    channels = [one.component_input_parameter for one in given]
+    sources = [train.node_selector.node_selector_json, *(entry.toleration_json for entry in train.tolerations)]
+    channels = [one.component_input_parameter for one in sources]
     assert channels == [f"{CHANNEL}node_selector", f"{CHANNEL}tolerations"]
-    # The driver looks these up among what the group is given, not among what the task is.
+    # The driver looks these up among the inputs of the group, not of the task.
     body = graphs["root"]["run"].inputs.parameters
     assert [body[channel].component_input_parameter for channel in channels] == ["node_selector", "tolerations"]
 
@@ -175,7 +175,7 @@ def test_training_alone_chooses_its_nodes(on_kubernetes, graphs):
 SECRETS = {"kfp-vision-storage": base.ENVIRONMENT_VARIABLES, "kfp-vision-webhook": outcome.REPORT_ENVIRONMENT}
 
 
-def test_credentials_come_from_secrets_that_may_be_missing(on_kubernetes):
+def test_credentials_come_from_optional_secrets(on_kubernetes):
     for config in on_kubernetes.values():
         for secret in config.secret_as_env:
             name = secret.secret_name_parameter.runtime_value.constant.string_value
@@ -183,66 +183,68 @@ def test_credentials_come_from_secrets_that_may_be_missing(on_kubernetes):
             assert {(key.secret_key, key.env_var) for key in secret.key_to_env} == {(one, one) for one in SECRETS[name]}
 
 
-def test_the_pod_that_asks_kfp_says_so(on_kubernetes):
+def test_only_report_outcome_has_the_label_for_access_to_kfp(on_kubernetes):
     labels = {stage: dict(config.pod_metadata.labels) for stage, config in on_kubernetes.items()}
-    assert {stage for stage, given in labels.items() if given.get("access-ml-pipeline") == "true"} == {"exec-report-outcome"}
+    assert {stage for stage, pod_labels in labels.items() if pod_labels.get("access-ml-pipeline") == "true"} == {
+        "exec-report-outcome"
+    }
 
 
-def test_the_stages_of_the_data_come_from_the_cache_when_what_they_do_not_read_is_changed(stages):
+def test_data_stages_depend_only_on_the_advanced_fields_that_they_read(stages):
     for stage in ("split-images", "write-tfrecords") if "partition-records" not in stages else ("split-images",):
-        given = stages[stage].inputs.parameters["advanced"]
-        assert given.task_output_parameter.producer_task == "check-run" or given.component_input_parameter == (
+        advanced = stages[stage].inputs.parameters["advanced"]
+        assert advanced.task_output_parameter.producer_task == "check-run" or advanced.component_input_parameter == (
             f"{CHANNEL}check-run-advanced"
         )
     assert stages["train-classifier"].inputs.parameters["advanced"].component_input_parameter == f"{CHANNEL}advanced"
 
 
-def test_every_stage_is_there(stages, names_of_stages):
-    assert sorted(stages) == names_of_stages
+def test_the_pipeline_has_the_expected_stages(stages, expected_stages):
+    assert sorted(stages) == expected_stages
 
 
-def test_nothing_starts_before_the_run_is_checked(graphs):
+def test_the_check_runs_first(graphs):
     first = [name for name, task in graphs["comp-run"].items() if not task.dependent_tasks]
     assert first == ["check-run"]
 
 
-def test_the_outcome_is_told_whatever_happens(graphs):
+def test_the_outcome_is_reported_after_success_and_failure(graphs):
     assert sorted(graphs["root"]) == ["report-outcome", "run"]
     last = graphs["root"]["report-outcome"]
     assert list(last.dependent_tasks) == ["run"]
     assert last.trigger_policy.strategy == last.trigger_policy.ALL_UPSTREAM_TASKS_COMPLETED
     assert last.inputs.parameters["status"].task_final_status.producer_task == "run"
-    given = {name: value.runtime_value.constant.string_value for name, value in last.inputs.parameters.items()}
-    assert given == {"status": "", "run_name": "{{$.pipeline_job_name}}", "run_id": "{{$.pipeline_job_uuid}}"}
+    constants = {name: value.runtime_value.constant.string_value for name, value in last.inputs.parameters.items()}
+    assert constants == {"status": "", "run_name": "{{$.pipeline_job_name}}", "run_id": "{{$.pipeline_job_uuid}}"}
 
 
-def test_a_model_is_deployed_behind_its_verdict_its_proof_and_the_wish_alone(graphs):
-    stands_in = {name: group for group, tasks in graphs.items() for name in tasks}
+def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs):
+    group_of = {name: group for group, tasks in graphs.items() for name in tasks}
     conditions = {}
     for stage in ("check-serving", "deploy-model", "call-endpoint", "predict-images"):
-        conditions[stage], group = [], stands_in[stage]
+        conditions[stage], group = [], group_of[stage]
         while group != "comp-run":
             (task,) = (task for tasks in graphs.values() for task in tasks.values() if task.component_ref.name == group)
             conditions[stage].append(task.trigger_policy.condition.removeprefix("inputs.parameter_values"))
             group = next(outer for outer, tasks in graphs.items() if task in tasks.values())
     accepted = "['pipelinechannel--evaluate-classifier-Output'] == true"
-    proven = "['pipelinechannel--check-serving-Output'] == true"  # of an accepted model that is to be deployed
+    proven = "['pipelinechannel--check-serving-Output'] == true"  # true only for an accepted model with a target
     assert conditions == {
         "check-serving": [],
         "deploy-model": [proven],
         "call-endpoint": [proven],
         "predict-images": [accepted, "['pipelinechannel--predict_uri'] != ''"],
     }
-    given = graphs["comp-run"]["check-serving"].inputs.parameters
-    assert given["deploy_to"].component_input_parameter == f"{CHANNEL}deploy_to"
-    assert given["accepted"].task_output_parameter.producer_task == "evaluate-classifier"
-    judged = graphs["comp-run"]["evaluate-classifier"].inputs.parameters["unchanged"]
-    assert judged.task_output_parameter.producer_task == "decide-training"
-    taken = graphs[stands_in["deploy-model"]]["deploy-model"].inputs.artifacts
-    assert sorted(taken) == ["model", "proof", "verdict"]
+    parameters = graphs["comp-run"]["check-serving"].inputs.parameters
+    assert parameters["deploy_to"].component_input_parameter == f"{CHANNEL}deploy_to"
+    assert parameters["accepted"].task_output_parameter.producer_task == "evaluate-classifier"
+    unchanged = graphs["comp-run"]["evaluate-classifier"].inputs.parameters["unchanged"]
+    assert unchanged.task_output_parameter.producer_task == "decide-training"
+    inputs = graphs[group_of["deploy-model"]]["deploy-model"].inputs.artifacts
+    assert sorted(inputs) == ["model", "proof", "verdict"]
 
 
-def test_a_preparation_ends_with_the_records_and_offers_its_tasks():
+def test_prepare_records_has_its_stages_and_a_choice_of_tasks():
     spec = PIPELINES["prepare_records"].pipeline_spec
     assert stage_names(PIPELINES["prepare_records"]) == [
         "check_preparation",
@@ -261,7 +263,7 @@ def test_a_preparation_ends_with_the_records_and_offers_its_tasks():
     assert [name for name, task in body.items() if not task.dependent_tasks] == ["check-preparation"]
 
 
-def test_pictures_are_named_in_a_loop_and_the_tables_joined():
+def test_batch_prediction_classifies_in_a_loop_and_joins_the_tables():
     spec = PIPELINES["batch_prediction"].pipeline_spec
     form = spec.root.input_definitions.parameters
     assert sorted(form) == ["all_scores", "model_uri", "partitions", "predict_uri"]
@@ -269,14 +271,14 @@ def test_pictures_are_named_in_a_loop_and_the_tables_joined():
     body = spec.components["comp-run"].dag.tasks
     assert [name for name, task in body.items() if not task.dependent_tasks] == ["check-prediction"]
     (loop,) = (task for task in body.values() if task.WhichOneof("iterator"))
-    (named,) = spec.components[loop.component_ref.name].dag.tasks.values()
-    assert named.component_ref.name == "comp-predict-images"
-    assert named.inputs.parameters["partition"].component_input_parameter == loop.parameter_iterator.item_input
+    (prediction,) = spec.components[loop.component_ref.name].dag.tasks.values()
+    assert prediction.component_ref.name == "comp-predict-images"
+    assert prediction.inputs.parameters["partition"].component_input_parameter == loop.parameter_iterator.item_input
     joined = body["join-predictions"].inputs
     assert body[joined.artifacts["parts"].task_output_artifact.producer_task] == loop
 
 
-def test_in_partitions_the_form_has_one_field_more_and_says_all_the_others():
+def test_the_partitioned_form_adds_only_the_field_partitions():
     both = [PIPELINES[name] for name in TRAINING]
     plain, partitioned = (dict(pipeline.pipeline_spec.root.input_definitions.parameters) for pipeline in both)
     assert form_fields(both[1]) == form_fields(both[0]) | {"partitions": "NUMBER_INTEGER"}
@@ -284,38 +286,38 @@ def test_in_partitions_the_form_has_one_field_more_and_says_all_the_others():
     assert partitioned == plain
 
 
-def test_in_partitions_the_writers_run_in_a_loop_and_all_of_them_are_joined():
-    document, _ = yaml.safe_load_all(committed("image_classification_partitioned"))
+def test_the_partitioned_pipeline_writes_in_a_loop_and_joins_the_records():
+    document, _ = yaml.safe_load_all(read_committed("image_classification_partitioned"))
     spec = json_format.ParseDict(document, PipelineSpec())
     body = spec.components["comp-run"].dag.tasks
     (loop,) = (task for task in body.values() if task.WhichOneof("iterator"))
     items = loop.inputs.parameters[loop.parameter_iterator.items.input_parameter].task_output_parameter
     assert (items.producer_task, items.output_parameter_key) == ("partition-records", "Output")
-    assert loop.iterator_policy.parallelism_limit == 0  # as many at a time as the cluster has room for
+    assert loop.iterator_policy.parallelism_limit == 0  # no limit but the cluster's capacity
     (writer,) = spec.components[loop.component_ref.name].dag.tasks.values()
     assert writer.component_ref.name == "comp-write-partition"
     assert writer.inputs.parameters["partition"].component_input_parameter == loop.parameter_iterator.item_input
-    taken = body["join-records"].inputs.artifacts
-    assert sorted(taken) == ["parts", "tables"]
-    assert body[taken["parts"].task_output_artifact.producer_task] == loop
+    inputs = body["join-records"].inputs.artifacts
+    assert sorted(inputs) == ["parts", "tables"]
+    assert body[inputs["parts"].task_output_artifact.producer_task] == loop
     for stage in ("train-classifier", "evaluate-classifier"):
         held_out = body[stage].inputs.artifacts["validation_records"].task_output_artifact
         assert (held_out.producer_task, held_out.output_artifact_key) == ("join-records", "validation_records")
 
 
 @pytest.mark.parametrize("registry", ["registry.example.org:5000/team", "registry.example.org:5000/team/"])
-def test_a_registry_holds_the_images_and_changes_nothing_else(registry):
+def test_a_registry_changes_only_the_image_names(registry):
     for name, pipeline in PIPELINES.items():
         text = compiling.compiled(pipeline, registry)
         images = re.findall(r"^ +image: (.*)$", text, re.MULTILINE)
         assert len(images) == len(stage_names(pipeline))
         assert all(image.startswith("registry.example.org:5000/team/kfp-vision") for image in images)
-        assert text.replace("registry.example.org:5000/team/", "") == committed(name)
+        assert text.replace("registry.example.org:5000/team/", "") == read_committed(name)
 
 
 @pytest.fixture
-def copy_of_the_house(tmp_path) -> Path:
-    """Library, components and pipelines as an installed package has them, to be edited."""
+def package_copy(tmp_path) -> Path:
+    """Returns a folder with an editable copy of library, components and pipelines, laid out as when installed."""
     package = tmp_path / "kfp_vision"
     leave_out = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "kfp_vision", package, ignore=leave_out)
@@ -324,39 +326,39 @@ def copy_of_the_house(tmp_path) -> Path:
     return tmp_path
 
 
-def check(house: Path) -> subprocess.CompletedProcess:
+def run_check(root: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "kfp_vision.cli", "compile", "--check"]
-    environment = os.environ | {"PYTHONPATH": str(house)}
-    return subprocess.run(command, cwd=house, env=environment, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_check_passes_while_nothing_is_edited(copy_of_the_house):
-    done = check(copy_of_the_house)
+def test_the_check_passes_for_unchanged_code(package_copy):
+    done = run_check(package_copy)
     assert (done.returncode, done.stdout, done.stderr) == (0, "every YAML is up to date\n", "")
 
 
 @pytest.mark.parametrize(
-    ("file", "was", "becomes", "concerned"),
+    ("file", "old", "new", "outdated"),
     [
-        ("components/split_images.py", "Splits the table", "Slices the table", WITH_DATA),
-        ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", ON_A_GPU),
+        ("components/split_images.py", "Splits the table", "Slices the table", USING_THE_SPLIT),
+        ("components/images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", USING_A_GPU),
         ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001", [*TRAINING, "train_only"]),
         ("preflight/rules.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS', [*TRAINING, "train_only"]),
         ("pipelines/prepare_records.py", "partitions: int = 1", "partitions: int = 2", ["prepare_records"]),
     ],
 )
-def test_the_check_notices_an_edit(copy_of_the_house, file, was, becomes, concerned):
-    edited = copy_of_the_house / "kfp_vision" / file
+def test_the_check_lists_the_yaml_that_an_edit_makes_outdated(package_copy, file, old, new, outdated):
+    edited = package_copy / "kfp_vision" / file
     text = edited.read_text(encoding="utf-8")
-    assert text.count(was) == 1
-    edited.write_text(text.replace(was, becomes), encoding="utf-8")
-    done = check(copy_of_the_house)
-    places = [f"{'pipelines' if name in PIPELINES else 'components'}/{name}.yaml" for name in concerned]
-    stale = [copy_of_the_house / "kfp_vision" / place for place in places]
+    assert text.count(old) == 1
+    edited.write_text(text.replace(old, new), encoding="utf-8")
+    done = run_check(package_copy)
+    paths = [f"{'pipelines' if name in PIPELINES else 'components'}/{name}.yaml" for name in outdated]
+    stale = [package_copy / "kfp_vision" / path for path in paths]
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
         f"error: every YAML must match the code; got outdated {format_value(', '.join(map(str, stale)))}. "
         "Run kfp-vision compile, and commit.\n"
     )
-    assert [file.read_bytes() for file in stale] == [(ROOT / place).read_bytes() for place in places]
+    assert [file.read_bytes() for file in stale] == [(ROOT / path).read_bytes() for path in paths]

@@ -1,4 +1,4 @@
-"""The run form as a person sees it in the Kubeflow UI: names, types, defaults and drop-downs, in the alphabet's order."""
+"""The run form as the Kubeflow UI shows it: names, types, defaults and drop-downs, in alphabetical order."""
 
 import json
 import re
@@ -41,17 +41,17 @@ train_last_layer_only - BOOLEAN: false [true, false]
 train_steps - NUMBER_INTEGER: 6000
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
-OF_THE_DATA = (
+DATA_FIELDS = (
     *("check_images", "images_per_shard", "images_uri", "leave_out_uri", "validation_ratio", "test_ratio"),
     "skip_unchanged",
 )
-OF_BATCH_PREDICTION = """
+BATCH_PREDICTION_FORM = """
 all_scores - BOOLEAN: false [true, false]
 model_uri - STRING: ""
 partitions - NUMBER_INTEGER: 1
 predict_uri - STRING: "sample"
 """
-OF_A_SWEEP = """
+SWEEP_FORM = """
 advanced - STRUCT: {}
 batch_sizes - LIST: [16.0]
 check_images - BOOLEAN: true [true, false]
@@ -82,7 +82,7 @@ train_steps - NUMBER_INTEGER: 6000
 trials - NUMBER_INTEGER: 0
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
-OF_A_SEARCH = """
+SEARCH_FORM = """
 audit - BOOLEAN: true [true, false]
 checkpoint_uri - STRING: "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
 deploy_to - STRING: "none"
@@ -97,18 +97,18 @@ queries_uri - STRING: ""
 test_ratio - NUMBER_DOUBLE: 0
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
-KFPS_OWN = re.compile(r"pipelinechannel|{{|\b(artifact|dag|executor|component|channel)s?\b", re.IGNORECASE)
+KFP_INTERNALS = re.compile(r"pipelinechannel|{{|\b(artifact|dag|executor|component|channel)s?\b", re.IGNORECASE)
 
 
-def form(name: str) -> list[str]:
-    """A line a field, as the UI draws it from the committed pipeline."""
+def form_lines(name: str) -> list[str]:
+    """Returns a line per field, as the UI shows it from the committed pipeline."""
     spec, _ = yaml.safe_load_all((ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8"))
     lines = []
-    for field, about in sorted(spec["root"]["inputDefinitions"]["parameters"].items()):
-        shown = json.dumps(about["defaultValue"]).removesuffix(".0") if "defaultValue" in about else "nothing"
-        choices = about.get("literals", [])
-        listed = f" [{len(choices)} choices]" if len(choices) > 2 else f" [{', '.join(map(json.dumps, choices))}]"
-        lines.append(f"{field} - {about['parameterType']}: {shown}{listed if choices else ''}")
+    for field, declaration in sorted(spec["root"]["inputDefinitions"]["parameters"].items()):
+        default = json.dumps(declaration["defaultValue"]).removesuffix(".0") if "defaultValue" in declaration else "nothing"
+        choices = declaration.get("literals", [])
+        suffix = f" [{len(choices)} choices]" if len(choices) > 2 else f" [{', '.join(map(json.dumps, choices))}]"
+        lines.append(f"{field} - {declaration['parameterType']}: {default}{suffix if choices else ''}")
     return lines
 
 
@@ -119,26 +119,26 @@ def form(name: str) -> list[str]:
         ("image_classification_partitioned", FORM.replace("predict_uri", "partitions - NUMBER_INTEGER: 4\npredict_uri")),
         (
             "train_only",
-            "\n".join(line for line in FORM.splitlines() if line.partition(" ")[0] not in OF_THE_DATA).replace(
+            "\n".join(line for line in FORM.splitlines() if line.partition(" ")[0] not in DATA_FIELDS).replace(
                 "test_image_uri", 'records_uri - STRING: ""\ntest_image_uri'
             ),
         ),
-        ("hyperparameter_sweep", OF_A_SWEEP),
-        ("image_search", OF_A_SEARCH),
-        ("batch_prediction", OF_BATCH_PREDICTION),
+        ("hyperparameter_sweep", SWEEP_FORM),
+        ("image_search", SEARCH_FORM),
+        ("batch_prediction", BATCH_PREDICTION_FORM),
     ],
 )
-def test_the_form_is_what_a_person_expects(name, expected):
-    found = form(name)
+def test_the_form_has_the_expected_fields_types_defaults_and_choices(name, expected):
+    found = form_lines(name)
     print("\n".join(found))
     assert found == expected.strip().splitlines()
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_form_is_short_has_defaults_and_no_word_of_kfps_inside(name):
-    lines = form(name)
+def test_a_form_is_short_has_defaults_and_hides_kfps_internals(name):
+    lines = form_lines(name)
     assert 0 < len(lines) <= 30
-    assert [line for line in lines if line.endswith(": nothing") or KFPS_OWN.search(line)] == []
+    assert [line for line in lines if line.endswith(": nothing") or KFP_INTERNALS.search(line)] == []
 
 
 FILES = sorted(file for folder in ("components", "pipelines") for file in (ROOT / folder).rglob("*.yaml"))
@@ -146,7 +146,7 @@ FILES += sorted(file for file in (ROOT / "manifests").rglob("*") if file.is_file
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_nothing_is_installed_at_run_time_and_every_image_has_its_version(file):
+def test_yaml_installs_nothing_pins_image_versions_and_holds_no_secrets(file):
     text = file.read_text(encoding="utf-8")
     assert re.search(r"pip3? install|apt-get|:latest\b", text) is None
     images = re.findall(r"^\s*-? ?image: *(\S+)$", text, re.MULTILINE)

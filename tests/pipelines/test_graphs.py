@@ -1,4 +1,4 @@
-"""The picture of each pipeline shows the stages, boxes and arrows that it has now, and stands in the README."""
+"""The diagram of each pipeline shows its current stages, boxes and arrows, and is in the README."""
 
 import re
 import subprocess
@@ -14,14 +14,14 @@ from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.pipelines import PIPELINES, graphs
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = ROOT / "docs" / "graphs"
+DIAGRAMS = ROOT / "docs" / "graphs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def shown(name: str, kind: str) -> dict[str, str]:
-    """What a committed picture has of a kind: title to words."""
-    groups = ElementTree.parse(PICTURES / f"{name}.svg").iter(f"{SVG}g")
+def diagram_texts(name: str, kind: str) -> dict[str, str]:
+    """Maps the title of each node, cluster or edge of a committed diagram to its text."""
+    groups = ElementTree.parse(DIAGRAMS / f"{name}.svg").iter(f"{SVG}g")
     of_kind = [group for group in groups if group.get("class") == kind]
     words = {group.findtext(f"{SVG}title"): [text.text for text in group.iter(f"{SVG}text")] for group in of_kind}
     assert len(words) == len(of_kind)
@@ -29,14 +29,14 @@ def shown(name: str, kind: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_picture_shows_the_pipeline_as_it_is_now(name):
+def test_a_committed_diagram_matches_its_pipeline(name):
     graph = graphs.read(PIPELINES[name])
-    remedy = f"docs/graphs/{name}.svg shows another pipeline than there is now: run make graphs, and commit"
+    remedy = f"docs/graphs/{name}.svg is outdated: run make graphs, and commit"
     on_gpu = {stage: f"{stage} {graphs.ON_GPU}" for stage in graph.on_gpu}
-    assert shown(name, "node") == {stage: stage for stage in stage_names(PIPELINES[name])} | on_gpu, remedy
+    assert diagram_texts(name, "node") == {stage: stage for stage in stage_names(PIPELINES[name])} | on_gpu, remedy
     boxes = {f"{graphs.CLUSTER}{box}": label for box, label in graph.labels.items()}
-    assert shown(name, "cluster") == boxes | {f"{graphs.CLUSTER}sheet": ""}, remedy
-    assert shown(name, "edge") == {f"{arrow.tail}->{arrow.head}": arrow.words for arrow in graph.arrows()}, remedy
+    assert diagram_texts(name, "cluster") == boxes | {f"{graphs.CLUSTER}sheet": ""}, remedy
+    assert diagram_texts(name, "edge") == {f"{arrow.tail}->{arrow.head}": arrow.words for arrow in graph.arrows()}, remedy
 
 
 @pytest.mark.parametrize(
@@ -49,18 +49,18 @@ def test_a_picture_shows_the_pipeline_as_it_is_now(name):
         ("hyperparameter_sweep", "for each trial"),
     ],
 )
-def test_the_box_of_a_loop_says_of_what_it_takes_each(name, loop):
-    assert [label for label in shown(name, "cluster").values() if label.startswith("for each")] == [loop]
+def test_a_loop_box_names_its_items(name, loop):
+    assert [label for label in diagram_texts(name, "cluster").values() if label.startswith("for each")] == [loop]
 
 
-def test_there_are_no_other_pictures():
-    assert {file.name for file in PICTURES.iterdir()} == {f"{name}.svg" for name in PIPELINES}
+def test_no_other_diagram_is_committed():
+    assert {file.name for file in DIAGRAMS.iterdir()} == {f"{name}.svg" for name in PIPELINES}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_picture_stands_in_the_readme_with_what_it_shows(name):
-    (said,) = re.findall(rf"!\[(.+)\]\(docs/graphs/{name}\.svg\)", README)
-    assert said.startswith(f"The graph of {name}: ")
+def test_the_readme_shows_each_diagram_with_a_caption(name):
+    (caption,) = re.findall(rf"!\[(.+)\]\(docs/graphs/{name}\.svg\)", README)
+    assert caption.startswith(f"The graph of {name}: ")
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -104,17 +104,17 @@ def call(where: str):
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def tell(status: dsl.PipelineTaskFinalStatus):
+def report(status: dsl.PipelineTaskFinalStatus):
     pass
 
 
 @pytest.fixture(scope="module")
 def graph() -> graphs.Graph:
-    """Of a pipeline with each kind of box there is, and boxes within boxes."""
+    """Returns the graph of a pipeline with each kind of box, and nested boxes."""
 
     @dsl.pipeline(name="every-kind")
     def every_kind(rate: float = 0.1, trials: int = 3, target: str = "none"):
-        with dsl.ExitHandler(tell(), name="everything"):
+        with dsl.ExitHandler(report(), name="everything"):
             checked = check_fields(rate=rate)
             numbers = list_trials(count=trials).after(checked)
             written = write_records().after(checked)
@@ -133,7 +133,7 @@ def graph() -> graphs.Graph:
     return graphs.read(every_kind)
 
 
-def test_arrows_lead_through_boxes_from_stage_to_stage_and_say_what_flows(graph):
+def test_arrows_connect_stages_across_boxes_and_name_the_artifacts(graph):
     assert {(arrow.tail, arrow.head): arrow.words for arrow in graph.arrows()} == {
         ("check_fields", "list_trials"): "",
         ("check_fields", "write_records"): "",
@@ -143,11 +143,11 @@ def test_arrows_lead_through_boxes_from_stage_to_stage_and_say_what_flows(graph)
         ("score", "choose"): "",
         ("choose", "deploy"): "best",
         ("deploy", "call"): "",
-        ("call", "tell"): "whatever happened",
+        ("call", "report"): "whatever happened",
     }
 
 
-def test_an_arrow_begins_and_ends_at_the_edges_of_the_boxes_that_it_crosses(graph):
+def test_an_arrow_is_clipped_at_the_boxes_that_it_leaves_and_enters(graph):
     names = {label: box for box, label in graph.labels.items()}
     fine, trial, one = names["if check_fields says yes"], names["for each trial"], names["one of these"]
     crossed = {(arrow.tail, arrow.head): (arrow.out_of, arrow.into) for arrow in graph.arrows() if arrow.out_of or arrow.into}
@@ -157,20 +157,20 @@ def test_an_arrow_begins_and_ends_at_the_edges_of_the_boxes_that_it_crosses(grap
         ("score", "choose"): (trial, ""),
         ("choose", "deploy"): ("", one),
         ("deploy", "call"): (one, ""),
-        ("call", "tell"): (names["everything"], ""),
+        ("call", "report"): (names["everything"], ""),
     }
 
 
-def test_a_stage_stands_in_its_box_and_a_box_in_the_one_around_it(graph):
-    stands_in = {name: graph.labels.get(box, "") for name, box in graph.within.items()}
-    boxes = {label: stands_in[box] for box, label in graph.labels.items()}
-    assert {stage: stands_in[stage] for stage in ("check_fields", "score", "choose", "deploy", "deploy_2", "tell")} == {
+def test_stages_and_boxes_are_nested_as_in_the_pipeline(graph):
+    box_of = {name: graph.labels.get(box, "") for name, box in graph.within.items()}
+    boxes = {label: box_of[box] for box, label in graph.labels.items()}
+    assert {stage: box_of[stage] for stage in ("check_fields", "score", "choose", "deploy", "deploy_2", "report")} == {
         "check_fields": "everything",
         "score": "for each trial",
         "choose": "if check_fields says yes",
         "deploy": "if target is none",
         "deploy_2": "if target is not none",
-        "tell": "",
+        "report": "",
     }
     assert boxes == {
         "everything": "",
@@ -201,13 +201,13 @@ FIELD = "inputs.parameter_values['pipelinechannel--{}']".format
         ),
     ],
 )
-def test_a_condition_is_said_in_words(condition, words):
+def test_describes_a_condition_in_words(condition, words):
     assert graphs.in_words(condition) == words
 
 
-def test_who_has_no_dot_is_told_where_it_comes_from():
+def test_without_graphviz_the_error_says_how_to_install_it():
     command = [sys.executable, "-m", "kfp_vision.pipelines.graphs"]
     done = subprocess.run(command, cwd=ROOT, env={"PATH": ""}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    said = "Graphviz must be installed to draw the diagrams; got no dot. Run apt-get install graphviz."
-    assert done.stderr == f"error: {said}\n"
+    message = "Graphviz must be installed to draw the diagrams; got no dot. Run apt-get install graphviz."
+    assert done.stderr == f"error: {message}\n"

@@ -1,4 +1,4 @@
-"""Several trainings and the best of them, through the command line; one of them fails."""
+"""A hyperparameter sweep through the command line, in which one trial fails."""
 
 import csv
 import json
@@ -21,13 +21,13 @@ FORM = {
     "batch_sizes": "[8]",
     "learning_rates": "[0.01, 1e30]",
     "gpu_count": "0",
-    # So few steps teach nothing, and the stages behind the verdict are to run.
+    # So few steps teach the model nothing, but the stages after the verdict must run.
     "advanced": '{"depth_multiplier": 0.1, "batch_norm_decay": 0.9, "beat_largest_class": false}',
 }
 
 
 class Run(NamedTuple):
-    """A command that ended well: what it printed, and its last line parsed."""
+    """A successful command: the lines it printed, and the last one parsed."""
 
     lines: list[str]
     result: dict[str, Any]
@@ -44,7 +44,7 @@ def run(tmp_path_factory) -> Run:
     return Run(done.stdout.splitlines(), json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_every_trial_is_a_turn_of_the_loop(run):
+def test_every_trial_is_an_iteration_of_the_loop(run):
     stages = [line.split("] ")[1] for line in run.lines if line.startswith("[")]
     assert [stage for stage in stages if stage.startswith("train_trial")] == ["train_trial", "train_trial (2)"]
     assert stages.index("choose_trials") < stages.index("train_trial")
@@ -62,7 +62,7 @@ def test_a_trial_that_fails_does_not_fail_the_run(run):
     assert "the thick one is trial 1, the best" in Path(run.result["trials"]).read_text()
 
 
-def test_the_best_one_goes_through_the_gate_on_pictures_that_chose_nothing(run):
+def test_the_best_trial_is_evaluated_on_the_test_split_and_deployed(run):
     assert "on 6 test images" in "\n".join(run.lines)
     (version,) = versions(Path(run.result["endpoint"]["repository"]))
     assert version.fingerprint == exported_version(Path(run.result["model_dir"])).fingerprint

@@ -1,4 +1,4 @@
-"""An index of pictures and a search in it, through the command line."""
+"""Building an index of images and searching it, through the command line."""
 
 import csv
 import json
@@ -12,45 +12,45 @@ from support import embedding_model, sample_images
 
 
 class Run(NamedTuple):
-    """A command that ended well: what it printed, its last line parsed, and the pictures it read."""
+    """A successful command: the lines it printed, the last one parsed, and the folder of images it read."""
 
     lines: list[str]
     result: dict[str, Any]
-    pictures: Path
+    images: Path
 
 
-def carried_out(root: Path, pictures: Path, **changes: object) -> Run:
-    """A run in a folder that has a model."""
-    form = {"images_uri": pictures, "model_uri": root / "model", "nearest": 4}
-    form |= {"queries_uri": pictures / "bellcup", "label": "bellcup", "deploy_to": root / "model"} | changes
+def run_search(root: Path, images: Path, **changes: object) -> Run:
+    """Runs image_search with the model in `root`."""
+    form = {"images_uri": images, "model_uri": root / "model", "nearest": 4}
+    form |= {"queries_uri": images / "bellcup", "label": "bellcup", "deploy_to": root / "model"} | changes
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", "image_search", *options, "--json"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    return Run(done.stdout.splitlines(), json.loads(done.stdout.splitlines()[-1]), pictures)
+    return Run(done.stdout.splitlines(), json.loads(done.stdout.splitlines()[-1]), images)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("run")
     embedding_model.write_model(root / "model")
-    return carried_out(root, sample_images.pictures(root / "pictures", each=10))
+    return run_search(root, sample_images.pictures(root / "pictures", each=10))
 
 
-def test_in_partitions_the_index_and_what_is_found_in_it_are_the_same(run):
-    parted = carried_out(run.pictures.parent, run.pictures, partitions=3, deploy_to="none", audit=False)
-    stages = [line.split("] ")[1] for line in parted.lines if line.startswith("[")]
+def test_partitions_give_the_same_index_and_the_same_neighbours(run):
+    partitioned = run_search(run.images.parent, run.images, partitions=3, deploy_to="none", audit=False)
+    stages = [line.split("] ")[1] for line in partitioned.lines if line.startswith("[")]
     assert [stage for stage in stages if stage.startswith("index_images")] == [
         "index_images", "index_images (2)", "index_images (3)"
     ]  # fmt: skip
     for name in ("vectors", "pictures.csv", "thumbnails", "thumbnails.npy"):
-        one, other = (Path(of.result["index"], "1", name).read_bytes() for of in (run, parted))
+        one, other = (Path(of.result["index"], "1", name).read_bytes() for of in (run, partitioned))
         assert one == other
-    assert Path(parted.result["nearest"]).read_text() == Path(run.result["nearest"]).read_text()
-    assert (parted.result["pictures"], parted.result["refused"]) == (20, 0)
+    assert Path(partitioned.result["nearest"]).read_text() == Path(run.result["nearest"]).read_text()
+    assert (partitioned.result["pictures"], partitioned.result["refused"]) == (20, 0)
 
 
-def test_ends_with_an_index_and_what_was_found_in_it(run):
+def test_writes_an_index_an_audit_and_the_nearest_images(run):
     stages = [line.split()[1] for line in run.lines if line.startswith("[")]
     assert stages[0] == "check_search" and sorted(stages[1:4]) == ["fetch_embedder", "fingerprint_images", "list_images"]
     assert stages[4:6] == ["index_images", "join_index"] and stages[-1] == "report_outcome"
@@ -64,33 +64,38 @@ def test_ends_with_an_index_and_what_was_found_in_it(run):
     assert "<h1>Nearest images</h1>" in Path(run.result["report"]).read_text()
 
 
-def test_the_index_lies_with_its_model(run):
-    place = run.pictures.parent / "model" / "serving"
-    told = run.result["deployed"]
-    assert (told["repository"], told["model_name"], told["version"], told["pictures"]) == (str(place), "flowers", 1, 20)
-    assert f"deployed  next to version 1 of flowers in {place}" in run.lines
-    assert json.loads((place / "index" / "index.json").read_text())["generation"] == told["generation"]
+def test_deploys_the_index_next_to_its_model(run):
+    repository = run.images.parent / "model" / "serving"
+    deployed = run.result["deployed"]
+    assert (deployed["repository"], deployed["model_name"], deployed["version"], deployed["pictures"]) == (
+        str(repository),
+        "flowers",
+        1,
+        20,
+    )
+    assert f"deployed  next to version 1 of flowers in {repository}" in run.lines
+    assert json.loads((repository / "index" / "index.json").read_text())["generation"] == deployed["generation"]
 
 
-def searched(run: Run, *arguments: object) -> subprocess.CompletedProcess:
+def search(run: Run, *arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "kfp_vision.cli", "search", "--index", run.result["index"], *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_command_line_searches_in_it(run):
-    picture = run.pictures / "globelet" / "0003.jpg"
-    done = searched(run, "--nearest", 2, "--json", picture)
+def test_the_command_line_searches_the_index(run):
+    image = run.images / "globelet" / "0003.jpg"
+    done = search(run, "--nearest", 2, "--json", image)
     assert (done.returncode, done.stderr) == (0, "")
-    said = json.loads(done.stdout)
-    assert said["path"] == str(picture) and said["nearest"][0]["path"] == str(picture)
-    assert len(said["nearest"]) == 2 and said["nearest"][0]["label"] == "globelet"
-    plain = searched(run, "--nearest", 1, picture).stdout.splitlines()
-    assert plain == [str(picture), f"  {said['nearest'][0]['similarity']:.4f}  globelet  {picture}"]
+    answer = json.loads(done.stdout)
+    assert answer["path"] == str(image) and answer["nearest"][0]["path"] == str(image)
+    assert len(answer["nearest"]) == 2 and answer["nearest"][0]["label"] == "globelet"
+    plain = search(run, "--nearest", 1, image).stdout.splitlines()
+    assert plain == [str(image), f"  {answer['nearest'][0]['similarity']:.4f}  globelet  {image}"]
 
 
-def test_what_cannot_be_read_is_one_line_and_the_rest_is_found(run, tmp_path):
+def test_an_unreadable_query_is_reported_and_the_others_are_searched(run, tmp_path):
     (tmp_path / "notes.jpg").write_text("no picture")
-    done = searched(run, "--nearest", 1, tmp_path / "notes.jpg", run.pictures / "globelet" / "0001.jpg")
+    done = search(run, "--nearest", 1, tmp_path / "notes.jpg", run.images / "globelet" / "0001.jpg")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: an image must be readable; got {tmp_path / 'notes.jpg'} (")
     assert len(done.stdout.splitlines()) == 2

@@ -1,4 +1,4 @@
-"""Runs through the command line in which a stage is killed: how they end, who is told, and what comes out when begun again."""
+"""Runs through the command line in which a stage is killed: their exit, their report, and the result of a second run."""
 
 import os
 import subprocess
@@ -21,15 +21,15 @@ LAST = "report_outcome"
 
 @dataclass(frozen=True)
 class Run:
-    """A command that ended.
+    """A finished command.
 
     Attributes:
         code: its exit code.
-        lines: what it printed to stdout.
-        stderr: and to stderr.
-        artifacts: the folders of its stages' outputs; nothing where there are none.
-        sent: what whoever is told was sent.
-        kill: of the stage that was to be killed.
+        lines: its lines on stdout.
+        stderr: its output on stderr.
+        artifacts: the folder with the outputs of its stages.
+        sent: the message that its webhook received.
+        kill: the kill that was planned.
     """
 
     code: int
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def stages(self) -> list[str]:
-        """Those that were started, as often as they were."""
+        """Returns the stages in the order they started, once per start."""
         return [line.split()[1] for line in self.lines if line.startswith("[")]
 
 
@@ -51,21 +51,21 @@ def web() -> Iterator[Web]:
         yield running
 
 
-def carry_out(web: Web, output: Path, pipeline: str, form: dict[str, object], stage: str = "", turn: int = 1) -> Run:
-    """Runs a pipeline, of which a stage is killed as soon as it begins; none where none is named."""
+def run_pipeline(web: Web, output: Path, pipeline: str, form: dict[str, object], stage: str = "", turn: int = 1) -> Run:
+    """Runs a pipeline, and kills the named stage, if any, as soon as it starts."""
     fields = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", pipeline, *fields, "--json", "--output", str(output)]
     environment = {name: value for name, value in os.environ.items() if name not in outcome.REPORT_ENVIRONMENT}
     environment |= {outcome.WEBHOOK: f"{web.url}{PATH}"}
     with sigkill.killing(output, stage, sigkill.at_once, turn) as kill:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    named = f"{pipeline.replace('_', '-')}-*"
-    run_dir = max(output.glob(named))  # the newest, by the time in its name
-    artifacts = next(run_dir.glob(named), run_dir)
+    pattern = f"{pipeline.replace('_', '-')}-*"
+    run_dir = max(output.glob(pattern))  # the newest, by the time in its name
+    artifacts = next(run_dir.glob(pattern), run_dir)
     return Run(done.returncode, done.stdout.splitlines(), done.stderr, artifacts, web.got[-1][2], kill)
 
 
-def assert_the_kill_is_told(run: Run, stage: str) -> None:
+def assert_reports_the_kill(run: Run, stage: str) -> None:
     assert run.kill.processes
     assert run.code == 1
     reason = f"{stage} must finish; got a killed process, probably out of memory. Give it more memory, or"
@@ -77,71 +77,69 @@ def assert_the_kill_is_told(run: Run, stage: str) -> None:
     assert f"      the run failed at {stage}" in run.lines
 
 
-def written(artifacts: Path, *outputs: str) -> dict[str, bytes]:
-    """The files of some outputs of a run that are there, by where they lie in it."""
-    files = [file for output in outputs for place in artifacts.glob(output) for file in (place, *place.rglob("*"))]
+def read_outputs(artifacts: Path, *outputs: str) -> dict[str, bytes]:
+    """Returns the existing files of some outputs, by their path in the run."""
+    files = [file for output in outputs for path in artifacts.glob(output) for file in (path, *path.rglob("*"))]
     return {file.relative_to(artifacts).as_posix(): file.read_bytes() for file in files if file.is_file()}
 
 
-RECORDS = ("split-images/*", "*/write-partition/part", "join-records/*_records")
-NOT_RECORDS = "split-images/executor_output.json"  # in which the run's folder is named
+RECORD_OUTPUTS = ("split-images/*", "*/write-partition/part", "join-records/*_records")
+RUN_DEPENDENT_FILE = "split-images/executor_output.json"  # it contains the path of the run's folder
 PREPARATION = {"test_ratio": 0.1, "images_per_shard": 6, "partitions": 2}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def images(tmp_path_factory) -> Path:
     return sample_images.pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory) -> Path:
-    """Where all runs but the undisturbed ones have their folders."""
+    """Returns the folder of all runs but the undisturbed one."""
     return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module")
-def prepared(web, pictures, tmp_path_factory) -> Run:
-    """Records that nobody disturbed."""
-    return carry_out(web, tmp_path_factory.mktemp("undisturbed"), "prepare_records", PREPARATION | {"images_uri": pictures})
+def undisturbed(web, images, tmp_path_factory) -> Run:
+    """Returns a run of prepare_records without a kill."""
+    return run_pipeline(web, tmp_path_factory.mktemp("undisturbed"), "prepare_records", PREPARATION | {"images_uri": images})
 
 
-def records_of(run: Run) -> dict[str, bytes]:
-    found = written(run.artifacts, *RECORDS)
-    found.pop(NOT_RECORDS, None)
+def read_records(run: Run) -> dict[str, bytes]:
+    found = read_outputs(run.artifacts, *RECORD_OUTPUTS)
+    found.pop(RUN_DEPENDENT_FILE, None)
     return found
 
 
 @pytest.mark.parametrize(("stage", "turn"), [("check_preparation", 1), ("write_partition", 2), ("join_records", 1)])
-def test_a_run_of_which_a_stage_is_killed_ends_there_and_what_the_others_wrote_is_whole(
-    web, pictures, prepared, output, stage, turn
-):
-    killed = carry_out(web, output, "prepare_records", PREPARATION | {"images_uri": pictures}, stage, turn)
-    assert_the_kill_is_told(killed, stage)
+def test_a_killed_stage_ends_the_run_and_earlier_outputs_are_whole(web, images, undisturbed, output, stage, turn):
+    killed = run_pipeline(web, output, "prepare_records", PREPARATION | {"images_uri": images}, stage, turn)
+    assert_reports_the_kill(killed, stage)
     assert not (killed.artifacts.parent / "records").exists() and not (killed.artifacts.parent / "report.html").exists()
-    found = records_of(killed)
-    assert found.items() < records_of(prepared).items()
+    found = read_records(killed)
+    assert found.items() < read_records(undisturbed).items()
     assert bool(found) is (stage != "check_preparation")
 
 
-def test_begun_again_it_gives_the_very_records(web, pictures, prepared, output):
-    again = carry_out(web, output, "prepare_records", PREPARATION | {"images_uri": pictures})
+def test_a_second_run_writes_identical_records(web, images, undisturbed, output):
+    again = run_pipeline(web, output, "prepare_records", PREPARATION | {"images_uri": images})
     assert (again.code, again.stderr, again.sent["state"]) == (0, "", "SUCCEEDED")
-    assert records_of(again) == records_of(prepared)
-    assert {name.split("/")[0] for name in records_of(again)} == {
+    assert read_records(again) == read_records(undisturbed)
+    assert {name.split("/")[0] for name in read_records(again)} == {
         "split-images", "partitions-iteration-0", "partitions-iteration-1", "join-records",
     }  # fmt: skip
 
 
-def test_a_training_that_is_killed_ends_the_run_before_anything_is_evaluated_or_deployed(web, pictures, output, tmp_path):
-    form = {"images_uri": pictures, "fine_tune": "false", "gpu_count": 0, "deploy_to": tmp_path / "repository"}
-    form |= {"predict_uri": pictures, "log_uri": tmp_path / "logs"}
-    killed = carry_out(web, output, "image_classification", form, "train_classifier")
-    assert_the_kill_is_told(killed, "train_classifier")
+def test_a_killed_training_ends_the_run_before_evaluation_and_deployment(web, images, output, tmp_path):
+    form = {"images_uri": images, "fine_tune": "false", "gpu_count": 0, "deploy_to": tmp_path / "repository"}
+    form |= {"predict_uri": images, "log_uri": tmp_path / "logs"}
+    killed = run_pipeline(web, output, "image_classification", form, "train_classifier")
+    assert_reports_the_kill(killed, "train_classifier")
     assert not (tmp_path / "repository").exists() and not list(killed.artifacts.glob("train-classifier/model"))
 
 
 @pytest.fixture(scope="module")
-def naming(tmp_path_factory) -> dict[str, object]:
+def prediction_form(tmp_path_factory) -> dict[str, object]:
     root = tmp_path_factory.mktemp("naming")
     colour_model.write_version(root / "models" / "1")
     for colour in colour_model.RGB:
@@ -151,13 +149,13 @@ def naming(tmp_path_factory) -> dict[str, object]:
     return {"model_uri": root / "models", "predict_uri": root / "pictures", "partitions": 2}
 
 
-def test_pictures_of_which_a_part_was_being_named_when_it_was_killed_are_all_named_when_it_is_begun_again(web, naming, output):
-    killed = carry_out(web, output, "batch_prediction", naming, "predict_images", turn=2)
-    assert_the_kill_is_told(killed, "predict_images")
-    again = carry_out(web, output, "batch_prediction", naming)
+def test_a_second_run_classifies_every_image_after_a_killed_partition(web, prediction_form, output):
+    killed = run_pipeline(web, output, "batch_prediction", prediction_form, "predict_images", turn=2)
+    assert_reports_the_kill(killed, "predict_images")
+    again = run_pipeline(web, output, "batch_prediction", prediction_form)
     assert (again.code, again.stderr, again.sent["state"]) == (0, "", "SUCCEEDED")
     parts = ("*/predict-images/predictions", "join-predictions/predictions")
-    found, whole = written(killed.artifacts, *parts), written(again.artifacts, *parts)
+    found, whole = read_outputs(killed.artifacts, *parts), read_outputs(again.artifacts, *parts)
     assert found.items() < whole.items() and len(found) == 1
     assert again.sent["results"] == [
         "9 images classified, 0 unreadable; accuracy 1.0000 on the 9 in folders named after a class"

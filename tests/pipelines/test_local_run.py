@@ -1,4 +1,4 @@
-"""The whole way on this machine: pictures in, a deployed model out, through the command line as a person types it."""
+"""End to end on one machine through the command line: from images to a deployed model."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ STAGES = [
     "evaluate_classifier",
     "check_serving",
 ]
-IN_ANY_ORDER = ["call_endpoint", "deploy_model", "predict_images"]  # the one side waits for nothing of the other
+IN_ANY_ORDER = ["call_endpoint", "deploy_model", "predict_images"]  # these branches are independent
 LAST = "report_outcome"
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
 SPLITS = {"train": 42, "validation": 12, "test": 6}
@@ -38,24 +38,24 @@ SMALL = {
     "batch_size": "8",
     "gpu_count": "0",
     "model_name": "two-flowers",
-    # So few steps teach nothing, and the stages behind the verdict are to run.
+    # So few steps teach the model nothing, but the stages after the verdict must run.
     "advanced": '{"depth_multiplier": 0.1, "batch_norm_decay": 0.9, "beat_largest_class": false}',
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """A command that ended well.
+    """A successful command.
 
     Attributes:
-        pictures: the folder it read.
+        images: the folder it read.
         output: the folder it wrote to.
-        lines: what it printed to stdout.
-        stderr: and to stderr.
+        lines: its lines on stdout.
+        stderr: its output on stderr.
         result: the last line, parsed.
     """
 
-    pictures: Path
+    images: Path
     output: Path
     lines: list[str]
     stderr: str
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def artifacts(self) -> Path:
-        """Where the stages' outputs lie."""
+        """Returns the folder of the stages' outputs."""
         (folder,) = Path(self.result["run_dir"]).glob("*/evaluate-classifier")
         return folder.parent
 
@@ -71,41 +71,41 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("run")
-    pictures = sample_images.pictures(root / "pictures", each=30)
-    form = SMALL | RATIOS | {"images_uri": pictures, "test_image_uri": pictures / "globelet" / "0007.jpg"}
-    form |= {"deploy_to": root / "a repository", "predict_uri": pictures / "bellcup"}
+    images = sample_images.pictures(root / "pictures", each=30)
+    form = SMALL | RATIOS | {"images_uri": images, "test_image_uri": images / "globelet" / "0007.jpg"}
+    form |= {"deploy_to": root / "a repository", "predict_uri": images / "bellcup"}
     form |= {"log_uri": root / "logs"}
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", *options, "--json", "--output", str(root / "out")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    return Run(pictures, root / "out", lines, done.stderr, json.loads(lines[-1]))
+    return Run(images, root / "out", lines, done.stderr, json.loads(lines[-1]))
 
 
-def test_names_each_stage_in_order_and_how_long_it_took(run):
-    named = [line for line in run.lines if line.startswith("[")]
-    stages = [line.split()[1] for line in named]
+def test_prints_each_stage_in_order_with_its_duration(run):
+    headings = [line for line in run.lines if line.startswith("[")]
+    stages = [line.split()[1] for line in headings]
     assert stages[: len(STAGES)] == STAGES
     assert sorted(stages[len(STAGES) : -1]) == IN_ANY_ORDER
     assert stages[-1] == LAST
-    assert named == [f"[{number}/{len(stages)}] {stage}" for number, stage in enumerate(stages, start=1)]
+    assert headings == [f"[{number}/{len(stages)}] {stage}" for number, stage in enumerate(stages, start=1)]
     assert sum(bool(re.fullmatch(r" +done in \d+\.\d s", line)) for line in run.lines) == len(stages)
     assert list(run.result["seconds"]) == [*stages, "total"]
-    parts = [run.result["seconds"][stage] for stage in stages]
-    assert 0 < sum(parts) <= run.result["seconds"]["total"] + 0.5
+    durations = [run.result["seconds"][stage] for stage in stages]
+    assert 0 < sum(durations) <= run.result["seconds"]["total"] + 0.5
 
 
-def test_passes_on_what_the_stages_say_and_nothing_else(run):
-    said = "\n".join(run.lines)
-    assert "60 images in 2 classes, 0 files skipped" in said
-    assert "step 12/12  loss " in said
-    assert "on 6 test images" in said
-    assert "KFP Executor" not in said and "Traceback" not in said and "\x1b" not in said
+def test_prints_the_stages_messages_without_kfps_own(run):
+    printed = "\n".join(run.lines)
+    assert "60 images in 2 classes, 0 files skipped" in printed
+    assert "step 12/12  loss " in printed
+    assert "on 6 test images" in printed
+    assert "KFP Executor" not in printed and "Traceback" not in printed and "\x1b" not in printed
     assert run.stderr == ""
 
 
-def test_makes_one_folder_with_all_that_came_out(run):
+def test_collects_the_results_in_one_folder(run):
     (run_dir,) = run.output.iterdir()
     assert run.result["run_dir"] == str(run_dir)
     model = Path(run.result["model_dir"])
@@ -126,11 +126,11 @@ def test_reports_the_accuracy_on_the_test_split(run):
     assert run.result["accuracy"] == verdict["accuracy"]
     assert run.result["accepted"] is True
     assert f"accuracy  {verdict['accuracy']:.4f} on held-out images" in run.lines
-    assert verdict["test_picture"]["uri"] == str(run.pictures / "globelet" / "0007.jpg")
+    assert verdict["test_picture"]["uri"] == str(run.images / "globelet" / "0007.jpg")
 
 
-def test_deploys_the_model_and_asks_it_over_http(run):
-    (version,) = versions(run.pictures.parent / "a repository")
+def test_deploys_the_model_and_sends_it_a_request(run):
+    (version,) = versions(run.images.parent / "a repository")
     assert version.fingerprint == exported_version(Path(run.result["model_dir"])).fingerprint
     assert run.result["endpoint"]["version"] == version.number == 1
     answer, verdict = run.result["answer"], json.loads((run.artifacts / "evaluate-classifier" / "metrics").read_text())
@@ -148,14 +148,14 @@ def test_every_artifact_has_a_file(run):
     assert local_outputs.unwritten(run.artifacts) == []
 
 
-def test_names_the_pictures_that_it_was_asked_to(run):
+def test_classifies_the_images_at_predict_uri(run):
     with Path(run.result["predictions"]).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == [str(file) for file in sorted((run.pictures / "bellcup").iterdir())]
+    assert [row["path"] for row in rows] == [str(file) for file in sorted((run.images / "bellcup").iterdir())]
     assert {row["prediction"] for row in rows} <= {"bellcup", "globelet"}
 
 
-def predicted(*arguments: object) -> list[dict[str, Any]]:
+def predict(*arguments: object) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--json", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -163,39 +163,39 @@ def predicted(*arguments: object) -> list[dict[str, Any]]:
 
 
 def test_predict_gives_the_same_answers_with_and_without_a_server(run):
-    folder = run.pictures / "globelet"
-    directly = predicted("--model", run.result["model_dir"], folder)
+    folder = run.images / "globelet"
+    directly = predict("--model", run.result["model_dir"], folder)
     assert [list(one) for one in directly] == [["path", "prediction", "score"]] * 30
-    with server.run_server(run.pictures.parent / "a repository") as url:
-        over_http = predicted("--url", url, folder)
+    with server.run_server(run.images.parent / "a repository") as url:
+        over_http = predict("--url", url, folder)
     for one, other in zip(directly, over_http, strict=True):
         assert (one["path"], one["prediction"]) == (other["path"], other["prediction"])
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
 
 
-def test_predict_names_what_it_can_and_fails_for_the_rest(run, tmp_path):
+def test_predict_classifies_the_readable_images_and_reports_the_others(run, tmp_path):
     (tmp_path / "notes.jpg").write_text("no picture")
-    picture = run.pictures / "globelet" / "0001.jpg"
+    image = run.images / "globelet" / "0001.jpg"
     command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--model", run.result["model_dir"]]
-    command += [str(tmp_path / "notes.jpg"), str(picture), str(tmp_path / "nothing.jpg")]
+    command += [str(tmp_path / "notes.jpg"), str(image), str(tmp_path / "nothing.jpg")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert re.fullmatch(rf"(bellcup|globelet)  [01]\.\d{{4}}  {picture}\n", done.stdout)
-    wrong = {"notes.jpg": "not an image in a known format", "nothing.jpg": "No such file or directory"}
+    assert re.fullmatch(rf"(bellcup|globelet)  [01]\.\d{{4}}  {image}\n", done.stdout)
+    reasons = {"notes.jpg": "not an image in a known format", "nothing.jpg": "No such file or directory"}
     assert done.stderr == "".join(
         f"error: an image must be readable; got {tmp_path / name} ({reason}). Give a JPEG or a PNG.\n"
-        for name, reason in wrong.items()
+        for name, reason in reasons.items()
     )
 
 
-def test_brings_the_events_to_a_folder_of_their_own(run):
+def test_copies_the_event_file_to_a_folder_below_log_uri(run):
     (events,) = (run.artifacts / "train-classifier" / "events").glob("events.out.tfevents.*")
-    (folder,) = (run.pictures.parent / "logs").iterdir()
+    (folder,) = (run.images.parent / "logs").iterdir()
     assert folder.name.startswith("two-flowers-")
     assert (folder / events.name).read_bytes() == events.read_bytes()
 
 
-def test_takes_the_form_as_it_was_filled_in(run):
+def test_records_the_fields_of_the_form_with_the_model(run):
     settings = json.loads((Path(run.result["model_dir"]) / "model.json").read_text())
     assert settings["train_steps"] == 12
     assert settings["image_size"] == 64
@@ -203,8 +203,8 @@ def test_takes_the_form_as_it_was_filled_in(run):
     assert settings["network"] == "inception_v1"
 
 
-def test_run_again_with_skip_unchanged_it_ends_before_any_work(run, tmp_path):
-    form = SMALL | RATIOS | {"images_uri": run.pictures, "deploy_to": run.pictures.parent / "a repository"}
+def test_skip_unchanged_ends_a_second_run_before_any_stage(run, tmp_path):
+    form = SMALL | RATIOS | {"images_uri": run.images, "deploy_to": run.images.parent / "a repository"}
     form |= {"test_image_uri": "", "skip_unchanged": "true", "min_accuracy": "0.9"}
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", *options, "--json", "--output", str(tmp_path / "again")]
@@ -215,14 +215,14 @@ def test_run_again_with_skip_unchanged_it_ends_before_any_work(run, tmp_path):
     result = json.loads(done.stdout.splitlines()[-1])
     assert result == {"unchanged": True, "skipped": sorted([*STAGES, *IN_ANY_ORDER, LAST])}
     assert not (tmp_path / "again").exists()
-    assert len(versions(run.pictures.parent / "a repository")) == 1
+    assert len(versions(run.images.parent / "a repository")) == 1
 
 
 @pytest.fixture(scope="module")
-def elsewhere(run, tmp_path_factory) -> dict[str, run_component.Ended]:
-    """The first stages again, on a copy of the pictures in another place; stage to what it made."""
+def moved(run, tmp_path_factory) -> dict[str, run_component.Ended]:
+    """Runs the first stages on a copy of the images in another folder, and returns their results by stage."""
     root = tmp_path_factory.mktemp("elsewhere")
-    copy = shutil.copytree(run.pictures, root / "a" / "deeper place")
+    copy = shutil.copytree(run.images, root / "a" / "deeper place")
     values = run_component.to_ingest(copy, fingerprint="another") | RATIOS
     ingested = run_component.run(components.ingest_images, root / "ingest", **values)
     split = run_component.run(
@@ -234,9 +234,9 @@ def elsewhere(run, tmp_path_factory) -> dict[str, run_component.Ended]:
 
 
 @pytest.mark.parametrize("part", SPLITS)
-def test_the_same_pictures_elsewhere_are_split_the_same(run, elsewhere, part):
+def test_a_moved_copy_of_the_images_is_split_the_same(run, moved, part):
     names = []
-    for folder in (run.artifacts / "split-images", elsewhere["split_images"].folder):
+    for folder in (run.artifacts / "split-images", moved["split_images"].folder):
         with (folder / "tables" / f"{part}.csv").open(newline="") as file:
             names.append([row["name"] for row in csv.DictReader(file)])
     assert names[0] == names[1]
@@ -244,13 +244,13 @@ def test_the_same_pictures_elsewhere_are_split_the_same(run, elsewhere, part):
 
 
 @pytest.mark.parametrize("part", SPLITS)
-def test_the_same_pictures_elsewhere_give_the_same_records_byte_for_byte(run, elsewhere, part):
-    folders = (run.artifacts / "write-tfrecords", elsewhere["write_tfrecords"].folder)
+def test_a_moved_copy_of_the_images_gives_the_same_records_byte_for_byte(run, moved, part):
+    folders = (run.artifacts / "write-tfrecords", moved["write_tfrecords"].folder)
     contents = [{file.name: file.read_bytes() for file in (folder / f"{part}_records").iterdir()} for folder in folders]
     assert contents[0].keys() == {f"{part}-00000-of-00001.tfrecord", "records.json"}
     assert contents[0] == contents[1]
 
 
-def test_the_same_pictures_elsewhere_have_the_same_fingerprint(run, elsewhere):
-    there = json.loads((run.artifacts / "ingest-images" / "executor_output.json").read_text())
-    assert there["parameterValues"]["Output"] == elsewhere["ingest_images"].output
+def test_a_moved_copy_of_the_images_has_the_same_fingerprint(run, moved):
+    recorded = json.loads((run.artifacts / "ingest-images" / "executor_output.json").read_text())
+    assert recorded["parameterValues"]["Output"] == moved["ingest_images"].output

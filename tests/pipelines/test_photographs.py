@@ -1,11 +1,11 @@
-"""Real photographs and a real pretrained network, through the whole pipeline from the command line."""
+"""Real photographs and a real pretrained network, end to end through the command line."""
 
 import json
 import subprocess
 import sys
 
 
-def test_a_short_fine_tuning_on_photographs_goes_far_above_chance(real_data, flower_photos, tmp_path):
+def test_a_short_fine_tuning_on_photographs_is_far_above_chance(real_data, flower_photos, tmp_path):
     fields = {
         "images_uri": flower_photos,
         "network": "googlenet",

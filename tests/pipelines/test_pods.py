@@ -1,4 +1,4 @@
-"""The whole behaviour on a cluster on one page: what every stage asks for, read back from the committed pipelines."""
+"""The pods of the stages: resources, deadlines, retries, secrets and nodes, as the committed pipelines specify them."""
 
 import copy
 import re
@@ -51,8 +51,8 @@ write_tfrecords     kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  sto
 """
 
 
-def asked(name: str) -> dict[str, tuple[str, ...]]:
-    """A row of the table by stage, as a committed pipeline says it."""
+def pod_rows(name: str) -> dict[str, tuple[str, ...]]:
+    """Returns the row of each stage, read from a committed pipeline."""
     spec, platform = yaml.safe_load_all((ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8"))
     executors = spec["deploymentSpec"]["executors"]
     on_kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -74,8 +74,8 @@ def asked(name: str) -> dict[str, tuple[str, ...]]:
         retries = task.get("retryPolicy", {}).get("maxRetryCount", 0)
         seconds = int(pod["activeDeadlineSeconds"])
         if retries:
-            in_all = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": f"{seconds * 3}s"}
-            assert task["retryPolicy"] == in_all | {"maxRetryCount": 2}
+            expected = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": f"{seconds * 3}s"}
+            assert task["retryPolicy"] == expected | {"maxRetryCount": 2}
         secrets = [secret["secretName"].removeprefix("kfp-vision-") for secret in pod.get("secretAsEnv", [])]
         node = ["gpu"] * ("accelerator" in resources)
         node += ["selector"] * ("nodeSelector" in pod) + ["tolerations"] * ("tolerations" in pod)
@@ -94,34 +94,34 @@ def asked(name: str) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_each_stage_is_given_what_the_table_says(name):
+def test_each_stage_has_the_resources_in_the_table(name):
     rows = {stage: tuple(row) for stage, *row in map(str.split, TABLE.strip().splitlines())}
-    found = asked(name)
+    found = pod_rows(name)
     assert {stage: dict(zip(COLUMNS[1:], row, strict=True)) for stage, row in found.items()} == {
         stage: dict(zip(COLUMNS[1:], rows[stage], strict=True)) for stage in found
     }
 
 
-def test_the_table_tells_of_no_stage_that_is_not_there():
-    assert {line.split()[0] for line in TABLE.strip().splitlines()} == {stage for name in PIPELINES for stage in asked(name)}
+def test_the_table_lists_exactly_the_stages_of_the_pipelines():
+    assert {line.split()[0] for line in TABLE.strip().splitlines()} == {stage for name in PIPELINES for stage in pod_rows(name)}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_kubernetes_takes_each_pod_that_kfp_makes_of_a_stage_also_where_pod_security_is_restricted(name):
+def test_each_stages_pod_is_valid_and_meets_restricted_pod_security(name):
     pods = pod_specs.pods(name)
-    assert len(pods) >= len(asked(name)) > 0
+    assert len(pods) >= len(pod_rows(name)) > 0
     assert {stage: published_schemas.faults(pod) + pod_security.violations(pod["spec"]) for stage, pod in pods.items()} == {
         stage: [] for stage in pods
     }
 
 
 @pytest.fixture
-def training() -> dict:
+def training_pod() -> dict:
     return copy.deepcopy(pod_specs.pods("image_classification")["exec-train-classifier"])
 
 
-def test_a_pod_is_made_of_all_that_the_pipeline_says(training):
-    (_, main), spec = training["spec"]["containers"], training["spec"]
+def test_a_pod_has_everything_that_the_pipeline_specifies(training_pod):
+    (_, main), spec = training_pod["spec"]["containers"], training_pod["spec"]
     assert main["resources"] == {
         "limits": {"cpu": "16", "memory": "32Gi", "nvidia.com/gpu": "1"},
         "requests": {"cpu": "2", "memory": "4Gi"},
@@ -132,16 +132,16 @@ def test_a_pod_is_made_of_all_that_the_pipeline_says(training):
     assert (spec["activeDeadlineSeconds"], spec["nodeSelector"], len(spec["tolerations"])) == (14 * 86400, {"disk": "ssd"}, 1)
 
 
-def test_it_is_what_the_pipeline_says_that_lets_a_stage_in(training):
-    del training["spec"]["containers"][1]["securityContext"]["runAsNonRoot"]
-    assert pod_security.violations(training["spec"]) == ["runAsNonRoot of main"]
+def test_restricted_pod_security_needs_the_pipelines_run_as_non_root(training_pod):
+    del training_pod["spec"]["containers"][1]["securityContext"]["runAsNonRoot"]
+    assert pod_security.violations(training_pod["spec"]) == ["runAsNonRoot of main"]
 
 
-def test_a_pod_of_a_kfp_that_sets_nothing_is_not_let_in(training):
-    for container in training["spec"]["initContainers"] + training["spec"]["containers"]:
+def test_a_pod_without_kfps_security_context_is_rejected(training_pod):
+    for container in training_pod["spec"]["initContainers"] + training_pod["spec"]["containers"]:
         container["securityContext"] = {"runAsNonRoot": True} if container["name"] == "main" else {}
-    del training["spec"]["securityContext"]
-    found = pod_security.violations(training["spec"])
+    del training_pod["spec"]["securityContext"]
+    found = pod_security.violations(training_pod["spec"])
     broken = {name: [line.split()[0] for line in found if line.split()[-1] == name] for name in ("main", "wait")}
     assert broken["main"] == ["allowPrivilegeEscalation", "capabilities", "seccompProfile"]
     assert broken["wait"] == ["allowPrivilegeEscalation", "capabilities", "runAsNonRoot", "seccompProfile"]
@@ -171,34 +171,36 @@ def test_a_pod_of_a_kfp_that_sets_nothing_is_not_let_in(training):
         (("initContainers", 0, "securityContext", "runAsNonRoot"), False, "runAsNonRoot of init"),
     ],
 )
-def test_each_rule_of_pod_security_restricted_is_looked_at(training, path, value, found):
-    within = training["spec"]
+def test_each_rule_of_restricted_pod_security_is_checked(training_pod, path, value, found):
+    node = training_pod["spec"]
     for step in path[:-1]:
-        within = within[step]
-    within[path[-1]] = value
-    assert pod_security.violations(training["spec"]) == [found]
+        node = node[step]
+    node[path[-1]] = value
+    assert pod_security.violations(training_pod["spec"]) == [found]
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_what_decides_where_a_stage_runs_reaches_it_within_conditions_and_loops(name):
+def test_accelerators_node_selector_and_tolerations_reach_stages_in_conditions_and_loops(name):
     spec, platform = yaml.safe_load_all((ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8"))
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    reached = []
+    found = []
     for component in (one for one in spec["components"].values() if "dag" in one):
-        within = {f"pipelinechannel--{one}-gpus" for one in component["dag"]["tasks"]}  # of a stage in the same group
-        known = component.get("inputDefinitions", {}).get("parameters", {}).keys() | within
+        gpus = {
+            f"pipelinechannel--{one}-gpus" for one in component["dag"]["tasks"]
+        }  # counts given by a stage of the same group
+        available = component.get("inputDefinitions", {}).get("parameters", {}).keys() | gpus
         for task in component["dag"]["tasks"].values():
             label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
-            told = yaml.safe_dump(
+            settings = yaml.safe_dump(
                 [pods.get(label), spec["deploymentSpec"]["executors"].get(label, {}).get("container", {}).get("resources")]
             )
-            wanted = set(re.findall(r"pipelinechannel--[\w-]+", told))
-            assert wanted <= known, label
-            reached += wanted
+            used = set(re.findall(r"pipelinechannel--[\w-]+", settings))
+            assert used <= available, label
+            found += used
     fields = {"gpu_type", "node_selector", "tolerations"} & PIPELINES[name].component_spec.inputs.keys()
-    known_here = {one.removeprefix("pipelinechannel--") for one in reached if not one.endswith("-gpus")}
-    assert known_here == fields
-    assert [one for one in reached if one.endswith("-gpus")] == [
-        one for one in reached if one.startswith("pipelinechannel--check-")
+    field_names = {one.removeprefix("pipelinechannel--") for one in found if not one.endswith("-gpus")}
+    assert field_names == fields
+    assert [one for one in found if one.endswith("-gpus")] == [
+        one for one in found if one.startswith("pipelinechannel--check-")
     ]
-    assert len(reached) == (4 if fields else 0)
+    assert len(found) == (4 if fields else 0)

@@ -1,4 +1,4 @@
-"""Records without a training: from a folder with boxes to a label map and TFRecord files, through the command line."""
+"""Preparing records through the command line: from annotated images to a label map and TFRecord files."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from kfp_vision.records.folder import read_examples
 
 @dataclass(frozen=True)
 class Run:
-    """A command that ended well: what it printed, and its last line parsed."""
+    """A successful command: the lines it printed, and the last one parsed."""
 
     lines: list[str]
     result: dict[str, Any]
@@ -39,7 +39,7 @@ def run(tmp_path_factory) -> Run:
     return prepare(root, **form)
 
 
-def test_says_where_the_records_are_and_what_is_in_them(run):
+def test_prints_the_folder_of_the_records_and_their_counts(run):
     folder = run.result["records"]
     assert run.result["pictures"] == {"train": 42, "validation": 11, "test": 6}
     assert run.result["refused"] == 1
@@ -51,7 +51,7 @@ def test_says_where_the_records_are_and_what_is_in_them(run):
     assert run.result["skipped"] == []
 
 
-def test_the_folder_holds_records_label_map_and_what_was_refused(run):
+def test_the_folder_holds_records_label_map_and_rejected_files(run):
     folder = Path(run.result["records"])
     assert sorted(path.name for path in folder.iterdir()) == [
         "label_map.pbtxt",
@@ -70,10 +70,10 @@ def test_the_folder_holds_records_label_map_and_what_was_refused(run):
     assert (len(found), labels) == (42, {1, 2, 3})
 
 
-def test_classes_are_prepared_as_for_a_training_without_what_is_to_be_left_out(tmp_path):
-    pictures = sample_images.pictures(tmp_path / "pictures")
+def test_prepares_classification_records_without_the_excluded_images(tmp_path):
+    images = sample_images.pictures(tmp_path / "pictures")
     (tmp_path / "list.csv").write_text("path\nbellcup/0001.jpg\nglobelet/0001.jpg\n")
-    done = prepare(tmp_path, images_uri=pictures, leave_out_uri="list.csv", advanced='{"max_side": 64}')
+    done = prepare(tmp_path, images_uri=images, leave_out_uri="list.csv", advanced='{"max_side": 64}')
     folder = Path(done.result["records"])
     assert done.result["pictures"] == {"train": 14, "validation": 4, "test": 0}
     assert (folder / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"

@@ -1,4 +1,4 @@
-"""A training on records that were written before, through the command line: prepare_records, and then train_only."""
+"""Training on existing records through the command line: prepare_records, then train_only."""
 
 import json
 import subprocess
@@ -19,19 +19,19 @@ FORM = {
     "batch_size": "8",
     "gpu_count": "0",
     "model_name": "two-flowers",
-    # So few steps teach nothing, and the stages behind the verdict are to run.
+    # So few steps teach the model nothing, but the stages after the verdict must run.
     "advanced": '{"depth_multiplier": 0.1, "batch_norm_decay": 0.9, "beat_largest_class": false}',
 }
 
 
 class Run(NamedTuple):
-    """A command that ended well: what it printed, and its last line parsed."""
+    """A successful command: the lines it printed, and the last one parsed."""
 
     lines: list[str]
     result: dict[str, Any]
 
 
-def carried_out(root: Path, pipeline: str, **form: object) -> Run:
+def run_pipeline(root: Path, pipeline: str, **form: object) -> Run:
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", pipeline, *options, "--json"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -43,16 +43,16 @@ def carried_out(root: Path, pipeline: str, **form: object) -> Run:
 def prepared(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("prepare")
     sample_images.pictures(root / "pictures", each=30)
-    return carried_out(root, "prepare_records", images_uri="pictures", test_ratio=0.1, images_per_shard=20, partitions=2)
+    return run_pipeline(root, "prepare_records", images_uri="pictures", test_ratio=0.1, images_per_shard=20, partitions=2)
 
 
 @pytest.fixture(scope="module")
 def run(prepared, tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("train")
-    return carried_out(root, "train_only", records_uri=prepared.result["records"], deploy_to="repository", **FORM)
+    return run_pipeline(root, "train_only", records_uri=prepared.result["records"], deploy_to="repository", **FORM)
 
 
-def test_begins_with_the_records_and_ends_with_a_deployed_model(run):
+def test_trains_from_records_to_a_deployed_model(run):
     stages = [line.split()[1] for line in run.lines if line.startswith("[")]
     assert stages == [*STAGES, "call_endpoint", "report_outcome"]
     assert sorted(run.result["skipped"]) == ["predict_images"]
@@ -61,19 +61,19 @@ def test_begins_with_the_records_and_ends_with_a_deployed_model(run):
     assert version.labels == ["bellcup", "globelet"]
 
 
-def test_is_measured_on_the_test_split_of_the_records(run, prepared):
+def test_evaluates_on_the_test_split_of_the_records(run, prepared):
     assert prepared.result["pictures"]["test"] == 6
     assert f"on {prepared.result['pictures']['test']} test images" in "\n".join(run.lines)
 
 
-def test_trains_on_the_very_records(run, prepared):
+def test_fetches_the_records_unchanged(run, prepared):
     (fetched,) = Path(run.result["run_dir"]).glob("*/fetch-records")
     for split in prepared.result["pictures"]:
         folders = (fetched / f"{split}_records", Path(prepared.result["records"]) / split)
-        brought, there = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)
-        assert brought == there
+        fetched_files, prepared_files = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)
+        assert fetched_files == prepared_files
 
 
-def test_the_folder_of_records_is_whole_by_itself(prepared):
+def test_the_folder_of_records_holds_no_links(prepared):
     files = list(Path(prepared.result["records"]).rglob("*"))
     assert len(files) > 6 and not [file for file in files if file.is_symlink()]

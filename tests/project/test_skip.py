@@ -1,4 +1,4 @@
-"""What cannot run here is left out in one way alone, which CI does not let pass."""
+"""Tests are skipped only through `leave_out`, which fails in CI."""
 
 import ast
 from pathlib import Path
@@ -7,30 +7,30 @@ import pytest
 from support import skip
 
 TESTS = Path(__file__).resolve().parents[1]
-WAY = Path(skip.__file__).resolve()
-OTHER_WAYS = {"skip", "skipif", "skipUnless", "skipIf", "importorskip", "xfail", "SkipTest", "Skipped", "exit"}
-OF = ("pytest", "mark", "unittest", "case")
+SKIP_MODULE = Path(skip.__file__).resolve()
+FORBIDDEN = {"skip", "skipif", "skipUnless", "skipIf", "importorskip", "xfail", "SkipTest", "Skipped", "exit"}
+OWNERS = ("pytest", "mark", "unittest", "case")
 
 
-def other_ways(source: str) -> list[str]:
-    """The lines of a source that leave a test out, or let it fail, in another way."""
+def find_other_skips(source: str) -> list[str]:
+    """Returns the expressions of a source that skip a test, or expect it to fail, in another way."""
     found = []
     nodes = list(ast.walk(ast.parse(source)))
     caught = {node.value for node in nodes if isinstance(node, ast.Attribute) and node.attr == "Exception"}
     for node in nodes:
-        if node in caught:  # such as pytest.skip.Exception, by which a test sees that another is left out
+        if node in caught:  # such as pytest.skip.Exception, with which a test checks for a skip
             continue
-        if isinstance(node, ast.Attribute) and node.attr in OTHER_WAYS and ast.unparse(node.value).split(".")[-1] in OF:
+        if isinstance(node, ast.Attribute) and node.attr in FORBIDDEN and ast.unparse(node.value).split(".")[-1] in OWNERS:
             found.append(ast.unparse(node))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in (*OF, "_pytest"):
-            found += [f"{node.module}.{name.name}" for name in node.names if name.name in OTHER_WAYS]
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in (*OWNERS, "_pytest"):
+            found += [f"{node.module}.{name.name}" for name in node.names if name.name in FORBIDDEN]
     return found
 
 
-def test_no_test_is_left_out_in_another_way():
-    files = sorted(set(TESTS.rglob("*.py")) - {WAY})
+def test_tests_are_skipped_only_through_leave_out():
+    files = sorted(set(TESTS.rglob("*.py")) - {SKIP_MODULE})
     assert len(files) > 100
-    assert {file.name: ways for file in files if (ways := other_ways(file.read_text(encoding="utf-8")))} == {}
+    assert {file.name: skips for file in files if (skips := find_other_skips(file.read_text(encoding="utf-8")))} == {}
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_no_test_is_left_out_in_another_way():
         "from unittest.case import SkipTest",
     ],
 )
-def test_every_other_way_is_seen(line):
-    assert len(other_ways(line)) == 1
+def test_detects_every_other_way_to_skip(line):
+    assert len(find_other_skips(line)) == 1
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
-def test_in_ci_what_is_left_out_fails(monkeypatch, ci, outcome):
+def test_a_skip_fails_in_ci(monkeypatch, ci, outcome):
     monkeypatch.setenv("CI", ci)
-    with pytest.raises((pytest.skip.Exception, pytest.fail.Exception), match="no engine answers") as ended:
+    with pytest.raises((pytest.skip.Exception, pytest.fail.Exception), match="no engine answers") as raised:
         skip.leave_out("no engine answers")
-    assert ended.type is outcome
+    assert raised.type is outcome

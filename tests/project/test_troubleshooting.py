@@ -1,4 +1,4 @@
-"""The troubleshooting page quotes every reason of a failure literally."""
+"""The troubleshooting page quotes every reason for a failure literally."""
 
 import re
 from pathlib import Path
@@ -13,40 +13,40 @@ from kfp_vision.reports.stage_failures import StageLog
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 KSERVE = PAGE.split("## A model on KServe that does not answer")[1].split("\n## ")[0]
-EIGHT = {"spec": {"containers": [{"name": "main", "image": "x", "resources": {"limits": {"memory": "8Gi"}}}]}}
-A_DAY = {"spec": {"activeDeadlineSeconds": 86400}}
-UNPULLED = {**EIGHT, "status": {"containerStatuses": [cluster_run.waiting("main", "ImagePullBackOff", "Back-off")]}}
+EIGHT_GIB_POD = {"spec": {"containers": [{"name": "main", "image": "x", "resources": {"limits": {"memory": "8Gi"}}}]}}
+ONE_DAY_POD = {"spec": {"activeDeadlineSeconds": 86400}}
+UNPULLED_POD = {**EIGHT_GIB_POD, "status": {"containerStatuses": [cluster_run.waiting("main", "ImagePullBackOff", "Back-off")]}}
 
 
 @pytest.mark.parametrize(
     ("message", "pod", "log"),
     [
-        ("main: OOMKilled (exit code 137)", EIGHT, StageLog()),
+        ("main: OOMKilled (exit code 137)", EIGHT_GIB_POD, StageLog()),
         ("main: Error (exit code 1)", {}, StageLog(killed=True)),
-        ("Pod was active on the node longer than the specified deadline", A_DAY, StageLog()),
-        ("Pod was active on the node longer than the specified deadline", UNPULLED, StageLog()),
+        ("Pod was active on the node longer than the specified deadline", ONE_DAY_POD, StageLog()),
+        ("Pod was active on the node longer than the specified deadline", UNPULLED_POD, StageLog()),
         ('Usage of EmptyDir volume "tmp" exceeds the limit "1Mi".', {}, StageLog()),
         ("Unschedulable: 0/1 nodes are available", {}, StageLog()),
         ("pod deleted", {}, StageLog()),
     ],
 )
-def test_each_reason_is_on_the_page(message, pod, log):
-    said = stage_failures.explain_failure("train_classifier", message, pod, log)
-    told = [quoted for quoted in re.findall(r"`([^`]+)`", PAGE) if said.startswith(re.split(r": \.\.\.|\.\.\.", quoted)[0])]
-    assert told, said
+def test_the_page_quotes_each_reason_of_a_failed_stage(message, pod, log):
+    reason = stage_failures.explain_failure("train_classifier", message, pod, log)
+    matches = [quote for quote in re.findall(r"`([^`]+)`", PAGE) if reason.startswith(re.split(r": \.\.\.|\.\.\.", quote)[0])]
+    assert matches, reason
 
 
-def of_a_model(**status: object) -> dict:
-    """Returns a pod of KServe."""
+def model_pod(**status: object) -> dict:
+    """Returns a pod of a model on KServe."""
     containers = [{"name": "kserve-container", "image": "x", "resources": {"limits": {"memory": "2Gi"}}}]
     return {"metadata": {"annotations": {}}, "spec": {"containers": containers}, "status": status}
 
 
-def ended(container: str, **how: object) -> dict:
-    return {"name": container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": how}}
+def terminated_status(container: str, **details: object) -> dict:
+    return {"name": container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": details}}
 
 
-def failed_to_make(message: str) -> dict:
+def deployment_without_pods(message: str) -> dict:
     condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
     return {"status": {"conditions": [condition]}}
 
@@ -57,36 +57,39 @@ UNSCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulab
 @pytest.mark.parametrize(
     ("deployment", "pod"),
     [
-        (None, of_a_model(containerStatuses=[cluster_run.waiting("kserve-container", "ErrImagePull", "not found")])),
-        (None, of_a_model(conditions=[UNSCHEDULED])),
-        (failed_to_make('error looking up service account models/x: serviceaccount "x" not found'), None),
-        (failed_to_make('pods "x" is forbidden: violates PodSecurity "restricted:v1.30": runAsNonRoot != true'), None),
-        (None, of_a_model(initContainerStatuses=[ended("storage-initializer", exitCode=1, message="no such bucket")])),
-        (None, of_a_model(containerStatuses=[ended("kserve-container", exitCode=137, reason="OOMKilled")])),
-        (None, of_a_model(containerStatuses=[ended("kserve-container", exitCode=1, message="error: no model")])),
+        (None, model_pod(containerStatuses=[cluster_run.waiting("kserve-container", "ErrImagePull", "not found")])),
+        (None, model_pod(conditions=[UNSCHEDULED])),
+        (deployment_without_pods('error looking up service account models/x: serviceaccount "x" not found'), None),
+        (deployment_without_pods('pods "x" is forbidden: violates PodSecurity "restricted:v1.30": runAsNonRoot != true'), None),
+        (
+            None,
+            model_pod(initContainerStatuses=[terminated_status("storage-initializer", exitCode=1, message="no such bucket")]),
+        ),
+        (None, model_pod(containerStatuses=[terminated_status("kserve-container", exitCode=137, reason="OOMKilled")])),
+        (None, model_pod(containerStatuses=[terminated_status("kserve-container", exitCode=1, message="error: no model")])),
     ],
 )
-def test_each_reason_of_a_model_on_kserve_is_on_the_page(deployment, pod):
-    (said,) = rollout.start_failures(deployment, [pod] if pod else [], {})
-    pieces = [re.split(r"\s*\.\.\.\s*", quoted) for quoted in re.findall(r"`([^`]+)`", KSERVE)]
-    assert [quoted for quoted in pieces if all(piece in said for piece in quoted) and len("".join(quoted)) > 10], said
+def test_the_page_quotes_each_reason_of_a_model_that_does_not_start(deployment, pod):
+    (reason,) = rollout.start_failures(deployment, [pod] if pod else [], {})
+    quotes = [re.split(r"\s*\.\.\.\s*", quote) for quote in re.findall(r"`([^`]+)`", KSERVE)]
+    assert [quote for quote in quotes if all(piece in reason for piece in quote) and len("".join(quote)) > 10], reason
 
 
 @pytest.mark.parametrize("replicas", [0, 1])
-def test_a_model_scaled_to_zero_is_on_the_page(replicas):
+def test_the_page_quotes_the_reason_of_a_model_scaled_to_zero(replicas):
     counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), replicas)
     spec = {"replicas": replicas, "template": {}}
-    said = rollout.rollout_progress(
+    reason = rollout.rollout_progress(
         {"metadata": {"generation": 1}, "spec": spec, "status": {"observedGeneration": 1, **counts}}, {}
     )
-    assert f"`{said}`" in KSERVE if not replicas else said == ""
+    assert f"`{reason}`" in KSERVE if not replicas else reason == ""
 
 
-def test_an_unknown_reason_is_on_the_page():
+def test_the_page_quotes_the_unknown_reason():
     assert f"`{outcome.UNKNOWN_REASON}`" in PAGE
 
 
 def test_the_files_named_on_the_page_exist():
-    named = re.findall(r"\]\(([^)]+)\)", PAGE)
-    assert named and [file for file in named if not (ROOT / "docs" / file).exists()] == []
+    links = re.findall(r"\]\(([^)]+)\)", PAGE)
+    assert links and [file for file in links if not (ROOT / "docs" / file).exists()] == []
     assert all((ROOT / file).exists() for file in re.findall(r"`((?:pipelines|manifests)/[\w./-]+)`", PAGE))

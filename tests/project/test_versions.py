@@ -1,4 +1,4 @@
-"""One version number joins library, images and YAML; and what is released under it stays as it is."""
+"""Library, container images and YAML share one version number, and released code stays unchanged."""
 
 import re
 import shutil
@@ -18,8 +18,8 @@ YAMLS = sorted(
 
 
 @pytest.fixture
-def tree(tmp_path) -> Path:
-    """A copy of the project whose version is released."""
+def released_project(tmp_path) -> Path:
+    """Returns a copy of the project whose version is released."""
     root = tmp_path / "project"
     root.mkdir()
     for name in ("setup.py", "Dockerfile.gpu"):
@@ -28,12 +28,12 @@ def tree(tmp_path) -> Path:
         shutil.copytree(ROOT / name, root / name)
     (root / "CHANGELOG.md").write_text(f"# Changes\n\n## {__version__}\n\n- Everything.\n")
     (root / "releases").write_text("# None yet.\n")
-    assert release(root, "record").returncode == 0
+    assert run_release_script(root, "record").returncode == 0
     return root
 
 
-def release(root: Path, what: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, root / ".ci" / "release", what]
+def run_release_script(root: Path, action: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, root / ".ci" / "release", action]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -43,17 +43,17 @@ def rewrite(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-def test_this_version_is_what_was_released_or_is_not_released():
-    done = release(ROOT, "check")
+def test_this_version_is_unreleased_or_unchanged_since_its_release():
+    done = run_release_script(ROOT, "check")
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_released_is_let_pass_and_so_is_a_change_of_prose_alone(tree):
-    rewrite(tree / "CHANGELOG.md", "Everything", "All of it")
-    (tree / "images" / "README.md").write_text("Anew.\n")
-    (tree / "kfp_vision" / "__pycache__").mkdir(exist_ok=True)
-    (tree / "kfp_vision" / "__pycache__" / "storage.cpython-399.pyc").write_bytes(b"compiled")
-    done = release(tree, "check")
+def test_accepts_changes_outside_the_code_of_a_released_version(released_project):
+    rewrite(released_project / "CHANGELOG.md", "Everything", "All of it")
+    (released_project / "images" / "README.md").write_text("Anew.\n")
+    (released_project / "kfp_vision" / "__pycache__").mkdir(exist_ok=True)
+    (released_project / "kfp_vision" / "__pycache__" / "storage.cpython-399.pyc").write_bytes(b"compiled")
+    done = run_release_script(released_project, "check")
     assert (done.returncode, done.stdout) == (0, f"version {__version__} is as it was released\n")
 
 
@@ -71,65 +71,65 @@ def test_what_is_released_is_let_pass_and_so_is_a_change_of_prose_alone(tree):
         "setup.py",
     ],
 )
-def test_code_that_changes_under_a_released_version_is_refused(tree, changed):
-    with (tree / changed).open("a") as file:
+def test_rejects_changed_code_under_a_released_version(released_project, changed):
+    with (released_project / changed).open("a") as file:
         file.write("\n")
-    done = release(tree, "check")
+    done = run_release_script(released_project, "check")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: version {__version__} is released, so its code must stay as it was; got another. ")
     assert done.stderr.count("\n") == 1
 
 
-def test_a_module_more_or_less_is_a_change(tree):
-    (tree / "kfp_vision" / "another.py").write_text("")
-    assert release(tree, "check").returncode == 1
-    (tree / "kfp_vision" / "another.py").unlink()
-    assert release(tree, "check").returncode == 0
-    (tree / "kfp_vision" / "records" / "statistics.py").unlink()
-    assert release(tree, "check").returncode == 1
+def test_rejects_added_and_removed_modules_under_a_released_version(released_project):
+    (released_project / "kfp_vision" / "another.py").write_text("")
+    assert run_release_script(released_project, "check").returncode == 1
+    (released_project / "kfp_vision" / "another.py").unlink()
+    assert run_release_script(released_project, "check").returncode == 0
+    (released_project / "kfp_vision" / "records" / "statistics.py").unlink()
+    assert run_release_script(released_project, "check").returncode == 1
 
 
-def test_under_the_next_version_all_may_change(tree):
-    rewrite(tree / "kfp_vision" / "__init__.py", __version__, "99.0.0")
-    done = release(tree, "check")
+def test_code_may_change_under_an_unreleased_version(released_project):
+    rewrite(released_project / "kfp_vision" / "__init__.py", __version__, "99.0.0")
+    done = run_release_script(released_project, "check")
     assert (done.returncode, done.stdout) == (0, "version 99.0.0 is not released, and may change\n")
 
 
-def test_a_version_that_the_changes_do_not_begin_with_is_not_released(tree):
-    before = (tree / "releases").read_text()
-    rewrite(tree / "kfp_vision" / "__init__.py", __version__, "99.0.0")
-    rewrite(tree / "CHANGELOG.md", f"## {__version__}", f"## 99.0.0, unreleased\n\n- More.\n\n## {__version__}")
-    done = release(tree, "record")
+def test_a_version_is_released_only_if_the_changelog_begins_with_it(released_project):
+    before = (released_project / "releases").read_text()
+    rewrite(released_project / "kfp_vision" / "__init__.py", __version__, "99.0.0")
+    rewrite(released_project / "CHANGELOG.md", f"## {__version__}", f"## 99.0.0, unreleased\n\n- More.\n\n## {__version__}")
+    done = run_release_script(released_project, "record")
     assert done.returncode == 1
     assert done.stderr.startswith("error: CHANGELOG.md must begin with the section 99.0.0; got 99.0.0, unreleased.")
-    assert (tree / "releases").read_text() == before
-    rewrite(tree / "CHANGELOG.md", ", unreleased", "")
-    assert release(tree, "record").returncode == 0
-    assert [line.split()[0] for line in (tree / "releases").read_text().splitlines()[1:]] == [__version__, "99.0.0"]
+    assert (released_project / "releases").read_text() == before
+    rewrite(released_project / "CHANGELOG.md", ", unreleased", "")
+    assert run_release_script(released_project, "record").returncode == 0
+    assert [line.split()[0] for line in (released_project / "releases").read_text().splitlines()[1:]] == [__version__, "99.0.0"]
 
 
-def test_a_version_is_not_released_twice(tree):
-    rewrite(tree / "kfp_vision" / "records" / "statistics.py", "import", "\nimport")
-    before = (tree / "releases").read_text()
-    done = release(tree, "record")
+def test_a_version_is_not_released_twice(released_project):
+    rewrite(released_project / "kfp_vision" / "records" / "statistics.py", "import", "\nimport")
+    before = (released_project / "releases").read_text()
+    done = run_release_script(released_project, "record")
     assert done.returncode == 1 and "is released" in done.stderr
-    assert (tree / "releases").read_text() == before
+    assert (released_project / "releases").read_text() == before
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
 def test_a_dockerfile_builds_the_librarys_version(file):
-    stated = re.findall(r"^ARG VERSION=(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-    assert stated and set(stated) == {__version__}
+    versions = re.findall(r"^ARG VERSION=(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions and set(versions) == {__version__}
 
 
 @pytest.mark.parametrize("file", YAMLS, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_a_yaml_names_images_of_the_librarys_version(file):
-    named = re.findall(r"image: (?:\S+/)?kfp-vision(?:-gpu)?:(\S+)", file.read_text(encoding="utf-8"))
-    assert set(named) <= {__version__}
-    assert named or "manifests/" in file.as_posix()
+    versions = re.findall(r"image: (?:\S+/)?kfp-vision(?:-gpu)?:(\S+)", file.read_text(encoding="utf-8"))
+    assert set(versions) <= {__version__}
+    assert versions or "manifests/" in file.as_posix()
 
 
-def test_up_to_the_library_both_images_are_built_alike():
+def test_both_dockerfiles_share_the_steps_that_install_the_library():
     parts = [
         file.read_text(encoding="utf-8").partition("AS packages")[2].partition("\nFROM installed\n")[0] for file in DOCKERFILES
     ]

@@ -1,4 +1,4 @@
-"""Thousands of wrong requests, while others hold their connections open: a reason for each, and the server as it was before."""
+"""Thousands of invalid requests beside idle connections: each is rejected with a reason, and the server stays healthy."""
 
 import base64
 import contextlib
@@ -22,28 +22,30 @@ from kfp_vision.serving import server
 
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
 SEARCH = "/v1/models/colours:search"
-SECONDS = 300  # in which a machine answers that has much else to do
+SECONDS = 300  # enough on a busy machine
 MIB = 1 << 20
 REQUESTS = 5_000
 HELD_OPEN = 40  # connections of each kind
-ENOUGH = 100 * MIB  # of memory that a server may keep for itself after all that
+MEMORY_GROWTH = 100 * MIB  # the most by which the server's memory may have grown afterwards
 
 RED = colour_model.picture("red")
-GOOD = json.dumps({"instances": [{"b64": base64.b64encode(RED).decode()}]}).encode()
+VALID = json.dumps({"instances": [{"b64": base64.b64encode(RED).decode()}]}).encode()
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + RED + b"\r\n--b--\r\n"
-A_FORM = {"content-type": "multipart/form-data; boundary=b"}
+FORM_HEADERS = {"content-type": "multipart/form-data; boundary=b"}
 TENSOR = {"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(RED).decode()]}
 
-GOOD_SEARCH = GOOD[:-1] + b', "top_k": 3, "label": "reddish"}'
+VALID_SEARCH = VALID[:-1] + b', "top_k": 3, "label": "reddish"}'
 
-Sent = tuple[str, str, bytes, dict[str, str]]  # method, path, body, headers
+Request = tuple[str, str, bytes, dict[str, str]]  # method, path, body, headers
 
 
-def changed(whole: bytes) -> st.SearchStrategy[bytes]:
-    """What was right, with some of it lost, doubled, or become something else."""
-    place = st.integers(0, len(whole))
-    cut = st.tuples(place, st.binary(max_size=4), place).map(lambda drawn: whole[: drawn[0]] + drawn[1] + whole[drawn[2] :])
-    return cut.filter(lambda body: body != whole)
+def corrupt(valid: bytes) -> st.SearchStrategy[bytes]:
+    """Returns a strategy for a valid body with a part of it removed, duplicated or replaced."""
+    position = st.integers(0, len(valid))
+    cut = st.tuples(position, st.binary(max_size=4), position).map(
+        lambda parts: valid[: parts[0]] + parts[1] + valid[parts[2] :]
+    )
+    return cut.filter(lambda body: body != valid)
 
 
 JSON = st.recursive(
@@ -62,21 +64,23 @@ JSON = st.recursive(
 )
 HEADERS = st.dictionaries(
     st.sampled_from(["content-type", "inference-header-content-length", "ce-id", "ce-specversion", "accept", "x-request-id"]),
-    st.sampled_from(["application/json", A_FORM["content-type"], "application/cloudevents+json", "image/png", "1.0", "-1"]),
+    st.sampled_from(
+        ["application/json", FORM_HEADERS["content-type"], "application/cloudevents+json", "image/png", "1.0", "-1"]
+    ),
     max_size=3,
 )
 NAMES = st.text("abcABC019.-_~%:/ ", min_size=1, max_size=20).filter(lambda name: "colours" not in name)
-NEVER_RIGHT = st.one_of(
+INVALID = st.one_of(
     st.tuples(
         st.just("POST"),
         st.sampled_from([PREDICT, INFER, SEARCH]),
         JSON.map(json.dumps).map(str.encode) | st.binary(max_size=60),
         HEADERS,
     ),
-    st.tuples(st.just("POST"), NAMES.map("/v1/models/{}:predict".format), st.just(GOOD), st.just({})),
-    st.tuples(st.just("POST"), NAMES.map("/v1/models/{}:search".format), st.just(GOOD), st.just({})),
-    st.tuples(st.just("POST"), NAMES.map("/v2/models/{}/infer".format), st.just(GOOD), st.just({})),
-    st.tuples(st.sampled_from(["PUT", "DELETE", "PATCH", "POST"]), st.just("/v1/models/colours"), st.just(GOOD), st.just({})),
+    st.tuples(st.just("POST"), NAMES.map("/v1/models/{}:predict".format), st.just(VALID), st.just({})),
+    st.tuples(st.just("POST"), NAMES.map("/v1/models/{}:search".format), st.just(VALID), st.just({})),
+    st.tuples(st.just("POST"), NAMES.map("/v2/models/{}/infer".format), st.just(VALID), st.just({})),
+    st.tuples(st.sampled_from(["PUT", "DELETE", "PATCH", "POST"]), st.just("/v1/models/colours"), st.just(VALID), st.just({})),
     st.tuples(
         st.just("POST"),
         st.just(PREDICT),
@@ -84,22 +88,22 @@ NEVER_RIGHT = st.one_of(
         st.just({}),
     ),
 )
-ASKED = st.sampled_from([PREDICT, SEARCH])
-SELDOM_RIGHT = st.one_of(
-    st.tuples(st.just("POST"), ASKED, changed(GOOD), st.just({})),
-    st.tuples(st.just("POST"), ASKED, changed(FORM), st.just(A_FORM)),
-    st.tuples(st.just("POST"), ASKED, changed(RED), st.just({"content-type": "image/jpeg"})),
-    st.tuples(st.just("POST"), st.just(SEARCH), changed(GOOD_SEARCH), st.just({})),
-    st.tuples(st.just("POST"), st.just(INFER), changed(json.dumps({"inputs": [TENSOR]}).encode()), st.just({})),
+PATHS = st.sampled_from([PREDICT, SEARCH])
+MOSTLY_INVALID = st.one_of(
+    st.tuples(st.just("POST"), PATHS, corrupt(VALID), st.just({})),
+    st.tuples(st.just("POST"), PATHS, corrupt(FORM), st.just(FORM_HEADERS)),
+    st.tuples(st.just("POST"), PATHS, corrupt(RED), st.just({"content-type": "image/jpeg"})),
+    st.tuples(st.just("POST"), st.just(SEARCH), corrupt(VALID_SEARCH), st.just({})),
+    st.tuples(st.just("POST"), st.just(INFER), corrupt(json.dumps({"inputs": [TENSOR]}).encode()), st.just({})),
 )
-HEAVY: list[Sent] = [
+HEAVY: list[Request] = [
     ("POST", PREDICT, bytes(50 * MIB), {}),
     ("POST", SEARCH, bytes(50 * MIB), {}),
     ("POST", PREDICT, b'{"instances": [' + b'"' + b"A" * (30 * MIB) + b'"]}', {}),
     ("POST", PREDICT, b"[" * (30 * MIB), {}),
     ("POST", PREDICT, json.dumps({"instances": ["x"] * 10_000}).encode(), {}),
     ("POST", SEARCH, json.dumps({"instances": ["x"] * 10_000}).encode(), {}),
-    ("POST", SEARCH, GOOD[:-1] + b', "top_k": 1' + b"0" * MIB + b"}", {}),
+    ("POST", SEARCH, VALID[:-1] + b', "top_k": 1' + b"0" * MIB + b"}", {}),
     ("POST", PREDICT, colour_model.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
     ("POST", SEARCH, colour_model.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
     ("POST", INFER, json.dumps({"inputs": [TENSOR | {"shape": [10_000], "data": ["bm8="] * 10_000}]}).encode(), {}),
@@ -108,7 +112,7 @@ HEAVY: list[Sent] = [
 
 @pytest.fixture
 def url(tmp_path) -> Iterator[str]:
-    """The address of a server of its own, with an index, whose memory is looked at."""
+    """Starts a server with an index, and yields its address; no other test shares it, as its memory is measured."""
     model = colour_index.write_model(tmp_path / "model")
     repository = model / "serving"
     colour_index.write(model, colour_index.write_pictures(tmp_path / "photos"), repository / "index")
@@ -116,44 +120,44 @@ def url(tmp_path) -> Iterator[str]:
         yield address
 
 
-def sent(session: requests.Session, url: str, request: Sent) -> requests.Response:
+def send(session: requests.Session, url: str, request: Request) -> requests.Response:
     method, path, body, headers = request
     return session.request(method, url + path, data=body, headers=headers, timeout=SECONDS)
 
 
-def resident(url: str) -> float:
-    """Bytes of memory that the server holds."""
+def resident_bytes(url: str) -> float:
+    """Returns the resident memory of the server in bytes."""
     lines = requests.get(f"{url}/metrics", timeout=SECONDS).text.splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith("process_resident_memory_bytes "))
 
 
-BEGUN = {
+BEGINNINGS = {
     "nothing": b"",
     "half a request": b"POST " + PREDICT.encode() + b" HTTP/1.1\r\nHost: x\r\n",
     "a slow body": b"POST " + PREDICT.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
 }
 
 
-class HeldOpen:
-    """Connections that ask for nothing, for half a request, or for one whose body comes a byte at a time.
+class HeldConnections:
+    """Connections that send nothing, half a request, or a body one byte at a time.
 
     Args:
-        url: of the server.
+        url: address of the server.
     """
 
     def __init__(self, url: str):
         parts = urlsplit(url)
-        self.said: dict[str, list[bytes]] = {kind: [] for kind in BEGUN}
+        self.answers: dict[str, list[bytes]] = {kind: [] for kind in BEGINNINGS}
         self._ended = threading.Event()
         self._open = selectors.DefaultSelector()
-        for kind, begun in BEGUN.items():
+        for kind, beginning in BEGINNINGS.items():
             for _ in range(HELD_OPEN):
                 connection = socket.create_connection((parts.hostname, parts.port), SECONDS)
-                connection.sendall(begun)
+                connection.sendall(beginning)
                 self._open.register(connection, selectors.EVENT_READ, kind)
         self._thread = threading.Thread(target=self._drip)
 
-    def __enter__(self) -> "HeldOpen":
+    def __enter__(self) -> "HeldConnections":
         self._thread.start()
         return self
 
@@ -166,73 +170,73 @@ class HeldOpen:
 
     @property
     def count(self) -> int:
-        """How many are open still."""
+        """Returns the number of connections that are still open."""
         return len(self._open.get_map())
 
     def _drip(self) -> None:
         while self.count and not self._ended.wait(0.5):
             for key in list(self._open.get_map().values()):
                 if key.data == "a slow body":
-                    with contextlib.suppress(OSError):  # ended by the server just now
+                    with contextlib.suppress(OSError):  # just closed by the server
                         key.fileobj.send(b"x")
             for key, _ in self._open.select(0):
                 self._open.unregister(key.fileobj)
                 with key.fileobj as connection:
-                    self.said[key.data].append(connection.recv(4096))
+                    self.answers[key.data].append(connection.recv(4096))
 
 
-def test_whatever_is_sent_is_refused_with_its_reason_and_leaves_no_trace(url):
-    good: Sent = ("POST", PREDICT, GOOD, {})
-    good_search: Sent = ("POST", SEARCH, GOOD_SEARCH, {})
+def test_rejects_invalid_requests_with_a_reason_and_keeps_answering_without_leaking_memory(url):
+    valid: Request = ("POST", PREDICT, VALID, {})
+    valid_search: Request = ("POST", SEARCH, VALID_SEARCH, {})
     with requests.Session() as session:
 
-        def asked(request: Sent) -> requests.Response:
-            answer = sent(session, url, request)
+        def send_checked(request: Request) -> requests.Response:
+            answer = send(session, url, request)
             assert answer.status_code == 200 or 400 <= answer.status_code < 500, (request, answer.text)
             if answer.status_code != 200:
                 assert answer.json()["error"], request
             return answer
 
         @settings(max_examples=500, deadline=None, database=None)
-        @given(SELDOM_RIGHT)
-        def get_used_to_it(request: Sent) -> None:
-            asked(request)
+        @given(MOSTLY_INVALID)
+        def warm_up(request: Request) -> None:
+            send_checked(request)
 
         @settings(max_examples=REQUESTS // 2, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(NEVER_RIGHT)
-        def never_right(request: Sent) -> None:
-            assert asked(request).status_code != 200, request
+        @given(INVALID)
+        def send_invalid(request: Request) -> None:
+            assert send_checked(request).status_code != 200, request
 
         @settings(max_examples=REQUESTS // 2, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(SELDOM_RIGHT)
-        def seldom_right(request: Sent) -> None:
-            asked(request)
+        @given(MOSTLY_INVALID)
+        def send_mostly_invalid(request: Request) -> None:
+            send_checked(request)
 
-        get_used_to_it()
+        warm_up()
         for request in HEAVY:
-            assert asked(request).status_code in (400, 413)
-        before = resident(url)
-        with HeldOpen(url) as held_open:
-            never_right()
-            seldom_right()
+            assert send_checked(request).status_code in (400, 413)
+        before = resident_bytes(url)
+        with HeldConnections(url) as held:
+            send_invalid()
+            send_mostly_invalid()
             for request in HEAVY * 3:
-                assert asked(request).status_code in (400, 413)
-                assert asked(good).json()["predictions"][0]["classes"] == "red"
-                assert len(asked(good_search).json()["predictions"][0]["hits"]) == 3
-            until(lambda: not held_open.count)
-        assert set(held_open.said["nothing"]) == {b""}
-        assert {words.split(b"\r\n")[0] for words in held_open.said["half a request"]} == {b"HTTP/1.1 408 Request Timeout"}
-        for words in held_open.said["a slow body"]:
-            assert words.startswith(b"HTTP/1.1 408 ") and b"must arrive within 20 seconds" in words
-        assert {len(said) for said in held_open.said.values()} == {HELD_OPEN}
-        assert asked(good).json()["predictions"][0]["classes"] == "red"
-        assert resident(url) < before + ENOUGH
+                assert send_checked(request).status_code in (400, 413)
+                assert send_checked(valid).json()["predictions"][0]["classes"] == "red"
+                assert len(send_checked(valid_search).json()["predictions"][0]["hits"]) == 3
+            until(lambda: not held.count)
+        assert set(held.answers["nothing"]) == {b""}
+        assert {reply.split(b"\r\n")[0] for reply in held.answers["half a request"]} == {b"HTTP/1.1 408 Request Timeout"}
+        for reply in held.answers["a slow body"]:
+            assert reply.startswith(b"HTTP/1.1 408 ") and b"must arrive within 20 seconds" in reply
+        assert {len(answers) for answers in held.answers.values()} == {HELD_OPEN}
+        assert send_checked(valid).json()["predictions"][0]["classes"] == "red"
+        assert resident_bytes(url) < before + MEMORY_GROWTH
 
 
-def test_a_body_that_comes_in_pieces_is_taken(url):
+def test_accepts_a_body_that_arrives_in_pieces(url):
     def pieces() -> Iterator[bytes]:
-        for at in range(0, len(GOOD), len(GOOD) // 5):
-            yield GOOD[at : at + len(GOOD) // 5]
+        for start in range(0, len(VALID), len(VALID) // 5):
+            yield VALID[start : start + len(VALID) // 5]
             time.sleep(0.1)
 
     with ThreadPoolExecutor(8) as clients:

@@ -1,4 +1,4 @@
-"""Pictures in an archive on a web server: read over HTTP as they are, and fetched once."""
+"""Images in an archive on a web server: the stages read them over HTTP, and download the archive once."""
 
 import contextlib
 import csv
@@ -20,25 +20,25 @@ RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.0}
 
 @dataclass
 class Site:
-    """A folder on a web server, and what was asked of it."""
+    """A folder on a web server, and the request lines it received."""
 
     folder: Path
     address: str
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def downloads(self) -> int:
-        """How many times the server sent a file rather than what it knows of it."""
-        return sum(line.startswith("GET ") for line in self.asked)
+        """Returns the number of GET requests; HEAD requests send no file."""
+        return sum(line.startswith("GET ") for line in self.requests)
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[Site]:
-    """The folder on a port of this machine."""
-    asked: list[str] = []
+def serve(folder: Path) -> Iterator[Site]:
+    """Serves the folder on a local port."""
+    requests: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
         def log_request(self, code="-", size="-"):
-            asked.append(self.requestline)
+            requests.append(self.requestline)
 
         def log_message(self, format, *args):
             pass
@@ -47,7 +47,7 @@ def served(folder: Path) -> Iterator[Site]:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield Site(folder, f"http://127.0.0.1:{server.server_address[1]}", asked)
+            yield Site(folder, f"http://127.0.0.1:{server.server_address[1]}", requests)
         finally:
             server.shutdown()
             thread.join()
@@ -55,19 +55,19 @@ def served(folder: Path) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:
-    """Ten pictures each of two classes, below a folder in photos.tgz."""
+    """Serves photos.tgz, which holds ten images each of two classes in a folder."""
     root = tmp_path_factory.mktemp("site")
-    pictures = sample_images.pictures(root / "pictures")
+    images = sample_images.pictures(root / "pictures")
     (root / "public").mkdir()
     with tarfile.open(root / "public" / "photos.tgz", "w:gz") as archive:
-        archive.add(pictures, arcname="photos")
-    with served(root / "public") as site:
+        archive.add(images, arcname="photos")
+    with serve(root / "public") as site:
         yield site
 
 
 @pytest.fixture(scope="module")
 def stages(site, tmp_path_factory) -> dict[str, run_component.Ended]:
-    """The stages from the address to records, with downloads kept in a folder of their own."""
+    """Runs the stages from the address to the records, with a separate folder for downloads."""
     root, address = tmp_path_factory.mktemp("stages"), f"{site.address}/photos.tgz"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
@@ -91,7 +91,7 @@ def test_a_row_points_into_the_archive(site, stages):
     assert {row["label"] for row in rows} == {"bellcup", "globelet"}
 
 
-def test_every_picture_reaches_the_records(stages):
+def test_every_image_reaches_the_records(stages):
     written = stages["write_tfrecords"]
     assert written.succeeded
     assert written.metadata["train_records"]["pictures"] == 16
@@ -106,7 +106,7 @@ def test_the_archive_is_downloaded_once(site, stages):
 
 def test_a_changed_archive_has_another_fingerprint(tmp_path):
     archive = tmp_path / "photos.tgz"
-    with served(tmp_path) as site:
+    with serve(tmp_path) as site:
 
         def fingerprint(root: str) -> str:
             data = {"images_uri": f"{site.address}/photos.tgz", "leave_out_uri": "", "advanced": {}}
@@ -119,7 +119,7 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
         assert site.downloads() == 0
 
 
-def test_an_address_with_nothing_at_it_is_refused(site, tmp_path):
+def test_rejects_an_address_without_a_file(site, tmp_path):
     ended = run_component.run(
         components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz", leave_out_uri="", advanced={}
     )

@@ -1,7 +1,7 @@
-"""Object stores that are gone for a while, in the middle of every stage that reads or writes one; see CONTRIBUTING.md.
+"""Outages of an object store in the middle of every stage that reads or writes one; see CONTRIBUTING.md.
 
-A stage waits for a store that is back within minutes, and says each try. One that fails leaves nothing that looks whole, and
-gives the same when it is started again. Time is scaled down but in the one test with the real figures.
+A stage waits for a store that is back within minutes, and logs each retry. A stage that fails leaves nothing that looks
+complete, and gives the same result when it is repeated. Times are scaled down, except in the last test.
 """
 
 import hashlib
@@ -45,8 +45,8 @@ from kfp_vision.search.index import read_index_info
 from kfp_vision.storage import atomic, base, reading, retry, writing
 from kfp_vision.training import checkpointing
 
-SHORT = 0.3  # seconds for which a store is gone
-ENOUGH = 0.5  # seconds that one is waited for that does not come back
+OUTAGE_SECONDS = 0.3  # for which a store is gone
+WAIT_SECONDS = 0.5  # for which a stage waits for a store that stays gone
 THREE_MINUTES = 180
 LABELS = ["bellcup", "globelet"]
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
@@ -61,21 +61,21 @@ def scratch(tmp_path, monkeypatch) -> Path:
     return tmp_path / "scratch"
 
 
-class Guesses:
-    """Names pictures by their bytes: a model that is loaded at once, and whose answers are always the same."""
+class FakeClassifier:
+    """Classifies images by a hash of their bytes: it needs no loading, and its answers never change."""
 
-    def classify(self, pictures: Sequence[bytes]) -> list[classifier.Answer]:
-        numbers = [hashlib.md5(picture).digest()[0] % len(LABELS) for picture in pictures]
+    def classify(self, images: Sequence[bytes]) -> list[classifier.Answer]:
+        numbers = [hashlib.md5(image).digest()[0] % len(LABELS) for image in images]
         return [classifier.Prediction(LABELS[number], number, [1.0 - number, float(number)]) for number in numbers]
 
 
-def below(folder: Path) -> dict[str, bytes]:
+def read_tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @dataclass(frozen=True)
-class Made:
-    """What is made once: a model, and an index of the pictures of one class and one of all."""
+class ModelAndIndexes:
+    """A model, an index of the images of one class (`before`), and an index of all images (`newer`)."""
 
     model: Path
     before: Path
@@ -83,338 +83,350 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the stages work on.
+class Inputs:
+    """The inputs and targets of the stages.
 
     Attributes:
-        pictures: the URI of a bucket folder of them.
-        archive: the URI of an archive of them.
+        images: the URI of a bucket folder of images.
+        archive: the URI of an archive of the same images.
         models: the URI of a model repository.
-        tables: the folder of the split tables of the pictures.
-        version: an export that lies in no repository yet.
+        tables: the folder of the split tables.
+        version: an export that is in no repository yet.
         records: the URI of records of all splits.
-        index: the URI of an index of some of the pictures.
-        made: the model that it is of, and an index of more of them.
-        target: the URI of a folder to write to, in which one whole version, one state, and the model with its index lie.
+        index: the URI of an index of some of the images.
+        model_and_indexes: the model of that index, and an index of all images.
+        target: the URI of a folder to write to; it holds a version, a checkpoint, and the model with its index.
     """
 
-    pictures: str
+    images: str
     archive: str
     models: str
     tables: Path
     version: Version
     records: str
     index: str
-    made: Made
+    model_and_indexes: ModelAndIndexes
     target: str
 
 
-def check(given: Given, folder: Path) -> None:
-    fields = {"images_uri": given.pictures, "leave_out_uri": "", "task": "classification", "check_images": True, **RATIOS}
+def check_fields(inputs: Inputs, folder: Path) -> None:
+    fields = {"images_uri": inputs.images, "leave_out_uri": "", "task": "classification", "check_images": True, **RATIOS}
     checked = checks.check_preparation(fields | {"images_per_shard": 7, "partitions": 1, "advanced": {}})
     atomic.write_json(folder / "checked", checked)
 
 
-def fingerprint(given: Given, folder: Path) -> None:
-    writing.write_file(scan.fingerprint_images(given.pictures).encode(), str(folder / "fingerprint"))
+def fingerprint_folder(inputs: Inputs, folder: Path) -> None:
+    writing.write_file(scan.fingerprint_images(inputs.images).encode(), str(folder / "fingerprint"))
 
 
-def ingest(given: Given, folder: Path) -> None:
-    ingest_images(given.pictures, check_images=True, splits=3, table=folder / "images", page=folder / "page.html")
+def ingest_folder(inputs: Inputs, folder: Path) -> None:
+    ingest_images(inputs.images, check_images=True, splits=3, table=folder / "images", page=folder / "page.html")
 
 
-def ingest_archive(given: Given, folder: Path) -> None:
-    shutil.rmtree(reading._downloads())  # a new pod has none
-    ingest_images(given.archive, check_images=True, splits=3, table=folder / "images", page=folder / "page.html")
+def ingest_archive(inputs: Inputs, folder: Path) -> None:
+    shutil.rmtree(reading._downloads())  # a new pod has no downloads
+    ingest_images(inputs.archive, check_images=True, splits=3, table=folder / "images", page=folder / "page.html")
 
 
-def write(given: Given, folder: Path) -> None:
-    write_records(given.tables, folder, folder)
+def write_tables(inputs: Inputs, folder: Path) -> None:
+    write_records(inputs.tables, folder, folder)
 
 
-def write_records(tables: Path, folder: Path, beside_it: Path) -> None:
+def write_records(tables: Path, folder: Path, side_outputs: Path) -> None:
     splits = {split: tables / f"{split}.csv" for split in table.SPLITS}
     outputs = {split: folder / split for split in table.SPLITS}
-    how = {"images_per_shard": 7, "max_refused_ratio": 0.0, "summary": beside_it / "summary.html"}
-    convert.write_tfrecords(splits, tables / "labels", outputs, beside_it / "refused.csv", **how)
+    options = {"images_per_shard": 7, "max_refused_ratio": 0.0, "summary": side_outputs / "summary.html"}
+    convert.write_tfrecords(splits, tables / "labels", outputs, side_outputs / "refused.csv", **options)
 
 
-def predict(given: Given, folder: Path) -> None:
-    batch.predict_images(Guesses(), LABELS, given.pictures, folder / "predictions.csv")
+def predict_folder(inputs: Inputs, folder: Path) -> None:
+    batch.predict_images(FakeClassifier(), LABELS, inputs.images, folder / "predictions.csv")
 
 
-def fetch(given: Given, folder: Path) -> None:
-    fetch_version(given.models, folder / "model")
+def fetch_model(inputs: Inputs, folder: Path) -> None:
+    fetch_version(inputs.models, folder / "model")
 
 
-def compare(given: Given, folder: Path) -> None:
-    """What evaluate_classifier does with the model that is deployed, and call_endpoint with the endpoint."""
-    with local_copy(given.models) as path:
+def read_deployed_model(inputs: Inputs, folder: Path) -> None:
+    """Reads the deployed model as evaluate_classifier and call_endpoint do."""
+    with local_copy(inputs.models) as path:
         for version in repository_version.versions(path):
             writing.write_file(version.fingerprint.encode(), str(folder / "fingerprint"))
 
 
-def fetch_records(given: Given, folder: Path) -> None:
-    copy_records(given.records, {split: folder / split for split in table.SPLITS}, folder / "labels")
+def fetch_records(inputs: Inputs, folder: Path) -> None:
+    copy_records(inputs.records, {split: folder / split for split in table.SPLITS}, folder / "labels")
 
 
-def index(given: Given, folder: Path) -> None:
-    """What list_images and index_images do."""
+def index_folder(inputs: Inputs, folder: Path) -> None:
+    """Lists and indexes the images as list_images and index_images do."""
     folder.mkdir(exist_ok=True)
-    build.list_images(given.pictures, 1, folder / "listed")
-    build.index_images(folder / "listed", given.made.model, given.index, part=folder / "part")
+    build.list_images(inputs.images, 1, folder / "listed")
+    build.index_images(folder / "listed", inputs.model_and_indexes.model, inputs.index, part=folder / "part")
 
 
-def deploy(given: Given, folder: Path) -> None:
-    publish.publish(given.version, f"{given.target}/repository")
+def deploy_model(inputs: Inputs, folder: Path) -> None:
+    publish.publish(inputs.version, f"{inputs.target}/repository")
 
 
-def save(given: Given, folder: Path) -> None:
-    """What train_classifier does with its checkpoint_dir."""
-    kept = checkpointing.CheckpointFolder(f"{given.target}/states", {})
-    for step in range(kept.newest().step + 1, 5):
-        kept.save(state(step))
-    kept.wait()
+def save_checkpoints(inputs: Inputs, folder: Path) -> None:
+    """Saves checkpoints as train_classifier does with checkpoint_dir."""
+    checkpoints = checkpointing.CheckpointFolder(f"{inputs.target}/states", {})
+    for step in range(checkpoints.newest().step + 1, 5):
+        checkpoints.save(state(step))
+    checkpoints.wait()
 
 
-def deploy_index(given: Given, folder: Path) -> None:
-    search_deploy_index.deploy_index(given.made.newer, f"{given.target}/indexed", folder / "deployed")
+def deploy_index(inputs: Inputs, folder: Path) -> None:
+    search_deploy_index.deploy_index(inputs.model_and_indexes.newer, f"{inputs.target}/indexed", folder / "deployed")
 
 
 def state(step: int) -> checkpointing.TrainingState:
     return checkpointing.TrainingState(step, {"weights": np.full((200, 100), step, "float32")}, {})
 
 
-Work = Callable[[Given, Path], None]
-READING: tuple[Work, ...] = (
-    check,
-    fingerprint,
-    ingest,
+Stage = Callable[[Inputs, Path], None]
+READING: tuple[Stage, ...] = (
+    check_fields,
+    fingerprint_folder,
+    ingest_folder,
     ingest_archive,
-    write,
-    predict,
-    fetch,
-    compare,
+    write_tables,
+    predict_folder,
+    fetch_model,
+    read_deployed_model,
     fetch_records,
-    index,
+    index_folder,
 )
-WRITING: tuple[Work, ...] = (deploy, save, deploy_index)
+WRITING: tuple[Stage, ...] = (deploy_model, save_checkpoints, deploy_index)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Made:
+def model_and_indexes(tmp_path_factory) -> ModelAndIndexes:
     root = tmp_path_factory.mktemp("made")
     model, photos = colour_index.write_model(root / "model"), sample_images.pictures(root / "photos")
     before, newer = root / "before", root / "newer"
-    return Made(model, colour_index.write(model, photos / LABELS[0], before), colour_index.write(model, photos, newer))
+    return ModelAndIndexes(
+        model, colour_index.write(model, photos / LABELS[0], before), colour_index.write(model, photos, newer)
+    )
 
 
 @pytest.fixture
-def given(place: Place, made, tmp_path) -> Given:
-    return laid_out(place, made, tmp_path)
+def inputs(place: Place, model_and_indexes, tmp_path) -> Inputs:
+    return set_up(place, model_and_indexes, tmp_path)
 
 
 @pytest.fixture
-def stopped(stoppable, monkeypatch) -> Place:
-    """The S3 server that is really stopped."""
+def stoppable_place(stoppable, monkeypatch) -> Place:
+    """Returns the S3 server that the test stops and restarts."""
     return Place("s3", stoppable, monkeypatch)
 
 
-def laid_out(place: Place, made: Made, tmp_path: Path) -> Given:
+def set_up(place: Place, model_and_indexes: ModelAndIndexes, tmp_path: Path) -> Inputs:
     folder = sample_images.pictures(tmp_path / "photos")
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+    archive_bytes = io.BytesIO()
+    with tarfile.open(fileobj=archive_bytes, mode="w:gz") as archive:
         archive.add(folder, "photos")
-    whole = exported_model.version(tmp_path / "first" / "1", weights=b"first")
-    files = {f"photos/{name}": content for name, content in below(folder).items()} | {"photos.tgz": packed.getvalue()}
-    uri = place.bucket(files | {f"models/3/{name}": content for name, content in below(whole.folder).items()})
+    first_version = exported_model.version(tmp_path / "first" / "1", weights=b"first")
+    files = {f"photos/{name}": content for name, content in read_tree(folder).items()} | {
+        "photos.tgz": archive_bytes.getvalue()
+    }
+    uri = place.bucket(files | {f"models/3/{name}": content for name, content in read_tree(first_version.folder).items()})
     tables = tmp_path / "tables"
     ingest_images(f"{uri}/photos", check_images=True, splits=3, table=tables / "images", page=tables / "page.html")
     parts = {split: tables / f"{split}.csv" for split in table.SPLITS}
-    left = tables / "left_out.csv"
-    split_images(tables / "images", **RATIOS, **parts, label_map=tables / "labels", left_out=left)
+    left_out = tables / "left_out.csv"
+    split_images(tables / "images", **RATIOS, **parts, label_map=tables / "labels", left_out=left_out)
     write_records(tables, tmp_path / "records", tmp_path)
-    return Given(
-        pictures=f"{uri}/photos",
+    return Inputs(
+        images=f"{uri}/photos",
         archive=f"{uri}/photos.tgz",
         models=f"{uri}/models",
         tables=tables,
         version=exported_model.version(tmp_path / "new" / "1", weights=b"the new weights"),
-        records=place.bucket(below(tmp_path / "records")),
-        index=place.bucket(below(made.before)),
-        made=made,
-        target=filled(place, whole, made),
+        records=place.bucket(read_tree(tmp_path / "records")),
+        index=place.bucket(read_tree(model_and_indexes.before)),
+        model_and_indexes=model_and_indexes,
+        target=fill_target(place, first_version, model_and_indexes),
     )
 
 
-def filled(place: Place, whole: Version, made: Made) -> str:
-    """A new folder to write to, with what was written there before."""
+def fill_target(place: Place, first_version: Version, model_and_indexes: ModelAndIndexes) -> str:
+    """Fills a new target folder with a version, an index and a checkpoint, and returns its URI."""
     target = f"{place.bucket({'other': b'stays'})}/target"
-    publish.publish(whole, f"{target}/repository")
-    publish.publish(exported_version(made.model), f"{target}/indexed")
-    search_deploy_index.deploy_index(made.before, f"{target}/indexed", made.before.with_name("deployed"))
-    kept = checkpointing.CheckpointFolder(f"{target}/states", {})
-    kept.save(state(1))
-    kept.wait()
+    publish.publish(first_version, f"{target}/repository")
+    publish.publish(exported_version(model_and_indexes.model), f"{target}/indexed")
+    search_deploy_index.deploy_index(
+        model_and_indexes.before, f"{target}/indexed", model_and_indexes.before.with_name("deployed")
+    )
+    checkpoints = checkpointing.CheckpointFolder(f"{target}/states", {})
+    checkpoints.save(state(1))
+    checkpoints.wait()
     return target
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """What others find in a folder that was written to.
+class TargetState:
+    """The contents of a target folder, as readers find them.
 
     Attributes:
-        versions: by their fingerprints.
-        step: of the newest state.
-        weights: what all of its weights are.
-        pictures: how many the index has.
+        versions: the fingerprints of the versions.
+        step: the step of the newest checkpoint.
+        weights: the value of all weights of that checkpoint.
+        images: the number of images in the index.
     """
 
     versions: frozenset[str]
     step: int
     weights: float
-    pictures: int
+    images: int
 
 
-def arrived(target: str, scratch: Path) -> Arrived:
+def read_target(target: str, scratch: Path) -> TargetState:
     versions = publish.repository_at(f"{target}/repository").versions()
     newest = checkpointing.CheckpointFolder(f"{target}/states", {}).newest()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         assert sync_index(f"{target}/indexed", Path(folder) / "index")
-        pictures = read_index_info(Path(folder) / "index").pictures
+        images = read_index_info(Path(folder) / "index").pictures
         fingerprints = frozenset(one.download(Path(folder)).fingerprint for one in versions)
-    return Arrived(fingerprints, newest.step, float(newest.arrays["weights"][0, 0]), pictures)
+    return TargetState(fingerprints, newest.step, float(newest.arrays["weights"][0, 0]), images)
 
 
-def requests_of(work: Work, given: Given, place: Place, folder: Path) -> int:
-    """How many requests a stage takes that nobody disturbs."""
+def count_requests(stage: Stage, inputs: Inputs, place: Place, folder: Path) -> int:
+    """Returns the number of requests that a stage sends without an outage."""
     with fault_proxy.line(place.port, share=0) as line:
         place.lead_over(line.address)
-        work(given, folder)
+        stage(inputs, folder)
     place.lead_over()
     return line.requests
 
 
-def tries_said(printed: str) -> list[str]:
-    """The lines about tries that are still to come."""
+def retry_lines(printed: str) -> list[str]:
+    """Returns the lines that announce a retry."""
     return [line for line in printed.splitlines() if line.startswith("warning: ") and "; retrying in " in line]
 
 
-@pytest.mark.parametrize("work", READING, ids=lambda work: work.__name__)
-def test_a_stage_that_reads_waits_for_a_store_that_is_back_soon_and_fails_whole_for_one_that_is_not(
-    place, given, work, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize("stage", READING, ids=lambda stage: stage.__name__)
+def test_a_reading_stage_survives_a_short_outage_and_fails_cleanly_in_a_long_one(
+    place, inputs, stage, tmp_path, monkeypatch, capsys
 ):
-    requests = requests_of(work, given, place, tmp_path / "whole")
-    whole = below(tmp_path / "whole")
+    requests = count_requests(stage, inputs, place, tmp_path / "whole")
+    expected = read_tree(tmp_path / "whole")
     for after in sorted({1, requests // 2} & set(range(1, requests))):
         capsys.readouterr()
-        with fault_proxy.outage(place.port, after=after, seconds=SHORT) as line:
+        with fault_proxy.outage(place.port, after=after, seconds=OUTAGE_SECONDS) as line:
             place.lead_over(line.address)
-            work(given, tmp_path / f"back soon {after}")
+            stage(inputs, tmp_path / f"back soon {after}")
         assert line.fates["gone"]
-        # Google's client asks for the bucket itself besides, and goes on where it is not told.
-        assert tries_said(capsys.readouterr().out) or (place.scheme, after) == ("gs", 1)
-        assert below(tmp_path / f"back soon {after}") == whole
-    for after in sorted({0, requests // 2 if requests > 2 else 0}):  # without the bucket itself, Google's client does
+        # Google's client also requests the bucket itself, and ignores a failure of that request.
+        assert retry_lines(capsys.readouterr().out) or (place.scheme, after) == ("gs", 1)
+        assert read_tree(tmp_path / f"back soon {after}") == expected
+    for after in sorted(
+        {0, requests // 2 if requests > 2 else 0}
+    ):  # Google's client does not need its answer about the bucket itself
         folder = tmp_path / f"gone {after}"
-        assert_fails_in_one_line(place, after, lambda folder=folder: work(given, folder), monkeypatch)
-        assert below(folder).items() <= whole.items() and below(folder) != whole
+        assert_fails_in_one_line(place, after, lambda folder=folder: stage(inputs, folder), monkeypatch)
+        assert read_tree(folder).items() <= expected.items() and read_tree(folder) != expected
         place.lead_over()
-        work(given, folder)
-        assert below(folder) == whole
+        stage(inputs, folder)
+        assert read_tree(folder) == expected
 
 
-@pytest.mark.parametrize("work", WRITING, ids=lambda work: work.__name__)
-def test_a_stage_that_writes_does_as_well(place, given, work, tmp_path, scratch, monkeypatch, capsys):
-    before = arrived(given.target, scratch)
-    requests = requests_of(work, given, place, tmp_path)
-    whole = arrived(given.target, scratch)
-    assert whole != before
+@pytest.mark.parametrize("stage", WRITING, ids=lambda stage: stage.__name__)
+def test_a_writing_stage_survives_a_short_outage_and_fails_cleanly_in_a_long_one(
+    place, inputs, stage, tmp_path, scratch, monkeypatch, capsys
+):
+    before = read_target(inputs.target, scratch)
+    requests = count_requests(stage, inputs, place, tmp_path)
+    expected = read_target(inputs.target, scratch)
+    assert expected != before
     first = exported_model.version(tmp_path / "again" / "1", weights=b"first")
     for after in (1, requests // 2):
-        again = replace(given, target=filled(place, first, given.made))
+        retried = replace(inputs, target=fill_target(place, first, inputs.model_and_indexes))
         capsys.readouterr()
-        with fault_proxy.outage(place.port, after=after, seconds=SHORT) as line:
+        with fault_proxy.outage(place.port, after=after, seconds=OUTAGE_SECONDS) as line:
             place.lead_over(line.address)
-            work(again, tmp_path)
+            stage(retried, tmp_path)
         assert line.fates["gone"]
-        assert tries_said(capsys.readouterr().out)
+        assert retry_lines(capsys.readouterr().out)
         place.lead_over()
-        assert arrived(again.target, scratch) == whole
+        assert read_target(retried.target, scratch) == expected
     for after in (0, requests // 2):
-        again = replace(given, target=filled(place, first, given.made))
-        assert_fails_in_one_line(place, after, lambda again=again: work(again, tmp_path), monkeypatch)
+        retried = replace(inputs, target=fill_target(place, first, inputs.model_and_indexes))
+        assert_fails_in_one_line(place, after, lambda retried=retried: stage(retried, tmp_path), monkeypatch)
         place.lead_over()
-        left = arrived(again.target, scratch)
-        assert before.versions <= left.versions <= whole.versions and left.step == left.weights <= whole.step
-        assert left.pictures in (before.pictures, whole.pictures)
-        work(again, tmp_path)
-        assert arrived(again.target, scratch) == whole
+        remaining = read_target(retried.target, scratch)
+        assert (
+            before.versions <= remaining.versions <= expected.versions and remaining.step == remaining.weights <= expected.step
+        )
+        assert remaining.images in (before.images, expected.images)
+        stage(retried, tmp_path)
+        assert read_target(retried.target, scratch) == expected
 
 
-def assert_fails_in_one_line(place: Place, after: int, work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says how long it has waited, and what would have it wait longer; it waits once, whatever it cleans up then."""
+def assert_fails_in_one_line(place: Place, after: int, stage: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks that the error states the time waited and how to wait longer, and that cleaning up does not wait again."""
     with fault_proxy.outage(place.port, after=after) as line, monkeypatch.context() as patch:
-        patch.setenv(base.WAIT_VARIABLE, str(ENOUGH))
+        patch.setenv(base.WAIT_VARIABLE, str(WAIT_SECONDS))
         place.lead_over(line.address)
-        with pytest.raises(InputError, match=r"^error: (the server must answer|a transfer must complete); got ") as said:
-            work()
-    message = str(said.value)
+        with pytest.raises(InputError, match=r"^error: (the server must answer|a transfer must complete); got ") as raised:
+            stage()
+    message = str(raised.value)
     assert "\n" not in message
     assert ", waited for 0." in message and "or set store_wait_seconds of advanced to wait longer" in message
 
 
-def points(requests: int) -> list[int]:
-    """After how many requests a store goes: before the first, after it, at two points in the middle, and before the last."""
+def outage_points(requests: int) -> list[int]:
+    """Returns the numbers of requests before an outage: none, one, two points in the middle, and all but one."""
     return sorted({0, 1, requests // 3, 2 * requests // 3, requests - 1} & set(range(requests)))
 
 
-@pytest.mark.parametrize("work", [*READING, *WRITING], ids=lambda work: work.__name__)
-def test_a_server_that_is_stopped_at_any_point_and_started_again_costs_waiting_and_nothing_else(
-    stoppable, stopped, made, work, tmp_path, scratch, capsys
+@pytest.mark.parametrize("stage", [*READING, *WRITING], ids=lambda stage: stage.__name__)
+def test_every_stage_survives_a_restart_of_the_server_at_any_point(
+    stoppable, stoppable_place, model_and_indexes, stage, tmp_path, scratch, capsys
 ):
-    given = laid_out(stopped, made, tmp_path)
-    requests = requests_of(work, given, stopped, tmp_path / "whole")
+    inputs = set_up(stoppable_place, model_and_indexes, tmp_path)
+    requests = count_requests(stage, inputs, stoppable_place, tmp_path / "whole")
     first = exported_model.version(tmp_path / "again" / "1", weights=b"first")
 
-    def result(folder: Path, of: Given) -> object:
-        return below(folder) if work in READING else arrived(of.target, scratch)
+    def result(folder: Path, stage_inputs: Inputs) -> object:
+        return read_tree(folder) if stage in READING else read_target(stage_inputs.target, scratch)
 
-    whole = result(tmp_path / "whole", given)
-    for after in points(requests):
-        again = given if work in READING else replace(given, target=filled(stopped, first, made))
+    expected = result(tmp_path / "whole", inputs)
+    for after in outage_points(requests):
+        retried = inputs if stage in READING else replace(inputs, target=fill_target(stoppable_place, first, model_and_indexes))
         folder = tmp_path / f"stopped after {after}"
         capsys.readouterr()
-        with fault_proxy.outage(stopped.port, after=after, seconds=SHORT, server=stoppable) as line:
-            stopped.lead_over(line.address)
-            work(again, folder)
+        with fault_proxy.outage(stoppable_place.port, after=after, seconds=OUTAGE_SECONDS, server=stoppable) as line:
+            stoppable_place.lead_over(line.address)
+            stage(retried, folder)
         assert line.fates["gone"], after
-        assert tries_said(capsys.readouterr().out), after
-        stopped.lead_over()
-        assert result(folder, again) == whole, after
+        assert retry_lines(capsys.readouterr().out), after
+        stoppable_place.lead_over()
+        assert result(folder, retried) == expected, after
 
 
-def test_a_web_server_is_waited_for(nobody, open_rclone, capsys):
+def test_waits_for_a_web_server(no_credentials, open_rclone, capsys):
     content = b"an archive" * 1000
     bucket = open_rclone.bucket(f"bucket-{next(NUMBERS)}", {"photos.tgz": content})
     for after in (0, 1):
-        with fault_proxy.outage(open_rclone.port, after=after, seconds=SHORT) as line:
+        with fault_proxy.outage(open_rclone.port, after=after, seconds=OUTAGE_SECONDS) as line:
             assert reading.fetch(f"http://{line.address}/{bucket}/photos.tgz").read_bytes() == content
         assert line.fates["gone"]
-        tries = tries_said(capsys.readouterr().out)
-        assert tries and all(said.startswith(f"warning: http://{line.address} ") for said in tries)
+        tries = retry_lines(capsys.readouterr().out)
+        assert tries and all(entry.startswith(f"warning: http://{line.address} ") for entry in tries)
 
 
-def test_of_many_who_read_at_a_time_one_says_each_try(place, monkeypatch, capsys):
-    """Where 48 threads wait, as many lines come as where one does: for each pause of a tenth of a second, doubled once."""
+def test_concurrent_readers_log_each_retry_once(place, monkeypatch, capsys):
+    """48 waiting threads log as few lines as one: a line for each pause of a tenth of a second, doubled once."""
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.1)
     uri = place.bucket({f"{number:03}.jpg": b"%d" % number for number in range(200)})
-    with fault_proxy.outage(place.port, after=60, seconds=4 * SHORT) as line:
+    with fault_proxy.outage(place.port, after=60, seconds=4 * OUTAGE_SECONDS) as line:
         place.lead_over(line.address)
         read = {item.name: encoded for item, encoded in reading.read_all(reading.walk(uri))}
     assert read == {f"{number:03}.jpg": b"%d" % number for number in range(200)}
     assert line.fates["gone"]
-    assert 3 < len(tries_said(capsys.readouterr().out)) < 24
+    assert 3 < len(retry_lines(capsys.readouterr().out)) < 24
 
 
 PUBLISH = """
@@ -427,43 +439,43 @@ print(publish.publish(Version(Path(sys.argv[1])), sys.argv[2]))
 """
 
 
-def test_a_store_that_is_away_for_three_minutes_costs_waiting_and_nothing_else(
-    stoppable, stopped, made, tmp_path, scratch, monkeypatch
+def test_an_outage_of_three_minutes_delays_stages_and_changes_nothing(
+    stoppable, stoppable_place, model_and_indexes, tmp_path, scratch, monkeypatch
 ):
-    """With the patience that people's stages have: this one test waits for minutes, nearly idle.
+    """Uses the real waiting times: this test waits for minutes, nearly idle.
 
-    One stage is in the midst of its reading, another one begins to write meanwhile.
+    One stage is reading when the outage begins, and another one starts to write during it.
     """
-    given = laid_out(stopped, made, tmp_path)
+    inputs = set_up(stoppable_place, model_and_indexes, tmp_path)
     monkeypatch.delenv(base.WAIT_VARIABLE)
-    values = run_component.to_ingest(given.pictures) | RATIOS
-    whole = run_component.run(components.ingest_images, tmp_path / "whole", **values)
-    command = [sys.executable, "-c", PUBLISH, str(given.version.folder), f"{given.target}/repository"]
-    to_the_server = os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{stopped.port}"}
+    values = run_component.to_ingest(inputs.images) | RATIOS
+    expected = run_component.run(components.ingest_images, tmp_path / "whole", **values)
+    command = [sys.executable, "-c", PUBLISH, str(inputs.version.folder), f"{inputs.target}/repository"]
+    environment = os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{stoppable_place.port}"}
     published: list[subprocess.CompletedProcess[str]] = []
 
-    def write_meanwhile(line: fault_proxy.Line) -> None:
+    def publish_during_outage(line: fault_proxy.Line) -> None:
         line.gone.wait()
         until(lambda: stoppable.process.poll() is not None)
-        published.append(subprocess.run(command, check=False, capture_output=True, text=True, env=to_the_server))
+        published.append(subprocess.run(command, check=False, capture_output=True, text=True, env=environment))
 
-    with fault_proxy.outage(stopped.port, after=5, seconds=THREE_MINUTES, server=stoppable) as line:
-        stopped.lead_over(line.address)
-        writer = threading.Thread(target=write_meanwhile, args=[line])
+    with fault_proxy.outage(stoppable_place.port, after=5, seconds=THREE_MINUTES, server=stoppable) as line:
+        stoppable_place.lead_over(line.address)
+        writer = threading.Thread(target=publish_during_outage, args=[line])
         writer.start()
         start = time.monotonic()
-        bridged = run_component.run(components.ingest_images, tmp_path / "bridged", **values)
+        interrupted = run_component.run(components.ingest_images, tmp_path / "bridged", **values)
         assert time.monotonic() - start > THREE_MINUTES
         writer.join()
-    stopped.lead_over()
-    (written,) = published
-    assert bridged.succeeded, bridged.printed
-    assert bridged.output == whole.output
-    assert (bridged.folder / "images").read_bytes() == (whole.folder / "images").read_bytes()
-    assert (written.returncode, written.stderr) == (0, "")
-    newest = publish.repository_at(f"{given.target}/repository").versions()[-1]
-    assert newest.download(scratch).fingerprint == given.version.fingerprint
-    for printed in ("\n".join(bridged.printed), written.stdout):
-        tries = tries_said(printed)
+    stoppable_place.lead_over()
+    (completed,) = published
+    assert interrupted.succeeded, interrupted.printed
+    assert interrupted.output == expected.output
+    assert (interrupted.folder / "images").read_bytes() == (expected.folder / "images").read_bytes()
+    assert (completed.returncode, completed.stderr) == (0, "")
+    newest = publish.repository_at(f"{inputs.target}/repository").versions()[-1]
+    assert newest.download(scratch).fingerprint == inputs.version.fingerprint
+    for printed in ("\n".join(interrupted.printed), completed.stdout):
+        tries = retry_lines(printed)
         assert 10 < len(tries) < 40, tries
         assert tries[0].endswith(("for 10m00s more", "for 9m59s more"))

@@ -1,4 +1,4 @@
-"""Model repositories in object stores: real servers, lines that fail in the middle, several who publish at a time."""
+"""Model repositories in object stores: real servers, connections that fail midway, and concurrent publishers."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ SETTINGS = advanced.deployment_settings({})
 
 
 @pytest.fixture(autouse=True)
-def quickly(tmp_path, monkeypatch) -> None:
+def short_pauses(tmp_path, monkeypatch) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr(bucket, "MAX_BACKOFF_SECONDS", 0.05)
@@ -40,7 +40,7 @@ def quickly(tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def uri(place) -> str:
-    """A folder of a new bucket, in which nothing lies yet."""
+    """Returns the URI of an empty folder in a new bucket."""
     return f"{place.bucket({'other/1/saved_model.pb': b'stays'})}/models/flowers"
 
 
@@ -53,19 +53,19 @@ def numbers(uri: str) -> list[int]:
 
 
 def fingerprint(uri: str, number: int, scratch: Path) -> str:
-    """Of what lies there under a number, brought here."""
+    """Downloads a version, and returns its fingerprint."""
     (there,) = (one for one in publish.repository_at(uri).versions() if one.number == number)
     return there.download(scratch).fingerprint
 
 
 def fill(uri: str, root: Path, count: int = 3) -> list[Version]:
-    made = [version(root / f"model-{number}" / "1", weights=b"%d" % number) for number in range(1, count + 1)]
-    assert [publish.publish(one, uri) for one in made] == list(range(1, count + 1))
-    return made
+    models = [version(root / f"model-{number}" / "1", weights=b"%d" % number) for number in range(1, count + 1)]
+    assert [publish.publish(one, uri) for one in models] == list(range(1, count + 1))
+    return models
 
 
-def test_versions_arrive_as_they_are_and_the_same_one_only_once(uri, tmp_path):
-    first, second = version(tmp_path / "a" / "1"), version(tmp_path / "b" / "1", weights=b"s!gthew")  # of the same size
+def test_publishes_versions_unchanged_and_does_not_repeat_the_newest(uri, tmp_path):
+    first, second = version(tmp_path / "a" / "1"), version(tmp_path / "b" / "1", weights=b"s!gthew")  # the same size
     assert [publish.publish(one, uri) for one in (first, first, second, second, first)] == [1, 1, 2, 2, 3]
     names = ["assets.extra/model.json", "saved_model.pb", "variables/variables.index"]
     assert keys(uri) == [f"{number}/{name}" for number in (1, 2, 3) for name in names]
@@ -86,7 +86,7 @@ def test_a_repository_in_a_bucket_holds_one_model(uri, tmp_path):
     assert keys(uri) == before
 
 
-def test_a_bucket_that_cannot_be_written_to_is_said_before_anything_moves(place):
+def test_check_target_rejects_a_bucket_that_is_not_writable(place):
     with pytest.raises(InputError, match="deploy_to must name something that exists; got no such object or bucket: "):
         deploy.check_target(f"{place.scheme}://nobodys-bucket/models", "flowers", SETTINGS)
     uri = place.bucket({"first": b"1"})
@@ -96,27 +96,27 @@ def test_a_bucket_that_cannot_be_written_to_is_said_before_anything_moves(place)
             deploy.check_target(f"{uri}/models", "flowers", SETTINGS)
 
 
-def test_old_versions_go_and_an_earlier_one_comes_back(uri, tmp_path):
-    made = fill(uri, tmp_path)
+def test_removes_old_versions_and_rolls_back_to_an_earlier_one(uri, tmp_path):
+    models = fill(uri, tmp_path)
     assert publish.publish(version(tmp_path / "new" / "1", weights=b"4"), uri, kept=3) == 4
     assert numbers(uri) == [2, 3, 4]
     assert not [key for key in keys(uri) if key.startswith("1/")]
     assert publish.rollback(uri) == ("flowers", 3, 5)
-    assert fingerprint(uri, 5, tmp_path / "scratch") == made[2].fingerprint
-    assert publish.rollback(uri, 3) == ("flowers", 3, 5)  # it is the newest already
+    assert fingerprint(uri, 5, tmp_path / "scratch") == models[2].fingerprint
+    assert publish.rollback(uri, 3) == ("flowers", 3, 5)  # already the newest
     with pytest.raises(InputError, match=f"there must be a version to go back to; got version 1 of 2, 3, 4, 5 in {uri}"):
         publish.rollback(uri, 1)
     assert numbers(uri) == [2, 3, 4, 5]
 
 
-def test_what_was_left_by_a_writer_that_was_killed_is_no_version_and_goes_with_the_old_ones(uri, tmp_path):
+def test_ignores_an_incomplete_version_and_removes_it_with_the_old_ones(uri, tmp_path):
     fill(uri, tmp_path, 1)
     writing.write_file(b"half", f"{uri}/2/variables/variables.index")
     writing.write_file(b"", f"{uri}/2/.kfp-vision-of-somebody")
     assert numbers(uri) == [1]
     assert publish.publish(version(tmp_path / "b" / "1", weights=b"3"), uri, kept=2) == 3
     assert numbers(uri) == [1, 3]
-    assert "2/variables/variables.index" in keys(uri)  # somebody may still be writing
+    assert "2/variables/variables.index" in keys(uri)  # a writer may still be at work
     for number in (4, 5):
         assert publish.publish(version(tmp_path / f"{number}" / "1", weights=b"%d" % number), uri, kept=2) == number
     assert numbers(uri) == [4, 5]
@@ -125,15 +125,15 @@ def test_what_was_left_by_a_writer_that_was_killed_is_no_version_and_goes_with_t
 
 
 @pytest.mark.parametrize("fate", ["forbid", "drop"])
-def test_an_upload_that_fails_at_any_point_leaves_nothing_that_looks_whole(place, tmp_path, fate, monkeypatch):
-    monkeypatch.setenv(base.WAIT_VARIABLE, "0.2")  # all that comes is dropped, for good
+def test_a_failed_upload_leaves_no_version_that_looks_complete(place, tmp_path, fate, monkeypatch):
+    monkeypatch.setenv(base.WAIT_VARIABLE, "0.2")  # all later requests fail for good
     one, two = version(tmp_path / "a" / "1"), version(tmp_path / "b" / "1", weights=b"two")
-    torn, ended = 0, 0
-    for well in range(40):
+    torn, complete = 0, 0
+    for successes in range(40):
         uri = f"{place.bucket({'first': b'1'})}/flowers"
         publish.publish(one, uri)
         before = keys(uri)
-        with fault_proxy.line(place.port, share=1, fates=(fate,), after=well) as line:
+        with fault_proxy.line(place.port, share=1, fates=(fate,), after=successes) as line:
             place.lead_over(line.address)
             try:
                 publish.publish(two, uri)
@@ -145,28 +145,28 @@ def test_an_upload_that_fails_at_any_point_leaves_nothing_that_looks_whole(place
         if "2/saved_model.pb" in keys(uri):
             assert fingerprint(uri, 2, tmp_path / "scratch") == two.fingerprint
             assert numbers(uri) == [1, 2]
-            ended += 1
+            complete += 1
         else:
             assert failed and numbers(uri) == [1]
-            torn += line.requests > well
+            torn += line.requests > successes
             if fate == "forbid":
                 assert keys(uri) == before
         if not failed:
             break
-    assert ended and torn > 4 and not failed
+    assert complete and torn > 4 and not failed
 
 
-def test_several_who_publish_at_a_time_all_do(uri, tmp_path):
-    made = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(5)]
+def test_concurrent_publishers_all_succeed(uri, tmp_path):
+    models = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(5)]
     with ThreadPoolExecutor(5) as pool:
-        given = list(pool.map(lambda one: publish.publish(one, uri), made))
-    assert sorted(given) == numbers(uri) and len(set(given)) == 5
-    for number, one in zip(given, made, strict=True):
+        published = list(pool.map(lambda one: publish.publish(one, uri), models))
+    assert sorted(published) == numbers(uri) and len(set(published)) == 5
+    for number, one in zip(published, models, strict=True):
         assert fingerprint(uri, number, tmp_path / "scratch") == one.fingerprint
     assert not [key for key in keys(uri) if "/." in key]
 
 
-def test_a_model_folder_in_a_bucket_is_brought_too_and_nothing_stays(uri, tmp_path):
+def test_local_copy_downloads_a_model_folder_and_removes_it_afterwards(uri, tmp_path):
     one = version(tmp_path / "a" / "1")
     publish.publish(one, f"{uri}/serving")
     with bucket.local_copy(uri) as path:
@@ -177,12 +177,12 @@ def test_a_model_folder_in_a_bucket_is_brought_too_and_nothing_stays(uri, tmp_pa
         pass
 
 
-def test_a_copy_follows_its_bucket(uri, tmp_path, monkeypatch, capsys):
+def test_a_synced_copy_follows_its_bucket(uri, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.05)
-    made = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(3)]
-    publish.publish(made[0], uri)
+    models = [version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(3)]
+    publish.publish(models[0], uri)
     with sync.synced_copy(uri) as path:
-        for number, one in enumerate(made[1:], 2):
+        for number, one in enumerate(models[1:], 2):
             publish.publish(one, uri)
             until(lambda: (path / str(number)).exists())  # noqa: B023
             assert versions(path)[-1].fingerprint == one.fingerprint
@@ -192,30 +192,30 @@ def test_a_copy_follows_its_bucket(uri, tmp_path, monkeypatch, capsys):
         for one in reversed(publish.repository_at(uri).versions()):
             one.remove()
         time.sleep(0.5)
-        assert versions(path)  # what is served stays, until there is something else
+        assert versions(path)  # the served version stays until there is another
     assert not path.exists()
     assert capsys.readouterr().out.count("there must be a model to serve; got none in") <= 1
 
 
-def judged(model: Path, root: Path) -> list[Path]:
-    """A verdict and a proof of a model, as the stages before leave them."""
+def write_judgements(model: Path, root: Path) -> list[Path]:
+    """Writes a verdict and a proof of a model, as the earlier stages do."""
     about = {"model_fingerprint": exported_version(model).fingerprint}
     (root / "verdict").write_text(json.dumps(about | {"verdict": {"accepted": True, "reasons": []}}))
     (root / "proof").write_text(json.dumps(about))
     return [root / "verdict", root / "proof"]
 
 
-def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, tmp_path, capfd):
+def test_call_evaluation_server_and_predict_use_the_model_in_a_bucket(s3, tmp_path, capfd):
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/colours"
     model = tmp_path / "model"
     colour_model.write_version(model / "serving" / "1")
     (tmp_path / "red.jpg").write_bytes(colour_model.picture("red"))
-    told = deploy.deploy_model(model, "", *judged(model, tmp_path), uri, SETTINGS, tmp_path / "endpoint")
-    assert told == {"kind": "repository", "repository": uri, "version": 1, "model_name": "colours"}
-    nothing = (tmp_path / "no validation", tmp_path / "no test")
-    answer = call.call_endpoint(tmp_path / "endpoint", *nothing, str(tmp_path / "red.jpg"), tmp_path / "answer")
+    deployed = deploy.deploy_model(model, "", *write_judgements(model, tmp_path), uri, SETTINGS, tmp_path / "endpoint")
+    assert deployed == {"kind": "repository", "repository": uri, "version": 1, "model_name": "colours"}
+    missing_records = (tmp_path / "no validation", tmp_path / "no test")
+    answer = call.call_endpoint(tmp_path / "endpoint", *missing_records, str(tmp_path / "red.jpg"), tmp_path / "answer")
     assert answer["prediction"] == "red" and answer["url"].endswith("/v1/models/colours:predict")
-    # A model that calls everything otherwise is judged beside the one in the bucket.
+    # A model with all labels wrong is compared with the one in the bucket.
     labels = ["green", "blue", "red"]
     colour_model.write_version(tmp_path / "worse" / "serving" / "1", tuple(labels))
     (tmp_path / "worse" / "training.json").write_text("[]")
@@ -224,101 +224,101 @@ def test_what_is_deployed_to_a_bucket_answers_is_served_and_names_pictures(s3, t
         for number in range(4)
         for colour in colour_model.RGB
     ]
-    for split, given in (("validation", rows), ("test", [])):
-        convert.write_shards(tmp_path / split, split, iter(given), labels, 100)
+    for split, split_rows in (("validation", rows), ("test", [])):
+        convert.write_shards(tmp_path / split, split, iter(split_rows), labels, 100)
     criteria = gate.Criteria(0.0, uri, "", {"beat_largest_class": False})
-    made = {name: tmp_path / f"worse-{name}" for name in ("evaluation", "page", "verdict")}
+    outputs = {name: tmp_path / f"worse-{name}" for name in ("evaluation", "page", "verdict")}
     figures = evaluate.evaluate_classifier(
-        tmp_path / "worse", tmp_path / "validation", tmp_path / "test", criteria, **made
+        tmp_path / "worse", tmp_path / "validation", tmp_path / "test", criteria, **outputs
     ).as_dict()
     assert (figures["accuracy"], figures["deployed"]["accuracy"], figures["verdict"]["accepted"]) == (0, 1, False)
     assert "it is significantly worse than the deployed version 1" in figures["verdict"]["reasons"][0]
     shutil.rmtree(model)
     with answering(["serve", uri, "--port", "0", "--name", "tints"]) as url:
-        said = requests.post(f"{url}/v1/models/tints:predict", files={"file": colour_model.picture("blue")}, timeout=300)
-        assert said.json()["predictions"][0]["classes"] == "blue"
+        response = requests.post(f"{url}/v1/models/tints:predict", files={"file": colour_model.picture("blue")}, timeout=300)
+        assert response.json()["predictions"][0]["classes"] == "blue"
     command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--model", uri, str(tmp_path / "red.jpg"), "--json"]
-    named = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(named.stdout)["prediction"] == "red"
+    prediction = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(prediction.stdout)["prediction"] == "red"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """A folder with a model, pictures, and their index."""
+def artifacts(tmp_path_factory) -> Path:
+    """Returns a folder with a model, images, and their index."""
     root = tmp_path_factory.mktemp("made")
     colour_index.write(colour_index.write_model(root / "model"), colour_index.write_pictures(root / "photos"), root / "index")
     return root
 
 
-def test_an_index_lies_with_its_model_in_a_bucket_and_is_followed(uri, made, tmp_path, monkeypatch):
+def test_deploys_an_index_next_to_its_model_in_a_bucket_and_syncs_it(uri, artifacts, tmp_path, monkeypatch):
     monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.05)
-    publish.publish(exported_version(made / "model"), uri)
+    publish.publish(exported_version(artifacts / "model"), uri)
     deploy_index.check_index_target(uri, "somewhere")
-    told = [deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")]
+    deployed = [deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")]
     with sync.synced_copy(uri) as path:
         until(lambda: (path / "index" / "index.json").exists())
         here = Index(path / "index")
-        assert here.images == Index(made / "index").images and here.about.generation == told[0]["generation"]
-        told += [deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed") for _ in range(2)]
-        until(lambda: Index(path / "index").about.generation == told[-1]["generation"])
+        assert here.images == Index(artifacts / "index").images and here.about.generation == deployed[0]["generation"]
+        deployed += [deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed") for _ in range(2)]
+        until(lambda: Index(path / "index").about.generation == deployed[-1]["generation"])
         until(lambda: len([one for one in (path / "index").iterdir() if one.name.isdecimal()]) == 1)
-        assert here.thumbnail(0) == Index(made / "index").thumbnail(0)  # of one whose files are gone
-    # What counts, and what was before: somebody may be reading it. Nobody takes either for a version.
+        assert here.thumbnail(0) == Index(artifacts / "index").thumbnail(0)  # of the index whose files are gone
+    # The current index and the previous one, which may still be read. Neither counts as a version.
     kept = {key.split("/")[1] for key in keys(uri) if key.startswith("index/")}
-    assert kept == {"index.json", *(str(one["generation"]) for one in told[1:])}
+    assert kept == {"index.json", *(str(one["generation"]) for one in deployed[1:])}
     assert numbers(uri) == [1]
     assert publish.publish(version(tmp_path / "b" / "1", name="colours"), uri, kept=2) == 2
     with pytest.raises(InputError, match=f"beside its model, colours .*; got another one as version 2 in {uri}"):
-        deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
+        deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")
 
 
 @pytest.mark.parametrize("fate", ["forbid", "drop"])
-def test_an_index_whose_way_fails_at_any_point_leaves_the_one_before(place, made, tmp_path, fate, monkeypatch):
-    monkeypatch.setenv(base.WAIT_VARIABLE, "0.2")  # all that comes is dropped, for good
+def test_a_failed_index_upload_leaves_the_previous_index(place, artifacts, tmp_path, fate, monkeypatch):
+    monkeypatch.setenv(base.WAIT_VARIABLE, "0.2")  # all later requests fail for good
     uri = f"{place.bucket({'first': b'1'})}/colours"
-    publish.publish(exported_version(made / "model"), uri)
-    before = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
+    publish.publish(exported_version(artifacts / "model"), uri)
+    before = deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")["generation"]
     failures, failed = 0, True
-    for well in range(40):
-        with fault_proxy.line(place.port, share=1, fates=(fate,), after=well) as line:
+    for successes in range(40):
+        with fault_proxy.line(place.port, share=1, fates=(fate,), after=successes) as line:
             place.lead_over(line.address)
             try:
-                before = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"]
+                before = deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")["generation"]
                 failed = False
             except InputError as error:
                 failed = True
                 assert "\n" not in str(error)
         place.lead_over()
         failures += failed
-        folder = tmp_path / f"here-{well}"
-        assert deploy_index.sync_index(uri, folder) and Index(folder).images == Index(made / "index").images
+        folder = tmp_path / f"here-{successes}"
+        assert deploy_index.sync_index(uri, folder) and Index(folder).images == Index(artifacts / "index").images
         assert Index(folder).about.generation >= before
         if not failed:
             break
     assert failures > 4 and not failed
 
 
-def test_a_torn_index_in_a_bucket_is_not_brought(uri, made, tmp_path):
-    publish.publish(exported_version(made / "model"), uri)
-    told = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
+def test_does_not_sync_an_incomplete_index(uri, artifacts, tmp_path):
+    publish.publish(exported_version(artifacts / "model"), uri)
+    deployed = deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")
     assert deploy_index.sync_index(uri, tmp_path / "here") and not deploy_index.sync_index(uri, tmp_path / "here")
-    again = deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
+    again = deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")
     writing.delete_file(f"{uri}/index/{again['generation']}/vectors")
     with pytest.raises(InputError, match=f"an index must be whole; got {uri}/index without {again['generation']}/vectors"):
         deploy_index.sync_index(uri, tmp_path / "here")
     writing.write_file(b"{", f"{uri}/index/index.json")
     with pytest.raises(InputError, match=f"index.json must hold the metadata of an index; got {uri}/index"):
         deploy_index.sync_index(uri, tmp_path / "here")
-    assert Index(tmp_path / "here").about.generation == told["generation"]
-    assert deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")["generation"] > again["generation"]
+    assert Index(tmp_path / "here").about.generation == deployed["generation"]
+    assert deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")["generation"] > again["generation"]
 
 
-def test_a_server_on_a_bucket_searches_in_the_index_there(s3, made, tmp_path):
+def test_a_server_on_a_bucket_searches_the_index_there(s3, artifacts, tmp_path):
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/colours"
-    publish.publish(exported_version(made / "model"), uri)
-    deploy_index.deploy_index(made / "index", uri, tmp_path / "deployed")
+    publish.publish(exported_version(artifacts / "model"), uri)
+    deploy_index.deploy_index(artifacts / "index", uri, tmp_path / "deployed")
     with answering(["serve", uri, "--port", "0"]) as url:
         address = f"{url}/v1/models/colours"
         until(lambda: requests.get(f"{address}/index", timeout=300).ok)
-        said = requests.post(f"{address}:search?top_k=2", files={"file": colour_index.picture(7)}, timeout=300).json()
-        assert [hit["path"].split("/")[-1] for hit in said["predictions"][0]["hits"]] == colour_index.nearest(7, 2)
+        answer = requests.post(f"{address}:search?top_k=2", files={"file": colour_index.picture(7)}, timeout=300).json()
+        assert [hit["path"].split("/")[-1] for hit in answer["predictions"][0]["hits"]] == colour_index.nearest(7, 2)

@@ -1,4 +1,4 @@
-"""The server with an index beside its model, as its clients meet it: pictures in, the nearest ones of the index out."""
+"""The server with an index next to its model, tested over HTTP: a query image in, the nearest images of the index out."""
 
 import base64
 import contextlib
@@ -24,13 +24,13 @@ from kfp_vision.serving.inference import MAX_WAITING_IMAGES
 
 SEARCH, PREDICT = "/v1/models/colours:search", "/v1/models/colours:predict"
 INDEX = "/v1/models/colours/index"
-SECONDS = 300  # in which a machine answers that has much else to do
+SECONDS = 300  # enough on a busy machine
 ALL = colour_index.COUNT
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """A folder with a model, pictures, their index, and a repository with both."""
+def artifacts(tmp_path_factory) -> Path:
+    """Returns a folder with a model, images, their index, and a repository with model and index."""
     root = tmp_path_factory.mktemp("made")
     colour_index.write(colour_index.write_model(root / "model"), colour_index.write_pictures(root / "photos"), root / "index")
     shutil.copytree(root / "model" / "serving", root / "repository")
@@ -39,8 +39,8 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(made) -> Iterator[str]:
-    with server.run_server(made / "repository") as address:
+def url(artifacts) -> Iterator[str]:
+    with server.run_server(artifacts / "repository") as address:
         yield address
 
 
@@ -58,10 +58,10 @@ def hits(response: requests.Response) -> list[list[dict]]:
 
 
 def names(response: requests.Response) -> list[list[str]]:
-    return [[Path(hit["path"]).name for hit in of_one] for of_one in hits(response)]
+    return [[Path(hit["path"]).name for hit in prediction_hits] for prediction_hits in hits(response)]
 
 
-def test_finds_the_nearest_of_a_picture_in_whatever_form_it_comes(url):
+def test_finds_the_nearest_images_for_every_request_format(url):
     encoded, expected = colour_index.picture(5), [colour_index.nearest(5, 4)]
     answers = [
         post(url + SEARCH, {"instances": [b64(5)], "top_k": 4}),
@@ -76,20 +76,20 @@ def test_finds_the_nearest_of_a_picture_in_whatever_form_it_comes(url):
     assert all(one["similarity"] < first["similarity"] for one in others)
 
 
-def test_ten_are_found_where_nothing_is_said_and_all_where_there_are_fewer(url):
+def test_returns_ten_hits_by_default_and_at_most_the_whole_index(url):
     assert len(hits(post(url + SEARCH, {"instances": [b64(0)]}))[0]) == 10
     assert len(hits(post(url + SEARCH, {"instances": [b64(0)], "top_k": 1000}))[0]) == ALL
 
 
-def test_only_pictures_of_a_label_are_found(url):
-    among = range(colour_index.HUES, 2 * colour_index.HUES)
+def test_a_label_limits_the_search(url):
+    candidates = range(colour_index.HUES, 2 * colour_index.HUES)
     body = {"instances": [b64(3), b64(20)], "top_k": 3, "label": "greenish"}
-    assert names(post(url + SEARCH, body)) == [colour_index.nearest(number, 3, among) for number in (3, 20)]
+    assert names(post(url + SEARCH, body)) == [colour_index.nearest(number, 3, candidates) for number in (3, 20)]
     form = requests.post(f"{url}{SEARCH}?label=greenish", files={"file": colour_index.picture(3)}, timeout=SECONDS)
     assert {hit["label"] for hit in hits(form)[0]} == {"greenish"}
 
 
-def test_a_hit_is_searched_on_from_without_a_picture(url):
+def test_searches_by_the_id_of_a_hit(url):
     first = hits(post(url + SEARCH, {"instances": [b64(5)], "top_k": 2}))[0][1]
     number = int(Path(first["path"]).stem)
     answer = post(url + SEARCH, {"instances": [{"id": first["id"]}, b64(20)], "top_k": 3})
@@ -121,14 +121,14 @@ def test_one_bad_instance_does_not_fail_the_others(url):
     ],
     ids=range(9),
 )
-def test_what_cannot_be_searched_for_is_refused_with_its_reason(url, changes, reason):
+def test_rejects_an_invalid_search_with_a_reason(url, changes, reason):
     answer = post(url + SEARCH, {"instances": [b64(0)]} | changes)
     assert answer.status_code == 400
     assert reason in answer.json()["error"] and "\n" not in answer.json()["error"]
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", "null", '{"instances": {"id": "x"}}', '{"instances": 7}'])
-def test_what_is_no_body_is_refused(url, body):
+def test_rejects_an_invalid_body(url, body):
     answer = requests.post(url + SEARCH, data=body, timeout=SECONDS)
     assert answer.status_code == 400 and answer.json()["error"]
 
@@ -138,14 +138,16 @@ def test_another_models_name_is_not_found(url):
     assert requests.get(f"{url}/v1/models/other/index", timeout=SECONDS).status_code == 404
 
 
-def test_a_thumbnail_is_kept_by_who_has_it(url):
+def test_a_thumbnail_can_be_cached_by_clients(url):
     first = hits(post(url + SEARCH, {"instances": [b64(9)], "top_k": 1}))[0][0]
     address = f"{url}{INDEX}/thumbnails/{first['id']}"
     answer = requests.get(address, timeout=SECONDS)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
-    with Image.open(io.BytesIO(answer.content)) as small, Image.open(io.BytesIO(colour_index.picture(9))) as whole:
-        assert small.size == whole.size
-        assert all(abs(one - other) < 8 for one, other in zip(small.getpixel((9, 9)), whole.getpixel((9, 9)), strict=True))
+    with Image.open(io.BytesIO(answer.content)) as thumbnail, Image.open(io.BytesIO(colour_index.picture(9))) as original:
+        assert thumbnail.size == original.size
+        assert all(
+            abs(one - other) < 8 for one, other in zip(thumbnail.getpixel((9, 9)), original.getpixel((9, 9)), strict=True)
+        )
     assert answer.headers["cache-control"] == "private, max-age=86400, immutable"
     again = requests.get(address, headers={"If-None-Match": answer.headers["etag"]}, timeout=SECONDS)
     assert (again.status_code, again.content) == (304, b"")
@@ -153,42 +155,42 @@ def test_a_thumbnail_is_kept_by_who_has_it(url):
     assert (gone.status_code, gone.json()) == (404, {"error": "no image gone in the index; it may have changed"})
 
 
-def test_a_model_says_what_lies_with_it(url):
-    said = requests.get(url + INDEX, timeout=SECONDS).json()
-    assert (said["pictures"], said["labels"], said["recall"]) == (ALL, sorted(colour_index.LABELS), 1.0)
-    assert requests.get(f"{url}/v2/models/colours", timeout=SECONDS).json()["index"] == said
+def test_a_model_describes_its_index(url):
+    answer = requests.get(url + INDEX, timeout=SECONDS).json()
+    assert (answer["pictures"], answer["labels"], answer["recall"]) == (ALL, sorted(colour_index.LABELS), 1.0)
+    assert requests.get(f"{url}/v2/models/colours", timeout=SECONDS).json()["index"] == answer
     assert "With <code>:search</code>" in requests.get(url, headers={"accept": "text/html"}, timeout=SECONDS).text
 
 
-def figures(url: str) -> dict[str, float]:
+def read_metrics(url: str) -> dict[str, float]:
     lines = requests.get(f"{url}/metrics", timeout=SECONDS).text.splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
 
-def test_searches_of_many_who_ask_at_a_time_are_right_and_counted(url):
-    """And pictures that are named meanwhile are named as ever."""
-    before = figures(url)
+def test_concurrent_searches_are_correct_and_counted(url):
+    """Classification requests at the same time are answered correctly, too."""
+    before = read_metrics(url)
 
     def ask(number: int) -> tuple[list[str], str]:
         one = number % ALL
         found = names(post(url + SEARCH, {"instances": [b64(one)], "top_k": 1 + number % 7}))[0]
-        named = requests.post(url + PREDICT, files={"file": colour_model.picture("blue")}, timeout=SECONDS).json()
-        return found, named["predictions"][0]["classes"]
+        predicted = requests.post(url + PREDICT, files={"file": colour_model.picture("blue")}, timeout=SECONDS).json()
+        return found, predicted["predictions"][0]["classes"]
 
     with ThreadPoolExecutor(16) as clients:
         answers = list(clients.map(ask, range(120)))
     assert [found for found, _ in answers] == [colour_index.nearest(number % ALL, 1 + number % 7) for number in range(120)]
-    assert {named for _, named in answers} == {"blue"}
-    more = {name: value - before.get(name, 0) for name, value in figures(url).items()}
-    assert more['kfp_vision_pictures_total{model="colours",outcome="searched"}'] == 120
-    assert more['kfp_vision_requests_total{route="search",status="200"}'] == 120
-    assert more['kfp_vision_request_seconds_count{route="search"}'] == 120
-    after = figures(url)
+    assert {predicted for _, predicted in answers} == {"blue"}
+    growth = {name: value - before.get(name, 0) for name, value in read_metrics(url).items()}
+    assert growth['kfp_vision_pictures_total{model="colours",outcome="searched"}'] == 120
+    assert growth['kfp_vision_requests_total{route="search",status="200"}'] == 120
+    assert growth['kfp_vision_request_seconds_count{route="search"}'] == 120
+    after = read_metrics(url)
     assert after['kfp_vision_waiting_pictures{model="colours"}'] == 0
     assert after['kfp_vision_index_pictures{model="colours"}'] == ALL
 
 
-def test_who_comes_when_too_many_wait_is_told_to_come_again(url):
+def test_an_overloaded_server_answers_503_with_retry_after(url):
     body, count = {"instances": [b64(0)] * 256, "top_k": 1}, 3 * MAX_WAITING_IMAGES // 256
     with ThreadPoolExecutor(count) as clients:
         answers = list(clients.map(lambda _: post(url + SEARCH, body), range(count)))
@@ -197,17 +199,17 @@ def test_who_comes_when_too_many_wait_is_told_to_come_again(url):
 
 
 @pytest.fixture
-def running(made, tmp_path) -> Iterator[tuple[Path, Path, str]]:
-    """A repository without an index yet, what the server on it says, and its address."""
-    repository = shutil.copytree(made / "model" / "serving", tmp_path / "repository")
-    with started(tmp_path / "log", repository) as address:
+def running(artifacts, tmp_path) -> Iterator[tuple[Path, Path, str]]:
+    """Yields a repository without an index, the log of a server on it, and the server's address."""
+    repository = shutil.copytree(artifacts / "model" / "serving", tmp_path / "repository")
+    with start_server(tmp_path / "log", repository) as address:
         yield repository, tmp_path / "log", address
 
 
 @contextlib.contextmanager
-def started(log: Path, *arguments: object) -> Iterator[str]:
+def start_server(log: Path, *arguments: object) -> Iterator[str]:
     command = [sys.executable, "-u", "-m", "kfp_vision.cli", "serve", *map(str, arguments), "--port", "0"]
-    with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             model_servers.until(lambda: "\ncurl" in log.read_text() or process.poll() is not None, SECONDS)
             yield log.read_text().split("open ")[1].split("/ in")[0]
@@ -215,53 +217,53 @@ def started(log: Path, *arguments: object) -> Iterator[str]:
             process.terminate()
 
 
-def indexed_now(address: str) -> int:
+def indexed_images(address: str) -> int:
     answer = requests.get(address + INDEX, timeout=SECONDS)
     return answer.json()["pictures"] if answer.ok else 0
 
 
-def test_an_index_is_taken_up_and_a_newer_one_and_no_search_fails_meanwhile(running, made, tmp_path):
+def test_loads_new_indexes_without_failing_a_search(running, artifacts, tmp_path):
     repository, _, address = running
-    refused = post(address + SEARCH, {"instances": [b64(0)]})
-    assert refused.status_code == 404
-    assert refused.json()["error"] == (
+    response = post(address + SEARCH, {"instances": [b64(0)]})
+    assert response.status_code == 404
+    assert response.json()["error"] == (
         "version 1 of colours must have an index to search; got none. "
         "Build one with image_search, with the model's repository as deploy_to."
     )
     assert "index" not in requests.get(f"{address}/v2/models/colours", timeout=SECONDS).json()
     assert "data-indexed" not in requests.get(address, headers={"accept": "text/html"}, timeout=SECONDS).text
-    deploy_index.deploy_index(made / "index", str(repository), tmp_path / "deployed")
-    model_servers.until(lambda: indexed_now(address) == ALL)
+    deploy_index.deploy_index(artifacts / "index", str(repository), tmp_path / "deployed")
+    model_servers.until(lambda: indexed_images(address) == ALL)
 
-    fewer = shutil.copytree(made / "photos", tmp_path / "photos")
+    fewer = shutil.copytree(artifacts / "photos", tmp_path / "photos")
     shutil.rmtree(fewer / "bluish")
-    colour_index.write(made / "model", fewer, tmp_path / "fewer")
-    ended, found = threading.Event(), []
+    colour_index.write(artifacts / "model", fewer, tmp_path / "fewer")
+    stop, found = threading.Event(), []
 
     def ask() -> None:
-        while not ended.is_set():
+        while not stop.is_set():
             found.append(names(post(address + SEARCH, {"instances": [b64(4)], "top_k": 2})))
 
     with ThreadPoolExecutor(1) as client:
-        asking = client.submit(ask)
+        client_run = client.submit(ask)
         try:
-            for index, pictures in ((tmp_path / "fewer", 16), (made / "index", ALL), (tmp_path / "fewer", 16)):
+            for index, images in ((tmp_path / "fewer", 16), (artifacts / "index", ALL), (tmp_path / "fewer", 16)):
                 deploy_index.deploy_index(index, str(repository), tmp_path / "deployed")
-                model_servers.until(lambda: indexed_now(address) == pictures)  # noqa: B023
-            model_servers.until(lambda: len(found) > 20 or asking.done())
+                model_servers.until(lambda: indexed_images(address) == images)  # noqa: B023
+            model_servers.until(lambda: len(found) > 20 or client_run.done())
         finally:
-            ended.set()
-        asking.result()
+            stop.set()
+        client_run.result()
     assert {tuple(one[0]) for one in found} == {tuple(colour_index.nearest(4, 2))}
-    # What counts, and what was before: a server may be reading it.
+    # The current index and the previous one, which a server may still be reading.
     assert len([folder for folder in (repository / "index").iterdir() if folder.name.isdecimal()]) == 2
 
 
-def test_a_torn_index_leaves_the_one_before(running, made):
+def test_keeps_the_previous_index_if_the_new_one_is_incomplete(running, artifacts):
     repository, log, address = running
-    shutil.copytree(made / "index", repository / "index")
-    model_servers.until(lambda: indexed_now(address) == ALL)
-    (repository / "index" / "1" / "vectors").write_bytes(b"short")  # over what is being searched in
+    shutil.copytree(artifacts / "index", repository / "index")
+    model_servers.until(lambda: indexed_images(address) == ALL)
+    (repository / "index" / "1" / "vectors").write_bytes(b"short")  # overwrites the index in use
     model_servers.until(lambda: "an index must be whole; got " in log.read_text())
     assert "The previous index goes on answering." in log.read_text()
     assert names(post(address + SEARCH, {"instances": [b64(8)], "top_k": 5})) == [colour_index.nearest(8, 5)]
@@ -272,17 +274,17 @@ def test_a_torn_index_leaves_the_one_before(running, made):
     first = hits(post(address + SEARCH, {"instances": [b64(8)], "top_k": 1}))[0][0]
     assert names(post(address + SEARCH, {"instances": [{"id": first["id"]}], "top_k": 5})) == [colour_index.nearest(8, 5)]
     assert requests.get(f"{address}{INDEX}/thumbnails/{first['id']}", timeout=SECONDS).content[:2] == b"\xff\xd8"
-    shutil.copytree(made / "index", repository / "index")
+    shutil.copytree(artifacts / "index", repository / "index")
     model_servers.until(lambda: log.read_text().count("colours: 24 images to search") == 2)
 
 
-def test_an_index_of_another_model_is_not_searched_in(running, made, tmp_path):
+def test_does_not_search_an_index_of_another_model(running, artifacts, tmp_path):
     repository, log, address = running
-    shutil.copytree(made / "index", repository / "index")
-    model_servers.until(lambda: indexed_now(address) == ALL)
+    shutil.copytree(artifacts / "index", repository / "index")
+    model_servers.until(lambda: indexed_images(address) == ALL)
     colour_index.write_model(tmp_path / "newer", scale=1 / 10)
     (tmp_path / "newer" / "serving" / "1").rename(repository / "2")
-    model_servers.until(lambda: "colours, version 2" in log.read_text() and not indexed_now(address))
+    model_servers.until(lambda: "colours, version 2" in log.read_text() and not indexed_images(address))
     assert "an index must be of the version that answers, 2 of colours; got one of colours " in log.read_text()
     remedy = "Run image_search with that model as model_uri, and its repository as deploy_to. Search is not available."
     assert remedy in log.read_text()
@@ -295,46 +297,46 @@ def serve(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
 
 
-def test_an_index_from_elsewhere_is_searched_in(made, tmp_path):
-    with started(tmp_path / "log", made / "model", "--index", made / "index") as address:
+def test_searches_an_index_from_another_folder(artifacts, tmp_path):
+    with start_server(tmp_path / "log", artifacts / "model", "--index", artifacts / "index") as address:
         assert names(post(address + SEARCH, {"instances": [b64(2)], "top_k": 3})) == [colour_index.nearest(2, 3)]
 
 
-def test_an_index_from_elsewhere_that_cannot_be_searched_in_is_one_clear_line(made, tmp_path):
-    done = serve(made / "model", "--index", tmp_path)
+def test_reports_an_unusable_index_from_another_folder_in_one_line(artifacts, tmp_path):
+    done = serve(artifacts / "model", "--index", tmp_path)
     assert done.returncode == 1
     assert done.stderr == f"error: there must be an index; got none in {tmp_path}. Give the folder of an index.\n"
     other = colour_index.write_model(tmp_path / "other", scale=1 / 10)
-    done = serve(other, "--index", made / "index")
+    done = serve(other, "--index", artifacts / "index")
     assert done.returncode == 1
     assert done.stderr.startswith("error: an index must be of the version that answers, 1 of colours; got one of colours ")
     for name in ("one", "two"):
         shutil.copytree(other, tmp_path / "several" / name)
-    done = serve(tmp_path / "several", "--index", made / "index")
-    found = f"{made / 'index'} for one, two in {tmp_path / 'several'}"
+    done = serve(tmp_path / "several", "--index", artifacts / "index")
+    found = f"{artifacts / 'index'} for one, two in {tmp_path / 'several'}"
     assert done.stderr == (
         f"error: --index must be for a single model; got {found}. Put it next to the versions of its model, as index.\n"
     )
 
 
-def test_the_command_line_says_the_same_with_a_server_and_without(url, made, monkeypatch):
+def test_the_command_line_gives_the_same_answers_with_and_without_a_server(url, artifacts, monkeypatch):
     def run(*arguments: object) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "kfp_vision.cli", "search", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
 
-    pictures = [made / "photos" / "reddish" / "03.png", made / "photos" / "greenish"]
-    ways = (["--url", url], ["--index", made / "index"])
-    there, here = (run(*by, "--nearest", 3, *pictures) for by in ways)
-    assert (there.returncode, there.stderr, len(there.stdout.splitlines())) == (0, "", 9 * 4)
-    assert there.stdout == here.stdout
-    there, here = (run(*by, "--label", "bluish", "--json", *pictures).stdout.splitlines() for by in ways)
-    for one, other in zip(map(json.loads, there), map(json.loads, here), strict=True):
+    images = [artifacts / "photos" / "reddish" / "03.png", artifacts / "photos" / "greenish"]
+    sources = (["--url", url], ["--index", artifacts / "index"])
+    remote, local = (run(*source, "--nearest", 3, *images) for source in sources)
+    assert (remote.returncode, remote.stderr, len(remote.stdout.splitlines())) == (0, "", 9 * 4)
+    assert remote.stdout == local.stdout
+    remote, local = (run(*source, "--label", "bluish", "--json", *images).stdout.splitlines() for source in sources)
+    for one, other in zip(map(json.loads, remote), map(json.loads, local), strict=True):
         assert one.keys() == other.keys() and one["path"] == other["path"]
         assert [hit["path"] for hit in one["nearest"]] == [hit["path"] for hit in other["nearest"]]
         assert len(one["nearest"]) == 8 and {hit["label"] for hit in one["nearest"]} == {"bluish"}
-    said = [run(*by, "--label", "roses", *pictures) for by in ways]
-    assert {(done.returncode, done.stdout) for done in said} == {(1, "")}
-    assert {done.stderr for done in said} == {
+    rejections = [run(*source, "--label", "roses", *images) for source in sources]
+    assert {(done.returncode, done.stdout) for done in rejections} == {(1, "")}
+    assert {done.stderr for done in rejections} == {
         "error: label must be one of bluish, greenish, reddish; got roses. Leave it out to search all images.\n"
     }
 
@@ -342,15 +344,15 @@ def test_the_command_line_says_the_same_with_a_server_and_without(url, made, mon
 TOKEN = "the-token-of-the-tests"
 
 
-def test_without_its_token_a_server_shows_no_picture(made, monkeypatch):
+def test_without_the_token_a_server_returns_no_images(artifacts, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
-    identity = Index(made / "index").images[0].content_id
+    content_id = Index(artifacts / "index").images[0].content_id
     bearer = {"Authorization": f"Bearer {TOKEN}"}
-    with server.run_server(made / "repository") as address:
-        thumbnail = f"{address}{INDEX}/thumbnails/{identity}"
-        assert post(address + SEARCH, {"instances": [{"id": identity}]}).status_code == 401
+    with server.run_server(artifacts / "repository") as address:
+        thumbnail = f"{address}{INDEX}/thumbnails/{content_id}"
+        assert post(address + SEARCH, {"instances": [{"id": content_id}]}).status_code == 401
         assert {requests.get(one, timeout=SECONDS).status_code for one in (thumbnail, address + INDEX)} == {401}
-        assert post(address + SEARCH, {"instances": [{"id": identity}]}, headers=bearer).status_code == 200
+        assert post(address + SEARCH, {"instances": [{"id": content_id}]}, headers=bearer).status_code == 200
         assert requests.get(thumbnail, headers=bearer, timeout=SECONDS).status_code == 200
         command = [
             sys.executable,
@@ -359,6 +361,6 @@ def test_without_its_token_a_server_shows_no_picture(made, monkeypatch):
             "search",
             "--url",
             address,
-            str(made / "photos" / "bluish" / "20.png"),
+            str(artifacts / "photos" / "bluish" / "20.png"),
         ]
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.count("\n") == 11

@@ -1,4 +1,4 @@
-"""The server as its clients meet it: a process of its own on a free port, asked over HTTP."""
+"""The server as a separate process on a free port, tested over HTTP and gRPC."""
 
 import base64
 import contextlib
@@ -33,15 +33,15 @@ from kfp_vision.prediction.client import ServingClient
 from kfp_vision.serving import server
 
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
-SECONDS = 300  # in which a machine answers that has much else to do
+SECONDS = 300  # enough on a busy machine
 MIB = 1 << 20
 REQUESTS = 10_000
-QUICKLY = {"PYTHONUNBUFFERED": "1"}
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="module")
 def version(tmp_path_factory) -> Path:
-    """Version 1 of the colours, to be copied."""
+    """Returns version 1 of the colours model, to be copied."""
     return colour_model.write_version(tmp_path_factory.mktemp("version") / "1")
 
 
@@ -51,8 +51,8 @@ def url(version) -> Iterator[str]:
         yield address
 
 
-def b64(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
+def b64(image: bytes) -> str:
+    return base64.b64encode(image).decode()
 
 
 def tensor(*elements: object, **changes: object) -> dict:
@@ -69,7 +69,7 @@ def names(response: requests.Response) -> list[str]:
 
 
 def refusal(response: requests.Response) -> str:
-    """The reason that a client is given; nothing of the server's inside, and a good request right after is answered."""
+    """Returns the reason for a rejection, after checking that it has no traceback and that the server still answers."""
     assert 400 <= response.status_code < 500, response.text
     reason = response.json()["error"]
     assert reason and "Traceback" not in reason and "\n" not in reason
@@ -81,33 +81,33 @@ def refusal(response: requests.Response) -> str:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("colour", colour_model.RGB)
-def test_names_a_picture_of_any_format(url, colour, image_format):
-    answer = post(url + PREDICT, {"instances": [{"b64": b64(colour_model.picture(colour, image_format))}]})
-    assert names(answer) == [colour]
-    (said,) = answer.json()["predictions"]
-    assert said.keys() == {"classes", "class_idx", "probabilities"}
-    assert list(colour_model.RGB)[said["class_idx"]] == colour
-    assert said["probabilities"][said["class_idx"]] > 0.99
-    assert sum(said["probabilities"]) == pytest.approx(1, abs=1e-5)
+def test_classifies_images_of_every_format(url, colour, image_format):
+    response = post(url + PREDICT, {"instances": [{"b64": b64(colour_model.picture(colour, image_format))}]})
+    assert names(response) == [colour]
+    (answer,) = response.json()["predictions"]
+    assert answer.keys() == {"classes", "class_idx", "probabilities"}
+    assert list(colour_model.RGB)[answer["class_idx"]] == colour
+    assert answer["probabilities"][answer["class_idx"]] > 0.99
+    assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "text/plain; charset=utf-8", ""])
-def test_takes_json_by_its_content_whatever_the_header_says(url, kind):
+def test_accepts_json_with_any_content_type(url, kind):
     body = {"instances": [{"b64": b64(colour_model.picture("green"))}]}
     assert names(post(url + PREDICT, body, headers={"content-type": kind})) == ["green"]
 
 
-def test_takes_the_ways_in_which_clients_of_tensorflow_serving_write_bytes(url):
+def test_accepts_the_byte_formats_of_tensorflow_serving_clients(url):
     text = b64(colour_model.picture("red"))
     assert names(post(url + PREDICT, {"instances": [text, {"image_bytes": {"b64": text}}]})) == ["red", "red"]
 
 
-def test_takes_a_form_with_several_pictures(url):
+def test_accepts_a_form_with_several_images(url):
     files = [("file", (f"{colour}.jpg", colour_model.picture(colour))) for colour in colour_model.RGB]
     assert names(requests.post(url + PREDICT, files=files, timeout=SECONDS)) == list(colour_model.RGB)
 
 
-def test_takes_what_curl_sends(url, tmp_path):
+def test_accepts_requests_of_curl(url, tmp_path):
     (tmp_path / "x.jpg").write_bytes(colour_model.picture("blue"))
     body = {"instances": [{"b64": b64(colour_model.picture("red"))}]}
     (tmp_path / "body.json").write_text(json.dumps(body))
@@ -150,7 +150,7 @@ print(json.dumps([name if isinstance(name, str) else name.decode() for name in a
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
-def test_kserves_own_client_is_answered(url, tmp_path, protocol):
+def test_answers_kserves_own_client(url, tmp_path, protocol):
     for colour in ("blue", "red"):
         (tmp_path / f"{colour}.jpg").write_bytes(colour_model.picture(colour))
     command = [sys.executable, "-c", KSERVES_CLIENT, url, protocol, str(tmp_path / "blue.jpg"), str(tmp_path / "red.jpg")]
@@ -158,19 +158,19 @@ def test_kserves_own_client_is_answered(url, tmp_path, protocol):
     assert (done.returncode, done.stdout) == (0, '["blue", "red"]\n'), done.stderr
 
 
-def test_takes_a_picture_as_the_whole_body(url):
-    answer = requests.post(
+def test_accepts_an_image_as_the_whole_body(url):
+    response = requests.post(
         url + PREDICT, data=colour_model.picture("green"), headers={"content-type": "image/jpeg"}, timeout=SECONDS
     )
-    assert names(answer) == ["green"]
+    assert names(response) == ["green"]
 
 
-def test_one_bad_picture_does_not_fail_its_batch(url):
+def test_one_bad_image_does_not_fail_its_batch(url):
     instances = [{"b64": b64(colour_model.picture("red"))}, {"b64": "%%%"}, {"b64": b64(b"no picture")}, 7, {}]
     instances += [{"b64": b64(colour_model.picture("blue")[:-40])}, {"b64": b64(colour_model.picture("green"))}]
-    answer = post(url + PREDICT, {"instances": instances})
-    assert names(answer) == ["red", "", "", "", "", "", "green"]
-    reasons = [one.get("error") for one in answer.json()["predictions"]]
+    response = post(url + PREDICT, {"instances": instances})
+    assert names(response) == ["red", "", "", "", "", "", "green"]
+    reasons = [one.get("error") for one in response.json()["predictions"]]
     assert "base64" in reasons[1] and "known format" in reasons[2] and reasons[3] == reasons[4] == "not a base64 string"
     assert reasons[5] and reasons[0] is reasons[6] is None
 
@@ -181,44 +181,44 @@ def outputs(response: requests.Response) -> dict[str, list]:
 
 
 def test_speaks_the_open_inference_protocol(url):
-    given = tensor(*(b64(colour_model.picture(colour)) for colour in ("green", "red")))
-    answer = post(url + INFER, {"id": "7", "inputs": [given]})
-    said = outputs(answer)
-    assert said["classes"] == ["green", "red"] and said["class_idx"] == [1, 0]
-    assert len(said["probabilities"]) == 6 and "error" not in said
-    assert {key: answer.json()[key] for key in ("id", "model_name", "model_version")} == {
+    request_tensor = tensor(*(b64(colour_model.picture(colour)) for colour in ("green", "red")))
+    response = post(url + INFER, {"id": "7", "inputs": [request_tensor]})
+    answer = outputs(response)
+    assert answer["classes"] == ["green", "red"] and answer["class_idx"] == [1, 0]
+    assert len(answer["probabilities"]) == 6 and "error" not in answer
+    assert {key: response.json()[key] for key in ("id", "model_name", "model_version")} == {
         "id": "7",
         "model_name": "colours",
         "model_version": "1",
     }
 
 
-def test_takes_tensors_as_binary_data(url):
-    pictures = [colour_model.picture("blue"), colour_model.picture("red", "PNG")]
-    raw = b"".join(struct.pack("<I", len(picture)) + picture for picture in pictures)
-    described = tensor(*pictures, parameters={"binary_data_size": len(raw)})
+def test_accepts_tensors_as_binary_data(url):
+    images = [colour_model.picture("blue"), colour_model.picture("red", "PNG")]
+    raw = b"".join(struct.pack("<I", len(image)) + image for image in images)
+    described = tensor(*images, parameters={"binary_data_size": len(raw)})
     del described["data"]
     head = json.dumps({"inputs": [described]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head)), "content-type": "application/octet-stream"}
     assert outputs(requests.post(url + INFER, data=head + raw, headers=headers, timeout=SECONDS))["classes"] == ["blue", "red"]
 
 
-def test_gives_tensors_as_binary_data_to_who_asks_for_them(url):
+def test_returns_tensors_as_binary_data_on_request(url):
     body = {"inputs": [tensor(b64(colour_model.picture("blue")))], "parameters": {"binary_data_output": True}}
-    answer = post(url + INFER, body)
-    length = int(answer.headers["Inference-Header-Content-Length"])
-    sizes = {one["name"]: one["parameters"]["binary_data_size"] for one in json.loads(answer.content[:length])["outputs"]}
+    response = post(url + INFER, body)
+    length = int(response.headers["Inference-Header-Content-Length"])
+    sizes = {one["name"]: one["parameters"]["binary_data_size"] for one in json.loads(response.content[:length])["outputs"]}
     assert sizes == {"classes": 4 + len("blue"), "class_idx": 8, "probabilities": 12}
-    assert answer.content[length:][:16] == struct.pack("<I4sq", 4, b"blue", 2)
+    assert response.content[length:][:16] == struct.pack("<I4sq", 4, b"blue", 2)
 
 
-def test_one_bad_picture_does_not_fail_its_tensor(url):
-    said = outputs(post(url + INFER, {"inputs": [tensor(b64(colour_model.picture("red")), "%%%")]}))
-    assert (said["classes"], said["class_idx"]) == (["red", ""], [0, -1])
-    assert said["error"][0] == "" and "base64" in said["error"][1]
+def test_one_bad_image_does_not_fail_its_tensor(url):
+    answer = outputs(post(url + INFER, {"inputs": [tensor(b64(colour_model.picture("red")), "%%%")]}))
+    assert (answer["classes"], answer["class_idx"]) == (["red", ""], [0, -1])
+    assert answer["error"][0] == "" and "base64" in answer["error"][1]
 
 
-def best(response: requests.Response) -> list[list[str]]:
+def top_labels(response: requests.Response) -> list[list[str]]:
     assert response.status_code == 200, response.text
     for prediction in response.json()["predictions"]:
         scores = [one["score"] for one in prediction["top_k"]]
@@ -227,45 +227,45 @@ def best(response: requests.Response) -> list[list[str]]:
     return [[one["label"] for one in prediction["top_k"]] for prediction in response.json()["predictions"]]
 
 
-def mixed(red: int, green: int, blue: int) -> bytes:
-    """A picture whose classes are ranked as its colours are."""
+def draw_mixed_colour(red: int, green: int, blue: int) -> bytes:
+    """Returns an image whose classes rank in the order of its colour channels."""
     file = io.BytesIO()
     Image.new("RGB", (40, 30), (red, green, blue)).save(file, "PNG")
     return file.getvalue()
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 99])
-def test_tells_of_the_best_classes_that_are_asked_for(url, k):
-    encoded = mixed(90, 60, 120)
-    picture = {"instances": [{"b64": b64(encoded)}]}
-    named = [
-        post(f"{url}{PREDICT}?top_k={k}", picture),
-        post(url + PREDICT, picture | {"top_k": k}),
+def test_returns_the_top_k_classes(url, k):
+    encoded = draw_mixed_colour(90, 60, 120)
+    image = {"instances": [{"b64": b64(encoded)}]}
+    answers = [
+        post(f"{url}{PREDICT}?top_k={k}", image),
+        post(url + PREDICT, image | {"top_k": k}),
         requests.post(url + PREDICT, data={"top_k": k}, files={"file": encoded}, timeout=SECONDS),
         requests.post(f"{url}{PREDICT}?top_k={k}", data=encoded, headers={"content-type": "image/png"}, timeout=SECONDS),
     ]
-    assert [best(answer) for answer in named] == [[["blue", "red", "green"][:k]]] * 4
+    assert [top_labels(response) for response in answers] == [[["blue", "red", "green"][:k]]] * 4
 
 
-def test_tells_of_the_best_classes_in_tensors(url):
-    given = tensor(b64(mixed(60, 120, 10)), "%%%", b64(mixed(120, 10, 60)))
-    answer = post(url + INFER, {"inputs": [given], "parameters": {"top_k": 2}})
-    shapes = {one["name"]: one["shape"] for one in answer.json()["outputs"]}
-    said = outputs(answer)
+def test_returns_the_top_k_classes_as_tensors(url):
+    request_tensor = tensor(b64(draw_mixed_colour(60, 120, 10)), "%%%", b64(draw_mixed_colour(120, 10, 60)))
+    response = post(url + INFER, {"inputs": [request_tensor], "parameters": {"top_k": 2}})
+    shapes = {one["name"]: one["shape"] for one in response.json()["outputs"]}
+    answer = outputs(response)
     assert shapes["top_k_classes"] == shapes["top_k_class_idx"] == shapes["top_k_scores"] == [3, 2]
-    assert said["top_k_classes"] == ["green", "red", "", "", "red", "blue"]
-    assert said["top_k_class_idx"] == [1, 0, -1, -1, 0, 2]
-    assert said["top_k_scores"][0] > said["top_k_scores"][1] > said["top_k_scores"][2] == said["top_k_scores"][3] == 0
+    assert answer["top_k_classes"] == ["green", "red", "", "", "red", "blue"]
+    assert answer["top_k_class_idx"] == [1, 0, -1, -1, 0, 2]
+    assert answer["top_k_scores"][0] > answer["top_k_scores"][1] > answer["top_k_scores"][2] == answer["top_k_scores"][3] == 0
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "1.5", "x", "", "9" * 5000])
-def test_a_wrong_number_of_best_classes_in_an_address_is_refused(url, k):
+def test_rejects_an_invalid_top_k_in_the_query(url, k):
     body = {"instances": [{"b64": b64(colour_model.picture("red"))}]}
     assert "top_k must be a positive integer; got " in refusal(post(f"{url}{PREDICT}?top_k={k}", body))
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "x", [3], {"k": 3}, 10**30])
-def test_a_wrong_number_of_best_classes_in_a_body_is_refused(url, k):
+def test_rejects_an_invalid_top_k_in_the_body(url, k):
     body = {"instances": [{"b64": b64(colour_model.picture("red"))}], "top_k": k}
     assert "top_k must be a positive integer; got " in refusal(post(url + PREDICT, body))
     assert refusal(post(url + INFER, {"inputs": [tensor(b64(colour_model.picture("red")))], "parameters": {"top_k": k}}))
@@ -274,14 +274,14 @@ def test_a_wrong_number_of_best_classes_in_a_body_is_refused(url, k):
 @pytest.mark.parametrize(
     "changes", [{"parameters": [1]}, {"parameters": "x"}, {"outputs": [{"name": "classes", "parameters": [1]}]}]
 )
-def test_wrong_parameters_are_no_failure_of_the_server(url, changes):
+def test_rejects_invalid_parameters_as_a_client_error(url, changes):
     body = json.dumps({"inputs": [tensor(b64(colour_model.picture("red")))]} | changes)
     headers = {"Inference-Header-Content-Length": str(len(body))}
     for options in ({}, {"headers": headers}):
         assert "Open Inference Protocol" in refusal(requests.post(url + INFER, data=body, timeout=SECONDS, **options))
 
 
-def test_gives_the_tensors_that_are_asked_for(url):
+def test_returns_only_the_requested_tensors(url):
     body = {"inputs": [tensor(b64(colour_model.picture("blue")))], "outputs": [{"name": "classes"}]}
     assert outputs(post(url + INFER, body)) == {"classes": ["blue"]}
     assert "nonsense" in refusal(post(url + INFER, body | {"outputs": [{"name": "nonsense"}]}))
@@ -299,18 +299,18 @@ def test_gives_the_tensors_that_are_asked_for(url):
         ("/v2/models/colours/ready", {"name": "colours", "ready": True}),
     ],
 )
-def test_says_that_it_lives_and_is_ready(url, path, expected):
-    answer = requests.get(url + path, timeout=SECONDS)
-    assert (answer.status_code, answer.json()) == (200, expected)
+def test_reports_liveness_and_readiness(url, path, expected):
+    response = requests.get(url + path, timeout=SECONDS)
+    assert (response.status_code, response.json()) == (200, expected)
 
 
-def test_every_answer_says_which_version_gave_it(url, version):
+def test_every_answer_names_the_fingerprint_of_its_version(url, version):
     digest = hashlib.sha256()
     for file in sorted(path for path in version.rglob("*") if path.is_file()):
         digest.update(f"{file.relative_to(version)} {file.stat().st_size}\n".encode() + file.read_bytes())
-    picture = b64(colour_model.picture("red"))
-    said = post(url + PREDICT, {"instances": [{"b64": picture}]}), post(url + INFER, {"inputs": [tensor(picture)]})
-    assert [answer.headers["KFP-Vision-Fingerprint"] for answer in said] == [digest.hexdigest()] * 2
+    image = b64(colour_model.picture("red"))
+    responses = post(url + PREDICT, {"instances": [{"b64": image}]}), post(url + INFER, {"inputs": [tensor(image)]})
+    assert [response.headers["KFP-Vision-Fingerprint"] for response in responses] == [digest.hexdigest()] * 2
     service = ServingClient(f"{url}/v1/models/colours")
     assert service.fingerprint == ""
     service.classify([colour_model.picture("red")])
@@ -338,9 +338,9 @@ def test_describes_its_model_and_counts_its_requests(url):
         ("DELETE", "/v1/models/colours"),
     ],
 )
-def test_a_door_that_nobody_needs_is_closed(url, method, path):
-    answer = requests.request(method, url + path, timeout=SECONDS)
-    assert answer.status_code in (404, 405) and answer.json()["error"]
+def test_unused_routes_are_disabled(url, method, path):
+    response = requests.request(method, url + path, timeout=SECONDS)
+    assert response.status_code in (404, 405) and response.json()["error"]
     assert requests.get(f"{url}/v1/models/colours", timeout=SECONDS).json()["ready"] is True
 
 
@@ -364,7 +364,7 @@ def test_a_door_that_nobody_needs_is_closed(url, method, path):
     ],
     ids=range(14),
 )
-def test_a_wrong_body_is_refused_with_its_reason(url, body, reason):
+def test_rejects_an_invalid_body_with_a_reason(url, body, reason):
     assert reason in refusal(requests.post(url + PREDICT, data=body.encode("latin-1"), timeout=SECONDS))
 
 
@@ -383,12 +383,12 @@ def test_a_wrong_body_is_refused_with_its_reason(url, body, reason):
     ],
     ids=range(9),
 )
-def test_a_wrong_tensor_is_refused_with_its_reason(url, inputs, reason):
+def test_rejects_an_invalid_tensor_with_a_reason(url, inputs, reason):
     assert reason in refusal(post(url + INFER, {"inputs": inputs}))
 
 
 @pytest.mark.parametrize("length", ["abc", "-5", "0", "99999", "2"])
-def test_a_wrong_header_is_no_failure_of_the_server(url, length):
+def test_rejects_an_invalid_header_as_a_client_error(url, length):
     body = json.dumps({"inputs": [tensor("bm8=", parameters={"binary_data_size": 77})]})
     headers = {"Inference-Header-Content-Length": length}
     assert "Open Inference Protocol" in refusal(requests.post(url + INFER, data=body, headers=headers, timeout=SECONDS))
@@ -404,50 +404,50 @@ def test_a_wrong_header_is_no_failure_of_the_server(url, length):
         ("image/jpeg", "x", "known format"),
     ],
 )
-def test_a_wrong_form_is_refused_with_its_reason(url, kind, body, reason):
-    answer = requests.post(url + PREDICT, data=body, headers={"content-type": kind}, timeout=SECONDS)
-    assert reason in refusal(answer)
+def test_rejects_an_invalid_form_with_a_reason(url, kind, body, reason):
+    response = requests.post(url + PREDICT, data=body, headers={"content-type": kind}, timeout=SECONDS)
+    assert reason in refusal(response)
 
 
-def test_a_picture_of_sixty_megapixels_is_refused(url):
+def test_rejects_an_image_of_sixty_megapixels(url):
     large = colour_model.picture("red", "PNG", (10_000, 6_000))
     assert len(large) < MIB
-    answer = requests.post(url + PREDICT, files={"file": large}, timeout=SECONDS)
-    assert "10000 x 6000 pixels, more than 50 million" in refusal(answer)
+    response = requests.post(url + PREDICT, files={"file": large}, timeout=SECONDS)
+    assert "10000 x 6000 pixels, more than 50 million" in refusal(response)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_large_is_refused(url, chunked):
+def test_rejects_a_body_that_is_too_large(url, chunked):
     body = (bytes(MIB) for _ in range(40)) if chunked else bytes(40 * MIB)
-    answer = requests.post(url + PREDICT, data=body, timeout=SECONDS)
-    assert answer.status_code == 413
-    assert "at most 32 MiB" in refusal(answer)
+    response = requests.post(url + PREDICT, data=body, timeout=SECONDS)
+    assert response.status_code == 413
+    assert "at most 32 MiB" in refusal(response)
 
 
 @pytest.mark.parametrize("path", ["/v1/models/other:predict", "/v2/models/other/infer"])
 def test_another_models_name_is_not_found(url, path):
-    answer = post(url + path, {"instances": ["x"], "inputs": [tensor("x")]})
-    assert answer.status_code == 404
-    assert "other" in refusal(answer)
+    response = post(url + path, {"instances": ["x"], "inputs": [tensor("x")]})
+    assert response.status_code == 404
+    assert "other" in refusal(response)
 
 
-def figures(url: str, **options) -> dict[str, float]:
-    """Prometheus' figures, each by its name and labels."""
+def read_metrics(url: str, **options) -> dict[str, float]:
+    """Returns the Prometheus metrics by name and labels."""
     text = requests.get(f"{url}/metrics", timeout=SECONDS, **options).text
     lines = (line.rpartition(" ") for line in text.splitlines() if line.startswith("kfp_vision_"))
     return {name: float(value) for name, _, value in lines}
 
 
-def grown(url: str, ask: Callable[[], object]) -> dict[str, float]:
-    """By how much figures have grown while something was asked."""
-    before = figures(url)
+def metric_growth(url: str, ask: Callable[[], object]) -> dict[str, float]:
+    """Returns by how much each metric has grown during a call."""
+    before = read_metrics(url)
     ask()
-    return {name: value - before.get(name, 0) for name, value in figures(url).items() if value != before.get(name, 0)}
+    return {name: value - before.get(name, 0) for name, value in read_metrics(url).items() if value != before.get(name, 0)}
 
 
-def test_what_waits_is_computed_together(url):
+def test_waiting_images_are_computed_in_batches(url):
     encoded = {colour: b64(colour_model.picture(colour)) for colour in colour_model.RGB}
-    asked = [[list(colour_model.RGB)[(number + place) % 3] for place in range(9)] for number in range(100)]
+    requested = [[list(colour_model.RGB)[(number + place) % 3] for place in range(9)] for number in range(100)]
     answered: list[list[str]] = []
 
     def ask(chosen: list[str]) -> list[str]:
@@ -455,14 +455,14 @@ def test_what_waits_is_computed_together(url):
         return names(post(url + PREDICT, {"instances": [*good, {"b64": "bm8gcGljdHVyZQ=="}]}))
 
     with ThreadPoolExecutor(32) as clients:
-        more = grown(url, lambda: answered.extend(clients.map(ask, asked)))
-    assert answered == [[*chosen, ""] for chosen in asked]
+        growth = metric_growth(url, lambda: answered.extend(clients.map(ask, requested)))
+    assert answered == [[*chosen, ""] for chosen in requested]
     label = '{model="colours"}'
-    assert more[f"kfp_vision_batch_pictures_sum{label}"] == 900
-    assert more[f"kfp_vision_batch_pictures_count{label}"] < 900
-    assert more['kfp_vision_pictures_total{model="colours",outcome="named"}'] == 900
-    assert more['kfp_vision_pictures_total{model="colours",outcome="refused"}'] == 100
-    assert figures(url)[f"kfp_vision_waiting_pictures{label}"] == 0
+    assert growth[f"kfp_vision_batch_pictures_sum{label}"] == 900
+    assert growth[f"kfp_vision_batch_pictures_count{label}"] < 900
+    assert growth['kfp_vision_pictures_total{model="colours",outcome="named"}'] == 900
+    assert growth['kfp_vision_pictures_total{model="colours",outcome="refused"}'] == 100
+    assert read_metrics(url)[f"kfp_vision_waiting_pictures{label}"] == 0
 
 
 @pytest.mark.parametrize(
@@ -478,24 +478,24 @@ def test_what_waits_is_computed_together(url):
     ],
 )
 def test_requests_and_errors_are_counted_by_kind(url, method, path, route, status, side):
-    more = grown(url, lambda: requests.request(method, url + path, timeout=SECONDS))
-    of_no_interest = ("_bucket", "_sum", "_created", '"metrics"')
+    growth = metric_growth(url, lambda: requests.request(method, url + path, timeout=SECONDS))
+    ignored = ("_bucket", "_sum", "_created", '"metrics"')
     expected = {f'kfp_vision_requests_total{{route="{route}",status="{status}"}}': 1}
     expected |= {f'kfp_vision_request_seconds_count{{route="{route}"}}': 1}
     expected |= {f'kfp_vision_errors_total{{route="{route}",side="{side}"}}': 1} if side else {}
-    assert {name: by for name, by in more.items() if not any(part in name for part in of_no_interest)} == expected
+    assert {name: increase for name, increase in growth.items() if not any(part in name for part in ignored)} == expected
 
 
 TOKEN = "a-token_of.the~tests+/=="
 
 
 @pytest.fixture(scope="module")
-def guarded(version) -> Iterator[str]:
-    """The address of a server that asks for a token."""
-    with contextlib.ExitStack() as running:
-        with pytest.MonkeyPatch.context() as patch:  # for this server alone
-            patch.setenv("KFP_VISION_TOKEN", TOKEN + "\n")  # as a file ends that a secret is made of
-            address = running.enter_context(server.run_server(version.parent))
+def guarded_server(version) -> Iterator[str]:
+    """Starts a server that requires a token, and yields its address."""
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # only for this server
+            patch.setenv("KFP_VISION_TOKEN", TOKEN + "\n")  # a secret created from a file ends with a newline
+            address = stack.enter_context(server.run_server(version.parent))
         yield address
 
 
@@ -503,7 +503,7 @@ def bearing(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-GUARDED = [
+GUARDED_ROUTES = [
     ("POST", PREDICT),
     ("POST", INFER),
     ("POST", "/"),
@@ -518,7 +518,7 @@ GUARDED = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize(("method", "path"), GUARDED_ROUTES)
 @pytest.mark.parametrize(
     ("headers", "found"),
     [
@@ -533,30 +533,30 @@ GUARDED = [
     ],
     ids=range(8),
 )
-def test_without_its_token_a_server_says_nothing(guarded, method, path, headers, found):
-    answer = requests.request(method, guarded + path, headers=headers, data=b"x" * MIB, timeout=SECONDS)
-    assert answer.status_code == 401
-    assert found in answer.json()["error"] and TOKEN not in answer.text and "colours" not in answer.text
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+def test_without_the_token_a_server_reveals_nothing(guarded_server, method, path, headers, found):
+    response = requests.request(method, guarded_server + path, headers=headers, data=b"x" * MIB, timeout=SECONDS)
+    assert response.status_code == 401
+    assert found in response.json()["error"] and TOKEN not in response.text and "colours" not in response.text
+    assert response.headers["WWW-Authenticate"].startswith("Bearer ")
 
 
-def test_with_its_token_a_server_answers(guarded):
+def test_with_the_token_a_server_answers(guarded_server):
     body = {"instances": [{"b64": b64(colour_model.picture("green"))}]}
-    assert names(post(guarded + PREDICT, body, headers=bearing(TOKEN))) == ["green"]
-    assert names(post(guarded + PREDICT, body, headers={"authorization": f"bearer {TOKEN}"})) == ["green"]
-    for _, path in GUARDED[3:-1]:
-        assert requests.get(guarded + path, headers=bearing(TOKEN), timeout=SECONDS).status_code == 200
+    assert names(post(guarded_server + PREDICT, body, headers=bearing(TOKEN))) == ["green"]
+    assert names(post(guarded_server + PREDICT, body, headers={"authorization": f"bearer {TOKEN}"})) == ["green"]
+    for _, path in GUARDED_ROUTES[3:-1]:
+        assert requests.get(guarded_server + path, headers=bearing(TOKEN), timeout=SECONDS).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/v2/health/live", "/v2/health/ready"])
-def test_who_looks_after_a_server_needs_no_token(guarded, path):
-    assert requests.get(guarded + path, timeout=SECONDS).status_code == 200
-    assert requests.head(guarded + path, timeout=SECONDS).status_code == 200
+def test_health_checks_need_no_token(guarded_server, path):
+    assert requests.get(guarded_server + path, timeout=SECONDS).status_code == 200
+    assert requests.head(guarded_server + path, timeout=SECONDS).status_code == 200
 
 
-def test_the_command_line_shows_the_token(guarded, tmp_path, monkeypatch):
+def test_the_command_line_sends_the_token(guarded_server, tmp_path, monkeypatch):
     (tmp_path / "x.jpg").write_bytes(colour_model.picture("blue"))
-    command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--url", guarded, str(tmp_path / "x.jpg"), "--json"]
+    command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--url", guarded_server, str(tmp_path / "x.jpg"), "--json"]
 
     def predict() -> subprocess.CompletedProcess:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
@@ -568,14 +568,14 @@ def test_the_command_line_shows_the_token(guarded, tmp_path, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", "another")
     done = predict()
     assert (done.returncode, done.stdout) == (1, "")
-    found = f"HTTP 401 at {guarded}/v1/models"
+    found = f"HTTP 401 at {guarded_server}/v1/models"
     assert (
         done.stderr == f"error: the server requires a valid token; got {found}. Set KFP_VISION_TOKEN to the server's token.\n"
     )
 
 
 @pytest.mark.parametrize(("token", "found"), [("", "an empty value"), (" \n", "an empty value"), ("two words", "9 characters")])
-def test_a_token_that_cannot_be_sent_is_one_clear_line(version, monkeypatch, token, found):
+def test_rejects_an_invalid_token_in_one_line(version, monkeypatch, token, found):
     monkeypatch.setenv("KFP_VISION_TOKEN", token)
     done = serve(version.parent)
     assert (done.returncode, done.stdout) == (1, "")
@@ -591,37 +591,37 @@ def repository(version, tmp_path) -> Path:
     return tmp_path / "colours"
 
 
-def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
+def test_loads_a_new_version_without_losing_a_request(repository, tmp_path):
     languages = [tuple(colour_model.RGB), ("rouge", "vert", "bleu"), ("rot", "gruen", "blau")]
-    later = [colour_model.write_version(tmp_path / "new" / str(number), languages[number - 1]) for number in (2, 3)]
+    new_versions = [colour_model.write_version(tmp_path / "new" / str(number), languages[number - 1]) for number in (2, 3)]
     body = json.dumps({"instances": [{"b64": b64(colour_model.picture(colour))} for colour in colour_model.RGB]})
-    said: list[tuple[int, tuple[str, ...]]] = []
-    enough = threading.Event()
+    answers: list[tuple[int, tuple[str, ...]]] = []
+    stop = threading.Event()
 
     with server.run_server(repository) as url:
 
         def ask() -> None:
             with requests.Session() as session:
-                while not enough.is_set():
-                    answer = session.post(url + PREDICT, data=body, timeout=SECONDS)
-                    said.append((answer.status_code, tuple(names(answer))))
+                while not stop.is_set():
+                    response = session.post(url + PREDICT, data=body, timeout=SECONDS)
+                    answers.append((response.status_code, tuple(names(response))))
 
         with ThreadPoolExecutor(8) as clients:
-            asking = [clients.submit(ask) for _ in range(8)]
+            client_runs = [clients.submit(ask) for _ in range(8)]
             try:
-                for version, language in zip(later, languages[1:], strict=True):
-                    asked = len(said) + REQUESTS / 4
-                    model_servers.until(lambda: len(said) >= asked)  # noqa: B023
+                for version, language in zip(new_versions, languages[1:], strict=True):
+                    target = len(answers) + REQUESTS / 4
+                    model_servers.until(lambda: len(answers) >= target)  # noqa: B023
                     version.rename(repository / version.name)
-                    model_servers.until(lambda: (200, language) in said[-100:])  # noqa: B023
-                model_servers.until(lambda: len(said) >= REQUESTS)
+                    model_servers.until(lambda: (200, language) in answers[-100:])  # noqa: B023
+                model_servers.until(lambda: len(answers) >= REQUESTS)
             finally:
-                enough.set()
-            for one in asking:
+                stop.set()
+            for one in client_runs:
                 one.result()
-        assert {status for status, _ in said} == {200}
-        # Every answer is of one version altogether, and each version has answered.
-        assert {answer for _, answer in said} == set(languages)
+        assert {status for status, _ in answers} == {200}
+        # Each answer comes from a single version, and every version has answered.
+        assert {labels for _, labels in answers} == set(languages)
 
         (repository / "4").mkdir()  # holds no model
         shutil.copytree(repository / "1", repository / "10")
@@ -635,59 +635,59 @@ def test_a_new_version_is_taken_up_and_no_request_is_lost(repository, tmp_path):
         model_servers.until(lambda: names(post(url + PREDICT, json.loads(body)))[0] == "red")
 
 
-def test_a_server_that_is_killed_and_started_again_costs_its_clients_no_answer(repository, tmp_path):
+def test_clients_survive_a_killed_and_restarted_server(repository, tmp_path):
     port, colour_of = model_servers.free_port(), list(colour_model.RGB) * 100
-    pictures = [colour_model.picture(colour) for colour in colour_of]
-    said: dict[int, list[str]] = {number: [] for number in range(4)}
+    images = [colour_model.picture(colour) for colour in colour_of]
+    answers: dict[int, list[str]] = {number: [] for number in range(4)}
 
-    def running() -> subprocess.Popen:
+    def start() -> subprocess.Popen:
         command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", str(port)]
         return model_servers.started(command, port, tmp_path / "log")
 
     def ask(number: int) -> None:
         service = ServingClient(f"http://127.0.0.1:{port}")
-        for at in range(0, len(pictures), 3):
-            said[number] += [answer.label for answer in service.classify(pictures[at : at + 3])]
+        for at in range(0, len(images), 3):
+            answers[number] += [prediction.label for prediction in service.classify(images[at : at + 3])]
 
     with contextlib.ExitStack() as processes:
-        process = processes.enter_context(ended(running()))
-        with ThreadPoolExecutor(len(said)) as clients:
-            asking = [clients.submit(ask, number) for number in said]
+        process = processes.enter_context(ended(start()))
+        with ThreadPoolExecutor(len(answers)) as clients:
+            client_runs = [clients.submit(ask, number) for number in answers]
             for killed in (1, 2):
-                model_servers.until(lambda: min(map(len, said.values())) > killed * 100)  # noqa: B023
+                model_servers.until(lambda: min(map(len, answers.values())) > killed * 100)  # noqa: B023
                 process.kill()
                 process.wait()
-                process = processes.enter_context(ended(running()))
-            for one in asking:
+                process = processes.enter_context(ended(start()))
+            for one in client_runs:
                 one.result()
-    assert list(said.values()) == [colour_of] * len(said)
+    assert list(answers.values()) == [colour_of] * len(answers)
 
 
 @pytest.mark.parametrize(("cut", "answered"), [(1, True), (2, True), (3, False)])
-def test_an_answer_that_is_cut_off_is_asked_for_again(cut, answered):
+def test_the_client_retries_a_truncated_answer(cut, answered):
     body = json.dumps({"predictions": [{"classes": "red", "class_idx": 0, "probabilities": [1.0]}]}).encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-    asked = []
+    bodies = []
 
-    class Cutting(socketserver.StreamRequestHandler):
+    class TruncatingHandler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             lengths = []
             while (line := self.rfile.readline().lower()).strip():
                 lengths += [int(line.split()[1])] if line.startswith(b"content-length") else []
-            asked.append(self.rfile.read(*lengths))
-            self.wfile.write(head + (body[:9] if len(asked) <= cut else body))
+            bodies.append(self.rfile.read(*lengths))
+            self.wfile.write(head + (body[:9] if len(bodies) <= cut else body))
 
-    with socketserver.TCPServer(("127.0.0.1", 0), Cutting) as cutting:
-        thread = threading.Thread(target=cutting.serve_forever, kwargs={"poll_interval": 0.01})
+    with socketserver.TCPServer(("127.0.0.1", 0), TruncatingHandler) as truncating_server:
+        thread = threading.Thread(target=truncating_server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            service = ServingClient(f"http://127.0.0.1:{cutting.server_address[1]}/v1/models/colours")
+            service = ServingClient(f"http://127.0.0.1:{truncating_server.server_address[1]}/v1/models/colours")
             with contextlib.nullcontext() if answered else pytest.raises(InputError, match="a server must answer; got Chunked"):
                 assert [one.label for one in service.classify([b"a picture"])] == ["red"]
         finally:
-            cutting.shutdown()
+            truncating_server.shutdown()
             thread.join()
-    assert len(asked) == min(cut + 1, 3)
+    assert len(bodies) == min(cut + 1, 3)
 
 
 def serve(*arguments: object) -> subprocess.CompletedProcess:
@@ -695,16 +695,16 @@ def serve(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
 
 
-def test_a_port_in_use_is_one_clear_line(repository):
+def test_reports_a_port_in_use_in_one_line(repository):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = serve(repository, "--port", port)
     assert (done.returncode, done.stdout) == (1, "")
-    rule = f"error: the port must be free; got 127.0.0.1:{port} (Address already in use). Choose another one with --port.\n"
-    assert done.stderr == rule
+    message = f"error: the port must be free; got 127.0.0.1:{port} (Address already in use). Choose another one with --port.\n"
+    assert done.stderr == message
 
 
-def test_a_folder_without_a_model_is_one_clear_line(tmp_path):
+def test_reports_a_folder_without_a_model_in_one_line(tmp_path):
     done = serve(tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
@@ -714,7 +714,7 @@ def test_a_folder_without_a_model_is_one_clear_line(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["saved_model.pb", "variables/variables.index", "assets.extra/model.json"])
-def test_a_model_that_does_not_load_is_one_clear_line(repository, broken):
+def test_reports_a_model_that_does_not_load_in_one_line(repository, broken):
     (repository / "1" / broken).write_bytes(b"broken")
     done = serve(repository, "--port", 0)
     assert done.returncode == 1
@@ -722,14 +722,14 @@ def test_a_model_that_does_not_load_is_one_clear_line(repository, broken):
     assert len(lines) == 1 and lines[0].startswith("error: a ") and str(repository / "1") in lines[0]
 
 
-def test_a_server_in_a_child_process_fails_as_the_command_does(tmp_path):
+def test_run_server_fails_with_the_error_of_the_command(tmp_path):
     line = (
         f"error: there must be a model to serve; got none in {tmp_path}. "
         "Give the model folder of a run, or a directory of numbered versions."
     )
-    with pytest.raises(InputError) as refused, server.run_server(tmp_path):
+    with pytest.raises(InputError) as raised, server.run_server(tmp_path):
         pass
-    assert str(refused.value) == line
+    assert str(raised.value) == line
     command = [sys.executable, "-m", "kfp_vision.serving", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{line}\n")
@@ -753,7 +753,7 @@ def is_listening(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_ends_well_when_it_is_told_to_stop(repository):
+def test_sigterm_ends_the_server_cleanly(repository):
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0", "--name", "tints"]
     with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
         lines = [process.stdout.readline().strip() for _ in range(3)]
@@ -770,7 +770,7 @@ def test_ends_well_when_it_is_told_to_stop(repository):
 
 @pytest.fixture
 def directory(version, tmp_path) -> Path:
-    """Two models, of which one does not load, and a folder that is none."""
+    """Returns a folder with a good model, a broken one, and a folder without a model."""
     shutil.copytree(version, tmp_path / "models" / "good one" / "1")
     shutil.copytree(version, tmp_path / "models" / "bad" / "1")
     (tmp_path / "models" / "bad" / "1" / "saved_model.pb").write_bytes(b"no model")
@@ -779,17 +779,20 @@ def directory(version, tmp_path) -> Path:
 
 
 @contextlib.contextmanager
-def started(path: Path, log: Path, *options: object) -> Iterator[str]:
-    """The address of a server that need not be ready; what it says goes to a file."""
+def start_server(path: Path, log: Path, *options: object) -> Iterator[str]:
+    """Starts a server, writes its output to a file, and yields its address, even if it is not ready."""
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0", *map(str, options)]
-    with log.open("w") as said, ended(subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | QUICKLY)) as process:
+    with (
+        log.open("w") as output,
+        ended(subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | UNBUFFERED)) as process,
+    ):
         model_servers.until(lambda: "\ncurl" in log.read_text() or process.poll() is not None)
         yield log.read_text().split("open ")[1].split("/ in")[0]
 
 
-def test_one_of_two_models_is_broken_and_the_other_answers(directory, tmp_path):
+def test_a_broken_model_does_not_affect_another_one(directory, tmp_path):
     body = {"instances": [b64(colour_model.picture("green"))]}
-    with started(directory, tmp_path / "log") as url:
+    with start_server(directory, tmp_path / "log") as url:
         assert names(post(f"{url}/v1/models/good%20one:predict", body)) == ["green"]
         assert f"{directory}/bad/1" in (tmp_path / "log").read_text()
         ready = requests.get(f"{url}/v2/health/ready", timeout=SECONDS)
@@ -797,20 +800,20 @@ def test_one_of_two_models_is_broken_and_the_other_answers(directory, tmp_path):
         for path in ("/v1/models/bad", "/v2/models/bad", "/v2/models/bad/ready"):
             assert requests.get(url + path, timeout=SECONDS).status_code == 503
         for path in ("/v1/models/bad:predict", "/v2/models/bad/infer"):
-            refused = post(url + path, body)
-            assert refused.status_code == 503 and "bad is not ready" in refused.json()["error"]
-            assert str(directory) not in refused.text
+            response = post(url + path, body)
+            assert response.status_code == 503 and "bad is not ready" in response.json()["error"]
+            assert str(directory) not in response.text
         assert requests.get(f"{url}/v1/models", timeout=SECONDS).json() == {"models": ["bad", "good one"]}
         assert requests.get(f"{url}/v2/models/good%20one/ready", timeout=SECONDS).status_code == 200
 
-        shutil.copy(directory / "good one" / "1" / "saved_model.pb", directory / "bad" / "1")  # as a slow copy ends
+        shutil.copy(directory / "good one" / "1" / "saved_model.pb", directory / "bad" / "1")  # completes the model
         model_servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).status_code == 200)
         assert names(post(f"{url}/v1/models/bad:predict", body)) == ["green"]
         shutil.copytree(directory / "bad", directory / "notes" / "serving")  # a third model
         model_servers.until(lambda: post(f"{url}/v1/models/notes:predict", body).status_code == 200)
 
 
-def test_several_models_cannot_have_one_name(directory):
+def test_rejects_one_name_for_several_models(directory):
     done = serve(directory, "--name", "tints")
     assert done.returncode == 1
     assert done.stderr == (
@@ -875,13 +878,13 @@ print(json.dumps(asyncio.run(ask())))
 """
 
 
-def test_kserves_client_is_answered_over_grpc(repository, tmp_path, monkeypatch):
+def test_answers_kserves_client_over_grpc(repository, tmp_path, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
     port = model_servers.free_port()
     files = [tmp_path / "blue.jpg", tmp_path / "red.png"]
     files[0].write_bytes(colour_model.picture("blue"))
     files[1].write_bytes(colour_model.picture("red", "PNG"))
-    with started(repository, tmp_path / "log", "--grpc-port", port) as url:
+    with start_server(repository, tmp_path / "log", "--grpc-port", port) as url:
         model_servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).ok)
         command = [sys.executable, "-c", KSERVES_GRPC_CLIENT, f"127.0.0.1:{port}", TOKEN, *map(str, files)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
@@ -905,7 +908,7 @@ def test_kserves_client_is_answered_over_grpc(repository, tmp_path, monkeypatch)
             ],
             "metadata": "image_bytes",
         }
-        counted = figures(url, headers=bearing(TOKEN))
+        counted = read_metrics(url, headers=bearing(TOKEN))
         assert counted['kfp_vision_errors_total{route="grpc",side="client"}'] == 6
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = serve(repository, "--port", 0, "--grpc-port", taken.getsockname()[1])
@@ -913,7 +916,7 @@ def test_kserves_client_is_answered_over_grpc(repository, tmp_path, monkeypatch)
 
 
 class Client(threading.Thread):
-    """Asks one request after another until nobody listens any more; a connection each, or one as long as it is kept."""
+    """Sends requests until the server is gone, each over a new connection or all over one kept alive."""
 
     def __init__(self, address: str, keeps_connection: bool):
         super().__init__()
@@ -930,23 +933,23 @@ class Client(threading.Thread):
                 except ConnectionRefusedError:
                     return
                 connection.request("POST", self.place.path, body)
-                answer = connection.getresponse()
-                assert [one["classes"] for one in json.loads(answer.read())["predictions"]] == list(colour_model.RGB)
+                response = connection.getresponse()
+                assert [one["classes"] for one in json.loads(response.read())["predictions"]] == list(colour_model.RGB)
                 self.answered += 1
-                if answer.will_close or not self.keeps_connection:
+                if response.will_close or not self.keeps_connection:
                     connection.close()
         except Exception as error:
             self.lost = f"{type(error).__name__}: {error}"
 
 
-def test_no_request_is_lost_when_it_is_told_to_stop(repository, tmp_path):
+def test_sigterm_loses_no_request(repository, tmp_path):
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0"]
     with (
         (tmp_path / "log").open("w") as log,
         ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)) as process,
     ):
         address = [process.stdout.readline() for _ in range(3)][2].split()[-1]
-        reading = threading.Thread(target=process.stdout.read)  # its lines, which would fill the pipe
+        reading = threading.Thread(target=process.stdout.read)  # drains the pipe, which would fill up
         clients = [Client(address, keeps_connection=number % 2 == 0) for number in range(16)]
         for thread in (reading, *clients):
             thread.start()
@@ -960,28 +963,28 @@ def test_no_request_is_lost_when_it_is_told_to_stop(repository, tmp_path):
     assert all(client.answered > count for client, count in zip(clients, before, strict=True))
 
 
-def test_a_line_of_json_tells_of_each_request_and_of_no_picture(repository, monkeypatch):
+def test_logs_each_request_as_json_without_images_or_tokens(repository, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
-    picture, bearer = b64(colour_model.picture("red")), {"headers": bearing(TOKEN)}
+    image, bearer = b64(colour_model.picture("red")), {"headers": bearing(TOKEN)}
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0"]
     with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
         address = [process.stdout.readline() for _ in range(3)][2].split()[-1]
-        post(f"{address}?top_k=1", {"instances": [picture, "%%%"]}, **bearer)
+        post(f"{address}?top_k=1", {"instances": [image, "%%%"]}, **bearer)
         post(address, {"instances": ["bm8gcGljdHVyZQ=="]}, **bearer)
-        post(address, {"instances": [picture]})
+        post(address, {"instances": [image]})
         requests.get(address.replace(PREDICT, "/" + "x" * 1000), timeout=SECONDS, **bearer)
         process.send_signal(signal.SIGTERM)
-        written, also = process.communicate(timeout=SECONDS)
-    lines = [json.loads(line) for line in written.splitlines()]
-    asked = {"method": "POST", "path": PREDICT, "model": "colours", "version": 1}
+        output, errors = process.communicate(timeout=SECONDS)
+    lines = [json.loads(line) for line in output.splitlines()]
+    expected = {"method": "POST", "path": PREDICT, "model": "colours", "version": 1}
     assert [{key: value for key, value in line.items() if key not in ("time", "milliseconds")} for line in lines] == [
-        asked | {"status": 200, "pictures": 2},
-        asked | {"status": 400, "pictures": 1},
-        asked | {"status": 401, "pictures": 0, "model": "", "version": 0},
-        asked | {"status": 404, "pictures": 0, "model": "", "version": 0, "method": "GET", "path": "/" + "x" * 199 + "..."},
+        expected | {"status": 200, "pictures": 2},
+        expected | {"status": 400, "pictures": 1},
+        expected | {"status": 401, "pictures": 0, "model": "", "version": 0},
+        expected | {"status": 404, "pictures": 0, "model": "", "version": 0, "method": "GET", "path": "/" + "x" * 199 + "..."},
     ]
     for line in lines:
         assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
         assert line["milliseconds"] >= 0
-    for secret in (picture, picture[:40], "bm8gcGljdHVyZQ==", TOKEN):
-        assert secret not in written + also
+    for secret in (image, image[:40], "bm8gcGljdHVyZQ==", TOKEN):
+        assert secret not in output + errors

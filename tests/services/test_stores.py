@@ -1,4 +1,4 @@
-"""Pictures in object stores, and what is written there: real servers, over lines that hold and over lines that do not."""
+"""Reading from and writing to object stores: real servers, over reliable and unreliable connections."""
 
 import csv
 import hashlib
@@ -35,18 +35,18 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
 
 
-def below(folder: Path) -> dict[str, bytes]:
+def read_tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
-    line = str(refusal.value)
+def error_line(raised: pytest.ExceptionInfo[InputError]) -> str:
+    line = str(raised.value)
     assert line.startswith("error: ") and "\n" not in line
     assert SECRET not in line
     return line
 
 
-def test_a_folder_of_a_bucket_is_walked_with_sizes_and_md5s_and_nothing_is_read(place):
+def test_walking_a_bucket_gives_sizes_and_md5s_without_reading_objects(place):
     uri = place.bucket(FILES)
     with fault_proxy.line(place.port, share=0) as line:
         place.lead_over(line.address)
@@ -56,22 +56,22 @@ def test_a_folder_of_a_bucket_is_walked_with_sizes_and_md5s_and_nothing_is_read(
     assert found == {name.removeprefix("photos/"): (f"{uri}/{name}", len(FILES[name]), md5(FILES[name])) for name in names}
 
 
-def test_every_key_leads_back_to_its_bytes(place):
+def test_reads_every_object_by_its_uri(place):
     uri = place.bucket(FILES)
     with reading.Reader() as reader:
         assert {item.name: reader.read(item.uri) for item in reading.walk(uri)} == FILES
     assert {item.name: encoded for item, encoded in reading.read_all(reading.walk(uri))} == FILES
 
 
-def test_a_bucket_of_more_than_a_page_is_listed_whole(s3):
+def test_lists_a_bucket_of_several_pages(s3):
     files = {f"daisy/{number:05d}.jpg": b"%d" % number for number in range(2345)}
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", files)
     assert [item.name for item in reading.walk(f"s3://{bucket}")] == sorted(files)
 
 
-def test_the_table_is_the_one_of_a_folder_but_for_where_the_pictures_lie(place, tmp_path):
+def test_a_bucket_gives_the_same_table_as_a_folder_except_for_uris(place, tmp_path):
     folder = sample_images.pictures(tmp_path / "photos", each=4)
-    uri = place.bucket(below(folder))
+    uri = place.bucket(read_tree(folder))
     stored, local = scan.scan_images(uri), scan.scan_images(str(folder))
     assert stored.fingerprint == local.fingerprint
     assert [(row.name, row.label, row.bytes, row.content_id) for row in stored.rows] == [
@@ -80,10 +80,10 @@ def test_the_table_is_the_one_of_a_folder_but_for_where_the_pictures_lie(place, 
     assert stored.rows[0].uri == f"{uri}/bellcup/0001.jpg"
 
 
-def test_boxes_in_a_bucket_are_those_of_a_folder(place, tmp_path):
+def test_a_bucket_gives_the_same_boxes_as_a_folder(place, tmp_path):
     boxed_images.data(tmp_path / "data", pictures=20)
     stored, local = (
-        annotations.scan_annotated_images(place.bucket(below(tmp_path / "data"))),
+        annotations.scan_annotated_images(place.bucket(read_tree(tmp_path / "data"))),
         annotations.scan_annotated_images(str(tmp_path / "data")),
     )
     assert [(row.name, row.label, row.content_id, row.objects) for row in stored.rows] == [
@@ -92,8 +92,8 @@ def test_boxes_in_a_bucket_are_those_of_a_folder(place, tmp_path):
     assert len(stored.rows) == 20
 
 
-def converted(uri: str, folder: Path) -> dict[str, bytes]:
-    """Everything that the stages from a URI to the records write but the tables, in which the URI stands."""
+def convert_images(uri: str, folder: Path) -> dict[str, bytes]:
+    """Runs the stages from a URI to records, and returns their files except for the tables, which contain the URI."""
     folder.mkdir()
     ingest.ingest_images(uri, check_images=True, splits=2, table=folder / "images", page=folder / "page.html")
     tables = {split: folder / f"{split}.csv" for split in table.SPLITS}
@@ -102,41 +102,41 @@ def converted(uri: str, folder: Path) -> dict[str, bytes]:
     outputs = {split: folder / "records" / split for split in table.SPLITS}
     limits = {"images_per_shard": 200, "max_refused_ratio": 0.0}
     convert.write_tfrecords(tables, folder / "labels", outputs, folder / "refused.csv", **limits)
-    return below(folder / "records") | below(folder / "labels")
+    return read_tree(folder / "records") | read_tree(folder / "labels")
 
 
-def test_with_a_fifth_of_all_requests_failing_every_photograph_arrives(place, flower_photos, tmp_path):
-    uri = place.bucket(below(flower_photos))
-    whole = converted(str(flower_photos), tmp_path / "local")
+def test_converts_every_photograph_with_a_fifth_of_requests_failing(place, flower_photos, tmp_path):
+    uri = place.bucket(read_tree(flower_photos))
+    expected = convert_images(str(flower_photos), tmp_path / "local")
     with fault_proxy.line(place.port, share=0.2, seed=4) as line:
         place.lead_over(line.address)
-        assert converted(uri, tmp_path / "stored") == whole
+        assert convert_images(uri, tmp_path / "stored") == expected
     assert line.requests > 750
-    assert line.most > 2  # several on their way at a time; how many depends on what else the machine does
+    assert line.most > 2  # concurrent requests; how many depends on the load of the machine
     assert all(line.fates[fate] > 20 for fate in fault_proxy.FATES), line.fates
 
 
-def test_an_archive_in_a_bucket_is_fetched_once_and_resumed_where_it_broke_off(place, tmp_path):
-    noise = random.Random(0)
-    files = {f"photos/daisy/{number}.jpg": noise.randbytes(100_000) for number in range(50)}
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+def test_downloads_an_archive_once_and_resumes_interrupted_transfers(place, tmp_path):
+    generator = random.Random(0)
+    files = {f"photos/daisy/{number}.jpg": generator.randbytes(100_000) for number in range(50)}
+    archive_bytes = io.BytesIO()
+    with tarfile.open(fileobj=archive_bytes, mode="w:gz") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    uri = f"{place.bucket({'data/photos.tgz': packed.getvalue()})}/data/photos.tgz"
+    uri = f"{place.bucket({'data/photos.tgz': archive_bytes.getvalue()})}/data/photos.tgz"
     with fault_proxy.line(place.port, share=1, fates=("cut",), spared=5000) as line:
         place.lead_over(line.address)
         assert {item.name: item.read() for item in reading.walk(uri)} == files
         with reading.Reader() as reader:
             assert reader.read(f"{uri}#photos/daisy/7.jpg") == files["photos/daisy/7.jpg"]
-    # Every answer stops half way; begun anew each time, it would never have come to its end.
+    # Every answer breaks off halfway: without resuming, the transfer would never end.
     assert line.fates["cut"] > 10
-    assert line.sent < 1.1 * len(packed.getvalue())
+    assert line.sent < 1.1 * len(archive_bytes.getvalue())
 
 
-def test_the_fingerprint_changes_with_a_picture_and_not_with_time(place):
+def test_the_fingerprint_depends_on_the_images_only(place):
     uri = place.bucket(FILES)
     first = reading.fingerprint(uri)
     assert reading.fingerprint(uri) == first
@@ -145,7 +145,7 @@ def test_the_fingerprint_changes_with_a_picture_and_not_with_time(place):
     assert other != first
 
 
-def test_what_is_not_there_is_said_at_once(place):
+def test_reports_a_missing_object_or_bucket_at_once(place):
     uri = place.bucket(FILES)
     with fault_proxy.line(place.port, share=0) as line:
         place.lead_over(line.address)
@@ -157,28 +157,28 @@ def test_what_is_not_there_is_said_at_once(place):
             reader.read(f"{uri}/photos/daisy/2.jpg")
 
 
-def test_who_may_not_read_is_told_at_once_what_to_set(s3, monkeypatch):
+def test_without_read_permission_the_error_names_the_variables_at_once(s3, monkeypatch):
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", FILES)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{SECRET}-no-more")
     with fault_proxy.line(s3.port, share=0) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
-        with pytest.raises(InputError) as refusal:
+        with pytest.raises(InputError) as raised:
             reading.check_exists(f"s3://{bucket}", "images_uri")
         assert line.requests == 1
-    assert line_of(refusal) == (
+    assert error_line(raised) == (
         f"error: the address must be readable with the given credentials; got HTTP 403 at s3://{bucket}. Set "
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may list and read it (for a public bucket, neither), "
         "and AWS_REGION to its region."
     )
 
 
-def test_a_public_bucket_needs_no_key(nobody, open_rclone, monkeypatch):
+def test_a_public_bucket_needs_no_key(no_credentials, open_rclone, monkeypatch):
     bucket = open_rclone.bucket(f"bucket-{next(NUMBERS)}", FILES)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{open_rclone.port}")
     assert {item.name for item in reading.walk(f"s3://{bucket}")} == FILES.keys()
 
 
-def test_an_address_may_name_its_endpoint_and_region(s3, monkeypatch):
+def test_a_uri_may_set_endpoint_and_region(s3, monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", FILES)
     settings = f"?endpoint=http://127.0.0.1:{s3.port}&region=eu-west-1"
@@ -188,7 +188,7 @@ def test_an_address_may_name_its_endpoint_and_region(s3, monkeypatch):
         assert reader.read(items["daisy/1.jpg"]) == b"one"
 
 
-def test_cos_is_asked_with_its_own_key_where_its_region_lies(s3, monkeypatch):
+def test_cos_uses_its_own_key_and_regional_endpoint(s3, monkeypatch):
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}-1250000000", FILES)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name)
@@ -197,15 +197,15 @@ def test_cos_is_asked_with_its_own_key_where_its_region_lies(s3, monkeypatch):
     monkeypatch.setenv("COS_REGION", "ap-guangzhou")
     monkeypatch.setenv("COS_SECRET_ID", KEY)
     monkeypatch.setenv("COS_SECRET_KEY", SECRET)
-    signed = stores.store(f"cos://{bucket}")._client.get_presigned_url("GET", bucket, "daisy/1.jpg")
-    assert signed.startswith(f"https://{bucket}.cos.ap-guangzhou.myqcloud.com/daisy/1.jpg?")
+    signed_url = stores.store(f"cos://{bucket}")._client.get_presigned_url("GET", bucket, "daisy/1.jpg")
+    assert signed_url.startswith(f"https://{bucket}.cos.ap-guangzhou.myqcloud.com/daisy/1.jpg?")
     monkeypatch.setenv("COS_ENDPOINT", f"http://127.0.0.1:{s3.port}")
     assert next(reading.walk(f"cos://{bucket}/photos")).uri == f"cos://{bucket}/photos/daisy/1.jpg"
 
 
-def test_etags_of_an_encrypted_bucket_are_seen_to_be_no_md5s(s3, monkeypatch, tmp_path, capsys):
+def test_detects_etags_that_are_not_md5s(s3, monkeypatch, tmp_path, capsys):
     folder = sample_images.pictures(tmp_path / "photos", each=4)
-    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", below(folder))
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", read_tree(folder))
     with fault_proxy.line(s3.port, share=0, encrypted=True) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         first = next(reading.walk(f"s3://{bucket}"))
@@ -214,33 +214,33 @@ def test_etags_of_an_encrypted_bucket_are_seen_to_be_no_md5s(s3, monkeypatch, tm
     assert "the store's ETags are not MD5s of the objects" in capsys.readouterr().out
 
 
-def test_an_object_that_changes_while_it_is_read_arrives_as_one_of_the_two(s3, monkeypatch):
+def test_an_object_replaced_during_a_download_arrives_in_one_version(s3, monkeypatch):
     old, new = random.Random(0).randbytes(3_000_000), random.Random(1).randbytes(3_000_000)
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", {"daisy/1.jpg": old})
-    sink = Overtaken(lambda: s3.bucket(bucket, {"daisy/1.jpg": new}))
+    sink = ChangingSink(lambda: s3.bucket(bucket, {"daisy/1.jpg": new}))
     with fault_proxy.line(s3.port, share=1, fates=("cut",)) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         transfer.download_to(f"s3://{bucket}/daisy/1.jpg", sink)
     assert sink.getvalue() == new
 
 
-class Overtaken(io.BytesIO):
-    """A sink that has something happen once the first bytes have arrived."""
+class ChangingSink(io.BytesIO):
+    """A sink that makes a change once the first bytes have arrived."""
 
-    def __init__(self, happens):
+    def __init__(self, change):
         super().__init__()
-        self._happens = happens
+        self._change = change
 
     def write(self, content) -> int:
-        if self._happens:
-            self._happens()
-            self._happens = None
+        if self._change:
+            self._change()
+            self._change = None
         return super().write(content)
 
 
-def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
+def test_keys_appear_in_no_log_artifact_or_message(s3, tmp_path):
     folder = sample_images.pictures(tmp_path / "photos", each=10)
-    uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', below(folder))}"
+    uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', read_tree(folder))}"
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.0}
     values = run_component.to_ingest(uri) | ratios
     ingested = run_component.run(components.ingest_images, tmp_path / "ingest", **values)
@@ -248,55 +248,55 @@ def test_a_key_reaches_no_log_no_artifact_and_no_message(s3, tmp_path):
     with (ingested.folder / "images").open(newline="") as file:
         assert all(row["uri"].startswith(f"{uri}/") for row in csv.DictReader(file))
     nowhere = {"images_uri": f"{uri}-nowhere/photos", "leave_out_uri": "", "advanced": {}}
-    refused = run_component.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
-    assert "must name something that exists" in run_component.refusal(refused)
-    written = [*(tmp_path / "ingest").rglob("*"), *(tmp_path / "refused").rglob("*")]
-    contents = [path.read_bytes() for path in written if path.is_file()]
-    contents += ["\n".join([*ingested.printed, *refused.printed]).encode()]
+    rejected = run_component.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
+    assert "must name something that exists" in run_component.refusal(rejected)
+    files = [*(tmp_path / "ingest").rglob("*"), *(tmp_path / "refused").rglob("*")]
+    contents = [path.read_bytes() for path in files if path.is_file()]
+    contents += ["\n".join([*ingested.printed, *rejected.printed]).encode()]
     assert not [content for content in contents if SECRET.encode() in content or KEY.encode() in content]
 
 
-def test_an_address_with_a_password_in_it_is_refused_without_repeating_it():
-    with pytest.raises(InputError, match="images_uri must not contain a user name or password") as refusal:
+def test_rejects_a_uri_with_a_password_without_repeating_it():
+    with pytest.raises(InputError, match="images_uri must not contain a user name or password") as raised:
         uris.check_uri(f"https://me:{SECRET}@example.org/photos.tgz", "images_uri")
-    assert SECRET not in line_of(refusal)
+    assert SECRET not in error_line(raised)
 
 
-def test_a_service_accounts_key_that_is_none_is_refused_without_repeating_it(nobody, monkeypatch):
+def test_rejects_an_invalid_service_account_key_without_repeating_it(no_credentials, monkeypatch):
     monkeypatch.setenv("GOOGLE_CREDENTIALS", f'{{"private_key": "{SECRET}"}}')
-    with pytest.raises(InputError, match="GOOGLE_CREDENTIALS must hold a service account's key") as refusal:
+    with pytest.raises(InputError, match="GOOGLE_CREDENTIALS must hold a service account's key") as raised:
         reading.check_exists("gs://bucket/photos", "images_uri")
-    line_of(refusal)
+    error_line(raised)
 
 
-def test_an_import_file_in_a_bucket_names_pictures_beside_it_and_elsewhere(place, tmp_path):
+def test_an_import_file_in_a_bucket_may_list_relative_and_absolute_uris(place, tmp_path):
     folder = sample_images.pictures(tmp_path / "photos", each=2)
-    elsewhere = place.bucket(below(folder))
+    elsewhere = place.bucket(read_tree(folder))
     lines = [f"{elsewhere}/bellcup/0001.jpg,bell", "pictures/2.jpg,bell,test", f"{elsewhere}/globelet/0001.jpg,globe"]
-    beside = {"list/images.csv": "\n".join(lines).encode(), "list/pictures/2.jpg": (folder / "bellcup/0002.jpg").read_bytes()}
-    uri = place.bucket(beside)
+    files = {"list/images.csv": "\n".join(lines).encode(), "list/pictures/2.jpg": (folder / "bellcup/0002.jpg").read_bytes()}
+    uri = place.bucket(files)
     found = scan.scan_images(f"{uri}/list/images.csv")
     assert {(row.uri, row.label, row.split) for row in found.rows} == {
         (f"{elsewhere}/bellcup/0001.jpg", "bell", ""),
         (f"{uri}/list/pictures/2.jpg", "bell", "test"),
         (f"{elsewhere}/globelet/0001.jpg", "globe", ""),
     }
-    assert {row.content_id for row in found.rows} >= {md5(beside["list/pictures/2.jpg"])}
+    assert {row.content_id for row in found.rows} >= {md5(files["list/pictures/2.jpg"])}
     assert scan.fingerprint_images(f"{uri}/list/images.csv") == scan.fingerprint_images(f"{uri}/list/images.csv")
 
 
-def test_a_list_in_a_bucket_leaves_pictures_of_a_bucket_out(place, tmp_path):
-    uri = place.bucket(below(sample_images.pictures(tmp_path / "photos", each=2)))
-    listed = f"path,leave_out\n{uri}/bellcup/0001.jpg,yes\nglobelet/0002.jpg,yes\nglobelet/0001.jpg,no\n"
-    listing = f"{place.bucket({'audit': listed.encode()})}/audit"  # as an artifact lies there, without an ending
-    reading.check_exists(listing, "leave_out_uri")
+def test_a_list_in_a_bucket_excludes_images_of_a_bucket(place, tmp_path):
+    uri = place.bucket(read_tree(sample_images.pictures(tmp_path / "photos", each=2)))
+    exclusions = f"path,leave_out\n{uri}/bellcup/0001.jpg,yes\nglobelet/0002.jpg,yes\nglobelet/0001.jpg,no\n"
+    exclusions_uri = f"{place.bucket({'audit': exclusions.encode()})}/audit"  # like an artifact, without a file extension
+    reading.check_exists(exclusions_uri, "leave_out_uri")
     found = scan.scan_images(uri)
-    assert ingest.exclude_images(found, listing) == []
+    assert ingest.exclude_images(found, exclusions_uri) == []
     assert [row.name for row in found.rows] == ["bellcup/0002.jpg", "globelet/0001.jpg"]
-    assert scan.fingerprint_images(uri, listing) != scan.fingerprint_images(uri)
+    assert scan.fingerprint_images(uri, exclusions_uri) != scan.fingerprint_images(uri)
 
 
-def test_a_picture_of_an_import_file_that_changes_in_place_changes_the_fingerprint(tmp_path):
+def test_the_fingerprint_of_an_import_file_changes_with_its_images(tmp_path):
     folder = sample_images.pictures(tmp_path / "photos", each=2)
     (tmp_path / "images.csv").write_text("photos/bellcup/0001.jpg,bell\nphotos/globelet/0001.jpg,globe\n")
     first = scan.fingerprint_images(str(tmp_path / "images.csv"))
@@ -307,37 +307,37 @@ def test_a_picture_of_an_import_file_that_changes_in_place_changes_the_fingerpri
 NOISE = random.Random(7).randbytes(300_000)
 
 
-def contents(uri: str) -> dict[str, bytes]:
+def read_contents(uri: str) -> dict[str, bytes]:
     with reading.Reader() as reader:
         return {found.name: reader.read(found.uri) for found in reading.list_files(uri)}
 
 
-def test_what_is_put_lies_there_replaces_what_lay_there_and_can_be_removed(place, tmp_path):
+def test_writes_replaces_and_deletes_objects(place, tmp_path):
     uri = place.bucket({"logs/other/events": b"stays"})
     assert reading.list_files(f"{uri}/logs/mine") == []
     (tmp_path / "noise").write_bytes(NOISE)
     writing.write_file(b"old", f"{uri}/logs/mine/deep/ü #1")
     writing.write_file(tmp_path / "noise", f"{uri}/logs/mine/deep/ü #1")
     writing.write_file(b"", f"{uri}/logs/mine/empty")
-    assert contents(f"{uri}/logs/mine") == {"deep/ü #1": NOISE, "empty": b""}
+    assert read_contents(f"{uri}/logs/mine") == {"deep/ü #1": NOISE, "empty": b""}
     writing.delete_file(f"{uri}/logs/mine/empty")
     writing.delete_file(f"{uri}/logs/mine/empty")
-    assert contents(f"{uri}/logs") == {"mine/deep/ü #1": NOISE, "other/events": b"stays"}
+    assert read_contents(f"{uri}/logs") == {"mine/deep/ü #1": NOISE, "other/events": b"stays"}
 
 
-def test_a_folder_takes_what_a_bucket_takes(tmp_path):
+def test_writes_replaces_and_deletes_files(tmp_path):
     uri = f"file://{tmp_path}/made"
     assert reading.list_files(uri) == []
     writing.write_file(b"old", uris.join_uri(uri, "deep/a"))
     writing.write_file(b"new", uris.join_uri(uri, "deep/a"))
     writing.write_file(tmp_path / "made/deep/a", uris.join_uri(uri, "b"))
-    assert contents(uri) == {"deep/a": b"new", "b": b"new"}
+    assert read_contents(uri) == {"deep/a": b"new", "b": b"new"}
     writing.delete_file(uris.join_uri(uri, "b"))
     writing.delete_file(uris.join_uri(uri, "b"))
-    assert below(tmp_path / "made") == {"deep/a": b"new"}
+    assert read_tree(tmp_path / "made") == {"deep/a": b"new"}
 
 
-def test_with_many_requests_failing_everything_that_is_put_arrives(place):
+def test_writes_and_deletes_succeed_with_many_requests_failing(place):
     uri = place.bucket({"first": b"1"})
     with fault_proxy.line(place.port, share=0.6, seed=2, fates=("drop", "busy", "delay")) as line:
         place.lead_over(line.address)
@@ -348,13 +348,13 @@ def test_with_many_requests_failing_everything_that_is_put_arrives(place):
         assert all(line.fates[fate] > 3 for fate in ("drop", "busy", "delay")), line.fates
     place.lead_over()
     assert reading.list_files(f"{uri}/removed") == []
-    assert contents(f"{uri}/kept") == {str(number): NOISE[number:] for number in range(8)}
+    assert read_contents(f"{uri}/kept") == {str(number): NOISE[number:] for number in range(8)}
 
 
-def test_an_object_in_parts_arrives_over_a_line_that_fails(s3, monkeypatch):
+def test_a_multipart_upload_succeeds_with_requests_failing(s3, monkeypatch):
     from kfp_vision.storage import s3 as storage_s3
 
-    monkeypatch.setattr(storage_s3, "PART", 5 << 20)  # the least that S3 takes
+    monkeypatch.setattr(storage_s3, "PART", 5 << 20)  # the minimum of S3
     content = random.Random(3).randbytes((11 << 20) + 1)
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/large"
     with fault_proxy.line(s3.port, share=0.5, seed=4, fates=("drop", "busy")) as line:
@@ -367,8 +367,8 @@ def test_an_object_in_parts_arrives_over_a_line_that_fails(s3, monkeypatch):
 
 
 @pytest.mark.parametrize("scheme, server", [("s3", "open_rclone"), ("gs", "gcs")])
-def test_bytes_that_a_line_spoils_are_refused_by_the_store_and_sent_again(nobody, request, monkeypatch, scheme, server):
-    # With a key and over plain HTTP the S3 client sends a SHA-256 alone, which rclone, unlike Amazon, does not look at.
+def test_corrupted_uploads_are_rejected_by_the_store_and_retried(no_credentials, request, monkeypatch, scheme, server):
+    # With a key and over plain HTTP the S3 client sends only a SHA-256, which rclone, unlike Amazon, ignores.
     place = Place(scheme, request.getfixturevalue(server), monkeypatch)
     uri = place.bucket({"first": b"1"})
     with fault_proxy.line(place.port, share=0.6, seed=1, fates=("spoil",)) as line:
@@ -377,10 +377,10 @@ def test_bytes_that_a_line_spoils_are_refused_by_the_store_and_sent_again(nobody
             writing.write_file(NOISE, f"{uri}/{number}")
     assert line.fates["spoil"] >= 3
     place.lead_over()
-    assert contents(uri) == {"first": b"1"} | {str(number): NOISE for number in range(5)}
+    assert read_contents(uri) == {"first": b"1"} | {str(number): NOISE for number in range(5)}
 
 
-def test_a_folder_that_is_mirrored_holds_what_has_grown_and_what_lay_there(place, tmp_path):
+def test_a_mirror_adds_new_and_grown_files_and_keeps_others(place, tmp_path):
     for target in (f"{place.bucket({'logs/earlier/events': b'stays'})}/logs", str(tmp_path / "logs")):
         writing.write_file(b"stays", f"{target}/earlier/events")
         source = tmp_path / f"source of {uris.scheme_of(target)}"
@@ -388,16 +388,16 @@ def test_a_folder_that_is_mirrored_holds_what_has_grown_and_what_lay_there(place
         (source / "events").write_bytes(b"one")
         mirror = writing.Mirror(source, target)
         mirror.sync()
-        assert contents(target) == {"earlier/events": b"stays", "events": b"one"}
+        assert read_contents(target) == {"earlier/events": b"stays", "events": b"one"}
         with (source / "events").open("ab") as events:
             events.write(b", two")
         (source / "plugins").mkdir()
         (source / "plugins" / "trace").write_bytes(NOISE)
         mirror.sync()
-        assert contents(target) == {"earlier/events": b"stays", "events": b"one, two", "plugins/trace": NOISE}
+        assert read_contents(target) == {"earlier/events": b"stays", "events": b"one, two", "plugins/trace": NOISE}
 
 
-def test_only_what_has_grown_is_sent_again(place, tmp_path):
+def test_a_mirror_uploads_only_changed_files(place, tmp_path):
     (tmp_path / "same").write_bytes(b"same")
     (tmp_path / "grows").write_bytes(b"one")
     uri = place.bucket({"first": b"1"})
@@ -412,7 +412,7 @@ def test_only_what_has_grown_is_sent_again(place, tmp_path):
         assert line.requests <= 2  # Google's client asks for the bucket itself
 
 
-def test_who_follows_a_mirrored_file_sees_it_grow(tmp_path):
+def test_a_reader_sees_a_mirrored_file_grow(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "events").write_bytes(b"one")
     mirror = writing.Mirror(tmp_path / "source", str(tmp_path / "target"))
@@ -424,18 +424,18 @@ def test_who_follows_a_mirrored_file_sees_it_grow(tmp_path):
         assert follower.read() == b", two"
 
 
-def test_a_folder_to_write_to_is_tried_and_nothing_is_left_there(place, tmp_path):
+def test_check_writable_leaves_nothing_behind(place, tmp_path):
     uri = place.bucket({"first": b"1"})
     writing.check_writable(f"{uri}/logs", "log_uri")
-    assert contents(uri) == {"first": b"1"}
+    assert read_contents(uri) == {"first": b"1"}
     writing.check_writable(str(tmp_path / "not" / "yet"), "log_uri")
-    assert below(tmp_path) == {} and not (tmp_path / "not").exists()
+    assert read_tree(tmp_path) == {} and not (tmp_path / "not").exists()
 
 
-def test_where_nothing_can_be_written_is_said_at_once(place, tmp_path):
-    with pytest.raises(InputError, match="log_uri must name something that exists; got no such object or bucket: ") as refusal:
+def test_check_writable_rejects_unwritable_targets_at_once(place, tmp_path):
+    with pytest.raises(InputError, match="log_uri must name something that exists; got no such object or bucket: ") as raised:
         writing.check_writable(f"{place.scheme}://nobodys-bucket/logs", "log_uri")
-    line_of(refusal)
+    error_line(raised)
     (tmp_path / "file").write_bytes(b"")
     for wrong in ("", "sample", "https://example.org/logs", f"{place.scheme}://bucket/logs.tgz", "ftp://host/logs"):
         with pytest.raises(InputError, match="log_uri must name a folder or a bucket folder to write to"):
@@ -446,14 +446,14 @@ def test_where_nothing_can_be_written_is_said_at_once(place, tmp_path):
         writing.write_file(b"", "https://example.org/logs")
 
 
-def test_who_may_not_write_is_told_at_once_what_to_set(s3, monkeypatch):
+def test_without_write_permission_the_error_names_the_variables_at_once(s3, monkeypatch):
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", FILES)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{SECRET}-no-more")
     with fault_proxy.line(s3.port, share=0) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
-        with pytest.raises(InputError) as refusal:
+        with pytest.raises(InputError) as raised:
             writing.check_writable(f"s3://{bucket}/logs", "log_uri")
         assert line.requests == 1
-    said = line_of(refusal)
-    assert said.startswith("error: the address must be writable with the given credentials; got HTTP 403 at s3://")
-    assert said.endswith("to a key that may write and delete there, and AWS_REGION to its region.")
+    error = error_line(raised)
+    assert error.startswith("error: the address must be writable with the given credentials; got HTTP 403 at s3://")
+    assert error.endswith("to a key that may write and delete there, and AWS_REGION to its region.")
