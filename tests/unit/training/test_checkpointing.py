@@ -23,7 +23,7 @@ STEPS = 120
 PROGRAM = """
 import hashlib, json, sys
 from pathlib import Path
-import shades
+import shade_records
 from kfp_vision.training import trainer
 
 records, out, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -38,7 +38,7 @@ def noted(self, batches, validation):
     return run(self, noting(), validation)
 
 trainer.Trainer.run = noted
-shades.train(records, out, **changes)
+shade_records.train(records, out, **changes)
 """
 CHANGES = {
     "train_steps": STEPS,
