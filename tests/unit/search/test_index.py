@@ -270,8 +270,8 @@ def test_until_the_new_one_is_whole_the_old_one_answers(built, model, pictures, 
     assert sorted(path.name for path in folder.iterdir()) == ["1", "index.json", "model"]
 
 
-BUILD = "import sys; from pathlib import Path; from kfp_vision import search; "
-BUILD += "search.build(search.rows_at(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))"
+BUILD = "import sys; from pathlib import Path; from kfp_vision.search import build; "
+BUILD += "build.build_index(build.find_images(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))"
 
 
 @pytest.mark.parametrize("written", [".index.*", ".index.*/*/vectors"])
