@@ -82,7 +82,7 @@ def test_ordinary_data_has_no_findings():
 
 
 @pytest.mark.parametrize(
-    ("made", "given", "sentence"),
+    ("collected", "given", "sentence"),
     [
         (
             collect(("daisy", 300, 500, 375), ("rose", 30, 500, 375)),

@@ -315,7 +315,7 @@ def test_layers_are_frozen_by_name_prefix(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("prefixes", "message"),
     [
         ("Mixd_3", "must name layers of the network; got Mixd_3. Use a prefix of one of these: Conv2d_1a_7x7"),
         ("Conv2d,Mixed,Logits", "must leave a layer to train; got Conv2d,Mixed,Logits"),
