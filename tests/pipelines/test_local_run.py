@@ -219,11 +219,11 @@ def test_run_again_with_skip_unchanged_it_ends_before_any_work(run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def elsewhere(run, tmp_path_factory) -> dict[str, run_component.Ended]:
+def elsewhere(run, tmp_path_factory) -> dict[str, run_component.Result]:
     """The first stages again, on a copy of the pictures in another place; stage to what it made."""
     root = tmp_path_factory.mktemp("elsewhere")
     copy = shutil.copytree(run.pictures, root / "a" / "deeper place")
-    values = run_component.to_ingest(copy, fingerprint="another") | RATIOS
+    values = run_component.ingest_arguments(copy, fingerprint="another") | RATIOS
     ingested = run_component.run(components.ingest_images, root / "ingest", **values)
     split = run_component.run(
         components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS

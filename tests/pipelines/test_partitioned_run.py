@@ -56,7 +56,7 @@ def run(tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def at_once(run, tmp_path_factory) -> run_component.Ended:
+def at_once(run, tmp_path_factory) -> run_component.Result:
     """The same tables written by one stage."""
     tables = {name: run.artifacts / "split-images" / name for name in ("tables", "label_map")}
     limits = {"images_per_shard": PER_SHARD, "advanced": ADVANCED}

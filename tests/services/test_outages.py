@@ -436,7 +436,7 @@ def test_a_store_that_is_away_for_three_minutes_costs_waiting_and_nothing_else(
     """
     given = laid_out(stopped, made, tmp_path)
     monkeypatch.delenv(base.WAIT_VARIABLE)
-    values = run_component.to_ingest(given.pictures) | RATIOS
+    values = run_component.ingest_arguments(given.pictures) | RATIOS
     whole = run_component.run(components.ingest_images, tmp_path / "whole", **values)
     command = [sys.executable, "-c", PUBLISH, str(given.version.folder), f"{given.target}/repository"]
     to_the_server = os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{stopped.port}"}
