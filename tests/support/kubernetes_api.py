@@ -1,8 +1,7 @@
-"""An API server that speaks Kubernetes' HTTP, for InferenceServices and what KServe makes of them, with a controller that takes
-its time.
+"""An API server of Kubernetes for InferenceServices and the objects that KServe creates, with a controller that takes steps.
 
-In Standard mode it does what KServe 0.20.0 was seen to do on Kubernetes 1.34: the InferenceService's `Ready` is what
-`PropagateRawStatus` makes of the Deployment, and so stays True for as long as any pod is available.
+In Standard mode it behaves as KServe 0.20.0 was observed to on Kubernetes 1.34: `Ready` of the InferenceService is what
+`PropagateRawStatus` derives from the Deployment, and so stays True as long as any pod is available.
 """
 
 import contextlib
@@ -28,11 +27,11 @@ DEPLOYMENTS, PODS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments", f"/api/
 VERBS = {"POST": "create", "PATCH": "patch", "GET": "get"}
 MODE = "serving.kserve.io/deploymentMode"
 NUMBERS = count(1)  # of pods
-TICK = 0.02  # seconds between two states of a service that is watched
+TICK = 0.02  # seconds between two states of a watched service
 
 
 class Refusal(Exception):
-    """A request that is answered with a Status."""
+    """An error answer with a Status object."""
 
     def __init__(self, code: int, reason: str, message: str):
         super().__init__(message)
@@ -46,7 +45,7 @@ def condition(kind: str, status: str, **more: str) -> dict[str, str]:
 
 
 def becomes_ready(service: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What KServe says one after the other with Knative. What it observes is not the service's own generation."""
+    """Returns the statuses of a service that KServe writes in turn in Knative mode, with their own observed generation."""
     generation = service["metadata"]["generation"]
     address = {"address": {"url": f"http://{service['metadata']['name']}.{NAMESPACE}.svc.cluster.local"}}
     waiting = condition("Ready", "Unknown", reason="PredictorNotReady")
@@ -60,27 +59,27 @@ def becomes_ready(service: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @dataclass
 class Cluster:
-    """What the server holds, and what goes wrong there.
+    """The objects of the server, and its simulated faults.
 
     Attributes:
-        mode: in which KServe runs, Standard or Knative.
-        controller: of Knative mode: gives the states that a service gets after a change, one after the other.
-        trouble: of Standard mode: what becomes of the Deployment and of its new pod, which then never gets ready.
-        lingers: of Standard mode: how often a pod is still listed after it was told to end.
-        more: of Standard mode: what KServe says in the status of a service of which it makes nothing.
-        stages: the images of pods of a run, by their names.
+        mode: the deployment mode of KServe, Standard or Knative.
+        controller: in Knative mode, returns the successive statuses of a changed service.
+        trouble: in Standard mode, changes the Deployment and its new pod, which then never becomes ready.
+        lingers: in Standard mode, how often a terminating pod is still listed.
+        more: in Standard mode, the status that KServe writes for a service that it rejects.
+        stages: the container images of the pods of a run, by pod name.
         deployments, pods: by the name of their service.
-        beside: how often each (resource, verb) of others than InferenceServices was used.
-        defaults: changes a service as it comes, as KServe's webhooks do.
-        denied: verbs that the caller may not use.
-        rivals: how many times somebody else changes a service between a look at it and its change.
-        broken: answers that watches give before they work: a code, or 0 for a line that breaks.
-        loses: services that are deleted when they are watched.
-        missing: whether there is no KServe.
+        beside: number of uses of each (resource, verb) other than InferenceServices.
+        defaults: changes a new service, as the webhooks of KServe do.
+        denied: verbs that the caller must not use.
+        rivals: how many times another client changes a service between a read and a patch.
+        broken: failures of watches before they work: a status code, or 0 for a dropped connection.
+        loses: services that are deleted while being watched.
+        missing: whether KServe is not installed.
         services: by name.
-        asked: how often each verb was used; what only tried something is not in it.
-        tried: how often something was only tried.
-        looks: the InferenceService, the Deployment and the names of the pods at each look at the Deployment.
+        asked: number of uses of each verb, without dry runs.
+        tried: number of dry runs.
+        looks: the InferenceService, the Deployment and the names of the pods at each read of the Deployment.
     """
 
     mode: str = "Standard"
@@ -130,7 +129,7 @@ class Cluster:
                 raise Refusal(403, "Forbidden", f"{resource} is forbidden: {who}")
 
     def deployment(self, name: str) -> dict[str, Any]:
-        """A Deployment, which has gone one step on since it was looked at last."""
+        """Returns a Deployment, after advancing its rollout by one step."""
         with self._lock:
             service = name.removesuffix("-predictor")
             if self._steps.get(service):
@@ -193,7 +192,7 @@ class Cluster:
             del self.services[name]
 
     def watch(self, name: str, since: int, seconds: float) -> Iterator[dict[str, Any]]:
-        """The events of a service after a version; the controller goes one state on whenever there is nothing to tell."""
+        """Yields the events of a service after a version; the controller advances when there are none."""
         if self.broken:
             code = self.broken.pop()
             if not code:
@@ -236,7 +235,7 @@ class Cluster:
         return service
 
     def _rollout(self, name: str) -> list[Callable[[], None]]:
-        """What happens one after the other to the Deployment of a service, and to its pods."""
+        """Returns the steps of the rollout of a Deployment and its pods."""
         before = self.deployments.get(name)
         old = self.pods.get(name, [])[:1] if before else []
         service = self.services[name]
@@ -298,7 +297,7 @@ class Cluster:
             seen(replicas=1, updatedReplicas=1, availableReplicas=1)()
 
         def nothing() -> None:
-            """KServe has not come to it yet."""
+            """KServe has not reacted yet."""
 
         def says_no() -> None:
             self._store(
@@ -307,14 +306,14 @@ class Cluster:
 
         if self.more:
             return [nothing, says_no]
-        if back is not None:  # its pod is still there
+        if back is not None:  # its pod still exists
             return [nothing, made, seen(replicas=2, updatedReplicas=1, availableReplicas=1), goes_back]
         if self.trouble:
             return [nothing, made, starts, goes_wrong]
         return [nothing, made, starts, gets_ready, ends]
 
     def _propagate(self, name: str) -> None:
-        """`PropagateRawStatus` of KServe 0.20.0, as far as it matters here."""
+        """Updates the status like `PropagateRawStatus` of KServe 0.20.0, as far as relevant here."""
         service, deployment = copy.deepcopy(self.services[name]), self.deployments[name]
         found = {one["type"]: one for one in deployment["status"]["conditions"]}
         available, progress, failure = (found.get(kind) for kind in ("Available", "Progressing", "ReplicaFailure"))
@@ -362,7 +361,7 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 def merged(there: Any, change: Any) -> Any:
-    """RFC 7386: a merge patch."""
+    """Applies a JSON merge patch (RFC 7386)."""
     if not isinstance(change, dict):
         return change
     found = dict(there) if isinstance(there, dict) else {}
@@ -375,7 +374,7 @@ def merged(there: Any, change: Any) -> Any:
 
 
 def is_watch(asked: Mapping[str, str]) -> bool:
-    """Whether a query asks for a stream; Kubernetes takes Python's True as well."""
+    """Returns whether a query asks for a watch; Kubernetes also accepts `True`, as Python writes it."""
     return asked.get("watch", "").lower() == "true"
 
 
@@ -383,7 +382,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Nothing: a test says what it has seen."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
         asked = self._asked()
@@ -450,7 +449,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _stream(self, cluster: Cluster, asked: Mapping[str, str]) -> None:
-        """Lines as they come, in chunks: the client takes an answer of known length only as a whole."""
+        """Sends lines in chunks: the client returns an answer of known length only when complete."""
         self.close_connection = True
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
@@ -463,7 +462,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
                 self.wfile.flush()
         except ConnectionAbortedError:
-            return  # without the end
+            return  # no final chunk
         self.wfile.write(b"0\r\n\r\n")
 
 
@@ -477,7 +476,7 @@ class Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def running(cluster: Cluster, configuration: Path) -> Iterator[Cluster]:
-    """The server on a free port, as long as the body lasts, and the file that leads to it, as kubectl has them."""
+    """Runs the server during the context, with a kubeconfig file."""
     with Server(cluster) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
