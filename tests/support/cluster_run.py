@@ -54,7 +54,7 @@ def printed(*lines: str) -> str:
 
 
 @dataclass
-class Ran:
+class ClusterRun:
     """A run, and simulated faults of the APIs.
 
     Attributes:
@@ -120,10 +120,10 @@ class Ran:
 
     @property
     def workflow(self) -> dict[str, Any]:
-        about = {"name": WORKFLOW, "namespace": NAMESPACE, "labels": {"pipeline/runid": RUN}}
+        manifest = {"name": WORKFLOW, "namespace": NAMESPACE, "labels": {"pipeline/runid": RUN}}
         nodes = {"offloadNodeStatusVersion": "fnv:784127654"} if self.offloaded else {"nodes": copy.deepcopy(self.nodes)}
         status = {"phase": "Running"} | nodes
-        return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": about, "spec": {}, "status": status}
+        return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": manifest, "spec": {}, "status": status}
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
@@ -165,8 +165,8 @@ class Ran:
             self.asked["log of KFP"] += 1
             name = parts[-2]
             if name in self.gone or name not in self.pods:
-                said = f"Failed to read logs for run {RUN}"
-                return 200, json.dumps({"error_message": said, "error_details": f"{said}: pods not found"})
+                content = f"Failed to read logs for run {RUN}"
+                return 200, json.dumps({"error_message": content, "error_details": f"{content}: pods not found"})
             return 200, self.logs[name]
         if parts[-1] == "main-logs:read":
             name = parts[-3]
@@ -178,32 +178,32 @@ class Ran:
         return 404, refusal(404, "NotFound", "the server could not find the requested resource")
 
     @contextlib.contextmanager
-    def running(self, configuration: Path) -> Iterator["Ran"]:
+    def running(self, configuration: Path) -> Iterator["ClusterRun"]:
         """Runs the server during the context, with a kubeconfig file."""
-        ran = self
+        run = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client has disconnected
-                    self._say(*ran.answer(urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)))
+                    self._say(*run.answer(urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)))
 
             def _is_slow(self) -> bool:
-                return self.path.partition("?")[0].endswith("/log") and any(f"/{name}/" in self.path for name in ran.slow)
+                return self.path.partition("?")[0].endswith("/log") and any(f"/{name}/" in self.path for name in run.slow)
 
-            def _say(self, status: int, said: object) -> None:
-                content = said.encode() if isinstance(said, str) else json.dumps(said).encode()
+            def _say(self, status: int, answer: object) -> None:
+                content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "text/plain" if isinstance(said, str) else "application/json")
-                if isinstance(said, str):  # a log is sent in chunks of arbitrary size
+                self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
+                if isinstance(answer, str):  # a log is sent in chunks of arbitrary size
                     self.send_header("Transfer-Encoding", "chunked")
                     self.end_headers()
                     for at in range(0, len(content), 100):
                         piece = content[at : at + 100]
                         self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                         if self._is_slow():
-                            ran.over.wait()
+                            run.over.wait()
                     self.wfile.write(b"0\r\n\r\n")
                 else:
                     self.send_header("Content-Length", str(len(content)))
@@ -305,11 +305,11 @@ def waiting(container: str, reason: str, message: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def around_a_stage(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Ran]:
+def around_a_stage(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[ClusterRun]:
     """Creates an empty run, and sets up this process as the pod of one of its stages, with its configuration in a folder."""
     monkeypatch.setenv(run_state.CLUSTER_VARIABLE, "10.0.0.1")
     monkeypatch.setenv(run_state.POD_NAME_VARIABLE, OWN)
     monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
-    with Ran().running(folder / "kubeconfig") as running:
+    with ClusterRun().running(folder / "kubeconfig") as running:
         monkeypatch.setenv(run_state.API_VARIABLE, running.url)
         yield running

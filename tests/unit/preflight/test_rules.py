@@ -302,10 +302,10 @@ def test_advanced_has_defaults_and_converts_number_types():
 
 
 def test_every_rule_of_advanced_refers_to_a_field():
-    names = {name for names, _, _ in advanced.ADVANCED_RULES for name in names}
-    names |= {name for pair in advanced.ADVANCED_RANGES for name in pair}
-    names |= {*advanced.ADVANCED_CHOICES, *advanced.PREPARATION_ADVANCED, *checks.ADVANCED_NOT_IN_RECIPE}
-    assert names <= {field.name for field in fields_of(advanced.Advanced)}
+    field_names = {name for names, _, _ in advanced.ADVANCED_RULES for name in names}
+    field_names |= {name for pair in advanced.ADVANCED_RANGES for name in pair}
+    field_names |= {*advanced.ADVANCED_CHOICES, *advanced.PREPARATION_ADVANCED, *checks.ADVANCED_NOT_IN_RECIPE}
+    assert field_names <= {field.name for field in fields_of(advanced.Advanced)}
 
 
 def test_missing_data_is_rejected_before_reading(fields, tmp_path):

@@ -285,9 +285,9 @@ def test_a_damaged_image_is_decodable_in_the_records_or_rejected_with_a_reason(m
     shards = [str(path) for path in sorted((mutants / "train").glob("*.tfrecord"))]
 
     def decode(record: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        record = tf.io.parse_single_example(record, SCHEMA)
-        pixels = tf.io.decode_image(record["image/encoded"], channels=3, expand_animations=False)
-        return record["image/filename"], tf.shape(pixels), record["image/height"], record["image/width"]
+        features = tf.io.parse_single_example(record, SCHEMA)
+        pixels = tf.io.decode_image(features["image/encoded"], channels=3, expand_animations=False)
+        return features["image/filename"], tf.shape(pixels), features["image/height"], features["image/width"]
 
     converted = []
     for name, shape, height, width in tf.data.TFRecordDataset(shards).map(decode, tf.data.AUTOTUNE).as_numpy_iterator():

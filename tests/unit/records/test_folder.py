@@ -422,14 +422,14 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_fetched_records_equal_those_in_a_folder_or_an_archive(records_folder, tmp_path):
     stored = {name: content for name, content in contents(records_folder).items() if "/" in name}
-    content = stored | {"label_map/labels.txt": "0:bellcup\n1:globelet\n2:花, wild\n".encode()}
-    assert len(content) == 3 + 3 + 2 + 1
-    assert fetch(records_folder, tmp_path / "of a folder") == content
+    expected = stored | {"label_map/labels.txt": "0:bellcup\n1:globelet\n2:花, wild\n".encode()}
+    assert len(expected) == 3 + 3 + 2 + 1
+    assert fetch(records_folder, tmp_path / "of a folder") == expected
     (records_folder / "train").rename(records_folder / "first_records")
     check_records_uri(str(records_folder), "records_uri")
-    assert fetch(records_folder, tmp_path / "of folders with other names") == content
+    assert fetch(records_folder, tmp_path / "of folders with other names") == expected
     packed = shutil.make_archive(str(tmp_path / "packed"), "gztar", records_folder.parent, records_folder.name)
-    assert fetch(packed, tmp_path / "of an archive") == content
+    assert fetch(packed, tmp_path / "of an archive") == expected
 
 
 def damage(folder: Path, fault: str) -> None:
