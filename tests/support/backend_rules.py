@@ -142,31 +142,37 @@ def what_kubernetes_is_asked_for_has_the_right_shape(pipeline: Pipeline) -> list
     """
     faults = []
     for stage in pipeline.stages.values():
-        asked = pipeline.on_kubernetes(stage)
-        wanted = [("nodeSelector", one, ("struct",)) for one in _specified(asked.get("nodeSelector"), "nodeSelectorJson")]
-        wanted += [("tolerations", one, ("struct", "list")) for one in _specified(asked.get("tolerations"), "tolerationJson")]
-        wanted += [("nodeAffinity", one, ("struct",)) for one in _specified(asked.get("nodeAffinity"), "nodeAffinityJson")]
+        settings = pipeline.on_kubernetes(stage)
+        checked = [
+            ("nodeSelector", source, ("struct",)) for source in _specified(settings.get("nodeSelector"), "nodeSelectorJson")
+        ]
+        checked += [
+            ("tolerations", source, ("struct", "list")) for source in _specified(settings.get("tolerations"), "tolerationJson")
+        ]
+        checked += [
+            ("nodeAffinity", source, ("struct",)) for source in _specified(settings.get("nodeAffinity"), "nodeAffinityJson")
+        ]
         for entry in ("secretAsEnv", "secretAsVolume", "imagePullSecret"):
-            wanted += [(entry, one, ("string",)) for one in _specified(asked.get(entry), "secretNameParameter")]
+            checked += [(entry, source, ("string",)) for source in _specified(settings.get(entry), "secretNameParameter")]
         for entry in ("configMapAsEnv", "configMapAsVolume"):
-            wanted += [(entry, one, ("string",)) for one in _specified(asked.get(entry), "configMapNameParameter")]
-        for entry, one, kinds in wanted:
+            checked += [(entry, source, ("string",)) for source in _specified(settings.get(entry), "configMapNameParameter")]
+        for entry, source, kinds in checked:
             known = len(pipeline.faults)
-            value = pipeline.value(one, stage.within, stage) if stage.within else None
+            value = pipeline.value(source, stage.within, stage) if stage.within else None
             faults += [f"{fault} ({entry})" for fault in pipeline.faults[known:]]
             del pipeline.faults[known:]
             if value and value.kind not in kinds:
-                right = " or a ".join(kinds)
-                faults.append(f"{stage.where}: {entry} is a {value.kind} ({value.origin}), and must be a {right}")
+                expected = " or a ".join(kinds)
+                faults.append(f"{stage.where}: {entry} is a {value.kind} ({value.origin}), and must be a {expected}")
             if value and kinds == ("string",) and value.origin.name == '""':
                 faults.append(f"{stage.where}: {entry} names an empty text")
     return faults
 
 
-def _specified(asked: Any, name: str) -> list[dict[str, Any]]:
+def _specified(settings: Any, name: str) -> list[dict[str, Any]]:
     """Returns the values of an entry that come from a parameter; the entry is a dictionary or a list of them."""
-    ones = asked if isinstance(asked, list) else [asked or {}]
-    return [one[name] for one in ones if name in one]
+    sources = settings if isinstance(settings, list) else [settings or {}]
+    return [source[name] for source in sources if name in source]
 
 
 def each_task_waits_for_tasks_beside_it(pipeline: Pipeline) -> list[str]:
@@ -192,17 +198,17 @@ def each_task_waits_for_tasks_beside_it(pipeline: Pipeline) -> list[str]:
 
 def _asked_for_its_status(task: Mapping[str, Any]) -> set[str]:
     given = task.get("inputs", {}).get("parameters", {}).values()
-    return {one["taskFinalStatus"]["producerTask"] for one in given if "taskFinalStatus" in one}
+    return {source["taskFinalStatus"]["producerTask"] for source in given if "taskFinalStatus" in source}
 
 
 def _subtasks(group: Task) -> Iterator[tuple[str, str]]:
     """Yields each output of a group with a task in the group that provides it."""
     outputs = group.component["dag"].get("outputs", {})
     for name, how in outputs.get("parameters", {}).items():
-        ones = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
-        yield from ((name, one["producerSubtask"]) for one in ones)
+        sources = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
+        yield from ((name, source["producerSubtask"]) for source in sources)
     for name, how in outputs.get("artifacts", {}).items():
-        yield from ((name, one["producerSubtask"]) for one in how["artifactSelectors"])
+        yield from ((name, source["producerSubtask"]) for source in how["artifactSelectors"])
 
 
 def artifacts_have_the_type_of_each_input(pipeline: Pipeline) -> list[str]:
@@ -226,9 +232,9 @@ def _artifact_fault(pipeline: Pipeline, name: str, declared: Mapping[str, Any], 
     """Returns what is wrong with the artifact for an input or output."""
     made = pipeline.stages[given.stage].component["outputDefinitions"]["artifacts"][given.name]
     source = f"{given.name} of {'/'.join(given.stage)}"
-    wanted, found = declared["artifactType"]["schemaTitle"], made["artifactType"]["schemaTitle"]
-    if "system.Artifact" not in (wanted, found) and wanted != found:
-        yield f"{name} is a {wanted}, and {source} a {found}"
+    expected, found = declared["artifactType"]["schemaTitle"], made["artifactType"]["schemaTitle"]
+    if "system.Artifact" not in (expected, found) and expected != found:
+        yield f"{name} is a {expected}, and {source} a {found}"
     if bool(declared.get("isArtifactList")) != bool(given.loops):
         yield f"{name} is {_is_list_artifact(declared.get('isArtifactList'))}, and {source} {_is_list_artifact(given.loops)}"
 
@@ -244,9 +250,9 @@ def _group_artifact_faults(pipeline: Pipeline) -> list[str]:
         for name, declared in group.component.get("outputDefinitions", {}).get("artifacts", {}).items():
             if group.within is None:
                 continue
-            asked = {"taskOutputArtifact": {"producerTask": group.path[-1], "outputArtifactKey": name}}
+            reference = {"taskOutputArtifact": {"producerTask": group.path[-1], "outputArtifactKey": name}}
             known = len(pipeline.faults)
-            given = pipeline.artifact(asked, group.within, group)
+            given = pipeline.artifact(reference, group.within, group)
             del pipeline.faults[known:]
             if given:
                 faults += [f"{group.where}: {fault}" for fault in _artifact_fault(pipeline, name, declared, given)]
@@ -263,13 +269,13 @@ def what_a_pod_asks_for_is_a_quantity(pipeline: Pipeline) -> list[str]:
     faults = []
     for stage in pipeline.stages.values():
         sizes = [("sizeLimit", mount["sizeLimit"]) for mount in _mounts(pipeline, stage) if "sizeLimit" in mount]
-        asked = [
+        texts = [
             (entry, text)
             for entry, text in _resolved_texts(pipeline.container(stage))
             if entry not in ("image", "resourceType")
         ]
         known = {}
-        for entry, text in asked + sizes:
+        for entry, text in texts + sizes:
             found = _default_value(pipeline, stage, text)
             if found is None:
                 continue
@@ -346,14 +352,16 @@ def what_is_made_for_a_gpu_gets_to_one(pipeline: Pipeline) -> list[str]:
     """
     faults = []
     for stage in pipeline.stages.values():
-        container, asked = pipeline.container(stage), pipeline.on_kubernetes(stage)
+        container, settings = pipeline.container(stage), pipeline.on_kubernetes(stage)
         found = {
             "accelerator": container.get("resources", {}).get("accelerator"),
-            "node selector": asked.get("nodeSelector"),
-            "tolerations": asked.get("tolerations"),
+            "node selector": settings.get("nodeSelector"),
+            "tolerations": settings.get("tolerations"),
         }
         if ON_GPU in container.get("image", "").rpartition("/")[2]:
-            faults += [f"{stage.where}: runs on {container['image']} without {what}" for what, one in found.items() if not one]
+            faults += [
+                f"{stage.where}: runs on {container['image']} without {what}" for what, value in found.items() if not value
+            ]
     return faults
 
 
@@ -473,11 +481,11 @@ def one_last_task_looks_at_all_the_others(pipeline: Pipeline) -> list[str]:
         faults.append(f"{key}: waits for {before}; must wait for the one task that holds the others")
     if last["componentRef"]["name"] in {task.name for task in pipeline.groups.values()}:
         faults.append(f"{key}: is a group")
-    for name, one in last.get("inputs", {}).get("parameters", {}).items():
-        asked = one.get("taskFinalStatus", {}).get("producerTask")
-        if asked and asked not in before[:1]:
-            faults.append(f"{key}: {name} is the status of {asked}, and the driver gives that of {before[:1]}")
-        if "taskOutputParameter" in one:
+    for name, source in last.get("inputs", {}).get("parameters", {}).items():
+        producer = source.get("taskFinalStatus", {}).get("producerTask")
+        if producer and producer not in before[:1]:
+            faults.append(f"{key}: {name} is the status of {producer}, and the driver gives that of {before[:1]}")
+        if "taskOutputParameter" in source:
             faults.append(f"{key}: {name} comes from a task, which may not have run")
     inner = [task for task in _everything(pipeline) if task.spec.get("triggerPolicy", {}).get("strategy") == LAST]
     return faults + [f"{task.where}: runs whatever happened, and is not in the root" for task in inner if len(task.path) > 1]
@@ -493,8 +501,8 @@ def conditions_compare_like_with_like(pipeline: Pipeline) -> list[str]:
     for task in _everything(pipeline):
         if not task.condition:
             continue
-        asked = OPERAND.findall(task.condition)
-        faults += [f"{task.where}: has no input {name}" for name in asked if name not in task.parameters]
+        operands = OPERAND.findall(task.condition)
+        faults += [f"{task.where}: has no input {name}" for name in operands if name not in task.parameters]
         try:
             read = condition(task.condition)
         except SyntaxError:
@@ -543,17 +551,19 @@ def _is_cached(stage: Task) -> bool:
 
 
 def _has_credentials(pipeline: Pipeline, stage: Task) -> bool:
-    asked = pipeline.on_kubernetes(stage)
-    return bool(asked.get("secretAsEnv") or asked.get("secretAsVolume"))
+    settings = pipeline.on_kubernetes(stage)
+    return bool(settings.get("secretAsEnv") or settings.get("secretAsVolume"))
 
 
 def _upstream_stages(pipeline: Pipeline, stage: Task) -> set[Path]:
     """Returns the stages that the inputs of a stage come from, directly or indirectly."""
     found, ahead = set[Path](), [stage]
     while ahead:
-        one = ahead.pop()
-        before = {artifact.stage for artifact in one.artifacts.values()}
-        before |= {origin.stage for value in one.parameters.values() for origin in value.through() if origin.sort == "output"}
+        current = ahead.pop()
+        before = {artifact.stage for artifact in current.artifacts.values()}
+        before |= {
+            origin.stage for value in current.parameters.values() for origin in value.through() if origin.sort == "output"
+        }
         before = (before & pipeline.stages.keys()) - found
         found |= before
         ahead += [pipeline.stages[path] for path in before]

@@ -64,8 +64,8 @@ class Sizes:
 
 def arguments(pipeline: Pipeline, sizes: Sizes) -> dict[Path, int]:
     """Returns the size in bytes of the longest argument of each stage, by its path."""
-    made = {path: executor_input(pipeline, path, sizes) for path in pipeline.stages}
-    return {path: len(as_go_writes_it(one, spaced=sizes.spaced)) for path, one in made.items()}
+    result = {path: executor_input(pipeline, path, sizes) for path in pipeline.stages}
+    return {path: len(as_go_writes_it(entry, spaced=sizes.spaced)) for path, entry in result.items()}
 
 
 def executor_input(pipeline: Pipeline, path: Path, sizes: Sizes) -> ExecutorInput:
@@ -77,35 +77,35 @@ def executor_input(pipeline: Pipeline, path: Path, sizes: Sizes) -> ExecutorInpu
         sizes: assumptions about the run.
     """
     stage = pipeline.stages[path]
-    made = ExecutorInput()
+    result = ExecutorInput()
     for name, value in stage.parameters.items():
-        json_format.ParseDict(_assumed_value(pipeline, value, sizes), made.inputs.parameter_values[name])
+        json_format.ParseDict(_assumed_value(pipeline, value, sizes), result.inputs.parameter_values[name])
     for name, declared in stage.component.get("inputDefinitions", {}).get("parameters", {}).items():
         if name not in stage.parameters and "defaultValue" in declared:  # addDefaultParams of the launcher
-            json_format.ParseDict(declared["defaultValue"], made.inputs.parameter_values[name])
+            json_format.ParseDict(declared["defaultValue"], result.inputs.parameter_values[name])
     for name, artifact in stage.artifacts.items():
         # An artifact passed through groups is read from the group's events, and has no type: GetInputArtifactsByExecutionID.
         many = 1 if artifact.given else math.prod(_turns(pipeline, loop, sizes) for loop in artifact.loops)
         for number in range(many):
-            one = made.inputs.artifacts[name].artifacts.add()
-            one.name = str(sizes.first_id + number)
-            one.uri = _output_uri(pipeline, artifact.stage, artifact.name, sizes)
-            one.metadata.update({"display_name": artifact.name, "store_session_info": STORE})
-            one.metadata.update(_recorded(pipeline, artifact, sizes))
+            entry = result.inputs.artifacts[name].artifacts.add()
+            entry.name = str(sizes.first_id + number)
+            entry.uri = _output_uri(pipeline, artifact.stage, artifact.name, sizes)
+            entry.metadata.update({"display_name": artifact.name, "store_session_info": STORE})
+            entry.metadata.update(_recorded(pipeline, artifact, sizes))
             if not artifact.given:
-                one.type.instance_schema = ""
+                entry.type.instance_schema = ""
     definitions = stage.component.get("outputDefinitions", {})
     logs = {"executor-logs": {"artifactType": {"schemaTitle": "system.Artifact"}}}  # with PUBLISH_LOGS, as in KFP's manifests
     for name, declared in (definitions.get("artifacts", {}) | logs).items():
-        one = made.outputs.artifacts[name].artifacts.add()
-        one.name = name
-        one.uri = _output_uri(pipeline, path, name, sizes) + ("-0" if name == "executor-logs" else "")
-        json_format.ParseDict(declared["artifactType"], one.type)
+        entry = result.outputs.artifacts[name].artifacts.add()
+        entry.name = name
+        entry.uri = _output_uri(pipeline, path, name, sizes) + ("-0" if name == "executor-logs" else "")
+        json_format.ParseDict(declared["artifactType"], entry.type)
     for name in definitions.get("parameters", {}):
-        made.outputs.parameters[name].output_file = f"/tmp/kfp/outputs/{name}"
+        result.outputs.parameters[name].output_file = f"/tmp/kfp/outputs/{name}"
     scheme, _, below = _output_uri(pipeline, path, "output_metadata.json", sizes).partition("://")
-    made.outputs.output_file = f"/{scheme}/{below}"
-    return made
+    result.outputs.output_file = f"/{scheme}/{below}"
+    return result
 
 
 def as_go_writes_it(message: ExecutorInput, *, spaced: bool) -> bytes:
@@ -117,9 +117,9 @@ def as_go_writes_it(message: ExecutorInput, *, spaced: bool) -> bytes:
 def _whole_numbers(value: Any) -> Any:
     """Converts floats like 1.0 to 1, as Go writes them."""
     if isinstance(value, dict):
-        return {name: _whole_numbers(one) for name, one in value.items()}
+        return {name: _whole_numbers(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_whole_numbers(one) for one in value]
+        return [_whole_numbers(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -185,9 +185,9 @@ def static_arguments(pipeline: Pipeline) -> dict[str, int]:
     The specification of each component, of each container and of each task: argocompiler/dag.go and container.go, the
     templates system-dag-driver and system-container-driver.
     """
-    parts: dict[str, Any] = {f"component {name}": one for name, one in pipeline.spec["components"].items()}
+    parts: dict[str, Any] = {f"component {name}": entry for name, entry in pipeline.spec["components"].items()}
     parts |= {"component root": pipeline.spec["root"]}
-    parts |= {f"container {label}": one for label, one in pipeline.spec["deploymentSpec"]["executors"].items()}
+    parts |= {f"container {label}": entry for label, entry in pipeline.spec["deploymentSpec"]["executors"].items()}
     everything: list[Task] = [*pipeline.groups.values(), *pipeline.stages.values()]
     parts |= {f"task {task.where}": task.spec for task in everything}
     return {name: len(json.dumps(part, ensure_ascii=False).encode()) for name, part in parts.items()}

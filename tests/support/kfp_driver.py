@@ -160,7 +160,7 @@ class Pipeline:
         self.groups: dict[Path, Task] = {}
         self.faults: list[str] = []
         form = self.form.items()
-        given = {name: Value(TAKES[one["parameterType"]], Origin("field", name)) for name, one in form}
+        given = {name: Value(TAKES[source["parameterType"]], Origin("field", name)) for name, source in form}
         self._walk(Task((), {}, "root", self.spec["root"], parameters=given))
 
     @property
@@ -195,7 +195,7 @@ class Pipeline:
             return None
         called = arguments[arguments.index("--function_to_execute") + 1]
         module = ast.parse(self.container(stage)["command"][-1])
-        return next(one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == called)
+        return next(source for source in module.body if isinstance(source, ast.FunctionDef) and source.name == called)
 
     def _walk(self, group: Task) -> None:
         self.groups[group.path] = group
@@ -210,12 +210,12 @@ class Pipeline:
     def _resolve(self, task: Task) -> None:
         """Resolves the inputs of a task; for a loop, those of each iteration."""
         given = task.spec.get("inputs", {})
-        values = {name: self.value(one, task.within, task) for name, one in given.get("parameters", {}).items()}
+        values = {name: self.value(source, task.within, task) for name, source in given.get("parameters", {}).items()}
         values = {name: value for name, value in values.items() if value}
-        for name, one in given.get("parameters", {}).items():
-            if (part := one.get("parameterExpressionSelector")) and name in values:
+        for name, source in given.get("parameters", {}).items():
+            if (part := source.get("parameterExpressionSelector")) and name in values:
                 values[name] = Value(UNKNOWN, Origin("item", name, of=values[name], part=part))
-        artifacts = {name: self.artifact(one, task.within, task) for name, one in given.get("artifacts", {}).items()}
+        artifacts = {name: self.artifact(source, task.within, task) for name, source in given.get("artifacts", {}).items()}
         task.artifacts = {name: artifact for name, artifact in artifacts.items() if artifact}
         iterator = task.spec.get("parameterIterator")
         if not iterator:
@@ -228,7 +228,7 @@ class Pipeline:
             values[item] = Value(UNKNOWN, Origin("item", item, of=task.loop.items))
         else:
             task.loop = Loop(task.path, raw=tuple(json.loads(iterator["items"]["raw"])))
-            kinds = {kind_of(one) for one in task.loop.raw}
+            kinds = {kind_of(source) for source in task.loop.raw}
             kind = kinds.pop() if len(kinds) == 1 else UNKNOWN
             values[item] = Value(kind, Origin("item", item, of=Value("list", Origin("constant", iterator["items"]["raw"]))))
         task.parameters = self._checked(task, values, passed_over=listed)
@@ -253,33 +253,33 @@ class Pipeline:
             checked[name] = Value(wanted, value.origin)
         return checked
 
-    def value(self, one: Mapping[str, Any], group: Task, task: Task) -> Value | None:
+    def value(self, source: Mapping[str, Any], group: Task, task: Task) -> Value | None:
         """Resolves the parameter of an input like resolveInputParameter of resolve.go: from the group, or from a sibling task.
 
         Args:
-            one: the specification of the input, of a task or of its settings for Kubernetes.
+            source: the specification of the input, of a task or of its settings for Kubernetes.
             group: the group of the task.
             task: the task.
 
         Returns:
             None if the driver stops; `faults` then has the reason.
         """
-        if "componentInputParameter" in one:
-            name = one["componentInputParameter"]
+        if "componentInputParameter" in source:
+            name = source["componentInputParameter"]
             if name in group.parameters:
                 return group.parameters[name]
             return self._stopped(task, f"{group.where} does not have input parameter {name}")
-        if "taskOutputParameter" in one:
-            produced = one["taskOutputParameter"]
+        if "taskOutputParameter" in source:
+            produced = source["taskOutputParameter"]
             found = self._output(group.component, group.path, produced["producerTask"], produced["outputParameterKey"])
             asked = f"{produced['producerTask']} has no output parameter {produced['outputParameterKey']}"
             return found or self._stopped(task, asked)
-        if "taskFinalStatus" in one:
+        if "taskFinalStatus" in source:
             before = task.spec.get("dependentTasks", [])
             if not before or before[0] not in group.tasks:
                 return self._stopped(task, "waits for no task whose final status it could have")
             return Value("struct", Origin("status", before[0]))
-        constant = one["runtimeValue"]["constant"]
+        constant = source["runtimeValue"]["constant"]
         return Value(kind_of(constant), Origin("constant", json.dumps(constant)))
 
     def _stopped(self, task: Task, reason: str) -> None:
@@ -295,26 +295,26 @@ class Pipeline:
         if "dag" not in component:
             return Value(TAKES[declared["parameterType"]], Origin("output", key, stage=(*path, producer)))
         how = component["dag"].get("outputs", {}).get("parameters", {}).get(key, {})
-        ones = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
+        sources = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
         below = (*path, producer)
-        given = [self._output(component, below, one["producerSubtask"], one["outputParameterKey"]) for one in ones]
-        found = [one for one in given if one]
+        given = [self._output(component, below, source["producerSubtask"], source["outputParameterKey"]) for source in sources]
+        found = [source for source in given if source]
         if not found:
             return None
         if "parameterIterator" in task:
             return Value("list", Origin("collected", key, of=found[0], loop=below))
         return found[0]
 
-    def artifact(self, one: Mapping[str, Any], group: Task, task: Task) -> Artifact | None:
+    def artifact(self, source: Mapping[str, Any], group: Task, task: Task) -> Artifact | None:
         """Resolves the artifact of an input like resolveInputArtifact of resolve.go."""
-        if "componentInputArtifact" in one:
-            name = one["componentInputArtifact"]
+        if "componentInputArtifact" in source:
+            name = source["componentInputArtifact"]
             if name in group.artifacts:
                 given = group.artifacts[name]
                 return Artifact(given.stage, given.name, given.loops, given=True)
             self._stopped(task, f"{group.where} does not have input artifact {name}")
             return None
-        produced = one["taskOutputArtifact"]
+        produced = source["taskOutputArtifact"]
         found = self._made(group.component, group.path, produced["producerTask"], produced["outputArtifactKey"])
         if not found:
             self._stopped(task, f"{produced['producerTask']} has no output artifact {produced['outputArtifactKey']}")
@@ -344,7 +344,7 @@ class Pipeline:
                 fields.add(origin.name)
             if origin.sort == "output" and origin.stage in self.stages.keys() - stages:
                 stages.add(origin.stage)
-                ahead += [one for given in self.stages[origin.stage].parameters.values() for one in given.through()]
+                ahead += [source for given in self.stages[origin.stage].parameters.values() for source in given.through()]
         return fields, stages
 
     def fields_behind(self, value: Value | None) -> set[str]:
@@ -354,15 +354,17 @@ class Pipeline:
     @cached_property
     def last(self) -> dict[str, dict[str, Any]]:
         """Returns the tasks of the root that run whatever happened before, by key."""
-        return {key: one for key, one in self.root.tasks.items() if one.get("triggerPolicy", {}).get("strategy") == LAST}
+        return {
+            key: source for key, source in self.root.tasks.items() if source.get("triggerPolicy", {}).get("strategy") == LAST
+        }
 
 
 def waits_for(task: Mapping[str, Any]) -> set[str]:
     """Returns the dependencies of a task: declared ones, and those of addImplicitDependencies of argocompiler/dag.go."""
     given = task.get("inputs", {})
-    ones = [one.get("taskOutputParameter") for one in given.get("parameters", {}).values()]
-    ones += [one.get("taskOutputArtifact") for one in given.get("artifacts", {}).values()]
-    return {*task.get("dependentTasks", []), *(one["producerTask"] for one in ones if one)}
+    sources = [source.get("taskOutputParameter") for source in given.get("parameters", {}).values()]
+    sources += [source.get("taskOutputArtifact") for source in given.get("artifacts", {}).values()]
+    return {*task.get("dependentTasks", []), *(source["producerTask"] for source in sources if source)}
 
 
 def kind_of(constant: Any) -> str:

@@ -174,8 +174,8 @@ class Cluster:
                 self.rivals -= 1
                 before["metadata"].setdefault("labels", {})["rivals"] = str(self.rivals)
                 self._store("MODIFIED", before)
-            seen = change["metadata"].get("resourceVersion", before["metadata"]["resourceVersion"])
-            if seen != self.get(name)["metadata"]["resourceVersion"]:
+            expected_version = change["metadata"].get("resourceVersion", before["metadata"]["resourceVersion"])
+            if expected_version != self.get(name)["metadata"]["resourceVersion"]:
                 raise Refusal(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
             after = merged(before, change)
             self._admit(after)
@@ -241,7 +241,9 @@ class Cluster:
         service = self.services[name]
         marks = {key: value for key, value in service["metadata"]["annotations"].items() if key.startswith("kfp-vision/")}
         pod = new_pod(name, service, marks)
-        back = next((one for one in self.pods.get(name, []) if one["metadata"]["annotations"] == marks and is_ready(one)), None)
+        back = next(
+            (item for item in self.pods.get(name, []) if item["metadata"]["annotations"] == marks and is_ready(item)), None
+        )
         deployment = copy.deepcopy(before) or {
             "metadata": {"name": f"{name}-predictor", "generation": 0},
             "spec": {"replicas": 1},
@@ -253,12 +255,12 @@ class Cluster:
             deployment["metadata"]["generation"] += 1
             self.deployments[name] = deployment
 
-        def seen(**counts: int) -> Callable[[], None]:
-            def see() -> None:
+        def observe(**counts: int) -> Callable[[], None]:
+            def update_status() -> None:
                 status = deployment["status"]
                 status["observedGeneration"] = deployment["metadata"]["generation"]
                 kept = [
-                    one for one in status["conditions"] if one["type"] not in ("Available", "Progressing", "ReplicaFailure")
+                    item for item in status["conditions"] if item["type"] not in ("Available", "Progressing", "ReplicaFailure")
                 ]
                 enough = counts["availableReplicas"] >= 1
                 available = ("True", "MinimumReplicasAvailable") if enough else ("False", "MinimumReplicasUnavailable")
@@ -271,11 +273,11 @@ class Cluster:
                 deployment["status"] = {**status, **counts, "conditions": kept}
                 self._propagate(name)
 
-            return see
+            return update_status
 
         def starts() -> None:
             self.pods[name] = [*old, pod]
-            seen(replicas=1 + len(old), updatedReplicas=1, availableReplicas=len(old))()
+            observe(replicas=1 + len(old), updatedReplicas=1, availableReplicas=len(old))()
 
         def goes_wrong() -> None:
             assert self.trouble
@@ -285,16 +287,16 @@ class Cluster:
 
         def gets_ready() -> None:
             pod["status"] = {"phase": "Running", "conditions": [condition("Ready", "True")]}
-            seen(replicas=1 + len(old), updatedReplicas=1, availableReplicas=1 + len(old))()
+            observe(replicas=1 + len(old), updatedReplicas=1, availableReplicas=1 + len(old))()
 
         def ends() -> None:
-            for one in old:
-                one["metadata"]["deletionTimestamp"] = "2026-11-28T06:00:00Z"
-            seen(replicas=1, updatedReplicas=1, availableReplicas=1)()
+            for item in old:
+                item["metadata"]["deletionTimestamp"] = "2026-11-28T06:00:00Z"
+            observe(replicas=1, updatedReplicas=1, availableReplicas=1)()
 
         def goes_back() -> None:
             self.pods[name] = [back]
-            seen(replicas=1, updatedReplicas=1, availableReplicas=1)()
+            observe(replicas=1, updatedReplicas=1, availableReplicas=1)()
 
         def nothing() -> None:
             """KServe has not reacted yet."""
@@ -307,7 +309,7 @@ class Cluster:
         if self.more:
             return [nothing, says_no]
         if back is not None:  # its pod still exists
-            return [nothing, made, seen(replicas=2, updatedReplicas=1, availableReplicas=1), goes_back]
+            return [nothing, made, observe(replicas=2, updatedReplicas=1, availableReplicas=1), goes_back]
         if self.trouble:
             return [nothing, made, starts, goes_wrong]
         return [nothing, made, starts, gets_ready, ends]
@@ -315,27 +317,27 @@ class Cluster:
     def _propagate(self, name: str) -> None:
         """Updates the status like `PropagateRawStatus` of KServe 0.20.0, as far as relevant here."""
         service, deployment = copy.deepcopy(self.services[name]), self.deployments[name]
-        found = {one["type"]: one for one in deployment["status"]["conditions"]}
+        found = {item["type"]: item for item in deployment["status"]["conditions"]}
         available, progress, failure = (found.get(kind) for kind in ("Available", "Progressing", "ReplicaFailure"))
-        told = {"status": "False"}
+        source_condition = {"status": "False"}
         if available and available["status"] == "True":
-            told = available
+            source_condition = available
         if progress and progress["status"] == "False":
-            told = {**progress, "status": "False"}
+            source_condition = {**progress, "status": "False"}
         elif progress and progress["reason"] == "NewReplicaSetAvailable":
-            told = progress
+            source_condition = progress
         if available and available["status"] == "False":
-            told = available
+            source_condition = available
         if failure and failure["status"] == "True":
-            told = {**failure, "status": "False"}
-        said = {key: told[key] for key in ("status", "reason", "message") if key in told}
+            source_condition = {**failure, "status": "False"}
+        details = {key: source_condition[key] for key in ("status", "reason", "message") if key in source_condition}
         service["status"] = {
             "deploymentMode": "Standard",
             "observedGeneration": deployment["status"]["observedGeneration"],
             "conditions": [
                 {"type": "IngressReady", "status": "True"},
-                {"type": "PredictorReady", **said},
-                {"type": "Ready", **said},
+                {"type": "PredictorReady", **details},
+                {"type": "Ready", **details},
                 {"type": "Stopped", "status": "False", "severity": "Info"},
             ],
             "url": f"http://{name}-{NAMESPACE}.example.com",
@@ -432,14 +434,14 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refusal(404, "NotFound", f"nothing at {path}")
             else:
                 cluster.allow("watch" if is_watch(asked) else VERBS[self.command], "dryRun" in asked)
-            said, code = answer(cluster, path), 201 if self.command == "POST" else 200
+            content, code = answer(cluster, path), 201 if self.command == "POST" else 200
         except Refusal as refusal:
-            said, code = refusal.status, refusal.code
-        if said is not None:
-            self._say(code, said)
+            content, code = refusal.status, refusal.code
+        if content is not None:
+            self._say(code, content)
 
-    def _say(self, code: int, said: dict[str, Any]) -> None:
-        body = json.dumps(said).encode()
+    def _say(self, code: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -26,9 +26,9 @@ TEST = "PYTEST_CURRENT_TEST"  # set by pytest to the current test
 # Processes of Python itself, and the one that podman keeps for an unprivileged user.
 STAYING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "podman pause")
 
-Left = int | threading.Thread  # a process by its ID
-_known: set[Left] = set()  # existed before the first test, or was reported already
-_held: dict[Left, str] = {}  # the scope at whose end each must have ended
+Leftover = int | threading.Thread  # a process by its ID
+_known: set[Leftover] = set()  # existed before the first test, or was reported already
+_held: dict[Leftover, str] = {}  # the scope at whose end each must have ended
 _pooled: dict[threading.Thread, str] = {}  # the test that started each thread of a pool, which ends with its owner
 
 
@@ -74,7 +74,7 @@ def _nothing_left_by_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
     _check(request.node.nodeid, set())
 
 
-def _check(who: str, ended_scopes: set[str], orphans: bool = False) -> None:
+def _check(name: str, ended_scopes: set[str], orphans: bool = False) -> None:
     """Fails if processes or threads are left.
 
     Args:
@@ -82,31 +82,31 @@ def _check(who: str, ended_scopes: set[str], orphans: bool = False) -> None:
         ended_scopes: scopes whose fixtures have ended.
         orphans: whether to include processes whose parents have ended.
     """
-    for one in [one for one, scope in _held.items() if scope in ended_scopes]:
-        del _held[one]
+    for item in [item for item, scope in _held.items() if scope in ended_scopes]:
+        del _held[item]
     until = time.monotonic() + SECONDS_TO_END
-    while (left := _leftovers(orphans)) and time.monotonic() < until:
+    while (leftovers := _leftovers(orphans)) and time.monotonic() < until:
         gc.collect()  # an unreferenced thread pool ends its threads
         time.sleep(0.02)
-    if left:
-        _known.update(left)
-        description = "; ".join(map(_describe, left))
-        for one in left:
-            if isinstance(one, int):
-                _end(one)
-        pytest.fail(f"{who} has left behind: {description}", pytrace=False)
+    if leftovers:
+        _known.update(leftovers)
+        description = "; ".join(map(_describe, leftovers))
+        for item in leftovers:
+            if isinstance(item, int):
+                _end(item)
+        pytest.fail(f"{name} has left behind: {description}", pytrace=False)
 
 
-def _leftovers(orphans: bool) -> list[Left]:
-    return [one for one in _current(orphans) - _known if not _is_held(one)]
+def _leftovers(orphans: bool) -> list[Leftover]:
+    return [item for item in _current(orphans) - _known if not _is_held(item)]
 
 
-def _current(orphans: bool = False) -> set[Left]:
+def _current(orphans: bool = False) -> set[Leftover]:
     """Returns the descendants of this process, and its threads."""
     processes = set(sigkill.children(os.getpid())) | (set(_orphans()) if orphans else set())
     threads = set(threading.enumerate()) - {threading.current_thread()}
-    found = {one for one in processes if not any(name in _process_label(one) for name in STAYING)}
-    return found | {one for one in threads if not _is_foreign(one)}
+    found = {item for item in processes if not any(name in _process_label(item) for name in STAYING)}
+    return found | {item for item in threads if not _is_foreign(item)}
 
 
 def _is_foreign(thread: threading.Thread) -> bool:
@@ -121,8 +121,8 @@ def _is_foreign(thread: threading.Thread) -> bool:
 def _orphans() -> Iterator[int]:
     """Yields the processes marked by this one, even if their parents have ended."""
     mark = f"{MARK}={os.getpid()}".encode()
-    for place in Path("/proc").glob("[0-9]*"):
-        process = int(place.name)
+    for entry in Path("/proc").glob("[0-9]*"):
+        process = int(entry.name)
         if process != os.getpid() and mark in sigkill.environment(process):
             yield process
 
@@ -132,30 +132,30 @@ def _process_label(process: int) -> str:
     return " ".join([*sigkill.command(process), sigkill.name(process)])
 
 
-def _is_held(one: Left) -> bool:
+def _is_held(item: Leftover) -> bool:
     """Returns whether an active fixture has started a process or thread, directly or indirectly."""
-    while one not in _held:
-        if isinstance(one, threading.Thread) or one in (0, 1, os.getpid()):
+    while item not in _held:
+        if isinstance(item, threading.Thread) or item in (0, 1, os.getpid()):
             return False
-        one = sigkill.parent(one)
+        item = sigkill.parent(item)
     return True
 
 
-def _describe(one: Left) -> str:
-    if isinstance(one, threading.Thread):
-        return f"the thread {one.name}{f', of {_pooled[one]}' if one in _pooled else ''}"
-    words = " ".join(sigkill.command(one))[:200] or "ended, and not waited for"
-    tests = [line for line in sigkill.environment(one) if line.startswith(TEST.encode())]
-    return f"process {one} ({words}{''.join(f', of {line.decode()}' for line in tests)})"
+def _describe(item: Leftover) -> str:
+    if isinstance(item, threading.Thread):
+        return f"the thread {item.name}{f', of {_pooled[item]}' if item in _pooled else ''}"
+    words = " ".join(sigkill.command(item))[:200] or "ended, and not waited for"
+    tests = [line for line in sigkill.environment(item) if line.startswith(TEST.encode())]
+    return f"process {item} ({words}{''.join(f', of {line.decode()}' for line in tests)})"
 
 
 def _end(process: int) -> None:
     """Kills a process and waits for it, and closes its Popen object, which would warn later."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
-    for one in gc.get_objects():
-        if issubclass(type(one), subprocess.Popen) and one.pid == process:
-            with one:  # waits, and closes its pipes
+    for item in gc.get_objects():
+        if issubclass(type(item), subprocess.Popen) and item.pid == process:
+            with item:  # waits, and closes its pipes
                 pass
     with contextlib.suppress(ChildProcessError):  # an orphan, or already waited for
         os.waitpid(process, 0)

@@ -39,7 +39,7 @@ def pods(name: str) -> dict[str, dict[str, Any]]:
     spec, platform = yaml.safe_load_all((ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8"))
     on_kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     executors = spec["deploymentSpec"]["executors"]
-    return {label: _pod(label, one["container"], on_kubernetes[label]) for label, one in executors.items()}
+    return {label: _pod(label, item["container"], on_kubernetes[label]) for label, item in executors.items()}
 
 
 def _pod(label: str, container: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _pod(label: str, container: dict[str, Any], asked: dict[str, Any]) -> dict[s
     if "nodeSelector" in asked:
         spec["nodeSelector"] = _known(asked["nodeSelector"]["nodeSelectorJson"])
     if "tolerations" in asked:
-        spec["tolerations"] = [one for given in asked["tolerations"] for one in _known(given["tolerationJson"])]
+        spec["tolerations"] = [item for entry in asked["tolerations"] for item in _known(entry["tolerationJson"])]
     labels = {"pipelines.kubeflow.org/v2_component": "true", **asked["podMetadata"]["labels"]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": label, "labels": labels}, "spec": spec}
     return json.loads(json.dumps(pod))  # without duplicates
@@ -82,8 +82,8 @@ def _pod(label: str, container: dict[str, Any], asked: dict[str, Any]) -> dict[s
 def _variables(secret: dict[str, Any]) -> list[dict[str, Any]]:
     name, optional = _known(secret["secretNameParameter"]), secret["optional"]
     return [
-        {"name": one["envVar"], "valueFrom": {"secretKeyRef": {"name": name, "key": one["secretKey"], "optional": optional}}}
-        for one in secret["keyToEnv"]
+        {"name": item["envVar"], "valueFrom": {"secretKeyRef": {"name": name, "key": item["secretKey"], "optional": optional}}}
+        for item in secret["keyToEnv"]
     ]
 
 

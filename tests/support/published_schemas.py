@@ -55,11 +55,11 @@ def _against_models(value: Any, kind: str, where: str) -> list[str]:
     if within := re.fullmatch(r"list\[(.+)\]", kind):
         if not isinstance(value, list):
             return [f"{where} is no list"]
-        return [fault for at, one in enumerate(value) for fault in _against_models(one, within[1], f"{where}[{at}]")]
+        return [fault for at, element in enumerate(value) for fault in _against_models(element, within[1], f"{where}[{at}]")]
     if within := re.fullmatch(r"dict\(str, (.+)\)", kind):
         if not isinstance(value, dict):
             return [f"{where} is no mapping"]
-        return [fault for key, one in value.items() for fault in _against_models(one, within[1], f"{where}.{key}")]
+        return [fault for key, element in value.items() for fault in _against_models(element, within[1], f"{where}.{key}")]
     if kind in PLAIN:
         right = isinstance(value, PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool))
         return [] if right else [f"{where} is no {kind}"]

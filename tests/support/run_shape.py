@@ -68,11 +68,11 @@ def shape(pipeline: Pipeline, turns: Callable[[Loop], int], true: Collection[str
     deepest = reached = 0
     for path, group in pipeline.groups.items():
         above = [pipeline.groups[path[:length]] for length in range(len(path) + 1)]
-        depth = sum(2 if one.loop else 1 for one in above)
+        depth = sum(2 if ancestor.loop else 1 for ancestor in above)
         deepest = max(deepest, depth)
-        if all(_is_true(pipeline, one, true) for one in above[:-1]):
+        if all(_is_true(pipeline, ancestor, true) for ancestor in above[:-1]):
             reached = max(reached, depth)
-        title = " / ".join(one.title for one in above)
+        title = " / ".join(ancestor.title for ancestor in above)
         if group.loop:
             graphs.append(Layer(title, turns(group.loop), 0))
             title += " / turn"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from support.cluster_run import NAME, OWN, RUN, WORKFLOW, Ran, around_a_stage, ended, printed
+from support.cluster_run import NAME, OWN, RUN, WORKFLOW, ClusterRun, around_a_stage, ended, printed
 
 from kfp_vision import components
 from kfp_vision.reports import run_state
@@ -16,12 +16,12 @@ ERROR = "gpu_count must be at most 8; got 9. Set it to 1, say."
 
 
 @pytest.fixture
-def cluster(monkeypatch, tmp_path) -> Iterator[Ran]:
+def cluster(monkeypatch, tmp_path) -> Iterator[ClusterRun]:
     with around_a_stage(monkeypatch, tmp_path) as running:
         yield running
 
 
-def fail_training(cluster: Ran) -> str:
+def fail_training(cluster: ClusterRun) -> str:
     """Sets up a run whose training failed within nested groups; returns the name of the training's pod."""
     cluster.pod("run-driver")
     cluster.group("run", phase="Failed", at=5)
@@ -83,7 +83,9 @@ def test_failed_stages_are_in_execution_order(cluster):
     assert find_state().failed == tuple(failed)
 
 
-def fail_partitions(cluster: Ran, broken: dict[int, str], loop: str = "partitions", count: int = 50, begun: int = 12) -> None:
+def fail_partitions(
+    cluster: ClusterRun, broken: dict[int, str], loop: str = "partitions", count: int = 50, begun: int = 12
+) -> None:
     cluster.group("run", phase="Failed")
     cluster.group("run", loop, phase="Failed", at=5)
     cluster.pod("run", loop, "iteration-driver", at=10, outputs={"iteration-count": str(count)})
@@ -205,7 +207,7 @@ def test_nothing_is_found_if_all_requests_are_denied(cluster, capsys):
 
 
 def test_an_unreachable_service_is_asked_once(monkeypatch, tmp_path, capsys):
-    with Ran().running(tmp_path / "kubeconfig") as cluster:
+    with ClusterRun().running(tmp_path / "kubeconfig") as cluster:
         address = cluster.url
     monkeypatch.setenv(run_state.CLUSTER_VARIABLE, "10.0.0.1")
     monkeypatch.setenv(run_state.POD_NAME_VARIABLE, OWN)
