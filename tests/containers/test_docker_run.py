@@ -165,18 +165,18 @@ def run(engine, registry, image_folder, tmp_path_factory) -> Run:
     """Runs the pipeline in containers, with the training in the GPU image."""
     output = tmp_path_factory.mktemp("containers") / "runs"
     form = FORM | {"images_uri": image_folder, "deploy_to": output.parent / "repository"}
-    process = run_pipeline(engine, output, form, "--runner", "docker", "--registry", registry)
-    assert process.code == 0, "\n".join([*process.lines, process.stderr])
-    return process
+    result = run_pipeline(engine, output, form, "--runner", "docker", "--registry", registry)
+    assert result.code == 0, "\n".join([*result.lines, result.stderr])
+    return result
 
 
 @pytest.fixture(scope="module")
 def subprocess_run(engine, image_folder, tmp_path_factory) -> Run:
     """Runs the same pipeline in subprocesses."""
     output = tmp_path_factory.mktemp("plain") / "runs"
-    process = run_pipeline(engine, output, FORM | {"images_uri": image_folder, "deploy_to": output.parent / "repository"})
-    assert process.code == 0, "\n".join([*process.lines, process.stderr])
-    return process
+    result = run_pipeline(engine, output, FORM | {"images_uri": image_folder, "deploy_to": output.parent / "repository"})
+    assert result.code == 0, "\n".join([*result.lines, result.stderr])
+    return result
 
 
 def test_the_image_has_this_version_and_an_unprivileged_user(engine, image):
@@ -368,10 +368,10 @@ def batch(engine, image, store, model_repository, tmp_path_factory) -> Run:
     form = {"model_uri": model_repository, "predict_uri": f"s3://{bucket}", "partitions": 2}
     options = ("--runner", "docker", "--network", f"container:{store.container}")
     before = [contents(folder) for folder in (model_repository, store.folder)]
-    process = run_pipeline(engine, output, form, *options, pipeline="batch_prediction", environment=store.environment)
-    assert process.code == 0, "\n".join([*process.lines, process.stderr])
+    result = run_pipeline(engine, output, form, *options, pipeline="batch_prediction", environment=store.environment)
+    assert result.code == 0, "\n".join([*result.lines, result.stderr])
     assert [contents(folder) for folder in (model_repository, store.folder)] == before
-    return process
+    return result
 
 
 def test_batch_prediction_classifies_the_images_of_a_store(batch):
@@ -441,12 +441,12 @@ def test_outputs_belong_to_the_calling_user(failed_run):
 def test_a_missing_container_image_is_rejected_in_one_line(engine, image_folder, tmp_path):
     options = ("--runner", "docker", "--registry", "localhost:1/nowhere")
     form = FORM | {"images_uri": image_folder, "gpu_count": "0"}
-    process = run_pipeline(engine, tmp_path / "runs", form, *options)
-    assert process.code == 1
-    assert process.stderr == (
+    result = run_pipeline(engine, tmp_path / "runs", form, *options)
+    assert result.code == 1
+    assert result.stderr == (
         "error: every container image must exist locally or in its registry; "
         f"got localhost:1/nowhere/kfp-vision:{__version__}. "
         "Build it with make image, or set --registry to the registry that holds it.\n"
     )
-    assert process.stages == []
+    assert result.stages == []
     assert not (tmp_path / "runs").exists()
