@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from support.skip import leave_out
 
-# Without these, Chromium asks the network for updates of its own at every start.
+# Without these options, Chromium checks for updates over the network at every start.
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 MILLISECONDS_TO_START = 300_000
@@ -22,7 +22,7 @@ def browser() -> Iterator:
     with sync_playwright() as playwright:
         try:
             started = playwright.chromium.launch(executable_path=program, args=QUIET, timeout=MILLISECONDS_TO_START)
-        except Error as error:  # a command of that name may be there without a browser
+        except Error as error:  # the command may exist without a browser
             leave_out(f"{program} does not start ({' '.join(str(error).split())[:200]})")
         yield started
         started.close()

@@ -1,4 +1,4 @@
-"""The server's page with an index beside its model, in headless Chromium: a picture dropped, the nearest seen and followed."""
+"""The page of a server with a search index, in headless Chromium: dropping an image and following its nearest images."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ DROP = """async bytes => {
     dispatchEvent(new DragEvent("drop", {dataTransfer: carried, cancelable: true}));
 }"""
 SHOWN = 12
-MILLISECONDS = 200_000  # in which a machine shows a page that has much else to do
+MILLISECONDS = 200_000  # for a page on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -37,34 +37,36 @@ def url(repository) -> Iterator[str]:
 @pytest.fixture(params=[(1100, "light"), (1100, "dark"), (390, "light")], ids=str)
 def page(request, browser, url) -> Iterator:
     width, scheme = request.param
-    opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    opened.set_default_timeout(MILLISECONDS)
-    wrong: list[str] = []
-    opened.on("request", lambda one: wrong.append(one.url) if not one.url.startswith((url, "blob:", "data:")) else None)
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    opened.goto(url)
-    yield opened
-    assert wrong == []
-    assert opened.evaluate("document.documentElement.scrollWidth") <= width
-    opened.close()
+    new_page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    new_page.set_default_timeout(MILLISECONDS)
+    problems: list[str] = []
+    new_page.on(
+        "request", lambda request: problems.append(request.url) if not request.url.startswith((url, "blob:", "data:")) else None
+    )
+    new_page.on("pageerror", lambda error: problems.append(str(error)))
+    new_page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    new_page.goto(url)
+    yield new_page
+    assert problems == []
+    assert new_page.evaluate("document.documentElement.scrollWidth") <= width
+    new_page.close()
 
 
-def seen(page) -> list[str]:
-    """File names of the pictures that are shown, which all can be seen."""
+def shown_names(page) -> list[str]:
+    """Returns the file names of the nearest images once all of them are loaded."""
     shown = "[...document.querySelectorAll('.near img')].every(one => one.complete && one.naturalWidth > 0)"
     until(lambda: page.evaluate(shown))
     return page.locator(".near li button").evaluate_all("buttons => buttons.map(one => one.title.split('/').pop())")
 
 
-def after_itself(number: int) -> list[str]:
+def nearest_others(number: int) -> list[str]:
     return colour_index.nearest(number, SHOWN + 1)[1:]
 
 
-def test_the_nearest_of_a_dropped_picture_are_shown_and_searched_on_from(page):
+def test_shows_the_nearest_of_a_dropped_image_and_searches_from_them(page):
     page.evaluate(DROP, list(colour_index.picture(4)))
     page.get_by_role("heading", name="Nearest images").wait_for()
-    assert seen(page) == colour_index.nearest(4, SHOWN)
+    assert shown_names(page) == colour_index.nearest(4, SHOWN)
     assert page.locator(".near li button").first.inner_text().split("\n")[0] == "reddish"
     assert "100.0 %" in page.locator(".near li button").first.inner_text()
 
@@ -72,55 +74,55 @@ def test_the_nearest_of_a_dropped_picture_are_shown_and_searched_on_from(page):
     number = int(third.get_attribute("title").split("/")[-1].removesuffix(".png"))
     third.click()
     page.get_by_role("heading", name="Nearest to reddish").wait_for()
-    assert seen(page) == after_itself(number)  # the one that was clicked stands above
+    assert shown_names(page) == nearest_others(number)  # the clicked image is shown above
     page.get_by_role("button", name="Back").click()
     page.get_by_role("heading", name="Nearest images").wait_for()
-    assert seen(page) == colour_index.nearest(4, SHOWN)
+    assert shown_names(page) == colour_index.nearest(4, SHOWN)
 
 
-def test_the_nearest_are_followed_with_the_keyboard(page):
+def test_the_nearest_images_are_navigable_by_keyboard(page):
     page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": colour_index.picture(20)})
     page.get_by_role("heading", name="Nearest images").wait_for()
-    second = int(seen(page)[1].removesuffix(".png"))
+    second = int(shown_names(page)[1].removesuffix(".png"))
     page.locator(".near li button").nth(1).focus()
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Back").wait_for()
-    assert seen(page) == after_itself(second)
+    assert shown_names(page) == nearest_others(second)
     assert page.evaluate("document.activeElement.className") == "back"
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    third = int(after_itself(second)[0].removesuffix(".png"))
-    until(lambda: seen(page) == after_itself(third))
-    page.keyboard.press("Enter")  # back, to where it was followed
-    until(lambda: seen(page) == after_itself(second))
+    third = int(nearest_others(second)[0].removesuffix(".png"))
+    until(lambda: shown_names(page) == nearest_others(third))
+    page.keyboard.press("Enter")  # the Back button, which restores the focus
+    until(lambda: shown_names(page) == nearest_others(second))
     assert page.evaluate("document.activeElement.title").endswith(f"{third:02}.png")
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
-    until(lambda: seen(page) == colour_index.nearest(20, SHOWN))
+    until(lambda: shown_names(page) == colour_index.nearest(20, SHOWN))
     assert page.evaluate("document.activeElement.title").endswith(f"{second:02}.png")
 
 
-def test_with_the_token_the_pictures_are_shown_too(browser, repository, monkeypatch):
+def test_with_a_token_the_nearest_images_are_shown(browser, repository, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", "the-token")
     with server.run_server(repository) as address:
-        opened = browser.new_page()
-        opened.set_default_timeout(MILLISECONDS)
-        opened.goto(address)
-        opened.get_by_label("Token").fill("the-token")
-        opened.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": colour_index.picture(9)})
-        opened.get_by_role("heading", name="Nearest images").wait_for()
-        assert seen(opened) == colour_index.nearest(9, SHOWN)
-        opened.close()
+        new_page = browser.new_page()
+        new_page.set_default_timeout(MILLISECONDS)
+        new_page.goto(address)
+        new_page.get_by_label("Token").fill("the-token")
+        new_page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": colour_index.picture(9)})
+        new_page.get_by_role("heading", name="Nearest images").wait_for()
+        assert shown_names(new_page) == colour_index.nearest(9, SHOWN)
+        new_page.close()
 
 
-def test_nothing_is_shown_where_there_is_no_index(browser, repository, tmp_path):
+def test_without_an_index_no_search_is_requested(browser, repository, tmp_path):
     shutil.copytree(repository / "1", tmp_path / "1")
     with server.run_server(tmp_path) as address:
-        opened = browser.new_page()
-        asked: list[str] = []
-        opened.on("request", lambda one: asked.append(one.url))
-        opened.goto(address)
-        opened.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": colour_index.picture(9)})
-        opened.locator("article .scores").wait_for()
-        assert opened.locator(".near").count() == 0 and not [one for one in asked if one.endswith(":search")]
-        opened.close()
+        new_page = browser.new_page()
+        requests: list[str] = []
+        new_page.on("request", lambda request: requests.append(request.url))
+        new_page.goto(address)
+        new_page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": colour_index.picture(9)})
+        new_page.locator("article .scores").wait_for()
+        assert new_page.locator(".near").count() == 0 and not [request for request in requests if request.endswith(":search")]
+        new_page.close()

@@ -32,8 +32,8 @@ def report(tmp_path_factory) -> Path:
     pair = {"label": "bellcup", "prediction": "globelet", "images": 2, "share": 0.2}
     figures |= {"by_size": sizes, "confused_pairs": [pair]}
     history = [{"step": s, "loss": 1 / s, "accuracy": 0.5, "learning_rate": 0.1, "images_per_second": 9.0} for s in (1, 2, 3)]
-    wrong = thumbnails.EncodedImage("bellcup/0001.jpg", sample.draw("bellcup/0001.jpg"))
-    mistakes = [pages.Mistake(wrong, "bellcup", "globelet", 0.97)]
+    mistaken = thumbnails.EncodedImage("bellcup/0001.jpg", sample.draw("bellcup/0001.jpg"))
+    mistakes = [pages.Mistake(mistaken, "bellcup", "globelet", 0.97)]
     pages.write_evaluation_page(
         path, title="flowers", evaluation=figures, top=5, history=history, mistakes=mistakes, pairs=[(pair, mistakes)]
     )
@@ -61,10 +61,10 @@ def summary(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
-def test_the_page_of_the_records_needs_no_script_and_no_network(browser, summary, width, scheme):
+def test_the_summary_page_has_no_script_errors_and_no_network_requests(browser, summary, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    asked, errors = [], []
-    page.on("request", lambda request: asked.append(request.url))
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: errors.append(dialog.message))
     page.goto(summary.as_uri())
@@ -74,16 +74,16 @@ def test_the_page_of_the_records_needs_no_script_and_no_network(browser, summary
     bars = "[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect()).every(box => box.width > 200)"
     assert page.evaluate(bars)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert errors == []
     page.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
-def test_the_evaluation_page_needs_no_script_and_no_network(browser, report, width, scheme):
+def test_the_evaluation_page_has_no_script_errors_and_no_network_requests(browser, report, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    asked, errors = [], []
-    page.on("request", lambda request: asked.append(request.url))
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: errors.append(dialog.message))
     page.goto(report.as_uri())
@@ -92,12 +92,12 @@ def test_the_evaluation_page_needs_no_script_and_no_network(browser, report, wid
     # The one mistake is shown twice, in the gallery and with its pair of classes, and the browser can decode it.
     assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True, True]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert errors == []
     page.close()
 
 
-def test_dark_and_light_differ(browser, report):
+def test_dark_and_light_colours_differ(browser, report):
     colours = set()
     for scheme in ("light", "dark"):
         page = browser.new_page(color_scheme=scheme)

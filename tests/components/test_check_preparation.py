@@ -21,15 +21,15 @@ def fields(tmp_path) -> dict[str, object]:
     return FIELDS | {"images_uri": str(tmp_path / "data")}
 
 
-def test_lets_right_values_pass_without_a_word(fields, tmp_path):
+def test_valid_values_pass_without_output(fields, tmp_path):
     ended = run_component.run(components.check_preparation, tmp_path, **fields)
     assert ended.succeeded
     assert ended.printed == []
 
 
-def test_refuses_what_only_a_training_would_read(fields, tmp_path):
+def test_rejects_fields_of_a_training(fields, tmp_path):
     ended = run_component.run(components.check_preparation, tmp_path, **fields | {"advanced": {"momentum": 0.5}})
-    assert run_component.refusal(ended) == (
+    assert run_component.error_line(ended) == (
         "error: advanced of prepare_records must hold known names only (max_refused_ratio, check_pixels, max_side, "
         "conflicting_labels, store_wait_seconds); got momentum. Take one of these, or leave it out."
     )

@@ -12,19 +12,19 @@ KINDS = kinds(image_classification_partitioned)
 
 
 @pytest.fixture
-def fields(pictures) -> dict[str, object]:
-    """Every field of the form, as for a training from scratch on the few pictures."""
+def fields(image_folder) -> dict[str, object]:
+    """Returns all fields of the form, for a training from scratch on the few images."""
     values = form_defaults(image_classification_partitioned)
-    whole = {name: int(value) for name, value in values.items() if KINDS[name] == "NUMBER_INTEGER"}
-    return values | whole | {"images_uri": str(pictures), "fine_tune": False}
+    integers = {name: int(value) for name, value in values.items() if KINDS[name] == "NUMBER_INTEGER"}
+    return values | integers | {"images_uri": str(image_folder), "fine_tune": False}
 
 
-def test_lets_right_values_pass_without_a_word(fields, tmp_path):
+def test_valid_values_pass_without_output(fields, tmp_path):
     ended = run_component.run(components.check_run, tmp_path, **fields)
     assert ended.succeeded
     assert ended.printed == []
     assert ended.left_behind() == ["executor_output.json", "mlpipeline_ui_metadata"]
-    assert ended.outputs["gpus"] == "1"  # a text, as KFP makes a request of no number
+    assert ended.outputs["gpus"] == "1"  # text, since KFP makes no resource request of a number
 
 
 @pytest.mark.parametrize(
@@ -38,25 +38,25 @@ def test_lets_right_values_pass_without_a_word(fields, tmp_path):
         ),
     ],
 )
-def test_says_what_the_user_interface_opens_tensorboard_on(fields, tmp_path, log_uri, outputs, printed):
+def test_writes_the_tensorboard_link(fields, tmp_path, log_uri, outputs, printed):
     folder = tmp_path / "logs"
     ended = run_component.run(components.check_run, tmp_path / "root", **fields | {"log_uri": log_uri.format(folder=folder)})
     assert json.loads((ended.folder / "mlpipeline_ui_metadata").read_text()) == {"version": 1, "outputs": outputs}
     assert ended.printed == [line.format(folder=folder) for line in printed]
 
 
-def test_refuses_a_ratio_above_one(fields, tmp_path):
+def test_rejects_a_ratio_above_one(fields, tmp_path):
     ended = run_component.run(components.check_run, tmp_path, **fields | {"validation_ratio": 1.5})
-    assert run_component.refusal(ended) == (
+    assert run_component.error_line(ended) == (
         "error: validation_ratio must be at least 0 and below 1; got 1.5. Set it to 0.2, say."
     )
 
 
-def test_refuses_a_list_of_pictures_to_leave_out_without_the_column_path(fields, tmp_path):
+def test_rejects_an_exclusion_list_without_the_column_path(fields, tmp_path):
     listing = tmp_path / "list.csv"
     listing.write_text("uri,label\n1.jpg,daisy\n")
     ended = run_component.run(components.check_run, tmp_path, **fields | {"leave_out_uri": str(listing)})
-    assert run_component.refusal(ended) == (
+    assert run_component.error_line(ended) == (
         f"error: leave_out_uri must have a column path; got uri, label in {listing}, line 1. "
         "Write path,leave_out in the first line and lines such as daisy/1.jpg,yes below it, in UTF-8."
     )

@@ -8,72 +8,72 @@ from support import run_component
 from kfp_vision import components
 from kfp_vision.repository.version import exported_version
 
-WISHES = {"deploy_to": "here", "accepted": True}
+DEPLOYMENT = {"deploy_to": "here", "accepted": True}
 
 
-def test_proves_that_the_server_answers_as_the_evaluation_did(proven, trained):
-    proof = json.loads((proven.folder / "proof").read_text())
+def test_served_answers_equal_those_of_the_evaluation(serving_check, trained):
+    proof = json.loads((serving_check.folder / "proof").read_text())
     assert proof["model_fingerprint"] == exported_version(trained.folder / "model").fingerprint
     assert proof["pictures"] == 2
     assert 0 <= proof["largest_difference"] <= 1e-3
     assert 0 < proof["median_seconds"] < 10
-    assert proven.metadata["proof"]["pictures"] == 2
-    assert proven.output is True
+    assert serving_check.metadata["proof"]["pictures"] == 2
+    assert serving_check.output is True
 
 
 @pytest.fixture
-def copy(judged, tmp_path):
-    """The artifacts, the model and the verdict to be changed."""
-    model = shutil.copytree(judged["model"], tmp_path / "model")
-    verdict = shutil.copyfile(judged["verdict"], tmp_path / "verdict")
-    return judged | {"model": model, "verdict": verdict}
+def copied_inputs(serving_check_inputs, tmp_path):
+    """Returns the input artifacts with copies of the model and the verdict, which tests change."""
+    model = shutil.copytree(serving_check_inputs["model"], tmp_path / "model")
+    verdict = shutil.copyfile(serving_check_inputs["verdict"], tmp_path / "verdict")
+    return serving_check_inputs | {"model": model, "verdict": verdict}
 
 
-def change(verdict: Path, /, **changes: object) -> None:
+def update_json(verdict: Path, /, **changes: object) -> None:
     verdict.write_text(json.dumps(json.loads(verdict.read_text()) | changes))
 
 
-def test_refuses_a_model_that_the_server_cannot_load(copy, tmp_path):
-    version = exported_version(copy["model"])
+def test_rejects_a_model_that_the_server_cannot_load(copied_inputs, tmp_path):
+    version = exported_version(copied_inputs["model"])
     (version.folder / "variables" / "variables.index").write_bytes(b"torn")
-    change(copy["verdict"], model_fingerprint=version.fingerprint)
-    ended = run_component.run(components.check_serving, tmp_path / "root", copy, **WISHES)
-    assert run_component.refusal(ended).startswith("error: a model must load and answer; got ")
+    update_json(copied_inputs["verdict"], model_fingerprint=version.fingerprint)
+    ended = run_component.run(components.check_serving, tmp_path / "root", copied_inputs, **DEPLOYMENT)
+    assert run_component.error_line(ended).startswith("error: a model must load and answer; got ")
 
 
-def test_refuses_answers_that_are_not_the_evaluations(copy, tmp_path):
-    answers = json.loads(copy["verdict"].read_text())["answers"]
+def test_rejects_answers_that_differ_from_the_evaluation(copied_inputs, tmp_path):
+    answers = json.loads(copied_inputs["verdict"].read_text())["answers"]
     answers[0]["probabilities"] = [0.002 + score for score in answers[0]["probabilities"]]
-    change(copy["verdict"], answers=answers)
-    ended = run_component.run(components.check_serving, tmp_path / "root", copy, **WISHES)
-    assert run_component.refusal(ended) == (
+    update_json(copied_inputs["verdict"], answers=answers)
+    ended = run_component.run(components.check_serving, tmp_path / "root", copied_inputs, **DEPLOYMENT)
+    assert run_component.error_line(ended) == (
         "error: a server must answer as the evaluation did, to 0.001; got a difference of 0.002. "
         "Train or export the model again."
     )
 
 
-def test_refuses_the_verdict_of_another_model(copy, tmp_path):
-    change(copy["verdict"], model_fingerprint="0123456789abcdef")
-    ended = run_component.run(components.check_serving, tmp_path / "root", copy, **WISHES)
-    assert "the verdict must be of the model it is used for; got one of 0123456789ab for" in run_component.refusal(ended)
+def test_rejects_the_verdict_of_another_model(copied_inputs, tmp_path):
+    update_json(copied_inputs["verdict"], model_fingerprint="0123456789abcdef")
+    ended = run_component.run(components.check_serving, tmp_path / "root", copied_inputs, **DEPLOYMENT)
+    assert "the verdict must be of the model it is used for; got one of 0123456789ab for" in run_component.error_line(ended)
 
 
-def test_a_model_is_proven_also_where_it_is_to_be_deployed_nowhere(judged, tmp_path):
-    ended = run_component.run(components.check_serving, tmp_path, judged, deploy_to="none", accepted=True)
+def test_serving_is_checked_without_a_deployment_target(serving_check_inputs, tmp_path):
+    ended = run_component.run(components.check_serving, tmp_path, serving_check_inputs, deploy_to="none", accepted=True)
     assert ended.output is False
     assert ended.metadata["proof"]["pictures"] == 2
 
 
 @pytest.mark.parametrize(
-    ("good_enough", "said"), [(False, "the model is not accepted"), (True, "the deployed model is the same")]
+    ("accepted", "reason"), [(False, "the model is not accepted"), (True, "the deployed model is the same")]
 )
-def test_of_what_is_not_to_be_deployed_nothing_is_proven(copy, tmp_path, good_enough, said):
-    change(copy["verdict"], verdict={"accepted": good_enough, "reasons": []})
-    ended = run_component.run(components.check_serving, tmp_path / "root", copy, deploy_to="here", accepted=False)
+def test_serving_is_not_checked_for_a_model_that_will_not_be_deployed(copied_inputs, tmp_path, accepted, reason):
+    update_json(copied_inputs["verdict"], verdict={"accepted": accepted, "reasons": []})
+    ended = run_component.run(components.check_serving, tmp_path / "root", copied_inputs, deploy_to="here", accepted=False)
     assert ended.output is False
-    assert ended.printed == [f"serving is not checked: {said}"]
-    inputs = {name: copy[name] for name in ("model", "verdict")} | {"proof": ended.folder / "proof"}
-    change(copy["verdict"], verdict={"accepted": True, "reasons": []})
-    where = {"deploy_to": str(tmp_path / "repository"), "advanced": {}}
-    refused = run_component.run(components.deploy_model, tmp_path / "deploy", inputs, **where)
-    assert run_component.refusal(refused).startswith("error: the proof must be of the model it is used for; got one of ")
+    assert ended.printed == [f"serving is not checked: {reason}"]
+    inputs = {name: copied_inputs[name] for name in ("model", "verdict")} | {"proof": ended.folder / "proof"}
+    update_json(copied_inputs["verdict"], verdict={"accepted": True, "reasons": []})
+    target = {"deploy_to": str(tmp_path / "repository"), "advanced": {}}
+    refused = run_component.run(components.deploy_model, tmp_path / "deploy", inputs, **target)
+    assert run_component.error_line(refused).startswith("error: the proof must be of the model it is used for; got one of ")

@@ -1,4 +1,4 @@
-"""The stages as files that others load: what each says of itself, and that a pipeline of them runs."""
+"""The component files that others load: their interface, and a pipeline of them."""
 
 import warnings
 from pathlib import Path
@@ -14,39 +14,39 @@ FOLDER = Path(components.__file__).parent
 
 
 def types(contract: dict | None) -> dict[str, str]:
-    """Types by name, of a list not what it holds: that, and the descriptions, KFP does not keep when it loads a file."""
-    return {name: one.type.partition("[")[0] for name, one in (contract or {}).items()}
+    """Returns types by name, without the item types of lists, which KFP drops, with the descriptions, when it loads a file."""
+    return {name: port.type.partition("[")[0] for name, port in (contract or {}).items()}
 
 
 @pytest.mark.parametrize("name", components.__all__)
-def test_a_file_has_the_inputs_and_outputs_of_its_component(name):
+def test_a_yaml_file_has_the_inputs_and_outputs_of_its_component(name):
     loaded, ours = load_component_from_file(str(FOLDER / f"{name}.yaml")), getattr(components, name)
     assert loaded.name == ours.name
     assert " ".join(loaded.description.split()).startswith(" ".join(ours.description.split()))
-    for of_loaded, of_ours in (
+    for loaded_ports, our_ports in (
         (loaded.component_spec.inputs, ours.component_spec.inputs),
         (loaded.component_spec.outputs, ours.component_spec.outputs),
     ):
-        assert types(of_loaded) == types(of_ours)
+        assert types(loaded_ports) == types(our_ports)
 
 
-def test_a_pipeline_of_loaded_stages_runs(tmp_path):
+def test_a_pipeline_of_loaded_components_runs(tmp_path):
     fingerprint, ingest, split = (
         load_component_from_file(str(FOLDER / f"{name}.yaml"))
         for name in ("fingerprint_images", "ingest_images", "split_images")
     )
 
     @dsl.pipeline(name="somebody-elses")
-    def somebody_elses():
+    def third_party_pipeline():
         ratios = {"validation_ratio": 0.2, "test_ratio": 0.1}
         found = fingerprint(images_uri="sample", leave_out_uri="", advanced={})
-        ingested = ingest(**run_component.to_ingest("sample", fingerprint=found.output), **ratios)
+        ingested = ingest(**run_component.ingest_arguments("sample", fingerprint=found.output), **ratios)
         split(images=ingested.outputs["images"], advanced={}, **ratios)
 
-    compiler.Compiler().compile(somebody_elses, str(tmp_path / "somebody_elses.yaml"))
+    compiler.Compiler().compile(third_party_pipeline, str(tmp_path / "somebody_elses.yaml"))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
-        somebody_elses()
+        third_party_pipeline()
     (labels,) = (tmp_path / "root").glob("*/split-images/label_map/labels.txt")
     assert len(labels.read_text().splitlines()) >= 3

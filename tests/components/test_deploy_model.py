@@ -17,35 +17,35 @@ def test_publishes_the_first_version(deployed, trained):
     assert deployed.printed == [f"outcome: flowers deployed as version 1 in {endpoint['repository']}"]
 
 
-def changed(file: Path, beside: Path, **changes: object) -> Path:
-    beside.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    return beside
+def write_changed(file: Path, target: Path, **changes: object) -> Path:
+    target.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return target
 
 
-def refuses(inputs: dict[str, Path], root: Path, deploy_to: Path) -> str:
+def deploy_error(inputs: dict[str, Path], root: Path, deploy_to: Path) -> str:
     ended = run_component.run(components.deploy_model, root, inputs, deploy_to=str(deploy_to), advanced={})
-    return run_component.refusal(ended)
+    return run_component.error_line(ended)
 
 
-def test_refuses_a_model_that_was_not_accepted(deploy_inputs, tmp_path):
-    judgement = {"accepted": False, "reasons": ["accuracy 0.5000 is below min_accuracy 0.9"]}
-    verdict = changed(deploy_inputs["verdict"], tmp_path / "verdict", verdict=judgement)
-    assert refuses(deploy_inputs | {"verdict": verdict}, tmp_path / "root", tmp_path / "repository") == (
+def test_rejects_a_model_that_was_not_accepted(deploy_inputs, tmp_path):
+    document = {"accepted": False, "reasons": ["accuracy 0.5000 is below min_accuracy 0.9"]}
+    verdict = write_changed(deploy_inputs["verdict"], tmp_path / "verdict", verdict=document)
+    assert deploy_error(deploy_inputs | {"verdict": verdict}, tmp_path / "root", tmp_path / "repository") == (
         "error: a model must be accepted to be deployed; got accuracy 0.5000 is below min_accuracy 0.9. "
         "Train a better one, or ask for less."
     )
     assert not (tmp_path / "repository").exists()
 
 
-@pytest.mark.parametrize("judgement", ["verdict", "proof"])
-def test_refuses_the_judgement_of_another_model(deploy_inputs, tmp_path, judgement):
-    other = changed(deploy_inputs[judgement], tmp_path / "other", model_fingerprint="0123456789abcdef")
-    refusal = refuses(deploy_inputs | {judgement: other}, tmp_path / "root", tmp_path / "repository")
-    assert f"the {judgement} must be of the model it is used for" in refusal
+@pytest.mark.parametrize("document", ["verdict", "proof"])
+def test_rejects_the_verdict_and_the_proof_of_another_model(deploy_inputs, tmp_path, document):
+    changed = write_changed(deploy_inputs[document], tmp_path / "other", model_fingerprint="0123456789abcdef")
+    line = deploy_error(deploy_inputs | {document: changed}, tmp_path / "root", tmp_path / "repository")
+    assert f"the {document} must be of the model it is used for" in line
     assert not (tmp_path / "repository").exists()
 
 
-def test_refuses_a_file_for_a_repository(deploy_inputs, tmp_path):
+def test_rejects_a_file_as_repository(deploy_inputs, tmp_path):
     (tmp_path / "file").write_text("no directory")
-    refusal = refuses(deploy_inputs, tmp_path / "root", tmp_path / "file")
-    assert refusal.startswith("error: deploy_to must be none, kserve, or a model repository; got ")
+    line = deploy_error(deploy_inputs, tmp_path / "root", tmp_path / "file")
+    assert line.startswith("error: deploy_to must be none, kserve, or a model repository; got ")

@@ -6,17 +6,17 @@ from kfp_vision import components
 from kfp_vision.records import convert
 from kfp_vision.repository import version
 
-NOTHING_ASKED = {"min_accuracy": 0.0, "test_image_uri": "", "deploy_to": "none", "unchanged": False, "advanced": {}}
+LENIENT = {"min_accuracy": 0.0, "test_image_uri": "", "deploy_to": "none", "unchanged": False, "advanced": {}}
 
 
-def test_measures_on_the_test_split(evaluated):
+def test_computes_metrics_on_the_test_split(evaluated):
     metrics = evaluated.metadata["metrics"]
     assert metrics["images"] == 2
     assert metrics["accuracy"] in (0.0, 0.5, 1.0)
     assert {"macro_precision", "macro_recall", "macro_f1"} < metrics.keys()
 
 
-def test_draws_a_confusion_matrix_and_a_roc_curve(evaluated):
+def test_writes_a_confusion_matrix_and_a_roc_curve(evaluated):
     classification = evaluated.metadata["classification"]
     matrix = classification["confusionMatrix"]
     assert [spec["displayName"] for spec in matrix["annotationSpecs"]] == ["bellcup", "globelet"]
@@ -25,13 +25,13 @@ def test_draws_a_confusion_matrix_and_a_roc_curve(evaluated):
     assert points[0]["falsePositiveRate"] == points[0]["recall"] == 0
     assert points[-1]["falsePositiveRate"] == points[-1]["recall"] == 1
     assert all(0 <= point["confidenceThreshold"] <= 1 for point in points)
-    drawn = json.loads((evaluated.folder / "classification").read_text())
-    assert drawn["labels"] == ["bellcup", "globelet"]
-    assert drawn["confusion_matrix"] == [row["row"] for row in matrix["rows"]]
-    assert drawn["roc"]["true_positive_rate"] == [point["recall"] for point in points]
+    artifact = json.loads((evaluated.folder / "classification").read_text())
+    assert artifact["labels"] == ["bellcup", "globelet"]
+    assert artifact["confusion_matrix"] == [row["row"] for row in matrix["rows"]]
+    assert artifact["roc"]["true_positive_rate"] == [point["recall"] for point in points]
 
 
-def test_decides_and_writes_the_reasons(evaluated):
+def test_writes_the_verdict_with_its_reasons(evaluated):
     figures = json.loads((evaluated.folder / "metrics").read_text())
     accuracy = evaluated.metadata["metrics"]["accuracy"]
     assert figures["accuracy"] == accuracy
@@ -45,23 +45,23 @@ def test_decides_and_writes_the_reasons(evaluated):
 
 
 def test_rejects_a_model_evaluated_on_two_images_and_succeeds(evaluate_inputs, tmp_path):
-    ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **NOTHING_ASKED)
+    ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **LENIENT)
     figures = json.loads((ended.folder / "verdict").read_text())
     assert ended.succeeded and figures["verdict"]["accepted"] is ended.output is False
     assert "hold out more images, with validation_ratio or test_ratio" in figures["verdict"]["reasons"][0]
 
 
 def test_rejects_a_model_below_min_accuracy(evaluate_inputs, tmp_path):
-    nearly = NOTHING_ASKED | {"min_accuracy": 0.999999, "advanced": {"beat_largest_class": False}}
-    ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **nearly)
+    strict = LENIENT | {"min_accuracy": 0.999999, "advanced": {"beat_largest_class": False}}
+    ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **strict)
     figures = json.loads((ended.folder / "metrics").read_text())
     assert ended.succeeded
     assert figures["verdict"]["accepted"] is ended.output is (figures["accuracy"] == 1)
 
 
 def test_an_accepted_but_unchanged_model_is_not_deployed_again(evaluate_inputs, tmp_path):
-    asked = NOTHING_ASKED | {"unchanged": True, "advanced": {"beat_largest_class": False}}
-    ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **asked)
+    unchanged = LENIENT | {"unchanged": True, "advanced": {"beat_largest_class": False}}
+    ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **unchanged)
     assert json.loads((ended.folder / "verdict").read_text())["verdict"]["accepted"] is True
     assert ended.output is False
 
@@ -80,11 +80,11 @@ def test_writes_a_page_and_classifies_the_test_image(evaluated):
 
 
 def test_fails_without_held_out_images(evaluate_inputs, tmp_path):
-    nothing = tmp_path / "nothing"
-    convert.write_shards(nothing, "validation", iter(()), ["bellcup", "globelet"], 100)
-    inputs = evaluate_inputs | {"validation_records": nothing, "test_records": nothing}
-    ended = run_component.run(components.evaluate_classifier, tmp_path, inputs, **NOTHING_ASKED)
-    assert run_component.refusal(ended) == (
+    empty_records = tmp_path / "nothing"
+    convert.write_shards(empty_records, "validation", iter(()), ["bellcup", "globelet"], 100)
+    inputs = evaluate_inputs | {"validation_records": empty_records, "test_records": empty_records}
+    ended = run_component.run(components.evaluate_classifier, tmp_path, inputs, **LENIENT)
+    assert run_component.error_line(ended) == (
         "error: there must be held-out images to evaluate on; got none in nothing. "
         "Raise validation_ratio or test_ratio, or add images."
     )

@@ -1,7 +1,7 @@
-"""Every stage killed in the middle of its work: the run names it, so does whoever is told, and nothing half of it is left.
+"""Every stage killed during its work: the run and the webhook name it, and no partial output remains.
 
-A stage runs behind what the stages before it made, with the exit handler of the pipelines, through what `kfp-vision run` calls.
-The joins stand behind loops: see tests/pipelines/test_killed_runs.py. A trial is a training.
+A stage runs on the outputs of earlier stages, with the exit handler of the pipelines, as `kfp-vision run` runs it. The joins
+follow loops: see tests/pipelines/test_killed_runs.py. train_trial is covered by train_classifier.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from kfp_vision.reports import outcome, run_state
 from kfp_vision.repository import version
 
 PATH = "/hooks/runs"
-TRIES = 5  # where a stage is faster than who would kill it
-# Stage to the moment of its end; the first ones look at fields and lists, and write nothing.
+MAX_ATTEMPTS = 5  # a stage may end before it is killed
+# When to kill each stage; the first ones only check fields and lists, and write nothing.
 MOMENTS: dict[str, sigkill.Moment] = {
     "check_run": sigkill.at_once,
     "check_training": sigkill.at_once,
@@ -61,7 +61,7 @@ MOMENTS: dict[str, sigkill.Moment] = {
     "audit_images": sigkill.there("findings"),
     "deploy_index": lambda process, folder: any(folder.parents[2].glob("repository/index/[0-9]*")),
 }
-AGAIN = {
+RERUN = {
     "ingest_images",
     "split_images",
     "write_tfrecords",
@@ -70,8 +70,8 @@ AGAIN = {
     "fetch_model",
     "fetch_embedder",
     "deploy_index",
-}  # are run again here: it takes no time
-# Stage to the session's fixture of what it makes undisturbed.
+}  # fast enough to be rerun here
+# The fixture with the outputs of an undisturbed run, by stage.
 UNDISTURBED = {
     "ingest_images": "ingested",
     "split_images": "split",
@@ -81,8 +81,8 @@ UNDISTURBED = {
 }
 
 
-# What a stage was at work on for seconds.
-NOT_YET = {
+# The output that a stage writes for seconds, which cannot be complete.
+UNFINISHED = {
     "train_classifier": "model",
     "evaluate_classifier": "report",
     "check_serving": "proof",
@@ -94,36 +94,36 @@ NOT_YET = {
 }
 
 
-def of_json(*names: str) -> Callable[[Path], object]:
+def json_fields(*names: str) -> Callable[[Path], object]:
     return lambda file: {name: json.loads(file.read_text())[name] for name in names}
 
 
-def pictures_of(folder: Path) -> object:
+def read_all_examples(folder: Path) -> object:
     return list(read_examples(folder))
 
 
-# Output to what is read of it: where it is there it is whole, and says the same.
-READ: dict[str, Callable[[Path], object]] = {
+# How to read each output for comparison; an output that exists must be complete and equal.
+READERS: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("images", "refused"), Path.read_bytes),
     "tables": lambda folder: {file.name: file.read_bytes() for file in folder.iterdir()},
-    **dict.fromkeys(("train_records", "validation_records", "test_records"), pictures_of),
-    **dict.fromkeys(("metrics", "verdict"), of_json("model_fingerprint", "verdict")),
+    **dict.fromkeys(("train_records", "validation_records", "test_records"), read_all_examples),
+    **dict.fromkeys(("metrics", "verdict"), json_fields("model_fingerprint", "verdict")),
     "label_map": lambda folder: (folder / "labels.txt").read_bytes(),
     "model": lambda folder: version.exported_version(folder).fingerprint,
-    "endpoint": of_json("kind", "version", "model_name"),
-    "deployed": of_json("repository", "version", "pictures"),
+    "endpoint": json_fields("kind", "version", "model_name"),
+    "deployed": json_fields("repository", "version", "pictures"),
 }
 
 
 @dataclass(frozen=True)
-class Killed:
+class KilledStage:
     """A stage that was killed.
 
     Attributes:
-        root: what was made lies below it.
-        line: what the run ended with.
-        printed: what it printed.
-        kill: how it ended.
+        root: the folder of the run.
+        line: the error line of the run.
+        printed: the lines it printed.
+        kill: the processes that were killed.
     """
 
     root: Path
@@ -133,8 +133,8 @@ class Killed:
 
 
 @pytest.fixture
-def web(monkeypatch) -> Iterator[Web]:
-    """Who is told how a run ended."""
+def webhook(monkeypatch) -> Iterator[Web]:
+    """Starts a web server and sets it as the webhook for the outcome of a run."""
     for name in (*outcome.REPORT_ENVIRONMENT, run_state.CLUSTER_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     with Web({PATH: (200, "ok")}).running() as running:
@@ -142,120 +142,131 @@ def web(monkeypatch) -> Iterator[Web]:
         yield running
 
 
-def given(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[str, Path], dict[str, Any]]:
-    """The artifacts and the other inputs of a stage."""
+def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Returns the input artifacts and the parameters of a stage."""
 
-    def of(fixture: str) -> Any:
+    def fixture_value(fixture: str) -> Any:
         return request.getfixturevalue(fixture)
 
     def model() -> dict[str, Path]:
-        return {"model": of("trained").folder / "model"}
+        return {"model": fixture_value("trained").folder / "model"}
 
-    pictures = {"images_uri": str(of("pictures")), "leave_out_uri": "", "advanced": {}}
-    whole = {"partition": 0, "partitions": 1}
-    decided = pictures | {"recipe": "fields", "skip_unchanged": True, "model_name": "flowers"}
+    data_fields = {"images_uri": str(fixture_value("image_folder")), "leave_out_uri": "", "advanced": {}}
+    single_partition = {"partition": 0, "partitions": 1}
+    decided = data_fields | {"recipe": "fields", "skip_unchanged": True, "model_name": "flowers"}
     lists = {"networks": ["vgg16"], "optimizers": ["sgd"], "batch_sizes": [16], "learning_rates": [0.1]}
     if stage.startswith("check_") and stage != "check_serving":
         form = next(pipeline for pipeline in PIPELINES.values() if stage in run.stage_names(pipeline))
         values, kinds = run.form_defaults(form), run.form_fields(form)
         whole_numbers = {name: int(value) for name, value in values.items() if kinds[name] == "NUMBER_INTEGER"}
-        every = {"partitions": 1} | values | whole_numbers
-        return {}, {name: every[name] for name in getattr(components, stage).component_spec.inputs}
+        all_fields = {"partitions": 1} | values | whole_numbers
+        return {}, {name: all_fields[name] for name in getattr(components, stage).component_spec.inputs}
     if stage == "split_images":
-        return {"images": of("ingested").folder / "images"}, {"advanced": {}, **of("ratios")}
+        return {"images": fixture_value("ingested").folder / "images"}, {"advanced": {}, **fixture_value("ratios")}
     if stage in ("write_tfrecords", "write_partition"):
-        tables = {name: of("split").folder / name for name in ("tables", "label_map")}
-        return tables, {"images_per_shard": 8, "advanced": {}} | (whole if stage == "write_partition" else {})
+        tables = {name: fixture_value("split").folder / name for name in ("tables", "label_map")}
+        return tables, {"images_per_shard": 8, "advanced": {}} | (single_partition if stage == "write_partition" else {})
     if stage == "evaluate_classifier":
-        wishes = {
+        arguments = {
             "min_accuracy": 1e-9,
             "test_image_uri": "",
             "deploy_to": "none",
             "unchanged": False,
             "advanced": {"beat_largest_class": False},
         }
-        return of("evaluate_inputs"), wishes
+        return fixture_value("evaluate_inputs"), arguments
     if stage == "deploy_model":
-        return of("deploy_inputs"), {"deploy_to": str(root / "repository"), "advanced": {}}
+        return fixture_value("deploy_inputs"), {"deploy_to": str(root / "repository"), "advanced": {}}
     if stage == "call_endpoint":
-        return of("held_out") | {"endpoint": of("deployed").folder / "endpoint"}, {"test_image_uri": "", "advanced": {}}
+        return fixture_value("held_out") | {"endpoint": fixture_value("deployed").folder / "endpoint"}, {
+            "test_image_uri": "",
+            "advanced": {},
+        }
     if stage == "index_images":
-        return model() | {"images": of("ingested").folder / "images"}, {"index_uri": "", **whole}
+        return model() | {"images": fixture_value("ingested").folder / "images"}, {"index_uri": "", **single_partition}
     if stage == "predict_images":
-        return model(), {"predict_uri": str(of("pictures")), "all_scores": False, "advanced": {}, **whole}
+        return model(), {
+            "predict_uri": str(fixture_value("image_folder")),
+            "all_scores": False,
+            "advanced": {},
+            **single_partition,
+        }
     if stage == "deploy_index":
         shutil.copytree(model()["model"] / "serving", root / "repository", dirs_exist_ok=True)
-        return {"index": of("index")}, {"deploy_to": str(root / "repository")}
+        return {"index": fixture_value("index")}, {"deploy_to": str(root / "repository")}
     return {
         "fetch_embedder": lambda: ({}, {"model_uri": str(model()["model"]), "network": "inception_v1", "checkpoint_uri": ""}),
-        "list_images": lambda: ({}, {"fingerprint": "any", "images_uri": str(of("pictures")), "partitions": 2}),
-        "search_images": lambda: ({"index": of("index")}, {"queries_uri": str(of("pictures")), "nearest": 3, "label": ""}),
-        "audit_images": lambda: ({"index": of("index")}, of("ratios")),
-        "fingerprint_images": lambda: ({}, pictures),
+        "list_images": lambda: ({}, {"fingerprint": "any", "images_uri": str(fixture_value("image_folder")), "partitions": 2}),
+        "search_images": lambda: (
+            {"index": fixture_value("index")},
+            {"queries_uri": str(fixture_value("image_folder")), "nearest": 3, "label": ""},
+        ),
+        "audit_images": lambda: ({"index": fixture_value("index")}, fixture_value("ratios")),
+        "fingerprint_images": lambda: ({}, data_fields),
         "partition_records": lambda: ({}, {"partitions": 2}),
-        "ingest_images": lambda: ({}, run_component.to_ingest(of("pictures")) | of("ratios")),
-        "train_classifier": lambda: (of("train_inputs"), of("recipe")),
-        "check_serving": lambda: (of("judged"), {"deploy_to": "none", "accepted": True}),
+        "ingest_images": lambda: ({}, run_component.ingest_arguments(fixture_value("image_folder")) | fixture_value("ratios")),
+        "train_classifier": lambda: (fixture_value("train_inputs"), fixture_value("recipe")),
+        "check_serving": lambda: (fixture_value("serving_check_inputs"), {"deploy_to": "none", "accepted": True}),
         "decide_training": lambda: ({}, {**decided, "deploy_to": str(root / "nowhere")}),
         "choose_trials": lambda: ({}, {**lists, "trials": 0, "advanced": {}}),
-        "fetch_records": lambda: ({}, {"records_uri": str(of("written").folder), "advanced": {}}),
+        "fetch_records": lambda: ({}, {"records_uri": str(fixture_value("written").folder), "advanced": {}}),
         "fetch_model": lambda: ({}, {"model_uri": str(model()["model"])}),
     }[stage]()
 
 
-def killed(stage: str, root: Path, artifacts: dict[str, Path], parameters: dict[str, Any]) -> Killed | None:
-    """A run of a stage, ended by the exit handler, in which the stage is killed; nothing where it was faster."""
+def run_and_kill(stage: str, root: Path, artifacts: dict[str, Path], parameters: dict[str, Any]) -> KilledStage | None:
+    """Runs a stage with the exit handler and kills it; returns None if the stage ended first."""
     component = getattr(components, stage)
 
     @dsl.pipeline(name="one-step")
     def one_step_and_its_end():
         with dsl.ExitHandler(outcome_reported(), name="run"):
-            inputs = {name: run_component.imported(component, name, path) for name, path in artifacts.items()}
+            inputs = {name: run_component.import_artifact(component, name, path) for name, path in artifacts.items()}
             component(**inputs, **parameters)
 
-    shown = io.StringIO()
-    with sigkill.killing(root, stage, MOMENTS[stage]) as kill, contextlib.redirect_stdout(shown):
+    stdout = io.StringIO()
+    with sigkill.killing(root, stage, MOMENTS[stage]) as kill, contextlib.redirect_stdout(stdout):
         try:
             run.run(one_step_and_its_end, {}, root)
         except InputError as error:
-            return Killed(root, str(error), shown.getvalue().splitlines(), kill)
-        except AssertionError:  # of the ends of all pipelines it has none
+            return KilledStage(root, str(error), stdout.getvalue().splitlines(), kill)
+        except AssertionError:  # raised for a pipeline without a known final output
             assert not kill.processes
     return None
 
 
 @pytest.mark.parametrize("stage", MOMENTS)
-def test_a_killed_stage_is_named_leaves_nothing_half_written_and_can_be_run_again(stage, web, request, tmp_path, monkeypatch):
-    roots = [tmp_path / str(number) for number in range(TRIES)]
-    tries = (killed(stage, root, *given(stage, root, request)) for root in roots)
-    found = next(filter(None, tries))
-    log = next(found.root.glob("*/run.log"))
+def test_a_killed_stage_is_reported_leaves_no_partial_outputs_and_can_be_rerun(stage, webhook, request, tmp_path, monkeypatch):
+    roots = [tmp_path / str(number) for number in range(MAX_ATTEMPTS)]
+    attempts = (run_and_kill(stage, root, *stage_inputs(stage, root, request)) for root in roots)
+    killed_stage = next(filter(None, attempts))
+    log = next(killed_stage.root.glob("*/run.log"))
     reason = f"{stage} must finish; got a killed process, probably out of memory. "
-    assert found.line == f"error: {reason}Give it more memory, or see {log}."
+    assert killed_stage.line == f"error: {reason}Give it more memory, or see {log}."
 
-    assert f"      the run failed at {stage}" in found.printed
-    assert [line.split("] ")[1] for line in found.printed if line.startswith("[")][-2:] == [stage, "report_outcome"]
-    sent = web.got[-1][2]
-    assert (sent["state"], sent["failed_stages"][0]["name"]) == ("FAILED", stage)
-    assert sent["failed_stages"][0]["error"].startswith(reason)
+    assert f"      the run failed at {stage}" in killed_stage.printed
+    assert [line.split("] ")[1] for line in killed_stage.printed if line.startswith("[")][-2:] == [stage, "report_outcome"]
+    payload = webhook.got[-1][2]
+    assert (payload["state"], payload["failed_stages"][0]["name"]) == ("FAILED", stage)
+    assert payload["failed_stages"][0]["error"].startswith(reason)
 
-    until(lambda: not any(sigkill.lives(process) for process in found.kill.processes))
-    left = {path.name: path for path in found.kill.folder.glob("[!.]*")}
-    artifacts, parameters = given(stage, found.root, request)
-    if stage in AGAIN:
-        again = run_component.run(getattr(components, stage), tmp_path / "again", artifacts, **parameters)
-        assert again.succeeded, again.printed
-        assert_the_same(left, again.folder)
-        assert {path.name for path in again.folder.glob(".*")} == set()
+    until(lambda: not any(sigkill.lives(process) for process in killed_stage.kill.processes))
+    remaining = {path.name: path for path in killed_stage.kill.folder.glob("[!.]*")}
+    artifacts, parameters = stage_inputs(stage, killed_stage.root, request)
+    if stage in RERUN:
+        rerun = run_component.run(getattr(components, stage), tmp_path / "again", artifacts, **parameters)
+        assert rerun.succeeded, rerun.printed
+        assert_same_outputs(remaining, rerun.folder)
+        assert {path.name for path in rerun.folder.glob(".*")} == set()
     if stage in UNDISTURBED:
-        assert_the_same(left, request.getfixturevalue(UNDISTURBED[stage]).folder)
-    if stage in AGAIN & UNDISTURBED.keys():
-        made = {path.name: path for path in again.folder.iterdir()}
-        assert_the_same(made, request.getfixturevalue(UNDISTURBED[stage]).folder)
-    assert NOT_YET.get(stage) not in left
+        assert_same_outputs(remaining, request.getfixturevalue(UNDISTURBED[stage]).folder)
+    if stage in RERUN & UNDISTURBED.keys():
+        rerun_outputs = {path.name: path for path in rerun.folder.iterdir()}
+        assert_same_outputs(rerun_outputs, request.getfixturevalue(UNDISTURBED[stage]).folder)
+    assert UNFINISHED.get(stage) not in remaining
 
 
-def assert_the_same(outputs: dict[str, Path], folder: Path) -> None:
-    """What is there is what was made elsewhere."""
-    for name in outputs.keys() & READ.keys():
-        assert READ[name](outputs[name]) == READ[name](folder / name), name
+def assert_same_outputs(outputs: dict[str, Path], folder: Path) -> None:
+    """Asserts that outputs equal those of the same names in a folder."""
+    for name in outputs.keys() & READERS.keys():
+        assert READERS[name](outputs[name]) == READERS[name](folder / name), name

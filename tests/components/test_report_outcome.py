@@ -10,21 +10,21 @@ from kfp_vision.pipelines.ending import outcome_reported
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("source", "message"),
     [
         ("sample", "the run succeeded"),
         ("/nowhere", "the run failed\n    see the end of the failed stage's log for the reason"),
     ],
 )
-def test_says_how_the_run_ended(place, said, tmp_path):
+def test_reports_how_the_run_ended(source, message, tmp_path):
     @dsl.pipeline(name="ending")
-    def ending():
+    def pipeline_with_exit_handler():
         with dsl.ExitHandler(outcome_reported()):
-            components.fingerprint_images(images_uri=place, leave_out_uri="", advanced={})
+            components.fingerprint_images(images_uri=source, leave_out_uri="", advanced={})
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
-    shown = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(shown), contextlib.suppress(RuntimeError):
+    stdout = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(stdout), contextlib.suppress(RuntimeError):
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
-        ending()
-    assert f"    {said}\n" in shown.getvalue()
+        pipeline_with_exit_handler()
+    assert f"    {message}\n" in stdout.getvalue()

@@ -40,14 +40,14 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def listed(pictures, tmp_path_factory) -> run_component.Ended:
-    values = {"fingerprint": "any", "images_uri": str(pictures), "partitions": 2}
+def listed(image_folder, tmp_path_factory) -> run_component.Result:
+    values = {"fingerprint": "any", "images_uri": str(image_folder), "partitions": 2}
     return run_component.run(components.list_images, tmp_path_factory.mktemp("list"), **values)
 
 
 @pytest.fixture(scope="module")
-def indexed(model, listed, tmp_path_factory) -> run_component.Ended:
-    """The second of two partitions."""
+def indexed(model, listed, tmp_path_factory) -> run_component.Result:
+    """Indexes the second of two partitions."""
     inputs = {"model": model, "images": listed.folder / "images"}
     values = {"index_uri": "", "partition": 1, "partitions": 2}
     return run_component.run(components.index_images, tmp_path_factory.mktemp("part"), inputs, **values)
@@ -55,19 +55,19 @@ def indexed(model, listed, tmp_path_factory) -> run_component.Ended:
 
 @pytest.fixture(scope="module")
 def joined(model, listed, tmp_path_factory) -> Joined:
-    return join(model, listed.folder / "images", tmp_path_factory.mktemp("index"))
+    return build_and_join(model, listed.folder / "images", tmp_path_factory.mktemp("index"))
 
 
-def test_right_values_pass_without_a_word(model, pictures, tmp_path):
+def test_valid_values_pass_without_output(model, image_folder, tmp_path):
     ended = run_component.run(
-        components.check_search, tmp_path, **FIELDS | {"images_uri": str(pictures), "model_uri": str(model)}
+        components.check_search, tmp_path, **FIELDS | {"images_uri": str(image_folder), "model_uri": str(model)}
     )
     assert ended.succeeded
     assert ended.printed == []
 
 
 @pytest.mark.parametrize(
-    ("given", "line"),
+    ("changes", "line"),
     [
         ({"partitions": 0}, "partitions must be a whole number from 1 to 100; got 0. Set it to 4, say."),
         ({"nearest": 0}, "nearest must be a whole number from 1 to 1000; got 0. Set it to 10, say."),
@@ -79,93 +79,93 @@ def test_right_values_pass_without_a_word(model, pictures, tmp_path):
         ({"deploy_to": "{pictures}"}, "deploy_to must hold a model for the index to be deployed beside; got none in "),
     ],
 )
-def test_wrong_values_are_refused(model, pictures, tmp_path, given, line):
-    fields = FIELDS | {"images_uri": str(pictures), "model_uri": str(model)}
-    fields |= {name: str(pictures) if value == "{pictures}" else value for name, value in given.items()}
-    assert run_component.refusal(run_component.run(components.check_search, tmp_path, **fields)).startswith(f"error: {line}")
+def test_rejects_invalid_values(model, image_folder, tmp_path, changes, line):
+    fields = FIELDS | {"images_uri": str(image_folder), "model_uri": str(model)}
+    fields |= {name: str(image_folder) if value == "{pictures}" else value for name, value in changes.items()}
+    assert run_component.error_line(run_component.run(components.check_search, tmp_path, **fields)).startswith(f"error: {line}")
 
 
-def test_takes_a_model_that_was_trained_before(model, tmp_path):
+def test_fetches_a_trained_model(model, tmp_path):
     values = {"model_uri": str(model), "network": "inception_v1", "checkpoint_uri": ""}
     ended = run_component.run(components.fetch_embedder, tmp_path, **values)
     assert ended.metadata["model"]["model_name"] == "flowers"
     assert (ended.folder / "model" / "serving" / "1" / "saved_model.pb").is_file()
 
 
-def test_lists_the_pictures_and_numbers_the_partitions(listed):
+def test_lists_images_and_partition_numbers(listed):
     assert listed.output == [0, 1]
     assert listed.printed == ["20 images to index"]
     assert count_rows(listed.folder / "images") == 20
 
 
-def test_lists_nothing_at_a_place_without_pictures(tmp_path):
+def test_rejects_a_folder_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1}
     ended = run_component.run(components.list_images, tmp_path / "root", **values)
-    assert run_component.refusal(ended).startswith("error: there must be images to index; got no images.")
+    assert run_component.error_line(ended).startswith("error: there must be images to index; got no images.")
 
 
-def test_indexes_its_partition(indexed):
-    assert indexed.metadata["part"] == {}  # KFP hands those of all partitions over in a single argument
+def test_indexes_only_its_partition(indexed):
+    assert indexed.metadata["part"] == {}  # KFP passes the metadata of all partitions in a single argument
     assert "partition 2 of 2: 10 of 20 images" in indexed.printed
 
 
-def test_an_index_before_of_which_there_is_none_is_refused(model, listed, tmp_path):
+def test_rejects_a_missing_earlier_index(model, listed, tmp_path):
     (tmp_path / "before").mkdir()
     values = {"index_uri": str(tmp_path / "before"), "partition": 0, "partitions": 1}
     inputs = {"model": model, "images": listed.folder / "images"}
     ended = run_component.run(components.index_images, tmp_path / "root", inputs, **values)
-    assert run_component.refusal(ended).startswith("error: there must be an index; got none in ")
+    assert run_component.error_line(ended).startswith("error: there must be an index; got none in ")
 
 
-def join(model: Path, images: Path, root: Path, partitions: int = 2, index_uri: str = "") -> Joined:
-    """What join_index makes of so many partitions, in the loop that a pipeline makes of them."""
+def build_and_join(model: Path, images: Path, root: Path, partitions: int = 2, index_uri: str = "") -> Joined:
+    """Indexes images in partitions in the loop of a pipeline, and joins them; returns the outputs of join_index."""
 
     @dsl.pipeline(name="partitions")
     def in_partitions(partitions: int, index_uri: str):
-        model_of = run_component.imported(components.index_images, "model", model)
-        table = run_component.imported(components.index_images, "images", images)
+        model_artifact = run_component.import_artifact(components.index_images, "model", model)
+        table = run_component.import_artifact(components.index_images, "images", images)
         numbers = components.partition_records(partitions=partitions)
         with dsl.ParallelFor(numbers.output) as partition:
-            how = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
-            part = components.index_images(model=model_of, images=table, **how)
-        components.join_index(parts=dsl.Collected(part.outputs["part"]), model=model_of)
+            arguments = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
+            part = components.index_images(model=model_artifact, images=table, **arguments)
+        components.join_index(parts=dsl.Collected(part.outputs["part"]), model=model_artifact)
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(RuntimeError):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.suppress(RuntimeError):
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
         make_sequential(in_partitions)(partitions=partitions, index_uri=index_uri)
-    found = list(root.glob("partitions-*/join-index/executor_output.json"))
-    assert found, shown.getvalue()
-    said = json.loads(found[0].read_text())["artifacts"]["metrics"]["artifacts"][0]["metadata"]
-    return found[0].parent, said
+    outputs = list(root.glob("partitions-*/join-index/executor_output.json"))
+    assert outputs, stdout.getvalue()
+    metrics = json.loads(outputs[0].read_text())["artifacts"]["metrics"]["artifacts"][0]["metadata"]
+    return outputs[0].parent, metrics
 
 
-def test_joins_the_partitions_to_an_index(joined):
+def test_joins_partitions_into_an_index(joined):
     folder, metrics = joined
     assert metrics == {"pictures": 20, "computed": 20, "refused": 0, "recall": 1}
     assert index.Index(folder / "index").about.pictures == 20
     assert (folder / "refused").read_text() == "uri,label,reason\n"
 
 
-def test_takes_what_an_index_from_before_has(joined, model, listed, tmp_path):
+def test_reuses_an_earlier_index(joined, model, listed, tmp_path):
     rows = [row for row in read_table(listed.folder / "images") if row.label == "bellcup"]
     write_table(tmp_path / "fewer", rows)
-    _, metrics = join(model, tmp_path / "fewer", tmp_path / "root", 1, str(joined[0] / "index"))
+    _, metrics = build_and_join(model, tmp_path / "fewer", tmp_path / "root", 1, str(joined[0] / "index"))
     assert metrics == {"pictures": 10, "computed": 0, "refused": 0, "recall": 1}
 
 
-def test_names_the_pictures_that_no_partition_could_use(model, listed, tmp_path):
-    first, *rest = read_table(listed.folder / "images")
-    write_table(tmp_path / "gone", [replace(first, uri=f"{first.uri}.gone", content_id="gone"), *rest])
-    folder, metrics = join(model, tmp_path / "gone", tmp_path / "root")
+def test_lists_the_rejected_images_of_all_partitions(model, listed, tmp_path):
+    first, *others = read_table(listed.folder / "images")
+    write_table(tmp_path / "gone", [replace(first, uri=f"{first.uri}.gone", content_id="gone"), *others])
+    folder, metrics = build_and_join(model, tmp_path / "gone", tmp_path / "root")
     assert (metrics["pictures"], metrics["refused"]) == (19, 1)
-    (reject,) = read_unused(folder / "refused")
-    assert reject == (f"{first.uri}.gone", first.label, "No such file or directory")
+    (rejection,) = read_unused(folder / "refused")
+    assert rejection == (f"{first.uri}.gone", first.label, "No such file or directory")
 
 
-def test_finds_the_nearest_of_each_picture(joined, pictures, tmp_path):
-    values = {"queries_uri": str(pictures / "globelet"), "nearest": 3, "label": ""}
+def test_finds_the_nearest_images_of_each_query(joined, image_folder, tmp_path):
+    values = {"queries_uri": str(image_folder / "globelet"), "nearest": 3, "label": ""}
     ended = run_component.run(components.search_images, tmp_path, {"index": joined[0] / "index"}, **values)
     with (ended.folder / "found").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -177,25 +177,25 @@ def test_finds_the_nearest_of_each_picture(joined, pictures, tmp_path):
     assert page.count("data:image/jpeg") == 10 + 30
 
 
-def test_refuses_an_empty_query_folder(joined, tmp_path):
+def test_rejects_an_empty_query_folder(joined, tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"queries_uri": str(tmp_path / "empty"), "nearest": 3, "label": ""}
     ended = run_component.run(components.search_images, tmp_path / "root", {"index": joined[0] / "index"}, **values)
-    assert run_component.refusal(ended).startswith("error: there must be images to search for; got none at ")
+    assert run_component.error_line(ended).startswith("error: there must be images to search for; got none at ")
 
 
-def test_audits_the_pictures_of_an_index(joined, tmp_path):
+def test_audits_an_index(joined, tmp_path):
     values = {"validation_ratio": 0.2, "test_ratio": 0.0}
     ended = run_component.run(components.audit_images, tmp_path, {"index": joined[0] / "index"}, **values)
     assert ended.metadata["metrics"]["pictures"] == 20
     assert set(ended.metadata["metrics"]) >= {"copies", "copies_across_splits", "copies_across_labels", "suspicious_labels"}
     assert (ended.folder / "findings").read_text().startswith("path,leave_out,finding,label,instead,other,score\n")
     assert "<h2>Map of the embeddings</h2>" in (ended.folder / "page").read_text()
-    assert len(ended.printed) == 2, ended.printed  # how many pairs are compared, and what came of it
+    assert len(ended.printed) == 2, ended.printed  # the number of compared pairs, and the findings
 
 
-def test_refuses_to_audit_a_torn_index(tmp_path):
+def test_rejects_an_audit_without_an_index(tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"validation_ratio": 0.2, "test_ratio": 0.0}
     ended = run_component.run(components.audit_images, tmp_path / "root", {"index": tmp_path / "empty"}, **values)
-    assert run_component.refusal(ended).startswith("error: there must be an index; got none in ")
+    assert run_component.error_line(ended).startswith("error: there must be an index; got none in ")

@@ -7,7 +7,7 @@ from support import run_component
 from kfp_vision import components
 
 
-def test_gives_a_model_that_keras_and_tensorflow_serving_can_load(trained):
+def test_writes_a_model_for_keras_and_tensorflow_serving(trained):
     model = trained.folder / "model"
     assert (model / "serving" / "1" / "saved_model.pb").is_file()
     assert (model / "labels.txt").read_text() == "0:bellcup\n1:globelet\n"
@@ -16,14 +16,14 @@ def test_gives_a_model_that_keras_and_tensorflow_serving_can_load(trained):
     assert loaded.input_shape == (None, 32, 32, 3)
 
 
-def test_writes_the_curves_and_the_events(trained):
+def test_writes_curves_events_and_history(trained):
     assert "<svg" in (trained.folder / "curves").read_text()
     assert any(file.name.startswith("events.out.tfevents") for file in (trained.folder / "events").iterdir())
     history = json.loads((trained.folder / "model" / "training.json").read_text())
     assert [row["step"] for row in history] == [1, 2, 3]
 
 
-def test_says_what_was_reached(trained):
+def test_reports_the_metrics_reached(trained):
     assert trained.metadata["model"] == {"network": "inception_v1", "model_name": "flowers", "framework": "tensorflow"}
     metrics = trained.metadata["metrics"]
     assert metrics["step"] == 3
@@ -33,8 +33,8 @@ def test_says_what_was_reached(trained):
     assert any(line.startswith("step 3/3  loss ") for line in trained.printed)
 
 
-def test_refuses_to_go_on_when_the_loss_is_no_longer_a_number(train_inputs, recipe, tmp_path):
+def test_stops_when_the_loss_is_not_finite(train_inputs, recipe, tmp_path):
     ended = run_component.run(components.train_classifier, tmp_path, train_inputs, **recipe | {"learning_rate": 1e30})
-    line = run_component.refusal(ended)
+    line = run_component.error_line(ended)
     assert line.startswith("error: the loss must be finite; got nan at step ")
     assert line.endswith("Try a learning_rate of 1e+29, or warmup_steps in advanced.")

@@ -15,26 +15,26 @@ from kfp_vision.pipelines import hyperparameter_sweep
 KINDS = kinds(hyperparameter_sweep)
 LISTS = {"networks": ["inception_v1"], "optimizers": ["adam", "sgd"], "batch_sizes": [4], "learning_rates": [0.01]}
 TRIAL = {"number": 1, "network": "inception_v1", "optimizer": "adam", "batch_size": 4, "learning_rate": 0.01}
-OF_A_TRIAL = ("network", "optimizer", "batch_size", "learning_rate", "trained_from")
+TRIAL_FIELDS = ("network", "optimizer", "batch_size", "learning_rate", "trained_from")
 
 
 @pytest.fixture
-def fields(pictures) -> dict[str, object]:
-    """Every field of the form, as for trainings from scratch on the few pictures."""
+def fields(image_folder) -> dict[str, object]:
+    """Returns all fields of the form, for trainings from scratch on the few images."""
     values = form_defaults(hyperparameter_sweep)
-    whole = {name: int(value) for name, value in values.items() if KINDS[name] == "NUMBER_INTEGER"}
-    return values | whole | {"images_uri": str(pictures), "fine_tune": False}
+    integers = {name: int(value) for name, value in values.items() if KINDS[name] == "NUMBER_INTEGER"}
+    return values | integers | {"images_uri": str(image_folder), "fine_tune": False}
 
 
 @pytest.fixture(scope="module")
-def trained(train_inputs, recipe, tmp_path_factory) -> run_component.Ended:
-    given = {name: value for name, value in recipe.items() if name not in OF_A_TRIAL}
+def trained(train_inputs, recipe, tmp_path_factory) -> run_component.Result:
+    fixed = {name: value for name, value in recipe.items() if name not in TRIAL_FIELDS}
     return run_component.run(
-        components.train_trial, tmp_path_factory.mktemp("trial"), train_inputs, trial=json.dumps(TRIAL), **given
+        components.train_trial, tmp_path_factory.mktemp("trial"), train_inputs, trial=json.dumps(TRIAL), **fixed
     )
 
 
-def test_right_values_pass_without_a_word(fields, tmp_path):
+def test_valid_values_pass_without_output(fields, tmp_path):
     ended = run_component.run(components.check_sweep, tmp_path, **fields)
     assert ended.succeeded
     assert ended.printed == []
@@ -43,7 +43,7 @@ def test_right_values_pass_without_a_word(fields, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "line"),
+    ("changes", "line"),
     [
         ({"optimizers": []}, "optimizers must hold one optimizer or several different ones; got []. Write it as JSON, such as"),
         ({"batch_sizes": [8, 8]}, "batch_sizes must hold one batch size or several different ones; got ["),
@@ -57,12 +57,12 @@ def test_right_values_pass_without_a_word(fields, tmp_path):
         ({"validation_ratio": 0.0}, "validation_ratio must be above 0, to choose among the trials; got 0.0."),
     ],
 )
-def test_wrong_values_are_refused(fields, tmp_path, given, line):
-    ended = run_component.run(components.check_sweep, tmp_path, **fields | given)
-    assert run_component.refusal(ended).startswith(f"error: {line}")
+def test_rejects_invalid_values(fields, tmp_path, changes, line):
+    ended = run_component.run(components.check_sweep, tmp_path, **fields | changes)
+    assert run_component.error_line(ended).startswith(f"error: {line}")
 
 
-def test_the_trials_are_what_the_loop_takes(tmp_path):
+def test_choose_trials_returns_the_items_of_the_loop(tmp_path):
     ended = run_component.run(components.choose_trials, tmp_path, **LISTS, trials=0, advanced={})
     assert [json.loads(trial) for trial in ended.output] == [TRIAL, TRIAL | {"number": 2, "optimizer": "sgd"}]
     assert ended.printed == [
@@ -71,7 +71,7 @@ def test_the_trials_are_what_the_loop_takes(tmp_path):
     ]
 
 
-def test_a_trial_is_trained_and_measured(trained):
+def test_trains_and_evaluates_a_trial(trained):
     assert trained.succeeded
     assert {path.name for path in (trained.folder / "model").iterdir()} >= {"trial.json", "classifier.keras", "serving"}
     assert trained.metadata["metrics"].keys() == {"accuracy", "loss"}
@@ -81,12 +81,12 @@ def test_a_trial_is_trained_and_measured(trained):
 
 
 @pytest.mark.filterwarnings("ignore:You may be attemping to run a task that uses custom:RuntimeWarning")
-def test_the_best_trial_is_found(trained, tmp_path):
+def test_selects_the_best_trial(trained, tmp_path):
     @dsl.pipeline(name="one-step")
     def one_trial():
         with dsl.ParallelFor([1]):
-            tried = run_component.imported(components.deploy_model, "model", trained.folder / "model")
-        components.compare_trials(models=dsl.Collected(tried))
+            trial_model = run_component.import_artifact(components.deploy_model, "model", trained.folder / "model")
+        components.compare_trials(models=dsl.Collected(trial_model))
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
     one_trial()

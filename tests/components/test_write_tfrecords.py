@@ -21,27 +21,27 @@ SCHEMA = {
 }
 
 
-def examples(folder: Path) -> list[dict[str, object]]:
+def read_examples(folder: Path) -> list[dict[str, object]]:
     """Reads the records of a folder with TensorFlow."""
     shards = tf.data.TFRecordDataset(sorted(str(file) for file in folder.glob("*.tfrecord")))
     parsed = shards.map(lambda record: tf.io.parse_single_example(record, SCHEMA))
     return list(parsed.as_numpy_iterator())
 
 
-def test_writes_the_original_bytes_in_the_order_of_the_table(pictures, split, written):
+def test_writes_the_original_bytes_in_table_order(image_folder, split, written):
     for part in ("train", "validation", "test"):
         with (split.folder / "tables" / f"{part}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        found = examples(written.folder / f"{part}_records")
-        assert [example["image/filename"].decode() for example in found] == [row["name"] for row in rows]
-        for example in found:
+        parsed_examples = read_examples(written.folder / f"{part}_records")
+        assert [example["image/filename"].decode() for example in parsed_examples] == [row["name"] for row in rows]
+        for example in parsed_examples:
             name = example["image/filename"].decode()
-            assert example["image/encoded"] == (pictures / name).read_bytes()
+            assert example["image/encoded"] == (image_folder / name).read_bytes()
             assert example["image/class/text"].decode() == name.partition("/")[0]
             assert example["image/class/label"] == ["bellcup", "globelet"].index(name.partition("/")[0])
 
 
-def test_says_how_many_it_wrote_and_refused(written):
+def test_reports_written_and_rejected_images(written):
     assert written.metadata["train_records"] == {"pictures": 14, "files": 2}
     assert written.metadata["validation_records"] == {"pictures": 4}
     assert written.metadata["test_records"] == {"pictures": 2}
@@ -51,12 +51,12 @@ def test_says_how_many_it_wrote_and_refused(written):
 
 
 @pytest.fixture(scope="module")
-def with_one_broken(pictures, ratios, tmp_path_factory) -> dict[str, Path]:
-    """Makes the inputs of the stage for the same images, one of them cut off."""
+def inputs_with_a_truncated_image(image_folder, ratios, tmp_path_factory) -> dict[str, Path]:
+    """Makes the inputs of the stage for the same images, one of them truncated."""
     root = tmp_path_factory.mktemp("broken")
-    folder = shutil.copytree(pictures, root / "pictures")
-    (folder / "globelet" / "0002.jpg").write_bytes((pictures / "globelet" / "0002.jpg").read_bytes()[:5000])
-    values = run_component.to_ingest(folder) | ratios
+    folder = shutil.copytree(image_folder, root / "pictures")
+    (folder / "globelet" / "0002.jpg").write_bytes((image_folder / "globelet" / "0002.jpg").read_bytes()[:5000])
+    values = run_component.ingest_arguments(folder) | ratios
     ingested = run_component.run(components.ingest_images, root / "ingest", **values)
     split = run_component.run(
         components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **ratios
@@ -64,17 +64,17 @@ def with_one_broken(pictures, ratios, tmp_path_factory) -> dict[str, Path]:
     return {name: split.folder / name for name in ("tables", "label_map")}
 
 
-def refused(ended: run_component.Ended) -> list[dict[str, str]]:
+def read_rejections(ended: run_component.Result) -> list[dict[str, str]]:
     with (ended.folder / "refused").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
+def test_lists_an_invalid_image_with_its_reason(inputs_with_a_truncated_image, tmp_path):
     limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.05}}
-    ended = run_component.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
+    ended = run_component.run(components.write_tfrecords, tmp_path, inputs_with_a_truncated_image, **limits)
     assert ended.succeeded
-    assert sum(made.get("pictures", 0) for made in ended.metadata.values()) == 19
-    (row,) = refused(ended)
+    assert sum(metadata.get("pictures", 0) for metadata in ended.metadata.values()) == 19
+    (row,) = read_rejections(ended)
     assert row["uri"].endswith("/globelet/0002.jpg")
     assert row["label"] == "globelet"
     assert row["reason"].startswith("image file is truncated")
@@ -83,35 +83,35 @@ def test_leaves_out_a_broken_picture_and_says_why(with_one_broken, tmp_path):
     assert "1 of 20 images" in page
 
 
-def test_shrinks_what_is_larger_than_asked(split, tmp_path):
+def test_resizes_images_larger_than_max_side(split, tmp_path):
     inputs = {name: split.folder / name for name in ("tables", "label_map")}
     limits = {"images_per_shard": 100, "advanced": {"max_side": 100}}
     ended = run_component.run(components.write_tfrecords, tmp_path, inputs, **limits)
-    found = examples(ended.folder / "train_records")
-    assert len(found) == 14
-    for example in found:
+    resized = read_examples(ended.folder / "train_records")
+    assert len(resized) == 14
+    for example in resized:
         assert max(example["image/height"], example["image/width"]) == 100
         assert tf.io.decode_jpeg(example["image/encoded"]).shape == (example["image/height"], example["image/width"], 3)
 
 
-def test_refuses_when_too_many_pictures_are_broken(with_one_broken, tmp_path):
+def test_rejects_too_many_invalid_images(inputs_with_a_truncated_image, tmp_path):
     limits = {"images_per_shard": 100, "advanced": {"max_refused_ratio": 0.01}}
-    ended = run_component.run(components.write_tfrecords, tmp_path, with_one_broken, **limits)
-    line = run_component.refusal(ended, kept=("refused", "summary"))
+    ended = run_component.run(components.write_tfrecords, tmp_path, inputs_with_a_truncated_image, **limits)
+    line = run_component.error_line(ended, kept=("refused", "summary"))
     assert line.startswith("error: at most 1% of the images may be rejected; got 1 of 20. Fix or remove them, ")
     assert "/globelet/0002.jpg: image file is truncated" in line
-    assert len(refused(ended)) == 1
+    assert len(read_rejections(ended)) == 1
     assert not [name for name in ended.left_behind() if name.endswith(".partial")]
 
 
-def test_writes_one_partition_and_leaves_the_judgement_on_refused_pictures_to_the_join(with_one_broken, tmp_path):
-    found = []
+def test_a_partition_does_not_apply_max_refused_ratio(inputs_with_a_truncated_image, tmp_path):
+    results = []
     for number in range(2):
         limits = {"images_per_shard": 4, "partition": number, "partitions": 2, "advanced": {"max_refused_ratio": 0.0}}
-        ended = run_component.run(components.write_partition, tmp_path / str(number), with_one_broken, **limits)
+        ended = run_component.run(components.write_partition, tmp_path / str(number), inputs_with_a_truncated_image, **limits)
         assert ended.succeeded
         assert f"partition {number + 1} of 2" in ended.printed
         assert ended.metadata["part"] == {}  # KFP passes the metadata of all partitions in a single argument
         part = ended.folder / "part"
-        found.append((read_records_info(part / "train").images, len(table.read_unused(part / "refused"))))
-    assert sorted(sum(column) for column in zip(*found, strict=True)) == [1, 13]
+        results.append((read_records_info(part / "train").images, len(table.read_unused(part / "refused"))))
+    assert sorted(sum(column) for column in zip(*results, strict=True)) == [1, 13]

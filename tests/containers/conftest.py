@@ -1,4 +1,4 @@
-"""The images built from this tree, an engine that answers to the command line of the tests, and a store beside the stages."""
+"""Fixtures for tests in containers: the engine, the images built from this tree, a registry, and an S3 store."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ from support.skip import leave_out
 from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
-REGISTRY = "localhost/kfp-vision-tests"  # where the images lie that are built for the tests alone
+REGISTRY = "localhost/kfp-vision-tests"  # of the images that are built only for tests
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,35 @@ class Engine:
 
     Attributes:
         program: podman or docker.
-        environment: of commands that are to find it.
+        environment: for commands that use the engine.
     """
 
     program: str
     environment: dict[str, str]
 
-    def tell(self, *arguments: str) -> str:
-        """What the engine's own command says."""
-        done = subprocess.run([self.program, *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{self.program} {shlex.join(arguments)}\n{done.stdout[-5000:]}{done.stderr[-5000:]}"
-        return done.stdout
+    def run(self, *arguments: str) -> str:
+        """Runs a command of the engine; returns its output."""
+        process = subprocess.run([self.program, *arguments], capture_output=True, text=True, check=False)
+        assert process.returncode == 0, (
+            f"{self.program} {shlex.join(arguments)}\n{process.stdout[-5000:]}{process.stderr[-5000:]}"
+        )
+        return process.stdout
 
-    def make(self, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """`make` of something about the images, as a person calls it."""
-        given = {"BUILDER": self.program} | variables
-        command = ["make", "--no-print-directory", target, *(f"{name}={value}" for name, value in given.items())]
+    def make_target(self, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Runs `make` with a target and variables, as a user does."""
+        values = {"BUILDER": self.program} | variables
+        command = ["make", "--no-print-directory", target, *(f"{name}={value}" for name, value in values.items())]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     def build(self, target: str, **variables: str) -> None:
-        """`make` of an image that must succeed."""
-        done = self.make(target, **variables)
-        assert done.returncode == 0, f"{done.stdout[-5000:]}{done.stderr[-5000:]}"
+        """Builds an image with `make`, which must succeed."""
+        process = self.make_target(target, **variables)
+        assert process.returncode == 0, f"{process.stdout[-5000:]}{process.stderr[-5000:]}"
 
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory) -> Iterator[Engine]:
-    """podman with a service of its own, else docker as it is set up; BUILDER may say which."""
+    """Starts podman with its own service, or uses docker; BUILDER may select one."""
     program = container_engines.answering([os.environ["BUILDER"]] if "BUILDER" in os.environ else ["podman", "docker"])
     if not program.endswith("podman"):
         yield Engine(program, dict(os.environ))
@@ -60,7 +62,7 @@ def engine(tmp_path_factory) -> Iterator[Engine]:
     try:
         until(lambda: socket.exists() or service.poll() is not None)
         assert service.poll() is None, "podman's service has ended"
-        socket.chmod(0o666)  # one test calls as somebody else
+        socket.chmod(0o666)  # one test runs as another user
         yield Engine(program, os.environ | {"DOCKER_HOST": f"unix://{socket}"})
     finally:
         service.terminate()
@@ -69,7 +71,7 @@ def engine(tmp_path_factory) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def image(engine) -> str:
-    """The name of the CPU image."""
+    """Builds the CPU image; returns its name."""
     if not os.environ.get("KFP_VISION_BASE"):
         leave_out("KFP_VISION_BASE names no base image with Python 3.11")
     engine.build("image-cpu")
@@ -78,26 +80,26 @@ def image(engine) -> str:
 
 @pytest.fixture(scope="session")
 def registry(engine, image) -> Iterator[str]:
-    """A registry of both images; the one for GPUs is built without CUDA's packages, which are five gigabytes."""
+    """Tags both images in a registry; the GPU image is built without the CUDA packages, which take five gigabytes."""
     engine.build("image-gpu", LOCK="images/cpu/requirements.lock", REGISTRY=REGISTRY)
-    engine.tell("tag", image, f"{REGISTRY}/{image}")
+    engine.run("tag", image, f"{REGISTRY}/{image}")
     yield REGISTRY
-    engine.tell("rmi", f"{REGISTRY}/{image}", f"{REGISTRY}/{GPU_IMAGE}")
+    engine.run("rmi", f"{REGISTRY}/{image}", f"{REGISTRY}/{GPU_IMAGE}")
 
 
 @dataclass
 class Store(Server):
-    """An S3 server, alone in a container without a network, and the same for this machine at the same address.
+    """An S3 server in a container without a network, and another one for this machine with the same data and address.
 
     Attributes:
-        container: the server's; whoever is in its network has nothing but the server.
+        container: that of the server; containers that join its network reach only the server.
     """
 
     container: str
 
     @property
     def environment(self) -> dict[str, str]:
-        """What leads to it."""
+        """Returns the environment variables for clients of the store."""
         key = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
         return key | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
 
@@ -110,11 +112,11 @@ def store(engine, image, tmp_path_factory) -> Iterator[Store]:
     serve = ["serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "1ms"]
     process = started([rclone, *serve, str(buckets)], port, root / "log")
     mounts = ["--volume", f"{rclone}:/rclone:ro", "--volume", f"{buckets}:/buckets:ro"]
-    alone = ["--network=none", "--no-healthcheck", "--user=0", *mounts]
-    container = engine.tell("run", "--detach", *alone, image, "/rclone", *serve, "/buckets").strip()
+    isolation = ["--network=none", "--no-healthcheck", "--user=0", *mounts]
+    container = engine.run("run", "--detach", *isolation, image, "/rclone", *serve, "/buckets").strip()
     try:
         yield Store(port, buckets, container)
     finally:
-        engine.tell("rm", "--force", container)
+        engine.run("rm", "--force", container)
         process.terminate()
         process.wait()

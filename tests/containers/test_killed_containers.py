@@ -1,4 +1,4 @@
-"""A stage's container that is killed, and one whose process the system kills for the memory that it takes."""
+"""Killed containers: the container of a stage, and its process as in an out-of-memory kill."""
 
 import json
 import subprocess
@@ -19,8 +19,8 @@ FORM = {
     "advanced": '{"depth_multiplier": 0.1}',
 }
 SECONDS = 300
-# What the kernel does where a control group has no memory left: the process ends, and what has started it goes on.
-AS_THE_KERNEL_DOES = """
+# Simulates the kernel when a control group is out of memory: it kills the process but not its parent.
+KILL_STAGE_PROCESS = """
 import os, pathlib, signal, time
 
 def words(process):
@@ -39,19 +39,19 @@ for process in found:
 KILLED = {"the container": ["kill"], "its process": ["exec"]}
 
 
-def container_of(engine, stage: str, output: Path) -> str:
-    """The container in which a stage of a run works that writes below a folder; empty where there is none."""
-    for identifier in engine.tell("ps", "-q", "--no-trunc").split():
-        done = subprocess.run([engine.program, "inspect", identifier], capture_output=True, text=True, check=False)
-        for about in json.loads(done.stdout) if done.returncode == 0 else []:
-            shared = [mount["Destination"] for mount in about["Mounts"]]
-            if about["Args"][-1:] == [stage] and any(place.startswith(str(output)) for place in shared):
+def find_container(engine, stage: str, output: Path) -> str:
+    """Returns the ID of the container of a stage with a mount below a folder; empty if there is none."""
+    for identifier in engine.run("ps", "-q", "--no-trunc").split():
+        process = subprocess.run([engine.program, "inspect", identifier], capture_output=True, text=True, check=False)
+        for info in json.loads(process.stdout) if process.returncode == 0 else []:
+            shared = [mount["Destination"] for mount in info["Mounts"]]
+            if info["Args"][-1:] == [stage] and any(path.startswith(str(output)) for path in shared):
                 return identifier
     return ""
 
 
-@pytest.mark.parametrize("what", KILLED)
-def test_the_stage_that_was_killed_is_named_with_what_may_have_been_the_reason(engine, image, tmp_path, what):
+@pytest.mark.parametrize("victim", KILLED)
+def test_a_killed_stage_is_reported_with_the_likely_reason(engine, image, tmp_path, victim):
     output = tmp_path / "runs"
     form = FORM | {"images_uri": sample_images.pictures(tmp_path / "pictures")}
     fields = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
@@ -59,16 +59,18 @@ def test_the_stage_that_was_killed_is_named_with_what_may_have_been_the_reason(e
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with ended(subprocess.Popen(command, env=engine.environment, text=True, **pipes)) as run:
         deadline = time.monotonic() + SECONDS
-        while run.poll() is None and not (found := container_of(engine, STAGE, output)):
+        while run.poll() is None and not (container := find_container(engine, STAGE, output)):
             assert time.monotonic() < deadline
-        how = [*KILLED[what], found] + (["python3", "-c", AS_THE_KERNEL_DOES] if what == "its process" else [])
-        engine.tell(*how)
+        command_to_kill = [*KILLED[victim], container] + (
+            ["python3", "-c", KILL_STAGE_PROCESS] if victim == "its process" else []
+        )
+        engine.run(*command_to_kill)
         printed, error = run.communicate(timeout=SECONDS)
     assert run.returncode == 1
-    said = f"{STAGE} must have enough memory; got exit code 137 of a killed container. "
-    assert error == f"error: {said}Give the container engine more.\n"
+    reason = f"{STAGE} must have enough memory; got exit code 137 of a killed container. "
+    assert error == f"error: {reason}Give the container engine more.\n"
     stages = [line.split()[1] for line in printed.splitlines() if line.startswith("[")]
     assert stages[-2:] == [STAGE, "report_outcome"]
-    assert f"      the run failed at {STAGE}\n      {STAGE}: {said}Give the container engine more.\n" in printed
+    assert f"      the run failed at {STAGE}\n      {STAGE}: {reason}Give the container engine more.\n" in printed
     assert not list(output.glob("*/*/train-classifier/model"))
-    assert not container_of(engine, STAGE, output)
+    assert not find_container(engine, STAGE, output)

@@ -219,11 +219,11 @@ def test_skip_unchanged_ends_a_second_run_before_any_stage(run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def moved(run, tmp_path_factory) -> dict[str, run_component.Ended]:
+def moved(run, tmp_path_factory) -> dict[str, run_component.Result]:
     """Runs the first stages on a copy of the images in another folder, and returns their results by stage."""
     root = tmp_path_factory.mktemp("elsewhere")
     copy = shutil.copytree(run.images, root / "a" / "deeper place")
-    values = run_component.to_ingest(copy, fingerprint="another") | RATIOS
+    values = run_component.ingest_arguments(copy, fingerprint="another") | RATIOS
     ingested = run_component.run(components.ingest_images, root / "ingest", **values)
     split = run_component.run(
         components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS

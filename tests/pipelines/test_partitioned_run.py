@@ -56,7 +56,7 @@ def run(tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def unpartitioned(run, tmp_path_factory) -> run_component.Ended:
+def unpartitioned(run, tmp_path_factory) -> run_component.Result:
     """Writes the same tables in one stage."""
     tables = {name: run.artifacts / "split-images" / name for name in ("tables", "label_map")}
     limits = {"images_per_shard": PER_SHARD, "advanced": ADVANCED}

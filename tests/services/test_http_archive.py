@@ -66,12 +66,12 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def stages(site, tmp_path_factory) -> dict[str, run_component.Ended]:
+def stages(site, tmp_path_factory) -> dict[str, run_component.Result]:
     """Runs the stages from the address to the records, with a separate folder for downloads."""
     root, address = tmp_path_factory.mktemp("stages"), f"{site.address}/photos.tgz"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
-        values = run_component.to_ingest(address) | RATIOS
+        values = run_component.ingest_arguments(address) | RATIOS
         ingested = run_component.run(components.ingest_images, root / "ingest", **values)
         split = run_component.run(
             components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS
@@ -123,6 +123,6 @@ def test_rejects_an_address_without_a_file(site, tmp_path):
     ended = run_component.run(
         components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz", leave_out_uri="", advanced={}
     )
-    assert run_component.refusal(ended) == (
+    assert run_component.error_line(ended) == (
         f"error: an address must name something that exists; got HTTP 404 at {site.address}/other.tgz. Check the spelling."
     )

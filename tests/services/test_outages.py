@@ -448,7 +448,7 @@ def test_an_outage_of_three_minutes_delays_stages_and_changes_nothing(
     """
     inputs = set_up(stoppable_place, model_and_indexes, tmp_path)
     monkeypatch.delenv(base.WAIT_VARIABLE)
-    values = run_component.to_ingest(inputs.images) | RATIOS
+    values = run_component.ingest_arguments(inputs.images) | RATIOS
     expected = run_component.run(components.ingest_images, tmp_path / "whole", **values)
     command = [sys.executable, "-c", PUBLISH, str(inputs.version.folder), f"{inputs.target}/repository"]
     environment = os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{stoppable_place.port}"}

@@ -242,14 +242,14 @@ def test_keys_appear_in_no_log_artifact_or_message(s3, tmp_path):
     folder = sample_images.pictures(tmp_path / "photos", each=10)
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', read_tree(folder))}"
     ratios = {"validation_ratio": 0.2, "test_ratio": 0.0}
-    values = run_component.to_ingest(uri) | ratios
+    values = run_component.ingest_arguments(uri) | ratios
     ingested = run_component.run(components.ingest_images, tmp_path / "ingest", **values)
     assert ingested.succeeded
     with (ingested.folder / "images").open(newline="") as file:
         assert all(row["uri"].startswith(f"{uri}/") for row in csv.DictReader(file))
     nowhere = {"images_uri": f"{uri}-nowhere/photos", "leave_out_uri": "", "advanced": {}}
     rejected = run_component.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
-    assert "must name something that exists" in run_component.refusal(rejected)
+    assert "must name something that exists" in run_component.error_line(rejected)
     files = [*(tmp_path / "ingest").rglob("*"), *(tmp_path / "refused").rglob("*")]
     contents = [path.read_bytes() for path in files if path.is_file()]
     contents += ["\n".join([*ingested.printed, *rejected.printed]).encode()]

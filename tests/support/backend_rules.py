@@ -1,7 +1,7 @@
-"""What the backend of Kubeflow Pipelines 2.17.0 asks of a compiled pipeline, one function a rule; `kfp.local` asks none of it.
+"""Rules of the backend of Kubeflow Pipelines 2.17.0 for compiled pipelines, one function each; `kfp.local` checks none of them.
 
-Each takes a pipeline and gives a line for each fault. The files named are those of kubeflow/pipelines at the tag 2.17.0; what a
-rule calls seen was seen on a cluster with Kubeflow Pipelines 2.17.0 and Argo Workflows 4.0.5.
+Each takes a pipeline and returns a line for each fault. Files are those of kubeflow/pipelines at the tag 2.17.0. "Seen" marks
+what was observed on a cluster with Kubeflow Pipelines 2.17.0 and Argo Workflows 4.0.5.
 """
 
 import ast
@@ -34,9 +34,9 @@ from support.kfp_driver import (
 
 from kfp_vision.preflight import rules
 
-# The most turns that a loop makes, by the field that says how many.
+# The maximum number of iterations of a loop, by the field that sets it.
 MOST = {"partitions": rules.MAX_PARTITIONS, "trials": rules.MAX_TRIALS}
-ROOM = 0.9  # of the longest argument: what is left is for a longer root, and for what a store's settings add
+ROOM = 0.9  # of the longest argument; the rest is for a longer root and the settings of a store
 LONG_ROOT = "s3://" + "r" * 195
 LIFETIMES = ("resourceTtlOnCompletion", "resourceTtlOnSuccess", "resourceTtlOnFailure")
 HOUR = 3600
@@ -46,11 +46,11 @@ FIELD_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]{0,127}")
 LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 LABEL_KEY = re.compile(r"([a-z0-9][-a-z0-9.]{0,251}[a-z0-9]/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-# Kubernetes, apimachinery/pkg/api/resource/quantity.go: the grammar above Quantity. parse_quantity takes more, "32 G" say.
+# Kubernetes, apimachinery/pkg/api/resource/quantity.go: the grammar above Quantity. parse_quantity accepts more, like "32 G".
 QUANTITY = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
 TMP = "/tmp"
-ON_GPU = "-gpu"  # in the name of an image
-# The stages, by the functions that they run, whose answer of another day is none of today, and why.
+ON_GPU = "-gpu"  # in the name of a container image
+# Stages, by the names of their functions, that must not reuse an earlier result, and why.
 OUTSIDE = {
     "check_*": "says whether fields, stores and model will do: what would do then may be gone",
     "decide_training": "lists the images and what is deployed: the cache of the stages behind it hangs on its answer",
@@ -67,7 +67,7 @@ DEPLOYS = "deploy_*"
 
 
 def values_have_the_type_of_each_input(pipeline: Pipeline) -> list[str]:
-    """A value of another type than an input's ends the run, at each group that it comes through; a text takes anything.
+    """A value must have the type of its input, at each group that it passes; text accepts any value. Otherwise the run ends.
 
     backend/src/v2/driver/resolve.go, resolveInputs: handleParamTypeValidationAndConversion and ValidateLiteralParameter.
     Seen: "input parameter trial type mismatch: expect STRUCT, got string".
@@ -84,11 +84,11 @@ def values_have_the_type_of_each_input(pipeline: Pipeline) -> list[str]:
 
 
 def an_item_of_a_list_is_no_dictionary(pipeline: Pipeline) -> list[str]:
-    """A dictionary or a list out of a list that a stage or a field gives comes as text: take its parts, or a text, or a number.
+    """A loop over a list from a stage or a field turns items that are dictionaries or lists into text: use their parts instead.
 
     The compiler declares the item of a plain `list` as STRING (kfp/dsl/for_loop.py, LoopParameterArgument), and the driver
-    makes it one. Seen: numbers and texts arrive as they are, a dictionary as text, its parts by `item.key` typed; dictionaries
-    that stand in the pipeline itself arrive as such.
+    converts it. Seen: numbers and texts arrive unchanged, a dictionary as text, its parts by `item.key` with their types;
+    dictionaries that are constants of the pipeline arrive unchanged.
     """
     faults = []
     for stage in pipeline.stages.values():
@@ -103,15 +103,15 @@ def an_item_of_a_list_is_no_dictionary(pipeline: Pipeline) -> list[str]:
 
 
 def what_a_pod_asks_for_is_a_text(pipeline: Pipeline) -> list[str]:
-    """Image, cores, memory and accelerators that an input names must be texts: a number has no text, and is left out.
+    """Image, CPU, memory and accelerators given by an input must be text: other types are ignored.
 
-    backend/src/v2/driver/resolve.go, resolvePodSpecInputRuntimeParameter: GetStringValue() of what the stage itself is given;
-    driver.go, initPodSpecPatch: an accelerator without a type or a count is passed over. Seen: gpu_count=1 as a number, and the
-    pod asked for none; as a text, and it did.
+    backend/src/v2/driver/resolve.go, resolvePodSpecInputRuntimeParameter: GetStringValue() of the stage's own input;
+    driver.go, initPodSpecPatch: an accelerator without a type or a count is skipped. Seen: with gpu_count=1 as a
+    number the pod requested no GPU; as text it did.
     """
     faults = []
     for stage in pipeline.stages.values():
-        for entry, text in _asked(pipeline.container(stage)):
+        for entry, text in _resolved_texts(pipeline.container(stage)):
             found = PLACEHOLDER.search(text)
             if not found:
                 continue
@@ -125,8 +125,8 @@ def what_a_pod_asks_for_is_a_text(pipeline: Pipeline) -> list[str]:
     return faults
 
 
-def _asked(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What initPodSpecPatch resolves, of a container: name and text."""
+def _resolved_texts(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields name and text of everything that initPodSpecPatch resolves for a container."""
     resources = container.get("resources", {})
     yield "image", container.get("image", "")
     yield from ((name, text) for name, text in resources.items() if name.startswith("resource"))
@@ -135,42 +135,48 @@ def _asked(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def what_kubernetes_is_asked_for_has_the_right_shape(pipeline: Pipeline) -> list[str]:
-    """A node selector is a dictionary, tolerations are one or a list of them, a secret's name is a text that is not empty.
+    """A node selector must be a dictionary, tolerations one or a list of them, a secret's name a text that is not empty.
 
-    backend/src/v2/driver/k8s.go, extendPodSpecPatch: each is looked up among what the stage's group is given;
+    backend/src/v2/driver/k8s.go, extendPodSpecPatch: each is looked up among the inputs of the stage's group;
     resolveK8sJsonParameter and resolveInputParameterStr of resolve.go.
     """
     faults = []
     for stage in pipeline.stages.values():
-        asked = pipeline.on_kubernetes(stage)
-        wanted = [("nodeSelector", one, ("struct",)) for one in _specified(asked.get("nodeSelector"), "nodeSelectorJson")]
-        wanted += [("tolerations", one, ("struct", "list")) for one in _specified(asked.get("tolerations"), "tolerationJson")]
-        wanted += [("nodeAffinity", one, ("struct",)) for one in _specified(asked.get("nodeAffinity"), "nodeAffinityJson")]
+        settings = pipeline.on_kubernetes(stage)
+        checked = [
+            ("nodeSelector", source, ("struct",)) for source in _specified(settings.get("nodeSelector"), "nodeSelectorJson")
+        ]
+        checked += [
+            ("tolerations", source, ("struct", "list")) for source in _specified(settings.get("tolerations"), "tolerationJson")
+        ]
+        checked += [
+            ("nodeAffinity", source, ("struct",)) for source in _specified(settings.get("nodeAffinity"), "nodeAffinityJson")
+        ]
         for entry in ("secretAsEnv", "secretAsVolume", "imagePullSecret"):
-            wanted += [(entry, one, ("string",)) for one in _specified(asked.get(entry), "secretNameParameter")]
+            checked += [(entry, source, ("string",)) for source in _specified(settings.get(entry), "secretNameParameter")]
         for entry in ("configMapAsEnv", "configMapAsVolume"):
-            wanted += [(entry, one, ("string",)) for one in _specified(asked.get(entry), "configMapNameParameter")]
-        for entry, one, kinds in wanted:
+            checked += [(entry, source, ("string",)) for source in _specified(settings.get(entry), "configMapNameParameter")]
+        for entry, source, kinds in checked:
             known = len(pipeline.faults)
-            value = pipeline.value(one, stage.within, stage) if stage.within else None
+            value = pipeline.value(source, stage.within, stage) if stage.within else None
             faults += [f"{fault} ({entry})" for fault in pipeline.faults[known:]]
             del pipeline.faults[known:]
             if value and value.kind not in kinds:
-                right = " or a ".join(kinds)
-                faults.append(f"{stage.where}: {entry} is a {value.kind} ({value.origin}), and must be a {right}")
+                expected = " or a ".join(kinds)
+                faults.append(f"{stage.where}: {entry} is a {value.kind} ({value.origin}), and must be a {expected}")
             if value and kinds == ("string",) and value.origin.name == '""':
                 faults.append(f"{stage.where}: {entry} names an empty text")
     return faults
 
 
-def _specified(asked: Any, name: str) -> list[dict[str, Any]]:
-    """The parts of an entry that a parameter gives; the entry is one, or a list."""
-    ones = asked if isinstance(asked, list) else [asked or {}]
-    return [one[name] for one in ones if name in one]
+def _specified(settings: Any, name: str) -> list[dict[str, Any]]:
+    """Returns the values of an entry that come from a parameter; the entry is a dictionary or a list of them."""
+    sources = settings if isinstance(settings, list) else [settings or {}]
+    return [source[name] for source in sources if name in source]
 
 
 def each_task_waits_for_tasks_beside_it(pipeline: Pipeline) -> list[str]:
-    """What a task waits for, and what a group's outputs come from, are tasks of the same group; and none waits for itself.
+    """The dependencies of a task, and the sources of the outputs of a group, must be tasks of the same group, without cycles.
 
     backend/src/v2/compiler/argocompiler/dag.go, addImplicitDependencies: "unknown producer task"; Argo Workflows,
     workflow/validate/validate.go, validateDAG: "dependency not defined", and verifyNoCycles: "dependency cycle detected".
@@ -192,81 +198,85 @@ def each_task_waits_for_tasks_beside_it(pipeline: Pipeline) -> list[str]:
 
 def _asked_for_its_status(task: Mapping[str, Any]) -> set[str]:
     given = task.get("inputs", {}).get("parameters", {}).values()
-    return {one["taskFinalStatus"]["producerTask"] for one in given if "taskFinalStatus" in one}
+    return {source["taskFinalStatus"]["producerTask"] for source in given if "taskFinalStatus" in source}
 
 
 def _subtasks(group: Task) -> Iterator[tuple[str, str]]:
-    """Each output of a group, and a task in it that gives it."""
+    """Yields each output of a group with a task in the group that provides it."""
     outputs = group.component["dag"].get("outputs", {})
     for name, how in outputs.get("parameters", {}).items():
-        ones = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
-        yield from ((name, one["producerSubtask"]) for one in ones)
+        sources = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
+        yield from ((name, source["producerSubtask"]) for source in sources)
     for name, how in outputs.get("artifacts", {}).items():
-        yield from ((name, one["producerSubtask"]) for one in how["artifactSelectors"])
+        yield from ((name, source["producerSubtask"]) for source in how["artifactSelectors"])
 
 
 def artifacts_have_the_type_of_each_input(pipeline: Pipeline) -> list[str]:
-    """An input takes an artifact of its own type, where neither is a system.Artifact; a list where it is one; and something.
+    """An artifact must have the type of its input, except system.Artifact; lists must go to lists; none may be missing.
 
-    sdk/python/kfp/dsl/types/type_utils.py, check_artifact_type_compatibility, asks for it where a pipeline is written. The
-    driver, resolveInputArtifact of resolve.go, hands on whatever it finds: a stage then fails by what it reads.
+    sdk/python/kfp/dsl/types/type_utils.py, check_artifact_type_compatibility, checks this at compile time. The driver,
+    resolveInputArtifact of resolve.go, passes on any artifact: a stage then fails when it reads it.
     """
     faults = []
     for task in _everything(pipeline):
         for name, declared in task.component.get("inputDefinitions", {}).get("artifacts", {}).items():
             given = task.artifacts.get(name)
             if given:
-                faults += [f"{task.where}: {fault}" for fault in _mistaken(pipeline, name, declared, given)]
+                faults += [f"{task.where}: {fault}" for fault in _artifact_fault(pipeline, name, declared, given)]
             elif name not in task.spec.get("inputs", {}).get("artifacts", {}) and not declared.get("isOptional"):
                 faults.append(f"{task.where}: nothing is given as {name}")
-    return faults + _passed_off(pipeline)
+    return faults + _group_artifact_faults(pipeline)
 
 
-def _mistaken(pipeline: Pipeline, name: str, declared: Mapping[str, Any], given: Artifact) -> Iterator[str]:
-    """What an input or output that is declared so has to say against an artifact."""
+def _artifact_fault(pipeline: Pipeline, name: str, declared: Mapping[str, Any], given: Artifact) -> Iterator[str]:
+    """Returns what is wrong with the artifact for an input or output."""
     made = pipeline.stages[given.stage].component["outputDefinitions"]["artifacts"][given.name]
     source = f"{given.name} of {'/'.join(given.stage)}"
-    wanted, found = declared["artifactType"]["schemaTitle"], made["artifactType"]["schemaTitle"]
-    if "system.Artifact" not in (wanted, found) and wanted != found:
-        yield f"{name} is a {wanted}, and {source} a {found}"
+    expected, found = declared["artifactType"]["schemaTitle"], made["artifactType"]["schemaTitle"]
+    if "system.Artifact" not in (expected, found) and expected != found:
+        yield f"{name} is a {expected}, and {source} a {found}"
     if bool(declared.get("isArtifactList")) != bool(given.loops):
-        yield f"{name} is {_many(declared.get('isArtifactList'))}, and {source} {_many(given.loops)}"
+        yield f"{name} is {_is_list_artifact(declared.get('isArtifactList'))}, and {source} {_is_list_artifact(given.loops)}"
 
 
-def _many(listed: Any) -> str:
+def _is_list_artifact(listed: Any) -> str:
     return "a list" if listed else "one artifact"
 
 
-def _passed_off(pipeline: Pipeline) -> list[str]:
-    """What is wrong with the artifacts that groups give."""
+def _group_artifact_faults(pipeline: Pipeline) -> list[str]:
+    """Returns the faults of the artifacts that groups pass on."""
     faults = []
     for group in pipeline.groups.values():
         for name, declared in group.component.get("outputDefinitions", {}).get("artifacts", {}).items():
             if group.within is None:
                 continue
-            asked = {"taskOutputArtifact": {"producerTask": group.path[-1], "outputArtifactKey": name}}
+            reference = {"taskOutputArtifact": {"producerTask": group.path[-1], "outputArtifactKey": name}}
             known = len(pipeline.faults)
-            given = pipeline.artifact(asked, group.within, group)
+            given = pipeline.artifact(reference, group.within, group)
             del pipeline.faults[known:]
             if given:
-                faults += [f"{group.where}: {fault}" for fault in _mistaken(pipeline, name, declared, given)]
+                faults += [f"{group.where}: {fault}" for fault in _artifact_fault(pipeline, name, declared, given)]
     return faults
 
 
 def what_a_pod_asks_for_is_a_quantity(pipeline: Pipeline) -> list[str]:
-    """Cores, memory, accelerators and room are quantities of Kubernetes; a limit is above 0, and no request above it.
+    """CPU, memory, accelerators and disk must be quantities of Kubernetes, with limits above 0 and not below the requests.
 
-    backend/src/v2/driver/driver.go, getPodResource and initPodSpecPatch: what ParseQuantity does not take ends the run; k8s.go,
-    extendPodSpecPatch: MustParse of a sizeLimit ends the driver itself. Kubernetes, pkg/apis/core/
-    validation/validation.go: "must be less than or equal to memory limit". A limit of 0 Kubernetes takes for none.
+    backend/src/v2/driver/driver.go, getPodResource and initPodSpecPatch: an invalid quantity ends the run; k8s.go,
+    extendPodSpecPatch: MustParse of a sizeLimit crashes the driver. Kubernetes, pkg/apis/core/
+    validation/validation.go: "must be less than or equal to memory limit". Kubernetes treats a limit of 0 as none.
     """
     faults = []
     for stage in pipeline.stages.values():
         sizes = [("sizeLimit", mount["sizeLimit"]) for mount in _mounts(pipeline, stage) if "sizeLimit" in mount]
-        asked = [(entry, text) for entry, text in _asked(pipeline.container(stage)) if entry not in ("image", "resourceType")]
+        texts = [
+            (entry, text)
+            for entry, text in _resolved_texts(pipeline.container(stage))
+            if entry not in ("image", "resourceType")
+        ]
         known = {}
-        for entry, text in asked + sizes:
-            found = _known(pipeline, stage, text)
+        for entry, text in texts + sizes:
+            found = _default_value(pipeline, stage, text)
             if found is None:
                 continue
             if not QUANTITY.fullmatch(found):
@@ -286,8 +296,8 @@ def _mounts(pipeline: Pipeline, stage: Task) -> list[dict[str, Any]]:
     return list(pipeline.on_kubernetes(stage).get("emptyDirMounts", []))
 
 
-def _known(pipeline: Pipeline, stage: Task, text: str) -> str | None:
-    """What a text is, with the form as it stands; None where a stage decides, or where there is no text."""
+def _default_value(pipeline: Pipeline, stage: Task, text: str) -> str | None:
+    """Returns the value of a text with the form at its defaults; None if a stage determines it, or if there is no text."""
     found = PLACEHOLDER.search(text)
     value = stage.parameters.get(found[1]) if found else Value("string", Origin("constant", json.dumps(text)))
     if value is None or value.origin.sort not in ("constant", "field"):
@@ -298,11 +308,11 @@ def _known(pipeline: Pipeline, stage: Task, text: str) -> str | None:
 
 
 def each_pod_has_an_end_a_limit_and_room(pipeline: Pipeline) -> list[str]:
-    """A stage has a deadline, a limit of memory, and a volume of limited size at /tmp.
+    """A stage must have a deadline, a memory limit, and a volume of limited size at /tmp.
 
-    backend/src/v2/driver/k8s.go, extendPodSpecPatch, sets none that is not asked for: a stage that hangs then holds its node,
-    one without a limit takes the memory of its neighbours, and one that writes to the root file system fills the node's disk.
-    sdk/python/kfp/dsl/component_factory.py: `mktemp -d`, which is below /tmp, is the first thing that a stage does.
+    backend/src/v2/driver/k8s.go, extendPodSpecPatch, sets no defaults: a stage that hangs then blocks its node, one without a
+    limit takes the memory of other pods, and one that writes to the root file system fills the disk of the node.
+    sdk/python/kfp/dsl/component_factory.py: a stage first runs `mktemp -d`, which is below /tmp.
     """
     faults = []
     for stage in pipeline.stages.values():
@@ -319,9 +329,9 @@ def each_pod_has_an_end_a_limit_and_room(pipeline: Pipeline) -> list[str]:
 
 
 def a_field_decides_on_each_accelerator(pipeline: Pipeline) -> list[str]:
-    """Type and count of an accelerator come from the form, by a placeholder: with a constant, no form runs without one.
+    """Type and count of an accelerator must come from the form by placeholders, so that runs without one are possible.
 
-    backend/src/v2/driver/driver.go, initPodSpecPatch: the limit is set wherever both are texts; `0` is a limit of 0.
+    backend/src/v2/driver/driver.go, initPodSpecPatch: the limit is set if both are texts; `0` is a limit of 0.
     """
     faults = []
     for stage in pipeline.stages.values():
@@ -335,28 +345,30 @@ def a_field_decides_on_each_accelerator(pipeline: Pipeline) -> list[str]:
 
 
 def what_is_made_for_a_gpu_gets_to_one(pipeline: Pipeline) -> list[str]:
-    """A stage on the image for GPUs asks for an accelerator, and says on which nodes and past which taints.
+    """A stage with the GPU image must request an accelerator, and have a node selector and tolerations.
 
     backend/src/v2/driver/driver.go, initPodSpecPatch: without an accelerator nothing is requested, and the stage runs on the
-    CPUs of any node; Kubernetes, "Taints and Tolerations": nodes with GPUs are kept from what does not tolerate their taint.
+    CPUs of any node; Kubernetes, "Taints and Tolerations": nodes with GPUs repel pods without a toleration of their taint.
     """
     faults = []
     for stage in pipeline.stages.values():
-        container, asked = pipeline.container(stage), pipeline.on_kubernetes(stage)
+        container, settings = pipeline.container(stage), pipeline.on_kubernetes(stage)
         found = {
             "accelerator": container.get("resources", {}).get("accelerator"),
-            "node selector": asked.get("nodeSelector"),
-            "tolerations": asked.get("tolerations"),
+            "node selector": settings.get("nodeSelector"),
+            "tolerations": settings.get("tolerations"),
         }
         if ON_GPU in container.get("image", "").rpartition("/")[2]:
-            faults += [f"{stage.where}: runs on {container['image']} without {what}" for what, one in found.items() if not one]
+            faults += [
+                f"{stage.where}: runs on {container['image']} without {what}" for what, value in found.items() if not value
+            ]
     return faults
 
 
 def no_argument_is_too_long(pipeline: Pipeline) -> list[str]:
-    """All that a stage is given is one argument; Linux takes 131,071 bytes: here nine tenths, with the most turns of a loop.
+    """The inputs of a stage are one argument, which Linux limits to 131,071 bytes; here to nine tenths, with the longest loops.
 
-    See executor_input. Seen: 50 partitions, and join_records had one argument of 140,362 bytes: "exec /var/run/argo/argoexec:
+    See executor_input. Seen: with 50 partitions, join_records had one argument of 140,362 bytes: "exec /var/run/argo/argoexec:
     argument list too long", with no log, after all the work.
     """
     turns = {task.path: most_turns(pipeline, task.loop) for task in _everything(pipeline) if task.loop}
@@ -377,20 +389,20 @@ def _everything(pipeline: Pipeline) -> list[Task]:
 
 
 def most_turns(pipeline: Pipeline, loop: Loop) -> int | None:
-    """How many turns a loop may make: what stands in it, or the limit of the field that says so; None where no field does."""
+    """Returns the maximum number of iterations of a loop: its constant items, or the limit of the field; None if unlimited."""
     if loop.items is None:
         return len(loop.raw)
     return max((MOST[name] for name in pipeline.fields_behind(loop.items) if name in MOST), default=None)
 
 
 def every_artifact_has_a_file(pipeline: Pipeline) -> list[str]:
-    """An output artifact of which only the metadata is written has nothing at its place, and the page shows an error in red.
+    """Every output artifact must have a file: for one with only metadata, the page shows an error.
 
     backend/src/v2/component/launcher_v2.go, uploadOutputArtifacts, registers it all the same ("We allow components to not
     produce output files"); frontend/src/components/ArtifactPreview.tsx. Seen: "Error in retrieving artifact preview".
 
-    An artifact that is handed on whole counts as written: what becomes of it the code of the stage does not tell;
-    `local_outputs.unwritten` does, behind a run.
+    An artifact that is passed to another function counts as written, since the code of the stage does not show its use;
+    `local_outputs.unwritten` checks it after a run.
     """
     faults = []
     for stage in pipeline.stages.values():
@@ -401,18 +413,18 @@ def every_artifact_has_a_file(pipeline: Pipeline) -> list[str]:
 
 
 def _is_written(code: ast.AST, name: str) -> bool:
-    """Whether a function takes the path of an artifact, or hands the artifact on."""
-    aside = {id(node.value) for node in ast.walk(code) if isinstance(node, ast.Attribute) and _is_aside(node.attr)}
+    """Returns whether a function uses the path of an artifact, or passes the artifact on."""
+    aside = {id(node.value) for node in ast.walk(code) if isinstance(node, ast.Attribute) and _is_metadata_attribute(node.attr)}
     return any(isinstance(node, ast.Name) and node.id == name and id(node) not in aside for node in ast.walk(code))
 
 
-def _is_aside(attribute: str) -> bool:
-    """Whether an attribute of an artifact is about its metadata: that, and `log_metric` and its like."""
+def _is_metadata_attribute(attribute: str) -> bool:
+    """Returns whether an attribute of an artifact concerns its metadata, such as `log_metric`."""
     return attribute in ("metadata", "name", "framework") or attribute.startswith("log_")
 
 
 def a_run_is_kept_as_long_however_it_ends(pipeline: Pipeline) -> list[str]:
-    """Each of the three lifetimes is set, to the same: KFP's own default of an hour fills in those that are not.
+    """All three lifetimes must be set to the same value: KFP replaces those that are missing by one hour.
 
     backend/src/v2/compiler/argocompiler/argo.go, buildTTLStrategy; manifests/kustomize/third-party/argo/base/
     workflow-controller-configmap-patch.yaml, workflowDefaults. Seen: deleted after 59m59s with seven days compiled in, but only
@@ -428,12 +440,12 @@ def a_run_is_kept_as_long_however_it_ends(pipeline: Pipeline) -> list[str]:
 
 
 def a_stage_that_is_tried_again_has_the_time(pipeline: Pipeline) -> list[str]:
-    """Tries have a pause between them, and a time for all of them in which each fits with its own deadline.
+    """Retries must have a pause between them, and a total time in which each fits with its own deadline.
 
-    backend/src/v2/compiler/argocompiler/container.go, getTaskRetryParametersWithValues: what is not set becomes "0". Argo's
-    maxDuration counts from the first try, the tries themselves included. A try helps against a lost pod alone: KFP's manifests
-    set `retryPolicy: OnError` (the file above, templateDefaults). Seen: exit code 1, OOMKilled and a passed deadline are not
-    tried again; a pod that was deleted is, under the same name.
+    backend/src/v2/compiler/argocompiler/container.go, getTaskRetryParametersWithValues: unset values become "0". Argo's
+    maxDuration counts from the first attempt and includes the attempts. Retries help only against lost pods: KFP's manifests
+    set `retryPolicy: OnError` (the file above, templateDefaults). Seen: exit code 1, OOMKilled and an exceeded deadline are not
+    retried; a deleted pod is, under the same name.
     """
     faults = []
     for stage in pipeline.stages.values():
@@ -455,10 +467,10 @@ def _seconds(text: str) -> float:
 
 
 def one_last_task_looks_at_all_the_others(pipeline: Pipeline) -> list[str]:
-    """One task of the root runs whatever happened: behind the one task that holds all the others, whose final status it gets.
+    """One task of the root must always run, after the one task that contains all others, whose final status it gets.
 
-    backend/src/v2/compiler/argocompiler/dag.go, DAG: it becomes a hook of the task that it waits for; driver/resolve.go,
-    resolveInputParameter: the status is that of dependentTasks[0], which must stand in the same group.
+    backend/src/v2/compiler/argocompiler/dag.go, DAG: it becomes a hook of the task that it depends on; driver/resolve.go,
+    resolveInputParameter: the status is that of dependentTasks[0], which must be in the same group.
     """
     if len(pipeline.last) != 1:
         return [f"the root: {len(pipeline.last)} tasks run whatever happened; must be one"]
@@ -469,28 +481,28 @@ def one_last_task_looks_at_all_the_others(pipeline: Pipeline) -> list[str]:
         faults.append(f"{key}: waits for {before}; must wait for the one task that holds the others")
     if last["componentRef"]["name"] in {task.name for task in pipeline.groups.values()}:
         faults.append(f"{key}: is a group")
-    for name, one in last.get("inputs", {}).get("parameters", {}).items():
-        asked = one.get("taskFinalStatus", {}).get("producerTask")
-        if asked and asked not in before[:1]:
-            faults.append(f"{key}: {name} is the status of {asked}, and the driver gives that of {before[:1]}")
-        if "taskOutputParameter" in one:
+    for name, source in last.get("inputs", {}).get("parameters", {}).items():
+        producer = source.get("taskFinalStatus", {}).get("producerTask")
+        if producer and producer not in before[:1]:
+            faults.append(f"{key}: {name} is the status of {producer}, and the driver gives that of {before[:1]}")
+        if "taskOutputParameter" in source:
             faults.append(f"{key}: {name} comes from a task, which may not have run")
     inner = [task for task in _everything(pipeline) if task.spec.get("triggerPolicy", {}).get("strategy") == LAST]
     return faults + [f"{task.where}: runs whatever happened, and is not in the root" for task in inner if len(task.path) > 1]
 
 
 def conditions_compare_like_with_like(pipeline: Pipeline) -> list[str]:
-    """A condition reads inputs that its task has, and compares texts with texts, numbers with numbers, booleans with booleans.
+    """A condition must read inputs of its task, and compare values of the same type.
 
-    backend/src/v2/expression/expression.go, Condition, evaluates it over the inputs with Google's CEL: a name that is not there
-    ends the run, and a number equals no text.
+    backend/src/v2/expression/expression.go, Condition, evaluates it over the inputs with Google's CEL: a missing name ends the
+    run, and a number never equals a text.
     """
     faults = []
     for task in _everything(pipeline):
         if not task.condition:
             continue
-        asked = OPERAND.findall(task.condition)
-        faults += [f"{task.where}: has no input {name}" for name in asked if name not in task.parameters]
+        operands = OPERAND.findall(task.condition)
+        faults += [f"{task.where}: has no input {name}" for name in operands if name not in task.parameters]
         try:
             read = condition(task.condition)
         except SyntaxError:
@@ -519,16 +531,16 @@ def _kind(task: Task, side: ast.expr) -> str:
 
 
 def what_is_kept_for_another_run_depends_on_what_lies_outside(pipeline: Pipeline) -> list[str]:
-    """A stage with credentials is taken from the cache only where something that it takes comes from a stage that always runs.
+    """A cached stage with credentials must have an input from a stage that always runs.
 
-    backend/src/v2/driver/cache.go, getFingerPrint: the key holds values, the identities of artifacts, image and command; never
-    what lies in a bucket. This cannot tell whether that stage looked at the same bucket.
+    backend/src/v2/driver/cache.go, getFingerPrint: the key holds values, the identities of artifacts, image and command, but
+    not the contents of buckets. This rule cannot tell whether that stage reads the same bucket.
     """
     faults = []
     for stage in pipeline.stages.values():
         if not _is_cached(stage) or not _has_credentials(pipeline, stage):
             continue
-        behind = _behind(pipeline, stage)
+        behind = _upstream_stages(pipeline, stage)
         if all(_is_cached(pipeline.stages[path]) for path in behind):
             faults.append(f"{stage.where}: has credentials, is cached, and takes nothing from a stage that always runs")
     return faults
@@ -539,17 +551,19 @@ def _is_cached(stage: Task) -> bool:
 
 
 def _has_credentials(pipeline: Pipeline, stage: Task) -> bool:
-    asked = pipeline.on_kubernetes(stage)
-    return bool(asked.get("secretAsEnv") or asked.get("secretAsVolume"))
+    settings = pipeline.on_kubernetes(stage)
+    return bool(settings.get("secretAsEnv") or settings.get("secretAsVolume"))
 
 
-def _behind(pipeline: Pipeline, stage: Task) -> set[Path]:
-    """The stages that a stage's inputs come from, and theirs."""
+def _upstream_stages(pipeline: Pipeline, stage: Task) -> set[Path]:
+    """Returns the stages that the inputs of a stage come from, directly or indirectly."""
     found, ahead = set[Path](), [stage]
     while ahead:
-        one = ahead.pop()
-        before = {artifact.stage for artifact in one.artifacts.values()}
-        before |= {origin.stage for value in one.parameters.values() for origin in value.through() if origin.sort == "output"}
+        current = ahead.pop()
+        before = {artifact.stage for artifact in current.artifacts.values()}
+        before |= {
+            origin.stage for value in current.parameters.values() for origin in value.through() if origin.sort == "output"
+        }
         before = (before & pipeline.stages.keys()) - found
         found |= before
         ahead += [pipeline.stages[path] for path in before]
@@ -557,11 +571,11 @@ def _behind(pipeline: Pipeline, stage: Task) -> set[Path]:
 
 
 def what_stands_for_the_outside_is_never_kept(pipeline: Pipeline) -> list[str]:
-    """A stage with credentials that gives a value to a cached stage with credentials always runs.
+    """A stage with credentials that gives a value to a cached stage with credentials must always run.
 
-    backend/src/v2/driver/cache.go, getFingerPrint: such a value, the fingerprint of a folder say, is all that the key of the
-    second stage knows of what lies outside. Taken from the cache itself, it stays what it was, whatever lies there. An
-    artifact, and a value beside an artifact of the same stage, are as fresh as that stage, of which this asks the same.
+    backend/src/v2/driver/cache.go, getFingerPrint: such a value, like the fingerprint of a folder, is the only part of the key
+    of the second stage that depends on external data. If it is cached itself, it no longer changes with the data. An artifact,
+    and a value beside an artifact of the same stage, are as fresh as that stage, to which this rule applies as well.
     """
     faults = set()
     for stage in pipeline.stages.values():
@@ -576,9 +590,9 @@ def what_stands_for_the_outside_is_never_kept(pipeline: Pipeline) -> list[str]:
 
 
 def what_looks_outside_or_changes_it_always_runs(pipeline: Pipeline) -> list[str]:
-    """A stage of OUTSIDE is never taken from the cache.
+    """A stage of OUTSIDE must never be cached.
 
-    backend/src/v2/driver/container.go, Container: a stage that is found there is not run, whatever it would have done.
+    backend/src/v2/driver/container.go, Container: a cached stage does not run, whatever its side effects.
     """
     return [
         f"{stage.where}: is cached, and {why}"
@@ -589,15 +603,15 @@ def what_looks_outside_or_changes_it_always_runs(pipeline: Pipeline) -> list[str
 
 
 def called(pipeline: Pipeline, stage: Task) -> str:
-    """The function that a stage runs, by name; where it runs something else, the component."""
+    """Returns the name of the function that a stage runs; without one, of its component."""
     code = pipeline.code(stage)
     return code.name if code else stage.name.removeprefix("comp-").replace("-", "_")
 
 
 def what_deploys_stands_below_a_condition(pipeline: Pipeline) -> list[str]:
-    """A stage that deploys stands in a group with a condition on something that comes into it.
+    """A stage that deploys must be in a group with a condition on an input.
 
-    backend/src/v2/driver/dag.go, DAG, `execution.Condition`: nothing else keeps a run from what it holds.
+    backend/src/v2/driver/dag.go, DAG, `execution.Condition`: nothing else prevents its stages from running.
     """
     return [
         f"{stage.where}: deploys, and stands below no condition"
@@ -608,11 +622,11 @@ def what_deploys_stands_below_a_condition(pipeline: Pipeline) -> list[str]:
 
 
 def names_are_ones_that_argo_and_kubernetes_take(pipeline: Pipeline) -> list[str]:
-    """Tasks and templates have names that Argo takes, none twice; labels are ones that Kubernetes takes.
+    """Names of tasks and templates must be valid in Argo and unique; labels must be valid in Kubernetes.
 
-    backend/src/v2/compiler/argocompiler/dag.go: a task and its `-driver` stand side by side; templates are called after
-    components, loops and hooks (argo.go: templateName mends nothing, addTemplate refuses the second of a name). The names of
-    pods need no rule: Argo cuts them at 253 characters (workflow/util/pod_name.go).
+    backend/src/v2/compiler/argocompiler/dag.go: a task and its `-driver` are siblings; templates are named after
+    components, loops and hooks (argo.go: templateName changes nothing, addTemplate rejects duplicates). The names of pods need
+    no rule: Argo truncates them at 253 characters (workflow/util/pod_name.go).
     """
     faults = [f"the pipeline: {pipeline.name} is no name of Kubernetes"] * (not OBJECT_NAME.fullmatch(pipeline.name))
     components = {task.name for task in pipeline.groups.values()}
@@ -635,10 +649,10 @@ def names_are_ones_that_argo_and_kubernetes_take(pipeline: Pipeline) -> list[str
 
 
 def a_list_of_artifacts_goes_to_no_group(pipeline: Pipeline) -> list[str]:
-    """What all turns of a loop give may be taken beside the loop alone: of a list that a group is given, its stages see one.
+    """A list collected from a loop must be used beside the loop: the stages of a group would get only one item.
 
-    backend/src/v2/metadata/client.go: CreateExecution writes an event for each artifact under the one name of the input, and
-    GetInputArtifactsByExecutionID, from which a stage in the group takes it, keeps the last of a name.
+    backend/src/v2/metadata/client.go: CreateExecution writes an event for each artifact under the name of the input, and
+    GetInputArtifactsByExecutionID, which the stages of the group use, keeps the last one of a name.
     """
     given: Iterator[tuple[Task, str, Artifact]] = (
         (group, name, artifact) for group in pipeline.groups.values() for name, artifact in group.artifacts.items()

@@ -1,8 +1,8 @@
-"""A run as a cluster knows it: Kubernetes' API with its workflow, its pods and their logs, and KFP's API, on one port.
+"""A run on a cluster: servers for the APIs of Kubernetes, with the workflow, pods and logs, and of KFP, on one port.
 
-The shapes are those of Argo Workflows 4.0.5 under KFP 2.17.0: with KFP's `templateDefaults` every node is a `Retry` around its
-tries, `NAME(0)`, and a pod is called by workflow, template and the hash of its node. KFP names nodes in `child_tasks`, no pods,
-and says neither pod nor error of a task. Its endpoint for logs says 200 before it looks.
+Objects have the form of Argo Workflows 4.0.5 with KFP 2.17.0: with KFP's `templateDefaults` every node is a `Retry` around its
+attempts, `NAME(0)`, and a pod is named after workflow, template and the hash of its node. KFP lists nodes, not pods, in
+`child_tasks`, and has neither pod nor error of a task. Its endpoint for logs sends status 200 before it reads the log.
 """
 
 import base64
@@ -25,7 +25,7 @@ from kfp_vision.reports import run_state
 
 NAMESPACE, ACCOUNT = "kubeflow", "system:serviceaccount:kubeflow:kfp-vision-stages"
 RUN, WORKFLOW, NAME = "8a2f", "image-classification-x7k2p", "flowers of <Monday>"
-OWN = f"{WORKFLOW}-metadata-0-2-system-container-impl-1"  # the pod of who asks
+OWN = f"{WORKFLOW}-metadata-0-2-system-container-impl-1"  # the pod of this process
 IMAGE = "registry.example.org/kfp-vision-gpu:2.0"
 TEMPLATES = {"executor": "metadata-0-1-system-container-impl", "driver": "system-container-driver"}
 STATES = {"Succeeded": "SUCCEEDED", "Failed": "FAILED", "Error": "FAILED", "Running": "RUNNING", "Pending": "PENDING"}
@@ -40,31 +40,31 @@ LAUNCHER = (
 
 
 def fnv32a(text: str) -> int:
-    """The hash by which Argo tells nodes apart."""
-    found = 0x811C9DC5
+    """Computes the hash that Argo uses in the names of nodes."""
+    value = 0x811C9DC5
     for byte in text.encode():
-        found = (found ^ byte) * 0x01000193 & 0xFFFFFFFF
-    return found
+        value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return value
 
 
 def printed(*lines: str) -> str:
-    """A log of a stage that failed: its own lines, between those of KFP's launcher and Argo's executor."""
-    first, *others = LAUNCHER
-    return "\n".join([first, *lines, *others]) + "\n"
+    """Formats the log of a failed stage: its lines between those of KFP's launcher and Argo's executor."""
+    first, *last_lines = LAUNCHER
+    return "\n".join([first, *lines, *last_lines]) + "\n"
 
 
 @dataclass
-class Ran:
-    """A run, and what goes wrong with who is asked about it.
+class ClusterRun:
+    """A run, and simulated faults of the APIs.
 
     Attributes:
-        denied: kinds, such as pods/log, that the account may not read.
-        gone: names of pods that are no longer there.
-        archived: whether Argo has archived logs.
-        agent: whether the persistence agent has told KFP of the workflow.
-        slow: names of pods whose log Kubernetes and KFP begin to tell, and do not go on.
-        offloaded: whether Argo has put the nodes into its database.
-        asked: how often each was asked for.
+        denied: kinds, such as pods/log, that the account must not read.
+        gone: names of deleted pods.
+        archived: whether Argo has archived the logs.
+        agent: whether the persistence agent has reported the workflow to KFP.
+        slow: names of pods whose log stalls after its beginning.
+        offloaded: whether Argo has moved the nodes to its database.
+        asked: the number of requests of each kind.
     """
 
     denied: set[str] = field(default_factory=set)
@@ -80,10 +80,10 @@ class Ran:
         self.nodes: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {OWN: pod(OWN, f"{WORKFLOW}.onExit", "Running", {})}
         self.logs: dict[str, str] = {}
-        self.over = threading.Event()  # nobody asks any more
+        self.over = threading.Event()  # set when the server stops
 
     def group(self, *path: str, phase: str = "Succeeded", at: int = 0) -> None:
-        """A condition, a loop or the like, by the way to it."""
+        """Adds a condition, a loop or another group at a path."""
         self._node(self._name(path), "Retry", phase, "", at)
         self._node(f"{self._name(path)}(0)", "DAG", phase, "", at)
 
@@ -98,36 +98,36 @@ class Ran:
         status: dict[str, Any] | None = None,
         outputs: dict[str, str] | None = None,
     ) -> str:
-        """A pod by the way to it, with the try that it ended with after others that failed; gives its name."""
+        """Adds a pod at a path, with the given number of attempts, of which only the last counts; returns its name."""
         kind = "driver" if path[-1].endswith("-driver") else "executor"
         self._node(self._name(path), "Retry", phase, message, at)
         name = ""
         for number in range(tries):
             last = number == tries - 1
-            how = (phase, message, at) if last else ("Error", "pod deleted", at)
-            node = self._node(f"{self._name(path)}({number})", "Pod", *how, template=TEMPLATES[kind])
+            outcome = (phase, message, at) if last else ("Error", "pod deleted", at)
+            node = self._node(f"{self._name(path)}({number})", "Pod", *outcome, template=TEMPLATES[kind])
             node["outputs"] = {"parameters": [{"name": key, "value": value} for key, value in (outputs or {}).items()]}
             name = f"{WORKFLOW}-{TEMPLATES[kind]}-{node['id'].rpartition('-')[2]}"
-            self.pods[name] = pod(name, node["name"], how[0], (status if last else None) or {})
+            self.pods[name] = pod(name, node["name"], outcome[0], (status if last else None) or {})
             self.logs[name] = log if last else ""
         return name
 
     def stage(self, *path: str, phase: str = "Succeeded", at: int = 0, **more: Any) -> str:
-        """A stage that KFP starts with a driver; gives the name of its pod."""
+        """Adds a stage with its driver; returns the name of its pod."""
         self.pod(*path[:-1], f"{path[-1]}-driver", at=at)
         self.group(*path, phase=phase, at=at + 10)
         return self.pod(*path, "executor", phase=phase, at=at + 11, **more)
 
     @property
     def workflow(self) -> dict[str, Any]:
-        about = {"name": WORKFLOW, "namespace": NAMESPACE, "labels": {"pipeline/runid": RUN}}
+        manifest = {"name": WORKFLOW, "namespace": NAMESPACE, "labels": {"pipeline/runid": RUN}}
         nodes = {"offloadNodeStatusVersion": "fnv:784127654"} if self.offloaded else {"nodes": copy.deepcopy(self.nodes)}
         status = {"phase": "Running"} | nodes
-        return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": about, "spec": {}, "status": status}
+        return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": manifest, "spec": {}, "status": status}
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
-        """What KFP makes of the nodes: in no order that means anything."""
+        """Returns KFP's view of the nodes, in arbitrary order."""
         return [
             {
                 "run_id": RUN,
@@ -143,7 +143,7 @@ class Ran:
         ]
 
     def answer(self, path: str, query: dict[str, list[str]]) -> tuple[int, object]:
-        """(status, JSON or text) of a request."""
+        """Returns status and JSON or text of the answer to a request."""
         parts = path.strip("/").split("/")
         beginning = f"/api/v1/namespaces/{NAMESPACE}/pods/"
         if path == f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows/{WORKFLOW}":
@@ -165,8 +165,8 @@ class Ran:
             self.asked["log of KFP"] += 1
             name = parts[-2]
             if name in self.gone or name not in self.pods:
-                said = f"Failed to read logs for run {RUN}"
-                return 200, json.dumps({"error_message": said, "error_details": f"{said}: pods not found"})
+                content = f"Failed to read logs for run {RUN}"
+                return 200, json.dumps({"error_message": content, "error_details": f"{content}: pods not found"})
             return 200, self.logs[name]
         if parts[-1] == "main-logs:read":
             name = parts[-3]
@@ -178,32 +178,32 @@ class Ran:
         return 404, refusal(404, "NotFound", "the server could not find the requested resource")
 
     @contextlib.contextmanager
-    def running(self, configuration: Path) -> Iterator["Ran"]:
-        """The server on a free port, as long as the body lasts, and the file that leads to it, as kubectl has them."""
-        ran = self
+    def running(self, configuration: Path) -> Iterator["ClusterRun"]:
+        """Runs the server during the context, with a kubeconfig file."""
+        run = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # of who has read enough
-                    self._say(*ran.answer(urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)))
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client has disconnected
+                    self._say(*run.answer(urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)))
 
             def _is_slow(self) -> bool:
-                return self.path.partition("?")[0].endswith("/log") and any(f"/{name}/" in self.path for name in ran.slow)
+                return self.path.partition("?")[0].endswith("/log") and any(f"/{name}/" in self.path for name in run.slow)
 
-            def _say(self, status: int, said: object) -> None:
-                content = said.encode() if isinstance(said, str) else json.dumps(said).encode()
+            def _say(self, status: int, answer: object) -> None:
+                content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "text/plain" if isinstance(said, str) else "application/json")
-                if isinstance(said, str):  # a log comes in pieces, which end anywhere
+                self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
+                if isinstance(answer, str):  # a log is sent in chunks of arbitrary size
                     self.send_header("Transfer-Encoding", "chunked")
                     self.end_headers()
                     for at in range(0, len(content), 100):
                         piece = content[at : at + 100]
                         self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                         if self._is_slow():
-                            ran.over.wait()
+                            run.over.wait()
                     self.wfile.write(b"0\r\n\r\n")
                 else:
                     self.send_header("Content-Length", str(len(content)))
@@ -235,13 +235,13 @@ class Ran:
                 thread.join()
 
     def _end_of_log(self, name: str, container: list[str], tailLines: list[str], limitBytes: list[str]) -> str:  # noqa: N803
-        """As Kubernetes gives it: the first so many bytes of the last so many lines."""
+        """Returns the end of a log as Kubernetes does: the first bytes of the last lines."""
         assert container == ["main"]
         lines = self.logs[name].splitlines(keepends=True)[-int(tailLines[0]) :]
         return "".join(lines).encode()[: int(limitBytes[0])].decode()
 
     def _name(self, path: tuple[str, ...]) -> str:
-        """As Argo calls the node: each group on the way is a try of itself."""
+        """Returns Argo's name of a node, in which each group of the path is an attempt."""
         return ".".join([f"{WORKFLOW}(0)", "root(0)", *(f"{part}(0)" for part in path[:-1]), path[-1]])
 
     def _node(self, name: str, kind: str, phase: str, message: str, at: int, template: str = "dag") -> dict[str, Any]:
@@ -275,7 +275,7 @@ def refusal(code: int, reason: str, message: str) -> dict[str, Any]:
 
 
 def pod(name: str, node: str, phase: str, status: dict[str, Any]) -> dict[str, Any]:
-    """As Kubernetes has it, with the containers that Argo and KFP give it."""
+    """Makes a pod with the containers that Argo and KFP add."""
     annotations = {"workflows.argoproj.io/node-name": node, "kubectl.kubernetes.io/default-container": "main"}
     labels = {"pipeline/runid": RUN, "workflows.argoproj.io/workflow": WORKFLOW, "workflows.argoproj.io/completed": "true"}
     main = {"name": "main", "image": IMAGE, "resources": {"limits": {"cpu": "16", "memory": "32Gi"}}}
@@ -293,23 +293,23 @@ def pod(name: str, node: str, phase: str, status: dict[str, Any]) -> dict[str, A
 
 
 def ended(container: str, reason: str, code: int, image_id: str = "sha256:1") -> dict[str, Any]:
-    """The status of a container that came to its end."""
+    """Makes the status of a terminated container."""
     state = {"terminated": {"reason": reason, "exitCode": code}}
     return {"name": container, "image": IMAGE, "imageID": image_id, "state": state, "lastState": {}}
 
 
 def waiting(container: str, reason: str, message: str) -> dict[str, Any]:
-    """The status of a container that has not begun."""
+    """Makes the status of a container that has not started."""
     state = {"waiting": {"reason": reason, "message": message}}
     return {"name": container, "image": IMAGE, "imageID": "", "state": state, "lastState": {}}
 
 
 @contextlib.contextmanager
-def around_a_stage(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Ran]:
-    """A run of which nothing is known yet, and this process as the pod of a stage of it; its configuration is in a folder."""
+def around_a_stage(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[ClusterRun]:
+    """Creates an empty run, and sets up this process as the pod of one of its stages, with its configuration in a folder."""
     monkeypatch.setenv(run_state.CLUSTER_VARIABLE, "10.0.0.1")
     monkeypatch.setenv(run_state.POD_NAME_VARIABLE, OWN)
     monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
-    with Ran().running(folder / "kubeconfig") as running:
+    with ClusterRun().running(folder / "kubeconfig") as running:
         monkeypatch.setenv(run_state.API_VARIABLE, running.url)
         yield running

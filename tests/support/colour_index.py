@@ -1,4 +1,4 @@
-"""An index whose right answers are known without asking it: pictures of one colour each, of which `colours` sees the mean."""
+"""A search index with known answers: images of one colour each, of which the model `colours` computes the mean."""
 
 import colorsys
 import io
@@ -9,30 +9,30 @@ import numpy as np
 from PIL import Image
 from support import colour_model
 
-HUES = 8  # of each label, side by side
+HUES = 8  # per label, adjacent
 LABELS = ("reddish", "greenish", "bluish")
 COUNT = HUES * len(LABELS)
-SEED = 2871  # of the hues: no two pictures are nearly as near to a third one
+SEED = 2871  # chosen so that no two images have nearly the same distance to a third
 
 
 def write_model(root: Path, scale: float = 1 / 20) -> Path:
-    """Writes a model folder of `colours`; of another scale it is another model, which sees the same."""
+    """Writes the folder of the model `colours`; another scale makes a different model with the same answers."""
     colour_model.write_version(root / "serving" / "1", scale=scale)
     return root
 
 
 def picture(number: int) -> bytes:
-    """The picture of a hue: all of them, from red over green and blue back to red, stand in a circle, not quite evenly."""
-    draw = random.Random(SEED)
-    moved = [one + draw.uniform(-0.35, 0.35) for one in range(COUNT)][number]
-    red, green, blue = colorsys.hsv_to_rgb(moved / COUNT % 1, 0.8, 0.9)
+    """Encodes the image of a hue; the hues form a colour circle, at slightly uneven distances."""
+    generator = random.Random(SEED)
+    jittered = [hue + generator.uniform(-0.35, 0.35) for hue in range(COUNT)][number]
+    red, green, blue = colorsys.hsv_to_rgb(jittered / COUNT % 1, 0.8, 0.9)
     file = io.BytesIO()
     Image.new("RGB", (48, 36), tuple(round(255 * part) for part in (red, green, blue))).save(file, "PNG")
     return file.getvalue()
 
 
 def write_pictures(folder: Path) -> Path:
-    """Writes them all, and gives the folder."""
+    """Writes all images, and returns the folder."""
     for number in range(COUNT):
         file = folder / LABELS[number // HUES] / f"{number:02}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def write_pictures(folder: Path) -> Path:
 
 
 def write(model: Path, photos: Path, folder: Path) -> Path:
-    """Writes the index of a folder of pictures as a model sees them, and gives its folder."""
+    """Builds the index of a folder of images with a model, and returns its folder."""
     from kfp_vision.search import build
 
     build.build_index(build.find_images(str(photos)), model, folder)
@@ -49,13 +49,13 @@ def write(model: Path, photos: Path, folder: Path) -> Path:
 
 
 def nearest(number: int, count: int, among: range = range(COUNT)) -> list[str]:
-    """File names of the pictures whose mean colours have the smallest angle to that of one, the nearest first."""
+    """Returns the file names of the images whose mean colours have the smallest angle to that of one, nearest first."""
 
-    def direction(one: int) -> np.ndarray:
-        with Image.open(io.BytesIO(picture(one))) as image:
+    def direction(index: int) -> np.ndarray:
+        with Image.open(io.BytesIO(picture(index))) as image:
             mean = np.asarray(image, "float64").mean((0, 1))
         return mean / np.linalg.norm(mean)
 
-    asked = direction(number)
-    order = sorted(among, key=lambda one: -(direction(one) @ asked))
-    return [f"{one:02}.png" for one in order[:count]]
+    target = direction(number)
+    order = sorted(among, key=lambda index: -(direction(index) @ target))
+    return [f"{index:02}.png" for index in order[:count]]

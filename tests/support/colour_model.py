@@ -1,6 +1,6 @@
-"""A model whose right answers are known without asking it: it tells red, green and blue pictures from one another.
+"""A model with known answers, which distinguishes red, green and blue images.
 
-It is a real export, made by the library: the mean of each colour is the logit of its class.
+It is a real export of the library, whose logits are the means of the colour channels.
 """
 
 import io
@@ -14,14 +14,14 @@ SIZE = 16  # pixels
 
 
 def picture(colour: str, image_format: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
-    """An encoded picture of one colour."""
+    """Encodes an image of one colour."""
     file = io.BytesIO()
     Image.new("RGB", size, RGB[colour]).save(file, image_format)
     return file.getvalue()
 
 
 def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str = "colours", scale: float = 1 / 20) -> Path:
-    """Writes a version of a model repository, and gives its folder."""
+    """Writes a version of a model repository, and returns its folder."""
     import keras
 
     from kfp_vision.prediction import export
@@ -30,7 +30,7 @@ def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str 
     pixels = keras.Input((SIZE, SIZE, 3))
     logits = keras.layers.Rescaling(scale)(keras.layers.GlobalAveragePooling2D()(pixels))
     export.write_saved_model(folder, keras.Model(pixels, logits), list(labels), SIZE)
-    about = folder / version.VERSION_FILE
-    about.parent.mkdir()
-    about.write_text(json.dumps({"model_name": name, "network": "mean", "labels": labels, "image_size": SIZE}))
+    metadata_file = folder / version.VERSION_FILE
+    metadata_file.parent.mkdir()
+    metadata_file.write_text(json.dumps({"model_name": name, "network": "mean", "labels": labels, "image_size": SIZE}))
     return folder

@@ -1,4 +1,4 @@
-"""Coroutines in tests that are none themselves."""
+"""Runs coroutines in tests that are not coroutines."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,6 +7,6 @@ from typing import Any
 
 
 def result(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine gives, on a loop of its own in a thread of its own: in this one a browser's may be running."""
-    with ThreadPoolExecutor(1) as alone:
-        return alone.submit(asyncio.run, coroutine).result()
+    """Returns the result of a coroutine, run in a new thread with its own loop: this thread may run that of a browser."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()

@@ -1,4 +1,4 @@
-"""A narrow network with random weights as a model folder, whose embeddings are searched in tests."""
+"""A model folder of a narrow network with reproducible random weights, for tests of search."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ LABELS = ["bellcup", "globelet"]
 
 
 def write_model(folder: Path) -> Path:
-    """Writes it; its weights are the same each time."""
+    """Writes the model folder, with the same weights each time."""
     import keras
 
     keras.utils.set_random_seed(7)

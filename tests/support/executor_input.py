@@ -1,4 +1,4 @@
-"""The bytes that Kubeflow Pipelines 2.17.0 hands a stage as one argument: what comes in, and where what it makes belongs.
+"""The size of the argument with which Kubeflow Pipelines 2.17.0 passes inputs and output locations to a stage.
 
 The driver puts an ExecutorInput into the pod's command (`--executor_input`, backend/src/v2/driver/driver.go, initPodSpecPatch);
 the launcher in the pod puts it once more, with defaults filled in, where `{{$}}` stands in the arguments of the stage itself
@@ -18,7 +18,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import ExecutorInput
 from support.kfp_driver import Artifact, Loop, Path, Pipeline, Task, Value
 
 LONGEST = 32 * 4096 - 1  # bytes of an argument
-# Where the launcher's configuration names no place: backend/src/v2/config/env.go, defaultPipelineRoot.
+# The default of the launcher's configuration: backend/src/v2/config/env.go, defaultPipelineRoot.
 DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
 UUID = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"
 # The same file, getDefaultMinioSessionInfo; each artifact has it among its metadata (metadata/client.go, RecordArtifact).
@@ -33,23 +33,23 @@ SESSION = {
     "secretName": "mlpipeline-minio-artifact",
 }
 STORE = json.dumps({"Provider": "minio", "Params": SESSION}, separators=(",", ":"))
-NAMES_RECORDED = 8  # that a stage writes into an artifact's metadata, where its code does not say which
-NAMES_GIVEN = 8  # in a dictionary that a stage gives
-NAMES_OF_AN_ITEM = 5  # of an entry of a list, supposed to be a dictionary
+NAMES_RECORDED = 8  # written to the metadata of an artifact by code that does not name them
+NAMES_GIVEN = 8  # in a dictionary that a stage returns
+NAMES_OF_AN_ITEM = 5  # of an item of a list, assumed to be a dictionary
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run is supposed to be like.
+    """Assumptions about the values of a run.
 
     Attributes:
-        items: how many turns a loop makes.
+        items: returns the number of iterations of a loop.
         root: the pipeline root.
-        text: characters of a text of the form, and of one that a stage gives.
+        text: the length of a text of the form, and of one that a stage returns.
         struct: names in a dictionary of the form, each with a text of 20 characters; the whole of `advanced` has 60.
-        recorded: what a stage writes into an artifact's metadata under one name.
-        first_id: the number of the first artifact, of all that the installation has kept.
-        spaced: whether a space stands behind each comma. Some builds of Go's protojson put one there, on purpose, and some do
+        recorded: the value that a stage writes to the metadata of an artifact under one name.
+        first_id: the ID of the first artifact in the installation.
+        spaced: whether a space follows each comma. Some builds of Go's protojson write one, on purpose, and some do
             not (detrand of google.golang.org/protobuf).
     """
 
@@ -63,68 +63,68 @@ class Sizes:
 
 
 def arguments(pipeline: Pipeline, sizes: Sizes) -> dict[Path, int]:
-    """The bytes of each stage's longest argument, by its path."""
-    made = {path: executor_input(pipeline, path, sizes) for path in pipeline.stages}
-    return {path: len(as_go_writes_it(one, spaced=sizes.spaced)) for path, one in made.items()}
+    """Returns the size in bytes of the longest argument of each stage, by its path."""
+    result = {path: executor_input(pipeline, path, sizes) for path in pipeline.stages}
+    return {path: len(as_go_writes_it(entry, spaced=sizes.spaced)) for path, entry in result.items()}
 
 
 def executor_input(pipeline: Pipeline, path: Path, sizes: Sizes) -> ExecutorInput:
-    """What the driver and the launcher hand a stage: resolveInputs and provisionOutputs of driver/resolve.go and driver.go.
+    """Builds the input of a stage like driver and launcher: resolveInputs of driver/resolve.go, provisionOutputs of driver.go.
 
     Args:
         pipeline: the compiled one.
-        path: of the stage.
-        sizes: what the run is like.
+        path: the path of the stage.
+        sizes: assumptions about the run.
     """
     stage = pipeline.stages[path]
-    made = ExecutorInput()
+    result = ExecutorInput()
     for name, value in stage.parameters.items():
-        json_format.ParseDict(_supposed(pipeline, value, sizes), made.inputs.parameter_values[name])
+        json_format.ParseDict(_assumed_value(pipeline, value, sizes), result.inputs.parameter_values[name])
     for name, declared in stage.component.get("inputDefinitions", {}).get("parameters", {}).items():
         if name not in stage.parameters and "defaultValue" in declared:  # addDefaultParams of the launcher
-            json_format.ParseDict(declared["defaultValue"], made.inputs.parameter_values[name])
+            json_format.ParseDict(declared["defaultValue"], result.inputs.parameter_values[name])
     for name, artifact in stage.artifacts.items():
-        # One that came through groups is read from the group's events, and has no type: GetInputArtifactsByExecutionID.
+        # An artifact passed through groups is read from the group's events, and has no type: GetInputArtifactsByExecutionID.
         many = 1 if artifact.given else math.prod(_turns(pipeline, loop, sizes) for loop in artifact.loops)
         for number in range(many):
-            one = made.inputs.artifacts[name].artifacts.add()
-            one.name = str(sizes.first_id + number)
-            one.uri = _place(pipeline, artifact.stage, artifact.name, sizes)
-            one.metadata.update({"display_name": artifact.name, "store_session_info": STORE})
-            one.metadata.update(_recorded(pipeline, artifact, sizes))
+            entry = result.inputs.artifacts[name].artifacts.add()
+            entry.name = str(sizes.first_id + number)
+            entry.uri = _output_uri(pipeline, artifact.stage, artifact.name, sizes)
+            entry.metadata.update({"display_name": artifact.name, "store_session_info": STORE})
+            entry.metadata.update(_recorded(pipeline, artifact, sizes))
             if not artifact.given:
-                one.type.instance_schema = ""
+                entry.type.instance_schema = ""
     definitions = stage.component.get("outputDefinitions", {})
     logs = {"executor-logs": {"artifactType": {"schemaTitle": "system.Artifact"}}}  # with PUBLISH_LOGS, as in KFP's manifests
     for name, declared in (definitions.get("artifacts", {}) | logs).items():
-        one = made.outputs.artifacts[name].artifacts.add()
-        one.name = name
-        one.uri = _place(pipeline, path, name, sizes) + ("-0" if name == "executor-logs" else "")
-        json_format.ParseDict(declared["artifactType"], one.type)
+        entry = result.outputs.artifacts[name].artifacts.add()
+        entry.name = name
+        entry.uri = _output_uri(pipeline, path, name, sizes) + ("-0" if name == "executor-logs" else "")
+        json_format.ParseDict(declared["artifactType"], entry.type)
     for name in definitions.get("parameters", {}):
-        made.outputs.parameters[name].output_file = f"/tmp/kfp/outputs/{name}"
-    scheme, _, below = _place(pipeline, path, "output_metadata.json", sizes).partition("://")
-    made.outputs.output_file = f"/{scheme}/{below}"
-    return made
+        result.outputs.parameters[name].output_file = f"/tmp/kfp/outputs/{name}"
+    scheme, _, below = _output_uri(pipeline, path, "output_metadata.json", sizes).partition("://")
+    result.outputs.output_file = f"/{scheme}/{below}"
+    return result
 
 
 def as_go_writes_it(message: ExecutorInput, *, spaced: bool) -> bytes:
-    """A message as protojson writes it on one line."""
+    """Formats a message on one line, as protojson does."""
     whole = _whole_numbers(json_format.MessageToDict(message))
     return json.dumps(whole, ensure_ascii=False, separators=(", " if spaced else ",", ":")).encode()
 
 
 def _whole_numbers(value: Any) -> Any:
-    """Go writes 1.0 as 1."""
+    """Converts floats like 1.0 to 1, as Go writes them."""
     if isinstance(value, dict):
-        return {name: _whole_numbers(one) for name, one in value.items()}
+        return {name: _whole_numbers(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_whole_numbers(one) for one in value]
+        return [_whole_numbers(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _place(pipeline: Pipeline, stage: Path, output: str, sizes: Sizes) -> str:
-    """GenerateOutputURI of metadata/client.go: the root, the pipeline, the run, the task, something drawn, and the output."""
+def _output_uri(pipeline: Pipeline, stage: Path, output: str, sizes: Sizes) -> str:
+    """Builds an output URI like GenerateOutputURI of metadata/client.go: root, pipeline, run, task, random part, output."""
     return "/".join((sizes.root, pipeline.name, UUID, stage[-1], UUID, output))
 
 
@@ -133,17 +133,17 @@ def _turns(pipeline: Pipeline, path: Path, sizes: Sizes) -> int:
     return sizes.items(loop) if loop else 1
 
 
-def _supposed(pipeline: Pipeline, value: Value, sizes: Sizes) -> Any:
-    """A value such as may come."""
+def _assumed_value(pipeline: Pipeline, value: Value, sizes: Sizes) -> Any:
+    """Returns an assumed value of an input."""
     origin = value.origin
     if origin.sort == "constant" and not origin.part:
         return json.loads(origin.name)
     if origin.sort == "collected" and origin.of:
-        return [_supposed(pipeline, origin.of, sizes)] * _turns(pipeline, origin.loop, sizes)
+        return [_assumed_value(pipeline, origin.of, sizes)] * _turns(pipeline, origin.loop, sizes)
     if origin.sort == "status":
         return {"state": "COMPLETE", "pipelineTaskName": origin.name, "pipelineJobResourceName": "a" * 63, "error": {}}
     if value.kind == "list":
-        return [_dictionary(NAMES_OF_AN_ITEM)] * _listed(pipeline, origin, sizes)
+        return [_dictionary(NAMES_OF_AN_ITEM)] * _assumed_length(pipeline, origin, sizes)
     names = NAMES_GIVEN if origin.sort == "output" else sizes.struct
     return {"bool": False, "number": 1234567.123456, "struct": _dictionary(names)}.get(value.kind, "x" * sizes.text)
 
@@ -152,15 +152,15 @@ def _dictionary(names: int) -> dict[str, str]:
     return {f"{'x' * 16}{number:04}": "x" * 20 for number in range(names)}
 
 
-def _listed(pipeline: Pipeline, origin: Any, sizes: Sizes) -> int:
-    """How many entries a list has: as many as the loops make turns that run through it, or 20."""
+def _assumed_length(pipeline: Pipeline, origin: Any, sizes: Sizes) -> int:
+    """Returns the assumed number of items of a list: the iterations of the loops over it, or 20."""
     loops = [group.loop for group in pipeline.groups.values() if group.loop and group.loop.items]
     turns = [sizes.items(loop) for loop in loops if loop.items and loop.items.origin == origin]
     return max(turns, default=20)
 
 
 def _recorded(pipeline: Pipeline, artifact: Artifact, sizes: Sizes) -> Mapping[str, Any]:
-    """What a stage writes into the metadata of what it makes, as far as its code tells."""
+    """Returns the metadata that a stage writes to an artifact, as far as its code shows."""
     code = pipeline.code(pipeline.stages[artifact.stage])
     names: list[str] = []
     for node in ast.walk(code) if code else ():
@@ -174,20 +174,20 @@ def _recorded(pipeline: Pipeline, artifact: Artifact, sizes: Sizes) -> Mapping[s
 
 
 def _is_metadata(node: ast.expr, name: str) -> bool:
-    """Whether code stands for the metadata of the artifact of a name."""
+    """Returns whether an expression is the metadata of the named artifact."""
     is_it = isinstance(node, ast.Attribute) and node.attr == "metadata"
     return is_it and isinstance(node.value, ast.Name) and node.value.id == name
 
 
 def static_arguments(pipeline: Pipeline) -> dict[str, int]:
-    """The bytes of what the driver's own pods are handed, which does not grow with a run.
+    """Returns the size in bytes of the arguments of the driver's own pods, which do not grow with a run.
 
     The specification of each component, of each container and of each task: argocompiler/dag.go and container.go, the
     templates system-dag-driver and system-container-driver.
     """
-    parts: dict[str, Any] = {f"component {name}": one for name, one in pipeline.spec["components"].items()}
+    parts: dict[str, Any] = {f"component {name}": entry for name, entry in pipeline.spec["components"].items()}
     parts |= {"component root": pipeline.spec["root"]}
-    parts |= {f"container {label}": one for label, one in pipeline.spec["deploymentSpec"]["executors"].items()}
+    parts |= {f"container {label}": entry for label, entry in pipeline.spec["deploymentSpec"]["executors"].items()}
     everything: list[Task] = [*pipeline.groups.values(), *pipeline.stages.values()]
     parts |= {f"task {task.where}": task.spec for task in everything}
     return {name: len(json.dumps(part, ensure_ascii=False).encode()) for name, part in parts.items()}

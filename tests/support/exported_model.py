@@ -1,4 +1,4 @@
-"""What lies in a model repository, as far as anybody looks at it who does not load it."""
+"""Versions of a model repository with dummy contents, for tests that do not load the model."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from kfp_vision.repository.version import Version
 
 
 def version(folder: Path, name: str = "flowers", weights: bytes = b"weights", **about: object) -> Version:
-    """Writes a version, which says `about` of itself besides, and gives it."""
+    """Writes a version with additional metadata `about`, and returns it."""
     (folder / "variables").mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"graph")
     (folder / "variables" / "variables.index").write_bytes(weights)

@@ -1,4 +1,4 @@
-"""A line to a server on which things go wrong, in a pattern that a seed decides."""
+"""A faulty proxy for a server, with a reproducible pattern of faults."""
 
 import contextlib
 import hashlib
@@ -24,18 +24,18 @@ FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 
 
 class Line:
-    """A proxy for one HTTP server; a share of all requests is dropped, delayed, answered with 503, or cut short.
+    """A proxy for one HTTP server; a share of the requests is dropped, delayed, answered with 503, or truncated.
 
-    With the fate `spoil`, which is none of `FATES`, a byte of what is sent to the server becomes another; with `forbid`,
-    which is none either, whatever would make something there is answered with 403. While it is `gone`, all are dropped.
+    Two more fates are not in `FATES`: `spoil` changes a byte of the request body, and `forbid` answers PUT and POST with 403.
+    While `gone` is set, all requests are dropped.
 
     Attributes:
-        address: `host:port` to ask instead of the server.
-        requests: how many came.
-        fates: what went wrong, and how many times.
-        sent: bytes of bodies that went through.
-        now, most: requests that are on their way, and the most that were at a time.
-        gone: whether the server is.
+        address: `host:port` to use instead of the server.
+        requests: the number of requests.
+        fates: the number of each fault.
+        sent: bytes of relayed response bodies.
+        now, most: concurrent requests at present, and at most.
+        gone: whether the server is unreachable.
     """
 
     def __init__(self, port: int, share: float, seed: int, fates: Sequence[str], spared: int, encrypted: bool, after: int):
@@ -57,13 +57,13 @@ class Line:
             if self.gone.is_set():
                 self.fates["gone"] += 1
                 return "drop"
-            befallen = self._chance.random() < self._share and self.requests > self._after
-            fate = self._chance.choice(self._fates) if befallen else ""
+            is_faulty = self._chance.random() < self._share and self.requests > self._after
+            fate = self._chance.choice(self._fates) if is_faulty else ""
             self.fates[fate] += bool(fate)
             return fate
 
     def relay(self, request: bytes, answer: BinaryIO) -> bool:
-        """Answers one request, and says whether the line holds."""
+        """Relays one request; returns whether the connection stays open."""
         with self._lock:
             self.now += 1
             self.most = max(self.most, self.now)
@@ -73,7 +73,7 @@ class Line:
             with self._lock:
                 self.now -= 1
 
-    def _relayed(self, request: bytes, answer: BinaryIO, fate: str) -> bool:
+    def _relay_with_fate(self, request: bytes, answer: BinaryIO, fate: str) -> bool:
         if fate == "drop":
             return False
         if fate == "busy":
@@ -87,8 +87,8 @@ class Line:
         if fate == "spoil" and not request.endswith(b"\r\n\r\n"):
             half = (request.index(b"\r\n\r\n") + 4 + len(request)) // 2
             request = request[:half] + bytes([request[half] ^ 1]) + request[half + 1 :]
-        head, body = _asked(self._port, request)
-        if self._encrypted:  # such a store's ETags look like an MD5 and are none
+        head, body = _forward(self._port, request)
+        if self._encrypted:  # ETags of encrypted objects look like an MD5 but are not
             head, body = (ETAG.sub(lambda tag: hashlib.md5(tag[0]).hexdigest().encode(), part) for part in (head, body))
         cut = fate == "cut" and len(body) > self._spared
         body = body[: (len(body) + 1) // 2] if cut else body
@@ -98,7 +98,7 @@ class Line:
         return not cut and not self.gone.is_set() and b"connection: close" not in head.lower()
 
 
-def _asked(port: int, request: bytes) -> tuple[bytes, bytes]:
+def _forward(port: int, request: bytes) -> tuple[bytes, bytes]:
     with socket.create_connection(("127.0.0.1", port)) as server, server.makefile("rb") as answer:
         server.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
         head = _until_empty_line(answer)
@@ -106,14 +106,14 @@ def _asked(port: int, request: bytes) -> tuple[bytes, bytes]:
 
 
 def _request(stream: BinaryIO) -> bytes:
-    """The next request with its body; nothing where the other side is gone."""
+    """Reads the next request with its body; empty if the client has disconnected."""
     head = _until_empty_line(stream)
     length = LENGTH.search(head)
     return head + (stream.read(int(length[1])) if length else b"")
 
 
 def _until_empty_line(stream: BinaryIO) -> bytes:
-    """A request's or an answer's lines before its body; nothing where the other side is gone."""
+    """Reads the lines of a message up to its body; empty if the peer has disconnected."""
     lines = []
     while (line := stream.readline()) and line != b"\r\n":
         lines.append(line)
@@ -121,7 +121,7 @@ def _until_empty_line(stream: BinaryIO) -> bytes:
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    """Relays what comes; when it is closed, whoever still holds a connection is hung up on."""
+    """Relays requests; closing it also closes all open connections."""
 
     request_queue_size = 100
     allow_reuse_address = True
@@ -161,67 +161,67 @@ def line(
     encrypted: bool = False,
     after: int = 0,
 ) -> Iterator[Line]:
-    """A faulty line to the server on a port of this machine.
+    """Runs a faulty proxy for the server on a local port.
 
     Args:
-        port: the server's.
-        share: of the requests for which something goes wrong.
-        seed: of the pattern.
-        fates: what goes wrong.
-        spared: bodies of so many bytes are never cut.
-        encrypted: ETags are turned into others that look the same.
-        after: so many requests, the first ones, go well.
+        port: the port of the server.
+        share: the share of requests with a fault.
+        seed: determines the pattern.
+        fates: the kinds of faults.
+        spared: bodies up to this many bytes are never truncated.
+        encrypted: replaces ETags by others of the same form.
+        after: the number of first requests without faults.
     """
-    made = Line(port, share, seed, fates, spared, encrypted, after)
-    with _held(made):
-        yield made
+    proxy = Line(port, share, seed, fates, spared, encrypted, after)
+    with _listening(proxy):
+        yield proxy
 
 
 @contextlib.contextmanager
 def outage(port: int, *, after: int, seconds: float | None = None, server: Stoppable | None = None) -> Iterator[Line]:
-    """A line to a server that goes away: whoever holds a connection is hung up on, and nobody takes a new one.
+    """Runs a proxy for a server that becomes unreachable: open connections are closed and new ones refused.
 
     Args:
-        port: the server's.
-        after: how many requests are answered before.
-        seconds: how long it is gone; by default for good.
-        server: is stopped meanwhile, in the middle of its answers, and started again in the end.
+        port: the port of the server.
+        after: the number of requests answered before.
+        seconds: the duration; endless by default.
+        server: is killed during the outage, and restarted at its end.
     """
-    made = Line(port, 0, 0, FATES, 0, False, 0)
-    made.goes_after = after
+    proxy = Line(port, 0, 0, FATES, 0, False, 0)
+    proxy.goes_after = after
     opened, over = threading.Event(), threading.Event()
 
-    def come_and_go(own: int) -> None:
-        with _held(made, own):
+    def interrupt(own: int) -> None:
+        with _listening(proxy, own):
             opened.set()
-            made.gone.wait()
+            proxy.gone.wait()
             if server:
                 server.stop()
-            while made.now:  # what it has begun to answer it does
+            while proxy.now:  # requests in progress are completed
                 time.sleep(0.001)
-        back = not over.wait(seconds)
+        is_restored = not over.wait(seconds)
         if server:
             server.start()
-        if back:
-            made.gone.clear()
-            with _held(made, own):
+        if is_restored:
+            proxy.gone.clear()
+            with _listening(proxy, own):
                 over.wait()
 
-    with _kept() as kept:
-        thread = threading.Thread(target=come_and_go, args=[kept])
+    with _reserved_port() as reserved:
+        thread = threading.Thread(target=interrupt, args=[reserved])
         thread.start()
         opened.wait()
         try:
-            yield made
+            yield proxy
         finally:
             over.set()
-            made.gone.set()
+            proxy.gone.set()
             thread.join()
 
 
 @contextlib.contextmanager
-def _kept() -> Iterator[int]:
-    """A port that nobody else is given, not even as their own end of a connection, while nobody listens on it."""
+def _reserved_port() -> Iterator[int]:
+    """Reserves a port on which nothing listens, and which no other socket gets."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
@@ -230,10 +230,10 @@ def _kept() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _held(made: Line, port: int = 0) -> Iterator[None]:
-    """Has a line relay what comes to a port of its own, or to this one."""
-    with _Server(made, port) as server:
-        made.address = f"127.0.0.1:{server.server_address[1]}"
+def _listening(proxy: Line, port: int = 0) -> Iterator[None]:
+    """Lets a proxy listen on a port; 0 chooses one."""
+    with _Server(proxy, port) as server:
+        proxy.address = f"127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -1,6 +1,6 @@
-"""A compiled pipeline, walked as the driver of Kubeflow Pipelines 2.17.0 walks it: what comes into each stage, and from where.
+"""Walks a compiled pipeline like the driver of Kubeflow Pipelines 2.17.0, to find the inputs of each stage and their origins.
 
-`kfp.local` checks none of it. The files named below are those of the repository kubeflow/pipelines at its tag 2.17.0.
+`kfp.local` checks none of this. The files named below are those of the repository kubeflow/pipelines at its tag 2.17.0.
 """
 
 import ast
@@ -24,25 +24,25 @@ TAKES = {
     "TASK_CONFIG": "struct",
     "TASK_FINAL_STATUS": "struct",
 }
-UNKNOWN = "unknown"  # of an item of a list, and of a part of one: neither the compiled pipeline nor the driver says what it is
+UNKNOWN = "unknown"  # of an item of a list, or a part of one: neither the compiled pipeline nor the driver knows it
 # backend/src/v2/driver/util.go, inputPipelineChannelPattern.
 PLACEHOLDER = re.compile(r"\$\.inputs\.parameters\['(.+?)'\]")
 LAST = "ALL_UPSTREAM_TASKS_COMPLETED"
 OPERAND = re.compile(r"inputs\.parameter_values\['(.+?)'\]")
-Path = tuple[str, ...]  # of a task: the keys of the groups that it stands in, and its own
+Path = tuple[str, ...]  # of a task: the keys of its groups, and its own
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value comes from.
+    """The origin of a value.
 
     Attributes:
-        sort: field (of the form), constant, output (of a stage), collected (of all turns of a loop), item (of a loop), status.
-        name: of the field, the output, the item or the constant's value as JSON.
-        stage: of an output: the path of the task.
-        of: of an item, the list; of what is collected, what one turn gives.
-        loop: of what is collected, the path of the loop.
-        part: the expression by which a part of it is taken; empty for the whole.
+        sort: field (of the form), constant, output (of a stage), collected (from all iterations of a loop), item, or status.
+        name: the name of the field, output or item, or the constant as JSON.
+        stage: for an output, the path of the task.
+        of: for an item, its list; for a collected value, that of one iteration.
+        loop: for a collected value, the path of the loop.
+        part: the expression that selects a part of the value; empty for all of it.
     """
 
     sort: str
@@ -62,13 +62,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class Value:
-    """A parameter on its way: the kind of protobuf's Value that it is by now, and where it comes from."""
+    """A parameter value: its current kind in protobuf, and its origin."""
 
     kind: str
     origin: Origin
 
     def through(self) -> Iterator[Origin]:
-        """The origin, and what that is a part of."""
+        """Yields the origin, and the origins of which it is a part."""
         yield self.origin
         if self.origin.of:
             yield from self.origin.of.through()
@@ -76,13 +76,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact on its way.
+    """An artifact passed to a task.
 
     Attributes:
-        stage: the path of the task that makes it.
-        name: of the output.
-        loops: the paths of the loops whose turns all give one: a list.
-        given: whether it came as an input of a group.
+        stage: the path of the task that produces it.
+        name: the name of the output.
+        loops: the paths of the loops it is collected from, which make it a list.
+        given: whether it is an input of a group.
     """
 
     stage: Path
@@ -93,7 +93,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop: its path, and either the list that it runs through or the items that stand in the pipeline."""
+    """A loop: its path, and either the list it iterates over or its constant items."""
 
     path: Path
     items: Value | None = None
@@ -102,17 +102,17 @@ class Loop:
 
 @dataclass
 class Task:
-    """A task, as it was met on the walk: a stage, or a group of tasks.
+    """A task as found on the walk: a stage, or a group of tasks.
 
     Attributes:
-        path: the keys of the groups that it stands in, and its own.
-        spec: as the pipeline has it.
-        name: of the component.
-        component: what it refers to.
-        parameters: its inputs as the driver hands them on, types checked and texts made.
-        artifacts: the same.
-        within: the group that it stands in; None of the root.
-        loop: that it is, if it is one.
+        path: the keys of its groups, and its own.
+        spec: its specification in the pipeline.
+        name: the name of its component.
+        component: the component itself.
+        parameters: its input parameters as the driver passes them, after type checks and conversions.
+        artifacts: its input artifacts.
+        within: its group; None for the root.
+        loop: the loop, if it is one.
     """
 
     path: Path
@@ -130,7 +130,7 @@ class Task:
 
     @property
     def title(self) -> str:
-        """What the page calls it."""
+        """Returns the title on the page of KFP."""
         return self.spec.get("taskInfo", {}).get("name") or (self.path[-1] if self.path else "root")
 
     @property
@@ -143,13 +143,13 @@ class Task:
 
 
 class Pipeline:
-    """A compiled pipeline, and what the driver makes of it.
+    """A compiled pipeline, as resolved by the driver.
 
     Attributes:
-        spec: the pipeline, and platform: what is asked of Kubernetes; each as the YAML has it.
+        spec, platform: the pipeline and its settings for Kubernetes, as in the YAML.
         stages: the tasks that run a container, by path.
-        groups: the root, the exit handler's body, the conditions and the loops, by path.
-        faults: what the driver would stop at, each with the task's path.
+        groups: the root, the body of the exit handler, the conditions and the loops, by path.
+        faults: the errors at which the driver would stop, with the paths of their tasks.
     """
 
     def __init__(self, text: str) -> None:
@@ -160,7 +160,7 @@ class Pipeline:
         self.groups: dict[Path, Task] = {}
         self.faults: list[str] = []
         form = self.form.items()
-        given = {name: Value(TAKES[one["parameterType"]], Origin("field", name)) for name, one in form}
+        given = {name: Value(TAKES[source["parameterType"]], Origin("field", name)) for name, source in form}
         self._walk(Task((), {}, "root", self.spec["root"], parameters=given))
 
     @property
@@ -169,7 +169,7 @@ class Pipeline:
 
     @property
     def form(self) -> dict[str, dict[str, Any]]:
-        """The fields: name to type, default and more."""
+        """Returns the definition of each field: type, default and more."""
         return self.spec["root"].get("inputDefinitions", {}).get("parameters", {})
 
     @property
@@ -177,11 +177,11 @@ class Pipeline:
         return self.groups[()]
 
     def component(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        """What a task of the pipeline refers to."""
+        """Returns the component of a task."""
         return self.spec["components"][task["componentRef"]["name"]]
 
     def container(self, stage: Task) -> dict[str, Any]:
-        """What a stage runs; empty of one that imports an artifact."""
+        """Returns the container of a stage; empty for an importer."""
         return self.spec["deploymentSpec"]["executors"][stage.component["executorLabel"]].get("container", {})
 
     def on_kubernetes(self, stage: Task) -> dict[str, Any]:
@@ -189,13 +189,13 @@ class Pipeline:
         return executors.get(stage.component["executorLabel"], {})
 
     def code(self, stage: Task) -> ast.FunctionDef | None:
-        """The function that a stage runs; None where it runs something else."""
+        """Parses the function of a stage; None if it runs something else."""
         arguments = self.container(stage).get("args", [])
         if "--function_to_execute" not in arguments:
             return None
         called = arguments[arguments.index("--function_to_execute") + 1]
         module = ast.parse(self.container(stage)["command"][-1])
-        return next(one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == called)
+        return next(source for source in module.body if isinstance(source, ast.FunctionDef) and source.name == called)
 
     def _walk(self, group: Task) -> None:
         self.groups[group.path] = group
@@ -208,14 +208,14 @@ class Pipeline:
                 self.stages[task.path] = task
 
     def _resolve(self, task: Task) -> None:
-        """Fills in what comes into a task; of a loop, what comes into each turn."""
+        """Resolves the inputs of a task; for a loop, those of each iteration."""
         given = task.spec.get("inputs", {})
-        values = {name: self.value(one, task.within, task) for name, one in given.get("parameters", {}).items()}
+        values = {name: self.value(source, task.within, task) for name, source in given.get("parameters", {}).items()}
         values = {name: value for name, value in values.items() if value}
-        for name, one in given.get("parameters", {}).items():
-            if (part := one.get("parameterExpressionSelector")) and name in values:
+        for name, source in given.get("parameters", {}).items():
+            if (part := source.get("parameterExpressionSelector")) and name in values:
                 values[name] = Value(UNKNOWN, Origin("item", name, of=values[name], part=part))
-        artifacts = {name: self.artifact(one, task.within, task) for name, one in given.get("artifacts", {}).items()}
+        artifacts = {name: self.artifact(source, task.within, task) for name, source in given.get("artifacts", {}).items()}
         task.artifacts = {name: artifact for name, artifact in artifacts.items() if artifact}
         iterator = task.spec.get("parameterIterator")
         if not iterator:
@@ -228,13 +228,13 @@ class Pipeline:
             values[item] = Value(UNKNOWN, Origin("item", item, of=task.loop.items))
         else:
             task.loop = Loop(task.path, raw=tuple(json.loads(iterator["items"]["raw"])))
-            kinds = {kind_of(one) for one in task.loop.raw}
+            kinds = {kind_of(source) for source in task.loop.raw}
             kind = kinds.pop() if len(kinds) == 1 else UNKNOWN
             values[item] = Value(kind, Origin("item", item, of=Value("list", Origin("constant", iterator["items"]["raw"]))))
         task.parameters = self._checked(task, values, passed_over=listed)
 
     def _checked(self, task: Task, values: dict[str, Value], passed_over: str | None = None) -> dict[str, Value]:
-        """What handleParamTypeValidationAndConversion and ValidateLiteralParameter of resolve.go make of the values."""
+        """Converts and checks values like handleParamTypeValidationAndConversion and ValidateLiteralParameter of resolve.go."""
         checked = dict(values)
         for name, declared in task.component.get("inputDefinitions", {}).get("parameters", {}).items():
             if name == passed_over:
@@ -253,40 +253,40 @@ class Pipeline:
             checked[name] = Value(wanted, value.origin)
         return checked
 
-    def value(self, one: Mapping[str, Any], group: Task, task: Task) -> Value | None:
-        """What an input's parameter is, as resolveInputParameter of resolve.go finds it: in the inputs of the group, or beside.
+    def value(self, source: Mapping[str, Any], group: Task, task: Task) -> Value | None:
+        """Resolves the parameter of an input like resolveInputParameter of resolve.go: from the group, or from a sibling task.
 
         Args:
-            one: the specification of the input, of a task or of what is asked of Kubernetes for it.
-            group: that the task stands in.
-            task: that it is for.
+            source: the specification of the input, of a task or of its settings for Kubernetes.
+            group: the group of the task.
+            task: the task.
 
         Returns:
-            None where the driver stops; `faults` then says why.
+            None if the driver stops; `faults` then has the reason.
         """
-        if "componentInputParameter" in one:
-            name = one["componentInputParameter"]
+        if "componentInputParameter" in source:
+            name = source["componentInputParameter"]
             if name in group.parameters:
                 return group.parameters[name]
             return self._stopped(task, f"{group.where} does not have input parameter {name}")
-        if "taskOutputParameter" in one:
-            produced = one["taskOutputParameter"]
+        if "taskOutputParameter" in source:
+            produced = source["taskOutputParameter"]
             found = self._output(group.component, group.path, produced["producerTask"], produced["outputParameterKey"])
             asked = f"{produced['producerTask']} has no output parameter {produced['outputParameterKey']}"
             return found or self._stopped(task, asked)
-        if "taskFinalStatus" in one:
+        if "taskFinalStatus" in source:
             before = task.spec.get("dependentTasks", [])
             if not before or before[0] not in group.tasks:
                 return self._stopped(task, "waits for no task whose final status it could have")
             return Value("struct", Origin("status", before[0]))
-        constant = one["runtimeValue"]["constant"]
+        constant = source["runtimeValue"]["constant"]
         return Value(kind_of(constant), Origin("constant", json.dumps(constant)))
 
     def _stopped(self, task: Task, reason: str) -> None:
         self.faults.append(f"{task.where}: {reason}")
 
     def _output(self, dag: Mapping[str, Any], path: Path, producer: str, key: str) -> Value | None:
-        """What a task gives: resolveUpstreamParameters of resolve.go."""
+        """Resolves an output of a task like resolveUpstreamParameters of resolve.go."""
         task = dag["dag"]["tasks"].get(producer)
         component = self.component(task) if task else {}
         declared = component.get("outputDefinitions", {}).get("parameters", {}).get(key)
@@ -295,26 +295,26 @@ class Pipeline:
         if "dag" not in component:
             return Value(TAKES[declared["parameterType"]], Origin("output", key, stage=(*path, producer)))
         how = component["dag"].get("outputs", {}).get("parameters", {}).get(key, {})
-        ones = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
+        sources = [how["valueFromParameter"]] if "valueFromParameter" in how else how["valueFromOneof"]["parameterSelectors"]
         below = (*path, producer)
-        given = [self._output(component, below, one["producerSubtask"], one["outputParameterKey"]) for one in ones]
-        found = [one for one in given if one]
+        given = [self._output(component, below, source["producerSubtask"], source["outputParameterKey"]) for source in sources]
+        found = [source for source in given if source]
         if not found:
             return None
         if "parameterIterator" in task:
             return Value("list", Origin("collected", key, of=found[0], loop=below))
         return found[0]
 
-    def artifact(self, one: Mapping[str, Any], group: Task, task: Task) -> Artifact | None:
-        """The same as `value` for an artifact: resolveInputArtifact of resolve.go."""
-        if "componentInputArtifact" in one:
-            name = one["componentInputArtifact"]
+    def artifact(self, source: Mapping[str, Any], group: Task, task: Task) -> Artifact | None:
+        """Resolves the artifact of an input like resolveInputArtifact of resolve.go."""
+        if "componentInputArtifact" in source:
+            name = source["componentInputArtifact"]
             if name in group.artifacts:
                 given = group.artifacts[name]
                 return Artifact(given.stage, given.name, given.loops, given=True)
             self._stopped(task, f"{group.where} does not have input artifact {name}")
             return None
-        produced = one["taskOutputArtifact"]
+        produced = source["taskOutputArtifact"]
         found = self._made(group.component, group.path, produced["producerTask"], produced["outputArtifactKey"])
         if not found:
             self._stopped(task, f"{produced['producerTask']} has no output artifact {produced['outputArtifactKey']}")
@@ -335,7 +335,7 @@ class Pipeline:
         return inner
 
     def values_behind(self, value: Value | None) -> tuple[set[str], set[Path]]:
-        """The fields of the form, and the stages, that a value is made from, by however many stages that hand on values."""
+        """Returns the fields and stages that a value is computed from, directly or through other stages."""
         fields, stages = set[str](), set[Path]()
         ahead = list(value.through()) if value else []
         while ahead:
@@ -344,44 +344,46 @@ class Pipeline:
                 fields.add(origin.name)
             if origin.sort == "output" and origin.stage in self.stages.keys() - stages:
                 stages.add(origin.stage)
-                ahead += [one for given in self.stages[origin.stage].parameters.values() for one in given.through()]
+                ahead += [source for given in self.stages[origin.stage].parameters.values() for source in given.through()]
         return fields, stages
 
     def fields_behind(self, value: Value | None) -> set[str]:
-        """The fields of the form that a value is made from."""
+        """Returns the fields of the form that a value is computed from."""
         return self.values_behind(value)[0]
 
     @cached_property
     def last(self) -> dict[str, dict[str, Any]]:
-        """The tasks that run whatever happened before, by key, of the root."""
-        return {key: one for key, one in self.root.tasks.items() if one.get("triggerPolicy", {}).get("strategy") == LAST}
+        """Returns the tasks of the root that run whatever happened before, by key."""
+        return {
+            key: source for key, source in self.root.tasks.items() if source.get("triggerPolicy", {}).get("strategy") == LAST
+        }
 
 
 def waits_for(task: Mapping[str, Any]) -> set[str]:
-    """The tasks that a task waits for: as it says itself, and addImplicitDependencies of argocompiler/dag.go."""
+    """Returns the dependencies of a task: declared ones, and those of addImplicitDependencies of argocompiler/dag.go."""
     given = task.get("inputs", {})
-    ones = [one.get("taskOutputParameter") for one in given.get("parameters", {}).values()]
-    ones += [one.get("taskOutputArtifact") for one in given.get("artifacts", {}).values()]
-    return {*task.get("dependentTasks", []), *(one["producerTask"] for one in ones if one)}
+    sources = [source.get("taskOutputParameter") for source in given.get("parameters", {}).values()]
+    sources += [source.get("taskOutputArtifact") for source in given.get("artifacts", {}).values()]
+    return {*task.get("dependentTasks", []), *(source["producerTask"] for source in sources if source)}
 
 
 def kind_of(constant: Any) -> str:
-    """Which kind of protobuf's Value a JSON value is."""
+    """Returns the kind of protobuf value of a JSON value."""
     kinds = ((bool, "bool"), (int | float, "number"), (str, "string"), (list, "list"), (dict, "struct"))
     return next((kind for sort, kind in kinds if isinstance(constant, sort)), "null")
 
 
 def condition(text: str) -> ast.Expression:
-    """A condition, in the language of Google's CEL, as Python: the few forms of it that KFP's compiler writes.
+    """Translates a condition from Google's CEL to Python, for the few forms that KFP's compiler writes.
 
     Args:
         text: such as `inputs.parameter_values['a'] == 'b' && !(int(inputs.parameter_values['c']) > 1)`.
 
     Returns:
-        An expression of `V`, the dictionary of the inputs.
+        A Python expression of `V`, the dictionary of the inputs.
 
     Raises:
-        SyntaxError: where it cannot be read.
+        SyntaxError: if it has another form.
     """
     parts = re.split(r"(inputs\.parameter_values\['.+?'\]|'[^']*')", text)
     words = ((r"&&", " and "), (r"\|\|", " or "), (r"!(?!=)", " not "), (r"\btrue\b", "True"), (r"\bfalse\b", "False"))
@@ -394,6 +396,6 @@ def condition(text: str) -> ast.Expression:
 
 
 def holds(text: str, values: Mapping[str, Any]) -> bool:
-    """Whether a condition holds for these inputs."""
+    """Returns whether a condition holds for the given inputs."""
     known = {"V": values, "int": int, "double": float, "string": str}
     return eval(compile(condition(text), "condition", "eval"), {"__builtins__": {}}, known)  # of our own compiled pipelines

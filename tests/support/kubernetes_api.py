@@ -1,8 +1,7 @@
-"""An API server that speaks Kubernetes' HTTP, for InferenceServices and what KServe makes of them, with a controller that takes
-its time.
+"""An API server of Kubernetes for InferenceServices and the objects that KServe creates, with a controller that takes steps.
 
-In Standard mode it does what KServe 0.20.0 was seen to do on Kubernetes 1.34: the InferenceService's `Ready` is what
-`PropagateRawStatus` makes of the Deployment, and so stays True for as long as any pod is available.
+In Standard mode it behaves as KServe 0.20.0 was observed to on Kubernetes 1.34: `Ready` of the InferenceService is what
+`PropagateRawStatus` derives from the Deployment, and so stays True as long as any pod is available.
 """
 
 import contextlib
@@ -28,11 +27,11 @@ DEPLOYMENTS, PODS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments", f"/api/
 VERBS = {"POST": "create", "PATCH": "patch", "GET": "get"}
 MODE = "serving.kserve.io/deploymentMode"
 NUMBERS = count(1)  # of pods
-TICK = 0.02  # seconds between two states of a service that is watched
+TICK = 0.02  # seconds between two states of a watched service
 
 
 class Refusal(Exception):
-    """A request that is answered with a Status."""
+    """An error answer with a Status object."""
 
     def __init__(self, code: int, reason: str, message: str):
         super().__init__(message)
@@ -46,7 +45,7 @@ def condition(kind: str, status: str, **more: str) -> dict[str, str]:
 
 
 def becomes_ready(service: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What KServe says one after the other with Knative. What it observes is not the service's own generation."""
+    """Returns the statuses of a service that KServe writes in turn in Knative mode, with their own observed generation."""
     generation = service["metadata"]["generation"]
     address = {"address": {"url": f"http://{service['metadata']['name']}.{NAMESPACE}.svc.cluster.local"}}
     waiting = condition("Ready", "Unknown", reason="PredictorNotReady")
@@ -60,27 +59,27 @@ def becomes_ready(service: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @dataclass
 class Cluster:
-    """What the server holds, and what goes wrong there.
+    """The objects of the server, and its simulated faults.
 
     Attributes:
-        mode: in which KServe runs, Standard or Knative.
-        controller: of Knative mode: gives the states that a service gets after a change, one after the other.
-        trouble: of Standard mode: what becomes of the Deployment and of its new pod, which then never gets ready.
-        lingers: of Standard mode: how often a pod is still listed after it was told to end.
-        more: of Standard mode: what KServe says in the status of a service of which it makes nothing.
-        stages: the images of pods of a run, by their names.
+        mode: the deployment mode of KServe, Standard or Knative.
+        controller: in Knative mode, returns the successive statuses of a changed service.
+        trouble: in Standard mode, changes the Deployment and its new pod, which then never becomes ready.
+        lingers: in Standard mode, how often a terminating pod is still listed.
+        more: in Standard mode, the status that KServe writes for a service that it rejects.
+        stages: the container images of the pods of a run, by pod name.
         deployments, pods: by the name of their service.
-        beside: how often each (resource, verb) of others than InferenceServices was used.
-        defaults: changes a service as it comes, as KServe's webhooks do.
-        denied: verbs that the caller may not use.
-        rivals: how many times somebody else changes a service between a look at it and its change.
-        broken: answers that watches give before they work: a code, or 0 for a line that breaks.
-        loses: services that are deleted when they are watched.
-        missing: whether there is no KServe.
+        beside: number of uses of each (resource, verb) other than InferenceServices.
+        defaults: changes a new service, as the webhooks of KServe do.
+        denied: verbs that the caller must not use.
+        rivals: how many times another client changes a service between a read and a patch.
+        broken: failures of watches before they work: a status code, or 0 for a dropped connection.
+        loses: services that are deleted while being watched.
+        missing: whether KServe is not installed.
         services: by name.
-        asked: how often each verb was used; what only tried something is not in it.
-        tried: how often something was only tried.
-        looks: the InferenceService, the Deployment and the names of the pods at each look at the Deployment.
+        asked: number of uses of each verb, without dry runs.
+        tried: number of dry runs.
+        looks: the InferenceService, the Deployment and the names of the pods at each read of the Deployment.
     """
 
     mode: str = "Standard"
@@ -130,7 +129,7 @@ class Cluster:
                 raise Refusal(403, "Forbidden", f"{resource} is forbidden: {who}")
 
     def deployment(self, name: str) -> dict[str, Any]:
-        """A Deployment, which has gone one step on since it was looked at last."""
+        """Returns a Deployment, after advancing its rollout by one step."""
         with self._lock:
             service = name.removesuffix("-predictor")
             if self._steps.get(service):
@@ -175,8 +174,8 @@ class Cluster:
                 self.rivals -= 1
                 before["metadata"].setdefault("labels", {})["rivals"] = str(self.rivals)
                 self._store("MODIFIED", before)
-            seen = change["metadata"].get("resourceVersion", before["metadata"]["resourceVersion"])
-            if seen != self.get(name)["metadata"]["resourceVersion"]:
+            expected_version = change["metadata"].get("resourceVersion", before["metadata"]["resourceVersion"])
+            if expected_version != self.get(name)["metadata"]["resourceVersion"]:
                 raise Refusal(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
             after = merged(before, change)
             self._admit(after)
@@ -193,7 +192,7 @@ class Cluster:
             del self.services[name]
 
     def watch(self, name: str, since: int, seconds: float) -> Iterator[dict[str, Any]]:
-        """The events of a service after a version; the controller goes one state on whenever there is nothing to tell."""
+        """Yields the events of a service after a version; the controller advances when there are none."""
         if self.broken:
             code = self.broken.pop()
             if not code:
@@ -236,13 +235,15 @@ class Cluster:
         return service
 
     def _rollout(self, name: str) -> list[Callable[[], None]]:
-        """What happens one after the other to the Deployment of a service, and to its pods."""
+        """Returns the steps of the rollout of a Deployment and its pods."""
         before = self.deployments.get(name)
         old = self.pods.get(name, [])[:1] if before else []
         service = self.services[name]
         marks = {key: value for key, value in service["metadata"]["annotations"].items() if key.startswith("kfp-vision/")}
         pod = new_pod(name, service, marks)
-        back = next((one for one in self.pods.get(name, []) if one["metadata"]["annotations"] == marks and is_ready(one)), None)
+        back = next(
+            (item for item in self.pods.get(name, []) if item["metadata"]["annotations"] == marks and is_ready(item)), None
+        )
         deployment = copy.deepcopy(before) or {
             "metadata": {"name": f"{name}-predictor", "generation": 0},
             "spec": {"replicas": 1},
@@ -254,12 +255,12 @@ class Cluster:
             deployment["metadata"]["generation"] += 1
             self.deployments[name] = deployment
 
-        def seen(**counts: int) -> Callable[[], None]:
-            def see() -> None:
+        def observe(**counts: int) -> Callable[[], None]:
+            def update_status() -> None:
                 status = deployment["status"]
                 status["observedGeneration"] = deployment["metadata"]["generation"]
                 kept = [
-                    one for one in status["conditions"] if one["type"] not in ("Available", "Progressing", "ReplicaFailure")
+                    item for item in status["conditions"] if item["type"] not in ("Available", "Progressing", "ReplicaFailure")
                 ]
                 enough = counts["availableReplicas"] >= 1
                 available = ("True", "MinimumReplicasAvailable") if enough else ("False", "MinimumReplicasUnavailable")
@@ -272,11 +273,11 @@ class Cluster:
                 deployment["status"] = {**status, **counts, "conditions": kept}
                 self._propagate(name)
 
-            return see
+            return update_status
 
         def starts() -> None:
             self.pods[name] = [*old, pod]
-            seen(replicas=1 + len(old), updatedReplicas=1, availableReplicas=len(old))()
+            observe(replicas=1 + len(old), updatedReplicas=1, availableReplicas=len(old))()
 
         def goes_wrong() -> None:
             assert self.trouble
@@ -286,19 +287,19 @@ class Cluster:
 
         def gets_ready() -> None:
             pod["status"] = {"phase": "Running", "conditions": [condition("Ready", "True")]}
-            seen(replicas=1 + len(old), updatedReplicas=1, availableReplicas=1 + len(old))()
+            observe(replicas=1 + len(old), updatedReplicas=1, availableReplicas=1 + len(old))()
 
         def ends() -> None:
-            for one in old:
-                one["metadata"]["deletionTimestamp"] = "2026-11-28T06:00:00Z"
-            seen(replicas=1, updatedReplicas=1, availableReplicas=1)()
+            for item in old:
+                item["metadata"]["deletionTimestamp"] = "2026-11-28T06:00:00Z"
+            observe(replicas=1, updatedReplicas=1, availableReplicas=1)()
 
         def goes_back() -> None:
             self.pods[name] = [back]
-            seen(replicas=1, updatedReplicas=1, availableReplicas=1)()
+            observe(replicas=1, updatedReplicas=1, availableReplicas=1)()
 
         def nothing() -> None:
-            """KServe has not come to it yet."""
+            """KServe has not reacted yet."""
 
         def says_no() -> None:
             self._store(
@@ -307,36 +308,36 @@ class Cluster:
 
         if self.more:
             return [nothing, says_no]
-        if back is not None:  # its pod is still there
-            return [nothing, made, seen(replicas=2, updatedReplicas=1, availableReplicas=1), goes_back]
+        if back is not None:  # its pod still exists
+            return [nothing, made, observe(replicas=2, updatedReplicas=1, availableReplicas=1), goes_back]
         if self.trouble:
             return [nothing, made, starts, goes_wrong]
         return [nothing, made, starts, gets_ready, ends]
 
     def _propagate(self, name: str) -> None:
-        """`PropagateRawStatus` of KServe 0.20.0, as far as it matters here."""
+        """Updates the status like `PropagateRawStatus` of KServe 0.20.0, as far as relevant here."""
         service, deployment = copy.deepcopy(self.services[name]), self.deployments[name]
-        found = {one["type"]: one for one in deployment["status"]["conditions"]}
+        found = {item["type"]: item for item in deployment["status"]["conditions"]}
         available, progress, failure = (found.get(kind) for kind in ("Available", "Progressing", "ReplicaFailure"))
-        told = {"status": "False"}
+        source_condition = {"status": "False"}
         if available and available["status"] == "True":
-            told = available
+            source_condition = available
         if progress and progress["status"] == "False":
-            told = {**progress, "status": "False"}
+            source_condition = {**progress, "status": "False"}
         elif progress and progress["reason"] == "NewReplicaSetAvailable":
-            told = progress
+            source_condition = progress
         if available and available["status"] == "False":
-            told = available
+            source_condition = available
         if failure and failure["status"] == "True":
-            told = {**failure, "status": "False"}
-        said = {key: told[key] for key in ("status", "reason", "message") if key in told}
+            source_condition = {**failure, "status": "False"}
+        details = {key: source_condition[key] for key in ("status", "reason", "message") if key in source_condition}
         service["status"] = {
             "deploymentMode": "Standard",
             "observedGeneration": deployment["status"]["observedGeneration"],
             "conditions": [
                 {"type": "IngressReady", "status": "True"},
-                {"type": "PredictorReady", **said},
-                {"type": "Ready", **said},
+                {"type": "PredictorReady", **details},
+                {"type": "Ready", **details},
                 {"type": "Stopped", "status": "False", "severity": "Info"},
             ],
             "url": f"http://{name}-{NAMESPACE}.example.com",
@@ -362,7 +363,7 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 def merged(there: Any, change: Any) -> Any:
-    """RFC 7386: a merge patch."""
+    """Applies a JSON merge patch (RFC 7386)."""
     if not isinstance(change, dict):
         return change
     found = dict(there) if isinstance(there, dict) else {}
@@ -375,7 +376,7 @@ def merged(there: Any, change: Any) -> Any:
 
 
 def is_watch(asked: Mapping[str, str]) -> bool:
-    """Whether a query asks for a stream; Kubernetes takes Python's True as well."""
+    """Returns whether a query asks for a watch; Kubernetes also accepts `True`, as Python writes it."""
     return asked.get("watch", "").lower() == "true"
 
 
@@ -383,7 +384,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Nothing: a test says what it has seen."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
         asked = self._asked()
@@ -433,14 +434,14 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refusal(404, "NotFound", f"nothing at {path}")
             else:
                 cluster.allow("watch" if is_watch(asked) else VERBS[self.command], "dryRun" in asked)
-            said, code = answer(cluster, path), 201 if self.command == "POST" else 200
+            content, code = answer(cluster, path), 201 if self.command == "POST" else 200
         except Refusal as refusal:
-            said, code = refusal.status, refusal.code
-        if said is not None:
-            self._say(code, said)
+            content, code = refusal.status, refusal.code
+        if content is not None:
+            self._say(code, content)
 
-    def _say(self, code: int, said: dict[str, Any]) -> None:
-        body = json.dumps(said).encode()
+    def _say(self, code: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -450,7 +451,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _stream(self, cluster: Cluster, asked: Mapping[str, str]) -> None:
-        """Lines as they come, in chunks: the client takes an answer of known length only as a whole."""
+        """Sends lines in chunks: the client returns an answer of known length only when complete."""
         self.close_connection = True
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
@@ -463,7 +464,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
                 self.wfile.flush()
         except ConnectionAbortedError:
-            return  # without the end
+            return  # no final chunk
         self.wfile.write(b"0\r\n\r\n")
 
 
@@ -477,7 +478,7 @@ class Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def running(cluster: Cluster, configuration: Path) -> Iterator[Cluster]:
-    """The server on a free port, as long as the body lasts, and the file that leads to it, as kubectl has them."""
+    """Runs the server during the context, with a kubeconfig file."""
     with Server(cluster) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -1,4 +1,4 @@
-"""An API server that speaks Kubernetes' HTTPS, for the list of nodes alone, and the pod of a stage that asks it."""
+"""A server for the list of nodes in the API of Kubernetes, and the environment of a pod that uses it."""
 
 import contextlib
 import datetime
@@ -34,7 +34,7 @@ def node(
     taints: list[dict[str, str]] | None = None,
     cordoned: bool = False,
 ) -> dict[str, Any]:
-    """A node as `kubectl get node -o json` shows it."""
+    """Makes a node as `kubectl get node -o json` shows it."""
     sizes = {"cpu": "7910m", "ephemeral-storage": "18858075679", "hugepages-2Mi": "0", "memory": "27846984Ki", "pods": "110"}
     own = {"kubernetes.io/arch": "amd64", "kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
     cordon = [{"effect": "NoSchedule", "key": "node.kubernetes.io/unschedulable", "timeAdded": "2026-01-01T00:00:00Z"}]
@@ -58,16 +58,16 @@ def node(
 
 @dataclass
 class Nodes:
-    """What the server holds, and what goes wrong there.
+    """The nodes of the server, and its simulated faults.
 
     Attributes:
         held: the nodes.
-        denied: whether the account may not list them.
-        silent: whether no answer comes.
-        answer: bytes that are sent in the place of each answer.
-        expired: whether what a list goes on from is too old.
-        asked: the query of each request that was let in.
-        tried: how many requests came.
+        denied: whether the account must not list nodes.
+        silent: whether the server never answers.
+        answer: bytes to send instead of each answer.
+        expired: whether continue tokens have expired.
+        asked: the query of each authorized request.
+        tried: the number of requests.
     """
 
     held: list[dict[str, Any]] = field(default_factory=list)
@@ -88,11 +88,11 @@ class Nodes:
         if start and self.expired:
             raise Refusal(410, "Expired", "The provided continue parameter is too old")
         end = start + int(asked["limit"])
-        left = {"continue": str(end), "remainingItemCount": len(self.held) - end} if end < len(self.held) else {}
+        continuation = {"continue": str(end), "remainingItemCount": len(self.held) - end} if end < len(self.held) else {}
         return {
             "kind": "NodeList",
             "apiVersion": "v1",
-            "metadata": {"resourceVersion": "1", **left},
+            "metadata": {"resourceVersion": "1", **continuation},
             "items": self.held[start:end],
         }
 
@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Nothing: a test says what it has seen."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
         holding: Nodes = self.server.holding
@@ -114,11 +114,11 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refusal(404, "NotFound", f"nothing at {parts.path}")
             if self.headers["Authorization"] not in (f"bearer {TOKEN}", f"Bearer {TOKEN}"):
                 raise Refusal(401, "Unauthorized", "Unauthorized")
-            said, code = holding.page({name: values[0] for name, values in parse_qs(parts.query).items()}), 200
+            answer, code = holding.page({name: values[0] for name, values in parse_qs(parts.query).items()}), 200
         except Refusal as refusal:
-            said, code = refusal.status, refusal.code
-        body = holding.answer or json.dumps(said).encode()
-        with contextlib.suppress(OSError):  # whoever asked may be gone
+            answer, code = refusal.status, refusal.code
+        body = holding.answer or json.dumps(answer).encode()
+        with contextlib.suppress(OSError):  # the client may have disconnected
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -137,11 +137,11 @@ class Server(ThreadingHTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, *_: object) -> None:
-        """Nothing, as of whoever does not believe the certificate."""
+        """Ignores clients that reject the certificate."""
 
 
 def certified(folder: Path) -> Path:
-    """A key and a certificate of 127.0.0.1 that vouches for itself, in one file."""
+    """Writes a self-signed certificate of 127.0.0.1 and its key to one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kube-apiserver of the tests")])
     today = datetime.datetime.now(datetime.UTC)
@@ -167,7 +167,7 @@ def certified(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def within(holding: Nodes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    """The server on a free port, as long as the body lasts, and around it what a stage finds in its pod."""
+    """Runs the server during the context, with the environment that a stage finds in its pod."""
     folder.mkdir()
     with Server(holding, certified(folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

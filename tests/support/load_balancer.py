@@ -1,4 +1,4 @@
-"""An address before several servers, as a service of Kubernetes is one: each new connection leads to the next of them."""
+"""A load balancer for several servers, like a Kubernetes service: each new connection goes to the next server."""
 
 import contextlib
 import socket
@@ -13,14 +13,14 @@ HOP_BY_HOP = ("connection", "content-length", "date", "keep-alive", "server", "t
 
 
 class Front(ThreadingHTTPServer):
-    """The address.
+    """The load balancer.
 
     Args:
-        choose: gives the server that a new connection leads to, `http://host:port`.
-        hidden: headers of answers that do not come through.
+        choose: returns the server for a new connection, `http://host:port`.
+        hidden: response headers to remove.
 
     Attributes:
-        led: where each connection led, in their order.
+        led: the server of each connection, in order.
     """
 
     daemon_threads = True
@@ -35,7 +35,7 @@ class Front(ThreadingHTTPServer):
 
 
 class _Connection(BaseHTTPRequestHandler):
-    """A connection, of as many requests as the client likes: all go to the one server that it was led to."""
+    """A client connection, whose requests all go to the server chosen for it."""
 
     protocol_version = "HTTP/1.1"
     server: Front
@@ -47,7 +47,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: a test says what it has seen."""
+        """Logs nothing."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -64,7 +64,7 @@ class _Connection(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def fronting(choose: Callable[[], str], hidden: tuple[str, ...] = ()) -> Iterator[Front]:
-    """The address, as long as the body lasts."""
+    """Runs a load balancer during the context."""
     with Front(choose, hidden) as front:
         thread = threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -1,29 +1,31 @@
-"""What the stages of a local run said that they made, and whether it is there."""
+"""Checks that the outputs announced by the stages of a local run exist."""
 
 import json
 from pathlib import Path
 
 
 def unwritten(folder: Path) -> list[str]:
-    """The output artifacts that no file or folder stands behind: the page of KFP shows an error in red in their place.
+    """Lists the announced output artifacts without a file or folder, for which the page of KFP shows an error.
 
     KFP's executor lists every output artifact of a stage in the stage's `executor_output.json`, written or not.
 
     Args:
-        folder: below which the outputs of the stages lie, such as a run's; the turns of loops among them.
+        folder: contains the outputs of the stages, including those of loop iterations, such as the folder of a run.
 
     Returns:
-        Stage and artifact of each, in order.
+        `stage/artifact` for each, sorted.
 
     Raises:
         FileNotFoundError: if no stage has run there.
     """
-    told = sorted(folder.rglob("executor_output.json"))
-    if not told:
+    output_files = sorted(folder.rglob("executor_output.json"))
+    if not output_files:
         raise FileNotFoundError(f"no stage left an executor_output.json below {folder}")
     missing = []
-    for said in told:
-        made = json.loads(said.read_text(encoding="utf-8")).get("artifacts", {})
-        for name, listed in made.items():
-            missing += [f"{said.parent.name}/{name}" for one in listed["artifacts"] if not Path(one["uri"]).exists()]
+    for output_file in output_files:
+        artifacts = json.loads(output_file.read_text(encoding="utf-8")).get("artifacts", {})
+        for name, listed in artifacts.items():
+            missing += [
+                f"{output_file.parent.name}/{name}" for artifact in listed["artifacts"] if not Path(artifact["uri"]).exists()
+            ]
     return sorted(missing)

@@ -1,4 +1,4 @@
-"""Servers of pictures that tests start for themselves, each on a free port of this machine."""
+"""Servers that tests start, each on a free port of this machine."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from typing import Any
 from support.skip import leave_out
 
 KEY, SECRET = "the-key-of-the-tests", "the-secret-of-the-tests"
-SECONDS_TO_START = 300  # of a machine that has much else to do; most take one
+SECONDS_TO_START = 300  # on a busy machine; usually one second
 NUMBERS = count(1)  # of buckets
 
 
@@ -25,15 +25,15 @@ class Server:
     """A running server.
 
     Attributes:
-        port: where it listens.
-        folder: what it shows: a bucket is a folder in it.
+        port: the port it listens on.
+        folder: the root of its buckets, one folder each.
     """
 
     port: int
     folder: Path
 
     def bucket(self, name: str, files: dict[str, bytes]) -> str:
-        """A bucket of these files; gives its name."""
+        """Creates a bucket with these files, and returns its name."""
         for key, content in files.items():
             (self.folder / name / key).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name / key).write_bytes(content)
@@ -42,12 +42,12 @@ class Server:
 
 @dataclass
 class Stoppable(Server):
-    """A server that tests stop, and start again on the same port with the same buckets.
+    """A server that tests can stop, and restart on the same port with the same buckets.
 
     Attributes:
-        command: which starts it.
-        log: the file that it writes to.
-        process: the running one.
+        command: the command that starts it.
+        log: the file for its output.
+        process: the running process.
     """
 
     command: list[str]
@@ -55,29 +55,29 @@ class Stoppable(Server):
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it takes connections."""
+        """Starts the server; returns when it accepts connections."""
         self.process = started(self.command, self.port, self.log)
 
     def stop(self) -> None:
-        """Ends it in the middle of whatever it does."""
+        """Kills the server."""
         assert self.process
         self.process.kill()
         self.process.wait()
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 def program(name: str) -> str:
-    """A command of this environment."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    return found or leave_out(f"there is no {name}")
+    """Returns the path of a command, from this environment or PATH."""
+    path = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    return path or leave_out(f"there is no {name}")
 
 
 def until(condition: Callable[[], object], seconds: float = SECONDS_TO_START) -> None:
-    """Waits until something is so, which it must be soon."""
+    """Waits until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -85,13 +85,13 @@ def until(condition: Callable[[], object], seconds: float = SECONDS_TO_START) ->
 
 
 def started(command: list[str], port: int, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """A server of which this has waited until it listens; whoever asks for it is to end it."""
-    with log.open("wb") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | (environment or {}))
+    """Starts a server, and returns when it accepts connections; the caller must end it."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | (environment or {}))
     until = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < until and process.poll() is None:
-        with socket.socket() as asking:
-            if asking.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return process
         time.sleep(0.05)
     process.kill()
@@ -101,7 +101,7 @@ def started(command: list[str], port: int, log: Path, environment: dict[str, str
 
 @contextlib.contextmanager
 def ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
-    """A process that does not outlive the body, however that ends."""
+    """Kills a process at the end of the context."""
     with process:
         try:
             yield process
@@ -111,43 +111,43 @@ def ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
 
 @dataclass(frozen=True)
 class Emulated:
-    """The Cloud Storage emulator, asked as Google's client asks Google.
+    """The Cloud Storage emulator, accessed with Google's client.
 
     Attributes:
-        port: where it listens.
+        port: the port it listens on.
     """
 
     port: int
 
     def bucket(self, name: str, files: dict[str, bytes]) -> str:
-        """A bucket of these files; gives its name."""
+        """Creates a bucket with these files, and returns its name."""
         from google.cloud import storage
 
         client = storage.Client.create_anonymous_client()
         client._connection.API_BASE_URL = f"http://127.0.0.1:{self.port}"
-        made = client.create_bucket(name, project="tests")
+        new_bucket = client.create_bucket(name, project="tests")
         for key, content in files.items():
-            made.blob(key).upload_from_string(content)
+            new_bucket.blob(key).upload_from_string(content)
         return name
 
 
 class Place:
-    """A store, and how tests reach it.
+    """A store and the way in which tests reach it.
 
     Attributes:
-        scheme: of its URIs.
-        port: where its server listens.
+        scheme: the scheme of its URIs.
+        port: the port of its server.
     """
 
     def __init__(self, scheme: str, server: Any, monkeypatch: Any):
         self.scheme, self.port, self._server, self._patch = scheme, server.port, server, monkeypatch
 
     def bucket(self, files: dict[str, bytes]) -> str:
-        """The URI of a new bucket of these files."""
+        """Creates a bucket with these files, and returns its URI."""
         return f"{self.scheme}://{self._server.bucket(f'bucket-{next(NUMBERS)}', files)}"
 
     def lead_over(self, address: str = "") -> None:
-        """From now on the store is asked over another line; without an address, over none."""
+        """Routes requests to the store through another address; without one, directly."""
         from kfp_vision.storage import gcs
 
         gcs._made.cache_clear()
@@ -157,16 +157,16 @@ class Place:
 
 @contextlib.contextmanager
 def answering(arguments: list[str]) -> Iterator[str]:
-    """The address of `kfp-vision` with arguments that make it serve, as long as the body lasts."""
+    """Runs a serving command of `kfp-vision`, and yields its address."""
     command = [sys.executable, "-m", "kfp_vision.cli", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            said = []
+            output = []
             for line in process.stdout or ():
-                said.append(line)
+                output.append(line)
                 if line.startswith("open http"):
                     yield line.split()[1].rstrip("/")
                     return
-            raise AssertionError(f"it did not start: {''.join(said)}")
+            raise AssertionError(f"it did not start: {''.join(output)}")
         finally:
             process.terminate()

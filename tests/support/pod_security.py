@@ -1,4 +1,4 @@
-"""Pod security `restricted`, rule by rule in the words of https://kubernetes.io/docs/concepts/security/pod-security-standards/."""
+"""The rules of the Pod Security Standard `restricted`, as in https://kubernetes.io/docs/concepts/security/pod-security-standards/."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ SYSCTLS = {
 
 
 def violations(pod: dict[str, Any]) -> list[str]:
-    """Which rules a pod's spec breaks, and where; none for a pod that is let in."""
+    """Lists the rules that a pod's spec violates, and where; empty for an admissible pod."""
     whole = pod.get("securityContext", {})
     kinds = ("initContainers", "containers", "ephemeralContainers")
     containers = [container for kind in kinds for container in pod.get(kind, [])]
@@ -37,7 +37,7 @@ def violations(pod: dict[str, Any]) -> list[str]:
 
 
 def _of_any(context: dict[str, Any]) -> Iterator[str]:
-    """What neither a pod nor a container may say."""
+    """Checks the rules for both pods and containers."""
     if context.get("runAsUser") == 0:
         yield "runAsUser"
     if context.get("windowsOptions", {}).get("hostProcess"):

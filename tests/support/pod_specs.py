@@ -1,7 +1,7 @@
-"""The pods that KFP and Argo make of a committed pipeline's stages.
+"""The pods that KFP and Argo create for the stages of a committed pipeline.
 
-What is a stage's own is read from the pipeline as KFP's driver reads it: initPodSpecPatch of backend/src/v2/driver/driver.go
-and extendPodSpecPatch of k8s.go. What is around it is as KFP 2.17.0 has it, in the files named below.
+The settings of a stage are read from the pipeline like KFP's driver does: initPodSpecPatch of backend/src/v2/driver/driver.go
+and extendPodSpecPatch of k8s.go. Everything else is as in KFP 2.17.0, in the files named below.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a person filled in, and what the check makes of it.
+# Values of the form, and outputs of the check.
 FIELDS = {"gpu_type": "nvidia.com/gpu", "gpus": "1", "node_selector": {"disk": "ssd"}}
 FIELDS |= {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]}
 FIELD = re.compile(r"\{\{\$\.inputs\.parameters\['(?:pipelinechannel--)?(?:check-\w+-)?(\w+)'\]\}\}")
@@ -35,11 +35,11 @@ SCRATCH |= {"kfp-launcher": "/kfp-launcher", "dot-cache-scratch": "/.cache", "do
 
 @cache
 def pods(name: str) -> dict[str, dict[str, Any]]:
-    """The pod of every stage of a pipeline, by the stage's executor."""
+    """Returns the pod of every stage of a pipeline, by the stage's executor."""
     spec, platform = yaml.safe_load_all((ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8"))
     on_kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     executors = spec["deploymentSpec"]["executors"]
-    return {label: _pod(label, one["container"], on_kubernetes[label]) for label, one in executors.items()}
+    return {label: _pod(label, item["container"], on_kubernetes[label]) for label, item in executors.items()}
 
 
 def _pod(label: str, container: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -73,17 +73,17 @@ def _pod(label: str, container: dict[str, Any], asked: dict[str, Any]) -> dict[s
     if "nodeSelector" in asked:
         spec["nodeSelector"] = _known(asked["nodeSelector"]["nodeSelectorJson"])
     if "tolerations" in asked:
-        spec["tolerations"] = [one for given in asked["tolerations"] for one in _known(given["tolerationJson"])]
+        spec["tolerations"] = [item for entry in asked["tolerations"] for item in _known(entry["tolerationJson"])]
     labels = {"pipelines.kubeflow.org/v2_component": "true", **asked["podMetadata"]["labels"]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": label, "labels": labels}, "spec": spec}
-    return json.loads(json.dumps(pod))  # in which nothing stands twice
+    return json.loads(json.dumps(pod))  # without duplicates
 
 
 def _variables(secret: dict[str, Any]) -> list[dict[str, Any]]:
     name, optional = _known(secret["secretNameParameter"]), secret["optional"]
     return [
-        {"name": one["envVar"], "valueFrom": {"secretKeyRef": {"name": name, "key": one["secretKey"], "optional": optional}}}
-        for one in secret["keyToEnv"]
+        {"name": item["envVar"], "valueFrom": {"secretKeyRef": {"name": name, "key": item["secretKey"], "optional": optional}}}
+        for item in secret["keyToEnv"]
     ]
 
 
@@ -95,12 +95,12 @@ def _resources(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _filled(text: str) -> str:
-    """A text with the fields that it names."""
+    """Replaces the fields in a text by their values."""
     return FIELD.sub(lambda found: str(FIELDS[found[1]]), text)
 
 
 def _known(parameter: dict[str, Any]) -> Any:
-    """What an input parameter of the platform's says: a constant, or a field."""
+    """Returns the value of an input parameter of the platform settings: a constant, or a field."""
     if "runtimeValue" in parameter:
         return parameter["runtimeValue"]["constant"]
     return FIELDS[parameter["componentInputParameter"].removeprefix("pipelinechannel--")]

@@ -1,11 +1,11 @@
-"""Things of Kubernetes held against what is published of them: its own by their JSON schemas, KServe's by their models, KFP's
-by the fields of its custom resource definitions.
+"""Validates objects of Kubernetes: its own by JSON schemas, those of KServe by its models, those of KFP by the fields of its
+custom resource definitions.
 """
 
 import re
 from typing import Any
 
-OLDEST_KUBERNETES = "1.30"  # that is looked at; the newest one is as well
+OLDEST_KUBERNETES = "1.30"  # the oldest version checked; the newest one is checked as well
 PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float)}
 OF_KSERVE = {"InferenceService": "V1beta1InferenceService", "ServingRuntime": "V1alpha1ServingRuntime"}
 
@@ -18,11 +18,11 @@ OF_KFP = {
         "platformSpec": (dict, False),
     },
 }
-NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # of what has a name in Kubernetes, RFC 1123
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # names of Kubernetes objects, RFC 1123
 
 
 def faults(document: dict[str, Any]) -> list[str]:
-    """What is wrong with a document, by what is published of its kind; nothing for a right one."""
+    """Lists the violations of the published schema of a document; empty for a valid one."""
     if document["apiVersion"].startswith("serving.kserve.io/"):
         return _against_models(document, OF_KSERVE[document["kind"]], document["kind"])
     if document["apiVersion"] == "pipelines.kubeflow.org/v2beta1":
@@ -51,20 +51,20 @@ def _against_fields(document: dict[str, Any], fields: dict[str, tuple[type, bool
 
 
 def _against_models(value: Any, kind: str, where: str) -> list[str]:
-    """The names and types of a value and all within it, and what must be there, by the generated model of a kind."""
+    """Checks names, types and required fields of a value, recursively, against the generated model of a kind."""
     if within := re.fullmatch(r"list\[(.+)\]", kind):
         if not isinstance(value, list):
             return [f"{where} is no list"]
-        return [fault for at, one in enumerate(value) for fault in _against_models(one, within[1], f"{where}[{at}]")]
+        return [fault for at, element in enumerate(value) for fault in _against_models(element, within[1], f"{where}[{at}]")]
     if within := re.fullmatch(r"dict\(str, (.+)\)", kind):
         if not isinstance(value, dict):
             return [f"{where} is no mapping"]
-        return [fault for key, one in value.items() for fault in _against_models(one, within[1], f"{where}.{key}")]
+        return [fault for key, element in value.items() for fault in _against_models(element, within[1], f"{where}.{key}")]
     if kind in PLAIN:
         right = isinstance(value, PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool))
         return [] if right else [f"{where} is no {kind}"]
     model = _model(kind)
-    if model is None:  # a quantity, a time, or whatever
+    if model is None:  # a quantity, a time, or any type
         return []
     if not isinstance(value, dict):
         return [f"{where} is no mapping"]

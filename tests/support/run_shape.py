@@ -1,8 +1,7 @@
-"""What a run of a compiled pipeline looks like on the page of Kubeflow Pipelines, and how many pods it takes.
+"""The graphs of a run on the page of Kubeflow Pipelines, and its number of pods.
 
-`python tests/support/run_shape.py` prints it of each pipeline, its form as it stands: with what the stages then say, and with
-every
-condition true that a stage decides.
+`python tests/support/run_shape.py` prints them for each pipeline with its form at the defaults: with the outputs that stages
+then have, and with every condition true that depends on a stage.
 """
 
 import math
@@ -16,7 +15,7 @@ from support.kfp_driver import OPERAND, Loop, Pipeline, Task, Value, holds, wait
 
 from kfp_vision.training import trials
 
-# The stages that return false while a field has a value: components/check_serving.py, "deploy_to names a place".
+# Stages that return false if a field has a value: components/check_serving.py, "deploy_to names a place".
 SAY_NO = {"check-serving": ("deploy_to", "none")}
 
 
@@ -25,9 +24,9 @@ class Layer:
     """One graph of the page.
 
     Attributes:
-        title: the boxes that were opened to come here.
-        tasks: boxes: stages, groups, turns of a loop.
-        artifacts: nodes of artifacts beside them.
+        title: the boxes that were opened to reach it.
+        tasks: the number of boxes: stages, groups, iterations of a loop.
+        artifacts: the number of artifact nodes.
     """
 
     title: str
@@ -37,14 +36,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Shape:
-    """A run.
+    """The graphs and pods of a run.
 
     Attributes:
-        layers: how many graphs stand in each other.
-        reached: the same without what stands within a condition that does not hold: its own graph is empty, and the last.
-        tasks: how many stages the pipeline has.
-        pods: how many run.
-        graphs: each.
+        layers: the depth of nested graphs.
+        reached: the depth without the contents of conditions that do not hold, whose own graphs are empty.
+        tasks: the number of stages of the pipeline.
+        pods: the number of pods that run.
+        graphs: all graphs.
     """
 
     layers: int
@@ -55,25 +54,25 @@ class Shape:
 
 
 def shape(pipeline: Pipeline, turns: Callable[[Loop], int], true: Collection[str] | None = None) -> Shape:
-    """The shape of a run with the form as it stands.
+    """Computes the shape of a run with the form at its defaults.
 
-    A loop is two graphs: its turns, and the stages of one (frontend/src/lib/v2/DynamicFlow.ts, buildParallelForDag).
+    A loop has two graphs: its iterations, and the stages of one (frontend/src/lib/v2/DynamicFlow.ts, buildParallelForDag).
 
     Args:
-        pipeline: the compiled one.
-        turns: how many turns a loop makes.
-        true: the titles of the conditions that hold, of those that depend on what a stage says; all of them by default. What
-            depends on the form alone is worked out.
+        pipeline: the compiled pipeline.
+        turns: returns the number of iterations of a loop.
+        true: the titles of the conditions that hold, among those that depend on stages; all by default. Conditions on fields
+            are evaluated.
     """
     graphs: list[Layer] = []
     deepest = reached = 0
     for path, group in pipeline.groups.items():
         above = [pipeline.groups[path[:length]] for length in range(len(path) + 1)]
-        depth = sum(2 if one.loop else 1 for one in above)
+        depth = sum(2 if ancestor.loop else 1 for ancestor in above)
         deepest = max(deepest, depth)
-        if all(_is_true(pipeline, one, true) for one in above[:-1]):
+        if all(_is_true(pipeline, ancestor, true) for ancestor in above[:-1]):
             reached = max(reached, depth)
-        title = " / ".join(one.title for one in above)
+        title = " / ".join(ancestor.title for ancestor in above)
         if group.loop:
             graphs.append(Layer(title, turns(group.loop), 0))
             title += " / turn"
@@ -81,15 +80,15 @@ def shape(pipeline: Pipeline, turns: Callable[[Loop], int], true: Collection[str
         made = [pipeline.component(task).get("outputDefinitions", {}).get("artifacts", {}) for task in group.tasks.values()]
         given = group.component.get("inputDefinitions", {}).get("artifacts", {}) if path else {}
         graphs.append(Layer(title, len(group.tasks), sum(map(len, made)) + len(given)))
-    in_all = 1 + _pods(pipeline, pipeline.root, turns, true)  # the root's driver
+    in_all = 1 + _pods(pipeline, pipeline.root, turns, true)  # the driver of the root
     return Shape(deepest, reached, len(pipeline.stages), in_all, tuple(graphs))
 
 
 def _pods(pipeline: Pipeline, group: Task, turns: Callable[[Loop], int], true: Collection[str] | None) -> int:
-    """The pods within a group, once: argocompiler/dag.go, task and iteratorTask.
+    """Counts the pods of one execution of a group, like task and iteratorTask of argocompiler/dag.go.
 
-    Each stage has a driver and its own, each group a driver, and a loop one more for each turn. A condition that does not hold
-    costs its driver; what waits for it, nothing (depends: `.Succeeded`).
+    Each stage has a driver pod and its own, each group a driver, and a loop one more per iteration. A condition that does not
+    hold has only its driver; tasks that depend on it have no pods (depends: `.Succeeded`).
     """
     in_all, left_out = 0, set[str]()
     for key in _in_order(group):
@@ -98,7 +97,7 @@ def _pods(pipeline: Pipeline, group: Task, turns: Callable[[Loop], int], true: C
             continue
         path = (*group.path, key)
         if path in pipeline.stages:
-            in_all += 2 if pipeline.container(pipeline.stages[path]) else 1  # what imports an artifact does so in its driver
+            in_all += 2 if pipeline.container(pipeline.stages[path]) else 1  # an importer runs in its driver
             continue
         inner = pipeline.groups[path]
         in_all += 1
@@ -112,7 +111,7 @@ def _pods(pipeline: Pipeline, group: Task, turns: Callable[[Loop], int], true: C
 
 
 def _in_order(group: Task) -> list[str]:
-    """The keys of a group's tasks, each behind those that it waits for."""
+    """Returns the keys of the tasks of a group, each after its dependencies."""
     return list(TopologicalSorter({key: waits_for(task) for key, task in group.tasks.items()}).static_order())
 
 
@@ -126,9 +125,9 @@ def _is_true(pipeline: Pipeline, group: Task, true: Collection[str] | None) -> b
 
 
 def conditions_of_the_form(pipeline: Pipeline) -> set[str]:
-    """The titles of the conditions that hold with the form as it stands, of those that depend on what a stage says.
+    """Returns the titles of the conditions on outputs of stages that hold with the form at its defaults.
 
-    A stage of SAY_NO says no; of every other one it is supposed that it says yes.
+    Stages of SAY_NO return false; all others are assumed to return true.
     """
     return {
         group.title
@@ -138,7 +137,7 @@ def conditions_of_the_form(pipeline: Pipeline) -> set[str]:
 
 
 def _is_no(pipeline: Pipeline, value: Value) -> bool:
-    """Whether a value is what a stage returns that says no with the form as it stands."""
+    """Returns whether a value is an output of a stage that returns false with the form at its defaults."""
     if value.origin.sort != "output" or value.origin.name != "Output" or value.origin.stage[-1] not in SAY_NO:
         return False
     field, no = SAY_NO[value.origin.stage[-1]]
@@ -151,7 +150,7 @@ def _as_it_stands(pipeline: Pipeline, value: Value) -> Any:
 
 
 def turns_of_the_form(pipeline: Pipeline) -> Callable[[Loop], int]:
-    """How many turns each loop makes with the form as it stands: as `partitions` says, or one for each trial, or each item."""
+    """Returns a function that counts the iterations of a loop with the form at its defaults: partitions, trials, or items."""
     defaults = {name: field.get("defaultValue") for name, field in pipeline.form.items()}
 
     def turns(loop: Loop) -> int:

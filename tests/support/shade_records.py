@@ -1,4 +1,4 @@
-"""Dark and light noise as records, and a recipe for a narrow network that tells them apart in seconds."""
+"""Records of dark and light noise, and a recipe for a narrow network that learns to distinguish them in seconds."""
 
 import io
 from dataclasses import replace
@@ -35,7 +35,7 @@ RECIPE = Recipe(
 
 
 def shade(number: int, seed: int) -> bytes:
-    """A noisy grey picture, dark or light; every other one a PNG."""
+    """Encodes a noisy image, dark or light; odd seeds give a PNG."""
     rng = np.random.default_rng(seed)
     pixels = np.clip(rng.normal(70 + 100 * number, 30, (40, 48, 3)), 0, 255).astype("uint8")
     file = io.BytesIO()
@@ -44,7 +44,7 @@ def shade(number: int, seed: int) -> bytes:
 
 
 def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12, per_shard: int = 20) -> Path:
-    """Writes `train`, `validation` and `labels` below a folder; a share of the pictures to train on is dark."""
+    """Writes `train`, `validation` and `labels` to a folder; `dark` is the share of dark training images."""
     for split, first, count in (("train", 0, images), ("validation", 100, validation)):
         numbers = [int(i % 2 if split == "validation" else i >= dark * count) for i in range(count)]
         examples = (
@@ -58,7 +58,7 @@ def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12,
 
 
 def train(folders: Path, out: Path, **changes) -> tuple[dict[str, float], Path]:
-    """Trains with the recipe, with some fields changed; returns the metrics and the model folder."""
+    """Trains with the recipe and some changed fields; returns the metrics and the model folder."""
     if "advanced" in changes:
         changes["advanced"] = Advanced.parse(changes["advanced"])
     recipe = replace(RECIPE, **changes)

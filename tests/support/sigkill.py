@@ -1,4 +1,4 @@
-"""Kills a stage of a run on this machine at a chosen moment, as a kernel does that has no memory left, or a node that ends."""
+"""Kills a stage of a local run at a chosen moment, as the kernel does when memory runs out, or as a lost node does."""
 
 import contextlib
 import os
@@ -11,40 +11,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 OUTPUT_FILE = re.compile(r'"outputFile": ?"([^"]+)"')
-Moment = Callable[[int, Path], bool]  # of the stage's process and the folder of its outputs
+Moment = Callable[[int, Path], bool]  # takes the process of the stage and the folder of its outputs
 
 
 def at_once(process: int, folder: Path) -> bool:
-    """As soon as the process is there."""
+    """Holds as soon as the process exists."""
     return True
 
 
 def with_server(process: int, folder: Path) -> bool:
-    """When it has started a server."""
+    """Holds once the process has started a server."""
     return bool(children(process))
 
 
 def begun(name: str) -> Moment:
-    """When an output is being written, or is there."""
+    """Holds once an output is being written, or exists."""
 
-    def so(process: int, folder: Path) -> bool:
+    def is_begun(process: int, folder: Path) -> bool:
         return folder.is_dir() and any(path.name == name or path.name.startswith(f".{name}.") for path in folder.iterdir())
 
-    return so
+    return is_begun
 
 
 def there(*names: str) -> Moment:
-    """When outputs are there."""
+    """Holds once the outputs exist."""
     return lambda process, folder: all((folder / name).exists() for name in names)
 
 
 @dataclass
 class Kill:
-    """A stage that is to be killed.
+    """The processes of a killed stage.
 
     Attributes:
-        processes: the one that was killed, and those that it had started; none where it was faster.
-        folder: of its outputs.
+        processes: the killed process and its descendants; empty if the stage ended first.
+        folder: the folder of its outputs.
     """
 
     processes: list[int] = field(default_factory=list)
@@ -53,33 +53,33 @@ class Kill:
 
 @contextlib.contextmanager
 def killing(root: Path, stage: str, moment: Moment, turn: int = 1) -> Iterator[Kill]:
-    """As long as the body lasts a stage of a run below a folder is killed at a moment, the first time or a later one."""
+    """Kills a stage of a run below a folder at a moment of its first or a later execution, during the context."""
     kill = Kill()
     over = threading.Event()
 
     def watch() -> None:
-        seen: list[Path] = []  # what a process starts has its command line for a moment, and the same folder
+        folders: list[Path] = []  # a new child briefly has the command line of its parent, and thus the same folder
         while not over.wait(0.03):
             for process, folder in processes(root, stage):
-                if folder not in seen:
-                    seen.append(folder)
-                if seen.index(folder) == turn - 1:
+                if folder not in folders:
+                    folders.append(folder)
+                if folders.index(folder) == turn - 1:
                     kill.folder = folder
-                    kill.processes += _killed(process, folder, moment)
+                    kill.processes += _kill_at(process, folder, moment)
                     if kill.processes:
                         return
 
-    watching = threading.Thread(target=watch)
-    watching.start()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     try:
         yield kill
     finally:
         over.set()
-        watching.join()
+        watcher.join()
 
 
 def processes(root: Path, stage: str) -> Iterator[tuple[int, Path]]:
-    """The processes of a stage among those that this one has started, with the folders of their outputs."""
+    """Yields the descendants of this process that run a stage, with the folders of their outputs."""
     for process in children(os.getpid()):
         words = command(process)
         if "kfp.dsl.executor_main" in words and words[-1] == stage:
@@ -89,52 +89,52 @@ def processes(root: Path, stage: str) -> Iterator[tuple[int, Path]]:
 
 
 def children(process: int) -> list[int]:
-    """What a process has started, and what that has."""
+    """Lists the descendants of a process."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{process}/task").iterdir():
-            own = [int(child) for child in (thread / "children").read_text().split()]
-            found += [*own, *(below for child in own for below in children(child))]
+            direct = [int(child) for child in (thread / "children").read_text().split()]
+            found += [*direct, *(below for child in direct for below in children(child))]
     return found
 
 
 def lives(process: int) -> bool:
-    """Whether a process is there, and has not ended."""
+    """Returns whether a process exists and has not ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
 def command(process: int) -> list[str]:
-    """The words that a process was started with; none where it has ended."""
+    """Returns the command line of a process; empty if it has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/cmdline").read_text(errors="replace").rstrip("\0").split("\0")
     return []
 
 
 def name(process: int) -> str:
-    """What a process is called; empty where it has ended."""
+    """Returns the name of a process; empty if it has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/comm").read_text().strip()
     return ""
 
 
 def environment(process: int) -> list[bytes]:
-    """The lines of the environment that a process was started with; none where it has ended, or belongs to somebody else."""
+    """Returns the lines of a process's initial environment; empty if it has ended or belongs to another user."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     return []
 
 
 def parent(process: int) -> int:
-    """The process that has started a process, or that has taken it over since; 0 where there is none."""
+    """Returns the current parent of a process; 0 if there is none."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     return 0
 
 
-def _killed(process: int, folder: Path, moment: Moment) -> list[int]:
-    """Kills a process at a moment, and says which ones that is the end of; none where it has ended before."""
+def _kill_at(process: int, folder: Path, moment: Moment) -> list[int]:
+    """Kills a process at a moment; returns it and its descendants, or an empty list if it ended first."""
     while lives(process):
         if moment(process, folder):
             started = children(process)

@@ -1,4 +1,4 @@
-"""How a test is left out where it cannot run."""
+"""Skips tests that cannot run on this machine."""
 
 import os
 from typing import NoReturn
@@ -7,7 +7,7 @@ import pytest
 
 
 def leave_out(reason: str) -> NoReturn:
-    """Skips the test on a person's machine; in CI, where everything can be had, fails it."""
+    """Skips the test; fails it in CI, where every requirement must be available."""
     if os.environ.get("CI"):
         pytest.fail(f"cannot run here, and must in CI: {reason}")
     pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""Small pipelines for Kubeflow Pipelines, right ones and ones that its backend cannot run; nobody runs their stages."""
+"""Small valid and invalid pipelines for Kubeflow Pipelines; their stages never run."""
 
 import tempfile
 from collections.abc import Callable
@@ -143,13 +143,13 @@ def join_records(
 
 
 def pipeline(stages: Callable[[SimpleNamespace], Any], name: str = "tiny", **how: Any) -> Any:
-    """A pipeline of a few fields.
+    """Makes a pipeline with a few fields.
 
     Args:
-        stages: adds them; it is given the fields.
-        name: of the pipeline.
-        how: `config` of the pipeline; `handled`, whether a last task tells how it ended; `equipped`, whether every stage has a
-            deadline, a limit of memory and room at /tmp.
+        stages: adds the stages; takes the fields.
+        name: the name of the pipeline.
+        how: `config` of the pipeline; `handled`, whether a final task reports the outcome; `equipped`, whether every stage
+            has a deadline, a memory limit and a volume at /tmp.
     """
 
     @dsl.pipeline(name=name, pipeline_config=how.get("config", KEPT))
@@ -185,7 +185,7 @@ def equip(task: dsl.PipelineTask) -> None:
 
 
 def compiled(stages: Callable[[SimpleNamespace], Any], name: str = "tiny", **how: Any) -> str:
-    """The YAML of such a pipeline, as KFP's own compiler writes it."""
+    """Compiles such a pipeline to YAML with KFP's compiler."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tiny.yaml"
         Compiler().compile(pipeline(stages, name, **how), str(file))
@@ -193,7 +193,7 @@ def compiled(stages: Callable[[SimpleNamespace], Any], name: str = "tiny", **how
 
 
 def sound(fields: SimpleNamespace) -> None:
-    """Stages of every sort, as the backend wants them: a look outside, a loop and what joins it, conditions, an accelerator."""
+    """Adds valid stages of every kind: an external read, a loop with a join, conditions, and an accelerator."""
     seen = look(uri=fields.uri).set_caching_options(False)
     numbers = number(partitions=fields.partitions)
     with dsl.ParallelFor(numbers.output, name="partitions") as partition:
@@ -216,7 +216,7 @@ def sound(fields: SimpleNamespace) -> None:
 
 
 def on_nodes(fields: SimpleNamespace) -> None:
-    """A stage on the nodes of the form, in no group: KFP knows a field within one alone where a task there takes it."""
+    """Adds a stage with the node settings of the form, outside groups: within, KFP knows only the fields that a task takes."""
     placed = train(gpu_count=fields.gpus)
     kubernetes.add_node_selector_json(placed, node_selector_json=fields.node_selector)
     kubernetes.add_toleration_json(placed, toleration_json=fields.tolerations)
@@ -246,7 +246,7 @@ def with_a_secret_behind_the_cache(fields: SimpleNamespace) -> None:
 
 
 def with_a_look_that_is_kept(fields: SimpleNamespace) -> None:
-    """Something always runs, and yet what is read stays what it was: the look between them is cached."""
+    """Adds a stage that always runs and a cached external read after it, whose result is never refreshed."""
     seen = look(uri=look(uri=fields.uri).set_caching_options(False).output)
     for task in (seen, read(fingerprint=seen.output, partition=0)):
         kubernetes.use_secret_as_env(task, "store", {"KEY": "KEY"})
@@ -266,7 +266,7 @@ def with_a_loop_that_nobody_limits(fields: SimpleNamespace) -> None:
 
 
 def as_seen_with_fifty_partitions(fields: SimpleNamespace) -> None:
-    """Names and artifacts of the two stages by which a run of 50 partitions ended."""
+    """Adds the two stages, with their names and artifacts, with which a run of 50 partitions failed."""
     split = split_images(fingerprint=look(uri=fields.uri).set_caching_options(False).output)
     with dsl.ParallelFor(number(partitions=fields.partitions).output, name="partitions") as partition:
         written = write_tfrecords(label_map=split.outputs["label_map"], partition=partition)

@@ -1,4 +1,4 @@
-"""A web server that stands for whoever is told how a run ended, and for KFP's API."""
+"""A web server that acts as a webhook and as the API of KFP."""
 
 import contextlib
 import json
@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Web:
-    """A web server: what it answers by path, and what it was sent.
+    """A web server with fixed answers, which records its requests.
 
     Attributes:
-        answers: path to status and JSON.
+        answers: status and JSON by path.
         got: path, headers and body of each request.
     """
 
@@ -29,8 +29,8 @@ class Web:
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 web.got.append((self.path, dict(self.headers), json.loads(body) if body else None))
-                status, said = web.answers.get(self.path, (404, {}))
-                content = json.dumps(said).encode()
+                status, answer = web.answers.get(self.path, (404, {}))
+                content = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()

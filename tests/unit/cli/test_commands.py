@@ -1,4 +1,4 @@
-"""The command line: what it says, where it says it, and with which exit code, each command in a process of its own."""
+"""The command line: output, error messages and exit codes, with each command in its own process."""
 
 import os
 import re
@@ -24,12 +24,12 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Case:
-    """A command that must be refused.
+    """A command that must be rejected.
 
     Attributes:
-        arguments: as typed; {data} stands for the folder of `data`, {real} for that of real data.
+        arguments: as typed; {data} is the folder of `data`, {real} that of the real data.
         code: the exit code.
-        line: a pattern of the whole line on stderr: the rule, the value, the remedy.
+        line: a pattern for the whole line on stderr: rule, value, remedy.
     """
 
     arguments: str
@@ -175,8 +175,8 @@ MISFITS = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a command said, and where it was said."""
+class Result:
+    """The exit code and output of a command, and the folder it ran in."""
 
     code: int
     stdout: str
@@ -184,38 +184,38 @@ class Told:
     place: Path
 
     def made(self) -> list[Path]:
-        """All that lies there now."""
+        """Lists all paths that the command left in its folder."""
         return list(self.place.rglob("*"))
 
 
-def tell(arguments: list[str], place: Path) -> Told:
+def run_command(arguments: list[str], place: Path) -> Result:
     """Runs `kfp-vision` in a folder."""
     place.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "kfp_vision.cli", *arguments]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-    return Told(done.returncode, done.stdout, done.stderr, place)
+    process = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    return Result(process.returncode, process.stdout, process.stderr, place)
 
 
-def tell_all(cases: Mapping[str, Case], root: Path, **places: Path) -> dict[str, Told]:
-    """Runs the commands of all cases, a core each, each in an empty folder of its own."""
+def run_cases(cases: Mapping[str, Case], root: Path, **places: Path) -> dict[str, Result]:
+    """Runs the commands of all cases in parallel, each in its own empty folder."""
     typed = [case.arguments.format(**places).split() for case in cases.values()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(cases, pool.map(tell, typed, [root / str(number) for number in range(len(typed))]), strict=True))
+        return dict(zip(cases, pool.map(run_command, typed, [root / str(number) for number in range(len(typed))]), strict=True))
 
 
-def check(case: Case, told: Told, **places: Path) -> None:
-    """Asserts that a command was refused in one line with the right code, and left nothing that looks like a result."""
-    assert told.code == case.code, told.stdout + told.stderr
-    assert re.fullmatch(f"error: {case.line.format(**places)}\n", told.stderr), told.stderr
-    assert "Traceback" not in told.stdout
+def assert_rejected(case: Case, results: Result, **places: Path) -> None:
+    """Asserts that a command failed with one line and the expected code, and left no results."""
+    assert results.code == case.code, results.stdout + results.stderr
+    assert re.fullmatch(f"error: {case.line.format(**places)}\n", results.stderr), results.stderr
+    assert "Traceback" not in results.stdout
     if case.code == WRONG_USE:
-        assert told.made() == []
-    assert not [path for path in told.made() if path.name in ("model", "report.html") or path.name.endswith(".partial")]
+        assert results.made() == []
+    assert not [path for path in results.made() if path.name in ("model", "report.html") or path.name.endswith(".partial")]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Data that nothing can be trained on."""
+    """Writes data that cannot be trained on."""
     folder = tmp_path_factory.mktemp("data")
     sample_images.pictures(folder / "one_class", classes=1, each=3)
     (folder / "empty").mkdir()
@@ -224,23 +224,23 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(data, tmp_path_factory) -> dict[str, Told]:
-    return tell_all(REFUSED, tmp_path_factory.mktemp("told"), data=data)
+def results(data, tmp_path_factory) -> dict[str, Result]:
+    return run_cases(REFUSED, tmp_path_factory.mktemp("cases"), data=data)
 
 
 @pytest.fixture(scope="module")
-def told_of_misfits(real_data, tmp_path_factory) -> dict[str, Told]:
-    return tell_all(MISFITS, tmp_path_factory.mktemp("misfits"), real=real_data)
+def misfit_results(real_data, tmp_path_factory) -> dict[str, Result]:
+    return run_cases(MISFITS, tmp_path_factory.mktemp("misfits"), real=real_data)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses_in_one_line(told, data, name):
-    check(REFUSED[name], told[name], data=data)
+def test_invalid_arguments_are_rejected_in_one_line(results, data, name):
+    assert_rejected(REFUSED[name], results[name], data=data)
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_refuses_a_checkpoint_of_another_network(told_of_misfits, real_data, name):
-    check(MISFITS[name], told_of_misfits[name], real=real_data)
+def test_a_checkpoint_of_another_network_is_rejected(misfit_results, real_data, name):
+    assert_rejected(MISFITS[name], misfit_results[name], real=real_data)
 
 
 FORM = {
@@ -266,7 +266,7 @@ FORM = {
         ('tolerations=[{"key": "gpu"}]', [{"key": "gpu"}]),
     ],
 )
-def test_reads_a_value_by_the_type_of_its_field(typed, value):
+def test_parses_a_value_by_the_type_of_its_field(typed, value):
     (read,) = parse_assignments([typed], FORM).values()
     assert read == value
     assert type(read) is type(value)
@@ -290,82 +290,82 @@ def test_makes_a_local_path_absolute(tmp_path, monkeypatch):
         ("learning_rate=", 'learning_rate must be a number; got "". '),
     ],
 )
-def test_refuses_a_value_of_another_type(typed, rule):
+def test_a_value_of_another_type_is_rejected(typed, rule):
     with pytest.raises(InputError) as refused:
         parse_assignments([typed], FORM)
     assert str(refused.value).startswith(f"error: {rule}Write it as -p {typed.partition('=')[0]}=")
 
 
-def test_a_failed_run_keeps_its_log(told):
-    (log,) = told["a single class"].place.glob("runs/*/run.log")
+def test_a_failed_run_keeps_its_log(results):
+    (log,) = results["a single class"].place.glob("runs/*/run.log")
     assert "error: images_uri must contain at least two classes" in log.read_text()
-    assert "[3/12] ingest_images\n      failed in " in told["a single class"].stdout
+    assert "[3/12] ingest_images\n      failed in " in results["a single class"].stdout
 
 
-def test_the_traceback_of_a_failure_comes_with_debug_only(data, tmp_path):
-    told = tell([*SCRATCH.split(), "-p", f"images_uri={data}/empty", "--debug"], tmp_path)
-    assert told.code == FAILED
-    assert "Traceback" in told.stderr
-    assert told.stderr.splitlines()[-1].startswith("error: images_uri must contain images; got none at ")
-    assert "KFP Executor" in told.stdout
+def test_only_debug_shows_the_traceback_of_a_failure(data, tmp_path):
+    results = run_command([*SCRATCH.split(), "-p", f"images_uri={data}/empty", "--debug"], tmp_path)
+    assert results.code == FAILED
+    assert "Traceback" in results.stderr
+    assert results.stderr.splitlines()[-1].startswith("error: images_uri must contain images; got none at ")
+    assert "KFP Executor" in results.stdout
 
 
-def test_sample_writes_six_hundred_pictures(tmp_path):
-    told = tell(["sample", "new/flowers"], tmp_path)
-    assert (told.code, told.stderr) == (DONE, "")
-    assert told.stdout == "600 images in 5 classes in new/flowers\n"
+def test_sample_writes_six_hundred_images(tmp_path):
+    results = run_command(["sample", "new/flowers"], tmp_path)
+    assert (results.code, results.stderr) == (DONE, "")
+    assert results.stdout == "600 images in 5 classes in new/flowers\n"
     files = sorted(path.relative_to(tmp_path / "new" / "flowers") for path in tmp_path.glob("new/flowers/*/*"))
     assert [file.as_posix() for file in files] == sample.image_names()
     assert (tmp_path / "new" / "flowers" / "bellcup" / "0001.jpg").read_bytes() == sample.draw("bellcup/0001.jpg")
 
 
-def test_sample_refuses_a_folder_with_something_in_it(tmp_path):
+def test_sample_rejects_a_folder_that_is_not_empty(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("Dear Ada")
-    told = tell(["sample", "mine"], tmp_path)
-    assert (told.code, told.stdout) == (WRONG_USE, "")
-    assert told.stderr == "error: the folder must be new or empty; got mine. Choose another one.\n"
-    assert sorted(path.name for path in told.made()) == ["letter.txt", "mine"]
+    results = run_command(["sample", "mine"], tmp_path)
+    assert (results.code, results.stdout) == (WRONG_USE, "")
+    assert results.stderr == "error: the folder must be new or empty; got mine. Choose another one.\n"
+    assert sorted(path.name for path in results.made()) == ["letter.txt", "mine"]
 
 
 def test_compile_writes_the_pipelines_for_a_registry(tmp_path):
-    told = tell(["compile", "--output", "mine", "--registry", "registry.example.org/team"], tmp_path)
+    results = run_command(["compile", "--output", "mine", "--registry", "registry.example.org/team"], tmp_path)
     pipelines = [f"pipelines/{name}.yaml" for name in PIPELINES]
     files = [
         *pipelines,
         *(f"components/{name}.yaml" for name in components.__all__),
-        *(f"manifests/{one}" for one in pipelines),
+        *(f"manifests/{name}" for name in pipelines),
     ]
-    assert (told.code, told.stdout, told.stderr) == (DONE, "".join(f"mine/{file}\n" for file in files), "")
+    assert (results.code, results.stdout, results.stderr) == (DONE, "".join(f"mine/{file}\n" for file in files), "")
     spec, _ = yaml.safe_load_all((tmp_path / "mine" / "pipelines" / "image_classification.yaml").read_text())
     images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
     ours = "registry.example.org/team/kfp-vision"
     assert images == {f"{ours}:{__version__}", f"{ours}-gpu:{__version__}"}
 
 
-def test_compile_checks_a_folder_of_ones_own(tmp_path):
-    told = tell(["compile", "--check", "--output", "mine"], tmp_path)
-    assert told.code == FAILED
-    assert told.stderr.startswith(
+def test_compile_check_reports_outdated_yaml_in_another_folder(tmp_path):
+    results = run_command(["compile", "--check", "--output", "mine"], tmp_path)
+    assert results.code == FAILED
+    assert results.stderr.startswith(
         "error: every YAML must match the code; got outdated mine/pipelines/image_classification.yaml, "
     )
-    assert told.made() == []
+    assert results.made() == []
 
 
-def test_says_its_version(tmp_path):
-    told = tell(["--version"], tmp_path)
-    assert (told.code, told.stdout, told.stderr) == (DONE, f"kfp-vision {__version__}\n", "")
+def test_prints_its_version(tmp_path):
+    results = run_command(["--version"], tmp_path)
+    assert (results.code, results.stdout, results.stderr) == (DONE, f"kfp-vision {__version__}\n", "")
 
 
-def test_help_names_the_commands(tmp_path):
-    told = tell(["--help"], tmp_path)
-    assert (told.code, told.stderr) == (DONE, "")
+def test_help_lists_the_commands(tmp_path):
+    results = run_command(["--help"], tmp_path)
+    assert (results.code, results.stderr) == (DONE, "")
     commands = ["run", "train", "serve", "predict", "search", "rollback", "sample", "compile"]
-    assert re.findall(r"^    (\w+) ", told.stdout, re.MULTILINE) == commands
+    assert re.findall(r"^    (\w+) ", results.stdout, re.MULTILINE) == commands
 
 
-def test_help_of_a_command_names_its_options(tmp_path):
-    told = tell(["run", "--help"], tmp_path)
-    assert told.code == DONE
+def test_help_of_a_command_lists_its_options(tmp_path):
+    results = run_command(["run", "--help"], tmp_path)
+    assert results.code == DONE
     for option in ("--parameter", "--output", "--json", "--debug"):
-        assert option in told.stdout
+        assert option in results.stdout

@@ -18,27 +18,27 @@ INPUTS = ["    {", '      "steps": 3', "    }"]
 
 
 def view(folder: Path, *lines: str) -> tuple[progress.ProgressView, list[str]]:
-    """A view that was given some lines, a few characters at a time, and the lines that it shows, without seconds."""
+    """Feeds lines to a view in small chunks; returns the view and the lines it shows, with durations replaced by T."""
     shown, text = io.StringIO(), "".join(f"{line}\n" for line in lines)
     with (folder / "run.log").open("w", encoding="utf-8") as log:
-        seen = progress.ProgressView(shown, log, STAGES, debug=False)
+        display = progress.ProgressView(shown, log, STAGES, debug=False)
         for start in range(0, len(text), 7):
-            seen.write(text[start : start + 7])
+            display.write(text[start : start + 7])
     assert (folder / "run.log").read_text(encoding="utf-8") == text
-    return seen, re.sub(r"\d\.\d s", "T", shown.getvalue()).splitlines()
+    return display, re.sub(r"\d\.\d s", "T", shown.getvalue()).splitlines()
 
 
-def test_shows_what_a_stage_prints_without_its_inputs_and_kfps_lines(tmp_path):
+def test_shows_the_output_of_a_stage_without_its_inputs_and_the_lines_of_kfp(tmp_path):
     printed = ["    step 3/3", "    [KFP Executor 2026-11-28] INFO: done", "      indented", "of KFP", "    "]
-    seen, shown = view(tmp_path, "before", STARTED, *INPUTS, *printed, SUCCEEDED, "    after")
+    display, shown = view(tmp_path, "before", STARTED, *INPUTS, *printed, SUCCEEDED, "    after")
     assert shown == ["[1/3] train_trial", "      step 3/3", "        indented", "      done in T"]
-    assert (seen.failed, list(seen.seconds), list(tmp_path.iterdir())) == ([], ["train_trial"], [tmp_path / "run.log"])
+    assert (display.failed, list(display.seconds), list(tmp_path.iterdir())) == ([], ["train_trial"], [tmp_path / "run.log"])
 
 
-def test_counts_the_turns_of_a_loop_as_one_stage(tmp_path):
-    seen, shown = view(tmp_path, *[STARTED, SUCCEEDED] * 2)
+def test_counts_the_iterations_of_a_loop_as_one_stage(tmp_path):
+    display, shown = view(tmp_path, *[STARTED, SUCCEEDED] * 2)
     assert shown == ["[1/3] train_trial", "      done in T", "[1/3] train_trial (2)", "      done in T"]
-    assert seen.turns == {"train_trial": 2}
+    assert display.turns == {"train_trial": 2}
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,16 @@ def test_counts_the_turns_of_a_loop_as_one_stage(tmp_path):
         ),
     ],
 )
-def test_keeps_the_reason_of_a_failure_for_the_person_and_for_the_last_stage(tmp_path, printed, error):
-    seen, shown = view(tmp_path, STARTED, *INPUTS, *printed, FAILED)
+def test_records_the_reason_of_a_failure_for_the_caller_and_report_outcome(tmp_path, printed, error):
+    display, shown = view(tmp_path, STARTED, *INPUTS, *printed, FAILED)
     assert shown == ["[1/3] train_trial", "      failed in T"]
     expected = error.format(log=tmp_path / "run.log")
-    assert [(stage.name, stage.error) for stage in seen.failed] == [("train_trial", expected)]
-    noted = json.loads((tmp_path / outcome.FAILURES_FILE).read_text(encoding="utf-8"))
-    assert (noted["name"], noted["error"]) == ("train_trial", expected.removeprefix("error: "))
+    assert [(stage.name, stage.error) for stage in display.failed] == [("train_trial", expected)]
+    record = json.loads((tmp_path / outcome.FAILURES_FILE).read_text(encoding="utf-8"))
+    assert (record["name"], record["error"]) == ("train_trial", expected.removeprefix("error: "))
 
 
-def test_notes_announced_results_for_the_last_stage(tmp_path):
+def test_records_announced_results_for_report_outcome(tmp_path):
     _, shown = view(tmp_path, STARTED, *INPUTS, f"    {results.RESULT_PREFIX}deployed", SUCCEEDED)
     assert f"      {results.RESULT_PREFIX}deployed" in shown
     assert (tmp_path / outcome.RESULTS_FILE).read_text(encoding="utf-8").split() == ["deployed"]

@@ -1,4 +1,4 @@
-"""An error for a person ends a process with one line and exit code 1."""
+"""Errors for users: one line, exit code 1, and no credentials."""
 
 import pickle
 import subprocess
@@ -18,33 +18,37 @@ from kfp_vision.core.errors import (
 )
 
 
-def ended(program: str) -> subprocess.CompletedProcess[str]:
+def run_program(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
-def test_a_process_ends_with_the_line_alone_and_exit_code_1():
-    done = ended("from kfp_vision.core.errors import InputError\nraise InputError('a must be b', 'c\\nd', 'Set it to b.')")
-    assert done.returncode == 1
-    assert done.stderr == "error: a must be b; got c d. Set it to b.\n"
-    assert done.stdout == ""
+def test_an_error_ends_a_process_with_one_line_and_exit_code_1():
+    process = run_program(
+        "from kfp_vision.core.errors import InputError\nraise InputError('a must be b', 'c\\nd', 'Set it to b.')"
+    )
+    assert process.returncode == 1
+    assert process.stderr == "error: a must be b; got c d. Set it to b.\n"
+    assert process.stdout == ""
 
 
-def test_a_line_passed_on_from_another_process_is_the_same_line():
-    done = ended(
+def test_an_error_line_of_another_process_is_passed_on_unchanged():
+    process = run_program(
         "from kfp_vision.core.errors import InputError\nraise InputError.from_line('error: a must be b; got c. Mend it.')"
     )
-    assert (done.returncode, done.stderr) == (1, "error: a must be b; got c. Mend it.\n")
+    assert (process.returncode, process.stderr) == (1, "error: a must be b; got c. Mend it.\n")
 
 
 @pytest.mark.parametrize("kind", [FieldError, NotFoundError, AccessError, UnreachableError, DamagedError])
-def test_each_kind_of_error_ends_a_process_alike_and_survives_pickling(kind):
+def test_each_kind_of_error_ends_a_process_and_can_be_pickled(kind):
     error = pickle.loads(pickle.dumps(kind("a must be b", "c", "Set it to b.")))
     assert type(error) is kind and str(error) == "error: a must be b; got c. Set it to b."
-    done = ended(f"from kfp_vision.core import errors\nraise errors.{kind.__name__}('a must be b', 'c', 'Set it to b.')")
-    assert (done.returncode, done.stderr, done.stdout) == (1, f"{error}\n", "")
+    process = run_program(
+        f"from kfp_vision.core import errors\nraise errors.{kind.__name__}('a must be b', 'c', 'Set it to b.')"
+    )
+    assert (process.returncode, process.stderr, process.stdout) == (1, f"{error}\n", "")
 
 
-def test_an_error_is_not_swallowed_with_ordinary_exceptions():
+def test_an_error_is_not_caught_by_except_exception():
     with pytest.raises(InputError):
         try:
             raise InputError("a must be b", "c", "Set it to b.")
@@ -64,12 +68,12 @@ def test_an_error_is_not_swallowed_with_ordinary_exceptions():
         ("x" * 700, "x" * 600 + "..."),
     ],
 )
-def test_a_value_is_shown_on_one_line_and_not_endless(value, text):
+def test_a_value_is_formatted_on_one_line_and_truncated(value, text):
     assert format_value(value) == text
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "redacted"),
     [
         ("https://host/x?X-Amz-Signature=a/b+c=", "https://host/x?..."),
         ("404 at HTTPS://host/x?a=1, waited for 5 s", "404 at HTTPS://host/x?..., waited for 5 s"),
@@ -88,12 +92,12 @@ def test_a_value_is_shown_on_one_line_and_not_endless(value, text):
         ("/data/what?.jpg", "/data/what?.jpg"),
     ],
 )
-def test_what_signs_an_address_is_in_no_text(text, said):
-    assert redact(text) == said
-    assert redact(said) == said
+def test_redacts_signatures_and_credentials_of_addresses(text, redacted):
+    assert redact(text) == redacted
+    assert redact(redacted) == redacted
 
 
-def test_no_part_of_an_error_holds_what_signs_an_address():
+def test_no_part_of_an_error_contains_a_signature():
     address = f"https://host/{'x' * 580}?sig=a-secret"
     lines = [
         str(InputError(address, "c", "Mend it.")),
@@ -105,5 +109,5 @@ def test_no_part_of_an_error_holds_what_signs_an_address():
     assert [line for line in lines if "a-secret" in line] == []
 
 
-def test_a_text_of_nothing_but_addresses_is_looked_through_in_time_that_grows_with_it():
+def test_redaction_takes_linear_time():
     assert redact("https://" * 100_000 + "?sig=1").endswith("https://?...")

@@ -61,7 +61,7 @@ def objects(folder: Path) -> dict[str, object]:
     return {row.name: json.loads(row.objects) for row in annotations.scan_annotated_images(str(folder)).rows}
 
 
-def one(folder: Path, xml: str, size: tuple[int, int] = (120, 80), **how: object) -> object:
+def boxes_of_one_image(folder: Path, xml: str, size: tuple[int, int] = (120, 80), **how: object) -> object:
     """Returns the boxes of an image with the given annotation, or why there are none."""
     boxed_images.picture(folder / "1.jpg", [], size, **how)
     (folder / "1.xml").write_text(xml, encoding="utf-8")
@@ -90,7 +90,7 @@ BOMB = f'<!DOCTYPE annotation [<!ENTITY a "ha">{LAUGHS}]><annotation><folder>&i;
 
 
 @pytest.mark.parametrize(
-    ("xml", "said"),
+    ("xml", "message"),
     [
         (" \n", "an empty annotation"),
         ("<annotation>", "an annotation that is not XML (no element found: line 1, column 12)"),
@@ -111,8 +111,8 @@ BOMB = f'<!DOCTYPE annotation [<!ENTITY a "ha">{LAUGHS}]><annotation><folder>&i;
         (boxed_images.xml([BOX]).replace("<ymin>20", "<ymin>-1e999"), "a box of gate with ymin -1e999"),
     ],
 )
-def test_an_invalid_annotation_is_rejected_in_one_line(xml, said):
-    assert reason(annotations.parse_annotation, xml.encode()).startswith(said)
+def test_an_invalid_annotation_is_rejected_in_one_line(xml, message):
+    assert reason(annotations.parse_annotation, xml.encode()).startswith(message)
 
 
 VALID = boxed_images.xml([BOX, ("red ball", 1, 2, 3, 4)]).encode()
@@ -160,17 +160,17 @@ def test_deep_and_large_annotations_are_parsed(tmp_path):
     deep = "<a>" * 20000 + "</a>" * 20000
     assert annotations.parse_annotation(f"<annotation>{deep}</annotation>".encode()) == Annotation(0, 0, [])
     assert len(annotations.parse_annotation(boxed_images.xml([BOX] * 3000).encode()).boxes) == 3000
-    assert one(tmp_path, boxed_images.xml([BOX] * 6000)) == "an annotation over 1 MB"
+    assert boxes_of_one_image(tmp_path, boxed_images.xml([BOX] * 6000)) == "an annotation over 1 MB"
 
 
 def test_boxes_are_normalized_and_clipped(tmp_path):
-    (box, edge) = one(tmp_path, boxed_images.xml([("gate", 30, 20, 90, 60), ("sea", -5, 40, 121, 80)]))
+    (box, edge) = boxes_of_one_image(tmp_path, boxed_images.xml([("gate", 30, 20, 90, 60), ("sea", -5, 40, 121, 80)]))
     assert box == ["gate", 0.25, 0.25, 0.75, 0.75, 0, 1, "Left"]
     assert edge == ["sea", 0, 0.5, 1, 1, 0, 1, "Left"]
 
 
 @pytest.mark.parametrize(
-    ("box", "said"),
+    ("box", "message"),
     [
         (("gate", 30, 20, 30, 60), "an empty box of gate: 30, 20, 30, 60"),
         (("gate", 30, 60, 90, 20), "an empty box of gate: 30, 60, 90, 20"),
@@ -178,25 +178,25 @@ def test_boxes_are_normalized_and_clipped(tmp_path):
         (("gate", 10, -20, 40, 0), "a box of gate outside the image: 10, -20, 40, 0"),
     ],
 )
-def test_an_invalid_box_rejects_its_image(tmp_path, box, said):
-    assert one(tmp_path, boxed_images.xml([BOX, box])) == said
+def test_an_invalid_box_rejects_its_image(tmp_path, box, message):
+    assert boxes_of_one_image(tmp_path, boxed_images.xml([BOX, box])) == message
 
 
-def test_an_annotation_for_another_size_is_rejected_and_one_without_size_is_not(tmp_path):
-    said = "an annotation for 500 x 375 pixels, but the image has 120 x 80"
-    assert one(tmp_path, boxed_images.xml([BOX], size=(500, 375))) == said
-    assert len(one(tmp_path, boxed_images.xml([BOX], size=None))) == 1
-    assert len(one(tmp_path, boxed_images.xml([BOX], size=(0, 0)))) == 1
+def test_an_annotation_for_another_size_is_rejected_but_a_missing_size_is_accepted(tmp_path):
+    message = "an annotation for 500 x 375 pixels, but the image has 120 x 80"
+    assert boxes_of_one_image(tmp_path, boxed_images.xml([BOX], size=(500, 375))) == message
+    assert len(boxes_of_one_image(tmp_path, boxed_images.xml([BOX], size=None))) == 1
+    assert len(boxes_of_one_image(tmp_path, boxed_images.xml([BOX], size=(0, 0)))) == 1
 
 
-def turned(orientation: int) -> dict[str, Image.Exif]:
+def exif_options(orientation: int) -> dict[str, Image.Exif]:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return {"exif": exif}
 
 
 @pytest.mark.parametrize(
-    ("orientation", "stored", "said", "kept"),
+    ("orientation", "stored", "annotated_size", "keeps_boxes"),
     [
         (1, (120, 80), (120, 80), True),
         (6, (80, 120), (120, 80), True),  # drawn on the upright image
@@ -206,9 +206,11 @@ def turned(orientation: int) -> dict[str, Image.Exif]:
         (6, (80, 120), None, False),
     ],
 )
-def test_a_rotated_image_keeps_its_boxes_only_if_they_refer_to_the_upright_image(tmp_path, orientation, stored, said, kept):
-    found = one(tmp_path, boxed_images.xml([BOX], size=said), stored, **turned(orientation))
-    if kept:
+def test_a_rotated_image_keeps_its_boxes_only_if_they_refer_to_the_upright_image(
+    tmp_path, orientation, stored, annotated_size, keeps_boxes
+):
+    found = boxes_of_one_image(tmp_path, boxed_images.xml([BOX], size=annotated_size), stored, **exif_options(orientation))
+    if keeps_boxes:
         assert found == [["gate", 10 / 120, 20 / 80, 30 / 120, 40 / 80, 0, 1, "Left"]]
     else:
         assert found == (
@@ -235,11 +237,11 @@ def test_annotations_are_matched_in_the_same_folder_and_in_the_folders_of_voc(tm
 
 def test_two_images_with_the_same_annotation_are_rejected(tmp_path):
     boxed_images.picture(tmp_path / "1.png", [])
-    one(tmp_path, boxed_images.xml([BOX]))
+    boxes_of_one_image(tmp_path, boxed_images.xml([BOX]))
     assert set(objects(tmp_path).values()) == {"one of 2 images with the same annotation"}
 
 
-def test_a_file_that_is_not_an_image_is_rejected_for_what_it_is(tmp_path):
+def test_an_annotated_file_that_is_not_an_image_has_the_reason(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"<html>404</html>")
     (tmp_path / "1.xml").write_text(boxed_images.xml([BOX]))
     assert objects(tmp_path) == {"1.jpg": "not an image in a known format, but a web page"}
@@ -257,7 +259,7 @@ def test_an_archive_gives_the_same_table_as_a_folder_in_any_order_of_its_files(t
 
 
 def test_the_fingerprint_changes_with_a_box(tmp_path):
-    one(tmp_path, boxed_images.xml([BOX]))
+    boxes_of_one_image(tmp_path, boxed_images.xml([BOX]))
     before = annotations.scan_annotated_images(str(tmp_path)).fingerprint
     (tmp_path / "1.xml").write_text(boxed_images.xml([("gate", 10, 20, 30, 41)]))
     assert annotations.scan_annotated_images(str(tmp_path)).fingerprint != before
@@ -289,14 +291,14 @@ def test_splits_come_from_the_lists_of_voc_and_unlisted_images_are_skipped(tmp_p
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
+def boxed_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     boxed_images.data(folder, pictures=60)
     return folder
 
 
-def test_an_image_is_labelled_by_its_rarest_class(drawn):
-    found = annotations.scan_annotated_images(str(drawn))
+def test_an_image_is_labelled_by_its_rarest_class(boxed_folder):
+    found = annotations.scan_annotated_images(str(boxed_folder))
     assert found.classes == {"gate": 18, "red ball": 54, "sea": 12}
     labels = {row.name: row.label for row in found.rows}
     assert [labels[f"some/{name}"] for name in ("015.jpg", "003.jpg", "001.jpg", "007.jpg")] == ["sea", "gate", "red ball", ""]
@@ -308,14 +310,14 @@ def test_the_rarest_class_is_determined_after_exclusions(tmp_path):
         boxed_images.picture(tmp_path / "data" / f"{name}.jpg", boxes)
         (tmp_path / "data" / f"{name}.xml").write_text(boxed_images.xml(boxes))
     (tmp_path / "list.csv").write_text("path\n4.jpg\n5.jpg\n6.jpg\n")
-    made = {"table": tmp_path / "t.csv", "page": tmp_path / "p.html", "leave_out_uri": str(tmp_path / "list.csv")}
-    found = ingest_images(str(tmp_path / "data"), task="detection", check_images=True, splits=2, **made)
+    outputs = {"table": tmp_path / "t.csv", "page": tmp_path / "p.html", "leave_out_uri": str(tmp_path / "list.csv")}
+    found = ingest_images(str(tmp_path / "data"), task="detection", check_images=True, splits=2, **outputs)
     assert {row.name: row.label for row in found.rows} == {"1.jpg": "gate", "2.jpg": "gate", "3.jpg": "sea"}
     assert annotations.scan_annotated_images(str(tmp_path / "data")).rows[0].label == "sea"  # of all six
     assert found.skipped == {"excluded by leave_out_uri": 3}
 
 
-def cut(rows: list[ImageRow], folder: Path) -> dict[str, list[ImageRow]]:
+def split_rows(rows: list[ImageRow], folder: Path) -> dict[str, list[ImageRow]]:
     """Writes the tables of the splits and the label map, and returns the rows of each split."""
     folder.mkdir(exist_ok=True)
     table.write_table(folder / "images", rows)
@@ -324,8 +326,8 @@ def cut(rows: list[ImageRow], folder: Path) -> dict[str, list[ImageRow]]:
     return {split: list(table.read_table(folder / split)) for split in SPLITS}
 
 
-def test_every_class_is_in_every_split_in_about_its_ratio(drawn, tmp_path):
-    parts = cut(annotations.scan_annotated_images(str(drawn)).rows, tmp_path)
+def test_every_class_is_in_every_split_in_about_its_ratio(boxed_folder, tmp_path):
+    parts = split_rows(annotations.scan_annotated_images(str(boxed_folder)).rows, tmp_path)
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 42, "validation": 12, "test": 6}
     for label, pictures in (("gate", 18), ("red ball", 54), ("sea", 12)):
         on = {split: sum(label in row.labels for row in rows) for split, rows in parts.items()}
@@ -334,13 +336,13 @@ def test_every_class_is_in_every_split_in_about_its_ratio(drawn, tmp_path):
     assert sum(not row.labels for row in parts["train"]) == 4
 
 
-def test_copies_stay_together_and_are_excluded_with_different_boxes(drawn, tmp_path, capsys):
-    folder = shutil.copytree(drawn, tmp_path / "data")
+def test_copies_stay_together_and_are_excluded_with_different_boxes(boxed_folder, tmp_path, capsys):
+    folder = shutil.copytree(boxed_folder, tmp_path / "data")
     for name, xml in (("000", None), ("001", boxed_images.xml([("sea", 1, 2, 3, 4)]))):
         original = next(folder.glob(f"some/{name}.*g"))
         shutil.copyfile(original, folder / f"copy{name}{original.suffix}")
         (folder / f"copy{name}.xml").write_text(xml or original.with_suffix(".xml").read_text())
-    parts = cut(annotations.scan_annotated_images(str(folder)).rows, tmp_path / "cut")
+    parts = split_rows(annotations.scan_annotated_images(str(folder)).rows, tmp_path / "cut")
     names = {row.name: split for split, rows in parts.items() for row in rows}
     assert names["copy000.png"] == names["some/000.png"]
     assert "copy001.jpg" not in names and "some/001.jpg" not in names
@@ -358,14 +360,14 @@ def label_map_of_the_api(text: str) -> dict[str, int]:
     item = file.message_type.add(name="StringIntLabelMapItem")
     for name, number, kind in (("name", 1, kinds.TYPE_STRING), ("id", 2, kinds.TYPE_INT32)):
         item.field.add(name=name, number=number, type=kind, label=kinds.LABEL_OPTIONAL)
-    whole = file.message_type.add(name="StringIntLabelMap")
+    label_map_message = file.message_type.add(name="StringIntLabelMap")
     of = ".object_detection.protos.StringIntLabelMapItem"
-    whole.field.add(name="item", number=1, type=kinds.TYPE_MESSAGE, label=kinds.LABEL_REPEATED, type_name=of)
+    label_map_message.field.add(name="item", number=1, type=kinds.TYPE_MESSAGE, label=kinds.LABEL_REPEATED, type_name=of)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     message = message_factory.GetMessageClass(pool.FindMessageTypeByName("object_detection.protos.StringIntLabelMap"))()
     text_format.Parse(text, message)
-    return {one.name: one.id for one in message.item}
+    return {item.name: item.id for item in message.item}
 
 
 names = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=20)
@@ -389,9 +391,9 @@ def test_the_label_map_is_formatted_as_in_the_api(tmp_path):
 
 
 @pytest.mark.parametrize("max_side", [0, 60])
-def test_the_records_are_read_by_the_object_detection_api(drawn, tmp_path, max_side):
-    rows = annotations.scan_annotated_images(str(drawn)).rows
-    parts = cut(rows, tmp_path)
+def test_the_records_are_read_by_the_object_detection_api(boxed_folder, tmp_path, max_side):
+    rows = annotations.scan_annotated_images(str(boxed_folder)).rows
+    parts = split_rows(rows, tmp_path)
     outputs = {split: tmp_path / f"{split}_records" for split in SPLITS}
     tables = {split: tmp_path / split for split in SPLITS}
     limits = {"images_per_shard": 20, "max_refused_ratio": 0.0, "max_side": max_side}
@@ -426,16 +428,16 @@ def test_the_records_are_read_by_the_object_detection_api(drawn, tmp_path, max_s
             pixels = tf.io.decode_image(encoded).numpy()
             assert pixels.shape == (size[1], size[0], 3)
             if not max_side:
-                assert encoded == (drawn / row.name).read_bytes()
+                assert encoded == (boxed_folder / row.name).read_bytes()
             for (label, *_), xmin, ymin, xmax, ymax in zip(expected[-1:], *(edge[-1:] for edge in edges), strict=True):
                 middle = pixels[int((ymin + ymax) / 2 * size[1]), int((xmin + xmax) / 2 * size[0])]
                 assert middle.argmax() == ["red", "green", "blue"].index(boxed_images.COLOURS[label])
 
 
-def test_an_image_with_an_unusable_annotation_is_rejected_and_counted(drawn, tmp_path):
-    folder = shutil.copytree(drawn, tmp_path / "data")
+def test_an_image_with_an_unusable_annotation_is_rejected_and_counted(boxed_folder, tmp_path):
+    folder = shutil.copytree(boxed_folder, tmp_path / "data")
     (folder / "some" / "001.xml").write_text(boxed_images.xml([("gate", 9, 9, 3, 10)]))
-    cut(annotations.scan_annotated_images(str(folder)).rows, tmp_path)
+    split_rows(annotations.scan_annotated_images(str(folder)).rows, tmp_path)
     outputs = {split: tmp_path / f"{split}_records" for split in SPLITS}
     tables = {split: tmp_path / split for split in SPLITS}
     write = (tables, tmp_path / "label_map", outputs, tmp_path / "refused")
@@ -454,12 +456,12 @@ def test_a_detection_label_map_is_rejected_by_a_classifier(tmp_path):
 
 
 def ingest(folder: Path, root: Path, check_images: bool = True) -> table.Catalog:
-    made = {"table": root / "t.csv", "page": root / "p.html"}
-    return ingest_images(str(folder), task="detection", check_images=check_images, splits=3, **made)
+    outputs = {"table": root / "t.csv", "page": root / "p.html"}
+    return ingest_images(str(folder), task="detection", check_images=check_images, splits=3, **outputs)
 
 
-def test_the_page_reports_objects_and_unusable_annotations(drawn, tmp_path, capsys):
-    folder = shutil.copytree(drawn, tmp_path / "data")
+def test_the_page_reports_objects_and_unusable_annotations(boxed_folder, tmp_path, capsys):
+    folder = shutil.copytree(boxed_folder, tmp_path / "data")
     (folder / "some" / "001.xml").write_text("")
     ingest(folder, tmp_path)
     page = (tmp_path / "p.html").read_text()
@@ -470,23 +472,23 @@ def test_the_page_reports_objects_and_unusable_annotations(drawn, tmp_path, caps
     assert capsys.readouterr().out == "60 images in 3 classes, 0 files skipped\n"
 
 
-def test_samples_on_the_page_show_their_boxes(drawn):
-    (row,) = (row for row in annotations.scan_annotated_images(str(drawn)).rows if row.name == "some/009.jpg")
-    shown = annotations.draw_boxes((drawn / row.name).read_bytes(), row)
-    pixels = tf.io.decode_jpeg(shown.encoded).numpy()
+def test_samples_on_the_page_show_their_boxes(boxed_folder):
+    (row,) = (row for row in annotations.scan_annotated_images(str(boxed_folder)).rows if row.name == "some/009.jpg")
+    annotated = annotations.draw_boxes((boxed_folder / row.name).read_bytes(), row)
+    pixels = tf.io.decode_jpeg(annotated.encoded).numpy()
     red, green, _ = pixels[45, 61]  # the left edge of the gate
     assert red > 150 and green < 100
     assert pixels[45, 80].argmax() == 1
 
 
 @pytest.mark.parametrize(
-    ("boxes", "said"),
+    ("boxes", "message"),
     [
         ([], "images_uri of detection must contain annotated objects; got none in 4 images at "),
         ([BOX], "every class must appear in at least 3 images, one per split; got 1 of sea. Add images of it, or remove it"),
     ],
 )
-def test_data_that_no_detector_can_be_trained_on_is_rejected(tmp_path, boxes, said):
+def test_insufficient_data_for_a_detector_is_rejected(tmp_path, boxes, message):
     for number in range(4):
         boxed_images.picture(tmp_path / "data" / f"{number}.jpg", boxes)
         (tmp_path / "data" / f"{number}.xml").write_text(
@@ -494,7 +496,7 @@ def test_data_that_no_detector_can_be_trained_on_is_rejected(tmp_path, boxes, sa
         )
     with pytest.raises(InputError) as refusal:
         ingest(tmp_path / "data", tmp_path)
-    assert str(refusal.value).startswith(f"error: {said}")
+    assert str(refusal.value).startswith(f"error: {message}")
     assert len(ingest(tmp_path / "data", tmp_path, check_images=False).rows) == 4
 
 

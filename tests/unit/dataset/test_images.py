@@ -41,11 +41,11 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
-def decoded(picture) -> np.ndarray:
+def decoded(validated) -> np.ndarray:
     """Decodes the pixels as the training does, and checks the reported size and format."""
-    pixels = tf.io.decode_image(picture.encoded, channels=3, expand_animations=False).numpy()
-    assert pixels.shape == (picture.height, picture.width, 3)
-    assert picture.encoded.startswith({"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}[picture.format])
+    pixels = tf.io.decode_image(validated.encoded, channels=3, expand_animations=False).numpy()
+    assert pixels.shape == (validated.height, validated.width, 3)
+    assert validated.encoded.startswith({"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}[validated.format])
     return pixels
 
 
@@ -63,47 +63,47 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 def jpeg_that_claims(width: int, height: int) -> bytes:
-    whole = bytearray(encoded(four_quarters(), "JPEG"))
-    frame = whole.index(b"\xff\xc0")  # start of frame: marker, length (2), precision (1), height (2), width (2)
-    whole[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
-    return bytes(whole)
+    content = bytearray(encoded(four_quarters(), "JPEG"))
+    frame = content.index(b"\xff\xc0")  # start of frame: marker, length (2), precision (1), height (2), width (2)
+    content[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(content)
 
 
 def jpeg_of_many_scans(side: int, scans: int) -> bytes:
     """Makes a progressive JPEG that repeats its last scan."""
-    whole = encoded(Image.new("L", (side, side), 100), "JPEG", progressive=True)
-    last = whole[whole.rindex(b"\xff\xda") : -2]
-    return whole[:-2] + last * scans + whole[-2:]
+    content = encoded(Image.new("L", (side, side), 100), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * scans + content[-2:]
 
 
 def jpeg_of_scans_without_pixels(side: int, scans: int) -> bytes:
     """Makes a JPEG of the given number of empty scans."""
-    whole = encoded(Image.new("RGB", (side, side)), "JPEG")
-    headers = whole[: whole.index(b"\xff\xda")]
-    one = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"  # ITU-T T.81, B.2.3: of the first component alone, all coefficients
-    return headers + one * scans + b"\xff\xd9"
+    content = encoded(Image.new("RGB", (side, side)), "JPEG")
+    headers = content[: content.index(b"\xff\xda")]
+    scan = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"  # ITU-T T.81, B.2.3: only the first component, all coefficients
+    return headers + scan * scans + b"\xff\xd9"
 
 
 def other_that_claims(kind: str, width: int, height: int) -> bytes:
     """Makes a small image whose header claims another size."""
-    whole = bytearray(encoded(four_quarters(), kind))
+    content = bytearray(encoded(four_quarters(), kind))
     at, pattern = {"GIF": (6, "<HH"), "BMP": (18, "<ii")}[kind]
-    whole[at : at + struct.calcsize(pattern)] = struct.pack(pattern, width, height)
-    return bytes(whole)
+    content[at : at + struct.calcsize(pattern)] = struct.pack(pattern, width, height)
+    return bytes(content)
 
 
 def png_with_a_bomb(kind: bytes, prefix: bytes) -> bytes:
     """Makes a small PNG with a chunk that inflates to 200 MB."""
-    whole = encoded(four_quarters(), "PNG")
+    content = encoded(four_quarters(), "PNG")
     header = 8 + 25  # the signature and the first chunk
-    return whole[:header] + chunk(kind, prefix + zlib.compress(bytes(200_000_000))) + whole[header:]
+    return content[:header] + chunk(kind, prefix + zlib.compress(bytes(200_000_000))) + content[header:]
 
 
 def tiff_that_claims(width: int, height: int) -> bytes:
-    whole = encoded(four_quarters(), "TIFF")
+    content = encoded(four_quarters(), "TIFF")
     for tag, size, claimed in ((256, WIDTH, width), (257, HEIGHT, height)):  # TIFF 6.0: ImageWidth, ImageLength
-        whole = whole.replace(struct.pack("<HHII", tag, 4, 1, size), struct.pack("<HHII", tag, 4, 1, claimed))
-    return whole
+        content = content.replace(struct.pack("<HHII", tag, 4, 1, size), struct.pack("<HHII", tag, 4, 1, claimed))
+    return content
 
 
 def boxed(brand: bytes, compatible: bytes) -> bytes:
@@ -131,29 +131,29 @@ KEPT = {
 
 
 @pytest.mark.parametrize("kind", KEPT)
-def test_what_tensorflow_reads_keeps_its_bytes(kind):
-    picture = validate_image(KEPT[kind])
-    assert picture.encoded == KEPT[kind]
-    assert picture.format == ("png" if "PNG" in kind else "jpeg")
-    assert (picture.height, picture.width) == (HEIGHT, WIDTH)
-    decoded(picture)
+def test_images_that_tensorflow_reads_keep_their_bytes(kind):
+    validated = validate_image(KEPT[kind])
+    assert validated.encoded == KEPT[kind]
+    assert validated.format == ("png" if "PNG" in kind else "jpeg")
+    assert (validated.height, validated.width) == (HEIGHT, WIDTH)
+    decoded(validated)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 200), (200, 7)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_tiny_image_keeps_its_bytes(kind, size):
     small = encoded(Image.new("RGB", size, RED), kind)
-    picture = validate_image(small)
-    assert picture.encoded == small
-    assert decoded(picture).shape == (size[1], size[0], 3)
+    validated = validate_image(small)
+    assert validated.encoded == small
+    assert decoded(validated).shape == (size[1], size[0], 3)
 
 
 def test_photographs_keep_their_bytes(flower_photos):
     for folder in ("daisy", "tulips"):
         original = min((flower_photos / folder).iterdir()).read_bytes()
-        picture = validate_image(original)
-        assert picture.encoded == original
-        decoded(picture)
+        validated = validate_image(original)
+        assert validated.encoded == original
+        decoded(validated)
 
 
 REENCODED = {
@@ -174,17 +174,17 @@ REENCODED = {
 
 @pytest.mark.parametrize("kind", REENCODED)
 def test_other_formats_become_rgb_jpegs_with_the_same_colours(kind):
-    picture = validate_image(REENCODED[kind])
-    assert picture.format == "jpeg"
-    assert (picture.height, picture.width) == (HEIGHT, WIDTH)
-    with Image.open(io.BytesIO(picture.encoded)) as image:
+    validated = validate_image(REENCODED[kind])
+    assert validated.format == "jpeg"
+    assert (validated.height, validated.width) == (HEIGHT, WIDTH)
+    with Image.open(io.BytesIO(validated.encoded)) as image:
         assert (image.format, image.mode) == ("JPEG", "RGB")
-    pixels = decoded(picture).astype(int)
+    pixels = decoded(validated).astype(int)
     corners = [pixels[10, 15], pixels[10, 45], pixels[30, 15], pixels[30, 45]]
     np.testing.assert_allclose(corners, [RED, GREEN, BLUE, WHITE], atol=12)
 
 
-# Colours above left, above right, below left and below right after the rotation that the EXIF orientation asks for.
+# Colours at top left, top right, bottom left and bottom right after applying the EXIF orientation.
 UPRIGHT = {
     2: (GREEN, RED, WHITE, BLUE),
     3: (WHITE, BLUE, GREEN, RED),
@@ -199,13 +199,13 @@ UPRIGHT = {
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_rotated_image_is_set_upright(kind, orientation):
-    picture = validate_image(encoded(four_quarters(), kind, exif=turned(orientation)))
-    assert (picture.height, picture.width) == ((WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH))
-    pixels = decoded(picture).astype(int)
-    down, right = picture.height // 4, picture.width // 4
+    validated = validate_image(encoded(four_quarters(), kind, exif=turned(orientation)))
+    assert (validated.height, validated.width) == ((WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH))
+    pixels = decoded(validated).astype(int)
+    down, right = validated.height // 4, validated.width // 4
     corners = [pixels[down, right], pixels[down, -right], pixels[-down, right], pixels[-down, -right]]
     np.testing.assert_allclose(corners, UPRIGHT[orientation], atol=12)
-    with Image.open(io.BytesIO(picture.encoded)) as image:
+    with Image.open(io.BytesIO(validated.encoded)) as image:
         assert ORIENTATION not in image.getexif()
 
 
@@ -221,14 +221,14 @@ def test_16_bit_grey_keeps_its_shades(kind, options):
 def test_the_reduced_pixels_show_the_same_image(kind, side):
     on_its_side = {"JPEG that lies on its side": encoded(four_quarters(), "JPEG", exif=turned(6))}
     content = (KEPT | REENCODED | on_its_side)[kind]
-    picture, small = validate_and_decode(content, side)
-    assert picture == validate_image(content)
+    validated, small = validate_and_decode(content, side)
+    assert validated == validate_image(content)
     assert small.mode == "RGB"
-    assert small.width >= min(side, picture.width) and small.height >= min(side, picture.height)
-    if side == 10 and picture.format == "jpeg":
-        assert small.size == (picture.width // 4, picture.height // 4)
-    quarters = [one.resize((2, 2), Image.Resampling.BOX) for one in (small, Image.fromarray(decoded(picture)))]
-    np.testing.assert_allclose(*(np.asarray(one, int) for one in quarters), atol=24)
+    assert small.width >= min(side, validated.width) and small.height >= min(side, validated.height)
+    if side == 10 and validated.format == "jpeg":
+        assert small.size == (validated.width // 4, validated.height // 4)
+    quarters = [image.resize((2, 2), Image.Resampling.BOX) for image in (small, Image.fromarray(decoded(validated)))]
+    np.testing.assert_allclose(*(np.asarray(quarter, int) for quarter in quarters), atol=24)
 
 
 DAMAGED = {
@@ -301,21 +301,21 @@ def test_a_png_with_a_wrong_checksum_is_rejected_as_tensorflow_does():
 
 @pytest.mark.parametrize("kind", ["PNG", "PNG with a palette", "grey PNG of 16 bits"])
 def test_a_png_with_any_damaged_byte_is_rejected_or_decodable(kind):
-    whole = KEPT[kind]
-    for place in range(0, len(whole), max(1, len(whole) // 150)):
-        damaged = whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]
+    content = KEPT[kind]
+    for position in range(0, len(content), max(1, len(content) // 150)):
+        damaged = content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :]
         try:
-            picture = validate_image(damaged)
+            validated = validate_image(damaged)
         except Rejected:
             continue
-        decoded(picture)
+        decoded(validated)
 
 
 DAMAGES = {
-    "a byte": lambda whole, at, chance: whole[:at] + chance.randbytes(1) + whole[at + 1 :],
-    "zeros": lambda whole, at, _: whole[:at] + bytes(500) + whole[at + 500 :],
-    "noise": lambda whole, at, chance: whole[:at] + chance.randbytes(500) + whole[at + 500 :],
-    "a gap": lambda whole, at, _: whole[:at] + whole[at + 500 :],
+    "a byte": lambda content, at, chance: content[:at] + chance.randbytes(1) + content[at + 1 :],
+    "zeros": lambda content, at, _: content[:at] + bytes(500) + content[at + 500 :],
+    "noise": lambda content, at, chance: content[:at] + chance.randbytes(500) + content[at + 500 :],
+    "a gap": lambda content, at, _: content[:at] + content[at + 500 :],
 }
 
 
@@ -325,23 +325,23 @@ def test_a_jpeg_with_any_damage_is_rejected_or_decodable(kind, damage):
     chance = random.Random(f"{kind} {damage}")
     noise = Image.frombytes("RGB", (160, 120), chance.randbytes(160 * 120 * 3))
     options = {"progressive": {"progressive": True}, "with restarts": {"restart_marker_rows": 1}}.get(kind, {})
-    whole = encoded(noise, "JPEG", **options)
+    content = encoded(noise, "JPEG", **options)
     accepted = 0
     for _ in range(150):
-        damaged = DAMAGES[damage](whole, chance.randrange(2, len(whole)), chance)
+        damaged = DAMAGES[damage](content, chance.randrange(2, len(content)), chance)
         try:
-            picture = validate_image(damaged)
+            validated = validate_image(damaged)
         except Rejected:
             continue
-        decoded(picture)
+        decoded(validated)
         accepted += 1
     assert accepted > 5, "hardly any was accepted: the test shows little"
 
 
-def test_a_marker_that_swallows_the_end_is_rejected_as_tensorflow_does():
-    whole = KEPT["JPEG"]
-    near = whole.rindex(b"\xff\xd9") - 20
-    damaged = whole[:near] + b"\xff\xe5\xff\xff" + whole[near + 4 :]  # an application's segment of 65,535 bytes
+def test_a_jpeg_segment_beyond_the_end_is_rejected_as_by_tensorflow():
+    content = KEPT["JPEG"]
+    marker_at = content.rindex(b"\xff\xd9") - 20
+    damaged = content[:marker_at] + b"\xff\xe5\xff\xff" + content[marker_at + 4 :]  # an application's segment of 65,535 bytes
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf.io.decode_image(damaged)
     with pytest.raises(Rejected, match="a JPEG whose end is missing or damaged"):

@@ -17,10 +17,11 @@ def written(tmp_path, name, content):
     return str(path)
 
 
-def read(tmp_path, name, content):
+def read_entries(tmp_path, name, content):
     """Returns name, label, split and line of every entry."""
     return [
-        (one.name, one.label, one.split, one.line) for one in import_files.read_import_file(written(tmp_path, name, content))
+        (entry.name, entry.label, entry.split, entry.line)
+        for entry in import_files.read_import_file(written(tmp_path, name, content))
     ]
 
 
@@ -57,7 +58,7 @@ VERTEX_JSONL = (
     ],
 )
 def test_the_lines_are_read(tmp_path, name, content, entries):
-    assert read(tmp_path, name, content) == entries
+    assert read_entries(tmp_path, name, content) == entries
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_an_import_file_and_its_images_are_read_over_http(tmp_path, monkeypatch)
     assert (row.label, row.content_id) == ("daisy", "900150983cd24fb0d6963f7d28e17f72")  # MD5 of abc: RFC 1321, section A.5
 
 
-def test_what_is_an_import_file(tmp_path):
+def test_import_files_are_recognized(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     for uri in ("a.csv", "/x/A.CSV", "http://host/a.jsonl?token=1", "s3://bucket/train.lst"):
         assert import_files.is_import_file(uri)

@@ -37,12 +37,12 @@ def rows_of(classes):
     return [row(label, f"{label} {number}", number) for label, most in classes.items() for number in range(most)]
 
 
-def sides(parts):
+def split_by_content(parts):
     """Maps content ids to splits."""
     return {row.content_id: name for name, part in parts.items() for row in part}
 
 
-def cut(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1, **how):
+def run_split(tmp_path, rows, validation_ratio=0.2, test_ratio=0.1, **how):
     """Runs `split_images`, and returns its counts, the tables by split, and the text of the label map."""
     write_table(tmp_path / "images.csv", rows)
     tables = {name: tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
@@ -107,7 +107,7 @@ def test_a_class_without_copies_keeps_the_ratios_to_half_an_image(most, shares):
 def test_names_order_and_place_do_not_matter(rows, shares, chance):
     moved = [replace(row, uri=f"s3://elsewhere/{number}", name=f"{chance.random()}.png") for number, row in enumerate(rows)]
     chance.shuffle(moved)
-    assert sides(split_rows(moved, *shares)) == sides(split_rows(rows, *shares))
+    assert split_by_content(split_rows(moved, *shares)) == split_by_content(split_rows(rows, *shares))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -115,15 +115,15 @@ def test_when_data_grows_by_a_tenth_at_most_2_percent_change_their_split(seed):
     chance = random.Random(seed)
     rows = [row("daisy", f"{seed} {number}", number) for number in range(1100)]
     chance.shuffle(rows)
-    before = sides(split_rows(rows[:1000], 0.2, 0.1))
-    after = sides(split_rows(rows, 0.2, 0.1))
+    before = split_by_content(split_rows(rows[:1000], 0.2, 0.1))
+    after = split_by_content(split_rows(rows, 0.2, 0.1))
     assert sum(after[content] != name for content, name in before.items()) <= 20
 
 
 def test_classes_are_split_independently():
     rows = rows_of({"daisy": 50, "tulip": 50})
-    before = sides(split_rows(rows, 0.2, 0.1))
-    after = sides(split_rows([*rows, *rows_of({"rose": 30})], 0.2, 0.1))
+    before = split_by_content(split_rows(rows, 0.2, 0.1))
+    after = split_by_content(split_rows([*rows, *rows_of({"rose": 30})], 0.2, 0.1))
     assert after.items() >= before.items()
 
 
@@ -134,8 +134,8 @@ def test_rows_are_ordered_by_hash_which_shuffles_the_classes():
 
 
 def test_an_image_with_two_labels_is_excluded(tmp_path, capsys):
-    wrong = [row("daisy", "both", 100), row("tulip", "both", 100)]
-    counts, tables, _ = cut(tmp_path, [*rows_of({"daisy": 10, "tulip": 10}), *wrong])
+    conflicting = [row("daisy", "both", 100), row("tulip", "both", 100)]
+    counts, tables, _ = run_split(tmp_path, [*rows_of({"daisy": 10, "tulip": 10}), *conflicting])
     assert counts == {"train": 14, "validation": 4, "test": 2, "left_out": 2}
     assert "daisy/100.jpg" not in {row.name for part in tables.values() for row in part}
     assert "excluded, same image with labels daisy and tulip: f6cb3e816496528d4187db53bc66567f" in capsys.readouterr().out
@@ -147,7 +147,7 @@ def test_an_image_with_two_labels_is_excluded(tmp_path, capsys):
 
 def test_an_image_with_two_labels_can_be_kept_in_both_classes(tmp_path):
     twice = [row(label, f"both {number}", 100 + number) for label in ("daisy", "tulip") for number in range(20)]
-    counts, tables, _ = cut(tmp_path, [*rows_of({"daisy": 30, "tulip": 30}), *twice], conflicting_labels="keep")
+    counts, tables, _ = run_split(tmp_path, [*rows_of({"daisy": 30, "tulip": 30}), *twice], conflicting_labels="keep")
     assert counts == {"train": 70, "validation": 20, "test": 10, "left_out": 0}
     for name, most in (("train", 14), ("validation", 4), ("test", 2)):
         shared = Counter(row.content_id for row in tables[name] if int(row.name.split("/")[1][:-4]) >= 100)
@@ -164,7 +164,7 @@ shared_sets = st.lists(st.tuples(st.sampled_from(["daisy", "rose", "tulip"]), st
 
 @quickly
 @given(shared_sets, ratios)
-def test_images_with_several_labels_go_to_one_split_and_none_is_lost(rows, shares):
+def test_images_with_several_labels_go_to_one_split_without_losses(rows, shares):
     parts = split_rows(rows, *shares)
     held = [{row.content_id for row in part} for part in parts.values()]
     assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
@@ -184,7 +184,7 @@ def test_a_class_with_images_of_two_labels_keeps_the_ratios_exactly(most, both, 
 
 def test_tables_and_label_map_are_written(tmp_path):
     rows = rows_of({"tulip": 10, "daisy, wild": 10, "花 a": 10})
-    counts, tables, labels = cut(tmp_path, rows)
+    counts, tables, labels = run_split(tmp_path, rows)
     assert labels == "0:daisy, wild\n1:tulip\n2:花 a\n"
     assert label_map.read_labels(tmp_path / "label_map") == ["daisy, wild", "tulip", "花 a"]
     assert counts == {"train": 21, "validation": 6, "test": 3, "left_out": 0}
@@ -195,13 +195,13 @@ def test_tables_and_label_map_are_written(tmp_path):
     )
 
 
-def test_a_label_with_a_colon_is_read_back_whole(tmp_path):
+def test_a_label_with_a_colon_round_trips(tmp_path):
     label_map.write_labels(tmp_path, ["a:b", "0:daisy", ":"])
     assert label_map.read_labels(tmp_path) == ["a:b", "0:daisy", ":"]
 
 
 @pytest.mark.parametrize(
-    "few",
+    "too_few",
     [
         [row("rare", "one", 0)],
         [row("rare", "one", 0), row("rare", "two", 1)],
@@ -210,9 +210,9 @@ def test_a_label_with_a_colon_is_read_back_whole(tmp_path):
     ],
     ids=["one image", "two images", "copies of one", "only with two labels"],
 )
-def test_a_class_without_training_images_is_rejected(tmp_path, few):
+def test_a_class_without_training_images_is_rejected(tmp_path, too_few):
     with pytest.raises(InputError) as refusal:
-        cut(tmp_path, [*rows_of({"daisy": 100}), *few])
+        run_split(tmp_path, [*rows_of({"daisy": 100}), *too_few])
     assert str(refusal.value) == (
         "error: every class must keep an image to train on; got none of rare. Add images to it, remove it, or hold out less."
     )
@@ -220,7 +220,7 @@ def test_a_class_without_training_images_is_rejected(tmp_path, few):
 
 
 def test_the_flower_photographs_are_split(flower_photos, tmp_path):
-    counts, tables, labels = cut(tmp_path, scan.scan_images(str(flower_photos)).rows, test_ratio=0.0)
+    counts, tables, labels = run_split(tmp_path, scan.scan_images(str(flower_photos)).rows, test_ratio=0.0)
     assert labels == "0:daisy\n1:dandelion\n2:roses\n3:sunflowers\n4:tulips\n"
     assert counts == {"train": 602, "validation": 150, "test": 0, "left_out": 2}
     held_out = Counter(row.label for row in tables["validation"])
@@ -229,10 +229,12 @@ def test_the_flower_photographs_are_split(flower_photos, tmp_path):
 
 def test_the_flower_photograph_with_two_labels_is_kept_on_request(flower_photos, tmp_path):
     rows = scan.scan_images(str(flower_photos)).rows
-    counts, tables, _ = cut(tmp_path, rows, test_ratio=0.0, conflicting_labels="keep")
+    counts, tables, _ = run_split(tmp_path, rows, test_ratio=0.0, conflicting_labels="keep")
     assert counts == {"train": 604, "validation": 150, "test": 0, "left_out": 0}
-    sides = [name for name, part in tables.items() for row in part if row.name.endswith("/15922772266_1167a06620.jpg")]
-    assert sides in (["train"] * 2, ["validation"] * 2)
+    split_by_content = [
+        name for name, part in tables.items() for row in part if row.name.endswith("/15922772266_1167a06620.jpg")
+    ]
+    assert split_by_content in (["train"] * 2, ["validation"] * 2)
 
 
 odd_labels = st.text(min_size=1, max_size=12).filter(
@@ -246,7 +248,7 @@ odd_labels |= st.sampled_from(["<script>alert(1)</script>", "a, b", "two  spaces
 def test_any_class_name_is_split_and_read_back(labels):
     with tempfile.TemporaryDirectory() as folder:
         rows = [row(label, f"{label} {number}", number) for label in labels for number in range(10)]
-        counts, tables, _ = cut(Path(folder), rows)
+        counts, tables, _ = run_split(Path(folder), rows)
         assert label_map.read_labels(Path(folder) / "label_map") == sorted(labels)
     assert counts == {"train": 7 * len(labels), "validation": 2 * len(labels), "test": len(labels), "left_out": 0}
     assert Counter(row.label for row in tables["train"]) == dict.fromkeys(labels, 7)
@@ -256,8 +258,8 @@ def test_any_class_name_is_split_and_read_back(labels):
 @given(st.integers(0, 1 << 30), ratios)
 def test_with_any_data_and_ratio_at_most_2_percent_change_their_split(seed, shares):
     rows = [row("daisy", f"{seed} {number}", number) for number in range(5500)]
-    before = sides(split_rows(rows[:5000], *shares))
-    after = sides(split_rows(rows, *shares))
+    before = split_by_content(split_rows(rows[:5000], *shares))
+    after = split_by_content(split_rows(rows, *shares))
     assert sum(after[content] != name for content, name in before.items()) <= 100
 
 
@@ -269,7 +271,7 @@ def test_with_images_of_two_labels_at_most_2_percent_change_their_split(seed, sh
         for number in range(5500)
         for label in ("daisy", "tulip")
     ]
-    before, after = sides(split_rows(rows[:10_000], *shares)), sides(split_rows(rows, *shares))
+    before, after = split_by_content(split_rows(rows[:10_000], *shares)), split_by_content(split_rows(rows, *shares))
     assert sum(after[content] != name for content, name in before.items()) <= 200
 
 
@@ -292,17 +294,17 @@ def test_predefined_splits_are_kept_and_do_not_affect_the_other_images(rows, sha
 @given(predefined_sets, ratios)
 def test_of_copies_in_several_splits_only_the_held_out_one_is_kept(rows, shares):
     parts = split_rows(rows, *shares)
-    kept = remove_leaks(parts)
-    train, validation, test = ({row.content_id for row in kept[name]} for name in ("train", "validation", "test"))
+    remaining = remove_leaks(parts)
+    train, validation, test = ({row.content_id for row in remaining[name]} for name in ("train", "validation", "test"))
     assert not train & validation and not train & test and not validation & test
-    assert kept["test"] == parts["test"]
+    assert remaining["test"] == parts["test"]
     assert train | validation | test == {row.content_id for row in rows}
 
 
 def test_an_image_in_two_predefined_splits_is_excluded_from_training(tmp_path, capsys):
-    rows = [replace(one, split="train") for one in rows_of({"daisy": 4, "tulip": 4})]
+    rows = [replace(original, split="train") for original in rows_of({"daisy": 4, "tulip": 4})]
     leaked = replace(rows[0], name="test/leaked.jpg", split="test")
-    counts, tables, _ = cut(tmp_path, [*rows, leaked])
+    counts, tables, _ = run_split(tmp_path, [*rows, leaked])
     assert counts == {"train": 7, "validation": 0, "test": 1, "left_out": 1}
     assert [row.name for row in tables["test"]] == ["test/leaked.jpg"]
     assert rows[0] not in tables["train"]

@@ -1,3 +1,5 @@
+"""Deployment targets, the checks before a deployment, and the decision whether to train."""
+
 import json
 
 import pytest
@@ -16,23 +18,23 @@ from kfp_vision.repository.version import exported_version
 SETTINGS = advanced.deployment_settings({})
 
 
-def test_no_target_is_fine():
+def test_accepts_no_target():
     deploy.check_target("none", "flowers", SETTINGS)
 
 
-def test_a_directory_that_is_not_there_yet_is_fine(tmp_path):
+def test_accepts_a_missing_directory_without_creating_it(tmp_path):
     deploy.check_target(str(tmp_path / "deep" / "down"), "flowers", SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("target", ["", "http://host/models", "ftp://host/models", "{file}"])
-def test_what_nothing_can_be_deployed_to_is_refused(tmp_path, target):
+def test_an_invalid_target_is_rejected(tmp_path, target):
     (tmp_path / "file").write_text("no repository")
     with pytest.raises(InputError, match=r"deploy_to must be none, kserve, or a model repository; got .*\. Name a folder, or"):
         deploy.check_target(target.format(file=tmp_path / "file"), "flowers", SETTINGS)
 
 
-def test_a_repository_of_another_model_is_refused(tmp_path):
+def test_a_repository_of_another_model_is_rejected(tmp_path):
     about = tmp_path / "3" / "assets.extra" / "model.json"
     about.parent.mkdir(parents=True)
     about.write_text(json.dumps({"model_name": "dogs", "labels": [], "image_size": 1}))
@@ -43,7 +45,7 @@ def test_a_repository_of_another_model_is_refused(tmp_path):
 
 @pytest.fixture
 def held_out(tmp_path):
-    """Records of nine pictures, three a file, and none to test on."""
+    """Writes nine validation images in shards of three, and an empty test split."""
     rows = [
         (ImageRow("", c, 1, "", f"{c}/{n}.jpg"), validate_image(colour_model.picture(c)))
         for n in range(3)
@@ -55,7 +57,7 @@ def held_out(tmp_path):
 
 
 @pytest.mark.parametrize("fault", damaged_records.FAULTS)
-def test_nothing_is_served_for_records_that_changed(tmp_path, held_out, fault):
+def test_the_serving_check_rejects_damaged_records(tmp_path, held_out, fault):
     colour_model.write_version(tmp_path / "model" / "serving" / "1")
     about = {
         "model_fingerprint": exported_version(tmp_path / "model").fingerprint,
@@ -70,36 +72,36 @@ def test_nothing_is_served_for_records_that_changed(tmp_path, held_out, fault):
 
 
 @pytest.mark.parametrize("fault", ["cut in the middle", "cut between two records", "lost", "added"])
-def test_no_question_is_taken_from_records_that_changed(tmp_path, held_out, fault):
+def test_the_endpoint_call_rejects_damaged_records(tmp_path, held_out, fault):
     change, line = damaged_records.FAULTS[fault]
     change(held_out[0])
     with pytest.raises(InputError, match=line):
         call.call_endpoint(tmp_path / "endpoint", *held_out, "", tmp_path / "answer")
 
 
-def decided(recipe: str, repository: object, *, skip_unchanged: bool = True) -> decision.TrainingDecision:
+def decide(recipe: str, repository: object, *, skip_unchanged: bool = True) -> decision.TrainingDecision:
     return decision.decide_training("sample", "", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
 
 
-def test_where_nothing_is_deployed_there_is_something_to_train(tmp_path, capsys):
-    fingerprint, trained_from, unchanged = decided("fields", tmp_path / "nowhere")
+def test_trains_if_no_model_is_deployed(tmp_path, capsys):
+    fingerprint, trained_from, unchanged = decide("fields", tmp_path / "nowhere")
     assert (fingerprint, len(trained_from), unchanged) == (scan.fingerprint_images("sample"), 64, False)
     assert capsys.readouterr().out == "images or fields have changed since flowers was deployed, or it was never deployed\n"
 
 
-def test_there_is_nothing_to_train_where_the_newest_version_was_trained_from_the_same(tmp_path, capsys):
-    version(tmp_path / "1", trained_from=decided("fields", tmp_path).trained_from)
+def test_skips_training_if_the_newest_version_has_the_same_images_and_fields(tmp_path, capsys):
+    version(tmp_path / "1", trained_from=decide("fields", tmp_path).trained_from)
     capsys.readouterr()
-    assert decided("fields", tmp_path).unchanged
+    assert decide("fields", tmp_path).unchanged
     assert capsys.readouterr().out == (
         "outcome: nothing new: neither the images nor the fields have changed since flowers was deployed\n"
     )
-    assert not decided("other fields", tmp_path).unchanged
-    assert not decided("fields", tmp_path, skip_unchanged=False).unchanged
-    version(tmp_path / "2", trained_from=decided("other fields", tmp_path).trained_from)
-    assert not decided("fields", tmp_path).unchanged
+    assert not decide("other fields", tmp_path).unchanged
+    assert not decide("fields", tmp_path, skip_unchanged=False).unchanged
+    version(tmp_path / "2", trained_from=decide("other fields", tmp_path).trained_from)
+    assert not decide("fields", tmp_path).unchanged
 
 
-def test_a_version_that_does_not_say_what_it_was_trained_from_was_trained_from_something_else(tmp_path):
+def test_trains_if_the_deployed_version_does_not_record_its_source(tmp_path):
     version(tmp_path / "1")
-    assert not decided("fields", tmp_path).unchanged
+    assert not decide("fields", tmp_path).unchanged

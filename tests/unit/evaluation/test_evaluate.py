@@ -24,24 +24,26 @@ BETTER = f"is significantly better than {BASELINE} (p = 1.2e-05)"
 ANSWERS = Predictions(["a", "b"], np.array([0, 1]), np.eye(2), np.array([40, 40]))
 
 
-def judged(accuracy: float, min_accuracy: float, deployed: dict | None = None, wanted: bool = True, **largest) -> dict:
+def verdict_on(
+    accuracy: float, min_accuracy: float, deployed: dict | None = None, beat_largest_class: bool = True, **largest
+) -> dict:
     """Returns the verdict on a model evaluated on 40 images."""
     metrics = classification_metrics(ANSWERS, ["daisy", "rose"])
     metrics = replace(metrics, images=40, accuracy=accuracy, largest_class=BEATEN | largest)
-    return asdict(gate.decide(metrics, deployed, min_accuracy, beat_largest_class=wanted))
+    return asdict(gate.decide(metrics, deployed, min_accuracy, beat_largest_class=beat_largest_class))
 
 
 @pytest.mark.parametrize(("accuracy", "accepted"), [(0.9, True), (0.8999, False)])
 def test_min_accuracy(accuracy, accepted):
-    verdict = judged(accuracy, 0.9)
+    verdict = verdict_on(accuracy, 0.9)
     assert verdict["accepted"] is accepted
-    said = f"accuracy {accuracy:.4f} {'reaches' if accepted else 'is below'} min_accuracy 0.9"
-    assert verdict["reasons"] == [said, f"accuracy {accuracy:.4f} {BETTER}"]
+    reason = f"accuracy {accuracy:.4f} {'reaches' if accepted else 'is below'} min_accuracy 0.9"
+    assert verdict["reasons"] == [reason, f"accuracy {accuracy:.4f} {BETTER}"]
 
 
 def test_reasons_for_a_rejection_come_first():
     deployed = {"version": 3, "accuracy": 0.95, "better": 1, "worse": 9, "p_value": 0.0215, "verdict": "worse"}
-    verdict = judged(0.9, 0.8, deployed)
+    verdict = verdict_on(0.9, 0.8, deployed)
     assert verdict == {
         "accepted": False,
         "reasons": [
@@ -54,7 +56,7 @@ def test_reasons_for_a_rejection_come_first():
 
 
 @pytest.mark.parametrize(
-    ("found", "said", "remedy"),
+    ("comparison", "reason", "remedy"),
     [
         (
             {"p_value": 0.77, "verdict": "not beaten"},
@@ -76,18 +78,18 @@ def test_reasons_for_a_rejection_come_first():
         ),
     ],
 )
-def test_a_model_that_does_not_beat_the_largest_class_is_rejected_unless_the_check_is_off(found, said, remedy):
-    refusal = f"{said}: {remedy}, or set beat_largest_class of advanced to false to accept the model anyway"
-    assert judged(0.2, 0.0, **found) == {"accepted": False, "reasons": [refusal, "no min_accuracy is set"]}
-    passed = f"{said}; accepted because beat_largest_class of advanced is false"
+def test_a_model_must_beat_the_largest_class_unless_the_check_is_off(comparison, reason, remedy):
+    refusal = f"{reason}: {remedy}, or set beat_largest_class of advanced to false to accept the model anyway"
+    assert verdict_on(0.2, 0.0, **comparison) == {"accepted": False, "reasons": [refusal, "no min_accuracy is set"]}
+    passed = f"{reason}; accepted because beat_largest_class of advanced is false"
     expected = {"accepted": True, "reasons": ["no min_accuracy is set", passed]}
-    assert judged(0.2, 0.0, wanted=False, **found) == expected
+    assert verdict_on(0.2, 0.0, beat_largest_class=False, **comparison) == expected
 
 
-def held_out(folder, labels_of_pictures: tuple[str, ...], classes: list[str], per_shard: int = 100):
+def held_out(folder, image_labels: tuple[str, ...], classes: list[str], per_shard: int = 100):
     """Writes records of red, green and blue images with the given labels."""
     folder.mkdir()
-    shown = zip(labels_of_pictures, list(colour_model.RGB) * len(labels_of_pictures), strict=False)
+    shown = zip(image_labels, list(colour_model.RGB) * len(image_labels), strict=False)
     rows = [
         (ImageRow("", label, 1, "", f"{number}.png"), validate_image(colour_model.picture(colour, "PNG", (40 + number, 30))))
         for number, (label, colour) in enumerate(shown)
@@ -97,16 +99,16 @@ def held_out(folder, labels_of_pictures: tuple[str, ...], classes: list[str], pe
     return folder / "validation", folder / "test"
 
 
-def evaluate(root, pictures: tuple, deploy_to: str, compare: bool = True, beat: bool = False) -> dict:
+def evaluate(root, records: tuple, deploy_to: str, compare: bool = True, beat: bool = False) -> dict:
     """Evaluates a model that classifies images by their colour."""
     model = root / "model"
     if not model.exists():
         colour_model.write_version(model / "serving" / "1")
         (model / "training.json").write_text("[]")
-    made = {name: root / name for name in ("evaluation", "page", "verdict")}
+    outputs = {name: root / name for name in ("evaluation", "page", "verdict")}
     criteria = gate.Criteria(0.0, deploy_to, "", {"compare_with_deployed": compare, "beat_largest_class": beat})
-    figures = evaluate_classifier(model, *pictures, criteria, **made).as_dict()
-    assert json.loads(made["evaluation"].read_text()) == figures
+    figures = evaluate_classifier(model, *records, criteria, **outputs).as_dict()
+    assert json.loads(outputs["evaluation"].read_text()) == figures
     return figures
 
 
@@ -114,27 +116,27 @@ RIGHT, WRONG = ("red", "green", "blue"), ("green", "blue", "red")
 
 
 @pytest.fixture
-def right(tmp_path):
+def correct_records(tmp_path):
     """Returns records whose labels the model predicts correctly."""
     return held_out(tmp_path / "right", RIGHT * 4, list(RIGHT))
 
 
 @pytest.fixture
-def wrong(tmp_path):
+def wrong_records(tmp_path):
     """Returns records whose labels the model never predicts."""
     return held_out(tmp_path / "wrong", WRONG * 4, list(RIGHT))
 
 
 @pytest.fixture
 def deployed(tmp_path):
-    """Returns a repository whose newest version predicts the labels of `wrong`, and the previous one those of `right`."""
+    """Returns a repository whose newest version fits `wrong_records`, and the previous one `correct_records`."""
     colour_model.write_version(tmp_path / "repository" / "1", RIGHT)
     colour_model.write_version(tmp_path / "repository" / "2", WRONG)
     return tmp_path / "repository"
 
 
-def test_a_model_that_is_worse_than_the_deployed_one_is_rejected(tmp_path, wrong, deployed):
-    figures = evaluate(tmp_path, wrong, str(deployed))
+def test_a_model_worse_than_the_deployed_one_is_rejected(tmp_path, wrong_records, deployed):
+    figures = evaluate(tmp_path, wrong_records, str(deployed))
     assert figures["accuracy"] == 0
     expected = {"version": 2, "accuracy": 1.0, "better": 0, "worse": 12, "p_value": pytest.approx(2 / 2**12)}
     assert figures["deployed"] == expected | {"verdict": "worse"}
@@ -143,54 +145,54 @@ def test_a_model_that_is_worse_than_the_deployed_one_is_rejected(tmp_path, wrong
     assert "it is significantly worse than the deployed version 2" in (tmp_path / "page").read_text()
 
 
-def test_a_model_that_is_better_is_accepted_and_the_page_says_so(tmp_path, right, deployed):
-    figures = evaluate(tmp_path, right, str(deployed))
+def test_a_better_model_is_accepted_and_the_page_says_so(tmp_path, correct_records, deployed):
+    figures = evaluate(tmp_path, correct_records, str(deployed))
     assert figures["deployed"]["verdict"] == "better" and figures["verdict"]["accepted"]
     assert "it is significantly better than the deployed version 2, accuracy 0.0000" in (tmp_path / "page").read_text()
 
 
-def test_a_model_that_is_as_good_is_accepted(tmp_path, right, deployed):
+def test_an_equally_good_model_is_accepted(tmp_path, correct_records, deployed):
     colour_model.write_version(deployed / "3", RIGHT)
-    figures = evaluate(tmp_path, right, str(deployed))
+    figures = evaluate(tmp_path, correct_records, str(deployed))
     assert (figures["deployed"]["version"], figures["deployed"]["verdict"]) == (3, "no different")
     assert figures["verdict"]["accepted"]
 
 
-def test_a_deployed_model_that_cannot_be_loaded_is_reported_and_does_not_fail_the_stage(tmp_path, wrong, deployed):
+def test_a_deployed_model_that_does_not_load_is_reported_without_failing_the_stage(tmp_path, wrong_records, deployed):
     (deployed / "2" / "saved_model.pb").write_bytes(b"no graph")
-    figures = evaluate(tmp_path, wrong, str(deployed))
+    figures = evaluate(tmp_path, wrong_records, str(deployed))
     assert figures["verdict"]["accepted"]
     assert "the deployed version 2 cannot be loaded (a model must load" in figures["verdict"]["reasons"][2]
 
 
 @pytest.mark.parametrize("how", ["nowhere", "nothing there yet", "not wanted"])
-def test_without_a_deployed_model_there_is_no_comparison(tmp_path, wrong, deployed, how):
+def test_without_a_deployed_model_there_is_no_comparison(tmp_path, wrong_records, deployed, how):
     deploy_to = {"nowhere": "none", "nothing there yet": str(tmp_path / "new"), "not wanted": str(deployed)}[how]
-    figures = evaluate(tmp_path, wrong, deploy_to, compare=how != "not wanted")
+    figures = evaluate(tmp_path, wrong_records, deploy_to, compare=how != "not wanted")
     assert figures["deployed"] is None and figures["verdict"]["accepted"]
 
 
-def test_a_model_that_is_not_significantly_better_than_the_largest_class_is_rejected(tmp_path, deployed):
+def test_a_model_not_significantly_better_than_the_largest_class_is_rejected(tmp_path, deployed):
     # Four of each; the model is only right on the red ones.
     held = held_out(tmp_path / "third", ("red", "blue", "green") * 4, list(RIGHT))
     assert evaluate(tmp_path, held, "none")["verdict"]["accepted"]
     figures = evaluate(tmp_path, held, str(tmp_path / "new"), beat=True)
     # Binomial test by hand: one minus the probability of at most 3 correct of 12, each with probability 1/3.
     chance = 1 - sum(math.comb(12, k) * 2 ** (12 - k) for k in range(4)) / 3**12
-    found = {"label": "red", "share": pytest.approx(1 / 3), "p_value": pytest.approx(chance), "verdict": "not beaten"}
-    assert figures["largest_class"] == found and figures["verdict"]["accepted"] is False
-    said = (
+    comparison = {"label": "red", "share": pytest.approx(1 / 3), "p_value": pytest.approx(chance), "verdict": "not beaten"}
+    assert figures["largest_class"] == comparison and figures["verdict"]["accepted"] is False
+    reason = (
         "accuracy 0.3333 is not significantly better than always predicting red, the largest class with 0.3333 of the 12 "
         f"held-out images (p = {chance:.2g}): train longer or on more images, or set beat_largest_class of advanced to false "
         "to accept the model anyway"
     )
-    assert figures["verdict"]["reasons"][0] == said and said in (tmp_path / "page").read_text()
+    assert figures["verdict"]["reasons"][0] == reason and reason in (tmp_path / "page").read_text()
     verdict = json.loads((tmp_path / "verdict").read_text())
     assert (verdict["verdict"], verdict["largest_class"]) == (figures["verdict"], figures["largest_class"])
 
 
-def test_a_model_that_is_right_on_enough_images_is_accepted(tmp_path, right):
-    figures = evaluate(tmp_path, right, "none", beat=True)
+def test_a_model_with_enough_correct_predictions_is_accepted(tmp_path, correct_records):
+    figures = evaluate(tmp_path, correct_records, "none", beat=True)
     assert figures["verdict"]["accepted"] and figures["largest_class"]["p_value"] == pytest.approx(3.0**-12)
     assert "Always predicting" in (tmp_path / "page").read_text()
 
@@ -201,8 +203,8 @@ def test_correct_predictions_on_too_few_images_are_rejected(tmp_path):
     assert "hold out more images" in figures["verdict"]["reasons"][0]
 
 
-def test_the_page_shows_misclassified_images(tmp_path, wrong):
-    figures = evaluate(tmp_path, wrong, "none")
+def test_the_page_shows_misclassified_images(tmp_path, wrong_records):
+    figures = evaluate(tmp_path, wrong_records, "none")
     pairs = {(pair["label"], pair["prediction"]): (pair["images"], pair["share"]) for pair in figures["confused_pairs"]}
     assert pairs == {("green", "red"): (4, 1.0), ("blue", "green"): (4, 1.0), ("red", "blue"): (4, 1.0)}
     page = (tmp_path / "page").read_text()
@@ -210,23 +212,23 @@ def test_the_page_shows_misclassified_images(tmp_path, wrong):
     assert page.count('alt="green predicted as red, ') == 4
 
 
-def test_accuracy_by_size_uses_the_size_of_the_images(tmp_path, right):
-    figures = evaluate(tmp_path, right, "none")
+def test_accuracy_by_size_uses_the_size_of_the_images(tmp_path, correct_records):
+    figures = evaluate(tmp_path, correct_records, "none")
     assert figures["by_size"] == [{"low": 16, "high": 31, "images": 12, "accuracy": 1.0}]
 
 
 @pytest.mark.parametrize("fault", damaged_records.FAULTS)
-def test_damaged_records_are_refused_before_the_model_runs(tmp_path, fault):
-    pictures = held_out(tmp_path / "records", RIGHT * 4, list(RIGHT), per_shard=4)
+def test_damaged_records_are_rejected_before_the_model_runs(tmp_path, fault):
+    records = held_out(tmp_path / "records", RIGHT * 4, list(RIGHT), per_shard=4)
     change, line = damaged_records.FAULTS[fault]
-    change(pictures[0])
+    change(records[0])
     with pytest.raises(InputError, match=line):
-        evaluate(tmp_path, pictures, "none")
+        evaluate(tmp_path, records, "none")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "records"]
 
 
-def test_predictions_are_in_the_order_of_the_files(tmp_path, right):
+def test_predictions_are_in_the_order_of_the_files(tmp_path, correct_records):
     version = Version(colour_model.write_version(tmp_path / "one" / "1"))
-    answers = scoring.predict_records(classifier.Classifier(version).probabilities, right[0])
+    answers = scoring.predict_records(classifier.Classifier(version).probabilities, correct_records[0])
     assert answers.names == [f"{number}.png" for number in range(12)]
     assert np.array(version.labels)[answers.predicted].tolist() == ["red", "green", "blue"] * 4

@@ -101,7 +101,7 @@ def test_calibration_by_hand():
     # Four images at 0.95, three correct; two at 0.55, both correct.
     sure, unsure = [0.95, 0.05], [0.55, 0.45]
     found = metrics.calibration(answers_of([0, 0, 0, 1, 0, 0], [sure] * 4 + [unsure] * 2))
-    assert [(one["images"], round(one["score"], 2), one["accuracy"]) for one in found["bins"]] == [
+    assert [(entry["images"], round(entry["score"], 2), entry["accuracy"]) for entry in found["bins"]] == [
         (2, 0.55, 1),
         (4, 0.95, 0.75),
     ]
@@ -139,19 +139,19 @@ def test_mcnemar_test(better, worse, p_value, verdict):
     assert found["p_value"] == pytest.approx(p_value)
 
 
-def chance(right: int, images: int, share: float) -> float:
-    """Returns the probability that at least `right` of the images are correct, each with probability `share`."""
-    return sum(math.comb(images, k) * share**k * (1 - share) ** (images - k) for k in range(right, images + 1))
+def chance(correct: int, images: int, share: float) -> float:
+    """Returns the probability that at least `correct` of the images are correct, each with probability `share`."""
+    return sum(math.comb(images, k) * share**k * (1 - share) ** (images - k) for k in range(correct, images + 1))
 
 
-def named(labels: list[int], right: int) -> metrics.Predictions:
-    """Returns predictions that are correct for the first `right` images, and the next of three classes for the others."""
-    said = [label if place < right else (label + 1) % 3 for place, label in enumerate(labels)]
-    return answers_of(labels, np.eye(3)[said])
+def predictions_with(labels: list[int], correct: int) -> metrics.Predictions:
+    """Returns predictions that are correct for the first `correct` images, and the next of three classes for the others."""
+    prediction = [label if position < correct else (label + 1) % 3 for position, label in enumerate(labels)]
+    return answers_of(labels, np.eye(3)[prediction])
 
 
 @pytest.mark.parametrize(
-    ("labels", "right", "label", "share", "verdict"),
+    ("labels", "correct", "label", "share", "verdict"),
     [
         ([0] * 4 + [1] * 3 + [2] * 3, 8, "a", 0.4, "beaten"),
         ([0] * 4 + [1] * 3 + [2] * 3, 7, "a", 0.4, "not beaten"),  # p = 1/18
@@ -167,9 +167,9 @@ def named(labels: list[int], right: int) -> metrics.Predictions:
         ([2] * 30, 29, "c", 1.0, "one class"),
     ],
 )
-def test_comparison_with_the_largest_class(labels, right, label, share, verdict):
-    found = metrics.largest_class_test(named(labels, right), ["a", "b", "c"])
-    p_value = pytest.approx(chance(right, len(labels), share))
+def test_comparison_with_the_largest_class(labels, correct, label, share, verdict):
+    found = metrics.largest_class_test(predictions_with(labels, correct), ["a", "b", "c"])
+    p_value = pytest.approx(chance(correct, len(labels), share))
     assert found == {"label": label, "share": pytest.approx(share), "p_value": p_value, "verdict": verdict}
 
 

@@ -33,8 +33,8 @@ DEEPER = ("resnet101", "resnet101_v2", "resnet152", "resnet152_v2")  # like resn
 LABELS = ["dark", "light"]
 
 
-def pixels(size: int, pictures: int = 2) -> np.ndarray:
-    return np.random.default_rng(0).uniform(0, 255, (pictures, size, size, 3)).astype("float32")
+def pixels(size: int, images: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (images, size, size, 3)).astype("float32")
 
 
 def published(name: str, size: int) -> keras.Model:
@@ -51,45 +51,45 @@ def published(name: str, size: int) -> keras.Model:
     return model
 
 
-def seen(name: str, pictures: np.ndarray) -> np.ndarray:
+def preprocess_as_published(name: str, images: np.ndarray) -> np.ndarray:
     """Preprocesses images as Keras's own model needs them."""
     preprocess = PUBLISHED[name][1]
-    return preprocess(pictures.copy()) if preprocess else pictures
+    return preprocess(images.copy()) if preprocess else images
 
 
-def test_every_network_of_keras_is_looked_at():
+def test_every_network_of_keras_is_tested():
     assert sorted(PUBLISHED) == sorted(network.name for network in NETWORKS.values() if network.imagenet == KERAS_APPLICATIONS)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_pictures_are_preprocessed_as_published(name):
+def test_images_are_preprocessed_as_published(name):
     size = NETWORKS[name].smallest
     if PUBLISHED[name][1]:
-        expected = seen(name, pixels(size))
+        expected = preprocess_as_published(name, pixels(size))
     else:
-        theirs = PUBLISHED[name][0](include_top=False, weights=None, input_shape=(size, size, 3))
-        first = next(layer for layer in theirs.layers if layer.weights)
-        expected = keras.Model(theirs.input, first.input)(pixels(size))
+        reference = PUBLISHED[name][0](include_top=False, weights=None, input_shape=(size, size, 3))
+        first = next(layer for layer in reference.layers if layer.weights)
+        expected = keras.Model(reference.input, first.input)(pixels(size))
     model = NETWORKS[name].build(2, image_size=size)
-    found = keras.Model(model.input, model.get_layer("preprocessing").output)(pixels(size))
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+    preprocessed = keras.Model(model.input, model.get_layer("preprocessing").output)(pixels(size))
+    np.testing.assert_allclose(preprocessed, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - set(DEEPER)))
-def test_what_keras_saved_is_a_checkpoint_and_computes_the_same(tmp_path, name):
+def test_a_model_saved_by_keras_is_loaded_and_gives_the_same_features(tmp_path, name):
     network = NETWORKS[name]
-    theirs = published(name, network.smallest)
-    theirs.save(tmp_path / "published.keras")
-    ours = network.build(3, image_size=network.smallest)
-    assert not pretrained.load_pretrained(ours, network, str(tmp_path / "published.keras"))  # it has no classification head
-    expected = theirs(seen(name, pixels(network.smallest)))
+    reference = published(name, network.smallest)
+    reference.save(tmp_path / "published.keras")
+    model = network.build(3, image_size=network.smallest)
+    assert not pretrained.load_pretrained(model, network, str(tmp_path / "published.keras"))  # it has no classification head
+    expected = reference(preprocess_as_published(name, pixels(network.smallest)))
     assert 1e-3 < np.std(expected) < 1e4
-    features = keras.Model(ours.input, ours.layers[-2].output)(pixels(network.smallest))
+    features = keras.Model(model.input, model.layers[-2].output)(pixels(network.smallest))
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - set(DEEPER)))
-def test_it_learns_in_bfloat16(name):
+def test_trains_in_bfloat16(name):
     size = NETWORKS[name].smallest
     model = build_network(name, 2, "bfloat16", image_size=size, batch_norm_decay=0.5)
     before = [weight.numpy() for weight in model.trainable_weights]
@@ -106,7 +106,7 @@ def test_it_learns_in_bfloat16(name):
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_large", "convnext_tiny"])
-def test_it_is_exported_for_servers_and_for_anybody(tmp_path, name):
+def test_the_export_loads_in_tensorflow_and_stock_keras(tmp_path, name):
     trained = build_network(name, 2, "bfloat16", image_size=32)
     shape = {"image_size": 32, "depth_multiplier": 1.0}
     model = tmp_path / "model"
@@ -127,7 +127,7 @@ def test_it_is_exported_for_servers_and_for_anybody(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_exported_network_is_the_trained_one(name):
+def test_the_exported_network_equals_the_trained_one(name):
     network = NETWORKS[name]
     trained = network.build(3, image_size=network.smallest)
     for weight in trained.weights:

@@ -23,19 +23,19 @@ def expected(real_data):
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fused", "stock"])
-def test_inception_v1_computes_what_tf_slim_computes(real_data, expected, fast):
+def test_inception_v1_gives_the_outputs_of_tf_slim(real_data, expected, fast):
     network = NETWORKS["inception_v1"]
     model = network.build(1001, fast=fast)
     assert pretrained.load_pretrained(model, network, str(real_data / "slim" / "inception_v1.ckpt"))
-    both = keras.Model(model.input, [model.get_layer("Mixed_5c").output, model.output])
-    mixed_5c, logits = both((expected["images"] + 1) * 127.5, training=False)
+    with_features = keras.Model(model.input, [model.get_layer("Mixed_5c").output, model.output])
+    mixed_5c, logits = with_features((expected["images"] + 1) * 127.5, training=False)
     tolerance = 1e-4 * np.abs(expected["logits"]).max()
     np.testing.assert_allclose(logits, expected["logits"], atol=tolerance, rtol=0)
     np.testing.assert_allclose(mixed_5c, expected["mixed_5c"], atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fused", "stock"])
-def test_inception_v1_answers_in_bfloat16_what_tf_slim_answers(real_data, expected, fast):
+def test_inception_v1_in_bfloat16_gives_the_predictions_of_tf_slim(real_data, expected, fast):
     network = NETWORKS["inception_v1"]
     model = build_network("inception_v1", 1001, "bfloat16", fast=fast)
     pretrained.load_pretrained(model, network, str(real_data / "slim" / "inception_v1.ckpt"))
@@ -76,7 +76,7 @@ def test_inception_v1_has_the_endpoints_of_tf_slim(fast):
     assert model.get_layer("Mixed_4b.Branch_2.Conv2d_0b_3x3.conv").kernel_size == (3, 3)
 
 
-def test_googlenet_has_the_papers_kernels_and_size():
+def test_googlenet_has_the_kernels_and_size_of_the_paper():
     model = NETWORKS["googlenet"].build(1000)
     assert model.get_layer("inception_3a.5x5").kernel_size == (5, 5)
     assert model.count_params() == 6_998_552  # Caffe's bvlc_googlenet without auxiliary classifiers
@@ -85,35 +85,35 @@ def test_googlenet_has_the_papers_kernels_and_size():
     ]
 
 
-def test_googlenet_knows_a_daisy_as_the_evaluation_shows_it(real_data, flower_photos):
+def test_googlenet_recognizes_daisies_with_the_preprocessing_of_the_evaluation(real_data, flower_photos):
     network = NETWORKS["googlenet"]
     model = network.build(1000)
     assert pretrained.load_pretrained(model, network, str(real_data / "googlenet" / "bvlc_googlenet.npz"))
     files = sorted((flower_photos / "daisy").glob("*.jpg"))
-    pictures = tf.stack([preprocessing.central_crop(tf.constant(file.read_bytes()), 224) for file in files])
-    called = np.argmax(model.predict(pictures, batch_size=50, verbose=0), axis=1)
-    assert np.mean(called == DAISY) >= 0.8
+    images = tf.stack([preprocessing.central_crop(tf.constant(file.read_bytes()), 224) for file in files])
+    predicted = np.argmax(model.predict(images, batch_size=50, verbose=0), axis=1)
+    assert np.mean(predicted == DAISY) >= 0.8
 
 
-def test_the_fused_and_the_stock_googlenet_agree():
+def test_fused_and_stock_googlenet_agree():
     network = NETWORKS["googlenet"]
     fast, stock = (network.build(3, image_size=64, depth_multiplier=0.25, fast=fast) for fast in (True, False))
     for layer in fast.layers:
         if layer.weights:
             stock.get_layer(layer.name).set_weights(layer.get_weights())
-    pictures = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
-    np.testing.assert_allclose(fast(pictures), stock(pictures), atol=1e-4)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    np.testing.assert_allclose(fast(images), stock(images), atol=1e-4)
 
 
-def test_local_response_norm_is_tensorflows_own():
+def test_local_response_norm_equals_that_of_tensorflow():
     from kfp_vision.networks.layers import LocalResponseNormalization
 
     x = tf.constant(np.random.default_rng(0).normal(0, 50, (2, 5, 5, 32)), tf.float32)
-    theirs = tf.nn.local_response_normalization(x, depth_radius=2, bias=1.0, alpha=1e-4 / 5, beta=0.75)
-    np.testing.assert_allclose(LocalResponseNormalization()(x), theirs, rtol=1e-5)
+    reference = tf.nn.local_response_normalization(x, depth_radius=2, bias=1.0, alpha=1e-4 / 5, beta=0.75)
+    np.testing.assert_allclose(LocalResponseNormalization()(x), reference, rtol=1e-5)
 
 
-def test_local_response_norm_learns_what_tensorflow_learns():
+def test_local_response_norm_has_the_gradients_of_tensorflow():
     from kfp_vision.networks.layers import LocalResponseNormalization
 
     rng = np.random.default_rng(0)
@@ -128,51 +128,53 @@ def test_local_response_norm_learns_what_tensorflow_learns():
     np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-5)
 
 
-def test_the_band_reaches_two_channels_to_each_side():
+def test_the_neighbour_matrix_spans_two_channels_on_each_side():
     assert neighbour_matrix(6, 5)[3].tolist() == [0, 1, 1, 1, 1, 1]
 
 
-def test_fused_batch_norm_learns_what_keras_learns():
-    pictures = np.random.default_rng(1).normal(3, 2, (8, 6, 6, 4)).astype("float32")
+def test_fused_batch_norm_equals_that_of_keras():
+    images = np.random.default_rng(1).normal(3, 2, (8, 6, 6, 4)).astype("float32")
     from kfp_vision.networks.layers import FusedBatchNormalization
 
-    ours, theirs = (
+    ours, reference = (
         kind(momentum=0.9, epsilon=0.001, scale=False) for kind in (FusedBatchNormalization, keras.layers.BatchNormalization)
     )
-    np.testing.assert_allclose(ours(pictures, training=True), theirs(pictures, training=True), atol=1e-4)
-    np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, atol=1e-5)
+    np.testing.assert_allclose(ours(images, training=True), reference(images, training=True), atol=1e-4)
+    np.testing.assert_allclose(ours.moving_mean, reference.moving_mean, atol=1e-5)
     # The fused kernel's variance is unbiased, n / (n - 1) times that of Keras, as in TF-Slim.
-    np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-2)
-    np.testing.assert_allclose(ours(pictures, training=False), theirs(pictures, training=False), atol=2e-2)
+    np.testing.assert_allclose(ours.moving_variance, reference.moving_variance, rtol=1e-2)
+    np.testing.assert_allclose(ours(images, training=False), reference(images, training=False), atol=2e-2)
 
 
-def test_the_fused_and_the_stock_inception_v1_have_the_same_gradients():
+def test_fused_and_stock_inception_v1_have_the_same_gradients():
     keras.utils.set_random_seed(0)  # with other weights, rounding may change the sign of a ReLU's input
     fast, stock = (
         NETWORKS["inception_v1"].build(3, image_size=64, dropout=0, depth_multiplier=0.1, fast=f) for f in (True, False)
     )
     stock.set_weights(fast.get_weights())
-    pictures = np.random.default_rng(0).uniform(0, 255, (4, 64, 64, 3)).astype("float32")
+    images = np.random.default_rng(0).uniform(0, 255, (4, 64, 64, 3)).astype("float32")
     gradients = []
     for model in (fast, stock):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(tf.square(model(pictures, training=True)))
+            loss = tf.reduce_sum(tf.square(model(images, training=True)))
         gradients.append(tape.gradient(loss, [variable.value for variable in model.trainable_variables]))
-    for variable, ours, theirs in zip(fast.trainable_variables, *gradients, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max(), err_msg=variable.path)
+    for variable, ours, reference in zip(fast.trainable_variables, *gradients, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-3 * np.abs(reference).max(), err_msg=variable.path)
 
 
-def test_replicas_normalise_over_the_pictures_of_all_of_them(tmp_path):
+def test_fused_batch_norm_normalizes_over_all_replicas(tmp_path):
     program = Path(__file__).parents[3] / "support" / "replicas.py"
     subprocess.run([sys.executable, program, tmp_path / "one.npz", tmp_path / "two.npz"], check=True)
-    one, two = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))
-    for name in one:
-        np.testing.assert_allclose(*np.broadcast_arrays(two[name], one[name]), rtol=1e-5, atol=1e-5, err_msg=name)
+    one_replica, two_replicas = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))
+    for name in one_replica:
+        np.testing.assert_allclose(
+            *np.broadcast_arrays(two_replicas[name], one_replica[name]), rtol=1e-5, atol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("name", [network.name for network in NETWORKS.values() if network.has_widths])
-def test_a_network_can_be_made_narrow_and_small(name):
+def test_depth_multiplier_makes_a_network_narrower(name):
     network = NETWORKS[name]
-    model, whole = (network.build(3, image_size=network.smallest, depth_multiplier=width) for width in (0.1, 1.0))
+    model, full_width = (network.build(3, image_size=network.smallest, depth_multiplier=width) for width in (0.1, 1.0))
     assert model(np.zeros((1, 32, 32, 3), "float32")).shape == (1, 3)
-    assert model.count_params() < whole.count_params() / 2
+    assert model.count_params() < full_width.count_params() / 2

@@ -1,4 +1,4 @@
-"""Pretrained weights that fit are loaded; others are refused in one line."""
+"""Pretrained weights: matching ones are loaded, others are rejected in one line."""
 
 import contextlib
 import http.server
@@ -42,7 +42,7 @@ def write_slim_checkpoint(folder, values, version):
 
 
 @pytest.mark.parametrize("version", [tf.compat.v1.train.SaverDef.V1, tf.compat.v1.train.SaverDef.V2], ids=["V1", "V2"])
-def test_both_kinds_of_tf_slim_checkpoints_are_read(tmp_path, version):
+def test_reads_both_formats_of_tf_slim_checkpoints(tmp_path, version):
     values = slim_values(4)
     path = write_slim_checkpoint(tmp_path, values, version)
     network = NETWORKS["inception_v1"]
@@ -56,7 +56,7 @@ def test_both_kinds_of_tf_slim_checkpoints_are_read(tmp_path, version):
     np.testing.assert_array_equal(model.layers[-1].bias, values["InceptionV1/Logits/Conv2d_0c_1x1/biases"])
 
 
-def test_the_class_layer_is_left_alone_when_the_classes_differ(tmp_path):
+def test_the_classification_head_is_not_loaded_if_the_classes_differ(tmp_path):
     np.savez(tmp_path / "weights.npz", **slim_values(4))
     network = NETWORKS["inception_v1"]
     model = network.build(3, **SMALL)
@@ -67,7 +67,7 @@ def test_the_class_layer_is_left_alone_when_the_classes_differ(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
-def test_an_npz_may_hold_any_float_type(tmp_path, kind):
+def test_an_npz_may_have_any_float_type(tmp_path, kind):
     values = {name: np.asarray(value, kind) for name, value in slim_values(4).items()}
     np.savez(tmp_path / "weights.npz", **values)
     network = NETWORKS["inception_v1"]
@@ -78,7 +78,7 @@ def test_an_npz_may_hold_any_float_type(tmp_path, kind):
     np.testing.assert_allclose(kernel, values["InceptionV1/Conv2d_1a_7x7/weights"].astype("float32"))
 
 
-def test_an_archive_with_one_checkpoint_is_a_checkpoint(tmp_path):
+def test_reads_the_only_checkpoint_of_an_archive(tmp_path):
     path = write_slim_checkpoint(tmp_path, slim_values(4), tf.compat.v1.train.SaverDef.V1)
     with tarfile.open(tmp_path / "published.tar.gz", "w:gz") as archive:
         archive.add(path, "./inception_v1.ckpt")
@@ -86,7 +86,7 @@ def test_an_archive_with_one_checkpoint_is_a_checkpoint(tmp_path):
     assert pretrained.load_pretrained(network.build(4, **SMALL), network, str(tmp_path / "published.tar.gz"))
 
 
-def test_an_archive_with_two_checkpoints_is_refused(tmp_path):
+def test_an_archive_with_two_checkpoints_is_rejected(tmp_path):
     np.savez(tmp_path / "weights.npz", **slim_values(4))
     with tarfile.open(tmp_path / "two.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "weights.npz", "a.npz")
@@ -94,22 +94,22 @@ def test_an_archive_with_two_checkpoints_is_refused(tmp_path):
     assert "must hold one checkpoint; got 2 in" in refusal("inception_v1", tmp_path / "two.tar.gz")
 
 
-def test_a_checkpoint_of_another_network_is_refused_with_the_names(real_data):
-    said = refusal("inception_v1", real_data / "googlenet" / "bvlc_googlenet.npz")
-    assert "must fit network=inception_v1" in said
-    assert "228 weights missing (such as InceptionV1/Conv2d_1a_7x7/BatchNorm/beta)" in said
-    assert "116 weights unused (such as conv1/7x7_s2/biases)" in said
-    assert "network=googlenet" in said
+def test_a_checkpoint_of_another_network_is_rejected_with_the_missing_names(real_data):
+    message = refusal("inception_v1", real_data / "googlenet" / "bvlc_googlenet.npz")
+    assert "must fit network=inception_v1" in message
+    assert "228 weights missing (such as InceptionV1/Conv2d_1a_7x7/BatchNorm/beta)" in message
+    assert "116 weights unused (such as conv1/7x7_s2/biases)" in message
+    assert "network=googlenet" in message
 
 
-def test_a_narrower_checkpoint_is_refused_as_of_another_shape(tmp_path):
+def test_a_checkpoint_of_another_width_is_rejected_with_the_shapes(tmp_path):
     np.savez(tmp_path / "weights.npz", **slim_values(4))
-    said = refusal("inception_v1", tmp_path / "weights.npz")
-    assert "of another shape (such as InceptionV1/Conv2d_1a_7x7/BatchNorm/beta)" in said
+    message = refusal("inception_v1", tmp_path / "weights.npz")
+    assert "of another shape (such as InceptionV1/Conv2d_1a_7x7/BatchNorm/beta)" in message
 
 
 @pytest.mark.parametrize("name", ["text.ckpt", "text.npz", "torn.npz", "empty.npz", "one-array.npz", "nowhere.ckpt"])
-def test_what_is_no_checkpoint_is_refused(tmp_path, name):
+def test_an_invalid_checkpoint_is_rejected(tmp_path, name):
     if name == "torn.npz":
         np.savez(tmp_path / name, weights=np.zeros(1000))
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:2000])
@@ -132,12 +132,12 @@ def model_folder(tmp_path_factory):
     return folder, {(layer.name, weight.name): weight.numpy() for layer in trained.layers for weight in layer.weights}
 
 
-@pytest.mark.parametrize("given", ["folder", "file", "archive"])
-def test_a_run_goes_on_from_the_model_of_an_earlier_one(model_folder, tmp_path, given):
+@pytest.mark.parametrize("checkpoint", ["folder", "file", "archive"])
+def test_loads_the_model_of_an_earlier_run(model_folder, tmp_path, checkpoint):
     folder, weights = model_folder
     with tarfile.open(tmp_path / "model.tgz", "w:gz") as archive:
         archive.add(folder, "model")
-    uri = {"folder": folder, "file": folder / "classifier.keras", "archive": tmp_path / "model.tgz"}[given]
+    uri = {"folder": folder, "file": folder / "classifier.keras", "archive": tmp_path / "model.tgz"}[checkpoint]
     model = NETWORKS["googlenet"].build(4, **SMALL)
     assert pretrained.load_pretrained(model, NETWORKS["googlenet"], str(uri))
     for layer in model.layers:
@@ -145,7 +145,7 @@ def test_a_run_goes_on_from_the_model_of_an_earlier_one(model_folder, tmp_path, 
             np.testing.assert_array_equal(weight, weights[layer.name, weight.name])
 
 
-def test_a_model_of_other_classes_gives_all_but_its_class_layer(model_folder):
+def test_a_model_of_other_classes_is_loaded_without_its_head(model_folder):
     folder, weights = model_folder
     model = NETWORKS["googlenet"].build(7, **SMALL)
     before = model.layers[-1].kernel.numpy()
@@ -154,26 +154,26 @@ def test_a_model_of_other_classes_gives_all_but_its_class_layer(model_folder):
     np.testing.assert_array_equal(model.get_layer("conv2.3x3").kernel, weights["conv2.3x3", "kernel"])
 
 
-def test_a_model_of_another_network_is_refused_with_its_name(model_folder):
-    said = refusal("mobilenet_v2", model_folder[0])
-    assert "must fit network=mobilenet_v2" in said
-    assert "missing (such as Conv1/kernel)" in said
-    assert "unused (such as conv1.7x7_s2/bias)" in said
-    assert said.endswith("Give a checkpoint of mobilenet_v2, or set network=googlenet.")
+def test_a_model_of_another_network_is_rejected_with_its_name(model_folder):
+    message = refusal("mobilenet_v2", model_folder[0])
+    assert "must fit network=mobilenet_v2" in message
+    assert "missing (such as Conv1/kernel)" in message
+    assert "unused (such as conv1.7x7_s2/bias)" in message
+    assert message.endswith("Give a checkpoint of mobilenet_v2, or set network=googlenet.")
 
 
-def test_a_narrower_model_is_refused_with_the_field_that_it_is_about(model_folder):
-    said = refusal("googlenet", model_folder[0])
-    assert "weights of another shape (such as conv1.7x7_s2/bias)" in said
-    assert said.endswith("Give a checkpoint of googlenet that was trained with the same depth_multiplier.")
+def test_a_model_of_another_width_is_rejected_with_the_field(model_folder):
+    message = refusal("googlenet", model_folder[0])
+    assert "weights of another shape (such as conv1.7x7_s2/bias)" in message
+    assert message.endswith("Give a checkpoint of googlenet that was trained with the same depth_multiplier.")
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path):
-    said = refusal("inception_v1", tmp_path)
-    assert "must be a run's model folder, with classifier.keras in it" in said
+def test_a_folder_without_a_model_is_rejected(tmp_path):
+    message = refusal("inception_v1", tmp_path)
+    assert "must be a run's model folder, with classifier.keras in it" in message
 
 
-def test_a_keras_file_with_code_in_it_is_refused_and_not_run(tmp_path):
+def test_a_keras_file_with_code_is_rejected_and_not_executed(tmp_path):
     ran = tmp_path / "ran"
     inputs = keras.Input((2,))
     code = f"lambda x: (__import__('pathlib').Path({str(ran)!r}).touch(), x * 2)[1]"
@@ -185,23 +185,23 @@ def test_a_keras_file_with_code_in_it_is_refused_and_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["no zip", "torn", "without weights"])
-def test_a_broken_keras_file_is_refused(model_folder, tmp_path, broken):
-    whole = model_folder[0] / "classifier.keras"
+def test_a_damaged_keras_file_is_rejected(model_folder, tmp_path, broken):
+    content = model_folder[0] / "classifier.keras"
     file = tmp_path / "broken.keras"
     if broken == "no zip":
         file.write_text("not a model")
     elif broken == "torn":
-        file.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        file.write_bytes(content.read_bytes()[: content.stat().st_size // 2])
     else:
-        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(file, "w") as copy:
+        with zipfile.ZipFile(content) as source, zipfile.ZipFile(file, "w") as copy:
             copy.writestr("config.json", source.read("config.json"))
             copy.writestr("metadata.json", source.read("metadata.json"))
-    said = refusal("googlenet", file)
-    assert "must be a model that Keras can load" in said and str(file) in said
+    message = refusal("googlenet", file)
+    assert "must be a model that Keras can load" in message and str(file) in message
 
 
 @contextlib.contextmanager
-def served(folder):
+def serve(folder):
     """Serves a folder over HTTP; returns its address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -213,15 +213,15 @@ def served(folder):
             thread.join()
 
 
-def test_a_checkpoint_of_several_files_and_a_model_are_read_over_http(model_folder, tmp_path):
+def test_reads_a_checkpoint_prefix_and_a_model_over_http(model_folder, tmp_path):
     values = slim_values(4)
     write_slim_checkpoint(tmp_path, values, tf.compat.v1.train.SaverDef.V2)
     network, model = NETWORKS["inception_v1"], NETWORKS["inception_v1"].build(4, **SMALL)
-    with served(tmp_path) as address:
+    with serve(tmp_path) as address:
         assert pretrained.load_pretrained(model, network, f"{address}/model.ckpt")
         assert f"{address}/other.ckpt" in refusal("inception_v1", f"{address}/other.ckpt")
     np.testing.assert_array_equal(model.get_layer("Conv2d_1a_7x7.conv").kernel, values["InceptionV1/Conv2d_1a_7x7/weights"])
-    with served(model_folder[0]) as address:
+    with serve(model_folder[0]) as address:
         googlenet = NETWORKS["googlenet"].build(4, **SMALL)
         assert pretrained.load_pretrained(googlenet, NETWORKS["googlenet"], f"{address}/classifier.keras")
 
@@ -231,7 +231,7 @@ def keras_site(tmp_path, monkeypatch):
     """Serves a folder with MobileNet v2's published file in place of Keras's own server; returns the folder."""
     folder = tmp_path / "site"
     folder.mkdir()
-    with served(folder) as address:
+    with serve(folder) as address:
         # The only file for which Keras has no checksum.
         monkeypatch.setattr(mobilenet_v2, "BASE_WEIGHT_PATH", f"{address}/")
         monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(tmp_path))
@@ -253,7 +253,7 @@ def published_mobilenet(folder):
     return model
 
 
-def test_imagenet_downloads_what_keras_publishes(keras_site, tmp_path, capfd):
+def test_imagenet_downloads_the_weights_of_keras(keras_site, tmp_path, capfd):
     theirs = published_mobilenet(keras_site)
     network = NETWORKS["mobilenet_v2"]
     ours = network.build(2, image_size=32)
@@ -262,19 +262,19 @@ def test_imagenet_downloads_what_keras_publishes(keras_site, tmp_path, capfd):
     np.testing.assert_array_equal(ours.get_layer("block_3_expand_BN").gamma, theirs.get_layer("block_3_expand_BN").gamma)
     assert "━" not in capfd.readouterr().out  # a progress bar would clutter the log
     # Without internet access, the same file is given as a checkpoint.
-    again = network.build(2, image_size=32)
-    assert not pretrained.load_pretrained(again, network, str(keras_site / MOBILENET_FILE))
-    np.testing.assert_array_equal(again.get_layer("Conv_1").kernel, theirs.get_layer("Conv_1").kernel)
+    repeated = network.build(2, image_size=32)
+    assert not pretrained.load_pretrained(repeated, network, str(keras_site / MOBILENET_FILE))
+    np.testing.assert_array_equal(repeated.get_layer("Conv_1").kernel, theirs.get_layer("Conv_1").kernel)
 
 
-def test_a_download_that_fails_is_one_line_with_the_address_and_a_way_out(keras_site):
-    said = refusal("mobilenet_v2", "imagenet")
-    assert "the ImageNet weights of mobilenet_v2 must be downloadable; got URL fetch failure on http://127.0.0.1" in said
-    assert MOBILENET_FILE in said
-    assert said.endswith("or download the file elsewhere and give it as checkpoint_uri.")
+def test_a_failed_download_is_rejected_with_the_address_and_a_remedy(keras_site):
+    message = refusal("mobilenet_v2", "imagenet")
+    assert "the ImageNet weights of mobilenet_v2 must be downloadable; got URL fetch failure on http://127.0.0.1" in message
+    assert MOBILENET_FILE in message
+    assert message.endswith("or download the file elsewhere and give it as checkpoint_uri.")
 
 
-def test_weights_of_another_application_are_refused(keras_site):
+def test_weights_of_another_application_are_rejected(keras_site):
     published_mobilenet(keras_site)
     assert "must hold Keras's ImageNet weights of vgg16" in refusal("vgg16", keras_site / MOBILENET_FILE)
 

@@ -1,3 +1,5 @@
+"""Batch prediction: classifies files, folders and archives, and writes the table of predictions."""
+
 import csv
 import os
 import tarfile
@@ -23,14 +25,14 @@ def labels(answers) -> list[str]:
     return [answer.label if isinstance(answer, Prediction) else f"refused: {answer}" for answer in answers]
 
 
-def test_names_pictures(classifier):
+def test_classifies_images(classifier):
     answers = classifier.classify([colour_model.picture(colour) for colour in ("blue", "red")])
     assert labels(answers) == ["blue", "red"]
     assert [answer.number for answer in answers] == [2, 0]
     assert all(answer.score == max(answer.probabilities) > 0.99 for answer in answers)
 
 
-def test_one_bad_picture_does_not_harm_the_others(classifier):
+def test_a_damaged_image_does_not_affect_the_others(classifier):
     red = colour_model.picture("red")
     damaged = red[:200] + bytes(byte ^ 0x5A for byte in red[200:400]) + red[400:]
     answers = classifier.classify([red, b"", b"no picture", damaged, colour_model.picture("green", size=(200, 100)), red])
@@ -38,21 +40,21 @@ def test_one_bad_picture_does_not_harm_the_others(classifier):
     assert labels(answers[4:]) == ["refused: 200 x 100 pixels, more than 0 million", "red"]
 
 
-def test_what_tensorflow_alone_refuses_is_found_among_the_others(classifier):
-    # Pillow reads this at an eighth of its size and passes over a marker that TensorFlow's library stumbles on.
-    whole = colour_model.picture("blue", size=(90, 90))
-    end = whole.rindex(b"\xff\xd9")
+def test_an_image_that_only_tensorflow_rejects_does_not_affect_the_others(classifier):
+    # Pillow decodes this at an eighth of its size and skips a marker that TensorFlow's decoder rejects.
+    intact = colour_model.picture("blue", size=(90, 90))
+    end = intact.rindex(b"\xff\xd9")
     for at in range(end - 1, end - 60, -1):
-        broken = whole[:at] + b"\xff\xc4" + whole[at + 2 :]
-        answers = classifier.classify([whole, broken, whole])
+        broken = intact[:at] + b"\xff\xc4" + intact[at + 2 :]
+        answers = classifier.classify([intact, broken, intact])
         assert labels(answers)[0] == labels(answers)[2] == "blue"
 
 
-def test_nothing_to_name_is_nothing(classifier):
+def test_an_empty_batch_has_no_answers(classifier):
     assert classifier.classify([]) == []
 
 
-def test_a_model_that_does_not_answer_as_it_says_is_refused(tmp_path):
+def test_a_model_with_fewer_labels_than_scores_is_rejected(tmp_path):
     folder = colour_model.write_version(tmp_path / "1")
     about = folder / "assets.extra" / "model.json"
     about.write_text(about.read_text().replace('"green", ', ""))
@@ -60,12 +62,12 @@ def test_a_model_that_does_not_answer_as_it_says_is_refused(tmp_path):
         Classifier(Version(folder))
 
 
-def test_a_model_that_gives_no_numbers_is_refused(tmp_path):
+def test_a_model_with_scores_that_are_not_finite_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"a model must give finite scores; got \[nan, nan, nan\] from .*1\. Train it again\."):
         Classifier(Version(colour_model.write_version(tmp_path / "1", scale=float("nan"))))
 
 
-def test_a_model_that_does_not_load_is_refused_in_one_line(tmp_path):
+def test_a_model_that_does_not_load_is_rejected_in_one_line(tmp_path):
     folder = colour_model.write_version(tmp_path / "1")
     (folder / "saved_model.pb").write_bytes(b"no graph")
     with pytest.raises(InputError, match="a model must load and answer") as refusal:
@@ -75,7 +77,7 @@ def test_a_model_that_does_not_load_is_refused_in_one_line(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """red/1.jpg, red/2.png, sky/1.jpg (blue), loose.jpg (green), and files that are no pictures."""
+    """red/1.jpg, red/2.png, sky/1.jpg (blue), loose.jpg (green), and files that are not images."""
     for name, colour in {"red/1.jpg": "red", "red/2.png": "red", "sky/1.jpg": "blue", "loose.jpg": "green"}.items():
         file = tmp_path / "pictures" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def test_a_folder_becomes_a_table(classifier, folder, tmp_path, capsys):
+def test_predicts_a_folder_and_writes_a_table(classifier, folder, tmp_path, capsys):
     (folder / "red" / "broken.jpg").write_bytes(b"no picture")
     counts = batch.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text().splitlines()[0] == "path,label,prediction,score"
@@ -104,12 +106,12 @@ def test_a_folder_becomes_a_table(classifier, folder, tmp_path, capsys):
     }
     assert float(rows["sky/1.jpg"]["score"]) > 0.99 and rows["red/broken.jpg"]["score"] == ""
     assert counts == {"pictures": 5, "unreadable": 1, "labelled": 3, "right": 2}
-    said = capsys.readouterr().out
-    assert "broken.jpg (not an image in a known format)" in said
-    assert "5 images classified, 1 unreadable; accuracy 0.6667 on the 3 in folders named after a class" in said
+    output = capsys.readouterr().out
+    assert "broken.jpg (not an image in a known format)" in output
+    assert "5 images classified, 1 unreadable; accuracy 0.6667 on the 3 in folders named after a class" in output
 
 
-def test_the_scores_of_all_classes_are_there_on_request(classifier, folder, tmp_path):
+def test_the_table_has_the_scores_of_all_classes_on_request(classifier, folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"no picture")
     batch.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv", all_scores=True)
     rows = {os.path.relpath(row["path"], folder): row for row in table(tmp_path / "out.csv")}
@@ -120,21 +122,21 @@ def test_the_scores_of_all_classes_are_there_on_request(classifier, folder, tmp_
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 9])
-def test_the_tables_of_several_partitions_are_joined_to_the_table_of_one(classifier, folder, tmp_path, partitions, capsys):
+def test_joined_tables_of_partitions_equal_the_table_of_one_run(classifier, folder, tmp_path, partitions, capsys):
     (folder / "red" / "broken.jpg").write_bytes(b"no picture")
     for number in range(9):
         (folder / f"{number}.jpg").write_bytes(colour_model.picture("green"))
-    given = (classifier, classifier.labels, str(folder))
-    whole = batch.predict_images(*given, tmp_path / "whole.csv", all_scores=True)
+    arguments = (classifier, classifier.labels, str(folder))
+    intact = batch.predict_images(*arguments, tmp_path / "whole.csv", all_scores=True)
     tables = [tmp_path / f"{number}.csv" for number in range(partitions)]
     for number, table in enumerate(tables):
-        batch.predict_images(*given, table, all_scores=True, partition=number, partitions=partitions)
-    assert batch.join_predictions(tables, classifier.labels, tmp_path / "joined.csv", str(folder)) == whole
+        batch.predict_images(*arguments, table, all_scores=True, partition=number, partitions=partitions)
+    assert batch.join_predictions(tables, classifier.labels, tmp_path / "joined.csv", str(folder)) == intact
     assert (tmp_path / "joined.csv").read_text() == (tmp_path / "whole.csv").read_text()
     assert capsys.readouterr().out.endswith("; accuracy 0.6667 on the 3 in folders named after a class\n")
 
 
-def test_more_partitions_than_pictures_are_joined_and_none_at_all_refused(classifier, folder, tmp_path):
+def test_empty_partitions_are_joined_but_no_images_at_all_are_rejected(classifier, folder, tmp_path):
     tables = [tmp_path / f"{number}.csv" for number in range(2)]
     labels = classifier.labels
     for number, table in enumerate(tables):
@@ -145,7 +147,7 @@ def test_more_partitions_than_pictures_are_joined_and_none_at_all_refused(classi
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_more_pictures_than_fit_a_batch_are_all_named_in_order(classifier, tmp_path):
+def test_several_batches_are_classified_in_order(classifier, tmp_path):
     chosen = [list(colour_model.RGB)[number % 3] for number in range(2 * batch.CLASSIFY_BATCH_SIZE + 5)]
     for number, colour in enumerate(chosen):
         (tmp_path / f"{number:03}.jpg").write_bytes(colour_model.picture(colour))
@@ -153,7 +155,7 @@ def test_more_pictures_than_fit_a_batch_are_all_named_in_order(classifier, tmp_p
     assert [row["prediction"] for row in table(tmp_path / "out.csv")] == chosen
 
 
-def test_an_archive_and_one_picture_in_it_are_named(classifier, folder, tmp_path):
+def test_classifies_an_archive_and_a_single_member(classifier, folder, tmp_path):
     archive = tmp_path / "pictures.tgz"
     with tarfile.open(archive, "w:gz") as packed:
         packed.add(folder, "pictures")
@@ -164,33 +166,33 @@ def test_an_archive_and_one_picture_in_it_are_named(classifier, folder, tmp_path
 
 
 @pytest.mark.parametrize("name", ["loose.jpg", "red/2.png"])
-def test_one_picture_is_named(classifier, folder, tmp_path, name):
+def test_classifies_a_single_file(classifier, folder, tmp_path, name):
     batch.predict_images(classifier, classifier.labels, str(folder / name), tmp_path / "out.csv")
     assert [row["path"] for row in table(tmp_path / "out.csv")] == [str(folder / name)]
 
 
-def test_a_picture_without_an_ending_is_one_all_the_same(classifier, tmp_path):
+def test_classifies_a_file_without_a_suffix(classifier, tmp_path):
     (tmp_path / "photo").write_bytes(colour_model.picture("red"))
     batch.predict_images(classifier, classifier.labels, str(tmp_path / "photo"), tmp_path / "out.csv")
     assert [row["prediction"] for row in table(tmp_path / "out.csv")] == ["red"]
 
 
-def test_a_place_without_pictures_leaves_no_table(classifier, tmp_path):
+def test_a_folder_without_images_is_rejected_and_writes_no_table(classifier, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="there must be images to classify; got none at"):
         batch.predict_images(classifier, classifier.labels, str(tmp_path / "empty"), tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_picture_that_cannot_be_opened_is_listed(classifier, folder, tmp_path):
+def test_an_unreadable_file_is_reported_as_rejected(classifier, folder, tmp_path):
     (folder / "gone.jpg").symlink_to("/nowhere")
-    asked = [(name, "", reading.bytes_or_error((folder / name).read_bytes)) for name in ("gone.jpg", "loose.jpg")]
-    answers = [answer for _, _, answer in batch.classify_in_batches(classifier, asked)]
+    entries = [(name, "", reading.bytes_or_error((folder / name).read_bytes)) for name in ("gone.jpg", "loose.jpg")]
+    answers = [answer for _, _, answer in batch.classify_in_batches(classifier, entries)]
     assert isinstance(answers[0], Rejected) and "No such file" in str(answers[0])
     assert labels(answers[1:]) == ["green"]
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", ""])
-def test_a_server_is_named_by_its_address(url):
+def test_rejects_a_server_that_is_not_an_http_address(url):
     with pytest.raises(InputError, match="a server must be given by its http"):
         client.ServingClient(url)

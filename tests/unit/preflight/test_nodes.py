@@ -1,4 +1,4 @@
-"""Which nodes can hold the training, by the rules that Kubernetes documents."""
+"""Whether the nodes of a cluster can run the training, by the documented rules of Kubernetes."""
 
 import pytest
 from support.kubernetes_nodes import node
@@ -30,21 +30,21 @@ TAINT = {"key": "key1", "value": "value1", "effect": "NoSchedule"}
         ({"key": "Key1", "operator": "Exists"}, False),
     ],
 )
-def test_a_toleration_tolerates_what_kubernetes_says(toleration, tolerated):
+def test_tolerations_match_taints_as_in_kubernetes(toleration, tolerated):
     assert nodes.tolerates(toleration, TAINT) == tolerated
-    there = node("gpu-1", {GPU: "1"}, taints=[TAINT])
-    assert (nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 1, {}, [toleration])) is None) == tolerated
+    candidate = node("gpu-1", {GPU: "1"}, taints=[TAINT])
+    assert (nodes.node_obstacle(candidate, nodes.NodeRequirements(GPU, 1, {}, [toleration])) is None) == tolerated
 
 
 @pytest.mark.parametrize("toleration", [{"key": "key1"}, {"key": "key1", "operator": "Equal", "value": ""}])
-def test_a_taint_without_a_value_is_tolerated_where_none_is_given(toleration):
+def test_a_taint_without_value_matches_a_toleration_without_value(toleration):
     assert nodes.tolerates(toleration, {"key": "key1", "effect": "NoSchedule"})
 
 
 @pytest.mark.parametrize(
     ("effects", "tolerations", "fits"),
     [
-        # The example of that page: one taint is left over, with effect NoSchedule.
+        # The example of that page: one taint with effect NoSchedule is not tolerated.
         (["NoSchedule", "NoExecute"], ["NoSchedule", "NoExecute"], True),
         (["NoSchedule", "NoExecute"], ["NoSchedule"], False),
         (["NoSchedule", "NoExecute"], ["NoExecute"], False),
@@ -52,10 +52,12 @@ def test_a_taint_without_a_value_is_tolerated_where_none_is_given(toleration):
         (["NoExecute"], [], False),
     ],
 )
-def test_every_taint_that_keeps_pods_away_must_be_tolerated(effects, tolerations, fits):
-    there = node("one", taints=[{"key": "key1", "effect": effect} for effect in effects])
-    asked = [{"key": "key1", "operator": "Exists", "effect": effect} for effect in tolerations]
-    assert (nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 0, {"kubernetes.io/os": "linux"}, asked)) is None) == fits
+def test_every_taint_that_repels_pods_must_be_tolerated(effects, tolerations, fits):
+    candidate = node("one", taints=[{"key": "key1", "effect": effect} for effect in effects])
+    accepted = [{"key": "key1", "operator": "Exists", "effect": effect} for effect in tolerations]
+    assert (
+        nodes.node_obstacle(candidate, nodes.NodeRequirements(GPU, 0, {"kubernetes.io/os": "linux"}, accepted)) is None
+    ) == fits
 
 
 @pytest.mark.parametrize(
@@ -73,9 +75,9 @@ def test_every_taint_that_keeps_pods_away_must_be_tolerated(effects, tolerations
         ({"absent": ""}, False),
     ],
 )
-def test_a_node_must_have_each_label_of_the_selector(selector, fits):
-    there = node("one", labels={"pool": "gpu", "cores": "4", "spot": ""})
-    assert (nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 0, selector)) is None) == fits
+def test_a_node_must_have_every_label_of_the_selector(selector, fits):
+    candidate = node("one", labels={"pool": "gpu", "cores": "4", "spot": ""})
+    assert (nodes.node_obstacle(candidate, nodes.NodeRequirements(GPU, 0, selector)) is None) == fits
 
 
 @pytest.mark.parametrize(
@@ -93,73 +95,75 @@ def test_a_node_must_have_each_label_of_the_selector(selector, fits):
         ("nvidia.com/gpu.shared", {"nvidia.com/gpu.shared": "1k"}, 1001, False),
     ],
 )
-def test_one_node_must_have_all_of_the_gpus(resource, allocatable, count, fits):
+def test_one_node_must_have_all_requested_gpus(resource, allocatable, count, fits):
     assert (nodes.node_obstacle(node("one", allocatable), nodes.NodeRequirements(resource, count)) is None) == fits
 
 
-def test_capacity_that_is_not_allocatable_does_not_count():
-    there = node("one", {GPU: "8"})
-    there["status"]["allocatable"][GPU] = "7"
-    assert nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 8)) == (1, "with nvidia.com/gpu: 7")
+def test_only_allocatable_gpus_count():
+    candidate = node("one", {GPU: "8"})
+    candidate["status"]["allocatable"][GPU] = "7"
+    assert nodes.node_obstacle(candidate, nodes.NodeRequirements(GPU, 8)) == (1, "with nvidia.com/gpu: 7")
 
 
-def test_a_cordoned_node_takes_only_who_tolerates_it():
-    there, by_spec = node("one", {GPU: "1"}, cordoned=True), node("one", {GPU: "1"}, cordoned=True)
-    del by_spec["spec"]["taints"]  # before the controller has set it
-    for one in (there, by_spec):
-        assert nodes.node_obstacle(one, nodes.NodeRequirements(GPU, 1)) == (4, "cordoned")
+def test_a_cordoned_node_fits_only_with_a_toleration():
+    candidate, by_spec = node("one", {GPU: "1"}, cordoned=True), node("one", {GPU: "1"}, cordoned=True)
+    del by_spec["spec"]["taints"]  # as before the controller sets the taint
+    for current in (candidate, by_spec):
+        assert nodes.node_obstacle(current, nodes.NodeRequirements(GPU, 1)) == (4, "cordoned")
         tolerant = nodes.NodeRequirements(GPU, 1, {}, [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}])
-        assert nodes.find_node([one], tolerant) == "node one fits the training (it has nvidia.com/gpu: 1)"
+        assert nodes.find_node([current], tolerant) == "node one fits the training (it has nvidia.com/gpu: 1)"
 
 
 @pytest.mark.parametrize("key", ["not-ready", "unreachable", "memory-pressure", "disk-pressure", "pid-pressure"])
-def test_a_node_is_waited_for_where_what_keeps_pods_away_goes_by_itself(key):
+def test_a_node_with_a_temporary_taint_is_waited_for(key):
     taint = {"key": f"node.kubernetes.io/{key}", "effect": "NoSchedule"}
-    later, other = node("gpu-1", {GPU: "8"}, taints=[taint]), node("gpu-2", {GPU: "2"})
+    tainted, ready = node("gpu-1", {GPU: "8"}, taints=[taint]), node("gpu-2", {GPU: "2"})
     waits = f"the training waits for node gpu-1 (it has nvidia.com/gpu: 8): its taint {taint['key']}:NoSchedule is temporary"
-    assert nodes.find_node([node("cpu-1"), later], nodes.NodeRequirements(GPU, 1)) == waits
+    assert nodes.find_node([node("cpu-1"), tainted], nodes.NodeRequirements(GPU, 1)) == waits
     assert (
-        nodes.find_node([later, other], nodes.NodeRequirements(GPU, 1))
+        nodes.find_node([tainted, ready], nodes.NodeRequirements(GPU, 1))
         == "node gpu-2 fits the training (it has nvidia.com/gpu: 2)"
     )
 
 
-def test_a_taint_called_as_the_resource_keeps_none_away_for_sure_who_asks_for_it():
-    there = node("gpu-1", {GPU: "8"}, taints=[{"key": GPU, "value": "present", "effect": "NoSchedule"}])
-    assert nodes.find_node([there], nodes.NodeRequirements(GPU, 1)) == (
+def test_a_taint_named_after_the_resource_may_admit_pods_that_request_it():
+    candidate = node("gpu-1", {GPU: "8"}, taints=[{"key": GPU, "value": "present", "effect": "NoSchedule"}])
+    assert nodes.find_node([candidate], nodes.NodeRequirements(GPU, 1)) == (
         "the training waits for node gpu-1 (it has nvidia.com/gpu: 8): its taint nvidia.com/gpu=present:NoSchedule "
         "admits pods that request nvidia.com/gpu if the cluster has the admission plugin ExtendedResourceToleration, as "
         'most clouds do; otherwise set tolerations to [{"key": "nvidia.com/gpu", "operator": "Exists"}]'
     )
-    there["spec"]["taints"].insert(0, {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"})
-    assert "its taint nvidia.com/gpu=present:NoSchedule admits pods" in nodes.find_node([there], nodes.NodeRequirements(GPU, 1))
-    del there["spec"]["taints"][0]
+    candidate["spec"]["taints"].insert(0, {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"})
+    assert "its taint nvidia.com/gpu=present:NoSchedule admits pods" in nodes.find_node(
+        [candidate], nodes.NodeRequirements(GPU, 1)
+    )
+    del candidate["spec"]["taints"][0]
     tolerant = nodes.NodeRequirements(GPU, 1, {}, [{"key": GPU, "operator": "Exists"}])
-    assert nodes.find_node([there], tolerant) == "node gpu-1 fits the training (it has nvidia.com/gpu: 8)"
+    assert nodes.find_node([candidate], tolerant) == "node gpu-1 fits the training (it has nvidia.com/gpu: 8)"
     assert (
-        nodes.node_obstacle(there, nodes.NodeRequirements(GPU, 0, {"kubernetes.io/os": "linux"})) is not None
-    )  # who asks for none
-    parted = node("gpu-2", {"nvidia.com/mig-1g.10gb": "7"}, taints=[{"key": GPU, "effect": "NoSchedule"}])
-    assert nodes.node_obstacle(parted, nodes.NodeRequirements("nvidia.com/mig-1g.10gb", 1)) == (
+        nodes.node_obstacle(candidate, nodes.NodeRequirements(GPU, 0, {"kubernetes.io/os": "linux"})) is not None
+    )  # without a request for GPUs
+    mig_nodes = node("gpu-2", {"nvidia.com/mig-1g.10gb": "7"}, taints=[{"key": GPU, "effect": "NoSchedule"}])
+    assert nodes.node_obstacle(mig_nodes, nodes.NodeRequirements("nvidia.com/mig-1g.10gb", 1)) == (
         3,
         "with the taint nvidia.com/gpu:NoSchedule",
     )
 
 
-def refusal(held: list[dict], demand: nodes.NodeRequirements) -> str:
+def refusal(cluster_nodes: list[dict], demand: nodes.NodeRequirements) -> str:
     with pytest.raises(InputError) as refused:
-        nodes.find_node(held, demand)
+        nodes.find_node(cluster_nodes, demand)
     line = str(refused.value)
     assert line.startswith("error: ") and "\n" not in line
     return line
 
 
-def test_a_refusal_counts_what_stands_in_the_way_and_begins_with_what_came_closest():
-    held = [node(f"cpu-{number}") for number in range(3)]
-    held += [node(f"small-{number}", {GPU: "1"}, {"pool": "gpu"}) for number in range(2)]
-    held += [node("elsewhere", {GPU: "8"}), node("off", {GPU: "8"}, {"pool": "gpu"}, cordoned=True)]
-    held += [node("kept", {GPU: "8"}, {"pool": "gpu"}, [{"key": "dedicated", "value": "ml", "effect": "NoExecute"}])]
-    line = refusal(held, nodes.NodeRequirements(GPU, 4, {"pool": "gpu"}))
+def test_the_error_counts_obstacles_with_the_nearest_match_first():
+    cluster_nodes = [node(f"cpu-{number}") for number in range(3)]
+    cluster_nodes += [node(f"small-{number}", {GPU: "1"}, {"pool": "gpu"}) for number in range(2)]
+    cluster_nodes += [node("elsewhere", {GPU: "8"}), node("off", {GPU: "8"}, {"pool": "gpu"}, cordoned=True)]
+    cluster_nodes += [node("kept", {GPU: "8"}, {"pool": "gpu"}, [{"key": "dedicated", "value": "ml", "effect": "NoExecute"}])]
+    line = refusal(cluster_nodes, nodes.NodeRequirements(GPU, 4, {"pool": "gpu"}))
     assert "for the training (with nvidia.com/gpu: 4 and the label pool=gpu); got 8 nodes: " in line
     assert (
         "1 cordoned, 1 with the taint dedicated=ml:NoExecute, 1 without the label pool=gpu, 2 with nvidia.com/gpu: 1, "
@@ -167,17 +171,17 @@ def test_a_refusal_counts_what_stands_in_the_way_and_begins_with_what_came_close
     ) in line
 
 
-def test_a_refusal_names_what_the_gpus_are_called_there():
-    parted = [node(f"gpu-{number}", {GPU: "0", "nvidia.com/mig-1g.10gb": "7"}) for number in range(2)]
+def test_the_error_names_the_gpu_resources_of_the_nodes():
+    mig_nodes = [node(f"gpu-{number}", {GPU: "0", "nvidia.com/mig-1g.10gb": "7"}) for number in range(2)]
     assert "got 2 nodes: 2 without nvidia.com/gpu but with nvidia.com/mig-1g.10gb. " in refusal(
-        parted, nodes.NodeRequirements(GPU, 1)
+        mig_nodes, nodes.NodeRequirements(GPU, 1)
     )
     assert "1 without nvidia.com/mig-1g.10gb but with amd.com/gpu" in refusal(
         [node("one", {"amd.com/gpu": "1"})], nodes.NodeRequirements("nvidia.com/mig-1g.10gb", 1)
     )
 
 
-def test_a_refusal_of_a_selector_alone_speaks_of_no_gpu():
+def test_the_error_for_a_selector_does_not_mention_gpus():
     line = refusal([node("one")], nodes.NodeRequirements(GPU, 0, {"pool": "big", "zone": "a"}))
     assert line == (
         "error: the cluster must have a node for the training (with the labels pool=big, zone=a); got 1 node: "
@@ -186,9 +190,9 @@ def test_a_refusal_of_a_selector_alone_speaks_of_no_gpu():
     )
 
 
-def test_a_refusal_is_short_however_many_reasons_there_are():
-    held = [node(f"n-{number}", taints=[{"key": f"team-{number}", "effect": "NoSchedule"}]) for number in range(50)]
-    line = refusal(held, nodes.NodeRequirements(GPU, 0, {"kubernetes.io/os": "linux"}))
+def test_the_error_lists_a_limited_number_of_obstacles():
+    cluster_nodes = [node(f"n-{number}", taints=[{"key": f"team-{number}", "effect": "NoSchedule"}]) for number in range(50)]
+    line = refusal(cluster_nodes, nodes.NodeRequirements(GPU, 0, {"kubernetes.io/os": "linux"}))
     assert "got 50 nodes: 1 with the taint team-0:NoSchedule, " in line and ", and others. Change node_selector" in line
     assert line.count("taint team-") == 6
 
@@ -202,7 +206,7 @@ def test_a_refusal_is_short_however_many_reasons_there_are():
         ({"pool": None}, 'got {"pool": null}. Write it as {"pool": "gpu"}.'),
     ],
 )
-def test_a_selector_that_no_pod_can_have_is_refused(selector, shown):
+def test_an_invalid_node_selector_is_rejected(selector, shown):
     with pytest.raises(InputError) as refused:
         nodes.check_selector(selector)
     assert str(refused.value) == f"error: node_selector must have a string for each label; {shown}"
@@ -228,13 +232,13 @@ def test_a_selector_that_no_pod_can_have_is_refused(selector, shown):
         ({"key": "gpu", "effect": "NoExecute", "tolerationSeconds": "60"}, "have NoExecute as effect and a whole number"),
     ],
 )
-def test_tolerations_that_no_pod_can_have_are_refused(toleration, rule):
+def test_invalid_tolerations_are_rejected(toleration, rule):
     with pytest.raises(InputError) as refused:
         nodes.check_tolerations([{"operator": "Exists"}, toleration])
     assert str(refused.value).startswith(f"error: each of tolerations must {rule}")
 
 
-def test_tolerations_that_a_pod_can_have_pass():
+def test_accepts_valid_tolerations():
     nodes.check_tolerations(
         [
             {"operator": "Exists"},
@@ -247,11 +251,11 @@ def test_tolerations_that_a_pod_can_have_pass():
 
 
 @pytest.mark.parametrize("resource", ["nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.10gb", "gpu.intel.com/i915"])
-def test_a_resource_of_a_device_plugin_passes(resource):
+def test_accepts_resources_of_device_plugins(resource):
     nodes.check_resource(resource)
 
 
 @pytest.mark.parametrize("resource", ["", "gpu", "nvidia.com/", "/gpu", "A100", "nvidia.com/gpu: 1", "NVIDIA.com/gpu"])
-def test_what_names_no_resource_of_a_device_plugin_is_refused(resource):
+def test_an_invalid_gpu_resource_is_rejected(resource):
     with pytest.raises(InputError, match=r"^error: gpu_type must be the resource name of GPUs on nodes, a domain and a name; "):
         nodes.check_resource(resource)

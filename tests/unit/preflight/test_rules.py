@@ -1,4 +1,4 @@
-"""Wrong values of the form are refused in one line, with the field, the value and a remedy; right ones pass."""
+"""Validation of the form: invalid values are rejected in one line with field, value and remedy."""
 
 import math
 from dataclasses import fields as fields_of
@@ -14,23 +14,23 @@ from kfp_vision.preflight import checks, rules
 
 @pytest.fixture
 def fields() -> dict[str, object]:
-    """Every field of the form at its default, with numbers as KFP hands them out: whole ones as floats."""
+    """Returns every field of the form at its default, with whole numbers as floats, as KFP passes them."""
     return form_defaults(image_classification)
 
 
-def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
+def error_line(refusal: pytest.ExceptionInfo[InputError]) -> str:
     line = str(refusal.value)
     assert line.startswith("error: ")
     assert "\n" not in line
     return line
 
 
-def test_the_defaults_of_the_form_pass(fields):
+def test_accepts_the_defaults_of_the_form(fields):
     rules.check_values(fields)
 
 
-def test_what_may_be_written_for_them_passes(fields):
-    given = {
+def test_accepts_other_valid_values(fields):
+    value = {
         "validation_ratio": 0,
         "test_ratio": 0.5,
         "images_per_shard": 1,
@@ -51,7 +51,7 @@ def test_what_may_be_written_for_them_passes(fields):
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
         "advanced": {"flip": False, "seed": 3.0, "momentum": 0, "precision": "bfloat16"},
     }
-    rules.check_values(fields | given)
+    rules.check_values(fields | value)
 
 
 @pytest.mark.parametrize(
@@ -109,70 +109,70 @@ def test_what_may_be_written_for_them_passes(fields):
         ("advanced", ["momentum"], "['momentum']", 'Write it as JSON, such as {"momentum": 0.9}.'),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_field_and_a_remedy(fields, field, value, shown, remedy):
+def test_an_invalid_value_is_rejected_with_its_field_and_a_remedy(fields, field, value, shown, remedy):
     with pytest.raises(InputError) as refusal:
         rules.check_values(fields | {field: value})
-    line = line_of(refusal)
-    rule, _, rest = line.partition("; got ")
+    line = error_line(refusal)
+    rule, _, remainder = line.partition("; got ")
     assert field in rule
-    assert rest.startswith(f"{shown}. ")
-    assert remedy in rest
+    assert remainder.startswith(f"{shown}. ")
+    assert remedy in remainder
 
 
-def test_nothing_held_out_is_refused(fields):
+def test_ratios_without_held_out_images_are_rejected(fields):
     with pytest.raises(InputError) as refusal:
         rules.check_values(fields | {"validation_ratio": 0.0, "test_ratio": 0.0})
-    assert line_of(refusal) == (
+    assert error_line(refusal) == (
         "error: validation_ratio or test_ratio must be above 0, to measure the model; got 0 for both. Set one to 0.2."
     )
 
 
 @pytest.mark.parametrize(("validation_ratio", "test_ratio"), [(0.5, 0.5), (0.9, 0.2)])
-def test_everything_held_out_is_refused(fields, validation_ratio, test_ratio):
+def test_ratios_without_training_images_are_rejected(fields, validation_ratio, test_ratio):
     with pytest.raises(InputError, match="validation_ratio and test_ratio together must stay below 1; got 1") as refusal:
         rules.check_values(fields | {"validation_ratio": validation_ratio, "test_ratio": test_ratio})
-    line_of(refusal)
+    error_line(refusal)
 
 
-def test_fine_tuning_without_a_checkpoint_is_refused(fields):
+def test_fine_tuning_without_a_checkpoint_is_rejected(fields):
     with pytest.raises(InputError) as refusal:
         rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": ""})
-    assert line_of(refusal) == (
+    assert error_line(refusal) == (
         'error: fine_tune=true must have a checkpoint to start from; got "". '
         "Set checkpoint_uri=imagenet, or fine_tune to false."
     )
 
 
-def test_the_published_checkpoint_of_another_network_is_refused_by_its_address(fields):
+def test_the_published_checkpoint_of_another_network_is_rejected_by_its_address(fields):
     default = form_defaults(image_classification)["checkpoint_uri"]
     rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": default})
     rules.check_values(fields | {"fine_tune": False, "checkpoint_uri": default, "network": "resnet50"})
     with pytest.raises(InputError) as refusal:
         rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": default, "network": "resnet50"})
-    assert line_of(refusal) == (
+    assert error_line(refusal) == (
         f"error: the checkpoint must fit network=resnet50; got {default}, which is inception_v1. "
         "Set checkpoint_uri=imagenet, or network=inception_v1, or fine_tune to false."
     )
 
 
-def test_imagenet_weights_that_nobody_publishes_are_refused(fields):
+def test_imagenet_weights_that_are_not_published_are_rejected(fields):
     with pytest.raises(InputError, match="must name weights that are published; got network=googlenet") as refusal:
         rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": "imagenet", "network": "googlenet"})
-    line_of(refusal)
+    error_line(refusal)
 
 
-def test_a_width_that_a_network_does_not_come_in_is_refused(fields):
+def test_an_unsupported_depth_multiplier_is_rejected(fields):
     narrow = {"fine_tune": False, "advanced": {"depth_multiplier": 0.5}}
     rules.check_values(fields | narrow | {"network": "mobilenet_v2"})
     with pytest.raises(InputError) as refusal:
         rules.check_values(fields | narrow | {"network": "vgg16"})
-    assert line_of(refusal) == (
+    assert error_line(refusal) == (
         "error: depth_multiplier of advanced must be 1 for network=vgg16; got 0.5. Leave it out, or choose a network that "
         "comes in other widths (inception_v1, googlenet, mobilenet_v2, mobilenet_v3_large)."
     )
 
 
-def test_imagenet_weights_of_another_width_are_refused(fields):
+def test_imagenet_weights_of_another_width_are_rejected(fields):
     imagenet = {"fine_tune": True, "checkpoint_uri": "imagenet", "network": "mobilenet_v2"}
     rules.check_values(fields | imagenet)
     with pytest.raises(InputError, match=r"advanced must be 1 for checkpoint_uri=imagenet; got 0\.5"):
@@ -221,17 +221,17 @@ def test_imagenet_weights_of_another_width_are_refused(fields):
         ("upper_saturation", 0.4, "Set both, the smaller one first."),
     ],
 )
-def test_a_wrong_value_of_advanced_is_refused_with_its_name_and_a_remedy(fields, name, value, remedy):
+def test_an_invalid_value_of_advanced_is_rejected_with_its_name_and_a_remedy(fields, name, value, remedy):
     with pytest.raises(InputError) as refusal:
         rules.check_values(fields | {"advanced": {name: value}})
-    line = line_of(refusal)
+    line = error_line(refusal)
     assert name in line
     assert " of advanced must " in line or "advanced must hold known names only" in line
     assert line.endswith(remedy)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "value",
     [
         {"cpu": "2", "memory": "4Gi"},
         {"cpu": 2.0, "memory": 4e9},
@@ -240,20 +240,20 @@ def test_a_wrong_value_of_advanced_is_refused_with_its_name_and_a_remedy(fields,
         {},
     ],
 )
-def test_resources_of_a_service_are_taken_as_kubernetes_writes_them(given):
-    assert advanced.deployment_settings({"service_resources": given})["service_resources"] == given
+def test_service_resources_accept_kubernetes_quantities(value):
+    assert advanced.deployment_settings({"service_resources": value})["service_resources"] == value
 
 
-def test_resources_of_a_service_are_requested_and_are_the_limit():
-    both = {"cpu": "2", "memory": "4Gi"}
-    assert advanced.container_resources({"cpu": 2.0, "memory": "4Gi"}) == {"requests": both, "limits": both}
+def test_service_resources_are_both_requests_and_limits():
+    resources = {"cpu": "2", "memory": "4Gi"}
+    assert advanced.container_resources({"cpu": 2.0, "memory": "4Gi"}) == {"requests": resources, "limits": resources}
     parts = {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}
     assert advanced.container_resources(parts) == parts
     assert advanced.container_resources({}) == {}
 
 
 @pytest.mark.parametrize(
-    "given",
+    "value",
     [
         {"cpu": "two"},
         {"memory": "4 GB"},
@@ -263,27 +263,27 @@ def test_resources_of_a_service_are_requested_and_are_the_limit():
         {"": "1"},
     ],
 )
-def test_resources_that_are_no_quantities_are_refused(given):
+def test_invalid_service_resources_are_rejected(value):
     with pytest.raises(
         InputError, match=r"service_resources of advanced must map resources to Kubernetes quantities, or .*; got"
     ):
-        advanced.Advanced.parse({"service_resources": given})
+        advanced.Advanced.parse({"service_resources": value})
 
 
-@pytest.mark.parametrize(("given", "pods"), [("", None), ("2", (2, 2)), ("1-3", (1, 3)), ("0-3", (0, 3))])
-def test_replicas_are_a_number_or_the_least_and_the_most(given, pods):
-    assert advanced.replica_range(advanced.Advanced.parse({"service_replicas": given}).service_replicas) == pods
+@pytest.mark.parametrize(("value", "pods"), [("", None), ("2", (2, 2)), ("1-3", (1, 3)), ("0-3", (0, 3))])
+def test_service_replicas_are_a_number_or_a_range(value, pods):
+    assert advanced.replica_range(advanced.Advanced.parse({"service_replicas": value}).service_replicas) == pods
 
 
-@pytest.mark.parametrize("given", ["3-1", "0", "0-0", "1-", "-3", "one", "1-2-3", "1.5", " 1"])
-def test_replicas_that_are_none_are_refused(given):
+@pytest.mark.parametrize("value", ["3-1", "0", "0-0", "1-", "-3", "one", "1-2-3", "1.5", " 1"])
+def test_invalid_service_replicas_are_rejected(value):
     with pytest.raises(
         InputError, match=r"service_replicas of advanced must be a number of pods, or a range .*; got .*\. Set it to 1-3, say"
     ):
-        advanced.Advanced.parse({"service_replicas": given})
+        advanced.Advanced.parse({"service_replicas": value})
 
 
-def test_a_version_of_a_runtime_is_refused_for_our_server():
+def test_a_runtime_version_is_rejected_for_our_server():
     advanced.Advanced.parse({"runtime_version": "2.14.1", "service_runtime": "tensorflow"})
     with pytest.raises(
         InputError, match=r"runtime_version of advanced must be left out unless service_runtime=tensorflow; got 2\.14\.1"
@@ -291,43 +291,43 @@ def test_a_version_of_a_runtime_is_refused_for_our_server():
         advanced.Advanced.parse({"runtime_version": "2.14.1"})
 
 
-def test_advanced_fills_in_defaults_and_converts_the_types_of_numbers():
-    whole = advanced.Advanced.parse({"seed": 3.0, "momentum": 0, "flip": False})
-    assert whole.seed == 3
-    assert isinstance(whole.seed, int)
-    assert isinstance(whole.momentum, float)
-    assert whole.flip is False
-    assert whole.weight_decay == 0.00004
-    assert whole.changed() == {"seed": 3, "momentum": 0.0, "flip": False}
+def test_advanced_has_defaults_and_converts_number_types():
+    parsed = advanced.Advanced.parse({"seed": 3.0, "momentum": 0, "flip": False})
+    assert parsed.seed == 3
+    assert isinstance(parsed.seed, int)
+    assert isinstance(parsed.momentum, float)
+    assert parsed.flip is False
+    assert parsed.weight_decay == 0.00004
+    assert parsed.changed() == {"seed": 3, "momentum": 0.0, "flip": False}
 
 
-def test_every_rule_of_advanced_is_about_a_field():
-    named = {name for names, _, _ in advanced.ADVANCED_RULES for name in names}
-    named |= {name for pair in advanced.ADVANCED_RANGES for name in pair}
-    named |= {*advanced.ADVANCED_CHOICES, *advanced.PREPARATION_ADVANCED, *checks.ADVANCED_NOT_IN_RECIPE}
-    assert named <= {field.name for field in fields_of(advanced.Advanced)}
+def test_every_rule_of_advanced_refers_to_a_field():
+    field_names = {name for names, _, _ in advanced.ADVANCED_RULES for name in names}
+    field_names |= {name for pair in advanced.ADVANCED_RANGES for name in pair}
+    field_names |= {*advanced.ADVANCED_CHOICES, *advanced.PREPARATION_ADVANCED, *checks.ADVANCED_NOT_IN_RECIPE}
+    assert field_names <= {field.name for field in fields_of(advanced.Advanced)}
 
 
-def test_data_that_is_not_there_is_refused_before_any_is_read(fields, tmp_path):
+def test_missing_data_is_rejected_before_reading(fields, tmp_path):
     scratch = fields | {"fine_tune": False}
     with pytest.raises(InputError, match="images_uri must name something that exists; got /no/such/photos") as refusal:
         checks.check_run(scratch | {"images_uri": "/no/such/photos"})
-    line_of(refusal)
+    error_line(refusal)
     with pytest.raises(InputError, match=r"test_image_uri must name something that exists; got /no/such/1\.jpg") as refusal:
         checks.check_run(scratch | {"images_uri": str(tmp_path), "test_image_uri": "/no/such/1.jpg"})
-    line_of(refusal)
+    error_line(refusal)
 
 
 @pytest.mark.parametrize("field", ["log_uri", "checkpoint_dir"])
-def test_where_nothing_can_be_written_is_refused(fields, tmp_path, field):
-    there = fields | {"fine_tune": False, "images_uri": str(tmp_path)}
-    checks.check_run(there | {field: str(tmp_path / "logs")})
+def test_a_read_only_output_address_is_rejected(fields, tmp_path, field):
+    valid = fields | {"fine_tune": False, "images_uri": str(tmp_path)}
+    checks.check_run(valid | {field: str(tmp_path / "logs")})
     with pytest.raises(InputError, match=f"{field} must name a folder or a bucket folder to write to; got https://") as refusal:
-        checks.check_run(there | {field: "https://example.org/logs"})
-    line_of(refusal)
+        checks.check_run(valid | {field: "https://example.org/logs"})
+    error_line(refusal)
 
 
-def test_a_test_picture_in_an_archive_is_found(fields, tmp_path):
+def test_accepts_a_test_image_in_an_archive(fields, tmp_path):
     (tmp_path / "photos.tgz").write_bytes(b"only its place is looked at")
     uri = f"{tmp_path}/photos.tgz#daisy/1.jpg"
     checks.check_run(fields | {"fine_tune": False, "images_uri": str(tmp_path), "test_image_uri": uri})
@@ -349,18 +349,18 @@ SAMPLE = form_defaults(prepare_records) | {"images_uri": "sample"}
         ("images_uri", "", 'images_uri must name the location of the data; got "". Set it to'),
     ],
 )
-def test_a_wrong_value_of_a_preparation_is_refused(field, value, line):
+def test_an_invalid_value_of_prepare_records_is_rejected(field, value, line):
     checks.check_preparation(SAMPLE)
     with pytest.raises(InputError) as refusal:
         checks.check_preparation(SAMPLE | {field: value})
-    assert line_of(refusal).startswith(f"error: {line}")
+    assert error_line(refusal).startswith(f"error: {line}")
 
 
-def test_records_need_nothing_held_out():
+def test_prepare_records_needs_no_held_out_images():
     checks.check_preparation(SAMPLE | {"validation_ratio": 0.0, "advanced": {"max_side": 100}})
 
 
-def of_a_sweep() -> dict[str, object]:
+def sweep_fields() -> dict[str, object]:
     return form_defaults(hyperparameter_sweep) | {"images_uri": "sample", "fine_tune": False}
 
 
@@ -369,35 +369,35 @@ def of_a_sweep() -> dict[str, object]:
     [
         (checks.check_run, lambda: form_defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}),
         (checks.check_preparation, lambda: SAMPLE),
-        (checks.check_sweep, of_a_sweep),
+        (checks.check_sweep, sweep_fields),
     ],
 )
-def test_a_list_of_pictures_to_leave_out_is_read_before_any_data_moves(tmp_path, check, form):
+def test_the_exclusion_list_is_validated_by_the_check(tmp_path, check, form):
     listing = tmp_path / "list.csv"
     fields = form() | {"leave_out_uri": str(listing)}
     with pytest.raises(InputError, match="leave_out_uri must name something that exists; got ") as refusal:
         check(fields)
-    line_of(refusal)
+    error_line(refusal)
     listing.write_text("uri\n1.jpg\n")
     with pytest.raises(InputError, match="leave_out_uri must have a column path; got uri in ") as refusal:
         check(fields)
-    line_of(refusal)
+    error_line(refusal)
     listing.write_text("path,leave_out\n1.jpg,perhaps\n")
     with pytest.raises(
         InputError, match=r"column leave_out of leave_out_uri must be yes or no; got perhaps in .*, line 2\."
     ) as refusal:
         check(fields)
-    line_of(refusal)
+    error_line(refusal)
     with pytest.raises(InputError, match="leave_out_uri must be text; got ") as refusal:
         check(fields | {"leave_out_uri": ["1.jpg"]})
-    line_of(refusal)
+    error_line(refusal)
     listing.write_text("path\n1.jpg\n")
     check(fields)
 
 
-def test_where_a_list_of_pictures_to_leave_out_lies_does_not_decide_what_a_model_becomes(fields, tmp_path):
+def test_the_location_of_the_exclusion_list_is_not_part_of_the_recipe(fields, tmp_path):
     (tmp_path / "list.csv").write_text("path\n1.jpg\n")
-    whole = fields | {"images_uri": "sample", "fine_tune": False}
-    with_a_list = checks.check_run(whole | {"leave_out_uri": str(tmp_path / "list.csv")})
-    assert with_a_list == checks.check_run(whole)
-    assert with_a_list.recipe != checks.check_run(whole | {"train_steps": 1}).recipe
+    parsed = fields | {"images_uri": "sample", "fine_tune": False}
+    with_a_list = checks.check_run(parsed | {"leave_out_uri": str(tmp_path / "list.csv")})
+    assert with_a_list == checks.check_run(parsed)
+    assert with_a_list.recipe != checks.check_run(parsed | {"train_steps": 1}).recipe

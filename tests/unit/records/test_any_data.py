@@ -72,7 +72,7 @@ class Data:
 
 
 contents = st.lists(st.integers(0, 60), min_size=8, max_size=20) | st.integers(8, 30).map(
-    lambda most: list(range(1000, 1000 + most))
+    lambda count: list(range(1000, 1000 + count))
 )
 data_sets = st.builds(
     Data,
@@ -82,19 +82,19 @@ data_sets = st.builds(
 )
 
 
-def drawn(content: int, kind: str) -> bytes:
+def draw(content: int, kind: str) -> bytes:
     """Draws a small image that differs for every content."""
     file = io.BytesIO()
     Image.new("RGB", (8 + content % 7, 9), (content % 256, content // 256, 90)).save(file, kind)
     return file.getvalue()
 
 
-def lay(folder: Path, data: Data) -> None:
+def write_images(folder: Path, data: Data) -> None:
     for label, numbers in data.classes.items():
         (folder / label).mkdir(parents=True)
-        for place, number in enumerate(numbers):
-            (folder / label / f"{place}.{'png' if number % 2 else 'jpg'}").write_bytes(
-                drawn(number, "PNG" if number % 2 else "JPEG")
+        for position, number in enumerate(numbers):
+            (folder / label / f"{position}.{'png' if number % 2 else 'jpg'}").write_bytes(
+                draw(number, "PNG" if number % 2 else "JPEG")
             )
 
 
@@ -108,10 +108,10 @@ def convert(root: Path, images: Path, data: Data) -> dict[str, list[dict]]:
     outputs = {split: root / split for split in SPLITS}
     limits = {"images_per_shard": 7, "max_refused_ratio": 0.0, "left_out": left_out, "summary": root / "summary.html"}
     write_tfrecords(tables, label_map, outputs, root / "refused.csv", **limits)
-    return {split: read(root / split) for split in SPLITS}
+    return {split: read_examples(root / split) for split in SPLITS}
 
 
-def read(folder: Path) -> list[dict]:
+def read_examples(folder: Path) -> list[dict]:
     shards = [str(path) for path in sorted(folder.glob("*.tfrecord"))]
     parsed = (tf.io.parse_single_example(record, SCHEMA) for record in tf.data.TFRecordDataset(shards))
     return [{name: value.numpy() for name, value in features.items()} for features in parsed]
@@ -128,13 +128,13 @@ def read(folder: Path) -> list[dict]:
 def test_data_with_any_class_names_round_trips(data):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        lay(root / "photos", data)
-        under: dict[int, set[str]] = {}
+        write_images(root / "photos", data)
+        labels_by_content: dict[int, set[str]] = {}
         for label, numbers in data.classes.items():
             for number in numbers:
-                under.setdefault(number, set()).add(label)
+                labels_by_content.setdefault(number, set()).add(label)
         used = {
-            label: [number for number in numbers if data.conflicting_labels == "keep" or len(under[number]) == 1]
+            label: [number for number in numbers if data.conflicting_labels == "keep" or len(labels_by_content[number]) == 1]
             for label, numbers in data.classes.items()
         }
         try:
@@ -143,36 +143,40 @@ def test_data_with_any_class_names_round_trips(data):
             assert "every class must keep an image to train on" in str(refusal)
             assert min(len(set(numbers)) for numbers in used.values()) <= 4 or data.conflicting_labels == "keep"
             return
-        known = sorted(data.classes)
+        labels = sorted(data.classes)
         assert (root / "label_map" / "labels.txt").read_text(encoding="utf-8") == "".join(
-            f"{number}:{label}\n" for number, label in enumerate(known)
+            f"{number}:{label}\n" for number, label in enumerate(labels)
         )
         pages = [(root / name).read_text(encoding="utf-8") for name in ("data.html", "summary.html")]
 
         # Every image is there once, with its own label, name and bytes.
-        found = [one for part in examples.values() for one in part]
+        all_examples = [record for part in examples.values() for record in part]
         expected = Counter()
-        for label in known:
-            for place, number in enumerate(data.classes[label]):
+        for label in labels:
+            for position, number in enumerate(data.classes[label]):
                 if number in used[label]:
-                    expected[f"{label}/{place}.{'png' if number % 2 else 'jpg'}"] += 1
-        assert Counter(one["image/filename"].decode() for one in found) == expected
-        for one in found:
-            assert one["image/class/text"].decode() == one["image/filename"].decode().rpartition("/")[0]
-            assert known[one["image/class/label"]] == one["image/class/text"].decode()
-            assert one["image/encoded"] == (root / "photos" / one["image/filename"].decode()).read_bytes()
+                    expected[f"{label}/{position}.{'png' if number % 2 else 'jpg'}"] += 1
+        assert Counter(record["image/filename"].decode() for record in all_examples) == expected
+        for record in all_examples:
+            assert record["image/class/text"].decode() == record["image/filename"].decode().rpartition("/")[0]
+            assert labels[record["image/class/label"]] == record["image/class/text"].decode()
+            assert record["image/encoded"] == (root / "photos" / record["image/filename"].decode()).read_bytes()
 
         # No content is in two splits, and without copies every class keeps the ratios to half an image.
-        sides = [{one["image/encoded"] for one in part} for part in examples.values()]
-        assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+        contents_by_split = [{record["image/encoded"] for record in part} for part in examples.values()]
+        assert (
+            not contents_by_split[0] & contents_by_split[1]
+            and not contents_by_split[0] & contents_by_split[2]
+            and not contents_by_split[1] & contents_by_split[2]
+        )
         for label, numbers in used.items():
-            if len(set(numbers)) == len(data.classes[label]) and all(len(under[number]) == 1 for number in numbers):
+            if len(set(numbers)) == len(data.classes[label]) and all(len(labels_by_content[number]) == 1 for number in numbers):
                 for split, ratio in zip(("validation", "test"), data.ratios, strict=True):
-                    held_out = sum(one["image/class/text"].decode() == label for one in examples[split])
+                    held_out = sum(record["image/class/text"].decode() == label for record in examples[split])
                     assert abs(held_out - ratio * len(numbers)) <= 0.5 + 1e-9 or (held_out == 1 and ratio)
 
         for page in pages:
-            for label in known:
+            for label in labels:
                 assert f"<bdi>{html.escape(label).replace('&#x27;', '&#39;').replace('&quot;', '&#34;')}</bdi>" in page
             assert "<script" not in page
 
@@ -183,49 +187,53 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
-def whole_images() -> list[bytes]:
+def valid_images() -> list[bytes]:
     """Makes images of every supported kind."""
     flower = Image.open(io.BytesIO(sample.draw("bellcup/0001.jpg"))).resize((120, 90))
-    made = [encoded(flower, kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")]
-    made += [encoded(flower, "JPEG", progressive=True), encoded(flower, "JPEG", restart_marker_blocks=4)]
-    made += [encoded(flower.convert("CMYK"), "JPEG"), encoded(flower.convert("L"), "JPEG"), encoded(flower.quantize(16), "PNG")]
-    made += [
+    images = [encoded(flower, kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")]
+    images += [encoded(flower, "JPEG", progressive=True), encoded(flower, "JPEG", restart_marker_blocks=4)]
+    images += [
+        encoded(flower.convert("CMYK"), "JPEG"),
+        encoded(flower.convert("L"), "JPEG"),
+        encoded(flower.quantize(16), "PNG"),
+    ]
+    images += [
         encoded(flower.convert("RGBA"), "PNG"),
         encoded(flower.convert("I;16"), "PNG"),
         encoded(flower, "TIFF", compression="jpeg"),
     ]
-    made += [encoded(flower, "TIFF", compression="tiff_lzw"), encoded(flower, "WEBP", lossless=True)]
-    made += [sample.draw("globelet/0002.jpg"), sample.draw("raybloom/0003.jpg")]
-    return made
+    images += [encoded(flower, "TIFF", compression="tiff_lzw"), encoded(flower, "WEBP", lossless=True)]
+    images += [sample.draw("globelet/0002.jpg"), sample.draw("raybloom/0003.jpg")]
+    return images
 
 
-def mutated(whole: bytes, chance: random.Random) -> bytes:
+def mutate(content: bytes, chance: random.Random) -> bytes:
     """Applies up to three mutations: flipped bits, cuts, and pieces swapped, inserted, doubled or blanked."""
     for _ in range(chance.choice((1, 1, 2, 3))):
-        length = max(2, len(whole))
+        length = max(2, len(content))
         at, size = chance.randrange(chance.choice((min(600, length), length))), chance.choice((1, 2, 16, 300, 5000))
-        other = chance.randrange(length)
-        piece = whole[at : at + size]
+        target = chance.randrange(length)
+        piece = content[at : at + size]
         if chance.random() < 0.3:
-            bits = bytearray(whole)
+            bits = bytearray(content)
             for _ in range(chance.choice((1, 8, 60))):
                 bits[chance.randrange(len(bits))] ^= 1 << chance.randrange(8)
-            whole = bytes(bits)
+            content = bytes(bits)
             continue
-        whole = chance.choice(
+        content = chance.choice(
             (
-                whole[:at],
-                whole[at:],
-                whole[:at] + whole[at + size :],
-                whole[:at] + chance.randbytes(size) + whole[at:],
-                whole[:at] + bytes(len(piece)) + whole[at + size :],
-                whole[:at] + b"\xff" * len(piece) + whole[at + size :],
-                whole[:other] + piece + whole[other:],
-                whole[:other] + piece + whole[other + size :],
+                content[:at],
+                content[at:],
+                content[:at] + content[at + size :],
+                content[:at] + chance.randbytes(size) + content[at:],
+                content[:at] + bytes(len(piece)) + content[at + size :],
+                content[:at] + b"\xff" * len(piece) + content[at + size :],
+                content[:target] + piece + content[target:],
+                content[:target] + piece + content[target + size :],
             )
         )
-        whole = whole or b"\0"
-    return whole
+        content = content or b"\0"
+    return content
 
 
 MUTANTS = 2000
@@ -244,24 +252,24 @@ convert.write_tfrecords(tables, root, outputs, root / "refused.csv", max_side=in
 """
 
 
-def converted(root: Path, max_side: int) -> None:
+def convert_in_subprocess(root: Path, max_side: int) -> None:
     """Runs the conversion in its own process, so that a crash or hang of a decoder is detected."""
     command = [sys.executable, "-W", "ignore", "-c", CONVERT, str(root), str(max_side)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CONVERSION)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CONVERSION)
+    assert process.returncode == 0, process.stderr[-2000:]
 
 
 @pytest.fixture(scope="module", params=["drawn", "photographed"])
 def mutants(request, tmp_path_factory) -> Path:
     """Writes damaged images and their tables."""
-    pictures, most = whole_images(), MUTANTS
+    originals, count = valid_images(), MUTANTS
     if request.param == "photographed":
         photographs = sorted(request.getfixturevalue("flower_photos").rglob("*.jpg"))[::40]
-        pictures, most = [photograph.read_bytes() for photograph in photographs], MUTANTS // 4
+        originals, count = [photograph.read_bytes() for photograph in photographs], MUTANTS // 4
     root, chance = tmp_path_factory.mktemp("mutants"), random.Random(request.param)
     (root / "photos" / "any").mkdir(parents=True)
-    for number in range(most):
-        (root / "photos" / "any" / f"{number:04}.jpg").write_bytes(mutated(pictures[number % len(pictures)], chance))
+    for number in range(count):
+        (root / "photos" / "any" / f"{number:04}.jpg").write_bytes(mutate(originals[number % len(originals)], chance))
     rows = scan.scan_images(str(root / "photos")).rows
     for split in SPLITS:
         write_table(root / f"{split}.csv", rows if split == "train" else [])
@@ -271,23 +279,23 @@ def mutants(request, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("max_side", [0, 50])
 def test_a_damaged_image_is_decodable_in_the_records_or_rejected_with_a_reason(mutants, max_side):
-    converted(mutants, max_side)
+    convert_in_subprocess(mutants, max_side)
     with (mutants / "refused.csv").open(newline="", encoding="utf-8") as file:
         refused = {Path(row["uri"]).name: row["reason"] for row in csv.DictReader(file)}
     shards = [str(path) for path in sorted((mutants / "train").glob("*.tfrecord"))]
 
-    def decoded(record: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        one = tf.io.parse_single_example(record, SCHEMA)
-        pixels = tf.io.decode_image(one["image/encoded"], channels=3, expand_animations=False)
-        return one["image/filename"], tf.shape(pixels), one["image/height"], one["image/width"]
+    def decode(record: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        features = tf.io.parse_single_example(record, SCHEMA)
+        pixels = tf.io.decode_image(features["image/encoded"], channels=3, expand_animations=False)
+        return features["image/filename"], tf.shape(pixels), features["image/height"], features["image/width"]
 
-    taken = []
-    for name, shape, height, width in tf.data.TFRecordDataset(shards).map(decoded, tf.data.AUTOTUNE).as_numpy_iterator():
-        taken.append(name.decode().rpartition("/")[2])
+    converted = []
+    for name, shape, height, width in tf.data.TFRecordDataset(shards).map(decode, tf.data.AUTOTUNE).as_numpy_iterator():
+        converted.append(name.decode().rpartition("/")[2])
         assert tuple(shape) == (height, width, 3)
         assert not max_side or max(height, width) <= max_side
-    assert len(taken) == len(set(taken))
-    assert not set(taken) & refused.keys()
-    assert set(taken) | refused.keys() == {path.name for path in (mutants / "photos" / "any").iterdir()}
+    assert len(converted) == len(set(converted))
+    assert not set(converted) & refused.keys()
+    assert set(converted) | refused.keys() == {path.name for path in (mutants / "photos" / "any").iterdir()}
     assert all(reason.strip() and "\n" not in reason for reason in refused.values())
-    assert min(len(taken), len(refused)) > 50, "nearly all or nearly none was refused: the test shows little"
+    assert min(len(converted), len(refused)) > 50, "nearly all or nearly none was refused: the test shows little"

@@ -29,9 +29,9 @@ def convert(content: bytes, **how) -> ValidImage:
     return convert_image(content, row, **how)
 
 
-def decoded(picture: ValidImage) -> np.ndarray:
-    pixels = tf.io.decode_image(picture.encoded, channels=3, expand_animations=False).numpy()
-    assert pixels.shape == (picture.height, picture.width, 3)
+def decode(converted: ValidImage) -> np.ndarray:
+    pixels = tf.io.decode_image(converted.encoded, channels=3, expand_animations=False).numpy()
+    assert pixels.shape == (converted.height, converted.width, 3)
     return pixels
 
 
@@ -47,18 +47,21 @@ KINDS = {
 }
 
 
-def mutated(whole: bytes, rng: random.Random) -> bytes:
+def damage(content: bytes, rng: random.Random) -> bytes:
     """Damages a file: cuts it off, changes, removes, inserts or blanks bytes, or overwrites two with a JPEG marker."""
-    at = rng.randrange(2, len(whole))
+    at = rng.randrange(2, len(content))
     changes = (
-        lambda: whole[:at],
-        lambda: whole[:at] + rng.randbytes(1) + whole[at + 1 :],
-        lambda: whole[: at % 700] + rng.randbytes(2) + whole[at % 700 + 2 :],
-        lambda: whole[:at] + whole[at + rng.choice((1, 2, 16, 500)) :],
-        lambda: whole[:at] + rng.randbytes(rng.choice((1, 3, 40))) + whole[at:],
-        lambda: whole[:at] + bytes(300) + whole[at + 300 :],
+        lambda: content[:at],
+        lambda: content[:at] + rng.randbytes(1) + content[at + 1 :],
+        lambda: content[: at % 700] + rng.randbytes(2) + content[at % 700 + 2 :],
+        lambda: content[:at] + content[at + rng.choice((1, 2, 16, 500)) :],
+        lambda: content[:at] + rng.randbytes(rng.choice((1, 3, 40))) + content[at:],
+        lambda: content[:at] + bytes(300) + content[at + 300 :],
         lambda: (
-            whole[:at] + b"\xff" + rng.choice((b"\xc0", b"\xc4", b"\xd8", b"\xd9", b"\xda", b"\xe0", b"\xfe")) + whole[at + 2 :]
+            content[:at]
+            + b"\xff"
+            + rng.choice((b"\xc0", b"\xc4", b"\xd8", b"\xd9", b"\xda", b"\xe0", b"\xfe"))
+            + content[at + 2 :]
         ),
     )
     return rng.choice(changes)()
@@ -66,23 +69,23 @@ def mutated(whole: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about broken tags
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_picture_is_refused_or_tensorflow_reads_what_becomes_of_it(kind):
+def test_a_damaged_image_is_rejected_or_tensorflow_reads_the_result(kind):
     rng, outcomes = random.Random(kind), Counter()
     for _ in range(150):
         try:
-            picture = convert(mutated(KINDS[kind], rng))
+            converted = convert(damage(KINDS[kind], rng))
         except Rejected as reason:
             assert str(reason)
             outcomes["refused"] += 1
             continue
-        decoded(picture)
+        decode(converted)
         outcomes["read"] += 1
     assert outcomes["refused"] > 20
 
 
-def test_a_jpeg_that_pillow_reads_and_tensorflow_does_not_is_refused():
-    whole = KINDS["JPEG"]
-    damaged = whole[:-200] + b"\xff\xe0\xff\xff" + whole[-196:]  # a segment whose length exceeds the file
+def test_a_jpeg_that_only_pillow_reads_is_rejected():
+    content = KINDS["JPEG"]
+    damaged = content[:-200] + b"\xff\xe0\xff\xff" + content[-196:]  # a segment whose length exceeds the file
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf.io.decode_image(damaged)
     with Image.open(io.BytesIO(damaged)) as image:
@@ -92,11 +95,11 @@ def test_a_jpeg_that_pillow_reads_and_tensorflow_does_not_is_refused():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_picture_that_tensorflow_reads_keeps_its_bytes(kind):
+def test_a_valid_image_that_tensorflow_reads_keeps_its_bytes(kind):
     for check_pixels in (True, False):
-        picture = convert(KINDS[kind], check_pixels=check_pixels)
-        assert (picture.encoded == KINDS[kind]) == (kind.endswith(("JPEG", "PNG", "restarts")))
-        assert decoded(picture).shape == (90, 120, 3)
+        converted = convert(KINDS[kind], check_pixels=check_pixels)
+        assert (converted.encoded == KINDS[kind]) == (kind.endswith(("JPEG", "PNG", "restarts")))
+        assert decode(converted).shape == (90, 120, 3)
 
 
 def test_photographs_keep_their_bytes(flower_photos):
@@ -107,7 +110,7 @@ def test_photographs_keep_their_bytes(flower_photos):
             assert convert(content).encoded == content
 
 
-def test_without_a_look_at_the_pixels_only_the_header_and_the_length_count():
+def test_without_check_pixels_only_header_and_length_are_checked():
     cut = KINDS["JPEG"][: len(KINDS["JPEG"]) // 2]
     assert convert(cut, check_pixels=False) == ValidImage(cut, "jpeg", 90, 120)
     with pytest.raises(Rejected, match="runcated"):
@@ -124,22 +127,22 @@ SHADES = Image.fromarray(np.linspace(0, 65535, 120 * 90).astype("uint16").reshap
 
 @pytest.mark.parametrize("kind", [*KINDS, "PNG of 16 bits"])
 @pytest.mark.parametrize("check_pixels", [True, False])
-def test_a_larger_picture_is_shrunk_and_looks_the_same(kind, check_pixels):
+def test_an_image_above_max_side_is_resized_and_shows_the_same(kind, check_pixels):
     content = KINDS.get(kind) or encoded(SHADES, "PNG")
-    picture = convert(content, check_pixels=check_pixels, max_side=40)
-    assert (picture.format, picture.height, picture.width) == ("jpeg", 30, 40)
-    averages = tf.image.resize(decoded(convert(content)), (30, 40), "area").numpy()
-    assert abs(decoded(picture) - averages).mean() < 6
+    converted = convert(content, check_pixels=check_pixels, max_side=40)
+    assert (converted.format, converted.height, converted.width) == ("jpeg", 30, 40)
+    averages = tf.image.resize(decode(convert(content)), (30, 40), "area").numpy()
+    assert abs(decode(converted) - averages).mean() < 6
 
 
 @pytest.mark.parametrize("max_side", [0, 120, 500])
-def test_a_picture_that_is_not_larger_is_left_alone(max_side):
+def test_an_image_within_max_side_keeps_its_bytes(max_side):
     assert convert(KINDS["PNG"], max_side=max_side).encoded == KINDS["PNG"]
 
 
-def test_a_strip_keeps_a_pixel_of_its_shorter_side():
-    picture = convert(encoded(Image.new("RGB", (900, 2), "red"), "PNG"), max_side=100)
-    assert (picture.height, picture.width) == (1, 100)
+def test_resizing_keeps_at_least_one_pixel_of_the_shorter_side():
+    converted = convert(encoded(Image.new("RGB", (900, 2), "red"), "PNG"), max_side=100)
+    assert (converted.height, converted.width) == (1, 100)
 
 
 HEADERS = {
@@ -166,8 +169,8 @@ def test_the_size_of_an_upright_jpeg_is_read_from_its_header(kind):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about broken tags
 @pytest.mark.parametrize("kind", HEADERS)
-def test_whatever_is_wrong_with_a_header_the_size_is_the_one_that_pillow_reads(kind):
-    rng, seen = random.Random(kind), 0
+def test_the_size_from_a_damaged_header_equals_that_of_pillow(kind):
+    rng, sizes_read = random.Random(kind), 0
     head = min(len(HEADERS[kind]), 300)
     for _ in range(400):
         at = rng.randrange(head)
@@ -179,23 +182,23 @@ def test_whatever_is_wrong_with_a_header_the_size_is_the_one_that_pillow_reads(k
                 assert size is None or (size == (image.height, image.width) and image.mode in ("L", "RGB") and upright)
         except (OSError, SyntaxError, ValueError, TypeError):
             continue
-        seen += size is not None
-    assert (seen > 50) == (kind in PLAIN)
+        sizes_read += size is not None
+    assert (sizes_read > 50) == (kind in PLAIN)
 
 
-def test_a_picture_that_claims_to_be_huge_is_refused_by_its_header():
-    whole = bytearray(KINDS["JPEG"])
-    frame = whole.index(b"\xff\xc0")  # marker, length (2 bytes), precision (1), height (2), width (2)
-    whole[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+def test_an_image_with_too_many_pixels_is_rejected_by_its_header():
+    content = bytearray(KINDS["JPEG"])
+    frame = content.index(b"\xff\xc0")  # marker, length (2 bytes), precision (1), height (2), width (2)
+    content[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
     with pytest.raises(Rejected, match="65535 x 65535 pixels, more than 100 million"):
-        convert(bytes(whole), check_pixels=False)
+        convert(bytes(content), check_pixels=False)
 
 
-def test_a_jpeg_of_endless_scans_is_refused_by_its_markers_alone():
+def test_a_jpeg_of_too_many_scans_is_rejected_without_decoding():
     file = io.BytesIO()
     Image.new("RGB", (4000, 4000)).save(file, "JPEG")
-    whole = file.getvalue()
-    scan = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"  # ITU-T T.81, B.2.3: of the first component alone, all coefficients
-    endless = whole[: whole.index(b"\xff\xda")] + scan * 5000 + b"\xff\xd9"
+    content = file.getvalue()
+    scan = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"  # ITU-T T.81, B.2.3: only the first component, all coefficients
+    endless = content[: content.index(b"\xff\xda")] + scan * 5000 + b"\xff\xd9"
     with pytest.raises(Rejected, match="a JPEG of 5,000 scans, which takes too long to decode"):
         convert(endless, check_pixels=False)

@@ -23,7 +23,7 @@ from kfp_vision.records.folder import read_examples, read_records_info, verify_r
 from kfp_vision.records.partitions import join_parts, partition_numbers, rows_of_partition, write_one_partition
 
 SPLITS = ("train", "validation", "test")
-quickly = settings(database=None, deadline=None, max_examples=200)
+fast_settings = settings(database=None, deadline=None, max_examples=200)
 PER_SHARD = 5
 BROKEN = b"GIF89a, and then nothing"
 
@@ -37,7 +37,7 @@ class Tables:
     left_out: Path
 
 
-def tables(root: Path, *, broken: tuple[str, ...] = ()) -> Tables:
+def make_tables(root: Path, *, broken: tuple[str, ...] = ()) -> Tables:
     """Splits 40 tiny images of two classes into 24, 10 and 6; the files named in `broken` are not images."""
     for number in range(40):
         file = root / "photos" / ("dark" if number < 20 else "light") / f"{number:02}.png"
@@ -55,41 +55,41 @@ def tables(root: Path, *, broken: tuple[str, ...] = ()) -> Tables:
 LIMITS = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.5}
 
 
-def in_parts(given: Tables, root: Path, partitions: int) -> None:
+def write_partitions(inputs: Tables, root: Path, partitions: int) -> None:
     """Writes the records in several partitions, each to a folder with its number."""
     for number in range(partitions):
         part = root / str(number)
         outputs = {split: part / split for split in SPLITS}
-        which = {"partition": number, "partitions": partitions, "counts": part / "tally"}
-        write_one_partition(given.tables, given.label_map, outputs, part / "refused", processes=1, **which, **LIMITS)
+        selection = {"partition": number, "partitions": partitions, "counts": part / "tally"}
+        write_one_partition(inputs.tables, inputs.label_map, outputs, part / "refused", processes=1, **selection, **LIMITS)
 
 
-def joined(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
+def write_and_join(inputs: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
     """Writes the records in several partitions and joins them; returns the folder of all outputs."""
-    in_parts(given, root, partitions)
-    return join(given, root, partitions, max_refused_ratio)
+    write_partitions(inputs, root, partitions)
+    return join(inputs, root, partitions, max_refused_ratio)
 
 
-def join(given: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
-    parts = {made: [root / str(number) / made for number in range(partitions)] for made in (*SPLITS, "refused", "tally")}
-    whole = root / "whole"
-    outputs = {split: whole / split for split in SPLITS}
-    pages = {"summary": whole / "page.html", "left_out": given.left_out, "max_refused_ratio": max_refused_ratio}
-    join_parts(parts, outputs, whole / "refused", **LIMITS | pages)
-    return whole
+def join(inputs: Tables, root: Path, partitions: int, max_refused_ratio: float = 0.5) -> Path:
+    parts = {name: [root / str(number) / name for number in range(partitions)] for name in (*SPLITS, "refused", "tally")}
+    folder = root / "whole"
+    outputs = {split: folder / split for split in SPLITS}
+    pages = {"summary": folder / "page.html", "left_out": inputs.left_out, "max_refused_ratio": max_refused_ratio}
+    join_parts(parts, outputs, folder / "refused", **LIMITS | pages)
+    return folder
 
 
-def at_once(given: Tables, root: Path) -> Path:
+def write_at_once(inputs: Tables, root: Path) -> Path:
     """Writes the records in one stage."""
     outputs = {split: root / split for split in SPLITS}
     limits = {
         "images_per_shard": PER_SHARD,
         "max_refused_ratio": 0.5,
-        "left_out": given.left_out,
+        "left_out": inputs.left_out,
         "summary": root / "page.html",
     }
-    whole = {"partition": 0, "partitions": 1, "processes": 1}
-    write_one_partition(given.tables, given.label_map, outputs, root / "refused", **whole, **limits)
+    selection = {"partition": 0, "partitions": 1, "processes": 1}
+    write_one_partition(inputs.tables, inputs.label_map, outputs, root / "refused", **selection, **limits)
     return root
 
 
@@ -108,7 +108,7 @@ partitions.write_one_partition(tables, folder / "label_map", outputs, out / "ref
 """
 
 
-def written_by(processes: int, folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
+def write_with_processes(processes: int, folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """Writes the images of the tables in a folder with several processes."""
     command = [sys.executable, "-c", BY_PROCESSES, str(folder), str(out), str(processes), str(PER_SHARD)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -116,24 +116,24 @@ def written_by(processes: int, folder: Path, out: Path) -> subprocess.CompletedP
 
 @pytest.mark.parametrize("broken", [(), ("03.png", "21.png", "37.png")])
 @pytest.mark.parametrize("processes", [2, 3, 50])
-def test_several_processes_write_what_one_does(tmp_path, broken, processes):
-    tables(tmp_path, broken=broken)
+def test_several_processes_write_the_files_of_one(tmp_path, broken, processes):
+    make_tables(tmp_path, broken=broken)
     for count in (1, processes):
-        done = written_by(count, tmp_path, tmp_path / f"by {count}")
-        assert done.returncode == 0, done.stderr
-    one, several = (contents(tmp_path / f"by {count}") for count in (1, processes))
-    assert one.keys() == several.keys()
-    assert one == several
+        process = write_with_processes(count, tmp_path, tmp_path / f"by {count}")
+        assert process.returncode == 0, process.stderr
+    by_one, by_several = (contents(tmp_path / f"by {count}") for count in (1, processes))
+    assert by_one.keys() == by_several.keys()
+    assert by_one == by_several
 
 
-def test_what_a_process_ends_with_is_said_as_if_it_had_been_this_one(tmp_path):
-    given = tables(tmp_path)
-    rows = [replace(row, uri="gs:///nowhere.png") for row in table.read_table(given.tables["train"])]
-    table.write_table(given.tables["train"], rows)
-    done = written_by(2, tmp_path, tmp_path / "out")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: a URI with gs:// must name a bucket; got gs:///nowhere.png")
-    assert done.stderr.count("\n") == 1
+def test_an_error_in_a_worker_process_is_reported_in_one_line(tmp_path):
+    inputs = make_tables(tmp_path)
+    rows = [replace(row, uri="gs:///nowhere.png") for row in table.read_table(inputs.tables["train"])]
+    table.write_table(inputs.tables["train"], rows)
+    process = write_with_processes(2, tmp_path, tmp_path / "out")
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: a URI with gs:// must name a bucket; got gs:///nowhere.png")
+    assert process.stderr.count("\n") == 1
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -146,20 +146,20 @@ print(partitions._choose_processes(tables, {"train": 24, "validation": 10, "test
 """
 
 
-def processes_for(folder: Path) -> int:
+def chosen_processes(folder: Path) -> int:
     """Chooses the number of processes for the tables in a folder; in a new process, since this one may have threads."""
     command = [sys.executable, "-c", PROCESSES, str(folder)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def test_pictures_in_an_archive_are_unpacked_by_one_process(tmp_path):
-    given = tables(tmp_path)
-    assert processes_for(tmp_path) == min(os.cpu_count() or 1, 40 // PER_SHARD // 2)
+def test_archives_are_read_by_one_process(tmp_path):
+    inputs = make_tables(tmp_path)
+    assert chosen_processes(tmp_path) == min(os.cpu_count() or 1, 40 // PER_SHARD // 2)
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for file in (tmp_path / "photos").rglob("*.png"):
             archive.write(file, file.relative_to(tmp_path))
-    table.write_table(given.tables["train"], scan.scan_images(str(tmp_path / "photos.zip")).rows)
-    assert processes_for(tmp_path) == 1
+    table.write_table(inputs.tables["train"], scan.scan_images(str(tmp_path / "photos.zip")).rows)
+    assert chosen_processes(tmp_path) == 1
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -167,113 +167,115 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Tables:
+def valid(tmp_path_factory) -> Tables:
     """Makes tables of valid images."""
-    return tables(tmp_path_factory.mktemp("whole"))
+    return make_tables(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
-def damaged(tmp_path_factory) -> Tables:
+def partly_invalid(tmp_path_factory) -> Tables:
     """Makes tables in which seven files are not images."""
-    return tables(tmp_path_factory.mktemp("damaged"), broken=tuple(f"{number:02}.png" for number in range(0, 40, 6)))
+    return make_tables(tmp_path_factory.mktemp("damaged"), broken=tuple(f"{number:02}.png" for number in range(0, 40, 6)))
 
 
 @pytest.mark.parametrize("partitions", [1, 2, 3, 7, 8, 30, 60])
-def test_as_many_partitions_as_one_likes_give_the_files_of_one(whole, tmp_path, partitions):
-    expected = contents(at_once(whole, tmp_path / "once"))
+def test_any_number_of_partitions_gives_the_files_of_one(valid, tmp_path, partitions):
+    expected = contents(write_at_once(valid, tmp_path / "once"))
     assert sorted(name for name in expected if name.endswith(".tfrecord") and name.startswith("train")) == [
         f"train/train-{number:05}-of-00005.tfrecord" for number in range(5)
     ]
-    assert contents(joined(whole, tmp_path / "parts", partitions)) == expected
+    assert contents(write_and_join(valid, tmp_path / "parts", partitions)) == expected
 
 
 @pytest.mark.parametrize("partitions", [3, 7, 60])
-def test_pictures_refused_in_several_partitions_leave_no_gap(damaged, tmp_path, partitions):
-    expected = contents(at_once(damaged, tmp_path / "once"))
+def test_rejections_in_several_partitions_leave_no_gaps(partly_invalid, tmp_path, partitions):
+    expected = contents(write_at_once(partly_invalid, tmp_path / "once"))
     assert expected["refused"].count(b"\n") == 1 + 7
-    made = joined(damaged, tmp_path / "parts", partitions)
-    assert contents(made) == expected
-    lists = [contents(tmp_path / "parts" / str(number))["refused"].count(b"\n") - 1 for number in range(partitions)]
-    assert sum(lists) == 7
-    assert sum(map(bool, lists)) > 1
+    joined = write_and_join(partly_invalid, tmp_path / "parts", partitions)
+    assert contents(joined) == expected
+    rejections = [contents(tmp_path / "parts" / str(number))["refused"].count(b"\n") - 1 for number in range(partitions)]
+    assert sum(rejections) == 7
+    assert sum(map(bool, rejections)) > 1
 
 
-def test_whole_files_are_taken_as_they_are_and_not_copied(whole, tmp_path):
-    made = joined(whole, tmp_path, 3)
+def test_full_shards_are_moved_and_not_copied(valid, tmp_path):
+    joined = write_and_join(valid, tmp_path, 3)
     inodes = {file.stat().st_ino for number in range(3) for file in (tmp_path / str(number)).rglob("*.tfrecord")}
-    assert {file.stat().st_ino for file in made.rglob("*.tfrecord")} == inodes
+    assert {file.stat().st_ino for file in joined.rglob("*.tfrecord")} == inodes
 
 
-def test_parts_that_come_in_another_order_hold_the_same_pictures(damaged, tmp_path):
-    made = joined(damaged, tmp_path, 4)
+def test_joining_parts_in_another_order_gives_the_same_examples(partly_invalid, tmp_path):
+    joined = write_and_join(partly_invalid, tmp_path, 4)
     parts = {split: [tmp_path / str(number) / split for number in (2, 0, 3, 1)] for split in SPLITS}
     parts |= {name: [tmp_path / str(number) / name for number in (1, 3, 2, 0)] for name in ("refused", "tally")}
     outputs = {split: tmp_path / "other" / split for split in SPLITS}
     limits = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.5}
     join_parts(parts, outputs, tmp_path / "other.csv", **limits)
     for split in SPLITS:
-        assert sorted(read_examples(outputs[split])) == sorted(read_examples(made / split))
-        assert len(list(outputs[split].iterdir())) == len(list((made / split).iterdir()))
+        assert sorted(read_examples(outputs[split])) == sorted(read_examples(joined / split))
+        assert len(list(outputs[split].iterdir())) == len(list((joined / split).iterdir()))
 
 
-def test_a_partition_all_of_whose_pictures_are_broken_does_not_fail_alone(tmp_path):
-    given = tables(tmp_path / "data")
+def test_a_partition_of_invalid_images_does_not_fail_by_itself(tmp_path):
+    inputs = make_tables(tmp_path / "data")
     limits = {"images_per_shard": PER_SHARD, "max_refused_ratio": 0.2}
-    rows = list(table.read_table(given.tables["train"]))
+    rows = list(table.read_table(inputs.tables["train"]))
     for row in rows[:5]:  # the first of eight partitions
         Path(row.uri).write_bytes(BROKEN)
-    made = joined(given, tmp_path, 8, max_refused_ratio=0.2)
+    joined = write_and_join(inputs, tmp_path, 8, max_refused_ratio=0.2)
     with (tmp_path / "0" / "refused").open(newline="") as file:
         assert [row["uri"] for row in csv.DictReader(file)] == [row.uri for row in rows[:5]]
     assert list(read_examples(tmp_path / "0" / "train")) == []
-    assert [name for name, _, _ in read_examples(made / "train")] == [row.name for row in rows[5:]]
+    assert [name for name, _, _ in read_examples(joined / "train")] == [row.name for row in rows[5:]]
     outputs = {split: tmp_path / "once" / split for split in SPLITS}
-    whole = {"partition": 0, "partitions": 1, "processes": 1}
-    write_one_partition(given.tables, given.label_map, outputs, tmp_path / "once.csv", **whole, **limits)
-    assert contents(tmp_path / "once" / "train") == contents(made / "train")
+    selection = {"partition": 0, "partitions": 1, "processes": 1}
+    write_one_partition(inputs.tables, inputs.label_map, outputs, tmp_path / "once.csv", **selection, **limits)
+    assert contents(tmp_path / "once" / "train") == contents(joined / "train")
 
 
 @pytest.mark.parametrize("fault", ["cut in the middle", "cut between two records", "lost", "added"])
-def test_a_part_that_changed_since_it_was_written_is_not_joined(whole, tmp_path, fault):
-    in_parts(whole, tmp_path, 2)
+def test_a_damaged_part_is_not_joined(valid, tmp_path, fault):
+    write_partitions(valid, tmp_path, 2)
     change, line = damaged_records.FAULTS[fault]
     change(tmp_path / "0" / "train")
     with pytest.raises(InputError, match=line) as refusal:
-        join(whole, tmp_path, 2)
+        join(valid, tmp_path, 2)
     assert str(tmp_path / "0" / "train") in str(refusal.value)
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["page.html", "refused"]
 
 
 @pytest.mark.parametrize("fault", ["a byte flipped", "swapped"])
-def test_a_file_that_is_taken_as_it_is_keeps_the_checksum_that_was_written_with_it(whole, tmp_path, fault):
-    in_parts(whole, tmp_path, 2)
+def test_a_moved_shard_keeps_its_original_checksum(valid, tmp_path, fault):
+    write_partitions(valid, tmp_path, 2)
     damaged_records.FAULTS[fault][0](tmp_path / "0" / "train")
-    made = join(whole, tmp_path, 2)
+    joined = join(valid, tmp_path, 2)
     with pytest.raises(InputError, match=r"train-00000-of-00005\.tfrecord with \d+ bytes and the checksum"):
-        verify_records(made / "train")
+        verify_records(joined / "train")
 
 
 @pytest.mark.parametrize("fault", damaged_records.FAULTS)
-def test_a_part_that_changed_is_not_written_anew(damaged, tmp_path, fault):
-    in_parts(damaged, tmp_path, 3)
+def test_a_damaged_part_is_not_rewritten(partly_invalid, tmp_path, fault):
+    write_partitions(partly_invalid, tmp_path, 3)
     assert read_records_info(tmp_path / "0" / "train").images % PER_SHARD  # its last file is not full
     damaged_records.FAULTS[fault][0](tmp_path / "0" / "train")
     with pytest.raises(InputError, match=r"(records|a TFRecord file) must be intact|must list every shard"):
-        join(damaged, tmp_path, 3)
+        join(partly_invalid, tmp_path, 3)
     assert not (tmp_path / "whole" / "train").exists()
 
 
-def test_parts_without_checksums_are_written_anew_and_have_some_then(whole, tmp_path):
-    in_parts(whole, tmp_path, 2)
-    expected = contents(at_once(whole, tmp_path / "once"))
-    for about in tmp_path.glob("[01]/*/records.json"):
-        about.write_text(json.dumps({name: value for name, value in json.loads(about.read_text()).items() if name != "files"}))
-    assert contents(join(whole, tmp_path, 2)) == expected
+def test_parts_without_checksums_are_rewritten_with_checksums(valid, tmp_path):
+    write_partitions(valid, tmp_path, 2)
+    expected = contents(write_at_once(valid, tmp_path / "once"))
+    for metadata in tmp_path.glob("[01]/*/records.json"):
+        metadata.write_text(
+            json.dumps({name: value for name, value in json.loads(metadata.read_text()).items() if name != "files"})
+        )
+    assert contents(join(valid, tmp_path, 2)) == expected
 
 
-def test_too_many_refused_in_all_partitions_together_are_an_error_and_nothing_looks_finished(damaged, tmp_path):
+def test_too_many_rejections_over_all_partitions_are_an_error_and_leave_no_records(partly_invalid, tmp_path):
     with pytest.raises(InputError) as refusal:
-        joined(damaged, tmp_path, 3, max_refused_ratio=0.1)
+        write_and_join(partly_invalid, tmp_path, 3, max_refused_ratio=0.1)
     line = str(refusal.value)
     assert line.startswith("error: at most 10% of the images may be rejected; got 7 of 40. Fix or remove them, or raise ")
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["page.html", "refused"]
@@ -283,27 +285,27 @@ def test_too_many_refused_in_all_partitions_together_are_an_error_and_nothing_lo
 counts = st.fixed_dictionaries({split: st.integers(0, 60) for split in SPLITS})
 
 
-@quickly
+@fast_settings
 @given(counts, st.integers(1, 25), st.integers(1, 40))
-def test_every_row_is_written_once_and_in_order(pictures, images_per_shard, partitions):
-    shares = [rows_of_partition(pictures, images_per_shard, number, partitions) for number in range(partitions)]
-    for split, count in pictures.items():
+def test_partitions_cover_every_row_once_and_in_order(counts_by_split, images_per_shard, partitions):
+    shares = [rows_of_partition(counts_by_split, images_per_shard, number, partitions) for number in range(partitions)]
+    for split, count in counts_by_split.items():
         assert list(chain.from_iterable(share[split] for share in shares)) == list(range(count))
 
 
-@quickly
+@fast_settings
 @given(counts, st.integers(1, 25), st.integers(1, 40))
-def test_work_is_shared_evenly_and_in_whole_files_where_there_are_enough(pictures, images_per_shard, partitions):
-    shares = [rows_of_partition(pictures, images_per_shard, number, partitions) for number in range(partitions)]
-    files = sum(-(-count // images_per_shard) for count in pictures.values())
+def test_partitions_are_even_and_aligned_to_shards_if_there_are_enough(counts_by_split, images_per_shard, partitions):
+    shares = [rows_of_partition(counts_by_split, images_per_shard, number, partitions) for number in range(partitions)]
+    files = sum(-(-count // images_per_shard) for count in counts_by_split.values())
     sizes = [sum(map(len, share.values())) for share in shares]
     if files >= partitions:
         starts = {rows.start for share in shares for rows in share.values() if rows}
         assert {start % images_per_shard for start in starts} == {0}
         assert max(sizes) <= images_per_shard * -(-files // partitions)
     else:
-        assert max(sizes) <= 2 * max(1, sum(pictures.values()) // partitions)
+        assert max(sizes) <= 2 * max(1, sum(counts_by_split.values()) // partitions)
 
 
-def test_the_numbers_of_the_partitions_begin_at_0():
+def test_partition_numbers_start_at_0():
     assert partition_numbers(3) == [0, 1, 2]

@@ -59,7 +59,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def assert_harmless(path: Path) -> None:
+def assert_self_contained(path: Path) -> None:
     page = Page(path)
     assert page.open == []
     assert not {"script", "iframe", "object", "embed", "link", "base", "form", "a"} & {tag for tag, _ in page.elements}
@@ -126,7 +126,7 @@ def evaluation(labels: list[str], matrix: list[list[int]] | None = None, **chang
     } | changed  # fmt: skip
 
 
-def write_summary(path: Path, labels: list[str], pictures: list[EncodedImage]) -> None:
+def write_summary(path: Path, labels: list[str], images: list[EncodedImage]) -> None:
     write_summary_page(
         path,
         source=f"gs://bucket/{labels[0]}",
@@ -134,17 +134,17 @@ def write_summary(path: Path, labels: list[str], pictures: list[EncodedImage]) -
         total_bytes=123_456_789,
         skipped={f"no picture: {labels[0]}": 17},
         notes=[f"{labels[0]} is rare."],
-        samples={label: [preview(one) for one in pictures] for label in labels},
+        samples={label: [preview(image) for image in images] for label in labels},
     )
 
 
-def write_records(path: Path, labels: list[str], pictures: list[EncodedImage], **changed: object) -> None:
+def write_records(path: Path, labels: list[str], images: list[EncodedImage], **changed: object) -> None:
     sizes = Histogram("Longer side", [64, 128, 256, 512, 1024], [0, 7, 0, 4321], {128: "128", 512: "512"}, labels[0], mark=224)
     shapes = Histogram("Shape", [0.5, 0.8, 1.25, 2], [1, 2, 3], {1: "1:1"}, "About square.")
     content = {
         "classes": {label: {"train": 1100 + n, "validation": 200, "test": 0} for n, label in enumerate(labels)},
         "total_bytes": 123_456_789, "findings": [(f"{labels[0]} is rare.", f"Add to {labels[1]}.")],
-        "sizes": sizes, "shapes": shapes, "samples": {label: [thumbnail(one) for one in pictures] for label in labels},
+        "sizes": sizes, "shapes": shapes, "samples": {label: [thumbnail(image) for image in images] for label in labels},
         "reencoded": {f"GIF {labels[0]}": 17}, "duplicates": 12, "duplicate_pairs": [(FILE_NAME, f"{labels[1]}.jpg")],
         "excluded": [(f"/photos/{labels[0]}/1.jpg", labels[0], f"under {labels[0]} and {labels[1]}")],
         "rejected": [(f"/photos/{labels[1]}/{FILE_NAME}", labels[1], "cut off")],
@@ -152,14 +152,14 @@ def write_records(path: Path, labels: list[str], pictures: list[EncodedImage], *
     write_records_page(path, **(content | changed))
 
 
-def write_evaluation(path: Path, labels: list[str], pictures: list[EncodedImage], **changed: object) -> None:
+def write_evaluation(path: Path, labels: list[str], images: list[EncodedImage], **changed: object) -> None:
     write_evaluation_page(
         path,
         title=f"About {labels[0]}",
         evaluation=evaluation(labels, **changed),
         top=5,
         history=history(),
-        mistakes=(mistakes := [Mistake(shown, labels[0], labels[1], 0.97) for shown in pictures]),
+        mistakes=(mistakes := [Mistake(shown, labels[0], labels[1], 0.97) for shown in images]),
         pairs=[({"label": labels[0], "prediction": labels[1], "images": 4567, "share": 0.2345}, mistakes)] if mistakes else [],
     )
 
@@ -176,7 +176,7 @@ def test_labels_and_names_are_escaped(tmp_path):
     write_evaluation(tmp_path / "evaluation.html", ODD_LABELS, shown, **odd)
     write_records(tmp_path / "records.html", ODD_LABELS, shown)
     for name in ("summary", "training", "evaluation", "records"):
-        assert_harmless(tmp_path / f"{name}.html")
+        assert_self_contained(tmp_path / f"{name}.html")
         assert "<script>alert(1)</script>" in Page(tmp_path / f"{name}.html").text
     for label in ODD_LABELS:
         assert label in Page(tmp_path / "summary.html").text
@@ -188,15 +188,15 @@ def test_labels_and_names_are_escaped(tmp_path):
 def test_labels_are_in_the_confusion_matrix(tmp_path):
     labels = ["a & b $x^2$", "向日葵", "a name that is much too long for it"]
     write_evaluation(tmp_path / "page.html", labels, [])
-    drawn = [data for tag, data in Page(tmp_path / "page.html").texts if tag == "text"]
+    chart_texts = [data for tag, data in Page(tmp_path / "page.html").texts if tag == "text"]
     for label in ("a & b $x^2$", "向日葵", "a name that is mu…"):
-        assert drawn.count(label) == 2  # a row and a column
+        assert chart_texts.count(label) == 2  # a row and a column
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.jpg".decode("utf-8", "surrogateescape"), "雛菊.jpg"])
 def test_any_file_name_is_written(tmp_path, name):
     write_summary(tmp_path / "page.html", ["daisy", "rose"], [picture(name)])
-    assert_harmless(tmp_path / "page.html")
+    assert_self_contained(tmp_path / "page.html")
 
 
 def test_same_input_gives_the_same_bytes(tmp_path):
@@ -220,10 +220,10 @@ def test_a_page_replaces_an_existing_one_and_leaves_no_other_file(tmp_path):
 def test_summary_shows_the_callers_values(tmp_path):
     write_summary(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
     page = Page(tmp_path / "page.html")
-    for said in (
+    for expected in (
         "2,401 images in 2 classes, 123.5 MB", "daisy 1,200 50.0 %", "rose 1,201", "no picture: daisy 17", "daisy is rare.",
     ):  # fmt: skip
-        assert said in page.text
+        assert expected in page.text
     assert [image["alt"] for image in page.named("img")][:2] == ["daisy, first.jpg", "daisy, second.jpg"]
 
 
@@ -231,12 +231,12 @@ def test_training_shows_the_callers_values(tmp_path):
     settings = {"batch_size": 32, "learning_rate": 0.0125, "warm_start": True, "layers": ["a", "b"], "weights": None}
     write_training_page(tmp_path / "page.html", network="inception_v3", settings=settings, history=history())
     page = Page(tmp_path / "page.html")
-    for said in (
+    for expected in (
         "Training of inception_v3", "batch_size 32", "learning_rate 0.0125", "warm_start yes", "layers a, b", "weights none",
         "85.0 % of the validation images", "training 0.5, validation 0.625", "training 87.5 %, validation 85.0 %",
         "At the end: 404.",
     ):  # fmt: skip
-        assert said in page.text
+        assert expected in page.text
     assert len(page.named("svg")) == 4
 
 
@@ -261,11 +261,11 @@ def test_training_shows_long_waits_for_input(tmp_path):
 
 
 def test_evaluation_shows_the_callers_values(tmp_path):
-    asked = {"uri": "gs://bucket/one.jpg", "prediction": "rose", "score": 0.876}
+    test_image = {"uri": "gs://bucket/one.jpg", "prediction": "rose", "score": 0.876}
     matrix = [[501, 7], [11, 602]]
-    write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [picture("wrong.jpg")], matrix=matrix, test_picture=asked)
+    write_evaluation(tmp_path / "page.html", ["daisy", "rose"], [picture("wrong.jpg")], matrix=matrix, test_picture=test_image)
     page = Page(tmp_path / "page.html")
-    for said in (
+    for expected in (
         "91.4 % of 1,234 test images", "Accepted: accuracy 0.9137 reaches 0.85", "90.1 %", "89.2 %", "88.3 %", "0.977",
         "daisy 81.1 % 61.1 % 71.1 % 4,321", "rose 81.2 % 61.2 % 71.2 % 4,322",
         "gs://bucket/one.jpg is classified as rose (88 %)", "daisy predicted as rose (97 %)", "wrong.jpg", "89.9 % to 92.9 %",
@@ -274,9 +274,9 @@ def test_evaluation_shows_the_callers_values(tmp_path):
         "Always predicting daisy", "28.8 %", "64 to 127 76.5 % 34", "256 to 511 92.0 % 1,200",
         "rose predicted as daisy (11), daisy predicted as rose (7)",
     ):  # fmt: skip
-        assert said in page.text
-    drawn = [data for tag, data in page.texts if tag == "text"]
-    assert {"501", "7", "11", "602"} <= set(drawn)
+        assert expected in page.text
+    chart_texts = [data for tag, data in page.texts if tag == "text"]
+    assert {"501", "7", "11", "602"} <= set(chart_texts)
     assert len(page.named("svg")) == 5
     assert "Top-5" not in page.text  # with two classes it is always 100 %
 
@@ -421,9 +421,9 @@ def test_confusion_matrix_shows_labels_and_counts_where_they_fit(tmp_path, class
     labels = [f"breed {n}" for n in range(classes)]
     matrix = [[7777 if i == j else 0 for j in range(classes)] for i in range(classes)]
     write_evaluation(tmp_path / "page.html", labels, [], matrix=matrix)
-    drawn = [data for tag, data in Page(tmp_path / "page.html").texts if tag == "text"]
-    assert drawn.count("7777") == (classes if counted else 0)
-    assert drawn.count("breed 1") == (2 if named else 0)
+    chart_texts = [data for tag, data in Page(tmp_path / "page.html").texts if tag == "text"]
+    assert chart_texts.count("7777") == (classes if counted else 0)
+    assert chart_texts.count("breed 1") == (2 if named else 0)
 
 
 def test_a_long_history_stays_small(tmp_path):
@@ -445,16 +445,16 @@ def test_charts_and_tables_are_accessible_to_screen_readers(tmp_path):
 def test_the_page_of_the_records_shows_the_callers_values(tmp_path):
     write_records(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
     page = Page(tmp_path / "page.html")
-    for said in (
+    for expected in (
         "2,601 images in 2 classes, 123.5 MB of records; 1 rejected; 1 excluded by the split.",
         "daisy is rare. Add to rose.", "Class Train Validation Test All", "daisy 1,100 200 0 1,300", "rose 1,101 200 0 1,301",
         "All 2,201 400 0 2,601", "GIF daisy 17", "rose.jpg", "The first 1 of 12.",
         "/photos/daisy/1.jpg daisy under daisy and rose", "rose cut off",
     ):  # fmt: skip
-        assert said in page.text
+        assert expected in page.text
     assert [image["alt"] for image in page.named("img")][:2] == ["daisy, first.jpg", "daisy, second.jpg"]
-    drawn = [data for tag, data in page.texts if tag == "text"]
-    assert {"128", "512", "1:1"} <= set(drawn)
+    chart_texts = [data for tag, data in page.texts if tag == "text"]
+    assert {"128", "512", "1:1"} <= set(chart_texts)
     assert [svg["aria-label"] for svg in page.named("svg")] == [
         "Histogram, longer side. daisy",
         "Histogram, shape. About square.",

@@ -12,12 +12,12 @@ ARGO = "main: Error (exit code 1)"
 ANEW = "in pipelines/pods.py, recompile the pipeline, and upload it."
 
 
-def read(*lines: str) -> StageLog:
+def read_log(*lines: str) -> StageLog:
     return stage_failures.read_log(cluster_run.printed(*lines).splitlines())
 
 
 def test_the_stages_error_is_found_among_the_launchers_lines():
-    assert read("step 1/3", f"error: {ERROR}") == StageLog(error=ERROR, fatal="failed to execute component: exit status 1")
+    assert read_log("step 1/3", f"error: {ERROR}") == StageLog(error=ERROR, fatal="failed to execute component: exit status 1")
 
 
 TRACEBACK = "Traceback (most recent call last):"
@@ -41,7 +41,7 @@ CHAINED = ["", "During handling of the above exception, another exception occurr
     ],
 )
 def test_the_last_error_counts(lines, error):
-    assert read(*lines).error == error
+    assert read_log(*lines).error == error
 
 
 def test_results_are_kept_in_order(capsys):
@@ -49,7 +49,7 @@ def test_results_are_kept_in_order(capsys):
     results.announce("deployed\nas version 4")
     printed = capsys.readouterr().out
     assert printed == "outcome: accepted, accuracy 0.9\noutcome: deployed as version 4\n"
-    assert read(*printed.splitlines()).results == ("accepted, accuracy 0.9", "deployed as version 4")
+    assert read_log(*printed.splitlines()).results == ("accepted, accuracy 0.9", "deployed as version 4")
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 10_000])
@@ -60,7 +60,7 @@ def test_a_log_is_split_into_lines_whatever_the_chunks(size):
 
 
 def test_long_errors_are_cut():
-    assert read(f"error: {'x' * 10_000}").error == "x" * stage_failures.MAX_LINE_LENGTH + "..."
+    assert read_log(f"error: {'x' * 10_000}").error == "x" * stage_failures.MAX_LINE_LENGTH + "..."
 
 
 def test_long_lines_of_a_log_are_cut_whatever_the_chunks():
@@ -72,25 +72,25 @@ def test_long_lines_of_a_log_are_cut_whatever_the_chunks():
 
 def test_signatures_of_addresses_are_removed():
     address = "https://host/x?X-Amz-Signature=a-secret"
-    said = f"requests.exceptions.ConnectionError: Max retries exceeded with url: /x?X-Amz-Signature=a-secret, {address}"
+    expected = f"requests.exceptions.ConnectionError: Max retries exceeded with url: /x?X-Amz-Signature=a-secret, {address}"
     logs = [
-        read(TRACEBACK, "  x", said),
-        read(f"error: {address}"),
-        read(f"outcome: from {address}"),
+        read_log(TRACEBACK, "  x", expected),
+        read_log(f"error: {address}"),
+        read_log(f"outcome: from {address}"),
         stage_failures.read_log([f"F1128 09:14:01.200001      14 main.go:57] no such thing: {address}"]),
     ]
     reasons = [reason(f"main: StartError (exit code 128): {address}", {}), *(reason(ARGO, {}, log) for log in logs)]
-    told = [*reasons, *(log.fatal for log in logs), *(line for log in logs for line in log.results)]
-    assert sum("https://host/x?..." in line for line in told) == 5
-    assert [line for line in told if "secret" in line] == []
+    texts = [*reasons, *(log.fatal for log in logs), *(line for log in logs for line in log.results)]
+    assert sum("https://host/x?..." in line for line in texts) == 5
+    assert [line for line in texts if "secret" in line] == []
 
 
 def status(*containers: dict, **more: object) -> dict:
     return {"containerStatuses": [ended("wait", "Completed", 0), *containers], **more}
 
 
-def reason(message: str, of_pod: dict, log: StageLog | None = None) -> str:
-    pod = cluster_run.pod("a-pod", "a-node", "Failed", of_pod) if of_pod else {}
+def reason(message: str, pod_reason: dict, log: StageLog | None = None) -> str:
+    pod = cluster_run.pod("a-pod", "a-node", "Failed", pod_reason) if pod_reason else {}
     return stage_failures.explain_failure("train_classifier", message, pod, log or StageLog())
 
 
@@ -104,12 +104,12 @@ OOM = "main: OOMKilled (exit code 137)"
 AGAIN = "Start the run again; cached stages are not repeated."
 
 
-def condition(kind: str, holds: bool, why: str, message: str) -> dict:
-    return {"conditions": [{"type": kind, "status": str(holds), "reason": why, "message": message}]}
+def condition(kind: str, status_value: bool, condition_reason: str, message: str) -> dict:
+    return {"conditions": [{"type": kind, "status": str(status_value), "reason": condition_reason, "message": message}]}
 
 
 @pytest.mark.parametrize(
-    ("message", "of_pod", "said"),
+    ("message", "pod_reason", "expected"),
     [
         (OOM, status(ended("main", "OOMKilled", 137)), "it exceeded its memory limit of 32Gi and was killed"),
         (
@@ -160,12 +160,12 @@ def condition(kind: str, holds: bool, why: str, message: str) -> dict:
         ("main: StartError (exit code 128): argument list too long", {}, "StartError (exit code 128): argument list too long"),
     ],
 )
-def test_reasons_from_the_pod_come_with_a_remedy(message, of_pod, said):
-    assert reason(message, of_pod).startswith(said)
+def test_reasons_from_the_pod_come_with_a_remedy(message, pod_reason, expected):
+    assert reason(message, pod_reason).startswith(expected)
 
 
 @pytest.mark.parametrize(
-    ("message", "of_pod"),
+    ("message", "pod_reason"),
     [
         (ARGO, status(ended("main", "Error", 1))),
         ("Error (exit code 1)", {}),
@@ -173,8 +173,8 @@ def test_reasons_from_the_pod_come_with_a_remedy(message, of_pod, said):
         ("", {}),
     ],
 )
-def test_an_unknown_reason_is_empty(message, of_pod):
-    assert reason(message, of_pod) == ""
+def test_an_unknown_reason_is_empty(message, pod_reason):
+    assert reason(message, pod_reason) == ""
 
 
 @pytest.mark.parametrize(
@@ -183,16 +183,16 @@ def test_an_unknown_reason_is_empty(message, of_pod):
 )
 def test_a_termination_message_is_not_mistaken_for_a_reason_of_the_pod(text):
     terminated = {"reason": "Error", "exitCode": 1, "message": f"{text} (exit code 137)"}
-    of_pod = status({"name": "main", "state": {"terminated": terminated}, "lastState": {"terminated": terminated}})
+    pod_reason = status({"name": "main", "state": {"terminated": terminated}, "lastState": {"terminated": terminated}})
     message = f"{ARGO}: {text} (exit code 137)"
-    assert reason(message, of_pod, StageLog(error=ERROR)) == ERROR
-    assert reason(message, of_pod) == f"Error (exit code 1): {text} (exit code 137)"
+    assert reason(message, pod_reason, StageLog(error=ERROR)) == ERROR
+    assert reason(message, pod_reason) == f"Error (exit code 1): {text} (exit code 137)"
 
 
 def test_deadlines_are_formatted():
     pod = {"spec": {"activeDeadlineSeconds": 600}}
-    told = stage_failures.explain_failure("check_run", TIME_IS_UP, pod, StageLog())
-    assert told == f"it was stopped at its deadline of 10 min (DeadlineExceeded). Raise seconds of check_run {ANEW}"
+    texts = stage_failures.explain_failure("check_run", TIME_IS_UP, pod, StageLog())
+    assert texts == f"it was stopped at its deadline of 10 min (DeadlineExceeded). Raise seconds of check_run {ANEW}"
 
 
 def test_the_stages_error_comes_before_argos_exit_code():

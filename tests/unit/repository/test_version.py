@@ -1,3 +1,5 @@
+"""Versions of a model repository: their order, metadata, fingerprint and retrieval."""
+
 import shutil
 from pathlib import Path
 
@@ -12,7 +14,7 @@ def numbers(path: Path) -> list[int]:
     return [one.number for one in versions(path)]
 
 
-def test_versions_are_sorted_as_numbers_and_nothing_else_is_one(tmp_path):
+def test_versions_are_sorted_numerically_and_other_names_are_ignored(tmp_path):
     for name in ("10", "9", "2", "latest", ".11.partial", "-1", "3.5"):
         (tmp_path / name).mkdir()
     (tmp_path / "12").write_text("a file")
@@ -20,23 +22,23 @@ def test_versions_are_sorted_as_numbers_and_nothing_else_is_one(tmp_path):
     assert numbers(tmp_path / "nothing") == []
 
 
-def test_a_version_says_what_it_is(tmp_path):
-    made = version(tmp_path / "7")
-    assert (made.number, made.name, made.labels) == (7, "flowers", ["daisy", "tulip"])
+def test_a_version_has_the_number_name_and_labels(tmp_path):
+    created = version(tmp_path / "7")
+    assert (created.number, created.name, created.labels) == (7, "flowers", ["daisy", "tulip"])
 
 
-@pytest.mark.parametrize("about", [None, b"", b"{", b"[]", b'{"model_name": "flowers"}', b"\xff"])
-def test_a_version_that_does_not_is_refused(tmp_path, about):
+@pytest.mark.parametrize("metadata", [None, b"", b"{", b"[]", b'{"model_name": "flowers"}', b"\xff"])
+def test_a_version_without_valid_metadata_is_rejected(tmp_path, metadata):
     file = version(tmp_path / "1").folder / "assets.extra" / "model.json"
     file.unlink()
-    if about is not None:
-        file.write_bytes(about)
+    if metadata is not None:
+        file.write_bytes(metadata)
     with pytest.raises(InputError) as refusal:
         _ = Version(tmp_path / "1").name
     assert str(refusal.value).startswith(f"error: a version must have valid metadata; got {file}")
 
 
-def test_a_model_folder_leads_to_its_repository(tmp_path):
+def test_finds_the_repository_in_a_model_folder(tmp_path):
     version(tmp_path / "model" / "serving" / "1")
     found = tmp_path / "model" / "serving"
     assert find_repository(tmp_path / "model") == find_repository(found) == found
@@ -44,7 +46,7 @@ def test_a_model_folder_leads_to_its_repository(tmp_path):
         find_repository(tmp_path)
 
 
-def test_the_fingerprint_is_of_what_is_served_wherever_it_lies(tmp_path):
+def test_the_fingerprint_depends_only_on_the_served_files(tmp_path):
     one = version(tmp_path / "1")
     copy = Version(shutil.copytree(one.folder, tmp_path / "elsewhere" / "5"))
     assert copy.fingerprint == one.fingerprint
@@ -53,7 +55,7 @@ def test_the_fingerprint_is_of_what_is_served_wherever_it_lies(tmp_path):
     assert Version(copy.folder).fingerprint != one.fingerprint
 
 
-def test_a_version_that_is_removed_leaves_nothing(tmp_path):
+def test_removing_a_version_leaves_no_files(tmp_path):
     first, second = version(tmp_path / "1"), version(tmp_path / "2")
     first.remove()
     first.remove()
@@ -69,18 +71,18 @@ def names(folder: Path) -> list[str]:
 SERVED = ["assets.extra/model.json", "saved_model.pb", "variables/variables.index"]
 
 
-@pytest.mark.parametrize("way", ["repository", "model folder", "version", "archive"])
-def test_the_newest_version_is_fetched_from_wherever_it_lies(tmp_path, way):
-    if way == "model folder":
+@pytest.mark.parametrize("source", ["repository", "model folder", "version", "archive"])
+def test_fetches_the_newest_version_from_any_kind_of_source(tmp_path, source):
+    if source == "model folder":
         version(tmp_path / "there" / "serving" / "1", weights=b"10")
         (tmp_path / "there" / "classifier.keras").write_text("large, and not served")
-    elif way == "version":
+    elif source == "version":
         version(tmp_path / "there", weights=b"10")
     else:
         for number in ("9", "10", ".11.partial"):
             version(tmp_path / "there" / number, weights=number.encode())
     uri = tmp_path / "there"
-    if way == "archive":
+    if source == "archive":
         uri = Path(shutil.make_archive(str(tmp_path / "packed"), "gztar", tmp_path, "there"))
     fetched = fetch_version(str(uri), tmp_path / "model")
     assert fetched == exported_version(tmp_path / "model")
@@ -89,7 +91,7 @@ def test_the_newest_version_is_fetched_from_wherever_it_lies(tmp_path, way):
     assert names(tmp_path / "model") == [f"serving/1/{name}" for name in SERVED]
 
 
-def test_where_no_model_lies_nothing_is_fetched(tmp_path):
+def test_a_folder_without_a_model_is_rejected_and_nothing_is_fetched(tmp_path):
     (tmp_path / "there" / "rose").mkdir(parents=True)
     (tmp_path / "there" / "rose" / "saved_model.pb").write_text("in no numbered folder")
     with pytest.raises(InputError, match="there must be a model; got none at"):

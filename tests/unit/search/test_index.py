@@ -1,4 +1,4 @@
-"""Which pictures are near, and an index that stays whole."""
+"""The search index: nearest neighbours, building in parts, updates, and damaged or interrupted writes."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from kfp_vision.serving import discovery
 
 
 def clustered(number: int, dimension: int, seed: int = 0) -> np.ndarray:
-    """Vectors of length 1 around overlapping centres, of fewer dimensions than they have."""
+    """Draws unit vectors around overlapping centres in a subspace of lower dimension."""
     draw = np.random.default_rng(seed)
     centres, spread = draw.normal(size=(50, 16)), draw.normal(size=(16, dimension))
     vectors = (centres[draw.integers(0, 50, number)] + 0.7 * draw.normal(size=(number, 16))) @ spread
@@ -35,35 +35,38 @@ def clustered(number: int, dimension: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("chosen", [None, np.arange(3, 900, 7)])
-def test_exact_search_finds_what_sorting_all_similarities_finds(chosen, monkeypatch):
+def test_exact_search_equals_sorting_all_similarities(chosen, monkeypatch):
     monkeypatch.setattr(ann, "VECTORS_PER_BLOCK", 100)
     vectors, queries = clustered(1000, 24), clustered(5, 24, seed=1).astype("float32")
-    scores, places = ann.search_exact(vectors, queries, 7, chosen)
-    among = np.arange(1000) if chosen is None else chosen
-    similarities = queries @ vectors[among].astype("float32").T
-    for row, (said, found) in enumerate(zip(scores, places, strict=True)):
+    scores, positions = ann.search_exact(vectors, queries, 7, chosen)
+    candidates = np.arange(1000) if chosen is None else chosen
+    similarities = queries @ vectors[candidates].astype("float32").T
+    for row, (found_scores, found) in enumerate(zip(scores, positions, strict=True)):
         order = np.argsort(-similarities[row], kind="stable")[:7]
-        assert found.tolist() == among[order].tolist()
-        np.testing.assert_allclose(said, similarities[row][order], rtol=1e-6)
+        assert found.tolist() == candidates[order].tolist()
+        np.testing.assert_allclose(found_scores, similarities[row][order], rtol=1e-6)
 
 
-def test_with_fewer_vectors_than_are_wanted_all_are_found():
-    scores, places = ann.search_exact(clustered(3, 8), clustered(2, 8).astype("float32"), 10)
-    assert scores.shape == places.shape == (2, 3)
+def test_exact_search_returns_all_vectors_if_fewer_than_requested():
+    scores, positions = ann.search_exact(clustered(3, 8), clustered(2, 8).astype("float32"), 10)
+    assert scores.shape == positions.shape == (2, 3)
 
 
-def test_of_very_many_vectors_nearly_all_that_are_nearest_are_found(tmp_path):
-    drawn_together = clustered(20_200, 160)
-    vectors, queries = drawn_together[:20_000], drawn_together[20_000:].astype("float32")
-    said = ann.build_regions(vectors, tmp_path / "regions")
-    assert said.recall >= ann.TARGET_RECALL and 0 < said.probes < 512
-    made = ann.read_regions(tmp_path / "regions")
-    truth = ann.search_exact(vectors, queries, 10)[1]
-    scores, places = ann.search_approximate(made, vectors, queries, 10, said.probes)
-    assert np.mean([len(set(one) & set(other)) / 10 for one, other in zip(places, truth, strict=True)]) >= 0.95
+def test_approximate_search_reaches_the_target_recall(tmp_path):
+    samples = clustered(20_200, 160)
+    vectors, queries = samples[:20_000], samples[20_000:].astype("float32")
+    result = ann.build_regions(vectors, tmp_path / "regions")
+    assert result.recall >= ann.TARGET_RECALL and 0 < result.probes < 512
+    regions = ann.read_regions(tmp_path / "regions")
+    expected = ann.search_exact(vectors, queries, 10)[1]
+    scores, positions = ann.search_approximate(regions, vectors, queries, 10, result.probes)
+    assert (
+        np.mean([len(set(first_set) & set(second_set)) / 10 for first_set, second_set in zip(positions, expected, strict=True)])
+        >= 0.95
+    )
     assert (np.diff(scores, axis=1) <= 0).all()
     chosen = np.arange(0, 20_000, 50)
-    _, filtered = ann.search_approximate(made, vectors, queries, 10, said.probes, chosen)
+    _, filtered = ann.search_approximate(regions, vectors, queries, 10, result.probes, chosen)
     assert set(filtered.ravel().tolist()) - {-1} <= set(chosen.tolist())
 
 
@@ -73,8 +76,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Six pictures each of two classes, one that lies in no folder, and one that is none."""
+def image_folder(tmp_path_factory):
+    """Writes six images each of two classes, one image outside the class folders, and one invalid file."""
     folder = sample_images.pictures(tmp_path_factory.mktemp("data") / "pictures", each=6)
     shutil.copy(folder / "bellcup" / "0001.jpg", folder / "loose.jpg")
     with Image.open(folder / "loose.jpg") as image:
@@ -84,50 +87,55 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def built(model, pictures, tmp_path_factory):
+def built(model, image_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index") / "index"
-    return folder, build.build_index(build.find_images(str(pictures)), model, folder)
+    return folder, build.build_index(build.find_images(str(image_folder)), model, folder)
 
 
-def test_every_picture_that_can_be_read_is_in_the_index(built, pictures, model):
-    folder, made = built
-    assert (made.about.pictures, made.computed, made.about.recall, made.about.probes) == (13, 13, 1.0, 0)
-    assert [(uri.rsplit("/", 1)[1], label) for uri, label, _ in made.refused] == [("broken.jpg", "globelet")]
+def test_every_readable_image_is_in_the_index(built, image_folder, model):
+    folder, built_index = built
+    assert (built_index.about.pictures, built_index.computed, built_index.about.recall, built_index.about.probes) == (
+        13,
+        13,
+        1.0,
+        0,
+    )
+    assert [(uri.rsplit("/", 1)[1], label) for uri, label, _ in built_index.refused] == [("broken.jpg", "globelet")]
     index = Index(folder)
-    assert {picture.label for picture in index.images} == {"bellcup", "globelet", ""}
-    assert made.about.model_fingerprint == exported_version(model).fingerprint
+    assert {image.label for image in index.images} == {"bellcup", "globelet", ""}
+    assert built_index.about.model_fingerprint == exported_version(model).fingerprint
     np.testing.assert_allclose(np.linalg.norm(index.vectors.astype("float32"), axis=1), 1, atol=2e-3)
     with Image.open(io.BytesIO(index.thumbnail(4))) as image:
         assert max(image.size) == 128
 
 
 @pytest.mark.parametrize(("size", "small"), [((500, 375), (128, 96)), ((3000, 20), (128, 1)), ((90, 60), (90, 60))])
-def test_a_thumbnail_is_no_larger_than_the_picture(size, small):
-    picture = Image.new("RGB", size, (90, 120, 30))
-    with Image.open(io.BytesIO(encode_thumbnail(picture))) as image:
-        assert (image.size, picture.size) == (small, size)
+def test_a_thumbnail_is_never_larger_than_its_image(size, small):
+    original = Image.new("RGB", size, (90, 120, 30))
+    with Image.open(io.BytesIO(encode_thumbnail(original))) as image:
+        assert (image.size, original.size) == (small, size)
 
 
-def test_a_picture_is_nearest_to_itself(built, pictures):
+def test_an_image_is_its_own_nearest_neighbour(built, image_folder):
     folder, _ = built
     index = Index(folder)
-    vector = index.embedder().embed_one((pictures / "globelet" / "0002.jpg").read_bytes())
+    vector = index.embedder().embed_one((image_folder / "globelet" / "0002.jpg").read_bytes())
     assert vector.shape == (index.about.dimension,) and vector.dtype == np.float32
     (hits,) = index.search(vector[None], 20)
     assert len(hits) == 13 and hits[0].path.endswith("globelet/0002.jpg")
     assert hits[0].similarity == pytest.approx(1, abs=2e-3)
     assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
-    (of_one,) = index.search(vector[None], 20, "bellcup")
-    assert len(of_one) == 6 and {hit.label for hit in of_one} == {"bellcup"}
+    (of_one_label,) = index.search(vector[None], 20, "bellcup")
+    assert len(of_one_label) == 6 and {hit.label for hit in of_one_label} == {"bellcup"}
 
 
-def test_vectors_are_what_the_network_gives_its_class_layer(model):
+def test_embeddings_are_the_normalized_inputs_of_the_classification_head(model):
     import keras
 
     from kfp_vision import networks
 
-    whole = keras.saving.load_model(model / "classifier.keras")
-    body, _ = networks.split_head(whole)
+    classifier = keras.saving.load_model(model / "classifier.keras")
+    body, _ = networks.split_head(classifier)
     grey = np.full((1, 64, 64, 3), 90, "float32")
     expected = np.asarray(body(grey))[0]
     file = io.BytesIO()
@@ -138,47 +146,47 @@ def test_vectors_are_what_the_network_gives_its_class_layer(model):
         Embedder(exported_version(model)).embed_one(b"no picture")
 
 
-def test_pictures_of_several_batches_come_in_their_order_and_what_cannot_be_read_in_its_place(model):
+def test_embeddings_and_rejections_keep_the_order_over_several_batches(model):
     embedder = Embedder(exported_version(model))
     draw = np.random.default_rng(1)
-    given: list[bytes | Rejected] = []
+    inputs: list[bytes | Rejected] = []
     for number in range(3 * EMBEDDING_BATCH_SIZE + 5):
         file = io.BytesIO()
         Image.fromarray(draw.integers(0, 255, (6, 8, 3), "uint8")).resize((80, 60)).save(file, "PNG")
-        given.append(Rejected("gone") if number % 40 == 39 else b"no picture" if number % 30 == 29 else file.getvalue())
-    found = list(embedder.embed(iter(given), pad_batches=True))
-    assert len(found) == len(given)
+        inputs.append(Rejected("gone") if number % 40 == 39 else b"no picture" if number % 30 == 29 else file.getvalue())
+    found = list(embedder.embed(iter(inputs), pad_batches=True))
+    assert len(found) == len(inputs)
     for number in (0, 1, 29, 31, 32, 39, 63, 64, 79, 95, 96, 100):
         if number % 40 == 39 or number % 30 == 29:
             assert str(found[number]) == ("gone" if number % 40 == 39 else "not an image in a known format")
         else:
-            np.testing.assert_allclose(found[number][0], embedder.embed_one(given[number]), atol=1e-5)
-    assert len({one[0].tobytes() for one in found if not isinstance(one, Rejected)}) == len(given) - 5
+            np.testing.assert_allclose(found[number][0], embedder.embed_one(inputs[number]), atol=1e-5)
+    assert len({embedding[0].tobytes() for embedding in found if not isinstance(embedding, Rejected)}) == len(inputs) - 5
 
 
-def test_what_is_known_is_not_computed_again_and_what_has_gone_is_left_out(built, model, pictures, tmp_path):
+def test_an_update_reuses_known_embeddings_and_removes_missing_images(built, model, image_folder, tmp_path):
     folder = shutil.copytree(built[0], tmp_path / "index")
-    rows = build.find_images(str(pictures))
+    rows = build.find_images(str(image_folder))
     fewer = [row for row in rows if row.label == "globelet"]
-    less = build.build_index(fewer, model, folder, before=folder)
-    assert (less.about.pictures, less.computed, less.about.generation) == (6, 0, 2)
+    smaller = build.build_index(fewer, model, folder, before=folder)
+    assert (smaller.about.pictures, smaller.computed, smaller.about.generation) == (6, 0, 2)
     assert sorted(path.name for path in folder.iterdir()) == ["2", "index.json", "model"]
-    more = build.build_index(rows, model, folder, before=folder)
-    assert (more.about.pictures, more.computed) == (13, 7)
-    first, again = Index(built[0]), Index(folder)
-    assert again.images == first.images
-    np.testing.assert_array_equal(again.vectors, first.vectors)
-    assert [again.thumbnail(place) for place in range(13)] == [first.thumbnail(place) for place in range(13)]
+    larger = build.build_index(rows, model, folder, before=folder)
+    assert (larger.about.pictures, larger.computed) == (13, 7)
+    first, updated = Index(built[0]), Index(folder)
+    assert updated.images == first.images
+    np.testing.assert_array_equal(updated.vectors, first.vectors)
+    assert [updated.thumbnail(position) for position in range(13)] == [first.thumbnail(position) for position in range(13)]
 
 
-def files(folder) -> dict[str, bytes]:
-    """What an index is, beside its model."""
+def index_files(folder) -> dict[str, bytes]:
+    """Returns the content of each file of the current generation of an index."""
     generation = json.loads((folder / "index.json").read_text())["generation"]
     return {path.name: path.read_bytes() for path in (folder / str(generation)).iterdir()}
 
 
-def in_parts(rows, model, root, partitions: int, before=None) -> tuple[list[parts.PartInfo], build.BuildResult]:
-    """An index made in so many parts, in `root / "index"`."""
+def build_in_parts(rows, model, root, partitions: int, before=None) -> tuple[list[parts.PartInfo], build.BuildResult]:
+    """Builds an index in the given number of parts and joins them in `root / "index"`."""
     folders = [root / f"part {number}" for number in range(partitions)]
     written = [
         build.build_part(rows, model, folder, before, partition=number, partitions=partitions)
@@ -188,27 +196,27 @@ def in_parts(rows, model, root, partitions: int, before=None) -> tuple[list[part
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 20])
-def test_an_index_in_parts_is_the_one_that_is_made_at_once_byte_for_byte(built, model, pictures, tmp_path, partitions):
-    written, joined = in_parts(build.find_images(str(pictures)), model, tmp_path, partitions)
-    assert files(tmp_path / "index") == files(built[0])
-    assert joined == built[1]  # the refused picture among it
-    of_parts = [part.pictures for part in written]
-    assert sum(of_parts) == 13 and max(of_parts) - min(of_parts) <= 1 + 1  # one lacks the refused picture
+def test_an_index_joined_from_parts_equals_one_built_at_once(built, model, image_folder, tmp_path, partitions):
+    written, joined = build_in_parts(build.find_images(str(image_folder)), model, tmp_path, partitions)
+    assert index_files(tmp_path / "index") == index_files(built[0])
+    assert joined == built[1]  # including the rejected image
+    image_counts = [part.pictures for part in written]
+    assert sum(image_counts) == 13 and max(image_counts) - min(image_counts) <= 1 + 1  # one part has the rejected image
     vector = np.asarray(Index(built[0]).vectors[3:4], "float32")
     assert Index(tmp_path / "index").search(vector, 5) == Index(built[0]).search(vector, 5)
 
 
-def test_parts_share_what_an_index_before_has_not_and_take_the_rest_of_it(built, model, pictures, tmp_path):
-    rows = build.find_images(str(pictures))
+def test_parts_compute_only_images_missing_in_the_earlier_index(built, model, image_folder, tmp_path):
+    rows = build.find_images(str(image_folder))
     build.build_index([row for row in rows if row.label == "bellcup"], model, tmp_path / "before")
-    written, joined = in_parts(rows, model, tmp_path, 2, tmp_path / "before")
-    assert [part.computed for part in written] == [3, 4]  # the picture that is refused is work as well
+    written, joined = build_in_parts(rows, model, tmp_path, 2, tmp_path / "before")
+    assert [part.computed for part in written] == [3, 4]  # the rejected image counts as work
     assert [part.pictures for part in written] == [9, 4]
     assert (joined.computed, joined.about) == (7, built[1].about)
-    assert files(tmp_path / "index") == files(built[0])
+    assert index_files(tmp_path / "index") == index_files(built[0])
 
 
-def test_shares_are_consecutive_and_even_whatever_is_known():
+def test_parts_have_consecutive_rows_and_equal_work():
     rows = [ImageRow(str(number), "", 0, str(number), str(number)) for number in range(103)]
     for known in (set(), {row.content_id for row in rows}, {str(number) for number in range(40, 80)}):
         shares = [parts.part_rows(rows, known, number, 4) for number in range(4)]
@@ -239,8 +247,8 @@ def test_shares_are_consecutive_and_even_whatever_is_known():
         ),
     ],
 )
-def test_a_torn_part_is_one_clear_line_and_leaves_no_index(model, pictures, parted, tmp_path, damage, line):
-    folders = [shutil.copytree(folder, tmp_path / folder.name) for folder in parted]
+def test_a_damaged_part_is_rejected_in_one_line_and_leaves_no_index(model, image_folder, part_folders, tmp_path, damage, line):
+    folders = [shutil.copytree(folder, tmp_path / folder.name) for folder in part_folders]
     damage(folders[1])
     with pytest.raises(InputError) as refused:
         build.join_index_parts(folders, model, tmp_path / "index")
@@ -249,43 +257,43 @@ def test_a_torn_part_is_one_clear_line_and_leaves_no_index(model, pictures, part
 
 
 @pytest.fixture(scope="module")
-def parted(model, pictures, tmp_path_factory):
-    """The folders of two parts."""
+def part_folders(model, image_folder, tmp_path_factory):
+    """Builds two parts; returns their folders."""
     root = tmp_path_factory.mktemp("parts")
-    in_parts(build.find_images(str(pictures)), model, root, 2)
+    build_in_parts(build.find_images(str(image_folder)), model, root, 2)
     return [root / "part 0", root / "part 1"]
 
 
-def test_until_the_new_one_is_whole_the_old_one_answers(built, model, pictures, tmp_path, monkeypatch):
+def test_an_interrupted_update_keeps_the_old_index(built, model, image_folder, tmp_path, monkeypatch):
     folder = shutil.copytree(built[0], tmp_path / "index")
     monkeypatch.setattr(ann, "MAX_EXACT", 0)
 
-    def killed(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ann, "build_regions", killed)
+    monkeypatch.setattr(ann, "build_regions", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        build.build_index(build.find_images(str(pictures)), model, folder, before=folder)
+        build.build_index(build.find_images(str(image_folder)), model, folder, before=folder)
     assert Index(folder).about == built[1].about
     assert sorted(path.name for path in folder.iterdir()) == ["1", "index.json", "model"]
 
 
-BUILD = "import sys; from pathlib import Path; from kfp_vision import search; "
-BUILD += "search.build(search.rows_at(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))"
+BUILD = "import sys; from pathlib import Path; from kfp_vision.search import build; "
+BUILD += "build.build_index(build.find_images(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))"
 
 
 @pytest.mark.parametrize("written", [".index.*", ".index.*/*/vectors"])
-def test_killed_while_it_is_written_the_old_one_answers_and_the_next_is_whole(built, model, pictures, tmp_path, written):
+def test_a_killed_update_keeps_the_old_index_and_the_next_update_succeeds(built, model, image_folder, tmp_path, written):
     folder = shutil.copytree(built[0], tmp_path / "index")
-    command = [sys.executable, "-c", BUILD, str(pictures), str(model), str(folder)]
+    command = [sys.executable, "-c", BUILD, str(image_folder), str(model), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         until(lambda: list(tmp_path.glob(written)))
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert Index(folder).about == built[1].about
-    vector = Index(folder).embedder().embed_one((pictures / "globelet" / "0002.jpg").read_bytes())
+    vector = Index(folder).embedder().embed_one((image_folder / "globelet" / "0002.jpg").read_bytes())
     assert Index(folder).search(vector[None], 1)[0][0].path.endswith("globelet/0002.jpg")
-    assert build.build_index(build.find_images(str(pictures)), model, folder).about.generation == 2
+    assert build.build_index(build.find_images(str(image_folder)), model, folder).about.generation == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
 
 
@@ -307,7 +315,7 @@ def test_killed_while_it_is_written_the_old_one_answers_and_the_next_is_whole(bu
         (lambda folder: (folder / "1" / "thumbnails.npy").write_bytes(b""), "an index must be whole; got "),
     ],
 )
-def test_a_torn_index_is_one_clear_line(built, tmp_path, damage, line):
+def test_a_damaged_index_is_rejected_in_one_line(built, tmp_path, damage, line):
     folder = shutil.copytree(built[0], tmp_path / "index")
     damage(folder)
     with pytest.raises(InputError) as refused:
@@ -315,7 +323,7 @@ def test_a_torn_index_is_one_clear_line(built, tmp_path, damage, line):
     assert str(refused.value).startswith(f"error: {line}")
 
 
-def test_a_wrong_dimension_and_a_label_that_is_not_there_are_one_clear_line(built):
+def test_a_query_of_wrong_dimension_or_unknown_label_is_rejected(built):
     index = Index(built[0])
     with pytest.raises(InputError, match=r"vectors must have the \d+ dimensions of the index; got 3\. Search with the model"):
         index.search(np.zeros((1, 3), "float32"), 1)
@@ -326,7 +334,7 @@ def test_a_wrong_dimension_and_a_label_that_is_not_there_are_one_clear_line(buil
         index.search(vector, 1, "tulip")
 
 
-def test_a_model_without_embeddings_is_refused(tmp_path):
+def test_a_model_without_embeddings_is_rejected(tmp_path):
     import tensorflow as tf
 
     class Old(tf.Module):
@@ -334,77 +342,77 @@ def test_a_model_without_embeddings_is_refused(tmp_path):
         def names(self, image_bytes):
             return {"probabilities": tf.ones((tf.shape(image_bytes)[0], 2)) / 2}
 
-    one = version(tmp_path / "1")
+    old_version = version(tmp_path / "1")
     old = Old()
-    tf.saved_model.save(old, str(one.folder), signatures={"serving_default": old.names})
+    tf.saved_model.save(old, str(old_version.folder), signatures={"serving_default": old.names})
     with pytest.raises(
         InputError, match=r"a model must compute embeddings to be searched with; got none from .*\. Train it again"
     ):
-        Embedder(one)
+        Embedder(old_version)
 
 
-def test_an_index_of_another_model_is_computed_anew(built, model, pictures, tmp_path, capsys):
+def test_an_index_of_another_model_is_rebuilt(built, model, image_folder, tmp_path, capsys):
     folder = shutil.copytree(built[0], tmp_path / "index")
     about = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps(about | {"model_fingerprint": "another"}))
-    rows = [row for row in build.find_images(str(pictures)) if row.label == "bellcup"]
-    made = build.build_index(rows, model, tmp_path / "new", before=folder)
-    assert (made.about.pictures, made.computed) == (6, 6)
+    rows = [row for row in build.find_images(str(image_folder)) if row.label == "bellcup"]
+    built_index = build.build_index(rows, model, tmp_path / "new", before=folder)
+    assert (built_index.about.pictures, built_index.computed) == (6, 6)
     assert "the earlier index was built with another model: computing all embeddings" in capsys.readouterr().out
 
 
-def by_hand(folder: Path, vectors: np.ndarray, *, regions: bool) -> Path:
-    """An index of vectors without pictures, and gives its folder."""
-    within, number = folder / "1", len(vectors)
-    within.mkdir(parents=True)
-    (within / "vectors").write_bytes(vectors.tobytes())
-    lines = [f"{place}.jpg,{'odd' if place % 2 else 'even'},{place:032x}," for place in range(number)]
-    (within / "pictures.csv").write_text("\n".join(["path,label,content_id,split", *lines, ""]))
-    (within / "thumbnails").write_bytes(b"x" * number)
-    np.save(within / "thumbnails.npy", np.arange(number + 1))
-    found = ann.build_regions(vectors, within / "regions") if regions else ann.Recall(1.0, 0)
+def write_index_files(folder: Path, vectors: np.ndarray, *, regions: bool) -> Path:
+    """Writes an index of vectors with dummy thumbnails, and returns its folder."""
+    generation_folder, number = folder / "1", len(vectors)
+    generation_folder.mkdir(parents=True)
+    (generation_folder / "vectors").write_bytes(vectors.tobytes())
+    lines = [f"{position}.jpg,{'odd' if position % 2 else 'even'},{position:032x}," for position in range(number)]
+    (generation_folder / "pictures.csv").write_text("\n".join(["path,label,content_id,split", *lines, ""]))
+    (generation_folder / "thumbnails").write_bytes(b"x" * number)
+    np.save(generation_folder / "thumbnails.npy", np.arange(number + 1))
+    found = ann.build_regions(vectors, generation_folder / "regions") if regions else ann.Recall(1.0, 0)
     about = IndexInfo("flowers", "any", vectors.shape[1], number, 1, found.recall, found.probes)
     (folder / "index.json").write_text(json.dumps(asdict(about)))
     return folder
 
 
 @pytest.mark.parametrize("regions", [False, True])
-def test_an_index_that_is_held_finds_the_same_whatever_happens_to_its_files(tmp_path, regions):
-    folder = by_hand(tmp_path, clustered(12_000, 24), regions=regions)
+def test_a_preloaded_index_finds_the_same_after_its_files_are_removed(tmp_path, regions):
+    folder = write_index_files(tmp_path, clustered(12_000, 24), regions=regions)
     queries = clustered(5, 24, seed=1).astype("float32")
-    opened, held = Index(folder), Index(folder)
-    held.preload()
+    opened, preloaded = Index(folder), Index(folder)
+    preloaded.preload()
     for label in ("", "odd"):
-        expected, found = (index.search(queries, 7, label) for index in (opened, held))
+        expected, found = (index.search(queries, 7, label) for index in (opened, preloaded))
         assert [[hit.content_id for hit in row] for row in found] == [[hit.content_id for hit in row] for row in expected]
         np.testing.assert_allclose(similarities(found), similarities(expected), rtol=1e-5)
-    before = held.search(queries, 7)
-    assert held.thumbnail(3) == b"x"
-    (folder / "1" / "thumbnails").write_bytes(b"")  # cut short where it lies, as by a copy over it
-    assert held.thumbnail(3) == b""
+    before = preloaded.search(queries, 7)
+    assert preloaded.thumbnail(3) == b"x"
+    (folder / "1" / "thumbnails").write_bytes(b"")  # truncated in place, as by overwriting it
+    assert preloaded.thumbnail(3) == b""
     shutil.rmtree(folder)
-    assert held.search(queries, 7) == before
+    assert preloaded.search(queries, 7) == before
 
 
 def similarities(found: list) -> list[list[float]]:
     return [[hit.similarity for hit in row] for row in found]
 
 
-def test_an_index_without_its_model_takes_a_version_that_it_lies_with(built, model, tmp_path):
-    place = shutil.copytree(model / "serving", tmp_path / "place")
-    folder = shutil.copytree(built[0], place / "index", ignore=shutil.ignore_patterns("model"))
+def test_an_index_without_a_model_uses_a_version_beside_it(built, model, tmp_path):
+    repository = shutil.copytree(model / "serving", tmp_path / "place")
+    folder = shutil.copytree(built[0], repository / "index", ignore=shutil.ignore_patterns("model"))
     assert Index(folder).embedder().fingerprint == built[1].about.model_fingerprint
-    shutil.rmtree(place / "1")
+    shutil.rmtree(repository / "1")
     with pytest.raises(InputError, match=r"an index must have its model, flowers, in its folder or beside it; got none in"):
         Index(folder).embedder()
 
 
-def test_what_lies_with_versions_is_no_version_and_no_model(built, model, tmp_path):
-    place = shutil.copytree(model / "serving", tmp_path / "models" / "flowers")
-    shutil.copytree(built[0], place / "index")
-    assert [one.number for one in versions(place)] == [1]
-    assert discovery.find_models(tmp_path / "models") == {"flowers": place}
-    assert fetch_version(str(place), tmp_path / "fetched").fingerprint == exported_version(model).fingerprint
-    shutil.rmtree(place / "1")
+def test_an_index_beside_versions_is_neither_a_version_nor_a_model(built, model, tmp_path):
+    repository = shutil.copytree(model / "serving", tmp_path / "models" / "flowers")
+    shutil.copytree(built[0], repository / "index")
+    assert [found.number for found in versions(repository)] == [1]
+    assert discovery.find_models(tmp_path / "models") == {"flowers": repository}
+    assert fetch_version(str(repository), tmp_path / "fetched").fingerprint == exported_version(model).fingerprint
+    shutil.rmtree(repository / "1")
     with pytest.raises(InputError, match="there must be a model to serve"):
-        discovery.find_models(place)
+        discovery.find_models(repository)

@@ -1,4 +1,4 @@
-"""What waits is computed together, and everybody gets the result of what was handed in."""
+"""Dynamic batching: waiting requests are computed together, and each gets its own result."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ SECONDS = 300
 
 
 class Doubling:
-    """Doubles numbers, and refuses 13; the first batch goes on when it is told to."""
+    """Doubles numbers and fails on 13; no batch is computed before `go_on` is set."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -31,16 +31,16 @@ def doubling() -> Doubling:
     return Doubling()
 
 
-async def handed_in(batcher: DynamicBatcher, *numbers: int) -> list[asyncio.Task]:
+async def submit(batcher: DynamicBatcher, *numbers: int) -> list[asyncio.Task]:
     tasks = [asyncio.create_task(batcher.submit(number)) for number in numbers]
-    await asyncio.sleep(0)  # each has begun to wait
+    await asyncio.sleep(0)  # lets each task start waiting
     return tasks
 
 
-def test_what_arrives_while_a_batch_is_computed_goes_together(doubling):
+def test_requests_that_arrive_during_a_batch_form_the_next_batch(doubling):
     async def run() -> list[int]:
         batcher = DynamicBatcher(doubling, limit=4)
-        tasks = await handed_in(batcher, *range(8))
+        tasks = await submit(batcher, *range(8))
         doubling.go_on.set()
         return await asyncio.gather(*tasks)
 
@@ -48,10 +48,10 @@ def test_what_arrives_while_a_batch_is_computed_goes_together(doubling):
     assert doubling.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
 
 
-def test_as_many_batches_are_computed_at_once_as_was_said(doubling):
+def test_computes_at_most_the_given_number_of_batches_concurrently(doubling):
     async def run() -> list[int]:
         batcher = DynamicBatcher(doubling, concurrency=2)
-        tasks = await handed_in(batcher, *range(4))
+        tasks = await submit(batcher, *range(4))
         doubling.go_on.set()
         return await asyncio.gather(*tasks)
 
@@ -59,23 +59,23 @@ def test_as_many_batches_are_computed_at_once_as_was_said(doubling):
     assert sorted(doubling.batches) == [[0], [1], [2, 3]]
 
 
-def test_a_batch_that_fails_is_the_only_one_that_does(doubling):
+def test_a_failed_batch_does_not_affect_other_batches(doubling):
     async def run() -> list[int | BaseException]:
         batcher = DynamicBatcher(doubling, limit=2)
-        tasks = await handed_in(batcher, 0, 13, 1, 2)
+        tasks = await submit(batcher, 0, 13, 1, 2)
         doubling.go_on.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    first, failed, too, last = coroutines.result(run())
+    first, failed, also_failed, last = coroutines.result(run())
     assert (first, last) == (0, 4)
-    assert isinstance(failed, ArithmeticError) and isinstance(too, ArithmeticError)
+    assert isinstance(failed, ArithmeticError) and isinstance(also_failed, ArithmeticError)
 
 
-def test_who_has_gone_harms_nobody(doubling):
+def test_a_cancelled_request_does_not_affect_the_others(doubling):
     async def run() -> list[int]:
         batcher = DynamicBatcher(doubling)
-        first, gone, last = await handed_in(batcher, 1, 2, 3)
-        gone.cancel()
+        first, cancelled, last = await submit(batcher, 1, 2, 3)
+        cancelled.cancel()
         doubling.go_on.set()
         return [await first, await last]
 

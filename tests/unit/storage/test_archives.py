@@ -1,4 +1,4 @@
-"""Hostile archives: nothing is written elsewhere or over another member, and a damaged one never looks like a shorter one."""
+"""Hostile archives: no member is written elsewhere or over another, and damaged ones are rejected."""
 
 import gzip
 import io
@@ -18,8 +18,8 @@ PACKS = ("photos.tar", "photos.tgz", "photos.tar.gz", "photos.tar.bz2", "photos.
 GEESE = unicodedata.normalize("NFC", "Gänse/1.jpg")
 
 
-def packed(path, files):
-    """An archive of (name, content) pairs, of the kind that its name says; names may come twice, and are kept as they are."""
+def pack(path, files):
+    """Writes an archive of (name, content) pairs, of the kind its suffix names; names are unchanged and may repeat."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files:
@@ -43,63 +43,63 @@ def names(path):
     return [name for name, _, _ in archives.read_members(path, str(path))]
 
 
-def contents(path):
-    """Every member by its name, read one after the other."""
+def read_all(path):
+    """Reads all members in order; returns their contents by name."""
     return {name: read() for name, _, read in archives.read_members(path, str(path))}
 
 
 def refusal(path):
     with pytest.raises(InputError) as refused:
-        contents(path)
+        read_all(path)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
 
 @pytest.mark.parametrize("kind", PACKS)
-def test_names_begin_below_the_top_whatever_leads_there(tmp_path, kind):
+def test_member_names_are_relative_to_the_top_folder(tmp_path, kind):
     written = ["./daisy/1.jpg", "/daisy/2.jpg", "../daisy/3.jpg", "../../daisy/4.jpg", "a/../../daisy/5.jpg", "daisy//6.jpg"]
-    path = packed(tmp_path / kind, [(name, name.encode()) for name in written])
-    assert contents(path) == {f"daisy/{number}.jpg": name.encode() for number, name in enumerate(written, start=1)}
+    path = pack(tmp_path / kind, [(name, name.encode()) for name in written])
+    assert read_all(path) == {f"daisy/{number}.jpg": name.encode() for number, name in enumerate(written, start=1)}
 
 
 @pytest.mark.parametrize("kind", PACKS)
-def test_with_or_without_a_top_folder_the_classes_are_the_same(tmp_path, kind):
+def test_a_top_folder_does_not_change_the_classes(tmp_path, kind):
     files = [("daisy/1.jpg", b"a"), ("tulip/1.jpg", b"b")]
-    flat = packed(tmp_path / kind, files)
+    flat = pack(tmp_path / kind, files)
     (tmp_path / "topped").mkdir()
-    topped = packed(tmp_path / "topped" / kind, [(f"my photos/{name}", content) for name, content in files])
+    topped = pack(tmp_path / "topped" / kind, [(f"my photos/{name}", content) for name, content in files])
     assert scan.scan_images(str(flat)).classes == scan.scan_images(str(topped)).classes == {"daisy": 1, "tulip": 1}
 
 
 @pytest.mark.parametrize("name", ["..", "/", ".", "daisy/.."])
-def test_a_name_of_nothing_is_left_out(tmp_path, name):
-    assert contents(packed(tmp_path / "photos.tar", [(name, b"evil"), ("daisy/1.jpg", b"a")])) == {"daisy/1.jpg": b"a"}
+def test_members_with_empty_names_are_skipped(tmp_path, name):
+    assert read_all(pack(tmp_path / "photos.tar", [(name, b"evil"), ("daisy/1.jpg", b"a")])) == {"daisy/1.jpg": b"a"}
 
 
-def test_links_devices_and_pipes_are_left_out(tmp_path):
+def test_links_devices_and_pipes_are_skipped(tmp_path):
     path = tmp_path / "photos.tar"
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
     with tarfile.open(path, "w") as archive:
         for number, kind in enumerate(kinds):
             archive.addfile(member(f"daisy/{number}.jpg", type=kind, linkname="/etc/passwd"))
         archive.addfile(member("daisy/whole.jpg", size=1), io.BytesIO(b"a"))
-    assert contents(path) == {"daisy/whole.jpg": b"a"}
+    assert read_all(path) == {"daisy/whole.jpg": b"a"}
 
 
 @pytest.mark.parametrize("mode", [0o120777, 0o020666, 0o060666, 0o010666])  # link, character, block, pipe: inode(7)
-def test_links_and_devices_in_a_zip_are_left_out(tmp_path, mode):
+def test_links_and_devices_in_a_zip_are_skipped(tmp_path, mode):
     odd = zipfile.ZipInfo("daisy/odd.jpg")
     odd.external_attr = mode << 16
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.writestr(odd, "/etc/passwd")
         archive.writestr("daisy/1.jpg", b"a")
-    assert contents(tmp_path / "photos.zip") == {"daisy/1.jpg": b"a"}
+    assert read_all(tmp_path / "photos.zip") == {"daisy/1.jpg": b"a"}
 
 
 @pytest.mark.parametrize("kind", ["photos.tgz", "photos.zip"])
 @pytest.mark.parametrize("pair", [("Daisy/1.jpg", "daisy/1.JPG"), (GEESE, unicodedata.normalize("NFD", GEESE))])
-def test_names_that_a_file_system_might_take_for_one_keep_a_file_each(tmp_path, kind, pair):
-    path = packed(tmp_path / kind, [(pair[0], b"one"), (pair[1], b"two")])
+def test_names_that_collide_in_some_file_systems_are_kept_apart(tmp_path, kind, pair):
+    path = pack(tmp_path / kind, [(pair[0], b"one"), (pair[1], b"two")])
     (tmp_path / "files").mkdir()
     files = archives.unpack(path, str(path), tmp_path / "files")
     assert {name: file.read_bytes() for name, file in files.items()} == {pair[0]: b"one", pair[1]: b"two"}
@@ -107,113 +107,113 @@ def test_names_that_a_file_system_might_take_for_one_keep_a_file_each(tmp_path, 
 
 
 @pytest.mark.parametrize("second", ["daisy/1.jpg", "./daisy/1.jpg", "../daisy/1.jpg", "/daisy/1.jpg"])
-def test_a_name_twice_is_refused_rather_than_one_of_the_two_lost(tmp_path, second):
-    path = packed(tmp_path / "photos.tar", [("daisy/1.jpg", b"one"), (second, b"two")])
+def test_a_duplicate_name_is_rejected(tmp_path, second):
+    path = pack(tmp_path / "photos.tar", [("daisy/1.jpg", b"one"), (second, b"two")])
     assert refusal(path) == (
         f"error: an archive must not contain a name twice; got daisy/1.jpg twice in {path}. Pack its folder again."
     )
 
 
-def test_names_of_packers_that_write_utf8_or_backslashes_and_do_not_say_so(tmp_path):
+def test_unflagged_utf8_and_backslashes_in_names_are_read(tmp_path):
     path = tmp_path / "photos.zip"
-    packed(path, [("G__nse/1.jpg", b"a"), ("daisy|2.jpg", b"b")])
+    pack(path, [("G__nse/1.jpg", b"a"), ("daisy|2.jpg", b"b")])
     path.write_bytes(path.read_bytes().replace(b"G__nse", "Gänse".encode()).replace(b"daisy|2", b"daisy\\2"))
-    assert contents(path) == {"Gänse/1.jpg": b"a", "daisy/2.jpg": b"b"}
+    assert read_all(path) == {"Gänse/1.jpg": b"a", "daisy/2.jpg": b"b"}
 
 
 @pytest.mark.parametrize("kind", ["photos.tgz", "photos.tar.bz2", "photos.zip"])
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, kind):
-    path = packed(tmp_path / kind, [("daisy/1.jpg", bytes(100 << 20)), ("daisy/2.jpg", b"a")])
+def test_an_archive_bomb_is_rejected_before_unpacking(tmp_path, kind):
+    path = pack(tmp_path / kind, [("daisy/1.jpg", bytes(100 << 20)), ("daisy/2.jpg", b"a")])
     assert path.stat().st_size < 200_000
     with pytest.raises(InputError, match=r"an archive of this size must unpack to at most 64 MiB; got more in .*photos"):
         names(path)
 
 
-def test_a_bomb_of_many_members_is_refused_at_the_bound(tmp_path):
-    path = packed(tmp_path / "photos.tgz", [(f"daisy/{number}.jpg", bytes(10 << 20)) for number in range(10)])
-    taken = []
+def test_a_bomb_of_many_members_is_rejected_at_the_limit(tmp_path):
+    path = pack(tmp_path / "photos.tgz", [(f"daisy/{number}.jpg", bytes(10 << 20)) for number in range(10)])
+    names_read = []
     with pytest.raises(InputError, match="must unpack to at most 64 MiB"):
-        taken.extend(name for name, _, _ in archives.read_members(path, str(path)))
-    assert len(taken) <= 6
+        names_read.extend(name for name, _, _ in archives.read_members(path, str(path)))
+    assert len(names_read) <= 6
 
 
-def test_a_bomb_in_a_header_is_refused_without_reading_it(tmp_path):
+def test_a_bomb_in_a_header_is_rejected_without_reading_it(tmp_path):
     header = member("pax", type=tarfile.XHDTYPE, size=4 << 30).tobuf()
     with gzip.open(tmp_path / "photos.tgz", "wb") as file:
         file.write(header + bytes(1 << 20))
     assert "must unpack to at most 64 MiB" in refusal(tmp_path / "photos.tgz")
 
 
-def test_a_member_that_claims_more_than_may_be_is_refused_by_its_header(tmp_path):
+def test_a_member_that_claims_too_many_bytes_is_rejected_by_its_header(tmp_path):
     path = tmp_path / "photos.tar"
     path.write_bytes(member("daisy/1.jpg", size=8 << 30).tobuf() + bytes(10 * BLOCK))
     assert "must unpack to at most 64 MiB" in refusal(path)
 
 
-def test_what_shrinks_as_pictures_do_is_no_bomb(tmp_path):
-    path = packed(tmp_path / "photos.tgz", [(f"daisy/{number}.bmp", bytes(1 << 20)) for number in range(50)])
+def test_ordinary_compression_is_not_a_bomb(tmp_path):
+    path = pack(tmp_path / "photos.tgz", [(f"daisy/{number}.bmp", bytes(1 << 20)) for number in range(50)])
     assert len(names(path)) == 50
 
 
 @pytest.mark.parametrize("kind", ["photos.tar", "photos.zip"])
-def test_entries_are_counted(tmp_path, monkeypatch, kind):
+def test_the_number_of_entries_is_limited(tmp_path, monkeypatch, kind):
     assert archives.MAX_ENTRIES == 2_000_000
     monkeypatch.setattr(archives, "MAX_ENTRIES", 100)
-    path = packed(tmp_path / kind, [(f"daisy/{number}.jpg", b"") for number in range(100)])
+    path = pack(tmp_path / kind, [(f"daisy/{number}.jpg", b"") for number in range(100)])
     assert len(names(path)) == 100
-    path = packed(tmp_path / kind, [(f"daisy/{number}.jpg", b"") for number in range(101)])
+    path = pack(tmp_path / kind, [(f"daisy/{number}.jpg", b"") for number in range(101)])
     with pytest.raises(InputError, match=r"an archive must have at most 100 entries; got .*photos.* into several"):
         names(path)
 
 
 def headers(tar):
-    """Where each member's header begins."""
+    """Returns the offset of each member's header."""
     with tarfile.open(tar) as archive:
-        return [one.offset for one in archive]
+        return [entry.offset for entry in archive]
 
 
 @pytest.mark.parametrize("kind", ["photos.tar", "photos.tgz"])
 @pytest.mark.parametrize("damage", [b"x", b"\0" * BLOCK, b"\xff" * BLOCK], ids=["a byte", "zeros", "ones"])
-def test_a_tar_with_a_broken_header_does_not_look_like_a_shorter_one(tmp_path, kind, damage):
-    plain = packed(tmp_path / "plain.tar", [(f"daisy/{number}.jpg", b"a" * 700) for number in range(6)])
-    whole, place = plain.read_bytes(), headers(plain)[3]
-    broken = whole[:place] + damage + whole[place + len(damage) :]
+def test_a_tar_with_a_damaged_header_is_not_read_as_a_shorter_one(tmp_path, kind, damage):
+    plain = pack(tmp_path / "plain.tar", [(f"daisy/{number}.jpg", b"a" * 700) for number in range(6)])
+    intact, offset = plain.read_bytes(), headers(plain)[3]
+    broken = intact[:offset] + damage + intact[offset + len(damage) :]
     path = tmp_path / kind
     path.write_bytes(gzip.compress(broken) if kind.endswith("tgz") else broken)
     with tarfile.open(path) as archive:
         assert len(archive.getnames()) == 3, "Python's own reader stops there without a word"
     assert refusal(path) == (
-        f"error: an archive must be intact; got {path} (damaged after byte {place:,}). Pack or download it again."
+        f"error: an archive must be intact; got {path} (damaged after byte {offset:,}). Pack or download it again."
     )
 
 
 @pytest.mark.parametrize("kept", ["at a header", "in a header", "behind the last member"])
-def test_a_tar_cut_off_between_two_members_is_refused(tmp_path, kept):
-    path = packed(tmp_path / "photos.tar", [(f"daisy/{number}.jpg", b"a" * BLOCK) for number in range(6)])
+def test_a_tar_truncated_between_two_members_is_rejected(tmp_path, kept):
+    path = pack(tmp_path / "photos.tar", [(f"daisy/{number}.jpg", b"a" * BLOCK) for number in range(6)])
     starts = headers(path)
     at = {"at a header": starts[3], "in a header": starts[3] + 100, "behind the last member": starts[5] + 2 * BLOCK}[kept]
     path.write_bytes(path.read_bytes()[:at])
     assert "must be intact" in refusal(path)
 
 
-def test_a_compressed_tar_without_its_checksum_is_refused(tmp_path):
-    path = packed(tmp_path / "photos.tgz", [("daisy/1.jpg", b"a")])
+def test_a_compressed_tar_without_checksum_is_rejected(tmp_path):
+    path = pack(tmp_path / "photos.tgz", [("daisy/1.jpg", b"a")])
     path.write_bytes(path.read_bytes()[:-8])  # CRC32 and ISIZE: RFC 1952, section 2.3
     assert "must be intact" in refusal(path)
 
 
-def test_a_wrong_checksum_of_a_compressed_tar_is_refused(tmp_path):
-    path = packed(tmp_path / "photos.tgz", [("daisy/1.jpg", b"a")])
-    whole = bytearray(path.read_bytes())
-    whole[-8] ^= 1
-    path.write_bytes(whole)
+def test_a_compressed_tar_with_a_wrong_checksum_is_rejected(tmp_path):
+    path = pack(tmp_path / "photos.tgz", [("daisy/1.jpg", b"a")])
+    intact = bytearray(path.read_bytes())
+    intact[-8] ^= 1
+    path.write_bytes(intact)
     assert "CRC check failed" in refusal(path)
 
 
-def test_an_encrypted_zip_is_refused_by_its_listing(tmp_path):
-    path = packed(tmp_path / "photos.zip", [("daisy/1.jpg", b"bytes")])
+def test_an_encrypted_zip_is_rejected_by_its_directory(tmp_path):
+    path = pack(tmp_path / "photos.zip", [("daisy/1.jpg", b"bytes")])
     content = bytearray(path.read_bytes())
-    content[content.index(b"PK\x03\x04") + 6] |= 1  # the flag for encryption, in both headers of the member
+    content[content.index(b"PK\x03\x04") + 6] |= 1  # the encryption flag, in both headers of the member
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
     with pytest.raises(InputError) as refused:
@@ -223,21 +223,21 @@ def test_an_encrypted_zip_is_refused_by_its_listing(tmp_path):
     )
 
 
-def test_a_zip_within_a_tar_does_not_pass_for_the_archive(tmp_path):
-    inner = packed(tmp_path / "inner.zip", [("evil/1.jpg", b"evil")]).read_bytes()
-    path = packed(tmp_path / "photos.tar", [("daisy/1.jpg", b"a"), ("more/inner.zip", inner)])
+def test_a_zip_within_a_tar_is_not_taken_for_the_archive(tmp_path):
+    inner = pack(tmp_path / "inner.zip", [("evil/1.jpg", b"evil")]).read_bytes()
+    path = pack(tmp_path / "photos.tar", [("daisy/1.jpg", b"a"), ("more/inner.zip", inner)])
     assert zipfile.is_zipfile(path)
     assert names(path) == ["daisy/1.jpg", "more/inner.zip"]
 
 
-def test_a_member_shorter_than_it_says_is_refused(tmp_path):
+def test_a_member_shorter_than_declared_is_rejected(tmp_path):
     path = tmp_path / "photos.tar"
     path.write_bytes(member("daisy/1.jpg", size=5000).tobuf() + b"a" * 1000)
     assert "must be intact" in refusal(path)
 
 
-def test_a_full_disk_is_said_to_be_one(tmp_path):
-    path = packed(tmp_path / "photos.tar", [("daisy/1.jpg", b"a" * 100_000)])
+def test_a_full_disk_is_reported_as_such(tmp_path):
+    path = pack(tmp_path / "photos.tar", [("daisy/1.jpg", b"a" * 100_000)])
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "0").symlink_to("/dev/full")
     with pytest.raises(InputError, match=r"an archive must fit the scratch space; got .*No space left.*Set TMPDIR"):

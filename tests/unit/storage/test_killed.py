@@ -1,4 +1,4 @@
-"""Stages of the data killed at any moment: what has its final name is whole, and run again they give the same bytes."""
+"""Data stages killed at any moment: outputs are complete or missing, and a retry writes the same bytes."""
 
 import json
 import os
@@ -20,8 +20,8 @@ OUTPUTS = {
 }
 OUTPUTS["write_by_processes"] = OUTPUTS["write"]
 
-# Imports everything once and forks for every run, so that a kill lands in a stage's work and not in its imports. It kills by
-# itself: a process that it has not waited for keeps its number, however early it ended.
+# Imports everything once and forks for every run, so that a kill hits the work of a stage and not its imports. The parent kills
+# its own child: the process ID of a child that was not waited for is never reused.
 STAGES = """
 import json, os, signal, sys, time
 from functools import partial
@@ -81,71 +81,73 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory) -> Iterator[Run]:
-    """Runs a stage, killed after some seconds or not at all; gives its exit code and how long it took."""
+    """Returns a function that runs a stage, optionally killed after a delay; it returns exit code and duration."""
     photos = sample_images.pictures(tmp_path_factory.mktemp("photos"), classes=3, each=40)
     (photos / "bellcup" / "broken.jpg").write_bytes((photos / "bellcup" / "0001.jpg").read_bytes()[:3000])
     (photos / "globelet" / "again.jpg").write_bytes((photos / "bellcup" / "0002.jpg").read_bytes())
     command = [sys.executable, "-c", STAGES, str(folder), str(photos)]
-    scratch = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("scratch"))}  # which killed stages leave behind
+    scratch = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("scratch"))}  # killed stages leave files there
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=scratch) as stages:
 
-        def ended(stage: str, delay: float | None = None) -> tuple[int, float]:
+        def run_stage(stage: str, delay: float | None = None) -> tuple[int, float]:
             stages.stdin.write(json.dumps([stage, delay]) + "\n")
             stages.stdin.flush()
             code, seconds = json.loads(stages.stdout.readline())
             return code, seconds
 
-        yield ended
+        yield run_stage
 
 
 @pytest.fixture(scope="module")
-def whole(run, folder) -> dict[str, dict[str, bytes]]:
-    """What the stages write when nobody disturbs them: stage to path to content."""
-    found = {}
+def undisturbed(run, folder) -> dict[str, dict[str, bytes]]:
+    """Runs the stages undisturbed; returns the content of each output file by stage and path."""
+    contents = {}
     for stage, outputs in OUTPUTS.items():
         assert run(stage)[0] == 0
-        found[stage] = {path: content for name in outputs for path, content in files(folder, name).items()}
-    return found
+        contents[stage] = {path: content for name in outputs for path, content in read_output(folder, name).items()}
+    return contents
 
 
-def files(folder: Path, name: str) -> dict[str, bytes]:
-    """Path to content of an output, which is a file or a folder; nothing where it is not there."""
+def read_output(folder: Path, name: str) -> dict[str, bytes]:
+    """Returns the content of each file of an output, which is a file or a folder; empty if it is missing."""
     output = folder / name
     paths = [path for path in output.rglob("*") if path.is_file()] if output.is_dir() else [output] * output.exists()
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def removed(path: Path) -> None:
+def remove(path: Path) -> None:
     for below in sorted(path.rglob("*"), reverse=True) if path.is_dir() else []:
         below.rmdir() if below.is_dir() else below.unlink()
     path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("stage", OUTPUTS)
-def test_a_killed_stage_leaves_nothing_half_written_and_gives_the_same_bytes_when_run_again(run, folder, whole, stage):
+def test_a_killed_stage_leaves_no_partial_output_and_a_retry_gives_the_same_bytes(run, folder, undisturbed, stage):
     chance, killed, cut_short = random.Random(stage), 0, 0
     duration = min(run(stage)[1] for _ in range(3))
     for number in range(10 * KILLS):
-        if number % 2:  # every other time onto nothing, else onto what an earlier run left whole
+        if number % 2:  # alternates between no previous output and a complete one
             for name in OUTPUTS[stage]:
-                removed(folder / name)
+                remove(folder / name)
         code, seconds = run(stage, chance.uniform(0, duration))
         if code != -signal.SIGKILL:
             assert code == 0
             duration = min(duration, seconds)
             continue
         killed += 1
-        for name in OUTPUTS[stage]:  # under its final name a thing is whole, or not there at all
-            expected = {path: content for path, content in whole[stage].items() if path.split("/")[0] == name}
-            assert not (folder / name).exists() or files(folder, name) == expected
+        for name in OUTPUTS[stage]:  # an output with its final name is complete, or missing
+            expected = {path: content for path, content in undisturbed[stage].items() if path.split("/")[0] == name}
+            assert not (folder / name).exists() or read_output(folder, name) == expected
         beside = {path.name for path in folder.iterdir()} - {name for outputs in OUTPUTS.values() for name in outputs}
         assert all(name.startswith(".") and name.endswith((".partial", ".before", ".scratch")) for name in beside)
         cut_short += bool(beside)
         assert run(stage)[0] == 0
-        assert {path: content for name in OUTPUTS[stage] for path, content in files(folder, name).items()} == whole[stage]
-        left = {path.name for path in folder.iterdir()} - {name for outputs in OUTPUTS.values() for name in outputs}
-        assert not left  # what the killed one left goes with the next
+        assert {path: content for name in OUTPUTS[stage] for path, content in read_output(folder, name).items()} == undisturbed[
+            stage
+        ]
+        leftovers = {path.name for path in folder.iterdir()} - {name for outputs in OUTPUTS.values() for name in outputs}
+        assert not leftovers  # the retry removes the leftovers of the killed run
         if killed == KILLS:
             break
     assert killed == KILLS
-    assert cut_short or not stage.startswith("write")  # of whose time most passes with files open
+    assert cut_short or not stage.startswith("write")  # these have files open most of the time

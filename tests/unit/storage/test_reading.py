@@ -1,4 +1,4 @@
-"""What lies at a URI: the same names and bytes from a folder, an archive and a web server, and nothing written elsewhere."""
+"""Reading URIs: folders, archives and web servers give the same names and bytes, and nothing is written elsewhere."""
 
 import io
 import os
@@ -28,7 +28,7 @@ TAR_MODES = {".tar": "w", ".tgz": "w:gz", ".gz": "w:gz", ".bz2": "w:bz2"}
 
 
 class Site(ThreadingHTTPServer):
-    """A web server that has one file at every address, and remembers what it was asked for."""
+    """A web server with the same file at every address, which records its requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Visit)
@@ -36,7 +36,7 @@ class Site(ThreadingHTTPServer):
         self.headers = {"ETag": '"first"'}
         self.missing, self.cut_short, self.busy_times = False, False, 0
         self.ranges, self.for_get_alone = False, False
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     @property
     def address(self) -> str:
@@ -55,26 +55,26 @@ class Visit(BaseHTTPRequestHandler):
             self.wfile.write(body[: (len(body) + 1) // 2] if self.server.cut_short else body)
 
     def body(self) -> bytes:
-        asked = self.headers.get("Range", "") if self.headers.get("If-Range", self.tag()) == self.tag() else ""
-        first, _, last = asked.removeprefix("bytes=").partition("-") if self.server.ranges else ("", "", "")
+        header = self.headers.get("Range", "") if self.headers.get("If-Range", self.tag()) == self.tag() else ""
+        first, _, last = header.removeprefix("bytes=").partition("-") if self.server.ranges else ("", "", "")
         return self.server.body[int(first or 0) : int(last) + 1 if last else None]
 
     def tag(self) -> str:
         return self.server.headers.get("ETag", "")
 
     def answer(self) -> int:
-        self.server.asked.append(f"{self.command} {self.path}")
+        self.server.requests.append(f"{self.command} {self.path}")
         status = 404 if self.server.missing else 200
         if self.server.for_get_alone and self.command == "HEAD":
             status = 403
         if self.server.busy_times:
             status, self.server.busy_times = 503, self.server.busy_times - 1
         self.send_response(status)
-        body, whole = self.body(), len(self.server.body)
+        body, total = self.body(), len(self.server.body)
         self.send_header("Content-Length", str(len(body) if status == 200 else 0))
-        if len(body) < whole:
+        if len(body) < total:
             begin = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
-            self.send_header("Content-Range", f"bytes {begin}-{begin + len(body) - 1}/{whole}")
+            self.send_header("Content-Range", f"bytes {begin}-{begin + len(body) - 1}/{total}")
         for name, value in self.server.headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -86,7 +86,7 @@ class Visit(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path, monkeypatch) -> Path:
-    """Where temporary files and downloads go, empty at first."""
+    """Creates an empty folder for temporary files and downloads."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -110,8 +110,8 @@ def site(monkeypatch) -> Iterator[Site]:
         thread.join()
 
 
-def packed(folder: Path, name: str, files: dict[str, bytes] = FILES) -> Path:
-    """The files as a folder or as an archive; the members' names begin with `./`, as `tar -C photos .` writes them."""
+def write_files(folder: Path, name: str, files: dict[str, bytes] = FILES) -> Path:
+    """Writes the files as a folder or an archive, whose member names begin with `./` as in `tar -C photos .`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     if path.suffix == ".zip":
@@ -121,7 +121,7 @@ def packed(folder: Path, name: str, files: dict[str, bytes] = FILES) -> Path:
     elif path.suffix in TAR_MODES:
         with tarfile.open(path, TAR_MODES[path.suffix]) as archive:
             for member, content in files.items():
-                archive.addfile(described(f"./{member}", size=len(content)), io.BytesIO(content))
+                archive.addfile(tar_member(f"./{member}", size=len(content)), io.BytesIO(content))
     else:
         for member, content in files.items():
             (path / member).parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def packed(folder: Path, name: str, files: dict[str, bytes] = FILES) -> Path:
     return path
 
 
-def described(name: str, kind: bytes = tarfile.REGTYPE, **values: object) -> tarfile.TarInfo:
+def tar_member(name: str, kind: bytes = tarfile.REGTYPE, **values: object) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type = kind
     for field, value in values.items():
@@ -137,12 +137,12 @@ def described(name: str, kind: bytes = tarfile.REGTYPE, **values: object) -> tar
     return member
 
 
-def everything_below(folder: Path) -> dict[str, bytes]:
+def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
-def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
-    """The line a person sees; it is one, and begins as all do."""
+def error_line(refusal: pytest.ExceptionInfo[InputError]) -> str:
+    """Returns the error message, which must be a single line."""
     line = str(refusal.value)
     assert line.startswith("error: ")
     assert "\n" not in line
@@ -150,36 +150,36 @@ def line_of(refusal: pytest.ExceptionInfo[InputError]) -> str:
 
 
 @pytest.mark.parametrize("name", PACKS)
-def test_the_same_files_are_found_however_they_are_packed(tmp_path, name):
-    path = packed(tmp_path, name)
+def test_walk_finds_the_same_files_in_a_folder_and_all_archives(tmp_path, name):
+    path = write_files(tmp_path, name)
     found = {item.name: (item.read(), item.size) for item in reading.walk(str(path))}
     assert found == {name: (content, len(content)) for name, content in FILES.items()}
 
 
 @pytest.mark.parametrize("name", PACKS)
-def test_the_uri_of_an_item_leads_a_reader_to_its_bytes(tmp_path, name):
-    path = packed(tmp_path, name)
+def test_a_reader_reads_the_uris_of_items(tmp_path, name):
+    path = write_files(tmp_path, name)
     with reading.Reader() as reader:
         read = {item.name: reader.read(item.uri) for item in reading.walk(str(path))}
     assert read == FILES
 
 
 def test_uris_are_paths_in_a_folder_and_point_into_an_archive(tmp_path):
-    folder, archive = packed(tmp_path, "folder"), packed(tmp_path, "photos.tgz")
+    folder, archive = write_files(tmp_path, "folder"), write_files(tmp_path, "photos.tgz")
     assert f"{folder}/daisy/1.jpg" in {item.uri for item in reading.walk(str(folder))}
     assert f"{archive}#daisy/1.jpg" in {item.uri for item in reading.walk(str(archive))}
 
 
 def test_file_uris_and_relative_paths_are_local_paths(tmp_path, monkeypatch):
-    path = packed(tmp_path, "photos.zip")
+    path = write_files(tmp_path, "photos.zip")
     monkeypatch.chdir(tmp_path)
     for uri in (f"file://{path}", "photos.zip", "./photos.zip"):
         assert [item.uri for item in reading.walk(uri)] == [f"{path}#{name}" for name in FILES]
 
 
-def test_a_hash_sign_in_a_path_is_no_archive(tmp_path):
-    archive = packed(tmp_path / "c#", "photos #2.tgz")
-    folder = packed(tmp_path / "c#", "photos.tgz#")
+def test_a_hash_sign_in_a_path_does_not_start_a_member(tmp_path):
+    archive = write_files(tmp_path / "c#", "photos #2.tgz")
+    folder = write_files(tmp_path / "c#", "photos.tgz#")
     with reading.Reader() as reader:
         assert {item.name: reader.read(item.uri) for item in reading.walk(str(archive))} == FILES
         assert {item.name: reader.read(item.uri) for item in reading.walk(str(folder))} == FILES
@@ -193,8 +193,8 @@ def test_the_sample_is_walked_and_read_like_a_folder():
     assert item.read().startswith(b"\xff\xd8\xff")
 
 
-def test_a_reader_says_that_a_file_or_a_member_is_not_there(tmp_path):
-    archive = packed(tmp_path, "photos.tgz")
+def test_a_missing_file_or_member_raises_file_not_found(tmp_path):
+    archive = write_files(tmp_path, "photos.tgz")
     with reading.Reader() as reader:
         with pytest.raises(FileNotFoundError, match=r"photos\.tgz has no member daisy/9\.jpg"):
             reader.read(f"{archive}#daisy/9.jpg")
@@ -202,9 +202,9 @@ def test_a_reader_says_that_a_file_or_a_member_is_not_there(tmp_path):
             reader.read(str(tmp_path / "gone.jpg"))
 
 
-def test_a_reader_serves_many_threads_and_leaves_nothing(tmp_path, scratch):
+def test_a_reader_is_thread_safe_and_leaves_no_files(tmp_path, scratch):
     files = {f"daisy/{number}.jpg": b"%d" % number * 100 for number in range(100)}
-    archives = [packed(tmp_path, name, files) for name in ("photos.tgz", "photos.zip")]
+    archives = [write_files(tmp_path, name, files) for name in ("photos.tgz", "photos.zip")]
     uris = [f"{archive}#{name}" for name in files for archive in archives]
     with reading.Reader() as reader, ThreadPoolExecutor(8) as pool:
         read = list(pool.map(reader.read, uris))
@@ -217,12 +217,12 @@ def hostile_tar(folder: Path) -> Path:
     path = folder / "hostile.tgz"
     with tarfile.open(path, "w:gz") as archive:
         for name in ("../evil", "../../evil2", f"{folder}/evil3", "daisy/../../../evil4", "daisy/1.jpg"):
-            archive.addfile(described(name, size=5), io.BytesIO(b"bytes"))
-        archive.addfile(described("link.jpg", tarfile.SYMTYPE, linkname="/etc/passwd"))
-        archive.addfile(described("hard.jpg", tarfile.LNKTYPE, linkname="/etc/passwd"))
-        archive.addfile(described("null.jpg", tarfile.CHRTYPE, devmajor=1, devminor=3))
-        archive.addfile(described("pipe.jpg", tarfile.FIFOTYPE))
-        archive.addfile(described("folder.jpg", tarfile.DIRTYPE))
+            archive.addfile(tar_member(name, size=5), io.BytesIO(b"bytes"))
+        archive.addfile(tar_member("link.jpg", tarfile.SYMTYPE, linkname="/etc/passwd"))
+        archive.addfile(tar_member("hard.jpg", tarfile.LNKTYPE, linkname="/etc/passwd"))
+        archive.addfile(tar_member("null.jpg", tarfile.CHRTYPE, devmajor=1, devminor=3))
+        archive.addfile(tar_member("pipe.jpg", tarfile.FIFOTYPE))
+        archive.addfile(tar_member("folder.jpg", tarfile.DIRTYPE))
     return path
 
 
@@ -241,14 +241,14 @@ def hostile_zip(folder: Path) -> Path:
 @pytest.mark.parametrize("pack", [hostile_tar, hostile_zip])
 def test_no_member_of_an_archive_reaches_outside_the_scratch_folder(tmp_path, scratch, pack):
     archive = pack(tmp_path)
-    before = everything_below(tmp_path)
+    before = snapshot(tmp_path)
     with reading.Reader() as reader:
         assert reader.read(f"{archive}#daisy/1.jpg") == b"bytes"
-        while_open = everything_below(tmp_path)
+        while_open = snapshot(tmp_path)
     new = while_open.keys() - before.keys()
     assert new
     assert all(path.startswith(f"{scratch}/") for path in new)
-    assert everything_below(tmp_path) == before
+    assert snapshot(tmp_path) == before
     assert not any(Path(path).name.startswith("evil") for path in new)
 
 
@@ -261,17 +261,17 @@ def test_links_devices_and_folders_are_not_files(tmp_path, pack):
 
 @pytest.mark.parametrize("name", ["photos.tar", "photos.tgz", "photos.tar.bz2", "photos.zip"])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
-def test_an_archive_cut_off_is_refused_in_one_line(tmp_path, name, share):
+def test_a_truncated_archive_is_rejected_in_one_line(tmp_path, name, share):
     noise = random.Random(0)
-    path = packed(tmp_path, name, {f"daisy/{number}.jpg": noise.randbytes(20_000) for number in range(10)})
+    path = write_files(tmp_path, name, {f"daisy/{number}.jpg": noise.randbytes(20_000) for number in range(10)})
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match=r"must be (intact|an archive); got .*photos") as refusal:
         for item in reading.walk(str(path)):
             item.read()
-    line_of(refusal)
+    error_line(refusal)
 
 
-def test_a_damaged_member_of_a_zip_is_refused_in_one_line(tmp_path):
+def test_a_damaged_zip_member_is_rejected_in_one_line(tmp_path):
     path = tmp_path / "photos.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("daisy/1.jpg", b"the bytes of a picture")
@@ -280,49 +280,49 @@ def test_a_damaged_member_of_a_zip_is_refused_in_one_line(tmp_path):
         InputError, match=r"an archive must be intact; got .*photos\.zip \(Bad CRC-32 .*Pack or download"
     ) as refusal:
         [item.read() for item in reading.walk(str(path))]
-    line_of(refusal)
+    error_line(refusal)
 
 
-def test_a_zip_with_a_password_is_refused_in_one_line(tmp_path):
-    path = packed(tmp_path, "photos.zip", {"daisy/1.jpg": b"bytes"})
+def test_an_encrypted_zip_is_rejected_in_one_line(tmp_path):
+    path = write_files(tmp_path, "photos.zip", {"daisy/1.jpg": b"bytes"})
     content = bytearray(path.read_bytes())
-    content[content.index(b"PK\x03\x04") + 6] |= 1  # the flag for encryption, in both headers of the member
+    content[content.index(b"PK\x03\x04") + 6] |= 1  # the encryption flag, in both headers of the member
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match="encrypted") as refusal, reading.Reader() as reader:
         reader.read(f"{path}#daisy/1.jpg")
-    line_of(refusal)
+    error_line(refusal)
 
 
-def test_a_file_that_is_no_archive_is_refused_with_what_would_do(tmp_path):
+def test_a_file_that_is_not_an_archive_is_rejected_with_the_supported_formats(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("not an archive\n" * 100)
     with pytest.raises(InputError) as refusal:
         list(reading.walk(str(path)))
-    assert line_of(refusal) == (
+    assert error_line(refusal) == (
         f"error: a data source that is a file must be an archive; got {path}. "
         "Give a folder of class folders, or one of .tgz, .tar.gz, .tar, .tar.bz2, .zip."
     )
 
 
-def test_an_archive_over_http_is_walked_and_read_with_one_download(tmp_path, site):
-    site.body = packed(tmp_path, "photos.tgz").read_bytes()
+def test_an_archive_over_http_is_downloaded_once(tmp_path, site):
+    site.body = write_files(tmp_path, "photos.tgz").read_bytes()
     uri = f"{site.address}/photos.tgz"
     items = [(item.uri, item.read()) for item in reading.walk(uri)]
     assert items == [(f"{uri}#{name}", content) for name, content in FILES.items()]
     with reading.Reader() as reader:
         assert [reader.read(item) for item, _ in items] == list(FILES.values())
-    assert site.asked.count("GET /photos.tgz") == 1
+    assert site.requests.count("GET /photos.tgz") == 1
 
 
-def test_an_archive_behind_an_address_without_a_suffix_is_read(tmp_path, site):
-    site.body = packed(tmp_path, "photos.zip").read_bytes()
+def test_reads_an_archive_at_an_address_without_a_suffix(tmp_path, site):
+    site.body = write_files(tmp_path, "photos.zip").read_bytes()
     with reading.Reader() as reader:
         read = {item.name: reader.read(item.uri) for item in reading.walk(f"{site.address}/get?file=photos&token=a")}
     assert read == FILES
 
 
-def test_a_picture_over_http_is_read(site):
+def test_reads_an_image_over_http(site):
     site.body = b"the bytes of a picture"
     with reading.Reader() as reader:
         assert reader.read(f"{site.address}/1.jpg") == b"the bytes of a picture"
@@ -346,13 +346,13 @@ SIGNATURE = "a-signature"
         (exclusions.read_exclusions, "list.csv", b"no such column\n"),
     ],
 )
-def test_no_line_holds_what_signs_an_address(tmp_path, site, ask, name, body):
+def test_no_error_contains_the_signature_of_an_address(tmp_path, site, ask, name, body):
     site.missing = body is None
-    site.body = packed(tmp_path, name).read_bytes() if body == "a tar" else body or b""
+    site.body = write_files(tmp_path, name).read_bytes() if body == "a tar" else body or b""
     with pytest.raises(InputError) as refusal:
         ask(f"{site.address}/{name}?X-Amz-Credential=me&X-Amz-Signature=a-signature")
-    assert f"{site.address}/{name}?..." in line_of(refusal)
-    assert "a-signature" not in line_of(refusal) and "X-Amz" not in line_of(refusal)
+    assert f"{site.address}/{name}?..." in error_line(refusal)
+    assert "a-signature" not in error_line(refusal) and "X-Amz" not in error_line(refusal)
 
 
 @pytest.mark.parametrize(
@@ -364,42 +364,42 @@ def test_no_line_holds_what_signs_an_address(tmp_path, site, ask, name, body):
         ({"Last-Modified": "Mon, 05 Jan 2026 10:00:00 GMT"}, {"Last-Modified": "Tue, 06 Jan 2026 10:00:00 GMT"}, 2),
     ],
 )
-def test_a_file_is_downloaded_again_only_when_the_server_says_that_it_changed(site, first, second, downloads):
+def test_a_file_is_downloaded_again_only_if_its_validators_changed(site, first, second, downloads):
     uri = f"{site.address}/photos.tgz"
     site.body, site.headers = b"old", first
     assert reading.fetch(uri).read_bytes() == b"old"
     site.body, site.headers = b"new", second
     assert reading.fetch(uri).read_bytes() == (b"old" if downloads == 1 else b"new")
-    assert site.asked.count("GET /photos.tgz") == downloads
+    assert site.requests.count("GET /photos.tgz") == downloads
 
 
-def test_a_missing_file_is_refused_with_the_servers_answer(site, scratch):
+def test_a_missing_file_is_rejected_with_the_http_status(site, scratch):
     site.missing = True
     uri = f"{site.address}/photos.tgz"
     with pytest.raises(InputError) as refusal:
         list(reading.walk(uri))
-    assert line_of(refusal) == (
+    assert error_line(refusal) == (
         f"error: an address must name something that exists; got HTTP 404 at {uri}. Check the spelling."
     )
-    assert site.asked == ["HEAD /photos.tgz"]
+    assert site.requests == ["HEAD /photos.tgz"]
     assert not [path for path in scratch.rglob("*") if path.is_file()]
 
 
-def test_a_server_that_is_busy_is_asked_again(site):
+def test_a_busy_server_is_retried(site):
     site.body, site.busy_times = b"at last", 2
     assert reading.fetch(f"{site.address}/photos.tgz").read_bytes() == b"at last"
-    assert site.asked == ["HEAD /photos.tgz"] * 3 + ["GET /photos.tgz"]
+    assert site.requests == ["HEAD /photos.tgz"] * 3 + ["GET /photos.tgz"]
 
 
-def test_a_server_that_stays_busy_is_given_up_in_one_line(site):
+def test_a_server_that_stays_busy_fails_in_one_line(site):
     site.busy_times = 1000
     with pytest.raises(InputError, match=r"the server must answer; got HTTP 503 at http://") as refusal:
         reading.fetch(f"{site.address}/photos.tgz")
-    line_of(refusal)
-    assert len(site.asked) > 10
+    error_line(refusal)
+    assert len(site.requests) > 10
 
 
-def test_a_closed_port_is_refused_in_one_line(monkeypatch):
+def test_a_closed_port_fails_in_one_line(monkeypatch):
     monkeypatch.setenv(base.WAIT_VARIABLE, "0")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
@@ -407,38 +407,38 @@ def test_a_closed_port_is_refused_in_one_line(monkeypatch):
         InputError, match=rf"the server must answer; got Connection refused at http://127\.0\.0\.1:{port}/x\.tgz"
     ) as refusal:
         reading.fetch(f"http://127.0.0.1:{port}/x.tgz")
-    line_of(refusal)
+    error_line(refusal)
 
 
-def test_a_download_cut_short_is_refused_and_leaves_no_file(site, scratch):
+def test_an_incomplete_download_fails_and_leaves_no_file(site, scratch):
     site.body, site.cut_short = b"x" * 100_000, True
     uri = f"{site.address}/photos.tgz"
     with pytest.raises(InputError, match=r"a transfer must complete; got [\w ]+ at http://.*store_wait_") as refusal:
         reading.fetch(uri)
-    line_of(refusal)
+    error_line(refusal)
     assert not [path for path in scratch.rglob("*") if path.is_file()]
     site.cut_short = False
     assert reading.fetch(uri).read_bytes() == site.body
 
 
-def test_a_download_goes_on_where_it_broke_off(site):
+def test_a_download_resumes_where_it_was_interrupted(site):
     site.body, site.cut_short, site.ranges = random.Random(0).randbytes(1_000_000), True, True
     assert reading.fetch(f"{site.address}/photos.tgz").read_bytes() == site.body
-    assert 10 < site.asked.count("GET /photos.tgz") < 30  # each time half of the rest arrives
+    assert 10 < site.requests.count("GET /photos.tgz") < 30  # each attempt transfers half of the remaining bytes
 
 
-def test_an_address_that_is_signed_for_fetching_alone_is_read(tmp_path, site):
-    site.body, site.for_get_alone, site.ranges = packed(tmp_path, "photos.zip").read_bytes(), True, True
+def test_reads_an_address_signed_for_get_only(tmp_path, site):
+    site.body, site.for_get_alone, site.ranges = write_files(tmp_path, "photos.zip").read_bytes(), True, True
     uri = f"{site.address}/photos.zip?signature=abc"
     reading.check_exists(uri, "images_uri")
     assert {item.name: item.read() for item in reading.walk(uri)} == FILES
     site.missing = True
     with pytest.raises(InputError, match="HTTP 404") as refusal:
         reading.check_exists(uri, "images_uri")
-    assert "abc" not in line_of(refusal)
+    assert "abc" not in error_line(refusal)
 
 
-def test_a_folder_of_downloads_that_others_may_write_to_is_refused(site, scratch):
+def test_a_download_folder_writable_by_others_is_rejected(site, scratch):
     site.body = b"x"
     reading.fetch(f"{site.address}/photos.tgz")
     (downloads,) = scratch.iterdir()
@@ -446,66 +446,66 @@ def test_a_folder_of_downloads_that_others_may_write_to_is_refused(site, scratch
     downloads.chmod(0o777)
     with pytest.raises(InputError, match="must belong to you and not be writable by others") as refusal:
         reading.fetch(f"{site.address}/photos.tgz")
-    line_of(refusal)
+    error_line(refusal)
 
 
 @pytest.mark.parametrize("name", ["folder", "photos.tgz"])
-def test_a_fingerprint_stays_while_nothing_changes(tmp_path, name):
-    path = packed(tmp_path, name)
+def test_the_fingerprint_of_unchanged_data_is_constant(tmp_path, name):
+    path = write_files(tmp_path, name)
     assert reading.fingerprint(str(path)) == reading.fingerprint(f"file://{path}")
     assert len(reading.fingerprint(str(path))) == 64
 
 
-def test_a_fingerprint_changes_with_every_change_of_a_folder(tmp_path):
-    folder = packed(tmp_path, "folder")
-    picture = folder / "daisy" / "1.jpg"
-    seen = [reading.fingerprint(str(folder))]
+def test_the_fingerprint_changes_with_every_change_of_a_folder(tmp_path):
+    folder = write_files(tmp_path, "folder")
+    image = folder / "daisy" / "1.jpg"
+    fingerprints = [reading.fingerprint(str(folder))]
     (folder / "daisy" / "new.jpg").write_bytes(b"new")
-    seen.append(reading.fingerprint(str(folder)))
-    before = picture.stat()
-    picture.write_bytes(b"eno")  # as long as before
-    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    seen.append(reading.fingerprint(str(folder)))
-    picture.rename(folder / "daisy" / "other.jpg")
-    seen.append(reading.fingerprint(str(folder)))
+    fingerprints.append(reading.fingerprint(str(folder)))
+    before = image.stat()
+    image.write_bytes(b"eno")  # same length
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    fingerprints.append(reading.fingerprint(str(folder)))
+    image.rename(folder / "daisy" / "other.jpg")
+    fingerprints.append(reading.fingerprint(str(folder)))
     (folder / "daisy" / "new.jpg").unlink()
-    seen.append(reading.fingerprint(str(folder)))
-    assert len(set(seen)) == 5
+    fingerprints.append(reading.fingerprint(str(folder)))
+    assert len(set(fingerprints)) == 5
 
 
-def test_a_fingerprint_of_an_address_follows_the_server_and_downloads_nothing(site):
+def test_the_fingerprint_of_an_address_uses_the_validators_without_a_download(site):
     uri = f"{site.address}/photos.tgz"
-    first, again = reading.fingerprint(uri), reading.fingerprint(uri)
+    first, repeated = reading.fingerprint(uri), reading.fingerprint(uri)
     site.headers = {"ETag": '"second"'}
-    assert first == again != reading.fingerprint(uri)
-    assert set(site.asked) == {"HEAD /photos.tgz"}
+    assert first == repeated != reading.fingerprint(uri)
+    assert set(site.requests) == {"HEAD /photos.tgz"}
 
 
-def test_a_file_name_that_is_no_utf8_has_a_fingerprint(tmp_path):
+def test_fingerprints_a_file_name_that_is_not_utf8(tmp_path):
     (tmp_path / os.fsdecode(b"L\xf6wenzahn.jpg")).write_bytes(b"bytes")
     assert len(reading.fingerprint(str(tmp_path))) == 64
 
 
-def test_replacing_a_file_shows_it_only_when_it_is_whole(tmp_path):
+def test_a_replaced_file_appears_only_when_complete(tmp_path):
     path = tmp_path / "not there yet" / "table.csv"
     with atomic.replacing(path) as beside:
         beside.write_text("new")
         assert not path.exists()
-    assert everything_below(path.parent) == {str(path): b"new"}
+    assert snapshot(path.parent) == {str(path): b"new"}
 
 
 @pytest.mark.parametrize("old", [True, False])
-def test_a_failure_while_replacing_leaves_what_was_there(tmp_path, old):
+def test_a_failure_while_replacing_keeps_the_old_file(tmp_path, old):
     path = tmp_path / "table.csv"
     if old:
         path.write_text("old")
     with pytest.raises(ZeroDivisionError), atomic.replacing(path) as beside:
         beside.write_text("half")
         raise ZeroDivisionError
-    assert everything_below(tmp_path) == ({str(path): b"old"} if old else {}) | {str(tmp_path / "scratch"): b""}
+    assert snapshot(tmp_path) == ({str(path): b"old"} if old else {}) | {str(tmp_path / "scratch"): b""}
 
 
-def test_a_folder_is_replaced_whole(tmp_path):
+def test_a_folder_is_replaced_completely(tmp_path):
     path = tmp_path / "records"
     path.mkdir()
     (path / "old.tfrecord").write_text("old")
@@ -516,37 +516,37 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert [file.name for file in path.iterdir()] == ["new.tfrecord"]
 
 
-def test_a_failure_while_replacing_a_folder_leaves_the_old_one(tmp_path):
+def test_a_failure_while_replacing_keeps_the_old_folder(tmp_path):
     path = tmp_path / "records"
     path.mkdir()
     (path / "old.tfrecord").write_text("old")
-    before = everything_below(tmp_path)
+    before = snapshot(tmp_path)
     with pytest.raises(InputError), atomic.replacing(path) as beside:
         beside.mkdir()
         (beside / "half.tfrecord").write_text("half")
         raise InputError("a rule must hold", "something else", "Mend it.")
-    assert everything_below(tmp_path) == before
+    assert snapshot(tmp_path) == before
 
 
-def test_what_killed_processes_left_beside_an_output_goes_with_the_next_writer(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    here = socket.gethostname()
-    left = [f".table.csv.{here}.{ended.pid}.partial", f".table.csv.{here}.{ended.pid}.before"]
-    kept = [
-        f".table.csv.{here}.{os.getppid()}.partial",
-        f".table.csv.elsewhere.{ended.pid}.partial",
-        f".other.{here}.1.partial",
+def test_partial_outputs_of_killed_processes_are_removed_by_the_next_writer(tmp_path):
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    host = socket.gethostname()
+    stale = [f".table.csv.{host}.{finished.pid}.partial", f".table.csv.{host}.{finished.pid}.before"]
+    unrelated = [
+        f".table.csv.{host}.{os.getppid()}.partial",
+        f".table.csv.elsewhere.{finished.pid}.partial",
+        f".other.{host}.1.partial",
     ]
-    for name in (*left, *kept):
+    for name in (*stale, *unrelated):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").write_text("half")
     with atomic.replacing(tmp_path / "table.csv") as beside:
         beside.write_text("new")
-    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "scratch", *kept}
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "scratch", *unrelated}
 
 
-def test_what_killed_processes_worked_in_goes_with_the_next_who_needs_room(scratch):
+def test_scratch_folders_of_killed_processes_are_removed_by_the_next_one(scratch):
     program = (
         "from kfp_vision.storage import atomic\nwith atomic.temporary_folder() as folder: print(folder, flush=True); input()"
     )
@@ -558,14 +558,14 @@ def test_what_killed_processes_worked_in_goes_with_the_next_who_needs_room(scrat
         killed.kill()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as alive:
         folders.append(Path(alive.stdout.readline().strip()))
-        with atomic.temporary_folder() as own, atomic.temporary_folder() as another:
-            assert own != another and {folder.parent for folder in (own, another, *folders)} == {scratch}
-            assert set(scratch.iterdir()) == {own, another, folders[1]}
+        with atomic.temporary_folder() as own, atomic.temporary_folder() as second:
+            assert own != second and {folder.parent for folder in (own, second, *folders)} == {scratch}
+            assert set(scratch.iterdir()) == {own, second, folders[1]}
         alive.communicate("\n")
     assert not list(scratch.iterdir())
 
 
-def test_absolute_touches_local_paths_alone(tmp_path, monkeypatch):
+def test_absolute_uri_changes_only_local_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
     assert absolute_uri("photos") == f"{tmp_path}/photos"
@@ -575,7 +575,7 @@ def test_absolute_touches_local_paths_alone(tmp_path, monkeypatch):
         assert absolute_uri(uri) == uri
 
 
-def test_check_uri_lets_pass_what_can_be_read(tmp_path):
+def test_check_uri_accepts_readable_uris(tmp_path):
     for uri in (
         str(tmp_path),
         f"file://{tmp_path}",
@@ -611,13 +611,13 @@ def test_check_uri_lets_pass_what_can_be_read(tmp_path):
         ),
     ],
 )
-def test_check_uri_refuses_the_rest_with_a_remedy(uri, line):
+def test_check_uri_rejects_other_uris_with_a_remedy(uri, line):
     with pytest.raises(InputError) as refusal:
         check_uri(uri, "images_uri")
-    assert line_of(refusal) == f"error: {line}"
+    assert error_line(refusal) == f"error: {line}"
 
 
-def test_folders_that_are_links_are_walked_and_one_that_leads_back_up_is_not(tmp_path):
+def test_linked_folders_are_walked_except_cycles(tmp_path):
     for name in ("apart/daisy/1.jpg", "apart/daisy/more/2.jpg", "photos/tulip/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())

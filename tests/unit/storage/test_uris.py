@@ -35,7 +35,7 @@ def test_a_uri_has_its_parts(uri, parts):
     assert location.uri == (uri.removesuffix(f"#{location.member}") if location.member else uri)
 
 
-def test_a_hash_sign_in_a_local_path_begins_a_member_only_behind_a_file(tmp_path):
+def test_a_hash_sign_in_a_local_path_starts_a_member_only_after_a_file(tmp_path):
     archive = tmp_path / "c#" / "photos #2.tgz"
     archive.parent.mkdir()
     archive.touch()
@@ -45,7 +45,7 @@ def test_a_hash_sign_in_a_local_path_begins_a_member_only_behind_a_file(tmp_path
     assert Location.parse(f"{tmp_path}/none.tgz#1.jpg").member == ""
 
 
-def test_the_name_of_an_object_may_look_like_a_member():
+def test_an_object_name_may_contain_a_hash_sign():
     assert Location.of_file("s3://bucket/a.tgz#old").key == Location.of_object("s3://bucket/a.tgz#old").key == "a.tgz#old"
 
 
@@ -61,11 +61,11 @@ def test_the_name_of_an_object_may_look_like_a_member():
         ("s3://bucket/a", "s3://bucket/a"),
     ],
 )
-def test_a_local_path_alone_becomes_absolute(uri, absolute):
+def test_only_local_paths_become_absolute(uri, absolute):
     assert Location.of_file(uri).absolute == absolute
 
 
-def test_another_object_keeps_the_settings():
+def test_a_sibling_uri_keeps_the_settings():
     location = Location.of_object(f"s3://bucket/folder{SETTINGS}")
     assert location.with_key("folder/1.jpg") == f"s3://bucket/folder/1.jpg{SETTINGS}"
     assert (location.setting("endpoint"), location.setting("region")) == ("https://minio:9000", "eu")
@@ -73,6 +73,6 @@ def test_another_object_keeps_the_settings():
 
 
 @pytest.mark.parametrize("uri", ["s3://", "gs:///key", f"s3://{SETTINGS}"])
-def test_an_object_has_a_bucket(uri):
+def test_an_object_uri_must_have_a_bucket(uri):
     with pytest.raises(FieldError, match=r"a URI with \w+:// must name a bucket; got "):
         Location.of_object(uri)

@@ -23,7 +23,7 @@ from kfp_vision.training import input_pipeline
 from kfp_vision.training.augmentation import NumberedSeeds, mix_up, rand_augment
 
 SIZE = 64
-PICTURES = 45
+IMAGES = 45
 PLAIN = {"flip": False, "max_brightness_delta": 0.0, "lower_saturation": 1.0, "upper_saturation": 1.0}
 
 
@@ -38,11 +38,11 @@ def flower(width: int, height: int) -> Image.Image:
 
 
 def by_tensorflow(content: bytes, size: int, antialias: bool = False) -> np.ndarray:
-    picture = tf.io.decode_image(content, channels=3, expand_animations=False)
-    return tf.image.resize(tf.image.central_crop(picture, 0.875), (size, size), antialias=antialias).numpy()
+    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    return tf.image.resize(tf.image.central_crop(image, 0.875), (size, size), antialias=antialias).numpy()
 
 
-def test_a_photograph_is_cropped_as_tensorflow_does_it(flower_photos):
+def test_the_crop_of_a_photograph_equals_that_of_tensorflow(flower_photos):
     for folder in flower_photos.iterdir():
         for photograph in sorted(folder.glob("*.jpg"))[:8]:
             content = photograph.read_bytes()
@@ -51,7 +51,7 @@ def test_a_photograph_is_cropped_as_tensorflow_does_it(flower_photos):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
 @pytest.mark.parametrize("sides", [(1, 1), (1, 40), (15, 16), (33, 100), (127, 127), (140, 91)])
-def test_a_picture_not_twice_as_large_as_needed_is_cropped_as_tensorflow_does_it(kind, sides):
+def test_the_crop_of_an_image_below_twice_the_size_equals_that_of_tensorflow(kind, sides):
     content = encoded(flower(*sides), kind)
     # libjpeg smooths colours only up to the edge of the window, which may change its last column by a level or two.
     difference = np.abs(preprocessing.central_crop(content, SIZE) - by_tensorflow(content, SIZE))
@@ -60,7 +60,7 @@ def test_a_picture_not_twice_as_large_as_needed_is_cropped_as_tensorflow_does_it
 
 
 @pytest.mark.parametrize("times", [2, 3, 4, 7, 8, 13])
-def test_of_a_large_jpeg_the_same_part_is_seen_with_less_grain(times):
+def test_a_large_jpeg_is_cropped_at_the_same_place_with_less_aliasing(times):
     smooth = flower(times * 80, times * 77)
     grain = Image.effect_noise(smooth.size, 60).convert("RGB")
     grainy = Image.blend(smooth, grain, 0.3)
@@ -70,14 +70,14 @@ def test_of_a_large_jpeg_the_same_part_is_seen_with_less_grain(times):
 
 
 def distances(content: bytes) -> tuple[float, float]:
-    """Mean distance of our crop, and of TensorFlow's, from an antialiased crop at the same place."""
+    """Returns the mean distance of our crop, and of TensorFlow's, from an antialiased crop at the same place."""
     smoothed = by_tensorflow(content, SIZE, antialias=True)
     return tuple(
         np.abs(crop - smoothed).mean() for crop in (preprocessing.central_crop(content, SIZE), by_tensorflow(content, SIZE))
     )
 
 
-def test_any_part_of_a_jpeg_can_be_decoded_at_any_size():
+def test_a_jpeg_window_is_decoded_at_the_largest_reduction_above_the_minimum_size():
     chance = random.Random(0)
     decode = tf.function(preprocessing.decode_jpeg_window)
     for _ in range(150):
@@ -85,14 +85,14 @@ def test_any_part_of_a_jpeg_can_be_decoded_at_any_size():
         content = encoded(Image.new("L", sides[::-1], 90), "JPEG")
         size = [chance.randrange(1, side + 1) for side in sides]
         begin = [chance.randrange(side - part + 1) for side, part in zip(sides, size, strict=True)]
-        wanted = chance.choice((8, 16, 32))
-        part = decode(content, tf.constant(begin), tf.constant(size), sides[1], tf.constant(wanted)).numpy()
-        ratio = max(ratio for ratio in (1, 2, 4, 8) if ratio == 1 or min(size) >= ratio * wanted)
+        min_side = chance.choice((8, 16, 32))
+        part = decode(content, tf.constant(begin), tf.constant(size), sides[1], tf.constant(min_side)).numpy()
+        ratio = max(ratio for ratio in (1, 2, 4, 8) if ratio == 1 or min(size) >= ratio * min_side)
         assert np.abs(np.array(part.shape[:2]) - np.array(size) / ratio).max() < 1
         assert np.abs(part.astype(int) - 90).max() <= 1
 
 
-def test_a_part_of_a_jpeg_is_that_of_the_whole():
+def test_a_jpeg_window_equals_that_part_of_the_decoded_image():
     chance = random.Random(0)
     for _ in range(150):
         sides = [chance.randrange(1, 300) for _ in range(2)]
@@ -100,29 +100,29 @@ def test_a_part_of_a_jpeg_is_that_of_the_whole():
         size = [chance.randrange(1, side + 1) for side in sides]
         begin = [chance.randrange(side - part + 1) for side, part in zip(sides, size, strict=True)]
         part = preprocessing.decode_jpeg_window(content, tf.constant(begin), tf.constant(size), sides[1], 300)
-        (top, left), (height, width) = begin, size
-        whole = tf.io.decode_jpeg(content, channels=3)
-        assert np.array_equal(part, whole[top : top + height, left : left + width])
+        (top_edge, left_edge), (height, width) = begin, size
+        expected = tf.io.decode_jpeg(content, channels=3)
+        assert np.array_equal(part, expected[top_edge : top_edge + height, left_edge : left_edge + width])
 
 
-def test_the_evaluation_sees_what_the_export_sees(tmp_path):
+def test_evaluation_batches_equal_the_preprocessing_of_the_export(tmp_path):
     contents = [encoded(flower(*sides), kind) for sides in ((90, 70), (300, 401), (700, 900)) for kind in ("JPEG", "PNG")]
     examples = (
         (ImageRow("", "bellcup", len(content), "", f"{n}"), validate_image(content)) for n, content in enumerate(contents)
     )
     convert.write_shards(tmp_path / "records", "test", examples, ["bellcup"], 10)
-    (pictures, _), *rest = input_pipeline.evaluation_batches(tmp_path / "records", image_size=SIZE, batch_size=16)
-    assert not rest
-    for picture, content in zip(pictures, contents, strict=True):
-        assert np.array_equal(picture, preprocessing.central_crop(content, SIZE))
+    (images, _), *further_batches = input_pipeline.evaluation_batches(tmp_path / "records", image_size=SIZE, batch_size=16)
+    assert not further_batches
+    for image, content in zip(images, contents, strict=True):
+        assert np.array_equal(image, preprocessing.central_crop(content, SIZE))
 
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory) -> Path:
     """Writes records of images, each of its own class, every other one a PNG, in shards of ten."""
     folder = tmp_path_factory.mktemp("numbered") / "records"
-    contents = (encoded(flower(60 + n, 90 - n), "PNG" if n % 2 else "JPEG") for n in range(PICTURES))
-    labels = [f"{n:02}" for n in range(PICTURES)]
+    contents = (encoded(flower(60 + n, 90 - n), "PNG" if n % 2 else "JPEG") for n in range(IMAGES))
+    labels = [f"{n:02}" for n in range(IMAGES)]
     examples = ((ImageRow("", labels[n], 0, "", f"{n}"), validate_image(content)) for n, content in enumerate(contents))
     convert.write_shards(folder, "train", examples, labels, 10)
     return folder
@@ -131,28 +131,30 @@ def numbered(tmp_path_factory) -> Path:
 def batches(folder: Path, steps: int, seed: int = 7, augmentation=None, **how) -> tuple[np.ndarray, np.ndarray]:
     """Returns images (steps, batch, size, size, 3) and labels (steps, batch) of the first steps."""
     settings = {"image_size": 24, "batch_size": 8, "seed": seed} | how
-    made = input_pipeline.training_batches(folder, augmentation=input_pipeline.Augmentation(**(augmentation or {})), **settings)
-    pictures, labels = zip(*itertools.islice(made, steps), strict=True)
-    return np.stack(pictures), np.stack(labels)
+    dataset = input_pipeline.training_batches(
+        folder, augmentation=input_pipeline.Augmentation(**(augmentation or {})), **settings
+    )
+    images, labels = zip(*itertools.islice(dataset, steps), strict=True)
+    return np.stack(images), np.stack(labels)
 
 
-def test_every_epoch_has_every_picture_once_in_an_order_of_its_own(numbered):
-    labels = batches(numbered, 18)[1].ravel()[: 3 * PICTURES].reshape(3, PICTURES)
-    assert np.array_equal(np.sort(labels), np.tile(np.arange(PICTURES), (3, 1)))
+def test_every_epoch_has_every_image_once_in_a_new_order(numbered):
+    labels = batches(numbered, 18)[1].ravel()[: 3 * IMAGES].reshape(3, IMAGES)
+    assert np.array_equal(np.sort(labels), np.tile(np.arange(IMAGES), (3, 1)))
     assert len(np.unique(labels, axis=0)) == 3
-    assert not any(np.array_equal(order, np.arange(PICTURES)) for order in labels)
+    assert not any(np.array_equal(order, np.arange(IMAGES)) for order in labels)
 
 
-def test_a_picture_is_varied_anew_each_time(numbered):
-    pictures, labels = (made.reshape(-1, *made.shape[2:]) for made in batches(numbered, 18))
-    seen = pictures[labels == 3]
-    assert len(np.unique(seen, axis=0)) == len(seen) >= 3
+def test_an_image_is_augmented_differently_each_time(numbered):
+    images, labels = (dataset.reshape(-1, *dataset.shape[2:]) for dataset in batches(numbered, 18))
+    crops = images[labels == 3]
+    assert len(np.unique(crops, axis=0)) == len(crops) >= 3
 
 
 def test_another_seed_gives_another_order_and_other_crops(numbered):
-    (pictures, labels), (others, other_labels) = batches(numbered, 6, seed=7), batches(numbered, 6, seed=8)
+    (images, labels), (other_images, other_labels) = batches(numbered, 6, seed=7), batches(numbered, 6, seed=8)
     assert not np.array_equal(labels, other_labels)
-    assert not np.array_equal(pictures[labels == 3][0], others[other_labels == 3][0])
+    assert not np.array_equal(images[labels == 3][0], other_images[other_labels == 3][0])
 
 
 HASH_OF_BATCHES = """
@@ -170,18 +172,18 @@ for pictures, labels in itertools.islice(batches, steps):
 
 def hashes(folder: Path, first: int, steps: int, **options) -> list[str]:
     """Hashes consecutive batches in a new process."""
-    given = [str(folder), str(first), str(steps), repr(options)]
-    ended = subprocess.run([sys.executable, "-c", HASH_OF_BATCHES, *given], check=True, capture_output=True, text=True)
+    arguments = [str(folder), str(first), str(steps), repr(options)]
+    ended = subprocess.run([sys.executable, "-c", HASH_OF_BATCHES, *arguments], check=True, capture_output=True, text=True)
     return ended.stdout.split()
 
 
-def test_another_process_goes_on_where_one_stopped(numbered):
-    whole = hashes(numbered, 0, 14)
-    assert len(set(whole)) == 14
-    assert hashes(numbered, 9, 5) == whole[9:]
+def test_batches_are_reproduced_from_any_step_in_another_process(numbered):
+    expected = hashes(numbered, 0, 14)
+    assert len(set(expected)) == 14
+    assert hashes(numbered, 9, 5) == expected[9:]
 
 
-def test_another_process_goes_on_with_stronger_augmentation(numbered):
+def test_batches_with_strong_augmentation_are_reproduced_from_any_step(numbered):
     options = {"augmentation": STRONG | {"mixup_alpha": 0.4}}
     assert hashes(numbered, 4, 2, **options) == hashes(numbered, 0, 6, **options)[4:]
 
@@ -190,54 +192,54 @@ STRONG = {"rand_augment": 2, "rand_augment_magnitude": 0.5}
 
 
 @pytest.mark.parametrize(("slices", "augmentation"), [(2, {}), (4, {}), (2, STRONG)])
-def test_slices_are_together_the_whole_batch(numbered, slices, augmentation):
-    pictures, labels = batches(numbered, 7, augmentation=augmentation)
+def test_the_slices_of_all_workers_form_the_whole_batch(numbered, slices, augmentation):
+    images, labels = batches(numbered, 7, augmentation=augmentation)
     parts = [batches(numbered, 5, first_step=2, part=(i, slices), augmentation=augmentation) for i in range(slices)]
-    assert np.array_equal(np.concatenate([part[0] for part in parts], 1), pictures[2:])
+    assert np.array_equal(np.concatenate([part[0] for part in parts], 1), images[2:])
     assert np.array_equal(np.concatenate([part[1] for part in parts], 1), labels[2:])
 
 
 @pytest.mark.parametrize("memory", [1, 200_000, 1 << 30])
 @pytest.mark.parametrize("image_size", [24, 200])
-def test_pictures_that_are_kept_decoded_are_the_same(numbered, memory, image_size):
-    pictures, labels = batches(numbered, 14, image_size=image_size)
+def test_the_cache_of_decoded_images_does_not_change_batches(numbered, memory, image_size):
+    images, labels = batches(numbered, 14, image_size=image_size)
     from_memory, same_labels = batches(numbered, 14, image_size=image_size, memory=memory)
-    assert np.array_equal(from_memory, pictures) and np.array_equal(same_labels, labels)
+    assert np.array_equal(from_memory, images) and np.array_equal(same_labels, labels)
 
 
-def test_as_many_pictures_are_kept_decoded_as_fit(numbered, monkeypatch):
+def test_the_cache_holds_as_many_decoded_images_as_fit(numbered, monkeypatch):
     read: list[int] = []
     plain = RandomAccessRecords.read
     monkeypatch.setattr(RandomAccessRecords, "read", lambda self, number: read.append(number) or plain(self, number))
-    sizes = [3 * (60 + n) * (90 - n) for n in range(PICTURES)]
-    for limit, image_size, expected in ((sum(sizes), 200, PICTURES), (sum(sizes) // 2, 200, None), (sum(sizes), 20, None)):
+    sizes = [3 * (60 + n) * (90 - n) for n in range(IMAGES)]
+    for limit, image_size, expected in ((sum(sizes), 200, IMAGES), (sum(sizes) // 2, 200, None), (sum(sizes), 20, None)):
         decoded = input_pipeline.DecodedCache(RandomAccessRecords(numbered), image_size, limit)
-        first = [decoded.read(number) for number in range(PICTURES)]
+        first = [decoded.read(number) for number in range(IMAGES)]
         read.clear()
-        again = [decoded.read(number) for number in range(PICTURES)]
+        again = [decoded.read(number) for number in range(IMAGES)]
         assert first == again
-        in_memory = set(range(PICTURES)) - set(read)
+        in_memory = set(range(IMAGES)) - set(read)
         assert sum(sizes[number] for number in in_memory) <= limit
         if expected:
             assert len(in_memory) == expected
         elif image_size == 20:  # each JPEG may be decoded at half its size
-            assert in_memory == {number for number in range(PICTURES) if number % 2}
+            assert in_memory == {number for number in range(IMAGES) if number % 2}
         else:
-            assert PICTURES // 3 < len(in_memory) < PICTURES
+            assert IMAGES // 3 < len(in_memory) < IMAGES
 
 
-def test_a_batch_that_cannot_be_divided_is_refused(numbered):
+def test_a_batch_not_divisible_by_the_workers_is_rejected(numbered):
     with pytest.raises(InputError, match=r"divisible by the number of workers, 3; got 8\. Set batch_size to 9, for example"):
         batches(numbered, 1, part=(0, 3))
 
 
-def test_the_size_may_change_on_the_way(numbered):
+def test_the_image_size_may_change_during_training(numbered):
     small, large = batches(numbered, 4, image_size=16), batches(numbered, 4, first_step=4, image_size=32)
     assert (small[0].shape[2:4], large[0].shape[2:4]) == ((16, 16), (32, 32))
     assert np.array_equal(np.concatenate([small[1], large[1]]), batches(numbered, 8)[1])
 
 
-def test_a_late_start_costs_no_reading(numbered):
+def test_starting_at_a_late_step_skips_no_records_by_reading(numbered):
     late = 10**12
     assert np.array_equal(batches(numbered, 1, first_step=late)[1], batches(numbered, 2, first_step=late - 1)[1][1:])
 
@@ -256,7 +258,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_what_was_read_is_not_kept(tmp_path):
+def test_memory_does_not_grow_with_the_images_read(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), "uint8")
     contents = [encoded(Image.fromarray(np.roll(noise, n, 0)), "PNG") for n in range(80)]
     examples = ((ImageRow("", "noise", 0, "", f"{n}"), validate_image(content)) for n, content in enumerate(contents))
@@ -266,67 +268,67 @@ def test_what_was_read_is_not_kept(tmp_path):
     assert grown << 10 < sum(map(len, contents)) / 2
 
 
-def test_without_saturation_a_picture_is_as_grey_as_pillow_makes_it():
-    picture = flower(40, 30)
+def test_zero_saturation_equals_the_greyscale_of_pillow():
+    image = flower(40, 30)
     how = input_pipeline.Augmentation(**PLAIN | {"lower_saturation": 0.0, "upper_saturation": 0.0})
     grey = input_pipeline.flip_and_distort(
-        tf.constant(np.asarray(picture, "float32")), (0, tf.constant(0, tf.int64)), how
+        tf.constant(np.asarray(image, "float32")), (0, tf.constant(0, tf.int64)), how
     ).numpy()
-    assert np.abs(grey - np.asarray(picture.convert("L"), "float32")[..., None]).max() < 1
+    assert np.abs(grey - np.asarray(image.convert("L"), "float32")[..., None]).max() < 1
 
 
-def test_brightness_shifts_all_colours_by_one_number_in_its_range():
-    picture = tf.fill((4, 4, 3), 100.0)
+def test_brightness_adds_one_offset_within_its_range_to_all_pixels():
+    image = tf.fill((4, 4, 3), 100.0)
     how = input_pipeline.Augmentation(**PLAIN | {"max_brightness_delta": 0.2})
-    varied = np.stack([input_pipeline.flip_and_distort(picture, (0, tf.constant(n, tf.int64)), how) for n in range(60)])
+    varied = np.stack([input_pipeline.flip_and_distort(image, (0, tf.constant(n, tf.int64)), how) for n in range(60)])
     np.testing.assert_allclose(varied, np.broadcast_to(varied[:, :1, :1, :1], varied.shape), atol=1e-4)
     shifts = varied[:, 0, 0, 0] - 100
     assert -51 <= shifts.min() < -40 and 40 < shifts.max() <= 51
 
 
-def test_every_other_picture_is_mirrored():
-    picture = np.asarray(flower(20, 20), "float32")
+def test_half_of_the_images_are_mirrored():
+    image = np.asarray(flower(20, 20), "float32")
     how = input_pipeline.Augmentation(**PLAIN | {"flip": True})
     varied = [
-        input_pipeline.flip_and_distort(tf.constant(picture), (0, tf.constant(n, tf.int64)), how).numpy() for n in range(60)
+        input_pipeline.flip_and_distort(tf.constant(image), (0, tf.constant(n, tf.int64)), how).numpy() for n in range(60)
     ]
-    mirrored = [np.abs(one - picture[:, ::-1]).max() < 1e-3 for one in varied]
-    assert all(mirrors or np.abs(one - picture).max() < 1e-3 for mirrors, one in zip(mirrored, varied, strict=True))
+    mirrored = [np.abs(variant - image[:, ::-1]).max() < 1e-3 for variant in varied]
+    assert all(mirrors or np.abs(variant - image).max() < 1e-3 for mirrors, variant in zip(mirrored, varied, strict=True))
     assert 20 <= sum(mirrored) <= 40
 
 
-def test_rand_augment_draws_for_each_picture_and_stays_in_range():
-    picture = np.asarray(flower(32, 32), "float32")
+def test_rand_augment_samples_operations_per_image_and_stays_in_range():
+    image = np.asarray(flower(32, 32), "float32")
     vary = tf.function(rand_augment(1, 1.0), reduce_retracing=True)
-    drawn = tf.function(lambda number: vary(tf.constant(picture), NumberedSeeds(5, number)))
-    varied = np.stack([drawn(tf.constant(n, tf.int64)) for n in range(60)])
+    augmented = tf.function(lambda number: vary(tf.constant(image), NumberedSeeds(5, number)))
+    varied = np.stack([augmented(tf.constant(n, tf.int64)) for n in range(60)])
     assert varied.min() >= 0 and varied.max() <= 255
-    unchanged = sum(np.array_equal(one, picture) for one in varied)
+    unchanged = sum(np.array_equal(variant, image) for variant in varied)
     assert 0 < unchanged < 20  # one of thirteen choices is the identity, and AutoContrast changes nothing at full range
     assert len(np.unique(varied, axis=0)) > 30
 
 
-def test_without_magnitude_rand_augment_moves_nothing():
-    picture = tf.constant(np.asarray(flower(32, 32), "float32"))
+def test_rand_augment_of_magnitude_zero_changes_only_contrast():
+    image = tf.constant(np.asarray(flower(32, 32), "float32"))
     vary = rand_augment(1, 0.0)
-    drawn = tf.function(lambda number: vary(picture, NumberedSeeds(5, number)))
-    near = [np.abs(drawn(tf.constant(n, tf.int64)) - picture).mean() < 0.1 for n in range(52)]
+    augmented = tf.function(lambda number: vary(image, NumberedSeeds(5, number)))
+    near = [np.abs(augmented(tf.constant(n, tf.int64)) - image).mean() < 0.1 for n in range(52)]
     assert sum(near) >= 36  # all but contrast and equalization, which have no magnitude
 
 
-def test_mixup_blends_labels_as_it_blends_pictures():
+def test_mixup_blends_labels_and_images_alike():
     labels = tf.range(6, dtype=tf.int64)
-    pictures = tf.broadcast_to(tf.reshape(40.0 * tf.cast(labels, tf.float32), (6, 1, 1, 1)), (6, 4, 4, 3))
-    mixed, shares = mix_up(1.0, 6)(pictures, labels, NumberedSeeds(0, tf.constant(3, tf.int64)))
+    images = tf.broadcast_to(tf.reshape(40.0 * tf.cast(labels, tf.float32), (6, 1, 1, 1)), (6, 4, 4, 3))
+    mixed, shares = mix_up(1.0, 6)(images, labels, NumberedSeeds(0, tf.constant(3, tf.int64)))
     assert (shares.dtype, shares.shape) == (tf.float32, (6, 6))
     np.testing.assert_allclose(shares.numpy().sum(1), 1, atol=1e-6)
     assert (shares.numpy().max(1) < 0.99).any()
     np.testing.assert_allclose(mixed[:, 0, 0, 0], (shares.numpy() * 40 * np.arange(6)).sum(1), rtol=1e-5)
 
 
-def test_with_mixup_labels_are_shares_of_classes(numbered):
+def test_mixup_labels_are_class_probabilities(numbered):
     _, shares = batches(numbered, 2, augmentation={"mixup_alpha": 0.4})
     _, labels = batches(numbered, 2)
-    assert shares.shape == (2, 8, PICTURES)
-    for of_batch, numbers in zip(shares, labels, strict=True):
-        assert set(np.flatnonzero(of_batch.sum(0))) <= set(numbers)
+    assert shares.shape == (2, 8, IMAGES)
+    for batch_shares, numbers in zip(shares, labels, strict=True):
+        assert set(np.flatnonzero(batch_shares.sum(0))) <= set(numbers)

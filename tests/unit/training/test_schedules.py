@@ -20,8 +20,8 @@ STEPS = [0, 1, 19, 20, 21, 39, 40, 57, 99]
 schedules = keras.optimizers.schedules
 
 
-def rates(schedule, steps=STEPS, **others):
-    return [learning_rate_at(step, schedule=schedule, **DEFAULTS | others) for step in steps]
+def rates(schedule, steps=STEPS, **options):
+    return [learning_rate_at(step, schedule=schedule, **DEFAULTS | options) for step in steps]
 
 
 @pytest.mark.parametrize(
@@ -36,31 +36,31 @@ def test_rates_are_those_of_keras(schedule, keras_schedule):
     assert rates(schedule) == pytest.approx([float(keras_schedule(step)) for step in STEPS], rel=1e-5, abs=FLOAT32)
 
 
-def test_a_fixed_rate_stays():
+def test_a_fixed_rate_is_constant():
     assert rates("fixed") == [RATE] * len(STEPS)
 
 
-def test_exponential_goes_down_in_stairs_of_whole_epochs():
+def test_exponential_decays_once_per_period_of_whole_epochs():
     assert rates("exponential", [0, 19, 20, 39, 40, 60, 80]) == [0.08, 0.08, 0.04, 0.04, 0.02, 0.01, 0.005]
 
 
-def test_exponential_goes_down_between_two_steps_where_an_epoch_ends_there():
+def test_exponential_decays_at_the_first_step_after_a_fractional_period():
     # two epochs of 754 images, 16 per step, have 94.25 steps
     assert rates("exponential", [94, 95, 188, 189], steps_per_epoch=754 / 16) == [0.08, 0.04, 0.04, 0.02]
 
 
-def test_a_data_set_smaller_than_a_batch_lowers_the_rate_with_every_step():
+def test_exponential_decays_at_every_step_if_an_epoch_is_less_than_a_batch():
     assert rates("exponential", [0, 1, 2], steps_per_epoch=0.25) == [0.08, 0.04, 0.02]
 
 
-def test_a_warm_up_rises_in_a_straight_line_to_the_full_rate():
+def test_warm_up_rises_linearly_to_the_full_rate():
     for schedule in SCHEDULES:
         warm = rates(schedule, range(5), warmup_steps=4)
         assert warm[:4] == pytest.approx([0.02, 0.04, 0.06, 0.08])
         assert warm[4] == pytest.approx(0.08)
 
 
-def test_behind_a_warm_up_the_rest_of_the_training_is_the_whole_schedule():
+def test_the_schedule_spans_the_steps_after_the_warm_up():
     # step 60 is half-way from step 20 to step 100
     assert rates("cosine", [20, 60], warmup_steps=20) == pytest.approx([0.08, 0.04])
     assert rates("polynomial", [20, 60], warmup_steps=20) == pytest.approx([0.08, (0.08 + 0.001) / 2])
@@ -71,13 +71,13 @@ def test_behind_a_warm_up_the_rest_of_the_training_is_the_whole_schedule():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_warm_up_as_long_as_the_training_is_all_there_is(schedule):
+def test_warm_up_may_last_the_whole_training(schedule):
     assert rates(schedule, [0, 49, 99], warmup_steps=100) == pytest.approx([0.0008, 0.04, 0.08])
 
 
-def test_one_step_is_a_training():
+def test_a_training_may_have_one_step():
     assert [rates(schedule, [0], train_steps=1) for schedule in SCHEDULES] == [[RATE]] * 4
 
 
-def test_the_fields_read_of_advanced_are_those_the_function_takes():
+def test_the_schedule_fields_of_advanced_are_parameters_of_the_function():
     assert set(SCHEDULE_FIELDS) == {"learning_rate_decay_factor", "num_epochs_per_decay", "end_learning_rate", "warmup_steps"}

@@ -1,4 +1,4 @@
-"""Which trials there are, and which of them was best."""
+"""Hyperparameter sweeps: planning, training and comparing trials."""
 
 import csv
 import json
@@ -28,18 +28,18 @@ def values(trials: list[dict]) -> list[tuple]:
 
 
 @pytest.mark.parametrize("fault", damaged_records.FAULTS)
-def test_a_trial_on_records_that_changed_is_refused(tmp_path, fault):
+def test_a_trial_on_damaged_records_is_rejected(tmp_path, fault):
     folders = shade_records.write(tmp_path, images=8, validation=8, per_shard=4)
     change, line = damaged_records.FAULTS[fault]
     change(folders / "validation")
     trial = {"number": 1, "network": "inception_v1", "optimizer": "adam", "batch_size": 8, "learning_rate": 0.003}
-    given = (folders / "train", folders / "validation", folders / "labels")
+    paths = (folders / "train", folders / "validation", folders / "labels")
     with pytest.raises(InputError, match=line):
-        sweep.train_trial(trial, shade_records.RECIPE, *given, model=tmp_path / "out" / "model", page=tmp_path / "page.html")
+        sweep.train_trial(trial, shade_records.RECIPE, *paths, model=tmp_path / "out" / "model", page=tmp_path / "page.html")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_without_a_number_every_combination_is_tried_once():
+def test_grid_search_has_every_combination_once():
     trials = plan_trials(FIELDS, seed=0)
     assert [trial["number"] for trial in trials] == list(range(1, 17))
     assert len(set(values(trials))) == 16
@@ -52,42 +52,42 @@ def test_without_a_number_every_combination_is_tried_once():
     }
 
 
-def test_drawn_at_random_the_rates_lie_between_the_given_ones_and_the_rest_comes_equally_often():
+def test_random_search_samples_rates_log_uniformly_and_other_values_equally_often():
     trials = plan_trials(FIELDS | {"trials": 80}, seed=3)
     assert set(Counter(value[:3] for value in values(trials)).values()) == {10}
     rates = [math.log10(trial["learning_rate"]) for trial in trials]
     assert -3 <= min(rates) < -2.8 and -1.2 < max(rates) <= -1
-    assert 30 <= sum(rate < -2 for rate in rates) <= 50  # evenly on a logarithmic scale
+    assert 30 <= sum(rate < -2 for rate in rates) <= 50  # uniform on a logarithmic scale
     assert trials == plan_trials(FIELDS | {"trials": 80}, seed=3)
     assert trials != plan_trials(FIELDS | {"trials": 80}, seed=4)
 
 
-def test_with_one_rate_nothing_is_drawn_twice():
+def test_random_search_over_one_rate_has_no_duplicates():
     trials = plan_trials(FIELDS | {"learning_rates": [0.01], "trials": 5}, seed=0)
     assert len(set(values(trials))) == 5
     assert len(plan_trials(FIELDS | {"learning_rates": [0.01], "trials": 50}, seed=0)) == 8
 
 
 @pytest.fixture(scope="module")
-def tried(tmp_path_factory):
-    """Two trials of a narrow network on dark and light noise: one learns, the other's loss is soon no number."""
+def trials_run(tmp_path_factory):
+    """Runs two trials of a narrow network on dark and light noise: one learns, the loss of the other diverges."""
     root = tmp_path_factory.mktemp("tried")
     (root / "data").mkdir()
     folders = shade_records.write(root / "data")
-    told = []
+    outcomes = []
     for number, rate in enumerate((0.003, 1e30), start=1):
         trial = {"number": float(number), "network": "inception_v1", "optimizer": "sgd", "learning_rate": rate}
         trial |= {"optimizer": "adam"} if rate < 1 else {}
         recipe = replace(shade_records.RECIPE, checkpoint_dir=str(root / "states"), train_steps=40)
         paths = {"model": root / str(number), "page": root / f"{number}.html"}
         records = (folders / "train", folders / "validation", folders / "labels")
-        written = json.dumps(trial | {"batch_size": 8.0})  # by a program that knows one kind of number alone
-        told.append(sweep.train_trial(sweep.read_trial(written), recipe, *records, **paths))
-    return root, told
+        written = json.dumps(trial | {"batch_size": 8.0})  # as by a program that writes all numbers as floats
+        outcomes.append(sweep.train_trial(sweep.read_trial(written), recipe, *records, **paths))
+    return root, outcomes
 
 
-def test_a_trial_is_measured_on_all_of_the_validation(tried):
-    root, (learned, _) = tried
+def test_a_trial_is_evaluated_on_the_whole_validation_split(trials_run):
+    root, (learned, _) = trials_run
     assert learned["failed"] == "" and 0.5 <= learned["accuracy"] <= 1 and 0 < learned["loss"] < 2
     assert (learned["accuracy"] * 12) % 1 == pytest.approx(0, abs=1e-9)
     assert json.loads((root / "1" / "trial.json").read_text()) == learned
@@ -97,23 +97,23 @@ def test_a_trial_is_measured_on_all_of_the_validation(tried):
     assert [path.name for path in sorted((root / "states").iterdir())] == ["trial-1"]
 
 
-def test_a_loss_that_is_no_number_is_an_outcome(tried):
-    root, (_, failed) = tried
+def test_a_trial_with_a_loss_that_is_not_finite_is_reported_as_failed(trials_run):
+    root, (_, failed) = trials_run
     assert (failed["accuracy"], failed["loss"]) == (None, None)
     assert failed["failed"].startswith("the loss must be finite; got ")
     assert [path.name for path in (root / "2").iterdir()] == ["trial.json"]
     assert "the loss must be finite" in (root / "2.html").read_text()
 
 
-def compared(root, *models):
+def compare(root, *models):
     outputs = {"model": root / "best", "table": root / "trials.csv", "page": root / "trials.html"}
     return sweep.compare_trials(models, **outputs)
 
 
-def test_the_best_is_found_among_those_that_came_to_an_end(tried, tmp_path):
-    root, (learned, failed) = tried
-    found = compared(tmp_path, root / "2", root / "1")
-    assert found == {"trials": 2, "failed": 1, "best_trial": 1, "accuracy": learned["accuracy"]}
+def test_the_best_trial_is_chosen_among_the_successful_ones(trials_run, tmp_path):
+    root, (learned, failed) = trials_run
+    summary = compare(tmp_path, root / "2", root / "1")
+    assert summary == {"trials": 2, "failed": 1, "best_trial": 1, "accuracy": learned["accuracy"]}
     assert version.exported_version(tmp_path / "best").fingerprint == version.exported_version(root / "1").fingerprint
     with (tmp_path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -124,18 +124,18 @@ def test_the_best_is_found_among_those_that_came_to_an_end(tried, tmp_path):
     assert "1 trial failed" in page and "One line per trial, 2 in total; the thick one is trial 1, the best." in page
 
 
-def test_of_equal_accuracies_the_least_loss_is_the_best(tmp_path):
-    told = {"network": "inception_v1", "optimizer": "sgd", "batch_size": 8, "seconds": 1, "failed": ""}
+def test_ties_in_accuracy_are_decided_by_the_smaller_loss(tmp_path):
+    outcomes = {"network": "inception_v1", "optimizer": "sgd", "batch_size": 8, "seconds": 1, "failed": ""}
     reached = {1: (0.75, 0.1), 2: (0.875, 0.6), 3: (0.875, 0.5), 4: (0.5, 0.2)}
     for number, (accuracy, loss) in reached.items():
         (tmp_path / str(number)).mkdir()
-        one = told | {"number": number, "learning_rate": number / 10, "accuracy": accuracy, "loss": loss}
-        (tmp_path / str(number) / "trial.json").write_text(json.dumps(one))
-    assert compared(tmp_path, *(tmp_path / str(number) for number in reached))["best_trial"] == 3
+        outcome = outcomes | {"number": number, "learning_rate": number / 10, "accuracy": accuracy, "loss": loss}
+        (tmp_path / str(number) / "trial.json").write_text(json.dumps(outcome))
+    assert compare(tmp_path, *(tmp_path / str(number) for number in reached))["best_trial"] == 3
 
 
-def test_where_all_have_failed_there_is_one_line(tried, tmp_path):
-    root, _ = tried
+def test_a_sweep_without_a_successful_trial_is_rejected_in_one_line(trials_run, tmp_path):
+    root, _ = trials_run
     with pytest.raises(InputError, match=r"at least one trial must succeed; got trial 2: the loss .*\. Try smaller learning_r"):
-        compared(tmp_path, root / "2")
+        compare(tmp_path, root / "2")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The trainer on a narrow network: it learns, it can be repeated, it stops when it must, and its export is what it trained."""
+"""The trainer on a narrow network: learning, determinism, early stopping, and the exported model."""
 
 import io
 import itertools
@@ -32,7 +32,7 @@ from kfp_vision.training.train import _balanced_weights
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Folders of records and of the label map."""
+    """Writes records and the label map; returns their folder."""
     return shade_records.write(tmp_path_factory.mktemp("records"))
 
 
@@ -43,33 +43,33 @@ def trained(folders, tmp_path_factory):
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize("fault", damaged_records.FAULTS)
-def test_records_that_changed_are_refused_before_the_first_step(tmp_path, capsys, fault, split):
+def test_damaged_records_are_rejected_before_the_first_step(tmp_path, capsys, fault, split):
     folders = shade_records.write(tmp_path, images=8, validation=8, per_shard=4)
     change, line = damaged_records.FAULTS[fault]
     change(folders / split)
     with pytest.raises(InputError, match=line):
         train(folders, tmp_path / "out")
-    assert capsys.readouterr().out == ""  # nothing was built yet
+    assert capsys.readouterr().out == ""  # no network was built yet
     assert not (tmp_path / "out").exists()
 
 
-def test_it_learns(trained):
+def test_learns_to_separate_two_classes(trained):
     reached, _ = trained
     assert reached["validation_accuracy"] >= 0.9
     assert reached["step"] == 60
 
 
-def test_the_model_folder_holds_what_a_server_needs(trained):
+def test_the_model_folder_has_export_labels_metadata_and_history(trained):
     _, model = trained
     assert (model / "serving" / "1" / "saved_model.pb").is_file()
     assert (model / "labels.txt").read_text() == "0:dark\n1:light\n"
-    about = json.loads((model / "model.json").read_text())
-    assert (about["network"], about["image_size"], about["model_name"]) == ("inception_v1", 32, "shades")
+    metadata = json.loads((model / "model.json").read_text())
+    assert (metadata["network"], metadata["image_size"], metadata["model_name"]) == ("inception_v1", 32, "shades")
     history = json.loads((model / "training.json").read_text())
     assert [row["step"] for row in history] == list(range(1, 61))
 
 
-def test_the_export_names_encoded_pictures(trained):
+def test_the_export_classifies_encoded_images(trained):
     _, model = trained
     served = tf.saved_model.load(str(model / "serving" / "1"))
     answers = served.signatures["serving_default"](image_bytes=tf.constant([shade(0, 500), shade(1, 501), shade(1, 502)]))
@@ -78,18 +78,18 @@ def test_the_export_names_encoded_pictures(trained):
     np.testing.assert_allclose(answers["probabilities"].numpy().sum(1), 1, atol=1e-5)
 
 
-def test_the_export_keeps_to_operations_of_old_servers(trained):
+def test_the_export_uses_only_operations_of_old_servers(trained):
     _, model = trained
     graph = tf.saved_model.load(str(model / "serving" / "1")).signatures["serving_default"].graph
-    used = set(re.findall(r'\bop: "(\w+)"', str(graph.as_graph_def())))  # those of the functions within it, too
+    used = set(re.findall(r'\bop: "(\w+)"', str(graph.as_graph_def())))  # including those of nested functions
     assert {"DecodeImage", "ResizeBilinear", "Conv2D", "Softmax"} <= used
     assert not [name for name in used if "Xla" in name or "StatelessRandom" in name or "OneDnn" in name], used
 
 
-def test_anybody_can_load_the_keras_file(trained, tmp_path):
+def test_the_keras_file_loads_without_this_library(trained, tmp_path):
     _, model = trained
-    picture = np.full((1, 32, 32, 3), 200, "float32")
-    np.save(tmp_path / "picture.npy", picture)
+    image = np.full((1, 32, 32, 3), 200, "float32")
+    np.save(tmp_path / "picture.npy", image)
     program = (
         "import sys, keras, numpy as np\n"
         f"model = keras.saving.load_model({str(model / 'classifier.keras')!r})\n"
@@ -98,7 +98,7 @@ def test_anybody_can_load_the_keras_file(trained, tmp_path):
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=tmp_path)
     pixels = tf.saved_model.load(str(model / "serving" / "1")).signatures["pixels"]
-    served = pixels(images=tf.constant(picture))["probabilities"].numpy()
+    served = pixels(images=tf.constant(image))["probabilities"].numpy()
     np.testing.assert_allclose(tf.nn.softmax(np.load(tmp_path / "logits.npy")), served, atol=1e-5)
 
 
@@ -114,62 +114,68 @@ def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_pat
 
 def test_the_same_seed_gives_the_same_batches(folders):
     def first_batches(seed):
-        how = input_pipeline.Augmentation()
-        batches = input_pipeline.training_batches(folders / "train", image_size=32, batch_size=8, seed=seed, augmentation=how)
-        return np.concatenate([pictures.numpy() for pictures, _ in itertools.islice(batches, 6)])
+        augmentation = input_pipeline.Augmentation()
+        batches = input_pipeline.training_batches(
+            folders / "train", image_size=32, batch_size=8, seed=seed, augmentation=augmentation
+        )
+        return np.concatenate([images.numpy() for images, _ in itertools.islice(batches, 6)])
 
     assert np.array_equal(first_batches(3), first_batches(3))
     assert not np.array_equal(first_batches(3), first_batches(4))
 
 
-def test_augmented_pictures_stay_in_range_and_keep_their_labels(folders):
-    how = input_pipeline.Augmentation()
-    batches = input_pipeline.training_batches(folders / "train", image_size=32, batch_size=32, seed=0, augmentation=how)
-    pictures, labels = next(iter(batches))
-    assert pictures.numpy().min() >= 0 and pictures.numpy().max() <= 255
-    bright = pictures.numpy().mean((1, 2, 3)) > 120
+def test_augmented_images_stay_in_range_and_keep_their_labels(folders):
+    augmentation = input_pipeline.Augmentation()
+    batches = input_pipeline.training_batches(
+        folders / "train", image_size=32, batch_size=32, seed=0, augmentation=augmentation
+    )
+    images, labels = next(iter(batches))
+    assert images.numpy().min() >= 0 and images.numpy().max() <= 255
+    bright = images.numpy().mean((1, 2, 3)) > 120
     assert np.array_equal(bright, labels.numpy() == 1)
 
 
-def test_evaluation_batches_are_the_middle_of_the_picture(folders):
-    pictures, labels = next(iter(input_pipeline.evaluation_batches(folders / "validation", image_size=35, batch_size=64)))
+def test_evaluation_batches_are_center_crops(folders):
+    images, labels = next(iter(input_pipeline.evaluation_batches(folders / "validation", image_size=35, batch_size=64)))
     assert len(labels) == 12
     first = next(iter(tf.data.TFRecordDataset(str(folders / "validation" / "validation-00000-of-00001.tfrecord"))))
     encoded = tf_dataset.parse_record(first)["image/encoded"].numpy()
     middle = Image.open(io.BytesIO(encoded)).convert("RGB").crop((3, 2, 45, 37)).resize((35, 35), Image.Resampling.BILINEAR)
-    # Pillow smooths as it shrinks, TensorFlow does not: the same place, not the same pixels.
-    assert np.abs(pictures[0].numpy().mean((0, 1)) - np.asarray(middle, "float32").mean((0, 1))).max() < 3
+    # Pillow antialiases and TensorFlow does not, so only the mean colours agree.
+    assert np.abs(images[0].numpy().mean((0, 1)) - np.asarray(middle, "float32").mean((0, 1))).max() < 3
 
 
-def npz_of_a_network(file):
-    """Writes random weights of the narrow network under TF-Slim's names, and gives them."""
+def write_npz(file):
+    """Writes random weights of the narrow network under the names of TF-Slim, and returns them."""
     network = NETWORKS["inception_v1"]
     model = network.build(2, image_size=32, depth_multiplier=0.1)
-    named = {network.name_in_checkpoint(layer.name, w.name): w.numpy() for layer in model.layers for w in layer.weights}
-    np.savez(file, **named)
-    return named
+    weights_by_name = {
+        network.name_in_checkpoint(layer.name, w.name): w.numpy() for layer in model.layers for w in layer.weights
+    }
+    np.savez(file, **weights_by_name)
+    return weights_by_name
 
 
-def test_only_the_last_layer_may_be_trained(folders, tmp_path):
-    named = npz_of_a_network(tmp_path / "weights.npz")
+def test_train_last_layer_only_keeps_all_other_weights(folders, tmp_path):
+    weights_by_name = write_npz(tmp_path / "weights.npz")
     fields = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_last_layer_only": True}
     _, folder = train(folders, tmp_path, train_steps=5, **fields)
-    *before, last = keras.saving.load_model(folder / "classifier.keras").layers
+    *frozen, last = keras.saving.load_model(folder / "classifier.keras").layers
     name = NETWORKS["inception_v1"].name_in_checkpoint
-    for layer in before:
+    for layer in frozen:
         for weight in layer.weights:
-            np.testing.assert_array_equal(weight.numpy(), named[name(layer.name, weight.name)])
-    assert not np.array_equal(last.kernel, named[name(last.name, "kernel")])
+            np.testing.assert_array_equal(weight.numpy(), weights_by_name[name(layer.name, weight.name)])
+    assert not np.array_equal(last.kernel, weights_by_name[name(last.name, "kernel")])
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_leaves_nothing(folders, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_training_and_leaves_no_files(folders, tmp_path):
     with pytest.raises(InputError, match=r"the loss must be finite; got nan at step \d+, at rate 1e\+12\. Try a learning_rate"):
         train(folders, tmp_path, optimizer="sgd", learning_rate=1e12, train_steps=20)
     assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize("name", rules.OPTIMIZERS)
-def test_every_optimizer_lowers_a_loss(name):
+def test_every_optimizer_reduces_the_loss(name):
     optimizer = optimizers.make_optimizer(name, Advanced.parse({"opt_epsilon": 1e-3, "adagrad_initial_accumulator_value": 0.1}))
     variable = keras.Variable(np.array([3.0, -2.0], "float32"))
     optimizer.build([variable])
@@ -179,7 +185,7 @@ def test_every_optimizer_lowers_a_loss(name):
     assert float(tf.reduce_sum(tf.square(variable.value))) < 13.0
 
 
-def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
+def test_weight_decay_equals_the_gradient_of_the_penalty_of_tf_slim(folders):
     """One SGD step with weight decay differs from one without by exactly rate * decay * weight."""
     weights = []
     for decay in (0.0, 0.01):
@@ -189,23 +195,25 @@ def test_weight_decay_is_the_gradient_of_tf_slims_penalty(folders):
         start = model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy()
         recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, train_steps=1, advanced=advanced)
         decayed = trainer.Trainer(model, recipe, 4)
-        how = input_pipeline.Augmentation()
-        batches = input_pipeline.training_batches(folders / "train", image_size=32, batch_size=8, seed=0, augmentation=how)
+        augmentation = input_pipeline.Augmentation()
+        batches = input_pipeline.training_batches(
+            folders / "train", image_size=32, batch_size=8, seed=0, augmentation=augmentation
+        )
         list(decayed.run(iter(batches), None))
         weights.append(model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy())
     np.testing.assert_allclose(weights[0] - weights[1], 0.5 * 0.01 * start, atol=1e-5)
 
 
-def test_a_line_of_progress():
+def test_progress_line():
     row = {"step": 120, "loss": 0.4104, "accuracy": 0.88, "images_per_second": 43.2}
     assert monitoring.progress_line(row, 6000, 136.2) == "step 120/6000  loss 0.410  acc 0.880  43 img/s  eta 2m16s"
 
 
-# What else a recipe may ask for
+# Optional settings of a recipe
 
 
-def taught(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None) -> trainer.Trainer:
-    """A trainer of a network that is made of nothing but a class layer on 4 numbers, whose weights begin at zero."""
+def head_trainer(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None) -> trainer.Trainer:
+    """Makes a trainer of a single dense layer on 4 features, with weights initialised to zero."""
     numbers = keras.Input((4,))
     model = keras.Model(numbers, keras.layers.Dense(classes, kernel_initializer="zeros")(numbers))
     advanced = Advanced.parse({"weight_decay": 0.0} | changes)
@@ -216,28 +224,28 @@ def taught(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None 
 BATCH = (tf.constant(np.eye(4, dtype="float32")), tf.constant([0, 1, 1, 1], tf.int64))
 
 
-def test_averages_are_those_of_tensorflow_with_a_count_of_steps():
-    """Followed beside `tf.train.ExponentialMovingAverage`, which TF-Slim uses."""
-    averaged = taught({"moving_average_decay": 0.7, "export": "last"})
+def test_moving_averages_equal_those_of_tensorflow_with_a_step_counter():
+    """Compares with `tf.train.ExponentialMovingAverage`, which TF-Slim uses."""
+    averaged = head_trainer({"moving_average_decay": 0.7, "export": "last"})
     count = tf.Variable(0, dtype=tf.int64)
-    theirs = tf.train.ExponentialMovingAverage(0.7, num_updates=count)
+    reference = tf.train.ExponentialMovingAverage(0.7, num_updates=count)
     kernel = averaged.model.layers[-1].kernel.value
-    theirs.apply([kernel])
+    reference.apply([kernel])
     for _ in averaged.run(itertools.repeat(BATCH), None):
         count.assign_add(1)
-        theirs.apply([kernel])
-    np.testing.assert_allclose(averaged.weights("last")[0], theirs.average(kernel).numpy(), rtol=1e-5)
+        reference.apply([kernel])
+    np.testing.assert_allclose(averaged.weights("last")[0], reference.average(kernel).numpy(), rtol=1e-5)
     assert not np.allclose(averaged.weights("last")[0], kernel)
 
 
-def test_validation_sees_the_averages_and_the_training_goes_on_without_them():
-    averaged = taught({"moving_average_decay": 0.999})
+def test_validation_uses_the_averages_and_training_continues_with_the_weights():
+    averaged = head_trainer({"moving_average_decay": 0.999})
     batches = tf.data.Dataset.from_tensors(BATCH)
-    before = averaged.model.layers[-1].kernel.numpy()
+    frozen = averaged.model.layers[-1].kernel.numpy()
     for _ in averaged.run(itertools.repeat(BATCH), None):
         pass
     moved = averaged.model.layers[-1].kernel.numpy()
-    assert not np.allclose(before, moved)
+    assert not np.allclose(frozen, moved)
     with_averages = averaged.validate(batches)["validation_loss"]
     np.testing.assert_array_equal(averaged.model.layers[-1].kernel.numpy(), moved)
     averaged.set_weights(averaged.weights("last"))
@@ -247,9 +255,9 @@ def test_validation_sees_the_averages_and_the_training_goes_on_without_them():
     )
 
 
-def test_a_rare_class_weighs_as_much_as_a_common_one():
-    """The step with weights is the step without, with each picture counted as often as its class weighs."""
-    weighted = taught({}, class_weights=np.array([2.0, 2 / 3]))
+def test_class_weights_scale_the_gradient_of_each_image():
+    """A weighted step equals an unweighted one with each image counted as often as its class weight says."""
+    weighted = head_trainer({}, class_weights=np.array([2.0, 2 / 3]))
     weighted.compiled_step(*BATCH, tf.constant(0.5))
     logits = np.zeros((4, 2))
     truth = np.eye(2)[[0, 1, 1, 1]]
@@ -257,33 +265,33 @@ def test_a_rare_class_weighs_as_much_as_a_common_one():
     np.testing.assert_allclose(weighted.model.layers[-1].kernel, -0.5 * np.eye(4) @ gradient, atol=1e-6)
 
 
-def test_classes_are_balanced_by_how_many_pictures_they_have(tmp_path):
+def test_balanced_class_weights_are_inverse_to_class_sizes(tmp_path):
     folders = shade_records.write(tmp_path, dark=0.25)
     np.testing.assert_allclose(_balanced_weights(folders / "train", 3), [2.0, 2 / 3, 0.0])
 
 
-def test_smoothed_labels_and_mixed_ones_are_learned_alike():
-    """Label smoothing is a mixture with all classes: given as labels, it is the same step."""
-    smoothed, mixed = taught({"label_smoothing": 0.2}), taught({})
+def test_label_smoothing_equals_training_on_soft_labels():
+    """Label smoothing is a mixture with the uniform distribution: as soft labels, it gives the same step."""
+    smoothed, mixed = head_trainer({"label_smoothing": 0.2}), head_trainer({})
     smoothed.compiled_step(*BATCH, tf.constant(0.5))
     soft = tf.one_hot(BATCH[1], 2) * 0.8 + 0.1
     mixed.compiled_step(BATCH[0], soft, tf.constant(0.5))
     np.testing.assert_allclose(smoothed.model.layers[-1].kernel, mixed.model.layers[-1].kernel, atol=1e-7)
 
 
-def test_it_ends_early_when_validation_no_longer_becomes_better_and_the_best_is_kept():
-    stubborn = taught({"validate_every_steps": 1, "early_stopping_patience": 2})
-    wrong = (BATCH[0], 1 - BATCH[1])  # what it learns makes this worse with every step
-    rows = list(stubborn.run(itertools.repeat(BATCH), tf.data.Dataset.from_tensors(wrong)))
-    assert stubborn.ended_early and len(rows) == 3 and stubborn.step == 3
-    assert stubborn.best_row["step"] == 1
-    first = taught({})
+def test_early_stopping_keeps_the_best_weights():
+    overfitting = head_trainer({"validate_every_steps": 1, "early_stopping_patience": 2})
+    wrong_labels = (BATCH[0], 1 - BATCH[1])  # validation gets worse with every step
+    rows = list(overfitting.run(itertools.repeat(BATCH), tf.data.Dataset.from_tensors(wrong_labels)))
+    assert overfitting.ended_early and len(rows) == 3 and overfitting.step == 3
+    assert overfitting.best_row["step"] == 1
+    first = head_trainer({})
     first.compiled_step(*BATCH, tf.constant(0.5))
-    np.testing.assert_array_equal(stubborn.weights("best")[0], first.model.layers[-1].kernel)
-    assert not np.allclose(stubborn.weights("last")[0], stubborn.weights("best")[0])
+    np.testing.assert_array_equal(overfitting.weights("best")[0], first.model.layers[-1].kernel)
+    assert not np.allclose(overfitting.weights("last")[0], overfitting.weights("best")[0])
 
 
-def test_the_best_and_the_last_model_are_kept(folders, tmp_path):
+def test_keeps_the_best_and_the_last_model(folders, tmp_path):
     changes = {"train_steps": 12, "learning_rate": 0.02, "advanced": NARROW | {"validate_every_steps": 1}}
     reached, model = train(folders, tmp_path, **changes)
     history = json.loads((model / "training.json").read_text())
@@ -294,9 +302,9 @@ def test_the_best_and_the_last_model_are_kept(folders, tmp_path):
         assert not np.allclose(exported.layers[-1].kernel, last.layers[-1].kernel)
 
 
-def test_layers_can_be_frozen_by_the_beginning_of_their_names(folders, tmp_path):
+def test_layers_are_frozen_by_name_prefix(folders, tmp_path):
     advanced = NARROW | {"layers_to_freeze": "Conv2d, Mixed_3", "export": "last"}
-    weights = npz_of_a_network(tmp_path / "weights.npz")
+    weights = write_npz(tmp_path / "weights.npz")
     changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_steps": 3, "advanced": advanced}
     _, model = train(folders, tmp_path, **changes)
     network = NETWORKS["inception_v1"]
@@ -307,39 +315,39 @@ def test_layers_can_be_frozen_by_the_beginning_of_their_names(folders, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("prefixes", "message"),
     [
         ("Mixd_3", "must name layers of the network; got Mixd_3. Use a prefix of one of these: Conv2d_1a_7x7"),
         ("Conv2d,Mixed,Logits", "must leave a layer to train; got Conv2d,Mixed,Logits"),
     ],
 )
-def test_layers_that_are_not_there_are_not_frozen(given, said):
+def test_invalid_layers_to_freeze_are_rejected(prefixes, message):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
-    with pytest.raises(InputError, match=said):
-        trainer.freeze_layers(model, given)
+    with pytest.raises(InputError, match=message):
+        trainer.freeze_layers(model, prefixes)
 
 
-def test_frozen_features_are_computed_once_and_taught_in_a_seeded_order(tmp_path, folders):
+def test_frozen_features_equal_the_network_and_are_batched_in_a_seeded_order(tmp_path, folders):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
     body, last = networks.split_head(model)
     features = compute_features(body, folders / "train", 32, tmp_path, mirrored=True)
     assert features.values.shape == (64, body.output.shape[-1]) and features.labels.tolist().count(0) == 32
-    pictures, labels = next(iter(input_pipeline.evaluation_batches(folders / "train", image_size=32, batch_size=64)))
-    np.testing.assert_allclose(last(features.values[:32].astype("float32")), model(pictures), atol=0.02)
+    images, labels = next(iter(input_pipeline.evaluation_batches(folders / "train", image_size=32, batch_size=64)))
+    np.testing.assert_allclose(last(features.values[:32].astype("float32")), model(images), atol=0.02)
     assert np.array_equal(features.labels[:32], labels)
 
     def batches(first_step: int, part: tuple[int, int] = (0, 1)) -> list[tuple[np.ndarray, np.ndarray]]:
-        taken = training_batches(features, batch_size=8, seed=3, first_step=first_step, part=part)
-        return [(values.numpy(), numbers.numpy()) for values, numbers in itertools.islice(taken, 10)]
+        iterator = training_batches(features, batch_size=8, seed=3, first_step=first_step, part=part)
+        return [(values.numpy(), numbers.numpy()) for values, numbers in itertools.islice(iterator, 10)]
 
-    whole = batches(0)
-    epoch = np.concatenate([values for values, _ in whole[:8]])
+    all_batches = batches(0)
+    epoch = np.concatenate([values for values, _ in all_batches[:8]])
     assert np.array_equal(np.sort(epoch, 0), np.sort(features.values.astype("float32"), 0))
-    for one, other in zip(whole[4:], batches(4), strict=False):
-        assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
+    for expected, resumed in zip(all_batches[4:], batches(4), strict=False):
+        assert np.array_equal(expected[0], resumed[0]) and np.array_equal(expected[1], resumed[1])
     halves = zip(batches(0, (0, 2)), batches(0, (1, 2)), strict=True)
-    for one, (left, right) in zip(whole, halves, strict=True):
-        assert np.array_equal(one[0], np.concatenate([left[0], right[0]]))
+    for expected, (left, right) in zip(all_batches, halves, strict=True):
+        assert np.array_equal(expected[0], np.concatenate([left[0], right[0]]))
 
 
 def resident_bytes() -> int:
@@ -351,10 +359,10 @@ def test_memory_does_not_grow_over_two_thousand_steps(folders):
         leave_out("Linux alone tells how much memory a process has")
     model = trainer.build_network("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1)
     recipe = replace(RECIPE, train_steps=2000, advanced=Advanced.parse(NARROW | {"moving_average_decay": 0.99}))
-    steady = trainer.Trainer(model, recipe, 4)
+    long_training = trainer.Trainer(model, recipe, 4)
     batches = input_pipeline.training_batches(
         folders / "train", image_size=32, batch_size=8, seed=0, augmentation=input_pipeline.Augmentation()
     )
-    sizes = [resident_bytes() for _ in steady.run(iter(batches), None) if steady.step % 500 == 0]
+    sizes = [resident_bytes() for _ in long_training.run(iter(batches), None) if long_training.step % 500 == 0]
     assert len(sizes) == 4
     assert sizes[-1] - sizes[0] < 16 << 20

@@ -1,4 +1,4 @@
-"""Several workers that train together, each a process, as the training operator starts them: they learn what one learns."""
+"""Distributed training: workers in separate processes, as the training operator starts them, learn the weights of one."""
 
 import contextlib
 import json
@@ -23,17 +23,17 @@ CHANGES = {
     "optimizer": "momentum",
     "learning_rate": 0.001,
 }
-# Narrow batch norm over so few pictures multiplies what is rounded: pictures in another order alone, in one process, move the
-# weights of the stem by more than 1e-4 in a second step. The first one already needs the statistics and gradients of all.
+# Narrow batch norm over few images amplifies rounding errors: in one process, another order of the images already changes the
+# weights of the stem by more than 1e-4 in the second step. The first step needs the statistics and gradients of all workers.
 STEPS = {"googlenet": {"train_steps": 8}, "inception_v1": {"train_steps": 1, "learning_rate": 0.00005}}
 ALONE = ("-m", "kfp_vision.cli")
 EXACT = shade_records.NARROW | {"precision": "float32", "dropout_keep_prob": 1.0, "export": "last"}
 
 
-def started(folders: Path, out: Path, changes: dict, environment: dict[str, str], program=ALONE) -> subprocess.Popen:
-    given = [f"--parameter={name}={v if isinstance(v, str) else json.dumps(v)}" for name, v in changes.items()]
+def start_worker(folders: Path, out: Path, changes: dict, environment: dict[str, str], program=ALONE) -> subprocess.Popen:
+    parameters = [f"--parameter={name}={v if isinstance(v, str) else json.dumps(v)}" for name, v in changes.items()]
     return subprocess.Popen(
-        [sys.executable, *program, "train", str(folders), str(out), *given],
+        [sys.executable, *program, "train", str(folders), str(out), *parameters],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -41,26 +41,26 @@ def started(folders: Path, out: Path, changes: dict, environment: dict[str, str]
     )
 
 
-def ended(processes: list[subprocess.Popen]) -> list[str]:
+def wait_for_all(processes: list[subprocess.Popen]) -> list[str]:
     with contextlib.ExitStack() as together:
         for process in processes:
             together.enter_context(model_servers.ended(process))
-        said = [process.communicate(timeout=1200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
-    return said
+        outputs = [process.communicate(timeout=1200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
+    return outputs
 
 
 def two_workers() -> list[dict[str, str]]:
-    """The environment of each of two workers on this machine."""
+    """Returns the environment of each of two workers on this machine."""
     with socket.socket() as first, socket.socket() as second:
-        for one in (first, second):
-            one.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in (first, second)]
+        for single in (first, second):
+            single.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{single.getsockname()[1]}" for single in (first, second)]
     cluster = {"worker": addresses}
     return [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}})} for i in range(2)]
 
 
-# A machine with two GPUs, as far as one without can be: two devices that the strategy of several GPUs spreads the steps over.
+# Stands in for two GPUs: two logical CPU devices under the strategy for several GPUs.
 TWO_DEVICES = """
 import sys
 import tensorflow as tf
@@ -82,44 +82,46 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=STEPS)
-def alone(request, folders, tmp_path_factory):
-    """What one process learns: the fields that were changed, and what it wrote."""
+def single_process(request, folders, tmp_path_factory):
+    """Trains in one process; returns the changed fields and the output folder."""
     out = tmp_path_factory.mktemp(request.param)
     changes = CHANGES | {"network": request.param, "advanced": EXACT} | STEPS[request.param]
-    ended([started(folders, out, changes, {})])
+    wait_for_all([start_worker(folders, out, changes, {})])
     return changes, out
 
 
-def assert_the_same_was_learned(out: Path, other: Path) -> None:
-    together, one = (keras.saving.load_model(folder / "model" / "classifier.keras") for folder in (out, other))
-    for weight, same in zip(together.weights, one.weights, strict=True):
-        np.testing.assert_allclose(weight, same, atol=1e-4, err_msg=weight.path)
-    losses = [json.loads((folder / "model" / "training.json").read_text())[-1]["loss"] for folder in (out, other)]
+def assert_same_weights(out: Path, reference: Path) -> None:
+    together, single = (keras.saving.load_model(folder / "model" / "classifier.keras") for folder in (out, reference))
+    for weight, expected in zip(together.weights, single.weights, strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-4, err_msg=weight.path)
+    losses = [json.loads((folder / "model" / "training.json").read_text())[-1]["loss"] for folder in (out, reference)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-def test_two_workers_learn_what_one_learns(folders, alone, tmp_path):
-    changes, one = alone
+def test_two_workers_learn_the_weights_of_one_process(folders, single_process, tmp_path):
+    changes, single = single_process
     outs = [tmp_path / f"worker-{number}" for number in range(2)]
-    said = ended([started(folders, out, changes, at) for out, at in zip(outs, two_workers(), strict=True)])
-    assert all("on the CPU of each of 2 workers" in printed for printed in said)
-    assert not list(outs[1].iterdir())  # the first one writes
-    assert_the_same_was_learned(outs[0], one)
+    outputs = wait_for_all(
+        [start_worker(folders, out, changes, environment) for out, environment in zip(outs, two_workers(), strict=True)]
+    )
+    assert all("on the CPU of each of 2 workers" in printed for printed in outputs)
+    assert not list(outs[1].iterdir())  # only the first worker writes
+    assert_same_weights(outs[0], single)
 
 
-def test_two_devices_of_a_machine_learn_what_one_learns(folders, alone, tmp_path):
-    changes, one = alone
-    ended([started(folders, tmp_path, changes, {}, ("-c", TWO_DEVICES))])
-    assert_the_same_was_learned(tmp_path, one)
+def test_two_devices_learn_the_weights_of_one(folders, single_process, tmp_path):
+    changes, single = single_process
+    wait_for_all([start_worker(folders, tmp_path, changes, {}, ("-c", TWO_DEVICES))])
+    assert_same_weights(tmp_path, single)
 
 
-def test_a_worker_finds_its_place():
+def test_rank_and_size_of_a_worker():
     cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": ["d:1"]}
 
-    def place(kind: str, index: int) -> tuple[int, int]:
+    def rank(kind: str, index: int) -> tuple[int, int]:
         return devices.rank_and_size({"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})})
 
-    assert [place("chief", 0), place("worker", 0), place("worker", 1)] == [(0, 3), (1, 3), (2, 3)]
+    assert [rank("chief", 0), rank("worker", 0), rank("worker", 1)] == [(0, 3), (1, 3), (2, 3)]
     assert devices.rank_and_size({}) == (0, 1)
     assert devices.rank_and_size({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'}) == (
         0,
@@ -127,7 +129,7 @@ def test_a_worker_finds_its_place():
     )
 
 
-def test_more_gpus_than_there_are_is_an_error_in_a_pod_and_a_warning_elsewhere(capsys):
+def test_missing_gpus_are_an_error_in_a_pod_and_a_warning_elsewhere(capsys):
     with pytest.raises(InputError, match=r"must not be above the GPUs that are visible; got gpu_count=64 and 0 visible\. Set"):
         devices.choose_strategy(64, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
     devices.choose_strategy(64, {})
