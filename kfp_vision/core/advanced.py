@@ -9,6 +9,7 @@ from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import check_type, has_type_of, normalize_numbers
 
+STOCK_RUNTIME = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
 STORE_WAIT_SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seconds` of advanced or the environment is set
 
 
@@ -41,7 +42,7 @@ ADVANCED_CHOICES = {
     "class_weights": ("none", "balanced"),
     "export": ("best", "last"),
     "xla": ("auto", "on", "off"),
-    "service_runtime": ("kfp-vision", "tensorflow"),
+    "service_runtime": ("kfp-vision", STOCK_RUNTIME),
 }
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
@@ -341,7 +342,7 @@ def _check_service(advanced: Advanced) -> None:
     if pods and not 0 <= least <= most > 0:
         rule = "service_replicas of advanced must be a number of pods, or a range such as 1-3"
         raise InputError(rule, pods, "Set it to 1-3, say.")
-    if advanced.runtime_version and advanced.service_runtime != "tensorflow":
+    if advanced.runtime_version and advanced.service_runtime != STOCK_RUNTIME:
         rule = "runtime_version of advanced must be left out unless service_runtime=tensorflow"
         remedy = "Leave it out; service_image sets the container image of our server."
         raise InputError(rule, advanced.runtime_version, remedy)

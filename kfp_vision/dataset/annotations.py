@@ -16,11 +16,11 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
-from PIL import ExifTags, Image, ImageDraw
+from PIL import Image, ImageDraw
 
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset import import_files, table, validation
-from kfp_vision.dataset.images import PILLOW_FORMATS, Rejected, ValidImage, validate_image
+from kfp_vision.dataset.images import PILLOW_FORMATS, UPRIGHT, Rejected, ValidImage, read_orientation, validate_image
 from kfp_vision.dataset.scan import is_unwritable, skip_reason, splits_by_folder
 from kfp_vision.dataset.table import Catalog, ImageRow
 from kfp_vision.reports import thumbnails
@@ -36,7 +36,7 @@ ANNOTATION_MISSING, IMAGE_MISSING, NOT_IN_SPLIT_LISTS = (
     "not listed in ImageSets/Main",
 )
 VOC_LAYOUT = "Put x.xml in Pascal VOC format next to each x.jpg, or into Annotations next to JPEGImages."
-UPRIGHT, SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the sideways ones swap width and height
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 SAMPLE_SIDE, BOX_LINE_WIDTH = 400, 3  # pixels: size of a sample on the page, and width of the box lines
 
 
@@ -397,7 +397,7 @@ def _size_or_reason(encoded: bytes) -> tuple[int, int, int] | str:
     """Returns width and height of the upright image and its EXIF orientation, or why it cannot be read."""
     try:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+            orientation = read_orientation(image)
             width, height = image.size if orientation not in SIDEWAYS else image.size[::-1]
             return width, height, orientation
     except (OSError, SyntaxError, ValueError):

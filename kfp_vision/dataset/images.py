@@ -5,7 +5,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 # Pillow's format names, and the modes of each that TensorFlow decodes. MPO is a JPEG followed by further images (from phones).
@@ -32,6 +32,17 @@ JPEG_SCAN_HEADER, MAX_SCANS = re.compile(b"\xff\xda\0"), 100
 MAX_QUICK_WORK = 10**11  # pixels times bytes; a JPEG below this decodes within seconds, whatever it contains
 CHECK_SCALE = 8  # JPEGs are checked in grey at 1/8 size: libjpeg still reads every byte, but skips most of the arithmetic
 
+UPRIGHT = 1  # EXIF orientation: EXIF 2.3, section 4.6.4
+TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns; MAX_PIXELS rejects
 
 
@@ -57,7 +68,7 @@ class ValidImage:
 
 
 def validate_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> ValidImage:
-    """Validates an image, and re-encodes it as RGB JPEG if TensorFlow cannot decode it or it is not upright.
+    """Validates an image, and re-encodes it as RGB JPEG if TensorFlow cannot decode it, or it is not upright or not opaque.
 
     Args:
         encoded: the file's bytes, in any format of `PILLOW_FORMATS`.
@@ -104,8 +115,8 @@ def _validate(encoded: bytes, max_pixels: int, side: int | None) -> tuple[ValidI
             check_pixel_count(width, height, max_pixels)
             if image.format in ("JPEG", "MPO"):
                 check_jpeg_scans(encoded, width, height)
-            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            if upright and image.mode in TENSORFLOW_MODES.get(image.format or "", ()):
+            upright = read_orientation(image) == UPRIGHT
+            if upright and image.mode in TENSORFLOW_MODES.get(image.format or "", ()) and not _shows_through(image):
                 if side:
                     image.draft("RGB", (side, side))
                 else:
@@ -113,12 +124,45 @@ def _validate(encoded: bytes, max_pixels: int, side: int | None) -> tuple[ValidI
                 image.load()
                 (_reject_broken_png if image.format == "PNG" else _reject_broken_jpeg)(encoded)
                 return ValidImage(encoded, "png" if image.format == "PNG" else "jpeg", height, width), image
-            converted = encode_jpeg(ImageOps.exif_transpose(image))
+            image.load()  # Pillow sets a TIFF upright itself, and then reads no orientation
+            method = TO_UPRIGHT.get(read_orientation(image))
+            converted = encode_jpeg(image if method is None else image.transpose(method))
             return _validate(converted.encoded, max_pixels, side) if side else (converted, image)
     except UnidentifiedImageError:
         raise Rejected(_describe_unknown(encoded)) from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Rejected:
+        raise
+    except Exception as error:  # Pillow raises anything on untrusted bytes
         raise Rejected(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def read_orientation(image: Image.Image) -> int:
+    """Reads the EXIF orientation alone, whatever other fields hold.
+
+    Args:
+        image: opened with Pillow; decoded by this if it is a PNG, whose EXIF data may follow the pixels.
+
+    Returns:
+        1 to 8; 1 if there is none that can be read.
+
+    Raises:
+        OSError: the pixels of a PNG are damaged.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises anything on damaged EXIF data, which do not concern the pixels
+        return UPRIGHT
+    return orientation if isinstance(orientation, int) and orientation in TO_UPRIGHT else UPRIGHT
+
+
+def _shows_through(image: Image.Image) -> bool:
+    """Returns whether any pixel is not opaque."""
+    if not image.has_transparency_data or image.mode.startswith("I"):
+        return False
+    alpha = image.getchannel("A") if "A" in image.getbands() else image.convert("RGBA").getchannel("A")
+    return bool(alpha.getextrema() != (255, 255))
 
 
 def check_pixel_count(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -209,7 +253,7 @@ def _reject_broken_jpeg(encoded: bytes) -> None:
 
 
 def encode_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> ValidImage:
-    """Encodes an upright image as an RGB JPEG of quality 95.
+    """Encodes an upright image as an RGB JPEG of quality 95, with transparent pixels on white.
 
     Args:
         image: in any Pillow mode; 16-bit grey is scaled to 8 bits.
@@ -232,6 +276,11 @@ def encode_jpeg(image: Image.Image, size: tuple[int, int] | None = None) -> Vali
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts to RGB, with transparent pixels on white, as browsers show them."""
     if image.mode.startswith("I;16"):  # Pillow would clip it to 8 bits: all white
         image = image.convert("I").point([level >> 8 for level in range(1 << 16)], "L")
+        image.info.pop("transparency", None)  # a level of 16 bits
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")

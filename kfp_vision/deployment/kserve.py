@@ -30,7 +30,6 @@ from kfp_vision.repository import publish
 from kfp_vision.repository.version import SERVING_FOLDER, Version
 from kfp_vision.storage import base, uris, writing
 
-STOCK_RUNTIME = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
 MAX_DNS_LABEL = 63  # characters of a DNS label, RFC 1035
 MAX_REASON_LENGTH = 1500  # characters of a reason reported by the cluster
 SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # as KServe accepts it
@@ -233,7 +232,7 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
         The manifest.
     """
     gpus, percent = int(settings["service_gpus"]), int(settings["canary_percent"])
-    stock = settings["service_runtime"] == STOCK_RUNTIME
+    stock = settings["service_runtime"] == advanced.STOCK_RUNTIME
     predictor = {
         "serviceAccountName": settings["service_account"] or None,
         "canaryTrafficPercent": percent if percent < 100 else None,
@@ -269,7 +268,8 @@ def _hash(content: Any) -> str:
 
 def _with_image(cluster: Cluster, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Completes the settings with the server's container image: by default from the registry of this stage's image."""
-    own = cluster.stage_image() if settings["service_runtime"] != STOCK_RUNTIME and not settings["service_image"] else ""
+    is_ours = settings["service_runtime"] != advanced.STOCK_RUNTIME
+    own = cluster.stage_image() if is_ours and not settings["service_image"] else ""
     gpus = "-gpu" if settings["service_gpus"] else ""
     sibling = re.sub(r"kfp-vision:(?=[^/]+$)", f"kfp-vision{gpus}:", own) if SERVER_IMAGE.fullmatch(own) else ""
     return {**settings, "service_image": settings["service_image"] or sibling or f"kfp-vision{gpus}:{__version__}"}

@@ -1,22 +1,31 @@
-"""Starts the server on the exported model and compares its answers with those of the evaluation."""
+"""Starts the server on the exported model and compares its answers with those of the evaluation.
 
+For KServe's stock runtime, which serves the SavedModel without our server, it also compares the SavedModel's own answers.
+"""
+
+import io
 import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import ExifTags, Image
+
 from kfp_vision.core import values
+from kfp_vision.core.advanced import STOCK_RUNTIME
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.deployment.deploy import check_same, read_json
-from kfp_vision.prediction.classifier import Answer
+from kfp_vision.prediction.classifier import Answer, Classifier
 from kfp_vision.prediction.client import ServingClient
 from kfp_vision.records import folder
-from kfp_vision.repository.version import exported_version
+from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
 from kfp_vision.storage import atomic
 
 MAX_DIFFERENCE = 1e-3  # between the probabilities of the server and of the evaluation
+TURNED, TURN_BACK = 6, Image.Transpose.ROTATE_90  # an EXIF orientation, and how the pixels are stored that it sets upright
+JPEG_BLOCK = 8  # pixels; at the best quality, a block of one colour is decoded to the same pixels however it is turned
 
 
 class ServingCheck(NamedTuple):
@@ -44,6 +53,7 @@ def check_serving(
 ) -> ServingCheck:
     """Serves the model with the real server, sends it images over HTTP, and compares its answers with the evaluation's.
 
+    With `service_runtime=tensorflow` in the training's settings, the SavedModel is also called without the server.
     A model that is not accepted, or not new, is not checked; its proof then fits no model.
 
     Args:
@@ -59,7 +69,8 @@ def check_serving(
         The figures, and whether to deploy.
 
     Raises:
-        InputError: the records are damaged, the server does not start, or its answers differ from the evaluation's.
+        InputError: the records are damaged, the server does not start, answers differ from the evaluation's, or the SavedModel
+            that the stock runtime serves ignores the EXIF orientation.
     """
     version, evaluation = exported_version(model), read_json(verdict)
     check_same(version, evaluation, "verdict")
@@ -82,6 +93,8 @@ def check_serving(
     if not difference <= MAX_DIFFERENCE:
         rule = f"a server must answer as the evaluation did, to {MAX_DIFFERENCE:g}"
         raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
+    if version.about.get("advanced", {}).get("service_runtime") == STOCK_RUNTIME:
+        difference = max(difference, _check_export(version, images, expected))
     median = round(statistics.median(seconds), 4)
     figures = {"pictures": len(images), "largest_difference": difference, "median_seconds": median}
     atomic.write_json(proof, {"model_fingerprint": version.fingerprint, **figures})
@@ -90,7 +103,49 @@ def check_serving(
     return ServingCheck(figures, deploy_to != values.NOWHERE)
 
 
+def _check_export(version: Version, images: dict[str, bytes], expected: dict[str, list[float]]) -> float:
+    """Calls the SavedModel as the stock runtime does, also with turned images; returns the difference to the evaluation."""
+    classifier = Classifier(version)
+    answers = dict(zip(images, classifier.probabilities(list(images.values())).tolist(), strict=True))
+    difference = max(_largest(answers[name], expected[name]) for name in images)
+    if not difference <= MAX_DIFFERENCE:
+        rule = f"the SavedModel must answer as the evaluation did, to {MAX_DIFFERENCE:g}"
+        raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
+    pairs = [_upright_and_turned(encoded, version.about["image_size"]) for encoded in images.values()]
+    upright, turned = (classifier.probabilities(list(encoded)).tolist() for encoded in zip(*pairs, strict=True))
+    turning = max(_largest(one, other) for one, other in zip(upright, turned, strict=True))
+    if not turning <= MAX_DIFFERENCE:
+        rule = f"the SavedModel must answer for a turned photograph as for an upright one, to {MAX_DIFFERENCE:g}"
+        remedy = "Export the model again with this release, or set service_runtime=kfp-vision."
+        raise InputError(rule, f"a difference of {turning:.3g} for EXIF orientation {TURNED}", remedy)
+    print(f"the SavedModel alone classified them to {difference:.1g}, and turned by EXIF to {turning:.1g}")
+    return difference
+
+
+def _upright_and_turned(encoded: bytes, image_size: int) -> tuple[bytes, bytes]:
+    """Encodes an image as a JPEG twice: as it is, and with the pixels turned and the EXIF orientation that turns them back.
+
+    It becomes a mosaic, or rounding would make the answers of a network differ by some hundredths. The sides are below twice
+    `image_size`, at which JPEGs are decoded at full size, and not alike.
+    """
+    blocks = -(-image_size // JPEG_BLOCK)
+    with Image.open(io.BytesIO(encoded)) as image:
+        mosaic = image.convert("RGB").resize((blocks + 2, blocks + 1), Image.Resampling.BOX)
+    upright = mosaic.resize((mosaic.width * JPEG_BLOCK, mosaic.height * JPEG_BLOCK), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = TURNED
+    return _jpeg(upright, Image.Exif()), _jpeg(upright.transpose(TURN_BACK), exif)
+
+
+def _jpeg(image: Image.Image, exif: Image.Exif) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=100, subsampling=0, exif=exif)
+    return file.getvalue()
+
+
+def _largest(one: list[float], other: list[float]) -> float:
+    return max(abs(mine - its) for mine, its in zip(one, other, strict=True)) if len(one) == len(other) else float("inf")
+
+
 def _difference(answer: Answer, expected: list[float]) -> float:
-    if isinstance(answer, Rejected) or len(answer.probabilities) != len(expected):
-        return float("inf")
-    return max(abs(one - other) for one, other in zip(answer.probabilities, expected, strict=True))
+    return float("inf") if isinstance(answer, Rejected) else _largest(answer.probabilities, expected)

@@ -4,13 +4,17 @@ from functools import partial
 
 import tensorflow as tf
 
+from kfp_vision.networks import orientation
+
 CENTRAL_FRACTION = 0.875  # of each side, as TF-Slim and Caffe evaluate
 JPEG_REDUCTIONS = (1, 2, 4, 8)  # factors by which libjpeg can reduce an image while decoding it
 RAW_FORMAT = b"raw"  # format of an image cached as pixels: uint8 (height, width, 3)
 
 
 def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes an image, crops its centre as `tf.image.central_crop` does, and resizes the crop.
+    """Decodes an image, crops its centre as `tf.image.central_crop` does, resizes the crop, and sets it upright.
+
+    Transparent pixels of a PNG become white.
 
     Part of the exported SavedModel, so it uses only operations that TensorFlow 2.6 has.
 
@@ -22,15 +26,25 @@ def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
         Float32 (size, size, 3) RGB in 0 to 255.
     """
 
-    def jpeg() -> tf.Tensor:
+    def jpeg() -> tuple[tf.Tensor, tf.Tensor]:
         sides = tf.image.extract_jpeg_shape(encoded)[:2]
-        return decode_jpeg_window(encoded, *central_window(sides), sides[1], image_size)
+        return decode_jpeg_window(encoded, *central_window(sides), sides[1], image_size), orientation.jpeg_orientation(encoded)
 
-    def any_other() -> tf.Tensor:
+    def any_other() -> tuple[tf.Tensor, tf.Tensor]:
+        turned, transparent = orientation.png_properties(encoded)
+        return tf.cond(transparent, on_white, opaque), turned
+
+    def opaque() -> tf.Tensor:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         return _slice_image(image, *central_window(tf.shape(image)[:2]))
 
-    return resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, any_other), image_size)
+    def on_white() -> tf.Tensor:
+        image = tf.io.decode_png(encoded, channels=4)
+        return orientation.lay_on_white(_slice_image(image, *central_window(tf.shape(image)[:2])))
+
+    image, turned = tf.cond(tf.io.is_jpeg(encoded), jpeg, any_other)
+    # Turned last: the window and the result are symmetric, and the result is small.
+    return orientation.turn_upright(resize(image, image_size), turned)
 
 
 def central_window(sides: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError, redact
@@ -18,12 +18,14 @@ from kfp_vision.dataset import annotations, table
 from kfp_vision.dataset.images import (
     PILLOW_FORMATS,
     TENSORFLOW_MODES,
+    UPRIGHT,
     Rejected,
     ValidImage,
     check_jpeg_scans,
     check_pixel_count,
     encode_jpeg,
     plain_jpeg_size,
+    read_orientation,
     validate_image,
 )
 from kfp_vision.dataset.label_map import LABEL_MAP_FILE, read_label_map, read_labels
@@ -102,7 +104,7 @@ def _check_header(encoded: bytes) -> ValidImage:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as opened:
             readable = opened.mode in TENSORFLOW_MODES.get(opened.format or "", ())
             check_pixel_count(*opened.size)
-            if readable and opened.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            if readable and not opened.has_transparency_data and read_orientation(opened) == UPRIGHT:
                 return ValidImage(encoded, "png" if opened.format == "PNG" else "jpeg", opened.height, opened.width)
     except (OSError, SyntaxError, ValueError):
         pass  # `validate_image` finds the reason

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
 
-from kfp_vision.dataset.images import PILLOW_FORMATS, TENSORFLOW_MODES, ValidImage
+from kfp_vision.dataset.images import PILLOW_FORMATS, TENSORFLOW_MODES, UPRIGHT, ValidImage, read_orientation
 from kfp_vision.dataset.table import MAX_NAMED, MAX_SAMPLES, SAMPLES_PER_CLASS, SPLITS, ImageRow
 from kfp_vision.reports import charts, formatting
 from kfp_vision.reports.thumbnails import EncodedImage, Thumbnail, thumbnail
@@ -223,8 +223,10 @@ def reencoding_reason(original: bytes, image: ValidImage) -> str:
             return f"{opened.format} rather than JPEG or PNG"
         if max(opened.size) > max(image.height, image.width):
             return SHRUNK_REASON
-        if opened.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if read_orientation(opened) != UPRIGHT:
             return "not upright (EXIF orientation)"
+        if opened.has_transparency_data:
+            return "transparent, laid on white"
         return f"colour mode {opened.mode}"
 
 

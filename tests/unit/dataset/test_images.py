@@ -1,5 +1,6 @@
 """Valid images are upright, of the reported size, and decodable by TensorFlow; all others are rejected with a reason."""
 
+import contextlib
 import io
 import random
 import re
@@ -207,6 +208,79 @@ def test_a_rotated_image_is_set_upright(kind, orientation):
     np.testing.assert_allclose(corners, UPRIGHT[orientation], atol=12)
     with Image.open(io.BytesIO(validated.encoded)) as image:
         assert ORIENTATION not in image.getexif()
+
+
+def on_nothing(mode: str) -> Image.Image:
+    """Draws a red quarter above left on transparent black."""
+    image = Image.new("RGBA", (WIDTH, HEIGHT))
+    image.paste((*RED, 255), (0, 0, WIDTH // 2, HEIGHT // 2))
+    if mode != "P":
+        return image.convert(mode)
+    palette = image.convert("RGB").quantize(4)
+    palette.info["transparency"] = palette.getpixel((WIDTH - 1, HEIGHT - 1))
+    return palette
+
+
+@pytest.mark.parametrize("side", [0, 10, 100])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("PNG", "RGBA"), ("PNG", "LA"), ("PNG", "P"), ("GIF", "P"), ("WEBP", "RGBA"), ("TIFF", "RGBA")]
+)
+def test_transparent_pixels_become_white(kind, mode, side):
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    content = encoded(on_nothing(mode), kind, **options)
+    picture, small = validate_and_decode(content, side) if side else (validate_image(content), None)
+    for pixels in [decoded(picture)] + ([np.asarray(small)] if small else []):
+        height, width, _ = pixels.shape
+        assert pixels[3 * height // 4 :].min() > 240  # JPEG rings a little
+        first = pixels[height // 4, width // 4].astype(int)
+        assert np.abs(first - (RED if mode != "LA" else first[0])).max() < 12
+        assert first.max() < 230
+
+
+def exif_of(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Makes an EXIF block (TIFF 6.0, section 2) of an orientation of 6 and other entries: tag, type, count, bytes."""
+    every = sorted([(ORIENTATION, 3, 1, struct.pack("<H", 6)), *entries])
+    fields, beside = b"", b""
+    for tag, kind, count, value in every:
+        if len(value) > 4:
+            value, beside = struct.pack("<I", 8 + 2 + 12 * len(every) + 4 + len(beside)), beside + value
+        fields += struct.pack("<HHI4s", tag, kind, count, value)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(every)) + fields + bytes(4) + beside
+
+
+BROKEN_BESIDE = {
+    "a signed rational of -1/0": (0x011A, 10, 1, struct.pack("<ii", -1, 0)),
+    "a rational of 1/0": (0x011A, 5, 1, struct.pack("<II", 1, 0)),
+    "not a number": (0x011A, 12, 1, struct.pack("<d", float("nan"))),
+    "a text for a resolution": (0x011A, 2, 4, b"abc\0"),
+    "bytes for GPS": (0x8825, 1, 4, b"\xff\xff\xff\xff"),
+    "GPS behind the end": (0x8825, 4, 1, b"\xff\xff\xff\x7f"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_BESIDE)
+def test_a_broken_field_beside_the_orientation_does_not_matter(kind):
+    for image_format in ("JPEG", "PNG", "WEBP"):
+        picture = validate_image(encoded(four_quarters(), image_format, exif=exif_of(BROKEN_BESIDE[kind])))
+        assert (picture.height, picture.width) == (WIDTH, HEIGHT)
+        corners = [decoded(picture)[at].astype(int) for at in ((15, 10), (15, 30), (45, 10), (45, 30))]
+        np.testing.assert_allclose(corners, UPRIGHT[6], atol=12)
+
+
+@pytest.mark.parametrize("block", [b"", b"no TIFF block", b"II*\0", exif_of()[6:14]])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of what it passes over
+def test_exif_data_that_cannot_be_read_turn_nothing(block):
+    content = encoded(four_quarters(), "JPEG", exif=b"Exif\0\0" + block)
+    assert validate_image(content).encoded == content
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of what it passes over
+def test_nothing_but_a_rejection_comes_out_of_damaged_exif_data():
+    whole = encoded(four_quarters(), "JPEG", exif=exif_of(*BROKEN_BESIDE.values()))
+    for at in range(20, 200):
+        for value in (0, 0x55, 0xFF):
+            with contextlib.suppress(Rejected):
+                decoded(validate_image(whole[:at] + bytes([value]) + whole[at + 1 :]))
 
 
 @pytest.mark.parametrize(("kind", "options"), [("TIFF", {}), ("PNG", {"exif": turned(3)})])

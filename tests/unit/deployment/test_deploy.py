@@ -1,9 +1,12 @@
 """Deployment targets, the checks before a deployment, and the decision whether to train."""
 
+import io
 import json
 
+import numpy as np
 import pytest
-from support import colour_model, damaged_records
+from PIL import Image
+from support import colour_model, damaged_records, place_model
 from support.exported_model import version
 
 from kfp_vision.core import advanced
@@ -12,6 +15,8 @@ from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.deployment import call, decision, deploy, serving_check
+from kfp_vision.networks import orientation
+from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import convert
 from kfp_vision.repository.version import exported_version
 
@@ -105,3 +110,50 @@ def test_skips_training_if_the_newest_version_has_the_same_images_and_fields(tmp
 def test_trains_if_the_deployed_version_does_not_record_its_source(tmp_path):
     version(tmp_path / "1")
     assert not decide("fields", tmp_path).unchanged
+
+
+def corners() -> bytes:
+    """A photograph that its model tells from the same one turned."""
+    noise = np.random.default_rng(3).integers(0, 256, (3, 4, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((60, 44), Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Lets a model be checked that was trained for a runtime: gives the check, which writes the proof."""
+
+    def check(runtime: str) -> serving_check.ServingCheck:
+        place_model.write_version(tmp_path / "model" / "serving" / "1", advanced={"service_runtime": runtime})
+        version = exported_version(tmp_path / "model")
+        rows = [(ImageRow("", "above", 1, "", "above/1.jpg"), validate_image(corners()))]
+        convert.write_shards(tmp_path / "validation", "validation", iter(rows), list(place_model.LABELS), 1)
+        convert.write_shards(tmp_path / "test", "test", iter(()), list(place_model.LABELS), 1)
+        (row,) = Classifier(version).probabilities([corners()]).tolist()
+        answers = [{"name": "above/1.jpg", "probabilities": row}]
+        about = {"model_fingerprint": version.fingerprint, "answers": answers, "verdict": {"accepted": True}}
+        (tmp_path / "verdict").write_text(json.dumps(about))
+        records = (tmp_path / "validation", tmp_path / "test")
+        return serving_check.check_serving(tmp_path / "model", tmp_path / "verdict", *records, tmp_path / "proof")
+
+    return check
+
+
+def test_for_the_stock_runtime_the_export_is_proven_too(judged, tmp_path, capsys):
+    assert judged("tensorflow").figures["pictures"] == 1
+    assert "the SavedModel alone classified them to " in capsys.readouterr().out
+    assert json.loads((tmp_path / "proof").read_text())["largest_difference"] <= 1e-3
+
+
+def test_an_export_that_ignores_the_orientation_is_no_model_for_the_stock_runtime(judged, tmp_path, monkeypatch):
+    monkeypatch.setattr(orientation, "jpeg_orientation", lambda encoded: 1)
+    line = r"answer for a turned photograph as for an upright one, to 0\.001; got a difference of 0\.\d+ for EXIF orientation 6"
+    with pytest.raises(InputError, match=line):
+        judged("tensorflow")
+    assert not (tmp_path / "proof").exists()
+
+
+def test_our_server_turns_photographs_itself(judged, monkeypatch):
+    monkeypatch.setattr(orientation, "jpeg_orientation", lambda encoded: 1)
+    assert judged("kfp-vision").figures["pictures"] == 1

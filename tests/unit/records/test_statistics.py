@@ -211,6 +211,7 @@ TURNED[0x0112] = 6  # orientation: EXIF 2.3, section 4.6.4
         (encoded("WEBP"), "WEBP rather than JPEG or PNG"),
         (encoded("JPEG", "CMYK"), "colour mode CMYK"),
         (encoded("JPEG", exif=TURNED), "not upright (EXIF orientation)"),
+        (encoded("PNG", "RGBA"), "transparent, laid on white"),
     ],
 )
 def test_a_re_encoded_image_has_the_reason(original, reason):
