@@ -18,8 +18,8 @@ from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
 from kfp_vision.core import hardware
 from kfp_vision.networks import inception
-from kfp_vision.records.folder import read_records_info
-from kfp_vision.training import feeds, input_pipeline, trainer
+from kfp_vision.records.records_folder import read_records_info
+from kfp_vision.training import augmentation, feeds, input_pipeline, trainer
 
 BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
 STEPS = 16
@@ -107,7 +107,7 @@ def against_decoding() -> Figure:
     with tempfile.TemporaryDirectory() as scratch:
         training_stage.prepare(Path(scratch))
         folder = Path(scratch, "records", "train")
-        options = {"image_size": IMAGE_SIZE, "batch_size": BATCH, "seed": 0, "augmentation": input_pipeline.Augmentation()}
+        options = {"image_size": IMAGE_SIZE, "batch_size": BATCH, "seed": 0, "augmentation": augmentation.Augmentation()}
         epoch = -(-read_records_info(folder).images // BATCH)
         ours, peer = (
             input_pipeline.training_batches(folder, **options, memory=memory)

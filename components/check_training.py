@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from kfp_vision.components.images import CPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)

@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from kfp_vision.components.images import CPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -34,9 +34,11 @@ def decide_training(
         unchanged: Whether the deployed model has the same hash; always false without skip_unchanged.
     """
     from kfp_vision.core.advanced import deployment_settings
-    from kfp_vision.deployment import decision
+    from kfp_vision.deployment import decide_training as deployment_decide_training
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
     settings = deployment_settings(advanced)
-    return decision.decide_training(images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings)
+    return deployment_decide_training.decide_training(
+        images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings
+    )

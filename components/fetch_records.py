@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from kfp_vision.components.images import CPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -26,13 +26,13 @@ def fetch_records(
     """
     from pathlib import Path
 
-    from kfp_vision.records import folder
+    from kfp_vision.records import records_folder
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
-    fetched = folder.copy_records(records_uri, folders, Path(label_map.path))
+    fetched = records_folder.copy_records(records_uri, folders, Path(label_map.path))
     train_records.metadata.update({"pictures": fetched["train"].images, "files": len(fetched["train"].shards)})
     validation_records.metadata["pictures"] = fetched["validation"].images
     test_records.metadata["pictures"] = fetched["test"].images

@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from kfp_vision.components.images import CPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)

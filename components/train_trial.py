@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from kfp_vision.components.images import GPU_IMAGE
+from kfp_vision.components.container_images import GPU_IMAGE
 
 
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
 
 COMPONENTS = Path(__file__).resolve().parent.parent / "components"
 PACKAGES = 10  # number of the largest ones to list

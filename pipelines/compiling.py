@@ -12,7 +12,7 @@ from kfp.compiler.compiler_utils import KubernetesManifestOptions
 from kfp.dsl.base_component import BaseComponent
 
 from kfp_vision import __version__, components
-from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.pipelines import PIPELINES
 
 TOP = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from kfp.dsl.base_component import BaseComponent
 
-from kfp_vision.components.images import GPU_IMAGE
+from kfp_vision.components.container_images import GPU_IMAGE
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 

@@ -9,7 +9,7 @@ from kfp_vision.pipelines.image_classification import FLOWERS
 from kfp_vision.pipelines.pods import RUN, equipped
 from kfp_vision.pipelines.preparation import fingerprinted, prepare
 from kfp_vision.preflight import rules
-from kfp_vision.training.trials import SWEPT_FIELDS
+from kfp_vision.training.trial_plan import SWEPT_FIELDS
 
 SAME_FOR_ALL = [name for name in RECIPE if name not in SWEPT_FIELDS.values()]
 PARALLEL_TRIALS = 4  # each takes gpu_count GPUs

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The files that take minutes, roughly the longest first: the short ones then fill the gaps between the workers.
 LONGEST = (
     "containers/test_docker_run.py",
-    "unit/networks/test_applications.py",
+    "unit/networks/test_keras_applications.py",
     "pipelines/test_killed_runs.py",
     "components/test_killed_stages.py",
     "pipelines/test_local_run.py",

@@ -348,7 +348,7 @@ def predict(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from kfp_vision.prediction import classifier, client
-    from kfp_vision.repository import bucket, version
+    from kfp_vision.repository import bucket_repository, version
 
     def line(uri: str, answer: classifier.Prediction) -> str:
         if not options.json:
@@ -360,7 +360,7 @@ def predict(options: argparse.Namespace) -> int:
         if options.url:
             namer = client.ServingClient(options.url)
         else:
-            path = stack.enter_context(bucket.local_copy(options.model))
+            path = stack.enter_context(bucket_repository.local_copy(options.model))
             namer = classifier.Classifier(version.versions(version.find_repository(path))[-1])
     return _print_answers(options.images, namer.classify, line)
 

@@ -15,7 +15,7 @@ from typing import Any
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
-from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import import_files
 from kfp_vision.networks import IMAGENET

@@ -101,10 +101,10 @@ def is_unchanged(values: Mapping[str, Any], recipe: str) -> bool:
     """
     if not values.get("skip_unchanged"):
         return False
-    from kfp_vision.deployment import decision  # needs packages that the plain install lacks
+    from kfp_vision.deployment import decide_training  # needs packages that the plain install lacks
 
     inputs = {name: values[name] for name in ("images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name")}
-    return decision.decide_training(
+    return decide_training.decide_training(
         **inputs, recipe=recipe, settings=advanced.deployment_settings(values["advanced"])
     ).unchanged
 

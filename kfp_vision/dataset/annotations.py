@@ -19,7 +19,7 @@ from xml.etree.ElementTree import Element, ParseError
 from PIL import Image, ImageDraw
 
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import import_files, table, validation
+from kfp_vision.dataset import import_files, table, table_checks
 from kfp_vision.dataset.images import PILLOW_FORMATS, UPRIGHT, Rejected, ValidImage, read_orientation, validate_image
 from kfp_vision.dataset.scan import is_unwritable, skip_reason, splits_by_folder
 from kfp_vision.dataset.table import Catalog, ImageRow
@@ -241,7 +241,7 @@ def check_detection(found: Catalog, images_uri: str, splits: int) -> None:
         rule = "images_uri of detection must contain annotated objects"
         raise InputError(rule, f"none in {len(found.rows)} images at {images_uri}{worst}", VOC_LAYOUT)
     if found.splits:
-        validation.check_held_out(found, images_uri)
+        table_checks.check_held_out(found, images_uri)
         return
     label, fewest = min(found.classes.items(), key=lambda pair: pair[1])
     if fewest < splits:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import exclusions, validation
+from kfp_vision.dataset import exclusions, table_checks
 from kfp_vision.dataset.scan import map_concurrently, scan_images
 from kfp_vision.dataset.table import (
     CLASSIFICATION,
@@ -198,6 +198,6 @@ class ClassificationTask:
 
     find_images = staticmethod(scan_images)
     update_labels = staticmethod(_keep_labels)
-    check_data = staticmethod(validation.check_classification)
-    describe = staticmethod(validation.classification_notes)
+    check_data = staticmethod(table_checks.check_classification)
+    describe = staticmethod(table_checks.classification_notes)
     make_sample = staticmethod(_show_unchanged)

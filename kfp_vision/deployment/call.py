@@ -7,7 +7,7 @@ from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.deployment.deploy import read_json, target_of
-from kfp_vision.records import folder
+from kfp_vision.records import records_folder
 from kfp_vision.storage import atomic, reading
 
 
@@ -47,4 +47,4 @@ def _test_image(validation_records: Path, test_records: Path, test_image_uri: st
     """Returns name, content and label of the image to send; the label is empty if unknown."""
     if test_image_uri:
         return test_image_uri, reading.read_image(test_image_uri, "test_image_uri"), ""
-    return next(folder.read_examples(folder.choose_evaluation_records(validation_records, test_records)))
+    return next(records_folder.read_examples(records_folder.choose_evaluation_records(validation_records, test_records)))

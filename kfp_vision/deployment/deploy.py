@@ -11,7 +11,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.prediction.classifier import Answer
 from kfp_vision.prediction.client import ServingClient
 from kfp_vision.reports import results
-from kfp_vision.repository import bucket, publish
+from kfp_vision.repository import bucket_repository, publish
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
 from kfp_vision.storage import atomic, base, uris, writing
@@ -112,7 +112,7 @@ class _Repository:
 
     def call(self, endpoint: Mapping[str, Any], image: bytes) -> tuple[Answer, str]:
         """Starts the real server on the repository, and sends it the image."""
-        with bucket.local_copy(self._uri) as path, server.run_server(path, endpoint["model_name"]) as url:
+        with bucket_repository.local_copy(self._uri) as path, server.run_server(path, endpoint["model_name"]) as url:
             service = ServingClient(url)
             (answer,) = service.classify([image])
             return answer, service.url

@@ -182,7 +182,7 @@ def is_deployed_from(model_name: str, trained_from: str, settings: Mapping[str, 
 
     Args:
         model_name: the model's name.
-        trained_from: what `decision.decide_training` returns.
+        trained_from: what `decide_training.decide_training` returns.
         settings: what `advanced.deployment_settings` returns.
 
     Returns:

@@ -18,7 +18,7 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.deployment.deploy import check_same, read_json
 from kfp_vision.prediction.classifier import Answer, Classifier
 from kfp_vision.prediction.client import ServingClient
-from kfp_vision.records import folder
+from kfp_vision.records import records_folder
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
 from kfp_vision.storage import atomic
@@ -80,7 +80,7 @@ def check_serving(
         atomic.write_json(proof, {"model_fingerprint": "", "not_proven": reason})
         return ServingCheck({}, False)
     expected = {answer["name"]: answer["probabilities"] for answer in evaluation["answers"]}
-    held_out = folder.read_examples(folder.choose_evaluation_records(validation_records, test_records))
+    held_out = records_folder.read_examples(records_folder.choose_evaluation_records(validation_records, test_records))
     images = {name: encoded for name, encoded, _ in held_out if name in expected}
     with server.run_server(model) as url:
         service = ServingClient(url)

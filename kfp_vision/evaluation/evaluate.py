@@ -18,7 +18,7 @@ from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predicti
 from kfp_vision.prediction import export
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import example
-from kfp_vision.records.folder import RandomAccessRecords, choose_evaluation_records, verify_records
+from kfp_vision.records.records_folder import RandomAccessRecords, choose_evaluation_records, verify_records
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import Version, exported_version

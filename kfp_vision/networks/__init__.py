@@ -150,7 +150,7 @@ def application(name: str, kind: str, preprocessing: str, **attributes: Any) -> 
     Args:
         name: as in the `network` field of a run.
         kind: its function in keras.applications.
-        preprocessing: of the images it was trained on, a name in `applications.PREPROCESSING`.
+        preprocessing: of the images it was trained on, a name in `keras_applications.PREPROCESSING`.
         **attributes: of `Network`.
 
     Returns:

@@ -104,7 +104,7 @@ def check_pretrained(network: Network, uri: str, depth_multiplier: float = 1.0) 
 
 def _variables_by_name(layers: Iterable[Any], network: Network, checkpoint: Checkpoint) -> dict[str, Any]:
     """Maps the name in a checkpoint to the variable of the model."""
-    from kfp_vision.networks.applications import flatten_layers
+    from kfp_vision.networks.keras_applications import flatten_layers
 
     name_of = name_by_layer if checkpoint.by_layer else network.name_in_checkpoint
     return {name_of(layer.name, weight.name): weight for layer in flatten_layers(layers) for weight in layer.weights}
@@ -249,10 +249,10 @@ def _open_keras(path: Path, uri: str) -> Checkpoint:
 
 def _open_keras_weights(weights: str, network: Network, uri: str) -> Checkpoint:
     """Opens ImageNet weights of keras.applications: `imagenet` to download them, or the path of such a file."""
-    from kfp_vision.networks import applications
+    from kfp_vision.networks import keras_applications
 
     try:
-        return _from_model(applications.build_pretrained(weights, **network.settings))
+        return _from_model(keras_applications.build_pretrained(weights, **network.settings))
     except Exception as error:  # Keras raises bare ones when a download fails
         found = _first_line(error)
     if weights == IMAGENET:
@@ -263,7 +263,7 @@ def _open_keras_weights(weights: str, network: Network, uri: str) -> Checkpoint:
 
 
 def _from_model(model: Any) -> Checkpoint:
-    from kfp_vision.networks.applications import canonical_names, flatten_layers
+    from kfp_vision.networks.keras_applications import canonical_names, flatten_layers
 
     layers = list(flatten_layers(model.layers))
     names = canonical_names(layers)

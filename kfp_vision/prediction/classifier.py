@@ -117,10 +117,10 @@ class Classifier:
         """
         import tensorflow as tf
 
-        from kfp_vision.networks import preprocessing
+        from kfp_vision.networks import decoding
 
         size = self.crop_size
-        graph = tf.function(lambda encoded: preprocessing.central_crop(encoded, size))
+        graph = tf.function(lambda encoded: decoding.central_crop(encoded, size))
         graph = graph.get_concrete_function(tf.TensorSpec((), tf.string))
 
         def crop(encoded: bytes) -> Any:

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from kfp_vision.dataset import label_map
-from kfp_vision.networks import Network, preprocessing, pretrained
+from kfp_vision.networks import Network, decoding, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE
 from kfp_vision.repository.version import VERSION_FILE, exported_version
 
@@ -119,7 +119,7 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         shape = tf.TensorSpec((image_size, image_size, 3), tf.float32)
-        crop = partial(preprocessing.central_crop, image_size=image_size)
+        crop = partial(decoding.central_crop, image_size=image_size)
         return classify(tf.map_fn(crop, image_bytes, fn_output_signature=shape))
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -13,7 +13,7 @@ from kfp_vision.core.values import normalize_numbers
 from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import nodes, rules
 from kfp_vision.storage import retry
-from kfp_vision.training import trials
+from kfp_vision.training import trial_plan
 
 # Environment variable: digest of the form that `kfp-vision run` has just checked, for the stage that would check it again.
 CHECKED_VARIABLE = "KFP_VISION_CHECKED"
@@ -120,9 +120,9 @@ def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
     """
     advanced = rules.check_train_only_values(form)
     if not _was_checked(form):
-        from kfp_vision.records import folder  # as in _check_images
+        from kfp_vision.records import records_folder  # as in _check_images
 
-        folder.check_records_uri(form["records_uri"], "records_uri")
+        records_folder.check_records_uri(form["records_uri"], "records_uri")
         _check_surroundings(form, advanced)
     return TrainingPreflight(_gpus(form))
 
@@ -146,7 +146,7 @@ def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
 
 
 def _check_trials(form: Mapping[str, Any], advanced: Advanced) -> None:
-    first, *others = ({**form, **trial} for trial in trials.plan_trials(form, advanced.seed))
+    first, *others = ({**form, **trial} for trial in trial_plan.plan_trials(form, advanced.seed))
     _check_images(form)
     _check_surroundings(first, advanced)
     for trial in {other["network"]: other for other in others if other["network"] != first["network"]}.values():

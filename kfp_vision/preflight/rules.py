@@ -19,7 +19,7 @@ from kfp_vision.core.values import (
 )
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
 from kfp_vision.preflight import nodes
-from kfp_vision.training import trials
+from kfp_vision.training import trial_plan
 from kfp_vision.training.schedules import SCHEDULES
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
@@ -104,16 +104,16 @@ def check_sweep_values(form: Mapping[str, Any]) -> Advanced:
     if not form["validation_ratio"]:
         rule = "validation_ratio must be above 0, to choose among the trials"
         raise InputError(rule, form["validation_ratio"], "Set it to 0.2, say.")
-    for name in trials.SWEPT_FIELDS:
+    for name in trial_plan.SWEPT_FIELDS:
         _check_list(name, form[name])
     rule = f"0 (for every combination) or a whole number up to {MAX_TRIALS}"
     check_number("trials", form["trials"], 0, MAX_TRIALS + 1, rule, "20", whole=True)
-    combinations = math.prod(len(form[name]) for name in trials.SWEPT_FIELDS)
+    combinations = math.prod(len(form[name]) for name in trial_plan.SWEPT_FIELDS)
     if not form["trials"] and combinations > MAX_TRIALS:
         remedy = "Set trials to the number of combinations to draw at random, or give fewer values."
         raise InputError(f"there must be at most {MAX_TRIALS} combinations to try all of them", combinations, remedy)
-    for values in itertools.product(*(form[name] for name in trials.SWEPT_FIELDS)):
-        trial = {**form, **dict(zip(trials.SWEPT_FIELDS.values(), values, strict=True))}
+    for values in itertools.product(*(form[name] for name in trial_plan.SWEPT_FIELDS)):
+        trial = {**form, **dict(zip(trial_plan.SWEPT_FIELDS.values(), values, strict=True))}
         check_choices(trial, CHOICES)
         _check_training_fields(trial, advanced)
     return advanced
@@ -241,5 +241,5 @@ def _check_list(name: str, values: Any) -> None:
     """Checks one of the lists of `SWEPT_FIELDS`."""
     check_type(name, values, list, SWEEP_EXAMPLES[name])
     if not values or any(value in values[:place] for place, value in enumerate(values)):
-        rule = f"{name} must hold one {trials.SWEPT_FIELDS[name].replace('_', ' ')} or several different ones"
+        rule = f"{name} must hold one {trial_plan.SWEPT_FIELDS[name].replace('_', ' ')} or several different ones"
         raise InputError(rule, values, f"Write it as JSON, such as {SWEEP_EXAMPLES[name]}.")

@@ -32,7 +32,7 @@ from kfp_vision.dataset.label_map import LABEL_MAP_FILE, read_label_map, read_la
 from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, write_unused
 from kfp_vision.records import tfrecord
 from kfp_vision.records.example import encode_example, encode_list_example
-from kfp_vision.records.folder import RECORDS_FILE, RecordsInfo
+from kfp_vision.records.records_folder import RECORDS_FILE, RecordsInfo
 from kfp_vision.records.statistics import (
     RecordStatistics,
     list_findings,

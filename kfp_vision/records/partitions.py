@@ -24,7 +24,7 @@ from kfp_vision.core.subprocesses import end_with_parent
 from kfp_vision.dataset.split import LEFT_OUT_TABLE, split_table
 from kfp_vision.dataset.table import SPLITS, count_rows, read_table, read_unused, write_table_slice
 from kfp_vision.records import convert, statistics
-from kfp_vision.records.folder import RecordsInfo, check_shard_sizes, read_framed_records
+from kfp_vision.records.records_folder import RecordsInfo, check_shard_sizes, read_framed_records
 from kfp_vision.records.tfrecord import Shard
 from kfp_vision.reports import results
 from kfp_vision.storage import atomic, uris

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from kfp_vision.records.folder import read_records_info
+from kfp_vision.records.records_folder import read_records_info
 
 
 def encoded_records(folder: Path) -> tf.data.Dataset:

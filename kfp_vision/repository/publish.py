@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.repository.folder import FolderRepository
+from kfp_vision.repository.folder_repository import FolderRepository
 from kfp_vision.repository.version import SAVED_MODEL_FILE, Version
 from kfp_vision.storage import atomic, base, reading, uris, writing
 from kfp_vision.storage.base import FileInfo
@@ -17,7 +17,7 @@ FINGERPRINT_FOLDER = re.compile(r"[0-9a-f]{16}")  # a folder named by the beginn
 
 
 class PublishedVersion(Protocol):
-    """A version in a repository: `version.Version` in a folder, `bucket.BucketVersion` in a bucket."""
+    """A version in a repository: `version.Version` in a folder, `bucket_repository.BucketVersion` in a bucket."""
 
     @property
     def number(self) -> int:
@@ -56,7 +56,7 @@ class PublishedVersion(Protocol):
 
 
 class Repository(Protocol):
-    """Numbered versions of one model: `folder.FolderRepository` on this machine, `bucket.BucketRepository` in a bucket."""
+    """The versions of a model: `FolderRepository` on this machine, `BucketRepository` in a bucket."""
 
     def versions(self) -> Sequence[PublishedVersion]:
         """Returns the complete versions, the newest last."""
@@ -75,7 +75,7 @@ class Repository(Protocol):
 def repository_at(uri: str) -> Repository:
     """Returns the repository at a path or in a bucket; it may be empty or not exist yet."""
     if uris.scheme_of(uri) in base.BUCKETS:
-        from kfp_vision.repository.bucket import BucketRepository
+        from kfp_vision.repository.bucket_repository import BucketRepository
 
         return BucketRepository(uri)
     return FolderRepository(Path(uris.absolute_uri(uri)))
@@ -99,7 +99,7 @@ def is_trained_from(uri: str, trained_from: str) -> bool:
 
     Args:
         uri: Path of the repository, or its folder in a bucket.
-        trained_from: Fingerprint of data and parameters, from `decision.decide_training`.
+        trained_from: Fingerprint of data and parameters, from `decide_training.decide_training`.
 
     Returns:
         True if it was; False if it was not, or the repository is empty.

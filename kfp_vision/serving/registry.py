@@ -6,7 +6,7 @@ from pathlib import Path
 from kserve.model_repository import ModelRepository
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.serving import discovery
+from kfp_vision.serving import find_models
 from kfp_vision.serving.model import ServedClassifier
 
 POLL_SECONDS = 1.0
@@ -30,8 +30,8 @@ class ServedModels(ModelRepository):
     def __init__(self, path: Path, name: str = "", index: Path | None = None):
         super().__init__(str(path))
         self._path, self._index = path, index
-        self._repositories = discovery.find_models(path, name, index)
-        self._is_directory = not discovery.single_repository(path)  # of models, to which more can be added
+        self._repositories = find_models.find_models(path, name, index)
+        self._is_directory = not find_models.single_repository(path)  # of models, to which more can be added
         messages = self.refresh()
         if not self.ready:
             errors = [model.error for model in self.models.values() if model.error]
@@ -58,7 +58,7 @@ class ServedModels(ModelRepository):
         """
         messages: list[str] = []
         if self._is_directory:
-            self._repositories |= discovery.find_repositories(self._path)
+            self._repositories |= find_models.find_repositories(self._path)
         for name, place in self._repositories.items():
             model = self.models.get(name) or ServedClassifier(name, place, self._index)
             try:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
 from kfp_vision.prediction import authentication
-from kfp_vision.serving import discovery
+from kfp_vision.serving import find_models
 
 if TYPE_CHECKING:
     from kfp_vision.serving.draining import DrainingServer
@@ -58,7 +58,7 @@ def serve(
     if name:
         values.check_model_name(name, "--name")
     token = authentication.read_token()
-    discovery.find_models(path, name, index)  # fails fast, before the heavy imports
+    find_models.find_models(path, name, index)  # fails fast, before the heavy imports
     listening = _bind(host, port)
     if grpc_port:
         _bind(host, grpc_port, "--grpc-port").close()

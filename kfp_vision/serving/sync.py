@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.repository import bucket
+from kfp_vision.repository import bucket_repository
 from kfp_vision.repository.version import INDEX_FOLDER
 from kfp_vision.storage import base, retry, uris
 
@@ -31,7 +31,7 @@ def synced_copy(uri: str) -> Iterator[Path]:
     Raises:
         InputError: There is no version in the bucket at the start, or the store denies access or does not answer then.
     """
-    with bucket.local_copy(uri) as path, contextlib.ExitStack() as following:
+    with bucket_repository.local_copy(uri) as path, contextlib.ExitStack() as following:
         if uris.scheme_of(uri) in base.BUCKETS:
             ended = threading.Event()
             follower = threading.Thread(target=_follow, args=(uri, path, ended), daemon=True)
@@ -50,7 +50,7 @@ def _follow(uri: str, path: Path, ended: threading.Event) -> None:
         pause = SYNC_INTERVAL_SECONDS
         try:
             with retry.in_background():
-                place, published = bucket.located(uri)
+                place, published = bucket_repository.located(uri)
                 newest = published[-1]
                 if not (path / str(newest.number)).exists():
                     newest.download(path)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kfp_vision.records.folder import read_records_info
+from kfp_vision.records.records_folder import read_records_info
 from kfp_vision.training import input_pipeline
 
 FEATURE_BATCH = 64  # images per forward pass

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from kfp_vision import networks
 from kfp_vision.core import hardware
-from kfp_vision.records import folder
-from kfp_vision.training import input_pipeline
+from kfp_vision.records import records_folder
+from kfp_vision.training import augmentation, input_pipeline
 from kfp_vision.training.features import compute_features, training_batches, validation_batches
 from kfp_vision.training.recipe import Recipe
 
@@ -71,15 +71,15 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
             image_size=data.image_size,
             batch_size=recipe.batch_size,
             seed=advanced.seed,
-            augmentation=input_pipeline.Augmentation(
-                **{one.name: getattr(advanced, one.name) for one in fields(input_pipeline.Augmentation)}
+            augmentation=augmentation.Augmentation(
+                **{one.name: getattr(advanced, one.name) for one in fields(augmentation.Augmentation)}
             ),
             first_step=first_step,
             part=part,
             memory=memory,
         )
 
-    if not folder.read_records_info(data.validation_records).images:
+    if not records_folder.read_records_info(data.validation_records).images:
         return Feed(network, batches, None)
     validation = input_pipeline.evaluation_batches(
         data.validation_records, image_size=data.image_size, batch_size=VALIDATION_BATCH

@@ -6,7 +6,6 @@ Batches are (images, labels): float32 (batch, size, size, 3) RGB in 0 to 255, an
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,45 +15,14 @@ import tensorflow as tf
 
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
-from kfp_vision.networks import preprocessing
+from kfp_vision.networks import decoding
 from kfp_vision.records import example, tf_dataset
-from kfp_vision.records.folder import RandomAccessRecords, read_records_info
-from kfp_vision.training.augmentation import NumberedSeeds, mix_up, rand_augment
+from kfp_vision.records.records_folder import RandomAccessRecords, read_records_info
+from kfp_vision.training.augmentation import Augmentation, NumberedSeeds, flip_and_distort, mix_up, rand_augment, random_crop
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CROP_STREAM, COLOUR_STREAM, OPERATION_STREAM, BLEND_STREAM = range(4)  # streams of random numbers
 STREAMS_PER_SEED = 8  # per seed
 BATCHES_AHEAD = 2  # finished batches that wait to be used
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Augmentation of training images: TF-Slim's Inception preprocessing, with its names and all but one of its defaults.
-
-    Attributes:
-        min_crop_area: smallest share of the image that a crop keeps. TF-Slim's 0.05 needs tens of thousands of steps to pay
-            off; 0.3 learns faster in a few hundred.
-        min_aspect_ratio: smallest width by height of a crop.
-        max_aspect_ratio: largest width by height of a crop.
-        max_brightness_delta: largest shift in brightness, as a share of white.
-        lower_saturation: smallest factor of the saturation; 1 keeps the colours, 0 gives grey.
-        upper_saturation: largest factor of the saturation.
-        flip: mirror images with a probability of one half.
-        rand_augment: operations of RandAugment per image; 0 for none.
-        rand_augment_magnitude: strength of the operations, from 0 to 1: 0.3 is the paper's magnitude 9 of 30, for ResNet-50.
-        mixup_alpha: blend images with others of their batch, by shares from Beta(alpha, alpha); 0 for none.
-    """
-
-    min_crop_area: float = 0.3
-    min_aspect_ratio: float = 0.75
-    max_aspect_ratio: float = 1.33
-    max_brightness_delta: float = 32 / 255
-    lower_saturation: float = 0.5
-    upper_saturation: float = 1.5
-    flip: bool = True
-    rand_augment: int = 0
-    rand_augment_magnitude: float = 0.3
-    mixup_alpha: float = 0.0
 
 
 def training_batches(
@@ -180,16 +148,14 @@ class DecodedCache:
         features = {name: value.numpy() for name, value in tf_dataset.parse_record(record).items()}
         height, width = int(features["image/height"]), int(features["image/width"])
         size = 3 * height * width
-        full_size = (
-            features["image/format"] == b"png" or min(height, width) // self._image_size < preprocessing.JPEG_REDUCTIONS[1]
-        )
+        full_size = features["image/format"] == b"png" or min(height, width) // self._image_size < decoding.JPEG_REDUCTIONS[1]
         with self._lock:
             if not full_size or size > self._bytes_left:
                 return record
             self._bytes_left -= size
         decode = tf.io.decode_png if features["image/format"] == b"png" else tf.io.decode_jpeg
         pixels = decode(features["image/encoded"], channels=3).numpy()
-        features |= {"image/encoded": pixels.tobytes(), "image/format": preprocessing.RAW_FORMAT}
+        features |= {"image/encoded": pixels.tobytes(), "image/format": decoding.RAW_FORMAT}
         numbers = {name: int(features[name]) for name in ("image/height", "image/width", "image/class/label")}
         self._pixels[number] = b"".join(example.serialize_features(features | numbers))
         return self._pixels[number]
@@ -242,59 +208,9 @@ def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.
 
     def prepare(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf_dataset.parse_record(record)
-        begin, size = preprocessing.central_window(tf.stack([features["image/height"], features["image/width"]]))
-        return preprocessing.crop_record(features, begin, size, image_size), features["image/class/label"]
+        begin, size = decoding.central_window(tf.stack([features["image/height"], features["image/width"]]))
+        return decoding.crop_record(features, begin, size, image_size), features["image/class/label"]
 
     # Not AUTOTUNE: one pass is over before it has found the right number of calls.
     images = tf_dataset.encoded_records(folder).map(prepare, num_parallel_calls=2 * hardware.cores(), deterministic=True)
     return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
-def random_crop(
-    features: dict[str, tf.Tensor], seed: tuple[int, tf.Tensor], image_size: int, augmentation: Augmentation
-) -> tf.Tensor:
-    """Decodes and resizes a random window of a record's image; of a JPEG, only the window is decoded.
-
-    Args:
-        features: the fields of a record.
-        seed: two numbers, from which the window follows.
-        image_size: height and width of the result in pixels.
-        augmentation: area and aspect ratio of the window.
-
-    Returns:
-        Float32 (size, size, 3) RGB in 0 to 255.
-    """
-    shape = tf.stack([features["image/height"], features["image/width"], tf.constant(3, tf.int64)])
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape,
-        bounding_boxes=tf.zeros((1, 0, 4)),
-        seed=tf.cast(tf.stack(seed), tf.int64),
-        min_object_covered=0.0,
-        aspect_ratio_range=(augmentation.min_aspect_ratio, augmentation.max_aspect_ratio),
-        area_range=(augmentation.min_crop_area, 1.0),
-        max_attempts=100,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return preprocessing.crop_record(features, begin[:2], size[:2], image_size)
-
-
-def flip_and_distort(image: tf.Tensor, seed: tuple[int, tf.Tensor], augmentation: Augmentation) -> tf.Tensor:
-    """Mirrors an image at random, and changes its brightness and saturation at random: TF-Slim's fast mode.
-
-    Args:
-        image: float32 (height, width, 3) RGB in 0 to 255.
-        seed: two numbers, from which the changes follow.
-        augmentation: ranges of the changes.
-
-    Returns:
-        Float32 (height, width, 3) RGB in 0 to 255.
-    """
-    flip, shift, factor = tf.unstack(tf.random.stateless_uniform((3,), tf.cast(tf.stack(seed), tf.int64)))
-    if augmentation.flip:
-        # tf.reverse is several times as fast as slicing with a step of -1.
-        image = tf.cond(flip < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
-    shift = (2 * shift - 1) * 255 * augmentation.max_brightness_delta
-    factor = augmentation.lower_saturation + factor * (augmentation.upper_saturation - augmentation.lower_saturation)
-    # grey + factor * (colour - grey) as one matrix product: one pass over the image instead of four.
-    saturation = factor * tf.eye(3) + (1 - factor) * tf.constant(LUMA)[:, None]
-    return tf.clip_by_value(tf.tensordot(image, saturation, 1) + shift, 0.0, 255.0)

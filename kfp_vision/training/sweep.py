@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports import pages, results
 from kfp_vision.storage import atomic, uris
-from kfp_vision.training.trials import SWEPT_FIELDS
+from kfp_vision.training.trial_plan import SWEPT_FIELDS
 
 if TYPE_CHECKING:
     from kfp_vision.training.recipe import Recipe
-from kfp_vision.training.trials import plan_trials
+from kfp_vision.training.trial_plan import plan_trials
 
 TRIAL_FILE = "trial.json"  # in a trial's model folder: its values and its outcome
 TRIAL_COLUMNS = ("number", *SWEPT_FIELDS.values(), "accuracy", "loss", "seconds", "failed")

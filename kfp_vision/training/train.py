@@ -21,7 +21,7 @@ from kfp_vision.dataset.label_map import read_labels
 from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.prediction import export
 from kfp_vision.records import tf_dataset
-from kfp_vision.records.folder import fingerprint_records, verify_records
+from kfp_vision.records.records_folder import fingerprint_records, verify_records
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import checkpointing, devices, feeds, monitoring

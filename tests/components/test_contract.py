@@ -77,7 +77,7 @@ def inputs_and_outputs(name: str) -> tuple[dict, dict]:
 
 
 def test_every_file_is_an_exported_component():
-    files = {file.stem for file in FOLDER.glob("*.py")} - {"__init__", "images"}
+    files = {file.stem for file in FOLDER.glob("*.py")} - {"__init__", "container_images"}
     assert files == set(NAMES)
     assert sorted(NAMES) == NAMES
     for name in NAMES:

@@ -24,7 +24,7 @@ from kfp_vision.cli import run
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.ending import outcome_reported
-from kfp_vision.records.folder import read_examples
+from kfp_vision.records.records_folder import read_examples
 from kfp_vision.reports import outcome, run_state
 from kfp_vision.repository import version
 

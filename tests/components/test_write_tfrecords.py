@@ -8,7 +8,7 @@ from support import run_component
 
 from kfp_vision import components
 from kfp_vision.dataset import table
-from kfp_vision.records.folder import read_records_info
+from kfp_vision.records.records_folder import read_records_info
 
 SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),

@@ -12,7 +12,7 @@ from support import container_engines
 from support.model_servers import KEY, SECRET, Server, free_port, program, started, until
 from support.skip import leave_out
 
-from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "localhost/kfp-vision-tests"  # of the images that are built only for tests

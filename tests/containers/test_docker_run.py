@@ -17,9 +17,9 @@ from support import colour_model, sample_images
 from support.model_servers import ended, until
 
 from kfp_vision import __version__
-from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.prediction import client
-from kfp_vision.records.folder import read_examples
+from kfp_vision.records.records_folder import read_examples
 from kfp_vision.reports import outcome
 from kfp_vision.repository.version import versions
 from kfp_vision.serving.server import run_server

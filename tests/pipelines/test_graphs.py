@@ -10,7 +10,7 @@ import pytest
 from kfp import dsl
 
 from kfp_vision.cli.run import stage_names
-from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.pipelines import PIPELINES, graphs
 
 ROOT = Path(__file__).resolve().parents[2]

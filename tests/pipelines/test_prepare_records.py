@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from support import boxed_images, sample_images
 
-from kfp_vision.records.folder import read_examples
+from kfp_vision.records.records_folder import read_examples
 
 
 @dataclass(frozen=True)

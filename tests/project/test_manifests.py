@@ -15,7 +15,7 @@ from support import pod_security, published_schemas
 from support.model_servers import program
 
 from kfp_vision import __version__
-from kfp_vision.components.images import CPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE
 from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.deployment import kserve
 from kfp_vision.pipelines import ending, pods

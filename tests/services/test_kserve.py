@@ -19,9 +19,9 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import cluster, kserve
 from kfp_vision.deployment import deploy as deployment_deploy
 from kfp_vision.deployment.call import call_endpoint
-from kfp_vision.deployment.decision import TrainingDecision, decide_training
+from kfp_vision.deployment.decide_training import TrainingDecision, decide_training
 from kfp_vision.deployment.deploy import check_target, deploy_model
-from kfp_vision.repository import bucket
+from kfp_vision.repository import bucket_repository
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
 from kfp_vision.storage import reading, writing
@@ -155,7 +155,7 @@ def test_updates_the_service_for_another_model_and_ignores_its_old_state(kuberne
     after = predictor(kubernetes)["model"]["storageUri"]
     assert after != before
     for uri, weights in ((before, b"weights"), (after, b"better")):  # a revision of the first model may still read its files
-        with bucket.local_copy(uri) as path:
+        with bucket_repository.local_copy(uri) as path:
             assert (path / "1" / "variables" / "variables.index").read_bytes() == weights
     assert kubernetes.services["flowers"]["metadata"]["generation"] == 2
 
@@ -805,7 +805,7 @@ def test_a_deployed_model_answers_from_the_uri_in_its_service(knative, models, t
         def start_server(service: dict) -> list[dict]:
             """Acts as KServe's storage initializer and the container."""
             (container,) = service["spec"]["predictor"]["containers"]
-            location = pods.enter_context(bucket.local_copy(container["env"][0]["value"]))
+            location = pods.enter_context(bucket_repository.local_copy(container["env"][0]["value"]))
             replacements = {"/mnt/models": str(location), str(kserve.PORT): "0"}
             url = pods.enter_context(answering([replacements.get(argument, argument) for argument in container["args"]]))
             ready = [kubernetes_api.condition("Ready", "True")]

@@ -32,11 +32,10 @@ from kfp_vision.dataset.split import split_images
 from kfp_vision.prediction import batch, classifier
 from kfp_vision.preflight import checks
 from kfp_vision.records import convert
-from kfp_vision.records.folder import copy_records
-from kfp_vision.repository import bucket as repository_bucket
-from kfp_vision.repository import publish
+from kfp_vision.records.records_folder import copy_records
+from kfp_vision.repository import bucket_repository, publish
 from kfp_vision.repository import version as repository_version
-from kfp_vision.repository.bucket import local_copy
+from kfp_vision.repository.bucket_repository import local_copy
 from kfp_vision.repository.version import Version, exported_version, fetch_version
 from kfp_vision.search import build
 from kfp_vision.search import deploy_index as search_deploy_index
@@ -57,7 +56,7 @@ def scratch(tmp_path, monkeypatch) -> Path:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    monkeypatch.setattr(repository_bucket, "MAX_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(bucket_repository, "MAX_BACKOFF_SECONDS", 0.05)
     return tmp_path / "scratch"
 
 

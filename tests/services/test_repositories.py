@@ -21,7 +21,7 @@ from kfp_vision.dataset.table import ImageRow
 from kfp_vision.deployment import call, deploy
 from kfp_vision.evaluation import evaluate, gate
 from kfp_vision.records import convert
-from kfp_vision.repository import bucket, publish
+from kfp_vision.repository import bucket_repository, publish
 from kfp_vision.repository.version import Version, exported_version, find_repository, versions
 from kfp_vision.search import deploy_index
 from kfp_vision.search.index import Index
@@ -35,7 +35,7 @@ SETTINGS = advanced.deployment_settings({})
 def short_pauses(tmp_path, monkeypatch) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    monkeypatch.setattr(bucket, "MAX_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(bucket_repository, "MAX_BACKOFF_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -169,11 +169,11 @@ def test_concurrent_publishers_all_succeed(uri, tmp_path):
 def test_local_copy_downloads_a_model_folder_and_removes_it_afterwards(uri, tmp_path):
     one = version(tmp_path / "a" / "1")
     publish.publish(one, f"{uri}/serving")
-    with bucket.local_copy(uri) as path:
+    with bucket_repository.local_copy(uri) as path:
         assert versions(find_repository(path))[-1].fingerprint == one.fingerprint
     assert not path.exists()
     refusal = pytest.raises(InputError, match=f"there must be a model to serve; got none in {uri}/nothing")
-    with refusal, bucket.local_copy(f"{uri}/nothing"):
+    with refusal, bucket_repository.local_copy(f"{uri}/nothing"):
         pass
 
 

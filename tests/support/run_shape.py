@@ -13,7 +13,7 @@ from typing import Any
 
 from support.kfp_driver import OPERAND, Loop, Pipeline, Task, Value, holds, waits_for
 
-from kfp_vision.training import trials
+from kfp_vision.training import trial_plan
 
 # Stages that return false if a field has a value: components/check_serving.py, "deploy_to names a place".
 SAY_NO = {"check-serving": ("deploy_to", "none")}
@@ -157,7 +157,7 @@ def turns_of_the_form(pipeline: Pipeline) -> Callable[[Loop], int]:
         if loop.items is None:
             return len(loop.raw)
         if "trials" in pipeline.fields_behind(loop.items):
-            return int(defaults["trials"]) or math.prod(len(defaults[name]) for name in trials.SWEPT_FIELDS)
+            return int(defaults["trials"]) or math.prod(len(defaults[name]) for name in trial_plan.SWEPT_FIELDS)
         return int(defaults["partitions"])
 
     return turns

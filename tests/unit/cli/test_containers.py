@@ -11,7 +11,7 @@ from support import sample_images
 from support.skip import leave_out
 
 from kfp_vision.cli import containers
-from kfp_vision.components.images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage import base
 

@@ -19,7 +19,7 @@ from kfp_vision.dataset.table import (
     write_table,
     write_table_slice,
 )
-from kfp_vision.dataset.validation import check_classification, classification_notes
+from kfp_vision.dataset.table_checks import check_classification, classification_notes
 from kfp_vision.reports.thumbnails import EncodedImage, Thumbnail
 
 # Contents and their MD5, from RFC 1321, section A.5.

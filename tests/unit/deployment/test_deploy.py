@@ -14,7 +14,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
-from kfp_vision.deployment import call, decision, deploy, serving_check
+from kfp_vision.deployment import call, decide_training, deploy, serving_check
 from kfp_vision.networks import orientation
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import convert
@@ -84,8 +84,8 @@ def test_the_endpoint_call_rejects_damaged_records(tmp_path, held_out, fault):
         call.call_endpoint(tmp_path / "endpoint", *held_out, "", tmp_path / "answer")
 
 
-def decide(recipe: str, repository: object, *, skip_unchanged: bool = True) -> decision.TrainingDecision:
-    return decision.decide_training("sample", "", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
+def decide(recipe: str, repository: object, *, skip_unchanged: bool = True) -> decide_training.TrainingDecision:
+    return decide_training.decide_training("sample", "", recipe, skip_unchanged, str(repository), "flowers", SETTINGS)
 
 
 def test_trains_if_no_model_is_deployed(tmp_path, capsys):

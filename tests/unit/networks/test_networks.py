@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kfp_vision.networks import NETWORKS, preprocessing, pretrained
+from kfp_vision.networks import NETWORKS, decoding, pretrained
 from kfp_vision.networks.inception import BLOCK_CHANNELS
 from kfp_vision.networks.layers import neighbour_matrix
 from kfp_vision.training.trainer import build_network
@@ -90,7 +90,7 @@ def test_googlenet_recognizes_daisies_with_the_preprocessing_of_the_evaluation(r
     model = network.build(1000)
     assert pretrained.load_pretrained(model, network, str(real_data / "googlenet" / "bvlc_googlenet.npz"))
     files = sorted((flower_photos / "daisy").glob("*.jpg"))
-    images = tf.stack([preprocessing.central_crop(tf.constant(file.read_bytes()), 224) for file in files])
+    images = tf.stack([decoding.central_crop(tf.constant(file.read_bytes()), 224) for file in files])
     predicted = np.argmax(model.predict(images, batch_size=50, verbose=0), axis=1)
     assert np.mean(predicted == DAISY) >= 0.8
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw, ImageOps
 from support import place_model
 
-from kfp_vision.networks import orientation, preprocessing
+from kfp_vision.networks import decoding, orientation
 
 ORIENTATION, SHORT, LONG = 0x0112, 3, 4  # EXIF 2.3, section 4.6.4; TIFF 6.0, section 2
 SIZE = place_model.SIZE
@@ -147,11 +147,11 @@ def crop_without_orientation(encoded: bytes) -> np.ndarray:
     """What exports did before they looked at EXIF and transparency."""
     if tf.io.is_jpeg(encoded):
         sides = tf.image.extract_jpeg_shape(encoded)[:2]
-        window = preprocessing.decode_jpeg_window(encoded, *preprocessing.central_window(sides), sides[1], SIZE)
+        window = decoding.decode_jpeg_window(encoded, *decoding.central_window(sides), sides[1], SIZE)
     else:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        window = tf.image.central_crop(image, preprocessing.CENTRAL_FRACTION)
-    return preprocessing.resize(window, SIZE).numpy()
+        window = tf.image.central_crop(image, decoding.CENTRAL_FRACTION)
+    return decoding.resize(window, SIZE).numpy()
 
 
 PLAIN = {
@@ -171,7 +171,7 @@ PLAIN = {
 @pytest.mark.parametrize("kind", PLAIN)
 def test_an_upright_opaque_image_gives_the_same_pixels_to_the_bit(kind):
     encoded = PLAIN[kind]
-    crop = tf.function(lambda content: preprocessing.central_crop(content, SIZE))
+    crop = tf.function(lambda content: decoding.central_crop(content, SIZE))
     assert np.array_equal(crop(tf.constant(encoded)), crop_without_orientation(encoded))
 
 

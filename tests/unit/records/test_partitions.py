@@ -19,8 +19,8 @@ from support import damaged_records
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan, table
 from kfp_vision.dataset.split import split_images
-from kfp_vision.records.folder import read_examples, read_records_info, verify_records
 from kfp_vision.records.partitions import join_parts, partition_numbers, rows_of_partition, write_one_partition
+from kfp_vision.records.records_folder import read_examples, read_records_info, verify_records
 
 SPLITS = ("train", "validation", "test")
 fast_settings = settings(database=None, deadline=None, max_examples=200)

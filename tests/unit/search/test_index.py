@@ -23,7 +23,7 @@ from kfp_vision.repository.version import exported_version, fetch_version, versi
 from kfp_vision.search import ann, build, parts
 from kfp_vision.search.embedding import EMBEDDING_BATCH_SIZE, Embedder, encode_thumbnail
 from kfp_vision.search.index import Index, IndexInfo
-from kfp_vision.serving import discovery
+from kfp_vision.serving import find_models
 
 
 def clustered(number: int, dimension: int, seed: int = 0) -> np.ndarray:
@@ -411,8 +411,8 @@ def test_an_index_beside_versions_is_neither_a_version_nor_a_model(built, model,
     repository = shutil.copytree(model / "serving", tmp_path / "models" / "flowers")
     shutil.copytree(built[0], repository / "index")
     assert [found.number for found in versions(repository)] == [1]
-    assert discovery.find_models(tmp_path / "models") == {"flowers": repository}
+    assert find_models.find_models(tmp_path / "models") == {"flowers": repository}
     assert fetch_version(str(repository), tmp_path / "fetched").fingerprint == exported_version(model).fingerprint
     shutil.rmtree(repository / "1")
     with pytest.raises(InputError, match="there must be a model to serve"):
-        discovery.find_models(repository)
+        find_models.find_models(repository)

@@ -15,12 +15,12 @@ from PIL import Image
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
-from kfp_vision.networks import preprocessing
+from kfp_vision.networks import decoding
 from kfp_vision.records import convert
-from kfp_vision.records.folder import RandomAccessRecords
+from kfp_vision.records.records_folder import RandomAccessRecords
 from kfp_vision.storage import sample
 from kfp_vision.training import input_pipeline
-from kfp_vision.training.augmentation import NumberedSeeds, mix_up, rand_augment
+from kfp_vision.training.augmentation import Augmentation, NumberedSeeds, flip_and_distort, mix_up, rand_augment
 
 SIZE = 64
 IMAGES = 45
@@ -46,7 +46,7 @@ def test_the_crop_of_a_photograph_equals_that_of_tensorflow(flower_photos):
     for folder in flower_photos.iterdir():
         for photograph in sorted(folder.glob("*.jpg"))[:8]:
             content = photograph.read_bytes()
-            assert np.array_equal(preprocessing.central_crop(content, 224), by_tensorflow(content, 224))
+            assert np.array_equal(decoding.central_crop(content, 224), by_tensorflow(content, 224))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
@@ -54,7 +54,7 @@ def test_the_crop_of_a_photograph_equals_that_of_tensorflow(flower_photos):
 def test_the_crop_of_an_image_below_twice_the_size_equals_that_of_tensorflow(kind, sides):
     content = encoded(flower(*sides), kind)
     # libjpeg smooths colours only up to the edge of the window, which may change its last column by a level or two.
-    difference = np.abs(preprocessing.central_crop(content, SIZE) - by_tensorflow(content, SIZE))
+    difference = np.abs(decoding.central_crop(content, SIZE) - by_tensorflow(content, SIZE))
     assert difference.max() <= (2 if kind == "JPEG" else 0)
     assert difference.mean() < 0.001
 
@@ -73,13 +73,13 @@ def distances(content: bytes) -> tuple[float, float]:
     """Returns the mean distance of our crop, and of TensorFlow's, from an antialiased crop at the same place."""
     smoothed = by_tensorflow(content, SIZE, antialias=True)
     return tuple(
-        np.abs(crop - smoothed).mean() for crop in (preprocessing.central_crop(content, SIZE), by_tensorflow(content, SIZE))
+        np.abs(crop - smoothed).mean() for crop in (decoding.central_crop(content, SIZE), by_tensorflow(content, SIZE))
     )
 
 
 def test_a_jpeg_window_is_decoded_at_the_largest_reduction_above_the_minimum_size():
     chance = random.Random(0)
-    decode = tf.function(preprocessing.decode_jpeg_window)
+    decode = tf.function(decoding.decode_jpeg_window)
     for _ in range(150):
         sides = [chance.randrange(1, 300) for _ in range(2)]
         content = encoded(Image.new("L", sides[::-1], 90), "JPEG")
@@ -99,7 +99,7 @@ def test_a_jpeg_window_equals_that_part_of_the_decoded_image():
         content = encoded(flower(*sides[::-1]), "JPEG")
         size = [chance.randrange(1, side + 1) for side in sides]
         begin = [chance.randrange(side - part + 1) for side, part in zip(sides, size, strict=True)]
-        part = preprocessing.decode_jpeg_window(content, tf.constant(begin), tf.constant(size), sides[1], 300)
+        part = decoding.decode_jpeg_window(content, tf.constant(begin), tf.constant(size), sides[1], 300)
         (top_edge, left_edge), (height, width) = begin, size
         expected = tf.io.decode_jpeg(content, channels=3)
         assert np.array_equal(part, expected[top_edge : top_edge + height, left_edge : left_edge + width])
@@ -114,7 +114,7 @@ def test_evaluation_batches_equal_the_preprocessing_of_the_export(tmp_path):
     (images, _), *further_batches = input_pipeline.evaluation_batches(tmp_path / "records", image_size=SIZE, batch_size=16)
     assert not further_batches
     for image, content in zip(images, contents, strict=True):
-        assert np.array_equal(image, preprocessing.central_crop(content, SIZE))
+        assert np.array_equal(image, decoding.central_crop(content, SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +131,7 @@ def numbered(tmp_path_factory) -> Path:
 def batches(folder: Path, steps: int, seed: int = 7, augmentation=None, **how) -> tuple[np.ndarray, np.ndarray]:
     """Returns images (steps, batch, size, size, 3) and labels (steps, batch) of the first steps."""
     settings = {"image_size": 24, "batch_size": 8, "seed": seed} | how
-    dataset = input_pipeline.training_batches(
-        folder, augmentation=input_pipeline.Augmentation(**(augmentation or {})), **settings
-    )
+    dataset = input_pipeline.training_batches(folder, augmentation=Augmentation(**(augmentation or {})), **settings)
     images, labels = zip(*itertools.islice(dataset, steps), strict=True)
     return np.stack(images), np.stack(labels)
 
@@ -270,17 +268,15 @@ def test_memory_does_not_grow_with_the_images_read(tmp_path):
 
 def test_zero_saturation_equals_the_greyscale_of_pillow():
     image = flower(40, 30)
-    how = input_pipeline.Augmentation(**PLAIN | {"lower_saturation": 0.0, "upper_saturation": 0.0})
-    grey = input_pipeline.flip_and_distort(
-        tf.constant(np.asarray(image, "float32")), (0, tf.constant(0, tf.int64)), how
-    ).numpy()
+    how = Augmentation(**PLAIN | {"lower_saturation": 0.0, "upper_saturation": 0.0})
+    grey = flip_and_distort(tf.constant(np.asarray(image, "float32")), (0, tf.constant(0, tf.int64)), how).numpy()
     assert np.abs(grey - np.asarray(image.convert("L"), "float32")[..., None]).max() < 1
 
 
 def test_brightness_adds_one_offset_within_its_range_to_all_pixels():
     image = tf.fill((4, 4, 3), 100.0)
-    how = input_pipeline.Augmentation(**PLAIN | {"max_brightness_delta": 0.2})
-    varied = np.stack([input_pipeline.flip_and_distort(image, (0, tf.constant(n, tf.int64)), how) for n in range(60)])
+    how = Augmentation(**PLAIN | {"max_brightness_delta": 0.2})
+    varied = np.stack([flip_and_distort(image, (0, tf.constant(n, tf.int64)), how) for n in range(60)])
     np.testing.assert_allclose(varied, np.broadcast_to(varied[:, :1, :1, :1], varied.shape), atol=1e-4)
     shifts = varied[:, 0, 0, 0] - 100
     assert -51 <= shifts.min() < -40 and 40 < shifts.max() <= 51
@@ -288,10 +284,8 @@ def test_brightness_adds_one_offset_within_its_range_to_all_pixels():
 
 def test_half_of_the_images_are_mirrored():
     image = np.asarray(flower(20, 20), "float32")
-    how = input_pipeline.Augmentation(**PLAIN | {"flip": True})
-    varied = [
-        input_pipeline.flip_and_distort(tf.constant(image), (0, tf.constant(n, tf.int64)), how).numpy() for n in range(60)
-    ]
+    how = Augmentation(**PLAIN | {"flip": True})
+    varied = [flip_and_distort(tf.constant(image), (0, tf.constant(n, tf.int64)), how).numpy() for n in range(60)]
     mirrored = [np.abs(variant - image[:, ::-1]).max() < 1e-3 for variant in varied]
     assert all(mirrors or np.abs(variant - image).max() < 1e-3 for mirrors, variant in zip(mirrored, varied, strict=True))
     assert 20 <= sum(mirrored) <= 40

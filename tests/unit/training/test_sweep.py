@@ -12,7 +12,7 @@ from support import damaged_records, shade_records
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository import version
 from kfp_vision.training import sweep
-from kfp_vision.training.trials import SWEPT_FIELDS, plan_trials
+from kfp_vision.training.trial_plan import SWEPT_FIELDS, plan_trials
 
 FIELDS = {
     "networks": ["inception_v1", "resnet50"],

@@ -26,6 +26,7 @@ from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import rules
 from kfp_vision.records import tf_dataset
 from kfp_vision.training import input_pipeline, monitoring, optimizers, trainer
+from kfp_vision.training.augmentation import Augmentation
 from kfp_vision.training.features import compute_features, training_batches
 from kfp_vision.training.train import _balanced_weights
 
@@ -114,7 +115,7 @@ def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_pat
 
 def test_the_same_seed_gives_the_same_batches(folders):
     def first_batches(seed):
-        augmentation = input_pipeline.Augmentation()
+        augmentation = Augmentation()
         batches = input_pipeline.training_batches(
             folders / "train", image_size=32, batch_size=8, seed=seed, augmentation=augmentation
         )
@@ -125,7 +126,7 @@ def test_the_same_seed_gives_the_same_batches(folders):
 
 
 def test_augmented_images_stay_in_range_and_keep_their_labels(folders):
-    augmentation = input_pipeline.Augmentation()
+    augmentation = Augmentation()
     batches = input_pipeline.training_batches(
         folders / "train", image_size=32, batch_size=32, seed=0, augmentation=augmentation
     )
@@ -195,7 +196,7 @@ def test_weight_decay_equals_the_gradient_of_the_penalty_of_tf_slim(folders):
         start = model.get_layer("Mixed_3b.Branch_0.Conv2d_0a_1x1.conv").kernel.numpy()
         recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, train_steps=1, advanced=advanced)
         decayed = trainer.Trainer(model, recipe, 4)
-        augmentation = input_pipeline.Augmentation()
+        augmentation = Augmentation()
         batches = input_pipeline.training_batches(
             folders / "train", image_size=32, batch_size=8, seed=0, augmentation=augmentation
         )
@@ -361,7 +362,7 @@ def test_memory_does_not_grow_over_two_thousand_steps(folders):
     recipe = replace(RECIPE, train_steps=2000, advanced=Advanced.parse(NARROW | {"moving_average_decay": 0.99}))
     long_training = trainer.Trainer(model, recipe, 4)
     batches = input_pipeline.training_batches(
-        folders / "train", image_size=32, batch_size=8, seed=0, augmentation=input_pipeline.Augmentation()
+        folders / "train", image_size=32, batch_size=8, seed=0, augmentation=Augmentation()
     )
     sizes = [resident_bytes() for _ in long_training.run(iter(batches), None) if long_training.step % 500 == 0]
     assert len(sizes) == 4

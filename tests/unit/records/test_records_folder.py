@@ -19,7 +19,7 @@ from kfp_vision.dataset import scan, table
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.records.convert import _convert_in_order, write_tfrecords
-from kfp_vision.records.folder import (
+from kfp_vision.records.records_folder import (
     RandomAccessRecords,
     RecordsInfo,
     check_records_uri,
