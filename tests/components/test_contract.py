@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from kfp_vision import components
 from kfp_vision.cli.run import form_fields
-from kfp_vision.components import images
+from kfp_vision.components import container_images
 from kfp_vision.pipelines import (
     batch_prediction,
     hyperparameter_sweep,
@@ -96,7 +96,7 @@ def test_the_body_is_short_without_loops_or_branches(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_uses_our_image_and_installs_nothing(name):
-    expected = images.GPU_IMAGE if name in ("train_classifier", "train_trial") else images.CPU_IMAGE
+    expected = container_images.GPU_IMAGE if name in ("train_classifier", "train_trial") else container_images.CPU_IMAGE
     assert container(name)["image"] == expected
     assert "pip" not in " ".join(container(name)["command"]).split()
     assert "kfp==" not in json.dumps(container(name))
