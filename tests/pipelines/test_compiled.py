@@ -358,7 +358,7 @@ def test_the_check_lists_the_yaml_that_an_edit_makes_outdated(package_copy, file
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: every YAML must match the code; got outdated {format_value(', '.join(map(str, stale)))}. "
+        f"error: every YAML must match the code; got {format_value('outdated ' + ', '.join(map(str, stale)))}. "
         "Run kfp-vision compile, and commit.\n"
     )
     assert [file.read_bytes() for file in stale] == [(ROOT / path).read_bytes() for path in paths]
