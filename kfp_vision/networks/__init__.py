@@ -157,7 +157,7 @@ def application(name: str, kind: str, preprocessing: str, **attributes: Any) -> 
         The network.
     """
     settings = {"name": name, "kind": kind, "preprocessing": preprocessing}
-    return Network(name, "applications.application", settings, imagenet=KERAS_APPLICATIONS, **attributes)
+    return Network(name, "keras_applications.application", settings, imagenet=KERAS_APPLICATIONS, **attributes)
 
 
 NETWORKS = {
