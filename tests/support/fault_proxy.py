@@ -68,7 +68,7 @@ class Line:
             self.now += 1
             self.most = max(self.most, self.now)
         try:
-            return self._relayed(request, answer, self._fate())
+            return self._relay_with_fate(request, answer, self._fate())
         finally:
             with self._lock:
                 self.now -= 1
