@@ -41,8 +41,8 @@ def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
         ended = (marker <= 0xFF00) | (marker == JPEG_SCAN) | (marker == JPEG_END) | ((size < 2) & ~fill)
         return tf.where(found, at, at + tf.where(fill, 1, 2 + size)), found, ended
 
-    at, found, _ = tf.while_loop(may_follow, step, (2, False, False), maximum_iterations=MAX_BLOCKS)
-    return tf.cond(found, lambda: _tiff_orientation(_jpeg_exif(encoded, at)), lambda: UPRIGHT)
+    at, found, _ = tf.while_loop(may_follow, step, (2, tf.constant(False), tf.constant(False)), maximum_iterations=MAX_BLOCKS)
+    return tf.cond(found, lambda: _tiff_orientation(_jpeg_exif(encoded, at)), _upright)
 
 
 def _jpeg_exif(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
@@ -73,7 +73,7 @@ def png_properties(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ended = (kind == b"IDAT") | (size < 0) | (size > length - at)
         return at + 12 + tf.where(ended, 0, size), tf.where(kind == b"eXIf", at, exif), transparent | (kind == b"tRNS"), ended
 
-    start = (len(PNG_SIGNATURE), 0, False, False)
+    start = (len(PNG_SIGNATURE), 0, tf.constant(False), tf.constant(False))
     _, exif, transparent, _ = tf.while_loop(may_follow, step, start, maximum_iterations=MAX_BLOCKS)
 
     def from_exif() -> tf.Tensor:
@@ -82,14 +82,14 @@ def png_properties(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     colour_type = tf.strings.substr(encoded, tf.minimum(PNG_COLOUR_TYPE, length), 1)
     transparent |= is_png & tf.reduce_any(colour_type == tf.constant(PNG_ALPHA_TYPES))
-    return tf.cond(exif > 0, from_exif, lambda: UPRIGHT), transparent
+    return tf.cond(exif > 0, from_exif, _upright), transparent
 
 
 def _tiff_orientation(block: tf.Tensor) -> tf.Tensor:
     """Reads the orientation from a TIFF block, as EXIF holds it."""
     order = tf.strings.substr(block, 0, 4)
     kinds = [(order == kind, partial(_first_directory, block, kind == TIFF_LITTLE)) for kind in (TIFF_LITTLE, TIFF_BIG)]
-    orientation = tf.case(kinds, default=lambda: UPRIGHT)
+    orientation = tf.case(kinds, default=_upright)
     return tf.where((orientation >= UPRIGHT) & (orientation <= ORIENTATIONS), orientation, UPRIGHT)
 
 
@@ -112,7 +112,11 @@ def _first_directory(block: tf.Tensor, little: bool) -> tf.Tensor:
         values = tf.where(kind == TIFF_SHORT, fields[:, 4], long(4))
         return tf.concat([[UPRIGHT], tf.boolean_mask(values, is_orientation)], 0)[-1]
 
-    return tf.cond((start >= 8) & (start <= size - 2), entries, lambda: UPRIGHT)
+    return tf.cond((start >= 8) & (start <= size - 2), entries, _upright)
+
+
+def _upright() -> tf.Tensor:
+    return tf.constant(UPRIGHT)
 
 
 def _shorts(raw: tf.Tensor, little: bool) -> tf.Tensor:

@@ -163,7 +163,7 @@ def test_fused_and_stock_inception_v1_have_the_same_gradients():
 
 
 def test_fused_batch_norm_normalizes_over_all_replicas(tmp_path):
-    program = Path(__file__).parents[3] / "support" / "replicas.py"
+    program = Path(__file__).parents[2] / "support" / "replicas.py"
     subprocess.run([sys.executable, program, tmp_path / "one.npz", tmp_path / "two.npz"], check=True)
     one_replica, two_replicas = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))
     for name in one_replica:
