@@ -27,7 +27,7 @@ def ingest_images(
         check_images: stop the run if the data cannot be trained on.
         validation_ratio: share of each class to hold out for validation, from 0 to 1.
         test_ratio: share of each class to hold out for the final test, from 0 to 1.
-        advanced: advanced settings; uses store_wait_seconds.
+        advanced: advanced settings; uses those of the data.
 
     Returns:
         images: Table with one row per image: uri, label, bytes, content_id, name, split, objects.
@@ -36,14 +36,16 @@ def ingest_images(
     """
     from pathlib import Path
 
+    from kfp_vision.core.advanced import Advanced
     from kfp_vision.dataset import ingest
     from kfp_vision.storage import retry
 
     retry.wait_for_stores(advanced)
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
+    parsed = Advanced.parse(advanced)
     made = {"table": Path(images.path), "page": Path(summary.path)}
     found = ingest.ingest_images(
-        images_uri, leave_out_uri=leave_out_uri, task=task, check_images=check_images, splits=splits, **made
+        images_uri, leave_out_uri=leave_out_uri, task=task, check_images=check_images, splits=splits, advanced=parsed, **made
     )
     images.metadata.update({"pictures": len(found.rows), "classes": len(found.classes), "source": images_uri})
     return found.fingerprint

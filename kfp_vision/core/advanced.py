@@ -298,7 +298,8 @@ class Advanced:
         return {name: getattr(self, name) for name in DEPLOYMENT_ADVANCED}
 
 
-ADVANCED_DEFAULTS: dict[str, Any] = asdict(Advanced())  # the defaults, by name
+DEFAULT_ADVANCED = Advanced()
+ADVANCED_DEFAULTS: dict[str, Any] = asdict(DEFAULT_ADVANCED)
 
 
 def _check_advanced_type(name: str, value: Any) -> None:

@@ -18,6 +18,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from PIL import Image, ImageDraw
 
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset import import_files, table, table_checks
 from kfp_vision.dataset.images import PILLOW_FORMATS, UPRIGHT, Rejected, ValidImage, read_orientation, validate_image
@@ -347,7 +348,10 @@ def detection_features(
 class DetectionTask:
     """Object detection, as a `ingest.Task`."""
 
-    find_images = staticmethod(scan_annotated_images)
+    def find_images(self, images_uri: str, advanced: Advanced) -> Catalog:
+        """See `Task`."""
+        return scan_annotated_images(images_uri)
+
     update_labels = staticmethod(label_by_rarest)
     check_data = staticmethod(check_detection)
     describe = staticmethod(detection_notes)
@@ -368,7 +372,7 @@ def _select_files(
         elif path.parts[-3:-1] == ("ImageSets", "Main") and path.suffix == ".txt" and path.stem in SPLIT_LISTS:
             yield item
         elif reason := skip_reason(item.name):
-            found.skipped[reason] += 1
+            found.skipped.add(reason, item.name)
         else:
             yield item
 
@@ -418,14 +422,14 @@ def _attach_annotations(
     for row in found.rows:
         key = _key(PurePosixPath(row.name))
         if key not in annotations:
-            found.skipped[ANNOTATION_MISSING] += 1
+            found.skipped.add(ANNOTATION_MISSING, row.name)
         elif images[key] > 1:
             annotated.append(replace(row, objects=json.dumps(f"one of {images[key]} images with the same annotation")))
         else:
             annotated.append(replace(row, objects=_encode_objects(annotations[key], sizes[row.name])))
     found.rows = annotated
-    if unmatched := len(annotations.keys() - images.keys()):
-        found.skipped[IMAGE_MISSING] += unmatched
+    for folder, stem in sorted(annotations.keys() - images.keys()):
+        found.skipped.add(IMAGE_MISSING, str(PurePosixPath(folder, f"{stem}.xml")))
 
 
 def _encode_objects(annotation: Annotation | str, size: tuple[int, int, int] | str) -> str:
@@ -447,7 +451,7 @@ def _assign_splits(found: Catalog, lists: dict[str, dict[str, str]]) -> None:
     for row, split in zip(found.rows, split_of, strict=True):
         folder, stem = _key(PurePosixPath(row.name))
         if folder in lists and stem not in lists[folder]:
-            found.skipped[NOT_IN_SPLIT_LISTS] += 1
+            found.skipped.add(NOT_IN_SPLIT_LISTS, row.name)
         else:
             rows.append(replace(row, split=lists[folder][stem] if folder in lists else split))
     found.rows = rows

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset import exclusions, table_checks
 from kfp_vision.dataset.scan import map_concurrently, scan_images
@@ -27,8 +28,13 @@ EXCLUDED = "excluded by leave_out_uri"
 class Task(Protocol):
     """The steps of the ingest stage that differ between classification and detection."""
 
-    def find_images(self, images_uri: str, /) -> Catalog:
-        """Lists the images at a URI, with their labels."""
+    def find_images(self, images_uri: str, advanced: Advanced, /) -> Catalog:
+        """Lists the images at a URI, with their labels.
+
+        Args:
+            images_uri: of the data.
+            advanced: settings of the data.
+        """
 
     def update_labels(self, found: Catalog, /) -> None:
         """Updates the labels in place, after images were excluded."""
@@ -63,6 +69,7 @@ def ingest_images(
     page: Path,
     task: str = CLASSIFICATION,
     leave_out_uri: str = "",
+    advanced: Advanced = DEFAULT_ADVANCED,
 ) -> Catalog:
     """Finds the images at a URI, and writes a table of them and a page about them.
 
@@ -74,7 +81,8 @@ def ingest_images(
         table: output table (CSV).
         page: output page (HTML).
         task: `classification` or `detection`.
-        leave_out_uri: an exclusion list, as `listings` reads it; empty for none.
+        leave_out_uri: an exclusion list, as `import_files` reads it; empty for none.
+        advanced: settings of the data.
 
     Returns:
         The catalog in the table.
@@ -92,12 +100,15 @@ def ingest_images(
 
     tasks: dict[str, Task] = {CLASSIFICATION: ClassificationTask(), DETECTION: annotations.DetectionTask()}
     steps = tasks[task]
-    found = steps.find_images(images_uri)
+    found = steps.find_images(images_uri, advanced)
     unmatched = exclude_images(found, leave_out_uri) if leave_out_uri else []
     if leave_out_uri:
         steps.update_labels(found)
     if check_images:
         steps.check_data(found, images_uri, splits)
+    notes = [*found.notes, *steps.describe(found)]
+    for note in notes:
+        print(note)
     write_table(table, found.rows)
     pages.write_summary_page(
         page,
@@ -106,7 +117,7 @@ def ingest_images(
         images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
         skipped=dict(found.skipped),
-        notes=[*unmatched, *steps.describe(found)],
+        notes=[*unmatched, *notes],
         splits=found.splits,
         samples=_samples(found, steps.make_sample),
     )
@@ -137,7 +148,9 @@ def exclude_images(found: Catalog, leave_out_uri: str) -> list[str]:
         raise InputError("leave_out_uri must name images of images_uri", value, remedy)
     kept = [row for row in found.rows if matched.isdisjoint((row.uri, row.name))]
     if matched:
-        found.skipped[EXCLUDED] += len(found.rows) - len(kept)
+        for row in found.rows:
+            if not matched.isdisjoint((row.uri, row.name)):
+                found.skipped.add(EXCLUDED, row.name)
     print(f"images excluded by {base.redact_uri(leave_out_uri)}: {len(found.rows) - len(kept)}")
     found.rows = kept
     if not unmatched:

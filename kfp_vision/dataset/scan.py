@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from kfp_vision.core import threads
+from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import exclusions, import_files
 from kfp_vision.dataset.table import Catalog, ImageRow, md5_hex
@@ -30,7 +31,7 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-def scan_images(images_uri: str, *, classes: bool = True) -> Catalog:
+def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, classes: bool = True) -> Catalog:
     """Finds the images in a folder, an archive or an import file.
 
     The label of an image is the name of its folder. If class folders are in train, and in validation or test next to it, these
@@ -38,6 +39,7 @@ def scan_images(images_uri: str, *, classes: bool = True) -> Catalog:
 
     Args:
         images_uri: of the data.
+        advanced: settings of the data.
         classes: whether to skip images that are in no folder; if False, they get an empty label.
 
     Returns:
@@ -46,7 +48,10 @@ def scan_images(images_uri: str, *, classes: bool = True) -> Catalog:
     Raises:
         InputError: there is nothing at the URI, or an import file has an invalid line.
     """
-    found = _scan_import_file(images_uri) if import_files.is_import_file(images_uri) else _scan_folders(images_uri, classes)
+    if import_files.is_import_file(images_uri):
+        found = _scan_import_file(images_uri, advanced)
+    else:
+        found = _scan_folders(images_uri, advanced, classes)
     found.rows.sort(key=lambda row: row.name)
     return found
 
@@ -89,13 +94,13 @@ def _describe_version(uri: str) -> str:
     return f"{found.size} {found.version}"
 
 
-def _scan_folders(images_uri: str, classes: bool) -> Catalog:
+def _scan_folders(images_uri: str, advanced: Advanced, classes: bool) -> Catalog:
     found = Catalog([])
     for item in reading.walk(images_uri):
         label = _parent_folder(item.name).name
         reason = skip_reason(item.name) or ("" if label or not classes else NOT_IN_CLASS_FOLDER)
         if reason:
-            found.skipped[reason] += 1
+            found.skipped.add(reason, item.name)
             continue
         content_id = item.md5 if item.random_access else md5_hex(item.read())
         found.rows.append(ImageRow(item.uri, label, item.size, content_id, item.name))
@@ -132,10 +137,10 @@ def _assign_splits(found: Catalog) -> Catalog:
     """Sets the predefined splits by folder, and skips images that are in a split folder but in no class folder."""
     folders = [_parent_folder(row.name) for row in found.rows]
     split_of, split_roots = splits_by_folder(folders, class_folders=True)
-    assigned = Catalog([], found.skipped)
+    assigned = replace(found, rows=[])
     for row, folder, split in zip(found.rows, folders, split_of, strict=True):
         if folder.parent in split_roots and folder.name.lower() in import_files.SPLIT_NAMES:
-            assigned.skipped[NOT_IN_CLASS_FOLDER] += 1
+            assigned.skipped.add(NOT_IN_CLASS_FOLDER, row.name)
         else:
             assigned.rows.append(replace(row, split=split) if split else row)
     return assigned
@@ -178,7 +183,7 @@ def _split_folder(folder: PurePosixPath, class_folder: bool) -> tuple[PurePosixP
     return None
 
 
-def _scan_import_file(images_uri: str) -> Catalog:
+def _scan_import_file(images_uri: str, advanced: Advanced) -> Catalog:
     entries = import_files.read_import_file(images_uri)
     for entry in entries:
         if is_unwritable(entry.name + entry.label):

@@ -54,17 +54,44 @@ class ImageRow:
 TABLE_COLUMNS = [column.name for column in fields(ImageRow)]
 
 
+class SkippedFiles(Counter[str]):
+    """Number of skipped files by reason, with the first names of each.
+
+    Attributes:
+        names: the first `MAX_NAMED` names of each reason, in the order in which they were found.
+    """
+
+    def __init__(self) -> None:
+        """Starts without any."""
+        super().__init__()
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Counts a file.
+
+        Args:
+            reason: why it is skipped.
+            name: its path below the root of the data.
+        """
+        self[reason] += 1
+        names = self.names.setdefault(reason, [])
+        if len(names) < MAX_NAMED:
+            names.append(name)
+
+
 @dataclass
 class Catalog:
     """The images of a data set.
 
     Attributes:
         rows: sorted by name.
-        skipped: number of skipped files, by reason.
+        skipped: the files that are no images, by reason.
+        notes: what was decided while the images were listed, one sentence each.
     """
 
     rows: list[ImageRow]
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def classes(self) -> dict[str, int]:

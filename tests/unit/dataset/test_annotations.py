@@ -469,7 +469,7 @@ def test_the_page_reports_objects_and_unusable_annotations(boxed_folder, tmp_pat
     assert "6 images have an annotation without objects;" in page
     assert "1 annotations cannot be used; their images will be rejected. First: some/001.jpg: an empty annotation." in page
     assert ">60</p>" in page
-    assert capsys.readouterr().out == "60 images in 3 classes, 0 files skipped\n"
+    assert capsys.readouterr().out.endswith("60 images in 3 classes, 0 files skipped\n")
 
 
 def test_samples_on_the_page_show_their_boxes(boxed_folder):
