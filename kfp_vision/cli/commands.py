@@ -21,20 +21,6 @@ from kfp_vision.storage import retry
 DONE, FAILED, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
 SPECIAL_VALUES = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
-URI_FIELDS = (
-    "images_uri",
-    "leave_out_uri",
-    "records_uri",
-    "checkpoint_uri",
-    "test_image_uri",
-    "predict_uri",
-    "model_uri",
-    "index_uri",
-    "queries_uri",
-    "deploy_to",
-    "log_uri",
-    "checkpoint_dir",
-)
 
 
 class UsageError(Exception):
@@ -482,7 +468,7 @@ def parse_assignments(assignments: Sequence[str], fields: Mapping[str, str]) -> 
     Raises:
         InputError: not an assignment, an unknown field, or a value of another type.
     """
-    from kfp_vision.storage.uris import absolute_uri
+    from kfp_vision.storage.uris import absolute_uri, from_field
 
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -493,8 +479,9 @@ def parse_assignments(assignments: Sequence[str], fields: Mapping[str, str]) -> 
             rule = f"a parameter must be one of {', '.join(sorted(fields))}"
             raise InputError(rule, name, suggest_name(name, fields))
         values[name] = _value(name, text, fields[name])
-        if name in URI_FIELDS and values[name] not in SPECIAL_VALUES.get(name, ()):
-            values[name] = absolute_uri(values[name])
+        if name in rules.URI_FIELDS:
+            address = from_field(values[name])
+            values[name] = address if address in SPECIAL_VALUES.get(name, ()) else absolute_uri(address)
     return values
 
 

@@ -278,6 +278,7 @@ class Advanced:
             InputError: a name is unknown, or a value has the wrong type or breaks a rule.
         """
         check_type("advanced", given, dict, '{"momentum": 0.9}')
+        given = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
         for name, value in given.items():
             _check_advanced_type(name, value)
         advanced = cls(**{name: type(ADVANCED_DEFAULTS[name])(value) for name, value in given.items()})

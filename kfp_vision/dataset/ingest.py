@@ -20,7 +20,7 @@ from kfp_vision.dataset.table import (
     write_table,
 )
 from kfp_vision.reports import pages, thumbnails
-from kfp_vision.storage import base, reading
+from kfp_vision.storage import base, reading, uris
 
 EXCLUDED = "excluded by leave_out_uri"
 
@@ -100,6 +100,7 @@ def ingest_images(
 
     tasks: dict[str, Task] = {CLASSIFICATION: ClassificationTask(), DETECTION: annotations.DetectionTask()}
     steps = tasks[task]
+    images_uri, leave_out_uri = uris.from_field(images_uri), uris.from_field(leave_out_uri)
     found = steps.find_images(images_uri, advanced)
     unmatched = exclude_images(found, leave_out_uri) if leave_out_uri else []
     if leave_out_uri:

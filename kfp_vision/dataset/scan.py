@@ -70,7 +70,8 @@ def fingerprint_images(images_uri: str, leave_out_uri: str = "") -> str:
     Raises:
         InputError: there is nothing at the URI, or an import file or exclusion list has an invalid line.
     """
-    source = _fingerprint_source(images_uri)
+    source = _fingerprint_source(uris.from_field(images_uri))
+    leave_out_uri = uris.from_field(leave_out_uri)
     excluded = exclusions.read_exclusions(leave_out_uri) if leave_out_uri else []
     return hashlib.sha256("\n".join([source, *sorted(excluded)]).encode()).hexdigest() if excluded else source
 

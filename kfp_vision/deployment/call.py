@@ -8,7 +8,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.deployment.deploy import read_json, target_of
 from kfp_vision.records import records_folder
-from kfp_vision.storage import atomic, reading
+from kfp_vision.storage import atomic, reading, uris
 
 
 def call_endpoint(
@@ -45,6 +45,7 @@ def call_endpoint(
 
 def _test_image(validation_records: Path, test_records: Path, test_image_uri: str) -> tuple[str, bytes, str]:
     """Returns name, content and label of the image to send; the label is empty if unknown."""
+    test_image_uri = uris.from_field(test_image_uri)
     if test_image_uri:
         return test_image_uri, reading.read_image(test_image_uri, "test_image_uri"), ""
     return next(records_folder.read_examples(records_folder.choose_evaluation_records(validation_records, test_records)))

@@ -175,7 +175,8 @@ class _KServe:
 
 def target_of(deploy_to: str) -> Target:
     """Returns the target that `deploy_to` names: `kserve`, or a repository."""
-    return _KServe() if deploy_to == values.KSERVE else _Repository(deploy_to)
+    uri = uris.from_field(deploy_to)
+    return _KServe() if uri == values.KSERVE else _Repository(uri)
 
 
 def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from kfp_vision.records.records_folder import RandomAccessRecords, choose_evalua
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import Version, exported_version
-from kfp_vision.storage import atomic, reading
+from kfp_vision.storage import atomic, reading, uris
 
 MAX_MISTAKES = 24
 MAX_PAIRS, MAX_MISTAKES_PER_PAIR = 4, 6
@@ -118,6 +118,7 @@ def evaluate_classifier(
         with atomic.temporary_folder() as scratch:
             if newest := _deployed_version(criteria.deploy_to, scratch):
                 deployed = gate.compare_with_deployed(predictions, version.labels, newest, folder)
+    test_image = uris.from_field(criteria.test_image_uri)
     result = Evaluation(
         model_name=version.name,
         model_fingerprint=version.fingerprint,
@@ -126,7 +127,7 @@ def evaluate_classifier(
         metrics=metrics,
         deployed=deployed,
         verdict=gate.decide(metrics, deployed, criteria.min_accuracy, beat_largest_class=advanced.beat_largest_class),
-        test_picture=_classify_uri(classifier, criteria.test_image_uri) if criteria.test_image_uri else None,
+        test_picture=_classify_uri(classifier, test_image) if test_image else None,
     )
     _write(result, predictions, evaluation, verdict)
     _write_page(page, result, predictions, folder, model)
@@ -204,6 +205,7 @@ def sample_predictions(predictions: Predictions) -> list[dict[str, Any]]:
 
 def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
     """Returns the newest version of the repository `deploy_to`, copied to `scratch` from a bucket; None if there is none."""
+    deploy_to = uris.from_field(deploy_to)
     if deploy_to in (values.NOWHERE, values.KSERVE):
         return None
     newest = publish.repository_at(deploy_to).versions()[-1:]

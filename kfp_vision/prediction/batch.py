@@ -50,6 +50,7 @@ def predict_images(
     Raises:
         InputError: There are no images at the URI.
     """
+    images_uri = uris.from_field(images_uri)
     counts = dict.fromkeys(COUNT_NAMES, 0)
     with atomic.replacing(table) as beside:
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:

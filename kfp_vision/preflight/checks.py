@@ -99,8 +99,9 @@ def check_run(form: Mapping[str, Any]) -> RunPreflight:
     Raises:
         InputError: the first rule that is broken.
     """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
     advanced = rules.check_values(form)
-    if not _was_checked(form):
+    if not was_checked:
         _check_images(form)
         _check_surroundings(form, advanced)
     return RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form))
@@ -118,8 +119,9 @@ def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
     Raises:
         InputError: the first rule that is broken.
     """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
     advanced = rules.check_train_only_values(form)
-    if not _was_checked(form):
+    if not was_checked:
         from kfp_vision.records import records_folder  # as in _check_images
 
         records_folder.check_records_uri(form["records_uri"], "records_uri")
@@ -139,8 +141,9 @@ def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
     Raises:
         InputError: the first rule that is broken, by any trial.
     """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
     advanced = rules.check_sweep_values(form)
-    if not _was_checked(form):
+    if not was_checked:
         _check_trials(form, advanced)
     return SweepPreflight(advanced.for_data(), _gpus(form))
 
@@ -165,8 +168,9 @@ def check_preparation(form: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: the first rule that is broken.
     """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
     advanced = rules.check_preparation_values(form)
-    if not _was_checked(form):
+    if not was_checked:
         from kfp_vision.dataset import annotations  # as in _check_images
 
         if form["task"] == "detection":
@@ -184,8 +188,9 @@ def check_prediction(form: Mapping[str, Any]) -> None:
     Raises:
         InputError: the first rule that is broken.
     """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
     rules.check_prediction_values(form)
-    if _was_checked(form):
+    if was_checked:
         return
     from kfp_vision.prediction import batch
     from kfp_vision.repository import version  # as in _check_images
@@ -203,8 +208,9 @@ def check_search(form: Mapping[str, Any]) -> None:
     Raises:
         InputError: the first rule that is broken.
     """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
     rules.check_search_values(form)
-    if _was_checked(form):
+    if was_checked:
         return
     from kfp_vision.networks import pretrained
     from kfp_vision.prediction import batch

@@ -9,6 +9,7 @@ from kfp_vision.core.advanced import PREPARATION_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import (
     MAX_NEAREST,
+    NOWHERE,
     RATIO_RULE,
     check_choices,
     check_model_name,
@@ -19,6 +20,7 @@ from kfp_vision.core.values import (
 )
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
 from kfp_vision.preflight import nodes
+from kfp_vision.storage import uris
 from kfp_vision.training import trial_plan
 from kfp_vision.training.schedules import SCHEDULES
 
@@ -40,6 +42,43 @@ SWEEP_EXAMPLES = {
     "batch_sizes": "[16, 32]",
     "learning_rates": "[0.001, 0.01]",
 }
+
+
+# The fields that hold an address; white space that was pasted around it does not count.
+URI_FIELDS = (
+    "images_uri",
+    "leave_out_uri",
+    "records_uri",
+    "checkpoint_uri",
+    "test_image_uri",
+    "predict_uri",
+    "model_uri",
+    "index_uri",
+    "queries_uri",
+    "deploy_to",
+    "log_uri",
+    "checkpoint_dir",
+)
+
+
+def read_uris(form: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops the white space around the addresses of a form.
+
+    Args:
+        form: every field, by name.
+
+    Returns:
+        The form with the addresses as the stages read them.
+
+    Raises:
+        InputError: a word with white space around it, which the conditions of a pipeline would take for an address.
+    """
+    addresses = {name: uris.from_field(form[name]) for name in URI_FIELDS if isinstance(form.get(name), str)}
+    for name, value in addresses.items():
+        if value != form[name] and value in ("", NOWHERE):
+            rule = f"{name} must be an address, or {value or 'empty'} without white space around it"
+            raise InputError(rule, form[name], "Clear the field, and type it again.")
+    return {**form, **addresses}
 
 
 def check_values(form: Mapping[str, Any]) -> Advanced:

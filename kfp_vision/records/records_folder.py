@@ -219,6 +219,7 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
         InputError: a split is missing, found twice or damaged, the splits have different classes, or the records are for
             object detection.
     """
+    uri = uris.from_field(uri)
     found = _find_records(uri)
     expected = {
         f"{folder}/{name}": (split, name) for split, (folder, info) in found.items() for name in (RECORDS_FILE, *info.shards)

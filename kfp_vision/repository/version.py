@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.storage import atomic, reading
+from kfp_vision.storage import atomic, reading, uris
 
 SERVING_FOLDER = Path("serving")
 INDEX_FOLDER = "index"  # beside the versions; built with the embeddings of the newest one, see `search`
@@ -176,6 +176,7 @@ def fetch_version(uri: str, model: Path) -> Version:
     Raises:
         InputError: There is no version at the URI, or it cannot be read.
     """
+    uri = uris.from_field(uri)
     newest = _newest(uri)
     if newest is None:
         raise InputError("there must be a model", f"none at {uri}", MODEL_REMEDY)

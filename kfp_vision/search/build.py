@@ -37,12 +37,12 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
     Raises:
         InputError: There is no version at the URI, or the checkpoint does not fit the network.
     """
-    if model_uri:
+    if uris.from_field(model_uri):
         return version.fetch_version(model_uri, model)
     from kfp_vision.prediction import export  # imports TensorFlow
 
     with atomic.replacing(model) as beside:
-        export.write_backbone(beside, NETWORKS[network], checkpoint_uri)
+        export.write_backbone(beside, NETWORKS[network], uris.from_field(checkpoint_uri))
     return version.exported_version(model)
 
 
@@ -60,7 +60,7 @@ def list_images(images_uri: str, partitions: int, table: Path) -> list[int]:
     Raises:
         InputError: There are no images at the URI.
     """
-    rows = find_images(images_uri)
+    rows = find_images(uris.from_field(images_uri))
     if not rows:
         raise no_images_to_index_error([])
     write_table(table, rows)
@@ -88,6 +88,7 @@ def index_images(
         InputError: The earlier index is damaged.
     """
     with atomic.temporary_folder() as scratch:
+        index_uri = uris.from_field(index_uri)
         before = _download(index_uri, scratch / "before") if index_uri else None
         rows = list(read_table(table))
         written = build_part(rows, model, part, before, partition=partition, partitions=partitions)

@@ -127,6 +127,7 @@ def _find_newest(deploy_to: str) -> tuple[str, publish.PublishedVersion]:
     Raises:
         InputError: There is none, or the store denies access or does not answer.
     """
+    deploy_to = uris.from_field(deploy_to)
     for place in (uris.absolute_uri(deploy_to), uris.join_uri(deploy_to, SERVING_FOLDER.as_posix())):
         if versions := publish.repository_at(place).versions():
             return place, versions[-1]

@@ -14,7 +14,7 @@ from kfp_vision.prediction.client import SEARCH, ServingClient
 from kfp_vision.reports import pages
 from kfp_vision.reports.thumbnails import data_uri
 from kfp_vision.search.index import Hit, Index, unknown_label_error
-from kfp_vision.storage import atomic
+from kfp_vision.storage import atomic, uris
 
 RESULT_COLUMNS = ("query", "rank", "path", "label", "similarity")
 MAX_QUERIES_SHOWN = 100  # on the page
@@ -119,6 +119,7 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
     Raises:
         InputError: There are no images at the URI, no image in the index has the label, or the index is damaged.
     """
+    queries_uri = uris.from_field(queries_uri)
     opened = Index(index)
     searcher = LocalSearcher(opened, count, label)
     queries, unreadable = 0, 0

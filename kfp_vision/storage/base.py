@@ -14,8 +14,9 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 STREAM_CHUNK_BYTES = 1 << 18  # bytes read at a time; at most this much is lost when a connection breaks
 MD5_PATTERN = re.compile(r"[0-9a-f]{32}")
 HASH_HEADER = re.compile(r"(md5|crc32c)=([\w+/]+=*)")  # in the x-goog-hash header of Cloud Storage
-SCHEMES = ("s3", "cos", "gs", "http", "https")
-BUCKETS = ("s3", "cos", "gs")  # schemes with a bucket and keys, which can be listed
+SCHEMES = ("s3", "minio", "cos", "gs", "http", "https")
+S3_SCHEMES = ("s3", "minio", "cos")  # stores with the interface of S3, whose endpoint and region a URI may set
+BUCKETS = (*S3_SCHEMES, "gs")  # schemes with a bucket and keys, which can be listed
 SETTINGS_AT_END = re.compile(r"\?((?:endpoint|region)=[^?&]+(?:&(?:endpoint|region)=[^?&]+)*)$")
 WAIT_VARIABLE = "KFP_VISION_STORE_WAIT_SECONDS"  # how long to wait for a store, see `patience`
 # Environment variables of the stores: set from a Kubernetes secret, and passed to local containers.
@@ -143,12 +144,12 @@ def split_settings(uri: str) -> tuple[str, dict[str, str]]:
     """Splits the settings, `?endpoint=...&region=...`, off the end of a URI; any other `?` is part of the key.
 
     Args:
-        uri: any; only `s3://` and `cos://` have settings.
+        uri: any; only those in `S3_SCHEMES` have settings.
 
     Returns:
         The URI without its settings, and the settings.
     """
-    found = SETTINGS_AT_END.search(uri) if urlsplit(uri).scheme in ("s3", "cos") else None
+    found = SETTINGS_AT_END.search(uri) if urlsplit(uri).scheme in S3_SCHEMES else None
     return (uri[: found.start()], dict(parse_qsl(found[1]))) if found else (uri, {})
 
 

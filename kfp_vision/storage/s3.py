@@ -58,13 +58,13 @@ NOT_FOUND_CODES = ("NoSuchKey", "NoSuchBucket", "ResourceNotFound")
 
 
 def store(uri: str) -> "S3":
-    """Returns the store of an `s3://` or `cos://` URI; cached by endpoint and credentials.
+    """Returns the store of an `s3://`, `minio://` or `cos://` URI; cached by endpoint and credentials.
 
     Args:
         uri: may end with settings.
 
     Raises:
-        FieldError: a `cos://` URI has no region, or the endpoint is not an http(s) address.
+        FieldError: a `minio://` URI has no endpoint, a `cos://` URI has no region, or the endpoint is not an http(s) address.
     """
     location = Location.of_file(uri)
     scheme, endpoint, region = location.scheme, location.setting("endpoint"), location.setting("region")
@@ -74,7 +74,12 @@ def store(uri: str) -> "S3":
         if not endpoint:
             raise FieldError("a cos:// address must have a region", "no COS_REGION", "Set it to ap-guangzhou, for example.")
     else:
-        endpoint = endpoint or first_variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or AMAZON
+        endpoint = endpoint or first_variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        if scheme == "minio" and not endpoint:
+            rule = "a minio:// address, as Kubeflow shows it, must have the endpoint of its store"
+            remedy = "Write it as s3://bucket/key?endpoint=http://seaweedfs.kubeflow:9000, or set AWS_ENDPOINT_URL."
+            raise FieldError(rule, base.redact_uri(uri), remedy)
+        endpoint = endpoint or AMAZON
         region = region or first_variable("AWS_REGION", "AWS_DEFAULT_REGION") or ("" if endpoint == AMAZON else ANY_REGION)
     if urlsplit(endpoint).scheme not in ("http", "https"):
         raise FieldError("an endpoint must be an http(s) address", endpoint, "Write it as https://minio.example.org:9000.")

@@ -30,7 +30,7 @@ def store(uri: str) -> base.Store:
         ```
     """
     scheme = urlsplit(uri).scheme
-    if scheme in ("s3", "cos"):
+    if scheme in base.S3_SCHEMES:
         from kfp_vision.storage import s3
 
         return s3.store(uri)

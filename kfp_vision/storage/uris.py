@@ -169,6 +169,15 @@ def absolute_uri(uri: str) -> str:
     return Location.of_file(uri).absolute
 
 
+def from_field(uri: str) -> str:
+    """Returns the URI that a person put into a field of a form, without the white space that was pasted around it.
+
+    Args:
+        uri: as given. A local path that exists with its white space keeps it.
+    """
+    return uri if uri == uri.strip() or (Location.of_file(uri).is_local and Path(uri).exists()) else uri.strip()
+
+
 def scheme_of(uri: str) -> str:
     """Returns the scheme of a URI, such as `http`; empty for a local path."""
     return uri_scheme(uri)
@@ -181,10 +190,13 @@ def check_uri(uri: str, field: str) -> None:
         uri: to check.
         field: its name in messages.
 
+    White space around it is ignored, see `from_field`.
+
     Raises:
         FieldError: the URI is empty, malformed, has an unsupported scheme, or contains credentials.
         NotFoundError: the local path does not exist.
     """
+    uri = from_field(uri)
     location = Location.of_file(uri)
     if not uri:
         raise FieldError(f"{field} must name the location of the data", uri, "Set it to a folder, an archive or an address.")

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from kfp_vision.core.advanced import Advanced
+from kfp_vision.storage import uris
+
+URI_FIELDS = ("checkpoint_uri", "checkpoint_dir", "log_uri")
 
 
 @dataclass(frozen=True)
@@ -61,4 +64,5 @@ class Recipe:
             InputError: see `Advanced.parse`.
         """
         known = {name: form[name] for name in (one.name for one in fields(cls)) if name in form}
+        known |= {name: uris.from_field(known[name]) for name in URI_FIELDS if name in known}
         return cls(**known | {"advanced": Advanced.parse(form.get("advanced", {}))})

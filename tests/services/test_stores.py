@@ -188,6 +188,22 @@ def test_a_uri_may_set_endpoint_and_region(s3, monkeypatch):
         assert reader.read(items["daisy/1.jpg"]) == b"one"
 
 
+def test_an_artifact_is_found_by_the_address_that_kubeflow_shows(s3, monkeypatch):
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", FILES)
+    items = {item.name: item.uri for item in reading.walk(f"minio://{bucket}/photos")}
+    assert items["daisy/1.jpg"] == f"minio://{bucket}/photos/daisy/1.jpg"
+    with reading.Reader() as reader:
+        assert reader.read(items["daisy/1.jpg"]) == b"one"
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    rule = "a minio:// address, as Kubeflow shows it, must have the endpoint of its store"
+    remedy = "Write it as s3://bucket/key?endpoint=http://seaweedfs.kubeflow:9000, or set AWS_ENDPOINT_URL."
+    with pytest.raises(InputError) as raised:
+        next(reading.walk(f"minio://{bucket}/photos"))
+    assert error_line(raised) == f"error: {rule}; got minio://{bucket}/photos. {remedy}"
+    settings = f"?endpoint=http://127.0.0.1:{s3.port}"
+    assert {item.name for item in reading.walk(f"minio://{bucket}/photos{settings}")} == items.keys()
+
+
 def test_cos_uses_its_own_key_and_regional_endpoint(s3, monkeypatch):
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}-1250000000", FILES)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):

@@ -596,7 +596,8 @@ def test_check_uri_accepts_readable_uris(tmp_path):
         ("", 'images_uri must name the location of the data; got "". Set it to a folder, an archive or an address.'),
         (
             "ftp://example.org/photos",
-            "images_uri must be a local path, `sample`, or begin with one of s3://, cos://, gs://, http://, https://; "
+            "images_uri must be a local path, `sample`, or begin with one of s3://, minio://, cos://, gs://, http://, "
+            "https://; "
             "got ftp://example.org/photos. Copy the data to a folder, an archive or a bucket.",
         ),
         ("s3:///photos", "a URI with s3:// must name a bucket; got s3:///photos. Write it as s3://bucket/folder."),
