@@ -45,8 +45,8 @@ serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until C
 	@test -d $(REPOSITORY) || $(MAKE) demo
 	$(BIN)/kfp-vision serve $(REPOSITORY) --port $(PORT)
 
-test: $(INSTALLED) ## every test, two files at a time (WORKERS=2); ARGS='-k name' goes through to pytest
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(ARGS)
+test: $(INSTALLED) ## the quick tests, two files at a time (WORKERS=2); ALL=1 for every test; ARGS='-k name' goes to pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(if $(ALL),--all) $(ARGS)
 
 coverage: $(INSTALLED) ## the quick tests' line coverage, file by file; ARGS as for test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term tests/unit $(ARGS)

@@ -1,11 +1,11 @@
-"""Shared by the tests of every layer: the real data, the order of the files, and the settings of Hypothesis."""
+"""Shared by the tests of every layer: the real data, what is run in which order, and the settings of Hypothesis."""
 
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.skip import leave_out
+from support.skip import leave_out, skip_slow
 
 pytest_plugins = ["support.leftovers"]
 
@@ -50,8 +50,15 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first, so that no worker is left with a long file at the end."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option for every test; CI always runs them all."""
+    parser.addoption("--all", action="store_true", default=bool(os.environ.get("CI")), help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips slow tests unless asked for; puts the longest files first, so that no worker is left with a long one at the end."""
+    if not config.getoption("--all"):
+        skip_slow(items)
     ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(LONGEST)))
 

@@ -1,4 +1,4 @@
-"""Every stage killed during its work: the run and the webhook name it, and no partial output remains.
+"""Every stage that writes, killed during its work: the run and the webhook name it, and no partial output remains.
 
 A stage runs on the outputs of earlier stages, with the exit handler of the pipelines, as `kfp-vision run` runs it. The joins
 follow loops: see tests/pipelines/test_killed_runs.py. train_trial is covered by train_classifier.
@@ -28,21 +28,15 @@ from kfp_vision.records.records_folder import read_examples
 from kfp_vision.reports import outcome, run_state
 from kfp_vision.repository import version
 
+pytestmark = pytest.mark.slow
+
 PATH = "/hooks/runs"
 MAX_ATTEMPTS = 5  # a stage may end before it is killed
-# When to kill each stage; the first ones only check fields and lists, and write nothing.
+# When to kill each stage. The first three stand for all that only check fields and lists: killed before they write anything.
 MOMENTS: dict[str, sigkill.Moment] = {
     "check_run": sigkill.at_once,
-    "check_training": sigkill.at_once,
-    "check_sweep": sigkill.at_once,
-    "check_preparation": sigkill.at_once,
-    "check_prediction": sigkill.at_once,
-    "check_search": sigkill.at_once,
     "fingerprint_images": sigkill.at_once,
-    "decide_training": sigkill.at_once,
-    "choose_trials": sigkill.at_once,
     "partition_records": sigkill.at_once,
-    "list_images": sigkill.at_once,
     "ingest_images": sigkill.there("images"),
     "split_images": sigkill.begun("label_map"),
     "write_tfrecords": sigkill.begun("test_records"),
@@ -153,9 +147,7 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
 
     data_fields = {"images_uri": str(fixture_value("image_folder")), "leave_out_uri": "", "advanced": {}}
     single_partition = {"partition": 0, "partitions": 1}
-    decided = data_fields | {"recipe": "fields", "skip_unchanged": True, "model_name": "flowers"}
-    lists = {"networks": ["vgg16"], "optimizers": ["sgd"], "batch_sizes": [16], "learning_rates": [0.1]}
-    if stage.startswith("check_") and stage != "check_serving":
+    if stage == "check_run":
         form = next(pipeline for pipeline in PIPELINES.values() if stage in run.stage_names(pipeline))
         values, kinds = run.form_defaults(form), run.form_fields(form)
         whole_numbers = {name: int(value) for name, value in values.items() if kinds[name] == "NUMBER_INTEGER"}
@@ -196,7 +188,6 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
         return {"index": fixture_value("index")}, {"deploy_to": str(root / "repository")}
     return {
         "fetch_embedder": lambda: ({}, {"model_uri": str(model()["model"]), "network": "inception_v1", "checkpoint_uri": ""}),
-        "list_images": lambda: ({}, {"fingerprint": "any", "images_uri": str(fixture_value("image_folder")), "partitions": 2}),
         "search_images": lambda: (
             {"index": fixture_value("index")},
             {"queries_uri": str(fixture_value("image_folder")), "nearest": 3, "label": ""},
@@ -207,8 +198,6 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
         "ingest_images": lambda: ({}, run_component.ingest_arguments(fixture_value("image_folder")) | fixture_value("ratios")),
         "train_classifier": lambda: (fixture_value("train_inputs"), fixture_value("recipe")),
         "check_serving": lambda: (fixture_value("serving_check_inputs"), {"deploy_to": "none", "accepted": True}),
-        "decide_training": lambda: ({}, {**decided, "deploy_to": str(root / "nowhere")}),
-        "choose_trials": lambda: ({}, {**lists, "trials": 0, "advanced": {}}),
         "fetch_records": lambda: ({}, {"records_uri": str(fixture_value("written").folder), "advanced": {}}),
         "fetch_model": lambda: ({}, {"model_uri": str(model()["model"])}),
     }[stage]()

@@ -18,6 +18,8 @@ from kfp_vision.cli.run import make_sequential
 from kfp_vision.dataset.table import count_rows, read_table, read_unused, write_table
 from kfp_vision.search import index
 
+pytestmark = pytest.mark.slow
+
 Joined = tuple[Path, dict[str, Any]]  # the folder of the stage's outputs, and the metrics
 FIELDS = {
     "network": "inception_v1",

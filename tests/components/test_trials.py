@@ -12,6 +12,8 @@ from kfp_vision.cli.run import form_defaults
 from kfp_vision.cli.run import form_fields as kinds
 from kfp_vision.pipelines import hyperparameter_sweep
 
+pytestmark = pytest.mark.slow
+
 KINDS = kinds(hyperparameter_sweep)
 LISTS = {"networks": ["inception_v1"], "optimizers": ["adam", "sgd"], "batch_sizes": [4], "learning_rates": [0.01]}
 TRIAL = {"number": 1, "network": "inception_v1", "optimizer": "adam", "batch_size": 4, "learning_rate": 0.01}

@@ -24,6 +24,8 @@ from kfp_vision.reports import outcome
 from kfp_vision.repository.version import versions
 from kfp_vision.serving.server import run_server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = [
     "check_run",

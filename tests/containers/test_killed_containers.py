@@ -10,6 +10,8 @@ import pytest
 from support import sample_images
 from support.model_servers import ended
 
+pytestmark = pytest.mark.slow
+
 STAGE = "train_classifier"
 FORM = {
     "fine_tune": "false",

@@ -12,6 +12,8 @@ from support import colour_model
 
 from kfp_vision.repository import version
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:

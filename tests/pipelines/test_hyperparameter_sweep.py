@@ -12,6 +12,8 @@ from support import sample_images
 
 from kfp_vision.repository.version import exported_version, versions
 
+pytestmark = pytest.mark.slow
+
 FORM = {
     "fine_tune": "false",
     "image_size": "64",

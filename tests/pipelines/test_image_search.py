@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 from support import embedding_model, sample_images
 
+pytestmark = pytest.mark.slow
+
 
 class Run(NamedTuple):
     """A successful command: the lines it printed, the last one parsed, and the folder of images it read."""

@@ -14,6 +14,8 @@ from support.webhook_receiver import Web
 
 from kfp_vision.reports import outcome
 
+pytestmark = pytest.mark.slow
+
 PATH = "/hooks/runs"
 SPLITS = ("train", "validation", "test")
 LAST = "report_outcome"

@@ -13,6 +13,8 @@ from support import run_component, sample_images
 
 from kfp_vision import components
 
+pytestmark = pytest.mark.slow
+
 PARTITIONS, PER_SHARD = 3, 7
 BROKEN = ("bellcup/0003.jpg", "globelet/0011.jpg", "globelet/0025.jpg")
 # So few steps teach the model nothing, but the stages after the verdict must run.

@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_a_short_fine_tuning_on_photographs_is_far_above_chance(real_data, flower_photos, tmp_path):
     fields = {

@@ -20,6 +20,8 @@ from kfp_vision.pipelines.release import release as add_release_stages
 from kfp_vision.records.convert import write_shards
 from kfp_vision.repository.version import exported_version, versions
 
+pytestmark = pytest.mark.slow
+
 STARTED = re.compile(r"Executing task \S*?'([\w-]+)'")
 
 

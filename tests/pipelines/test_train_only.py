@@ -11,6 +11,8 @@ from support import sample_images
 
 from kfp_vision.repository.version import exported_version, versions
 
+pytestmark = pytest.mark.slow
+
 STAGES = ["check_training", "fetch_records", "train_classifier", "evaluate_classifier", "check_serving", "deploy_model"]
 FORM = {
     "fine_tune": "false",

@@ -18,6 +18,8 @@ from benchmarks import convert, fine_tuning, learn, measure, scale, search, serv
 from kfp_vision.serving import server
 from kfp_vision.storage import sample
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -10,6 +10,8 @@ from support import sample_images
 from benchmarks import retrieval
 from kfp_vision.search import audit, build, near_duplicates
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:

@@ -20,6 +20,8 @@ from support.model_servers import until
 
 from kfp_vision.serving import server
 
+pytestmark = pytest.mark.slow
+
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
 SEARCH = "/v1/models/colours:search"
 SECONDS = 300  # enough on a busy machine

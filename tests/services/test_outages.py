@@ -44,6 +44,8 @@ from kfp_vision.search.index import read_index_info
 from kfp_vision.storage import atomic, base, reading, retry, writing
 from kfp_vision.training import checkpointing
 
+pytestmark = pytest.mark.slow
+
 OUTAGE_SECONDS = 0.3  # for which a store is gone
 WAIT_SECONDS = 0.5  # for which a stage waits for a store that stays gone
 THREE_MINUTES = 180

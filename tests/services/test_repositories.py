@@ -28,6 +28,8 @@ from kfp_vision.search.index import Index
 from kfp_vision.serving import sync
 from kfp_vision.storage import base, reading, writing
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = advanced.deployment_settings({})
 
 

@@ -22,6 +22,8 @@ from kfp_vision.search.index import Index
 from kfp_vision.serving import server
 from kfp_vision.serving.inference import MAX_WAITING_IMAGES
 
+pytestmark = pytest.mark.slow
+
 SEARCH, PREDICT = "/v1/models/colours:search", "/v1/models/colours:predict"
 INDEX = "/v1/models/colours/index"
 SECONDS = 300  # enough on a busy machine

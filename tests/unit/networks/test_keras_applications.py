@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -29,8 +30,14 @@ PUBLISHED = {
     "nasnet_mobile": (applications.NASNetMobile, applications.nasnet.preprocess_input),
     "convnext_tiny": (applications.ConvNeXtTiny, None),
 }
+QUICK = ("mobilenet_v2", "mobilenet_v3_large", "efficientnet_v2_b0")  # tested where slow tests are not
 DEEPER = ("resnet101", "resnet101_v2", "resnet152", "resnet152_v2")  # like resnet50 and resnet50_v2, with more blocks
 LABELS = ["dark", "light"]
+
+
+def networks(names: Iterable[str]) -> list:
+    """Returns networks to test, of which all but three are slow."""
+    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in names]
 
 
 def pixels(size: int, images: int = 2) -> np.ndarray:
@@ -61,7 +68,7 @@ def test_every_network_of_keras_is_tested():
     assert sorted(PUBLISHED) == sorted(network.name for network in NETWORKS.values() if network.imagenet == KERAS_APPLICATIONS)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", networks(PUBLISHED))
 def test_images_are_preprocessed_as_published(name):
     size = NETWORKS[name].smallest
     if PUBLISHED[name][1]:
@@ -75,7 +82,7 @@ def test_images_are_preprocessed_as_published(name):
     np.testing.assert_allclose(preprocessed, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - set(DEEPER)))
+@pytest.mark.parametrize("name", networks(sorted(PUBLISHED.keys() - set(DEEPER))))
 def test_a_model_saved_by_keras_is_loaded_and_gives_the_same_features(tmp_path, name):
     network = NETWORKS[name]
     reference = published(name, network.smallest)
@@ -88,7 +95,7 @@ def test_a_model_saved_by_keras_is_loaded_and_gives_the_same_features(tmp_path, 
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - set(DEEPER)))
+@pytest.mark.parametrize("name", networks(sorted(PUBLISHED.keys() - set(DEEPER))))
 def test_trains_in_bfloat16(name):
     size = NETWORKS[name].smallest
     model = build_network(name, 2, "bfloat16", image_size=size, batch_norm_decay=0.5)
@@ -105,7 +112,7 @@ def test_trains_in_bfloat16(name):
     assert all(np.any(norm.moving_mean.numpy() != 0) for norm in norms)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_large", "convnext_tiny"])
+@pytest.mark.parametrize("name", networks(["resnet50", "mobilenet_v3_large", "convnext_tiny"]))
 def test_the_export_loads_in_tensorflow_and_stock_keras(tmp_path, name):
     trained = build_network(name, 2, "bfloat16", image_size=32)
     shape = {"image_size": 32, "depth_multiplier": 1.0}
@@ -126,7 +133,7 @@ def test_the_export_loads_in_tensorflow_and_stock_keras(tmp_path, name):
     assert served["serving_default"](image_bytes=encoded[None])["classes"].numpy()[0].decode() in LABELS
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", networks(NETWORKS))
 def test_the_exported_network_equals_the_trained_one(name):
     network = NETWORKS[name]
     trained = network.build(3, image_size=network.smallest)

@@ -25,6 +25,8 @@ from kfp_vision.dataset.table import write_table
 from kfp_vision.records.convert import write_tfrecords
 from kfp_vision.storage import sample
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "validation", "test")
 SCHEMA = {
     "image/encoded": tf.io.FixedLenFeature((), tf.string),

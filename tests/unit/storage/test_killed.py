@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support import sample_images
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 OUTPUTS = {
     "ingest": ("images.csv", "data.html"),

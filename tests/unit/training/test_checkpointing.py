@@ -17,6 +17,8 @@ from support.model_servers import ended
 from kfp_vision.core.errors import InputError
 from kfp_vision.training.checkpointing import CheckpointFolder, TrainingState
 
+pytestmark = pytest.mark.slow
+
 KILLS = 10
 STEPS = 120
 # Trains in its own process, and records the step and the hash of the pixels of every batch consumed.

@@ -14,6 +14,8 @@ from kfp_vision.repository import version
 from kfp_vision.training import sweep
 from kfp_vision.training.trial_plan import SWEPT_FIELDS, plan_trials
 
+pytestmark = pytest.mark.slow
+
 FIELDS = {
     "networks": ["inception_v1", "resnet50"],
     "optimizers": ["sgd", "adam"],

@@ -16,6 +16,8 @@ from support import model_servers, shade_records
 from kfp_vision.core.errors import InputError
 from kfp_vision.training import devices
 
+pytestmark = pytest.mark.slow
+
 CHANGES = {
     "fine_tune": False,
     "image_size": 64,
