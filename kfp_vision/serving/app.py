@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect
 from kfp_vision import __version__
 from kfp_vision.core.errors import format_value
 from kfp_vision.reports import pages
-from kfp_vision.serving import bodies, protocols
+from kfp_vision.serving import bodies, cors, protocols
 from kfp_vision.serving.image_search import NotIndexed
 from kfp_vision.serving.inference import Overloaded
 from kfp_vision.serving.middleware import ASGIApp, BearerAuth, BodyLimit
@@ -89,10 +89,12 @@ class Application:
     Args:
         models: the models that answer.
         token: the token that requests must carry; empty to let everybody in.
+        origins: of pages elsewhere that may call the server, as `cors.read_origins` returns them.
     """
 
-    def __init__(self, models: ServedModels, token: str = ""):
-        self.models, self.plane, self.token = models, ModelDataPlane(model_registry=models), token
+    def __init__(self, models: ServedModels, token: str = "", origins: Sequence[str] = ()):
+        self.models, self.plane = models, ModelDataPlane(model_registry=models)
+        self.token, self.origins = token, origins
 
     def asgi(self, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> ASGIApp:
         """Builds the ASGI application: the routes, and the middleware around them.
@@ -145,7 +147,8 @@ class Application:
         app.add_exception_handler(Exception, _handle_failure)
         app.add_middleware(BodyLimit)
         app.add_middleware(BearerAuth, token=self.token)
-        return RequestTelemetry(app)  # outermost, so that requests that fail are counted and logged as well
+        with_origins = cors.allow_origins(app, self.origins)
+        return RequestTelemetry(with_origins)  # outermost, so that requests that fail are counted and logged as well
 
     def drain(self) -> None:
         """Turns the server unready; requests are still answered."""

@@ -1,11 +1,13 @@
 """Requests as clients write them: each line of the table in docs/data.md, sent to the real server."""
 
 import base64
+import contextlib
 import gzip
 import io
 import json
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +22,7 @@ from kfp_vision.prediction.client import ServingClient
 from kfp_vision.serving import server
 
 PREDICT, SEARCH, INFER = "/v1/models/colours:predict", "/v1/models/colours:search", "/v2/models/colours/infer"
+ORIGIN = "https://shop.example.org"
 SECONDS = 300  # enough on a busy machine
 
 
@@ -34,11 +37,14 @@ RED, GREEN = (with_tail(colour_model.picture(colour)) for colour in ("red", "gre
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory) -> Iterator[str]:
-    """Starts a server with an index, and yields its address."""
+    """Starts a server with an index that pages of one other origin may call, and yields its address."""
     root = tmp_path_factory.mktemp("served")
     model = colour_index.write_model(root / "model")
     colour_index.write(model, colour_index.write_pictures(root / "photos"), model / "serving" / "index")
-    with server.run_server(model / "serving") as address:
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # only for this server
+            patch.setenv("KFP_VISION_CORS_ORIGINS", f" {ORIGIN.upper()}/ , http://localhost:3000")
+            address = stack.enter_context(server.run_server(model / "serving"))
         yield address
 
 
@@ -309,6 +315,7 @@ CASES: dict[str, list[tuple[dict, list[str] | tuple[int, str]]]] = {
         (sent(RED) | {"path": "/predict"}, (404, "got /predict. POST images to /v1/models/NAME:predict")),
         (sent(RED) | {"path": "/v1/models/colours"}, (405, "must be GET, HEAD; got POST. POST images to")),
     ],
+    "a page of another origin": [(rows(b64(RED)) | {"headers": {"Origin": ORIGIN}}, ["red"])],
 }
 
 
@@ -391,3 +398,62 @@ def test_curl_sends_a_large_body_after_the_server_agrees(url, tmp_path):
     command = ["curl", "-sv", "-H", "Expect: 100-continue", "--data-binary", "@body", url + PREDICT]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "HTTP/1.1 100 Continue" in done.stderr and '"classes":"red"' in done.stdout
+
+
+def preflight(url: str, origin: str) -> requests.Response:
+    headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    return requests.options(url + PREDICT, headers=headers, timeout=SECONDS)
+
+
+ALLOWED = "Access-Control-Allow-Origin"
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, "http://localhost:3000"])
+def test_a_page_of_a_named_origin_may_call_the_server(url, origin):
+    asked = preflight(url, origin)
+    assert (asked.status_code, asked.headers[ALLOWED]) == (200, origin)
+    assert "POST" in asked.headers["Access-Control-Allow-Methods"]
+    assert asked.headers["Access-Control-Allow-Headers"] == "authorization"
+    answers = [send(url, body | {"headers": {"Origin": origin}}) for body in (rows(b64(RED)), rows("%"), {"path": "/nowhere"})]
+    assert [(answer.status_code, answer.headers[ALLOWED]) for answer in answers] == [(n, origin) for n in (200, 400, 404)]
+    assert "KFP-Vision-Fingerprint" in answers[0].headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize("origin", ["https://other.example.org", "http://shop.example.org", "null"])
+def test_a_page_of_another_origin_may_not(url, origin):
+    assert preflight(url, origin).status_code == 400
+    answer = send(url, rows(b64(RED)) | {"headers": {"Origin": origin}})
+    assert answer.status_code == 200 and ALLOWED not in answer.headers
+
+
+def test_preflights_and_errors_need_no_token_to_be_read_by_a_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("KFP_VISION_TOKEN", "a-token")
+    monkeypatch.setenv("KFP_VISION_CORS_ORIGINS", "*")
+    colour_model.write_version(tmp_path / "1")
+    with server.run_server(tmp_path) as url:
+        assert preflight(url, ORIGIN).status_code == 200
+        without = send(url, rows(b64(RED)) | {"headers": {"Origin": ORIGIN}})
+        assert (without.status_code, without.headers[ALLOWED]) == (401, "*")
+        headers = {"Origin": ORIGIN, "Authorization": "Bearer a-token"}
+        large = send(url, {"data": bytes(33 << 20), "headers": headers})
+        assert (large.status_code, large.headers[ALLOWED]) == (413, "*")
+        assert colours(send(url, rows(b64(RED)) | {"headers": headers})) == ["red"]
+        metrics = requests.get(f"{url}/metrics", headers=headers, timeout=SECONDS).text
+        assert 'kfp_vision_requests_total{route="preflight",status="200"} 1.0' in metrics
+
+
+def test_without_the_setting_no_page_elsewhere_may_call_the_server(tmp_path):
+    colour_model.write_version(tmp_path / "1")
+    with server.run_server(tmp_path) as url:
+        assert preflight(url, ORIGIN).status_code == 405
+        assert ALLOWED not in send(url, rows(b64(RED)) | {"headers": {"Origin": ORIGIN}}).headers
+
+
+def test_reports_an_invalid_origin_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(tmp_path), "--cors-origins", f"{ORIGIN}/page"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: --cors-origins must be * or origins of the form https://host or https://host:port, separated by commas; "
+        f"got {ORIGIN}/page. Leave out any path, and write out each host; * allows all pages.\n"
+    )
