@@ -120,6 +120,8 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for access from the network (%(default)s)")
     command.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
     command.add_argument("--grpc-port", type=int, default=0, help="port of the Open Inference Protocol over gRPC (off)")
+    origins = "origins of pages elsewhere that may call the server, comma-separated, or * (KFP_VISION_CORS_ORIGINS)"
+    command.add_argument("--cors-origins", metavar="ORIGINS", help=origins)
     command.set_defaults(command=serve_model)
 
 
@@ -319,7 +321,7 @@ def serve_model(options: argparse.Namespace) -> None:
 
     with sync.synced_copy(options.model) as path:
         address = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
-        server.serve(path, name=options.name, index=options.index, **address)
+        server.serve(path, name=options.name, index=options.index, cors_origins=options.cors_origins, **address)
 
 
 def predict(options: argparse.Namespace) -> int:
