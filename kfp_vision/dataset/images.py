@@ -1,5 +1,6 @@
 """Validates images and re-encodes those that TensorFlow cannot decode."""
 
+import importlib.util
 import io
 import re
 import struct
@@ -10,10 +11,22 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 MAX_PIXELS = 100_000_000
 # Pillow's format names, and the modes of each that TensorFlow decodes. MPO is a JPEG followed by further images (from phones).
 TENSORFLOW_MODES = {"JPEG": ("L", "RGB"), "MPO": ("L", "RGB"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")}
-PILLOW_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
-# Major brands of the ISO base media file format: ISO/IEC 23008-12, annex B, and the AV1 Image File Format, section 6.
-ISO_BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC")
+# Without HEIF, images of iPhones are rejected with the remedy. Of both packages, pi-heif lacks the encoder, which is under the GPL.
+HEIF = next((name for name in ("pi_heif", "pillow_heif") if importlib.util.find_spec(name)), "")
+if HEIF:
+    importlib.import_module(HEIF).register_heif_opener()
+PILLOW_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", *(["HEIF"] if HEIF else []))
+# Brands of the ISO base media file format: ISO/IEC 23008-12, annex B, and the AV1 Image File Format, section 6.
+ISO_BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"), "HEIC")
 ISO_BRANDS |= dict.fromkeys((b"avif", b"avis"), "AVIF")
+# The first bytes of the supported formats; those of BMP and PPM are so short that what follows them is part of the pattern.
+MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]"
+    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"  # the sizes of the headers that follow
+    rb"|P[1-6]\s(?:\s*[0-9]|\s*#)|Pf\s\s*[0-9]",
+    re.DOTALL,
+)
+MAGIC_BYTES = 32  # that tell the format
 REENCODING_QUALITY = 95  # of re-encoded images
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 # JPEG markers: ITU-T T.81, table B.1. In entropy-coded data 0xff is followed by 0x00; any other 0xff starts a marker.
@@ -65,6 +78,30 @@ class ValidImage:
     format: str
     height: int
     width: int
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Tells by its first bytes whether a file is an image in a supported format, whatever its name.
+
+    Args:
+        head: the first `MAGIC_BYTES` bytes of the file, or all.
+
+    Returns:
+        Whether it begins as JPEG, PNG, GIF, BMP, WebP, TIFF, PPM (PBM, PGM, PFM), AVIF or HEIC; HEIC also if it cannot be
+        decoded here, so that it is rejected with the remedy.
+    """
+    return bool(MAGIC.match(head)) or bool(_iso_brand(head))
+
+
+def _iso_brand(head: bytes) -> str:
+    """Returns HEIC or AVIF by the brands of the first box; empty if it is another file."""
+    if head[4:8] != b"ftyp":
+        return ""
+    size = min(int.from_bytes(head[:4]), len(head))
+    compatible = [head[at : at + 4] for at in range(16, size - 3, 4)]
+    if head[8:12] in (b"mif1", b"msf1") and not {b"avif", b"avis"}.isdisjoint(compatible):
+        return "AVIF"
+    return ISO_BRANDS.get(head[8:12], "")
 
 
 def validate_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> ValidImage:
