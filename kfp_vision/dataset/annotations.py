@@ -20,9 +20,10 @@ from PIL import Image, ImageDraw
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import import_files, table, table_checks
+from kfp_vision.dataset import image_files, import_files, table, table_checks
+from kfp_vision.dataset.image_files import is_unwritable, skip_reason, with_skip_reasons
 from kfp_vision.dataset.images import PILLOW_FORMATS, UPRIGHT, Rejected, ValidImage, read_orientation, validate_image
-from kfp_vision.dataset.scan import is_unwritable, skip_reason, splits_by_folder
+from kfp_vision.dataset.scan import splits_by_folder
 from kfp_vision.dataset.table import Catalog, ImageRow
 from kfp_vision.reports import thumbnails
 from kfp_vision.storage import reading, uris
@@ -116,6 +117,7 @@ def scan_annotated_images(images_uri: str) -> Catalog:
             found.rows.append(ImageRow(item.uri, "", item.size, table.md5_hex(encoded), item.name))
             sizes[item.name] = _size_or_reason(encoded)
     found.rows.sort(key=lambda row: row.name)
+    found.notes += image_files.ending_notes(found)
     _attach_annotations(found, annotations, sizes)
     _assign_splits(found, lists)
     label_by_rarest(found)
@@ -233,7 +235,7 @@ def check_detection(found: Catalog, images_uri: str, splits: int) -> None:
             hold nothing out.
     """
     if not found.rows:
-        skipped = ", ".join(f"{count} files skipped: {reason}" for reason, count in found.skipped.most_common(2))
+        skipped = "; ".join(found.skipped.lines())
         rule = "images_uri of detection must contain images with annotations"
         raise InputError(rule, f"none at {images_uri} ({skipped or 'nothing there'})", VOC_LAYOUT)
     if not found.classes:
@@ -362,7 +364,7 @@ def _select_files(
     images_uri: str, annotations: dict[tuple[str, str], Annotation | str], found: Catalog
 ) -> Iterator[reading.Item]:
     """Yields images, annotations and split lists; counts other files as skipped, and does not read oversized annotations."""
-    for item in reading.walk(images_uri):
+    for item, reason in with_skip_reasons(reading.walk(images_uri)):
         path = PurePosixPath(item.name)
         if path.suffix.lower() == ".xml" and not skip_reason(str(path.with_suffix(".jpg"))):
             if item.size > MAX_XML_BYTES:
@@ -371,7 +373,7 @@ def _select_files(
                 yield item
         elif path.parts[-3:-1] == ("ImageSets", "Main") and path.suffix == ".txt" and path.stem in SPLIT_LISTS:
             yield item
-        elif reason := skip_reason(item.name):
+        elif reason:
             found.skipped.add(reason, item.name)
         else:
             yield item

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import exclusions, table_checks
+from kfp_vision.dataset import exclusions, image_files, table_checks
 from kfp_vision.dataset.scan import map_concurrently, scan_images
 from kfp_vision.dataset.table import (
     CLASSIFICATION,
@@ -107,8 +107,8 @@ def ingest_images(
     if check_images:
         steps.check_data(found, images_uri, splits)
     notes = [*found.notes, *steps.describe(found)]
-    for note in notes:
-        print(note)
+    for line in [*notes, *found.skipped.lines()]:
+        print(line)
     write_table(table, found.rows)
     pages.write_summary_page(
         page,
@@ -116,8 +116,9 @@ def ingest_images(
         classes=found.classes,
         images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
-        skipped=dict(found.skipped),
-        notes=[*unmatched, *notes],
+        skipped=found.skipped,
+        skipped_names=found.skipped.names,
+        notes=[*unmatched, *notes, *image_files.format_notes(found)],
         splits=found.splits,
         samples=_samples(found, steps.make_sample),
     )

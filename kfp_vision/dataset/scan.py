@@ -1,7 +1,6 @@
 """Finds the images of a data set with their labels, and lists them in a table; the images stay where they are."""
 
 import hashlib
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -11,21 +10,12 @@ from typing import TypeVar
 from kfp_vision.core import threads
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import exclusions, import_files
+from kfp_vision.dataset import exclusions, image_files, import_files
 from kfp_vision.dataset.table import Catalog, ImageRow, md5_hex
 from kfp_vision.storage import base, reading, uris
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-UNSUPPORTED_SUFFIXES = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # written by phones
-# Folders that file managers and network drives add: thumbnails, and deleted files.
-THUMBNAIL_FOLDERS = ("@eadir", "thumbs", "thumbnails")
-TRASH_FOLDERS = ("#recycle", "@recycle", "$recycle.bin")
 NOT_IN_CLASS_FOLDER = "not in a class folder"
-FOLDER_CACHE_SIZE = 1 << 16  # cached folders; a million images are in far fewer
 VERIFIED_ETAGS = 16  # objects to read to verify that a store's ETags are MD5s
-# Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
-# that are not UTF-8). Spaces and joiners of any script are allowed.
-UNWRITABLE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -96,14 +86,15 @@ def _describe_version(uri: str) -> str:
 
 def _scan_folders(images_uri: str, advanced: Advanced, classes: bool) -> Catalog:
     found = Catalog([])
-    for item in reading.walk(images_uri):
+    for item, no_image in image_files.with_skip_reasons(reading.walk(images_uri)):
         label = _parent_folder(item.name).name
-        reason = skip_reason(item.name) or ("" if label or not classes else NOT_IN_CLASS_FOLDER)
+        reason = no_image or ("" if label or not classes else NOT_IN_CLASS_FOLDER)
         if reason:
             found.skipped.add(reason, item.name)
             continue
         content_id = item.md5 if item.random_access else md5_hex(item.read())
         found.rows.append(ImageRow(item.uri, label, item.size, content_id, item.name))
+    found.notes += image_files.ending_notes(found)
     return _assign_splits(replace(found, rows=_complete_content_ids(found.rows)))
 
 
@@ -168,12 +159,12 @@ def _parent_folder(name: str) -> PurePosixPath:
     return _cached_path(name.rpartition("/")[0])
 
 
-@lru_cache(FOLDER_CACHE_SIZE)
+@lru_cache(image_files.FOLDER_CACHE_SIZE)
 def _cached_path(folder: str) -> PurePosixPath:
     return PurePosixPath(folder)
 
 
-@lru_cache(FOLDER_CACHE_SIZE)
+@lru_cache(image_files.FOLDER_CACHE_SIZE)
 def _split_folder(folder: PurePosixPath, class_folder: bool) -> tuple[PurePosixPath, str] | None:
     """Returns the parent and the split of the topmost folder (above the class folder) that is named after a split."""
     folders = [folder, *folder.parents][:-1]
@@ -186,7 +177,7 @@ def _split_folder(folder: PurePosixPath, class_folder: bool) -> tuple[PurePosixP
 def _scan_import_file(images_uri: str, advanced: Advanced) -> Catalog:
     entries = import_files.read_import_file(images_uri)
     for entry in entries:
-        if is_unwritable(entry.name + entry.label):
+        if image_files.is_unwritable(entry.name + entry.label):
             raise import_files.invalid_line_error(images_uri, entry.line, "a control character")
     with reading.Reader() as reader:
         rows = list(map_concurrently(partial(_read_entry, images_uri, reader), entries))
@@ -204,41 +195,3 @@ def _read_entry(images_uri: str, reader: reading.Reader, entry: import_files.Imp
         rule = "every image of an import file must be readable"
         raise InputError(rule, f"{error} in {base.redact_uri(images_uri)}, line {entry.line}", remedy) from None
     return ImageRow(entry.uri, entry.label, len(encoded), md5_hex(encoded), entry.name, entry.split)
-
-
-def skip_reason(name: str) -> str:
-    """Returns why the file at a path is skipped; empty if it is an image.
-
-    Args:
-        name: path below the root of the data.
-    """
-    folder, _, file = name.rpartition("/")
-    if reason := _folder_skip_reason(folder):
-        return reason
-    suffix = f".{file.rpartition('.')[2].lower()}"
-    if file.startswith("."):
-        return "hidden"
-    if unsupported := UNSUPPORTED_SUFFIXES.get(suffix):
-        return f"{unsupported} is not supported; convert it to JPEG"
-    if suffix not in IMAGE_SUFFIXES:
-        return "not an image"
-    return "control character in the name" if is_unwritable(name) else ""
-
-
-@lru_cache(FOLDER_CACHE_SIZE)
-def _folder_skip_reason(folder: str) -> str:
-    names = {part.lower() for part in folder.split("/")}
-    if "__macosx" in names or any(name.startswith(".") for name in names):
-        return "hidden"
-    if not names.isdisjoint(THUMBNAIL_FOLDERS):
-        return "thumbnail"
-    return "" if names.isdisjoint(TRASH_FOLDERS) else "deleted"
-
-
-def is_unwritable(text: str) -> bool:
-    """Returns whether a name contains characters that lists and label maps cannot hold.
-
-    Args:
-        text: the name.
-    """
-    return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE_CATEGORIES for character in text)

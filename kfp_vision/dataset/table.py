@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from operator import attrgetter, itemgetter
@@ -17,6 +17,7 @@ CLASSIFICATION, DETECTION = "classification", "detection"
 SPLITS = ("train", "validation", "test")  # an image in several splits is used in the last of them only
 MAX_SAMPLES, SAMPLES_PER_CLASS = 300, 6  # on a page
 MAX_NAMED = 10  # names in a note; the rest is only counted
+FIRST_NAMES = 3  # names in a line of output
 UnusedImage = tuple[str, str, str]  # URI, label and reason of an image that is in no record
 
 
@@ -76,7 +77,19 @@ class SkippedFiles(Counter[str]):
         self[reason] += 1
         names = self.names.setdefault(reason, [])
         if len(names) < MAX_NAMED:
-            names.append(name)
+            names.append("".join(_printable(character) for character in name))
+
+    def first_names(self, reason: str) -> str:
+        """Lists the first names of a reason, and how many more files there are.
+
+        Args:
+            reason: why they are skipped.
+        """
+        return first_names(self.names.get(reason, []), self[reason])
+
+    def lines(self) -> list[str]:
+        """Returns a line for each reason, the most frequent first, with the count and the first names."""
+        return [f"{count:,} files skipped: {reason} ({self.first_names(reason)})" for reason, count in self.most_common()]
 
 
 @dataclass
@@ -109,6 +122,24 @@ class Catalog:
         """Number of images in each predefined split; empty without such."""
         counts = Counter(row.split for row in self.rows if row.split)
         return {split: counts[split] for split in SPLITS if split in counts}
+
+
+def first_names(names: Sequence[str], count: int) -> str:
+    """Lists the first few of many names, in their order.
+
+    Args:
+        names: at least the first few.
+        count: how many there are.
+
+    Returns:
+        For example "a.jpg, b.jpg, c.jpg and 3 more".
+    """
+    shown = names[:FIRST_NAMES]
+    return ", ".join(shown) + (f" and {count - len(shown):,} more" if count > len(shown) else "")
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def md5_hex(encoded: bytes) -> str:

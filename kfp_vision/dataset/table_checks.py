@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import image_files
 from kfp_vision.dataset.table import MAX_NAMED, Catalog, conflicting_values, some
 
 CONFLICT_NOTE = "It is excluded unless conflicting_labels of advanced is keep"
@@ -23,8 +24,8 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
     """
     layout = "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg."
     if not found.rows:
-        others = sum(found.skipped.values())
-        raise InputError("images_uri must contain images", f"none at {images_uri} ({others} other files)", layout)
+        files = "; ".join(found.skipped.lines()) or "no files"
+        raise InputError("images_uri must contain images", f"none at {images_uri} ({files})", _images_remedy(found, layout))
     if len(found.classes) < 2:
         only = ", ".join(found.classes)
         raise InputError("images_uri must contain at least two classes", f"one at {images_uri} ({only})", layout)
@@ -35,6 +36,15 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
     if fewest < splits:
         remedy = "Add images to it, or remove it."
         raise InputError(f"every class must have at least {splits} images, one per split", f"{fewest} of {label}", remedy)
+
+
+def _images_remedy(found: Catalog, layout: str) -> str:
+    """Returns what to do about data without images: what the files are is wrong, or where they lie."""
+    names = [name for reason in found.skipped for name in found.skipped.names[reason]]
+    if not names or any(reason not in image_files.FILE_REASONS for reason in found.skipped):
+        return layout
+    formats = f"Give images as {image_files.FORMATS}, and convert others to JPEG or PNG."
+    return formats if any("/" in name for name in names) else f"{formats} {layout}"
 
 
 def _check_splits(found: Catalog, images_uri: str) -> None:

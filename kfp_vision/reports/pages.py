@@ -48,6 +48,7 @@ def write_summary_page(
     skipped: Mapping[str, int],
     notes: Sequence[str],
     samples: Mapping[str, Sequence[thumbnails.Thumbnail]],
+    skipped_names: Mapping[str, Sequence[str]] | None = None,
     splits: Mapping[str, int] | None = None,
     images: int | None = None,
 ) -> None:
@@ -61,6 +62,7 @@ def write_summary_page(
         skipped: number of skipped files per reason.
         notes: findings about the data set, one sentence each.
         samples: a few images per class.
+        skipped_names: the first names of skipped files per reason.
         splits: number of images per split, if the data set is already split.
         images: number of images, if it is not the sum of `classes` because an image can have several labels or none.
 
@@ -87,7 +89,8 @@ def write_summary_page(
         images=images,
         rows=rows,
         total_bytes=total_bytes,
-        skipped=skipped,
+        skipped=sorted(skipped.items(), key=lambda pair: -pair[1]),
+        skipped_names=skipped_names or {},
         notes=notes,
         samples=samples,
         splits=splits or {},

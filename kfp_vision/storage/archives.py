@@ -36,7 +36,7 @@ DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh"
 ENCRYPTED_FLAG, UTF8_FLAG = 1, 1 << 11  # flags of a zip member: APPNOTE.TXT, section 4.4.4
 
 
-def read_members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+def read_members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[..., bytes]]]:
     """Yields the regular files of an archive, in its order; skips links and devices.
 
     Names are relative to the archive's root, as GNU tar and unzip resolve them: without a leading `/` or `./`, and without
@@ -47,7 +47,8 @@ def read_members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], 
         uri: of the archive, for messages.
 
     Yields:
-        (name, size in bytes, read) of each member; `read` returns its bytes, and must be called before the next member.
+        (name, size in bytes, read) of each member; `read` returns its bytes, or the first few if given how many, and must be
+        called before the next member.
 
     Raises:
         FieldError: the file is not an archive.
@@ -209,9 +210,9 @@ def _relative_to_root(name: str) -> str:
     return "/".join(part for part in below if part not in ("", "."))
 
 
-def _read(uri: str, opened: Callable[[], IO[bytes]]) -> bytes:
+def _read(uri: str, opened: Callable[[], IO[bytes]], size: int = -1) -> bytes:
     with _intact(uri), opened() as member:
-        return member.read()
+        return member.read(size)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, BinaryIO, Protocol
@@ -90,7 +91,7 @@ class ObjectChanged(Exception):
 class Store(Protocol):
     """The interface of all stores; thread-safe.
 
-    All methods retry while the store is down or busy, see `patience`; except `send` and `put`, which the caller retries.
+    All methods retry while the store is down or busy, see `patience`; except `send`, `head` and `put`, which callers retry.
 
     All methods raise NotThere if the object or bucket does not exist, AccessError if the store denies access, and
     UnreachableError if it does not answer.
@@ -119,6 +120,17 @@ class Store(Protocol):
         Raises:
             Interrupted: the download stopped early; the bytes received are in the sink.
             ObjectChanged: the object has another version.
+        """
+
+    def head(self, uri: str, size: int) -> bytes:
+        """Downloads the first bytes of an object.
+
+        Args:
+            uri: of the object.
+            size: how many bytes; fewer are returned if the object is shorter, or stored compressed (`Content-Encoding`).
+
+        Raises:
+            Interrupted: the download stopped early.
         """
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
@@ -178,6 +190,24 @@ def is_resumed(headers: Mapping[str, str], start: int) -> bool:
         start: the byte.
     """
     return headers.get("Content-Range", "").startswith(f"bytes {start}-")
+
+
+def unpack_head(head: bytes, encoding: str | None) -> bytes:
+    """Unpacks the first bytes of an object that is stored compressed, as `gsutil cp -z` leaves it.
+
+    Args:
+        head: the bytes as stored.
+        encoding: the object's `Content-Encoding`, if any.
+
+    Returns:
+        The bytes that can be unpacked from them; as they are if they are not gzip.
+    """
+    if encoding != "gzip":
+        return head
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head)
+    except zlib.error:
+        return head
 
 
 def first_variable(*names: str, environment: Mapping[str, str] = os.environ) -> str:

@@ -139,6 +139,18 @@ class GCS:
         # The client does not report the length; urllib3 verifies it.
         return replace(_described(uri, blob, blob.name.rpartition("/")[2]), size=-1)
 
+    def head(self, uri: str, size: int) -> bytes:
+        """Downloads the first bytes of an object, see `base.Store`.
+
+        Args:
+            uri: of the object.
+            size: how many bytes.
+        """
+        blob = self._blob(uri)
+        options: dict[str, Any] = {"raw_download": True, "checksum": None, "retry": None, "timeout": TIMEOUT}
+        head: bytes = _translated(uri, lambda: blob.download_as_bytes(start=0, end=size - 1, **options))
+        return base.unpack_head(head[:size], blob.content_encoding)
+
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
         """Uploads an object, see `base.Store`.
 

@@ -29,6 +29,17 @@ OVERHEAD_BYTES = 16 << 10  # bytes of memory per image, besides its content
 AnyItem = TypeVar("AnyItem")
 
 
+class Read(Protocol):
+    """Reads a file."""
+
+    def __call__(self, size: int = -1, /) -> bytes:
+        """Returns the first bytes of the file.
+
+        Args:
+            size: how many; negative for all.
+        """
+
+
 @dataclass(frozen=True)
 class Item:
     """A file below a URI.
@@ -37,7 +48,7 @@ class Item:
         uri: of the file.
         name: its path below the root, with forward slashes.
         size: in bytes.
-        read: returns the bytes; must be called before the next item is taken.
+        read: returns the bytes, or the first few if given how many; must be called before the next item is taken.
         md5: of the bytes in hexadecimal, if the store reports one; see `base.FileInfo`.
         random_access: whether it can be read at any time, in any order; an archive member cannot.
     """
@@ -45,7 +56,7 @@ class Item:
     uri: str
     name: str
     size: int
-    read: Callable[[], bytes]
+    read: Read
     md5: str = ""
     random_access: bool = False
 
@@ -65,7 +76,7 @@ def check_exists(uri: str, field: str) -> None:
     uris.check_uri(uri, field)
     if Location.of_file(uri).is_remote:
         with require_existing(field):
-            if not next(_listed(uri), None):
+            if not is_bucket_folder(uri):
                 stores.store(uri).find(uri)
 
 
@@ -111,7 +122,7 @@ def walk(uri: str) -> Iterator[Item]:
     if uri == SAMPLE:
         for name in sample.image_names():
             encoded = sample.draw(name)
-            yield Item(f"{SAMPLE}://{name}", name, len(encoded), partial(bytes, encoded))
+            yield Item(f"{SAMPLE}://{name}", name, len(encoded), partial(first_bytes, encoded))
         return
     uri = uris.absolute_uri(uri)
     found = None
@@ -124,9 +135,8 @@ def walk(uri: str) -> Iterator[Item]:
     if path.is_dir():
         for file in _below(path):
             if file.is_file():
-                yield Item(
-                    str(file), file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes, random_access=True
-                )
+                name, size = file.relative_to(path).as_posix(), file.stat().st_size
+                yield Item(str(file), name, size, partial(_read_file, file), random_access=True)
         return
     for name, size, read in archives.read_members(path, uri):
         yield Item(f"{uri}#{name}", name, size, read)
@@ -249,10 +259,55 @@ def describe(uri: str) -> FileInfo:
     return FileInfo(uri, Path(uri).name, status.st_size, version=str(status.st_mtime_ns), modified=status.st_mtime)
 
 
-def _download(uri: str) -> bytes:
+def first_bytes(encoded: bytes, size: int = -1) -> bytes:
+    """Returns the first bytes of a file in memory, as `Item.read`.
+
+    Args:
+        encoded: the file.
+        size: how many bytes; negative for all.
+    """
+    return encoded if size < 0 else encoded[:size]
+
+
+def read_head(uri: str, size: int) -> bytes:
+    """Returns the first bytes of a file.
+
+    Args:
+        uri: of a local file, an object, or a file on a web server.
+        size: how many bytes.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
+    """
+    location = Location.of_file(uri)
+    return _download(uri, size) if location.is_remote else _read_file(location.path, size)
+
+
+def _read_file(path: Path, size: int = -1) -> bytes:
+    with io.FileIO(path) as file:
+        return file.readall() if size < 0 else file.read(size) or b""
+
+
+def _download(uri: str, size: int = -1) -> bytes:
     from kfp_vision.storage import transfer
 
-    return transfer.download_bytes(uri)
+    return transfer.download_bytes(uri) if size < 0 else transfer.download_head(uri, size)
+
+
+def is_bucket_folder(uri: str) -> bool:
+    """Checks whether there are objects below a URI; False if it is not in a bucket.
+
+    Args:
+        uri: any.
+
+    Raises:
+        ObjectNotFound: the bucket does not exist.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
+    """
+    return next(_listed(uri), None) is not None
 
 
 def _listed(uri: str) -> Iterator[FileInfo]:

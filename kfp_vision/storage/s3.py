@@ -234,6 +234,27 @@ class S3:
             response = self._client.get_object(location.bucket, location.key, offset=start, request_headers=condition)
         return _copied(response, uri, location.key, sink, start)
 
+    def head(self, uri: str, size: int) -> bytes:
+        """Downloads the first bytes of an object, see `base.Store`.
+
+        Args:
+            uri: of the object.
+            size: how many bytes.
+        """
+        location = Location.of_object(uri)
+        with self._reading(uri):
+            response = self._client.get_object(location.bucket, location.key, length=size)
+        try:
+            head = response.read(size, decode_content=False)
+            if response.headers.get("content-length") != str(len(head)):
+                response.close()  # a server without ranges sends the rest
+        except urllib3.exceptions.HTTPError as error:
+            response.close()
+            raise Interrupted(failures.describe_error(error)) from None
+        finally:
+            response.release_conn()
+        return base.unpack_head(head, response.headers.get("content-encoding"))
+
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
         """Uploads an object, see `base.Store`.
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import label_map, scan
-from kfp_vision.dataset.scan import UNWRITABLE_CATEGORIES
+from kfp_vision.dataset.image_files import UNWRITABLE_CATEGORIES
 from kfp_vision.dataset.split import remove_leaks, split_images, split_rows
 from kfp_vision.dataset.table import ImageRow, read_table, read_unused, write_table
 
