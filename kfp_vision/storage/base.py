@@ -192,6 +192,21 @@ def is_resumed(headers: Mapping[str, str], start: int) -> bool:
     return headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
+def check_head(head: bytes, size: int, headers: Mapping[str, str]) -> None:
+    """Checks that the first bytes of an object have arrived: clients do not report an answer that breaks off.
+
+    Args:
+        head: the bytes received.
+        size: how many were requested.
+        headers: of the response.
+
+    Raises:
+        Interrupted: there are fewer than the response announced.
+    """
+    if len(head) < min(size, int(headers.get("Content-Length", 0))):
+        raise Interrupted("truncated")
+
+
 def unpack_head(head: bytes, encoding: str | None) -> bytes:
     """Unpacks the first bytes of an object that is stored compressed, as `gsutil cp -z` leaves it.
 

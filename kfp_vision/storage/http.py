@@ -126,6 +126,7 @@ class Web:
                 head: bytes = response.raw.read(size, decode_content=False)
             except urllib3.exceptions.HTTPError as error:
                 raise base.Interrupted(failures.describe_error(error)) from None
+            base.check_head(head, size, response.headers)
             return base.unpack_head(head, response.headers.get("Content-Encoding"))
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:

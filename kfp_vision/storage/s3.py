@@ -248,6 +248,7 @@ class S3:
             head = response.read(size, decode_content=False)
             if response.headers.get("content-length") != str(len(head)):
                 response.close()  # a server without ranges sends the rest
+            base.check_head(head, size, response.headers)
         except urllib3.exceptions.HTTPError as error:
             response.close()
             raise Interrupted(failures.describe_error(error)) from None

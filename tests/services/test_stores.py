@@ -13,8 +13,9 @@ from support.model_servers import KEY, NUMBERS, SECRET, Place
 
 from kfp_vision import components
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import annotations, ingest, scan, table
+from kfp_vision.dataset import annotations, image_files, ingest, scan, table
 from kfp_vision.dataset.split import split_images
+from kfp_vision.prediction import batch
 from kfp_vision.records import convert
 from kfp_vision.storage import reading, stores, transfer, uris, writing
 
@@ -61,6 +62,64 @@ def test_reads_every_object_by_its_uri(place):
     with reading.Reader() as reader:
         assert {item.name: reader.read(item.uri) for item in reading.walk(uri)} == FILES
     assert {item.name: encoded for item, encoded in reading.read_all(reading.walk(uri))} == FILES
+
+
+ODD_NAMES = {
+    "cat/1.jpg?width=640": b"\xff\xd8\xff one",
+    "cat/2.jpg?width=640&region=eu#a": b"\xff\xd8\xff two",
+    "cat/50%25 + ü": b"\x89PNG\r\n\x1a\n three",
+    "dog/f81a9c": b"GIF89a four" + bytes(100_000),
+    "dog/notes": b"no image" * 50_000,
+    "dog/empty": b"",
+    "dog/5.jpg": b"not read",
+}
+
+
+def test_an_object_of_any_name_is_told_by_its_first_bytes_in_one_small_request(place):
+    uri = place.bucket(ODD_NAMES)
+    with fault_proxy.line(place.port, share=0) as line:
+        place.lead_over(line.address)
+        items = list(reading.walk(uri))
+        listing = line.requests, line.sent
+        told = {item.name: reason for item, reason in image_files.with_skip_reasons(items)}
+        assert line.requests - listing[0] == 5
+        assert line.sent - listing[1] <= 5 * image_files.HEAD_BYTES
+    place.lead_over()
+    assert told == dict.fromkeys(ODD_NAMES, "") | {"dog/notes": "not an image", "dog/empty": "an empty file"}
+    found = scan.scan_images(uri)
+    with reading.Reader() as reader:
+        assert {row.name: reader.read(row.uri) for row in found.rows} == {
+            name: content for name, content in ODD_NAMES.items() if not told[name]
+        }
+    assert {row.name: row.content_id for row in found.rows} == {
+        name: md5(content) for name, content in ODD_NAMES.items() if not told[name]
+    }
+
+
+def test_telling_objects_waits_out_a_store_that_fails(place):
+    uri = place.bucket({f"cat/{number:02d}": ODD_NAMES["cat/50%25 + ü"] for number in range(40)})
+    with fault_proxy.line(place.port, share=0.3, seed=2) as line:
+        place.lead_over(line.address)
+        found = [reason for _, reason in image_files.with_skip_reasons(reading.walk(uri))]
+    assert found == [""] * 40
+    assert sum(line.fates.values()) > 3, line.fates
+
+
+def test_a_single_object_of_any_name_is_an_image_and_a_folder_is_not(place):
+    uri = place.bucket(ODD_NAMES)
+    for name in ("cat/1.jpg?width=640", "cat/50%25 + ü", "dog/f81a9c", "dog/5.jpg"):
+        assert batch.is_single_image(f"{uri}/{name}")
+        assert list(batch.read_images(f"{uri}/{name}")) == [(f"{uri}/{name}", "", ODD_NAMES[name])]
+    for other in (uri, f"{uri}/dog", f"{uri}/dog/", f"{uri}/dog/notes", f"{uri}/nothing", f"{uri}-nowhere/1"):
+        assert not batch.is_single_image(other)
+
+
+def test_a_single_object_may_have_settings(s3, monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", ODD_NAMES)
+    for name in ("dog/5.jpg", "cat/1.jpg?width=640"):
+        uri = f"s3://{bucket}/{name}?endpoint=http://127.0.0.1:{s3.port}"
+        assert [encoded for _, _, encoded in batch.read_images(uri)] == [ODD_NAMES[name]]
 
 
 def test_lists_a_bucket_of_several_pages(s3):
