@@ -406,7 +406,7 @@ def _size_or_reason(encoded: bytes) -> tuple[int, int, int] | str:
             orientation = read_orientation(image)
             width, height = image.size if orientation not in SIDEWAYS else image.size[::-1]
             return width, height, orientation
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # Pillow raises anything on untrusted bytes
         pass
     try:
         valid = validate_image(encoded)
