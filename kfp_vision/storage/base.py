@@ -217,7 +217,7 @@ def unpack_head(head: bytes, encoding: str | None) -> bytes:
     Returns:
         The bytes that can be unpacked from them; as they are if they are not gzip.
     """
-    if encoding != "gzip":
+    if "gzip" not in (encoding or ""):
         return head
     try:
         return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head)

@@ -26,6 +26,7 @@ from kfp_vision.storage import base, failures, retry
 from kfp_vision.storage.base import FileInfo, Interrupted, ObjectChanged, ObjectNotFound
 from kfp_vision.storage.uris import Location
 
+GZIP_MAGIC = b"\x1f\x8b"
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 PAGE_FIELDS = "items(name,size,md5Hash,crc32c,generation,updated),nextPageToken"
 TIMEOUT = (base.CONNECT_SECONDS, base.READ_SECONDS)
@@ -149,6 +150,8 @@ class GCS:
         blob = self._blob(uri)
         options: dict[str, Any] = {"raw_download": True, "checksum": None, "retry": None, "timeout": TIMEOUT}
         head: bytes = _translated(uri, lambda: blob.download_as_bytes(start=0, end=size - 1, **options))
+        if head.startswith(GZIP_MAGIC) and not blob.content_encoding:  # not every server of this protocol sends the header
+            _translated(uri, lambda: blob.reload(retry=None, timeout=TIMEOUT))
         return base.unpack_head(head[:size], blob.content_encoding)
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:

@@ -1,6 +1,7 @@
 """Reading from and writing to object stores: real servers, over reliable and unreliable connections."""
 
 import csv
+import gzip
 import hashlib
 import io
 import random
@@ -94,6 +95,20 @@ def test_an_object_of_any_name_is_told_by_its_first_bytes_in_one_small_request(p
     assert {row.name: row.content_id for row in found.rows} == {
         name: md5(content) for name, content in ODD_NAMES.items() if not told[name]
     }
+
+
+def test_an_object_stored_compressed_is_told_by_what_it_unpacks_to(gcs):
+    from google.cloud import storage
+
+    client = storage.Client.create_anonymous_client()
+    client._connection.API_BASE_URL = f"http://127.0.0.1:{gcs.port}"
+    bucket = client.create_bucket(f"bucket-{next(NUMBERS)}", project="tests")
+    for name, encoding in {"cat/sent with -z": "gzip", "cat/a file of gzip": None}.items():
+        blob = bucket.blob(name)
+        blob.content_encoding = encoding
+        blob.upload_from_string(gzip.compress(ODD_NAMES["dog/f81a9c"]))
+    found = {item.name: reason for item, reason in image_files.with_skip_reasons(reading.walk(f"gs://{bucket.name}"))}
+    assert found == {"cat/sent with -z": "", "cat/a file of gzip": "not an image"}
 
 
 def test_telling_objects_waits_out_a_store_that_fails(place):
