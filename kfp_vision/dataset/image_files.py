@@ -81,7 +81,7 @@ def skip_reason(name: str) -> str | None:
         The reason; empty if the file counts as an image; None if its first bytes must tell.
     """
     folder, _, file = name.rpartition("/")
-    if reason := _folder_skip_reason(folder):
+    if reason := folder_skip_reason(folder):
         return reason
     if file.startswith("."):
         return HIDDEN
@@ -92,6 +92,21 @@ def skip_reason(name: str) -> str | None:
     if is_unwritable(name):
         return UNWRITABLE
     return "" if suffix in IMAGE_SUFFIXES else None
+
+
+@lru_cache(FOLDER_CACHE_SIZE)
+def folder_skip_reason(folder: str) -> str:
+    """Returns why the files in a folder are skipped, whatever they are; empty if they are not.
+
+    Args:
+        folder: path below the root of the data.
+    """
+    names = {part.lower() for part in folder.split("/")}
+    if "__macosx" in names or any(name.startswith(".") for name in names):
+        return HIDDEN
+    if not names.isdisjoint(THUMBNAIL_FOLDERS):
+        return THUMBNAIL
+    return "" if names.isdisjoint(TRASH_FOLDERS) else DELETED
 
 
 def looks_like_image(uri: str) -> bool:
@@ -179,13 +194,3 @@ def _tell_member(item: reading.Item) -> tuple[reading.Item, str]:
 
 def _tell(head: bytes) -> str:
     return "" if images.looks_like_image(head) else NOT_AN_IMAGE
-
-
-@lru_cache(FOLDER_CACHE_SIZE)
-def _folder_skip_reason(folder: str) -> str:
-    names = {part.lower() for part in folder.split("/")}
-    if "__macosx" in names or any(name.startswith(".") for name in names):
-        return HIDDEN
-    if not names.isdisjoint(THUMBNAIL_FOLDERS):
-        return THUMBNAIL
-    return "" if names.isdisjoint(TRASH_FOLDERS) else DELETED
