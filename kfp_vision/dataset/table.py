@@ -89,7 +89,8 @@ class SkippedFiles(Counter[str]):
 
     def lines(self) -> list[str]:
         """Returns a line for each reason, the most frequent first, with the count and the first names."""
-        return [f"{count:,} files skipped: {reason} ({self.first_names(reason)})" for reason, count in self.most_common()]
+        reasons = sorted(self, key=lambda reason: (-self[reason], reason))
+        return [f"{self[reason]:,} files skipped: {reason} ({self.first_names(reason)})" for reason in reasons]
 
 
 @dataclass

@@ -89,7 +89,7 @@ def write_summary_page(
         images=images,
         rows=rows,
         total_bytes=total_bytes,
-        skipped=sorted(skipped.items(), key=lambda pair: -pair[1]),
+        skipped=sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0])),
         skipped_names=skipped_names or {},
         notes=notes,
         samples=samples,

@@ -192,8 +192,8 @@ def test_skipped_files_are_named_by_reason_in_the_output_and_on_the_page(tmp_pat
     page = run_ingest(tmp_path, data_with([*(f"cat/{n:02d}.nef" for n in range(12)), "LICENSE.txt", "two\nlines/1.jpg"]))
     assert capsys.readouterr().out.splitlines() == [
         "12 files skipped: camera raw; convert it to JPEG (cat/00.nef, cat/01.nef, cat/02.nef and 9 more)",
-        "1 files skipped: not an image (LICENSE.txt)",
         "1 files skipped: control character in the name (two\\nlines/1.jpg)",
+        "1 files skipped: not an image (LICENSE.txt)",
         "20 images in 2 classes, 14 files skipped",
     ]
     assert "13 of 34 files are skipped for what they are: camera raw 12, not an image 1; see the names below." in page
@@ -231,7 +231,7 @@ LAYOUT = "Put the images into one folder per class, such as photos/daisy/1.jpg a
         (["LICENSE.txt"], "1 files skipped: not an image (LICENSE.txt)", f"{FORMATS} {LAYOUT}"),
         (
             ["1.jpg", "notes.txt"],
-            "1 files skipped: not in a class folder (1.jpg); 1 files skipped: not an image (notes.txt)",
+            "1 files skipped: not an image (notes.txt); 1 files skipped: not in a class folder (1.jpg)",
             LAYOUT,
         ),
         ([], "no files", LAYOUT),
