@@ -21,9 +21,9 @@ from PIL import Image, ImageDraw
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset import image_files, import_files, table, table_checks
+from kfp_vision.dataset.class_folders import splits_by_folder
 from kfp_vision.dataset.image_files import is_unwritable, skip_reason, with_skip_reasons
 from kfp_vision.dataset.images import PILLOW_FORMATS, UPRIGHT, Rejected, ValidImage, read_orientation, validate_image
-from kfp_vision.dataset.scan import splits_by_folder
 from kfp_vision.dataset.table import Catalog, ImageRow
 from kfp_vision.reports import thumbnails
 from kfp_vision.storage import reading, uris
@@ -246,10 +246,11 @@ def check_detection(found: Catalog, images_uri: str, splits: int) -> None:
     if found.splits:
         table_checks.check_held_out(found, images_uri)
         return
-    label, fewest = min(found.classes.items(), key=lambda pair: pair[1])
-    if fewest < splits:
-        rule = f"every class must appear in at least {splits} images, one per split"
-        raise InputError(rule, f"{fewest} of {label}", "Add images of it, or remove it from the annotations.")
+    fewer = {label: count for label, count in found.classes.items() if count < splits}
+    if fewer:
+        rule, them = f"every class must appear in at least {splits} images, one per split", "them" if len(fewer) > 1 else "it"
+        rare = table_checks.count_rare(fewer, len(found.classes))
+        raise InputError(rule, rare, f"Add images of {them}, or remove {them} from the annotations.")
 
 
 def detection_notes(found: Catalog) -> list[str]:
@@ -448,7 +449,7 @@ def _encode_objects(annotation: Annotation | str, size: tuple[int, int, int] | s
 
 def _assign_splits(found: Catalog, lists: dict[str, dict[str, str]]) -> None:
     """Sets the split of each image by its folder, or by the lists of ImageSets/Main, which skip the images not listed."""
-    split_of, _ = splits_by_folder([PurePosixPath(row.name).parent for row in found.rows], class_folders=False)
+    split_of = splits_by_folder(table.folder_of(row.name) for row in found.rows)
     rows = []
     for row, split in zip(found.rows, split_of, strict=True):
         folder, stem = _key(PurePosixPath(row.name))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import exclusions, image_files, table_checks
+from kfp_vision.dataset import exclusions, image_files, rare_classes, table_checks
 from kfp_vision.dataset.scan import map_concurrently, scan_images
 from kfp_vision.dataset.table import (
     CLASSIFICATION,
@@ -88,8 +88,8 @@ def ingest_images(
         The catalog in the table.
 
     Raises:
-        InputError: there is nothing at the URI, the data cannot be trained on, or the exclusion list cannot be read or matches
-            no image.
+        InputError: there is nothing at the URI, it is not clear which folders are classes, the data cannot be trained on, or
+            the exclusion list cannot be read or matches no image.
 
     Example:
         outputs = {"table": Path("images.csv"), "page": Path("summary.html")}
@@ -104,6 +104,9 @@ def ingest_images(
     unmatched = exclude_images(found, leave_out_uri) if leave_out_uri else []
     if leave_out_uri:
         steps.update_labels(found)
+    splits_in_data = found.splits
+    if task == CLASSIFICATION:
+        rare_classes.limit_rare_classes(found, advanced)
     if check_images:
         steps.check_data(found, images_uri, splits)
     notes = [*found.notes, *steps.describe(found)]
@@ -119,7 +122,7 @@ def ingest_images(
         skipped=found.skipped,
         skipped_names=found.skipped.names,
         notes=[*unmatched, *notes, *image_files.format_notes(found)],
-        splits=found.splits,
+        splits=splits_in_data,
         samples=_samples(found, steps.make_sample),
     )
     print(f"{len(found.rows)} images in {len(found.classes)} classes, {sum(found.skipped.values())} files skipped")

@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from kfp_vision.core.values import sort_labels
 from kfp_vision.reports import charts, formatting, thumbnails
 from kfp_vision.storage.atomic import replacing
 
@@ -303,7 +304,7 @@ def write_audit_page(
         points: images with their position on the map (0 to 1, from the left and the top), and whether they are marked for
             exclusion.
     """
-    labels = sorted({image.label for image, *_ in points})
+    labels = sort_labels({image.label for image, *_ in points})
     page = render(
         "audit",
         counts=counts,

@@ -103,8 +103,13 @@ class Store(Protocol):
     def find(self, uri: str) -> FileInfo:
         """Returns the metadata of the object at a URI."""
 
-    def below(self, uri: str) -> Iterator[FileInfo]:
-        """Lists all objects below a URI, in the order of their keys, with one page in memory at a time."""
+    def below(self, uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
+        """Lists all objects below a URI, in the order of their keys, with one page in memory at a time.
+
+        Args:
+            uri: of a folder of the bucket.
+            folders: receives the names of the folders for which there is an object of their own, which may be empty.
+        """
 
     def send(self, uri: str, sink: IO[bytes], version: str = "") -> FileInfo:
         """Downloads an object, from the current position of the sink on.
@@ -178,6 +183,17 @@ def append_to_path(uri: str, ending: str) -> str:
 def key_prefix(key: str) -> str:
     """Returns the common prefix of the keys below a folder."""
     return f"{key.rstrip('/')}/" if key.rstrip("/") else ""
+
+
+def add_folder(folders: set[str] | None, name: str) -> None:
+    """Adds the name of a folder, unless it is the one listed.
+
+    Args:
+        folders: to add to; None for not at all.
+        name: of the folder, which ends in `/`.
+    """
+    if folders is not None and name.strip("/"):
+        folders.add(name.strip("/"))
 
 
 def is_resumed(headers: Mapping[str, str], start: int) -> bool:

@@ -98,8 +98,13 @@ class GCS:
         )
         return _described(uri, blob, blob.name.rpartition("/")[2])
 
-    def below(self, uri: str) -> Iterator[FileInfo]:
-        """Lists objects, see `base.Store`."""
+    def below(self, uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
+        """Lists objects, see `base.Store`.
+
+        Args:
+            uri: of a folder of the bucket.
+            folders: receives the names of the folders that have an object of their own.
+        """
         location = Location.of_object(uri)
         prefix, token = base.key_prefix(location.key), ""
         while True:
@@ -107,7 +112,9 @@ class GCS:
                 partial(self._page, uri, location.bucket, prefix, token), uri, self.server(uri)
             )
             for blob in page:
-                if not blob.name.endswith("/"):  # the console creates an empty object for a folder
+                if blob.name.endswith("/"):  # the console creates an empty object for a folder
+                    base.add_folder(folders, blob.name.removeprefix(prefix))
+                else:
                     yield _described(location.with_key(blob.name), blob, blob.name.removeprefix(prefix))
             if not token:
                 return

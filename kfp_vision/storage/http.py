@@ -83,8 +83,12 @@ class Web:
             whole = RANGE_TOTAL.fullmatch(response.headers.get("Content-Range", ""))
             return _described(uri, response, int(whole[1]) if whole else _length(response))
 
-    def below(self, uri: str) -> Iterator[FileInfo]:
+    def below(self, uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
         """Fails, as web servers have no listings.
+
+        Args:
+            uri: any.
+            folders: receives nothing.
 
         Raises:
             FieldError: always.

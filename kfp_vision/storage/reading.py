@@ -100,11 +100,13 @@ def check_image_uri(uri: str, field: str) -> None:
         raise FieldError(f"{field} must name one image", uri, "Give the path of an image, not of a folder.")
 
 
-def walk(uri: str) -> Iterator[Item]:
+def walk(uri: str, folders: set[str] | None = None) -> Iterator[Item]:
     """Lists the files below a URI, in the order in which they can be read.
 
     Args:
         uri: of a folder, a bucket folder, an archive (local or remote), or `sample`.
+        folders: receives the names of folders that may be empty, where they are known: in a bucket only those that have an
+            object of their own.
 
     Yields:
         Each file.
@@ -127,28 +129,30 @@ def walk(uri: str) -> Iterator[Item]:
     uri = uris.absolute_uri(uri)
     found = None
     with require_existing("an address"):
-        for found in _listed(uri):
+        for found in _listed(uri, folders):
             yield Item(found.uri, found.name, found.size, partial(_download, found.uri), found.md5, random_access=True)
     if found:
         return
     path = fetch(uri)
     if path.is_dir():
-        for file in _below(path):
+        for file in _below(path, folders):
             if file.is_file():
                 name, size = file.relative_to(path).as_posix(), file.stat().st_size
                 yield Item(str(file), name, size, partial(_read_file, file), random_access=True)
         return
-    for name, size, read in archives.read_members(path, uri):
+    for name, size, read in archives.read_members(path, uri, folders):
         yield Item(f"{uri}#{name}", name, size, read)
 
 
-def _below(folder: Path) -> list[Path]:
-    """Lists the files below a folder, sorted; follows links, except those to a parent."""
+def _below(folder: Path, folders: set[str] | None = None) -> list[Path]:
+    """Lists the files below a folder, sorted, and collects the folders; follows links, except those to a parent."""
     found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, inner, names in os.walk(folder, followlinks=True):
         here = Path(root)
-        folders[:] = [name for name in folders if not (here / name).is_symlink() or not _is_link_to_parent(here / name)]
+        inner[:] = [name for name in inner if not (here / name).is_symlink() or not _is_link_to_parent(here / name)]
         found += [here / name for name in names]
+        if folders is not None:
+            folders.update((here / name).relative_to(folder).as_posix() for name in inner)
     return sorted(found)
 
 
@@ -310,11 +314,11 @@ def is_bucket_folder(uri: str) -> bool:
     return next(_listed(uri), None) is not None
 
 
-def _listed(uri: str) -> Iterator[FileInfo]:
-    """Yields the objects below a bucket folder; none if the URI names an object or is not in a bucket."""
+def _listed(uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
+    """Yields the objects below a bucket folder, and collects the folders; none if the URI names an object or no bucket."""
     location = Location.of_file(uri)
     if location.is_in_bucket and not location.is_archive:
-        yield from stores.store(uri).below(uri)
+        yield from stores.store(uri).below(uri, folders)
 
 
 def _facts(uri: str) -> Iterator[str]:

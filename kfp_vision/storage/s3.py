@@ -206,14 +206,21 @@ class S3:
             about = self._client.stat_object(location.bucket, location.key)
         return _described(uri, location.key, int(about.size or 0), about.etag, about.metadata or {})
 
-    def below(self, uri: str) -> Iterator[FileInfo]:
-        """Lists objects, see `base.Store`."""
+    def below(self, uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
+        """Lists objects, see `base.Store`.
+
+        Args:
+            uri: of a folder of the bucket.
+            folders: receives the names of the folders that have an object of their own.
+        """
         location = Location.of_object(uri)
         prefix = base.key_prefix(location.key)
         with self._reading(uri):
             for found in self._client.list_objects(location.bucket, prefix, recursive=True):
                 name = found.object_name or ""
-                if not name.endswith("/"):  # some tools create an empty object for a folder
+                if name.endswith("/"):  # some tools create an empty object for a folder
+                    base.add_folder(folders, name.removeprefix(prefix))
+                else:
                     tag = (found.etag or "").strip('"')
                     size = int(found.size or 0)
                     modified = found.last_modified.timestamp() if found.last_modified else 0.0

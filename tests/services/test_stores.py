@@ -154,6 +154,13 @@ def test_a_bucket_gives_the_same_table_as_a_folder_except_for_uris(place, tmp_pa
     assert stored.rows[0].uri == f"{uri}/bellcup/0001.jpg"
 
 
+def test_a_folder_that_has_an_object_of_its_own_in_a_bucket_is_an_empty_class(gcs):
+    bucket = gcs.bucket(f"bucket-{next(NUMBERS)}", FILES | {"photos/": b"", "photos/rose/": b""})
+    found = scan.scan_images(f"gs://{bucket}/photos")
+    assert found.classes == {"daisy": 2, "tulip": 1}
+    assert found.empty_classes == ["rose"]
+
+
 def test_a_bucket_gives_the_same_boxes_as_a_folder(place, tmp_path):
     boxed_images.data(tmp_path / "data", pictures=20)
     stored, local = (

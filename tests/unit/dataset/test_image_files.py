@@ -189,10 +189,10 @@ def run_ingest(tmp_path, files, check_images=True):
 
 
 def test_skipped_files_are_named_by_reason_in_the_output_and_on_the_page(tmp_path, capsys):
-    page = run_ingest(tmp_path, data_with([*(f"cat/{n:02d}.nef" for n in range(12)), "LICENSE.txt", "two\nlines/1.jpg"]))
+    page = run_ingest(tmp_path, data_with([*(f"cat/{n:02d}.nef" for n in range(12)), "LICENSE.txt", "cat/two\nlines.jpg"]))
     assert capsys.readouterr().out.splitlines() == [
         "12 files skipped: camera raw; convert it to JPEG (cat/00.nef, cat/01.nef, cat/02.nef and 9 more)",
-        "1 files skipped: control character in the name (two\\nlines/1.jpg)",
+        "1 files skipped: control character in the name (cat/two\\nlines.jpg)",
         "1 files skipped: not an image (LICENSE.txt)",
         "20 images in 2 classes, 14 files skipped",
     ]
