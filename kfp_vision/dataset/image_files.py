@@ -110,7 +110,7 @@ def folder_skip_reason(folder: str) -> str:
 
 
 def looks_like_image(uri: str) -> bool:
-    """Tells by its first bytes whether a file in a store or on a web server is an image.
+    """Tells by its first bytes whether a file, also in a store or on a web server, is an image.
 
     Args:
         uri: of the file.

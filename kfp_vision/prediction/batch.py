@@ -1,6 +1,8 @@
 """Classifies images with an exported model in this process, or with a server over HTTP."""
 
 import csv
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -234,8 +236,8 @@ def is_single_image(uri: str) -> bool:
         uri: An image, a folder or an archive.
 
     Returns:
-        True for an ending of images, for a local file that is not an archive, and for a remote file that is an image by its
-        first bytes.
+        True for an ending of images, for a local file that is not an archive by its ending or its bytes, and for a remote file
+        that is an image by its first bytes.
 
     Raises:
         InputError: The store fails.
@@ -249,11 +251,16 @@ def is_single_image(uri: str) -> bool:
     if location.member or location.is_archive:
         return bool(location.member)
     if not location.is_remote:
-        return location.is_local and location.path.is_file()
+        return location.is_local and location.path.is_file() and not _is_packed(location.path)
     try:
         return bool(location.key) and not reading.is_bucket_folder(uri) and image_files.looks_like_image(uri)
     except FileNotFoundError:
         return False
+
+
+def _is_packed(path: Path) -> bool:
+    """Checks whether a file without the ending of an archive is one; an image may have one at its end."""
+    return not image_files.looks_like_image(str(path)) and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path))
 
 
 def bytes_or_rejection(encoded: bytes | OSError) -> bytes | Rejected:

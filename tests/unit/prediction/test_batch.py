@@ -216,6 +216,13 @@ def test_classifies_a_single_file_or_member_of_any_name(classifier, tmp_path, na
         assert [(row["path"], row["prediction"]) for row in table(tmp_path / "out.csv")] == [(uri, "red")]
 
 
+@pytest.mark.parametrize("name", ["all.tgz", "all"])
+def test_an_archive_of_any_name_is_no_single_image(classifier, folder, tmp_path, name):
+    with tarfile.open(tmp_path / name, "w:gz") as archive:
+        archive.add(folder, "photos")
+    assert batch.predict_images(classifier, classifier.labels, str(tmp_path / name), tmp_path / "out.csv")["pictures"] == 4
+
+
 def test_without_images_the_error_names_the_other_files(classifier, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.nef").write_bytes(b"?")
