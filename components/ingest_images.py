@@ -27,7 +27,7 @@ def ingest_images(
         check_images: stop the run if the data cannot be trained on.
         validation_ratio: share of each class to hold out for validation, from 0 to 1.
         test_ratio: share of each class to hold out for the final test, from 0 to 1.
-        advanced: advanced settings; uses those of the data.
+        advanced: advanced settings; uses those of the data, such as class_folder and min_images_per_class.
 
     Returns:
         images: Table with one row per image: uri, label, bytes, content_id, name, split, objects.

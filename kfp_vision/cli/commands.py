@@ -387,10 +387,12 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
     from itertools import chain
 
     from kfp_vision.dataset.images import Rejected
+    from kfp_vision.dataset.table import SkippedFiles
     from kfp_vision.prediction import batch
 
-    failed, total = 0, 0
-    for uri, _, answer in batch.apply_in_batches(ask, chain.from_iterable(map(batch.read_images, uris))):
+    failed, total, skipped = 0, 0, SkippedFiles()
+    images = chain.from_iterable(batch.read_images(uri, skipped=skipped) for uri in uris)
+    for uri, _, answer in batch.apply_in_batches(ask, images):
         total += 1
         if isinstance(answer, Rejected):
             failed += 1
@@ -398,7 +400,9 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
         else:
             print(line(uri, answer), flush=True)
     if not total:
-        raise batch.no_images_error(", ".join(uris))
+        raise batch.no_images_error(", ".join(uris), skipped)
+    for skipped_line in skipped.lines():
+        print(skipped_line, file=sys.stderr)
     return FAILED if failed else DONE
 
 

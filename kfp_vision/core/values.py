@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kfp_vision.core.errors import InputError
@@ -23,6 +23,18 @@ def normalize_numbers(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [normalize_numbers(one) for one in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def sort_labels(labels: Iterable[str]) -> list[str]:
+    """Sorts the names of classes as they are numbered: by value if all are whole numbers, else by name.
+
+    Args:
+        labels: the names.
+    """
+    listed = list(labels)
+    if all(label.isascii() and label.isdecimal() for label in listed):
+        return sorted(listed, key=lambda label: (len(label.lstrip("0")), label.lstrip("0"), label))
+    return sorted(listed)
 
 
 def check_type(name: str, value: Any, kind: type, example: str) -> None:

@@ -30,7 +30,7 @@ from kfp_vision.storage.base import split_settings
 IMPORT_SUFFIXES = (".csv", ".jsonl", ".lst")
 # Split names in use, mapped to ours.
 SPLIT_NAMES = dict.fromkeys(("train", "training"), "train")
-SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validation"), "validation")
+SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "validation")
 SPLIT_NAMES |= dict.fromkeys(("test", "testing"), "test")
 UNASSIGNED = ("", "unassigned")
 VERTEX_ML_USE = "aiplatform.googleapis.com/ml_use"

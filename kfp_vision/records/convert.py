@@ -23,7 +23,9 @@ from kfp_vision.dataset.images import (
     ValidImage,
     check_jpeg_scans,
     check_pixel_count,
+    describe_error,
     encode_jpeg,
+    is_deep,
     plain_jpeg_size,
     read_orientation,
     validate_image,
@@ -90,8 +92,8 @@ def shrink_image(image: ValidImage, max_side: int) -> ValidImage:
             size = (max(1, round(opened.width * scale)), max(1, round(opened.height * scale)))
             opened.draft("RGB", size)  # lets libjpeg decode at 1/2, 1/4 or 1/8 of the size, which is faster
             return encode_jpeg(opened, size)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Rejected(" ".join(str(error).split()) or type(error).__name__) from None
+    except Exception as error:  # Pillow raises anything on untrusted bytes
+        raise Rejected(describe_error(error)) from None
 
 
 def _check_header(encoded: bytes) -> ValidImage:
@@ -102,11 +104,13 @@ def _check_header(encoded: bytes) -> ValidImage:
         return ValidImage(encoded, "jpeg", *size)
     try:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as opened:
-            readable = opened.mode in TENSORFLOW_MODES.get(opened.format or "", ())
+            readable = opened.mode in TENSORFLOW_MODES.get(opened.format or "", ()) and not is_deep(opened, encoded)
             check_pixel_count(*opened.size)
             if readable and not opened.has_transparency_data and read_orientation(opened) == UPRIGHT:
                 return ValidImage(encoded, "png" if opened.format == "PNG" else "jpeg", opened.height, opened.width)
-    except (OSError, SyntaxError, ValueError):
+    except Rejected:
+        raise
+    except Exception:  # Pillow raises anything on untrusted bytes
         pass  # `validate_image` finds the reason
     return validate_image(encoded)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from kfp_vision.dataset.images import PILLOW_FORMATS, TENSORFLOW_MODES, UPRIGHT, ValidImage, read_orientation
+from kfp_vision.dataset.images import PILLOW_FORMATS, TENSORFLOW_MODES, UPRIGHT, ValidImage, is_deep, read_orientation
 from kfp_vision.dataset.table import MAX_NAMED, MAX_SAMPLES, SAMPLES_PER_CLASS, SPLITS, ImageRow
 from kfp_vision.reports import charts, formatting
 from kfp_vision.reports.thumbnails import EncodedImage, Thumbnail, thumbnail
@@ -31,6 +31,7 @@ IMBALANCED_RATIO = 5  # times the images of the smallest class
 FEW_TRAINING_IMAGES = 20  # training images of a class
 NOTEWORTHY_SHARE = 0.05  # share of the images
 SHRUNK_REASON = "larger than max_side"
+DEEP_REASON = "more than 8 bits, scaled to 8"
 # Attributes of the statistics: numbers to add, lists to add bin by bin, and all that is stored.
 COUNT_FIELDS, BIN_FIELDS = ("bytes", "small", "large", "long", "copies", "conflicting"), ("sides", "ratios")
 STORED_FIELDS = (
@@ -219,6 +220,8 @@ def reencoding_reason(original: bytes, image: ValidImage) -> str:
     if image.encoded == original:
         return ""
     with Image.open(io.BytesIO(original), formats=PILLOW_FORMATS) as opened:
+        if is_deep(opened, original):
+            return DEEP_REASON
         if opened.format not in TENSORFLOW_MODES:
             return f"{opened.format} rather than JPEG or PNG"
         if max(opened.size) > max(image.height, image.width):
@@ -300,6 +303,11 @@ def _size_findings(statistics: RecordStatistics, max_side: int) -> list[Finding]
         elongated = _share_of_images(statistics.long, images)
         fact = f"{elongated} more than {ELONGATED_RATIO:.0f} times as long as wide, and squeezed to a square."
         found.append((fact, "Crop them to their subject, or exclude them."))
+    if deep := statistics.anew[DEEP_REASON]:
+        remedy = (
+            "Look at the samples: what matters must be visible, since the network sees no more. Else save them with 8 bits."
+        )
+        found.append((f"{_share_of_images(deep, images)} of more than 8 bits, and scaled to 8.", remedy))
     unreadable = statistics.anew.total() - statistics.anew[SHRUNK_REASON]
     if unreadable >= NOTEWORTHY_SHARE * images:
         remedy = "Save them as upright RGB JPEG once, and every later run is faster."

@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from kfp_vision.core.values import sort_labels
 from kfp_vision.reports import charts, formatting, thumbnails
 from kfp_vision.storage.atomic import replacing
 
@@ -48,6 +49,7 @@ def write_summary_page(
     skipped: Mapping[str, int],
     notes: Sequence[str],
     samples: Mapping[str, Sequence[thumbnails.Thumbnail]],
+    skipped_names: Mapping[str, Sequence[str]] | None = None,
     splits: Mapping[str, int] | None = None,
     images: int | None = None,
 ) -> None:
@@ -61,6 +63,7 @@ def write_summary_page(
         skipped: number of skipped files per reason.
         notes: findings about the data set, one sentence each.
         samples: a few images per class.
+        skipped_names: the first names of skipped files per reason.
         splits: number of images per split, if the data set is already split.
         images: number of images, if it is not the sum of `classes` because an image can have several labels or none.
 
@@ -87,7 +90,8 @@ def write_summary_page(
         images=images,
         rows=rows,
         total_bytes=total_bytes,
-        skipped=skipped,
+        skipped=sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0])),
+        skipped_names=skipped_names or {},
         notes=notes,
         samples=samples,
         splits=splits or {},
@@ -300,7 +304,7 @@ def write_audit_page(
         points: images with their position on the map (0 to 1, from the left and the top), and whether they are marked for
             exclusion.
     """
-    labels = sorted({image.label for image, *_ in points})
+    labels = sort_labels({image.label for image, *_ in points})
     page = render(
         "audit",
         counts=counts,

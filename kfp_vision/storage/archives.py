@@ -36,7 +36,7 @@ DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh"
 ENCRYPTED_FLAG, UTF8_FLAG = 1, 1 << 11  # flags of a zip member: APPNOTE.TXT, section 4.4.4
 
 
-def read_members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+def read_members(path: Path, uri: str, folders: set[str] | None = None) -> Iterator[tuple[str, int, Callable[..., bytes]]]:
     """Yields the regular files of an archive, in its order; skips links and devices.
 
     Names are relative to the archive's root, as GNU tar and unzip resolve them: without a leading `/` or `./`, and without
@@ -45,16 +45,18 @@ def read_members(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], 
     Args:
         path: of the archive.
         uri: of the archive, for messages.
+        folders: receives the names of the folders that the archive lists, which may be empty.
 
     Yields:
-        (name, size in bytes, read) of each member; `read` returns its bytes, and must be called before the next member.
+        (name, size in bytes, read) of each member; `read` returns its bytes, or the first few if given how many, and must be
+        called before the next member.
 
     Raises:
         FieldError: the file is not an archive.
         DamagedError: it is damaged, or contains a name twice.
         InputError: it is encrypted, or has too many entries or bytes.
     """
-    for name, size, opened in _files(path, uri):
+    for name, size, opened in _files(path, uri, folders):
         yield name, size, partial(_read, uri, opened)
 
 
@@ -80,7 +82,7 @@ def unpack(path: Path, uri: str, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _files(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+def _files(path: Path, uri: str, folders: set[str] | None = None) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
     """Yields (name, size, open) of each regular file, after checking its header against the limits."""
     with path.open("rb") as file:
         begin = file.read(6)
@@ -96,6 +98,8 @@ def _files(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], IO[byt
             raise _bomb(uri, bound)
         name = _relative_to_root(stored)
         if opened is None or not name:
+            if folders is not None and name and stored.endswith("/"):
+                folders.add(name)
             continue
         if name in seen:
             raise DamagedError("an archive must not contain a name twice", f"{name} twice in {uri}", "Pack its folder again.")
@@ -103,7 +107,7 @@ def _files(path: Path, uri: str) -> Iterator[tuple[str, int, Callable[[], IO[byt
         yield name, size, opened
 
 
-# (name, size, open) of each entry; open is None unless it is a regular file.
+# (name, size, open) of each entry; open is None unless it is a regular file, and the name of a folder ends in `/`.
 Entries = Iterator[tuple[str, int, Callable[[], IO[bytes]] | None]]
 
 
@@ -140,7 +144,8 @@ def _tar_entries(path: Path, uri: str, begin: bytes, bound: int) -> Entries:
         with archive:
             while member := _next(uri, archive):
                 archive.members = []  # type: ignore[attr-defined]  # else two million of them fill the memory
-                yield member.name, member.size, partial(_extracted, archive, member) if member.isfile() else None
+                name = f"{member.name}/" if member.isdir() else member.name
+                yield name, member.size, partial(_extracted, archive, member) if member.isfile() else None
             _check_end(uri, stream, archive.offset)
 
 
@@ -209,9 +214,9 @@ def _relative_to_root(name: str) -> str:
     return "/".join(part for part in below if part not in ("", "."))
 
 
-def _read(uri: str, opened: Callable[[], IO[bytes]]) -> bytes:
+def _read(uri: str, opened: Callable[[], IO[bytes]], size: int = -1) -> bytes:
     with _intact(uri), opened() as member:
-        return member.read()
+        return member.read(size)
 
 
 @contextlib.contextmanager

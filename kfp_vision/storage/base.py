@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, BinaryIO, Protocol
@@ -91,7 +92,7 @@ class ObjectChanged(Exception):
 class Store(Protocol):
     """The interface of all stores; thread-safe.
 
-    All methods retry while the store is down or busy, see `patience`; except `send` and `put`, which the caller retries.
+    All methods retry while the store is down or busy, see `patience`; except `send`, `head` and `put`, which callers retry.
 
     All methods raise NotThere if the object or bucket does not exist, AccessError if the store denies access, and
     UnreachableError if it does not answer.
@@ -103,8 +104,13 @@ class Store(Protocol):
     def find(self, uri: str) -> FileInfo:
         """Returns the metadata of the object at a URI."""
 
-    def below(self, uri: str) -> Iterator[FileInfo]:
-        """Lists all objects below a URI, in the order of their keys, with one page in memory at a time."""
+    def below(self, uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
+        """Lists all objects below a URI, in the order of their keys, with one page in memory at a time.
+
+        Args:
+            uri: of a folder of the bucket.
+            folders: receives the names of the folders for which there is an object of their own, which may be empty.
+        """
 
     def send(self, uri: str, sink: IO[bytes], version: str = "") -> FileInfo:
         """Downloads an object, from the current position of the sink on.
@@ -120,6 +126,17 @@ class Store(Protocol):
         Raises:
             Interrupted: the download stopped early; the bytes received are in the sink.
             ObjectChanged: the object has another version.
+        """
+
+    def head(self, uri: str, size: int) -> bytes:
+        """Downloads the first bytes of an object.
+
+        Args:
+            uri: of the object.
+            size: how many bytes; fewer are returned if the object is shorter, or stored compressed (`Content-Encoding`).
+
+        Raises:
+            Interrupted: the download stopped early.
         """
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
@@ -169,6 +186,17 @@ def key_prefix(key: str) -> str:
     return f"{key.rstrip('/')}/" if key.rstrip("/") else ""
 
 
+def add_folder(folders: set[str] | None, name: str) -> None:
+    """Adds the name of a folder, unless it is the one listed.
+
+    Args:
+        folders: to add to; None for not at all.
+        name: of the folder, which ends in `/`.
+    """
+    if folders is not None and name.strip("/"):
+        folders.add(name.strip("/"))
+
+
 def is_resumed(headers: Mapping[str, str], start: int) -> bool:
     """Checks whether a response resumes at a byte, as requested, rather than starting over.
 
@@ -179,6 +207,39 @@ def is_resumed(headers: Mapping[str, str], start: int) -> bool:
         start: the byte.
     """
     return headers.get("Content-Range", "").startswith(f"bytes {start}-")
+
+
+def check_head(head: bytes, size: int, headers: Mapping[str, str]) -> None:
+    """Checks that the first bytes of an object have arrived: clients do not report an answer that breaks off.
+
+    Args:
+        head: the bytes received.
+        size: how many were requested.
+        headers: of the response.
+
+    Raises:
+        Interrupted: there are fewer than the response announced.
+    """
+    if len(head) < min(size, int(headers.get("Content-Length", 0))):
+        raise Interrupted("truncated")
+
+
+def unpack_head(head: bytes, encoding: str | None) -> bytes:
+    """Unpacks the first bytes of an object that is stored compressed, as `gsutil cp -z` leaves it.
+
+    Args:
+        head: the bytes as stored.
+        encoding: the object's `Content-Encoding`, if any.
+
+    Returns:
+        The bytes that can be unpacked from them; as they are if they are not gzip.
+    """
+    if "gzip" not in (encoding or ""):
+        return head
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head)
+    except zlib.error:
+        return head
 
 
 def first_variable(*names: str, environment: Mapping[str, str] = os.environ) -> str:

@@ -58,6 +58,23 @@ def download_bytes(uri: str) -> bytes:
     return sink.getvalue()
 
 
+def download_head(uri: str, size: int) -> bytes:
+    """Downloads the first bytes of an object, in one request, without verifying them.
+
+    Args:
+        uri: of the object.
+        size: how many bytes.
+
+    Returns:
+        The bytes; fewer if the object is shorter.
+
+    Raises:
+        ObjectNotFound, AccessError, UnreachableError: as `download_bytes`.
+    """
+    origin = stores.store(uri)
+    return call_store(lambda: origin.head(uri, size), uri)
+
+
 def download(uri: str, path: Path) -> None:
     """Downloads an object to a file and verifies it.
 

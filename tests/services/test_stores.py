@@ -1,6 +1,7 @@
 """Reading from and writing to object stores: real servers, over reliable and unreliable connections."""
 
 import csv
+import gzip
 import hashlib
 import io
 import random
@@ -13,8 +14,9 @@ from support.model_servers import KEY, NUMBERS, SECRET, Place
 
 from kfp_vision import components
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import annotations, ingest, scan, table
+from kfp_vision.dataset import annotations, image_files, ingest, scan, table
 from kfp_vision.dataset.split import split_images
+from kfp_vision.prediction import batch
 from kfp_vision.records import convert
 from kfp_vision.storage import reading, stores, transfer, uris, writing
 
@@ -63,6 +65,78 @@ def test_reads_every_object_by_its_uri(place):
     assert {item.name: encoded for item, encoded in reading.read_all(reading.walk(uri))} == FILES
 
 
+ODD_NAMES = {
+    "cat/1.jpg?width=640": b"\xff\xd8\xff one",
+    "cat/2.jpg?width=640&region=eu#a": b"\xff\xd8\xff two",
+    "cat/50%25 + ü": b"\x89PNG\r\n\x1a\n three",
+    "dog/f81a9c": b"GIF89a four" + bytes(100_000),
+    "dog/notes": b"no image" * 50_000,
+    "dog/empty": b"",
+    "dog/5.jpg": b"not read",
+}
+
+
+def test_an_object_of_any_name_is_told_by_its_first_bytes_in_one_small_request(place):
+    uri = place.bucket(ODD_NAMES)
+    with fault_proxy.line(place.port, share=0) as line:
+        place.lead_over(line.address)
+        items = list(reading.walk(uri))
+        listing = line.requests, line.sent
+        told = {item.name: reason for item, reason in image_files.with_skip_reasons(items)}
+        assert line.requests - listing[0] == 5
+        assert line.sent - listing[1] <= 5 * image_files.HEAD_BYTES
+    place.lead_over()
+    assert told == dict.fromkeys(ODD_NAMES, "") | {"dog/notes": "not an image", "dog/empty": "an empty file"}
+    found = scan.scan_images(uri)
+    with reading.Reader() as reader:
+        assert {row.name: reader.read(row.uri) for row in found.rows} == {
+            name: content for name, content in ODD_NAMES.items() if not told[name]
+        }
+    assert {row.name: row.content_id for row in found.rows} == {
+        name: md5(content) for name, content in ODD_NAMES.items() if not told[name]
+    }
+
+
+def test_an_object_stored_compressed_is_told_by_what_it_unpacks_to(gcs):
+    from google.cloud import storage
+
+    client = storage.Client.create_anonymous_client()
+    client._connection.API_BASE_URL = f"http://127.0.0.1:{gcs.port}"
+    bucket = client.create_bucket(f"bucket-{next(NUMBERS)}", project="tests")
+    for name, encoding in {"cat/sent with -z": "gzip", "cat/a file of gzip": None}.items():
+        blob = bucket.blob(name)
+        blob.content_encoding = encoding
+        blob.upload_from_string(gzip.compress(ODD_NAMES["dog/f81a9c"]))
+    found = {item.name: reason for item, reason in image_files.with_skip_reasons(reading.walk(f"gs://{bucket.name}"))}
+    assert found == {"cat/sent with -z": "", "cat/a file of gzip": "not an image"}
+
+
+def test_telling_objects_waits_out_a_store_that_fails(place):
+    uri = place.bucket({f"cat/{number:02d}": ODD_NAMES["cat/50%25 + ü"] for number in range(40)})
+    with fault_proxy.line(place.port, share=0.3, seed=2) as line:
+        place.lead_over(line.address)
+        found = [reason for _, reason in image_files.with_skip_reasons(reading.walk(uri))]
+    assert found == [""] * 40
+    assert sum(line.fates.values()) > 3, line.fates
+
+
+def test_a_single_object_of_any_name_is_an_image_and_a_folder_is_not(place):
+    uri = place.bucket(ODD_NAMES)
+    for name in ("cat/1.jpg?width=640", "cat/50%25 + ü", "dog/f81a9c", "dog/5.jpg"):
+        assert batch.is_single_image(f"{uri}/{name}")
+        assert list(batch.read_images(f"{uri}/{name}")) == [(f"{uri}/{name}", "", ODD_NAMES[name])]
+    for other in (uri, f"{uri}/dog", f"{uri}/dog/", f"{uri}/dog/notes", f"{uri}/nothing", f"{uri}-nowhere/1"):
+        assert not batch.is_single_image(other)
+
+
+def test_a_single_object_may_have_settings(s3, monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", ODD_NAMES)
+    for name in ("dog/5.jpg", "cat/1.jpg?width=640"):
+        uri = f"s3://{bucket}/{name}?endpoint=http://127.0.0.1:{s3.port}"
+        assert [encoded for _, _, encoded in batch.read_images(uri)] == [ODD_NAMES[name]]
+
+
 def test_lists_a_bucket_of_several_pages(s3):
     files = {f"daisy/{number:05d}.jpg": b"%d" % number for number in range(2345)}
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", files)
@@ -78,6 +152,13 @@ def test_a_bucket_gives_the_same_table_as_a_folder_except_for_uris(place, tmp_pa
         (row.name, row.label, row.bytes, row.content_id) for row in local.rows
     ]
     assert stored.rows[0].uri == f"{uri}/bellcup/0001.jpg"
+
+
+def test_a_folder_that_has_an_object_of_its_own_in_a_bucket_is_an_empty_class(gcs):
+    bucket = gcs.bucket(f"bucket-{next(NUMBERS)}", FILES | {"photos/": b"", "photos/rose/": b""})
+    found = scan.scan_images(f"gs://{bucket}/photos")
+    assert found.classes == {"daisy": 2, "tulip": 1}
+    assert found.empty_classes == ["rose"]
 
 
 def test_a_bucket_gives_the_same_boxes_as_a_folder(place, tmp_path):

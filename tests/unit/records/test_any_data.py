@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kfp_vision.dataset import import_files, ingest, scan
+from kfp_vision.dataset.image_files import UNWRITABLE_CATEGORIES
 from kfp_vision.dataset.label_map import write_labels
-from kfp_vision.dataset.scan import UNWRITABLE_CATEGORIES
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import write_table
 from kfp_vision.records.convert import write_tfrecords

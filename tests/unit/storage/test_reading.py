@@ -1,5 +1,6 @@
 """Reading URIs: folders, archives and web servers give the same names and bytes, and nothing is written elsewhere."""
 
+import gzip
 import io
 import os
 import random
@@ -147,6 +148,34 @@ def error_line(refusal: pytest.ExceptionInfo[InputError]) -> str:
     assert line.startswith("error: ")
     assert "\n" not in line
     return line
+
+
+@pytest.mark.parametrize("ranges", [False, True], ids=["all sent", "a range sent"])
+def test_the_first_bytes_of_a_web_address_are_read_again_if_the_answer_breaks_off(site, ranges):
+    site.body, site.ranges = bytes(range(256)) * 100, ranges
+    assert reading.read_head(f"{site.address}/1", 300) == site.body[:300]
+    site.cut_short = True
+    cut = 300 if ranges else len(site.body) * 2
+    with pytest.raises(InputError, match="a transfer must complete; got truncated"):
+        reading.read_head(f"{site.address}/1", cut)
+    site.missing = True
+    with pytest.raises(FileNotFoundError):
+        reading.read_head(f"{site.address}/1", 300)
+
+
+@pytest.mark.parametrize("name", ["", "a-very-long-name-" * 12])
+def test_the_first_bytes_of_an_object_stored_compressed_are_unpacked(site, name):
+    image = b"\xff\xd8\xff\xe0" + random.Random(1).randbytes(50_000) + bytes(5000)
+    packed = io.BytesIO()
+    with gzip.GzipFile(name, "wb", fileobj=packed) as file:
+        file.write(image)
+    site.body, site.ranges = packed.getvalue(), True
+    assert reading.read_head(f"{site.address}/1", 1024) == site.body[:1024]
+    site.headers["Content-Encoding"] = "gzip"
+    head = reading.read_head(f"{site.address}/1", 1024)
+    assert len(head) > 32 and image.startswith(head)
+    site.body = image  # which the header denies
+    assert reading.read_head(f"{site.address}/1", 1024) == image[:1024]
 
 
 @pytest.mark.parametrize("name", PACKS)
