@@ -2,11 +2,14 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from kfp_vision.core.errors import InputError
 
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 NOWHERE, KSERVE = "none", "kserve"  # values of deploy_to besides a model repository
 
 
@@ -26,14 +29,14 @@ def normalize_numbers(value: Any) -> Any:
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:
-    """Sorts the names of classes as they are numbered: by value if all are whole numbers, else by name.
+    """Sorts the names of classes as they are numbered: by value if all are numbers, else by name.
 
     Args:
         labels: the names.
     """
     listed = list(labels)
-    if all(label.isascii() and label.isdecimal() for label in listed):
-        return sorted(listed, key=lambda label: (len(label.lstrip("0")), label.lstrip("0"), label))
+    if all(NUMBER.fullmatch(label) for label in listed):
+        return sorted(listed, key=lambda label: (Decimal(label), label))
     return sorted(listed)
 
 

@@ -13,6 +13,7 @@ The rules, which docs/data.md shows by examples:
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 
 from kfp_vision.core.advanced import AUTO, HIGHEST, LOWEST
@@ -193,7 +194,8 @@ class _Tree:
         self.splits: dict[Folder, str] = {}  # folders named after a split
         self.exceptions: list[Folder] = []  # such that are classes nevertheless
         for parent, names in sorted(self.below.items(), key=lambda one: len(one[0])):
-            named = _splits_among(names, is_in_split=parent in self.splits)
+            nested = {name for name in names if (*parent, name) in self.below}
+            named = _splits_among(names, nested, is_in_split=parent in self.splits)
             for name, split in named.items():
                 if self._is_exception(parent, name, names - named.keys(), len(named)):
                     self.exceptions.append((*parent, name))
@@ -203,13 +205,21 @@ class _Tree:
 
     def class_home(self, folder: Folder) -> Folder:
         """Returns the lowest folder that can be the class of the images in a folder; empty if there is none."""
-        if folder not in self.splits:
-            return folder
-        return folder[:-1] if folder[:-1] in self.within_classes else ()
+        if folder[:-1] in self.within_classes:
+            return folder[:-1]
+        return () if folder in self.splits or self.is_unlabelled(folder) else folder
 
     def is_unlabelled(self, folder: Folder) -> bool:
         """Returns whether the images in a folder are in a split that has no class folders."""
-        return folder in self.splits and folder not in self.below and folder[:-1] not in self.within_classes
+        above = [folder[:depth] for depth in range(1, len(folder) + 1) if folder[:depth] in self.splits]
+        return bool(above) and above[-1][:-1] not in self.within_classes and self._holds_no_names(above[-1])
+
+    def _holds_no_names(self, folder: Folder) -> bool:
+        """Returns whether the names of all folders in a folder say no more than that there are images: `test/images`."""
+        return all(
+            _consists_of(name, CONTAINER_WORDS | PART_WORDS) and self._holds_no_names((*folder, name))
+            for name in self.below.get(folder, ())
+        )
 
     def without_splits(self, folder: Folder) -> Folder:
         """Returns the names of a path, without those of split folders."""
@@ -263,8 +273,8 @@ class _Tree:
         parent, name = folder[:-1], folder[-1]
         return any(
             (*parent, other) in self.images or self._holds_splits_only((*parent, other))
-            for other in self.below[parent] - {name}
-            if (*parent, other) not in self.splits
+            for other in self.below[parent]
+            if other != name and (*parent, other) not in self.splits
         )
 
     def _holds_splits_only(self, folder: Folder) -> bool:
@@ -287,19 +297,26 @@ def _consists_of(name: str, allowed: Collection[str]) -> bool:
     return bool(words) and all(word in allowed for word in words)
 
 
+@cache
 def _split_of_word(word: str) -> str:
     """Returns the split of a word such as `train` or `testset`; empty if it is none."""
     endings = ((split, word[len(begin) :]) for begin, split in SPLIT_WORDS.items() if word.startswith(begin))
     return SPLIT_WORDS.get(word) or next((split for split, ending in endings if ending in FILL_WORDS), "")
 
 
-def _splits_among(names: Collection[str], *, is_in_split: bool) -> dict[str, str]:
+def _splits_among(names: Collection[str], nested: Collection[str], *, is_in_split: bool) -> dict[str, str]:
     """Finds the folders named after splits among those in one folder, with their splits.
 
-    `dogs_train` and `dogs_test` count too, as they differ in the split only; and, with a split beside or above it, `unlabeled`,
-    whose split is empty.
+    `dogs_train` and `dogs_test` count too, as they differ in the split only; and, beside a split that holds folders,
+    `test-of-many`, and `unlabeled`, whose split is empty; the latter also within a split.
+
+    Args:
+        names: of the folders.
+        nested: those of them that hold folders.
+        is_in_split: whether the folder that holds them is named after a split.
     """
     found = {name: split for name in names if (split := split_of_name(name))}
+    are_beside_classes = not found.keys().isdisjoint(nested)
     alike: dict[str, dict[str, str]] = {}
     for name in names:
         words = [word for word in WORD.findall(name) if _split_of_word(word.lower())]
@@ -307,7 +324,7 @@ def _splits_among(names: Collection[str], *, is_in_split: bool) -> dict[str, str
             rest = name.replace(words[0], "*").lower()
             alike.setdefault(rest, {})[name] = _split_of_word(words[0].lower())
     for same in alike.values():
-        if "train" in same.values() and len(set(same.values())) > 1:
+        if are_beside_classes or ("train" in same.values() and len(set(same.values())) > 1):
             found |= same
     if found or is_in_split:
         allowed = (*UNLABELLED_WORDS, *FILL_WORDS)

@@ -31,7 +31,8 @@ from kfp_vision.dataset.images import (
     validate_image,
 )
 from kfp_vision.dataset.label_map import LABEL_MAP_FILE, read_label_map, read_labels
-from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, write_unused
+from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, some, write_unused
+from kfp_vision.dataset.table_checks import MAX_EMPTY_SHARE
 from kfp_vision.records import tfrecord
 from kfp_vision.records.example import encode_example, encode_list_example
 from kfp_vision.records.records_folder import RECORDS_FILE, RecordsInfo
@@ -214,7 +215,7 @@ def report_conversion(
     summary: Path | None = None,
     max_side: int = 0,
 ) -> None:
-    """Writes the table of rejected images and the summary page, then checks the share of rejected images.
+    """Writes the table of rejected images and the summary page, then checks the shares of rejected images and classes.
 
     Args:
         statistics: of the images in the records.
@@ -226,12 +227,14 @@ def report_conversion(
         max_side: as in `write_tfrecords`.
 
     Raises:
-        InputError: too many images were rejected; the message names the first ten.
+        InputError: too many images were rejected, or all of too many classes; the message names the first ten.
     """
     _write_rejects(refused, rejects)
     if summary:
         _write_summary(summary, statistics, rejects, read_unused(left_out) if left_out else [], max_side)
     _check_rejects(rejects, statistics.images + len(rejects), max_refused_ratio)
+    if max_refused_ratio < 1:  # 1 for a part of the data, which may lack any class
+        _check_untrained_classes(statistics, rejects)
 
 
 def write_shards(
@@ -334,6 +337,19 @@ def _check_rejects(rejects: list[UnusedImage], images: int, max_refused_ratio: f
         rule = f"at most {max_refused_ratio:.0%} of the images may be rejected"
         remedy = f"Fix or remove them, or raise max_refused_ratio. First: {first}"
         raise InputError(rule, f"{len(rejects)} of {images}", remedy)
+
+
+def _check_untrained_classes(statistics: RecordStatistics, rejects: list[UnusedImage]) -> None:
+    """Names the classes whose training images were all rejected; rejects the data if these are too many of the classes."""
+    rejected = {label for _, label, _ in rejects}
+    untrained = [label for label, splits in statistics.classes.items() if label in rejected and not splits["train"]]
+    if not untrained:
+        return
+    print(f"no image to train on is left of {len(untrained)} of {len(statistics.classes)} classes: {some(untrained)}")
+    if len(untrained) > MAX_EMPTY_SHARE * len(statistics.classes):
+        rule = f"at most {MAX_EMPTY_SHARE:.0%} of the classes may be left without an image to train on"
+        value = f"{len(untrained)} of {len(statistics.classes)}: {some(untrained)}"
+        raise InputError(rule, value, "Their images are rejected: fix them, or exclude these classes.")
 
 
 def _accepted_records(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from support import data_page, sample_images
 
+from kfp_vision.core import values
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import ingest, scan
@@ -117,6 +118,15 @@ CASES = {
         {UNLABELLED: 1},
         note="since they are in a split folder without class folders: seg_pred/seg_pred. ",
     ),
+    "`train/daisy/1.jpg`, `test/images/2.jpg`": Case(
+        [*TRAINED, "test/images/2.jpg"], TRAINED, {UNLABELLED: 1}, note="without class folders: test/images. Rename"
+    ),
+    "`Training/daisy/1.jpg`, `test-of-many/2.jpg`": Case(
+        ["Training/daisy/1.jpg", "Test/daisy/2.jpg", "test-of-many/3.jpg"],
+        {"Training/daisy/1.jpg": "daisy train", "Test/daisy/2.jpg": "daisy test"},
+        {UNLABELLED: 1},
+        note="without class folders: test-of-many. Rename",
+    ),
     "`train/cat.1.jpg`, `test1/2.jpg`": Case(
         ["train/cat.1.jpg", "train/dog.1.jpg", "test1/2.jpg"], error=r"class folders in test1, train at .* \(3 images\)\. Put"
     ),
@@ -124,7 +134,7 @@ CASES = {
         ["images/train/1.jpg", "images/val/2.jpg", "labels/train/1.txt"], error="no class folders in images/train, images/val"
     ),
     "`train/images/1.jpg`, `train/masks/1.png`": Case(
-        ["train/images/1.jpg", "train/masks/1.png", "test/images/2.jpg"], error="class folders; got only images, masks at"
+        ["train/images/1.jpg", "train/masks/1.png", "test/images/2.jpg"], error="in test/images, train/images, train/masks"
     ),
     "`train/1.jpg`, `car/2.jpg`, `bus/3.jpg`": Case(
         numbered(["train", "car", "bus"]),
@@ -296,6 +306,33 @@ def test_too_few_classes_beside_an_unlabelled_folder_are_rejected_with_its_image
         ingest.ingest_images(uri, check_images=True, splits=2, table=tmp_path / "t.csv", page=tmp_path / "p.html")
 
 
+def test_the_images_folders_of_tiny_imagenet_are_no_classes(tmp_path):
+    names = ["train/n01/images/1.jpg", "train/n02/images/2.jpg", "val/images/3.jpg", "test/images/4.jpg"]
+    with pytest.raises(InputError, match=r"folders named images in n01 and n02 at .*; the lowest are images, the highest n01"):
+        scan_names(tmp_path, names)
+    found = scan.scan_images(str(tmp_path), Advanced.parse({"class_folder": "highest"}))
+    assert found.classes == {"n01": 1, "n02": 1}
+    assert found.skipped == {UNLABELLED: 2}
+
+
+def test_masks_beside_none_are_classes_of_a_split(tmp_path):
+    names = [f"{split}/{kind}/1.jpg" for split in ("train", "test") for kind in ("mask", "no_mask")]
+    assert scan_names(tmp_path, names).classes == {"mask": 2, "no_mask": 2}
+
+
+def test_folders_of_images_and_masks_only_are_rejected(tmp_path):
+    with pytest.raises(InputError, match=r"images_uri must hold class folders; got only images, masks at .*\. Put the images"):
+        scan_names(tmp_path, ["data/images/1.jpg", "data/masks/1.png"])
+
+
+@pytest.mark.parametrize(
+    "folders", [["trainA", "trainB", "testA", "testB"], ["bounding_box_train", "bounding_box_test"], ["x/train", "x/dev"]]
+)
+def test_splits_of_other_tasks_are_no_classes(tmp_path, folders):
+    with pytest.raises(InputError, match="must hold class folders, not only folders named after splits"):
+        scan_names(tmp_path, numbered(folders))
+
+
 def test_class_folders_that_are_also_called_as_sets_are_not_taken_for_classes_of_splits(tmp_path):
     names = [f"set{number}/{inner}" for number in (1, 2) for inner in ("train/daisy/1.jpg", "train/tulip/1.jpg", "test/1.jpg")]
     with pytest.raises(InputError, match="folders named daisy in set1 and set2"):
@@ -439,6 +476,14 @@ def test_the_sample_has_no_empty_classes(tmp_path):
 def test_classes_named_by_numbers_are_listed_by_number(tmp_path):
     found = scan_names(tmp_path, numbered(["10", "9", "2", "00", "0", "101", "1"]))
     assert list(found.classes) == ["0", "00", "1", "2", "9", "10", "101"]
+
+
+@pytest.mark.parametrize(
+    "labels", [["0.0", "2.0", "10.0"], ["-10", "-9", "0", "9", "10"], ["0.5", "1", "1.5", "10"], ["7", "1" + "0" * 5000]]
+)
+def test_numbers_of_any_form_are_sorted_by_value(labels):
+    assert values.sort_labels(reversed(labels)) == labels
+    assert values.sort_labels(labels) == labels
 
 
 def test_one_name_that_is_no_number_sorts_all_as_text(tmp_path):
