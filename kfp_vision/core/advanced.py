@@ -14,7 +14,14 @@ STORE_WAIT_SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seco
 
 
 # The fields of `advanced` that the stages from ingest_images to the records read; prepare_records accepts no others.
-PREPARATION_ADVANCED = ("max_refused_ratio", "check_pixels", "max_side", "conflicting_labels", "store_wait_seconds")
+PREPARATION_ADVANCED = (
+    "max_refused_ratio",
+    "check_pixels",
+    "max_side",
+    "conflicting_labels",
+    "odd_images",
+    "store_wait_seconds",
+)
 
 # The fields of `advanced` that a deployment reads.
 DEPLOYMENT_ADVANCED = (
@@ -38,6 +45,7 @@ QUANTITY_PATTERN = re.compile(r"(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE]\d
 REPLICAS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?")
 ADVANCED_CHOICES = {
     "conflicting_labels": ("leave_out", "keep"),
+    "odd_images": ("keep", "leave_out"),
     "precision": ("auto", "bfloat16", "float32"),
     "class_weights": ("none", "balanced"),
     "export": ("best", "last"),
@@ -164,6 +172,7 @@ class Advanced:
         rand_augment_magnitude: magnitude of the RandAugment operations, 0 to 1.
         mixup_alpha: alpha of mixup; 0 for none.
         conflicting_labels: `leave_out` excludes images that have two labels; `keep` keeps them under both.
+        odd_images: `leave_out` leaves out images that are black, blank, blurred, tiny or odd in shape; `keep` counts them.
         max_refused_ratio: largest share of rejected images that is accepted.
         check_pixels: decode every image completely to check it, not only its header.
         max_side: longest side in pixels that images are shrunk to; 0 for no limit.
@@ -238,6 +247,7 @@ class Advanced:
     mixup_alpha: float = 0.0
     # data
     conflicting_labels: str = "leave_out"
+    odd_images: str = "keep"
     max_refused_ratio: float = 0.05
     check_pixels: bool = True
     max_side: int = 0
