@@ -22,6 +22,7 @@ PREPARATION_ADVANCED = (
     "check_pixels",
     "max_side",
     "conflicting_labels",
+    "odd_images",
     "store_wait_seconds",
 )
 
@@ -51,6 +52,7 @@ REPLICAS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?")
 ADVANCED_CHOICES = {
     "conflicting_labels": ("leave_out", "keep"),
     "rare_classes": (LEAVE_OUT, TRAIN_ONLY),
+    "odd_images": ("keep", "leave_out"),
     "precision": ("auto", "bfloat16", "float32"),
     "class_weights": ("none", "balanced"),
     "export": ("best", "last"),
@@ -182,6 +184,7 @@ class Advanced:
         min_images_per_class: images that a class needs; 0 for one per split.
         rare_classes: `leave_out` excludes classes with fewer; `train` keeps them in training alone.
         conflicting_labels: `leave_out` excludes images that have two labels; `keep` keeps them under both.
+        odd_images: `leave_out` leaves out images that are black, blank, blurred, tiny or odd in shape; `keep` counts them.
         max_refused_ratio: largest share of rejected images that is accepted.
         check_pixels: decode every image completely to check it, not only its header.
         max_side: longest side in pixels that images are shrunk to; 0 for no limit.
@@ -259,6 +262,7 @@ class Advanced:
     min_images_per_class: int = 0
     rare_classes: str = LEAVE_OUT
     conflicting_labels: str = "leave_out"
+    odd_images: str = "keep"
     max_refused_ratio: float = 0.05
     check_pixels: bool = True
     max_side: int = 0

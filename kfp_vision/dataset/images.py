@@ -162,6 +162,21 @@ def validate_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> ValidImage:
     return _validate(encoded, max_pixels, None)[0]
 
 
+def validate_and_reduce(encoded: bytes) -> tuple[ValidImage, Image.Image]:
+    """Validates an image as `validate_image` does, and also returns the pixels that this decodes.
+
+    Args:
+        encoded: the file's bytes.
+
+    Returns:
+        The valid image, and its pixels in any mode: of a JPEG that keeps its bytes in grey and at 1/8 of the size.
+
+    Raises:
+        Rejected: As for `validate_image`.
+    """
+    return _validate(encoded, MAX_PIXELS, None)
+
+
 def validate_and_decode(encoded: bytes, side: int, max_pixels: int = MAX_PIXELS) -> tuple[ValidImage, Image.Image]:
     """Validates an image as `validate_image` does, and also returns its pixels, which saves decoding it again.
 
@@ -366,13 +381,14 @@ def _reject_slow(image: Image.Image, encoded: bytes) -> None:
     """Rejects what takes far longer to decode than its size suggests, and raw files, whose first image is a preview."""
     if image.format in ("JPEG", "MPO"):
         check_jpeg_scans(encoded, *image.size)
-    if isinstance(image, PpmImagePlugin.PpmImageFile) and image.tile and image.tile[0].codec_name == "ppm_plain":
-        if image.width * image.height > MAX_PLAIN_PIXELS:
+    elif isinstance(image, PpmImagePlugin.PpmImageFile):
+        in_digits = bool(image.tile) and image.tile[0].codec_name == "ppm_plain"
+        if in_digits and image.width * image.height > MAX_PLAIN_PIXELS:
             raise Rejected("a PPM of more than 4 million pixels in digits, which takes too long to decode")
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and (
-        DNG_VERSION in image.tag_v2 or (image.tag_v2.get(TiffImagePlugin.SUBIFD) and image.tag_v2.get(NEW_SUBFILE_TYPE) == 1)
-    ):
-        raise Rejected("a camera's raw file; convert it to JPEG")
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        preview = image.tag_v2.get(NEW_SUBFILE_TYPE) == 1 and TiffImagePlugin.SUBIFD in image.tag_v2
+        if preview or DNG_VERSION in image.tag_v2:
+            raise Rejected("a camera's raw file; convert it to JPEG")
 
 
 def read_orientation(image: Image.Image) -> int:

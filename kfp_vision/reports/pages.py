@@ -114,6 +114,9 @@ def write_records_page(
     excluded: Sequence[tuple[str, str, str]],
     rejected: Sequence[tuple[str, str, str]],
     splits: Mapping[str, int] | None = None,
+    odd: Mapping[str, int] | None = None,
+    odd_samples: Mapping[str, Sequence[thumbnails.Thumbnail]] | None = None,
+    odd_left_out: Sequence[tuple[str, str, str]] = (),
 ) -> None:
     """Writes the page of the conversion to TFRecords: what the records hold, what they do not, and what to do about it.
 
@@ -131,6 +134,9 @@ def write_records_page(
         excluded: URI, label and reason of the images that the split excluded; the page lists the first thousand.
         rejected: the same for the images that could not be used.
         splits: number of images per split, if it is not the sum over `classes` because images can have several labels or none.
+        odd: number of images that nobody would train on, per kind.
+        odd_samples: a few of them per kind.
+        odd_left_out: URI, label and reason of those that were left out.
     """
     totals = {label: sum(per_split.values()) for label, per_split in classes.items()}
     largest = max(totals.values(), default=0)
@@ -157,7 +163,13 @@ def write_records_page(
         reencoded=reencoded,
         duplicates=duplicates,
         duplicate_pairs=duplicate_pairs,
-        unused=[_unused("Rejected", rejected), _unused("Excluded by the split", excluded)],
+        odd=odd or {},
+        odd_samples=odd_samples or {},
+        unused=[
+            _unused("Rejected", rejected),
+            _unused("Excluded by the split", excluded),
+            _unused("Left out by odd_images", odd_left_out),
+        ],
         rejected=len(rejected),
         excluded=len(excluded),
     )
