@@ -164,7 +164,7 @@ class Advanced:
         rand_augment_magnitude: magnitude of the RandAugment operations, 0 to 1.
         mixup_alpha: alpha of mixup; 0 for none.
         conflicting_labels: `leave_out` excludes images that have two labels; `keep` keeps them under both.
-        max_refused_ratio: largest share of rejected images that is accepted.
+        max_refused_ratio: largest share of rejected images that is accepted; and of missing images of an import file.
         check_pixels: decode every image completely to check it, not only its header.
         max_side: longest side in pixels that images are shrunk to; 0 for no limit.
         store_wait_seconds: seconds to wait for a store that is unreachable or busy.

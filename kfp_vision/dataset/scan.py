@@ -1,19 +1,15 @@
 """Finds the images of a data set with their labels, and lists them in a table; the images stay where they are."""
 
 import hashlib
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import TypeVar
 
-from kfp_vision.core import threads
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
-from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import exclusions, import_files
-from kfp_vision.dataset.table import Catalog, ImageRow, md5_hex
-from kfp_vision.storage import base, reading, uris
+from kfp_vision.dataset import exclusions, import_files, scan_import_file
+from kfp_vision.dataset.content_ids import complete_content_ids
+from kfp_vision.dataset.table import Catalog, ImageRow, is_unwritable, md5_hex
+from kfp_vision.storage import reading
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 UNSUPPORTED_SUFFIXES = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # written by phones
@@ -22,13 +18,6 @@ THUMBNAIL_FOLDERS = ("@eadir", "thumbs", "thumbnails")
 TRASH_FOLDERS = ("#recycle", "@recycle", "$recycle.bin")
 NOT_IN_CLASS_FOLDER = "not in a class folder"
 FOLDER_CACHE_SIZE = 1 << 16  # cached folders; a million images are in far fewer
-VERIFIED_ETAGS = 16  # objects to read to verify that a store's ETags are MD5s
-# Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
-# that are not UTF-8). Spaces and joiners of any script are allowed.
-UNWRITABLE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
-
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
 
 
 def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, classes: bool = True) -> Catalog:
@@ -49,7 +38,9 @@ def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, class
         InputError: there is nothing at the URI, or an import file has an invalid line.
     """
     if import_files.is_import_file(images_uri):
-        found = _scan_import_file(images_uri, advanced)
+        found = scan_import_file.scan_import_file(
+            images_uri, skip_reason, max_missing_ratio=advanced.max_refused_ratio, classes=classes
+        )
     else:
         found = _scan_folders(images_uri, advanced, classes)
     found.rows.sort(key=lambda row: row.name)
@@ -80,18 +71,9 @@ def _fingerprint_source(images_uri: str) -> str:
     if not import_files.is_import_file(images_uri):
         return listing
     digest = hashlib.sha256(listing.encode())
-    files = dict.fromkeys(uris.split_member(entry.uri)[0] for entry in import_files.read_import_file(images_uri))
-    for version in map_concurrently(_describe_version, files):
+    for version in scan_import_file.image_versions(images_uri, skip_reason):
         digest.update(f"{version}\n".encode())
     return digest.hexdigest()
-
-
-def _describe_version(uri: str) -> str:
-    try:
-        found = reading.describe(uri)
-    except (OSError, ValueError):
-        return "not there"  # the ingest stage rejects it, with its line
-    return f"{found.size} {found.version}"
 
 
 def _scan_folders(images_uri: str, advanced: Advanced, classes: bool) -> Catalog:
@@ -104,33 +86,7 @@ def _scan_folders(images_uri: str, advanced: Advanced, classes: bool) -> Catalog
             continue
         content_id = item.md5 if item.random_access else md5_hex(item.read())
         found.rows.append(ImageRow(item.uri, label, item.size, content_id, item.name))
-    return _assign_splits(replace(found, rows=_complete_content_ids(found.rows)))
-
-
-def _complete_content_ids(rows: list[ImageRow]) -> list[ImageRow]:
-    """Adds missing content ids, and replaces those from a store unless a sample of them are the MD5s of the objects."""
-    from_store = [row for row in rows if row.content_id and _is_object(row)]
-    sampled = from_store[:: max(1, len(from_store) // VERIFIED_ETAGS)][:VERIFIED_ETAGS]
-    if any(row.content_id != actual for row, actual in zip(sampled, _hash_images(sampled), strict=True)):
-        print("the store's ETags are not MD5s of the objects (encryption?): reading every image to hash it", flush=True)
-        rows = [replace(row, content_id="") if _is_object(row) else row for row in rows]
-    hashes = _hash_images(row for row in rows if not row.content_id)
-    return [row if row.content_id else replace(row, content_id=next(hashes)) for row in rows]
-
-
-def _is_object(row: ImageRow) -> bool:
-    """Returns whether an image is an object of a bucket; members of an archive there are hashed by us."""
-    return uris.scheme_of(row.uri) in base.BUCKETS and not uris.split_member(row.uri)[1]
-
-
-def _hash_images(rows: Iterable[ImageRow]) -> Iterator[str]:
-    with reading.Reader() as reader:
-        yield from map_concurrently(lambda row: md5_hex(reader.read(row.uri)), rows)
-
-
-def map_concurrently(function: Callable[[Argument], Result], items: Iterable[Argument]) -> Iterator[Result]:
-    """Maps a function that waits for a disk or a network, in threads."""
-    return threads.ordered_map(function, items, workers=base.CONCURRENT_READS, limit=4 * base.CONCURRENT_READS)
+    return _assign_splits(replace(found, rows=complete_content_ids(found.rows)))
 
 
 def _assign_splits(found: Catalog) -> Catalog:
@@ -183,29 +139,6 @@ def _split_folder(folder: PurePosixPath, class_folder: bool) -> tuple[PurePosixP
     return None
 
 
-def _scan_import_file(images_uri: str, advanced: Advanced) -> Catalog:
-    entries = import_files.read_import_file(images_uri)
-    for entry in entries:
-        if is_unwritable(entry.name + entry.label):
-            raise import_files.invalid_line_error(images_uri, entry.line, "a control character")
-    with reading.Reader() as reader:
-        rows = list(map_concurrently(partial(_read_entry, images_uri, reader), entries))
-    return Catalog(_complete_content_ids(rows))
-
-
-def _read_entry(images_uri: str, reader: reading.Reader, entry: import_files.ImportEntry) -> ImageRow:
-    try:
-        if uris.scheme_of(entry.uri) in base.BUCKETS and not uris.split_member(entry.uri)[1]:
-            found = reading.describe(entry.uri)
-            return ImageRow(entry.uri, entry.label, found.size, found.md5, entry.name, entry.split)
-        encoded = reader.read(entry.uri)
-    except (OSError, ValueError) as error:
-        remedy = "Correct or remove the line; relative URIs are resolved against the location of the file."
-        rule = "every image of an import file must be readable"
-        raise InputError(rule, f"{error} in {base.redact_uri(images_uri)}, line {entry.line}", remedy) from None
-    return ImageRow(entry.uri, entry.label, len(encoded), md5_hex(encoded), entry.name, entry.split)
-
-
 def skip_reason(name: str) -> str:
     """Returns why the file at a path is skipped; empty if it is an image.
 
@@ -233,12 +166,3 @@ def _folder_skip_reason(folder: str) -> str:
     if not names.isdisjoint(THUMBNAIL_FOLDERS):
         return "thumbnail"
     return "" if names.isdisjoint(TRASH_FOLDERS) else "deleted"
-
-
-def is_unwritable(text: str) -> bool:
-    """Returns whether a name contains characters that lists and label maps cannot hold.
-
-    Args:
-        text: the name.
-    """
-    return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE_CATEGORIES for character in text)

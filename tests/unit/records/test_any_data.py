@@ -19,9 +19,8 @@ from PIL import Image
 
 from kfp_vision.dataset import import_files, ingest, scan
 from kfp_vision.dataset.label_map import write_labels
-from kfp_vision.dataset.scan import UNWRITABLE_CATEGORIES
 from kfp_vision.dataset.split import split_images
-from kfp_vision.dataset.table import write_table
+from kfp_vision.dataset.table import UNWRITABLE_CATEGORIES, write_table
 from kfp_vision.records.convert import write_tfrecords
 from kfp_vision.storage import sample
 
