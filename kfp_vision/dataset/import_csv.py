@@ -11,6 +11,7 @@ DELIMITERS = (",", ";", "\t", "|")
 SPACE = " "  # only where no other parts the lines
 DELIMITER_LINE = re.compile(r"sep=(.)\r?\n")  # a first line that Excel reads and writes
 COMMENT = "# "  # a name may begin with #
+SPACE_AFTER_QUOTE = re.compile(r'" +(?=[,;\t|\r\n])')  # which `csv` does not skip as it does one before
 LINES_LOOKED_AT = 20  # to find the delimiter
 
 
@@ -38,6 +39,7 @@ def read_rows(text: str, delimiter: str = "") -> Iterator[tuple[int, list[str]]]
     """
     given = DELIMITER_LINE.match(text)
     delimiter = given[1] if given else delimiter or find_delimiter(text)
+    text = SPACE_AFTER_QUOTE.sub('"', text)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
     try:
         for row in reader:

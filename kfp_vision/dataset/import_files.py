@@ -173,7 +173,11 @@ def name_first(named: list[str], count: int) -> str:
 def decode_text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
     """Downloads a text in UTF-8, or in UTF-16 as Excel's "Unicode text", and drops the byte order mark of spreadsheets."""
     content = reading.fetch(uri).read_bytes()
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    encoding = "utf-8-sig"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in content[:2]:
+        encoding = "utf-16-be" if content.startswith(b"\0") else "utf-16-le"
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 # Names of columns and keys, as `plain_name` gives them. A name in an earlier line wins over one in a later line; two names of
 # one line are ambiguous.
@@ -21,7 +22,8 @@ LABEL_COLUMNS = tuple(
     for names in (
         "classname classnames labelname labelnames labeltext categoryname displayname",
         "label labels",
-        "class classes category categories species breed target targets tag tags y dx diagnosis disease groundtruth",
+        "class classes category categories species breed target targets tag tags y dx diagnosis disease groundtruth classlabel",
+        "choice choices type kind variety cultivar genus emotion level grade",
         "classid classids classindex classidx classnumber labelid labelids labelindex labelidx categoryid categoryids",
     )
 )
@@ -31,6 +33,7 @@ ROW_NUMBERS = re.compile(r"|unnamed\d*|index|rownumber|rowid")  # columns that s
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "": False}  # cells of a table with a column per class
 ENDING = re.compile(r"\.[A-Za-z]\w{1,4}$")
 WHOLE_NUMBER_AS_FLOAT = re.compile(r"-?\d+\.0")  # how pandas writes whole numbers in a column that lacks some
+CACHED_NAMES = 1 << 10
 ROWS_LOOKED_AT = 1000  # to find out what a column holds
 
 
@@ -140,6 +143,7 @@ class Columns:
         return f"Columns of the import file: {', '.join(parts)}{f'; ignored: {ignored}' if ignored else ''}."
 
 
+@lru_cache(CACHED_NAMES)
 def plain_name(name: str) -> str:
     """Returns the name of a column in lower case, without spaces and punctuation."""
     return re.sub(r"[\W_]", "", name.lower())

@@ -40,10 +40,11 @@ def scan_import_file(images_uri: str, skip_reason: SkipReason, *, max_missing_ra
     if unwritable:
         raise import_files.invalid_lines_error(images_uri, unwritable)
     entries = [entry for entry in listed.entries if entry.label or not classes]
-    if listed.entries and not entries:
-        rule = "an import file must give the labels of its images"
-        value = f"no label in any of the {len(listed.entries)} lines of {base.redact_uri(images_uri)}"
-        raise InputError(rule, value, import_files.LINE_FORMATS[import_files.uri_suffix(images_uri)])
+    if not entries:
+        what = "give the labels of its images" if listed.entries else "list images"
+        value = f"{len(listed.entries)} lines without a label" if listed.entries else "nothing"
+        remedy = import_files.LINE_FORMATS[import_files.uri_suffix(images_uri)]
+        raise InputError(f"an import file must {what}", f"{value} in {base.redact_uri(images_uri)}", remedy)
     for entry in listed.entries:
         if classes and not entry.label:
             found.skipped.add(NO_LABEL, _named(entry))

@@ -74,6 +74,17 @@ def test_all_wrong_lines_are_found_up_to_an_open_quote():
     assert wrong == [(2, "4 fields"), (3, "1 fields"), (4, "unexpected end of data")]
 
 
+def test_spaces_around_quotes_are_dropped():
+    lines, wrong = read_lines('"a, b.jpg" , "cat"\n"c.jpg", "a ""dog""" \n')
+    assert wrong == []
+    assert lines == [Line(1, "a, b.jpg", "cat"), Line(2, "c.jpg", 'a "dog"')]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_as_on_any_system(end):
+    assert read_lines(f"a.jpg;cat{end}b.jpg;dog{end}") == ([Line(1, "a.jpg", "cat"), Line(2, "b.jpg", "dog")], [])
+
+
 def test_the_delimiter_that_excel_writes_is_followed():
     assert read_lines("sep=|\r\na, b.jpg|cat\r\n") == ([Line(2, "a, b.jpg", "cat")], [])
 

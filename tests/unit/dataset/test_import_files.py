@@ -261,6 +261,20 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_the_encodings_of_spreadsheets_are_read(tmp_path, encoding):
+    content = "image\tlabel\r\n1.jpg\tL\xf6we\r\n".encode(encoding)
+    assert read_entries(tmp_path, "a.csv", content) == [("1.jpg", "L\xf6we", "", 2)]
+
+
+@pytest.mark.parametrize("name", ["C:\\data\\1.jpg", "d:/data/1.jpg", "\\\\server\\photos\\1.jpg"])
+def test_a_path_on_a_windows_machine_is_told_as_such(tmp_path, name):
+    uri = written(tmp_path, "a.csv", f"{name},cat\n")
+    with pytest.raises(InputError) as refusal:
+        import_files.read_import_file(uri)
+    assert f"got {name}, a path on a Windows machine (write it relative to this file) in {uri}, line 1. " in str(refusal.value)
+
+
 def lay_animals(folder):
     for name in IMAGES:
         (folder / name).parent.mkdir(exist_ok=True)

@@ -85,9 +85,15 @@ def test_an_import_file_without_any_label_is_refused_except_for_search(tmp_path)
     write_files(tmp_path, "1.jpg", "2.jpg")
     uri = write_list(tmp_path, "filename", "1.jpg", "2.jpg")
     assert error_of(uri).startswith(
-        f"error: an import file must give the labels of its images; got no label in any of the 2 lines of {uri}. Write lines"
+        f"error: an import file must give the labels of its images; got 2 lines without a label in {uri}. Write lines"
     )
     assert [(row.name, row.label) for row in scan.scan_images(uri, classes=False).rows] == [("1.jpg", ""), ("2.jpg", "")]
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", ""), ("a.csv", "uri,label"), ("a.jsonl", "\n"), ("a.json", "[]")])
+def test_an_import_file_without_lines_is_refused(tmp_path, name, content):
+    uri = write_list(tmp_path, content, name=name)
+    assert error_of(uri).startswith(f"error: an import file must list images; got nothing in {uri}. Write ")
 
 
 def test_all_wrong_lines_are_named_at_once_up_to_ten(tmp_path):
