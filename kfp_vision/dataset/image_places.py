@@ -1,10 +1,12 @@
 """Finds the images that an import file names by an id or by a bare file name: below the folder of the file."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from kfp_vision.core.errors import AccessError
 from kfp_vision.dataset import import_files
 from kfp_vision.dataset.import_files import ImportEntry
 from kfp_vision.dataset.import_lines import has_ending
@@ -18,7 +20,7 @@ class ImagePlaces:
         found: name and place of each image that was found, below the folder.
     """
 
-    def __init__(self, listing: str, entries: Iterable[ImportEntry], skip_reason: Callable[[str], str]):
+    def __init__(self, listing: str, entries: Iterable[ImportEntry], skip_reason: Callable[[str], str | None]):
         """Remembers which names to look for.
 
         Args:
@@ -27,7 +29,7 @@ class ImagePlaces:
             skip_reason: returns why a file is skipped; empty for an image.
         """
         self.found: list[tuple[str, str]] = []
-        self._listing, self._skip_reason = listing, skip_reason
+        self._listing, self._skip_reason = uris.absolute_uri(listing), skip_reason
         self._wanted = {_last(_with_slashes(entry.name)) for entry in entries}
 
     def settle_ids(self, entries: list[ImportEntry]) -> list[ImportEntry]:
@@ -80,7 +82,7 @@ class ImagePlaces:
         """Returns whether an entry names a file below the folder, and the folder can be listed."""
         kind = uris.scheme_of(self._listing)
         is_path = not uris.scheme_of(entry.name) and not entry.name.startswith("/") and "#" not in entry.name
-        return is_path and (not kind or kind in base.BUCKETS)
+        return is_path and (kind in base.BUCKETS if kind else _folder(self._listing) != "")
 
     def _matches(self, name: str) -> list[tuple[str, str]]:
         """Returns the files that a name may mean: that very path, else one that ends with it, else one without its ending."""
@@ -95,10 +97,11 @@ class ImagePlaces:
     def _files(self) -> dict[str, list[tuple[str, str]]]:
         """Name and URI of the files that may be meant, by their last component with and without its ending."""
         files: dict[str, list[tuple[str, str]]] = {}
-        for item in reading.walk(_folder(self._listing)):
-            last = _last(_with_slashes(item.name))
-            for key in {last, last.rpartition(".")[0]} & self._wanted:
-                files.setdefault(key, []).append((item.name, item.uri))
+        with contextlib.suppress(AccessError):  # images may be readable where listing is denied
+            for item in reading.walk(_folder(self._listing)):
+                last = _last(_with_slashes(item.name))
+                for key in {last, last.rpartition(".")[0]} & self._wanted:
+                    files.setdefault(key, []).append((item.name, item.uri))
         return files
 
 
@@ -110,8 +113,9 @@ def _is_doubtful(entry: ImportEntry) -> bool:
 
 
 def _folder(listing: str) -> str:
+    """Returns the URI of the folder of a file; empty for the root of the file system."""
     place = base.split_settings(listing)[0]
-    return f"{place.rpartition('/')[0] or '/'}{listing[len(place) :]}"
+    return f"{place.rpartition('/')[0]}{listing[len(place) :]}"
 
 
 def _with_slashes(name: str) -> str:

@@ -107,7 +107,8 @@ def _flatten(item: Any) -> dict[str, str]:
     if "imageGcsUri" in item:
         return _flatten_vertex(item)
     fields = {}
-    annotations = {key: item[f"{key}{METADATA}"] for key in item if isinstance(item.get(f"{key}{METADATA}"), dict)}
+    about = {key.removesuffix(METADATA): value for key, value in item.items() if key.endswith(METADATA)}
+    annotations = {key: metadata for key, metadata in about.items() if key in item and isinstance(metadata, dict)}
     for key, value in item.items():
         name = plain_name(key)
         if key in annotations:

@@ -15,7 +15,7 @@ from kfp_vision.storage import base, reading, uris
 NO_LABEL, MISSING = "no label", "missing"
 MOST = 0.5  # if more of the images are not where an import file names them, they are looked for below its folder
 DESCRIBED_FILES = 1 << 16  # archives and images whose versions are kept
-SkipReason = Callable[[str], str]
+SkipReason = Callable[[str], str | None]
 Looked = TypeVar("Looked")
 
 

@@ -111,6 +111,13 @@ def test_ids_are_images_with_any_ending_below_the_folder(tmp_path):
     assert "2 images of the import file were found by name, such as 000bec at train/000bec.jpg." in scan.scan_images(uri).notes
 
 
+def test_ids_are_found_below_the_folder_of_an_import_file_with_a_relative_path(tmp_path, monkeypatch):
+    write_files(tmp_path, "train/000bec.jpg")
+    write_list(tmp_path, "id,breed", "000bec,corgi")
+    monkeypatch.chdir(tmp_path)
+    assert [row.uri for row in scan.scan_images("list.csv").rows] == [f"{tmp_path}/train/000bec.jpg"]
+
+
 def test_an_id_of_two_images_is_refused_with_both(tmp_path):
     write_files(tmp_path, "train/7.jpg", "test/7.png", "8.jpg")
     uri = write_list(tmp_path, "id,breed", "7,corgi", "8,pug")
