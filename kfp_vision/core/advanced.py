@@ -185,7 +185,7 @@ class Advanced:
         rare_classes: `leave_out` excludes classes with fewer; `train` keeps them in training alone.
         conflicting_labels: `leave_out` excludes images that have two labels; `keep` keeps them under both.
         odd_images: `leave_out` leaves out images that are black, blank, blurred, tiny or odd in shape; `keep` counts them.
-        max_refused_ratio: largest share of rejected images that is accepted.
+        max_refused_ratio: largest share of rejected images that is accepted; and of missing images of an import file.
         check_pixels: decode every image completely to check it, not only its header.
         max_side: longest side in pixels that images are shrunk to; 0 for no limit.
         store_wait_seconds: seconds to wait for a store that is unreachable or busy.

@@ -22,9 +22,9 @@ from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset import image_files, import_files, table, table_checks
 from kfp_vision.dataset.class_folders import splits_by_folder
-from kfp_vision.dataset.image_files import is_unwritable, skip_reason, with_skip_reasons
+from kfp_vision.dataset.image_files import skip_reason, with_skip_reasons
 from kfp_vision.dataset.images import PILLOW_FORMATS, UPRIGHT, Rejected, ValidImage, read_orientation, validate_image
-from kfp_vision.dataset.table import Catalog, ImageRow
+from kfp_vision.dataset.table import Catalog, ImageRow, is_unwritable
 from kfp_vision.reports import thumbnails
 from kfp_vision.storage import reading, uris
 

@@ -1,6 +1,5 @@
 """Tells which files of a data set are images: by their ending if it is a usual one, else by their first bytes."""
 
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -9,7 +8,7 @@ from operator import attrgetter
 
 from kfp_vision.core import threads
 from kfp_vision.dataset import images
-from kfp_vision.dataset.table import Catalog, first_names
+from kfp_vision.dataset.table import Catalog, first_names, is_unwritable
 from kfp_vision.storage import archives, base, reading
 
 # Images without reading them; the conversion rejects those that are not. All others are told by their first bytes.
@@ -46,9 +45,6 @@ HEAD_BYTES = max(1024, images.MAGIC_BYTES)  # read of a file that its name does 
 MAX_MEMBER_BYTES = 64 << 20  # of an archive member that is read once, to tell it and to use it
 CHUNK_FILES = 4096  # that are told at a time, so that their first bytes are read concurrently
 FOLDER_CACHE_SIZE = 1 << 16  # cached folders; a million images are in far fewer
-# Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
-# that are not UTF-8). Spaces and joiners of any script are allowed.
-UNWRITABLE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
 
 
 def with_skip_reasons(items: Iterable[reading.Item]) -> Iterator[tuple[reading.Item, str]]:
@@ -152,15 +148,6 @@ def ending_notes(found: Catalog) -> list[str]:
     if not told:
         return []
     return [f"{len(told):,} files without a usual ending are images by their first bytes: {first_names(told, len(told))}."]
-
-
-def is_unwritable(text: str) -> bool:
-    """Returns whether a name contains characters that lists and label maps cannot hold.
-
-    Args:
-        text: the name.
-    """
-    return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE_CATEGORIES for character in text)
 
 
 def _reasons(items: list[reading.Item]) -> Iterator[str]:

@@ -8,7 +8,8 @@ from typing import Protocol
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset import exclusions, image_files, rare_classes, table_checks
-from kfp_vision.dataset.scan import map_concurrently, scan_images
+from kfp_vision.dataset.content_ids import map_concurrently
+from kfp_vision.dataset.scan import scan_images
 from kfp_vision.dataset.table import (
     CLASSIFICATION,
     DETECTION,

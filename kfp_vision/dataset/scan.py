@@ -2,22 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
-from typing import TypeVar
 
-from kfp_vision.core import threads
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
-from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import class_folders, exclusions, image_files, import_files
-from kfp_vision.dataset.table import MAX_NAMED, Catalog, ImageRow, folder_of, md5_hex
-from kfp_vision.storage import base, reading, uris
-
-VERIFIED_ETAGS = 16  # objects to read to verify that a store's ETags are MD5s
-
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
+from kfp_vision.dataset import class_folders, exclusions, image_files, import_files, scan_import_file
+from kfp_vision.dataset.content_ids import complete_content_ids
+from kfp_vision.dataset.table import MAX_NAMED, Catalog, ImageRow, folder_of, is_unwritable, md5_hex
+from kfp_vision.storage import reading, uris
 
 
 def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, classes: bool = True) -> Catalog:
@@ -38,7 +29,9 @@ def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, class
             classes.
     """
     if import_files.is_import_file(images_uri):
-        found = _scan_import_file(images_uri, advanced)
+        found = scan_import_file.scan_import_file(
+            images_uri, image_files.skip_reason, max_missing_ratio=advanced.max_refused_ratio, classes=classes
+        )
     else:
         found = _scan_folders(images_uri, advanced, classes)
     found.rows.sort(key=lambda row: row.name)
@@ -70,18 +63,9 @@ def _fingerprint_source(images_uri: str) -> str:
     if not import_files.is_import_file(images_uri):
         return listing
     digest = hashlib.sha256(listing.encode())
-    files = dict.fromkeys(uris.split_member(entry.uri)[0] for entry in import_files.read_import_file(images_uri))
-    for version in map_concurrently(_describe_version, files):
+    for version in scan_import_file.image_versions(images_uri, image_files.skip_reason):
         digest.update(f"{version}\n".encode())
     return digest.hexdigest()
-
-
-def _describe_version(uri: str) -> str:
-    try:
-        found = reading.describe(uri)
-    except (OSError, ValueError):
-        return "not there"  # the ingest stage rejects it, with its line
-    return f"{found.size} {found.version}"
 
 
 def _scan_folders(images_uri: str, advanced: Advanced, classes: bool) -> Catalog:
@@ -94,7 +78,7 @@ def _scan_folders(images_uri: str, advanced: Advanced, classes: bool) -> Catalog
         found.rows.append(ImageRow(item.uri, "", item.size, content_id, item.name))
     found.notes += image_files.ending_notes(found)
     _read_folders(found, folders, advanced, images_uri if classes else "")
-    return replace(found, rows=_complete_content_ids(found.rows))
+    return replace(found, rows=complete_content_ids(found.rows))
 
 
 def _read_folders(found: Catalog, folders: set[str], advanced: Advanced, images_uri: str) -> None:
@@ -140,53 +124,4 @@ def _name_empty_classes(found: Catalog, empty: list[str]) -> None:
 
 
 def _printable(name: str) -> str:
-    return ascii(name)[1:-1] if image_files.is_unwritable(name) else name
-
-
-def _complete_content_ids(rows: list[ImageRow]) -> list[ImageRow]:
-    """Adds missing content ids, and replaces those from a store unless a sample of them are the MD5s of the objects."""
-    from_store = [row for row in rows if row.content_id and _is_object(row)]
-    sampled = from_store[:: max(1, len(from_store) // VERIFIED_ETAGS)][:VERIFIED_ETAGS]
-    if any(row.content_id != actual for row, actual in zip(sampled, _hash_images(sampled), strict=True)):
-        print("the store's ETags are not MD5s of the objects (encryption?): reading every image to hash it", flush=True)
-        rows = [replace(row, content_id="") if _is_object(row) else row for row in rows]
-    hashes = _hash_images(row for row in rows if not row.content_id)
-    return [row if row.content_id else replace(row, content_id=next(hashes)) for row in rows]
-
-
-def _is_object(row: ImageRow) -> bool:
-    """Returns whether an image is an object of a bucket; members of an archive there are hashed by us."""
-    return uris.scheme_of(row.uri) in base.BUCKETS and not uris.split_member(row.uri)[1]
-
-
-def _hash_images(rows: Iterable[ImageRow]) -> Iterator[str]:
-    with reading.Reader() as reader:
-        yield from map_concurrently(lambda row: md5_hex(reader.read(row.uri)), rows)
-
-
-def map_concurrently(function: Callable[[Argument], Result], items: Iterable[Argument]) -> Iterator[Result]:
-    """Maps a function that waits for a disk or a network, in threads."""
-    return threads.ordered_map(function, items, workers=base.CONCURRENT_READS, limit=4 * base.CONCURRENT_READS)
-
-
-def _scan_import_file(images_uri: str, advanced: Advanced) -> Catalog:
-    entries = import_files.read_import_file(images_uri)
-    for entry in entries:
-        if image_files.is_unwritable(entry.name + entry.label):
-            raise import_files.invalid_line_error(images_uri, entry.line, "a control character")
-    with reading.Reader() as reader:
-        rows = list(map_concurrently(partial(_read_entry, images_uri, reader), entries))
-    return Catalog(_complete_content_ids(rows))
-
-
-def _read_entry(images_uri: str, reader: reading.Reader, entry: import_files.ImportEntry) -> ImageRow:
-    try:
-        if uris.scheme_of(entry.uri) in base.BUCKETS and not uris.split_member(entry.uri)[1]:
-            found = reading.describe(entry.uri)
-            return ImageRow(entry.uri, entry.label, found.size, found.md5, entry.name, entry.split)
-        encoded = reader.read(entry.uri)
-    except (OSError, ValueError) as error:
-        remedy = "Correct or remove the line; relative URIs are resolved against the location of the file."
-        rule = "every image of an import file must be readable"
-        raise InputError(rule, f"{error} in {base.redact_uri(images_uri)}, line {entry.line}", remedy) from None
-    return ImageRow(entry.uri, entry.label, len(encoded), md5_hex(encoded), entry.name, entry.split)
+    return ascii(name)[1:-1] if is_unwritable(name) else name

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,6 +20,9 @@ SPLITS = ("train", "validation", "test")  # an image in several splits is used i
 MAX_SAMPLES, SAMPLES_PER_CLASS = 300, 6  # on a page
 MAX_NAMED = 10  # names in a note; the rest is only counted
 FIRST_NAMES = 3  # names in a line of output
+# Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
+# that are not UTF-8). Spaces and joiners of any script are allowed.
+UNWRITABLE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
 UnusedImage = tuple[str, str, str]  # URI, label and reason of an image that is in no record
 
 
@@ -169,6 +173,15 @@ def md5_hex(encoded: bytes) -> str:
         Their MD5, in hex.
     """
     return hashlib.md5(encoded, usedforsecurity=False).hexdigest()
+
+
+def is_unwritable(text: str) -> bool:
+    """Returns whether a name contains characters that lists and label maps cannot hold.
+
+    Args:
+        text: the name.
+    """
+    return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE_CATEGORIES for character in text)
 
 
 def some(names: list[str]) -> str:

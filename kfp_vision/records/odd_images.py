@@ -17,8 +17,8 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from kfp_vision.dataset.content_ids import map_concurrently
 from kfp_vision.dataset.images import PILLOW_FORMATS, ValidImage
-from kfp_vision.dataset.scan import map_concurrently
 from kfp_vision.dataset.table import UnusedImage
 from kfp_vision.storage import reading
 

@@ -13,6 +13,7 @@ from support import boxed_images, fault_proxy, run_component, sample_images
 from support.model_servers import KEY, NUMBERS, SECRET, Place
 
 from kfp_vision import components
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import annotations, image_files, ingest, scan, table
 from kfp_vision.dataset.split import split_images
@@ -380,6 +381,38 @@ def test_an_import_file_in_a_bucket_may_list_relative_and_absolute_uris(place, t
     }
     assert {row.content_id for row in found.rows} >= {md5(files["list/pictures/2.jpg"])}
     assert scan.fingerprint_images(f"{uri}/list/images.csv") == scan.fingerprint_images(f"{uri}/list/images.csv")
+
+
+def test_an_import_file_in_a_bucket_names_images_by_ids_backslashes_and_steps(place):
+    files = {
+        "list/train/000bec.jpg": b"1",
+        "list/train/000bec.xml": b"2",
+        "list/cat/1.jpg": b"3",
+        "other/3.jpg": b"6",
+    }
+    names = ["000bec", "cat\\1.jpg", "../other/3.jpg", "./cat/1.jpg", "gone"]
+    lines = "".join(f"{name};pug\r\n" for name in names)
+    uri = place.bucket(files | {"list/images.csv": f"id;breed\r\n{lines}".encode()})
+    found = scan.scan_images(f"{uri}/list/images.csv", Advanced(max_refused_ratio=0.5))
+    assert {row.name: row.uri.removeprefix(f"{uri}/") for row in found.rows} == {
+        "000bec": "list/train/000bec.jpg",
+        "cat\\1.jpg": "list/cat/1.jpg",
+        "../other/3.jpg": "other/3.jpg",
+        "./cat/1.jpg": "list/cat/1.jpg",
+    }
+    assert found.skipped.names == {"missing": ["gone (line 6)"]}
+    assert scan.fingerprint_images(f"{uri}/list/images.csv") == scan.fingerprint_images(f"{uri}/list/images.csv")
+
+
+def test_a_backslash_in_a_key_is_kept(s3):
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", {"cat\\1.jpg": b"1", "cat/1.jpg": b"2", "images.csv": b"cat\\1.jpg,cat\n"})
+    (row,) = scan.scan_images(f"s3://{bucket}/images.csv").rows
+    assert (row.uri, row.content_id) == (f"s3://{bucket}/cat\\1.jpg", md5(b"1"))
+
+
+def test_names_of_an_import_file_at_the_root_of_a_bucket_are_found_in_its_folders(place):
+    uri = place.bucket({"train/1.jpg": b"1", "train/2.jpg": b"2", "images.csv": b"1.jpg,cat\n2.jpg,dog\n"})
+    assert [row.uri for row in scan.scan_images(f"{uri}/images.csv").rows] == [f"{uri}/train/1.jpg", f"{uri}/train/2.jpg"]
 
 
 def test_a_list_in_a_bucket_excludes_images_of_a_bucket(place, tmp_path):

@@ -310,18 +310,6 @@ def test_images_of_an_import_file_keep_the_names_given_there(tmp_path):
     ]
 
 
-def test_a_missing_image_of_an_import_file_is_rejected_with_its_line(tmp_path):
-    write_files(tmp_path, {"1.jpg": A})
-    (tmp_path / "list.csv").write_text("1.jpg,daisy\n\nnone.jpg,daisy\n")
-    with pytest.raises(InputError) as refusal:
-        scan.scan_images(str(tmp_path / "list.csv"))
-    assert str(refusal.value) == (
-        "error: every image of an import file must be readable; got [Errno 2] No such file or directory: "
-        f"'{tmp_path}/none.jpg' in {tmp_path}/list.csv, line 3. "
-        "Correct or remove the line; relative URIs are resolved against the location of the file."
-    )
-
-
 def test_a_label_invalid_in_label_maps_is_rejected_with_its_line(tmp_path):
     write_files(tmp_path, {"1.jpg": A})
     (tmp_path / "list.csv").write_text('1.jpg,"two\nlines"\n')

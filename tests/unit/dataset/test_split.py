@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import label_map, scan
-from kfp_vision.dataset.image_files import UNWRITABLE_CATEGORIES
 from kfp_vision.dataset.split import remove_leaks, split_images, split_rows
-from kfp_vision.dataset.table import ImageRow, read_table, read_unused, write_table
+from kfp_vision.dataset.table import UNWRITABLE_CATEGORIES, ImageRow, read_table, read_unused, write_table
 
 quickly = settings(database=None, deadline=None, max_examples=60)
 ratios = st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.33]), st.sampled_from([0.0, 0.1, 0.25, 0.5])).filter(any)
