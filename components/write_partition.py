@@ -21,7 +21,7 @@ def write_partition(
         images_per_shard: images per TFRecord file; the last file may hold fewer.
         partition: number of this partition, from 0.
         partitions: number of partitions.
-        advanced: advanced settings; uses max_refused_ratio, check_pixels, max_side and store_wait_seconds.
+        advanced: advanced settings; uses max_refused_ratio, check_pixels, max_side, name_encoding and store_wait_seconds.
 
     Returns:
         part: Folder with the records of each split, the table of rejected images, and counts. It is one artifact without
@@ -31,9 +31,9 @@ def write_partition(
 
     from kfp_vision.core.advanced import Advanced
     from kfp_vision.records.partitions import write_partition_folder
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import settings
 
-    retry.wait_for_stores(advanced)
+    settings.apply(advanced)
     given = Advanced.parse(advanced)
     how = {"max_refused_ratio": given.max_refused_ratio, "check_pixels": given.check_pixels, "max_side": given.max_side}
     how |= {"images_per_shard": images_per_shard, "partition": partition, "partitions": partitions}

@@ -14,7 +14,14 @@ STORE_WAIT_SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seco
 
 
 # The fields of `advanced` that the stages from ingest_images to the records read; prepare_records accepts no others.
-PREPARATION_ADVANCED = ("max_refused_ratio", "check_pixels", "max_side", "conflicting_labels", "store_wait_seconds")
+PREPARATION_ADVANCED = (
+    "max_refused_ratio",
+    "check_pixels",
+    "max_side",
+    "conflicting_labels",
+    "name_encoding",
+    "store_wait_seconds",
+)
 
 # The fields of `advanced` that a deployment reads.
 DEPLOYMENT_ADVANCED = (
@@ -167,6 +174,7 @@ class Advanced:
         max_refused_ratio: largest share of rejected images that is accepted.
         check_pixels: decode every image completely to check it, not only its header.
         max_side: longest side in pixels that images are shrunk to; 0 for no limit.
+        name_encoding: encoding of the names in an archive that does not say it, such as `gbk`; empty to find it.
         store_wait_seconds: seconds to wait for a store that is unreachable or busy.
         versions_kept: versions that a model repository keeps; 0 for all.
         service_runtime: serving runtime of KServe: `kfp-vision` or `tensorflow`.
@@ -241,6 +249,7 @@ class Advanced:
     max_refused_ratio: float = 0.05
     check_pixels: bool = True
     max_side: int = 0
+    name_encoding: str = ""
     store_wait_seconds: float = STORE_WAIT_SECONDS
     # deployment
     versions_kept: int = 10
@@ -282,6 +291,7 @@ class Advanced:
             _check_advanced_type(name, value)
         advanced = cls(**{name: type(ADVANCED_DEFAULTS[name])(value) for name, value in given.items()})
         _check_advanced_rules(asdict(advanced))
+        _check_name_encoding(advanced.name_encoding)
         _check_service(advanced)
         return advanced
 
@@ -330,6 +340,12 @@ def _check_advanced_rules(advanced: Mapping[str, Any]) -> None:
         if advanced[lower] > advanced[upper]:
             found = f"{advanced[lower]:g} and {advanced[upper]:g}"
             raise InputError(f"{lower} of advanced must not be above {upper}", found, "Set both, the smaller one first.")
+
+
+def _check_name_encoding(name: str) -> None:
+    if name and not values.is_text_codec(name):
+        rule = "name_encoding of advanced must be empty or an encoding that Python knows and that extends ASCII"
+        raise InputError(rule, name, "Set it to gbk, say.")
 
 
 def _check_service(advanced: Advanced) -> None:

@@ -113,7 +113,7 @@ def scan_annotated_images(images_uri: str) -> Catalog:
             names = lists.setdefault(str(path.parents[2]), {})
             names |= {name: SPLIT_LISTS[path.stem] or names.get(name, "") for name in _parse_split_list(encoded)}
         else:
-            found.rows.append(ImageRow(item.uri, "", item.size, table.md5_hex(encoded), item.name))
+            found.rows.append(ImageRow(item.uri, "", len(encoded), table.md5_hex(encoded), item.name))
             sizes[item.name] = _size_or_reason(encoded)
     found.rows.sort(key=lambda row: row.name)
     _attach_annotations(found, annotations, sizes)

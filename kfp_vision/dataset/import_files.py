@@ -70,9 +70,9 @@ def is_import_file(uri: str) -> bool:
 
 
 def uri_suffix(uri: str) -> str:
-    """Returns the file suffix of a URI in lower case, such as `.csv`; empty if it has none."""
+    """Returns the file suffix of a URI in lower case, such as `.csv`, also of `.csv.gz`; empty if it has none."""
     path = urlsplit(uri).path if uris.scheme_of(uri) else uri
-    return PurePosixPath(path).suffix.lower()
+    return PurePosixPath(path.lower().removesuffix(".gz")).suffix
 
 
 def read_import_file(uri: str) -> list[ImportEntry]:
@@ -120,7 +120,7 @@ def invalid_line_error(uri: str, line: int, found: str) -> InputError:
 def decode_text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
     """Downloads a UTF-8 file, and drops the byte order mark that spreadsheets write."""
     try:
-        return reading.fetch(uri).read_bytes().decode("utf-8-sig")
+        return reading.fetch_unpacked(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise line_error(line, "bytes that are not UTF-8") from None

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import packed
 from kfp_vision.dataset.table import MAX_NAMED, Catalog, conflicting_values, some
 
 CONFLICT_NOTE = "It is excluded unless conflicting_labels of advanced is keep"
@@ -23,6 +24,7 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
     """
     layout = "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg."
     if not found.rows:
+        packed.require_unpacked(found, images_uri)
         others = sum(found.skipped.values())
         raise InputError("images_uri must contain images", f"none at {images_uri} ({others} other files)", layout)
     if len(found.classes) < 2:

@@ -31,5 +31,5 @@ def test_rejects_fields_of_a_training(fields, tmp_path):
     ended = run_component.run(components.check_preparation, tmp_path, **fields | {"advanced": {"momentum": 0.5}})
     assert run_component.error_line(ended) == (
         "error: advanced of prepare_records must hold known names only (max_refused_ratio, check_pixels, max_side, "
-        "conflicting_labels, store_wait_seconds); got momentum. Take one of these, or leave it out."
+        "conflicting_labels, name_encoding, store_wait_seconds); got momentum. Take one of these, or leave it out."
     )

@@ -211,7 +211,7 @@ def test_detects_etags_that_are_not_md5s(s3, monkeypatch, tmp_path, capsys):
         first = next(reading.walk(f"s3://{bucket}"))
         assert first.md5 not in ("", md5(first.read()))
         assert scan.scan_images(f"s3://{bucket}").fingerprint == scan.scan_images(str(folder)).fingerprint
-    assert "the store's ETags are not MD5s of the objects" in capsys.readouterr().out
+    assert "the store's ETags are not MD5s of the images" in capsys.readouterr().out
 
 
 def test_an_object_replaced_during_a_download_arrives_in_one_version(s3, monkeypatch):

@@ -301,7 +301,7 @@ def test_a_file_that_is_not_an_archive_is_rejected_with_the_supported_formats(tm
         list(reading.walk(str(path)))
     assert error_line(refusal) == (
         f"error: a data source that is a file must be an archive; got {path}. "
-        "Give a folder of class folders, or one of .tgz, .tar.gz, .tar, .tar.bz2, .zip."
+        "Give a folder of class folders, or pack it as .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz."
     )
 
 
