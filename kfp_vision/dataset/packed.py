@@ -33,8 +33,9 @@ def _explain(found: Catalog, images_uri: str) -> tuple[str, str]:
     in_archive = images_uri != uris.SAMPLE and not reading.is_folder(images_uri)
     if pair := _find_pair(names, (CLASS_SUFFIX, *OTHER_SUFFIXES) if in_archive else (CLASS_SUFFIX,)):
         return f"a WebDataset shard ({' beside '.join(pair)})", WEBDATASET_REMEDY
-    packed = [name for name in names if packing.has_archive_suffix(name)]
-    if not packed or not all(packing.has_archive_suffix(name) or packing.is_beside_data(name) for name in names):
+    files = [name for name in names if not packing.is_beside_data(name)]
+    packed = [name for name in files if packing.has_archive_suffix(name)]
+    if not packed or packed != files:
         return "", ""
     if in_archive:
         remedy = "Unpack the inner ones into one folder per class, and give that folder, or pack it as one archive."
