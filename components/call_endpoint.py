@@ -30,9 +30,9 @@ def call_endpoint(
     from pathlib import Path
 
     from kfp_vision.deployment import call
-    from kfp_vision.storage import settings
+    from kfp_vision.storage import reading_settings
 
-    settings.apply(advanced)
+    reading_settings.apply(advanced)
     inputs = (Path(endpoint.path), Path(validation_records.path), Path(test_records.path))
     answered = call.call_endpoint(*inputs, test_image_uri, Path(answer.path))
     answer.metadata.update(answered)

@@ -45,9 +45,9 @@ def evaluate_classifier(
 
     from kfp_vision.evaluation.evaluate import HEADLINE_METRICS, evaluate_classifier
     from kfp_vision.evaluation.gate import Criteria
-    from kfp_vision.storage import atomic, settings
+    from kfp_vision.storage import atomic, reading_settings
 
-    settings.apply(advanced)
+    reading_settings.apply(advanced)
     inputs = (Path(model.path), Path(validation_records.path), Path(test_records.path))
     made = {"evaluation": Path(metrics.path), "page": Path(report.path), "verdict": Path(verdict.path)}
     evaluation = evaluate_classifier(*inputs, Criteria(min_accuracy, deploy_to, test_image_uri, advanced), **made)

@@ -31,9 +31,9 @@ def predict_images(
 
     from kfp_vision.prediction import batch, classifier
     from kfp_vision.repository.version import exported_version
-    from kfp_vision.storage import settings
+    from kfp_vision.storage import reading_settings
 
-    settings.apply(advanced)
+    reading_settings.apply(advanced)
     version = exported_version(Path(model.path))
     given = (classifier.Classifier(version), version.labels, predict_uri, Path(predictions.path))
     batch.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)

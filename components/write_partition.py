@@ -31,9 +31,9 @@ def write_partition(
 
     from kfp_vision.core.advanced import Advanced
     from kfp_vision.records.partitions import write_partition_folder
-    from kfp_vision.storage import settings
+    from kfp_vision.storage import reading_settings
 
-    settings.apply(advanced)
+    reading_settings.apply(advanced)
     given = Advanced.parse(advanced)
     how = {"max_refused_ratio": given.max_refused_ratio, "check_pixels": given.check_pixels, "max_side": given.max_side}
     how |= {"images_per_shard": images_per_shard, "partition": partition, "partitions": partitions}

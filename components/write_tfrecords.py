@@ -37,9 +37,9 @@ def write_tfrecords(
 
     from kfp_vision.core.advanced import Advanced
     from kfp_vision.records import partitions
-    from kfp_vision.storage import settings
+    from kfp_vision.storage import reading_settings
 
-    settings.apply(advanced)
+    reading_settings.apply(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     given = Advanced.parse(advanced)

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import import_files, table, table_checks
+from kfp_vision.dataset import import_files, packed, table, table_checks
 from kfp_vision.dataset.images import PILLOW_FORMATS, UPRIGHT, Rejected, ValidImage, read_orientation, validate_image
 from kfp_vision.dataset.scan import is_unwritable, skip_reason, splits_by_folder
 from kfp_vision.dataset.table import Catalog, ImageRow
@@ -233,6 +233,7 @@ def check_detection(found: Catalog, images_uri: str, splits: int) -> None:
             hold nothing out.
     """
     if not found.rows:
+        packed.require_unpacked(found, images_uri)
         skipped = ", ".join(f"{count} files skipped: {reason}" for reason, count in found.skipped.most_common(2))
         rule = "images_uri of detection must contain images with annotations"
         raise InputError(rule, f"none at {images_uri} ({skipped or 'nothing there'})", VOC_LAYOUT)

@@ -58,7 +58,10 @@ ENCRYPTED_FLAG, UTF8_FLAG = 1, 1 << 11
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 OTHER_METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "xz", 96: "JPEG", 98: "PPMd", 99: "AES"}
 UNICODE_PATH = 0x7075
-PART_ENDING = re.compile(r"\.(\d{3}|z\d\d|part\w*|[a-z]{2})$", re.IGNORECASE)  # of split and zip -s
+# Of the parts that split, 7-Zip and zip -s write: photos.zip.001, photos.tgz.aa, photos.tgzaa, photos.z01.
+PART_ENDING = re.compile(r"\.(\d{3}|z\d\d|part[-_]?\w{1,4}|a[a-z])$|\.(zip|tar|tgz|gz|bz2|xz)a[a-z]$", re.IGNORECASE)
+JOIN_PARTS = "Join its parts first, as in cat photos.zip.* > photos.zip, or 7z x photos.zip.001."
+REPACK = "Pack or download it again."
 
 _given_encoding = ""  # of names; set for the whole process
 
@@ -274,7 +277,7 @@ def _decompressor(begin: bytes) -> Callable[..., Any] | None:
 
 
 def _not_an_archive(uri: str, begin: bytes) -> FieldError:
-    what, remedy = packing.describe(begin)
+    what, remedy = ("a part of an archive", JOIN_PARTS) if _is_part(uri) else packing.describe(begin)
     remedy = remedy or "Give a folder of class folders, or pack it as .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz."
     return FieldError("a data source that is a file must be an archive", f"{uri} ({what})" if what else uri, remedy)
 
@@ -430,4 +433,9 @@ def _intact(uri: str) -> Iterator[None]:
             raise InputError(
                 "an archive must fit the scratch space", f"{uri} ({error})", "Set TMPDIR to a larger disk."
             ) from None
-        raise DamagedError("an archive must be intact", f"{uri} ({error})", "Pack or download it again.") from None
+        remedy = JOIN_PARTS if _is_part(uri) or "multiple disks" in str(error) else REPACK
+        raise DamagedError("an archive must be intact", f"{uri} ({error})", remedy) from None
+
+
+def _is_part(uri: str) -> bool:
+    return PART_ENDING.search(uri.partition("?")[0]) is not None

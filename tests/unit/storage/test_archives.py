@@ -440,3 +440,12 @@ def test_a_file_that_is_no_archive_is_told_for_what_it_is(tmp_path, begin, what)
     path.write_bytes(begin)
     assert not archives.is_archive(path)
     assert f"a data source that is a file must be an archive; got {path} ({what}). " in refusal(path)
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("zip", ".001"), ("tar", ".aa"), ("tgz", ".part1"), ("tar.gz", "aa")])
+def test_a_part_of_an_archive_is_told(tmp_path, kind, ending):
+    whole = pack(tmp_path / f"whole.{kind}", [(f"daisy/{n}.jpg", bytes(range(256)) * 40) for n in range(9)]).read_bytes()
+    for half in (whole[: len(whole) // 2], whole[len(whole) // 2 + 1 :]):
+        path = tmp_path / f"photos.{kind}{ending}"
+        path.write_bytes(half)
+        assert refusal(path).endswith("Join its parts first, as in cat photos.zip.* > photos.zip, or 7z x photos.zip.001.")

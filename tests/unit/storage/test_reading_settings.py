@@ -4,7 +4,7 @@ import pytest
 from support import zip_names
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.storage import archives, reading, retry, settings
+from kfp_vision.storage import archives, reading, reading_settings, retry
 
 ROSES = [f"玫瑰/{number}.jpg" for number in range(2)]
 
@@ -23,7 +23,7 @@ def zipped(tmp_path):
 
 
 def test_the_encoding_of_names_holds_for_listing_and_for_reading(zipped):
-    settings.apply({"name_encoding": "cp949", "momentum": 0.8})
+    reading_settings.apply({"name_encoding": "cp949", "momentum": 0.8})
     listed = [item.uri for item in reading.walk(str(zipped))]
     assert listed == [f"{zipped}#{name.encode('gbk').decode('cp949')}" for name in ROSES]
     with reading.Reader() as reader:
@@ -31,17 +31,17 @@ def test_the_encoding_of_names_holds_for_listing_and_for_reading(zipped):
 
 
 def test_without_the_field_the_encoding_is_found_again(zipped):
-    settings.apply({"name_encoding": "cp949"})
-    settings.apply({})
+    reading_settings.apply({"name_encoding": "cp949"})
+    reading_settings.apply({})
     assert [item.name for item in reading.walk(str(zipped))] == ROSES
 
 
 def test_the_wait_for_stores_is_set_too():
-    settings.apply({"store_wait_seconds": 7})
+    reading_settings.apply({"store_wait_seconds": 7})
     assert retry._process.seconds == 7
 
 
 @pytest.mark.parametrize("name", ["klingon", "utf-16", "rot13", "hex", "utf-7\0"])
 def test_a_name_that_is_no_encoding_of_file_names_is_rejected(name):
     with pytest.raises(InputError, match="name_encoding of advanced must be empty or an encoding that Python knows"):
-        settings.apply({"name_encoding": name})
+        reading_settings.apply({"name_encoding": name})
