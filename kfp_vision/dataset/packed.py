@@ -3,7 +3,7 @@
 import re
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset.table import Catalog, some
+from kfp_vision.dataset.table import MAX_NAMED, Catalog, some
 from kfp_vision.storage import base, packing, reading, uris
 
 # Of WebDataset: an image, and beside it, under the same name, its class or what else is known of it.
@@ -16,7 +16,7 @@ def require_unpacked(found: Catalog, images_uri: str) -> None:
     """Rejects data that holds packed files instead of images.
 
     Args:
-        found: the catalog of the data, without images.
+        found: the catalog of the data, without images or with those of one class.
         images_uri: of the data.
 
     Raises:
@@ -30,8 +30,9 @@ def require_unpacked(found: Catalog, images_uri: str) -> None:
 def _explain(found: Catalog, images_uri: str) -> tuple[str, str]:
     """Returns what is there instead of images, and the remedy; empty strings if it is nothing that we know."""
     names = list(dict.fromkeys(name for examples in found.skipped.names.values() for name in examples))
+    names += [row.name for row in found.rows[:MAX_NAMED]]
     in_archive = images_uri != uris.SAMPLE and not reading.is_folder(images_uri)
-    if pair := _find_pair(names, (CLASS_SUFFIX, *OTHER_SUFFIXES) if in_archive else (CLASS_SUFFIX,)):
+    if pair := _find_pair(names, (CLASS_SUFFIX, *OTHER_SUFFIXES) if in_archive and not found.rows else (CLASS_SUFFIX,)):
         return f"a WebDataset shard ({' beside '.join(pair)})", WEBDATASET_REMEDY
     files = [name for name in names if not packing.is_beside_data(name)]
     packed = [name for name in files if packing.has_archive_suffix(name)]

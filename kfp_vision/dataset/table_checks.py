@@ -28,6 +28,7 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
         others = sum(found.skipped.values())
         raise InputError("images_uri must contain images", f"none at {images_uri} ({others} other files)", layout)
     if len(found.classes) < 2:
+        packed.require_unpacked(found, images_uri)
         only = ", ".join(found.classes)
         raise InputError("images_uri must contain at least two classes", f"one at {images_uri} ({only})", layout)
     if found.splits:

@@ -223,6 +223,7 @@ def _open_zip(path: Path, uri: str) -> Iterator[zipfile.ZipFile]:
 
 
 def _zip_entries(path: Path, uri: str) -> Entries:
+    decode = _decoder(path, uri)
     with _open_zip(path, uri) as zipped:
         for info in zipped.infolist():
             if info.flag_bits & ENCRYPTED_FLAG:
@@ -230,7 +231,7 @@ def _zip_entries(path: Path, uri: str) -> Entries:
             kind = stat.S_IFMT(info.external_attr >> 16)
             known, raw = _zip_name(info)
             # Some Windows tools separate folders by backslashes; in a code page one may be the second byte of a character.
-            name = (known or _decode(path, uri, raw)).replace("\\", "/")
+            name = (known or decode(raw)).replace("\\", "/")
             regular = not name.endswith("/") and kind in (0, stat.S_IFREG)
             if regular and info.compress_type not in ZIP_METHODS:
                 method = OTHER_METHODS.get(info.compress_type, f"method {info.compress_type}")
@@ -283,11 +284,12 @@ def _not_an_archive(uri: str, begin: bytes) -> FieldError:
 
 
 def _tar_entries(path: Path, uri: str, bound: int) -> Entries:
+    decode = _decoder(path, uri)
     with _open_tar(path, uri, bound) as (archive, stream):
         while member := _next(uri, archive):
             archive.members = []  # type: ignore[attr-defined]  # else two million of them fill the memory
             raw = _raw_tar_name(member)
-            name = _decode(path, uri, raw) if raw else member.name
+            name = decode(raw) if raw else member.name
             name = f"{name}/" if member.isdir() else name
             yield name, member.size, partial(_extracted, archive, member) if member.isfile() else None
         _check_end(uri, stream, archive.offset)
@@ -301,14 +303,20 @@ def _raw_tar_name(member: tarfile.TarInfo) -> bytes:
     return b"" if "path" in member.pax_headers and name_encodings.is_valid(raw, "utf-8") else raw
 
 
-def _decode(path: Path, uri: str, raw: bytes) -> str:
-    """Decodes a name as all names of its archive are decoded."""
-    decision = _decision(path, uri)
-    try:
-        return raw.decode(decision.codec)
-    except UnicodeDecodeError:
-        name = raw.decode("ascii", "backslashreplace")
-        raise _undecodable(f"{name} in {uri}, which is not {decision.name}") from None
+def _decoder(path: Path, uri: str) -> Callable[[bytes], str]:
+    """Returns a function that decodes a name as all names of its archive are decoded; they are read at its first call."""
+    decision: name_encodings.Decision | None = None
+
+    def decode(raw: bytes) -> str:
+        nonlocal decision
+        decision = decision or _decision(path, uri)
+        try:
+            return raw.decode(decision.codec)
+        except UnicodeDecodeError:
+            name = raw.decode("ascii", "backslashreplace")
+            raise _undecodable(f"{name} in {uri}, which is not {decision.name}") from None
+
+    return decode
 
 
 def _undecodable(found: str) -> InputError:
@@ -322,7 +330,7 @@ def _decision(path: Path, uri: str) -> name_encodings.Decision:
     return _decided(path, uri, name_encoding(), status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(64)  # read for every name, and again by the note
+@lru_cache(64)  # for the stage that lists the archive, unpacks it, and describes its names
 def _decided(path: Path, uri: str, given: str, size: int, modified: int) -> name_encodings.Decision:
     if given:
         return name_encodings.Decision(given, given)

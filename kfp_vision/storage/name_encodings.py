@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 EXAMPLE = "gbk"  # an encoding, for messages
-MAX_NAMES = 1000  # parts of names that are compared
+MAX_NAMES, MAX_COLLECTED = 1000, 100_000  # parts of names that are compared, and that are collected to choose them from
 UNLIKELY = math.log(1e-5)  # a character that no name holds: box drawings, for example
 LETTER, SIGN = math.log(1 / 30), math.log(1 / 2000)  # of ASCII
 PLAIN_SIGNS = " _-.()&+,"
@@ -117,7 +117,8 @@ def find_encoding(names: Iterable[bytes]) -> Decision:
     for name in names:
         if not name.isascii():
             utf8 = utf8 and is_valid(name, "utf-8")
-            parts.update(NUMBER_AND_ENDING.sub(b"", part) for part in name.split(b"/") if not part.isascii())
+            if len(parts) < MAX_COLLECTED:
+                parts.update(NUMBER_AND_ENDING.sub(b"", part) for part in name.split(b"/") if not part.isascii())
     if not parts:
         return Decision()
     if utf8:

@@ -100,3 +100,10 @@ def test_other_data_without_images_is_not_taken_for_packed(tmp_path):
 def test_images_in_class_folders_beside_an_archive_are_read(tmp_path):
     files = {"daisy/1.jpg": b"a", "tulip/2.jpg": b"b", "photos.zip": b"PK", "daisy/1.cls": b"0", "tulip/2.json": b"{}"}
     assert scan.scan_images(str(packed(tmp_path / "data.tar", files))).classes == {"daisy": 1, "tulip": 1}
+
+
+def test_a_shard_with_a_folder_is_told_but_not_one_class_with_notes(tmp_path):
+    shard = {f"train/{n:06d}.{suffix}": b"a" for n in range(9) for suffix in ("jpg", "cls")}
+    assert "a WebDataset shard (train/000000.jpg beside train/000000.cls)" in refusal(packed(tmp_path / "a.tar", shard))
+    annotated = {f"daisy/{n}.{suffix}": b"a" for n in range(9) for suffix in ("jpg", "json")}
+    assert "must contain at least two classes" in refusal(packed(tmp_path / "b.tar", annotated))
