@@ -16,6 +16,7 @@ from functools import partial
 
 EXAMPLE = "gbk"  # an encoding, for messages
 MAX_NAMES, MAX_COLLECTED = 1000, 100_000  # parts of names that are compared, and that are collected to choose them from
+LEAST_VALID = 3  # so many names are not valid UTF-8 by chance
 UNLIKELY = math.log(1e-5)  # a character that no name holds: box drawings, for example
 LETTER, SIGN = math.log(1 / 30), math.log(1 / 2000)  # of ASCII
 PLAIN_SIGNS = " _-.()&+,"
@@ -104,7 +105,8 @@ def find_encoding(names: Iterable[bytes]) -> Decision:
         names: paths with forward slashes, in the same unknown encoding.
 
     Returns:
-        UTF-8 if all names are valid UTF-8, else the code page in which they are the most probable.
+        UTF-8 if all names are valid UTF-8, or most are, as when a few were cut off within a character; else the code page in
+            which they are the most probable.
 
     Raises:
         UnknownEncoding: they are not probable in any.
@@ -113,15 +115,13 @@ def find_encoding(names: Iterable[bytes]) -> Decision:
         find_encoding(["玫瑰/1.jpg".encode("gbk"), "郁金香/1.jpg".encode("gbk")]).name  # "GBK"
     """
     parts: set[bytes] = set()
-    utf8 = True
     for name in names:
-        if not name.isascii():
-            utf8 = utf8 and is_valid(name, "utf-8")
-            if len(parts) < MAX_COLLECTED:
-                parts.update(NUMBER_AND_ENDING.sub(b"", part) for part in name.split(b"/") if not part.isascii())
+        if not name.isascii() and len(parts) < MAX_COLLECTED:
+            parts.update(NUMBER_AND_ENDING.sub(b"", part) for part in name.split(b"/") if not part.isascii())
     if not parts:
         return Decision()
-    if utf8:
+    valid = sum(is_valid(part, "utf-8") for part in parts)
+    if valid == len(parts) or (valid >= LEAST_VALID and 2 * valid > len(parts)):
         return Decision("UTF-8", "utf-8")
     compared = sorted(parts)[:MAX_NAMES]
     ranked = sorted(((_weigh(compared, page), page) for page in CODE_PAGES), key=lambda pair: -pair[0])

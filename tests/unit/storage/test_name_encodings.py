@@ -83,6 +83,13 @@ def test_names_in_utf8_are_utf8_and_ascii_needs_no_decision():
     assert find_encoding([b"daisy/1.jpg"]) == Decision()
 
 
+def test_names_of_which_a_few_were_cut_off_are_utf8():
+    raw = [name.encode() for name in paths("玫瑰 郁金香 百合 牡丹", 2)]
+    assert find_encoding([*raw, "照片".encode()[:-1] + b"/1.jpg"]) == Decision("UTF-8", "utf-8")
+    by_chance = [name.encode("gbk") for name in paths("牡猫 玫瑰 郁金香 百合", 2)]
+    assert find_encoding(by_chance).name == "GBK"
+
+
 def test_the_file_names_count_as_well_as_the_folders():
     raw = ["cat/фото кошки 1.jpg".encode("cp866"), "dog/фото собаки 1.jpg".encode("cp866")]
     assert [name.decode(find_encoding(raw).codec) for name in raw] == ["cat/фото кошки 1.jpg", "dog/фото собаки 1.jpg"]
