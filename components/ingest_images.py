@@ -38,9 +38,9 @@ def ingest_images(
 
     from kfp_vision.core.advanced import Advanced
     from kfp_vision.dataset import ingest
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
     parsed = Advanced.parse(advanced)
     made = {"table": Path(images.path), "page": Path(summary.path)}

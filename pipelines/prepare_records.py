@@ -34,7 +34,7 @@ def prepare_records(
         images_per_shard: images per TFRecord file; the last file may hold fewer.
         partitions: number of machines that write records in parallel.
         advanced: class_folder, min_images_per_class, rare_classes, max_refused_ratio, check_pixels, max_side,
-            conflicting_labels, odd_images and store_wait_seconds; see the README.
+            conflicting_labels, odd_images, name_encoding and store_wait_seconds; see the README.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):

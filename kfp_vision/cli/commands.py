@@ -287,7 +287,7 @@ def train(options: argparse.Namespace) -> None:
 
     pipeline = PIPELINES["image_classification"]
     # After KFP, which inspects every loaded module; TensorFlow has thousands.
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
     from kfp_vision.training import recipe
     from kfp_vision.training.train import train_classifier
 
@@ -304,7 +304,7 @@ def train(options: argparse.Namespace) -> None:
         rules.check_values(values)
     except InputError as error:
         raise UsageError(error) from error
-    retry.wait_for_stores(fields["advanced"])  # as long as a stage does, since nobody watches a worker
+    reading_settings.apply(fields["advanced"])  # as long as a stage does, since nobody watches a worker
     folders = (options.records / "train", options.records / "validation", options.records)
     outputs = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)

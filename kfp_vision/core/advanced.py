@@ -23,6 +23,7 @@ PREPARATION_ADVANCED = (
     "max_side",
     "conflicting_labels",
     "odd_images",
+    "name_encoding",
     "store_wait_seconds",
 )
 
@@ -188,6 +189,7 @@ class Advanced:
         max_refused_ratio: largest share of rejected images that is accepted; and of missing images of an import file.
         check_pixels: decode every image completely to check it, not only its header.
         max_side: longest side in pixels that images are shrunk to; 0 for no limit.
+        name_encoding: encoding of the names in an archive that does not say it, such as `gbk`; empty to find it.
         store_wait_seconds: seconds to wait for a store that is unreachable or busy.
         versions_kept: versions that a model repository keeps; 0 for all.
         service_runtime: serving runtime of KServe: `kfp-vision` or `tensorflow`.
@@ -266,6 +268,7 @@ class Advanced:
     max_refused_ratio: float = 0.05
     check_pixels: bool = True
     max_side: int = 0
+    name_encoding: str = ""
     store_wait_seconds: float = STORE_WAIT_SECONDS
     # deployment
     versions_kept: int = 10
@@ -309,6 +312,7 @@ class Advanced:
         advanced = cls(**{name: type(ADVANCED_DEFAULTS[name])(value) for name, value in given.items()})
         _check_advanced_rules(asdict(advanced))
         _check_classes(advanced)
+        _check_name_encoding(advanced.name_encoding)
         _check_service(advanced)
         return advanced
 
@@ -367,6 +371,12 @@ def _check_classes(advanced: Advanced) -> None:
     if advanced.rare_classes != LEAVE_OUT and not advanced.min_images_per_class:
         rule = "rare_classes of advanced must be left out unless min_images_per_class is above 0"
         raise InputError(rule, advanced.rare_classes, "Set min_images_per_class to 10, say.")
+
+
+def _check_name_encoding(name: str) -> None:
+    if name and not values.is_text_codec(name):
+        rule = "name_encoding of advanced must be empty or an encoding that Python knows and that extends ASCII"
+        raise InputError(rule, name, "Set it to gbk, say.")
 
 
 def _check_service(advanced: Advanced) -> None:

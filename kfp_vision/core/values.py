@@ -1,5 +1,6 @@
 """Checks of single values: type, range and choice."""
 
+import codecs
 import difflib
 import math
 import re
@@ -69,6 +70,18 @@ def has_type_of(value: Any, default: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
     return isinstance(default, float) or float(value).is_integer()
+
+
+def is_text_codec(name: str) -> bool:
+    """Returns whether Python knows an encoding of text by a name, and it extends ASCII, as those of file names do.
+
+    Args:
+        name: such as `gbk`.
+    """
+    try:
+        return "a/1".encode(codecs.lookup(name).name) == b"a/1"
+    except (LookupError, ValueError):  # UnicodeError is a ValueError; so is a zero in the name
+        return False
 
 
 def check_choices(form: Mapping[str, Any], choices_of: Mapping[str, tuple[str, ...]]) -> None:

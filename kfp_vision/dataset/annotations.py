@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import image_files, import_files, table, table_checks
+from kfp_vision.dataset import image_files, import_files, packed, table, table_checks
 from kfp_vision.dataset.class_folders import splits_by_folder
 from kfp_vision.dataset.image_files import skip_reason, with_skip_reasons
 from kfp_vision.dataset.images import PILLOW_FORMATS, UPRIGHT, Rejected, ValidImage, read_orientation, validate_image
@@ -114,7 +114,7 @@ def scan_annotated_images(images_uri: str) -> Catalog:
             names = lists.setdefault(str(path.parents[2]), {})
             names |= {name: SPLIT_LISTS[path.stem] or names.get(name, "") for name in _parse_split_list(encoded)}
         else:
-            found.rows.append(ImageRow(item.uri, "", item.size, table.md5_hex(encoded), item.name))
+            found.rows.append(ImageRow(item.uri, "", len(encoded), table.md5_hex(encoded), item.name))
             sizes[item.name] = _size_or_reason(encoded)
     found.rows.sort(key=lambda row: row.name)
     found.notes += image_files.ending_notes(found)
@@ -235,6 +235,7 @@ def check_detection(found: Catalog, images_uri: str, splits: int) -> None:
             hold nothing out.
     """
     if not found.rows:
+        packed.require_unpacked(found, images_uri)
         skipped = "; ".join(found.skipped.lines())
         rule = "images_uri of detection must contain images with annotations"
         raise InputError(rule, f"none at {images_uri} ({skipped or 'nothing there'})", VOC_LAYOUT)

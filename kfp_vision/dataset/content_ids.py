@@ -25,11 +25,19 @@ def complete_content_ids(rows: list[ImageRow]) -> list[ImageRow]:
     """
     from_store = [row for row in rows if row.content_id and _is_object(row)]
     sampled = from_store[:: max(1, len(from_store) // VERIFIED_ETAGS)][:VERIFIED_ETAGS]
-    if any(row.content_id != actual for row, actual in zip(sampled, _hash_images(sampled), strict=True)):
-        print("the store's ETags are not MD5s of the objects (encryption?): reading every image to hash it", flush=True)
+    if any(row.content_id != actual for row, (actual, _) in zip(sampled, _hash_images(sampled), strict=True)):
+        print(
+            "the store's ETags are not MD5s of the images (encryption, or Content-Encoding?): reading every image to hash it",
+            flush=True,
+        )
         rows = [replace(row, content_id="") if _is_object(row) else row for row in rows]
     hashes = _hash_images(row for row in rows if not row.content_id)
-    return [row if row.content_id else replace(row, content_id=next(hashes)) for row in rows]
+    return [row if row.content_id else _with_hash(row, *next(hashes)) for row in rows]
+
+
+def _with_hash(row: ImageRow, content_id: str, size: int) -> ImageRow:
+    """Sets what was found by reading; the size of an object with a Content-Encoding differs from that in the listing."""
+    return replace(row, content_id=content_id, bytes=size)
 
 
 def _is_object(row: ImageRow) -> bool:
@@ -37,9 +45,15 @@ def _is_object(row: ImageRow) -> bool:
     return uris.scheme_of(row.uri) in base.BUCKETS and not uris.split_member(row.uri)[1]
 
 
-def _hash_images(rows: Iterable[ImageRow]) -> Iterator[str]:
+def _hash_images(rows: Iterable[ImageRow]) -> Iterator[tuple[str, int]]:
+    """Yields the MD5 and the size of each image."""
+
+    def read(row: ImageRow) -> tuple[str, int]:
+        encoded = reader.read(row.uri)
+        return md5_hex(encoded), len(encoded)
+
     with reading.Reader() as reader:
-        yield from map_concurrently(lambda row: md5_hex(reader.read(row.uri)), rows)
+        yield from map_concurrently(read, rows)
 
 
 def map_concurrently(function: Callable[[Argument], Result], items: Iterable[Argument]) -> Iterator[Result]:

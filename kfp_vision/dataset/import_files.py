@@ -89,9 +89,9 @@ def is_import_file(uri: str) -> bool:
 
 
 def uri_suffix(uri: str) -> str:
-    """Returns the file suffix of a URI in lower case, such as `.csv`; empty if it has none."""
+    """Returns the file suffix of a URI in lower case, such as `.csv`, also of `.csv.gz`; empty if it has none."""
     path = urlsplit(uri).path if uris.scheme_of(uri) else uri
-    return PurePosixPath(path).suffix.lower()
+    return PurePosixPath(path.lower().removesuffix(".gz")).suffix
 
 
 def read_import_file(uri: str) -> ImportFile:
@@ -172,7 +172,7 @@ def name_first(named: list[str], count: int) -> str:
 
 def decode_text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
     """Downloads a text in UTF-8, or in UTF-16 as Excel's "Unicode text", and drops the byte order mark of spreadsheets."""
-    content = reading.fetch(uri).read_bytes()
+    content = reading.fetch_unpacked(uri)
     encoding = "utf-8-sig"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"

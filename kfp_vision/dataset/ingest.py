@@ -112,6 +112,8 @@ def ingest_images(
     if check_images:
         steps.check_data(found, images_uri, splits)
     notes = [*found.notes, *steps.describe(found)]
+    if not all(row.name.isascii() for row in found.rows):
+        notes = [*reading.notes_on_names(images_uri), *notes]
     for line in [*notes, *found.skipped.lines()]:
         print(line)
     write_table(table, found.rows)

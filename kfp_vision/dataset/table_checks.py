@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import image_files
+from kfp_vision.dataset import image_files, packed
 from kfp_vision.dataset.class_folders import UNLABELLED
 from kfp_vision.dataset.rare_classes import name_with_counts
 from kfp_vision.dataset.table import MAX_NAMED, Catalog, conflicting_values, some
@@ -27,10 +27,12 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
     """
     layout = "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg."
     if not found.rows:
+        packed.require_unpacked(found, images_uri)
         files = "; ".join(found.skipped.lines()) or "no files"
         raise InputError("images_uri must contain images", f"none at {images_uri} ({files})", _images_remedy(found, layout))
     _check_empty_classes(found, images_uri)
     if len(found.classes) < 2:
+        packed.require_unpacked(found, images_uri)
         unlabelled = found.skipped[UNLABELLED]
         only = ", ".join([*found.classes, *([f"{unlabelled} images skipped: {UNLABELLED}"] if unlabelled else [])])
         raise InputError("images_uri must contain at least two classes", f"one at {images_uri} ({only})", layout)

@@ -15,11 +15,13 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 STREAM_CHUNK_BYTES = 1 << 18  # bytes read at a time; at most this much is lost when a connection breaks
 MD5_PATTERN = re.compile(r"[0-9a-f]{32}")
 HASH_HEADER = re.compile(r"(md5|crc32c)=([\w+/]+=*)")  # in the x-goog-hash header of Cloud Storage
+GZIP_MAGIC = b"\x1f\x8b"
 SCHEMES = ("s3", "minio", "cos", "gs", "http", "https")
 S3_SCHEMES = ("s3", "minio", "cos")  # stores with the interface of S3, whose endpoint and region a URI may set
 BUCKETS = (*S3_SCHEMES, "gs")  # schemes with a bucket and keys, which can be listed
 SETTINGS_AT_END = re.compile(r"\?((?:endpoint|region)=[^?&]+(?:&(?:endpoint|region)=[^?&]+)*)$")
 WAIT_VARIABLE = "KFP_VISION_STORE_WAIT_SECONDS"  # how long to wait for a store, see `patience`
+NAME_ENCODING_VARIABLE = "KFP_VISION_NAME_ENCODING"  # of the names in archives, see `archives`
 # Environment variables of the stores: set from a Kubernetes secret, and passed to local containers.
 SECRET_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
@@ -39,6 +41,7 @@ SETTING_VARIABLES = (
     "COS_REGION",
     "STORAGE_EMULATOR_HOST",
     WAIT_VARIABLE,
+    NAME_ENCODING_VARIABLE,
 )
 ENVIRONMENT_VARIABLES = (*SECRET_VARIABLES, *SETTING_VARIABLES)
 
@@ -56,6 +59,8 @@ class FileInfo:
         version: an identifier that changes with the object; empty if unknown.
         crc32c: of its bytes, in base64; empty if unknown.
         modified: time of the last write, in seconds since 1970, if a listing reports it; else 0.
+        encoding: its Content-Encoding, such as `gzip`: size and checksums are those of the bytes as stored, which
+            `transfer` unpacks. Listings of S3 do not report it.
     """
 
     uri: str
@@ -65,6 +70,7 @@ class FileInfo:
     version: str = ""
     crc32c: str = ""
     modified: float = field(default=0.0, compare=False)
+    encoding: str = ""
 
 
 class Interrupted(Exception):

@@ -28,7 +28,7 @@ from kfp_vision.storage.uris import Location
 
 GZIP_MAGIC = b"\x1f\x8b"
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
-PAGE_FIELDS = "items(name,size,md5Hash,crc32c,generation,updated),nextPageToken"
+PAGE_FIELDS = "items(name,size,md5Hash,crc32c,generation,updated,contentEncoding),nextPageToken"
 TIMEOUT = (base.CONNECT_SECONDS, base.READ_SECONDS)
 READ_REMEDY = (
     "Set GOOGLE_CREDENTIALS to the JSON key of a service account that may list and read it, or sign in with "
@@ -145,7 +145,10 @@ class GCS:
 
         _translated(uri, copy)
         # The client does not report the length; urllib3 verifies it.
-        return replace(_described(uri, blob, blob.name.rpartition("/")[2]), size=-1)
+        found = replace(_described(uri, blob, blob.name.rpartition("/")[2]), size=-1)
+        if not found.encoding and _is_gzip(sink):  # not every server of this protocol sends the header
+            found = replace(found, encoding=self.find(uri).encoding)
+        return found
 
     def head(self, uri: str, size: int) -> bytes:
         """Downloads the first bytes of an object, see `base.Store`.
@@ -183,6 +186,14 @@ class GCS:
         return self._client.bucket(location.bucket).blob(location.key)
 
 
+def _is_gzip(sink: IO[bytes]) -> bool:
+    end = sink.tell()
+    sink.seek(0)
+    begin = sink.read(len(base.GZIP_MAGIC))
+    sink.seek(end)
+    return begin == base.GZIP_MAGIC
+
+
 def _translated(uri: str, call: Any, refused: Denial = READ_DENIED) -> Any:
     """Calls a function of the client and converts its errors to a store's."""
     try:
@@ -211,4 +222,5 @@ def _translated(uri: str, call: Any, refused: Denial = READ_DENIED) -> Any:
 def _described(uri: str, blob: storage.Blob, name: str) -> FileInfo:
     md5 = base64.b64decode(blob.md5_hash).hex() if blob.md5_hash else ""
     modified = blob.updated.timestamp() if blob.updated else 0.0
-    return FileInfo(uri, name, int(blob.size or 0), md5, str(blob.generation or ""), blob.crc32c or "", modified)
+    encoding = blob.content_encoding or ""
+    return FileInfo(uri, name, int(blob.size or 0), md5, str(blob.generation or ""), blob.crc32c or "", modified, encoding)

@@ -199,11 +199,14 @@ def _length(response: requests.Response) -> int:
 
 def _described(uri: str, response: requests.Response, size: int) -> FileInfo:
     headers = response.headers
+    encoding = headers.get("Content-Encoding", "")
     hashes = dict(base.HASH_HEADER.findall(headers.get("x-goog-hash", "")))
+    if headers.get("x-goog-stored-content-encoding", encoding or "identity") != (encoding or "identity"):
+        hashes = {}  # Cloud Storage unpacked it for us, but reports the checksums of what it stores
     version = headers.get("ETag") or headers.get("Last-Modified") or ""
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
     md5 = base64.b64decode(hashes.get("md5", "")).hex()
-    return FileInfo(uri, name, size, md5, version, hashes.get("crc32c", ""))
+    return FileInfo(uri, name, size, md5, version, hashes.get("crc32c", ""), encoding=encoding)
 
 
 def _read_only(uri: str) -> FieldError:

@@ -1,6 +1,7 @@
 """Reads URIs: local folders, archives, object stores, web servers, and the embedded sample.
 
-The URI of an archive member is the archive's URI, `#`, and the member's name: `photos.tgz#daisy/1.jpg`.
+The URI of an archive member is the archive's URI, `#`, and the member's name: `photos.tgz#daisy/1.jpg`. In a bucket, `//`
+follows the `#` unless the archive has the ending of one: `s3://bucket/photos#//daisy/1.jpg`.
 """
 
 import contextlib
@@ -47,9 +48,10 @@ class Item:
     Attributes:
         uri: of the file.
         name: its path below the root, with forward slashes.
-        size: in bytes.
+        size: in bytes, as stored.
         read: returns the bytes, or the first few if given how many; must be called before the next item is taken.
-        md5: of the bytes in hexadecimal, if the store reports one; see `base.FileInfo`.
+        md5: of the bytes in hexadecimal, if the store reports one; see `base.FileInfo`. Empty for an object with a
+            Content-Encoding, since the store reports that of the bytes as stored.
         random_access: whether it can be read at any time, in any order; an archive member cannot.
     """
 
@@ -130,7 +132,8 @@ def walk(uri: str, folders: set[str] | None = None) -> Iterator[Item]:
     found = None
     with require_existing("an address"):
         for found in _listed(uri, folders):
-            yield Item(found.uri, found.name, found.size, partial(_download, found.uri), found.md5, random_access=True)
+            md5 = "" if found.encoding else found.md5
+            yield Item(found.uri, found.name, found.size, partial(_download, found.uri), md5, random_access=True)
     if found:
         return
     path = fetch(uri)
@@ -141,7 +144,7 @@ def walk(uri: str, folders: set[str] | None = None) -> Iterator[Item]:
                 yield Item(str(file), name, size, partial(_read_file, file), random_access=True)
         return
     for name, size, read in archives.read_members(path, uri, folders):
-        yield Item(f"{uri}#{name}", name, size, read)
+        yield Item(uris.join_member(uri, name), name, size, read)
 
 
 def _below(folder: Path, folders: set[str] | None = None) -> list[Path]:
@@ -158,6 +161,37 @@ def _below(folder: Path, folders: set[str] | None = None) -> list[Path]:
 
 def _is_link_to_parent(link: Path) -> bool:
     return link.parent.resolve().is_relative_to(link.resolve())
+
+
+def notes_on_names(uri: str) -> list[str]:
+    """Describes how the names in an archive are read, if it does not say their encoding.
+
+    Args:
+        uri: that `walk` has read; of an archive or anything else.
+
+    Returns:
+        One sentence, or none.
+    """
+    if uri == SAMPLE:
+        return []
+    uri = uris.absolute_uri(uri)
+    path = None if is_folder(uri) else fetch(uri)
+    note = archives.note_on_names(path, uri) if path and archives.is_archive(path) else ""
+    return [note] if note else []
+
+
+def is_folder(uri: str) -> bool:
+    """Checks whether there is a folder at a URI, rather than a file.
+
+    Args:
+        uri: of a local file or folder, a bucket folder, or any file.
+
+    Raises:
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
+    """
+    location = Location.of_file(uri)
+    return location.path.is_dir() if location.is_local else next(_listed(uri), None) is not None
 
 
 def save_item(item: Item, path: Path, what: str, remedy: str = "Try again.") -> None:
@@ -251,6 +285,9 @@ def describe(uri: str) -> FileInfo:
     Args:
         uri: of the file.
 
+    Returns:
+        The metadata; without checksums for an object with a Content-Encoding, since they are of the bytes as stored.
+
     Raises:
         FileNotFoundError: the file does not exist.
         AccessError: the store denies access.
@@ -258,7 +295,8 @@ def describe(uri: str) -> FileInfo:
     """
     location = Location.of_file(uri)
     if location.is_remote:
-        return stores.store(uri).find(uri)
+        found = stores.store(uri).find(uri)
+        return replace(found, md5="", crc32c="") if found.encoding else found
     status = location.path.stat()
     return FileInfo(uri, Path(uri).name, status.st_size, version=str(status.st_mtime_ns), modified=status.st_mtime)
 
@@ -381,6 +419,22 @@ def fetch(uri: str) -> Path:
             with atomic.replacing(target) as beside:
                 transfer.download(uri, beside)
     return target
+
+
+def fetch_unpacked(uri: str) -> bytes:
+    """Returns the bytes of a file, as `fetch` finds it, without gzip's compression if it has any.
+
+    Args:
+        uri: of the file.
+
+    Raises:
+        InputError: as `fetch`; or it is compressed and damaged.
+    """
+    from kfp_vision.storage import transfer
+
+    sink = io.BytesIO(fetch(uri).read_bytes())
+    transfer.unpack_gzip(uri, sink)
+    return sink.getvalue()
 
 
 class ImageReference(Protocol):

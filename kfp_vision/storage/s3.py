@@ -351,7 +351,8 @@ def _described(uri: str, key: str, size: int, tag: str | None, headers: Any) -> 
     encrypted = any(headers.get(name) for name in ENCRYPTION_HEADERS) or "aws:kms" in headers.get(
         "x-amz-server-side-encryption", ""
     )
-    return FileInfo(uri, key.rpartition("/")[2], size, "" if encrypted else _md5(tag), tag)
+    encoding = headers.get("content-encoding") or ""
+    return FileInfo(uri, key.rpartition("/")[2], size, "" if encrypted else _md5(tag), tag, encoding=encoding)
 
 
 def _md5(tag: str) -> str:

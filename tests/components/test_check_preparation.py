@@ -2,6 +2,7 @@ import pytest
 from support import boxed_images, run_component
 
 from kfp_vision import components
+from kfp_vision.core.advanced import PREPARATION_ADVANCED
 
 FIELDS = {
     "task": "detection",
@@ -30,8 +31,7 @@ def test_valid_values_pass_without_output(fields, tmp_path):
 def test_rejects_fields_of_a_training(fields, tmp_path):
     ended = run_component.run(components.check_preparation, tmp_path, **fields | {"advanced": {"momentum": 0.5}})
     assert run_component.error_line(ended) == (
-        "error: advanced of prepare_records must hold known names only (class_folder, min_images_per_class, "
-        "rare_classes, max_refused_ratio, check_pixels, max_side, conflicting_labels, store_wait_seconds); got "
+        f"error: advanced of prepare_records must hold known names only ({', '.join(PREPARATION_ADVANCED)}); got "
         "momentum. Take one of these, or leave it out."
     )
 
