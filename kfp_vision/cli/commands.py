@@ -186,8 +186,10 @@ def run_pipeline(options: argparse.Namespace) -> None:
         raise UsageError(InputError(rule, options.pipeline, remedy))
     pipeline = PIPELINES[options.pipeline]
     try:
-        arguments = parse_assignments(options.parameter, run.form_fields(pipeline))
-        values = run.form_defaults(pipeline) | arguments
+        fixed = run.complete_form(pipeline, {}).keys()
+        homes = {field: name for name in reversed(PIPELINES) for field in fixed & run.form_fields(PIPELINES[name]).keys()}
+        arguments = parse_assignments(options.parameter, run.form_fields(pipeline), homes)
+        values = run.complete_form(pipeline, run.form_defaults(pipeline) | arguments)
         print(f"{options.pipeline}: checking the fields", flush=True)
         run.check_conditions(pipeline, arguments)
         checked = run.check_fields(pipeline, values)
@@ -455,12 +457,15 @@ def compile_pipelines(options: argparse.Namespace) -> None:
     print("every YAML is up to date")
 
 
-def parse_assignments(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, Any]:
+def parse_assignments(
+    assignments: Sequence[str], fields: Mapping[str, str], other_forms: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Parses `NAME=VALUE` assignments by the types of the fields.
 
     Args:
         assignments: as typed.
         fields: type of each field by name, as KFP names it: STRING, NUMBER_INTEGER, NUMBER_DOUBLE, BOOLEAN, LIST or STRUCT.
+        other_forms: the pipeline that has it in its form, for each field that this pipeline sets itself.
 
     Returns:
         The values by name; local paths are absolute.
@@ -477,7 +482,8 @@ def parse_assignments(assignments: Sequence[str], fields: Mapping[str, str]) -> 
             raise InputError("a parameter must be written NAME=VALUE", assignment, "Write -p train_steps=300, for example.")
         if name not in fields:
             rule = f"a parameter must be one of {', '.join(sorted(fields))}"
-            raise InputError(rule, name, suggest_name(name, fields))
+            home = (other_forms or {}).get(name)
+            raise InputError(rule, name, f"It is a field of {home}." if home else suggest_name(name, fields))
         values[name] = _value(name, text, fields[name])
         if name in rules.URI_FIELDS:
             address = from_field(values[name])

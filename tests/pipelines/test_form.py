@@ -41,6 +41,15 @@ train_last_layer_only - BOOLEAN: false [true, false]
 train_steps - NUMBER_INTEGER: 6000
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
+QUICK_FORM = """
+advanced - STRUCT: {}
+deploy_to - STRING: "none"
+gpu_count - NUMBER_INTEGER: 0
+images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
+min_accuracy - NUMBER_DOUBLE: 0
+model_name - STRING: "classifier"
+test_image_uri - STRING: ""
+"""
 DATA_FIELDS = (
     *("check_images", "images_per_shard", "images_uri", "leave_out_uri", "validation_ratio", "test_ratio"),
     "skip_unchanged",
@@ -116,6 +125,7 @@ def form_lines(name: str) -> list[str]:
     ("name", "expected"),
     [
         ("image_classification", FORM),
+        ("quick_classification", QUICK_FORM),
         ("image_classification_partitioned", FORM.replace("predict_uri", "partitions - NUMBER_INTEGER: 4\npredict_uri")),
         (
             "train_only",
