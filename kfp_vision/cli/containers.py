@@ -41,6 +41,7 @@ IMAGE_USER = "10001:0"  # as in the Dockerfiles; the group has write access
 ROOTLESS_ROOT = "0:0"  # in a rootless engine this is the calling user outside
 TMP = "/tmp"
 BRIDGE = "bridge"
+ENGINE_SECONDS = 60  # docker's own default
 KILLED_EXIT_CODE = 137
 STAGE_OPTION = "--function_to_execute"  # precedes the stage's name in its command
 GOOGLE_KEY_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"  # holds the path of a key file
@@ -93,8 +94,11 @@ def container_runner(
         )
 
 
-def connect_engine() -> Any:
+def connect_engine(seconds: int = ENGINE_SECONDS) -> Any:
     """Connects to the container engine in DOCKER_HOST, or to docker's default.
+
+    Args:
+        seconds: to wait for each of its answers.
 
     Returns:
         A client, of the Python package docker.
@@ -108,7 +112,7 @@ def connect_engine() -> Any:
         remedy = "Install kfp-vision[docker]."
         raise InputError("the Python package docker must be installed for --runner docker", "none", remedy) from None
     try:
-        client = docker.from_env()
+        client = docker.from_env(timeout=seconds)
         client.ping()
     except docker.errors.DockerException as error:
         remedy = "Start docker or podman, or set DOCKER_HOST to its address."
