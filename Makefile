@@ -26,7 +26,7 @@ DEFAULT_BASE = $(shell sed -n 's/^ARG BASE=//p' images/cpu/Dockerfile)
 ANSWERS = $(BUILDER) info >/dev/null || { echo "error: $(BUILDER) must have an engine that answers. Install podman, or say BUILDER=docker." >&2; exit 1; }
 PLACE = $(if $(REGISTRY),$(REGISTRY)/)
 
-.PHONY: help install demo serve test coverage fix check compile graphs bench image image-cpu image-gpu image-check image-test image-tables release clean
+.PHONY: help install demo serve test coverage fix check compile graphs bench image image-cpu image-gpu image-check image-test image-tables push release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -92,7 +92,14 @@ image-tables: $(INSTALLED) ## the tables of images/README.md, of the images as t
 	@$(ANSWERS)
 	$(BIN)/python images/tables.py $(BUILDER)
 
-release: $(INSTALLED) ## records the version that CHANGELOG.md begins with: from then on its code stays as it is
+push: ## both container images to REGISTRY=host/path, once make image REGISTRY=host/path has built them
+	@test -n "$(REGISTRY)" || { echo "error: REGISTRY must name where to push to. Say REGISTRY=ghcr.io/team, for example." >&2; exit 1; }
+	$(BUILDER) push $(PLACE)kfp-vision:$(VERSION)
+	$(BUILDER) push $(PLACE)kfp-vision-gpu:$(VERSION)
+
+release: $(INSTALLED) ## names REGISTRY=host/path in all YAML, and records the version that CHANGELOG.md begins with as released
+	$(if $(REGISTRY),$(BIN)/python .ci/release fill $(REGISTRY))
+	$(if $(REGISTRY),$(BIN)/kfp-vision compile >/dev/null)
 	$(BIN)/python .ci/release record
 
 clean: ## removes what the other targets made, but no runs

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kfp_vision import __version__
+from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import MAX_NEAREST, suggest_name
@@ -23,6 +23,9 @@ from kfp_vision.storage import retry
 
 DONE, FAILED, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
+PLACEHOLDER_REMEDY = (
+    "No cluster can pull them: build and push your own (make image, make push), and compile with --registry HOST/PATH."
+)
 SPECIAL_VALUES = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
 
 
@@ -526,6 +529,8 @@ def compile_pipelines(options: argparse.Namespace) -> None:
             print(file)
         folder = next(file.parent for file in files if file.parent.name == "pipelines")
         print(f"note: the pipelines to upload are in {folder}", file=sys.stderr)  # stdout lists the files
+        if options.output and not options.registry and REGISTRY == PLACEHOLDER:
+            print(f"warning: they name container images in {REGISTRY}, a placeholder. {PLACEHOLDER_REMEDY}", file=sys.stderr)
         return
     stale = compiling.out_of_date(options.output, options.registry)
     if stale:

@@ -15,7 +15,8 @@ from typing import Any
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
-from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision import PLACEHOLDER, REGISTRY
+from kfp_vision.components.container_images import CPU_NAME, GPU_IMAGE, GPU_NAME
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import import_files
 from kfp_vision.networks import IMAGENET
@@ -74,9 +75,9 @@ def container_runner(
     """
     client = connect_engine()
     gpus = int(values.get("gpu_count", 0))
-    names = {image: image_name(image, registry, gpus) for image in _images(pipeline)}
-    for name in sorted(set(names.values())):
-        _ensure_image(client, name)
+    wanted = {image: image_name(image, registry, gpus) for image in _images(pipeline)}
+    found = {name: _find_image(client, name) for name in sorted(set(wanted.values()))}
+    names = {image: found[name] for image, name in wanted.items()}
     user = container_user(client)
     with atomic.temporary_folder() as scratch, _replace_run(partial(_run_stage, names=names, gpus=gpus)):
         for folder in (scratch, run_dir):
@@ -135,7 +136,7 @@ def image_name(image: str, registry: str, gpus: int) -> str:
     Returns:
         The name, with the registry.
     """
-    name = CPU_IMAGE if image == GPU_IMAGE and not gpus else image
+    name = GPU_NAME if image == GPU_IMAGE and gpus else CPU_NAME
     return f"{registry.rstrip('/')}/{name}" if registry else name
 
 
@@ -239,16 +240,19 @@ def _images(pipeline: GraphComponent) -> set[str]:
     return {executor["container"]["image"] for executor in executors if "container" in executor}
 
 
-def _ensure_image(client: Any, image: str) -> None:
+def _find_image(client: Any, image: str) -> str:
+    """Returns the name of an image that is here or could be pulled: of one without a registry, that of the published one."""
     import docker
 
     try:
         client.images.get(image)  # podman also finds localhost/NAME by the bare name
-        return
+        return image
     except docker.errors.ImageNotFound:
+        image = f"{REGISTRY}/{image}" if "/" not in image and REGISTRY != PLACEHOLDER else image
         print(f"pulling {image}", flush=True)
     try:
         client.images.pull(image)
+        return image
     except docker.errors.DockerException:
         remedy = "Build it with make image, or set --registry to the registry that holds it."
         raise InputError("every container image must exist locally or in its registry", image, remedy) from None

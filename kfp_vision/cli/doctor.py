@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kfp_vision import PLACEHOLDER, REGISTRY
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import AccessError, InputError, UnreachableError, redact
 from kfp_vision.reports.formatting import plural
@@ -113,6 +114,7 @@ def examine(uris: Sequence[str] = (), endpoint: str = "") -> Diagnosis:
             arithmetic(hardware.cpu_flags()),
             gpu(),
             *extras(),
+            container_images(),
         ]
         here = (*local, *(answer.result() for answer in answers))
     return Diagnosis(here, tuple(conclusions({finding.what: finding for finding in here})))
@@ -352,6 +354,15 @@ def asked_for(uris: Sequence[str]) -> set[str]:
         uris: the addresses.
     """
     return {redact(uri) for uri in uris}
+
+
+def container_images() -> Finding:
+    """Says where a cluster pulls the container images from, as the committed YAML names them."""
+    what = "container images"
+    if REGISTRY == PLACEHOLDER:
+        found = f"the YAML names {REGISTRY}, a placeholder that no cluster can pull from."
+        return Finding(what, NO, found, "Build and push them, and compile with --registry HOST/PATH.")
+    return Finding(what, YES, f"in {REGISTRY}.")
 
 
 def _reader(uri: str) -> Callable[[], Finding]:

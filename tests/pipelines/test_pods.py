@@ -8,7 +8,7 @@ import pytest
 import yaml
 from support import pod_security, pod_specs, published_schemas
 
-from kfp_vision import __version__
+from kfp_vision import REGISTRY, __version__
 from kfp_vision.pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def pod_rows(name: str) -> dict[str, tuple[str, ...]]:
             continue
         executor = spec["components"][component]["executorLabel"]
         container, pod = executors[executor]["container"], on_kubernetes[executor]
-        image, version = container["image"].split(":")
+        image, version = container["image"].removeprefix(f"{REGISTRY}/").split(":")
         assert version == __version__
         resources, (mount,) = container["resources"], pod["emptyDirMounts"]
         assert mount["mountPath"] == "/tmp" and pod["imagePullPolicy"] == "IfNotPresent"
