@@ -10,7 +10,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' kfp_vision/__init__.p
 
 # Where the demo deploys to, and `make serve` serves from.
 REPOSITORY := runs/sample-flowers
-PORT ?= 8080
+PORT ?= 8000
 WORKERS ?= 2
 
 # A short training from random weights, on pictures drawn on the spot: what a laptop without a network can do.
@@ -41,7 +41,7 @@ $(INSTALLED): setup.py pyproject.toml
 demo: $(INSTALLED) ## pictures in, a deployed model and its answer over HTTP out, in about four minutes
 	$(BIN)/kfp-vision run image_classification $(DEMO)
 
-serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until Ctrl-C; PORT=8080
+serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until Ctrl-C; PORT=8000
 	@test -d $(REPOSITORY) || $(MAKE) demo
 	$(BIN)/kfp-vision serve $(REPOSITORY) --port $(PORT)
 

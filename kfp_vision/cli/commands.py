@@ -23,6 +23,7 @@ from kfp_vision.storage import retry
 
 DONE, FAILED, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
+SERVE_PORT = 8000  # not 8080, to which Kubeflow's page is usually forwarded
 PLACEHOLDER_REMEDY = (
     "No cluster can pull them: build and push your own (make image, make push), and compile with --registry HOST/PATH."
 )
@@ -167,7 +168,7 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument("--name", default="", help="name of the single model in URLs (default: its own)")
     command.add_argument("--index", type=Path, metavar="DIR", help="index to search (default: the one next to the model)")
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for access from the network (%(default)s)")
-    command.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
+    command.add_argument("--port", type=int, default=SERVE_PORT, help="0 for a free one (%(default)s)")
     command.add_argument("--grpc-port", type=int, default=0, help="port of the Open Inference Protocol over gRPC (off)")
     command.set_defaults(command=serve_model)
 
