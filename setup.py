@@ -51,6 +51,7 @@ setup(
         "gpu": [*STAGES, "tensorflow[and-cuda]>=2.21,<2.22"],
         "serve": ["kserve>=0.21,<0.22", "python-multipart>=0.0.27"],
         "docker": ["docker>=7"],
+        "docs": ["furo>=2025.7", "myst-parser>=4", "sphinx>=8"],
         "dev": [
             "build>=1.2",
             "gcp-storage-emulator>=2026.7",
