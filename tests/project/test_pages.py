@@ -1,60 +1,131 @@
-"""The README lists every field, pipeline and component, and its links work."""
+"""The pages list every field, pipeline, stage and setting, their links work, and Sphinx builds them without a warning."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import Counter, Gauge, Histogram
+from support.page_commands import PAGES, ROOT
 
 from kfp_vision import components
 from kfp_vision.cli import run
 from kfp_vision.core import advanced
-from kfp_vision.pipelines import PIPELINES, image_classification
+from kfp_vision.networks import NETWORKS
+from kfp_vision.pipelines import PIPELINES
+from kfp_vision.pipelines.reference import format_default
+from kfp_vision.serving import telemetry
+from kfp_vision.storage.base import SCHEMES
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "docs" / "reference"
+MAX_README_BYTES = 9 * 1024
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
+VERSIONS = ("kfp", "tensorflow-cpu", "keras", "kserve")
 
 
-def table_rows(heading: str) -> dict[str, list[str]]:
-    """Returns the rows of the table below a heading, by the name in their first cell."""
-    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| `")]
+def read(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def table_rows(text: str) -> dict[str, list[str]]:
+    """Returns the rows of the tables in a text whose first cell is a name, by that name."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")]
     return {row[0].strip("`"): row[1:] for row in cells}
 
 
-def test_the_table_lists_every_field_of_the_form():
-    assert sorted(table_rows("The fields of the form")) == sorted(run.form_fields(image_classification))
+def section(text: str, heading: str) -> str:
+    return text.split(f"## {heading}\n")[1].split("\n## ")[0]
 
 
-def format_default(value: object) -> str:
-    """Returns a default as the README writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def anchors(page: Path) -> set[str]:
+    """Returns the anchors that a code host gives the headings of a page."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {NOT_IN_ANCHORS.sub("", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_defaults_in_the_table_match_the_form():
-    defaults = {name: row[0] for name, row in table_rows("The fields of the form").items()}
-    for name, default in run.form_defaults(image_classification).items():
-        if name not in ("images_uri", "checkpoint_uri"):  # described in words
-            assert defaults[name].removesuffix(".0") == format_default(default), name
+def test_the_readme_is_short():
+    assert (ROOT / "README.md").stat().st_size <= MAX_README_BYTES
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_describes_every_pipeline_and_its_own_fields(name):
-    assert f"`{name}`" in README
-    for field in run.form_fields(PIPELINES[name]).keys() - run.form_fields(image_classification).keys():
-        assert f"`{field}`" in README.partition("## The other pipelines")[2], field
+def test_the_fields_of_each_pipeline_are_listed_with_their_defaults(name):
+    rows = table_rows(section(read("reference/fields.md"), name))
+    assert sorted(rows) == sorted(run.form_fields(PIPELINES[name]))
+    assert {field: row[1] for field, row in rows.items()} == {
+        field: format_default(default) for field, default in run.form_defaults(PIPELINES[name]).items()
+    }
 
 
-def test_the_table_lists_every_component():
-    assert sorted(table_rows("The stages")) == sorted(components.__all__)
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_readme_names_every_pipeline(name):
+    assert f"`{name}`" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_lists_every_advanced_field_with_its_default():
-    defaults = {name: row[0] for name, row in table_rows("What is rarely touched").items()}
-    assert defaults == {name: format_default(default) for name, default in advanced.ADVANCED_DEFAULTS.items()}
+def test_every_stage_is_described():
+    headings = re.findall(r"^## (\w+)$", read("reference/stages.md"), re.MULTILINE)
+    assert sorted(headings) == sorted(components.__all__)
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
-def test_every_relative_link_leads_to_an_existing_file(target):
-    assert target.startswith("https://") or (ROOT / target).exists()
+def test_every_field_of_advanced_is_listed_with_its_default():
+    rows = table_rows(read("reference/advanced.md"))
+    expected = {name: format_default(default) for name, default in advanced.ADVANCED_DEFAULTS.items()}
+    assert {name: row[0] for name, row in rows.items()} == expected
+    assert [name for name, row in rows.items() if not row[3]] == []
+
+
+def test_every_network_is_listed():
+    cells = re.findall(r"^\| (`.*?) \|", read("reference/networks.md"), re.MULTILINE)
+    listed = [name for cell in cells for name in cell.split(", ")]
+    assert sorted(name.strip("`") for name in listed if name != "`network`") == sorted(NETWORKS)
+
+
+def test_every_store_is_listed():
+    listed = re.findall(r"^\| `(\w+)://", read("how-to/buckets.md"), re.MULTILINE)
+    assert set(listed) >= set(SCHEMES) - {"http"}
+
+
+def test_every_metric_is_listed():
+    collectors = [one for one in vars(telemetry).values() if isinstance(one, Counter | Gauge | Histogram)]
+    names = {metric.name + ("_total" if metric.type == "counter" else "") for one in collectors for metric in one.describe()}
+    assert names == set(table_rows(read("reference/metrics.md")))
+
+
+def test_the_versions_are_those_of_the_installation():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", read("reference/versions.md"), re.MULTILINE))
+    least, most = re.findall(r"python_requires=\">=(3\.\d+),<3\.(\d+)\"", setup)[0]
+    assert rows["Python"] == f"{least} to 3.{int(most) - 1}"
+    pinned = {name: re.findall(rf"\"{name}>=([\d.]+),<", setup)[0] for name in VERSIONS}
+    named = ("Kubeflow Pipelines", "TensorFlow", "Keras", "KServe's model server, in ours")
+    assert [rows[name].split()[0] for name in named] == list(pinned.values())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_within_the_repository_leads_to_an_existing_file_and_heading(page):
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if not link.startswith(("http://", "https://")):
+            file, _, anchor = link.partition("#")
+            target = (page.parent / file).resolve() if file else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = {f"{line}.md" for line in read("index.md").splitlines() if re.fullmatch(r"[\w/-]+", line)}
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.name not in ("README.md", "index.md")}
+    assert listed == pages
+
+
+def test_sphinx_builds_the_pages_without_a_warning(tmp_path):
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("_*"))
+    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks", "images", "manifests", "pipelines"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    options = ("--quiet", "--fail-on-warning", "--keep-going", "--nitpicky", "-b", "html")
+    command = [sys.executable, "-m", "sphinx", *options, tmp_path / "docs", tmp_path / "html"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "image_classification" in (tmp_path / "html" / "reference" / "fields.html").read_text(encoding="utf-8")
