@@ -110,8 +110,8 @@ def fields_table(pipeline: GraphComponent) -> str:
         field = parameters[name]
         kind = ParameterType.ParameterTypeEnum.Name(field.parameter_type)
         default = json_format.MessageToDict(field.default_value)
-        rows.append((f"`{name}`", TYPE_NAMES[kind], format_default(default), field.description))
-    return table(("field", "type", "default", "what it is"), rows)
+        rows.append((f"`{name}`", field.description, TYPE_NAMES[kind], format_default(default)))
+    return table(("field", "what it is", "type", "default"), rows)
 
 
 def advanced_table() -> str:
@@ -122,8 +122,8 @@ def advanced_table() -> str:
         rules = [", ".join(f"`{choice}`" for choice in ADVANCED_CHOICES.get(name, ()))]
         rules += [RULE_WORDS.get(rule, rule.removeprefix("be ")) for names, _, rule in ADVANCED_RULES if name in names]
         again = "no" if name in ADVANCED_NOT_IN_RECIPE else "yes"
-        rows.append((f"`{name}`", format_default(default), "; ".join(filter(None, rules)), again, texts[name]))
-    return table(("name", "default", "allowed", "trains again", "what it is"), rows)
+        rows.append((f"`{name}`", texts[name], format_default(default), "; ".join(filter(None, rules)), again))
+    return table(("name", "what it is", "default", "allowed", "trains again"), rows)
 
 
 def stages_table() -> str:
@@ -146,9 +146,9 @@ def _describe_stage(name: str, pod: Pod) -> str:
     used = [f"`{pipeline}`" for pipeline, one in PIPELINES.items() if name in _stages(one)]
     form = _form_descriptions(used[0].strip("`"))
     inputs = [
-        (f"`{one}`", _type_name(given.type), given.description or form.get(one)) for one, given in (spec.inputs or {}).items()
+        (f"`{one}`", given.description or form.get(one), _type_name(given.type)) for one, given in (spec.inputs or {}).items()
     ]
-    outputs = [(f"`{one}`", _type_name(made.type), made.description) for one, made in (spec.outputs or {}).items()]
+    outputs = [(f"`{one}`", made.description, _type_name(made.type)) for one, made in (spec.outputs or {}).items()]
     needs = f"Requests {_cores(pod.cpu[0])} and {pod.memory[0]} of memory"
     needs += f"; may use {pod.cpu[1]} cores, {pod.memory[1]}, and {pod.room} below `/tmp`; ends after {_duration(pod.seconds)}."
     needs += " Is started again if its pod is lost." if pod.retried else " Is not started again."
@@ -156,9 +156,9 @@ def _describe_stage(name: str, pod: Pod) -> str:
     needs += " Its outputs may come from the cache." if pod.cached else " Is always executed."
     parts = [f"## {name}", spec.description or "", f"In {', '.join(used)}; container image `{_image_of(name)}`. {needs}"]
     if inputs:
-        parts.append(table(("input", "type", "what it is"), inputs))
+        parts.append(table(("input", "what it is", "type"), inputs))
     if outputs:
-        parts.append(table(("output", "type", "what it is"), outputs))
+        parts.append(table(("output", "what it is", "type"), outputs))
     code = f'{name} = kfp.components.load_component_from_file("components/{name}.yaml")'
     return "\n\n".join([*filter(None, parts), f"```python\n{code}\n```"])
 

@@ -1,5 +1,6 @@
 """The generated tables of the reference pages match the code, and change with it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -93,10 +94,12 @@ def test_a_stage_is_described_with_what_its_pod_may_use():
     text = reference.stage_descriptions().split("## train_classifier\n")[1].split("\n## ")[0]
     assert "container image `kfp-vision-gpu`. Requests 2 cores and 4Gi of memory" in text
     assert "may use 16 cores, 32Gi, and 500Gi below `/tmp`; ends after 14 days." in text
-    assert "| `train_records` | Dataset | training images |" in text and "| `gpus` | text |" in text
-    assert "| `model` | Model | " in text
+    assert "| `train_records` | training images | Dataset |" in text and re.search(
+        r"\| `gpus` \| gpu_count as text.* \| text \|", text
+    )
+    assert re.search(r"\| `model` \| Folder with classifier\.keras.* \| Model \|", text)
 
 
 def test_the_inputs_of_a_check_are_described_as_in_its_form():
     text = reference.stage_descriptions().split("## check_search\n")[1].split("\n## ")[0]
-    assert "| `nearest` | whole number | number of results per query image |" in text
+    assert "| `nearest` | number of results per query image | whole number |" in text

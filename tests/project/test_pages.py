@@ -55,7 +55,7 @@ def test_the_readme_is_short():
 def test_the_fields_of_each_pipeline_are_listed_with_their_defaults(name):
     rows = table_rows(section(read("reference/fields.md"), name))
     assert sorted(rows) == sorted(run.form_fields(PIPELINES[name]))
-    assert {field: row[1] for field, row in rows.items()} == {
+    assert {field: row[2] for field, row in rows.items()} == {
         field: format_default(default) for field, default in run.form_defaults(PIPELINES[name]).items()
     }
 
@@ -73,8 +73,8 @@ def test_every_stage_is_described():
 def test_every_field_of_advanced_is_listed_with_its_default():
     rows = table_rows(read("reference/advanced.md"))
     expected = {name: format_default(default) for name, default in advanced.ADVANCED_DEFAULTS.items()}
-    assert {name: row[0] for name, row in rows.items()} == expected
-    assert [name for name, row in rows.items() if not row[3]] == []
+    assert {name: row[1] for name, row in rows.items()} == expected
+    assert [name for name, row in rows.items() if not row[0]] == []
 
 
 def test_every_network_is_listed():
