@@ -35,7 +35,7 @@ install: $(INSTALLED) ## a virtual environment in .venv with everything
 
 $(INSTALLED): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,serve,docker,docs,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,serve,heif,docker,docs,dev]'
 	@touch $@
 
 demo: $(INSTALLED) ## pictures in, a deployed model and its answer over HTTP out, in about four minutes

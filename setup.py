@@ -20,7 +20,7 @@ STAGES = [
     "minio>=7.2.16,<8",
     "numpy>=2",
     "opencv-python-headless>=4.12,<6",
-    "pillow>=11",
+    "pillow>=11.3",
     "protobuf>=5",
     "requests>=2.32",
     "scikit-learn>=1.5",
@@ -50,6 +50,7 @@ setup(
         "cpu": [*STAGES, "tensorflow-cpu>=2.21,<2.22"],
         "gpu": [*STAGES, "tensorflow[and-cuda]>=2.21,<2.22"],
         "serve": ["kserve>=0.21,<0.22", "python-multipart>=0.0.27"],
+        "heif": ["pillow-heif>=1.8,<2"],
         "docker": ["docker>=7"],
         "docs": ["furo>=2025.7", "myst-parser>=4", "sphinx>=8"],
         "dev": [

@@ -21,7 +21,7 @@ def call_endpoint(
         validation_records: validation images, to take an image from.
         test_records: test images; preferred over the validation images if there are any.
         test_image_uri: image to send; empty for a held-out one.
-        advanced: advanced settings; uses store_wait_seconds.
+        advanced: advanced settings; uses name_encoding and store_wait_seconds.
 
     Returns:
         answer: The image, its predicted class, the score and the address called, as JSON.
@@ -30,9 +30,9 @@ def call_endpoint(
     from pathlib import Path
 
     from kfp_vision.deployment import call
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     inputs = (Path(endpoint.path), Path(validation_records.path), Path(test_records.path))
     answered = call.call_endpoint(*inputs, test_image_uri, Path(answer.path))
     answer.metadata.update(answered)

@@ -24,8 +24,8 @@ def check_preparation(
     """
     fields = dict(locals())
     from kfp_vision.preflight import checks
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
     from kfp_vision.storage.retry import CHECK_SECONDS
 
-    retry.wait_for_stores(advanced, at_most=CHECK_SECONDS)
+    reading_settings.apply(advanced, at_most=CHECK_SECONDS)
     return checks.check_preparation(fields)

@@ -44,12 +44,12 @@ def check_training(
     from pathlib import Path
 
     from kfp_vision.preflight import checks
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
     from kfp_vision.storage.retry import CHECK_SECONDS
     from kfp_vision.training import tensorboard
 
     del fields["mlpipeline_ui_metadata"]
-    retry.wait_for_stores(advanced, at_most=CHECK_SECONDS)
+    reading_settings.apply(advanced, at_most=CHECK_SECONDS)
     checked = checks.check_training(fields)
     tensorboard.write_tensorboard_link(log_uri, Path(mlpipeline_ui_metadata.path))
     return checked

@@ -35,9 +35,9 @@ def decide_training(
     """
     from kfp_vision.core.advanced import deployment_settings
     from kfp_vision.deployment import decide_training as deployment_decide_training
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     settings = deployment_settings(advanced)
     return deployment_decide_training.decide_training(
         images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings

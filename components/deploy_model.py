@@ -29,9 +29,9 @@ def deploy_model(
 
     from kfp_vision.core.advanced import deployment_settings
     from kfp_vision.deployment import deploy
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     settings = deployment_settings(advanced)
     judgements = (Path(verdict.path), Path(proof.path))
     deployed = deploy.deploy_model(Path(model.path), model.uri, *judgements, deploy_to, settings, Path(endpoint.path))

@@ -31,7 +31,7 @@ def evaluate_classifier(
         deploy_to: model repository whose newest version to compare with; none for no comparison.
         test_image_uri: additional image to classify on the report; empty for none.
         unchanged: whether the deployed model was trained on the same images and fields, from decide_training.
-        advanced: advanced settings; uses beat_largest_class, compare_with_deployed and store_wait_seconds.
+        advanced: advanced settings; uses beat_largest_class, compare_with_deployed, name_encoding and store_wait_seconds.
 
     Returns:
         metrics: Top-1 and top-5 accuracy, and macro and weighted averages of precision, recall and F1; its file holds all
@@ -45,9 +45,9 @@ def evaluate_classifier(
 
     from kfp_vision.evaluation.evaluate import HEADLINE_METRICS, evaluate_classifier
     from kfp_vision.evaluation.gate import Criteria
-    from kfp_vision.storage import atomic, retry
+    from kfp_vision.storage import atomic, reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     inputs = (Path(model.path), Path(validation_records.path), Path(test_records.path))
     made = {"evaluation": Path(metrics.path), "page": Path(report.path), "verdict": Path(verdict.path)}
     evaluation = evaluate_classifier(*inputs, Criteria(min_accuracy, deploy_to, test_image_uri, advanced), **made)

@@ -27,9 +27,9 @@ def fetch_records(
     from pathlib import Path
 
     from kfp_vision.records import records_folder
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     fetched = records_folder.copy_records(records_uri, folders, Path(label_map.path))

@@ -16,7 +16,7 @@ def fingerprint_images(images_uri: str, leave_out_uri: str, advanced: dict) -> s
         Hash of file names, sizes and times, and of the exclusion list.
     """
     from kfp_vision.dataset import scan
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     return scan.fingerprint_images(images_uri, leave_out_uri)

@@ -27,7 +27,7 @@ def ingest_images(
         check_images: stop the run if the data cannot be trained on.
         validation_ratio: share of each class to hold out for validation, from 0 to 1.
         test_ratio: share of each class to hold out for the final test, from 0 to 1.
-        advanced: advanced settings; uses those of the data.
+        advanced: advanced settings; uses those of the data, such as class_folder and min_images_per_class.
 
     Returns:
         images: Table with one row per image: uri, label, bytes, content_id, name, split, objects.
@@ -38,9 +38,9 @@ def ingest_images(
 
     from kfp_vision.core.advanced import Advanced
     from kfp_vision.dataset import ingest
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
     parsed = Advanced.parse(advanced)
     made = {"table": Path(images.path), "page": Path(summary.path)}

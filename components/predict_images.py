@@ -21,7 +21,7 @@ def predict_images(
         all_scores: also write the scores of all classes.
         partition: number of the partition to classify, from 0.
         partitions: number of partitions; 1 for all images at once.
-        advanced: advanced settings; uses store_wait_seconds.
+        advanced: advanced settings; uses name_encoding and store_wait_seconds.
 
     Returns:
         predictions: CSV with the header path,label,prediction,score. It carries no metadata, because KFP passes the metadata of
@@ -31,9 +31,9 @@ def predict_images(
 
     from kfp_vision.prediction import batch, classifier
     from kfp_vision.repository.version import exported_version
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     version = exported_version(Path(model.path))
     given = (classifier.Classifier(version), version.labels, predict_uri, Path(predictions.path))
     batch.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)

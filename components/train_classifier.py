@@ -70,11 +70,11 @@ def train_classifier(
     fields = dict(locals())
     from pathlib import Path
 
-    from kfp_vision.storage import atomic, retry
+    from kfp_vision.storage import atomic, reading_settings
     from kfp_vision.training import train
     from kfp_vision.training.recipe import Recipe
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     recipe = Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     outputs = {"model": Path(model.path), "events": Path(events.path), "page": Path(curves.path)}

@@ -60,13 +60,13 @@ def train_trial(
     fields = dict(locals())
     from pathlib import Path
 
-    from kfp_vision.storage import atomic, retry
+    from kfp_vision.storage import atomic, reading_settings
     from kfp_vision.training import sweep
     from kfp_vision.training.recipe import Recipe
 
     values = sweep.read_trial(trial)
     fields |= values
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     recipe = Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     result = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path))

@@ -23,7 +23,8 @@ def write_tfrecords(
         tables: split tables from split_images.
         label_map: folder with labels.txt or label_map.pbtxt.
         images_per_shard: images per TFRecord file; the last file may hold fewer.
-        advanced: advanced settings; uses max_refused_ratio, check_pixels, max_side and store_wait_seconds.
+        advanced: advanced settings; uses max_refused_ratio, check_pixels, max_side, odd_images, name_encoding and
+            store_wait_seconds.
 
     Returns:
         train_records: Folder of TFRecord files such as train-00000-of-00003.tfrecord.
@@ -37,14 +38,14 @@ def write_tfrecords(
 
     from kfp_vision.core.advanced import Advanced
     from kfp_vision.records import partitions
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
 
-    retry.wait_for_stores(advanced)
+    reading_settings.apply(advanced)
     outputs = {"train": train_records, "validation": validation_records, "test": test_records}
     folders = {split: Path(artifact.path) for split, artifact in outputs.items()}
     given = Advanced.parse(advanced)
-    how: dict[str, Any] = {"max_refused_ratio": given.max_refused_ratio, "check_pixels": given.check_pixels}
-    how |= {"max_side": given.max_side, "images_per_shard": images_per_shard, "summary": Path(summary.path)}
+    how: dict[str, Any] = {"max_side": given.max_side, "check_pixels": given.check_pixels, "odd": given.odd_images}
+    how |= {"max_refused_ratio": given.max_refused_ratio, "images_per_shard": images_per_shard, "summary": Path(summary.path)}
     written = partitions.write_all_records(Path(tables.path), Path(label_map.path), folders, Path(refused.path), **how)
     train_records.metadata.update({"pictures": written["train"].images, "files": len(written["train"].shards)})
     validation_records.metadata["pictures"] = written["validation"].images

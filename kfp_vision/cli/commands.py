@@ -120,6 +120,8 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for access from the network (%(default)s)")
     command.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
     command.add_argument("--grpc-port", type=int, default=0, help="port of the Open Inference Protocol over gRPC (off)")
+    origins = "origins of pages elsewhere that may call the server, comma-separated, or * (KFP_VISION_CORS_ORIGINS)"
+    command.add_argument("--cors-origins", metavar="ORIGINS", help=origins)
     command.set_defaults(command=serve_model)
 
 
@@ -285,7 +287,7 @@ def train(options: argparse.Namespace) -> None:
 
     pipeline = PIPELINES["image_classification"]
     # After KFP, which inspects every loaded module; TensorFlow has thousands.
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
     from kfp_vision.training import recipe
     from kfp_vision.training.train import train_classifier
 
@@ -302,7 +304,7 @@ def train(options: argparse.Namespace) -> None:
         rules.check_values(values)
     except InputError as error:
         raise UsageError(error) from error
-    retry.wait_for_stores(fields["advanced"])  # as long as a stage does, since nobody watches a worker
+    reading_settings.apply(fields["advanced"])  # as long as a stage does, since nobody watches a worker
     folders = (options.records / "train", options.records / "validation", options.records)
     outputs = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)
@@ -319,7 +321,7 @@ def serve_model(options: argparse.Namespace) -> None:
 
     with sync.synced_copy(options.model) as path:
         address = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
-        server.serve(path, name=options.name, index=options.index, **address)
+        server.serve(path, name=options.name, index=options.index, cors_origins=options.cors_origins, **address)
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -385,10 +387,12 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
     from itertools import chain
 
     from kfp_vision.dataset.images import Rejected
+    from kfp_vision.dataset.table import SkippedFiles
     from kfp_vision.prediction import batch
 
-    failed, total = 0, 0
-    for uri, _, answer in batch.apply_in_batches(ask, chain.from_iterable(map(batch.read_images, uris))):
+    failed, total, skipped = 0, 0, SkippedFiles()
+    images = chain.from_iterable(batch.read_images(uri, skipped=skipped) for uri in uris)
+    for uri, _, answer in batch.apply_in_batches(ask, images):
         total += 1
         if isinstance(answer, Rejected):
             failed += 1
@@ -396,7 +400,9 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
         else:
             print(line(uri, answer), flush=True)
     if not total:
-        raise batch.no_images_error(", ".join(uris))
+        raise batch.no_images_error(", ".join(uris), skipped)
+    for skipped_line in skipped.lines():
+        print(skipped_line, file=sys.stderr)
     return FAILED if failed else DONE
 
 

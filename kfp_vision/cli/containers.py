@@ -215,13 +215,18 @@ def _read_uris(values: Mapping[str, Any]) -> set[str]:
     uris = set(_uris_in(values, READ_FIELDS))
     # An exclusion list is a CSV file too, but not an import file.
     data_uris = _uris_in(values, (field for field in READ_FIELDS if field != "leave_out_uri"))
-    named = [
-        entry.uri
-        for uri in data_uris
-        if import_files.is_import_file(uri) and local_paths(uri)
-        for entry in import_files.read_import_file(uri)
-    ]
-    return uris | {uri if scheme_of(uri) else str(Path(split_member(uri)[0]).parent) for uri in named}
+    files = [uri for uri in data_uris if import_files.is_import_file(uri) and local_paths(uri)]
+    return uris | {named for uri in files for named in _named_uris(uri)}
+
+
+def _named_uris(import_file: str) -> Iterator[str]:
+    """Yields the URIs and the local folders of the images that an import file names, and its own if one must be looked for."""
+    for entry in import_files.read_import_file(import_file).entries:
+        if scheme_of(entry.uri):
+            yield entry.uri
+            continue
+        path = Path(split_member(entry.uri)[0])
+        yield str(path.parent if path.is_file() else Path(absolute_uri(import_file)).parent)
 
 
 def _uris_in(values: Mapping[str, Any], fields: Iterable[str]) -> list[str]:

@@ -14,7 +14,18 @@ STORE_WAIT_SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seco
 
 
 # The fields of `advanced` that the stages from ingest_images to the records read; prepare_records accepts no others.
-PREPARATION_ADVANCED = ("max_refused_ratio", "check_pixels", "max_side", "conflicting_labels", "store_wait_seconds")
+PREPARATION_ADVANCED = (
+    "class_folder",
+    "min_images_per_class",
+    "rare_classes",
+    "max_refused_ratio",
+    "check_pixels",
+    "max_side",
+    "conflicting_labels",
+    "odd_images",
+    "name_encoding",
+    "store_wait_seconds",
+)
 
 # The fields of `advanced` that a deployment reads.
 DEPLOYMENT_ADVANCED = (
@@ -35,9 +46,14 @@ DEPLOYMENT_ADVANCED = (
 )
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity
 QUANTITY_PATTERN = re.compile(r"(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE]\d+)?")
+AUTO, LOWEST, HIGHEST = "auto", "lowest", "highest"  # values of class_folder, besides a level
+LEVEL_PATTERN = re.compile("[1-9][0-9]?")
+LEAVE_OUT, TRAIN_ONLY = "leave_out", "train"  # values of rare_classes
 REPLICAS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?")
 ADVANCED_CHOICES = {
     "conflicting_labels": ("leave_out", "keep"),
+    "rare_classes": (LEAVE_OUT, TRAIN_ONLY),
+    "odd_images": ("keep", "leave_out"),
     "precision": ("auto", "bfloat16", "float32"),
     "class_weights": ("none", "balanced"),
     "export": ("best", "last"),
@@ -68,6 +84,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
             "save_interval_secs",
             "profile_steps",
             "max_side",
+            "min_images_per_class",
             "weight_decay",
             "end_learning_rate",
             "ftrl_l1",
@@ -163,10 +180,16 @@ class Advanced:
         rand_augment: RandAugment operations per image, such as 2; 0 for none.
         rand_augment_magnitude: magnitude of the RandAugment operations, 0 to 1.
         mixup_alpha: alpha of mixup, which blends pairs of images and their labels, such as 0.2; 0 for none.
+        class_folder: folder that is the class: `lowest`, `highest`, a level from the top such as `2`, or `auto` for the lowest
+            unless another is as likely.
+        min_images_per_class: images that a class needs; 0 for one per split.
+        rare_classes: `leave_out` excludes classes with fewer; `train` keeps them in training alone.
         conflicting_labels: `leave_out` excludes images that have two labels; `keep` keeps them under both.
-        max_refused_ratio: largest share of rejected images that is accepted.
+        odd_images: `leave_out` leaves out images that are black, blank, blurred, tiny or odd in shape; `keep` counts them.
+        max_refused_ratio: largest share of rejected images that is accepted; and of missing images of an import file.
         check_pixels: decode every image completely to check it, not only its header.
         max_side: longest side in pixels that images are shrunk to; 0 for no limit.
+        name_encoding: encoding of the names in an archive that does not say it, such as `gbk`; empty to find it.
         store_wait_seconds: seconds to wait for a store that is unreachable or busy.
         versions_kept: versions that a model repository keeps; 0 for all, and never fewer than the newest and the one before.
         service_runtime: serving runtime of KServe: `kfp-vision`, our server, or `tensorflow`, the stock one.
@@ -239,10 +262,15 @@ class Advanced:
     rand_augment_magnitude: float = 0.3
     mixup_alpha: float = 0.0
     # data
+    class_folder: str = AUTO
+    min_images_per_class: int = 0
+    rare_classes: str = LEAVE_OUT
     conflicting_labels: str = "leave_out"
+    odd_images: str = "keep"
     max_refused_ratio: float = 0.05
     check_pixels: bool = True
     max_side: int = 0
+    name_encoding: str = ""
     store_wait_seconds: float = STORE_WAIT_SECONDS
     # deployment
     versions_kept: int = 10
@@ -285,6 +313,8 @@ class Advanced:
             _check_advanced_type(name, value)
         advanced = cls(**{name: type(ADVANCED_DEFAULTS[name])(value) for name, value in given.items()})
         _check_advanced_rules(asdict(advanced))
+        _check_classes(advanced)
+        _check_name_encoding(advanced.name_encoding)
         _check_service(advanced)
         return advanced
 
@@ -333,6 +363,22 @@ def _check_advanced_rules(advanced: Mapping[str, Any]) -> None:
         if advanced[lower] > advanced[upper]:
             found = f"{advanced[lower]:g} and {advanced[upper]:g}"
             raise InputError(f"{lower} of advanced must not be above {upper}", found, "Set both, the smaller one first.")
+
+
+def _check_classes(advanced: Advanced) -> None:
+    given = advanced.class_folder
+    if given not in (AUTO, LOWEST, HIGHEST) and not LEVEL_PATTERN.fullmatch(given):
+        rule = f"class_folder of advanced must be {AUTO}, {LOWEST}, {HIGHEST} or a level from the top, as text"
+        raise InputError(rule, given, 'Set it to "highest", or to "2" for the second folder from the top, say.')
+    if advanced.rare_classes != LEAVE_OUT and not advanced.min_images_per_class:
+        rule = "rare_classes of advanced must be left out unless min_images_per_class is above 0"
+        raise InputError(rule, advanced.rare_classes, "Set min_images_per_class to 10, say.")
+
+
+def _check_name_encoding(name: str) -> None:
+    if name and not values.is_text_codec(name):
+        rule = "name_encoding of advanced must be empty or an encoding that Python knows and that extends ASCII"
+        raise InputError(rule, name, "Set it to gbk, say.")
 
 
 def _check_service(advanced: Advanced) -> None:

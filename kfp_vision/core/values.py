@@ -1,12 +1,16 @@
 """Checks of single values: type, range and choice."""
 
+import codecs
 import difflib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from kfp_vision.core.errors import InputError
 
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 NOWHERE, KSERVE = "none", "kserve"  # values of deploy_to besides a model repository
 
 
@@ -23,6 +27,18 @@ def normalize_numbers(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [normalize_numbers(one) for one in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def sort_labels(labels: Iterable[str]) -> list[str]:
+    """Sorts the names of classes as they are numbered: by value if all are numbers, else by name.
+
+    Args:
+        labels: the names.
+    """
+    listed = list(labels)
+    if all(NUMBER.fullmatch(label) for label in listed):
+        return sorted(listed, key=lambda label: (Decimal(label), label))
+    return sorted(listed)
 
 
 def check_type(name: str, value: Any, kind: type, example: str) -> None:
@@ -54,6 +70,18 @@ def has_type_of(value: Any, default: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
     return isinstance(default, float) or float(value).is_integer()
+
+
+def is_text_codec(name: str) -> bool:
+    """Returns whether Python knows an encoding of text by a name, and it extends ASCII, as those of file names do.
+
+    Args:
+        name: such as `gbk`.
+    """
+    try:
+        return "a/1".encode(codecs.lookup(name).name) == b"a/1"
+    except (LookupError, ValueError):  # UnicodeError is a ValueError; so is a zero in the name
+        return False
 
 
 def check_choices(form: Mapping[str, Any], choices_of: Mapping[str, tuple[str, ...]]) -> None:

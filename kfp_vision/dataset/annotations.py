@@ -20,10 +20,11 @@ from PIL import Image, ImageDraw
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import import_files, table, table_checks
+from kfp_vision.dataset import image_files, import_files, packed, table, table_checks
+from kfp_vision.dataset.class_folders import splits_by_folder
+from kfp_vision.dataset.image_files import skip_reason, with_skip_reasons
 from kfp_vision.dataset.images import PILLOW_FORMATS, UPRIGHT, Rejected, ValidImage, read_orientation, validate_image
-from kfp_vision.dataset.scan import is_unwritable, skip_reason, splits_by_folder
-from kfp_vision.dataset.table import Catalog, ImageRow
+from kfp_vision.dataset.table import Catalog, ImageRow, is_unwritable
 from kfp_vision.reports import thumbnails
 from kfp_vision.storage import reading, uris
 
@@ -113,9 +114,10 @@ def scan_annotated_images(images_uri: str) -> Catalog:
             names = lists.setdefault(str(path.parents[2]), {})
             names |= {name: SPLIT_LISTS[path.stem] or names.get(name, "") for name in _parse_split_list(encoded)}
         else:
-            found.rows.append(ImageRow(item.uri, "", item.size, table.md5_hex(encoded), item.name))
+            found.rows.append(ImageRow(item.uri, "", len(encoded), table.md5_hex(encoded), item.name))
             sizes[item.name] = _size_or_reason(encoded)
     found.rows.sort(key=lambda row: row.name)
+    found.notes += image_files.ending_notes(found)
     _attach_annotations(found, annotations, sizes)
     _assign_splits(found, lists)
     label_by_rarest(found)
@@ -233,7 +235,8 @@ def check_detection(found: Catalog, images_uri: str, splits: int) -> None:
             hold nothing out.
     """
     if not found.rows:
-        skipped = ", ".join(f"{count} files skipped: {reason}" for reason, count in found.skipped.most_common(2))
+        packed.require_unpacked(found, images_uri)
+        skipped = "; ".join(found.skipped.lines())
         rule = "images_uri of detection must contain images with annotations"
         raise InputError(rule, f"none at {images_uri} ({skipped or 'nothing there'})", VOC_LAYOUT)
     if not found.classes:
@@ -244,10 +247,11 @@ def check_detection(found: Catalog, images_uri: str, splits: int) -> None:
     if found.splits:
         table_checks.check_held_out(found, images_uri)
         return
-    label, fewest = min(found.classes.items(), key=lambda pair: pair[1])
-    if fewest < splits:
-        rule = f"every class must appear in at least {splits} images, one per split"
-        raise InputError(rule, f"{fewest} of {label}", "Add images of it, or remove it from the annotations.")
+    fewer = {label: count for label, count in found.classes.items() if count < splits}
+    if fewer:
+        rule, them = f"every class must appear in at least {splits} images, one per split", "them" if len(fewer) > 1 else "it"
+        rare = table_checks.count_rare(fewer, len(found.classes))
+        raise InputError(rule, rare, f"Add images of {them}, or remove {them} from the annotations.")
 
 
 def detection_notes(found: Catalog) -> list[str]:
@@ -362,7 +366,7 @@ def _select_files(
     images_uri: str, annotations: dict[tuple[str, str], Annotation | str], found: Catalog
 ) -> Iterator[reading.Item]:
     """Yields images, annotations and split lists; counts other files as skipped, and does not read oversized annotations."""
-    for item in reading.walk(images_uri):
+    for item, reason in with_skip_reasons(reading.walk(images_uri)):
         path = PurePosixPath(item.name)
         if path.suffix.lower() == ".xml" and not skip_reason(str(path.with_suffix(".jpg"))):
             if item.size > MAX_XML_BYTES:
@@ -371,7 +375,7 @@ def _select_files(
                 yield item
         elif path.parts[-3:-1] == ("ImageSets", "Main") and path.suffix == ".txt" and path.stem in SPLIT_LISTS:
             yield item
-        elif reason := skip_reason(item.name):
+        elif reason:
             found.skipped.add(reason, item.name)
         else:
             yield item
@@ -404,7 +408,7 @@ def _size_or_reason(encoded: bytes) -> tuple[int, int, int] | str:
             orientation = read_orientation(image)
             width, height = image.size if orientation not in SIDEWAYS else image.size[::-1]
             return width, height, orientation
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # Pillow raises anything on untrusted bytes
         pass
     try:
         valid = validate_image(encoded)
@@ -446,7 +450,7 @@ def _encode_objects(annotation: Annotation | str, size: tuple[int, int, int] | s
 
 def _assign_splits(found: Catalog, lists: dict[str, dict[str, str]]) -> None:
     """Sets the split of each image by its folder, or by the lists of ImageSets/Main, which skip the images not listed."""
-    split_of, _ = splits_by_folder([PurePosixPath(row.name).parent for row in found.rows], class_folders=False)
+    split_of = splits_by_folder(table.folder_of(row.name) for row in found.rows)
     rows = []
     for row, split in zip(found.rows, split_of, strict=True):
         folder, stem = _key(PurePosixPath(row.name))

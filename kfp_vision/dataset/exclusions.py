@@ -1,9 +1,13 @@
-"""Lists of images to leave out."""
+"""Reads exclusion lists, which name images to leave out.
+
+An exclusion list is CSV with a header. Column `path` holds the URI of an image or its path below the root of the data. If there
+is a column `leave_out`, only lines with yes are applied. Other columns are ignored.
+"""
 
 from functools import partial
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import import_files
+from kfp_vision.dataset import import_csv, import_files
 from kfp_vision.storage import uris
 from kfp_vision.storage.base import redact_uri
 
@@ -33,7 +37,10 @@ def read_exclusions(uri: str) -> list[str]:
     except OSError as reason:
         rule = "leave_out_uri must be a readable file"
         raise InputError(rule, f"{redact_uri(uri)} ({reason.strerror})", "Give a CSV with a column path.") from None
-    lines = import_files.text_lines(text, line_error, _delimiter(text))
+    try:
+        lines = iter(list(import_csv.read_rows(text, _delimiter(text))))
+    except import_csv.BrokenCsv as fault:
+        raise line_error(fault.line, str(fault)) from None
     _, first = next(lines, (1, []))
     header = [cell.lower() for cell in first]
     if "path" not in header:
@@ -62,6 +69,5 @@ def _broken_list(uri: str, line: int, found: str) -> InputError:
 
 
 def _delimiter(text: str) -> str:
-    """Returns `;` for files of spreadsheets in locales with a decimal comma, else `,`."""
-    first = text.lstrip().partition("\n")[0]
-    return ";" if first.count(";") > first.count(",") else ","
+    """Returns the delimiter of the header; a path may contain others."""
+    return import_csv.find_delimiter(text.lstrip().partition("\n")[0])

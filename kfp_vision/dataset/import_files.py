@@ -1,44 +1,54 @@
-"""Reads import files (images with their labels) and exclusion lists (images to leave out).
+"""Reads import files: lists of images with their labels.
 
-An import file is CSV, JSON Lines or an MXNet .lst file:
+An import file is CSV, JSON Lines, JSON or an MXNet .lst file:
 
-- CSV: `uri,label` or `uri,label,ml_use`, with or without a header, or Vertex AI's `ml_use,uri,label`.
-- JSON Lines: objects with these keys, or with Vertex AI's (see "Prepare image training data for classification" in its
-  documentation).
+- CSV: `uri,label` or `uri,label,ml_use`, with or without a header, or Vertex AI's `ml_use,uri,label`. With a header the columns
+  may have other names in use, see `import_lines`. The delimiter may be a comma, a semicolon, a tab or a bar.
+- JSON Lines: objects with these keys, with Vertex AI's (see "Prepare image training data for classification" in its
+  documentation), or with those of SageMaker's augmented manifests. JSON: an array of such objects, or an object of images and
+  labels.
 - .lst: `index TAB label TAB path`, where the label is a number from 0, as MXNet's im2rec writes it and SageMaker's image
   classification reads it.
-
-An exclusion list is CSV with a header. Column `path` holds the URI of an image or its path below the root of the data. If there
-is a column `leave_out`, only lines with yes are applied. Other columns are ignored.
 """
 
-import csv
-import io
-import json
+import codecs
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.dataset.import_csv import parse_csv
+from kfp_vision.dataset.import_json import parse_json, parse_json_lines
+from kfp_vision.dataset.import_lines import OUR_SPLIT_COLUMNS, InvalidColumns, InvalidLine, Line, ParsedLines, plain_name
 from kfp_vision.storage import reading, uris
 from kfp_vision.storage.base import split_settings
 
-IMPORT_SUFFIXES = (".csv", ".jsonl", ".lst")
+CSV_SUFFIXES = (".csv", ".tsv", ".txt")
+IMPORT_SUFFIXES = (*CSV_SUFFIXES, ".jsonl", ".ndjson", ".manifest", ".json", ".lst")
+# Tables that are told for what they are, and how to save them.
+OTHER_TABLES = {".xlsx": "an Excel workbook", ".xls": "an Excel workbook", ".ods": "a spreadsheet of OpenDocument"}
+OTHER_TABLES |= {".parquet": "a Parquet file", ".arrow": "an Arrow file", ".feather": "an Arrow file"}
 # Split names in use, mapped to ours.
 SPLIT_NAMES = dict.fromkeys(("train", "training"), "train")
-SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validation"), "validation")
+SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "validation")
 SPLIT_NAMES |= dict.fromkeys(("test", "testing"), "test")
 UNASSIGNED = ("", "unassigned")
-VERTEX_ML_USE = "aiplatform.googleapis.com/ml_use"
-LINE_FORMATS = {
-    ".csv": "Write lines such as daisy/1.jpg,daisy or daisy/1.jpg,daisy,training, in UTF-8.",
-    ".jsonl": 'Write lines such as {"uri": "daisy/1.jpg", "label": "daisy"}, in UTF-8.',
+CSV_FORMAT = "Write lines such as daisy/1.jpg,daisy or daisy/1.jpg,daisy,training, in UTF-8 (in Excel, save it as CSV UTF-8)."
+JSON_FORMAT = 'Write lines such as {"uri": "daisy/1.jpg", "label": "daisy"}.'
+LINE_FORMATS = dict.fromkeys(CSV_SUFFIXES, CSV_FORMAT) | dict.fromkeys((".jsonl", ".ndjson", ".manifest"), JSON_FORMAT)
+LINE_FORMATS |= {
+    ".json": 'Write items such as {"uri": "daisy/1.jpg", "label": "daisy"}.',
     ".lst": "Write lines such as 0 TAB 3 TAB daisy/1.jpg: an index, the class as a number, the path.",
 }
+MAX_WRONG_LINES = 10  # named in an error; the rest is only counted
+MAX_FAULT_CHARACTERS = 200
+STEPS = {".", ".."}
+WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # a drive, or a share
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class ImportEntry:
     Attributes:
         name: URI of the image as written in the file.
         uri: absolute URI of the image.
-        label: class of the image.
+        label: class of the image; empty if not given.
         split: train, validation or test; empty if not given.
         line: line number, from 1.
     """
@@ -60,49 +70,68 @@ class ImportEntry:
     line: int
 
 
-class InvalidLine(Exception):
-    """A line is invalid; the message describes the fault."""
+@dataclass(frozen=True)
+class ImportFile:
+    """The contents of an import file.
+
+    Attributes:
+        entries: in the order of the file.
+        notes: how the file was read, one sentence each.
+    """
+
+    entries: list[ImportEntry]
+    notes: list[str] = field(default_factory=list)
 
 
 def is_import_file(uri: str) -> bool:
     """Returns whether a URI has the suffix of an import file and is not a folder."""
-    return uri_suffix(uri) in IMPORT_SUFFIXES and "#" not in uri and not Path(uri).is_dir()
+    return uri_suffix(uri) in (*IMPORT_SUFFIXES, *OTHER_TABLES) and "#" not in uri and not Path(uri).is_dir()
 
 
 def uri_suffix(uri: str) -> str:
-    """Returns the file suffix of a URI in lower case, such as `.csv`; empty if it has none."""
+    """Returns the file suffix of a URI in lower case, such as `.csv`, also of `.csv.gz`; empty if it has none."""
     path = urlsplit(uri).path if uris.scheme_of(uri) else uri
-    return PurePosixPath(path).suffix.lower()
+    return PurePosixPath(path.lower().removesuffix(".gz")).suffix
 
 
-def read_import_file(uri: str) -> list[ImportEntry]:
+def read_import_file(uri: str) -> ImportFile:
     """Reads an import file.
 
     Args:
         uri: of the file; its suffix, one of `IMPORT_SUFFIXES`, selects the format.
 
     Returns:
-        The entries in the order of the file. Relative URIs are resolved against the location of the file; numeric labels of
-        a .lst file are padded with zeros to the same width.
+        Its entries and notes. Relative URIs are resolved against the location of the file; numeric labels of a .lst file are
+        padded with zeros to the same width.
 
     Raises:
-        InputError: a line is invalid; the message names the file and the line.
+        InputError: lines are invalid; the message names the file and the first lines.
 
     Example:
-        for entry in read_import_file("s3://bucket/flowers.csv"):
+        for entry in read_import_file("s3://bucket/flowers.csv").entries:
             print(entry.uri, entry.label, entry.split)
     """
     uri = uris.absolute_uri(uri)
     kind = uri_suffix(uri)
+    if kind in OTHER_TABLES:
+        rule = f"an import file must be one of {', '.join(IMPORT_SUFFIXES)}"
+        raise InputError(rule, f"{OTHER_TABLES[kind]} ({uri})", "Save it as CSV, in UTF-8.")
     text = decode_text(uri, partial(invalid_line_error, uri))
-    entries = []
-    parse = {".csv": _parse_csv, ".jsonl": _parse_json_lines, ".lst": _parse_lst}[kind]
-    for line, (name, label, ml_use) in parse(text, uri):
+    try:
+        parsed = _parse(text, kind)
+    except InvalidColumns as fault:
+        rule = "an import file must tell which column or key is the image and which the label"
+        raise InputError(rule, f"{fault.found} in {uri}", fault.remedy) from None
+    _drop_foreign_splits(parsed)
+    entries, wrong = [], parsed.wrong
+    for line in parsed.lines:
         try:
-            entries.append(ImportEntry(name, _resolve(name, uri), _require_label(label), _parse_split(ml_use), line))
-        except InvalidLine as reason:
-            raise invalid_line_error(uri, line, str(reason)) from None
-    return _pad_labels(entries) if kind == ".lst" else entries
+            entries.append(ImportEntry(line.name, _resolve(line.name, uri), line.label, _parse_split(line.ml_use), line.number))
+        except InvalidLine as fault:
+            wrong.append((line.number, str(fault)))
+    if wrong:
+        raise invalid_lines_error(uri, sorted(wrong))
+    return ImportFile(_pad_labels(entries) if kind == ".lst" else entries, parsed.notes)
 
 
 def invalid_line_error(uri: str, line: int, found: str) -> InputError:
@@ -113,104 +142,80 @@ def invalid_line_error(uri: str, line: int, found: str) -> InputError:
         line: line number, from 1.
         found: what is wrong with the line.
     """
-    rule = "every line of an import file must give an image and its label"
-    return InputError(rule, f"{found} in {uri}, line {line}", LINE_FORMATS[uri_suffix(uri)])
+    return invalid_lines_error(uri, [(line, found)])
+
+
+def invalid_lines_error(uri: str, wrong: list[tuple[int, str]]) -> InputError:
+    """Returns the error for the invalid lines of an import file, which names the first `MAX_WRONG_LINES`.
+
+    Args:
+        uri: of the import file.
+        wrong: number and fault of each, at least one.
+    """
+    rule, remedy = "every line of an import file must give an image and its label", LINE_FORMATS[uri_suffix(uri)]
+    if len(wrong) == 1:
+        return InputError(rule, f"{wrong[0][1]} in {uri}, line {wrong[0][0]}", remedy)
+    first = [f"line {line}: {format_value(found, MAX_FAULT_CHARACTERS)}" for line, found in wrong[:MAX_WRONG_LINES]]
+    return InputError(rule, f"{len(wrong)} wrong lines in {uri}", f"{remedy} {name_first(first, len(wrong))}")
+
+
+def name_first(named: list[str], count: int) -> str:
+    """Returns a sentence that lists the first of many things.
+
+    Args:
+        named: the first ones.
+        count: of all.
+    """
+    rest = f" and {count - len(named)} more" if count > len(named) else ""
+    return f"{'First' if rest else 'Namely'}: {'; '.join(named)}{rest}."
 
 
 def decode_text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
-    """Downloads a UTF-8 file, and drops the byte order mark that spreadsheets write."""
+    """Downloads a text in UTF-8, or in UTF-16 as Excel's "Unicode text", and drops the byte order mark of spreadsheets."""
+    content = reading.fetch_unpacked(uri)
+    encoding = "utf-8-sig"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in content[:2]:
+        encoding = "utf-16-be" if content.startswith(b"\0") else "utf-16-le"
     try:
-        return reading.fetch(uri).read_bytes().decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise line_error(line, "bytes that are not UTF-8") from None
+        raise line_error(line, f"bytes that are not {encoding.removesuffix('-sig').upper()}") from None
 
 
-def text_lines(
-    text: str, line_error: Callable[[int, str], InputError], delimiter: str = ","
-) -> Iterator[tuple[int, list[str]]]:
-    """Yields the number and the cells of each CSV line that is not empty."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if any(cells):
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise line_error(reader.line_num, str(error)) from None
+def _parse(text: str, kind: str) -> ParsedLines:
+    if kind in CSV_SUFFIXES:
+        return parse_csv(text, _is_split)
+    if kind == ".lst":
+        return _parse_lst(text)
+    return parse_json(text) if kind == ".json" else parse_json_lines(text)
 
 
-LineFields = tuple[str, str, str]  # URI, label, ml_use
-
-
-def _parse_csv(text: str, uri: str) -> Iterator[tuple[int, LineFields]]:
-    header: list[str] | None = None
-    for line, cells in text_lines(text, partial(invalid_line_error, uri)):
-        names = ["ml_use" if cell.lower() == "split" else cell.lower() for cell in cells]
-        if header is None and {"uri", "label"} <= set(names):
-            header = names
-            continue
-        header = header or []
-        try:
-            yield line, _order_cells(cells, header)
-        except InvalidLine as reason:
-            raise invalid_line_error(uri, line, str(reason)) from None
-
-
-def _order_cells(cells: list[str], header: list[str]) -> LineFields:
-    """Orders cells by the header; without one, ml_use is the first cell (Vertex AI) or the last (ours)."""
-    if header:
-        if len(cells) != len(header):
-            raise InvalidLine(f"{len(cells)} fields under a header of {len(header)}")
-        named = dict(zip(header, cells, strict=True))
-        return named["uri"], named["label"], named.get("ml_use", "")
-    if len(cells) == 3 and cells[0].lower() in (*SPLIT_NAMES, *UNASSIGNED):
-        return cells[1], cells[2], cells[0]
-    if len(cells) not in (2, 3):
-        raise InvalidLine(f"{len(cells)} fields")
-    return cells[0], cells[1], "".join(cells[2:])
-
-
-def _parse_json_lines(text: str, uri: str) -> Iterator[tuple[int, LineFields]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, _from_json(json.loads(line))
-        except (ValueError, RecursionError):
-            raise invalid_line_error(uri, number, "invalid JSON") from None
-        except InvalidLine as reason:
-            raise invalid_line_error(uri, number, str(reason)) from None
-
-
-def _from_json(item: Any) -> LineFields:
-    """Reads our keys, or Vertex AI's."""
-    if not isinstance(item, dict):
-        raise InvalidLine("JSON that is not an object")
-    annotation, resource_labels = item.get("classificationAnnotation", {}), item.get("dataItemResourceLabels", {})
-    if not isinstance(annotation, dict) or not isinstance(resource_labels, dict):
-        raise InvalidLine("fields that are not objects")
-    label = item.get("label", annotation.get("displayName", ""))
-    name, ml_use = item.get("uri", item.get("imageGcsUri", "")), item.get("ml_use", resource_labels.get(VERTEX_ML_USE, ""))
-    if not (isinstance(name, str) and isinstance(label, str) and isinstance(ml_use, str)):
-        raise InvalidLine("a field that is not a string")
-    return name, label, ml_use
-
-
-def _parse_lst(text: str, uri: str) -> Iterator[tuple[int, LineFields]]:
+def _parse_lst(text: str) -> ParsedLines:
+    parsed = ParsedLines()
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         cells = line.rstrip("\r").split("\t")
-        if len(cells) != 3:
-            raise invalid_line_error(uri, number, f"{len(cells)} fields between tabs")
         try:
-            label = float(cells[1])  # im2rec writes 3.000000
-        except ValueError:
-            label = -1.0
-        if not 0 <= label < 1 << 31 or label != int(label):
-            raise invalid_line_error(uri, number, f"the label {cells[1]}, which is not a whole number from 0")
-        yield number, (cells[2].strip(), str(int(label)), "")
+            if len(cells) != 3:
+                raise InvalidLine(f"{len(cells)} fields between tabs")
+            parsed.lines.append(Line(number, cells[2].strip(), _class_number(cells[1])))
+        except InvalidLine as fault:
+            parsed.wrong.append((number, str(fault)))
+    return parsed
+
+
+def _class_number(cell: str) -> str:
+    try:
+        number = float(cell)  # im2rec writes 3.000000
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1 << 31 or number != int(number):
+        raise InvalidLine(f"the label {cell}, which is not a whole number from 0")
+    return str(int(number))
 
 
 def _pad_labels(entries: list[ImportEntry]) -> list[ImportEntry]:
@@ -222,6 +227,8 @@ def _pad_labels(entries: list[ImportEntry]) -> list[ImportEntry]:
 def _resolve(name: str, listing: str) -> str:
     if not name:
         raise InvalidLine("no URI")
+    if WINDOWS_PATH.match(name):
+        raise InvalidLine(f"{name}, a path on a Windows machine (write it relative to this file)")
     base = split_settings(listing)[0]
     settings = listing[len(base) :]  # endpoint and region of the bucket, which apply to its images too
     if uris.scheme_of(name) == uris.scheme_of(base) and settings:
@@ -229,15 +236,39 @@ def _resolve(name: str, listing: str) -> str:
     if uris.scheme_of(name) or PurePosixPath(name).is_absolute():
         return uris.absolute_uri(name)
     if uris.scheme_of(base) in ("http", "https"):
-        return urljoin(base, name)
-    path = f"{base.rpartition('/')[0]}/{name}"
-    return f"{path}{settings}" if uris.scheme_of(base) else os.path.normpath(path)
+        return urljoin(base, name.replace("\\", "/"))
+    if uris.scheme_of(base):
+        return f"{_join_key(base, name)}{settings}"
+    path = os.path.normpath(f"{base.rpartition('/')[0]}/{name}")
+    if "\\" in name and not os.path.lexists(path):  # written on Windows
+        return os.path.normpath(f"{base.rpartition('/')[0]}/{name.replace(chr(92), '/')}")
+    return path
 
 
-def _require_label(label: str) -> str:
-    if not label:
-        raise InvalidLine("no label")
-    return label
+def _join_key(listing: str, name: str) -> str:
+    """Returns the URI of a key next to that of an import file; `.` and `..` are steps as in a path."""
+    scheme, _, key = f"{listing.rpartition('/')[0]}/{name}".partition("://")
+    if STEPS.isdisjoint(name.split("/")):
+        return f"{scheme}://{key}"
+    key = posixpath.normpath(key)
+    if key.partition("/")[0] != urlsplit(listing).netloc:
+        raise InvalidLine(f"{name}, which is above the bucket")
+    return f"{scheme}://{key}"
+
+
+def _is_split(word: str) -> bool:
+    return word.lower() in (*SPLIT_NAMES, *UNASSIGNED)
+
+
+def _drop_foreign_splits(parsed: ParsedLines) -> None:
+    """Ignores a column such as `set` or `dataset` that holds no split, or the same in every line."""
+    words = {line.ml_use for line in parsed.lines}
+    if plain_name(parsed.split_column) in ("", *OUR_SPLIT_COLUMNS):
+        return
+    if len(words) == 1 or not any(map(_is_split, words - {""})):
+        said = f"says {''.join(words) or 'nothing'} in every line" if len(words) == 1 else "names no split"
+        parsed.notes.append(f"Column {parsed.split_column} of the import file {said}; no split is read from it.")
+        parsed.lines = [replace(line, ml_use="") for line in parsed.lines]
 
 
 def _parse_split(ml_use: str) -> str:

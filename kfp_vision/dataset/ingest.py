@@ -7,8 +7,9 @@ from typing import Protocol
 
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import exclusions, table_checks
-from kfp_vision.dataset.scan import map_concurrently, scan_images
+from kfp_vision.dataset import exclusions, image_files, rare_classes, table_checks
+from kfp_vision.dataset.content_ids import map_concurrently
+from kfp_vision.dataset.scan import scan_images
 from kfp_vision.dataset.table import (
     CLASSIFICATION,
     DETECTION,
@@ -88,8 +89,8 @@ def ingest_images(
         The catalog in the table.
 
     Raises:
-        InputError: there is nothing at the URI, the data cannot be trained on, or the exclusion list cannot be read or matches
-            no image.
+        InputError: there is nothing at the URI, it is not clear which folders are classes, the data cannot be trained on, or
+            the exclusion list cannot be read or matches no image.
 
     Example:
         outputs = {"table": Path("images.csv"), "page": Path("summary.html")}
@@ -105,11 +106,16 @@ def ingest_images(
     unmatched = exclude_images(found, leave_out_uri) if leave_out_uri else []
     if leave_out_uri:
         steps.update_labels(found)
+    splits_in_data = found.splits
+    if task == CLASSIFICATION:
+        rare_classes.limit_rare_classes(found, advanced)
     if check_images:
         steps.check_data(found, images_uri, splits)
     notes = [*found.notes, *steps.describe(found)]
-    for note in notes:
-        print(note)
+    if not all(row.name.isascii() for row in found.rows):
+        notes = [*reading.notes_on_names(images_uri), *notes]
+    for line in [*notes, *found.skipped.lines()]:
+        print(line)
     write_table(table, found.rows)
     pages.write_summary_page(
         page,
@@ -117,9 +123,10 @@ def ingest_images(
         classes=found.classes,
         images=len(found.rows),
         total_bytes=sum(row.bytes for row in found.rows),
-        skipped=dict(found.skipped),
-        notes=[*unmatched, *notes],
-        splits=found.splits,
+        skipped=found.skipped,
+        skipped_names=found.skipped.names,
+        notes=[*unmatched, *notes, *image_files.format_notes(found)],
+        splits=splits_in_data,
         samples=_samples(found, steps.make_sample),
     )
     print(f"{len(found.rows)} images in {len(found.classes)} classes, {sum(found.skipped.values())} files skipped")

@@ -1,41 +1,20 @@
 """Finds the images of a data set with their labels, and lists them in a table; the images stay where they are."""
 
 import hashlib
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
 from dataclasses import replace
-from functools import lru_cache, partial
-from pathlib import PurePosixPath
-from typing import TypeVar
 
-from kfp_vision.core import threads
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
-from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import exclusions, import_files
-from kfp_vision.dataset.table import Catalog, ImageRow, md5_hex
-from kfp_vision.storage import base, reading, uris
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-UNSUPPORTED_SUFFIXES = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # written by phones
-# Folders that file managers and network drives add: thumbnails, and deleted files.
-THUMBNAIL_FOLDERS = ("@eadir", "thumbs", "thumbnails")
-TRASH_FOLDERS = ("#recycle", "@recycle", "$recycle.bin")
-NOT_IN_CLASS_FOLDER = "not in a class folder"
-FOLDER_CACHE_SIZE = 1 << 16  # cached folders; a million images are in far fewer
-VERIFIED_ETAGS = 16  # objects to read to verify that a store's ETags are MD5s
-# Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
-# that are not UTF-8). Spaces and joiners of any script are allowed.
-UNWRITABLE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
-
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
+from kfp_vision.dataset import class_folders, exclusions, image_files, import_files, scan_import_file
+from kfp_vision.dataset.content_ids import complete_content_ids
+from kfp_vision.dataset.table import MAX_NAMED, Catalog, ImageRow, folder_of, is_unwritable, md5_hex
+from kfp_vision.storage import reading, uris
 
 
 def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, classes: bool = True) -> Catalog:
     """Finds the images in a folder, an archive or an import file.
 
-    The label of an image is the name of its folder. If class folders are in train, and in validation or test next to it, these
-    folders are the predefined splits; they may be below any common folders.
+    `class_folders` decides which folders are the classes and the predefined splits.
 
     Args:
         images_uri: of the data.
@@ -46,10 +25,13 @@ def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, class
         A catalog sorted by name.
 
     Raises:
-        InputError: there is nothing at the URI, or an import file has an invalid line.
+        InputError: there is nothing at the URI, an import file has an invalid line, or it is not clear which folders are the
+            classes.
     """
     if import_files.is_import_file(images_uri):
-        found = _scan_import_file(images_uri, advanced)
+        found = scan_import_file.scan_import_file(
+            images_uri, image_files.skip_reason, max_missing_ratio=advanced.max_refused_ratio, classes=classes
+        )
     else:
         found = _scan_folders(images_uri, advanced, classes)
     found.rows.sort(key=lambda row: row.name)
@@ -81,165 +63,65 @@ def _fingerprint_source(images_uri: str) -> str:
     if not import_files.is_import_file(images_uri):
         return listing
     digest = hashlib.sha256(listing.encode())
-    files = dict.fromkeys(uris.split_member(entry.uri)[0] for entry in import_files.read_import_file(images_uri))
-    for version in map_concurrently(_describe_version, files):
+    for version in scan_import_file.image_versions(images_uri, image_files.skip_reason):
         digest.update(f"{version}\n".encode())
     return digest.hexdigest()
 
 
-def _describe_version(uri: str) -> str:
-    try:
-        found = reading.describe(uri)
-    except (OSError, ValueError):
-        return "not there"  # the ingest stage rejects it, with its line
-    return f"{found.size} {found.version}"
-
-
 def _scan_folders(images_uri: str, advanced: Advanced, classes: bool) -> Catalog:
-    found = Catalog([])
-    for item in reading.walk(images_uri):
-        label = _parent_folder(item.name).name
-        reason = skip_reason(item.name) or ("" if label or not classes else NOT_IN_CLASS_FOLDER)
+    found, folders = Catalog([]), set[str]()
+    for item, reason in image_files.with_skip_reasons(reading.walk(images_uri, folders)):
         if reason:
             found.skipped.add(reason, item.name)
             continue
         content_id = item.md5 if item.random_access else md5_hex(item.read())
-        found.rows.append(ImageRow(item.uri, label, item.size, content_id, item.name))
-    return _assign_splits(replace(found, rows=_complete_content_ids(found.rows)))
+        found.rows.append(ImageRow(item.uri, "", item.size, content_id, item.name))
+    found.notes += image_files.ending_notes(found)
+    _read_folders(found, folders, advanced, images_uri if classes else "")
+    return replace(found, rows=complete_content_ids(found.rows))
 
 
-def _complete_content_ids(rows: list[ImageRow]) -> list[ImageRow]:
-    """Adds missing content ids, and replaces those from a store unless a sample of them are the MD5s of the objects."""
-    from_store = [row for row in rows if row.content_id and _is_object(row)]
-    sampled = from_store[:: max(1, len(from_store) // VERIFIED_ETAGS)][:VERIFIED_ETAGS]
-    if any(row.content_id != actual for row, actual in zip(sampled, _hash_images(sampled), strict=True)):
-        print("the store's ETags are not MD5s of the objects (encryption?): reading every image to hash it", flush=True)
-        rows = [replace(row, content_id="") if _is_object(row) else row for row in rows]
-    hashes = _hash_images(row for row in rows if not row.content_id)
-    return [row if row.content_id else replace(row, content_id=next(hashes)) for row in rows]
+def _read_folders(found: Catalog, folders: set[str], advanced: Advanced, images_uri: str) -> None:
+    """Sets labels and predefined splits by folder, skips images that have no class, and names folders without images.
 
-
-def _is_object(row: ImageRow) -> bool:
-    """Returns whether an image is an object of a bucket; members of an archive there are hashed by us."""
-    return uris.scheme_of(row.uri) in base.BUCKETS and not uris.split_member(row.uri)[1]
-
-
-def _hash_images(rows: Iterable[ImageRow]) -> Iterator[str]:
-    with reading.Reader() as reader:
-        yield from map_concurrently(lambda row: md5_hex(reader.read(row.uri)), rows)
-
-
-def map_concurrently(function: Callable[[Argument], Result], items: Iterable[Argument]) -> Iterator[Result]:
-    """Maps a function that waits for a disk or a network, in threads."""
-    return threads.ordered_map(function, items, workers=base.CONCURRENT_READS, limit=4 * base.CONCURRENT_READS)
-
-
-def _assign_splits(found: Catalog) -> Catalog:
-    """Sets the predefined splits by folder, and skips images that are in a split folder but in no class folder."""
-    folders = [_parent_folder(row.name) for row in found.rows]
-    split_of, split_roots = splits_by_folder(folders, class_folders=True)
-    assigned = replace(found, rows=[])
-    for row, folder, split in zip(found.rows, folders, split_of, strict=True):
-        if folder.parent in split_roots and folder.name.lower() in import_files.SPLIT_NAMES:
-            assigned.skipped.add(NOT_IN_CLASS_FOLDER, row.name)
+    Args:
+        found: the catalog, with all images; changed in place.
+        folders: of the data, the empty ones included.
+        advanced: settings of the data.
+        images_uri: of the data; empty if images without a class are wanted too.
+    """
+    images = Counter(folder_of(row.name) for row in found.rows)
+    layout = class_folders.read_layout(images, advanced.class_folder, images_uri)
+    rows = []
+    for row in found.rows:
+        place = layout.places[folder_of(row.name)]
+        if place.reason and images_uri:
+            found.skipped.add(place.reason, row.name)
         else:
-            assigned.rows.append(replace(row, split=split) if split else row)
-    return assigned
+            rows.append(ImageRow(row.uri, place.label, row.bytes, row.content_id, row.name, place.split))
+    found.rows = rows
+    found.notes += layout.notes
+    if images_uri:
+        candidates = {folder for folder in (*folders, *found.skipped.folders) if not image_files.folder_skip_reason(folder)}
+        _name_empty_classes(found, class_folders.empty_classes(layout, candidates, images))
 
 
-def splits_by_folder(folders: list[PurePosixPath], *, class_folders: bool) -> tuple[list[str], set[PurePosixPath]]:
-    """Finds predefined splits: folders named train, and validation or test next to it.
-
-    Args:
-        folders: folder of each image, below the root of the data.
-        class_folders: whether the folder of an image is its class, and thus not a split.
-
-    Returns:
-        The split of each image, empty if it has none; and the parents of the split folders.
-    """
-    places = [_split_folder(folder, class_folders) for folder in folders]
-    splits_at: dict[PurePosixPath, set[str]] = {}
-    for parent, split in filter(None, places):
-        splits_at.setdefault(parent, set()).add(split)
-    split_roots = {parent for parent, splits in splits_at.items() if "train" in splits and len(splits) > 1}
-    return [place[1] if place and place[0] in split_roots else "" for place in places], split_roots
-
-
-def _parent_folder(name: str) -> PurePosixPath:
-    return _cached_path(name.rpartition("/")[0])
+def _name_empty_classes(found: Catalog, empty: list[str]) -> None:
+    """Notes the folders beside the class folders that hold no usable image, and why."""
+    if not empty:
+        return
+    causes = []
+    for folder in empty[:MAX_NAMED]:
+        reasons: Counter[str] = sum(
+            (skipped for at, skipped in found.skipped.folders.items() if f"{at}/".startswith(f"{folder}/")), Counter()
+        )
+        cause = ", ".join(f"{reasons[reason]} skipped: {reason}" for reason in sorted(reasons)) or "empty"
+        causes.append(f"{_printable(folder)} ({cause})")
+    more = f" and {len(empty) - MAX_NAMED} more" if len(empty) > MAX_NAMED else ""
+    found.notes.append(f"Folders that are no class, since they hold no usable image: {', '.join(causes)}{more}.")
+    meant_for_images = [folder for folder in empty if class_folders.is_meant_for_images(folder.rpartition("/")[2])]
+    found.empty_classes = [_printable(folder) for folder in meant_for_images]
 
 
-@lru_cache(FOLDER_CACHE_SIZE)
-def _cached_path(folder: str) -> PurePosixPath:
-    return PurePosixPath(folder)
-
-
-@lru_cache(FOLDER_CACHE_SIZE)
-def _split_folder(folder: PurePosixPath, class_folder: bool) -> tuple[PurePosixPath, str] | None:
-    """Returns the parent and the split of the topmost folder (above the class folder) that is named after a split."""
-    folders = [folder, *folder.parents][:-1]
-    for candidate in reversed(folders[1:] if class_folder else folders):
-        if split := import_files.SPLIT_NAMES.get(candidate.name.lower()):
-            return candidate.parent, split
-    return None
-
-
-def _scan_import_file(images_uri: str, advanced: Advanced) -> Catalog:
-    entries = import_files.read_import_file(images_uri)
-    for entry in entries:
-        if is_unwritable(entry.name + entry.label):
-            raise import_files.invalid_line_error(images_uri, entry.line, "a control character")
-    with reading.Reader() as reader:
-        rows = list(map_concurrently(partial(_read_entry, images_uri, reader), entries))
-    return Catalog(_complete_content_ids(rows))
-
-
-def _read_entry(images_uri: str, reader: reading.Reader, entry: import_files.ImportEntry) -> ImageRow:
-    try:
-        if uris.scheme_of(entry.uri) in base.BUCKETS and not uris.split_member(entry.uri)[1]:
-            found = reading.describe(entry.uri)
-            return ImageRow(entry.uri, entry.label, found.size, found.md5, entry.name, entry.split)
-        encoded = reader.read(entry.uri)
-    except (OSError, ValueError) as error:
-        remedy = "Correct or remove the line; relative URIs are resolved against the location of the file."
-        rule = "every image of an import file must be readable"
-        raise InputError(rule, f"{error} in {base.redact_uri(images_uri)}, line {entry.line}", remedy) from None
-    return ImageRow(entry.uri, entry.label, len(encoded), md5_hex(encoded), entry.name, entry.split)
-
-
-def skip_reason(name: str) -> str:
-    """Returns why the file at a path is skipped; empty if it is an image.
-
-    Args:
-        name: path below the root of the data.
-    """
-    folder, _, file = name.rpartition("/")
-    if reason := _folder_skip_reason(folder):
-        return reason
-    suffix = f".{file.rpartition('.')[2].lower()}"
-    if file.startswith("."):
-        return "hidden"
-    if unsupported := UNSUPPORTED_SUFFIXES.get(suffix):
-        return f"{unsupported} is not supported; convert it to JPEG"
-    if suffix not in IMAGE_SUFFIXES:
-        return "not an image"
-    return "control character in the name" if is_unwritable(name) else ""
-
-
-@lru_cache(FOLDER_CACHE_SIZE)
-def _folder_skip_reason(folder: str) -> str:
-    names = {part.lower() for part in folder.split("/")}
-    if "__macosx" in names or any(name.startswith(".") for name in names):
-        return "hidden"
-    if not names.isdisjoint(THUMBNAIL_FOLDERS):
-        return "thumbnail"
-    return "" if names.isdisjoint(TRASH_FOLDERS) else "deleted"
-
-
-def is_unwritable(text: str) -> bool:
-    """Returns whether a name contains characters that lists and label maps cannot hold.
-
-    Args:
-        text: the name.
-    """
-    return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE_CATEGORIES for character in text)
+def _printable(name: str) -> str:
+    return ascii(name)[1:-1] if is_unwritable(name) else name

@@ -2,7 +2,7 @@
 
 Each class is sorted by content hash and cut at the ratios, so that
 
-- every class keeps the ratios, to the nearest image;
+- every class keeps the ratios, to the nearest image, and one image to train on;
 - byte-for-byte copies go to the same split;
 - when the data grows, only the few images next to a cut change their split.
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.values import sort_labels
 from kfp_vision.dataset import table
 from kfp_vision.dataset.label_map import write_label_map, write_labels
 from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage
@@ -97,7 +98,7 @@ def split_images(
     conflicts = _find_box_conflicts(rows) if with_boxes else _find_label_conflicts(rows, conflicting_labels)
     for content_id, reason in conflicts.items():
         print(f"excluded, {reason}: {content_id}")
-    labels = sorted({label for row in rows for label in row.labels})
+    labels = sort_labels({label for row in rows for label in row.labels})
     parts = split_rows([row for row in rows if row.content_id not in conflicts], validation_ratio, test_ratio)
     kept = remove_leaks(parts)
     _check_trainable(labels, kept["train"])
@@ -148,9 +149,10 @@ def _split_class(
     """Splits the rows of one class; those already in `assigned` count towards its ratios."""
     parts = {name: [row for row in rows if assigned.get(row.content_id) == name] for name in SPLITS}
     free = [row for row in rows if row.content_id not in assigned]
-    test_end = _skip_copies(free, max(0, _target_size(rows, test_ratio) - len(parts["test"])))
+    last = len(free) if parts["train"] else _first_copy_of_last(free)
+    test_end = min(last, _skip_copies(free, max(0, _target_size(rows, test_ratio) - len(parts["test"]))))
     validation_size = max(0, _target_size(rows, validation_ratio) - len(parts["validation"]))
-    validation_end = _skip_copies(free, test_end + validation_size)
+    validation_end = min(last, _skip_copies(free, test_end + validation_size))
     parts["test"] += free[:test_end]
     parts["validation"] += free[test_end:validation_end]
     parts["train"] += free[validation_end:]
@@ -200,15 +202,19 @@ def _list_leaked(parts: dict[str, list[ImageRow]], kept: dict[str, list[ImageRow
 
 def _check_trainable(labels: list[str], train: list[ImageRow]) -> None:
     trained = {label for row in train for label in row.labels}
-    for label in labels:
-        if label not in trained:
-            remedy = "Add images to it, remove it, or hold out less."
-            raise InputError("every class must keep an image to train on", f"none of {label}", remedy)
+    if missing := [label for label in labels if label not in trained]:
+        remedy = "Add images that are in no other class or split, or exclude those there are by leave_out_uri."
+        raise InputError("every class must keep an image to train on", f"none of {table.some(missing)}", remedy)
 
 
 def _target_size(rows: list[ImageRow], ratio: float) -> int:
     """Returns the number of rows for a ratio above 0; at least 1, so that every class is evaluated."""
     return max(1, round(len(rows) * ratio)) if ratio else 0
+
+
+def _first_copy_of_last(ordered: list[ImageRow]) -> int:
+    """Returns the position of the last image, or of the first of its copies."""
+    return next((at for at, row in enumerate(ordered) if row.content_id == ordered[-1].content_id), 0)
 
 
 def _skip_copies(ordered: list[ImageRow], cut: int) -> int:

@@ -3,20 +3,26 @@
 import csv
 import hashlib
 import json
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from sys import intern
 
+from kfp_vision.core.values import sort_labels
 from kfp_vision.storage import atomic
 
 CLASSIFICATION, DETECTION = "classification", "detection"
 SPLITS = ("train", "validation", "test")  # an image in several splits is used in the last of them only
 MAX_SAMPLES, SAMPLES_PER_CLASS = 300, 6  # on a page
 MAX_NAMED = 10  # names in a note; the rest is only counted
+FIRST_NAMES = 3  # names in a line of output
+# Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
+# that are not UTF-8). Spaces and joiners of any script are allowed.
+UNWRITABLE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
 UnusedImage = tuple[str, str, str]  # URI, label and reason of an image that is in no record
 
 
@@ -59,12 +65,14 @@ class SkippedFiles(Counter[str]):
 
     Attributes:
         names: the first `MAX_NAMED` names of each reason, in the order in which they were found.
+        folders: number of files by reason in each folder.
     """
 
     def __init__(self) -> None:
         """Starts without any."""
         super().__init__()
         self.names: dict[str, list[str]] = {}
+        self.folders: dict[str, Counter[str]] = {}
 
     def add(self, reason: str, name: str) -> None:
         """Counts a file.
@@ -74,9 +82,23 @@ class SkippedFiles(Counter[str]):
             name: its path below the root of the data.
         """
         self[reason] += 1
+        self.folders.setdefault(folder_of(name), Counter())[reason] += 1
         names = self.names.setdefault(reason, [])
         if len(names) < MAX_NAMED:
-            names.append(name)
+            names.append("".join(_printable(character) for character in name))
+
+    def first_names(self, reason: str) -> str:
+        """Lists the first names of a reason, and how many more files there are.
+
+        Args:
+            reason: why they are skipped.
+        """
+        return first_names(self.names.get(reason, []), self[reason])
+
+    def lines(self) -> list[str]:
+        """Returns a line for each reason, the most frequent first, with the count and the first names."""
+        reasons = sorted(self, key=lambda reason: (-self[reason], reason))
+        return [f"{self[reason]:,} files skipped: {reason} ({self.first_names(reason)})" for reason in reasons]
 
 
 @dataclass
@@ -87,16 +109,19 @@ class Catalog:
         rows: sorted by name.
         skipped: the files that are no images, by reason.
         notes: what was decided while the images were listed, one sentence each.
+        empty_classes: folders that are likely to be a class but hold no usable image.
     """
 
     rows: list[ImageRow]
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
     notes: list[str] = field(default_factory=list)
+    empty_classes: list[str] = field(default_factory=list)
 
     @property
     def classes(self) -> dict[str, int]:
-        """Number of images of each class, sorted by label; an image with objects of several classes counts for each."""
-        return dict(sorted(Counter(label for row in self.rows for label in row.labels).items()))
+        """Number of images of each class, sorted as numbered; an image with objects of several classes counts for each."""
+        counts = Counter(label for row in self.rows for label in row.labels)
+        return {label: counts[label] for label in sort_labels(counts)}
 
     @property
     def fingerprint(self) -> str:
@@ -111,6 +136,33 @@ class Catalog:
         return {split: counts[split] for split in SPLITS if split in counts}
 
 
+def folder_of(name: str) -> str:
+    """Returns the folder of a file by its path below the root of the data; empty for the root.
+
+    Args:
+        name: the path.
+    """
+    return intern(name.rpartition("/")[0])
+
+
+def first_names(names: Sequence[str], count: int) -> str:
+    """Lists the first few of many names, in their order.
+
+    Args:
+        names: at least the first few.
+        count: how many there are.
+
+    Returns:
+        For example "a.jpg, b.jpg, c.jpg and 3 more".
+    """
+    shown = names[:FIRST_NAMES]
+    return ", ".join(shown) + (f" and {count - len(shown):,} more" if count > len(shown) else "")
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
 def md5_hex(encoded: bytes) -> str:
     """Computes the content id of an image.
 
@@ -121,6 +173,15 @@ def md5_hex(encoded: bytes) -> str:
         Their MD5, in hex.
     """
     return hashlib.md5(encoded, usedforsecurity=False).hexdigest()
+
+
+def is_unwritable(text: str) -> bool:
+    """Returns whether a name contains characters that lists and label maps cannot hold.
+
+    Args:
+        text: the name.
+    """
+    return not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE_CATEGORIES for character in text)
 
 
 def some(names: list[str]) -> str:

@@ -4,8 +4,12 @@ import unicodedata
 from collections.abc import Iterable
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import image_files, packed
+from kfp_vision.dataset.class_folders import UNLABELLED
+from kfp_vision.dataset.rare_classes import name_with_counts
 from kfp_vision.dataset.table import MAX_NAMED, Catalog, conflicting_values, some
 
+MAX_EMPTY_SHARE = 0.1  # share of the class folders that may be without images
 CONFLICT_NOTE = "It is excluded unless conflicting_labels of advanced is keep"
 
 
@@ -18,32 +22,77 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
         splits: number of splits that will be cut; every class needs an image for each.
 
     Raises:
-        InputError: there are no images, fewer than two classes, a class with fewer images than splits, or predefined splits
-            that hold nothing out or leave a class without training images.
+        InputError: there are no images, fewer than two classes, too many class folders without images, classes with fewer
+            images than splits, or predefined splits that hold nothing out or leave a class without training images.
     """
     layout = "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg."
     if not found.rows:
-        others = sum(found.skipped.values())
-        raise InputError("images_uri must contain images", f"none at {images_uri} ({others} other files)", layout)
+        packed.require_unpacked(found, images_uri)
+        files = "; ".join(found.skipped.lines()) or "no files"
+        raise InputError("images_uri must contain images", f"none at {images_uri} ({files})", _images_remedy(found, layout))
+    _check_empty_classes(found, images_uri)
     if len(found.classes) < 2:
-        only = ", ".join(found.classes)
+        packed.require_unpacked(found, images_uri)
+        unlabelled = found.skipped[UNLABELLED]
+        only = ", ".join([*found.classes, *([f"{unlabelled} images skipped: {UNLABELLED}"] if unlabelled else [])])
         raise InputError("images_uri must contain at least two classes", f"one at {images_uri} ({only})", layout)
-    if found.splits:
-        _check_splits(found, images_uri)
-        return
-    label, fewest = min(found.classes.items(), key=lambda pair: pair[1])
-    if fewest < splits:
-        remedy = "Add images to it, or remove it."
-        raise InputError(f"every class must have at least {splits} images, one per split", f"{fewest} of {label}", remedy)
-
-
-def _check_splits(found: Catalog, images_uri: str) -> None:
     check_held_out(found, images_uri)
+    if found.splits.keys() - {"train"}:
+        _check_trained(found, images_uri)
+        return
+    trained_only = {row.label for row in found.rows if row.split}
+    fewer = {label: count for label, count in found.classes.items() if count < splits and label not in trained_only}
+    if fewer:
+        rule = f"every class must have at least {splits} images, one per split"
+        raise InputError(rule, count_rare(fewer, len(found.classes)), _rare_remedy(found, fewer, splits))
+
+
+def _images_remedy(found: Catalog, layout: str) -> str:
+    """Returns what to do about data without images: what the files are is wrong, or where they lie."""
+    names = [name for reason in found.skipped for name in found.skipped.names[reason]]
+    if not names or any(reason not in image_files.FILE_REASONS for reason in found.skipped):
+        return layout
+    formats = f"Give images as {image_files.FORMATS}, and convert others to JPEG or PNG."
+    return formats if any("/" in name for name in names) else f"{formats} {layout}"
+
+
+def count_rare(fewer: dict[str, int], classes: int) -> str:
+    """Describes the classes that have too few images.
+
+    Args:
+        fewer: their numbers of images by label.
+        classes: number of all classes.
+    """
+    if len(fewer) == 1:
+        label, count = next(iter(fewer.items()))
+        return f"{count} of {label}"
+    return f"{len(fewer)} of {classes} classes with fewer, the least {min(fewer.values())}: {name_with_counts(fewer)}"
+
+
+def _rare_remedy(found: Catalog, fewer: dict[str, int], splits: int) -> str:
+    """Returns what helps; leaving out all classes but one does not."""
+    if len(found.classes) - len(fewer) < 2:
+        return "Add images of them." if len(fewer) > 1 else "Add images of it."
+    them = "them" if len(fewer) > 1 else "it"
+    return (
+        f'Add images of {them}, or set advanced to {{"min_images_per_class": {splits}}} to leave {them} out, '
+        f'and "rare_classes": "train" besides to keep {them} in training alone.'
+    )
+
+
+def _check_empty_classes(found: Catalog, images_uri: str) -> None:
+    empty, total = len(found.empty_classes), len(found.empty_classes) + len(found.classes)
+    if empty > MAX_EMPTY_SHARE * total:
+        rule = f"at most {MAX_EMPTY_SHARE:.0%} of the class folders must be without usable images"
+        value = f"{empty} of {total} at {images_uri}: {some(found.empty_classes)}"
+        raise InputError(rule, value, "Add images to them, remove them if they are no classes, or set check_images to false.")
+
+
+def _check_trained(found: Catalog, images_uri: str) -> None:
     trained = {row.label for row in found.rows if row.split in ("", "train")}
-    for label in found.classes:
-        if label not in trained:
-            rule = "every class must have an image to train on"
-            raise InputError(rule, f"none of {label} in train at {images_uri}", "Add images to it, or remove it.")
+    if missing := [label for label in found.classes if label not in trained]:
+        rule = "every class must have an image to train on"
+        raise InputError(rule, f"none of {some(missing)} in train at {images_uri}", "Add images to it, or remove it.")
 
 
 def check_held_out(found: Catalog, images_uri: str) -> None:

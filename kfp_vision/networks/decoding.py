@@ -14,35 +14,70 @@ RAW_FORMAT = b"raw"  # format of an image cached as pixels: uint8 (height, width
 def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     """Decodes an image, crops its centre as `tf.image.central_crop` does, resizes the crop, and sets it upright.
 
-    Transparent pixels of a PNG become white.
+    Transparent pixels of a PNG become white; pixels of 16 bits are scaled to 8.
 
-    Part of the exported SavedModel, so it uses only operations that TensorFlow 2.6 has.
+    Part of the exported SavedModel, so it uses only operations that TensorFlow 2.6 has. The conversion and our server decode
+    more; what is not shown here as there fails.
 
     Args:
-        encoded: an image file, scalar string.
+        encoded: a JPEG, a PNG, an opaque GIF, or a BMP of 24 bits; scalar string.
         image_size: height and width of the result in pixels.
 
     Returns:
         Float32 (size, size, 3) RGB in 0 to 255.
+
+    Raises:
+        InvalidArgumentError: when the graph runs, for any other file.
     """
 
     def jpeg() -> tuple[tf.Tensor, tf.Tensor]:
-        sides = tf.image.extract_jpeg_shape(encoded)[:2]
-        return decode_jpeg_window(encoded, *central_window(sides), sides[1], image_size), orientation.jpeg_orientation(encoded)
+        shape = tf.image.extract_jpeg_shape(encoded)
+        window = central_window(shape[:2])
+        shown = tf.cond(shape[2] == 4, cmyk, lambda: decode_jpeg_window(encoded, *window, shape[1], image_size))
+        return shown, orientation.jpeg_orientation(encoded)
 
-    def any_other() -> tuple[tf.Tensor, tf.Tensor]:
+    def cmyk() -> tf.Tensor:
+        orientation.check_cmyk(encoded)
+        # As Pillow decodes it, and so the conversion. Other JPEGs keep the method of the training.
+        return crop(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
+
+    def png() -> tuple[tf.Tensor, tf.Tensor]:
         turned, transparent = orientation.png_properties(encoded)
-        return tf.cond(transparent, on_white, opaque), turned
+        shown = tf.cond(transparent, on_white, lambda: crop(tf.io.decode_png(encoded, channels=3)))
+        return shown, turned
 
-    def opaque() -> tf.Tensor:
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        return _slice_image(image, *central_window(tf.shape(image)[:2]))
+    def deep_png() -> tuple[tf.Tensor, tf.Tensor]:
+        levels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16)
+        scaled = orientation.scale_levels(levels, orientation.is_grey_png(encoded))
+        return orientation.lay_on_white(crop(scaled)), orientation.png_properties(encoded)[0]
 
     def on_white() -> tf.Tensor:
-        image = tf.io.decode_png(encoded, channels=4)
-        return orientation.lay_on_white(_slice_image(image, *central_window(tf.shape(image)[:2])))
+        return orientation.lay_on_white(crop(tf.io.decode_png(encoded, channels=4)))
 
-    image, turned = tf.cond(tf.io.is_jpeg(encoded), jpeg, any_other)
+    def gif() -> tuple[tf.Tensor, tf.Tensor]:
+        orientation.check_gif(encoded)
+        return crop(tf.io.decode_image(encoded, channels=3, expand_animations=False)), orientation.UPRIGHT
+
+    def bmp() -> tuple[tf.Tensor, tf.Tensor]:
+        orientation.check_bmp(encoded)
+        return crop(tf.io.decode_bmp(encoded, channels=3)), orientation.UPRIGHT
+
+    def any_other() -> tuple[tf.Tensor, tf.Tensor]:
+        tf.debugging.Assert(False, ["not a JPEG, PNG, GIF or BMP; convert it to JPEG"])
+        return tf.zeros((1, 1, 3), tf.uint8), orientation.UPRIGHT
+
+    def crop(image: tf.Tensor) -> tf.Tensor:
+        return _slice_image(image, *central_window(tf.shape(image)[:2]))
+
+    is_png = orientation.is_png(encoded)
+    kinds = [
+        (tf.io.is_jpeg(encoded), jpeg),
+        (is_png & orientation.is_deep_png(encoded), deep_png),
+        (is_png, png),
+        (orientation.is_gif(encoded), gif),
+        (orientation.is_bmp(encoded), bmp),
+    ]
+    image, turned = tf.case(kinds, default=any_other)
     # Turned last: the window and the result are symmetric, and the result is small.
     return orientation.turn_upright(resize(image, image_size), turned)
 

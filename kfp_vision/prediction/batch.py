@@ -1,6 +1,8 @@
 """Classifies images with an exported model in this process, or with a server over HTTP."""
 
 import csv
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -9,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from kfp_vision.core.errors import InputError, redact
-from kfp_vision.dataset import scan
+from kfp_vision.dataset import image_files
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.dataset.table import SkippedFiles
 from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, apply_to_valid
 from kfp_vision.reports import results
 from kfp_vision.storage import atomic, reading, uris
@@ -51,13 +54,14 @@ def predict_images(
         InputError: There are no images at the URI.
     """
     images_uri = uris.from_field(images_uri)
-    counts = dict.fromkeys(COUNT_NAMES, 0)
+    counts, skipped = dict.fromkeys(COUNT_NAMES, 0), SkippedFiles()
     with atomic.replacing(table) as beside:
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             score_labels = labels if all_scores else ()
             writer.writerow([*PREDICTION_COLUMNS, *(f"{SCORE_PREFIX}{label}" for label in score_labels)])
-            for uri, label, answer in classify_in_batches(classifier, read_images(images_uri, partition, partitions)):
+            images = read_images(images_uri, partition, partitions, skipped)
+            for uri, label, answer in classify_in_batches(classifier, images):
                 counts["pictures"] += 1
                 counts["labelled"] += label in labels
                 if isinstance(answer, Rejected):
@@ -69,7 +73,9 @@ def predict_images(
                     scores = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()
                     writer.writerow([uri, label, answer.label, f"{answer.score:.6f}", *scores])
         if not counts["pictures"] and partitions == 1:
-            raise no_images_error(images_uri)
+            raise no_images_error(images_uri, skipped)
+    for line in skipped.lines() if partition == 0 else ():  # the same in all
+        print(line)
     print(_summary(counts))
     return counts
 
@@ -164,23 +170,28 @@ def apply_in_batches(
         yield from ((uri, label, answer) for (uri, label, _), answer in zip(batch, answers, strict=True))
 
 
-def no_images_error(place: str) -> InputError:
+def no_images_error(place: str, skipped: SkippedFiles | None = None) -> InputError:
     """Returns the error for a URI without images.
 
     Args:
         place: The URI.
+        skipped: The files there that are no images, if known.
     """
-    remedy = f"Give an image, a folder or an archive; known suffixes are {', '.join(scan.IMAGE_SUFFIXES)}."
-    return InputError("there must be images to classify", f"none at {place}", remedy)
+    files = f" ({'; '.join(skipped.lines())})" if skipped else ""
+    remedy = f"Give an image, a folder or an archive; images may be {image_files.FORMATS}."
+    return InputError("there must be images to classify", f"none at {place}{files}", remedy)
 
 
-def read_images(uri: str, partition: int = 0, partitions: int = 1) -> Iterator[tuple[str, str, bytes | OSError]]:
+def read_images(
+    uri: str, partition: int = 0, partitions: int = 1, skipped: SkippedFiles | None = None
+) -> Iterator[tuple[str, str, bytes | OSError]]:
     """Reads the images at a URI.
 
     Args:
         uri: An image, or anything that `reading.walk` reads.
         partition: Number of the partition to read, from 0: images whose position modulo `partitions` is this number.
         partitions: Number of partitions.
+        skipped: Collects the files that are no images, of all partitions.
 
     Yields:
         URI, label (name of the folder that contains the image), and bytes or the error of reading them, of each image.
@@ -193,9 +204,17 @@ def read_images(uri: str, partition: int = 0, partitions: int = 1) -> Iterator[t
             with reading.Reader() as reader:
                 yield uri, "", reading.bytes_or_error(partial(reader.read, uri))
         return
-    images = (item for item in reading.walk(uri) if not scan.skip_reason(item.name))
+    images = _select_images(reading.walk(uri), SkippedFiles() if skipped is None else skipped)
     for item, encoded in reading.read_all(islice(images, partition, None, partitions)):
         yield item.uri, PurePosixPath(item.name).parent.name, encoded
+
+
+def _select_images(items: Iterable[reading.Item], skipped: SkippedFiles) -> Iterator[reading.Item]:
+    for item, reason in image_files.with_skip_reasons(items):
+        if reason:
+            skipped.add(reason, item.name)
+        else:
+            yield item
 
 
 def check_images_uri(uri: str, field: str) -> None:
@@ -212,20 +231,37 @@ def check_images_uri(uri: str, field: str) -> None:
 
 
 def is_single_image(uri: str) -> bool:
-    """Checks whether a URI names a single image: by its suffix, or as a local file that is not an archive.
+    """Checks whether a URI names a single image, which may have any name.
 
     Args:
         uri: An image, a folder or an archive.
 
     Returns:
-        True for a single image.
+        True for an ending of images, for a local file that is not an archive by its ending or its bytes, and for a remote file
+        that is an image by its first bytes.
+
+    Raises:
+        InputError: The store fails.
     """
-    if not uris.scheme_of(uri) and Path(uri).is_dir():
+    location = uris.Location.parse(uri)
+    if location.uri == uris.SAMPLE or (location.is_local and location.path.is_dir()):
         return False
-    path = urlsplit(uri).path if uris.scheme_of(uri) in ("http", "https") and "#" not in uri else uri
-    if PurePosixPath(path).suffix.lower() in scan.IMAGE_SUFFIXES:
+    path = location.member or (urlsplit(uri).path if location.scheme in ("http", "https") else location.place)
+    if path.lower().endswith(image_files.IMAGE_SUFFIXES):
         return True
-    return not uris.scheme_of(uri) and Path(uri).is_file() and not uri.lower().endswith(uris.ARCHIVE_SUFFIXES)
+    if location.member or location.is_archive:
+        return bool(location.member)
+    if not location.is_remote:
+        return location.is_local and location.path.is_file() and not _is_packed(location.path)
+    try:
+        return bool(location.key) and not reading.is_bucket_folder(uri) and image_files.looks_like_image(uri)
+    except FileNotFoundError:
+        return False
+
+
+def _is_packed(path: Path) -> bool:
+    """Checks whether a file without the ending of an archive is one; an image may have one at its end."""
+    return not image_files.looks_like_image(str(path)) and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path))
 
 
 def bytes_or_rejection(encoded: bytes | OSError) -> bytes | Rejected:

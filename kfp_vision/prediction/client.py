@@ -38,6 +38,7 @@ class ServingClient:
     fingerprint = ""
 
     def __init__(self, url: str):
+        url = url.strip()
         if uris.scheme_of(url) not in ("http", "https"):
             raise InputError("a server must be given by its http(s) address", url, "Give http://127.0.0.1:8080, for example.")
         host, found, name = url.rstrip("/").removesuffix(PREDICT).removesuffix(SEARCH).partition(f"{MODELS_PATH}/")

@@ -250,10 +250,12 @@ def _was_checked(form: Mapping[str, Any]) -> bool:
 
 def _check_images(form: Mapping[str, Any]) -> None:
     # Imported here, so that composing and compiling pipelines does not need the packages that read images.
-    from kfp_vision.dataset import exclusions
+    from kfp_vision.dataset import exclusions, import_files
     from kfp_vision.storage import reading
 
     reading.check_exists(form["images_uri"], "images_uri")
+    if import_files.is_import_file(form["images_uri"]):
+        import_files.read_import_file(form["images_uri"])
     if form["leave_out_uri"]:
         reading.check_exists(form["leave_out_uri"], "leave_out_uri")
         exclusions.read_exclusions(form["leave_out_uri"])

@@ -176,6 +176,11 @@ def check_preparation_values(form: Mapping[str, Any]) -> Advanced:
         if name not in PREPARATION_ADVANCED:
             rule = f"advanced of prepare_records must hold known names only ({', '.join(PREPARATION_ADVANCED)})"
             raise InputError(rule, name, suggest_name(name, list(PREPARATION_ADVANCED)))
+    if form["task"] != "classification":
+        for name in ("class_folder", "min_images_per_class"):
+            if name in advanced.changed():
+                rule = f"{name} of advanced must be left out unless task=classification"
+                raise InputError(rule, getattr(advanced, name), "Leave it out: annotations name the classes.")
     return advanced
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -23,14 +23,18 @@ from kfp_vision.dataset.images import (
     ValidImage,
     check_jpeg_scans,
     check_pixel_count,
+    describe_error,
     encode_jpeg,
+    is_deep,
     plain_jpeg_size,
     read_orientation,
+    validate_and_reduce,
     validate_image,
 )
 from kfp_vision.dataset.label_map import LABEL_MAP_FILE, read_label_map, read_labels
-from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, write_unused
-from kfp_vision.records import tfrecord
+from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, some, write_unused
+from kfp_vision.dataset.table_checks import MAX_EMPTY_SHARE
+from kfp_vision.records import odd_images, tfrecord
 from kfp_vision.records.example import encode_example, encode_list_example
 from kfp_vision.records.records_folder import RECORDS_FILE, RecordsInfo
 from kfp_vision.records.statistics import (
@@ -62,11 +66,33 @@ def convert_image(encoded: bytes, row: ImageRow, *, check_pixels: bool = True, m
     Raises:
         Rejected: the bytes are not a usable image, or not those listed in the table.
     """
+    return convert_and_judge(encoded, row, check_pixels=check_pixels, max_side=max_side)[0]
+
+
+def convert_and_judge(
+    encoded: bytes, row: ImageRow, *, check_pixels: bool = True, max_side: int = 0, usual_side: float = 0.0
+) -> tuple[ValidImage, str]:
+    """Converts an image as `convert_image` does, and says why nobody would train on it.
+
+    Args:
+        encoded: as for `convert_image`.
+        row: as for `convert_image`.
+        check_pixels: as for `convert_image`; if false, only the size is judged.
+        max_side: as for `convert_image`.
+        usual_side: as for `odd_images.odd_reason`.
+
+    Returns:
+        The image for the record, and what is odd about it; empty if nothing is.
+
+    Raises:
+        Rejected: as by `convert_image`.
+    """
     unchanged = table.md5_hex(encoded) == row.content_id if check_pixels else len(encoded) == row.bytes
     if not unchanged:
         raise Rejected("changed since it was listed")
-    image = validate_image(encoded) if check_pixels else _check_header(encoded)
-    return shrink_image(image, max_side) if max_side else image
+    image, pixels = validate_and_reduce(encoded) if check_pixels else (_check_header(encoded), None)
+    odd = odd_images.odd_reason(image, pixels, usual_side)
+    return shrink_image(image, max_side) if max_side else image, odd
 
 
 def shrink_image(image: ValidImage, max_side: int) -> ValidImage:
@@ -90,8 +116,8 @@ def shrink_image(image: ValidImage, max_side: int) -> ValidImage:
             size = (max(1, round(opened.width * scale)), max(1, round(opened.height * scale)))
             opened.draft("RGB", size)  # lets libjpeg decode at 1/2, 1/4 or 1/8 of the size, which is faster
             return encode_jpeg(opened, size)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Rejected(" ".join(str(error).split()) or type(error).__name__) from None
+    except Exception as error:  # Pillow raises anything on untrusted bytes
+        raise Rejected(describe_error(error)) from None
 
 
 def _check_header(encoded: bytes) -> ValidImage:
@@ -102,11 +128,13 @@ def _check_header(encoded: bytes) -> ValidImage:
         return ValidImage(encoded, "jpeg", *size)
     try:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as opened:
-            readable = opened.mode in TENSORFLOW_MODES.get(opened.format or "", ())
+            readable = opened.mode in TENSORFLOW_MODES.get(opened.format or "", ()) and not is_deep(opened, encoded)
             check_pixel_count(*opened.size)
             if readable and not opened.has_transparency_data and read_orientation(opened) == UPRIGHT:
                 return ValidImage(encoded, "png" if opened.format == "PNG" else "jpeg", opened.height, opened.width)
-    except (OSError, SyntaxError, ValueError):
+    except Rejected:
+        raise
+    except Exception:  # Pillow raises anything on untrusted bytes
         pass  # `validate_image` finds the reason
     return validate_image(encoded)
 
@@ -123,11 +151,13 @@ class ConvertedImage(NamedTuple):
         record: the pieces of its framed record.
         image: the image as it is in the record.
         reencoded_because: why it was re-encoded; empty if it has its original bytes.
+        odd: why nobody would train on it; empty if nothing is odd.
     """
 
     record: list[bytes]
     image: ValidImage
     reencoded_because: str
+    odd: str
 
 
 ConversionResult = ConvertedImage | str  # a string says why the image was rejected
@@ -143,6 +173,8 @@ def write_tfrecords(
     max_refused_ratio: float,
     check_pixels: bool = True,
     max_side: int = 0,
+    odd: str = odd_images.KEEP,
+    sizes_from: Sequence[str] | None = None,
     left_out: Path | None = None,
     summary: Path | None = None,
     counts: Path | None = None,
@@ -162,11 +194,13 @@ def write_tfrecords(
         tables: split name to its table.
         label_map: folder with `labels.txt`, or with `label_map.pbtxt` for object detection.
         outputs: split name to the folder to write: `SPLIT-00000-of-00003.tfrecord`, ... and `records.json`.
-        refused: where to write the table of rejected images: CSV with uri, label, reason.
+        refused: where to write the table of rejected images, and of odd ones that are left out: CSV with uri, label, reason.
         images_per_shard: examples per file; the last file of a split may have fewer.
         max_refused_ratio: largest accepted share of rejected images, 0 to 1.
         check_pixels: decode every pixel; if false, check headers only.
         max_side: images with a longer side, in pixels, are shrunk to it; 0 keeps all sizes.
+        odd: `keep` or `leave_out` the images that nobody would train on: black, blank, blurred, tiny, odd in shape.
+        sizes_from: URIs of a few images of all partitions, whose sizes give the usual one; None for a few of these tables.
         left_out: table of images that the split excluded, for the summary.
         summary: where to write the summary page (HTML).
         counts: where to write the statistics behind the summary (JSON).
@@ -186,11 +220,13 @@ def write_tfrecords(
     rejects: list[UnusedImage] = []
     written, statistics = {}, RecordStatistics(list(number_of), shown=bool(summary or counts) if samples is None else samples)
     with reading.Reader() as reader, contextlib.ExitStack() as outputs_moved:
+        usual_side = odd_images.usual_side(sample_uris(tables) if sizes_from is None else sizes_from, reader)
         for split in SPLITS:
-            convert = partial(_convert, reader, {"check_pixels": check_pixels, "max_side": max_side}, number_of)
+            options = {"check_pixels": check_pixels, "max_side": max_side, "usual_side": usual_side}
+            convert = partial(_convert, reader, options, number_of)
             results = _convert_in_order(convert, reader.ahead(read_table(tables[split])), workers)
             staging = outputs_moved.enter_context(atomic.replacing(outputs[split]))
-            accepted = _accepted_records(split, results, statistics, rejects)
+            accepted = _accepted_records(split, results, statistics, rejects, odd)
             written[split] = write_framed_records(staging, split, accepted, list(number_of), images_per_shard)
             print(f"{split}: {written[split].images} images in {len(written[split].shards)} shards", flush=True)
         if counts:
@@ -198,6 +234,19 @@ def write_tfrecords(
         pages: dict[str, Any] = {"left_out": left_out, "summary": summary, "max_side": max_side}
         report_conversion(statistics, rejects, refused, max_refused_ratio=max_refused_ratio, **pages)
     return written
+
+
+def sample_uris(tables: dict[str, Path]) -> list[str]:
+    """Chooses a few images whose sizes give the usual one.
+
+    Args:
+        tables: split name to its table.
+
+    Returns:
+        URIs of at most `odd_images.SAMPLED` images of the split for training.
+    """
+    chosen = odd_images.spread(table.count_rows(tables["train"]))
+    return [row.uri for number, row in enumerate(read_table(tables["train"])) if number in chosen]
 
 
 def report_conversion(
@@ -210,7 +259,7 @@ def report_conversion(
     summary: Path | None = None,
     max_side: int = 0,
 ) -> None:
-    """Writes the table of rejected images and the summary page, then checks the share of rejected images.
+    """Writes the table of rejected images and the summary page, then checks the shares of rejected images and classes.
 
     Args:
         statistics: of the images in the records.
@@ -222,12 +271,22 @@ def report_conversion(
         max_side: as in `write_tfrecords`.
 
     Raises:
-        InputError: too many images were rejected; the message names the first ten.
+        InputError: too many images were rejected, or all of too many classes; the message names the first ten.
     """
-    _write_rejects(refused, rejects)
+    rejected, odd = odd_images.without_odd(rejects)
+    _name_first(rejected)
+    write_unused(refused, rejects)
+    if statistics.odd:
+        counted = ", ".join(f"{count} {reason}" for reason, count in statistics.odd.most_common())
+        print(f"images that nobody would train on: {counted}; {'left out' if odd else 'kept'}", flush=True)
     if summary:
-        _write_summary(summary, statistics, rejects, read_unused(left_out) if left_out else [], max_side)
-    _check_rejects(rejects, statistics.images + len(rejects), max_refused_ratio)
+        _write_summary(summary, statistics, rejected, read_unused(left_out) if left_out else [], odd, max_side)
+    _check_rejects(rejected, statistics.images + len(rejected), max_refused_ratio)
+    if odd and not statistics.images:
+        rule = "odd_images of advanced must leave images to train on"
+        raise InputError(rule, f"{len(odd)} odd images and no others", "Set it to keep.")
+    if max_refused_ratio < 1:  # 1 for a part of the data, which may lack any class
+        _check_untrained_classes(statistics, rejects)
 
 
 def write_shards(
@@ -298,21 +357,25 @@ def name_shards(folder: Path, split: str, parts: list[tuple[Path, Shard]], image
     return info
 
 
-def _write_rejects(table: Path, rejects: list[UnusedImage]) -> None:
+def _name_first(rejects: list[UnusedImage]) -> None:
     for uri, label, reason in rejects[:REJECTS_SHOWN]:
         print(redact(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
-    write_unused(table, rejects)
 
 
 def _write_summary(
-    page: Path, statistics: RecordStatistics, rejects: list[UnusedImage], left_out: list[UnusedImage], max_side: int
+    page: Path,
+    statistics: RecordStatistics,
+    rejects: list[UnusedImage],
+    left_out: list[UnusedImage],
+    odd: list[UnusedImage],
+    max_side: int,
 ) -> None:
     write_records_page(
         page,
         classes=statistics.classes,
         splits=statistics.splits,
         total_bytes=statistics.bytes,
-        findings=list_findings(statistics, len(rejects), len(left_out), max_side),
+        findings=list_findings(statistics, len(rejects), len(left_out), max_side, odd_left_out=len(odd)),
         sizes=size_histogram(statistics),
         shapes=shape_histogram(statistics),
         samples=statistics.samples,
@@ -321,6 +384,9 @@ def _write_summary(
         duplicate_pairs=statistics.copied,
         excluded=left_out,
         rejected=rejects,
+        odd=dict(statistics.odd.most_common()),
+        odd_samples=statistics.odd_samples,
+        odd_left_out=odd,
     )
 
 
@@ -332,13 +398,35 @@ def _check_rejects(rejects: list[UnusedImage], images: int, max_refused_ratio: f
         raise InputError(rule, f"{len(rejects)} of {images}", remedy)
 
 
+def _check_untrained_classes(statistics: RecordStatistics, rejects: list[UnusedImage]) -> None:
+    """Names the classes whose training images were all rejected; rejects the data if these are too many of the classes."""
+    rejected = {label for _, label, _ in rejects}
+    untrained = [label for label, splits in statistics.classes.items() if label in rejected and not splits["train"]]
+    if not untrained:
+        return
+    print(f"no image to train on is left of {len(untrained)} of {len(statistics.classes)} classes: {some(untrained)}")
+    if len(untrained) > MAX_EMPTY_SHARE * len(statistics.classes):
+        rule = f"at most {MAX_EMPTY_SHARE:.0%} of the classes may be left without an image to train on"
+        value = f"{len(untrained)} of {len(statistics.classes)}: {some(untrained)}"
+        raise InputError(rule, value, "Their images are rejected: fix them, or exclude these classes.")
+
+
 def _accepted_records(
-    split: str, results: Iterator[tuple[ImageRow, ConversionResult]], statistics: RecordStatistics, rejects: list[UnusedImage]
+    split: str,
+    results: Iterator[tuple[ImageRow, ConversionResult]],
+    statistics: RecordStatistics,
+    rejects: list[UnusedImage],
+    odd: str,
 ) -> Iterator[list[bytes]]:
     """Yields the records of accepted images, counts them, and appends the others to `rejects`."""
     for row, result in results:
         if isinstance(result, str):
             rejects.append((row.uri, row.label, result))
+            continue
+        if result.odd:
+            statistics.add_odd(row, result.image, result.odd)
+        if result.odd and odd == odd_images.LEAVE_OUT:
+            rejects.append((row.uri, row.label, odd_images.LEFT_OUT_AS + result.odd))
         else:
             statistics.add(split, row, result.image, result.reencoded_because)
             yield result.record
@@ -349,7 +437,7 @@ def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[st
         if row.objects:
             annotations.read_boxes(row)  # refuses bad boxes before the image is read
         encoded = reader.read(row.uri)
-        image = convert_image(encoded, row, **options)
+        image, odd = convert_and_judge(encoded, row, **options)
     except Rejected as reason:
         return str(reason)
     except OSError as error:
@@ -358,7 +446,7 @@ def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[st
         record = frame_record([encode_list_example(annotations.detection_features(row, image, number_of))])
     else:
         record = frame_record(encode_example(row, image, number_of[row.label]))
-    return ConvertedImage(record, image, reencoding_reason(encoded, image))
+    return ConvertedImage(record, image, reencoding_reason(encoded, image), odd)
 
 
 def _convert_in_order(

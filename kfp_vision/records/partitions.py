@@ -23,7 +23,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.core.subprocesses import end_with_parent
 from kfp_vision.dataset.split import LEFT_OUT_TABLE, split_table
 from kfp_vision.dataset.table import SPLITS, count_rows, read_table, read_unused, write_table_slice
-from kfp_vision.records import convert, statistics
+from kfp_vision.records import convert, odd_images, statistics
 from kfp_vision.records.records_folder import RecordsInfo, check_shard_sizes, read_framed_records
 from kfp_vision.records.tfrecord import Shard
 from kfp_vision.reports import results
@@ -143,6 +143,7 @@ def write_one_partition(
         InputError: there is one partition, and too many images were rejected.
     """
     images = {split: count_rows(tables[split]) for split in SPLITS}
+    options["sizes_from"] = convert.sample_uris(tables)  # of all images, so that partitions and processes judge alike
     with atomic.temporary_folder() as scratch:
         if partitions > 1:
             rows_of = rows_of_partition(images, images_per_shard, partition, partitions)
@@ -220,7 +221,7 @@ def join_parts(
         print(f"{split}: {joined[split].images} images in {len(joined[split].shards)} shards", flush=True)
     images, files = sum(info.images for info in joined.values()), sum(len(info.shards) for info in joined.values())
     by_split = ", ".join(f"{info.images} {split}" for split, info in joined.items())
-    results.announce(f"{images} images in {files} shards ({by_split}), {len(rejects)} rejected")
+    results.announce(f"{images} images in {files} shards ({by_split}), {len(odd_images.without_odd(rejects)[0])} rejected")
     return joined
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from kfp_vision.dataset.images import PILLOW_FORMATS, TENSORFLOW_MODES, UPRIGHT, ValidImage, read_orientation
+from kfp_vision.dataset.images import PILLOW_FORMATS, TENSORFLOW_MODES, UPRIGHT, ValidImage, is_deep, read_orientation
 from kfp_vision.dataset.table import MAX_NAMED, MAX_SAMPLES, SAMPLES_PER_CLASS, SPLITS, ImageRow
+from kfp_vision.records.odd_images import ELONGATED_RATIO, ODD_SHAPE
 from kfp_vision.reports import charts, formatting
 from kfp_vision.reports.thumbnails import EncodedImage, Thumbnail, thumbnail
 from kfp_vision.storage import atomic
@@ -26,11 +27,12 @@ LARGE_SIDE = 1024  # pixels of the longer side, above which most of the reading 
 RECOMMENDED_MAX_SIDE = (
     512  # pixels of the longer side: a crop of 0.3 of the area still has an input pixel for every pixel of the network
 )
-ELONGATED_RATIO = 3.0  # longer by shorter side, above which squeezing to a square hides the subject
 IMBALANCED_RATIO = 5  # times the images of the smallest class
 FEW_TRAINING_IMAGES = 20  # training images of a class
 NOTEWORTHY_SHARE = 0.05  # share of the images
+ODD_SHOWN = 5  # thumbnails of each kind of odd images
 SHRUNK_REASON = "larger than max_side"
+DEEP_REASON = "more than 8 bits, scaled to 8"
 # Attributes of the statistics: numbers to add, lists to add bin by bin, and all that is stored.
 COUNT_FIELDS, BIN_FIELDS = ("bytes", "small", "large", "long", "copies", "conflicting"), ("sides", "ratios")
 STORED_FIELDS = (
@@ -44,6 +46,8 @@ STORED_FIELDS = (
     "anew",
     "copied",
     "samples",
+    "odd",
+    "odd_samples",
     "_first",
     "_before",
 )
@@ -71,6 +75,8 @@ class RecordStatistics:
         conflicting: number of those copies that have another label.
         copied: names of the first few pairs of copies.
         samples: label to a few thumbnails.
+        odd: kind to number of images that nobody would train on; those that are left out count as well.
+        odd_samples: kind to a few thumbnails of them.
     """
 
     def __init__(self, labels: Sequence[str], *, shown: bool = False):
@@ -89,6 +95,8 @@ class RecordStatistics:
         self.copied: list[tuple[str, str]] = []
         self.samples: dict[str, list[Thumbnail]] = {label: [] for label in labels[:MAX_SAMPLES] if shown}
         self._samples_per_class = max(1, min(SAMPLES_PER_CLASS, MAX_SAMPLES // max(1, len(labels))))
+        self.odd: Counter[str] = Counter()
+        self.odd_samples: dict[str, list[Thumbnail]] = {}
         self.splits = dict.fromkeys(SPLITS, 0)
         self._first = self._before = ("", "", "")  # content id, label and name
 
@@ -131,6 +139,19 @@ class RecordStatistics:
             if thumbnails is not None and len(thumbnails) < self._samples_per_class:
                 thumbnails.append(thumbnail(EncodedImage(row.name, image.encoded)))
 
+    def add_odd(self, row: ImageRow, image: ValidImage, kind: str) -> None:
+        """Counts an image that nobody would train on.
+
+        Args:
+            row: of the table.
+            image: as it would be in its record.
+            kind: what is odd about it, of `odd_images.odd_reason`.
+        """
+        self.odd[kind] += 1
+        shown = self.odd_samples.setdefault(kind, [])
+        if self.samples and len(shown) < ODD_SHOWN:
+            shown.append(thumbnail(EncodedImage(row.name, image.encoded)))
+
     def _count_copy(self, current: tuple[str, str, str]) -> None:
         """Counts an image as a copy if it has the content of the one before."""
         content, label, name = self._before
@@ -163,6 +184,9 @@ class RecordStatistics:
         self.largest = max(self.largest, following.largest)
         self.smallest = min(filter(None, (self.smallest, following.smallest)), default=0)
         self.anew += following.anew
+        self.odd += following.odd
+        for kind, thumbnails in following.odd_samples.items():
+            self.odd_samples[kind] = [*self.odd_samples.get(kind, []), *thumbnails][:ODD_SHOWN]
         self.copied = [*self.copied, *following.copied][:MAX_NAMED]
         for label, thumbnails in following.samples.items():
             self.samples[label] = [*self.samples[label], *thumbnails][: self._samples_per_class]
@@ -199,9 +223,10 @@ def _read(file: Path) -> RecordStatistics:
     statistics = RecordStatistics(list(stored["classes"]))
     for name in STORED_FIELDS:
         setattr(statistics, name, stored[name])
-    statistics.anew = Counter(stored["anew"])
+    statistics.anew, statistics.odd = Counter(stored["anew"]), Counter(stored["odd"])
     statistics.copied = [(name, copy) for name, copy in stored["copied"]]
     statistics.samples = {label: [Thumbnail(*one) for one in shown] for label, shown in stored["samples"].items()}
+    statistics.odd_samples = {kind: [Thumbnail(*one) for one in shown] for kind, shown in stored["odd_samples"].items()}
     statistics._first, statistics._before = tuple(stored["_first"]), tuple(stored["_before"])
     return statistics
 
@@ -219,6 +244,8 @@ def reencoding_reason(original: bytes, image: ValidImage) -> str:
     if image.encoded == original:
         return ""
     with Image.open(io.BytesIO(original), formats=PILLOW_FORMATS) as opened:
+        if is_deep(opened, original):
+            return DEEP_REASON
         if opened.format not in TENSORFLOW_MODES:
             return f"{opened.format} rather than JPEG or PNG"
         if max(opened.size) > max(image.height, image.width):
@@ -230,7 +257,9 @@ def reencoding_reason(original: bytes, image: ValidImage) -> str:
         return f"colour mode {opened.mode}"
 
 
-def list_findings(statistics: RecordStatistics, refused: int, left_out: int, max_side: int) -> list[Finding]:
+def list_findings(
+    statistics: RecordStatistics, refused: int, left_out: int, max_side: int, *, odd_left_out: int = 0
+) -> list[Finding]:
     """Lists what a person should know about the records and can act on, the most serious first.
 
     Args:
@@ -238,12 +267,14 @@ def list_findings(statistics: RecordStatistics, refused: int, left_out: int, max
         refused: number of rejected images.
         left_out: number of images that the split excluded.
         max_side: side in pixels to which larger images were shrunk; 0 for none.
+        odd_left_out: number of images that nobody would train on, and that were left out.
 
     Returns:
         Facts with remedies, as sentences.
     """
     found = [
         *_class_findings(statistics),
+        *_odd_findings(statistics, odd_left_out),
         *([] if statistics.boxes else _size_findings(statistics, max_side)),
         *_copy_findings(statistics),
     ]
@@ -276,6 +307,23 @@ def _class_findings(statistics: RecordStatistics) -> list[Finding]:
     return found
 
 
+def _odd_findings(statistics: RecordStatistics, odd_left_out: int) -> list[Finding]:
+    """Lists black, blank, blurred and tiny images; of odd shapes there is a finding among those on sizes."""
+    if odd_left_out:
+        images = "1 image was" if odd_left_out == 1 else f"{odd_left_out:,} images were"
+        return [
+            (
+                f"{images} left out, since nobody would train on them.",
+                "They are shown and listed below; set odd_images to keep.",
+            )
+        ]
+    counts = [f"{count:,} {kind}" for kind, count in statistics.odd.most_common() if kind != ODD_SHAPE]
+    if not counts:
+        return []
+    remedy = "Look at them below; exclude the wrong ones, or set odd_images to leave_out in advanced."
+    return [(f"Images that nobody would train on: {', '.join(counts)}.", remedy)]
+
+
 def _size_findings(statistics: RecordStatistics, max_side: int) -> list[Finding]:
     found = []
     images = max(1, statistics.images)
@@ -300,6 +348,11 @@ def _size_findings(statistics: RecordStatistics, max_side: int) -> list[Finding]
         elongated = _share_of_images(statistics.long, images)
         fact = f"{elongated} more than {ELONGATED_RATIO:.0f} times as long as wide, and squeezed to a square."
         found.append((fact, "Crop them to their subject, or exclude them."))
+    if deep := statistics.anew[DEEP_REASON]:
+        remedy = (
+            "Look at the samples: what matters must be visible, since the network sees no more. Else save them with 8 bits."
+        )
+        found.append((f"{_share_of_images(deep, images)} of more than 8 bits, and scaled to 8.", remedy))
     unreadable = statistics.anew.total() - statistics.anew[SHRUNK_REASON]
     if unreadable >= NOTEWORTHY_SHARE * images:
         remedy = "Save them as upright RGB JPEG once, and every later run is faster."

@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from kfp_vision.core.values import sort_labels
 from kfp_vision.reports import charts, formatting, thumbnails
 from kfp_vision.storage.atomic import replacing
 
@@ -48,6 +49,7 @@ def write_summary_page(
     skipped: Mapping[str, int],
     notes: Sequence[str],
     samples: Mapping[str, Sequence[thumbnails.Thumbnail]],
+    skipped_names: Mapping[str, Sequence[str]] | None = None,
     splits: Mapping[str, int] | None = None,
     images: int | None = None,
 ) -> None:
@@ -61,6 +63,7 @@ def write_summary_page(
         skipped: number of skipped files per reason.
         notes: findings about the data set, one sentence each.
         samples: a few images per class.
+        skipped_names: the first names of skipped files per reason.
         splits: number of images per split, if the data set is already split.
         images: number of images, if it is not the sum of `classes` because an image can have several labels or none.
 
@@ -87,7 +90,8 @@ def write_summary_page(
         images=images,
         rows=rows,
         total_bytes=total_bytes,
-        skipped=skipped,
+        skipped=sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0])),
+        skipped_names=skipped_names or {},
         notes=notes,
         samples=samples,
         splits=splits or {},
@@ -110,6 +114,9 @@ def write_records_page(
     excluded: Sequence[tuple[str, str, str]],
     rejected: Sequence[tuple[str, str, str]],
     splits: Mapping[str, int] | None = None,
+    odd: Mapping[str, int] | None = None,
+    odd_samples: Mapping[str, Sequence[thumbnails.Thumbnail]] | None = None,
+    odd_left_out: Sequence[tuple[str, str, str]] = (),
 ) -> None:
     """Writes the page of the conversion to TFRecords: what the records hold, what they do not, and what to do about it.
 
@@ -127,6 +134,9 @@ def write_records_page(
         excluded: URI, label and reason of the images that the split excluded; the page lists the first thousand.
         rejected: the same for the images that could not be used.
         splits: number of images per split, if it is not the sum over `classes` because images can have several labels or none.
+        odd: number of images that nobody would train on, per kind.
+        odd_samples: a few of them per kind.
+        odd_left_out: URI, label and reason of those that were left out.
     """
     totals = {label: sum(per_split.values()) for label, per_split in classes.items()}
     largest = max(totals.values(), default=0)
@@ -153,7 +163,13 @@ def write_records_page(
         reencoded=reencoded,
         duplicates=duplicates,
         duplicate_pairs=duplicate_pairs,
-        unused=[_unused("Rejected", rejected), _unused("Excluded by the split", excluded)],
+        odd=odd or {},
+        odd_samples=odd_samples or {},
+        unused=[
+            _unused("Rejected", rejected),
+            _unused("Excluded by the split", excluded),
+            _unused("Left out by odd_images", odd_left_out),
+        ],
         rejected=len(rejected),
         excluded=len(excluded),
     )
@@ -300,7 +316,7 @@ def write_audit_page(
         points: images with their position on the map (0 to 1, from the left and the top), and whether they are marked for
             exclusion.
     """
-    labels = sorted({image.label for image, *_ in points})
+    labels = sort_labels({image.label for image, *_ in points})
     page = render(
         "audit",
         counts=counts,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kfp_vision.core.errors import InputError, redact
-from kfp_vision.dataset import scan, table
+from kfp_vision.dataset import image_files, scan, table
 from kfp_vision.dataset.table import ImageRow, read_table, write_table, write_unused
 from kfp_vision.networks import NETWORKS
 from kfp_vision.records.partitions import partition_numbers
@@ -60,11 +60,14 @@ def list_images(images_uri: str, partitions: int, table: Path) -> list[int]:
     Raises:
         InputError: There are no images at the URI.
     """
-    rows = find_images(uris.from_field(images_uri))
-    if not rows:
-        raise no_images_to_index_error([])
-    write_table(table, rows)
-    print(f"{len(rows)} images to index")
+    found = scan.scan_images(uris.from_field(images_uri), classes=False)
+    skipped = found.skipped.lines()
+    if not found.rows:
+        raise no_images_to_index_error([], skipped)
+    for line in [*found.notes, *skipped]:
+        print(line)
+    write_table(table, found.rows)
+    print(f"{len(found.rows)} images to index")
     return partition_numbers(partitions)
 
 
@@ -260,14 +263,15 @@ def join_index_parts(folders: Sequence[Path], model: Path, folder: Path) -> Buil
     return BuildResult(about, computed, refused)
 
 
-def no_images_to_index_error(refused: Sequence[tuple[str, str, str]]) -> InputError:
+def no_images_to_index_error(refused: Sequence[tuple[str, str, str]], skipped: Sequence[str] = ()) -> InputError:
     """Returns the error for an index without any images.
 
     Args:
         refused: URI, label and reason of each rejected image.
+        skipped: What the other files are, as `SkippedFiles.lines`.
     """
-    reasons = "; ".join(sorted({reason for _, _, reason in refused})) or "no images"
-    return InputError("there must be images to index", reasons, "Give a folder of JPEGs or PNGs.")
+    reasons = "; ".join([*sorted({reason for _, _, reason in refused}), *skipped]) or "no images"
+    return InputError("there must be images to index", reasons, f"Give a folder of {image_files.FORMATS}.")
 
 
 def find_images(uri: str) -> list[ImageRow]:

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.core.values import sort_labels
 from kfp_vision.repository.version import SERVING_FOLDER, versions
 from kfp_vision.search import ann, parts
 from kfp_vision.search.embedding import Embedder
@@ -231,11 +232,11 @@ class Index:
 
     @cached_property
     def by_label(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Positions by label, ascending; labels are sorted."""
+        """Positions by label, ascending; labels are in the order of `sort_labels`."""
         positions: dict[str, list[int]] = {}
         for position, image in enumerate(self.images):
             positions.setdefault(image.label, []).append(position)
-        return {label: np.array(positions[label], "int64") for label in sorted(positions)}
+        return {label: np.array(positions[label], "int64") for label in sort_labels(positions)}
 
     def positions_with_label(self, label: str) -> npt.NDArray[np.int64]:
         """Returns the positions of the images with a label, ascending.

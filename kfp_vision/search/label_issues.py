@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kfp_vision.core.values import sort_labels
+
 MAX_VOTERS = 20  # neighbours
 VOTE_TEMPERATURE = 0.1  # difference in similarity over which the weight of a vote falls by a factor of e
 
@@ -46,7 +48,7 @@ def find_label_issues(
     Returns:
         Label issues, those with the largest majority over the own label first.
     """
-    names = sorted({label for label in labels if label})
+    names = sort_labels({label for label in labels if label})
     if len(names) < 2:
         return []
     number = np.array([names.index(label) if label else -1 for label in labels])

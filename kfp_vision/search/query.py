@@ -9,6 +9,7 @@ import numpy as np
 
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.dataset.table import SkippedFiles
 from kfp_vision.prediction import batch, client
 from kfp_vision.prediction.client import SEARCH, ServingClient
 from kfp_vision.reports import pages
@@ -122,13 +123,13 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
     queries_uri = uris.from_field(queries_uri)
     opened = Index(index)
     searcher = LocalSearcher(opened, count, label)
-    queries, unreadable = 0, 0
+    queries, unreadable, skipped = 0, 0, SkippedFiles()
     shown: list[tuple[str, str, list[tuple[Hit, str]]]] = []
     with atomic.replacing(table) as beside:
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(RESULT_COLUMNS)
-            for uri, _, near in batch.apply_in_batches(searcher.nearest, batch.read_images(queries_uri)):
+            for uri, _, near in batch.apply_in_batches(searcher.nearest, batch.read_images(queries_uri, skipped=skipped)):
                 queries += 1
                 if isinstance(near, Rejected):
                     unreadable += 1
@@ -141,7 +142,12 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
                     thumbnails = [data_uri(opened.thumbnail(opened.by_content[hit.content_id])) for hit in near.hits]
                     shown.append((uri, data_uri(near.thumbnail), list(zip(near.hits, thumbnails, strict=True))))
         if not queries:
-            raise InputError("there must be images to search for", f"none at {queries_uri}", "Give an image or a folder.")
+            files = f" ({'; '.join(skipped.lines())})" if skipped else ""
+            raise InputError(
+                "there must be images to search for", f"none at {queries_uri}{files}", "Give an image or a folder."
+            )
+    for skipped_line in skipped.lines():
+        print(skipped_line)
     pages.write_search_page(page, queries=shown, total=queries, images=opened.about.pictures)
     print(f"{queries} queries among {opened.about.pictures} images, {unreadable} unreadable")
     return {"queries": queries, "unreadable": unreadable}

@@ -10,45 +10,44 @@ the right header.
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-import orjson
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
+from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
 from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.infer_type import InferInput, InferRequest, RequestedOutput
 from kserve.protocol.rest.server import metrics_handler
 from kserve.protocol.rest.v1_endpoints import V1Endpoints
-from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from kserve.protocol.rest.v2_endpoints import V2Endpoints
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from kfp_vision import __version__
 from kfp_vision.core.errors import format_value
 from kfp_vision.reports import pages
-from kfp_vision.serving import protocols
+from kfp_vision.serving import bodies, cors, protocols
 from kfp_vision.serving.image_search import NotIndexed
 from kfp_vision.serving.inference import Overloaded
 from kfp_vision.serving.middleware import ASGIApp, BearerAuth, BodyLimit
-from kfp_vision.serving.model import MAX_IMAGES_PER_REQUEST
-from kfp_vision.serving.protocols import LABEL, TOP_K
+from kfp_vision.serving.model import NotLoaded
+from kfp_vision.serving.protocols import LABEL, TOP_K, V1Request
 from kfp_vision.serving.registry import ServedModels
 from kfp_vision.serving.telemetry import RequestTelemetry
 
-V1_MODEL, V2_MODEL = "/v1/models/{model_name}", "/v2/models/{model_name}"
-STATUS_BY_ERROR = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404, NotIndexed: 404}
+V1_MODEL, V2_MODEL, VERSION = "/v1/models/{model_name}", "/v2/models/{model_name}", "/versions/{version}"
+STATUS_BY_ERROR = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404, NotIndexed: 404, NotLoaded: 404}
 STATUS_BY_ERROR |= {Overloaded: 503, ModelNotReady: 503, ServerNotReady: 503}
+IMAGES_GO_TO = "POST images to /v1/models/NAME:predict; /v1/models lists the names."
+OTHER_METHODS = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]  # than POST
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
-LENGTH_HEADER = "inference-header-content-length"
 THUMBNAIL_CACHE_SECONDS = (
     24 * 3600
 )  # how long browsers cache a thumbnail; its URL holds a hash of the image, so it never changes
+
+Routes = Sequence[tuple[str, Callable[..., Any]]]  # path and endpoint
 
 
 class ModelDataPlane(DataPlane):
@@ -90,10 +89,12 @@ class Application:
     Args:
         models: the models that answer.
         token: the token that requests must carry; empty to let everybody in.
+        origins: of pages elsewhere that may call the server, as `cors.read_origins` returns them.
     """
 
-    def __init__(self, models: ServedModels, token: str = ""):
-        self.models, self.plane, self.token = models, ModelDataPlane(model_registry=models), token
+    def __init__(self, models: ServedModels, token: str = "", origins: Sequence[str] = ()):
+        self.models, self.plane = models, ModelDataPlane(model_registry=models)
+        self.token, self.origins = token, origins
 
     def asgi(self, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> ASGIApp:
         """Builds the ASGI application: the routes, and the middleware around them.
@@ -108,24 +109,37 @@ class Application:
         app = FastAPI(
             title="KFP Vision", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
         )
-        for path, endpoint in (
+        reads: Routes = (
             ("/", self.page),
             ("/metrics", metrics_handler),
             ("/v1/models", v1.models),
             (V1_MODEL, self.model_ready),
+            (V1_MODEL + VERSION, self.model_ready),
             ("/v2", v2.metadata),
             ("/v2/health/live", v2.live),
             ("/v2/health/ready", self.ready),
             ("/v2/models", v2.models),
             (V2_MODEL, self.metadata),
+            (V2_MODEL + VERSION, self.metadata),
             (f"{V2_MODEL}/ready", self.model_ready),
+            (f"{V2_MODEL}{VERSION}/ready", self.model_ready),
             (f"{V1_MODEL}/index", self.index),
             (f"{V1_MODEL}/index/thumbnails/{{content_id}}", self.thumbnail),
-        ):
+        )
+        writes: Routes = (
+            (f"{V1_MODEL}:predict", self.predict),
+            (f"{V1_MODEL}{VERSION}:predict", self.predict),
+            (f"{V1_MODEL}/labels/{{label}}:predict", self.labelled),
+            (f"{V1_MODEL}:search", self.search),
+            (f"{V1_MODEL}{VERSION}:search", self.search),
+            (f"{V2_MODEL}/infer", self.infer),
+            (f"{V2_MODEL}{VERSION}/infer", self.infer),
+        )
+        for path, endpoint in writes:
+            app.add_api_route(path, endpoint, methods=["POST"], response_model=None)
+            app.add_api_route(path, _reject_method, methods=OTHER_METHODS, response_model=None)
+        for path, endpoint in reads:
             app.add_api_route(path, endpoint, methods=["GET", "HEAD"], response_model=None)
-        app.add_api_route(f"{V1_MODEL}:predict", self.predict, methods=["POST"], response_model=None)
-        app.add_api_route(f"{V1_MODEL}:search", self.search, methods=["POST"], response_model=None)
-        app.add_api_route(f"{V2_MODEL}/infer", self.infer, methods=["POST"], response_model=None)
         for kind, status in STATUS_BY_ERROR.items():
             app.add_exception_handler(kind, _error_handler(status))
         app.add_exception_handler(StarletteHTTPException, _handle_http_error)
@@ -133,7 +147,8 @@ class Application:
         app.add_exception_handler(Exception, _handle_failure)
         app.add_middleware(BodyLimit)
         app.add_middleware(BearerAuth, token=self.token)
-        return RequestTelemetry(app)  # outermost, so that requests that fail are counted and logged as well
+        with_origins = cors.allow_origins(app, self.origins)
+        return RequestTelemetry(with_origins)  # outermost, so that requests that fail are counted and logged as well
 
     def drain(self) -> None:
         """Turns the server unready; requests are still answered."""
@@ -170,34 +185,41 @@ class Application:
         reason = f"not ready: {', '.join(self.models.broken)}" if self.models.broken else "the server is shutting down"
         return JSONResponse({"ready": False, "error": reason, "not_ready": self.models.broken}, 503, RETRY_AFTER)
 
-    async def model_ready(self, model_name: str) -> Response:
-        """Answers whether a model is ready.
+    async def model_ready(self, model_name: str, request: Request) -> Response:
+        """Answers whether a model is ready, and by which version.
 
         Args:
             model_name: the model's name in URLs.
+            request: its path may name the version that must be loaded.
 
         Returns:
-            `ready: true`.
+            `ready: true`, as KServe answers, and `model_version_status`, as TF-Serving does.
 
         Raises:
             ModelNotReady: it is not.
+            NotLoaded: another version is.
         """
-        await self._check_ready(model_name)
-        return JSONResponse({"name": model_name, "ready": True})
+        await self._check_version_ready(model_name, request)
+        number = self.plane.get_model_from_registry(model_name).version.number
+        status = {"error_code": "OK", "error_message": ""}
+        versions = [{"version": str(number), "state": "AVAILABLE", "status": status}]
+        return JSONResponse({"name": model_name, "ready": True, "model_version_status": versions})
 
-    async def metadata(self, model_name: str) -> Response:
+    async def metadata(self, model_name: str, request: Request) -> Response:
         """Answers with a model's inputs, outputs and version.
 
         Args:
             model_name: the model's name in URLs.
+            request: its path may name the version that must be loaded.
 
         Returns:
             V2's model metadata.
 
         Raises:
             ModelNotReady: no version of the model loads.
+            NotLoaded: another version is.
         """
-        await self._check_ready(model_name)
+        await self._check_version_ready(model_name, request)
         return JSONResponse(await self.plane.model_metadata(model_name))
 
     async def predict(self, model_name: str, request: Request) -> Response:
@@ -205,17 +227,18 @@ class Application:
 
         Args:
             model_name: the model's name in URLs.
-            request: holds the images.
+            request: holds the images; its path may name the version that must answer.
 
         Returns:
             V1's response.
 
         Raises:
             ModelNotReady: no version of the model loads.
+            NotLoaded: another version answers.
             InvalidInput: the body is invalid, or none of its images can be read.
         """
         await self._check_ready(model_name)
-        payload = await _payload(request, (TOP_K,))
+        payload = V1Request(await bodies.read_v1(request, (TOP_K,)), _version(request))
         answer, headers = await self.plane.infer(model_name=model_name, request=payload, headers=dict(request.headers))
         return JSONResponse(answer, headers=headers)
 
@@ -224,7 +247,7 @@ class Application:
 
         Args:
             model_name: the model's name in URLs.
-            request: holds the images.
+            request: holds the images; its path may name the version that must answer.
 
         Returns:
             The hits of each image.
@@ -232,11 +255,12 @@ class Application:
         Raises:
             ModelNotReady: no version of the model loads.
             NoIndex: the model has no index.
+            NotLoaded: another version answers.
             InvalidInput: the body is invalid, none of its images can be read, or no image has the label.
         """
         await self._check_ready(model_name)
         model = self.plane.get_model_from_registry(model_name)
-        return JSONResponse(await model.search(await _payload(request, (TOP_K, LABEL))))
+        return JSONResponse(await model.search(V1Request(await bodies.read_v1(request, (TOP_K, LABEL)), _version(request))))
 
     async def index(self, model_name: str) -> Response:
         """Answers with a description of a model's index.
@@ -281,58 +305,46 @@ class Application:
 
         Args:
             model_name: the model's name in URLs.
-            request: holds the images.
+            request: holds the images; its path may name the version that must answer.
 
         Returns:
             V2's response.
 
         Raises:
             ModelNotReady: no version of the model loads.
+            NotLoaded: another version answers.
             InvalidInput: the body is invalid, or none of its images can be read.
         """
         await self._check_ready(model_name)
-        body, request_headers = await request.body(), dict(request.headers)
-        try:
-            parsed = _v2_request(body, request_headers.get(LENGTH_HEADER), model_name)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise _invalid_v2(f"{first['msg']} at {'.'.join(map(str, first['loc']))}") from None
-        except (InferenceError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise _invalid_v2(f"{type(error).__name__}: {error}") from None
-        answer, headers = await self.plane.infer(model_name=model_name, request=parsed, headers=request_headers)
+        parsed = await bodies.read_v2(request, model_name, _version(request))
+        answer, headers = await self.plane.infer(model_name=model_name, request=parsed, headers=dict(request.headers))
         content, length = answer.to_rest()
         if length is None:
             return JSONResponse(content, headers=headers)
-        return Response(content, headers={**headers, LENGTH_HEADER: str(length)}, media_type="application/octet-stream")
+        return Response(content, headers={**headers, bodies.LENGTH_HEADER: str(length)}, media_type="application/octet-stream")
+
+    async def labelled(self, model_name: str, label: str) -> Response:
+        """Rejects a request for a version by TF-Serving's label.
+
+        Args:
+            model_name: the model's name in URLs.
+            label: such as `stable`.
+
+        Raises:
+            NotLoaded: always; versions have no labels here.
+        """
+        await self._check_ready(model_name)
+        number = self.plane.get_model_from_registry(model_name).version.number
+        rule = f"the version of {model_name} must be given by its number, /versions/{number}, or left out"
+        raise NotLoaded(f"{rule}; got the label {format_value(label, 50)}. Versions have no labels here.")
+
+    async def _check_version_ready(self, model_name: str, request: Request) -> None:
+        await self._check_ready(model_name)
+        self.plane.get_model_from_registry(model_name).check_version(_version(request))
 
     async def _check_ready(self, model_name: str) -> None:
         if not await self.plane.model_ready(model_name, True):
             raise ModelNotReady(model_name, "No version of it loads; the server's output says why.")
-
-
-async def _payload(request: Request, fields: Sequence[str]) -> Any:
-    """Reads a V1 body: JSON, whatever the content type, or built from a form with image files or from a single image.
-
-    Args:
-        request: the request to read.
-        fields: the parameters that the form, or the query string of any request, may hold.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    payload: Any
-    if kind == "multipart/form-data":
-        form = await request.form(max_files=MAX_IMAGES_PER_REQUEST)
-        files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-        if not files:
-            raise InvalidInput("a form must hold an image as file; got no file. Send it with curl -F file=@image.jpg.")
-        given = {name: part for name, part in form.multi_items() if isinstance(part, str) and name in fields}
-        payload = {"instances": [await file.read() for file in files]} | given
-    elif kind.startswith("image/"):
-        payload = {"instances": [await request.body()]}
-    else:
-        payload = _parse_json(await request.body())
-    if isinstance(payload, dict):
-        payload |= {name: request.query_params[name] for name in fields if name in request.query_params}
-    return payload
 
 
 def _error_handler(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
@@ -342,55 +354,26 @@ def _error_handler(status: int) -> Callable[[Request, Exception], Awaitable[Resp
     return handle
 
 
-async def _handle_http_error(_: Request, error: Exception) -> Response:
+async def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+    reason, path = str(error.detail), format_value(request.url.path, 200)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "another one").split(", ")))
+        reason = f"the method for {path} must be {allowed}; got {request.method}. {IMAGES_GO_TO}"
+    elif reason == HTTPStatus.NOT_FOUND.phrase:
+        reason = f"the path must be one that the server answers; got {path}. {IMAGES_GO_TO}"
+    return JSONResponse({"error": reason}, error.status_code, headers=error.headers)
+
+
+async def _reject_method() -> Response:
+    raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+
+
+def _version(request: Request) -> str:
+    """Returns the version that the path names; empty if it names none."""
+    return str(request.path_params.get("version", ""))
 
 
 async def _handle_failure(request: Request, error: Exception) -> Response:
     logging.getLogger("kserve").error("%s %s failed", request.method, request.url.path, exc_info=error)
     return JSONResponse({"error": "the server failed; its log says why."}, 500)
-
-
-def _v2_request(body: bytes, length: str | None, model_name: str) -> InferRequest:
-    """Parses a V2 request: JSON, or `length` bytes of JSON followed by the binary tensors that it describes.
-
-    KServe's own parser of binary tensors accepts only UTF-8 text in a BYTES tensor.
-    """
-    if length is None:
-        return InferRequest.from_inference_request(InferenceRequest.model_validate(_parse_json(body)), model_name)
-    end = int(length)
-    if not 0 < end <= len(body):
-        raise ValueError(f"{LENGTH_HEADER} {end} for a body of {len(body)} bytes")
-    description, rest = orjson.loads(body[:end]), body[end:]
-    parameters, outputs = description.get("parameters"), description.get("outputs") or []
-    if any(not isinstance(one or {}, dict) for one in (parameters, *(output.get("parameters") for output in outputs))):
-        raise TypeError("parameters must be a dictionary")
-    inputs, raw = [], []
-    for tensor in description["inputs"]:
-        inputs.append(InferInput(tensor["name"], tensor["shape"], tensor["datatype"], tensor.get("data")))
-        size = 0 if "data" in tensor else tensor["parameters"]["binary_data_size"]
-        raw.append(None if "data" in tensor else rest[:size])
-        rest = rest[size:]
-    if rest:
-        raise ValueError(f"{len(rest)} bytes after the last tensor")
-    return InferRequest(
-        model_name,
-        inputs,
-        description.get("id"),
-        raw_inputs=raw,
-        parameters=parameters,
-        request_outputs=[RequestedOutput(one["name"], one.get("parameters")) for one in outputs],
-    )
-
-
-def _invalid_v2(found: str) -> InvalidInput:
-    return InvalidInput(f"a body must follow the Open Inference Protocol; got {format_value(found, 200)}.")
-
-
-def _parse_json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        remedy = 'Send {"instances": [{"b64": "..."}]}, or an image with curl -F file=@image.jpg.'
-        raise InvalidInput(f"a body must be JSON, or a form with an image; got no JSON ({error}). {remedy}") from None

@@ -8,18 +8,24 @@ import kserve
 from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import InferRequest
 
-from kfp_vision.core.errors import InputError
-from kfp_vision.dataset.images import Rejected
+from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.dataset.images import PILLOW_FORMATS, Rejected
 from kfp_vision.prediction.client import FINGERPRINT_HEADER
 from kfp_vision.repository.version import INDEX_FOLDER, Version, versions
 from kfp_vision.search.index import INDEX_FILE, index_files
 from kfp_vision.serving import protocols, telemetry
 from kfp_vision.serving.image_search import LoadedIndex, NotIndexed
 from kfp_vision.serving.inference import MAX_PIXELS, LoadedModel
+from kfp_vision.serving.instances import InvalidInstance
 
 MAX_IMAGES_PER_REQUEST = 256  # of one request
+MAX_REASONS = 3  # named in an error; there may be one for each image
 
 FileStates = list[tuple[Path, int, int]]  # path, size and modification time of files, which reveal a change
+
+
+class NotLoaded(Exception):
+    """The version that a request asks for is not the one that answers."""
 
 
 class ServedClassifier(kserve.Model):
@@ -86,7 +92,7 @@ class ServedClassifier(kserve.Model):
         """Answers a prediction request.
 
         Args:
-            payload: a V1 body, decoded from JSON, or a V2 request.
+            payload: a `V1Request`, or a V2 request; either may name the version that must answer.
             headers: unused; KServe passes them.
             response_headers: gets the fingerprint of the version that answers.
 
@@ -95,40 +101,57 @@ class ServedClassifier(kserve.Model):
 
         Raises:
             InvalidInput: the request follows neither protocol, or none of its images can be read.
+            NotLoaded: another version answers than the request names.
             Busy: too many images are waiting.
         """
         assert self._loaded
         loaded = self._loaded  # one version for the whole request, even if a new one is picked up meanwhile
+        is_v2 = isinstance(payload, InferRequest)
+        self._check_version(loaded, payload.model_version if is_v2 else payload.version)
         request = protocols.parse_predict_request(payload)
         self._check_size(loaded, len(request.images))
         if response_headers is not None:
             response_headers[FINGERPRINT_HEADER] = loaded.version.fingerprint
         answers = await loaded.classify(request.images)
         _check_any_readable(answers)
-        if isinstance(payload, InferRequest):
+        if is_v2:
             return protocols.v2_response(payload, self.name, loaded.version, answers, request.top_k)
-        return protocols.v1_response(answers, loaded.version.labels, request.top_k)
+        return protocols.v1_response(answers, loaded.version.labels, request)
+
+    def check_version(self, version: str) -> None:
+        """Checks that a version answers.
+
+        Args:
+            version: its number; empty for whichever does.
+
+        Raises:
+            NotLoaded: another one does.
+        """
+        assert self._loaded
+        self._check_version(self._loaded, version)
 
     @property
     def searched(self) -> LoadedIndex | None:
         """The index that is searched, if the version that answers has one."""
         return self._searched
 
-    async def search(self, payload: Any) -> dict[str, Any]:
+    async def search(self, payload: protocols.V1Request) -> dict[str, Any]:
         """Answers a search request.
 
         Args:
-            payload: the body, decoded from JSON.
+            payload: the request, which may name the version that must answer.
 
         Returns:
             The body of the response, with the hits of each image.
 
         Raises:
             NoIndex: there is no index.
+            NotLoaded: another version answers than the request names.
             InvalidInput: the body is invalid, none of its images can be read, or no image has the label.
             Busy: too many images are waiting.
         """
         searched = self.required_index()
+        self._check_version(searched.loaded, payload.version)
         request = protocols.parse_search_request(payload)
         self._check_size(searched.loaded, len(request.images))
         try:
@@ -156,6 +179,12 @@ class ServedClassifier(kserve.Model):
     def get_output_types(self) -> list[dict[str, Any]]:
         """Describes the outputs for V2's model metadata."""
         return protocols.v2_outputs(self.version.labels)
+
+    def _check_version(self, loaded: LoadedModel, version: str | None) -> None:
+        number = loaded.version.number
+        if version and not (version.isdecimal() and len(version) < 20 and int(version) == number):
+            found = f"{format_value(version, 50)}, and of {self.name} version {number} is loaded"
+            raise NotLoaded(f"the version must be one that is loaded; got {found}. Name that one, or none for the newest.")
 
     def _check_size(self, loaded: LoadedModel, images: int) -> None:
         telemetry.annotate_request(self.name, loaded.version.number, images)
@@ -197,10 +226,17 @@ class ServedClassifier(kserve.Model):
 
 
 def _check_any_readable(answers: Sequence[Any]) -> None:
-    if all(isinstance(answer, Rejected) for answer in answers):
-        reasons = "; ".join(sorted({str(answer) for answer in answers}))
-        remedy = f"Send JPEG or PNG, of at most {MAX_PIXELS // 1_000_000} million pixels."
-        raise InvalidInput(f"a request must hold a readable image; got {reasons}. {remedy}")
+    if not all(isinstance(answer, Rejected) for answer in answers):
+        return
+    reasons = list(dict.fromkeys(map(str, answers)))
+    others = len(reasons) - MAX_REASONS
+    if all(isinstance(answer, InvalidInstance) for answer in answers):
+        raise InvalidInput(" ".join(reasons[:MAX_REASONS]) + (f" {others} more are wrong." if others > 0 else ""))
+    found = "; ".join(reason.removesuffix(".") for reason in reasons[:MAX_REASONS]) + (
+        f"; and {others} more reasons" if others > 0 else ""
+    )
+    remedy = f"Formats: {', '.join(PILLOW_FORMATS)}, of at most {MAX_PIXELS // 1_000_000} million pixels."
+    raise InvalidInput(f"a request must hold a readable image; got {found}. {remedy}")
 
 
 def _file_states(files: Iterable[Path]) -> FileStates:

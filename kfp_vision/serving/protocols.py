@@ -1,9 +1,7 @@
 """Parses requests and builds responses of KServe's V1 protocol, the Open Inference Protocol (V2) and image search."""
 
-import base64
-import binascii
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +16,9 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer, Prediction
 from kfp_vision.repository.version import Version
 from kfp_vision.search.index import Hit, Index
+from kfp_vision.serving import instances
 from kfp_vision.serving.image_search import IndexedImage
+from kfp_vision.serving.instances import read_image
 
 BYTES = "BYTES"
 V2_DATATYPES = {"O": BYTES, "i": "INT64", "f": "FP32"}  # the protocol's tensor types, by NumPy's kind
@@ -28,6 +28,22 @@ DEFAULT_HITS = 10  # hits of a search that does not set top_k
 Parsed = TypeVar("Parsed")
 
 
+INSTANCES, INPUTS = "instances", "inputs"  # TF-Serving's row and column format
+
+
+@dataclass(frozen=True)
+class V1Request:
+    """The body of a V1 request.
+
+    Attributes:
+        body: decoded from JSON, or built from a form or a file.
+        version: the version that must answer; empty for the newest.
+    """
+
+    body: Any
+    version: str = ""
+
+
 @dataclass(frozen=True)
 class PredictRequest:
     """A prediction request.
@@ -35,17 +51,19 @@ class PredictRequest:
     Attributes:
         images: encoded, or why one was rejected.
         top_k: number of most probable classes to list besides the best; 0 for no list.
+        in_columns: whether the response must have TF-Serving's column format as well.
     """
 
     images: Sequence[bytes | Rejected]
     top_k: int
+    in_columns: bool = False
 
 
-def parse_predict_request(payload: Any) -> PredictRequest:
+def parse_predict_request(payload: V1Request | InferRequest) -> PredictRequest:
     """Parses a prediction request.
 
     Args:
-        payload: a V1 body, decoded from JSON, or a V2 request.
+        payload: a V1 or a V2 request.
 
     Returns:
         The request.
@@ -55,8 +73,8 @@ def parse_predict_request(payload: Any) -> PredictRequest:
     """
     if isinstance(payload, InferRequest):
         return PredictRequest(_v2_images(payload), _top_k(to_http_parameters(payload.parameters or {}).get(TOP_K)))
-    images = list(_v1_instances(payload, _v1_image))
-    return PredictRequest(images, _top_k(payload.get(TOP_K)))
+    images = _v1_instances(payload.body, read_image)
+    return PredictRequest(images, _top_k(payload.body.get(TOP_K)), INPUTS in payload.body)
 
 
 @dataclass(frozen=True)
@@ -74,11 +92,11 @@ class SearchRequest:
     label: str
 
 
-def parse_search_request(payload: Any) -> SearchRequest:
+def parse_search_request(payload: V1Request) -> SearchRequest:
     """Parses a search request.
 
     Args:
-        payload: a V1 body, decoded from JSON, in which an instance may also be `{"id": "..."}` with the id of a hit.
+        payload: a V1 request, in which an instance may also be `{"id": "..."}` with the id of a hit.
 
     Returns:
         The request.
@@ -86,8 +104,8 @@ def parse_search_request(payload: Any) -> SearchRequest:
     Raises:
         InvalidInput: it does not follow the protocol, or asks for something impossible.
     """
-    images = list(_v1_instances(payload, _query))
-    top_k, label = _top_k(payload.get(TOP_K)) or DEFAULT_HITS, payload.get(LABEL, "")
+    images = _v1_instances(payload.body, _query)
+    top_k, label = _top_k(payload.body.get(TOP_K)) or DEFAULT_HITS, payload.body.get(LABEL, "")
     if top_k > MAX_NEAREST:
         raise InvalidInput(f"{TOP_K} of a search must be at most {MAX_NEAREST}; got {top_k}. Ask for fewer.")
     if not isinstance(label, str):
@@ -115,18 +133,30 @@ def describe_index(index: Index) -> dict[str, Any]:
     return content | {"model_name": about.model_name, "dimension": about.dimension}
 
 
-def v1_response(answers: Sequence[Answer], labels: Sequence[str], top_k: int) -> dict[str, Any]:
+def v1_response(answers: Sequence[Answer], labels: Sequence[str], request: PredictRequest) -> dict[str, Any]:
     """Builds the body of a V1 prediction response.
 
     Args:
         answers: for each image a prediction, or why it was rejected.
         labels: names of the classes, by number.
-        top_k: number of classes to list as `top_k` in each prediction; 0 for no list.
+        request: the request that is answered.
 
     Returns:
-        `predictions`, with a prediction or `error` for each image.
+        `predictions`, with a prediction or `error` for each image; to a request in columns `outputs` too, with a list for each
+        output, in which a rejected image has class -1, as in V2.
     """
-    return {"predictions": [_v1_prediction(answer, labels, top_k) for answer in answers]}
+    response: dict[str, Any] = {"predictions": [_v1_prediction(answer, labels, request.top_k) for answer in answers]}
+    if not request.in_columns:
+        return response
+    predictions = [answer if isinstance(answer, Prediction) else None for answer in answers]
+    columns: dict[str, list[Any]] = {
+        "classes": [one.label if one else "" for one in predictions],
+        "class_idx": [one.number if one else NO_CLASS for one in predictions],
+        "probabilities": [one.probabilities if one else [0.0] * len(labels) for one in predictions],
+    }
+    if None in predictions:
+        columns["error"] = ["" if isinstance(answer, Prediction) else str(answer) for answer in answers]
+    return response | {"outputs": columns}
 
 
 def v2_response(request: InferRequest, name: str, version: Version, answers: Sequence[Answer], top_k: int) -> InferResponse:
@@ -240,33 +270,40 @@ def _top_k_tensors(predictions: Sequence[Prediction | None], labels: Sequence[st
     }
 
 
-def _v1_instances(body: Any, parse: Callable[[Any], Parsed]) -> Iterator[Parsed]:
-    """Parses each instance of a V1 body, `{"instances": [{"b64": "..."}, ...]}`."""
-    instances = body.get("instances") if isinstance(body, dict) else None
-    if not isinstance(instances, list) or not instances:
-        raise InvalidInput('a body must be {"instances": [{"b64": "..."}]}, with an image in base64; got something else.')
-    return map(parse, instances)
+def _v1_instances(body: Any, parse: Callable[[Any, str], Parsed]) -> list[Parsed]:
+    """Parses each instance of a V1 body: rows, `{"instances": [{"b64": "..."}]}`, or columns, `{"inputs": {"b64": "..."}}`."""
+    if not isinstance(body, dict) or (INSTANCES in body) == (INPUTS in body):
+        raise _invalid_v1("both" if isinstance(body, dict) and INPUTS in body else instances.describe(body))
+    name = INSTANCES if INSTANCES in body else INPUTS
+    rows = body[name]
+    if name == INPUTS:
+        if isinstance(rows, dict) and "b64" not in rows and (key := instances.image_key(rows)):  # named, as the model's input
+            name, rows = f"{name}.{format_value(key, 40)}", rows[key]
+        rows = rows if isinstance(rows, list) else [rows]
+    is_numbers = isinstance(rows, list) and len(rows) > 1 and all(isinstance(row, int | float) for row in rows)
+    if not isinstance(rows, list) or not rows or is_numbers:
+        raise _invalid_v1(f"{name} that hold {'an empty list' if rows == [] else instances.describe(rows)}")
+    return [parse(instance, f"{name}[{number}]") for number, instance in enumerate(rows)]
 
 
-def _v1_image(instance: Any) -> bytes | Rejected:
-    """Decodes the image of an instance, which is bytes if it comes from a form."""
-    if isinstance(instance, dict) and isinstance(instance.get("image_bytes"), dict):  # as TF-Serving names its input
-        instance = instance["image_bytes"]
-    return _decode(instance.get("b64") if isinstance(instance, dict) else instance)
+def _invalid_v1(found: str) -> InvalidInput:
+    rule = 'a body must be {"instances": [{"b64": "..."}]} or {"inputs": {"b64": "..."}}, with images in base64'
+    return InvalidInput(f"{rule}; got {found}. List the images in instances.")
 
 
-def _query(instance: Any) -> bytes | IndexedImage | Rejected:
-    if isinstance(instance, dict) and "id" in instance:
+def _query(instance: Any, place: str) -> bytes | IndexedImage | Rejected:
+    if isinstance(instance, dict) and "id" in instance and not instances.has_image_key(instance):
         return IndexedImage(instance["id"]) if isinstance(instance["id"], str) else Rejected("an id that is not a string")
-    return _v1_image(instance)
+    return read_image(instance, place)
 
 
 def _v2_images(request: InferRequest) -> list[bytes | Rejected]:
-    """Decodes the images of the first tensor: base64 strings in JSON, or bytes in a binary tensor."""
+    """Decodes the images of the first tensor: base64 in JSON, or bytes or base64 in a binary tensor."""
     tensor = request.inputs[0] if request.inputs else None
     if tensor is None or tensor.datatype != BYTES:
-        found = f"{tensor.name} of type {tensor.datatype}" if tensor else "no input"
-        raise InvalidInput(f"the input must be a tensor image_bytes of type BYTES; got {found}.")
+        found = f"{format_value(tensor.name, 40)} of type {format_value(tensor.datatype, 40)}" if tensor else "no input"
+        remedy = "Send image files, not their pixels."
+        raise InvalidInput(f"the input must be a tensor image_bytes of type BYTES; got {found}. {remedy}")
     try:
         if min(tensor.shape, default=0) < 0:
             raise ValueError(f"shape {tensor.shape}")
@@ -275,15 +312,5 @@ def _v2_images(request: InferRequest) -> list[bytes | Rejected]:
         raise InvalidInput(f"the tensor must have the size of its shape; got {format_value(str(error), 200)}.") from None
     if not elements:
         raise InvalidInput("the input must hold an image; got an empty tensor.")
-    return [_decode(one) for one in elements]
-
-
-def _decode(text: Any) -> bytes | Rejected:
-    if isinstance(text, bytes):
-        return text
-    if not isinstance(text, str):
-        return Rejected("not a base64 string")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return Rejected(f"invalid base64 ({error})")
+    name = format_value(tensor.name, 40)
+    return [read_image(one, f"{name}[{number}]") for number, one in enumerate(elements)]

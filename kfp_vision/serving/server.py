@@ -16,7 +16,7 @@ from urllib.parse import quote
 from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
 from kfp_vision.prediction import authentication
-from kfp_vision.serving import find_models
+from kfp_vision.serving import cors, find_models
 
 if TYPE_CHECKING:
     from kfp_vision.serving.draining import DrainingServer
@@ -37,6 +37,7 @@ def serve(
     host: str = LOCALHOST,
     port: int = 8080,
     grpc_port: int = 0,
+    cors_origins: str | None = None,
 ) -> None:
     """Serves one or several models until the process is told to stop, to clients that send the token of `access`, if set.
 
@@ -47,23 +48,24 @@ def serve(
         host: 127.0.0.1 for this machine only, 0.0.0.0 for the network.
         port: 0 for a free one.
         grpc_port: port of the Open Inference Protocol over gRPC; 0 for none.
+        cors_origins: of pages elsewhere that may call the server; None for those in KFP_VISION_CORS_ORIGINS.
 
     Raises:
-        InputError: an invalid name or token, no model at the path, none that loads, an index of another model, or a port
-            in use.
+        InputError: an invalid name, token or origin, no model at the path, none that loads, an index of another model, or a
+            port in use.
 
     Example:
         serve(Path("models/flowers"), host="0.0.0.0", port=8080)
     """
     if name:
         values.check_model_name(name, "--name")
-    token = authentication.read_token()
+    token, origins = authentication.read_token(), cors.read_origins(cors_origins)
     find_models.find_models(path, name, index)  # fails fast, before the heavy imports
     listening = _bind(host, port)
     if grpc_port:
         _bind(host, grpc_port, "--grpc-port").close()
     models = _load(path, name, index)
-    server = _server(models, token, f"{host}:{grpc_port}" if grpc_port else "")
+    server = _server(models, token, origins, f"{host}:{grpc_port}" if grpc_port else "")
     listening.listen()  # from now on connections are queued rather than refused
     _announce(models, host, listening.getsockname()[1], grpc_port)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a person stops the server
@@ -122,7 +124,7 @@ def _load(path: Path, name: str, index: Path | None) -> "ServedModels":
     return models
 
 
-def _server(models: "ServedModels", token: str, grpc_address: str) -> "DrainingServer":
+def _server(models: "ServedModels", token: str, origins: list[str], grpc_address: str) -> "DrainingServer":
     """Builds the server; `grpc_address` is empty for HTTP only."""
     import uvicorn
 
@@ -131,7 +133,7 @@ def _server(models: "ServedModels", token: str, grpc_address: str) -> "DrainingS
     from kfp_vision.serving.connections import DeadlineConnection
     from kfp_vision.serving.draining import DRAIN_SECONDS, DrainingServer
 
-    application = Application(models, token)
+    application = Application(models, token, origins)
     lifespan = partial(grpc_server.serve_grpc, application.plane, token, grpc_address) if grpc_address else None
     config = uvicorn.Config(
         application.asgi(lifespan),

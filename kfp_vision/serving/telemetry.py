@@ -86,7 +86,7 @@ class RequestTelemetry:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        with record_request(route_label(scope["path"]), scope["method"], scope["path"]) as note:
+        with record_request(route_label(scope["path"], scope["method"]), scope["method"], scope["path"]) as note:
 
             async def send_and_note(message: Any) -> None:
                 if message["type"] == "http.response.start":
@@ -133,8 +133,10 @@ def open_request_log() -> None:
     logging.getLogger("uvicorn.access").handlers.clear()
 
 
-def route_label(path: str) -> str:
-    """Returns the metrics label of a path: one of a fixed few, so that clients cannot create new time series."""
+def route_label(path: str, method: str) -> str:
+    """Returns the metrics label of a request: one of a fixed few, so that clients cannot create new time series."""
+    if method == "OPTIONS":  # a browser's question before the request of a page elsewhere
+        return "preflight"
     for verb in ("predict", "search"):
         if path.endswith(f":{verb}"):
             return verb

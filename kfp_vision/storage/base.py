@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, BinaryIO, Protocol
@@ -14,11 +15,13 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 STREAM_CHUNK_BYTES = 1 << 18  # bytes read at a time; at most this much is lost when a connection breaks
 MD5_PATTERN = re.compile(r"[0-9a-f]{32}")
 HASH_HEADER = re.compile(r"(md5|crc32c)=([\w+/]+=*)")  # in the x-goog-hash header of Cloud Storage
+GZIP_MAGIC = b"\x1f\x8b"
 SCHEMES = ("s3", "minio", "cos", "gs", "http", "https")
 S3_SCHEMES = ("s3", "minio", "cos")  # stores with the interface of S3, whose endpoint and region a URI may set
 BUCKETS = (*S3_SCHEMES, "gs")  # schemes with a bucket and keys, which can be listed
 SETTINGS_AT_END = re.compile(r"\?((?:endpoint|region)=[^?&]+(?:&(?:endpoint|region)=[^?&]+)*)$")
 WAIT_VARIABLE = "KFP_VISION_STORE_WAIT_SECONDS"  # how long to wait for a store, see `patience`
+NAME_ENCODING_VARIABLE = "KFP_VISION_NAME_ENCODING"  # of the names in archives, see `archives`
 # Environment variables of the stores: set from a Kubernetes secret, and passed to local containers.
 SECRET_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
@@ -38,6 +41,7 @@ SETTING_VARIABLES = (
     "COS_REGION",
     "STORAGE_EMULATOR_HOST",
     WAIT_VARIABLE,
+    NAME_ENCODING_VARIABLE,
 )
 ENVIRONMENT_VARIABLES = (*SECRET_VARIABLES, *SETTING_VARIABLES)
 
@@ -55,6 +59,8 @@ class FileInfo:
         version: an identifier that changes with the object; empty if unknown.
         crc32c: of its bytes, in base64; empty if unknown.
         modified: time of the last write, in seconds since 1970, if a listing reports it; else 0.
+        encoding: its Content-Encoding, such as `gzip`: size and checksums are those of the bytes as stored, which
+            `transfer` unpacks. Listings of S3 do not report it.
     """
 
     uri: str
@@ -64,6 +70,7 @@ class FileInfo:
     version: str = ""
     crc32c: str = ""
     modified: float = field(default=0.0, compare=False)
+    encoding: str = ""
 
 
 class Interrupted(Exception):
@@ -91,7 +98,7 @@ class ObjectChanged(Exception):
 class Store(Protocol):
     """The interface of all stores; thread-safe.
 
-    All methods retry while the store is down or busy, see `patience`; except `send` and `put`, which the caller retries.
+    All methods retry while the store is down or busy, see `patience`; except `send`, `head` and `put`, which callers retry.
 
     All methods raise NotThere if the object or bucket does not exist, AccessError if the store denies access, and
     UnreachableError if it does not answer.
@@ -103,8 +110,13 @@ class Store(Protocol):
     def find(self, uri: str) -> FileInfo:
         """Returns the metadata of the object at a URI."""
 
-    def below(self, uri: str) -> Iterator[FileInfo]:
-        """Lists all objects below a URI, in the order of their keys, with one page in memory at a time."""
+    def below(self, uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
+        """Lists all objects below a URI, in the order of their keys, with one page in memory at a time.
+
+        Args:
+            uri: of a folder of the bucket.
+            folders: receives the names of the folders for which there is an object of their own, which may be empty.
+        """
 
     def send(self, uri: str, sink: IO[bytes], version: str = "") -> FileInfo:
         """Downloads an object, from the current position of the sink on.
@@ -120,6 +132,17 @@ class Store(Protocol):
         Raises:
             Interrupted: the download stopped early; the bytes received are in the sink.
             ObjectChanged: the object has another version.
+        """
+
+    def head(self, uri: str, size: int) -> bytes:
+        """Downloads the first bytes of an object.
+
+        Args:
+            uri: of the object.
+            size: how many bytes; fewer are returned if the object is shorter, or stored compressed (`Content-Encoding`).
+
+        Raises:
+            Interrupted: the download stopped early.
         """
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
@@ -169,6 +192,17 @@ def key_prefix(key: str) -> str:
     return f"{key.rstrip('/')}/" if key.rstrip("/") else ""
 
 
+def add_folder(folders: set[str] | None, name: str) -> None:
+    """Adds the name of a folder, unless it is the one listed.
+
+    Args:
+        folders: to add to; None for not at all.
+        name: of the folder, which ends in `/`.
+    """
+    if folders is not None and name.strip("/"):
+        folders.add(name.strip("/"))
+
+
 def is_resumed(headers: Mapping[str, str], start: int) -> bool:
     """Checks whether a response resumes at a byte, as requested, rather than starting over.
 
@@ -179,6 +213,39 @@ def is_resumed(headers: Mapping[str, str], start: int) -> bool:
         start: the byte.
     """
     return headers.get("Content-Range", "").startswith(f"bytes {start}-")
+
+
+def check_head(head: bytes, size: int, headers: Mapping[str, str]) -> None:
+    """Checks that the first bytes of an object have arrived: clients do not report an answer that breaks off.
+
+    Args:
+        head: the bytes received.
+        size: how many were requested.
+        headers: of the response.
+
+    Raises:
+        Interrupted: there are fewer than the response announced.
+    """
+    if len(head) < min(size, int(headers.get("Content-Length", 0))):
+        raise Interrupted("truncated")
+
+
+def unpack_head(head: bytes, encoding: str | None) -> bytes:
+    """Unpacks the first bytes of an object that is stored compressed, as `gsutil cp -z` leaves it.
+
+    Args:
+        head: the bytes as stored.
+        encoding: the object's `Content-Encoding`, if any.
+
+    Returns:
+        The bytes that can be unpacked from them; as they are if they are not gzip.
+    """
+    if "gzip" not in (encoding or ""):
+        return head
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head)
+    except zlib.error:
+        return head
 
 
 def first_variable(*names: str, environment: Mapping[str, str] = os.environ) -> str:

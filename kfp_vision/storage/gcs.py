@@ -26,8 +26,9 @@ from kfp_vision.storage import base, failures, retry
 from kfp_vision.storage.base import FileInfo, Interrupted, ObjectChanged, ObjectNotFound
 from kfp_vision.storage.uris import Location
 
+GZIP_MAGIC = b"\x1f\x8b"
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
-PAGE_FIELDS = "items(name,size,md5Hash,crc32c,generation,updated),nextPageToken"
+PAGE_FIELDS = "items(name,size,md5Hash,crc32c,generation,updated,contentEncoding),nextPageToken"
 TIMEOUT = (base.CONNECT_SECONDS, base.READ_SECONDS)
 READ_REMEDY = (
     "Set GOOGLE_CREDENTIALS to the JSON key of a service account that may list and read it, or sign in with "
@@ -97,8 +98,13 @@ class GCS:
         )
         return _described(uri, blob, blob.name.rpartition("/")[2])
 
-    def below(self, uri: str) -> Iterator[FileInfo]:
-        """Lists objects, see `base.Store`."""
+    def below(self, uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
+        """Lists objects, see `base.Store`.
+
+        Args:
+            uri: of a folder of the bucket.
+            folders: receives the names of the folders that have an object of their own.
+        """
         location = Location.of_object(uri)
         prefix, token = base.key_prefix(location.key), ""
         while True:
@@ -106,7 +112,9 @@ class GCS:
                 partial(self._page, uri, location.bucket, prefix, token), uri, self.server(uri)
             )
             for blob in page:
-                if not blob.name.endswith("/"):  # the console creates an empty object for a folder
+                if blob.name.endswith("/"):  # the console creates an empty object for a folder
+                    base.add_folder(folders, blob.name.removeprefix(prefix))
+                else:
                     yield _described(location.with_key(blob.name), blob, blob.name.removeprefix(prefix))
             if not token:
                 return
@@ -137,7 +145,24 @@ class GCS:
 
         _translated(uri, copy)
         # The client does not report the length; urllib3 verifies it.
-        return replace(_described(uri, blob, blob.name.rpartition("/")[2]), size=-1)
+        found = replace(_described(uri, blob, blob.name.rpartition("/")[2]), size=-1)
+        if not found.encoding and _is_gzip(sink):  # not every server of this protocol sends the header
+            found = replace(found, encoding=self.find(uri).encoding)
+        return found
+
+    def head(self, uri: str, size: int) -> bytes:
+        """Downloads the first bytes of an object, see `base.Store`.
+
+        Args:
+            uri: of the object.
+            size: how many bytes.
+        """
+        blob = self._blob(uri)
+        options: dict[str, Any] = {"raw_download": True, "checksum": None, "retry": None, "timeout": TIMEOUT}
+        head: bytes = _translated(uri, lambda: blob.download_as_bytes(start=0, end=size - 1, **options))
+        if head.startswith(GZIP_MAGIC) and not blob.content_encoding:  # not every server of this protocol sends the header
+            _translated(uri, lambda: blob.reload(retry=None, timeout=TIMEOUT))
+        return base.unpack_head(head[:size], blob.content_encoding)
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
         """Uploads an object, see `base.Store`.
@@ -159,6 +184,14 @@ class GCS:
     def _blob(self, uri: str) -> storage.Blob:
         location = Location.of_object(uri)
         return self._client.bucket(location.bucket).blob(location.key)
+
+
+def _is_gzip(sink: IO[bytes]) -> bool:
+    end = sink.tell()
+    sink.seek(0)
+    begin = sink.read(len(base.GZIP_MAGIC))
+    sink.seek(end)
+    return begin == base.GZIP_MAGIC
 
 
 def _translated(uri: str, call: Any, refused: Denial = READ_DENIED) -> Any:
@@ -189,4 +222,5 @@ def _translated(uri: str, call: Any, refused: Denial = READ_DENIED) -> Any:
 def _described(uri: str, blob: storage.Blob, name: str) -> FileInfo:
     md5 = base64.b64decode(blob.md5_hash).hex() if blob.md5_hash else ""
     modified = blob.updated.timestamp() if blob.updated else 0.0
-    return FileInfo(uri, name, int(blob.size or 0), md5, str(blob.generation or ""), blob.crc32c or "", modified)
+    encoding = blob.content_encoding or ""
+    return FileInfo(uri, name, int(blob.size or 0), md5, str(blob.generation or ""), blob.crc32c or "", modified, encoding)

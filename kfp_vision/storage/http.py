@@ -83,8 +83,12 @@ class Web:
             whole = RANGE_TOTAL.fullmatch(response.headers.get("Content-Range", ""))
             return _described(uri, response, int(whole[1]) if whole else _length(response))
 
-    def below(self, uri: str) -> Iterator[FileInfo]:
+    def below(self, uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
         """Fails, as web servers have no listings.
+
+        Args:
+            uri: any.
+            folders: receives nothing.
 
         Raises:
             FieldError: always.
@@ -109,6 +113,25 @@ class Web:
             if not response.ok:
                 raise _refusal(uri, response.status_code)
             return _copied(response, uri, sink, start)
+
+    def head(self, uri: str, size: int) -> bytes:
+        """Downloads the first bytes of an object, see `base.Store`.
+
+        Args:
+            uri: of the object.
+            size: how many bytes.
+        """
+        with self._request("GET", uri, {"Range": f"bytes=0-{size - 1}"}) as response:
+            if response.status_code == 416:  # an empty file
+                return b""
+            if not response.ok:
+                raise _refusal(uri, response.status_code)
+            try:
+                head: bytes = response.raw.read(size, decode_content=False)
+            except urllib3.exceptions.HTTPError as error:
+                raise base.Interrupted(failures.describe_error(error)) from None
+            base.check_head(head, size, response.headers)
+            return base.unpack_head(head, response.headers.get("Content-Encoding"))
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
         """Fails, as web servers are read-only.
@@ -176,11 +199,14 @@ def _length(response: requests.Response) -> int:
 
 def _described(uri: str, response: requests.Response, size: int) -> FileInfo:
     headers = response.headers
+    encoding = headers.get("Content-Encoding", "")
     hashes = dict(base.HASH_HEADER.findall(headers.get("x-goog-hash", "")))
+    if headers.get("x-goog-stored-content-encoding", encoding or "identity") != (encoding or "identity"):
+        hashes = {}  # Cloud Storage unpacked it for us, but reports the checksums of what it stores
     version = headers.get("ETag") or headers.get("Last-Modified") or ""
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
     md5 = base64.b64decode(hashes.get("md5", "")).hex()
-    return FileInfo(uri, name, size, md5, version, hashes.get("crc32c", ""))
+    return FileInfo(uri, name, size, md5, version, hashes.get("crc32c", ""), encoding=encoding)
 
 
 def _read_only(uri: str) -> FieldError:

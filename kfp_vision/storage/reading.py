@@ -1,6 +1,7 @@
 """Reads URIs: local folders, archives, object stores, web servers, and the embedded sample.
 
-The URI of an archive member is the archive's URI, `#`, and the member's name: `photos.tgz#daisy/1.jpg`.
+The URI of an archive member is the archive's URI, `#`, and the member's name: `photos.tgz#daisy/1.jpg`. In a bucket, `//`
+follows the `#` unless the archive has the ending of one: `s3://bucket/photos#//daisy/1.jpg`.
 """
 
 import contextlib
@@ -29,6 +30,17 @@ OVERHEAD_BYTES = 16 << 10  # bytes of memory per image, besides its content
 AnyItem = TypeVar("AnyItem")
 
 
+class Read(Protocol):
+    """Reads a file."""
+
+    def __call__(self, size: int = -1, /) -> bytes:
+        """Returns the first bytes of the file.
+
+        Args:
+            size: how many; negative for all.
+        """
+
+
 @dataclass(frozen=True)
 class Item:
     """A file below a URI.
@@ -36,16 +48,17 @@ class Item:
     Attributes:
         uri: of the file.
         name: its path below the root, with forward slashes.
-        size: in bytes.
-        read: returns the bytes; must be called before the next item is taken.
-        md5: of the bytes in hexadecimal, if the store reports one; see `base.FileInfo`.
+        size: in bytes, as stored.
+        read: returns the bytes, or the first few if given how many; must be called before the next item is taken.
+        md5: of the bytes in hexadecimal, if the store reports one; see `base.FileInfo`. Empty for an object with a
+            Content-Encoding, since the store reports that of the bytes as stored.
         random_access: whether it can be read at any time, in any order; an archive member cannot.
     """
 
     uri: str
     name: str
     size: int
-    read: Callable[[], bytes]
+    read: Read
     md5: str = ""
     random_access: bool = False
 
@@ -65,7 +78,7 @@ def check_exists(uri: str, field: str) -> None:
     uris.check_uri(uri, field)
     if Location.of_file(uri).is_remote:
         with require_existing(field):
-            if not next(_listed(uri), None):
+            if not is_bucket_folder(uri):
                 stores.store(uri).find(uri)
 
 
@@ -89,11 +102,13 @@ def check_image_uri(uri: str, field: str) -> None:
         raise FieldError(f"{field} must name one image", uri, "Give the path of an image, not of a folder.")
 
 
-def walk(uri: str) -> Iterator[Item]:
+def walk(uri: str, folders: set[str] | None = None) -> Iterator[Item]:
     """Lists the files below a URI, in the order in which they can be read.
 
     Args:
         uri: of a folder, a bucket folder, an archive (local or remote), or `sample`.
+        folders: receives the names of folders that may be empty, where they are known: in a bucket only those that have an
+            object of their own.
 
     Yields:
         Each file.
@@ -111,39 +126,72 @@ def walk(uri: str) -> Iterator[Item]:
     if uri == SAMPLE:
         for name in sample.image_names():
             encoded = sample.draw(name)
-            yield Item(f"{SAMPLE}://{name}", name, len(encoded), partial(bytes, encoded))
+            yield Item(f"{SAMPLE}://{name}", name, len(encoded), partial(first_bytes, encoded))
         return
     uri = uris.absolute_uri(uri)
     found = None
     with require_existing("an address"):
-        for found in _listed(uri):
-            yield Item(found.uri, found.name, found.size, partial(_download, found.uri), found.md5, random_access=True)
+        for found in _listed(uri, folders):
+            md5 = "" if found.encoding else found.md5
+            yield Item(found.uri, found.name, found.size, partial(_download, found.uri), md5, random_access=True)
     if found:
         return
     path = fetch(uri)
     if path.is_dir():
-        for file in _below(path):
+        for file in _below(path, folders):
             if file.is_file():
-                yield Item(
-                    str(file), file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes, random_access=True
-                )
+                name, size = file.relative_to(path).as_posix(), file.stat().st_size
+                yield Item(str(file), name, size, partial(_read_file, file), random_access=True)
         return
-    for name, size, read in archives.read_members(path, uri):
-        yield Item(f"{uri}#{name}", name, size, read)
+    for name, size, read in archives.read_members(path, uri, folders):
+        yield Item(uris.join_member(uri, name), name, size, read)
 
 
-def _below(folder: Path) -> list[Path]:
-    """Lists the files below a folder, sorted; follows links, except those to a parent."""
+def _below(folder: Path, folders: set[str] | None = None) -> list[Path]:
+    """Lists the files below a folder, sorted, and collects the folders; follows links, except those to a parent."""
     found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, inner, names in os.walk(folder, followlinks=True):
         here = Path(root)
-        folders[:] = [name for name in folders if not (here / name).is_symlink() or not _is_link_to_parent(here / name)]
+        inner[:] = [name for name in inner if not (here / name).is_symlink() or not _is_link_to_parent(here / name)]
         found += [here / name for name in names]
+        if folders is not None:
+            folders.update((here / name).relative_to(folder).as_posix() for name in inner)
     return sorted(found)
 
 
 def _is_link_to_parent(link: Path) -> bool:
     return link.parent.resolve().is_relative_to(link.resolve())
+
+
+def notes_on_names(uri: str) -> list[str]:
+    """Describes how the names in an archive are read, if it does not say their encoding.
+
+    Args:
+        uri: that `walk` has read; of an archive or anything else.
+
+    Returns:
+        One sentence, or none.
+    """
+    if uri == SAMPLE:
+        return []
+    uri = uris.absolute_uri(uri)
+    path = None if is_folder(uri) else fetch(uri)
+    note = archives.note_on_names(path, uri) if path and archives.is_archive(path) else ""
+    return [note] if note else []
+
+
+def is_folder(uri: str) -> bool:
+    """Checks whether there is a folder at a URI, rather than a file.
+
+    Args:
+        uri: of a local file or folder, a bucket folder, or any file.
+
+    Raises:
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
+    """
+    location = Location.of_file(uri)
+    return location.path.is_dir() if location.is_local else next(_listed(uri), None) is not None
 
 
 def save_item(item: Item, path: Path, what: str, remedy: str = "Try again.") -> None:
@@ -237,6 +285,9 @@ def describe(uri: str) -> FileInfo:
     Args:
         uri: of the file.
 
+    Returns:
+        The metadata; without checksums for an object with a Content-Encoding, since they are of the bytes as stored.
+
     Raises:
         FileNotFoundError: the file does not exist.
         AccessError: the store denies access.
@@ -244,22 +295,68 @@ def describe(uri: str) -> FileInfo:
     """
     location = Location.of_file(uri)
     if location.is_remote:
-        return stores.store(uri).find(uri)
+        found = stores.store(uri).find(uri)
+        return replace(found, md5="", crc32c="") if found.encoding else found
     status = location.path.stat()
     return FileInfo(uri, Path(uri).name, status.st_size, version=str(status.st_mtime_ns), modified=status.st_mtime)
 
 
-def _download(uri: str) -> bytes:
+def first_bytes(encoded: bytes, size: int = -1) -> bytes:
+    """Returns the first bytes of a file in memory, as `Item.read`.
+
+    Args:
+        encoded: the file.
+        size: how many bytes; negative for all.
+    """
+    return encoded if size < 0 else encoded[:size]
+
+
+def read_head(uri: str, size: int) -> bytes:
+    """Returns the first bytes of a file.
+
+    Args:
+        uri: of a local file, an object, or a file on a web server.
+        size: how many bytes.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
+    """
+    location = Location.of_file(uri)
+    return _download(uri, size) if location.is_remote else _read_file(location.path, size)
+
+
+def _read_file(path: Path, size: int = -1) -> bytes:
+    with io.FileIO(path) as file:
+        return file.readall() if size < 0 else file.read(size) or b""
+
+
+def _download(uri: str, size: int = -1) -> bytes:
     from kfp_vision.storage import transfer
 
-    return transfer.download_bytes(uri)
+    return transfer.download_bytes(uri) if size < 0 else transfer.download_head(uri, size)
 
 
-def _listed(uri: str) -> Iterator[FileInfo]:
-    """Yields the objects below a bucket folder; none if the URI names an object or is not in a bucket."""
+def is_bucket_folder(uri: str) -> bool:
+    """Checks whether there are objects below a URI; False if it is not in a bucket.
+
+    Args:
+        uri: any.
+
+    Raises:
+        ObjectNotFound: the bucket does not exist.
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
+    """
+    return next(_listed(uri), None) is not None
+
+
+def _listed(uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
+    """Yields the objects below a bucket folder, and collects the folders; none if the URI names an object or no bucket."""
     location = Location.of_file(uri)
     if location.is_in_bucket and not location.is_archive:
-        yield from stores.store(uri).below(uri)
+        yield from stores.store(uri).below(uri, folders)
 
 
 def _facts(uri: str) -> Iterator[str]:
@@ -322,6 +419,22 @@ def fetch(uri: str) -> Path:
             with atomic.replacing(target) as beside:
                 transfer.download(uri, beside)
     return target
+
+
+def fetch_unpacked(uri: str) -> bytes:
+    """Returns the bytes of a file, as `fetch` finds it, without gzip's compression if it has any.
+
+    Args:
+        uri: of the file.
+
+    Raises:
+        InputError: as `fetch`; or it is compressed and damaged.
+    """
+    from kfp_vision.storage import transfer
+
+    sink = io.BytesIO(fetch(uri).read_bytes())
+    transfer.unpack_gzip(uri, sink)
+    return sink.getvalue()
 
 
 class ImageReference(Protocol):

@@ -211,14 +211,21 @@ class S3:
             about = self._client.stat_object(location.bucket, location.key)
         return _described(uri, location.key, int(about.size or 0), about.etag, about.metadata or {})
 
-    def below(self, uri: str) -> Iterator[FileInfo]:
-        """Lists objects, see `base.Store`."""
+    def below(self, uri: str, folders: set[str] | None = None) -> Iterator[FileInfo]:
+        """Lists objects, see `base.Store`.
+
+        Args:
+            uri: of a folder of the bucket.
+            folders: receives the names of the folders that have an object of their own.
+        """
         location = Location.of_object(uri)
         prefix = base.key_prefix(location.key)
         with self._reading(uri):
             for found in self._client.list_objects(location.bucket, prefix, recursive=True):
                 name = found.object_name or ""
-                if not name.endswith("/"):  # some tools create an empty object for a folder
+                if name.endswith("/"):  # some tools create an empty object for a folder
+                    base.add_folder(folders, name.removeprefix(prefix))
+                else:
                     tag = (found.etag or "").strip('"')
                     size = int(found.size or 0)
                     modified = found.last_modified.timestamp() if found.last_modified else 0.0
@@ -238,6 +245,28 @@ class S3:
             condition: dict[str, Any] = {"If-Match": f'"{version}"'} if version else {}
             response = self._client.get_object(location.bucket, location.key, offset=start, request_headers=condition)
         return _copied(response, uri, location.key, sink, start)
+
+    def head(self, uri: str, size: int) -> bytes:
+        """Downloads the first bytes of an object, see `base.Store`.
+
+        Args:
+            uri: of the object.
+            size: how many bytes.
+        """
+        location = Location.of_object(uri)
+        with self._reading(uri):
+            response = self._client.get_object(location.bucket, location.key, length=size)
+        try:
+            head = response.read(size, decode_content=False)
+            if response.headers.get("content-length") != str(len(head)):
+                response.close()  # a server without ranges sends the rest
+            base.check_head(head, size, response.headers)
+        except urllib3.exceptions.HTTPError as error:
+            response.close()
+            raise Interrupted(failures.describe_error(error)) from None
+        finally:
+            response.release_conn()
+        return base.unpack_head(head, response.headers.get("content-encoding"))
 
     def put(self, uri: str, source: BinaryIO, size: int) -> None:
         """Uploads an object, see `base.Store`.
@@ -322,7 +351,8 @@ def _described(uri: str, key: str, size: int, tag: str | None, headers: Any) -> 
     encrypted = any(headers.get(name) for name in ENCRYPTION_HEADERS) or "aws:kms" in headers.get(
         "x-amz-server-side-encryption", ""
     )
-    return FileInfo(uri, key.rpartition("/")[2], size, "" if encrypted else _md5(tag), tag)
+    encoding = headers.get("content-encoding") or ""
+    return FileInfo(uri, key.rpartition("/")[2], size, "" if encrypted else _md5(tag), tag, encoding=encoding)
 
 
 def _md5(tag: str) -> str:

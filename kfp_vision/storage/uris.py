@@ -10,10 +10,12 @@ from kfp_vision.core.errors import FieldError, NotFoundError
 from kfp_vision.storage import archives, base
 
 SAMPLE = "sample"
-# A member of an archive in a bucket; settings may separate the two, see `base.split_settings`.
+# A member of an archive in a bucket; settings may separate the two, see `base.split_settings`. After an archive without one of
+# the endings two slashes follow the `#`, which else is part of a key.
 ARCHIVE_MEMBER = re.compile(
     rf"(.+?(?:{'|'.join(map(re.escape, archives.SUFFIXES))})(?:\?[^#]*)?)#(.+)", re.IGNORECASE | re.DOTALL
 )
+UNNAMED_ARCHIVE_MEMBER = re.compile(r"(.+?)#//(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def _split_member(uri: str) -> tuple[str, str]:
         return uri, ""
     scheme = uri_scheme(uri)
     if scheme in base.BUCKETS:
-        found = ARCHIVE_MEMBER.match(uri)
+        found = UNNAMED_ARCHIVE_MEMBER.match(uri) or ARCHIVE_MEMBER.match(uri)
         return (found[1], found[2]) if found else (uri, "")
     if scheme:
         archive, _, member = uri.partition("#")
@@ -224,6 +226,23 @@ def split_member(uri: str) -> tuple[str, str]:
     """
     location = Location.parse(uri)
     return location.uri, location.member
+
+
+def join_member(archive: str, name: str) -> str:
+    """Returns the URI of an archive member, which `split_member` splits again.
+
+    Args:
+        archive: URI of the archive.
+        name: of the member.
+
+    Example:
+        ```python
+        join_member("s3://bucket/photos.zip", "daisy/1.jpg")  # "s3://bucket/photos.zip#daisy/1.jpg"
+        join_member("s3://bucket/photos", "daisy/1.jpg")  # "s3://bucket/photos#//daisy/1.jpg"
+        ```
+    """
+    location = Location.of_file(archive)
+    return f"{archive}#{'//' if location.is_in_bucket and not location.is_archive else ''}{name}"
 
 
 def is_archive(uri: str) -> bool:

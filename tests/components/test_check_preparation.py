@@ -2,6 +2,7 @@ import pytest
 from support import boxed_images, run_component
 
 from kfp_vision import components
+from kfp_vision.core.advanced import PREPARATION_ADVANCED
 
 FIELDS = {
     "task": "detection",
@@ -30,6 +31,15 @@ def test_valid_values_pass_without_output(fields, tmp_path):
 def test_rejects_fields_of_a_training(fields, tmp_path):
     ended = run_component.run(components.check_preparation, tmp_path, **fields | {"advanced": {"momentum": 0.5}})
     assert run_component.error_line(ended) == (
-        "error: advanced of prepare_records must hold known names only (max_refused_ratio, check_pixels, max_side, "
-        "conflicting_labels, store_wait_seconds); got momentum. Take one of these, or leave it out."
+        f"error: advanced of prepare_records must hold known names only ({', '.join(PREPARATION_ADVANCED)}); got "
+        "momentum. Take one of these, or leave it out."
+    )
+
+
+@pytest.mark.parametrize(("name", "value"), [("class_folder", "highest"), ("min_images_per_class", 5)])
+def test_rejects_settings_of_class_folders_for_detection(fields, tmp_path, name, value):
+    ended = run_component.run(components.check_preparation, tmp_path, **fields | {"advanced": {name: value}})
+    assert run_component.error_line(ended) == (
+        f"error: {name} of advanced must be left out unless task=classification; got {value}. "
+        "Leave it out: annotations name the classes."
     )

@@ -52,7 +52,7 @@ def test_rejects_images_without_boxes_for_detection(image_folder, tmp_path, rati
     ended = run_component.run(components.ingest_images, tmp_path, **values)
     assert run_component.error_line(ended) == (
         f"error: images_uri of detection must contain images with annotations; got none at {image_folder} "
-        "(20 files skipped: no annotation). "
+        "(20 files skipped: no annotation (bellcup/0001.jpg, bellcup/0002.jpg, bellcup/0003.jpg and 17 more)). "
         "Put x.xml in Pascal VOC format next to each x.jpg, or into Annotations next to JPEGImages."
     )
 
@@ -67,6 +67,7 @@ def test_excludes_images_of_the_exclusion_list(image_folder, ratios, tmp_path):
     assert ended.printed == [
         f"images excluded by {tmp_path}/list.csv: 2",
         "Entries of the exclusion list that match no image: 1 (rose/1.jpg).",
+        "2 files skipped: excluded by leave_out_uri (bellcup/0001.jpg, globelet/0002.jpg)",
         "18 images in 2 classes, 2 files skipped",
     ]
     assert "excluded by leave_out_uri" in (ended.folder / "summary").read_text()

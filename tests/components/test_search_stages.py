@@ -100,6 +100,19 @@ def test_lists_images_and_partition_numbers(listed):
     assert count_rows(listed.folder / "images") == 20
 
 
+def test_lists_images_of_any_name_and_names_the_other_files(tmp_path, image_folder):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg?width=640").write_bytes((image_folder / "bellcup" / "0001.jpg").read_bytes())
+    (tmp_path / "photos" / "notes").write_text("no image")
+    values = {"fingerprint": "any", "images_uri": str(tmp_path / "photos"), "partitions": 1}
+    ended = run_component.run(components.list_images, tmp_path / "root", **values)
+    assert ended.printed == [
+        "1 files without a usual ending are images by their first bytes: 1.jpg?width=640.",
+        "1 files skipped: not an image (notes)",
+        "1 images to index",
+    ]
+
+
 def test_rejects_a_folder_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1}

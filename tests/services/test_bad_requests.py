@@ -56,7 +56,20 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["instances", "b64", "image_bytes", "inputs", "shape", "data", "name", "datatype", "top_k", "id", "label"]
+                [
+                    "instances",
+                    "b64",
+                    "image_bytes",
+                    "inputs",
+                    "shape",
+                    "data",
+                    "name",
+                    "datatype",
+                    "top_k",
+                    "id",
+                    "label",
+                    "image",
+                ]
             ),
             inner,
             max_size=4,
@@ -102,6 +115,8 @@ HEAVY: list[Request] = [
     ("POST", PREDICT, bytes(50 * MIB), {}),
     ("POST", SEARCH, bytes(50 * MIB), {}),
     ("POST", PREDICT, b'{"instances": [' + b'"' + b"A" * (30 * MIB) + b'"]}', {}),
+    ("POST", PREDICT, b'{"instances": [' + b'"' + b"%2B" * (10 * MIB) + b'"]}', {}),
+    ("POST", PREDICT, b'{"inputs": ' + b'"' + b"A \\n" * (7 * MIB) + b'"}', {}),
     ("POST", PREDICT, b"[" * (30 * MIB), {}),
     ("POST", PREDICT, json.dumps({"instances": ["x"] * 10_000}).encode(), {}),
     ("POST", SEARCH, json.dumps({"instances": ["x"] * 10_000}).encode(), {}),

@@ -1,10 +1,12 @@
 """Reading from and writing to object stores: real servers, over reliable and unreliable connections."""
 
 import csv
+import gzip
 import hashlib
 import io
 import random
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from support import boxed_images, fault_proxy, run_component, sample_images
 from support.model_servers import KEY, NUMBERS, SECRET, Place
 
 from kfp_vision import components
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import annotations, ingest, scan, table
+from kfp_vision.dataset import annotations, image_files, ingest, scan, table
 from kfp_vision.dataset.split import split_images
+from kfp_vision.prediction import batch
 from kfp_vision.records import convert
 from kfp_vision.storage import reading, stores, transfer, uris, writing
 
@@ -63,6 +67,78 @@ def test_reads_every_object_by_its_uri(place):
     assert {item.name: encoded for item, encoded in reading.read_all(reading.walk(uri))} == FILES
 
 
+ODD_NAMES = {
+    "cat/1.jpg?width=640": b"\xff\xd8\xff one",
+    "cat/2.jpg?width=640&region=eu#a": b"\xff\xd8\xff two",
+    "cat/50%25 + ü": b"\x89PNG\r\n\x1a\n three",
+    "dog/f81a9c": b"GIF89a four" + bytes(100_000),
+    "dog/notes": b"no image" * 50_000,
+    "dog/empty": b"",
+    "dog/5.jpg": b"not read",
+}
+
+
+def test_an_object_of_any_name_is_told_by_its_first_bytes_in_one_small_request(place):
+    uri = place.bucket(ODD_NAMES)
+    with fault_proxy.line(place.port, share=0) as line:
+        place.lead_over(line.address)
+        items = list(reading.walk(uri))
+        listing = line.requests, line.sent
+        told = {item.name: reason for item, reason in image_files.with_skip_reasons(items)}
+        assert line.requests - listing[0] == 5
+        assert line.sent - listing[1] <= 5 * image_files.HEAD_BYTES
+    place.lead_over()
+    assert told == dict.fromkeys(ODD_NAMES, "") | {"dog/notes": "not an image", "dog/empty": "an empty file"}
+    found = scan.scan_images(uri)
+    with reading.Reader() as reader:
+        assert {row.name: reader.read(row.uri) for row in found.rows} == {
+            name: content for name, content in ODD_NAMES.items() if not told[name]
+        }
+    assert {row.name: row.content_id for row in found.rows} == {
+        name: md5(content) for name, content in ODD_NAMES.items() if not told[name]
+    }
+
+
+def test_an_object_stored_compressed_is_told_by_what_it_unpacks_to(gcs):
+    from google.cloud import storage
+
+    client = storage.Client.create_anonymous_client()
+    client._connection.API_BASE_URL = f"http://127.0.0.1:{gcs.port}"
+    bucket = client.create_bucket(f"bucket-{next(NUMBERS)}", project="tests")
+    for name, encoding in {"cat/sent with -z": "gzip", "cat/a file of gzip": None}.items():
+        blob = bucket.blob(name)
+        blob.content_encoding = encoding
+        blob.upload_from_string(gzip.compress(ODD_NAMES["dog/f81a9c"]))
+    found = {item.name: reason for item, reason in image_files.with_skip_reasons(reading.walk(f"gs://{bucket.name}"))}
+    assert found == {"cat/sent with -z": "", "cat/a file of gzip": "not an image"}
+
+
+def test_telling_objects_waits_out_a_store_that_fails(place):
+    uri = place.bucket({f"cat/{number:02d}": ODD_NAMES["cat/50%25 + ü"] for number in range(40)})
+    with fault_proxy.line(place.port, share=0.3, seed=2) as line:
+        place.lead_over(line.address)
+        found = [reason for _, reason in image_files.with_skip_reasons(reading.walk(uri))]
+    assert found == [""] * 40
+    assert sum(line.fates.values()) > 3, line.fates
+
+
+def test_a_single_object_of_any_name_is_an_image_and_a_folder_is_not(place):
+    uri = place.bucket(ODD_NAMES)
+    for name in ("cat/1.jpg?width=640", "cat/50%25 + ü", "dog/f81a9c", "dog/5.jpg"):
+        assert batch.is_single_image(f"{uri}/{name}")
+        assert list(batch.read_images(f"{uri}/{name}")) == [(f"{uri}/{name}", "", ODD_NAMES[name])]
+    for other in (uri, f"{uri}/dog", f"{uri}/dog/", f"{uri}/dog/notes", f"{uri}/nothing", f"{uri}-nowhere/1"):
+        assert not batch.is_single_image(other)
+
+
+def test_a_single_object_may_have_settings(s3, monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", ODD_NAMES)
+    for name in ("dog/5.jpg", "cat/1.jpg?width=640"):
+        uri = f"s3://{bucket}/{name}?endpoint=http://127.0.0.1:{s3.port}"
+        assert [encoded for _, _, encoded in batch.read_images(uri)] == [ODD_NAMES[name]]
+
+
 def test_lists_a_bucket_of_several_pages(s3):
     files = {f"daisy/{number:05d}.jpg": b"%d" % number for number in range(2345)}
     bucket = s3.bucket(f"bucket-{next(NUMBERS)}", files)
@@ -78,6 +154,13 @@ def test_a_bucket_gives_the_same_table_as_a_folder_except_for_uris(place, tmp_pa
         (row.name, row.label, row.bytes, row.content_id) for row in local.rows
     ]
     assert stored.rows[0].uri == f"{uri}/bellcup/0001.jpg"
+
+
+def test_a_folder_that_has_an_object_of_its_own_in_a_bucket_is_an_empty_class(gcs):
+    bucket = gcs.bucket(f"bucket-{next(NUMBERS)}", FILES | {"photos/": b"", "photos/rose/": b""})
+    found = scan.scan_images(f"gs://{bucket}/photos")
+    assert found.classes == {"daisy": 2, "tulip": 1}
+    assert found.empty_classes == ["rose"]
 
 
 def test_a_bucket_gives_the_same_boxes_as_a_folder(place, tmp_path):
@@ -227,7 +310,7 @@ def test_detects_etags_that_are_not_md5s(s3, monkeypatch, tmp_path, capsys):
         first = next(reading.walk(f"s3://{bucket}"))
         assert first.md5 not in ("", md5(first.read()))
         assert scan.scan_images(f"s3://{bucket}").fingerprint == scan.scan_images(str(folder)).fingerprint
-    assert "the store's ETags are not MD5s of the objects" in capsys.readouterr().out
+    assert "the store's ETags are not MD5s of the images" in capsys.readouterr().out
 
 
 def test_an_object_replaced_during_a_download_arrives_in_one_version(s3, monkeypatch):
@@ -238,6 +321,76 @@ def test_an_object_replaced_during_a_download_arrives_in_one_version(s3, monkeyp
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{line.address}")
         transfer.download_to(f"s3://{bucket}/daisy/1.jpg", sink)
     assert sink.getvalue() == new
+
+
+def test_objects_with_a_content_encoding_give_the_same_table_and_records(place, tmp_path, capsys):
+    folder = sample_images.pictures(tmp_path / "photos", each=12)
+    plain = place.bucket(read_tree(folder))
+    packed = place.bucket({"LICENSE.txt": b"free"})
+    for name, content in read_tree(folder).items():
+        place.put_packed(f"{packed}/{name}", content)
+    stored = scan.scan_images(packed)
+    assert [(row.name, row.label, row.bytes, row.content_id) for row in stored.rows] == [
+        (row.name, row.label, row.bytes, row.content_id) for row in scan.scan_images(plain).rows
+    ]
+    # Listings of S3 do not say it, so that the sample of ETags finds it.
+    assert ("reading every image to hash it" in capsys.readouterr().out) == (place.scheme == "s3")
+    assert convert_images(packed, tmp_path / "packed") == convert_images(str(folder), tmp_path / "local")
+
+
+def test_packed_and_plain_objects_may_be_mixed_where_the_listing_tells_them_apart(gcs, monkeypatch):
+    place = Place("gs", gcs, monkeypatch)
+    uri = place.bucket({"daisy/1.jpg": b"one", "daisy/2.jpg": b"two"})
+    place.put_packed(f"{uri}/daisy/3.jpg", b"one")
+    assert {row.name: (row.bytes, row.content_id) for row in scan.scan_images(uri).rows} == {
+        "daisy/1.jpg": (3, md5(b"one")),
+        "daisy/2.jpg": (3, md5(b"two")),
+        "daisy/3.jpg": (3, md5(b"one")),
+    }
+
+
+def test_interrupted_downloads_of_packed_objects_are_resumed_and_verified(place, tmp_path):
+    content = random.Random(0).randbytes(3_000_000)
+    uri = place.bucket({"LICENSE.txt": b"free"})
+    place.put_packed(f"{uri}/photos.bin", content)
+    with fault_proxy.line(place.port, share=1, fates=("cut",), spared=10_000) as line:
+        place.lead_over(line.address)
+        assert transfer.download_bytes(f"{uri}/photos.bin") == content
+        assert line.fates["cut"]
+        place.lead_over()
+
+
+def test_import_files_and_archives_may_be_packed(place, tmp_path):
+    folder = sample_images.pictures(tmp_path / "photos", each=4)
+    uri = place.bucket(read_tree(folder))
+    lines = "".join(f"{name},{name.partition('/')[0]}\n" for name in read_tree(folder))
+    place.put_packed(f"{uri}/list.csv", lines.encode())
+    listed = scan.scan_images(f"{uri}/list.csv")
+    with tarfile.open(tmp_path / "photos.tgz", "w:gz") as archive:
+        archive.add(folder, arcname="photos")
+    place.put_packed(f"{uri}/photos.tgz", (tmp_path / "photos.tgz").read_bytes())
+    archived = scan.scan_images(f"{uri}/photos.tgz")
+    assert listed.fingerprint == archived.fingerprint == scan.scan_images(str(folder)).fingerprint
+
+
+@pytest.mark.parametrize("name", ["photos.tar.xz", "photos.tbz2", "photos.zip", "photos.download", "photos"])
+def test_an_archive_in_a_bucket_may_have_any_ending(place, tmp_path, name):
+    folder = sample_images.pictures(tmp_path / "images", each=3)
+    buffer = io.BytesIO()
+    if name.endswith(("zip", "download")):
+        with zipfile.ZipFile(buffer, "w") as zipped:
+            for member, content in read_tree(folder).items():
+                zipped.writestr(member, content)
+    else:
+        with tarfile.open(
+            fileobj=buffer, mode={".tar.xz": "w:xz", ".tbz2": "w:bz2"}.get(name.removeprefix("photos"), "w")
+        ) as tar:
+            tar.add(folder, arcname=".")
+    uri = place.bucket({name: buffer.getvalue()})
+    found = scan.scan_images(f"{uri}/{name}")
+    assert found.fingerprint == scan.scan_images(str(folder)).fingerprint
+    with reading.Reader() as reader:
+        assert [table.md5_hex(reader.read(row.uri)) for row in found.rows] == [row.content_id for row in found.rows]
 
 
 class ChangingSink(io.BytesIO):
@@ -299,6 +452,38 @@ def test_an_import_file_in_a_bucket_may_list_relative_and_absolute_uris(place, t
     }
     assert {row.content_id for row in found.rows} >= {md5(files["list/pictures/2.jpg"])}
     assert scan.fingerprint_images(f"{uri}/list/images.csv") == scan.fingerprint_images(f"{uri}/list/images.csv")
+
+
+def test_an_import_file_in_a_bucket_names_images_by_ids_backslashes_and_steps(place):
+    files = {
+        "list/train/000bec.jpg": b"1",
+        "list/train/000bec.xml": b"2",
+        "list/cat/1.jpg": b"3",
+        "other/3.jpg": b"6",
+    }
+    names = ["000bec", "cat\\1.jpg", "../other/3.jpg", "./cat/1.jpg", "gone"]
+    lines = "".join(f"{name};pug\r\n" for name in names)
+    uri = place.bucket(files | {"list/images.csv": f"id;breed\r\n{lines}".encode()})
+    found = scan.scan_images(f"{uri}/list/images.csv", Advanced(max_refused_ratio=0.5))
+    assert {row.name: row.uri.removeprefix(f"{uri}/") for row in found.rows} == {
+        "000bec": "list/train/000bec.jpg",
+        "cat\\1.jpg": "list/cat/1.jpg",
+        "../other/3.jpg": "other/3.jpg",
+        "./cat/1.jpg": "list/cat/1.jpg",
+    }
+    assert found.skipped.names == {"missing": ["gone (line 6)"]}
+    assert scan.fingerprint_images(f"{uri}/list/images.csv") == scan.fingerprint_images(f"{uri}/list/images.csv")
+
+
+def test_a_backslash_in_a_key_is_kept(s3):
+    bucket = s3.bucket(f"bucket-{next(NUMBERS)}", {"cat\\1.jpg": b"1", "cat/1.jpg": b"2", "images.csv": b"cat\\1.jpg,cat\n"})
+    (row,) = scan.scan_images(f"s3://{bucket}/images.csv").rows
+    assert (row.uri, row.content_id) == (f"s3://{bucket}/cat\\1.jpg", md5(b"1"))
+
+
+def test_names_of_an_import_file_at_the_root_of_a_bucket_are_found_in_its_folders(place):
+    uri = place.bucket({"train/1.jpg": b"1", "train/2.jpg": b"2", "images.csv": b"1.jpg,cat\n2.jpg,dog\n"})
+    assert [row.uri for row in scan.scan_images(f"{uri}/images.csv").rows] == [f"{uri}/train/1.jpg", f"{uri}/train/2.jpg"]
 
 
 def test_a_list_in_a_bucket_excludes_images_of_a_bucket(place, tmp_path):

@@ -1,6 +1,8 @@
 """Servers that tests start, each on a free port of this machine."""
 
 import contextlib
+import gzip
+import io
 import os
 import shutil
 import socket
@@ -145,6 +147,24 @@ class Place:
     def bucket(self, files: dict[str, bytes]) -> str:
         """Creates a bucket with these files, and returns its URI."""
         return f"{self.scheme}://{self._server.bucket(f'bucket-{next(NUMBERS)}', files)}"
+
+    def put_packed(self, uri: str, content: bytes) -> None:
+        """Creates an object as `gsutil cp -z` leaves it: compressed by gzip, and said to be so."""
+        packed = gzip.compress(content)
+        bucket, _, key = uri.partition("://")[2].partition("/")
+        if self.scheme == "s3":
+            from kfp_vision.storage import stores
+
+            client = stores.store(uri)._client
+            client.put_object(bucket, key, io.BytesIO(packed), len(packed), metadata={"Content-Encoding": "gzip"})
+        else:
+            from google.cloud import storage
+
+            client = storage.Client.create_anonymous_client()
+            client._connection.API_BASE_URL = f"http://127.0.0.1:{self.port}"
+            blob = client.bucket(bucket).blob(key)
+            blob.content_encoding = "gzip"
+            blob.upload_from_string(packed)
 
     def lead_over(self, address: str = "") -> None:
         """Routes requests to the store through another address; without one, directly."""

@@ -86,6 +86,13 @@ def test_the_image_folders_of_an_import_file_are_mounted(tmp_path):
     assert containers.needs_network(values)
 
 
+def test_the_folder_of_an_import_file_is_mounted_if_images_must_be_looked_for(tmp_path):
+    sample_images.pictures(tmp_path / "pictures", each=1)
+    listing = tmp_path / "images.csv"
+    listing.write_text("id,label\npictures/bellcup/0001.jpg,bell\nglobelet/0001,globe\ngone/0001,globe\n")
+    assert mounts(LOCAL | {"images_uri": str(listing)}) == {str(tmp_path): True}
+
+
 def test_an_exclusion_list_is_mounted_and_not_treated_as_an_import_file(tmp_path):
     listing = tmp_path / "list.csv"
     listing.write_text("path\ndaisy/1.jpg\n")

@@ -1,13 +1,15 @@
-"""Import files and exclusion lists, as Vertex AI, MXNet and spreadsheets write them; invalid lines are named."""
+"""Import files, as Vertex AI, MXNet, competitions and spreadsheets write them; invalid lines are named."""
 
 import http.server
+import json
 import threading
 from functools import partial
 
 import pytest
+from support import data_page
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import exclusions, import_files, scan
+from kfp_vision.dataset import import_files, scan
 from kfp_vision.dataset.import_files import ImportEntry
 
 
@@ -21,7 +23,7 @@ def read_entries(tmp_path, name, content):
     """Returns name, label, split and line of every entry."""
     return [
         (entry.name, entry.label, entry.split, entry.line)
-        for entry in import_files.read_import_file(written(tmp_path, name, content))
+        for entry in import_files.read_import_file(written(tmp_path, name, content)).entries
     ]
 
 
@@ -64,19 +66,15 @@ def test_the_lines_are_read(tmp_path, name, content, entries):
 @pytest.mark.parametrize(
     ("name", "content", "line", "found"),
     [
-        ("a.csv", "1.jpg,daisy\n2.jpg\n", 2, "1 fields"),
         ("a.csv", "1.jpg,daisy\n2.jpg;tulip\n", 2, "1 fields"),
         ("a.csv", "1.jpg,daisy,training,more\n", 1, "4 fields"),
         ("a.csv", "uri,label\n1.jpg,daisy,training\n", 2, "3 fields under a header of 2"),
         ("a.csv", "1.jpg,daisy,tulip\n", 1, "the ml_use tulip (not training, validation or test)"),
-        ("a.csv", "1.jpg,\n", 1, "no label"),
         ("a.csv", ",daisy\n", 1, "no URI"),
         ("a.csv", '1.jpg,daisy\n"2.jpg,tulip\n', 2, "unexpected end of data"),
         ("a.csv", b"1.jpg,daisy\n2.jpg,L\xf6wenzahn\n", 2, "bytes that are not UTF-8"),
         ("a.jsonl", '{"uri": "1.jpg", "label": "daisy"}\n{"uri": "2.jpg", \n', 2, "invalid JSON"),
         ("a.jsonl", "[1, 2]\n", 1, "JSON that is not an object"),
-        ("a.jsonl", '{"uri": "1.jpg", "label": 3}\n', 1, "a field that is not a string"),
-        ("a.jsonl", '{"uri": "1.jpg"}\n', 1, "no label"),
         ("a.jsonl", '{"imageGcsUri": "1.jpg", "classificationAnnotation": []}\n', 1, "fields that are not objects"),
         ("a.jsonl", "[" * 100_000 + "\n", 1, "invalid JSON"),
         ("a.lst", "0 3 1.jpg\n", 1, "1 fields between tabs"),
@@ -109,7 +107,7 @@ def test_an_invalid_line_is_named(tmp_path, name, content, line, found):
     ],
 )
 def test_a_relative_uri_is_relative_to_the_file(tmp_path, name, uri):
-    (entry,) = import_files.read_import_file(written(tmp_path, "a.csv", f"{name},daisy\n"))
+    (entry,) = import_files.read_import_file(written(tmp_path, "a.csv", f"{name},daisy\n")).entries
     assert entry == ImportEntry(name, uri.format(folder=tmp_path, above=tmp_path.parent), "daisy", "", 1)
 
 
@@ -150,58 +148,154 @@ def test_import_files_are_recognized(tmp_path):
         assert not import_files.is_import_file(uri)
 
 
-AUDIT = "path,leave_out,finding,label,instead,other,score\n"
+IMAGES = ("cat/0.jpg", "cat/1.jpg", "dog/2.jpg", "dog/3.jpg")
+ANIMALS = {name: name[:3] for name in IMAGES}
+WILD = {name: f"{label}, wild" for name, label in ANIMALS.items()}
+SPLITS = {"cat/0.jpg": "train", "cat/1.jpg": "validation", "dog/2.jpg": "train", "dog/3.jpg": "test"}
+NUMBERED = {name: "1" if label == "dog" else "0" for name, label in ANIMALS.items()}
 
 
-@pytest.mark.parametrize(
-    ("content", "paths"),
-    [
-        ("path\ndaisy/2.jpg\ndaisy/1.jpg\ndaisy/2.jpg\n", ["daisy/2.jpg", "daisy/1.jpg"]),
-        (AUDIT + 'daisy/1.jpg,yes,label,daisy,tulip,"",0.9\ntulip/2.jpg,,copy,tulip,,tulip/1.jpg,1\n', ["daisy/1.jpg"]),
-        ("path,leave_out\na,yes\nb,TRUE\nc,1\nd, X \ne,no\nf,False\ng,0\nh,\n,no\n", ["a", "b", "c", "d"]),
-        ("Leave_Out,PATH\nyes,daisy/1.jpg\n", ["daisy/1.jpg"]),
-        (b"\xef\xbb\xbfpath;leave_out\r\n\r\n\xc3\xa9t\xc3\xa9/1, 2.jpg;yes\r\n;\r\n", ["été/1, 2.jpg"]),
-        ('path\n"a, ""b"".jpg"\ns3://bucket/photos.tgz#daisy/1.jpg', ['a, "b".jpg', "s3://bucket/photos.tgz#daisy/1.jpg"]),
-        ("path,leave_out\ndaisy/1.jpg,no\n", []),
-        ("path\n", []),
-    ],
-)
-def test_exclusions_are_read(tmp_path, content, paths):
-    assert exclusions.read_exclusions(written(tmp_path, "list", content)) == paths
+def table(line, *header):
+    """Returns a line for each image, made from its name and its label, below other lines."""
+    return "".join(f"{text}\n" for text in [*header, *(line(name, label) for name, label in ANIMALS.items())])
 
 
-NAMED = "every line of leave_out_uri must name an image"
-COLUMN = "leave_out_uri must have a column path"
-WRITE = "Write path,leave_out in the first line and lines such as daisy/1.jpg,yes below it, in UTF-8."
+def json_lines(item):
+    return table(lambda name, label: json.dumps(item(name, label)))
 
 
-@pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        ("", f"{COLUMN}; got nothing in {{uri}}, line 1. {WRITE}"),
-        ("daisy/1.jpg\ndaisy/2.jpg\n", f"{COLUMN}; got daisy/1.jpg in {{uri}}, line 1. {WRITE}"),
-        ("uri,label\n1.jpg,daisy\n", f"{COLUMN}; got uri, label in {{uri}}, line 1. {WRITE}"),
-        ("path\ndaisy/1,2.jpg\n", f"{NAMED}; got 2 fields under a header of 1 in {{uri}}, line 2. {WRITE}"),
-        ("path,leave_out\n\ndaisy/1.jpg\n", f"{NAMED}; got 1 fields under a header of 2 in {{uri}}, line 3. {WRITE}"),
-        ("path,leave_out\n,yes\n", f"{NAMED}; got no path in {{uri}}, line 2. {WRITE}"),
-        ('path\n1.jpg\n"2.jpg\n', f"{NAMED}; got unexpected end of data in {{uri}}, line 3. {WRITE}"),
-        (b"path\nL\xf6wenzahn/1.jpg\n", f"{NAMED}; got bytes that are not UTF-8 in {{uri}}, line 2. {WRITE}"),
-        (
-            "path,leave_out\n1.jpg,yes\n2.jpg,maybe\n",
-            "column leave_out of leave_out_uri must be yes or no; got maybe in {uri}, line 3. "
-            "Write yes to exclude the image, no or nothing to keep it.",
-        ),
-    ],
-)
-def test_an_invalid_exclusion_list_is_rejected(tmp_path, content, line):
-    uri = written(tmp_path, "list.csv", content)
+def vertex_item(name, label):
+    uses = {"aiplatform.googleapis.com/ml_use": SPLITS[name]}
+    return {"imageGcsUri": name, "classificationAnnotation": {"displayName": label}, "dataItemResourceLabels": uses}
+
+
+def sagemaker_item(name, label):
+    metadata = {"class-name": label, "confidence": 0.9, "type": "groundtruth/image-classification", "human-annotated": "yes"}
+    return {"source-ref": name, "animals": 7, "animals-metadata": metadata}
+
+
+COCO = {
+    "images": [{"id": 10 + number, "file_name": name, "width": 4} for number, name in enumerate(IMAGES)],
+    "annotations": [{"image_id": 10 + number, "category_id": number // 2} for number in range(len(IMAGES))],
+    "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+}
+# First cell of the page's table: name and content of the import file, and labels and splits of `IMAGES`, or words of the error.
+CASES = {
+    "`uri,label` and `uri,label,ml_use`": (
+        "a.csv",
+        table(lambda name, label: f"{name},{label},{SPLITS[name]}"),
+        ANIMALS,
+        SPLITS,
+    ),
+    "`ml_use,uri,label`": ("a.csv", table(lambda name, label: f"{SPLITS[name].upper()},{name},{label}"), ANIMALS, SPLITS),
+    "header `filename,label`, `image,class`, `id,breed`": (
+        "a.csv",
+        table(lambda name, label: f"{label},{name}", "Breed,File Name"),
+        ANIMALS,
+    ),
+    "header `class id,filepaths,labels,data set`": (
+        "a.csv",
+        table(lambda name, label: f"7,{name},{label},{SPLITS[name]}", "class id,filepaths,labels,data set"),
+        ANIMALS,
+        SPLITS,
+    ),
+    "header `image,class,species`": (
+        "a.csv",
+        table(lambda name, label: f"{name},mammal,{label}", "image,class,species"),
+        "got the columns class and species in ",
+    ),
+    "header `image,cat,dog` above 0 and 1": (
+        "a.csv",
+        table(lambda name, label: f"{name},{float(label == 'cat')},{float(label == 'dog')}", "image,cat,dog"),
+        ANIMALS,
+    ),
+    "`;`, tab or bar between cells": ("a.tsv", table(lambda name, label: f"{name}\t{label}, wild"), WILD),
+    "`path label` in a `.txt`": ("a.txt", table(lambda name, label: f"{name} {NUMBERED[name]}"), NUMBERED),
+    "`# a comment`, empty lines, `a.jpg,cat,,`": (
+        "a.csv",
+        table(lambda name, label: f"{name},{label},,\r\n\r", "# from the zoo, 2024"),
+        ANIMALS,
+    ),
+    'UTF-16, as Excel\'s "Unicode text"': (
+        "a.txt",
+        table(lambda name, label: f"{name}\t{label}", "image\tlabel").encode("utf-16"),
+        ANIMALS,
+    ),
+    "another code page": (
+        "a.csv",
+        table(lambda name, label: f"{name},{label}", "image,label", "dog/2.jpg,L\xf6we").encode("cp1252"),
+        "got bytes that are not UTF-8 in {uri}, line 2. Write lines such as daisy/1.jpg,daisy or daisy/1.jpg,daisy,training, "
+        "in UTF-8 (in Excel, save it as CSV UTF-8).",
+    ),
+    "`cat\\1.jpg`": ("a.csv", table(lambda name, label: f"{name},{label}".replace("/", "\\"), "uri,label"), ANIMALS),
+    "`C:\\data\\cat\\1.jpg`": (
+        "a.csv",
+        "C:\\data\\cat\\1.jpg,cat\n",
+        "got C:\\data\\cat\\1.jpg, a path on a Windows machine (write it relative to this file) in {uri}, line 1.",
+    ),
+    "ids such as `000bec180e`": ("a.csv", table(lambda name, label: f"{name[4]},{label}", "id,breed"), ANIMALS),
+    "names without their folder": ("a.csv", table(lambda name, label: f"{name[4:]},{label}"), ANIMALS),
+    "a line without a label": ("a.csv", table(lambda name, label: f"{name},{label}", "UNASSIGNED,dog/3.jpg"), ANIMALS),
+    "a line whose image is missing": (
+        "a.csv",
+        table(lambda name, label: f"{name},{label}", *["cat/0.jpg,cat"] * 15, "cat/9.jpg,cat"),
+        ANIMALS,
+    ),
+    "`.jsonl` with `uri`, `label`, `ml_use`": (
+        "a.jsonl",
+        json_lines(lambda name, label: {"uri": name, "label": int(NUMBERED[name]), "ml_use": SPLITS[name]}),
+        NUMBERED,
+        SPLITS,
+    ),
+    "`.jsonl` of Vertex AI": ("a.jsonl", json_lines(vertex_item), ANIMALS, SPLITS),
+    "`.manifest` of SageMaker Ground Truth": ("a.manifest", json_lines(sagemaker_item), ANIMALS),
+    "`metadata.jsonl`, `metadata.csv` of Hugging Face": (
+        "metadata.jsonl",
+        json_lines(lambda name, label: {"file_name": name, "label": label, "text": "a pet", "boxes": [[1, 2]]}),
+        ANIMALS,
+    ),
+    "`.json`": ("a.json", json.dumps([{"image": name, "class": label} for name, label in ANIMALS.items()], indent=1), ANIMALS),
+    "`.json` of COCO": ("a.json", json.dumps(COCO), ANIMALS),
+    "`.lst` of MXNet": ("a.lst", table(lambda name, label: f"5\t{NUMBERED[name]}.000000\t{name}"), NUMBERED),
+    "`.xlsx`, `.ods`, `.parquet`": ("a.xlsx", "PK\x03\x04", "got an Excel workbook ({uri}). Save it as CSV, in UTF-8."),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_the_encodings_of_spreadsheets_are_read(tmp_path, encoding):
+    content = "image\tlabel\r\n1.jpg\tL\xf6we\r\n".encode(encoding)
+    assert read_entries(tmp_path, "a.csv", content) == [("1.jpg", "L\xf6we", "", 2)]
+
+
+@pytest.mark.parametrize("name", ["C:\\data\\1.jpg", "d:/data/1.jpg", "\\\\server\\photos\\1.jpg"])
+def test_a_path_on_a_windows_machine_is_told_as_such(tmp_path, name):
+    uri = written(tmp_path, "a.csv", f"{name},cat\n")
     with pytest.raises(InputError) as refusal:
-        exclusions.read_exclusions(uri)
-    assert str(refusal.value) == f"error: {line.format(uri=uri)}"
+        import_files.read_import_file(uri)
+    assert f"got {name}, a path on a Windows machine (write it relative to this file) in {uri}, line 1. " in str(refusal.value)
 
 
-def test_a_folder_is_rejected_as_exclusion_list(tmp_path):
-    with pytest.raises(InputError) as refusal:
-        exclusions.read_exclusions(str(tmp_path))
-    rule = "leave_out_uri must be a readable file"
-    assert str(refusal.value) == f"error: {rule}; got {tmp_path} (Is a directory). Give a CSV with a column path."
+def lay_animals(folder):
+    for name in IMAGES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_import_files_of_others_are_read_as_the_page_says(tmp_path, case):
+    lay_animals(tmp_path)
+    name, content, labels, *splits = CASES[case]
+    uri = written(tmp_path, name, content)
+    if isinstance(labels, str):
+        with pytest.raises(InputError) as refusal:
+            scan.scan_images(uri)
+        assert labels.format(uri=uri) in str(refusal.value)
+        return
+    rows = scan.scan_images(uri).rows
+    place = f"{tmp_path}/"
+    assert {row.uri.removeprefix(place): row.label for row in rows} == labels
+    assert {row.uri.removeprefix(place): row.split for row in rows} == (splits[0] if splits else dict.fromkeys(IMAGES, ""))
+
+
+def test_the_page_lists_the_import_files_that_are_tested():
+    assert list(CASES) == data_page.first_cells("Import files")

@@ -144,7 +144,8 @@ def test_the_fingerprint_depends_only_on_labels_and_contents(tmp_path):
         (
             {"LICENSE.txt": A},
             2,
-            "error: images_uri must contain images; got none at {uri} (1 other files). "
+            "error: images_uri must contain images; got none at {uri} (1 files skipped: not an image (LICENSE.txt)). "
+            "Give images as JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF or HEIC, and convert others to JPEG or PNG. "
             "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg.",
         ),
         (
@@ -156,7 +157,7 @@ def test_the_fingerprint_depends_only_on_labels_and_contents(tmp_path):
         (
             {"daisy/1.jpg": A, "daisy/2.jpg": ABC, "daisy/3.jpg": DIGEST, "tulip/1.jpg": b"1", "tulip/2.jpg": b"2"},
             3,
-            "error: every class must have at least 3 images, one per split; got 2 of tulip. Add images to it, or remove it.",
+            "error: every class must have at least 3 images, one per split; got 2 of tulip. Add images of it.",
         ),
     ],
 )
@@ -172,7 +173,7 @@ def test_data_that_cannot_be_trained_on_is_rejected(tmp_path, files, splits, lin
 
 def test_an_empty_folder_is_rejected(tmp_path):
     uri = write_files(tmp_path / "photos", {})
-    with pytest.raises(InputError, match=r"must contain images; got none at .*photos \(0 other files\)\. Put the images"):
+    with pytest.raises(InputError, match=r"must contain images; got none at .*photos \(no files\)\. Put the images"):
         check_classification(scan.scan_images(uri), uri, 2)
 
 
@@ -254,10 +255,9 @@ def test_predefined_splits_are_kept(tmp_path, top, train, validation, test):
     [
         {"train/daisy/1.jpg": A, "train/tulip/1.jpg": ABC},
         {"test/daisy/1.jpg": A, "validation/tulip/1.jpg": ABC},
-        {"one/train/daisy/1.jpg": A, "other/test/daisy/1.jpg": ABC},
-        {"train/1.jpg": A, "test/1.jpg": ABC},
+        {"one/train/daisy/1.jpg": A, "other/test/tulip/1.jpg": ABC},
     ],
-    ids=["one folder", "nothing to train on", "in different places", "classes of these names"],
+    ids=["one folder", "nothing to train on", "in different places"],
 )
 def test_folders_that_only_look_like_splits_are_not_splits(tmp_path, files):
     found = scan.scan_images(write_files(tmp_path / "photos", files))
@@ -310,18 +310,6 @@ def test_images_of_an_import_file_keep_the_names_given_there(tmp_path):
     ]
 
 
-def test_a_missing_image_of_an_import_file_is_rejected_with_its_line(tmp_path):
-    write_files(tmp_path, {"1.jpg": A})
-    (tmp_path / "list.csv").write_text("1.jpg,daisy\n\nnone.jpg,daisy\n")
-    with pytest.raises(InputError) as refusal:
-        scan.scan_images(str(tmp_path / "list.csv"))
-    assert str(refusal.value) == (
-        "error: every image of an import file must be readable; got [Errno 2] No such file or directory: "
-        f"'{tmp_path}/none.jpg' in {tmp_path}/list.csv, line 3. "
-        "Correct or remove the line; relative URIs are resolved against the location of the file."
-    )
-
-
 def test_a_label_invalid_in_label_maps_is_rejected_with_its_line(tmp_path):
     write_files(tmp_path, {"1.jpg": A})
     (tmp_path / "list.csv").write_text('1.jpg,"two\nlines"\n')
@@ -365,14 +353,6 @@ def test_notes_report_leaks_and_labels_that_look_the_same():
     assert classification_notes(Catalog(rows_of({"Gänse": 2, "ga\u0308nse": 2, "rose": 2}))) == [
         "Gänse and ga\u0308nse differ only in case or Unicode form: are they the same class?"
     ]
-
-
-def test_unsupported_phone_formats_are_named(tmp_path):
-    found = scan.scan_images(write_files(tmp_path / "photos", {"daisy/IMG_1.HEIC": A, "daisy/2.avif": A, "daisy/3.jpg": A}))
-    assert found.skipped == {
-        "HEIC is not supported; convert it to JPEG": 1,
-        "AVIF is not supported; convert it to JPEG": 1,
-    }
 
 
 def test_the_summary_page_shows_predefined_splits(tmp_path):
@@ -482,7 +462,8 @@ def test_the_remaining_images_are_checked_written_and_shown(tmp_path):
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "Entries of the exclusion list that match no image: 1 (rose/1.jpg)." in page
     assert len(re.findall("<img", page)) == 7
-    with pytest.raises(InputError, match=r"every class must have at least 3 images, one per split; got 2 of bellcup\."):
+    rarest = r"got 2 of 3 classes with fewer, the least 2: bellcup \(2\), globelet \(2\)\. Add images of them\.$"
+    with pytest.raises(InputError, match=f"every class must have at least 3 images, one per split; {rarest}"):
         ingest.ingest_images(str(photos), check_images=True, splits=3, **outputs)
 
 

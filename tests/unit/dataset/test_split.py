@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import label_map, scan
-from kfp_vision.dataset.scan import UNWRITABLE_CATEGORIES
 from kfp_vision.dataset.split import remove_leaks, split_images, split_rows
-from kfp_vision.dataset.table import ImageRow, read_table, read_unused, write_table
+from kfp_vision.dataset.table import UNWRITABLE_CATEGORIES, ImageRow, read_table, read_unused, write_table
 
 quickly = settings(database=None, deadline=None, max_examples=60)
 ratios = st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.33]), st.sampled_from([0.0, 0.1, 0.25, 0.5])).filter(any)
@@ -201,22 +200,45 @@ def test_a_label_with_a_colon_round_trips(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "too_few",
+    ("few", "counts"),
     [
-        [row("rare", "one", 0)],
-        [row("rare", "one", 0), row("rare", "two", 1)],
-        [row("rare", "copy", number) for number in range(20)],
-        [row("rare", "both", 0), row("daisy", "both", 1000)],
+        ([row("rare", "one", 0)], (1, 0, 0)),
+        ([row("rare", "one", 0), row("rare", "two", 1)], (1, 0, 1)),
+        ([row("rare", "one", 0), row("rare", "two", 1), row("rare", "three", 2)], (1, 1, 1)),
+        ([row("rare", "copy", number) for number in range(20)], (20, 0, 0)),
+        ([row("rare", "first" if number < 2 else "last", number) for number in range(20)], (18, 0, 2)),
     ],
-    ids=["one image", "two images", "copies of one", "only with two labels"],
+    ids=["one image", "two images", "three images", "copies of one", "copies of two"],
 )
-def test_a_class_without_training_images_is_rejected(tmp_path, too_few):
+def test_a_class_keeps_an_image_to_train_on(tmp_path, few, counts):
+    _, tables, labels = run_split(tmp_path, [*rows_of({"daisy": 100}), *few])
+    assert tuple(sum(row.label == "rare" for row in part) for part in tables.values()) == counts
+    assert labels == "0:daisy\n1:rare\n"
+
+
+@quickly
+@given(data_sets, st.tuples(st.floats(0, 0.9), st.floats(0, 0.9)))
+def test_every_class_of_any_data_keeps_an_image_to_train_on(rows, shares):
+    parts = split_rows(rows, *shares)
+    assert {row.label for row in parts["train"]} == {row.label for row in rows}
+    held = [{row.content_id for row in part} for part in parts.values()]
+    assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
+
+
+def test_classes_whose_images_all_have_two_labels_are_rejected_together(tmp_path):
+    twice = [row(label, f"both {number}", number) for number, rare in enumerate(["lily", "rose"]) for label in (rare, "daisy")]
     with pytest.raises(InputError) as refusal:
-        run_split(tmp_path, [*rows_of({"daisy": 100}), *too_few])
+        run_split(tmp_path, [*rows_of({"daisy": 100}), *twice])
     assert str(refusal.value) == (
-        "error: every class must keep an image to train on; got none of rare. Add images to it, remove it, or hold out less."
+        "error: every class must keep an image to train on; got none of lily, rose. "
+        "Add images that are in no other class or split, or exclude those there are by leave_out_uri."
     )
     assert {path.name for path in tmp_path.iterdir()} == {"images.csv"}
+
+
+def test_labels_that_are_numbers_are_numbered_by_their_value(tmp_path):
+    _, _, labels = run_split(tmp_path, rows_of(dict.fromkeys(["10", "9", "2", "0", "1"], 10)))
+    assert labels == "0:0\n1:1\n2:2\n3:9\n4:10\n"
 
 
 def test_the_flower_photographs_are_split(flower_photos, tmp_path):

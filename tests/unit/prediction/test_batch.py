@@ -177,6 +177,64 @@ def test_classifies_a_file_without_a_suffix(classifier, tmp_path):
     assert [row["prediction"] for row in table(tmp_path / "out.csv")] == ["red"]
 
 
+ODD_NAMES = ("photo", "1.jpg?width=640", "2.JPG_large", "#3")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_classifies_images_of_any_name_and_names_the_other_files(classifier, tmp_path, capsys, packed):
+    (tmp_path / "red").mkdir()
+    for name in ODD_NAMES:
+        (tmp_path / "red" / name).write_bytes(colour_model.picture("red"))
+    (tmp_path / "red" / "video.mp4").write_bytes(b"?")
+    (tmp_path / "red" / "notes").write_bytes(b"no picture")
+    if packed:
+        with tarfile.open(tmp_path / "all.tgz", "w:gz") as archive:
+            archive.add(tmp_path / "red", "red")
+    uri = str(tmp_path / "all.tgz") if packed else str(tmp_path / "red")
+    for partition in range(2):
+        found = batch.predict_images(classifier, ["red"], uri, tmp_path / f"{partition}.csv", partition=partition, partitions=2)
+        assert found["pictures"] == 2
+    separator = "#red/" if packed else "/"
+    rows = [row for partition in range(2) for row in table(tmp_path / f"{partition}.csv")]
+    assert {row["path"]: row["prediction"] for row in rows} == {f"{uri}{separator}{name}": "red" for name in ODD_NAMES}
+    lines = capsys.readouterr().out.splitlines()
+    folder = "red/" if packed else ""
+    assert sorted(lines[:2]) == [
+        f"1 files skipped: a video; its frames are not taken ({folder}video.mp4)",
+        f"1 files skipped: not an image ({folder}notes)",
+    ]
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_classifies_a_single_file_or_member_of_any_name(classifier, tmp_path, name):
+    (tmp_path / name).write_bytes(colour_model.picture("red"))
+    with tarfile.open(tmp_path / "all.tgz", "w:gz") as archive:
+        archive.add(tmp_path / name, name)
+    for uri in (str(tmp_path / name), f"{tmp_path}/all.tgz#{name}"):
+        batch.predict_images(classifier, classifier.labels, uri, tmp_path / "out.csv")
+        assert [(row["path"], row["prediction"]) for row in table(tmp_path / "out.csv")] == [(uri, "red")]
+
+
+@pytest.mark.parametrize("name", ["all.tgz", "all"])
+def test_an_archive_of_any_name_is_no_single_image(classifier, folder, tmp_path, name):
+    with tarfile.open(tmp_path / name, "w:gz") as archive:
+        archive.add(folder, "photos")
+    assert batch.predict_images(classifier, classifier.labels, str(tmp_path / name), tmp_path / "out.csv")["pictures"] == 4
+
+
+def test_without_images_the_error_names_the_other_files(classifier, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.nef").write_bytes(b"?")
+    with pytest.raises(InputError) as rejected:
+        batch.predict_images(classifier, classifier.labels, str(tmp_path / "photos"), tmp_path / "out.csv")
+    assert str(rejected.value) == (
+        f"error: there must be images to classify; got none at {tmp_path}/photos "
+        "(1 files skipped: camera raw; convert it to JPEG (1.nef)). Give an image, a folder or an archive; "
+        "images may be JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF or HEIC."
+    )
+
+
 def test_a_folder_without_images_is_rejected_and_writes_no_table(classifier, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="there must be images to classify; got none at"):

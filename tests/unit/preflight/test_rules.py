@@ -395,6 +395,15 @@ def test_the_exclusion_list_is_validated_by_the_check(tmp_path, check, form):
     check(fields)
 
 
+def test_the_lines_of_an_import_file_are_validated_by_the_check(tmp_path):
+    listing = tmp_path / "list.csv"
+    listing.write_text("1.jpg,cat\n2.jpg,cat,sometimes\n")
+    with pytest.raises(InputError, match=r"got the ml_use sometimes \(not training, validation or test\) in .*, line 2\."):
+        checks.check_preparation(SAMPLE | {"images_uri": str(listing)})
+    listing.write_text("1.jpg,cat\n2.jpg,cat,test\n")
+    checks.check_preparation(SAMPLE | {"images_uri": str(listing)})
+
+
 def test_the_location_of_the_exclusion_list_is_not_part_of_the_recipe(fields, tmp_path):
     (tmp_path / "list.csv").write_text("path\n1.jpg\n")
     parsed = fields | {"images_uri": "sample", "fine_tune": False}

@@ -17,11 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kfp_vision.dataset import import_files, ingest, scan
+from kfp_vision.dataset import class_folders, image_files, ingest
 from kfp_vision.dataset.label_map import write_labels
-from kfp_vision.dataset.scan import UNWRITABLE_CATEGORIES
 from kfp_vision.dataset.split import split_images
-from kfp_vision.dataset.table import write_table
+from kfp_vision.dataset.table import UNWRITABLE_CATEGORIES, write_table
 from kfp_vision.records.convert import write_tfrecords
 from kfp_vision.storage import sample
 
@@ -44,7 +43,8 @@ def names_a_folder(text: str) -> bool:
     return (
         not text.startswith(".")
         and len(text.encode()) <= LONGEST
-        and text.lower() not in {*import_files.SPLIT_NAMES, *scan.THUMBNAIL_FOLDERS, *scan.TRASH_FOLDERS, "__macosx"}
+        and text.lower() not in {*image_files.THUMBNAIL_FOLDERS, *image_files.TRASH_FOLDERS, "__macosx"}
+        and not class_folders.split_of_name(text)
     )
 
 

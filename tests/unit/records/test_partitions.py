@@ -114,6 +114,14 @@ def write_with_processes(processes: int, folder: Path, out: Path) -> subprocess.
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_a_class_whose_training_images_are_all_rejected_is_named_and_rejected(tmp_path, capsys, partitions):
+    inputs = make_tables(tmp_path, broken=tuple(f"{number}.png" for number in range(20, 40)))
+    with pytest.raises(InputError, match=r"10% of the classes may be left without an image to train on; got 1 of 2: light\."):
+        write_at_once(inputs, tmp_path / "out") if partitions == 1 else write_and_join(inputs, tmp_path / "out", partitions)
+    assert "no image to train on is left of 1 of 2 classes: light\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("broken", [(), ("03.png", "21.png", "37.png")])
 @pytest.mark.parametrize("processes", [2, 3, 50])
 def test_several_processes_write_the_files_of_one(tmp_path, broken, processes):

@@ -133,6 +133,7 @@ def write_summary(path: Path, labels: list[str], images: list[EncodedImage]) -> 
         classes={label: 1200 + n for n, label in enumerate(labels)},
         total_bytes=123_456_789,
         skipped={f"no picture: {labels[0]}": 17},
+        skipped_names={f"no picture: {labels[0]}": [f"{label}/notes.txt" for label in labels]},
         notes=[f"{labels[0]} is rare."],
         samples={label: [preview(image) for image in images] for label in labels},
     )
@@ -221,7 +222,8 @@ def test_summary_shows_the_callers_values(tmp_path):
     write_summary(tmp_path / "page.html", ["daisy", "rose"], [picture("first.jpg"), picture("second.jpg")])
     page = Page(tmp_path / "page.html")
     for expected in (
-        "2,401 images in 2 classes, 123.5 MB", "daisy 1,200 50.0 %", "rose 1,201", "no picture: daisy 17", "daisy is rare.",
+        "2,401 images in 2 classes, 123.5 MB", "daisy 1,200 50.0 %", "rose 1,201", "daisy is rare.",
+        "no picture: daisy the first 2 names daisy/notes.txt rose/notes.txt 17",
     ):  # fmt: skip
         assert expected in page.text
     assert [image["alt"] for image in page.named("img")][:2] == ["daisy, first.jpg", "daisy, second.jpg"]

@@ -1,12 +1,15 @@
 """Hostile archives: no member is written elsewhere or over another, and damaged ones are rejected."""
 
+import bz2
 import gzip
 import io
+import lzma
 import tarfile
 import unicodedata
 import zipfile
 
 import pytest
+from support import zip_names
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan
@@ -242,3 +245,207 @@ def test_a_full_disk_is_reported_as_such(tmp_path):
     (tmp_path / "files" / "0").symlink_to("/dev/full")
     with pytest.raises(InputError, match=r"an archive must fit the scratch space; got .*No space left.*Set TMPDIR"):
         archives.unpack(path, str(path), tmp_path / "files")
+
+
+CHINESE = ["玫瑰/1.jpg", "玫瑰/2.jpg", "郁金香/1.jpg", "郁金香/表示.jpg"]
+
+
+def write_tar(path, names, *, encoding, kind=tarfile.GNU_FORMAT):
+    mode = {".gz": "w:gz", ".xz": "w:xz"}.get(path.suffix, "w")
+    with tarfile.open(path, mode, format=kind, encoding=encoding) as archive:
+        for name in names:
+            archive.addfile(member(name, size=1), io.BytesIO(b"a"))
+    return path
+
+
+@pytest.fixture
+def given_encoding():
+    yield archives.set_name_encoding
+    archives.set_name_encoding("")
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "big5", "cp932", "cp949", "cp866", "cp1251", "cp437", "utf-8"])
+def test_zip_names_in_a_code_page_are_decoded(tmp_path, encoding):
+    labels = {
+        "cp932": "バラ 表示",
+        "cp949": "장미 튤립",
+        "cp866": "роза тюльпан",
+        "cp1251": "роза тюльпан",
+        "cp437": "Bär Käfer",
+    }
+    written = [f"{label}/{n}.jpg" for label in labels.get(encoding, "玫瑰 百合").split() for n in (1, 2)]
+    path = zip_names.write_zip(tmp_path / "photos.zip", {name.encode(encoding): b"a" for name in written})
+    assert names(path) == written
+
+
+def test_the_unicode_path_field_wins_if_it_was_made_for_the_name(tmp_path):
+    raw = {name.encode("gbk"): name for name in CHINESE}
+    extras = {stored: b"\x55\x54\1\0\0" + zip_names.unicode_path(stored, name) for stored, name in raw.items()}
+    files = dict.fromkeys(raw, b"a")
+    assert names(zip_names.write_zip(tmp_path / "right.zip", files, extras)) == CHINESE
+    (first, *_) = extras
+    extras[first] = zip_names.unicode_path(first, "renamed/1.jpg", checksum_of=b"another name")
+    assert names(zip_names.write_zip(tmp_path / "stale.zip", files, extras)) == CHINESE
+    extras = {stored: zip_names.unicode_path(stored, f"其他/{name}") for stored, name in raw.items()}
+    assert names(zip_names.write_zip(tmp_path / "other.zip", files, extras)) == [f"其他/{name}" for name in CHINESE]
+
+
+def test_a_damaged_unicode_path_field_is_ignored(tmp_path):
+    raw = {name.encode("gbk"): b"a" for name in CHINESE}
+    for number, extra in enumerate((b"\x75\x70", b"\x75\x70\1\0\1", b"\x75\x70\0\0")):
+        extras = dict.fromkeys(raw, extra)
+        assert names(zip_names.write_zip(tmp_path / f"{number}.zip", raw, extras)) == CHINESE
+
+
+def test_a_zip_may_mix_names_that_say_their_encoding_with_others(tmp_path):
+    path = tmp_path / "photos.zip"
+    raw = {b"plain/1.jpg": b"a"} | {name.encode("gbk"): b"a" for name in CHINESE}
+    extras = {CHINESE[0].encode("gbk"): zip_names.unicode_path(CHINESE[0].encode("gbk"), CHINESE[0])}
+    assert names(zip_names.write_zip(path, raw, extras)) == ["plain/1.jpg", *CHINESE]
+
+
+def test_backslashes_separate_folders_but_not_within_a_character(tmp_path):
+    written = {"写真\\表示\\1.jpg": b"a", "写真\\ソ連\\2.jpg": b"b", "写真\\空\\": b""}
+    path = zip_names.write_zip(tmp_path / "photos.zip", {name.encode("cp932"): content for name, content in written.items()})
+    assert "表示".encode("cp932")[1:2] == b"\\"
+    assert read_all(path) == {"写真/表示/1.jpg": b"a", "写真/ソ連/2.jpg": b"b"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.xz"])
+def test_tar_names_in_a_code_page_are_decoded(tmp_path, suffix, kind):
+    path = write_tar(tmp_path / f"photos.{suffix}", CHINESE, encoding="gbk", kind=kind)
+    assert names(path) == CHINESE
+
+
+def test_long_tar_names_in_a_code_page_are_decoded(tmp_path):
+    long = [f"{'/'.join(('红玫瑰与郁金香', '新鲜的水果和蔬菜') * 8)}/{n}.jpg" for n in (1, 2)]
+    assert names(write_tar(tmp_path / "photos.tar", long, encoding="gbk")) == long
+
+
+def test_tar_names_in_utf8_are_decoded_with_pax_headers_and_without(tmp_path):
+    for number, kind in enumerate((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
+        assert names(write_tar(tmp_path / f"{number}.tar", CHINESE, encoding="utf-8", kind=kind)) == CHINESE
+
+
+def test_all_names_of_a_tar_are_decoded_alike_though_some_are_valid_utf8(tmp_path):
+    written = ["牡猫/1.jpg", "玫瑰/1.jpg", "郁金香/1.jpg"]
+    assert "牡猫".encode("gbk").decode("utf-8").isprintable()  # by chance
+    assert names(write_tar(tmp_path / "photos.tar", written, encoding="gbk")) == written
+
+
+def test_a_given_encoding_is_used_and_checked(tmp_path, given_encoding):
+    path = zip_names.write_zip(tmp_path / "photos.zip", {"花/1.jpg".encode("big5"): b"a"})
+    given_encoding("big5")
+    assert names(path) == ["花/1.jpg"]
+    assert archives.note_on_names(path, "photos.zip") == "The names in photos.zip are read as big5, as name_encoding says."
+    given_encoding("ascii")
+    assert refusal(path) == (
+        "error: the names in an archive must be in one known encoding; got \\xaa\\xe1/1.jpg in "
+        f"{path}, which is not ascii. Set name_encoding of advanced (or KFP_VISION_NAME_ENCODING) to it, such as gbk, or pack "
+        "the folder again with names in UTF-8."
+    )
+
+
+def test_an_encoding_may_come_from_the_environment(tmp_path, monkeypatch):
+    path = write_tar(tmp_path / "photos.tar", ["花/1.jpg"], encoding="big5")
+    monkeypatch.setenv("KFP_VISION_NAME_ENCODING", "big5")
+    assert names(path) == ["花/1.jpg"]
+    monkeypatch.setenv("KFP_VISION_NAME_ENCODING", "klingon")
+    assert refusal(path) == (
+        "error: KFP_VISION_NAME_ENCODING must name a codec of Python that extends ASCII; got klingon. Set it to gbk, say."
+    )
+
+
+@pytest.mark.parametrize("kind", ["photos.zip", "photos.tar"])
+def test_names_in_no_encoding_are_rejected_by_name(tmp_path, kind):
+    raw = b"\x80\xff\xfe/1.jpg"
+    if kind.endswith("zip"):
+        path = zip_names.write_zip(tmp_path / kind, {"玫瑰/1.jpg".encode("gbk"): b"a", raw: b"a"})
+    else:
+        raws = ["玫瑰/1.jpg".encode("gbk"), raw]
+        path = write_tar(tmp_path / kind, [name.decode("utf-8", "surrogateescape") for name in raws], encoding="utf-8")
+    line = refusal(path)
+    assert line.startswith("error: the names in an archive must be in one known encoding; got ")
+    assert "\\x80\\xff\\xfe" in line and "name_encoding" in line
+
+
+def test_a_zip_with_the_utf8_flag_and_other_bytes_is_damaged(tmp_path):
+    path = zip_names.write_zip(tmp_path / "photos.zip", {"玫瑰/1.jpg".encode("gbk"): b"a"}, flags=1 << 11)
+    assert "an archive must be intact" in refusal(path)
+
+
+def test_unpacking_gives_the_names_that_listing_gave(tmp_path):
+    path = zip_names.write_zip(tmp_path / "photos.zip", {name.encode("gbk"): name.encode() for name in CHINESE})
+    (tmp_path / "files").mkdir()
+    unpacked = archives.unpack(path, str(path), tmp_path / "files")
+    assert {name: file.read_bytes() for name, file in unpacked.items()} == {name: name.encode() for name in CHINESE}
+
+
+def test_the_note_names_the_encoding_and_some_names(tmp_path):
+    path = zip_names.write_zip(tmp_path / "photos.zip", {name.encode("gbk"): b"a" for name in CHINESE})
+    note = archives.note_on_names(path, "photos.zip")
+    assert note.startswith("The names in photos.zip are not UTF-8, and are read as GBK (")
+    assert "玫瑰" in note and note.endswith("If that is wrong, set name_encoding of advanced.")
+    for known in (["daisy/1.jpg"], CHINESE):
+        assert not archives.note_on_names(write_tar(tmp_path / "known.tar", known, encoding="utf-8"), "known.tar")
+
+
+@pytest.mark.parametrize("ending", ["", ".download", ".tar.xz", ".txz", ".tbz2", ".tar.lzma", ".jpg"])
+@pytest.mark.parametrize("packer", [bytes, gzip.compress, bz2.compress, lzma.compress, "lzma", "zip", "exe"])
+def test_an_archive_is_told_by_its_bytes(tmp_path, packer, ending):
+    plain = (
+        pack(tmp_path / "plain.zip" if packer in ("zip", "exe") else tmp_path / "plain.tar", [("daisy/1.jpg", b"a")])
+    ).read_bytes()
+    if packer == "lzma":
+        content = lzma.compress(plain, format=lzma.FORMAT_ALONE)
+    elif packer == "exe":
+        content = b"MZ" + bytes(1000) + plain
+    else:
+        content = plain if packer == "zip" else packer(plain)
+    path = tmp_path / f"photos{ending}"
+    path.write_bytes(content)
+    assert archives.is_archive(path)
+    assert read_all(path) == {"daisy/1.jpg": b"a"}
+
+
+@pytest.mark.parametrize("method, name", [(9, "Deflate64"), (93, "Zstandard"), (98, "PPMd"), (99, "AES"), (77, "method 77")])
+def test_a_zip_compressed_in_a_way_that_python_lacks_is_told(tmp_path, method, name):
+    path = zip_names.write_zip(tmp_path / "photos.zip", {b"daisy/1.jpg": b"a"}, method=method)
+    assert refusal(path) == (
+        f"error: a zip must be compressed by Deflate, bzip2, LZMA or not at all; got {name} for daisy/1.jpg in {path}. "
+        "Unpack it, and give the folder, or pack that as .zip or .tar.gz."
+    )
+
+
+@pytest.mark.parametrize(
+    "begin, what",
+    [
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"Rar!\x1a\x07\x01\0", "a RAR archive"),
+        (b"\x28\xb5\x2f\xfd\x04", "a file compressed by Zstandard (.zst)"),
+        (b"\x04\x22\x4d\x18", "a file compressed by LZ4"),
+        (b"\x1f\x9d\x90", "a file compressed by compress (.Z)"),
+        (b"\r\n<!DOCTYPE html>", "a web page"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\xff\xd8\xff\xe0", "a single image"),
+        (b"", "an empty file"),
+        (gzip.compress(b"one,two\n" * 500), "a file compressed by gzip that holds no tar"),
+        (gzip.compress(b"PK\x03\x04" + bytes(500)), "a file compressed by gzip that holds a zip"),
+        (lzma.compress(b"Rar!\x1a\x07\x01\0"), "a file compressed by xz that holds a RAR archive"),
+    ],
+)
+def test_a_file_that_is_no_archive_is_told_for_what_it_is(tmp_path, begin, what):
+    path = tmp_path / "photos.tar.gz"
+    path.write_bytes(begin)
+    assert not archives.is_archive(path)
+    assert f"a data source that is a file must be an archive; got {path} ({what}). " in refusal(path)
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("zip", ".001"), ("tar", ".aa"), ("tgz", ".part1"), ("tar.gz", "aa")])
+def test_a_part_of_an_archive_is_told(tmp_path, kind, ending):
+    whole = pack(tmp_path / f"whole.{kind}", [(f"daisy/{n}.jpg", bytes(range(256)) * 40) for n in range(9)]).read_bytes()
+    for half in (whole[: len(whole) // 2], whole[len(whole) // 2 + 1 :]):
+        path = tmp_path / f"photos.{kind}{ending}"
+        path.write_bytes(half)
+        assert refusal(path).endswith("Join its parts first, as in cat photos.zip.* > photos.zip, or 7z x photos.zip.001.")

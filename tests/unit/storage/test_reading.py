@@ -1,5 +1,7 @@
 """Reading URIs: folders, archives and web servers give the same names and bytes, and nothing is written elsewhere."""
 
+import base64
+import gzip
 import io
 import os
 import random
@@ -15,7 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import google_crc32c
 import pytest
+from support import zip_names
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import exclusions, import_files
@@ -147,6 +151,34 @@ def error_line(refusal: pytest.ExceptionInfo[InputError]) -> str:
     assert line.startswith("error: ")
     assert "\n" not in line
     return line
+
+
+@pytest.mark.parametrize("ranges", [False, True], ids=["all sent", "a range sent"])
+def test_the_first_bytes_of_a_web_address_are_read_again_if_the_answer_breaks_off(site, ranges):
+    site.body, site.ranges = bytes(range(256)) * 100, ranges
+    assert reading.read_head(f"{site.address}/1", 300) == site.body[:300]
+    site.cut_short = True
+    cut = 300 if ranges else len(site.body) * 2
+    with pytest.raises(InputError, match="a transfer must complete; got truncated"):
+        reading.read_head(f"{site.address}/1", cut)
+    site.missing = True
+    with pytest.raises(FileNotFoundError):
+        reading.read_head(f"{site.address}/1", 300)
+
+
+@pytest.mark.parametrize("name", ["", "a-very-long-name-" * 12])
+def test_the_first_bytes_of_an_object_stored_compressed_are_unpacked(site, name):
+    image = b"\xff\xd8\xff\xe0" + random.Random(1).randbytes(50_000) + bytes(5000)
+    packed = io.BytesIO()
+    with gzip.GzipFile(name, "wb", fileobj=packed) as file:
+        file.write(image)
+    site.body, site.ranges = packed.getvalue(), True
+    assert reading.read_head(f"{site.address}/1", 1024) == site.body[:1024]
+    site.headers["Content-Encoding"] = "gzip"
+    head = reading.read_head(f"{site.address}/1", 1024)
+    assert len(head) > 32 and image.startswith(head)
+    site.body = image  # which the header denies
+    assert reading.read_head(f"{site.address}/1", 1024) == image[:1024]
 
 
 @pytest.mark.parametrize("name", PACKS)
@@ -301,7 +333,7 @@ def test_a_file_that_is_not_an_archive_is_rejected_with_the_supported_formats(tm
         list(reading.walk(str(path)))
     assert error_line(refusal) == (
         f"error: a data source that is a file must be an archive; got {path}. "
-        "Give a folder of class folders, or one of .tgz, .tar.gz, .tar, .tar.bz2, .zip."
+        "Give a folder of class folders, or pack it as .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz."
     )
 
 
@@ -341,7 +373,7 @@ SIGNATURE = "a-signature"
         (lambda uri: reading.read_image(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", b"neither a tar nor a zip"),
         (lambda uri: reading.read_image(f"{uri}#roses/1.jpg", "test_image_uri"), "photos.tgz", "a tar"),
         (import_files.read_import_file, "list.csv", b"\xff\n"),
-        (import_files.read_import_file, "list.csv", b"1.jpg\n"),
+        (import_files.read_import_file, "list.csv", b",daisy\n"),
         (exclusions.read_exclusions, "list.csv", None),
         (exclusions.read_exclusions, "list.csv", b"no such column\n"),
     ],
@@ -425,6 +457,87 @@ def test_a_download_resumes_where_it_was_interrupted(site):
     site.body, site.cut_short, site.ranges = random.Random(0).randbytes(1_000_000), True, True
     assert reading.fetch(f"{site.address}/photos.tgz").read_bytes() == site.body
     assert 10 < site.requests.count("GET /photos.tgz") < 30  # each attempt transfers half of the remaining bytes
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "identity, gzip", "gzip,aws-chunked", "GZIP"])
+def test_a_compressed_response_is_unpacked(tmp_path, site, encoding):
+    site.body = gzip.compress(write_files(tmp_path, "photos.zip").read_bytes())
+    site.headers = {"ETag": '"first"', "Content-Encoding": encoding}
+    with reading.Reader() as reader:
+        assert {item.name: reader.read(item.uri) for item in reading.walk(f"{site.address}/photos.zip")} == FILES
+
+
+@pytest.mark.parametrize("name", ["photos.tar.gz", "photos.tgz"])
+def test_an_archive_whose_own_compression_is_called_a_content_encoding_is_read(tmp_path, site, name):
+    site.body = write_files(tmp_path, name).read_bytes()
+    site.headers = {"ETag": '"first"', "Content-Type": "application/x-tar", "Content-Encoding": "x-gzip"}
+    assert {item.name: item.read() for item in reading.walk(f"{site.address}/{name}")} == FILES
+
+
+def test_an_archive_that_is_packed_twice_is_unpacked_twice(tmp_path, site):
+    site.body = gzip.compress(write_files(tmp_path, "photos.tar.gz").read_bytes())
+    site.headers = {"ETag": '"first"', "Content-Encoding": "gzip"}
+    assert {item.name: item.read() for item in reading.walk(f"{site.address}/photos.tar.gz")} == FILES
+
+
+def test_a_response_that_is_not_compressed_though_it_says_so_is_read(tmp_path, site):
+    site.body = write_files(tmp_path, "photos.zip").read_bytes()
+    site.headers = {"ETag": '"first"', "Content-Encoding": "gzip"}
+    assert {item.name: item.read() for item in reading.walk(f"{site.address}/photos.zip")} == FILES
+
+
+def test_a_compressed_download_resumes_where_it_was_interrupted(site):
+    content = random.Random(0).randbytes(1_000_000)
+    site.body, site.cut_short, site.ranges = gzip.compress(content), True, True
+    site.headers = {"ETag": '"first"', "Content-Encoding": "gzip"}
+    assert reading.fetch(f"{site.address}/photos").read_bytes() == content
+    assert 10 < site.requests.count("GET /photos") < 30
+
+
+def test_what_cloud_storage_unpacked_on_the_way_is_not_compared_with_the_checksums_of_what_it_stores(site):
+    packed = base64.b64encode(google_crc32c.Checksum(gzip.compress(b"photo")).digest()).decode()
+    site.body, site.headers = b"photo", {"x-goog-hash": f"crc32c={packed}", "x-goog-stored-content-encoding": "gzip"}
+    assert reading.fetch(f"{site.address}/1.jpg").read_bytes() == b"photo"
+    site.headers = {"x-goog-hash": f"crc32c={packed}", "x-goog-stored-content-encoding": "identity"}
+    with pytest.raises(InputError, match="a download must match the size and checksum of its object"):
+        reading.fetch(f"{site.address}/2.jpg")
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "line"),
+    [
+        (b"photo", "br", "an object must be stored as it is, or compressed by gzip; got Content-Encoding: br at "),
+        (gzip.compress(b"photo" * 100)[:-9], "gzip", "a file compressed by gzip must be intact; got "),
+        (gzip.compress(bytes(70 << 20)), "gzip", "an archive of this size must unpack to at most 64 MiB; got more in "),
+    ],
+)
+def test_a_response_that_cannot_be_unpacked_is_told(site, body, encoding, line):
+    site.body, site.headers = body, {"ETag": '"first"', "Content-Encoding": encoding}
+    with reading.Reader() as reader, pytest.raises(InputError) as refusal:
+        reader.read(f"{site.address}/1.jpg?token=secret")
+    assert line in error_line(refusal) and "secret" not in error_line(refusal)
+
+
+def test_a_page_instead_of_the_file_is_told(site):
+    site.body = b"<!DOCTYPE html><html><title>Download - Drive</title></html>"
+    with pytest.raises(InputError) as refusal:
+        list(reading.walk(f"{site.address}/file/d/1a2b/view"))
+    assert error_line(refusal) == (
+        f"error: a data source that is a file must be an archive; got {site.address}/file/d/1a2b/view (a web page). "
+        "Give the address that downloads the file itself, not the page about it."
+    )
+
+
+def test_the_note_on_names_is_only_of_archives(tmp_path, site):
+    raw = {f"玫瑰/{number}.jpg".encode("gbk"): b"a" for number in range(3)}
+    path = zip_names.write_zip(tmp_path / "photos.zip", raw)
+    (note,) = reading.notes_on_names(str(path))
+    assert note.startswith(f"The names in {path} are not UTF-8, and are read as GBK (玫瑰)")
+    site.body = path.read_bytes()
+    (note,) = reading.notes_on_names(f"{site.address}/photos?token=secret")
+    assert "GBK" in note and "secret" not in note
+    for other in (tmp_path, "sample", zip_names.write_zip(tmp_path / "ascii.zip", {b"daisy/1.jpg": b"a"})):
+        assert reading.notes_on_names(str(other)) == []
 
 
 def test_reads_an_address_signed_for_get_only(tmp_path, site):

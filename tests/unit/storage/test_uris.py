@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kfp_vision.core.errors import FieldError
+from kfp_vision.storage import uris
 from kfp_vision.storage.uris import Location
 
 SETTINGS = "?endpoint=https://minio:9000&region=eu"
@@ -76,3 +77,23 @@ def test_a_sibling_uri_keeps_the_settings():
 def test_an_object_uri_must_have_a_bucket(uri):
     with pytest.raises(FieldError, match=r"a URI with \w+:// must name a bucket; got "):
         Location.of_object(uri)
+
+
+@pytest.mark.parametrize(
+    ("archive", "uri"),
+    [
+        ("s3://bucket/photos.zip", "s3://bucket/photos.zip#daisy/1 #2.jpg"),
+        ("s3://bucket/C#/photos.tar.xz", "s3://bucket/C#/photos.tar.xz#daisy/1 #2.jpg"),
+        ("s3://bucket/photos", "s3://bucket/photos#//daisy/1 #2.jpg"),
+        ("gs://bucket/a/photos.download", "gs://bucket/a/photos.download#//daisy/1 #2.jpg"),
+        (f"s3://bucket/photos{SETTINGS}", f"s3://bucket/photos{SETTINGS}#//daisy/1 #2.jpg"),
+        ("https://host/get?file=photos", "https://host/get?file=photos#daisy/1 #2.jpg"),
+    ],
+)
+def test_the_uri_of_a_member_is_split_again_whatever_the_archive_is_called(archive, uri):
+    assert uris.join_member(archive, "daisy/1 #2.jpg") == uri
+    assert uris.split_member(uri) == (archive, "daisy/1 #2.jpg")
+
+
+def test_a_key_with_a_number_sign_is_no_member():
+    assert uris.split_member("s3://bucket/C#/1.jpg") == ("s3://bucket/C#/1.jpg", "")

@@ -1,0 +1,145 @@
+"""Reads the lines of CSV files as spreadsheets, notebooks, competitions and Vertex AI write them."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator
+
+from kfp_vision.dataset.import_lines import InvalidLine, Line, ParsedLines, has_ending, is_column_name, read_table
+
+DELIMITERS = (",", ";", "\t", "|")
+SPACE = " "  # only where no other parts the lines
+DELIMITER_LINE = re.compile(r"sep=(.)\r?\n")  # a first line that Excel reads and writes
+COMMENT = "# "  # a name may begin with #
+SPACE_AFTER_QUOTE = re.compile(r'" +(?=[,;\t|\r\n])')  # which `csv` does not skip as it does one before
+LINES_LOOKED_AT = 20  # to find the delimiter
+
+
+class BrokenCsv(Exception):
+    """Text is not CSV.
+
+    Attributes:
+        line: number of the line where it breaks, from 1.
+    """
+
+    def __init__(self, line: int, reason: str):
+        super().__init__(reason)
+        self.line = line
+
+
+def read_rows(text: str, delimiter: str = "") -> Iterator[tuple[int, list[str]]]:
+    """Yields the number and the cells of each line that is neither empty nor a comment.
+
+    Args:
+        text: of the file.
+        delimiter: of the cells; empty to find it by what the first lines hold.
+
+    Raises:
+        BrokenCsv: a quote is not closed, or text follows it.
+    """
+    given = DELIMITER_LINE.match(text)
+    delimiter = given[1] if given else delimiter or find_delimiter(text)
+    text = SPACE_AFTER_QUOTE.sub('"', text)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells) and f"{cells[0]} "[:2] != COMMENT and not (given and reader.line_num == 1):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise BrokenCsv(reader.line_num, str(error)) from None
+
+
+def find_delimiter(text: str) -> str:
+    """Returns the delimiter that parts the most lines such that a cell is a name of a column or of a file.
+
+    Python's `csv.Sniffer` takes letters of the file names for delimiters.
+
+    Args:
+        text: of the file.
+    """
+    lines = [line for line in text[: 1 << 16].splitlines() if line.strip()][:LINES_LOOKED_AT]
+
+    def parted(delimiter: str) -> tuple[int, int]:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
+        rows = [row for row in rows if len(row) > 1]
+        return sum(any(has_ending(cell) or is_column_name(cell) for cell in row) for row in rows), len(rows)
+
+    best = max(DELIMITERS, key=parted)
+    return SPACE if parted(best) == (0, 0) and parted(SPACE)[0] else best
+
+
+def parse_csv(text: str, is_split: Callable[[str], bool]) -> ParsedLines:
+    """Reads the lines of a CSV file, with or without a header.
+
+    Args:
+        text: of the file.
+        is_split: whether a word names a split.
+
+    Raises:
+        InvalidColumns: it has a header that does not tell which column is the image, or the label.
+    """
+    rows: list[tuple[int, list[str]]] = []
+    broken = []
+    try:
+        rows.extend(read_rows(text))
+    except BrokenCsv as fault:
+        broken = [(fault.line, str(fault))]
+    if rows and is_header(*[cells for _, cells in rows[:2]]):
+        parsed = _parse_below_header(rows[0][1], rows[1:])
+    else:
+        parsed = _parse_without_header(rows, is_split)
+    parsed.wrong += broken
+    return parsed
+
+
+def is_header(first: list[str], second: list[str] | None = None) -> bool:
+    """Returns whether the first line of a file names columns.
+
+    It does if two cells are names that we know; or if it names no file, and one is, or the second line names a file.
+
+    Args:
+        first: cells of the first line.
+        second: cells of the second line; None if there is none.
+    """
+    known = [is_column_name(cell) for cell in first]
+    if sum(known) > 1:
+        return True
+    if any(not is_known and (has_ending(cell) or "/" in cell) for is_known, cell in zip(known, first, strict=True)):
+        return False
+    return any(known) or any(cell and has_ending(below) for cell, below in zip(first, second or [], strict=False))
+
+
+def _parse_below_header(header: list[str], rows: list[tuple[int, list[str]]]) -> ParsedLines:
+    whole, wrong = [], []
+    for number, row in rows:
+        cells = row[: len(header)]
+        if any(row[len(header) :]):
+            wrong.append((number, f"{len(row)} fields under a header of {len(header)}"))
+        else:
+            whole.append((number, cells + [""] * (len(header) - len(cells))))
+    parsed = read_table(header, whole)
+    parsed.wrong += wrong
+    return parsed
+
+
+def _parse_without_header(rows: list[tuple[int, list[str]]], is_split: Callable[[str], bool]) -> ParsedLines:
+    parsed = ParsedLines()
+    for number, cells in rows:
+        try:
+            parsed.lines.append(_order_cells(number, cells, is_split))
+        except InvalidLine as fault:
+            parsed.wrong.append((number, str(fault)))
+    return parsed
+
+
+def _order_cells(number: int, row: list[str], is_split: Callable[[str], bool]) -> Line:
+    """Orders cells without a header: the split is the first cell (Vertex AI) or the last (ours); a label may lack."""
+    cells = list(row)
+    while cells and not cells[-1]:
+        cells.pop()
+    if len(cells) in (2, 3) and is_split(cells[0]) and (len(cells) == 3 or cells[0] or has_ending(cells[1])):
+        return Line(number, cells[1], "".join(cells[2:]), cells[0])
+    if len(cells) not in (2, 3) and not (len(cells) == 1 and (has_ending(cells[0]) or len(row) > 1)):
+        raise InvalidLine(f"{len(cells)} fields")
+    return Line(number, cells[0], "".join(cells[1:2]), "".join(cells[2:]))

@@ -1,0 +1,254 @@
+"""What the formats of import files share: lines, wrong lines, and which column is the image, its label and its split."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+# Names of columns and keys, as `plain_name` gives them. A name in an earlier line wins over one in a later line; two names of
+# one line are ambiguous.
+IMAGE_COLUMNS = tuple(
+    names.split()
+    for names in (
+        "uri imageuri imagegcsuri gcsuri s3uri sourceref",
+        "path paths filepath filepaths imagepath imagepaths imgpath imagefilepath relativepath fullpath",
+        "filename filenames file files fname imagefile imagefilename imagename imagenames imgname imgfile url urls imageurl",
+        "image images img imgs picture pictures photo photos",
+        "imageid imageids imgid photoid pictureid idcode id ids",
+    )
+)
+LABEL_COLUMNS = tuple(
+    names.split()
+    for names in (
+        "classname classnames labelname labelnames labeltext categoryname displayname",
+        "label labels",
+        "class classes category categories species breed target targets tag tags y dx diagnosis disease groundtruth classlabel",
+        "choice choices type kind variety cultivar genus emotion level grade",
+        "classid classids classindex classidx classnumber labelid labelids labelindex labelidx categoryid categoryids",
+    )
+)
+SPLIT_COLUMNS = (("mluse",), ("split",), ("subset",), ("set",), ("dataset",), ("partition",), ("usage",), ("phase",))
+OUR_SPLIT_COLUMNS = ("mluse", "split")  # any other is a split only if it holds one
+ROW_NUMBERS = re.compile(r"|unnamed\d*|index|rownumber|rowid")  # columns that spreadsheets and pandas add
+FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "": False}  # cells of a table with a column per class
+ENDING = re.compile(r"\.[A-Za-z]\w{1,4}$")
+WHOLE_NUMBER_AS_FLOAT = re.compile(r"-?\d+\.0")  # how pandas writes whole numbers in a column that lacks some
+CACHED_NAMES = 1 << 10
+ROWS_LOOKED_AT = 1000  # to find out what a column holds
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a line gives; all as written, and empty if not given.
+
+    Attributes:
+        number: of the line, from 1.
+        name: of the image: a URI, a path or an id.
+        label: class of the image.
+        ml_use: word for its split.
+    """
+
+    number: int
+    name: str
+    label: str = ""
+    ml_use: str = ""
+
+
+@dataclass
+class ParsedLines:
+    """The lines of an import file.
+
+    Attributes:
+        lines: that could be read.
+        wrong: number and fault of each other line.
+        split_column: name of the column with the splits; empty if there is no header.
+        notes: how the file was read, one sentence each.
+    """
+
+    lines: list[Line] = field(default_factory=list)
+    wrong: list[tuple[int, str]] = field(default_factory=list)
+    split_column: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+class InvalidLine(Exception):
+    """A line is invalid; the message describes the fault."""
+
+
+class InvalidColumns(Exception):
+    """The columns of a table cannot be told.
+
+    Attributes:
+        found: what is there instead.
+        remedy: what to do, as a sentence.
+    """
+
+    def __init__(self, found: str, remedy: str):
+        super().__init__(found)
+        self.found, self.remedy = found, remedy
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table, by their positions.
+
+    Attributes:
+        names: as in the header.
+        image: position of the image.
+        label: position of the label; None if there is none.
+        split: position of the split; None if there is none.
+        flags: positions of the classes, if the table has a column of 0 and 1 for each.
+    """
+
+    names: tuple[str, ...]
+    image: int
+    label: int | None
+    split: int | None
+    flags: tuple[int, ...] = ()
+
+    def read(self, number: int, cells: Sequence[str]) -> Line:
+        """Returns what a row gives.
+
+        Args:
+            number: of its line.
+            cells: one for each column.
+
+        Raises:
+            InvalidLine: of the columns of classes several hold 1, or none, or one holds neither 0 nor 1.
+        """
+        label = "" if self.label is None else cells[self.label]
+        if self.flags:
+            if not all(cells[position] in FLAGS for position in self.flags):
+                raise InvalidLine("a class with neither 0 nor 1")
+            marked = [self.names[position] for position in self.flags if FLAGS[cells[position]]]
+            if len(marked) != 1 and any(cells[position] for position in self.flags):
+                raise InvalidLine(f"several classes with a 1 ({', '.join(marked)})" if marked else "no class with a 1")
+            label = "".join(marked)
+        return Line(number, cells[self.image], label, "" if self.split is None else cells[self.split])
+
+    @property
+    def note(self) -> str:
+        """A sentence on which columns are read; empty if the names are ours and all are used."""
+        used = {self.image, self.label, self.split, *self.flags}
+        ignored = ", ".join(name for position, name in enumerate(self.names) if position not in used and name)
+        if not ignored and self.names[self.image].lower() == "uri" and self.label is not None:
+            return ""
+        parts = [f"the image from {self.names[self.image]}"]
+        if self.label is not None:
+            parts.append(f"the label from {self.names[self.label]}")
+        if self.flags:
+            parts.append(f"the label from the one that holds 1 of {', '.join(self.names[position] for position in self.flags)}")
+        if self.split is not None:
+            parts.append(f"the split from {self.names[self.split]}")
+        return f"Columns of the import file: {', '.join(parts)}{f'; ignored: {ignored}' if ignored else ''}."
+
+
+@lru_cache(CACHED_NAMES)
+def plain_name(name: str) -> str:
+    """Returns the name of a column in lower case, without spaces and punctuation."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def has_ending(cell: str) -> bool:
+    """Returns whether a cell ends like a file, such as `daisy/1.jpg`."""
+    return ENDING.search(cell) is not None
+
+
+def is_column_name(name: str) -> bool:
+    """Returns whether a cell is a known name of a column of images or labels."""
+    return any(plain_name(name) in row for row in (*IMAGE_COLUMNS, *LABEL_COLUMNS))
+
+
+def choose_columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Columns:
+    """Finds out what the columns of a table are, by their names, and where these do not tell by what they hold.
+
+    Args:
+        names: of the columns, in any order and case.
+        rows: the rows below, one cell for each column.
+
+    Raises:
+        InvalidColumns: there is no column of images, or several may be that of the image or the label.
+
+    Example:
+        >>> choose_columns(["id", "breed"], [["000bec180e", "corgi"]])
+        Columns(names=('id', 'breed'), image=0, label=1, split=None, flags=())
+    """
+    keys = [plain_name(name) for name in names]
+    if "uri" in keys and "label" in keys:
+        return Columns(tuple(names), keys.index("uri"), keys.index("label"), _first_of(SPLIT_COLUMNS, keys, []))
+    rows = rows[:ROWS_LOOKED_AT]
+    usable = [position for position, key in enumerate(keys) if not ROW_NUMBERS.fullmatch(key)]
+    usable = usable if len(usable) > 1 else [position for position, key in enumerate(keys) if key]
+    files = [position for position in usable if rows and has_ending(rows[0][position])]
+    image = _image_column(names, keys, usable, files)
+    split = _first_of(SPLIT_COLUMNS, keys, [image])
+    candidates = [position for position in usable if position != image]
+    label = _one_of(LABEL_COLUMNS, names, keys, candidates, "label")
+    rest = [position for position in candidates if position != split]
+    if label is not None or not rest:
+        return Columns(tuple(names), image, label, split)
+    if len(rest) == 1:
+        return Columns(tuple(names), image, rest[0], split)
+    if all(row[position] in FLAGS for row in rows for position in rest):
+        return Columns(tuple(names), image, None, split, tuple(rest))
+    raise InvalidColumns(f"no label among the columns {', '.join(names)}", "Rename the column of the class to label.")
+
+
+def _image_column(names: Sequence[str], keys: list[str], usable: list[int], files: list[int]) -> int:
+    named = [position for position in usable if any(keys[position] in row for row in IMAGE_COLUMNS)]
+    among = [position for position in named if position in files] or named
+    image = _one_of(IMAGE_COLUMNS, names, keys, among, "uri")
+    if image is None and len(files) == 1:
+        return files[0]
+    others = [position for position in usable if not any(keys[position] in row for row in LABEL_COLUMNS)]
+    if image is None and len(usable) == 2 and len(others) == 1:
+        return others[0]
+    if image is None:
+        raise InvalidColumns(f"no image among the columns {', '.join(names)}", "Rename the column of the image to uri.")
+    return image
+
+
+def _one_of(rows: Sequence[Sequence[str]], names: Sequence[str], keys: list[str], among: list[int], ours: str) -> int | None:
+    """Returns the position of the column with the best name; None if no name is known."""
+    for row in rows:
+        if found := [position for position in among if keys[position] in row]:
+            if len(found) > 1:
+                several = " and ".join(names[position] for position in found)
+                raise InvalidColumns(f"the columns {several}", f"Rename the one to read to {ours}, and delete the others.")
+            return found[0]
+    return None
+
+
+def _first_of(rows: Sequence[Sequence[str]], keys: list[str], taken: list[int]) -> int | None:
+    return next((keys.index(key) for row in rows for key in row if key in keys and keys.index(key) not in taken), None)
+
+
+def read_table(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> ParsedLines:
+    """Reads a table whose columns have names.
+
+    Args:
+        names: of the columns.
+        rows: number of the line, and a cell for each column.
+
+    Raises:
+        InvalidColumns: as `choose_columns`.
+    """
+    columns = choose_columns(names, [cells for _, cells in rows[:ROWS_LOOKED_AT]])
+    parsed = ParsedLines(notes=[columns.note] if columns.note else [])
+    if columns.split is not None:
+        parsed.split_column = columns.names[columns.split]
+    for number, cells in rows:
+        try:
+            parsed.lines.append(columns.read(number, cells))
+        except InvalidLine as fault:
+            parsed.wrong.append((number, str(fault)))
+    parsed.lines = _without_decimals(parsed.lines)
+    return parsed
+
+
+def _without_decimals(lines: Iterable[Line]) -> list[Line]:
+    """Writes whole numbers as such where pandas wrote them all as 3.0, since some lines have none."""
+    lines = list(lines)
+    if all(WHOLE_NUMBER_AS_FLOAT.fullmatch(line.label) for line in lines if line.label):
+        return [replace(line, label=line.label.partition(".")[0]) for line in lines]
+    return lines
