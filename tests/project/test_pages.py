@@ -1,5 +1,6 @@
 """The pages list every field, pipeline, stage and setting, their links work, and Sphinx builds them without a warning."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from kfp_vision.core import advanced
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.reference import format_default
-from kfp_vision.serving import telemetry
+from kfp_vision.serving import app, telemetry
 from kfp_vision.storage.base import SCHEMES
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -24,6 +25,7 @@ MAX_README_BYTES = 9 * 1024
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
+REJECTIONS = ("InvalidInput", "Overloaded", "NotLoaded", "NotIndexed")
 VERSIONS = ("kfp", "tensorflow-cpu", "keras", "kserve")
 
 
@@ -86,6 +88,33 @@ def test_every_network_is_listed():
 def test_every_store_is_listed():
     listed = re.findall(r"^\| `(\w+)://", read("how-to/buckets.md"), re.MULTILINE)
     assert set(listed) >= set(SCHEMES) - {"http"}
+
+
+def rejections() -> set[str]:
+    """Returns each message with which the server rejects a request, up to what was received; a value is three dots."""
+    found = set()
+    for file in sorted((ROOT / "kfp_vision" / "serving").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in REJECTIONS:
+                parts = node.args[0].values if isinstance(node.args[0], ast.JoinedStr) else node.args[:1]
+                words = [str(part.value) if isinstance(part, ast.Constant) else "..." for part in parts]
+                found.add("".join(words).split("; got")[0])
+    return {text for text in found if text != "..." and not text.startswith("....")}  # those whose rule is not a variable
+
+
+def test_every_message_of_a_rejected_request_is_listed():
+    quotes = re.findall(r"`([^`]+)`", section(read("reference/http.md"), "Statuses and errors"))
+    assert len(rejections()) > 8
+    shape = {text: ".*".join(map(re.escape, text.split("..."))) for text in rejections()}
+    assert [text for text, pattern in shape.items() if not any(re.match(pattern, quote) for quote in quotes)] == []
+
+
+def test_every_status_of_an_error_is_listed():
+    source = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "kfp_vision" / "serving").glob("*.py"))
+    raised = {int(status) for status in re.findall(r"HTTPException\((\d{3}),", source)}
+    assert {408, 413} <= raised
+    listed = {int(status) for status in re.findall(r"^\| (\d{3}) \|", read("reference/http.md"), re.MULTILINE)}
+    assert listed >= {*raised, *app.STATUS_BY_ERROR.values(), 401, 405, 500}
 
 
 def test_every_metric_is_listed():
