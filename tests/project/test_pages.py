@@ -17,7 +17,7 @@ from kfp_vision.core import advanced
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.reference import format_default
-from kfp_vision.serving import app, telemetry
+from kfp_vision.serving import app, inference, middleware, model, telemetry
 from kfp_vision.storage.base import SCHEMES
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -107,6 +107,18 @@ def test_every_message_of_a_rejected_request_is_listed():
     assert len(rejections()) > 8
     shape = {text: ".*".join(map(re.escape, text.split("..."))) for text in rejections()}
     assert [text for text, pattern in shape.items() if not any(re.match(pattern, quote) for quote in quotes)] == []
+
+
+def test_the_limits_of_a_request_are_those_of_the_server():
+    pages = read("reference/http.md") + read("explanation/security.md")
+    for limit in (
+        f"{middleware.MAX_BODY_BYTES >> 20} MiB",
+        f"{inference.MAX_PIXELS // 1_000_000} million pixels",
+        f"{model.MAX_IMAGES_PER_REQUEST} images",
+    ):
+        assert pages.count(limit) >= 2, limit
+    assert f"at most {inference.MAX_WAITING_IMAGES} images may wait" in pages
+    assert f"within {middleware.BODY_TIMEOUT_SECONDS} seconds" in pages
 
 
 def test_every_status_of_an_error_is_listed():
