@@ -71,7 +71,7 @@ graphs: $(INSTALLED) ## the picture of every pipeline in docs/graphs, anew; need
 	$(BIN)/python -m kfp_vision.pipelines.graphs
 
 docs: $(INSTALLED) ## the pages as HTML in docs/_build; a warning, such as a broken link, is an error
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b html docs docs/_build
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky --fresh-env -b html docs docs/_build
 
 docs-links: $(INSTALLED) ## every link of the pages to elsewhere, asked for over the network
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b linkcheck docs docs/_build/links

@@ -22,6 +22,7 @@ LINK = re.compile(r"\]\((?P<up>(?:\.\./)+)(?P<page>[\w/]+\.md)")
 project = "KFP Vision"
 html_title = project
 html_theme = "furo"
+html_static_path = html_css_files = ["style.css"]
 extensions = ["myst_parser"]
 myst_heading_anchors = 4  # the anchors that a code host gives headings
 exclude_patterns = ["_build"]
