@@ -10,7 +10,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' kfp_vision/__init__.p
 
 # Where the demo deploys to, and `make serve` serves from.
 REPOSITORY := runs/sample-flowers
-PORT ?= 8080
+PORT ?= 8000
 WORKERS ?= 2
 
 # A short training from random weights, on pictures drawn on the spot: what a laptop without a network can do.
@@ -26,7 +26,7 @@ DEFAULT_BASE = $(shell sed -n 's/^ARG BASE=//p' images/cpu/Dockerfile)
 ANSWERS = $(BUILDER) info >/dev/null || { echo "error: $(BUILDER) must have an engine that answers. Install podman, or say BUILDER=docker." >&2; exit 1; }
 PLACE = $(if $(REGISTRY),$(REGISTRY)/)
 
-.PHONY: help install demo serve test coverage fix check compile graphs docs docs-links bench image image-cpu image-gpu image-check image-test image-tables release clean
+.PHONY: help install demo serve test coverage fix check compile graphs docs docs-links bench image image-cpu image-gpu image-check image-test image-tables push release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -35,13 +35,13 @@ install: $(INSTALLED) ## a virtual environment in .venv with everything
 
 $(INSTALLED): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,serve,heif,docker,docs,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,serve,heif,docker,completion,docs,dev]'
 	@touch $@
 
 demo: $(INSTALLED) ## pictures in, a deployed model and its answer over HTTP out, in about four minutes
 	$(BIN)/kfp-vision run image_classification $(DEMO)
 
-serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until Ctrl-C; PORT=8080
+serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until Ctrl-C; PORT=8000
 	@test -d $(REPOSITORY) || $(MAKE) demo
 	$(BIN)/kfp-vision serve $(REPOSITORY) --port $(PORT)
 
@@ -98,7 +98,14 @@ image-tables: $(INSTALLED) ## the tables of images/README.md, of the images as t
 	@$(ANSWERS)
 	$(BIN)/python images/tables.py $(BUILDER)
 
-release: $(INSTALLED) ## records the version that CHANGELOG.md begins with: from then on its code stays as it is
+push: ## both container images to REGISTRY=host/path, once make image REGISTRY=host/path has built them
+	@test -n "$(REGISTRY)" || { echo "error: REGISTRY must name where to push to. Say REGISTRY=ghcr.io/team, for example." >&2; exit 1; }
+	$(BUILDER) push $(PLACE)kfp-vision:$(VERSION)
+	$(BUILDER) push $(PLACE)kfp-vision-gpu:$(VERSION)
+
+release: $(INSTALLED) ## names REGISTRY=host/path in all YAML, and records the version that CHANGELOG.md begins with as released
+	$(if $(REGISTRY),$(BIN)/python .ci/release fill $(REGISTRY))
+	$(if $(REGISTRY),$(BIN)/kfp-vision compile >/dev/null)
 	$(BIN)/python .ci/release record
 
 clean: ## removes what the other targets made, but no runs

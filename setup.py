@@ -52,6 +52,7 @@ setup(
         "serve": ["kserve>=0.21,<0.22", "python-multipart>=0.0.27"],
         "heif": ["pillow-heif>=1.8,<2"],
         "docker": ["docker>=7"],
+        "completion": ["argcomplete>=3.5,<4"],
         "docs": ["furo>=2025.7", "myst-parser>=4", "sphinx>=8"],
         "dev": [
             "build>=1.2",

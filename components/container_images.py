@@ -1,6 +1,11 @@
-"""Names of the two container images that the stages run in, derived from the version."""
+"""Names of the two container images that the stages run in, derived from the version.
 
-from kfp_vision import __version__
+The compiled YAML names them in `REGISTRY`; this machine's container engine knows those that it built by their names alone.
+"""
 
-CPU_IMAGE = f"kfp-vision:{__version__}"
-GPU_IMAGE = f"kfp-vision-gpu:{__version__}"
+from kfp_vision import REGISTRY, __version__
+
+CPU_NAME = f"kfp-vision:{__version__}"
+GPU_NAME = f"kfp-vision-gpu:{__version__}"
+CPU_IMAGE = f"{REGISTRY}/{CPU_NAME}"
+GPU_IMAGE = f"{REGISTRY}/{GPU_NAME}"

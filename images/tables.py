@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_NAME, GPU_NAME
 
 COMPONENTS = Path(__file__).resolve().parent.parent / "components"
 PACKAGES = 10  # number of the largest ones to list
@@ -50,7 +50,7 @@ def main(program: str) -> None:
     Args:
         program: the container engine's command, such as podman.
     """
-    available = [image for image in (CPU_IMAGE, GPU_IMAGE) if _exists(program, image)]
+    available = [image for image in (CPU_NAME, GPU_NAME) if _exists(program, image)]
     for image in available:
         (details,) = json.loads(_output(program, "inspect", image))
         print(f"\n{image}: {details['Size'] / MB:,.0f} MB, of which\n\n| package | MB |\n| --- | ---: |")
@@ -75,7 +75,7 @@ def _imports(file: Path) -> Iterator[str]:
 def _start(program: str, imports: str) -> tuple[float, float, float, float]:
     """Measures the seconds until Python starts, of KFP's import, of the stage's imports, and in total."""
     start = time.time()
-    command = ("--env=_KFP_RUNTIME=true", CPU_IMAGE, "python3", "-c", START.format(imports=imports))
+    command = ("--env=_KFP_RUNTIME=true", CPU_NAME, "python3", "-c", START.format(imports=imports))
     python, with_kfp, ready = map(float, _output(program, *SEALED, *command).split())
     return python - start, with_kfp - python, ready - with_kfp, ready - start
 

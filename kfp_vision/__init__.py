@@ -16,3 +16,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 if hardware.cores() < (os.cpu_count() or 1):
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(hardware.cores()))
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(hardware.cores()))
+# Where a cluster pulls the container images from. A placeholder until `make release REGISTRY=...` fills it: no registry has an
+# owner in capitals, so it cannot name somebody else's images.
+PLACEHOLDER = "ghcr.io/OWNER"
+REGISTRY = "ghcr.io/OWNER"

@@ -6,12 +6,14 @@ from kfp_vision.pipelines.image_classification import image_classification
 from kfp_vision.pipelines.image_classification_partitioned import image_classification_partitioned
 from kfp_vision.pipelines.image_search import image_search
 from kfp_vision.pipelines.prepare_records import prepare_records
+from kfp_vision.pipelines.quick_classification import quick_classification
 from kfp_vision.pipelines.train_only import train_only
 
 PIPELINES = {
     pipeline.pipeline_func.__name__: pipeline
     for pipeline in (
         image_classification,
+        quick_classification,
         image_classification_partitioned,
         prepare_records,
         train_only,
@@ -29,5 +31,6 @@ __all__ = [
     "image_classification_partitioned",
     "image_search",
     "prepare_records",
+    "quick_classification",
     "train_only",
 ]

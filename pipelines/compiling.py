@@ -12,7 +12,7 @@ from kfp.compiler.compiler_utils import KubernetesManifestOptions
 from kfp.dsl.base_component import BaseComponent
 
 from kfp_vision import __version__, components
-from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE, CPU_NAME, GPU_IMAGE, GPU_NAME
 from kfp_vision.pipelines import PIPELINES
 
 TOP = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ def compile_all(folder: Path | None = None, registry: str = "") -> list[Path]:
     Args:
         folder: root of the files, created if missing; defaults to the project root.
         registry: host and path of the registry that holds the container images, such as `registry.example.org/team`; empty for
-            none.
+            `kfp_vision.REGISTRY`.
 
     Returns:
         The files written.
@@ -110,6 +110,6 @@ def compiled(source: BaseComponent, registry: str = "", **options: Any) -> str:
         Compiler().compile(source, str(file), **options)
         text = file.read_text(encoding="utf-8")
     if registry:
-        for image in (CPU_IMAGE, GPU_IMAGE):
-            text = text.replace(f"image: {image}\n", f"image: {registry.rstrip('/')}/{image}\n")
+        for image, name in ((CPU_IMAGE, CPU_NAME), (GPU_IMAGE, GPU_NAME)):
+            text = text.replace(f"image: {image}\n", f"image: {registry.rstrip('/')}/{name}\n")
     return text

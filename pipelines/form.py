@@ -38,12 +38,12 @@ def with_choices(choices: Mapping[str, Sequence[str]]) -> Callable[[GraphCompone
 def like(
     pipeline: GraphComponent, *, without: Sequence[str] = (), **fields: tuple[Any, str]
 ) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
-    """Gives a function of a dictionary the form of a pipeline, with fields removed or added, for `dsl.pipeline` to read.
+    """Gives a function of a dictionary the form of a pipeline, with fields removed, changed or added, for `dsl.pipeline`.
 
     Args:
         pipeline: the pipeline whose fields, types, defaults and descriptions are taken.
         without: names of the fields to remove.
-        **fields: default and description of each field to add.
+        **fields: default and description of each field to add, or to change in its place.
 
     Returns:
         A decorator of functions that take all fields as one dictionary.
@@ -58,20 +58,21 @@ def like(
 
     def shape(stages: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
         signature = inspect.signature(pipeline.pipeline_func)
-        kept = [field for name, field in signature.parameters.items() if name not in without]
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        new = [inspect.Parameter(name, kind, default=one, annotation=type(one)) for name, (one, _) in fields.items()]
-        names = [field.name for field in (*kept, *new)]
+        new = {name: inspect.Parameter(name, kind, default=one, annotation=type(one)) for name, (one, _) in fields.items()}
+        kept = {name: field for name, field in signature.parameters.items() if name not in without}
+        form = kept | new
+        names = list(form)
 
         def shaped(*values: Any) -> None:
             stages(dict(zip(names, values, strict=True)))
 
         _, _, described = (inspect.getdoc(pipeline.pipeline_func) or "").partition("\nArgs:\n")
-        lines = [line for line in described.splitlines() if line.split(":")[0].strip() not in without]
-        lines += [f"    {name}: {description}" for name, (_, description) in fields.items()]
-        shaped.__doc__ = "\n".join([f"{inspect.getdoc(stages)}\n", "Args:", *lines, ""])
+        lines = {line.split(":")[0].strip(): line for line in described.splitlines()}
+        lines |= {name: f"    {name}: {description}" for name, (_, description) in fields.items()}
+        shaped.__doc__ = "\n".join([f"{inspect.getdoc(stages)}\n", "Args:", *(lines[name] for name in form), ""])
         shaped.__name__ = stages.__name__
-        shaped.__signature__ = signature.replace(parameters=[*kept, *new])  # type: ignore[attr-defined]
+        shaped.__signature__ = signature.replace(parameters=list(form.values()))  # type: ignore[attr-defined]
         return shaped
 
     return shape

@@ -13,5 +13,5 @@ from kfp_vision.preflight import rules
 @dsl.pipeline(name="image-classification-partitioned", pipeline_config=RUN)
 @like(image_classification, partitions=(4, "number of machines that write records in parallel."))
 def image_classification_partitioned(fields: dict[str, Any]) -> None:
-    """Same as image_classification, for large data sets: several machines check and convert the images in parallel."""
+    """Trains and deploys a classifier from large data: image_classification, with several machines that read the images."""
     classify(fields)

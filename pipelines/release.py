@@ -35,7 +35,7 @@ def release(
         deploy_to: the field.
         advanced: the field.
         test_image_uri: the field.
-        predict_uri: the field.
+        predict_uri: the field; empty text if the form lacks it, for a pipeline without the group that predicts.
     """
     held_out = {"validation_records": validation_records, "test_records": test_records}
     settings = {"deploy_to": deploy_to, "accepted": accepted}
@@ -46,6 +46,8 @@ def release(
         request = {"test_image_uri": test_image_uri, "advanced": advanced}
         called = call_endpoint(endpoint=deployed.outputs["endpoint"], **request, **held_out)
         equipped(deployed, called)
+    if not predict_uri:  # a field of the form is never false
+        return
     with (
         named(dsl.If(predict_uri != "", name="predict")),
         named(dsl.If(accepted == True, name="accepted")),  # noqa: E712

@@ -38,6 +38,7 @@ LONGEST = (
     "pipelines/test_image_search.py",
     "pipelines/test_hyperparameter_sweep.py",
     "pipelines/test_release.py",
+    "pipelines/test_quick_classification.py",
     "pipelines/test_batch_prediction.py",
     "pipelines/test_partitioned_run.py",
     "components/test_search_stages.py",

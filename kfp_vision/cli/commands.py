@@ -1,17 +1,20 @@
-"""The command `kfp-vision`: runs, trains, serves, predicts, searches and compiles on this machine.
+"""The command `kfp-vision`: runs, trains, serves, predicts, searches, compiles and examines on this machine.
 
 Exit codes: 0 success, 1 failure, 2 invalid command. An error is one line on stderr; --debug adds a traceback.
 """
 
 import argparse
 import json
+import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kfp_vision import __version__
+from kfp_vision import PLACEHOLDER, REGISTRY, __version__
+from kfp_vision.cli import completion
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import MAX_NEAREST, suggest_name
 from kfp_vision.networks import IMAGENET
@@ -20,6 +23,10 @@ from kfp_vision.storage import retry
 
 DONE, FAILED, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
+SERVE_PORT = 8000  # not 8080, to which Kubeflow's page is usually forwarded
+PLACEHOLDER_REMEDY = (
+    "No cluster can pull them: build and push your own (make image, make push), and compile with --registry HOST/PATH."
+)
 SPECIAL_VALUES = {"deploy_to": ("none", "kserve"), "checkpoint_uri": (IMAGENET,)}
 
 
@@ -28,7 +35,17 @@ class UsageError(Exception):
 
 
 class OneLineErrorParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others here."""
+    """A parser whose errors are one line, like all others here, and whose help may have an ending that is made when shown.
+
+    Attributes:
+        ending: returns the last lines of the help.
+    """
+
+    ending: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        """Returns the help."""
+        return super().format_help() + (f"\n{self.ending()}\n" if self.ending else "")
 
     def error(self, message: str) -> NoReturn:
         """Exits with the message as one line.
@@ -37,6 +54,24 @@ class OneLineErrorParser(argparse.ArgumentParser):
             message: the fault, from argparse.
         """
         self.exit(USAGE_ERROR, f"error: {message}. See {self.prog} --help.\n")
+
+
+class VersionsAction(argparse.Action):
+    """Prints the versions of this package and of those that it runs on; they are looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any):
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help="show the versions and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        """Prints the versions and exits.
+
+        Args:
+            parser: the parser.
+        """
+        from kfp_vision.cli import doctor
+
+        print(f"kfp-vision {__version__} {doctor.versions_in_words()}")
+        parser.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         main(["run", "image_classification", "-p", "images_uri=sample"])
         ```
     """
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    completion.complete(parser)
+    options = parser.parse_args(arguments)
     try:
         with retry.interactive():
             return options.command(options) or DONE
@@ -71,13 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Builds the parser of the command line."""
     top = OneLineErrorParser(prog="kfp-vision", description="Image classification on Kubeflow Pipelines, without code.")
-    top.add_argument("--version", action="version", version=f"kfp-vision {__version__}")
+    top.add_argument("--version", action=VersionsAction)
     shared = OneLineErrorParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show everything the stages print, and tracebacks")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        command: argparse.ArgumentParser = commands.add_parser(name, parents=[shared], help=text)
+    def add(name: str, text: str) -> OneLineErrorParser:
+        command: OneLineErrorParser = commands.add_parser(name, parents=[shared], help=text)
         return command
 
     _define_run(add("run", "run a pipeline on this machine, without a cluster"))
@@ -88,11 +125,14 @@ def build_parser() -> argparse.ArgumentParser:
     _define_rollback(add("rollback", "publish an earlier version of a repository again, as the newest"))
     _define_sample(add("sample", "write the built-in sample images into a folder"))
     _define_compile(add("compile", "compile every pipeline and stage to YAML, or check the YAML"))
+    _define_fields(add("fields", "print the run form of a pipeline: each field, its default, and what it is"))
+    _define_doctor(add("doctor", "look at what is here, and say what will work"))
     return top
 
 
-def _define_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("pipeline", nargs="?", default="image_classification", help="default: %(default)s")
+def _define_run(command: OneLineErrorParser) -> None:
+    command.ending = _list_pipelines
+    _add_pipeline(command)
     _add_parameter(command)
     command.add_argument("--output", type=_folder, default=Path("runs"), metavar="DIR", help="folder of all runs (%(default)s)")
     command.add_argument("--runner", choices=("subprocess", "docker"), default="subprocess", help="default: %(default)s")
@@ -102,6 +142,16 @@ def _define_run(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", action="store_true", help="print the results as JSON on the last line")
     command.set_defaults(command=run_pipeline)
+
+
+def _list_pipelines() -> str:
+    """Names each pipeline in a line of its own. Only the help asks for them, because KFP takes seconds to import."""
+    from kfp_vision.cli import fields
+    from kfp_vision.pipelines import PIPELINES
+
+    width = max(map(len, PIPELINES))
+    lines = [f"  {name:{width}}  {fields.summary(pipeline)}" for name, pipeline in PIPELINES.items()]
+    return "\n".join(["pipelines:", *lines, "", "kfp-vision fields PIPELINE prints the fields of one."])
 
 
 def _define_train(command: argparse.ArgumentParser) -> None:
@@ -118,7 +168,7 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument("--name", default="", help="name of the single model in URLs (default: its own)")
     command.add_argument("--index", type=Path, metavar="DIR", help="index to search (default: the one next to the model)")
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for access from the network (%(default)s)")
-    command.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
+    command.add_argument("--port", type=int, default=SERVE_PORT, help="0 for a free one (%(default)s)")
     command.add_argument("--grpc-port", type=int, default=0, help="port of the Open Inference Protocol over gRPC (off)")
     origins = "origins of pages elsewhere that may call the server, comma-separated, or * (KFP_VISION_CORS_ORIGINS)"
     command.add_argument("--cors-origins", metavar="ORIGINS", help=origins)
@@ -161,8 +211,30 @@ def _define_compile(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=compile_pipelines)
 
 
+def _define_fields(command: argparse.ArgumentParser) -> None:
+    _add_pipeline(command)
+    command.add_argument("--json", action="store_true", help="print one line of JSON per field")
+    command.set_defaults(command=print_fields)
+
+
+def _define_doctor(command: argparse.ArgumentParser) -> None:
+    command.add_argument("uris", nargs="*", metavar="URI", help="addresses to read as well, such as s3://bucket/photos")
+    command.add_argument("--endpoint", default="", metavar="URL", help="address of Kubeflow Pipelines (default: KFP_ENDPOINT)")
+    command.add_argument("--webhook", action="store_true", help="send a test message to the webhook in KFP_VISION_WEBHOOK")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(command=diagnose)
+
+
+def _add_pipeline(command: argparse.ArgumentParser) -> None:
+    pipeline = command.add_argument("pipeline", nargs="?", default="image_classification", help="default: %(default)s")
+    pipeline.completer = completion.pipeline_names  # type: ignore[attr-defined]  # as argcomplete wants it
+
+
 def _add_parameter(command: argparse.ArgumentParser) -> None:
-    command.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a field of the run form")
+    parameter = command.add_argument(
+        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a field of the run form"
+    )
+    parameter.completer = completion.assignments  # type: ignore[attr-defined]  # as above
 
 
 def _add_images(command: argparse.ArgumentParser) -> None:
@@ -183,13 +255,12 @@ def run_pipeline(options: argparse.Namespace) -> None:
     from kfp_vision.cli import run
     from kfp_vision.pipelines import PIPELINES
 
-    if options.pipeline not in PIPELINES:
-        rule, remedy = "the pipeline must be a known one", f"Choose one of {', '.join(PIPELINES)}."
-        raise UsageError(InputError(rule, options.pipeline, remedy))
-    pipeline = PIPELINES[options.pipeline]
+    pipeline = _known_pipeline(options.pipeline)
     try:
-        arguments = parse_assignments(options.parameter, run.form_fields(pipeline))
-        values = run.form_defaults(pipeline) | arguments
+        fixed = run.complete_form(pipeline, {}).keys()
+        homes = {field: name for name in reversed(PIPELINES) for field in fixed & run.form_fields(PIPELINES[name]).keys()}
+        arguments = parse_assignments(options.parameter, run.form_fields(pipeline), homes)
+        values = run.complete_form(pipeline, run.form_defaults(pipeline) | arguments)
         print(f"{options.pipeline}: checking the fields", flush=True)
         run.check_conditions(pipeline, arguments)
         checked = run.check_fields(pipeline, values)
@@ -206,6 +277,15 @@ def run_pipeline(options: argparse.Namespace) -> None:
     print_results(result)
     if options.json:
         print(json.dumps(result, ensure_ascii=False))
+
+
+def _known_pipeline(name: str) -> Any:
+    from kfp_vision.pipelines import PIPELINES
+
+    if name not in PIPELINES:
+        rule, remedy = "the pipeline must be a known one", f"Choose one of {', '.join(PIPELINES)}."
+        raise UsageError(InputError(rule, name, remedy))
+    return PIPELINES[name]
 
 
 def print_results(result: Mapping[str, Any]) -> None:
@@ -451,9 +531,14 @@ def compile_pipelines(options: argparse.Namespace) -> None:
     from kfp_vision.pipelines import compiling, reference
 
     if not options.check:
+        files = compiling.compile_all(options.output, options.registry)
         pages = [] if options.output else reference.write_pages(build_parser())
-        for file in [*compiling.compile_all(options.output, options.registry), *pages]:
+        for file in [*files, *pages]:
             print(file)
+        folder = next(file.parent for file in files if file.parent.name == "pipelines")
+        print(f"note: the pipelines to upload are in {folder}", file=sys.stderr)  # stdout lists the files
+        if options.output and not options.registry and REGISTRY == PLACEHOLDER:
+            print(f"warning: they name container images in {REGISTRY}, a placeholder. {PLACEHOLDER_REMEDY}", file=sys.stderr)
         return
     stale = {"every YAML must match the code": compiling.out_of_date(options.output, options.registry)}
     if not options.output:
@@ -465,12 +550,69 @@ def compile_pipelines(options: argparse.Namespace) -> None:
     print("every YAML is up to date")
 
 
-def parse_assignments(assignments: Sequence[str], fields: Mapping[str, str]) -> dict[str, Any]:
+def print_fields(options: argparse.Namespace) -> None:
+    """Prints the run form of a pipeline: `kfp-vision fields`.
+
+    Args:
+        options: the parsed command line.
+
+    Raises:
+        WrongUse: the pipeline is unknown.
+    """
+    from dataclasses import asdict
+
+    from kfp_vision.cli import fields
+
+    pipeline = _known_pipeline(options.pipeline)
+    form = fields.form(pipeline)
+    if options.json:
+        for field in form:
+            print(json.dumps(asdict(field), ensure_ascii=False))
+        return
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(fields.description(pipeline), end="\n\n")
+    for line in fields.table(form, width):
+        print(line)
+
+
+def diagnose(options: argparse.Namespace) -> int:
+    """Says what is here and what will work: `kfp-vision doctor`.
+
+    Args:
+        options: the parsed command line.
+
+    Returns:
+        The exit code: a failure if nothing works, an address cannot be read, or the webhook was not notified.
+    """
+    from kfp_vision.cli import doctor
+
+    if options.webhook:
+        from kfp_vision.reports import outcome
+
+        if not os.environ.get(outcome.WEBHOOK, "").strip():
+            remedy = "Set it to the address of the webhook, as the secret kfp-vision-webhook does."
+            raise UsageError(InputError(f"{outcome.WEBHOOK} must be set for a test message", "nothing", remedy))
+        return DONE if outcome.send_test_message() else FAILED
+    diagnosis = doctor.examine(options.uris, options.endpoint)
+    if options.json:
+        print(json.dumps(diagnosis.as_json(), ensure_ascii=False))
+    else:
+        print("What is here", *diagnosis.here, "", "What will work", *diagnosis.will_work, sep="\n")
+    unread = [
+        finding for finding in diagnosis.here if finding.works == doctor.NO and finding.what in doctor.asked_for(options.uris)
+    ]
+    return DONE if diagnosis.anything_works and not unread else FAILED
+
+
+def parse_assignments(
+    assignments: Sequence[str], fields: Mapping[str, str], other_forms: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Parses `NAME=VALUE` assignments by the types of the fields.
 
     Args:
         assignments: as typed.
         fields: type of each field by name, as KFP names it: STRING, NUMBER_INTEGER, NUMBER_DOUBLE, BOOLEAN, LIST or STRUCT.
+        other_forms: the pipeline that has it in its form, for each field that this pipeline sets itself.
 
     Returns:
         The values by name; local paths are absolute.
@@ -487,7 +629,8 @@ def parse_assignments(assignments: Sequence[str], fields: Mapping[str, str]) -> 
             raise InputError("a parameter must be written NAME=VALUE", assignment, "Write -p train_steps=300, for example.")
         if name not in fields:
             rule = f"a parameter must be one of {', '.join(sorted(fields))}"
-            raise InputError(rule, name, suggest_name(name, fields))
+            home = (other_forms or {}).get(name)
+            raise InputError(rule, name, f"It is a field of {home}." if home else suggest_name(name, fields))
         values[name] = _value(name, text, fields[name])
         if name in rules.URI_FIELDS:
             address = from_field(values[name])

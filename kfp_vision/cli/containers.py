@@ -15,7 +15,8 @@ from typing import Any
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
-from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision import PLACEHOLDER, REGISTRY
+from kfp_vision.components.container_images import CPU_NAME, GPU_IMAGE, GPU_NAME
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import import_files
 from kfp_vision.networks import IMAGENET
@@ -41,6 +42,7 @@ IMAGE_USER = "10001:0"  # as in the Dockerfiles; the group has write access
 ROOTLESS_ROOT = "0:0"  # in a rootless engine this is the calling user outside
 TMP = "/tmp"
 BRIDGE = "bridge"
+ENGINE_SECONDS = 60  # docker's own default
 KILLED_EXIT_CODE = 137
 STAGE_OPTION = "--function_to_execute"  # precedes the stage's name in its command
 GOOGLE_KEY_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"  # holds the path of a key file
@@ -73,9 +75,9 @@ def container_runner(
     """
     client = connect_engine()
     gpus = int(values.get("gpu_count", 0))
-    names = {image: image_name(image, registry, gpus) for image in _images(pipeline)}
-    for name in sorted(set(names.values())):
-        _ensure_image(client, name)
+    wanted = {image: image_name(image, registry, gpus) for image in _images(pipeline)}
+    found = {name: _find_image(client, name) for name in sorted(set(wanted.values()))}
+    names = {image: found[name] for image, name in wanted.items()}
     user = container_user(client)
     with atomic.temporary_folder() as scratch, _replace_run(partial(_run_stage, names=names, gpus=gpus)):
         for folder in (scratch, run_dir):
@@ -93,8 +95,11 @@ def container_runner(
         )
 
 
-def connect_engine() -> Any:
+def connect_engine(seconds: int = ENGINE_SECONDS) -> Any:
     """Connects to the container engine in DOCKER_HOST, or to docker's default.
+
+    Args:
+        seconds: to wait for each of its answers.
 
     Returns:
         A client, of the Python package docker.
@@ -108,7 +113,7 @@ def connect_engine() -> Any:
         remedy = "Install kfp-vision[docker]."
         raise InputError("the Python package docker must be installed for --runner docker", "none", remedy) from None
     try:
-        client = docker.from_env()
+        client = docker.from_env(timeout=seconds)
         client.ping()
     except docker.errors.DockerException as error:
         remedy = "Start docker or podman, or set DOCKER_HOST to its address."
@@ -131,7 +136,7 @@ def image_name(image: str, registry: str, gpus: int) -> str:
     Returns:
         The name, with the registry.
     """
-    name = CPU_IMAGE if image == GPU_IMAGE and not gpus else image
+    name = GPU_NAME if image == GPU_IMAGE and gpus else CPU_NAME
     return f"{registry.rstrip('/')}/{name}" if registry else name
 
 
@@ -240,16 +245,19 @@ def _images(pipeline: GraphComponent) -> set[str]:
     return {executor["container"]["image"] for executor in executors if "container" in executor}
 
 
-def _ensure_image(client: Any, image: str) -> None:
+def _find_image(client: Any, image: str) -> str:
+    """Returns the name of an image that is here or could be pulled: of one without a registry, that of the published one."""
     import docker
 
     try:
         client.images.get(image)  # podman also finds localhost/NAME by the bare name
-        return
+        return image
     except docker.errors.ImageNotFound:
+        image = f"{REGISTRY}/{image}" if "/" not in image and REGISTRY != PLACEHOLDER else image
         print(f"pulling {image}", flush=True)
     try:
         client.images.pull(image)
+        return image
     except docker.errors.DockerException:
         remedy = "Build it with make image, or set --registry to the registry that holds it."
         raise InputError("every container image must exist locally or in its registry", image, remedy) from None

@@ -63,12 +63,35 @@ def form_defaults(pipeline: GraphComponent) -> dict[str, Any]:
     }
 
 
+def complete_form(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds to a form the values that its pipeline sets for fields that the form lacks, such as the recipe of a short form.
+
+    Args:
+        pipeline: the pipeline.
+        values: values of all fields of the form.
+
+    Returns:
+        Every field that the first stage checks, by name.
+    """
+    (check,) = (task for graph in _graphs(pipeline.pipeline_spec) for name, task in graph.tasks.items() if _is_check(name))
+    fixed = {
+        name: json_format.MessageToDict(value.runtime_value.constant)
+        for name, value in check.inputs.parameters.items()
+        if value.WhichOneof("kind") == "runtime_value"
+    }
+    return fixed | dict(values)
+
+
+def _is_check(task: str) -> bool:
+    return task.replace("-", "_") in checks.CHECKS
+
+
 def check_fields(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[str, Any]:
     """Checks the fields as the first stage will, before anything is written.
 
     Args:
         pipeline: the pipeline.
-        values: values of all fields.
+        values: values of all fields, as `complete_form` returns them.
 
     Returns:
         The outputs of the first stage, such as recipe.
@@ -164,20 +187,18 @@ def run(
     """
     run_dir = output.absolute() / f"{pipeline.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     stages = stage_names(pipeline)
+    values = complete_form(pipeline, form_defaults(pipeline) | arguments)
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         if runner == "docker":
             from kfp_vision.cli import containers  # needs packages that the plain install lacks
 
-            values = form_defaults(pipeline) | arguments
             used = containers.container_runner(pipeline, values, run_dir, registry=registry, network=network)
             kfp_runner = stack.enter_context(used)
         else:
             kfp_runner = local.SubprocessRunner(use_venv=False)
             # `check_fields` has made the checks of the first stage already. One in a container sees another network.
-            stack.enter_context(
-                _environment({checks.CHECKED_VARIABLE: checks.digest_form(form_defaults(pipeline) | arguments)})
-            )
+            stack.enter_context(_environment({checks.CHECKED_VARIABLE: checks.digest_form(values)}))
         run_dir.mkdir(parents=True, exist_ok=True)
         log = stack.enter_context((run_dir / "run.log").open("w", encoding="utf-8"))
         # KFP leaves its default workspace behind after a failure.

@@ -5,7 +5,8 @@ from collections import Counter
 from dataclasses import replace
 
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
-from kfp_vision.dataset import class_folders, exclusions, image_files, import_files, scan_import_file
+from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import class_folders, exclusions, image_files, import_files, packed, scan_import_file
 from kfp_vision.dataset.content_ids import complete_content_ids
 from kfp_vision.dataset.table import MAX_NAMED, Catalog, ImageRow, folder_of, is_unwritable, md5_hex
 from kfp_vision.storage import reading, uris
@@ -91,7 +92,11 @@ def _read_folders(found: Catalog, folders: set[str], advanced: Advanced, images_
         images_uri: of the data; empty if images without a class are wanted too.
     """
     images = Counter(folder_of(row.name) for row in found.rows)
-    layout = class_folders.read_layout(images, advanced.class_folder, images_uri)
+    try:
+        layout = class_folders.read_layout(images, advanced.class_folder, images_uri)
+    except InputError:
+        packed.require_unpacked(found, images_uri)  # says more, where it applies
+        raise
     rows = []
     for row in found.rows:
         place = layout.places[folder_of(row.name)]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kfp_vision import __version__
+from kfp_vision import REGISTRY, __version__
 from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.core.kube_config import is_in_cluster
@@ -272,7 +272,7 @@ def _with_image(cluster: Cluster, settings: Mapping[str, Any]) -> dict[str, Any]
     own = cluster.stage_image() if is_ours and not settings["service_image"] else ""
     gpus = "-gpu" if settings["service_gpus"] else ""
     sibling = re.sub(r"kfp-vision:(?=[^/]+$)", f"kfp-vision{gpus}:", own) if SERVER_IMAGE.fullmatch(own) else ""
-    return {**settings, "service_image": settings["service_image"] or sibling or f"kfp-vision{gpus}:{__version__}"}
+    return {**settings, "service_image": settings["service_image"] or sibling or f"{REGISTRY}/kfp-vision{gpus}:{__version__}"}
 
 
 def _resources(gpus: int, settings: Mapping[str, Any]) -> dict[str, Any]:

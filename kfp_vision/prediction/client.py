@@ -40,7 +40,7 @@ class ServingClient:
     def __init__(self, url: str):
         url = url.strip()
         if uris.scheme_of(url) not in ("http", "https"):
-            raise InputError("a server must be given by its http(s) address", url, "Give http://127.0.0.1:8080, for example.")
+            raise InputError("a server must be given by its http(s) address", url, "Give http://127.0.0.1:8000, for example.")
         host, found, name = url.rstrip("/").removesuffix(PREDICT).removesuffix(SEARCH).partition(f"{MODELS_PATH}/")
         self._has_answered, self._session = False, _session()
         self.model = f"{host}{MODELS_PATH}/{name if found else self._only_model(host)}"

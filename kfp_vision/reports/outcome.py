@@ -39,6 +39,7 @@ WEBHOOK_HOSTS = {
 WEBHOOK_TIMEOUT = 10  # timeout of the webhook
 # The bytes are JSON of the lines. Teams refuses messages of 28 KB in total, Slack truncates at 40,000 characters.
 MAX_MESSAGE_BYTES, MAX_MESSAGE_LINES = 20_000, 50
+TEST_NAME = "the test of kfp-vision doctor"  # in place of a run's name
 BLOCK_BYTES = 60  # bytes per line for the block of Teams' card
 UNKNOWN_REASON = "the reason could not be read; see the end of its log in the Kubeflow UI"
 
@@ -103,6 +104,16 @@ def report(state: str, run_name: str, run_id: str) -> Outcome:
     if webhook := os.environ.get(WEBHOOK, "").strip():
         _notify(outcome, webhook)
     return outcome
+
+
+def send_test_message() -> bool:
+    """Sends a message to the webhook in the environment, to see whether it arrives, and prints the answer.
+
+    Returns:
+        Whether the receiver accepted it.
+    """
+    lines = ("This is a test message. Nothing was run.",)
+    return _notify(Outcome(SUCCEEDED, TEST_NAME, "", (), lines, ""), os.environ[WEBHOOK].strip())
 
 
 def failures_environment(run_dir: Path) -> dict[str, str]:
@@ -207,8 +218,12 @@ def webhook_kind(webhook: str) -> str:
     return next((kind for end, kind in WEBHOOK_HOSTS.items() if host == end or host.endswith(f".{end}")), "json")
 
 
-def _notify(outcome: Outcome, webhook: str) -> None:
-    """Sends the outcome to the webhook. Its address is a secret and must not be printed, hence no exception either."""
+def _notify(outcome: Outcome, webhook: str) -> bool:
+    """Sends the outcome to the webhook. Its address is a secret and must not be printed, hence no exception either.
+
+    Returns:
+        Whether the receiver accepted it.
+    """
     from kfp_vision.storage import http
 
     try:
@@ -223,6 +238,7 @@ def _notify(outcome: Outcome, webhook: str) -> None:
         print(f"warning: the webhook could not be notified ({problem}); check {WEBHOOK} in its secret")
     else:
         print("the webhook was notified")
+    return not problem
 
 
 def _find(run_name: str, run_id: str) -> RunReport:

@@ -204,6 +204,16 @@ class S3:
         """Returns the server of a URI, see `base.Store`."""
         return self._client.server
 
+    def buckets(self) -> list[str]:
+        """Lists the buckets that the key may see.
+
+        Raises:
+            AccessError: the server refuses the key, or to list the buckets.
+            UnreachableError: it does not answer.
+        """
+        with self._reading(self._client.server):
+            return [bucket.name for bucket in self._client.list_buckets()]
+
     def find(self, uri: str) -> FileInfo:
         """Returns an object's metadata, see `base.Store`."""
         location = Location.of_object(uri)

@@ -12,7 +12,7 @@ from support import container_engines
 from support.model_servers import KEY, SECRET, Server, free_port, program, started, until
 from support.skip import leave_out
 
-from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_NAME, GPU_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "localhost/kfp-vision-tests"  # of the images that are built only for tests
@@ -75,7 +75,7 @@ def image(engine) -> str:
     if not os.environ.get("KFP_VISION_BASE"):
         leave_out("KFP_VISION_BASE names no base image with Python 3.11")
     engine.build("image-cpu")
-    return CPU_IMAGE
+    return CPU_NAME
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +84,7 @@ def registry(engine, image) -> Iterator[str]:
     engine.build("image-gpu", LOCK="images/cpu/requirements.lock", REGISTRY=REGISTRY)
     engine.run("tag", image, f"{REGISTRY}/{image}")
     yield REGISTRY
-    engine.run("rmi", f"{REGISTRY}/{image}", f"{REGISTRY}/{GPU_IMAGE}")
+    engine.run("rmi", f"{REGISTRY}/{image}", f"{REGISTRY}/{GPU_NAME}")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from support import colour_model, sample_images
 from support.model_servers import ended, until
 
 from kfp_vision import __version__
-from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_NAME, GPU_NAME
 from kfp_vision.prediction import client
 from kfp_vision.records.records_folder import read_examples
 from kfp_vision.reports import outcome
@@ -193,7 +193,7 @@ def test_the_image_has_a_numeric_user(engine, image):
     assert info["Config"]["User"] == "10001:0"  # numeric, since Kubernetes cannot check whether a user name is root
 
 
-@pytest.mark.parametrize("name", [CPU_IMAGE, GPU_IMAGE])
+@pytest.mark.parametrize("name", [CPU_NAME, GPU_NAME])
 def test_the_images_have_oci_labels(engine, registry, name):
     (info,) = json.loads(engine.run("inspect", f"{registry}/{name}"))
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in info["Config"]["Labels"].items()}
@@ -240,8 +240,8 @@ def test_every_stage_runs_in_the_image(run):
 
 def test_only_training_runs_in_the_gpu_image(run, registry):
     images = {stage_name(info): info["Config"]["Image"].removeprefix(f"{registry}/") for info in run.containers}
-    assert images.pop("train_classifier") == GPU_IMAGE
-    assert set(images.values()) == {CPU_IMAGE}
+    assert images.pop("train_classifier") == GPU_NAME
+    assert set(images.values()) == {CPU_NAME}
     assert any("warning: gpu_count=1 and 0 visible: training on the CPU" in line for line in run.lines)
 
 

@@ -39,8 +39,9 @@ STAGES = [
 REPLACED_BY = {"write-tfrecords": ["join-records", "partition-records", "write-partition"]}  # in the partitioned pipeline
 TRAINING = ["image_classification", "image_classification_partitioned"]
 # The YAML, in order, that is outdated after a change to split_images, or to the image for GPUs.
-USING_THE_SPLIT = [*TRAINING, "prepare_records", "hyperparameter_sweep", "split_images"]
-USING_A_GPU = [*TRAINING, "train_only", "hyperparameter_sweep", "train_classifier", "train_trial"]
+FORMS_LIKE_IT = ["image_classification", "quick_classification", "image_classification_partitioned"]
+USING_THE_SPLIT = [*FORMS_LIKE_IT, "prepare_records", "hyperparameter_sweep", "split_images"]
+USING_A_GPU = [*FORMS_LIKE_IT, "train_only", "hyperparameter_sweep", "train_classifier", "train_trial"]
 CHANNEL = "pipelinechannel--"  # prefix of a field's name within a group of tasks
 BOOLEANS = ["check_images", "fine_tune", "skip_unchanged", "train_last_layer_only"]
 CHOICES = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kfp_vision import REGISTRY
 from kfp_vision.pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,15 @@ tolerations - LIST: []
 train_last_layer_only - BOOLEAN: false [true, false]
 train_steps - NUMBER_INTEGER: 6000
 validation_ratio - NUMBER_DOUBLE: 0.2
+"""
+QUICK_FORM = """
+advanced - STRUCT: {}
+deploy_to - STRING: "none"
+gpu_count - NUMBER_INTEGER: 0
+images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
+min_accuracy - NUMBER_DOUBLE: 0
+model_name - STRING: "classifier"
+test_image_uri - STRING: ""
 """
 DATA_FIELDS = (
     *("check_images", "images_per_shard", "images_uri", "leave_out_uri", "validation_ratio", "test_ratio"),
@@ -116,6 +126,7 @@ def form_lines(name: str) -> list[str]:
     ("name", "expected"),
     [
         ("image_classification", FORM),
+        ("quick_classification", QUICK_FORM),
         ("image_classification_partitioned", FORM.replace("predict_uri", "partitions - NUMBER_INTEGER: 4\npredict_uri")),
         (
             "train_only",
@@ -150,5 +161,5 @@ def test_yaml_installs_nothing_pins_image_versions_and_holds_no_secrets(file):
     text = file.read_text(encoding="utf-8")
     assert re.search(r"pip3? install|apt-get|:latest\b", text) is None
     images = re.findall(r"^\s*-? ?image: *(\S+)$", text, re.MULTILINE)
-    assert [image for image in images if not re.fullmatch(r"kfp-vision(-gpu)?:\d+\.\d+\.\d+", image)] == []
+    assert [image for image in images if not re.fullmatch(rf"{REGISTRY}/kfp-vision(-gpu)?:\d+\.\d+\.\d+", image)] == []
     assert re.search(r"(?i)(secret_?key|password|token): *['\"]?[A-Za-z0-9+/]{16,}", text) is None

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from support import pod_security, pod_specs, published_schemas
 
-from kfp_vision import __version__
+from kfp_vision import REGISTRY, __version__
 from kfp_vision.pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def pod_rows(name: str) -> dict[str, tuple[str, ...]]:
             continue
         executor = spec["components"][component]["executorLabel"]
         container, pod = executors[executor]["container"], on_kubernetes[executor]
-        image, version = container["image"].split(":")
+        image, version = container["image"].removeprefix(f"{REGISTRY}/").split(":")
         assert version == __version__
         resources, (mount,) = container["resources"], pod["emptyDirMounts"]
         assert mount["mountPath"] == "/tmp" and pod["imagePullPolicy"] == "IfNotPresent"
@@ -197,10 +197,11 @@ def test_accelerators_node_selector_and_tolerations_reach_stages_in_conditions_a
             used = set(re.findall(r"pipelinechannel--[\w-]+", settings))
             assert used <= available, label
             found += used
-    fields = {"gpu_type", "node_selector", "tolerations"} & PIPELINES[name].component_spec.inputs.keys()
+    inputs = PIPELINES[name].component_spec.inputs.keys()
+    fields = {"gpu_type", "node_selector", "tolerations"} & inputs
     field_names = {one.removeprefix("pipelinechannel--") for one in found if not one.endswith("-gpus")}
     assert field_names == fields
     assert [one for one in found if one.endswith("-gpus")] == [
         one for one in found if one.startswith("pipelinechannel--check-")
     ]
-    assert len(found) == (4 if fields else 0)
+    assert len(found) == len(fields) + ("gpu_count" in inputs)

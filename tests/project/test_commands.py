@@ -19,7 +19,7 @@ NOT_RUN = {
     "make serve": "serves what make demo deployed; tests/services/test_page_commands.py runs kfp-vision serve",
     "make image REGISTRY=": "tests/containers builds both container images",
     "make image-cpu": "tests/containers builds it",
-    "podman push ": "needs a registry",
+    "make push REGISTRY=": "needs a registry",
     "podman system service ": "needs podman; tests/containers starts it",
     "podman run ": "needs the container image; tests/containers starts the server in it",
     "python3 -m venv .venv && .venv/bin/pip install .": "would install over the environment of the tests",
@@ -40,6 +40,7 @@ NOT_RUN = {
 CHECKS = {
     "image_classification": rules.check_values,
     "image_classification_partitioned": rules.check_values,
+    "quick_classification": rules.check_values,
     "train_only": rules.check_train_only_values,
     "hyperparameter_sweep": rules.check_sweep_values,
     "prepare_records": rules.check_preparation_values,

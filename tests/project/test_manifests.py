@@ -15,7 +15,7 @@ from support import pod_security, published_schemas
 from support.model_servers import program
 
 from kfp_vision import __version__
-from kfp_vision.components.container_images import CPU_IMAGE
+from kfp_vision.components.container_images import CPU_IMAGE, CPU_NAME
 from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.deployment import kserve
 from kfp_vision.pipelines import ending, pods
@@ -340,7 +340,7 @@ def test_the_pages_example_sets_the_registry_of_the_runtime(tmp_path):
     with (tmp_path / "runtime" / "kustomization.yaml").open("a") as kustomization:
         kustomization.write(images)
     (runtime,) = build(tmp_path / "runtime").values()
-    assert runtime["spec"]["containers"][0]["image"] == f"registry.example.org/team/{CPU_IMAGE}"
+    assert runtime["spec"]["containers"][0]["image"] == f"registry.example.org/team/{CPU_NAME}"
 
 
 def test_the_pages_settings_make_sidecars_and_init_containers_meet_restricted_pod_security():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_vision import __version__
+from kfp_vision import PLACEHOLDER, __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = [ROOT / "images" / "cpu" / "Dockerfile", ROOT / "Dockerfile.gpu"]
@@ -28,12 +28,13 @@ def released_project(tmp_path) -> Path:
         shutil.copytree(ROOT / name, root / name)
     (root / "CHANGELOG.md").write_text(f"# Changes\n\n## {__version__}\n\n- Everything.\n")
     (root / "releases").write_text("# None yet.\n")
+    assert run_release_script(root, "fill", "ghcr.io/team").returncode == 0
     assert run_release_script(root, "record").returncode == 0
     return root
 
 
-def run_release_script(root: Path, action: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, root / ".ci" / "release", action]
+def run_release_script(root: Path, *action: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, root / ".ci" / "release", *action]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -106,6 +107,32 @@ def test_a_version_is_released_only_if_the_changelog_begins_with_it(released_pro
     rewrite(released_project / "CHANGELOG.md", ", unreleased", "")
     assert run_release_script(released_project, "record").returncode == 0
     assert [line.split()[0] for line in (released_project / "releases").read_text().splitlines()[1:]] == [__version__, "99.0.0"]
+
+
+def test_a_version_is_released_only_with_a_registry_that_can_be_pulled_from(released_project):
+    rewrite(released_project / "kfp_vision" / "__init__.py", __version__, "99.0.0")
+    rewrite(released_project / "CHANGELOG.md", f"## {__version__}", "## 99.0.0")
+    rewrite(released_project / "kfp_vision" / "__init__.py", '\nREGISTRY = "ghcr.io/team"', f'\nREGISTRY = "{PLACEHOLDER}"')
+    done = run_release_script(released_project, "record")
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"got {PLACEHOLDER}. Say make release REGISTRY=ghcr.io/team, for example.\n")
+    assert run_release_script(released_project, "fill", "ghcr.io/Team").returncode == 1
+    assert run_release_script(released_project, "fill", "registry.example.org:5000/team/ml").returncode == 0
+    assert run_release_script(released_project, "record").returncode == 0
+
+
+def test_filling_the_registry_names_it_in_package_and_manifests(tmp_path):
+    for name in (".ci", "manifests", "kfp_vision"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    done = run_release_script(tmp_path, "fill", "registry.example.org:5000/team")
+    assert (done.returncode, done.stdout) == (0, "the container images are named in registry.example.org:5000/team\n")
+    script = "import sys; sys.path.insert(0, '.'); from kfp_vision import PLACEHOLDER, REGISTRY; print(PLACEHOLDER, REGISTRY)"
+    names = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert names == [PLACEHOLDER, "registry.example.org:5000/team"]
+    runtime = (tmp_path / "manifests" / "runtime" / "serving-runtime.yaml").read_text(encoding="utf-8")
+    assert f"image: registry.example.org:5000/team/kfp-vision:{__version__}\n" in runtime
 
 
 def test_a_version_is_not_released_twice(released_project):

@@ -13,7 +13,7 @@ from support import colour_model, kubernetes_api, load_balancer
 from support.exported_model import version
 from support.model_servers import NUMBERS, answering, free_port
 
-from kfp_vision import __version__
+from kfp_vision import REGISTRY, __version__
 from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import cluster, kserve
@@ -215,7 +215,7 @@ def test_switches_between_our_server_and_the_stock_runtime(kubernetes, tmp_path)
     our_server = {"service_runtime": "kfp-vision", "service_gpus": 2}
     deploy(tmp_path / "model", **our_server)
     (container,) = predictor(kubernetes)["containers"]
-    assert (container["name"], container["image"]) == ("kserve-container", f"kfp-vision-gpu:{__version__}")
+    assert (container["name"], container["image"]) == ("kserve-container", f"{REGISTRY}/kfp-vision-gpu:{__version__}")
     assert container["env"] == [{"name": "STORAGE_URI", "value": f"s3{ARTIFACT.removeprefix('minio')}-model/serving/"}]
     assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
     deploy(tmp_path / "model", **our_server, service_image="registry.example.org/team/kfp-vision:7")
@@ -227,7 +227,7 @@ def test_switches_between_our_server_and_the_stock_runtime(kubernetes, tmp_path)
     assert predictor(kubernetes)["model"]["resources"] == {"limits": {}}
     deploy(tmp_path / "model")
     assert "model" not in predictor(kubernetes)
-    assert predictor(kubernetes)["containers"][0]["image"] == f"kfp-vision:{__version__}"
+    assert predictor(kubernetes)["containers"][0]["image"] == f"{REGISTRY}/kfp-vision:{__version__}"
 
 
 def test_does_not_overwrite_concurrent_changes(kubernetes, tmp_path):
@@ -376,8 +376,8 @@ def with_a_broken_model(deployment: dict, pod: dict) -> None:
 FAILURES = [
     (
         without_image,
-        f"the container image kfp-vision:{__version__} cannot be pulled (ImagePullBackOff: Back-off pulling image "
-        f'"kfp-vision:{__version__}": ErrImagePull: not found)',
+        f"the container image {REGISTRY}/kfp-vision:{__version__} cannot be pulled (ImagePullBackOff: Back-off pulling image "
+        f'"{REGISTRY}/kfp-vision:{__version__}": ErrImagePull: not found)',
     ),
     (
         without_room,
@@ -753,8 +753,8 @@ def test_settings_unrelated_to_serving_restart_nothing(kubernetes, tmp_path):
     [
         ("registry.example.org/team/kfp-vision:0.1.0", 0, "registry.example.org/team/kfp-vision:0.1.0"),
         ("registry.example.org:5000/kfp-vision:0.1.0", 1, "registry.example.org:5000/kfp-vision-gpu:0.1.0"),
-        ("registry.example.org/team/own:7", 0, f"kfp-vision:{__version__}"),
-        ("kfp-vision@sha256:0123", 1, f"kfp-vision-gpu:{__version__}"),
+        ("registry.example.org/team/own:7", 0, f"{REGISTRY}/kfp-vision:{__version__}"),
+        ("kfp-vision@sha256:0123", 1, f"{REGISTRY}/kfp-vision-gpu:{__version__}"),
     ],
 )
 def test_our_server_uses_the_registry_of_the_stages_image(kubernetes, tmp_path, monkeypatch, stage, gpus, image):

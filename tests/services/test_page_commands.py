@@ -55,7 +55,7 @@ def served(folder) -> Iterator[str]:
 
 def ran(command: str, folder: Path, served: str = "") -> str:
     """Runs a command of a page in a folder, against this server, and returns what it prints."""
-    command = re.sub(r"(?<![\w/])\.venv/bin", str(page_commands.BIN), command.replace("http://127.0.0.1:8080", served))
+    command = re.sub(r"(?<![\w/])\.venv/bin", str(page_commands.BIN), command.replace("http://127.0.0.1:8000", served))
     done = subprocess.run(["bash", "-ec", command], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -68,13 +68,13 @@ def test_the_quickstart_classifies_an_image_of_the_sample():
 
 
 def test_classifies_images_with_a_server(folder, served):
-    form = find_command("curl -F file=@rose.jpg http://127.0.0.1:8080/v1/models/classifier:predict")
+    form = find_command("curl -F file=@rose.jpg http://127.0.0.1:8000/v1/models/classifier:predict")
     text = find_command('curl -d \'{"instances": [{"b64": "\'"$(base64')
     for command in (form, text):
         assert json.loads(ran(command, folder, served))["predictions"][0]["classes"] == "red"
     for command, file in (
-        (find_command(".venv/bin/kfp-vision predict --url http://127.0.0.1:8080 photos/rose.jpg"), "photos/rose.jpg"),
-        (find_command(".venv/bin/kfp-vision predict --url http://127.0.0.1:8080 flowers/bellcup"), "flowers/bellcup/0001.jpg"),
+        (find_command(".venv/bin/kfp-vision predict --url http://127.0.0.1:8000 photos/rose.jpg"), "photos/rose.jpg"),
+        (find_command(".venv/bin/kfp-vision predict --url http://127.0.0.1:8000 flowers/bellcup"), "flowers/bellcup/0001.jpg"),
     ):
         assert re.fullmatch(rf"red  [01]\.\d{{4}}  (\S*/)?{file}\n", ran(command, folder, served))
 
@@ -97,12 +97,12 @@ def test_makes_an_earlier_version_the_newest(tmp_path):
 
 
 def test_searches_an_index_with_a_server(folder, served):
-    form = find_command("curl -F file=@rose.jpg 'http://127.0.0.1:8080").replace("roses", "reddish")
+    form = find_command("curl -F file=@rose.jpg 'http://127.0.0.1:8000").replace("roses", "reddish")
     hits = json.loads(ran(form, folder, served))["predictions"][0]["hits"]
     assert len(hits) == 5 and {hit["label"] for hit in hits} == {"reddish"}
     again = find_command('curl -d \'{"instances": [{"id": "0cc1..."}]}\'').replace("0cc1...", hits[0]["id"])
     assert json.loads(ran(again, folder, served))["predictions"][0]["hits"][0]["id"] == hits[0]["id"]
-    command = find_command(".venv/bin/kfp-vision search --url http://127.0.0.1:8080")
+    command = find_command(".venv/bin/kfp-vision search --url http://127.0.0.1:8000")
     assert len(ran(command, folder, served).splitlines()) == 6
 
 

@@ -329,9 +329,10 @@ def each_pod_has_an_end_a_limit_and_room(pipeline: Pipeline) -> list[str]:
 
 
 def a_field_decides_on_each_accelerator(pipeline: Pipeline) -> list[str]:
-    """Type and count of an accelerator must come from the form by placeholders, so that runs without one are possible.
+    """The count of an accelerator must come from the form by a placeholder, so that runs without one are possible.
 
-    backend/src/v2/driver/driver.go, initPodSpecPatch: the limit is set if both are texts; `0` is a limit of 0.
+    Its type may be a constant, in a form without that field. backend/src/v2/driver/driver.go, initPodSpecPatch: the limit is
+    set if both are texts; `0` is a limit of 0.
     """
     faults = []
     for stage in pipeline.stages.values():
@@ -339,6 +340,8 @@ def a_field_decides_on_each_accelerator(pipeline: Pipeline) -> list[str]:
         for entry, older in (("resourceType", "type"), ("resourceCount", "count")) if accelerator is not None else ():
             text = str(accelerator.get(entry) or accelerator.get(older, ""))
             found = PLACEHOLDER.search(text)
+            if text and not found and entry == "resourceType":
+                continue
             if not found or not pipeline.fields_behind(stage.parameters.get(found[1])):
                 faults.append(f"{stage.where}: {entry} is {text!r}, and no field decides on it")
     return faults

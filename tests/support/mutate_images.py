@@ -126,7 +126,7 @@ def _number(encoded: bytes, chance: random.Random) -> bytes:
 def _exif(encoded: bytes, chance: random.Random) -> bytes:
     """Damages EXIF data, or the directory of a TIFF: the type, count or value of a field."""
     at = max(encoded.find(b"II*\0"), encoded.find(b"MM\0*"))
-    if at < 0:
+    if at < 0 or at + 8 > len(encoded):
         return _number(encoded, chance)
     order = "<" if encoded[at : at + 1] == b"I" else ">"
     (start,) = struct.unpack_from(f"{order}I", encoded, at + 4)

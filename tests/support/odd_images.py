@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from kfp_vision.dataset.images import HEIF
+
+assert HEIF  # `make install` installs pillow-heif, which the library registers with Pillow
 WIDTH, HEIGHT = 96, 64  # pixels
 ORIENTATION, LIES_ON_ITS_SIDE = 0x0112, 6  # EXIF 2.3, section 4.6.4
 

@@ -73,10 +73,15 @@ def _pod(label: str, container: dict[str, Any], asked: dict[str, Any]) -> dict[s
     if "nodeSelector" in asked:
         spec["nodeSelector"] = _known(asked["nodeSelector"]["nodeSelectorJson"])
     if "tolerations" in asked:
-        spec["tolerations"] = [item for entry in asked["tolerations"] for item in _known(entry["tolerationJson"])]
+        spec["tolerations"] = [toleration for entry in asked["tolerations"] for toleration in _tolerations(entry)]
     labels = {"pipelines.kubeflow.org/v2_component": "true", **asked["podMetadata"]["labels"]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": label, "labels": labels}, "spec": spec}
     return json.loads(json.dumps(pod))  # without duplicates
+
+
+def _tolerations(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the tolerations of an entry: those of a field, or the entry itself."""
+    return _known(entry["tolerationJson"]) if "tolerationJson" in entry else [entry]
 
 
 def _variables(secret: dict[str, Any]) -> list[dict[str, Any]]:

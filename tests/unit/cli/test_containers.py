@@ -11,7 +11,7 @@ from support import sample_images
 from support.skip import leave_out
 
 from kfp_vision.cli import containers
-from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
+from kfp_vision.components.container_images import CPU_NAME, GPU_IMAGE, GPU_NAME
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage import base
 
@@ -29,10 +29,10 @@ def mounts(values: dict, user: str = CALLER) -> dict[str, bool]:
 @pytest.mark.parametrize(
     ("registry", "gpus", "image"),
     [
-        ("", 1, GPU_IMAGE),
-        ("", 0, CPU_IMAGE),
-        ("registry.example.org/team/", 2, f"registry.example.org/team/{GPU_IMAGE}"),
-        ("localhost", 0, f"localhost/{CPU_IMAGE}"),
+        ("", 1, GPU_NAME),
+        ("", 0, CPU_NAME),
+        ("registry.example.org/team/", 2, f"registry.example.org/team/{GPU_NAME}"),
+        ("localhost", 0, f"localhost/{CPU_NAME}"),
     ],
 )
 def test_training_without_a_gpu_uses_the_cpu_image(registry, gpus, image):

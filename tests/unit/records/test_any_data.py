@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kfp_vision.dataset import class_folders, image_files, ingest
+from kfp_vision.dataset import class_folders, image_files, ingest, scan
 from kfp_vision.dataset.label_map import write_labels
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import UNWRITABLE_CATEGORIES, write_table

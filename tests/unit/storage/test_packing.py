@@ -159,7 +159,7 @@ def content_encoding(folder):
 def packed_import_file(folder):
     path = written(folder / "list.csv.gz", gzip.compress(b"1.jpg,daisy\n2.jpg,tulip\n"))
     assert import_files.is_import_file(str(path))
-    entries = import_files.read_import_file(str(path))
+    entries = import_files.read_import_file(str(path)).entries
     assert [(entry.uri, entry.label) for entry in entries] == [(f"{folder}/1.jpg", "daisy"), (f"{folder}/2.jpg", "tulip")]
 
 

@@ -26,6 +26,7 @@ from kfp_vision.dataset import exclusions, import_files
 from kfp_vision.storage import atomic, base, reading, retry
 from kfp_vision.storage.uris import absolute_uri, check_uri
 
+BOMB = gzip.compress(bytes(70 << 20), mtime=0)
 FILES = {"LICENSE.txt": b"free", "daisy/1.jpg": b"one", "daisy/long name, ü 花.jpg": b"two", "more/tulip/3.png": b"three"}
 PACKS = ("folder", "photos.tar", "photos.tgz", "photos.tar.gz", "photos.tar.bz2", "photos.zip")
 TAR_MODES = {".tar": "w", ".tgz": "w:gz", ".gz": "w:gz", ".bz2": "w:bz2"}
@@ -507,8 +508,8 @@ def test_what_cloud_storage_unpacked_on_the_way_is_not_compared_with_the_checksu
     ("body", "encoding", "line"),
     [
         (b"photo", "br", "an object must be stored as it is, or compressed by gzip; got Content-Encoding: br at "),
-        (gzip.compress(b"photo" * 100)[:-9], "gzip", "a file compressed by gzip must be intact; got "),
-        (gzip.compress(bytes(70 << 20)), "gzip", "an archive of this size must unpack to at most 64 MiB; got more in "),
+        (gzip.compress(b"photo" * 100, mtime=0)[:-9], "gzip", "a file compressed by gzip must be intact; got "),
+        (BOMB, "gzip", "an archive of this size must unpack to at most 64 MiB; got more in "),
     ],
 )
 def test_a_response_that_cannot_be_unpacked_is_told(site, body, encoding, line):

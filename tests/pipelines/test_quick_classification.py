@@ -1,0 +1,125 @@
+"""The short form: its recipe reaches the training, its own fields too, and it runs on one machine without a GPU."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import sample_images
+
+from kfp_vision.cli.run import form_fields
+from kfp_vision.networks import NETWORKS
+from kfp_vision.pipelines import image_classification, quick_classification
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_FIELDS = 8
+RECIPE = {
+    "network": "inception_v1",
+    "checkpoint_uri": "imagenet",
+    "fine_tune": True,
+    "train_last_layer_only": True,
+    "optimizer": "momentum",
+    "learning_rate_schedule": "cosine",
+    "learning_rate": 0.01,
+    "train_steps": 600,
+    "batch_size": 32,
+}
+
+
+def task_inputs(name: str) -> dict[str, Any]:
+    """Returns where each input of a task in the committed pipeline comes from: the field's name, or the constant."""
+    spec, _ = yaml.safe_load_all((ROOT / "pipelines" / "quick_classification.yaml").read_text(encoding="utf-8"))
+    inputs = spec["components"]["comp-run"]["dag"]["tasks"][name]["inputs"]["parameters"]
+    return {
+        name: (source["runtimeValue"]["constant"] if "runtimeValue" in source else next(iter(source.values())))
+        for name, source in inputs.items()
+    }
+
+
+def test_the_form_has_at_most_eight_fields_named_as_in_image_classification():
+    fields = form_fields(quick_classification)
+    assert len(fields) <= MAX_FIELDS
+    assert fields.items() <= form_fields(image_classification).items()
+
+
+@pytest.mark.parametrize("stage", ["check-run", "train-classifier"])
+def test_the_recipe_is_fixed_and_advanced_comes_from_the_form(stage):
+    inputs = task_inputs(stage)
+    assert {name: inputs[name] for name in RECIPE} == RECIPE
+    assert inputs["advanced"] == "pipelinechannel--advanced"
+
+
+def test_every_field_of_the_form_is_checked():
+    inputs = task_inputs("check-run")
+    assert {name: inputs[name] for name in form_fields(quick_classification)} == {
+        name: f"pipelinechannel--{name}" for name in form_fields(quick_classification)
+    }
+    assert inputs.keys() == form_fields(image_classification).keys() | {"partitions"}
+
+
+@contextlib.contextmanager
+def web_proxy(file: Path, asked: list[str]) -> Iterator[str]:
+    """Runs a web proxy that answers every request with a file."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(file.read_bytes())
+
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(file.stat().st_size))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_run_downloads_imagenets_weights_trains_and_deploys(tmp_path, real_data):
+    checkpoint = tmp_path / "inception_v1_2016_08_28.tar.gz"
+    with tarfile.open(checkpoint, "w:gz") as archive:
+        archive.add(real_data / "slim" / "inception_v1.ckpt", "inception_v1.ckpt")
+    images = sample_images.pictures(tmp_path / "images", each=10)
+    # The weights are random, so a model that learns nothing must pass. That advanced reaches the training shows in its log.
+    form = {"images_uri": images, "deploy_to": tmp_path / "models", "model_name": "two", "min_accuracy": 0}
+    form |= {"advanced": json.dumps({"beat_largest_class": False, "validate_every_steps": 150, "profile_steps": 0})}
+    options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", "quick_classification", *options, "--json"]
+    asked: list[str] = []
+    with web_proxy(checkpoint, asked) as address:
+        environment = os.environ | {"http_proxy": address, "no_proxy": "127.0.0.1,localhost"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(asked) == {NETWORKS["inception_v1"].imagenet}
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["skipped"] == []
+    assert (tmp_path / "models" / "1" / "saved_model.pb").exists()
+    log = (Path(result["run_dir"]) / "run.log").read_text(encoding="utf-8")
+    validated = [line.split()[1] for line in log.splitlines() if " val_acc " in line]
+    assert validated == ["150/600", "300/600", "450/600", "600/600"]
+
+
+def test_a_field_of_the_recipe_is_not_in_the_form(tmp_path):
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", "quick_classification", "-p", "network=resnet50"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.endswith("; got network. It is a field of image_classification.\n")
