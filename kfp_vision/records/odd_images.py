@@ -75,7 +75,8 @@ def _detail_and_mean(grey: Image.Image) -> tuple[float, float]:
     shades = np.frombuffer(grey.tobytes(), np.uint8).astype(np.float32)
     bend = shades[2 * width :] + shades[: -2 * width]
     bend -= 2 * shades[width:-width]
-    return float(bend @ bend) / max(1, len(bend)), float(shades.sum()) / len(shades)
+    bend *= bend  # `bend @ bend` would start the threads of a BLAS
+    return float(bend.sum()) / max(1, len(bend)), float(shades.sum()) / len(shades)
 
 
 def _small_grey(pixels: Image.Image) -> Image.Image:
@@ -114,18 +115,6 @@ def usual_side(uris: Sequence[str], reader: reading.Reader) -> float:
             return 0.0
 
     return float(median([found for found in map_concurrently(side, uris) if found] or [0.0]))
-
-
-def spread(rows: int) -> range:
-    """Chooses the rows of a table whose sizes give the usual one.
-
-    Args:
-        rows: number of rows.
-
-    Returns:
-        The numbers of at most `SAMPLED` rows, evenly spread.
-    """
-    return range(0, rows, max(1, -(-rows // SAMPLED)))
 
 
 def without_odd(rejects: Sequence[UnusedImage]) -> tuple[list[UnusedImage], list[UnusedImage]]:

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-from kfp_vision import components
+from kfp_vision import REGISTRY, components
 from kfp_vision.cli.run import form_fields, stage_names
 from kfp_vision.core.errors import format_value
 from kfp_vision.pipelines import PIPELINES, compiling
@@ -313,7 +313,7 @@ def test_a_registry_changes_only_the_image_names(registry):
         images = re.findall(r"^ +image: (.*)$", text, re.MULTILINE)
         assert len(images) == len(stage_names(pipeline))
         assert all(image.startswith("registry.example.org:5000/team/kfp-vision") for image in images)
-        assert text.replace("registry.example.org:5000/team/", "") == read_committed(name)
+        assert text.replace("registry.example.org:5000/team/", f"{REGISTRY}/") == read_committed(name)
 
 
 @pytest.fixture
