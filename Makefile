@@ -26,7 +26,7 @@ DEFAULT_BASE = $(shell sed -n 's/^ARG BASE=//p' images/cpu/Dockerfile)
 ANSWERS = $(BUILDER) info >/dev/null || { echo "error: $(BUILDER) must have an engine that answers. Install podman, or say BUILDER=docker." >&2; exit 1; }
 PLACE = $(if $(REGISTRY),$(REGISTRY)/)
 
-.PHONY: help install demo serve test coverage fix check compile graphs bench image image-cpu image-gpu image-check image-test image-tables push release clean
+.PHONY: help install demo serve test coverage fix check compile graphs docs docs-links bench image image-cpu image-gpu image-check image-test image-tables push release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -35,7 +35,7 @@ install: $(INSTALLED) ## a virtual environment in .venv with everything
 
 $(INSTALLED): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,serve,heif,docker,completion,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,serve,heif,docker,completion,docs,dev]'
 	@touch $@
 
 demo: $(INSTALLED) ## pictures in, a deployed model and its answer over HTTP out, in about four minutes
@@ -64,11 +64,17 @@ check: $(INSTALLED) ## style, types, and whether every YAML is up to date
 	$(BIN)/kfp-vision compile --check
 	$(BIN)/python .ci/release check
 
-compile: $(INSTALLED) ## the YAML of every pipeline, anew
+compile: $(INSTALLED) ## the YAML of every pipeline and the tables of docs/reference, anew
 	$(BIN)/kfp-vision compile
 
 graphs: $(INSTALLED) ## the picture of every pipeline in docs/graphs, anew; needs graphviz
 	$(BIN)/python -m kfp_vision.pipelines.graphs
+
+docs: $(INSTALLED) ## the pages as HTML in docs/_build; a warning, such as a broken link, is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky --fresh-env -b html docs docs/_build
+
+docs-links: $(INSTALLED) ## every link of the pages to elsewhere, asked for over the network
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b linkcheck docs docs/_build/links
 
 bench: $(INSTALLED) ## every benchmark, and the table in benchmarks/README.md
 	$(BIN)/python -m benchmarks
@@ -103,4 +109,4 @@ release: $(INSTALLED) ## names REGISTRY=host/path in all YAML, and records the v
 	$(BIN)/python .ci/release record
 
 clean: ## removes what the other targets made, but no runs
-	rm -rf $(VENV) .bench .types .cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) docs/_build docs/_beside .bench .types .cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

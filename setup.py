@@ -53,6 +53,7 @@ setup(
         "heif": ["pillow-heif>=1.8,<2"],
         "docker": ["docker>=7"],
         "completion": ["argcomplete>=3.5,<4"],
+        "docs": ["furo>=2025.7", "myst-parser>=4", "sphinx>=8"],
         "dev": [
             "build>=1.2",
             "gcp-storage-emulator>=2026.7",

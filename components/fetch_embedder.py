@@ -9,7 +9,7 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: dsl
 
     Args:
         model_uri: a run's model folder, a model repository, or an archive of one; empty to use the network.
-        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see the README.
+        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see docs/reference/networks.md.
         checkpoint_uri: weights of the network: a TF-Slim checkpoint, .npz file, .keras file, or imagenet.
 
     Returns:

@@ -39,7 +39,7 @@ def train_classifier(
         train_records: training images.
         validation_records: validation images.
         label_map: folder with labels.txt.
-        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see the README.
+        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see docs/reference/networks.md.
         fine_tune: start from checkpoint_uri instead of random weights.
         checkpoint_uri: TF-Slim checkpoint, .npz file, .keras file, a run's model folder, an archive of one, or imagenet.
         train_last_layer_only: freeze all layers except the classification head.
@@ -53,7 +53,7 @@ def train_classifier(
         gpus: gpu_count as text, for KFP's GPU request, from check_run; like gpu_type, node_selector and tolerations, only KFP
             reads it.
         model_name: name of the model.
-        advanced: advanced settings such as momentum, weight_decay and label_smoothing; see the README.
+        advanced: advanced settings such as momentum, weight_decay and label_smoothing; see docs/reference/advanced.md.
         log_uri: local or bucket folder to copy TensorBoard events to during the training; empty for none.
         checkpoint_dir: local or bucket folder for checkpoints, from which an interrupted training resumes; empty for none.
         trained_from: hash of data and fields, from decide_training; stored in the model.

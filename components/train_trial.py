@@ -42,7 +42,7 @@ def train_trial(
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
         image_size: height and width of the input images in pixels; 0 for the network's default.
         model_name: name of the model.
-        advanced: advanced settings such as momentum, weight_decay and label_smoothing; see the README.
+        advanced: advanced settings such as momentum, weight_decay and label_smoothing; see docs/reference/advanced.md.
         log_uri: local or bucket folder to copy TensorBoard events to during the training; empty for none.
         checkpoint_dir: local or bucket folder for checkpoints, with a subfolder per trial, from which interrupted trials
             resume; empty for none.

@@ -68,7 +68,7 @@ def hyperparameter_sweep(
         train_steps: number of steps per trial.
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
         image_size: height and width of the input images in pixels; 0 for the network's default.
-        advanced: advanced settings, with TF-Slim's names; see the README.
+        advanced: advanced settings, with TF-Slim's names; see docs/reference/advanced.md.
         log_uri: local or bucket folder for TensorBoard events, to follow the trainings live; empty for none.
         checkpoint_dir: local or bucket folder for checkpoints, from which interrupted trials resume; empty for none.
         gpu_type: GPU resource that each training requests.

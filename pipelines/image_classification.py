@@ -51,7 +51,7 @@ def image_classification(
         validation_ratio: share of each class to hold out for validation, from 0 to 1.
         test_ratio: share of each class to hold out for the final test, from 0 to 1; 0 for none.
         images_per_shard: images per TFRecord file; the last file may hold fewer.
-        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see the README.
+        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see docs/reference/networks.md.
         fine_tune: start from checkpoint_uri instead of random weights.
         checkpoint_uri: TF-Slim checkpoint, .npz file, .keras file, a run's model folder, an archive of one, or imagenet.
         train_last_layer_only: freeze all layers except the classification head.
@@ -61,7 +61,7 @@ def image_classification(
         optimizer: adadelta, adagrad, adam, adamw, ftrl, momentum, rmsprop or sgd.
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
         image_size: height and width of the input images in pixels; 0 for the network's default.
-        advanced: advanced settings, with TF-Slim's names; see the README.
+        advanced: advanced settings, with TF-Slim's names; see docs/reference/advanced.md.
         log_uri: local or bucket folder for TensorBoard events, to follow the training live; empty for none.
         checkpoint_dir: local or bucket folder for checkpoints, from which an interrupted training resumes; empty for none.
         gpu_type: GPU resource that the training requests.

@@ -33,8 +33,7 @@ def prepare_records(
         test_ratio: share of each class to hold out for the final test, from 0 to 1; 0 for none.
         images_per_shard: images per TFRecord file; the last file may hold fewer.
         partitions: number of machines that write records in parallel.
-        advanced: class_folder, min_images_per_class, rare_classes, max_refused_ratio, check_pixels, max_side,
-            conflicting_labels, odd_images, name_encoding and store_wait_seconds; see the README.
+        advanced: the advanced settings that the data stages read; see docs/reference/fields.md.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):

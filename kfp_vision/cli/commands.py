@@ -238,7 +238,7 @@ def _add_parameter(command: argparse.ArgumentParser) -> None:
 
 
 def _add_images(command: argparse.ArgumentParser) -> None:
-    command.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
+    command.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="images, folders, archives or addresses of these")
     command.add_argument("--json", action="store_true", help="print one line of JSON per image")
 
 
@@ -520,7 +520,7 @@ def write_sample(options: argparse.Namespace) -> None:
 
 
 def compile_pipelines(options: argparse.Namespace) -> None:
-    """Compiles every pipeline and stage, or checks the YAML: `kfp-vision compile`.
+    """Compiles every pipeline and stage, and the tables of `docs/reference`, or checks them: `kfp-vision compile`.
 
     Args:
         options: the parsed command line.
@@ -528,21 +528,25 @@ def compile_pipelines(options: argparse.Namespace) -> None:
     Raises:
         InputError: with --check, a file is outdated.
     """
-    from kfp_vision.pipelines import compiling
+    from kfp_vision.pipelines import compiling, reference
 
     if not options.check:
         files = compiling.compile_all(options.output, options.registry)
-        for file in files:
+        pages = [] if options.output else reference.write_pages(build_parser())
+        for file in [*files, *pages]:
             print(file)
         folder = next(file.parent for file in files if file.parent.name == "pipelines")
         print(f"note: the pipelines to upload are in {folder}", file=sys.stderr)  # stdout lists the files
         if options.output and not options.registry and REGISTRY == PLACEHOLDER:
             print(f"warning: they name container images in {REGISTRY}, a placeholder. {PLACEHOLDER_REMEDY}", file=sys.stderr)
         return
-    stale = compiling.out_of_date(options.output, options.registry)
-    if stale:
-        names = ", ".join(str(file) for file in stale)
-        raise InputError("every YAML must match the code", f"outdated {names}", "Run kfp-vision compile, and commit.")
+    stale = {"every YAML must match the code": compiling.out_of_date(options.output, options.registry)}
+    if not options.output:
+        stale["every table of a page must match the code"] = reference.out_of_date(build_parser())
+    for rule, files in stale.items():
+        if files:
+            names = ", ".join(str(file) for file in files)
+            raise InputError(rule, f"outdated {names}", "Run kfp-vision compile, and commit.")
     print("every YAML is up to date")
 
 

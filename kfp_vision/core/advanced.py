@@ -151,25 +151,25 @@ class Advanced:
         ftrl_l2: L2 regularization strength of `ftrl`.
         rmsprop_momentum: of `rmsprop`.
         rmsprop_decay: of `rmsprop`.
-        learning_rate_decay_factor: factor of the schedule `exponential`.
+        learning_rate_decay_factor: factor of the schedule `exponential`, every `num_epochs_per_decay` epochs.
         num_epochs_per_decay: epochs between two decays of the schedule `exponential`.
         end_learning_rate: last learning rate of the schedule `polynomial`.
-        warmup_steps: steps of linear warm-up.
-        batch_norm_decay: decay of batch norm's moving statistics; lowered for short trainings.
-        depth_multiplier: width of the network, relative to the published one.
+        warmup_steps: steps in which the learning rate rises to `learning_rate`.
+        batch_norm_decay: decay of batch norm's moving statistics; lowered by itself for short trainings.
+        depth_multiplier: narrows `inception_v1`, `googlenet`, and the MobileNets, where it is the `alpha`.
         dropout_keep_prob: share of the features that dropout keeps; 0 for the network's own.
         label_smoothing: share of each label that is spread over all classes.
         precision: compute type: `bfloat16`, `float32`, or `auto` for what suits the hardware.
-        layers_to_freeze: prefixes of layer names, separated by commas, whose layers are not trained.
-        moving_average_decay: decay of the moving average of the weights that is validated and exported; 0 for none.
+        layers_to_freeze: prefixes of layer names, such as `Conv2d,Mixed_3`, whose layers are not trained.
+        moving_average_decay: decay of the moving average of the weights that is exported, such as 0.999; 0 for none.
         class_weights: `balanced` gives all classes the same total weight in the loss.
         validate_every_steps: steps between two validations; 0 for five validations per training.
         early_stopping_patience: validations without improvement after which training stops; 0 for never.
-        export: weights to export: `best` on validation, or `last`.
-        save_interval_secs: seconds between two checkpoints.
+        export: weights to export: `best` on validation, or `last`; the others are beside them, as `last.keras` or `best.keras`.
+        save_interval_secs: seconds between two checkpoints in `checkpoint_dir`.
         deterministic: make results reproducible bit by bit, at some cost in speed.
         xla: compile with XLA: `on`, `off`, or `auto`, which is on with one GPU.
-        cache_pictures: cache decoded images in memory.
+        cache_pictures: keep decoded images in a quarter of the memory, as many as fit; else decode them each time.
         min_crop_area: smallest share of an image that a random crop keeps.
         min_aspect_ratio: smallest ratio of width to height of a crop.
         max_aspect_ratio: largest ratio of width to height of a crop.
@@ -177,9 +177,9 @@ class Advanced:
         lower_saturation: smallest saturation factor.
         upper_saturation: largest saturation factor.
         flip: mirror half of the images at random.
-        rand_augment: RandAugment operations per image; 0 for none.
+        rand_augment: RandAugment operations per image, such as 2; 0 for none.
         rand_augment_magnitude: magnitude of the RandAugment operations, 0 to 1.
-        mixup_alpha: alpha of mixup; 0 for none.
+        mixup_alpha: alpha of mixup, which blends pairs of images and their labels, such as 0.2; 0 for none.
         class_folder: folder that is the class: `lowest`, `highest`, a level from the top such as `2`, or `auto` for the lowest
             unless another is as likely.
         min_images_per_class: images that a class needs; 0 for one per split.
@@ -191,24 +191,26 @@ class Advanced:
         max_side: longest side in pixels that images are shrunk to; 0 for no limit.
         name_encoding: encoding of the names in an archive that does not say it, such as `gbk`; empty to find it.
         store_wait_seconds: seconds to wait for a store that is unreachable or busy.
-        versions_kept: versions that a model repository keeps; 0 for all.
-        service_runtime: serving runtime of KServe: `kfp-vision` or `tensorflow`.
-        service_image: container image of the server; empty for the default.
-        service_repository: bucket folder from which KServe reads the model; empty for the artifact itself.
+        versions_kept: versions that a model repository keeps; 0 for all, and never fewer than the newest and the one before.
+        service_runtime: serving runtime of KServe: `kfp-vision`, our server, or `tensorflow`, the stock one.
+        service_image: container image of our server; empty for that of the stages, or with GPUs `kfp-vision-gpu` beside it.
+        service_repository: bucket folder to which the model is copied, for KServe to read; empty for the artifact itself.
         service_account: Kubernetes service account that KServe reads the model with.
         service_namespace: namespace of the InferenceService; empty for that of the run.
         service_gpus: GPUs per pod.
-        service_resources: Kubernetes quantities by resource, or such under `requests` and `limits`.
+        service_resources: Kubernetes quantities by resource, such as `{"cpu": "2", "memory": "4Gi"}`, or such under `requests`
+            and `limits`.
         service_replicas: number of pods, or a range such as `1-3`; empty to leave it.
-        service_timeout: seconds that a request may take; 0 to leave it.
+        service_timeout: seconds that a request may take, with Knative or a Gateway API; 0 to leave it.
         service_wait_seconds: seconds to wait until the InferenceService is ready.
-        service_rollback: go back to the previous version if the new one does not become ready.
+        service_rollback: go back to the previous version if the new one does not become ready; else leave it, for inspection.
         runtime_version: version of TensorFlow Serving for `service_runtime=tensorflow`; empty to leave it.
-        canary_percent: percentage of the requests that go to the new version.
-        check_nodes: check that a node of the cluster can run the training.
+        canary_percent: percentage of the requests that go to the new version; the others go to the one before.
+        check_nodes: check that a node of the cluster can run the training; false for autoscalers that add nodes on request.
         beat_largest_class: reject a model that is no better than always predicting the largest class.
-        compare_with_deployed: reject a model that is worse than the deployed one.
-        profile_steps: steps to profile for TensorBoard; 0 for none.
+        compare_with_deployed: reject a model that is worse than the deployed one. Set it to false once if the deployed model
+            was trained on the held-out images, after another `validation_ratio` for example.
+        profile_steps: steps of which TensorBoard shows a profile; 0 for none.
         seed: seed of all random numbers.
     """
 

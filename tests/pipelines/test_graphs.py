@@ -1,4 +1,4 @@
-"""The diagram of each pipeline shows its current stages, boxes and arrows, and is in the README."""
+"""The diagram of each pipeline shows its current stages, boxes and arrows, and is on a page."""
 
 import re
 import subprocess
@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from kfp import dsl
+from support import page_commands
 
 from kfp_vision.cli.run import stage_names
 from kfp_vision.components.container_images import CPU_IMAGE, GPU_IMAGE
@@ -15,7 +16,7 @@ from kfp_vision.pipelines import PIPELINES, graphs
 
 ROOT = Path(__file__).resolve().parents[2]
 DIAGRAMS = ROOT / "docs" / "graphs"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join(page.read_text(encoding="utf-8") for page in page_commands.PAGES)
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -58,8 +59,8 @@ def test_no_other_diagram_is_committed():
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_the_readme_shows_each_diagram_with_a_caption(name):
-    (caption,) = re.findall(rf"!\[(.+)\]\(docs/graphs/{name}\.svg\)", README)
+def test_a_page_shows_each_diagram_with_a_caption(name):
+    (caption,) = re.findall(rf"!\[(.+)\]\(\.\./graphs/{name}\.svg\)", PAGES)
     assert caption.startswith(f"The graph of {name}: ")
 
 

@@ -1,4 +1,4 @@
-"""docs/cluster.md states the layers, boxes and pods of a run as the compiled pipelines have them."""
+"""docs/explanation/cluster.md states the layers, boxes and pods of a run as the compiled pipelines have them."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from kfp_vision.core import values
 from kfp_vision.pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "explanation" / "cluster.md").read_text(encoding="utf-8")
 COLUMNS = ("pipeline", "layers", "boxes and artifacts in run", "pods")
 
 

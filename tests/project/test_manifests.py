@@ -216,7 +216,7 @@ def test_applying_a_manifest_again_changes_nothing(name):
 SERVICES = {"ml-pipeline": {8887, 8888}, "seaweedfs": {8111, 8333, 8888, 9000, 9333, 18888, 19333}}
 
 
-@pytest.mark.parametrize("folder", ["README.md", "components", "kfp_vision", "manifests", "pipelines", "tests"])
+@pytest.mark.parametrize("folder", ["README.md", "components", "docs", "kfp_vision", "manifests", "pipelines", "tests"])
 def test_every_address_in_kubeflow_is_a_service_of_kfp(folder):
     place = FOLDER.parent / folder
     files = (

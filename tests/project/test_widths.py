@@ -48,7 +48,7 @@ def test_ci_runs_the_test_command_of_the_readme_and_no_other_pytest():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     lines = [line.strip() for line in script.splitlines()]
     assert "export CI=true" in lines
-    assert lines[-1] == "make test" and "    make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert lines[-1] == "make test" and "\nmake test\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert "pytest" not in script
 
 

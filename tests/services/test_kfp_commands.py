@@ -1,4 +1,4 @@
-"""The README's kfp commands, run literally against a server that validates requests as KFP's API does."""
+"""The kfp commands and programs of the pages, run literally against a server that validates requests as KFP's API does."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,16 +16,16 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from support.page_commands import find_command, find_kfp_command, find_program, words
+
+from kfp_vision.cli import commands, run
+from kfp_vision.pipelines import image_classification
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-HOST = "http://localhost:8080"
-COMMANDS = [
-    re.sub(r"\\\n *", "", command) for command in re.findall(r"^    (kfp --endpoint (?:.*\\\n)*.*)$", README, re.MULTILINE)
-]
-PROGRAM = re.search(r"^    from kfp import Client\n(?:\n|    .*\n)+", README, re.MULTILINE)
+HOST = "http://localhost:3000"
+YAML = "compiled/pipelines/image_classification.yaml"
 # Accepted type of each parameter, and its name in the API's error message.
 # KFP 2.17: backend/src/apiserver/template/v2_template.go
 API_TYPES = {
@@ -47,6 +47,9 @@ ANSWERS = {
     "pipelines/upload": PIPELINE,
     "pipelines/upload_version": VERSION,
     "pipelines": {"pipelines": [PIPELINE], "total_size": 1},
+    "pipelines/PIPELINE_ID": PIPELINE,
+    "pipelines/PIPELINE_ID/versions": {"pipeline_versions": [VERSION], "total_size": 1},
+    "pipelines/PIPELINE_ID/versions/VERSION_ID": VERSION,
     "experiments": {"experiments": [EXPERIMENT], "total_size": 1},
     "runs": RUN,
     "runs/r1": RUN,
@@ -107,6 +110,9 @@ def kubeflow() -> Iterator[Kubeflow]:
         def do_POST(self) -> None:
             self.answer()
 
+        def do_DELETE(self) -> None:
+            self.answer()
+
         def answer(self) -> None:
             parts = urlsplit(self.path)
             path = parts.path.partition("/apis/v2beta1/")[2]
@@ -136,66 +142,131 @@ def kubeflow() -> Iterator[Kubeflow]:
         thread.join()
 
 
-def run_command(kubeflow: Kubeflow, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [part.replace(HOST, kubeflow.address) for part in arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"HOME": "/nowhere"})
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Returns a folder in which the pages' command has compiled the pipelines for a registry."""
+    folder = tmp_path_factory.mktemp("project")
+    command = words(find_command(".venv/bin/kfp-vision compile --registry registry.example.org/team --output compiled"))
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
 
 
-def run_successfully(kubeflow: Kubeflow, *arguments: str) -> str:
-    done = run_command(kubeflow, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def run_command(kubeflow, folder) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Returns a function that runs a command against the server, in the folder with the compiled pipelines."""
+
+    def run(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        command = [part.replace(HOST, kubeflow.address) for part in arguments]
+        environment = os.environ | {"HOME": "/nowhere"}
+        return subprocess.run(command, cwd=folder, input=typed, capture_output=True, text=True, check=False, env=environment)
+
+    return run
 
 
-def readme_command(beginning: str) -> list[str]:
-    """Returns the README's only command with this beginning, split into words, with this environment's kfp."""
-    (command,) = [one for one in COMMANDS if one.startswith(f"kfp --endpoint {HOST} {beginning}")]
-    return [str(Path(sys.executable).parent / "kfp"), *shlex.split(command)[1:]]
+@pytest.fixture
+def run_successfully(run_command) -> Callable[..., str]:
+    def run(*arguments: str, typed: str = "") -> str:
+        done = run_command(*arguments, typed=typed)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
 
 
-def test_uploads_a_pipeline(kubeflow):
-    run_successfully(kubeflow, *readme_command("pipeline create "))
+FIRST = find_kfp_command("run create -e flowers -r first ")
+
+
+def test_uploads_a_pipeline(kubeflow, folder, run_successfully):
+    run_successfully(*find_kfp_command("pipeline create "))
     request = kubeflow.only_post("pipelines/upload")
     assert request.query["name"] == ["image-classification"]
-    assert (ROOT / "pipelines" / "image_classification.yaml").read_bytes() in request.body
+    assert request.query["description"] == ["Folders of images in, a deployed classifier out."]
+    assert (folder / YAML).read_bytes() in request.body
 
 
-def test_uploads_newer_yaml_as_a_version(kubeflow):
-    run_successfully(kubeflow, *readme_command("pipeline create-version "))
+def test_uploads_newer_yaml_as_a_version(kubeflow, folder, run_successfully):
+    run_successfully(*find_kfp_command("pipeline create-version "))
     request = kubeflow.only_post("pipelines/upload_version")
     assert (request.query["name"], request.query["pipelineid"]) == (["0.1.0"], ["p1"])
-    assert (ROOT / "pipelines" / "image_classification.yaml").read_bytes() in request.body
+    assert (folder / YAML).read_bytes() in request.body
 
 
-def test_starts_a_run_with_fields_of_the_right_type(kubeflow):
-    run_successfully(kubeflow, *readme_command("run create -e flowers -r first "))
+def test_lists_and_deletes_a_pipeline_and_its_versions(kubeflow, run_successfully):
+    assert "image-classification" in run_successfully(*find_kfp_command("pipeline list"))
+    assert "0.1.0" in run_successfully(*find_kfp_command("pipeline list-versions "))
+    run_successfully(*find_kfp_command("pipeline delete-version "), typed="y\n")
+    run_successfully(*find_kfp_command("pipeline delete "), typed="y\n")
+    deleted = [request.path for request in kubeflow.requests if request.method == "DELETE"]
+    assert deleted == ["pipelines/PIPELINE_ID/versions/VERSION_ID", "pipelines/PIPELINE_ID"]
+
+
+def test_the_first_run_trains_as_the_demo_does(kubeflow, folder, run_successfully):
+    run_successfully(*FIRST)
     request = kubeflow.only_post("runs").content
-    assert request["runtime_config"]["parameters"] == {"train_steps": 3000}
-    assert request["pipeline_spec"]["pipeline_spec"] == next(
-        yaml.safe_load_all((ROOT / "pipelines" / "image_classification.yaml").read_text(encoding="utf-8"))
-    )
+    demo = re.search(r"^DEMO := (.*?)$(?<!\\)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert demo
+    fields = run.form_fields(image_classification)
+    typed = [word for word in shlex.split(demo[1].replace("\\\n", " ")) if "=" in word and "REPOSITORY" not in word]
+    expected = commands.parse_assignments(typed, fields)
+    del expected["model_name"]
+    assert request["runtime_config"]["parameters"] == expected
+    assert request["pipeline_spec"]["pipeline_spec"] == next(yaml.safe_load_all((folder / YAML).read_text(encoding="utf-8")))
 
 
-def test_quoted_texts_lists_and_dictionaries_keep_their_types(kubeflow):
-    run_successfully(kubeflow, *readme_command("run create -e flowers -r typed "))
-    assert kubeflow.only_post("runs").content["runtime_config"]["parameters"] == {
-        "model_name": "2024",
-        "advanced": {"seed": 1},
-        "node_selector": {"pool": "gpu"},
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("mine", {"images_uri": "s3://bucket/photos", "train_steps": 3000}),
+        (
+            "typed",
+            {
+                "model_name": "2024",
+                "advanced": {"seed": 1},
+                "node_selector": {"pool": "gpu"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            },
+        ),
+        (
+            "two-gpus",
+            {
+                "images_uri": "s3://bucket/photos",
+                "gpu_count": 2,
+                "batch_size": 64,
+                "node_selector": {"pool": "gpu"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            },
+        ),
+        (
+            "served",
+            {
+                "deploy_to": "kserve",
+                "model_name": "flowers",
+                "advanced": {"service_repository": "s3://models/kserve", "service_account": "kfp-vision-models"},
+            },
+        ),
+    ],
+)
+def test_each_run_of_the_pages_has_its_fields_with_the_right_types(kubeflow, run_successfully, name, changed):
+    found = {
+        "mine": find_kfp_command("run create -e flowers -r mine "),
+        "typed": find_kfp_command("run create -e flowers -r typed "),
+        "two-gpus": find_kfp_command("run create -e flowers -r two-gpus "),
+        "served": find_kfp_command("run create -e flowers -r served "),
     }
+    run_successfully(*found[name])
+    assert kubeflow.only_post("runs").content["runtime_config"]["parameters"] == changed
 
 
 @pytest.mark.parametrize("value", ["2024", "1e5", "true", "null"])
-def test_a_text_that_parses_as_another_type_needs_quotes(kubeflow, value):
-    command = readme_command("run create -e flowers -r first ")
-    unquoted = run_command(kubeflow, *command, f"model_name={value}")
+def test_a_text_that_parses_as_another_type_needs_quotes(kubeflow, run_command, run_successfully, value):
+    unquoted = run_command(*FIRST, f"model_name={value}")
     assert unquoted.returncode != 0
     assert "input parameter model_name requires type string" in unquoted.stdout + unquoted.stderr
     kubeflow.requests.clear()
-    run_successfully(kubeflow, *command, f'model_name="{value}"')
+    run_successfully(*FIRST, f'model_name="{value}"')
     assert kubeflow.only_post("runs").content["runtime_config"]["parameters"]["model_name"] == value
-    assert f"`{value}`" in README.partition("## On a cluster")[2].partition("-r typed")[0]
+    page = (ROOT / "docs" / "tutorial" / "3-cluster.md").read_text(encoding="utf-8")
+    assert f"`{value}`" in page.partition("-r first")[2].partition("-r typed")[0]
 
 
 @pytest.mark.parametrize(
@@ -208,30 +279,33 @@ def test_a_text_that_parses_as_another_type_needs_quotes(kubeflow, value):
         ("fine_tune=false", False),
     ],
 )
-def test_other_values_need_no_quotes(kubeflow, argument, value):
-    run_successfully(kubeflow, *readme_command("run create -e flowers -r first "), argument)
+def test_other_values_need_no_quotes(kubeflow, run_successfully, argument, value):
+    run_successfully(*FIRST, argument)
     sent = kubeflow.only_post("runs").content["runtime_config"]["parameters"][argument.partition("=")[0]]
     assert (sent, type(sent)) == (value, type(value))
 
 
-def test_starts_a_run_that_deploys_to_kserve_with_its_settings(kubeflow):
-    run_successfully(kubeflow, *readme_command("run create -e flowers -r served "))
-    parameters = kubeflow.only_post("runs").content["runtime_config"]["parameters"]
-    assert parameters["deploy_to"] == "kserve"
-    assert parameters["advanced"] == {"service_repository": "s3://models/kserve", "service_account": "kfp-vision-models"}
+def test_the_program_starts_a_run(kubeflow, run_successfully):
+    program = find_program("client.create_run_from_pipeline_package(")
+    printed = run_successfully(sys.executable, "-c", program.replace(HOST, kubeflow.address))
+    request = kubeflow.only_post("runs").content
+    fields = {"images_uri": "sample", "fine_tune": False, "gpu_count": 0, "image_size": 80, "train_steps": 480}
+    assert request["runtime_config"]["parameters"] == fields
+    assert (request["display_name"], printed.splitlines()[-1]) == ("from-python", "r1")
 
 
-def test_the_program_creates_a_recurring_run(kubeflow):
-    program = re.sub("^    ", "", PROGRAM[0], flags=re.MULTILINE).replace(HOST, kubeflow.address)
-    run_successfully(kubeflow, sys.executable, "-c", program)
+def test_the_program_creates_a_recurring_run(kubeflow, run_successfully):
+    program = find_program("client.create_recurring_run(")
+    run_successfully(sys.executable, "-c", program.replace(HOST, kubeflow.address))
     request = kubeflow.only_post("recurringruns").content
     assert request["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 0"
     assert request["no_catchup"] is True and request["display_name"] == "sundays"
-    parameters = {"images_uri": "s3://bucket/photos", "deploy_to": "s3://models/flowers", "skip_unchanged": True}
-    assert request["runtime_config"]["parameters"] == parameters
+    parameters = request["runtime_config"]["parameters"]
+    assert parameters["skip_unchanged"] is True and parameters["gpu_count"] == 0
+    assert parameters.keys() == {"images_uri", "deploy_to", "skip_unchanged", "checkpoint_uri", "gpu_count", "train_steps"}
 
 
-def test_lists_and_pauses_recurring_runs(kubeflow):
-    assert "sundays" in run_successfully(kubeflow, *readme_command("recurring-run list"))
-    run_successfully(kubeflow, *readme_command("recurring-run disable "))
+def test_lists_and_pauses_recurring_runs(kubeflow, run_successfully):
+    assert "sundays" in run_successfully(*find_kfp_command("recurring-run list"))
+    run_successfully(*find_kfp_command("recurring-run disable "))
     assert kubeflow.only_post("recurringruns/RECURRING_RUN_ID:disable")

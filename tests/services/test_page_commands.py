@@ -1,0 +1,187 @@
+"""The commands and programs of the pages that need no cluster, run literally: server, curl, predict, search, secrets."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from support import colour_index, colour_model, exported_model, page_commands, published_schemas
+from support.model_servers import ended, free_port, program, started, until
+from support.page_commands import ROOT, find_command, find_program, words
+from support.webhook_receiver import Web
+
+from kfp_vision.cli import commands
+from kfp_vision.prediction import authentication
+from kfp_vision.reports import outcome
+from kfp_vision.storage import sample
+from kfp_vision.storage.base import ENVIRONMENT_VARIABLES
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Returns a folder as the pages have it: a repository with a model and its index, and images of one colour each."""
+    folder = tmp_path_factory.mktemp("project")
+    for file in ("rose.jpg", "photo.jpg", "photos/rose.jpg", "flowers/bellcup/0001.jpg"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(colour_model.picture("red"))
+    model = colour_index.write_model(folder / "model")
+    index = colour_index.write(model, colour_index.write_pictures(folder / "hues"), folder / "index")
+    shutil.copytree(model / "serving", folder / "models" / "photos")
+    shutil.copytree(index, folder / "models" / "photos" / "index")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(folder) -> Iterator[str]:
+    """Serves the model with the pages' command, and returns its address."""
+    port = free_port()
+    command = words(find_command(".venv/bin/kfp-vision serve models/photos"))
+    repository = str(folder / "models" / "photos")
+    command = [repository if word == "models/photos" else word for word in command]
+    process = started([*command, "--port", str(port), "--name", "classifier"], port, folder / "server.log")
+    with ended(process):
+        until(lambda: requests.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=60).ok)
+        yield f"http://127.0.0.1:{port}"
+
+
+def ran(command: str, folder: Path, served: str = "") -> str:
+    """Runs a command of a page in a folder, against this server, and returns what it prints."""
+    command = re.sub(r"(?<![\w/])\.venv/bin", str(page_commands.BIN), command.replace("http://127.0.0.1:8000", served))
+    done = subprocess.run(["bash", "-ec", command], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_quickstart_classifies_an_image_of_the_sample():
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    label, folder = re.findall(r"^(\w+)  [\d.]+  flowers/(\w+)/0001\.jpg$", page, re.MULTILINE)[0]
+    assert label == folder and label in sample.CLASSES
+
+
+def test_classifies_images_with_a_server(folder, served):
+    form = find_command("curl -F file=@rose.jpg http://127.0.0.1:8000/v1/models/classifier:predict")
+    text = find_command('curl -d \'{"instances": [{"b64": "\'"$(base64')
+    for command in (form, text):
+        assert json.loads(ran(command, folder, served))["predictions"][0]["classes"] == "red"
+    for command, file in (
+        (find_command(".venv/bin/kfp-vision predict --url http://127.0.0.1:8000 photos/rose.jpg"), "photos/rose.jpg"),
+        (find_command(".venv/bin/kfp-vision predict --url http://127.0.0.1:8000 flowers/bellcup"), "flowers/bellcup/0001.jpg"),
+    ):
+        assert re.fullmatch(rf"red  [01]\.\d{{4}}  (\S*/)?{file}\n", ran(command, folder, served))
+
+
+def test_the_shortened_request_is_answered_with_what_is_wrong(folder, served):
+    command = find_command('curl -d \'{"instances": [{"b64": "..."}]}\'')
+    assert "error" in json.loads(ran(command, folder, served))
+
+
+def test_classifies_images_without_a_server(folder):
+    printed = ran(find_command(".venv/bin/kfp-vision predict --model models/photos photos"), folder)
+    assert re.fullmatch(r"red  [01]\.\d{4}  (\S*/)?photos/rose\.jpg\n", printed)
+
+
+def test_makes_an_earlier_version_the_newest(tmp_path):
+    for number, weights in (("3", b"earlier"), ("4", b"later")):
+        exported_model.version(tmp_path / "photos" / number, weights=weights)
+    command = find_command(".venv/bin/kfp-vision rollback s3://models/photos --to 3").replace("s3://models/photos", "photos")
+    assert "version 3 is the newest in photos again, as version 5" in ran(command, tmp_path)
+
+
+def test_searches_an_index_with_a_server(folder, served):
+    form = find_command("curl -F file=@rose.jpg 'http://127.0.0.1:8000").replace("roses", "reddish")
+    hits = json.loads(ran(form, folder, served))["predictions"][0]["hits"]
+    assert len(hits) == 5 and {hit["label"] for hit in hits} == {"reddish"}
+    again = find_command('curl -d \'{"instances": [{"id": "0cc1..."}]}\'').replace("0cc1...", hits[0]["id"])
+    assert json.loads(ran(again, folder, served))["predictions"][0]["hits"][0]["id"] == hits[0]["id"]
+    command = find_command(".venv/bin/kfp-vision search --url http://127.0.0.1:8000")
+    assert len(ran(command, folder, served).splitlines()) == 6
+
+
+def test_searches_an_index_without_a_server(folder):
+    command = find_command(".venv/bin/kfp-vision search --index runs/.../index").replace("runs/.../index", "index")
+    assert len(ran(command, folder).splitlines()) == 6
+
+
+def test_makes_a_token_that_a_header_can_carry(tmp_path):
+    made = ran(f"{find_command('export KFP_VISION_TOKEN=$(openssl rand -hex 32)')}; echo $KFP_VISION_TOKEN", tmp_path).strip()
+    assert authentication.TOKEN_PATTERN.fullmatch(made) and len(made) == 64
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        (find_command("kubectl -n kubeflow create secret generic kfp-vision-storage "), set(ENVIRONMENT_VARIABLES)),
+        (
+            find_command("kubectl -n kubeflow create secret generic kfp-vision-webhook "),
+            set(outcome.REPORT_ENVIRONMENT),
+        ),
+        (
+            find_command("kubectl -n kubeflow create secret generic kfp-vision-models "),
+            {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
+        ),
+        (find_command("kubectl -n kubeflow create secret generic kfp-vision-registry "), {".dockerconfigjson"}),
+    ],
+    ids=lambda value: "",
+)
+def test_makes_each_secret_with_keys_that_are_read(command, keys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    template = ROOT / "manifests" / "secrets" / "kfp-vision-registry.dockerconfigjson"
+    (tmp_path / "registry.json").write_bytes(template.read_bytes())
+    kubectl = command.replace("kubectl", program("kubectl"), 1)
+    secret = yaml.safe_load(ran(f"{kubectl} --dry-run=client --output=yaml", tmp_path))
+    assert (secret["kind"], secret["metadata"]["namespace"]) == ("Secret", "kubeflow")
+    assert secret["data"].keys() and secret["data"].keys() <= keys
+
+
+def test_a_local_run_sends_a_test_message(tmp_path):
+    web = Web({"/services/...": (200, {})})
+    with web.running():
+        command = find_command("KFP_VISION_WEBHOOK=https://hooks.slack.com").replace("https://hooks.slack.com", web.url)
+        assert "records" in ran(command, tmp_path)
+    (sent,) = [body for path, _, body in web.got if path == "/services/..."]
+    assert sent["state"] == "SUCCEEDED"
+
+
+def test_the_program_of_a_pipeline_of_ones_own_compiles(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    source = find_program("components.load_component_from_file(")
+    compiler = f"{source}\nfrom kfp.compiler import Compiler\nCompiler().compile(my_splits, {str(tmp_path / 'own.yaml')!r})\n"
+    subprocess.run([sys.executable, "-c", compiler], check=True)
+    pipeline = yaml.safe_load((tmp_path / "own.yaml").read_text())
+    assert pipeline["root"]["dag"]["tasks"].keys() == {"ingest-images", "split-images"}
+
+
+def test_the_program_converts_a_model_for_small_machines(tmp_path):
+    make = "import keras\ninputs = keras.Input((8, 8, 3))\noutputs = keras.layers.Dense(2)(keras.layers.Flatten()(inputs))\n"
+    make += "keras.Model(inputs, outputs).save('model/classifier.keras')\n"
+    (tmp_path / "model").mkdir()
+    source = find_program("tf.lite.TFLiteConverter.from_keras_model(")
+    subprocess.run([sys.executable, "-c", make + source], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "classifier.tflite").read_bytes()[4:8] == b"TFL3"
+
+
+def test_the_job_for_several_machines_is_valid_and_gives_each_its_place():
+    (text,) = page_commands.blocks(ROOT / "docs" / "how-to" / "several-machines.md", "yaml")
+    service, job = yaml.safe_load_all(text)
+    for document in (service, job):
+        assert published_schemas.faults(document) == []
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    script = container["args"][0].partition("exec ")
+    typed = f'{script[0]}\necho "$TF_CONFIG"'
+    for index in range(job["spec"]["completions"]):
+        done = subprocess.run(["sh", "-c", typed], env={"JOB_COMPLETION_INDEX": str(index)}, capture_output=True, check=True)
+        config = json.loads(done.stdout)
+        assert config["task"] == {"type": "worker", "index": index}
+        assert config["cluster"]["worker"][index].startswith(
+            f"{job['metadata']['name']}-{index}.{service['metadata']['name']}:"
+        )
+    commands.build_parser().parse_args(shlex.split(script[2].replace("$JOB_COMPLETION_INDEX", "0"))[1:])
