@@ -240,8 +240,12 @@ CASES = {
         "got C:\\data\\cat\\1.jpg, a path on a Windows machine (write it relative to this file) in {uri}, line 1.",
     ),
     "ids such as `000bec180e`": ("a.csv", table(lambda name, label: f"{name[4]},{label}", "id,breed"), ANIMALS),
-    "names without their folder": ("a.csv", table(lambda name, label: f"{name[4:]},{label}"), ANIMALS),
-    "a line without a label": ("a.csv", table(lambda name, label: f"{name},{label}", "UNASSIGNED,dog/3.jpg"), ANIMALS),
+    "names without their folder": ("a.csv", table(lambda name, label: f"{name[4:].upper()},{label}"), ANIMALS),
+    "a line without a label, or with the label `nan`": (
+        "a.csv",
+        table(lambda name, label: f"{name},{label}", "uri,label", "dog/3.jpg,nan", "dog/2.jpg,"),
+        ANIMALS,
+    ),
     "a line whose image is missing": (
         "a.csv",
         table(lambda name, label: f"{name},{label}", *["cat/0.jpg,cat"] * 15, "cat/9.jpg,cat"),
