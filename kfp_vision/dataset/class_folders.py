@@ -513,7 +513,9 @@ def _doubt(paths: Collection[Folder]) -> str:
     nested = sorted(path for path in paths if len(path) > 1)
     if parts := [path for path in nested if _consists_of(path[-1], PART_WORDS)]:
         return f"images in {_few('/'.join(path) for path in parts)}"
-    if parts := [path for path in nested if any(_consists_of(name, ABOUT_WORDS) for name in path[:-1])]:
+    about = {path for path in nested if any(_consists_of(name, ABOUT_WORDS) for name in path[:-1])}
+    labels = {path[-1] for path in paths if path not in about}
+    if parts := sorted(path for path in about if path[-1] in labels):  # mask/cloth beside no_mask is none
         return f"images in {_few('/'.join(path) for path in parts)}, {ANNOTATIONS}"
     if all(path[-1].isdecimal() for path in nested) and not all(path[0].isdecimal() for path in paths):
         return f"numbers as names in {_few(path[0] for path in nested)}"

@@ -195,7 +195,7 @@ CASES = {
         flat("images_part_1", "images_part_2"),
         advanced={"class_folder": "lowest"},
     ),
-    "`daisy/1.jpg`, `masks/rose/2.png`": Case(
+    "`rose/1.jpg`, `masks/rose/2.png`": Case(
         numbered(["daisy", "rose", "masks/rose"]),
         error="got images in masks/rose, which may be annotations at .*Move annotations elsewhere, or set advanced to",
     ),
@@ -347,6 +347,11 @@ def test_folders_whose_names_tell_only_a_part_are_rejected_as_classes(tmp_path, 
 )
 def test_folders_that_are_numbered_otherwise_stay_classes(tmp_path, folders):
     assert set(scan_names(tmp_path, numbered(folders)).classes) == set(folders)
+
+
+def test_a_class_of_masks_holds_classes_unless_their_names_are_elsewhere_too(tmp_path):
+    found = scan_names(tmp_path, numbered(["mask/cloth", "mask/paper", "no_mask"]))
+    assert found.classes == {"cloth": 2, "no_mask": 2, "paper": 2}
 
 
 def test_a_folder_beside_the_only_split_is_a_class_if_class_folder_says_so(tmp_path):
