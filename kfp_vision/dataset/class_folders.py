@@ -8,6 +8,10 @@ The rules, which docs/data.md shows by examples:
 - Else the class of an image is the lowest folder, unless another reading is as likely. Then the data is rejected with both, and
   `class_folder` of `advanced` chooses: `lowest`, `highest`, or a level from the top.
 - Folders that all images share, and split folders, do not count as levels.
+- Images beside the split folders that hold the classes are in no class of their own: they are skipped if there are several
+  split folders, and the data is rejected if there is one.
+- Folders whose names say only that they hold a part of the images, such as `images_1` and `images_2`, are no classes, unless
+  `class_folder` says so.
 """
 
 import re
@@ -24,6 +28,7 @@ from kfp_vision.storage.base import redact_uri
 
 NOT_IN_CLASS_FOLDER = "not in a class folder"
 UNLABELLED = "in a split folder without class folders"
+BESIDE_SPLITS = "beside the split folders that hold the classes"
 # Words of a folder's name, in camel case too: `TestImages`, `seg_train`, `train2017`.
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 SPLIT_WORDS = SPLIT_NAMES | {"trainval": "train"}
@@ -39,6 +44,8 @@ CONTAINER_WORDS = _word_set(
     "all data dataset datasets dir file files folder image images img imgs jpeg jpg part photo photos pic pics picture "
     "pictures png set sets"
 )
+# How cameras and telephones number their folders: `100APPLE`, `101CANON`.
+CAMERA_FOLDER = re.compile(r"[1-9]\d\d[A-Z_]{5}")
 # Words that may stand beside that of a split, as in `test_images`.
 FILL_WORDS = CONTAINER_WORDS | _word_set(
     "batch clean crop cropped final fold full large mini new orig original private processed public raw resized sample samples "
@@ -49,11 +56,13 @@ PART_WORDS = _word_set(
     "annotation annotations bbox bboxes gt groundtruth image images img imgs jpegimages label labels mask masks segmentation "
     "segmentations"
 )
+ABOUT_WORDS = PART_WORDS - CONTAINER_WORDS  # of folders that say something about each image
 # Folders beside the classes that are not meant to hold images.
 OTHER_WORDS = _word_set(
     "code csv doc docs documentation info json license licenses log logs meta metadata model models notebook notebooks readme "
     "script scripts src txt weights xml xmls"
 )
+ANNOTATIONS = "which may be annotations"
 LAYOUT = "Put the images into one folder per class"
 
 Folder = tuple[str, ...]  # the parts of its path below the root of the data
@@ -105,22 +114,24 @@ def read_layout(images: Mapping[str, int], class_folder: str, images_uri: str) -
     """
     tree = _Tree({_parts(folder): count for folder, count in images.items()})
     homes = {folder: home for folder in tree.images if (home := tree.class_home(folder))}
+    beside = _beside_splits(tree, homes, images_uri) if class_folder == AUTO and images_uri else {}
+    homes = {folder: home for folder, home in homes.items() if folder not in beside}
     levels = {folder: tree.without_splits(home) for folder, home in homes.items()}
     shared = _shared_depth(levels.values())
     if images_uri:
-        _check_labelled(tree, {path[shared:] for path in levels.values()}, images_uri)
+        _check_labelled(tree, {path[shared:] for path in levels.values()}, class_folder, images_uri)
     choice, notes = _choose(levels, shared, class_folder, images_uri)
     splits = _predefined_splits({folder: tree.splits_above(folder) for folder in homes})
     places = {}
     for folder in tree.images:
         depth = _level_depth(levels[folder], shared, choice) if folder in homes else None
         if depth is None:
-            reason = UNLABELLED if tree.is_unlabelled(folder) else NOT_IN_CLASS_FOLDER
+            reason = UNLABELLED if tree.is_unlabelled(folder) else BESIDE_SPLITS if folder in beside else NOT_IN_CLASS_FOLDER
             places["/".join(folder)] = Place(reason=reason)
             continue
         home = tree.folder_at(homes[folder], depth)
         places["/".join(folder)] = Place(home[-1], splits[folder], class_folder=home)
-    return Layout(places, [*notes, *tree.notes()])
+    return Layout(places, [*notes, *tree.notes(), *_notes_on_beside(tree, beside)])
 
 
 def splits_by_folder(folders: Iterable[str]) -> list[str]:
@@ -196,6 +207,8 @@ class _Tree:
         for parent, names in sorted(self.below.items(), key=lambda one: len(one[0])):
             nested = {name for name in names if (*parent, name) in self.below}
             named = _splits_among(names, nested, is_in_split=parent in self.splits)
+            if parent in self.splits and parent[-1] in names:  # dogs_train/dogs_train, as some archives are unpacked
+                named[parent[-1]] = self.splits[parent]
             for name, split in named.items():
                 if self._is_exception(parent, name, names - named.keys(), len(named)):
                     self.exceptions.append((*parent, name))
@@ -294,7 +307,7 @@ def _words(name: str) -> list[str]:
 
 def _consists_of(name: str, allowed: Collection[str]) -> bool:
     words = _words(name)
-    return bool(words) and all(word in allowed for word in words)
+    return bool(words) and (all(word in allowed for word in words) or "".join(words) in allowed)
 
 
 @cache
@@ -345,7 +358,69 @@ def _predefined_splits(above: Mapping[Folder, list[tuple[Folder, str]]]) -> dict
     return {folder: next((split for place, split in places if place in complete), "") for folder, places in above.items()}
 
 
-def _check_labelled(tree: _Tree, paths: Collection[Folder], images_uri: str) -> None:
+def _beside_splits(tree: _Tree, homes: Mapping[Folder, Folder], images_uri: str) -> dict[Folder, Folder]:
+    """Finds folders of images beside the split folders of the classes, that hold none of these: `Meta` beside `train/daisy`.
+
+    Args:
+        tree: the folders.
+        homes: of each folder, the lowest that can be its class.
+        images_uri: of the data, for the message.
+
+    Returns:
+        By folder of images, the folder that is beside the splits.
+
+    Raises:
+        InputError: it may be a class, since there is one split folder only.
+    """
+    classes: dict[Folder, set[str]] = {}  # in the split folders of a folder
+    splits: dict[Folder, dict[str, str]] = {}
+    for home in homes.values():
+        for depth in range(1, len(home)):
+            if home[:depth] in tree.splits:
+                classes.setdefault(home[: depth - 1], set()).add(home[-1])
+    for folder, split in tree.splits.items():
+        if folder[:-1] in classes and split:
+            splits.setdefault(folder[:-1], {})[folder[-1]] = split
+    beside = {}
+    for folder, home in homes.items():
+        for depth in range(1, len(home) + 1):
+            parent, name = home[: depth - 1], home[depth - 1]
+            is_no_class = _consists_of(name, OTHER_WORDS | ABOUT_WORDS)
+            if home[:depth] in tree.splits or parent not in classes or (home[-1] in classes[parent] and not is_no_class):
+                continue
+            are_splits = len(set(splits.get(parent, {}).values())) > 1 and len(classes[parent]) > 1
+            if not are_splits and is_meant_for_images(home[-1]) and not is_no_class:
+                beside_what = f"{'/'.join(home[:depth])} beside the split folder {some(list(splits.get(parent, {})))}"
+                raise InputError(
+                    "images_uri must show which folders are the classes",
+                    f"{beside_what}, which holds {some(list(classes[parent]))}, at {redact_uri(images_uri)}",
+                    f'Move {name} elsewhere if it is no class, or set advanced to {{"class_folder": "lowest"}} if it is one.',
+                )
+            beside[folder] = home[:depth]
+            break
+    return beside
+
+
+def _notes_on_beside(tree: _Tree, beside: Mapping[Folder, Folder]) -> list[str]:
+    if not beside:
+        return []
+    count, folders = sum(tree.images[folder] for folder in beside), {"/".join(folder) for folder in beside.values()}
+    return [
+        f"{count} images are not used, since they are {BESIDE_SPLITS}: {some(list(folders))}. "
+        "Move the folder into one of them if it is a class."
+    ]
+
+
+def _are_parts(names: Collection[str]) -> bool:
+    """Returns whether the names of folders say only that each holds a part: `images_1` and `images_2`, `100APPLE`."""
+    allowed = CONTAINER_WORDS | {"batch", "batches"}
+    if all(CAMERA_FOLDER.fullmatch(name) or _consists_of(name, allowed) for name in names):
+        return True
+    without_numbers = {re.sub(r"\d+", "", name) for name in names}
+    return len(without_numbers) == 1 and not allowed.isdisjoint(_words(without_numbers.pop()))
+
+
+def _check_labelled(tree: _Tree, paths: Collection[Folder], class_folder: str, images_uri: str) -> None:
     """Rejects data whose only folders are splits, or parts such as images and masks."""
     unlabelled = {"/".join(folder): count for folder, count in tree.images.items() if tree.is_unlabelled(folder)}
     if unlabelled and not paths:
@@ -354,6 +429,14 @@ def _check_labelled(tree: _Tree, paths: Collection[Folder], images_uri: str) -> 
             "images_uri must hold class folders, not only folders named after splits",
             f"no class folders in {example}",
             f"{LAYOUT} and split, such as train/daisy/1.jpg and train/tulip/2.jpg, or list them with labels in an import file.",
+        )
+    labels = {path[-1] for path in paths}
+    if class_folder == AUTO and len(labels) > 1 and all(len(path) == 1 for path in paths) and _are_parts(labels):
+        raise InputError(
+            "images_uri must hold class folders",
+            f"folders whose names tell no class at {redact_uri(images_uri)} ({some(sorted(labels))})",
+            f"{LAYOUT}, or list them with labels in an import file. "
+            'If each of these folders is a class, set advanced to {"class_folder": "lowest"}.',
         )
     if len(paths) > 1 and all(len(path) == 1 and _consists_of(path[0], PART_WORDS) for path in paths):
         value = f"only {some([path[0] for path in paths])} at {redact_uri(images_uri)}"
@@ -400,7 +483,8 @@ def _choose(levels: Mapping[Folder, Folder], shared: int, class_folder: str, ima
         raise InputError(
             "images_uri must show which folders are the classes",
             f"{doubt} at {redact_uri(images_uri)}; the lowest are {lowest}, the highest {highest}",
-            f'Set advanced to {{"class_folder": "highest"}} or {{"class_folder": "lowest"}}{_or_level(middle)}',
+            f"{'Move annotations elsewhere, or set' if doubt.endswith(ANNOTATIONS) else 'Set'} advanced to "
+            f'{{"class_folder": "highest"}} or {{"class_folder": "lowest"}}{_or_level(middle)}',
         )
     above = some(sorted({path[-2] for path in paths if len(path) > 1}))
     return LOWEST, [
@@ -429,6 +513,10 @@ def _doubt(paths: Collection[Folder]) -> str:
     nested = sorted(path for path in paths if len(path) > 1)
     if parts := [path for path in nested if _consists_of(path[-1], PART_WORDS)]:
         return f"images in {_few('/'.join(path) for path in parts)}"
+    about = {path for path in nested if any(_consists_of(name, ABOUT_WORDS) for name in path[:-1])}
+    labels = {path[-1] for path in paths if path not in about}
+    if parts := sorted(path for path in about if path[-1] in labels):  # mask/cloth beside no_mask is none
+        return f"images in {_few('/'.join(path) for path in parts)}, {ANNOTATIONS}"
     if all(path[-1].isdecimal() for path in nested) and not all(path[0].isdecimal() for path in paths):
         return f"numbers as names in {_few(path[0] for path in nested)}"
     return ""

@@ -30,7 +30,7 @@ class ImagePlaces:
         """
         self.found: list[tuple[str, str]] = []
         self._listing, self._skip_reason = uris.absolute_uri(listing), skip_reason
-        self._wanted = {_last(_with_slashes(entry.name)) for entry in entries}
+        self._wanted = {_last(_with_slashes(entry.name)).casefold() for entry in entries}
 
     def settle_ids(self, entries: list[ImportEntry]) -> list[ImportEntry]:
         """Sets the URIs of the images that are named by an id, without the ending of a file, or with backslashes.
@@ -85,21 +85,30 @@ class ImagePlaces:
         return is_path and (kind in base.BUCKETS if kind else _folder(self._listing) != "")
 
     def _matches(self, name: str) -> list[tuple[str, str]]:
-        """Returns the files that a name may mean: that very path, else one that ends with it, else one without its ending."""
+        """Returns the files that a name may mean: that very path, else one that ends with it, else one without its ending.
+
+        If there is none, upper and lower case do not count: `1.JPG` is `1.jpg` on the machine where many lists were written.
+        """
         path = _with_slashes(name)
-        files = self._files.get(_last(path), [])
-        exact = [file for written in (name, path) for file in files if file[0] == written]
-        ends = [file for file in files if f"/{file[0]}".endswith(f"/{path}") and not self._skip_reason(file[0])]
-        stems = [file for file in files if f"/{file[0].rpartition('.')[0]}".endswith(f"/{path}")]
-        return exact[:1] or ends or [file for file in stems if not self._skip_reason(file[0])]
+        files = self._files.get(_last(path).casefold(), [])
+        if exact := [file for written in (name, path) for file in files if file[0] == written]:
+            return exact[:1]
+        images = [file for file in files if not self._skip_reason(file[0])]
+        for in_case in (str, str.casefold):
+            end = in_case(f"/{path}")
+            ends = [file for file in images if in_case(f"/{file[0]}").endswith(end)]
+            stems = [file for file in images if in_case(f"/{file[0].rpartition('.')[0]}").endswith(end)]
+            if ends or stems:
+                return ends or stems
+        return []
 
     @cached_property
     def _files(self) -> dict[str, list[tuple[str, str]]]:
-        """Name and URI of the files that may be meant, by their last component with and without its ending."""
+        """Name and URI of the files that may be meant, by their last component with and without its ending, in lower case."""
         files: dict[str, list[tuple[str, str]]] = {}
         with contextlib.suppress(AccessError):  # images may be readable where listing is denied
             for item in reading.walk(_folder(self._listing)):
-                last = _last(_with_slashes(item.name))
+                last = _last(_with_slashes(item.name)).casefold()
                 for key in {last, last.rpartition(".")[0]} & self._wanted:
                     files.setdefault(key, []).append((item.name, item.uri))
         return files

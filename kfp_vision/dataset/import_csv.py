@@ -5,7 +5,15 @@ import io
 import re
 from collections.abc import Callable, Iterator
 
-from kfp_vision.dataset.import_lines import InvalidLine, Line, ParsedLines, has_ending, is_column_name, read_table
+from kfp_vision.dataset.import_lines import (
+    InvalidLine,
+    Line,
+    ParsedLines,
+    has_ending,
+    has_image_ending,
+    is_column_name,
+    read_table,
+)
 
 DELIMITERS = (",", ";", "\t", "|")
 SPACE = " "  # only where no other parts the lines
@@ -88,7 +96,8 @@ def parse_csv(text: str, is_split: Callable[[str], bool]) -> ParsedLines:
     if rows and is_header(*[cells for _, cells in rows[:2]]):
         parsed = _parse_below_header(rows[0][1], rows[1:])
     else:
-        parsed = _parse_without_header(rows, is_split)
+        is_spaced = not DELIMITER_LINE.match(text) and find_delimiter(text) == SPACE
+        parsed = _parse_without_header([(number, _join_name(cells)) for number, cells in rows] if is_spaced else rows, is_split)
     parsed.wrong += broken
     return parsed
 
@@ -125,12 +134,28 @@ def _parse_below_header(header: list[str], rows: list[tuple[int, list[str]]]) ->
 
 def _parse_without_header(rows: list[tuple[int, list[str]]], is_split: Callable[[str], bool]) -> ParsedLines:
     parsed = ParsedLines()
+    is_label_first = bool(rows) and all(_is_label_first(cells, is_split) for _, cells in rows)
+    if is_label_first and len(rows) > 2 and len({cells[0] for _, cells in rows if cells[0].isdecimal()}) == len(rows):
+        rows, is_label_first = [(number, cells[1:]) for number, cells in rows], False
+        parsed.notes.append("The first column of the import file numbers its lines, and is ignored.")
+    elif is_label_first:
+        parsed.notes.append("Columns of the import file: the label from the first, the image from the second.")
     for number, cells in rows:
         try:
-            parsed.lines.append(_order_cells(number, cells, is_split))
+            parsed.lines.append(_order_cells(number, [*cells[1::-1], *cells[2:]] if is_label_first else cells, is_split))
         except InvalidLine as fault:
             parsed.wrong.append((number, str(fault)))
     return parsed
+
+
+def _join_name(cells: list[str]) -> list[str]:
+    """Joins the cells of a name with spaces, in a line whose delimiter is a space: `my cats/1.jpg 0`."""
+    end = next((end for end, cell in enumerate(cells, start=1) if has_image_ending(cell)), 0)
+    return [" ".join(cells[:end]), *cells[end:]] if end and len(cells) > end else cells
+
+
+def _is_label_first(cells: list[str], is_split: Callable[[str], bool]) -> bool:
+    return len(cells) > 1 and has_image_ending(cells[1]) and not has_image_ending(cells[0]) and not is_split(cells[0])
 
 
 def _order_cells(number: int, row: list[str], is_split: Callable[[str], bool]) -> Line:
@@ -141,5 +166,5 @@ def _order_cells(number: int, row: list[str], is_split: Callable[[str], bool]) -
     if len(cells) in (2, 3) and is_split(cells[0]) and (len(cells) == 3 or cells[0] or has_ending(cells[1])):
         return Line(number, cells[1], "".join(cells[2:]), cells[0])
     if len(cells) not in (2, 3) and not (len(cells) == 1 and (has_ending(cells[0]) or len(row) > 1)):
-        raise InvalidLine(f"{len(cells)} fields")
+        raise InvalidLine(f"{len(cells)} fields" if len(cells) > 1 else f"only one field, {cells[0]}")
     return Line(number, cells[0], "".join(cells[1:2]), "".join(cells[2:]))

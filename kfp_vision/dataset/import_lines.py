@@ -30,10 +30,13 @@ LABEL_COLUMNS = tuple(
 SPLIT_COLUMNS = (("mluse",), ("split",), ("subset",), ("set",), ("dataset",), ("partition",), ("usage",), ("phase",))
 OUR_SPLIT_COLUMNS = ("mluse", "split")  # any other is a split only if it holds one
 ROW_NUMBERS = re.compile(r"|unnamed\d*|index|rownumber|rowid")  # columns that spreadsheets and pandas add
-FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "": False}  # cells of a table with a column per class
+# Cells of a table with a column for each class, in lower case.
+FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False}
+IMAGE_ENDING = re.compile(r"\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|hei[cf]|avif|p[pgbn]m)$", re.IGNORECASE)
 ENDING = re.compile(r"\.[A-Za-z]\w{1,4}$")
 WHOLE_NUMBER_AS_FLOAT = re.compile(r"-?\d+\.0")  # how pandas writes whole numbers in a column that lacks some
 CACHED_NAMES = 1 << 10
+MISSING_VALUES = ("nan", "<na>", "#n/a")  # how pandas and spreadsheets write an empty cell, in lower case
 ROWS_LOOKED_AT = 1000  # to find out what a column holds
 
 
@@ -118,12 +121,14 @@ class Columns:
         """
         label = "" if self.label is None else cells[self.label]
         if self.flags:
-            if not all(cells[position] in FLAGS for position in self.flags):
+            if not all(cells[position].lower() in FLAGS for position in self.flags):
                 raise InvalidLine("a class with neither 0 nor 1")
-            marked = [self.names[position] for position in self.flags if FLAGS[cells[position]]]
+            marked = [self.names[position] for position in self.flags if FLAGS[cells[position].lower()]]
             if len(marked) != 1 and any(cells[position] for position in self.flags):
                 raise InvalidLine(f"several classes with a 1 ({', '.join(marked)})" if marked else "no class with a 1")
             label = "".join(marked)
+        elif label.lower() in MISSING_VALUES:
+            label = ""
         return Line(number, cells[self.image], label, "" if self.split is None else cells[self.split])
 
     @property
@@ -152,6 +157,11 @@ def plain_name(name: str) -> str:
 def has_ending(cell: str) -> bool:
     """Returns whether a cell ends like a file, such as `daisy/1.jpg`."""
     return ENDING.search(cell) is not None
+
+
+def has_image_ending(cell: str) -> bool:
+    """Returns whether a cell ends like an image file, whatever else may be in it."""
+    return IMAGE_ENDING.search(cell) is not None
 
 
 def is_column_name(name: str) -> bool:
@@ -189,9 +199,9 @@ def choose_columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Colum
         return Columns(tuple(names), image, label, split)
     if len(rest) == 1:
         return Columns(tuple(names), image, rest[0], split)
-    if all(row[position] in FLAGS for row in rows for position in rest):
+    if all(row[position].lower() in FLAGS for row in rows for position in rest):
         return Columns(tuple(names), image, None, split, tuple(rest))
-    raise InvalidColumns(f"no label among the columns {', '.join(names)}", "Rename the column of the class to label.")
+    raise InvalidColumns(f"no label among {_listed(names)}", "Rename the column of the class to label.")
 
 
 def _image_column(names: Sequence[str], keys: list[str], usable: list[int], files: list[int]) -> int:
@@ -204,8 +214,12 @@ def _image_column(names: Sequence[str], keys: list[str], usable: list[int], file
     if image is None and len(usable) == 2 and len(others) == 1:
         return others[0]
     if image is None:
-        raise InvalidColumns(f"no image among the columns {', '.join(names)}", "Rename the column of the image to uri.")
+        raise InvalidColumns(f"no image among {_listed(names)}", "Rename the column of the image to uri.")
     return image
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"the columns {', '.join(names)}" if any(names) else "keys that hold one text or number"
 
 
 def _one_of(rows: Sequence[Sequence[str]], names: Sequence[str], keys: list[str], among: list[int], ours: str) -> int | None:

@@ -9,6 +9,8 @@ from kfp_vision.storage import base, packing, reading, uris
 # Of WebDataset: an image, and beside it, under the same name, its class or what else is known of it.
 IMAGE_SUFFIXES, CLASS_SUFFIX, OTHER_SUFFIXES = ("jpg", "jpeg", "png", "webp"), "cls", ("json", "txt")
 SHARD = re.compile(r"\d{3,}\.(tar|tgz|tar\.gz)$", re.IGNORECASE)
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".manifest", ".lst")  # of files that are likely to be import files
+SUBMISSION = "submission"  # in the name of a competition's empty answer
 WEBDATASET_REMEDY = "Unpack the shards into one folder per class, or list the images and their classes in an import file."
 
 
@@ -25,6 +27,25 @@ def require_unpacked(found: Catalog, images_uri: str) -> None:
     what, remedy = _explain(found, images_uri)
     if what:
         raise InputError("images_uri must contain images", f"{what} at {base.redact_uri(images_uri)}", remedy)
+
+
+def tables_remedy(found: Catalog, images_uri: str) -> str:
+    """Returns what to do if a table among the skipped files gives the labels, as a sentence that begins with a space.
+
+    Args:
+        found: the catalog of the data.
+        images_uri: of the data.
+
+    Returns:
+        The sentence; empty if there is no such table.
+    """
+    names = [name for examples in found.skipped.names.values() for name in examples]
+    tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES) and SUBMISSION not in name.lower()]
+    if not tables or images_uri == uris.SAMPLE:
+        return ""
+    which, one = (tables[0], "it") if len(tables) == 1 else (f"one of {some(tables)}", "that file")
+    unpacked = "" if reading.is_folder(images_uri) else "unpack the archive and "
+    return f" If {which} gives the labels, {unpacked}set images_uri to {one}."
 
 
 def _explain(found: Catalog, images_uri: str) -> tuple[str, str]:

@@ -94,9 +94,9 @@ def _read_folders(found: Catalog, folders: set[str], advanced: Advanced, images_
     images = Counter(folder_of(row.name) for row in found.rows)
     try:
         layout = class_folders.read_layout(images, advanced.class_folder, images_uri)
-    except InputError:
+    except InputError as error:
         packed.require_unpacked(found, images_uri)  # says more, where it applies
-        raise
+        raise type(error).from_line(f"{error}{packed.tables_remedy(found, images_uri)}") from None
     rows = []
     for row in found.rows:
         place = layout.places[folder_of(row.name)]

@@ -35,7 +35,8 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
         packed.require_unpacked(found, images_uri)
         unlabelled = found.skipped[UNLABELLED]
         only = ", ".join([*found.classes, *([f"{unlabelled} images skipped: {UNLABELLED}"] if unlabelled else [])])
-        raise InputError("images_uri must contain at least two classes", f"one at {images_uri} ({only})", layout)
+        remedy = f"{layout}{packed.tables_remedy(found, images_uri)}"
+        raise InputError("images_uri must contain at least two classes", f"one at {images_uri} ({only})", remedy)
     check_held_out(found, images_uri)
     if found.splits.keys() - {"train"}:
         _check_trained(found, images_uri)

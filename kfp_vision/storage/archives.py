@@ -60,6 +60,7 @@ OTHER_METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95:
 UNICODE_PATH = 0x7075
 # Of the parts that split, 7-Zip and zip -s write: photos.zip.001, photos.tgz.aa, photos.tgzaa, photos.z01.
 PART_ENDING = re.compile(r"\.(\d{3}|z\d\d|part[-_]?\w{1,4}|a[a-z])$|\.(zip|tar|tgz|gz|bz2|xz)a[a-z]$", re.IGNORECASE)
+SPLIT_ZIP_ENDING = re.compile(r"\.z\d\d$", re.IGNORECASE)
 JOIN_PARTS = "Join its parts first, as in cat photos.zip.* > photos.zip, or 7z x photos.zip.001."
 REPACK = "Pack or download it again."
 
@@ -218,6 +219,12 @@ def _begin(path: Path) -> bytes:
         return file.read(packing.BEGIN_BYTES)
 
 
+def _end(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - packing.END_BYTES))
+        return file.read()
+
+
 @contextlib.contextmanager
 def _open_zip(path: Path, uri: str) -> Iterator[zipfile.ZipFile]:
     with _intact(uri):
@@ -272,7 +279,7 @@ def _open_tar(path: Path, uri: str, bound: int) -> Iterator[tuple[tarfile.TarFil
         try:
             archive = tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
         except READ_ERRORS:
-            raise _not_an_archive(uri, begin) from None
+            raise _not_an_archive(uri, begin, path) from None
         with archive:
             yield archive, stream
 
@@ -281,8 +288,10 @@ def _decompressor(begin: bytes) -> Callable[..., Any] | None:
     return next((opener for magic, opener in DECOMPRESSORS.items() if begin.startswith(magic)), None)
 
 
-def _not_an_archive(uri: str, begin: bytes) -> FieldError:
-    what, remedy = ("a part of an archive", JOIN_PARTS) if _is_part(uri) else packing.describe(begin)
+def _not_an_archive(uri: str, begin: bytes, path: Path) -> FieldError:
+    what, remedy = ("a part of an archive", _join_remedy(uri)) if _is_part(uri) else packing.describe(begin)
+    if not what and packing.is_last_of_split_zip(_end(path)):
+        what, remedy = "the last part of a split zip", packing.JOIN_SPLIT_ZIP
     remedy = remedy or "Give a folder of class folders, or pack it as .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz."
     return FieldError("a data source that is a file must be an archive", f"{uri} ({what})" if what else uri, remedy)
 
@@ -445,8 +454,12 @@ def _intact(uri: str) -> Iterator[None]:
             raise InputError(
                 "an archive must fit the scratch space", f"{uri} ({error})", "Set TMPDIR to a larger disk."
             ) from None
-        remedy = JOIN_PARTS if _is_part(uri) or "multiple disks" in str(error) else REPACK
+        remedy = _join_remedy(uri) if _is_part(uri) or "multiple disks" in str(error) else REPACK
         raise DamagedError("an archive must be intact", f"{uri} ({error})", remedy) from None
+
+
+def _join_remedy(uri: str) -> str:
+    return packing.JOIN_SPLIT_ZIP if SPLIT_ZIP_ENDING.search(uri.partition("?")[0]) else JOIN_PARTS
 
 
 def _is_part(uri: str) -> bool:

@@ -9,6 +9,8 @@ import zlib
 BEGIN_BYTES = 1024
 UNPACK = "Unpack it, and give the folder, or pack that as .zip or .tar.gz."
 DIRECT = "Give the address that downloads the file itself, not the page about it."
+JOIN_SPLIT_ZIP = "Join its parts first: zip -s 0 photos.zip --out whole.zip."
+END_OF_ZIP, END_BYTES = b"PK\x05\x06", 22 + 0xFFFF  # of its last record, and its greatest size, with the comment
 # First bytes, what they begin, and the remedy. Sources: the file formats' specifications, and file(1)'s magic.
 KNOWN: tuple[tuple[bytes, str, str], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
@@ -26,7 +28,7 @@ KNOWN: tuple[tuple[bytes, str, str], ...] = (
     (b"\xc7\x71", "a cpio archive", UNPACK),
     (b"!<arch>", "an ar archive", UNPACK),
     (b"hsqs", "a SquashFS image", UNPACK),
-    (b"PK\x07\x08", "the first part of a split zip", "Join its parts first: zip -s 0 photos.zip --out whole.zip."),
+    (b"PK\x07\x08", "the first part of a split zip", JOIN_SPLIT_ZIP),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "Export its images into one folder per class."),
     (b"PAR1", "a Parquet file", "Export its images into one folder per class."),
     (b"ARROW1", "an Arrow file", "Export its images into one folder per class."),
@@ -95,6 +97,16 @@ def describe(begin: bytes) -> tuple[str, str]:
             within = f" that holds {inner}" if inner else " that holds no tar"
             return f"a file compressed by {name}{within}", remedy or UNPACK
     return "", ""
+
+
+def is_last_of_split_zip(end: bytes) -> bool:
+    """Checks that a file is the last part of a split zip, `photos.zip` beside `photos.z01`, which begins anyhow.
+
+    Args:
+        end: its last bytes, `END_BYTES` of them if there are as many.
+    """
+    _, found, record = end.rpartition(END_OF_ZIP)
+    return bool(found) and len(record) >= 18 and record[:2] not in (b"\0\0", b"\xff\xff")  # the number of this part, from 0
 
 
 def describe_inner(begin: bytes) -> tuple[str, str]:

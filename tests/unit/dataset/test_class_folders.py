@@ -12,7 +12,7 @@ from kfp_vision.core import values
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import ingest, scan
-from kfp_vision.dataset.class_folders import UNLABELLED, split_of_name, splits_by_folder
+from kfp_vision.dataset.class_folders import BESIDE_SPLITS, UNLABELLED, split_of_name, splits_by_folder
 
 LOOSE = "not in a class folder"
 
@@ -121,11 +121,44 @@ CASES = {
     "`train/daisy/1.jpg`, `test/images/2.jpg`": Case(
         [*TRAINED, "test/images/2.jpg"], TRAINED, {UNLABELLED: 1}, note="without class folders: test/images. Rename"
     ),
+    "`dogs_train/dogs_train/pug/1.jpg`, `dogs_test/dogs_test/2.jpg`": Case(
+        [*numbered(["dogs_train/dogs_train/pug", "dogs_train/dogs_train/corgi"]), "dogs_test/dogs_test/2.jpg"],
+        flat("dogs_train/dogs_train/pug", "dogs_train/dogs_train/corgi"),
+        {UNLABELLED: 1},
+        note="without class folders: dogs_test/dogs_test. Rename",
+    ),
     "`Training/daisy/1.jpg`, `test-of-many/2.jpg`": Case(
         ["Training/daisy/1.jpg", "Test/daisy/2.jpg", "test-of-many/3.jpg"],
         {"Training/daisy/1.jpg": "daisy train", "Test/daisy/2.jpg": "daisy test"},
         {UNLABELLED: 1},
         note="without class folders: test-of-many. Rename",
+    ),
+    "`train/daisy/1.jpg`, `test/daisy/2.jpg`, `Meta/3.jpg`": Case(
+        [*TRAINED, "test/daisy/2.jpg", *numbered(["Meta", "extra/daisy", "docs/figures"])],
+        {
+            "train/daisy/1.jpg": "daisy train",
+            "train/tulip/1.jpg": "tulip train",
+            "test/daisy/2.jpg": "daisy test",
+            **flat("extra/daisy"),
+        },
+        {BESIDE_SPLITS: 4},
+        note="4 images are not used, since they are beside the split folders that hold the classes: Meta, docs. "
+        "Move the folder into one of them if it is a class.",
+    ),
+    "`train/good/1.png`, `test/bad/2.png`, `ground_truth/bad/3.png`": Case(
+        ["bottle/train/good/1.png", "bottle/test/good/2.png", "bottle/test/bad/2.png", "bottle/ground_truth/bad/3.png"],
+        {
+            "bottle/train/good/1.png": "good train",
+            "bottle/test/good/2.png": "good test",
+            "bottle/test/bad/2.png": "bad test",
+        },
+        {BESIDE_SPLITS: 1},
+        note="the classes: bottle/ground_truth. Move",
+    ),
+    "`train/daisy/1.jpg`, `rose/2.jpg`": Case(
+        [*TRAINED, *numbered(["rose"])],
+        error="got rose beside the split folder train, which holds daisy, tulip, at .* Move rose elsewhere if it is no class, "
+        'or set advanced to {"class_folder": "lowest"} if it is one',
     ),
     "`train/cat.1.jpg`, `test1/2.jpg`": Case(
         ["train/cat.1.jpg", "train/dog.1.jpg", "test1/2.jpg"], error=r"class folders in test1, train at .* \(3 images\)\. Put"
@@ -153,6 +186,19 @@ CASES = {
     "`daisy/1.jpg`, `wild/aster/2.jpg`": Case(
         numbered(["daisy", "wild/aster"]), flat("daisy", "wild/aster"), note="The classes are the lowest folders (aster, daisy)"
     ),
+    "`images_part_1/1.jpg`, `images_part_2/2.jpg`": Case(
+        numbered(["skin/SKIN10_images_part_1", "skin/SKIN10_images_part_2"]),
+        error=r"tell no class at .* \(SKIN10_images_part_1, SKIN10_images_part_2\)\. Put .* in an import file\. If each",
+    ),
+    "the same with `class_folder` lowest": Case(
+        numbered(["images_part_1", "images_part_2"]),
+        flat("images_part_1", "images_part_2"),
+        advanced={"class_folder": "lowest"},
+    ),
+    "`rose/1.jpg`, `masks/rose/2.png`": Case(
+        numbered(["daisy", "rose", "masks/rose"]),
+        error="got images in masks/rose, which may be annotations at .*Move annotations elsewhere, or set advanced to",
+    ),
     "`COVID/images/1.png`, `Normal/images/2.png`": Case(
         numbered(["COVID/images", "COVID/masks", "Normal/images", "Normal/masks"]),
         error=r"got folders named images in COVID and Normal \(and 1 more such names\) at .*; the lowest are images, masks, "
@@ -165,7 +211,7 @@ CASES = {
         ["cat/1.jpg", "cat/more/2.jpg", "dog/3.jpg"],
         error="got images both in cat and in cat/more at .*; the lowest are cat, dog, more, the highest cat, dog",
     ),
-    "the same with `class_folder` highest": Case(
+    "these with `class_folder` highest": Case(
         ["cat/1.jpg", "cat/more/2.jpg", "dog/3.jpg"],
         {"cat/1.jpg": "cat", "cat/more/2.jpg": "cat", "dog/3.jpg": "dog"},
         note="The classes are the highest folders, as class_folder of advanced says.",
@@ -279,6 +325,38 @@ def test_a_layout_is_read_as_the_page_says(tmp_path, case, capsys):
 )
 def test_a_folder_is_named_after_a_split_by_its_words(name, split):
     assert split_of_name(name) == split
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["DCIM/100APPLE", "DCIM/101APPLE"],
+        ["Photos from 2019", "Photos from 2020"],
+        ["images_001", "images_002"],
+        ["batch 1", "batch 2"],
+        ["photos", "pictures"],
+    ],
+)
+def test_folders_whose_names_tell_only_a_part_are_rejected_as_classes(tmp_path, folders):
+    with pytest.raises(InputError, match="got folders whose names tell no class at"):
+        scan_names(tmp_path, numbered(folders))
+
+
+@pytest.mark.parametrize(
+    "folders", [["Class 1", "Class 2"], ["grade_1", "grade_2"], ["0", "1"], ["n01440", "n01441"], ["images", "rose"]]
+)
+def test_folders_that_are_numbered_otherwise_stay_classes(tmp_path, folders):
+    assert set(scan_names(tmp_path, numbered(folders)).classes) == set(folders)
+
+
+def test_a_class_of_masks_holds_classes_unless_their_names_are_elsewhere_too(tmp_path):
+    found = scan_names(tmp_path, numbered(["mask/cloth", "mask/paper", "no_mask"]))
+    assert found.classes == {"cloth": 2, "no_mask": 2, "paper": 2}
+
+
+def test_a_folder_beside_the_only_split_is_a_class_if_class_folder_says_so(tmp_path):
+    found = scan_names(tmp_path, [*TRAINED, "rose/1.jpg"], class_folder="lowest")
+    assert found.classes == {"daisy": 1, "rose": 1, "tulip": 1}
 
 
 def test_classes_that_only_contain_the_word_of_a_split_stay_classes(tmp_path):

@@ -49,6 +49,42 @@ def read_lines(text):
     return parsed.lines, parsed.wrong
 
 
+def test_names_with_spaces_are_whole_where_a_space_is_the_delimiter():
+    lines, wrong = read_lines("my cats/a 1.jpg 0\nmy cats/b.JPG 1 test\nc.png 1\nd e.jpg\n000bec 1\n")
+    assert wrong == []
+    assert [(line.name, line.label, line.ml_use) for line in lines] == [
+        ("my cats/a 1.jpg", "0", ""),
+        ("my cats/b.JPG", "1", "test"),
+        ("c.png", "1", ""),
+        ("d", "e.jpg", ""),
+        ("000bec", "1", ""),
+    ]
+
+
+@pytest.mark.parametrize("text", ["cat,a.jpg\ndog,dogs/b.png\n", "1 a.jpg\n2 b.jpg\n2 c.jpg\n"])
+def test_labels_may_come_first_in_all_lines_which_a_note_says(text):
+    parsed = import_csv.parse_csv(text, lambda word: word == "test")
+    expected = [tuple(line.replace(",", " ").split()) for line in text.splitlines()]
+    assert [(line.label, line.name) for line in parsed.lines] == expected
+    assert parsed.notes == ["Columns of the import file: the label from the first, the image from the second."]
+
+
+def test_numbers_of_the_lines_are_no_labels():
+    parsed = import_csv.parse_csv("1 kinds/a.jpg\n2 kinds/b.jpg\n3 kinds/c.jpg\n", lambda word: word == "test")
+    assert [(line.name, line.label) for line in parsed.lines] == [("kinds/a.jpg", ""), ("kinds/b.jpg", ""), ("kinds/c.jpg", "")]
+    assert parsed.notes == ["The first column of the import file numbers its lines, and is ignored."]
+
+
+@pytest.mark.parametrize("text", ["a.jpg,cat\ncat,b.jpg\n", "test,a.jpg\ntest,b.jpg\n", "000bec,v1.0\n000bed,v1.2\n"])
+def test_labels_come_first_only_if_they_do_in_all_lines(text):
+    assert import_csv.parse_csv(text, lambda word: word == "test").notes == []
+
+
+def test_true_and_false_are_taken_as_1_and_0_in_columns_of_classes():
+    lines, wrong = read_lines("file,cat,dog\na.jpg,True,False\nb.jpg,FALSE,true\n")
+    assert ([(line.name, line.label) for line in lines], wrong) == ([("a.jpg", "cat"), ("b.jpg", "dog")], [])
+
+
 def test_lines_without_a_label_are_read():
     lines, wrong = read_lines("a.jpg,cat\nb.jpg\nc.jpg,\nUNASSIGNED,d.jpg\n,e.jpg\ntest,f.jpg,\n")
     assert wrong == []
@@ -71,7 +107,7 @@ def test_the_cells_of_a_short_line_are_empty_and_those_beyond_the_header_wrong()
 def test_all_wrong_lines_are_found_up_to_an_open_quote():
     lines, wrong = read_lines('a.jpg,cat\nb,c,d,e\n5\n"f.jpg,dog\n')
     assert lines == [Line(1, "a.jpg", "cat")]
-    assert wrong == [(2, "4 fields"), (3, "1 fields"), (4, "unexpected end of data")]
+    assert wrong == [(2, "4 fields"), (3, "only one field, 5"), (4, "unexpected end of data")]
 
 
 def test_spaces_around_quotes_are_dropped():

@@ -66,7 +66,7 @@ def test_the_lines_are_read(tmp_path, name, content, entries):
 @pytest.mark.parametrize(
     ("name", "content", "line", "found"),
     [
-        ("a.csv", "1.jpg,daisy\n2.jpg;tulip\n", 2, "1 fields"),
+        ("a.csv", "1.jpg,daisy\n2.jpg;tulip\n", 2, "only one field, 2.jpg;tulip"),
         ("a.csv", "1.jpg,daisy,training,more\n", 1, "4 fields"),
         ("a.csv", "uri,label\n1.jpg,daisy,training\n", 2, "3 fields under a header of 2"),
         ("a.csv", "1.jpg,daisy,tulip\n", 1, "the ml_use tulip (not training, validation or test)"),
@@ -211,6 +211,12 @@ CASES = {
     ),
     "`;`, tab or bar between cells": ("a.tsv", table(lambda name, label: f"{name}\t{label}, wild"), WILD),
     "`path label` in a `.txt`": ("a.txt", table(lambda name, label: f"{name} {NUMBERED[name]}"), NUMBERED),
+    "`cat,1.jpg` in every line, without a header": ("a.csv", table(lambda name, label: f"{label},{name}"), ANIMALS),
+    "`1 cat/1.jpg`, `2 cat/2.jpg` and so on": (
+        "images.txt",
+        "".join(f"{number} {name}\n" for number, name in enumerate(IMAGES, start=1)),
+        "an import file must give the labels of its images; got 4 lines without a label in {uri}.",
+    ),
     "`# a comment`, empty lines, `a.jpg,cat,,`": (
         "a.csv",
         table(lambda name, label: f"{name},{label},,\r\n\r", "# from the zoo, 2024"),
@@ -234,8 +240,12 @@ CASES = {
         "got C:\\data\\cat\\1.jpg, a path on a Windows machine (write it relative to this file) in {uri}, line 1.",
     ),
     "ids such as `000bec180e`": ("a.csv", table(lambda name, label: f"{name[4]},{label}", "id,breed"), ANIMALS),
-    "names without their folder": ("a.csv", table(lambda name, label: f"{name[4:]},{label}"), ANIMALS),
-    "a line without a label": ("a.csv", table(lambda name, label: f"{name},{label}", "UNASSIGNED,dog/3.jpg"), ANIMALS),
+    "names without their folder": ("a.csv", table(lambda name, label: f"{name[4:].upper()},{label}"), ANIMALS),
+    "a line without a label, or with the label `nan`": (
+        "a.csv",
+        table(lambda name, label: f"{name},{label}", "uri,label", "dog/3.jpg,nan", "dog/2.jpg,"),
+        ANIMALS,
+    ),
     "a line whose image is missing": (
         "a.csv",
         table(lambda name, label: f"{name},{label}", *["cat/0.jpg,cat"] * 15, "cat/9.jpg,cat"),

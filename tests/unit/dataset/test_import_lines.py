@@ -52,6 +52,7 @@ def test_the_columns_are_found(names, row, image, label, split):
         ("image,a,b", "a.jpg,1,5", "no label among the columns image, a, b", "Rename the column of the class to label."),
         ("a,b,label", "x,y,cat", "no image among the columns a, b, label", "Rename the column of the image to uri."),
         ("label", "cat", "no image among the columns label", "Rename the column of the image to uri."),
+        ("", "", "no image among keys that hold one text or number", "Rename the column of the image to uri."),
     ],
 )
 def test_columns_that_do_not_tell_are_refused_with_their_names(names, row, found, remedy):

@@ -38,6 +38,29 @@ def refusal(path):
     return str(refused.value)
 
 
+PICTURE = b"\xff\xd8\xff\xe0"
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"images/1.jpg": PICTURE, "labels.csv": b""}, " If labels.csv gives the labels, {unpack}set images_uri to it."),
+        (
+            {"train/1.jpg": PICTURE, "val/2.jpg": PICTURE, "train/metadata.jsonl": b"", "val/metadata.jsonl": b""},
+            " If one of train/metadata.jsonl, val/metadata.jsonl gives the labels, {unpack}set images_uri to that file.",
+        ),
+    ],
+)
+@pytest.mark.parametrize(("name", "unpack"), [("photos", ""), ("photos.zip", "unpack the archive and ")])
+def test_a_table_beside_images_without_class_folders_is_named(tmp_path, files, sentence, name, unpack):
+    assert refusal(packed(tmp_path / name, files)).endswith(sentence.format(unpack=unpack))
+
+
+def test_an_empty_answer_of_a_competition_is_not_named_as_a_table(tmp_path):
+    files = {"train/1.jpg": PICTURE, "test1/2.jpg": PICTURE, "sampleSubmission.csv": b"id,label\n", "readme.txt": b""}
+    assert refusal(packed(tmp_path / "photos", files)).endswith("list them with labels in an import file.")
+
+
 def tar_bytes(tmp_path):
     return packed(tmp_path / "inner.tar", {"1.jpg": b"a"}).read_bytes()
 

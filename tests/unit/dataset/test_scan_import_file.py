@@ -127,6 +127,14 @@ def test_an_id_of_two_images_is_refused_with_both(tmp_path):
         scan.fingerprint_images(uri)
 
 
+def test_case_counts_only_if_an_image_of_that_very_name_is_there(tmp_path):
+    write_files(tmp_path, "train/IMG_7.JPG", "train/img_8.jpg", "train/IMG_8.jpg", "train/Img_9.jpg", "train/IMG_9.jpg")
+    uri = write_list(tmp_path, "id,breed", "img_7,corgi", "img_8,pug")
+    assert places_of(uri) == {"img_7": "train/IMG_7.JPG", "img_8": "train/img_8.jpg"}
+    uri = write_list(tmp_path, "id,breed", "img_7,corgi", "img_9,pug")
+    assert "got img_9, which may be train/IMG_9.jpg and train/Img_9.jpg in " in error_of(uri)
+
+
 def test_names_without_their_folder_are_found_if_most_are_not_where_they_are_named(tmp_path):
     write_files(tmp_path, "images/1.jpg", "images/deep/2.jpg", "3.jpg")
     uri = write_list(tmp_path, "1.jpg,cat", "deep/2.jpg,dog", "3.jpg,dog")

@@ -442,6 +442,18 @@ def test_a_file_that_is_no_archive_is_told_for_what_it_is(tmp_path, begin, what)
     assert f"a data source that is a file must be an archive; got {path} ({what}). " in refusal(path)
 
 
+def test_the_last_part_of_a_split_zip_is_told(tmp_path):
+    whole = pack(tmp_path / "whole.zip", [(f"daisy/{n}.jpg", bytes(range(256)) * 40) for n in range(9)]).read_bytes()
+    end = whole.rindex(b"PK\x05\x06") + 4
+    split = whole[100:end] + b"\x04\0" + whole[end + 2 :]  # its directory lies on the fifth part, counted from 0
+    path = tmp_path / "photos.zip"
+    path.write_bytes(split + b"a comment")
+    told = f"got {path} (the last part of a split zip). Join its parts first: zip -s 0 photos.zip --out whole.zip."
+    assert refusal(path).endswith(told)
+    (tmp_path / "photos.z03").write_bytes(whole[100:end])
+    assert refusal(tmp_path / "photos.z03").endswith("zip -s 0 photos.zip --out whole.zip.")
+
+
 @pytest.mark.parametrize(("kind", "ending"), [("zip", ".001"), ("tar", ".aa"), ("tgz", ".part1"), ("tar.gz", "aa")])
 def test_a_part_of_an_archive_is_told(tmp_path, kind, ending):
     whole = pack(tmp_path / f"whole.{kind}", [(f"daisy/{n}.jpg", bytes(range(256)) * 40) for n in range(9)]).read_bytes()

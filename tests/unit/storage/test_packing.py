@@ -185,6 +185,20 @@ def encrypted(folder):
     assert "an archive must not be encrypted" in refusal(lambda: contents(path))
 
 
+def parts(folder):
+    whole = zip_of(FILES)
+    for name, content, remedy in (
+        ("photos.zip", whole[50:-18] + b"\x01\0" + whole[-16:], "zip -s 0 photos.zip --out whole.zip"),
+        ("photos.z01", whole[:50], "zip -s 0 photos.zip --out whole.zip"),
+        ("photos.zip.001", whole[:50], "cat photos.zip.* > photos.zip"),
+        ("photos.tar.gz.aa", gzip.compress(tar_of(FILES))[:50], "cat photos.zip.* > photos.zip"),
+    ):
+        path = written(folder / name, content)
+        error = refusal(lambda path=path: contents(path))
+        assert "Join its parts first" in error
+        assert remedy in error
+
+
 def nested(folder):
     path = written(folder / "a.zip", zip_of({"n01.tar": tar_of(FILES), "n02.tar": tar_of(FILES)}))
     assert "an archive of archives (n01.tar, n02.tar)" in check_no_images(path)
@@ -223,6 +237,7 @@ CASES = {
     "7z, RAR, Zstandard, LZ4, compress (.Z) and others": other_archives,
     "zip with Deflate64, Zstandard, PPMd and others": other_methods,
     "encrypted zip": encrypted,
+    "parts: `photos.zip` beside `photos.z01`, `photos.zip.001`, `photos.tar.gz.aa`": parts,
     "archive of archives": nested,
     "WebDataset shard": webdataset,
     "folder of archives or shards": folder_of_archives,
