@@ -230,19 +230,21 @@ def write_table(table: Path, rows: Iterable[ImageRow]) -> None:
         writer.writerows(map(attrgetter(*TABLE_COLUMNS), rows))
 
 
-def read_table(table: Path) -> Iterator[ImageRow]:
+def read_table(table: Path, rows: range | None = None) -> Iterator[ImageRow]:
     """Yields the rows of a table.
 
     Labels and splits are interned, which saves memory in large tables.
 
     Args:
         table: as `write_table` writes it; the columns may be in any order.
+        rows: row numbers, from 0; all rows by default.
     """
     with table.open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
         header = next(lines, TABLE_COLUMNS)
         in_order = itemgetter(*(header.index(column) for column in TABLE_COLUMNS))
-        for uri, label, size, content_id, name, split, objects in map(in_order, lines):
+        wanted = islice(lines, rows.start, rows.stop, rows.step) if rows is not None else lines
+        for uri, label, size, content_id, name, split, objects in map(in_order, wanted):
             yield ImageRow(uri, intern(label), int(size), content_id, name, intern(split), objects)
 
 

@@ -246,7 +246,7 @@ def sample_uris(tables: dict[str, Path]) -> list[str]:
         URIs of at most `odd_images.SAMPLED` images of the split for training.
     """
     chosen = odd_images.spread(table.count_rows(tables["train"]))
-    return [row.uri for number, row in enumerate(read_table(tables["train"])) if number in chosen]
+    return [row.uri for row in read_table(tables["train"], chosen)]
 
 
 def report_conversion(
