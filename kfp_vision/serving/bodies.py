@@ -90,6 +90,9 @@ def _check_not_compressed(request: Request) -> None:
 
 async def _read_form(request: Request, fields: Sequence[str]) -> dict[str, Any]:
     """Returns the files of a form as instances, without files those texts that are base64 of an image."""
+    if "boundary=" not in request.headers.get("content-type", "").lower():  # a page that sets the header itself omits it
+        rule = "the content type of a form must name its boundary; got multipart/form-data without one"
+        raise InvalidInput(f"{rule}. Do not set the header Content-Type: the browser or the client does.")
     form = await request.form(max_files=MAX_IMAGES_PER_REQUEST)
     parts = form.multi_items()
     files = [await part.read() for _, part in parts if isinstance(part, UploadFile)]
