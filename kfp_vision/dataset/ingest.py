@@ -20,7 +20,7 @@ from kfp_vision.dataset.table import (
     some,
     write_table,
 )
-from kfp_vision.reports import pages, thumbnails
+from kfp_vision.reports import formatting, pages, thumbnails
 from kfp_vision.storage import base, reading, uris
 
 EXCLUDED = "excluded by leave_out_uri"
@@ -129,7 +129,8 @@ def ingest_images(
         splits=splits_in_data,
         samples=_samples(found, steps.make_sample),
     )
-    print(f"{len(found.rows)} images in {len(found.classes)} classes, {sum(found.skipped.values())} files skipped")
+    skipped = formatting.plural(sum(found.skipped.values()), "file", "files")
+    print(f"{len(found.rows)} images in {len(found.classes)} classes, {skipped} skipped")
     return found
 
 

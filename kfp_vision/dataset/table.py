@@ -13,6 +13,7 @@ from pathlib import Path
 from sys import intern
 
 from kfp_vision.core.values import sort_labels
+from kfp_vision.reports.formatting import plural
 from kfp_vision.storage import atomic
 
 CLASSIFICATION, DETECTION = "classification", "detection"
@@ -98,7 +99,7 @@ class SkippedFiles(Counter[str]):
     def lines(self) -> list[str]:
         """Returns a line for each reason, the most frequent first, with the count and the first names."""
         reasons = sorted(self, key=lambda reason: (-self[reason], reason))
-        return [f"{self[reason]:,} files skipped: {reason} ({self.first_names(reason)})" for reason in reasons]
+        return [f"{plural(self[reason], 'file', 'files')} skipped: {reason} ({self.first_names(reason)})" for reason in reasons]
 
 
 @dataclass

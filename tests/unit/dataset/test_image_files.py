@@ -192,8 +192,8 @@ def test_skipped_files_are_named_by_reason_in_the_output_and_on_the_page(tmp_pat
     page = run_ingest(tmp_path, data_with([*(f"cat/{n:02d}.nef" for n in range(12)), "LICENSE.txt", "cat/two\nlines.jpg"]))
     assert capsys.readouterr().out.splitlines() == [
         "12 files skipped: camera raw; convert it to JPEG (cat/00.nef, cat/01.nef, cat/02.nef and 9 more)",
-        "1 files skipped: control character in the name (cat/two\\nlines.jpg)",
-        "1 files skipped: not an image (LICENSE.txt)",
+        "1 file skipped: control character in the name (cat/two\\nlines.jpg)",
+        "1 file skipped: not an image (LICENSE.txt)",
         "20 images in 2 classes, 14 files skipped",
     ]
     assert "13 of 34 files are skipped for what they are: camera raw 12, not an image 1; see the names below." in page
@@ -224,14 +224,14 @@ LAYOUT = "Put the images into one folder per class, such as photos/daisy/1.jpg a
         (
             ["cat/1.nef", "cat/2.nef", "dog/1.nef", "dog/2.nef", "cat/notes.txt"],
             "4 files skipped: camera raw; convert it to JPEG (cat/1.nef, cat/2.nef, dog/1.nef and 1 more); "
-            "1 files skipped: not an image (cat/notes.txt)",
+            "1 file skipped: not an image (cat/notes.txt)",
             FORMATS,
         ),
         (["cat/f81a", "dog/a7b2"], "2 files skipped: not an image (cat/f81a, dog/a7b2)", FORMATS),
-        (["LICENSE.txt"], "1 files skipped: not an image (LICENSE.txt)", f"{FORMATS} {LAYOUT}"),
+        (["LICENSE.txt"], "1 file skipped: not an image (LICENSE.txt)", f"{FORMATS} {LAYOUT}"),
         (
             ["1.jpg", "notes.txt"],
-            "1 files skipped: not an image (notes.txt); 1 files skipped: not in a class folder (1.jpg)",
+            "1 file skipped: not an image (notes.txt); 1 file skipped: not in a class folder (1.jpg)",
             LAYOUT,
         ),
         ([], "no files", LAYOUT),
@@ -259,4 +259,4 @@ def test_boxed_images_of_any_name_are_found(tmp_path):
 def test_names_in_the_output_are_printable():
     skipped = SkippedFiles()
     skipped.add("hidden", "a\udcff\n\u2028ü花.jpg")
-    assert skipped.lines() == ["1 files skipped: hidden (a\\udcff\\n\\u2028ü花.jpg)"]
+    assert skipped.lines() == ["1 file skipped: hidden (a\\udcff\\n\\u2028ü花.jpg)"]

@@ -144,7 +144,7 @@ def test_the_fingerprint_depends_only_on_labels_and_contents(tmp_path):
         (
             {"LICENSE.txt": A},
             2,
-            "error: images_uri must contain images; got none at {uri} (1 files skipped: not an image (LICENSE.txt)). "
+            "error: images_uri must contain images; got none at {uri} (1 file skipped: not an image (LICENSE.txt)). "
             "Give images as JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF or HEIC, and convert others to JPEG or PNG. "
             "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg.",
         ),
@@ -229,7 +229,7 @@ def test_the_flower_photographs(flower_photos, tmp_path, capsys):
     assert list(read_table(table)) == found.rows
     assert note in page.read_text(encoding="utf-8")
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-1] == "754 images in 5 classes, 1 files skipped"
+    assert printed[-1] == "754 images in 5 classes, 1 file skipped"
     assert any(note in line for line in printed)
 
 

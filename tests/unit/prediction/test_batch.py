@@ -200,8 +200,8 @@ def test_classifies_images_of_any_name_and_names_the_other_files(classifier, tmp
     lines = capsys.readouterr().out.splitlines()
     folder = "red/" if packed else ""
     assert sorted(lines[:2]) == [
-        f"1 files skipped: a video; its frames are not taken ({folder}video.mp4)",
-        f"1 files skipped: not an image ({folder}notes)",
+        f"1 file skipped: a video; its frames are not taken ({folder}video.mp4)",
+        f"1 file skipped: not an image ({folder}notes)",
     ]
     assert len(lines) == 4
 
@@ -230,7 +230,7 @@ def test_without_images_the_error_names_the_other_files(classifier, tmp_path):
         batch.predict_images(classifier, classifier.labels, str(tmp_path / "photos"), tmp_path / "out.csv")
     assert str(rejected.value) == (
         f"error: there must be images to classify; got none at {tmp_path}/photos "
-        "(1 files skipped: camera raw; convert it to JPEG (1.nef)). Give an image, a folder or an archive; "
+        "(1 file skipped: camera raw; convert it to JPEG (1.nef)). Give an image, a folder or an archive; "
         "images may be JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF or HEIC."
     )
 
