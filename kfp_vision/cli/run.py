@@ -71,9 +71,12 @@ def complete_form(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[s
         values: values of all fields of the form.
 
     Returns:
-        Every field that the first stage checks, by name.
+        Every field that the first stage checks, by name; the values as given if no stage checks them.
     """
-    (check,) = (task for graph in _graphs(pipeline.pipeline_spec) for name, task in graph.tasks.items() if _is_check(name))
+    tasks = (task for graph in _graphs(pipeline.pipeline_spec) for name, task in graph.tasks.items() if _is_check(name))
+    check = next(tasks, None)
+    if check is None:  # a pipeline of somebody else
+        return dict(values)
     fixed = {
         name: json_format.MessageToDict(value.runtime_value.constant)
         for name, value in check.inputs.parameters.items()

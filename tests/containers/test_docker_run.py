@@ -333,7 +333,7 @@ def test_only_a_server_has_a_health_check(engine, image, run):
     model_repository = f"{run.output.parent / 'repository'}:/models:ro"
     options = ["--network=none", "--read-only", "--tmpfs=/tmp", "--user=4321:0"]
     server = engine.run(
-        "run", "--detach", *options, "--volume", model_repository, image, "kfp-vision", "serve", "/models"
+        "run", "--detach", *options, "--volume", model_repository, image, "kfp-vision", "serve", "/models", "--port", "8080"
     ).strip()
     try:
         (info,) = json.loads(engine.run("inspect", server))
