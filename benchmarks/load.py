@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ def main(url: str, images: str, clients: str, seconds: str, verb: str) -> None:
     endpoint = f"{url}/v1/models/{MODEL}:{verb}"
     files = sorted(Path(images).glob("*/*.jpg"))
     bodies = [_body(file.read_bytes()) for file in files[:: max(1, len(files) // IMAGES)]]
+    _warm_up(endpoint, bodies[0])
     end = time.perf_counter() + float(seconds)
     with ThreadPoolExecutor(int(clients)) as pool:
         latencies = list(pool.map(lambda number: _send(endpoint, bodies, number, end), range(int(clients))))
@@ -40,6 +42,12 @@ def main(url: str, images: str, clients: str, seconds: str, verb: str) -> None:
 
 def _body(image: bytes) -> bytes:
     return json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}).encode()
+
+
+def _warm_up(url: str, body: bytes) -> None:
+    """Sends one request, since the first answer may take a server a second or more."""
+    with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})) as response:
+        response.read()
 
 
 def _send(url: str, bodies: list[bytes], number: int, end: float) -> list[float]:
