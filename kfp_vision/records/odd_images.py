@@ -2,11 +2,12 @@
 
 The rules for black and for the shape are those of cleanvision 0.3 (issue_managers/image_property.py), except that the shape is
 odd from a ratio of 3. Others are ours, since drawings and digits, which have few shades and much white, are no mistakes: blank
-is what has a single shade; blurred what has few bits a pixel and hardly any detail left at 64 pixels, by the variance of the
+is what has a single shade; blurred what has hardly any detail left at 64 pixels, by the variance of the
 Laplacian (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, 2000); tiny what has less than a quarter of the
 usual side.
 
-Only the pixels that the check of an image decodes anyway are looked at, for a JPEG an eighth of each side.
+Only the pixels that the check of an image decodes anyway are looked at, for a JPEG an eighth of each side; and of JPEGs those
+with few bits a pixel, which black, blank and blurred ones have.
 """
 
 import io
@@ -32,8 +33,8 @@ LOOKED_AT_SIDE, MIN_SIDE = 64, 8  # pixels, for the blur
 # Of 754 photographs, the least variance is 210; of such blurred by 3 % of their side, the most is 96. A standard deviation of
 # the Laplacian above 0.3 of that of the shades means a faint image, such as fog, rather than a blurred one.
 MAX_BLUR_VARIANCE, MAX_BLUR_SHARE = 100.0, 0.3
-# Bits a pixel of a JPEG, above which it holds detail, and the blur is not computed; blurred photographs have 0.7 to 1.6.
-MAX_BLURRED_BITS = 2.0
+# Bits a pixel of a JPEG, above which it holds detail, and its pixels are not looked at; blurred photographs have 0.7 to 1.6.
+MAX_ODD_BITS, HEADER_BYTES = 2.0, 2048
 TINY_SHARE = 0.25  # of the usual side
 ELONGATED_RATIO = 3.0  # longer by shorter side, above which squeezing to a square hides the subject
 SAMPLED = 32  # images whose sizes give the usual one
@@ -59,15 +60,14 @@ def odd_reason(image: ValidImage, pixels: Image.Image | None, usual_side: float)
 
 
 def _odd_pixels(image: ValidImage, pixels: Image.Image) -> str:
+    if image.format == "jpeg" and 8 * (len(image.encoded) - HEADER_BYTES) > MAX_ODD_BITS * image.height * image.width:
+        return ""
     grey = _small_grey(pixels)
-    counts = grey.histogram()
-    if sum(counts[DARK_LEVEL:]) < BRIGHTER_SHARE * grey.width * grey.height:
+    if sum(grey.histogram()[DARK_LEVEL:]) < BRIGHTER_SHARE * grey.width * grey.height:
         return BLACK
     darkest, brightest = cast("tuple[int, int]", grey.getextrema())
     if brightest - darkest <= BLANK_LEVELS:
         return BLANK
-    if image.format == "jpeg" and 8 * len(image.encoded) > MAX_BLURRED_BITS * image.height * image.width:
-        return ""
     return BLURRED if min(grey.size) >= MIN_SIDE and _is_blurred(grey) else ""
 
 
