@@ -12,28 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from docstring_parser import parse
-from google.protobuf import json_format
 from kfp.dsl.graph_component import GraphComponent
-from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from kfp_vision.components.container_images import GPU_IMAGE
 from kfp_vision.core.advanced import ADVANCED_CHOICES, ADVANCED_DEFAULTS, ADVANCED_RULES, PREPARATION_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.compiling import COMPONENTS
+from kfp_vision.pipelines.form import read_form
 from kfp_vision.pipelines.pods import DAY, HOUR, MINUTE, PODS, Pod
 from kfp_vision.preflight.checks import ADVANCED_NOT_IN_RECIPE
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"  # absent from an installed package
 MARKED = re.compile(r"(<!-- generated: (?P<name>[\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-TYPE_NAMES = {
-    "STRING": "text",
-    "NUMBER_INTEGER": "whole number",
-    "NUMBER_DOUBLE": "number",
-    "BOOLEAN": "true or false",
-    "LIST": "list",
-    "STRUCT": "dictionary",
-}
 RULE_WORDS = {"not be negative": "0 or more", "not be above 0": "0 or less"}
 INPUT_TYPES = {"String": "text", "Integer": "whole number", "Float": "number", "Boolean": "true or false"}
 INPUT_TYPES |= {"List": "list", "Dict": "dictionary"}
@@ -104,13 +95,7 @@ def fields_table(pipeline: GraphComponent) -> str:
     Args:
         pipeline: the pipeline.
     """
-    parameters = pipeline.pipeline_spec.root.input_definitions.parameters
-    rows = []
-    for name in inspect.signature(pipeline.pipeline_func).parameters:
-        field = parameters[name]
-        kind = ParameterType.ParameterTypeEnum.Name(field.parameter_type)
-        default = json_format.MessageToDict(field.default_value)
-        rows.append((f"`{name}`", field.description, TYPE_NAMES[kind], format_default(default)))
+    rows = [(f"`{field.name}`", field.description, field.type, format_default(field.default)) for field in read_form(pipeline)]
     return table(("field", "what it is", "type", "default"), rows)
 
 
@@ -232,9 +217,7 @@ def _stages(pipeline: GraphComponent) -> set[str]:
 
 def _form_descriptions(pipeline: str) -> dict[str, str]:
     """Returns the descriptions of a pipeline's fields: the inputs of its check, which repeats none of them."""
-    return {
-        name: field.description for name, field in PIPELINES[pipeline].pipeline_spec.root.input_definitions.parameters.items()
-    }
+    return {field.name: field.description for field in read_form(PIPELINES[pipeline])}
 
 
 def _cores(quantity: str) -> str:

@@ -562,9 +562,10 @@ def print_fields(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from kfp_vision.cli import fields
+    from kfp_vision.pipelines.form import read_form
 
     pipeline = _known_pipeline(options.pipeline)
-    form = fields.form(pipeline)
+    form = read_form(pipeline)
     if options.json:
         for field in form:
             print(json.dumps(asdict(field), ensure_ascii=False))

@@ -3,62 +3,13 @@
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf import json_format
 from kfp.dsl.graph_component import GraphComponent
-from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
-TYPES = {
-    "STRING": "text",
-    "NUMBER_INTEGER": "whole number",
-    "NUMBER_DOUBLE": "number",
-    "BOOLEAN": "true or false",
-    "LIST": "list",
-    "STRUCT": "dictionary",
-}
+from kfp_vision.pipelines.form import Field
+
 LONGEST_DEFAULT = 32  # characters; a longer one has a line of its own
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a run form.
-
-    Attributes:
-        name: as in `-p name=value`, and in the form of the Kubeflow page.
-        type: in words, such as `whole number`.
-        default: the value if the field is left as it is.
-        description: what it is.
-        choices: the allowed values of a drop-down; empty if any value may be given.
-    """
-
-    name: str
-    type: str
-    default: Any
-    description: str
-    choices: tuple[str, ...] = ()
-
-
-def form(pipeline: GraphComponent) -> list[Field]:
-    """Lists the fields of a pipeline's form.
-
-    Args:
-        pipeline: an entry of `kfp_vision.pipelines.PIPELINES`.
-
-    Returns:
-        The fields, in the order of the pipeline's signature.
-    """
-    declared = pipeline.pipeline_spec.root.input_definitions.parameters
-    return [_field(name, declared[name]) for name in pipeline.component_spec.inputs]
-
-
-def _field(name: str, declared: Any) -> Field:
-    kind = ParameterType.ParameterTypeEnum.Name(declared.parameter_type)
-    default = json_format.MessageToDict(declared.default_value)
-    choices = tuple(literal.string_value for literal in declared.literals if literal.WhichOneof("kind") == "string_value")
-    whole = kind == "NUMBER_INTEGER"
-    return Field(name, TYPES[kind], int(default) if whole else default, declared.description.strip(), choices)
 
 
 def summary(pipeline: GraphComponent) -> str:

@@ -9,6 +9,7 @@ import pytest
 from kfp_vision.cli import fields
 from kfp_vision.cli.run import form_fields
 from kfp_vision.pipelines import PIPELINES
+from kfp_vision.pipelines.form import read_form
 
 WIDTH = 100
 
@@ -19,20 +20,20 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_field_has_a_default_and_a_description(name):
-    form = fields.form(PIPELINES[name])
+    form = read_form(PIPELINES[name])
     assert {field.name for field in form} == form_fields(PIPELINES[name]).keys()
     assert [field.name for field in form if not field.description or field.default is None] == []
 
 
 def test_the_table_fits_the_terminal_and_begins_each_field_with_its_name():
-    form = fields.form(PIPELINES["image_classification"])
+    form = read_form(PIPELINES["image_classification"])
     lines = list(fields.table(form, WIDTH))
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["field", *(field.name for field in form)]
     assert [line for line in lines if len(line) > WIDTH and "https://" not in line and "http://" not in line] == []
 
 
 def test_defaults_are_shown_as_they_are_typed():
-    shown = {field.name: fields.show(field.default) for field in fields.form(PIPELINES["image_classification"])}
+    shown = {field.name: fields.show(field.default) for field in read_form(PIPELINES["image_classification"])}
     expected = {"train_steps": "6000", "learning_rate": "0.0025", "fine_tune": "true", "advanced": "{}", "log_uri": '""'}
     assert {name: shown[name] for name in expected} == expected
 
