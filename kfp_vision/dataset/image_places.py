@@ -1,13 +1,14 @@
 """Finds the images that an import file names by an id or by a bare file name: below the folder of the file."""
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from kfp_vision.core.errors import AccessError
 from kfp_vision.dataset import import_files
+from kfp_vision.dataset.image_files import skip_reason
 from kfp_vision.dataset.import_files import ImportEntry
 from kfp_vision.dataset.import_lines import has_ending
 from kfp_vision.storage import base, reading, uris
@@ -20,16 +21,15 @@ class ImagePlaces:
         found: name and place of each image that was found, below the folder.
     """
 
-    def __init__(self, listing: str, entries: Iterable[ImportEntry], skip_reason: Callable[[str], str | None]):
+    def __init__(self, listing: str, entries: Iterable[ImportEntry]):
         """Remembers which names to look for.
 
         Args:
             listing: URI of the import file.
             entries: its entries.
-            skip_reason: returns why a file is skipped; empty for an image.
         """
         self.found: list[tuple[str, str]] = []
-        self._listing, self._skip_reason = uris.absolute_uri(listing), skip_reason
+        self._listing = uris.absolute_uri(listing)
         self._wanted = {_last(_with_slashes(entry.name)).casefold() for entry in entries}
 
     def settle_ids(self, entries: list[ImportEntry]) -> list[ImportEntry]:
@@ -93,7 +93,7 @@ class ImagePlaces:
         files = self._files.get(_last(path).casefold(), [])
         if exact := [file for written in (name, path) for file in files if file[0] == written]:
             return exact[:1]
-        images = [file for file in files if not self._skip_reason(file[0])]
+        images = [file for file in files if not skip_reason(file[0])]
         for in_case in (str, str.casefold):
             end = in_case(f"/{path}")
             ends = [file for file in images if in_case(f"/{file[0]}").endswith(end)]

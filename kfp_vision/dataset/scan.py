@@ -30,9 +30,7 @@ def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, class
             classes.
     """
     if import_files.is_import_file(images_uri):
-        found = scan_import_file.scan_import_file(
-            images_uri, image_files.skip_reason, max_missing_ratio=advanced.max_refused_ratio, classes=classes
-        )
+        found = scan_import_file.scan_import_file(images_uri, max_missing_ratio=advanced.max_refused_ratio, classes=classes)
     else:
         found = _scan_folders(images_uri, advanced, classes)
     found.rows.sort(key=lambda row: row.name)
@@ -64,7 +62,7 @@ def _fingerprint_source(images_uri: str) -> str:
     if not import_files.is_import_file(images_uri):
         return listing
     digest = hashlib.sha256(listing.encode())
-    for version in scan_import_file.image_versions(images_uri, image_files.skip_reason):
+    for version in scan_import_file.image_versions(images_uri):
         digest.update(f"{version}\n".encode())
     return digest.hexdigest()
 

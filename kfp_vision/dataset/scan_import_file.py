@@ -15,16 +15,14 @@ from kfp_vision.storage import base, reading, uris
 NO_LABEL, MISSING = "no label", "missing"
 MOST = 0.5  # if more of the images are not where an import file names them, they are looked for below its folder
 DESCRIBED_FILES = 1 << 16  # archives and images whose versions are kept
-SkipReason = Callable[[str], str | None]
 Looked = TypeVar("Looked")
 
 
-def scan_import_file(images_uri: str, skip_reason: SkipReason, *, max_missing_ratio: float, classes: bool = True) -> Catalog:
+def scan_import_file(images_uri: str, *, max_missing_ratio: float, classes: bool = True) -> Catalog:
     """Lists the images of an import file.
 
     Args:
         images_uri: of the file.
-        skip_reason: returns why a file is skipped; empty for an image.
         max_missing_ratio: largest accepted share of missing images, 0 to 1.
         classes: whether to skip lines without a label.
 
@@ -49,7 +47,7 @@ def scan_import_file(images_uri: str, skip_reason: SkipReason, *, max_missing_ra
         if classes and not entry.label:
             found.skipped.add(NO_LABEL, _named(entry))
     with reading.Reader() as reader:
-        places = ImagePlaces(images_uri, entries, skip_reason)
+        places = ImagePlaces(images_uri, entries)
         looked = _look_up(places, entries, partial(_read_entry, images_uri, reader))
     missing = [entry for entry, row in looked if row is None]
     _check_missing(images_uri, missing, len(entries), max_missing_ratio)
@@ -62,19 +60,18 @@ def scan_import_file(images_uri: str, skip_reason: SkipReason, *, max_missing_ra
     return found
 
 
-def image_versions(images_uri: str, skip_reason: SkipReason) -> Iterator[str]:
+def image_versions(images_uri: str) -> Iterator[str]:
     """Yields what changes when an image of an import file does, without reading it.
 
     Args:
         images_uri: of the file.
-        skip_reason: returns why a file is skipped; empty for an image.
 
     Raises:
         InputError: lines are invalid.
     """
     entries = import_files.read_import_file(images_uri).entries
     describe = lru_cache(DESCRIBED_FILES)(_describe_version)
-    places = ImagePlaces(images_uri, entries, skip_reason)
+    places = ImagePlaces(images_uri, entries)
     looked = _look_up(places, entries, lambda entry: describe(uris.split_member(entry.uri)[0]))
     files = {uris.split_member(entry.uri)[0]: version for entry, version in looked}
     return (version or "not there" for version in files.values())  # the ingest stage names it, with its line
