@@ -301,7 +301,8 @@ def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         return tf.reverse(turned, axes) if axes else turned
 
     upright = [lambda: tf.identity(image), *(partial(mirrored, axes) for axes in ([1], [0, 1], [0]))]
-    return tf.switch_case(orientation - 1, [*upright, *(partial(transposed, axes) for axes in ([], [1], [0, 1], [0]))])
+    branch = tf.convert_to_tensor(orientation) - 1  # outside a graph `tf.case` hands the number on as it is
+    return tf.switch_case(branch, [*upright, *(partial(transposed, axes) for axes in ([], [1], [0, 1], [0]))])
 
 
 def lay_on_white(image: tf.Tensor) -> tf.Tensor:

@@ -366,4 +366,5 @@ def test_memory_does_not_grow_over_two_thousand_steps(folders):
     )
     sizes = [resident_bytes() for _ in long_training.run(iter(batches), None) if long_training.step % 500 == 0]
     assert len(sizes) == 4
-    assert sizes[-1] - sizes[0] < 16 << 20
+    # What leaks grows all the time; what an allocator keeps, in a process that ran a thousand other tests, only at times.
+    assert min(later - earlier for earlier, later in itertools.pairwise(sizes)) < 5 << 20
