@@ -46,12 +46,14 @@ def table(figures: list[Figure]) -> str:
         The Markdown table and the line below it.
     """
     rows = "".join(f"| `{f.benchmark}` | {f.ours:g} | {f.peer:g} | {f.ratio:g} | {f.unit} | {f.peer_name} |\n" for f in figures)
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow-cpu", "keras", "pillow"))
     head = "| benchmark | ours | peer | ratio | unit | peer |\n| --- | ---: | ---: | ---: | --- | --- |\n"
-    return (
-        f"{head}{rows}\nMeasured on {date.today():%Y-%m-%d}: {processor_name()}, {versions}, "
-        f"Python {platform.python_version()}.\n"
-    )
+    return f"{head}{rows}\n{measured_on()}"
+
+
+def measured_on() -> str:
+    """Returns the line below a table: the day, the machine and the versions."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow-cpu", "keras", "pillow"))
+    return f"Measured on {date.today():%Y-%m-%d}: {processor_name()}, {versions}, Python {platform.python_version()}.\n"
 
 
 def processor_name() -> str:

@@ -14,25 +14,27 @@ from pathlib import Path
 from benchmarks import training_stage
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.evaluation import scoring
+from kfp_vision.networks import NETWORKS
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import exported_version
 from kfp_vision.training import train
 from kfp_vision.training.recipe import Recipe
 
 
-def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rate: float) -> None:
+def main(*, folder: str, weights: str, network: str, steps: int, batch_size: int, learning_rate: float) -> None:
     """Converts the images, trains, and evaluates the export on the held-out images.
 
     Args:
         folder: folder with class folders in `train` and `test`.
-        weights: Caffe's GoogLeNet weights, an .npz file.
+        weights: a checkpoint of the network, such as Caffe's .npz file of GoogLeNet; or `imagenet`.
+        network: name of the network.
         steps: number of training steps.
         batch_size: images per step.
         learning_rate: peak learning rate.
     """
     start = time.perf_counter()
     recipe = Recipe(
-        network="googlenet",
+        network=network,
         fine_tune=True,
         checkpoint_uri=weights,
         train_last_layer_only=False,
@@ -41,7 +43,7 @@ def main(*, folder: str, weights: str, steps: int, batch_size: int, learning_rat
         train_steps=steps,
         optimizer="momentum",
         learning_rate_schedule="cosine",
-        image_size=224,
+        image_size=NETWORKS[network].image_size,
         gpu_count=0,
         model_name="benchmark",
         advanced=Advanced(

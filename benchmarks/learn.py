@@ -79,18 +79,19 @@ def split_folds(folder: Path, number: int) -> list[Path]:
     return [folder.with_name(f"fold-{fold}") for fold in range(number)]
 
 
-def run_ours(fold: Path, weights: Path) -> Learned:
+def run_ours(fold: Path, weights: Path | str, network: str = "googlenet") -> Learned:
     """Runs our own stages in a separate process.
 
     Args:
         fold: folder with `train` and `test`.
-        weights: Caffe's weights.
+        weights: a checkpoint of the network, by default Caffe's weights; or `imagenet`.
+        network: name of the network.
 
     Returns:
         The result.
     """
     recipe = {"steps": STEPS, "batch_size": BATCH, "learning_rate": LEARNING_RATE}
-    arguments = {"folder": str(fold), "weights": str(weights)} | recipe
+    arguments = {"folder": str(fold), "weights": str(weights), "network": network} | recipe
     command = [sys.executable, "-m", "benchmarks.fine_tuning", json.dumps(arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
     return Learned(**json.loads(done.stdout.splitlines()[-1]))

@@ -67,20 +67,38 @@ def run() -> list[Figure]:
     return figures
 
 
-def write_model(place: Path) -> Path:
+def write_model(place: Path, name: str = NETWORK) -> Path:
     """Writes a model repository with one version, with random weights.
 
     Args:
         place: folder of the repository.
+        name: of the network.
 
     Returns:
         The folder.
     """
-    network, version = NETWORKS[NETWORK], place / FIRST_VERSION
+    network, version = NETWORKS[name], place / FIRST_VERSION
     export.write_saved_model(version, network.build(len(LABELS), fast=False), LABELS, network.image_size)
     about = version / VERSION_FILE
     about.parent.mkdir()
     about.write_text(json.dumps({"model_name": "benchmark", "labels": LABELS, "image_size": network.image_size}))
+    return place
+
+
+def write_model_apart(place: Path, name: str) -> Path:
+    """Writes a model repository in a process of its own, which takes its memory and threads with it.
+
+    Args:
+        place: folder of the repository.
+        name: of the network.
+
+    Returns:
+        The folder.
+    """
+    program = "import sys; from pathlib import Path; from benchmarks import serve\n"
+    program += "serve.write_model(Path(sys.argv[2]), sys.argv[1])"
+    command = [sys.executable, "-c", program, name, str(place)]
+    subprocess.run(command, cwd=peers.ROOT, check=True, stderr=subprocess.DEVNULL)
     return place
 
 

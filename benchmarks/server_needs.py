@@ -6,7 +6,6 @@ at once, files that it maps included: once it answered, and after 32 clients kep
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,9 +26,9 @@ def main(names: list[str]) -> None:
     """
     for name in names or NETWORKS:
         with tempfile.TemporaryDirectory() as scratch:
-            _write(name, Path(scratch) / "model")
+            place = serve.write_model_apart(Path(scratch) / "model", name)
             pictures = photographs.write_copies(Path(scratch) / "pictures", 1)
-            print(json.dumps({"network": name, **measure(Path(scratch) / "model", pictures)}), flush=True)
+            print(json.dumps({"network": name, **measure(place, pictures)}), flush=True)
 
 
 def measure(place: Path, pictures: Path) -> dict[str, float]:
@@ -50,14 +49,6 @@ def measure(place: Path, pictures: Path) -> dict[str, float]:
         busy = _peak(process)
     start_seconds = {"seconds_to_start": round(seconds, 1), "of_processors": round(computing, 1)}
     return {**start_seconds, "idle_mib": idle, "busy_mib": busy, "requests_per_second": round(rate, 1)}
-
-
-def _write(network: str, place: Path) -> None:
-    """Writes the model in a process of its own, which leaves its memory and threads behind."""
-    program = "import sys; from pathlib import Path; from benchmarks import serve\n"
-    program += "serve.NETWORK = sys.argv[1]; serve.write_model(Path(sys.argv[2]))"
-    command = [sys.executable, "-c", program, network, str(place)]
-    subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stderr=subprocess.DEVNULL)
 
 
 def _children() -> list[int]:

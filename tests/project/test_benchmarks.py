@@ -14,7 +14,7 @@ import tensorflow as tf
 from support import colour_model, sample_images
 from support.model_servers import program
 
-from benchmarks import convert, fine_tuning, learn, measure, scale, search, serve, slim, training_stage
+from benchmarks import convert, fine_tuning, learn, measure, network_costs, networks, scale, search, serve, slim, training_stage
 from kfp_vision.serving import server
 from kfp_vision.storage import sample
 
@@ -131,7 +131,7 @@ def test_a_fine_tuning_is_evaluated_on_held_out_images(tmp_path, real_data, caps
                 (tmp_path / "fold" / side / label / f"{number}.jpg").write_bytes(image)
     weights = str(real_data / "googlenet" / "bvlc_googlenet.npz")
     start = time.perf_counter()
-    options = {"weights": weights, "steps": 3, "batch_size": 4, "learning_rate": 0.002}
+    options = {"weights": weights, "network": "googlenet", "steps": 3, "batch_size": 4, "learning_rate": 0.002}
     fine_tuning.main(folder=str(tmp_path / "fold"), **options)
     result = learn.Learned(**json.loads(capsys.readouterr().out))
     assert result.accuracy in [right / 8 for right in range(9)]
@@ -180,3 +180,28 @@ def test_embedding_is_compared_with_inference_alone(tmp_path, monkeypatch):
     ((ours, peer),) = search.embed(tmp_path)["rates"]
     assert ours > 0 and peer > 0
     assert (tmp_path / "part 1" / "part.json").exists()
+
+
+def test_operations_are_counted_as_published():
+    # Szegedy et al., Going deeper with convolutions, 2014, table 1: 1,502 million multiply-adds, a thousand classes.
+    assert network_costs.operations("googlenet") == pytest.approx(2 * 1.502e9, rel=0.08)
+
+
+def test_a_network_is_measured_and_becomes_a_line_of_the_table(capsys, monkeypatch):
+    monkeypatch.setattr(networks, "find_weights", lambda name: "")
+    line = networks.measure("mobilenet_v2")
+    assert json.loads(capsys.readouterr().out) == line
+    assert line["parameters"] == pytest.approx(
+        2.27, abs=0.02
+    )  # 3.5 million with a thousand classes, 1.28 million of them in the last layer
+    assert (
+        min(line[field] for field in ("operations", "training", "training_memory", "alone", "together", "answers_memory")) > 0
+    )
+    head, rule, row, *_ = networks.table([line]).splitlines()
+    assert head.count("|") == rule.count("|") == row.count("|") and row.startswith("| `mobilenet_v2` | 224 | 2.3 |")
+    assert row.endswith("|  |")
+
+
+def test_a_network_without_weights_at_hand_has_no_accuracy(tmp_path, monkeypatch):
+    monkeypatch.setenv("KFP_VISION_DATA", str(tmp_path))
+    assert networks.accuracy("googlenet") is None

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -32,12 +31,24 @@ PUBLISHED = {
 }
 QUICK = ("mobilenet_v2", "mobilenet_v3_large", "efficientnet_v2_b0")  # tested where slow tests are not
 DEEPER = ("resnet101", "resnet101_v2", "resnet152", "resnet152_v2")  # like resnet50 and resnet50_v2, with more blocks
+SHALLOW = sorted(PUBLISHED.keys() - set(DEEPER))
+OTHERS = sorted(NETWORKS.keys() - PUBLISHED)
 LABELS = ["dark", "light"]
 
 
-def networks(names: Iterable[str]) -> list:
-    """Returns networks to test, of which all but three are slow."""
-    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in names]
+def networks(*names: str) -> pytest.MarkDecorator:
+    """Gives a test each network, of which all but three are slow.
+
+    Tests that take the same first names take turns on one network, which is built once.
+    """
+    values = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in names]
+    return pytest.mark.parametrize("name", values, scope="module")
+
+
+@pytest.fixture(scope="module")
+def model(name: str) -> keras.Model:
+    """Returns our network for three classes, of the smallest images, with any weights."""
+    return NETWORKS[name].build(3, image_size=NETWORKS[name].smallest)
 
 
 def pixels(size: int, images: int = 2) -> np.ndarray:
@@ -68,8 +79,8 @@ def test_every_network_of_keras_is_tested():
     assert sorted(PUBLISHED) == sorted(network.name for network in NETWORKS.values() if network.imagenet == KERAS_APPLICATIONS)
 
 
-@pytest.mark.parametrize("name", networks(PUBLISHED))
-def test_images_are_preprocessed_as_published(name):
+@networks(*SHALLOW, *DEEPER)
+def test_images_are_preprocessed_as_published(name, model):
     size = NETWORKS[name].smallest
     if PUBLISHED[name][1]:
         expected = preprocess_as_published(name, pixels(size))
@@ -77,17 +88,15 @@ def test_images_are_preprocessed_as_published(name):
         reference = PUBLISHED[name][0](include_top=False, weights=None, input_shape=(size, size, 3))
         first = next(layer for layer in reference.layers if layer.weights)
         expected = keras.Model(reference.input, first.input)(pixels(size))
-    model = NETWORKS[name].build(2, image_size=size)
     preprocessed = keras.Model(model.input, model.get_layer("preprocessing").output)(pixels(size))
     np.testing.assert_allclose(preprocessed, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.parametrize("name", networks(sorted(PUBLISHED.keys() - set(DEEPER))))
-def test_a_model_saved_by_keras_is_loaded_and_gives_the_same_features(tmp_path, name):
+@networks(*SHALLOW)
+def test_a_model_saved_by_keras_is_loaded_and_gives_the_same_features(tmp_path, name, model):
     network = NETWORKS[name]
     reference = published(name, network.smallest)
     reference.save(tmp_path / "published.keras")
-    model = network.build(3, image_size=network.smallest)
     assert not pretrained.load_pretrained(model, network, str(tmp_path / "published.keras"))  # it has no classification head
     expected = reference(preprocess_as_published(name, pixels(network.smallest)))
     assert 1e-3 < np.std(expected) < 1e4
@@ -95,7 +104,7 @@ def test_a_model_saved_by_keras_is_loaded_and_gives_the_same_features(tmp_path, 
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.parametrize("name", networks(sorted(PUBLISHED.keys() - set(DEEPER))))
+@networks(*SHALLOW)
 def test_trains_in_bfloat16(name):
     size = NETWORKS[name].smallest
     model = build_network(name, 2, "bfloat16", image_size=size, batch_norm_decay=0.5)
@@ -112,7 +121,7 @@ def test_trains_in_bfloat16(name):
     assert all(np.any(norm.moving_mean.numpy() != 0) for norm in norms)
 
 
-@pytest.mark.parametrize("name", networks(["resnet50", "mobilenet_v3_large", "convnext_tiny"]))
+@networks("resnet50", "mobilenet_v3_large", "convnext_tiny")
 def test_the_export_loads_in_tensorflow_and_stock_keras(tmp_path, name):
     trained = build_network(name, 2, "bfloat16", image_size=32)
     shape = {"image_size": 32, "depth_multiplier": 1.0}
@@ -133,12 +142,11 @@ def test_the_export_loads_in_tensorflow_and_stock_keras(tmp_path, name):
     assert served["serving_default"](image_bytes=encoded[None])["classes"].numpy()[0].decode() in LABELS
 
 
-@pytest.mark.parametrize("name", networks(NETWORKS))
-def test_the_exported_network_equals_the_trained_one(name):
+@networks(*SHALLOW, *DEEPER, *OTHERS)
+def test_the_exported_network_equals_the_trained_one(name, model):
     network = NETWORKS[name]
-    trained = network.build(3, image_size=network.smallest)
-    for weight in trained.weights:
+    for weight in model.weights:
         weight.assign(weight + 0.01)
-    stock = export.rebuild_in_stock_layers(trained, network, 3, {"image_size": network.smallest})
-    expected = trained(pixels(network.smallest)).numpy()
+    stock = export.rebuild_in_stock_layers(model, network, 3, {"image_size": network.smallest})
+    expected = model(pixels(network.smallest)).numpy()
     np.testing.assert_allclose(stock(pixels(network.smallest)), expected, atol=1e-3 * np.abs(expected).max(), rtol=0)

@@ -1,0 +1,117 @@
+"""Measures one network in a process of its own: `python -m benchmarks.network_costs training NETWORK`, or `answers FOLDER`.
+
+Prints a line of JSON. Memory is the most that the process held at once, TensorFlow and mapped files included.
+"""
+
+import itertools
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import photographs, training_stage
+from kfp_vision.core import hardware
+from kfp_vision.networks import NETWORKS
+from kfp_vision.prediction.classifier import Classifier
+from kfp_vision.repository.version import versions
+from kfp_vision.training import trainer
+
+CLASSES, BATCH, MANY = 5, 16, 32
+SECONDS = 10.0  # of each measurement, after one call that does not count
+
+
+def measure_training(name: str) -> dict[str, float]:
+    """Measures the trainer's step of all layers on one batch of 16 images, in the fastest precision of this machine.
+
+    Args:
+        name: of the network.
+
+    Returns:
+        Its parameters in millions; operations for an image in thousands of millions; images per second; MiB.
+    """
+    network = NETWORKS[name]
+    model = trainer.build_network(name, CLASSES, hardware.precision())
+    training = trainer.Trainer(model, replace(training_stage.recipe(BATCH), network=name), 100)
+    generator = np.random.default_rng(0)
+    images = tf.constant(generator.uniform(0, 255, (BATCH, network.image_size, network.image_size, 3)), tf.float32)
+    labels, rate = tf.constant(generator.integers(0, CLASSES, BATCH)), tf.constant(0.0025)
+    speed = images_per_second(lambda: training.compiled_step(images, labels, rate)[0].numpy(), BATCH)
+    memory = peak_memory()  # before the operations are counted, which builds the network once more
+    return {
+        "image_size": network.image_size,
+        "parameters": model.count_params() / 1e6,
+        "operations": operations(name) / 1e9,
+        "training": speed,
+        "training_memory": memory,
+    }
+
+
+def measure_answers(place: str) -> dict[str, float]:
+    """Measures what the server does with an export: encoded photographs in, scores out, one by one and 32 together.
+
+    Args:
+        place: model repository.
+
+    Returns:
+        Images per second, one by one and in batches; MiB.
+    """
+    content = [content for _, content in itertools.islice(photographs.read_images(), MANY)]
+    classifier = Classifier(versions(Path(place))[-1])
+    alone = images_per_second(lambda: classifier.probabilities(content[:1]), 1)
+    together = images_per_second(lambda: classifier.probabilities(content), MANY)
+    return {"alone": alone, "together": together, "answers_memory": peak_memory()}
+
+
+def operations(name: str) -> int:
+    """Counts the floating-point operations of one image, a multiplication and an addition as two, by TensorFlow's profiler.
+
+    Args:
+        name: of the network.
+
+    Returns:
+        The number.
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    network = NETWORKS[name]
+    model = network.build(CLASSES, fast=False)
+    images = tf.TensorSpec((1, network.image_size, network.image_size, 3), tf.float32)
+    frozen = convert_variables_to_constants_v2(
+        tf.function(lambda image: model(image, training=False)).get_concrete_function(images)
+    )
+    profiler = tf.compat.v1.profiler
+    options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
+    return int(profiler.profile(frozen.graph, options=options).total_float_ops)
+
+
+def images_per_second(call: Callable[[], object], images: int) -> float:
+    """Calls once to warm up, then for ten seconds.
+
+    Args:
+        call: computes, and waits for the result.
+        images: per call.
+
+    Returns:
+        Images per second.
+    """
+    call()
+    calls, start = 0, time.perf_counter()
+    while time.perf_counter() < start + SECONDS:
+        call()
+        calls += 1
+    return calls * images / (time.perf_counter() - start)
+
+
+def peak_memory() -> float:
+    """Returns the peak of this process's resident memory in MiB, from Linux."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps({"training": measure_training, "answers": measure_answers}[sys.argv[1]](sys.argv[2])))

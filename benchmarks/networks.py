@@ -1,0 +1,135 @@
+"""Describes what each network costs and is worth here: `python -m benchmarks.networks [NETWORK ...]`.
+
+Prints a line of JSON per network. Without names, measures all of them and rewrites the table of docs/reference/networks.md. The
+accuracy is that of held-out photographs after 300 steps from the published weights, the recipe of `learn`, in the mean of
+BENCH_ROUNDS splits; a network has none where its weights cannot be had. Let nothing else run on the machine meanwhile.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import learn, peers, photographs, serve
+from benchmarks.__main__ import TABLE, measured_on
+from benchmarks.measure import rounds
+from kfp_vision.networks import IMAGENET, NETWORKS
+
+PAGE = peers.ROOT / "docs" / "reference" / "networks.md"
+COLUMNS = (
+    "`network`",
+    "pixels",
+    "million parameters",
+    "GFLOPs",
+    "training, img/s",
+    "MiB",
+    "answers, img/s",
+    "in batches",
+    "MiB",
+    "accuracy, %",
+)
+
+
+def main(names: list[str]) -> int:
+    """Measures networks by name.
+
+    Args:
+        names: networks; empty for all.
+
+    Returns:
+        The exit code.
+    """
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown:
+        print(f"error: a network must be one of {', '.join(NETWORKS)}; got {unknown[0]}. Take one of these.", file=sys.stderr)
+        return 2
+    lines = [measure(name) for name in names or NETWORKS]
+    if not names:
+        PAGE.write_text(TABLE.sub(lambda _: table(lines), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Measures a network, and prints a line of JSON.
+
+    Args:
+        name: of the network.
+
+    Returns:
+        What `network_costs` measures, and the accuracy: None without published weights at hand.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        place = serve.write_model_apart(Path(scratch) / "model", name)
+        costs = _costs("training", name) | _costs("answers", str(place))
+    line = {"network": name, **{field: round(value, 2) for field, value in costs.items()}, "accuracy": accuracy(name)}
+    print(json.dumps(line), flush=True)
+    return line
+
+
+def accuracy(name: str) -> float | None:
+    """Fine-tunes a network on photographs.
+
+    Args:
+        name: of the network.
+
+    Returns:
+        Accuracy on held-out photographs in percent; None if the weights cannot be had.
+    """
+    weights = find_weights(name)
+    if not weights:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        split = learn.split_folds(photographs.write_copies(Path(scratch, "all"), 1), rounds())
+        try:
+            return round(100 * statistics.mean(learn.run_ours(fold, weights, name).accuracy for fold in split), 1)
+        except subprocess.CalledProcessError:
+            return None  # such as a download without a network; the process has said why
+
+
+def find_weights(name: str) -> str:
+    """Returns where a network's published weights are: `imagenet`, or Caffe's file; empty if nowhere."""
+    if NETWORKS[name].imagenet:
+        return IMAGENET
+    return str(photographs.find_googlenet_weights("networks") or "") if name == "googlenet" else ""
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Formats the lines of all networks as Markdown, with the machine and the versions used.
+
+    Args:
+        lines: of `measure`.
+
+    Returns:
+        The table and the line below it.
+    """
+    head = f"| {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * (len(COLUMNS) - 1)}\n"
+    return f"{head}{''.join(map(_row, lines))}\n{measured_on()}"
+
+
+def _row(line: dict[str, Any]) -> str:
+    figures = [
+        f"{line['image_size']:g}",
+        f"{line['parameters']:.1f}",
+        f"{line['operations']:.2f}",
+        f"{line['training']:.0f}",
+        f"{line['training_memory']:.0f}",
+        f"{line['alone']:.0f}",
+        f"{line['together']:.0f}",
+        f"{line['answers_memory']:.0f}",
+        "" if line["accuracy"] is None else f"{line['accuracy']:.1f}",
+    ]
+    return f"| `{line['network']}` | {' | '.join(figures)} |\n"
+
+
+def _costs(*arguments: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.network_costs", *arguments]
+    done = subprocess.run(command, cwd=peers.ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    costs: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return costs
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
