@@ -110,25 +110,31 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
         labels: class names, in the order of their numbers.
         image_size: height and width of the images in pixels.
     """
-    body = keras.Model(model.input, model.layers[-1].input)
+    pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.float32, name="images")
+    encoded = tf.TensorSpec((None,), tf.string, name="image_bytes")
+    both = keras.Model(model.input, [model.output, model.layers[-1].input])
+    # Traced once: all signatures call it. Every further trace of a deep network takes seconds.
+    compute = tf.function(lambda images: both(images, training=False), autograph=False).get_concrete_function(pixels)
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.nn.softmax(model(images, training=False))
+        logits, _ = compute(images)
+        probabilities = tf.nn.softmax(logits)
         best = tf.argmax(probabilities, 1)
         return {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        shape = tf.TensorSpec((image_size, image_size, 3), tf.float32)
         crop = partial(decoding.central_crop, image_size=image_size)
-        return classify(tf.map_fn(crop, image_bytes, fn_output_signature=shape))
+        return classify(tf.map_fn(crop, image_bytes, fn_output_signature=tf.TensorSpec(pixels.shape[1:], tf.float32)))
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"embedding": tf.math.l2_normalize(body(images, training=False), axis=1)}
+        _, features = compute(images)
+        return {"embedding": tf.math.l2_normalize(features, axis=1)}
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint("serving_default", classify_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
-    pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.float32, name="images")
-    archive.add_endpoint("pixels", classify, [pixels])
-    archive.add_endpoint("embed", embed, [pixels])
-    archive.write_out(str(folder), verbose=False)
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    endpoints = {"serving_default": (classify_bytes, encoded), "pixels": (classify, pixels), "embed": (embed, pixels)}
+    signatures = {
+        name: tf.function(function, autograph=False).get_concrete_function(inputs)
+        for name, (function, inputs) in endpoints.items()
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
