@@ -20,7 +20,8 @@ DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sam
 
 # Without `--format docker` podman leaves the health check out.
 BUILD = $(BUILDER) build $(if $(findstring podman,$(BUILDER)),--format docker) $(KFP_VISION_BUILD_OPTIONS) \
-	--build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(LOCK),--build-arg LOCK=$(LOCK))
+	--build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(LOCK),--build-arg LOCK=$(LOCK)) \
+	$(if $(WEIGHTS),--build-arg WEIGHTS="$(WEIGHTS)")
 DEFAULT_BASE = $(shell sed -n 's/^ARG BASE=//p' images/cpu/Dockerfile)
 # A command may be there without an engine behind it.
 ANSWERS = $(BUILDER) info >/dev/null || { echo "error: $(BUILDER) must have an engine that answers. Install podman, or say BUILDER=docker." >&2; exit 1; }

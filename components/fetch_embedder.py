@@ -9,8 +9,8 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: dsl
 
     Args:
         model_uri: a run's model folder, a model repository, or an archive of one; empty to use the network.
-        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see docs/reference/networks.md.
-        checkpoint_uri: weights of the network: a TF-Slim checkpoint, .npz file, .keras file, or imagenet.
+        network: such as inception_v1, googlenet, efficientnet_lite0 or resnet50; docs/reference/networks.md lists all.
+        checkpoint_uri: weights of the network: a TF-Slim checkpoint, .npz, .pth or .keras file, or imagenet.
 
     Returns:
         model: Model folder with its SavedModel.

@@ -39,9 +39,9 @@ def train_classifier(
         train_records: training images.
         validation_records: validation images.
         label_map: folder with labels.txt.
-        network: inception_v1, googlenet, or a keras.applications network such as resnet50; see docs/reference/networks.md.
+        network: such as inception_v1, googlenet, efficientnet_lite0 or resnet50; docs/reference/networks.md lists all.
         fine_tune: start from checkpoint_uri instead of random weights.
-        checkpoint_uri: TF-Slim checkpoint, .npz file, .keras file, a run's model folder, an archive of one, or imagenet.
+        checkpoint_uri: TF-Slim checkpoint, .npz, .pth or .keras file, a run's model folder, an archive of one, or imagenet.
         train_last_layer_only: freeze all layers except the classification head.
         batch_size: images per step.
         learning_rate: initial learning rate.

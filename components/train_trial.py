@@ -36,7 +36,7 @@ def train_trial(
         label_map: folder with labels.txt.
         trial: number, network, optimizer, batch_size and learning_rate as JSON, from choose_trials.
         fine_tune: start from checkpoint_uri instead of random weights.
-        checkpoint_uri: TF-Slim checkpoint, .npz file, .keras file, a run's model folder, an archive of one, or imagenet.
+        checkpoint_uri: TF-Slim checkpoint, .npz, .pth or .keras file, a run's model folder, an archive of one, or imagenet.
         train_last_layer_only: freeze all layers except the classification head.
         train_steps: number of steps.
         learning_rate_schedule: exponential, fixed, polynomial or cosine.

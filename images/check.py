@@ -1,4 +1,4 @@
-"""Checks a container image from the inside: `python3 check.py requirements.lock VERSION` in the Dockerfiles' stage `test`."""
+"""Checks a container image from the inside: `python3 check.py LOCK VERSION [WEIGHTS ...]` in the Dockerfiles' stage `test`."""
 
 import importlib
 import os
@@ -14,14 +14,16 @@ from kfp_vision.pipelines import compiling
 PINNED = re.compile(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", re.MULTILINE)
 
 
-def main(lock: str, version: str) -> None:
+def main(lock: str, version: str, *weights: str) -> None:
     """Checks packages, modules, YAML and permissions; exits with one line if a check fails.
 
     Args:
         lock: path of the lock file.
         version: expected version of kfp-vision.
+        *weights: further packages, `name==version`.
     """
-    pinned = {_normal(name): pin for name, pin in PINNED.findall(Path(lock).read_text(encoding="utf-8"))}
+    expected = "\n".join([Path(lock).read_text(encoding="utf-8"), *weights])
+    pinned = {_normal(name): pin for name, pin in PINNED.findall(expected)}
     installed = {_normal(one.metadata["Name"]): one.version for one in metadata.distributions()}
     _expect("installed packages must be those of the lock file, and kfp-vision", installed, pinned | {"kfp-vision": version})
     _expect("the library must have this version", kfp_vision.__version__, version)

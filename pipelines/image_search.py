@@ -41,8 +41,8 @@ def image_search(
     Args:
         images_uri: images to index: a folder, archive of one (also over HTTP), import file, or sample.
         model_uri: model that computes the embeddings: a run's model folder or a model repository; empty to use network.
-        network: inception_v1, googlenet, or a keras.applications network; used if model_uri is empty.
-        checkpoint_uri: weights of the network: a TF-Slim checkpoint, .npz file, .keras file, or imagenet.
+        network: such as inception_v1, efficientnet_lite0 or resnet50; used if model_uri is empty.
+        checkpoint_uri: weights of the network: a TF-Slim checkpoint, .npz, .pth or .keras file, or imagenet.
         index_uri: earlier index whose embeddings are reused for images that it already contains; empty for none.
         queries_uri: query images: an image, folder, archive, or sample; empty for none.
         nearest: number of results per query image.

@@ -46,6 +46,7 @@ LONGEST = (
     "unit/cli/test_commands.py",
     "unit/training/test_sweep.py",
     "browser/test_page.py",
+    "unit/networks/test_efficientnet_lite.py",
     "unit/networks/test_networks.py",
     "unit/storage/test_killed.py",
 )

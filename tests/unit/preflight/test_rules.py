@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields as fields_of
+from importlib import metadata
 
 import pytest
 
@@ -158,7 +159,14 @@ def test_the_published_checkpoint_of_another_network_is_rejected_by_its_address(
 def test_imagenet_weights_that_are_not_published_are_rejected(fields):
     with pytest.raises(InputError, match="must name weights that are published; got network=googlenet") as refusal:
         rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": "imagenet", "network": "googlenet"})
-    error_line(refusal)
+    assert error_line(refusal).endswith(
+        "Set checkpoint_uri to a checkpoint of googlenet, such as Caffe's weights as an .npz, or fine_tune to false."
+    )
+
+
+def test_imagenet_weights_in_a_package_may_be_missing_where_a_form_is_filled_in(fields, monkeypatch):
+    monkeypatch.setattr(metadata, "distribution", lambda name: pytest.fail(f"looks for {name}"))
+    rules.check_values(fields | {"fine_tune": True, "checkpoint_uri": "imagenet", "network": "efficientnet_lite0"})
 
 
 def test_an_unsupported_depth_multiplier_is_rejected(fields):
@@ -168,7 +176,8 @@ def test_an_unsupported_depth_multiplier_is_rejected(fields):
         rules.check_values(fields | narrow | {"network": "vgg16"})
     assert error_line(refusal) == (
         "error: depth_multiplier of advanced must be 1 for network=vgg16; got 0.5. Leave it out, or choose a network that "
-        "comes in other widths (inception_v1, googlenet, mobilenet_v2, mobilenet_v3_large)."
+        "comes in other widths (inception_v1, googlenet, mobilenet_v2, mobilenet_v3_large, efficientnet_lite0, "
+        "efficientnet_lite1, efficientnet_lite2, efficientnet_lite3, efficientnet_lite4)."
     )
 
 
