@@ -1,6 +1,7 @@
-"""Measures one network in a process of its own: `python -m benchmarks.network_costs training NETWORK`, or `answers FOLDER`.
+"""Measures one network in a process of its own: `python -m benchmarks.network_costs training NETWORK SECONDS`.
 
-Prints a line of JSON. Memory is the most that the process held at once, TensorFlow and mapped files included.
+Instead of `training NETWORK`, `answers FOLDER` measures an export. Prints a line of JSON. Memory is the most that the process
+held at once, TensorFlow and mapped files included.
 """
 
 import itertools
@@ -23,14 +24,14 @@ from kfp_vision.repository.version import versions
 from kfp_vision.training import trainer
 
 CLASSES, BATCH, MANY = 5, 16, 32
-SECONDS = 10.0  # of each measurement, after one call that does not count
 
 
-def measure_training(name: str) -> dict[str, float]:
+def measure_training(name: str, seconds: float) -> dict[str, float]:
     """Measures the trainer's step of all layers on one batch of 16 images, in the fastest precision of this machine.
 
     Args:
         name: of the network.
+        seconds: of the measurement.
 
     Returns:
         Its parameters in millions; operations for an image in thousands of millions; images per second; MiB.
@@ -41,7 +42,7 @@ def measure_training(name: str) -> dict[str, float]:
     generator = np.random.default_rng(0)
     images = tf.constant(generator.uniform(0, 255, (BATCH, network.image_size, network.image_size, 3)), tf.float32)
     labels, rate = tf.constant(generator.integers(0, CLASSES, BATCH)), tf.constant(0.0025)
-    speed = images_per_second(lambda: training.compiled_step(images, labels, rate)[0].numpy(), BATCH)
+    speed = images_per_second(lambda: training.compiled_step(images, labels, rate)[0].numpy(), BATCH, seconds)
     memory = peak_memory()  # before the operations are counted, which builds the network once more
     return {
         "image_size": network.image_size,
@@ -52,19 +53,20 @@ def measure_training(name: str) -> dict[str, float]:
     }
 
 
-def measure_answers(place: str) -> dict[str, float]:
+def measure_answers(place: str, seconds: float) -> dict[str, float]:
     """Measures what the server does with an export: encoded photographs in, scores out, one by one and 32 together.
 
     Args:
         place: model repository.
+        seconds: of each measurement.
 
     Returns:
         Images per second, one by one and in batches; MiB.
     """
     content = [content for _, content in itertools.islice(photographs.read_images(), MANY)]
     classifier = Classifier(versions(Path(place))[-1])
-    alone = images_per_second(lambda: classifier.probabilities(content[:1]), 1)
-    together = images_per_second(lambda: classifier.probabilities(content), MANY)
+    alone = images_per_second(lambda: classifier.probabilities(content[:1]), 1, seconds)
+    together = images_per_second(lambda: classifier.probabilities(content), MANY, seconds)
     return {"alone": alone, "together": together, "answers_memory": peak_memory()}
 
 
@@ -90,19 +92,20 @@ def operations(name: str) -> int:
     return int(profiler.profile(frozen.graph, options=options).total_float_ops)
 
 
-def images_per_second(call: Callable[[], object], images: int) -> float:
-    """Calls once to warm up, then for ten seconds.
+def images_per_second(call: Callable[[], object], images: int, seconds: float) -> float:
+    """Calls once to warm up, then for a number of seconds.
 
     Args:
         call: computes, and waits for the result.
         images: per call.
+        seconds: of the measurement.
 
     Returns:
         Images per second.
     """
     call()
     calls, start = 0, time.perf_counter()
-    while time.perf_counter() < start + SECONDS:
+    while time.perf_counter() < start + seconds:
         call()
         calls += 1
     return calls * images / (time.perf_counter() - start)
@@ -114,4 +117,4 @@ def peak_memory() -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"training": measure_training, "answers": measure_answers}[sys.argv[1]](sys.argv[2])))
+    print(json.dumps({"training": measure_training, "answers": measure_answers}[sys.argv[1]](sys.argv[2], float(sys.argv[3]))))

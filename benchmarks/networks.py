@@ -18,6 +18,7 @@ from benchmarks.__main__ import TABLE, measured_on
 from benchmarks.measure import rounds
 from kfp_vision.networks import IMAGENET, NETWORKS
 
+SECONDS = 6.0  # of each measurement of a speed, after one call that does not count
 PAGE = peers.ROOT / "docs" / "reference" / "networks.md"
 COLUMNS = (
     "`network`",
@@ -52,18 +53,19 @@ def main(names: list[str]) -> int:
     return 0
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, seconds: float = SECONDS) -> dict[str, Any]:
     """Measures a network, and prints a line of JSON.
 
     Args:
         name: of the network.
+        seconds: of each measurement of a speed.
 
     Returns:
         What `network_costs` measures, and the accuracy: None without published weights at hand.
     """
     with tempfile.TemporaryDirectory() as scratch:
         place = serve.write_model_apart(Path(scratch) / "model", name)
-        costs = _costs("training", name) | _costs("answers", str(place))
+        costs = _costs("training", name, seconds) | _costs("answers", place, seconds)
     line = {"network": name, **{field: round(value, 2) for field, value in costs.items()}, "accuracy": accuracy(name)}
     print(json.dumps(line), flush=True)
     return line
@@ -124,8 +126,8 @@ def _row(line: dict[str, Any]) -> str:
     return f"| `{line['network']}` | {' | '.join(figures)} |\n"
 
 
-def _costs(*arguments: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.network_costs", *arguments]
+def _costs(*arguments: object) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.network_costs", *map(str, arguments)]
     done = subprocess.run(command, cwd=peers.ROOT, check=True, stdout=subprocess.PIPE, text=True)
     costs: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return costs

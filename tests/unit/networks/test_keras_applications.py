@@ -142,7 +142,7 @@ def test_the_export_loads_in_tensorflow_and_stock_keras(tmp_path, name):
     assert served["serving_default"](image_bytes=encoded[None])["classes"].numpy()[0].decode() in LABELS
 
 
-@networks(*SHALLOW, *DEEPER, *OTHERS)
+@networks(*SHALLOW, *OTHERS)
 def test_the_exported_network_equals_the_trained_one(name, model):
     network = NETWORKS[name]
     for weight in model.weights:
