@@ -35,7 +35,7 @@ from kfp_vision.serving import server
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
 SECONDS = 300  # enough on a busy machine
 MIB = 1 << 20
-REQUESTS = 10_000
+REQUESTS = 4_000
 STATUS = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}  # as of TF-Serving
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
 

@@ -355,16 +355,16 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_memory_does_not_grow_over_two_thousand_steps(folders):
+def test_memory_does_not_grow_over_a_thousand_steps(folders):
     if not Path("/proc/self/statm").exists():
         leave_out("Linux alone tells how much memory a process has")
     model = trainer.build_network("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1)
-    recipe = replace(RECIPE, train_steps=2000, advanced=Advanced.parse(NARROW | {"moving_average_decay": 0.99}))
+    recipe = replace(RECIPE, train_steps=1000, advanced=Advanced.parse(NARROW | {"moving_average_decay": 0.99}))
     long_training = trainer.Trainer(model, recipe, 4)
     batches = input_pipeline.training_batches(
         folders / "train", image_size=32, batch_size=8, seed=0, augmentation=Augmentation()
     )
-    sizes = [resident_bytes() for _ in long_training.run(iter(batches), None) if long_training.step % 500 == 0]
+    sizes = [resident_bytes() for _ in long_training.run(iter(batches), None) if long_training.step % 250 == 0]
     assert len(sizes) == 4
     # What leaks grows all the time; what an allocator keeps, in a process that ran a thousand other tests, only at times.
-    assert min(later - earlier for earlier, later in itertools.pairwise(sizes)) < 5 << 20
+    assert min(later - earlier for earlier, later in itertools.pairwise(sizes)) < 5 << 19
