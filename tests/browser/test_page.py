@@ -129,6 +129,7 @@ def test_the_page_asks_for_the_token(token_page):
     assert "the-token" not in token_page.content()
 
 
+@pytest.mark.slow
 def test_the_page_offers_a_choice_of_models(browser, tmp_path):
     for name, labels in (("english", tuple(colour_model.RGB)), ("german", ("rot", "gruen", "blau"))):
         colour_model.write_version(tmp_path / name / "1", labels)

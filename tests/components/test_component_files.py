@@ -30,6 +30,7 @@ def test_a_yaml_file_has_the_inputs_and_outputs_of_its_component(name):
         assert types(loaded_ports) == types(our_ports)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_loaded_components_runs(tmp_path):
     fingerprint, ingest, split = (
         load_component_from_file(str(FOLDER / f"{name}.yaml"))

@@ -21,6 +21,7 @@ def deploy(indexed_folder: Path, root: Path, deploy_to: Path) -> run_component.R
     return run_component.run(components.deploy_index, root, {"index": indexed_folder / "index"}, deploy_to=str(deploy_to))
 
 
+@pytest.mark.slow
 def test_deploys_an_index_beside_its_model(indexed_folder, tmp_path):
     ended = deploy(indexed_folder, tmp_path, indexed_folder / "model")
     repository = indexed_folder / "model" / "serving"

@@ -52,6 +52,7 @@ def tables_with_a_missing_image(tables, tmp_path) -> dict[str, Path]:
     return tables | {"tables": folder}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_joined_records_equal_those_of_one_stage(tables, written, tmp_path, partitions):
     joined, _ = write_and_join(tables, tmp_path, partitions, {})
@@ -64,6 +65,7 @@ def test_joined_records_equal_those_of_one_stage(tables, written, tmp_path, part
     assert {name: metadata[name] for name in RECORDS} == {name: written.metadata[name] for name in RECORDS}
 
 
+@pytest.mark.slow
 def test_a_rejected_image_does_not_fail_its_partition(tables_with_a_missing_image, tmp_path):
     joined, printed = write_and_join(tables_with_a_missing_image, tmp_path, 4, {"max_refused_ratio": 0.05})
     assert json.loads((joined / "train_records" / "records.json").read_text())["images"] == 13
@@ -71,6 +73,7 @@ def test_a_rejected_image_does_not_fail_its_partition(tables_with_a_missing_imag
     assert "FAILURE" not in printed
 
 
+@pytest.mark.slow
 def test_rejects_too_many_invalid_images_over_all_partitions(tables_with_a_missing_image, tmp_path):
     joined, printed = write_and_join(tables_with_a_missing_image, tmp_path, 4, {"max_refused_ratio": 0.04})
     assert "error: at most 4% of the images may be rejected; got 1 of 20. Fix or remove them, " in printed

@@ -2,6 +2,7 @@
 
 import csv
 
+import pytest
 from support import run_component, sample_images, zip_names
 
 from kfp_vision import components
@@ -25,6 +26,7 @@ def write_records(images_uri, folder, advanced):
         return {row["label"] for row in csv.DictReader(file)}, ingested
 
 
+@pytest.mark.slow
 def test_all_stages_read_names_in_the_given_encoding(tmp_path):
     pictures = sample_images.pictures(tmp_path / "pictures")
     files = {
@@ -37,6 +39,7 @@ def test_all_stages_read_names_in_the_given_encoding(tmp_path):
     assert labels == set(LABELS.values())
 
 
+@pytest.mark.slow
 def test_all_stages_find_the_same_encoding(tmp_path):
     pictures = sample_images.pictures(tmp_path / "pictures")
     named = {"bellcup": "玫瑰", "globelet": "郁金香"}

@@ -116,6 +116,7 @@ def test_targets_are_found_as_without_white_space(paste, model, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] in ([], ["repository"])
 
 
+@pytest.mark.slow
 def test_indexes_are_found_as_without_white_space(paste, tmp_path):
     model, photos = colour_index.write_model(tmp_path / "model"), colour_index.write_pictures(tmp_path / "photos")
     index = colour_index.write(model, photos, tmp_path / "index")
@@ -144,6 +145,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
     return shade_records.train(shades, root / "run", train_steps=2)[1], shades / "validation"
 
 
+@pytest.mark.slow
 def test_the_gate_reads_addresses_without_white_space(paste, trained, photos, tmp_path):
     model, records = trained
     image = str(photos / "bellcup" / "0001.jpg")

@@ -13,6 +13,7 @@ def model(trained):
     return {"model": trained.folder / "model"}
 
 
+@pytest.mark.slow
 def test_classifies_every_image(model, image_folder, tmp_path):
     ended = run_component.run(components.predict_images, tmp_path, model, predict_uri=str(image_folder), **ALL_AT_ONCE)
     with (ended.folder / "predictions").open(newline="") as file:
@@ -25,6 +26,7 @@ def test_classifies_every_image(model, image_folder, tmp_path):
     assert ended.metadata["predictions"] == {}  # KFP passes the metadata of all partitions in a single argument
 
 
+@pytest.mark.slow
 def test_rejects_a_folder_without_images(model, tmp_path):
     (tmp_path / "empty").mkdir()
     ended = run_component.run(

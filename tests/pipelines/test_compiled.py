@@ -123,6 +123,7 @@ def test_no_other_yaml_is_committed():
     assert found - set(COMPILED) == {"manifests/pipelines/kustomization.yaml"}
 
 
+@pytest.mark.slow
 def test_compilation_is_reproducible_in_another_environment(tmp_path):
     compiling.compile_all(tmp_path / "here")
     command = [sys.executable, "-m", "kfp_vision.cli", "compile", "--output", str(tmp_path / "there")]
@@ -334,11 +335,13 @@ def run_check(root: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_check_passes_for_unchanged_code(package_copy):
     done = run_check(package_copy)
     assert (done.returncode, done.stdout, done.stderr) == (0, "every YAML is up to date\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new", "outdated"),
     [

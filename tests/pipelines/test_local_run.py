@@ -162,6 +162,7 @@ def predict(*arguments: object) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_predict_gives_the_same_answers_with_and_without_a_server(run):
     folder = run.images / "globelet"
     directly = predict("--model", run.result["model_dir"], folder)
@@ -173,6 +174,7 @@ def test_predict_gives_the_same_answers_with_and_without_a_server(run):
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_predict_classifies_the_readable_images_and_reports_the_others(run, tmp_path):
     (tmp_path / "notes.jpg").write_text("no picture")
     image = run.images / "globelet" / "0001.jpg"
@@ -203,6 +205,7 @@ def test_records_the_fields_of_the_form_with_the_model(run):
     assert settings["network"] == "inception_v1"
 
 
+@pytest.mark.slow
 def test_skip_unchanged_ends_a_second_run_before_any_stage(run, tmp_path):
     form = SMALL | RATIOS | {"images_uri": run.images, "deploy_to": run.images.parent / "a repository"}
     form |= {"test_image_uri": "", "skip_unchanged": "true", "min_accuracy": "0.9"}

@@ -70,6 +70,7 @@ def test_the_folder_holds_records_label_map_and_rejected_files(run):
     assert (len(found), labels) == (42, {1, 2, 3})
 
 
+@pytest.mark.slow
 def test_prepares_classification_records_without_the_excluded_images(tmp_path):
     images = sample_images.pictures(tmp_path / "pictures")
     (tmp_path / "list.csv").write_text("path\nbellcup/0001.jpg\nglobelet/0001.jpg\n")

@@ -94,6 +94,7 @@ def web_proxy(file: Path, asked: list[str]) -> Iterator[str]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_run_downloads_imagenets_weights_trains_and_deploys(tmp_path, real_data):
     checkpoint = tmp_path / "inception_v1_2016_08_28.tar.gz"
     with tarfile.open(checkpoint, "w:gz") as archive:

@@ -33,6 +33,7 @@ def test_the_committed_pages_are_up_to_date():
     assert reference.out_of_date(PARSER) == [], remedy
 
 
+@pytest.mark.slow
 def test_a_changed_cell_is_outdated_and_written_anew(pages, capsys):
     before = (pages / "fields.md").read_text(encoding="utf-8")
     edit(pages / "fields.md", "| `6000` |", "| `600` |")

@@ -76,6 +76,7 @@ def test_components_and_pipelines_do_not_import_tensorflow(package):
     assert loaded_packages(package).isdisjoint({"tensorflow", "keras"})
 
 
+@pytest.mark.slow
 def test_the_library_does_not_import_kfp():
     library = sorted(MODULES.keys() - COMMAND_LINE)
     assert {"kfp_vision.networks.inception", "kfp_vision.training.train", "kfp_vision.reports.pages"} < set(library)
@@ -152,6 +153,7 @@ def test_a_former_place_imports_nothing_until_a_name_is_used(module):
     assert imported_modules(MODULES[module]) & MODULES.keys() == {"kfp_vision.core.former_names"}
 
 
+@pytest.mark.slow
 def test_the_plain_install_compiles_without_the_packages_of_the_stages():
     program = (
         "import sys\n"

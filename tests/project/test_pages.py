@@ -161,6 +161,7 @@ def test_every_page_is_in_the_table_of_contents():
     assert listed == pages
 
 
+@pytest.mark.slow
 def test_sphinx_builds_the_pages_without_a_warning(tmp_path):
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("_*"))
     for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks", "images", "manifests", "pipelines"):

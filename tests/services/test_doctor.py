@@ -32,6 +32,7 @@ def test_a_store_that_the_environment_names_answers(s3):
     assert store["found"].startswith(f"http://127.0.0.1:{s3.port} answers, with ")
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_the_key_is_told_from_one_that_does_not_answer(s3, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     store = found()["store s3://"]
@@ -42,6 +43,7 @@ def test_a_store_that_refuses_the_key_is_told_from_one_that_does_not_answer(s3, 
     assert (store["works"], store["found"].endswith(" does not answer.")) == ("no", True)
 
 
+@pytest.mark.slow
 def test_google_cloud_storage_answers_or_not(gcs, monkeypatch):
     assert found()["store gs://"]["works"] == "yes"
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{free_port()}")
@@ -52,6 +54,7 @@ def test_without_credentials_no_store_is_asked(no_credentials):
     assert [name for name in found() if name.startswith("store")] == []
 
 
+@pytest.mark.slow
 def test_an_address_that_is_given_must_be_readable(s3):
     s3.bucket("flowers", {"rose.jpg": b"1"})
     assert found("s3://flowers")["s3://flowers"]["works"] == "yes"

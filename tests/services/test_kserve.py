@@ -426,6 +426,7 @@ def test_a_model_that_does_not_start_is_explained_by_its_pods_and_rolled_back(ku
     assert deploy(tmp_path / "first")["url"]  # as before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("failure", "reason"), FAILURES, ids=[failure.__name__ for failure, _ in FAILURES])
 def test_a_failed_model_without_rollback_does_not_count_as_deployed(kubernetes, tmp_path, capsys, failure, reason):
     origin = "f" * 64
@@ -502,6 +503,7 @@ def test_does_not_roll_back_a_service_changed_concurrently(kubernetes, tmp_path)
     assert model_uri(kubernetes).endswith("model-second/serving/")
 
 
+@pytest.mark.slow
 def test_with_knative_the_error_quotes_why_a_service_is_not_ready(knative, tmp_path):
     kubernetes = knative
 
@@ -790,6 +792,7 @@ def test_uses_the_internal_address_within_the_cluster(monkeypatch):
     assert kserve.request_url(endpoint) == "http://flowers.models.svc.cluster.local/v1/models/flowers"
 
 
+@pytest.mark.slow
 def test_a_deployed_model_answers_from_the_uri_in_its_service(knative, models, tmp_path):
     kubernetes = knative
     model = tmp_path / "model"

@@ -426,6 +426,7 @@ def test_a_page_of_another_origin_may_not(url, origin):
     assert answer.status_code == 200 and ALLOWED not in answer.headers
 
 
+@pytest.mark.slow
 def test_preflights_and_errors_need_no_token_to_be_read_by_a_page(tmp_path, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", "a-token")
     monkeypatch.setenv("KFP_VISION_CORS_ORIGINS", "*")
@@ -442,6 +443,7 @@ def test_preflights_and_errors_need_no_token_to_be_read_by_a_page(tmp_path, monk
         assert 'kfp_vision_requests_total{route="preflight",status="200"} 1.0' in metrics
 
 
+@pytest.mark.slow
 def test_without_the_setting_no_page_elsewhere_may_call_the_server(tmp_path):
     colour_model.write_version(tmp_path / "1")
     with server.run_server(tmp_path) as url:

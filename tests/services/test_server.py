@@ -150,6 +150,7 @@ print(json.dumps([name if isinstance(name, str) else name.decode() for name in a
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
 def test_answers_kserves_own_client(url, tmp_path, protocol):
     for colour in ("blue", "red"):
@@ -593,6 +594,7 @@ def repository(version, tmp_path) -> Path:
     return tmp_path / "colours"
 
 
+@pytest.mark.slow
 def test_loads_a_new_version_without_losing_a_request(repository, tmp_path):
     languages = [tuple(colour_model.RGB), ("rouge", "vert", "bleu"), ("rot", "gruen", "blau")]
     new_versions = [colour_model.write_version(tmp_path / "new" / str(number), languages[number - 1]) for number in (2, 3)]
@@ -637,6 +639,7 @@ def test_loads_a_new_version_without_losing_a_request(repository, tmp_path):
         model_servers.until(lambda: names(post(url + PREDICT, json.loads(body)))[0] == "red")
 
 
+@pytest.mark.slow
 def test_clients_survive_a_killed_and_restarted_server(repository, tmp_path):
     port, colour_of = model_servers.free_port(), list(colour_model.RGB) * 100
     images = [colour_model.picture(colour) for colour in colour_of]
@@ -715,6 +718,7 @@ def test_reports_a_folder_without_a_model_in_one_line(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["saved_model.pb", "variables/variables.index", "assets.extra/model.json"])
 def test_reports_a_model_that_does_not_load_in_one_line(repository, broken):
     (repository / "1" / broken).write_bytes(b"broken")
@@ -737,6 +741,7 @@ def test_run_server_fails_with_the_error_of_the_command(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{line}\n")
 
 
+@pytest.mark.slow
 def test_a_server_in_a_child_process_ends_with_its_parent(repository):
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom kfp_vision.serving import server\n"
@@ -755,6 +760,7 @@ def is_listening(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_server_cleanly(repository):
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0", "--name", "tints"]
     with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
@@ -792,6 +798,7 @@ def start_server(path: Path, log: Path, *options: object) -> Iterator[str]:
         yield log.read_text().split("open ")[1].split("/ in")[0]
 
 
+@pytest.mark.slow
 def test_a_broken_model_does_not_affect_another_one(directory, tmp_path):
     body = {"instances": [b64(colour_model.picture("green"))]}
     with start_server(directory, tmp_path / "log") as url:
@@ -880,6 +887,7 @@ print(json.dumps(asyncio.run(ask())))
 """
 
 
+@pytest.mark.slow
 def test_answers_kserves_client_over_grpc(repository, tmp_path, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
     port = model_servers.free_port()
@@ -944,6 +952,7 @@ class Client(threading.Thread):
             self.lost = f"{type(error).__name__}: {error}"
 
 
+@pytest.mark.slow
 def test_sigterm_loses_no_request(repository, tmp_path):
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0"]
     with (
@@ -965,6 +974,7 @@ def test_sigterm_loses_no_request(repository, tmp_path):
     assert all(client.answered > count for client, count in zip(clients, before, strict=True))
 
 
+@pytest.mark.slow
 def test_logs_each_request_as_json_without_images_or_tokens(repository, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", TOKEN)
     image, bearer = b64(colour_model.picture("red")), {"headers": bearing(TOKEN)}

@@ -188,6 +188,7 @@ def convert_images(uri: str, folder: Path) -> dict[str, bytes]:
     return read_tree(folder / "records") | read_tree(folder / "labels")
 
 
+@pytest.mark.slow
 def test_converts_every_photograph_with_a_fifth_of_requests_failing(place, flower_photos, tmp_path):
     uri = place.bucket(read_tree(flower_photos))
     expected = convert_images(str(flower_photos), tmp_path / "local")
@@ -323,6 +324,7 @@ def test_an_object_replaced_during_a_download_arrives_in_one_version(s3, monkeyp
     assert sink.getvalue() == new
 
 
+@pytest.mark.slow
 def test_objects_with_a_content_encoding_give_the_same_table_and_records(place, tmp_path, capsys):
     folder = sample_images.pictures(tmp_path / "photos", each=12)
     plain = place.bucket(read_tree(folder))
@@ -407,6 +409,7 @@ class ChangingSink(io.BytesIO):
         return super().write(content)
 
 
+@pytest.mark.slow
 def test_keys_appear_in_no_log_artifact_or_message(s3, tmp_path):
     folder = sample_images.pictures(tmp_path / "photos", each=10)
     uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', read_tree(folder))}"

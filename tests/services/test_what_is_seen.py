@@ -127,6 +127,7 @@ def of_record(classifier):
     return lambda encoded: classifier.classify_crops([crop(encoded)])[0].probabilities
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERYWHERE | ELSEWHERE)
 def test_an_image_in_any_form_gets_the_same_answer_everywhere(classifier, alone, served, recorded, of_record, kind):
     encoded, seen = (EVERYWHERE | ELSEWHERE)[kind]

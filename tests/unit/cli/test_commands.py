@@ -302,6 +302,7 @@ def test_a_failed_run_keeps_its_log(results):
     assert "[3/12] ingest_images\n      failed in " in results["a single class"].stdout
 
 
+@pytest.mark.slow
 def test_only_debug_shows_the_traceback_of_a_failure(data, tmp_path):
     results = run_command([*SCRATCH.split(), "-p", f"images_uri={data}/empty", "--debug"], tmp_path)
     assert results.code == FAILED
@@ -310,6 +311,7 @@ def test_only_debug_shows_the_traceback_of_a_failure(data, tmp_path):
     assert "KFP Executor" in results.stdout
 
 
+@pytest.mark.slow
 def test_sample_writes_six_hundred_images(tmp_path):
     results = run_command(["sample", "new/flowers"], tmp_path)
     assert (results.code, results.stderr) == (DONE, "")
@@ -328,6 +330,7 @@ def test_sample_rejects_a_folder_that_is_not_empty(tmp_path):
     assert sorted(path.name for path in results.made()) == ["letter.txt", "mine"]
 
 
+@pytest.mark.slow
 def test_compile_writes_the_pipelines_for_a_registry(tmp_path):
     results = run_command(["compile", "--output", "mine", "--registry", "registry.example.org/team"], tmp_path)
     pipelines = [f"pipelines/{name}.yaml" for name in PIPELINES]
@@ -344,6 +347,7 @@ def test_compile_writes_the_pipelines_for_a_registry(tmp_path):
     assert images == {f"{ours}:{__version__}", f"{ours}-gpu:{__version__}"}
 
 
+@pytest.mark.slow
 def test_compile_warns_of_images_that_no_cluster_can_pull(tmp_path):
     results = run_command(["compile", "--output", "mine"], tmp_path)
     assert results.code == DONE
@@ -355,6 +359,7 @@ def test_compile_warns_of_images_that_no_cluster_can_pull(tmp_path):
     assert len(warned) == (REGISTRY == PLACEHOLDER) and len(lines) == 1 + len(warned)
 
 
+@pytest.mark.slow
 def test_compile_check_reports_outdated_yaml_in_another_folder(tmp_path):
     results = run_command(["compile", "--check", "--output", "mine"], tmp_path)
     assert results.code == FAILED

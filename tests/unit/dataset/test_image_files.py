@@ -201,6 +201,7 @@ def test_skipped_files_are_named_by_reason_in_the_output_and_on_the_page(tmp_pat
     assert all(f"<bdi>cat/{n:02d}.nef</bdi>" in page for n in range(10)) and "cat/10.nef" not in page
 
 
+@pytest.mark.slow
 def test_files_skipped_for_their_format_are_noted_only_above_a_hundredth():
     found = Catalog(scan.scan_images("sample").rows[:99])
     found.skipped.add("not an image", "a.txt")

@@ -592,6 +592,7 @@ def test_warnings_about_damaged_fields_do_not_fill_the_log():
     assert b"Warning" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the filters
 def test_nothing_but_a_rejection_comes_out_of_thousands_of_damaged_images():
     outcomes: dict[str, set[str]] = {}

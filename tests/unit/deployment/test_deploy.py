@@ -140,12 +140,14 @@ def judged(tmp_path):
     return check
 
 
+@pytest.mark.slow
 def test_for_the_stock_runtime_the_export_is_proven_too(judged, tmp_path, capsys):
     assert judged("tensorflow").figures["pictures"] == 1
     assert "the SavedModel alone classified them to " in capsys.readouterr().out
     assert json.loads((tmp_path / "proof").read_text())["largest_difference"] <= 1e-3
 
 
+@pytest.mark.slow
 def test_an_export_that_ignores_the_orientation_is_no_model_for_the_stock_runtime(judged, tmp_path, monkeypatch):
     monkeypatch.setattr(orientation, "jpeg_orientation", lambda encoded: 1)
     line = r"answer for a turned photograph as for an upright one, to 0\.001; got a difference of 0\.\d+ for EXIF orientation 6"
@@ -154,6 +156,7 @@ def test_an_export_that_ignores_the_orientation_is_no_model_for_the_stock_runtim
     assert not (tmp_path / "proof").exists()
 
 
+@pytest.mark.slow
 def test_our_server_turns_photographs_itself(judged, monkeypatch):
     monkeypatch.setattr(orientation, "jpeg_orientation", lambda encoded: 1)
     assert judged("kfp-vision").figures["pictures"] == 1

@@ -135,6 +135,7 @@ def deployed(tmp_path):
     return tmp_path / "repository"
 
 
+@pytest.mark.slow
 def test_a_model_worse_than_the_deployed_one_is_rejected(tmp_path, wrong_records, deployed):
     figures = evaluate(tmp_path, wrong_records, str(deployed))
     assert figures["accuracy"] == 0
@@ -145,12 +146,14 @@ def test_a_model_worse_than_the_deployed_one_is_rejected(tmp_path, wrong_records
     assert "it is significantly worse than the deployed version 2" in (tmp_path / "page").read_text()
 
 
+@pytest.mark.slow
 def test_a_better_model_is_accepted_and_the_page_says_so(tmp_path, correct_records, deployed):
     figures = evaluate(tmp_path, correct_records, str(deployed))
     assert figures["deployed"]["verdict"] == "better" and figures["verdict"]["accepted"]
     assert "it is significantly better than the deployed version 2, accuracy 0.0000" in (tmp_path / "page").read_text()
 
 
+@pytest.mark.slow
 def test_an_equally_good_model_is_accepted(tmp_path, correct_records, deployed):
     colour_model.write_version(deployed / "3", RIGHT)
     figures = evaluate(tmp_path, correct_records, str(deployed))
@@ -158,6 +161,7 @@ def test_an_equally_good_model_is_accepted(tmp_path, correct_records, deployed):
     assert figures["verdict"]["accepted"]
 
 
+@pytest.mark.slow
 def test_a_deployed_model_that_does_not_load_is_reported_without_failing_the_stage(tmp_path, wrong_records, deployed):
     (deployed / "2" / "saved_model.pb").write_bytes(b"no graph")
     figures = evaluate(tmp_path, wrong_records, str(deployed))
@@ -165,6 +169,7 @@ def test_a_deployed_model_that_does_not_load_is_reported_without_failing_the_sta
     assert "the deployed version 2 cannot be loaded (a model must load" in figures["verdict"]["reasons"][2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["nowhere", "nothing there yet", "not wanted"])
 def test_without_a_deployed_model_there_is_no_comparison(tmp_path, wrong_records, deployed, how):
     deploy_to = {"nowhere": "none", "nothing there yet": str(tmp_path / "new"), "not wanted": str(deployed)}[how]
@@ -172,6 +177,7 @@ def test_without_a_deployed_model_there_is_no_comparison(tmp_path, wrong_records
     assert figures["deployed"] is None and figures["verdict"]["accepted"]
 
 
+@pytest.mark.slow
 def test_a_model_not_significantly_better_than_the_largest_class_is_rejected(tmp_path, deployed):
     # Four of each; the model is only right on the red ones.
     held = held_out(tmp_path / "third", ("red", "blue", "green") * 4, list(RIGHT))
@@ -191,18 +197,21 @@ def test_a_model_not_significantly_better_than_the_largest_class_is_rejected(tmp
     assert (verdict["verdict"], verdict["largest_class"]) == (figures["verdict"], figures["largest_class"])
 
 
+@pytest.mark.slow
 def test_a_model_with_enough_correct_predictions_is_accepted(tmp_path, correct_records):
     figures = evaluate(tmp_path, correct_records, "none", beat=True)
     assert figures["verdict"]["accepted"] and figures["largest_class"]["p_value"] == pytest.approx(3.0**-12)
     assert "Always predicting" in (tmp_path / "page").read_text()
 
 
+@pytest.mark.slow
 def test_correct_predictions_on_too_few_images_are_rejected(tmp_path):
     figures = evaluate(tmp_path, held_out(tmp_path / "two", RIGHT[:2], list(RIGHT)), "none", beat=True)
     assert (figures["accuracy"], figures["verdict"]["accepted"]) == (1.0, False)
     assert "hold out more images" in figures["verdict"]["reasons"][0]
 
 
+@pytest.mark.slow
 def test_the_page_shows_misclassified_images(tmp_path, wrong_records):
     figures = evaluate(tmp_path, wrong_records, "none")
     pairs = {(pair["label"], pair["prediction"]): (pair["images"], pair["share"]) for pair in figures["confused_pairs"]}
@@ -212,11 +221,13 @@ def test_the_page_shows_misclassified_images(tmp_path, wrong_records):
     assert page.count('alt="green predicted as red, ') == 4
 
 
+@pytest.mark.slow
 def test_accuracy_by_size_uses_the_size_of_the_images(tmp_path, correct_records):
     figures = evaluate(tmp_path, correct_records, "none")
     assert figures["by_size"] == [{"low": 16, "high": 31, "images": 12, "accuracy": 1.0}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", damaged_records.FAULTS)
 def test_damaged_records_are_rejected_before_the_model_runs(tmp_path, fault):
     records = held_out(tmp_path / "records", RIGHT * 4, list(RIGHT), per_shard=4)
@@ -227,6 +238,7 @@ def test_damaged_records_are_rejected_before_the_model_runs(tmp_path, fault):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "records"]
 
 
+@pytest.mark.slow
 def test_predictions_are_in_the_order_of_the_files(tmp_path, correct_records):
     version = Version(colour_model.write_version(tmp_path / "one" / "1"))
     answers = scoring.predict_records(classifier.Classifier(version).probabilities, correct_records[0])

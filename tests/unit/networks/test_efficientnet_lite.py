@@ -41,6 +41,7 @@ def weights_file() -> Path:
     return Path(str(file.locate()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False], ids=["fused", "stock"])
 @pytest.mark.parametrize("size", PYTORCH)
 def test_imagenet_gives_the_outputs_of_pytorch(size, fast):
@@ -54,6 +55,7 @@ def test_imagenet_gives_the_outputs_of_pytorch(size, fast):
     assert np.argmax(logits) == best
 
 
+@pytest.mark.slow
 def test_recognizes_daisies_with_the_preprocessing_of_the_evaluation(flower_photos):
     from kfp_vision.networks import decoding
 
@@ -66,6 +68,7 @@ def test_recognizes_daisies_with_the_preprocessing_of_the_evaluation(flower_phot
     assert np.mean(predicted == DAISY) >= 0.75
 
 
+@pytest.mark.slow
 def test_all_have_the_sizes_of_the_publication():
     # Image size, then trainable weights: 4.7, 5.4, 6.1, 8.2 and 13.0 million by models/official/efficientnet/lite/README.md,
     # exactly those of the PyTorch networks.
@@ -112,6 +115,7 @@ def test_trains_in_bfloat16():
     assert {norm.momentum for norm in norms} == {0.5} and all(np.any(norm.moving_mean.numpy() != 0) for norm in norms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", ["file", "archive"])
 def test_the_file_itself_is_a_checkpoint_for_other_classes_and_sizes(tmp_path, checkpoint):
     with tarfile.open(tmp_path / "weights.tar.gz", "w:gz", compresslevel=1) as archive:
@@ -148,6 +152,7 @@ def test_weights_that_are_in_no_package_are_refused(name):
     )
 
 
+@pytest.mark.slow
 def test_weights_of_another_of_them_are_refused_with_the_networks_to_choose():
     message = refusal("efficientnet_lite2", weights_file())
     assert "must fit network=efficientnet_lite2" in message

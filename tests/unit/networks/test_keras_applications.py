@@ -92,6 +92,7 @@ def test_images_are_preprocessed_as_published(name, model):
     np.testing.assert_allclose(preprocessed, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
+@pytest.mark.slow
 @networks(*SHALLOW)
 def test_a_model_saved_by_keras_is_loaded_and_gives_the_same_features(tmp_path, name, model):
     network = NETWORKS[name]
@@ -104,6 +105,7 @@ def test_a_model_saved_by_keras_is_loaded_and_gives_the_same_features(tmp_path, 
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
+@pytest.mark.slow
 @networks(*SHALLOW)
 def test_trains_in_bfloat16(name):
     size = NETWORKS[name].smallest
@@ -121,6 +123,7 @@ def test_trains_in_bfloat16(name):
     assert all(np.any(norm.moving_mean.numpy() != 0) for norm in norms)
 
 
+@pytest.mark.slow
 @networks("resnet50", "mobilenet_v3_large", "convnext_tiny")
 def test_the_export_loads_in_tensorflow_and_stock_keras(tmp_path, name):
     trained = build_network(name, 2, "bfloat16", image_size=32)
@@ -142,6 +145,7 @@ def test_the_export_loads_in_tensorflow_and_stock_keras(tmp_path, name):
     assert served["serving_default"](image_bytes=encoded[None])["classes"].numpy()[0].decode() in LABELS
 
 
+@pytest.mark.slow
 @networks(*SHALLOW, *OTHERS)
 def test_the_exported_network_equals_the_trained_one(name, model):
     network = NETWORKS[name]

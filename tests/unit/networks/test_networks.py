@@ -85,6 +85,7 @@ def test_googlenet_has_the_kernels_and_size_of_the_paper():
     ]
 
 
+@pytest.mark.slow
 def test_googlenet_recognizes_daisies_with_the_preprocessing_of_the_evaluation(real_data, flower_photos):
     network = NETWORKS["googlenet"]
     model = network.build(1000)
@@ -146,6 +147,7 @@ def test_fused_batch_norm_equals_that_of_keras():
     np.testing.assert_allclose(ours(images, training=False), reference(images, training=False), atol=2e-2)
 
 
+@pytest.mark.slow
 def test_fused_and_stock_inception_v1_have_the_same_gradients():
     keras.utils.set_random_seed(0)  # with other weights, rounding may change the sign of a ReLU's input
     fast, stock = (
@@ -162,6 +164,7 @@ def test_fused_and_stock_inception_v1_have_the_same_gradients():
         np.testing.assert_allclose(ours, reference, atol=1e-3 * np.abs(reference).max(), err_msg=variable.path)
 
 
+@pytest.mark.slow
 def test_fused_batch_norm_normalizes_over_all_replicas(tmp_path):
     program = Path(__file__).parents[2] / "support" / "replicas.py"
     subprocess.run([sys.executable, program, tmp_path / "one.npz", tmp_path / "two.npz"], check=True)
@@ -172,6 +175,7 @@ def test_fused_batch_norm_normalizes_over_all_replicas(tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [network.name for network in NETWORKS.values() if network.has_widths])
 def test_depth_multiplier_makes_a_network_narrower(name):
     network = NETWORKS[name]

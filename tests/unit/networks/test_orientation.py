@@ -123,6 +123,7 @@ def test_an_orientation_counts_where_the_directory_says_more_entries_than_it_has
         assert np.array_equal(answer(with_exif(jpeg, tiff)), answer(with_exif(jpeg, block("II", 6))))
 
 
+@pytest.mark.slow
 def test_any_byte_of_the_headers_may_be_wrong():
     read = tf.function(orientation.jpeg_orientation, input_signature=[tf.TensorSpec((), tf.string)])
     look = tf.function(orientation.png_properties, input_signature=[tf.TensorSpec((), tf.string)])
@@ -168,6 +169,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLAIN)
 def test_an_upright_opaque_image_gives_the_same_pixels_to_the_bit(kind):
     encoded = PLAIN[kind]

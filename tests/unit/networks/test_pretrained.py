@@ -41,6 +41,7 @@ def write_slim_checkpoint(folder, values, version):
         return saver.save(session, str(folder / "model.ckpt"), write_meta_graph=False, write_state=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [tf.compat.v1.train.SaverDef.V1, tf.compat.v1.train.SaverDef.V2], ids=["V1", "V2"])
 def test_reads_both_formats_of_tf_slim_checkpoints(tmp_path, version):
     values = slim_values(4)
@@ -78,6 +79,7 @@ def test_an_npz_may_have_any_float_type(tmp_path, kind):
     np.testing.assert_allclose(kernel, values["InceptionV1/Conv2d_1a_7x7/weights"].astype("float32"))
 
 
+@pytest.mark.slow
 def test_reads_the_only_checkpoint_of_an_archive(tmp_path):
     path = write_slim_checkpoint(tmp_path, slim_values(4), tf.compat.v1.train.SaverDef.V1)
     with tarfile.open(tmp_path / "published.tar.gz", "w:gz") as archive:
@@ -86,6 +88,7 @@ def test_reads_the_only_checkpoint_of_an_archive(tmp_path):
     assert pretrained.load_pretrained(network.build(4, **SMALL), network, str(tmp_path / "published.tar.gz"))
 
 
+@pytest.mark.slow
 def test_an_archive_with_two_checkpoints_is_rejected(tmp_path):
     np.savez(tmp_path / "weights.npz", **slim_values(4))
     with tarfile.open(tmp_path / "two.tar.gz", "w:gz") as archive:
@@ -132,6 +135,7 @@ def model_folder(tmp_path_factory):
     return folder, {(layer.name, weight.name): weight.numpy() for layer in trained.layers for weight in layer.weights}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", ["folder", "file", "archive"])
 def test_loads_the_model_of_an_earlier_run(model_folder, tmp_path, checkpoint):
     folder, weights = model_folder
@@ -213,6 +217,7 @@ def serve(folder):
             thread.join()
 
 
+@pytest.mark.slow
 def test_reads_a_checkpoint_prefix_and_a_model_over_http(model_folder, tmp_path):
     values = slim_values(4)
     write_slim_checkpoint(tmp_path, values, tf.compat.v1.train.SaverDef.V2)
@@ -253,6 +258,7 @@ def published_mobilenet(folder):
     return model
 
 
+@pytest.mark.slow
 def test_imagenet_downloads_the_weights_of_keras(keras_site, tmp_path, capfd):
     theirs = published_mobilenet(keras_site)
     network = NETWORKS["mobilenet_v2"]
@@ -267,6 +273,7 @@ def test_imagenet_downloads_the_weights_of_keras(keras_site, tmp_path, capfd):
     np.testing.assert_array_equal(repeated.get_layer("Conv_1").kernel, theirs.get_layer("Conv_1").kernel)
 
 
+@pytest.mark.slow
 def test_a_failed_download_is_rejected_with_the_address_and_a_remedy(keras_site):
     message = refusal("mobilenet_v2", "imagenet")
     assert "the ImageNet weights of mobilenet_v2 must be downloadable; got URL fetch failure on http://127.0.0.1" in message

@@ -54,6 +54,7 @@ def test_an_empty_batch_has_no_answers(classifier):
     assert classifier.classify([]) == []
 
 
+@pytest.mark.slow
 def test_a_model_with_fewer_labels_than_scores_is_rejected(tmp_path):
     folder = colour_model.write_version(tmp_path / "1")
     about = folder / "assets.extra" / "model.json"
@@ -62,6 +63,7 @@ def test_a_model_with_fewer_labels_than_scores_is_rejected(tmp_path):
         Classifier(Version(folder))
 
 
+@pytest.mark.slow
 def test_a_model_with_scores_that_are_not_finite_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"a model must give finite scores; got \[nan, nan, nan\] from .*1\. Train it again\."):
         Classifier(Version(colour_model.write_version(tmp_path / "1", scale=float("nan"))))

@@ -122,6 +122,7 @@ def test_a_class_whose_training_images_are_all_rejected_is_named_and_rejected(tm
     assert "no image to train on is left of 1 of 2 classes: light\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [(), ("03.png", "21.png", "37.png")])
 @pytest.mark.parametrize("processes", [2, 3, 50])
 def test_several_processes_write_the_files_of_one(tmp_path, broken, processes):
@@ -186,6 +187,7 @@ def partly_invalid(tmp_path_factory) -> Tables:
     return make_tables(tmp_path_factory.mktemp("damaged"), broken=tuple(f"{number:02}.png" for number in range(0, 40, 6)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partitions", [1, 2, 3, 7, 8, 30, 60])
 def test_any_number_of_partitions_gives_the_files_of_one(valid, tmp_path, partitions):
     expected = contents(write_at_once(valid, tmp_path / "once"))
@@ -195,6 +197,7 @@ def test_any_number_of_partitions_gives_the_files_of_one(valid, tmp_path, partit
     assert contents(write_and_join(valid, tmp_path / "parts", partitions)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partitions", [3, 7, 60])
 def test_rejections_in_several_partitions_leave_no_gaps(partly_invalid, tmp_path, partitions):
     expected = contents(write_at_once(partly_invalid, tmp_path / "once"))

@@ -52,6 +52,7 @@ def test_exact_search_returns_all_vectors_if_fewer_than_requested():
     assert scores.shape == positions.shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_approximate_search_reaches_the_target_recall(tmp_path):
     samples = clustered(20_200, 160)
     vectors, queries = samples[:20_000], samples[20_000:].astype("float32")
@@ -116,6 +117,7 @@ def test_a_thumbnail_is_never_larger_than_its_image(size, small):
         assert (image.size, original.size) == (small, size)
 
 
+@pytest.mark.slow
 def test_an_image_is_its_own_nearest_neighbour(built, image_folder):
     folder, _ = built
     index = Index(folder)
@@ -129,6 +131,7 @@ def test_an_image_is_its_own_nearest_neighbour(built, image_folder):
     assert len(of_one_label) == 6 and {hit.label for hit in of_one_label} == {"bellcup"}
 
 
+@pytest.mark.slow
 def test_embeddings_are_the_normalized_inputs_of_the_classification_head(model):
     import keras
 
@@ -146,6 +149,7 @@ def test_embeddings_are_the_normalized_inputs_of_the_classification_head(model):
         Embedder(exported_version(model)).embed_one(b"no picture")
 
 
+@pytest.mark.slow
 def test_embeddings_and_rejections_keep_the_order_over_several_batches(model):
     embedder = Embedder(exported_version(model))
     draw = np.random.default_rng(1)
@@ -164,6 +168,7 @@ def test_embeddings_and_rejections_keep_the_order_over_several_batches(model):
     assert len({embedding[0].tobytes() for embedding in found if not isinstance(embedding, Rejected)}) == len(inputs) - 5
 
 
+@pytest.mark.slow
 def test_an_update_reuses_known_embeddings_and_removes_missing_images(built, model, image_folder, tmp_path):
     folder = shutil.copytree(built[0], tmp_path / "index")
     rows = build.find_images(str(image_folder))
@@ -195,6 +200,7 @@ def build_in_parts(rows, model, root, partitions: int, before=None) -> tuple[lis
     return written, build.join_index_parts(folders, model, root / "index")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_an_index_joined_from_parts_equals_one_built_at_once(built, model, image_folder, tmp_path, partitions):
     written, joined = build_in_parts(build.find_images(str(image_folder)), model, tmp_path, partitions)
@@ -206,6 +212,7 @@ def test_an_index_joined_from_parts_equals_one_built_at_once(built, model, image
     assert Index(tmp_path / "index").search(vector, 5) == Index(built[0]).search(vector, 5)
 
 
+@pytest.mark.slow
 def test_an_index_of_more_parts_than_images_equals_one_built_at_once(model, image_folder, tmp_path):
     rows = build.find_images(str(image_folder))[:2]
     whole = build.build_index(rows, model, tmp_path / "whole")
@@ -214,6 +221,7 @@ def test_an_index_of_more_parts_than_images_equals_one_built_at_once(model, imag
     assert (joined, index_files(tmp_path / "index")) == (whole, index_files(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_parts_compute_only_images_missing_in_the_earlier_index(built, model, image_folder, tmp_path):
     rows = build.find_images(str(image_folder))
     build.build_index([row for row in rows if row.label == "bellcup"], model, tmp_path / "before")
@@ -272,6 +280,7 @@ def part_folders(model, image_folder, tmp_path_factory):
     return [root / "part 0", root / "part 1"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_update_keeps_the_old_index(built, model, image_folder, tmp_path, monkeypatch):
     folder = shutil.copytree(built[0], tmp_path / "index")
     monkeypatch.setattr(ann, "MAX_EXACT", 0)
@@ -290,6 +299,7 @@ BUILD = "import sys; from pathlib import Path; from kfp_vision.search import bui
 BUILD += "build.build_index(build.find_images(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [".index.*", ".index.*/*/vectors"])
 def test_a_killed_update_keeps_the_old_index_and_the_next_update_succeeds(built, model, image_folder, tmp_path, written):
     folder = shutil.copytree(built[0], tmp_path / "index")
@@ -359,6 +369,7 @@ def test_a_model_without_embeddings_is_rejected(tmp_path):
         Embedder(old_version)
 
 
+@pytest.mark.slow
 def test_an_index_of_another_model_is_rebuilt(built, model, image_folder, tmp_path, capsys):
     folder = shutil.copytree(built[0], tmp_path / "index")
     about = json.loads((folder / "index.json").read_text())
@@ -406,6 +417,7 @@ def similarities(found: list) -> list[list[float]]:
     return [[hit.similarity for hit in row] for row in found]
 
 
+@pytest.mark.slow
 def test_an_index_without_a_model_uses_a_version_beside_it(built, model, tmp_path):
     repository = shutil.copytree(model / "serving", tmp_path / "place")
     folder = shutil.copytree(built[0], repository / "index", ignore=shutil.ignore_patterns("model"))

@@ -46,6 +46,7 @@ def difference(answers: list, expected: list) -> float:
     return max(np.abs(np.subtract(image_spec.probabilities, other.probabilities)).max() for image_spec, other in both)
 
 
+@pytest.mark.slow
 def test_concurrent_requests_get_the_answers_of_single_ones(version, pictures):
     alone = [Classifier(version).classify([picture])[0] for picture in pictures]
     answers = list(itertools.chain(*classify_concurrently(version, [[picture] for picture in pictures[:-6]] + [pictures[-6:]])))

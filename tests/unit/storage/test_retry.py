@@ -232,6 +232,7 @@ def self_signed(file: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_progress_restarts_the_deadline(monkeypatch):
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     retry.wait_for_stores(0.5)
@@ -326,6 +327,7 @@ def test_the_wait_is_not_part_of_the_recipe_and_is_passed_to_data_stages():
     assert advanced.Advanced.parse({"store_wait_seconds": 3}).for_data()["store_wait_seconds"] == 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["rollback"], ["predict", "1.jpg", "--model"], ["serve"]])
 def test_commands_report_an_unreachable_store_soon(command):
     start = time.monotonic()
@@ -340,6 +342,7 @@ def test_commands_report_an_unreachable_store_soon(command):
     assert error.endswith("Check the address and the network, or try again.")
 
 
+@pytest.mark.slow
 def test_starting_a_run_reports_an_unreachable_store_soon(tmp_path):
     start = time.monotonic()
     fields = ["-p", f"images_uri=s3://bucket/photos?endpoint={NOBODY}", "--output", str(tmp_path)]

@@ -70,6 +70,7 @@ def test_the_model_folder_has_export_labels_metadata_and_history(trained):
     assert [row["step"] for row in history] == list(range(1, 61))
 
 
+@pytest.mark.slow
 def test_the_export_classifies_encoded_images(trained):
     _, model = trained
     served = tf.saved_model.load(str(model / "serving" / "1"))
@@ -79,6 +80,7 @@ def test_the_export_classifies_encoded_images(trained):
     np.testing.assert_allclose(answers["probabilities"].numpy().sum(1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_export_uses_only_operations_of_old_servers(trained):
     _, model = trained
     graph = tf.saved_model.load(str(model / "serving" / "1")).signatures["serving_default"].graph
@@ -87,6 +89,7 @@ def test_the_export_uses_only_operations_of_old_servers(trained):
     assert not [name for name in used if "Xla" in name or "StatelessRandom" in name or "OneDnn" in name], used
 
 
+@pytest.mark.slow
 def test_the_keras_file_loads_without_this_library(trained, tmp_path):
     _, model = trained
     image = np.full((1, 32, 32, 3), 200, "float32")
@@ -103,6 +106,7 @@ def test_the_keras_file_loads_without_this_library(trained, tmp_path):
     np.testing.assert_allclose(tf.nn.softmax(np.load(tmp_path / "logits.npy")), served, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["inception_v1", "googlenet"])
 def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_path, network):
     advanced = NARROW | {"precision": "bfloat16"}
@@ -113,6 +117,7 @@ def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_pat
     assert {layer.compute_dtype for layer in exported.layers} == {"float32"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_batches(folders):
     def first_batches(seed):
         augmentation = Augmentation()
@@ -157,6 +162,7 @@ def write_npz(file):
     return weights_by_name
 
 
+@pytest.mark.slow
 def test_train_last_layer_only_keeps_all_other_weights(folders, tmp_path):
     weights_by_name = write_npz(tmp_path / "weights.npz")
     fields = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_last_layer_only": True}
@@ -169,6 +175,7 @@ def test_train_last_layer_only_keeps_all_other_weights(folders, tmp_path):
     assert not np.array_equal(last.kernel, weights_by_name[name(last.name, "kernel")])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_training_and_leaves_no_files(folders, tmp_path):
     with pytest.raises(InputError, match=r"the loss must be finite; got nan at step \d+, at rate 1e\+12\. Try a learning_rate"):
         train(folders, tmp_path, optimizer="sgd", learning_rate=1e12, train_steps=20)
@@ -186,6 +193,7 @@ def test_every_optimizer_reduces_the_loss(name):
     assert float(tf.reduce_sum(tf.square(variable.value))) < 13.0
 
 
+@pytest.mark.slow
 def test_weight_decay_equals_the_gradient_of_the_penalty_of_tf_slim(folders):
     """One SGD step with weight decay differs from one without by exactly rate * decay * weight."""
     weights = []
@@ -292,6 +300,7 @@ def test_early_stopping_keeps_the_best_weights():
     assert not np.allclose(overfitting.weights("last")[0], overfitting.weights("best")[0])
 
 
+@pytest.mark.slow
 def test_keeps_the_best_and_the_last_model(folders, tmp_path):
     changes = {"train_steps": 12, "learning_rate": 0.02, "advanced": NARROW | {"validate_every_steps": 1}}
     reached, model = train(folders, tmp_path, **changes)
@@ -303,6 +312,7 @@ def test_keeps_the_best_and_the_last_model(folders, tmp_path):
         assert not np.allclose(exported.layers[-1].kernel, last.layers[-1].kernel)
 
 
+@pytest.mark.slow
 def test_layers_are_frozen_by_name_prefix(folders, tmp_path):
     advanced = NARROW | {"layers_to_freeze": "Conv2d, Mixed_3", "export": "last"}
     weights = write_npz(tmp_path / "weights.npz")
@@ -328,6 +338,7 @@ def test_invalid_layers_to_freeze_are_rejected(prefixes, message):
         trainer.freeze_layers(model, prefixes)
 
 
+@pytest.mark.slow
 def test_frozen_features_equal_the_network_and_are_batched_in_a_seeded_order(tmp_path, folders):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
     body, last = networks.split_head(model)
@@ -355,6 +366,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_a_thousand_steps(folders):
     if not Path("/proc/self/statm").exists():
         leave_out("Linux alone tells how much memory a process has")
