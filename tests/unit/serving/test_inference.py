@@ -48,7 +48,8 @@ def difference(answers: list, expected: list) -> float:
 
 @pytest.mark.slow
 def test_concurrent_requests_get_the_answers_of_single_ones(version, pictures):
-    alone = [Classifier(version).classify([picture])[0] for picture in pictures]
+    classifier = Classifier(version)
+    alone = [classifier.classify([picture])[0] for picture in pictures]
     answers = list(itertools.chain(*classify_concurrently(version, [[picture] for picture in pictures[:-6]] + [pictures[-6:]])))
     assert difference(answers, alone) < 1e-5
     assert [answer.label for answer in answers] == [answer.label for answer in alone]
