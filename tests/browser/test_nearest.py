@@ -10,6 +10,8 @@ from support.model_servers import until
 
 from kfp_vision.serving import server
 
+pytestmark = pytest.mark.slow
+
 DROP = """async bytes => {
     const carried = new DataTransfer();
     carried.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
@@ -102,7 +104,6 @@ def test_the_nearest_images_are_navigable_by_keyboard(page):
     assert page.evaluate("document.activeElement.title").endswith(f"{second:02}.png")
 
 
-@pytest.mark.slow
 def test_with_a_token_the_nearest_images_are_shown(browser, repository, monkeypatch):
     monkeypatch.setenv("KFP_VISION_TOKEN", "the-token")
     with server.run_server(repository) as address:
@@ -116,7 +117,6 @@ def test_with_a_token_the_nearest_images_are_shown(browser, repository, monkeypa
         new_page.close()
 
 
-@pytest.mark.slow
 def test_without_an_index_no_search_is_requested(browser, repository, tmp_path):
     shutil.copytree(repository / "1", tmp_path / "1")
     with server.run_server(tmp_path) as address:

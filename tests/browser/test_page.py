@@ -114,6 +114,7 @@ def token_page(browser, tmp_path, monkeypatch) -> Iterator:
         new_page.close()
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_the_token(token_page):
     assert LABELS[0] not in token_page.inner_text(".lede")
     token_page.set_input_files("#file", jpeg("red"))

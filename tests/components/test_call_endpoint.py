@@ -5,6 +5,8 @@ from support import run_component
 
 from kfp_vision import components
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def endpoint(deployed, held_out):
@@ -16,7 +18,6 @@ def read_answer(ended: run_component.Result) -> dict:
     return json.loads((ended.folder / "answer").read_text())
 
 
-@pytest.mark.slow
 def test_classifies_a_held_out_image(endpoint, evaluated, tmp_path):
     ended = run_component.run(components.call_endpoint, tmp_path, endpoint, test_image_uri="", advanced={})
     answer = read_answer(ended)
@@ -31,7 +32,6 @@ def test_classifies_a_held_out_image(endpoint, evaluated, tmp_path):
     assert ended.printed[0] == f"POST {answer['url']}"
 
 
-@pytest.mark.slow
 def test_classifies_the_test_image(endpoint, image_folder, tmp_path):
     image = str(image_folder / "globelet" / "0003.jpg")
     answer = read_answer(run_component.run(components.call_endpoint, tmp_path, endpoint, test_image_uri=image, advanced={}))
@@ -39,7 +39,6 @@ def test_classifies_the_test_image(endpoint, image_folder, tmp_path):
     assert answer["prediction"] in ("bellcup", "globelet")
 
 
-@pytest.mark.slow
 def test_rejects_an_invalid_test_image(endpoint, tmp_path):
     (tmp_path / "notes.jpg").write_text("no picture")
     ended = run_component.run(

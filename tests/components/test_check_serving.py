@@ -8,6 +8,8 @@ from support import run_component
 from kfp_vision import components
 from kfp_vision.repository.version import exported_version
 
+pytestmark = pytest.mark.slow
+
 DEPLOYMENT = {"deploy_to": "here", "accepted": True}
 
 
@@ -33,7 +35,6 @@ def update_json(verdict: Path, /, **changes: object) -> None:
     verdict.write_text(json.dumps(json.loads(verdict.read_text()) | changes))
 
 
-@pytest.mark.slow
 def test_rejects_a_model_that_the_server_cannot_load(copied_inputs, tmp_path):
     version = exported_version(copied_inputs["model"])
     (version.folder / "variables" / "variables.index").write_bytes(b"torn")
@@ -42,7 +43,6 @@ def test_rejects_a_model_that_the_server_cannot_load(copied_inputs, tmp_path):
     assert run_component.error_line(ended).startswith("error: a model must load and answer; got ")
 
 
-@pytest.mark.slow
 def test_rejects_answers_that_differ_from_the_evaluation(copied_inputs, tmp_path):
     answers = json.loads(copied_inputs["verdict"].read_text())["answers"]
     answers[0]["probabilities"] = [0.002 + score for score in answers[0]["probabilities"]]
@@ -60,7 +60,6 @@ def test_rejects_the_verdict_of_another_model(copied_inputs, tmp_path):
     assert "the verdict must be of the model it is used for; got one of 0123456789ab for" in run_component.error_line(ended)
 
 
-@pytest.mark.slow
 def test_serving_is_checked_without_a_deployment_target(serving_check_inputs, tmp_path):
     ended = run_component.run(components.check_serving, tmp_path, serving_check_inputs, deploy_to="none", accepted=True)
     assert ended.output is False

@@ -1,7 +1,10 @@
+import pytest
 from support import run_component
 
 from kfp_vision import components
 from kfp_vision.dataset import scan
+
+pytestmark = pytest.mark.slow
 
 VALUES = {"images_uri": "sample", "leave_out_uri": "", "recipe": "fields", "model_name": "flowers"}
 

@@ -7,6 +7,8 @@ from support import run_component
 from kfp_vision import components
 from kfp_vision.repository.version import exported_version, versions
 
+pytestmark = pytest.mark.slow
+
 
 def test_publishes_the_first_version(deployed, trained):
     endpoint = json.loads((deployed.folder / "endpoint").read_text())

@@ -7,6 +7,8 @@ from kfp_vision import components
 from kfp_vision.records import convert
 from kfp_vision.repository import version
 
+pytestmark = pytest.mark.slow
+
 LENIENT = {"min_accuracy": 0.0, "test_image_uri": "", "deploy_to": "none", "unchanged": False, "advanced": {}}
 
 
@@ -45,7 +47,6 @@ def test_writes_the_verdict_with_its_reasons(evaluated):
     ]
 
 
-@pytest.mark.slow
 def test_rejects_a_model_evaluated_on_two_images_and_succeeds(evaluate_inputs, tmp_path):
     ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **LENIENT)
     figures = json.loads((ended.folder / "verdict").read_text())
@@ -53,7 +54,6 @@ def test_rejects_a_model_evaluated_on_two_images_and_succeeds(evaluate_inputs, t
     assert "hold out more images, with validation_ratio or test_ratio" in figures["verdict"]["reasons"][0]
 
 
-@pytest.mark.slow
 def test_rejects_a_model_below_min_accuracy(evaluate_inputs, tmp_path):
     strict = LENIENT | {"min_accuracy": 0.999999, "advanced": {"beat_largest_class": False}}
     ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **strict)
@@ -62,7 +62,6 @@ def test_rejects_a_model_below_min_accuracy(evaluate_inputs, tmp_path):
     assert figures["verdict"]["accepted"] is ended.output is (figures["accuracy"] == 1)
 
 
-@pytest.mark.slow
 def test_an_accepted_but_unchanged_model_is_not_deployed_again(evaluate_inputs, tmp_path):
     unchanged = LENIENT | {"unchanged": True, "advanced": {"beat_largest_class": False}}
     ended = run_component.run(components.evaluate_classifier, tmp_path, evaluate_inputs, **unchanged)
@@ -83,7 +82,6 @@ def test_writes_a_page_and_classifies_the_test_image(evaluated):
     assert "flowers: evaluation" in (evaluated.folder / "report").read_text()
 
 
-@pytest.mark.slow
 def test_fails_without_held_out_images(evaluate_inputs, tmp_path):
     empty_records = tmp_path / "nothing"
     convert.write_shards(empty_records, "validation", iter(()), ["bellcup", "globelet"], 100)

@@ -5,6 +5,8 @@ from support import run_component
 
 from kfp_vision import components
 
+pytestmark = pytest.mark.slow
+
 ALL_AT_ONCE = {"all_scores": False, "partition": 0, "partitions": 1, "advanced": {}}
 
 
@@ -13,7 +15,6 @@ def model(trained):
     return {"model": trained.folder / "model"}
 
 
-@pytest.mark.slow
 def test_classifies_every_image(model, image_folder, tmp_path):
     ended = run_component.run(components.predict_images, tmp_path, model, predict_uri=str(image_folder), **ALL_AT_ONCE)
     with (ended.folder / "predictions").open(newline="") as file:
@@ -26,7 +27,6 @@ def test_classifies_every_image(model, image_folder, tmp_path):
     assert ended.metadata["predictions"] == {}  # KFP passes the metadata of all partitions in a single argument
 
 
-@pytest.mark.slow
 def test_rejects_a_folder_without_images(model, tmp_path):
     (tmp_path / "empty").mkdir()
     ended = run_component.run(

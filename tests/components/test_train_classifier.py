@@ -6,6 +6,8 @@ from support import run_component
 
 from kfp_vision import components
 
+pytestmark = pytest.mark.slow
+
 
 def test_writes_a_model_for_keras_and_tensorflow_serving(trained):
     model = trained.folder / "model"
@@ -33,7 +35,6 @@ def test_reports_the_metrics_reached(trained):
     assert any(line.startswith("step 3/3  loss ") for line in trained.printed)
 
 
-@pytest.mark.slow
 def test_stops_when_the_loss_is_not_finite(train_inputs, recipe, tmp_path):
     ended = run_component.run(components.train_classifier, tmp_path, train_inputs, **recipe | {"learning_rate": 1e30})
     line = run_component.error_line(ended)

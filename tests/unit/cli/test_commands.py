@@ -238,6 +238,7 @@ def test_invalid_arguments_are_rejected_in_one_line(results, data, name):
     assert_rejected(REFUSED[name], results[name], data=data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISFITS)
 def test_a_checkpoint_of_another_network_is_rejected(misfit_results, real_data, name):
     assert_rejected(MISFITS[name], misfit_results[name], real=real_data)

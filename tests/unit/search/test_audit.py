@@ -14,6 +14,8 @@ from kfp_vision.search import audit, build, label_issues, near_duplicates, proje
 from kfp_vision.search import index as search_index
 from kfp_vision.search.index import Index
 
+pytestmark = pytest.mark.slow
+
 EACH = 20
 
 
@@ -208,7 +210,6 @@ def test_the_page_shows_findings_and_the_map(audited):
     assert f"{counts['left_out']} images are marked for exclusion" in page
 
 
-@pytest.mark.slow
 def test_unlabelled_images_are_audited_for_copies(folder, image_folder, tmp_path):
     loose = tmp_path / "loose"
     loose.mkdir()
@@ -221,7 +222,6 @@ def test_unlabelled_images_are_audited_for_copies(folder, image_folder, tmp_path
     assert "no label" in outputs["page"].read_text()
 
 
-@pytest.mark.slow
 def test_an_index_of_one_image_has_no_findings(folder, image_folder, tmp_path):
     (tmp_path / "one").mkdir()
     shutil.copy(image_folder / "bellcup" / "0001.jpg", tmp_path / "one")

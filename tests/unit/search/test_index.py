@@ -243,6 +243,7 @@ def test_parts_have_consecutive_rows_and_equal_work():
     assert parts.part_rows([], set(), 0, 2) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "line"),
     [

@@ -55,6 +55,7 @@ def test_concurrent_requests_get_the_answers_of_single_ones(version, pictures):
     assert [answer.label for answer in answers] == [answer.label for answer in alone]
 
 
+@pytest.mark.slow
 def test_damaged_images_do_not_affect_other_requests(version):
     decode_whole_image, end = colour_model.picture("blue", size=(90, 90)), b"\xff\xd9"
     at = decode_whole_image.rindex(end) - 20
@@ -94,6 +95,7 @@ def write_with_another_crop(folder: Path) -> Version:
     return Version(folder)
 
 
+@pytest.mark.slow
 def test_an_export_with_its_own_crop_gets_encoded_images(tmp_path, pictures):
     version = write_with_another_crop(tmp_path / "1")
     expected = Classifier(version).classify(pictures)
@@ -104,6 +106,7 @@ def test_an_export_with_its_own_crop_gets_encoded_images(tmp_path, pictures):
     assert difference(coroutines.result(center_cropping.classify(pictures)), expected) > inference.MAX_CROP_DIFFERENCE
 
 
+@pytest.mark.slow
 def test_requests_beyond_the_queue_limit_are_rejected(version):
     async def run() -> tuple[list, list]:
         server = LoadedModel(version)

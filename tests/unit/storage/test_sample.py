@@ -74,6 +74,7 @@ def test_an_unknown_name_is_rejected_with_a_remedy(name):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_write_creates_all_named_files(written):
     folder, count = written
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -77,6 +77,7 @@ def distances(content: bytes) -> tuple[float, float]:
     )
 
 
+@pytest.mark.slow
 def test_a_jpeg_window_is_decoded_at_the_largest_reduction_above_the_minimum_size():
     chance = random.Random(0)
     decode = tf.function(decoding.decode_jpeg_window)
@@ -92,6 +93,7 @@ def test_a_jpeg_window_is_decoded_at_the_largest_reduction_above_the_minimum_siz
         assert np.abs(part.astype(int) - 90).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_jpeg_window_equals_that_part_of_the_decoded_image():
     chance = random.Random(0)
     for _ in range(150):
@@ -175,12 +177,14 @@ def hashes(folder: Path, first: int, steps: int, **options) -> list[str]:
     return ended.stdout.split()
 
 
+@pytest.mark.slow
 def test_batches_are_reproduced_from_any_step_in_another_process(numbered):
     expected = hashes(numbered, 0, 14)
     assert len(set(expected)) == 14
     assert hashes(numbered, 9, 5) == expected[9:]
 
 
+@pytest.mark.slow
 def test_batches_with_strong_augmentation_are_reproduced_from_any_step(numbered):
     options = {"augmentation": STRONG | {"mixup_alpha": 0.4}}
     assert hashes(numbered, 4, 2, **options) == hashes(numbered, 0, 6, **options)[4:]
@@ -189,6 +193,7 @@ def test_batches_with_strong_augmentation_are_reproduced_from_any_step(numbered)
 STRONG = {"rand_augment": 2, "rand_augment_magnitude": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slices", "augmentation"), [(2, {}), (4, {}), (2, STRONG)])
 def test_the_slices_of_all_workers_form_the_whole_batch(numbered, slices, augmentation):
     images, labels = batches(numbered, 7, augmentation=augmentation)
@@ -256,6 +261,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images_read(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), "uint8")
     contents = [encoded(Image.fromarray(np.roll(noise, n, 0)), "PNG") for n in range(80)]
@@ -302,6 +308,7 @@ def test_rand_augment_samples_operations_per_image_and_stays_in_range():
     assert len(np.unique(varied, axis=0)) > 30
 
 
+@pytest.mark.slow
 def test_rand_augment_of_magnitude_zero_changes_only_contrast():
     image = tf.constant(np.asarray(flower(32, 32), "float32"))
     vary = rand_augment(1, 0.0)
