@@ -6,6 +6,7 @@ Prints one line of JSON per figure. Without names, runs all of them and rewrites
 import platform
 import re
 import sys
+from collections.abc import Collection, Iterable
 from datetime import date
 from importlib import import_module, metadata
 from pathlib import Path
@@ -26,14 +27,29 @@ def main(names: list[str]) -> int:
     Returns:
         The exit code.
     """
-    unknown = [name for name in names if name not in NAMES]
-    if unknown:
-        print(f"error: a benchmark must be one of {', '.join(NAMES)}; got {unknown[0]}. Take one of these.", file=sys.stderr)
+    if is_unknown("benchmark", names, NAMES):
         return 2
     figures = [figure for name in names or NAMES for figure in import_module(f"benchmarks.{name}").run()]
     if not names:
         README.write_text(TABLE.sub(lambda _: table(figures), README.read_text()))
     return 0
+
+
+def is_unknown(kind: str, names: Iterable[str], known: Collection[str]) -> bool:
+    """Reports the first name that is not known on stderr.
+
+    Args:
+        kind: of what is named, in the singular.
+        names: names to check.
+        known: all there are.
+
+    Returns:
+        Whether there is such a name.
+    """
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        print(f"error: a {kind} must be one of {', '.join(known)}; got {unknown}. Take one of these.", file=sys.stderr)
+    return unknown is not None
 
 
 def table(figures: list[Figure]) -> str:

@@ -5,7 +5,9 @@ accuracy is that of held-out photographs after 300 steps from the published weig
 BENCH_ROUNDS splits; a network has none where its weights cannot be had. Let nothing else run on the machine meanwhile.
 """
 
+import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import learn, peers, photographs, serve
-from benchmarks.__main__ import TABLE, measured_on
+from benchmarks.__main__ import TABLE, is_unknown, measured_on
 from benchmarks.measure import rounds
 from kfp_vision.networks import IMAGENET, NETWORKS
 
@@ -43,9 +45,7 @@ def main(names: list[str]) -> int:
     Returns:
         The exit code.
     """
-    unknown = [name for name in names if name not in NETWORKS]
-    if unknown:
-        print(f"error: a network must be one of {', '.join(NETWORKS)}; got {unknown[0]}. Take one of these.", file=sys.stderr)
+    if is_unknown("network", names, NETWORKS):
         return 2
     lines = [measure(name) for name in names or NETWORKS]
     if not names:
@@ -92,9 +92,15 @@ def accuracy(name: str) -> float | None:
 
 
 def find_weights(name: str) -> str:
-    """Returns where a network's published weights are: `imagenet`, or Caffe's file; empty if nowhere."""
-    if NETWORKS[name].imagenet:
-        return IMAGENET
+    """Returns where a network's published weights are: `imagenet`, or Caffe's file; empty if nowhere at hand.
+
+    They are downloaded only where BENCH_DOWNLOADS is set: without a network, each download is tried for minutes.
+    """
+    network = NETWORKS[name]
+    if network.weights_package:
+        return IMAGENET if importlib.util.find_spec(network.weights_package.partition("==")[0].replace("-", "_")) else ""
+    if network.imagenet:
+        return IMAGENET if os.environ.get("BENCH_DOWNLOADS") else ""
     return str(photographs.find_googlenet_weights("networks") or "") if name == "googlenet" else ""
 
 
