@@ -111,14 +111,18 @@ def table(lines: list[dict[str, Any]]) -> str:
         lines: of `measure`.
 
     Returns:
-        The table and the line below it.
+        The table, without the accuracies if there are none, and the line below it.
     """
-    head = f"| {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * (len(COLUMNS) - 1)}\n"
-    return f"{head}{''.join(map(_row, lines))}\n{measured_on()}"
+    rows = [COLUMNS, *map(_row, lines)]
+    if all(line["accuracy"] is None for line in lines):
+        rows = [row[:-1] for row in rows]
+    head, *body = (f"| {' | '.join(row)} |\n" for row in rows)
+    return f"{head}| --- |{' ---: |' * (len(rows[0]) - 1)}\n{''.join(body)}\n{measured_on()}"
 
 
-def _row(line: dict[str, Any]) -> str:
-    figures = [
+def _row(line: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"`{line['network']}`",
         f"{line['image_size']:g}",
         f"{line['parameters']:.1f}",
         f"{line['operations']:.2f}",
@@ -128,8 +132,7 @@ def _row(line: dict[str, Any]) -> str:
         f"{line['together']:.0f}",
         f"{line['answers_memory']:.0f}",
         "" if line["accuracy"] is None else f"{line['accuracy']:.1f}",
-    ]
-    return f"| `{line['network']}` | {' | '.join(figures)} |\n"
+    )
 
 
 def _costs(*arguments: object) -> dict[str, float]:
