@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import applications
+from support import bfloat16_step
 
 from kfp_vision.networks import KERAS_APPLICATIONS, NETWORKS, pretrained
 from kfp_vision.prediction import export
@@ -108,19 +109,8 @@ def test_a_model_saved_by_keras_is_loaded_and_gives_the_same_features(tmp_path, 
 @pytest.mark.slow
 @networks(*SHALLOW)
 def test_trains_in_bfloat16(name):
-    size = NETWORKS[name].smallest
-    model = build_network(name, 2, "bfloat16", image_size=size, batch_norm_decay=0.5)
-    before = [weight.numpy() for weight in model.trainable_weights]
-    with tf.GradientTape() as tape:
-        logits = model(pixels(size, 4), training=True)
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits([0, 1, 0, 1], logits))
-    assert logits.dtype == "float32" and np.isfinite(float(loss))
-    keras.optimizers.SGD(0.01).apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
-    changed = [np.any(weight.numpy() != old) for weight, old in zip(model.trainable_weights, before, strict=True)]
-    assert np.mean(changed) > 0.9
-    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = bfloat16_step.assert_trains(name, pixels(NETWORKS[name].smallest, 4))
     assert {norm.momentum for norm in norms} == ({0.5} if norms else set())
-    assert all(np.any(norm.moving_mean.numpy() != 0) for norm in norms)
 
 
 @pytest.mark.slow
