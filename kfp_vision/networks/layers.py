@@ -229,7 +229,7 @@ def _normalize_over_channels(x: Tensor, band: Tensor, factor: float) -> Tensor:
 
 
 def local_response_normalization(x: Tensor, *, name: str, size: int = 5, alpha: float = 1e-4, fast: bool) -> Tensor:
-    """Applies local response norm, as one layer or as a frozen Dense layer and element-wise operations.
+    """Applies local response norm, as one layer or as a frozen 1x1 convolution and element-wise operations.
 
     Args:
         x: (batch, height, width, channels).
@@ -244,9 +244,9 @@ def local_response_normalization(x: Tensor, *, name: str, size: int = 5, alpha: 
     if fast:
         return LocalResponseNormalization(size, alpha, name=name)(x)
     channels = x.shape[-1]
-    band = keras.layers.Dense(channels, use_bias=False, trainable=False, name=f"{name}.band")
+    band = keras.layers.Conv2D(channels, 1, use_bias=False, trainable=False, name=f"{name}.band")
     sums = band(ops.square(x))
-    band.set_weights([neighbour_matrix(channels, size)])
+    band.set_weights([neighbour_matrix(channels, size)[None, None]])
     return scale_by_power(x, sums, alpha / size)
 
 
@@ -266,7 +266,7 @@ def neighbour_matrix(channels: int, size: int) -> npt.NDArray[np.float32]:
 
 
 def scale_by_power(x: Tensor, sums: Tensor, factor: float) -> Tensor:
-    """Computes x * (1 + factor * sums)^-0.75, with square roots instead of the power, which is slow.
+    """Computes x * (1 + factor * sums)^-0.75, with square roots and a division: other powers are slow, in OpenVINO also -0.5.
 
     Args:
         x: (batch, height, width, channels).
@@ -276,5 +276,5 @@ def scale_by_power(x: Tensor, sums: Tensor, factor: float) -> Tensor:
     Returns:
         A tensor like `x`.
     """
-    inverse = ops.rsqrt(1.0 + factor * sums)
-    return x * inverse * ops.sqrt(inverse)
+    root = ops.sqrt(1.0 + factor * sums)
+    return x / (root * ops.sqrt(root))
