@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from benchmarks import photographs, read_store, slim
 from benchmarks.measure import Figure, compare
+from kfp_vision.core.frameworks import keras
 from kfp_vision.dataset import label_map, scan
 from kfp_vision.dataset.table import SPLITS, write_table
 from kfp_vision.training import input_pipeline

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 from PIL import ExifTags, Image
 
 from benchmarks import photographs, serve
 from benchmarks.measure import Figure, compare
+from kfp_vision.core.frameworks import tf
 from kfp_vision.networks import orientation
 from kfp_vision.repository.version import FIRST_VERSION
 

@@ -12,11 +12,11 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
 from kfp_vision.core import hardware
+from kfp_vision.core.frameworks import tf
 from kfp_vision.networks import inception
 from kfp_vision.records.records_folder import read_records_info
 from kfp_vision.training import augmentation, feeds, input_pipeline, trainer

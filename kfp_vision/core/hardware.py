@@ -16,7 +16,7 @@ CORE_LIMITS = (
 
 def precision() -> str:
     """Returns `bfloat16` if the hardware multiplies matrices in it, else `float32`: emulated bfloat16 is many times slower."""
-    import tensorflow as tf
+    from kfp_vision.core.frameworks import tf
 
     gpus = tf.config.get_visible_devices("GPU")
     if gpus:

@@ -140,7 +140,7 @@ def split_head(model: Any) -> tuple[Any, Any]:
     Returns:
         The body, from images to features, and the head, from features to logits.
     """
-    import keras
+    from kfp_vision.core.frameworks import keras
 
     last, dropout = model.layers[-1], model.layers[-2]
     assert isinstance(dropout, keras.layers.Dropout), dropout

@@ -2,8 +2,7 @@
 
 from functools import partial
 
-import tensorflow as tf
-
+from kfp_vision.core.frameworks import tf
 from kfp_vision.networks import orientation
 
 CENTRAL_FRACTION = 0.875  # of each side, as TF-Slim and Caffe evaluate

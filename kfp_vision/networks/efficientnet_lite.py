@@ -10,12 +10,13 @@ Layers have the names of the published PyTorch weights, without their leading un
 import math
 from typing import Any
 
-import keras
 import numpy.typing as npt
-from keras import layers
 
+from kfp_vision.core.frameworks import keras
 from kfp_vision.networks.inception import add_head
 from kfp_vision.networks.layers import Tensor, batch_normalization, convolution
+
+layers = keras.layers
 
 # Factor of the widths of the blocks, factor of the depth of the stages, and dropout (efficientnet_lite_builder.py).
 SCALES = {

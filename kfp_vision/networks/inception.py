@@ -10,11 +10,12 @@ Layers have the names of their endpoints in the original, with dots instead of s
 
 from typing import Any
 
-import keras
 import numpy.typing as npt
-from keras import layers
 
+from kfp_vision.core.frameworks import keras
 from kfp_vision.networks.layers import Tensor, batch_normalization, convolution, local_response_normalization
+
+layers = keras.layers
 
 # Widths of a block's convolutions (table 1 of the paper): 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection.
 BLOCK_CHANNELS = {

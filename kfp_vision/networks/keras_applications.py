@@ -13,12 +13,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import keras
-from keras import applications, layers, ops
-
+from kfp_vision.core.frameworks import keras
 from kfp_vision.networks.inception import add_head
 from kfp_vision.networks.layers import FusedBatchNormalization
 from kfp_vision.storage.base import READ_SECONDS
+
+applications, layers, ops = keras.applications, keras.layers, keras.ops
 
 # Mean and standard deviation of ImageNet's red, green and blue; source: keras.applications.imagenet_utils.preprocess_input.
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

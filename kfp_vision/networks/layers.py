@@ -7,10 +7,12 @@ If false, it consists of stock Keras layers: slower, with the same weights and r
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-from keras import ops
+
+from kfp_vision.core.frameworks import keras, tf
+
+ops = keras.ops
 
 Tensor = Any  # of Keras's backend, symbolic or not; Keras has no type for it
 
@@ -36,8 +38,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         """
         if keras.backend.backend() != "tensorflow":
             return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
-
         ones = tf.ones_like(self.moving_mean)
         scale = tf.convert_to_tensor(self.gamma) if self.scale else ones
         offset = tf.convert_to_tensor(self.beta) if self.center else tf.zeros_like(ones)
@@ -70,8 +70,6 @@ def _normalize_over_replicas(
     replica: Any, inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes what the fused kernel does over the images of all replicas: outputs, mean, and variance by n - 1."""
-    import tensorflow as tf
-
     wide = tf.cast(inputs, tf.float32)
     count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
     axes = (0, 1, 2)
@@ -191,7 +189,6 @@ class LocalResponseNormalization(keras.layers.Layer):
 
 def _normalize_over_channels(x: Tensor, band: Tensor, factor: float) -> Tensor:
     """`scale_by_power` of the sums of squares, with its own gradient: two products and two passes each way."""
-    import tensorflow as tf
 
     def sum_neighbours(values: Tensor) -> Tensor:
         return tf.reshape(tf.matmul(tf.reshape(values, (-1, values.shape[-1])), band), tf.shape(values))

@@ -6,7 +6,7 @@ has, and reads the bytes of the file itself. An orientation that cannot be read 
 
 from functools import partial
 
-import tensorflow as tf
+from kfp_vision.core.frameworks import tf
 
 UPRIGHT, ORIENTATIONS = 1, 8  # EXIF 2.3, section 4.6.4: values 1 to 8
 MAX_BLOCKS = 100  # segments or chunks looked at before the pixels; bounds the time that a crafted file can take

@@ -210,7 +210,8 @@ def _count_shards(index: Path, uri: str) -> int:
     the shared and unshared length of the key, and the length of the value (tensor_bundle.h).
     """
     from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleHeaderProto
+
+    from kfp_vision.core.frameworks import BundleHeaderProto
 
     entry = index.read_bytes()[: 3 + 0x7F]
     try:
@@ -274,7 +275,7 @@ def _is_weight(name: str) -> bool:
 
 
 def _open_keras(path: Path, uri: str) -> Checkpoint:
-    import keras
+    from kfp_vision.core.frameworks import keras
 
     try:
         return _from_model(keras.saving.load_model(path, compile=False, safe_mode=True))
@@ -315,7 +316,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _open_tensorflow(path: Path, uri: str) -> Checkpoint:
-    import tensorflow as tf
+    from kfp_vision.core.frameworks import tf
 
     try:
         reader = tf.train.load_checkpoint(str(path))

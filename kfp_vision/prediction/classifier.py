@@ -115,8 +115,7 @@ class Classifier:
         Returns:
             A thread-safe function from an encoded image, as `to_decodable` returns it, to its crop or why it is rejected.
         """
-        import tensorflow as tf
-
+        from kfp_vision.core.frameworks import tf
         from kfp_vision.networks import decoding
 
         size = self.crop_size
@@ -253,7 +252,7 @@ def _tensorflow() -> Any:
     with tempfile.TemporaryFile() as captured:
         os.dup2(captured.fileno(), 2)
         try:
-            import tensorflow
+            from kfp_vision.core.frameworks import tf
         except BaseException:
             captured.seek(0)
             with open(stderr, "wb", closefd=False) as output:
@@ -262,7 +261,7 @@ def _tensorflow() -> Any:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-    return tensorflow
+    return tf
 
 
 def _grey() -> bytes:

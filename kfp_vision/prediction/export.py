@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import keras
-import tensorflow as tf
-
+from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.dataset import label_map
 from kfp_vision.networks import Network, decoding, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE

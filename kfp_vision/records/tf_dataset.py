@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import tensorflow as tf
-
+from kfp_vision.core.frameworks import tf
 from kfp_vision.records.records_folder import read_records_info
 
 

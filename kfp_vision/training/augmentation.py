@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import keras
-import tensorflow as tf
-
+from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import decoding
 
 DRAWS_PER_NUMBER = 1024  # upper bound of the draws for one image or batch

@@ -5,9 +5,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.frameworks import tf
 
 
 def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ) -> tf.distribute.Strategy:

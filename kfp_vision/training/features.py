@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
+from kfp_vision.core.frameworks import tf
 from kfp_vision.records.records_folder import read_records_info
 from kfp_vision.training import input_pipeline
 

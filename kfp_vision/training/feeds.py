@@ -5,10 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
 from kfp_vision import networks
 from kfp_vision.core import hardware
+from kfp_vision.core.frameworks import tf
 from kfp_vision.records import records_folder
 from kfp_vision.training import augmentation, input_pipeline
 from kfp_vision.training.features import compute_features, training_batches, validation_batches

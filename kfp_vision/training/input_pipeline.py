@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.frameworks import tf
 from kfp_vision.networks import decoding
 from kfp_vision.records import example, tf_dataset
 from kfp_vision.records.records_folder import RandomAccessRecords, read_records_info

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-import tensorflow as tf
-
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.frameworks import tf
 from kfp_vision.reports.pages import MIN_REPORTED_WAIT
 from kfp_vision.storage import base, retry, uris, writing
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import keras
-
 from kfp_vision.core.advanced import Advanced
+from kfp_vision.core.frameworks import keras
 
 
 def make_optimizer(name: str, advanced: Advanced) -> Any:

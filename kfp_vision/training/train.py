@@ -8,15 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from kfp_vision import __version__
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, redact
+from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.dataset.label_map import read_labels
 from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.prediction import export

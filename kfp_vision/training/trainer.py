@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import NETWORKS
 from kfp_vision.training import monitoring, schedules
 from kfp_vision.training.checkpointing import TrainingState

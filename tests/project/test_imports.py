@@ -98,6 +98,11 @@ def test_the_library_does_not_import_kfp_components_or_pipelines(module):
     assert select_below(imported_modules(MODULES[module]), "kfp", "kfp_vision.components", "kfp_vision.pipelines") == set()
 
 
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"kfp_vision.core.frameworks"}))
+def test_tensorflow_and_keras_are_imported_in_one_place(module):
+    assert select_below(imported_modules(MODULES[module]), "tensorflow", "keras") == set()
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "components").glob("*.py")), ids=lambda file: file.stem)
 def test_a_component_does_not_import_pipelines_or_the_command_line(file):
     assert select_below(imported_modules(file), "kfp_vision.pipelines", "kfp_vision.cli") == set()

@@ -22,8 +22,7 @@ def picture(colour: str, image_format: str = "JPEG", size: tuple[int, int] = (40
 
 def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str = "colours", scale: float = 1 / 20) -> Path:
     """Writes a version of a model repository, and returns its folder."""
-    import keras
-
+    from kfp_vision.core.frameworks import keras
     from kfp_vision.prediction import export
     from kfp_vision.repository import version
 

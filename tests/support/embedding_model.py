@@ -11,7 +11,7 @@ LABELS = ["bellcup", "globelet"]
 
 def write_model(folder: Path) -> Path:
     """Writes the model folder, with the same weights each time."""
-    import keras
+    from kfp_vision.core.frameworks import keras
 
     keras.utils.set_random_seed(7)
     network = NETWORKS["inception_v1"]

@@ -9,9 +9,9 @@ SIZE = 32  # pixels
 
 def write_version(folder: Path, **about: object) -> Path:
     """Writes a version of a model repository, which says `about` of itself besides, and gives its folder."""
-    import keras
     import numpy as np
 
+    from kfp_vision.core.frameworks import keras
     from kfp_vision.prediction import export
     from kfp_vision.repository import version
 

@@ -5,11 +5,9 @@ Runs in its own process, since the CPU must be split into two logical devices be
 
 import sys
 
-import kfp_vision  # noqa: F401  configures TensorFlow
+import numpy as np
 
-import numpy as np  # isort: skip
-import tensorflow as tf  # isort: skip
-
+from kfp_vision.core.frameworks import tf
 from kfp_vision.networks.layers import FusedBatchNormalization
 
 STEPS = 2

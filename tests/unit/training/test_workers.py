@@ -65,8 +65,8 @@ def two_workers() -> list[dict[str, str]]:
 # Stands in for two GPUs: two logical CPU devices under the strategy for several GPUs.
 TWO_DEVICES = """
 import sys
-import tensorflow as tf
 from kfp_vision import cli
+from kfp_vision.core.frameworks import tf
 from kfp_vision.training import devices
 
 (processor,) = tf.config.list_physical_devices("CPU")
