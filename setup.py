@@ -25,6 +25,7 @@ STAGES = [
     "requests>=2.32",
     "scikit-learn>=1.5",
     "scipy>=1.11",
+    "simplejpeg>=1.9,<2",
     "threadpoolctl>=3.5",
     "tensorboard>=2.19",
 ]

@@ -7,6 +7,7 @@ holds the highest level, so that photographs and drawings keep their shades. Whe
 several images in a file, the first counts (in HEIC the primary one).
 """
 
+import contextlib
 import importlib.util
 import io
 import logging
@@ -14,6 +15,7 @@ import math
 import re
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -197,39 +199,85 @@ def validate_and_decode(encoded: bytes, side: int, max_pixels: int = MAX_PIXELS)
 
 def _validate(encoded: bytes, max_pixels: int, side: int | None) -> tuple[ValidImage, Image.Image]:
     """Returns the valid image and its decoded pixels, which are grey and reduced if `side` is None."""
+    with open_image(encoded, max_pixels) as image:
+        width, height = image.size
+        if is_kept(image, encoded):
+            if side:
+                image.draft("RGB", (side, side))
+            else:
+                image.draft("L", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
+            image.load()
+            (_reject_broken_png if image.format == "PNG" else _reject_broken_jpeg)(encoded)
+            return ValidImage(encoded, "png" if image.format == "PNG" else "jpeg", height, width), image
+        shown = decode_upright(image, encoded)
+        converted = _encode_png(shown) if is_converted_lossless(image) else encode_jpeg(shown, subsampling=FULL_COLOUR)
+        return _validate(converted.encoded, max_pixels, side) if side else (converted, shown)
+
+
+@contextlib.contextmanager
+def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Opens an image and checks its header; what then fails in the body, on whatever the file holds, rejects the image.
+
+    Args:
+        encoded: the file's bytes, in any format of `PILLOW_FORMATS`.
+        max_pixels: upper limit for width times height.
+
+    Yields:
+        The image, not decoded yet.
+
+    Raises:
+        Rejected: The bytes are empty, not an image, too large or too slow to decode, or the body failed.
+    """
     if not encoded:
         raise Rejected("empty")
     try:
         with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as image:
-            width, height = image.size
-            check_pixel_count(width, height, max_pixels)
+            check_pixel_count(*image.size, max_pixels)
             _reject_slow(image, encoded)
-            if is_kept(image, encoded):
-                if side:
-                    image.draft("RGB", (side, side))
-                else:
-                    image.draft("L", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
-                image.load()
-                (_reject_broken_png if image.format == "PNG" else _reject_broken_jpeg)(encoded)
-                return ValidImage(encoded, "png" if image.format == "PNG" else "jpeg", height, width), image
-            pixels: Image.Image = image
-            if is_deep(image, encoded) or _white_of_netpbm(image):
-                pixels = _scale_levels(image, encoded)
-            image.load()  # Pillow sets a TIFF upright itself, and then reads no orientation
-            method = TO_UPRIGHT.get(read_orientation(image))
-            shown = _to_rgb(pixels if method is None else pixels.transpose(method))
-            if image.format == "PNG":
-                _reject_broken_png(encoded)
-            # Without loss where the exported model reads the original on its own, so that it sees the same.
-            lossless = image.format in LOSSLESS_FORMATS or image.mode == "CMYK" or max(shown.size) > MAX_JPEG_SIDE
-            converted = _encode_png(shown) if lossless else encode_jpeg(shown, subsampling=FULL_COLOUR)
-            return _validate(converted.encoded, max_pixels, side) if side else (converted, shown)
+            yield image
     except UnidentifiedImageError:
         raise Rejected(_describe_unknown(encoded)) from None
     except Rejected:
         raise
     except Exception as error:  # Pillow raises anything on untrusted bytes
         raise Rejected(describe_error(error)) from None
+
+
+def decode_upright(image: Image.Image, encoded: bytes) -> Image.Image:
+    """Decodes an image as a person sees it: upright, with transparent pixels on white, and deep pixels scaled to 8 bits.
+
+    Args:
+        image: opened with `open_image`.
+        encoded: the file's bytes.
+
+    Returns:
+        The pixels in RGB.
+
+    Raises:
+        Rejected: The image is truncated or damaged.
+        Exception: Whatever Pillow raises on damaged bytes; `open_image` turns it into `Rejected`.
+    """
+    pixels = image
+    if is_deep(image, encoded) or _white_of_netpbm(image):
+        pixels = _scale_levels(image, encoded)
+    image.load()  # Pillow sets a TIFF upright itself, and then reads no orientation
+    method = TO_UPRIGHT.get(read_orientation(image))
+    shown = _to_rgb(pixels if method is None else pixels.transpose(method))
+    if image.format == "PNG":
+        _reject_broken_png(encoded)
+    return shown
+
+
+def is_converted_lossless(image: Image.Image) -> bool:
+    """Tells whether an image that is re-encoded becomes a PNG, or, for smaller files, a JPEG.
+
+    Args:
+        image: opened with `open_image`.
+
+    Returns:
+        Whether the exported model reads the original on its own, so that it sees the same, or a JPEG could not hold the image.
+    """
+    return image.format in LOSSLESS_FORMATS or image.mode == "CMYK" or max(image.size) > MAX_JPEG_SIDE
 
 
 def describe_error(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""Engines that compute scores and embeddings from images: decoding without TensorFlow."""
