@@ -20,6 +20,7 @@ STAGES = [
     "minio>=7.2.16,<8",
     "numpy>=2",
     "opencv-python-headless>=4.12,<6",
+    "openvino>=2026.4,<2027",
     "pillow>=11.3",
     "protobuf>=5",
     "requests>=2.32",

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
+from kfp_vision.core.advanced import ENGINES
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import MAX_NEAREST, suggest_name
 from kfp_vision.networks import IMAGENET
@@ -172,6 +173,7 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument("--grpc-port", type=int, default=0, help="port of the Open Inference Protocol over gRPC (off)")
     origins = "origins of pages elsewhere that may call the server, comma-separated, or * (KFP_VISION_CORS_ORIGINS)"
     command.add_argument("--cors-origins", metavar="ORIGINS", help=origins)
+    _add_engine(command)
     command.set_defaults(command=serve_model)
 
 
@@ -179,8 +181,14 @@ def _define_predict(command: argparse.ArgumentParser) -> None:
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("--url", help="server to send the images to")
     source.add_argument("--model", metavar="DIR", help="use this model folder or repository without a server")
+    _add_engine(command)
     _add_images(command)
     command.set_defaults(command=predict)
+
+
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    wish = "what computes (default: KFP_VISION_ENGINE, or as the model was trained for)"
+    command.add_argument("--engine", choices=ENGINES, default="", help=wish)
 
 
 def _define_search(command: argparse.ArgumentParser) -> None:
@@ -397,8 +405,11 @@ def serve_model(options: argparse.Namespace) -> None:
     Args:
         options: the parsed command line.
     """
+    from kfp_vision.engines.choice import ENGINE_VARIABLE
     from kfp_vision.serving import server, sync
 
+    if options.engine:
+        os.environ[ENGINE_VARIABLE] = options.engine  # for all models of this process
     with sync.synced_copy(options.model) as path:
         address = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
         server.serve(path, name=options.name, index=options.index, cors_origins=options.cors_origins, **address)
@@ -429,7 +440,8 @@ def predict(options: argparse.Namespace) -> int:
             namer = client.ServingClient(options.url)
         else:
             path = stack.enter_context(bucket_repository.local_copy(options.model))
-            namer = classifier.Classifier(version.versions(version.find_repository(path))[-1])
+            newest = version.versions(version.find_repository(path))[-1]
+            namer = classifier.Classifier(newest, engine=options.engine)
     return _print_answers(options.images, namer.classify, line)
 
 

@@ -10,6 +10,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import check_type, has_type_of, normalize_numbers
 
 STOCK_RUNTIME = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
+ENGINES = ("auto", "openvino", "openvino-float32", "tensorflow")  # values of engine, see `engines`
 STORE_WAIT_SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seconds` of advanced or the environment is set
 
 
@@ -58,6 +59,7 @@ ADVANCED_CHOICES = {
     "class_weights": ("none", "balanced"),
     "export": ("best", "last"),
     "xla": ("auto", "on", "off"),
+    "engine": ENGINES,
     "service_runtime": ("kfp-vision", STOCK_RUNTIME),
 }
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
@@ -192,6 +194,8 @@ class Advanced:
         name_encoding: encoding of the names in an archive that does not say it, such as `gbk`; empty to find it.
         store_wait_seconds: seconds to wait for a store that is unreachable or busy.
         versions_kept: versions that a model repository keeps; 0 for all, and never fewer than the newest and the one before.
+        engine: what computes the model's answers wherever it is loaded: OpenVINO, in bfloat16 where the processor is fast at
+            it; OpenVINO in float32; or TensorFlow. `auto` takes OpenVINO without a GPU, and TensorFlow with one.
         service_runtime: serving runtime of KServe: `kfp-vision`, our server, or `tensorflow`, the stock one.
         service_image: container image of our server; empty for that of the stages, or with GPUs `kfp-vision-gpu` beside it.
         service_repository: bucket folder to which the model is copied, for KServe to read; empty for the artifact itself.
@@ -274,6 +278,7 @@ class Advanced:
     store_wait_seconds: float = STORE_WAIT_SECONDS
     # deployment
     versions_kept: int = 10
+    engine: str = "auto"
     service_runtime: str = "kfp-vision"
     service_image: str = ""
     service_repository: str = ""

@@ -7,50 +7,15 @@ where they are not installed, so its imports do not find them. Our own imports o
 after.
 """
 
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
+from kfp_vision.core import hidden_imports
 
-__all__ = ["BundleHeaderProto", "keras", "tf"]
+__all__ = ["BundleHeaderProto", "convert_variables_to_constants_v2", "keras", "tf"]
 
 NOT_NEEDED = frozenset({"sklearn", "pandas", "matplotlib"})
 
 
-class _Missing(MetaPathFinder):
-    """Finds no package of `NOT_NEEDED` for one thread, while the imports of all others go on as usual."""
-
-    def __init__(self) -> None:
-        self._thread = threading.get_ident()
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
-        """Reports a package as not installed.
-
-        Args:
-            fullname: the name of the module; those within packages that are loaded already are left alone.
-            path: the folders of its package, not used.
-            target: the module to reload, not used.
-
-        Raises:
-            ModuleNotFoundError: if Keras imports one of `NOT_NEEDED`.
-        """
-        if fullname in NOT_NEEDED and threading.get_ident() == self._thread:
-            raise ModuleNotFoundError(f"{fullname} is not needed by Keras", name=fullname)
-
-
-@contextmanager
-def without_unneeded_packages() -> Iterator[None]:
-    """Hides the packages of `NOT_NEEDED` that are not loaded yet from the imports of this thread."""
-    missing = _Missing()
-    sys.meta_path.insert(0, missing)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(missing)
-
-
-with without_unneeded_packages():
+with hidden_imports.hide(NOT_NEEDED):
     import keras
     import tensorflow as tf
     from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleHeaderProto
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2

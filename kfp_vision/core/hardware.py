@@ -55,6 +55,15 @@ def memory(limits: tuple[Path, ...] = MEMORY_LIMITS) -> int:
     return min(available)
 
 
+def has_gpu(devices: Path = Path("/dev")) -> bool:
+    """Returns whether an NVIDIA GPU is at hand, without a framework to ask.
+
+    Args:
+        devices: the folder of device files.
+    """
+    return any(devices.glob("nvidia[0-9]*"))
+
+
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
     """Returns the processor's features under their Linux names; empty if unknown.
 

@@ -13,15 +13,16 @@ from kfp_vision.core import values
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.engines.choice import choose_serving_engine
+from kfp_vision.engines.engine import OPENVINO, OPENVINO_FLOAT32
 from kfp_vision.evaluation import gate, scoring
 from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predictions, classification_metrics
-from kfp_vision.prediction import export
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import example
 from kfp_vision.records.records_folder import RandomAccessRecords, choose_evaluation_records, verify_records
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import publish
-from kfp_vision.repository.version import Version, exported_version
+from kfp_vision.repository.version import HISTORY_FILE, Version, exported_version
 from kfp_vision.storage import atomic, reading, uris
 
 MAX_MISTAKES = 24
@@ -109,7 +110,7 @@ def evaluate_classifier(
         remedy = "Raise validation_ratio or test_ratio, or add images."
         raise InputError("there must be held-out images to evaluate on", f"none in {folder.name}", remedy)
     version = exported_version(model)
-    classifier = Classifier(version)
+    classifier = Classifier(version, engine=choose_serving_engine(version))
     predictions = scoring.predict_records(classifier.probabilities, folder)
     metrics = classification_metrics(predictions, version.labels)
     deployed = None
@@ -129,7 +130,7 @@ def evaluate_classifier(
         verdict=gate.decide(metrics, deployed, criteria.min_accuracy, beat_largest_class=advanced.beat_largest_class),
         test_picture=_classify_uri(classifier, test_image) if test_image else None,
     )
-    _write(result, predictions, evaluation, verdict)
+    _write(result, _sample_predictions(version, classifier, folder), evaluation, verdict)
     _write_page(page, result, predictions, folder, model)
     outcome = "accepted" if result.verdict.accepted else "not accepted"
     accuracy = f"accuracy {metrics.accuracy:.4f} on {metrics.images} {about.split} images"
@@ -137,11 +138,11 @@ def evaluate_classifier(
     return result
 
 
-def _write(result: Evaluation, predictions: Predictions, evaluation: Path, verdict: Path) -> None:
+def _write(result: Evaluation, answers: list[dict[str, Any]], evaluation: Path, verdict: Path) -> None:
     content = result.as_dict()
     atomic.write_json(evaluation, content)
     kept = {name: content[name] for name in ("model_name", "model_fingerprint", "verdict", "largest_class")}
-    atomic.write_json(verdict, kept | {"answers": sample_predictions(predictions)})
+    atomic.write_json(verdict, kept | {"answers": answers})
 
 
 def _write_page(page: Path, result: Evaluation, predictions: Predictions, folder: Path, model: Path) -> None:
@@ -151,7 +152,7 @@ def _write_page(page: Path, result: Evaluation, predictions: Predictions, folder
         title=f"{result.model_name}: evaluation",
         evaluation=result.as_dict(),
         top=TOP_K,
-        history=json.loads((model / export.HISTORY_FILE).read_text()),
+        history=json.loads((model / HISTORY_FILE).read_text()),
         mistakes=_mistakes(predictions, labels, images, most_confident_mistakes(predictions, MAX_MISTAKES)),
         pairs=[
             (pair, _mistakes(predictions, labels, images, confused_images(predictions, labels, pair)))
@@ -190,17 +191,19 @@ def confused_images(predictions: Predictions, labels: list[str], pair: Mapping[s
     return places[np.argsort(-predictions.scores[places], kind="stable")][:MAX_MISTAKES_PER_PAIR]
 
 
-def sample_predictions(predictions: Predictions) -> list[dict[str, Any]]:
-    """Samples predictions at even distances.
-
-    Args:
-        predictions: the predictions.
+def _sample_predictions(version: Version, classifier: Classifier, folder: Path) -> list[dict[str, Any]]:
+    """Classifies a few images, at even distances, in float32: what every engine that serves the version is compared with.
 
     Returns:
         At most `MAX_SAMPLED_PREDICTIONS` rows of name and probabilities.
     """
-    chosen = np.unique(np.linspace(0, len(predictions.names) - 1, MAX_SAMPLED_PREDICTIONS).astype(int))
-    return [{"name": predictions.names[at], "probabilities": predictions.probabilities[at].tolist()} for at in chosen]
+    records = RandomAccessRecords(folder)
+    chosen = np.unique(np.linspace(0, len(records) - 1, MAX_SAMPLED_PREDICTIONS).astype(int))
+    images = dict(example.decode_example(records.read(at))[:2] for at in chosen.tolist())
+    if classifier.engine.name == OPENVINO:
+        classifier = Classifier(version, engine=OPENVINO_FLOAT32)
+    probabilities = classifier.probabilities(list(images.values())).tolist()
+    return [{"name": name, "probabilities": row} for name, row in zip(images, probabilities, strict=True)]
 
 
 def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:

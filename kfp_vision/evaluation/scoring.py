@@ -1,19 +1,20 @@
 """Scores a model on the images of a folder of records."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from kfp_vision.evaluation.metrics import Predictions
-from kfp_vision.records import tf_dataset
+from kfp_vision.records import records_folder
 
 BATCH_SIZE = 64
 
 
 def predict_records(predict: Callable[[Sequence[bytes]], npt.NDArray[np.float32]], folder: Path) -> Predictions:
-    """Runs a model on every image of a folder of records.
+    """Runs a model on every image of a folder of records; holds one batch of them in memory.
 
     Args:
         predict: maps encoded images to probabilities, (n, classes).
@@ -21,12 +22,18 @@ def predict_records(predict: Callable[[Sequence[bytes]], npt.NDArray[np.float32]
 
     Returns:
         The predictions, in the order of the files.
+
+    Raises:
+        InputError: the records are damaged.
     """
     names: list[str] = []
-    labels, probabilities, sides = [], [], []
-    for batch in tf_dataset.encoded_records(folder).map(tf_dataset.parse_record).batch(BATCH_SIZE):
-        probabilities.append(predict(batch["image/encoded"].numpy()))
-        names += [name.decode() for name in batch["image/filename"].numpy()]
-        labels.append(batch["image/class/label"].numpy())
-        sides.append(np.minimum(batch["image/height"].numpy(), batch["image/width"].numpy()))
-    return Predictions(names, np.concatenate(labels), np.concatenate(probabilities), np.concatenate(sides))
+    labels: list[int] = []
+    sides: list[int] = []
+    probabilities = []
+    records = records_folder.read_fields(folder)
+    while batch := list(islice(records, BATCH_SIZE)):
+        probabilities.append(predict([record.encoded for record in batch]))
+        names += [record.name for record in batch]
+        labels += [record.number for record in batch]
+        sides += [min(record.height, record.width) for record in batch]
+    return Predictions(names, np.array(labels), np.concatenate(probabilities), np.array(sides))

@@ -1,25 +1,31 @@
-"""Writes the model folder: a SavedModel for any TensorFlow server, a `.keras` file of stock layers, and metadata.
+"""Writes the model folder: a SavedModel for any TensorFlow server, the same for OpenVINO, a `.keras` file, and metadata.
 
 classifier.keras    from images (batch, size, size, 3) RGB in 0 to 255 to logits
 labels.txt          0:daisy ...
 model.json          network, image size and training settings
 training.json       rows of the learning curves
-serving/            a model repository with one version: a SavedModel from encoded images to class names
+serving/            a model repository with one version: a SavedModel from encoded images to class names, and beside it
+                    `openvino/model.xml` from pixels to scores and embeddings
 """
 
 import json
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kfp_vision.core.frameworks import keras, tf
+import numpy as np
+
+from kfp_vision.core.frameworks import convert_variables_to_constants_v2, keras, tf
 from kfp_vision.dataset import label_map
+from kfp_vision.engines import openvino_conversion
+from kfp_vision.engines.engine import OPENVINO_FILE
 from kfp_vision.networks import Network, decoding, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE
-from kfp_vision.repository.version import VERSION_FILE, exported_version
+from kfp_vision.repository.version import HISTORY_FILE, VERSION_FILE, exported_version
 
-MODEL_FILE, HISTORY_FILE = "model.json", "training.json"
+MODEL_FILE = "model.json"
 
 
 def write_model(
@@ -96,11 +102,14 @@ def rebuild_in_stock_layers(trained: Any, network: Network, classes: int, shape:
 
 
 def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int) -> None:
-    """Writes a SavedModel with three signatures.
+    """Writes a SavedModel with three signatures, and beside it the same network for OpenVINO.
 
     `serving_default` maps `image_bytes`, string (batch,), encoded images, to `classes`, `class_idx` and `probabilities`.
     `pixels` maps `images`, float32 (batch, size, size, 3) RGB in 0 to 255, to the same.
     `embed` maps `images` to `embedding`, float32 (batch, width): the input of the classification head, scaled to length 1.
+
+    OpenVINO's file maps `images`, uint8, to `probabilities` and `embedding`. If the network cannot be converted, a line says
+    why, and TensorFlow will compute its answers.
 
     Args:
         folder: to create.
@@ -136,3 +145,26 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
         for name, (function, inputs) in endpoints.items()
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
+
+    def pixels_to_all(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits, features = compute(tf.cast(images, tf.float32))
+        return {"probabilities": tf.nn.softmax(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
+
+    _write_openvino(folder / OPENVINO_FILE, tf.function(pixels_to_all, autograph=False), image_size)
+
+
+def _write_openvino(file: Path, function: Any, image_size: int) -> None:
+    """Converts a function of uint8 images to OpenVINO's format; prints why if that fails."""
+    images = np.random.default_rng(0).integers(0, 256, (2, image_size, image_size, 3), np.uint8)
+    concrete = function.get_concrete_function(tf.TensorSpec((None, *images.shape[1:]), tf.uint8, name="images"))
+    answers = {name: values.numpy() for name, values in concrete(tf.constant(images)).items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = convert_variables_to_constants_v2(concrete).graph.as_graph_def()
+        (Path(scratch) / openvino_conversion.GRAPH_FILE).write_bytes(graph.SerializeToString())
+        np.savez(Path(scratch) / openvino_conversion.SAMPLE_FILE, images=images, **answers)
+        file.parent.mkdir()
+        try:
+            openvino_conversion.convert(Path(scratch), file)
+        except openvino_conversion.NotConverted as reason:
+            file.parent.rmdir()
+            print(f"TensorFlow will compute the answers of this model, since OpenVINO does not: {reason}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp_vision.dataset.images import ValidImage
 from kfp_vision.dataset.table import ImageRow
@@ -59,6 +59,27 @@ def _varint(number: int) -> bytes:
 
 
 CLASS_FIELD = "image/class/label"
+TEXT_FIELDS = ("image/filename", "image/encoded", "image/class/text")
+
+
+class RecordFields(NamedTuple):
+    """The fields of a record.
+
+    Attributes:
+        name: of the image.
+        encoded: the image.
+        label: of the class.
+        number: of the class.
+        height: of the image in pixels.
+        width: of the image in pixels.
+    """
+
+    name: str
+    encoded: bytes
+    label: str
+    number: int
+    height: int
+    width: int
 
 
 def decode_example(record: bytes) -> tuple[str, bytes, str]:
@@ -70,11 +91,24 @@ def decode_example(record: bytes) -> tuple[str, bytes, str]:
     Returns:
         (name, encoded image, label).
     """
-    message = example_message().FromString(record)
-    name, encoded, label = (
-        message.features.feature[field].bytes_list.value[0] for field in ("image/filename", "image/encoded", "image/class/text")
-    )
+    feature = example_message().FromString(record).features.feature
+    name, encoded, label = (feature[field].bytes_list.value[0] for field in TEXT_FIELDS)
     return name.decode(), encoded, label.decode()
+
+
+def decode_fields(record: bytes) -> RecordFields:
+    """Parses all fields of a record for a classifier without TensorFlow.
+
+    Args:
+        record: a serialized example.
+
+    Returns:
+        The fields.
+    """
+    feature = example_message().FromString(record).features.feature
+    name, encoded, label = (feature[field].bytes_list.value[0] for field in TEXT_FIELDS)
+    numbers = (feature[field].int64_list.value[0] for field in (CLASS_FIELD, "image/height", "image/width"))
+    return RecordFields(name.decode(), encoded, label.decode(), *numbers)
 
 
 def encode_example(row: ImageRow, image: ValidImage, number: int) -> list[bytes]:

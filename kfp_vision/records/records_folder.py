@@ -21,7 +21,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.label_map import write_labels
 from kfp_vision.dataset.table import SPLITS
 from kfp_vision.records import tfrecord
-from kfp_vision.records.example import CLASS_FIELD, decode_example, example_message
+from kfp_vision.records.example import CLASS_FIELD, RecordFields, decode_example, decode_fields, example_message
 from kfp_vision.records.tfrecord import FRAME_FOOT, FRAME_HEAD, INTACT_RULE, REWRITE_REMEDY, TFRECORD_SUFFIX, Shard
 from kfp_vision.storage import atomic, base, reading, uris
 
@@ -173,6 +173,22 @@ def read_examples(folder: Path) -> Iterator[tuple[str, bytes, str]]:
     """
     for record in read_framed_records(folder):
         yield decode_example(record[FRAME_HEAD:-FRAME_FOOT])
+
+
+def read_fields(folder: Path) -> Iterator[RecordFields]:
+    """Reads all fields of the records for a classifier, in the order of the shards, without TensorFlow.
+
+    Args:
+        folder: of records.
+
+    Returns:
+        The fields of each record.
+
+    Raises:
+        InputError: as `read_framed_records` does.
+    """
+    for record in read_framed_records(folder):
+        yield decode_fields(record[FRAME_HEAD:-FRAME_FOOT])
 
 
 def read_framed_records(folder: Path, called: str = "") -> Iterator[bytes]:

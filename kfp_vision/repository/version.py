@@ -1,6 +1,7 @@
 """A model repository: a directory of numbered versions, each a SavedModel with metadata, in the layout of TensorFlow Serving.
 
     3/saved_model.pb, 3/variables/     what every TensorFlow server loads
+    3/openvino/                        the same network for OpenVINO, which our server computes with, see `engines`
     3/assets.extra/model.json          metadata: name, labels, image size, how it was trained
     index/                             an optional image index, see `search`; other servers ignore it
 
@@ -19,7 +20,7 @@ from typing import Any
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage import atomic, reading, uris
 
-SERVING_FOLDER = Path("serving")
+SERVING_FOLDER, HISTORY_FILE = Path("serving"), "training.json"  # of a model folder
 INDEX_FOLDER = "index"  # beside the versions; built with the embeddings of the newest one, see `search`
 FIRST_VERSION = "1"
 SAVED_MODEL_FILE = "saved_model.pb"

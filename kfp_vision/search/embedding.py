@@ -13,7 +13,8 @@ from PIL import Image
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import MAX_PIXELS, Rejected, validate_and_decode
-from kfp_vision.prediction.classifier import Classifier
+from kfp_vision.engines.choice import load_engine
+from kfp_vision.engines.engine import Engine
 from kfp_vision.repository.version import Version
 
 EMBEDDING_BATCH_SIZE = 32  # images
@@ -41,10 +42,10 @@ class Embedder:
 
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
         self.fingerprint, self._max_pixels = version.fingerprint, max_pixels
-        self._classifier = Classifier(version, max_pixels)
-        check_has_embeddings(self._classifier, version)
-        self._crop, size = self._classifier.make_cropper(), self._classifier.crop_size
-        self.dimension = int(self._classifier.embed_crops([np.zeros((size, size, 3), "float32")]).shape[1])
+        self._engine = load_engine(version)
+        check_has_embeddings(self._engine, version)
+        size = self._engine.crop_size
+        self.dimension = int(self._engine.embeddings([np.zeros((size, size, 3), "uint8")]).shape[1])
 
     def embed(self, images: Iterable[bytes | Rejected], *, pad_batches: bool = False) -> Iterator[EmbeddedImage]:
         """Computes the embeddings and thumbnails of images.
@@ -53,7 +54,7 @@ class Embedder:
 
         Args:
             images: Encoded images, or why they were rejected.
-            pad_batches: Whether to pad incomplete batches. TensorFlow uses other kernels for smaller batches, so that without
+            pad_batches: Whether to pad incomplete batches. Engines use other kernels for smaller batches, so that without
                 padding the last bits of an embedding depend on the number of images in its batch.
 
         Yields:
@@ -88,13 +89,13 @@ class Embedder:
             valid, small = validate_and_decode(image, THUMBNAIL_SIDE, self._max_pixels)
         except Rejected as reason:
             return reason
-        crop = self._crop(valid.encoded)
+        crop = self._engine.crop(valid.encoded, self._max_pixels)
         return crop if isinstance(crop, Rejected) else (crop, encode_thumbnail(small))
 
     def _compute(self, batch: list[PreparedImage], *, pad: bool) -> list[EmbeddedImage]:
         crops = [one[0] for one in batch if not isinstance(one, Rejected)]
         padding = crops[:1] * (EMBEDDING_BATCH_SIZE - len(crops)) if pad else []
-        vectors: Iterator[npt.NDArray[np.float32]] = iter(self._classifier.embed_crops(crops + padding) if crops else [])
+        vectors: Iterator[npt.NDArray[np.float32]] = iter(self._engine.embeddings(crops + padding) if crops else [])
         return [one if isinstance(one, Rejected) else (next(vectors), one[1]) for one in batch]
 
 
@@ -103,17 +104,17 @@ def _batches(prepared: Iterator[PreparedImage]) -> Iterator[list[PreparedImage]]
         yield batch
 
 
-def check_has_embeddings(classifier: Classifier, version: Version) -> None:
+def check_has_embeddings(engine: Engine, version: Version) -> None:
     """Checks that a model computes embeddings.
 
     Args:
-        classifier: The loaded model.
+        engine: The loaded model.
         version: The version it was loaded from, for error messages.
 
     Raises:
         InputError: It was exported by an early version of this library or by another tool.
     """
-    if not classifier.has_embeddings:
+    if not engine.has_embeddings:
         rule = "a model must compute embeddings to be searched with"
         raise InputError(rule, f"none from {version.folder}", "Train it again, or export it with this version of kfp-vision.")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from kfp_vision.core import hardware
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.prediction.classifier import Answer, Classifier, to_decodable
+from kfp_vision.prediction.classifier import Answer, Classifier
 from kfp_vision.repository.version import Version
 from kfp_vision.search.embedding import check_has_embeddings
 from kfp_vision.serving import telemetry
@@ -22,10 +22,7 @@ from kfp_vision.serving.batching import MAX_BATCH_SIZE, DynamicBatcher
 MAX_PIXELS = 50_000_000
 MAX_WAITING_IMAGES = 1024  # images, some seconds of work; later requests get 503 and Retry-After rather than a long wait
 MAX_DECODING_THREADS = 4  # images decoded at a time, each of which may take 700 MB; enough for thousands a second
-MAX_CROP_DIFFERENCE = 1e-3  # largest difference between the probabilities of an image and of its crop
 WARM_UP_BATCH_SIZES = (1, MAX_BATCH_SIZE)  # batch sizes whose first run is slow
-
-Crop = Callable[[bytes], Any]
 
 
 class Overloaded(Exception):
@@ -36,8 +33,7 @@ class LoadedModel:
     """A loaded model version that classifies the images of all requests in shared batches.
 
     Each image is checked, decoded and cropped on its own, in parallel with running batches, so that a damaged image
-    affects no other; the crops are batched. Where the version has no signature for crops, or crops images differently
-    itself, the encoded images are batched instead. Embeddings are always computed from crops.
+    affects no other; the crops are batched.
 
     Args:
         version: the version to load.
@@ -50,17 +46,21 @@ class LoadedModel:
     def __init__(self, version: Version, name: str = ""):
         self.version, self._name = version, name or version.name
         self._classifier = Classifier(version, MAX_PIXELS)
-        self._cropper = self._classifier.make_cropper() if self._classifier.crop_size else None
-        self._crop = _if_equivalent(self._cropper, self._classifier)
+        self._engine = self._classifier.engine
         self._decoding = ThreadPoolExecutor(min(hardware.cores(), MAX_DECODING_THREADS), "pictures")
         computing = ThreadPoolExecutor(1, "batches")  # one batch uses all cores; two would slow each other down
         self._predictions = DynamicBatcher(self._predict_batch, threads=computing)
         self._embeddings = DynamicBatcher(self._embed_batch, threads=computing)
         self._in_flight = 0
         self._waiting = telemetry.WAITING_IMAGES.labels(self._name)
-        sample = _prepare(_noise("JPEG"), self._crop)
+        sample = self._classifier.prepare(_sample())
         for size in WARM_UP_BATCH_SIZES:
-            self._predict([sample] * size)
+            self._classifier.classify_prepared([sample] * size)
+
+    @property
+    def engine(self) -> str:
+        """What computes, and in which precision."""
+        return self._engine.description
 
     async def classify(self, images: Sequence[bytes | Rejected]) -> list[Answer]:
         """Classifies encoded images, all with this version.
@@ -75,7 +75,8 @@ class LoadedModel:
             Busy: too many images are waiting.
         """
         with self.reserve(len(images)):
-            answers = await asyncio.gather(*(self._submit(image, self._crop, self._predictions) for image in images))
+            prepare = self._classifier.prepare
+            answers = await asyncio.gather(*(self._submit(image, prepare, self._predictions) for image in images))
         self.count(answers, "named")
         return answers
 
@@ -88,7 +89,7 @@ class LoadedModel:
         Returns:
             The input of the classification head, float32 (width,), of length 1; or why the image was rejected.
         """
-        embedding: npt.NDArray[np.float32] | Rejected = await self._submit(image, self._cropper, self._embeddings)
+        embedding: npt.NDArray[np.float32] | Rejected = await self._submit(image, self._crop, self._embeddings)
         return embedding
 
     def warm_up_embeddings(self) -> None:
@@ -97,10 +98,10 @@ class LoadedModel:
         Raises:
             InputError: the version has no embeddings.
         """
-        check_has_embeddings(self._classifier, self.version)
-        sample = _prepare(_noise("JPEG"), self._cropper)
+        check_has_embeddings(self._engine, self.version)
+        sample = self._crop(_sample())
         for size in WARM_UP_BATCH_SIZES:
-            self._classifier.embed_crops([sample] * size)
+            self._engine.embeddings([sample] * size)
 
     @contextlib.contextmanager
     def reserve(self, count: int) -> Iterator[None]:
@@ -136,19 +137,22 @@ class LoadedModel:
         self._in_flight += count
         self._waiting.inc(count)
 
-    async def _submit(self, image: bytes | Rejected, crop: Crop | None, batches: DynamicBatcher) -> Any:
+    async def _submit(self, image: bytes | Rejected, prepare: Callable[[bytes], Any], batches: DynamicBatcher) -> Any:
         if isinstance(image, Rejected):
             return image
-        prepared = await asyncio.get_running_loop().run_in_executor(self._decoding, _prepare, image, crop)
+        prepared = await asyncio.get_running_loop().run_in_executor(self._decoding, prepare, image)
         return prepared if isinstance(prepared, Rejected) else await batches.submit(prepared)
 
     def _predict_batch(self, prepared: list[Any]) -> Sequence[Answer]:
         with self._measure_batch(len(prepared)):
-            return self._predict(prepared)
+            return self._classifier.classify_prepared(prepared)
 
     def _embed_batch(self, crops: list[Any]) -> Sequence[npt.NDArray[np.float32]]:
         with self._measure_batch(len(crops)):
-            return list(self._classifier.embed_crops(crops))
+            return list(self._engine.embeddings(crops))
+
+    def _crop(self, image: bytes) -> Any | Rejected:
+        return self._engine.crop(image, MAX_PIXELS)
 
     @contextlib.contextmanager
     def _measure_batch(self, size: int) -> Iterator[None]:
@@ -156,31 +160,10 @@ class LoadedModel:
         with telemetry.BATCH_SECONDS.labels(self._name).time():
             yield
 
-    def _predict(self, prepared: list[Any]) -> Sequence[Answer]:
-        return self._classifier.classify_crops(prepared) if self._crop else self._classifier.classify_valid(prepared)
 
-
-def _prepare(image: bytes, crop: Crop | None) -> Any:
-    """Returns the crop of an image, without `crop` the image as TensorFlow reads it, or why it is rejected."""
-    encoded = to_decodable(image, MAX_PIXELS)
-    return encoded if isinstance(encoded, Rejected) or not crop else crop(encoded)
-
-
-def _if_equivalent(crop: Crop | None, classifier: Classifier) -> Crop | None:
-    """Returns a cropper if the export gives the same probabilities for its crops as for whole images."""
-    if not crop:
-        return None
-    for image_format in ("JPEG", "PNG"):
-        encoded = _noise(image_format)
-        (cropped,), whole = classifier.classify_crops([crop(encoded)]), classifier.probabilities([encoded])
-        if not np.abs(cropped.probabilities - whole).max() <= MAX_CROP_DIFFERENCE:
-            return None
-    return crop
-
-
-def _noise(image_format: str) -> bytes:
-    """Encodes an image that reveals a different crop: coarse noise, larger than most networks' input, and not square."""
+def _sample() -> bytes:
+    """Encodes an image as large as photographs are; what the first one makes slow is done before a request comes."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     file = io.BytesIO()
-    Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(file, image_format)
+    Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG")
     return file.getvalue()

@@ -84,7 +84,8 @@ class ServedClassifier(kserve.Model):
                 consequence = f"Version {self.version.number} goes on answering." if self._loaded else "It does not answer."
                 messages.append(f"{error} {consequence}")
             else:
-                messages.append(f"{self.name}, version {version.number}: {', '.join(version.labels)}")
+                computed = f"computed by {self._loaded.engine}" if self._loaded else ""
+                messages.append(f"{self.name}, version {version.number}: {', '.join(version.labels)}; {computed}")
                 break
         return messages + (self._refresh_index() if self._loaded else [])
 

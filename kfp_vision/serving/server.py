@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
+from kfp_vision.engines.choice import ENGINE_VARIABLE
 from kfp_vision.prediction import authentication
 from kfp_vision.serving import cors, find_models
 
@@ -73,7 +74,7 @@ def serve(
 
 
 @contextlib.contextmanager
-def run_server(path: Path, name: str = "") -> Iterator[str]:
+def run_server(path: Path, name: str = "", engine: str = "") -> Iterator[str]:
     """Runs the real server in a child process, on a free port of this machine, while the body runs.
 
     The child ends with this process, even if that is killed.
@@ -81,6 +82,7 @@ def run_server(path: Path, name: str = "") -> Iterator[str]:
     Args:
         path: a model folder, a model repository, or a directory of them.
         name: the name of a single model in URLs; empty for its own.
+        engine: what computes, see `engines.choice.choose_engine`.
 
     Yields:
         The server's URL, `http://127.0.0.1:PORT`, once it is ready.
@@ -95,7 +97,7 @@ def run_server(path: Path, name: str = "") -> Iterator[str]:
     options = ["--port", "0", "--parent", str(os.getpid()), *(["--name", name] if name else [])]
     command = [sys.executable, "-m", "kfp_vision.serving", str(path), *options]
     with tempfile.TemporaryFile("w+") as output:
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({ENGINE_VARIABLE: engine} if engine else {})
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
             url = _wait_for_url(process, output)

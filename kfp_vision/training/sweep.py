@@ -163,11 +163,14 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
 def _validate(model: Path, validation_records: Path) -> dict[str, float]:
     import numpy as np
 
+    from kfp_vision.engines.choice import choose_serving_engine
     from kfp_vision.evaluation import scoring
     from kfp_vision.prediction.classifier import Classifier
     from kfp_vision.repository import version
 
-    answers = scoring.predict_records(Classifier(version.exported_version(model)).probabilities, validation_records)
+    exported = version.exported_version(model)
+    classifier = Classifier(exported, engine=choose_serving_engine(exported))
+    answers = scoring.predict_records(classifier.probabilities, validation_records)
     of_label = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)
     accuracy, loss = float(np.mean(answers.correct)), float(-np.log(np.maximum(of_label, MIN_PROBABILITY)).mean())
     print(f"accuracy {accuracy:.4f} on {len(answers.labels)} validation images", flush=True)

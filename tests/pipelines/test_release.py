@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 from kfp import dsl, local
-from support import colour_model
+from support import colour_model, exported_model
 
 from kfp_vision import components
 from kfp_vision.cli.run import make_sequential
@@ -151,7 +151,7 @@ def test_a_model_worse_than_the_deployed_one_is_rejected(tmp_path):
 def test_a_model_that_does_not_load_is_not_deployed_and_the_run_fails(tmp_path):
     broken = write_training_outputs(tmp_path / "made")
     version = exported_version(broken / "model")
-    (version.folder / "saved_model.pb").write_bytes(b"no graph")
+    exported_model.break_version(version.folder)
     verdict = {"model_fingerprint": version.fingerprint, "verdict": {"accepted": True, "reasons": []}, "answers": []}
     (broken / "verdict").write_text(json.dumps(verdict))
     done = run_release(broken, tmp_path / "run", deploy_to=str(tmp_path / "repository"), predict_uri="sample")

@@ -103,6 +103,11 @@ def test_tensorflow_and_keras_are_imported_in_one_place(module):
     assert select_below(imported_modules(MODULES[module]), "tensorflow", "keras") == set()
 
 
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"kfp_vision.engines.openvino_runtime"}))
+def test_openvino_is_imported_in_one_place(module):
+    assert select_below(imported_modules(MODULES[module]), "openvino") == set()
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "components").glob("*.py")), ids=lambda file: file.stem)
 def test_a_component_does_not_import_pipelines_or_the_command_line(file):
     assert select_below(imported_modules(file), "kfp_vision.pipelines", "kfp_vision.cli") == set()

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from PIL import Image
-from support import colour_model, model_servers
+from support import colour_model, exported_model, model_servers
 from support.model_servers import ended
 
 from kfp_vision.core.errors import InputError
@@ -629,7 +629,7 @@ def test_loads_a_new_version_without_losing_a_request(repository, tmp_path):
 
         (repository / "4").mkdir()  # holds no model
         shutil.copytree(repository / "1", repository / "10")
-        (repository / "10" / "saved_model.pb").write_bytes(b"no model")
+        exported_model.break_version(repository / "10")
         time.sleep(3)
         assert names(post(url + PREDICT, json.loads(body)))[0] == "rot"
         assert requests.get(f"{url}/v2/health/ready", timeout=SECONDS).json() == {"ready": True}
@@ -719,10 +719,19 @@ def test_reports_a_folder_without_a_model_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", ["saved_model.pb", "variables/variables.index", "assets.extra/model.json"])
-def test_reports_a_model_that_does_not_load_in_one_line(repository, broken):
+@pytest.mark.parametrize(
+    ("broken", "engine"),
+    [
+        ("openvino/model.xml", "auto"),
+        ("openvino/model.bin", "auto"),
+        ("assets.extra/model.json", "auto"),
+        ("saved_model.pb", "tensorflow"),
+        ("variables/variables.index", "tensorflow"),
+    ],
+)
+def test_reports_a_model_that_does_not_load_in_one_line(repository, broken, engine):
     (repository / "1" / broken).write_bytes(b"broken")
-    done = serve(repository, "--port", 0)
+    done = serve(repository, "--port", 0, "--engine", engine)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: a ") and str(repository / "1") in lines[0]
@@ -781,7 +790,7 @@ def directory(version, tmp_path) -> Path:
     """Returns a folder with a good model, a broken one, and a folder without a model."""
     shutil.copytree(version, tmp_path / "models" / "good one" / "1")
     shutil.copytree(version, tmp_path / "models" / "bad" / "1")
-    (tmp_path / "models" / "bad" / "1" / "saved_model.pb").write_bytes(b"no model")
+    exported_model.break_version(tmp_path / "models" / "bad" / "1")
     (tmp_path / "models" / "notes").mkdir()
     return tmp_path / "models"
 
@@ -815,7 +824,7 @@ def test_a_broken_model_does_not_affect_another_one(directory, tmp_path):
         assert requests.get(f"{url}/v1/models", timeout=SECONDS).json() == {"models": ["bad", "good one"]}
         assert requests.get(f"{url}/v2/models/good%20one/ready", timeout=SECONDS).status_code == 200
 
-        shutil.copy(directory / "good one" / "1" / "saved_model.pb", directory / "bad" / "1")  # completes the model
+        shutil.copytree(directory / "good one" / "1", directory / "bad" / "1", dirs_exist_ok=True)  # completes the model
         model_servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).status_code == 200)
         assert names(post(f"{url}/v1/models/bad:predict", body)) == ["green"]
         shutil.copytree(directory / "bad", directory / "notes" / "serving")  # a third model

@@ -6,6 +6,13 @@ from pathlib import Path
 from kfp_vision.repository.version import Version
 
 
+def break_version(folder: Path) -> None:
+    """Damages a version so that no engine loads it."""
+    for name in ("saved_model.pb", "openvino/model.xml"):
+        if (folder / name).exists():
+            (folder / name).write_bytes(b"no model")
+
+
 def version(folder: Path, name: str = "flowers", weights: bytes = b"weights", **about: object) -> Version:
     """Writes a version with additional metadata `about`, and returns it."""
     (folder / "variables").mkdir(parents=True)

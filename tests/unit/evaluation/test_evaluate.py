@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from support import colour_model, damaged_records
+from support import colour_model, damaged_records, exported_model
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
@@ -163,7 +163,7 @@ def test_an_equally_good_model_is_accepted(tmp_path, correct_records, deployed):
 
 @pytest.mark.slow
 def test_a_deployed_model_that_does_not_load_is_reported_without_failing_the_stage(tmp_path, wrong_records, deployed):
-    (deployed / "2" / "saved_model.pb").write_bytes(b"no graph")
+    exported_model.break_version(deployed / "2")
     figures = evaluate(tmp_path, wrong_records, str(deployed))
     assert figures["verdict"]["accepted"]
     assert "the deployed version 2 cannot be loaded (a model must load" in figures["verdict"]["reasons"][2]

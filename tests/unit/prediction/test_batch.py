@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from support import colour_model
+from support import colour_model, exported_model
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
@@ -71,7 +71,7 @@ def test_a_model_with_scores_that_are_not_finite_is_rejected(tmp_path):
 
 def test_a_model_that_does_not_load_is_rejected_in_one_line(tmp_path):
     folder = colour_model.write_version(tmp_path / "1")
-    (folder / "saved_model.pb").write_bytes(b"no graph")
+    exported_model.break_version(folder)
     with pytest.raises(InputError, match="a model must load and answer") as refusal:
         Classifier(Version(folder))
     assert "\n" not in str(refusal.value)

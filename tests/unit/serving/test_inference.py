@@ -12,6 +12,7 @@ import tensorflow as tf
 from support import colour_model, coroutines, sample_images
 
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.engines.tensorflow_engine import MAX_CROP_DIFFERENCE
 from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.repository.version import VERSION_FILE, Version
 from kfp_vision.serving import inference
@@ -103,7 +104,7 @@ def test_an_export_with_its_own_crop_gets_encoded_images(tmp_path, pictures):
     assert isinstance(bad, Rejected)
     assert difference(answers, expected) < 1e-5
     center_cropping = LoadedModel(Version(colour_model.write_version(tmp_path / "2")))
-    assert difference(coroutines.result(center_cropping.classify(pictures)), expected) > inference.MAX_CROP_DIFFERENCE
+    assert difference(coroutines.result(center_cropping.classify(pictures)), expected) > MAX_CROP_DIFFERENCE
 
 
 @pytest.mark.slow

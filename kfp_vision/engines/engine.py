@@ -1,0 +1,78 @@
+"""The interface of engines, and their names."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kfp_vision.core.advanced import ENGINES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from kfp_vision.dataset.images import Rejected
+
+AUTO, OPENVINO, OPENVINO_FLOAT32, TENSORFLOW = ENGINES
+OPENVINO_FILE = "openvino/model.xml"  # of a version, with model.bin beside it
+
+
+class Engine(Protocol):
+    """Computes scores and embeddings of one version. All methods may be called in several threads at a time.
+
+    Attributes:
+        name: `OPENVINO`, `OPENVINO_FLOAT32` or `TENSORFLOW`.
+        description: what computes, and in which precision, for people.
+        crop_size: height and width in pixels of the crops that embeddings are computed from; 0 if the version takes no crops.
+    """
+
+    name: str
+    description: str
+    crop_size: int
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether the version computes embeddings; exports of early versions of this library do not."""
+
+    def prepare(self, image: bytes, max_pixels: int) -> "Any | Rejected":
+        """Checks and decodes an image for `scores`.
+
+        Args:
+            image: encoded, in any format.
+            max_pixels: larger images are rejected.
+
+        Returns:
+            The image as `scores` takes it, or why it is rejected.
+        """
+
+    def scores(self, prepared: Sequence[Any]) -> "npt.NDArray[np.float32]":
+        """Computes the probabilities of all classes.
+
+        Args:
+            prepared: results of `prepare`, at least one.
+
+        Returns:
+            Probabilities, float32 (images, classes).
+
+        Raises:
+            Rejected: one of the images is damaged; which one is not known.
+        """
+
+    def crop(self, image: bytes, max_pixels: int) -> "Any | Rejected":
+        """Checks, decodes and crops an image for `embeddings`; only if `crop_size` is not 0.
+
+        Args:
+            image: encoded, in any format.
+            max_pixels: larger images are rejected.
+
+        Returns:
+            The crop, or why the image is rejected.
+        """
+
+    def embeddings(self, crops: Sequence[Any]) -> "npt.NDArray[np.float32]":
+        """Computes the inputs of the classification head, scaled to length 1; only if `has_embeddings`.
+
+        Args:
+            crops: results of `crop`, at least one.
+
+        Returns:
+            Embeddings, float32 (crops, width).
+        """

@@ -1,0 +1,80 @@
+"""Converts a frozen TensorFlow graph to OpenVINO's format, in a process of its own: `python -m` this module.
+
+It needs no TensorFlow. What the converted model answers is compared with what TensorFlow answered, before it is kept.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SAMPLE_FILE = "sample.npz"  # images and TensorFlow's answers for them: images, probabilities, embedding
+GRAPH_FILE = "graph.pb"
+OUTPUTS = ("embedding", "probabilities")  # of the graph, in this order
+MAX_DIFFERENCE = 1e-3  # between TensorFlow's and OpenVINO's values in float32, all of them 0 to 1
+TIMEOUT = 600  # seconds; a deep network takes about ten
+
+
+class NotConverted(Exception):
+    """The model has no file for OpenVINO, and why."""
+
+
+def convert(scratch: Path, target: Path) -> None:
+    """Converts a graph in a new process, and checks its answers.
+
+    Args:
+        scratch: folder with `GRAPH_FILE` and `SAMPLE_FILE`.
+        target: the file to write, with the ending `.xml`, in a folder that exists; its weights go beside it, ending `.bin`.
+
+    Raises:
+        NotConverted: OpenVINO is not installed, does not read the graph, or answers differently. Nothing is left then.
+    """
+    command = [sys.executable, "-m", __name__, str(scratch), str(target)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+        reason = "" if done.returncode == 0 else _last_line(done.stderr) or f"its converter ended with {done.returncode}"
+    except subprocess.TimeoutExpired:
+        reason = f"its converter took over {TIMEOUT} s"
+    if reason:
+        for file in (target, target.with_suffix(".bin")):
+            file.unlink(missing_ok=True)
+        raise NotConverted(reason)
+
+
+def main(scratch: Path, target: Path) -> None:
+    """Converts a graph in this process; see `convert`.
+
+    Args:
+        scratch: folder with `GRAPH_FILE` and `SAMPLE_FILE`.
+        target: the file to write.
+
+    Raises:
+        NotConverted: OpenVINO answers differently.
+    """
+    import numpy as np
+
+    from kfp_vision.engines.openvino_runtime import openvino
+
+    core = openvino.Core()
+    model = core.read_model(str(scratch / GRAPH_FILE))
+    model.input(0).get_tensor().set_names({"images"})
+    for output, name in zip(model.outputs, OUTPUTS, strict=True):
+        output.get_tensor().set_names({name})
+    openvino.save_model(model, str(target), compress_to_fp16=False)
+    compiled = core.compile_model(str(target), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with np.load(scratch / SAMPLE_FILE) as sample:
+        answers = compiled({"images": sample["images"]})
+        difference = max(float(np.abs(answers[name] - sample[name]).max()) for name in OUTPUTS)
+    if not difference <= MAX_DIFFERENCE:
+        raise NotConverted(f"its answers differ from TensorFlow's by {difference:.2g}, of {MAX_DIFFERENCE:g} allowed")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+if __name__ == "__main__":
+    try:
+        main(*map(Path, sys.argv[1:]))
+    except Exception as error:
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")

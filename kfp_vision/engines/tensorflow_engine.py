@@ -1,0 +1,185 @@
+"""TensorFlow: loads the SavedModel of a version, of this library or of any other tool."""
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kfp_vision.core.errors import InputError
+from kfp_vision.dataset.images import Rejected, validate_image
+from kfp_vision.engines.engine import TENSORFLOW
+from kfp_vision.repository.version import Version
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+MAX_CROP_DIFFERENCE = 1e-3  # largest difference between the probabilities of an image and of its crop
+
+
+class TensorFlowEngine:
+    """A version computed by TensorFlow; see `engine.Engine`.
+
+    Images are decoded and cropped one by one, so that a damaged image affects no other, and the crops are computed together.
+    Where the version has no signature for crops, or crops images differently itself, it gets the encoded images.
+
+    Args:
+        version: a SavedModel with its metadata.
+
+    Raises:
+        InputError: it does not load.
+    """
+
+    name = TENSORFLOW
+
+    def __init__(self, version: Version):
+        tf = _tensorflow()
+        self.description = f"TensorFlow {tf.__version__}, float32"
+        self._constant, self._stack, self._error = tf.constant, tf.stack, tf.errors.InvalidArgumentError
+        try:
+            self._loaded = tf.saved_model.load(str(version.folder))  # a reference to the signature does not keep its variables
+            self._signatures = self._loaded.signatures
+            self._encoded = self._signatures["serving_default"]
+            self.crop_size = _crop_size(self._signatures.get("pixels"))
+            self._crop = self._make_cropper() if self.crop_size else None
+            self._takes_crops = bool(self._crop) and self._crops_alike()
+        except Exception as error:  # TensorFlow raises many types for files that are not a model
+            found = f"{version.folder} ({' '.join(str(error).split())[:200]})"
+            raise InputError("a model must load and answer", found, "Train or export it again.") from None
+
+    @property
+    def has_embeddings(self) -> bool:
+        """See `engine.Engine`."""
+        return bool(self.crop_size) and "embed" in self._signatures
+
+    def prepare(self, image: bytes, max_pixels: int) -> Any | Rejected:
+        """See `engine.Engine`."""
+        return self.crop(image, max_pixels) if self._takes_crops else to_decodable(image, max_pixels)
+
+    def scores(self, prepared: Sequence[Any]) -> "npt.NDArray[np.float32]":
+        """See `engine.Engine`."""
+        return self._scores_of_crops(prepared) if self._takes_crops else self.scores_of_encoded(prepared)
+
+    def scores_of_encoded(self, encoded: Sequence[bytes]) -> "npt.NDArray[np.float32]":
+        """Computes probabilities by the signature that KServe's stock runtime calls, without checking the images.
+
+        Args:
+            encoded: images that TensorFlow can decode.
+
+        Returns:
+            Probabilities, float32 (images, classes).
+
+        Raises:
+            Rejected: TensorFlow cannot decode one of the images; it does not say which.
+        """
+        probabilities: npt.NDArray[np.float32]
+        try:
+            probabilities = self._encoded(image_bytes=self._constant(encoded))["probabilities"].numpy()
+        except self._error as error:
+            raise damaged_image(error) from None
+        return probabilities
+
+    def crop(self, image: bytes, max_pixels: int) -> Any | Rejected:
+        """See `engine.Engine`; a crop is a tensor, float32 (crop_size, crop_size, 3), RGB from 0 to 255."""
+        assert self._crop
+        encoded = to_decodable(image, max_pixels)
+        if isinstance(encoded, Rejected):
+            return encoded
+        try:
+            return self._crop(self._constant(encoded))
+        except self._error as error:
+            return damaged_image(error)
+
+    def embeddings(self, crops: Sequence[Any]) -> "npt.NDArray[np.float32]":
+        """See `engine.Engine`."""
+        embeddings: npt.NDArray[np.float32] = self._signatures["embed"](images=self._stack(crops))["embedding"].numpy()
+        return embeddings
+
+    def _scores_of_crops(self, crops: Sequence[Any]) -> "npt.NDArray[np.float32]":
+        probabilities: npt.NDArray[np.float32]
+        probabilities = self._signatures["pixels"](images=self._stack(crops))["probabilities"].numpy()
+        return probabilities
+
+    def _make_cropper(self) -> Any:
+        from kfp_vision.core.frameworks import tf
+        from kfp_vision.networks import decoding
+
+        size = self.crop_size
+        graph = tf.function(lambda encoded: decoding.central_crop(encoded, size))
+        return graph.get_concrete_function(tf.TensorSpec((), tf.string))
+
+    def _crops_alike(self) -> bool:
+        """Whether the version gives the same probabilities for crops as for whole images."""
+        assert self._crop
+        for image_format in ("JPEG", "PNG"):
+            encoded = _noise(image_format)
+            crop, whole = self._scores_of_crops([self._crop(self._constant(encoded))]), self.scores_of_encoded([encoded])
+            if not np.abs(crop - whole).max() <= MAX_CROP_DIFFERENCE:
+                return False
+        return True
+
+
+def to_decodable(image: bytes, max_pixels: int) -> bytes | Rejected:
+    """Checks an image and re-encodes it if TensorFlow cannot decode its format.
+
+    Args:
+        image: Encoded image.
+        max_pixels: Larger images are rejected.
+
+    Returns:
+        The image in a format that TensorFlow decodes, or why it is rejected.
+    """
+    try:
+        return validate_image(image, max_pixels).encoded
+    except Rejected as reason:
+        return reason
+
+
+def damaged_image(error: Any) -> Rejected:
+    """Returns the rejection of an image that passed Pillow but not TensorFlow.
+
+    Args:
+        error: TensorFlow's error.
+    """
+    return Rejected(f"damaged ({str(error.message).splitlines()[0][:100]})")
+
+
+def _crop_size(pixels: Any) -> int:
+    """Returns height and width in pixels of the input of signature `pixels`; 0 if there is no such signature."""
+    if not pixels or "images" not in pixels.structured_input_signature[1]:
+        return 0
+    _, height, width, channels = pixels.structured_input_signature[1]["images"].shape
+    return int(height) if height == width and channels == 3 else 0
+
+
+def _tensorflow() -> Any:
+    """Imports TensorFlow without the lines that it writes to stderr before any log level takes effect."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            from kfp_vision.core.frameworks import tf
+        except BaseException:
+            captured.seek(0)
+            with open(stderr, "wb", closefd=False) as output:
+                shutil.copyfileobj(captured, output)
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+    return tf
+
+
+def _noise(image_format: str) -> bytes:
+    """Encodes an image that reveals a different crop: coarse noise, larger than most networks' input, and not square."""
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(file, image_format)
+    return file.getvalue()

@@ -1,0 +1,95 @@
+"""The engine is the one asked for, or the fastest that the model and the machine have."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support import exported_model
+
+from kfp_vision.core import hardware
+from kfp_vision.core.advanced import ENGINES
+from kfp_vision.core.errors import InputError
+from kfp_vision.engines import choice
+from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, TENSORFLOW
+from kfp_vision.repository.version import VERSION_FILE, Version
+
+FAST_BFLOAT16 = {True: {"avx2", "amx_bf16"}, False: {"avx2"}}
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """A machine without a GPU, whose processor is fast at bfloat16."""
+    monkeypatch.delenv(choice.ENGINE_VARIABLE, raising=False)
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: FAST_BFLOAT16[True])
+
+
+def version(folder: Path, *, has_openvino: bool = True, **about: object) -> Version:
+    found = exported_model.version(folder, **about)
+    if has_openvino:
+        (folder / OPENVINO_FILE).parent.mkdir()
+        (folder / OPENVINO_FILE).write_text("<net/>")
+    return found
+
+
+def test_openvino_computes_in_bfloat16_where_the_processor_is_fast_at_it(tmp_path, monkeypatch):
+    found = version(tmp_path / "1")
+    assert choice.choose_engine(found) == OPENVINO
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: FAST_BFLOAT16[False])
+    assert choice.choose_engine(found) == OPENVINO_FLOAT32
+
+
+def test_tensorflow_computes_what_has_no_file_for_openvino(tmp_path):
+    assert choice.choose_engine(version(tmp_path / "1", has_openvino=False)) == TENSORFLOW
+
+
+def test_tensorflow_computes_where_there_is_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    assert choice.choose_engine(version(tmp_path / "1")) == TENSORFLOW
+
+
+def test_a_gpu_is_found_by_its_device_file(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    (tmp_path / "nvidiactl").touch()
+    assert not hardware.has_gpu(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert hardware.has_gpu(tmp_path)
+
+
+@pytest.mark.parametrize("wish", sorted(set(ENGINES) - {"auto"}))
+def test_an_argument_goes_before_the_environment_and_that_before_the_settings_of_the_model(tmp_path, monkeypatch, wish):
+    other = TENSORFLOW if wish != TENSORFLOW else OPENVINO_FLOAT32
+    assert choice.choose_engine(version(tmp_path / "1"), wish) == wish
+    assert choice.choose_engine(version(tmp_path / "2", advanced={"engine": wish})) == wish
+    monkeypatch.setenv(choice.ENGINE_VARIABLE, other)
+    assert choice.choose_engine(version(tmp_path / "3", advanced={"engine": wish})) == other
+    assert choice.choose_engine(version(tmp_path / "4", advanced={"engine": other}), wish) == wish
+
+
+def test_a_wrong_name_is_rejected_with_where_it_is(tmp_path, monkeypatch):
+    found = version(tmp_path / "1", advanced={"engine": "torch"})
+    with pytest.raises(InputError, match=r"error: engine in .*model\.json must be one of auto, .*; got torch\. Give one"):
+        choice.choose_engine(found)
+    monkeypatch.setenv(choice.ENGINE_VARIABLE, "fast")
+    with pytest.raises(InputError, match=r"KFP_VISION_ENGINE must be one of .*; got fast"):
+        choice.choose_engine(found)
+    with pytest.raises(InputError, match=r"the engine must be one of .*; got faster"):
+        choice.choose_engine(found, "faster")
+
+
+def test_openvino_is_not_asked_of_a_model_without_a_file_for_it(tmp_path):
+    with pytest.raises(InputError, match=r"a model for the engine openvino must hold openvino/model\.xml; got none in "):
+        choice.load_engine(version(tmp_path / "1", has_openvino=False), OPENVINO)
+
+
+def test_the_stock_runtime_is_computed_by_tensorflow(tmp_path):
+    assert choice.choose_serving_engine(version(tmp_path / "1", advanced={"service_runtime": "tensorflow"})) == TENSORFLOW
+    assert choice.choose_serving_engine(version(tmp_path / "2")) == ""
+
+
+def test_the_settings_are_read_from_the_file_of_the_version(tmp_path):
+    found = version(tmp_path / "1")
+    about = json.loads((found.folder / VERSION_FILE).read_text()) | {"advanced": {"engine": TENSORFLOW}}
+    (found.folder / VERSION_FILE).write_text(json.dumps(about))
+    assert choice.choose_engine(Version(shutil.copytree(found.folder, tmp_path / "copy" / "1"))) == TENSORFLOW

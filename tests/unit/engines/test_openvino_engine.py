@@ -1,0 +1,120 @@
+"""OpenVINO gives TensorFlow's answers, whatever the batch, in several threads, and without its telemetry."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import embedding_model, exported_model, sample_images
+
+from kfp_vision.core import hardware
+from kfp_vision.core.errors import InputError
+from kfp_vision.dataset.images import Rejected
+from kfp_vision.engines import choice
+from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, TENSORFLOW
+from kfp_vision.engines.openvino_engine import LARGEST_TILE
+from kfp_vision.repository.version import Version, exported_version
+
+pytestmark = pytest.mark.slow
+
+MAX_PIXELS = 10_000_000
+IMAGES = 21  # tiles of 8, 8, 4 and 1
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory) -> Version:
+    return exported_version(embedding_model.write_model(tmp_path_factory.mktemp("model") / "model"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> list[bytes]:
+    folder = sample_images.pictures(tmp_path_factory.mktemp("drawn"), classes=3, each=IMAGES // 3)
+    return [file.read_bytes() for file in sorted(folder.glob("*/*"))]
+
+
+@pytest.fixture(scope="module")
+def expected(version, images) -> dict[str, np.ndarray]:
+    """TensorFlow's scores and embeddings."""
+    engine = choice.load_engine(version, TENSORFLOW)
+    return {
+        "scores": engine.scores([engine.prepare(image, MAX_PIXELS) for image in images]),
+        "embeddings": engine.embeddings([engine.crop(image, MAX_PIXELS) for image in images]),
+    }
+
+
+# Crops are rounded to whole levels for OpenVINO; bfloat16 has 8 bits.
+@pytest.mark.parametrize(("name", "most"), [(OPENVINO_FLOAT32, 2e-3), (OPENVINO, 3e-2)])
+def test_answers_as_tensorflow_does(version, images, expected, name, most, monkeypatch):
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: hardware.FAST_BFLOAT16_FLAGS)  # where it is emulated, it is only slow
+    engine = choice.load_engine(version, name)
+    assert (engine.name, engine.crop_size, engine.has_embeddings) == (name, embedding_model.SHAPE["image_size"], True)
+    crops = [engine.prepare(image, MAX_PIXELS) for image in images]
+    assert {(crop.shape, crop.dtype.name) for crop in crops} == {((64, 64, 3), "uint8")}
+    assert np.abs(engine.scores(crops) - expected["scores"]).max() <= most
+    embeddings = engine.embeddings(crops)
+    assert np.abs(np.linalg.norm(embeddings, axis=1) - 1).max() <= 1e-2
+    assert (embeddings * expected["embeddings"]).sum(1).min() >= 1 - most
+
+
+def test_the_answer_for_an_image_does_not_depend_on_its_batch(version, images):
+    engine = choice.load_engine(version, OPENVINO_FLOAT32)
+    crops = [engine.crop(image, MAX_PIXELS) for image in images]
+    together = engine.scores(crops)
+    for size in (1, 3, LARGEST_TILE, LARGEST_TILE + 1):
+        assert np.abs(engine.scores(crops[:size]) - together[:size]).max() <= 1e-5
+
+
+def test_several_threads_get_the_answers_of_one(version, images):
+    engine = choice.load_engine(version, OPENVINO_FLOAT32)
+    crops = [engine.crop(image, MAX_PIXELS) for image in images]
+    alone = np.concatenate([engine.scores([crop]) for crop in crops])
+    with ThreadPoolExecutor(8) as pool:
+        answers = np.concatenate(list(pool.map(lambda crop: engine.scores([crop]), crops * 5)))
+    assert np.abs(answers - np.tile(alone, (5, 1))).max() <= 1e-6
+
+
+def test_an_unreadable_image_is_rejected(version):
+    rejected = choice.load_engine(version, OPENVINO_FLOAT32).prepare(b"no image", MAX_PIXELS)
+    assert isinstance(rejected, Rejected) and str(rejected) == "not an image in a known format"
+
+
+def test_a_damaged_file_is_rejected_in_one_line(tmp_path):
+    found = exported_model.version(tmp_path / "1")
+    (found.folder / OPENVINO_FILE).parent.mkdir()
+    (found.folder / OPENVINO_FILE).write_text("<net name='none'")
+    with pytest.raises(InputError, match="error: a model must load and answer; got ") as raised:
+        choice.load_engine(found, OPENVINO)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_process_that_answers_loads_no_tensorflow_and_no_telemetry(version, images, tmp_path):
+    program = (
+        "import json, sys, threading\n"
+        "from pathlib import Path\n"
+        "from kfp_vision.prediction.classifier import Classifier\n"
+        "from kfp_vision.repository.version import Version\n"
+        "(answer,) = Classifier(Version(Path(sys.argv[1]))).classify([Path(sys.argv[2]).read_bytes()])\n"
+        "threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]\n"
+        "json.dump([answer.label, threads, sorted({name.split('.')[0] for name in sys.modules})], sys.stdout)"
+    )
+    image = tmp_path / "image.jpg"
+    image.write_bytes(images[0])
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", program, str(version.folder), str(image)]
+    environment = os.environ | {"HOME": str(home)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    label, threads, loaded = json.loads(done.stdout)
+    assert label in embedding_model.LABELS and threads == []
+    assert {"openvino", "simplejpeg"} <= set(loaded)
+    assert {"tensorflow", "keras", "openvino_telemetry"}.isdisjoint(loaded)
+    assert list(home.iterdir()) == []
+
+
+def test_the_files_of_openvino_are_beside_the_saved_model(version):
+    assert {"openvino/model.xml", "openvino/model.bin", "saved_model.pb"} <= version.files.keys()
+    assert Path(version.files["openvino/model.xml"]).read_text().startswith("<?xml")
