@@ -207,7 +207,7 @@ def _validate(encoded: bytes, max_pixels: int, side: int | None) -> tuple[ValidI
             else:
                 image.draft("L", (max(1, width // CHECK_SCALE), max(1, height // CHECK_SCALE)))
             image.load()
-            (_reject_broken_png if image.format == "PNG" else _reject_broken_jpeg)(encoded)
+            (reject_broken_png if image.format == "PNG" else _reject_broken_jpeg)(encoded)
             return ValidImage(encoded, "png" if image.format == "PNG" else "jpeg", height, width), image
         shown = decode_upright(image, encoded)
         converted = _encode_png(shown) if is_converted_lossless(image) else encode_jpeg(shown, subsampling=FULL_COLOUR)
@@ -264,8 +264,24 @@ def decode_upright(image: Image.Image, encoded: bytes) -> Image.Image:
     method = TO_UPRIGHT.get(read_orientation(image))
     shown = _to_rgb(pixels if method is None else pixels.transpose(method))
     if image.format == "PNG":
-        _reject_broken_png(encoded)
+        reject_broken_png(encoded)
     return shown
+
+
+def reject_broken_png(encoded: bytes) -> None:
+    """Rejects wrong checksums and a missing IEND chunk: Pillow ignores them when it decodes, TensorFlow does not.
+
+    Args:
+        encoded: the file's bytes.
+
+    Raises:
+        Rejected: The end is missing.
+        Exception: Whatever Pillow raises on a wrong checksum; `open_image` turns it into `Rejected`.
+    """
+    with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
+        image.verify()
+    if PNG_END not in encoded:
+        raise Rejected("truncated")
 
 
 def is_converted_lossless(image: Image.Image) -> bool:
@@ -548,14 +564,6 @@ def _jpeg_bits(encoded: bytes) -> int:
             break
         at += 2 + length
     return 8
-
-
-def _reject_broken_png(encoded: bytes) -> None:
-    """Rejects wrong checksums and a missing IEND chunk: Pillow ignores them when it decodes, TensorFlow does not."""
-    with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
-        image.verify()
-    if PNG_END not in encoded:
-        raise Rejected("truncated")
 
 
 def _reject_broken_jpeg(encoded: bytes) -> None:

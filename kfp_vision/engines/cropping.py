@@ -5,6 +5,9 @@ to the same pixels. One pass decodes and checks: what libjpeg-turbo reads withou
 anything else `dataset.images` decides whether it is rejected, and why.
 """
 
+import contextlib
+import io
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +19,21 @@ from kfp_vision.dataset.images import Rejected
 
 MARGIN = 16  # the window leaves out 1/16 of a side at each end, and so keeps `decoding.CENTRAL_FRACTION`
 REDUCTIONS = (8, 4, 2)  # the factors of `decoding.JPEG_REDUCTIONS`
-MAX_FLOAT_PIXELS = 4_000_000  # of a window that is resized in floats, which take 48 MB
+MAX_FLOAT_SIDE = 1000  # pixels of a window that OpenCV resizes, in floats: beyond, it takes much memory and is less exact
+# EXIF orientations (EXIF 2.3, section 4.6.4) set upright by exchanging rows and columns, then by reversing either.
+TRANSPOSED, UPSIDE_DOWN, MIRRORED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
+# PNG 1.2, section 3; and what Pillow reads an orientation from.
+PNG_SIGNATURE, PNG_CHUNK = b"\x89PNG\r\n\x1a\n", 12  # bytes of a chunk besides its content
+PNG_ORIENTATION_FIELDS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
 Pixels = npt.NDArray[np.uint8]
+Sides = tuple[int, int]  # height and width
 
 
 def crop(encoded: bytes, size: int, max_pixels: int) -> Pixels:
-    """Decodes an image, crops its centre, resizes the crop, and sets it upright; thread-safe, mostly without the GIL.
+    """Decodes, crops, resizes and turns an image as `crop_floats` does, and rounds to whole levels.
+
+    Rounding alone may move a score: of an EfficientNet-Lite0 of 1000 classes by up to 0.06 on photographs of flowers.
 
     Args:
         encoded: the file's bytes, in any format of `dataset.images.PILLOW_FORMATS`.
@@ -30,68 +41,172 @@ def crop(encoded: bytes, size: int, max_pixels: int) -> Pixels:
         max_pixels: upper limit for width times height.
 
     Returns:
-        (size, size, 3) RGB, rounded to whole levels.
+        (size, size, 3) RGB, at most 0.51 levels from those of `crop_floats`.
 
     Raises:
-        Rejected: as for `dataset.images.validate_image`, or the pixels are damaged.
+        Rejected: as for `crop_floats`.
+    """
+    return np.asarray(cv2.convertScaleAbs(crop_floats(encoded, size, max_pixels)))
+
+
+def crop_floats(encoded: bytes, size: int, max_pixels: int) -> npt.NDArray[np.float32]:
+    """Decodes an image, crops its centre, resizes the crop, and sets it upright; thread-safe, mostly without the GIL.
+
+    Every pixel is within 0.01 levels of that which `decoding.central_crop` makes of what `validate_image` returns. Only a
+    JPEG that EXIF turns, which is not encoded again here, differs from that copy as a JPEG of quality 95 does from its
+    original: by 1.2 levels in the mean, and 99.9% of the values by at most 12, on photographs whose sides are multiples of 8.
+
+    Args:
+        encoded: the file's bytes, in any format of `dataset.images.PILLOW_FORMATS`.
+        size: height and width of the result in pixels.
+        max_pixels: upper limit for width times height.
+
+    Returns:
+        (size, size, 3) RGB from 0 to 255.
+
+    Raises:
+        Rejected: as for `dataset.images.validate_image`, with its reasons, or a PNG is damaged where TensorFlow rejects it.
     """
     with images.open_image(encoded, max_pixels) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             return _crop_jpeg(image, encoded, size, max_pixels)
-        pixels = images.decode_upright(image, encoded)
-        width, height = pixels.size
-        # Of anything else a JPEG is made for the training, which is reduced as any JPEG.
-        ratio = 1 if images.is_converted_lossless(image) else _choose_reduction(height, width, size)
-        return _resize_window(np.asarray(pixels.reduce(ratio) if ratio > 1 else pixels), height, width, size, ratio)
+        if image.format == "PNG":
+            pixels = _decode_png(image, encoded, max_pixels)
+        else:
+            shown = images.decode_upright(image, encoded)
+            if not images.is_converted_lossless(image):
+                # As in the training, whose copy is reduced as any JPEG, and has lost as much.
+                copy = images.encode_jpeg(shown, subsampling=images.FULL_COLOUR)
+                sides = (copy.height, copy.width)
+                ratio = _choose_reduction(sides, size)
+                return _resize_window(_decode_jpeg(copy.encoded, sides, ratio), sides, size, ratio)
+            pixels = np.asarray(shown)
+        return _resize_window(pixels, pixels.shape[:2], size, 1)
 
 
-def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int) -> Pixels:
+def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int) -> npt.NDArray[np.float32]:
     """Crops a JPEG; one of which libjpeg-turbo reports anything is checked as all images are, and cropped if it passes."""
-    width, height = image.size
-    ratio = _choose_reduction(height, width, size)
-    method = images.TO_UPRIGHT.get(images.read_orientation(image))
+    sides = (image.height, image.width)
+    ratio = _choose_reduction(sides, size)
+    orientation = images.read_orientation(image)
     try:
-        pixels = _decode_jpeg(encoded, height, width, ratio, strict=True)
+        pixels = _decode_jpeg(encoded, sides, ratio)
     except ValueError:
-        valid = images.validate_image(encoded, max_pixels)  # upright
-        method, ratio = None, _choose_reduction(valid.height, valid.width, size)
-        height, width = valid.height, valid.width
-        try:
-            pixels = _decode_jpeg(valid.encoded, height, width, ratio, strict=False)
-        except ValueError as error:
-            raise Rejected(f"damaged ({images.describe_error(error)[:100]})") from None
-    cropped = _resize_window(pixels, height, width, size, ratio)
-    # Turned last: the window and the result are symmetric, and the result is small.
-    return cropped if method is None else np.asarray(Image.fromarray(cropped).transpose(method))
+        valid = images.validate_image(encoded, max_pixels)
+        orientation, sides = images.UPRIGHT, (valid.height, valid.width)
+        pixels = _decode_unusual_jpeg(valid.encoded, sides, ratio)
+    # Turned before the window is cut, which is rounded to reduced pixels.
+    upright = sides[::-1] if orientation in TRANSPOSED else sides
+    return _resize_window(_turn_upright(pixels, orientation), upright, size, ratio)
 
 
-def _decode_jpeg(encoded: bytes, height: int, width: int, ratio: int, *, strict: bool) -> Pixels:
+def _decode_jpeg(encoded: bytes, sides: Sides, ratio: int, *, strict: bool = True) -> Pixels:
     """Decodes a JPEG, reduced by a ratio; raises ValueError if that fails, with `strict` also on a warning."""
+    height, width = _reduce(sides, ratio)
     # The smallest of libjpeg-turbo's factors that gives these sides is 1 / ratio.
-    sides = (-(-height // ratio), -(-width // ratio))
     pixels: Pixels = simplejpeg.decode_jpeg(
-        encoded, "RGB", fastdct=True, min_height=sides[0], min_width=sides[1], min_factor=1, strict=strict
+        encoded, "RGB", fastdct=True, min_height=height, min_width=width, min_factor=1, strict=strict
     )
-    if pixels.shape[:2] != sides:
-        raise ValueError(f"{pixels.shape[:2]} pixels instead of {sides}")
+    if pixels.shape[:2] != (height, width):
+        raise ValueError(f"{pixels.shape[:2]} pixels instead of {(height, width)}")
     return pixels
 
 
-def _choose_reduction(height: int, width: int, size: int) -> int:
+def _decode_unusual_jpeg(encoded: bytes, sides: Sides, ratio: int) -> Pixels:
+    """Decodes a JPEG that has passed the checks although libjpeg-turbo has warned of something."""
+    with contextlib.suppress(ValueError):
+        return _decode_jpeg(encoded, sides, ratio, strict=False)
+    # A warning in the header is an error for simplejpeg, whatever is asked. Pillow's cosine transform is the slow one.
+    with Image.open(io.BytesIO(encoded), formats=("JPEG", "MPO")) as image:
+        image.draft("RGB", (sides[1] // ratio, sides[0] // ratio))
+        pixels = np.asarray(image.convert("RGB"))
+    if pixels.shape[:2] != _reduce(sides, ratio):
+        raise Rejected(f"damaged ({pixels.shape[:2]} pixels)")
+    return pixels
+
+
+def _reduce(sides: Sides, ratio: int) -> Sides:
+    return -(-sides[0] // ratio), -(-sides[1] // ratio)
+
+
+def _decode_png(image: Image.Image, encoded: bytes, max_pixels: int) -> Pixels:
+    """Decodes a PNG as a person sees it; one that the export reads as it is with libpng, which is as strict there."""
+    plain, trailed = _strip_png(encoded)
+    may_turn = trailed or not PNG_ORIENTATION_FIELDS.isdisjoint(image.info)
+    if may_turn or image.has_transparency_data or images.is_deep(image, encoded):
+        shown = images.decode_upright(image, encoded)
+        if not images.is_kept(image, encoded):
+            return np.asarray(shown)
+    with contextlib.suppress(Exception):  # Pillow raises anything on damaged files
+        images.reject_broken_png(encoded)
+        pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if pixels is not None:
+            return np.asarray(pixels)
+    images.validate_image(encoded, max_pixels)  # says of most what is wrong
+    raise Rejected("damaged (Invalid PNG data)")
+
+
+def _strip_png(encoded: bytes) -> tuple[bytes, bool]:
+    """Returns a PNG without its ancillary chunks, for each odd one of which libpng writes a line to stderr.
+
+    Args:
+        encoded: the PNG file.
+
+    Returns:
+        The file, empty if its end is missing; and whether ancillary chunks follow the pixels, where Pillow has not read yet.
+    """
+    at, chunks, in_pixels, trailed = len(PNG_SIGNATURE), [PNG_SIGNATURE], False, False
+    while at + PNG_CHUNK <= len(encoded):
+        kind, end = encoded[at + 4 : at + 8], at + PNG_CHUNK + int.from_bytes(encoded[at : at + 4])
+        if kind[:1].isupper():
+            chunks.append(encoded[at:end])
+        else:
+            trailed |= in_pixels
+        if kind == b"IEND":
+            return b"".join(chunks), trailed
+        at, in_pixels = end, in_pixels or kind == b"IDAT"
+    return b"", trailed
+
+
+def _turn_upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turns and mirrors an image as its EXIF orientation says, without copying its pixels."""
+    if orientation in TRANSPOSED:
+        pixels = pixels.transpose(1, 0, 2)
+    rows = -1 if orientation in UPSIDE_DOWN else 1
+    columns = -1 if orientation in MIRRORED else 1
+    return pixels[::rows, ::columns]
+
+
+def _choose_reduction(sides: Sides, size: int) -> int:
     """Returns by how much an image can be reduced so that its window still has the size."""
-    shorter = min(side - 2 * (side // MARGIN) for side in (height, width))
+    shorter = min(side - 2 * (side // MARGIN) for side in sides)
     return next((ratio for ratio in REDUCTIONS if shorter // size >= ratio), 1)
 
 
-def _resize_window(pixels: Pixels, height: int, width: int, size: int, ratio: int) -> Pixels:
-    """Resizes the centre of an image of (height, width) that has been reduced by a ratio."""
-    window = pixels[_central_part(height, ratio), _central_part(width, ratio)]
-    if window.shape[0] * window.shape[1] > MAX_FLOAT_PIXELS:
-        return np.asarray(cv2.resize(window, (size, size), interpolation=cv2.INTER_LINEAR))
-    resized = cv2.resize(window.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.convertScaleAbs(resized))  # rounds to the nearest level
+def _resize_window(pixels: Pixels, sides: Sides, size: int, ratio: int) -> npt.NDArray[np.float32]:
+    """Resizes the centre of an image of these sides, of which the pixels are reduced by a ratio."""
+    window = pixels[_central_part(sides[0], ratio), _central_part(sides[1], ratio)]
+    if max(window.shape) > MAX_FLOAT_SIDE:
+        return _sample(window, size)
+    return np.asarray(cv2.resize(window.astype(np.float32, order="C"), (size, size), interpolation=cv2.INTER_LINEAR))
 
 
 def _central_part(side: int, ratio: int) -> slice:
     begin = side // MARGIN
     return slice((begin + ratio // 2) // ratio, (side - begin + ratio // 2) // ratio)
+
+
+def _sample(window: Pixels, size: int) -> npt.NDArray[np.float32]:
+    """Resizes bilinearly as TensorFlow does, converting only the pixels that count to floats."""
+    (rows, down), (columns, across) = (_neighbours(side, size) for side in window.shape[:2])
+    corners = window[rows.ravel()][:, columns.ravel()].reshape(2, size, 2, size, 3).astype(np.float32)
+    above, below = corners[:, :, 0] + (corners[:, :, 1] - corners[:, :, 0]) * across[:, None]
+    resized: npt.NDArray[np.float32] = above + (below - above) * down[:, None, None]
+    return resized
+
+
+def _neighbours(side: int, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """Returns for each place of a resized side the two pixels beside it, (2, size), and the weight of the second."""
+    places = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(side / size) - np.float32(0.5)
+    first = np.floor(places)
+    return np.clip([first, first + 1], 0, side - 1).astype(np.intp), places - first
