@@ -137,18 +137,19 @@ def measure_load(url: str, pictures: Path, clients: int, seconds: float = SECOND
     return Load(**json.loads(_output("load", url, pictures, clients, seconds, verb)))
 
 
-def measure_in_process(place: Path, pictures: Path, seconds: float = SECONDS) -> float:
+def measure_in_process(place: Path, pictures: Path, seconds: float = SECONDS, size: int = 32) -> float:
     """Measures the export in its own process, without a server.
 
     Args:
         place: model repository.
         pictures: folder of class folders.
         seconds: duration.
+        size: images of a batch.
 
     Returns:
         Images per second.
     """
-    return float(_output("in_process", place, pictures, seconds))
+    return float(_output("in_process", place, pictures, seconds, size))
 
 
 @contextlib.contextmanager

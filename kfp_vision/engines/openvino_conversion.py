@@ -52,7 +52,7 @@ def main(scratch: Path, target: Path) -> None:
     """
     import numpy as np
 
-    from kfp_vision.engines.openvino_runtime import openvino
+    from kfp_vision.engines.openvino_runtime import openvino, read_model
 
     core = openvino.Core()
     model = core.read_model(str(scratch / GRAPH_FILE))
@@ -60,7 +60,7 @@ def main(scratch: Path, target: Path) -> None:
     for output, name in zip(model.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
     openvino.save_model(model, str(target), compress_to_fp16=False)
-    compiled = core.compile_model(str(target), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(read_model(target), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with np.load(scratch / SAMPLE_FILE) as sample:
         answers = compiled({"images": sample["images"]})
         difference = max(float(np.abs(answers[name] - sample[name]).max()) for name in OUTPUTS)

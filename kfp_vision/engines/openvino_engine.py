@@ -11,7 +11,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import cropping
 from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32
-from kfp_vision.engines.openvino_runtime import openvino
+from kfp_vision.engines.openvino_runtime import openvino, read_model
 from kfp_vision.repository.version import Version
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class OpenVinoEngine:
         }
         file = version.folder / OPENVINO_FILE
         try:
-            self._compiled = openvino.Core().compile_model(str(file), "CPU", options)
+            self._compiled = openvino.Core().compile_model(read_model(file), "CPU", options)
             self.crop_size = int(self._compiled.input("images").partial_shape[1].get_length())
         except RuntimeError as error:
             found = f"{version.folder} ({' '.join(str(error).split())[:200]})"
@@ -55,30 +55,30 @@ class OpenVinoEngine:
         """See `engine.Engine`: always."""
         return True
 
-    def prepare(self, image: bytes, max_pixels: int) -> "npt.NDArray[np.uint8] | Rejected":
+    def prepare(self, image: bytes, max_pixels: int) -> "npt.NDArray[np.float32] | Rejected":
         """See `engine.Engine`: the same as `crop`."""
         return self.crop(image, max_pixels)
 
-    def scores(self, prepared: "Sequence[npt.NDArray[np.uint8]]") -> "npt.NDArray[np.float32]":
+    def scores(self, prepared: "Sequence[npt.NDArray[np.float32]]") -> "npt.NDArray[np.float32]":
         """See `engine.Engine`."""
         return self._compute(prepared, "probabilities")
 
-    def crop(self, image: bytes, max_pixels: int) -> "npt.NDArray[np.uint8] | Rejected":
-        """See `engine.Engine`; a crop is uint8 (crop_size, crop_size, 3) RGB."""
+    def crop(self, image: bytes, max_pixels: int) -> "npt.NDArray[np.float32] | Rejected":
+        """See `engine.Engine`; a crop is float32 (crop_size, crop_size, 3), RGB from 0 to 255."""
         try:
-            return cropping.crop(image, self.crop_size, max_pixels)
+            return cropping.crop_floats(image, self.crop_size, max_pixels)
         except Rejected as reason:
             return reason
 
-    def embeddings(self, crops: "Sequence[npt.NDArray[np.uint8]]") -> "npt.NDArray[np.float32]":
+    def embeddings(self, crops: "Sequence[npt.NDArray[np.float32]]") -> "npt.NDArray[np.float32]":
         """See `engine.Engine`."""
         return self._compute(crops, "embedding")
 
-    def _compute(self, crops: "Sequence[npt.NDArray[np.uint8]]", output: str) -> "npt.NDArray[np.float32]":
+    def _compute(self, crops: "Sequence[npt.NDArray[np.float32]]", output: str) -> "npt.NDArray[np.float32]":
         request = self._request()
         return np.concatenate([self._infer(request, np.stack(tile), output) for tile in _tiles(crops)])
 
-    def _infer(self, request: Any, images: "npt.NDArray[np.uint8]", output: str) -> "npt.NDArray[np.float32]":
+    def _infer(self, request: Any, images: "npt.NDArray[np.float32]", output: str) -> "npt.NDArray[np.float32]":
         request.infer({"images": images})
         values: npt.NDArray[np.float32] = request.get_tensor(output).data.copy()
         return values

@@ -5,9 +5,28 @@ machine in the home folder, unless a file there refuses. Without its converter o
 here uses, it does neither, and takes half the time.
 """
 
+from pathlib import Path
+from typing import Any
+
 from kfp_vision.core import hidden_imports
 
-__all__ = ["openvino"]
+__all__ = ["openvino", "read_model"]
 
 with hidden_imports.hide({"openvino_telemetry", "openvino.tools.ovc"}):
     import openvino
+
+
+def read_model(file: Path) -> Any:
+    """Reads a model in OpenVINO's own format. `openvino.Core` would try the readers of all others on a damaged file.
+
+    Args:
+        file: the `.xml` file, with its weights beside it.
+
+    Returns:
+        The model.
+
+    Raises:
+        RuntimeError: the file or its weights are damaged.
+    """
+    reader = openvino.frontend.FrontEndManager().load_by_framework("ir")
+    return reader.convert(reader.load(str(file)))

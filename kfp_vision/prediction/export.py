@@ -108,7 +108,7 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     `pixels` maps `images`, float32 (batch, size, size, 3) RGB in 0 to 255, to the same.
     `embed` maps `images` to `embedding`, float32 (batch, width): the input of the classification head, scaled to length 1.
 
-    OpenVINO's file maps `images`, uint8, to `probabilities` and `embedding`. If the network cannot be converted, a line says
+    OpenVINO's file maps `images` to `probabilities` and `embedding`. If the network cannot be converted, a line says
     why, and TensorFlow will compute its answers.
 
     Args:
@@ -147,16 +147,16 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
     def pixels_to_all(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits, features = compute(tf.cast(images, tf.float32))
+        logits, features = compute(images)
         return {"probabilities": tf.nn.softmax(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
 
     _write_openvino(folder / OPENVINO_FILE, tf.function(pixels_to_all, autograph=False), image_size)
 
 
 def _write_openvino(file: Path, function: Any, image_size: int) -> None:
-    """Converts a function of uint8 images to OpenVINO's format; prints why if that fails."""
-    images = np.random.default_rng(0).integers(0, 256, (2, image_size, image_size, 3), np.uint8)
-    concrete = function.get_concrete_function(tf.TensorSpec((None, *images.shape[1:]), tf.uint8, name="images"))
+    """Converts a function of images to OpenVINO's format; prints why if that fails."""
+    images = np.random.default_rng(0).uniform(0, 255, (2, image_size, image_size, 3)).astype(np.float32)
+    concrete = function.get_concrete_function(tf.TensorSpec((None, *images.shape[1:]), tf.float32, name="images"))
     answers = {name: values.numpy() for name, values in concrete(tf.constant(images)).items()}
     with tempfile.TemporaryDirectory() as scratch:
         graph = convert_variables_to_constants_v2(concrete).graph.as_graph_def()

@@ -45,7 +45,7 @@ class Embedder:
         self._engine = load_engine(version)
         check_has_embeddings(self._engine, version)
         size = self._engine.crop_size
-        self.dimension = int(self._engine.embeddings([np.zeros((size, size, 3), "uint8")]).shape[1])
+        self.dimension = int(self._engine.embeddings([np.zeros((size, size, 3), "float32")]).shape[1])
 
     def embed(self, images: Iterable[bytes | Rejected], *, pad_batches: bool = False) -> Iterator[EmbeddedImage]:
         """Computes the embeddings and thumbnails of images.

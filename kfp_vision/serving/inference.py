@@ -21,6 +21,7 @@ from kfp_vision.serving.batching import MAX_BATCH_SIZE, DynamicBatcher
 
 MAX_PIXELS = 50_000_000
 MAX_WAITING_IMAGES = 1024  # images, some seconds of work; later requests get 503 and Retry-After rather than a long wait
+MAX_DECODED_IMAGES = 4 * MAX_BATCH_SIZE  # of 0.6 MB each at 224 pixels; the others wait as they came
 MAX_DECODING_THREADS = 4  # images decoded at a time, each of which may take 700 MB; enough for thousands a second
 WARM_UP_BATCH_SIZES = (1, MAX_BATCH_SIZE)  # batch sizes whose first run is slow
 
@@ -51,6 +52,7 @@ class LoadedModel:
         computing = ThreadPoolExecutor(1, "batches")  # one batch uses all cores; two would slow each other down
         self._predictions = DynamicBatcher(self._predict_batch, threads=computing)
         self._embeddings = DynamicBatcher(self._embed_batch, threads=computing)
+        self._decoded = asyncio.Semaphore(MAX_DECODED_IMAGES)
         self._in_flight = 0
         self._waiting = telemetry.WAITING_IMAGES.labels(self._name)
         sample = self._classifier.prepare(_sample())
@@ -140,8 +142,9 @@ class LoadedModel:
     async def _submit(self, image: bytes | Rejected, prepare: Callable[[bytes], Any], batches: DynamicBatcher) -> Any:
         if isinstance(image, Rejected):
             return image
-        prepared = await asyncio.get_running_loop().run_in_executor(self._decoding, prepare, image)
-        return prepared if isinstance(prepared, Rejected) else await batches.submit(prepared)
+        async with self._decoded:
+            prepared = await asyncio.get_running_loop().run_in_executor(self._decoding, prepare, image)
+            return prepared if isinstance(prepared, Rejected) else await batches.submit(prepared)
 
     def _predict_batch(self, prepared: list[Any]) -> Sequence[Answer]:
         with self._measure_batch(len(prepared)):

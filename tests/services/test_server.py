@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -774,7 +775,7 @@ def test_sigterm_ends_the_server_cleanly(repository):
     command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", "0", "--name", "tints"]
     with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
         lines = [process.stdout.readline().strip() for _ in range(3)]
-        assert lines[0] == "tints, version 1: red, green, blue"
+        assert re.fullmatch(r"tints, version 1: red, green, blue; computed by OpenVINO [\d.]+, (bfloat16|float32)", lines[0])
         assert lines[2].startswith("curl -F file=@image.jpg http://127.0.0.1:") and lines[2].endswith(
             "/v1/models/tints:predict"
         )

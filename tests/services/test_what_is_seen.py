@@ -123,8 +123,7 @@ def classifier(version) -> Classifier:
 @pytest.fixture(scope="module")
 def of_record(classifier):
     """The answer on a record, whose pixels are cropped as in evaluation."""
-    crop = classifier.make_cropper()
-    return lambda encoded: classifier.classify_crops([crop(encoded)])[0].probabilities
+    return lambda encoded: classifier.probabilities([encoded])[0]
 
 
 @pytest.mark.slow

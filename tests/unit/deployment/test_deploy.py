@@ -15,6 +15,8 @@ from kfp_vision.dataset import scan
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.deployment import call, decide_training, deploy, serving_check
+from kfp_vision.engines.choice import choose_serving_engine
+from kfp_vision.engines.engine import OPENVINO_FLOAT32
 from kfp_vision.networks import orientation
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import convert
@@ -130,7 +132,8 @@ def judged(tmp_path):
         rows = [(ImageRow("", "above", 1, "", "above/1.jpg"), validate_image(corners()))]
         convert.write_shards(tmp_path / "validation", "validation", iter(rows), list(place_model.LABELS), 1)
         convert.write_shards(tmp_path / "test", "test", iter(()), list(place_model.LABELS), 1)
-        (row,) = Classifier(version).probabilities([corners()]).tolist()
+        engine = choose_serving_engine(version) or OPENVINO_FLOAT32
+        (row,) = Classifier(version, engine=engine).probabilities([corners()]).tolist()
         answers = [{"name": "above/1.jpg", "probabilities": row}]
         about = {"model_fingerprint": version.fingerprint, "answers": answers, "verdict": {"accepted": True}}
         (tmp_path / "verdict").write_text(json.dumps(about))

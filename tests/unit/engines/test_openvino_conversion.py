@@ -19,11 +19,11 @@ def write_graph(scratch: Path, *, added: float = 0.0) -> None:
     """Writes the graph of channel means, and answers to which something was added."""
 
     def function(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        means = tf.reduce_mean(tf.cast(images, tf.float32), (1, 2)) / 255
+        means = tf.reduce_mean(images, (1, 2)) / 255
         return {"probabilities": tf.nn.softmax(means), "embedding": tf.math.l2_normalize(means, axis=1)}
 
-    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
-    concrete = tf.function(function).get_concrete_function(tf.TensorSpec((None, 4, 4, 3), tf.uint8))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
+    concrete = tf.function(function).get_concrete_function(tf.TensorSpec((None, 4, 4, 3), tf.float32))
     graph = convert_variables_to_constants_v2(concrete).graph.as_graph_def()
     (scratch / GRAPH_FILE).write_bytes(graph.SerializeToString())
     answers = {name: values.numpy() + added for name, values in concrete(tf.constant(images)).items()}
