@@ -13,6 +13,7 @@ from support import odd_images, place_model
 from support.model_servers import answering
 
 from kfp_vision.dataset.table import SPLITS, ImageRow, md5_hex, write_table
+from kfp_vision.engines.engine import OPENVINO_FLOAT32
 from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.records.convert import write_tfrecords
 from kfp_vision.records.records_folder import read_examples
@@ -89,7 +90,7 @@ def served(version):
     """A real server's answers by kind."""
     every = EVERYWHERE | ELSEWHERE
     body = json.dumps({"instances": [{"b64": base64.b64encode(encoded).decode()} for encoded, _ in every.values()]})
-    with answering(["serve", str(version.folder.parent), "--port", "0"]) as url:
+    with answering(["serve", str(version.folder.parent), "--port", "0", "--engine", OPENVINO_FLOAT32]) as url:
         request = urllib.request.Request(f"{url}/v1/models/places:predict", body.encode())
         with urllib.request.urlopen(request) as response:
             answers = json.load(response)["predictions"]
@@ -117,7 +118,7 @@ def recorded(tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def classifier(version) -> Classifier:
-    return Classifier(version)
+    return Classifier(version, engine=OPENVINO_FLOAT32)
 
 
 @pytest.fixture(scope="module")

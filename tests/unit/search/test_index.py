@@ -19,6 +19,8 @@ from support.model_servers import until
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.engines.choice import ENGINE_VARIABLE
+from kfp_vision.engines.engine import OPENVINO_FLOAT32
 from kfp_vision.repository.version import exported_version, fetch_version, versions
 from kfp_vision.search import ann, build, parts
 from kfp_vision.search.embedding import EMBEDDING_BATCH_SIZE, Embedder, encode_thumbnail
@@ -132,7 +134,8 @@ def test_an_image_is_its_own_nearest_neighbour(built, image_folder):
 
 
 @pytest.mark.slow
-def test_embeddings_are_the_normalized_inputs_of_the_classification_head(model):
+def test_embeddings_are_the_normalized_inputs_of_the_classification_head(model, monkeypatch):
+    monkeypatch.setenv(ENGINE_VARIABLE, OPENVINO_FLOAT32)
     import keras
 
     from kfp_vision import networks
