@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kfp_vision.core.errors import InputError
@@ -116,11 +117,8 @@ class Classifier:
             A thread-safe function from an encoded image, as `to_decodable` returns it, to its crop or why it is rejected.
         """
         from kfp_vision.core.frameworks import tf
-        from kfp_vision.networks import decoding
 
-        size = self.crop_size
-        graph = tf.function(lambda encoded: decoding.central_crop(encoded, size))
-        graph = graph.get_concrete_function(tf.TensorSpec((), tf.string))
+        graph = _compile_crop(self.crop_size)
 
         def crop(encoded: bytes) -> Any:
             try:
@@ -243,6 +241,16 @@ def damaged_image(error: Any) -> Rejected:
         error: TensorFlow's error.
     """
     return Rejected(f"damaged ({str(error.message).splitlines()[0][:100]})")
+
+
+@cache
+def _compile_crop(size: int) -> Any:
+    """Compiles the cropping once for all models of an image size: every trace takes a second."""
+    from kfp_vision.core.frameworks import tf
+    from kfp_vision.networks import decoding
+
+    graph = tf.function(lambda encoded: decoding.central_crop(encoded, size), autograph=False)
+    return graph.get_concrete_function(tf.TensorSpec((), tf.string))
 
 
 def _tensorflow() -> Any:
