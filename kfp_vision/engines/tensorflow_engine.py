@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class TensorFlowEngine:
             self._signatures = self._loaded.signatures
             self._encoded = self._signatures["serving_default"]
             self.crop_size = _crop_size(self._signatures.get("pixels"))
-            self._crop = self._make_cropper() if self.crop_size else None
+            self._crop = _compile_crop(self.crop_size) if self.crop_size else None
             self._takes_crops = bool(self._crop) and self._crops_alike()
         except Exception as error:  # TensorFlow raises many types for files that are not a model
             found = f"{version.folder} ({' '.join(str(error).split())[:200]})"
@@ -104,14 +105,6 @@ class TensorFlowEngine:
         probabilities = self._signatures["pixels"](images=self._stack(crops))["probabilities"].numpy()
         return probabilities
 
-    def _make_cropper(self) -> Any:
-        from kfp_vision.core.frameworks import tf
-        from kfp_vision.networks import decoding
-
-        size = self.crop_size
-        graph = tf.function(lambda encoded: decoding.central_crop(encoded, size))
-        return graph.get_concrete_function(tf.TensorSpec((), tf.string))
-
     def _crops_alike(self) -> bool:
         """Whether the version gives the same probabilities for crops as for whole images."""
         assert self._crop
@@ -121,6 +114,16 @@ class TensorFlowEngine:
             if not np.abs(crop - whole).max() <= MAX_CROP_DIFFERENCE:
                 return False
         return True
+
+
+@cache
+def _compile_crop(size: int) -> Any:
+    """Compiles the cropping once for all models of an image size: every trace takes a second."""
+    from kfp_vision.core.frameworks import tf
+    from kfp_vision.networks import decoding
+
+    graph = tf.function(lambda encoded: decoding.central_crop(encoded, size), autograph=False)
+    return graph.get_concrete_function(tf.TensorSpec((), tf.string))
 
 
 def to_decodable(image: bytes, max_pixels: int) -> bytes | Rejected:

@@ -1,17 +1,43 @@
-"""The stages in sequence on twenty images of two classes, each run once per session."""
+"""The stages in sequence on twenty images of two classes, each run once per session, whichever worker needs it first."""
 
+import fcntl
+import pickle
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from support import colour_index, run_component, sample_images
 
 from kfp_vision import components
 
+MadeT = TypeVar("MadeT")
+Once = Callable[[str, Callable[[Path], MadeT]], MadeT]
+
 
 @pytest.fixture(scope="session")
-def image_folder(tmp_path_factory) -> Path:
+def once(request, tmp_path_factory) -> Once:
+    """Returns a function that makes something in a folder, or gets what another worker of this session has made there."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if hasattr(request.config, "workerinput") else own
+
+    def make_or_get(name: str, make: Callable[[Path], MadeT]) -> MadeT:
+        made = shared / f"{name}.pickle"
+        with made.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+            if not made.exists():
+                value = make(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=shared)))
+                made.write_bytes(pickle.dumps(value))
+            return pickle.loads(made.read_bytes())
+
+    return make_or_get
+
+
+@pytest.fixture(scope="session")
+def image_folder(once) -> Path:
     """Writes ten images each of bellcup and globelet, in one folder per class."""
-    return sample_images.pictures(tmp_path_factory.mktemp("pictures"))
+    return once("pictures", sample_images.pictures)
 
 
 @pytest.fixture(scope="session")
@@ -48,22 +74,22 @@ def recipe() -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def ingested(image_folder, ratios, tmp_path_factory) -> run_component.Result:
+def ingested(image_folder, ratios, once) -> run_component.Result:
     values = run_component.ingest_arguments(image_folder) | ratios
-    return run_component.run(components.ingest_images, tmp_path_factory.mktemp("ingest"), **values)
+    return once("ingest", lambda root: run_component.run(components.ingest_images, root, **values))
 
 
 @pytest.fixture(scope="session")
-def split(ingested, ratios, tmp_path_factory) -> run_component.Result:
+def split(ingested, ratios, once) -> run_component.Result:
     table = {"images": ingested.folder / "images"}
-    return run_component.run(components.split_images, tmp_path_factory.mktemp("split"), table, advanced={}, **ratios)
+    return once("split", lambda root: run_component.run(components.split_images, root, table, advanced={}, **ratios))
 
 
 @pytest.fixture(scope="session")
-def written(split, tmp_path_factory) -> run_component.Result:
+def written(split, once) -> run_component.Result:
     inputs = {name: split.folder / name for name in ("tables", "label_map")}
-    root = tmp_path_factory.mktemp("write")
-    return run_component.run(components.write_tfrecords, root, inputs, images_per_shard=8, advanced={})
+    values = {"images_per_shard": 8, "advanced": {}}
+    return once("write", lambda root: run_component.run(components.write_tfrecords, root, inputs, **values))
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +100,8 @@ def train_inputs(split, written) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def trained(train_inputs, recipe, tmp_path_factory) -> run_component.Result:
-    return run_component.run(components.train_classifier, tmp_path_factory.mktemp("train"), train_inputs, **recipe)
+def trained(train_inputs, recipe, once) -> run_component.Result:
+    return once("train", lambda root: run_component.run(components.train_classifier, root, train_inputs, **recipe))
 
 
 @pytest.fixture(scope="session")
@@ -90,11 +116,11 @@ def evaluate_inputs(held_out, trained) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def evaluated(evaluate_inputs, image_folder, tmp_path_factory) -> run_component.Result:
+def evaluated(evaluate_inputs, image_folder, once) -> run_component.Result:
     # After three steps, and with two held-out images, only these lenient limits accept the model, so that it can be deployed.
     values = {"min_accuracy": 1e-9, "test_image_uri": str(image_folder / "globelet" / "0003.jpg")}
     values |= {"deploy_to": "none", "unchanged": False, "advanced": {"beat_largest_class": False}}
-    return run_component.run(components.evaluate_classifier, tmp_path_factory.mktemp("evaluate"), evaluate_inputs, **values)
+    return once("evaluate", lambda root: run_component.run(components.evaluate_classifier, root, evaluate_inputs, **values))
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +130,9 @@ def serving_check_inputs(evaluate_inputs, evaluated) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def serving_check(serving_check_inputs, tmp_path_factory) -> run_component.Result:
-    return run_component.run(
-        components.check_serving, tmp_path_factory.mktemp("check"), serving_check_inputs, deploy_to="here", accepted=True
-    )
+def serving_check(serving_check_inputs, once) -> run_component.Result:
+    values = {"deploy_to": "here", "accepted": True}
+    return once("check", lambda root: run_component.run(components.check_serving, root, serving_check_inputs, **values))
 
 
 @pytest.fixture(scope="session")
@@ -117,12 +142,15 @@ def deploy_inputs(serving_check_inputs, serving_check) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def deployed(deploy_inputs, tmp_path_factory) -> run_component.Result:
-    root = tmp_path_factory.mktemp("deploy")
-    return run_component.run(components.deploy_model, root, deploy_inputs, deploy_to=str(root / "repository"), advanced={})
+def deployed(deploy_inputs, once) -> run_component.Result:
+    def deploy(root: Path) -> run_component.Result:
+        values = {"deploy_to": str(root / "repository"), "advanced": {}}
+        return run_component.run(components.deploy_model, root, deploy_inputs, **values)
+
+    return once("deploy", deploy)
 
 
 @pytest.fixture(scope="session")
-def index(trained, image_folder, tmp_path_factory) -> Path:
+def index(trained, image_folder, once) -> Path:
     """Builds an index of the images with the trained model."""
-    return colour_index.write(trained.folder / "model", image_folder, tmp_path_factory.mktemp("index") / "index")
+    return once("index", lambda root: colour_index.write(trained.folder / "model", image_folder, root / "index"))

@@ -116,10 +116,17 @@ def test_targets_are_found_as_without_white_space(paste, model, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] in ([], ["repository"])
 
 
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """A model folder, images, and their index."""
+    root = tmp_path_factory.mktemp("indexed")
+    model, photos = colour_index.write_model(root / "model"), colour_index.write_pictures(root / "photos")
+    return model, photos, colour_index.write(model, photos, root / "index")
+
+
 @pytest.mark.slow
-def test_indexes_are_found_as_without_white_space(paste, tmp_path):
-    model, photos = colour_index.write_model(tmp_path / "model"), colour_index.write_pictures(tmp_path / "photos")
-    index = colour_index.write(model, photos, tmp_path / "index")
+def test_indexes_are_found_as_without_white_space(paste, indexed, tmp_path):
+    model, photos, index = indexed
     outputs = {"table": tmp_path / "found.csv", "page": tmp_path / "found.html"}
     searched = query.search_images(index, paste(str(photos)), count=1, label="", **outputs)
     assert searched == {"queries": colour_index.COUNT, "unreadable": 0}

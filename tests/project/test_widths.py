@@ -52,8 +52,21 @@ def test_ci_runs_the_test_command_of_the_readme_and_no_other_pytest():
     assert "pytest" not in script
 
 
-def test_the_command_of_ci_deselects_nothing():
-    printed = subprocess.run(["make", "--dry-run", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def pytest_words(**variables: str) -> list[str]:
+    """Returns the words of the pytest command of `make test` after `-m pytest`, with some environment variables set."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"CI", "WORKERS", "MAKEFLAGS"}} | variables
+    command = ["make", "--dry-run", "test"]
+    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     (pytest_line,) = [line for line in printed.splitlines() if "-m pytest" in line]
-    words = pytest_line.split("-m pytest")[1].split()
-    assert {"-k", "-m", "--deselect", "--ignore", "--last-failed", "--lf"}.isdisjoint(words)
+    return pytest_line.split("-m pytest")[1].split()
+
+
+def test_the_command_of_ci_deselects_nothing():
+    assert {"-k", "-m", "--deselect", "--ignore", "--last-failed", "--lf"}.isdisjoint(pytest_words(CI="true"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "workers"), [({}, "2"), ({"CI": "true"}, "3"), ({"WORKERS": "4"}, "4"), ({"CI": "true", "WORKERS": "4"}, "4")]
+)
+def test_ci_runs_three_files_at_a_time_and_people_two(variables, workers):
+    assert pytest_words(**variables)[:2] == ["--numprocesses", workers]

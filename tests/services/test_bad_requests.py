@@ -26,7 +26,7 @@ PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
 SEARCH = "/v1/models/colours:search"
 SECONDS = 300  # enough on a busy machine
 MIB = 1 << 20
-REQUESTS = 5_000
+REQUESTS = 3_000
 HELD_OPEN = 40  # connections of each kind
 MEMORY_GROWTH = 100 * MIB  # the most by which the server's memory may have grown afterwards
 

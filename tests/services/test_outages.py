@@ -49,7 +49,7 @@ pytestmark = pytest.mark.slow
 
 OUTAGE_SECONDS = 0.3  # for which a store is gone
 WAIT_SECONDS = 0.5  # for which a stage waits for a store that stays gone
-THREE_MINUTES = 180
+ONE_MINUTE = 60  # the pauses have grown to their longest after half of it
 LABELS = ["bellcup", "globelet"]
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
 
@@ -441,10 +441,10 @@ print(publish.publish(Version(Path(sys.argv[1])), sys.argv[2]))
 """
 
 
-def test_an_outage_of_three_minutes_delays_stages_and_changes_nothing(
+def test_an_outage_of_a_minute_delays_stages_and_changes_nothing(
     stoppable, stoppable_place, model_and_indexes, tmp_path, scratch, monkeypatch
 ):
-    """Uses the real waiting times: this test waits for minutes, nearly idle.
+    """Uses the real waiting times: this test waits for a minute, nearly idle.
 
     One stage is reading when the outage begins, and another one starts to write during it.
     """
@@ -461,13 +461,13 @@ def test_an_outage_of_three_minutes_delays_stages_and_changes_nothing(
         until(lambda: stoppable.process.poll() is not None)
         published.append(subprocess.run(command, check=False, capture_output=True, text=True, env=environment))
 
-    with fault_proxy.outage(stoppable_place.port, after=5, seconds=THREE_MINUTES, server=stoppable) as line:
+    with fault_proxy.outage(stoppable_place.port, after=5, seconds=ONE_MINUTE, server=stoppable) as line:
         stoppable_place.lead_over(line.address)
         writer = threading.Thread(target=publish_during_outage, args=[line])
         writer.start()
         start = time.monotonic()
         interrupted = run_component.run(components.ingest_images, tmp_path / "bridged", **values)
-        assert time.monotonic() - start > THREE_MINUTES
+        assert time.monotonic() - start > ONE_MINUTE
         writer.join()
     stoppable_place.lead_over()
     (completed,) = published
@@ -479,5 +479,5 @@ def test_an_outage_of_three_minutes_delays_stages_and_changes_nothing(
     assert newest.download(scratch).fingerprint == inputs.version.fingerprint
     for printed in ("\n".join(interrupted.printed), completed.stdout):
         tries = retry_lines(printed)
-        assert 10 < len(tries) < 40, tries
+        assert 7 < len(tries) < 20, tries
         assert tries[0].endswith(("for 10m00s more", "for 9m59s more"))

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from support import embedding_model, sample_images
 
+from kfp_vision.networks import NETWORKS
 from kfp_vision.search import audit, build, label_issues, near_duplicates, projection
 from kfp_vision.search import index as search_index
 from kfp_vision.search.index import Index
@@ -47,7 +48,8 @@ def image_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def folder(image_folder, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("index")
-    build.build_index(build.find_images(str(image_folder)), embedding_model.write_model(root / "model"), root / "index")
+    model = embedding_model.write_model(root / "model", NETWORKS["inception_v1"], depth_multiplier=0.25)
+    build.build_index(build.find_images(str(image_folder)), model, root / "index")
     return root / "index"
 
 
