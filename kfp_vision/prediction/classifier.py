@@ -79,7 +79,7 @@ class Classifier:
 
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS):
         self.labels, self.max_pixels = version.labels, max_pixels
-        tf = _tensorflow()
+        tf = import_tensorflow()
         self._constant, self._stack, self._rejection = tf.constant, tf.stack, tf.errors.InvalidArgumentError
         try:
             self._loaded = tf.saved_model.load(str(version.folder))  # a reference to the signature does not keep its variables
@@ -246,7 +246,7 @@ def damaged_image(error: Any) -> Rejected:
     return Rejected(f"damaged ({str(error.message).splitlines()[0][:100]})")
 
 
-def _tensorflow() -> Any:
+def import_tensorflow() -> Any:
     """Imports TensorFlow without the lines that it writes to stderr before any log level takes effect."""
     sys.stderr.flush()
     stderr = os.dup(2)
