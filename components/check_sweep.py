@@ -36,6 +36,7 @@ def check_sweep(
     deploy_to: str,
     test_image_uri: str,
     predict_uri: str,
+    formats: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Checked", [("advanced", dict), ("gpus", str)]):  # type: ignore[valid-type]
     """Validates the run form before any data moves: rejects invalid values, missing data and a checkpoint that does not fit.

@@ -30,6 +30,7 @@ def check_training(
     deploy_to: str,
     test_image_uri: str,
     predict_uri: str,
+    formats: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Checked", [("gpus", str)]):  # type: ignore[valid-type]
     """Validates the run form before any data moves: rejects invalid values, missing records and a checkpoint that does not fit.

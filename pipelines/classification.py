@@ -83,8 +83,9 @@ def evaluate_and_release(model: Any, records: Prepared, fields: Mapping[str, Any
     held_out = {"validation_records": records.validation_records, "test_records": records.test_records}
     settings = given(fields, "min_accuracy", "deploy_to", "test_image_uri", "advanced")
     evaluated = equipped(evaluate_classifier(model=model, unchanged=unchanged, **held_out, **settings)).outputs
-    settings = given(fields, "deploy_to", "advanced", "test_image_uri", "predict_uri")
-    release(evaluated["Output"], model=model, verdict=evaluated["verdict"], **held_out, **settings)
+    settings = given(fields, "deploy_to", "advanced", "test_image_uri", "predict_uri", "formats")
+    records_of = {"train_records": records.train_records, **held_out}
+    release(evaluated["Output"], model=model, verdict=evaluated["verdict"], **records_of, **settings)
 
 
 def on_nodes(task: dsl.PipelineTask, fields: Mapping[str, Any], gpus: Any) -> dsl.PipelineTask:

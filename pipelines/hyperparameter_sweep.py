@@ -47,6 +47,7 @@ def hyperparameter_sweep(
     deploy_to: str = "none",
     test_image_uri: str = "",
     predict_uri: str = "",
+    formats: str = "",
 ) -> None:
     """Trains several image classifiers with different hyperparameters, and deploys the best one.
 
@@ -80,6 +81,7 @@ def hyperparameter_sweep(
         deploy_to: none, kserve, or a model repository: a folder of numbered versions, local or in a bucket.
         test_image_uri: image to send to the deployed model; empty for a held-out one.
         predict_uri: images to classify with the accepted model: an image, folder, archive, or sample; empty for none.
+        formats: files to export the accepted model to, such as litert,openvino_int8; docs/how-to/edge.md; empty for none.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):

@@ -41,6 +41,7 @@ def image_classification(
     skip_unchanged: bool = False,
     test_image_uri: str = "",
     predict_uri: str = "",
+    formats: str = "",
 ) -> None:
     """Trains and deploys a classifier from folders of images. By default, fine-tunes Inception v1 on photos of five flowers.
 
@@ -74,5 +75,6 @@ def image_classification(
         skip_unchanged: skip the training if the deployed model was trained on the same images and fields.
         test_image_uri: image to send to the deployed model; empty for a held-out one.
         predict_uri: images to classify with the accepted model: an image, folder, archive, or sample; empty for none.
+        formats: files to export the accepted model to, such as litert,openvino_int8; docs/how-to/edge.md; empty for none.
     """
     classify(dict(locals()))

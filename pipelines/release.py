@@ -1,10 +1,10 @@
-"""The stages after the evaluation, which every deploying pipeline ends with: serving check, deployment, request, prediction."""
+"""The stages after the evaluation: serving check, deployment, request, export, prediction."""
 
 from typing import Any
 
 from kfp import dsl
 
-from kfp_vision.components import call_endpoint, check_serving, deploy_model, predict_images
+from kfp_vision.components import call_endpoint, check_serving, deploy_model, export_model, predict_images
 from kfp_vision.pipelines.form import named
 from kfp_vision.pipelines.pods import equipped
 
@@ -14,28 +14,32 @@ def release(
     *,
     model: Any,
     verdict: Any,
+    train_records: Any,
     validation_records: Any,
     test_records: Any,
     deploy_to: Any,
     advanced: Any,
     test_image_uri: Any,
     predict_uri: Any,
+    formats: Any,
 ) -> None:
     """Adds the stages after the evaluation. A rejected model is not deployed; the run succeeds nevertheless.
 
-    check_serving decides whether the group of deploying stages runs, `accepted` whether the group that predicts does. Each
-    condition tests a single value, because kfp.local supports conditions on a stage's unnamed output only.
+    check_serving decides whether the group of deploying stages runs, `accepted` whether the groups that export and predict do.
+    Each condition tests a single value, because kfp.local supports conditions on a stage's unnamed output only.
 
     Args:
         accepted: unnamed output of evaluate_classifier.
         model: the trained model, an artifact.
         verdict: verdict of evaluate_classifier on the model, an artifact.
+        train_records: the training images, an artifact.
         validation_records: the validation images, an artifact.
         test_records: the test images, an artifact.
         deploy_to: the field.
         advanced: the field.
         test_image_uri: the field.
         predict_uri: the field; empty text if the form lacks it, for a pipeline without the group that predicts.
+        formats: the same for the group that exports.
     """
     held_out = {"validation_records": validation_records, "test_records": test_records}
     settings = {"deploy_to": deploy_to, "accepted": accepted}
@@ -46,7 +50,15 @@ def release(
         request = {"test_image_uri": test_image_uri, "advanced": advanced}
         called = call_endpoint(endpoint=deployed.outputs["endpoint"], **request, **held_out)
         equipped(deployed, called)
-    if not predict_uri:  # a field of the form is never false
+    if formats:  # a field of the form is never false
+        with (
+            named(dsl.If(formats != "", name="formats")),
+            named(dsl.If(accepted == True, name="export")),  # noqa: E712
+        ):
+            asked = {"formats": formats, "deploy_to": deploy_to, "advanced": advanced}
+            inputs = {"model": model, "verdict": verdict, "train_records": train_records}
+            equipped(export_model(**inputs, **held_out, **asked)).after(checked)
+    if not predict_uri:
         return
     with (
         named(dsl.If(predict_uri != "", name="predict")),

@@ -180,7 +180,9 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
 def _define_predict(command: argparse.ArgumentParser) -> None:
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("--url", help="server to send the images to")
-    source.add_argument("--model", metavar="DIR", help="use this model folder or repository without a server")
+    source.add_argument(
+        "--model", metavar="DIR_OR_FILE", help="use this model folder, repository or exported file without a server"
+    )
     _add_engine(command)
     _add_images(command)
     command.set_defaults(command=predict)
@@ -351,6 +353,8 @@ def _show_model(result: Mapping[str, Any]) -> None:
         print(f"deployed  {_describe(endpoint)}")
     if answer := result.get("answer"):
         print(f"answer    {answer['picture']} is classified over HTTP as {answer['prediction']} ({answer['score']:.0%})")
+    if exports := result.get("exports"):
+        print(f"exports   {exports}, compared in {exports}.html")
     if predictions := result.get("predictions"):
         print(f"predicted {predictions}")
 
@@ -426,6 +430,7 @@ def predict(options: argparse.Namespace) -> int:
     """
     from contextlib import ExitStack
 
+    from kfp_vision.exports import formats
     from kfp_vision.prediction import classifier, client
     from kfp_vision.repository import bucket_repository, version
 
@@ -438,6 +443,10 @@ def predict(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         if options.url:
             namer = client.ServingClient(options.url)
+        elif formats.is_exported_file(options.model):
+            from kfp_vision.exports import classify
+
+            namer = classify.FileClassifier(Path(options.model))
         else:
             path = stack.enter_context(bucket_repository.local_copy(options.model))
             newest = version.versions(version.find_repository(path))[-1]

@@ -20,7 +20,7 @@ def collect_results(run_dir: Path) -> dict[str, Any]:
         for an index: index (its folder), pictures and refused, and if those stages ran nearest (a table), findings (a table),
             audit (a report) and deployed (the output of `deploy_index`);
         for a training: model_dir, accuracy, accepted, reasons, and if those stages ran trials (a table), endpoint and answer
-            (the outputs of `deploy_model` and `call_endpoint`) and predictions.
+            (the outputs of `deploy_model` and `call_endpoint`), exports (a folder) and predictions.
     """
     for stage, collector in COLLECTORS.items():
         if list(run_dir.glob(f"*/{stage}")):
@@ -75,6 +75,10 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
     for stage, output in (("deploy-model", "endpoint"), ("call-endpoint", "answer")):
         if (artifacts / stage / output).exists():
             result[output] = json.loads((artifacts / stage / output).read_text(encoding="utf-8"))
+    if (artifacts / "export-model" / "exports").exists():
+        (run_dir / "exports").symlink_to((artifacts / "export-model" / "exports").relative_to(run_dir))
+        shutil.copyfile(artifacts / "export-model" / "report", run_dir / "exports.html")
+        result["exports"] = str(run_dir / "exports")
     if (artifacts / "predict-images" / "predictions").exists():
         shutil.copyfile(artifacts / "predict-images" / "predictions", run_dir / "predictions.csv")
         result["predictions"] = str(run_dir / "predictions.csv")

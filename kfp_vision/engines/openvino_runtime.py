@@ -10,9 +10,11 @@ from typing import Any
 
 from kfp_vision.core import hidden_imports
 
-__all__ = ["openvino", "read_model"]
+__all__ = ["TELEMETRY", "openvino", "read_model"]
 
-with hidden_imports.hide({"openvino_telemetry", "openvino.tools.ovc"}):
+TELEMETRY = "openvino_telemetry"  # the package that sends events, also those of NNCF
+
+with hidden_imports.hide({TELEMETRY, "openvino.tools.ovc"}):
     import openvino
 
 

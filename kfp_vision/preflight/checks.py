@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from kfp_vision.core.advanced import DEPLOYMENT_ADVANCED, Advanced
 from kfp_vision.core.values import normalize_numbers
+from kfp_vision.exports import formats
 from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import nodes, rules
 from kfp_vision.storage import retry
@@ -33,6 +34,7 @@ FIELDS_NOT_IN_RECIPE = (
     "skip_unchanged",
     "test_image_uri",
     "predict_uri",
+    "formats",
 )
 ADVANCED_NOT_IN_RECIPE = (
     *DEPLOYMENT_ADVANCED,
@@ -275,6 +277,7 @@ def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     if form["predict_uri"]:
         batch.check_images_uri(form["predict_uri"], "predict_uri")
     deploy.check_target(form["deploy_to"], form["model_name"], advanced.for_deployment())
+    formats.check_packages(formats.parse_formats(form["formats"]))
     for name in ("log_uri", "checkpoint_dir"):
         if form[name]:
             writing.check_writable(form[name], name)

@@ -18,6 +18,7 @@ from kfp_vision.core.values import (
     check_type,
     suggest_name,
 )
+from kfp_vision.exports import formats
 from kfp_vision.networks import IMAGENET, NETWORKS, Network
 from kfp_vision.preflight import nodes
 from kfp_vision.storage import uris
@@ -234,6 +235,7 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
         check_type(name, form[name], bool, "true")
     for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
         check_type(name, form[name], str, '"somewhere"')
+    formats.parse_formats(form["formats"])
     check_type("gpu_type", form["gpu_type"], str, '"nvidia.com/gpu"')
     if form["gpu_count"]:
         nodes.check_resource(form["gpu_type"])

@@ -285,6 +285,16 @@ def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: 
     _publish(path, page)
 
 
+def write_exports_page(path: Path, table: Mapping[str, Any]) -> None:
+    """Writes the page of the exports: what each format takes and loses, those that are refused first.
+
+    Args:
+        path: the page; an existing one is replaced atomically.
+        table: as `exports.export.export_model` returns it.
+    """
+    _publish(path, render("exports", table=table, kept=[row for row in table["formats"] if row["accepted"]]))
+
+
 def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[Any]]], total: int, images: int) -> None:
     """Writes the page of a search: query images, each with its nearest images.
 

@@ -21,7 +21,7 @@ from kfp_vision.reports import outcome
 from kfp_vision.storage import base
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_FIELDS = 30
+MAX_FIELDS = 31
 STAGES = [
     "call-endpoint",
     "check-run",
@@ -29,6 +29,7 @@ STAGES = [
     "decide-training",
     "deploy-model",
     "evaluate-classifier",
+    "export-model",
     "ingest-images",
     "predict-images",
     "report-outcome",
@@ -224,7 +225,7 @@ def test_the_outcome_is_reported_after_success_and_failure(graphs):
 def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs):
     group_of = {name: group for group, tasks in graphs.items() for name in tasks}
     conditions = {}
-    for stage in ("check-serving", "deploy-model", "call-endpoint", "predict-images"):
+    for stage in ("check-serving", "deploy-model", "call-endpoint", "export-model", "predict-images"):
         conditions[stage], group = [], group_of[stage]
         while group != "comp-run":
             (task,) = (task for tasks in graphs.values() for task in tasks.values() if task.component_ref.name == group)
@@ -236,6 +237,7 @@ def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs)
         "check-serving": [],
         "deploy-model": [proven],
         "call-endpoint": [proven],
+        "export-model": [accepted, "['pipelinechannel--formats'] != ''"],
         "predict-images": [accepted, "['pipelinechannel--predict_uri'] != ''"],
     }
     parameters = graphs["comp-run"]["check-serving"].inputs.parameters

@@ -29,6 +29,7 @@ check_serving       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   non
 deploy_index        kfp-vision      250m-2  256Mi-2Gi  500Gi   12h   3  no   storage  any
 deploy_model        kfp-vision      250m-2  256Mi-2Gi  100Gi   12h   3  no   storage  any
 evaluate_classifier kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
+export_model        kfp-vision      1-8     2Gi-8Gi    500Gi   24h   3  no   storage  any
 fetch_embedder      kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
 fetch_records       kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  no   storage  any
 fetch_model         kfp-vision      250m-2  256Mi-2Gi  100Gi   12h   3  no   storage  any

@@ -74,7 +74,8 @@ def run_release(
                 settings |= {"unchanged": False}
                 evaluated = components.evaluate_classifier(**inputs, **settings, advanced=advanced)
                 decision, verdict = evaluated.outputs["Output"], evaluated.outputs["verdict"]
-            options = {"test_image_uri": test_image_uri, "predict_uri": predict_uri}
+            options = {"test_image_uri": test_image_uri, "predict_uri": predict_uri, "formats": ""}
+            inputs["train_records"] = inputs["validation_records"]  # only exports read it
             add_release_stages(decision, verdict=verdict, deploy_to=deploy_to, advanced=advanced, **inputs, **options)
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))

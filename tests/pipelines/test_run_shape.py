@@ -67,10 +67,10 @@ def test_more_columns_do_not_change_what_is_read():
 def test_the_deployment_condition_holds_only_with_a_target():
     text = (ROOT / "pipelines" / "image_classification.yaml").read_text(encoding="utf-8")
     assert run_shape.SAY_NO["check-serving"] == ("deploy_to", values.NOWHERE)
-    assert run_shape.conditions_of_the_form(Pipeline(text)) == {"predict", "accepted"}
+    assert run_shape.conditions_of_the_form(Pipeline(text)) == {"formats", "export", "predict", "accepted"}
     with_target = text.replace("defaultValue: none", "defaultValue: kserve")
     assert with_target != text
-    assert run_shape.conditions_of_the_form(Pipeline(with_target)) == {"predict", "accepted", "publish"}
+    assert run_shape.conditions_of_the_form(Pipeline(with_target)) == {"formats", "export", "predict", "accepted", "publish"}
 
 
 def test_stages_below_a_false_condition_are_not_reached():

@@ -24,6 +24,7 @@ NOT_RUN = {
     "syft ": "needs syft, and a registry",
     "make image-cpu": "tests/containers builds it",
     "make push REGISTRY=": "needs a registry",
+    ".venv/bin/kfp-vision predict --model exports/": "needs an exported file; tests/unit/exports/test_export.py has one",
     "podman system service ": "needs podman; tests/containers starts it",
     "podman run ": "needs the container image; tests/containers starts the server in it",
     "python3 -m venv .venv && .venv/bin/pip install .": "would install over the environment of the tests",

@@ -131,6 +131,11 @@ REFUSED = {
         "predict {data}/words.tgz", WRONG_USE, "one of the arguments --url --model is required. See kfp-vision predict --help."
     ),
     "no model to ask": Case("predict --model {data}/empty x.jpg", FAILED, "there must be a model to serve; got none in .*"),
+    "no exported file to ask": Case(
+        "predict --model {data}/none.onnx x.jpg",
+        FAILED,
+        "a model file must be one that export_model wrote; got .*none.onnx. Give .*",
+    ),
     "a server that is none": Case("predict --url here x.jpg", FAILED, "a server must be given by its .*; got here. Give .*"),
     "a server that does not answer": Case(
         "predict --url http://127.0.0.1:9 x.jpg", FAILED, "a server must answer; got ConnectionError at .* Start it.*"

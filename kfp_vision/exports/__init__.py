@@ -1,0 +1,1 @@
+"""Exports a model for other runtimes, LiteRT, ONNX Runtime and OpenVINO, and compares each file with the model."""
