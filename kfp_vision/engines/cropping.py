@@ -5,20 +5,16 @@ to the same pixels. One pass decodes and checks: what libjpeg-turbo reads withou
 anything else `dataset.images` decides whether it is rejected, and why.
 """
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
 from kfp_vision.dataset import images
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.engines.resizing import Pixels, resize
 
 MARGIN = 16  # the window leaves out 1/16 of a side at each end, and so keeps `decoding.CENTRAL_FRACTION`
 REDUCTIONS = (8, 4, 2)  # the factors of `decoding.JPEG_REDUCTIONS`
-MAX_FLOAT_PIXELS = 4_000_000  # of a window that is resized in floats, which take 48 MB
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def crop(encoded: bytes, size: int, max_pixels: int) -> Pixels:
@@ -85,11 +81,7 @@ def _choose_reduction(height: int, width: int, size: int) -> int:
 
 def _resize_window(pixels: Pixels, height: int, width: int, size: int, ratio: int) -> Pixels:
     """Resizes the centre of an image of (height, width) that has been reduced by a ratio."""
-    window = pixels[_central_part(height, ratio), _central_part(width, ratio)]
-    if window.shape[0] * window.shape[1] > MAX_FLOAT_PIXELS:
-        return np.asarray(cv2.resize(window, (size, size), interpolation=cv2.INTER_LINEAR))
-    resized = cv2.resize(window.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.convertScaleAbs(resized))  # rounds to the nearest level
+    return resize(pixels[_central_part(height, ratio), _central_part(width, ratio)], size)
 
 
 def _central_part(side: int, ratio: int) -> slice:
