@@ -28,7 +28,7 @@ DEFAULT_BASE = $(shell sed -n 's/^ARG BASE=//p' images/cpu/Dockerfile)
 ANSWERS = $(BUILDER) info >/dev/null || { echo "error: $(BUILDER) must have an engine that answers. Install podman, or say BUILDER=docker." >&2; exit 1; }
 PLACE = $(if $(REGISTRY),$(REGISTRY)/)
 
-.PHONY: help install demo serve test coverage fix check compile graphs docs docs-links bench image image-cpu image-gpu image-check image-test image-tables push release clean
+.PHONY: help install demo serve test coverage fix check compile graphs docs docs-links bench image image-cpu image-gpu image-serve image-check image-test image-tables push release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -81,7 +81,7 @@ docs-links: $(INSTALLED) ## every link of the pages to elsewhere, asked for over
 bench: $(INSTALLED) ## every benchmark, and the table in benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
-image: image-cpu image-gpu ## both container images, with podman or BUILDER=docker, on BASE=...
+image: image-cpu image-gpu image-serve ## all container images, with podman or BUILDER=docker, on BASE=...
 
 image-cpu: ## the small one: all that runs without a GPU
 	$(BUILD) -f images/cpu/Dockerfile -t $(PLACE)kfp-vision:$(VERSION) .
@@ -89,10 +89,14 @@ image-cpu: ## the small one: all that runs without a GPU
 image-gpu: ## the one for training on an NVIDIA GPU
 	$(BUILD) -f Dockerfile.gpu -t $(PLACE)kfp-vision-gpu:$(VERSION) .
 
-image-check: ## what the small image holds, checked from the inside
-	$(BUILD) -f images/cpu/Dockerfile --target test .
+image-serve: ## the server alone, without TensorFlow
+	$(BUILD) -f images/serve/Dockerfile -t $(PLACE)kfp-vision-serve:$(VERSION) .
 
-image-test: $(INSTALLED) ## both images built and checked, and pipelines run in them
+image-check: ## what the images of the stages and of the server hold, checked from the inside
+	$(BUILD) -f images/cpu/Dockerfile --target test .
+	$(BUILD) -f images/serve/Dockerfile --target test .
+
+image-test: $(INSTALLED) ## all images built and checked, and pipelines run in them
 	@$(ANSWERS)
 	KFP_VISION_BASE=$(or $(BASE),$(DEFAULT_BASE)) BUILDER=$(BUILDER) $(BIN)/python -m pytest tests/containers
 
@@ -100,10 +104,11 @@ image-tables: $(INSTALLED) ## the tables of images/README.md, of the images as t
 	@$(ANSWERS)
 	$(BIN)/python images/tables.py $(BUILDER)
 
-push: ## both container images to REGISTRY=host/path, once make image REGISTRY=host/path has built them
+push: ## all container images to REGISTRY=host/path, once make image REGISTRY=host/path has built them
 	@test -n "$(REGISTRY)" || { echo "error: REGISTRY must name where to push to. Say REGISTRY=ghcr.io/team, for example." >&2; exit 1; }
 	$(BUILDER) push $(PLACE)kfp-vision:$(VERSION)
 	$(BUILDER) push $(PLACE)kfp-vision-gpu:$(VERSION)
+	$(BUILDER) push $(PLACE)kfp-vision-serve:$(VERSION)
 
 release: $(INSTALLED) ## names REGISTRY=host/path in all YAML, and records the version that CHANGELOG.md begins with as released
 	$(if $(REGISTRY),$(BIN)/python .ci/release fill $(REGISTRY))

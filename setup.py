@@ -8,25 +8,32 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "kfp_vision" / "__init__.py").read_text()).group(1)
 
-STAGES = [
-    "defusedxml>=0.7.1",
+# What computes answers, and reads models and images from wherever they are: all that the server needs besides `SERVE`.
+ANSWERS = [
     "faiss-cpu>=1.12,<2",
     "google-cloud-storage>=3.4,<4",
     "google-crc32c>=1.5",
     "jinja2>=3.1",
-    "keras>=3.15,<4",
-    "kubernetes>=30",
-    "matplotlib>=3.10",
     "minio>=7.2.16,<8",
     "numpy>=2",
-    "opencv-python-headless>=4.12,<6",
     "openvino>=2026.4,<2027",
     "pillow>=11.3",
     "protobuf>=5",
     "requests>=2.32",
+    "simplejpeg>=1.9,<2",
+]
+
+SERVE = ["kserve>=0.21,<0.22", "python-multipart>=0.0.27"]
+
+STAGES = [
+    *ANSWERS,
+    "defusedxml>=0.7.1",
+    "keras>=3.15,<4",
+    "kubernetes>=30",
+    "matplotlib>=3.10",
+    "opencv-python-headless>=4.12,<6",
     "scikit-learn>=1.5",
     "scipy>=1.11",
-    "simplejpeg>=1.9,<2",
     "threadpoolctl>=3.5",
     "tensorboard>=2.19",
 ]
@@ -67,7 +74,8 @@ setup(
     extras_require={
         "cpu": [*STAGES, "tensorflow-cpu>=2.21,<2.22"],
         "gpu": [*STAGES, "tensorflow[and-cuda]>=2.21,<2.22"],
-        "serve": ["kserve>=0.21,<0.22", "python-multipart>=0.0.27"],
+        "serve": SERVE,
+        "server": [*ANSWERS, *SERVE],
         "heif": ["pillow-heif>=1.8,<2"],
         "weights": WEIGHTS,
         "exports": EXPORTS,

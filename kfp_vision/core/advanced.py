@@ -197,7 +197,8 @@ class Advanced:
         engine: what computes the model's answers wherever it is loaded: OpenVINO, in bfloat16 where the processor is fast at
             it; OpenVINO in float32; or TensorFlow. `auto` takes OpenVINO without a GPU, and TensorFlow with one.
         service_runtime: serving runtime of KServe: `kfp-vision`, our server, or `tensorflow`, the stock one.
-        service_image: container image of our server; empty for that of the stages, or with GPUs `kfp-vision-gpu` beside it.
+        service_image: container image of our server; empty for `kfp-vision-serve`, for `kfp-vision` where only TensorFlow
+            computes the model, or with GPUs for `kfp-vision-gpu`, from the registry of the stages.
         service_repository: bucket folder to which the model is copied, for KServe to read; empty for the artifact itself.
         service_account: Kubernetes service account that KServe reads the model with.
         service_namespace: namespace of the InferenceService; empty for that of the run.

@@ -26,6 +26,7 @@ from kfp_vision.deployment.cluster import (
     Cluster,
     ServiceNotReady,
 )
+from kfp_vision.engines.engine import OPENVINO_FILE, TENSORFLOW
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import SERVING_FOLDER, Version
 from kfp_vision.storage import base, uris, writing
@@ -127,7 +128,7 @@ def deploy(version: Version, uri: str, settings: Mapping[str, Any]) -> dict[str,
     """
     cluster = Cluster(settings["service_namespace"])
     source = _provide(version, uri, settings)
-    wanted = manifest(version.name, source, version.fingerprint, _with_image(cluster, settings))
+    wanted = manifest(version.name, source, version.fingerprint, _with_image(cluster, settings, version))
     if trained_from := version.about.get("trained_from"):
         wanted["metadata"]["annotations"][TRAINED_FROM_ANNOTATION] = _origin(trained_from, settings)
     applied = cluster.apply(wanted)
@@ -266,13 +267,23 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _with_image(cluster: Cluster, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes the settings with the server's container image: by default from the registry of this stage's image."""
+def _with_image(cluster: Cluster, settings: Mapping[str, Any], version: Version | None = None) -> dict[str, Any]:
+    """Completes the settings with the server's container image: by default from the registry of this stage's image.
+
+    It is that of the server alone, unless the server needs TensorFlow: for GPUs, for a version without a file for OpenVINO, or
+    because its settings say so.
+    """
     is_ours = settings["service_runtime"] != advanced.STOCK_RUNTIME
     own = cluster.stage_image() if is_ours and not settings["service_image"] else ""
-    gpus = "-gpu" if settings["service_gpus"] else ""
-    sibling = re.sub(r"kfp-vision:(?=[^/]+$)", f"kfp-vision{gpus}:", own) if SERVER_IMAGE.fullmatch(own) else ""
-    return {**settings, "service_image": settings["service_image"] or sibling or f"{REGISTRY}/kfp-vision{gpus}:{__version__}"}
+    kind = "-gpu" if settings["service_gpus"] else "" if version and _needs_tensorflow(version) else "-serve"
+    sibling = re.sub(r"kfp-vision:(?=[^/]+$)", f"kfp-vision{kind}:", own) if SERVER_IMAGE.fullmatch(own) else ""
+    return {**settings, "service_image": settings["service_image"] or sibling or f"{REGISTRY}/kfp-vision{kind}:{__version__}"}
+
+
+def _needs_tensorflow(version: Version) -> bool:
+    """Returns whether only TensorFlow computes a version, by its files and its settings."""
+    wished = version.about.get("advanced", {}).get("engine")
+    return wished == TENSORFLOW or not (version.folder / OPENVINO_FILE).is_file()
 
 
 def _resources(gpus: int, settings: Mapping[str, Any]) -> dict[str, Any]:

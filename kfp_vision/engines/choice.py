@@ -3,6 +3,7 @@
 import os
 from importlib.util import find_spec
 
+from kfp_vision import __version__
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import ENGINES, STOCK_RUNTIME
 from kfp_vision.core.errors import InputError, format_value
@@ -59,7 +60,7 @@ def choose_engine(version: Version, name: str = "") -> str:
         `OPENVINO`, in bfloat16; `OPENVINO_FLOAT32`; or `TENSORFLOW`.
 
     Raises:
-        InputError: a name is none of `ENGINES`, or the version has no file for the engine.
+        InputError: a name is none of `ENGINES`, the version has no file for the engine, or TensorFlow is not installed.
     """
     wishes = (
         (name, "the engine"),
@@ -72,11 +73,22 @@ def choose_engine(version: Version, name: str = "") -> str:
         use_gpu = hardware.has_gpu() and find_spec("tensorflow")
         chosen = OPENVINO if has_file and find_spec("openvino") and not use_gpu else TENSORFLOW
     if chosen == TENSORFLOW:
+        _check_has_tensorflow(version, has_file)
         return chosen
     if not has_file:
         remedy = f"Train or export it again with this release, or choose the engine {TENSORFLOW}."
         raise InputError(f"a model for the engine {chosen} must hold {OPENVINO_FILE}", f"none in {version.folder}", remedy)
     return chosen if hardware.cpu_flags() & hardware.FAST_BFLOAT16_FLAGS else OPENVINO_FLOAT32
+
+
+def _check_has_tensorflow(version: Version, has_file: bool) -> None:
+    if find_spec("tensorflow"):
+        return
+    rule = "a model that TensorFlow computes must be served where TensorFlow is installed"
+    reason = f"the engine {TENSORFLOW} is chosen for" if has_file else f"there is no {OPENVINO_FILE} in"
+    again = f"Train it again with this release{' for another engine' if has_file else ''}"
+    remedy = f"{again}, or serve it with the container image kfp-vision:{__version__} (service_image of advanced)."
+    raise InputError(rule, f"{reason} {version.folder}", remedy)
 
 
 def load_engine(version: Version, name: str = "") -> Engine:

@@ -7,26 +7,24 @@ anything else `dataset.images` decides whether it is rejected, and why.
 
 import contextlib
 import io
+from importlib.util import find_spec
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
 from kfp_vision.dataset import images
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.engines.resizing import Floats, Pixels, resize
 
 MARGIN = 16  # the window leaves out 1/16 of a side at each end, and so keeps `decoding.CENTRAL_FRACTION`
 REDUCTIONS = (8, 4, 2)  # the factors of `decoding.JPEG_REDUCTIONS`
-MAX_FLOAT_SIDE = 1000  # pixels of a window that OpenCV resizes, in floats: beyond, it takes much memory and is less exact
 # EXIF orientations (EXIF 2.3, section 4.6.4) set upright by exchanging rows and columns, then by reversing either.
 TRANSPOSED, UPSIDE_DOWN, MIRRORED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
 # PNG 1.2, section 3; and what Pillow reads an orientation from.
 PNG_SIGNATURE, PNG_CHUNK = b"\x89PNG\r\n\x1a\n", 12  # bytes of a chunk besides its content
 PNG_ORIENTATION_FIELDS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
-Pixels = npt.NDArray[np.uint8]
 Sides = tuple[int, int]  # height and width
 
 
@@ -46,10 +44,10 @@ def crop(encoded: bytes, size: int, max_pixels: int) -> Pixels:
     Raises:
         Rejected: as for `crop_floats`.
     """
-    return np.asarray(cv2.convertScaleAbs(crop_floats(encoded, size, max_pixels)))
+    return np.rint(crop_floats(encoded, size, max_pixels)).astype(np.uint8)
 
 
-def crop_floats(encoded: bytes, size: int, max_pixels: int) -> npt.NDArray[np.float32]:
+def crop_floats(encoded: bytes, size: int, max_pixels: int) -> Floats:
     """Decodes an image, crops its centre, resizes the crop, and sets it upright; thread-safe, mostly without the GIL.
 
     Every pixel is within 0.01 levels of that which `decoding.central_crop` makes of what `validate_image` returns. Only a
@@ -84,7 +82,7 @@ def crop_floats(encoded: bytes, size: int, max_pixels: int) -> npt.NDArray[np.fl
         return _resize_window(pixels, pixels.shape[:2], size, 1)
 
 
-def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int) -> npt.NDArray[np.float32]:
+def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int) -> Floats:
     """Crops a JPEG; one of which libjpeg-turbo reports anything is checked as all images are, and cropped if it passes."""
     sides = (image.height, image.width)
     ratio = _choose_reduction(sides, size)
@@ -139,11 +137,22 @@ def _decode_png(image: Image.Image, encoded: bytes, max_pixels: int) -> Pixels:
             return np.asarray(shown)
     with contextlib.suppress(Exception):  # Pillow raises anything on damaged files
         images.reject_broken_png(encoded)
-        pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if pixels is not None:
-            return np.asarray(pixels)
+        return _decode_plain_png(plain)
     images.validate_image(encoded, max_pixels)  # says of most what is wrong
     raise Rejected("damaged (Invalid PNG data)")
+
+
+def _decode_plain_png(encoded: bytes) -> Pixels:
+    """Decodes an opaque PNG of 8 bits with OpenCV, or in an image without it with Pillow, which is less strict."""
+    if not find_spec("cv2"):
+        with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
+            return np.asarray(image.convert("RGB"))
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if pixels is None:
+        raise ValueError("no PNG that libpng reads")
+    return np.asarray(pixels)
 
 
 def _strip_png(encoded: bytes) -> tuple[bytes, bool]:
@@ -183,30 +192,12 @@ def _choose_reduction(sides: Sides, size: int) -> int:
     return next((ratio for ratio in REDUCTIONS if shorter // size >= ratio), 1)
 
 
-def _resize_window(pixels: Pixels, sides: Sides, size: int, ratio: int) -> npt.NDArray[np.float32]:
+def _resize_window(pixels: Pixels, sides: Sides, size: int, ratio: int) -> Floats:
     """Resizes the centre of an image of these sides, of which the pixels are reduced by a ratio."""
     window = pixels[_central_part(sides[0], ratio), _central_part(sides[1], ratio)]
-    if max(window.shape) > MAX_FLOAT_SIDE:
-        return _sample(window, size)
-    return np.asarray(cv2.resize(window.astype(np.float32, order="C"), (size, size), interpolation=cv2.INTER_LINEAR))
+    return resize(window, size)
 
 
 def _central_part(side: int, ratio: int) -> slice:
     begin = side // MARGIN
     return slice((begin + ratio // 2) // ratio, (side - begin + ratio // 2) // ratio)
-
-
-def _sample(window: Pixels, size: int) -> npt.NDArray[np.float32]:
-    """Resizes bilinearly as TensorFlow does, converting only the pixels that count to floats."""
-    (rows, down), (columns, across) = (_neighbours(side, size) for side in window.shape[:2])
-    corners = window[rows.ravel()][:, columns.ravel()].reshape(2, size, 2, size, 3).astype(np.float32)
-    above, below = corners[:, :, 0] + (corners[:, :, 1] - corners[:, :, 0]) * across[:, None]
-    resized: npt.NDArray[np.float32] = above + (below - above) * down[:, None, None]
-    return resized
-
-
-def _neighbours(side: int, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """Returns for each place of a resized side the two pixels beside it, (2, size), and the weight of the second."""
-    places = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(side / size) - np.float32(0.5)
-    first = np.floor(places)
-    return np.clip([first, first + 1], 0, side - 1).astype(np.intp), places - first

@@ -17,11 +17,6 @@ from urllib.parse import quote
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
-from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.rest.server import metrics_handler
-from kserve.protocol.rest.v1_endpoints import V1Endpoints
-from kserve.protocol.rest.v2_endpoints import V2Endpoints
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
@@ -31,6 +26,16 @@ from kfp_vision.reports import pages
 from kfp_vision.serving import bodies, cors, protocols
 from kfp_vision.serving.image_search import NotIndexed
 from kfp_vision.serving.inference import Overloaded
+from kfp_vision.serving.kserve_parts import (
+    DataPlane,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    ServerNotReady,
+    V1Endpoints,
+    V2Endpoints,
+    metrics_handler,
+)
 from kfp_vision.serving.middleware import ASGIApp, BearerAuth, BodyLimit
 from kfp_vision.serving.model import NotLoaded
 from kfp_vision.serving.protocols import LABEL, TOP_K, V1Request

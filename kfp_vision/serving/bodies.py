@@ -7,14 +7,19 @@ from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import HTTPException, Request
-from kserve.errors import InferenceError, InvalidInput
-from kserve.protocol.infer_type import InferInput, InferRequest, RequestedOutput
-from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
 from kfp_vision.core.errors import format_value
 from kfp_vision.serving import instances
+from kfp_vision.serving.kserve_parts import (
+    InferenceError,
+    InferenceRequest,
+    InferInput,
+    InferRequest,
+    InvalidInput,
+    RequestedOutput,
+)
 from kfp_vision.serving.model import MAX_IMAGES_PER_REQUEST
 from kfp_vision.serving.protocols import INSTANCES
 

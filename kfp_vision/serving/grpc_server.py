@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from kserve.errors import ModelNotReady
-from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from kserve.protocol.grpc.servicer import InferenceServicer
 
 from kfp_vision.prediction import authentication
 from kfp_vision.serving import telemetry
 from kfp_vision.serving.app import STATUS_BY_ERROR
 from kfp_vision.serving.draining import DRAIN_SECONDS
+from kfp_vision.serving.kserve_parts import (
+    DataPlane,
+    InferenceServicer,
+    ModelNotReady,
+    add_GRPCInferenceServiceServicer_to_server,
+)
 from kfp_vision.serving.middleware import MAX_BODY_BYTES
 
 GRPC_CODES = {

@@ -4,10 +4,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import kserve
-from kserve.errors import InvalidInput
-from kserve.protocol.infer_type import InferRequest
-
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset.images import PILLOW_FORMATS, Rejected
 from kfp_vision.prediction.client import FINGERPRINT_HEADER
@@ -17,6 +13,7 @@ from kfp_vision.serving import protocols, telemetry
 from kfp_vision.serving.image_search import LoadedIndex, NotIndexed
 from kfp_vision.serving.inference import MAX_PIXELS, LoadedModel
 from kfp_vision.serving.instances import InvalidInstance
+from kfp_vision.serving.kserve_parts import InferRequest, InvalidInput, Model
 
 MAX_IMAGES_PER_REQUEST = 256  # of one request
 MAX_REASONS = 3  # named in an error; there may be one for each image
@@ -28,7 +25,7 @@ class NotLoaded(Exception):
     """The version that a request asks for is not the one that answers."""
 
 
-class ServedClassifier(kserve.Model):
+class ServedClassifier(Model):
     """The newest version of a repository that loads. The version that is current when a request arrives answers it.
 
     Args:

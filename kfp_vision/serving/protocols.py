@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from kserve.errors import InvalidInput
-from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse, to_http_parameters
 
 from kfp_vision.core.errors import format_value
 from kfp_vision.core.values import MAX_NEAREST
@@ -19,6 +17,7 @@ from kfp_vision.search.index import Hit, Index
 from kfp_vision.serving import instances
 from kfp_vision.serving.image_search import IndexedImage
 from kfp_vision.serving.instances import read_image
+from kfp_vision.serving.kserve_parts import InferOutput, InferRequest, InferResponse, InvalidInput, to_http_parameters
 
 BYTES = "BYTES"
 V2_DATATYPES = {"O": BYTES, "i": "INT64", "f": "FP32"}  # the protocol's tensor types, by NumPy's kind

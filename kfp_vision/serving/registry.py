@@ -3,10 +3,9 @@
 import threading
 from pathlib import Path
 
-from kserve.model_repository import ModelRepository
-
 from kfp_vision.core.errors import InputError
 from kfp_vision.serving import find_models
+from kfp_vision.serving.kserve_parts import ModelRepository
 from kfp_vision.serving.model import ServedClassifier
 
 POLL_SECONDS = 1.0

@@ -114,9 +114,8 @@ def run_server(path: Path, name: str = "", engine: str = "") -> Iterator[str]:
 
 def _load(path: Path, name: str, index: Path | None) -> "ServedModels":
     """Loads the models, and keeps them up to date."""
-    from kserve.logging import configure_logging
-
     from kfp_vision.serving import telemetry
+    from kfp_vision.serving.kserve_parts import configure_logging
     from kfp_vision.serving.registry import ServedModels
 
     configure_logging()

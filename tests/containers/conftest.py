@@ -70,10 +70,14 @@ def engine(tmp_path_factory) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def image(engine) -> str:
+def base_image() -> str:
+    """Returns the base that the images are built on."""
+    return os.environ.get("KFP_VISION_BASE") or leave_out("KFP_VISION_BASE names no base image with Python 3.11")
+
+
+@pytest.fixture(scope="session")
+def image(engine, base_image) -> str:
     """Builds the CPU image; returns its name."""
-    if not os.environ.get("KFP_VISION_BASE"):
-        leave_out("KFP_VISION_BASE names no base image with Python 3.11")
     engine.build("image-cpu")
     return CPU_NAME
 

@@ -108,6 +108,20 @@ def test_openvino_is_imported_in_one_place(module):
     assert select_below(imported_modules(MODULES[module]), "openvino") == set()
 
 
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"kfp_vision.serving.kserve_parts"}))
+def test_kserve_is_imported_in_one_place(module):
+    assert select_below(imported_modules(MODULES[module]), "kserve") == set()
+
+
+def test_the_server_starts_without_what_only_other_parts_of_kserve_need():
+    program = "import sys, kfp_vision.serving.app, kfp_vision.serving.grpc_server, kfp_vision.engines.openvino_engine\n"
+    program += "print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert {"kserve", "kserve.protocol.dataplane", "openvino"} <= loaded
+    assert loaded.isdisjoint({"pandas", "kubernetes", "google.auth", "tensorflow", "keras", "sklearn", "cv2"})
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "components").glob("*.py")), ids=lambda file: file.stem)
 def test_a_component_does_not_import_pipelines_or_the_command_line(file):
     assert select_below(imported_modules(file), "kfp_vision.pipelines", "kfp_vision.cli") == set()

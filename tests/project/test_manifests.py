@@ -15,7 +15,7 @@ from support import pod_security, published_schemas
 from support.model_servers import program
 
 from kfp_vision import __version__
-from kfp_vision.components.container_images import CPU_IMAGE, CPU_NAME
+from kfp_vision.components.container_images import SERVE_IMAGE, SERVE_NAME
 from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.deployment import kserve
 from kfp_vision.pipelines import ending, pods
@@ -340,7 +340,7 @@ def test_the_pages_example_sets_the_registry_of_the_runtime(tmp_path):
     with (tmp_path / "runtime" / "kustomization.yaml").open("a") as kustomization:
         kustomization.write(images)
     (runtime,) = build(tmp_path / "runtime").values()
-    assert runtime["spec"]["containers"][0]["image"] == f"registry.example.org/team/{CPU_NAME}"
+    assert runtime["spec"]["containers"][0]["image"] == f"registry.example.org/team/{SERVE_NAME}"
 
 
 def test_the_pages_settings_make_sidecars_and_init_containers_meet_restricted_pod_security():
@@ -356,10 +356,10 @@ def test_the_pages_settings_make_sidecars_and_init_containers_meet_restricted_po
 def test_the_serving_runtime_matches_what_the_deployment_creates():
     runtime = read("runtime/serving-runtime.yaml")["spec"]
     (container,) = runtime["containers"]
-    settings = deployment_settings({"service_image": CPU_IMAGE})
+    settings = deployment_settings({"service_image": SERVE_IMAGE})
     expected = kserve.manifest("{{.Name}}", "s3://bucket/model", "", settings)
     (made,) = expected["spec"]["predictor"]["containers"]
-    assert container["image"] == CPU_IMAGE
+    assert container["image"] == SERVE_IMAGE
     shared_keys = ("name", "image", "command", "args", "ports", "readinessProbe", "securityContext", "terminationMessagePolicy")
     assert {key: container[key] for key in shared_keys} == {key: made[key] for key in shared_keys}
     assert runtime["labels"] == expected["metadata"]["labels"] == kserve.SERVICE_LABELS

@@ -11,7 +11,7 @@ import pytest
 from kfp_vision import PLACEHOLDER, __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCKERFILES = [ROOT / "images" / "cpu" / "Dockerfile", ROOT / "Dockerfile.gpu"]
+DOCKERFILES = [ROOT / "images" / "cpu" / "Dockerfile", ROOT / "Dockerfile.gpu", ROOT / "images" / "serve" / "Dockerfile"]
 YAMLS = sorted(
     [*(ROOT / "pipelines").glob("*.yaml"), *(ROOT / "components").glob("*.yaml"), *(ROOT / "manifests").rglob("*.yaml")]
 )
@@ -68,6 +68,8 @@ def test_accepts_changes_outside_the_code_of_a_released_version(released_project
         "pipelines/pods.py",
         "pipelines/image_classification.yaml",
         "images/gpu/requirements.lock",
+        "images/serve/requirements.lock",
+        "images/serve/Dockerfile",
         "Dockerfile.gpu",
         "setup.py",
     ],
@@ -132,7 +134,7 @@ def test_filling_the_registry_names_it_in_package_and_manifests(tmp_path):
     ).stdout.split()
     assert names == [PLACEHOLDER, "registry.example.org:5000/team"]
     runtime = (tmp_path / "manifests" / "runtime" / "serving-runtime.yaml").read_text(encoding="utf-8")
-    assert f"image: registry.example.org:5000/team/kfp-vision:{__version__}\n" in runtime
+    assert f"image: registry.example.org:5000/team/kfp-vision-serve:{__version__}\n" in runtime
 
 
 def test_a_version_is_not_released_twice(released_project):
@@ -143,7 +145,7 @@ def test_a_version_is_not_released_twice(released_project):
     assert (released_project / "releases").read_text() == before
 
 
-@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_a_dockerfile_builds_the_librarys_version(file):
     versions = re.findall(r"^ARG VERSION=(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
     assert versions and set(versions) == {__version__}
@@ -151,13 +153,36 @@ def test_a_dockerfile_builds_the_librarys_version(file):
 
 @pytest.mark.parametrize("file", YAMLS, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_a_yaml_names_images_of_the_librarys_version(file):
-    versions = re.findall(r"image: (?:\S+/)?kfp-vision(?:-gpu)?:(\S+)", file.read_text(encoding="utf-8"))
+    versions = re.findall(r"image: (?:\S+/)?kfp-vision(?:-gpu|-serve)?:(\S+)", file.read_text(encoding="utf-8"))
     assert set(versions) <= {__version__}
     assert versions or "manifests/" in file.as_posix()
 
 
-def test_both_dockerfiles_share_the_steps_that_install_the_library():
+def test_both_dockerfiles_of_the_stages_share_the_steps_that_install_the_library():
     parts = [
-        file.read_text(encoding="utf-8").partition("AS packages")[2].partition("\nFROM installed\n")[0] for file in DOCKERFILES
+        file.read_text(encoding="utf-8").partition("AS packages")[2].partition("\nFROM installed\n")[0]
+        for file in DOCKERFILES[:2]
     ]
     assert parts[0] == parts[1] and "AS test" in parts[0]
+
+
+def test_the_server_installs_the_library_by_the_same_steps_as_the_stages():
+    parts = [
+        file.read_text(encoding="utf-8").partition("AS library")[2].partition("\nFROM ${BASE} AS installed\n")[0]
+        for file in DOCKERFILES
+    ]
+    assert "--prefix /opt/library" in parts[0]
+    assert [part.partition("\n# ")[0].strip() for part in parts] == [parts[0].partition("\n# ")[0].strip()] * 3
+
+
+def pinned(lock: str) -> dict[str, str]:
+    """Returns the versions that a lock file pins, by package."""
+    text = (ROOT / "images" / lock / "requirements.lock").read_text(encoding="utf-8")
+    return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE))
+
+
+def test_a_model_is_served_with_the_versions_that_it_was_trained_and_evaluated_with():
+    stages, server = pinned("cpu"), pinned("serve")
+    assert {name: stages.get(name) for name in server} == server
+    assert {"kserve", "openvino", "faiss-cpu", "simplejpeg", "pillow-heif"} <= server.keys()
+    assert server.keys().isdisjoint({"tensorflow-cpu", "keras", "kfp", "opencv-python-headless", "scipy", "pandas"})

@@ -21,6 +21,7 @@ from kfp_vision.deployment import deploy as deployment_deploy
 from kfp_vision.deployment.call import call_endpoint
 from kfp_vision.deployment.decide_training import TrainingDecision, decide_training
 from kfp_vision.deployment.deploy import check_target, deploy_model
+from kfp_vision.engines.engine import OPENVINO_FILE
 from kfp_vision.repository import bucket_repository
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
@@ -64,11 +65,18 @@ def settings(**options: object) -> dict[str, object]:
     return deployment_settings({"service_account": "kfp-vision-models", **options})
 
 
+def write_openvino_file(one: Version) -> None:
+    """Adds the file that the server computes without TensorFlow, as exports of this release hold it."""
+    (one.folder / OPENVINO_FILE).parent.mkdir()
+    (one.folder / OPENVINO_FILE).write_text("<net/>")
+
+
 def deploy(folder: Path, weights: bytes = b"weights", **options: object) -> dict[str, str]:
     """Deploys a model from the artifact of a KFP run."""
     one = Version(folder / "serving" / "1")
     if not one.folder.exists():
         version(one.folder, weights=weights)
+        write_openvino_file(one)
     return kserve.deploy(one, f"{ARTIFACT}-{folder.name}", settings(**options))
 
 
@@ -227,7 +235,7 @@ def test_switches_between_our_server_and_the_stock_runtime(kubernetes, tmp_path)
     assert predictor(kubernetes)["model"]["resources"] == {"limits": {}}
     deploy(tmp_path / "model")
     assert "model" not in predictor(kubernetes)
-    assert predictor(kubernetes)["containers"][0]["image"] == f"{REGISTRY}/kfp-vision:{__version__}"
+    assert predictor(kubernetes)["containers"][0]["image"] == f"{REGISTRY}/kfp-vision-serve:{__version__}"
 
 
 def test_does_not_overwrite_concurrent_changes(kubernetes, tmp_path):
@@ -376,8 +384,8 @@ def with_a_broken_model(deployment: dict, pod: dict) -> None:
 FAILURES = [
     (
         without_image,
-        f"the container image {REGISTRY}/kfp-vision:{__version__} cannot be pulled (ImagePullBackOff: Back-off pulling image "
-        f'"{REGISTRY}/kfp-vision:{__version__}": ErrImagePull: not found)',
+        f"the container image {REGISTRY}/kfp-vision-serve:{__version__} cannot be pulled (ImagePullBackOff: Back-off pulling "
+        f'image "{REGISTRY}/kfp-vision-serve:{__version__}": ErrImagePull: not found)',
     ),
     (
         without_room,
@@ -432,7 +440,7 @@ def test_a_failed_model_without_rollback_does_not_count_as_deployed(kubernetes, 
     origin = "f" * 64
     deploy(tmp_path / "first")
     kubernetes.trouble = failure
-    version(tmp_path / "second" / "serving" / "1", weights=b"better", trained_from=origin)
+    write_openvino_file(version(tmp_path / "second" / "serving" / "1", weights=b"better", trained_from=origin))
     for done in ("updated", "unchanged"):
         line = refusal(tmp_path / "second", **WAIT_ONE_SECOND, service_rollback=False)
         assert line == f"{RULE}{reason}; the previous model still answers. {REMEDY}"
@@ -753,9 +761,9 @@ def test_settings_unrelated_to_serving_restart_nothing(kubernetes, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "gpus", "image"),
     [
-        ("registry.example.org/team/kfp-vision:0.1.0", 0, "registry.example.org/team/kfp-vision:0.1.0"),
+        ("registry.example.org/team/kfp-vision:0.1.0", 0, "registry.example.org/team/kfp-vision-serve:0.1.0"),
         ("registry.example.org:5000/kfp-vision:0.1.0", 1, "registry.example.org:5000/kfp-vision-gpu:0.1.0"),
-        ("registry.example.org/team/own:7", 0, f"{REGISTRY}/kfp-vision:{__version__}"),
+        ("registry.example.org/team/own:7", 0, f"{REGISTRY}/kfp-vision-serve:{__version__}"),
         ("kfp-vision@sha256:0123", 1, f"{REGISTRY}/kfp-vision-gpu:{__version__}"),
     ],
 )
@@ -765,6 +773,23 @@ def test_our_server_uses_the_registry_of_the_stages_image(kubernetes, tmp_path, 
     monkeypatch.setenv("KFP_POD_NAME", "this-pod")
     deploy(tmp_path / "model", service_gpus=gpus)
     assert predictor(kubernetes)["containers"][0]["image"] == image
+
+
+@pytest.mark.parametrize(
+    ("has_file", "about", "image"),
+    [
+        (True, {}, "kfp-vision-serve"),
+        (True, {"advanced": {"engine": "openvino"}}, "kfp-vision-serve"),
+        (True, {"advanced": {"engine": "tensorflow"}}, "kfp-vision"),
+        (False, {}, "kfp-vision"),
+    ],
+)
+def test_a_model_that_only_tensorflow_computes_gets_the_image_that_has_it(kubernetes, tmp_path, has_file, about, image):
+    one = version(tmp_path / "model" / "serving" / "1", **about)
+    if has_file:
+        write_openvino_file(one)
+    deploy(tmp_path / "model")
+    assert predictor(kubernetes)["containers"][0]["image"] == f"{REGISTRY}/{image}:{__version__}"
 
 
 def test_the_repository_keeps_the_newest_models_and_those_in_use(kubernetes, models, s3, tmp_path):

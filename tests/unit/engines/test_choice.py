@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from support import exported_model
 
+from kfp_vision import __version__
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import ENGINES
 from kfp_vision.core.errors import InputError
@@ -55,6 +57,29 @@ def test_a_gpu_is_found_by_its_device_file(tmp_path, monkeypatch):
     assert not hardware.has_gpu(tmp_path)
     (tmp_path / "nvidia0").touch()
     assert hardware.has_gpu(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("has_openvino", "about", "line"),
+    [
+        (False, {}, "there is no openvino/model.xml in {folder}. Train it again with this release, or"),
+        (
+            True,
+            {"advanced": {"engine": "tensorflow"}},
+            "the engine tensorflow is chosen for {folder}. Train it again with this release for another engine, or",
+        ),
+    ],
+)
+def test_without_tensorflow_a_model_that_needs_it_is_refused_in_one_line(tmp_path, monkeypatch, has_openvino, about, line):
+    found = version(tmp_path / "1", has_openvino=has_openvino, **about)
+    monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name))
+    with pytest.raises(InputError) as raised:
+        choice.choose_engine(found)
+    assert str(raised.value) == (
+        "error: a model that TensorFlow computes must be served where TensorFlow is installed; got "
+        f"{line.format(folder=found.folder)} serve it with the container image kfp-vision:{__version__} "
+        "(service_image of advanced)."
+    )
 
 
 @pytest.mark.parametrize("wish", sorted(set(ENGINES) - {"auto"}))
