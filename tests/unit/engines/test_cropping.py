@@ -16,8 +16,8 @@ from support import mutate_images, odd_images, place_model
 
 from kfp_vision.dataset.images import Rejected, validate_image
 from kfp_vision.engines.cropping import crop, crop_floats
+from kfp_vision.engines.tensorflow_engine import damaged_image, to_decodable
 from kfp_vision.networks import decoding
-from kfp_vision.prediction.classifier import damaged_image, to_decodable
 
 MAX_PIXELS = 50_000_000
 FLOATS = 0.01  # levels
