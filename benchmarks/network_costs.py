@@ -1,7 +1,7 @@
 """Measures one network in a process of its own: `python -m benchmarks.network_costs training NETWORK SECONDS`.
 
 Instead of `training NETWORK`, `answers FOLDER` measures an export. Prints a line of JSON. Memory is the most that the process
-held at once, TensorFlow and mapped files included.
+held at once, mapped files included; answers are computed without TensorFlow wherever they can be.
 """
 
 import itertools
@@ -14,14 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-from benchmarks import photographs, training_stage
+from benchmarks import photographs
 from kfp_vision.core import hardware
 from kfp_vision.networks import NETWORKS
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.repository.version import versions
-from kfp_vision.training import trainer
 
 CLASSES, BATCH, MANY = 5, 16, 32
 
@@ -36,6 +34,10 @@ def measure_training(name: str, seconds: float) -> dict[str, float]:
     Returns:
         Its parameters in millions; operations for an image in thousands of millions; images per second; MiB.
     """
+    from benchmarks import training_stage
+    from kfp_vision.core.frameworks import tf
+    from kfp_vision.training import trainer
+
     network = NETWORKS[name]
     model = trainer.build_network(name, CLASSES, hardware.precision())
     training = trainer.Trainer(model, replace(training_stage.recipe(BATCH), network=name), 100)
@@ -79,7 +81,7 @@ def operations(name: str) -> int:
     Returns:
         The number.
     """
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    from kfp_vision.core.frameworks import convert_variables_to_constants_v2, tf
 
     network = NETWORKS[name]
     model = network.build(CLASSES, fast=False)
