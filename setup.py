@@ -48,6 +48,7 @@ WEIGHTS = [
 # What export_model converts and runs with: 180 MB, in the image of the stages, else for those who ask for it.
 EXPORTS = [
     "ai-edge-litert>=2.3,<3",
+    "backports.strenum>=1.2,<1.3",  # of NNCF; 1.3 is for Python before 3.11, which uv overlooks
     "nncf>=3.4,<4",
     "onnx>=1.23,<2",
     "onnxruntime>=1.32,<2",

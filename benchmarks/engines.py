@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ ALONE, TOGETHER = 1, 32
 CLIENTS = 32
 SECONDS = 6.0  # per measurement
 REQUESTS = 100  # before the memory of a server is read
+URL_LINE = re.compile(r"^open (http\S+)/ ", re.MULTILINE)
 # A processor without bfloat16 and AVX-512, for TensorFlow's and OpenVINO's oneDNN alike.
 PLAIN_PROCESSOR = {"ONEDNN_MAX_CPU_ISA": "AVX2", ENGINE_VARIABLE: OPENVINO_FLOAT32}
 
@@ -118,11 +120,16 @@ def _started(command: list[str], folder: Path | None, image: bytes) -> Iterator[
     """
     environment = earlier_build.environment() if folder else dict(os.environ)
     start = time.perf_counter()
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout
+    with (
+        tempfile.NamedTemporaryFile() as output,  # a pipe that nobody empties would stop it
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.DEVNULL) as process,
+    ):
         try:
-            words = next(line.split() for line in process.stdout if line.startswith(b"open http"))
-            url = words[1].decode().rstrip("/")
+            while not (found := URL_LINE.search(Path(output.name).read_text())):
+                if process.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command)} has ended with {process.returncode}")
+                time.sleep(0.02)
+            url = found[1]
             body = json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}).encode()
             _ask(url, body)
             first = time.perf_counter() - start
