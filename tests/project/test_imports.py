@@ -36,6 +36,12 @@ STAGES_WITHOUT_TENSORFLOW = (
     "check_serving",
     "deploy_model",
     "call_endpoint",
+    "evaluate_classifier",
+    "predict_images",
+    "index_images",
+    "search_images",
+    "audit_images",
+    "export_model",
     "report_outcome",
 )
 
