@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
-from kfp_vision.core.advanced import ENGINES
+from kfp_vision.core.advanced import SERVING_ENGINES
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import MAX_NEAREST, suggest_name
 from kfp_vision.networks import IMAGENET
@@ -190,7 +190,7 @@ def _define_predict(command: argparse.ArgumentParser) -> None:
 
 def _add_engine(command: argparse.ArgumentParser) -> None:
     wish = "what computes (default: KFP_VISION_ENGINE, or as the model was trained for)"
-    command.add_argument("--engine", choices=ENGINES, default="", help=wish)
+    command.add_argument("--engine", choices=SERVING_ENGINES, default="", help=wish)
 
 
 def _define_search(command: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from kfp_vision.core.values import check_type, has_type_of, normalize_numbers
 
 STOCK_RUNTIME = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
 ENGINES = ("auto", "openvino", "openvino-float32", "tensorflow")  # values of engine, see `engines`
+SERVING_ENGINES = (*ENGINES, "openvino-int8")  # where a model is served: the last one is made after its training
 STORE_WAIT_SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seconds` of advanced or the environment is set
 
 

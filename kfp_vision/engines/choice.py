@@ -1,24 +1,28 @@
 """Chooses and loads the engine that computes a model's answers."""
 
+import json
 import os
+from collections.abc import Collection
 from importlib.util import find_spec
+from pathlib import Path
 
 from kfp_vision import __version__
 from kfp_vision.core import hardware
-from kfp_vision.core.advanced import ENGINES, STOCK_RUNTIME
+from kfp_vision.core.advanced import ENGINES, SERVING_ENGINES, STOCK_RUNTIME
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.engines.engine import AUTO, OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, TENSORFLOW, Engine
-from kfp_vision.repository.version import VERSION_FILE, Version
+from kfp_vision.engines.engine import AUTO, OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8, TENSORFLOW, Engine
+from kfp_vision.repository.version import EXPORTS_FILE, EXPORTS_FOLDER, VERSION_FILE, Version
 
 ENGINE_VARIABLE = "KFP_VISION_ENGINE"  # environment variable with the engine of whoever does not choose one
 
 
-def check_engine(name: str, where: str = "the engine") -> str:
+def check_engine(name: str, where: str, engines: Collection[str] = SERVING_ENGINES) -> str:
     """Checks the name of an engine.
 
     Args:
-        name: one of `ENGINES`.
+        name: of the engine.
         where: what holds the name, for the error message.
+        engines: the names that may stand there.
 
     Returns:
         The name.
@@ -26,9 +30,9 @@ def check_engine(name: str, where: str = "the engine") -> str:
     Raises:
         InputError: it is none of them.
     """
-    if name not in ENGINES:
+    if name not in engines:
         remedy = f"Give one of them, or none: {AUTO} takes the fastest that the model has."
-        raise InputError(f"{where} must be one of {', '.join(ENGINES)}", format_value(name, 50), remedy)
+        raise InputError(f"{where} must be one of {', '.join(engines)}", format_value(name, 50), remedy)
     return name
 
 
@@ -53,21 +57,21 @@ def choose_engine(version: Version, name: str = "") -> str:
 
     Args:
         version: the version.
-        name: one of `ENGINES`; empty for the one in the environment variable `KFP_VISION_ENGINE`, or else in the settings that
-            the version was trained with.
+        name: one of `SERVING_ENGINES`; empty for the one in the environment variable `KFP_VISION_ENGINE`, or else in the
+            settings that the version was trained with.
 
     Returns:
-        `OPENVINO`, in bfloat16; `OPENVINO_FLOAT32`; or `TENSORFLOW`.
+        `OPENVINO`, in bfloat16; `OPENVINO_FLOAT32`; `OPENVINO_INT8`; or `TENSORFLOW`.
 
     Raises:
-        InputError: a name is none of `ENGINES`, the version has no file for the engine, or TensorFlow is not installed.
+        InputError: a name is none of these, the version has no file for the engine, or TensorFlow is not installed.
     """
     wishes = (
-        (name, "the engine"),
-        (os.environ.get(ENGINE_VARIABLE, ""), ENGINE_VARIABLE),
-        (str(version.about.get("advanced", {}).get("engine", "")), f"engine in {version.folder / VERSION_FILE}"),
+        (name, "the engine", SERVING_ENGINES),
+        (os.environ.get(ENGINE_VARIABLE, ""), ENGINE_VARIABLE, SERVING_ENGINES),
+        (str(version.about.get("advanced", {}).get("engine", "")), f"engine in {version.folder / VERSION_FILE}", ENGINES),
     )
-    chosen = next((check_engine(wish, where) for wish, where in wishes if wish), AUTO)
+    chosen = next((check_engine(wish, where, engines) for wish, where, engines in wishes if wish), AUTO)
     has_file = (version.folder / OPENVINO_FILE).is_file()
     if chosen == AUTO:
         use_gpu = hardware.has_gpu() and find_spec("tensorflow")
@@ -78,7 +82,41 @@ def choose_engine(version: Version, name: str = "") -> str:
     if not has_file:
         remedy = f"Train or export it again with this release, or choose the engine {TENSORFLOW}."
         raise InputError(f"a model for the engine {chosen} must hold {OPENVINO_FILE}", f"none in {version.folder}", remedy)
-    return chosen if hardware.cpu_flags() & hardware.FAST_BFLOAT16_FLAGS else OPENVINO_FLOAT32
+    if chosen == OPENVINO_INT8:
+        find_int8(version)
+        return chosen
+    return OPENVINO if chosen == OPENVINO and _is_fast_at_bfloat16() else OPENVINO_FLOAT32
+
+
+def find_int8(version: Version) -> Path:
+    """Finds the file in which `export_model` has quantized a version, and which has passed the gate.
+
+    Args:
+        version: in a repository.
+
+    Returns:
+        The `.xml` file.
+
+    Raises:
+        InputError: there is none, or it was made of another version.
+    """
+    exports = version.folder.parent / EXPORTS_FOLDER
+    rule = f"a model for the engine {OPENVINO_INT8} must have an export of its own as openvino_int8"
+    remedy = "Train it with formats=openvino_int8 into a repository on this machine, or choose another engine."
+    try:
+        table = json.loads((exports / EXPORTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(rule, f"none in {exports}", remedy) from None
+    if table["model_fingerprint"] != version.fingerprint:
+        raise InputError(rule, f"one of another model in {exports}", remedy)
+    file = exports / "openvino_int8" / "classifier.xml"
+    if not file.is_file():
+        raise InputError(rule, f"none in {exports}", remedy)
+    return file
+
+
+def _is_fast_at_bfloat16() -> bool:
+    return bool(hardware.cpu_flags() & hardware.FAST_BFLOAT16_FLAGS)
 
 
 def _check_has_tensorflow(version: Version, has_file: bool) -> None:
@@ -111,4 +149,6 @@ def load_engine(version: Version, name: str = "") -> Engine:
         return TensorFlowEngine(version)
     from kfp_vision.engines.openvino_engine import OpenVinoEngine
 
+    if chosen == OPENVINO_INT8:
+        return OpenVinoEngine(version, bfloat16=_is_fast_at_bfloat16(), quantized=find_int8(version))
     return OpenVinoEngine(version, bfloat16=chosen == OPENVINO)

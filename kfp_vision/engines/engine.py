@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kfp_vision.core.advanced import ENGINES
+from kfp_vision.core.advanced import SERVING_ENGINES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from kfp_vision.dataset.images import Rejected
 
-AUTO, OPENVINO, OPENVINO_FLOAT32, TENSORFLOW = ENGINES
+AUTO, OPENVINO, OPENVINO_FLOAT32, TENSORFLOW, OPENVINO_INT8 = SERVING_ENGINES
 OPENVINO_FILE = "openvino/model.xml"  # of a version, with model.bin beside it
 
 
@@ -19,7 +19,7 @@ class Engine(Protocol):
     """Computes scores and embeddings of one version. All methods may be called in several threads at a time.
 
     Attributes:
-        name: `OPENVINO`, `OPENVINO_FLOAT32` or `TENSORFLOW`.
+        name: `OPENVINO`, `OPENVINO_FLOAT32`, `OPENVINO_INT8` or `TENSORFLOW`.
         description: what computes, and in which precision, for people.
         crop_size: height and width in pixels of the crops that embeddings are computed from; 0 if the version takes no crops.
     """

@@ -1,7 +1,8 @@
 """OpenVINO: a third of TensorFlow's memory, a tenth of its start, and bfloat16 where the processor has it."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from kfp_vision.core import hardware
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import cropping
-from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32
+from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8
 from kfp_vision.engines.openvino_runtime import openvino, read_model
 from kfp_vision.repository.version import Version
 
@@ -28,27 +29,24 @@ class OpenVinoEngine:
     Args:
         version: a version with a file for OpenVINO.
         bfloat16: whether to compute in bfloat16, else in float32.
+        quantized: a file that computes scores from pixels of whole levels, mostly in int8; None to use that of the version.
 
     Raises:
-        InputError: the file does not load.
+        InputError: a file does not load.
     """
 
-    def __init__(self, version: Version, *, bfloat16: bool):
-        self.name = OPENVINO if bfloat16 else OPENVINO_FLOAT32
-        self.description = f"OpenVINO {openvino.__version__.partition('-')[0]}, {'bfloat16' if bfloat16 else 'float32'}"
+    def __init__(self, version: Version, *, bfloat16: bool, quantized: Path | None = None):
+        precision = "bfloat16" if bfloat16 else "float32"
+        self.name = OPENVINO_INT8 if quantized else OPENVINO if bfloat16 else OPENVINO_FLOAT32
+        self.description = f"OpenVINO {openvino.__version__.partition('-')[0]}, {'int8' if quantized else precision}"
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": hardware.cores(),
             "ENABLE_CPU_PINNING": False,  # pods on one node would share the first cores, and leave the others idle
         }
-        file = version.folder / OPENVINO_FILE
-        try:
-            self._compiled = openvino.Core().compile_model(read_model(file), "CPU", options)
-            self.crop_size = int(self._compiled.input("images").partial_shape[1].get_length())
-        except RuntimeError as error:
-            found = f"{version.folder} ({' '.join(str(error).split())[:200]})"
-            raise InputError("a model must load and answer", found, "Train or export it again.") from None
-        self._local = threading.local()
+        self._whole = _Compiled(version.folder / OPENVINO_FILE, options)
+        self._scores = _Compiled(quantized, options) if quantized else self._whole
+        self.crop_size = self._whole.size
 
     @property
     def has_embeddings(self) -> bool:
@@ -61,7 +59,7 @@ class OpenVinoEngine:
 
     def scores(self, prepared: "Sequence[npt.NDArray[np.float32]]") -> "npt.NDArray[np.float32]":
         """See `engine.Engine`."""
-        return self._compute(prepared, "probabilities")
+        return self._scores.compute(prepared, "probabilities")
 
     def crop(self, image: bytes, max_pixels: int) -> "npt.NDArray[np.float32] | Rejected":
         """See `engine.Engine`; a crop is float32 (crop_size, crop_size, 3), RGB from 0 to 255."""
@@ -72,22 +70,32 @@ class OpenVinoEngine:
 
     def embeddings(self, crops: "Sequence[npt.NDArray[np.float32]]") -> "npt.NDArray[np.float32]":
         """See `engine.Engine`."""
-        return self._compute(crops, "embedding")
+        return self._whole.compute(crops, "embedding")
 
-    def _compute(self, crops: "Sequence[npt.NDArray[np.float32]]", output: str) -> "npt.NDArray[np.float32]":
-        request = self._request()
-        return np.concatenate([self._infer(request, np.stack(tile), output) for tile in _tiles(crops)])
 
-    def _infer(self, request: Any, images: "npt.NDArray[np.float32]", output: str) -> "npt.NDArray[np.float32]":
-        request.infer({"images": images})
-        values: npt.NDArray[np.float32] = request.get_tensor(output).data.copy()
-        return values
+class _Compiled:
+    """A compiled file; each thread has a request of its own, which computes one batch at a time."""
 
-    def _request(self) -> Any:
-        """Returns the inference request of this thread; one request computes one batch at a time."""
+    def __init__(self, file: Path, options: Mapping[str, Any]):
+        try:
+            self._compiled = openvino.Core().compile_model(read_model(file), "CPU", dict(options))
+            images = self._compiled.input("images")
+        except RuntimeError as error:
+            found = f"{file.parent.parent} ({' '.join(str(error).split())[:200]})"
+            raise InputError("a model must load and answer", found, "Train or export it again.") from None
+        self.size = int(images.partial_shape[1].get_length())
+        self._takes_levels = images.element_type == openvino.Type.u8
+        self._local = threading.local()
+
+    def compute(self, crops: "Sequence[npt.NDArray[np.float32]]", output: str) -> "npt.NDArray[np.float32]":
+        return np.concatenate([self._infer(np.stack(tile), output) for tile in _tiles(crops)])
+
+    def _infer(self, images: "npt.NDArray[np.float32]", output: str) -> "npt.NDArray[np.float32]":
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
-        return self._local.request
+        self._local.request.infer({"images": np.rint(images).astype(np.uint8) if self._takes_levels else images})
+        values: npt.NDArray[np.float32] = self._local.request.get_tensor(output).data.copy()
+        return values
 
 
 def _tiles(crops: Sequence[Any]) -> Iterator[Sequence[Any]]:

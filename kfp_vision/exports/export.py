@@ -15,11 +15,8 @@ from kfp_vision.exports.compare import Comparison, HeldOut
 from kfp_vision.exports.formats import Format
 from kfp_vision.records.records_folder import choose_evaluation_records, verify_records
 from kfp_vision.reports import pages, results
-from kfp_vision.repository.version import Version, exported_version
+from kfp_vision.repository.version import EXPORTS_FILE, EXPORTS_FOLDER, Version, exported_version
 from kfp_vision.storage import atomic, reading, uris, writing
-
-TABLE_FILE = "exports.json"
-EXPORTS_FOLDER = "exports"  # in a model repository, beside the versions; servers ignore it
 
 
 class Records(NamedTuple):
@@ -96,7 +93,7 @@ def export_model(
             "model": _own_row(version, held_out),
             "formats": [asdict(row) for row in rows],
         }
-        atomic.write_json(beside / TABLE_FILE, table)
+        atomic.write_json(beside / EXPORTS_FILE, table)
     pages.write_exports_page(page, table)
     publish_exports(exports, deploy_to)
     kept = ", ".join(row.format for row in rows if row.accepted) or "no format"
@@ -152,11 +149,11 @@ def publish_exports(exports: Path, deploy_to: str) -> None:
     if place in (values.NOWHERE, values.KSERVE):
         return
     target = uris.join_uri(uris.absolute_uri(place), EXPORTS_FOLDER)
-    files = sorted(file for file in exports.rglob("*") if file.is_file() and file != exports / TABLE_FILE)
+    files = sorted(file for file in exports.rglob("*") if file.is_file() and file != exports / EXPORTS_FILE)
     names = [file.relative_to(exports).as_posix() for file in files]
     for name in names:
         writing.write_file(exports / name, uris.join_uri(target, name))
-    writing.write_file(exports / TABLE_FILE, uris.join_uri(target, TABLE_FILE))
+    writing.write_file(exports / EXPORTS_FILE, uris.join_uri(target, EXPORTS_FILE))
     for found in reading.list_files(target):
-        if found.name not in (*names, TABLE_FILE):
+        if found.name not in (*names, EXPORTS_FILE):
             writing.delete_file(found.uri)

@@ -21,6 +21,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.storage import atomic, reading, uris
 
 SERVING_FOLDER, HISTORY_FILE = Path("serving"), "training.json"  # of a model folder
+EXPORTS_FOLDER, EXPORTS_FILE = "exports", "exports.json"  # beside the versions; other formats of one of them, see `exports`
 INDEX_FOLDER = "index"  # beside the versions; built with the embeddings of the newest one, see `search`
 FIRST_VERSION = "1"
 SAVED_MODEL_FILE = "saved_model.pb"

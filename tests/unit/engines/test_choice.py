@@ -13,7 +13,7 @@ from kfp_vision.core import hardware
 from kfp_vision.core.advanced import ENGINES
 from kfp_vision.core.errors import InputError
 from kfp_vision.engines import choice
-from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, TENSORFLOW
+from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8, TENSORFLOW
 from kfp_vision.repository.version import VERSION_FILE, Version
 
 FAST_BFLOAT16 = {True: {"avx2", "amx_bf16"}, False: {"avx2"}}
@@ -106,6 +106,43 @@ def test_a_wrong_name_is_rejected_with_where_it_is(tmp_path, monkeypatch):
 def test_openvino_is_not_asked_of_a_model_without_a_file_for_it(tmp_path):
     with pytest.raises(InputError, match=r"a model for the engine openvino must hold openvino/model\.xml; got none in "):
         choice.load_engine(version(tmp_path / "1", has_openvino=False), OPENVINO)
+
+
+def write_int8(repository: Path, fingerprint: str) -> Path:
+    """Writes what `export_model` copies to a repository, without a model in it."""
+    file = repository / "exports" / "openvino_int8" / "classifier.xml"
+    file.parent.mkdir(parents=True)
+    file.write_text("<net/>")
+    (repository / "exports" / "exports.json").write_text(json.dumps({"model_fingerprint": fingerprint}))
+    return file
+
+
+def test_int8_is_taken_from_the_exports_of_the_same_version_if_asked_for(tmp_path, monkeypatch):
+    found = version(tmp_path / "1")
+    file = write_int8(tmp_path, found.fingerprint)
+    assert choice.choose_engine(found) == OPENVINO
+    assert choice.choose_engine(found, OPENVINO_INT8) == OPENVINO_INT8 and choice.find_int8(found) == file
+    monkeypatch.setenv(choice.ENGINE_VARIABLE, OPENVINO_INT8)
+    assert choice.choose_engine(found) == OPENVINO_INT8
+
+
+def test_int8_of_another_version_is_rejected_and_so_is_none(tmp_path):
+    found = version(tmp_path / "1")
+    rule = r"a model for the engine openvino-int8 must have an export of its own as openvino_int8; got "
+    with pytest.raises(InputError, match=rf"{rule}none in .*exports\. Train it with formats=openvino_int8"):
+        choice.choose_engine(found, OPENVINO_INT8)
+    file = write_int8(tmp_path, "another")
+    with pytest.raises(InputError, match=rf"{rule}one of another model in "):
+        choice.choose_engine(found, OPENVINO_INT8)
+    (tmp_path / "exports" / "exports.json").write_text(json.dumps({"model_fingerprint": found.fingerprint}))
+    file.unlink()  # refused by the gate
+    with pytest.raises(InputError, match=rf"{rule}none in "):
+        choice.choose_engine(found, OPENVINO_INT8)
+
+
+def test_a_model_is_not_trained_for_int8_which_is_made_afterwards(tmp_path):
+    with pytest.raises(InputError, match=r"engine in .*model\.json must be one of .*; got openvino-int8"):
+        choice.choose_engine(version(tmp_path / "1", advanced={"engine": OPENVINO_INT8}))
 
 
 def test_the_stock_runtime_is_computed_by_tensorflow(tmp_path):

@@ -17,6 +17,7 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import choice
 from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, TENSORFLOW
 from kfp_vision.engines.openvino_engine import LARGEST_TILE
+from kfp_vision.networks import NETWORKS
 from kfp_vision.repository.version import Version, exported_version
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,8 @@ IMAGES = 21  # tiles of 8, 8, 4 and 1
 
 @pytest.fixture(scope="module")
 def version(tmp_path_factory) -> Version:
-    return exported_version(embedding_model.write_model(tmp_path_factory.mktemp("model") / "model"))
+    folder = tmp_path_factory.mktemp("model") / "model"
+    return exported_version(embedding_model.write_model(folder, NETWORKS["inception_v1"], depth_multiplier=0.25))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def expected(version, images) -> dict[str, np.ndarray]:
 def test_answers_as_tensorflow_does(version, images, expected, name, most, monkeypatch):
     monkeypatch.setattr(hardware, "cpu_flags", lambda: hardware.FAST_BFLOAT16_FLAGS)  # where it is emulated, it is only slow
     engine = choice.load_engine(version, name)
-    assert (engine.name, engine.crop_size, engine.has_embeddings) == (name, embedding_model.SHAPE["image_size"], True)
+    assert (engine.name, engine.crop_size, engine.has_embeddings) == (name, embedding_model.IMAGE_SIZE, True)
     crops = [engine.prepare(image, MAX_PIXELS) for image in images]
     assert {(crop.shape, crop.dtype.name) for crop in crops} == {((64, 64, 3), "float32")}
     assert np.abs(engine.scores(crops) - expected["scores"]).max() <= most

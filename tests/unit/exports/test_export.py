@@ -1,6 +1,7 @@
 """Exports an accepted model, keeps what passes the gate, and copies it to the repository."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 from support import colour_model, exported_colours
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.engines.engine import OPENVINO_FLOAT32, OPENVINO_INT8
 from kfp_vision.exports import convert, export
 from kfp_vision.exports.classify import FileClassifier
+from kfp_vision.prediction.classifier import Classifier
+from kfp_vision.repository.version import Version
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +62,22 @@ def test_files_are_compared_with_the_model_and_copied_to_the_repository(root, tm
     )
     assert (blue.label, blue.number) == ("blue", 2) and np.isclose(sum(blue.probabilities), 1, atol=0.02)
     assert str(broken)
+
+
+def test_the_engine_of_int8_answers_with_the_export_and_embeds_with_the_model(root, tmp_path):
+    repository = tmp_path / "models"
+    shutil.copytree(root / "model" / "serving", repository)
+    (row,) = run(root, tmp_path, "openvino_int8", deploy_to=str(repository))["formats"]
+    assert row["accepted"]
+    version = Version(repository / "1")
+    quantized, whole = (Classifier(version, engine=engine) for engine in (OPENVINO_INT8, OPENVINO_FLOAT32))
+    images = [colour_model.picture(colour) for colour in colour_model.RGB] * 3
+    assert quantized.engine.description.endswith(", int8")
+    assert [answer.label for answer in quantized.classify(images)] == list(colour_model.RGB) * 3
+    scores = [classifier.probabilities(images) for classifier in (quantized, whole)]
+    assert 1e-6 < np.abs(scores[0] - scores[1]).max() < 0.05
+    embeddings = [engine.embeddings([engine.crop(images[0], 10**6)]) for engine in (quantized.engine, whole.engine)]
+    assert np.abs(embeddings[0] - embeddings[1]).max() < 1e-2
 
 
 def test_a_file_that_loses_is_refused_by_name_and_not_kept(root, tmp_path, monkeypatch, capsys):
