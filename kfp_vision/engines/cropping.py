@@ -7,7 +7,6 @@ anything else `dataset.images` decides whether it is rejected, and why.
 
 import contextlib
 import io
-from importlib.util import find_spec
 
 import numpy as np
 import simplejpeg
@@ -15,6 +14,7 @@ from PIL import Image
 
 from kfp_vision.dataset import images
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.engines import resizing
 from kfp_vision.engines.resizing import Floats, Pixels, resize
 
 MARGIN = 16  # the window leaves out 1/16 of a side at each end, and so keeps `decoding.CENTRAL_FRACTION`
@@ -144,12 +144,10 @@ def _decode_png(image: Image.Image, encoded: bytes, max_pixels: int) -> Pixels:
 
 def _decode_plain_png(encoded: bytes) -> Pixels:
     """Decodes an opaque PNG of 8 bits with OpenCV, or in an image without it with Pillow, which is less strict."""
-    if not find_spec("cv2"):
+    if not resizing.cv2:
         with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
             return np.asarray(image.convert("RGB"))
-    import cv2
-
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    pixels = resizing.cv2.imdecode(np.frombuffer(encoded, np.uint8), resizing.cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         raise ValueError("no PNG that libpng reads")
     return np.asarray(pixels)

@@ -3,10 +3,16 @@
 OpenCV takes a fifth of the time, but with its libraries of video it is half as large as all else that the server imports.
 """
 
-from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+cv2: Any
+try:
+    import cv2
+except ModuleNotFoundError:
+    cv2 = None
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -24,7 +30,7 @@ def resize(pixels: Pixels, size: int) -> Floats:
     Returns:
         (size, size, 3), within 0.01 levels of TensorFlow's.
     """
-    use_opencv = max(pixels.shape) <= MAX_FLOAT_SIDE and find_spec("cv2")
+    use_opencv = cv2 and max(pixels.shape) <= MAX_FLOAT_SIDE
     return resize_with_opencv(pixels, size) if use_opencv else resize_with_numpy(pixels, size)
 
 
@@ -38,8 +44,6 @@ def resize_with_opencv(pixels: Pixels, size: int) -> Floats:
     Returns:
         (size, size, 3).
     """
-    import cv2
-
     return np.asarray(cv2.resize(pixels.astype(np.float32, order="C"), (size, size), interpolation=cv2.INTER_LINEAR))
 
 

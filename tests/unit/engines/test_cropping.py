@@ -15,6 +15,7 @@ from PIL import Image
 from support import mutate_images, odd_images, place_model
 
 from kfp_vision.dataset.images import Rejected, validate_image
+from kfp_vision.engines import resizing
 from kfp_vision.engines.cropping import crop, crop_floats
 from kfp_vision.engines.tensorflow_engine import damaged_image, to_decodable
 from kfp_vision.networks import decoding
@@ -301,3 +302,26 @@ def test_tensorflow_is_not_imported():
     program = "import sys\nfrom kfp_vision.engines.cropping import crop\n"
     program += "crop(sys.stdin.buffer.read(), 32, 10**6)\nassert not {'tensorflow', 'keras'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], input=encode(landscape(40, 30), "WEBP"), check=True)
+
+
+@pytest.mark.slow
+def test_the_first_images_of_a_process_may_come_in_several_threads():
+    program = (
+        "import io, sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from PIL import Image\n"
+        "from kfp_vision.engines.cropping import crop_floats\n"
+        "file = io.BytesIO()\n"
+        "Image.effect_noise((300, 200), 50).save(file, sys.argv[1])\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    list(pool.map(lambda _: crop_floats(file.getvalue(), 32, 10**6), range(64)))\n"
+    )
+    for kind in ("JPEG", "PNG"):
+        subprocess.run([sys.executable, "-c", program, kind], check=True)
+
+
+def test_without_opencv_pillow_decodes_pngs_to_the_same_pixels(monkeypatch):
+    plain = encode(landscape(90, 70), "PNG")
+    expected = crop_floats(plain, SIZE, MAX_PIXELS)
+    monkeypatch.setattr(resizing, "cv2", None)
+    assert np.abs(crop_floats(plain, SIZE, MAX_PIXELS) - expected).max() <= FLOATS

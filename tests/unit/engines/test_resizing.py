@@ -30,7 +30,7 @@ def test_without_opencv_numpy_resizes(monkeypatch):
     monkeypatch.setattr(resizing, "resize_with_opencv", None)
     with pytest.raises(TypeError):
         resizing.resize(pixels, SIZE)
-    monkeypatch.setattr(resizing, "find_spec", lambda name: None)
+    monkeypatch.setattr(resizing, "cv2", None)
     np.testing.assert_array_equal(resizing.resize(pixels, SIZE), resizing.resize_with_numpy(pixels, SIZE))
 
 
