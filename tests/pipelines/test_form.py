@@ -163,5 +163,5 @@ def test_yaml_installs_nothing_pins_image_versions_and_holds_no_secrets(file):
     text = file.read_text(encoding="utf-8")
     assert re.search(r"pip3? install|apt-get|:latest\b", text) is None
     images = re.findall(r"^\s*-? ?image: *(\S+)$", text, re.MULTILINE)
-    assert [image for image in images if not re.fullmatch(rf"{REGISTRY}/kfp-vision(-gpu)?:\d+\.\d+\.\d+", image)] == []
+    assert [image for image in images if not re.fullmatch(rf"{REGISTRY}/kfp-vision(-gpu|-serve)?:\d+\.\d+\.\d+", image)] == []
     assert re.search(r"(?i)(secret_?key|password|token): *['\"]?[A-Za-z0-9+/]{16,}", text) is None

@@ -1,6 +1,7 @@
 """The commands and programs of the pages that need no cluster, run literally: server, curl, predict, search, secrets."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
-from support import colour_index, colour_model, exported_model, page_commands, published_schemas
+from support import colour_index, colour_model, exported_colours, exported_model, page_commands, published_schemas
 from support.model_servers import ended, free_port, program, started, until
 from support.page_commands import ROOT, find_command, find_program, words
 from support.webhook_receiver import Web
 
 from kfp_vision.cli import commands
+from kfp_vision.exports import export
 from kfp_vision.prediction import authentication
 from kfp_vision.reports import outcome
 from kfp_vision.storage import sample
@@ -160,13 +162,25 @@ def test_the_program_of_a_pipeline_of_ones_own_compiles(tmp_path, monkeypatch):
     assert pipeline["root"]["dag"]["tasks"].keys() == {"ingest-images", "split-images"}
 
 
-def test_the_program_converts_a_model_for_small_machines(tmp_path):
-    make = "import keras\ninputs = keras.Input((8, 8, 3))\noutputs = keras.layers.Dense(2)(keras.layers.Flatten()(inputs))\n"
-    make += "keras.Model(inputs, outputs).save('model/classifier.keras')\n"
-    (tmp_path / "model").mkdir()
-    source = find_program("tf.lite.TFLiteConverter.from_keras_model(")
-    subprocess.run([sys.executable, "-c", make + source], cwd=tmp_path, check=True, capture_output=True)
-    assert (tmp_path / "classifier.tflite").read_bytes()[4:8] == b"TFL3"
+@pytest.mark.slow
+def test_three_lines_answer_with_each_exported_file(tmp_path):
+    root = exported_colours.write_records(tmp_path)
+    exported_colours.write_verdict(root / "verdict", exported_colours.write_model(root / "model"))
+    records = export.Records(root / "train", root / "validation", root / "test")
+    made = {"exports": tmp_path / "exports", "page": tmp_path / "page.html"}
+    export.export_model(root / "model", root / "verdict", records, "litert,onnx,openvino", **made)
+    image = f"import numpy as np\nimage = np.full((1, {colour_model.SIZE}, {colour_model.SIZE}, 3), (30, 30, 200), np.uint8)\n"
+    programs = {
+        "litert": find_program("Interpreter("),
+        "onnx": find_program("onnxruntime.InferenceSession("),
+        "openvino": find_program("openvino.compile_model("),
+    }
+    for name, source in programs.items():
+        folder = made["exports"] / name
+        command = [sys.executable, "-c", f"{image}{source}\nprint(probabilities[0].argmax())"]
+        environment = os.environ | {"HOME": str(tmp_path), "CI": "true"}  # OpenVINO sends no events from there
+        done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+        assert done.stdout.split()[-1] == str(list(colour_model.RGB).index("blue"))
 
 
 def test_the_job_for_several_machines_is_valid_and_gives_each_its_place():
