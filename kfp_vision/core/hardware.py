@@ -22,7 +22,7 @@ def precision() -> str:
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         return "bfloat16" if tuple(capability) >= FAST_BFLOAT16_CAPABILITY else "float32"
-    return "bfloat16" if cpu_flags() & FAST_BFLOAT16_FLAGS else "float32"
+    return "bfloat16" if is_fast_at_bfloat16() else "float32"
 
 
 def cores(limits: tuple[tuple[Path, ...], ...] = CORE_LIMITS) -> int:
@@ -53,6 +53,11 @@ def memory(limits: tuple[Path, ...] = MEMORY_LIMITS) -> int:
         with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
             available.append(int(file.read_text()))
     return min(available)
+
+
+def is_fast_at_bfloat16() -> bool:
+    """Returns whether the processor multiplies matrices in bfloat16."""
+    return bool(cpu_flags() & FAST_BFLOAT16_FLAGS)
 
 
 def has_gpu(devices: Path = Path("/dev")) -> bool:

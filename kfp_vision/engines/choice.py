@@ -85,7 +85,7 @@ def choose_engine(version: Version, name: str = "") -> str:
     if chosen == OPENVINO_INT8:
         find_int8(version)
         return chosen
-    return OPENVINO if chosen == OPENVINO and _is_fast_at_bfloat16() else OPENVINO_FLOAT32
+    return OPENVINO if chosen == OPENVINO and hardware.is_fast_at_bfloat16() else OPENVINO_FLOAT32
 
 
 def find_int8(version: Version) -> Path:
@@ -113,10 +113,6 @@ def find_int8(version: Version) -> Path:
     if not file.is_file():
         raise InputError(rule, f"none in {exports}", remedy)
     return file
-
-
-def _is_fast_at_bfloat16() -> bool:
-    return bool(hardware.cpu_flags() & hardware.FAST_BFLOAT16_FLAGS)
 
 
 def _check_has_tensorflow(version: Version, has_file: bool) -> None:
@@ -150,5 +146,5 @@ def load_engine(version: Version, name: str = "") -> Engine:
     from kfp_vision.engines.openvino_engine import OpenVinoEngine
 
     if chosen == OPENVINO_INT8:
-        return OpenVinoEngine(version, bfloat16=_is_fast_at_bfloat16(), quantized=find_int8(version))
+        return OpenVinoEngine(version, bfloat16=hardware.is_fast_at_bfloat16(), quantized=find_int8(version))
     return OpenVinoEngine(version, bfloat16=chosen == OPENVINO)

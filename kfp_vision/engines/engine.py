@@ -1,9 +1,11 @@
 """The interface of engines, and their names."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kfp_vision.core.advanced import SERVING_ENGINES
+from kfp_vision.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +15,17 @@ if TYPE_CHECKING:
 
 AUTO, OPENVINO, OPENVINO_FLOAT32, TENSORFLOW, OPENVINO_INT8 = SERVING_ENGINES
 OPENVINO_FILE = "openvino/model.xml"  # of a version, with model.bin beside it
+
+
+def does_not_load(folder: Path, error: Exception) -> InputError:
+    """Returns the error of a version that an engine does not load or get an answer from.
+
+    Args:
+        folder: of the version.
+        error: that of the engine, of any type and length.
+    """
+    found = f"{folder} ({' '.join(str(error).split())[:200]})"
+    return InputError("a model must load and answer", found, "Train or export it again.")
 
 
 class Engine(Protocol):

@@ -3,9 +3,11 @@
 It needs no TensorFlow. What the converted model answers is compared with what TensorFlow answered, before it is kept.
 """
 
-import subprocess
+import argparse
 import sys
 from pathlib import Path
+
+from kfp_vision.core import children
 
 SAMPLE_FILE = "sample.npz"  # images and TensorFlow's answers for them: images, probabilities, embedding
 GRAPH_FILE = "graph.pb"
@@ -28,16 +30,12 @@ def convert(scratch: Path, target: Path) -> None:
     Raises:
         NotConverted: OpenVINO is not installed, does not read the graph, or answers differently. Nothing is left then.
     """
-    command = [sys.executable, "-m", __name__, str(scratch), str(target)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
-        reason = "" if done.returncode == 0 else _last_line(done.stderr) or f"its converter ended with {done.returncode}"
-    except subprocess.TimeoutExpired:
-        reason = f"its converter took over {TIMEOUT} s"
-    if reason:
+        children.run_child("kfp_vision.engines.openvino_conversion", [str(scratch), str(target)], TIMEOUT)
+    except children.ChildFailed as reason:
         for file in (target, target.with_suffix(".bin")):
             file.unlink(missing_ok=True)
-        raise NotConverted(reason)
+        raise NotConverted(str(reason)) from None
 
 
 def main(scratch: Path, target: Path) -> None:
@@ -68,13 +66,12 @@ def main(scratch: Path, target: Path) -> None:
         raise NotConverted(f"its answers differ from TensorFlow's by {difference:.2g}, of {MAX_DIFFERENCE:g} allowed")
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
-
-
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Converts a frozen graph to OpenVINO's format.")
+    parser.add_argument("scratch", type=Path, help="folder of the graph and of a sample")
+    parser.add_argument("target", type=Path, help="file to write")
+    options = children.parse_arguments(parser)
     try:
-        main(*map(Path, sys.argv[1:]))
+        main(options.scratch, options.target)
     except Exception as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")

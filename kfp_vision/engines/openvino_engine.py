@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kfp_vision.core import hardware
-from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import cropping
-from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8
+from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8, does_not_load
 from kfp_vision.engines.openvino_runtime import openvino, read_model
 from kfp_vision.repository.version import Version
 
@@ -81,8 +80,7 @@ class _Compiled:
             self._compiled = openvino.Core().compile_model(read_model(file), "CPU", dict(options))
             images = self._compiled.input("images")
         except RuntimeError as error:
-            found = f"{file.parent.parent} ({' '.join(str(error).split())[:200]})"
-            raise InputError("a model must load and answer", found, "Train or export it again.") from None
+            raise does_not_load(file.parent.parent, error) from None
         self.size = int(images.partial_shape[1].get_length())
         self._takes_levels = images.element_type == openvino.Type.u8
         self._local = threading.local()

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected, validate_image
-from kfp_vision.engines.engine import TENSORFLOW
+from kfp_vision.engines.engine import TENSORFLOW, does_not_load
 from kfp_vision.repository.version import Version
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ class TensorFlowEngine:
             self._crop = _compile_crop(self.crop_size) if self.crop_size else None
             self._takes_crops = bool(self._crop) and self._crops_alike()
         except Exception as error:  # TensorFlow raises many types for files that are not a model
-            found = f"{version.folder} ({' '.join(str(error).split())[:200]})"
-            raise InputError("a model must load and answer", found, "Train or export it again.") from None
+            raise does_not_load(version.folder, error) from None
 
     @property
     def has_embeddings(self) -> bool:

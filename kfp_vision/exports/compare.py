@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kfp_vision.core import children
 from kfp_vision.engines.choice import choose_serving_engine
 from kfp_vision.evaluation import scoring
 from kfp_vision.evaluation.metrics import Predictions, mcnemar_test
-from kfp_vision.exports import children, crops
+from kfp_vision.exports import crops
 from kfp_vision.exports.formats import Format
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import records_folder

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kfp_vision.core import subprocesses
+from kfp_vision.core import children
 from kfp_vision.dataset import label_map
-from kfp_vision.exports import children
 from kfp_vision.exports.formats import FORMATS, METADATA_FILE, Format, metadata
 from kfp_vision.repository.version import Version
 
@@ -78,9 +77,6 @@ def run_converter(work: Callable[[Conversion], None], arguments: Sequence[str] |
     parser.add_argument("form", choices=FORMATS, help="format to convert to")
     parser.add_argument("file", type=Path, help="file to write")
     parser.add_argument("crops", type=Path, help="training images, .npy")
-    parser.add_argument("--parent", type=int, default=0, metavar="PID", help="end with this process, on Linux")
-    options = parser.parse_args(arguments)
-    if options.parent:
-        subprocesses.end_with_parent(options.parent)
+    options = children.parse_arguments(parser, arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     work(Conversion(Version(options.version), FORMATS[options.form], options.file, options.crops))

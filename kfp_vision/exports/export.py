@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kfp_vision.core import values
+from kfp_vision.core import children, values
 from kfp_vision.core.errors import InputError
 from kfp_vision.evaluation.metrics import Predictions
-from kfp_vision.exports import children, compare, convert, crops, formats
+from kfp_vision.exports import compare, convert, crops, formats
 from kfp_vision.exports.compare import Comparison, HeldOut
 from kfp_vision.exports.formats import Format
 from kfp_vision.records.records_folder import choose_evaluation_records, verify_records

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.core import subprocesses
+from kfp_vision.core import children
 from kfp_vision.core.errors import InputError
 from kfp_vision.engines import openvino_runtime
 from kfp_vision.exports.formats import (
@@ -225,10 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path, help="an exported file, or the folder of a SavedModel")
     parser.add_argument("crops", type=Path, help="images, uint8 (images, size, size, 3), .npy")
     parser.add_argument("probabilities", type=Path, help="file to write, .npy")
-    parser.add_argument("--parent", type=int, default=0, metavar="PID", help="end with this process, on Linux")
-    options = parser.parse_args(arguments)
-    if options.parent:
-        subprocesses.end_with_parent(options.parent)
+    options = children.parse_arguments(parser, arguments)
     model, crops = open_file(options.file, threads=1), np.load(options.crops, mmap_mode="r")
     model.probabilities(np.array(crops[:1]))  # the first call allocates and compiles
     start = time.process_time()

@@ -10,6 +10,7 @@ from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import MAX_PIXELS, Rejected
 from kfp_vision.engines.choice import load_engine
+from kfp_vision.engines.engine import does_not_load
 from kfp_vision.repository.version import Version
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ class Classifier:
         try:
             scores = self.engine.scores([self.engine.prepare(_grey(), max_pixels)])
         except Exception as error:  # engines raise many types for files that are not a model
-            found = f"{version.folder} ({' '.join(str(error).split())[:200]})"
-            raise InputError("a model must load and answer", found, "Train or export it again.") from None
+            raise does_not_load(version.folder, error) from None
         if scores.shape != (1, len(self.labels)):
             found = f"{scores.shape[-1]} scores for {len(self.labels)} labels in {version.folder}"
             raise InputError("a model must give one score per label", found, "Train or export it again.")

@@ -28,16 +28,8 @@ STAGES = (  # of all pipelines, in execution order
     *("fingerprint_images", "decide_training", "ingest_images", "split_images", "partition_records", "write_tfrecords"),
     *("write_partition", "join_records", "fetch_records", "choose_trials", "train_classifier", "train_trial", "compare_trials"),
     *("evaluate_classifier", "check_serving", "deploy_model", "call_endpoint", "export_model", "fetch_model"),
-    *(
-        "predict_images",
-        "join_predictions",
-        "fetch_embedder",
-        "list_images",
-        "index_images",
-        "join_index",
-        "search_images",
-        "audit_images",
-    ),
+    *("predict_images", "join_predictions", "fetch_embedder", "list_images", "index_images", "join_index"),
+    *("search_images", "audit_images"),
     *("deploy_index", LAST_STAGE),
 )
 

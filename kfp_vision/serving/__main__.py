@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kfp_vision.core import subprocesses
+from kfp_vision.core import children
 from kfp_vision.core.errors import InputError
 from kfp_vision.serving import server
 
@@ -21,9 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Errors are one line on stderr.
     """
-    options = _parser().parse_args(arguments)
-    if options.parent:
-        subprocesses.end_with_parent(options.parent)
+    options = children.parse_arguments(_parser(), arguments)
     try:
         server.serve(options.model, name=options.name, port=options.port)
     except (InputError, OSError) as error:
@@ -41,7 +39,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, help="a model folder, a model repository, or a directory of them")
     parser.add_argument("--name", default="", help="the name of a single model in URLs; by default its own")
     parser.add_argument("--port", type=int, default=8080, help="0 for a free one (%(default)s)")
-    parser.add_argument("--parent", type=int, default=0, metavar="PID", help="end with this process, on Linux")
     return parser
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from support import colour_model, exported_colours
 
+from kfp_vision.core import children
 from kfp_vision.core.frameworks import tf
-from kfp_vision.exports import children, convert, runtimes
+from kfp_vision.exports import convert, runtimes
 from kfp_vision.exports.formats import FORMATS
 from kfp_vision.repository.version import Version
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kfp_vision.exports import children
+from kfp_vision.core import children
 
 NOISY = """
 import os, signal, sys, time

@@ -1,8 +1,9 @@
-"""Runs a module of this room in a process of its own, and turns whatever goes wrong there into one line.
+"""Runs a module of this library in a process of its own, and turns whatever goes wrong there into one line.
 
 Converters log hundreds of lines, keep their memory, change global state, and may crash; none of that reaches the stage.
 """
 
+import argparse
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import IO
 
+from kfp_vision.core import subprocesses
 from kfp_vision.core.errors import InputError
 
 QUIET = {
@@ -56,6 +58,23 @@ def run_child(module: str, arguments: Sequence[str], seconds: float) -> str:
         if process.returncode:
             raise ChildFailed(describe_failure(process.returncode, _tail(log) or _tail(output)))
         return (_tail(output) or [""])[-1]
+
+
+def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line of a process that ends with its parent: the child's side of `run_child`.
+
+    Args:
+        parser: of its own arguments; gets the option `--parent`.
+        arguments: the command line; by default that of the process.
+
+    Returns:
+        The parsed command line.
+    """
+    parser.add_argument("--parent", type=int, default=0, metavar="PID", help="end with this process, on Linux")
+    options = parser.parse_args(arguments)
+    if options.parent:
+        subprocesses.end_with_parent(options.parent)
+    return options
 
 
 def describe_failure(code: int, lines: Sequence[str]) -> str:
