@@ -27,6 +27,7 @@ from kfp_vision.storage import atomic, base, reading, transfer, uris, writing
 from kfp_vision.storage.base import FileInfo, ObjectNotFound
 
 CLAIM_PREFIX = ".kfp-vision-"  # prefix of the name of a lock object: a writer is publishing a version in this folder
+ABANDONED_SECONDS = 24 * 3600.0  # age of a lock object whose writer is taken to have been killed
 MAX_BACKOFF_SECONDS = 2.0  # seconds before the next attempt after two writers have claimed the same number
 
 
@@ -38,18 +39,23 @@ class BucketVersion:
         uri: URI of the folder.
         number: Number of the version.
         files: Objects of the version by their names below the folder.
-        claims: Names of the lock objects of writers that are publishing there, or were when they were killed.
+        claims: Lock objects of writers that are publishing there, or were when they were killed, by their names.
     """
 
     uri: str
     number: int
     files: Mapping[str, FileInfo]
-    claims: frozenset[str]
+    claims: Mapping[str, FileInfo]
 
     @property
     def is_whole(self) -> bool:
         """True if all files of the version have been written."""
         return SAVED_MODEL_FILE in self.files
+
+    @property
+    def is_being_written(self) -> bool:
+        """True if a writer may still be at work: it creates its lock object first, and deletes it last."""
+        return any(time.time() - claim.modified < ABANDONED_SECONDS for claim in self.claims.values())
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -110,8 +116,8 @@ class BucketVersion:
         """Removes the version; `saved_model.pb` goes first, so that readers ignore the folder at once."""
         for name in sorted(self.files, key=lambda name: name != SAVED_MODEL_FILE):
             writing.delete_file(self.files[name].uri)
-        for claim in self.claims:
-            writing.delete_file(uris.join_uri(self.uri, claim))
+        for claim in self.claims.values():
+            writing.delete_file(claim.uri)
 
 
 class BucketRepository:
@@ -166,16 +172,19 @@ class BucketRepository:
                 contents.setdefault(folder, {})[name] = found
         folders = []
         for folder, files in contents.items():
-            claims = frozenset(name for name in files if name.startswith(CLAIM_PREFIX))
+            claims = {name: found for name, found in files.items() if name.startswith(CLAIM_PREFIX)}
             model = {name: found for name, found in files.items() if name not in claims}
             folders.append(BucketVersion(uris.join_uri(self.uri, folder), int(folder), model, claims))
         return sorted(folders, key=lambda folder: folder.number)
 
     def _tidy(self, folders: list[BucketVersion]) -> None:
-        """Removes what killed writers left below the oldest complete version; newer folders may still be being written."""
+        """Removes what killed writers left below the oldest complete version.
+
+        A slower writer may still be at work there: others take the numbers after its own, and may end before it.
+        """
         whole = [folder.number for folder in folders if folder.is_whole]
         for folder in folders:
-            if whole and folder.number < whole[0]:
+            if whole and folder.number < whole[0] and not folder.is_being_written:
                 folder.remove()
 
     @contextlib.contextmanager

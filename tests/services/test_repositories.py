@@ -111,7 +111,7 @@ def test_removes_old_versions_and_rolls_back_to_an_earlier_one(uri, tmp_path):
     assert numbers(uri) == [2, 3, 4, 5]
 
 
-def test_ignores_an_incomplete_version_and_removes_it_with_the_old_ones(uri, tmp_path):
+def test_ignores_an_incomplete_version_and_removes_it_with_the_old_ones(uri, tmp_path, monkeypatch):
     fill(uri, tmp_path, 1)
     writing.write_file(b"half", f"{uri}/2/variables/variables.index")
     writing.write_file(b"", f"{uri}/2/.kfp-vision-of-somebody")
@@ -122,8 +122,26 @@ def test_ignores_an_incomplete_version_and_removes_it_with_the_old_ones(uri, tmp
     for number in (4, 5):
         assert publish.publish(version(tmp_path / f"{number}" / "1", weights=b"%d" % number), uri, kept=2) == number
     assert numbers(uri) == [4, 5]
-    assert publish.publish(version(tmp_path / "6" / "1", weights=b"6"), uri, kept=2) == 6
-    assert sorted({key.partition("/")[0] for key in keys(uri)}) == ["5", "6"]
+    assert publish.publish(version(tmp_path / "late" / "1", weights=b"late"), uri, kept=2) == 6
+    assert "2/variables/variables.index" in keys(uri)  # its lock is not a day old
+    monkeypatch.setattr(bucket_repository, "ABANDONED_SECONDS", 0.0)
+    assert publish.publish(version(tmp_path / "6" / "1", weights=b"6"), uri, kept=2) == 7
+    assert sorted({key.partition("/")[0] for key in keys(uri)}) == ["6", "7"]
+
+
+def test_a_slow_publisher_loses_nothing_to_faster_ones(uri, tmp_path, monkeypatch):
+    slow, *fast = (version(tmp_path / f"model-{number}" / "1", weights=b"%d" % number) for number in range(3))
+    write_file = writing.write_file
+
+    def write_late(content, to):
+        if to.endswith("1/saved_model.pb"):  # two others take the next numbers, and end before this
+            assert [publish.publish(one, uri) for one in fast] == [2, 3]
+        write_file(content, to)
+
+    monkeypatch.setattr(writing, "write_file", write_late)
+    assert publish.publish(slow, uri) == 1
+    assert numbers(uri) == [1, 2, 3]
+    assert fingerprint(uri, 1, tmp_path / "scratch") == slow.fingerprint
 
 
 @pytest.mark.parametrize("fate", ["forbid", "drop"])
