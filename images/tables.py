@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kfp_vision.components.container_images import CPU_NAME, GPU_NAME
+from kfp_vision.components.container_images import CPU_NAME, GPU_NAME, SERVE_NAME
 
 COMPONENTS = Path(__file__).resolve().parent.parent / "components"
 PACKAGES = 10  # number of the largest ones to list
@@ -50,7 +50,7 @@ def main(program: str) -> None:
     Args:
         program: the container engine's command, such as podman.
     """
-    available = [image for image in (CPU_NAME, GPU_NAME) if _exists(program, image)]
+    available = [image for image in (CPU_NAME, GPU_NAME, SERVE_NAME) if _exists(program, image)]
     for image in available:
         (details,) = json.loads(_output(program, "inspect", image))
         print(f"\n{image}: {details['Size'] / MB:,.0f} MB, of which\n\n| package | MB |\n| --- | ---: |")
