@@ -1,13 +1,15 @@
-"""Measures Inception v1 in PyTorch at its fastest on a CPU: `python torch_step.py JSON` prints images per second.
+"""Measures a network in PyTorch at its fastest on a CPU: `python torch_step.py JSON` prints images per second.
 
-Runs in its own environment (see `peers`). The network is the same as ours: batch norm after every convolution, no biases,
-channels last, optionally bfloat16. A step is plain gradient descent, without the weight decay and the moving averages of
-weights that our step includes.
+Runs in its own environment (see `peers`). Inception v1 and EfficientNet-Lite are the same as ours: batch norm after every
+convolution, no biases, channels last, optionally bfloat16. A step is plain gradient descent, without the weight decay and the
+moving averages of weights that our step includes.
 """
 
 import json
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,7 +60,57 @@ class Block(nn.Module):
         return torch.cat((self.one(x), self.three(x), self.five(x), self.pool(x)), 1)
 
 
-def build_network(stem: list[int], blocks: dict[str, list[int]], classes: int) -> nn.Module:
+class InvertedResidual(nn.Module):
+    """Block of EfficientNet-Lite: a wide depthwise convolution between two pointwise ones, and a shortcut where sizes allow.
+
+    Args:
+        taken: number of input channels.
+        given: number of output channels.
+        kernel: kernel size of the depthwise convolution.
+        stride: 1 or 2.
+        expansion: factor of the input channels in between.
+    """
+
+    def __init__(self, taken: int, given: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = expansion * taken
+        parts = [*_norm_relu6(nn.Conv2d(taken, width, 1, bias=False))] if expansion > 1 else []
+        parts += _norm_relu6(nn.Conv2d(width, width, kernel, stride, kernel // 2, groups=width, bias=False))
+        self.parts = nn.Sequential(*parts, nn.Conv2d(width, given, 1, bias=False), nn.BatchNorm2d(given, eps=0.001))
+        self.is_residual = stride == 1 and taken == given
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes the block on activations, (batch, channels, height, width)."""
+        return x + self.parts(x) if self.is_residual else self.parts(x)
+
+
+def _norm_relu6(convolution: nn.Conv2d) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(convolution.out_channels, eps=0.001), nn.ReLU6(inplace=True)]
+
+
+def build_efficientnet_lite(stem: int, stages: list[list[int]], head: int, classes: int) -> nn.Module:
+    """Builds an EfficientNet-Lite.
+
+    Args:
+        stem: output channels of the first convolution.
+        stages: of each stage the number of blocks, kernel, stride of the first block, expansion and width.
+        head: output channels of the last convolution.
+        classes: number of classes.
+
+    Returns:
+        The network.
+    """
+    parts = _norm_relu6(nn.Conv2d(3, stem, 3, 2, 1, bias=False))
+    width = stem
+    for repeats, kernel, first_stride, expansion, channels in stages:
+        for repeat in range(repeats):
+            parts.append(InvertedResidual(width, channels, kernel, 1 if repeat else first_stride, expansion))
+            width = channels
+    parts += _norm_relu6(nn.Conv2d(width, head, 1, bias=False))
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(head, classes))
+
+
+def build_inception_v1(stem: list[int], blocks: dict[str, list[int]], classes: int) -> nn.Module:
     """Builds Inception v1.
 
     Args:
@@ -84,6 +136,12 @@ def build_network(stem: list[int], blocks: dict[str, list[int]], classes: int) -
     return nn.Sequential(*parts)
 
 
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "inception_v1": build_inception_v1,
+    "efficientnet_lite0": build_efficientnet_lite,
+}
+
+
 def main(
     *,
     train: bool,
@@ -91,9 +149,9 @@ def main(
     batch: int,
     image_size: int,
     steps: int,
-    stem: list[int],
-    blocks: dict[str, list[int]],
     classes: int,
+    network: str,
+    **settings: Any,
 ) -> None:
     """Trains or infers on one batch and prints images per second.
 
@@ -103,11 +161,11 @@ def main(
         batch: images per step.
         image_size: height and width in pixels.
         steps: number of measured steps.
-        stem: output channels of the stem's three convolutions.
-        blocks: output channels of each block's six convolutions by name of the block.
         classes: number of classes.
+        network: a name in `NETWORKS`.
+        **settings: sizes of the network, arguments of its function there.
     """
-    model = build_network(stem, blocks, classes).to(memory_format=torch.channels_last).train(train)
+    model = NETWORKS[network](**settings, classes=classes).to(memory_format=torch.channels_last).train(train)
     pictures = torch.randn(batch, 3, image_size, image_size).to(memory_format=torch.channels_last)
     labels = torch.randint(classes, (batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0025)

@@ -1,6 +1,7 @@
 """Measures training steps and inferences of Inception v1 at batch 16 against PyTorch, TF-Slim and stock Keras.
 
-Also measures the whole trainer against its step alone, and cached images against decoding them every time.
+Also measures a training step of EfficientNet-Lite0 against PyTorch, the whole trainer against its step alone, and cached images
+against decoding them every time.
 """
 
 import subprocess
@@ -18,11 +19,13 @@ from benchmarks.measure import Figure, compare
 from kfp_vision.core import hardware
 from kfp_vision.core.frameworks import tf
 from kfp_vision.networks import inception
+from kfp_vision.networks.efficientnet_lite import HEAD_CHANNELS, STAGES, STEM_CHANNELS
 from kfp_vision.records.records_folder import read_records_info
 from kfp_vision.training import augmentation, feeds, input_pipeline, trainer
 
 BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
 STEPS = 16
+LITE = "efficientnet_lite0"
 
 
 def run() -> list[Figure]:
@@ -35,25 +38,30 @@ def run() -> list[Figure]:
 
 
 def against_torch() -> list[Figure]:
-    """Compares a step and an inference with PyTorch, both in the precision that is fastest on this machine.
+    """Compares steps and an inference with PyTorch, both in the precision that is fastest on this machine.
 
     Returns:
-        Two figures.
+        Two figures of Inception v1, and one of EfficientNet-Lite0.
     """
     precision = hardware.precision()
-    network = {"stem": inception.STEM_CHANNELS, "blocks": inception.BLOCK_CHANNELS}
-    peer = partial(
-        peers.run_for_number,
-        peers.interpreter_with(*peers.TORCH),
-        "torch_step.py",
-        **_SIZES,
-        **network,
-        half=precision == "bfloat16",
-    )
+    program = peers.interpreter_with(*peers.TORCH), "torch_step.py"
+    peer = partial(peers.run_for_number, *program, **_SIZES, half=precision == "bfloat16")
+    inception_v1 = {
+        "network": "inception_v1",
+        "stem": inception.STEM_CHANNELS,
+        "blocks": inception.BLOCK_CHANNELS,
+    }
+    lite = {
+        "network": LITE,
+        "stem": STEM_CHANNELS,
+        "stages": STAGES,
+        "head": HEAD_CHANNELS,
+    }
     name = f"{peers.TORCH[0].replace('==', ' ')}, channels last, {precision}"
     return [
-        compare("train_step_vs_torch", name, "img/s", steps, lambda: peer(train=True)),
-        compare("inference_vs_torch", name, "img/s", inferences, lambda: peer(train=False)),
+        compare("train_step_vs_torch", name, "img/s", steps, lambda: peer(train=True, **inception_v1)),
+        compare("inference_vs_torch", name, "img/s", inferences, lambda: peer(train=False, **inception_v1)),
+        compare(f"train_step_vs_torch_{LITE}", name, "img/s", lambda: steps(network=LITE), lambda: peer(train=True, **lite)),
     ]
 
 
@@ -124,10 +132,11 @@ def against_decoding() -> Figure:
         return compare("varied_from_memory", name, "img/s", lambda: rate(ours), lambda: rate(peer))
 
 
-def steps(*, fast: bool = True) -> float:
+def steps(*, network: str = "inception_v1", fast: bool = True) -> float:
     """Measures the trainer's complete compiled step on one batch.
 
     Args:
+        network: name of the network.
         fast: whether to use our layers instead of stock Keras layers.
 
     Returns:
@@ -135,7 +144,7 @@ def steps(*, fast: bool = True) -> float:
     """
     pictures, labels = _batch()
     rate = tf.constant(0.0025)
-    return _rate(lambda: _trainer(fast).compiled_step(pictures, labels, rate)[0])
+    return _rate(lambda: _trainer(network, fast).compiled_step(pictures, labels, rate)[0])
 
 
 def inferences(*, fast: bool = True) -> float:
@@ -148,15 +157,15 @@ def inferences(*, fast: bool = True) -> float:
         Images per second.
     """
     pictures, _ = _batch()
-    return _rate(lambda: _trainer(fast).compiled_logits(pictures))
+    return _rate(lambda: _trainer("inception_v1", fast).compiled_logits(pictures))
 
 
 _SIZES = {"batch": BATCH, "image_size": IMAGE_SIZE, "steps": STEPS, "classes": CLASSES}
 
 
 @cache
-def _trainer(fast: bool) -> trainer.Trainer:
-    model = trainer.build_network("inception_v1", CLASSES, hardware.precision(), fast=fast)
+def _trainer(network: str, fast: bool) -> trainer.Trainer:
+    model = trainer.build_network(network, CLASSES, hardware.precision(), fast=fast)
     recipe = training_stage.recipe(BATCH)
     return trainer.Trainer(model, recipe, 100)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kfp_vision.core.frameworks import keras
 from kfp_vision.networks.inception import add_head
-from kfp_vision.networks.layers import Tensor, batch_normalization, convolution
+from kfp_vision.networks.layers import Tensor, batch_normalization, convolution, depthwise, relu6
 
 layers = keras.layers
 
@@ -80,16 +80,15 @@ def efficientnet_lite(
 
     def unit(x: Tensor, channels: int, kernel: int, stride: int, layer: str, norm_layer: str) -> Tensor:
         x = convolution(x, channels, kernel, name=layer, stride=stride, fast=fast)
-        return layers.ReLU(6.0, name=f"{layer}.relu6")(norm(x, norm_layer))
+        return relu6(norm(x, norm_layer), name=f"{layer}.relu6", fast=fast)
 
     def block(x: Tensor, kernel: int, stride: int, expansion: int, channels: int, layer: str) -> Tensor:
         """Adds an inverted residual with a linear bottleneck (arXiv 1801.04381)."""
         inputs = x
         if expansion > 1:
             x = unit(x, expansion * x.shape[-1], 1, 1, f"{layer}.expand_conv", f"{layer}.bn0")
-        depthwise = f"{layer}.depthwise_conv"
-        x = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=depthwise)(x)
-        x = layers.ReLU(6.0, name=f"{depthwise}.relu6")(norm(x, f"{layer}.bn1"))
+        x = depthwise(x, kernel, name=f"{layer}.depthwise_conv", stride=stride, fast=fast)
+        x = relu6(norm(x, f"{layer}.bn1"), name=f"{layer}.depthwise_conv.relu6", fast=fast)
         x = convolution(x, channels, 1, name=f"{layer}.project_conv", fast=fast)
         x = norm(x, f"{layer}.bn2")
         is_residual = stride == 1 and inputs.shape[-1] == channels

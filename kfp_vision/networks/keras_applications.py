@@ -15,7 +15,7 @@ from typing import Any
 
 from kfp_vision.core.frameworks import keras
 from kfp_vision.networks.inception import add_head
-from kfp_vision.networks.layers import FusedBatchNormalization
+from kfp_vision.networks.layers import FastDepthwiseConv2D, FastReLU, FusedBatchNormalization
 from kfp_vision.storage.base import READ_SECONDS
 
 applications, layers, ops = keras.applications, keras.layers, keras.ops
@@ -24,6 +24,12 @@ applications, layers, ops = keras.applications, keras.layers, keras.ops
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
 HEAD_NAME = "predictions"
+# What replaces a stock layer where TensorFlow has faster kernels.
+FAST: dict[Any, Any] = {
+    layers.BatchNormalization: FusedBatchNormalization,
+    layers.DepthwiseConv2D: FastDepthwiseConv2D,
+    layers.ReLU: FastReLU,
+}
 NUMBERED_NAME = re.compile(r"^(.*?)(?:_(\d+))?$")  # a name that Keras derived from a class: `conv2d`, `conv2d_1`
 
 
@@ -50,7 +56,7 @@ def application(
         dropout: share of the features dropped before the logits.
         depth_multiplier: the `alpha` of the MobileNets, factor of all widths; other networks accept only 1.
         batch_norm_decay: decay of batch norm's moving statistics, if the network has batch norm.
-        fast: batch norm on TensorFlow's fused kernel, or stock Keras layers only.
+        fast: whether some layers are those of `layers` instead of stock Keras layers.
 
     Returns:
         The model, with random weights.
@@ -63,10 +69,10 @@ def application(
 
     def clone(layer: Any) -> Any:
         config = layer.get_config() | {"name": names[layer.name]}
-        if not isinstance(layer, layers.BatchNormalization):
-            return type(layer).from_config(config)
-        norm = FusedBatchNormalization if fast else layers.BatchNormalization
-        return norm.from_config(config | {"momentum": batch_norm_decay})
+        if isinstance(layer, layers.BatchNormalization):
+            config["momentum"] = batch_norm_decay
+        kind: Any = type(layer)
+        return (FAST.get(kind, kind) if fast else kind).from_config(config)
 
     return keras.models.clone_model(published, clone_function=clone)
 

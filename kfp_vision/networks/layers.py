@@ -1,4 +1,4 @@
-"""Layers that Keras lacks or has only slow: fused batch norm, 1x1 convolution, local response norm.
+"""Layers that Keras lacks or has only slow: fused batch norm, 1x1 and depthwise convolutions, rectifiers, local response norm.
 
 The argument `fast` selects the implementation. If true, a layer uses TensorFlow's own kernels where Keras runs on TensorFlow.
 If false, it consists of stock Keras layers: slower, with the same weights and results, and anybody can load the saved file.
@@ -15,6 +15,8 @@ from kfp_vision.core.frameworks import keras, tf
 ops = keras.ops
 
 Tensor = Any  # of Keras's backend, symbolic or not; Keras has no type for it
+
+STRIP_COLUMNS = 3  # of a depthwise kernel: the most for which oneDNN has a depthwise gradient
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -150,6 +152,158 @@ def convolution(x: Tensor, channels: int, kernel: int, *, name: str, stride: int
     if fast and kernel == stride == 1:
         return PointwiseConv2D(channels, use_bias=False, name=name)(x)
     return keras.layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False, name=name)(x)
+
+
+class FastDepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """Keras's depthwise convolution with gradients that are fast on a processor; elsewhere, Keras's own."""
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Convolves each channel with its own kernel.
+
+        Args:
+            inputs: (batch, height, width, channels).
+            training: whether gradients will be asked for.
+
+        Returns:
+            (batch, height, width, channels), height and width by stride and padding.
+        """
+        is_plain = self.data_format == "channels_last" and set(self.dilation_rate) == {1} and len(set(self.strides)) == 1
+        if not (training and is_plain and _computes_on_processor()):
+            return super().call(inputs)
+        outputs = depthwise_convolution(inputs, tf.convert_to_tensor(self.kernel), self.strides[0], self.padding.upper())
+        if self.use_bias:
+            outputs += self.bias
+        return self.activation(outputs)
+
+
+def _computes_on_processor() -> bool:
+    return bool(keras.backend.backend() == "tensorflow") and not tf.config.get_visible_devices("GPU")
+
+
+def depthwise_convolution(x: Tensor, kernel: Tensor, stride: int, padding: str) -> Tensor:
+    """Computes `tf.nn.depthwise_conv2d`, with gradients for which oneDNN has its own depthwise kernels.
+
+    For the others, oneDNN 3.7 takes the kernels of dense convolutions, one channel per group, which are five to ten times as
+    slow. These are the gradient of kernels wider than three columns (jit_uni_dw_conv_kernel_utils.cpp), which is composed of
+    strips here, and that of the inputs in bfloat16 at a stride (cpu_convolution_list.cpp), which is computed in float32.
+
+    Args:
+        x: (batch, height, width, channels).
+        kernel: (height, width, channels, multiplier), of the type of `x`.
+        stride: of both axes.
+        padding: `SAME` or `VALID`.
+
+    Returns:
+        (batch, height, width, channels * multiplier), height and width by stride and padding.
+    """
+    strides = (1, stride, stride, 1)
+
+    @tf.custom_gradient
+    def convolved(x: Tensor, kernel: Tensor) -> Any:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            kind = tf.float32 if stride > 1 and x.dtype == tf.bfloat16 else x.dtype
+            wide = tf.cast(kernel, kind), tf.cast(upstream, kind)
+            of_x = tf.nn.depthwise_conv2d_backprop_input(tf.shape(x), *wide, strides, padding)
+            return tf.cast(of_x, x.dtype), _depthwise_kernel_gradient(x, kernel.shape, upstream, stride, padding)
+
+        return tf.nn.depthwise_conv2d(x, kernel, strides, padding), gradient
+
+    return convolved(x, kernel)
+
+
+def _depthwise_kernel_gradient(x: Tensor, shape: Any, upstream: Tensor, stride: int, padding: str) -> Tensor:
+    """Computes the gradient of a depthwise kernel of this shape in strips of so many columns as oneDNN's own kernel takes."""
+    strides = (1, stride, stride, 1)
+    height, width, channels, multiplier = shape
+    if width <= STRIP_COLUMNS:
+        return tf.nn.depthwise_conv2d_backprop_filter(x, shape, upstream, strides, padding)
+    if padding == "SAME":
+        sides = (_same_padding(size, kernel, stride) for size, kernel in zip(x.shape[1:3], (height, width), strict=True))
+        x = tf.pad(x, [(0, 0), *sides, (0, 0)])
+    span = (upstream.shape[2] - 1) * stride  # from the first column that a column of the kernel sees to the last
+    strips = []
+    for first in range(0, width, STRIP_COLUMNS):
+        columns = min(STRIP_COLUMNS, width - first)
+        seen, part = x[:, :, first : first + span + columns], (height, columns, channels, multiplier)
+        strips.append(tf.nn.depthwise_conv2d_backprop_filter(seen, part, upstream, strides, "VALID"))
+    return tf.concat(strips, 1)
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Returns what TensorFlow's padding `SAME` adds before and after `size` pixels."""
+    outputs = -(-size // stride)
+    total = max((outputs - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def depthwise(x: Tensor, kernel: int, *, name: str, stride: int = 1, fast: bool) -> Tensor:
+    """Applies a depthwise convolution without bias, padded so that the stride alone changes the size.
+
+    Args:
+        x: (batch, height, width, channels).
+        kernel: height and width of the kernel.
+        name: of the layer.
+        stride: of both axes.
+        fast: see the module.
+
+    Returns:
+        (batch, height / stride, width / stride, channels), rounded up.
+    """
+    layer = FastDepthwiseConv2D if fast else keras.layers.DepthwiseConv2D
+    return layer(kernel, stride, padding="same", use_bias=False, name=name)(x)
+
+
+class FastReLU(keras.layers.ReLU):
+    """Keras's rectifier; one with a limit in bfloat16 is compiled by XLA, as TensorFlow's own takes three times as long."""
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Limits the inputs to between 0 and `max_value`.
+
+        Args:
+            inputs: of any shape.
+            training: whether gradients will be asked for. In inference TensorFlow fuses its own into the convolution before it.
+
+        Returns:
+            A tensor like `inputs`.
+        """
+        is_plain = self.max_value is not None and not self.negative_slope and not self.threshold
+        if training and is_plain and inputs.dtype == "bfloat16" and _computes_on_processor():
+            return _clip_from_zero(inputs, float(self.max_value))
+        return super().call(inputs)
+
+
+def relu6(x: Tensor, *, name: str, fast: bool) -> Tensor:
+    """Limits activations to between 0 and 6.
+
+    Args:
+        x: of any shape.
+        name: of the layer.
+        fast: see the module.
+
+    Returns:
+        A tensor like `x`.
+    """
+    return (FastReLU if fast else keras.layers.ReLU)(6.0, name=name)(x)
+
+
+def _clip_from_zero(x: Tensor, limit: float) -> Tensor:
+    @tf.custom_gradient
+    def with_gradient(x: Tensor) -> Any:
+        outputs = _clipped(x, limit)
+        return outputs, lambda upstream: _clipped_gradient(outputs, upstream, limit)
+
+    return with_gradient(x)
+
+
+# XLA compiles each of these to one pass over its arguments, once for all layers of a shape.
+@tf.function(jit_compile=True)
+def _clipped(x: Tensor, limit: float) -> Tensor:
+    return tf.cast(tf.clip_by_value(tf.cast(x, tf.float32), 0.0, limit), x.dtype)
+
+
+@tf.function(jit_compile=True)
+def _clipped_gradient(outputs: Tensor, upstream: Tensor, limit: float) -> Tensor:
+    return tf.where((outputs > 0) & (outputs < limit), upstream, tf.zeros_like(upstream))
 
 
 class LocalResponseNormalization(keras.layers.Layer):

@@ -1,4 +1,4 @@
-"""Trains fused batch norm on one device, and on two that share the images: `python replicas.py ONE.npz TWO.npz`.
+"""Trains two layers on one device, and on two that share the images: `python replicas.py ONE.npz TWO.npz`.
 
 Runs in its own process, since the CPU must be split into two logical devices before TensorFlow starts.
 """
@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 
-from kfp_vision.core.frameworks import tf
-from kfp_vision.networks.layers import FusedBatchNormalization
+from kfp_vision.core.frameworks import keras, tf
+from kfp_vision.networks.layers import FastDepthwiseConv2D, FusedBatchNormalization
 
 STEPS = 2
 
@@ -18,7 +18,9 @@ def train(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     images, weights = (rng.normal(mean, 2, (8, 5, 5, 4)).astype("float32") for mean in (3, 0))
     with strategy.scope():
+        convolution = FastDepthwiseConv2D(5, padding="same", depthwise_initializer=keras.initializers.Constant(0.5))
         layer = FusedBatchNormalization(momentum=0.9, epsilon=0.001)
+        convolution.build(images.shape)
         layer.build(images.shape)
 
     def per_device(whole: np.ndarray) -> tf.distribute.DistributedValues:
@@ -31,16 +33,17 @@ def train(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
     def step(images, weights):
         with tf.GradientTape() as tape:
             tape.watch(images)
-            outputs = layer(images, training=True)
+            outputs = layer(convolution(images, training=True), training=True)
             loss = tf.reduce_sum(outputs * weights)
-        return outputs, *tape.gradient(loss, [images, layer.gamma.value, layer.beta.value])
+        return outputs, *tape.gradient(loss, [images, convolution.kernel.value, layer.gamma.value, layer.beta.value])
 
     for _ in range(STEPS):
-        outputs, of_pictures, of_scale, of_shift = strategy.run(step, (per_device(images), per_device(weights)))
+        outputs, of_pictures, of_kernel, of_scale, of_shift = strategy.run(step, (per_device(images), per_device(weights)))
     results = strategy.experimental_local_results
     return {
         "outputs": np.concatenate(results(outputs)),
         "gradient": np.concatenate(results(of_pictures)),
+        "gradient of the kernel": np.sum(results(of_kernel), 0),
         "gradient of the scale": np.sum(results(of_scale), 0),
         "gradient of the shift": np.sum(results(of_shift), 0),
         "moving means": np.stack(results(layer.moving_mean.value)),

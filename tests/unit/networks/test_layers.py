@@ -1,0 +1,100 @@
+"""Fast layers equal Keras's own: outputs and gradients, at every stride, padding, and size of images and kernels."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kfp_vision.networks import NETWORKS
+from kfp_vision.networks.layers import FastDepthwiseConv2D, FastReLU
+
+# Less than one strip of columns, one, two and three; strides below, at and above the kernel; images of odd and even size.
+DEPTHWISE = list(itertools.product([(1, 1), (3, 3), (5, 5), (2, 7)], [1, 2, 3], ["same", "valid"]))
+SIZE = (7, 8)
+BFLOAT16_ROUNDING = 2**-8
+
+
+def run(layer: keras.layers.Layer, images: np.ndarray, seed: int = 0) -> list[np.ndarray]:
+    """Returns outputs, and the gradients of the images and of each weight in a compiled training step, in float32."""
+    weights = tf.random.stateless_normal(layer.compute_output_shape(images.shape), (seed, 1))
+
+    @tf.function
+    def step(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = layer(images, training=True)
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * weights)
+        return outputs, *tape.gradient(loss, [images, *(weight.value for weight in layer.trainable_weights)])
+
+    return [tf.cast(value, tf.float32).numpy() for value in step(tf.cast(images, layer.compute_dtype))]
+
+
+def assert_close(ours: list[np.ndarray], reference: list[np.ndarray], tolerance: float) -> None:
+    """Compares in proportion to the largest value of each array."""
+    for value, expected in zip(ours, reference, strict=True):
+        np.testing.assert_allclose(value, expected, atol=tolerance * np.abs(expected).max(), rtol=0)
+
+
+def depthwise_pair(dtype: str, kernel, stride, padding, **options) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+    """Returns our layer in this precision and Keras's in float32, with the same weights, which bfloat16 holds exactly."""
+    ours, reference = (
+        kind(kernel, stride, padding=padding, dtype=policy, **options)
+        for kind, policy in ((FastDepthwiseConv2D, dtype), (keras.layers.DepthwiseConv2D, "float32"))
+    )
+    for layer in (ours, reference):
+        layer.build((None, None, None, 24))
+    rng = np.random.default_rng(0)
+    values = [tf.cast(tf.cast(rng.normal(size=w.shape), tf.bfloat16), tf.float32) for w in reference.weights]
+    ours.set_weights(values)
+    reference.set_weights(values)
+    return ours, reference
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), DEPTHWISE)
+def test_a_depthwise_convolution_equals_that_of_keras(kernel, stride, padding):
+    images = np.random.default_rng(1).integers(-9, 9, (2, *SIZE, 24)).astype("float32")  # exact in bfloat16
+    for dtype, tolerance in (("float32", 1e-5), ("mixed_bfloat16", 2 * BFLOAT16_ROUNDING)):
+        ours, reference = depthwise_pair(dtype, kernel, stride, padding, use_bias=True, activation="relu")
+        assert_close(run(ours, images), run(reference, images), tolerance)
+
+
+def test_a_depthwise_convolution_with_dilation_or_multiplier_equals_that_of_keras():
+    images = np.random.default_rng(1).normal(size=(2, 9, 9, 24)).astype("float32")
+    for options in ({"dilation_rate": 2}, {"depth_multiplier": 2}):
+        ours, reference = depthwise_pair("float32", 5, 1, "same", **options)
+        assert_close(run(ours, images), run(reference, images), 1e-5)
+
+
+def test_a_depthwise_convolution_compiled_by_xla_equals_that_of_keras():
+    images = tf.random.stateless_normal((2, 9, 9, 24), (0, 0))
+    ours, reference = depthwise_pair("float32", 5, 2, "same")
+
+    @tf.function(jit_compile=True)
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            outputs = ours(images, training=True)
+        return tape.gradient(outputs, ours.kernel.value)
+
+    with tf.GradientTape() as tape:
+        outputs = reference(images)
+    assert_close([gradient(images).numpy()], [tape.gradient(outputs, reference.kernel.value).numpy()], 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("limit", [None, 6.0])
+def test_a_rectifier_equals_that_of_keras(limit, dtype):
+    images = np.random.default_rng(1).normal(2, 4, (2, 5, 5, 3)).astype("float32")
+    images[0, 0] = [[0, 6, -0.0]] * 5  # where the slope changes
+    ours, reference = (run(kind(limit, dtype=dtype), images) for kind in (FastReLU, keras.layers.ReLU))
+    assert_close(ours, reference, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "mobilenet_v3_large"])
+def test_networks_have_fast_layers_in_training_and_stock_ones_in_what_is_saved(name):
+    for fast in (True, False):
+        model = NETWORKS[name].build(2, image_size=32, fast=fast)
+        for kind, fast_kind in ((keras.layers.DepthwiseConv2D, FastDepthwiseConv2D), (keras.layers.ReLU, FastReLU)):
+            assert {type(layer) for layer in model.layers if isinstance(layer, kind)} == {fast_kind if fast else kind}
