@@ -25,7 +25,8 @@ from kfp_vision.storage import uris
 from kfp_vision.training import trial_plan
 from kfp_vision.training.schedules import SCHEDULES
 
-OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
+FTRL = "ftrl"
+OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", FTRL, "momentum", "rmsprop", "sgd")
 # The options of the drop-down fields of a training.
 CHOICES: dict[str, tuple[str, ...]] = {
     "network": tuple(NETWORKS),
@@ -227,12 +228,13 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
         check_number(name, form[name], 1, math.inf, "a whole number above 0", usual, whole=True)
     check_number("learning_rate", form["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
     check_number("gpu_count", form["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
+    for name in ("fine_tune", "train_last_layer_only"):
+        check_type(name, form[name], bool, "true")
+    _check_optimizer(form)
     network = NETWORKS[form["network"]]
     rule = f"0 (the network's own, {network.image_size}) or a whole number from {network.smallest} up"
     smallest = network.smallest if form["image_size"] else 0
     check_number("image_size", form["image_size"], smallest, math.inf, rule, str(network.image_size), whole=True)
-    for name in ("fine_tune", "train_last_layer_only"):
-        check_type(name, form[name], bool, "true")
     for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
         check_type(name, form[name], str, '"somewhere"')
     formats.parse_formats(form["formats"])
@@ -247,6 +249,14 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
     check_type("tolerations", form["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
     nodes.check_selector(form["node_selector"])
     nodes.check_tolerations(form["tolerations"])
+
+
+def _check_optimizer(form: Mapping[str, Any]) -> None:
+    """Refuses `ftrl` for whole networks: its first step sets all weights to about 0, and from there no gradient leads away."""
+    if form["optimizer"] == FTRL and not form["train_last_layer_only"]:
+        rule = f"optimizer={FTRL} must train the classification head alone, since it forgets the weights that it starts from"
+        remedy = "Set train_last_layer_only to true, or optimizer to momentum."
+        raise InputError(rule, "train_last_layer_only=false", remedy)
 
 
 def _check_width(network: Network, form: Mapping[str, Any], multiplier: float) -> None:
