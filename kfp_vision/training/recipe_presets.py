@@ -126,7 +126,9 @@ class Preset:
 
     def describe(self) -> list[str]:
         """Describes what is set, and why the network, in a line each; none if nothing is set."""
-        settings = {**self.fields, **{f"{name} of advanced": value for name, value in self.advanced.items()}}
+        # In the order of the form: a preset that went from stage to stage has lost its own.
+        settings = {name: self.fields[name] for name in DEFAULTS if name in self.fields}
+        settings |= {f"{name} of advanced": self.advanced[name] for name in sorted(self.advanced)}
         written = ", ".join(f"{name}={_write(value)}" for name, value in settings.items())
         lines = [f"recipe={self.recipe} sets {written}"] if settings and self.recipe != TUTORIAL else []
         if self.why:
