@@ -14,6 +14,7 @@ def check_run(
     test_ratio: float,
     images_per_shard: int,
     partitions: int,
+    recipe: str,
     network: str,
     fine_tune: bool,
     checkpoint_uri: str,
@@ -39,7 +40,7 @@ def check_run(
     predict_uri: str,
     formats: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
-) -> NamedTuple("Checked", [("advanced", dict), ("recipe", str), ("gpus", str)]):  # type: ignore[valid-type]
+) -> NamedTuple("Checked", [("advanced", dict), ("recipe", str), ("gpus", str), ("preset", dict)]):  # type: ignore[valid-type]
     """Validates the run form before any data moves: rejects invalid values, missing data and a checkpoint that does not fit.
 
     The inputs are the fields of the run form; see image_classification. partitions is 1 if the form has no such field.
@@ -48,6 +49,7 @@ def check_run(
         advanced: The advanced settings that the data stages use.
         recipe: Hash of all fields that influence the trained model.
         gpus: gpu_count as text, because KFP ignores a GPU request given as a number.
+        preset: What the field recipe sets, and the network that network=auto chose; empty for nothing.
         mlpipeline_ui_metadata: Link with which the Kubeflow page opens TensorBoard on log_uri; KFP requires this name.
     """
     fields = dict(locals())

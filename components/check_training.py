@@ -8,6 +8,7 @@ from kfp_vision.components.container_images import CPU_IMAGE
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def check_training(
     records_uri: str,
+    recipe: str,
     network: str,
     fine_tune: bool,
     checkpoint_uri: str,
@@ -32,13 +33,14 @@ def check_training(
     predict_uri: str,
     formats: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
-) -> NamedTuple("Checked", [("gpus", str)]):  # type: ignore[valid-type]
+) -> NamedTuple("Checked", [("gpus", str), ("preset", dict)]):  # type: ignore[valid-type]
     """Validates the run form before any data moves: rejects invalid values, missing records and a checkpoint that does not fit.
 
     The inputs are the fields of the run form; see train_only.
 
     Returns:
         gpus: gpu_count as text, because KFP ignores a GPU request given as a number.
+        preset: What the field recipe sets, and the network that network=auto chose; empty for nothing.
         mlpipeline_ui_metadata: Link with which the Kubeflow page opens TensorBoard on log_uri; KFP requires this name.
     """
     fields = dict(locals())

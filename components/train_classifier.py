@@ -25,6 +25,7 @@ def train_classifier(
     log_uri: str,
     checkpoint_dir: str,
     trained_from: str,
+    preset: dict,
     gpu_type: str,
     node_selector: dict,
     tolerations: list,
@@ -57,6 +58,7 @@ def train_classifier(
         log_uri: local or bucket folder to copy TensorBoard events to during the training; empty for none.
         checkpoint_dir: local or bucket folder for checkpoints, from which an interrupted training resumes; empty for none.
         trained_from: hash of data and fields, from decide_training; stored in the model.
+        preset: what the field recipe sets, from check_run; wins over the inputs of the same name. Empty for nothing.
         gpu_type: resource name that gpu_count counts.
         node_selector: labels of the nodes to train on.
         tolerations: node taints to tolerate.
@@ -79,6 +81,6 @@ def train_classifier(
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     outputs = {"model": Path(model.path), "events": Path(events.path), "page": Path(curves.path)}
     reached = train.train_classifier(recipe, *inputs, **outputs)
-    model.metadata.update({"network": network, "model_name": model_name, "framework": "tensorflow"})
+    model.metadata.update({"network": recipe.network, "model_name": model_name, "framework": "tensorflow"})
     metrics.metadata.update(reached)
     atomic.write_json(Path(metrics.path), reached)

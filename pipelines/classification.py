@@ -44,11 +44,12 @@ def classify(fields: Mapping[str, Any]) -> None:
         data = {"task": "classification"} | dict(fields)
         inputs = {"fingerprint": decided["fingerprint"], "advanced": checked.outputs["advanced"]}
         decision = {name: decided[name] for name in ("trained_from", "unchanged")}
-        train_and_release(prepare(data, after=checked, **inputs), fields, gpus=checked.outputs["gpus"], **decision)
+        decision |= {name: checked.outputs[name] for name in ("gpus", "preset")}
+        train_and_release(prepare(data, after=checked, **inputs), fields, **decision)
 
 
 def train_and_release(
-    records: Prepared, fields: Mapping[str, Any], *, gpus: Any, trained_from: Any = "", unchanged: Any = False
+    records: Prepared, fields: Mapping[str, Any], *, gpus: Any, preset: Any, trained_from: Any = "", unchanged: Any = False
 ) -> None:
     """Adds the training stage and all stages after it.
 
@@ -56,6 +57,7 @@ def train_and_release(
         records: the records to train and evaluate on.
         fields: the form's fields by name.
         gpus: output of the stage that checks the fields.
+        preset: output of the stage that checks the fields.
         trained_from: output of decide_training; empty if the pipeline has no such stage.
         unchanged: output of decide_training; False if the pipeline has no such stage.
     """
@@ -65,6 +67,7 @@ def train_and_release(
         label_map=records.label_map,
         trained_from=trained_from,
         gpus=gpus,
+        preset=preset,
         **given(fields, *RECIPE, *NODES),
     )
     on_nodes(equipped(trained), fields, gpus)

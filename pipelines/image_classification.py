@@ -18,6 +18,7 @@ def image_classification(
     validation_ratio: float = 0.2,
     test_ratio: float = 0.0,
     images_per_shard: int = 1000,
+    recipe: str = "tutorial",
     network: str = "inception_v1",
     fine_tune: bool = True,
     checkpoint_uri: str = NETWORKS["inception_v1"].imagenet,
@@ -52,7 +53,8 @@ def image_classification(
         validation_ratio: share of each class to hold out for validation, from 0 to 1.
         test_ratio: share of each class to hold out for the final test, from 0 to 1; 0 for none.
         images_per_shard: images per TFRecord file; the last file may hold fewer.
-        network: such as inception_v1, googlenet, efficientnet_lite0 or resnet50; docs/reference/networks.md lists all.
+        recipe: tutorial, quick (minutes on a processor) or best; sets the fields that are at their defaults.
+        network: such as inception_v1, googlenet, efficientnet_lite0 or resnet50, or auto; docs/reference/networks.md lists all.
         fine_tune: start from checkpoint_uri instead of random weights.
         checkpoint_uri: TF-Slim checkpoint, .npz, .pth or .keras file, a run's model folder, an archive of one, or imagenet.
         train_last_layer_only: freeze all layers except the classification head.

@@ -19,7 +19,7 @@ from kfp_vision.pipelines.preparation import fingerprinted
 from kfp_vision.preflight import rules
 
 
-@with_choices({"network": rules.CHOICES["network"]})
+@with_choices({"network": rules.TRIAL_CHOICES["network"]})
 @dsl.pipeline(name="image-search", pipeline_config=RUN)
 def image_search(
     images_uri: str = FLOWERS,

@@ -22,6 +22,7 @@ from kfp_vision.pipelines.compiling import COMPONENTS
 from kfp_vision.pipelines.form import read_form
 from kfp_vision.pipelines.pods import DAY, HOUR, MINUTE, PODS, Pod
 from kfp_vision.preflight.checks import ADVANCED_NOT_IN_RECIPE
+from kfp_vision.training.recipe_presets import DEFAULTS, PRESETS, TUTORIAL
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"  # absent from an installed package
 MARKED = re.compile(r"(<!-- generated: (?P<name>[\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -75,6 +76,7 @@ def render_pages(parser: argparse.ArgumentParser) -> dict[Path, str]:
         "stage descriptions": stage_descriptions,
         "commands": partial(command_descriptions, parser),
     }
+    tables["recipes"] = recipes_table
     tables["advanced of prepare_records"] = lambda: ", ".join(f"`{name}`" for name in PREPARATION_ADVANCED)
     tables |= {f"fields of {name}": partial(fields_table, pipeline) for name, pipeline in PIPELINES.items()}
 
@@ -109,6 +111,19 @@ def advanced_table() -> str:
         again = "no" if name in ADVANCED_NOT_IN_RECIPE else "yes"
         rows.append((f"`{name}`", texts[name], format_default(default), "; ".join(filter(None, rules)), again))
     return table(("name", "what it is", "default", "allowed", "trains again"), rows)
+
+
+def recipes_table() -> str:
+    """Renders what each recipe sets, a row per field; empty cells are the form's defaults."""
+    settings = {recipe: preset | preset.get("advanced", {}) for recipe, preset in PRESETS.items() if recipe != TUTORIAL}
+    in_advanced = dict.fromkeys(name for preset in PRESETS.values() for name in preset.get("advanced", {}))
+    defaults = {**DEFAULTS, **{name: ADVANCED_DEFAULTS[name] for name in in_advanced}}
+    rows = []
+    for name, default in defaults.items():
+        values = [format_default(preset[name]) if name in preset else "" for preset in settings.values()]
+        if any(values):
+            rows.append((f"`{name}`{' of `advanced`' if name in in_advanced else ''}", format_default(default), *values))
+    return table(("field", f"`{TUTORIAL}`", *(f"`{recipe}`" for recipe in settings)), rows)
 
 
 def stages_table() -> str:

@@ -376,6 +376,7 @@ def train(options: argparse.Namespace) -> None:
     """
     from kfp_vision.cli import run
     from kfp_vision.pipelines import PIPELINES
+    from kfp_vision.preflight import checks
 
     pipeline = PIPELINES["image_classification"]
     # After KFP, which inspects every loaded module; TensorFlow has thousands.
@@ -385,7 +386,7 @@ def train(options: argparse.Namespace) -> None:
 
     form = recipe.Recipe.__dataclass_fields__
     try:
-        known = {name: kind for name, kind in run.form_fields(pipeline).items() if name in form}
+        known = {name: kind for name, kind in run.form_fields(pipeline).items() if name in form or name == "recipe"}
         values = run.form_defaults(pipeline) | parse_assignments(options.parameter, known)
         fields = {name: value for name, value in values.items() if name in form}
         fields |= {name: int(fields[name]) for name, kind in known.items() if kind == "NUMBER_INTEGER"}
@@ -393,14 +394,14 @@ def train(options: argparse.Namespace) -> None:
             if not (options.records / name).is_file():
                 rule = "RECORDS must hold train, validation and labels.txt"
                 raise InputError(rule, f"no {name} in {options.records}", "Use the folder made by prepare_records.")
-        rules.check_values(values)
+        _, preset = checks.fill_in(values, rules.check_values(values))
     except InputError as error:
         raise UsageError(error) from error
     reading_settings.apply(fields["advanced"])  # as long as a stage does, since nobody watches a worker
     folders = (options.records / "train", options.records / "validation", options.records)
     outputs = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)
-    train_classifier(recipe.Recipe.from_form(fields), *folders, **outputs)
+    train_classifier(recipe.Recipe.from_form(fields | {"preset": preset.to_json()}), *folders, **outputs)
 
 
 def serve_model(options: argparse.Namespace) -> None:

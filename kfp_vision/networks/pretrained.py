@@ -106,6 +106,35 @@ def check_pretrained(network: Network, uri: str, depth_multiplier: float = 1.0) 
     load_pretrained(network.build(2, depth_multiplier=depth_multiplier), network, uri)
 
 
+def find_network(uri: str, depth_multiplier: float = 1.0) -> str:
+    """Finds the network that a checkpoint was saved from.
+
+    Args:
+        uri: as in `load_pretrained`, but not `imagenet`.
+        depth_multiplier: factor of the network's widths.
+
+    Returns:
+        Its name; empty if the checkpoint does not tell.
+
+    Raises:
+        InputError: it is not a checkpoint.
+    """
+    published = [network.name for network in NETWORKS.values() if uri == network.imagenet]
+    if published or uri.endswith(".h5"):  # weights of Keras, which do not name their network
+        return published[0] if published else ""
+    candidates = [network for network in NETWORKS.values() if network.checkpoint_name]
+    with atomic.temporary_folder() as scratch:
+        checkpoint = open_checkpoint(uri, candidates[0], scratch)
+        if checkpoint.by_layer:
+            return checkpoint.made_for
+        for network in candidates:
+            if network.is_pytorch == checkpoint.is_pytorch:
+                layers = network.build(2, depth_multiplier=depth_multiplier).layers
+                if _fits(_variables_by_name(layers[:HEAD_INDEX], network, checkpoint), checkpoint):
+                    return network.name
+    return ""
+
+
 def _variables_by_name(layers: Iterable[Any], network: Network, checkpoint: Checkpoint) -> dict[str, Any]:
     """Maps the name in a checkpoint to the variable of the model."""
     from kfp_vision.networks.keras_applications import flatten_layers

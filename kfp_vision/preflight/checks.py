@@ -14,12 +14,14 @@ from kfp_vision.exports import formats
 from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import nodes, rules
 from kfp_vision.storage import retry
-from kfp_vision.training import trial_plan
+from kfp_vision.training import choose_network, trial_plan
+from kfp_vision.training.recipe_presets import Preset
 
 # Environment variable: digest of the form that `kfp-vision run` has just checked, for the stage that would check it again.
 CHECKED_VARIABLE = "KFP_VISION_CHECKED"
 # Fields that do not affect the trained model, only where it trains and how it is used; left out of the recipe hash.
 FIELDS_NOT_IN_RECIPE = (
+    "recipe",  # what it sets is in the other fields
     "leave_out_uri",  # the fingerprint of the data covers the exclusions, wherever the list is stored
     "check_images",
     "partitions",
@@ -57,11 +59,13 @@ class RunPreflight(NamedTuple):
         recipe: a hash of all fields that affect the trained model, the images excepted.
         gpus: `gpu_count` as a string: KFP's driver ignores resource requests that are numbers
             (`resolvePodSpecInputRuntimeParameter` in backend/src/v2/driver/resolve.go of KFP 2.17.0).
+        preset: what the form's recipe sets, for the training; see `recipe_presets.Preset`.
     """
 
     advanced: dict[str, Any]
     recipe: str
     gpus: str
+    preset: dict[str, Any]
 
 
 class SweepPreflight(NamedTuple):
@@ -81,9 +85,11 @@ class TrainingPreflight(NamedTuple):
 
     Attributes:
         gpus: see `RunPreflight`.
+        preset: see `RunPreflight`.
     """
 
     gpus: str
+    preset: dict[str, Any]
 
 
 def check_run(form: Mapping[str, Any]) -> RunPreflight:
@@ -103,10 +109,11 @@ def check_run(form: Mapping[str, Any]) -> RunPreflight:
     """
     was_checked, form = _was_checked(form), rules.read_uris(form)
     advanced = rules.check_values(form)
+    form, preset = fill_in(form, advanced)
     if not was_checked:
         _check_images(form)
         _check_surroundings(form, advanced)
-    return RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form))
+    return RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form), preset.to_json())
 
 
 def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
@@ -123,12 +130,13 @@ def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
     """
     was_checked, form = _was_checked(form), rules.read_uris(form)
     advanced = rules.check_train_only_values(form)
+    form, preset = fill_in(form, advanced)
     if not was_checked:
         from kfp_vision.records import records_folder  # as in _check_images
 
         records_folder.check_records_uri(form["records_uri"], "records_uri")
         _check_surroundings(form, advanced)
-    return TrainingPreflight(_gpus(form))
+    return TrainingPreflight(_gpus(form), preset.to_json())
 
 
 def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
@@ -230,6 +238,26 @@ def check_search(form: Mapping[str, Any]) -> None:
     if form["queries_uri"]:
         batch.check_images_uri(form["queries_uri"], "queries_uri")
     deploy_index.check_index_target(form["deploy_to"], form["model_uri"])
+
+
+def fill_in(form: Mapping[str, Any], advanced: Advanced) -> tuple[dict[str, Any], Preset]:
+    """Fills in what the recipe of a form sets, and the network that `network=auto` chooses.
+
+    Args:
+        form: every field, by name, checked by a function of `rules`.
+        advanced: what that function returned.
+
+    Returns:
+        The form as it is trained, and what was set in it.
+
+    Raises:
+        InputError: no network is found, or a field does not suit it.
+    """
+    preset = Preset.of_form(form)
+    preset = choose_network.choose_network(preset.apply(form), preset, advanced.depth_multiplier)
+    filled = preset.apply(form)
+    rules.check_network_fields(filled, advanced)
+    return filled, preset
 
 
 def digest_form(form: Mapping[str, Any]) -> str:

@@ -19,21 +19,25 @@ from kfp_vision.core.values import (
     suggest_name,
 )
 from kfp_vision.exports import formats
-from kfp_vision.networks import IMAGENET, NETWORKS, Network
+from kfp_vision.networks import AUTO_NETWORK, IMAGENET, NETWORKS, Network
 from kfp_vision.preflight import nodes
 from kfp_vision.storage import uris
 from kfp_vision.training import trial_plan
+from kfp_vision.training.recipe_presets import RECIPES, Preset
 from kfp_vision.training.schedules import SCHEDULES
 
-OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "momentum", "rmsprop", "sgd")
+FTRL = "ftrl"
+OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", FTRL, "momentum", "rmsprop", "sgd")
 # The options of the drop-down fields of a training.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "network": tuple(NETWORKS),
+    "recipe": RECIPES,
+    "network": (*NETWORKS, AUTO_NETWORK),
     "optimizer": OPTIMIZERS,
     "learning_rate_schedule": SCHEDULES,
 }
 
 TASKS = ("classification", "detection")
+TRIAL_CHOICES = {name: choices for name, choices in CHOICES.items() if name != "recipe"} | {"network": tuple(NETWORKS)}
 PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"task": TASKS}
 MAX_PARTITIONS = 100  # one pod each; their outputs are passed on in one command-line argument, limited to 131,071 bytes
 MAX_TRIALS = 100  # one training each
@@ -96,7 +100,9 @@ def check_values(form: Mapping[str, Any]) -> Advanced:
     Raises:
         InputError: the first rule that is broken.
     """
-    advanced = _check_data(form)
+    _check_data(form)
+    form = Preset.of_form(form).apply(form)
+    advanced = Advanced.parse(form["advanced"])
     if form["validation_ratio"] + form["test_ratio"] == 0:
         rule = "validation_ratio or test_ratio must be above 0, to measure the model"
         raise InputError(rule, "0 for both", "Set one to 0.2.")
@@ -121,6 +127,7 @@ def check_train_only_values(form: Mapping[str, Any]) -> Advanced:
     Raises:
         InputError: the first rule that is broken.
     """
+    form = Preset.of_form(form).apply(form)
     check_choices(form, CHOICES)
     advanced = Advanced.parse(form["advanced"])
     _check_training_fields(form, advanced)
@@ -154,7 +161,7 @@ def check_sweep_values(form: Mapping[str, Any]) -> Advanced:
         raise InputError(f"there must be at most {MAX_TRIALS} combinations to try all of them", combinations, remedy)
     for values in itertools.product(*(form[name] for name in trial_plan.SWEPT_FIELDS)):
         trial = {**form, **dict(zip(trial_plan.SWEPT_FIELDS.values(), values, strict=True))}
-        check_choices(trial, CHOICES)
+        check_choices(trial, TRIAL_CHOICES)
         _check_training_fields(trial, advanced)
     return advanced
 
@@ -209,7 +216,7 @@ def check_search_values(form: Mapping[str, Any]) -> None:
     Raises:
         InputError: the first rule that is broken.
     """
-    check_choices(form, {"network": CHOICES["network"]})
+    check_choices(form, {"network": TRIAL_CHOICES["network"]})
     for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label", "deploy_to"):
         check_type(name, form[name], str, '"somewhere"')
     rule = f"a whole number from 1 to {MAX_NEAREST}"
@@ -227,26 +234,50 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
         check_number(name, form[name], 1, math.inf, "a whole number above 0", usual, whole=True)
     check_number("learning_rate", form["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
     check_number("gpu_count", form["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
-    network = NETWORKS[form["network"]]
-    rule = f"0 (the network's own, {network.image_size}) or a whole number from {network.smallest} up"
-    smallest = network.smallest if form["image_size"] else 0
-    check_number("image_size", form["image_size"], smallest, math.inf, rule, str(network.image_size), whole=True)
     for name in ("fine_tune", "train_last_layer_only"):
         check_type(name, form[name], bool, "true")
+    _check_optimizer(form)
+    check_number("image_size", form["image_size"], 0, math.inf, "0 or a whole number above it", "224", whole=True)
     for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
         check_type(name, form[name], str, '"somewhere"')
     formats.parse_formats(form["formats"])
     check_type("gpu_type", form["gpu_type"], str, '"nvidia.com/gpu"')
     if form["gpu_count"]:
         nodes.check_resource(form["gpu_type"])
-    _check_width(network, form, advanced.depth_multiplier)
-    if form["fine_tune"]:
-        network.check_start(form["checkpoint_uri"])
+    if form["network"] != AUTO_NETWORK:
+        check_network_fields(form, advanced)
     check_model_name(form["model_name"], "model_name")
     check_type("node_selector", form["node_selector"], dict, '{"pool": "gpu"}')
     check_type("tolerations", form["tolerations"], list, '[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
     nodes.check_selector(form["node_selector"])
     nodes.check_tolerations(form["tolerations"])
+
+
+def check_network_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
+    """Checks the fields whose rules depend on the network.
+
+    Args:
+        form: every field, by name, with a network other than auto.
+        advanced: the field `advanced`, parsed.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    network = NETWORKS[form["network"]]
+    rule = f"0 (the network's own, {network.image_size}) or a whole number from {network.smallest} up"
+    smallest = network.smallest if form["image_size"] else 0
+    check_number("image_size", form["image_size"], smallest, math.inf, rule, str(network.image_size), whole=True)
+    _check_width(network, form, advanced.depth_multiplier)
+    if form["fine_tune"]:
+        network.check_start(form["checkpoint_uri"])
+
+
+def _check_optimizer(form: Mapping[str, Any]) -> None:
+    """Refuses `ftrl` for whole networks: its first step sets all weights to about 0, and from there no gradient leads away."""
+    if form["optimizer"] == FTRL and not form["train_last_layer_only"]:
+        rule = f"optimizer={FTRL} must train the classification head alone, since it forgets the weights that it starts from"
+        remedy = "Set train_last_layer_only to true, or optimizer to momentum."
+        raise InputError(rule, "train_last_layer_only=false", remedy)
 
 
 def _check_width(network: Network, form: Mapping[str, Any], multiplier: float) -> None:

@@ -5,9 +5,13 @@ from typing import Any
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.frameworks import keras
 
+# The epsilon of each optimizer unless `opt_epsilon` of advanced is set. TF-Slim's is 1.0 for all; with it, steps of adam shrink
+# to a thousandth, and so do those of adadelta.
+OWN_EPSILONS = {"adadelta": 1e-7, "adam": 1e-7, "adamw": 1e-7, "rmsprop": 0.1}
+
 
 def make_optimizer(name: str, advanced: Advanced) -> Any:
-    """Creates a Keras optimizer with TF-Slim's fields and defaults. Its learning rate is set before every step.
+    """Creates a Keras optimizer with TF-Slim's fields, and its defaults but for epsilon. The rate is set before every step.
 
     Args:
         name: one of `rules.OPTIMIZERS`.
@@ -16,7 +20,7 @@ def make_optimizer(name: str, advanced: Advanced) -> Any:
     Returns:
         A `keras.optimizers.Optimizer`.
     """
-    epsilon = advanced.opt_epsilon
+    epsilon = advanced.opt_epsilon or OWN_EPSILONS.get(name)
     betas = {"beta_1": advanced.adam_beta1, "beta_2": advanced.adam_beta2, "epsilon": epsilon}
     optimizers = keras.optimizers
     factories = {

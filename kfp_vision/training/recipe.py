@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.storage import uris
+from kfp_vision.training.recipe_presets import Preset
 
 URI_FIELDS = ("checkpoint_uri", "checkpoint_dir", "log_uri")
 
@@ -29,6 +30,7 @@ class Recipe:
         model_name: name of the model.
         checkpoint_dir: folder or bucket folder for checkpoints to resume from; empty for none.
         log_uri: folder or bucket folder to which TensorBoard events are uploaded; empty for none.
+        preset: what the form's field `recipe` set of all this.
         trained_from: fingerprint of the images and fields; written to `model.json`.
         advanced: settings that rarely change.
     """
@@ -48,6 +50,7 @@ class Recipe:
     checkpoint_dir: str = ""
     log_uri: str = ""
     trained_from: str = ""
+    preset: Preset = field(default_factory=Preset)
     advanced: Advanced = field(default_factory=Advanced)
 
     @classmethod
@@ -55,7 +58,8 @@ class Recipe:
         """Picks the fields of a training from a run form.
 
         Args:
-            form: values by field name, `advanced` as a dictionary. Other fields are ignored; fields with defaults are optional.
+            form: values by field name, `advanced` as a dictionary, and `preset`, what the recipe sets, as one. Other fields are
+                ignored; fields with defaults are optional.
 
         Returns:
             The recipe, with `advanced` parsed.
@@ -63,6 +67,8 @@ class Recipe:
         Raises:
             InputError: see `Advanced.parse`.
         """
+        preset = Preset.from_json(form.get("preset", {}))
+        form = preset.apply(form)
         known = {name: form[name] for name in (one.name for one in fields(cls)) if name in form}
         known |= {name: uris.from_field(known[name]) for name in URI_FIELDS if name in known}
-        return cls(**known | {"advanced": Advanced.parse(form.get("advanced", {}))})
+        return cls(**known | {"preset": preset, "advanced": Advanced.parse(form.get("advanced", {}))})

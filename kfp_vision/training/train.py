@@ -73,6 +73,8 @@ def train_classifier(
     is_chief = devices.rank_and_size()[0] == 0
     _set_seeds(recipe.advanced)
     precision = hardware.precision() if recipe.advanced.precision == "auto" else recipe.advanced.precision
+    for line in recipe.preset.describe():
+        print(redact(line), flush=True)
     print(f"trains {recipe.network} in {precision} on {devices.describe_devices()}", flush=True)
 
     with temporary_folder() as scratch:
@@ -228,10 +230,10 @@ def _write_outputs(
 ) -> None:
     """Writes the model folder and the page of learning curves."""
     recipe = trainer.recipe
-    settings = {**asdict(recipe), **shape, "precision": precision}
+    settings = {**asdict(recipe), **shape, "precision": precision, "preset": recipe.preset.to_json()}
     with replacing(model) as beside:
         _export(beside, network, trainer, labels, settings | {"kfp_vision": __version__}, shape)
-    shown = _shown_settings(settings) | recipe.advanced.changed()
+    shown = {"recipe": recipe.preset.recipe} | _shown_settings(settings) | recipe.advanced.changed()
     pages.write_training_page(page, network=recipe.network, settings=shown, history=trainer.history)
 
 
@@ -252,7 +254,7 @@ def _export(
 
 def _shown_settings(settings: Mapping[str, Any]) -> dict[str, object]:
     """Returns the settings to show: without those of `advanced`, empty ones, and the checkpoint if it was not read."""
-    hidden = {"advanced"} if settings["fine_tune"] else {"advanced", "checkpoint_uri"}
+    hidden = {"advanced", "preset"} | (set() if settings["fine_tune"] else {"checkpoint_uri"})
     return {name: value for name, value in settings.items() if name not in hidden and value != ""}
 
 

@@ -67,6 +67,7 @@ def recipe() -> dict[str, object]:
         "log_uri": "",
         "checkpoint_dir": "",
         "trained_from": "what these were",
+        "preset": {},
         "gpu_type": "nvidia.com/gpu",
         "node_selector": {},
         "tolerations": [],

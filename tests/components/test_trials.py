@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 KINDS = kinds(hyperparameter_sweep)
 LISTS = {"networks": ["inception_v1"], "optimizers": ["adam", "sgd"], "batch_sizes": [4], "learning_rates": [0.01]}
 TRIAL = {"number": 1, "network": "inception_v1", "optimizer": "adam", "batch_size": 4, "learning_rate": 0.01}
-TRIAL_FIELDS = ("network", "optimizer", "batch_size", "learning_rate", "trained_from")
+TRIAL_FIELDS = ("network", "optimizer", "batch_size", "learning_rate", "trained_from", "preset")
 
 
 @pytest.fixture

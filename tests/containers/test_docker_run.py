@@ -62,7 +62,7 @@ FORM = {
     "learning_rate": "0.002",
     "learning_rate_schedule": "cosine",
     "gpu_count": "1",  # selects the GPU image, which trains on the CPU with a warning
-    "advanced": '{"depth_multiplier": 0.25, "opt_epsilon": 1e-7, "warmup_steps": 10}',
+    "advanced": '{"depth_multiplier": 0.25, "warmup_steps": 10}',
 }
 # Lines that differ between trainings or with the load of the machine.
 VARYING_LINES = re.compile(r" step |accuracy|reaches|POST http|is classified as|as the evaluation did|waits for its images")

@@ -21,7 +21,7 @@ from kfp_vision.reports import outcome
 from kfp_vision.storage import base
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_FIELDS = 31
+MAX_FIELDS = 32
 STAGES = [
     "call-endpoint",
     "check-run",
@@ -46,7 +46,9 @@ USING_A_GPU = [*FORMS_LIKE_IT, "train_only", "hyperparameter_sweep", "train_clas
 CHANNEL = "pipelinechannel--"  # prefix of a field's name within a group of tasks
 BOOLEANS = ["check_images", "fine_tune", "skip_unchanged", "train_last_layer_only"]
 CHOICES = {
+    "recipe": {"tutorial", "quick", "best"},
     "network": {
+        "auto",
         *("inception_v1", "googlenet", "inception_v3", "resnet50", "resnet50_v2", "resnet101", "resnet101_v2", "resnet152"),
         *("resnet152_v2", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_v2_b0", "nasnet_mobile"),
         *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_lite3", "efficientnet_lite4"),

@@ -19,20 +19,11 @@ from support import sample_images
 from kfp_vision.cli.run import form_fields
 from kfp_vision.networks import NETWORKS
 from kfp_vision.pipelines import image_classification, quick_classification
+from kfp_vision.pipelines.form import read_form
+from kfp_vision.training.recipe_presets import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_FIELDS = 8
-RECIPE = {
-    "network": "inception_v1",
-    "checkpoint_uri": "imagenet",
-    "fine_tune": True,
-    "train_last_layer_only": True,
-    "optimizer": "momentum",
-    "learning_rate_schedule": "cosine",
-    "learning_rate": 0.01,
-    "train_steps": 600,
-    "batch_size": 32,
-}
 
 
 def task_inputs(name: str) -> dict[str, Any]:
@@ -51,10 +42,16 @@ def test_the_form_has_at_most_eight_fields_named_as_in_image_classification():
     assert fields.items() <= form_fields(image_classification).items()
 
 
-@pytest.mark.parametrize("stage", ["check-run", "train-classifier"])
-def test_the_recipe_is_fixed_and_advanced_comes_from_the_form(stage):
-    inputs = task_inputs(stage)
-    assert {name: inputs[name] for name in RECIPE} == RECIPE
+def test_the_form_has_the_recipe_quick_and_all_other_fields_are_left_for_it_to_set():
+    form = {field.name: field for field in read_form(quick_classification)}
+    assert (form["recipe"].default, form["recipe"].choices) == ("quick", ("tutorial", "quick", "best"))
+    inputs = task_inputs("check-run")
+    assert {name: inputs[name] for name in DEFAULTS} == DEFAULTS
+
+
+def test_the_training_takes_what_the_recipe_sets_from_the_check_and_advanced_from_the_form():
+    inputs = task_inputs("train-classifier")
+    assert inputs["preset"] == {"producerTask": "check-run", "outputParameterKey": "preset"}
     assert inputs["advanced"] == "pipelinechannel--advanced"
 
 
@@ -115,6 +112,9 @@ def test_a_run_downloads_imagenets_weights_trains_and_deploys(tmp_path, real_dat
     assert result["skipped"] == []
     assert (tmp_path / "models" / "1" / "saved_model.pb").exists()
     log = (Path(result["run_dir"]) / "run.log").read_text(encoding="utf-8")
+    assert "recipe=quick sets network=inception_v1, checkpoint_uri=imagenet, train_last_layer_only=true, " in log
+    preset = json.loads((Path(result["run_dir"]) / "model" / "model.json").read_text(encoding="utf-8"))["preset"]
+    assert (preset["recipe"], preset["fields"]["batch_size"], preset["why"]) == ("quick", 32, "")
     validated = [line.split()[1] for line in log.splitlines() if " val_acc " in line]
     assert validated == ["150/600", "300/600", "450/600", "600/600"]
 

@@ -73,7 +73,7 @@ def test_every_stage_is_described():
 
 
 def test_every_field_of_advanced_is_listed_with_its_default():
-    rows = table_rows(read("reference/advanced.md"))
+    rows = table_rows(read("reference/advanced.md").partition("## Optimizers")[0])
     expected = {name: format_default(default) for name, default in advanced.ADVANCED_DEFAULTS.items()}
     assert {name: row[1] for name, row in rows.items()} == expected
     assert [name for name, row in rows.items() if not row[0]] == []

@@ -16,7 +16,7 @@ from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.train import train_classifier
 
 LABELS = ["dark", "light"]
-NARROW = {"depth_multiplier": 0.1, "opt_epsilon": 1e-7, "max_brightness_delta": 0.0}
+NARROW = {"depth_multiplier": 0.1, "max_brightness_delta": 0.0}
 RECIPE = Recipe(
     network="inception_v1",
     fine_tune=False,

@@ -30,6 +30,13 @@ def test_accepts_the_defaults_of_the_form(fields):
     rules.check_values(fields)
 
 
+def test_ftrl_is_rejected_for_whole_networks(fields):
+    rules.check_values(fields | {"optimizer": "ftrl", "train_last_layer_only": True})
+    with pytest.raises(InputError) as refusal:
+        rules.check_values(fields | {"optimizer": "ftrl"})
+    assert error_line(refusal).endswith("Set train_last_layer_only to true, or optimizer to momentum.")
+
+
 def test_accepts_other_valid_values(fields):
     value = {
         "validation_ratio": 0,
@@ -223,7 +230,7 @@ def test_imagenet_weights_of_another_width_are_rejected(fields):
         ("max_refused_ratio", -0.5, "Set it to 0.05, say."),
         ("adam_beta2", 1.0, "Set it to 0.999, say."),
         ("rmsprop_decay", -0.9, "Set it to 0.9, say."),
-        ("opt_epsilon", 0.0, "Set it to 1.0, say."),
+        ("opt_epsilon", -1.0, "Set it to 0.0, say."),
         ("ftrl_learning_rate_power", 0.5, "Set it to -0.5, say."),
         ("seed", 1 << 32, "Set it to 0, say."),
         ("min_aspect_ratio", 2.0, "Set both, the smaller one first."),

@@ -23,9 +23,8 @@ from kfp_vision import networks
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import NETWORKS
-from kfp_vision.preflight import rules
 from kfp_vision.records import tf_dataset
-from kfp_vision.training import input_pipeline, monitoring, optimizers, trainer
+from kfp_vision.training import input_pipeline, monitoring, trainer
 from kfp_vision.training.augmentation import Augmentation
 from kfp_vision.training.features import compute_features, training_batches
 from kfp_vision.training.train import _balanced_weights
@@ -180,17 +179,6 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_leaves_no_files(folder
     with pytest.raises(InputError, match=r"the loss must be finite; got nan at step \d+, at rate 1e\+12\. Try a learning_rate"):
         train(folders, tmp_path, optimizer="sgd", learning_rate=1e12, train_steps=20)
     assert not list(tmp_path.rglob("*"))
-
-
-@pytest.mark.parametrize("name", rules.OPTIMIZERS)
-def test_every_optimizer_reduces_the_loss(name):
-    optimizer = optimizers.make_optimizer(name, Advanced.parse({"opt_epsilon": 1e-3, "adagrad_initial_accumulator_value": 0.1}))
-    variable = keras.Variable(np.array([3.0, -2.0], "float32"))
-    optimizer.build([variable])
-    optimizer.learning_rate.assign(0.1)
-    for _ in range(20):
-        optimizer.apply([2 * variable.value], [variable])
-    assert float(tf.reduce_sum(tf.square(variable.value))) < 13.0
 
 
 @pytest.mark.slow
