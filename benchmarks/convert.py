@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import simplejpeg
+
 from benchmarks import photographs, read_store, slim
-from benchmarks.measure import Figure, compare
+from benchmarks.measure import Figure, compare, report, rounds
 from kfp_vision.core.frameworks import keras
 from kfp_vision.dataset import label_map, scan
 from kfp_vision.dataset.table import SPLITS, write_table
@@ -32,7 +35,7 @@ def run() -> list[Figure]:
         root = Path(scratch)
         many, once = (Conversion(root / name, times) for name, times in (("many", COPIES), ("once", 1)))
         once.convert(check_pixels=True)
-        batches = input_pipeline.evaluation_batches(once.records, image_size=IMAGE_SIZE, batch_size=BATCH)
+        batches = input_pipeline.EvaluationBatches(once.records, image_size=IMAGE_SIZE, batch_size=BATCH)
         size = (IMAGE_SIZE, IMAGE_SIZE)
         keras_batches = keras.utils.image_dataset_from_directory(
             once.photographs, image_size=size, batch_size=BATCH, shuffle=False, verbose=False
@@ -53,6 +56,7 @@ def run() -> list[Figure]:
                 lambda: measure_reading(batches),
                 lambda: measure_reading(keras_batches),
             ),
+            *reading_costs(batches, keras_batches, [file.read_bytes() for file in once.photographs.glob("*/*.jpg")]),
             *read_store.run(),
         ]
 
@@ -123,6 +127,42 @@ def recreate(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def reading_costs(batches: Iterable[Any], keras_batches: Iterable[Any], files: list[bytes]) -> list[Figure]:
+    """Compares processor time per image, which other work on the machine hardly changes, with Keras's and with the least.
+
+    Args:
+        batches: ours, iterable several times.
+        keras_batches: Keras's.
+        files: the same images, which bare libjpeg-turbo decodes whole and drops.
+
+    Returns:
+        Two figures.
+    """
+
+    def decode() -> float:
+        memory = bytearray(3 * max(height * width for height, width, *_ in map(simplejpeg.decode_jpeg_header, files)))
+        return processor_ms(lambda: [simplejpeg.decode_jpeg(file, "RGB", fastdct=True, buffer=memory) for file in files])
+
+    def processor_ms(read: Callable[[], object]) -> float:
+        start = time.process_time()
+        for _ in range(PASSES):
+            read()
+        return 1000 * (time.process_time() - start) / len(files) / PASSES
+
+    def consume(batches: Iterable[Any]) -> float:
+        return processor_ms(lambda: deque(batches, maxlen=0))
+
+    consume(batches), consume(keras_batches), decode()
+    costs = [(consume(batches), consume(keras_batches), decode()) for _ in range(rounds())]
+    unit, keras_name = "ms of processors an image", "keras.utils.image_dataset_from_directory"
+    return [
+        report("read_back_cost", keras_name, unit, [(ours, peer) for ours, peer, _ in costs], less=True, digits=3),
+        report(
+            "read_back_limit", "libjpeg-turbo alone", unit, [(ours, least) for ours, _, least in costs], less=True, digits=3
+        ),
+    ]
 
 
 def measure_reading(batches: Iterable[Any]) -> float:

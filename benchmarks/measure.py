@@ -59,6 +59,7 @@ def report(
     pairs: Sequence[tuple[float, float]],
     *,
     less: bool = False,
+    digits: int = 1,
     middle: Callable[[Sequence[float]], float] = statistics.median,
 ) -> Figure:
     """Computes a figure from paired measurements and prints it as a line of JSON.
@@ -69,6 +70,7 @@ def report(
         unit: unit of the measurements.
         pairs: measurements of ours and of the peer.
         less: whether less is better, as for seconds and memory.
+        digits: digits after the point of `ours` and `peer`.
         middle: aggregates the measurements: the median, or the mean if each round measures something else.
 
     Returns:
@@ -76,6 +78,6 @@ def report(
     """
     mine, theirs = (middle(values) for values in zip(*pairs, strict=True))
     ratio = theirs / mine if less else mine / theirs
-    figure = Figure(benchmark, round(mine, 1), round(theirs, 1), peer_name, round(ratio, 2), unit)
+    figure = Figure(benchmark, round(mine, digits), round(theirs, digits), peer_name, round(ratio, 2), unit)
     print(json.dumps(asdict(figure)), flush=True)
     return figure

@@ -1,4 +1,4 @@
-"""Cropping and resizing of images, the same in training, evaluation and serving."""
+"""Cropping and resizing of images by TensorFlow, in the exported model; `engines.cropping` gives the same pixels without it."""
 
 from functools import partial
 
@@ -7,7 +7,6 @@ from kfp_vision.networks import orientation
 
 CENTRAL_FRACTION = 0.875  # of each side, as TF-Slim and Caffe evaluate
 JPEG_REDUCTIONS = (1, 2, 4, 8)  # factors by which libjpeg can reduce an image while decoding it
-RAW_FORMAT = b"raw"  # format of an image cached as pixels: uint8 (height, width, 3)
 
 
 def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -85,35 +84,6 @@ def central_window(sides: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(top, left) and (height, width) of the centre of an image of (height, width), rounded as by `tf.image.central_crop`."""
     begin = tf.cast(tf.cast(sides, tf.float32) * ((1 - CENTRAL_FRACTION) / 2), sides.dtype)
     return begin, sides - 2 * begin
-
-
-def crop_record(features: dict[str, tf.Tensor], begin: tf.Tensor, size: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes and resizes a window of a record's image; of a JPEG, only the window is decoded.
-
-    Args:
-        features: the fields of a record.
-        begin: (top, left) of the window in pixels.
-        size: (height, width) of the window in pixels.
-        image_size: height and width of the result in pixels.
-
-    Returns:
-        Float32 (size, size, 3) RGB in 0 to 255.
-    """
-    encoded = features["image/encoded"]
-
-    def jpeg() -> tf.Tensor:
-        top_left, sides, width = (tf.cast(one, tf.int32) for one in (begin, size, features["image/width"]))
-        return decode_jpeg_window(encoded, top_left, sides, width, image_size)
-
-    def png() -> tf.Tensor:
-        return _slice_image(tf.io.decode_png(encoded, channels=3), begin, size)
-
-    def raw() -> tf.Tensor:
-        shape = tf.stack([features["image/height"], features["image/width"], 3])
-        return _slice_image(tf.reshape(tf.io.decode_raw(encoded, tf.uint8), shape), begin, size)
-
-    kind = features["image/format"]
-    return resize(tf.case([(kind == RAW_FORMAT, raw), (kind == b"png", png)], default=jpeg), image_size)
 
 
 def _slice_image(image: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

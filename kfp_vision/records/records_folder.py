@@ -332,7 +332,7 @@ def choose_evaluation_records(validation_records: Path, test_records: Path) -> P
 class RandomAccessRecords:
     """Random access to the records of a folder, numbered in the order of the shards.
 
-    Reads each record from its file when asked; keeps only the offset of each record, 8 bytes, in memory.
+    Reads each record from its file when asked, in one request; keeps only its offset and length, 16 bytes, in memory.
 
     Args:
         folder: of records.
@@ -344,11 +344,12 @@ class RandomAccessRecords:
     def __init__(self, folder: Path):
         info = read_records_info(folder)
         self._paths = [folder / name for name in info.shards]
-        starts = list(
-            threads.ordered_map(tfrecord.record_offsets, self._paths, workers=READER_THREADS, limit=2 * READER_THREADS)
+        bounds = list(
+            threads.ordered_map(tfrecord.record_bounds, self._paths, workers=READER_THREADS, limit=2 * READER_THREADS)
         )
-        self._starts = np.concatenate([np.zeros(0, np.int64), *starts])
-        self._ends = np.cumsum([len(shard_starts) for shard_starts in starts])  # number behind each shard's last record
+        self._starts = np.concatenate([np.zeros(0, np.int64), *(one[:-1] for one in bounds)])
+        self._lengths = np.concatenate([np.zeros(0, np.int64), *map(np.diff, bounds)])  # with their frames
+        self._ends = np.cumsum([len(one) - 1 for one in bounds])  # number behind each shard's last record
         _check_count(info, len(self), str(folder))
 
     def __len__(self) -> int:
@@ -368,9 +369,8 @@ class RandomAccessRecords:
         """
         path, start = self._paths[np.searchsorted(self._ends, number, "right")], int(self._starts[number])
         with path.open("rb", buffering=0) as file:
-            length = tfrecord.record_length(os.pread(file.fileno(), FRAME_HEAD, start))
-            rest = os.pread(file.fileno(), length + FRAME_FOOT, start + FRAME_HEAD)
-        record = rest[:length]
-        if rest[length:] != tfrecord.masked_crc([record]):
+            framed = os.pread(file.fileno(), int(self._lengths[number]), start)
+        record = framed[FRAME_HEAD:-FRAME_FOOT]
+        if framed[-FRAME_FOOT:] != tfrecord.masked_crc([record]):
             raise ValueError(f"{path}: the record at byte {start} is damaged")
         return record

@@ -111,11 +111,14 @@ def verify_shard(path: Path, known: Shard, named: str) -> None:
     _compare(named, Shard(size, _hex(crc)), known)
 
 
-def record_offsets(path: Path) -> npt.NDArray[np.int64]:
-    """Returns the offset of each record in a file, int64 (records,).
+def record_bounds(path: Path) -> npt.NDArray[np.int64]:
+    """Returns the offset of each record in a file, and the file's size: int64 (records + 1,).
+
+    Reads the file in long pieces, since a request costs more than its bytes where the file is remote; but of a record longer
+    than a piece, only the first piece.
 
     Args:
-        path: of the file; only the record lengths are read and verified.
+        path: of the file; only the record lengths are verified.
 
     Raises:
         DamagedError: the file is truncated, or a length is damaged.
@@ -123,14 +126,18 @@ def record_offsets(path: Path) -> npt.NDArray[np.int64]:
     found, at = array("q"), 0
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
+        piece, begin = b"", 0
         while at < size:
-            head = os.pread(file.fileno(), FRAME_HEAD, at)
+            if at + FRAME_HEAD > begin + len(piece):
+                piece, begin = os.pread(file.fileno(), WRITE_BUFFER, at), at
+            head = piece[at - begin : at - begin + FRAME_HEAD]
             if head[8:] != masked_crc([head[:8]]):
                 break
             found.append(at)
             at += FRAME_HEAD + record_length(head) + FRAME_FOOT
     if at != size:
         raise damaged_at(str(path), found[-1] if at > size else at)
+    found.append(size)
     return np.array(found)
 
 

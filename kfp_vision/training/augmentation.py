@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import cv2
+import numpy as np
+import numpy.typing as npt
+
 from kfp_vision.core.frameworks import keras, tf
-from kfp_vision.networks import decoding
+from kfp_vision.engines.resizing import Floats
 
 DRAWS_PER_NUMBER = 1024  # upper bound of the draws for one image or batch
 
@@ -146,51 +150,55 @@ class Augmentation:
     mixup_alpha: float = 0.0
 
 
-def random_crop(
-    features: dict[str, tf.Tensor], seed: tuple[int, tf.Tensor], image_size: int, augmentation: Augmentation
-) -> tf.Tensor:
-    """Decodes and resizes a random window of a record's image; of a JPEG, only the window is decoded.
+def draw_augmentation(
+    numbers: tf.Tensor, sides: tf.Tensor, streams: tuple[int, int], augmentation: Augmentation
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws how to augment images, each by its own number: TF-Slim's random windows, and the input of `flip_and_distort`.
 
     Args:
-        features: the fields of a record.
-        seed: two numbers, from which the window follows.
-        image_size: height and width of the result in pixels.
-        augmentation: area and aspect ratio of the window.
+        numbers: of the images, int64 (images,).
+        sides: their heights and widths, int64 (images, 2).
+        streams: numbers of the random streams of windows and of colours.
+        augmentation: area and aspect ratio of the windows.
 
     Returns:
-        Float32 (size, size, 3) RGB in 0 to 255.
+        Windows: int64 (images, 4), top, left, height and width in pixels; and float32 (images, 3) from 0 to 1.
     """
-    shape = tf.stack([features["image/height"], features["image/width"], tf.constant(3, tf.int64)])
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape,
-        bounding_boxes=tf.zeros((1, 0, 4)),
-        seed=tf.cast(tf.stack(seed), tf.int64),
-        min_object_covered=0.0,
-        aspect_ratio_range=(augmentation.min_aspect_ratio, augmentation.max_aspect_ratio),
-        area_range=(augmentation.min_crop_area, 1.0),
-        max_attempts=100,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return decoding.crop_record(features, begin[:2], size[:2], image_size)
+
+    def draw(number_and_sides: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        number, (height, width) = number_and_sides[0], tf.unstack(number_and_sides[1])
+        seeds = [tf.stack([tf.constant(stream, tf.int64), number]) for stream in streams]
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.stack([height, width, tf.constant(3, tf.int64)]),
+            bounding_boxes=tf.zeros((1, 0, 4)),
+            seed=seeds[0],
+            min_object_covered=0.0,
+            aspect_ratio_range=(augmentation.min_aspect_ratio, augmentation.max_aspect_ratio),
+            area_range=(augmentation.min_crop_area, 1.0),
+            max_attempts=100,
+            use_image_if_no_bounding_boxes=True,
+        )
+        return tf.concat([begin[:2], size[:2]], 0), tf.random.stateless_uniform((3,), seeds[1])
+
+    drawn = (tf.TensorSpec((4,), tf.int64), tf.TensorSpec((3,), tf.float32))
+    windows, uniform = tf.map_fn(draw, (numbers, sides), fn_output_signature=drawn)
+    return windows, uniform
 
 
-def flip_and_distort(image: tf.Tensor, seed: tuple[int, tf.Tensor], augmentation: Augmentation) -> tf.Tensor:
-    """Mirrors an image at random, and changes its brightness and saturation at random: TF-Slim's fast mode.
+def flip_and_distort(image: Floats, uniform: npt.NDArray[np.float32], augmentation: Augmentation) -> None:
+    """Mirrors an image, and changes its brightness and saturation, as drawn: TF-Slim's fast mode.
 
     Args:
-        image: float32 (height, width, 3) RGB in 0 to 255.
-        seed: two numbers, from which the changes follow.
+        image: (height, width, 3) RGB in 0 to 255, contiguous; is overwritten.
+        uniform: three numbers from 0 to 1, from which the changes follow.
         augmentation: ranges of the changes.
-
-    Returns:
-        Float32 (height, width, 3) RGB in 0 to 255.
     """
-    flip, shift, factor = tf.unstack(tf.random.stateless_uniform((3,), tf.cast(tf.stack(seed), tf.int64)))
-    if augmentation.flip:
-        # tf.reverse is several times as fast as slicing with a step of -1.
-        image = tf.cond(flip < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+    flip, shift, factor = uniform.tolist()
+    if augmentation.flip and flip < 0.5:
+        cv2.flip(image, 1, dst=image)
     shift = (2 * shift - 1) * 255 * augmentation.max_brightness_delta
     factor = augmentation.lower_saturation + factor * (augmentation.upper_saturation - augmentation.lower_saturation)
-    # grey + factor * (colour - grey) as one matrix product: one pass over the image instead of four.
-    saturation = factor * tf.eye(3) + (1 - factor) * tf.constant(LUMA)[:, None]
-    return tf.clip_by_value(tf.tensordot(image, saturation, 1) + shift, 0.0, 255.0)
+    # grey + factor * (colour - grey) + shift as one matrix: one pass over the image instead of five.
+    saturation = factor * np.eye(3) + (1 - factor) * np.array(LUMA)
+    cv2.transform(image, np.column_stack([saturation, np.full(3, shift)]), dst=image)
+    np.clip(image, 0.0, 255.0, out=image)

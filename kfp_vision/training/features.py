@@ -47,7 +47,7 @@ def compute_features(body: Any, folder: Path, image_size: int, scratch: Path, *,
     labels = np.empty(images, np.int64)
     forward = tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16))
     start = 0
-    for batch, batch_labels in input_pipeline.evaluation_batches(folder, image_size=image_size, batch_size=FEATURE_BATCH):
+    for batch, batch_labels in input_pipeline.EvaluationBatches(folder, image_size=image_size, batch_size=FEATURE_BATCH):
         for view in (batch, batch[:, :, ::-1]) if mirrored else (batch,):
             end = start + len(batch_labels)
             values[start:end], labels[start:end] = forward(view).numpy(), batch_labels.numpy()

@@ -1,6 +1,6 @@
 """The input of a training: batches of images, or of features that are computed once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ class Feed(NamedTuple):
 
     model: Any
     batches: Callable[[int, tuple[int, int]], Batches]
-    validation: tf.data.Dataset | None
+    validation: Iterable[tuple[tf.Tensor, tf.Tensor]] | None
 
 
 def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
@@ -80,10 +80,8 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
 
     if not records_folder.read_records_info(data.validation_records).images:
         return Feed(network, batches, None)
-    validation = input_pipeline.evaluation_batches(
-        data.validation_records, image_size=data.image_size, batch_size=VALIDATION_BATCH
-    )
-    return Feed(network, batches, validation.take(VALIDATION_IMAGES // VALIDATION_BATCH))
+    options = {"image_size": data.image_size, "batch_size": VALIDATION_BATCH, "max_images": VALIDATION_IMAGES}
+    return Feed(network, batches, input_pipeline.EvaluationBatches(data.validation_records, **options))
 
 
 def feature_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:

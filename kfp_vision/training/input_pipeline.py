@@ -1,11 +1,14 @@
-"""Reads TFRecord files as batches for training and evaluation: decodes, crops and augments images with TensorFlow.
+"""Reads TFRecord files as batches for training and evaluation: decodes, crops and augments images.
+
+Without TensorFlow's operations where it can: for one image, calling them takes longer than what they do.
 
 Batches are (images, labels): float32 (batch, size, size, 3) RGB in 0 to 255, and int64 (batch,).
 """
 
 import itertools
-import threading
-from collections.abc import Callable, Iterator
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,14 +18,24 @@ import numpy.typing as npt
 from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import tf
-from kfp_vision.networks import decoding
-from kfp_vision.records import example, tf_dataset
+from kfp_vision.engines.cropping import Window, central_window
+from kfp_vision.engines.resizing import Floats
 from kfp_vision.records.records_folder import RandomAccessRecords, read_records_info
-from kfp_vision.training.augmentation import Augmentation, NumberedSeeds, flip_and_distort, mix_up, rand_augment, random_crop
+from kfp_vision.training.augmentation import (
+    Augmentation,
+    NumberedSeeds,
+    draw_augmentation,
+    flip_and_distort,
+    mix_up,
+    rand_augment,
+)
+from kfp_vision.training.record_images import RecordImage, RecordImages
 
+Batch = tuple[tf.Tensor, tf.Tensor]
 CROP_STREAM, COLOUR_STREAM, OPERATION_STREAM, BLEND_STREAM = range(4)  # streams of random numbers
 STREAMS_PER_SEED = 8  # per seed
 BATCHES_AHEAD = 2  # finished batches that wait to be used
+TENSOR_ALIGNMENT = 64  # bytes; TensorFlow ends the process if a tensor is at another address (EIGEN_MAX_ALIGN_BYTES)
 
 
 def training_batches(
@@ -35,7 +48,7 @@ def training_batches(
     first_step: int = 0,
     part: tuple[int, int] = (0, 1),
     memory: int = 0,
-) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+) -> Iterator[Batch]:
     """Yields endless augmented batches in a random order, with every image once per epoch.
 
     Not a tf.data dataset: one that calls Python for its records can keep a process from ending, since its threads wait for an
@@ -68,97 +81,82 @@ def training_batches(
     Raises:
         InputError: batch_size is not divisible by the number of slices, or a shard is damaged.
     """
-    cache = DecodedCache(RandomAccessRecords(folder), image_size, memory)
+    images = RecordImages(RandomAccessRecords(folder), image_size, memory)
     slice_number, slices = part
-    draw = draw_slices(len(cache), batch_size=batch_size, seed=seed, part=part)
+    draw = draw_slices(len(images), batch_size=batch_size, seed=seed, part=part)
+    streams = (STREAMS_PER_SEED * seed + CROP_STREAM, STREAMS_PER_SEED * seed + COLOUR_STREAM)
+    draw_in_graph = tf.function(lambda numbers, sides: draw_augmentation(numbers, sides, streams, augmentation))
     apply_operations = rand_augment(augmentation.rand_augment, augmentation.rand_augment_magnitude)
     blend = mix_up(augmentation.mixup_alpha, len(read_records_info(folder).labels)) if augmentation.mixup_alpha else None
 
-    def prepare(number_and_record: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        number, record = number_and_record
-        features = tf_dataset.parse_record(record)
-        image = random_crop(features, (STREAMS_PER_SEED * seed + CROP_STREAM, number), image_size, augmentation)
-        image = flip_and_distort(image, (STREAMS_PER_SEED * seed + COLOUR_STREAM, number), augmentation)
+    def augment_strongly(step: tf.Tensor, numbers: tf.Tensor, batch: tf.Tensor, labels: tf.Tensor) -> Batch:
+        def apply(number_and_image: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            number, image = number_and_image
+            return apply_operations(image, NumberedSeeds(STREAMS_PER_SEED * seed + OPERATION_STREAM, number))
+
         if augmentation.rand_augment:
-            image = apply_operations(image, NumberedSeeds(STREAMS_PER_SEED * seed + OPERATION_STREAM, number))
-        return image, features["image/class/label"]
-
-    image_and_label = (tf.TensorSpec((image_size, image_size, 3), tf.float32), tf.TensorSpec((), tf.int64))
-
-    def prepare_batch(step: tf.Tensor, numbers: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = tf.map_fn(prepare, (numbers, records), fn_output_signature=image_and_label)
+            batch = tf.map_fn(apply, (numbers, batch), fn_output_signature=tf.TensorSpec(batch.shape[1:], tf.float32))
         if not blend:
-            return images, labels
-        return blend(images, labels, NumberedSeeds(STREAMS_PER_SEED * seed + BLEND_STREAM, step * slices + slice_number))
+            return batch, labels
+        return blend(batch, labels, NumberedSeeds(STREAMS_PER_SEED * seed + BLEND_STREAM, step * slices + slice_number))
 
-    prepare_in_graph = tf.function(prepare_batch)
+    memory_of_batches = BatchMemory(image_size)
+    augment_in_graph = tf.function(augment_strongly) if augmentation.rand_augment or blend else None
 
-    def read_batch(step: int) -> tuple[tf.Tensor, tf.Tensor]:
-        numbers, record_numbers = draw(step)
+    def read_batch(step: int) -> Batch:
+        positions, numbers = draw(step)
+        read = images.read(numbers)
+        pixels = memory_of_batches.empty(len(read))
         with tf.device("CPU"):
-            records = tf.constant([cache.read(number) for number in record_numbers])
-            images, labels = prepare_in_graph(tf.constant(step, tf.int64), tf.constant(numbers, tf.int64), records)
-        return images, labels
+            tensors = tf.constant(positions, tf.int64), tf.constant([image.sides for image in read], tf.int64)
+            windows, uniform = (drawn.numpy() for drawn in draw_in_graph(*tensors))
+            for image, window, changes, out in zip(read, windows.tolist(), uniform, pixels, strict=True):
+                images.crop(image, Window(*window), out)
+                flip_and_distort(out, changes, augmentation)
+            batch = _as_batch(pixels, read)
+            return augment_in_graph(tf.constant(step, tf.int64), tensors[0], *batch) if augment_in_graph else batch
 
-    workers = hardware.cores()
-    return threads.ordered_map(read_batch, itertools.count(first_step), workers=workers, limit=workers + BATCHES_AHEAD)
+    return _read_ahead(images, read_batch, itertools.count(first_step))
 
 
-class DecodedCache:
-    """Records by number, with a cache of decoded images.
-
-    An image is cached when its record is first read, if it fits. A JPEG that `decode_jpeg_window` may decode at a
-    reduced size is
-    not cached: that is fast already, and gives other pixels.
+class BatchMemory:
+    """Memory for batches, each used again once the tensor before is gone: new memory costs as much as resizing into it.
 
     Args:
-        records: random access to the records.
-        image_size: height and width of the crops after resizing, in pixels.
-        limit: bytes of pixels to cache.
+        image_size: height and width in pixels.
     """
 
-    def __init__(self, records: RandomAccessRecords, image_size: int, limit: int):
-        self._records, self._image_size = records, image_size
-        self._bytes_left, self._pixels = limit, dict[int, bytes]()
-        self._seen = np.zeros(len(records), bool)  # an image that did not fit once never will: room only shrinks
-        self._lock = threading.Lock()
+    def __init__(self, image_size: int):
+        self._image_size = image_size
+        self._free: list[npt.NDArray[np.uint8]] = []
 
-    def __len__(self) -> int:
-        return len(self._records)
+    def empty(self, images: int) -> Floats:
+        """Returns an uninitialized array (images, size, size, 3) at an address that TensorFlow accepts for a tensor."""
+        shape = (images, self._image_size, self._image_size, 3)
+        size = 4 * math.prod(shape)
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(0, np.uint8)
+        if len(memory) < size + TENSOR_ALIGNMENT:
+            memory = np.empty(size + TENSOR_ALIGNMENT, np.uint8)
+        first = -memory.ctypes.data % TENSOR_ALIGNMENT
+        pixels = memory[first : first + size].view(np.float32).reshape(shape)
+        weakref.finalize(pixels, self._free.append, memory).atexit = False
+        return pixels
 
-    def read(self, number: int) -> bytes:
-        """Reads one record.
 
-        Args:
-            number: from 0.
+def _as_batch(pixels: Floats, images: Sequence[RecordImage]) -> Batch:
+    """Returns pixels from a `BatchMemory` as a tensor, without copying them, and the labels of the images."""
+    tensor = tf.experimental.dlpack.from_dlpack(pixels.__dlpack__())
+    return tensor, tf.constant([image.label for image in images], tf.int64)
 
-        Returns:
-            A serialized example; a cached image has the format `RAW_FORMAT`.
 
-        Raises:
-            ValueError: the checksum of the record does not match.
-        """
-        if number in self._pixels:
-            return self._pixels[number]
-        record = self._records.read(number)
-        with self._lock:
-            seen, self._seen[number] = self._seen[number], True
-        if seen or self._bytes_left <= 0:
-            return record
-        features = {name: value.numpy() for name, value in tf_dataset.parse_record(record).items()}
-        height, width = int(features["image/height"]), int(features["image/width"])
-        size = 3 * height * width
-        full_size = features["image/format"] == b"png" or min(height, width) // self._image_size < decoding.JPEG_REDUCTIONS[1]
-        with self._lock:
-            if not full_size or size > self._bytes_left:
-                return record
-            self._bytes_left -= size
-        decode = tf.io.decode_png if features["image/format"] == b"png" else tf.io.decode_jpeg
-        pixels = decode(features["image/encoded"], channels=3).numpy()
-        features |= {"image/encoded": pixels.tobytes(), "image/format": decoding.RAW_FORMAT}
-        numbers = {name: int(features[name]) for name in ("image/height", "image/width", "image/class/label")}
-        self._pixels[number] = b"".join(example.serialize_features(features | numbers))
-        return self._pixels[number]
+def _read_ahead(images: RecordImages, read_batch: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
+    """Yields batches that are read in threads, ahead of their use; closes the images in the end."""
+    workers = hardware.cores()
+    with images:
+        yield from threads.ordered_map(read_batch, steps, workers=workers, limit=workers + BATCHES_AHEAD)
 
 
 def draw_slices(count: int, *, batch_size: int, seed: int, part: tuple[int, int]) -> Callable[[int], tuple[range, list[int]]]:
@@ -194,23 +192,31 @@ def draw_slices(count: int, *, batch_size: int, seed: int, part: tuple[int, int]
     return draw
 
 
-def evaluation_batches(folder: Path, *, image_size: int, batch_size: int) -> tf.data.Dataset:
-    """Reads every image once, in the order of the shards, cropped as `central_crop` does.
+class EvaluationBatches:
+    """Every image once, in the order of the shards, cropped as `central_crop` does. Iterable many times.
 
     Args:
         folder: of records.
         image_size: height and width in pixels.
         batch_size: images per batch; the last one may have fewer.
-
-    Returns:
-        Batches of images and labels as the module says.
+        max_images: images after which to stop; by default none.
     """
 
-    def prepare(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = tf_dataset.parse_record(record)
-        begin, size = decoding.central_window(tf.stack([features["image/height"], features["image/width"]]))
-        return decoding.crop_record(features, begin, size, image_size), features["image/class/label"]
+    def __init__(self, folder: Path, *, image_size: int, batch_size: int, max_images: int | None = None):
+        self._records, self._image_size, self._batch_size = RandomAccessRecords(folder), image_size, batch_size
+        self._memory = BatchMemory(image_size)
+        self._images = len(self._records) if max_images is None else min(max_images, len(self._records))
 
-    # Not AUTOTUNE: one pass is over before it has found the right number of calls.
-    images = tf_dataset.encoded_records(folder).map(prepare, num_parallel_calls=2 * hardware.cores(), deterministic=True)
-    return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields batches of images and labels as the module says."""
+        images = RecordImages(self._records, self._image_size)
+
+        def read_batch(first: int) -> Batch:
+            read = images.read(range(first, min(first + self._batch_size, self._images)))
+            pixels = self._memory.empty(len(read))
+            for image, out in zip(read, pixels, strict=True):
+                images.crop(image, central_window(image.sides), out)
+            with tf.device("CPU"):
+                return _as_batch(pixels, read)
+
+        return _read_ahead(images, read_batch, range(0, self._images, self._batch_size))

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -168,7 +168,7 @@ def _resume(trainer: Trainer, identity: Mapping[str, Any]) -> checkpointing.Chec
 def _run_monitored(
     trainer: Trainer,
     batches: Iterator[Any],
-    validation: tf.data.Dataset | None,
+    validation: Iterable[Any] | None,
     folder: checkpointing.CheckpointFolder | None,
     events: Path,
 ) -> None:

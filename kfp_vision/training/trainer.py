@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,7 +93,7 @@ class Trainer:
         self.compiled_step = tf.function(self._step, **compile_options)
         self.compiled_logits = tf.function(self._logits, **compile_options)
 
-    def run(self, batches: Iterator[Any], validation: tf.data.Dataset | None) -> Iterator[HistoryRow | None]:
+    def run(self, batches: Iterator[Any], validation: Iterable[Any] | None) -> Iterator[HistoryRow | None]:
         """Takes the remaining steps.
 
         Args:
@@ -121,7 +121,7 @@ class Trainer:
             yield row
             interval = _Interval()
 
-    def validate(self, batches: tf.data.Dataset) -> HistoryRow:
+    def validate(self, batches: Iterable[Any]) -> HistoryRow:
         """Computes loss and accuracy over all batches, with the moving averages of the weights if there are any.
 
         Args:

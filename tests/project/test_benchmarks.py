@@ -6,15 +6,30 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import colour_model, sample_images
+from PIL import Image
+from support import colour_model, odd_images, sample_images
 from support.model_servers import program
 
-from benchmarks import convert, fine_tuning, learn, measure, network_costs, networks, scale, search, serve, slim, training_stage
+from benchmarks import (
+    convert,
+    fine_tuning,
+    learn,
+    measure,
+    network_costs,
+    networks,
+    scale,
+    search,
+    serve,
+    slim,
+    slow_disk,
+    training_stage,
+)
 from kfp_vision.serving import server
 from kfp_vision.storage import sample
 
@@ -79,7 +94,7 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
 def test_rejects_an_unknown_benchmark_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    names = "convert, scale, train, learn, serve, engines, retrieval, search"
+    names = "convert, scale, train, slow_disk, learn, serve, engines, retrieval, search"
     assert done.stderr == f"error: a benchmark must be one of {names}; got sing. Take one of these.\n"
 
 
@@ -94,6 +109,40 @@ def test_the_training_rate_is_measured_between_its_events(tmp_path, monkeypatch,
     seconds = time.perf_counter() - start
     assert float(capsys.readouterr().out) > 2 * 3 / seconds  # three steps of two images between the first and the last event
     assert (tmp_path / "model" / "classifier.keras").exists()
+
+
+def test_the_wait_for_a_slow_disk_is_measured_after_the_warm_up(tmp_path, monkeypatch):
+    sample_images.pictures(tmp_path / "data" / "flower_photos", classes=2, each=3)
+    monkeypatch.setenv("KFP_VISION_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(training_stage, "WARM_UP", 1)
+    recipe = training_stage.recipe(2)
+    narrow = replace(recipe.advanced, depth_multiplier=0.1)
+    recipe = replace(recipe, image_size=64, train_steps=6, advanced=narrow)
+    training_stage.prepare(tmp_path)
+    waits = []
+    for latency, name in ((0.0, "fast"), (1.0, "slow")):
+        (tmp_path / name).mkdir()
+        for part in ("records", "labels"):
+            (tmp_path / name / part).symlink_to(tmp_path / part)
+        waits.append(slow_disk.measure_wait(tmp_path / name, latency, recipe))
+    assert 0 <= waits[0] < waits[1] <= 100  # a second for each of two requests of every batch
+
+
+def test_the_cost_of_reading_is_compared_with_keras_and_with_decoding_alone(monkeypatch):
+    monkeypatch.setenv("BENCH_ROUNDS", "1")
+    files = [odd_images.encode(Image.new("RGB", (64, 64)), "JPEG")] * 3
+    passes = []
+
+    class Batches(list[int]):
+        def __iter__(self):
+            passes.append(len(self))
+            sum(range(300_000 * len(self)))  # processor time in proportion
+            return super().__iter__()
+
+    against_keras, against_decoding = convert.reading_costs(Batches([1]), Batches([1, 2, 3, 4]), files)
+    assert passes == 2 * ([1] * convert.PASSES + [4] * convert.PASSES)
+    assert against_keras.ratio > 1 > against_decoding.ratio
+    assert against_keras.ours == against_decoding.ours
 
 
 def test_prints_time_memory_and_disk_of_each_stage_as_a_row(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan, table
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.records import tfrecord
 from kfp_vision.records.convert import _convert_in_order, write_tfrecords
 from kfp_vision.records.records_folder import (
     RandomAccessRecords,
@@ -383,6 +385,19 @@ def test_records_are_read_by_number(photos, tmp_path, write_records):
     numbered = RandomAccessRecords(tmp_path / "train")
     assert len(numbered) == len(expected) == 21
     assert [numbered.read(number) for number in reversed(range(21))] == expected[::-1]
+
+
+def test_a_record_is_read_in_one_request_and_its_place_is_found_in_few(photos, tmp_path, write_records, monkeypatch):
+    write_records(8, train=scan.scan_images(str(photos)).rows)
+    requests: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, length, at: requests.append(length) or pread(file, length, at))
+    numbered = RandomAccessRecords(tmp_path / "train")
+    assert len(requests) == 3  # one for each shard, all of which are small
+    expected = [numbered.read(number) for number in range(21)]
+    assert len(requests) == 3 + 21
+    monkeypatch.setattr(tfrecord, "WRITE_BUFFER", tfrecord.FRAME_HEAD + 1)  # every record is longer than a piece
+    assert [RandomAccessRecords(tmp_path / "train").read(number) for number in range(21)] == expected
 
 
 def test_a_truncated_shard_is_rejected_and_a_damaged_record_is_not_returned(photos, tmp_path, write_records):

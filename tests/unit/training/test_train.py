@@ -141,7 +141,7 @@ def test_augmented_images_stay_in_range_and_keep_their_labels(folders):
 
 
 def test_evaluation_batches_are_center_crops(folders):
-    images, labels = next(iter(input_pipeline.evaluation_batches(folders / "validation", image_size=35, batch_size=64)))
+    images, labels = next(iter(input_pipeline.EvaluationBatches(folders / "validation", image_size=35, batch_size=64)))
     assert len(labels) == 12
     first = next(iter(tf.data.TFRecordDataset(str(folders / "validation" / "validation-00000-of-00001.tfrecord"))))
     encoded = tf_dataset.parse_record(first)["image/encoded"].numpy()
@@ -332,7 +332,7 @@ def test_frozen_features_equal_the_network_and_are_batched_in_a_seeded_order(tmp
     body, last = networks.split_head(model)
     features = compute_features(body, folders / "train", 32, tmp_path, mirrored=True)
     assert features.values.shape == (64, body.output.shape[-1]) and features.labels.tolist().count(0) == 32
-    images, labels = next(iter(input_pipeline.evaluation_batches(folders / "train", image_size=32, batch_size=64)))
+    images, labels = next(iter(input_pipeline.EvaluationBatches(folders / "train", image_size=32, batch_size=64)))
     np.testing.assert_allclose(last(features.values[:32].astype("float32")), model(images), atol=0.02)
     assert np.array_equal(features.labels[:32], labels)
 
