@@ -13,6 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.dataset import images
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import resizing
@@ -45,7 +46,7 @@ class Window(NamedTuple):
     width: int
 
 
-def crop(encoded: bytes, size: int, max_pixels: int) -> Pixels:
+def crop(encoded: bytes, size: int, max_pixels: int, shape: str = STRETCHED) -> Pixels:
     """Decodes, crops, resizes and turns an image as `crop_floats` does, and rounds to whole levels.
 
     Rounding alone may move a score: of an EfficientNet-Lite0 of 1000 classes by up to 0.06 on photographs of flowers.
@@ -54,6 +55,7 @@ def crop(encoded: bytes, size: int, max_pixels: int) -> Pixels:
         encoded: the file's bytes, in any format of `dataset.images.PILLOW_FORMATS`.
         size: height and width of the result in pixels.
         max_pixels: upper limit for width times height.
+        shape: of the crop before it is resized; see `central_window`.
 
     Returns:
         (size, size, 3) RGB, at most 0.51 levels from those of `crop_floats`.
@@ -61,10 +63,10 @@ def crop(encoded: bytes, size: int, max_pixels: int) -> Pixels:
     Raises:
         Rejected: as for `crop_floats`.
     """
-    return np.rint(crop_floats(encoded, size, max_pixels)).astype(np.uint8)
+    return np.rint(crop_floats(encoded, size, max_pixels, shape)).astype(np.uint8)
 
 
-def crop_floats(encoded: bytes, size: int, max_pixels: int) -> Floats:
+def crop_floats(encoded: bytes, size: int, max_pixels: int, shape: str = STRETCHED) -> Floats:
     """Decodes an image, crops its centre, resizes the crop, and sets it upright; thread-safe, mostly without the GIL.
 
     Every pixel is within 0.01 levels of that which `decoding.central_crop` makes of what `validate_image` returns. Only a
@@ -75,6 +77,7 @@ def crop_floats(encoded: bytes, size: int, max_pixels: int) -> Floats:
         encoded: the file's bytes, in any format of `dataset.images.PILLOW_FORMATS`.
         size: height and width of the result in pixels.
         max_pixels: upper limit for width times height.
+        shape: of the crop before it is resized; see `central_window`.
 
     Returns:
         (size, size, 3) RGB from 0 to 255.
@@ -84,7 +87,7 @@ def crop_floats(encoded: bytes, size: int, max_pixels: int) -> Floats:
     """
     with images.open_image(encoded, max_pixels) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-            return _crop_jpeg(image, encoded, size, max_pixels)
+            return _crop_jpeg(image, encoded, size, max_pixels, shape)
         if image.format == "PNG":
             pixels = _decode_png(image, encoded, max_pixels)
         else:
@@ -93,17 +96,17 @@ def crop_floats(encoded: bytes, size: int, max_pixels: int) -> Floats:
                 # As in the training, whose copy is reduced as any JPEG, and has lost as much.
                 copy = images.encode_jpeg(shown, subsampling=images.FULL_COLOUR)
                 sides = (copy.height, copy.width)
-                window = central_window(sides)
+                window = central_window(sides, shape)
                 ratio = choose_reduction(window, size)
                 return resize_window(decode_jpeg(copy.encoded, sides, ratio), window, size, ratio)
             pixels = np.asarray(shown)
-        return resize_window(pixels, central_window(pixels.shape[:2]), size, 1)
+        return resize_window(pixels, central_window(pixels.shape[:2], shape), size, 1)
 
 
-def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int) -> Floats:
+def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int, shape: str) -> Floats:
     """Crops a JPEG; one of which libjpeg-turbo reports anything is checked as all images are, and cropped if it passes."""
     sides = (image.height, image.width)
-    ratio = choose_reduction(central_window(sides), size)
+    ratio = choose_reduction(central_window(sides, shape), size)
     orientation = images.read_orientation(image)
     try:
         pixels = decode_jpeg(encoded, sides, ratio)
@@ -113,7 +116,7 @@ def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int) -
         pixels = _decode_unusual_jpeg(valid.encoded, sides, ratio)
     # Turned before the window is cut, which is rounded to reduced pixels.
     upright = sides[::-1] if orientation in TRANSPOSED else sides
-    return resize_window(_turn_upright(pixels, orientation), central_window(upright), size, ratio)
+    return resize_window(_turn_upright(pixels, orientation), central_window(upright, shape), size, ratio)
 
 
 def decode_jpeg(encoded: bytes, sides: Sides, ratio: int, *, strict: bool = True, buffer: bytearray | None = None) -> Pixels:
@@ -216,9 +219,13 @@ def _turn_upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels[::rows, ::columns]
 
 
-def central_window(sides: Sides) -> Window:
-    """Returns the window of an image of these sides that `decoding.central_window` returns."""
-    top, left = (side // MARGIN for side in sides)
+def central_window(sides: Sides, shape: str = STRETCHED) -> Window:
+    """Returns the window of an image of these sides that `decoding.central_window` returns, with a shape of `crop_shapes`."""
+    margins = [side // MARGIN for side in sides]
+    if shape == SQUARE:
+        length = min(side - 2 * margin for side, margin in zip(sides, margins, strict=True))
+        margins = [(side - length) // 2 for side in sides]
+    top, left = margins
     return Window(top, left, sides[0] - 2 * top, sides[1] - 2 * left)
 
 

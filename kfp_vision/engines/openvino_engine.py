@@ -45,7 +45,7 @@ class OpenVinoEngine:
         }
         self._whole = _Compiled(version.folder / OPENVINO_FILE, options)
         self._scores = _Compiled(quantized, options) if quantized else self._whole
-        self.crop_size = self._whole.size
+        self.crop_size, self._shape = self._whole.size, version.crop
 
     @property
     def has_embeddings(self) -> bool:
@@ -63,7 +63,7 @@ class OpenVinoEngine:
     def crop(self, image: bytes, max_pixels: int) -> "npt.NDArray[np.float32] | Rejected":
         """See `engine.Engine`; a crop is float32 (crop_size, crop_size, 3), RGB from 0 to 255."""
         try:
-            return cropping.crop_floats(image, self.crop_size, max_pixels)
+            return cropping.crop_floats(image, self.crop_size, max_pixels, self._shape)
         except Rejected as reason:
             return reason
 

@@ -45,7 +45,7 @@ class TensorFlowEngine:
             self._signatures = self._loaded.signatures
             self._encoded = self._signatures["serving_default"]
             self.crop_size = _crop_size(self._signatures.get("pixels"))
-            self._crop = _compile_crop(self.crop_size) if self.crop_size else None
+            self._crop = _compile_crop(self.crop_size, version.crop) if self.crop_size else None
             self._takes_crops = bool(self._crop) and self._crops_alike()
         except Exception as error:  # TensorFlow raises many types for files that are not a model
             raise does_not_load(version.folder, error) from None
@@ -115,12 +115,12 @@ class TensorFlowEngine:
 
 
 @cache
-def _compile_crop(size: int) -> Any:
-    """Compiles the cropping once for all models of an image size: every trace takes a second."""
+def _compile_crop(size: int, shape: str) -> Any:
+    """Compiles the cropping once for all models of an image size and a shape of the crop: every trace takes a second."""
     from kfp_vision.core.frameworks import tf
     from kfp_vision.networks import decoding
 
-    graph = tf.function(lambda encoded: decoding.central_crop(encoded, size), autograph=False)
+    graph = tf.function(lambda encoded: decoding.central_crop(encoded, size, shape), autograph=False)
     return graph.get_concrete_function(tf.TensorSpec((), tf.string))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.dataset.images import MAX_PIXELS, Rejected
 from kfp_vision.engines import cropping
 from kfp_vision.exports import runtimes
@@ -29,6 +30,7 @@ class FileClassifier:
         self._file = runtimes.open_file(file)
         self.labels: list[str] = self._file.metadata["labels"]
         self._size: int = self._file.metadata["image_size"]
+        self._shape: str = self._file.metadata.get("crop", STRETCHED)
 
     def classify(self, images: Sequence[bytes]) -> list[Answer]:
         """Classifies images; a damaged one does not affect the others.
@@ -43,7 +45,7 @@ class FileClassifier:
 
     def _crop(self, image: bytes) -> Any | Rejected:
         try:
-            return cropping.crop(image, self._size, MAX_PIXELS)
+            return cropping.crop(image, self._size, MAX_PIXELS, self._shape)
         except Rejected as reason:
             return reason
 

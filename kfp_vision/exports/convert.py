@@ -36,7 +36,7 @@ class Conversion:
     def metadata(self) -> dict[str, object]:
         """What is to stand in the file."""
         about = self.version.about
-        return metadata(self.version.name, self.version.labels, about["image_size"], self.form)
+        return metadata(self.version.name, self.version.labels, about["image_size"], self.version.crop, self.form)
 
 
 def convert(version: Version, form: Format, folder: Path, crops: Path, seconds: float = CONVERSION_SECONDS) -> Path:

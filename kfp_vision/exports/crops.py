@@ -19,7 +19,7 @@ def crop_image(version: Version, encoded: bytes) -> npt.NDArray[np.uint8]:
     """Cuts an image of records as exported files take it.
 
     Args:
-        version: the exported model, whose image size is taken.
+        version: the exported model, whose image size and crop are taken.
         encoded: the image.
 
     Returns:
@@ -28,7 +28,7 @@ def crop_image(version: Version, encoded: bytes) -> npt.NDArray[np.uint8]:
     Raises:
         Rejected: it cannot be read.
     """
-    return cropping.crop(encoded, version.about["image_size"], MAX_PIXELS)
+    return cropping.crop(encoded, version.about["image_size"], MAX_PIXELS, version.crop)
 
 
 def write_calibration_crops(version: Version, train_records: Path, file: Path, seed: int) -> int:

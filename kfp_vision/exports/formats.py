@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import suggest_name
 
@@ -13,10 +14,13 @@ FILE_NAMES = {LITERT: "classifier.tflite", ONNX: "classifier.onnx", OPENVINO: "c
 SUFFIXES = {LITERT: ".tflite", ONNX: ".onnx", OPENVINO: ".xml"}
 INPUT, OUTPUT = "images", "probabilities"  # names in every file
 METADATA_FILE = "model.json"
-PREPROCESSING = (
-    "set the image upright by its EXIF orientation, take the central 87.5 % of each side, "
-    "resize it bilinearly to image_size, round to uint8 RGB"
-)
+PREPROCESSING = {
+    crop: f"set the image upright by its EXIF orientation, take {part}, resize it bilinearly to image_size, round to uint8 RGB"
+    for crop, part in (
+        (STRETCHED, "the central 87.5 % of each side"),
+        (SQUARE, "the central square of 87.5 % of the shorter side"),
+    )
+}
 ALL_PACKAGES = "kfp-vision[exports]"
 
 
@@ -126,13 +130,14 @@ def is_exported_file(path: str) -> bool:
     return path.endswith(tuple(SUFFIXES.values()))
 
 
-def metadata(name: str, labels: list[str], image_size: int, form: Format) -> dict[str, Any]:
+def metadata(name: str, labels: list[str], image_size: int, crop: str, form: Format) -> dict[str, Any]:
     """Returns what stands in every exported file, and beside it.
 
     Args:
         name: of the model.
         labels: class names, in the order of their numbers.
         image_size: height and width of the input in pixels.
+        crop: what the model sees of an image, see `crop_shapes`.
         form: of the file.
     """
     return {
@@ -140,7 +145,8 @@ def metadata(name: str, labels: list[str], image_size: int, form: Format) -> dic
         "format": form.name,
         "labels": labels,
         "image_size": image_size,
+        "crop": crop,
         "input": f"{INPUT}: uint8 (batch, {image_size}, {image_size}, 3), RGB from 0 to 255",
         "output": f"{OUTPUT}: float32 (batch, {len(labels)}), in the order of the labels",
-        "preprocessing": PREPROCESSING,
+        "preprocessing": PREPROCESSING[crop],
     }

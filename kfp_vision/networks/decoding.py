@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.core.frameworks import tf
 from kfp_vision.networks import orientation
 
@@ -9,8 +10,8 @@ CENTRAL_FRACTION = 0.875  # of each side, as TF-Slim and Caffe evaluate
 JPEG_REDUCTIONS = (1, 2, 4, 8)  # factors by which libjpeg can reduce an image while decoding it
 
 
-def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes an image, crops its centre as `tf.image.central_crop` does, resizes the crop, and sets it upright.
+def central_crop(encoded: tf.Tensor, image_size: int, shape: str = STRETCHED) -> tf.Tensor:
+    """Decodes an image, crops its centre, resizes the crop, and sets it upright.
 
     Transparent pixels of a PNG become white; pixels of 16 bits are scaled to 8.
 
@@ -20,6 +21,7 @@ def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     Args:
         encoded: a JPEG, a PNG, an opaque GIF, or a BMP of 24 bits; scalar string.
         image_size: height and width of the result in pixels.
+        shape: of the crop before it is resized; see `central_window`.
 
     Returns:
         Float32 (size, size, 3) RGB in 0 to 255.
@@ -29,9 +31,9 @@ def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     """
 
     def jpeg() -> tuple[tf.Tensor, tf.Tensor]:
-        shape = tf.image.extract_jpeg_shape(encoded)
-        window = central_window(shape[:2])
-        shown = tf.cond(shape[2] == 4, cmyk, lambda: decode_jpeg_window(encoded, *window, shape[1], image_size))
+        stored = tf.image.extract_jpeg_shape(encoded)
+        window = central_window(stored[:2], shape)
+        shown = tf.cond(stored[2] == 4, cmyk, lambda: decode_jpeg_window(encoded, *window, stored[1], image_size))
         return shown, orientation.jpeg_orientation(encoded)
 
     def cmyk() -> tf.Tensor:
@@ -65,7 +67,7 @@ def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
         return tf.zeros((1, 1, 3), tf.uint8), orientation.UPRIGHT
 
     def crop(image: tf.Tensor) -> tf.Tensor:
-        return _slice_image(image, *central_window(tf.shape(image)[:2]))
+        return _slice_image(image, *central_window(tf.shape(image)[:2], shape))
 
     is_png = orientation.is_png(encoded)
     kinds = [
@@ -80,9 +82,19 @@ def central_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     return orientation.turn_upright(resize(image, image_size), turned)
 
 
-def central_window(sides: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(top, left) and (height, width) of the centre of an image of (height, width), rounded as by `tf.image.central_crop`."""
-    begin = tf.cast(tf.cast(sides, tf.float32) * ((1 - CENTRAL_FRACTION) / 2), sides.dtype)
+def central_window(sides: tf.Tensor, shape: str = STRETCHED) -> tuple[tf.Tensor, tf.Tensor]:
+    """Finds the part of an image that a network sees in evaluation.
+
+    Args:
+        sides: (height, width) of the image.
+        shape: `STRETCHED` for so much of each side, rounded as by `tf.image.central_crop`; `SQUARE` for so much of the shorter
+            side, of the longer one a pixel more if the margins were unequal otherwise.
+
+    Returns:
+        (top, left) and (height, width) of the part, in pixels.
+    """
+    margins = tf.cast(tf.cast(sides, tf.float32) * ((1 - CENTRAL_FRACTION) / 2), sides.dtype)
+    begin = (sides - tf.reduce_min(sides - 2 * margins)) // 2 if shape == SQUARE else margins
     return begin, sides - 2 * begin
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.frameworks import convert_variables_to_constants_v2, keras, tf
 from kfp_vision.dataset import label_map
 from kfp_vision.engines import openvino_conversion
@@ -52,11 +53,11 @@ def write_model(
     stock = rebuild_in_stock_layers(trained, network, len(labels), shape)
     stock.save(folder / KERAS_FILE)
     label_map.write_labels(folder, labels)
-    metadata = json.dumps({**settings, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
+    metadata = json.dumps({**settings, "crop": network.crop, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
     (folder / MODEL_FILE).write_text(metadata, encoding="utf-8")
     (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
     version = exported_version(folder).folder
-    write_saved_model(version, stock, labels, shape["image_size"])
+    write_saved_model(version, stock, labels, shape["image_size"], network.crop)
     (version / VERSION_FILE).parent.mkdir()
     (version / VERSION_FILE).write_text(metadata, encoding="utf-8")
 
@@ -101,7 +102,7 @@ def rebuild_in_stock_layers(trained: Any, network: Network, classes: int, shape:
     return stock
 
 
-def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int) -> None:
+def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int, crop: str = STRETCHED) -> None:
     """Writes a SavedModel with three signatures, and beside it the same network for OpenVINO.
 
     `serving_default` maps `image_bytes`, string (batch,), encoded images, to `classes`, `class_idx` and `probabilities`.
@@ -116,6 +117,7 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
         model: from images to logits.
         labels: class names, in the order of their numbers.
         image_size: height and width of the images in pixels.
+        crop: what `serving_default` sees of an image, see `crop_shapes`.
     """
     pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.float32, name="images")
     encoded = tf.TensorSpec((None,), tf.string, name="image_bytes")
@@ -130,8 +132,8 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
         return {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        crop = partial(decoding.central_crop, image_size=image_size)
-        return classify(tf.map_fn(crop, image_bytes, fn_output_signature=tf.TensorSpec(pixels.shape[1:], tf.float32)))
+        see = partial(decoding.central_crop, image_size=image_size, shape=crop)
+        return classify(tf.map_fn(see, image_bytes, fn_output_signature=tf.TensorSpec(pixels.shape[1:], tf.float32)))
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
         _, features = compute(images)

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage import atomic, reading, uris
 
@@ -65,6 +66,12 @@ class Version:
         """Labels of the classes, in the order of their numbers."""
         labels: list[str] = self.about["labels"]
         return labels
+
+    @property
+    def crop(self) -> str:
+        """What the model sees of an image, see `crop_shapes`; the first models have no word on it, and see it stretched."""
+        crop: str = self.about.get("crop", STRETCHED)
+        return crop
 
     @cached_property
     def fingerprint(self) -> str:

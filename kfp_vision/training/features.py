@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.frameworks import tf
 from kfp_vision.records.records_folder import read_records_info
 from kfp_vision.training import input_pipeline
@@ -28,7 +29,9 @@ class CachedFeatures(NamedTuple):
     labels: npt.NDArray[np.int64]
 
 
-def compute_features(body: Any, folder: Path, image_size: int, scratch: Path, *, mirrored: bool) -> CachedFeatures:
+def compute_features(
+    body: Any, folder: Path, image_size: int, scratch: Path, *, mirrored: bool, crop: str = STRETCHED
+) -> CachedFeatures:
     """Computes the features of all images of a folder of records, cropped as in the evaluation.
 
     Args:
@@ -37,6 +40,7 @@ def compute_features(body: Any, folder: Path, image_size: int, scratch: Path, *,
         image_size: height and width of the images in pixels.
         scratch: folder for the file of features.
         mirrored: also compute the features of every image mirrored.
+        crop: what the network sees of an image, see `crop_shapes`.
 
     Returns:
         The features, in the order of the records; a mirrored batch follows the batch that it mirrors.
@@ -47,7 +51,8 @@ def compute_features(body: Any, folder: Path, image_size: int, scratch: Path, *,
     labels = np.empty(images, np.int64)
     forward = tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16))
     start = 0
-    for batch, batch_labels in input_pipeline.EvaluationBatches(folder, image_size=image_size, batch_size=FEATURE_BATCH):
+    batches = input_pipeline.EvaluationBatches(folder, image_size=image_size, batch_size=FEATURE_BATCH, crop=crop)
+    for batch, batch_labels in batches:
         for view in (batch, batch[:, :, ::-1]) if mirrored else (batch,):
             end = start + len(batch_labels)
             values[start:end], labels[start:end] = forward(view).numpy(), batch_labels.numpy()

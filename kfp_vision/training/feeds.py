@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,8 +81,14 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
 
     if not records_folder.read_records_info(data.validation_records).images:
         return Feed(network, batches, None)
-    options = {"image_size": data.image_size, "batch_size": VALIDATION_BATCH, "max_images": VALIDATION_IMAGES}
-    return Feed(network, batches, input_pipeline.EvaluationBatches(data.validation_records, **options))
+    validation = input_pipeline.EvaluationBatches(
+        data.validation_records,
+        image_size=data.image_size,
+        batch_size=VALIDATION_BATCH,
+        max_images=VALIDATION_IMAGES,
+        crop=networks.NETWORKS[recipe.network].crop,
+    )
+    return Feed(network, batches, validation)
 
 
 def feature_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
@@ -97,8 +104,9 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
     """
     body, head = networks.split_head(network)
     seed, flip = recipe.advanced.seed, recipe.advanced.flip
-    training = compute_features(body, data.train_records, data.image_size, data.scratch, mirrored=flip)
-    validation = compute_features(body, data.validation_records, data.image_size, data.scratch, mirrored=False)
+    crop = networks.NETWORKS[recipe.network].crop
+    compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=crop)
+    training, validation = compute(data.train_records, mirrored=flip), compute(data.validation_records, mirrored=False)
     print(f"computed the features of {len(training.labels) + len(validation.labels)} images, once for all steps", flush=True)
 
     def batches(first_step: int, part: tuple[int, int]) -> Batches:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kfp_vision.core import hardware, threads
+from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import tf
 from kfp_vision.engines.cropping import Window, central_window
@@ -200,9 +201,11 @@ class EvaluationBatches:
         image_size: height and width in pixels.
         batch_size: images per batch; the last one may have fewer.
         max_images: images after which to stop; by default none.
+        crop: what to show of an image, see `crop_shapes`.
     """
 
-    def __init__(self, folder: Path, *, image_size: int, batch_size: int, max_images: int | None = None):
+    def __init__(self, folder: Path, *, image_size: int, batch_size: int, max_images: int | None = None, crop: str = STRETCHED):
+        self._crop = crop
         self._records, self._image_size, self._batch_size = RandomAccessRecords(folder), image_size, batch_size
         self._memory = BatchMemory(image_size)
         self._images = len(self._records) if max_images is None else min(max_images, len(self._records))
@@ -215,7 +218,7 @@ class EvaluationBatches:
             read = images.read(range(first, min(first + self._batch_size, self._images)))
             pixels = self._memory.empty(len(read))
             for image, out in zip(read, pixels, strict=True):
-                images.crop(image, central_window(image.sides), out)
+                images.crop(image, central_window(image.sides, self._crop), out)
             with tf.device("CPU"):
                 return _as_batch(pixels, read)
 

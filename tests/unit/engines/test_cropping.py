@@ -14,9 +14,10 @@ import tensorflow as tf
 from PIL import Image
 from support import mutate_images, odd_images, place_model
 
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.dataset.images import Rejected, validate_image
 from kfp_vision.engines import resizing
-from kfp_vision.engines.cropping import crop, crop_floats
+from kfp_vision.engines.cropping import central_window, crop, crop_floats
 from kfp_vision.engines.tensorflow_engine import damaged_image, to_decodable
 from kfp_vision.networks import decoding
 
@@ -28,18 +29,18 @@ encode = odd_images.encode
 
 
 @cache
-def graph(size: int):
-    cropped = tf.function(lambda encoded: decoding.central_crop(encoded, size))
+def graph(size: int, shape: str):
+    cropped = tf.function(lambda encoded: decoding.central_crop(encoded, size, shape))
     return cropped.get_concrete_function(tf.TensorSpec((), tf.string))
 
 
-def seen(encoded: bytes, size: int) -> np.ndarray | Rejected:
+def seen(encoded: bytes, size: int, shape: str = STRETCHED) -> np.ndarray | Rejected:
     """What the exported model sees of an image once it is checked, or why that is rejected."""
     decodable = to_decodable(encoded, MAX_PIXELS)
     if isinstance(decodable, Rejected):
         return decodable
     try:
-        return graph(size)(tf.constant(decodable)).numpy()
+        return graph(size, shape)(tf.constant(decodable)).numpy()
     except tf.errors.InvalidArgumentError as error:
         return damaged_image(error)
 
@@ -51,10 +52,10 @@ def cropped(encoded: bytes, size: int) -> np.ndarray | Rejected:
         return reason
 
 
-def difference(encoded: bytes, size: int = SIZE) -> np.ndarray:
-    floats = crop_floats(encoded, size, MAX_PIXELS)
+def difference(encoded: bytes, size: int = SIZE, shape: str = STRETCHED) -> np.ndarray:
+    floats = crop_floats(encoded, size, MAX_PIXELS, shape)
     assert (floats.dtype, floats.shape) == (np.float32, (size, size, 3))
-    return np.abs(floats - seen(encoded, size))
+    return np.abs(floats - seen(encoded, size, shape))
 
 
 def landscape(width: int, height: int) -> Image.Image:
@@ -108,12 +109,13 @@ KINDS = {
 SIDES = [(61, 44), (71, 73), (150, 153), (299, 303), (601, 633), (1, 40), (40, 1), (1, 1)]
 
 
+@pytest.mark.parametrize("shape", [STRETCHED, SQUARE])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_gives_the_pixels_of_the_exported_model(kind):
+def test_every_kind_gives_the_pixels_of_the_exported_model(kind, shape):
     mode, image_format, options = KINDS[kind]
     for sides in SIDES[1:4] if image_format in ("HEIF", "AVIF") else SIDES:
         encoded = encode(landscape(*sides).convert(mode), image_format, **options)
-        assert difference(encoded).max() <= FLOATS, sides
+        assert difference(encoded, shape=shape).max() <= FLOATS, sides
 
 
 ODD = {
@@ -140,6 +142,16 @@ def test_odd_images_give_the_pixels_of_the_exported_model(kind):
     assert max(difference(ODD[kind], size).max() for size in (SIZE, 16, 8)) <= FLOATS
 
 
+def test_a_square_window_keeps_proportions_and_is_the_same_turned():
+    for sides in [*SIDES, (640, 480), (3, 500)]:
+        length = min(side - 2 * (side // 16) for side in sides)
+        window = central_window(sides, SQUARE)
+        assert (window.height - length, window.width - length) in ((0, 0), (0, 1), (1, 0))
+        assert (2 * window.top + window.height, 2 * window.left + window.width) == sides  # equal margins
+        begin, size = decoding.central_window(tf.constant(sides), SQUARE)
+        assert window == (*begin.numpy(), *size.numpy())
+
+
 def test_rounding_is_to_the_nearest_level():
     for sides in SIDES:
         encoded = encode(landscape(*sides), "PNG")
@@ -161,12 +173,13 @@ def turned(image: Image.Image, orientation: int) -> bytes:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("sides", [(48, 40), (67, 45), (160, 152), (328, 320), (640, 616)])
-def test_a_jpeg_is_set_upright(orientation, sides):
+@pytest.mark.parametrize("shape", [STRETCHED, SQUARE])
+def test_a_jpeg_is_set_upright(orientation, sides, shape):
     # Even colours across blocks of 8 pixels lose nothing when the upright copy is encoded again.
     patches = Image.fromarray(np.asarray(landscape(-(-sides[0] // 8), -(-sides[1] // 8))))
     image = patches.resize((patches.width * 8, patches.height * 8), Image.Resampling.NEAREST).crop((0, 0, *sides))
     encoded = turned(image, orientation)
-    differences = np.abs(crop_floats(encoded, SIZE, MAX_PIXELS) - seen(encoded, SIZE))
+    differences = np.abs(crop_floats(encoded, SIZE, MAX_PIXELS, shape) - seen(encoded, SIZE, shape))
     assert differences.mean() < 2.5
     if orientation != 1:
         assert np.abs(crop_floats(encoded, SIZE, MAX_PIXELS) - crop_floats(turned(image, 1), SIZE, MAX_PIXELS)).mean() > 10

@@ -1,5 +1,6 @@
 """OpenVINO gives TensorFlow's answers, whatever the batch, in several threads, and without its telemetry."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import embedding_model, exported_model, sample_images
 
 from kfp_vision.core import hardware
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import choice
+from kfp_vision.engines.cropping import crop_floats
 from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, TENSORFLOW
 from kfp_vision.engines.openvino_engine import LARGEST_TILE
 from kfp_vision.networks import NETWORKS
@@ -46,6 +50,27 @@ def expected(version, images) -> dict[str, np.ndarray]:
         "scores": engine.scores([engine.prepare(image, MAX_PIXELS) for image in images]),
         "embeddings": engine.embeddings([engine.crop(image, MAX_PIXELS) for image in images]),
     }
+
+
+def test_all_engines_see_the_square_of_a_wide_image_that_the_network_was_published_for(tmp_path):
+    network = NETWORKS["efficientnet_lite0"]
+    folder = embedding_model.write_model(tmp_path / "model", network, depth_multiplier=0.25)
+    version, wide = exported_version(folder), ramp((200, 64))
+    assert version.crop == version.about["crop"] == SQUARE
+    tensorflow = choice.load_engine(version, TENSORFLOW)
+    engines = (choice.load_engine(version, OPENVINO_FLOAT32), tensorflow)
+    in_process = [engine.scores([engine.prepare(wide, MAX_PIXELS)]) for engine in engines]
+    by_the_signature = tensorflow.scores_of_encoded([wide])
+    assert np.abs(np.stack(in_process) - by_the_signature).max() <= 1e-4
+    crop = engines[0].crop(wide, MAX_PIXELS)
+    assert np.abs(crop - crop_floats(wide, crop.shape[0], MAX_PIXELS, STRETCHED)).mean() > 5  # else it shows nothing
+
+
+def ramp(sides: tuple[int, int]) -> bytes:
+    """Returns a PNG with a grey ramp across."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").rotate(90).resize(sides).convert("RGB").save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(("name", "most"), [(OPENVINO_FLOAT32, 1e-4), (OPENVINO, 3e-2)])  # bfloat16 has 8 bits

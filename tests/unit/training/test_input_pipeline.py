@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
@@ -116,16 +117,18 @@ def test_a_jpeg_window_equals_that_part_of_the_decoded_image():
         assert np.array_equal(part, expected[top_edge : top_edge + height, left_edge : left_edge + width])
 
 
-def test_evaluation_batches_equal_the_preprocessing_of_the_export(tmp_path):
+@pytest.mark.parametrize("crop", [STRETCHED, SQUARE])
+def test_evaluation_batches_equal_the_preprocessing_of_the_export(tmp_path, crop):
     contents = [encoded(flower(*sides), kind) for sides in ((90, 70), (300, 401), (700, 900)) for kind in ("JPEG", "PNG")]
     examples = (
         (ImageRow("", "bellcup", len(content), "", f"{n}"), validate_image(content)) for n, content in enumerate(contents)
     )
     convert.write_shards(tmp_path / "records", "test", examples, ["bellcup"], 10)
-    (images, _), *further_batches = input_pipeline.EvaluationBatches(tmp_path / "records", image_size=SIZE, batch_size=16)
+    options = {"image_size": SIZE, "batch_size": 16, "crop": crop}
+    (images, _), *further_batches = input_pipeline.EvaluationBatches(tmp_path / "records", **options)
     assert not further_batches
     for image, content in zip(images, contents, strict=True):
-        assert np.abs(image - decoding.central_crop(content, SIZE)).max() <= FLOATS
+        assert np.abs(image - decoding.central_crop(content, SIZE, crop)).max() <= FLOATS
 
 
 def test_evaluation_batches_are_the_same_each_time_and_end_where_asked(numbered):
