@@ -81,6 +81,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
     (
         (
             "warmup_steps",
+            "head_steps",
             "validate_every_steps",
             "early_stopping_patience",
             "save_interval_secs",
@@ -165,6 +166,9 @@ class Advanced:
         label_smoothing: share of each label that is spread over all classes.
         precision: compute type: `bfloat16`, `float32`, or `auto` for what suits the hardware.
         layers_to_freeze: prefixes of layer names, such as `Conv2d,Mixed_3`, whose layers are not trained.
+        freeze_batch_norm: keep the statistics, scales and shifts of batch norm as the checkpoint has them.
+        head_steps: steps of the classification head alone before all layers train, on embeddings computed once, at ten times
+            the learning rate; 0 for none.
         moving_average_decay: decay of the moving average of the weights that is exported, such as 0.999; 0 for none.
         class_weights: `balanced` gives all classes the same total weight in the loss.
         validate_every_steps: steps between two validations; 0 for five validations per training.
@@ -247,6 +251,8 @@ class Advanced:
     label_smoothing: float = 0.0
     precision: str = "auto"
     layers_to_freeze: str = ""
+    freeze_batch_norm: bool = False
+    head_steps: int = 0
     moving_average_decay: float = 0.0
     class_weights: str = "none"
     # training loop

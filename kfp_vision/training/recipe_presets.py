@@ -25,30 +25,36 @@ DEFAULTS: dict[str, Any] = {
 # What each recipe sets: fields of the form, and under `advanced` fields of advanced.
 PRESETS: dict[str, dict[str, Any]] = {
     TUTORIAL: {},
-    # The classification head alone is trained, on embeddings that are computed once: minutes on a processor, and enough for a
-    # few hundred images. With GoogLeNet and Caffe's weights instead, 134 of 150 held-out photographs of the tutorial's flowers
-    # (602 to train on) were right; at 320 pixels, or with batches of 64 and twice the rate, no more.
+    # The classification head alone is trained, on embeddings that are computed once: half a minute on a processor, and enough
+    # for a few hundred images. benchmarks/README.md has what the choices are worth.
     "quick": {
-        "network": "inception_v1",
+        "network": AUTO_NETWORK,
         "checkpoint_uri": IMAGENET,
         "train_last_layer_only": True,
-        "batch_size": 32,
-        "train_steps": 600,
+        "batch_size": 64,
+        "train_steps": 1500,
         "optimizer": "momentum",
-        "learning_rate": 0.01,
+        "learning_rate": 0.03,
         "learning_rate_schedule": "cosine",
+        "advanced": {"weight_decay": 0.01},
     },
-    # All layers, longer and at a higher resolution, from the best weights at hand.
+    # All layers, from the best weights at hand: the head alone first, batch norm as published, and a low rate, since an
+    # EfficientNet-Lite unlearns what it knows at 0.01, or with statistics of a few images.
     "best": {
         "network": AUTO_NETWORK,
         "checkpoint_uri": IMAGENET,
         "batch_size": 32,
         "train_steps": 3000,
         "optimizer": "momentum",
-        "learning_rate": 0.01,
+        "learning_rate": 0.003,
         "learning_rate_schedule": "cosine",
-        "image_size": 288,
-        "advanced": {"label_smoothing": 0.1, "moving_average_decay": 0.999, "warmup_steps": 100},
+        "advanced": {
+            "label_smoothing": 0.1,
+            "weight_decay": 0.0001,
+            "warmup_steps": 100,
+            "head_steps": 500,
+            "freeze_batch_norm": True,
+        },
     },
 }
 RECIPES = tuple(PRESETS)

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import checkpointing, devices, feeds, monitoring
 from kfp_vision.training.recipe import Recipe
-from kfp_vision.training.trainer import Diverged, HistoryRow, Trainer, build_network, freeze_layers
+from kfp_vision.training.trainer import Diverged, HistoryRow, Trainer, build_network, freeze_batch_norm, freeze_layers
 
 __all__ = ["Diverged", "Recipe", "train_classifier"]
 
 BATCH_NORM_WINDOWS_PER_TRAINING = 10.0  # batch norm's moving averages cover at most a tenth of a training
+HEAD_RATE_FACTOR, HEAD_WEIGHT_DECAY = 10.0, 0.01  # of the steps of the classification head alone, before the others
 SIGTERM_EXIT_STATUS = 143  # exit status of a process that ended on SIGTERM
 
 
@@ -86,6 +87,8 @@ def train_classifier(
             class_weights = _balanced_weights(train_records, len(labels)) if balanced else None
             trainer = Trainer(feed.model, recipe, images / recipe.batch_size, class_weights)
         folder = _resume(trainer, _identity(recipe, shape, labels, train_records)) if recipe.checkpoint_dir else None
+        if recipe.advanced.head_steps and not recipe.train_last_layer_only and not trainer.step:
+            _train_head(network, data, recipe, strategy, class_weights)
         batches = devices.distribute_batches(strategy, partial(feed.batches, trainer.step))
         if is_chief:
             _run_monitored(trainer, batches, feed.validation, folder, events)
@@ -127,7 +130,24 @@ def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[
         suffix = "" if complete else ", with a new classification head"
         print(redact(f"starts from {recipe.checkpoint_uri}{suffix}"), flush=True)
     freeze_layers(network, recipe.advanced.layers_to_freeze)
+    if recipe.advanced.freeze_batch_norm:
+        freeze_batch_norm(network)
     return network
+
+
+def _train_head(
+    network: Any, data: feeds.FeedSource, recipe: Recipe, strategy: Any, class_weights: npt.NDArray[np.float64] | None
+) -> None:
+    """Trains the classification head alone, on embeddings that are computed once, so that its first gradients harm no layer."""
+    steps, advanced = recipe.advanced.head_steps, recipe.advanced
+    rate = HEAD_RATE_FACTOR * recipe.learning_rate
+    advanced = replace(advanced, moving_average_decay=0.0, warmup_steps=0, weight_decay=HEAD_WEIGHT_DECAY)
+    head = replace(recipe, train_steps=steps, learning_rate=rate, learning_rate_schedule="cosine", advanced=advanced)
+    with strategy.scope():
+        feed = feeds.feature_feed(network, data, head)
+        trainer = Trainer(feed.model, head, 1.0, class_weights)
+    *_, last = (row for row in trainer.run(devices.distribute_batches(strategy, partial(feed.batches, 0)), None) if row)
+    print(f"trained the classification head alone for {steps} steps first: loss {last['loss']:.3g}", flush=True)
 
 
 def _regularization(recipe: Recipe) -> dict[str, float]:

@@ -377,6 +377,21 @@ def freeze_layers(model: Any, layers_to_freeze: str) -> int:
     return len(frozen)
 
 
+def freeze_batch_norm(model: Any) -> int:
+    """Freezes batch norm: its statistics, scales and shifts stay those of the checkpoint.
+
+    Args:
+        model: Keras model to change.
+
+    Returns:
+        The number of layers that were frozen.
+    """
+    frozen = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in frozen:
+        layer.trainable = False
+    return len(frozen)
+
+
 def _decayed_variables(model: Any, recipe: Recipe) -> list[Any]:
     """Returns the kernels, to which `weight_decay` applies; AdamW decays weights itself."""
     kernels = {"kernel", "depthwise_kernel", "pointwise_kernel"}

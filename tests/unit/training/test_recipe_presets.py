@@ -45,7 +45,7 @@ def test_the_tutorial_sets_nothing(fields):
 
 def test_a_recipe_sets_what_is_at_its_default(fields):
     quick = Preset.of_form(fields | {"recipe": "quick"}).apply(fields)
-    assert {name: quick[name] for name in PRESETS["quick"]} == PRESETS["quick"]
+    assert {name: quick[name] for name in PRESETS["quick"]} == PRESETS["quick"]  # advanced too
     assert quick["image_size"] == 0 and quick["fine_tune"] is True
 
 

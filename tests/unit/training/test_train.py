@@ -313,6 +313,33 @@ def test_layers_are_frozen_by_name_prefix(folders, tmp_path):
             assert same == layer.name.startswith(("Conv2d", "Mixed_3")), weight.path
 
 
+@pytest.mark.slow
+def test_frozen_batch_norm_stays_as_in_the_checkpoint(folders, tmp_path):
+    advanced = NARROW | {"freeze_batch_norm": True, "export": "last"}
+    weights = write_npz(tmp_path / "weights.npz")
+    changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_steps": 3, "advanced": advanced}
+    _, model = train(folders, tmp_path, **changes)
+    network = NETWORKS["inception_v1"]
+    for layer in keras.saving.load_model(model / "classifier.keras").layers:
+        for weight in layer.weights:
+            same = np.array_equal(weight, weights[network.name_in_checkpoint(layer.name, weight.name)])
+            assert same == isinstance(layer, keras.layers.BatchNormalization), weight.path
+
+
+@pytest.mark.slow
+def test_the_head_is_trained_alone_first_and_once(folders, tmp_path, capsys):
+    advanced = NARROW | {"head_steps": 40, "export": "last"}
+    changes = {"learning_rate": 0.01, "train_steps": 1, "advanced": advanced, "checkpoint_dir": str(tmp_path / "checkpoints")}
+    (tmp_path / "first").mkdir()
+    train(folders, tmp_path / "first", **changes)
+    printed = capsys.readouterr().out
+    assert re.search(r"trained the classification head alone for 40 steps first: loss [0-9.]+\n", printed)
+    (tmp_path / "second").mkdir()
+    train(folders, tmp_path / "second", **changes | {"train_steps": 2})
+    printed = capsys.readouterr().out
+    assert "resumes after step 1" in printed and "head alone" not in printed
+
+
 @pytest.mark.parametrize(
     ("prefixes", "message"),
     [
