@@ -17,6 +17,7 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp_vision.components.container_images import GPU_IMAGE
 from kfp_vision.core.advanced import ADVANCED_CHOICES, ADVANCED_DEFAULTS, ADVANCED_RULES, PREPARATION_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
+from kfp_vision.networks import TF_SLIM_INCEPTION_V1
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.compiling import COMPONENTS
 from kfp_vision.pipelines.form import read_form
@@ -122,7 +123,8 @@ def recipes_table() -> str:
     for name, default in defaults.items():
         values = [format_default(preset[name]) if name in preset else "" for preset in settings.values()]
         if any(values):
-            rows.append((f"`{name}`{' of `advanced`' if name in in_advanced else ''}", format_default(default), *values))
+            shown = "TF-Slim's archive" if default == TF_SLIM_INCEPTION_V1 else format_default(default)  # its address is long
+            rows.append((f"`{name}`{' of `advanced`' if name in in_advanced else ''}", shown, *values))
     return table(("field", f"`{TUTORIAL}`", *(f"`{recipe}`" for recipe in settings)), rows)
 
 
