@@ -78,10 +78,11 @@ def write_model(place: Path, name: str = NETWORK) -> Path:
         The folder.
     """
     network, version = NETWORKS[name], place / FIRST_VERSION
-    export.write_saved_model(version, network.build(len(LABELS), fast=False), LABELS, network.image_size)
+    export.write_saved_model(version, network.build(len(LABELS), fast=False), LABELS, network.image_size, network.crop)
     about = version / VERSION_FILE
     about.parent.mkdir()
-    about.write_text(json.dumps({"model_name": "benchmark", "labels": LABELS, "image_size": network.image_size}))
+    metadata = {"model_name": "benchmark", "labels": LABELS, "image_size": network.image_size, "crop": network.crop}
+    about.write_text(json.dumps(metadata))
     return place
 
 

@@ -16,6 +16,7 @@ PACKAGED_FOR_PROCESSOR = ("efficientnet_lite0", "efficientnet_lite1", "efficient
 # With a GPU, where none of these packages is installed, but Keras has its weights or can download them.
 KERAS_NETWORK = "efficientnet_v2_b0"
 KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/efficientnet_v2/efficientnetv2-b0_notop.h5"
+PROBE_SECONDS = 3.0  # to connect, and to answer; no retries, as there are other weights
 KERAS_FOLDER = Path("~/.keras/models")
 
 
@@ -93,12 +94,11 @@ def _is_installed(package: str) -> bool:
 
 
 def _keras_has_weights() -> bool:
-    from kfp_vision.storage import reading
+    import requests
 
     if (KERAS_FOLDER.expanduser() / Path(KERAS_WEIGHTS).name).is_file():
         return True
     try:
-        reading.describe(KERAS_WEIGHTS)
-    except (InputError, FileNotFoundError):
+        return requests.head(KERAS_WEIGHTS, timeout=PROBE_SECONDS).ok
+    except requests.RequestException:
         return False
-    return True

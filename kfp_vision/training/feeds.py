@@ -91,13 +91,14 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
     return Feed(network, batches, validation)
 
 
-def feature_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
+def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: bool = True) -> Feed:
     """Feeds features to the classification head. They are computed once, since the layers below it do not change.
 
     Args:
         network: the Keras model.
         data: where to read.
         recipe: how to train.
+        validates: whether to compute those of the validation images too.
 
     Returns:
         Batches of features: float32 (batch, width), and int64 labels (batch,).
@@ -106,11 +107,13 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
     seed, flip = recipe.advanced.seed, recipe.advanced.flip
     crop = networks.NETWORKS[recipe.network].crop
     compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=crop)
-    training, validation = compute(data.train_records, mirrored=flip), compute(data.validation_records, mirrored=False)
-    print(f"computed the features of {len(training.labels) + len(validation.labels)} images, once for all steps", flush=True)
+    training = compute(data.train_records, mirrored=flip)
+    validation = compute(data.validation_records, mirrored=False) if validates else None
+    images = len(training.labels) + (len(validation.labels) if validation else 0)
+    print(f"computed the features of {images} images, once for all steps", flush=True)
 
     def batches(first_step: int, part: tuple[int, int]) -> Batches:
         order = {"batch_size": recipe.batch_size, "seed": seed, "first_step": first_step}
         return training_batches(training, part=part, **order)
 
-    return Feed(head, batches, validation_batches(validation) if len(validation.labels) else None)
+    return Feed(head, batches, validation_batches(validation) if validation and len(validation.labels) else None)

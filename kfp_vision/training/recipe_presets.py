@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from kfp_vision.core.advanced import ADVANCED_DEFAULTS
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import check_choices, check_type
 from kfp_vision.networks import AUTO_NETWORK, IMAGENET, TF_SLIM_INCEPTION_V1
@@ -112,7 +113,8 @@ class Preset:
             given: the dictionary; empty for a preset that sets nothing.
         """
         fields = {name: type(DEFAULTS[name])(value) for name, value in given.get("fields", {}).items()}
-        return cls(**{**given, "fields": fields})
+        advanced = {name: type(ADVANCED_DEFAULTS[name])(value) for name, value in given.get("advanced", {}).items()}
+        return cls(**{**given, "fields": fields, "advanced": advanced})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the preset as a dictionary, to pass it from stage to stage; empty if it sets nothing."""

@@ -144,7 +144,7 @@ def _train_head(
     advanced = replace(advanced, moving_average_decay=0.0, warmup_steps=0, weight_decay=HEAD_WEIGHT_DECAY)
     head = replace(recipe, train_steps=steps, learning_rate=rate, learning_rate_schedule="cosine", advanced=advanced)
     with strategy.scope():
-        feed = feeds.feature_feed(network, data, head)
+        feed = feeds.feature_feed(network, data, head, validates=False)
         trainer = Trainer(feed.model, head, 1.0, class_weights)
     *_, last = (row for row in trainer.run(devices.distribute_batches(strategy, partial(feed.batches, 0)), None) if row)
     print(f"trained the classification head alone for {steps} steps first: loss {last['loss']:.3g}", flush=True)

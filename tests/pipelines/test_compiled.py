@@ -351,7 +351,12 @@ def test_the_check_passes_for_unchanged_code(package_copy):
     [
         ("components/split_images.py", "Splits the table", "Slices the table", USING_THE_SPLIT),
         ("components/container_images.py", "kfp-vision-gpu:", "kfp-vision-cuda:", USING_A_GPU),
-        ("pipelines/image_classification.py", "train_steps: int = 6000", "train_steps: int = 6001", [*FORMS_LIKE_IT, "train_only"]),
+        (
+            "pipelines/image_classification.py",
+            "train_steps: int = 6000",
+            "train_steps: int = 6001",
+            [*FORMS_LIKE_IT, "train_only"],
+        ),
         ("preflight/rules.py", '"optimizer": OPTIMIZERS', '"model_name": OPTIMIZERS', [*TRAINING, "train_only"]),
         ("pipelines/prepare_records.py", "partitions: int = 1", "partitions: int = 2", ["prepare_records"]),
     ],

@@ -1,5 +1,8 @@
 """The network of `network=auto`: by the GPU asked for, the weights installed, and the checkpoint given."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import keras
 import numpy as np
 import pytest
@@ -54,6 +57,32 @@ def test_with_a_gpu_keras_weights_come_next_and_the_tutorials_last(fields, monke
     (tmp_path / "efficientnetv2-b0_notop.h5").touch()
     assert choose(fields).fields["network"] == "efficientnet_v2_b0"
     assert choose(fields | {"gpu_count": 0}).fields["network"] == "inception_v1"
+
+
+@pytest.mark.parametrize(("status", "network"), [(200, "efficientnet_v2_b0"), (503, "inception_v1")])
+def test_keras_weights_are_asked_for_once(fields, monkeypatch, tmp_path, status, network):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    no_weights(monkeypatch, tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setattr(choose_network, "KERAS_WEIGHTS", f"http://127.0.0.1:{server.server_port}/weights.h5")
+        try:
+            assert choose(fields).fields["network"] == network
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == ["/weights.h5"]
 
 
 def test_the_file_of_keras_weights_is_the_one_that_keras_downloads():

@@ -58,6 +58,8 @@ def test_fields_that_differ_and_names_in_advanced_win(fields):
 
 
 def test_the_lines_of_a_preset_say_what_is_set():
+    floats = Preset.from_json({"recipe": "quick", "fields": {"batch_size": 32.0}, "advanced": {"head_steps": 5.0}})
+    assert floats.describe() == ["recipe=quick sets batch_size=32, head_steps of advanced=5"]
     preset = Preset("quick", {"train_last_layer_only": True, "batch_size": 32}, {"seed": 1})
     assert preset.describe() == ["recipe=quick sets train_last_layer_only=true, batch_size=32, seed of advanced=1"]
 

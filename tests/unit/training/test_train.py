@@ -333,6 +333,7 @@ def test_the_head_is_trained_alone_first_and_once(folders, tmp_path, capsys):
     (tmp_path / "first").mkdir()
     train(folders, tmp_path / "first", **changes)
     printed = capsys.readouterr().out
+    assert "computed the features of 64 images" in printed  # of the training alone, and mirrored
     assert re.search(r"trained the classification head alone for 40 steps first: loss [0-9.]+\n", printed)
     (tmp_path / "second").mkdir()
     train(folders, tmp_path / "second", **changes | {"train_steps": 2})
