@@ -9,6 +9,7 @@ from support.page_commands import ROOT
 
 from kfp_vision.cli import commands, run
 from kfp_vision.pipelines import PIPELINES
+from kfp_vision.pipelines.quick_classification import FIXED
 from kfp_vision.preflight import rules
 
 # Beginnings of commands, and why no test runs them. Those of `kfp-vision` are parsed all the same, and their fields checked.
@@ -45,7 +46,7 @@ NOT_RUN = {
 CHECKS = {
     "image_classification": rules.check_values,
     "image_classification_partitioned": rules.check_values,
-    "quick_classification": rules.check_values,
+    "quick_classification": lambda form: rules.check_values(FIXED | form),
     "train_only": rules.check_train_only_values,
     "hyperparameter_sweep": rules.check_sweep_values,
     "prepare_records": rules.check_preparation_values,
