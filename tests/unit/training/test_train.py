@@ -300,9 +300,22 @@ def test_keeps_the_best_and_the_last_model(folders, tmp_path):
         assert not np.allclose(exported.layers[-1].kernel, last.layers[-1].kernel)
 
 
+def is_of_the_stem(layer: keras.Layer) -> bool:
+    return layer.name.startswith(("Conv2d", "Mixed_3"))
+
+
+def is_batch_norm(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
 @pytest.mark.slow
-def test_layers_are_frozen_by_name_prefix(folders, tmp_path):
-    advanced = NARROW | {"layers_to_freeze": "Conv2d, Mixed_3", "export": "last"}
+@pytest.mark.parametrize(
+    ("settings", "is_frozen"),
+    [({"layers_to_freeze": "Conv2d, Mixed_3"}, is_of_the_stem), ({"freeze_batch_norm": True}, is_batch_norm)],
+    ids=["by name prefix", "batch norm"],
+)
+def test_frozen_layers_stay_as_in_the_checkpoint(folders, tmp_path, settings, is_frozen):
+    advanced = NARROW | settings | {"export": "last"}
     weights = write_npz(tmp_path / "weights.npz")
     changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_steps": 3, "advanced": advanced}
     _, model = train(folders, tmp_path, **changes)
@@ -310,20 +323,7 @@ def test_layers_are_frozen_by_name_prefix(folders, tmp_path):
     for layer in keras.saving.load_model(model / "classifier.keras").layers:
         for weight in layer.weights:
             same = np.array_equal(weight, weights[network.name_in_checkpoint(layer.name, weight.name)])
-            assert same == layer.name.startswith(("Conv2d", "Mixed_3")), weight.path
-
-
-@pytest.mark.slow
-def test_frozen_batch_norm_stays_as_in_the_checkpoint(folders, tmp_path):
-    advanced = NARROW | {"freeze_batch_norm": True, "export": "last"}
-    weights = write_npz(tmp_path / "weights.npz")
-    changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_steps": 3, "advanced": advanced}
-    _, model = train(folders, tmp_path, **changes)
-    network = NETWORKS["inception_v1"]
-    for layer in keras.saving.load_model(model / "classifier.keras").layers:
-        for weight in layer.weights:
-            same = np.array_equal(weight, weights[network.name_in_checkpoint(layer.name, weight.name)])
-            assert same == isinstance(layer, keras.layers.BatchNormalization), weight.path
+            assert same == is_frozen(layer), weight.path
 
 
 @pytest.mark.slow
