@@ -5,7 +5,6 @@ accuracy is that of held-out photographs after 300 steps from the published weig
 BENCH_ROUNDS splits; a network has none where its weights cannot be had. Let nothing else run on the machine meanwhile.
 """
 
-import importlib.util
 import json
 import os
 import statistics
@@ -98,7 +97,7 @@ def find_weights(name: str) -> str:
     """
     network = NETWORKS[name]
     if network.weights_package:
-        return IMAGENET if importlib.util.find_spec(network.weights_package.partition("==")[0].replace("-", "_")) else ""
+        return IMAGENET if network.has_installed_weights else ""
     if network.imagenet:
         return IMAGENET if os.environ.get("BENCH_DOWNLOADS") else ""
     return str(photographs.find_googlenet_weights("networks") or "") if name == "googlenet" else ""

