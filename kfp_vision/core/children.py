@@ -56,8 +56,8 @@ def run_child(module: str, arguments: Sequence[str], seconds: float) -> str:
         except subprocess.TimeoutExpired:
             raise ChildFailed(f"took more than {seconds:g} s") from None
         if process.returncode:
-            raise ChildFailed(describe_failure(process.returncode, _tail(log) or _tail(output)))
-        return (_tail(output) or [""])[-1]
+            raise ChildFailed(describe_failure(process.returncode, read_lines(log) or read_lines(output)))
+        return (read_lines(output) or [""])[-1]
 
 
 def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -96,9 +96,17 @@ def describe_failure(code: int, lines: Sequence[str]) -> str:
     return " ".join(last.removeprefix(InputError.PREFIX).split())[:600]
 
 
-def _tail(file: IO[bytes]) -> list[str]:
-    """Returns the last lines of a file, without empty ones."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - MAX_TAIL))
-    text = file.read().decode(errors="replace")
+def read_lines(file: IO[bytes]) -> list[str]:
+    """Reads the end of what a child process has printed to a file, even while it prints.
+
+    The child shares the file's position; it is left alone, since the child would write over its own lines otherwise.
+
+    Args:
+        file: the child's standard output or error.
+
+    Returns:
+        The last lines, without empty ones.
+    """
+    size = os.fstat(file.fileno()).st_size
+    text = os.pread(file.fileno(), MAX_TAIL, max(0, size - MAX_TAIL)).decode(errors="replace")
     return [line for line in text.splitlines() if line.strip()]

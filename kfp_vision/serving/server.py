@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
 
-from kfp_vision.core import values
+from kfp_vision.core import children, values
 from kfp_vision.core.errors import InputError
 from kfp_vision.engines.choice import ENGINE_VARIABLE
 from kfp_vision.prediction import authentication
@@ -96,7 +96,7 @@ def run_server(path: Path, name: str = "", engine: str = "") -> Iterator[str]:
     """
     options = ["--port", "0", "--parent", str(os.getpid()), *(["--name", name] if name else [])]
     command = [sys.executable, "-m", "kfp_vision.serving", str(path), *options]
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile() as output:
         environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({ENGINE_VARIABLE: engine} if engine else {})
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
@@ -154,21 +154,21 @@ def _announce(models: "ServedModels", host: str, port: int, grpc_port: int) -> N
         print(f"gRPC: {host}:{grpc_port}", flush=True)
 
 
-def _wait_for_url(process: subprocess.Popen[bytes], output: TextIO) -> str:
+def _wait_for_url(process: subprocess.Popen[bytes], output: IO[bytes]) -> str:
     """Waits for the line in which a starting server prints its address."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    lines: list[str] = []
     while time.monotonic() < deadline:
-        has_ended = process.poll() is not None
-        output.seek(0)
-        lines = output.read().splitlines()
+        exit_code = process.poll()
+        lines = children.read_lines(output)
         for line in lines:
             if line.startswith(URL_LINE_PREFIX):
                 return line.split()[1].rstrip("/")
-        if has_ended:
-            errors = [line for line in lines if line.startswith(InputError.PREFIX)] or [f"{InputError.PREFIX}{lines[-1:]}"]
-            raise InputError.from_line(errors[-1])
+        if exit_code is not None:
+            raise InputError.from_line(InputError.PREFIX + children.describe_failure(exit_code, lines))
         time.sleep(0.05)
-    raise InputError("a server must start", f"nothing after {START_TIMEOUT_SECONDS} s", "See what kfp-vision serve prints.")
+    found = f"no address after {START_TIMEOUT_SECONDS} s; its last line: {(lines or ['none'])[-1]}"
+    raise InputError("a server must start", found, "See what kfp-vision serve prints.")
 
 
 def _wait_until_ready(url: str) -> None:

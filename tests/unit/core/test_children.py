@@ -1,7 +1,9 @@
 """Runs a module in a child process, and says in one line what went wrong there."""
 
 import signal
+import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -57,3 +59,14 @@ def test_a_module_that_is_missing_is_one_line():
 
 def test_a_process_that_says_nothing_has_its_exit_code_told():
     assert children.describe_failure(3, []) == "ended with exit code 3"
+
+
+def test_reading_what_a_child_prints_does_not_make_it_write_over_its_lines():
+    program = "for number in range(5_000): print(number, 'open http://127.0.0.1:8080', flush=True)"
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=output)
+        while process.poll() is None:
+            children.read_lines(output)
+        numbers = [int(line.split()[0]) for line in children.read_lines(output)]
+    assert numbers == list(range(numbers[0], 5_000))  # the end of them
+    assert len(numbers) > 1_000
