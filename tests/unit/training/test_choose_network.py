@@ -16,7 +16,7 @@ from kfp_vision.preflight import checks, rules
 from kfp_vision.training import choose_network
 from kfp_vision.training.recipe_presets import Preset
 
-INSTALLED = "efficientnet_lite0"  # setup.py: dev has its weights alone
+INSTALLED = "efficientnet_lite0"  # setup.py: the stages have its weights, and no others
 
 
 @pytest.fixture
