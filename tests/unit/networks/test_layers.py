@@ -8,12 +8,18 @@ import pytest
 import tensorflow as tf
 
 from kfp_vision.networks import NETWORKS
-from kfp_vision.networks.layers import FastDepthwiseConv2D, FastReLU
+from kfp_vision.networks.layers import FastDepthwiseConv2D, FastGroupedConv2D, FastReLU
 
 # Less than one strip of columns, one, two and three; strides below, at and above the kernel; images of odd and even size.
 DEPTHWISE = list(itertools.product([(1, 1), (3, 3), (5, 5), (2, 7)], [1, 2, 3], ["same", "valid"]))
 SIZE = (7, 8)
 BFLOAT16_ROUNDING = 2**-8
+MOBILE = [(keras.layers.DepthwiseConv2D, FastDepthwiseConv2D), (keras.layers.ReLU, FastReLU)]
+FAST = {
+    "efficientnet_lite0": MOBILE,
+    "mobilenet_v3_large": MOBILE,
+    "convnext_tiny": [(keras.layers.Conv2D, FastGroupedConv2D)],
+}
 
 
 def run(layer: keras.layers.Layer, images: np.ndarray, seed: int = 0) -> list[np.ndarray]:
@@ -82,6 +88,20 @@ def test_a_depthwise_convolution_compiled_by_xla_equals_that_of_keras():
     assert_close([gradient(images).numpy()], [tape.gradient(outputs, reference.kernel.value).numpy()], 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("groups", "options"),
+    [(24, {}), (24, {"strides": 2, "padding": "valid"}), (8, {}), (1, {"activation": "relu"}), (24, {"dilation_rate": 2})],
+)
+def test_a_convolution_in_groups_equals_that_of_keras(groups, options):
+    images = np.random.default_rng(1).normal(size=(2, 9, 9, 24)).astype("float32")
+    options = {"padding": "same", "groups": groups, **options}
+    ours, reference = (kind(24, 7 if groups == 24 else 3, **options) for kind in (FastGroupedConv2D, keras.layers.Conv2D))
+    for layer in (ours, reference):
+        layer.build(images.shape)
+    ours.set_weights(reference.get_weights())
+    assert_close(run(ours, images), run(reference, images), 1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("limit", [None, 6.0])
 def test_a_rectifier_equals_that_of_keras(limit, dtype):
@@ -92,9 +112,9 @@ def test_a_rectifier_equals_that_of_keras(limit, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "mobilenet_v3_large"])
+@pytest.mark.parametrize("name", FAST)
 def test_networks_have_fast_layers_in_training_and_stock_ones_in_what_is_saved(name):
     for fast in (True, False):
         model = NETWORKS[name].build(2, image_size=32, fast=fast)
-        for kind, fast_kind in ((keras.layers.DepthwiseConv2D, FastDepthwiseConv2D), (keras.layers.ReLU, FastReLU)):
+        for kind, fast_kind in FAST[name]:
             assert {type(layer) for layer in model.layers if isinstance(layer, kind)} == {fast_kind if fast else kind}
