@@ -21,7 +21,7 @@ Box = tuple[int, int, int, int]  # left, top, right and bottom, as Pillow has th
 def lay_over(encoded: bytes, explanation: Explanation, side: int, max_pixels: int = images.MAX_PIXELS) -> list[bytes]:
     """Lays each map of an explanation over its image; what is outside of the crop, which no network sees, is darkened.
 
-    Only what is above zero is drawn, in proportion to the largest value of the map, as of Grad-CAM (Selvaraju et al., 2017,
+    Only what is above zero is drawn, in proportion to the largest value of the map, as Grad-CAM does (Selvaraju et al., 2017,
     arXiv:1610.02391).
 
     Args:
