@@ -85,6 +85,24 @@ def crop_floats(encoded: bytes, size: int, max_pixels: int, shape: str = STRETCH
     Raises:
         Rejected: as for `dataset.images.validate_image`, with its reasons, or a PNG is damaged where TensorFlow rejects it.
     """
+    return crop_and_measure(encoded, size, max_pixels, shape)[0]
+
+
+def crop_and_measure(encoded: bytes, size: int, max_pixels: int, shape: str = STRETCHED) -> tuple[Floats, Sides]:
+    """Crops an image as `crop_floats` does, and measures it.
+
+    Args:
+        encoded: the file's bytes, in any format of `dataset.images.PILLOW_FORMATS`.
+        size: height and width of the crop in pixels.
+        max_pixels: upper limit for width times height.
+        shape: of the crop before it is resized; see `central_window`.
+
+    Returns:
+        The crop, and height and width of the whole image in pixels, upright.
+
+    Raises:
+        Rejected: as for `crop_floats`.
+    """
     with images.open_image(encoded, max_pixels) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             return _crop_jpeg(image, encoded, size, max_pixels, shape)
@@ -98,12 +116,13 @@ def crop_floats(encoded: bytes, size: int, max_pixels: int, shape: str = STRETCH
                 sides = (copy.height, copy.width)
                 window = central_window(sides, shape)
                 ratio = choose_reduction(window, size)
-                return resize_window(decode_jpeg(copy.encoded, sides, ratio), window, size, ratio)
+                return resize_window(decode_jpeg(copy.encoded, sides, ratio), window, size, ratio), sides
             pixels = np.asarray(shown)
-        return resize_window(pixels, central_window(pixels.shape[:2], shape), size, 1)
+        sides = (pixels.shape[0], pixels.shape[1])
+        return resize_window(pixels, central_window(sides, shape), size, 1), sides
 
 
-def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int, shape: str) -> Floats:
+def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int, shape: str) -> tuple[Floats, Sides]:
     """Crops a JPEG; one of which libjpeg-turbo reports anything is checked as all images are, and cropped if it passes."""
     sides = (image.height, image.width)
     ratio = choose_reduction(central_window(sides, shape), size)
@@ -116,7 +135,7 @@ def _crop_jpeg(image: Image.Image, encoded: bytes, size: int, max_pixels: int, s
         pixels = _decode_unusual_jpeg(valid.encoded, sides, ratio)
     # Turned before the window is cut, which is rounded to reduced pixels.
     upright = sides[::-1] if orientation in TRANSPOSED else sides
-    return resize_window(_turn_upright(pixels, orientation), central_window(upright, shape), size, ratio)
+    return resize_window(_turn_upright(pixels, orientation), central_window(upright, shape), size, ratio), upright
 
 
 def decode_jpeg(encoded: bytes, sides: Sides, ratio: int, *, strict: bool = True, buffer: bytearray | None = None) -> Pixels:

@@ -1,8 +1,8 @@
 """The interface of engines, and their names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kfp_vision.core.advanced import SERVING_ENGINES
 from kfp_vision.core.errors import InputError
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from kfp_vision.dataset.images import Rejected
+    from kfp_vision.engines.cropping import Sides, Window
 
 AUTO, OPENVINO, OPENVINO_FLOAT32, TENSORFLOW, OPENVINO_INT8 = SERVING_ENGINES
 OPENVINO_FILE = "openvino/model.xml"  # of a version, with model.bin beside it
+OPENVINO_HEAD_FILE = "openvino/head.npy"  # of a version with class activation maps: the kernel of its head, (width, classes)
 
 
 def does_not_load(folder: Path, error: Exception) -> InputError:
@@ -26,6 +28,33 @@ def does_not_load(folder: Path, error: Exception) -> InputError:
     """
     found = f"{folder} ({' '.join(str(error).split())[:200]})"
     return InputError("a model must load and answer", found, "Train or export it again.")
+
+
+class Sight(NamedTuple):
+    """What a network sees of an image.
+
+    Attributes:
+        crop: as `Engine.crop` returns it.
+        sides: height and width of the whole image in pixels, upright.
+        window: the part of it that the crop shows.
+    """
+
+    crop: Any
+    sides: "Sides"
+    window: "Window"
+
+
+class Evidence(NamedTuple):
+    """The scores of a crop, and where in it they come from.
+
+    Attributes:
+        scores: probabilities, float32 (classes,).
+        maps: from numbers of classes to their class activation maps, float32 (classes asked for, rows, columns), whose rows
+            and columns divide the crop evenly. A map is in logits: its mean is the logit of the class, less the bias.
+    """
+
+    scores: "npt.NDArray[np.float32]"
+    maps: "Callable[[Sequence[int]], npt.NDArray[np.float32]]"
 
 
 class Engine(Protocol):
@@ -88,4 +117,32 @@ class Engine(Protocol):
 
         Returns:
             Embeddings, float32 (crops, width).
+        """
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the version has class activation maps.
+
+        Exports of early versions of this library do not, nor networks that `networks.find_feature_map` does not know.
+        """
+
+    def look(self, image: bytes, max_pixels: int) -> "Sight | Rejected":
+        """Checks, decodes and crops an image for `explain`; only if `has_maps`.
+
+        Args:
+            image: encoded, in any format.
+            max_pixels: larger images are rejected.
+
+        Returns:
+            What the network sees, or why the image is rejected.
+        """
+
+    def explain(self, crops: Sequence[Any]) -> Sequence[Evidence]:
+        """Computes the probabilities of all classes and their class activation maps in one pass; only if `has_maps`.
+
+        Args:
+            crops: results of `crop`, at least one.
+
+        Returns:
+            The evidence in each crop.
         """

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,16 @@ import numpy as np
 from kfp_vision.core import hardware
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import cropping
-from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8, does_not_load
+from kfp_vision.engines.engine import (
+    OPENVINO,
+    OPENVINO_FILE,
+    OPENVINO_FLOAT32,
+    OPENVINO_HEAD_FILE,
+    OPENVINO_INT8,
+    Evidence,
+    Sight,
+    does_not_load,
+)
 from kfp_vision.engines.openvino_runtime import openvino, read_model
 from kfp_vision.repository.version import Version
 
@@ -46,6 +56,7 @@ class OpenVinoEngine:
         self._whole = _Compiled(version.folder / OPENVINO_FILE, options)
         self._scores = _Compiled(quantized, options) if quantized else self._whole
         self.crop_size, self._shape = self._whole.size, version.crop
+        self._head = _read_head(version)
 
     @property
     def has_embeddings(self) -> bool:
@@ -71,6 +82,25 @@ class OpenVinoEngine:
         """See `engine.Engine`."""
         return self._whole.compute(crops, "embedding")
 
+    @property
+    def has_maps(self) -> bool:
+        """See `engine.Engine`."""
+        return self._head is not None
+
+    def look(self, image: bytes, max_pixels: int) -> Sight | Rejected:
+        """See `engine.Engine`."""
+        try:
+            crop, sides = cropping.crop_and_measure(image, self.crop_size, max_pixels, self._shape)
+        except Rejected as reason:
+            return reason
+        return Sight(crop, sides, cropping.central_window(sides, self._shape))
+
+    def explain(self, crops: "Sequence[npt.NDArray[np.float32]]") -> list[Evidence]:
+        """See `engine.Engine`; the scores are those of the version's own file, also where a quantized one gives the others."""
+        assert self._head is not None
+        scores, feature_maps = self._whole.compute_together(crops, "probabilities", "feature_map")
+        return [Evidence(row, partial(_class_maps, one, self._head)) for row, one in zip(scores, feature_maps, strict=True)]
+
 
 class _Compiled:
     """A compiled file; each thread has a request of its own, which computes one batch at a time."""
@@ -88,12 +118,38 @@ class _Compiled:
     def compute(self, crops: "Sequence[npt.NDArray[np.float32]]", output: str) -> "npt.NDArray[np.float32]":
         return np.concatenate([self._infer(np.stack(tile), output) for tile in _tiles(crops)])
 
+    def compute_together(self, crops: "Sequence[npt.NDArray[np.float32]]", *outputs: str) -> "list[npt.NDArray[np.float32]]":
+        tiles = [
+            [self._infer(np.stack(tile), outputs[0]), *(self._read(name) for name in outputs[1:])] for tile in _tiles(crops)
+        ]
+        return [np.concatenate(parts) for parts in zip(*tiles, strict=True)]
+
     def _infer(self, images: "npt.NDArray[np.float32]", output: str) -> "npt.NDArray[np.float32]":
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         self._local.request.infer({"images": np.rint(images).astype(np.uint8) if self._takes_levels else images})
+        return self._read(output)
+
+    def _read(self, output: str) -> "npt.NDArray[np.float32]":
+        """Returns an output of what this thread has computed last."""
         values: npt.NDArray[np.float32] = self._local.request.get_tensor(output).data.copy()
         return values
+
+
+def _read_head(version: Version) -> "npt.NDArray[np.float32] | None":
+    """Returns the kernel of a version's classification head, (width, classes); None if it has no class activation maps."""
+    try:
+        return np.load(version.folder / OPENVINO_HEAD_FILE)  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+    except (EOFError, ValueError) as error:
+        raise does_not_load(version.folder, error) from None
+
+
+def _class_maps(
+    feature_map: "npt.NDArray[np.float32]", head: "npt.NDArray[np.float32]", numbers: Sequence[int]
+) -> "npt.NDArray[np.float32]":
+    return np.moveaxis(feature_map @ head[:, list(numbers)], -1, 0)
 
 
 def _tiles(crops: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -6,13 +6,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kfp_vision.dataset.images import Rejected, validate_image
-from kfp_vision.engines.engine import TENSORFLOW, does_not_load
+from kfp_vision.engines.cropping import central_window
+from kfp_vision.engines.engine import TENSORFLOW, Evidence, Sight, does_not_load
 from kfp_vision.repository.version import Version
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class TensorFlowEngine:
         try:
             self._loaded = tf.saved_model.load(str(version.folder))  # a reference to the signature does not keep its variables
             self._signatures = self._loaded.signatures
-            self._encoded = self._signatures["serving_default"]
+            self._encoded, self._shape = self._signatures["serving_default"], version.crop
             self.crop_size = _crop_size(self._signatures.get("pixels"))
             self._crop = _compile_crop(self.crop_size, version.crop) if self.crop_size else None
             self._takes_crops = bool(self._crop) and self._crops_alike()
@@ -97,6 +98,31 @@ class TensorFlowEngine:
         """See `engine.Engine`."""
         embeddings: npt.NDArray[np.float32] = self._signatures["embed"](images=self._stack(crops))["embedding"].numpy()
         return embeddings
+
+    @property
+    def has_maps(self) -> bool:
+        """See `engine.Engine`; a signature `explain` of another tool may answer with anything else."""
+        signature = self._signatures.get("explain") if self.crop_size else None
+        return signature is not None and {"probabilities", "maps"} <= signature.structured_outputs.keys()
+
+    def look(self, image: bytes, max_pixels: int) -> Sight | Rejected:
+        """See `engine.Engine`."""
+        assert self._crop
+        try:
+            valid = validate_image(image, max_pixels)
+            crop = self._crop(self._constant(valid.encoded))
+        except Rejected as reason:
+            return reason
+        except self._error as error:
+            return damaged_image(error)
+        sides = (valid.height, valid.width)
+        return Sight(crop, sides, central_window(sides, self._shape))
+
+    def explain(self, crops: Sequence[Any]) -> list[Evidence]:
+        """See `engine.Engine`."""
+        answers = self._signatures["explain"](images=self._stack(crops))
+        scores, maps = answers["probabilities"].numpy(), answers["maps"].numpy()
+        return [Evidence(row, partial(np.take, of_all, axis=0)) for row, of_all in zip(scores, maps, strict=True)]
 
     def _scores_of_crops(self, crops: Sequence[Any]) -> "npt.NDArray[np.float32]":
         probabilities: npt.NDArray[np.float32]

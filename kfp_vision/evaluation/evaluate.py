@@ -1,7 +1,7 @@
 """Evaluates an exported model on held-out images, and decides whether it may be deployed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from kfp_vision.engines.choice import choose_serving_engine
 from kfp_vision.engines.engine import OPENVINO, OPENVINO_FLOAT32
 from kfp_vision.evaluation import gate, scoring
 from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predictions, classification_metrics
+from kfp_vision.prediction import explanation, overlay
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import example
 from kfp_vision.records.records_folder import RandomAccessRecords, choose_evaluation_records, verify_records
@@ -131,7 +132,7 @@ def evaluate_classifier(
         test_picture=_classify_uri(classifier, test_image) if test_image else None,
     )
     _write(result, _sample_predictions(version, classifier, folder), evaluation, verdict)
-    _write_page(page, result, predictions, folder, model)
+    _write_page(page, result, predictions, classifier, folder, model)
     outcome = "accepted" if result.verdict.accepted else "not accepted"
     accuracy = f"accuracy {metrics.accuracy:.4f} on {metrics.images} {about.split} images"
     results.announce(f"{outcome}, {accuracy}: {'; '.join(result.verdict.reasons)}")
@@ -145,19 +146,22 @@ def _write(result: Evaluation, answers: list[dict[str, Any]], evaluation: Path, 
     atomic.write_json(verdict, kept | {"answers": answers})
 
 
-def _write_page(page: Path, result: Evaluation, predictions: Predictions, folder: Path, model: Path) -> None:
+def _write_page(
+    page: Path, result: Evaluation, predictions: Predictions, classifier: Classifier, folder: Path, model: Path
+) -> None:
     labels, images = result.metrics.labels, RandomAccessRecords(folder)
+
+    def show(places: npt.NDArray[np.intp]) -> list[pages.Mistake]:
+        return _mistakes(predictions, classifier, images, places)
+
     pages.write_evaluation_page(
         page,
         title=f"{result.model_name}: evaluation",
         evaluation=result.as_dict(),
         top=TOP_K,
         history=json.loads((model / HISTORY_FILE).read_text()),
-        mistakes=_mistakes(predictions, labels, images, most_confident_mistakes(predictions, MAX_MISTAKES)),
-        pairs=[
-            (pair, _mistakes(predictions, labels, images, confused_images(predictions, labels, pair)))
-            for pair in result.metrics.confused_pairs[:MAX_PAIRS]
-        ],
+        mistakes=show(most_confident_mistakes(predictions, MAX_MISTAKES)),
+        pairs=[(pair, show(confused_images(predictions, labels, pair))) for pair in result.metrics.confused_pairs[:MAX_PAIRS]],
     )
 
 
@@ -216,14 +220,33 @@ def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
 
 
 def _mistakes(
-    predictions: Predictions, labels: list[str], images: RandomAccessRecords, places: npt.NDArray[np.intp]
+    predictions: Predictions, classifier: Classifier, images: RandomAccessRecords, places: npt.NDArray[np.intp]
 ) -> list[pages.Mistake]:
-    mistakes = []
-    for at in places.tolist():
-        name, encoded, _ = example.decode_example(images.read(at))
-        true, predicted = labels[predictions.labels[at]], labels[predictions.predicted[at]]
-        mistakes.append(pages.Mistake(thumbnails.EncodedImage(name, encoded), true, predicted, float(predictions.scores[at])))
-    return mistakes
+    shown = [thumbnails.EncodedImage(*example.decode_example(images.read(at))[:2]) for at in places.tolist()]
+    overlays = _overlays(classifier, shown, predictions.predicted[places].tolist())
+    labels = classifier.labels
+    return [
+        pages.Mistake(image, labels[true], labels[predicted], float(score), laid_over)
+        for image, true, predicted, score, laid_over in zip(
+            shown,
+            predictions.labels[places],
+            predictions.predicted[places],
+            predictions.scores[places],
+            overlays,
+            strict=True,
+        )
+    ]
+
+
+def _overlays(classifier: Classifier, shown: Sequence[thumbnails.EncodedImage], numbers: list[int]) -> list[bytes]:
+    """Lays over each image the class activation map of a class, as large as a thumbnail; empty where there is none."""
+    if not classifier.engine.has_maps:
+        return [b""] * len(shown)
+    explained = explanation.explain(classifier, [image.encoded for image in shown], numbers)
+    return [
+        b"" if isinstance(one, Rejected) else overlay.lay_over(image.encoded, one, thumbnails.THUMBNAIL_SIDE)[0]
+        for image, one in zip(shown, explained, strict=True)
+    ]
 
 
 def _classify_uri(classifier: Classifier, uri: str) -> dict[str, Any]:

@@ -161,6 +161,26 @@ def split_head(model: Any) -> tuple[Any, Any]:
     return body, keras.Model(features, last(dropout(features)))
 
 
+def find_feature_map(model: Any) -> Any | None:
+    """Finds the feature map that a model pools before its classification head.
+
+    Where nothing but global average pooling and dropout is between it and one dense layer, the product of the feature map and
+    the kernel of that layer is the class activation map of each class, exactly (Zhou et al., 2016, arXiv:1512.04150): its
+    mean and the bias of the class are the logit.
+
+    Args:
+        model: from images to logits.
+
+    Returns:
+        The symbolic tensor (batch, rows, columns, width); None if anything else is between.
+    """
+    from kfp_vision.core.frameworks import keras
+
+    head, layers = model.layers[-1], [one for one in model.layers[:-1] if not isinstance(one, keras.layers.Dropout)]
+    is_linear = isinstance(head, keras.layers.Dense) and head.activation is keras.activations.linear
+    return layers[-1].input if is_linear and isinstance(layers[-1], keras.layers.GlobalAveragePooling2D) else None
+
+
 def _function(name: str) -> Callable[..., Any]:
     module, _, function = name.rpartition(".")
     found: Callable[..., Any] = getattr(import_module(f"{__name__}.{module}"), function)

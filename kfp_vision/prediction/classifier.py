@@ -10,7 +10,7 @@ from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import MAX_PIXELS, Rejected
 from kfp_vision.engines.choice import load_engine
-from kfp_vision.engines.engine import does_not_load
+from kfp_vision.engines.engine import Sight, does_not_load
 from kfp_vision.repository.version import Version
 
 if TYPE_CHECKING:
@@ -140,19 +140,38 @@ class Classifier:
         if not prepared:
             return []
         try:
-            return [self._prediction(row) for row in self.engine.scores(prepared)]
+            return [self.predict(row) for row in self.engine.scores(prepared)]
         except Rejected as reason:  # TensorFlow is stricter than Pillow, and its error does not name the image
             if len(prepared) == 1:
                 return [reason]
             middle = len(prepared) // 2
             return self.classify_prepared(prepared[:middle]) + self.classify_prepared(prepared[middle:])
 
+    def look(self, image: bytes) -> Sight | Rejected:
+        """Checks, decodes and crops an image for `explanation.explain_seen`; may be called in several threads at a time.
+
+        Args:
+            image: Encoded image, in any format.
+
+        Returns:
+            What the network sees of it, or why it is rejected.
+        """
+        return self.engine.look(image, self.max_pixels)
+
+    def predict(self, scores: "npt.NDArray[np.float32]") -> Prediction:
+        """Makes a prediction of scores.
+
+        Args:
+            scores: Probabilities, float32 (classes,).
+
+        Returns:
+            The prediction.
+        """
+        number = int(scores.argmax())
+        return Prediction(self.labels[number], number, scores.tolist())
+
     def _prepare(self, images: Sequence[bytes]) -> Iterator[Any | Rejected]:
         return threads.ordered_map(self.prepare, images, workers=hardware.cores(), limit=max(len(images), 1))
-
-    def _prediction(self, row: "npt.NDArray[np.float32]") -> Prediction:
-        number = int(row.argmax())
-        return Prediction(self.labels[number], number, row.tolist())
 
 
 def apply_to_valid(

@@ -5,7 +5,7 @@ labels.txt          0:daisy ...
 model.json          network, image size and training settings
 training.json       rows of the learning curves
 serving/            a model repository with one version: a SavedModel from encoded images to class names, and beside it
-                    `openvino/model.xml` from pixels to scores and embeddings
+                    `openvino/model.xml` from pixels to scores, embeddings and feature maps
 """
 
 import json
@@ -21,8 +21,8 @@ from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.frameworks import convert_variables_to_constants_v2, keras, tf
 from kfp_vision.dataset import label_map
 from kfp_vision.engines import openvino_conversion
-from kfp_vision.engines.engine import OPENVINO_FILE
-from kfp_vision.networks import Network, decoding, pretrained
+from kfp_vision.engines.engine import OPENVINO_FILE, OPENVINO_HEAD_FILE
+from kfp_vision.networks import Network, decoding, find_feature_map, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE
 from kfp_vision.repository.version import HISTORY_FILE, VERSION_FILE, exported_version
 
@@ -103,14 +103,17 @@ def rebuild_in_stock_layers(trained: Any, network: Network, classes: int, shape:
 
 
 def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int, crop: str = STRETCHED) -> None:
-    """Writes a SavedModel with three signatures, and beside it the same network for OpenVINO.
+    """Writes a SavedModel with its signatures, and beside it the same network for OpenVINO.
 
     `serving_default` maps `image_bytes`, string (batch,), encoded images, to `classes`, `class_idx` and `probabilities`.
     `pixels` maps `images`, float32 (batch, size, size, 3) RGB in 0 to 255, to the same.
     `embed` maps `images` to `embedding`, float32 (batch, width): the input of the classification head, scaled to length 1.
+    `explain` maps `images` to `probabilities` and `maps`, float32 (batch, classes, rows, columns): the class activation map of
+    each class, whose mean is its logit less its bias. Only networks that `find_feature_map` knows have it.
 
-    OpenVINO's file maps `images` to `probabilities` and `embedding`. If the network cannot be converted, a line says
-    why, and TensorFlow will compute its answers.
+    OpenVINO's file maps `images` to `probabilities` and `embedding`, and if there are maps, to `feature_map`. Its product with
+    the kernel in `OPENVINO_HEAD_FILE` is the maps; with those of all classes in the file, every answer would pay for them. If
+    the network cannot be converted, a line says why, and TensorFlow will compute its answers.
 
     Args:
         folder: to create.
@@ -121,12 +124,14 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     """
     pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.float32, name="images")
     encoded = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    both = keras.Model(model.input, [model.output, model.layers[-1].input])
+    head, feature_map = model.layers[-1], find_feature_map(model)
+    outputs = [model.output, head.input, *([] if feature_map is None else [feature_map])]
+    parts = keras.Model(model.input, outputs)
     # Traced once: all signatures call it. Every further trace of a deep network takes seconds.
-    compute = tf.function(lambda images: both(images, training=False), autograph=False).get_concrete_function(pixels)
+    compute = tf.function(lambda images: parts(images, training=False), autograph=False).get_concrete_function(pixels)
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits, _ = compute(images)
+        logits, *_ = compute(images)
         probabilities = tf.nn.softmax(logits)
         best = tf.argmax(probabilities, 1)
         return {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
@@ -136,12 +141,19 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
         return classify(tf.map_fn(see, image_bytes, fn_output_signature=tf.TensorSpec(pixels.shape[1:], tf.float32)))
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        _, features = compute(images)
+        _, features, *_ = compute(images)
         return {"embedding": tf.math.l2_normalize(features, axis=1)}
+
+    def explain(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits, _, feature_map = compute(images)
+        maps = tf.einsum("brcw,wn->bnrc", feature_map, tf.convert_to_tensor(head.kernel))
+        return {"probabilities": tf.nn.softmax(logits), "maps": maps}
 
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     endpoints = {"serving_default": (classify_bytes, encoded), "pixels": (classify, pixels), "embed": (embed, pixels)}
+    if feature_map is not None:
+        endpoints["explain"] = (explain, pixels)
     signatures = {
         name: tf.function(function, autograph=False).get_concrete_function(inputs)
         for name, (function, inputs) in endpoints.items()
@@ -149,10 +161,13 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
     def pixels_to_all(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits, features = compute(images)
-        return {"probabilities": tf.nn.softmax(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
+        logits, features, *rest = compute(images)
+        answers = {"probabilities": tf.nn.softmax(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
+        return answers | ({"feature_map": rest[0]} if rest else {})
 
     _write_openvino(folder / OPENVINO_FILE, tf.function(pixels_to_all, autograph=False), image_size)
+    if feature_map is not None and (folder / OPENVINO_FILE).is_file():
+        np.save(folder / OPENVINO_HEAD_FILE, head.kernel.numpy())
 
 
 def _write_openvino(file: Path, function: Any, image_size: int) -> None:

@@ -32,12 +32,19 @@ class Mistake:
         label: its true class.
         prediction: the predicted class.
         score: probability of the predicted class, 0 to 1.
+        overlay: the class activation map of the predicted class laid over the image, a JPEG; empty if there is none.
     """
 
     image: thumbnails.EncodedImage
     label: str
     prediction: str
     score: float
+    overlay: bytes = b""
+
+    @property
+    def overlay_uri(self) -> str:
+        """The overlay as a data URI; empty if there is none."""
+        return thumbnails.data_uri(self.overlay) if self.overlay else ""
 
 
 def write_summary_page(
@@ -255,7 +262,8 @@ def write_evaluation_page(
         reliability=charts.reliability_diagram(evaluation["calibration"]),
         overconfident=_is_overconfident(evaluation["calibration"]),
         top=top,
-        pairs=[(pair, [thumbnails.thumbnail(mistake.image) for mistake in shown]) for pair, shown in pairs],
+        pairs=[(pair, [(mistake, thumbnails.thumbnail(mistake.image)) for mistake in shown]) for pair, shown in pairs],
+        explained=any(mistake.overlay for mistake in mistakes),
         gallery=gallery,
         wrong=sum(map(sum, matrix)) - sum(row[index] for index, row in enumerate(matrix)),
     )

@@ -56,7 +56,7 @@ class Thumbnail(NamedTuple):
 
 THUMBNAIL_SIDE = 200  # pixels
 THUMBNAIL_QUALITIES = (80, 60, 40)  # JPEG; the first that fits
-MAX_THUMBNAIL_BYTES = 16_000  # 48 of them, in base64, keep a page below 1.2 MB
+MAX_THUMBNAIL_BYTES = 16_000  # 48 of them, in base64, keep a page below 1.2 MB, without the maps beside them
 
 
 def thumbnail(original: EncodedImage) -> Thumbnail:

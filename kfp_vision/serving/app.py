@@ -1,7 +1,8 @@
 """The HTTP application: an explicit list of routes on KServe's data plane; every invalid request gets a 4xx with the reason.
 
-Prediction (`predict`, `infer`) goes through KServe's data plane, and with it through KServe's metrics and model registry
-checks. Image search (`search`, `index`, `thumbnail`), which KServe does not know, calls the model directly.
+Prediction (`predict`, `infer`) and its explanation (`explain`) go through KServe's data plane, and with it through KServe's
+metrics and model registry checks. Image search (`search`, `index`, `thumbnail`), which KServe does not know, calls the model
+directly.
 
 KServe's own application is not used: it lets anybody unload a model, is ready with a broken one, and accepts JSON only with
 the right header.
@@ -37,14 +38,14 @@ from kfp_vision.serving.kserve_parts import (
     metrics_handler,
 )
 from kfp_vision.serving.middleware import ASGIApp, BearerAuth, BodyLimit
-from kfp_vision.serving.model import NotLoaded
-from kfp_vision.serving.protocols import LABEL, TOP_K, V1Request
+from kfp_vision.serving.model import NotExplained, NotLoaded
+from kfp_vision.serving.protocols import LABEL, OVERLAY, TOP_K, V1Request
 from kfp_vision.serving.registry import ServedModels
 from kfp_vision.serving.telemetry import RequestTelemetry
 
 V1_MODEL, V2_MODEL, VERSION = "/v1/models/{model_name}", "/v2/models/{model_name}", "/versions/{version}"
 STATUS_BY_ERROR = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404, NotIndexed: 404, NotLoaded: 404}
-STATUS_BY_ERROR |= {Overloaded: 503, ModelNotReady: 503, ServerNotReady: 503}
+STATUS_BY_ERROR |= {NotExplained: 501, Overloaded: 503, ModelNotReady: 503, ServerNotReady: 503}
 IMAGES_GO_TO = "POST images to /v1/models/NAME:predict; /v1/models lists the names."
 OTHER_METHODS = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]  # than POST
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
@@ -135,6 +136,8 @@ class Application:
             (f"{V1_MODEL}:predict", self.predict),
             (f"{V1_MODEL}{VERSION}:predict", self.predict),
             (f"{V1_MODEL}/labels/{{label}}:predict", self.labelled),
+            (f"{V1_MODEL}:explain", self.explain),
+            (f"{V1_MODEL}{VERSION}:explain", self.explain),
             (f"{V1_MODEL}:search", self.search),
             (f"{V1_MODEL}{VERSION}:search", self.search),
             (f"{V2_MODEL}/infer", self.infer),
@@ -177,6 +180,7 @@ class Application:
                 "version": model.version.number,
                 "labels": model.version.labels,
                 "address": f"{base_url}{V1_MODEL.format(model_name=quote(model.name))}:predict",
+                "explains": model.explains,
                 "indexed": model.searched.index.about.pictures if model.searched else 0,
             }
             for model in self.models.ready
@@ -246,6 +250,28 @@ class Application:
         payload = V1Request(await bodies.read_v1(request, (TOP_K,)), _version(request))
         answer, headers = await self.plane.infer(model_name=model_name, request=payload, headers=dict(request.headers))
         return JSONResponse(answer, headers=headers)
+
+    async def explain(self, model_name: str, request: Request) -> Response:
+        """Explains the classification of images, which are sent as to `predict`, by class activation maps.
+
+        Args:
+            model_name: the model's name in URLs.
+            request: holds the images; its path may name the version that must answer.
+
+        Returns:
+            V1's response, with predictions and explanations.
+
+        Raises:
+            ModelNotReady: no version of the model loads.
+            NotLoaded: another version answers.
+            NotExplained: the version that answers has no class activation maps.
+            InvalidInput: the body is invalid, or none of its images can be read.
+        """
+        await self._check_ready(model_name)
+        payload = V1Request(await bodies.read_v1(request, (TOP_K, LABEL, OVERLAY)), _version(request))
+        # Without the headers: KServe 0.21 would return those of the request as the response's (kserve/protocol/dataplane.py).
+        answer, _ = await self.plane.explain(model_name=model_name, request=payload)
+        return JSONResponse(answer)
 
     async def search(self, model_name: str, request: Request) -> Response:
         """Finds the nearest images of the index for each image, which is sent as to `predict` or named by the id of a hit.

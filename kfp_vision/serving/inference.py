@@ -1,10 +1,11 @@
-"""Inference with a loaded model version: classifies and embeds the images of all requests in shared batches."""
+"""Inference with a loaded model version: classifies, embeds and explains the images of all requests in shared batches."""
 
 import asyncio
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from PIL import Image
 
 from kfp_vision.core import hardware
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.engines.engine import Sight
+from kfp_vision.prediction import overlay
 from kfp_vision.prediction.classifier import Answer, Classifier
+from kfp_vision.prediction.explanation import Choice, Explanation, explain_seen
 from kfp_vision.repository.version import Version
 from kfp_vision.search.embedding import check_has_embeddings
 from kfp_vision.serving import telemetry
@@ -23,6 +27,7 @@ MAX_PIXELS = 50_000_000
 MAX_WAITING_IMAGES = 1024  # images, some seconds of work; later requests get 503 and Retry-After rather than a long wait
 MAX_DECODED_IMAGES = 4 * MAX_BATCH_SIZE  # of 0.6 MB each at 224 pixels; the others wait as they came
 MAX_DECODING_THREADS = 4  # images decoded at a time, each of which may take 700 MB; enough for thousands a second
+OVERLAY_SIDE = 640  # pixels, the most of an image with a map laid over it: a screen of a phone, in 60 KB
 WARM_UP_BATCH_SIZES = (1, MAX_BATCH_SIZE)  # batch sizes whose first run is slow
 
 
@@ -52,6 +57,7 @@ class LoadedModel:
         computing = ThreadPoolExecutor(1, "batches")  # one batch uses all cores; two would slow each other down
         self._predictions = DynamicBatcher(self._predict_batch, threads=computing)
         self._embeddings = DynamicBatcher(self._embed_batch, threads=computing)
+        self._explanations = DynamicBatcher(self._explain_batch, threads=computing)
         self._decoded = asyncio.Semaphore(MAX_DECODED_IMAGES)
         self._in_flight = 0
         self._waiting = telemetry.WAITING_IMAGES.labels(self._name)
@@ -93,6 +99,32 @@ class LoadedModel:
         """
         embedding: npt.NDArray[np.float32] | Rejected = await self._submit(image, self._crop, self._embeddings)
         return embedding
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the version has class activation maps to explain its answers."""
+        return self._engine.has_maps
+
+    async def explain(
+        self, images: Sequence[bytes | Rejected], choose: Choice, *, lay_over: bool
+    ) -> list[tuple[Explanation, list[bytes]] | Rejected]:
+        """Explains the classification of encoded images, all with this version; only if `has_maps`.
+
+        Args:
+            images: encoded, or why an image was rejected already.
+            choose: chooses the classes to explain.
+            lay_over: whether to lay the maps over the images.
+
+        Returns:
+            For each image the explanation and a JPEG for each of its maps, none unless asked for; or why it was rejected.
+
+        Raises:
+            Busy: too many images are waiting.
+        """
+        with self.reserve(len(images)):
+            explained = await asyncio.gather(*(self._explain(image, choose, lay_over) for image in images))
+        self.count(explained, "explained")
+        return explained
 
     def warm_up_embeddings(self) -> None:
         """Runs the embedding batches whose first run is slow.
@@ -146,6 +178,26 @@ class LoadedModel:
             prepared = await asyncio.get_running_loop().run_in_executor(self._decoding, prepare, image)
             return prepared if isinstance(prepared, Rejected) else await batches.submit(prepared)
 
+    async def _explain(
+        self, image: bytes | Rejected, choose: Choice, lay_over: bool
+    ) -> tuple[Explanation, list[bytes]] | Rejected:
+        def look(encoded: bytes) -> tuple[Sight, Choice] | Rejected:
+            sight = self._classifier.look(encoded)
+            return sight if isinstance(sight, Rejected) else (sight, choose)
+
+        if isinstance(image, Rejected):
+            return image
+        explanation: Explanation | Rejected = await self._submit(image, look, self._explanations)
+        if isinstance(explanation, Rejected):
+            return explanation
+        if not lay_over:
+            return explanation, []
+        draw = partial(overlay.lay_over, image, explanation, OVERLAY_SIDE, MAX_PIXELS)
+        try:
+            return explanation, await asyncio.get_running_loop().run_in_executor(self._decoding, draw)
+        except Rejected as reason:
+            return reason
+
     def _predict_batch(self, prepared: list[Any]) -> Sequence[Answer]:
         with self._measure_batch(len(prepared)):
             return self._classifier.classify_prepared(prepared)
@@ -153,6 +205,10 @@ class LoadedModel:
     def _embed_batch(self, crops: list[Any]) -> Sequence[npt.NDArray[np.float32]]:
         with self._measure_batch(len(crops)):
             return list(self._engine.embeddings(crops))
+
+    def _explain_batch(self, seen: list[tuple[Sight, Choice]]) -> Sequence[Explanation]:
+        with self._measure_batch(len(seen)):
+            return explain_seen(self._classifier, seen)
 
     def _crop(self, image: bytes) -> Any | Rejected:
         return self._engine.crop(image, MAX_PIXELS)

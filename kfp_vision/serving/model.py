@@ -25,6 +25,10 @@ class NotLoaded(Exception):
     """The version that a request asks for is not the one that answers."""
 
 
+class NotExplained(Exception):
+    """The version that answers has no class activation maps."""
+
+
 class ServedClassifier(Model):
     """The newest version of a repository that loads. The version that is current when a request arrives answers it.
 
@@ -115,6 +119,40 @@ class ServedClassifier(Model):
         if is_v2:
             return protocols.v2_response(payload, self.name, loaded.version, answers, request.top_k)
         return protocols.v1_response(answers, loaded.version.labels, request)
+
+    @property
+    def explains(self) -> bool:
+        """Whether the version that answers has class activation maps."""
+        assert self._loaded
+        return self._loaded.has_maps
+
+    async def explain(self, payload: Any, headers: Any = None) -> Any:
+        """Answers a request for class activation maps.
+
+        Args:
+            payload: a `V1Request`, which may name the version that must answer.
+            headers: unused; KServe passes them.
+
+        Returns:
+            The body of the response, with predictions and explanations.
+
+        Raises:
+            NotExplained: the version that answers has no class activation maps.
+            InvalidInput: the body is invalid, or none of its images can be read.
+            NotLoaded: another version answers than the request names.
+            Busy: too many images are waiting.
+        """
+        assert self._loaded
+        loaded = self._loaded  # one version for the whole request, even if a new one is picked up meanwhile
+        self._check_version(loaded, payload.version)
+        if not loaded.has_maps:
+            rule = f"version {loaded.version.number} of {self.name} must have class activation maps to explain its answers"
+            raise NotExplained(f"{rule}; got none. Train it again with this release, and any network but convnext_tiny.")
+        request = protocols.parse_explain_request(payload, loaded.version.labels)
+        self._check_size(loaded, len(request.predict.images))
+        answers = await loaded.explain(request.predict.images, request.choose, lay_over=request.overlay)
+        _check_any_readable(answers)
+        return protocols.explain_response(answers, loaded.version.labels, request)
 
     def check_version(self, version: str) -> None:
         """Checks that a version answers.

@@ -1,5 +1,6 @@
 """Parses requests and builds responses of KServe's V1 protocol, the Open Inference Protocol (V2) and image search."""
 
+import base64
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from kfp_vision.core.errors import format_value
 from kfp_vision.core.values import MAX_NEAREST
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction.classifier import Answer, Prediction
+from kfp_vision.prediction.explanation import Explanation
 from kfp_vision.repository.version import Version
 from kfp_vision.search.index import Hit, Index
 from kfp_vision.serving import instances
@@ -21,9 +23,12 @@ from kfp_vision.serving.kserve_parts import InferOutput, InferRequest, InferResp
 
 BYTES = "BYTES"
 V2_DATATYPES = {"O": BYTES, "i": "INT64", "f": "FP32"}  # the protocol's tensor types, by NumPy's kind
-TOP_K, LABEL = "top_k", "label"
+TOP_K, LABEL, OVERLAY = "top_k", "label", "overlay"
 NO_CLASS = -1
 DEFAULT_HITS = 10  # hits of a search that does not set top_k
+MAX_EXPLAINED_CLASSES = 10  # of an image
+MAX_OVERLAYS = 256  # of a request, 15 MB
+MAP_DIGITS = 4  # of a map's values after the point; logits are of the order of ten
 Parsed = TypeVar("Parsed")
 
 
@@ -110,6 +115,75 @@ def parse_search_request(payload: V1Request) -> SearchRequest:
     if not isinstance(label, str):
         raise InvalidInput(f"{LABEL} must be a string; got {format_value(label, 50)}. Leave it out to search all images.")
     return SearchRequest(images, top_k, label)
+
+
+@dataclass(frozen=True)
+class ExplainRequest:
+    """A request for class activation maps.
+
+    Attributes:
+        predict: what it asks for as a prediction request.
+        number: of the class to explain; None for the most probable ones.
+        overlay: whether to lay the maps over the images.
+    """
+
+    predict: PredictRequest
+    number: int | None
+    overlay: bool
+
+    def choose(self, prediction: Prediction) -> list[int]:
+        """Returns the numbers of the classes to explain, best first: one unless `top_k` is set."""
+        return [self.number] if self.number is not None else _best(prediction, self.predict.top_k or 1)
+
+
+def parse_explain_request(payload: V1Request, labels: Sequence[str]) -> ExplainRequest:
+    """Parses a request for class activation maps.
+
+    Args:
+        payload: a V1 request.
+        labels: names of the classes, by number.
+
+    Returns:
+        The request.
+
+    Raises:
+        InvalidInput: it does not follow the protocol, or asks for something impossible.
+    """
+    predict, label = parse_predict_request(payload), payload.body.get(LABEL)
+    if predict.top_k > MAX_EXPLAINED_CLASSES:
+        rule = f"{TOP_K} of an explanation must be at most {MAX_EXPLAINED_CLASSES}"
+        raise InvalidInput(f"{rule}; got {predict.top_k}. Ask for fewer, or for one class by its {LABEL}.")
+    if label is not None and label not in labels:
+        found = format_value(label if isinstance(label, str) else instances.describe(label), 50)
+        raise InvalidInput(
+            f"{LABEL} must be that of a class of the model; got {found}. Leave it out to explain the best class."
+        )
+    if label is not None and predict.top_k:
+        raise InvalidInput(f"an explanation must be of one {LABEL} or of the {TOP_K}; got both. Leave out one of them.")
+    overlay = _flag(payload.body.get(OVERLAY), OVERLAY)
+    overlays = overlay * len(predict.images) * max(predict.top_k, 1)
+    if overlays > MAX_OVERLAYS:
+        rule = f"a request must ask for at most {MAX_OVERLAYS} overlays"
+        raise InvalidInput(f"{rule}; got {overlays}. Send several requests, or leave out {OVERLAY}: maps are numbers, too.")
+    return ExplainRequest(predict, None if label is None else labels.index(label), overlay)
+
+
+def explain_response(
+    answers: Sequence[tuple[Explanation, list[bytes]] | Rejected], labels: Sequence[str], request: ExplainRequest
+) -> dict[str, Any]:
+    """Builds the body of a response with class activation maps.
+
+    Args:
+        answers: for each image its explanation, with the overlays asked for, or why it was rejected.
+        labels: names of the classes, by number.
+        request: the request that is answered.
+
+    Returns:
+        What `v1_response` gives, and `explanations`, with `image`, `box` and `maps`, or `error`, for each image.
+    """
+    predictions = [answer if isinstance(answer, Rejected) else answer[0].prediction for answer in answers]
+    explanations = [_v1_explanation(answer, labels) for answer in answers]
+    return v1_response(predictions, labels, request.predict) | {"explanations": explanations}
 
 
 def search_response(answers: Sequence[list[Hit] | Rejected]) -> dict[str, Any]:
@@ -225,6 +299,14 @@ def _top_k(value: Any) -> int:
     return value
 
 
+def _flag(value: Any, name: str) -> bool:
+    if isinstance(value, str):  # from a query string or a form
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidInput(f"{name} must be true or false; got {format_value(value, 50)}. Set {name}=true, or leave it out.")
+    return bool(value)
+
+
 def _best(answer: Prediction, top_k: int) -> list[int]:
     """Returns the numbers of the most probable classes, best first; ties in order of number."""
     return sorted(range(len(answer.probabilities)), key=lambda number: -answer.probabilities[number])[:top_k]
@@ -239,6 +321,26 @@ def _v1_hits(answer: list[Hit] | Rejected) -> dict[str, Any]:
             for hit in answer
         ]
     }
+
+
+def _v1_explanation(answer: tuple[Explanation, list[bytes]] | Rejected, labels: Sequence[str]) -> dict[str, Any]:
+    if isinstance(answer, Rejected):
+        return {"error": str(answer)}
+    explanation, overlays = answer
+    (height, width), window = explanation.sides, explanation.window
+    maps: list[dict[str, Any]] = [
+        {
+            "label": labels[number],
+            "class_idx": number,
+            "score": explanation.prediction.probabilities[number],
+            "map": np.round(values.astype(np.float64), MAP_DIGITS).tolist(),
+        }
+        for number, values in zip(explanation.numbers, explanation.maps, strict=True)
+    ]
+    for one, overlay in zip(maps, overlays, strict=False):  # none if there are none
+        one[OVERLAY] = {"b64": base64.b64encode(overlay).decode()}
+    box = {"left": window.left, "top": window.top, "width": window.width, "height": window.height}
+    return {"image": {"width": width, "height": height}, "box": box, "maps": maps}
 
 
 def _text(name: str) -> str:

@@ -29,7 +29,7 @@ LATENCY = Histogram(
     ("route",),
     buckets=LATENCY_BUCKETS,
 )
-IMAGES_TOTAL = Counter("kfp_vision_pictures", "Images classified, searched for, or rejected.", ("model", "outcome"))
+IMAGES_TOTAL = Counter("kfp_vision_pictures", "Images classified, searched for, explained, or rejected.", ("model", "outcome"))
 WAITING_IMAGES = Gauge("kfp_vision_waiting_pictures", "Images received and not answered yet.", ("model",))
 BATCH_SIZE = Histogram("kfp_vision_batch_pictures", "Images per batch.", ("model",), buckets=BATCH_SIZE_BUCKETS)
 BATCH_SECONDS = Histogram("kfp_vision_batch_seconds", "Time to compute a batch.", ("model",), buckets=LATENCY_BUCKETS)
@@ -137,7 +137,7 @@ def route_label(path: str, method: str) -> str:
     """Returns the metrics label of a request: one of a fixed few, so that clients cannot create new time series."""
     if method == "OPTIONS":  # a browser's question before the request of a page elsewhere
         return "preflight"
-    for verb in ("predict", "search"):
+    for verb in ("predict", "search", "explain"):
         if path.endswith(f":{verb}"):
             return verb
     if "/index/thumbnails/" in path:

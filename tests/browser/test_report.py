@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kfp_vision.dataset import label_map, scan
 from kfp_vision.dataset.table import SPLITS, write_table
+from kfp_vision.engines.cropping import Window
+from kfp_vision.prediction import overlay
+from kfp_vision.prediction.classifier import Prediction
+from kfp_vision.prediction.explanation import Explanation
 from kfp_vision.records import convert
 from kfp_vision.reports import pages, thumbnails
 from kfp_vision.storage import sample
@@ -33,7 +38,9 @@ def report(tmp_path_factory) -> Path:
     figures |= {"by_size": sizes, "confused_pairs": [pair]}
     history = [{"step": s, "loss": 1 / s, "accuracy": 0.5, "learning_rate": 0.1, "images_per_second": 9.0} for s in (1, 2, 3)]
     mistaken = thumbnails.EncodedImage("bellcup/0001.jpg", sample.draw("bellcup/0001.jpg"))
-    mistakes = [pages.Mistake(mistaken, "bellcup", "globelet", 0.97)]
+    seen = Explanation(Prediction("globelet", 1, [0.0, 1.0]), (240, 320), Window(15, 20, 210, 280), [1], np.eye(7)[None])
+    (laid_over,) = overlay.lay_over(mistaken.encoded, seen, thumbnails.THUMBNAIL_SIDE)
+    mistakes = [pages.Mistake(mistaken, "bellcup", "globelet", 0.97, laid_over)]
     pages.write_evaluation_page(
         path, title="flowers", evaluation=figures, top=5, history=history, mistakes=mistakes, pairs=[(pair, mistakes)]
     )
@@ -89,8 +96,10 @@ def test_the_evaluation_page_has_no_script_errors_and_no_network_requests(browse
     page.goto(report.as_uri())
     assert "86.7 %" in page.inner_text("body")
     assert "<script>alert(1)</script>" in page.inner_text("body")
-    # The one mistake is shown twice, in the gallery and with its pair of classes, and the browser can decode it.
-    assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True, True]
+    # The one mistake is shown twice, in the gallery and with its pair of classes, each time with its map.
+    assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True] * 4
+    maps, images = (page.locator(f".gallery img[alt^='{start}']").bounding_box() for start in ("What spoke for", "bellcup"))
+    assert (maps["y"], maps["width"]) == pytest.approx((images["y"], images["width"]), abs=1)  # beside each other
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert errors == []

@@ -18,6 +18,7 @@ from support.model_servers import program
 
 from benchmarks import (
     convert,
+    explain,
     fine_tuning,
     learn,
     measure,
@@ -30,6 +31,9 @@ from benchmarks import (
     slow_disk,
     training_stage,
 )
+from kfp_vision.prediction.classifier import Classifier, Prediction
+from kfp_vision.prediction.explanation import explain_seen
+from kfp_vision.repository.version import Version
 from kfp_vision.serving import server
 from kfp_vision.storage import sample
 
@@ -94,7 +98,7 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
 def test_rejects_an_unknown_benchmark_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    names = "convert, scale, train, slow_disk, learn, serve, engines, retrieval, search"
+    names = "convert, scale, train, slow_disk, learn, serve, engines, retrieval, search, explain"
     assert done.stderr == f"error: a benchmark must be one of {names}; got sing. Take one of these.\n"
 
 
@@ -255,3 +259,26 @@ def test_a_network_is_measured_and_becomes_a_line_of_the_table(capsys, monkeypat
 def test_a_network_without_weights_at_hand_has_no_accuracy(tmp_path, monkeypatch):
     monkeypatch.setenv("KFP_VISION_DATA", str(tmp_path))
     assert networks.accuracy("googlenet") is None
+
+
+def test_the_score_falls_first_where_the_map_of_its_class_is_strongest(tmp_path):
+    classifier = Classifier(Version(colour_model.write_version(tmp_path / "1")))
+    sight = classifier.look(odd_images.encode(colour_model.halves("red", "blue"), "PNG"))
+    (explained,) = explain_seen(classifier, [(sight, lambda _: [0])])
+    explained = replace(explained, prediction=Prediction("red", 0, []))
+    order = np.argsort(-explained.maps[0], axis=None, kind="stable")
+    marked, opposite = (explain.deletion_curve(classifier, sight.crop, explained, one) for one in (order, order[::-1]))
+    assert len(marked) == len(explain.SHARES) and marked[0] == opposite[0] == 1
+    half = explain.SHARES.index(50)
+    assert marked[half] < 0.1 < 1 < opposite[half]  # without red; without blue, it is surely red
+    assert marked[-1] == pytest.approx(opposite[-1], abs=1e-3)  # everything deleted
+    assert explain.area(marked) < explain.area(opposite)
+
+
+def test_the_cost_of_an_explanation_is_measured_in_the_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(explain, "REQUESTS", 3)
+    version = colour_model.write_version(tmp_path / "1")
+    large = odd_images.encode(colour_model.halves("red", "blue", (3000, 2000)), "JPEG")
+    with server.run_server(version.parent, name="benchmark") as url:
+        one, other = (explain.cost(url, verb, [large]) for verb in ("predict", "explain?overlay=true"))
+    assert 0 < one < other

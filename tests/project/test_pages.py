@@ -25,7 +25,7 @@ MAX_README_BYTES = 9 * 1024
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
-REJECTIONS = ("InvalidInput", "Overloaded", "NotLoaded", "NotIndexed")
+REJECTIONS = ("InvalidInput", "Overloaded", "NotLoaded", "NotIndexed", "NotExplained")
 VERSIONS = ("kfp", "tensorflow-cpu", "keras", "kserve")
 
 

@@ -23,7 +23,7 @@ from kfp_vision.serving import server
 pytestmark = pytest.mark.slow
 
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
-SEARCH = "/v1/models/colours:search"
+SEARCH, EXPLAIN = "/v1/models/colours:search", "/v1/models/colours:explain"
 SECONDS = 300  # enough on a busy machine
 MIB = 1 << 20
 REQUESTS = 3_000
@@ -37,6 +37,7 @@ FORM_HEADERS = {"content-type": "multipart/form-data; boundary=b"}
 TENSOR = {"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(RED).decode()]}
 
 VALID_SEARCH = VALID[:-1] + b', "top_k": 3, "label": "reddish"}'
+VALID_EXPLAIN = VALID[:-1] + b', "label": "red", "overlay": true}'
 
 Request = tuple[str, str, bytes, dict[str, str]]  # method, path, body, headers
 
@@ -68,6 +69,7 @@ JSON = st.recursive(
                     "top_k",
                     "id",
                     "label",
+                    "overlay",
                     "image",
                 ]
             ),
@@ -88,7 +90,7 @@ NAMES = st.text("abcABC019.-_~%:/ ", min_size=1, max_size=20).filter(lambda name
 INVALID = st.one_of(
     st.tuples(
         st.just("POST"),
-        st.sampled_from([PREDICT, INFER, SEARCH]),
+        st.sampled_from([PREDICT, INFER, SEARCH, EXPLAIN]),
         JSON.map(json.dumps).map(str.encode) | st.binary(max_size=60),
         HEADERS,
     ),
@@ -103,17 +105,19 @@ INVALID = st.one_of(
         st.just({}),
     ),
 )
-PATHS = st.sampled_from([PREDICT, SEARCH])
+PATHS = st.sampled_from([PREDICT, SEARCH, EXPLAIN])
 MOSTLY_INVALID = st.one_of(
     st.tuples(st.just("POST"), PATHS, corrupt(VALID), st.just({})),
     st.tuples(st.just("POST"), PATHS, corrupt(FORM), st.just(FORM_HEADERS)),
     st.tuples(st.just("POST"), PATHS, corrupt(RED), st.just({"content-type": "image/jpeg"})),
     st.tuples(st.just("POST"), st.just(SEARCH), corrupt(VALID_SEARCH), st.just({})),
+    st.tuples(st.just("POST"), st.just(EXPLAIN), corrupt(VALID_EXPLAIN), st.just({})),
     st.tuples(st.just("POST"), st.just(INFER), corrupt(json.dumps({"inputs": [TENSOR]}).encode()), st.just({})),
 )
 HEAVY: list[Request] = [
     ("POST", PREDICT, bytes(50 * MIB), {}),
     ("POST", SEARCH, bytes(50 * MIB), {}),
+    ("POST", EXPLAIN, bytes(50 * MIB), {}),
     ("POST", PREDICT, b'{"instances": [' + b'"' + b"A" * (30 * MIB) + b'"]}', {}),
     ("POST", PREDICT, b'{"instances": [' + b'"' + b"%2B" * (10 * MIB) + b'"]}', {}),
     ("POST", PREDICT, b'{"inputs": ' + b'"' + b"A \\n" * (7 * MIB) + b'"}', {}),
@@ -123,6 +127,8 @@ HEAVY: list[Request] = [
     ("POST", SEARCH, VALID[:-1] + b', "top_k": 1' + b"0" * MIB + b"}", {}),
     ("POST", PREDICT, colour_model.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
     ("POST", SEARCH, colour_model.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
+    ("POST", EXPLAIN, colour_model.picture("red", "PNG", (10_000, 6_000)), {"content-type": "image/png"}),
+    ("POST", EXPLAIN, json.dumps({"instances": ["x"] * 256, "top_k": 10, "overlay": True}).encode(), {}),
     ("POST", INFER, json.dumps({"inputs": [TENSOR | {"shape": [10_000], "data": ["bm8="] * 10_000}]}).encode(), {}),
 ]
 
@@ -205,6 +211,7 @@ class HeldConnections:
 def test_rejects_invalid_requests_with_a_reason_and_keeps_answering_without_leaking_memory(url):
     valid: Request = ("POST", PREDICT, VALID, {})
     valid_search: Request = ("POST", SEARCH, VALID_SEARCH, {})
+    valid_explain: Request = ("POST", EXPLAIN, VALID_EXPLAIN, {})
     with requests.Session() as session:
 
         def send_checked(request: Request) -> requests.Response:
@@ -240,6 +247,7 @@ def test_rejects_invalid_requests_with_a_reason_and_keeps_answering_without_leak
                 assert send_checked(request).status_code in (400, 413)
                 assert send_checked(valid).json()["predictions"][0]["classes"] == "red"
                 assert len(send_checked(valid_search).json()["predictions"][0]["hits"]) == 3
+                assert len(send_checked(valid_explain).json()["explanations"][0]["maps"]) == 1
             until(lambda: not held.count)
         assert set(held.answers["nothing"]) == {b""}
         assert {reply.split(b"\r\n")[0] for reply in held.answers["half a request"]} == {b"HTTP/1.1 408 Request Timeout"}

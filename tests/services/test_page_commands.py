@@ -1,5 +1,6 @@
 """The commands and programs of the pages that need no cluster, run literally: server, curl, predict, search, secrets."""
 
+import base64
 import json
 import os
 import re
@@ -96,6 +97,15 @@ def test_makes_an_earlier_version_the_newest(tmp_path):
         exported_model.version(tmp_path / "photos" / number, weights=weights)
     command = find_command(".venv/bin/kfp-vision rollback s3://models/photos --to 3").replace("s3://models/photos", "photos")
     assert "version 3 is the newest in photos again, as version 5" in ran(command, tmp_path)
+
+
+def test_explains_an_answer_with_a_server(folder, served):
+    command = find_command("curl -F file=@rose.jpg http://127.0.0.1:8000/v1/models/classifier:explain")
+    (one,) = json.loads(ran(command, folder, served))["explanations"][0]["maps"]
+    assert one["label"] == "red" and "overlay" not in one
+    command = find_command("curl -F file=@rose.jpg -F label=roses -F overlay=true").replace("roses", "blue")
+    (one,) = json.loads(ran(command, folder, served))["explanations"][0]["maps"]
+    assert one["label"] == "blue" and base64.b64decode(one["overlay"]["b64"]).startswith(b"\xff\xd8")
 
 
 def test_searches_an_index_with_a_server(folder, served):

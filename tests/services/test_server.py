@@ -336,7 +336,6 @@ def test_describes_its_model_and_counts_its_requests(url):
     [
         ("POST", "/v2/repository/models/colours/unload"),
         ("POST", "/v2/repository/models/colours/load"),
-        ("POST", "/v1/models/colours:explain"),
         ("GET", "/docs"),
         ("GET", "/openapi.json"),
         ("DELETE", "/v1/models/colours"),

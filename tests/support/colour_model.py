@@ -1,6 +1,7 @@
 """A model with known answers, which distinguishes red, green and blue images.
 
-It is a real export of the library, whose logits are the means of the colour channels.
+It is a real export of the library, whose logits are the means of the colour channels. So its class activation maps are the
+colour channels of the crop, in cells of four pixels.
 """
 
 import io
@@ -11,6 +12,8 @@ from PIL import Image
 
 RGB = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 SIZE = 16  # pixels
+CELLS = 4  # of a class activation map, a side
+SCALE = 1 / 20  # logits a level
 
 
 def picture(colour: str, image_format: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
@@ -20,15 +23,26 @@ def picture(colour: str, image_format: str = "JPEG", size: tuple[int, int] = (40
     return file.getvalue()
 
 
-def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str = "colours", scale: float = 1 / 20) -> Path:
+def halves(left: str, right: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """Draws an image of two colours side by side."""
+    image = Image.new("RGB", size, RGB[right])
+    image.paste(RGB[left], (0, 0, size[0] // 2, size[1]))
+    return image
+
+
+def write_version(folder: Path, labels: tuple[str, ...] = tuple(RGB), name: str = "colours", scale: float = SCALE) -> Path:
     """Writes a version of a model repository, and returns its folder."""
+    import numpy as np
+
     from kfp_vision.core.frameworks import keras
     from kfp_vision.prediction import export
     from kfp_vision.repository import version
 
     pixels = keras.Input((SIZE, SIZE, 3))
-    logits = keras.layers.Rescaling(scale)(keras.layers.GlobalAveragePooling2D()(pixels))
-    export.write_saved_model(folder, keras.Model(pixels, logits), list(labels), SIZE)
+    cells = keras.layers.AveragePooling2D(SIZE // CELLS)(pixels)
+    model = keras.Model(pixels, keras.layers.Dense(len(RGB))(keras.layers.GlobalAveragePooling2D()(cells)))
+    model.layers[-1].set_weights([scale * np.eye(len(RGB)), np.zeros(len(RGB))])
+    export.write_saved_model(folder, model, list(labels), SIZE)
     metadata_file = folder / version.VERSION_FILE
     metadata_file.parent.mkdir()
     metadata_file.write_text(json.dumps({"model_name": name, "network": "mean", "labels": labels, "image_size": SIZE}))

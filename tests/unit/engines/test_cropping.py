@@ -17,7 +17,7 @@ from support import mutate_images, odd_images, place_model
 from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.dataset.images import Rejected, validate_image
 from kfp_vision.engines import resizing
-from kfp_vision.engines.cropping import central_window, crop, crop_floats
+from kfp_vision.engines.cropping import central_window, crop, crop_and_measure, crop_floats
 from kfp_vision.engines.tensorflow_engine import damaged_image, to_decodable
 from kfp_vision.networks import decoding
 
@@ -53,8 +53,9 @@ def cropped(encoded: bytes, size: int) -> np.ndarray | Rejected:
 
 
 def difference(encoded: bytes, size: int = SIZE, shape: str = STRETCHED) -> np.ndarray:
-    floats = crop_floats(encoded, size, MAX_PIXELS, shape)
-    assert (floats.dtype, floats.shape) == (np.float32, (size, size, 3))
+    floats, sides = crop_and_measure(encoded, size, MAX_PIXELS, shape)
+    valid = validate_image(encoded, MAX_PIXELS)  # upright
+    assert (floats.dtype, floats.shape, sides) == (np.float32, (size, size, 3), (valid.height, valid.width))
     return np.abs(floats - seen(encoded, size, shape))
 
 

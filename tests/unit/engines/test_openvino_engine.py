@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import choice
 from kfp_vision.engines.cropping import crop_floats
-from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, TENSORFLOW
+from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_HEAD_FILE, TENSORFLOW
 from kfp_vision.engines.openvino_engine import LARGEST_TILE
 from kfp_vision.networks import NETWORKS
 from kfp_vision.repository.version import Version, exported_version
@@ -117,6 +118,16 @@ def test_a_damaged_file_is_rejected_in_one_line(tmp_path):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("content", [b"", b"no array", "cut off"])
+def test_a_damaged_kernel_of_the_head_is_rejected_in_one_line(version, tmp_path, content):
+    folder = shutil.copytree(version.folder, tmp_path / "1")
+    whole = (folder / OPENVINO_HEAD_FILE).read_bytes()
+    (folder / OPENVINO_HEAD_FILE).write_bytes(whole[:-8] if content == "cut off" else content)
+    with pytest.raises(InputError, match="error: a model must load and answer; got ") as raised:
+        choice.load_engine(Version(folder), OPENVINO_FLOAT32)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_process_that_answers_loads_no_tensorflow_and_no_telemetry(version, images, tmp_path):
     program = (
         "import json, sys, threading\n"
@@ -142,5 +153,5 @@ def test_a_process_that_answers_loads_no_tensorflow_and_no_telemetry(version, im
 
 
 def test_the_files_of_openvino_are_beside_the_saved_model(version):
-    assert {"openvino/model.xml", "openvino/model.bin", "saved_model.pb"} <= version.files.keys()
+    assert {"openvino/model.xml", "openvino/model.bin", "openvino/head.npy", "saved_model.pb"} <= version.files.keys()
     assert Path(version.files["openvino/model.xml"]).read_text().startswith("<?xml")

@@ -1,16 +1,22 @@
 """Decides whether a model may be deployed, by its metrics and by comparison with the deployed one."""
 
+import base64
+import io
 import json
 import math
+import re
+from collections import Counter
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import colour_model, damaged_records, exported_model
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
+from kfp_vision.engines.engine import OPENVINO_HEAD_FILE
 from kfp_vision.evaluation import gate, scoring
 from kfp_vision.evaluation.evaluate import evaluate_classifier
 from kfp_vision.evaluation.metrics import Predictions, classification_metrics
@@ -136,6 +142,30 @@ def deployed(tmp_path):
 
 
 @pytest.mark.slow
+def test_each_mistake_is_shown_with_what_spoke_for_the_wrong_class(tmp_path, wrong_records):
+    evaluate(tmp_path, wrong_records, "none")
+    page = (tmp_path / "page").read_text()
+    overlays = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="What spoke for (\w+)">', page)
+    assert sorted(Counter(label for _, label in overlays).items()) == [("blue", 8), ("green", 8), ("red", 8)]
+    assert page.count("nor that the answer is right") == 2
+    for encoded, label in overlays:  # one colour is everywhere, and so is what speaks for it
+        with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+            red, green, blue = image.getpixel((image.width // 2, image.height // 2))
+        assert red > green > blue and red - blue > 100, label
+
+
+@pytest.mark.slow
+def test_without_maps_mistakes_are_shown_alone(tmp_path, wrong_records):
+    version = colour_model.write_version(tmp_path / "model" / "serving" / "1")
+    (version / OPENVINO_HEAD_FILE).unlink()
+    (tmp_path / "model" / "training.json").write_text("[]")
+    evaluate(tmp_path, wrong_records, "none")
+    page = (tmp_path / "page").read_text()
+    assert 'alt="blue predicted as green"' in page or 'alt="green predicted as red"' in page
+    assert "What spoke for" not in page and "nor that the answer is right" not in page
+
+
+@pytest.mark.slow
 def test_a_model_worse_than_the_deployed_one_is_rejected(tmp_path, wrong_records, deployed):
     figures = evaluate(tmp_path, wrong_records, str(deployed))
     assert figures["accuracy"] == 0
@@ -217,7 +247,7 @@ def test_the_page_shows_misclassified_images(tmp_path, wrong_records):
     pairs = {(pair["label"], pair["prediction"]): (pair["images"], pair["share"]) for pair in figures["confused_pairs"]}
     assert pairs == {("green", "red"): (4, 1.0), ("blue", "green"): (4, 1.0), ("red", "blue"): (4, 1.0)}
     page = (tmp_path / "page").read_text()
-    assert page.count("data:image/jpeg") == 12 + 12  # the worst mistakes, and four of each pair
+    assert page.count("data:image/jpeg") == 2 * (12 + 12)  # the worst mistakes, and four of each pair, each with its map
     assert page.count('alt="green predicted as red, ') == 4
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kfp_vision.networks import NETWORKS, decoding, pretrained
+from kfp_vision.networks import NETWORKS, decoding, find_feature_map, pretrained
 from kfp_vision.networks.inception import BLOCK_CHANNELS
 from kfp_vision.networks.layers import neighbour_matrix
 from kfp_vision.training.trainer import build_network
@@ -183,3 +183,27 @@ def test_depth_multiplier_makes_a_network_narrower(name):
     model, full_width = (network.build(3, image_size=network.smallest, depth_multiplier=width) for width in (0.1, 1.0))
     assert model(np.zeros((1, 32, 32, 3), "float32")).shape == (1, 3)
     assert model.count_params() < full_width.count_params() / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_product_of_feature_map_and_head_is_the_logits_of_each_place(name):
+    network = NETWORKS[name]
+    model = network.build(3, image_size=max(network.smallest, 64), fast=False)
+    feature_map = find_feature_map(model)
+    assert (feature_map is None) == (name == "convnext_tiny")
+    if feature_map is None:
+        return
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, *model.input.shape[1:])).astype("float32")
+    features, logits = keras.Model(model.input, [feature_map, model.output])(pixels, training=False)
+    kernel, bias = model.layers[-1].get_weights()
+    np.testing.assert_allclose((features @ kernel).numpy().mean((1, 2)) + bias, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_with_an_activation_has_no_feature_map():
+    pixels = keras.Input((8, 8, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(pixels))
+    dropped = keras.layers.Dropout(0.2)(pooled)
+    assert find_feature_map(keras.Model(pixels, keras.layers.Dense(2)(dropped))).shape == (None, 6, 6, 4)
+    assert find_feature_map(keras.Model(pixels, keras.layers.Dense(2, activation="relu")(dropped))) is None
+    assert find_feature_map(keras.Model(pixels, keras.layers.Dense(2)(keras.layers.Dense(2)(dropped)))) is None
