@@ -11,7 +11,8 @@ from support import colour_model, embedding_model, odd_images, place_model, samp
 from kfp_vision.core.crop_shapes import SQUARE
 from kfp_vision.core.frameworks import keras
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.engines.engine import OPENVINO_FLOAT32, TENSORFLOW
+from kfp_vision.engines.engine import OPENVINO_FILE, OPENVINO_FLOAT32, TENSORFLOW
+from kfp_vision.engines.openvino_engine import OpenVinoEngine
 from kfp_vision.networks import NETWORKS, find_feature_map, pretrained
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.prediction.explanation import explain
@@ -126,6 +127,16 @@ def test_a_network_with_more_than_pooling_before_its_head_has_no_maps(tmp_path, 
     # So were all exports before there were maps: these files, and these signatures.
     assert {"openvino/model.xml", "openvino/model.bin"} <= version.files.keys() and "openvino/head.npy" not in version.files
     assert sorted(tf.saved_model.load(str(version.folder)).signatures) == ["embed", "pixels", "serving_default"]
+
+
+def test_of_a_quantized_model_the_maps_and_their_scores_are_those_of_the_version(colours, tmp_path):
+    other = colour_model.write_version(tmp_path / "1", scale=colour_model.SCALE / 10)  # in place of the quantized file
+    engine = OpenVinoEngine(colours, bfloat16=False, quantized=other / OPENVINO_FILE)
+    crop = engine.look(colour_model.picture("red"), 10**6).crop
+    (evidence,) = engine.explain([crop])
+    (expected,) = OpenVinoEngine(colours, bfloat16=False).explain([crop])
+    assert np.array_equal(evidence.scores, expected.scores) and np.array_equal(evidence.maps([0]), expected.maps([0]))
+    assert np.abs(engine.scores([crop]) - evidence.scores).max() > 0.1
 
 
 def shuffle(model: keras.Model, layers: int, seed: int) -> None:
