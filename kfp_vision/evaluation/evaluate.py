@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines.choice import choose_serving_engine
 from kfp_vision.engines.engine import OPENVINO, OPENVINO_FLOAT32
 from kfp_vision.evaluation import gate, scoring
-from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predictions, classification_metrics
+from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predictions, calibration, classification_metrics
+from kfp_vision.evaluation.temperature import undo_temperature
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import example
 from kfp_vision.records.records_folder import RandomAccessRecords, choose_evaluation_records, verify_records
@@ -51,6 +52,8 @@ class Evaluation:
         network: name of the network.
         split: the evaluated split, `test` or `validation`.
         metrics: the metrics on that split.
+        before_temperature: temperature of the model, and expected_calibration_error and bins without it, see
+            `metrics.calibration`; None for a model that is not calibrated.
         deployed: comparison with the deployed model, see `gate.compare_with_deployed`; None without one.
         verdict: whether the model is accepted.
         test_picture: uri, prediction and score of the test image; None without one.
@@ -61,6 +64,7 @@ class Evaluation:
     network: str
     split: str
     metrics: ClassificationMetrics
+    before_temperature: dict[str, Any] | None
     deployed: dict[str, Any] | None
     verdict: gate.Verdict
     test_picture: dict[str, Any] | None
@@ -68,8 +72,9 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Returns the content of the evaluation file: one flat mapping, with the metrics among the other fields."""
         model = {name: getattr(self, name) for name in ("model_name", "model_fingerprint", "network", "split")}
+        calibrated = {"before_temperature": self.before_temperature}
         decision = {"deployed": self.deployed, "verdict": asdict(self.verdict), "test_picture": self.test_picture}
-        return model | self.metrics.as_dict() | decision
+        return model | self.metrics.as_dict() | calibrated | decision
 
 
 def evaluate_classifier(
@@ -126,6 +131,7 @@ def evaluate_classifier(
         network=version.about["network"],
         split=about.split,
         metrics=metrics,
+        before_temperature=_before_temperature(predictions, version.temperature),
         deployed=deployed,
         verdict=gate.decide(metrics, deployed, criteria.min_accuracy, beat_largest_class=advanced.beat_largest_class),
         test_picture=_classify_uri(classifier, test_image) if test_image else None,
@@ -204,6 +210,13 @@ def _sample_predictions(version: Version, classifier: Classifier, folder: Path) 
         classifier = Classifier(version, engine=OPENVINO_FLOAT32)
     probabilities = classifier.probabilities(list(images.values())).tolist()
     return [{"name": name, "probabilities": row} for name, row in zip(images, probabilities, strict=True)]
+
+
+def _before_temperature(predictions: Predictions, temperature: float) -> dict[str, Any] | None:
+    if temperature == 1:
+        return None
+    without = replace(predictions, probabilities=undo_temperature(predictions.probabilities, temperature))
+    return {"temperature": temperature, **calibration(without)}
 
 
 def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:

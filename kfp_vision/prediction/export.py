@@ -45,12 +45,13 @@ def write_model(
         trained: the Keras model, in any precision.
         network: of the model.
         labels: class names, in the order of their numbers.
-        settings: of the training; written to `model.json`.
+        settings: of the training; written to `model.json`. The logits of the export are divided by its `temperature`, if any.
         shape: options of `network.build` that determine the shapes: image_size, depth_multiplier.
         history: rows of the learning curves; written to `training.json`.
     """
     folder.mkdir()
     stock = rebuild_in_stock_layers(trained, network, len(labels), shape)
+    _divide_logits(stock, settings.get("temperature", 1.0))
     stock.save(folder / KERAS_FILE)
     label_map.write_labels(folder, labels)
     metadata = json.dumps({**settings, "crop": network.crop, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
@@ -100,6 +101,12 @@ def rebuild_in_stock_layers(trained: Any, network: Network, classes: int, shape:
         if layer.name in weights:
             layer.set_weights(weights[layer.name].get_weights())
     return stock
+
+
+def _divide_logits(model: Any, temperature: float) -> None:
+    """Divides kernel and bias of the classification head, so that whatever loads the model gives calibrated scores."""
+    head = model.layers[-1]
+    head.set_weights([weight / np.float32(temperature) for weight in head.get_weights()])
 
 
 def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int, crop: str = STRETCHED) -> None:

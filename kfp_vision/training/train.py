@@ -17,6 +17,7 @@ from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.dataset.label_map import read_labels
+from kfp_vision.evaluation.temperature import MIN_IMAGES, fit_temperature
 from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.prediction import export
 from kfp_vision.records import tf_dataset
@@ -94,8 +95,11 @@ def train_classifier(
             _run_monitored(trainer, batches, feed.validation, folder, events)
         else:
             deque(trainer.run(batches, feed.validation), maxlen=0)
+        with trainer.exported_weights():
+            temperature = _fit_temperature(trainer, feed.validation)
     if is_chief:
-        _write_outputs(model, page, network, trainer, labels, shape, precision)
+        settings = {"temperature": temperature, "precision": precision}
+        _write_outputs(model, page, network, trainer, labels, shape, settings)
     devices.wait_for_workers(strategy)
     return _final_metrics(trainer)
 
@@ -245,12 +249,31 @@ def _save_periodically(
         folder.wait()
 
 
+def _fit_temperature(trainer: Trainer, validation: Iterable[Any] | None) -> float:
+    """Returns the temperature of the exported weights, see `temperature`; 1 if there are too few validation images."""
+    none = (tf.zeros((0, 1)), tf.zeros(0, tf.int64))
+    logits, labels = trainer.logits(validation) if validation is not None else none
+    if len(labels) < MIN_IMAGES:
+        rule = f"at least {MIN_IMAGES} validation images are needed to calibrate the scores"
+        print(f"{rule}; got {len(labels)}, so they stay as they are. Raise validation_ratio, or add images.", flush=True)
+        return 1.0
+    found = fit_temperature(logits.numpy(), labels.numpy())
+    print(f"calibrated the scores on {len(labels)} validation images: divides the logits by {found:.3g}", flush=True)
+    return found
+
+
 def _write_outputs(
-    model: Path, page: Path, network: Any, trainer: Trainer, labels: list[str], shape: Mapping[str, Any], precision: str
+    model: Path,
+    page: Path,
+    network: Any,
+    trainer: Trainer,
+    labels: list[str],
+    shape: Mapping[str, Any],
+    found: Mapping[str, Any],
 ) -> None:
-    """Writes the model folder and the page of learning curves."""
+    """Writes the model folder, with what the training has found, and the page of learning curves."""
     recipe = trainer.recipe
-    settings = {**asdict(recipe), **shape, "precision": precision, "preset": recipe.preset.to_json()}
+    settings = {**asdict(recipe), **shape, **found, "preset": recipe.preset.to_json()}
     with replacing(model) as beside:
         _export(beside, network, trainer, labels, settings | {"kfp_vision": __version__}, shape)
     shown = {"recipe": recipe.preset.recipe} | _shown_settings(settings) | recipe.advanced.changed()

@@ -22,6 +22,7 @@ from support.skip import leave_out
 from kfp_vision import networks
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
+from kfp_vision.evaluation.temperature import fit_temperature
 from kfp_vision.networks import NETWORKS
 from kfp_vision.records import tf_dataset
 from kfp_vision.training import input_pipeline, monitoring, trainer
@@ -86,6 +87,31 @@ def test_the_export_uses_only_operations_of_old_servers(trained):
     used = set(re.findall(r'\bop: "(\w+)"', str(graph.as_graph_def())))  # including those of nested functions
     assert {"DecodeImage", "ResizeBilinear", "Conv2D", "Softmax"} <= used
     assert not [name for name in used if "Xla" in name or "StatelessRandom" in name or "OneDnn" in name], used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last_layer_only", [False, True])
+def test_the_export_is_calibrated_on_the_validation_images(tmp_path, capsys, last_layer_only):
+    folders = shade_records.write(tmp_path, validation=40)
+    write_npz(tmp_path / "weights.npz")
+    changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_last_layer_only": last_layer_only}
+    _, model = train(folders, tmp_path, train_steps=30, advanced=NARROW | {"precision": "float32"}, **changes)
+    temperature = json.loads((model / "model.json").read_text())["temperature"]
+    assert f"on 40 validation images: divides the logits by {temperature:.3g}\n" in capsys.readouterr().out
+    exported = keras.saving.load_model(model / "classifier.keras")
+    ((images, labels),) = input_pipeline.EvaluationBatches(folders / "validation", image_size=32, batch_size=40)
+    assert temperature != 1
+    assert fit_temperature(exported(images).numpy(), labels.numpy()) == pytest.approx(1, abs=0.02)  # nothing is left to correct
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validation", [0, 29])
+def test_too_few_validation_images_leave_the_scores_as_they_are(tmp_path, capsys, validation):
+    folders = shade_records.write(tmp_path, validation=validation)
+    _, model = train(folders, tmp_path, train_steps=2)
+    assert json.loads((model / "model.json").read_text())["temperature"] == 1
+    line = f"validation images are needed to calibrate the scores; got {validation}, so they stay as they are."
+    assert line in capsys.readouterr().out
 
 
 @pytest.mark.slow
