@@ -24,6 +24,7 @@ from kfp_vision.engines import openvino_conversion
 from kfp_vision.engines.engine import OPENVINO_FILE
 from kfp_vision.networks import Network, decoding, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE
+from kfp_vision.prediction.novelty import NOVELTY_FILE, Novelty
 from kfp_vision.repository.version import HISTORY_FILE, VERSION_FILE, exported_version
 
 MODEL_FILE = "model.json"
@@ -37,6 +38,7 @@ def write_model(
     settings: Mapping[str, Any],
     shape: Mapping[str, Any],
     history: list[dict[str, float]],
+    novelty: Novelty | None = None,
 ) -> None:
     """Writes the model folder.
 
@@ -48,6 +50,7 @@ def write_model(
         settings: of the training; written to `model.json`. The logits of the export are divided by its `temperature`, if any.
         shape: options of `network.build` that determine the shapes: image_size, depth_multiplier.
         history: rows of the learning curves; written to `training.json`.
+        novelty: what tells known images from others; None for a model that does not tell.
     """
     folder.mkdir()
     stock = rebuild_in_stock_layers(trained, network, len(labels), shape)
@@ -61,6 +64,8 @@ def write_model(
     write_saved_model(version, stock, labels, shape["image_size"], network.crop)
     (version / VERSION_FILE).parent.mkdir()
     (version / VERSION_FILE).write_text(metadata, encoding="utf-8")
+    if novelty:
+        novelty.save(version / NOVELTY_FILE)
 
 
 def write_backbone(folder: Path, network: Network, checkpoint_uri: str) -> None:
@@ -113,8 +118,8 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     """Writes a SavedModel with three signatures, and beside it the same network for OpenVINO.
 
     `serving_default` maps `image_bytes`, string (batch,), encoded images, to `classes`, `class_idx` and `probabilities`.
-    `pixels` maps `images`, float32 (batch, size, size, 3) RGB in 0 to 255, to the same.
-    `embed` maps `images` to `embedding`, float32 (batch, width): the input of the classification head, scaled to length 1.
+    `pixels` maps `images`, float32 (batch, size, size, 3) RGB in 0 to 255, to the same and `embedding`.
+    `embed` maps `images` to `embedding` alone, float32 (batch, width): the input of the classification head, of length 1.
 
     OpenVINO's file maps `images` to `probabilities` and `embedding`. If the network cannot be converted, a line says
     why, and TensorFlow will compute its answers.
@@ -133,14 +138,16 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     compute = tf.function(lambda images: both(images, training=False), autograph=False).get_concrete_function(pixels)
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits, _ = compute(images)
+        logits, features = compute(images)
         probabilities = tf.nn.softmax(logits)
         best = tf.argmax(probabilities, 1)
-        return {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
+        named = {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
+        return named | {"embedding": tf.math.l2_normalize(features, axis=1)}
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         see = partial(decoding.central_crop, image_size=image_size, shape=crop)
-        return classify(tf.map_fn(see, image_bytes, fn_output_signature=tf.TensorSpec(pixels.shape[1:], tf.float32)))
+        crops = tf.map_fn(see, image_bytes, fn_output_signature=tf.TensorSpec(pixels.shape[1:], tf.float32))
+        return {name: values for name, values in classify(crops).items() if name != "embedding"}  # a client would get them all
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
         _, features = compute(images)

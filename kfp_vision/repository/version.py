@@ -79,6 +79,11 @@ class Version:
         temperature: float = self.about.get("temperature", 1.0)
         return temperature
 
+    @property
+    def name_unknown(self) -> bool:
+        """Whether tables and pages name images that are not known `unknown`."""
+        return bool(self.about.get("advanced", {}).get("name_unknown", False))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all files of the version, in hex; equal for copies of the same export."""
