@@ -19,7 +19,7 @@ def join_predictions(
         predict_uri: location of the images.
 
     Returns:
-        predictions: CSV with the header path,label,prediction,score.
+        predictions: CSV with the header path,label,prediction,score,known,known_score.
         metrics: Number of images, number of unreadable ones, and accuracy if folder names give the labels.
     """
     from pathlib import Path

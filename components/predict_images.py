@@ -24,8 +24,8 @@ def predict_images(
         advanced: advanced settings; uses name_encoding and store_wait_seconds.
 
     Returns:
-        predictions: CSV with the header path,label,prediction,score. It carries no metadata, because KFP passes the metadata of
-            all partitions in one command-line argument.
+        predictions: CSV with the header path,label,prediction,score,known,known_score. It carries no metadata, because KFP
+            passes the metadata of all partitions in one command-line argument.
     """
     from pathlib import Path
 
@@ -36,4 +36,6 @@ def predict_images(
     reading_settings.apply(advanced)
     version = exported_version(Path(model.path))
     given = (classifier.Classifier(version), version.labels, predict_uri, Path(predictions.path))
-    batch.predict_images(*given, all_scores=all_scores, partition=partition, partitions=partitions)
+    batch.predict_images(
+        *given, all_scores=all_scores, name_unknown=version.name_unknown, partition=partition, partitions=partitions
+    )

@@ -437,8 +437,10 @@ def predict(options: argparse.Namespace) -> int:
 
     def line(uri: str, answer: classifier.Prediction) -> str:
         if not options.json:
-            return f"{answer.label}  {answer.score:.4f}  {uri}"
-        return json.dumps({"path": uri, "prediction": answer.label, "score": answer.score}, ensure_ascii=False)
+            unlike = "  (unlike the images of the training)" if answer.known is False else ""
+            return f"{answer.label}  {answer.score:.4f}  {uri}{unlike}"
+        told = {} if answer.known is None else {"known": answer.known, "known_score": answer.known_score}
+        return json.dumps({"path": uri, "prediction": answer.label, "score": answer.score} | told, ensure_ascii=False)
 
     namer: classifier.ImageClassifier
     with ExitStack() as stack:

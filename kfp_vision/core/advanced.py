@@ -124,6 +124,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
         lambda value: 0 <= value < 1,
         "be at least 0 and below 1",
     ),
+    (("known_share",), lambda value: 0 < value <= 1, "be above 0 and at most 1"),
     (("canary_percent",), lambda value: 0 <= value <= 100, "be between 0 and 100"),
     (("ftrl_learning_rate_power",), lambda value: value <= 0, "not be above 0"),
     (("seed",), lambda value: 0 <= value < 1 << 32, "be a whole number from 0 to 4294967295"),
@@ -174,6 +175,8 @@ class Advanced:
         validate_every_steps: steps between two validations; 0 for five validations per training.
         early_stopping_patience: validations without improvement after which training stops; 0 for never.
         export: weights to export: `best` on validation, or `last`; the others are beside them, as `last.keras` or `best.keras`.
+        known_share: share of the validation images that the exported model is to call known, that is like its training images.
+        name_unknown: name images that are not known `unknown`, in tables of predictions and on the server's page.
         save_interval_secs: seconds between two checkpoints in `checkpoint_dir`.
         deterministic: make results reproducible bit by bit, at some cost in speed.
         xla: compile with XLA: `on`, `off`, or `auto`, which is on with one GPU.
@@ -259,6 +262,8 @@ class Advanced:
     validate_every_steps: int = 0
     early_stopping_patience: int = 0
     export: str = "best"
+    known_share: float = 0.95
+    name_unknown: bool = False
     save_interval_secs: float = 600.0
     deterministic: bool = False
     xla: str = "auto"

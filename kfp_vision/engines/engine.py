@@ -98,6 +98,23 @@ class Engine(Protocol):
             Rejected: one of the images is damaged; which one is not known.
         """
 
+    @property
+    def has_both_in_one_pass(self) -> bool:
+        """Whether `scores_and_embeddings` costs no more than `scores`."""
+
+    def scores_and_embeddings(self, prepared: Sequence[Any]) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]":
+        """Computes what `scores` and `embeddings` do in one pass; only if `has_both_in_one_pass`.
+
+        Args:
+            prepared: results of `prepare`, at least one.
+
+        Returns:
+            Probabilities, float32 (images, classes), and embeddings, float32 (images, width).
+
+        Raises:
+            Rejected: one of the images is damaged; which one is not known.
+        """
+
     def crop(self, image: bytes, max_pixels: int) -> "Any | Rejected":
         """Checks, decodes and crops an image for `embeddings`; only if `crop_size` is not 0.
 

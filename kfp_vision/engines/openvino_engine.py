@@ -69,7 +69,19 @@ class OpenVinoEngine:
 
     def scores(self, prepared: "Sequence[npt.NDArray[np.float32]]") -> "npt.NDArray[np.float32]":
         """See `engine.Engine`."""
-        return self._scores.compute(prepared, "probabilities")
+        return self._scores.compute(prepared, "probabilities")[0]
+
+    @property
+    def has_both_in_one_pass(self) -> bool:
+        """See `engine.Engine`: unless the scores come from a quantized file, which has no embeddings."""
+        return self._scores is self._whole
+
+    def scores_and_embeddings(
+        self, prepared: "Sequence[npt.NDArray[np.float32]]"
+    ) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]":
+        """See `engine.Engine`."""
+        scores, embeddings = self._whole.compute(prepared, "probabilities", "embedding")
+        return scores, embeddings
 
     def crop(self, image: bytes, max_pixels: int) -> "npt.NDArray[np.float32] | Rejected":
         """See `engine.Engine`; a crop is float32 (crop_size, crop_size, 3), RGB from 0 to 255."""
@@ -80,7 +92,7 @@ class OpenVinoEngine:
 
     def embeddings(self, crops: "Sequence[npt.NDArray[np.float32]]") -> "npt.NDArray[np.float32]":
         """See `engine.Engine`."""
-        return self._whole.compute(crops, "embedding")
+        return self._whole.compute(crops, "embedding")[0]
 
     @property
     def has_maps(self) -> bool:
@@ -98,7 +110,7 @@ class OpenVinoEngine:
     def explain(self, crops: "Sequence[npt.NDArray[np.float32]]") -> list[Evidence]:
         """See `engine.Engine`; the scores are those of the version's own file, also where a quantized one gives the others."""
         assert self._head is not None
-        scores, feature_maps = self._whole.compute_together(crops, "probabilities", "feature_map")
+        scores, feature_maps = self._whole.compute(crops, "probabilities", "feature_map")
         return [Evidence(row, partial(_class_maps, one, self._head)) for row, one in zip(scores, feature_maps, strict=True)]
 
 
@@ -115,25 +127,15 @@ class _Compiled:
         self._takes_levels = images.element_type == openvino.Type.u8
         self._local = threading.local()
 
-    def compute(self, crops: "Sequence[npt.NDArray[np.float32]]", output: str) -> "npt.NDArray[np.float32]":
-        return np.concatenate([self._infer(np.stack(tile), output) for tile in _tiles(crops)])
-
-    def compute_together(self, crops: "Sequence[npt.NDArray[np.float32]]", *outputs: str) -> "list[npt.NDArray[np.float32]]":
-        tiles = [
-            [self._infer(np.stack(tile), outputs[0]), *(self._read(name) for name in outputs[1:])] for tile in _tiles(crops)
-        ]
+    def compute(self, crops: "Sequence[npt.NDArray[np.float32]]", *outputs: str) -> "list[npt.NDArray[np.float32]]":
+        tiles = [self._infer(np.stack(tile), outputs) for tile in _tiles(crops)]
         return [np.concatenate(parts) for parts in zip(*tiles, strict=True)]
 
-    def _infer(self, images: "npt.NDArray[np.float32]", output: str) -> "npt.NDArray[np.float32]":
+    def _infer(self, images: "npt.NDArray[np.float32]", outputs: Sequence[str]) -> "list[npt.NDArray[np.float32]]":
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         self._local.request.infer({"images": np.rint(images).astype(np.uint8) if self._takes_levels else images})
-        return self._read(output)
-
-    def _read(self, output: str) -> "npt.NDArray[np.float32]":
-        """Returns an output of what this thread has computed last."""
-        values: npt.NDArray[np.float32] = self._local.request.get_tensor(output).data.copy()
-        return values
+        return [self._local.request.get_tensor(output).data.copy() for output in outputs]
 
 
 def _read_head(version: Version) -> "npt.NDArray[np.float32] | None":

@@ -83,6 +83,16 @@ class TensorFlowEngine:
             raise damaged_image(error) from None
         return probabilities
 
+    @property
+    def has_both_in_one_pass(self) -> bool:
+        """See `engine.Engine`: exports of this release, whose signature `pixels` gives both."""
+        return self._takes_crops and "embedding" in self._signatures["pixels"].structured_outputs
+
+    def scores_and_embeddings(self, prepared: Sequence[Any]) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]":
+        """See `engine.Engine`."""
+        outputs = self._signatures["pixels"](images=self._stack(prepared))
+        return outputs["probabilities"].numpy(), outputs["embedding"].numpy()
+
     def crop(self, image: bytes, max_pixels: int) -> Any | Rejected:
         """See `engine.Engine`; a crop is a tensor, float32 (crop_size, crop_size, 3), RGB from 0 to 255."""
         assert self._crop

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines.choice import choose_serving_engine
 from kfp_vision.engines.engine import OPENVINO, OPENVINO_FLOAT32
 from kfp_vision.evaluation import gate, scoring
-from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predictions, classification_metrics
+from kfp_vision.evaluation.left_out import leave_classes_out
+from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predictions, calibration, classification_metrics
+from kfp_vision.evaluation.temperature import undo_temperature
 from kfp_vision.prediction import explanation, overlay
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import example
@@ -28,6 +30,7 @@ from kfp_vision.storage import atomic, reading, uris
 
 MAX_MISTAKES = 24
 MAX_PAIRS, MAX_MISTAKES_PER_PAIR = 4, 6
+MAX_LEFT_OUT_IMAGES = 2000  # on which it is measured how well unknown images are told
 MAX_SAMPLED_PREDICTIONS = 8  # check_serving compares the served model with them
 HEADLINE_METRICS = (  # shown in the Kubeflow UI
     "accuracy",
@@ -52,6 +55,9 @@ class Evaluation:
         network: name of the network.
         split: the evaluated split, `test` or `validation`.
         metrics: the metrics on that split.
+        before_temperature: temperature of the model, and expected_calibration_error and bins without it, see
+            `metrics.calibration`; None for a model that is not calibrated.
+        unknown: how well the model tells images of a class that is left out, see `left_out`; None if it does not tell.
         deployed: comparison with the deployed model, see `gate.compare_with_deployed`; None without one.
         verdict: whether the model is accepted.
         test_picture: uri, prediction and score of the test image; None without one.
@@ -62,6 +68,8 @@ class Evaluation:
     network: str
     split: str
     metrics: ClassificationMetrics
+    before_temperature: dict[str, Any] | None
+    unknown: dict[str, Any] | None
     deployed: dict[str, Any] | None
     verdict: gate.Verdict
     test_picture: dict[str, Any] | None
@@ -69,8 +77,9 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Returns the content of the evaluation file: one flat mapping, with the metrics among the other fields."""
         model = {name: getattr(self, name) for name in ("model_name", "model_fingerprint", "network", "split")}
+        scores = {"before_temperature": self.before_temperature, "unknown": self.unknown}
         decision = {"deployed": self.deployed, "verdict": asdict(self.verdict), "test_picture": self.test_picture}
-        return model | self.metrics.as_dict() | decision
+        return model | self.metrics.as_dict() | scores | decision
 
 
 def evaluate_classifier(
@@ -112,7 +121,7 @@ def evaluate_classifier(
         raise InputError("there must be held-out images to evaluate on", f"none in {folder.name}", remedy)
     version = exported_version(model)
     classifier = Classifier(version, engine=choose_serving_engine(version))
-    predictions = scoring.predict_records(classifier.probabilities, folder)
+    predictions, unknown = _predict(classifier, folder)
     metrics = classification_metrics(predictions, version.labels)
     deployed = None
     advanced = Advanced.parse(criteria.advanced)
@@ -127,6 +136,8 @@ def evaluate_classifier(
         network=version.about["network"],
         split=about.split,
         metrics=metrics,
+        before_temperature=_before_temperature(predictions, version.temperature),
+        unknown=unknown,
         deployed=deployed,
         verdict=gate.decide(metrics, deployed, criteria.min_accuracy, beat_largest_class=advanced.beat_largest_class),
         test_picture=_classify_uri(classifier, test_image) if test_image else None,
@@ -208,6 +219,31 @@ def _sample_predictions(version: Version, classifier: Classifier, folder: Path) 
         classifier = Classifier(version, engine=OPENVINO_FLOAT32)
     probabilities = classifier.probabilities(list(images.values())).tolist()
     return [{"name": name, "probabilities": row} for name, row in zip(images, probabilities, strict=True)]
+
+
+def _predict(classifier: Classifier, folder: Path) -> tuple[Predictions, dict[str, Any] | None]:
+    """Predicts all images, and measures on the first of them how well unknown ones are told; they are as good as shuffled."""
+    collected: list[npt.NDArray[np.float32]] = []
+
+    def predict(encoded: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        probabilities, likeness = classifier.probabilities_and_likeness(encoded)
+        if likeness is not None and sum(map(len, collected)) < MAX_LEFT_OUT_IMAGES:
+            collected.append(likeness)
+        return probabilities
+
+    predictions = scoring.predict_records(predict, folder)
+    if classifier.novelty is None:
+        return predictions, None
+    likeness = np.concatenate(collected)
+    threshold = float(classifier.novelty.threshold)
+    return predictions, leave_classes_out(likeness, predictions.labels[: len(likeness)], classifier.labels, threshold)
+
+
+def _before_temperature(predictions: Predictions, temperature: float) -> dict[str, Any] | None:
+    if temperature == 1:
+        return None
+    without = replace(predictions, probabilities=undo_temperature(predictions.probabilities, temperature))
+    return {"temperature": temperature, **calibration(without)}
 
 
 def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:

@@ -14,12 +14,13 @@ from kfp_vision.core.errors import InputError, redact
 from kfp_vision.dataset import image_files
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import SkippedFiles
-from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, apply_to_valid
+from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, Prediction, apply_to_valid
 from kfp_vision.reports import results
 from kfp_vision.storage import atomic, reading, uris
 
 CLASSIFY_BATCH_SIZE = 32  # images
-PREDICTION_COLUMNS = ("path", "label", "prediction", "score")
+PREDICTION_COLUMNS = ("path", "label", "prediction", "score", "known", "known_score")
+UNKNOWN = "unknown"  # the prediction of an image that is not known, where the model is to name them so
 SCORE_PREFIX = "score:"  # prefix of a column with the scores of a label
 COUNT_NAMES = ("pictures", "unreadable", "labelled", "right")
 
@@ -31,6 +32,7 @@ def predict_images(
     table: Path,
     *,
     all_scores: bool = False,
+    name_unknown: bool = False,
     partition: int = 0,
     partitions: int = 1,
 ) -> dict[str, int]:
@@ -41,9 +43,10 @@ def predict_images(
         labels: Labels of the classes. An image in a folder named after one of them has that label, and its prediction is
             counted as right or wrong.
         images_uri: An image, or anything that `reading.walk` reads.
-        table: CSV file to write, with the columns path, label, prediction, score; the last two are empty for an image that
-            cannot be read.
+        table: CSV file to write, with the columns path, label, prediction, score, known, known_score; all but the first two
+            are empty for an image that cannot be read, and the last two where the model does not tell.
         all_scores: Whether to add a column `score:LABEL` for every class.
+        name_unknown: Whether the prediction of an image that is not known is `unknown`.
         partition: Number of the partition of the images to classify, from 0; see `join_predictions`.
         partitions: Number of partitions.
 
@@ -66,18 +69,25 @@ def predict_images(
                 counts["labelled"] += label in labels
                 if isinstance(answer, Rejected):
                     counts["unreadable"] += 1
-                    writer.writerow([uri, label, "", "", *("" for _ in score_labels)])
+                    writer.writerow([uri, label, *("" for _ in (*PREDICTION_COLUMNS[2:], *score_labels))])
                     print(redact(f"unreadable: {uri} ({answer})"))
                 else:
-                    counts["right"] += answer.label == label
+                    named = UNKNOWN if name_unknown and answer.known is False else answer.label
+                    counts["right"] += named == label
                     scores = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()
-                    writer.writerow([uri, label, answer.label, f"{answer.score:.6f}", *scores])
+                    writer.writerow([uri, label, named, f"{answer.score:.6f}", *_known_columns(answer), *scores])
         if not counts["pictures"] and partitions == 1:
             raise no_images_error(images_uri, skipped)
     for line in skipped.lines() if partition == 0 else ():  # the same in all
         print(line)
     print(_summary(counts))
     return counts
+
+
+def _known_columns(answer: Prediction) -> tuple[str, str]:
+    if answer.known is None:
+        return "", ""
+    return str(answer.known).lower(), f"{answer.known_score:.6f}"
 
 
 def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, images_uri: str) -> dict[str, int]:

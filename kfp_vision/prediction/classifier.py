@@ -11,6 +11,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import MAX_PIXELS, Rejected
 from kfp_vision.engines.choice import load_engine
 from kfp_vision.engines.engine import Sight, does_not_load
+from kfp_vision.prediction.novelty import load_novelty
 from kfp_vision.repository.version import Version
 
 if TYPE_CHECKING:
@@ -26,11 +27,15 @@ class Prediction:
         label: Label of the most probable class.
         number: Number of that class.
         probabilities: Probability of every class, in the order of their numbers.
+        known: Whether the image is like those that the model was trained on; None if the model does not tell.
+        known_score: How much it is like them, about 0 for typical images and less for others; None if the model does not tell.
     """
 
     label: str
     number: int
     probabilities: list[float]
+    known: bool | None = None
+    known_score: float | None = None
 
     @property
     def score(self) -> float:
@@ -68,6 +73,7 @@ class Classifier:
         labels: Labels of the classes, in the order of their numbers.
         max_pixels: Larger images are rejected.
         engine: The engine that computes.
+        novelty: What tells known images from others; None if the model has nothing for it, or the engine no embeddings.
 
     Raises:
         InputError: The model does not load, its answers do not match its metadata, or the engine has no file or package.
@@ -81,8 +87,9 @@ class Classifier:
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS, engine: str = ""):
         self.labels, self.max_pixels = version.labels, max_pixels
         self.engine = load_engine(version, engine)
+        self.novelty = load_novelty(version) if self.engine.has_both_in_one_pass else None
         try:
-            scores = self.engine.scores([self.engine.prepare(_grey(), max_pixels)])
+            scores, _ = self._compute([self.engine.prepare(_grey(), max_pixels)])
         except Exception as error:  # engines raise many types for files that are not a model
             raise does_not_load(version.folder, error) from None
         if scores.shape != (1, len(self.labels)):
@@ -105,6 +112,26 @@ class Classifier:
             Rejected: One of them cannot be read.
         """
         return self.engine.scores([_raise_rejection(image) for image in self._prepare(encoded)])
+
+    def probabilities_and_likeness(
+        self, encoded: Sequence[bytes]
+    ) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]":
+        """Computes what `probabilities` does, and how much the images are like the training images of each class.
+
+        Args:
+            encoded: Encoded images, at least one.
+
+        Returns:
+            Probabilities and likeness, float32 (images, classes) both; None for the likeness if there is no `novelty`.
+
+        Raises:
+            Rejected: One of them cannot be read.
+        """
+        if self.novelty is None:
+            return self.probabilities(encoded), None
+        prepared = [_raise_rejection(image) for image in self._prepare(encoded)]
+        scores, embeddings = self.engine.scores_and_embeddings(prepared)
+        return scores, self.novelty.likeness(embeddings)
 
     def classify(self, images: Sequence[bytes]) -> list[Answer]:
         """Classifies images; a damaged one does not affect the others.
@@ -140,12 +167,20 @@ class Classifier:
         if not prepared:
             return []
         try:
-            return [self.predict(row) for row in self.engine.scores(prepared)]
+            scores, known_scores = self._compute(prepared)
         except Rejected as reason:  # TensorFlow is stricter than Pillow, and its error does not name the image
             if len(prepared) == 1:
                 return [reason]
             middle = len(prepared) // 2
             return self.classify_prepared(prepared[:middle]) + self.classify_prepared(prepared[middle:])
+        return [self.predict(*pair) for pair in zip(scores, known_scores, strict=True)]
+
+    def _compute(self, prepared: Sequence[Any]) -> "tuple[npt.NDArray[np.float32], Sequence[float | None]]":
+        """Returns probabilities and known scores."""
+        if self.novelty is None:
+            return self.engine.scores(prepared), [None] * len(prepared)
+        scores, embeddings = self.engine.scores_and_embeddings(prepared)
+        return scores, self.novelty.known_scores(embeddings).tolist()
 
     def look(self, image: bytes) -> Sight | Rejected:
         """Checks, decodes and crops an image for `explanation.explain_seen`; may be called in several threads at a time.
@@ -158,17 +193,19 @@ class Classifier:
         """
         return self.engine.look(image, self.max_pixels)
 
-    def predict(self, scores: "npt.NDArray[np.float32]") -> Prediction:
+    def predict(self, scores: "npt.NDArray[np.float32]", known_score: float | None = None) -> Prediction:
         """Makes a prediction of scores.
 
         Args:
             scores: Probabilities, float32 (classes,).
+            known_score: How much the image is like those of the training, see `Novelty`; None if that is not asked.
 
         Returns:
             The prediction.
         """
         number = int(scores.argmax())
-        return Prediction(self.labels[number], number, scores.tolist())
+        known = None if self.novelty is None or known_score is None else bool(known_score >= self.novelty.threshold)
+        return Prediction(self.labels[number], number, scores.tolist(), known, known_score)
 
     def _prepare(self, images: Sequence[bytes]) -> Iterator[Any | Rejected]:
         return threads.ordered_map(self.prepare, images, workers=hardware.cores(), limit=max(len(images), 1))

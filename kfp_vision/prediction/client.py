@@ -180,4 +180,5 @@ def error_reason(answer: Any) -> str:
 
 
 def _parse_prediction(answer: dict[str, Any]) -> Prediction:
-    return Prediction(answer["classes"], answer["class_idx"], answer["probabilities"])
+    known = (answer.get("known"), answer.get("known_score"))
+    return Prediction(answer["classes"], answer["class_idx"], answer["probabilities"], *known)

@@ -24,6 +24,7 @@ from kfp_vision.engines import openvino_conversion
 from kfp_vision.engines.engine import OPENVINO_FILE, OPENVINO_HEAD_FILE
 from kfp_vision.networks import Network, decoding, find_feature_map, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE
+from kfp_vision.prediction.novelty import NOVELTY_FILE, Novelty
 from kfp_vision.repository.version import HISTORY_FILE, VERSION_FILE, exported_version
 
 MODEL_FILE = "model.json"
@@ -37,6 +38,7 @@ def write_model(
     settings: Mapping[str, Any],
     shape: Mapping[str, Any],
     history: list[dict[str, float]],
+    novelty: Novelty | None = None,
 ) -> None:
     """Writes the model folder.
 
@@ -45,12 +47,14 @@ def write_model(
         trained: the Keras model, in any precision.
         network: of the model.
         labels: class names, in the order of their numbers.
-        settings: of the training; written to `model.json`.
+        settings: of the training; written to `model.json`. The logits of the export are divided by its `temperature`, if any.
         shape: options of `network.build` that determine the shapes: image_size, depth_multiplier.
         history: rows of the learning curves; written to `training.json`.
+        novelty: what tells known images from others; None for a model that does not tell.
     """
     folder.mkdir()
     stock = rebuild_in_stock_layers(trained, network, len(labels), shape)
+    _divide_logits(stock, settings.get("temperature", 1.0))
     stock.save(folder / KERAS_FILE)
     label_map.write_labels(folder, labels)
     metadata = json.dumps({**settings, "crop": network.crop, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
@@ -60,6 +64,8 @@ def write_model(
     write_saved_model(version, stock, labels, shape["image_size"], network.crop)
     (version / VERSION_FILE).parent.mkdir()
     (version / VERSION_FILE).write_text(metadata, encoding="utf-8")
+    if novelty:
+        novelty.save(version / NOVELTY_FILE)
 
 
 def write_backbone(folder: Path, network: Network, checkpoint_uri: str) -> None:
@@ -102,12 +108,18 @@ def rebuild_in_stock_layers(trained: Any, network: Network, classes: int, shape:
     return stock
 
 
+def _divide_logits(model: Any, temperature: float) -> None:
+    """Divides kernel and bias of the classification head, so that whatever loads the model gives calibrated scores."""
+    head = model.layers[-1]
+    head.set_weights([weight / np.float32(temperature) for weight in head.get_weights()])
+
+
 def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int, crop: str = STRETCHED) -> None:
     """Writes a SavedModel with its signatures, and beside it the same network for OpenVINO.
 
     `serving_default` maps `image_bytes`, string (batch,), encoded images, to `classes`, `class_idx` and `probabilities`.
-    `pixels` maps `images`, float32 (batch, size, size, 3) RGB in 0 to 255, to the same.
-    `embed` maps `images` to `embedding`, float32 (batch, width): the input of the classification head, scaled to length 1.
+    `pixels` maps `images`, float32 (batch, size, size, 3) RGB in 0 to 255, to the same and `embedding`.
+    `embed` maps `images` to `embedding` alone, float32 (batch, width): the input of the classification head, of length 1.
     `explain` maps `images` to `probabilities` and `maps`, float32 (batch, classes, rows, columns): the class activation map of
     each class, whose mean is its logit less its bias. Only networks that `find_feature_map` knows have it.
 
@@ -131,14 +143,16 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     compute = tf.function(lambda images: parts(images, training=False), autograph=False).get_concrete_function(pixels)
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits, *_ = compute(images)
+        logits, features, *_ = compute(images)
         probabilities = tf.nn.softmax(logits)
         best = tf.argmax(probabilities, 1)
-        return {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
+        named = {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
+        return named | {"embedding": tf.math.l2_normalize(features, axis=1)}
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         see = partial(decoding.central_crop, image_size=image_size, shape=crop)
-        return classify(tf.map_fn(see, image_bytes, fn_output_signature=tf.TensorSpec(pixels.shape[1:], tf.float32)))
+        crops = tf.map_fn(see, image_bytes, fn_output_signature=tf.TensorSpec(pixels.shape[1:], tf.float32))
+        return {name: values for name, values in classify(crops).items() if name != "embedding"}  # a client would get them all
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
         _, features, *_ = compute(images)

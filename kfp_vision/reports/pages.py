@@ -241,7 +241,7 @@ def write_evaluation_page(
         path: the page; an existing one is replaced atomically.
         title: heading of the page.
         evaluation: content of the evaluation file: the fields of `ClassificationMetrics`, and model_name, network, split,
-            verdict, deployed and test_picture, of which the last two may be None. All shares are 0 to 1.
+            verdict, before_temperature, deployed and test_picture, of which the last three may be None. All shares are 0 to 1.
         top: the k of the top-k accuracy, `top_{k}_accuracy`.
         history: rows of the training, see `write_training_page`; the learning curves are omitted if it is empty.
         mistakes: misclassified images; the page shows the most confident first.
@@ -260,6 +260,7 @@ def write_evaluation_page(
         per_class=sorted(evaluation["per_class"], key=lambda row: rank.get(row["label"], len(rank))),
         roc=charts.roc_curve(evaluation["roc"]),
         reliability=charts.reliability_diagram(evaluation["calibration"]),
+        reliability_before=charts.reliability_diagram(before) if (before := evaluation["before_temperature"]) else None,
         overconfident=_is_overconfident(evaluation["calibration"]),
         top=top,
         pairs=[(pair, [(mistake, thumbnails.thumbnail(mistake.image)) for mistake in shown]) for pair, shown in pairs],

@@ -73,6 +73,17 @@ class Version:
         crop: str = self.about.get("crop", STRETCHED)
         return crop
 
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by for calibrated scores; 1 for a model of before, which is not calibrated."""
+        temperature: float = self.about.get("temperature", 1.0)
+        return temperature
+
+    @property
+    def name_unknown(self) -> bool:
+        """Whether tables and pages name images that are not known `unknown`."""
+        return bool(self.about.get("advanced", {}).get("name_unknown", False))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all files of the version, in hex; equal for copies of the same export."""

@@ -181,6 +181,7 @@ class Application:
                 "labels": model.version.labels,
                 "address": f"{base_url}{V1_MODEL.format(model_name=quote(model.name))}:predict",
                 "explains": model.explains,
+                "name_unknown": model.version.name_unknown,
                 "indexed": model.searched.index.about.pictures if model.searched else 0,
             }
             for model in self.models.ready

@@ -70,6 +70,11 @@ class LoadedModel:
         """What computes, and in which precision."""
         return self._engine.description
 
+    @property
+    def tells_known(self) -> bool:
+        """Whether predictions say if an image is known."""
+        return self._classifier.novelty is not None
+
     async def classify(self, images: Sequence[bytes | Rejected]) -> list[Answer]:
         """Classifies encoded images, all with this version.
 

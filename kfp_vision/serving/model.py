@@ -214,7 +214,8 @@ class ServedClassifier(Model):
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Describes the outputs for V2's model metadata."""
-        return protocols.v2_outputs(self.version.labels)
+        assert self._loaded
+        return protocols.v2_outputs(self.version.labels, tells_known=self._loaded.tells_known)
 
     def _check_version(self, loaded: LoadedModel, version: str | None) -> None:
         number = loaded.version.number

@@ -22,7 +22,7 @@ from kfp_vision.serving.instances import read_image
 from kfp_vision.serving.kserve_parts import InferOutput, InferRequest, InferResponse, InvalidInput, to_http_parameters
 
 BYTES = "BYTES"
-V2_DATATYPES = {"O": BYTES, "i": "INT64", "f": "FP32"}  # the protocol's tensor types, by NumPy's kind
+V2_DATATYPES = {"O": BYTES, "i": "INT64", "f": "FP32", "b": "BOOL"}  # the protocol's tensor types, by NumPy's kind
 TOP_K, LABEL, OVERLAY = "top_k", "label", "overlay"
 NO_CLASS = -1
 DEFAULT_HITS = 10  # hits of a search that does not set top_k
@@ -227,6 +227,8 @@ def v1_response(answers: Sequence[Answer], labels: Sequence[str], request: Predi
         "class_idx": [one.number if one else NO_CLASS for one in predictions],
         "probabilities": [one.probabilities if one else [0.0] * len(labels) for one in predictions],
     }
+    if _tells_known(predictions):
+        columns |= {"known": _known(predictions), "known_score": _known_scores(predictions)}
     if None in predictions:
         columns["error"] = ["" if isinstance(answer, Prediction) else str(answer) for answer in answers]
     return response | {"outputs": columns}
@@ -243,7 +245,8 @@ def v2_response(request: InferRequest, name: str, version: Version, answers: Seq
         top_k: number of classes to list; 0 for none.
 
     Returns:
-        One tensor per output, of one element or row per image. With `top_k`, three more of shape (images, top_k):
+        One tensor per output, of one element or row per image; `known` and `known_score` only if the model tells. With
+        `top_k`, three more of shape (images, top_k):
         `top_k_classes`, `top_k_class_idx`, `top_k_scores`. A rejected image has class -1; the tensor `error`, present only
         then, says why.
     """
@@ -254,6 +257,9 @@ def v2_response(request: InferRequest, name: str, version: Version, answers: Seq
         "class_idx": np.array([one.number if one else NO_CLASS for one in predictions], np.int64),
         "probabilities": np.array([one.probabilities if one else zeros for one in predictions], np.float32),
     }
+    if _tells_known(predictions):
+        tensors["known"] = np.array(_known(predictions), bool)
+        tensors["known_score"] = np.array(_known_scores(predictions), np.float32)
     if top_k:
         tensors |= _top_k_tensors(predictions, labels, top_k)
     if None in predictions:
@@ -273,19 +279,22 @@ def v2_inputs() -> list[dict[str, Any]]:
     return [{"name": "image_bytes", "datatype": BYTES, "shape": [-1]}]
 
 
-def v2_outputs(labels: Sequence[str]) -> list[dict[str, Any]]:
+def v2_outputs(labels: Sequence[str], *, tells_known: bool) -> list[dict[str, Any]]:
     """Describes the outputs that every response has, for V2's model metadata.
 
     Args:
         labels: names of the classes.
+        tells_known: whether the model tells known images from others.
 
     Returns:
         Name, datatype and shape of each output.
     """
+    known = [{"name": "known", "datatype": "BOOL", "shape": [-1]}, {"name": "known_score", "datatype": "FP32", "shape": [-1]}]
     return [
         {"name": "classes", "datatype": BYTES, "shape": [-1]},
         {"name": "class_idx", "datatype": "INT64", "shape": [-1]},
         {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(labels)]},
+        *(known if tells_known else ()),
     ]
 
 
@@ -351,11 +360,25 @@ def _text(name: str) -> str:
 def _v1_prediction(answer: Answer, labels: Sequence[str], top_k: int) -> dict[str, Any]:
     if isinstance(answer, Rejected):
         return {"error": str(answer)}
-    prediction = {"classes": answer.label, "class_idx": answer.number, "probabilities": answer.probabilities}
+    prediction: dict[str, Any] = {"classes": answer.label, "class_idx": answer.number, "probabilities": answer.probabilities}
+    if answer.known is not None:
+        prediction |= {"known": answer.known, "known_score": answer.known_score}
     if not top_k:
         return prediction
     best = _best(answer, top_k)
     return prediction | {TOP_K: [{"label": labels[n], "class_idx": n, "score": answer.probabilities[n]} for n in best]}
+
+
+def _tells_known(predictions: Sequence[Prediction | None]) -> bool:
+    return any(one and one.known is not None for one in predictions)
+
+
+def _known(predictions: Sequence[Prediction | None]) -> list[bool]:
+    return [bool(one and one.known) for one in predictions]
+
+
+def _known_scores(predictions: Sequence[Prediction | None]) -> list[float]:
+    return [one.known_score or 0.0 if one else 0.0 for one in predictions]
 
 
 def _top_k_tensors(predictions: Sequence[Prediction | None], labels: Sequence[str], top_k: int) -> dict[str, npt.NDArray[Any]]:

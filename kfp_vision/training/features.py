@@ -30,7 +30,14 @@ class CachedFeatures(NamedTuple):
 
 
 def compute_features(
-    body: Any, folder: Path, image_size: int, scratch: Path, *, mirrored: bool, crop: str = STRETCHED
+    body: Any,
+    folder: Path,
+    image_size: int,
+    scratch: Path,
+    *,
+    mirrored: bool,
+    crop: str = STRETCHED,
+    max_images: int | None = None,
 ) -> CachedFeatures:
     """Computes the features of all images of a folder of records, cropped as in the evaluation.
 
@@ -41,17 +48,21 @@ def compute_features(
         scratch: folder for the file of features.
         mirrored: also compute the features of every image mirrored.
         crop: what the network sees of an image, see `crop_shapes`.
+        max_images: images after which to stop; by default none.
 
     Returns:
         The features, in the order of the records; a mirrored batch follows the batch that it mirrors.
     """
-    images = read_records_info(folder).images * (2 if mirrored else 1)
+    images = read_records_info(folder).images
+    images = (images if max_images is None else min(images, max_images)) * (2 if mirrored else 1)
     file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
     values = np.lib.format.open_memmap(file, "w+", "float16", (images, body.output.shape[-1]))
     labels = np.empty(images, np.int64)
     forward = tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16))
     start = 0
-    batches = input_pipeline.EvaluationBatches(folder, image_size=image_size, batch_size=FEATURE_BATCH, crop=crop)
+    batches = input_pipeline.EvaluationBatches(
+        folder, image_size=image_size, batch_size=FEATURE_BATCH, crop=crop, max_images=max_images
+    )
     for batch, batch_labels in batches:
         for view in (batch, batch[:, :, ::-1]) if mirrored else (batch,):
             end = start + len(batch_labels)

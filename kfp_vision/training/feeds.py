@@ -11,12 +11,13 @@ from kfp_vision.core import hardware
 from kfp_vision.core.frameworks import tf
 from kfp_vision.records import records_folder
 from kfp_vision.training import augmentation, input_pipeline
-from kfp_vision.training.features import compute_features, training_batches, validation_batches
+from kfp_vision.training.features import CachedFeatures, compute_features, training_batches, validation_batches
 from kfp_vision.training.recipe import Recipe
 
 Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]
 VALIDATION_BATCH = 64
 CACHE_DIVISOR = 4  # decoded images may take this fraction of the memory: 1/4
+FEATURE_IMAGES = 2048  # of each split, for what an export stores of the training images; seconds of a training of minutes
 VALIDATION_IMAGES = 512  # for the learning curve; the evaluation stage uses all images
 
 
@@ -44,11 +45,13 @@ class Feed(NamedTuple):
         batches: function that returns endless batches. Its arguments are the number of the first step, and the slice of each
             batch: (i, n) for the i-th of n equal slices.
         validation: batches to validate on during training, or None.
+        features: those of the training and the validation images, if they are computed once for all steps.
     """
 
     model: Any
     batches: Callable[[int, tuple[int, int]], Batches]
     validation: Iterable[tuple[tf.Tensor, tf.Tensor]] | None
+    features: tuple[CachedFeatures, CachedFeatures] | None = None
 
 
 def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
@@ -116,4 +119,25 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: b
         order = {"batch_size": recipe.batch_size, "seed": seed, "first_step": first_step}
         return training_batches(training, part=part, **order)
 
-    return Feed(head, batches, validation_batches(validation) if validation and len(validation.labels) else None)
+    if not validation or not len(validation.labels):
+        return Feed(head, batches, None)
+    return Feed(head, batches, validation_batches(validation), (training, validation))
+
+
+def export_features(network: Any, data: FeedSource, recipe: Recipe) -> tuple[CachedFeatures, CachedFeatures]:
+    """Computes the features of some training and validation images, with the weights that the network has.
+
+    Args:
+        network: the Keras model.
+        data: where to read.
+        recipe: how the network was trained.
+
+    Returns:
+        The features of the training images and of the validation images, `FEATURE_IMAGES` at most of each.
+    """
+    body, _ = networks.split_head(network)
+    crop = networks.NETWORKS[recipe.network].crop
+    compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=crop, mirrored=False)
+    training = compute(data.train_records, max_images=FEATURE_IMAGES)
+    validation = compute(data.validation_records, max_images=FEATURE_IMAGES)
+    return training, validation

@@ -17,10 +17,12 @@ from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.dataset.label_map import read_labels
+from kfp_vision.evaluation.temperature import MIN_IMAGES, fit_temperature
 from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.prediction import export
+from kfp_vision.prediction.novelty import Novelty, fit_novelty
 from kfp_vision.records import tf_dataset
-from kfp_vision.records.records_folder import fingerprint_records, verify_records
+from kfp_vision.records.records_folder import fingerprint_records, read_records_info, verify_records
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import checkpointing, devices, feeds, monitoring
@@ -94,8 +96,12 @@ def train_classifier(
             _run_monitored(trainer, batches, feed.validation, folder, events)
         else:
             deque(trainer.run(batches, feed.validation), maxlen=0)
+        with trainer.exported_weights():
+            temperature = _fit_temperature(trainer, feed.validation)
+            novelty = _fit_novelty(feed, network, data, recipe, len(labels))
     if is_chief:
-        _write_outputs(model, page, network, trainer, labels, shape, precision)
+        settings = {"temperature": temperature, "precision": precision}
+        _write_outputs(model, page, network, trainer, labels, shape, settings, novelty)
     devices.wait_for_workers(strategy)
     return _final_metrics(trainer)
 
@@ -245,27 +251,67 @@ def _save_periodically(
         folder.wait()
 
 
+def _fit_temperature(trainer: Trainer, validation: Iterable[Any] | None) -> float:
+    """Returns the temperature of the exported weights, see `temperature`; 1 if there are too few validation images."""
+    none = (tf.zeros((0, 1)), tf.zeros(0, tf.int64))
+    logits, labels = trainer.logits(validation) if validation is not None else none
+    if len(labels) < MIN_IMAGES:
+        rule = f"at least {MIN_IMAGES} validation images are needed to calibrate the scores and to tell unknown images"
+        print(f"{rule}; got {len(labels)}, so neither is done. Raise validation_ratio, or add images.", flush=True)
+        return 1.0
+    found = fit_temperature(logits.numpy(), labels.numpy())
+    print(f"calibrated the scores on {len(labels)} validation images: divides the logits by {found:.3g}", flush=True)
+    return found
+
+
+def _fit_novelty(feed: feeds.Feed, network: Any, data: feeds.FeedSource, recipe: Recipe, classes: int) -> Novelty | None:
+    """Returns what tells known images from others, see `novelty`; None if there are too few validation images."""
+    if read_records_info(data.validation_records).images < MIN_IMAGES:
+        return None
+    training, validation = feed.features or feeds.export_features(network, data, recipe)
+    chosen = np.unique(np.linspace(0, len(training.labels) - 1, feeds.FEATURE_IMAGES).astype(int))
+    embeddings, labels = training.values[chosen], training.labels[chosen]
+    share = recipe.advanced.known_share
+    found = fit_novelty(embeddings, labels, classes, validation.values[: feeds.FEATURE_IMAGES], share)
+    print(f"tells images that are unlike the training's, so that {share:.4g} of the validation images are known", flush=True)
+    return found
+
+
 def _write_outputs(
-    model: Path, page: Path, network: Any, trainer: Trainer, labels: list[str], shape: Mapping[str, Any], precision: str
+    model: Path,
+    page: Path,
+    network: Any,
+    trainer: Trainer,
+    labels: list[str],
+    shape: Mapping[str, Any],
+    found: Mapping[str, Any],
+    novelty: Novelty | None,
 ) -> None:
-    """Writes the model folder and the page of learning curves."""
+    """Writes the model folder, with what the training has found, and the page of learning curves."""
     recipe = trainer.recipe
-    settings = {**asdict(recipe), **shape, "precision": precision, "preset": recipe.preset.to_json()}
+    settings = {**asdict(recipe), **shape, **found, "preset": recipe.preset.to_json()}
     with replacing(model) as beside:
-        _export(beside, network, trainer, labels, settings | {"kfp_vision": __version__}, shape)
+        _export(beside, network, trainer, labels, settings | {"kfp_vision": __version__}, shape, novelty)
     shown = {"recipe": recipe.preset.recipe} | _shown_settings(settings) | recipe.advanced.changed()
     pages.write_training_page(page, network=recipe.network, settings=shown, history=trainer.history)
 
 
 def _export(
-    folder: Path, network: Any, trainer: Trainer, labels: list[str], settings: Mapping[str, Any], shape: Mapping[str, Any]
+    folder: Path,
+    network: Any,
+    trainer: Trainer,
+    labels: list[str],
+    settings: Mapping[str, Any],
+    shape: Mapping[str, Any],
+    novelty: Novelty | None,
 ) -> None:
     """Writes the model folder with the best or the last weights, as the recipe says, and the others as a Keras file in it."""
     definition, exported = NETWORKS[trainer.recipe.network], trainer.recipe.advanced.export
     steps = {"last": trainer.step, "best": int(trainer.best_row.get("step", trainer.step))}
     weights = {which: trainer.weights(which) for which in steps}
     trainer.set_weights(weights[exported])
-    export.write_model(folder, network, definition, labels, {**settings, "step": steps[exported]}, shape, trainer.history)
+    settings = {**settings, "step": steps[exported]}
+    export.write_model(folder, network, definition, labels, settings, shape, trainer.history, novelty)
     if steps["last"] != steps["best"]:
         other = "last" if exported == "best" else "best"
         trainer.set_weights(weights[other])

@@ -131,14 +131,33 @@ class Trainer:
             `validation_loss` and `validation_accuracy`.
         """
         with self._averages_in_place():
-            logits, labels = [], []
-            for images, batch_labels in batches:
-                logits.append(self.compiled_logits(images))
-                labels.append(batch_labels)
-        all_logits, all_labels = tf.concat(logits, 0), tf.concat(labels, 0)
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(all_labels, all_logits))
-        accuracy = np.mean(np.argmax(all_logits, 1) == all_labels.numpy())
+            logits, labels = self.logits(batches)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        accuracy = np.mean(np.argmax(logits, 1) == labels.numpy())
         return {"validation_loss": float(loss), "validation_accuracy": float(accuracy)}
+
+    @contextmanager
+    def exported_weights(self) -> Iterator[None]:
+        """Sets the weights of the model to those that the recipe exports, while the body runs."""
+        before = [weight.numpy() for weight in self.model.weights]
+        self.set_weights(self.weights(self.recipe.advanced.export))
+        try:
+            yield
+        finally:
+            self.set_weights(before)
+
+    def logits(self, batches: Iterable[Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes the logits of all batches with the weights that the model has.
+
+        Args:
+            batches: (images, labels), at least one.
+
+        Returns:
+            Logits, float32 (images, classes), and labels (images,).
+        """
+        pairs = [(self.compiled_logits(images), labels) for images, labels in batches]
+        logits, labels = (tf.concat(parts, 0) for parts in zip(*pairs, strict=True))
+        return logits, labels
 
     def learning_rate_at(self, step: int) -> float:
         """Returns the learning rate of a step.

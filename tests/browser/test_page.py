@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from support import colour_model
+from support import colour_model, known_colours
 
 from kfp_vision.serving import server
 
@@ -47,6 +47,24 @@ def page(request, browser, url) -> Iterator:
 
 def jpeg(colour: str) -> dict:
     return {"name": f"{colour}.jpg", "mimeType": "image/jpeg", "buffer": colour_model.picture(colour)}
+
+
+@pytest.mark.parametrize("name_unknown", [False, True])
+def test_an_image_that_is_not_known_is_marked_or_named_unknown(browser, tmp_path, name_unknown):
+    version = known_colours.write_version(tmp_path / "repository" / "1", name_unknown=name_unknown)
+    with server.run_server(version.folder.parent) as address:
+        page = browser.new_page(viewport={"width": 390, "height": 900})
+        page.set_default_timeout(MILLISECONDS)
+        page.goto(address)
+        page.set_input_files("#file", {"name": "yellow.png", "mimeType": "image/png", "buffer": known_colours.yellow()})
+        page.get_by_text("Unlike the images of the training").wait_for()
+        named = page.locator("article h2").inner_text()
+        assert named == "unknown" if name_unknown else named in colour_model.RGB
+        page.set_input_files("#file", jpeg("blue"))
+        page.get_by_role("heading", name="blue", exact=True).wait_for()
+        assert page.get_by_text("Unlike the images of the training").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.close()
 
 
 def test_a_chosen_image_is_shown_with_its_prediction_and_scores(page):

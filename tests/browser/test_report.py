@@ -28,7 +28,9 @@ def report(tmp_path_factory) -> Path:
     figures["roc"] = {"false_positive_rate": [0, 0.1, 1], "true_positive_rate": [0, 0.9, 1], "area": 0.9}
     figures |= {"verdict": {"accepted": True, "reasons": ["above 0.8"]}, "test_picture": None}
     figures["largest_class"] = {"label": LABELS[0], "share": 0.3333, "p_value": 1e-9, "verdict": "beaten"}
-    figures |= {"deployed": None, "accuracy_interval": [0.7, 0.95], "top_5_accuracy": 1.0}
+    figures |= {"deployed": None, "before_temperature": None, "accuracy_interval": [0.7, 0.95], "top_5_accuracy": 1.0}
+    rows = [{"label": label, "auroc": 0.91, "false_positives": 0.3, "images": 10} for label in LABELS]
+    figures["unknown"] = {"images": 30, "kept": 0.95, "auroc": 0.91, "false_positives": 0.3, "classes": rows}
     figures |= {"weighted_precision": 0.87, "weighted_recall": 0.8667, "weighted_f1": 0.865}
     bins = [{"low": 0.6, "high": 0.66, "images": 9, "score": 0.63, "accuracy": 0.5}]
     bins += [{"low": 0.93, "high": 1.0, "images": 21, "score": 0.97, "accuracy": 0.95}]

@@ -22,7 +22,7 @@ from kfp_vision.evaluation.evaluate import evaluate_classifier
 from kfp_vision.evaluation.metrics import Predictions, classification_metrics
 from kfp_vision.prediction import classifier
 from kfp_vision.records import convert
-from kfp_vision.repository.version import Version
+from kfp_vision.repository.version import VERSION_FILE, Version
 
 BEATEN = {"label": "daisy", "share": 0.25, "p_value": 0.0000123, "verdict": "beaten"}
 BASELINE = "always predicting daisy, the largest class with 0.2500 of the 40 held-out images"
@@ -239,6 +239,24 @@ def test_correct_predictions_on_too_few_images_are_rejected(tmp_path):
     figures = evaluate(tmp_path, held_out(tmp_path / "two", RIGHT[:2], list(RIGHT)), "none", beat=True)
     assert (figures["accuracy"], figures["verdict"]["accepted"]) == (1.0, False)
     assert "hold out more images" in figures["verdict"]["reasons"][0]
+
+
+@pytest.mark.slow
+def test_the_calibration_without_the_temperature_is_reported(tmp_path, correct_records):
+    """The model's logits are means of the channels, 200 and 30, divided by 20."""
+    plain = evaluate(tmp_path, correct_records, "none")
+    assert plain["before_temperature"] is None and "temperature" not in (tmp_path / "page").read_text()
+    about = tmp_path / "model" / "serving" / "1" / VERSION_FILE
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"temperature": 0.1}))
+    figures = evaluate(tmp_path, correct_records, "none")
+    assert figures["calibration"] == plain["calibration"]
+    wrongly = 2 * math.exp(-0.1 * 170 / 20)  # of 1: what the two other classes have at a tenth of the logits
+    expected = pytest.approx(wrongly / (1 + wrongly), abs=0.01)
+    assert (figures["before_temperature"]["temperature"], figures["before_temperature"]["expected_calibration_error"]) == (
+        0.1,
+        expected,
+    )
+    assert "the validation images gave the temperature" in (tmp_path / "page").read_text()
 
 
 @pytest.mark.slow

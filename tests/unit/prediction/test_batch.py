@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from support import colour_model, exported_model
+from support import colour_model, exported_model, known_colours
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
@@ -97,7 +97,7 @@ def table(file: Path) -> list[dict[str, str]]:
 def test_predicts_a_folder_and_writes_a_table(classifier, folder, tmp_path, capsys):
     (folder / "red" / "broken.jpg").write_bytes(b"no picture")
     counts = batch.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "path,label,prediction,score"
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "path,label,prediction,score,known,known_score"
     rows = {os.path.relpath(row["path"], folder): row for row in table(tmp_path / "out.csv")}
     assert {name: (row["label"], row["prediction"]) for name, row in rows.items()} == {
         "red/1.jpg": ("red", "red"),
@@ -111,6 +111,26 @@ def test_predicts_a_folder_and_writes_a_table(classifier, folder, tmp_path, caps
     output = capsys.readouterr().out
     assert "broken.jpg (not an image in a known format)" in output
     assert "5 images classified, 1 unreadable; accuracy 0.6667 on the 3 in folders named after a class" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name_unknown", [False, True])
+def test_the_table_says_which_images_are_known(folder, tmp_path, name_unknown):
+    version = known_colours.write_version(tmp_path / "1", name_unknown=name_unknown)
+    (folder / "red" / "3.png").write_bytes(known_colours.yellow())
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    counts = batch.predict_images(
+        Classifier(version), version.labels, str(folder), tmp_path / "out.csv", name_unknown=version.name_unknown
+    )
+    rows = {os.path.relpath(row["path"], folder): row for row in table(tmp_path / "out.csv")}
+    assert {name: row["known"] for name, row in rows.items()} == {
+        **dict.fromkeys(("red/1.jpg", "red/2.png", "sky/1.jpg", "loose.jpg"), "true"),
+        "red/3.png": "false",
+        "broken.jpg": "",
+    }
+    assert float(rows["red/3.png"]["known_score"]) < float(rows["red/1.jpg"]["known_score"])
+    assert (rows["red/3.png"]["prediction"] == "unknown") is name_unknown
+    assert rows["red/1.jpg"]["prediction"] == "red" and counts["unreadable"] == 1
 
 
 def test_the_table_has_the_scores_of_all_classes_on_request(classifier, folder, tmp_path):

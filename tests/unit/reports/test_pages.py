@@ -115,7 +115,8 @@ def evaluation(labels: list[str], matrix: list[list[int]] | None = None, **chang
         "macro_precision": 0.9012, "macro_recall": 0.8923, "macro_f1": 0.8834, "labels": labels, "confusion_matrix": matrix,
         "per_class": per_class, "verdict": {"accepted": True, "reasons": ["accuracy 0.9137 reaches 0.85"]},
         "largest_class": {"label": labels[0], "share": 0.2876, "p_value": 1e-9, "verdict": "beaten"},
-        "test_picture": None, "deployed": None, "accuracy_interval": [0.8987, 0.9287], "top_5_accuracy": 0.9876,
+        "before_temperature": None, "unknown": None, "test_picture": None, "deployed": None,
+        "accuracy_interval": [0.8987, 0.9287], "top_5_accuracy": 0.9876,
         "weighted_precision": 0.9045, "weighted_recall": 0.9137, "weighted_f1": 0.8856, "confused_pairs": [],
         "calibration": {"expected_calibration_error": 0.0321, "bins": BINS},
         "by_size": [

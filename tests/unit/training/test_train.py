@@ -22,8 +22,11 @@ from support.skip import leave_out
 from kfp_vision import networks
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
+from kfp_vision.evaluation.temperature import fit_temperature
 from kfp_vision.networks import NETWORKS
+from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import tf_dataset
+from kfp_vision.repository.version import exported_version
 from kfp_vision.training import input_pipeline, monitoring, trainer
 from kfp_vision.training.augmentation import Augmentation
 from kfp_vision.training.features import compute_features, training_batches
@@ -86,6 +89,31 @@ def test_the_export_uses_only_operations_of_old_servers(trained):
     used = set(re.findall(r'\bop: "(\w+)"', str(graph.as_graph_def())))  # including those of nested functions
     assert {"DecodeImage", "ResizeBilinear", "Conv2D", "Softmax"} <= used
     assert not [name for name in used if "Xla" in name or "StatelessRandom" in name or "OneDnn" in name], used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last_layer_only", [False, True])
+def test_the_export_is_calibrated_on_the_validation_images(tmp_path, capsys, last_layer_only):
+    folders = shade_records.write(tmp_path, validation=40)
+    write_npz(tmp_path / "weights.npz")
+    changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_last_layer_only": last_layer_only}
+    _, model = train(folders, tmp_path, train_steps=30, advanced=NARROW | {"precision": "float32"}, **changes)
+    temperature = json.loads((model / "model.json").read_text())["temperature"]
+    assert f"on 40 validation images: divides the logits by {temperature:.3g}\n" in capsys.readouterr().out
+    exported = keras.saving.load_model(model / "classifier.keras")
+    ((images, labels),) = input_pipeline.EvaluationBatches(folders / "validation", image_size=32, batch_size=40)
+    assert temperature != 1
+    assert fit_temperature(exported(images).numpy(), labels.numpy()) == pytest.approx(1, abs=0.02)  # nothing is left to correct
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validation", [0, 29])
+def test_too_few_validation_images_leave_the_scores_as_they_are(tmp_path, capsys, validation):
+    folders = shade_records.write(tmp_path, validation=validation)
+    _, model = train(folders, tmp_path, train_steps=2)
+    assert json.loads((model / "model.json").read_text())["temperature"] == 1
+    line = f"validation images are needed to calibrate the scores and to tell unknown images; got {validation}, so neither"
+    assert line in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -396,3 +424,20 @@ def test_memory_does_not_grow_over_a_thousand_steps(folders):
     assert len(sizes) == 4
     # What leaks grows all the time; what an allocator keeps, in a process that ran a thousand other tests, only at times.
     assert min(later - earlier for earlier, later in itertools.pairwise(sizes)) < 5 << 19
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last_layer_only", [False, True])
+def test_the_export_tells_images_that_are_unlike_the_training_images(tmp_path, last_layer_only):
+    folders = shade_records.write(tmp_path, validation=40)
+    write_npz(tmp_path / "weights.npz")
+    changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_last_layer_only": last_layer_only}
+    _, model = train(folders, tmp_path, train_steps=30, advanced=NARROW | {"known_share": 0.9}, **changes)
+    classifier = Classifier(exported_version(model))
+    answers = classifier.classify([shade(number % 2, 700 + number) for number in range(40)])
+    assert np.mean([answer.known for answer in answers]) >= 0.7  # of new images like those of the training
+    chequered = np.kron(np.indices((5, 6)).sum(0) % 2, np.ones((8, 8)))[..., None] * np.array([255, 0, 160])
+    file = io.BytesIO()
+    Image.fromarray(chequered.astype("uint8")).save(file, "PNG")
+    (other,) = classifier.classify([file.getvalue()])
+    assert other.known is False and other.known_score < min(answer.known_score for answer in answers)

@@ -1,0 +1,111 @@
+"""Tells images that are like those of the training from others, by their embeddings."""
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+from scipy.spatial.distance import cdist
+from support import colour_model, exported_model, known_colours
+
+from kfp_vision.core.errors import InputError
+from kfp_vision.engines.engine import OPENVINO_FLOAT32, TENSORFLOW
+from kfp_vision.prediction import novelty
+from kfp_vision.prediction.classifier import Classifier
+from kfp_vision.prediction.novelty import NOVELTY_FILE, fit_novelty, load_novelty
+
+CLASSES, WIDTH = 4, 24
+
+
+def clusters(images: int, seed: int, lengths: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Draws embeddings around the means of classes, wider in some directions than in others."""
+    means = np.random.default_rng(0).normal(0, 1, (CLASSES, WIDTH))
+    generator = np.random.default_rng(seed)
+    labels = np.arange(images) % CLASSES
+    return lengths * (means[labels] + generator.normal(0, np.linspace(0.05, 0.6, WIDTH), (images, WIDTH))), labels
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def root(rows: np.ndarray) -> np.ndarray:
+    return unit(np.copysign(np.sqrt(np.abs(rows)), rows))
+
+
+def test_the_likeness_is_that_to_the_nearest_image_and_to_the_mean_of_each_class():
+    rows, labels = clusters(200, 1)
+    held_out, _ = clusters(100, 2)
+    found = fit_novelty(rows, labels, CLASSES, held_out, 0.95)
+    known, seen = root(rows), root(held_out)
+    nearest = np.stack([1 - cdist(seen, known[labels == label], "cosine").min(1) for label in range(CLASSES)], 1)
+    means = np.stack([known[labels == label].mean(0) for label in range(CLASSES)])
+    covariance = np.cov((known - means[labels]).T, bias=True)
+    shrunk = 0.4 * covariance + 0.6 * np.trace(covariance) / WIDTH * np.eye(WIDTH)
+    whiten = sqrtm(np.linalg.inv(shrunk)).real
+    cosines = 1 - cdist((seen - means.mean(0)) @ whiten, (means - means.mean(0)) @ whiten, "cosine")
+    expected = sum((part - part.max(1).mean()) / part.max(1).std() for part in (nearest, cosines)) / 2
+    np.testing.assert_allclose(found.likeness(held_out.astype("float32")), expected, atol=0.02)  # references are float16
+    np.testing.assert_allclose(found.known_scores(held_out.astype("float32")), expected.max(1), atol=0.02)
+
+
+def test_a_bounded_number_of_images_and_of_directions_is_stored(monkeypatch):
+    rows, labels = clusters(400, 1)
+    held_out = clusters(200, 2)[0].astype("float32")
+    whole = fit_novelty(rows, labels, CLASSES, held_out, 0.95)
+    monkeypatch.setattr(novelty, "MAX_DIRECTIONS", 12)
+    monkeypatch.setattr(novelty, "MAX_REFERENCES", 300)
+    short = fit_novelty(rows, labels, CLASSES, held_out, 0.95)
+    assert (whole.references.shape, short.references.shape) == ((400, WIDTH), (300, WIDTH))
+    assert (whole.directions.shape, short.directions.shape) == ((WIDTH, WIDTH), (12, WIDTH))
+    assert np.corrcoef(short.known_scores(held_out), whole.known_scores(held_out))[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 1])
+def test_the_share_of_the_validation_images_is_known(share):
+    rows, labels = clusters(200, 1)
+    held_out, _ = clusters(1000, 2)
+    found = fit_novelty(rows, labels, CLASSES, held_out, share)
+    known = found.known_scores(unit(held_out).astype("float32")) >= found.threshold
+    assert known.mean() == pytest.approx(share, abs=0.002)
+
+
+def test_the_length_of_embeddings_does_not_matter_for_the_fit():
+    one, other = (fit_novelty(*clusters(200, 1, lengths), CLASSES, clusters(100, 2)[0], 0.95) for lengths in (1.0, 30.0))
+    np.testing.assert_allclose(one.means, other.means, atol=1e-6)
+
+
+def test_a_class_without_training_images_is_like_no_image():
+    rows, labels = clusters(200, 1)
+    held_out = clusters(100, 2)[0]
+    found = fit_novelty(rows, labels, CLASSES + 1, held_out, 0.95)
+    likeness = found.likeness(unit(held_out).astype("float32"))
+    assert likeness[:, CLASSES].max() < likeness.max(1).min()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [OPENVINO_FLOAT32, TENSORFLOW])
+def test_a_model_tells_an_image_that_is_like_none_of_its_classes(tmp_path, engine):
+    classifier = Classifier(known_colours.write_version(tmp_path / "1"), engine=engine)
+    images = [colour_model.picture("red", "PNG"), known_colours.yellow(), b"no image", colour_model.picture("blue", "PNG")]
+    red, yellow, _, blue = classifier.classify(images)
+    assert [(one.label, one.known) for one in (red, blue)] == [("red", True), ("blue", True)]
+    assert yellow.known is False and yellow.label in ("red", "green")
+    assert yellow.known_score < classifier.novelty.threshold <= min(red.known_score, blue.known_score)
+    plain = Classifier(known_colours.Version(colour_model.write_version(tmp_path / "2")), engine=engine)
+    (without,) = plain.classify(images[:1])
+    assert (without.known, without.known_score) == (None, None)
+    assert without.probabilities == pytest.approx(red.probabilities, abs=1e-6)
+
+
+def test_a_version_without_the_file_does_not_tell(tmp_path):
+    assert load_novelty(exported_model.version(tmp_path / "1")) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"no arrays", "cut"])
+def test_a_damaged_file_is_rejected_in_one_line(tmp_path, damage):
+    version = exported_model.version(tmp_path / "1")
+    file = version.folder / NOVELTY_FILE
+    known_colours.fit().save(file)
+    file.write_bytes(file.read_bytes()[:300] if damage == "cut" else damage)
+    with pytest.raises(InputError, match=r"error: assets\.extra/novelty\.npz of a version must be whole; got .*1") as raised:
+        load_novelty(version)
+    assert "\n" not in str(raised.value)
