@@ -1,0 +1,287 @@
+"""Measures what the scores of a model are worth: whether they tell images of none of its classes, and mean what they say.
+
+The embeddings of GoogLeNet from Caffe's weights, or of the network that BENCH_NETWORK names, are computed once, and heads are
+trained on them as by the recipe `quick`: without each class of the photographs in turn, each time with another fifth held out,
+for the novelty; and with all classes and each fifth held out in turn, for the calibration.
+"""
+
+import io
+import json
+import os
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from benchmarks import learn, networks, photographs
+from benchmarks.measure import Figure, report, rounds
+from kfp_vision.core import hardware
+from kfp_vision.core.advanced import Advanced
+from kfp_vision.dataset.images import MAX_PIXELS
+from kfp_vision.engines import cropping
+from kfp_vision.evaluation import metrics
+from kfp_vision.evaluation.left_out import KEPT
+from kfp_vision.evaluation.temperature import fit_temperature
+from kfp_vision.networks import NETWORKS, pretrained, split_head
+from kfp_vision.prediction.novelty import fit_novelty
+from kfp_vision.storage import sample
+from kfp_vision.training import features, trainer
+from kfp_vision.training.recipe import Recipe
+from kfp_vision.training.recipe_presets import PRESETS
+
+OURS = "ours"
+SCORES = {
+    "probability": "largest probability (Hendrycks and Gimpel, 2017)",
+    "logit": "largest logit (Hendrycks et al., 2022)",
+    "energy": "energy (Liu et al., 2020)",
+    "means": "cosine to the class means",
+    "neighbours": "tenth nearest training image (Sun et al., 2022)",
+    "mahalanobis": "Mahalanobis distance to the class means (Lee et al., 2018)",
+}
+NEIGHBOURS = 10
+DRAWN, PAGES = 100, 25  # images of the drawn sample; of noise, and of one colour
+BATCH = 64
+PERFECT_DRAWS = 200  # of labels from the scores themselves
+
+Floats = npt.NDArray[np.float32]
+
+
+class Photographs(NamedTuple):
+    """The embeddings of the photographs, and of images of other kinds.
+
+    Attributes:
+        values: of the photographs, (images, width).
+        mirrored: of the mirrored photographs, (images, width).
+        labels: names of their classes, (images,).
+        folds: numbers of their folds, as in `learn.split_folds`, (images,).
+        others: of images that are no photographs, by kind.
+    """
+
+    values: Floats
+    mirrored: Floats
+    labels: npt.NDArray[np.str_]
+    folds: npt.NDArray[np.int64]
+    others: dict[str, Floats]
+
+
+class Part(NamedTuple):
+    """The embeddings of one part of the photographs, and their class indices."""
+
+    values: Floats
+    labels: npt.NDArray[np.int64]
+
+
+def run() -> list[Figure]:
+    """Runs this benchmark.
+
+    Returns:
+        Its figures; none without the weights.
+    """
+    name = os.environ.get("BENCH_NETWORK", "googlenet")
+    weights = networks.find_weights(name)
+    if not weights:
+        return []
+    images = embed(name, weights)
+    classes = np.unique(images.labels).tolist()
+    told = [_tell_left_out(name, images, at % learn.FOLDS, left_out) for at, left_out in enumerate(classes)]
+    calibrated = [_calibrate(name, images, fold) for fold in range(rounds())]
+    return _novelty_figures(told) + _calibration_figures(calibrated)
+
+
+def embed(name: str, weights: str) -> Photographs:
+    """Computes the embeddings of all images.
+
+    Args:
+        name: of the network.
+        weights: its checkpoint, or `imagenet`.
+
+    Returns:
+        The embeddings. Photographs that exist twice are left out, as in `learn.split_folds`.
+    """
+    network = NETWORKS[name]
+    model = trainer.build_network(name, 1, hardware.precision(), image_size=network.image_size)
+    pretrained.load_pretrained(model, network, weights)
+    body, _ = split_head(model)
+
+    def compute(encoded: Sequence[bytes], *, mirrored: bool = False) -> Floats:
+        crops = np.stack([cropping.crop_floats(one, network.image_size, MAX_PIXELS, network.crop) for one in encoded])
+        crops = crops[:, :, ::-1] if mirrored else crops
+        parts = [np.asarray(body(crops[at : at + BATCH], training=False), np.float32) for at in range(0, len(crops), BATCH)]
+        return np.concatenate(parts).astype(np.float16).astype(np.float32)  # as `features` keeps them
+
+    named = dict(photographs.read_images())
+    digests = {key: sha256(encoded).hexdigest() for key, encoded in named.items()}
+    copies = Counter(digests.values())
+    kept = [key for key in named if copies[digests[key]] == 1]
+    encoded = [named[key] for key in kept]
+    return Photographs(
+        compute(encoded),
+        compute(encoded, mirrored=True),
+        np.array([key.partition("/")[0] for key in kept]),
+        np.array([int(digests[key][8:16], 16) % learn.FOLDS for key in kept]),
+        {"drawn": compute(list(_drawn())), "pages": compute(list(_pages()))},
+    )
+
+
+def _novelty_figures(told: list[dict[str, dict[str, float]]]) -> list[Figure]:
+    figures = []
+    for score, peer in SCORES.items():
+        for kind in ("left_out", "drawn", "pages"):
+            pairs = [(100 * one[OURS][kind], 100 * one[score][kind]) for one in told]
+            figures.append(report(f"unknown_{kind}", peer, "% AUROC", pairs, middle=statistics.mean))
+        pairs = [(100 * one[OURS]["false_positives"], 100 * one[score]["false_positives"]) for one in told]
+        figures.append(report("unknown_left_out_passes", peer, "%", pairs, less=True, middle=statistics.mean))
+    kept = [(100 * one[OURS]["kept"], 95.0) for one in told]
+    return [*figures, report("unknown_known_kept", "what known_share asks for", "%", kept, middle=statistics.mean)]
+
+
+def _calibration_figures(measured: list[dict[str, float]]) -> list[Figure]:
+    figures = []
+    for peer, key in (("without the temperature", "before"), ("scores that mean exactly what they say", "perfect")):
+        pairs = [(100 * one["after"], 100 * one[key]) for one in measured]
+        figures.append(report("calibration_error", peer, "%", pairs, less=True, middle=statistics.mean))
+    return figures
+
+
+def _tell_left_out(name: str, images: Photographs, fold: int, left_out: str) -> dict[str, dict[str, float]]:
+    """Trains without a class; returns by score how it tells held-out images from those of the class and from other kinds."""
+    training, validation, test, classes = _split(images, fold, left_out)
+    logits = _train_head(name, training, classes)
+    novelty = fit_novelty(training.values, training.labels, classes, validation.values, Advanced().known_share)
+    photographs_only = training.values[: len(training.values) // 2], training.labels[: len(training.labels) // 2]
+    candidates = _candidates(logits, *photographs_only) | {OURS: novelty.known_scores}
+    unknown = {"left_out": images.values[images.labels == left_out], **images.others}
+    found = {}
+    for score, function in candidates.items():
+        known = function(test.values)
+        others = {kind: function(values) for kind, values in unknown.items()}
+        found[score] = {kind: _auroc(known, other) for kind, other in others.items()}
+        found[score]["false_positives"] = float((others["left_out"] >= np.quantile(known, 1 - KEPT)).mean())
+        if score == OURS:
+            found[score]["kept"] = float((known >= novelty.threshold).mean())
+    print(json.dumps({"fold": fold, "left_out": left_out, **found}), file=sys.stderr, flush=True)
+    return found
+
+
+def _calibrate(name: str, images: Photographs, fold: int) -> dict[str, float]:
+    """Trains on all classes; returns the calibration error on the held-out images, with the temperature and without."""
+    from scipy import special
+
+    training, validation, test, classes = _split(images, fold, "")
+    logits = _train_head(name, training, classes)
+    temperature = fit_temperature(logits(validation.values), validation.labels)
+    scaled = special.softmax(logits(test.values) / temperature, axis=1)
+    generator = np.random.default_rng(0)
+    drawn = [[generator.choice(classes, p=row / row.sum()) for row in scaled.astype(float)] for _ in range(PERFECT_DRAWS)]
+    found = {
+        "after": _calibration_error(scaled, test.labels),
+        "before": _calibration_error(special.softmax(logits(test.values), axis=1), test.labels),
+        "perfect": float(np.mean([_calibration_error(scaled, np.array(labels)) for labels in drawn])),
+    }
+    accuracy = float((scaled.argmax(1) == test.labels).mean())
+    line = {"fold": fold, **found, "temperature": temperature, "accuracy": accuracy}
+    print(json.dumps(line), file=sys.stderr, flush=True)
+    return found
+
+
+def _split(images: Photographs, fold: int, left_out: str) -> tuple[Part, Part, Part, int]:
+    """Returns training images, with their mirror images after them, validation and test images, and the number of classes."""
+    known = np.unique(images.labels[images.labels != left_out])
+    labels = np.searchsorted(known, images.labels)
+    validates = (fold + 1) % learn.FOLDS
+    held_out, validating = images.folds == fold, images.folds == validates
+    kept = images.labels != left_out
+    chosen = kept & ~held_out & ~validating
+    both = np.concatenate([images.values[chosen], images.mirrored[chosen]])
+    parts = [Part(images.values[kept & which], labels[kept & which]) for which in (validating, held_out)]
+    return Part(both, np.tile(labels[chosen], 2)), parts[0], parts[1], len(known)
+
+
+def _train_head(name: str, training: Part, classes: int) -> Callable[[Floats], Floats]:
+    """Trains a classification head by the recipe `quick`; returns the function from embeddings to logits."""
+    preset = {key: value for key, value in PRESETS["quick"].items() if key not in ("checkpoint_uri", "network", "advanced")}
+    recipe = Recipe(
+        network=name,
+        fine_tune=True,
+        checkpoint_uri="",
+        image_size=0,
+        gpu_count=0,
+        model_name="benchmark",
+        advanced=Advanced.parse(PRESETS["quick"]["advanced"]),
+        **preset,
+    )
+    _, head = split_head(trainer.build_network(name, classes, "float32", image_size=NETWORKS[name].image_size))
+    learner = trainer.Trainer(head, recipe, len(training.labels) / recipe.batch_size)
+    cached = features.CachedFeatures(training.values.astype(np.float16), training.labels)
+    batches = features.training_batches(cached, batch_size=recipe.batch_size, seed=0, first_step=0)
+    for _ in learner.run(batches, None):
+        pass
+    return lambda values: np.asarray(head(values, training=False))
+
+
+def _candidates(logits: Callable[[Floats], Floats], known: Floats, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Returns the scores that ours is compared with: functions of embeddings, larger for what is more known."""
+    from scipy import special
+    from sklearn.covariance import LedoitWolf
+
+    references = _unit(known)
+    means = np.stack([references[labels == label].mean(0) for label in np.unique(labels)])
+    precision = LedoitWolf(assume_centered=True).fit(references - means[labels]).precision_
+
+    def mahalanobis(values: Floats) -> Floats:
+        distances = [(((_unit(values) - mean) @ precision) * (_unit(values) - mean)).sum(1) for mean in means]
+        nearest: Floats = -np.min(distances, axis=0)
+        return nearest
+
+    return {
+        "probability": lambda values: special.softmax(logits(values), axis=1).max(1),
+        "logit": lambda values: logits(values).max(1),
+        "energy": lambda values: special.logsumexp(logits(values), axis=1),
+        "means": lambda values: (_unit(values) @ _unit(means).T).max(1),
+        "neighbours": lambda values: np.sort(_unit(values) @ references.T, axis=1)[:, -NEIGHBOURS],
+        "mahalanobis": mahalanobis,
+    }
+
+
+def _unit(rows: Floats) -> Floats:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64]) -> float:
+    predictions = metrics.Predictions([], labels, probabilities, np.ones(len(labels), int))
+    error: float = metrics.calibration(predictions)["expected_calibration_error"]
+    return error
+
+
+def _auroc(known: Floats, unknown: Floats) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    truth = np.repeat([1, 0], [len(known), len(unknown)])
+    return float(roc_auc_score(truth, np.concatenate([known, unknown])))
+
+
+def _drawn() -> Iterator[bytes]:
+    names = [name for name in sample.image_names() if name.endswith(".jpg")]
+    for name in names[:: max(1, len(names) // DRAWN)][:DRAWN]:
+        yield sample.draw(name)
+
+
+def _pages() -> Iterator[bytes]:
+    """Yields noise, coarse or fine, and pages of one colour."""
+    generator = np.random.default_rng(0)
+    for _ in range(PAGES):
+        noise = generator.integers(0, 256, (*generator.integers(4, 300, 2), 3), np.uint8)
+        yield _png(Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC))
+        yield _png(Image.new("RGB", (400, 300), tuple(generator.integers(0, 256, 3).tolist())))
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
