@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from kfp_vision.training.optimizers import make_optimizer
 from kfp_vision.training.recipe import Recipe
 
 HISTORY_ROWS = 60
+MAX_QUEUED_STEPS = 8  # steps that may wait for the GPU; each keeps its batch in memory
 VALIDATIONS_PER_TRAINING = 5  # per training, including the last step's, unless validate_every_steps is set
 
 HistoryRow = dict[str, float]
@@ -86,7 +88,7 @@ class Trainer:
         self._steps_taken = tf.Variable(0, trainable=False, dtype=tf.int64)
         self.step, self.history, self.ended_early = 0, list[HistoryRow](), False
         self.run_name = monitoring.run_name(recipe.model_name)
-        self._loss: tf.Tensor | None = None
+        self._unread_losses = deque[tuple[int, tf.Tensor]]()
         self._best: Weights = []
         self.best_row: HistoryRow = {}
         compile_options = {"jit_compile": True} if _use_xla(recipe.advanced.xla) else {}
@@ -218,10 +220,12 @@ class Trainer:
         waited = time.perf_counter() - start
         rate = self.learning_rate_at(self.step)
         loss, hits = self.compiled_step(images, labels, tf.constant(rate, tf.float32))
-        self._check_finite()  # of the step before: reading this one's loss would wait for the GPU
-        interval.add(loss, hits, waited)
-        self._loss = loss
         self.step += 1
+        interval.add(loss, hits, waited)
+        self._unread_losses.append((self.step, loss))
+        # Not at every step: TensorFlow copies from a GPU only when all steps are done that were called before the copy.
+        if len(self._unread_losses) == MAX_QUEUED_STEPS:
+            self._check_finite(unread=MAX_QUEUED_STEPS // 2)
 
     def _row_is_due(self) -> bool:
         every = math.ceil(self.recipe.train_steps / HISTORY_ROWS)
@@ -309,12 +313,15 @@ class Trainer:
         }
         return {f"{kind}/{number}": variable for kind, held in kinds.items() for number, variable in enumerate(held)}
 
-    def _check_finite(self) -> None:
-        if self._loss is None or math.isfinite(float(self._loss)):
-            return
-        rate = self.learning_rate_at(self.step - 1)
-        remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
-        raise Diverged("the loss must be finite", f"{float(self._loss)} at step {self.step}, at rate {rate:g}", remedy)
+    def _check_finite(self, unread: int = 0) -> None:
+        """Reads the losses of all steps but the newest `unread`: reading a loss waits until its step is computed."""
+        while len(self._unread_losses) > unread:
+            step, tensor = self._unread_losses[0]
+            if not math.isfinite(loss := float(tensor)):
+                rate = self.learning_rate_at(step - 1)
+                remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
+                raise Diverged("the loss must be finite", f"{loss} at step {step}, at rate {rate:g}", remedy)
+            self._unread_losses.popleft()
 
 
 class _Interval:

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,13 +211,13 @@ def test_progress_line():
 # Optional settings of a recipe
 
 
-def head_trainer(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None) -> trainer.Trainer:
+def head_trainer(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None, **fields) -> trainer.Trainer:
     """Makes a trainer of a single dense layer on 4 features, with weights initialised to zero."""
     numbers = keras.Input((4,))
     model = keras.Model(numbers, keras.layers.Dense(classes, kernel_initializer="zeros")(numbers))
     advanced = Advanced.parse({"weight_decay": 0.0} | changes)
-    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, batch_size=4, train_steps=6, advanced=advanced)
-    return trainer.Trainer(model, recipe, 1, class_weights)
+    fields = {"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 4, "train_steps": 6, "advanced": advanced} | fields
+    return trainer.Trainer(model, replace(RECIPE, **fields), 1, class_weights)
 
 
 BATCH = (tf.constant(np.eye(4, dtype="float32")), tf.constant([0, 1, 1, 1], tf.int64))
@@ -286,6 +288,66 @@ def test_early_stopping_keeps_the_best_weights():
     first.compiled_step(*BATCH, tf.constant(0.5))
     np.testing.assert_array_equal(overfitting.weights("best")[0], first.model.layers[-1].kernel)
     assert not np.allclose(overfitting.weights("last")[0], overfitting.weights("best")[0])
+
+
+class NotedLoss:
+    """A loss that notes how many steps were called after its own when it is read."""
+
+    def __init__(self, value: tf.Tensor, step: int, called: list[int], ages: list[tuple[int, int]]):
+        self._value, self._step, self._called, self._ages = value, step, called, ages
+
+    def __float__(self) -> float:
+        self._ages.append((len(self._called), len(self._called) - self._step))
+        return float(self._value)
+
+
+def test_no_loss_of_a_recent_step_is_read_between_rows():
+    """On a GPU, reading a loss waits for its step."""
+    steps, every = 600, 600 // trainer.HISTORY_ROWS
+    trained = head_trainer({}, train_steps=steps)
+    compiled_step, called, ages = trained.compiled_step, list[int](), list[tuple[int, int]]()
+
+    def note(*batch):
+        called.append(len(called) + 1)
+        loss, hits = compiled_step(*batch)
+        return NotedLoss(loss, called[-1], called, ages), hits
+
+    trained.compiled_step = note
+    rows = [row for row in trained.run(itertools.repeat(BATCH), None) if row]
+    assert [row["step"] for row in rows] == [*range(every, steps + 1, every)]
+    between = [age for step, age in ages if step % every]
+    # The oldest of the steps that are not yet read is the first one that may still be queued.
+    assert min(between) == trainer.MAX_QUEUED_STEPS // 2 and max(between) == trainer.MAX_QUEUED_STEPS - 1
+    assert {step - age for step, age in ages} == {*called}
+
+
+def diverging_trainer(bad_step: int) -> tuple[trainer.Trainer, Iterator[tuple[tf.Tensor, tf.Tensor]]]:
+    """Makes a trainer with a row every tenth step, and its batches: one has an image that is not finite."""
+    bad = BATCH[0] * np.inf, BATCH[1]
+    batches = itertools.chain(itertools.repeat(BATCH, bad_step - 1), [bad], itertools.repeat(BATCH))
+    return head_trainer({}, train_steps=600, learning_rate_schedule="cosine"), batches
+
+
+def test_a_divergence_is_found_at_the_next_row_and_named_by_its_own_step():
+    trained, batches = diverging_trainer(13)
+    at_rate = re.escape(f"got nan at step 13, at rate {trained.learning_rate_at(12):g}.")
+    with pytest.raises(trainer.Diverged, match=at_rate):
+        deque(trained.run(batches, None), maxlen=0)
+    assert trained.step <= 20
+    assert [row["step"] for row in trained.history] == [10]
+    with pytest.raises(trainer.Diverged, match=at_rate):  # no matter how often it is asked for
+        trained.state()
+
+
+def test_no_state_is_returned_after_a_divergence_that_was_not_yet_found():
+    trained, batches = diverging_trainer(13)
+    steps = trained.run(batches, None)
+    while trained.step < 12:
+        next(steps)
+    assert trained.state().step == 12
+    next(steps)
+    with pytest.raises(trainer.Diverged, match="got nan at step 13,"):
+        trained.state()
 
 
 @pytest.mark.slow
