@@ -16,6 +16,7 @@ from kfp_vision.networks import NETWORKS
 from kfp_vision.training import monitoring, schedules
 from kfp_vision.training.checkpointing import TrainingState
 from kfp_vision.training.optimizers import make_optimizer
+from kfp_vision.training.padding import of_one_size
 from kfp_vision.training.recipe import Recipe
 
 HISTORY_ROWS = 60
@@ -127,15 +128,16 @@ class Trainer:
         """Computes loss and accuracy over all batches, with the moving averages of the weights if there are any.
 
         Args:
-            batches: (images, labels).
+            batches: (images, labels); the last one may be smaller.
 
         Returns:
             `validation_loss` and `validation_accuracy`.
         """
         with self._averages_in_place():
             logits, labels = [], []
+            compute = of_one_size(self.compiled_logits)
             for images, batch_labels in batches:
-                logits.append(self.compiled_logits(images))
+                logits.append(compute(images))
                 labels.append(batch_labels)
         all_logits, all_labels = tf.concat(logits, 0), tf.concat(labels, 0)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(all_labels, all_logits))

@@ -254,6 +254,23 @@ def test_validation_uses_the_averages_and_training_continues_with_the_weights():
     )
 
 
+def test_a_validation_is_traced_once_though_its_last_batch_is_smaller():
+    trained = head_trainer({})
+    for _ in trained.run(itertools.repeat(BATCH), None):
+        pass
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(size=(11, 4)).astype("float32"), rng.integers(0, 2, 11)
+    whole = trained.validate(tf.data.Dataset.from_tensors((images, labels)))
+    traces = trained.compiled_logits.experimental_get_tracing_count()
+    in_parts = trained.validate(tf.data.Dataset.from_tensor_slices((images, labels)).batch(4))
+    assert trained.compiled_logits.experimental_get_tracing_count() == traces + 1
+    logits = images @ trained.model.layers[-1].kernel.numpy() + trained.model.layers[-1].bias.numpy()
+    log_of_sums = np.log(np.exp(logits).sum(1))
+    assert in_parts["validation_loss"] == pytest.approx(np.mean(log_of_sums - logits[range(11), labels]), rel=1e-5)
+    assert in_parts["validation_loss"] == pytest.approx(whole["validation_loss"], rel=1e-6)
+    assert in_parts["validation_accuracy"] == whole["validation_accuracy"] == np.mean(logits.argmax(1) == labels)
+
+
 def test_class_weights_scale_the_gradient_of_each_image():
     """A weighted step equals an unweighted one with each image counted as often as its class weight says."""
     weighted = head_trainer({}, class_weights=np.array([2.0, 2 / 3]))
@@ -414,6 +431,25 @@ def test_invalid_layers_to_freeze_are_rejected(prefixes, message):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
     with pytest.raises(InputError, match=message):
         trainer.freeze_layers(model, prefixes)
+
+
+def test_features_are_traced_once_though_the_last_batch_is_smaller(tmp_path, folders, monkeypatch):
+    pixels, traced = keras.Input((32, 32, 3)), list[tf.TensorShape]()
+
+    class Mean(keras.layers.Layer):
+        def call(self, images):
+            if not isinstance(images, keras.KerasTensor):
+                traced.append(images.shape)
+            return tf.reduce_mean(images, (1, 2))
+
+    monkeypatch.setattr("kfp_vision.training.features.MAX_FEATURE_BATCH", 5)
+    body = keras.Model(pixels, Mean()(pixels))
+    traced.clear()
+    features = compute_features(body, folders / "train", 32, tmp_path, mirrored=False)
+    assert traced == [(5, 32, 32, 3)]
+    images, labels = next(iter(input_pipeline.EvaluationBatches(folders / "train", image_size=32, batch_size=32)))
+    np.testing.assert_array_equal(features.labels, labels)
+    np.testing.assert_allclose(features.values, images.numpy().mean((1, 2)), atol=0.07)  # float16 has steps of 1/8 there
 
 
 @pytest.mark.slow
