@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import NETWORKS
-from kfp_vision.training import monitoring, schedules
+from kfp_vision.training import devices, monitoring, schedules
 from kfp_vision.training.checkpointing import TrainingState
 from kfp_vision.training.optimizers import make_optimizer
 from kfp_vision.training.padding import of_one_size
@@ -92,7 +92,8 @@ class Trainer:
         self._unread_losses = deque[tuple[int, tf.Tensor]]()
         self._best: Weights = []
         self.best_row: HistoryRow = {}
-        compile_options = {"jit_compile": True} if _use_xla(recipe.advanced.xla) else {}
+        gpus = len(tf.config.get_visible_devices("GPU"))
+        compile_options = {"jit_compile": True} if devices.uses_xla(recipe.advanced.xla, gpus) else {}
         self.compiled_step = tf.function(self._step, **compile_options)
         self.compiled_logits = tf.function(self._logits, **compile_options)
 
@@ -405,7 +406,3 @@ def _decayed_variables(model: Any, recipe: Recipe) -> list[Any]:
     """Returns the kernels, to which `weight_decay` applies; AdamW decays weights itself."""
     kernels = {"kernel", "depthwise_kernel", "pointwise_kernel"}
     return [] if recipe.optimizer == "adamw" else [v for v in model.trainable_variables if v.name in kernels]
-
-
-def _use_xla(setting: str) -> bool:
-    return setting == "on" or (setting == "auto" and len(tf.config.get_visible_devices("GPU")) == 1)
