@@ -28,7 +28,7 @@ def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ)
     if gpu_count > len(visible):
         found = f"gpu_count={gpu_count} and {len(visible)} visible"
         if "KUBERNETES_SERVICE_HOST" in environment:
-            remedy = "Set gpu_count to what a node has, and gpu_type to its resource, or gpu_count to 0."
+            remedy = "Set gpu_count to what a node has, and gpu_type to its resource, of NVIDIA's GPUs, or gpu_count to 0."
             raise InputError("gpu_count must not be above the GPUs that are visible", found, remedy)
         rest = f"{len(visible)} of them" if visible else "the CPU"
         print(f"warning: {found}: training on {rest}", flush=True)
