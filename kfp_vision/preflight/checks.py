@@ -297,6 +297,8 @@ def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     from kfp_vision.prediction import batch
     from kfp_vision.storage import reading, writing
 
+    if form["gpu_count"] and (warning := nodes.image_warning(form["gpu_type"])):
+        print(warning, flush=True)
     if advanced.check_nodes:
         placement = int(form["gpu_count"]), form["node_selector"], form["tolerations"]
         nodes.check_nodes(nodes.NodeRequirements(form["gpu_type"], *placement))

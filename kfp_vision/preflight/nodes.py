@@ -45,6 +45,7 @@ TEMPORARY_TAINTS = frozenset(
     }
 )
 MAX_REASONS = 6  # in an error
+NVIDIA, SLICES = "nvidia.com/", "nvidia.com/mig-"  # beginnings of the resource names of NVIDIA's device plugin
 
 
 class NodesUnreadable(Exception):
@@ -171,18 +172,37 @@ def tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
     return exists or (toleration.get("value") or "") == (taint.get("value") or "")
 
 
-def check_resource(resource: str) -> None:
-    """Checks the name of a GPU resource: for an invalid one KFP requests no GPU at all.
+def check_gpus(resource: str, count: int) -> None:
+    """Checks the name of a GPU resource, since for an invalid one KFP requests no GPU at all, and how many of it are of use.
 
     Args:
         resource: `gpu_type`, such as `nvidia.com/gpu`.
+        count: `gpu_count`, above 0.
 
     Raises:
-        InputError: it is not a domain and a name.
+        InputError: the resource is not a domain and a name, or there is more than one slice of a GPU.
     """
     if not RESOURCE_NAME.fullmatch(resource):
         rule = "gpu_type must be the resource name of GPUs on nodes, a domain and a name"
         raise InputError(rule, resource, "Write it as nvidia.com/gpu, say, or set gpu_count=0.")
+    # NVIDIA Multi-Instance GPU User Guide, CUDA Device Enumeration: a program sees a single instance.
+    if resource.startswith(SLICES) and count > 1:
+        rule = f"gpu_count must be 1 with a gpu_type of {SLICES}..., since a program sees a single slice of a GPU"
+        raise InputError(rule, count, "Set gpu_count=1, and gpu_type to a larger slice or to nvidia.com/gpu.")
+
+
+def image_warning(resource: str) -> str:
+    """Warns of GPUs that the container image of the training cannot use; empty for NVIDIA's.
+
+    Args:
+        resource: `gpu_type`, such as `nvidia.com/gpu`.
+    """
+    if resource.startswith(NVIDIA):
+        return ""
+    return (
+        f"warning: the container image kfp-vision-gpu computes on NVIDIA's GPUs alone: with gpu_type={resource}, the training "
+        "needs one of your own under that name, with TensorFlow for these GPUs"
+    )
 
 
 def check_selector(selector: Mapping[str, Any]) -> None:

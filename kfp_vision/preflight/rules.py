@@ -243,7 +243,7 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
     formats.parse_formats(form["formats"])
     check_type("gpu_type", form["gpu_type"], str, '"nvidia.com/gpu"')
     if form["gpu_count"]:
-        nodes.check_resource(form["gpu_type"])
+        nodes.check_gpus(form["gpu_type"], int(form["gpu_count"]))
     if form["network"] != AUTO_NETWORK:
         check_network_fields(form, advanced)
     check_model_name(form["model_name"], "model_name")

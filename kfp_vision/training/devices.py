@@ -28,7 +28,7 @@ def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ)
     if gpu_count > len(visible):
         found = f"gpu_count={gpu_count} and {len(visible)} visible"
         if "KUBERNETES_SERVICE_HOST" in environment:
-            remedy = "Set gpu_count to what a node has, and gpu_type to its resource, or gpu_count to 0."
+            remedy = "Set gpu_count to what a node has, and gpu_type to its resource, of NVIDIA's GPUs, or gpu_count to 0."
             raise InputError("gpu_count must not be above the GPUs that are visible", found, remedy)
         rest = f"{len(visible)} of them" if visible else "the CPU"
         print(f"warning: {found}: training on {rest}", flush=True)
@@ -67,6 +67,32 @@ def describe_devices(environment: Mapping[str, str] = os.environ) -> str:
     each = f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "the CPU"
     workers = rank_and_size(environment)[1]
     return f"{each} of each of {workers} workers" if workers > 1 else each
+
+
+def uses_xla(setting: str, gpus: int) -> bool:
+    """Returns whether training steps are compiled with XLA.
+
+    Args:
+        setting: `xla` of `advanced`.
+        gpus: GPUs that this worker uses.
+    """
+    return setting == "on" or (setting == "auto" and gpus == 1)
+
+
+def describe_first_step(setting: str, gpus: int) -> str:
+    """Says what the first step of a network waits for on a GPU; empty if for nothing long.
+
+    Args:
+        setting: `xla` of `advanced`.
+        gpus: GPUs that this worker uses.
+    """
+    if not gpus or not uses_xla(setting, gpus):
+        return ""
+    # Measured on an H200 with Inception v1 in bfloat16, batch size 128: 143 seconds, and 17 without; 6,470 and 3,585 images/s.
+    return (
+        "compiles the training step with XLA: the first step takes two or three minutes; "
+        'advanced={"xla": "off"} starts within half a minute, and trains at half the speed'
+    )
 
 
 def distribute_batches(spread: tf.distribute.Strategy, batches: Callable[[tuple[int, int]], Iterator[Any]]) -> Iterator[Any]:

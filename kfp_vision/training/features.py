@@ -13,8 +13,9 @@ from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.frameworks import tf
 from kfp_vision.records.records_folder import read_records_info
 from kfp_vision.training import input_pipeline
+from kfp_vision.training.padding import even_batch_size, of_one_size
 
-FEATURE_BATCH = 64  # images per forward pass
+MAX_FEATURE_BATCH = 64  # images per forward pass
 
 
 class CachedFeatures(NamedTuple):
@@ -54,14 +55,17 @@ def compute_features(
         The features, in the order of the records; a mirrored batch follows the batch that it mirrors.
     """
     images = read_records_info(folder).images
-    images = (images if max_images is None else min(images, max_images)) * (2 if mirrored else 1)
+    if max_images is not None:
+        images = min(images, max_images)
+    features = images * (2 if mirrored else 1)
     file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
-    values = np.lib.format.open_memmap(file, "w+", "float16", (images, body.output.shape[-1]))
-    labels = np.empty(images, np.int64)
-    forward = tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16))
+    values = np.lib.format.open_memmap(file, "w+", "float16", (features, body.output.shape[-1]))
+    labels = np.empty(features, np.int64)
+    forward = of_one_size(tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16)))
     start = 0
+    batch_size = even_batch_size(images, MAX_FEATURE_BATCH) if images else 1
     batches = input_pipeline.EvaluationBatches(
-        folder, image_size=image_size, batch_size=FEATURE_BATCH, crop=crop, max_images=max_images
+        folder, image_size=image_size, batch_size=batch_size, crop=crop, max_images=max_images
     )
     for batch, batch_labels in batches:
         for view in (batch, batch[:, :, ::-1]) if mirrored else (batch,):
@@ -98,5 +102,5 @@ def validation_batches(cached: CachedFeatures) -> tf.data.Dataset:
     Args:
         cached: features of all images.
     """
-    dataset = tf.data.Dataset.from_tensor_slices((np.asarray(cached.values), cached.labels)).batch(FEATURE_BATCH)
+    dataset = tf.data.Dataset.from_tensor_slices((np.asarray(cached.values), cached.labels)).batch(MAX_FEATURE_BATCH)
     return dataset.map(lambda values, labels: (tf.cast(values, tf.float32), labels))

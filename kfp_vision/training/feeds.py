@@ -12,10 +12,11 @@ from kfp_vision.core.frameworks import tf
 from kfp_vision.records import records_folder
 from kfp_vision.training import augmentation, input_pipeline
 from kfp_vision.training.features import CachedFeatures, compute_features, training_batches, validation_batches
+from kfp_vision.training.padding import even_batch_size
 from kfp_vision.training.recipe import Recipe
 
 Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]
-VALIDATION_BATCH = 64
+MAX_VALIDATION_BATCH = 64
 CACHE_DIVISOR = 4  # decoded images may take this fraction of the memory: 1/4
 FEATURE_IMAGES = 2048  # of each split, for what an export stores of the training images; seconds of a training of minutes
 VALIDATION_IMAGES = 512  # for the learning curve; the evaluation stage uses all images
@@ -82,13 +83,14 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
             memory=memory,
         )
 
-    if not records_folder.read_records_info(data.validation_records).images:
+    held_out = min(records_folder.read_records_info(data.validation_records).images, VALIDATION_IMAGES)
+    if not held_out:
         return Feed(network, batches, None)
     validation = input_pipeline.EvaluationBatches(
         data.validation_records,
         image_size=data.image_size,
-        batch_size=VALIDATION_BATCH,
-        max_images=VALIDATION_IMAGES,
+        batch_size=even_batch_size(held_out, MAX_VALIDATION_BATCH),
+        max_images=held_out,
         crop=networks.NETWORKS[recipe.network].crop,
     )
     return Feed(network, batches, validation)

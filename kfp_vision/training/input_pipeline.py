@@ -103,6 +103,13 @@ def training_batches(
 
     memory_of_batches = BatchMemory(image_size)
     augment_in_graph = tf.function(augment_strongly) if augmentation.rand_augment or blend else None
+    share = batch_size // slices
+    with tf.device("CPU"):  # traced before the threads start, each of which TensorFlow would count as a trace
+        numbers = tf.TensorSpec((share,), tf.int64)
+        draw_in_graph.get_concrete_function(numbers, tf.TensorSpec((share, 2), tf.int64))
+        if augment_in_graph:
+            pixels = tf.TensorSpec((share, image_size, image_size, 3), tf.float32)
+            augment_in_graph.get_concrete_function(tf.TensorSpec((), tf.int64), numbers, pixels, numbers)
 
     def read_batch(step: int) -> Batch:
         positions, numbers = draw(step)

@@ -91,6 +91,8 @@ def train_classifier(
         folder = _resume(trainer, _identity(recipe, shape, labels, train_records)) if recipe.checkpoint_dir else None
         if recipe.advanced.head_steps and not recipe.train_last_layer_only and not trainer.step:
             _train_head(network, data, recipe, strategy, class_weights)
+        if line := _describe_first_step(trainer):
+            print(line, flush=True)
         batches = devices.distribute_batches(strategy, partial(feed.batches, trainer.step))
         if is_chief:
             _run_monitored(trainer, batches, feed.validation, folder, events)
@@ -189,6 +191,14 @@ def _resume(trainer: Trainer, identity: Mapping[str, Any]) -> checkpointing.Chec
         trainer.restore(state)
         print(f"resumes after step {trainer.step}, from {folder.uri}", flush=True)
     return folder
+
+
+def _describe_first_step(trainer: Trainer) -> str:
+    """Says what the first of the remaining steps waits for; empty if for nothing long."""
+    recipe = trainer.recipe
+    if recipe.train_last_layer_only or trainer.step >= recipe.train_steps:
+        return ""
+    return devices.describe_first_step(recipe.advanced.xla, len(tf.config.get_visible_devices("GPU")))
 
 
 def _run_monitored(

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,12 +13,14 @@ import numpy.typing as npt
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import NETWORKS
-from kfp_vision.training import monitoring, schedules
+from kfp_vision.training import devices, monitoring, schedules
 from kfp_vision.training.checkpointing import TrainingState
 from kfp_vision.training.optimizers import make_optimizer
+from kfp_vision.training.padding import of_one_size
 from kfp_vision.training.recipe import Recipe
 
 HISTORY_ROWS = 60
+MAX_QUEUED_STEPS = 8  # steps that may wait for the GPU; each keeps its batch in memory
 VALIDATIONS_PER_TRAINING = 5  # per training, including the last step's, unless validate_every_steps is set
 
 HistoryRow = dict[str, float]
@@ -86,10 +89,11 @@ class Trainer:
         self._steps_taken = tf.Variable(0, trainable=False, dtype=tf.int64)
         self.step, self.history, self.ended_early = 0, list[HistoryRow](), False
         self.run_name = monitoring.run_name(recipe.model_name)
-        self._loss: tf.Tensor | None = None
+        self._unread_losses = deque[tuple[int, tf.Tensor]]()
         self._best: Weights = []
         self.best_row: HistoryRow = {}
-        compile_options = {"jit_compile": True} if _use_xla(recipe.advanced.xla) else {}
+        gpus = len(tf.config.get_visible_devices("GPU"))
+        compile_options = {"jit_compile": True} if devices.uses_xla(recipe.advanced.xla, gpus) else {}
         self.compiled_step = tf.function(self._step, **compile_options)
         self.compiled_logits = tf.function(self._logits, **compile_options)
 
@@ -125,7 +129,7 @@ class Trainer:
         """Computes loss and accuracy over all batches, with the moving averages of the weights if there are any.
 
         Args:
-            batches: (images, labels).
+            batches: (images, labels); the last one may be smaller.
 
         Returns:
             `validation_loss` and `validation_accuracy`.
@@ -150,12 +154,13 @@ class Trainer:
         """Computes the logits of all batches with the weights that the model has.
 
         Args:
-            batches: (images, labels), at least one.
+            batches: (images, labels), at least one; the last one may be smaller.
 
         Returns:
             Logits, float32 (images, classes), and labels (images,).
         """
-        pairs = [(self.compiled_logits(images), labels) for images, labels in batches]
+        compute = of_one_size(self.compiled_logits)
+        pairs = [(compute(images), labels) for images, labels in batches]
         logits, labels = (tf.concat(parts, 0) for parts in zip(*pairs, strict=True))
         return logits, labels
 
@@ -237,10 +242,12 @@ class Trainer:
         waited = time.perf_counter() - start
         rate = self.learning_rate_at(self.step)
         loss, hits = self.compiled_step(images, labels, tf.constant(rate, tf.float32))
-        self._check_finite()  # of the step before: reading this one's loss would wait for the GPU
-        interval.add(loss, hits, waited)
-        self._loss = loss
         self.step += 1
+        interval.add(loss, hits, waited)
+        self._unread_losses.append((self.step, loss))
+        # Not at every step: TensorFlow copies from a GPU only when all steps are done that were called before the copy.
+        if len(self._unread_losses) == MAX_QUEUED_STEPS:
+            self._check_finite(unread=MAX_QUEUED_STEPS // 2)
 
     def _row_is_due(self) -> bool:
         every = math.ceil(self.recipe.train_steps / HISTORY_ROWS)
@@ -328,12 +335,15 @@ class Trainer:
         }
         return {f"{kind}/{number}": variable for kind, held in kinds.items() for number, variable in enumerate(held)}
 
-    def _check_finite(self) -> None:
-        if self._loss is None or math.isfinite(float(self._loss)):
-            return
-        rate = self.learning_rate_at(self.step - 1)
-        remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
-        raise Diverged("the loss must be finite", f"{float(self._loss)} at step {self.step}, at rate {rate:g}", remedy)
+    def _check_finite(self, unread: int = 0) -> None:
+        """Reads the losses of all steps but the newest `unread`: reading a loss waits until its step is computed."""
+        while len(self._unread_losses) > unread:
+            step, tensor = self._unread_losses[0]
+            if not math.isfinite(loss := float(tensor)):
+                rate = self.learning_rate_at(step - 1)
+                remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
+                raise Diverged("the loss must be finite", f"{loss} at step {step}, at rate {rate:g}", remedy)
+            self._unread_losses.popleft()
 
 
 class _Interval:
@@ -415,7 +425,3 @@ def _decayed_variables(model: Any, recipe: Recipe) -> list[Any]:
     """Returns the kernels, to which `weight_decay` applies; AdamW decays weights itself."""
     kernels = {"kernel", "depthwise_kernel", "pointwise_kernel"}
     return [] if recipe.optimizer == "adamw" else [v for v in model.trainable_variables if v.name in kernels]
-
-
-def _use_xla(setting: str) -> bool:
-    return setting == "on" or (setting == "auto" and len(tf.config.get_visible_devices("GPU")) == 1)

@@ -133,6 +133,18 @@ def test_a_pod_has_everything_that_the_pipeline_specifies(training_pod):
     assert (spec["activeDeadlineSeconds"], spec["nodeSelector"], len(spec["tolerations"])) == (14 * 86400, {"disk": "ssd"}, 1)
 
 
+@pytest.mark.parametrize("resource", ["amd.com/gpu", "nvidia.com/mig-1g.10gb", "gpu.intel.com/i915"])
+@pytest.mark.parametrize("name", [name for name in PIPELINES if "gpu_type" in PIPELINES[name].component_spec.inputs])
+def test_any_gpu_resource_of_the_form_reaches_the_pod_of_the_training(name, resource, monkeypatch):
+    monkeypatch.setitem(pod_specs.FIELDS, "gpu_type", resource)
+    pods = pod_specs.pods.__wrapped__(name)
+    limits = {stage: pod["spec"]["containers"][1]["resources"]["limits"] for stage, pod in pods.items()}
+    gpus = {stage: {one: count for one, count in limits[stage].items() if "/" in one} for stage in pods}
+    training = "exec-train-trial" if name == "hyperparameter_sweep" else "exec-train-classifier"
+    assert {stage: asked for stage, asked in gpus.items() if asked} == {training: {resource: "1"}}
+    assert published_schemas.faults(pods[training]) == []
+
+
 def test_restricted_pod_security_needs_the_pipelines_run_as_non_root(training_pod):
     del training_pod["spec"]["containers"][1]["securityContext"]["runAsNonRoot"]
     assert pod_security.violations(training_pod["spec"]) == ["runAsNonRoot of main"]

@@ -252,10 +252,19 @@ def test_accepts_valid_tolerations():
 
 @pytest.mark.parametrize("resource", ["nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.10gb", "gpu.intel.com/i915"])
 def test_accepts_resources_of_device_plugins(resource):
-    nodes.check_resource(resource)
+    nodes.check_gpus(resource, 1)
+    assert bool(nodes.image_warning(resource)) != resource.startswith("nvidia.com/")
 
 
 @pytest.mark.parametrize("resource", ["", "gpu", "nvidia.com/", "/gpu", "A100", "nvidia.com/gpu: 1", "NVIDIA.com/gpu"])
 def test_an_invalid_gpu_resource_is_rejected(resource):
     with pytest.raises(InputError, match=r"^error: gpu_type must be the resource name of GPUs on nodes, a domain and a name; "):
-        nodes.check_resource(resource)
+        nodes.check_gpus(resource, 1)
+
+
+def test_several_slices_of_a_gpu_are_rejected():
+    nodes.check_gpus("nvidia.com/gpu", 2)
+    with pytest.raises(
+        InputError, match=r"^error: gpu_count must be 1 with a gpu_type of nvidia\.com/mig-.*; got 2\. Set gpu_count=1"
+    ):
+        nodes.check_gpus("nvidia.com/mig-1g.10gb", 2)

@@ -254,6 +254,17 @@ STRONG = {"rand_augment": 2, "rand_augment_magnitude": 0.5}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("augmentation", [{}, STRONG])
+def test_many_threads_cause_no_warning_of_retracing(numbered, augmentation):
+    """In a new process, since TensorFlow warns of a function twice at most."""
+    program = f"from kfp_vision.core import hardware\nhardware.cores = lambda: 16\n{HASH_OF_BATCHES}"
+    arguments = [str(numbered), "0", "30", repr({"augmentation": augmentation})]
+    ended = subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True)
+    assert len(ended.stdout.split()) == 30
+    assert "retracing" not in ended.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("slices", "augmentation"), [(2, {}), (4, {}), (2, STRONG)])
 def test_the_slices_of_all_workers_form_the_whole_batch(numbered, slices, augmentation):
     images, labels = batches(numbered, 7, augmentation=augmentation)

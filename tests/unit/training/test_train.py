@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,13 +239,13 @@ def test_progress_line():
 # Optional settings of a recipe
 
 
-def head_trainer(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None) -> trainer.Trainer:
+def head_trainer(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None, **fields) -> trainer.Trainer:
     """Makes a trainer of a single dense layer on 4 features, with weights initialised to zero."""
     numbers = keras.Input((4,))
     model = keras.Model(numbers, keras.layers.Dense(classes, kernel_initializer="zeros")(numbers))
     advanced = Advanced.parse({"weight_decay": 0.0} | changes)
-    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, batch_size=4, train_steps=6, advanced=advanced)
-    return trainer.Trainer(model, recipe, 1, class_weights)
+    fields = {"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 4, "train_steps": 6, "advanced": advanced} | fields
+    return trainer.Trainer(model, replace(RECIPE, **fields), 1, class_weights)
 
 
 BATCH = (tf.constant(np.eye(4, dtype="float32")), tf.constant([0, 1, 1, 1], tf.int64))
@@ -280,6 +282,23 @@ def test_validation_uses_the_averages_and_training_continues_with_the_weights():
     )
 
 
+def test_a_validation_is_traced_once_though_its_last_batch_is_smaller():
+    trained = head_trainer({})
+    for _ in trained.run(itertools.repeat(BATCH), None):
+        pass
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(size=(11, 4)).astype("float32"), rng.integers(0, 2, 11)
+    whole = trained.validate(tf.data.Dataset.from_tensors((images, labels)))
+    traces = trained.compiled_logits.experimental_get_tracing_count()
+    in_parts = trained.validate(tf.data.Dataset.from_tensor_slices((images, labels)).batch(4))
+    assert trained.compiled_logits.experimental_get_tracing_count() == traces + 1
+    logits = images @ trained.model.layers[-1].kernel.numpy() + trained.model.layers[-1].bias.numpy()
+    log_of_sums = np.log(np.exp(logits).sum(1))
+    assert in_parts["validation_loss"] == pytest.approx(np.mean(log_of_sums - logits[range(11), labels]), rel=1e-5)
+    assert in_parts["validation_loss"] == pytest.approx(whole["validation_loss"], rel=1e-6)
+    assert in_parts["validation_accuracy"] == whole["validation_accuracy"] == np.mean(logits.argmax(1) == labels)
+
+
 def test_class_weights_scale_the_gradient_of_each_image():
     """A weighted step equals an unweighted one with each image counted as often as its class weight says."""
     weighted = head_trainer({}, class_weights=np.array([2.0, 2 / 3]))
@@ -314,6 +333,66 @@ def test_early_stopping_keeps_the_best_weights():
     first.compiled_step(*BATCH, tf.constant(0.5))
     np.testing.assert_array_equal(overfitting.weights("best")[0], first.model.layers[-1].kernel)
     assert not np.allclose(overfitting.weights("last")[0], overfitting.weights("best")[0])
+
+
+class NotedLoss:
+    """A loss that notes how many steps were called after its own when it is read."""
+
+    def __init__(self, value: tf.Tensor, step: int, called: list[int], ages: list[tuple[int, int]]):
+        self._value, self._step, self._called, self._ages = value, step, called, ages
+
+    def __float__(self) -> float:
+        self._ages.append((len(self._called), len(self._called) - self._step))
+        return float(self._value)
+
+
+def test_no_loss_of_a_recent_step_is_read_between_rows():
+    """On a GPU, reading a loss waits for its step."""
+    steps, every = 600, 600 // trainer.HISTORY_ROWS
+    trained = head_trainer({}, train_steps=steps)
+    compiled_step, called, ages = trained.compiled_step, list[int](), list[tuple[int, int]]()
+
+    def note(*batch):
+        called.append(len(called) + 1)
+        loss, hits = compiled_step(*batch)
+        return NotedLoss(loss, called[-1], called, ages), hits
+
+    trained.compiled_step = note
+    rows = [row for row in trained.run(itertools.repeat(BATCH), None) if row]
+    assert [row["step"] for row in rows] == [*range(every, steps + 1, every)]
+    between = [age for step, age in ages if step % every]
+    # The oldest of the steps that are not yet read is the first one that may still be queued.
+    assert min(between) == trainer.MAX_QUEUED_STEPS // 2 and max(between) == trainer.MAX_QUEUED_STEPS - 1
+    assert {step - age for step, age in ages} == {*called}
+
+
+def diverging_trainer(bad_step: int) -> tuple[trainer.Trainer, Iterator[tuple[tf.Tensor, tf.Tensor]]]:
+    """Makes a trainer with a row every tenth step, and its batches: one has an image that is not finite."""
+    bad = BATCH[0] * np.inf, BATCH[1]
+    batches = itertools.chain(itertools.repeat(BATCH, bad_step - 1), [bad], itertools.repeat(BATCH))
+    return head_trainer({}, train_steps=600, learning_rate_schedule="cosine"), batches
+
+
+def test_a_divergence_is_found_at_the_next_row_and_named_by_its_own_step():
+    trained, batches = diverging_trainer(13)
+    at_rate = re.escape(f"got nan at step 13, at rate {trained.learning_rate_at(12):g}.")
+    with pytest.raises(trainer.Diverged, match=at_rate):
+        deque(trained.run(batches, None), maxlen=0)
+    assert trained.step <= 20
+    assert [row["step"] for row in trained.history] == [10]
+    with pytest.raises(trainer.Diverged, match=at_rate):  # no matter how often it is asked for
+        trained.state()
+
+
+def test_no_state_is_returned_after_a_divergence_that_was_not_yet_found():
+    trained, batches = diverging_trainer(13)
+    steps = trained.run(batches, None)
+    while trained.step < 12:
+        next(steps)
+    assert trained.state().step == 12
+    next(steps)
+    with pytest.raises(trainer.Diverged, match="got nan at step 13,"):
+        trained.state()
 
 
 @pytest.mark.slow
@@ -380,6 +459,25 @@ def test_invalid_layers_to_freeze_are_rejected(prefixes, message):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
     with pytest.raises(InputError, match=message):
         trainer.freeze_layers(model, prefixes)
+
+
+def test_features_are_traced_once_though_the_last_batch_is_smaller(tmp_path, folders, monkeypatch):
+    pixels, traced = keras.Input((32, 32, 3)), list[tf.TensorShape]()
+
+    class Mean(keras.layers.Layer):
+        def call(self, images):
+            if not isinstance(images, keras.KerasTensor):
+                traced.append(images.shape)
+            return tf.reduce_mean(images, (1, 2))
+
+    monkeypatch.setattr("kfp_vision.training.features.MAX_FEATURE_BATCH", 5)
+    body = keras.Model(pixels, Mean()(pixels))
+    traced.clear()
+    features = compute_features(body, folders / "train", 32, tmp_path, mirrored=False)
+    assert traced == [(5, 32, 32, 3)]
+    images, labels = next(iter(input_pipeline.EvaluationBatches(folders / "train", image_size=32, batch_size=32)))
+    np.testing.assert_array_equal(features.labels, labels)
+    np.testing.assert_allclose(features.values, images.numpy().mean((1, 2)), atol=0.07)  # float16 has steps of 1/8 there
 
 
 @pytest.mark.slow

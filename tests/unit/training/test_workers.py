@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support import model_servers, shade_records
 
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.training import devices
 
@@ -136,3 +137,23 @@ def test_missing_gpus_are_an_error_in_a_pod_and_a_warning_elsewhere(capsys):
         devices.choose_strategy(64, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
     devices.choose_strategy(64, {})
     assert "warning: gpu_count=64 and 0 visible: training on the CPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpus", "compiles", "says"),
+    [
+        ("auto", 0, False, False),
+        ("auto", 1, True, True),
+        ("auto", 2, False, False),
+        ("on", 0, True, False),  # within seconds on a processor
+        ("on", 2, True, True),
+        ("off", 1, False, False),
+    ],
+)
+def test_the_log_says_that_the_first_step_waits_for_xla_where_it_does(setting, gpus, compiles, says):
+    assert devices.uses_xla(setting, gpus) == compiles
+    line = devices.describe_first_step(setting, gpus)
+    assert bool(line) == says
+    if says:
+        assert "the first step takes" in line
+        assert Advanced.parse(json.loads(line.partition("advanced=")[2].partition(" starts")[0])).xla == "off"
