@@ -13,7 +13,20 @@ from pathlib import Path
 
 from benchmarks.measure import Figure
 
-NAMES = ("convert", "scale", "train", "slow_disk", "learn", "serve", "engines", "retrieval", "search", "explain", "unknown")
+NAMES = (
+    "convert",
+    "scale",
+    "train",
+    "slow_disk",
+    "learn",
+    "serve",
+    "engines",
+    "retrieval",
+    "search",
+    "explain",
+    "unknown",
+    "gpu",
+)
 README = Path(__file__).with_name("README.md")
 TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- /table -->)", re.DOTALL)
 

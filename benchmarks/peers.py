@@ -1,6 +1,7 @@
 """Runs peers that need other packages than ours, each in its own environment and its own process."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def interpreter_with(*requirements: str) -> Path:
         subprocess.run([interpreter, *install, *requirements], check=True)
         (environment / "whole").touch()
     return interpreter
+
+
+def interpreter_with_torch_on_a_gpu() -> Path | None:
+    """Returns an interpreter whose PyTorch sees a GPU: that of BENCH_TORCH or this one; None if neither does."""
+    program = "import torch; assert torch.cuda.is_available()"
+    for interpreter in filter(None, (os.environ.get("BENCH_TORCH"), sys.executable)):
+        if not subprocess.run([interpreter, "-c", program], capture_output=True, check=False).returncode:
+            return Path(interpreter)
+    return None
 
 
 def run_for_number(interpreter: Path, program: str, **arguments: Any) -> float:

@@ -1,4 +1,4 @@
-"""Measures a network in PyTorch at its fastest on a CPU: `python torch_step.py JSON` prints images per second.
+"""Measures a network in PyTorch at its fastest: `python torch_step.py JSON` prints images per second.
 
 Runs in its own environment (see `peers`). Inception v1 and EfficientNet-Lite are the same as ours: batch norm after every
 convolution, no biases, channels last, optionally bfloat16. A step is plain gradient descent, without the weight decay and the
@@ -151,6 +151,8 @@ def main(
     steps: int,
     classes: int,
     network: str,
+    device: str = "cpu",
+    compiled: bool = False,
     **settings: Any,
 ) -> None:
     """Trains or infers on one batch and prints images per second.
@@ -163,28 +165,38 @@ def main(
         steps: number of measured steps.
         classes: number of classes.
         network: a name in `NETWORKS`.
+        device: `cpu` or `cuda`.
+        compiled: whether to compile the network with torch.compile.
         **settings: sizes of the network, arguments of its function there.
     """
-    model = NETWORKS[network](**settings, classes=classes).to(memory_format=torch.channels_last).train(train)
-    pictures = torch.randn(batch, 3, image_size, image_size).to(memory_format=torch.channels_last)
-    labels = torch.randint(classes, (batch,))
+    torch.backends.cudnn.benchmark = True
+    model = NETWORKS[network](**settings, classes=classes).to(device, memory_format=torch.channels_last).train(train)
+    pictures = torch.randn(batch, 3, image_size, image_size).to(device, memory_format=torch.channels_last)
+    labels = torch.randint(classes, (batch,)).to(device)
+    forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0025)
 
     def call() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = model(pictures)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            logits = forward(pictures)
         if train:
             optimizer.zero_grad()
             functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
 
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     # Also around all inferences, because autocast caches cast weights until it ends.
-    with torch.inference_mode(not train), torch.autocast("cpu", torch.bfloat16, enabled=half and not train):
+    with torch.inference_mode(not train), torch.autocast(device, torch.bfloat16, enabled=half and not train):
         for _ in range(WARM_UP):
             call()
+        wait()
         start = time.perf_counter()
         for _ in range(steps):
             call()
+        wait()
         print(batch * steps / (time.perf_counter() - start))
 
 

@@ -122,29 +122,30 @@ def against_decoding() -> Figure:
             for memory in (hardware.memory() // feeds.CACHE_DIVISOR, 0)
         )
 
-        def rate(batches: Iterator[tuple[tf.Tensor, tf.Tensor]]) -> float:
+        def passes(batches: Iterator[tuple[tf.Tensor, tf.Tensor]]) -> float:
             start = time.perf_counter()
             for _ in range(epoch):
                 next(batches)
             return BATCH * epoch / (time.perf_counter() - start)
 
         name = "decoding every time, advanced={cache_pictures: false}"
-        return compare("varied_from_memory", name, "img/s", lambda: rate(ours), lambda: rate(peer))
+        return compare("varied_from_memory", name, "img/s", lambda: passes(ours), lambda: passes(peer))
 
 
-def steps(*, network: str = "inception_v1", fast: bool = True) -> float:
+def steps(*, network: str = "inception_v1", fast: bool = True, batch: int = BATCH) -> float:
     """Measures the trainer's complete compiled step on one batch.
 
     Args:
         network: name of the network.
         fast: whether to use our layers instead of stock Keras layers.
+        batch: images per step.
 
     Returns:
         Images per second.
     """
-    pictures, labels = _batch()
-    rate = tf.constant(0.0025)
-    return _rate(lambda: _trainer(network, fast).compiled_step(pictures, labels, rate)[0])
+    pictures, labels = one_batch(batch)
+    learning_rate = tf.constant(0.0025)
+    return rate(lambda: _trainer(network, fast, batch).compiled_step(pictures, labels, learning_rate)[0], batch)
 
 
 def inferences(*, fast: bool = True) -> float:
@@ -156,31 +157,47 @@ def inferences(*, fast: bool = True) -> float:
     Returns:
         Images per second.
     """
-    pictures, _ = _batch()
-    return _rate(lambda: _trainer("inception_v1", fast).compiled_logits(pictures))
+    pictures, _ = one_batch(BATCH)
+    return rate(lambda: _trainer("inception_v1", fast, BATCH).compiled_logits(pictures), BATCH)
 
 
 _SIZES = {"batch": BATCH, "image_size": IMAGE_SIZE, "steps": STEPS, "classes": CLASSES}
 
 
 @cache
-def _trainer(network: str, fast: bool) -> trainer.Trainer:
+def _trainer(network: str, fast: bool, batch: int) -> trainer.Trainer:
     model = trainer.build_network(network, CLASSES, hardware.precision(), fast=fast)
-    recipe = training_stage.recipe(BATCH)
-    return trainer.Trainer(model, recipe, 100)
+    return trainer.Trainer(model, training_stage.recipe(batch), 100)
 
 
 @cache
-def _batch() -> tuple[tf.Tensor, tf.Tensor]:
+def one_batch(batch: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws a batch of noise.
+
+    Args:
+        batch: number of images.
+
+    Returns:
+        Images, float32 (batch, 224, 224, 3) in 0 to 255, and int64 labels (batch,).
+    """
     rng = np.random.default_rng(0)
-    pictures = rng.uniform(0, 255, (BATCH, IMAGE_SIZE, IMAGE_SIZE, 3))
-    return tf.constant(pictures, tf.float32), tf.constant(rng.integers(0, CLASSES, BATCH))
+    pictures = rng.uniform(0, 255, (batch, IMAGE_SIZE, IMAGE_SIZE, 3))
+    return tf.constant(pictures, tf.float32), tf.constant(rng.integers(0, CLASSES, batch))
 
 
-def _rate(call: Callable[[], tf.Tensor]) -> float:
+def rate(call: Callable[[], tf.Tensor], batch: int) -> float:
+    """Measures a computation on a batch, after one unmeasured call.
+
+    Args:
+        call: starts it and returns a result, which may still be computed.
+        batch: number of images.
+
+    Returns:
+        Images per second.
+    """
     call().numpy()
     start = time.perf_counter()
     for _ in range(STEPS):
         last = call()
     last.numpy()
-    return BATCH * STEPS / (time.perf_counter() - start)
+    return batch * STEPS / (time.perf_counter() - start)

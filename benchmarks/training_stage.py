@@ -1,4 +1,4 @@
-"""Runs the whole training in its own process, as in a pod: `python -m benchmarks.training_stage FOLDER BATCH`.
+"""Runs the whole training in its own process, as in a pod: `python -m benchmarks.training_stage FOLDER BATCH [GPUS]`.
 
 Prints images per second between the first TensorBoard event after the warm-up and the last one, including reading, decoding,
 augmentation, events and everything else between steps.
@@ -9,6 +9,7 @@ import io
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks import photographs
 from kfp_vision.core.advanced import Advanced
@@ -51,12 +52,13 @@ def write_records(images_uri: str, folder: Path) -> None:
         partitions.write_one_partition(tables, folder / "labels", outputs, folder / "refused.csv", **options)
 
 
-def recipe(batch: int, checkpoint_dir: str = "") -> Recipe:
+def recipe(batch: int, checkpoint_dir: str = "", gpus: int = 0) -> Recipe:
     """Returns a recipe of Inception v1 from random weights whose steps include everything, with unusually frequent checkpoints.
 
     Args:
         batch: images per step.
         checkpoint_dir: folder for checkpoints; empty for none.
+        gpus: number of GPUs; 0 for none.
 
     Returns:
         The recipe.
@@ -72,25 +74,26 @@ def recipe(batch: int, checkpoint_dir: str = "") -> Recipe:
         optimizer="sgd",
         learning_rate_schedule="fixed",
         image_size=224,
-        gpu_count=0,
+        gpu_count=gpus,
         model_name="benchmark",
         checkpoint_dir=checkpoint_dir,
         advanced=Advanced(moving_average_decay=0.9999, save_interval_secs=SAVE_INTERVAL_SECS),
     )
 
 
-def main(folder: str, batch: str) -> None:
+def main(folder: str, batch: str, gpus: str = "0") -> None:
     """Trains on the records of `prepare` and prints images per second.
 
     Args:
         folder: folder of the records.
         batch: images per step.
+        gpus: number of GPUs; 0 for none.
     """
     root, events = Path(folder), Path(folder, "events")
     train_records, validation_records = (root / "records" / split for split in ("train", "validation"))
     with contextlib.redirect_stdout(io.StringIO()):
         train.train_classifier(
-            recipe(int(batch), tempfile.mkdtemp(dir=root)),  # empty, because a finished training would not run again
+            recipe(int(batch), tempfile.mkdtemp(dir=root), int(gpus)),  # empty, because a finished training would not run again
             train_records,
             validation_records,
             root / "labels",
@@ -110,10 +113,22 @@ def steps_per_second(events: Path) -> float:
     Returns:
         Steps per second after the warm-up.
     """
+    losses = [event for event in loss_events(events) if event.step >= WARM_UP]
+    return float((losses[-1].step - losses[0].step) / (losses[-1].wall_time - losses[0].wall_time))
+
+
+def loss_events(events: Path) -> list[Any]:
+    """Reads the TensorBoard events of the loss, with `step` and `wall_time`.
+
+    Args:
+        events: folder of the events.
+
+    Returns:
+        The events, in order.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    losses = [event for event in EventAccumulator(str(events)).Reload().Tensors("loss") if event.step >= WARM_UP]
-    return (losses[-1].step - losses[0].step) / (losses[-1].wall_time - losses[0].wall_time)
+    return list(EventAccumulator(str(events)).Reload().Tensors("loss"))
 
 
 if __name__ == "__main__":

@@ -98,8 +98,15 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
 def test_rejects_an_unknown_benchmark_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    names = "convert, scale, train, slow_disk, learn, serve, engines, retrieval, search, explain"
+    names = "convert, scale, train, slow_disk, learn, serve, engines, retrieval, search, explain, unknown, gpu"
     assert done.stderr == f"error: a benchmark must be one of {names}; got sing. Take one of these.\n"
+
+
+def test_without_a_gpu_its_benchmark_says_so_in_one_line():
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "benchmarks", "gpu"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, env=hidden)
+    assert (done.returncode, done.stdout) == (0, "no GPU is visible to TensorFlow: nothing is measured\n")
 
 
 def test_the_training_rate_is_measured_between_its_events(tmp_path, monkeypatch, capsys):
