@@ -46,7 +46,7 @@ def predict_images(
         table: CSV file to write, with the columns path, label, prediction, score, known, known_score; all but the first two
             are empty for an image that cannot be read, and the last two where the model does not tell.
         all_scores: Whether to add a column `score:LABEL` for every class.
-        name_unknown: Whether the prediction of an image that is not known is `unknown`.
+        name_unknown: Whether the prediction of an image that is not known is `unknown`, which counts as wrong.
         partition: Number of the partition of the images to classify, from 0; see `join_predictions`.
         partitions: Number of partitions.
 
@@ -73,7 +73,7 @@ def predict_images(
                     print(redact(f"unreadable: {uri} ({answer})"))
                 else:
                     named = UNKNOWN if name_unknown and answer.known is False else answer.label
-                    counts["right"] += named == label
+                    counts["right"] += label in labels and named == label
                     scores = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()
                     writer.writerow([uri, label, named, f"{answer.score:.6f}", *_known_columns(answer), *scores])
         if not counts["pictures"] and partitions == 1:
@@ -119,7 +119,7 @@ def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, 
                 total["pictures"] += 1
                 total["unreadable"] += not prediction
                 total["labelled"] += label in known
-                total["right"] += bool(prediction) and label == prediction
+                total["right"] += label in known and label == prediction
         if not total["pictures"]:
             raise no_images_error(images_uri)
     results.announce(_summary(total))

@@ -19,7 +19,7 @@ def test_classifies_every_image(model, image_folder, tmp_path):
     ended = run_component.run(components.predict_images, tmp_path, model, predict_uri=str(image_folder), **ALL_AT_ONCE)
     with (ended.folder / "predictions").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "label", "prediction", "score"]
+    assert list(rows[0]) == ["path", "label", "prediction", "score", "known", "known_score"]
     assert sorted(row["label"] for row in rows) == ["bellcup"] * 10 + ["globelet"] * 10
     correct = sum(row["label"] == row["prediction"] for row in rows)
     expected = f"20 images classified, 0 unreadable; accuracy {correct / 20:.4f} on the 20 in folders named after a class"

@@ -52,7 +52,8 @@ def test_the_newest_version_classifies_every_image(root, unpartitioned):
     _, result = unpartitioned
     with Path(result["predictions"]).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "label", "prediction", "score", "score:red", "score:green", "score:blue"]
+    columns = ["path", "label", "prediction", "score", "known", "known_score", "score:red", "score:green", "score:blue"]
+    assert list(rows[0]) == columns
     predictions = {Path(row["path"]).relative_to(root / "pictures").as_posix(): row["prediction"] for row in rows}
     assert (
         predictions["green/1.jpg"] == "green"

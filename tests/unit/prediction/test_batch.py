@@ -133,6 +133,23 @@ def test_the_table_says_which_images_are_known(folder, tmp_path, name_unknown):
     assert rows["red/1.jpg"]["prediction"] == "red" and counts["unreadable"] == 1
 
 
+@pytest.mark.slow
+def test_an_image_in_a_folder_called_unknown_is_not_right_since_it_has_no_label(folder, tmp_path):
+    version = known_colours.write_version(tmp_path / "1", name_unknown=True)
+    (folder / "unknown").mkdir()
+    for name in ("unknown/1.png", "unknown/2.png"):
+        (folder / name).write_bytes(known_colours.yellow())
+    parts, classifier = [tmp_path / "0.csv", tmp_path / "1.csv"], Classifier(version)
+    options = {"name_unknown": True, "partitions": 2}
+    for number, part in enumerate(parts):
+        batch.predict_images(classifier, version.labels, str(folder), part, partition=number, **options)
+    joined = batch.join_predictions(parts, version.labels, tmp_path / "all.csv", str(folder))
+    whole = batch.predict_images(classifier, version.labels, str(folder), tmp_path / "out.csv", name_unknown=True)
+    assert joined == whole
+    assert (whole["labelled"], whole["right"]) == (2, 2)
+    assert [row["prediction"] for row in table(tmp_path / "out.csv") if "unknown" in row["path"]] == ["unknown"] * 2
+
+
 def test_the_table_has_the_scores_of_all_classes_on_request(classifier, folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"no picture")
     batch.predict_images(classifier, classifier.labels, str(folder), tmp_path / "out.csv", all_scores=True)
