@@ -49,11 +49,13 @@ class Evidence(NamedTuple):
 
     Attributes:
         scores: probabilities, float32 (classes,).
+        embedding: the input of the classification head, scaled to length 1, float32 (width,).
         maps: from numbers of classes to their class activation maps, float32 (classes asked for, rows, columns), whose rows
             and columns divide the crop evenly. A map is in logits: its mean is the logit of the class, less the bias.
     """
 
     scores: "npt.NDArray[np.float32]"
+    embedding: "npt.NDArray[np.float32]"
     maps: "Callable[[Sequence[int]], npt.NDArray[np.float32]]"
 
 
@@ -155,7 +157,7 @@ class Engine(Protocol):
         """
 
     def explain(self, crops: Sequence[Any]) -> Sequence[Evidence]:
-        """Computes the probabilities of all classes and their class activation maps in one pass; only if `has_maps`.
+        """Computes probabilities, embeddings and class activation maps of all classes in one pass; only if `has_maps`.
 
         Args:
             crops: results of `crop`, at least one.

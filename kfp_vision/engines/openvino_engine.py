@@ -57,6 +57,8 @@ class OpenVinoEngine:
         self._scores = _Compiled(quantized, options) if quantized else self._whole
         self.crop_size, self._shape = self._whole.size, version.crop
         self._head = _read_head(version)
+        if self._head is not None and not self._whole.fits_head(self._head):
+            raise does_not_load(version.folder, ValueError(f"{OPENVINO_HEAD_FILE} is not of this network"))
 
     @property
     def has_embeddings(self) -> bool:
@@ -110,8 +112,8 @@ class OpenVinoEngine:
     def explain(self, crops: "Sequence[npt.NDArray[np.float32]]") -> list[Evidence]:
         """See `engine.Engine`; the scores are those of the version's own file, also where a quantized one gives the others."""
         assert self._head is not None
-        scores, feature_maps = self._whole.compute(crops, "probabilities", "feature_map")
-        return [Evidence(row, partial(_class_maps, one, self._head)) for row, one in zip(scores, feature_maps, strict=True)]
+        parts = zip(*self._whole.compute(crops, "probabilities", "embedding", "feature_map"), strict=True)
+        return [Evidence(scores, embedding, partial(_class_maps, one, self._head)) for scores, embedding, one in parts]
 
 
 class _Compiled:
@@ -126,6 +128,11 @@ class _Compiled:
         self.size = int(images.partial_shape[1].get_length())
         self._takes_levels = images.element_type == openvino.Type.u8
         self._local = threading.local()
+
+    def fits_head(self, head: "npt.NDArray[np.float32]") -> bool:
+        """Returns whether a kernel goes from the channels of the feature map to the classes."""
+        sides = (self._compiled.output(name).partial_shape[-1].get_length() for name in ("feature_map", "probabilities"))
+        return head.shape == tuple(sides) and bool(np.isfinite(head).all())
 
     def compute(self, crops: "Sequence[npt.NDArray[np.float32]]", *outputs: str) -> "list[npt.NDArray[np.float32]]":
         tiles = [self._infer(np.stack(tile), outputs) for tile in _tiles(crops)]

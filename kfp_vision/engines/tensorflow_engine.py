@@ -19,6 +19,7 @@ from kfp_vision.repository.version import Version
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+EXPLAIN_OUTPUTS = ("probabilities", "embedding", "maps")  # of the signature `explain`
 MAX_CROP_DIFFERENCE = 1e-3  # largest difference between the probabilities of an image and of its crop
 
 
@@ -113,7 +114,7 @@ class TensorFlowEngine:
     def has_maps(self) -> bool:
         """See `engine.Engine`; a signature `explain` of another tool may answer with anything else."""
         signature = self._signatures.get("explain") if self.crop_size else None
-        return signature is not None and {"probabilities", "maps"} <= signature.structured_outputs.keys()
+        return signature is not None and set(EXPLAIN_OUTPUTS) <= signature.structured_outputs.keys()
 
     def look(self, image: bytes, max_pixels: int) -> Sight | Rejected:
         """See `engine.Engine`."""
@@ -131,8 +132,8 @@ class TensorFlowEngine:
     def explain(self, crops: Sequence[Any]) -> list[Evidence]:
         """See `engine.Engine`."""
         answers = self._signatures["explain"](images=self._stack(crops))
-        scores, maps = answers["probabilities"].numpy(), answers["maps"].numpy()
-        return [Evidence(row, partial(np.take, of_all, axis=0)) for row, of_all in zip(scores, maps, strict=True)]
+        parts = zip(*(answers[name].numpy() for name in EXPLAIN_OUTPUTS), strict=True)
+        return [Evidence(scores, embedding, partial(np.take, maps, axis=0)) for scores, embedding, maps in parts]
 
     def _scores_of_crops(self, crops: Sequence[Any]) -> "npt.NDArray[np.float32]":
         probabilities: npt.NDArray[np.float32]

@@ -175,13 +175,6 @@ class Classifier:
             return self.classify_prepared(prepared[:middle]) + self.classify_prepared(prepared[middle:])
         return [self.predict(*pair) for pair in zip(scores, known_scores, strict=True)]
 
-    def _compute(self, prepared: Sequence[Any]) -> "tuple[npt.NDArray[np.float32], Sequence[float | None]]":
-        """Returns probabilities and known scores."""
-        if self.novelty is None:
-            return self.engine.scores(prepared), [None] * len(prepared)
-        scores, embeddings = self.engine.scores_and_embeddings(prepared)
-        return scores, self.novelty.known_scores(embeddings).tolist()
-
     def look(self, image: bytes) -> Sight | Rejected:
         """Checks, decodes and crops an image for `explanation.explain_seen`; may be called in several threads at a time.
 
@@ -193,12 +186,23 @@ class Classifier:
         """
         return self.engine.look(image, self.max_pixels)
 
+    def known_scores(self, embeddings: "npt.NDArray[np.float32]") -> Sequence[float | None]:
+        """Computes how much images are like those of the training.
+
+        Args:
+            embeddings: Of the images, float32 (images, width).
+
+        Returns:
+            The known score of each image, see `Novelty`; None for each if there is no `novelty`.
+        """
+        return [None] * len(embeddings) if self.novelty is None else self.novelty.known_scores(embeddings).tolist()
+
     def predict(self, scores: "npt.NDArray[np.float32]", known_score: float | None = None) -> Prediction:
         """Makes a prediction of scores.
 
         Args:
             scores: Probabilities, float32 (classes,).
-            known_score: How much the image is like those of the training, see `Novelty`; None if that is not asked.
+            known_score: How much the image is like those of the training; None if that is not told.
 
         Returns:
             The prediction.
@@ -206,6 +210,13 @@ class Classifier:
         number = int(scores.argmax())
         known = None if self.novelty is None or known_score is None else bool(known_score >= self.novelty.threshold)
         return Prediction(self.labels[number], number, scores.tolist(), known, known_score)
+
+    def _compute(self, prepared: Sequence[Any]) -> "tuple[npt.NDArray[np.float32], Sequence[float | None]]":
+        """Returns probabilities and known scores."""
+        if self.novelty is None:
+            return self.engine.scores(prepared), [None] * len(prepared)
+        scores, embeddings = self.engine.scores_and_embeddings(prepared)
+        return scores, self.known_scores(embeddings)
 
     def _prepare(self, images: Sequence[bytes]) -> Iterator[Any | Rejected]:
         return threads.ordered_map(self.prepare, images, workers=hardware.cores(), limit=max(len(images), 1))

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kfp_vision.core import hardware, threads
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines.engine import Sight
 from kfp_vision.prediction.classifier import Classifier, Prediction, apply_to_valid
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from kfp_vision.engines.cropping import Sides, Window
@@ -72,9 +73,10 @@ def explain_seen(classifier: Classifier, seen: Sequence[tuple[Sight, Choice]]) -
     """
     if not seen:
         return []
-    explanations = []
-    for (sight, choose), evidence in zip(seen, classifier.engine.explain([sight.crop for sight, _ in seen]), strict=True):
-        prediction = classifier.predict(evidence.scores)
+    explanations, found = [], classifier.engine.explain([sight.crop for sight, _ in seen])
+    known_scores = classifier.known_scores(np.stack([evidence.embedding for evidence in found]))
+    for (sight, choose), evidence, known_score in zip(seen, found, known_scores, strict=True):
+        prediction = classifier.predict(evidence.scores, known_score)
         numbers = choose(prediction)
         explanations.append(Explanation(prediction, sight.sides, sight.window, numbers, evidence.maps(numbers)))
     return explanations

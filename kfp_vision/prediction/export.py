@@ -120,8 +120,8 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     `serving_default` maps `image_bytes`, string (batch,), encoded images, to `classes`, `class_idx` and `probabilities`.
     `pixels` maps `images`, float32 (batch, size, size, 3) RGB in 0 to 255, to the same and `embedding`.
     `embed` maps `images` to `embedding` alone, float32 (batch, width): the input of the classification head, of length 1.
-    `explain` maps `images` to `probabilities` and `maps`, float32 (batch, classes, rows, columns): the class activation map of
-    each class, whose mean is its logit less its bias. Only networks that `find_feature_map` knows have it.
+    `explain` maps `images` to `probabilities`, `embedding` and `maps`, float32 (batch, classes, rows, columns): the class
+    activation map of each class, whose mean is its logit less its bias. Only networks that `find_feature_map` knows have it.
 
     OpenVINO's file maps `images` to `probabilities` and `embedding`, and if there are maps, to `feature_map`. Its product with
     the kernel in `OPENVINO_HEAD_FILE` is the maps; with those of all classes in the file, every answer would pay for them. If
@@ -159,9 +159,10 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
         return {"embedding": tf.math.l2_normalize(features, axis=1)}
 
     def explain(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits, _, feature_map = compute(images)
+        logits, features, feature_map = compute(images)
         maps = tf.einsum("brcw,wn->bnrc", feature_map, tf.convert_to_tensor(head.kernel))
-        return {"probabilities": tf.nn.softmax(logits), "maps": maps}
+        answers = {"probabilities": tf.nn.softmax(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
+        return answers | {"maps": maps}
 
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]

@@ -76,6 +76,20 @@ class Novelty:
         scores: Floats = self.likeness(embeddings).max(1)
         return scores
 
+    def fits(self, classes: int) -> bool:
+        """Returns whether all parts are numbers, and have shapes that fit each other and so many classes."""
+        width, directions = self.centre.shape, self.weights.shape
+        shapes = {
+            "references": (int(self.counts.sum()), *width),
+            "counts": (classes,),
+            "means": (classes, *width),
+            "directions": (*directions, *width),
+            "typical": (2, 2),
+            "threshold": (),
+        }
+        has_shapes = all(getattr(self, name).shape == shape for name, shape in shapes.items())
+        return has_shapes and all(bool(np.isfinite(getattr(self, field.name)).all()) for field in fields(self))
+
     def save(self, file: Path) -> None:
         """Writes the file that `load_novelty` reads.
 
@@ -169,7 +183,10 @@ def load_novelty(version: Version) -> Novelty | None:
     try:
         with np.load(io.BytesIO(file.read_bytes())) as stored:
             arrays = {field.name: stored[field.name] for field in fields(Novelty)}
-            return Novelty(**arrays | {"references": arrays["references"].astype(np.float32)})
+        found = Novelty(**arrays | {"references": arrays["references"].astype(np.float32)})
+        if not found.fits(len(version.labels)):
+            raise ValueError("its parts do not fit each other, or the labels")
+        return found
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         rule, remedy = f"{NOVELTY_FILE} of a version must be whole", "Export or deploy it again."
         raise DamagedError(rule, f"{file} ({error})", remedy) from None

@@ -27,7 +27,7 @@ TOP_K, LABEL, OVERLAY = "top_k", "label", "overlay"
 NO_CLASS = -1
 DEFAULT_HITS = 10  # hits of a search that does not set top_k
 MAX_EXPLAINED_CLASSES = 10  # of an image
-MAX_OVERLAYS = 256  # of a request, 15 MB
+MAX_OVERLAYS = 64  # of a request: 20 MB, if each image is a noise that JPEG cannot pack
 MAP_DIGITS = 4  # of a map's values after the point; logits are of the order of ten
 Parsed = TypeVar("Parsed")
 
@@ -161,7 +161,7 @@ def parse_explain_request(payload: V1Request, labels: Sequence[str]) -> ExplainR
     if label is not None and predict.top_k:
         raise InvalidInput(f"an explanation must be of one {LABEL} or of the {TOP_K}; got both. Leave out one of them.")
     overlay = _flag(payload.body.get(OVERLAY), OVERLAY)
-    overlays = overlay * len(predict.images) * max(predict.top_k, 1)
+    overlays = overlay * len(predict.images) * min(max(predict.top_k, 1), len(labels))
     if overlays > MAX_OVERLAYS:
         rule = f"a request must ask for at most {MAX_OVERLAYS} overlays"
         raise InvalidInput(f"{rule}; got {overlays}. Send several requests, or leave out {OVERLAY}: maps are numbers, too.")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from support import colour_model, odd_images, place_model
+from support import colour_model, known_colours, odd_images, place_model
 
 from kfp_vision.serving import protocols, server
 
@@ -121,6 +121,22 @@ def test_one_bad_instance_does_not_fail_the_others(url):
     assert others[0] == {"error": "not an image in a known format"} and "base64" in others[1]["error"]
 
 
+def test_overlays_are_counted_by_the_classes_that_there_are(url):
+    answer = post(url + EXPLAIN, {"instances": [HALVES_B64] * 21, "top_k": 10, "overlay": True})
+    assert [len(one["maps"]) for one in explanations(answer)] == [3] * 21
+
+
+def test_explains_with_the_whole_prediction_of_a_model_that_tells_known_images(tmp_path):
+    version = known_colours.write_version(tmp_path / "repository" / "1")
+    instances = [base64.b64encode(image).decode() for image in (known_colours.yellow(), colour_model.picture("red"))]
+    with server.run_server(version.folder.parent) as address:
+        expected, explained = (
+            post(address + verb, {"instances": instances}).json()["predictions"] for verb in (PREDICT, EXPLAIN)
+        )
+    assert explained == expected
+    assert [one["known"] for one in explained] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -134,7 +150,7 @@ def test_one_bad_instance_does_not_fail_the_others(url):
         ({"overlay": 1}, "overlay must be true or false; got 1"),
         (
             {"instances": [HALVES_B64] * 129, "top_k": 2, "overlay": True},
-            "at most 256 overlays; got 258. Send several requests",
+            "at most 64 overlays; got 258. Send several requests",
         ),
         ({"instances": []}, "instances"),
         ({"instances": ["bm8gcGljdHVyZQ=="]}, "not an image in a known format"),

@@ -1,5 +1,7 @@
 """Tells images that are like those of the training from others, by their embeddings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
@@ -98,6 +100,16 @@ def test_a_model_tells_an_image_that_is_like_none_of_its_classes(tmp_path, engin
 
 def test_a_version_without_the_file_does_not_tell(tmp_path):
     assert load_novelty(exported_model.version(tmp_path / "1")) is None
+
+
+@pytest.mark.parametrize("change", [{"threshold": np.float32(np.nan)}, {"means": np.zeros((2, 3), np.float32)}, {"labels": 2}])
+def test_a_file_whose_parts_do_not_fit_is_rejected(tmp_path, change):
+    labels = list("rgb")[: change.get("labels", 3)]
+    version = exported_model.version(tmp_path / "1", labels=labels)
+    stored = known_colours.fit()
+    replace(stored, **{name: value for name, value in change.items() if name != "labels"}).save(version.folder / NOVELTY_FILE)
+    with pytest.raises(InputError, match=r"must be whole; got .* \(its parts do not fit each other, or the labels\)\. "):
+        load_novelty(version)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no arrays", "cut"])
