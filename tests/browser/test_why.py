@@ -148,3 +148,15 @@ def test_a_model_without_maps_has_no_switches(browser, tmp_path):
         page.locator("article .scores").wait_for()
         assert page.locator(".why").count() == 0
         page.close()
+
+
+def test_a_switch_that_is_pressed_again_while_its_map_is_on_the_way_lays_over_one(page):
+    held: list = []
+    page.route("**/*:explain*", lambda route: held.append(route))
+    for _ in range(3):  # on, off, on
+        page.get_by_role("button", name="red").click()
+    page.wait_for_timeout(200)
+    for route in held:
+        route.continue_()
+    laid_over(page, "red")
+    assert (len(held), page.locator("article img").count()) == (1, 2)
