@@ -167,8 +167,7 @@ class FastDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         Returns:
             (batch, height, width, channels), height and width by stride and padding.
         """
-        is_plain = self.data_format == "channels_last" and set(self.dilation_rate) == {1} and len(set(self.strides)) == 1
-        if not (training and is_plain and _computes_on_processor()):
+        if not (training and _is_plain(self) and _computes_on_processor()):
             return super().call(inputs)
         outputs = depthwise_convolution(inputs, tf.convert_to_tensor(self.kernel), self.strides[0], self.padding.upper())
         if self.use_bias:
@@ -193,15 +192,19 @@ class FastGroupedConv2D(keras.layers.Conv2D):
         Returns:
             (batch, height, width, filters), height and width by stride and padding.
         """
-        is_depthwise = 1 < self.groups == self.filters == inputs.shape[-1]
-        is_plain = self.data_format == "channels_last" and set(self.dilation_rate) == {1} and len(set(self.strides)) == 1
-        if not (training and is_depthwise and is_plain and self.padding in ("same", "valid") and _computes_on_processor()):
+        is_depthwise = 1 < self.groups == self.filters == inputs.shape[-1] and self.padding in ("same", "valid")
+        if not (training and is_depthwise and _is_plain(self) and _computes_on_processor()):
             return super().call(inputs)
         kernel = tf.transpose(tf.convert_to_tensor(self.kernel), (0, 1, 3, 2))
         outputs = depthwise_convolution(inputs, kernel, self.strides[0], self.padding.upper())
         if self.use_bias:
             outputs += self.bias
         return self.activation(outputs)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Returns whether a convolution is one that `depthwise_convolution` computes."""
+    return bool(layer.data_format == "channels_last") and set(layer.dilation_rate) == {1} and len(set(layer.strides)) == 1
 
 
 def _computes_on_processor() -> bool:
