@@ -59,7 +59,8 @@ class Novelty:
         Returns:
             float32 (images, classes), in standard deviations: 0 for the class of a typical known image, less for less.
         """
-        parts = (self._nearness(_spread(embeddings)), self._cosines(_spread(embeddings)))
+        rows = _spread(embeddings)
+        parts = (self._nearness(rows), self._cosines(rows))
         scaled = [(part - mean) / deviation for part, (mean, deviation) in zip(parts, self.typical, strict=True)]
         likeness: Floats = (scaled[0] + scaled[1]) / 2
         return likeness
@@ -158,7 +159,8 @@ def fit_novelty(
         threshold=np.zeros((), np.float32),
     )
     held_out = validation.astype(np.float32)
-    best = [part.max(1) for part in (found._nearness(_spread(held_out)), found._cosines(_spread(held_out)))]
+    spread = _spread(held_out)
+    best = [part.max(1) for part in (found._nearness(spread), found._cosines(spread))]
     typical = np.array([[part.mean(), max(part.std(), 1e-3)] for part in best], np.float32)
     found = replace(found, typical=typical)
     threshold = np.quantile(found.known_scores(held_out), 1 - known_share, method="lower")
