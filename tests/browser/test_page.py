@@ -23,26 +23,9 @@ def url(browser, tmp_path_factory) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=[(1100, "light"), (1100, "dark"), (390, "light")], ids=str)
-def page(request, browser, url) -> Iterator:
-    width, scheme = request.param
-    new_page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    new_page.set_default_timeout(MILLISECONDS)
-    problems: list[str] = []
-    new_page.on(
-        "request", lambda request: problems.append(request.url) if not request.url.startswith((url, "blob:", "data:")) else None
-    )
-    new_page.on("pageerror", lambda error: problems.append(str(error)))
-    new_page.on("dialog", lambda dialog: problems.append(dialog.message))
-    new_page.on(
-        "console",
-        lambda message: problems.append(message.text) if message.type == "error" and "400" not in message.text else None,
-    )
-    new_page.goto(url)
-    yield new_page
-    assert problems == []
-    assert new_page.evaluate("document.documentElement.scrollWidth") <= width
-    new_page.close()
+@pytest.fixture
+def tolerated() -> str:
+    return "400"  # of requests without an image that can be read
 
 
 def jpeg(colour: str) -> dict:
