@@ -410,12 +410,12 @@ def serve_model(options: argparse.Namespace) -> None:
     Args:
         options: the parsed command line.
     """
-    from kfp_vision.engines.choice import ENGINE_VARIABLE
+    from kfp_vision.engines import choice
     from kfp_vision.serving import server, sync
 
     if options.engine:
-        os.environ[ENGINE_VARIABLE] = options.engine  # for all models of this process
-    with sync.synced_copy(options.model) as path:
+        os.environ[choice.ENGINE_VARIABLE] = options.engine  # for all models of this process
+    with sync.synced_copy(options.model, choice.exports_needed()) as path:
         address = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
         server.serve(path, name=options.name, index=options.index, cors_origins=options.cors_origins, **address)
 
@@ -431,6 +431,7 @@ def predict(options: argparse.Namespace) -> int:
     """
     from contextlib import ExitStack
 
+    from kfp_vision.engines import choice
     from kfp_vision.exports import formats
     from kfp_vision.prediction import classifier, client
     from kfp_vision.repository import bucket_repository, version
@@ -451,7 +452,8 @@ def predict(options: argparse.Namespace) -> int:
 
             namer = classify.FileClassifier(Path(options.model))
         else:
-            path = stack.enter_context(bucket_repository.local_copy(options.model))
+            needed = choice.exports_needed(options.engine)
+            path = stack.enter_context(bucket_repository.local_copy(options.model, needed))
             newest = version.versions(version.find_repository(path))[-1]
             namer = classifier.Classifier(newest, engine=options.engine)
     return _print_answers(options.images, namer.classify, line)

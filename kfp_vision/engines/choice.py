@@ -13,6 +13,7 @@ from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.engines.engine import AUTO, OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8, TENSORFLOW, Engine
 from kfp_vision.repository.version import EXPORTS_FILE, EXPORTS_FOLDER, VERSION_FILE, Version
 
+INT8_EXPORT = "openvino_int8"  # the format of `export_model` that the engine of int8 computes with
 ENGINE_VARIABLE = "KFP_VISION_ENGINE"  # environment variable with the engine of whoever does not choose one
 
 
@@ -88,6 +89,18 @@ def choose_engine(version: Version, name: str = "") -> str:
     return OPENVINO if chosen == OPENVINO and hardware.is_fast_at_bfloat16() else OPENVINO_FLOAT32
 
 
+def exports_needed(name: str = "") -> tuple[str, ...]:
+    """Lists the exports that the engine asked for needs beside the version.
+
+    Args:
+        name: as for `choose_engine`.
+
+    Returns:
+        Names of formats.
+    """
+    return (INT8_EXPORT,) if (name or os.environ.get(ENGINE_VARIABLE)) == OPENVINO_INT8 else ()
+
+
 def find_int8(version: Version) -> Path:
     """Finds the file in which `export_model` has quantized a version, and which has passed the gate.
 
@@ -101,15 +114,15 @@ def find_int8(version: Version) -> Path:
         InputError: there is none, or it was made of another version.
     """
     exports = version.folder.parent / EXPORTS_FOLDER
-    rule = f"a model for the engine {OPENVINO_INT8} must have an export of its own as openvino_int8"
-    remedy = "Train it with formats=openvino_int8 into a repository on this machine, or choose another engine."
+    rule = f"a model for the engine {OPENVINO_INT8} must have an export of its own as {INT8_EXPORT}"
+    remedy = f"Train it with formats={INT8_EXPORT} into this repository, or choose another engine."
     try:
         table = json.loads((exports / EXPORTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(rule, f"none in {exports}", remedy) from None
     if table["model_fingerprint"] != version.fingerprint:
         raise InputError(rule, f"one of another model in {exports}", remedy)
-    file = exports / "openvino_int8" / "classifier.xml"
+    file = exports / INT8_EXPORT / "classifier.xml"
     if not file.is_file():
         raise InputError(rule, f"none in {exports}", remedy)
     return file

@@ -15,8 +15,9 @@ from kfp_vision.exports.compare import Comparison, HeldOut
 from kfp_vision.exports.formats import Format
 from kfp_vision.records.records_folder import choose_evaluation_records, verify_records
 from kfp_vision.reports import pages, results
-from kfp_vision.repository.version import EXPORTS_FILE, EXPORTS_FOLDER, Version, exported_version
-from kfp_vision.storage import atomic, reading, uris, writing
+from kfp_vision.repository.published_exports import publish_exports
+from kfp_vision.repository.version import EXPORTS_FILE, Version, exported_version
+from kfp_vision.storage import atomic
 
 
 class Records(NamedTuple):
@@ -131,29 +132,3 @@ def _own_row(version: Version, held_out: HeldOut) -> dict[str, Any]:
     predictions: Predictions = held_out.predictions
     size = sum(file.stat().st_size for file in version.files.values())
     return {"accuracy": float(predictions.correct.mean()), "bytes": size, "milliseconds": held_out.milliseconds}
-
-
-def publish_exports(exports: Path, deploy_to: str) -> None:
-    """Copies exports into a model repository, as `exports` beside its versions, in place of those of an earlier model.
-
-    The table is written last. It says which model the files were made of.
-
-    Args:
-        exports: the folder that `export_model` writes.
-        deploy_to: deployment target; nothing is copied unless it is a model repository.
-
-    Raises:
-        InputError: the repository cannot be written to.
-    """
-    place = uris.from_field(deploy_to)
-    if place in (values.NOWHERE, values.KSERVE):
-        return
-    target = uris.join_uri(uris.absolute_uri(place), EXPORTS_FOLDER)
-    files = sorted(file for file in exports.rglob("*") if file.is_file() and file != exports / EXPORTS_FILE)
-    names = [file.relative_to(exports).as_posix() for file in files]
-    for name in names:
-        writing.write_file(exports / name, uris.join_uri(target, name))
-    writing.write_file(exports / EXPORTS_FILE, uris.join_uri(target, EXPORTS_FILE))
-    for found in reading.list_files(target):
-        if found.name not in (*names, EXPORTS_FILE):
-            writing.delete_file(found.uri)

@@ -7,13 +7,14 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.repository import published_exports
 from kfp_vision.repository.version import (
     FIRST_VERSION,
     SAVED_MODEL_FILE,
@@ -219,13 +220,14 @@ class BucketRepository:
 
 
 @contextlib.contextmanager
-def local_copy(uri: str) -> Iterator[Path]:
+def local_copy(uri: str, exports: Collection[str] = ()) -> Iterator[Path]:
     """Makes a model folder or a repository available on this machine while the body runs.
 
     A local path is used in place. From a bucket the newest version is downloaded; versions published later are not.
 
     Args:
         uri: Path or URI of a model folder or a repository.
+        exports: Formats of the exports beside the versions that are needed as well.
 
     Yields:
         Path of the repository or the model folder on this machine.
@@ -237,8 +239,9 @@ def local_copy(uri: str) -> Iterator[Path]:
         yield Path(uris.absolute_uri(uri))
         return
     with atomic.temporary_folder() as scratch:
-        _, published = located(uri)
+        place, published = located(uri)
         published[-1].download(scratch)
+        published_exports.sync_exports(place, scratch, exports)
         yield scratch
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset.images import PILLOW_FORMATS, Rejected
 from kfp_vision.prediction.client import FINGERPRINT_HEADER
-from kfp_vision.repository.version import INDEX_FOLDER, Version, versions
+from kfp_vision.repository.version import EXPORTS_FILE, EXPORTS_FOLDER, INDEX_FOLDER, Version, versions
 from kfp_vision.search.index import INDEX_FILE, index_files
 from kfp_vision.serving import protocols, telemetry
 from kfp_vision.serving.image_search import LoadedIndex, NotIndexed
@@ -66,7 +66,8 @@ class ServedClassifier(Model):
     def refresh(self) -> list[str]:
         """Picks up the newest version that loads, and the index next to it, if they have changed.
 
-        A version that does not load is tried again once its files have changed, since it may still be being copied.
+        A version that does not load is tried again once its files or the exports beside it have changed, since these may still
+        be being copied, and exports are made after the version.
 
         Returns:
             Messages about what changed.
@@ -75,7 +76,7 @@ class ServedClassifier(Model):
         for version in reversed(versions(self.path)):
             if self._loaded and version.folder == self.version.folder:
                 break
-            files = _file_states(sorted(version.folder.rglob("*")))
+            files = _file_states([*sorted(version.folder.rglob("*")), *self.path.glob(f"{EXPORTS_FOLDER}/{EXPORTS_FILE}")])
             if self._broken.get(version.folder) == files:
                 continue
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from support import colour_index, colour_model, fault_proxy
+from support import colour_index, colour_model, exported_colours, fault_proxy
 from support.exported_model import version
 from support.model_servers import NUMBERS, answering, until
 
@@ -20,13 +20,14 @@ from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.deployment import call, deploy
 from kfp_vision.evaluation import evaluate, gate
+from kfp_vision.exports import export
 from kfp_vision.records import convert
-from kfp_vision.repository import bucket_repository, publish
+from kfp_vision.repository import bucket_repository, publish, published_exports
 from kfp_vision.repository.version import Version, exported_version, find_repository, versions
 from kfp_vision.search import deploy_index
 from kfp_vision.search.index import Index
 from kfp_vision.serving import sync
-from kfp_vision.storage import base, reading, writing
+from kfp_vision.storage import base, reading, transfer, writing
 
 pytestmark = pytest.mark.slow
 
@@ -217,6 +218,49 @@ def test_a_synced_copy_follows_its_bucket(uri, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("there must be a model to serve; got none in") <= 1
 
 
+def write_exports(root: Path, fingerprint: str, *formats: str) -> Path:
+    """Writes a folder as `export_model` does, with a file in each format that holds the fingerprint."""
+    for name in formats:
+        (root / name).mkdir(parents=True)
+        (root / name / "classifier.xml").write_text(fingerprint)
+    (root / "exports.json").write_text(json.dumps({"model_fingerprint": fingerprint}))
+    return root
+
+
+def test_a_synced_copy_follows_the_exports_that_are_needed_and_no_others(uri, tmp_path, monkeypatch):
+    monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.05)
+    publish.publish(version(tmp_path / "a" / "1"), uri)
+    published_exports.publish_exports(write_exports(tmp_path / "old", "1", "onnx", "openvino_int8"), uri)
+    with bucket_repository.local_copy(uri) as path:
+        assert not (path / "exports").exists()
+    with sync.synced_copy(uri, ("openvino_int8",)) as path:
+        local = path / "exports" / "openvino_int8" / "classifier.xml"
+        assert local.read_text() == "1" and not (path / "exports" / "onnx").exists()
+        published_exports.publish_exports(write_exports(tmp_path / "new", "2", "openvino_int8"), uri)
+        until(lambda: local.read_text() == "2")
+        assert json.loads((path / "exports" / "exports.json").read_text()) == {"model_fingerprint": "2"}
+    assert [key for key in keys(uri) if key.startswith("exports")] == [
+        "exports/exports.json",
+        "exports/openvino_int8/classifier.xml",
+    ]
+
+
+def test_exports_that_are_replaced_while_they_are_read_are_not_taken(uri, tmp_path, monkeypatch):
+    published_exports.publish_exports(write_exports(tmp_path / "old", "1", "openvino_int8"), uri)
+    published_exports.sync_exports(uri, tmp_path / "copy", ("openvino_int8",))
+    published_exports.publish_exports(write_exports(tmp_path / "new", "2", "openvino_int8"), uri)
+    download = transfer.download
+
+    def download_slowly(source: str, file: Path) -> None:
+        download(source, file)
+        writing.delete_file(f"{uri}/exports/exports.json")  # as another publisher does before it writes its files
+
+    monkeypatch.setattr(transfer, "download", download_slowly)
+    with pytest.raises(InputError, match=r"exports must not be replaced while they are read; got .*/exports\. Try again"):
+        published_exports.sync_exports(uri, tmp_path / "copy", ("openvino_int8",))
+    assert (tmp_path / "copy" / "exports" / "openvino_int8" / "classifier.xml").read_text() == "1"
+
+
 def write_judgements(model: Path, root: Path) -> list[Path]:
     """Writes a verdict and a proof of a model, as the earlier stages do."""
     about = {"model_fingerprint": exported_version(model).fingerprint}
@@ -259,6 +303,23 @@ def test_call_evaluation_server_and_predict_use_the_model_in_a_bucket(s3, tmp_pa
         assert response.json()["predictions"][0]["classes"] == "blue"
     command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--model", uri, str(tmp_path / "red.jpg"), "--json"]
     prediction = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(prediction.stdout)["prediction"] == "red"
+
+
+def test_a_server_and_predict_compute_in_int8_from_a_bucket(s3, tmp_path, capfd):
+    uri = f"s3://{s3.bucket(f'bucket-{next(NUMBERS)}', {'first': b'1'})}/colours"
+    root = exported_colours.write_records(tmp_path)
+    made = exported_colours.write_model(root / "model")
+    inputs = (root / "model", exported_colours.write_verdict(root / "verdict", made))
+    records = export.Records(root / "train", root / "validation", root / "test")
+    publish.publish(made, uri)
+    export.export_model(*inputs, records, "openvino_int8", root / "exports", root / "page.html", deploy_to=uri)
+    with answering(["serve", uri, "--port", "0", "--engine", "openvino-int8"]) as url:
+        response = requests.post(f"{url}/v1/models/colours:predict", files={"file": colour_model.picture("blue")}, timeout=300)
+        assert response.json()["predictions"][0]["classes"] == "blue"
+    (tmp_path / "red.jpg").write_bytes(colour_model.picture("red"))
+    command = [sys.executable, "-m", "kfp_vision.cli", "predict", "--model", uri, "--engine", "openvino-int8", "--json"]
+    prediction = subprocess.run([*command, str(tmp_path / "red.jpg")], capture_output=True, text=True, check=True)
     assert json.loads(prediction.stdout)["prediction"] == "red"
 
 

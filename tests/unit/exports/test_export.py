@@ -9,11 +9,13 @@ import pytest
 from support import colour_model, exported_colours
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.engines import choice
 from kfp_vision.engines.engine import OPENVINO_FLOAT32, OPENVINO_INT8
 from kfp_vision.exports import convert, export
 from kfp_vision.exports.classify import FileClassifier
 from kfp_vision.prediction.classifier import Classifier
-from kfp_vision.repository.version import Version
+from kfp_vision.repository.version import VERSION_FILE, Version
+from kfp_vision.serving.model import ServedClassifier
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +80,26 @@ def test_the_engine_of_int8_answers_with_the_export_and_embeds_with_the_model(ro
     assert 1e-6 < np.abs(scores[0] - scores[1]).max() < 0.05
     embeddings = [engine.embeddings([engine.crop(images[0], 10**6)]) for engine in (quantized.engine, whole.engine)]
     assert np.abs(embeddings[0] - embeddings[1]).max() < 1e-2
+
+
+def test_a_server_that_computes_in_int8_takes_a_new_version_once_its_export_is_there(root, tmp_path, monkeypatch):
+    repository = tmp_path / "models"
+    shutil.copytree(root / "model" / "serving", repository)
+    run(root, tmp_path, "openvino_int8", deploy_to=str(repository))
+    monkeypatch.setenv(choice.ENGINE_VARIABLE, OPENVINO_INT8)
+    served = ServedClassifier("colours", repository)
+    assert served.refresh()[0].endswith(", int8")
+    shutil.copytree(repository / "1", repository / "2")
+    about = repository / "2" / VERSION_FILE
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"trained_from": "other images"}))
+    (message,) = served.refresh()
+    assert "got one of another model in" in message and message.endswith("Version 1 goes on answering.")
+    assert served.refresh() == [] and served.version.number == 1
+    table = json.loads((repository / "exports" / "exports.json").read_text())
+    changed = table | {"model_fingerprint": Version(repository / "2").fingerprint}
+    (repository / "exports" / "exports.json").write_text(json.dumps(changed))  # its files fit, as only the description differs
+    (message,) = served.refresh()
+    assert message.startswith("colours, version 2: ") and message.endswith(", int8")
 
 
 def test_a_file_that_loses_is_refused_by_name_and_not_kept(root, tmp_path, monkeypatch, capsys):
