@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -35,7 +33,7 @@ from kfp_vision.dataset.label_map import LABEL_MAP_FILE, read_label_map, read_la
 from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, some, write_unused
 from kfp_vision.dataset.table_checks import MAX_EMPTY_SHARE
 from kfp_vision.records import odd_images, tfrecord
-from kfp_vision.records.example import encode_example, encode_list_example
+from kfp_vision.records.example import encode_example, encode_list_example, encode_several_labels
 from kfp_vision.records.records_folder import RECORDS_FILE, RecordsInfo
 from kfp_vision.records.statistics import (
     RecordStatistics,
@@ -289,7 +287,13 @@ def report_conversion(
 
 
 def write_shards(
-    folder: Path, split: str, examples: Iterator[tuple[ImageRow, ValidImage]], labels: list[str], per_shard: int
+    folder: Path,
+    split: str,
+    examples: Iterator[tuple[ImageRow, ValidImage]],
+    labels: list[str],
+    per_shard: int,
+    *,
+    several: bool = False,
 ) -> RecordsInfo:
     """Writes a folder of shards and its `records.json`.
 
@@ -299,17 +303,19 @@ def write_shards(
         examples: rows with their images.
         labels: class names, in the order of their numbers.
         per_shard: examples per shard; the last one may have fewer.
+        several: whether an image has any number of labels.
 
     Returns:
         The contents of `records.json`.
     """
     number_of = _number_labels(labels)
-    records = (frame_record(encode_example(row, image, number_of[row.label])) for row, image in examples)
-    return write_framed_records(folder, split, records, labels, per_shard)
+    encode = _encoder(number_of, several)
+    records = (frame_record(encode(row, image)) for row, image in examples)
+    return write_framed_records(folder, split, records, labels, per_shard, several=several)
 
 
 def write_framed_records(
-    folder: Path, split: str, records: Iterator[list[bytes]], labels: list[str], per_shard: int
+    folder: Path, split: str, records: Iterator[list[bytes]], labels: list[str], per_shard: int, *, several: bool = False
 ) -> RecordsInfo:
     """Writes framed records to a folder of shards, with its `records.json`.
 
@@ -319,6 +325,7 @@ def write_framed_records(
         records: the pieces of each framed record.
         labels: class names, in the order of their numbers.
         per_shard: records per shard; the last one may have fewer.
+        several: whether an image has any number of labels.
 
     Returns:
         The contents of `records.json`.
@@ -331,10 +338,12 @@ def write_framed_records(
         shard, count = tfrecord.write_shard(part, group)
         parts.append((part, shard))
         images += count
-    return name_shards(folder, split, parts, images, labels)
+    return name_shards(folder, split, parts, images, labels, several=several)
 
 
-def name_shards(folder: Path, split: str, parts: list[tuple[Path, Shard]], images: int, labels: list[str]) -> RecordsInfo:
+def name_shards(
+    folder: Path, split: str, parts: list[tuple[Path, Shard]], images: int, labels: list[str], *, several: bool = False
+) -> RecordsInfo:
     """Gives shards their final names, numbered in the given order, and writes `records.json`.
 
     Args:
@@ -343,6 +352,7 @@ def name_shards(folder: Path, split: str, parts: list[tuple[Path, Shard]], image
         parts: each file, with its size and checksum.
         images: number of examples in all of them.
         labels: class names, in the order of their numbers.
+        several: whether an image has any number of labels.
 
     Returns:
         The contents of `records.json`.
@@ -351,8 +361,8 @@ def name_shards(folder: Path, split: str, parts: list[tuple[Path, Shard]], image
     for (part, _), name in zip(parts, names, strict=True):
         part.rename(folder / name)
     files = {name: shard for name, (_, shard) in zip(names, parts, strict=True)}
-    info = RecordsInfo(split, images, names, labels, files)
-    (folder / RECORDS_FILE).write_text(json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    info = RecordsInfo(split, images, names, labels, files, several)
+    (folder / RECORDS_FILE).write_text(info.to_json(), encoding="utf-8")
     return info
 
 
@@ -485,6 +495,13 @@ def _read_label_numbers(label_map: Path) -> dict[str, int]:
     if (label_map / LABEL_MAP_FILE).exists():
         return read_label_map(label_map)
     return _number_labels(read_labels(label_map))
+
+
+def _encoder(number_of: dict[str, int], several: bool) -> Callable[[ImageRow, ValidImage], list[bytes]]:
+    """How an image of a classifier becomes a record."""
+    if several:
+        return lambda row, image: encode_several_labels(row, image, number_of)
+    return lambda row, image: encode_example(row, image, number_of[row.label])
 
 
 def _number_labels(labels: list[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from kfp_vision.core import threads
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset.label_map import write_labels
 from kfp_vision.dataset.table import SPLITS
 from kfp_vision.records import tfrecord
@@ -26,6 +27,7 @@ from kfp_vision.records.tfrecord import FRAME_FOOT, FRAME_HEAD, INTACT_RULE, REW
 from kfp_vision.storage import atomic, base, reading, uris
 
 RECORDS_FILE = "records.json"
+LABELS_PER_IMAGE = "labels_per_image"  # key of it, only if images have several
 HASHED_BYTES = 1 << 20  # bytes at each end of a file
 READER_THREADS = 8  # files read at a time: reading is bound by the disk, not by the cores
 
@@ -40,6 +42,7 @@ class RecordsInfo:
         shards: file names of the shards, in order.
         labels: class names in the order of their numbers, including classes of which this split has no image.
         files: file name to size and checksum at the time of writing; empty for records of older versions or other tools.
+        several: whether an image has any number of labels, none and one included, rather than exactly one.
     """
 
     split: str
@@ -47,6 +50,14 @@ class RecordsInfo:
     shards: list[str]
     labels: list[str]
     files: Mapping[str, Shard] = field(default_factory=dict)
+    several: bool = False
+
+    def to_json(self) -> str:
+        """Returns the text of a `records.json`."""
+        fields = asdict(self)
+        if fields.pop("several"):
+            fields[LABELS_PER_IMAGE] = SEVERAL
+        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
     @property
     def is_known(self) -> bool:
@@ -133,7 +144,8 @@ def _parse_about(text: bytes, where: str) -> RecordsInfo:
     try:
         fields = json.loads(text)
         files = {name: Shard(shard["bytes"], shard["crc32c"]) for name, shard in fields.get("files", {}).items()}
-        return RecordsInfo(fields["split"], fields["images"], fields["shards"], fields["labels"], files)
+        several = {ONE: False, SEVERAL: True}[fields.get(LABELS_PER_IMAGE, ONE)]
+        return RecordsInfo(fields["split"], fields["images"], fields["shards"], fields["labels"], files, several)
     except (ValueError, TypeError, KeyError, AttributeError) as reason:
         remedy = "Write the records again."
         raise InputError(f"{RECORDS_FILE} must describe the records", f"{where} ({reason!r})", remedy) from None
