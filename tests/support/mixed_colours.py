@@ -7,6 +7,9 @@ from pathlib import Path
 from PIL import Image
 from support import colour_model
 
+from kfp_vision.dataset.images import validate_image
+from kfp_vision.dataset.table import ImageRow, join_labels
+from kfp_vision.records import convert
 from kfp_vision.repository.version import Version
 
 THRESHOLDS = (0.5, 0.5, 0.97)  # of red, green and blue
@@ -49,4 +52,14 @@ def write_folder(root: Path) -> Path:
         folder = root / "|".join(labels)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.png").write_bytes(picture(name))
+    return root
+
+
+def write_records(root: Path) -> Path:
+    """Writes records of one image of each colour for validation, and none for test; returns the root."""
+    for split, names in (("validation", IMAGES), ("test", ())):
+        examples = (
+            (ImageRow("", join_labels(IMAGES[name][1]), 0, "", f"{name}.png"), validate_image(picture(name))) for name in names
+        )
+        convert.write_shards(root / split, split, examples, list(colour_model.RGB), 100, several=True)
     return root
