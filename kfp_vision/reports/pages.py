@@ -321,6 +321,7 @@ def write_audit_page(
     path: Path,
     *,
     counts: Mapping[str, int],
+    several: bool,
     copies: Mapping[str, Sequence[tuple[Any, Sequence[tuple[thumbnails.IndexedImage, str]]]]],
     suspects: Sequence[tuple[thumbnails.IndexedImage, Any]],
     points: Sequence[tuple[thumbnails.IndexedImage, float, float, bool]],
@@ -330,15 +331,18 @@ def write_audit_page(
     Args:
         path: the page; an existing one is replaced atomically.
         counts: pictures, copies, copies_across_splits, copies_across_labels, suspicious_labels and left_out.
+        several: whether images have several labels; the most frequent sets of them then have colours.
         copies: near-duplicates by kind: each pair (`search.copies.Copy`) with its two images and their splits.
         suspects: images with their label issue (`search.labels.Suspect`), the most suspicious first.
         points: images with their position on the map (0 to 1, from the left and the top), and whether they are marked for
             exclusion.
     """
-    labels = sort_labels({image.label for image, *_ in points})
+    by_frequency = [label for label, _ in Counter(image.label for image, *_ in points).most_common()]
+    labels = by_frequency if several else sort_labels(by_frequency)
     page = render(
         "audit",
         counts=counts,
+        several=several,
         copies={
             kind: [(copy, [(image, thumbnails.data_uri(image.encoded), split) for image, split in two]) for copy, two in pairs]
             for kind, pairs in copies.items()
