@@ -14,6 +14,7 @@ def decide_training(
     deploy_to: str,
     model_name: str,
     advanced: dict,
+    labels: str = "one",
 ) -> NamedTuple("Decision", [("fingerprint", str), ("trained_from", str), ("unchanged", bool)]):  # type: ignore[valid-type]
     """Fingerprints the data from file listings, and checks whether the deployed model was trained on the same data and fields.
 
@@ -27,6 +28,7 @@ def decide_training(
         deploy_to: deployment target: a model repository, or kserve.
         model_name: name of the model.
         advanced: advanced settings; uses store_wait_seconds and those that begin with service_.
+        labels: one, or several for images with any number of labels.
 
     Returns:
         fingerprint: Hash of file names, sizes and times, and of the exclusion list.
@@ -40,5 +42,5 @@ def decide_training(
     reading_settings.apply(advanced)
     settings = deployment_settings(advanced)
     return deployment_decide_training.decide_training(
-        images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings
+        images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings, labels
     )

@@ -15,6 +15,7 @@ def ingest_images(
     advanced: dict,
     images: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.HTML],
+    labels: str = "one",
 ) -> str:
     """Finds the images at a URI and writes a table of them; no image is copied.
 
@@ -28,6 +29,7 @@ def ingest_images(
         validation_ratio: share of each class to hold out for validation, from 0 to 1.
         test_ratio: share of each class to hold out for the final test, from 0 to 1.
         advanced: advanced settings; uses those of the data, such as class_folder and min_images_per_class.
+        labels: one, or several for images with any number of labels.
 
     Returns:
         images: Table with one row per image: uri, label, bytes, content_id, name, split, objects.
@@ -35,6 +37,7 @@ def ingest_images(
         Output: Hash of labels and contents, independent of the location of the images.
     """
     from pathlib import Path
+    from typing import Any
 
     from kfp_vision.core.advanced import Advanced
     from kfp_vision.dataset import ingest
@@ -43,9 +46,8 @@ def ingest_images(
     reading_settings.apply(advanced)
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
     parsed = Advanced.parse(advanced)
-    made = {"table": Path(images.path), "page": Path(summary.path)}
-    found = ingest.ingest_images(
-        images_uri, leave_out_uri=leave_out_uri, task=task, check_images=check_images, splits=splits, advanced=parsed, **made
-    )
+    made: dict[str, Any] = {"table": Path(images.path), "page": Path(summary.path)}
+    made |= {"leave_out_uri": leave_out_uri, "task": task, "labels": labels}
+    found = ingest.ingest_images(images_uri, check_images=check_images, splits=splits, advanced=parsed, **made)
     images.metadata.update({"pictures": len(found.rows), "classes": len(found.classes), "source": images_uri})
     return found.fingerprint
