@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.dataset.split import split_rows
+from kfp_vision.dataset.split import split_rows, split_several
 from kfp_vision.dataset.table import SPLITS, ImageRow, join_labels, show_labels
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.search import label_issues, near_duplicates, projection
@@ -116,7 +116,8 @@ def assign_splits(index: Index, validation_ratio: float, test_ratio: float) -> l
         for position, image in enumerate(index.images)
     ]
     split = [""] * len(rows)
-    for name, part in split_rows(rows, validation_ratio, test_ratio).items():
+    assign = split_several if index.several else split_rows
+    for name, part in assign(rows, validation_ratio, test_ratio).items():
         for row in part:
             split[int(row.uri)] = name
     return split
