@@ -344,7 +344,9 @@ def write_multilabel_page(
     _publish(path, page)
 
 
-def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: int, fields: Sequence[str]) -> None:
+def write_trials_page(
+    path: Path, *, trials: Sequence[Mapping[str, Any]], best: int, fields: Sequence[str], figure: str = "accuracy"
+) -> None:
     """Writes the page of a hyperparameter sweep: all trials in parallel coordinates and in a table, the best first.
 
     Args:
@@ -353,15 +355,17 @@ def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: 
             failed trial has None for accuracy and loss.
         best: number of the best trial.
         fields: names of the swept fields.
+        figure: what the trials are compared by, `accuracy` or `mean_average_precision`, under which they have it.
     """
-    ordered = sorted(trials, key=lambda one: (one["failed"] != "", -(one["accuracy"] or 0), one["loss"] or 0, one["number"]))
+    ordered = sorted(trials, key=lambda one: (one["failed"] != "", -(one[figure] or 0), one["loss"] or 0, one["number"]))
     varied = any(len({trial[name] for trial in trials}) > 1 for name in fields)
     page = render(
         "trials",
         trials=ordered,
         fields=fields,
         best=ordered[0],
-        chart=charts.parallel_coordinates(trials, fields, best) if varied else None,
+        figure=figure,
+        chart=charts.parallel_coordinates(trials, fields, best, figure) if varied else None,
         failed=sum(1 for trial in trials if trial["failed"]),
     )
     _publish(path, page)
