@@ -378,7 +378,8 @@ def write_exports_page(path: Path, table: Mapping[str, Any]) -> None:
         path: the page; an existing one is replaced atomically.
         table: as `exports.export.export_model` returns it.
     """
-    _publish(path, render("exports", table=table, kept=[row for row in table["formats"] if row["accepted"]]))
+    several, kept = "mean_average_precision" in table["model"], [row for row in table["formats"] if row["accepted"]]
+    _publish(path, render("exports", table=table, kept=kept, several=several))
 
 
 def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[Any]]], total: int, images: int) -> None:
