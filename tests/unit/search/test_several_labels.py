@@ -1,16 +1,20 @@
 """Search and audit where images have several labels: filters, labels of hits, label issues one by one, the page."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import colour_sets
+from PIL import Image
+from support import colour_model, colour_sets
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.search import audit, label_issues
+from kfp_vision.dataset.table import ImageRow, join_labels, md5_hex
+from kfp_vision.search import audit, build, label_issues, near_duplicates
 from kfp_vision.search.index import Index
 from kfp_vision.search.query import LocalSearcher, search_images
+from kfp_vision.storage import several_sample
 
 # The labels that some images have instead of theirs: one lacks green, one has blue although it is not, one has none.
 LACKS_GREEN, HAS_BLUE, HAS_NONE = 65, 5, 25
@@ -65,7 +69,7 @@ def test_the_audit_finds_missed_and_wrong_labels_one_by_one(folder, tmp_path, ca
     assert (counts["suspicious_labels"], counts["left_out"]) == (3, 3)
     page = outputs["page"].read_text()
     assert "% of its neighbours have green" in page and "no label; " in page
-    assert "blue|red; only " in page and " of its neighbours have blue" in page
+    assert "blue|<wbr>red; only " in page and " of its neighbours have blue" in page
 
 
 def test_finds_planted_errors_of_labels_of_all_frequencies_and_little_else():
@@ -91,6 +95,26 @@ def test_finds_planted_errors_of_labels_of_all_frequencies_and_little_else():
     assert len(right) >= 0.75 * len(planted)
     assert len(right) >= 0.9 * len(found)  # a rare label is not in question wherever it is
     assert [issue.share for issue in found] == sorted((issue.share for issue in found), reverse=True)
+
+
+def test_images_that_share_one_flower_are_no_copies_but_a_part_of_an_image_is(tmp_path):
+    """Two pairs of drawn images with a flower in common, which are alike by their features, and one with a part of itself."""
+    with Image.open(io.BytesIO(several_sample.draw("0138.jpg"))) as whole:
+        part = io.BytesIO()
+        whole.crop((20, 10, whole.width, round(0.8 * whole.height))).save(part, "JPEG", quality=90)
+    drawn = {name: several_sample.draw(name) for name in ("0138.jpg", "0192.jpg", "0024.jpg", "0519.jpg")}
+    rows = []
+    for name, encoded in (drawn | {"part.jpg": part.getvalue()}).items():
+        (tmp_path / name).write_bytes(encoded)
+        label = "tulip" if name == "part.jpg" else join_labels(several_sample.labels_of(name))
+        rows.append(ImageRow(str(tmp_path / name), label, len(encoded), md5_hex(encoded), name))
+    colour_model.write_version(tmp_path / "model" / "serving" / "1")
+    build.build_index(rows, tmp_path / "model", tmp_path / "index")
+    index = Index(tmp_path / "index")
+    found = near_duplicates.find_near_duplicates(index, index.neighbours(4)[1])
+    assert {frozenset(Path(index.images[at].path).name for at in (copy.first, copy.second)) for copy in found} == {
+        frozenset(("0138.jpg", "part.jpg"))
+    }
 
 
 def test_copies_do_not_vote_and_images_without_voters_are_not_in_question():
