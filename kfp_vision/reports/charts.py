@@ -250,13 +250,13 @@ def precision_recall_curve(row: Mapping[str, Any]) -> Chart | None:
         row: of a label, as in `MultilabelMetrics.per_label`.
 
     Returns:
-        The chart, whose title is the label; None for a label that no image has.
+        The chart, whose title is the label and whose caption its average precision; None for a label that no image has.
     """
     if not (curve := row["curve"]):
         return None
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    figure, axes = _canvas(width=200, height=150, left=46, bottom=36)
+    figure, axes = _canvas(width=200, height=150, left=46, bottom=36, right=22)
     axes.plot(curve["recall"], curve["precision"], color=FIRST, linewidth=1.6, clip_on=False)
     if row["named"]:
         axes.plot(row["recall"], row["precision"], color=SECOND, marker="o", markersize=5, clip_on=False)
@@ -264,9 +264,10 @@ def precision_recall_curve(row: Mapping[str, Any]) -> Chart | None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator([0, 0.5, 1]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    caption = f"Average precision {formatting.percent(row['average_precision'])}"
-    description = f"Precision by recall. {caption}; at the threshold, precision {formatting.percent(row['precision'])}"
-    return _chart(figure, row["label"], f"{description} and recall {formatting.percent(row['recall'])}.", caption=f"{caption}.")
+    caption = formatting.percent(row["average_precision"])
+    at = f"precision {formatting.percent(row['precision'])} and recall {formatting.percent(row['recall'])}"
+    description = f"Precision by recall of {row['label']}. Average precision {caption}; at the threshold, {at}."
+    return _chart(figure, row["label"], description, caption=caption)
 
 
 def reliability_diagram(calibration: Mapping[str, Any], y_label: str = "accuracy") -> Chart | None:
