@@ -353,11 +353,19 @@ def _show_model(result: Mapping[str, Any]) -> None:
     if endpoint := result.get("endpoint"):
         print(f"deployed  {_describe(endpoint)}")
     if answer := result.get("answer"):
-        print(f"answer    {answer['picture']} is classified over HTTP as {answer['prediction']} ({answer['score']:.0%})")
+        print(f"answer    {answer['picture']} is classified over HTTP as {_named(answer)}")
     if exports := result.get("exports"):
         print(f"exports   {exports}, compared in {exports}.html")
     if predictions := result.get("predictions"):
         print(f"predicted {predictions}")
+
+
+def _named(answer: Mapping[str, Any]) -> str:
+    """Describes what `call_endpoint` was told of an image."""
+    if "labels" not in answer:
+        return f"{answer['prediction']} ({answer['score']:.0%})"
+    scores = [f" ({score:.0%})" for score in answer["scores"]] or [""] * len(answer["labels"])
+    return ", ".join(map("".join, zip(answer["labels"], scores, strict=True))) or "none of the labels"
 
 
 def _describe(endpoint: Mapping[str, Any]) -> str:
@@ -439,8 +447,10 @@ def predict(options: argparse.Namespace) -> int:
     def line(uri: str, answer: classifier.Prediction) -> str:
         if not options.json:
             unlike = "  (unlike the images of the training)" if answer.known is False else ""
-            return f"{answer.label}  {answer.score:.4f}  {uri}{unlike}"
-        told = {} if answer.known is None else {"known": answer.known, "known_score": answer.known_score}
+            named = answer.in_words() if answer.several else f"{answer.label}  {answer.score:.4f}"
+            return f"{named}  {uri}{unlike}"
+        told = {"labels": answer.labels, "scores": answer.scores} if answer.several else {}
+        told |= {} if answer.known is None else {"known": answer.known, "known_score": answer.known_score}
         return json.dumps({"path": uri, "prediction": answer.label, "score": answer.score} | told, ensure_ascii=False)
 
     namer: classifier.ImageClassifier

@@ -9,12 +9,13 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from kfp_vision.core import threads
 from kfp_vision.core.errors import InputError
@@ -51,6 +52,23 @@ class RecordsInfo:
     labels: list[str]
     files: Mapping[str, Shard] = field(default_factory=dict)
     several: bool = False
+
+    def label_array(self, numbers: Sequence[tuple[int, ...]]) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+        """Returns the classes of images as a network learns them.
+
+        Args:
+            numbers: the classes of each image, as `RecordFields.numbers`.
+
+        Returns:
+            The class of each image, int64 (images,). Where images have several labels, 1 for each class of an image and 0 for
+            the others, float32 (images, classes).
+        """
+        if not self.several:
+            return np.array([number for (number,) in numbers], np.int64)
+        hot = np.zeros((len(numbers), len(self.labels)), np.float32)
+        for row, classes in zip(hot, numbers, strict=True):
+            row[list(classes)] = 1
+        return hot
 
     def to_json(self) -> str:
         """Returns the text of a `records.json`."""

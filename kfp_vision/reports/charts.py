@@ -100,7 +100,22 @@ LEARNING_CURVES = (
     Curve("Learning rate", {"learning_rate": "learning rate"}, lambda value: f"{value:.3g}"),
     Curve("Images per second", {"images_per_second": "images per second"}, lambda value: f"{value:,.4g}"),
 )
+SEVERAL_LABELS_CURVES = (
+    LEARNING_CURVES[0],
+    Curve("Mean average precision", {"validation_mean_average_precision": "validation"}, formatting.percent, share=True),
+    Curve("Micro F1", {"micro_f1": "training"}, formatting.percent, share=True),
+    *LEARNING_CURVES[2:],
+)
 INPUT_WAIT = Curve("Waiting for input", {"input_wait": "share of the time"}, formatting.percent, share=True)
+
+
+def choose_curves(history: History) -> tuple[Curve, ...]:
+    """Returns the learning curves of a training, those of its loss and figures first.
+
+    Args:
+        history: its rows.
+    """
+    return SEVERAL_LABELS_CURVES if any("micro_f1" in row for row in history) else LEARNING_CURVES
 
 
 def learning_curves(history: History, wanted: Iterable[Curve]) -> list[Chart]:
@@ -228,11 +243,38 @@ def roc_curve(roc: Mapping[str, Any]) -> Chart | None:
     return _chart(figure, "ROC curve", description)
 
 
-def reliability_diagram(calibration: Mapping[str, Any]) -> Chart | None:
+def precision_recall_curve(row: Mapping[str, Any]) -> Chart | None:
+    """Draws the precision-recall curve of a label, small, with a point where its threshold is.
+
+    Args:
+        row: of a label, as in `MultilabelMetrics.per_label`.
+
+    Returns:
+        The chart, whose title is the label; None for a label that no image has.
+    """
+    if not (curve := row["curve"]):
+        return None
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    figure, axes = _canvas(width=200, height=150, left=46, bottom=36)
+    axes.plot(curve["recall"], curve["precision"], color=FIRST, linewidth=1.6, clip_on=False)
+    if row["named"]:
+        axes.plot(row["recall"], row["precision"], color=SECOND, marker="o", markersize=5, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator([0, 0.5, 1]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    caption = f"Average precision {formatting.percent(row['average_precision'])}"
+    description = f"Precision by recall. {caption}; at the threshold, precision {formatting.percent(row['precision'])}"
+    return _chart(figure, row["label"], f"{description} and recall {formatting.percent(row['recall'])}.", caption=f"{caption}.")
+
+
+def reliability_diagram(calibration: Mapping[str, Any], y_label: str = "accuracy") -> Chart | None:
     """Draws a reliability diagram: accuracy against confidence; the area of a point is proportional to its number of images.
 
     Args:
         calibration: expected_calibration_error and bins, as in `metrics.calibration`.
+        y_label: what the accuracy of a bin is called.
 
     Returns:
         The chart; None without bins.
@@ -249,11 +291,11 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Chart | None:
     axes.plot(scores, accuracies, color=FIRST, linewidth=1)
     sizes = [max(SMALLEST_POINT, LARGEST_POINT * one["images"] / largest) for one in bins]
     axes.scatter(scores, accuracies, sizes, color=FIRST, clip_on=False, zorder=3)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel=y_label)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
     error = formatting.percent(calibration["expected_calibration_error"])
-    description = f"Reliability diagram, accuracy by confidence; expected calibration error {error}."
+    description = f"Reliability diagram, {y_label} by confidence; expected calibration error {error}."
     return _chart(figure, "Reliability", description)
 
 

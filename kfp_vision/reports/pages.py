@@ -19,6 +19,8 @@ from kfp_vision.reports import charts, formatting, thumbnails
 from kfp_vision.storage.atomic import replacing
 
 MIN_REPORTED_WAIT = 0.1  # share of the time spent waiting for images; less is within the noise of the rate
+MAX_CURVES = 24  # labels whose precision-recall curve is drawn, those of the lowest average precision
+HAS_LABEL = "share with the label"  # of the pairs of an image and a label, in a reliability diagram
 MAX_HUES = 12  # classes with a colour of their own on a map; the others are grey
 MAX_LISTED_IMAGES, MAX_REASONS = 1000, 50  # on a page
 
@@ -39,6 +41,32 @@ class Mistake:
     label: str
     prediction: str
     score: float
+    overlay: bytes = b""
+
+    @property
+    def overlay_uri(self) -> str:
+        """The overlay as a data URI; empty if there is none."""
+        return thumbnails.data_uri(self.overlay) if self.overlay else ""
+
+
+@dataclass(frozen=True)
+class WrongLabel:
+    """An image with a label that was named though it has it not, or not named though it has it.
+
+    Attributes:
+        image: the image.
+        label: the label in question.
+        score: its probability, 0 to 1.
+        threshold: from which on it is named.
+        true: all labels that the image has.
+        overlay: the class activation map of the label laid over the image, a JPEG; empty if there is none.
+    """
+
+    image: thumbnails.EncodedImage
+    label: str
+    score: float
+    threshold: float
+    true: list[str]
     overlay: bytes = b""
 
     @property
@@ -202,25 +230,26 @@ def write_training_page(path: Path, *, network: str, settings: Mapping[str, obje
         settings: the settings of the training, by name.
         history: rows by ascending `step`, with `loss`, `accuracy`, `learning_rate` and `images_per_second`; some also with
             `validation_loss` and `validation_accuracy`, or with `input_wait`, the share of the time spent waiting for images.
-            A value that is not finite leaves a gap in its curve.
+            Of several labels, `micro_f1` and `validation_mean_average_precision` stand for the accuracies. A value that is not
+            finite leaves a gap in its curve.
     """
+    curves = charts.choose_curves(history)
+    several = curves is charts.SEVERAL_LABELS_CURVES
+    figure = "validation_mean_average_precision" if several else "validation_accuracy"
     waits = [(value, step) for step, value in charts.history_values(history, "input_wait") if value > MIN_REPORTED_WAIT]
-    accuracies = [
-        (value, step) for step, value in charts.history_values(history, "validation_accuracy") if math.isfinite(value)
-    ]
+    reached = [(value, step) for step, value in charts.history_values(history, figure) if math.isfinite(value)]
     page = render(
         "training",
         network=network,
         settings=settings,
-        charts=charts.learning_curves(
-            history, (*charts.LEARNING_CURVES, charts.INPUT_WAIT) if waits else charts.LEARNING_CURVES
-        ),
+        several=several,
+        charts=charts.learning_curves(history, (*curves, charts.INPUT_WAIT) if waits else curves),
         waits=len(waits),
         longest_wait=max(waits, default=None, key=lambda pair: pair[0]),
         rows=len(history),
         last_step=history[-1]["step"] if history else None,
-        best=max(accuracies, default=None, key=lambda pair: pair[0]),
-        last=accuracies[-1] if accuracies else None,
+        best=max(reached, default=None, key=lambda pair: pair[0]),
+        last=reached[-1] if reached else None,
     )
     _publish(path, page)
 
@@ -267,6 +296,50 @@ def write_evaluation_page(
         explained=any(mistake.overlay for mistake in mistakes),
         gallery=gallery,
         wrong=sum(map(sum, matrix)) - sum(row[index] for index, row in enumerate(matrix)),
+    )
+    _publish(path, page)
+
+
+def write_multilabel_page(
+    path: Path,
+    *,
+    title: str,
+    evaluation: Mapping[str, Any],
+    history: charts.History,
+    false: Sequence[WrongLabel],
+    missed: Sequence[WrongLabel],
+) -> None:
+    """Writes the page of the evaluation of a model of several labels: metrics, the curve of each label, mistakes, the verdict.
+
+    Args:
+        path: the page; an existing one is replaced atomically.
+        title: heading of the page.
+        evaluation: content of the evaluation file: the fields of `MultilabelMetrics`, and model_name, network, split, verdict,
+            before_temperature, deployed and test_picture, of which the last three may be None. All shares are 0 to 1.
+        history: rows of the training, see `write_training_page`; the learning curves are omitted if it is empty.
+        false: images with a label that they have not, the most probable first.
+        missed: images with a label that was not named, the least probable first.
+    """
+    per_label = evaluation["per_label"]
+    by_precision = sorted((row for row in per_label if row["curve"]), key=lambda row: row["average_precision"])
+    kinds = {"false": false, "missed": missed}
+    wrong = [(kind, [(one, thumbnails.thumbnail(one.image)) for one in shown]) for kind, shown in kinds.items()]
+    page = render(
+        "multilabel",
+        title=title,
+        evaluation=evaluation,
+        charts=charts.learning_curves(history, charts.SEVERAL_LABELS_CURVES[:2]),
+        curves=[charts.precision_recall_curve(row) for row in by_precision[:MAX_CURVES]],
+        more_curves=max(0, len(by_precision) - MAX_CURVES),
+        false_labels=sum(row["named"] - round(row["recall"] * row["images"]) for row in per_label),
+        missed_labels=sum(row["images"] - round(row["recall"] * row["images"]) for row in per_label),
+        wrong=wrong,
+        explained=any(one.overlay for one in (*false, *missed)),
+        roc=charts.roc_curve(evaluation["roc"]),
+        reliability=charts.reliability_diagram(evaluation["calibration"], HAS_LABEL),
+        reliability_before=(
+            charts.reliability_diagram(before, HAS_LABEL) if (before := evaluation["before_temperature"]) else None
+        ),
     )
     _publish(path, page)
 

@@ -118,7 +118,7 @@ class ServedClassifier(Model):
         _check_any_readable(answers)
         if is_v2:
             return protocols.v2_response(payload, self.name, loaded.version, answers, request.top_k)
-        return protocols.v1_response(answers, loaded.version.labels, request)
+        return protocols.v1_response(answers, loaded.version, request)
 
     @property
     def explains(self) -> bool:
@@ -152,7 +152,7 @@ class ServedClassifier(Model):
         self._check_size(loaded, len(request.predict.images))
         answers = await loaded.explain(request.predict.images, request.choose, lay_over=request.overlay)
         _check_any_readable(answers)
-        return protocols.explain_response(answers, loaded.version.labels, request)
+        return protocols.explain_response(answers, loaded.version, request)
 
     def check_version(self, version: str) -> None:
         """Checks that a version answers.
@@ -215,7 +215,8 @@ class ServedClassifier(Model):
     def get_output_types(self) -> list[dict[str, Any]]:
         """Describes the outputs for V2's model metadata."""
         assert self._loaded
-        return protocols.v2_outputs(self.version.labels, tells_known=self._loaded.tells_known)
+        version = self.version
+        return protocols.v2_outputs(version.labels, several=version.several, tells_known=self._loaded.tells_known)
 
     def _check_version(self, loaded: LoadedModel, version: str | None) -> None:
         number = loaded.version.number

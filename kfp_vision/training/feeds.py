@@ -64,7 +64,7 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
         recipe: how to train.
 
     Returns:
-        Batches of images: float32 (batch, size, size, 3) in 0 to 255, and int64 labels (batch,).
+        Batches of images and labels, see `input_pipeline`.
     """
     advanced = recipe.advanced
     memory = hardware.memory() // CACHE_DIVISOR if advanced.cache_pictures else 0
@@ -106,7 +106,7 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: b
         validates: whether to compute those of the validation images too.
 
     Returns:
-        Batches of features: float32 (batch, width), and int64 labels (batch,).
+        Batches of features, float32 (batch, width), and labels as in `input_pipeline`.
     """
     body, head = networks.split_head(network)
     seed, flip = recipe.advanced.seed, recipe.advanced.flip
