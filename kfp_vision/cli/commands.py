@@ -17,7 +17,7 @@ from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
 from kfp_vision.core.advanced import SERVING_ENGINES
 from kfp_vision.core.errors import InputError
-from kfp_vision.core.values import MAX_NEAREST, suggest_name
+from kfp_vision.core.values import MAX_NEAREST, ONE, SEVERAL, suggest_name
 from kfp_vision.networks import IMAGENET
 from kfp_vision.preflight import rules
 from kfp_vision.storage import retry
@@ -211,6 +211,7 @@ def _define_rollback(command: argparse.ArgumentParser) -> None:
 
 def _define_sample(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("--labels", choices=(ONE, SEVERAL), default=ONE, help="labels of an image; several: with labels.csv")
     command.set_defaults(command=write_sample)
 
 
@@ -549,10 +550,10 @@ def write_sample(options: argparse.Namespace) -> None:
     """
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
         raise UsageError(InputError("the folder must be new or empty", str(options.folder), "Choose another one."))
-    from kfp_vision.storage import atomic, sample
+    from kfp_vision.storage import atomic, sample, several_sample
 
     with atomic.replacing(options.folder) as folder:
-        count = sample.write_images(folder)
+        count = (several_sample if options.labels == SEVERAL else sample).write_images(folder)
     print(f"{count} images in {len(sample.CLASSES)} classes in {options.folder}")
 
 

@@ -24,6 +24,7 @@ PREPARATION_ADVANCED = (
     "check_pixels",
     "max_side",
     "conflicting_labels",
+    "label_separator",
     "odd_images",
     "name_encoding",
     "store_wait_seconds",
@@ -198,6 +199,8 @@ class Advanced:
         min_images_per_class: images that a class needs; 0 for one per split.
         rare_classes: `leave_out` excludes classes with fewer; `train` keeps them in training alone.
         conflicting_labels: `leave_out` excludes images that have two labels; `keep` keeps them under both.
+        label_separator: what separates the labels of an image in a cell of an import file, with `labels=several`, such as `;`,
+            `space` or `tab`; empty to find it.
         odd_images: `leave_out` leaves out images that are black, blank, blurred, tiny or odd in shape; `keep` counts them.
         max_refused_ratio: largest share of rejected images that is accepted; and of missing images of an import file.
         check_pixels: decode every image completely to check it, not only its header.
@@ -287,6 +290,7 @@ class Advanced:
     min_images_per_class: int = 0
     rare_classes: str = LEAVE_OUT
     conflicting_labels: str = "leave_out"
+    label_separator: str = ""
     odd_images: str = "keep"
     max_refused_ratio: float = 0.05
     check_pixels: bool = True

@@ -158,6 +158,15 @@ def show_labels(label: str) -> str:
     return label.replace(LABEL_SEPARATOR, SHOWN_SEPARATOR)
 
 
+def last_split(splits: Iterable[str]) -> str:
+    """Returns the split that an image in several is used in: the last of `SPLITS`; empty if it is in none.
+
+    Args:
+        splits: of `SPLITS`, or empty.
+    """
+    return max(splits, key=("", *SPLITS).index, default="")
+
+
 def folder_of(name: str) -> str:
     """Returns the folder of a file by its path below the root of the data; empty for the root.
 

@@ -296,7 +296,7 @@ def is_single_image(uri: str) -> bool:
         InputError: The store fails.
     """
     location = uris.Location.parse(uri)
-    if location.uri == uris.SAMPLE or (location.is_local and location.path.is_dir()):
+    if location.uri in uris.SAMPLES or (location.is_local and location.path.is_dir()):
         return False
     path = location.member or (urlsplit(uri).path if location.scheme in ("http", "https") else location.place)
     if path.lower().endswith(image_files.IMAGE_SUFFIXES):

@@ -29,8 +29,18 @@ from kfp_vision.dataset.images import (
     validate_and_reduce,
     validate_image,
 )
-from kfp_vision.dataset.label_map import LABEL_MAP_FILE, read_label_map, read_labels
-from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, some, write_unused
+from kfp_vision.dataset.label_map import LABEL_MAP_FILE, has_several_labels, read_label_map, read_labels
+from kfp_vision.dataset.table import (
+    SHOWN_SEPARATOR,
+    SPLITS,
+    ImageRow,
+    UnusedImage,
+    read_table,
+    read_unused,
+    show_labels,
+    some,
+    write_unused,
+)
 from kfp_vision.dataset.table_checks import MAX_EMPTY_SHARE
 from kfp_vision.records import odd_images, tfrecord
 from kfp_vision.records.example import encode_example, encode_list_example, encode_several_labels
@@ -212,7 +222,7 @@ def write_tfrecords(
     Raises:
         InputError: too many images were rejected; the message names the first ten. The table is written nevertheless.
     """
-    number_of = _read_label_numbers(label_map)
+    number_of, several = _read_label_numbers(label_map), has_several_labels(label_map)
     cores = hardware.cores()
     workers = workers or (cores if check_pixels else max(1, cores - 1))
     rejects: list[UnusedImage] = []
@@ -221,11 +231,11 @@ def write_tfrecords(
         usual_side = odd_images.usual_side(sample_uris(tables) if sizes_from is None else sizes_from, reader)
         for split in SPLITS:
             options = {"check_pixels": check_pixels, "max_side": max_side, "usual_side": usual_side}
-            convert = partial(_convert, reader, options, number_of)
+            convert = partial(_convert, reader, options, number_of, several)
             results = _convert_in_order(convert, reader.ahead(read_table(tables[split])), workers)
             staging = outputs_moved.enter_context(atomic.replacing(outputs[split]))
             accepted = _accepted_records(split, results, statistics, rejects, odd)
-            written[split] = write_framed_records(staging, split, accepted, list(number_of), images_per_shard)
+            written[split] = write_framed_records(staging, split, accepted, list(number_of), images_per_shard, several=several)
             print(f"{split}: {written[split].images} images in {len(written[split].shards)} shards", flush=True)
         if counts:
             write_statistics(counts, statistics)
@@ -309,8 +319,7 @@ def write_shards(
         The contents of `records.json`.
     """
     number_of = _number_labels(labels)
-    encode = _encoder(number_of, several)
-    records = (frame_record(encode(row, image)) for row, image in examples)
+    records = (frame_record(_encode(row, image, number_of, several)) for row, image in examples)
     return write_framed_records(folder, split, records, labels, per_shard, several=several)
 
 
@@ -409,7 +418,7 @@ def _check_rejects(rejects: list[UnusedImage], images: int, max_refused_ratio: f
 
 def _check_untrained_classes(statistics: RecordStatistics, rejects: list[UnusedImage]) -> None:
     """Names the classes whose training images were all rejected; rejects the data if these are too many of the classes."""
-    rejected = {label for _, label, _ in rejects}
+    rejected = {label for _, shown, _ in rejects for label in (shown, *shown.split(SHOWN_SEPARATOR))}
     untrained = [label for label, splits in statistics.classes.items() if label in rejected and not splits["train"]]
     if not untrained:
         return
@@ -430,18 +439,20 @@ def _accepted_records(
     """Yields the records of accepted images, counts them, and appends the others to `rejects`."""
     for row, result in results:
         if isinstance(result, str):
-            rejects.append((row.uri, row.label, result))
+            rejects.append((row.uri, show_labels(row.label), result))
             continue
         if result.odd:
             statistics.add_odd(row, result.image, result.odd)
         if result.odd and odd == odd_images.LEAVE_OUT:
-            rejects.append((row.uri, row.label, odd_images.LEFT_OUT_AS + result.odd))
+            rejects.append((row.uri, show_labels(row.label), odd_images.LEFT_OUT_AS + result.odd))
         else:
             statistics.add(split, row, result.image, result.reencoded_because)
             yield result.record
 
 
-def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[str, int], row: ImageRow) -> ConversionResult:
+def _convert(
+    reader: reading.Reader, options: dict[str, Any], number_of: dict[str, int], several: bool, row: ImageRow
+) -> ConversionResult:
     try:
         if row.objects:
             annotations.read_boxes(row)  # refuses bad boxes before the image is read
@@ -454,7 +465,7 @@ def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[st
     if row.objects:
         record = frame_record([encode_list_example(annotations.detection_features(row, image, number_of))])
     else:
-        record = frame_record(encode_example(row, image, number_of[row.label]))
+        record = frame_record(_encode(row, image, number_of, several))
     return ConvertedImage(record, image, reencoding_reason(encoded, image), odd)
 
 
@@ -497,11 +508,9 @@ def _read_label_numbers(label_map: Path) -> dict[str, int]:
     return _number_labels(read_labels(label_map))
 
 
-def _encoder(number_of: dict[str, int], several: bool) -> Callable[[ImageRow, ValidImage], list[bytes]]:
-    """How an image of a classifier becomes a record."""
-    if several:
-        return lambda row, image: encode_several_labels(row, image, number_of)
-    return lambda row, image: encode_example(row, image, number_of[row.label])
+def _encode(row: ImageRow, image: ValidImage, number_of: dict[str, int], several: bool) -> list[bytes]:
+    """Serializes an image of a classifier."""
+    return encode_several_labels(row, image, number_of) if several else encode_example(row, image, number_of[row.label])
 
 
 def _number_labels(labels: list[str]) -> dict[str, int]:

@@ -262,8 +262,8 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
         Split name to the contents of its folder.
 
     Raises:
-        InputError: a split is missing, found twice or damaged, the splits have different classes, or the records are for
-            object detection.
+        InputError: a split is missing, found twice or damaged, the splits have different classes or differ in whether an image
+            has several, or the records are for object detection.
     """
     uri = uris.from_field(uri)
     found = _find_records(uri)
@@ -283,7 +283,7 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
         _check_has_classes(staging["train"], uri)
         with atomic.replacing(label_map) as labels:
             labels.mkdir()
-            write_labels(labels, found["train"][1].labels)
+            write_labels(labels, found["train"][1].labels, several=found["train"][1].several)
     for split, (_, info) in found.items():
         print(f"{split}: {info.images} images in {len(info.shards)} shards", flush=True)
     return {split: info for split, (_, info) in found.items()}
@@ -329,6 +329,9 @@ def _find_records(uri: str) -> dict[str, tuple[str, RecordsInfo]]:
     if found.keys() - SPLITS or len({tuple(info.labels) for _, info in found.values()}) > 1:
         by_split = "; ".join(f"{split}: {', '.join(info.labels)}" for split, (_, info) in found.items())
         raise InputError("records of all splits must have the same classes", by_split, remedy)
+    if len({info.several for _, info in found.values()}) > 1:
+        kinds = ", ".join(f"{split}: {SEVERAL if info.several else ONE}" for split, (_, info) in found.items())
+        raise InputError("records of all splits must have the same number of labels for an image", kinds, remedy)
     for folder, info in found.values():
         _check_sizes(info, sizes[folder], f"{uri}/{folder}")
     return found

@@ -53,6 +53,6 @@ def write_folder(root: Path, images: int = 40) -> Path:
     for number in range(images):
         labels = SETS[number % len(SETS)]
         (root / f"{number:04d}.jpg").write_bytes(draw(labels, number))
-        lines.append(f"{number:04d}.jpg,{'|'.join(labels)}")
+        lines.append(f"{number:04d}.jpg,{'|'.join(labels) or '[]'}")  # [] says that there is none
     (root / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return root / "labels.csv"
