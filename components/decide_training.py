@@ -9,12 +9,12 @@ from kfp_vision.components.container_images import CPU_IMAGE
 def decide_training(
     images_uri: str,
     leave_out_uri: str,
+    labels: str,
     recipe: str,
     skip_unchanged: bool,
     deploy_to: str,
     model_name: str,
     advanced: dict,
-    labels: str = "one",
 ) -> NamedTuple("Decision", [("fingerprint", str), ("trained_from", str), ("unchanged", bool)]):  # type: ignore[valid-type]
     """Fingerprints the data from file listings, and checks whether the deployed model was trained on the same data and fields.
 
@@ -23,12 +23,12 @@ def decide_training(
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample.
         leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        labels: one, or several for images with any number of labels.
         recipe: hash of the fields, from check_run.
         skip_unchanged: compare with the deployed model.
         deploy_to: deployment target: a model repository, or kserve.
         model_name: name of the model.
         advanced: advanced settings; uses store_wait_seconds and those that begin with service_.
-        labels: one, or several for images with any number of labels.
 
     Returns:
         fingerprint: Hash of file names, sizes and times, and of the exclusion list.

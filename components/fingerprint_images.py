@@ -4,14 +4,14 @@ from kfp_vision.components.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def fingerprint_images(images_uri: str, leave_out_uri: str, advanced: dict, labels: str = "one") -> str:
+def fingerprint_images(images_uri: str, leave_out_uri: str, labels: str, advanced: dict) -> str:
     """Fingerprints the data from file listings. Later stages come from the cache as long as the fingerprint stays the same.
 
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample.
         leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
-        advanced: advanced settings; uses store_wait_seconds.
         labels: one, or several for images with any number of labels.
+        advanced: advanced settings; uses store_wait_seconds.
 
     Returns:
         Hash of file names, sizes and times, and of the exclusion list.

@@ -8,6 +8,7 @@ def ingest_images(
     fingerprint: str,
     images_uri: str,
     leave_out_uri: str,
+    labels: str,
     task: str,
     check_images: bool,
     validation_ratio: float,
@@ -15,7 +16,6 @@ def ingest_images(
     advanced: dict,
     images: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.HTML],
-    labels: str = "one",
 ) -> str:
     """Finds the images at a URI and writes a table of them; no image is copied.
 
@@ -24,12 +24,12 @@ def ingest_images(
         images_uri: folder of class folders, archive of one (also over HTTP), or sample; for detection, images with XML
             annotations.
         leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        labels: one, or several for images with any number of labels.
         task: classification, or detection with boxes in Pascal VOC XML.
         check_images: stop the run if the data cannot be trained on.
         validation_ratio: share of each class to hold out for validation, from 0 to 1.
         test_ratio: share of each class to hold out for the final test, from 0 to 1.
         advanced: advanced settings; uses those of the data, such as class_folder and min_images_per_class.
-        labels: one, or several for images with any number of labels.
 
     Returns:
         images: Table with one row per image: uri, label, bytes, content_id, name, split, objects.

@@ -34,7 +34,7 @@ class ImagePlaces:
         self._wanted = {_last(path).casefold() for entry in entries for path in _spellings(entry.name)}
 
     def settle_ids(self, entries: list[ImportEntry]) -> list[ImportEntry]:
-        """Sets the URIs of the images that are named by an id, without the ending of a file, or with backslashes.
+        """Sets the URIs of the images that are named by an id, without the ending of a file, with backslashes, or as uploads.
 
         Args:
             entries: of the import file.
@@ -119,7 +119,8 @@ class ImagePlaces:
 
 def _is_doubtful(entry: ImportEntry) -> bool:
     is_remote = bool(uris.scheme_of(entry.uri))
-    if has_ending(entry.name) and not ("\\" in entry.name and is_remote):
+    is_uploaded = UPLOAD_PREFIX.search(entry.name) is not None
+    if has_ending(entry.name) and not is_uploaded and not ("\\" in entry.name and is_remote):
         return False
     return is_remote or not Path(entry.uri).is_file()
 

@@ -4,7 +4,7 @@ Each image has a place from 0 to 1, given by the hash of its content, and the ra
 random split that never changes. Then a few images change their split, those next to a cut first, until labels and pairs have
 the ratios. So a split is about as balanced as by iterative stratification (Sechidis et al., On the Stratification of
 Multi-label Data, 2011; of pairs: Szymanski and Kajdanowicz, A Network Perspective on Stratification of Multi-Label Data, 2017),
-but few images change theirs when the data grows, where that deals a third of them anew.
+but few images change theirs when the data grows, where that deals a quarter of them anew.
 """
 
 import hashlib

@@ -1,13 +1,18 @@
 """Import files whose images have several labels, in every format that tools write."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support import data_page
 
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import ingest
 from kfp_vision.dataset.import_files import read_import_file
 from kfp_vision.dataset.import_lines import LabelRule
+from kfp_vision.storage import several_sample
 
 SEVERAL = LabelRule.of_fields("several")
 VERTEX = {"imageGcsUri": "gs://b/1.jpg", "classificationAnnotations": [{"displayName": "rose"}, {"displayName": "daisy"}]}
@@ -176,3 +181,110 @@ def test_lines_of_different_numbers_of_classes_are_rejected(tmp_path):
 def test_a_class_outside_the_class_map_is_rejected(tmp_path):
     with pytest.raises(InputError, match="a class that is not in the class-map, 5"):
         read(tmp_path, "a.manifest", json.dumps(SAGEMAKER | {"flowers": [0, 5]}))
+
+
+IMAGES = ("1.jpg", "2.jpg", "3.jpg")
+BOTH, DAISY = ["daisy", "rose"], ["daisy"]
+FOUND = {"1.jpg": BOTH, "2.jpg": DAISY, "3.jpg": []}
+LABELLED = {"1.jpg": BOTH, "2.jpg": DAISY}
+
+
+def csv_of(*lines: str) -> tuple[str, str]:
+    return "a.csv", "\n".join([*lines, ""])
+
+
+def tasks(*pairs) -> tuple[str, str]:
+    return "a.json", json.dumps([task(name, *annotations) for name, annotations in pairs])
+
+
+# First cell of the page's table: name and content of the import file, labels by image, and the settings; or words of the error.
+CASES = {
+    "`1.jpg,daisy;rose`": (*csv_of("1.jpg,daisy;rose", "2.jpg,daisy"), LABELLED),
+    "`label_separator` of `advanced`": (
+        *csv_of("uri,label", "1.jpg,daisy rose", "2.jpg,daisy"),
+        LABELLED,
+        {"label_separator": "space"},
+    ),
+    "a list in a cell, `[\"daisy\", \"rose\"]` or `['daisy', 'rose']`": (
+        *csv_of("uri,label", "1.jpg,\"['daisy', 'rose']\"", '2.jpg,"[""daisy""]"', "3.jpg,[]"),
+        FOUND,
+    ),
+    "columns `label1`, `label2`, or `label` twice": (
+        *csv_of("uri,label1,label2", "1.jpg,daisy,rose", "2.jpg,,daisy"),
+        LABELLED,
+    ),
+    "`ml_use,uri,label1,label2`, as Vertex AI writes it": (*csv_of("TEST,1.jpg,daisy,rose", "training,2.jpg,daisy"), LABELLED),
+    "several lines of an image": (*csv_of("1.jpg,daisy,test", "1.jpg,rose,train", "2.jpg,daisy,train"), LABELLED),
+    "header `image,cat,dog` above 0 and 1": (*csv_of("image,daisy,rose", "1.jpg,1,True", "2.jpg,1.0,0", "3.jpg,0,0"), FOUND),
+    "`.lst` with several numbers before the path": (
+        "a.lst",
+        "7\t1\t1\t1.jpg\n8\t1\t0\t2.jpg\n",
+        {"1.jpg": ["0", "1"], "2.jpg": ["0"]},
+    ),
+    '`"label": ["daisy", "rose"]` in `.jsonl` and `.json`': (
+        "a.json",
+        json.dumps({"1.jpg": BOTH, "2.jpg": DAISY, "3.jpg": []}),
+        FOUND,
+    ),
+    "`.jsonl` of Vertex AI": ("a.jsonl", json.dumps(VERTEX | {"imageGcsUri": "1.jpg"}), {"1.jpg": BOTH}),
+    "`.manifest` of SageMaker Ground Truth": ("a.manifest", json.dumps(SAGEMAKER | {"source-ref": "1.jpg"}), {"1.jpg": BOTH}),
+    "`.json` of COCO": ("a.json", json.dumps(COCO), {"1.jpg": BOTH, "2.jpg": []}),
+    "`.json` of Label Studio": (
+        *tasks(("1.jpg", [choices(*BOTH)]), ("2.jpg", [choices("daisy")]), ("3.jpg", [choices()])),
+        FOUND,
+    ),
+    "JSON-MIN and CSV of Label Studio": (
+        "a.json",
+        json.dumps([{"image": "1.jpg", "c": 1, "choice": {"choices": BOTH}}, {"image": "2.jpg", "choice": "daisy"}]),
+        LABELLED,
+    ),
+    "the same bytes in several class folders, or under several names": (
+        *csv_of("1.jpg,daisy", "copy.jpg,rose", "2.jpg,daisy"),
+        LABELLED,
+    ),
+    "zeros for all classes, `[]`, no annotation in COCO, a task submitted without a choice": (
+        *csv_of("image,daisy,rose", "1.jpg,1,1", "2.jpg,1,0", "3.jpg,0,0"),
+        FOUND,
+    ),
+    "an empty cell, `nan`, empty cells for all classes, a task that nobody has done": (
+        *csv_of("uri,label", "1.jpg,daisy|rose", "2.jpg,daisy", "3.jpg,nan", "3.jpg,"),
+        LABELLED,
+    ),
+    "a label that holds a bar where that is not the separator": (
+        *csv_of("uri,label", "1.jpg,daisy|rose;tulip", "2.jpg,daisy"),
+        "with labels=several, a label must not hold |",
+        {"label_separator": ";"},
+    ),
+    "class folders, each image in one": ("", "", {"daisy/1.jpg": ["daisy"], "rose/2.jpg": ["rose"]}),
+    "`sample`": (
+        "sample",
+        "",
+        {"0001.jpg": several_sample.labels_of("0001.jpg"), "0002.jpg": several_sample.labels_of("0002.jpg")},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_data_of_several_labels_is_read_as_the_page_says(tmp_path, monkeypatch, case):
+    monkeypatch.setattr(several_sample, "IMAGES", 2)
+    name, content, expected, *settings = CASES[case]
+    for place in expected if name == "" else IMAGES:
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(place.encode())
+    (tmp_path / "copy.jpg").write_bytes(b"1.jpg") if "copy.jpg" in content else None
+    uri = "sample" if name == "sample" else str(tmp_path / name) if name else str(tmp_path)
+    if content:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    advanced = Advanced.parse(settings[0] if settings else {})
+    outputs = {"table": tmp_path / "table.out", "page": tmp_path / "page.out"}
+    ingest_of = partial(ingest.ingest_images, uri, check_images=False, splits=1, labels="several", advanced=advanced, **outputs)
+    if isinstance(expected, str):
+        with pytest.raises(InputError) as refusal:
+            ingest_of()
+        assert expected in str(refusal.value)
+        return
+    assert {row.name: row.labels for row in ingest_of().rows} == expected
+
+
+def test_the_page_lists_the_data_of_several_labels_that_is_tested():
+    assert list(CASES) == data_page.first_cells("Several labels")

@@ -8,12 +8,21 @@ import tensorflow as tf
 from support import several_labels
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import label_map, scan, table
 from kfp_vision.dataset.images import validate_image
-from kfp_vision.dataset.table import ImageRow, join_labels
+from kfp_vision.dataset.split import write_split_tables
+from kfp_vision.dataset.table import SPLITS, ImageRow, join_labels
 from kfp_vision.records import tf_dataset
 from kfp_vision.records.convert import write_shards
 from kfp_vision.records.example import encode_example, encode_several_labels
-from kfp_vision.records.records_folder import RandomAccessRecords, read_examples, read_fields, read_records_info
+from kfp_vision.records.partitions import join_partitions, write_all_records, write_partition_folder
+from kfp_vision.records.records_folder import (
+    RandomAccessRecords,
+    copy_records,
+    read_examples,
+    read_fields,
+    read_records_info,
+)
 
 NUMBERS = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
@@ -29,6 +38,64 @@ def test_records_json_says_that_images_have_several_labels_and_only_then(folder,
     write_shards(tmp_path / "one", "train", iter(()), ["a", "b"], 10)
     assert list(json.loads((tmp_path / "one" / "records.json").read_text())) == ["split", "images", "shards", "labels", "files"]
     assert not read_records_info(tmp_path / "one").several
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> Path:
+    """Makes the split tables of eighty images, three of them damaged, and their label map."""
+    root = tmp_path_factory.mktemp("split")
+    listed = several_labels.write_folder(root / "photos", 80)
+    rows = scan.scan_images(str(listed), labels="several").rows
+    for row in rows[4:40:16]:
+        Path(row.uri).write_bytes(b"no image")
+    table.write_table(root / "images.csv", rows)
+    write_split_tables(
+        root / "images.csv", root / "tables", root / "label_map", validation_ratio=0.2, test_ratio=0.1, labels="several"
+    )
+    return root
+
+
+def write_all(split: Path, folder: Path, partitions: int) -> Path:
+    folder.mkdir()
+    outputs = {name: folder / name for name in SPLITS}
+    how = {"images_per_shard": 8, "max_refused_ratio": 0.1, "summary": folder / "page.html"}
+    if partitions == 1:
+        write_all_records(split / "tables", split / "label_map", outputs, folder / "refused.csv", **how)
+        return folder
+    limits = {"images_per_shard": 8, "max_refused_ratio": 0.1, "partitions": partitions}
+    parts = [folder / f"part{number}" for number in range(partitions)]
+    for number, part in enumerate(parts):
+        write_partition_folder(split / "tables", split / "label_map", part, partition=number, **limits)
+    join_partitions(parts, split / "tables", outputs, folder / "refused.csv", **how)
+    return folder
+
+
+def test_partitions_join_to_the_records_of_one_writer(split, tmp_path):
+    whole, joined = (write_all(split, tmp_path / str(partitions), partitions) for partitions in (1, 3))
+    for name in SPLITS:
+        assert sorted(read_fields(whole / name)) == sorted(read_fields(joined / name))
+        assert (joined / name / "records.json").read_bytes() == (whole / name / "records.json").read_bytes()
+        assert read_records_info(joined / name).several
+    assert (whole / "refused.csv").read_text() == (joined / "refused.csv").read_text()
+    assert {reject[1] for reject in table.read_unused(whole / "refused.csv")} == {"blue|green"}
+    for folder in (whole, joined):
+        assert "Labels on an image: none on 10 images, 1 on 30 images, 2 on 27 images, 3 on 10 images." in page_text(folder)
+
+
+def page_text(folder: Path) -> str:
+    return " ".join((folder / "page.html").read_text().split())
+
+
+def test_copied_records_keep_the_kind_and_splits_of_two_kinds_are_rejected(split, tmp_path):
+    records = write_all(split, tmp_path / "records", 1)
+    copied = copy_records(str(records), {name: tmp_path / "copy" / name for name in SPLITS}, tmp_path / "copy" / "labels")
+    assert all(info.several for info in copied.values())
+    assert label_map.has_several_labels(tmp_path / "copy" / "labels")
+    about = json.loads((records / "test" / "records.json").read_text())
+    del about["labels_per_image"]
+    (records / "test" / "records.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="records of all splits must have the same number of labels for an image; got "):
+        copy_records(str(records), {name: tmp_path / "again" / name for name in SPLITS}, tmp_path / "again" / "labels")
 
 
 def test_records_json_of_another_kind_is_rejected(folder, tmp_path):
