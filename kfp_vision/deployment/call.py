@@ -45,7 +45,8 @@ def call_endpoint(
     atomic.write_json(answer, written)
     print(f"POST {url}")
     named = prediction.in_words(".0%") if prediction.several else f"{prediction.label} ({prediction.score:.0%})"
-    print(f"{image} is classified as {named}{f'; its label is {label}' if label else ''}")
+    known = f"; its {'labels are' if prediction.several else 'label is'} {label}" if label else ""
+    print(f"{image} is classified as {named}{known}")
     return written
 
 

@@ -103,6 +103,16 @@ def export_model(
     return table
 
 
+def figures_of_kept(table: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the accuracy of each format that is kept, or its mean average precision where images have several labels.
+
+    Args:
+        table: as `export_model` returns it.
+    """
+    figure = "mean_average_precision" if "mean_average_precision" in table["model"] else "accuracy"
+    return {row["format"]: row[figure] for row in table["formats"] if row["accepted"]}
+
+
 def _check_verdict(version: Version, verdict: Mapping[str, Any]) -> None:
     """Refuses a verdict on another model, and one that rejects this one."""
     if verdict["model_fingerprint"] != version.fingerprint:

@@ -70,6 +70,7 @@ def test_files_hold_the_thresholds_and_name_all_labels(tmp_path, capsys):
     assert [(row["format"], row["accepted"], row["difference"]) for row in table["formats"]] == [
         (name, True, 0.0) for name in ("litert", "onnx", "openvino", "litert_int8")
     ]
+    assert export.figures_of_kept(table) == dict.fromkeys(("litert", "onnx", "openvino", "litert_int8"), 1.0)
     assert "mean average precision" in made["page"].read_text()
     for name, file in (("litert", "classifier.tflite"), ("onnx", "classifier.onnx"), ("openvino", "classifier.xml")):
         about = json.loads((made["exports"] / name / "model.json").read_text())
